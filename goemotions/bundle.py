@@ -1,0 +1,50 @@
+"""A bundle: everything one model version is, in one immutable folder that its manifest closes.
+
+Opening one needs neither torch nor the training libraries: the server does it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from goemotions import manifest, thresholds
+from goemotions.errors import ModelError
+from goemotions.labels import Taxonomy
+from goemotions.thresholds import Thresholds
+from goemotions.tokenization import TextEncoder
+
+Variant = Literal["gpu", "cpu"]
+VARIANTS: tuple[Variant, ...] = ("gpu", "cpu")
+ENGINES: dict[str, str] = {"gpu": "torch", "cpu": "onnx-int8"}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle, opened. ``facts`` is the content of its manifest."""
+
+    folder: Path
+    facts: dict[str, Any]
+    taxonomy: Taxonomy
+    thresholds: Thresholds
+    encoder: TextEncoder
+
+
+def load(folder: Path) -> Bundle:
+    """Verifies a bundle and reads what a predictor needs besides the engine.
+
+    Raises:
+        IntegrityError: a file is missing or differs from the manifest.
+        ModelError: the folder is whole, but no bundle.
+    """
+    facts = manifest.verify(folder)
+    try:
+        training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        fitted, content = thresholds.read(folder / "thresholds.json")
+        encoder = TextEncoder.load(folder, training["max_length"], config.get("pad_token_id") or 0)
+        return Bundle(folder, facts, Taxonomy(tuple(content["thresholds"])), fitted, encoder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder} is no bundle of this workflow: give one that `goemotions register` made") from error

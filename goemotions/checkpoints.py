@@ -1,0 +1,65 @@
+"""Checkpoints of a training run: written whole or not at all, checked before use, never a pickle."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from goemotions import manifest, storage
+from goemotions.errors import IntegrityError, StorageError
+
+log = logging.getLogger(__name__)
+
+KEPT = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors and the plain values that a run needs to go on as if it had never stopped."""
+
+    tensors: dict[str, torch.Tensor]
+    values: dict[str, Any]
+
+
+def save(location: str, step: int, checkpoint: Checkpoint) -> None:
+    """Writes the checkpoint of a step below a location (local or S3), then deletes all but the newest two."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, folder / "state.safetensors")
+        (folder / "state.json").write_text(json.dumps(checkpoint.values), encoding="utf-8")
+        manifest.write(folder, step=step)
+        storage.put(folder, storage.join(location, _name(step)))
+    for old in storage.children(location)[:-KEPT]:
+        storage.remove(storage.join(location, old))
+
+
+def newest(location: str, fingerprint: dict[str, Any]) -> Checkpoint | None:
+    """The newest whole checkpoint of a run with the same fingerprint; None, with a warning, where there is none to use."""
+    found = storage.children(location)
+    for name in reversed(found):
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                folder = storage.fetch(storage.join(location, name), Path(scratch))
+                manifest.verify(folder)
+            except (IntegrityError, StorageError) as error:
+                log.warning("checkpoint %s is not used: %s", name, error)
+                continue
+            values = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            if values["fingerprint"] != fingerprint:
+                log.warning("checkpoint %s is not used: it belongs to another run (other data, profile or seed)", name)
+                continue
+            return Checkpoint(load_file(folder / "state.safetensors"), values)
+    if found:
+        log.warning("no checkpoint below %s can be used: training starts over", location)
+    return None
+
+
+def _name(step: int) -> str:
+    return f"step-{step:09d}"

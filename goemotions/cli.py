@@ -1,0 +1,225 @@
+"""``goemotions``: one subcommand a step. Each ends by saying what it made and where."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from goemotions.errors import WorkflowError
+
+# A step's libraries take seconds to import, so each subcommand imports its own.
+
+Folder = click.Path(path_type=Path, file_okay=False)
+DATASET = click.option("--dataset", type=Folder, required=True, help="Dataset folder, from `goemotions ingest`.")
+OUTPUT = click.option("--output", type=Folder, required=True, help="Folder to write.")
+MODEL = click.option("--model", type=Folder, required=True, help="Model folder, from `goemotions train`.")
+MODEL_NAME = click.option("--model-name", default="goemotions", show_default=True, help="Name of the registered model.")
+CANDIDATES = click.option(
+    "--candidate",
+    "candidates",
+    type=Folder,
+    multiple=True,
+    required=True,
+    help="A profile's folder with model, onnx, and for each of gpu and cpu: validation, test, thresholds. Repeatable.",
+)
+
+
+@click.group()
+@click.version_option(package_name="goemotions")
+def commands() -> None:
+    """From a multi-label text data set to served, versioned classifiers."""
+
+
+@commands.command()
+@click.option("--source", required=True, help="sample, hub:<dataset>[:<config>][@<revision>], a folder, or s3://bucket/prefix/.")
+@OUTPUT
+@click.option("--drop-leaked", is_flag=True, help="Leave out of train what also stands in validation or test.")
+@click.option("--unlabelled", type=click.Choice(["quarantine", "keep"]), default="quarantine", show_default=True)
+@click.option("--max-quarantined", default=0.05, show_default=True, help="Share of rows that may be unusable.")
+def ingest(source: str, output: Path, **options: Any) -> None:
+    """Read, validate and describe a data set."""
+    from goemotions import data
+
+    info = data.ingest(source, output, **options)
+    counts = ", ".join(f"{count:,} {split}" for split, count in info["rows"].items())
+    click.echo(f"{output}: {counts} rows, {len(info['labels'])} labels, digest {info['digest'][:12]}; see dataset.json there")
+
+
+@commands.command()
+@DATASET
+@OUTPUT
+@click.option("--profile", required=True, help="A model profile, such as minilm.")
+@click.option("--weights", default="", help="The encoder's files: a folder or s3://; default: the profile's own.")
+@click.option("--epochs", default=0, help="0: the profile's own.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@click.option("--checkpoints", "checkpoint_location", default="", help="Folder or s3:// to checkpoint to and resume from.")
+@click.option("--checkpoint-steps", default=500, show_default=True, help="Steps between two checkpoints.")
+@click.option("--run", "pipeline_run", default="", help="Log to MLflow under this pipeline run.")
+def train(dataset: Path, output: Path, profile: str, pipeline_run: str, **options: Any) -> None:
+    """Fine-tune a model profile."""
+    from goemotions import tracking, training
+
+    with tracking.step(pipeline_run, profile) if pipeline_run else contextlib.nullcontext() as run:
+        on_epoch = (lambda epoch, values: run.log_metrics(values, epoch)) if run else (lambda epoch, values: None)
+        facts = training.train(dataset, output, profile, on_epoch=on_epoch, **options)
+    best = facts["history"][facts["best_epoch"] - 1]
+    click.echo(
+        f"{output}: {profile}, epoch {facts['best_epoch']} of {len(facts['history'])}, validation AUC micro "
+        f"{best['validation/auc_micro']:.4f}, macro {best['validation/auc_macro']:.4f}, {facts['seconds']:.0f} s on {facts['hardware']}"
+    )
+
+
+@commands.command()
+@DATASET
+@MODEL
+@OUTPUT
+def export(dataset: Path, model: Path, output: Path) -> None:
+    """Write ONNX files in fp32 and int8, with parity and latency."""
+    from goemotions.export import export as run
+
+    for name, facts in run(dataset, model, output).items():
+        click.echo(
+            f"{output}: {name}, {facts['bytes'] / 2**20:.0f} MiB, differs by at most {facts['difference_max']:.1e}, "
+            f"p95 {facts['latency_ms_p95']:.1f} ms"
+        )
+
+
+@commands.command()
+@DATASET
+@MODEL
+@click.option("--onnx", type=Folder, required=True, help="Onnx folder, from `goemotions export`.")
+@click.option("--engine", type=click.Choice(["torch", "onnx", "onnx-int8"]), required=True)
+@click.option("--validation", type=Folder, required=True, help="Folder to write the scored validation split to.")
+@click.option("--test", type=Folder, required=True, help="Folder to write the scored test split to.")
+def evaluate(dataset: Path, model: Path, onnx: Path, engine: str, **outputs: Path) -> None:
+    """Score validation and test once with an engine."""
+    from goemotions import evaluation
+
+    values = evaluation.evaluate(dataset, model, onnx, engine, outputs)
+    for split, folder in outputs.items():
+        click.echo(f"{folder}: AUC micro {values[f'{split}/auc_micro']:.4f}, macro {values[f'{split}/auc_macro']:.4f}")
+
+
+@commands.command("tune-thresholds")
+@click.option("--validation", type=Folder, required=True, help="Scored validation split, from `goemotions evaluate`.")
+@OUTPUT
+def tune_thresholds(validation: Path, output: Path) -> None:
+    """Fit every threshold strategy on validation and choose one."""
+    from goemotions import evaluation
+
+    content = evaluation.tune(validation, output)
+    for row in content["comparison"]:
+        click.echo(f"{row['strategy']:>14}  macro F1 {row['f1_macro_fitted']:.4f}, cross-fitted {row['f1_macro_cross_fitted']:.4f}")
+    click.echo(f"{output}/thresholds.json: {content['strategy']}")
+
+
+@commands.command()
+@DATASET
+@CANDIDATES
+@click.option("--store", required=True, help="Where bundles go: s3://bucket/ or a folder.")
+@click.option("--run", "pipeline_run", required=True, help="Id of the pipeline run: the same id finds the same versions.")
+@MODEL_NAME
+@click.option("--latency-budget-ms", default=25.0, show_default=True, help="p95 for one text that the cpu winner may take.")
+@click.option("--auto-promote", is_flag=True, help="Move the champion alias where the gate passes.")
+def register(dataset: Path, candidates: tuple[Path, ...], **options: Any) -> None:
+    """Choose the winners and register them in MLflow, their bundles in S3."""
+    from goemotions import registration
+
+    for variant, found in registration.register(dataset, _parts(candidates), **options).items():
+        click.echo(f"{variant}: {found['profile']} is version {found['version']} ({found['alias']}), bundle {found['source']}")
+
+
+@commands.command()
+@DATASET
+@CANDIDATES
+@OUTPUT
+def report(dataset: Path, candidates: tuple[Path, ...], output: Path) -> None:
+    """Write the performance report as Markdown and HTML."""
+    from goemotions import report as reporting
+
+    click.echo(f"{reporting.write(dataset, _parts(candidates), output)}: report.md, report.html, per_label.csv")
+
+
+@commands.command()
+@click.argument("reference")
+@OUTPUT
+@MODEL_NAME
+def download(reference: str, output: Path, model_name: str) -> None:
+    """Bring a version's files and verify them. REFERENCE: an alias, a version number, or a location."""
+    from goemotions import registration
+
+    version = registration.fetch(reference, output, model_name)
+    click.echo(f"{output}: {reference}{f' (version {version.number})' if version else ''}, every file matches its manifest")
+
+
+@commands.command()
+@click.argument("text", nargs=-1, required=True)
+@click.option("--bundle", "reference", default="champion-cpu", show_default=True, help="An alias, a version, or a location.")
+@MODEL_NAME
+def predict(text: tuple[str, ...], reference: str, model_name: str) -> None:
+    """Label texts with a registered model; a JSON line for each."""
+    from goemotions.predictor import Predictor
+
+    with _bundle(reference, model_name) as (folder, _):
+        for answer in Predictor.load(folder).predict(text):
+            click.echo(json.dumps(answer, ensure_ascii=False))
+
+
+@commands.command()
+@click.option("--bundle", "reference", default="champion-cpu", show_default=True, help="An alias, a version, or a location.")
+@MODEL_NAME
+@click.option("--engine", type=click.Choice(["torch", "onnx", "onnx-int8"]), help="Instead of the bundle's own.")
+@click.option("--threads", type=int, help="Threads of the engine; default: every core.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 in a container.")
+@click.option("--port", default=8080, show_default=True)
+def serve(reference: str, model_name: str, engine: str | None, threads: int | None, host: str, port: int) -> None:
+    """Serve a bundle with KServe's model server."""
+    from goemotions.predictor import Predictor
+
+    with _bundle(reference, model_name) as (folder, version):
+        predictor = Predictor.load(folder, engine=engine or "", threads=threads)
+        from goemotions.serving import server
+
+        click.echo(f"http://{host}:{port}/v1/models/{server.NAME}:predict answers with version {version}", err=True)
+        server.serve(predictor, version, host=host, port=port)
+
+
+@contextlib.contextmanager
+def _bundle(reference: str, model_name: str) -> Iterator[tuple[Path, str]]:
+    """A verified bundle on disk and its version; a folder is used where it is, anything else is fetched."""
+    from goemotions import manifest, registration
+
+    if Path(reference).is_dir():
+        yield Path(reference), manifest.verify(Path(reference))["run_id"]
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        version = registration.fetch(reference, Path(scratch), model_name)
+        yield Path(scratch), version.number if version else manifest.verify(Path(scratch))["run_id"]
+
+
+def _parts(candidates: tuple[Path, ...]) -> Any:
+    from goemotions.bundle import VARIANTS
+    from goemotions.registration import Parts
+
+    return {variant: [Parts.below(folder, variant) for folder in candidates] for variant in VARIANTS}
+
+
+def main() -> None:
+    """Runs a subcommand; a named error becomes one line and exit code 1."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    for noisy in ("httpx", "botocore", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        commands()
+    except WorkflowError as error:
+        click.echo(f"goemotions: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,47 @@
+"""Named errors: each message is one line that says what is wrong, where, and what to do next."""
+
+from __future__ import annotations
+
+
+class WorkflowError(Exception):
+    """Base of every error that a user can act on. The command line prints its message and exits with 1."""
+
+
+class DataError(WorkflowError):
+    """A source, file or row does not have the documented form."""
+
+
+class SourceUnreachable(WorkflowError):
+    """A hub, bucket or server that holds data or weights did not answer."""
+
+
+class ModelError(WorkflowError):
+    """A profile, its weights or a model folder cannot be used."""
+
+
+class TrainingError(WorkflowError):
+    """Training cannot go on."""
+
+
+class Interrupted(WorkflowError):
+    """Training was told to stop; a checkpoint was written where one was asked for."""
+
+
+class StorageError(WorkflowError):
+    """The object store refused, failed for longer than the retries, or lacks an object."""
+
+
+class IntegrityError(WorkflowError):
+    """A folder does not match its manifest."""
+
+
+class TrackingError(WorkflowError):
+    """The MLflow server cannot be reached or refused a request."""
+
+
+class RequestError(WorkflowError):
+    """A prediction request is malformed. ``status`` is the HTTP status of the answer."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status

@@ -1,0 +1,154 @@
+"""Evaluation: score a split once with an engine, keep the probabilities, and derive every figure from them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from goemotions import data, engines, metrics, model, thresholds
+from goemotions.errors import DataError
+from goemotions.labels import Taxonomy
+from goemotions.thresholds import Thresholds
+
+PREDICTIONS = "predictions.parquet"
+METRICS = "metrics.json"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A scored split: ids [n], labels bool [n, labels], probabilities float32 [n, labels]."""
+
+    names: tuple[str, ...]
+    ids: Sequence[str]
+    labels: np.ndarray
+    probabilities: np.ndarray
+    split: str
+    engine: str
+    digest: str
+
+    def write(self, path: Path) -> None:
+        columns = {"id": pa.array(self.ids, pa.string())}
+        columns["labels"] = pa.array([np.flatnonzero(row).tolist() for row in self.labels], pa.list_(pa.int32()))
+        # The prefix keeps a label that is called "id" or "labels" apart from the columns of that name.
+        columns |= {f"p/{name}": pa.array(self.probabilities[:, i], pa.float32()) for i, name in enumerate(self.names)}
+        facts = {"split": self.split, "engine": self.engine, "digest": self.digest}
+        pq.write_table(pa.table(columns).replace_schema_metadata(facts), path)
+
+    @classmethod
+    def read(cls, path: Path) -> Predictions:
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{path} is no Predictions file: run `goemotions evaluate` again") from error
+        names = tuple(name.removeprefix("p/") for name in table.column_names if name.startswith("p/"))
+        facts = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+        return cls(
+            names,
+            table["id"].to_pylist(),
+            Taxonomy(names).multi_hot(table["labels"].to_pylist()),
+            np.column_stack([table[f"p/{name}"].to_numpy() for name in names]),
+            facts["split"],
+            facts["engine"],
+            facts["digest"],
+        )
+
+
+def evaluate(dataset: Path, model_folder: Path, onnx_folder: Path, engine_name: str, outputs: dict[str, Path]) -> dict[str, float]:
+    """Scores splits with one engine and writes a folder for each: Predictions, metrics at 0.5, and both as CSV.
+
+    Args:
+        dataset: a Dataset folder.
+        model_folder: a Model folder: the tokenizer, and the weights of the engine ``torch``.
+        onnx_folder: an Onnx folder, for the engines ``onnx`` and ``onnx-int8``.
+        engine_name: ``torch``, ``onnx`` or ``onnx-int8``.
+        outputs: where each split's folder is written, by the split's name.
+
+    Returns:
+        The metrics of all splits, named ``<split>/<metric>``.
+    """
+    splits, info = data.load(dataset)
+    names = data.taxonomy_of(info).names
+    folder = onnx_folder if engine_name in engines.FILES else model_folder
+    engine = engines.load(engine_name, folder, model.text_encoder(model_folder))
+    result: dict[str, float] = {}
+    for split, output in outputs.items():
+        rows = splits[split]
+        probabilities, truncated = engines.score(
+            engine, rows["text"][:], lambda batches, split=split: tqdm(batches, desc=f"{engine_name} {split}", mininterval=10)
+        )
+        labels = Taxonomy(names).multi_hot(rows["labels"][:])
+        found = Predictions(names, rows["id"][:], labels, probabilities, split, engine_name, info["digest"])
+        values = figures(found, thresholds.fixed(labels, probabilities)) | {f"{split}/truncated": float(truncated.sum())}
+        write_folder(output, found, values)
+        result |= values
+    return result
+
+
+def figures(predictions: Predictions, fitted: Thresholds) -> dict[str, float]:
+    """Every metric of a scored split under thresholds, named ``<split>/<metric>``."""
+    predicted = fitted.apply(predictions.probabilities)
+    values = metrics.ranking(predictions.labels, predictions.probabilities) | metrics.decisions(predictions.labels, predicted)
+    return {f"{predictions.split}/{name}": value for name, value in values.items()}
+
+
+def write_folder(output: Path, predictions: Predictions, values: dict[str, float]) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    predictions.write(output / PREDICTIONS)
+    (output / METRICS).write_text(json.dumps(values, indent=1), encoding="utf-8")
+    fixed = thresholds.fixed(predictions.labels, predictions.probabilities)
+    predicted = fixed.apply(predictions.probabilities)
+    rows = metrics.per_label(predictions.names, predictions.labels, predictions.probabilities, predicted)
+    write_csv(output / "per_label.csv", rows)
+    _write_predictions_csv(output / "predictions.csv", predictions, predicted)
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_predictions_csv(path: Path, predictions: Predictions, predicted: np.ndarray) -> None:
+    names = np.array(predictions.names, dtype=object)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "labels", "predicted", *predictions.names])
+        for row_id, labels, guess, scores in zip(
+            predictions.ids, predictions.labels, predicted, predictions.probabilities, strict=True
+        ):
+            writer.writerow([row_id, "|".join(names[labels]), "|".join(names[guess]), *(f"{score:.6f}" for score in scores)])
+
+
+def tune(validation: Path, output: Path) -> dict[str, Any]:
+    """Fits every threshold strategy on a scored validation split and writes the chosen one as ``thresholds.json``.
+
+    Raises:
+        DataError: the Predictions are of another split than validation.
+    """
+    predictions = Predictions.read(validation / PREDICTIONS)
+    if predictions.split != "validation":
+        raise DataError(f"thresholds are fitted on validation, not on {predictions.split}: pass the validation Predictions")
+    chosen, comparison = thresholds.choose(predictions.labels, predictions.probabilities)
+    score = next(row["f1_macro_cross_fitted"] for row in comparison if row["strategy"] == chosen.strategy)
+    output.mkdir(parents=True, exist_ok=True)
+    thresholds.write(
+        output / "thresholds.json",
+        chosen,
+        predictions.names,
+        comparison,
+        split=predictions.split,
+        engine=predictions.engine,
+        digest=predictions.digest,
+        f1_macro_cross_fitted=score,
+    )
+    return thresholds.read(output / "thresholds.json")[1]

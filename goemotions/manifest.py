@@ -1,0 +1,55 @@
+"""The manifest of a folder: every file with size and sha256, written last. A folder whose manifest does not verify is not whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from goemotions.errors import IntegrityError
+
+NAME = "MANIFEST.json"
+
+
+def write(folder: Path, **facts: Any) -> None:
+    """Lists every file of a folder in its manifest, with facts of the caller's beside them.
+
+    Raises:
+        IntegrityError: a file is empty: KServe's downloader would skip it.
+    """
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME):
+        name = path.relative_to(folder).as_posix()
+        if not path.stat().st_size:
+            raise IntegrityError(f"{name} is empty: leave it out or write it")
+        files[name] = {"size": path.stat().st_size, "sha256": sha256(path)}
+    temporary = folder / f".{NAME}"
+    temporary.write_text(json.dumps({**facts, "files": files}, indent=1), encoding="utf-8")
+    os.replace(temporary, folder / NAME)
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Reads a manifest and checks each file it lists; a file it does not list is ignored (MLflow adds one).
+
+    Raises:
+        IntegrityError: no manifest, a file missing, cut or changed.
+    """
+    try:
+        content: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        files = content["files"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"{folder} has no readable {NAME}: it is not whole, fetch it again") from error
+    for name, expected in files:
+        path = folder / name
+        if not path.is_file():
+            raise IntegrityError(f"{folder} lacks {name}: fetch it again")
+        if path.stat().st_size != expected["size"] or sha256(path) != expected["sha256"]:
+            raise IntegrityError(f"{path} differs from its manifest: fetch it again, or register the model anew")
+    return content
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,261 @@
+"""A classifier: an encoder with a multi-label head; built from a profile, saved and loaded as Hugging Face's own files."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from goemotions import manifest, storage
+from goemotions.errors import ModelError, SourceUnreachable
+from goemotions.labels import Taxonomy
+from goemotions.profiles import Profile
+from goemotions.tokenization import TextEncoder
+
+HUB_TIMEOUT_SECONDS = 5
+
+
+class MeanPooledConfig(transformers.BertConfig):
+    """A BERT config under a model type of its own: AutoModel refuses it instead of leaving out the head."""
+
+    model_type = "bert-mean-pooled"
+
+
+class MeanPooledClassifier(transformers.BertPreTrainedModel):
+    """BERT, the mean of its last hidden states over the real tokens, dropout, and one linear layer.
+
+    ``forward`` takes ids and attention mask [n, tokens] and answers logits [n, labels].
+    """
+
+    config_class = MeanPooledConfig
+
+    def __init__(self, config: MeanPooledConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.bert = transformers.BertModel(config, add_pooling_layer=False)
+        self.dropout = nn.Dropout(config.classifier_dropout or 0.0)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> SequenceClassifierOutput:
+        hidden = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        pooled = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+        return SequenceClassifierOutput(logits=self.classifier(self.dropout(pooled)))
+
+
+# Nothing else is ever built: a config that names another type, or code of its own, is refused.
+CLASSES: dict[str, type[transformers.PreTrainedModel]] = {
+    "roberta": transformers.RobertaForSequenceClassification,
+    "distilbert": transformers.DistilBertForSequenceClassification,
+    "bert": transformers.BertForSequenceClassification,
+    MeanPooledConfig.model_type: MeanPooledClassifier,
+}
+CLASSIFIER_DROPOUT = {"distilbert": "seq_classif_dropout"}
+
+
+def build(
+    profile: Profile, taxonomy: Taxonomy, *, weights: str = "", seed: int = 0
+) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
+    """A pretrained encoder with a fresh head.
+
+    Args:
+        profile: the encoder and its settings.
+        taxonomy: the labels of the head.
+        weights: where the encoder's files are: empty (the profile's package if installed, else its hub revision), a folder or s3://.
+        seed: of the head's initial weights.
+
+    Raises:
+        ModelError: the weights do not fit the profile.
+        SourceUnreachable: the hub does not answer.
+    """
+    with _encoder_files(profile, weights) as (folder, is_published):
+        config = _config(profile, taxonomy, _read_config(folder))
+        torch.manual_seed(seed)
+        with _quiet_transformers():
+            try:
+                model = CLASSES[config.model_type].from_pretrained(
+                    folder, config=config, use_safetensors=True, local_files_only=True, trust_remote_code=False
+                )
+                tokenizer = transformers.AutoTokenizer.from_pretrained(
+                    folder, local_files_only=True, trust_remote_code=False
+                )
+            except (OSError, ValueError, RuntimeError) as error:
+                raise ModelError(f"{folder} holds no usable weights for {profile.name}: {_first_line(error)}") from error
+    if is_published:
+        check_size(profile, model, taxonomy)
+    return model, tokenizer
+
+
+def untrained(profile: Profile, taxonomy: Taxonomy) -> transformers.PreTrainedModel:
+    """The full architecture of a profile with random weights, built from its config alone."""
+    config = _config(profile, taxonomy, {"model_type": profile.model_type, **profile.architecture})
+    return CLASSES[config.model_type](config)
+
+
+def head(model: transformers.PreTrainedModel) -> list[nn.Parameter]:
+    """The parameters of the head: those the encoder does not have."""
+    return [p for name, p in model.named_parameters() if not name.startswith(model.base_model_prefix + ".")]
+
+
+def start_at_prior(model: transformers.PreTrainedModel, labels: np.ndarray) -> None:
+    """Sets the last layer's bias so that an untrained head predicts each label's frequency in ``labels`` [n, labels].
+
+    Without it the first hundreds of steps are spent on learning that emotions are rare (Lin et al. 2017, section 4.1).
+    """
+    frequency = (labels.sum(axis=0) + 1) / (len(labels) + 2)
+    bias = [p for p in head(model) if p.shape == (labels.shape[1],)][-1]
+    with torch.no_grad():
+        bias.copy_(torch.from_numpy(np.log(frequency / (1 - frequency))))
+
+
+def check_size(profile: Profile, model: nn.Module, taxonomy: Taxonomy) -> None:
+    """Refuses a model whose parameter count is more than 2% off its profile's."""
+    head = (len(taxonomy) - 28) * (model.config.hidden_size + 1)
+    found = sum(parameter.numel() for parameter in model.parameters()) - head
+    if abs(found - profile.parameters) > 0.02 * profile.parameters:
+        raise ModelError(
+            f"{profile.name} has {found:,} parameters where {profile.parameters:,} are expected: these are other weights"
+        )
+
+
+def save(
+    folder: Path,
+    model: transformers.PreTrainedModel,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    training: dict[str, Any],
+) -> None:
+    """Writes a Model folder: Hugging Face's files and ``training.json``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "training.json").write_text(json.dumps(training, indent=1), encoding="utf-8")
+
+
+def load(folder: Path) -> transformers.PreTrainedModel:
+    """Reads the classifier of a Model folder, in evaluation mode."""
+    fields = _read_config(folder)
+    model_class = CLASSES.get(str(fields.get("model_type")))
+    if model_class is None or "auto_map" in fields:
+        raise ModelError(f"{folder} holds a model of type {fields.get('model_type')!r}: only {', '.join(CLASSES)} are loaded")
+    with _quiet_transformers():
+        try:
+            return model_class.from_pretrained(folder, use_safetensors=True, local_files_only=True).eval()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ModelError(f"{folder} is damaged: {_first_line(error)}") from error
+
+
+def text_encoder(folder: Path) -> TextEncoder:
+    """The tokenizer of a Model folder, with the length the model was trained for."""
+    return TextEncoder.load(folder, read_training(folder)["max_length"], _read_config(folder).get("pad_token_id") or 0)
+
+
+def read_training(folder: Path) -> dict[str, Any]:
+    """The content of ``training.json``."""
+    try:
+        content: dict[str, Any] = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        return content
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} is no Model folder: make one with `goemotions train`") from error
+
+
+@contextlib.contextmanager
+def _encoder_files(profile: Profile, weights: str) -> Iterator[tuple[Path, bool]]:
+    """The folder with the encoder's files, and whether they are the published ones."""
+    if storage.is_s3(weights):
+        with tempfile.TemporaryDirectory() as scratch:
+            yield storage.fetch(weights, Path(scratch)), False
+    elif weights:
+        yield Path(weights).expanduser(), False
+    elif profile.package and importlib.util.find_spec(profile.package[0]):
+        yield _packaged(*profile.package), True
+    else:
+        yield _from_hub(profile), True
+
+
+def _packaged(package: str, sha256: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    assert spec is not None and spec.submodule_search_locations
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    if manifest.sha256(folder / "model.safetensors") != sha256:
+        raise ModelError(f"the weights in package {package} are not the published ones: install the pinned version again")
+    return folder
+
+
+def _from_hub(profile: Profile) -> Path:
+    import huggingface_hub
+
+    wanted = ["config.json", "model.safetensors", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json"]
+    try:
+        # A pinned commit that is in the cache needs no network at all.
+        return Path(huggingface_hub.snapshot_download(profile.base, revision=profile.revision, allow_patterns=wanted, local_files_only=True))
+    except OSError:
+        pass
+    try:
+        huggingface_hub.HfApi().model_info(profile.base, revision=profile.revision, timeout=HUB_TIMEOUT_SECONDS)
+        return Path(huggingface_hub.snapshot_download(profile.base, revision=profile.revision, allow_patterns=wanted))
+    except Exception as error:
+        raise SourceUnreachable(
+            f"the hub cannot be reached for {profile.base}: give its files with weights={profile.name}=path/to/folder or "
+            f"weights={profile.name}=s3://bucket/prefix/, or train minilm, whose weights are a package"
+        ) from error
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return content
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} has no readable config.json: give a folder with a model's files") from error
+
+
+def _config(profile: Profile, taxonomy: Taxonomy, fields: dict[str, Any]) -> transformers.PretrainedConfig:
+    if fields.get("model_type") != profile.model_type:
+        raise ModelError(f"{profile.name} is a {profile.model_type}, its weights are of type {fields.get('model_type')!r}: give others")
+    config_class = MeanPooledConfig if profile.pooling == "mean" else CLASSES[profile.model_type].config_class
+    fields = {key: value for key, value in fields.items() if key not in ("model_type", "architectures", "auto_map")}
+    config = config_class(
+        **fields,
+        id2label=dict(enumerate(taxonomy.names)),
+        label2id={name: position for position, name in enumerate(taxonomy.names)},
+        problem_type="multi_label_classification",
+    )
+    setattr(config, CLASSIFIER_DROPOUT.get(profile.model_type, "classifier_dropout"), profile.dropout)
+    if profile.layers:
+        config.num_hidden_layers = min(profile.layers, config.num_hidden_layers)
+    return config
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Hides the load report: a fresh head and left-out layers are what was asked for."""
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def describe(profile: Profile) -> dict[str, Any]:
+    """A profile's settings as plain values, for ``training.json`` and MLflow."""
+    return {key: value for key, value in dataclasses.asdict(profile).items() if key not in ("architecture", "package")}
+
+

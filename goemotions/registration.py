@@ -1,0 +1,262 @@
+"""Registration: choose a winner for each variant on validation, make it a bundle, a version, and where it earns it the champion."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from goemotions import bundle, data, engines, evaluation, gate, manifest, model, storage, thresholds, tracking
+from goemotions.bundle import ENGINES, Variant
+from goemotions.errors import ModelError
+from goemotions.evaluation import Predictions
+from goemotions.gate import Contender
+from goemotions.thresholds import Thresholds
+from goemotions.tracking import Version
+
+log = logging.getLogger(__name__)
+
+MODEL = "goemotions"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The folders that the steps of one profile made for one variant."""
+
+    model: Path
+    onnx: Path
+    validation: Path
+    test: Path
+    thresholds: Path
+
+    @classmethod
+    def below(cls, folder: Path, variant: Variant) -> Parts:
+        """The layout of steps run by hand: ``model``, ``onnx``, and for each variant ``validation``, ``test``, ``thresholds``."""
+        return cls(
+            folder / "model", folder / "onnx", *(folder / variant / name for name in ("validation", "test", "thresholds"))
+        )
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A profile's result for one variant, as the choice sees it: nothing of the test split is here."""
+
+    profile: str
+    validation: Predictions
+    thresholds: Thresholds
+    latency_ms: float
+
+    @classmethod
+    def read(cls, variant: Variant, parts: Parts) -> Candidate:
+        export = json.loads((parts.onnx / "export.json").read_text(encoding="utf-8"))
+        engine = ENGINES[variant]
+        return cls(
+            model.read_training(parts.model)["profile"]["name"],
+            Predictions.read(parts.validation / evaluation.PREDICTIONS),
+            thresholds.read(parts.thresholds / "thresholds.json")[0],
+            export[engine]["latency_ms_p95"] if engine in export else 0.0,
+        )
+
+    def rank(self) -> tuple[float, float]:
+        """AUC micro, then macro F1, on validation."""
+        values = evaluation.figures(self.validation, self.thresholds)
+        return values["validation/auc_micro"], values["validation/f1_macro"]
+
+    def contender(self) -> Contender:
+        return Contender(self.validation, self.thresholds, self.latency_ms)
+
+
+def choose(candidates: list[Candidate], latency_budget_ms: float | None) -> int:
+    """Position of the winner: the best on validation among those within the latency budget."""
+    within = [i for i, c in enumerate(candidates) if latency_budget_ms is None or c.latency_ms <= latency_budget_ms]
+    if not within:
+        fastest = min(range(len(candidates)), key=lambda i: candidates[i].latency_ms)
+        log.warning(
+            "no candidate answers within %g ms: %s is the fastest with %.1f ms and is taken",
+            latency_budget_ms,
+            candidates[fastest].profile,
+            candidates[fastest].latency_ms,
+        )
+        return fastest
+    return max(within, key=lambda i: candidates[i].rank())
+
+
+def register(
+    dataset: Path,
+    parts: dict[Variant, list[Parts]],
+    *,
+    store: str,
+    pipeline_run: str,
+    model_name: str = MODEL,
+    latency_budget_ms: float = 25.0,
+    auto_promote: bool = False,
+    tags: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """Registers the winner of each variant.
+
+    Running it again for the same pipeline run finds what is there and completes what is not.
+
+    Args:
+        dataset: the Dataset folder, to score a champion that was scored on other data.
+        parts: for each variant the folders of every profile.
+        store: location under which ``models/`` lies, such as ``s3://bucket/``.
+        pipeline_run: id of the pipeline run.
+        model_name: name of the registered model.
+        latency_budget_ms: 95th percentile that the cpu winner may take for one text of 20 tokens.
+        auto_promote: move the champion alias where the gate passes.
+        tags: further tags of the versions, such as the git commit and the image.
+
+    Returns:
+        For each variant: profile, version, source, alias, metrics and the gate's verdict.
+    """
+    result: dict[str, Any] = {}
+    for variant, folders in parts.items():
+        budget = latency_budget_ms if variant == "cpu" else None
+        candidates = [Candidate.read(variant, folder) for folder in folders]
+        position = choose(candidates, budget)
+        winner = candidates[position]
+        run = tracking.find_run(pipeline_run, winner.profile)
+        location = storage.join(store, "models", model_name, run.run_id, variant)
+        facts = {"profile": winner.profile, "run_id": run.run_id, "dataset_digest": winner.validation.digest}
+        values = _store(location, variant, folders[position], facts)
+        run.log_metrics({f"{variant}/{name}": value for name, value in values.items()})
+        version = tracking.register(model_name, run.run_id, location, {"variant": variant, **facts, **(tags or {})})
+        verdict = _alias(model_name, variant, version, winner, dataset, budget, auto_promote)
+        result[variant] = {
+            "profile": winner.profile,
+            "version": version.number,
+            "source": location,
+            "metrics": values,
+            "latency_ms_p95": winner.latency_ms,
+            **verdict,
+        }
+    return result
+
+
+def assemble(output: Path, variant: Variant, parts: Parts, facts: dict[str, Any]) -> dict[str, float]:
+    """Copies the parts into a bundle, adds metrics, model card and MLmodel, and closes it with the manifest.
+
+    Returns:
+        The metrics of both splits at the tuned thresholds, and at 0.5 under ``.../at_0.5``.
+    """
+    shutil.copytree(parts.model, output)
+    if ENGINES[variant] in engines.FILES:
+        for name in (*engines.FILES.values(), "export.json"):
+            shutil.copyfile(parts.onnx / name, output / name)
+    shutil.copyfile(parts.thresholds / "thresholds.json", output / "thresholds.json")
+    fitted, _ = thresholds.read(output / "thresholds.json")
+    values: dict[str, float] = {}
+    for split, folder in (("validation", parts.validation), ("test", parts.test)):
+        found = Predictions.read(folder / evaluation.PREDICTIONS)
+        found.write(output / f"{split}.parquet")
+        shutil.copyfile(folder / "per_label.csv", output / f"{split}_per_label.csv")
+        at_half = evaluation.figures(found, thresholds.fixed(found.labels, found.probabilities))
+        values |= evaluation.figures(found, fitted) | {f"{name}/at_0.5": value for name, value in at_half.items()}
+    (output / evaluation.METRICS).write_text(json.dumps(values, indent=1), encoding="utf-8")
+    (output / "README.md").write_text(_card(variant, facts, fitted, values), encoding="utf-8")
+    tracking.write_mlmodel(output)
+    manifest.write(output, variant=variant, engine=ENGINES[variant], **facts)
+    return values
+
+
+def fetch(reference: str, output: Path, model_name: str = MODEL) -> Version | None:
+    """Brings a bundle and verifies it.
+
+    Args:
+        reference: an alias (``champion-cpu``), a version number, or a location (``s3://...`` or a folder).
+        output: where the bundle's files are written.
+        model_name: name of the registered model.
+
+    Returns:
+        The version, where the reference is an alias or a number.
+
+    Raises:
+        ModelError: there is no such alias or version.
+        IntegrityError: what arrived does not match its manifest.
+    """
+    if storage.is_s3(reference) or Path(reference).is_dir():
+        storage.fetch(reference, output)
+        manifest.verify(output)
+        return None
+    version = tracking.version(model_name, reference)
+    if version is None:
+        raise ModelError(f"{model_name} has no version or alias {reference!r}: register one first (`make run`)")
+    storage.fetch(version.source, output)
+    manifest.verify(output)
+    return version
+
+
+def _store(location: str, variant: Variant, parts: Parts, facts: dict[str, Any]) -> dict[str, float]:
+    """Makes and uploads the bundle, unless a whole one is there: bundles never change. Answers its metrics."""
+    if storage.read(location, manifest.NAME) is not None:
+        found = json.loads(storage.read(location, evaluation.METRICS) or b"{}")
+        return {name: float(value) for name, value in found.items()}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "bundle"
+        values = assemble(folder, variant, parts, facts)
+        storage.put(folder, location)
+    return values
+
+
+def _alias(
+    model_name: str,
+    variant: Variant,
+    version: Version,
+    winner: Candidate,
+    dataset: Path,
+    budget: float | None,
+    auto_promote: bool,
+) -> dict[str, Any]:
+    """Sets challenger, and champion where there is none or where promotion was asked for and the gate passes."""
+    champion = tracking.version(model_name, f"champion-{variant}")
+    if champion is None:
+        tracking.set_alias(model_name, f"champion-{variant}", version.number)
+        return {"alias": f"champion-{variant}", "gate": None}
+    if champion.number == version.number:
+        return {"alias": f"champion-{variant}", "gate": None}
+    tracking.set_alias(model_name, f"challenger-{variant}", version.number)
+    verdict = gate.compare(winner.contender(), _champion(champion, dataset, winner), latency_budget_ms=budget)
+    promoted = auto_promote and verdict.passes
+    if promoted:
+        tracking.set_alias(model_name, f"champion-{variant}", version.number)
+    return {"alias": f"{'champion' if promoted else 'challenger'}-{variant}", "gate": verdict.describe()}
+
+
+def _champion(champion: Version, dataset: Path, winner: Candidate) -> Contender:
+    """The champion on the winner's validation rows: as stored, or scored anew where the data is another."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = storage.fetch(champion.source, Path(scratch))
+        opened = bundle.load(folder)
+        found = Predictions.read(folder / "validation.parquet")
+        if found.digest != winner.validation.digest and found.names == winner.validation.names:
+            rows = data.load(dataset)[0]["validation"]
+            engine = engines.load(opened.facts["engine"], folder, opened.encoder)
+            scores, _ = engines.score(engine, rows["text"][:])
+            ours = winner.validation
+            found = Predictions(found.names, ours.ids, ours.labels, scores, "validation", engine.name, ours.digest)
+        return Contender(found, opened.thresholds, 0.0)
+
+
+def _card(variant: str, facts: dict[str, Any], fitted: Thresholds, values: dict[str, float]) -> str:
+    rows = "\n".join(
+        f"| {name} | {values[f'validation/{name}']:.4f} | {values[f'test/{name}']:.4f} |"
+        for name in ("auc_micro", "auc_macro", "f1_macro", "f1_micro", "precision_macro", "recall_macro")
+    )
+    return f"""---
+pipeline_tag: text-classification
+---
+# {facts["profile"]}, variant {variant}
+
+Multi-label classifier of short texts, one probability a label. Engine: {ENGINES[variant]}. Thresholds: {fitted.strategy},
+fitted on validation. Trained on data with the digest `{facts["dataset_digest"]}`.
+
+| metric | validation | test |
+|---|---|---|
+{rows}
+
+Not for decisions about a person: the labels are the impressions of raters of English comments, and carry their biases.
+"""

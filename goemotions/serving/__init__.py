@@ -1,0 +1,1 @@
+"""The predictor server: the only place that imports kserve."""

@@ -1,0 +1,183 @@
+"""Files and folders in S3 or on disk. The only module that knows S3.
+
+A location is a local path or ``s3://bucket/prefix/``. Endpoint and keys come from the usual AWS variables (``AWS_ENDPOINT_URL``,
+``AWS_ACCESS_KEY_ID``, ...), a profile or a workload identity, as boto3 finds them.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from goemotions import manifest
+from goemotions.errors import StorageError
+
+ATTEMPTS = 6
+TIMEOUT_SECONDS = 10
+REFUSALS = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden"}
+
+
+def is_s3(location: str) -> bool:
+    return location.startswith("s3://")
+
+
+def join(location: str, *names: str) -> str:
+    """A folder below a location, with its final ``/``: without it ``v1`` would also match ``v10``."""
+    return "/".join([location.rstrip("/"), *names]) + "/"
+
+
+def put(folder: Path, location: str) -> None:
+    """Copies every file of a folder to a location, the manifest last: until then no reader takes the copy for whole."""
+    files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: (path.name == manifest.NAME, path))
+    for path in files:
+        name = path.relative_to(folder).as_posix()
+        if is_s3(location):
+            bucket, prefix = _split(location)
+            with _named(location):
+                _client().upload_file(str(path), bucket, prefix + name)
+        else:
+            target = Path(location) / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+def fetch(location: str, folder: Path) -> Path:
+    """Copies everything below a location into a folder, which it returns.
+
+    Raises:
+        StorageError: nothing is there, the store refuses, or it fails for longer than the retries.
+    """
+    found = False
+    for name, copy in _files(location):
+        target = folder / name
+        if ".." in target.relative_to(folder).parts:
+            raise StorageError(f"{location} holds a file named {name!r}, which would leave its folder: remove it")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _named(location):
+            copy(target)
+        found = True
+    if not found:
+        raise StorageError(f"{location} holds no file: check the location and its final /")
+    return folder
+
+
+def children(location: str) -> list[str]:
+    """Names of the folders directly below a location, sorted; none when there is nothing there."""
+    if not is_s3(location):
+        path = Path(location)
+        return sorted(child.name for child in path.iterdir() if child.is_dir()) if path.is_dir() else []
+    bucket, prefix = _split(location)
+    with _named(location):
+        pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
+        found = [entry["Prefix"] for page in pages for entry in page.get("CommonPrefixes", [])]
+    return sorted(name.removeprefix(prefix).rstrip("/") for name in found)
+
+
+def remove(location: str) -> None:
+    """Deletes everything below a location, the manifest first: a half-deleted folder is no folder."""
+    if not is_s3(location):
+        (Path(location) / manifest.NAME).unlink(missing_ok=True)
+        shutil.rmtree(location, ignore_errors=True)
+        return
+    bucket, prefix = _split(location)
+    with _named(location):
+        for key in sorted(_keys(bucket, prefix), key=lambda key: not key.endswith(manifest.NAME)):
+            _client().delete_object(Bucket=bucket, Key=key)
+
+
+def read(location: str, name: str) -> bytes | None:
+    """The bytes of one file below a location, or None when it is not there."""
+    if not is_s3(location):
+        path = Path(location) / name
+        return path.read_bytes() if path.is_file() else None
+    from botocore.exceptions import ClientError
+
+    bucket, prefix = _split(location)
+    with _named(location):
+        try:
+            return bytes(_client().get_object(Bucket=bucket, Key=prefix + name)["Body"].read())
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
+                return None
+            raise
+
+
+def _files(location: str) -> Iterator[tuple[str, Callable[[Path], Any]]]:
+    if is_s3(location):
+        bucket, prefix = _split(location)
+        with _named(location):
+            keys = _keys(bucket, prefix)
+        for key in keys:
+            yield key.removeprefix(prefix), functools.partial(_download, bucket, key)
+    else:
+        root = Path(location)
+        for path in sorted(root.rglob("*")):
+            if path.is_file():
+                yield path.relative_to(root).as_posix(), functools.partial(shutil.copyfile, path)
+
+
+def _download(bucket: str, key: str, target: Path) -> None:
+    _client().download_file(bucket, key, str(target))
+
+
+def _keys(bucket: str, prefix: str) -> list[str]:
+    pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    return [entry["Key"] for page in pages for entry in page.get("Contents", []) if not entry["Key"].endswith("/")]
+
+
+def _split(location: str) -> tuple[str, str]:
+    bucket, _, prefix = location.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise StorageError(f"{location!r} names no bucket: write s3://bucket/prefix/")
+    return bucket, prefix if not prefix or prefix.endswith("/") else prefix + "/"
+
+
+@functools.cache
+def _client() -> Any:
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client(
+        "s3",
+        config=Config(
+            # `standard` waits exponentially longer, with jitter, on 500, 503 and SlowDown, and not at all on 403.
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            connect_timeout=TIMEOUT_SECONDS,
+            read_timeout=60,
+            s3={"addressing_style": "path"},
+        ),
+    )
+
+
+@contextmanager
+def _named(location: str) -> Iterator[None]:
+    """Turns boto3's errors into ours."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+    try:
+        yield
+    except NoCredentialsError as error:
+        raise StorageError(f"{location}: no S3 credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+    except ClientError as error:
+        raise _refused(location, str(error.response["Error"].get("Code"))) from error
+    except Boto3Error as error:
+        # upload_file wraps the refusal and keeps its code in the text alone.
+        code = next((code for code in REFUSALS if f"({code})" in str(error)), "failed")
+        raise _refused(location, code) from error
+    except BotoCoreError as error:
+        raise StorageError(
+            f"{location}: the object store does not answer ({type(error).__name__}): check AWS_ENDPOINT_URL and that it runs"
+        ) from error
+
+
+def _refused(location: str, code: str) -> StorageError:
+    if code in REFUSALS:
+        return StorageError(f"{location}: access denied ({code}): check the keys and the bucket's policy")
+    if code in ("NoSuchBucket", "404"):
+        return StorageError(f"{location}: there is no such bucket ({code}): create it or check the name")
+    return StorageError(f"{location}: the object store failed {ATTEMPTS} times ({code}): try again later")

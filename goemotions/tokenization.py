@@ -1,0 +1,75 @@
+"""Texts to token ids, the same way in training, evaluation and serving.
+
+Only ``tokenizer.json`` is read, by the Rust tokenizer, so that a server needs neither transformers nor torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from goemotions.errors import ModelError
+
+# No comment that fits a model needs more; a 10 MB comment would cost seconds and hundreds of MB to tokenize.
+CHARACTERS_PER_TOKEN = 64
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Token ids of one text, special tokens included, and whether the text was cut to fit."""
+
+    ids: list[int]
+    truncated: bool
+
+
+class TextEncoder:
+    """Tokenizes texts to at most ``max_length`` tokens and pads batches."""
+
+    def __init__(self, tokenizer: Tokenizer, max_length: int, pad_id: int) -> None:
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(max_length)
+        self._tokenizer = tokenizer
+        self.max_length = max_length
+        self.pad_id = pad_id
+
+    @classmethod
+    def load(cls, folder: Path, max_length: int, pad_id: int) -> TextEncoder:
+        """Reads ``tokenizer.json`` of a model folder."""
+        path = folder / "tokenizer.json"
+        try:
+            return cls(Tokenizer.from_file(str(path)), max_length, pad_id)
+        except Exception as error:
+            raise ModelError(f"{path} is missing or damaged: fetch or export the model again") from error
+
+    def encode(self, texts: Sequence[str]) -> list[Encoding]:
+        limit = self.max_length * CHARACTERS_PER_TOKEN
+        encoded = self._tokenizer.encode_batch_fast([clean(text[:limit]) for text in texts])
+        return [
+            Encoding(item.ids, bool(item.overflowing) or len(text) > limit)
+            for item, text in zip(encoded, texts, strict=True)
+        ]
+
+    def pad(self, rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Pads n rows to the longest: ids and attention mask, int64 [n, longest]."""
+        longest = max(len(row) for row in rows)
+        ids = np.full((len(rows), longest), self.pad_id, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for position, row in enumerate(rows):
+            ids[position, : len(row)] = row
+            mask[position, : len(row)] = 1
+        return ids, mask
+
+
+def clean(text: str) -> str:
+    """A text the tokenizer and Parquet both accept: lone surrogates and NUL become U+FFFD, the rest stays."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\x00", "\ufffd")
+
+
+def by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Positions sorted by length and cut into batches of ``size``, so that padding stays small."""
+    order = np.argsort(np.asarray(lengths), kind="stable").tolist()
+    return [order[start : start + size] for start in range(0, len(order), size)]

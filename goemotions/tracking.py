@@ -1,0 +1,215 @@
+"""Runs, the model registry and its aliases. The only module that knows MLflow.
+
+The server is the one in ``MLFLOW_TRACKING_URI``. Runs and versions are found again by what they belong to, never made twice.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from goemotions.errors import TrackingError
+
+log = logging.getLogger(__name__)
+
+EXPERIMENT = "goemotions"
+RUN_TAG = "goemotions.pipeline_run"
+PROFILE_TAG = "goemotions.profile"
+PARAMETER_LIMIT = 6000
+HEALTH_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model; ``source`` is the location of its bundle."""
+
+    number: str
+    source: str
+    run_id: str
+    tags: dict[str, str]
+
+
+class Run:
+    """A run to log to. Metrics that the server does not take are kept and sent with the next ones."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self._unsent: list[Any] = []
+
+    def log_parameters(self, values: dict[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        parameters = [Param(name, str(value)[:PARAMETER_LIMIT]) for name, value in values.items()]
+        with _named():
+            _client().log_batch(self.run_id, params=parameters)
+
+    def log_metrics(self, values: dict[str, float], step: int = 0) -> None:
+        """Logs metrics; a server that is away loses nothing as long as a later call reaches it."""
+        import time
+
+        from mlflow.entities import Metric
+        from mlflow.exceptions import MlflowException
+
+        now = int(time.time() * 1000)
+        self._unsent += [Metric(name, float(value), now, step) for name, value in values.items()]
+        try:
+            _client().log_batch(self.run_id, metrics=self._unsent)
+            self._unsent = []
+        except MlflowException as error:
+            log.warning("MLflow did not take %d metrics, they are kept: %s", len(self._unsent), type(error).__name__)
+
+    def set_tags(self, values: dict[str, str]) -> None:
+        with _named():
+            for name, value in values.items():
+                _client().set_tag(self.run_id, name, value)
+
+    def log_file(self, path: Path, folder: str = "") -> None:
+        with _named():
+            _client().log_artifact(self.run_id, str(path), folder or None)
+
+    def finish(self, status: str = "FINISHED") -> None:
+        with _named():
+            _client().set_terminated(self.run_id, status)
+
+
+@contextmanager
+def step(pipeline_run: str, profile: str = "") -> Iterator[Run]:
+    """The run of a pipeline run, or of one profile in it, for the length of a step."""
+    run = find_run(pipeline_run, profile)
+    try:
+        yield run
+    except BaseException:
+        try:
+            run.finish("FAILED")
+        except TrackingError as error:
+            log.warning("the run could not be marked as failed: %s", error)
+        raise
+    run.finish()
+
+
+def find_run(pipeline_run: str, profile: str = "") -> Run:
+    """The MLflow run of a pipeline run (the parent) or of one profile in it (a child); made if it is not there yet.
+
+    Raises:
+        TrackingError: no server is named, or it does not answer within seconds.
+    """
+    from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+
+    connect()
+    with _named():
+        experiment = _client().get_experiment_by_name(EXPERIMENT)
+        experiment_id = experiment.experiment_id if experiment else _client().create_experiment(EXPERIMENT)
+        wanted = f"tags.`{RUN_TAG}` = '{pipeline_run}' and tags.`{PROFILE_TAG}` = '{profile or '-'}'"
+        found = _client().search_runs([experiment_id], wanted, max_results=1, order_by=["attributes.start_time ASC"])
+        if found:
+            return Run(found[0].info.run_id)
+        tags = {RUN_TAG: pipeline_run, PROFILE_TAG: profile or "-", MLFLOW_RUN_NAME: profile or pipeline_run}
+        if profile:
+            tags[MLFLOW_PARENT_RUN_ID] = find_run(pipeline_run).run_id
+        return Run(_client().create_run(experiment_id, tags=tags).info.run_id)
+
+
+def connect() -> str:
+    """The tracking URI, once its server has answered.
+
+    Raises:
+        TrackingError: MLFLOW_TRACKING_URI is not set, or nothing answers there.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri:
+        raise TrackingError("MLFLOW_TRACKING_URI is not set: `make stack-up` starts a server and says where it is")
+    # MLflow's own retries would let a run hang for minutes on a server that is down.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    if uri.startswith(("http://", "https://")):
+        try:
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=HEALTH_SECONDS).close()
+        except urllib.error.HTTPError:
+            pass  # It answers; a proxy in front may guard /health.
+        except OSError as error:
+            raise TrackingError(f"MLflow does not answer at {uri}: start it (`make stack-up`) or mend MLFLOW_TRACKING_URI") from error
+    return uri
+
+
+def register(model: str, run_id: str, source: str, tags: dict[str, str]) -> Version:
+    """The version of a registered model whose source this is; made if it is not there yet."""
+    from mlflow.exceptions import MlflowException
+
+    connect()
+    with _named():
+        try:
+            _client().create_registered_model(model)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        for found in _client().search_model_versions(f"name='{model}' and run_id='{run_id}'"):
+            if found.source == source:
+                return _version(found)
+        return _version(_client().create_model_version(model, source, run_id, tags=tags))
+
+
+def version(model: str, reference: str) -> Version | None:
+    """The version an alias (or a number) stands for; None where there is none."""
+    from mlflow.exceptions import MlflowException
+
+    connect()
+    with _named():
+        try:
+            if reference.isdigit():
+                return _version(_client().get_model_version(model, reference))
+            return _version(_client().get_model_version_by_alias(model, reference))
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+
+
+def set_alias(model: str, alias: str, number: str) -> None:
+    with _named():
+        _client().set_registered_model_alias(model, alias, number)
+
+
+def set_version_tags(model: str, number: str, tags: dict[str, str]) -> None:
+    with _named():
+        for name, value in tags.items():
+            _client().set_model_version_tag(model, number, name, value)
+
+
+def write_mlmodel(folder: Path) -> None:
+    """Adds an MLmodel file: ``mlflow.pyfunc.load_model`` then loads the bundle through this package, without a pickle."""
+    import mlflow.pyfunc
+    from mlflow.models import Model
+
+    description = Model()
+    mlflow.pyfunc.add_to_model(description, loader_module="goemotions.predictor")
+    description.save(folder / "MLmodel")
+
+
+def _version(found: Any) -> Version:
+    return Version(str(found.version), found.source, found.run_id, dict(found.tags))
+
+
+@functools.cache
+def _client() -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient()
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        raise TrackingError(f"MLflow refused or did not answer: {reason}") from error

@@ -1,0 +1,367 @@
+"""Training: fine-tune a profile on a Dataset, keep the best epoch by validation AUC, checkpoint and resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import platform
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+from tqdm import tqdm
+
+from goemotions import checkpoints, data, engines, metrics, model, profiles
+from goemotions.checkpoints import Checkpoint
+from goemotions.errors import Interrupted, TrainingError
+from goemotions.profiles import Profile
+from goemotions.tokenization import TextEncoder
+
+log = logging.getLogger(__name__)
+
+# Batches of this many are drawn at random, then sorted by length inside: little padding, and still a fresh order each epoch.
+CHUNK_BATCHES = 50
+CLIP_NORM = 1.0
+FINITE_EVERY = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A tokenized split: ids of each row, and multi-hot labels, float32 [n, labels]."""
+
+    rows: list[list[int]]
+    labels: np.ndarray
+
+
+def train(
+    dataset: Path,
+    output: Path,
+    profile_name: str,
+    *,
+    weights: str = "",
+    epochs: int = 0,
+    seed: int = 0,
+    precision: str = "auto",
+    checkpoint_location: str = "",
+    checkpoint_steps: int = 500,
+    on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, values: None,
+) -> dict[str, Any]:
+    """Fine-tunes a profile and writes a Model folder.
+
+    Args:
+        dataset: a Dataset folder; its test split is not opened.
+        output: the Model folder to write.
+        profile_name: a name of ``profiles.PROFILES``.
+        weights: the encoder's files, as ``model.build`` takes them.
+        epochs: 0 for the profile's own.
+        seed: of the head, the order of the rows and the dropout.
+        precision: ``fp32``, ``bf16``, or ``auto`` for bf16 where the hardware computes in it.
+        checkpoint_location: folder or S3 prefix for checkpoints, resumed from if it holds one of the same run; empty for none.
+        checkpoint_steps: optimizer steps between two checkpoints; one more is written after each epoch.
+        on_epoch: called with the epoch (from 1) and its metrics.
+
+    Returns:
+        The content of ``training.json``.
+
+    Raises:
+        TrainingError: the loss is not finite, or memory runs out.
+        Interrupted: SIGTERM or SIGINT; a checkpoint is written first.
+    """
+    profile = profiles.get(profile_name)
+    profile = dataclasses.replace(profile, epochs=epochs or profile.epochs)
+    splits, info = data.load(dataset)
+    taxonomy = data.taxonomy_of(info)
+    classifier, tokenizer = model.build(profile, taxonomy, weights=weights, seed=seed)
+    encoder = TextEncoder(tokenizer.backend_tokenizer, profile.max_length, tokenizer.pad_token_id)
+    tokenized = {
+        split: Split(
+            [item.ids for item in encoder.encode(splits[split]["text"][:])],
+            taxonomy.multi_hot(splits[split]["labels"][:]).astype(np.float32),
+        )
+        for split in ("train", "validation")
+    }
+    model.start_at_prior(classifier, tokenized["train"].labels)
+    run = Run(profile, classifier, encoder, seed, resolve_precision(precision), digest=info["digest"])
+    with _memory_errors_named():
+        run.fit(tokenized["train"], tokenized["validation"], checkpoint_location, checkpoint_steps, on_epoch)
+    training = {
+        **run.summary(),
+        "weights": weights or f"{profile.base}@{profile.revision}",
+        "dataset_digest": info["digest"],
+        "max_length": encoder.max_length,
+    }
+    model.save(output, classifier, tokenizer, training)
+    return training
+
+
+class Run:
+    """One training run: the model, its optimizer, and where it stands."""
+
+    def __init__(
+        self, profile: Profile, classifier: Any, encoder: TextEncoder, seed: int, precision: str, digest: str
+    ) -> None:
+        self.profile = profile
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.classifier = classifier.to(self.device)
+        self.encoder = encoder
+        self.precision = precision
+        self.seed = seed
+        self.fingerprint = {"digest": digest, "seed": seed, "precision": precision, **model.describe(profile)}
+        self.optimizer = torch.optim.AdamW(_parameter_groups(classifier, profile), lr=profile.learning_rate, fused=True)
+        self.step = 0
+        self.epoch_loss = 0.0
+        self.seconds = 0.0
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, torch.Tensor] = {}
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch (from 1) with the best validation AUC, micro before macro."""
+        ranked = [(values["validation/auc_micro"], values["validation/auc_macro"]) for values in self.history]
+        return ranked.index(max(ranked)) + 1 if ranked else 0
+
+    def fit(
+        self,
+        train: Split,
+        validation: Split,
+        location: str,
+        checkpoint_steps: int,
+        on_epoch: Callable[[int, dict[str, float]], None],
+    ) -> None:
+        """Trains to the last epoch, from the newest checkpoint where there is one, and leaves the best epoch's weights."""
+        steps_per_epoch = math.ceil(len(train.rows) / self.profile.batch_size)
+        total = steps_per_epoch * self.profile.epochs
+        torch.manual_seed(self.seed)
+        if location and (found := checkpoints.newest(location, self.fingerprint)):
+            self._restore(found)
+            log.info("resuming %s at step %d of %d", self.profile.name, self.step, total)
+        with _stop_signal() as stopped, tqdm(total=total, initial=self.step, desc=self.profile.name, **_bar()) as bar:
+            while self.step < total:
+                epoch, position = divmod(self.step, steps_per_epoch)
+                started = time.perf_counter()
+                for batch in batches(train.rows, self.profile.batch_size, self.seed, epoch)[position:]:
+                    self._advance(train, batch, total)
+                    bar.update()
+                    if stopped.is_set() or (location and self.step % checkpoint_steps == 0 and self.step % steps_per_epoch):
+                        self.seconds += time.perf_counter() - started
+                        started = time.perf_counter()
+                        self._checkpoint(location)
+                    if stopped.is_set():
+                        raise Interrupted(
+                            f"training of {self.profile.name} was stopped at step {self.step} of {total}: "
+                            + (f"start it again to go on from {location}" if location else "it starts over next time")
+                        )
+                self._end_epoch(validation, len(train.rows), steps_per_epoch, started)
+                bar.set_postfix(auc=f"{self.history[-1]['validation/auc_micro']:.4f}")
+                on_epoch(epoch + 1, self.history[-1])
+                self._checkpoint(location)
+        self.classifier.load_state_dict(self.best)
+        self.classifier.eval()
+
+    def _advance(self, split: Split, batch: list[int], total: int) -> None:
+        """One optimizer step on one batch."""
+        self.classifier.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * schedule(self.step / total, self.profile.warmup)
+        ids, mask = self.encoder.pad([split.rows[position] for position in batch])
+        labels = torch.from_numpy(split.labels[batch]).to(self.device)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            logits = self.classifier(
+                input_ids=torch.from_numpy(ids).to(self.device), attention_mask=torch.from_numpy(mask).to(self.device)
+            ).logits
+        loss = binary_cross_entropy_with_logits(logits.float(), labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.classifier.parameters(), CLIP_NORM)
+        self.optimizer.step()
+        self.step += 1
+        # Reading the loss waits for the GPU, so it is not read at every step.
+        self.epoch_loss = self.epoch_loss + loss.detach().double() * len(batch)
+        if self.step % FINITE_EVERY == 0:
+            self._require_finite()
+
+    def _require_finite(self) -> None:
+        if not math.isfinite(float(self.epoch_loss)):
+            raise TrainingError(
+                f"the loss of {self.profile.name} is not finite by step {self.step}: lower the learning rate "
+                f"(now {self.profile.learning_rate}) or use precision fp32"
+            )
+
+    def _end_epoch(self, validation: Split, rows: int, steps_per_epoch: int, started: float) -> None:
+        self._require_finite()
+        engine = engines.TorchEngine(self.classifier.eval(), self.encoder, self.device, self.precision)
+        scores = engines.score_ids(engine, validation.rows)
+        ranked = metrics.ranking(validation.labels.astype(bool), scores)
+        self.seconds += time.perf_counter() - started
+        self.history.append(
+            {
+                "epoch": self.step // steps_per_epoch,
+                "train/loss": float(self.epoch_loss) / rows,
+                "validation/loss": binary_loss(validation.labels, scores),
+                "validation/auc_micro": ranked["auc_micro"],
+                "validation/auc_macro": ranked["auc_macro"],
+                "seconds": self.seconds,
+            }
+        )
+        self.epoch_loss = 0.0
+        if self.best_epoch == len(self.history):
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.classifier.state_dict().items()}
+
+    def _checkpoint(self, location: str) -> None:
+        if not location:
+            return
+        self._require_finite()
+        tensors = {f"model.{name}": tensor for name, tensor in self.classifier.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        tensors["rng.cpu"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["rng.cuda"] = torch.cuda.get_rng_state()
+        values = {
+            "fingerprint": self.fingerprint,
+            "step": self.step,
+            "epoch_loss": float(self.epoch_loss),
+            "seconds": self.seconds,
+            "history": self.history,
+        }
+        checkpoints.save(location, self.step, Checkpoint({k: v.cpu().clone() for k, v in tensors.items()}, values))
+
+    def _restore(self, found: Checkpoint) -> None:
+        def part(prefix: str) -> dict[str, torch.Tensor]:
+            return {key.removeprefix(prefix): value for key, value in found.tensors.items() if key.startswith(prefix)}
+
+        self.classifier.load_state_dict(part("model."))
+        self.best = part("best.")
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in part("optimizer.").items():
+            index, _, name = key.partition(".")
+            state.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        torch.set_rng_state(found.tensors["rng.cpu"])
+        if "rng.cuda" in found.tensors and self.device.type == "cuda":
+            torch.cuda.set_rng_state(found.tensors["rng.cuda"])
+        self.step = found.values["step"]
+        self.epoch_loss = found.values["epoch_loss"]
+        self.seconds = found.values["seconds"]
+        self.history = found.values["history"]
+
+    def summary(self) -> dict[str, Any]:
+        """What ``training.json`` says of the run: settings, history, cost and hardware."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return {
+            "profile": model.describe(self.profile),
+            "parameters": sum(parameter.numel() for parameter in self.classifier.parameters()),
+            "precision": self.precision,
+            "seed": self.seed,
+            "steps": self.step,
+            "best_epoch": self.best_epoch,
+            "history": self.history,
+            "seconds": self.seconds,
+            "hardware": hardware(),
+            "peak_memory_bytes": peak,
+            "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated() if self.device.type == "cuda" else 0,
+            "torch": torch.__version__,
+        }
+
+
+def batches(rows: list[list[int]], size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Positions of every row once, in batches of rows of like length; the same for the same seed and epoch."""
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(len(rows))
+    lengths = np.array([len(row) for row in rows])
+    chunk = size * CHUNK_BATCHES
+    chunks = [order[start : start + chunk] for start in range(0, len(order), chunk)]
+    # The short batch of a chunk comes last in it, so that there are exactly ceil(rows / size) batches.
+    drawn = [
+        part[np.argsort(lengths[part], kind="stable")][start : start + size].tolist()
+        for part in chunks
+        for start in range(0, len(part), size)
+    ]
+    return [drawn[position] for position in random.permutation(len(drawn))]
+
+
+def schedule(progress: float, warmup: float) -> float:
+    """Factor of the learning rate at a share of the steps: up linearly over the warm-up, then down linearly to 0."""
+    return progress / warmup if progress < warmup else (1 - progress) / (1 - warmup)
+
+
+def binary_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean binary cross-entropy over all cells."""
+    likely = np.clip(np.where(labels > 0, probabilities, 1 - probabilities), 1e-7, 1)
+    return float(-np.log(likely).mean())
+
+
+def resolve_precision(precision: str) -> str:
+    """``auto`` becomes bf16 where the GPU, or the CPU's own instructions, compute in it; fp32 elsewhere."""
+    if precision != "auto":
+        return precision
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def hardware() -> str:
+    """The machine in a few words, for the report."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    cpu = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{torch.get_num_threads()} threads of {cpu} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def _parameter_groups(classifier: Any, profile: Profile) -> list[dict[str, Any]]:
+    """Encoder and head learn at rates of their own; biases and normalisation weights are not decayed, as usual for BERT."""
+    in_head = {id(parameter) for parameter in model.head(classifier)}
+    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    for parameter in classifier.parameters():
+        groups.setdefault((id(parameter) in in_head, parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "peak_lr": profile.learning_rate * (profile.head_factor if is_head else 1),
+            "weight_decay": profile.weight_decay if is_matrix else 0.0,
+        }
+        for (is_head, is_matrix), parameters in groups.items()
+    ]
+
+
+def _bar() -> dict[str, Any]:
+    """A bar on a terminal, a line each ten seconds in a log."""
+    return {"unit": "step", "dynamic_ncols": True, "mininterval": 0.2 if sys.stderr.isatty() else 10}
+
+
+@contextmanager
+def _stop_signal() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, so that the run stops between two steps; a preempted pod gets it."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _memory_errors_named() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError("out of GPU memory: lower the profile's batch_size or max_length, or use a larger GPU") from error
