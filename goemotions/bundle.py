@@ -5,7 +5,6 @@ Opening one needs neither torch nor the training libraries: the server does it.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -40,11 +39,7 @@ def load(folder: Path) -> Bundle:
         ModelError: the folder is whole, but no bundle.
     """
     facts = manifest.verify(folder)
-    try:
-        training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        fitted, content = thresholds.read(folder / "thresholds.json")
-        encoder = TextEncoder.load(folder, training["max_length"], config.get("pad_token_id") or 0)
-        return Bundle(folder, facts, Taxonomy(tuple(content["thresholds"])), fitted, encoder)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{folder} is no bundle of this workflow: give one that `goemotions register` made") from error
+    if facts.get("variant") not in VARIANTS:
+        raise ModelError(f"{folder} is no bundle of this workflow: give one that `goemotions register` made")
+    fitted, content = thresholds.read(folder / "thresholds.json")
+    return Bundle(folder, facts, Taxonomy(tuple(content["thresholds"])), fitted, TextEncoder.load(folder))

@@ -39,7 +39,9 @@ def commands() -> None:
 
 
 @commands.command()
-@click.option("--source", required=True, help="sample, hub:<dataset>[:<config>][@<revision>], a folder, or s3://bucket/prefix/.")
+@click.option(
+    "--source", required=True, help="sample, hub:<dataset>[:<config>][@<revision>], a folder, or s3://bucket/prefix/."
+)
 @OUTPUT
 @click.option("--drop-leaked", is_flag=True, help="Leave out of train what also stands in validation or test.")
 @click.option("--unlabelled", type=click.Choice(["quarantine", "keep"]), default="quarantine", show_default=True)
@@ -118,7 +120,9 @@ def tune_thresholds(validation: Path, output: Path) -> None:
 
     content = evaluation.tune(validation, output)
     for row in content["comparison"]:
-        click.echo(f"{row['strategy']:>14}  macro F1 {row['f1_macro_fitted']:.4f}, cross-fitted {row['f1_macro_cross_fitted']:.4f}")
+        click.echo(
+            f"{row['strategy']:>14}  macro F1 {row['f1_macro_fitted']:.4f}, cross-fitted {row['f1_macro_cross_fitted']:.4f}"
+        )
     click.echo(f"{output}/thresholds.json: {content['strategy']}")
 
 

@@ -300,9 +300,7 @@ def _hub_snapshot(name: str, revision: str | None) -> Path:
             ) from error
 
 
-def _validate(
-    name: str, raw: Iterable[RawRow], taxonomy: Taxonomy, unlabelled: Unlabelled, max_quarantined: float
-) -> Rows:
+def _validate(name: str, raw: Iterable[RawRow], taxonomy: Taxonomy, unlabelled: Unlabelled, max_quarantined: float) -> Rows:
     rows = Rows()
     seen: set[str] = set()
     for row in raw:

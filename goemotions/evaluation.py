@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from goemotions import data, engines, metrics, model, thresholds
+from goemotions import data, engines, metrics, thresholds
 from goemotions.errors import DataError
 from goemotions.labels import Taxonomy
 from goemotions.thresholds import Thresholds
+from goemotions.tokenization import TextEncoder
 
 PREDICTIONS = "predictions.parquet"
 METRICS = "metrics.json"
@@ -62,7 +63,9 @@ class Predictions:
         )
 
 
-def evaluate(dataset: Path, model_folder: Path, onnx_folder: Path, engine_name: str, outputs: dict[str, Path]) -> dict[str, float]:
+def evaluate(
+    dataset: Path, model_folder: Path, onnx_folder: Path, engine_name: str, outputs: dict[str, Path]
+) -> dict[str, float]:
     """Scores splits with one engine and writes a folder for each: Predictions, metrics at 0.5, and both as CSV.
 
     Args:
@@ -78,7 +81,7 @@ def evaluate(dataset: Path, model_folder: Path, onnx_folder: Path, engine_name: 
     splits, info = data.load(dataset)
     names = data.taxonomy_of(info).names
     folder = onnx_folder if engine_name in engines.FILES else model_folder
-    engine = engines.load(engine_name, folder, model.text_encoder(model_folder))
+    engine = engines.load(engine_name, folder, TextEncoder.load(model_folder))
     result: dict[str, float] = {}
     for split, output in outputs.items():
         rows = splits[split]

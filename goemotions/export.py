@@ -15,6 +15,7 @@ import torch
 from goemotions import data, engines, model
 from goemotions.engines import Engine
 from goemotions.errors import ModelError
+from goemotions.tokenization import TextEncoder
 
 PARITY_TEXTS = 256
 FLOAT_TOLERANCE = 1e-4
@@ -53,7 +54,7 @@ def export(dataset: Path, model_folder: Path, output: Path) -> dict[str, Any]:
     output.mkdir(parents=True, exist_ok=True)
     _write_float(model_folder, output / engines.FILES["onnx"])
     _write_int8(output / engines.FILES["onnx"], output / engines.FILES["onnx-int8"])
-    encoder = model.text_encoder(model_folder)
+    encoder = TextEncoder.load(model_folder)
     texts = data.load(dataset)[0]["validation"]["text"][:PARITY_TEXTS]
     reference, _ = engines.score(engines.load("torch", model_folder, encoder), texts)
     facts = {}

@@ -30,7 +30,7 @@ def label_auc(labels: np.ndarray, probabilities: np.ndarray) -> list[float | Non
 
 def decisions(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Precision, recall and F1, micro and macro, and how often a label was ever predicted. 0/0 counts as 0."""
-    result = {}
+    result: dict[str, float] = {}
     for average in ("micro", "macro"):
         precision, recall, f1, _ = precision_recall_fscore_support(labels, predicted, average=average, zero_division=0)
         result |= {f"precision_{average}": float(precision), f"recall_{average}": float(recall), f"f1_{average}": float(f1)}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.resources
 import importlib.util
 import json
-
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ from goemotions import manifest, storage
 from goemotions.errors import ModelError, SourceUnreachable
 from goemotions.labels import Taxonomy
 from goemotions.profiles import Profile
-from goemotions.tokenization import TextEncoder
+from goemotions.tokenization import read_json
 
 HUB_TIMEOUT_SECONDS = 5
 
@@ -82,16 +82,14 @@ def build(
         SourceUnreachable: the hub does not answer.
     """
     with _encoder_files(profile, weights) as (folder, is_published):
-        config = _config(profile, taxonomy, _read_config(folder))
+        config = _config(profile, taxonomy, read_json(folder / "config.json"))
         torch.manual_seed(seed)
         with _quiet_transformers():
             try:
                 model = CLASSES[config.model_type].from_pretrained(
                     folder, config=config, use_safetensors=True, local_files_only=True, trust_remote_code=False
                 )
-                tokenizer = transformers.AutoTokenizer.from_pretrained(
-                    folder, local_files_only=True, trust_remote_code=False
-                )
+                tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             except (OSError, ValueError, RuntimeError) as error:
                 raise ModelError(f"{folder} holds no usable weights for {profile.name}: {_first_line(error)}") from error
     if is_published:
@@ -121,7 +119,7 @@ def start_at_prior(model: transformers.PreTrainedModel, labels: np.ndarray) -> N
         bias.copy_(torch.from_numpy(np.log(frequency / (1 - frequency))))
 
 
-def check_size(profile: Profile, model: nn.Module, taxonomy: Taxonomy) -> None:
+def check_size(profile: Profile, model: transformers.PreTrainedModel, taxonomy: Taxonomy) -> None:
     """Refuses a model whose parameter count is more than 2% off its profile's."""
     head = (len(taxonomy) - 28) * (model.config.hidden_size + 1)
     found = sum(parameter.numel() for parameter in model.parameters()) - head
@@ -146,7 +144,7 @@ def save(
 
 def load(folder: Path) -> transformers.PreTrainedModel:
     """Reads the classifier of a Model folder, in evaluation mode."""
-    fields = _read_config(folder)
+    fields = read_json(folder / "config.json")
     model_class = CLASSES.get(str(fields.get("model_type")))
     if model_class is None or "auto_map" in fields:
         raise ModelError(f"{folder} holds a model of type {fields.get('model_type')!r}: only {', '.join(CLASSES)} are loaded")
@@ -155,20 +153,6 @@ def load(folder: Path) -> transformers.PreTrainedModel:
             return model_class.from_pretrained(folder, use_safetensors=True, local_files_only=True).eval()
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(f"{folder} is damaged: {_first_line(error)}") from error
-
-
-def text_encoder(folder: Path) -> TextEncoder:
-    """The tokenizer of a Model folder, with the length the model was trained for."""
-    return TextEncoder.load(folder, read_training(folder)["max_length"], _read_config(folder).get("pad_token_id") or 0)
-
-
-def read_training(folder: Path) -> dict[str, Any]:
-    """The content of ``training.json``."""
-    try:
-        content: dict[str, Any] = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-        return content
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} is no Model folder: make one with `goemotions train`") from error
 
 
 @contextlib.contextmanager
@@ -186,9 +170,7 @@ def _encoder_files(profile: Profile, weights: str) -> Iterator[tuple[Path, bool]
 
 
 def _packaged(package: str, sha256: str) -> Path:
-    spec = importlib.util.find_spec(package)
-    assert spec is not None and spec.submodule_search_locations
-    folder = Path(spec.submodule_search_locations[0]) / "model"
+    folder = Path(str(importlib.resources.files(package) / "model"))
     if manifest.sha256(folder / "model.safetensors") != sha256:
         raise ModelError(f"the weights in package {package} are not the published ones: install the pinned version again")
     return folder
@@ -200,7 +182,11 @@ def _from_hub(profile: Profile) -> Path:
     wanted = ["config.json", "model.safetensors", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json"]
     try:
         # A pinned commit that is in the cache needs no network at all.
-        return Path(huggingface_hub.snapshot_download(profile.base, revision=profile.revision, allow_patterns=wanted, local_files_only=True))
+        return Path(
+            huggingface_hub.snapshot_download(
+                profile.base, revision=profile.revision, allow_patterns=wanted, local_files_only=True
+            )
+        )
     except OSError:
         pass
     try:
@@ -213,17 +199,11 @@ def _from_hub(profile: Profile) -> Path:
         ) from error
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return content
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} has no readable config.json: give a folder with a model's files") from error
-
-
 def _config(profile: Profile, taxonomy: Taxonomy, fields: dict[str, Any]) -> transformers.PretrainedConfig:
     if fields.get("model_type") != profile.model_type:
-        raise ModelError(f"{profile.name} is a {profile.model_type}, its weights are of type {fields.get('model_type')!r}: give others")
+        raise ModelError(
+            f"{profile.name} is a {profile.model_type}, its weights are of type {fields.get('model_type')!r}: give others"
+        )
     config_class = MeanPooledConfig if profile.pooling == "mean" else CLASSES[profile.model_type].config_class
     fields = {key: value for key, value in fields.items() if key not in ("model_type", "architectures", "auto_map")}
     config = config_class(
@@ -257,5 +237,3 @@ def _first_line(error: Exception) -> str:
 def describe(profile: Profile) -> dict[str, Any]:
     """A profile's settings as plain values, for ``training.json`` and MLflow."""
     return {key: value for key, value in dataclasses.asdict(profile).items() if key not in ("architecture", "package")}
-
-

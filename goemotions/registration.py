@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from goemotions import bundle, data, engines, evaluation, gate, manifest, model, storage, thresholds, tracking
+from goemotions import bundle, data, engines, evaluation, gate, manifest, storage, thresholds, tracking
 from goemotions.bundle import ENGINES, Variant
 from goemotions.errors import ModelError
 from goemotions.evaluation import Predictions
 from goemotions.gate import Contender
 from goemotions.thresholds import Thresholds
+from goemotions.tokenization import read_json
 from goemotions.tracking import Version
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,20 @@ class Parts:
         )
 
 
+def gather(models: list[Any], onnx: list[Any], variants: dict[Variant, tuple[list[Any], ...]]) -> dict[Variant, list[Parts]]:
+    """The folders of every profile from lists of artifacts that run side by side, one entry a profile.
+
+    Args:
+        models: artifacts with a ``path``, a Model folder each.
+        onnx: the Onnx folders.
+        variants: for each variant the lists of scored validation splits, scored test splits and thresholds.
+    """
+    return {
+        variant: [Parts(*(Path(artifact.path) for artifact in row)) for row in zip(models, onnx, *lists, strict=True)]
+        for variant, lists in variants.items()
+    }
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A profile's result for one variant, as the choice sees it: nothing of the test split is here."""
@@ -52,10 +67,10 @@ class Candidate:
 
     @classmethod
     def read(cls, variant: Variant, parts: Parts) -> Candidate:
-        export = json.loads((parts.onnx / "export.json").read_text(encoding="utf-8"))
+        export = read_json(parts.onnx / "export.json")
         engine = ENGINES[variant]
         return cls(
-            model.read_training(parts.model)["profile"]["name"],
+            read_json(parts.model / "training.json")["profile"]["name"],
             Predictions.read(parts.validation / evaluation.PREDICTIONS),
             thresholds.read(parts.thresholds / "thresholds.json")[0],
             export[engine]["latency_ms_p95"] if engine in export else 0.0,

@@ -6,16 +6,16 @@ Every figure is computed here from the stored Predictions, thresholds and traini
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from goemotions import data, evaluation, metrics, model, thresholds
+from goemotions import data, evaluation, metrics, thresholds
 from goemotions.bundle import ENGINES, Variant
 from goemotions.evaluation import Predictions
 from goemotions.registration import Parts
+from goemotions.tokenization import read_json
 
 Row = Sequence[str | float | int | None]
 
@@ -58,13 +58,13 @@ class Result:
 
     @classmethod
     def read(cls, variant: Variant, parts: Parts) -> Result:
-        training = model.read_training(parts.model)
+        training = read_json(parts.model / "training.json")
         fitted, content = thresholds.read(parts.thresholds / "thresholds.json")
         return cls(
             training["profile"]["name"],
             ENGINES[variant],
             training,
-            json.loads((parts.onnx / "export.json").read_text(encoding="utf-8")),
+            read_json(parts.onnx / "export.json"),
             fitted,
             content["comparison"],
             Predictions.read(parts.validation / evaluation.PREDICTIONS),
@@ -123,7 +123,8 @@ def comparison(results: Sequence[Result]) -> Table:
             ]
         )
     return Table(
-        ("model (engine)", "AUC micro", "AUC macro", "F1 macro", "F1 micro", "F1 macro at 0.5", "F1 micro at 0.5", "p95 ms"), rows
+        ("model (engine)", "AUC micro", "AUC macro", "F1 macro", "F1 micro", "F1 macro at 0.5", "F1 micro at 0.5", "p95 ms"),
+        rows,
     )
 
 
@@ -141,7 +142,9 @@ def _overview(info: dict[str, Any], results: Sequence[Result]) -> Section:
 
 
 def _versions(registered: dict[str, Any]) -> Section:
-    rows = [[variant, found["profile"], found["version"], found["alias"], found["source"]] for variant, found in registered.items()]
+    rows = [
+        [variant, found["profile"], found["version"], found["alias"], found["source"]] for variant, found in registered.items()
+    ]
     reasons = [
         f"{variant}: not promoted, since {', '.join(found['gate']['reasons'])}."
         for variant, found in registered.items()
@@ -200,7 +203,9 @@ def _thresholds(results: Sequence[Result]) -> Section:
             rows.append([f"{result.title}: {row['strategy']}{chosen}", row["f1_macro_cross_fitted"], row["f1_macro_fitted"]])
     return Section(
         "Threshold selection",
-        ("Macro F1 on validation. Cross-fitted: each fold decided with thresholds from the other four; this one is chosen by.",),
+        (
+            "Macro F1 on validation. Cross-fitted: each fold decided with thresholds from the other four; this one is chosen by.",
+        ),
         (Table(("strategy", "cross-fitted", "fitted on all"), rows),),
     )
 
@@ -264,7 +269,9 @@ def to_html(title: str, sections: Sequence[Section]) -> str:
             rows = "".join(
                 f"<tr>{''.join(f'<td>{html.escape(_shown(cell))}</td>' for cell in row)}</tr>\n" for row in table.rows
             )
-            body.append(f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table></div>')
+            body.append(
+                f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table></div>'
+            )
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'

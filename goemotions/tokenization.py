@@ -5,9 +5,11 @@ Only ``tokenizer.json`` is read, by the Rust tokenizer, so that a server needs n
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -37,20 +39,20 @@ class TextEncoder:
         self.pad_id = pad_id
 
     @classmethod
-    def load(cls, folder: Path, max_length: int, pad_id: int) -> TextEncoder:
-        """Reads ``tokenizer.json`` of a model folder."""
-        path = folder / "tokenizer.json"
+    def load(cls, folder: Path) -> TextEncoder:
+        """The tokenizer of a Model folder or a bundle, with the length the model was trained for."""
         try:
-            return cls(Tokenizer.from_file(str(path)), max_length, pad_id)
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:
-            raise ModelError(f"{path} is missing or damaged: fetch or export the model again") from error
+            raise ModelError(f"{folder / 'tokenizer.json'} is missing or damaged: fetch or train the model again") from error
+        padding = read_json(folder / "config.json").get("pad_token_id") or 0
+        return cls(tokenizer, read_json(folder / "training.json")["max_length"], padding)
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         limit = self.max_length * CHARACTERS_PER_TOKEN
         encoded = self._tokenizer.encode_batch_fast([clean(text[:limit]) for text in texts])
         return [
-            Encoding(item.ids, bool(item.overflowing) or len(text) > limit)
-            for item, text in zip(encoded, texts, strict=True)
+            Encoding(item.ids, bool(item.overflowing) or len(text) > limit) for item, text in zip(encoded, texts, strict=True)
         ]
 
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -62,6 +64,15 @@ class TextEncoder:
             ids[position, : len(row)] = row
             mask[position, : len(row)] = 1
         return ids, mask
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a model's folder."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is missing or damaged: give a folder that `goemotions train` or `register` made") from error
 
 
 def clean(text: str) -> str:

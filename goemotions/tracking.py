@@ -135,7 +135,9 @@ def connect() -> str:
         except urllib.error.HTTPError:
             pass  # It answers; a proxy in front may guard /health.
         except OSError as error:
-            raise TrackingError(f"MLflow does not answer at {uri}: start it (`make stack-up`) or mend MLFLOW_TRACKING_URI") from error
+            raise TrackingError(
+                f"MLflow does not answer at {uri}: start it (`make stack-up`) or mend MLFLOW_TRACKING_URI"
+            ) from error
     return uri
 
 

@@ -107,9 +107,7 @@ def train(
 class Run:
     """One training run: the model, its optimizer, and where it stands."""
 
-    def __init__(
-        self, profile: Profile, classifier: Any, encoder: TextEncoder, seed: int, precision: str, digest: str
-    ) -> None:
+    def __init__(self, profile: Profile, classifier: Any, encoder: TextEncoder, seed: int, precision: str, digest: str) -> None:
         self.profile = profile
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.classifier = classifier.to(self.device)
@@ -119,7 +117,7 @@ class Run:
         self.fingerprint = {"digest": digest, "seed": seed, "precision": precision, **model.describe(profile)}
         self.optimizer = torch.optim.AdamW(_parameter_groups(classifier, profile), lr=profile.learning_rate, fused=True)
         self.step = 0
-        self.epoch_loss = 0.0
+        self.epoch_loss: float | torch.Tensor = 0.0
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
         self.best: dict[str, torch.Tensor] = {}
@@ -181,7 +179,7 @@ class Run:
             ).logits
         loss = binary_cross_entropy_with_logits(logits.float(), labels)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.classifier.parameters(), CLIP_NORM)
         self.optimizer.step()
         self.step += 1

@@ -36,7 +36,9 @@ class GoEmotionsModel(kserve.Model):  # type: ignore[misc]
         """Leaves the checks to ``predict``, whose messages name the field."""
         return payload
 
-    async def predict(self, payload: Any, headers: dict[str, str] | None = None, response_headers: Any = None) -> dict[str, Any]:
+    async def predict(
+        self, payload: Any, headers: dict[str, str] | None = None, response_headers: Any = None
+    ) -> dict[str, Any]:
         try:
             texts, options = parse(payload)
         except RequestError as error:

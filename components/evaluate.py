@@ -1,0 +1,27 @@
+"""Score validation and test once with one engine."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+def evaluate(
+    dataset: Input[Dataset],
+    model: Input[Model],
+    onnx: Input[Model],
+    engine: str,
+    validation: Output[Artifact],
+    test: Output[Artifact],
+    metrics: Output[Metrics],
+) -> None:
+    """Writes a folder of Predictions for each split, apart, so that a step which chooses can be given validation alone."""
+    from pathlib import Path
+
+    from goemotions import evaluation
+
+    outputs = {"validation": Path(validation.path), "test": Path(test.path)}
+    values = evaluation.evaluate(Path(dataset.path), Path(model.path), Path(onnx.path), engine, outputs)
+    for name, value in values.items():
+        metrics.log_metric(name, value)

@@ -1,0 +1,18 @@
+"""Write a model as ONNX, in fp32 and int8."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Metrics, Model, Output
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+def export(dataset: Input[Dataset], model: Input[Model], onnx: Output[Model], metrics: Output[Metrics]) -> None:
+    """Writes an Onnx folder with parity and latency."""
+    from pathlib import Path
+
+    from goemotions.export import export as write
+
+    for engine, facts in write(Path(dataset.path), Path(model.path), Path(onnx.path)).items():
+        for name, value in facts.items():
+            metrics.log_metric(f"{engine}/{name}", value)

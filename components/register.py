@@ -1,0 +1,50 @@
+"""Choose the winners and register them."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Model, Output
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+def register(
+    dataset: Input[Dataset],
+    models: Input[list[Model]],
+    onnx: Input[list[Model]],
+    gpu_validation: Input[list[Artifact]],
+    gpu_test: Input[list[Artifact]],
+    gpu_thresholds: Input[list[Artifact]],
+    cpu_validation: Input[list[Artifact]],
+    cpu_test: Input[list[Artifact]],
+    cpu_thresholds: Input[list[Artifact]],
+    store: str,
+    pipeline_run: str,
+    model_name: str,
+    latency_budget_ms: float,
+    auto_promote: bool,
+    commit: str,
+    image: str,
+    registered: Output[Artifact],
+) -> None:
+    """Writes ``registered.json``: for each variant the profile, version, bundle, alias, and the gate's verdict."""
+    import json
+    from pathlib import Path
+
+    from goemotions import registration
+
+    parts = registration.gather(
+        models, onnx, {"gpu": (gpu_validation, gpu_test, gpu_thresholds), "cpu": (cpu_validation, cpu_test, cpu_thresholds)}
+    )
+    found = registration.register(
+        Path(dataset.path),
+        parts,
+        store=store,
+        pipeline_run=pipeline_run,
+        model_name=model_name,
+        latency_budget_ms=latency_budget_ms,
+        auto_promote=auto_promote,
+        tags={"commit": commit, "image": image},
+    )
+    Path(registered.path).mkdir(parents=True, exist_ok=True)
+    (Path(registered.path) / "registered.json").write_text(json.dumps(found, indent=1))
+    registered.metadata.update({variant: f"{version['profile']} v{version['version']}" for variant, version in found.items()})

@@ -1,0 +1,17 @@
+"""Fit every threshold strategy on validation and choose one."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Input, Output
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+def tune_thresholds(validation: Input[Artifact], thresholds: Output[Artifact]) -> None:
+    """Writes a folder with ``thresholds.json``."""
+    from pathlib import Path
+
+    from goemotions import evaluation
+
+    content = evaluation.tune(Path(validation.path), Path(thresholds.path))
+    thresholds.metadata.update(strategy=content["strategy"], f1_macro_cross_fitted=content["f1_macro_cross_fitted"])

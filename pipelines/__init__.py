@@ -1,0 +1,1 @@
+"""Wiring: the order of the steps, their parameters and their placement."""

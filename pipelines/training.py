@@ -1,0 +1,120 @@
+"""The training pipeline: the order of the steps, and every parameter with its default."""
+
+from kfp import dsl, kubernetes
+from kfp.dsl import Collected, ParallelFor
+
+from components.evaluate import evaluate
+from components.export import export
+from components.ingest import ingest
+from components.register import register
+from components.report import report
+from components.train import train
+from components.tune_thresholds import tune_thresholds
+
+# What the steps read from the secret; a key that it lacks is left unset.
+CREDENTIALS = ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "HF_TOKEN")
+RUN = dsl.PIPELINE_JOB_ID_PLACEHOLDER
+
+
+@dsl.pipeline(name="goemotions-training", display_name="GoEmotions training")
+def training(
+    data: str = "sample",
+    models: list[str] = ["minilm", "minilm-3l"],  # noqa: B006 - KFP reads it, nothing changes it
+    weights: dict[str, str] = {},  # noqa: B006
+    epochs: int = 0,
+    seed: int = 0,
+    precision: str = "auto",
+    checkpoint_steps: int = 500,
+    drop_leaked: bool = False,
+    unlabelled: str = "quarantine",
+    store: str = "s3://goemotions/",
+    model_name: str = "goemotions",
+    latency_budget_ms: float = 25.0,
+    auto_promote: bool = False,
+    image: str = "goemotions-trainer:latest",
+    commit: str = "unknown",
+    credentials_secret: str = "goemotions",
+):
+    """Ingests a multi-label data set, trains and compares models, and registers the best for GPU and for CPU.
+
+    Args:
+        data: Source of the data: sample, hub:<dataset>[:<config>][@<revision>], a folder, or s3://bucket/prefix/.
+        models: Model profiles to train: roberta-large, distilbert, minilm, minilm-3l.
+        weights: Other weights for a profile, as {"distilbert": "s3://bucket/prefix/"}; empty for each profile's own.
+        epochs: Epochs of every model; 0 for each profile's own.
+        seed: Seed of the heads, the order of the rows and the dropout.
+        precision: fp32, bf16, or auto for bf16 where the hardware computes in it.
+        checkpoint_steps: Optimizer steps between two checkpoints, from which a retried or preempted step goes on.
+        drop_leaked: Leave out of train each text that also stands in validation or test.
+        unlabelled: What happens to a row without a label: quarantine or keep.
+        store: Bucket and prefix for bundles and checkpoints, with the final slash.
+        model_name: Name of the registered model in MLflow.
+        latency_budget_ms: 95th percentile, in ms, that the CPU winner may take for one text of 20 tokens on two threads.
+        auto_promote: Move the champion aliases where the gate passes; otherwise winners become challengers.
+        image: Trainer image of every step, tagged by commit.
+        commit: Git commit of the pipeline, for the tags of what it registers.
+        credentials_secret: Kubernetes secret with MLFLOW_TRACKING_URI and the S3 variables.
+    """
+
+    def placed(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
+        task.set_display_name(name).set_container_image(image).set_retry(2)
+        kubernetes.use_secret_as_env(task, credentials_secret, {key: key for key in CREDENTIALS}, optional=True)
+        return task
+
+    ingested = placed(ingest(source=data, drop_leaked=drop_leaked, unlabelled=unlabelled, pipeline_run=RUN), "ingest")
+    ingested.set_caching_options(False)
+    dataset = ingested.outputs["dataset"]
+    with ParallelFor(models, name="models") as profile:
+        trained = placed(
+            train(
+                dataset=dataset,
+                digest=ingested.outputs["Output"],
+                profile=profile,
+                weights=weights,
+                epochs=epochs,
+                seed=seed,
+                precision=precision,
+                store=store,
+                checkpoint_steps=checkpoint_steps,
+                pipeline_run=RUN,
+            ),
+            "train",
+        )
+        model = trained.outputs["model"]
+        exported = placed(export(dataset=dataset, model=model), "export")
+        onnx = exported.outputs["onnx"]
+        scored, tuned = {}, {}
+        for variant, engine in (("gpu", "torch"), ("cpu", "onnx-int8")):
+            scored[variant] = placed(
+                evaluate(dataset=dataset, model=model, onnx=onnx, engine=engine), f"evaluate ({variant})"
+            )
+            tuned[variant] = placed(
+                tune_thresholds(validation=scored[variant].outputs["validation"]), f"tune thresholds ({variant})"
+            )
+
+    def collected() -> dict[str, Collected]:
+        # Made anew for each task: KFP changes the one it is given.
+        return {
+            "models": Collected(model),
+            "onnx": Collected(onnx),
+            **{f"{variant}_validation": Collected(task.outputs["validation"]) for variant, task in scored.items()},
+            **{f"{variant}_test": Collected(task.outputs["test"]) for variant, task in scored.items()},
+            **{f"{variant}_thresholds": Collected(task.outputs["thresholds"]) for variant, task in tuned.items()},
+        }
+
+    registered = placed(
+        register(
+            dataset=dataset,
+            **collected(),
+            store=store,
+            pipeline_run=RUN,
+            model_name=model_name,
+            latency_budget_ms=latency_budget_ms,
+            auto_promote=auto_promote,
+            commit=commit,
+            image=image,
+        ),
+        "register",
+    )
+    registered.set_caching_options(False)
+    placed(report(dataset=dataset, **collected(), registered=registered.outputs["registered"], pipeline_run=RUN), "report")
