@@ -11,7 +11,7 @@ def train(
     dataset: Input[Dataset],
     digest: str,
     profile: str,
-    weights: dict,
+    weights: dict[str, str],
     epochs: int,
     seed: int,
     precision: str,

@@ -227,3 +227,7 @@ def main() -> None:
     except WorkflowError as error:
         click.echo(f"goemotions: {error}", err=True)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

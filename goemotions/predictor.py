@@ -95,9 +95,9 @@ class PyfuncModel:
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
 
-    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    def predict(self, model_input: Any) -> list[dict[str, Any]]:
         texts = model_input["text"] if hasattr(model_input, "columns") else model_input
-        return self._predictor.predict([str(text) for text in texts], Options.of(params or None))
+        return self._predictor.predict([str(text) for text in texts])
 
 
 def _load_pyfunc(path: str) -> PyfuncModel:

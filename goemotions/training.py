@@ -67,7 +67,7 @@ def train(
         seed: of the head, the order of the rows and the dropout.
         precision: ``fp32``, ``bf16``, or ``auto`` for bf16 where the hardware computes in it.
         checkpoint_location: folder or S3 prefix for checkpoints, resumed from if it holds one of the same run; empty for none.
-        checkpoint_steps: optimizer steps between two checkpoints; one more is written after each epoch.
+        checkpoint_steps: optimizer steps between two checkpoints; one more is written after each epoch but the last.
         on_epoch: called with the epoch (from 1) and its metrics.
 
     Returns:
@@ -162,7 +162,8 @@ class Run:
                 self._end_epoch(validation, len(train.rows), steps_per_epoch, started)
                 bar.set_postfix(auc=f"{self.history[-1]['validation/auc_micro']:.4f}")
                 on_epoch(epoch + 1, self.history[-1])
-                self._checkpoint(location)
+                if self.step < total:
+                    self._checkpoint(location)
         self.classifier.load_state_dict(self.best)
         self.classifier.eval()
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
 import os
+import re
+import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,9 @@ from goemotions.errors import WorkflowError
 from pipelines import stack
 from pipelines.training import training
 
+SHOWN = re.compile(r"Executing task|finished with status|step/s|WARNING|s/step|Error")
+HIDDEN = re.compile(r"UserWarning|RuntimeWarning")
+TAIL_CHARACTERS = 6000
 STORE = f"s3://{stack.BUCKET}/"
 
 
@@ -36,14 +44,45 @@ def run(folder: Path = stack.FOLDER, **arguments: Any) -> Path:
     """
     os.environ.update(stack.up(folder))
     root = folder.absolute() / "runs"
+    root.mkdir(parents=True, exist_ok=True)
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
-    before = set(root.glob("*"))
+    # Two trainings at once on a few cores take longer than one after the other, and spoil each other's latency.
+    training.pipeline_spec.root.dag.tasks["for-loop-1"].iterator_policy.parallelism_limit = 1
+    before = set(root.iterdir())
+    log = root / "last.log"
     try:
-        training(**{"store": STORE, "commit": commit(), **arguments})
+        with Console(log) as console, warnings.catch_warnings(), contextlib.redirect_stdout(console):
+            # KFP warns at every step that display names and the image do nothing here.
+            warnings.filterwarnings("ignore", module=r"kfp\.local")
+            training(**{"store": STORE, "commit": commit(), **arguments})
     except RuntimeError as error:
-        raise RunFailed(f"the run failed, the reason is above: {error}") from error
-    made = set(root.glob("*")) - before
-    return max(made, key=lambda path: path.stat().st_mtime)
+        print(log.read_text(encoding="utf-8")[-TAIL_CHARACTERS:], file=sys.stderr)
+        raise RunFailed(f"a step failed ({error}); its log is above, the whole one is {log}") from error
+    made = next(path for path in root.iterdir() if path.is_dir() and path not in before)
+    log.rename(made / "run.log")
+    return made
+
+
+class Console(io.TextIOBase):
+    """Writes everything KFP prints to a log, and shows the lines a person waits for: steps, progress, warnings."""
+
+    def __init__(self, log: Path) -> None:
+        self._file = log.open("w", encoding="utf-8")
+        self._terminal = sys.stdout
+        self._line = ""
+
+    def write(self, text: str) -> int:
+        self._file.write(text)
+        self._file.flush()
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            if SHOWN.search(line) and not HIDDEN.search(line):
+                print(line.strip(), file=self._terminal, flush=True)
+        return len(text)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def registered(run_folder: Path) -> dict[str, Any]:
@@ -79,23 +118,36 @@ def source(value: str) -> str:
     return str(Path(value).absolute()) if Path(value).is_dir() else value
 
 
-@click.command()
-@click.option("--data", default="sample", show_default=True)
+@click.group()
+def main() -> None:
+    """The training pipeline on this machine."""
+
+
+@main.command("run")
+@click.option("--data", default="sample", show_default=True, help="sample, hub:..., a folder, or s3://bucket/prefix/.")
 @click.option("--models", default="minilm,minilm-3l", show_default=True, help="Profiles, joined by commas.")
 @click.option("--weights", multiple=True, help="profile=folder or profile=s3://bucket/prefix/; repeatable.")
 @click.option("--epochs", default=0, help="0: each profile's own.")
-@click.option("--auto-promote/--no-auto-promote", default=False)
-def main(data: str, models: str, weights: tuple[str, ...], epochs: int, auto_promote: bool) -> None:
-    """Run the training pipeline on this machine."""
-    folder = run(
-        data=source(data),
-        models=models.split(","),
-        weights=named_weights(weights),
-        epochs=epochs,
-        auto_promote=auto_promote,
-    )
+@click.option("--seed", default=0, show_default=True)
+@click.option("--auto-promote/--no-auto-promote", default=False, help="Move the champion aliases where the gate passes.")
+def run_command(data: str, models: str, weights: tuple[str, ...], **options: Any) -> None:
+    """Run the pipeline and say what it registered."""
+    folder = run(data=source(data), models=models.split(","), weights=named_weights(weights), **options)
     click.echo(summary(folder))
     click.echo(f"MLflow: {os.environ['MLFLOW_TRACKING_URI']}")
+
+
+@main.command("report")
+@click.option("--output", type=click.Path(path_type=Path), default=Path("docs/model-performance.md"), show_default=True)
+def report_command(output: Path) -> None:
+    """Copy the newest run's report: the Markdown to OUTPUT, the page to .local/report.html."""
+    runs = sorted((stack.FOLDER / "runs").glob("*/report/text"))
+    if not runs:
+        raise RunFailed("there is no finished run to report on: `make run` makes one")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(runs[-1], output)
+    shutil.copyfile(runs[-1].with_name("page"), stack.FOLDER / "report.html")
+    click.echo(f"{output} and {stack.FOLDER / 'report.html'}, of {runs[-1].parents[1].name}")
 
 
 if __name__ == "__main__":
@@ -103,4 +155,4 @@ if __name__ == "__main__":
     try:
         main()
     except WorkflowError as error:
-        sys.exit(f"run: {error}")
+        sys.exit(f"local: {error}")

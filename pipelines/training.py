@@ -12,7 +12,14 @@ from components.train import train
 from components.tune_thresholds import tune_thresholds
 
 # What the steps read from the secret; a key that it lacks is left unset.
-CREDENTIALS = ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "HF_TOKEN")
+CREDENTIALS = (
+    "MLFLOW_TRACKING_URI",
+    "AWS_ENDPOINT_URL",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_REGION",
+    "HF_TOKEN",
+)
 RUN = dsl.PIPELINE_JOB_ID_PLACEHOLDER
 
 
@@ -34,7 +41,7 @@ def training(
     image: str = "goemotions-trainer:latest",
     commit: str = "unknown",
     credentials_secret: str = "goemotions",
-):
+) -> None:
     """Ingests a multi-label data set, trains and compares models, and registers the best for GPU and for CPU.
 
     Args:
@@ -85,9 +92,7 @@ def training(
         onnx = exported.outputs["onnx"]
         scored, tuned = {}, {}
         for variant, engine in (("gpu", "torch"), ("cpu", "onnx-int8")):
-            scored[variant] = placed(
-                evaluate(dataset=dataset, model=model, onnx=onnx, engine=engine), f"evaluate ({variant})"
-            )
+            scored[variant] = placed(evaluate(dataset=dataset, model=model, onnx=onnx, engine=engine), f"evaluate ({variant})")
             tuned[variant] = placed(
                 tune_thresholds(validation=scored[variant].outputs["validation"]), f"tune thresholds ({variant})"
             )

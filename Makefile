@@ -1,0 +1,70 @@
+# Every habit of the project is a target here; `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+PIP_OPTIONS ?=
+BIN := .venv/bin
+
+DATA ?= sample
+MODELS ?= minilm,minilm-3l
+WEIGHTS ?=
+EPOCHS ?= 0
+PORT ?= 8080
+VERSION ?= champion-cpu
+OUT ?= .local/models/$(VERSION)
+REGISTRY ?=
+
+.PHONY: help setup demo test lint run serve stack-up stack-down compile download-model report clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+	@echo
+	@echo "  Variables: DATA=$(DATA) MODELS=$(MODELS) EPOCHS=$(EPOCHS) (0: each model's own)"
+	@echo "             WEIGHTS=profile=folder VERSION=$(VERSION) OUT=$(OUT) PORT=$(PORT) REGISTRY=$(REGISTRY)"
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) --constraint constraints.txt --editable '.[train,serve,pipeline,local,dev]'
+	@touch $@
+
+setup: .venv/.installed ## install everything into .venv (done by the other targets when it is needed)
+
+demo: setup ## train, register and serve on this machine; ends with five comments and their emotions
+	@$(BIN)/python -m pipelines.demo --data '$(DATA)' --models '$(MODELS)' --epochs $(EPOCHS)
+
+run: setup ## run the training pipeline on this machine: DATA= MODELS= EPOCHS= WEIGHTS=
+	@$(BIN)/python -m pipelines.local run --data '$(DATA)' --models '$(MODELS)' --epochs $(EPOCHS) $(addprefix --weights ,$(WEIGHTS))
+
+serve: stack-up ## serve the champion for CPU on PORT
+	@. .local/env && $(BIN)/goemotions serve --bundle '$(VERSION)' --port $(PORT)
+
+stack-up: setup ## start MLflow and S3 on this machine, or find them running
+	@$(BIN)/python -m pipelines.stack up
+
+stack-down: setup ## end them
+	@$(BIN)/python -m pipelines.stack down
+
+compile: setup ## write the pipeline as one file for the Kubeflow UI: REGISTRY=
+	@$(BIN)/python -m pipelines.submit compile --registry '$(REGISTRY)'
+
+download-model: stack-up ## bring the files of a VERSION (alias or number) to OUT, verified
+	@. .local/env && $(BIN)/goemotions download '$(VERSION)' --output '$(OUT)'
+
+report: setup ## write docs/model-performance.md from the newest run
+	@$(BIN)/python -m pipelines.local report
+
+test: setup ## the tests
+	$(BIN)/python -m pytest
+
+lint: setup ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## remove what was made, stack included; .venv stays
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m pipelines.stack down; fi
+	rm -rf .local .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,184 @@
+"""What the tests share: tiny models of the real architectures, a small data set with seven labels, and the local stack."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from goemotions import data, profiles, storage, tracking
+from goemotions.labels import Taxonomy
+
+# One word gives each label away, so that even a tiny model learns something within seconds.
+CUES = {
+    "calm": "lake",
+    "dread": "storm",
+    "glee": "balloon",
+    "longing": "harbour",
+    "pity": "sparrow",
+    "scorn": "gravel",
+    "plain": "table",
+}
+FILLERS = [
+    "the",
+    "a",
+    "old",
+    "green",
+    "near",
+    "under",
+    "we",
+    "they",
+    "saw",
+    "found",
+    "left",
+    "kept",
+    "one",
+    "two",
+    "quiet",
+    "loud",
+    "small",
+    "again",
+    "today",
+    "there",
+]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+
+
+def write_split(path: Path, rows: int, seed: int, prefix: str) -> None:
+    """A split in the official three-column layout; every fourth row has two labels."""
+    generator = random.Random(seed)
+    names = list(CUES)
+    lines = []
+    for row in range(rows):
+        labels = sorted(generator.sample(range(len(names)), 2 if row % 4 == 0 else 1))
+        words = [*(CUES[names[label]] for label in labels), *generator.choices(FILLERS, k=generator.randrange(2, 9))]
+        generator.shuffle(words)
+        lines.append(f"{' '.join(words)}\t{','.join(map(str, labels))}\t{prefix}{row}\n")
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder in the official layout with a taxonomy of seven labels."""
+    folder = tmp_path_factory.mktemp("source")
+    (folder / "emotions.txt").write_text("\n".join(CUES) + "\n", encoding="utf-8")
+    for name, rows, seed in (("train", 240, 1), ("dev", 80, 2), ("test", 80, 3)):
+        write_split(folder / f"{name}.tsv", rows, seed, name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dataset(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That data as a Dataset folder."""
+    folder = tmp_path_factory.mktemp("dataset") / "dataset"
+    data.ingest(str(source), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def taxonomy() -> Taxonomy:
+    return Taxonomy(tuple(CUES))
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """A function from a profile's name to a folder with tiny random weights of its architecture."""
+    root = tmp_path_factory.mktemp("weights")
+
+    def make(profile: str) -> str:
+        folder = root / profiles.get(profile).model_type
+        if not folder.exists():
+            _write_tiny_encoder(folder)
+        return str(folder)
+
+    return make
+
+
+def _write_tiny_encoder(folder: Path) -> None:
+    vocabulary = {word: number for number, word in enumerate([*SPECIAL, *CUES.values(), *FILLERS])}
+    size = len(vocabulary)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = {
+        "bert": lambda: transformers.BertConfig(vocab_size=size, **sizes),
+        "roberta": lambda: transformers.RobertaConfig(
+            vocab_size=size, max_position_embeddings=140, pad_token_id=0, bos_token_id=2, eos_token_id=3, **sizes
+        ),
+        "distilbert": lambda: transformers.DistilBertConfig(vocab_size=size, dim=32, n_layers=2, n_heads=2, hidden_dim=64),
+    }[folder.name]()
+    torch.manual_seed(7)
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    ).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def model_folder(dataset: Path, weights: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Model folder: the tiny MiniLM, trained for some epochs."""
+    from goemotions import training
+
+    folder = tmp_path_factory.mktemp("model") / "model"
+    training.train(dataset, folder, "minilm", weights=weights("minilm"), epochs=6)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def onnx_folder(dataset: Path, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That model as an Onnx folder."""
+    from goemotions import export
+
+    folder = tmp_path_factory.mktemp("onnx") / "onnx"
+    export.export(dataset, model_folder, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def candidate(dataset: Path, model_folder: Path, onnx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A profile's folder as the steps leave it: model, onnx, and for each variant validation, test and thresholds."""
+    from goemotions import evaluation
+    from goemotions.bundle import ENGINES
+
+    folder = tmp_path_factory.mktemp("candidate")
+    (folder / "model").symlink_to(model_folder)
+    (folder / "onnx").symlink_to(onnx_folder)
+    for variant, engine in ENGINES.items():
+        outputs = {split: folder / variant / split for split in ("validation", "test")}
+        evaluation.evaluate(dataset, model_folder, onnx_folder, engine, outputs)
+        evaluation.tune(folder / variant / "validation", folder / variant / "thresholds")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a running local stack (SeaweedFS and MLflow) of the tests' own, its variables in the environment."""
+    from pipelines import stack as local_stack
+
+    folder = tmp_path_factory.mktemp("stack")
+    before = dict(os.environ)
+    try:
+        os.environ.update(local_stack.up(folder))
+        storage._client.cache_clear()
+        tracking._client.cache_clear()
+        yield folder
+    finally:
+        local_stack.down(folder)
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture
+def bucket(stack: Path, request: pytest.FixtureRequest) -> str:
+    """An S3 location of the test's own, with its final slash."""
+    return f"s3://goemotions/tests/{request.node.name.replace('[', '-').replace(']', '')}/"

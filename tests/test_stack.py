@@ -1,0 +1,49 @@
+"""The local stack: started once, found again, ended, and never reachable from outside."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from goemotions import storage, tracking
+from pipelines import stack as local_stack
+
+
+def test_a_second_up_finds_the_servers_running(stack: Path) -> None:
+    records = {name: (stack / f"{name}.json").read_text() for name in ("seaweedfs", "mlflow")}
+    assert local_stack.up(stack) == local_stack.up(stack)
+    assert records == {name: (stack / f"{name}.json").read_text() for name in ("seaweedfs", "mlflow")}
+
+
+def test_every_port_is_on_loopback(stack: Path) -> None:
+    addresses = set()
+    for name in ("seaweedfs", "mlflow"):
+        server = local_stack._server(stack, name)
+        assert server is not None
+        for process in (psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)):
+            addresses |= {c.laddr.ip for c in process.connections() if c.status == psutil.CONN_LISTEN}
+    assert addresses == {"127.0.0.1"}
+
+
+def test_the_keys_are_for_their_owner_alone(stack: Path) -> None:
+    assert [oct((stack / name).stat().st_mode & 0o777) for name in ("s3.json", "env")] == ["0o600", "0o600"]
+
+
+def test_wrong_keys_are_refused(stack: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    storage._client.cache_clear()
+    try:
+        with pytest.raises(storage.StorageError, match="access denied"):
+            storage.children(bucket)
+    finally:
+        storage._client.cache_clear()
+
+
+def test_a_process_that_took_over_the_id_is_not_ours(stack: Path) -> None:
+    server = local_stack._server(stack, "mlflow")
+    assert server is not None
+    assert not local_stack.Server(server.pid, server.started - 100, server.port).is_alive()
+
+
+def test_mlflow_answers(stack: Path) -> None:
+    assert tracking.connect().startswith("http://127.0.0.1:")
