@@ -16,4 +16,4 @@ def ingest(source: str, drop_leaked: bool, unlabelled: str, pipeline_run: str, d
     info = data.ingest(source, Path(dataset.path), drop_leaked=drop_leaked, unlabelled=unlabelled)
     tracking.find_run(pipeline_run).set_tags({"dataset.source": source, "dataset.digest": info["digest"]})
     dataset.metadata.update(source=source, revision=info["revision"], digest=info["digest"], **info["rows"])
-    return info["digest"]
+    return str(info["digest"])

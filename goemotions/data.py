@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import datasets
 import numpy as np
@@ -40,7 +40,7 @@ FILE_NAMES = {"train": ("train",), "validation": ("validation", "dev", "val"), "
 REFUSED_ENDINGS = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".npy", ".py"}
 HUB_TIMEOUT_SECONDS = 5
 
-Unlabelled = Literal["quarantine", "keep"]
+UNLABELLED = ("quarantine", "keep")
 
 
 @dataclass
@@ -64,8 +64,9 @@ class Rows:
 
 @dataclass(frozen=True)
 class RawRow:
-    """One row as a reader found it; ``line`` counts from 1."""
+    """One row as a reader found it; ``line`` counts from 1 in each file."""
 
+    file: str
     line: int
     id: str
     text: str
@@ -77,7 +78,7 @@ def ingest(
     output: Path,
     *,
     drop_leaked: bool = False,
-    unlabelled: Unlabelled = "quarantine",
+    unlabelled: str = "quarantine",
     max_quarantined: float = 0.05,
 ) -> dict[str, Any]:
     """Reads a source, validates it and writes a Dataset folder.
@@ -94,8 +95,11 @@ def ingest(
 
     Raises:
         DataError: the source does not have the documented form.
-        SourceUnreachable: the hub or the bucket does not answer.
+        SourceUnreachable: the hub does not answer.
+        StorageError: the bucket does not answer, refuses or is empty there.
     """
+    if unlabelled not in UNLABELLED:
+        raise DataError(f"unlabelled={unlabelled!r} is no policy: choose {' or '.join(UNLABELLED)}")
     with tempfile.TemporaryDirectory() as scratch:
         taxonomy, raw, revision = _open(source, Path(scratch))
         splits = {}
@@ -106,6 +110,9 @@ def ingest(
     leakage = _leakage(splits)
     if drop_leaked:
         splits["train"] = _without_leaked(splits)
+    for split, rows in splits.items():
+        if not rows.ids:
+            raise DataError(f"no row of {split} is left: every one is quarantined or stands in validation or test too")
     info = {
         "source": source,
         "revision": revision,
@@ -171,6 +178,11 @@ def _split_files(folder: Path, split: str, shown: str) -> list[Path]:
     for name in FILE_NAMES[split]:
         for pattern in (f"{name}.tsv", f"{name}.tsv.gz", f"{name}.parquet", f"{name}-*-of-*.parquet"):
             if found := sorted(folder.glob(pattern)):
+                announced = found[0].stem.rpartition("-of-")[2]
+                if "*" in pattern and announced.isdecimal() and int(announced) != len(found):
+                    raise DataError(
+                        f"{shown}: {found[0].name} is one of {int(announced)} files, {len(found)} of them there: copy the rest"
+                    )
                 return found
     refused = [path.name for path in sorted(folder.iterdir()) if path.suffix in REFUSED_ENDINGS]
     if refused:
@@ -193,8 +205,9 @@ def _decode(content: bytes, path: Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(f"{path.name}, line {line}: not UTF-8 (byte {content[error.start]:#04x}): re-encode it") from error
+        # The error counts from behind a byte order mark.
+        line = error.object[: error.start].count(b"\n") + 1
+        raise DataError(f"{path.name}, line {line}: not UTF-8 (byte {error.object[error.start]:#04x}): re-encode it") from error
 
 
 def _read_tsv(path: Path) -> Iterator[RawRow]:
@@ -203,7 +216,7 @@ def _read_tsv(path: Path) -> Iterator[RawRow]:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path.name} is no complete gzip file: copy it again") from error
-    if content[:4] == b"PAR1" or content[:2] == b"\x1f\x8b":
+    if content[:4] == content[-4:] == b"PAR1" or content[:2] == b"\x1f\x8b":
         raise DataError(f"{path.name} is not the text file its ending promises: rename it to .parquet or .tsv.gz")
     if not content.strip():
         return
@@ -217,7 +230,7 @@ def _read_tsv(path: Path) -> Iterator[RawRow]:
         text, labels, row_id = columns
         if line == 1 and [column.lower() for column in columns] == ["text", "labels", "id"]:
             continue
-        yield RawRow(line, row_id, text, [label.strip() for label in labels.split(",") if label.strip()])
+        yield RawRow(path.name, line, row_id, text, [label.strip() for label in labels.split(",") if label.strip()])
 
 
 def _read_parquet(path: Path, taxonomy: Taxonomy) -> Iterator[RawRow]:
@@ -229,10 +242,17 @@ def _read_parquet(path: Path, taxonomy: Taxonomy) -> Iterator[RawRow]:
                 raise DataError(f"{path.name} has no column {sorted(missing)[0]!r}: it needs id, text and labels")
             index = {name: position for position, name in enumerate(taxonomy.names)}
             for batch in file.iter_batches(columns=["id", "text", "labels"]):
-                for row in batch.to_pylist():
+                for row in zip(*(batch.column(name) for name in ("id", "text", "labels")), strict=True):
                     line += 1
-                    labels = [index.get(label, label) if isinstance(label, str) else label for label in row["labels"] or []]
-                    yield RawRow(line, str(row["id"]), row["text"] or "", labels)
+                    row_id, text, labels = (value.as_py() for value in row)
+                    if not isinstance(text, str | None) or not isinstance(labels, list | None):
+                        raise DataError(
+                            f"{path.name}, line {line}: text must be a string, labels a list of indices or names: convert the columns"
+                        )
+                    labels = [index.get(label, label) if isinstance(label, str) else label for label in labels or []]
+                    yield RawRow(path.name, line, "" if row_id is None else str(row_id), text or "", labels)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path.name}, line {line}: not UTF-8: re-encode it") from error
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path.name} is no complete Parquet file: copy it again") from error
 
@@ -266,7 +286,7 @@ def _open_hub(source: str) -> tuple[Taxonomy, dict[str, tuple[str, Iterable[RawR
 
     def rows(split: str) -> Iterator[RawRow]:
         for line, row in enumerate(found[split], start=1):
-            yield RawRow(line, str(row["id"]), row["text"] or "", row["labels"] or [])
+            yield RawRow(f"{source} {split}", line, str(row["id"]), row["text"] or "", row["labels"] or [])
 
     return taxonomy, {split: (f"{source} {split}", rows(split)) for split in SPLITS}, folder.name
 
@@ -274,7 +294,7 @@ def _open_hub(source: str) -> tuple[Taxonomy, dict[str, tuple[str, Iterable[RawR
 def _hub_snapshot(name: str, revision: str | None) -> Path:
     """The data set's Parquet files and card, in a folder named by their commit; from the cache where the hub is away."""
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     snapshot = functools.partial(
         huggingface_hub.snapshot_download,
@@ -288,7 +308,7 @@ def _hub_snapshot(name: str, revision: str | None) -> Path:
         # Without this bounded question an unreachable hub would be retried for half a minute.
         huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
         return Path(snapshot())
-    except HfHubHTTPError as error:
+    except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise DataError(f"the hub has no data set {name} at revision {revision or 'main'}: check both names") from error
     except Exception as error:
         try:
@@ -300,16 +320,18 @@ def _hub_snapshot(name: str, revision: str | None) -> Path:
             ) from error
 
 
-def _validate(name: str, raw: Iterable[RawRow], taxonomy: Taxonomy, unlabelled: Unlabelled, max_quarantined: float) -> Rows:
+def _validate(name: str, raw: Iterable[RawRow], taxonomy: Taxonomy, unlabelled: str, max_quarantined: float) -> Rows:
     rows = Rows()
     seen: set[str] = set()
     for row in raw:
-        labels = [_label(name, row, value, len(taxonomy)) for value in row.labels]
+        labels = [_label(row, value, len(taxonomy)) for value in row.labels]
         if len(set(labels)) != len(labels):
             twice = next(label for label in labels if labels.count(label) > 1)
-            raise DataError(f"{name}, line {row.line}: label {twice} stands twice in the row: name it once")
+            raise DataError(f"{row.file}, line {row.line}: label {twice} stands twice in the row: name it once")
         if not row.id or row.id in seen:
-            raise DataError(f"{name}, line {row.line}: id {row.id!r} is empty or stands twice: give each row an id of its own")
+            raise DataError(
+                f"{row.file}, line {row.line}: id {row.id!r} is empty or stands twice: give each row an id of its own"
+            )
         seen.add(row.id)
         text = clean(row.text)
         if not text.strip():
@@ -332,23 +354,20 @@ def _validate(name: str, raw: Iterable[RawRow], taxonomy: Taxonomy, unlabelled: 
     return rows
 
 
-def _label(name: str, row: RawRow, value: Any, labels: int) -> int:
-    try:
-        index = int(value)
-        whole = not isinstance(value, float) or value.is_integer()
-    except (TypeError, ValueError):
-        index, whole = -1, False
-    if not whole or not 0 <= index < labels:
+def _label(row: RawRow, value: Any, labels: int) -> int:
+    # Whole numbers only: int() would also take "1_0" for 10 and True for 1.
+    index = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 10 else value
+    if isinstance(index, bool) or not isinstance(index, int | float) or index not in range(labels):
         raise DataError(
-            f"{name}, line {row.line}: label {value!r} is no index from 0 to {labels - 1}: mend the row or emotions.txt"
+            f"{row.file}, line {row.line}: label {value!r:.80} is no index from 0 to {labels - 1}: mend the row or emotions.txt"
         )
-    return index
+    return int(index)
 
 
 def _refuse_shared_ids(splits: dict[str, Rows]) -> None:
     owner: dict[str, str] = {}
     for split, rows in splits.items():
-        for row_id in rows.ids:
+        for row_id in (*rows.ids, *(row_id for _, row_id, _ in rows.quarantined)):
             if row_id in owner:
                 raise DataError(f"id {row_id} stands in {owner[row_id]} and in {split}: each row belongs to one split")
             owner[row_id] = split

@@ -20,12 +20,13 @@ def write(folder: Path, **facts: Any) -> None:
         IntegrityError: a file is empty: KServe's downloader would skip it.
     """
     files = {}
+    temporary = folder / f".{NAME}"
+    temporary.unlink(missing_ok=True)
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME):
         name = path.relative_to(folder).as_posix()
         if not path.stat().st_size:
             raise IntegrityError(f"{name} is empty: leave it out or write it")
         files[name] = {"size": path.stat().st_size, "sha256": sha256(path)}
-    temporary = folder / f".{NAME}"
     temporary.write_text(json.dumps({**facts, "files": files}, indent=1), encoding="utf-8")
     os.replace(temporary, folder / NAME)
 
@@ -38,14 +39,14 @@ def verify(folder: Path) -> dict[str, Any]:
     """
     try:
         content: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        files = content["files"].items()
+        files = [(name, expected["size"], expected["sha256"]) for name, expected in content["files"].items()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{folder} has no readable {NAME}: it is not whole, fetch it again") from error
-    for name, expected in files:
+    for name, size, digest in files:
         path = folder / name
         if not path.is_file():
             raise IntegrityError(f"{folder} lacks {name}: fetch it again")
-        if path.stat().st_size != expected["size"] or sha256(path) != expected["sha256"]:
+        if path.stat().st_size != size or sha256(path) != digest:
             raise IntegrityError(f"{path} differs from its manifest: fetch it again, or register the model anew")
     return content
 

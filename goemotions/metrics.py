@@ -32,7 +32,7 @@ def decisions(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Precision, recall and F1, micro and macro, and how often a label was ever predicted. 0/0 counts as 0."""
     result: dict[str, float] = {}
     for average in ("micro", "macro"):
-        precision, recall, f1, _ = precision_recall_fscore_support(labels, predicted, average=average, zero_division=0)
+        precision, recall, f1, _ = _scores(labels, predicted, average)
         result |= {f"precision_{average}": float(precision), f"recall_{average}": float(recall), f"f1_{average}": float(f1)}
     return {
         **result,
@@ -45,7 +45,7 @@ def per_label(
     names: Sequence[str], labels: np.ndarray, probabilities: np.ndarray, predicted: np.ndarray
 ) -> list[dict[str, Any]]:
     """A row a label: support, precision, recall, F1 and ROC AUC (None where it is not defined)."""
-    precision, recall, f1, support = precision_recall_fscore_support(labels, predicted, average=None, zero_division=0)
+    precision, recall, f1, support = _scores(labels, predicted, None)
     return [
         {
             "label": name,
@@ -58,3 +58,9 @@ def per_label(
         }
         for i, (name, auc) in enumerate(zip(names, label_auc(labels, probabilities), strict=True))
     ]
+
+
+def _scores(labels: np.ndarray, predicted: np.ndarray, average: str | None) -> Any:
+    # scikit-learn takes a single column for a binary target, whose negative class it would count as a label of its own.
+    classes = [True] if labels.shape[1] == 1 else None
+    return precision_recall_fscore_support(labels, predicted, labels=classes, average=average, zero_division=0)

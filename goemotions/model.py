@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -64,6 +65,7 @@ CLASSES: dict[str, type[transformers.PreTrainedModel]] = {
     MeanPooledConfig.model_type: MeanPooledClassifier,
 }
 CLASSIFIER_DROPOUT = {"distilbert": "seq_classif_dropout"}
+UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError)
 
 
 def build(
@@ -86,12 +88,20 @@ def build(
         torch.manual_seed(seed)
         with _quiet_transformers():
             try:
-                model = CLASSES[config.model_type].from_pretrained(
-                    folder, config=config, use_safetensors=True, local_files_only=True, trust_remote_code=False
+                model, found = CLASSES[config.model_type].from_pretrained(
+                    folder,
+                    config=config,
+                    use_safetensors=True,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    output_loading_info=True,
                 )
                 tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            except (OSError, ValueError, RuntimeError) as error:
+            except UNREADABLE as error:
                 raise ModelError(f"{folder} holds no usable weights for {profile.name}: {_first_line(error)}") from error
+        missing = sorted(name for name in found["missing_keys"] if name.startswith(model.base_model_prefix + "."))
+        if missing:
+            raise ModelError(f"{folder} holds no usable weights for {profile.name}: they lack {missing[0]}")
     if is_published:
         check_size(profile, model, taxonomy)
     return model, tokenizer
@@ -150,9 +160,15 @@ def load(folder: Path) -> transformers.PreTrainedModel:
         raise ModelError(f"{folder} holds a model of type {fields.get('model_type')!r}: only {', '.join(CLASSES)} are loaded")
     with _quiet_transformers():
         try:
-            return model_class.from_pretrained(folder, use_safetensors=True, local_files_only=True).eval()
-        except (OSError, ValueError, RuntimeError) as error:
+            model, found = model_class.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
+        except UNREADABLE as error:
             raise ModelError(f"{folder} is damaged: {_first_line(error)}") from error
+    # transformers fills what a file lacks with random numbers.
+    if found["missing_keys"]:
+        raise ModelError(f"{folder} is damaged: its weights lack {min(found['missing_keys'])}")
+    return model.eval()
 
 
 @contextlib.contextmanager

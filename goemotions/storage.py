@@ -71,10 +71,10 @@ def children(location: str) -> list[str]:
         path = Path(location)
         return sorted(child.name for child in path.iterdir() if child.is_dir()) if path.is_dir() else []
     bucket, prefix = _split(location)
+    # From the keys, not from a listing by folders: some stores keep showing a folder whose files are gone.
     with _named(location):
-        pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
-        found = [entry["Prefix"] for page in pages for entry in page.get("CommonPrefixes", [])]
-    return sorted(name.removeprefix(prefix).rstrip("/") for name in found)
+        names = [key.removeprefix(prefix).split("/") for key in _keys(bucket, prefix)]
+    return sorted({first for first, *rest in names if rest})
 
 
 def remove(location: str) -> None:
@@ -141,7 +141,7 @@ def _client() -> Any:
     import boto3
     from botocore.config import Config
 
-    return boto3.client(
+    return boto3.Session().client(
         "s3",
         config=Config(
             # `standard` waits exponentially longer, with jitter, on 500, 503 and SlowDown, and not at all on 403.

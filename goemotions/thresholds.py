@@ -80,8 +80,11 @@ def per_label(labels: np.ndarray, probabilities: np.ndarray) -> Thresholds:
     f1[:-1][ranked.probabilities[:-1] == below[:-1]] = -1
     best = f1.argmax(axis=0)
     columns = np.arange(labels.shape[1])
-    middle = (ranked.probabilities[best, columns].astype(float) + below[best, columns]) / 2
-    return Thresholds("per-label", tuple(np.where(ranked.positives > 0, middle, 0.5).tolist()))
+    upper, lower = ranked.probabilities[best, columns], below[best, columns]
+    middle = ((upper.astype(float) + lower) / 2).astype(np.float32)
+    # Midway between neighbouring floats rounds to one of them.
+    cut = np.where(middle > lower, middle, upper)
+    return Thresholds("per-label", tuple(np.where(ranked.positives > 0, cut, 0.5).tolist()))
 
 
 def top_k(labels: np.ndarray, probabilities: np.ndarray) -> Thresholds:
@@ -157,5 +160,5 @@ def read(path: Path) -> tuple[Thresholds, dict[str, Any]]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return Thresholds(content["strategy"], tuple(content["thresholds"].values()), content["k"]), content
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is missing or damaged: run `goemotions tune-thresholds` again") from error

@@ -1,0 +1,125 @@
+"""Each component through its own function, on real artifacts."""
+
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from kfp import dsl
+
+from components.evaluate import evaluate
+from components.export import export
+from components.ingest import ingest
+from components.register import register
+from components.report import report
+from components.train import train
+from components.tune_thresholds import tune_thresholds
+from goemotions import registration, tracking
+
+COMPONENTS = (ingest, train, export, evaluate, tune_thresholds, register, report)
+
+
+@pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)
+def test_a_component_has_no_defaults_and_installs_nothing(component: dsl.base_component.BaseComponent) -> None:
+    parameters = inspect.signature(component.python_func).parameters.values()
+    assert [parameter.name for parameter in parameters if parameter.default is not parameter.empty] == []
+    command = " ".join(component.component_spec.implementation.container.command)
+    assert "pip install" not in command
+
+
+def test_ingest_returns_the_digest_and_describes_its_dataset(source: Path, stack: Path, tmp_path: Path) -> None:
+    dataset = dsl.Dataset(uri=str(tmp_path / "dataset"))
+    digest = ingest.python_func(str(source), False, "quarantine", "component-ingest", dataset)
+    assert json.loads((tmp_path / "dataset" / "dataset.json").read_text())["digest"] == digest == dataset.metadata["digest"]
+    assert dataset.metadata["train"] == 240
+
+
+def test_train_logs_its_epochs_and_leaves_checkpoints_in_s3(
+    dataset: Path, stack: Path, bucket: str, weights: Callable[[str], str], tmp_path: Path
+) -> None:
+    model = dsl.Model(uri=str(tmp_path / "model"))
+    train.python_func(
+        dataset=dsl.Dataset(uri=str(dataset)),
+        digest="d",
+        profile="minilm",
+        weights={"minilm": weights("minilm")},
+        epochs=2,
+        seed=0,
+        precision="fp32",
+        store=bucket,
+        checkpoint_steps=5,
+        pipeline_run="component-train",
+        model=model,
+    )
+    run = tracking._client().get_run(tracking.find_run("component-train", "minilm").run_id)
+    history = tracking._client().get_metric_history(run.info.run_id, "validation/auc_micro")
+    assert [entry.step for entry in history] == [1, 2]
+    assert run.data.params["learning_rate"] == "0.0002"
+    assert run.info.status == "FINISHED"
+    checkpoints = registration.storage.children(f"{bucket}checkpoints/component-train/minilm/")
+    assert checkpoints == ["step-000000010", "step-000000015"]
+    assert model.metadata["profile"] == "minilm"
+
+
+def test_evaluate_and_tune_keep_the_splits_apart(dataset: Path, model_folder: Path, onnx_folder: Path, tmp_path: Path) -> None:
+    outputs = {name: dsl.Artifact(uri=str(tmp_path / name)) for name in ("validation", "test")}
+    metrics = dsl.Metrics(uri=str(tmp_path / "metrics"))
+    inputs = (dsl.Dataset(uri=str(dataset)), dsl.Model(uri=str(model_folder)), dsl.Model(uri=str(onnx_folder)))
+    evaluate.python_func(*inputs, "onnx-int8", **outputs, metrics=metrics)
+    assert {name.partition("/")[0] for name in metrics.metadata} == {"validation", "test"}
+    for split in ("validation", "test"):
+        stored = json.loads((tmp_path / split / "metrics.json").read_text())
+        assert {name.partition("/")[0] for name in stored} == {split}
+        assert all(metrics.metadata[name] == value for name, value in stored.items())
+    thresholds = dsl.Artifact(uri=str(tmp_path / "thresholds"))
+    tune_thresholds.python_func(outputs["validation"], thresholds)
+    assert json.loads((tmp_path / "thresholds" / "thresholds.json").read_text())["strategy"] == thresholds.metadata["strategy"]
+
+
+def test_export_reports_parity_and_latency(dataset: Path, model_folder: Path, tmp_path: Path) -> None:
+    metrics = dsl.Metrics(uri=str(tmp_path / "metrics"))
+    export.python_func(
+        dsl.Dataset(uri=str(dataset)), dsl.Model(uri=str(model_folder)), dsl.Model(uri=str(tmp_path / "onnx")), metrics
+    )
+    assert metrics.metadata["onnx/difference_max"] < 1e-4
+    assert metrics.metadata["onnx-int8/bytes"] < metrics.metadata["onnx/bytes"]
+
+
+def test_register_and_report_answer_with_versions_and_pages(
+    dataset: Path, candidate: Path, stack: Path, bucket: str, tmp_path: Path
+) -> None:
+    lists = {"models": [dsl.Model(uri=str(candidate / "model"))], "onnx": [dsl.Model(uri=str(candidate / "onnx"))]}
+    for variant in ("gpu", "cpu"):
+        for name in ("validation", "test", "thresholds"):
+            lists[f"{variant}_{name}"] = [dsl.Artifact(uri=str(candidate / variant / name))]
+    registered = dsl.Artifact(uri=str(tmp_path / "registered"))
+    register.python_func(
+        dataset=dsl.Dataset(uri=str(dataset)),
+        **lists,
+        store=bucket,
+        pipeline_run="component-register",
+        model_name="component-register",
+        latency_budget_ms=25.0,
+        auto_promote=False,
+        commit="abc",
+        image="goemotions-trainer:abc",
+        registered=registered,
+    )
+    found = json.loads((tmp_path / "registered" / "registered.json").read_text())
+    version = tracking.version("component-register", "champion-cpu")
+    assert version is not None
+    assert (version.number, version.source) == (found["cpu"]["version"], found["cpu"]["source"])
+    assert version.tags["commit"] == "abc"
+    page, text = dsl.HTML(uri=str(tmp_path / "page.html")), dsl.Markdown(uri=str(tmp_path / "text.md"))
+    report.python_func(
+        dataset=dsl.Dataset(uri=str(dataset)),
+        **lists,
+        registered=registered,
+        pipeline_run="component-register",
+        page=page,
+        text=text,
+    )
+    assert found["gpu"]["source"] in (tmp_path / "text.md").read_text()
+    run = tracking.find_run("component-register").run_id
+    assert "report/report.html" in [file.path for file in tracking._client().list_artifacts(run, "report")]

@@ -1,0 +1,82 @@
+"""The whole workflow on real parts: kfp.local, SeaweedFS, MLflow and the model server, with seven labels and tiny models."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow.pyfunc
+import pytest
+
+from goemotions import manifest, registration, storage, tracking
+from pipelines import demo, local
+
+TEXTS = ("we found the lake today", "a balloon under the old table", "they left")
+
+
+@pytest.fixture(scope="module")
+def run(stack: Path, source: Path, weights: Callable[[str], str]) -> Path:
+    return local.run(
+        stack,
+        data=str(source),
+        models=["minilm", "distilbert"],
+        weights={name: weights(name) for name in ("minilm", "distilbert")},
+        epochs=3,
+        auto_promote=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def registered(run: Path) -> dict[str, Any]:
+    return local.registered(run)
+
+
+def test_each_variant_has_a_champion_with_a_whole_bundle_in_s3(registered: dict[str, Any], tmp_path: Path) -> None:
+    for variant in ("gpu", "cpu"):
+        version = tracking.version("goemotions", f"champion-{variant}")
+        assert version is not None
+        assert version.source == registered[variant]["source"]
+        assert version.tags["variant"] == variant
+        folder = storage.fetch(version.source, tmp_path / variant)
+        assert manifest.verify(folder)["variant"] == variant
+        assert {"README.md", "MLmodel", "thresholds.json", "metrics.json", "test.parquet"} <= {p.name for p in folder.iterdir()}
+
+
+def test_there_is_one_parent_run_with_a_child_for_each_profile(registered: dict[str, Any]) -> None:
+    version = tracking.version("goemotions", "champion-cpu")
+    assert version is not None
+    child = tracking._client().get_run(version.run_id)
+    parent = tracking._client().get_run(child.data.tags["mlflow.parentRunId"])
+    assert parent.data.tags["dataset.digest"] == version.tags["dataset_digest"]
+    children = tracking._client().search_runs(
+        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    )
+    assert {run.data.tags[tracking.PROFILE_TAG] for run in children} == {"minilm", "distilbert"}
+
+
+def test_the_report_compares_every_model_and_engine(run: Path, registered: dict[str, Any]) -> None:
+    text = (run / "report" / "text").read_text()
+    for title in ("minilm (torch)", "minilm (onnx-int8)", "distilbert (torch)", "distilbert (onnx-int8)"):
+        assert f"| {title} |" in text
+    assert registered["cpu"]["source"] in text
+
+
+def test_the_server_and_mlflow_give_the_same_scores(registered: dict[str, Any], stack: Path) -> None:
+    with demo.served(stack / "serve.log") as url:
+        answer = demo.ask(url, TEXTS)
+    assert answer["model_version"] == registered["cpu"]["version"]
+    loaded = mlflow.pyfunc.load_model("models:/goemotions@champion-cpu").predict(list(TEXTS))
+    top_three = [{**one, "labels": one["labels"][:3], "scores": dict(list(one["scores"].items())[:3])} for one in loaded]
+    assert answer["predictions"] == top_three
+
+
+def test_a_version_can_be_downloaded_and_verified(registered: dict[str, Any], tmp_path: Path) -> None:
+    version = registration.fetch("champion-gpu", tmp_path)
+    assert version is not None
+    assert version.number == registered["gpu"]["version"]
+
+
+def test_a_failing_step_is_named_and_nothing_is_registered(stack: Path, tmp_path: Path) -> None:
+    before = tracking.version("goemotions", "champion-cpu")
+    with pytest.raises(local.RunFailed, match="log"):
+        local.run(stack, data=str(tmp_path / "missing"), models=["minilm"])
+    assert tracking.version("goemotions", "champion-cpu") == before
