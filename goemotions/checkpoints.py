@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from goemotions import manifest, storage
-from goemotions.errors import IntegrityError, StorageError
+from goemotions.errors import IntegrityError
 
 log = logging.getLogger(__name__)
 
@@ -29,26 +30,38 @@ class Checkpoint:
 
 
 def save(location: str, step: int, checkpoint: Checkpoint) -> None:
-    """Writes the checkpoint of a step below a location (local or S3), then deletes all but the newest two."""
+    """Writes the checkpoint of a step below a location (local or S3), then deletes all but it and the one before.
+
+    Those of later steps go as well: a run that stands at this step did not start from them.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, folder / "state.safetensors")
         (folder / "state.json").write_text(json.dumps(checkpoint.values), encoding="utf-8")
         manifest.write(folder, step=step)
         storage.put(folder, storage.join(location, _name(step)))
-    for old in storage.children(location)[:-KEPT]:
-        storage.remove(storage.join(location, old))
+    found = _names(location)
+    kept = [name for name in found if name <= _name(step)][-KEPT:]
+    for name in set(found).difference(kept):
+        storage.remove(storage.join(location, name))
 
 
 def newest(location: str, fingerprint: dict[str, Any]) -> Checkpoint | None:
-    """The newest whole checkpoint of a run with the same fingerprint; None, with a warning, where there is none to use."""
-    found = storage.children(location)
+    """The newest whole checkpoint of a run with the same fingerprint; None, with a warning, where there is none to use.
+
+    Raises:
+        StorageError: the store refuses or fails: to start over then would throw away what it holds.
+    """
+    found = _names(location)
     for name in reversed(found):
+        if storage.read(storage.join(location, name), manifest.NAME) is None:
+            log.warning("checkpoint %s is not used: it was never finished", name)
+            continue
         with tempfile.TemporaryDirectory() as scratch:
+            folder = storage.fetch(storage.join(location, name), Path(scratch))
             try:
-                folder = storage.fetch(storage.join(location, name), Path(scratch))
                 manifest.verify(folder)
-            except (IntegrityError, StorageError) as error:
+            except IntegrityError as error:
                 log.warning("checkpoint %s is not used: %s", name, error)
                 continue
             values = json.loads((folder / "state.json").read_text(encoding="utf-8"))
@@ -63,3 +76,8 @@ def newest(location: str, fingerprint: dict[str, Any]) -> Checkpoint | None:
 
 def _name(step: int) -> str:
     return f"step-{step:09d}"
+
+
+def _names(location: str) -> list[str]:
+    """Names of the checkpoints below a location, sorted; nothing else that lies there is touched."""
+    return [name for name in storage.children(location) if re.fullmatch(r"step-\d{9}", name)]

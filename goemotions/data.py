@@ -110,8 +110,8 @@ def ingest(
     leakage = _leakage(splits)
     if drop_leaked:
         splits["train"] = _without_leaked(splits)
-    for split, rows in splits.items():
-        if not rows.ids:
+    for split, kept in splits.items():
+        if not kept.ids:
             raise DataError(f"no row of {split} is left: every one is quarantined or stands in validation or test too")
     info = {
         "source": source,
@@ -272,6 +272,8 @@ def _open_hub(source: str) -> tuple[Taxonomy, dict[str, tuple[str, Iterable[RawR
     name, _, revision = source.removeprefix("hub:").partition("@")
     name, _, config = name.partition(":")
     folder = _hub_snapshot(name, revision or None)
+    if not any(folder.rglob("*.parquet")):
+        raise DataError(f"{source} has no Parquet files, and pickles and loading scripts are refused: prepare a folder instead")
     try:
         found = datasets.load_dataset(str(folder), config or None)
     except Exception as error:

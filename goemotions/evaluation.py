@@ -48,19 +48,14 @@ class Predictions:
     def read(cls, path: Path) -> Predictions:
         try:
             table = pq.read_table(path)
-        except (OSError, pa.ArrowException) as error:
+            ids, labels = table["id"].to_pylist(), table["labels"].to_pylist()
+            facts = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+            split, engine, digest = (facts[key] for key in ("split", "engine", "digest"))
+        except (OSError, KeyError, pa.ArrowException) as error:
             raise DataError(f"{path} is no Predictions file: run `goemotions evaluate` again") from error
         names = tuple(name.removeprefix("p/") for name in table.column_names if name.startswith("p/"))
-        facts = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-        return cls(
-            names,
-            table["id"].to_pylist(),
-            Taxonomy(names).multi_hot(table["labels"].to_pylist()),
-            np.column_stack([table[f"p/{name}"].to_numpy() for name in names]),
-            facts["split"],
-            facts["engine"],
-            facts["digest"],
-        )
+        probabilities = np.column_stack([table[f"p/{name}"].to_numpy() for name in names])
+        return cls(names, ids, Taxonomy(names).multi_hot(labels), probabilities, split, engine, digest)
 
 
 def evaluate(

@@ -20,11 +20,11 @@ from goemotions.tokenization import read_json
 Row = Sequence[str | float | int | None]
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1c2230; background: #fff; margin: 0 auto; padding: 1rem; max-width: 60rem; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1c2230; background: #fff; margin: 0 auto; padding: 1rem; max-width: 76rem; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; margin-bottom: 1.5rem; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid #d9dee8; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } th { border-bottom: 2px solid #8a94a8; }
+td.text, th:first-child { text-align: left; } th { border-bottom: 2px solid #8a94a8; }
 """
 
 
@@ -252,11 +252,16 @@ def to_markdown(title: str, sections: Sequence[Section]) -> str:
         for paragraph in section.text:
             lines += [paragraph, ""]
         for table in section.tables:
-            lines.append(f"| {' | '.join(table.columns)} |")
+            lines.append(f"| {' | '.join(map(_markdown, table.columns))} |")
             lines.append(f"|---|{'---:|' * (len(table.columns) - 1)}")
-            lines += [f"| {' | '.join(map(_shown, row))} |" for row in table.rows]
+            lines += [f"| {' | '.join(_markdown(_shown(cell)) for cell in row)} |" for row in table.rows]
             lines.append("")
     return "\n".join(lines)
+
+
+def _markdown(text: str) -> str:
+    """Text of a table's cell: what would end the cell or the row, or be taken for HTML, is escaped."""
+    return " ".join(html.escape(text, quote=False).replace("|", "\\|").split())
 
 
 def to_html(title: str, sections: Sequence[Section]) -> str:
@@ -266,9 +271,7 @@ def to_html(title: str, sections: Sequence[Section]) -> str:
         body += [f"<p>{html.escape(paragraph)}</p>" for paragraph in section.text]
         for table in section.tables:
             head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in table.columns)
-            rows = "".join(
-                f"<tr>{''.join(f'<td>{html.escape(_shown(cell))}</td>' for cell in row)}</tr>\n" for row in table.rows
-            )
+            rows = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>\n" for row in table.rows)
             body.append(
                 f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table></div>'
             )
@@ -277,6 +280,10 @@ def to_html(title: str, sections: Sequence[Section]) -> str:
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'
         f"<body>{chr(10).join(body)}</body></html>\n"
     )
+
+
+def _html_cell(cell: str | float | int | None) -> str:
+    return f"<td{' class=text' if isinstance(cell, str) else ''}>{html.escape(_shown(cell))}</td>"
 
 
 def _shown(cell: str | float | int | None) -> str:

@@ -54,7 +54,7 @@ def fetch(location: str, folder: Path) -> Path:
     found = False
     for name, copy in _files(location):
         target = folder / name
-        if ".." in target.relative_to(folder).parts:
+        if not target.resolve().is_relative_to(folder.resolve()):
             raise StorageError(f"{location} holds a file named {name!r}, which would leave its folder: remove it")
         target.parent.mkdir(parents=True, exist_ok=True)
         with _named(location):

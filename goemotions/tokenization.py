@@ -46,7 +46,7 @@ class TextEncoder:
         except Exception as error:
             raise ModelError(f"{folder / 'tokenizer.json'} is missing or damaged: fetch or train the model again") from error
         padding = read_json(folder / "config.json").get("pad_token_id") or 0
-        return cls(tokenizer, read_json(folder / "training.json")["max_length"], padding)
+        return cls(tokenizer, read_json(folder / "training.json", "max_length")["max_length"], padding)
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         limit = self.max_length * CHARACTERS_PER_TOKEN
@@ -66,10 +66,12 @@ class TextEncoder:
         return ids, mask
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a model's folder."""
+def read_json(path: Path, *required: str) -> dict[str, Any]:
+    """A JSON file of a model's folder, with the keys it must have."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or not content.keys() >= set(required):
+            raise ValueError(f"no object with {required}")
         return content
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} is missing or damaged: give a folder that `goemotions train` or `register` made") from error

@@ -150,22 +150,29 @@ class Run:
                 for batch in batches(train.rows, self.profile.batch_size, self.seed, epoch)[position:]:
                     self._advance(train, batch, total)
                     bar.update()
-                    if stopped.is_set() or (location and self.step % checkpoint_steps == 0 and self.step % steps_per_epoch):
+                    if self.step % steps_per_epoch == 0:
+                        break  # Its checkpoint follows the validation: without that the epoch would be lost on resuming.
+                    if stopped.is_set() or (location and self.step % checkpoint_steps == 0):
                         self.seconds += time.perf_counter() - started
                         started = time.perf_counter()
                         self._checkpoint(location)
                     if stopped.is_set():
-                        raise Interrupted(
-                            f"training of {self.profile.name} was stopped at step {self.step} of {total}: "
-                            + (f"start it again to go on from {location}" if location else "it starts over next time")
-                        )
+                        raise self._interrupted(total, location)
                 self._end_epoch(validation, len(train.rows), steps_per_epoch, started)
                 bar.set_postfix(auc=f"{self.history[-1]['validation/auc_micro']:.4f}")
                 on_epoch(epoch + 1, self.history[-1])
                 if self.step < total:
                     self._checkpoint(location)
+                    if stopped.is_set():
+                        raise self._interrupted(total, location)
         self.classifier.load_state_dict(self.best)
         self.classifier.eval()
+
+    def _interrupted(self, total: int, location: str) -> Interrupted:
+        return Interrupted(
+            f"training of {self.profile.name} was stopped at step {self.step} of {total}: "
+            + (f"start it again to go on from {location}" if location else "it starts over next time")
+        )
 
     def _advance(self, split: Split, batch: list[int], total: int) -> None:
         """One optimizer step on one batch."""
@@ -346,16 +353,17 @@ def _bar() -> dict[str, Any]:
 
 @contextmanager
 def _stop_signal() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, so that the run stops between two steps; a preempted pod gets it."""
+    """An event that SIGTERM or SIGINT sets, so that the run stops between two steps; a preempted pod gets the first."""
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stopped
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stopped
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -1,0 +1,872 @@
+"""Sources, checks and the Dataset folder: the table of bad data files row by row, and what a good source becomes."""
+
+import contextlib
+import gzip
+import hashlib
+import http.server
+import io
+import json
+import logging
+import os
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from goemotions import cli, data, metrics, storage
+from goemotions.errors import DataError, SourceUnreachable, StorageError
+from goemotions.labels import Taxonomy
+
+NAMES = ("calm", "dread", "glee")
+TRAIN = [("a quiet lake", [0], "t1"), ("a storm near the lake", [1, 0], "t2"), ("two red balloons", [2], "t3")]
+DEV = [("the lake again", [0], "d1"), ("storm tonight", [1], "d2")]
+TEST = [("one balloon left", [2], "e1"), ("a storm at the harbour", [1], "e2")]
+MEGABYTES_10 = 10 * 2**20
+
+
+def tsv(rows: list[tuple[str, list[int], str]], end: str = "\n") -> bytes:
+    return "".join(f"{text}\t{','.join(map(str, labels))}\t{row_id}{end}" for text, labels, row_id in rows).encode()
+
+
+def parquet(rows: list[tuple[Any, Any, Any]], **columns: pa.DataType) -> bytes:
+    """Rows as a Parquet file; a column's type may be given."""
+    texts, labels, ids = zip(*rows, strict=True)
+    table = {"text": texts, "labels": labels, "id": ids}
+    return written(pa.table({name: pa.array(values, type=columns.get(name)) for name, values in table.items()}))
+
+
+def written(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def hugging_face(rows: list[tuple[str, list[int], str]], path: Path) -> None:
+    """Rows as a Parquet file that carries the label names, as the datasets library writes it."""
+    texts, labels, ids = zip(*rows, strict=True)
+    features = datasets.Features(
+        text=datasets.Value("string"),
+        labels=datasets.List(datasets.ClassLabel(names=list(NAMES))),
+        id=datasets.Value("string"),
+    )
+    columns = {"text": list(texts), "labels": list(labels), "id": list(ids)}
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(str(path))
+
+
+def folder_of(path: Path, changes: dict[str, bytes | None] | None = None) -> Path:
+    """A small good source with some files replaced, added, or (None) left out; a new train replaces train.tsv."""
+    files: dict[str, bytes | None] = {
+        "emotions.txt": "\n".join(NAMES).encode() + b"\n",
+        "train.tsv": tsv(TRAIN),
+        "dev.tsv": tsv(DEV),
+        "test.tsv": tsv(TEST),
+    }
+    for name, content in (changes or {}).items():
+        if name.startswith("train") and content is not None:
+            files["train.tsv"] = None
+        files[name] = content
+    path.mkdir()
+    for name, content in files.items():
+        if content is not None:
+            (path / name).write_bytes(content)
+    return path
+
+
+def ingested(tmp_path: Path, changes: dict[str, bytes | None] | None = None, **options: Any) -> dict[str, Any]:
+    folder_of(tmp_path / "source", changes)
+    return data.ingest(str(tmp_path / "source"), tmp_path / "dataset", **options)
+
+
+def rows_of(folder: Path, split: str = "train") -> list[tuple[str, list[int], str]]:
+    return [(row["text"], row["labels"], row["id"]) for row in data.load(folder)[0][split]]
+
+
+def in_order(rows: list[tuple[str, list[int], str]]) -> list[tuple[str, list[int], str]]:
+    return [(text, sorted(labels), row_id) for text, labels, row_id in rows]
+
+
+def not_utf8() -> pa.Array:
+    """A text column whose second value is no UTF-8, which Arrow does not check on writing."""
+    ends = np.array([0, 1, 2], dtype=np.int32)
+    return pa.Array.from_buffers(pa.string(), 2, [None, pa.py_buffer(ends.tobytes()), pa.py_buffer(b"a\xff")])
+
+
+GOOD = parquet(TRAIN)
+GZIPPED = gzip.compress(tsv(TRAIN))
+EMPTY_PARQUET = written(
+    pa.table({"text": pa.array([], pa.string()), "labels": pa.array([], pa.list_(pa.int64())), "id": pa.array([], pa.string())})
+)
+
+BAD_SOURCES: dict[str, tuple[dict[str, bytes | None], str]] = {
+    "row 1, empty file": ({"train.tsv": b""}, r"^train\.tsv has no rows"),
+    "row 1, blank file": ({"test.tsv": b"\n"}, r"^test\.tsv has no rows"),
+    "row 1, empty gz": ({"train.tsv.gz": gzip.compress(b"")}, r"^train\.tsv\.gz has no rows"),
+    "row 1, header only": ({"train.tsv": b"text\tlabels\tid\n"}, r"^train\.tsv has no rows"),
+    "row 1, header only, parquet": ({"train.parquet": EMPTY_PARQUET}, r"^train\.parquet has no rows"),
+    "row 1, empty parquet": ({"train.parquet": b""}, r"^train\.parquet is no complete Parquet file"),
+    "row 1, missing train": ({"train.tsv": None}, r"has no train split: add train\.tsv"),
+    "row 1, missing dev": ({"dev.tsv": None}, r"has no validation split: add .*dev\.tsv"),
+    "row 1, missing test": ({"test.tsv": None}, r"has no test split: add test\.tsv"),
+    "row 1, missing part of a split": (
+        {"train-00000-of-00002.parquet": GOOD},
+        r"train-00000-of-00002\.parquet is one of 2 files, 1 of them there",
+    ),
+    "row 1, missing names": ({"emotions.txt": None}, r"has no emotions\.txt: list the label names"),
+    "row 1, empty names": ({"emotions.txt": b"\n"}, r"taxonomy has no label"),
+    "row 1, names with a gap": ({"emotions.txt": b"calm\n\nglee\n"}, r"label 1 of the taxonomy has no name"),
+    "row 1, a name twice": ({"emotions.txt": b"calm\nglee\ncalm\n"}, r"label 'calm' stands twice"),
+    "row 1, parquet without names": (
+        {"emotions.txt": None, "train.parquet": GOOD, "dev.tsv": None, "dev.parquet": GOOD, "test.tsv": None}
+        | {"test.parquet": GOOD},
+        r"^train\.parquet names no labels: put the label names into emotions\.txt",
+    ),
+    "row 2, two columns": ({"train.tsv": b"lake\t0\tt1\nlake\t0\n"}, r"^train\.tsv, line 2: 2 columns where 3"),
+    "row 2, four columns": ({"train.tsv": b"lake\t0\tt1\t\n"}, r"^train\.tsv, line 1: 4 columns where 3"),
+    "row 2, blank line": ({"train.tsv": b"lake\t0\tt1\n\nstorm\t1\tt2\n"}, r"^train\.tsv, line 2: 1 columns"),
+    "row 2, commas": ({"train.tsv": b"text,labels,id\n"}, r"^train\.tsv, line 1: 1 columns .* tab-separated"),
+    "row 2, gz": ({"train.tsv.gz": gzip.compress(b"lake\t0\n")}, r"^train\.tsv\.gz, line 1: 2 columns"),
+    "row 2, missing column, parquet": (
+        {"train.parquet": written(pa.table({"id": ["t1"], "text": ["lake"]}))},
+        r"^train\.parquet has no column 'labels'",
+    ),
+    "row 2, labels are one string": (
+        {"train.parquet": parquet([("lake", "12", "t1")])},
+        r"^train\.parquet, line 1: .*labels a list",
+    ),
+    "row 2, labels are one number": (
+        {"train.parquet": parquet([("lake", 0, "t1")])},
+        r"^train\.parquet, line 1: .*labels a list",
+    ),
+    "row 2, text is bytes": (
+        {"train.parquet": parquet([(b"lake", [0], "t1")])},
+        r"^train\.parquet, line 1: text must be a string",
+    ),
+    "row 2, no id": ({"train.tsv": b"lake\t0\tt1\nlake\t0\t\n"}, r"^train\.tsv, line 2: id '' is empty"),
+    "row 2, no id, parquet": (
+        {"train.parquet": parquet([("lake", [0], "t1"), ("lake", [0], None)])},
+        r"^train\.parquet, line 2: id '' is empty",
+    ),
+    "row 3": ({"train.tsv": b"lake\t0\tt1\nst\xf6rm\t1\tt2\n"}, r"^train\.tsv, line 2: not UTF-8 \(byte 0xf6\)"),
+    "row 3, behind a BOM": (
+        {"train.tsv": b"\xef\xbb\xbflake\t0\tt1\n\xf6\t1\tt2\n"},
+        r"^train\.tsv, line 2: not UTF-8 \(byte 0xf6\)",
+    ),
+    "row 3, encoded surrogate": ({"train.tsv": b"\xed\xa0\x80\t0\tt1\n"}, r"^train\.tsv, line 1: not UTF-8"),
+    "row 3, UTF-16": ({"train.tsv": tsv(TRAIN).decode().encode("utf-16")}, r"^train\.tsv, line 1: not UTF-8"),
+    "row 3, gz": ({"train.tsv.gz": gzip.compress(b"lake\t0\tt1\n\xf6\t1\tt2\n")}, r"^train\.tsv\.gz, line 2: not UTF-8"),
+    "row 3, names": ({"emotions.txt": b"calm\ndr\xe9ad\nglee\n"}, r"^emotions\.txt, line 2: not UTF-8"),
+    "row 3, parquet": (
+        {"train.parquet": written(pa.table({"text": not_utf8(), "labels": [[0], [1]], "id": ["t1", "t2"]}))},
+        r"^train\.parquet, line 2: not UTF-8",
+    ),
+    "row 5": (
+        {"train.tsv": b"lake\t0\tt1\n \t1\tt2\n"},
+        r"^train\.tsv: 1 of 2 rows are unusable \(line 2: blank text\), over the allowed 5%",
+    ),
+    "row 5, parquet": (
+        {"train.parquet": parquet([(None, [0], "t1"), ("lake", [0], "t2")])},
+        r"^train\.parquet: 1 of 2 rows are unusable \(line 1: blank text\)",
+    ),
+    "row 6, too high": (
+        {"train.tsv": b"lake\t0\tt1\nlake\t1,3\tt2\n"},
+        r"^train\.tsv, line 2: label '3' is no index from 0 to 2",
+    ),
+    "row 6, negative": ({"train.tsv": b"lake\t-1\tt1\n"}, r"^train\.tsv, line 1: label '-1' is no index"),
+    "row 6, a word": ({"train.tsv": b"lake\tjoy\tt1\n"}, r"^train\.tsv, line 1: label 'joy' is no index"),
+    "row 6, a fraction": ({"train.tsv": b"lake\t1.5\tt1\n"}, r"^train\.tsv, line 1: label '1\.5' is no index"),
+    "row 6, underscore": ({"train.tsv": b"lake\t0_1\tt1\n"}, r"^train\.tsv, line 1: label '0_1' is no index"),
+    "row 6, huge": ({"train.tsv": b"lake\t" + b"9" * 5000 + b"\tt1\n"}, r"^train\.tsv, line 1: label '9{70,80} is no index"),
+    "row 6, twice": ({"train.tsv": b"lake\t1,0,1\tt1\n"}, r"^train\.tsv, line 1: label 1 stands twice in the row"),
+    "row 6, gz": ({"train.tsv.gz": gzip.compress(b"lake\t7\tt1\n")}, r"^train\.tsv\.gz, line 1: label '7' is no index"),
+    "row 6, parquet, too high": (
+        {"train.parquet": parquet([("lake", [0], "t1"), ("lake", [3], "t2")])},
+        r"^train\.parquet, line 2: label 3 is no index",
+    ),
+    "row 6, parquet, negative": ({"train.parquet": parquet([("lake", [-1], "t1")])}, r"^train\.parquet, line 1: label -1 is"),
+    "row 6, parquet, a fraction": (
+        {"train.parquet": parquet([("lake", [1.5], "t1")])},
+        r"^train\.parquet, line 1: label 1\.5 is",
+    ),
+    "row 6, parquet, infinity": (
+        {"train.parquet": parquet([("lake", [float("inf")], "t1")])},
+        r"^train\.parquet, line 1: label inf is",
+    ),
+    "row 6, parquet, not a number": (
+        {"train.parquet": parquet([("lake", [float("nan")], "t1")])},
+        r"^train\.parquet, line 1: label nan is",
+    ),
+    "row 6, parquet, truth values": (
+        {"train.parquet": parquet([("lake", [True, False], "t1")])},
+        r"^train\.parquet, line 1: label True is",
+    ),
+    "row 6, parquet, null": (
+        {"train.parquet": parquet([("lake", [0, None], "t1")])},
+        r"^train\.parquet, line 1: label None is",
+    ),
+    "row 6, parquet, unknown name": (
+        {"train.parquet": parquet([("lake", ["joy"], "t1")])},
+        r"^train\.parquet, line 1: label 'joy' is",
+    ),
+    "row 6, parquet, twice": (
+        {"train.parquet": parquet([("lake", [2, 2], "t1")])},
+        r"^train\.parquet, line 1: label 2 stands twice",
+    ),
+    "row 6, parquet, second part": (
+        {"train-00000-of-00002.parquet": GOOD, "train-00001-of-00002.parquet": parquet([("lake", [9], "t9")])},
+        r"^train-00001-of-00002\.parquet, line 1: label 9 is no index",
+    ),
+    "row 10": ({"test.tsv": b"harbour\t1\tt2\n"}, r"^id t2 stands in train and in test"),
+    "row 10, dev and test": ({"test.tsv": b"harbour\t1\td1\n"}, r"^id d1 stands in validation and in test"),
+    "row 10, parquet": ({"train.parquet": parquet([("lake", [0], "e1")])}, r"^id e1 stands in train and in test"),
+    "row 10, within a split": ({"train.tsv": b"lake\t0\tt1\nstorm\t1\tt1\n"}, r"^train\.tsv, line 2: id 't1' .* stands twice"),
+    "row 13, cut gz": ({"train.tsv.gz": GZIPPED[:-9]}, r"^train\.tsv\.gz is no complete gzip file"),
+    "row 13, gz without its end": ({"train.tsv.gz": GZIPPED[:-1]}, r"^train\.tsv\.gz is no complete gzip file"),
+    "row 13, damaged gz": (
+        {"train.tsv.gz": GZIPPED[:-6] + b"\0\0" + GZIPPED[-4:]},
+        r"^train\.tsv\.gz is no complete gzip file",
+    ),
+    "row 13, cut parquet": ({"train.parquet": GOOD[:-20]}, r"^train\.parquet is no complete Parquet file"),
+    "row 13, half a parquet": ({"train.parquet": GOOD[: len(GOOD) // 2]}, r"^train\.parquet is no complete Parquet file"),
+    "row 13, damaged parquet": (
+        {"train.parquet": GOOD[:4] + b"\xff" * 40 + GOOD[44:]},
+        r"^train\.parquet is no complete Parquet file",
+    ),
+    "row 13, cut parquet names the labels": (
+        {"emotions.txt": None, "train.parquet": GOOD[:-20], "dev.tsv": None, "dev.parquet": GOOD, "test.tsv": None}
+        | {"test.parquet": GOOD},
+        r"^train\.parquet is no complete Parquet file",
+    ),
+    "row 13, parquet called tsv": ({"train.tsv": GOOD}, r"^train\.tsv is not the text file its ending promises"),
+    "row 13, gz called tsv": ({"train.tsv": GZIPPED}, r"^train\.tsv is not the text file its ending promises"),
+    "row 13, tsv called parquet": ({"train.parquet": tsv(TRAIN)}, r"^train\.parquet is no complete Parquet file"),
+    "row 13, tsv called gz": ({"train.tsv.gz": tsv(TRAIN)}, r"^train\.tsv\.gz is no complete gzip file"),
+    "row 13, parquet called gz": ({"train.tsv.gz": GOOD}, r"^train\.tsv\.gz is no complete gzip file"),
+    "row 13, gz called parquet": ({"train.parquet": GZIPPED}, r"^train\.parquet is no complete Parquet file"),
+    "row 14, pickle": ({"train.tsv": None, "train.pkl": pickle.dumps(TRAIN)}, r"train\.pkl is refused, .* convert it"),
+    "row 14, torch file": ({"train.tsv": None, "train.pt": pickle.dumps(TRAIN)}, r"train\.pt is refused, .* convert it"),
+    "row 14, loading script": (
+        {"train.tsv": None, "source.py": b"raise SystemExit(9)"},
+        r"source\.py is refused, .* convert it",
+    ),
+    "row 14, pickle called tsv": ({"train.tsv": pickle.dumps(TRAIN)}, r"^train\.tsv, line 1: not UTF-8"),
+    "row 14, pickle called parquet": ({"train.parquet": pickle.dumps(TRAIN)}, r"^train\.parquet is no complete Parquet file"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD_SOURCES.values(), ids=BAD_SOURCES.keys())
+def test_a_bad_source_is_a_named_error(tmp_path: Path, changes: dict[str, bytes | None], message: str) -> None:
+    with pytest.raises(DataError, match=message) as raised:
+        ingested(tmp_path, changes)
+    assert len(str(raised.value).splitlines()) == 1
+    assert len(str(raised.value)) < 500
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_the_command_ends_with_one_line_and_exit_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = folder_of(tmp_path / "source", {"train.tsv": b"lake\t7\tt1\n"})
+    monkeypatch.setattr(sys, "argv", ["goemotions", "ingest", "--source", str(source), "--output", str(tmp_path / "dataset")])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    message = "goemotions: train.tsv, line 1: label '7' is no index from 0 to 2: mend the row or emotions.txt"
+    assert capsys.readouterr().err.splitlines() == [message]
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_a_bad_source_leaves_the_dataset_made_before_as_it_was(tmp_path: Path) -> None:
+    ingested(tmp_path)
+    before = {path: path.read_bytes() for path in (tmp_path / "dataset").rglob("*") if path.is_file()}
+    (tmp_path / "source" / "train.tsv").write_bytes(b"")
+    with pytest.raises(DataError):
+        data.ingest(str(tmp_path / "source"), tmp_path / "dataset")
+    assert before == {path: path.read_bytes() for path in (tmp_path / "dataset").rglob("*") if path.is_file()}
+
+
+ACCEPTED: dict[str, dict[str, bytes | None]] = {
+    "row 4, BOM": {"train.tsv": b"\xef\xbb\xbf" + tsv(TRAIN)},
+    "row 4, BOM in the names": {"emotions.txt": b"\xef\xbb\xbfcalm\ndread\nglee"},
+    "row 4, CRLF": {"train.tsv": tsv(TRAIN, end="\r\n"), "emotions.txt": b"calm\r\ndread\r\nglee\r\n"},
+    "row 4, no newline at the end": {"train.tsv": tsv(TRAIN).rstrip(), "emotions.txt": b"calm\ndread\nglee"},
+    "row 4, all three": {"train.tsv": b"\xef\xbb\xbf" + tsv(TRAIN, end="\r\n").rstrip()},
+    "row 4, gz": {"train.tsv.gz": gzip.compress(b"\xef\xbb\xbf" + tsv(TRAIN, end="\r\n"))},
+    "header": {"train.tsv": b"text\tlabels\tid\n" + tsv(TRAIN)},
+    "gz": {"train.tsv.gz": GZIPPED},
+    "spaces between labels": {"train.tsv": tsv(TRAIN).replace(b"1,0", b" 0, 1 ")},
+    "validation.tsv": {"dev.tsv": None, "validation.tsv": tsv(DEV)},
+    "val.tsv": {"dev.tsv": None, "val.tsv": tsv(DEV)},
+    "parquet": {"train.parquet": GOOD},
+    "parquet in two parts": {
+        "train-00000-of-00002.parquet": parquet(TRAIN[:1]),
+        "train-00001-of-00002.parquet": parquet(TRAIN[1:]),
+    },
+    "parquet with names": {"train.parquet": parquet([(t, [NAMES[label] for label in ls], i) for t, ls, i in TRAIN])},
+    "parquet of other types": {"train.parquet": parquet(TRAIN, text=pa.large_string(), labels=pa.large_list(pa.int8()))},
+    "parquet with floats": {"train.parquet": parquet(TRAIN, labels=pa.list_(pa.float64()))},
+    "parquet with more columns": {
+        "train.parquet": written(pq.read_table(io.BytesIO(GOOD)).append_column("rater", pa.array([1, 2, 3])))
+    },
+}
+
+
+@pytest.mark.parametrize("changes", ACCEPTED.values(), ids=ACCEPTED.keys())
+def test_every_spelling_of_the_same_rows_is_the_same_dataset(tmp_path: Path, changes: dict[str, bytes | None]) -> None:
+    info = ingested(tmp_path, changes)
+    assert rows_of(tmp_path / "dataset") == in_order(TRAIN)
+    assert rows_of(tmp_path / "dataset", "validation") == DEV
+    assert info["digest"] == data.digest(*canonical(TRAIN))
+
+
+def canonical(train: list[tuple[str, list[int], str]]) -> tuple[Taxonomy, dict[str, data.Rows]]:
+    splits = {"train": train, "validation": DEV, "test": TEST}
+    return Taxonomy(NAMES), {
+        split: data.Rows([r[2] for r in rows], [r[0] for r in rows], [sorted(r[1]) for r in rows])
+        for split, rows in splits.items()
+    }
+
+
+def test_parquet_with_class_labels_brings_its_own_names(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for name, rows in (("train", TRAIN), ("validation", DEV), ("test", TEST)):
+        hugging_face(rows, folder / f"{name}-00000-of-00001.parquet")
+    info = data.ingest(str(folder), tmp_path / "dataset")
+    assert info["labels"] == list(NAMES)
+    assert info["digest"] == data.digest(*canonical(TRAIN))
+
+
+def test_names_beside_a_parquet_file_win_over_its_own(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for name, rows in (("train", TRAIN), ("validation", DEV), ("test", TEST)):
+        hugging_face(rows, folder / f"{name}.parquet")
+    (folder / "emotions.txt").write_text("one\ntwo\nthree\n")
+    assert data.ingest(str(folder), tmp_path / "dataset")["labels"] == ["one", "two", "three"]
+
+
+def many(rows: int) -> list[tuple[str, list[int], str]]:
+    return [(f"lake number {row}", [row % 3], f"t{row}") for row in range(rows)]
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\u00a0\u2003", "\x0b\x0c\r"], ids=repr)
+def test_a_blank_text_is_left_out_and_counted(tmp_path: Path, blank: str) -> None:
+    """Data file row 5."""
+    rows = many(19)
+    rows.insert(7, (blank, [1], "blank one"))
+    info = ingested(tmp_path, {"train.tsv": tsv(rows)})
+    assert info["rows"]["train"] == 19
+    assert info["quarantined"] == {"train": {"blank text": 1}, "validation": {}, "test": {}}
+    assert rows_of(tmp_path / "dataset") == many(19)
+    table = (tmp_path / "dataset" / "quarantine.csv").read_text()
+    assert table.splitlines() == ["split,line,id,reason", "train,8,blank one,blank text"]
+
+
+def test_the_share_of_unusable_rows_is_an_option(tmp_path: Path) -> None:
+    """Data file row 5."""
+    rows = [*many(18), ("", [0], "b1"), ("", [0], "b2")]
+    with pytest.raises(DataError, match=r"2 of 20 rows are unusable .* raise max_quarantined"):
+        ingested(tmp_path, {"train.tsv": tsv(rows)})
+    info = data.ingest(str(tmp_path / "source"), tmp_path / "dataset", max_quarantined=0.1)
+    assert info["quarantined"]["train"] == {"blank text": 2}
+
+
+def test_an_id_of_a_row_left_out_is_still_taken(tmp_path: Path) -> None:
+    """Data file row 10."""
+    with pytest.raises(DataError, match="id d1 stands in train and in validation"):
+        ingested(tmp_path, {"train.tsv": tsv([*many(19), ("", [0], "d1")])})
+
+
+UNLABELLED: dict[str, dict[str, bytes | None]] = {
+    "tsv": {"train.tsv": tsv([*many(19), ("no label here", [], "u1")])},
+    "parquet": {"train.parquet": parquet([*many(19), ("no label here", [], "u1")])},
+    "parquet, null": {"train.parquet": parquet([*many(19), ("no label here", None, "u1")])},
+}
+
+
+@pytest.mark.parametrize("changes", UNLABELLED.values(), ids=UNLABELLED.keys())
+def test_a_row_without_a_label_is_left_out_and_counted(tmp_path: Path, changes: dict[str, bytes | None]) -> None:
+    """Data file row 7."""
+    info = ingested(tmp_path, changes)
+    assert info["unlabelled"] == "quarantine"
+    assert info["quarantined"]["train"] == {"no label": 1}
+    assert rows_of(tmp_path / "dataset") == many(19)
+
+
+@pytest.mark.parametrize("changes", UNLABELLED.values(), ids=UNLABELLED.keys())
+def test_a_row_without_a_label_is_kept_where_asked(tmp_path: Path, changes: dict[str, bytes | None]) -> None:
+    """Data file row 7."""
+    info = ingested(tmp_path, changes, unlabelled="keep")
+    assert info["unlabelled"] == "keep"
+    assert info["quarantined"]["train"] == {}
+    assert rows_of(tmp_path / "dataset")[-1] == ("no label here", [], "u1")
+    assert info["labels_per_row"]["train"] == [1, 19]
+    assert sum(info["label_counts"]["train"].values()) == 19
+
+
+def test_an_unknown_policy_is_refused(tmp_path: Path) -> None:
+    """Data file row 7."""
+    with pytest.raises(DataError, match=r"'ignore' .* quarantine or keep"):
+        ingested(tmp_path, unlabelled="ignore")
+
+
+def test_a_split_with_no_row_left_is_a_named_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no row of test is left"):
+        ingested(tmp_path, {"test.tsv": b" \t1\te1\n"}, max_quarantined=1.0)
+
+
+def test_a_label_absent_from_train_is_a_warning_and_has_finite_metrics(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Data file row 8."""
+    with caplog.at_level(logging.WARNING, logger="goemotions.data"):
+        info = ingested(tmp_path, {"train.tsv": tsv(TRAIN[:2])})
+    assert info["labels_absent_from_train"] == ["glee"]
+    assert [record.getMessage() for record in caplog.records if "glee" in record.getMessage()]
+    labels = data.taxonomy_of(info).multi_hot([labels for _, labels, _ in rows_of(tmp_path / "dataset")])
+    probabilities = np.random.default_rng(1).random(labels.shape)
+    values = metrics.ranking(labels, probabilities) | metrics.decisions(labels, probabilities > 0.5)
+    assert all(np.isfinite(value) for value in values.values())
+
+
+def test_no_warning_where_train_has_every_label(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert ingested(tmp_path)["labels_absent_from_train"] == []
+    assert not caplog.records
+
+
+LEAKED = [("storm tonight", [1], "t4"), ("One balloon... LEFT!", [2], "t5"), ("a storm by the harbour", [1], "t6")]
+
+
+def test_texts_of_train_in_validation_and_test_are_counted(tmp_path: Path) -> None:
+    """Data file row 9."""
+    info = ingested(tmp_path, {"train.tsv": tsv(TRAIN + LEAKED)})
+    assert info["leakage"] == {"validation": {"exact": 1, "normalized": 1}, "test": {"exact": 0, "normalized": 1}}
+    assert info["leaked_rows_dropped"] is False
+    assert info["rows"]["train"] == 6
+
+
+def test_leaked_texts_are_dropped_from_train_where_asked(tmp_path: Path) -> None:
+    """Data file row 9."""
+    info = ingested(tmp_path, {"train.tsv": tsv(LEAKED + TRAIN)}, drop_leaked=True)
+    assert info["leaked_rows_dropped"] is True
+    assert info["leakage"]["validation"] == {"exact": 1, "normalized": 1}
+    assert info["rows"] == {"train": 4, "validation": 2, "test": 2}
+    assert rows_of(tmp_path / "dataset") == in_order(LEAKED[2:] + TRAIN)
+    assert info["digest"] == data.digest(*canonical(LEAKED[2:] + TRAIN))
+
+
+def test_train_that_is_leaked_as_a_whole_is_a_named_error(tmp_path: Path) -> None:
+    """Data file row 9."""
+    leaked = [(text, labels, f"t{row_id}") for text, labels, row_id in DEV]
+    with pytest.raises(DataError, match="no row of train is left"):
+        ingested(tmp_path, {"train.tsv": tsv(leaked)}, drop_leaked=True)
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_a_comment_of_10_megabytes_is_kept_whole(tmp_path: Path) -> None:
+    """Data file row 11; the encoder cuts it, see test_tokenization.py."""
+    info = ingested(tmp_path, {"train.tsv": tsv([*TRAIN, ("lake " * (MEGABYTES_10 // 5), [0], "t4")])})
+    assert info["characters"]["train"]["max"] == MEGABYTES_10
+    assert len(rows_of(tmp_path / "dataset")[3][0]) == MEGABYTES_10
+
+
+STRANGE = {
+    "control characters": ("bell \x07 escape \x1b[31m", "bell \x07 escape \x1b[31m"),
+    "NUL": ("before\x00after", "before\ufffdafter"),
+    "line separators": ("one\u2028two\x85three\x0bfour", "one\u2028two\x85three\x0bfour"),
+    "right to left": ("\u202eabc\u202c \u05e9\u05dc\u05d5\u05dd", "\u202eabc\u202c \u05e9\u05dc\u05d5\u05dd"),
+    "emoji": (
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f44d\U0001f3fd",
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f44d\U0001f3fd",
+    ),
+    "noncharacter": ("a\uffffb\U0010ffff", "a\uffffb\U0010ffff"),
+    "BOM inside": ("a\ufeffb", "a\ufeffb"),
+    "quotes": ('"she said ""hi""', '"she said ""hi""'),
+    "starts like a parquet file": ("PAR1 is a golf course", "PAR1 is a golf course"),
+}
+
+
+@pytest.mark.parametrize(("text", "stored"), STRANGE.values(), ids=STRANGE.keys())
+def test_a_strange_text_is_stored_the_same_every_time(tmp_path: Path, text: str, stored: str) -> None:
+    """Data file row 12."""
+    rows = [(text, [0], "t1"), ("lake", [1], "t2")]
+    first = ingested(tmp_path, {"train.tsv": tsv(rows)})
+    folder_of(tmp_path / "again", {"train.parquet": parquet(rows)})
+    second = data.ingest(str(tmp_path / "again"), tmp_path / "dataset again")
+    assert rows_of(tmp_path / "dataset")[0] == (stored, [0], "t1")
+    assert rows_of(tmp_path / "dataset again")[0] == (stored, [0], "t1")
+    assert first["digest"] == second["digest"]
+
+
+def test_a_pickle_beside_good_files_is_not_read(tmp_path: Path) -> None:
+    """Data file row 14."""
+    info = ingested(tmp_path, {"cache.pkl": b"no pickle at all", "load.py": b"raise SystemExit(9)"})
+    assert info["rows"]["train"] == 3
+
+
+def test_the_dataset_has_the_documented_form(tmp_path: Path) -> None:
+    ingested(tmp_path)
+    splits = datasets.load_from_disk(str(tmp_path / "dataset"))
+    assert list(splits) == ["train", "validation", "test"]
+    for split in splits.values():
+        assert split.features == datasets.Features(
+            id=datasets.Value("string"),
+            text=datasets.Value("string"),
+            labels=datasets.List(datasets.ClassLabel(names=list(NAMES))),
+        )
+    assert splits["train"].features["labels"].feature.int2str(2) == "glee"
+
+
+def test_the_report_describes_the_data(tmp_path: Path) -> None:
+    train = [
+        ("the lake", [0], "t1"),
+        ("the lake", [1], "t2"),
+        ("a storm over the lake", [0, 1], "t3"),
+        ("a storm over the lake", [1, 0], "t4"),
+        ("two red balloons", [0, 1, 2], "t5"),
+    ]
+    info = ingested(tmp_path, {"train.tsv": tsv(train)})
+    assert info == json.loads((tmp_path / "dataset" / "dataset.json").read_text())
+    assert info["source"] == str(tmp_path / "source")
+    assert info["revision"] == "local"
+    assert info["labels"] == list(NAMES)
+    assert info["rows"] == {"train": 5, "validation": 2, "test": 2}
+    assert info["label_counts"]["train"] == {"calm": 4, "dread": 4, "glee": 1}
+    assert info["label_counts"]["test"] == {"calm": 0, "dread": 1, "glee": 1}
+    assert info["labels_per_row"] == {"train": [0, 2, 2, 1], "validation": [0, 2], "test": [0, 2]}
+    assert info["cooccurrence"] == [[4, 3, 1], [3, 4, 1], [1, 1, 1]]
+    assert info["duplicates"] == {"texts": 2, "rows": 4, "texts_with_other_labels": 1}
+    assert info["words"]["train"] == {"mean": 3.4, "min": 2, "p50": 3, "p95": 5, "p99": 5, "max": 5}
+    assert info["characters"]["validation"] == pytest.approx(
+        {"mean": 13.5, "min": 13, "p50": 13.5, "p95": 13.95, "p99": 13.99, "max": 14}
+    )
+
+
+def test_the_digest_of_known_rows_never_changes() -> None:
+    assert data.digest(*canonical(TRAIN)) == "0b7fe57db938c75fc2399d427eeea25a36044007d839515455cb578d45f8c210"
+
+
+def changed(position: int, column: int, value: Any) -> bytes:
+    rows: list[Any] = [list(row) for row in TRAIN]
+    rows[position][column] = value
+    return tsv(rows)
+
+
+DIFFERENT: dict[str, dict[str, bytes | None]] = {
+    "a text": {"train.tsv": changed(0, 0, "a quiet Lake")},
+    "a label": {"train.tsv": changed(0, 1, [1])},
+    "one label more": {"train.tsv": changed(0, 1, [0, 1])},
+    "an id": {"train.tsv": changed(2, 2, "t9")},
+    "a row less": {"train.tsv": tsv(TRAIN[:2])},
+    "the order": {"train.tsv": tsv(TRAIN[::-1])},
+    "a row of test": {"test.tsv": tsv(TEST[:1])},
+    "a row in another split": {"train.tsv": tsv([*TRAIN, DEV[0]]), "dev.tsv": tsv(DEV[1:])},
+    "a label's name": {"emotions.txt": b"calm\ndread\njoy\n"},
+    "the labels' order": {"emotions.txt": b"dread\ncalm\nglee\n"},
+    "a label more": {"emotions.txt": b"calm\ndread\nglee\njoy\n"},
+}
+
+
+@pytest.mark.parametrize("changes", DIFFERENT.values(), ids=DIFFERENT.keys())
+def test_the_digest_changes_with(tmp_path: Path, changes: dict[str, bytes | None]) -> None:
+    """Fault row 22: the digest is what a cached step is found by."""
+    assert ingested(tmp_path, changes)["digest"] != data.digest(*canonical(TRAIN))
+
+
+def test_the_sample_is_a_source(tmp_path: Path) -> None:
+    info = data.ingest("sample", tmp_path / "first")
+    assert (info["source"], info["revision"]) == ("sample", "shipped")
+    assert info["digest"] == data.ingest("sample", tmp_path / "second")["digest"]
+    assert set(info["quarantined"]["train"]) == set()
+    assert len(data.load(tmp_path / "first")[0]["train"]) == info["rows"]["train"] > 1000
+
+
+def test_a_folder_below_the_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder_of(tmp_path / "comments")
+    assert data.ingest("~/comments", tmp_path / "dataset")["rows"]["train"] == 3
+
+
+@pytest.mark.parametrize("source", ["no/such/folder", "smaple", "https://example.org/data"])
+def test_a_source_that_is_not_there_is_a_named_error(tmp_path: Path, source: str) -> None:
+    with pytest.raises(DataError, match=f"no data folder {source}: give `sample`"):
+        data.ingest(source, tmp_path / "dataset")
+
+
+def test_s3_holds_the_same_dataset_as_the_folder(source: Path, dataset: Path, bucket: str, tmp_path: Path) -> None:
+    storage.put(source, bucket)
+    info = data.ingest(bucket, tmp_path / "dataset")
+    assert (info["source"], info["revision"]) == (bucket, "s3")
+    assert info["digest"] == data.load(dataset)[1]["digest"]
+
+
+def test_a_bad_source_in_s3_is_named_by_its_address(bucket: str, tmp_path: Path) -> None:
+    storage.put(folder_of(tmp_path / "source", {"test.tsv": None}), bucket)
+    with pytest.raises(DataError, match=f"^{bucket} has no test split"):
+        data.ingest(bucket, tmp_path / "dataset")
+
+
+def test_an_empty_place_in_s3_is_a_named_error(bucket: str, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=f"^{bucket} holds no file"):
+        data.ingest(bucket, tmp_path / "dataset")
+
+
+@pytest.mark.parametrize("missing", ["dataset.json", "dataset_dict.json", "train/state.json"])
+def test_a_folder_with_a_part_missing_is_no_dataset(tmp_path: Path, missing: str) -> None:
+    ingested(tmp_path)
+    (tmp_path / "dataset" / missing).unlink()
+    with pytest.raises(DataError, match="is no Dataset folder: make one with `goemotions ingest`"):
+        data.load(tmp_path / "dataset")
+
+
+def test_a_damaged_description_is_no_dataset(tmp_path: Path) -> None:
+    ingested(tmp_path)
+    path = tmp_path / "dataset" / "dataset.json"
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(DataError, match="is no Dataset folder"):
+        data.load(tmp_path / "dataset")
+
+
+# Printable or not, but without what separates columns and rows, and without what no UTF-8 file can hold.
+CHARACTERS = st.characters(codec="utf-8", exclude_characters="\t\n")
+TEXTS = st.text(CHARACTERS, min_size=1, max_size=40).filter(lambda text: text.strip())
+IDS = st.text(st.characters(codec="utf-8", exclude_characters="\t\n\r"), min_size=1, max_size=8).map("t".__add__)
+LABELS = st.lists(st.integers(0, len(NAMES) - 1), min_size=1, unique=True)
+ROWS = st.lists(st.tuples(TEXTS, LABELS, IDS), min_size=1, max_size=8, unique_by=lambda row: row[2])
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=ROWS, end=st.sampled_from(["\n", "\r\n"]), bom=st.booleans(), last_newline=st.booleans(), zipped=st.booleans())
+def test_any_valid_rows_come_back_as_they_were(
+    tmp_path: Path, rows: list[tuple[str, list[int], str]], end: str, bom: bool, last_newline: bool, zipped: bool
+) -> None:
+    content = b"\xef\xbb\xbf" * bom + tsv(rows, end)
+    assume(bom or not rows[0][0].startswith("\ufeff"))
+    content = content if last_newline else content.removesuffix(end.encode())
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    ingested(tmp_path, {"train.tsv.gz": gzip.compress(content)} if zipped else {"train.tsv": content})
+    expected = [(text.replace("\x00", "\ufffd"), sorted(labels), row_id) for text, labels, row_id in rows]
+    assert rows_of(tmp_path / "dataset") == expected
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=200), name=st.sampled_from(["train.tsv", "train.tsv.gz", "train.parquet", "emotions.txt"]))
+def test_no_bytes_end_in_anything_but_a_dataset_or_a_named_error(tmp_path: Path, content: bytes, name: str) -> None:
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    try:
+        ingested(tmp_path, {name: content})
+    except DataError:
+        assert not (tmp_path / "dataset").exists()
+    else:
+        assert data.load(tmp_path / "dataset")[1]["rows"]["train"] > 0
+
+
+def test_a_parquet_file_with_any_byte_changed_is_read_or_refused_by_name(tmp_path: Path) -> None:
+    """Data file row 13."""
+    source = folder_of(tmp_path / "source", {"train.parquet": GOOD})
+    generator = random.Random(7)
+    messages = []
+    for _ in range(60):
+        content = bytearray(GOOD)
+        content[generator.randrange(len(content))] ^= generator.randrange(1, 256)
+        (source / "train.parquet").write_bytes(content)
+        with contextlib.suppress(DataError):
+            data.ingest(str(source), tmp_path / "dataset")
+            continue
+        with pytest.raises(DataError) as raised:
+            data.ingest(str(source), tmp_path / "dataset")
+        messages.append(str(raised.value))
+    assert messages
+    assert [message for message in messages if not message.startswith("train.parquet")] == []
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Enough of the hub for the datasets client: `good` and `scripted` exist, `failing` and `silent` do what they are called."""
+
+    protocol_version = "HTTP/1.1"
+    files: dict[str, dict[str, bytes]]
+    asked: list[str]
+    ended: threading.Event
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        self.asked.append(path)
+        if "/silent" in path:
+            self.ended.wait(60)
+            self.close_connection = True
+            return
+        if "/failing" in path:
+            self.answer(503, b"")
+            return
+        name = next((name for name in self.files if f"/{name}" in path), "")
+        if not name:
+            self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        elif f"/resolve/{COMMIT}/" in path:
+            content = self.files[name][path.partition(f"/resolve/{COMMIT}/")[2]]
+            self.answer(200, content, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'})
+        elif "/tree/" in path:
+            tree = [
+                {"type": "file", "path": file, "size": len(content), "oid": "0"} for file, content in self.files[name].items()
+            ]
+            self.answer(200, json.dumps(tree).encode())
+        elif "/revision/" in path and not path.endswith((COMMIT, "/main")):
+            self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        else:
+            self.answer(200, json.dumps({"id": f"tests/{name}", "sha": COMMIT, "siblings": []}).encode())
+
+    do_HEAD = do_GET
+
+    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+INGEST_EACH = """
+import json, sys, time
+from pathlib import Path
+from goemotions import data
+from goemotions.errors import WorkflowError
+for number, source in enumerate(sys.argv[2:]):
+    began = time.monotonic()
+    try:
+        answer = data.ingest(source, Path(sys.argv[1], str(number)))
+    except WorkflowError as error:
+        answer = {"error": type(error).__name__, "message": str(error)}
+    print(json.dumps({**answer, "source": source, "seconds": time.monotonic() - began}))
+"""
+
+HUB_SOURCES = (
+    "hub:tests/good",
+    f"hub:tests/good@{COMMIT}",
+    "hub:tests/good@nowhere",
+    "hub:tests/good:other",
+    "hub:tests/scripted",
+    "hub:tests/absent",
+    "hub:tests/too/many/parts",
+    "hub:tests/failing",
+    "hub:tests/silent",
+)
+
+
+@dataclass(frozen=True)
+class HubRun:
+    """What each source became, the paths the hub was asked for, and the folder that now holds its cache."""
+
+    answers: dict[str, dict[str, Any]]
+    asked: list[str]
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> HubRun:
+    folder = tmp_path_factory.mktemp("hub")
+    good = {"README.md": b"---\nlicense: mit\n---\n", "good.py": b"raise SystemExit(9)", "train.pkl": b"no pickle"}
+    for split, rows in (("train", TRAIN), ("validation", DEV), ("test", TEST)):
+        hugging_face(rows, folder / "rows.parquet")
+        good[f"data/{split}-00000-of-00001.parquet"] = (folder / "rows.parquet").read_bytes()
+    scripted = {"README.md": good["README.md"], "scripted.py": b"raise SystemExit(9)", "train.pkl": b"no pickle"}
+    handler = type("Handler", (Hub,), {"files": {"good": good, "scripted": scripted}, "asked": [], "ended": threading.Event()})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        answers = ingest_each(HUB_SOURCES, f"http://127.0.0.1:{server.server_port}", folder)
+    finally:
+        handler.ended.set()
+        server.shutdown()
+        server.server_close()
+    return HubRun(answers, handler.asked, folder)
+
+
+def ingest_each(sources: Sequence[str], endpoint: str, folder: Path) -> dict[str, dict[str, Any]]:
+    """What each source becomes in a process that takes ``endpoint`` for the hub."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and "proxy" not in name.lower()}
+    done = subprocess.run(
+        [sys.executable, "-c", INGEST_EACH, str(folder / "out"), *sources],
+        env={**kept, "HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "home")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return {answer["source"]: answer for answer in map(json.loads, done.stdout.splitlines())}
+
+
+@pytest.mark.parametrize("source", HUB_SOURCES[:2])
+def test_the_hub_holds_the_same_dataset_as_a_folder(hub: HubRun, source: str) -> None:
+    assert hub.answers[source].get("message") is None
+    assert hub.answers[source]["revision"] == COMMIT
+    assert hub.answers[source]["digest"] == data.digest(*canonical(TRAIN))
+
+
+def test_scripts_and_pickles_on_the_hub_are_not_even_fetched(hub: HubRun) -> None:
+    """Data file row 14."""
+    fetched = {path.rpartition("/")[2] for path in hub.asked if "/resolve/" in path}
+    assert "train-00000-of-00001.parquet" in fetched
+    assert not [name for name in fetched if not name.endswith((".parquet", ".md"))]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("hub:tests/good@nowhere", "the hub has no data set tests/good at revision nowhere: check both names"),
+        ("hub:tests/absent", "the hub has no data set tests/absent at revision main: check both names"),
+        ("hub:tests/too/many/parts", "the hub has no data set tests/too/many/parts at revision main: check both names"),
+        ("hub:tests/good:other", "hub:tests/good:other cannot be read (ValueError): check the configuration's name"),
+        ("hub:tests/scripted", "hub:tests/scripted has no Parquet files, and pickles and loading scripts are refused"),
+    ],
+    ids=["revision", "name", "no name", "configuration", "row 14, script and pickle"],
+)
+def test_what_the_hub_does_not_have_is_a_named_error(hub: HubRun, source: str, message: str) -> None:
+    """Data file rows 1 and 14."""
+    assert hub.answers[source]["error"] == DataError.__name__
+    assert hub.answers[source]["message"].startswith(message)
+
+
+@pytest.mark.parametrize("source", ["hub:tests/failing", "hub:tests/silent"])
+def test_a_hub_that_does_not_answer_is_a_named_error_within_seconds(hub: HubRun, source: str) -> None:
+    """Fault row 17."""
+    answer = hub.answers[source]
+    assert answer["error"] == SourceUnreachable.__name__
+    assert "sample" in answer["message"]
+    assert "local folder" in answer["message"]
+    assert "s3://bucket/prefix/" in answer["message"]
+    assert answer["seconds"] < 10
+
+
+def test_without_a_network_the_cache_is_used_or_the_other_sources_are_named(hub: HubRun) -> None:
+    """Fault row 17."""
+    answers = ingest_each(["hub:tests/good", "hub:tests/absent"], "http://127.0.0.1:9", hub.folder)
+    assert answers["hub:tests/good"]["digest"] == hub.answers["hub:tests/good"]["digest"]
+    assert answers["hub:tests/absent"]["error"] == SourceUnreachable.__name__
+    assert (
+        "DATA=sample, a local folder (DATA=path/to/folder) or DATA=s3://bucket/prefix/"
+        in answers["hub:tests/absent"]["message"]
+    )
+    assert answers["hub:tests/absent"]["seconds"] < 10
