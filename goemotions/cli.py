@@ -203,11 +203,11 @@ def _bundle(reference: str, model_name: str) -> Iterator[tuple[Path, str]]:
     from goemotions import manifest, registration
 
     if Path(reference).is_dir():
-        yield Path(reference), manifest.verify(Path(reference))["run_id"]
+        yield Path(reference), str(manifest.verify(Path(reference)).get("run_id"))
         return
     with tempfile.TemporaryDirectory() as scratch:
         version = registration.fetch(reference, Path(scratch), model_name)
-        yield Path(scratch), version.number if version else manifest.verify(Path(scratch))["run_id"]
+        yield Path(scratch), version.number if version else str(manifest.verify(Path(scratch)).get("run_id"))
 
 
 def _parts(candidates: tuple[Path, ...]) -> Any:

@@ -42,8 +42,9 @@ class Options:
         options = cls(**parameters)
         if options.top_k is not None and (type(options.top_k) is not int or options.top_k < 1):
             raise RequestError('"top_k" must be a whole number of at least 1')
-        number = type(options.threshold) in (int, float) and 0 <= float(options.threshold) <= 1
-        if not number and options.threshold != "tuned":
+        value = options.threshold
+        is_share = isinstance(value, (int, float)) and type(value) is not bool and 0 <= value <= 1
+        if not is_share and value != "tuned":
             raise RequestError('"threshold" must be "tuned" or a number from 0 to 1')
         if type(options.all_scores) is not bool:
             raise RequestError('"all_scores" must be true or false')

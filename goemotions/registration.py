@@ -233,8 +233,8 @@ def _alias(
         return {"alias": f"champion-{variant}", "gate": None}
     if champion.number == version.number:
         return {"alias": f"champion-{variant}", "gate": None}
-    tracking.set_alias(model_name, f"challenger-{variant}", version.number)
     verdict = gate.compare(winner.contender(), _champion(champion, dataset, winner), latency_budget_ms=budget)
+    tracking.set_alias(model_name, f"challenger-{variant}", version.number)
     promoted = auto_promote and verdict.passes
     if promoted:
         tracking.set_alias(model_name, f"champion-{variant}", version.number)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from goemotions.errors import TrackingError
 
@@ -25,6 +26,10 @@ RUN_TAG = "goemotions.pipeline_run"
 PROFILE_TAG = "goemotions.profile"
 PARAMETER_LIMIT = 6000
 HEALTH_SECONDS = 5
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+WAIT_SECONDS = (1, 2, 4)
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,6 @@ class Run:
 
     def log_metrics(self, values: dict[str, float], step: int = 0) -> None:
         """Logs metrics; a server that is away loses nothing as long as a later call reaches it."""
-        import time
-
         from mlflow.entities import Metric
         from mlflow.exceptions import MlflowException
 
@@ -76,6 +79,8 @@ class Run:
             _client().log_artifact(self.run_id, str(path), folder or None)
 
     def finish(self, status: str = "FINISHED") -> None:
+        if self._unsent:
+            self.log_metrics({})
         with _named():
             _client().set_terminated(self.run_id, status)
 
@@ -108,13 +113,18 @@ def find_run(pipeline_run: str, profile: str = "") -> Run:
         experiment = _client().get_experiment_by_name(EXPERIMENT)
         experiment_id = experiment.experiment_id if experiment else _client().create_experiment(EXPERIMENT)
         wanted = f"tags.`{RUN_TAG}` = '{pipeline_run}' and tags.`{PROFILE_TAG}` = '{profile or '-'}'"
-        found = _client().search_runs([experiment_id], wanted, max_results=1, order_by=["attributes.start_time ASC"])
-        if found:
-            return Run(found[0].info.run_id)
-        tags = {RUN_TAG: pipeline_run, PROFILE_TAG: profile or "-", MLFLOW_RUN_NAME: profile or pipeline_run}
-        if profile:
-            tags[MLFLOW_PARENT_RUN_ID] = find_run(pipeline_run).run_id
-        return Run(_client().create_run(experiment_id, tags=tags).info.run_id)
+
+        def find() -> Run | None:
+            found = _client().search_runs([experiment_id], wanted, max_results=1, order_by=["attributes.start_time ASC"])
+            return Run(found[0].info.run_id) if found else None
+
+        def make() -> Run:
+            tags = {RUN_TAG: pipeline_run, PROFILE_TAG: profile or "-", MLFLOW_RUN_NAME: profile or pipeline_run}
+            if profile:
+                tags[MLFLOW_PARENT_RUN_ID] = find_run(pipeline_run).run_id
+            return Run(_client().create_run(experiment_id, tags=tags).info.run_id)
+
+        return _once(find, make)
 
 
 def connect() -> str:
@@ -127,7 +137,7 @@ def connect() -> str:
     if not uri:
         raise TrackingError("MLFLOW_TRACKING_URI is not set: `make stack-up` starts a server and says where it is")
     # MLflow's own retries would let a run hang for minutes on a server that is down.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault(RETRIES, "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     if uri.startswith(("http://", "https://")):
         try:
@@ -152,10 +162,12 @@ def register(model: str, run_id: str, source: str, tags: dict[str, str]) -> Vers
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        for found in _client().search_model_versions(f"name='{model}' and run_id='{run_id}'"):
-            if found.source == source:
-                return _version(found)
-        return _version(_client().create_model_version(model, source, run_id, tags=tags))
+
+        def find() -> Version | None:
+            found = _client().search_model_versions(f"name='{model}' and run_id='{run_id}'")
+            return next((_version(one) for one in found if one.source == source), None)
+
+        return _once(find, lambda: _version(_client().create_model_version(model, source, run_id, tags=tags)))
 
 
 def version(model: str, reference: str) -> Version | None:
@@ -197,6 +209,26 @@ def write_mlmodel(folder: Path) -> None:
 
 def _version(found: Any) -> Version:
     return Version(str(found.version), found.source, found.run_id, dict(found.tags))
+
+
+def _once(find: Callable[[], Made | None], make: Callable[[], Made]) -> Made:
+    """What ``find`` finds, or else what ``make`` makes. Where the answer of ``make`` is lost, ``find`` looks before it is repeated."""
+    from mlflow.exceptions import MlflowException
+
+    waits = list(WAIT_SECONDS)
+    while (found := find()) is None:
+        retries = os.environ[RETRIES]
+        try:
+            # MLflow's client sends a request again by itself, and the server would then make a second one.
+            os.environ[RETRIES] = "0"
+            return make()
+        except MlflowException as error:
+            if error.get_http_status_code() < 500 or not waits:
+                raise
+            time.sleep(waits.pop(0))
+        finally:
+            os.environ[RETRIES] = retries
+    return found
 
 
 @functools.cache

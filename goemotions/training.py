@@ -91,8 +91,8 @@ def train(
         for split in ("train", "validation")
     }
     model.start_at_prior(classifier, tokenized["train"].labels)
-    run = Run(profile, classifier, encoder, seed, resolve_precision(precision), digest=info["digest"])
     with _memory_errors_named():
+        run = Run(profile, classifier, encoder, seed, resolve_precision(precision), digest=info["digest"])
         run.fit(tokenized["train"], tokenized["validation"], checkpoint_location, checkpoint_steps, on_epoch)
     training = {
         **run.summary(),

@@ -1,0 +1,224 @@
+"""Checkpoints: what was saved comes back, and only what was saved whole by the same run is used."""
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from goemotions import checkpoints, manifest, storage
+from goemotions.checkpoints import Checkpoint
+from goemotions.errors import StorageError
+
+RUN = {"digest": "d", "seed": 0, "name": "minilm"}
+
+
+def write(location: str, step: int, fingerprint: dict[str, object] = RUN) -> None:
+    tensors = {"model.weight": torch.full((4, 3), float(step)), "rng.cpu": torch.arange(16, dtype=torch.uint8)}
+    checkpoints.save(location, step, Checkpoint(tensors, {"fingerprint": fingerprint, "step": step, "history": []}))
+
+
+def step_of(found: Checkpoint | None) -> int | None:
+    return found.values["step"] if found else None
+
+
+@pytest.fixture(params=["disk", "s3"])
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return request.getfixturevalue("bucket") if request.param == "s3" else str(tmp_path / "checkpoints")
+
+
+def test_what_was_saved_comes_back(location: str) -> None:
+    tensors = {
+        "float": torch.randn(3, 5),
+        "half": torch.randn(2, 2).bfloat16(),
+        "scalar": torch.tensor(7.0),
+        "bytes": torch.get_rng_state(),
+        "turned": torch.randn(4, 6).T,
+    }
+    values = {"fingerprint": RUN, "step": 3, "epoch_loss": 0.1 + 0.2, "history": [{"validation/auc_micro": 1 / 3}]}
+    checkpoints.save(location, 3, Checkpoint(tensors, values))
+    found = checkpoints.newest(location, RUN)
+    assert found is not None
+    assert found.values == values
+    assert found.tensors.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert found.tensors[name].dtype == tensor.dtype
+        assert torch.equal(found.tensors[name], tensor)
+
+
+@given(loss=st.floats(allow_nan=False, allow_infinity=False), seed=st.integers(0, 2**31))
+@settings(max_examples=20, deadline=None)
+def test_numbers_come_back_to_the_last_bit(loss: float, seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    location = str(tmp_path_factory.mktemp("checkpoints"))
+    checkpoints.save(location, 1, Checkpoint({"t": torch.zeros(1)}, {"fingerprint": {"seed": seed}, "epoch_loss": loss}))
+    found = checkpoints.newest(location, {"seed": seed})
+    assert found is not None
+    assert found.values["epoch_loss"] == loss
+
+
+def test_no_checkpoint_is_a_pickle(tmp_path: Path) -> None:
+    write(str(tmp_path), 1)
+    (folder,) = tmp_path.iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == [manifest.NAME, "state.json", "state.safetensors"]
+
+
+def test_the_newest_two_are_kept(location: str) -> None:
+    for step in (9, 10, 99, 1000):
+        write(location, step)
+    assert storage.children(location) == ["step-000000099", "step-000001000"]
+    assert step_of(checkpoints.newest(location, RUN)) == 1000
+
+
+def test_an_empty_location_has_none_and_warns_of_nothing(location: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert checkpoints.newest(location, RUN) is None
+    assert not caplog.records
+
+
+def unfinished(folder: Path) -> None:
+    (folder / manifest.NAME).unlink()
+
+
+def one_file_of_three(folder: Path) -> None:
+    unfinished(folder)
+    (folder / "state.safetensors").unlink()
+
+
+def half_a_manifest(folder: Path) -> None:
+    path = folder / manifest.NAME
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def cut_tensors(folder: Path) -> None:
+    path = folder / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def a_changed_byte(folder: Path) -> None:
+    path = folder / "state.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def a_changed_number(folder: Path) -> None:
+    path = folder / "state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "step": 19}))
+
+
+def no_file(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+DAMAGES = [unfinished, one_file_of_three, half_a_manifest, cut_tensors, a_changed_byte, a_changed_number, no_file]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_the_one_before_a_damaged_one_is_used(
+    damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fault row 2."""
+    write(str(tmp_path), 10)
+    write(str(tmp_path), 20)
+    damage(tmp_path / "step-000000020")
+    assert step_of(checkpoints.newest(str(tmp_path), RUN)) == 10
+    assert "checkpoint step-000000020 is not used" in caplog.text
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_where_every_one_is_damaged_there_is_none_and_a_warning(
+    damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fault row 3."""
+    for step in (10, 20):
+        write(str(tmp_path), step)
+        damage(tmp_path / f"step-{step:09d}")
+    assert checkpoints.newest(str(tmp_path), RUN) is None
+    assert [record.levelno for record in caplog.records] == [logging.WARNING] * 3
+    assert caplog.messages[-1] == f"no checkpoint below {tmp_path} can be used: training starts over"
+
+
+@pytest.mark.parametrize("other", [{**RUN, "digest": "e"}, {**RUN, "seed": 1}, {**RUN, "batch_size": 8}, {}])
+def test_a_checkpoint_of_another_run_is_not_used(
+    other: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(str(tmp_path), 10, other)
+    assert checkpoints.newest(str(tmp_path), RUN) is None
+    assert "checkpoint step-000000010 is not used: it belongs to another run" in caplog.text
+
+
+def test_one_of_the_same_run_is_found_behind_one_of_another(tmp_path: Path) -> None:
+    write(str(tmp_path), 10)
+    write(str(tmp_path), 20, {**RUN, "seed": 1})
+    assert step_of(checkpoints.newest(str(tmp_path), RUN)) == 10
+
+
+def test_later_ones_that_were_not_used_do_not_push_out_a_fresh_one(location: str) -> None:
+    for step in (80, 90):
+        write(location, step, {**RUN, "seed": 1})
+    for step in (10, 20):
+        write(location, step)
+        assert step_of(checkpoints.newest(location, RUN)) == step
+    assert storage.children(location) == ["step-000000010", "step-000000020"]
+
+
+def test_what_else_lies_there_is_left_alone(tmp_path: Path) -> None:
+    for name in ("a", "step-1", "zebra"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "letter.txt").write_text("keep me")
+    for step in (1, 2, 3):
+        write(str(tmp_path), step)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "step-000000002", "step-000000003", "step-1", "zebra"]
+    assert step_of(checkpoints.newest(str(tmp_path), RUN)) == 3
+
+
+def test_a_damaged_one_can_be_written_again(tmp_path: Path) -> None:
+    write(str(tmp_path), 10)
+    unfinished(tmp_path / "step-000000010")
+    write(str(tmp_path), 10)
+    assert step_of(checkpoints.newest(str(tmp_path), RUN)) == 10
+
+
+class ListsButRefuses(BaseHTTPRequestHandler):
+    """A store that lists one checkpoint and answers 403 to whoever wants to read it."""
+
+    def do_GET(self) -> None:
+        if "list-type" in self.path:
+            body = b"<ListBucketResult><Contents><Key>run/step-000000010/MANIFEST.json</Key></Contents></ListBucketResult>"
+            self.send_response(200)
+        else:
+            body = b"<Error><Code>AccessDenied</Code></Error>"
+            self.send_response(403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def refusing_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), ListsButRefuses)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    storage._client.cache_clear()
+    yield "s3://bucket/run/"
+    storage._client.cache_clear()
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_store_that_refuses_ends_the_run_and_does_not_start_it_over(refusing_store: str) -> None:
+    """Fault row 7, for a resume."""
+    with pytest.raises(StorageError, match="access denied"):
+        checkpoints.newest(refusing_store, RUN)

@@ -1,0 +1,166 @@
+"""Engines: one probability a text, whatever it is scored with and beside."""
+
+import functools
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from goemotions import engines
+from goemotions.engines import Engine
+from goemotions.errors import ModelError
+from goemotions.tokenization import TextEncoder
+
+ENGINES = ["torch", "onnx", "onnx-int8"]
+WORDS = ["lake", "storm", "balloon", "harbour", "the", "quiet", "unheard-of", "\N{GRINNING FACE}"]
+TEXTS = st.lists(st.lists(st.sampled_from(WORDS), max_size=150).map(" ".join), min_size=1, max_size=40)
+
+
+@pytest.fixture(scope="module")
+def engine_of(model_folder: Path, onnx_folder: Path) -> Callable[[str], Engine]:
+    """A function from an engine's name to the engine."""
+    encoder = TextEncoder.load(model_folder)
+
+    @functools.cache
+    def make(name: str) -> Engine:
+        return engines.load(name, model_folder if name == "torch" else onnx_folder, encoder)
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["torch", "onnx"])
+@given(texts=TEXTS)
+@settings(max_examples=15, deadline=None)
+def test_a_text_gets_the_answer_it_gets_alone(name: str, engine_of: Callable[[str], Engine], texts: list[str]) -> None:
+    """Bad HTTP input row 13, for the float engines."""
+    engine = engine_of(name)
+    together, _ = engines.score(engine, texts)
+    distinct = {text: engines.score(engine, [text])[0][0] for text in set(texts)}
+    assert np.abs(together - np.array([distinct[text] for text in texts])).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["torch", "onnx"])
+@given(texts=TEXTS, order=st.randoms(use_true_random=False))
+@settings(max_examples=15, deadline=None)
+def test_the_order_of_the_texts_changes_no_answer(
+    name: str, engine_of: Callable[[str], Engine], texts: list[str], order: random.Random
+) -> None:
+    engine = engine_of(name)
+    shuffled = list(range(len(texts)))
+    order.shuffle(shuffled)
+    forwards, cut = engines.score(engine, texts)
+    mixed, cut_mixed = engines.score(engine, [texts[position] for position in shuffled])
+    assert np.abs(mixed - forwards[shuffled]).max() < 1e-5
+    assert (cut_mixed == cut[shuffled]).all()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_answers_come_in_the_order_of_the_texts(name: str, engine_of: Callable[[str], Engine]) -> None:
+    engine = engine_of(name)
+    words = {"storm": 90, "lake": 1, "gravel": 40, "harbour": 126, "sparrow": 3}
+    texts = [" ".join([word] * length) for word, length in words.items()] * 20
+    together, _ = engines.score(engine, texts)
+    assert together.shape == (100, 7)
+    assert together.dtype == np.float32
+    one_round = together[:5]
+    assert np.abs(together.reshape(20, 5, 7) - one_round).max() < (0.01 if name == "onnx-int8" else 1e-5)
+    assert min(np.abs(one_round[a] - one_round[b]).max() for a in range(5) for b in range(a)) > 1e-3
+
+
+def test_int8_answers_a_batch_about_as_single_texts(engine_of: Callable[[str], Engine]) -> None:
+    """Bad HTTP input row 13, for the int8 engine: the batch sets the scale of its activations."""
+    engine = engine_of("onnx-int8")
+    texts = [" ".join([*WORDS[: 1 + number % 8], *["the"] * number]) for number in range(40)]
+    together, _ = engines.score(engine, texts)
+    alone = np.concatenate([engines.score(engine, [text])[0] for text in texts])
+    assert np.abs(together - alone).max() < 0.05
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_long_text_is_cut_and_said_to_be(name: str, engine_of: Callable[[str], Engine]) -> None:
+    words = {"fits": 126, "over": 127, "far over": 100_000}
+    probabilities, truncated = engines.score(engine_of(name), [" ".join(["lake"] * count) for count in words.values()])
+    assert truncated.tolist() == [False, True, True]
+    assert np.abs(probabilities - probabilities[0]).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("text", ["", "   ", "\x00\x07", "\ud800", "\u202elake", "\N{FAMILY}" * 50])
+def test_a_strange_text_gets_the_same_answer_every_time(name: str, text: str, engine_of: Callable[[str], Engine]) -> None:
+    """Data file row 12."""
+    answers = [engines.score(engine_of(name), [text])[0] for _ in range(2)]
+    assert np.isfinite(answers[0]).all()
+    assert np.array_equal(*answers)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_no_text_at_all_is_named(name: str, engine_of: Callable[[str], Engine]) -> None:
+    with pytest.raises(ModelError, match="there is no text to score"):
+        engines.score(engine_of(name), [])
+
+
+def test_progress_sees_every_batch(engine_of: Callable[[str], Engine]) -> None:
+    seen: list[int] = []
+
+    def progress(batches: list[list[int]]) -> list[list[int]]:
+        seen.extend(position for batch in batches for position in batch)
+        return batches
+
+    engines.score(engine_of("onnx"), ["lake"] * 70, progress)
+    assert sorted(seen) == list(range(70))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_number_of_threads_changes_no_answer(threads: int, model_folder: Path, onnx_folder: Path) -> None:
+    encoder = TextEncoder.load(model_folder)
+    bounded = engines.load("onnx", onnx_folder, encoder, threads=threads)
+    free = engines.load("onnx", onnx_folder, encoder)
+    texts = ["lake and storm", "balloon"]
+    assert np.abs(engines.score(bounded, texts)[0] - engines.score(free, texts)[0]).max() < 1e-5
+
+
+def test_an_unknown_engine_is_refused_with_the_known_ones(model_folder: Path) -> None:
+    with pytest.raises(ModelError, match="there is no engine 'tensorrt': choose torch, onnx or onnx-int8"):
+        engines.load("tensorrt", model_folder, TextEncoder.load(model_folder))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [cut, empty, remove], ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("name", engines.FILES)
+def test_a_damaged_graph_is_named(
+    name: str, damage: Callable[[Path], None], model_folder: Path, onnx_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(onnx_folder, tmp_path / "onnx")
+    damage(tmp_path / "onnx" / engines.FILES[name])
+    with pytest.raises(ModelError, match=rf"{engines.FILES[name]} is missing or damaged: export the model again"):
+        engines.load(name, tmp_path / "onnx", TextEncoder.load(model_folder))
+
+
+@given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=20))
+@settings(max_examples=50, deadline=None)
+def test_a_probability_lies_between_0_and_1_and_rises_with_its_logit(logits: list[float]) -> None:
+    with np.errstate(all="raise", under="ignore"):
+        found = engines.sigmoid(np.sort(np.array(logits, dtype=np.float32)))
+    assert found.dtype == np.float32
+    assert ((found >= 0) & (found <= 1)).all()
+    assert (np.diff(found) >= 0).all()
+
+
+def test_the_sigmoid_of_known_values() -> None:
+    assert engines.sigmoid(np.array([-1e30, -2.0, 0.0, 2.0, 1e30])) == pytest.approx([0, 0.1192029, 0.5, 0.8807970, 1])

@@ -1,0 +1,203 @@
+"""Evaluation: what was scored is kept bit by bit, and the figures beside it are its own."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.metrics import f1_score, roc_auc_score
+
+from goemotions import data, engines, evaluation, thresholds
+from goemotions.bundle import ENGINES
+from goemotions.errors import DataError, ModelError
+from goemotions.evaluation import Predictions
+from goemotions.labels import Taxonomy
+from goemotions.tokenization import TextEncoder
+
+bounded = settings(max_examples=30, deadline=None)
+
+SPLITS = ("validation", "test")
+texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(str.strip)
+label_names = st.one_of(texts, st.sampled_from(["id", "labels", "p/id", "p/p/", "text"]))
+
+
+@st.composite
+def scored(draw: st.DrawFn) -> Predictions:
+    names = tuple(draw(st.lists(label_names, min_size=1, max_size=4, unique=True)))
+    ids = draw(st.lists(texts, min_size=1, max_size=6, unique=True))
+    shape = len(ids), len(names)
+    probabilities = draw(hnp.arrays(np.float32, shape, elements=st.floats(0, 1, width=32)))
+    split, engine, digest = draw(st.sampled_from(SPLITS)), draw(st.sampled_from(["torch", "onnx-int8"])), draw(texts)
+    return Predictions(names, ids, draw(hnp.arrays(bool, shape)), probabilities, split, engine, digest)
+
+
+def assert_same(found: Predictions, expected: Predictions) -> None:
+    assert (found.names, list(found.ids)) == (expected.names, list(expected.ids))
+    assert (found.split, found.engine, found.digest) == (expected.split, expected.engine, expected.digest)
+    assert (found.labels.dtype, found.probabilities.dtype) == (bool, np.float32)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+
+
+@pytest.fixture
+def predictions() -> Predictions:
+    random = np.random.default_rng(5)
+    labels = random.random((60, 3)) < 0.4
+    probabilities = (0.6 * random.random(labels.shape) + 0.4 * labels).astype(np.float32)
+    return Predictions(("id", "labels", "joy"), [f"r{i}" for i in range(60)], labels, probabilities, "validation", "onnx", "d1")
+
+
+@bounded
+@given(scored())
+def test_predictions_read_back_are_the_same_to_the_bit(
+    tmp_path_factory: pytest.TempPathFactory, predictions: Predictions
+) -> None:
+    path = tmp_path_factory.mktemp("predictions") / "predictions.parquet"
+    predictions.write(path)
+    assert_same(Predictions.read(path), predictions)
+
+
+def test_a_label_named_like_a_column_keeps_its_own_scores(tmp_path: Path, predictions: Predictions) -> None:
+    predictions.write(tmp_path / "p.parquet")
+    table = pq.read_table(tmp_path / "p.parquet")
+    assert table["id"].to_pylist() == list(predictions.ids)
+    np.testing.assert_array_equal(table["p/id"].to_numpy(), predictions.probabilities[:, 0])
+    assert_same(Predictions.read(tmp_path / "p.parquet"), predictions)
+
+
+def damaged(path: Path, kind: str) -> None:
+    if kind == "another table":
+        pq.write_table(pa.table({"text": ["a"], "score": [0.5]}), path)
+    elif kind == "scores without ids":
+        pq.write_table(pa.table({"p/joy": pa.array([0.5], pa.float32())}), path)
+    elif kind == "no facts":
+        columns = {"id": ["a"], "labels": pa.array([[0]], pa.list_(pa.int32())), "p/joy": pa.array([0.5], pa.float32())}
+        pq.write_table(pa.table(columns), path)
+    elif kind == "text":
+        path.write_text("id,labels\n")
+    elif kind == "cut":
+        Predictions(("joy",), ["a"], np.ones((1, 1), bool), np.ones((1, 1), np.float32), "test", "onnx", "d").write(path)
+        path.write_bytes(path.read_bytes()[:-20])
+    elif kind == "empty":
+        path.touch()
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "text", "cut", "another table", "scores without ids", "no facts"])
+def test_what_is_no_predictions_file_is_a_named_error(tmp_path: Path, kind: str) -> None:
+    """Data file row 13."""
+    path = tmp_path / "predictions.parquet"
+    damaged(path, kind)
+    with pytest.raises(DataError, match=r"predictions\.parquet is no Predictions file: run `goemotions evaluate` again"):
+        Predictions.read(path)
+
+
+def test_the_table_of_predictions_holds_what_the_parquet_holds(tmp_path: Path, predictions: Predictions) -> None:
+    evaluation.write_folder(tmp_path, predictions, {})
+    with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        header, *rows = list(csv.reader(file))
+    assert header == ["id", "labels", "predicted", *predictions.names]
+    assert [row[0] for row in rows] == list(predictions.ids)
+    for row, labels, scores in zip(rows, predictions.labels, predictions.probabilities, strict=True):
+        named = [
+            [name for name, there in zip(predictions.names, flags, strict=True) if there] for flags in (labels, scores >= 0.5)
+        ]
+        assert row[1:3] == ["|".join(named[0]), "|".join(named[1])]
+        assert [float(cell) for cell in row[3:]] == pytest.approx(scores, abs=5e-7)
+
+
+def test_the_table_of_labels_holds_the_figures_at_one_half(tmp_path: Path, predictions: Predictions) -> None:
+    evaluation.write_folder(tmp_path, predictions, {})
+    with (tmp_path / "per_label.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == list(predictions.names)
+    for i, row in enumerate(rows):
+        truth, scores = predictions.labels[:, i], predictions.probabilities[:, i]
+        assert int(row["support"]) == truth.sum()
+        assert float(row["f1"]) == pytest.approx(f1_score(truth, scores >= 0.5))
+        assert float(row["auc"]) == pytest.approx(roc_auc_score(truth, scores))
+
+
+def test_a_label_that_never_occurs_has_an_empty_auc(tmp_path: Path, predictions: Predictions) -> None:
+    """Data file row 8."""
+    labels = predictions.labels.copy()
+    labels[:, 1] = False
+    evaluation.write_folder(tmp_path, replace(predictions, labels=labels), {})
+    with (tmp_path / "per_label.csv").open(newline="", encoding="utf-8") as file:
+        row = list(csv.DictReader(file))[1]
+    assert (row["support"], row["f1"], row["auc"]) == ("0", "0.0", "")
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("variant", sorted(ENGINES))
+def test_a_scored_split_holds_every_row_of_the_data(candidate: Path, dataset: Path, variant: str, split: str) -> None:
+    splits, info = data.load(dataset)
+    found = Predictions.read(candidate / variant / split / evaluation.PREDICTIONS)
+    assert (found.split, found.engine, found.digest) == (split, ENGINES[variant], info["digest"])
+    assert list(found.names) == info["labels"]
+    assert list(found.ids) == splits[split]["id"][:]
+    np.testing.assert_array_equal(found.labels, Taxonomy(found.names).multi_hot(splits[split]["labels"][:]))
+
+
+@pytest.mark.parametrize("variant", sorted(ENGINES))
+def test_the_scores_are_those_of_the_engine(candidate: Path, dataset: Path, variant: str) -> None:
+    engine_name = ENGINES[variant]
+    folder = candidate / ("onnx" if engine_name in engines.FILES else "model")
+    engine = engines.load(engine_name, folder, TextEncoder.load(candidate / "model"))
+    expected, _ = engines.score(engine, data.load(dataset)[0]["test"]["text"][:])
+    found = Predictions.read(candidate / variant / "test" / evaluation.PREDICTIONS)
+    np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", sorted(ENGINES))
+def test_the_metrics_of_a_split_are_those_of_scikit_learn(candidate: Path, variant: str) -> None:
+    for split in SPLITS:
+        folder = candidate / variant / split
+        found = Predictions.read(folder / evaluation.PREDICTIONS)
+        values = json.loads((folder / evaluation.METRICS).read_text(encoding="utf-8"))
+        assert {name.partition("/")[0] for name in values} == {split}
+        expected = roc_auc_score(found.labels, found.probabilities, average="micro")
+        assert values[f"{split}/auc_micro"] == pytest.approx(expected)
+        assert values[f"{split}/f1_macro"] == pytest.approx(
+            f1_score(found.labels, found.probabilities >= 0.5, average="macro", zero_division=0)
+        )
+        assert values[f"{split}/truncated"] == 0
+
+
+def test_an_unknown_engine_is_a_named_error(dataset: Path, candidate: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="there is no engine 'tensorrt': choose torch, onnx or onnx-int8"):
+        evaluation.evaluate(dataset, candidate / "model", candidate / "onnx", "tensorrt", {"test": tmp_path / "out"})
+    assert not (tmp_path / "out").exists()
+
+
+def test_thresholds_are_never_fitted_on_test(candidate: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="thresholds are fitted on validation, not on test: pass the validation Predictions"):
+        evaluation.tune(candidate / "cpu" / "test", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_thresholds_tell_what_they_were_fitted_on(tmp_path: Path, predictions: Predictions) -> None:
+    evaluation.write_folder(tmp_path / "validation", predictions, {})
+    content = evaluation.tune(tmp_path / "validation", tmp_path / "out")
+    fitted, read = thresholds.read(tmp_path / "out" / "thresholds.json")
+    assert content == read
+    assert (read["split"], read["engine"], read["digest"]) == ("validation", "onnx", "d1")
+    assert tuple(read["thresholds"]) == predictions.names
+    expected, rows = thresholds.choose(predictions.labels, predictions.probabilities)
+    assert fitted == expected
+    assert read["f1_macro_cross_fitted"] == max(row["f1_macro_cross_fitted"] for row in rows)
+
+
+def test_the_figures_follow_the_thresholds(predictions: Predictions) -> None:
+    never = thresholds.Thresholds("global-tuned", (1.5,) * 3)
+    values = evaluation.figures(predictions, never)
+    assert values["validation/labels_ever_predicted"] == values["validation/f1_macro"] == 0
+    assert values["validation/auc_micro"] == pytest.approx(
+        roc_auc_score(predictions.labels, predictions.probabilities, average="micro")
+    )

@@ -1,0 +1,150 @@
+"""Export: the files it leaves, and that each graph answers as the model does."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from goemotions import data, engines, export, model
+from goemotions.errors import ModelError
+from goemotions.tokenization import TextEncoder
+
+
+@pytest.fixture(scope="module")
+def texts(dataset: Path) -> list[str]:
+    return data.load(dataset)[0]["test"]["text"][:]
+
+
+@pytest.fixture(scope="module")
+def probabilities(model_folder: Path, onnx_folder: Path, texts: list[str]) -> dict[str, np.ndarray]:
+    """The scores of the test split, by engine."""
+    encoder = TextEncoder.load(model_folder)
+    folders = {"torch": model_folder, "onnx": onnx_folder, "onnx-int8": onnx_folder}
+    return {name: engines.score(engines.load(name, folder, encoder), texts)[0] for name, folder in folders.items()}
+
+
+def test_the_folder_holds_two_graphs_and_the_facts(onnx_folder: Path) -> None:
+    assert {path.name for path in onnx_folder.iterdir()} == {"model.onnx", "model.int8.onnx", "export.json"}
+
+
+def test_the_facts_hold_for_the_files(onnx_folder: Path) -> None:
+    facts = json.loads((onnx_folder / "export.json").read_text())
+    assert facts.keys() == {"onnx", "onnx-int8"}
+    for name, file in engines.FILES.items():
+        assert facts[name]["bytes"] == (onnx_folder / file).stat().st_size
+        assert 0 <= facts[name]["difference_mean"] <= facts[name]["difference_max"] < 1
+        assert 0 < facts[name]["latency_ms_p50"] <= facts[name]["latency_ms_p95"]
+
+
+def test_the_float_graph_answers_as_the_model_does(probabilities: dict[str, np.ndarray]) -> None:
+    assert np.abs(probabilities["onnx"] - probabilities["torch"]).max() < 1e-5
+
+
+def test_the_int8_graph_answers_about_as_the_model_does(probabilities: dict[str, np.ndarray]) -> None:
+    difference = np.abs(probabilities["onnx-int8"] - probabilities["torch"])
+    assert 0 < difference.mean() < 0.05
+
+
+def test_the_int8_graph_computes_with_bytes(onnx_folder: Path) -> None:
+    operators = {
+        name: {node.op_type for node in onnx.load(onnx_folder / file).graph.node} for name, file in engines.FILES.items()
+    }
+    assert "MatMulInteger" in operators["onnx-int8"] or "DynamicQuantizeMatMul" in operators["onnx-int8"]
+    assert "MatMulInteger" not in operators["onnx"]
+
+
+@pytest.mark.parametrize("file", engines.FILES.values())
+def test_a_graph_takes_any_number_of_texts_and_tokens(file: str, onnx_folder: Path) -> None:
+    graph = onnx.load(onnx_folder / file).graph
+    shapes = {value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim] for value in graph.input}
+    assert shapes == {"input_ids": ["texts", "tokens"], "attention_mask": ["texts", "tokens"]}
+    assert [value.name for value in graph.output] == ["logits"]
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("tokens", [1, 2, 9, 128])
+def test_the_float_graph_takes_every_length_the_model_was_trained_for(
+    rows: int, tokens: int, model_folder: Path, onnx_folder: Path
+) -> None:
+    encoder = TextEncoder.load(model_folder)
+    ids = np.random.default_rng(tokens).integers(4, 31, (rows, tokens))
+    mask = np.ones_like(ids)
+    answers = [
+        engines.load(name, folder, encoder).logits(ids, mask)
+        for name, folder in (("torch", model_folder), ("onnx", onnx_folder))
+    ]
+    assert answers[0].shape == (rows, 7)
+    assert answers[1] == pytest.approx(answers[0], abs=1e-4)
+
+
+def test_padding_changes_nothing_in_the_float_graph(model_folder: Path, onnx_folder: Path) -> None:
+    engine = engines.load("onnx", onnx_folder, TextEncoder.load(model_folder))
+    ids = np.array([[2, 5, 9, 3]])
+    alone = engine.logits(ids, np.ones_like(ids))
+    for filler in (0, 7, 30):
+        padded = np.full((2, 60), filler)
+        padded[0, :4] = ids
+        mask = np.zeros_like(padded)
+        mask[0, :4] = 1
+        mask[1] = 1
+        assert engine.logits(padded, mask)[:1] == pytest.approx(alone, abs=1e-5)
+
+
+def test_the_same_model_exports_to_the_same_bytes(
+    dataset: Path, model_folder: Path, onnx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "LATENCY_RUNS", 10)
+    export.export(dataset, model_folder, tmp_path)
+    for file in engines.FILES.values():
+        assert (tmp_path / file).read_bytes() == (onnx_folder / file).read_bytes()
+
+
+class Branching(model.MeanPooledClassifier):
+    """Answers by the number of texts, which a traced graph cannot follow."""
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: object) -> SequenceClassifierOutput:
+        found = super().forward(input_ids, attention_mask)
+        return found if len(input_ids) == 2 else SequenceClassifierOutput(logits=-found.logits)
+
+
+def test_a_graph_that_answers_otherwise_than_the_model_is_refused(
+    dataset: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "LATENCY_RUNS", 10)
+    monkeypatch.setitem(model.CLASSES, "bert-mean-pooled", Branching)
+    with pytest.raises(ModelError, match="the exported graph differs from the model by up to"):
+        export.export(dataset, model_folder, tmp_path)
+    assert not (tmp_path / "export.json").exists()
+
+
+def without_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def without_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+@pytest.mark.parametrize("damage", [without_weights, without_tokenizer], ids=lambda damage: damage.__name__)
+def test_a_damaged_model_is_refused(damage: Callable[[Path], None], dataset: Path, model_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_folder, tmp_path / "model")
+    damage(tmp_path / "model")
+    with pytest.raises(ModelError, match="damaged"):
+        export.export(dataset, tmp_path / "model", tmp_path / "onnx")
+    assert not (tmp_path / "onnx" / "export.json").exists()
+
+
+def test_exporting_leaves_the_log_level_as_it_was(
+    dataset: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "LATENCY_RUNS", 10)
+    before = logging.getLogger().level
+    export.export(dataset, model_folder, tmp_path)
+    assert logging.getLogger().level == before

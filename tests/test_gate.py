@@ -1,0 +1,182 @@
+"""The gate: it lets through what is better, and nothing else."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.metrics import f1_score, roc_auc_score
+
+from goemotions import gate, thresholds
+from goemotions.errors import ModelError
+from goemotions.evaluation import Predictions
+from goemotions.gate import Contender
+from goemotions.thresholds import Thresholds
+
+bounded = settings(max_examples=25, deadline=None)
+
+ROWS = 400
+NAMES = ("calm", "dread", "glee", "scorn", "plain")
+HALF = Thresholds("global-0.5", (0.5,) * len(NAMES))
+
+
+def predictions(labels: np.ndarray, probabilities: np.ndarray) -> Predictions:
+    names = tuple(f"label {i}" for i in range(labels.shape[1]))
+    return Predictions(names, [f"r{i}" for i in range(len(labels))], labels, probabilities, "validation", "onnx", "d1")
+
+
+def contender(noise: float, *, seed: int = 0, latency_ms: float = 5.0) -> Contender:
+    """A model whose logits follow the same labels up to the noise."""
+    labels = np.random.default_rng(11).random((ROWS, len(NAMES))) < 0.3
+    logits = 4.0 * labels - 2 + noise * np.random.default_rng(seed).normal(size=labels.shape)
+    found = predictions(labels, (1 / (1 + np.exp(-logits))).astype(np.float32))
+    return Contender(replace(found, names=NAMES), HALF, latency_ms)
+
+
+def test_a_model_does_not_beat_itself() -> None:
+    verdict = gate.compare(contender(2.0), contender(2.0), latency_budget_ms=None)
+    assert not verdict.passes
+    assert verdict.reasons == ("AUC micro is not higher",)
+    assert {name: values["difference"] for name, values in verdict.differences.items()} == {
+        "auc_micro": 0,
+        "f1_macro": 0,
+        "calibration_error": 0,
+    }
+
+
+def test_a_clearly_better_model_passes() -> None:
+    verdict = gate.compare(contender(1.0, seed=1), contender(3.0, seed=2), latency_budget_ms=None)
+    assert verdict.passes, verdict.reasons
+    assert verdict.differences["auc_micro"]["low"] > 0
+
+
+def test_a_clearly_worse_model_does_not_pass() -> None:
+    verdict = gate.compare(contender(3.0, seed=2), contender(1.0, seed=1), latency_budget_ms=None)
+    assert not verdict.passes
+    assert {reason.split(" ")[0] for reason in verdict.reasons} >= {"AUC", "auc_micro", "f1_macro"}
+
+
+def test_two_models_of_the_same_quality_do_not_replace_each_other() -> None:
+    one, other = contender(2.0, seed=1), contender(2.0, seed=2)
+    verdicts = [gate.compare(*pair, latency_budget_ms=None) for pair in ((one, other), (other, one))]
+    assert [verdict.passes for verdict in verdicts] == [False, False]
+
+
+def test_a_better_ranking_does_not_make_up_for_worse_decisions() -> None:
+    strict = replace(contender(1.0, seed=1), thresholds=Thresholds("global-tuned", (0.99,) * len(NAMES)))
+    verdict = gate.compare(strict, contender(3.0, seed=2), latency_budget_ms=None)
+    assert verdict.reasons == ("f1_macro may have fallen by more than 0.002",)
+
+
+def test_a_better_ranking_does_not_make_up_for_worse_calibration() -> None:
+    better = contender(1.0, seed=1)
+    squeezed = replace(better.validation, probabilities=0.35 + 0.3 * better.validation.probabilities)
+    verdict = gate.compare(replace(better, validation=squeezed), contender(3.0, seed=2), latency_budget_ms=None)
+    assert not verdict.passes
+    assert [reason.rpartition(" ")[0] for reason in verdict.reasons] == ["the calibration error rose by"]
+
+
+@pytest.mark.parametrize(
+    ("latency_ms", "budget", "passes"),
+    [(24.9, 25.0, True), (25.0, 25.0, True), (25.1, 25.0, False), (9000.0, None, True)],
+    ids=["within", "at the budget", "over", "no budget"],
+)
+def test_a_slow_model_passes_only_within_the_budget(latency_ms: float, budget: float | None, passes: bool) -> None:
+    better = contender(1.0, seed=1, latency_ms=latency_ms)
+    verdict = gate.compare(better, contender(3.0, seed=2), latency_budget_ms=budget)
+    assert verdict.passes is passes
+    assert verdict.reasons == (() if passes else ("p95 latency 25.1 ms is over the budget of 25 ms",))
+
+
+def test_the_verdict_is_the_same_every_time() -> None:
+    first, second = (gate.compare(contender(1.5, seed=1), contender(1.6, seed=2), latency_budget_ms=None) for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    "names", [("calm", "dread", "glee", "scorn", "other"), NAMES[::-1]], ids=["other names", "other order"]
+)
+def test_models_with_other_labels_are_not_compared(names: tuple[str, ...]) -> None:
+    champion = contender(2.0)
+    with pytest.raises(ModelError, match="knows other labels than the candidate: register under another model name"):
+        gate.compare(
+            contender(1.0),
+            replace(champion, validation=replace(champion.validation, names=names)),
+            latency_budget_ms=None,
+        )
+
+
+@pytest.mark.parametrize("change", [{"digest": "d2"}, {"ids": [f"x{i}" for i in range(ROWS)]}], ids=["digest", "ids"])
+def test_models_scored_on_other_rows_are_not_compared(change: dict[str, object]) -> None:
+    champion = contender(2.0)
+    with pytest.raises(ModelError, match="scored on other rows: score the champion on this data first"):
+        gate.compare(
+            contender(1.0), replace(champion, validation=replace(champion.validation, **change)), latency_budget_ms=None
+        )
+
+
+@st.composite
+def resampled(draw: st.DrawFn) -> tuple[Predictions, np.ndarray]:
+    shape = draw(st.integers(2, 12)), draw(st.integers(1, 4))
+    values = draw(st.sampled_from([st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 1, width=32)]))
+    found = predictions(draw(hnp.arrays(bool, shape)), draw(hnp.arrays(np.float32, shape, elements=values)))
+    return found, draw(hnp.arrays(np.int64, (3, shape[0]), elements=st.integers(0, 3)))
+
+
+@bounded
+@given(resampled())
+def test_auc_of_a_resample_is_that_of_scikit_learn_on_the_repeated_rows(case: tuple[Predictions, np.ndarray]) -> None:
+    found, weights = case
+    expected = []
+    for weight in (np.ones(len(found.ids), dtype=np.int64), *weights):
+        labels = found.labels.repeat(weight, axis=0).ravel()
+        probabilities = found.probabilities.repeat(weight, axis=0).ravel()
+        expected.append(roc_auc_score(labels, probabilities) if len(set(labels.tolist())) == 2 else 0.5)
+    assert gate._auc(found, weights).tolist() == pytest.approx(expected)
+
+
+@bounded
+@given(resampled())
+def test_macro_f1_of_a_resample_is_that_of_scikit_learn_on_the_repeated_rows(case: tuple[Predictions, np.ndarray]) -> None:
+    found, weights = case
+    fitted = thresholds.fixed(found.labels, found.probabilities)
+    expected = []
+    for weight in (np.ones(len(found.ids), dtype=np.int64), *weights):
+        labels = found.labels.repeat(weight, axis=0)
+        predicted = fitted.apply(found.probabilities.repeat(weight, axis=0))
+        columns = [
+            f1_score(labels[:, i], predicted[:, i], zero_division=0) if len(labels) else 0 for i in range(labels.shape[1])
+        ]
+        expected.append(np.mean(columns))
+    assert gate._f1(Contender(found, fitted, 0), weights).tolist() == pytest.approx(expected)
+
+
+def test_the_differences_on_all_rows_are_those_of_scikit_learn() -> None:
+    ours, theirs = contender(1.5, seed=1), contender(2.0, seed=2)
+    verdict = gate.compare(ours, theirs, latency_budget_ms=None)
+    labels = ours.validation.labels
+    auc = [roc_auc_score(labels, one.validation.probabilities, average="micro") for one in (ours, theirs)]
+    f1 = [f1_score(labels, one.validation.probabilities >= 0.5, average="macro") for one in (ours, theirs)]
+    for name, (mine, other) in {"auc_micro": auc, "f1_macro": f1}.items():
+        found = verdict.differences[name]
+        assert found["difference"] == pytest.approx(mine - other)
+        assert found["low"] < found["difference"] < found["high"]
+
+
+@bounded
+@given(resampled())
+def test_calibration_error_is_the_weighted_gap_of_the_bins(case: tuple[Predictions, np.ndarray]) -> None:
+    found, _ = case
+    bins: dict[int, list[tuple[float, bool]]] = {}
+    for probability, label in zip(found.probabilities.ravel(), found.labels.ravel(), strict=True):
+        bins.setdefault(min(int(probability * np.float32(15)), 14), []).append((float(probability), bool(label)))
+    gaps = [abs(sum(p for p, _ in cells) - sum(label for _, label in cells)) for cells in bins.values()]
+    assert gate.calibration_error(found) == pytest.approx(sum(gaps) / found.labels.size)
+
+
+@pytest.mark.parametrize(("probability", "error"), [(1.0, 0.0), (0.0, 1.0), (0.75, 0.25)])
+def test_calibration_error_of_sure_labels(probability: float, error: float) -> None:
+    found = predictions(np.ones((4, 2), dtype=bool), np.full((4, 2), probability, dtype=np.float32))
+    assert gate.calibration_error(found) == error

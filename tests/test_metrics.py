@@ -1,0 +1,93 @@
+"""Metrics: every figure is scikit-learn's, and finite whatever the rows show."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
+
+from goemotions import metrics
+
+bounded = settings(max_examples=50, deadline=None)
+
+
+@st.composite
+def scored(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, probabilities (coarse ones too, so that they tie) and decisions of some rows."""
+    shape = draw(st.integers(1, 25)), draw(st.integers(1, 5))
+    coarse = st.sampled_from([0.0, 0.25, 0.5, 1.0])
+    values = draw(st.sampled_from([coarse, st.floats(0, 1, width=32)]))
+    labels = draw(hnp.arrays(bool, shape))
+    return labels, draw(hnp.arrays(np.float32, shape, elements=values)), draw(hnp.arrays(bool, shape))
+
+
+@bounded
+@given(scored())
+def test_ranking_figures_are_those_of_scikit_learn(case: tuple[np.ndarray, ...]) -> None:
+    labels, probabilities, _ = case
+    found = metrics.ranking(labels, probabilities)
+    if labels.min() == labels.max():
+        assert found == {"auc_micro": 0.5, "auc_macro": 0.5}
+        return
+    assert found["auc_micro"] == pytest.approx(roc_auc_score(labels, probabilities, average="micro"))
+    both = (labels.min(axis=0) != labels.max(axis=0)).nonzero()[0]
+    expected = roc_auc_score(labels[:, both], probabilities[:, both], average="macro") if len(both) else 0.5
+    assert found["auc_macro"] == pytest.approx(expected)
+
+
+@bounded
+@given(scored())
+def test_figures_of_decisions_are_those_of_scikit_learn(case: tuple[np.ndarray, ...]) -> None:
+    labels, _, predicted = case
+    found = metrics.decisions(labels, predicted)
+    for name, score in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
+        columns = [score(labels[:, i], predicted[:, i], zero_division=0) for i in range(labels.shape[1])]
+        assert found[f"{name}_macro"] == pytest.approx(np.mean(columns))
+        assert found[f"{name}_micro"] == pytest.approx(score(labels.ravel(), predicted.ravel(), zero_division=0))
+
+
+@bounded
+@given(scored())
+def test_the_table_of_labels_is_that_of_scikit_learn(case: tuple[np.ndarray, ...]) -> None:
+    labels, probabilities, predicted = case
+    names = [f"label {i}" for i in range(labels.shape[1])]
+    rows = metrics.per_label(names, labels, probabilities, predicted)
+    assert [row["label"] for row in rows] == names
+    for i, row in enumerate(rows):
+        truth, guess = labels[:, i], predicted[:, i]
+        assert (row["support"], row["predicted"]) == (truth.sum(), guess.sum())
+        assert row["precision"] == pytest.approx(precision_score(truth, guess, zero_division=0))
+        assert row["recall"] == pytest.approx(recall_score(truth, guess, zero_division=0))
+        assert row["f1"] == pytest.approx(f1_score(truth, guess, zero_division=0))
+        expected = roc_auc_score(truth, probabilities[:, i]) if 0 < truth.sum() < len(truth) else None
+        assert row["auc"] == (None if expected is None else pytest.approx(expected))
+
+
+@bounded
+@given(scored())
+def test_every_figure_is_finite(case: tuple[np.ndarray, ...]) -> None:
+    labels, probabilities, predicted = case
+    found = metrics.ranking(labels, probabilities) | metrics.decisions(labels, predicted)
+    assert {name: value for name, value in found.items() if not math.isfinite(value)} == {}
+
+
+@pytest.mark.parametrize("fill", [True, False], ids=["always there", "never there"])
+@pytest.mark.parametrize("guess", [True, False], ids=["always predicted", "never predicted"])
+def test_a_label_with_one_class_has_defined_figures(fill: bool, guess: bool) -> None:
+    """Data file row 8."""
+    labels = np.array([[True, fill], [False, fill], [True, fill]])
+    predicted = np.array([[True, guess], [False, guess], [True, guess]])
+    probabilities = np.array([[0.9, 0.4], [0.1, 0.6], [0.8, 0.5]], dtype=np.float32)
+    row = metrics.per_label(("plain", "odd"), labels, probabilities, predicted)[1]
+    assert row["auc"] is None
+    assert (row["precision"], row["recall"], row["f1"]) == ((1, 1, 1) if fill and guess else (0, 0, 0))
+    assert metrics.ranking(labels, probabilities)["auc_macro"] == 1
+
+
+def test_labels_ever_predicted_and_labels_a_row_are_counted() -> None:
+    predicted = np.array([[True, False, True], [True, False, False]])
+    found = metrics.decisions(np.zeros((2, 3), dtype=bool), predicted)
+    assert (found["labels_ever_predicted"], found["labels_per_row"]) == (2, 1.5)

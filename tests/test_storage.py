@@ -1,0 +1,346 @@
+"""Storage: the same behaviour on disk and in S3, and named errors where the store fails."""
+
+import http.client
+import http.server
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from goemotions import manifest, storage
+from goemotions.errors import IntegrityError, StorageError
+
+FILES = {"config.json": b"{}", "sub/model.safetensors": bytes(range(256)) * 40, "a b/ünï.txt": b"x"}
+
+
+def make(folder: Path, files: dict[str, bytes] = FILES) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def read_all(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(params=["local", "s3"])
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A place of the test's own, on disk and in S3."""
+    return request.getfixturevalue("bucket") if request.param == "s3" else f"{tmp_path}/store/"
+
+
+@pytest.fixture
+def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """A function that sets S3's variables for this test alone."""
+
+    def configure(**variables: str) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        storage._client.cache_clear()
+
+    yield configure
+    monkeypatch.undo()
+    storage._client.cache_clear()
+
+
+Answer = Callable[[str, str, int], str | bytes | None]
+
+
+class Gateway(http.server.ThreadingHTTPServer):
+    """Stands before the S3 server: notes every request, and passes it on or answers with an S3 error or a body instead."""
+
+    daemon_threads = True
+
+    def __init__(self, upstream: str, instead: Answer) -> None:
+        super().__init__(("127.0.0.1", 0), Passing)
+        self.upstream = urlsplit(upstream).netloc
+        self.instead = instead
+        self.requests: list[tuple[str, str]] = []
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Passing(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Gateway
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        with self.server.lock:
+            self.server.requests.append((self.command, self.path))
+            instead = self.server.instead(self.command, self.path, len(self.server.requests))
+        if isinstance(instead, bytes):
+            self.reply(200, {"Content-Type": "application/xml"}, instead)
+            return
+        if instead:
+            status = {"AccessDenied": 403, "InternalError": 500, "SlowDown": 503}[instead]
+            content = f"<Error><Code>{instead}</Code><Message>as told</Message></Error>".encode()
+            self.reply(status, {"Content-Type": "application/xml"}, content)
+            return
+        connection = http.client.HTTPConnection(self.server.upstream, timeout=30)
+        connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+        for name, value in self.headers.items():
+            if name.lower() not in ("connection", "expect"):
+                connection.putheader(name, value)
+        connection.endheaders(body)
+        response = connection.getresponse()
+        content = response.read()
+        self.reply(response.status, dict(response.getheaders()), content)
+        connection.close()
+
+    def reply(self, status: int, headers: dict[str, str], content: bytes) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            if name.lower() not in ("transfer-encoding", "connection", "content-length"):
+                self.send_header(name, value)
+        length = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(content))
+        self.send_header("Content-Length", length)
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def through(stack: Path, configured: Callable[..., None]) -> Iterator[Callable[..., Gateway]]:
+    """A function that puts a gateway before S3; it answers with what ``instead`` says, or passes the request on."""
+    started: list[Gateway] = []
+
+    def start(instead: Answer) -> Gateway:
+        gateway = Gateway(os.environ["AWS_ENDPOINT_URL"], instead)
+        threading.Thread(target=gateway.serve_forever, args=(0.05,), daemon=True).start()
+        started.append(gateway)
+        configured(AWS_ENDPOINT_URL=gateway.url)
+        return gateway
+
+    yield start
+    for gateway in started:
+        gateway.shutdown()
+        gateway.server_close()
+
+
+def test_what_is_put_is_fetched_to_the_byte(location: str, tmp_path: Path) -> None:
+    storage.put(make(tmp_path / "from"), location)
+    assert read_all(storage.fetch(location, tmp_path / "to")) == FILES
+
+
+def test_a_file_is_read_and_a_missing_one_is_none(location: str, tmp_path: Path) -> None:
+    storage.put(make(tmp_path / "from"), location)
+    assert storage.read(location, "sub/model.safetensors") == FILES["sub/model.safetensors"]
+    assert storage.read(location, "sub") is None
+    assert storage.read(location, "other.json") is None
+
+
+def test_the_children_of_a_location_are_its_folders(location: str, tmp_path: Path) -> None:
+    for name in ("step-10", "step-9", "step-2"):
+        storage.put(make(tmp_path / "from", {"deep/er/file": b"x"}), storage.join(location, name))
+    storage.put(make(tmp_path / "beside", {"file": b"x"}), location)
+    assert storage.children(location) == ["step-10", "step-2", "step-9"]
+    assert storage.children(storage.join(location, "step-2")) == ["deep"]
+    assert storage.children(storage.join(location, "nothing")) == []
+
+
+def test_more_children_than_a_page_are_all_listed(bucket: str, tmp_path: Path) -> None:
+    client, (name, prefix) = storage._client(), storage._split(bucket)
+    for number in range(1005):
+        client.put_object(Bucket=name, Key=f"{prefix}{number:04d}/x", Body=b"x")
+    assert len(storage.children(bucket)) == 1005
+
+
+@pytest.mark.parametrize("ending", ["v1", "v1/"], ids=["without slash", "with slash"])
+def test_a_prefix_does_not_reach_into_a_longer_one(location: str, tmp_path: Path, ending: str) -> None:
+    for name in ("v1", "v10"):
+        storage.put(make(tmp_path / name, {"name": name.encode()}), storage.join(location, name))
+    assert read_all(storage.fetch(location + ending, tmp_path / "to")) == {"name": b"v1"}
+    assert storage.read(location + ending, "name") == b"v1"
+    storage.remove(location + ending)
+    assert storage.children(location) == ["v10"]
+    assert read_all(storage.fetch(storage.join(location, "v10"), tmp_path / "to 10")) == {"name": b"v10"}
+
+
+def test_what_is_removed_is_gone(location: str, tmp_path: Path) -> None:
+    storage.put(make(tmp_path / "from"), storage.join(location, "v1"))
+    storage.remove(storage.join(location, "v1"))
+    assert storage.children(location) == []
+    storage.remove(storage.join(location, "v1"))
+
+
+def test_a_location_without_files_is_a_named_error(location: str, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="holds no file: check the location and its final /"):
+        storage.fetch(storage.join(location, "nothing"), tmp_path / "to")
+
+
+def test_putting_again_replaces_the_files(location: str, tmp_path: Path) -> None:
+    storage.put(make(tmp_path / "from", {"a": b"long before"}), location)
+    storage.put(make(tmp_path / "from", {"a": b"after"}), location)
+    assert storage.read(location, "a") == b"after"
+
+
+@pytest.mark.parametrize(
+    ("parts", "joined"),
+    [(("s3://b", "models", "m"), "s3://b/models/m/"), (("s3://b/p/", "m"), "s3://b/p/m/"), (("store/",), "store/")],
+)
+def test_a_joined_location_ends_with_a_slash(parts: tuple[str, ...], joined: str) -> None:
+    assert storage.join(*parts) == joined
+
+
+def test_a_location_without_a_bucket_is_a_named_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="names no bucket: write s3://bucket/prefix/"):
+        storage.fetch("s3:///prefix/", tmp_path)
+
+
+def test_a_bucket_that_is_not_there_is_a_named_error(stack: Path, tmp_path: Path) -> None:
+    make(tmp_path / "from", {"a": b"x"})
+    for call in (
+        lambda: storage.fetch("s3://no-such-bucket/v1/", tmp_path / "to"),
+        lambda: storage.read("s3://no-such-bucket/v1/", "a"),
+        lambda: storage.children("s3://no-such-bucket/v1/"),
+    ):
+        with pytest.raises(StorageError, match=r"s3://no-such-bucket/v1/: there is no such bucket \(\w+\): create it"):
+            call()
+
+
+@pytest.mark.parametrize("variable", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
+@pytest.mark.parametrize("action", ["put", "fetch", "read", "children", "remove"])
+def test_a_wrong_key_is_a_named_error_at_once(
+    bucket: str, tmp_path: Path, configured: Callable[..., None], variable: str, action: str
+) -> None:
+    """Fault 7."""
+    storage.put(make(tmp_path / "from", {"a": b"x"}), bucket)
+    configured(**{variable: "wrong"})
+    started = time.monotonic()
+    with pytest.raises(StorageError, match=r"access denied \(\w+\): check the keys and the bucket's policy"):
+        {
+            "put": lambda: storage.put(tmp_path / "from", bucket),
+            "fetch": lambda: storage.fetch(bucket, tmp_path / "to"),
+            "read": lambda: storage.read(bucket, "a"),
+            "children": lambda: storage.children(bucket),
+            "remove": lambda: storage.remove(bucket),
+        }[action]()
+    assert time.monotonic() - started < 5
+
+
+def test_a_refusal_is_not_repeated(bucket: str, tmp_path: Path, through: Callable[..., Gateway]) -> None:
+    """Fault 7."""
+    gateway = through(lambda method, path, number: "AccessDenied")
+    with pytest.raises(StorageError, match="access denied"):
+        storage.put(make(tmp_path / "from", {"a": b"x"}), bucket)
+    assert [method for method, _ in gateway.requests] == ["PUT"]
+
+
+@pytest.mark.parametrize("code", ["SlowDown", "InternalError"])
+def test_a_store_that_recovers_is_waited_for(bucket: str, tmp_path: Path, through: Callable[..., Gateway], code: str) -> None:
+    """Fault 6."""
+    gateway = through(lambda method, path, number: code if number <= 2 else None)
+    storage.put(make(tmp_path / "from", {"a": b"x"}), bucket)
+    assert [method for method, _ in gateway.requests] == ["PUT"] * 3
+    assert storage.read(bucket, "a") == b"x"
+
+
+def test_a_store_that_does_not_recover_is_given_up_on(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, through: Callable[..., Gateway]
+) -> None:
+    """Fault 6: the retries are bounded."""
+    monkeypatch.setattr(storage, "ATTEMPTS", 2)
+    gateway = through(lambda method, path, number: "SlowDown")
+    with pytest.raises(StorageError, match=r"the object store failed 2 times \(SlowDown\): try again later"):
+        storage.read(bucket, "a")
+    assert len(gateway.requests) == 2
+
+
+def test_a_server_that_is_down_is_a_named_error_in_bounded_time(configured: Callable[..., None], tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    configured(AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}", AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b")
+    started = time.monotonic()
+    with pytest.raises(StorageError, match=r"the object store does not answer .*: check AWS_ENDPOINT_URL and that it runs"):
+        storage.fetch("s3://bucket/v1/", tmp_path)
+    assert time.monotonic() - started < 60
+
+
+def test_missing_keys_are_a_named_error(
+    configured: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    configured(
+        AWS_EC2_METADATA_DISABLED="true",
+        AWS_SHARED_CREDENTIALS_FILE=str(tmp_path / "none"),
+        AWS_CONFIG_FILE=str(tmp_path / "none"),
+        AWS_ENDPOINT_URL="http://127.0.0.1:9",
+    )
+    with pytest.raises(StorageError, match="no S3 credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
+        storage.children("s3://bucket/v1/")
+
+
+def whole(folder: Path) -> Path:
+    make(folder, {"Z": b"z", "a": b"a", "sub/m": b"m"})
+    manifest.write(folder)
+    return folder
+
+
+def test_the_manifest_is_uploaded_last_and_removed_first(bucket: str, tmp_path: Path, through: Callable[..., Gateway]) -> None:
+    gateway = through(lambda method, path, number: None)
+    storage.put(whole(tmp_path / "from"), bucket)
+    storage.remove(bucket)
+    names = {
+        method: [urlsplit(path).path.rpartition("/")[2] for used, path in gateway.requests if used == method]
+        for method in ("PUT", "DELETE")
+    }
+    assert sorted(names["PUT"][:-1]) == ["Z", "a", "m"]
+    assert names["PUT"][-1] == manifest.NAME
+    assert sorted(names["DELETE"][1:]) == ["Z", "a", "m"]
+    assert names["DELETE"][0] == manifest.NAME
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+def test_an_upload_that_stops_half_way_is_not_taken_for_whole(
+    bucket: str, tmp_path: Path, through: Callable[..., Gateway], stop: int
+) -> None:
+    """Fault 8."""
+    refused = {"from": stop}
+    through(lambda method, path, number: "AccessDenied" if method == "PUT" and number >= refused["from"] else None)
+    with pytest.raises(StorageError, match="access denied"):
+        storage.put(whole(tmp_path / "from"), bucket)
+    assert storage.read(bucket, manifest.NAME) is None
+    if stop > 1:
+        with pytest.raises(IntegrityError, match=f"has no readable {manifest.NAME}"):
+            manifest.verify(storage.fetch(bucket, tmp_path / "to"))
+    refused["from"] = 10_000
+    storage.put(tmp_path / "from", bucket)
+    manifest.verify(storage.fetch(bucket, tmp_path / "again"))
+
+
+@pytest.mark.parametrize("changed", [b"", b"m" * 2, b"x"])
+def test_an_object_changed_in_the_store_does_not_verify(bucket: str, tmp_path: Path, changed: bytes) -> None:
+    """Fault 9."""
+    storage.put(whole(tmp_path / "from"), bucket)
+    name, prefix = storage._split(bucket)
+    storage._client().put_object(Bucket=name, Key=f"{prefix}sub/m", Body=changed)
+    with pytest.raises(IntegrityError, match=r"sub/m differs from its manifest"):
+        manifest.verify(storage.fetch(bucket, tmp_path / "to"))
+
+
+@pytest.mark.parametrize("name", ["../outside", "sub/../../outside", "/outside"])
+def test_an_object_named_to_leave_its_folder_is_refused(
+    bucket: str, tmp_path: Path, through: Callable[..., Gateway], name: str
+) -> None:
+    prefix = storage._split(bucket)[1]
+    listing = f"<ListBucketResult><Contents><Key>{prefix}{name}</Key></Contents></ListBucketResult>".encode()
+    through(lambda method, path, number: listing)
+    with pytest.raises(StorageError, match=r"holds a file named .*outside', which would leave its folder: remove it"):
+        storage.fetch(bucket, tmp_path / "to")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,299 @@
+"""Tracking: runs and versions are found again, and an MLflow server that fails is survived or named."""
+
+import http.client
+import http.server
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import mlflow
+import pytest
+
+from goemotions import manifest, registration, storage, tracking
+from goemotions.bundle import VARIANTS
+from goemotions.errors import TrackingError
+from goemotions.registration import Parts
+
+
+@pytest.fixture
+def client(stack: Path) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+
+
+@pytest.fixture
+def own(request: pytest.FixtureRequest) -> str:
+    """A name of the test's own, for a pipeline run or a registered model."""
+    return f"{request.node.name}".replace("[", "-").replace("]", "").replace(" ", "-")
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """A function that names another MLflow server for this test alone; MLflow's client asks it twice at most."""
+
+    def name(uri: str) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        tracking._client.cache_clear()
+
+    yield name
+    monkeypatch.undo()
+    tracking._client.cache_clear()
+
+
+class Gateway(http.server.ThreadingHTTPServer):
+    """Stands before the MLflow server: passes requests on, refuses those to ``away``, and once loses the answer of ``lost``."""
+
+    daemon_threads = True
+
+    def __init__(self, upstream: str) -> None:
+        super().__init__(("127.0.0.1", 0), Passing)
+        self.upstream = urlsplit(upstream).netloc
+        self.away = ""
+        self.lost = ""
+        self.requests: list[str] = []
+
+
+class Passing(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Gateway
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.requests.append(self.path)
+        self.close_connection = True
+        if self.server.away and self.server.away in self.path:
+            return
+        connection = http.client.HTTPConnection(self.server.upstream, timeout=30)
+        connection.request(self.command, self.path, body, {"Content-Type": self.headers.get("Content-Type", "")})
+        response = connection.getresponse()
+        content = response.read()
+        connection.close()
+        if self.server.lost and self.server.lost in self.path:
+            self.server.lost = ""
+            return
+        self.send_response_only(response.status)
+        self.send_header("Content-Type", response.headers.get("Content-Type", ""))
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_PATCH = do_DELETE = answer
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def gateway(stack: Path, at: Callable[[str], None]) -> Iterator[Gateway]:
+    """A gateway before MLflow, which this test's requests go through."""
+    server = Gateway(os.environ["MLFLOW_TRACKING_URI"])
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    at(f"http://127.0.0.1:{server.server_port}")
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def runs(client: mlflow.MlflowClient, pipeline_run: str) -> list[Any]:
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    return client.search_runs([experiment.experiment_id], f"tags.`{tracking.RUN_TAG}` = '{pipeline_run}'")
+
+
+def test_a_run_is_found_again_and_not_made_again(client: mlflow.MlflowClient, own: str) -> None:
+    first = tracking.find_run(own)
+    assert tracking.find_run(own).run_id == first.run_id
+    assert [run.info.run_id for run in runs(client, own)] == [first.run_id]
+
+
+def test_each_profile_is_a_child_of_its_pipeline_run(client: mlflow.MlflowClient, own: str) -> None:
+    children = {name: tracking.find_run(own, name).run_id for name in ("minilm", "minilm-3l")}
+    assert {name: tracking.find_run(own, name).run_id for name in children} == children
+    parent = tracking.find_run(own).run_id
+    assert len({parent, *children.values()}) == len(runs(client, own)) == 3
+    for name, run_id in children.items():
+        tags = client.get_run(run_id).data.tags
+        assert (tags["mlflow.parentRunId"], tags["mlflow.runName"]) == (parent, name)
+
+
+def test_another_pipeline_run_has_runs_of_its_own(stack: Path, own: str) -> None:
+    assert tracking.find_run(f"{own}-1", "minilm").run_id != tracking.find_run(f"{own}-10", "minilm").run_id
+
+
+def test_a_step_that_ends_finishes_its_run_and_one_that_fails_marks_it(client: mlflow.MlflowClient, own: str) -> None:
+    failing = tracking.find_run(own, "minilm")
+    with pytest.raises(KeyError), tracking.step(own, "minilm"):
+        raise KeyError("x")
+    assert client.get_run(failing.run_id).info.status == "FAILED"
+    with tracking.step(own, "minilm") as again:
+        pass
+    assert again.run_id == failing.run_id
+    assert client.get_run(failing.run_id).info.status == "FINISHED"
+
+
+def test_what_is_logged_is_there(client: mlflow.MlflowClient, own: str, tmp_path: Path) -> None:
+    run = tracking.find_run(own)
+    run.log_parameters({"rate": 0.1, "long": "x" * 10_000})
+    run.log_metrics({"loss": 0.5}, 1)
+    run.log_metrics({"loss": 0.25}, 2)
+    run.set_tags({"dataset.digest": "d1"})
+    (tmp_path / "report.md").write_text("# report")
+    run.log_file(tmp_path / "report.md", "report")
+    found = client.get_run(run.run_id).data
+    assert found.params["rate"] == "0.1"
+    assert set(found.params["long"]) == {"x"}
+    assert found.tags["dataset.digest"] == "d1"
+    assert [(metric.step, metric.value) for metric in client.get_metric_history(run.run_id, "loss")] == [(1, 0.5), (2, 0.25)]
+    assert [file.path for file in client.list_artifacts(run.run_id, "report")] == ["report/report.md"]
+
+
+def test_metrics_logged_while_the_server_is_away_arrive_with_the_next(
+    client: mlflow.MlflowClient, gateway: Gateway, own: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fault 12."""
+    run = tracking.find_run(own)
+    run.log_metrics({"loss": 3.0}, 1)
+    gateway.away = "/"
+    run.log_metrics({"loss": 2.0, "auc": 0.8}, 2)
+    assert "MLflow did not take 2 metrics, they are kept" in caplog.text
+    gateway.away = ""
+    run.log_metrics({"loss": 1.0}, 3)
+    history = {name: client.get_metric_history(run.run_id, name) for name in ("loss", "auc")}
+    assert [(metric.step, metric.value) for metric in history["loss"]] == [(1, 3.0), (2, 2.0), (3, 1.0)]
+    assert [(metric.step, metric.value) for metric in history["auc"]] == [(2, 0.8)]
+
+
+def test_metrics_logged_last_while_the_server_was_away_arrive_when_the_step_ends(
+    client: mlflow.MlflowClient, gateway: Gateway, own: str
+) -> None:
+    """Fault 12."""
+    with tracking.step(own, "minilm") as run:
+        gateway.away = "/"
+        run.log_metrics({"loss": 2.0}, 1)
+        gateway.away = ""
+    assert [metric.value for metric in client.get_metric_history(run.run_id, "loss")] == [2.0]
+
+
+def test_a_server_that_is_down_is_a_named_error_within_seconds(at: Callable[[str], None]) -> None:
+    """Fault 11."""
+    uri = f"http://127.0.0.1:{unused_port()}"
+    at(uri)
+    started = time.monotonic()
+    for call in (
+        lambda: tracking.find_run("r"),
+        lambda: tracking.register("m", "r", "s3://b/", {}),
+        lambda: tracking.version("m", "champion-cpu"),
+    ):
+        with pytest.raises(TrackingError, match=f"MLflow does not answer at {uri}: start it"):
+            call()
+    assert time.monotonic() - started < 5
+
+
+def test_a_server_that_never_answers_is_a_named_error_within_seconds(at: Callable[[str], None]) -> None:
+    """Fault 11."""
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        at(f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        started = time.monotonic()
+        with pytest.raises(TrackingError, match="MLflow does not answer"):
+            tracking.find_run("r")
+    assert time.monotonic() - started < 2 * tracking.HEALTH_SECONDS
+
+
+def test_no_server_is_a_named_error(at: Callable[[str], None]) -> None:
+    at("")
+    with pytest.raises(TrackingError, match="MLFLOW_TRACKING_URI is not set: `make stack-up` starts a server"):
+        tracking.connect()
+
+
+def test_a_server_that_goes_down_between_two_requests_is_a_named_error(gateway: Gateway, own: str) -> None:
+    """Fault 13."""
+    run = tracking.find_run(own)
+    gateway.away = "/"
+    for call in (
+        lambda: run.set_tags({"a": "b"}),
+        lambda: run.log_parameters({"a": "b"}),
+        lambda: run.finish(),
+        lambda: tracking.set_alias(own, "champion-cpu", "1"),
+    ):
+        with pytest.raises(TrackingError, match=r"^MLflow refused or did not answer: .+$"):
+            call()
+
+
+def test_a_source_is_a_version_once(client: mlflow.MlflowClient, own: str) -> None:
+    run = tracking.find_run(own)
+    first = tracking.register(own, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
+    again = tracking.register(own, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
+    other = tracking.register(own, run.run_id, "s3://b/models/gpu/", {"variant": "gpu"})
+    assert (first.number, again.number, other.number) == ("1", "1", "2")
+    assert again == first
+    assert (first.source, first.run_id, first.tags) == ("s3://b/models/cpu/", run.run_id, {"variant": "cpu"})
+    assert len(client.search_model_versions(f"name='{own}'")) == 2
+
+
+def test_a_version_whose_answer_is_lost_is_made_once(client: mlflow.MlflowClient, gateway: Gateway, own: str) -> None:
+    """Fault 14."""
+    run = tracking.find_run(own)
+    gateway.lost = "model-versions/create"
+    found = tracking.register(own, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
+    assert gateway.lost == ""
+    assert [version.version for version in client.search_model_versions(f"name='{own}'")] == [found.number]
+
+
+def test_a_run_whose_answer_is_lost_is_made_once(client: mlflow.MlflowClient, gateway: Gateway, own: str) -> None:
+    gateway.lost = "runs/create"
+    found = tracking.find_run(own)
+    assert gateway.lost == ""
+    assert [run.info.run_id for run in runs(client, own)] == [found.run_id]
+
+
+def test_an_alias_moves(stack: Path, own: str) -> None:
+    run = tracking.find_run(own)
+    for source in ("s3://b/1/", "s3://b/2/"):
+        tracking.set_alias(own, "champion-cpu", tracking.register(own, run.run_id, source, {}).number)
+        found = tracking.version(own, "champion-cpu")
+        assert found is not None
+        assert found.source == source
+    assert tracking.version(own, "1") is not None
+
+
+@pytest.mark.parametrize("reference", ["champion-cpu", "7", "no such alias!", ""])
+def test_a_version_that_is_not_there_is_none(stack: Path, own: str, reference: str) -> None:
+    assert tracking.version("no-such-model", reference) is None
+    tracking.register(own, tracking.find_run(own).run_id, "s3://b/1/", {})
+    assert tracking.version(own, reference) is None
+
+
+def test_the_tags_of_a_version_are_set(stack: Path, own: str) -> None:
+    version = tracking.register(own, tracking.find_run(own).run_id, "s3://b/1/", {"variant": "cpu"})
+    tracking.set_version_tags(own, version.number, {"commit": "c1"})
+    found = tracking.version(own, version.number)
+    assert found is not None
+    assert found.tags == {"variant": "cpu", "commit": "c1"}
+
+
+def test_a_registration_that_mlflow_interrupts_is_completed_by_the_next(
+    client: mlflow.MlflowClient, gateway: Gateway, dataset: Path, candidate: Path, bucket: str, own: str
+) -> None:
+    """Faults 13 and 16."""
+    parts: Any = {variant: [Parts.below(candidate, variant)] for variant in VARIANTS}
+    wanted = {"store": bucket, "pipeline_run": own, "model_name": own}
+    for away in ("model-versions/create", "registered-models/alias"):
+        gateway.away = away
+        with pytest.raises(TrackingError, match="MLflow refused or did not answer"):
+            registration.register(dataset, parts, **wanted)
+        run_id = tracking.find_run(own, "minilm").run_id
+        assert storage.read(f"{bucket}models/{own}/{run_id}/gpu/", manifest.NAME) is not None
+    gateway.away = ""
+    found = registration.register(dataset, parts, **wanted)
+    assert {variant: version["alias"] for variant, version in found.items()} == {"gpu": "champion-gpu", "cpu": "champion-cpu"}
+    assert sorted(version.version for version in client.search_model_versions(f"name='{own}'")) == ["1", "2"]
