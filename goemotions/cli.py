@@ -116,9 +116,9 @@ def evaluate(dataset: Path, model: Path, onnx: Path, engine: str, **outputs: Pat
 @OUTPUT
 def tune_thresholds(validation: Path, output: Path) -> None:
     """Fit every threshold strategy on validation and choose one."""
-    from goemotions import evaluation
+    from goemotions.thresholds import tune
 
-    content = evaluation.tune(validation, output)
+    content = tune(validation, output)
     for row in content["comparison"]:
         click.echo(
             f"{row['strategy']:>14}  macro F1 {row['f1_macro_fitted']:.4f}, cross-fitted {row['f1_macro_cross_fitted']:.4f}"

@@ -5,57 +5,19 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from goemotions import data, engines, metrics, thresholds
-from goemotions.errors import DataError
 from goemotions.labels import Taxonomy
+from goemotions.predictions import FILE, Predictions
 from goemotions.thresholds import Thresholds
 from goemotions.tokenization import TextEncoder
 
-PREDICTIONS = "predictions.parquet"
 METRICS = "metrics.json"
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """A scored split: ids [n], labels bool [n, labels], probabilities float32 [n, labels]."""
-
-    names: tuple[str, ...]
-    ids: Sequence[str]
-    labels: np.ndarray
-    probabilities: np.ndarray
-    split: str
-    engine: str
-    digest: str
-
-    def write(self, path: Path) -> None:
-        columns = {"id": pa.array(self.ids, pa.string())}
-        columns["labels"] = pa.array([np.flatnonzero(row).tolist() for row in self.labels], pa.list_(pa.int32()))
-        # The prefix keeps a label that is called "id" or "labels" apart from the columns of that name.
-        columns |= {f"p/{name}": pa.array(self.probabilities[:, i], pa.float32()) for i, name in enumerate(self.names)}
-        facts = {"split": self.split, "engine": self.engine, "digest": self.digest}
-        pq.write_table(pa.table(columns).replace_schema_metadata(facts), path)
-
-    @classmethod
-    def read(cls, path: Path) -> Predictions:
-        try:
-            table = pq.read_table(path)
-            ids, labels = table["id"].to_pylist(), table["labels"].to_pylist()
-            facts = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-            split, engine, digest = (facts[key] for key in ("split", "engine", "digest"))
-        except (OSError, KeyError, pa.ArrowException) as error:
-            raise DataError(f"{path} is no Predictions file: run `goemotions evaluate` again") from error
-        names = tuple(name.removeprefix("p/") for name in table.column_names if name.startswith("p/"))
-        probabilities = np.column_stack([table[f"p/{name}"].to_numpy() for name in names])
-        return cls(names, ids, Taxonomy(names).multi_hot(labels), probabilities, split, engine, digest)
 
 
 def evaluate(
@@ -100,7 +62,7 @@ def figures(predictions: Predictions, fitted: Thresholds) -> dict[str, float]:
 
 def write_folder(output: Path, predictions: Predictions, values: dict[str, float]) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    predictions.write(output / PREDICTIONS)
+    predictions.write(output / FILE)
     (output / METRICS).write_text(json.dumps(values, indent=1), encoding="utf-8")
     fixed = thresholds.fixed(predictions.labels, predictions.probabilities)
     predicted = fixed.apply(predictions.probabilities)
@@ -125,28 +87,3 @@ def _write_predictions_csv(path: Path, predictions: Predictions, predicted: np.n
             predictions.ids, predictions.labels, predicted, predictions.probabilities, strict=True
         ):
             writer.writerow([row_id, "|".join(names[labels]), "|".join(names[guess]), *(f"{score:.6f}" for score in scores)])
-
-
-def tune(validation: Path, output: Path) -> dict[str, Any]:
-    """Fits every threshold strategy on a scored validation split and writes the chosen one as ``thresholds.json``.
-
-    Raises:
-        DataError: the Predictions are of another split than validation.
-    """
-    predictions = Predictions.read(validation / PREDICTIONS)
-    if predictions.split != "validation":
-        raise DataError(f"thresholds are fitted on validation, not on {predictions.split}: pass the validation Predictions")
-    chosen, comparison = thresholds.choose(predictions.labels, predictions.probabilities)
-    score = next(row["f1_macro_cross_fitted"] for row in comparison if row["strategy"] == chosen.strategy)
-    output.mkdir(parents=True, exist_ok=True)
-    thresholds.write(
-        output / "thresholds.json",
-        chosen,
-        predictions.names,
-        comparison,
-        split=predictions.split,
-        engine=predictions.engine,
-        digest=predictions.digest,
-        f1_macro_cross_fitted=score,
-    )
-    return thresholds.read(output / "thresholds.json")[1]

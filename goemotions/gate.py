@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from goemotions.errors import ModelError
-from goemotions.evaluation import Predictions
+from goemotions.predictions import Predictions
 from goemotions.thresholds import Thresholds
 
 RESAMPLES = 200

@@ -13,8 +13,8 @@ from typing import Any
 from goemotions import bundle, data, engines, evaluation, gate, manifest, storage, thresholds, tracking
 from goemotions.bundle import ENGINES, Variant
 from goemotions.errors import ModelError
-from goemotions.evaluation import Predictions
 from goemotions.gate import Contender
+from goemotions.predictions import FILE, Predictions
 from goemotions.thresholds import Thresholds
 from goemotions.tokenization import read_json
 from goemotions.tracking import Version
@@ -71,7 +71,7 @@ class Candidate:
         engine = ENGINES[variant]
         return cls(
             read_json(parts.model / "training.json")["profile"]["name"],
-            Predictions.read(parts.validation / evaluation.PREDICTIONS),
+            Predictions.read(parts.validation / FILE),
             thresholds.read(parts.thresholds / "thresholds.json")[0],
             export[engine]["latency_ms_p95"] if engine in export else 0.0,
         )
@@ -166,7 +166,7 @@ def assemble(output: Path, variant: Variant, parts: Parts, facts: dict[str, Any]
     fitted, _ = thresholds.read(output / "thresholds.json")
     values: dict[str, float] = {}
     for split, folder in (("validation", parts.validation), ("test", parts.test)):
-        found = Predictions.read(folder / evaluation.PREDICTIONS)
+        found = Predictions.read(folder / FILE)
         found.write(output / f"{split}.parquet")
         shutil.copyfile(folder / "per_label.csv", output / f"{split}_per_label.csv")
         at_half = evaluation.figures(found, thresholds.fixed(found.labels, found.probabilities))

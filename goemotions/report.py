@@ -13,7 +13,7 @@ from typing import Any
 
 from goemotions import data, evaluation, metrics, thresholds
 from goemotions.bundle import ENGINES, Variant
-from goemotions.evaluation import Predictions
+from goemotions.predictions import FILE, Predictions
 from goemotions.registration import Parts
 from goemotions.tokenization import read_json
 
@@ -67,8 +67,8 @@ class Result:
             read_json(parts.onnx / "export.json"),
             fitted,
             content["comparison"],
-            Predictions.read(parts.validation / evaluation.PREDICTIONS),
-            Predictions.read(parts.test / evaluation.PREDICTIONS),
+            Predictions.read(parts.validation / FILE),
+            Predictions.read(parts.test / FILE),
         )
 
     @property

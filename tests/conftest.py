@@ -147,7 +147,7 @@ def onnx_folder(dataset: Path, model_folder: Path, tmp_path_factory: pytest.Temp
 @pytest.fixture(scope="session")
 def candidate(dataset: Path, model_folder: Path, onnx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A profile's folder as the steps leave it: model, onnx, and for each variant validation, test and thresholds."""
-    from goemotions import evaluation
+    from goemotions import evaluation, thresholds
     from goemotions.bundle import ENGINES
 
     folder = tmp_path_factory.mktemp("candidate")
@@ -156,7 +156,7 @@ def candidate(dataset: Path, model_folder: Path, onnx_folder: Path, tmp_path_fac
     for variant, engine in ENGINES.items():
         outputs = {split: folder / variant / split for split in ("validation", "test")}
         evaluation.evaluate(dataset, model_folder, onnx_folder, engine, outputs)
-        evaluation.tune(folder / variant / "validation", folder / variant / "thresholds")
+        thresholds.tune(folder / variant / "validation", folder / variant / "thresholds")
     return folder
 
 

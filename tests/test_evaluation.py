@@ -17,8 +17,8 @@ from sklearn.metrics import f1_score, roc_auc_score
 from goemotions import data, engines, evaluation, thresholds
 from goemotions.bundle import ENGINES
 from goemotions.errors import DataError, ModelError
-from goemotions.evaluation import Predictions
 from goemotions.labels import Taxonomy
+from goemotions.predictions import FILE, Predictions
 from goemotions.tokenization import TextEncoder
 
 bounded = settings(max_examples=30, deadline=None)
@@ -138,7 +138,7 @@ def test_a_label_that_never_occurs_has_an_empty_auc(tmp_path: Path, predictions:
 @pytest.mark.parametrize("variant", sorted(ENGINES))
 def test_a_scored_split_holds_every_row_of_the_data(candidate: Path, dataset: Path, variant: str, split: str) -> None:
     splits, info = data.load(dataset)
-    found = Predictions.read(candidate / variant / split / evaluation.PREDICTIONS)
+    found = Predictions.read(candidate / variant / split / FILE)
     assert (found.split, found.engine, found.digest) == (split, ENGINES[variant], info["digest"])
     assert list(found.names) == info["labels"]
     assert list(found.ids) == splits[split]["id"][:]
@@ -151,7 +151,7 @@ def test_the_scores_are_those_of_the_engine(candidate: Path, dataset: Path, vari
     folder = candidate / ("onnx" if engine_name in engines.FILES else "model")
     engine = engines.load(engine_name, folder, TextEncoder.load(candidate / "model"))
     expected, _ = engines.score(engine, data.load(dataset)[0]["test"]["text"][:])
-    found = Predictions.read(candidate / variant / "test" / evaluation.PREDICTIONS)
+    found = Predictions.read(candidate / variant / "test" / FILE)
     np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
 
 
@@ -159,7 +159,7 @@ def test_the_scores_are_those_of_the_engine(candidate: Path, dataset: Path, vari
 def test_the_metrics_of_a_split_are_those_of_scikit_learn(candidate: Path, variant: str) -> None:
     for split in SPLITS:
         folder = candidate / variant / split
-        found = Predictions.read(folder / evaluation.PREDICTIONS)
+        found = Predictions.read(folder / FILE)
         values = json.loads((folder / evaluation.METRICS).read_text(encoding="utf-8"))
         assert {name.partition("/")[0] for name in values} == {split}
         expected = roc_auc_score(found.labels, found.probabilities, average="micro")
@@ -178,13 +178,13 @@ def test_an_unknown_engine_is_a_named_error(dataset: Path, candidate: Path, tmp_
 
 def test_thresholds_are_never_fitted_on_test(candidate: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="thresholds are fitted on validation, not on test: pass the validation Predictions"):
-        evaluation.tune(candidate / "cpu" / "test", tmp_path / "out")
+        thresholds.tune(candidate / "cpu" / "test", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_the_thresholds_tell_what_they_were_fitted_on(tmp_path: Path, predictions: Predictions) -> None:
     evaluation.write_folder(tmp_path / "validation", predictions, {})
-    content = evaluation.tune(tmp_path / "validation", tmp_path / "out")
+    content = thresholds.tune(tmp_path / "validation", tmp_path / "out")
     fitted, read = thresholds.read(tmp_path / "out" / "thresholds.json")
     assert content == read
     assert (read["split"], read["engine"], read["digest"]) == ("validation", "onnx", "d1")

@@ -11,8 +11,8 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from goemotions import gate, thresholds
 from goemotions.errors import ModelError
-from goemotions.evaluation import Predictions
 from goemotions.gate import Contender
+from goemotions.predictions import Predictions
 from goemotions.thresholds import Thresholds
 
 bounded = settings(max_examples=25, deadline=None)

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from goemotions import bundle, data, engines, manifest, registration
 from goemotions.errors import IntegrityError, ModelError, RequestError
-from goemotions.evaluation import Predictions
 from goemotions.labels import Taxonomy
+from goemotions.predictions import Predictions
 from goemotions.predictor import Options, Predictor
 from goemotions.registration import Parts
 from goemotions.thresholds import Thresholds

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from goemotions import bundle, evaluation, manifest, registration, storage, thresholds, tracking
+from goemotions import bundle, manifest, registration, storage, thresholds, tracking
 from goemotions.bundle import ENGINES, VARIANTS, Variant
 from goemotions.errors import IntegrityError, ModelError
-from goemotions.evaluation import Predictions
+from goemotions.predictions import FILE, Predictions
 from goemotions.predictor import Predictor
 from goemotions.registration import Candidate, Parts
 from goemotions.thresholds import Thresholds
@@ -63,9 +63,9 @@ def change(candidate: Path, folder: Path, changes: dict[str, Callable[[Predictio
     shutil.copytree(candidate, folder, symlinks=True)
     for variant in VARIANTS:
         for split, changed in changes.items():
-            path = folder / variant / split / evaluation.PREDICTIONS
+            path = folder / variant / split / FILE
             changed(Predictions.read(path)).write(path)
-        evaluation.tune(folder / variant / "validation", folder / variant / "thresholds")
+        thresholds.tune(folder / variant / "validation", folder / variant / "thresholds")
     return folder
 
 
@@ -183,7 +183,7 @@ def test_a_version_tells_where_it_comes_from(registered: Registered, candidate: 
     registry, run_id = registered.registry, registered.run_id
     version = tracking.version(registry.name, f"champion-{variant}")
     assert version is not None
-    digest = Predictions.read(candidate / variant / "validation" / evaluation.PREDICTIONS).digest
+    digest = Predictions.read(candidate / variant / "validation" / FILE).digest
     facts = {"variant": variant, "profile": "minilm", "run_id": run_id, "dataset_digest": digest}
     assert version.tags == {**facts, "commit": "c1"}
     assert version.run_id == run_id

@@ -144,6 +144,24 @@ def test_the_best_epoch_is_kept_when_a_later_one_is_worse(dataset: Path, tiny: s
     assert all(torch.equal(tensor, best[name]) for name, tensor in run.classifier.state_dict().items())
 
 
+def test_the_best_epoch_from_before_a_stop_is_kept_after_it(dataset: Path, tiny: str, tmp_path: Path) -> None:
+    location = str(tmp_path / "checkpoints")
+    stopped, train, validation = a_run(dataset, tiny, epochs=3)
+
+    def spoil_after_the_first(epoch: int, values: dict[str, float]) -> None:
+        with torch.no_grad():
+            stopped.classifier.classifier.weight.neg_()
+
+    with pytest.MonkeyPatch.context() as patched:
+        stop_at(12, patched)
+        with pytest.raises(Interrupted):
+            stopped.fit(train, validation, location, 500, spoil_after_the_first)
+    resumed, *_ = a_run(dataset, tiny, epochs=3)
+    resumed.fit(train, validation, location, 500, lambda epoch, values: None)
+    assert resumed.best_epoch == 1
+    assert all(torch.equal(tensor, stopped.best[name]) for name, tensor in resumed.classifier.state_dict().items())
+
+
 def test_the_facts_of_a_run_say_what_was_done(dataset: Path, model_folder: Path, tiny: str) -> None:
     facts = json.loads((model_folder / "training.json").read_text())
     assert facts["profile"]["name"] == "minilm"

@@ -1,0 +1,50 @@
+"""Predictions: the scored rows of one split and one engine, as a Parquet file that every later figure comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from goemotions.errors import DataError
+from goemotions.labels import Taxonomy
+
+FILE = "predictions.parquet"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A scored split: ids [n], labels bool [n, labels], probabilities float32 [n, labels]."""
+
+    names: tuple[str, ...]
+    ids: Sequence[str]
+    labels: np.ndarray
+    probabilities: np.ndarray
+    split: str
+    engine: str
+    digest: str
+
+    def write(self, path: Path) -> None:
+        columns = {"id": pa.array(self.ids, pa.string())}
+        columns["labels"] = pa.array([np.flatnonzero(row).tolist() for row in self.labels], pa.list_(pa.int32()))
+        # The prefix keeps a label that is called "id" or "labels" apart from the columns of that name.
+        columns |= {f"p/{name}": pa.array(self.probabilities[:, i], pa.float32()) for i, name in enumerate(self.names)}
+        facts = {"split": self.split, "engine": self.engine, "digest": self.digest}
+        pq.write_table(pa.table(columns).replace_schema_metadata(facts), path)
+
+    @classmethod
+    def read(cls, path: Path) -> Predictions:
+        try:
+            table = pq.read_table(path)
+            ids, labels = table["id"].to_pylist(), table["labels"].to_pylist()
+            facts = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+            split, engine, digest = (facts[key] for key in ("split", "engine", "digest"))
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise DataError(f"{path} is no Predictions file: run `goemotions evaluate` again") from error
+        names = tuple(name.removeprefix("p/") for name in table.column_names if name.startswith("p/"))
+        probabilities = np.column_stack([table[f"p/{name}"].to_numpy() for name in names])
+        return cls(names, ids, Taxonomy(names).multi_hot(labels), probabilities, split, engine, digest)
