@@ -11,7 +11,7 @@ def tune_thresholds(validation: Input[Artifact], thresholds: Output[Artifact]) -
     """Writes a folder with ``thresholds.json``."""
     from pathlib import Path
 
-    from goemotions.thresholds import tune
+    from goemotions.tuning import tune
 
     content = tune(Path(validation.path), Path(thresholds.path))
     thresholds.metadata.update(strategy=content["strategy"], f1_macro_cross_fitted=content["f1_macro_cross_fitted"])

@@ -116,7 +116,7 @@ def evaluate(dataset: Path, model: Path, onnx: Path, engine: str, **outputs: Pat
 @OUTPUT
 def tune_thresholds(validation: Path, output: Path) -> None:
     """Fit every threshold strategy on validation and choose one."""
-    from goemotions.thresholds import tune
+    from goemotions.tuning import tune
 
     content = tune(validation, output)
     for row in content["comparison"]:
@@ -159,9 +159,9 @@ def report(dataset: Path, candidates: tuple[Path, ...], output: Path) -> None:
 @MODEL_NAME
 def download(reference: str, output: Path, model_name: str) -> None:
     """Bring a version's files and verify them. REFERENCE: an alias, a version number, or a location."""
-    from goemotions import registration
+    from goemotions import bundle
 
-    version = registration.fetch(reference, output, model_name)
+    version = bundle.fetch(reference, output, model_name)
     click.echo(f"{output}: {reference}{f' (version {version.number})' if version else ''}, every file matches its manifest")
 
 
@@ -200,13 +200,13 @@ def serve(reference: str, model_name: str, engine: str | None, threads: int | No
 @contextlib.contextmanager
 def _bundle(reference: str, model_name: str) -> Iterator[tuple[Path, str]]:
     """A verified bundle on disk and its version; a folder is used where it is, anything else is fetched."""
-    from goemotions import manifest, registration
+    from goemotions import bundle, manifest
 
     if Path(reference).is_dir():
         yield Path(reference), str(manifest.verify(Path(reference)).get("run_id"))
         return
     with tempfile.TemporaryDirectory() as scratch:
-        version = registration.fetch(reference, Path(scratch), model_name)
+        version = bundle.fetch(reference, Path(scratch), model_name)
         yield Path(scratch), version.number if version else str(manifest.verify(Path(scratch)).get("run_id"))
 
 

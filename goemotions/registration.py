@@ -12,7 +12,6 @@ from typing import Any
 
 from goemotions import bundle, data, engines, evaluation, gate, manifest, storage, thresholds, tracking
 from goemotions.bundle import ENGINES, Variant
-from goemotions.errors import ModelError
 from goemotions.gate import Contender
 from goemotions.predictions import FILE, Predictions
 from goemotions.thresholds import Thresholds
@@ -20,8 +19,6 @@ from goemotions.tokenization import read_json
 from goemotions.tracking import Version
 
 log = logging.getLogger(__name__)
-
-MODEL = "goemotions"
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ def register(
     *,
     store: str,
     pipeline_run: str,
-    model_name: str = MODEL,
+    model_name: str = bundle.MODEL,
     latency_budget_ms: float = 25.0,
     auto_promote: bool = False,
     tags: dict[str, str] | None = None,
@@ -176,33 +173,6 @@ def assemble(output: Path, variant: Variant, parts: Parts, facts: dict[str, Any]
     tracking.write_mlmodel(output)
     manifest.write(output, variant=variant, engine=ENGINES[variant], **facts)
     return values
-
-
-def fetch(reference: str, output: Path, model_name: str = MODEL) -> Version | None:
-    """Brings a bundle and verifies it.
-
-    Args:
-        reference: an alias (``champion-cpu``), a version number, or a location (``s3://...`` or a folder).
-        output: where the bundle's files are written.
-        model_name: name of the registered model.
-
-    Returns:
-        The version, where the reference is an alias or a number.
-
-    Raises:
-        ModelError: there is no such alias or version.
-        IntegrityError: what arrived does not match its manifest.
-    """
-    if storage.is_s3(reference) or Path(reference).is_dir():
-        storage.fetch(reference, output)
-        manifest.verify(output)
-        return None
-    version = tracking.version(model_name, reference)
-    if version is None:
-        raise ModelError(f"{model_name} has no version or alias {reference!r}: register one first (`make run`)")
-    storage.fetch(version.source, output)
-    manifest.verify(output)
-    return version
 
 
 def _store(location: str, variant: Variant, parts: Parts, facts: dict[str, Any]) -> dict[str, float]:

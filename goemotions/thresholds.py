@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from goemotions.errors import DataError, ModelError
-from goemotions.predictions import FILE, Predictions
+from goemotions.errors import ModelError
 
 GRID = np.round(np.arange(0.01, 1.0, 0.01), 2)
 MAX_K = 5
@@ -140,31 +139,6 @@ def choose(labels: np.ndarray, probabilities: np.ndarray) -> tuple[Thresholds, l
         )
     best = max(rows, key=lambda row: row["f1_macro_cross_fitted"])
     return Thresholds(best["strategy"], best["values"], best["k"]), rows
-
-
-def tune(validation: Path, output: Path) -> dict[str, Any]:
-    """Fits every threshold strategy on a scored validation split and writes the chosen one as ``thresholds.json``.
-
-    Raises:
-        DataError: the Predictions are of another split than validation.
-    """
-    predictions = Predictions.read(validation / FILE)
-    if predictions.split != "validation":
-        raise DataError(f"thresholds are fitted on validation, not on {predictions.split}: pass the validation Predictions")
-    chosen, comparison = choose(predictions.labels, predictions.probabilities)
-    score = next(row["f1_macro_cross_fitted"] for row in comparison if row["strategy"] == chosen.strategy)
-    output.mkdir(parents=True, exist_ok=True)
-    write(
-        output / "thresholds.json",
-        chosen,
-        predictions.names,
-        comparison,
-        split=predictions.split,
-        engine=predictions.engine,
-        digest=predictions.digest,
-        f1_macro_cross_fitted=score,
-    )
-    return read(output / "thresholds.json")[1]
 
 
 def write(

@@ -50,6 +50,17 @@ FILLERS = [
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Several threads make models this small slower, here and in the steps' own processes; on a busy machine by far."""
+    before, threads = os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
+
+
 def write_split(path: Path, rows: int, seed: int, prefix: str) -> None:
     """A split in the official three-column layout; every fourth row has two labels."""
     generator = random.Random(seed)
@@ -147,7 +158,7 @@ def onnx_folder(dataset: Path, model_folder: Path, tmp_path_factory: pytest.Temp
 @pytest.fixture(scope="session")
 def candidate(dataset: Path, model_folder: Path, onnx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A profile's folder as the steps leave it: model, onnx, and for each variant validation, test and thresholds."""
-    from goemotions import evaluation, thresholds
+    from goemotions import evaluation, tuning
     from goemotions.bundle import ENGINES
 
     folder = tmp_path_factory.mktemp("candidate")
@@ -156,7 +167,7 @@ def candidate(dataset: Path, model_folder: Path, onnx_folder: Path, tmp_path_fac
     for variant, engine in ENGINES.items():
         outputs = {split: folder / variant / split for split in ("validation", "test")}
         evaluation.evaluate(dataset, model_folder, onnx_folder, engine, outputs)
-        thresholds.tune(folder / variant / "validation", folder / variant / "thresholds")
+        tuning.tune(folder / variant / "validation", folder / variant / "thresholds")
     return folder
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import mlflow.pyfunc
 import pytest
 
-from goemotions import manifest, registration, storage, tracking
+from goemotions import manifest, storage, tracking
 from pipelines import demo, local
 
 TEXTS = ("we found the lake today", "a balloon under the old table", "they left")
@@ -70,7 +70,7 @@ def test_the_server_and_mlflow_give_the_same_scores(registered: dict[str, Any], 
 
 
 def test_a_version_can_be_downloaded_and_verified(registered: dict[str, Any], tmp_path: Path) -> None:
-    version = registration.fetch("champion-gpu", tmp_path)
+    version = bundle.fetch("champion-gpu", tmp_path)
     assert version is not None
     assert version.number == registered["gpu"]["version"]
 

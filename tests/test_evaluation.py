@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import f1_score, roc_auc_score
 
-from goemotions import data, engines, evaluation, thresholds
+from goemotions import data, engines, evaluation, thresholds, tuning
 from goemotions.bundle import ENGINES
 from goemotions.errors import DataError, ModelError
 from goemotions.labels import Taxonomy
@@ -178,13 +178,13 @@ def test_an_unknown_engine_is_a_named_error(dataset: Path, candidate: Path, tmp_
 
 def test_thresholds_are_never_fitted_on_test(candidate: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="thresholds are fitted on validation, not on test: pass the validation Predictions"):
-        thresholds.tune(candidate / "cpu" / "test", tmp_path / "out")
+        tuning.tune(candidate / "cpu" / "test", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_the_thresholds_tell_what_they_were_fitted_on(tmp_path: Path, predictions: Predictions) -> None:
     evaluation.write_folder(tmp_path / "validation", predictions, {})
-    content = thresholds.tune(tmp_path / "validation", tmp_path / "out")
+    content = tuning.tune(tmp_path / "validation", tmp_path / "out")
     fitted, read = thresholds.read(tmp_path / "out" / "thresholds.json")
     assert content == read
     assert (read["split"], read["engine"], read["digest"]) == ("validation", "onnx", "d1")

@@ -1,7 +1,7 @@
 """The profiles: what each name stands for, and that each goes from weights to scores."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,15 +13,6 @@ from goemotions.labels import Taxonomy
 from goemotions.tokenization import TextEncoder
 
 PUBLISHED = {"roberta-large": 355_400_000, "distilbert": 66_980_000, "minilm": 22_600_000, "minilm-3l": 17_250_000}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Several threads make models this small slower, on a busy machine by far."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

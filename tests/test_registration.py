@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from goemotions import bundle, manifest, registration, storage, thresholds, tracking
+from goemotions import bundle, manifest, registration, storage, tracking, tuning
 from goemotions.bundle import ENGINES, VARIANTS, Variant
 from goemotions.errors import IntegrityError, ModelError
 from goemotions.predictions import FILE, Predictions
@@ -65,7 +65,7 @@ def change(candidate: Path, folder: Path, changes: dict[str, Callable[[Predictio
         for split, changed in changes.items():
             path = folder / variant / split / FILE
             changed(Predictions.read(path)).write(path)
-        thresholds.tune(folder / variant / "validation", folder / variant / "thresholds")
+        tuning.tune(folder / variant / "validation", folder / variant / "thresholds")
     return folder
 
 
@@ -326,7 +326,7 @@ def test_what_is_fetched_is_the_bundle_to_the_byte(registered: Registered, tmp_p
     references = ("champion-cpu", "2", registered.answer["cpu"]["source"])
     folders = [tmp_path / str(number) for number in range(3)]
     name = registered.registry.name
-    versions = [registration.fetch(*pair, name) for pair in zip(references, folders, strict=True)]
+    versions = [bundle.fetch(*pair, name) for pair in zip(references, folders, strict=True)]
     assert [version.number if version else None for version in versions] == ["2", "2", None]
     contents = [
         {path.relative_to(folder): manifest.sha256(path) for path in folder.rglob("*") if path.is_file()} for folder in folders
@@ -338,7 +338,7 @@ def test_what_is_fetched_is_the_bundle_to_the_byte(registered: Registered, tmp_p
 @pytest.mark.parametrize("reference", ["champion-cpu", "7", "no-such-alias"])
 def test_a_version_that_is_not_there_is_a_named_error(stack: Path, own: str, tmp_path: Path, reference: str) -> None:
     with pytest.raises(ModelError, match=f"has no version or alias '{reference}': register one first"):
-        registration.fetch(reference, tmp_path, own)
+        bundle.fetch(reference, tmp_path, own)
 
 
 def test_a_bundle_damaged_in_the_store_is_never_loaded(registry: Registry, candidate: Path, tmp_path: Path) -> None:
@@ -352,7 +352,7 @@ def test_a_bundle_damaged_in_the_store_is_never_loaded(registry: Registry, candi
         if damaged is not None:
             storage._client().put_object(Bucket=name, Key=key, Body=damaged)
         with pytest.raises(IntegrityError, match=r"model\.int8\.onnx"):
-            registration.fetch("champion-cpu", tmp_path / "to", registry.name)
+            bundle.fetch("champion-cpu", tmp_path / "to", registry.name)
         with pytest.raises(IntegrityError, match=r"model\.int8\.onnx"):
             Predictor.load(tmp_path / "to")
         shutil.rmtree(tmp_path / "to")
@@ -364,7 +364,7 @@ def test_mlflow_loads_the_champion_and_answers_as_the_predictor(
 ) -> None:
     name = registered.registry.name
     loaded = mlflow.pyfunc.load_model(f"models:/{name}@champion-{variant}")
-    registration.fetch(f"champion-{variant}", tmp_path, name)
+    bundle.fetch(f"champion-{variant}", tmp_path, name)
     expected = Predictor.load(tmp_path).predict(TEXTS)
     assert loaded.predict(pd.DataFrame({"text": TEXTS})) == expected
     assert loaded.predict(TEXTS) == expected

@@ -1,0 +1,35 @@
+"""Tuning: fit and choose thresholds on a scored validation split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from goemotions import thresholds
+from goemotions.errors import DataError
+from goemotions.predictions import FILE, Predictions
+
+
+def tune(validation: Path, output: Path) -> dict[str, Any]:
+    """Fits every threshold strategy on a scored validation split and writes the chosen one as ``thresholds.json``.
+
+    Raises:
+        DataError: the Predictions are of another split than validation.
+    """
+    predictions = Predictions.read(validation / FILE)
+    if predictions.split != "validation":
+        raise DataError(f"thresholds are fitted on validation, not on {predictions.split}: pass the validation Predictions")
+    chosen, comparison = thresholds.choose(predictions.labels, predictions.probabilities)
+    score = next(row["f1_macro_cross_fitted"] for row in comparison if row["strategy"] == chosen.strategy)
+    output.mkdir(parents=True, exist_ok=True)
+    thresholds.write(
+        output / "thresholds.json",
+        chosen,
+        predictions.names,
+        comparison,
+        split=predictions.split,
+        engine=predictions.engine,
+        digest=predictions.digest,
+        f1_macro_cross_fitted=score,
+    )
+    return thresholds.read(output / "thresholds.json")[1]
