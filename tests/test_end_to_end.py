@@ -7,7 +7,7 @@ from typing import Any
 import mlflow.pyfunc
 import pytest
 
-from goemotions import manifest, storage, tracking
+from goemotions import bundle, manifest, storage, tracking
 from pipelines import demo, local
 
 TEXTS = ("we found the lake today", "a balloon under the old table", "they left")

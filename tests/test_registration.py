@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from goemotions import bundle, manifest, registration, storage, tracking, tuning
+from goemotions import bundle, manifest, registration, storage, thresholds, tracking, tuning
 from goemotions.bundle import ENGINES, VARIANTS, Variant
 from goemotions.errors import IntegrityError, ModelError
 from goemotions.predictions import FILE, Predictions
