@@ -11,7 +11,7 @@ BIN := .venv/bin
 DATA ?= sample
 MODELS ?= minilm,minilm-3l
 WEIGHTS ?=
-EPOCHS ?= 0
+EPOCHS ?=
 PORT ?= 8080
 VERSION ?= champion-cpu
 OUT ?= .local/models/$(VERSION)
@@ -22,7 +22,7 @@ REGISTRY ?=
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 	@echo
-	@echo "  Variables: DATA=$(DATA) MODELS=$(MODELS) EPOCHS=$(EPOCHS) (0: each model's own)"
+	@echo "  Variables: DATA=$(DATA) MODELS=$(MODELS) EPOCHS= (each model's own; the demo: 2)"
 	@echo "             WEIGHTS=profile=folder VERSION=$(VERSION) OUT=$(OUT) PORT=$(PORT) REGISTRY=$(REGISTRY)"
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -34,10 +34,10 @@ help: ## list the targets
 setup: .venv/.installed ## install everything into .venv (done by the other targets when it is needed)
 
 demo: setup ## train, register and serve on this machine; ends with five comments and their emotions
-	@$(BIN)/python -m pipelines.demo --data '$(DATA)' --models '$(MODELS)' --epochs $(EPOCHS)
+	@$(BIN)/python -m pipelines.demo --data '$(DATA)' --models '$(MODELS)' --epochs $(or $(EPOCHS),2)
 
 run: setup ## run the training pipeline on this machine: DATA= MODELS= EPOCHS= WEIGHTS=
-	@$(BIN)/python -m pipelines.local run --data '$(DATA)' --models '$(MODELS)' --epochs $(EPOCHS) $(addprefix --weights ,$(WEIGHTS))
+	@$(BIN)/python -m pipelines.local run --data '$(DATA)' --models '$(MODELS)' --epochs $(or $(EPOCHS),0) $(addprefix --weights ,$(WEIGHTS))
 
 serve: stack-up ## serve the champion for CPU on PORT
 	@. .local/env && $(BIN)/goemotions serve --bundle '$(VERSION)' --port $(PORT)
