@@ -17,7 +17,7 @@ from goemotions.engines import Engine
 from goemotions.errors import ModelError
 from goemotions.tokenization import TextEncoder
 
-PARITY_TEXTS = 256
+PARITY_TEXTS = 128
 FLOAT_TOLERANCE = 1e-4
 LATENCY_RUNS = 200
 LATENCY_TOKENS = 20

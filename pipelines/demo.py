@@ -83,7 +83,7 @@ def main(data: str, models: str, epochs: int) -> None:
     run = local.run(data=local.source(data), models=models.split(","), epochs=epochs, auto_promote=True)
     with served(stack.FOLDER / "serve.log") as url:
         answer = ask(url, COMMENTS)
-    comparison = (run / "report" / "text").read_text(encoding="utf-8").split("## Model comparison\n")[1].split("\n## ")[0]
+    comparison = (run / "report.md").read_text(encoding="utf-8").split("## Model comparison\n")[1].split("\n## ")[0]
     click.echo(f"\nThe champion for CPU (version {answer['model_version']}) answers:\n\n{table(COMMENTS, answer)}")
     click.echo(f"\nThe models compared\n{comparison}")
     click.echo(local.summary(run))

@@ -60,6 +60,9 @@ def run(folder: Path = stack.FOLDER, **arguments: Any) -> Path:
         raise RunFailed(f"a step failed ({error}); its log is above, the whole one is {log}") from error
     made = next(path for path in root.iterdir() if path.is_dir() and path not in before)
     log.rename(made / "run.log")
+    # KFP names artifacts without an ending, by which browsers and editors go.
+    shutil.copyfile(made / "report" / "page", made / "report.html")
+    shutil.copyfile(made / "report" / "text", made / "report.md")
     return made
 
 
@@ -103,7 +106,7 @@ def summary(run_folder: Path) -> str:
         f"{variant}: {found['profile']} is version {found['version']} ({found['alias']}), bundle {found['source']}"
         for variant, found in registered(run_folder).items()
     ]
-    page = next(run_folder.glob("report/page"))
+    page = run_folder / "report.html"
     return "\n".join([*lines, f"report: {page.relative_to(Path.cwd()) if page.is_relative_to(Path.cwd()) else page}"])
 
 
@@ -140,14 +143,13 @@ def run_command(data: str, models: str, weights: tuple[str, ...], **options: Any
 @main.command("report")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("docs/model-performance.md"), show_default=True)
 def report_command(output: Path) -> None:
-    """Copy the newest run's report: the Markdown to OUTPUT, the page to .local/report.html."""
-    runs = sorted((stack.FOLDER / "runs").glob("*/report/text"))
+    """Copy the newest run's report to OUTPUT."""
+    runs = sorted((stack.FOLDER / "runs").glob("*/report.md"))
     if not runs:
         raise RunFailed("there is no finished run to report on: `make run` makes one")
     output.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(runs[-1], output)
-    shutil.copyfile(runs[-1].with_name("page"), stack.FOLDER / "report.html")
-    click.echo(f"{output} and {stack.FOLDER / 'report.html'}, of {runs[-1].parents[1].name}")
+    click.echo(f"{output}; the page is {runs[-1].with_suffix('.html')}")
 
 
 if __name__ == "__main__":
