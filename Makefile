@@ -12,6 +12,8 @@ DATA ?= sample
 MODELS ?= minilm,minilm-3l
 WEIGHTS ?=
 EPOCHS ?=
+MODEL_NAME ?= goemotions
+SET ?=
 PORT ?= 8080
 VERSION ?= champion-cpu
 OUT ?= .local/models/$(VERSION)
@@ -23,7 +25,8 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 	@echo
 	@echo "  Variables: DATA=$(DATA) MODELS=$(MODELS) EPOCHS= (each model's own; the demo: 2)"
-	@echo "             WEIGHTS=profile=folder VERSION=$(VERSION) OUT=$(OUT) PORT=$(PORT) REGISTRY=$(REGISTRY)"
+	@echo "             WEIGHTS=profile=folder SET=parameter=value MODEL_NAME=$(MODEL_NAME)"
+	@echo "             VERSION=$(VERSION) OUT=$(OUT) PORT=$(PORT) REGISTRY=$(REGISTRY)"
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -34,13 +37,14 @@ help: ## list the targets
 setup: .venv/.installed ## install everything into .venv (done by the other targets when it is needed)
 
 demo: setup ## train, register and serve on this machine; ends with five comments and their emotions
-	@$(BIN)/python -m pipelines.demo --data '$(DATA)' --models '$(MODELS)' --epochs $(or $(EPOCHS),2)
+	@$(BIN)/python -m pipelines.demo --data '$(DATA)' --models '$(MODELS)' --epochs $(or $(EPOCHS),2) --model-name '$(MODEL_NAME)'
 
-run: setup ## run the training pipeline on this machine: DATA= MODELS= EPOCHS= WEIGHTS=
-	@$(BIN)/python -m pipelines.local run --data '$(DATA)' --models '$(MODELS)' --epochs $(or $(EPOCHS),0) $(addprefix --weights ,$(WEIGHTS))
+run: setup ## run the training pipeline on this machine: DATA= MODELS= EPOCHS= WEIGHTS= SET=
+	@$(BIN)/python -m pipelines.local run --data '$(DATA)' --models '$(MODELS)' --epochs $(or $(EPOCHS),0) \
+		--model-name '$(MODEL_NAME)' $(addprefix --weights ,$(WEIGHTS)) $(addprefix --set ,$(SET))
 
 serve: stack-up ## serve the champion for CPU on PORT
-	@. .local/env && $(BIN)/goemotions serve --bundle '$(VERSION)' --port $(PORT)
+	@. .local/env && $(BIN)/goemotions serve --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' --port $(PORT)
 
 stack-up: setup ## start MLflow and S3 on this machine, or find them running
 	@$(BIN)/python -m pipelines.stack up
@@ -52,7 +56,7 @@ compile: setup ## write the pipeline as one file for the Kubeflow UI: REGISTRY=
 	@$(BIN)/python -m pipelines.submit compile --registry '$(REGISTRY)'
 
 download-model: stack-up ## bring the files of a VERSION (alias or number) to OUT, verified
-	@. .local/env && $(BIN)/goemotions download '$(VERSION)' --output '$(OUT)'
+	@. .local/env && $(BIN)/goemotions download '$(VERSION)' --model-name '$(MODEL_NAME)' --output '$(OUT)'
 
 report: setup ## write docs/model-performance.md from the newest run
 	@$(BIN)/python -m pipelines.local report

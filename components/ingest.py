@@ -7,13 +7,21 @@ from components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
-def ingest(source: str, drop_leaked: bool, unlabelled: str, pipeline_run: str, dataset: Output[Dataset]) -> str:
+def ingest(
+    source: str, drop_leaked: bool, unlabelled: str, max_quarantined: float, pipeline_run: str, dataset: Output[Dataset]
+) -> str:
     """Writes a Dataset folder and returns its digest, which the next steps' cache keys then hold."""
     from pathlib import Path
 
     from goemotions import data, tracking
 
-    info = data.ingest(source, Path(dataset.path), drop_leaked=drop_leaked, unlabelled=unlabelled)
+    info = data.ingest(
+        source,
+        Path(dataset.path),
+        drop_leaked=drop_leaked,
+        unlabelled=unlabelled,
+        max_quarantined=max_quarantined,
+    )
     tracking.find_run(pipeline_run).set_tags({"dataset.source": source, "dataset.digest": info["digest"]})
     dataset.metadata.update(source=source, revision=info["revision"], digest=info["digest"], **info["rows"])
     return str(info["digest"])

@@ -223,7 +223,7 @@ def main() -> None:
     for noisy in ("httpx", "botocore", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        commands()
+        commands(prog_name="goemotions")
     except WorkflowError as error:
         click.echo(f"goemotions: {error}", err=True)
         sys.exit(1)

@@ -131,11 +131,12 @@ def ingest(
     return info
 
 
-def load(folder: Path) -> tuple[datasets.DatasetDict, dict[str, Any]]:
-    """Reads a Dataset folder: the splits and the content of ``dataset.json``."""
+def load(folder: Path, splits: Iterable[str] = SPLITS) -> tuple[datasets.DatasetDict, dict[str, Any]]:
+    """Reads a Dataset folder: the splits asked for, and nothing of the others, and the content of ``dataset.json``."""
     try:
         info = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        return datasets.DatasetDict.load_from_disk(str(folder)), info
+        tables = {split: datasets.Dataset.load_from_disk(str(folder / split)) for split in splits}
+        return datasets.DatasetDict(tables), info
     except (OSError, ValueError) as error:
         raise DataError(f"{folder} is no Dataset folder: make one with `goemotions ingest`") from error
 

@@ -79,15 +79,19 @@ class OnnxEngine:
 
 
 def load(name: str, folder: Path, encoder: TextEncoder, *, threads: int | None = None) -> Engine:
-    """The engine of that name over the files of a folder. ``threads`` bounds ONNX Runtime (default: every core)."""
+    """The engine of that name over the files of a folder. ``threads``: of the CPU; default: every core."""
     if name in FILES:
         return OnnxEngine(folder / FILES[name], encoder, name, threads)
     if name != "torch":
         raise ModelError(f"there is no engine {name!r}: choose torch, onnx or onnx-int8")
-    import torch
+    try:
+        import torch
 
-    from goemotions import model
-
+        from goemotions import model
+    except ModuleNotFoundError as error:
+        raise ModelError(f"the engine torch needs {error.name}: install the extra [train], or choose onnx-int8") from error
+    if threads:
+        torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return TorchEngine(model.load(folder).to(device), encoder, device, "bf16" if device.type == "cuda" else "fp32")
 

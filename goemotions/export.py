@@ -57,7 +57,7 @@ def export(dataset: Path, model_folder: Path, output: Path) -> dict[str, Any]:
     _write_float(model_folder, output / engines.FILES["onnx"])
     _write_int8(output / engines.FILES["onnx"], output / engines.FILES["onnx-int8"])
     encoder = TextEncoder.load(model_folder)
-    texts = data.load(dataset)[0]["validation"]["text"][:PARITY_TEXTS]
+    texts = data.load(dataset, ("validation",))[0]["validation"]["text"][:PARITY_TEXTS]
     reference, _ = engines.score(engines.load("torch", model_folder, encoder), texts)
     facts = {}
     for name, file in engines.FILES.items():

@@ -12,6 +12,7 @@ from typing import Any
 
 from goemotions import bundle, data, engines, evaluation, gate, manifest, storage, thresholds, tracking
 from goemotions.bundle import ENGINES, Variant
+from goemotions.errors import ModelError
 from goemotions.gate import Contender
 from goemotions.predictions import FILE, Predictions
 from goemotions.thresholds import Thresholds
@@ -127,6 +128,8 @@ def register(
     """
     result: dict[str, Any] = {}
     for variant, folders in parts.items():
+        _refuse_other_labels(model_name, variant, folders)
+    for variant, folders in parts.items():
         budget = latency_budget_ms if variant == "cpu" else None
         candidates = [Candidate.read(variant, folder) for folder in folders]
         position = choose(candidates, budget)
@@ -156,9 +159,8 @@ def assemble(output: Path, variant: Variant, parts: Parts, facts: dict[str, Any]
         The metrics of both splits at the tuned thresholds, and at 0.5 under ``.../at_0.5``.
     """
     shutil.copytree(parts.model, output)
-    if ENGINES[variant] in engines.FILES:
-        for name in (*engines.FILES.values(), "export.json"):
-            shutil.copyfile(parts.onnx / name, output / name)
+    for name in (*engines.FILES.values(), "export.json"):
+        shutil.copyfile(parts.onnx / name, output / name)
     shutil.copyfile(parts.thresholds / "thresholds.json", output / "thresholds.json")
     fitted, _ = thresholds.read(output / "thresholds.json")
     values: dict[str, float] = {}
@@ -177,7 +179,8 @@ def assemble(output: Path, variant: Variant, parts: Parts, facts: dict[str, Any]
 
 def _store(location: str, variant: Variant, parts: Parts, facts: dict[str, Any]) -> dict[str, float]:
     """Makes and uploads the bundle, unless a whole one is there: bundles never change. Answers its metrics."""
-    if storage.read(location, manifest.NAME) is not None:
+    if (closed := storage.read(location, manifest.NAME)) is not None:
+        _refuse_other_files(location, json.loads(closed)["files"], parts)
         found = json.loads(storage.read(location, evaluation.METRICS) or b"{}")
         return {name: float(value) for name, value in found.items()}
     with tempfile.TemporaryDirectory() as scratch:
@@ -185,6 +188,24 @@ def _store(location: str, variant: Variant, parts: Parts, facts: dict[str, Any])
         values = assemble(folder, variant, parts, facts)
         storage.put(folder, location)
     return values
+
+
+def _refuse_other_files(location: str, stored: dict[str, Any], parts: Parts) -> None:
+    """A pipeline run registers one model a profile: another one under its name would get the old one's bytes."""
+    for path in (parts.model / "model.safetensors", parts.thresholds / "thresholds.json"):
+        if stored[path.name]["sha256"] != manifest.sha256(path):
+            raise ModelError(f"{location} holds another model of the same run and profile: register under another run id")
+
+
+def _refuse_other_labels(model_name: str, variant: Variant, folders: list[Parts]) -> None:
+    """Before anything is stored: versions of one registered model answer with the same labels."""
+    ours = {tuple(thresholds.read(folder.thresholds / "thresholds.json")[1]["thresholds"]) for folder in folders}
+    champion = tracking.version(model_name, f"champion-{variant}")
+    if champion is None:
+        return
+    stored = json.loads(storage.read(champion.source, "thresholds.json") or b'{"thresholds": {}}')
+    if ours != {tuple(stored["thresholds"])}:
+        raise ModelError(f"the champion of {model_name} knows other labels than this data: register under another model name")
 
 
 def _alias(
@@ -218,7 +239,7 @@ def _champion(champion: Version, dataset: Path, winner: Candidate) -> Contender:
         opened = bundle.load(folder)
         found = Predictions.read(folder / "validation.parquet")
         if found.digest != winner.validation.digest and found.names == winner.validation.names:
-            rows = data.load(dataset)[0]["validation"]
+            rows = data.load(dataset, ("validation",))[0]["validation"]
             engine = engines.load(opened.facts["engine"], folder, opened.encoder)
             scores, _ = engines.score(engine, rows["text"][:])
             ours = winner.validation

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 CHUNK_BATCHES = 50
 CLIP_NORM = 1.0
 FINITE_EVERY = 20
+PRECISIONS = ("auto", "fp32", "bf16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,7 @@ def train(
     """
     profile = profiles.get(profile_name)
     profile = dataclasses.replace(profile, epochs=epochs or profile.epochs)
-    splits, info = data.load(dataset)
+    splits, info = data.load(dataset, ("train", "validation"))
     taxonomy = data.taxonomy_of(info)
     classifier, tokenizer = model.build(profile, taxonomy, weights=weights, seed=seed)
     encoder = TextEncoder(tokenizer.backend_tokenizer, profile.max_length, tokenizer.pad_token_id)
@@ -92,7 +93,7 @@ def train(
     }
     model.start_at_prior(classifier, tokenized["train"].labels)
     with _memory_errors_named():
-        run = Run(profile, classifier, encoder, seed, resolve_precision(precision), digest=info["digest"])
+        run = Run(profile, classifier, encoder, seed, resolve_precision(precision), digest=info["digest"], weights=weights)
         run.fit(tokenized["train"], tokenized["validation"], checkpoint_location, checkpoint_steps, on_epoch)
     training = {
         **run.summary(),
@@ -107,14 +108,22 @@ def train(
 class Run:
     """One training run: the model, its optimizer, and where it stands."""
 
-    def __init__(self, profile: Profile, classifier: Any, encoder: TextEncoder, seed: int, precision: str, digest: str) -> None:
+    def __init__(
+        self, profile: Profile, classifier: Any, encoder: TextEncoder, seed: int, precision: str, digest: str, weights: str = ""
+    ) -> None:
         self.profile = profile
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.classifier = classifier.to(self.device)
         self.encoder = encoder
         self.precision = precision
         self.seed = seed
-        self.fingerprint = {"digest": digest, "seed": seed, "precision": precision, **model.describe(profile)}
+        self.fingerprint = {
+            "digest": digest,
+            "weights": weights,
+            "seed": seed,
+            "precision": precision,
+            **model.describe(profile),
+        }
         self.optimizer = torch.optim.AdamW(_parameter_groups(classifier, profile), lr=profile.learning_rate, fused=True)
         self.step = 0
         self.epoch_loss: float | torch.Tensor = 0.0
@@ -310,6 +319,8 @@ def binary_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 def resolve_precision(precision: str) -> str:
     """``auto`` becomes bf16 where the GPU, or the CPU's own instructions, compute in it; fp32 elsewhere."""
+    if precision not in PRECISIONS:
+        raise TrainingError(f"there is no precision {precision!r}: choose from {', '.join(PRECISIONS)}")
     if precision != "auto":
         return precision
     if torch.cuda.is_available():

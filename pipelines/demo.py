@@ -34,10 +34,10 @@ class ServerFailed(WorkflowError):
 
 
 @contextlib.contextmanager
-def served(log: Path) -> Iterator[str]:
+def served(log: Path, model_name: str = "goemotions") -> Iterator[str]:
     """The URL of a model server with the champion for CPU, ended afterwards."""
     port = stack.free_ports(1)[0]
-    command = [sys.executable, "-m", "goemotions.cli", "serve", f"--port={port}"]
+    command = [sys.executable, "-m", "goemotions.cli", "serve", f"--model-name={model_name}", f"--port={port}"]
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
             _wait(f"http://127.0.0.1:{port}/v1/models/goemotions", process, log)
@@ -78,16 +78,17 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 @click.option("--data", default="sample", show_default=True)
 @click.option("--models", default="minilm,minilm-3l", show_default=True, help="Profiles, joined by commas.")
 @click.option("--epochs", default=0, help="0: each profile's own.")
-def main(data: str, models: str, epochs: int) -> None:
+@click.option("--model-name", default="goemotions", show_default=True, help="Name of the registered model.")
+def main(data: str, models: str, epochs: int, model_name: str) -> None:
     """Train, register and serve on this machine."""
-    run = local.run(data=local.source(data), models=models.split(","), epochs=epochs, auto_promote=True)
-    with served(stack.FOLDER / "serve.log") as url:
+    run = local.run(data=local.source(data), models=models.split(","), epochs=epochs, model_name=model_name, auto_promote=True)
+    with served(stack.FOLDER / "serve.log", model_name) as url:
         answer = ask(url, COMMENTS)
     comparison = (run / "report.md").read_text(encoding="utf-8").split("## Model comparison\n")[1].split("\n## ")[0]
     click.echo(f"\nThe champion for CPU (version {answer['model_version']}) answers:\n\n{table(COMMENTS, answer)}")
     click.echo(f"\nThe models compared\n{comparison}")
     click.echo(local.summary(run))
-    click.echo(f"MLflow: {os.environ['MLFLOW_TRACKING_URI']} (experiment and registered model goemotions)")
+    click.echo(f"MLflow: {os.environ['MLFLOW_TRACKING_URI']} (experiment goemotions, registered model {model_name})")
     click.echo("The stack keeps running: `make serve` serves the champion, `make stack-down` ends the stack.")
 
 

@@ -9,9 +9,9 @@ import logging
 import os
 import re
 import shutil
-import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,17 @@ import click
 from kfp import local
 
 from goemotions.errors import WorkflowError
-from pipelines import stack
+from pipelines import stack, submit
 from pipelines.training import training
 
 SHOWN = re.compile(r"Executing task|finished with status|step/s|WARNING|s/step|Error")
 HIDDEN = re.compile(r"UserWarning|RuntimeWarning")
 TAIL_CHARACTERS = 6000
 STORE = f"s3://{stack.BUCKET}/"
+
+
+class BadArgument(WorkflowError):
+    """An option of the command line cannot be understood."""
 
 
 class RunFailed(WorkflowError):
@@ -46,15 +50,13 @@ def run(folder: Path = stack.FOLDER, **arguments: Any) -> Path:
     root = folder.absolute() / "runs"
     root.mkdir(parents=True, exist_ok=True)
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
-    # Two trainings at once on a few cores take longer than one after the other, and spoil each other's latency.
-    training.pipeline_spec.root.dag.tasks["for-loop-1"].iterator_policy.parallelism_limit = 1
     before = set(root.iterdir())
     log = root / "last.log"
     try:
-        with Console(log) as console, warnings.catch_warnings(), contextlib.redirect_stdout(console):
+        with _on_one_machine(), Console(log) as console, warnings.catch_warnings(), contextlib.redirect_stdout(console):
             # KFP warns at every step that display names and the image do nothing here.
             warnings.filterwarnings("ignore", module=r"kfp\.local")
-            training(**{"store": STORE, "commit": commit(), **arguments})
+            training(**{"store": STORE, "commit": submit.commit(), **arguments})
     except RuntimeError as error:
         print(log.read_text(encoding="utf-8")[-TAIL_CHARACTERS:], file=sys.stderr)
         raise RunFailed(f"a step failed ({error}); its log is above, the whole one is {log}") from error
@@ -64,6 +66,26 @@ def run(folder: Path = stack.FOLDER, **arguments: Any) -> Path:
     shutil.copyfile(made / "report" / "page", made / "report.html")
     shutil.copyfile(made / "report" / "text", made / "report.md")
     return made
+
+
+@contextlib.contextmanager
+def _on_one_machine() -> Iterator[None]:
+    """The pipeline without retries and with one model after the other, for as long as it runs here.
+
+    A retry would only meet the same error again; two trainings at once on a few cores take longer than one after the other, and
+    spoil each other's latency.
+    """
+    spec = training.pipeline_spec
+    before = type(spec).FromString(spec.SerializeToString())
+    loop = spec.root.dag.tasks["for-loop-1"]
+    loop.iterator_policy.parallelism_limit = 1
+    for dag in (spec.root.dag, spec.components[loop.component_ref.name].dag):
+        for task in dag.tasks.values():
+            task.ClearField("retry_policy")
+    try:
+        yield
+    finally:
+        spec.CopyFrom(before)
 
 
 class Console(io.TextIOBase):
@@ -94,12 +116,6 @@ def registered(run_folder: Path) -> dict[str, Any]:
     return found
 
 
-def commit() -> str:
-    """The checked-out commit, or ``unknown`` outside a git checkout."""
-    found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
-
-
 def summary(run_folder: Path) -> str:
     """Where the results of a run are, as lines for the terminal."""
     lines = [
@@ -112,8 +128,28 @@ def summary(run_folder: Path) -> str:
 
 def named_weights(values: tuple[str, ...]) -> dict[str, str]:
     """``profile=location`` pairs as the pipeline's parameter takes them; a local path becomes absolute."""
-    pairs = [value.partition("=")[::2] for value in values]
-    return {profile: place if "://" in place else str(Path(place).absolute()) for profile, place in pairs}
+    pairs = [_pair(value) for value in values]
+    return {profile: place if "://" in place else str(Path(place).expanduser().absolute()) for profile, place in pairs}
+
+
+def parameters(values: tuple[str, ...]) -> dict[str, Any]:
+    """``name=value`` pairs for further parameters of the pipeline; a value is JSON or else a plain string."""
+    found: dict[str, Any] = {}
+    for name, value in map(_pair, values):
+        if name not in training.component_spec.inputs:
+            raise BadArgument(f"the pipeline has no parameter {name!r}: it has {', '.join(training.component_spec.inputs)}")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def _pair(value: str) -> tuple[str, str]:
+    name, separator, rest = value.partition("=")
+    if not (name and separator and rest):
+        raise BadArgument(f"{value!r} is no name=value pair")
+    return name, rest
 
 
 def source(value: str) -> str:
@@ -132,10 +168,13 @@ def main() -> None:
 @click.option("--weights", multiple=True, help="profile=folder or profile=s3://bucket/prefix/; repeatable.")
 @click.option("--epochs", default=0, help="0: each profile's own.")
 @click.option("--seed", default=0, show_default=True)
+@click.option("--model-name", default="goemotions", show_default=True, help="Name of the registered model.")
 @click.option("--auto-promote/--no-auto-promote", default=False, help="Move the champion aliases where the gate passes.")
-def run_command(data: str, models: str, weights: tuple[str, ...], **options: Any) -> None:
+@click.option("--set", "others", multiple=True, help="Any other parameter of the pipeline, as name=value; repeatable.")
+def run_command(data: str, models: str, weights: tuple[str, ...], others: tuple[str, ...], **options: Any) -> None:
     """Run the pipeline and say what it registered."""
-    folder = run(data=source(data), models=models.split(","), weights=named_weights(weights), **options)
+    arguments = {**options, **parameters(others)}
+    folder = run(data=source(data), models=models.split(","), weights=named_weights(weights), **arguments)
     click.echo(summary(folder))
     click.echo(f"MLflow: {os.environ['MLFLOW_TRACKING_URI']}")
 

@@ -73,8 +73,14 @@ def up(folder: Path = FOLDER) -> dict[str, str]:
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     keys = _keys(folder)
-    weed = _server(folder, "seaweedfs") or _start_seaweedfs(folder, keys)
+    _bypass_proxies()
+    weed = _server(folder, "seaweedfs")
+    if weed is None:
+        # A server of MLflow that outlived its S3 would go on asking at the old port.
+        down(folder)
+        weed = _start_seaweedfs(folder, keys)
     environment = {
+        "NO_PROXY": os.environ["NO_PROXY"],
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{weed.port}",
         "AWS_ACCESS_KEY_ID": keys["accessKey"],
         "AWS_SECRET_ACCESS_KEY": keys["secretKey"],
@@ -98,6 +104,14 @@ def down(folder: Path = FOLDER) -> list[str]:
             ended.append(name)
         _record(folder, name).unlink(missing_ok=True)
     return ended
+
+
+def _bypass_proxies() -> None:
+    """A proxy of the network's cannot reach this machine's loopback."""
+    named = os.environ.get("NO_PROXY", os.environ.get("no_proxy", ""))
+    if "127.0.0.1" not in named:
+        named = ",".join(filter(None, [named, "127.0.0.1", "localhost"]))
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = named
 
 
 def free_ports(count: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,10 +10,15 @@ import click
 from kfp import compiler
 
 from goemotions.errors import WorkflowError
-from pipelines import local
 from pipelines.training import training
 
 REPOSITORY = "goemotions-trainer"
+
+
+def commit() -> str:
+    """The checked-out commit, or ``unknown`` outside a git checkout."""
+    found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
 
 
 def compile_pipeline(path: Path, image: str, commit: str) -> None:
@@ -31,9 +37,9 @@ def main() -> None:
 @click.option("--registry", default="", help="Prefix of the image, such as registry.example/team.")
 def compile_command(output: Path, registry: str) -> None:
     """Write one file to upload in the Kubeflow UI."""
-    commit = local.commit()
-    image = "/".join(filter(None, [registry.rstrip("/"), f"{REPOSITORY}:{commit}"]))
-    compile_pipeline(output, image, commit)
+    revision = commit()
+    image = "/".join(filter(None, [registry.rstrip("/"), f"{REPOSITORY}:{revision}"]))
+    compile_pipeline(output, image, revision)
     click.echo(f"{output}: upload it in the Kubeflow UI (Pipelines, Upload pipeline); its image is {image}")
 
 

@@ -34,6 +34,7 @@ def training(
     checkpoint_steps: int = 500,
     drop_leaked: bool = False,
     unlabelled: str = "quarantine",
+    max_quarantined: float = 0.05,
     store: str = "s3://goemotions/",
     model_name: str = "goemotions",
     latency_budget_ms: float = 25.0,
@@ -54,6 +55,7 @@ def training(
         checkpoint_steps: Optimizer steps between two checkpoints, from which a retried or preempted step goes on.
         drop_leaked: Leave out of train each text that also stands in validation or test.
         unlabelled: What happens to a row without a label: quarantine or keep.
+        max_quarantined: Share of a split's rows that may be blank or unlabelled before that is an error.
         store: Bucket and prefix for bundles and checkpoints, with the final slash.
         model_name: Name of the registered model in MLflow.
         latency_budget_ms: 95th percentile, in ms, that the CPU winner may take for one text of 20 tokens on two threads.
@@ -65,11 +67,15 @@ def training(
 
     def placed(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
         task.set_display_name(name).set_container_image(image).set_retry(2)
+        # The cache knows names, not contents: other data or another model under the same name would get the old output.
+        task.set_caching_options(False)
         kubernetes.use_secret_as_env(task, credentials_secret, {key: key for key in CREDENTIALS}, optional=True)
         return task
 
-    ingested = placed(ingest(source=data, drop_leaked=drop_leaked, unlabelled=unlabelled, pipeline_run=RUN), "ingest")
-    ingested.set_caching_options(False)
+    ingested = placed(
+        ingest(source=data, drop_leaked=drop_leaked, unlabelled=unlabelled, max_quarantined=max_quarantined, pipeline_run=RUN),
+        "ingest",
+    )
     dataset = ingested.outputs["dataset"]
     with ParallelFor(models, name="models") as profile:
         trained = placed(
@@ -121,5 +127,4 @@ def training(
         ),
         "register",
     )
-    registered.set_caching_options(False)
     placed(report(dataset=dataset, **collected(), registered=registered.outputs["registered"], pipeline_run=RUN), "report")

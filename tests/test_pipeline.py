@@ -63,12 +63,11 @@ def test_thresholds_are_given_validation_alone(loop: dict[str, Any]) -> None:
         assert [given["taskOutputArtifact"]["outputArtifactKey"] for given in inputs.values()] == ["validation"]
 
 
-def test_train_is_given_the_digest_so_that_other_data_is_another_cache_key(loop: dict[str, Any]) -> None:
-    assert "digest" in loop["train"]["inputs"]["parameters"]
-
-
-def test_data_is_read_anew_in_every_run(pipeline: dict[str, Any]) -> None:
-    assert pipeline["root"]["dag"]["tasks"]["ingest"]["cachingOptions"] == {}
+def test_no_step_takes_its_answer_from_the_cache(pipeline: dict[str, Any], loop: dict[str, Any]) -> None:
+    """Fault row 22: other data under the same name never brings back an old result."""
+    tasks = {**pipeline["root"]["dag"]["tasks"], **loop}
+    del tasks["for-loop-1"]
+    assert [name for name, task in tasks.items() if task["cachingOptions"] != {}] == []
 
 
 def test_credentials_come_by_reference(compiled: Path) -> None:
@@ -95,3 +94,18 @@ def test_local_paths_become_absolute_and_locations_stay(tmp_path: Path, monkeypa
         "minilm": str(tmp_path / "mine"),
         "distilbert": "s3://bucket/w/",
     }
+
+
+def test_further_parameters_are_checked_by_name() -> None:
+    assert local.parameters(("max_quarantined=0.1", "unlabelled=keep")) == {"max_quarantined": 0.1, "unlabelled": "keep"}
+    with pytest.raises(local.BadArgument, match=r"no parameter 'epoch'.*epochs"):
+        local.parameters(("epoch=3",))
+    with pytest.raises(local.BadArgument, match="no name=value"):
+        local.named_weights(("distilbert",))
+
+
+def test_a_local_run_leaves_the_pipeline_as_it_was(compiled: Path, tmp_path: Path) -> None:
+    with local._on_one_machine():
+        compile_pipeline(tmp_path / "local.yaml", "goemotions-trainer:abc123", "abc123")
+    compile_pipeline(tmp_path / "after.yaml", "goemotions-trainer:abc123", "abc123")
+    assert (tmp_path / "after.yaml").read_bytes() == compiled.read_bytes() != (tmp_path / "local.yaml").read_bytes()

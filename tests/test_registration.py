@@ -270,7 +270,7 @@ def test_another_taxonomy_is_refused_under_the_same_name(registry: Registry, can
 
     other = change(candidate, tmp_path / "other", {"validation": renamed, "test": renamed})
     registry.register("1", candidate)
-    with pytest.raises(ModelError, match="knows other labels than the candidate: register under another model name"):
+    with pytest.raises(ModelError, match="knows other labels than this data: register under another model name"):
         registry.register("2", other, auto_promote=True)
     assert (registry.alias("champion-cpu"), registry.alias("challenger-cpu")) == ("1", None)
 
@@ -289,7 +289,7 @@ def test_a_bundle_is_complete_and_whole(candidate: Path, tmp_path: Path, variant
     assert set(content["files"]) == set(files) - {manifest.NAME}
     wanted = {"config.json", "model.safetensors", "tokenizer.json", "training.json", "thresholds.json", "metrics.json"}
     wanted |= {"validation.parquet", "test.parquet", "README.md", "MLmodel"}
-    wanted |= {"model.onnx", "model.int8.onnx", "export.json"} if variant == "cpu" else set()
+    wanted |= {"model.onnx", "model.int8.onnx", "export.json"}
     assert wanted <= set(files)
     assert min(files.values()) > 0
     assert not [name for name in files if name.endswith((".pkl", ".pickle", ".bin", ".pt", ".py"))]
@@ -369,3 +369,15 @@ def test_mlflow_loads_the_champion_and_answers_as_the_predictor(
     assert loaded.predict(pd.DataFrame({"text": TEXTS})) == expected
     assert loaded.predict(TEXTS) == expected
     assert [answer["truncated"] for answer in expected] == [False] * 4 + [True]
+
+
+def test_another_model_under_the_same_run_is_refused(registry: Registry, candidate: Path, tmp_path: Path) -> None:
+    registry.register("1", candidate)
+    other = change(candidate, tmp_path / "other", {})
+    (other / "model").unlink()
+    shutil.copytree(candidate / "model", other / "model")
+    content = bytearray((other / "model" / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (other / "model" / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match="another model of the same run and profile: register under another run id"):
+        registry.register("1", other)
