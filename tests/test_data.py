@@ -625,7 +625,7 @@ def test_an_empty_place_in_s3_is_a_named_error(bucket: str, tmp_path: Path) -> N
         data.ingest(bucket, tmp_path / "dataset")
 
 
-@pytest.mark.parametrize("missing", ["dataset.json", "dataset_dict.json", "train/state.json"])
+@pytest.mark.parametrize("missing", ["dataset.json", "train/state.json", "test/dataset_info.json"])
 def test_a_folder_with_a_part_missing_is_no_dataset(tmp_path: Path, missing: str) -> None:
     ingested(tmp_path)
     (tmp_path / "dataset" / missing).unlink()
