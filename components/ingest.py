@@ -10,7 +10,7 @@ from components import IMAGE
 def ingest(
     source: str, drop_leaked: bool, unlabelled: str, max_quarantined: float, pipeline_run: str, dataset: Output[Dataset]
 ) -> str:
-    """Writes a Dataset folder and returns its digest, which the next steps' cache keys then hold."""
+    """Writes a Dataset folder and returns its digest."""
     from pathlib import Path
 
     from goemotions import data, tracking

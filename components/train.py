@@ -9,7 +9,6 @@ from components import IMAGE
 @dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
 def train(
     dataset: Input[Dataset],
-    digest: str,
     profile: str,
     weights: dict[str, str],
     epochs: int,
@@ -38,6 +37,8 @@ def train(
             checkpoint_steps=checkpoint_steps,
             on_epoch=lambda epoch, values: run.log_metrics(values, epoch),
         )
-        run.log_parameters({**facts["profile"], "seed": seed, "precision": facts["precision"], "dataset_digest": digest})
+        run.log_parameters(
+            {**facts["profile"], "seed": seed, "precision": facts["precision"], "dataset_digest": facts["dataset_digest"]}
+        )
         run.log_metrics({"best_epoch": facts["best_epoch"], "train_seconds": facts["seconds"]})
-    model.metadata.update(profile=profile, best_epoch=facts["best_epoch"], dataset_digest=digest)
+    model.metadata.update(profile=profile, best_epoch=facts["best_epoch"], dataset_digest=facts["dataset_digest"])

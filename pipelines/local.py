@@ -9,13 +9,16 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+import psutil
 from kfp import local
 
 from goemotions.errors import WorkflowError
@@ -25,6 +28,7 @@ from pipelines.training import training
 SHOWN = re.compile(r"Executing task|finished with status|step/s|WARNING|s/step|Error")
 HIDDEN = re.compile(r"UserWarning|RuntimeWarning")
 TAIL_CHARACTERS = 6000
+STOP_SECONDS = 15
 STORE = f"s3://{stack.BUCKET}/"
 
 
@@ -53,7 +57,13 @@ def run(folder: Path = stack.FOLDER, **arguments: Any) -> Path:
     before = set(root.iterdir())
     log = root / "last.log"
     try:
-        with _on_one_machine(), Console(log) as console, warnings.catch_warnings(), contextlib.redirect_stdout(console):
+        with (
+            _on_one_machine(),
+            _stopping_at_once(),
+            Console(log) as console,
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(console),
+        ):
             # KFP warns at every step that display names and the image do nothing here.
             warnings.filterwarnings("ignore", module=r"kfp\.local")
             training(**{"store": STORE, "commit": submit.commit(), **arguments})
@@ -86,6 +96,30 @@ def _on_one_machine() -> Iterator[None]:
         yield
     finally:
         spec.CopyFrom(before)
+
+
+@contextlib.contextmanager
+def _stopping_at_once() -> Iterator[None]:
+    """Ctrl-C ends the run: KFP by itself would take the interrupted step for a failed one and go on with the next model."""
+
+    def stop(*_: object) -> None:
+        session = os.getsid(0)
+        # The stack's servers have sessions of their own and stay.
+        steps = [child for child in psutil.Process().children(recursive=True) if os.getsid(child.pid) == session]
+        for step in steps:
+            step.terminate()
+        psutil.wait_procs(steps, timeout=STOP_SECONDS)
+        os.write(2, b"\ninterrupted: start again at any time; the stack keeps running (`make stack-down` ends it)\n")
+        os._exit(130)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Console(io.TextIOBase):

@@ -81,7 +81,6 @@ def training(
         trained = placed(
             train(
                 dataset=dataset,
-                digest=ingested.outputs["Output"],
                 profile=profile,
                 weights=weights,
                 epochs=epochs,

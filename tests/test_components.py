@@ -41,7 +41,6 @@ def test_train_logs_its_epochs_and_leaves_checkpoints_in_s3(
     model = dsl.Model(uri=str(tmp_path / "model"))
     train.python_func(
         dataset=dsl.Dataset(uri=str(dataset)),
-        digest="d",
         profile="minilm",
         weights={"minilm": weights("minilm")},
         epochs=2,
