@@ -27,6 +27,8 @@ from pipelines.training import training
 
 SHOWN = re.compile(r"Executing task|finished with status|step/s|WARNING|s/step|Error")
 HIDDEN = re.compile(r"UserWarning|RuntimeWarning")
+# A step is a process of its own: what it raised is known from its traceback alone.
+NAMED = re.compile(r"^\s*goemotions\.errors\.\w+: (.+)$", re.MULTILINE)
 TAIL_CHARACTERS = 6000
 STOP_SECONDS = 15
 STORE = f"s3://{stack.BUCKET}/"
@@ -68,8 +70,11 @@ def run(folder: Path = stack.FOLDER, **arguments: Any) -> Path:
             warnings.filterwarnings("ignore", module=r"kfp\.local")
             training(**{"store": STORE, "commit": submit.commit(), **arguments})
     except RuntimeError as error:
-        print(log.read_text(encoding="utf-8")[-TAIL_CHARACTERS:], file=sys.stderr)
-        raise RunFailed(f"a step failed ({error}); its log is above, the whole one is {log}") from error
+        text = log.read_text(encoding="utf-8")
+        if named := NAMED.findall(text):
+            raise RunFailed(f"{named[-1]} (the log is {log})") from error
+        print(text[-TAIL_CHARACTERS:], file=sys.stderr)
+        raise RunFailed(f"a step failed, its log is above; the whole one is {log}") from error
     made = next(path for path in root.iterdir() if path.is_dir() and path not in before)
     log.rename(made / "run.log")
     # KFP names artifacts without an ending, by which browsers and editors go.

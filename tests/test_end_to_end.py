@@ -77,6 +77,6 @@ def test_a_version_can_be_downloaded_and_verified(registered: dict[str, Any], tm
 
 def test_a_failing_step_is_named_and_nothing_is_registered(stack: Path, tmp_path: Path) -> None:
     before = tracking.version("goemotions", "champion-cpu")
-    with pytest.raises(local.RunFailed, match="log"):
+    with pytest.raises(local.RunFailed, match=r"there is no data folder .*missing: give `sample`"):
         local.run(stack, data=str(tmp_path / "missing"), models=["minilm"])
     assert tracking.version("goemotions", "champion-cpu") == before
