@@ -191,12 +191,6 @@ def set_alias(model: str, alias: str, number: str) -> None:
         _client().set_registered_model_alias(model, alias, number)
 
 
-def set_version_tags(model: str, number: str, tags: dict[str, str]) -> None:
-    with _named():
-        for name, value in tags.items():
-            _client().set_model_version_tag(model, number, name, value)
-
-
 def write_mlmodel(folder: Path) -> None:
     """Adds an MLmodel file: ``mlflow.pyfunc.load_model`` then loads the bundle through this package, without a pickle."""
     import mlflow.pyfunc

@@ -273,9 +273,8 @@ def test_a_version_that_is_not_there_is_none(stack: Path, own: str, reference: s
     assert tracking.version(own, reference) is None
 
 
-def test_the_tags_of_a_version_are_set(stack: Path, own: str) -> None:
-    version = tracking.register(own, tracking.find_run(own).run_id, "s3://b/1/", {"variant": "cpu"})
-    tracking.set_version_tags(own, version.number, {"commit": "c1"})
+def test_the_tags_of_a_version_are_kept(stack: Path, own: str) -> None:
+    version = tracking.register(own, tracking.find_run(own).run_id, "s3://b/1/", {"variant": "cpu", "commit": "c1"})
     found = tracking.version(own, version.number)
     assert found is not None
     assert found.tags == {"variant": "cpu", "commit": "c1"}
