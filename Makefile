@@ -41,7 +41,7 @@ demo: setup ## train, register and serve on this machine; ends with five comment
 
 run: setup ## run the training pipeline on this machine: DATA= MODELS= EPOCHS= WEIGHTS= SET=
 	@$(BIN)/python -m pipelines.local run --data '$(DATA)' --models '$(MODELS)' --epochs $(or $(EPOCHS),0) \
-		--model-name '$(MODEL_NAME)' $(addprefix --weights ,$(WEIGHTS)) $(addprefix --set ,$(SET))
+		--model-name '$(MODEL_NAME)' $(addprefix --weights ,$(WEIGHTS)) $(foreach pair,$(SET),--set '$(pair)')
 
 serve: stack-up ## serve the champion for CPU on PORT
 	@. .local/env && $(BIN)/goemotions serve --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' --port $(PORT)
@@ -58,7 +58,7 @@ compile: setup ## write the pipeline as one file for the Kubeflow UI: REGISTRY=
 download-model: stack-up ## bring the files of a VERSION (alias or number) to OUT, verified
 	@. .local/env && $(BIN)/goemotions download '$(VERSION)' --model-name '$(MODEL_NAME)' --output '$(OUT)'
 
-report: setup ## write docs/model-performance.md from the newest run
+report: setup ## write docs/model-performance.md, its figures and tables from the newest run
 	@$(BIN)/python -m pipelines.local report
 
 test: setup ## the tests

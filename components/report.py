@@ -19,13 +19,15 @@ def report(
     cpu_thresholds: Input[list[Artifact]],
     registered: Input[Artifact],
     pipeline_run: str,
+    model_name: str,
+    latency_budget_ms: float,
+    folder: Output[Artifact],
     page: Output[HTML],
     text: Output[Markdown],
 ) -> None:
-    """Writes the report as an HTML and a Markdown artifact, and logs both and the CSV to the pipeline's MLflow run."""
+    """Writes the report as a folder, its page and its text as artifacts that the UI shows, and logs it all to MLflow."""
     import json
     import shutil
-    import tempfile
     from pathlib import Path
 
     from goemotions import registration, tracking
@@ -35,9 +37,10 @@ def report(
         models, onnx, {"gpu": (gpu_validation, gpu_test, gpu_thresholds), "cpu": (cpu_validation, cpu_test, cpu_thresholds)}
     )
     found = json.loads((Path(registered.path) / "registered.json").read_text())
-    with tempfile.TemporaryDirectory() as scratch, tracking.step(pipeline_run) as run:
-        folder = reporting.write(Path(dataset.path), parts, Path(scratch), found)
-        for file in folder.iterdir():
-            run.log_file(file, "report")
-        shutil.copyfile(folder / "report.html", page.path)
-        shutil.copyfile(folder / "report.md", text.path)
+    written = reporting.write(
+        Path(dataset.path), parts, Path(folder.path), found, model_name=model_name, latency_budget_ms=latency_budget_ms
+    )
+    shutil.copyfile(written / "report.html", page.path)
+    shutil.copyfile(written / "report.md", text.path)
+    with tracking.step(pipeline_run) as run:
+        run.log_folder(written, "report")

@@ -1,5 +1,7 @@
 """Fine-tune one model profile."""
 
+from typing import Any
+
 from kfp import dsl
 from kfp.dsl import Dataset, Input, Model, Output
 
@@ -11,6 +13,7 @@ def train(
     dataset: Input[Dataset],
     profile: str,
     weights: dict[str, str],
+    settings: dict[str, dict[str, Any]],
     epochs: int,
     seed: int,
     precision: str,
@@ -30,6 +33,7 @@ def train(
             Path(model.path),
             profile,
             weights=weights.get(profile, ""),
+            settings=settings.get(profile),
             epochs=epochs,
             seed=seed,
             precision=precision,

@@ -7,11 +7,13 @@ from components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
-def tune_thresholds(validation: Input[Artifact], thresholds: Output[Artifact]) -> None:
+def tune_thresholds(
+    validation: Input[Artifact], strategy: str, precision: float, recall: float, thresholds: Output[Artifact]
+) -> None:
     """Writes a folder with ``thresholds.json``."""
     from pathlib import Path
 
     from goemotions.tuning import tune
 
-    content = tune(Path(validation.path), Path(thresholds.path))
+    content = tune(Path(validation.path), Path(thresholds.path), strategy=strategy, precision=precision, recall=recall)
     thresholds.metadata.update(strategy=content["strategy"], f1_macro_cross_fitted=content["f1_macro_cross_fitted"])

@@ -5,12 +5,15 @@ Opening one needs neither torch nor the training libraries: the server does it.
 
 from __future__ import annotations
 
+import contextlib
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from goemotions import manifest, storage, thresholds, tracking
-from goemotions.errors import ModelError
+from goemotions.errors import IntegrityError, ModelError, StorageError
 from goemotions.labels import Taxonomy
 from goemotions.thresholds import Thresholds
 from goemotions.tokenization import TextEncoder
@@ -72,3 +75,51 @@ def fetch(reference: str, output: Path, model_name: str = MODEL) -> Version | No
     storage.fetch(version.source, output)
     manifest.verify(output)
     return version
+
+
+def download(reference: str, output: Path, model_name: str = MODEL) -> tuple[Version | None, list[str]]:
+    """Fetches a bundle to a folder within a folder, verifies it there and moves it up, its manifest last.
+
+    Returns:
+        The version, where the reference is an alias or a number, and the names of the bundle's files.
+
+    Raises:
+        ModelError: there is no such version, or the folder holds files and no bundle.
+        IntegrityError: what arrived does not match its manifest.
+        StorageError: the location does not answer, or the folder cannot be written.
+    """
+    is_location = storage.is_s3(reference) or Path(reference).is_dir()
+    version = None if is_location else tracking.version(model_name, reference)
+    location = version.source if version else reference
+    closed, arrived = output / manifest.NAME, output / ".partial"
+    if closed.is_file() and closed.read_bytes() == storage.read(location, manifest.NAME):
+        with contextlib.suppress(IntegrityError):
+            return version, sorted(manifest.verify(output)["files"])
+    if output.is_dir() and not closed.is_file() and any(path != arrived for path in output.iterdir()):
+        raise ModelError(f"{output} holds files and no whole bundle: empty it, or give another folder")
+    try:
+        shutil.rmtree(arrived, ignore_errors=True)
+        fetch(location, arrived, model_name)
+        _replace(output, arrived)
+    except IntegrityError as error:
+        raise IntegrityError(str(error).replace(str(arrived), location.rstrip("/"))) from error
+    except OSError as error:
+        raise StorageError(f"{output} cannot be written ({error.strerror}): free space or choose another folder") from error
+    finally:
+        shutil.rmtree(arrived, ignore_errors=True)
+    return version, sorted(json.loads(closed.read_bytes())["files"])
+
+
+def _replace(output: Path, arrived: Path) -> None:
+    """Moves the files of a bundle up, in place of those of the bundle that was there: its manifest goes first, the new one last."""
+    closed = output / manifest.NAME
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        former = set(json.loads(closed.read_bytes())["files"])
+        closed.unlink()
+        for path in [path for path in output.rglob("*") if path.relative_to(output).as_posix() in former]:
+            path.unlink()
+    closed.unlink(missing_ok=True)
+    for path in sorted((path for path in arrived.rglob("*") if path.is_file()), key=lambda path: path.name == manifest.NAME):
+        target = output / path.relative_to(arrived)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)

@@ -8,6 +8,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -61,18 +62,20 @@ def ingest(source: str, output: Path, **options: Any) -> None:
 @click.option("--profile", required=True, help="A model profile, such as minilm.")
 @click.option("--weights", default="", help="The encoder's files: a folder or s3://; default: the profile's own.")
 @click.option("--epochs", default=0, help="0: the profile's own.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A hyperparameter of the profile. Repeatable.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
 @click.option("--checkpoints", "checkpoint_location", default="", help="Folder or s3:// to checkpoint to and resume from.")
 @click.option("--checkpoint-steps", default=500, show_default=True, help="Steps between two checkpoints.")
 @click.option("--run", "pipeline_run", default="", help="Log to MLflow under this pipeline run.")
-def train(dataset: Path, output: Path, profile: str, pipeline_run: str, **options: Any) -> None:
+def train(dataset: Path, output: Path, profile: str, pipeline_run: str, settings: tuple[str, ...], **options: Any) -> None:
     """Fine-tune a model profile."""
     from goemotions import tracking, training
 
     with tracking.step(pipeline_run, profile) if pipeline_run else contextlib.nullcontext() as run:
         on_epoch = (lambda epoch, values: run.log_metrics(values, epoch)) if run else (lambda epoch, values: None)
-        facts = training.train(dataset, output, profile, on_epoch=on_epoch, **options)
+        changed = dict(setting.partition("=")[::2] for setting in settings)
+        facts = training.train(dataset, output, profile, settings=changed, on_epoch=on_epoch, **options)
     best = facts["history"][facts["best_epoch"] - 1]
     click.echo(
         f"{output}: {profile}, epoch {facts['best_epoch']} of {len(facts['history'])}, validation AUC micro "
@@ -114,14 +117,17 @@ def evaluate(dataset: Path, model: Path, onnx: Path, engine: str, **outputs: Pat
 @commands.command("tune-thresholds")
 @click.option("--validation", type=Folder, required=True, help="Scored validation split, from `goemotions evaluate`.")
 @OUTPUT
-def tune_thresholds(validation: Path, output: Path) -> None:
+@click.option("--strategy", default="best", show_default=True, help="A strategy's name, or the best cross-fitted macro F1.")
+@click.option("--precision", default=0.7, show_default=True, help="What the strategy precision keeps.")
+@click.option("--recall", default=0.8, show_default=True, help="What the strategy recall keeps.")
+def tune_thresholds(validation: Path, output: Path, **options: Any) -> None:
     """Fit every threshold strategy on validation and choose one."""
     from goemotions.tuning import tune
 
-    content = tune(validation, output)
+    content = tune(validation, output, **options)
     for row in content["comparison"]:
         click.echo(
-            f"{row['strategy']:>14}  macro F1 {row['f1_macro_fitted']:.4f}, cross-fitted {row['f1_macro_cross_fitted']:.4f}"
+            f"{row['strategy']:>18}  macro F1 {row['f1_macro_fitted']:.4f}, cross-fitted {row['f1_macro_cross_fitted']:.4f}"
         )
     click.echo(f"{output}/thresholds.json: {content['strategy']}")
 
@@ -158,24 +164,61 @@ def report(dataset: Path, candidates: tuple[Path, ...], output: Path) -> None:
 @OUTPUT
 @MODEL_NAME
 def download(reference: str, output: Path, model_name: str) -> None:
-    """Bring a version's files and verify them. REFERENCE: an alias, a version number, or a location."""
+    """Bring a version's files, verified, in place of another version's. REFERENCE: an alias, a version number, or a location."""
     from goemotions import bundle
 
-    version = bundle.fetch(reference, output, model_name)
+    version, names = bundle.download(reference, output, model_name)
     click.echo(f"{output}: {reference}{f' (version {version.number})' if version else ''}, every file matches its manifest")
+    for kind, files in _kinds(names).items():
+        size = sum((output / name).stat().st_size for name in files)
+        click.echo(f"  {kind:<12}{size / 1000:>11,.0f} kB  {', '.join(files)}")
+
+
+def _kinds(names: list[str]) -> dict[str, list[str]]:
+    """The files of a bundle by what they are."""
+    kinds = {
+        "checkpoint": ("*.safetensors", "config.json", "training.json", "*token*", "vocab*", "merges*"),
+        "onnx": ("*.onnx", "export.json"),
+        "thresholds": ("thresholds.json",),
+        "predictions": ("*.parquet",),
+        "metrics": ("metrics.json", "*_per_label.csv"),
+        "description": ("*",),
+    }
+    found: dict[str, list[str]] = {}
+    for name in names:
+        kind = next(kind for kind, patterns in kinds.items() if any(fnmatch(name, pattern) for pattern in patterns))
+        found.setdefault(kind, []).append(name)
+    return {kind: found[kind] for kind in kinds if kind in found}
 
 
 @commands.command()
-@click.argument("text", nargs=-1, required=True)
+@click.argument("text", nargs=-1)
 @click.option("--bundle", "reference", default="champion-cpu", show_default=True, help="An alias, a version, or a location.")
 @MODEL_NAME
-def predict(text: tuple[str, ...], reference: str, model_name: str) -> None:
-    """Label texts with a registered model; a JSON line for each."""
+@click.option("--input", "source", type=click.Path(path_type=Path), help="A .csv, .tsv or .parquet file instead of texts.")
+@click.option("--output", type=click.Path(path_type=Path), help="The file to write, in the format of its ending.")
+@click.option("--column", default="text", show_default=True, help="The column of the file with the texts.")
+@click.option("--all-scores/--labels-only", default=True, show_default=True, help="Add each label's probability to the file.")
+def predict(
+    text: tuple[str, ...], reference: str, model_name: str, source: Path | None, output: Path | None, **options: Any
+) -> None:
+    """Label texts, a JSON line for each, or the rows of a file, with a registered model."""
+    if bool(text) == bool(source) or bool(source) != bool(output):
+        raise click.UsageError("Give either texts, or --input FILE and --output FILE.")
     from goemotions.predictor import Predictor
 
     with _bundle(reference, model_name) as (folder, _):
-        for answer in Predictor.load(folder).predict(text):
+        predictor = Predictor.load(folder)
+        for answer in predictor.predict(text) if text else ():
             click.echo(json.dumps(answer, ensure_ascii=False))
+        if source and output:
+            from goemotions import scoring
+
+            made = scoring.score_file(predictor, source, output, **options)
+            click.echo(
+                f"{output}: {made.rows:,} rows in {made.seconds:.1f} s, {made.rows / made.seconds:,.0f} a second; "
+                f"{made.blank:,} without text, {made.truncated:,} truncated"
+            )
 
 
 @commands.command()

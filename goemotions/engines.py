@@ -104,13 +104,18 @@ def score(engine: Engine, texts: Sequence[str], progress: Any = None) -> tuple[n
 
 def score_ids(engine: Engine, rows: Sequence[Sequence[int]], progress: Any = None) -> np.ndarray:
     """Probabilities of n tokenized texts, float32 [n, labels], in their order. ``progress`` wraps the list of batches."""
+    return sigmoid(logits(engine, rows, progress))
+
+
+def logits(engine: Engine, rows: Sequence[Sequence[int]], progress: Any = None) -> np.ndarray:
+    """Logits of n tokenized texts, float32 [n, labels], in their order."""
     batches = by_length([len(row) for row in rows], BATCH_SIZE)
     result: np.ndarray | None = None
     for batch in progress(batches) if progress else batches:
-        logits = engine.logits(*engine.encoder.pad([rows[position] for position in batch]))
+        found = engine.logits(*engine.encoder.pad([rows[position] for position in batch]))
         if result is None:
-            result = np.empty((len(rows), logits.shape[1]), dtype=np.float32)
-        result[batch] = sigmoid(logits)
+            result = np.empty((len(rows), found.shape[1]), dtype=np.float32)
+        result[batch] = found
     if result is None:
         raise ModelError("there is no text to score: give at least one")
     return result

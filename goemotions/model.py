@@ -7,8 +7,9 @@ import dataclasses
 import importlib.resources
 import importlib.util
 import json
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import numpy as np
 import torch
 import transformers
 from safetensors import SafetensorError
+from tokenizers import AddedToken
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from goemotions import manifest, storage
+from goemotions.calibration import Scaling
 from goemotions.errors import ModelError, SourceUnreachable
 from goemotions.labels import Taxonomy
 from goemotions.profiles import Profile
@@ -104,6 +107,7 @@ def build(
             raise ModelError(f"{folder} holds no usable weights for {profile.name}: they lack {missing[0]}")
     if is_published:
         check_size(profile, model, taxonomy)
+    _add_tokens(model, tokenizer, profile.added_tokens)
     return model, tokenizer
 
 
@@ -118,15 +122,50 @@ def head(model: transformers.PreTrainedModel) -> list[nn.Parameter]:
     return [p for name, p in model.named_parameters() if not name.startswith(model.base_model_prefix + ".")]
 
 
+def layer(model: transformers.PreTrainedModel, name: str) -> int:
+    """Depth of a parameter of the encoder: 0 for the embeddings, 1 for the first layer, and so on."""
+    found = re.search(r"\.layer\.(\d+)\.", name)
+    if found:
+        return int(found.group(1)) + 1
+    return 0 if ".embeddings." in name else int(model.config.num_hidden_layers)
+
+
+def _add_tokens(
+    model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase, tokens: Sequence[str]
+) -> None:
+    """Gives each token one id; its embedding starts as the mean of its word's, without the brackets."""
+    pieces = {token: tokenizer(token.strip("[]<>"), add_special_tokens=False).input_ids for token in tokens}
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
+    if len(tokenizer) > model.config.vocab_size:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    table = model.get_input_embeddings().weight
+    with torch.no_grad():
+        for token, ids in pieces.items():
+            table[tokenizer.convert_tokens_to_ids(token)] = table[ids].mean(0)
+
+
 def start_at_prior(model: transformers.PreTrainedModel, labels: np.ndarray) -> None:
     """Sets the last layer's bias so that an untrained head predicts each label's frequency in ``labels`` [n, labels].
 
     Without it the first hundreds of steps are spent on learning that emotions are rare (Lin et al. 2017, section 4.1).
     """
     frequency = (labels.sum(axis=0) + 1) / (len(labels) + 2)
-    bias = [p for p in head(model) if p.shape == (labels.shape[1],)][-1]
     with torch.no_grad():
-        bias.copy_(torch.from_numpy(np.log(frequency / (1 - frequency))))
+        _last_layer(model).bias.copy_(torch.from_numpy(np.log(frequency / (1 - frequency))))
+
+
+def scale(model: transformers.PreTrainedModel, scaling: Scaling) -> None:
+    """Folds a scaling of the logits into the last layer, so that every engine answers with calibrated probabilities."""
+    layer = _last_layer(model)
+    slope, intercept = (torch.tensor(values, device=layer.weight.device) for values in (scaling.slope, scaling.intercept))
+    with torch.no_grad():
+        layer.weight.mul_(slope[:, None])
+        layer.bias.mul_(slope).add_(intercept)
+
+
+def _last_layer(model: transformers.PreTrainedModel) -> nn.Linear:
+    linear: nn.Linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
+    return linear
 
 
 def check_size(profile: Profile, model: transformers.PreTrainedModel, taxonomy: Taxonomy) -> None:
@@ -251,5 +290,6 @@ def _first_line(error: Exception) -> str:
 
 
 def describe(profile: Profile) -> dict[str, Any]:
-    """A profile's settings as plain values, for ``training.json`` and MLflow."""
-    return {key: value for key, value in dataclasses.asdict(profile).items() if key not in ("architecture", "package")}
+    """A profile's settings as JSON has them, for ``training.json`` and MLflow."""
+    fields = {key: value for key, value in dataclasses.asdict(profile).items() if key not in ("architecture", "package")}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}

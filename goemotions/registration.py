@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from goemotions import bundle, data, engines, evaluation, gate, manifest, storage, thresholds, tracking
+from goemotions import bundle, data, engines, evaluation, gate, manifest, metrics, storage, thresholds, tracking
 from goemotions.bundle import ENGINES, Variant
 from goemotions.errors import ModelError
 from goemotions.gate import Contender
@@ -20,6 +20,8 @@ from goemotions.tokenization import read_json
 from goemotions.tracking import Version
 
 log = logging.getLogger(__name__)
+
+LATENCY_BUDGET_MS = 25.0
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def register(
     store: str,
     pipeline_run: str,
     model_name: str = bundle.MODEL,
-    latency_budget_ms: float = 25.0,
+    latency_budget_ms: float = LATENCY_BUDGET_MS,
     auto_promote: bool = False,
     tags: dict[str, str] | None = None,
 ) -> dict[str, Any]:
@@ -144,6 +146,7 @@ def register(
         result[variant] = {
             "profile": winner.profile,
             "version": version.number,
+            "run_id": run.run_id,
             "source": location,
             "metrics": values,
             "latency_ms_p95": winner.latency_ms,
@@ -167,7 +170,9 @@ def assemble(output: Path, variant: Variant, parts: Parts, facts: dict[str, Any]
     for split, folder in (("validation", parts.validation), ("test", parts.test)):
         found = Predictions.read(folder / FILE)
         found.write(output / f"{split}.parquet")
-        shutil.copyfile(folder / "per_label.csv", output / f"{split}_per_label.csv")
+        predicted = fitted.apply(found.probabilities)
+        rows = metrics.per_label(found.names, found.labels, found.probabilities, predicted)
+        evaluation.write_csv(output / f"{split}_per_label.csv", rows)
         at_half = evaluation.figures(found, thresholds.fixed(found.labels, found.probabilities))
         values |= evaluation.figures(found, fitted) | {f"{name}/at_0.5": value for name, value in at_half.items()}
     (output / evaluation.METRICS).write_text(json.dumps(values, indent=1), encoding="utf-8")

@@ -74,9 +74,9 @@ class Run:
             for name, value in values.items():
                 _client().set_tag(self.run_id, name, value)
 
-    def log_file(self, path: Path, folder: str = "") -> None:
+    def log_folder(self, path: Path, name: str) -> None:
         with _named():
-            _client().log_artifact(self.run_id, str(path), folder or None)
+            _client().log_artifacts(self.run_id, str(path), name)
 
     def finish(self, status: str = "FINISHED") -> None:
         if self._unsent:

@@ -11,17 +11,17 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from goemotions import checkpoints, data, engines, metrics, model, profiles
+from goemotions import calibration, checkpoints, data, engines, losses, metrics, model, profiles, storage
 from goemotions.checkpoints import Checkpoint
 from goemotions.errors import Interrupted, TrainingError
 from goemotions.profiles import Profile
@@ -33,12 +33,15 @@ log = logging.getLogger(__name__)
 CHUNK_BATCHES = 50
 CLIP_NORM = 1.0
 FINITE_EVERY = 20
+# Averaging the weights reads and writes all of them, so it is not done at every step.
+AVERAGE_EVERY = 10
+TEACHERS_SHARE = 0.5
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """A tokenized split: ids of each row, and multi-hot labels, float32 [n, labels]."""
+    """A tokenized split: ids of each row, and its labels, float32 [n, labels]: multi-hot, or soft where a train split is taught so."""
 
     rows: list[list[int]]
     labels: np.ndarray
@@ -51,6 +54,7 @@ def train(
     *,
     weights: str = "",
     epochs: int = 0,
+    settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     precision: str = "auto",
     checkpoint_location: str = "",
@@ -65,6 +69,7 @@ def train(
         profile_name: a name of ``profiles.PROFILES``.
         weights: the encoder's files, as ``model.build`` takes them.
         epochs: 0 for the profile's own.
+        settings: fields of the profile to change for this run, such as ``{"learning_rate": 1e-4}``.
         seed: of the head, the order of the rows and the dropout.
         precision: ``fp32``, ``bf16``, or ``auto`` for bf16 where the hardware computes in it.
         checkpoint_location: folder or S3 prefix for checkpoints, resumed from if it holds one of the same run; empty for none.
@@ -78,11 +83,11 @@ def train(
         TrainingError: the loss is not finite, or memory runs out.
         Interrupted: SIGTERM or SIGINT; a checkpoint is written first.
     """
-    profile = profiles.get(profile_name)
-    profile = dataclasses.replace(profile, epochs=epochs or profile.epochs)
+    profile = profiles.get(profile_name, {**(settings or {}), **({"epochs": epochs} if epochs else {})})
+    precision = resolve_precision(precision)
     splits, info = data.load(dataset, ("train", "validation"))
     taxonomy = data.taxonomy_of(info)
-    classifier, tokenizer = model.build(profile, taxonomy, weights=weights, seed=seed)
+    _, tokenizer = model.build(profile, taxonomy, weights=weights)
     encoder = TextEncoder(tokenizer.backend_tokenizer, profile.max_length, tokenizer.pad_token_id)
     tokenized = {
         split: Split(
@@ -91,17 +96,41 @@ def train(
         )
         for split in ("train", "validation")
     }
-    model.start_at_prior(classifier, tokenized["train"].labels)
+    rows, labels, validation = tokenized["train"].rows, tokenized["train"].labels, tokenized["validation"]
+
+    def fitted(profile: Profile, seed: int, targets: np.ndarray, location: str, report: Callable[..., None]) -> Run:
+        classifier, _ = model.build(profile, taxonomy, weights=weights, seed=seed)
+        if profile.prior:
+            model.start_at_prior(classifier, labels)
+        run = Run(profile, classifier, encoder, seed, precision, digest=info["digest"], weights=weights)
+        run.fit(Split(rows, targets), validation, location, checkpoint_steps, report)
+        return run
+
+    frequency = labels.mean(axis=0, keepdims=True)
+    targets = (1 - profile.label_smoothing) * labels + profile.label_smoothing * frequency
     with _memory_errors_named():
-        run = Run(profile, classifier, encoder, seed, resolve_precision(precision), digest=info["digest"], weights=weights)
-        run.fit(tokenized["train"], tokenized["validation"], checkpoint_location, checkpoint_steps, on_epoch)
+        teachers, taught = [], []
+        for number in range(1, profile.teachers + 1):
+            alone = dataclasses.replace(profile, teachers=0, epochs=profile.teacher_epochs)
+            location = checkpoint_location and storage.join(checkpoint_location, f"teacher-{number}")
+            teacher = fitted(alone, seed + number, targets, location, lambda epoch, values: None)
+            taught.append(engines.score_ids(teacher.engine(), rows))
+            teachers.append(teacher.summary())
+        if taught:
+            targets = (1 - TEACHERS_SHARE) * targets + TEACHERS_SHARE * np.mean(taught, axis=0)
+        run = fitted(profile, seed, targets.astype(np.float32), checkpoint_location, on_epoch)
+        scaling, compared = calibration.choose(validation.labels > 0, engines.logits(run.engine(), validation.rows))
+        model.scale(run.classifier, scaling)
     training = {
         **run.summary(),
         "weights": weights or f"{profile.base}@{profile.revision}",
         "dataset_digest": info["digest"],
         "max_length": encoder.max_length,
+        "teachers": teachers,
+        "calibration": {**dataclasses.asdict(scaling), "comparison": compared},
     }
-    model.save(output, classifier, tokenizer, training)
+    training["seconds"] += sum(teacher["seconds"] for teacher in teachers)
+    model.save(output, run.classifier, tokenizer, training)
     return training
 
 
@@ -125,6 +154,11 @@ class Run:
             **model.describe(profile),
         }
         self.optimizer = torch.optim.AdamW(_parameter_groups(classifier, profile), lr=profile.learning_rate, fused=True)
+        # The weighting of polynomial-decay averaging: it looks back over a fixed share of the steps (Shamir and Zhang 2013).
+        self.averaged = (
+            AveragedModel(self.classifier, multi_avg_fn=_polynomial_decay(profile.average)) if profile.average else None
+        )
+        self.loss: losses.Loss = torch.nn.functional.binary_cross_entropy_with_logits
         self.step = 0
         self.epoch_loss: float | torch.Tensor = 0.0
         self.seconds = 0.0
@@ -137,6 +171,15 @@ class Run:
         ranked = [(values["validation/auc_micro"], values["validation/auc_macro"]) for values in self.history]
         return ranked.index(max(ranked)) + 1 if ranked else 0
 
+    @property
+    def kept(self) -> Any:
+        """The network whose weights count: the average where one is taken, the one being trained elsewhere."""
+        return self.averaged.module if self.averaged and self.step >= AVERAGE_EVERY else self.classifier
+
+    def engine(self) -> engines.TorchEngine:
+        """Scores with the weights that count."""
+        return engines.TorchEngine(self.kept.eval(), self.encoder, self.device, self.precision)
+
     def fit(
         self,
         train: Split,
@@ -148,6 +191,7 @@ class Run:
         """Trains to the last epoch, from the newest checkpoint where there is one, and leaves the best epoch's weights."""
         steps_per_epoch = math.ceil(len(train.rows) / self.profile.batch_size)
         total = steps_per_epoch * self.profile.epochs
+        self.loss = losses.build(self.profile.loss, torch.from_numpy(train.labels.sum(axis=0)))
         torch.manual_seed(self.seed)
         if location and (found := checkpoints.newest(location, self.fingerprint)):
             self._restore(found)
@@ -175,7 +219,7 @@ class Run:
                     if stopped.is_set():
                         raise self._interrupted(total, location)
         self.classifier.load_state_dict(self.best)
-        self.classifier.eval()
+        self.averaged = None
 
     def _interrupted(self, total: int, location: str) -> Interrupted:
         return Interrupted(
@@ -194,12 +238,14 @@ class Run:
             logits = self.classifier(
                 input_ids=torch.from_numpy(ids).to(self.device), attention_mask=torch.from_numpy(mask).to(self.device)
             ).logits
-        loss = binary_cross_entropy_with_logits(logits.float(), labels)
+        loss = self.loss(logits.float(), labels)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.classifier.parameters(), CLIP_NORM)
         self.optimizer.step()
         self.step += 1
+        if self.averaged and self.step % AVERAGE_EVERY == 0:
+            self.averaged.update_parameters(self.classifier)
         # Reading the loss waits for the GPU, so it is not read at every step.
         self.epoch_loss = self.epoch_loss + loss.detach().double() * len(batch)
         if self.step % FINITE_EVERY == 0:
@@ -214,8 +260,7 @@ class Run:
 
     def _end_epoch(self, validation: Split, rows: int, steps_per_epoch: int, started: float) -> None:
         self._require_finite()
-        engine = engines.TorchEngine(self.classifier.eval(), self.encoder, self.device, self.precision)
-        scores = engines.score_ids(engine, validation.rows)
+        scores = engines.score_ids(self.engine(), validation.rows)
         ranked = metrics.ranking(validation.labels.astype(bool), scores)
         self.seconds += time.perf_counter() - started
         self.history.append(
@@ -230,7 +275,7 @@ class Run:
         )
         self.epoch_loss = 0.0
         if self.best_epoch == len(self.history):
-            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.classifier.state_dict().items()}
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.kept.state_dict().items()}
 
     def _checkpoint(self, location: str) -> None:
         if not location:
@@ -238,6 +283,8 @@ class Run:
         self._require_finite()
         tensors = {f"model.{name}": tensor for name, tensor in self.classifier.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        if self.averaged:
+            tensors |= {f"averaged.{name}": tensor for name, tensor in self.averaged.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
         tensors["rng.cpu"] = torch.get_rng_state()
@@ -258,6 +305,8 @@ class Run:
 
         self.classifier.load_state_dict(part("model."))
         self.best = part("best.")
+        if self.averaged:
+            self.averaged.load_state_dict(part("averaged."))
         state: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in part("optimizer.").items():
             index, _, name = key.partition(".")
@@ -341,19 +390,31 @@ def hardware() -> str:
     return f"{torch.get_num_threads()} threads of {cpu} ({torch.backends.cpu.get_cpu_capability()})"
 
 
+def _polynomial_decay(strength: float) -> Callable[..., None]:
+    @torch.no_grad()
+    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor | int) -> None:
+        torch._foreach_lerp_(averaged, current, (strength + 1) / (int(count) + 1 + strength))
+
+    return update
+
+
 def _parameter_groups(classifier: Any, profile: Profile) -> list[dict[str, Any]]:
-    """Encoder and head learn at rates of their own; biases and normalisation weights are not decayed, as usual for BERT."""
+    """Layers learn at rates of their own, the head at another; biases and normalisation weights are not decayed, as usual for BERT."""
     in_head = {id(parameter) for parameter in model.head(classifier)}
-    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
-    for parameter in classifier.parameters():
-        groups.setdefault((id(parameter) in in_head, parameter.ndim > 1), []).append(parameter)
+    layers = int(classifier.config.num_hidden_layers)
+    groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in classifier.named_parameters():
+        factor = (
+            profile.head_factor if id(parameter) in in_head else profile.layer_decay ** (layers - model.layer(classifier, name))
+        )
+        groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
     return [
         {
             "params": parameters,
-            "peak_lr": profile.learning_rate * (profile.head_factor if is_head else 1),
+            "peak_lr": profile.learning_rate * factor,
             "weight_decay": profile.weight_decay if is_matrix else 0.0,
         }
-        for (is_head, is_matrix), parameters in groups.items()
+        for (factor, is_matrix), parameters in groups.items()
     ]
 
 

@@ -10,16 +10,26 @@ from goemotions.errors import DataError
 from goemotions.predictions import FILE, Predictions
 
 
-def tune(validation: Path, output: Path) -> dict[str, Any]:
+def tune(
+    validation: Path,
+    output: Path,
+    *,
+    strategy: str = "best",
+    precision: float = thresholds.PRECISION,
+    recall: float = thresholds.RECALL,
+) -> dict[str, Any]:
     """Fits every threshold strategy on a scored validation split and writes the chosen one as ``thresholds.json``.
+
+    ``strategy``, ``precision`` and ``recall`` are those of ``thresholds.choose``.
 
     Raises:
         DataError: the Predictions are of another split than validation.
+        ModelError: there is no such strategy.
     """
     predictions = Predictions.read(validation / FILE)
     if predictions.split != "validation":
         raise DataError(f"thresholds are fitted on validation, not on {predictions.split}: pass the validation Predictions")
-    chosen, comparison = thresholds.choose(predictions.labels, predictions.probabilities)
+    chosen, comparison = thresholds.choose(predictions.labels, predictions.probabilities, strategy, precision, recall)
     score = next(row["f1_macro_cross_fitted"] for row in comparison if row["strategy"] == chosen.strategy)
     output.mkdir(parents=True, exist_ok=True)
     thresholds.write(

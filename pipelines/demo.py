@@ -19,6 +19,9 @@ import click
 from goemotions.errors import WorkflowError
 from pipelines import local, stack
 
+# A demonstration waits for no teachers, and on as little data as the sample one epoch of theirs teaches nothing.
+QUICK = {"minilm": {"teachers": 0}}
+
 COMMENTS = (
     "Thank you so much, you saved my whole weekend!",
     "lol that is the funniest thing I have read all week",
@@ -81,12 +84,20 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 @click.option("--model-name", default="goemotions", show_default=True, help="Name of the registered model.")
 def main(data: str, models: str, epochs: int, model_name: str) -> None:
     """Train, register and serve on this machine."""
-    run = local.run(data=local.source(data), models=models.split(","), epochs=epochs, model_name=model_name, auto_promote=True)
+    run = local.run(
+        data=local.source(data),
+        models=models.split(","),
+        epochs=epochs,
+        settings=QUICK,
+        model_name=model_name,
+        auto_promote=True,
+    )
     with served(stack.FOLDER / "serve.log", model_name) as url:
         answer = ask(url, COMMENTS)
-    comparison = (run / "report.md").read_text(encoding="utf-8").split("## Model comparison\n")[1].split("\n## ")[0]
+    report = (local.report_folder(run) / "report.md").read_text(encoding="utf-8")
+    comparison = next(block for block in report.split("\n\n") if block.startswith("| model (engine) |"))
     click.echo(f"\nThe champion for CPU (version {answer['model_version']}) answers:\n\n{table(COMMENTS, answer)}")
-    click.echo(f"\nThe models compared\n{comparison}")
+    click.echo(f"\nThe models compared, on test\n\n{comparison}\n")
     click.echo(local.summary(run))
     click.echo(f"MLflow: {os.environ['MLFLOW_TRACKING_URI']} (experiment goemotions, registered model {model_name})")
     click.echo("The stack keeps running: `make serve` serves the champion, `make stack-down` ends the stack.")

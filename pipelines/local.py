@@ -31,6 +31,7 @@ HIDDEN = re.compile(r"UserWarning|RuntimeWarning")
 NAMED = re.compile(r"^\s*goemotions\.errors\.\w+: (.+)$", re.MULTILINE)
 TAIL_CHARACTERS = 6000
 STOP_SECONDS = 15
+PUBLISHED = {"report.md": "model-performance.md", "dataset.md": "dataset-analysis.md"}
 STORE = f"s3://{stack.BUCKET}/"
 
 
@@ -77,9 +78,6 @@ def run(folder: Path = stack.FOLDER, **arguments: Any) -> Path:
         raise RunFailed(f"a step failed, its log is above; the whole one is {log}") from error
     made = next(path for path in root.iterdir() if path.is_dir() and path not in before)
     log.rename(made / "run.log")
-    # KFP names artifacts without an ending, by which browsers and editors go.
-    shutil.copyfile(made / "report" / "page", made / "report.html")
-    shutil.copyfile(made / "report" / "text", made / "report.md")
     return made
 
 
@@ -155,13 +153,18 @@ def registered(run_folder: Path) -> dict[str, Any]:
     return found
 
 
+def report_folder(run_folder: Path) -> Path:
+    """The folder that the report step of a local run wrote."""
+    return run_folder / "report" / "folder"
+
+
 def summary(run_folder: Path) -> str:
     """Where the results of a run are, as lines for the terminal."""
     lines = [
         f"{variant}: {found['profile']} is version {found['version']} ({found['alias']}), bundle {found['source']}"
         for variant, found in registered(run_folder).items()
     ]
-    page = run_folder / "report.html"
+    page = report_folder(run_folder) / "report.html"
     return "\n".join([*lines, f"report: {page.relative_to(Path.cwd()) if page.is_relative_to(Path.cwd()) else page}"])
 
 
@@ -219,15 +222,17 @@ def run_command(data: str, models: str, weights: tuple[str, ...], others: tuple[
 
 
 @main.command("report")
-@click.option("--output", type=click.Path(path_type=Path), default=Path("docs/model-performance.md"), show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), default=Path("docs"), show_default=True, help="Folder to write to.")
 def report_command(output: Path) -> None:
-    """Copy the newest run's report to OUTPUT."""
-    runs = sorted((stack.FOLDER / "runs").glob("*/report.md"))
+    """Copy what the newest run's report may publish to OUTPUT: the pages hold texts of the data and stay where they are."""
+    runs = sorted((stack.FOLDER / "runs").glob("*/report/folder"))
     if not runs:
         raise RunFailed("there is no finished run to report on: `make run` makes one")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(runs[-1], output)
-    click.echo(f"{output}; the page is {runs[-1].with_suffix('.html')}")
+    for folder in ("figures", "tables"):
+        shutil.copytree(runs[-1] / folder, output / folder, dirs_exist_ok=True)
+    for name, published in PUBLISHED.items():
+        shutil.copyfile(runs[-1] / name, output / published)
+    click.echo(f"{', '.join(str(output / name) for name in PUBLISHED.values())}; the page is {runs[-1] / 'report.html'}")
 
 
 if __name__ == "__main__":

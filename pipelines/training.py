@@ -1,5 +1,7 @@
 """The training pipeline: the order of the steps, and every parameter with its default."""
 
+from typing import Any
+
 from kfp import dsl, kubernetes
 from kfp.dsl import Collected, ParallelFor
 
@@ -28,6 +30,7 @@ def training(
     data: str = "sample",
     models: list[str] = ["minilm", "minilm-3l"],  # noqa: B006 - KFP reads it, nothing changes it
     weights: dict[str, str] = {},  # noqa: B006
+    settings: dict[str, dict[str, Any]] = {},  # noqa: B006
     epochs: int = 0,
     seed: int = 0,
     precision: str = "auto",
@@ -35,6 +38,9 @@ def training(
     drop_leaked: bool = False,
     unlabelled: str = "quarantine",
     max_quarantined: float = 0.05,
+    threshold_strategy: str = "best",
+    stated_precision: float = 0.7,
+    stated_recall: float = 0.8,
     store: str = "s3://goemotions/",
     model_name: str = "goemotions",
     latency_budget_ms: float = 25.0,
@@ -49,6 +55,7 @@ def training(
         data: Source of the data: sample, hub:<dataset>[:<config>][@<revision>], a folder, or s3://bucket/prefix/.
         models: Model profiles to train: roberta-large, distilbert, minilm, minilm-3l.
         weights: Other weights for a profile, as {"distilbert": "s3://bucket/prefix/"}; empty for each profile's own.
+        settings: Hyperparameters to change in a profile, as {"minilm": {"learning_rate": 1e-4}}.
         epochs: Epochs of every model; 0 for each profile's own.
         seed: Seed of the heads, the order of the rows and the dropout.
         precision: fp32, bf16, or auto for bf16 where the hardware computes in it.
@@ -56,6 +63,9 @@ def training(
         drop_leaked: Leave out of train each text that also stands in validation or test.
         unlabelled: What happens to a row without a label: quarantine or keep.
         max_quarantined: Share of a split's rows that may be blank or unlabelled before that is an error.
+        threshold_strategy: best (cross-fitted macro F1), precision, recall, or a strategy by name, such as per-label.
+        stated_precision: What the threshold strategy precision keeps.
+        stated_recall: What the threshold strategy recall keeps.
         store: Bucket and prefix for bundles and checkpoints, with the final slash.
         model_name: Name of the registered model in MLflow.
         latency_budget_ms: 95th percentile, in ms, that the CPU winner may take for one text of 20 tokens on two threads.
@@ -83,6 +93,7 @@ def training(
                 dataset=dataset,
                 profile=profile,
                 weights=weights,
+                settings=settings,
                 epochs=epochs,
                 seed=seed,
                 precision=precision,
@@ -99,7 +110,13 @@ def training(
         for variant, engine in (("gpu", "torch"), ("cpu", "onnx-int8")):
             scored[variant] = placed(evaluate(dataset=dataset, model=model, onnx=onnx, engine=engine), f"evaluate ({variant})")
             tuned[variant] = placed(
-                tune_thresholds(validation=scored[variant].outputs["validation"]), f"tune thresholds ({variant})"
+                tune_thresholds(
+                    validation=scored[variant].outputs["validation"],
+                    strategy=threshold_strategy,
+                    precision=stated_precision,
+                    recall=stated_recall,
+                ),
+                f"tune thresholds ({variant})",
             )
 
     def collected() -> dict[str, Collected]:
@@ -126,4 +143,14 @@ def training(
         ),
         "register",
     )
-    placed(report(dataset=dataset, **collected(), registered=registered.outputs["registered"], pipeline_run=RUN), "report")
+    placed(
+        report(
+            dataset=dataset,
+            **collected(),
+            registered=registered.outputs["registered"],
+            pipeline_run=RUN,
+            model_name=model_name,
+            latency_budget_ms=latency_budget_ms,
+        ),
+        "report",
+    )

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from goemotions import cli, evaluation, manifest
+from goemotions import cli, manifest
 from goemotions.bundle import ENGINES, Variant
 from goemotions.predictor import Predictor
 from goemotions.registration import Parts, assemble
@@ -141,6 +142,10 @@ MISTAKES = {
     "a damaged bundle to predict with": ("predict hello --bundle {damaged}", "differs from its manifest"),
     "a damaged bundle to serve": ("serve --bundle {damaged}", "differs from its manifest"),
     "a whole folder to serve that is no bundle": ("serve --bundle {other}", "is no bundle of this workflow"),
+    "no file to label": ("predict --bundle {whole} --input {gone}.csv --output {out}/a.csv", "gone.csv cannot be read"),
+    "a file without texts": ("predict --bundle {whole} --input {emotions} --output {out}/a.csv", "has no column 'text'"),
+    "a folder of other files to download to": ("download {whole} --output {model}", "holds files and no whole bundle"),
+    "a damaged bundle to download": ("download {damaged} --output {out}", "damaged/thresholds.json differs from its manifest"),
     "no MLflow server to ask": ("predict hello --bundle champion-cpu", "MLFLOW_TRACKING_URI is not set"),
 }
 
@@ -164,6 +169,8 @@ def test_a_mistake_is_one_line_and_exit_code_one(
     folders["damaged"].mkdir()
     for path in whole.iterdir():
         (folders["damaged"] / path.name).write_bytes(path.read_bytes() + (b" " if path.name == "thresholds.json" else b""))
+    (tmp_path / "emotions.csv").write_text("id,comment\n1,a lake\n")
+    folders |= {"whole": whole, "emotions": tmp_path / "emotions.csv"}
     folders |= {"dataset": dataset, "model": candidate / "model", "test": candidate / "cpu" / "test"}
     arguments, expected = MISTAKES[mistake]
     ended = run(*arguments.format(**folders).split())
@@ -213,9 +220,16 @@ def test_every_step_by_hand_ends_with_a_version_that_answers(
         "cpu: minilm is version 2 (champion-cpu)",
     ]
     done("report", *candidates, "--output", tmp_path / "report")
-    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["per_label.csv", "report.html", "report.md"]
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
+        "dataset.html",
+        "dataset.md",
+        "figures",
+        "report.html",
+        "report.md",
+        "tables",
+    ]
     told = done("download", "champion-cpu", "--output", tmp_path / "bundle", "--model-name", name)
-    assert told == f"{tmp_path / 'bundle'}: champion-cpu (version 2), every file matches its manifest\n"
+    assert told.splitlines()[0] == f"{tmp_path / 'bundle'}: champion-cpu (version 2), every file matches its manifest"
     texts = ("a balloon over the lake", "gravel")
     answers = [json.loads(line) for line in done("predict", *texts, "--model-name", name).splitlines()]
     assert answers == Predictor.load(tmp_path / "bundle").predict(texts)
@@ -236,4 +250,110 @@ def test_a_step_says_where_it_wrote(run: Callable[..., Ended], candidate: Path, 
     *strategies, last = ended.out.splitlines()
     content = json.loads((tmp_path / "out" / "thresholds.json").read_text(encoding="utf-8"))
     assert last == f"{tmp_path / 'out'}/thresholds.json: {content['strategy']}"
-    assert [line.split()[0] for line in strategies] == list(evaluation.thresholds.STRATEGIES)
+    assert [line.split()[0] for line in strategies] == [row["strategy"] for row in content["comparison"]]
+
+
+@pytest.mark.parametrize(
+    "arguments", ["", "hello --input a.csv --output b.csv", "--input a.csv", "--output b.csv", "hello --output b.csv"]
+)
+def test_predict_takes_either_texts_or_a_file_to_another(run: Callable[..., Ended], arguments: str) -> None:
+    ended = run("predict", *arguments.split())
+    assert ended.code == 2
+    assert "Give either texts, or --input FILE and --output FILE." in ended.err
+
+
+def test_a_file_is_labelled(run: Callable[..., Ended], whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("id,comment\n1,a lake\n2,\n3,gravel\n")
+    arguments = ("predict", "--bundle", whole, "--input", tmp_path / "in.csv", "--column", "comment")
+    ended = run(*arguments, "--output", tmp_path / "out.csv", "--labels-only")
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith(f"{tmp_path / 'out.csv'}: 3 rows in ")
+    assert ended.out.endswith("a second; 1 without text, 0 truncated\n")
+    answers = Predictor.load(whole).predict(["a lake", "gravel"])
+    labels = ["|".join(answer["labels"]) for answer in answers]
+    assert (tmp_path / "out.csv").read_text().splitlines() == [
+        "id,comment,labels,truncated",
+        f"1,a lake,{labels[0]},false",
+        "2,,,",
+        f"3,gravel,{labels[1]},false",
+    ]
+    assert run(*arguments, "--output", tmp_path / "out.csv").code == 0
+    assert (tmp_path / "out.csv").read_text().startswith("id,comment,labels,truncated,p/calm,p/dread,")
+
+
+def copied(whole: Path, folder: Path, **facts: str) -> Path:
+    """Another version: the files of a bundle with other facts, and one file more."""
+    shutil.copytree(whole, folder)
+    (folder / "vocab.txt").write_text("of this version alone")
+    manifest.write(folder, **facts)
+    return folder
+
+
+def test_a_download_lists_what_came_by_kind(run: Callable[..., Ended], whole: Path, tmp_path: Path) -> None:
+    ended = run("download", whole, "--output", tmp_path / "got")
+    assert ended.code == 0, ended.err
+    first, *kinds = ended.out.splitlines()
+    assert first == f"{tmp_path / 'got'}: {whole}, every file matches its manifest"
+    listed = {line.split()[0]: line.partition(" kB  ")[2].split(", ") for line in kinds}
+    assert "model.safetensors" in listed["checkpoint"]
+    assert "tokenizer.json" in listed["checkpoint"]
+    assert listed["predictions"] == ["test.parquet", "validation.parquet"]
+    assert listed["metrics"] == ["metrics.json", "test_per_label.csv", "validation_per_label.csv"]
+    assert listed["onnx"] == ["export.json", "model.int8.onnx", "model.onnx"]
+    assert listed["thresholds"] == ["thresholds.json"]
+    assert listed["description"] == ["MLmodel", "README.md"]
+    names = {name for names in listed.values() for name in names} | {manifest.NAME}
+    assert names == {path.name for path in (tmp_path / "got").iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def test_the_same_version_is_fetched_once_and_mended_where_it_was_changed(
+    run: Callable[..., Ended], whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "got"
+    run("download", whole, "--output", folder)
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    assert run("download", whole, "--output", folder).code == 0
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before
+    (folder / "model.safetensors").write_bytes(b"cut")
+    assert run("download", whole, "--output", folder).code == 0
+    assert manifest.verify(folder) == manifest.verify(whole)
+
+
+def test_another_version_takes_the_place_of_the_one_there(run: Callable[..., Ended], whole: Path, tmp_path: Path) -> None:
+    older, folder = copied(whole, tmp_path / "older", run_id="older"), tmp_path / "got"
+    run("download", older, "--output", folder)
+    (folder / "notes.txt").write_text("mine")
+    assert run("download", whole, "--output", folder).code == 0
+    assert manifest.verify(folder) == manifest.verify(whole)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()} | {"notes.txt"}
+
+
+def test_a_download_that_fails_leaves_the_version_that_was_there(
+    run: Callable[..., Ended], whole: Path, tmp_path: Path
+) -> None:
+    newer, folder = copied(whole, tmp_path / "newer", run_id="newer"), tmp_path / "got"
+    run("download", whole, "--output", folder)
+    (newer / "model.onnx").unlink()
+    ended = run("download", newer, "--output", folder)
+    assert (ended.code, ended.out) == (1, "")
+    assert f"{newer} lacks model.onnx: fetch it again" in ended.err
+    assert manifest.verify(folder) == manifest.verify(whole)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def test_a_download_killed_on_its_way_leaves_no_bundle_and_can_be_repeated(
+    run: Callable[..., Ended], whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "got"
+    script = (
+        "import os, shutil, sys\n"
+        "from goemotions import cli, storage\n"
+        "copy = shutil.copyfile\n"
+        "shutil.copyfile = lambda path, target: os._exit(9) if path.name == 'model.onnx' else copy(path, target)\n"
+        "cli.main()\n"
+    )
+    command = [sys.executable, "-c", script, "download", str(whole), "--output", str(folder)]
+    assert subprocess.run(command, capture_output=True, timeout=120, check=False).returncode == 9
+    assert [path.name for path in folder.iterdir()] == [".partial"]
+    assert run("download", whole, "--output", folder).code == 0
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}

@@ -43,6 +43,7 @@ def test_train_logs_its_epochs_and_leaves_checkpoints_in_s3(
         dataset=dsl.Dataset(uri=str(dataset)),
         profile="minilm",
         weights={"minilm": weights("minilm")},
+        settings={"minilm": {"learning_rate": 0.003, "teachers": 1.0}},
         epochs=2,
         seed=0,
         precision="fp32",
@@ -54,10 +55,10 @@ def test_train_logs_its_epochs_and_leaves_checkpoints_in_s3(
     run = tracking._client().get_run(tracking.find_run("component-train", "minilm").run_id)
     history = tracking._client().get_metric_history(run.info.run_id, "validation/auc_micro")
     assert [entry.step for entry in history] == [1, 2]
-    assert run.data.params["learning_rate"] == "0.0002"
+    assert run.data.params["learning_rate"] == "0.003"
     assert run.info.status == "FINISHED"
     checkpoints = registration.storage.children(f"{bucket}checkpoints/component-train/minilm/")
-    assert checkpoints == ["step-000000010", "step-000000015"]
+    assert checkpoints == ["step-000000010", "step-000000015", "teacher-1"]
     assert model.metadata["profile"] == "minilm"
 
 
@@ -72,7 +73,8 @@ def test_evaluate_and_tune_keep_the_splits_apart(dataset: Path, model_folder: Pa
         assert {name.partition("/")[0] for name in stored} == {split}
         assert all(metrics.metadata[name] == value for name, value in stored.items())
     thresholds = dsl.Artifact(uri=str(tmp_path / "thresholds"))
-    tune_thresholds.python_func(outputs["validation"], thresholds)
+    tune_thresholds.python_func(outputs["validation"], "recall", 0.7, 0.9, thresholds)
+    assert thresholds.metadata["strategy"] == "recall-0.9"
     assert json.loads((tmp_path / "thresholds" / "thresholds.json").read_text())["strategy"] == thresholds.metadata["strategy"]
 
 
@@ -116,6 +118,9 @@ def test_register_and_report_answer_with_versions_and_pages(
         **lists,
         registered=registered,
         pipeline_run="component-register",
+        model_name="component-register",
+        latency_budget_ms=25.0,
+        folder=dsl.Artifact(uri=str(tmp_path / "folder")),
         page=page,
         text=text,
     )

@@ -36,7 +36,7 @@ def test_the_folder_holds_two_graphs_and_the_facts(onnx_folder: Path) -> None:
 
 def test_the_facts_hold_for_the_files(onnx_folder: Path) -> None:
     facts = json.loads((onnx_folder / "export.json").read_text())
-    assert facts.keys() == {"onnx", "onnx-int8"}
+    assert facts.keys() == {"torch", "onnx", "onnx-int8"}
     for name, file in engines.FILES.items():
         assert facts[name]["bytes"] == (onnx_folder / file).stat().st_size
         assert 0 <= facts[name]["difference_mean"] <= facts[name]["difference_max"] < 1

@@ -4,18 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from sklearn.metrics import f1_score, roc_auc_score
 
-from goemotions import gate, thresholds
+from goemotions import gate
 from goemotions.errors import ModelError
 from goemotions.gate import Contender
 from goemotions.predictions import Predictions
 from goemotions.thresholds import Thresholds
-
-bounded = settings(max_examples=25, deadline=None)
 
 ROWS = 400
 NAMES = ("calm", "dread", "glee", "scorn", "plain")
@@ -117,42 +112,6 @@ def test_models_scored_on_other_rows_are_not_compared(change: dict[str, object])
         )
 
 
-@st.composite
-def resampled(draw: st.DrawFn) -> tuple[Predictions, np.ndarray]:
-    shape = draw(st.integers(2, 12)), draw(st.integers(1, 4))
-    values = draw(st.sampled_from([st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 1, width=32)]))
-    found = predictions(draw(hnp.arrays(bool, shape)), draw(hnp.arrays(np.float32, shape, elements=values)))
-    return found, draw(hnp.arrays(np.int64, (3, shape[0]), elements=st.integers(0, 3)))
-
-
-@bounded
-@given(resampled())
-def test_auc_of_a_resample_is_that_of_scikit_learn_on_the_repeated_rows(case: tuple[Predictions, np.ndarray]) -> None:
-    found, weights = case
-    expected = []
-    for weight in (np.ones(len(found.ids), dtype=np.int64), *weights):
-        labels = found.labels.repeat(weight, axis=0).ravel()
-        probabilities = found.probabilities.repeat(weight, axis=0).ravel()
-        expected.append(roc_auc_score(labels, probabilities) if len(set(labels.tolist())) == 2 else 0.5)
-    assert gate._auc(found, weights).tolist() == pytest.approx(expected)
-
-
-@bounded
-@given(resampled())
-def test_macro_f1_of_a_resample_is_that_of_scikit_learn_on_the_repeated_rows(case: tuple[Predictions, np.ndarray]) -> None:
-    found, weights = case
-    fitted = thresholds.fixed(found.labels, found.probabilities)
-    expected = []
-    for weight in (np.ones(len(found.ids), dtype=np.int64), *weights):
-        labels = found.labels.repeat(weight, axis=0)
-        predicted = fitted.apply(found.probabilities.repeat(weight, axis=0))
-        columns = [
-            f1_score(labels[:, i], predicted[:, i], zero_division=0) if len(labels) else 0 for i in range(labels.shape[1])
-        ]
-        expected.append(np.mean(columns))
-    assert gate._f1(Contender(found, fitted, 0), weights).tolist() == pytest.approx(expected)
-
-
 def test_the_differences_on_all_rows_are_those_of_scikit_learn() -> None:
     ours, theirs = contender(1.5, seed=1), contender(2.0, seed=2)
     verdict = gate.compare(ours, theirs, latency_budget_ms=None)
@@ -163,20 +122,3 @@ def test_the_differences_on_all_rows_are_those_of_scikit_learn() -> None:
         found = verdict.differences[name]
         assert found["difference"] == pytest.approx(mine - other)
         assert found["low"] < found["difference"] < found["high"]
-
-
-@bounded
-@given(resampled())
-def test_calibration_error_is_the_weighted_gap_of_the_bins(case: tuple[Predictions, np.ndarray]) -> None:
-    found, _ = case
-    bins: dict[int, list[tuple[float, bool]]] = {}
-    for probability, label in zip(found.probabilities.ravel(), found.labels.ravel(), strict=True):
-        bins.setdefault(min(int(probability * np.float32(15)), 14), []).append((float(probability), bool(label)))
-    gaps = [abs(sum(p for p, _ in cells) - sum(label for _, label in cells)) for cells in bins.values()]
-    assert gate.calibration_error(found) == pytest.approx(sum(gaps) / found.labels.size)
-
-
-@pytest.mark.parametrize(("probability", "error"), [(1.0, 0.0), (0.0, 1.0), (0.75, 0.25)])
-def test_calibration_error_of_sure_labels(probability: float, error: float) -> None:
-    found = predictions(np.ones((4, 2), dtype=bool), np.full((4, 2), probability, dtype=np.float32))
-    assert gate.calibration_error(found) == error

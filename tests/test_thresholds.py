@@ -171,16 +171,15 @@ class Memorised:
 
 
 @pytest.mark.parametrize("rows", [2, 5, 13, 100])
-def test_a_row_is_never_decided_by_what_was_fitted_on_it(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+def test_a_row_is_never_decided_by_what_was_fitted_on_it(rows: int) -> None:
     fits: list[frozenset[float]] = []
 
     def memorise(labels: np.ndarray, probabilities: np.ndarray) -> Memorised:
         fits.append(frozenset(probabilities.ravel().tolist()))
         return Memorised(fits[-1])
 
-    monkeypatch.setitem(thresholds.STRATEGIES, "memorised", memorise)
     probabilities = np.linspace(0, 1, rows, dtype=np.float32)[:, None]
-    assert thresholds.cross_fitted("memorised", np.ones((rows, 1), dtype=bool), probabilities) == 0
+    assert not thresholds.cross_fitted(memorise, np.ones((rows, 1), dtype=bool), probabilities).any()
     left_out = [set(probabilities.ravel().tolist()) - seen for seen in fits]
     assert sorted(value for fold in left_out for value in fold) == sorted(probabilities.ravel().tolist())
 
@@ -191,7 +190,7 @@ def test_a_single_positive_helps_only_the_score_that_may_see_it() -> None:
     probabilities = np.where(labels, 0.3, 0.1).astype(np.float32)
     fitted = thresholds.per_label(labels, probabilities)
     assert thresholds.macro_f1(labels, fitted.apply(probabilities)) == 1
-    assert thresholds.cross_fitted("per-label", labels, probabilities) == 0
+    assert thresholds.macro_f1(labels, thresholds.cross_fitted(thresholds.per_label, labels, probabilities)) == 0
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -199,9 +198,12 @@ def test_a_single_positive_helps_only_the_score_that_may_see_it() -> None:
 def test_the_strategy_with_the_best_cross_fitted_score_is_chosen(seed: int, noise: float) -> None:
     labels, probabilities = separable(60, seed, noise)
     chosen, rows = thresholds.choose(labels, probabilities)
-    scores = {name: thresholds.cross_fitted(name, labels, probabilities) for name in thresholds.STRATEGIES}
-    assert {row["strategy"]: row["f1_macro_cross_fitted"] for row in rows} == scores
-    assert scores[chosen.strategy] == max(scores.values())
+    scores = {
+        name: macro(labels, thresholds.cross_fitted(fit, labels, probabilities)) for name, fit in thresholds.STRATEGIES.items()
+    }
+    found = {row["strategy"]: row["f1_macro_cross_fitted"] for row in rows if row["strategy"] in scores}
+    assert found == pytest.approx(scores)
+    assert scores[chosen.strategy] == pytest.approx(max(scores.values()))
     assert chosen == thresholds.STRATEGIES[chosen.strategy](labels, probabilities)
     for row in rows:
         fitted = Thresholds(row["strategy"], row["values"], row["k"])
@@ -223,5 +225,112 @@ def test_the_file_tells_how_the_others_did(tmp_path: Path) -> None:
     chosen, rows = thresholds.choose(labels, probabilities)
     thresholds.write(tmp_path / "thresholds.json", chosen, list("abcd"), rows, engine="onnx")
     content = json.loads((tmp_path / "thresholds.json").read_text(encoding="utf-8"))
-    assert [row["strategy"] for row in content["comparison"]] == list(thresholds.STRATEGIES)
+    assert [row["strategy"] for row in content["comparison"]] == [*thresholds.STRATEGIES, "precision-0.7", "recall-0.8"]
     assert (content["strategy"], content["engine"]) == (chosen.strategy, "onnx")
+
+
+def sparse(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Twelve labels, from common to very rare, with calibrated probabilities."""
+    random = np.random.default_rng(seed)
+    rates = np.geomspace(0.2, 0.002, 12)
+    logits = np.log(rates / (1 - rates)) + 2 * random.normal(size=(rows, 12))
+    probabilities = (1 / (1 + np.exp(-logits))).astype(np.float32)
+    return random.random(probabilities.shape) < probabilities, probabilities
+
+
+def test_smoothed_thresholds_promise_less_and_keep_more() -> None:
+    promised, kept = [], []
+    for seed in range(5):
+        labels, probabilities = sparse(2000, seed)
+        unseen_labels, unseen = sparse(20_000, seed + 100)
+        fits = [fit(labels, probabilities) for fit in (thresholds.per_label, thresholds.per_label_smoothed)]
+        promised.append([macro(labels, fitted.apply(probabilities)) for fitted in fits])
+        kept.append([macro(unseen_labels, fitted.apply(unseen)) for fitted in fits])
+    plain, smoothed = np.mean(kept, axis=0)
+    assert smoothed > plain
+    gap, smoothed_gap = np.mean(promised, axis=0) - [plain, smoothed]
+    assert smoothed_gap < gap / 2
+
+
+def test_smoothed_thresholds_of_a_label_without_positives_are_one_half() -> None:
+    labels, probabilities = sparse(50, 0)
+    labels[:, 3] = False
+    assert thresholds.per_label_smoothed(labels, probabilities).values[3] == 0.5
+
+
+@bounded
+@given(scored())
+def test_no_threshold_of_the_grid_has_a_better_micro_f1(case: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, probabilities = case
+    fitted = thresholds.global_micro(labels, probabilities)
+    grid = [f1(labels.ravel(), (probabilities >= np.float32(step / 100)).ravel()) for step in range(1, 100)]
+    assert f1(labels.ravel(), fitted.apply(probabilities).ravel()) == pytest.approx(max(grid))
+
+
+@bounded
+@given(scored())
+def test_top_k_with_a_floor_keeps_to_both_and_is_no_worse_than_the_lowest_floor(case: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, probabilities = case
+    fitted = thresholds.top_k_floor(labels, probabilities)
+    predicted = fitted.apply(probabilities)
+    assert fitted.k is not None
+    assert predicted.sum(axis=1).max() <= fitted.k
+    assert not predicted[probabilities < np.float32(fitted.values[0])].any()
+    lowest = Thresholds("top-k-floor", (float(thresholds.FLOORS[0]),) * labels.shape[1], fitted.k)
+    assert macro(labels, predicted) >= macro(labels, lowest.apply(probabilities)) - 1e-9
+
+
+@pytest.mark.parametrize("target", [0.5, 0.8, 0.95])
+def test_a_stated_recall_holds_on_rows_like_those_it_was_fitted_on(target: float) -> None:
+    found = []
+    for seed in range(60):
+        labels, probabilities = sparse(200, seed)
+        unseen_labels, unseen = sparse(500, seed + 1000)
+        predicted = thresholds.stated_recall(target)(labels, probabilities).apply(unseen)
+        kept = (unseen_labels & predicted).sum(axis=1) / np.maximum(unseen_labels.sum(axis=1), 1)
+        found.append(np.where(unseen_labels.any(axis=1), kept, 1.0).mean())
+    assert target - 0.01 < np.mean(found) < target + 0.05
+
+
+@bounded
+@given(scored(), st.sampled_from([0.2, 0.8, 0.99]))
+def test_no_higher_threshold_keeps_the_stated_recall(case: tuple[np.ndarray, np.ndarray], target: float) -> None:
+    labels, probabilities = case
+
+    def risk(threshold: float) -> float:
+        missed = (labels & (probabilities < np.float32(threshold))).sum(axis=1) / np.maximum(labels.sum(axis=1), 1)
+        return float((missed.sum() + 1) / (len(labels) + 1))
+
+    threshold = thresholds.stated_recall(target)(labels, probabilities).values[0]
+    assert threshold == 0 or risk(threshold) <= 1 - target + 1e-9
+    higher = [float(value) for value in probabilities[labels] if value > threshold]
+    assert all(risk(value) > 1 - target - 1e-9 for value in higher)
+
+
+def test_a_stated_precision_fails_about_as_seldom_as_it_says() -> None:
+    held = []
+    for seed in range(60):
+        labels, probabilities = sparse(800, seed)
+        unseen_labels, unseen = sparse(4000, seed + 1000)
+        predicted = thresholds.stated_precision(0.6)(labels, probabilities).apply(unseen)
+        held.append((unseen_labels & predicted).sum() / predicted.sum() >= 0.6)
+    assert np.mean(held) >= 0.85
+
+
+def test_a_precision_that_cannot_be_had_predicts_nothing() -> None:
+    labels, probabilities = sparse(400, 0)
+    fitted = thresholds.stated_precision(0.7)(np.zeros_like(labels), probabilities)
+    assert not fitted.apply(probabilities).any()
+
+
+@pytest.mark.parametrize(("asked", "found"), [("top-k", "top-k"), ("recall", "recall-0.9"), ("precision", "precision-0.6")])
+def test_a_strategy_can_be_asked_for(asked: str, found: str) -> None:
+    labels, probabilities = sparse(400, 0)
+    assert thresholds.choose(labels, probabilities, asked, precision=0.6, recall=0.9)[0].strategy == found
+
+
+@pytest.mark.parametrize("wrong", [{"strategy": "luck"}, {"precision": 0.0}, {"recall": 1.0}])
+def test_a_strategy_that_cannot_be_is_a_named_error(wrong: dict[str, object]) -> None:
+    labels, probabilities = sparse(50, 0)
+    with pytest.raises(ModelError):
+        thresholds.choose(labels, probabilities, **wrong)  # type: ignore[arg-type]

@@ -148,7 +148,7 @@ def test_what_is_logged_is_there(client: mlflow.MlflowClient, own: str, tmp_path
     run.log_metrics({"loss": 0.25}, 2)
     run.set_tags({"dataset.digest": "d1"})
     (tmp_path / "report.md").write_text("# report")
-    run.log_file(tmp_path / "report.md", "report")
+    run.log_folder(tmp_path, "report")
     found = client.get_run(run.run_id).data
     assert found.params["rate"] == "0.1"
     assert set(found.params["long"]) == {"x"}

@@ -1,0 +1,156 @@
+"""What each training choice brings: one row, one change, measured on validation.
+
+    python -m benchmarks.ablations --dataset FOLDER --row focal --row average --seed 0
+
+adds its rows to ``goemotions/ablations.csv``, which the report shows for the data they were measured on. The test split is not opened,
+unless ``--final`` asks for the figures of a recipe that has been fixed: they go to ``goemotions/seeds.csv``.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from goemotions import calibration, data, engines, evaluation, metrics, thresholds
+from goemotions.predictions import FILE, Predictions
+from goemotions.report import ABLATIONS, SEEDS
+from goemotions.tokenization import TextEncoder
+from goemotions.training import train
+
+PROFILE = "minilm"
+# Every row is this with its own changes, whatever the profile says by now.
+BASE: dict[str, Any] = {
+    "epochs": 1,
+    "learning_rate": 2e-4,
+    "head_factor": 10.0,
+    "batch_size": 32,
+    "dropout": 0.1,
+    "pooling": "mean",
+    "prior": True,
+    "layer_decay": 1.0,
+    "loss": "bce",
+    "label_smoothing": 0.0,
+    "average": 0.0,
+    "added_tokens": (),
+    "teachers": 0,
+    "teacher_epochs": 1,
+}
+ROWS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "two-epochs": {"epochs": 2},
+    "three-epochs": {"epochs": 3},
+    "plain-head": {"head_factor": 1.0, "prior": False},
+    "head-at-encoder-rate": {"head_factor": 1.0},
+    "head-not-at-prior": {"prior": False},
+    "rate-1e-4": {"learning_rate": 1e-4},
+    "rate-3e-4": {"learning_rate": 3e-4},
+    "batch-16": {"batch_size": 16},
+    "batch-64": {"batch_size": 64},
+    "dropout-0.3": {"dropout": 0.3},
+    "first-token": {"pooling": "first"},
+    "layer-decay-0.8": {"layer_decay": 0.8},
+    "focal": {"loss": "focal"},
+    "asymmetric": {"loss": "asymmetric"},
+    "class-balanced": {"loss": "class-balanced"},
+    "smoothing-0.1": {"label_smoothing": 0.1},
+    "average": {"average": 8.0},
+    "placeholders": {"added_tokens": ("[NAME]", "[RELIGION]")},
+    "average-two-epochs": {"average": 8.0, "epochs": 2},
+    "taught-by-two": {"teachers": 2, "epochs": 2},
+    "taught-by-two-average": {"teachers": 2, "epochs": 2, "average": 8.0},
+}
+
+
+@click.command()
+@click.option("--dataset", type=click.Path(path_type=Path), required=True, help="Dataset folder, from `goemotions ingest`.")
+@click.option("--row", "rows", type=click.Choice(list(ROWS)), multiple=True, default=list(ROWS), help="Default: all of them.")
+@click.option("--seed", "seeds", type=int, multiple=True, default=(0,), show_default=True)
+@click.option("--final", is_flag=True, help="Score test as well: for a recipe that nothing will be changed of any more.")
+@click.option("--threads", type=int, help="Default: every core.")
+@click.option("--work", type=click.Path(path_type=Path), default=Path(".local/ablations"), show_default=True)
+def main(dataset: Path, rows: tuple[str, ...], seeds: tuple[int, ...], final: bool, threads: int | None, work: Path) -> None:
+    """Measures rows of the ablation table."""
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    for row in rows:
+        for seed in seeds:
+            folder = work / f"{row}-{seed}"
+            train(
+                dataset,
+                folder / "model",
+                PROFILE,
+                settings=BASE | ROWS[row],
+                seed=seed,
+                checkpoint_location=str(folder / "checkpoints"),
+            )
+            found = {"row": row, "changes": json.dumps(ROWS[row]), "seed": seed, **measure(dataset, folder)}
+            record(ABLATIONS, found)
+            click.echo(json.dumps(found))
+            if final:
+                record(SEEDS, {"row": row, "seed": seed, **final_figures(dataset, folder / "model")})
+
+
+def measure(dataset: Path, folder: Path) -> dict[str, Any]:
+    """Figures of a trained model on validation; its Predictions are left beside it."""
+    splits, info = data.load(dataset, ("validation",))
+    taxonomy = data.taxonomy_of(info)
+    labels = taxonomy.multi_hot(splits["validation"]["labels"][:])
+    engine = engines.load("torch", folder / "model", TextEncoder.load(folder / "model"))
+    scores, _ = engines.score(engine, splits["validation"]["text"][:])
+    found = Predictions(taxonomy.names, splits["validation"]["id"][:], labels, scores, "validation", "torch", info["digest"])
+    found.write(folder / FILE)
+    at_half = metrics.decisions(labels, scores >= 0.5)
+    return {
+        **metrics.ranking(labels, scores),
+        "f1_macro_at_0.5": at_half["f1_macro"],
+        **_tuned(labels, scores),
+        "calibration_error": calibration.error(labels, scores),
+        "digest": info["digest"],
+    }
+
+
+def final_figures(dataset: Path, model: Path) -> dict[str, Any]:
+    """Figures on both splits, scaling and thresholds fitted on validation."""
+    splits, info = data.load(dataset)
+    taxonomy = data.taxonomy_of(info)
+    encoder = TextEncoder.load(model)
+    engine = engines.load("torch", model, encoder)
+    labels, logits = {}, {}
+    for split in ("validation", "test"):
+        labels[split] = taxonomy.multi_hot(splits[split]["labels"][:])
+        logits[split] = engines.logits(engine, [encoded.ids for encoded in encoder.encode(splits[split]["text"][:])])
+    scaling, _ = calibration.choose(labels["validation"], logits["validation"])
+    scores = {split: engines.sigmoid(scaling.apply(found)) for split, found in logits.items()}
+    fitted, _ = thresholds.choose(labels["validation"], scores["validation"])
+    found: dict[str, Any] = {}
+    for split in labels:
+        decided = metrics.decisions(labels[split], fitted.apply(scores[split]))
+        values = metrics.ranking(labels[split], scores[split]) | {name: decided[name] for name in ("f1_macro", "f1_micro")}
+        found |= {f"{split}/{name}": value for name, value in values.items()}
+    return {**found, "digest": info["digest"]}
+
+
+def _tuned(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """F1 of decisions on rows that their thresholds have not seen."""
+    unseen = metrics.decisions(labels, thresholds.cross_fitted(thresholds.per_label_smoothed, labels, scores))
+    return {"f1_macro_tuned": unseen["f1_macro"], "f1_micro_tuned": unseen["f1_micro"]}
+
+
+def record(path: Path, found: dict[str, Any]) -> None:
+    """Adds a row, in the place of an older one of the same name and seed."""
+    rows: list[dict[str, Any]] = list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
+    rows = [row for row in rows if (row["row"], row["seed"]) != (found["row"], str(found["seed"]))]
+    evaluation.write_csv(
+        path, [*rows, {key: f"{value:.5f}" if isinstance(value, float) else value for key, value in found.items()}]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""What the report knows of one model: everything comes from the files that the steps left."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from goemotions import bootstrap, evaluation, metrics, thresholds
+from goemotions.bundle import ENGINES, Variant
+from goemotions.calibration import Scaling
+from goemotions.predictions import FILE, Predictions
+from goemotions.registration import Parts
+from goemotions.thresholds import Thresholds
+from goemotions.tokenization import read_json
+
+RESAMPLES = 500
+HEADLINE = ("auc_micro", "auc_macro", "f1_macro", "f1_micro")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One profile as one engine runs it."""
+
+    variant: Variant
+    parts: Parts
+    training: dict[str, Any]
+    export: dict[str, Any]
+    thresholds: Thresholds
+    comparison: list[dict[str, Any]]
+    validation: Predictions
+    test: Predictions
+
+    @classmethod
+    def read(cls, variant: Variant, parts: Parts) -> Result:
+        fitted, content = thresholds.read(parts.thresholds / "thresholds.json")
+        return cls(
+            variant,
+            parts,
+            read_json(parts.model / "training.json"),
+            read_json(parts.onnx / "export.json"),
+            fitted,
+            content["comparison"],
+            Predictions.read(parts.validation / FILE),
+            Predictions.read(parts.test / FILE),
+        )
+
+    @property
+    def profile(self) -> str:
+        return str(self.training["profile"]["name"])
+
+    @property
+    def engine(self) -> str:
+        return ENGINES[self.variant]
+
+    @property
+    def title(self) -> str:
+        return f"{self.profile} ({self.engine})"
+
+    @property
+    def scaling(self) -> Scaling:
+        found = self.training["calibration"]
+        return Scaling(found["method"], tuple(found["slope"]), tuple(found["intercept"]))
+
+    @functools.cached_property
+    def predicted(self) -> np.ndarray:
+        """Decisions on test at the fitted thresholds, bool [n, labels]."""
+        return self.thresholds.apply(self.test.probabilities)
+
+    @functools.cached_property
+    def figures(self) -> dict[str, float]:
+        """Every metric, named ``<split>/<metric>`` at the fitted thresholds and ``<split>/at_0.5/<metric>`` at 0.5."""
+        values: dict[str, float] = {}
+        for scored in (self.validation, self.test):
+            half = evaluation.figures(scored, thresholds.fixed(scored.labels, scored.probabilities))
+            values |= evaluation.figures(scored, self.thresholds)
+            values |= {name.replace("/", "/at_0.5/"): value for name, value in half.items()}
+        return values
+
+    @functools.cached_property
+    def resampled(self) -> dict[str, np.ndarray]:
+        """The headline figures on test, on all rows and on each resample; all models see the same resamples."""
+        test, drawn = self.test, bootstrap.weights(len(self.test.ids), RESAMPLES)
+        f1_macro, f1_micro = bootstrap.f1(test.labels, self.predicted, drawn)
+        auc_micro = bootstrap.auc_micro(test.labels, test.probabilities, drawn)
+        auc_macro = bootstrap.auc_macro(test.labels, test.probabilities, drawn)
+        return dict(zip(HEADLINE, (auc_micro, auc_macro, f1_macro, f1_micro), strict=True))
+
+    @functools.cached_property
+    def per_label(self) -> list[dict[str, Any]]:
+        """A row a label on test, at the fitted thresholds."""
+        rows = metrics.per_label(self.test.names, self.test.labels, self.test.probabilities, self.predicted)
+        return [{"model": self.profile, "engine": self.engine, **row} for row in rows]
+
+    @property
+    def strategy(self) -> dict[str, Any]:
+        """The chosen strategy's row of the comparison."""
+        return next(row for row in self.comparison if row["strategy"] == self.thresholds.strategy)
+
+
+def best(results: list[Result]) -> Result:
+    """The best on validation: AUC micro, then macro F1."""
+    return max(results, key=lambda result: (result.figures["validation/auc_micro"], result.figures["validation/f1_macro"]))
+
+
+def source_name(source: str) -> str:
+    """A source as others know it: of a local folder only the name."""
+    return source if "://" in source or not Path(source).is_absolute() else Path(source).name
+
+
+def signed(value: float) -> str:
+    return f"{value:+.4f}"
+
+
+def ranged(values: np.ndarray) -> str:
+    """A figure with its 95% interval; values [resamples + 1], the figure first."""
+    low, high = bootstrap.interval(values)
+    return f"{values[0]:.4f} ({low:.4f} to {high:.4f})"

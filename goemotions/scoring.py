@@ -1,0 +1,265 @@
+"""Batch scoring: every row of a CSV, TSV or Parquet file with its labels and probabilities, chunk by chunk.
+
+Text files begin with a line of column names; a ``.csv`` may quote its cells, a ``.tsv`` never does, as in the official data.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from goemotions.errors import DataError, StorageError
+from goemotions.predictor import Options, Predictor
+
+CHUNK = 4096
+LONGEST_CELL = 2**24
+DIALECTS: dict[str, dict[str, Any]] = {
+    ".csv": {"strict": True},
+    ".tsv": {"strict": True, "delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None},
+}
+ENDINGS = (*DIALECTS, ".parquet")
+NO_TEXT_FILE = (b"PAR1", b"PK\x03\x04", b"\x1f\x8b")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What became of a file: its rows, those without a text, those whose text was cut to fit, and the seconds it took."""
+
+    rows: int
+    blank: int
+    truncated: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Rows:
+    """An opened file; ``count`` is None where only reading it to its end would tell."""
+
+    schema: pa.Schema
+    count: int | None
+    batches: Iterator[pa.RecordBatch]
+
+
+def score_file(predictor: Predictor, input: Path, output: Path, column: str = "text", *, all_scores: bool = True) -> Scored:
+    """Labels the rows of a file, in memory that does not grow with it.
+
+    The output holds every column and row of the input, in order, and the columns ``labels`` (best first; joined by ``|`` in a text
+    file, a list in Parquet), ``truncated`` and ``p/<label>``. A row without a text gets no labels and no probabilities.
+
+    Args:
+        predictor: what answers.
+        input: a ``.csv``, ``.tsv`` or ``.parquet`` file.
+        output: the file to write, in the format of its ending; it appears when it is whole, in place of what had its name.
+        column: the column with the texts.
+        all_scores: add the probability of each label.
+
+    Raises:
+        DataError: the input is missing or has not the form of its ending, or its columns do not fit.
+        StorageError: the output cannot be written.
+    """
+    for path in (input, output):
+        if path.suffix.lower() not in ENDINGS:
+            raise DataError(f"{path.name} has none of the endings {', '.join(ENDINGS)}: name or convert it so")
+    if output.exists() and input.exists() and output.samefile(input):
+        raise DataError(f"{output} is the input itself: write to another file")
+    started = time.perf_counter()
+    scores = [(f"p/{name}", pa.float32()) for name in predictor.bundle.taxonomy.names if all_scores]
+    added = pa.schema([("labels", pa.list_(pa.string())), ("truncated", pa.bool_()), *scores])
+    rows = blank = truncated = 0
+    with _open(input) as file:
+        found = _parquet(input, file) if input.suffix.lower() == ".parquet" else _text(input, file)
+        _check_columns(input, found.schema, column, added.names)
+        schema = _joined(found.schema, added)
+        progress = tqdm(total=found.count, desc=input.name, unit=" texts", mininterval=1)
+        with progress, _whole(output) as partial, _writer(partial, output.suffix.lower(), schema) as write:
+            for batch in found.batches:
+                answers = _answer(predictor, batch[column].to_pylist(), added)
+                write(pa.RecordBatch.from_arrays([*batch.columns, *answers.columns], schema=schema))
+                rows += len(batch)
+                blank += pc.sum(answers["truncated"].is_null()).as_py()
+                truncated += pc.sum(answers["truncated"]).as_py() or 0
+                progress.update(len(batch))
+            if not rows:
+                raise DataError(f"{input.name} has no rows: it needs at least one")
+    return Scored(rows, blank, truncated, time.perf_counter() - started)
+
+
+def _answer(predictor: Predictor, texts: list[str | None], added: pa.Schema) -> pa.RecordBatch:
+    present = [text for text in texts if text and text.strip()]
+    answers = iter(predictor.predict(present, Options(all_scores=True)) if present else [])
+    rows: list[dict[str, Any]] = []
+    for text in texts:
+        if text and text.strip():
+            answer = next(answers)
+            rows.append({**answer, **{f"p/{name}": score for name, score in answer["scores"].items()}})
+        else:
+            rows.append({"labels": []})
+    return pa.RecordBatch.from_pylist(rows, schema=added)
+
+
+def _check_columns(path: Path, schema: pa.Schema, column: str, added: list[str]) -> None:
+    names = schema.names
+    if column not in names:
+        raise DataError(f"{path.name} has no column {column!r}: name the one with the texts, of {', '.join(names):.300}")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{path.name} has two columns {twice[0]!r}: rename one")
+    if clashing := [name for name in names if name in added]:
+        raise DataError(f"{path.name} has a column {clashing[0]!r} already, which the labels would need: rename or drop it")
+    kind = schema.field(column).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        raise DataError(f"{path.name}: column {column!r} holds {kind}, not text: name another, or convert it to strings")
+
+
+def _joined(schema: pa.Schema, added: pa.Schema) -> pa.Schema:
+    # `datasets` would refuse a file whose metadata describes fewer columns than it has.
+    metadata = {key: value for key, value in (schema.metadata or {}).items() if key != b"huggingface"}
+    return pa.schema([*schema, *added], metadata=metadata)
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): check its path") from error
+
+
+def _parquet(path: Path, file: BinaryIO) -> Rows:
+    damaged = f"{path.name} is no complete Parquet file: copy it again"
+    try:
+        # Without a buffer a whole row group is read at once, and a file may be a single one.
+        found = pq.ParquetFile(file, buffer_size=2**20)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(damaged) from error
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        row = 1
+        try:
+            for batch in found.iter_batches(CHUNK):
+                batch.validate(full=True)
+                yield batch
+                row += len(batch)
+        except pa.ArrowInvalid as error:
+            if "UTF8" in str(error):
+                raise DataError(f"{path.name}, one of the {CHUNK} rows from {row} on: not UTF-8: re-encode it") from error
+            raise DataError(damaged) from error
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(damaged) from error
+
+    return Rows(found.schema_arrow, found.metadata.num_rows, batches())
+
+
+def _text(path: Path, file: BinaryIO) -> Rows:
+    start = file.read(4)
+    file.seek(0)
+    if start.startswith(NO_TEXT_FILE):
+        raise DataError(f"{path.name} is not the text file its ending promises: unpack, rename or convert it")
+    records = _records(path, file)
+    _, names = next(records, (1, []))
+    if not names:
+        raise DataError(f"{path.name} is empty or begins with an empty line: its first line must name the columns")
+    schema = pa.schema([(name, pa.string()) for name in names])
+
+    def rows() -> Iterator[list[str]]:
+        for line, cells in records:
+            # In a file of one column an empty line is a row with an empty cell.
+            cells = cells or ([""] if len(names) == 1 else [])
+            if cells and len(cells) != len(names):
+                raise DataError(f"{path.name}, line {line}: {len(cells)} columns where line 1 names {len(names)}: mend it")
+            if cells:
+                yield cells
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        remaining = rows()
+        while chunk := list(islice(remaining, CHUNK)):
+            columns = [pa.array(cells, pa.string()) for cells in zip(*chunk, strict=True)]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    return Rows(schema, None, batches())
+
+
+def _records(path: Path, file: BinaryIO) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each row, and the line it begins at."""
+    # Python's own limit would refuse a long comment; with none, one open quote would read the whole file into memory.
+    csv.field_size_limit(LONGEST_CELL)
+    ending = path.suffix.lower()
+    reader = csv.reader(_lines(path, file), **DIALECTS[ending])
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(f"{path.name}, line {line}: the row there is no {ending} ({error}): check its quotes") from error
+        yield line, cells
+
+
+def _lines(path: Path, file: BinaryIO) -> Iterator[str]:
+    for line, content in enumerate(file, start=1):
+        try:
+            yield content.decode("utf-8-sig" if line == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            byte = error.object[error.start]
+            raise DataError(f"{path.name}, line {line}: not UTF-8 (byte {byte:#04x}): re-encode it") from error
+
+
+@contextmanager
+def _whole(output: Path) -> Iterator[Path]:
+    """A temporary name beside a file; what is written there takes the file's name at the end, and goes where that fails."""
+    partial = output.with_name(f".{output.name}.partial")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        os.replace(partial, output)
+    except OSError as error:
+        raise StorageError(
+            f"{output} cannot be written ({error.strerror or error}): free space or choose another place"
+        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+@contextmanager
+def _writer(path: Path, ending: str, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    if ending == ".parquet":
+        with pq.ParquetWriter(path, schema) as writer:
+            yield writer.write_batch
+        return
+    with path.open("w", newline="", encoding="utf-8") as file:
+        lines = csv.writer(file, **DIALECTS[ending])
+
+        def write(batch: pa.RecordBatch) -> None:
+            columns = [_cells(name, batch[name]) for name in schema.names]
+            try:
+                lines.writerows(zip(*columns, strict=True))
+            except csv.Error as error:
+                raise DataError(
+                    f"a cell holds a tab or a line break, which a {ending} cannot: write a .csv or .parquet"
+                ) from error
+
+        lines.writerow(schema.names)
+        yield write
+
+
+def _cells(name: str, column: pa.Array) -> list[str]:
+    """A column as text; an empty cell where it holds nothing."""
+    try:
+        joined = pc.binary_join(column, "|") if pa.types.is_list(column.type) else column.cast(pa.string())
+        cells: list[str] = pc.fill_null(joined, "").to_pylist()
+        return cells
+    except pa.ArrowException as error:
+        raise DataError(f"column {name!r} holds {column.type}, which a text file cannot: write a .parquet") from error

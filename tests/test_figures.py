@@ -1,0 +1,138 @@
+"""The charts: each is drawn, names what it shows, and holds the figures it was given."""
+
+import html
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import precision_recall_curve
+
+from goemotions import figures
+from goemotions.document import Figure, Section, to_html, write_figures
+
+NAMES = ("joy", "grief <&>", "a|b.c[d]")
+RNG = np.random.default_rng(0)
+PROBABILITIES = RNG.random((200, 3)).astype(np.float32)
+LABELS = RNG.random((200, 3)) < PROBABILITIES
+MODELS = ("minilm", "minilm-3l")
+
+PER_LABEL = [
+    {"label": name, "support": 10 * i, "f1": 0.2 * i, "threshold": 0.3, "model": model}
+    for model in MODELS
+    for i, name in enumerate(NAMES)
+]
+CURVES = [
+    {"threshold": 0.1 * i, "value": 0.5, "metric": metric, "average": average}
+    for i in range(1, 10)
+    for metric in ("F1", "precision")
+    for average in ("macro", "micro")
+]
+COVERAGE = [{"strategy": name, "labels_ever_predicted": 2, "labels_per_row": 1.25} for name in ("global-0.5", "top-k")]
+BINS = [{"probability": 0.1 * i, "observed": 0.1 * i, "count": 5, "series": s} for i in range(10) for s in ("before", "after")]
+LATENCY = [{"model": model, "auc_micro": 0.9, "latency_ms": 3.0, "bytes": 9e7} for model in MODELS]
+EPOCHS = [{"epoch": epoch, "value": 1 / epoch, "series": model} for epoch in (1, 2) for model in MODELS]
+BUCKETS = [{"bucket": bucket, "value": 0.5, "metric": "F1 micro"} for bucket in ("1", "2", "3 or more")]
+
+CHARTS: dict[str, tuple[Callable[[], figures.Chart], tuple[str, ...]]] = {
+    "class-distribution": (
+        lambda: figures.class_distribution({"train": dict.fromkeys(NAMES, 900), "test": dict.fromkeys(NAMES, 0)}),
+        (*NAMES, "train", "test", "texts (log)"),
+    ),
+    "cooccurrence": (lambda: figures.cooccurrence(NAMES, LABELS), (*NAMES, "also has")),
+    "lengths": (lambda: figures.lengths({"train": [1, 5, 90], "test": [3]}), ("train", "test", "share of the split's texts")),
+    "per-label-f1": (lambda: figures.per_label_f1(PER_LABEL), (*NAMES, *MODELS, "F1")),
+    "label-thresholds": (lambda: figures.label_thresholds(PER_LABEL), (*NAMES, *MODELS, "threshold")),
+    "f1-against-support": (lambda: figures.f1_against_support(PER_LABEL), (*NAMES, *MODELS, "positives (log)", "F1")),
+    "threshold-curves": (
+        lambda: figures.threshold_curves(CURVES),
+        ("F1", "precision", "macro", "micro", "threshold", "score"),
+    ),
+    "label-coverage": (
+        lambda: figures.label_coverage(COVERAGE, 3),
+        ("global-0.5", "top-k", "1.25 labels a text", "labels ever predicted, of 3"),
+    ),
+    "precision-recall": (
+        lambda: figures.precision_recall(NAMES, LABELS, PROBABILITIES),
+        ("precision", "recall", "all labels (micro)"),
+    ),
+    "reliability": (
+        lambda: figures.reliability(BINS),
+        ("before", "after", "predicted probability", "observed share"),
+    ),
+    "latency": (lambda: figures.latency_tradeoff(LATENCY), (*MODELS, "latency in ms (log)", "AUC micro", "MB")),
+    "training": (lambda: figures.training_curves(EPOCHS, "loss"), (*MODELS, "epoch", "loss")),
+    "label-count": (lambda: figures.label_count_effect(BUCKETS), ("1", "2", "3 or more", "F1 micro", "labels of the text")),
+    "length": (lambda: figures.length_effect(BUCKETS), ("1", "2", "3 or more", "F1 micro", "words in the text")),
+}
+
+
+def values(chart: figures.Chart) -> list[dict[str, Any]]:
+    """All rows a chart holds."""
+    return [row for rows in chart.to_dict()["datasets"].values() for row in rows]
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_the_svg_names_what_it_shows(name: str, tmp_path: Path) -> None:
+    draw, texts = CHARTS[name]
+    (path,) = write_figures([Section("s", figures=[Figure(name, "caption", draw())])], tmp_path)
+    svg = html.unescape(path.read_text(encoding="utf-8"))
+    assert [text for text in texts if f">{text}</text>" not in svg] == []
+
+
+def test_drawing_again_gives_the_same_files(tmp_path: Path) -> None:
+    for folder in ("first", "second"):
+        write_figures(
+            [Section("s", figures=[Figure(name, "", draw()) for name, (draw, _) in CHARTS.items()])], tmp_path / folder
+        )
+    first, second = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("first", "second"))
+    assert first == second
+
+
+def test_a_page_of_all_charts_stays_small() -> None:
+    page = to_html("t", [Section("s", figures=[Figure(name, "", draw()) for name, (draw, _) in CHARTS.items()])])
+    assert len(page) < 1_500_000
+
+
+def test_labels_are_sorted_by_their_count_in_train() -> None:
+    chart = figures.class_distribution({"train": {"a": 1, "b": 3, "c": 2}, "test": {"a": 9, "b": 0, "c": 0}})
+    assert chart.to_dict()["encoding"]["y"]["sort"] == ["b", "c", "a"]
+
+
+def test_the_share_is_of_the_texts_with_the_label_of_the_row() -> None:
+    labels = np.array([[1, 1], [1, 0], [1, 0], [1, 0]], dtype=bool)
+    shares = {(row["row"], row["column"]): row["share"] for row in values(figures.cooccurrence(["a", "b"], labels))}
+    assert shares == {("a", "b"): 0.25, ("b", "a"): 1.0}
+
+
+def test_the_lengths_of_a_split_add_up() -> None:
+    words = {"train": [1, 2, 2, 30, 500], "test": [7]}
+    for split, lengths in words.items():
+        rows = [row for row in values(figures.lengths(words)) if row["split"] == split]
+        assert sum(row["texts"] for row in rows) == len(lengths)
+        assert sum(row["share"] for row in rows) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_points_lie_on_the_curve_of_scikit_learn() -> None:
+    found = [row for row in values(figures.precision_recall(NAMES, LABELS, PROBABILITIES)) if row["label"] == "joy"]
+    precision, recall, _ = precision_recall_curve(LABELS[:, 0], PROBABILITIES[:, 0])
+    assert 2 <= len(found) <= figures.CURVE_POINTS
+    for row in found:
+        assert np.hypot(recall - row["recall"], precision - row["precision"]).min() < 1e-4
+    assert found[-1]["recall"] == 1
+
+
+def test_a_label_without_a_positive_has_no_curve() -> None:
+    labels = LABELS.copy()
+    labels[:, 1] = False
+    chart = figures.precision_recall(NAMES, labels, PROBABILITIES)
+    assert {row["label"] for row in values(chart)} == {"all", NAMES[0], NAMES[2]}
+
+
+def test_numbers_of_numpy_and_missing_ones_can_be_shown() -> None:
+    rows = [
+        {"epoch": np.int64(1), "value": np.float32(1 / 3), "series": "a"},
+        {"epoch": 2, "value": float("nan"), "series": "a"},
+    ]
+    assert [row["value"] for row in values(figures.training_curves(rows, "loss"))] == [0.33333, None]

@@ -1,0 +1,278 @@
+"""Batch scoring: the answers of the predictor for every row of a file, and one line for a file that has not its form."""
+
+import csv
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from goemotions import scoring
+from goemotions.errors import DataError, StorageError
+from goemotions.predictor import Options, Predictor
+from goemotions.registration import Parts, assemble
+from goemotions.scoring import score_file
+
+LABELS = ("calm", "dread", "glee", "longing", "pity", "scorn", "plain")
+TEXTS = ["a lake", "storm, gravel", 'the "old"\nballoon', "", "   ", "жаль 🎈", "sparrow " * 500]
+PRESENT = [text for text in TEXTS if text.strip()]
+
+
+@pytest.fixture(scope="module")
+def whole(candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundles") / "bundle"
+    assemble(folder, "cpu", Parts.below(candidate, "cpu"), {"profile": "minilm", "run_id": "r1", "dataset_digest": "d1"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(whole: Path) -> Predictor:
+    return Predictor.load(whole, engine="onnx", threads=1)
+
+
+def write_csv(path: Path, texts: list[str]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("id", "text", "note"), *((f"00{i}", text, "NA") for i, text in enumerate(texts))])
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+
+
+def test_every_row_of_a_csv_keeps_its_cells_and_gets_the_predictors_answer(predictor: Predictor, tmp_path: Path) -> None:
+    made = score_file(predictor, write_csv(tmp_path / "in.csv", TEXTS), tmp_path / "out.csv")
+    rows = read(tmp_path / "out.csv")
+    assert list(rows[0]) == ["id", "text", "note", "labels", "truncated", *(f"p/{name}" for name in LABELS)]
+    assert [(row["id"], row["text"], row["note"]) for row in rows] == [(f"00{i}", text, "NA") for i, text in enumerate(TEXTS)]
+    assert (made.rows, made.blank, made.truncated) == (len(TEXTS), 2, 1)
+    answers = predictor.predict(PRESENT, Options(all_scores=True))
+    for row, answer in zip([row for row in rows if row["text"].strip()], answers, strict=True):
+        assert row["labels"] == "|".join(answer["labels"])
+        assert row["truncated"] == str(answer["truncated"]).lower()
+        assert {name: float(row[f"p/{name}"]) for name in LABELS} == pytest.approx(answer["scores"], abs=1e-5)
+    for row in (row for row in rows if not row["text"].strip()):
+        assert {row[name] for name in ("labels", "truncated", *(f"p/{name}" for name in LABELS))} == {""}
+
+
+def test_a_parquet_file_keeps_its_types_and_metadata(predictor: Predictor, tmp_path: Path) -> None:
+    texts = [*TEXTS, None]
+    table = pa.table(
+        {
+            "text": pa.array(texts).dictionary_encode(),
+            "tags": pa.array([[1, 2]] * len(texts)),
+            "at": pa.array([1] * len(texts), pa.timestamp("ns", "UTC")),
+        }
+    ).replace_schema_metadata({"source": "here"})
+    pq.write_table(table, tmp_path / "in.parquet", row_group_size=3)
+    made = score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.parquet")
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert found.select(table.column_names).equals(table)
+    assert found.schema.metadata[b"source"] == b"here"
+    assert found.schema.field("labels").type == pa.list_(pa.string())
+    assert {found.schema.field(f"p/{name}").type for name in LABELS} == {pa.float32()}
+    assert (made.rows, made.blank, made.truncated) == (8, 3, 1)
+    answers = iter(predictor.predict(PRESENT))
+    for text, row in zip(texts, found.to_pylist(), strict=True):
+        if text and text.strip():
+            assert row["labels"] == next(answers)["labels"]
+        else:
+            assert (row["labels"], row["truncated"], row["p/calm"]) == ([], None, None)
+
+
+def test_a_hugging_face_file_stays_one(predictor: Predictor, tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"text": ["a lake", "gravel"]}).to_parquet(str(tmp_path / "in.parquet"))
+    score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.parquet")
+    found = datasets.load_dataset("parquet", data_files=str(tmp_path / "out.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert found["train"].column_names[:3] == ["text", "labels", "truncated"]
+
+
+@pytest.mark.parametrize(("ending", "other"), list(itertools.product(scoring.ENDINGS, repeat=2)))
+def test_every_format_becomes_every_other(predictor: Predictor, tmp_path: Path, ending: str, other: str) -> None:
+    texts = ["a lake", 'the "old', "storm"]
+    first, second = tmp_path / f"in{ending}", tmp_path / f"out{other}"
+    if ending == ".parquet":
+        pq.write_table(pa.table({"text": texts}), first)
+    else:
+        contents = {".csv": 'text\na lake\n"the ""old"\nstorm\n', ".tsv": 'text\na lake\nthe "old\nstorm\n'}
+        first.write_text(contents[ending])
+    score_file(predictor, first, second)
+    answers = [answer["labels"] for answer in predictor.predict(texts)]
+    if other == ".parquet":
+        found = pq.read_table(second)
+        assert (found["text"].to_pylist(), found["labels"].to_pylist()) == (texts, answers)
+    elif other == ".csv":
+        assert [(row["text"], row["labels"]) for row in read(second)] == list(zip(texts, map("|".join, answers), strict=True))
+    else:
+        cells = [line.split("\t")[:2] for line in second.read_text().splitlines()[1:]]
+        assert cells == [[text, "|".join(labels)] for text, labels in zip(texts, answers, strict=True)]
+
+
+def test_labels_alone(predictor: Predictor, tmp_path: Path) -> None:
+    score_file(predictor, write_csv(tmp_path / "in.csv", TEXTS), tmp_path / "out.csv", all_scores=False)
+    assert list(read(tmp_path / "out.csv")[0]) == ["id", "text", "note", "labels", "truncated"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_chunks_make_no_difference(predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    words = ["lake", "storm", "balloon", "harbour", "sparrow", "gravel", ""]
+    texts = [" ".join([word] * times) for times in range(1, 21) for word in words]
+    path = tmp_path / f"in.{ending}"
+    write_csv(path, texts) if ending == "csv" else pq.write_table(pa.table({"text": texts}), path)
+    expected = score_file(predictor, path, tmp_path / "once.csv")
+    monkeypatch.setattr(scoring, "CHUNK", 7)
+    made = score_file(predictor, path, tmp_path / "often.csv")
+    assert (made.rows, made.blank, made.truncated) == (expected.rows, expected.blank, expected.truncated) == (140, 20, 0)
+    for one, other in zip(read(tmp_path / "once.csv"), read(tmp_path / "often.csv"), strict=True):
+        assert (one["text"], one["labels"]) == (other["text"], other["labels"])
+        assert one["p/calm"] == other["p/calm"] or float(one["p/calm"]) == pytest.approx(float(other["p/calm"]), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbftext,n\r\na lake,1\r\n\r\ngravel,2",
+        b'"text",n\n"a lake",1\n\n"gravel",2\n',
+    ],
+    ids=["byte order mark, CRLF, no last newline", "quoted names, an empty line"],
+)
+def test_the_usual_variants_of_a_text_file_are_read(predictor: Predictor, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "in.CSV").write_bytes(content)
+    score_file(predictor, tmp_path / "in.CSV", tmp_path / "out.csv")
+    assert [(row["text"], row["n"]) for row in read(tmp_path / "out.csv")] == [("a lake", "1"), ("gravel", "2")]
+
+
+def test_an_empty_line_in_a_file_of_one_column_is_a_row(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "in.tsv").write_text("text\na lake\n\ngravel\n")
+    assert score_file(predictor, tmp_path / "in.tsv", tmp_path / "out.tsv").blank == 1
+    assert [row["text"] for row in read(tmp_path / "out.tsv")] == ["a lake", "", "gravel"]
+
+
+def test_a_comment_of_ten_megabytes_is_a_row_like_others(predictor: Predictor, tmp_path: Path) -> None:
+    made = score_file(predictor, write_csv(tmp_path / "in.csv", ["lake " * 2_000_000, "gravel"]), tmp_path / "out.csv")
+    assert (made.rows, made.truncated) == (2, 1)
+
+
+# What is wrong, the file's name, its content, and what the error says.
+BAD = {
+    "ragged row": ("in.csv", b"id,text\n1,a\n2,b,c\n", r"in.csv, line 3: 3 columns where line 1 names 2"),
+    "ragged row behind a cell of two lines": ("in.csv", b'id,text\n1,"a\nb"\n2\n', r"in.csv, line 4: 1 columns"),
+    "not UTF-8": ("in.csv", b"text\na lake\ncaf\xe9\n", r"in.csv, line 3: not UTF-8 \(byte 0xe9\)"),
+    "UTF-16": ("in.csv", "text\na lake\n".encode("utf-16"), r"in.csv, line 1: not UTF-8"),
+    "an open quote": ("in.csv", b'id,text\n1,a\n2,"b\n3,c\n', r"in.csv, line 3: the row there is no .csv"),
+    "an open quote in a file too long to hold": (
+        "in.csv",
+        b'id,text\n1,"b\n' + b"3,c\n" * 5_000_000,
+        r"in.csv, line 2: the row there is no .csv \(field larger",
+    ),
+    "another column": ("in.csv", b"id,comment\n1,a\n", r"no column 'text': name the one with the texts, of id, comment"),
+    "another delimiter": ("in.csv", b"id;text\n1;a\n", r"no column 'text': name the one with the texts, of id;text"),
+    "two of a column": ("in.csv", b"text,n,n\na,1,2\n", r"two columns 'n'"),
+    "a column that would be added": ("in.csv", b"text,labels\na,1\n", r"has a column 'labels' already"),
+    "a probability that would be added": ("in.csv", b"text,p/calm\na,1\n", r"has a column 'p/calm' already"),
+    "empty": ("in.csv", b"", r"in.csv is empty"),
+    "header only": ("in.tsv", b"id\ttext\n", r"in.tsv has no rows"),
+    "gzip": ("in.csv", b"\x1f\x8b\x08\x00", r"is not the text file its ending promises"),
+    "a spreadsheet": ("in.csv", b"PK\x03\x04....", r"is not the text file its ending promises"),
+    "no Parquet": ("in.parquet", b"text\na lake\n", r"in.parquet is no complete Parquet file"),
+    "an unknown ending": ("in.xlsx", b"", r"in.xlsx has none of the endings .csv, .tsv, .parquet"),
+    "a pickle": ("in.pkl", b"", r"in.pkl has none of the endings"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_file_without_the_form_of_its_ending_is_named_and_nothing_is_written(
+    predictor: Predictor, tmp_path: Path, name: str
+) -> None:
+    file, content, expected = BAD[name]
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(DataError, match=expected):
+        score_file(predictor, tmp_path / file, tmp_path / "out" / "labelled.csv")
+    assert list((tmp_path / "out").glob("*")) == []
+
+
+def test_a_cut_parquet_file_is_named(predictor: Predictor, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": TEXTS}), tmp_path / "whole.parquet")
+    content = (tmp_path / "whole.parquet").read_bytes()
+    (tmp_path / "in.parquet").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"in.parquet is no complete Parquet file"):
+        score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.csv")
+    (tmp_path / "in.parquet").write_bytes(content[:4] + b"\xff" * 40 + content[44:])
+    with pytest.raises(DataError, match=r"in.parquet is no complete Parquet file"):
+        score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.csv")
+
+
+def test_bytes_in_a_parquet_file_that_are_no_text_are_named(predictor: Predictor, tmp_path: Path) -> None:
+    broken = pa.Array.from_buffers(pa.string(), 1, pa.array([b"caf\xe9"]).buffers())
+    pq.write_table(pa.table({"text": broken}), tmp_path / "in.parquet")
+    with pytest.raises(DataError, match="rows from 1 on: not UTF-8"):
+        score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.csv")
+    pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "in.parquet")
+    with pytest.raises(DataError, match="column 'text' holds int64, not text"):
+        score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.csv")
+
+
+def test_what_a_text_file_cannot_hold_is_named(predictor: Predictor, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"], "place": [{"x": 1}]}), tmp_path / "in.parquet")
+    with pytest.raises(DataError, match=r"column 'place' holds struct<x: int64>, which a text file cannot: write a .parquet"):
+        score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.csv")
+    with pytest.raises(DataError, match=r"a tab or a line break, which a .tsv cannot"):
+        score_file(predictor, write_csv(tmp_path / "in.csv", ["two\nlines"]), tmp_path / "out.tsv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "in.parquet"]
+
+
+def test_the_input_is_never_overwritten(predictor: Predictor, tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "in.csv", TEXTS)
+    before = path.read_bytes()
+    (tmp_path / "link.csv").symlink_to(path)
+    for output in (path, tmp_path / "link.csv", tmp_path / "sub" / ".." / "in.csv"):
+        (tmp_path / "sub").mkdir(exist_ok=True)
+        with pytest.raises(DataError, match="is the input itself"):
+            score_file(predictor, path, output)
+    assert path.read_bytes() == before
+
+
+def test_a_missing_file_and_a_place_that_cannot_be_written_are_named(predictor: Predictor, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone.csv cannot be read \(No such file or directory\)"):
+        score_file(predictor, tmp_path / "gone.csv", tmp_path / "out.csv")
+    path = write_csv(tmp_path / "in.csv", TEXTS)
+    for output in (path / "out.csv", Path("/proc/out.csv")):
+        with pytest.raises(StorageError, match=r"out.csv cannot be written \("):
+            score_file(predictor, path, output)
+
+
+@pytest.mark.parametrize("ending", scoring.ENDINGS)
+def test_a_full_disk_is_named_and_the_earlier_output_stays(predictor: Predictor, tmp_path: Path, ending: str) -> None:
+    path, output = write_csv(tmp_path / "in.csv", ["a lake"] * 9), tmp_path / f"out{ending}"
+    output.write_text("earlier")
+    (tmp_path / f".out{ending}.partial").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match="No space left on device"):
+        score_file(predictor, path, output)
+    assert output.read_text() == "earlier"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", f"out{ending}"]
+
+
+def test_a_killed_run_leaves_the_earlier_output_and_can_be_repeated(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+    path, output = write_csv(tmp_path / "in.csv", ["a lake"] * 20_000), tmp_path / "out.csv"
+    output.write_text("earlier")
+    script = "from goemotions import cli, scoring; scoring.CHUNK = 64; cli.main()"
+    arguments = ["predict", "--bundle", str(whole), "--input", str(path), "--output", str(output)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen([sys.executable, "-c", script, *arguments], stderr=subprocess.DEVNULL, env=environment)
+    partial = tmp_path / ".out.csv.partial"
+    while not (partial.exists() and partial.stat().st_size) and running.poll() is None:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    assert output.read_text() == "earlier"
+    assert score_file(predictor, path, output).rows == 20_000
+    assert not partial.exists()
