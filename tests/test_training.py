@@ -232,7 +232,10 @@ def test_the_facts_of_a_run_say_what_was_done(dataset: Path, model_folder: Path,
     assert facts["max_length"] == 128
     assert facts["parameters"] > 20_000
     assert facts["peak_memory_bytes"] > 2**26
-    assert 0 < facts["history"][0]["seconds"] < facts["history"][-1]["seconds"] == facts["seconds"]
+    assert 0 < facts["history"][0]["seconds"] < facts["history"][-1]["seconds"]
+    alone = facts["seconds"] - sum(teacher["seconds"] for teacher in facts["teachers"])
+    assert alone == pytest.approx(facts["history"][-1]["seconds"])
+    assert len(facts["teachers"]) == facts["profile"]["teachers"]
     assert facts["torch"] == torch.__version__
     assert facts["hardware"]
 
