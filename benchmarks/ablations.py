@@ -37,9 +37,17 @@ BASE: dict[str, Any] = {
     "label_smoothing": 0.0,
     "average": 0.0,
     "added_tokens": (),
+    "groups": (),
     "teachers": 0,
+    "teachers_share": 0.5,
     "teacher_epochs": 1,
 }
+# The sentiments that the authors of the data set sort its labels into (Demszky et al. 2020, figure 2).
+SENTIMENTS = (
+    "admiration+amusement+approval+caring+desire+excitement+gratitude+joy+love+optimism+pride+relief",
+    "anger+annoyance+disappointment+disapproval+disgust+embarrassment+fear+grief+nervousness+remorse+sadness",
+    "confusion+curiosity+realization+surprise",
+)
 ROWS: dict[str, dict[str, Any]] = {
     "base": {},
     "two-epochs": {"epochs": 2},
@@ -59,6 +67,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "class-balanced": {"loss": "class-balanced"},
     "smoothing-0.1": {"label_smoothing": 0.1},
     "average": {"average": 8.0},
+    "sentiments": {"groups": SENTIMENTS},
     "placeholders": {"added_tokens": ("[NAME]", "[RELIGION]")},
     "average-two-epochs": {"average": 8.0, "epochs": 2},
     "taught-by-two": {"teachers": 2, "epochs": 2},
@@ -144,12 +153,12 @@ def _tuned(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
 
 
 def record(path: Path, found: dict[str, Any]) -> None:
-    """Adds a row, in the place of an older one of the same name and seed."""
-    rows: list[dict[str, Any]] = list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
-    rows = [row for row in rows if (row["row"], row["seed"]) != (found["row"], str(found["seed"]))]
-    evaluation.write_csv(
-        path, [*rows, {key: f"{value:.5f}" if isinstance(value, float) else value for key, value in found.items()}]
-    )
+    """Adds a row behind those of the same name, or in the place of the one with its seed too."""
+    written: list[dict[str, Any]] = list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
+    rows = {(row["row"], int(row["seed"])): row for row in written}
+    rows[found["row"], found["seed"]] = {k: f"{v:.5f}" if isinstance(v, float) else v for k, v in found.items()}
+    names = list(dict.fromkeys(name for name, _ in rows))
+    evaluation.write_csv(path, [rows[key] for key in sorted(rows, key=lambda key: (names.index(key[0]), key[1]))])
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ CONFIG = {
 }
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1c2230; background: #fff; margin: 0 auto; padding: 1rem; max-width: 76rem; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1c2230; background: #fff; margin: 0 auto; padding: 1rem; max-width: 76rem;
+  overflow-wrap: anywhere; }
 h1, h2, h3 { line-height: 1.2; } h2 { margin-top: 2.5rem; } h3 { margin-top: 2rem; } p { max-width: 48rem; }
 a { color: #005a8c; } nav ul { padding: 0; list-style: none; columns: 14rem; } nav .level-3 { padding-left: 1rem; }
 .wide, pre { overflow-x: auto; margin: 0 0 1.5rem; } pre { padding: .75rem; background: #f3f5f9; font-size: .875rem; }

@@ -35,17 +35,17 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """A torch classifier on a GPU (bf16) or a CPU (fp32)."""
+    """A torch classifier, in bf16 on a GPU and in fp32 on a CPU unless told otherwise."""
 
     name = "torch"
 
     def __init__(
-        self, model: transformers.PreTrainedModel, encoder: TextEncoder, device: torch.device, precision: str = "fp32"
+        self, model: transformers.PreTrainedModel, encoder: TextEncoder, device: torch.device, precision: str = ""
     ) -> None:
         self.encoder = encoder
         self._model = model
         self._device = device
-        self._precision = precision
+        self._precision = precision or ("bf16" if device.type == "cuda" else "fp32")
 
     def logits(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         import torch
@@ -93,7 +93,7 @@ def load(name: str, folder: Path, encoder: TextEncoder, *, threads: int | None =
     if threads:
         torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return TorchEngine(model.load(folder).to(device), encoder, device, "bf16" if device.type == "cuda" else "fp32")
+    return TorchEngine(model.load(folder).to(device), encoder, device)
 
 
 def score(engine: Engine, texts: Sequence[str], progress: Any = None) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,9 @@ class Profile:
         label_smoothing: share of each target that is the label's frequency.
         average: decay a step of the moving average of the weights, which is what is kept; 0 keeps the last weights.
         added_tokens: tokens that the vocabulary lacks, such as the data's placeholders; each starts as its word's embedding.
-        teachers: networks trained first, with seeds of their own, whose mean probabilities are half of each target.
+        groups: labels that belong together, joined by "+"; whether a text has any of a group is learnt beside the labels.
+        teachers: networks trained first, with seeds of their own, whose mean probabilities are a share of each target.
+        teachers_share: that share.
         teacher_epochs: epochs of each teacher.
     """
 
@@ -56,7 +58,9 @@ class Profile:
     label_smoothing: float = 0.0
     average: float = 0.0
     added_tokens: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
     teachers: int = 0
+    teachers_share: float = 0.5
     teacher_epochs: int = 1
 
 

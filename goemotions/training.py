@@ -35,7 +35,6 @@ CLIP_NORM = 1.0
 FINITE_EVERY = 20
 # Averaging the weights reads and writes all of them, so it is not done at every step.
 AVERAGE_EVERY = 10
-TEACHERS_SHARE = 0.5
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -73,7 +72,7 @@ def train(
         seed: of the head, the order of the rows and the dropout.
         precision: ``fp32``, ``bf16``, or ``auto`` for bf16 where the hardware computes in it.
         checkpoint_location: folder or S3 prefix for checkpoints, resumed from if it holds one of the same run; empty for none.
-        checkpoint_steps: optimizer steps between two checkpoints; one more is written after each epoch but the last.
+        checkpoint_steps: optimizer steps between two checkpoints; one more is written after each epoch.
         on_epoch: called with the epoch (from 1) and its metrics.
 
     Returns:
@@ -114,10 +113,10 @@ def train(
             alone = dataclasses.replace(profile, teachers=0, epochs=profile.teacher_epochs)
             location = checkpoint_location and storage.join(checkpoint_location, f"teacher-{number}")
             teacher = fitted(alone, seed + number, targets, location, lambda epoch, values: None)
-            taught.append(engines.score_ids(teacher.engine(), rows))
+            taught.append(engines.score_ids(teacher.engine(precision), rows))
             teachers.append(teacher.summary())
         if taught:
-            targets = (1 - TEACHERS_SHARE) * targets + TEACHERS_SHARE * np.mean(taught, axis=0)
+            targets = (1 - profile.teachers_share) * targets + profile.teachers_share * np.mean(taught, axis=0)
         run = fitted(profile, seed, targets.astype(np.float32), checkpoint_location, on_epoch)
         scaling, compared = calibration.choose(validation.labels > 0, engines.logits(run.engine(), validation.rows))
         model.scale(run.classifier, scaling)
@@ -176,9 +175,9 @@ class Run:
         """The network whose weights count: the average where one is taken, the one being trained elsewhere."""
         return self.averaged.module if self.averaged and self.step >= AVERAGE_EVERY else self.classifier
 
-    def engine(self) -> engines.TorchEngine:
-        """Scores with the weights that count."""
-        return engines.TorchEngine(self.kept.eval(), self.encoder, self.device, self.precision)
+    def engine(self, precision: str = "") -> engines.TorchEngine:
+        """Scores with the weights that count, in the precision of evaluation and serving unless told otherwise."""
+        return engines.TorchEngine(self.kept.eval(), self.encoder, self.device, precision)
 
     def fit(
         self,
@@ -191,7 +190,8 @@ class Run:
         """Trains to the last epoch, from the newest checkpoint where there is one, and leaves the best epoch's weights."""
         steps_per_epoch = math.ceil(len(train.rows) / self.profile.batch_size)
         total = steps_per_epoch * self.profile.epochs
-        self.loss = losses.build(self.profile.loss, torch.from_numpy(train.labels.sum(axis=0)))
+        names = tuple(self.classifier.config.id2label.values())
+        self.loss = losses.build(self.profile.loss, torch.from_numpy(train.labels.sum(axis=0)), names, self.profile.groups)
         torch.manual_seed(self.seed)
         if location and (found := checkpoints.newest(location, self.fingerprint)):
             self._restore(found)
@@ -214,10 +214,9 @@ class Run:
                 self._end_epoch(validation, len(train.rows), steps_per_epoch, started)
                 bar.set_postfix(auc=f"{self.history[-1]['validation/auc_micro']:.4f}")
                 on_epoch(epoch + 1, self.history[-1])
-                if self.step < total:
-                    self._checkpoint(location)
-                    if stopped.is_set():
-                        raise self._interrupted(total, location)
+                self._checkpoint(location)
+                if stopped.is_set() and self.step < total:
+                    raise self._interrupted(total, location)
         self.classifier.load_state_dict(self.best)
         self.averaged = None
 

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from goemotions import calibration, checkpoints, data, engines, manifest, metrics, model, profiles, storage, training
+from goemotions import calibration, checkpoints, data, engines, losses, manifest, metrics, model, profiles, storage, training
 from goemotions.errors import DataError, Interrupted, ModelError, TrainingError
 from goemotions.tokenization import TextEncoder
 
@@ -136,6 +136,7 @@ def scored_validation(dataset: Path, folder: Path) -> tuple[np.ndarray, np.ndarr
         {"loss": "focal"},
         {"loss": "asymmetric"},
         {"loss": "class-balanced"},
+        {"groups": ["calm+glee+pity", "dread+scorn"]},
         {"label_smoothing": 0.2},
         {"layer_decay": 0.7},
         {"added_tokens": ["[NAME]"]},
@@ -163,6 +164,35 @@ def test_a_teacher_is_another_network_whose_cost_counts(dataset: Path, tiny: str
     facts = training.train(dataset, tmp_path, "minilm", weights=tiny, settings={"teachers": 2, "epochs": 1})
     assert [teacher["seed"] for teacher in facts["teachers"]] == [1, 2]
     assert facts["seconds"] > sum(teacher["seconds"] for teacher in facts["teachers"])
+
+
+def test_a_teacher_that_had_finished_is_not_trained_again(
+    dataset: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    location, changes = str(tmp_path / "checkpoints"), {"teachers": 1, "epochs": 2}
+    with monkeypatch.context() as patched:
+        stop_at(STEPS_PER_EPOCH + 3, patched)
+        with pytest.raises(Interrupted, match=rf"at step {STEPS_PER_EPOCH + 3} of {2 * STEPS_PER_EPOCH}"):
+            training.train(dataset, tmp_path / "part", "minilm", weights=tiny, settings=changes, checkpoint_location=location)
+    with caplog.at_level("INFO"):
+        training.train(dataset, tmp_path / "part", "minilm", weights=tiny, settings=changes, checkpoint_location=location)
+    assert f"resuming minilm at step {STEPS_PER_EPOCH} of {STEPS_PER_EPOCH}" in caplog.text
+    assert f"resuming minilm at step {STEPS_PER_EPOCH + 3} of {2 * STEPS_PER_EPOCH}" in caplog.text
+
+
+def test_what_a_group_is_learnt_by() -> None:
+    """A group is there with the chance that not all of its labels are missing; its cross-entropy comes on top."""
+    logits, targets = torch.tensor([[0.5, -1.0, 2.0]]), torch.tensor([[1.0, 0.0, 0.0]])
+    alone = losses.build("bce", torch.ones(3))(logits, targets)
+    names = ("a", "b", "c")
+    grouped = losses.build("bce", torch.ones(3), names, ["a+b", "c"])(logits, targets)
+    chances = torch.sigmoid(logits)[0]
+    some = 1 - (1 - chances[0]) * (1 - chances[1])
+    assert float(grouped - alone) == pytest.approx(
+        losses.GROUPS_WEIGHT * -float(some.log() + (1 - chances[2]).log()) / 2, rel=1e-4
+    )
+    with pytest.raises(ModelError, match="no label 'd'"):
+        losses.build("bce", torch.ones(3), names, ["a+d"])
 
 
 def test_a_token_of_its_own_is_one_id_in_the_written_model(dataset: Path, tiny: str, tmp_path: Path) -> None:

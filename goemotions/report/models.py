@@ -6,31 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from goemotions import bootstrap, figures
+from goemotions import bootstrap, figures, profiles
 from goemotions.document import Cell, Figure, Section, Table
 from goemotions.report.reference import OFFICIAL, PREVIOUS, PUBLISHED
 from goemotions.report.result import HEADLINE, Result, best, ranged, signed, source_name
 
 METRICS = (*HEADLINE, "precision_macro", "recall_macro", "precision_micro", "recall_micro", "labels_per_row")
 NAMES = {"auc_micro": "AUC micro", "auc_macro": "AUC macro", "f1_macro": "F1 macro", "f1_micro": "F1 micro"}
-SETTINGS = (
-    "epochs",
-    "learning_rate",
-    "head_factor",
-    "batch_size",
-    "dropout",
-    "weight_decay",
-    "warmup",
-    "max_length",
-    "pooling",
-    "loss",
-    "label_smoothing",
-    "layer_decay",
-    "average",
-    "added_tokens",
-    "teachers",
-    "teacher_epochs",
-)
 # A change of a loss or of an AUC that is more than the noise of an epoch.
 NOTABLE_LOSS, NOTABLE_AUC = 0.01, 0.001
 BALANCED = 0.05
@@ -116,7 +98,7 @@ def _model(results: list[Result]) -> Section:
         observations(results[0]),
         (
             Table(("training", "value"), [[name, str(value)] for name, value in facts.items()]),
-            Table(("hyperparameter", "value"), [[name, _setting(settings[name])] for name in SETTINGS]),
+            Table(("hyperparameter", "value"), [[name, _setting(settings[name])] for name in profiles.HYPERPARAMETERS]),
             Table(("epoch", *EPOCH), [[f"{row['epoch']:.0f}", *(row[key] for key in EPOCH.values())] for row in history]),
             Table(("metric", "validation, tuned", "validation at 0.5", "test, tuned", "test at 0.5"), rows),
         ),
