@@ -71,6 +71,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "placeholders": {"added_tokens": ("[NAME]", "[RELIGION]")},
     "average-two-epochs": {"average": 8.0, "epochs": 2},
     "taught-by-two": {"teachers": 2, "epochs": 2},
+    "taught-by-three": {"teachers": 3, "teachers_share": 0.7, "epochs": 3},
+    "taught-by-four": {"teachers": 4, "teachers_share": 0.7, "epochs": 3},
+    "taught-by-four-alone": {"teachers": 4, "teachers_share": 1.0, "epochs": 3},
     "taught-by-two-average": {"teachers": 2, "epochs": 2, "average": 8.0},
 }
 

@@ -106,8 +106,9 @@ PROFILES = {
             package=MINILM_PACKAGE,
             learning_rate=2e-4,
             head_factor=10.0,
-            epochs=2,
-            teachers=2,
+            epochs=3,
+            teachers=3,
+            teachers_share=0.7,
         ),
         Profile(
             name="minilm-3l",
