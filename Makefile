@@ -58,8 +58,8 @@ compile: setup ## write the pipeline as one file for the Kubeflow UI: REGISTRY=
 download-model: stack-up ## bring the files of a VERSION (alias or number) to OUT, verified
 	@. .local/env && $(BIN)/goemotions download '$(VERSION)' --model-name '$(MODEL_NAME)' --output '$(OUT)'
 
-report: setup ## write docs/model-performance.md, its figures and tables from the newest run
-	@$(BIN)/python -m pipelines.local report
+report: setup ## write docs/model-performance.md, its figures and tables from what the newest run made
+	@$(BIN)/python -m pipelines.local report --model-name '$(MODEL_NAME)'
 
 test: setup ## the tests
 	$(BIN)/python -m pytest

@@ -53,7 +53,7 @@ a { color: #005a8c; } nav ul { padding: 0; list-style: none; columns: 14rem; } n
 .wide, pre { overflow-x: auto; margin: 0 0 1.5rem; } pre { padding: .75rem; background: #f3f5f9; font-size: .875rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid #d9dee8; white-space: nowrap; }
-td.text, th:first-child { text-align: left; } th { border-bottom: 2px solid #8a94a8; }
+.text { text-align: left; } th { border-bottom: 2px solid #8a94a8; }
 figure { margin: 0 0 2rem; max-width: 60rem; } figcaption { color: #4a5468; font-size: .9375rem; }
 figure .chart { display: block; width: 100%; } .vega-bind { margin-top: .25rem; }
 .vega-bind-name { margin-right: .5rem; } .vega-bind select { font: inherit; }
@@ -130,9 +130,15 @@ def to_markdown(title: str, sections: Iterable[Section], figures: str = "figures
 def _markdown_table(table: Table) -> list[str]:
     return [
         f"| {' | '.join(map(_markdown, table.columns))} |",
-        f"|---|{'---:|' * (len(table.columns) - 1)}",
+        f"|{'|'.join(_alignment(table, column) for column in range(len(table.columns)))}|",
         *(f"| {' | '.join(_markdown(_shown(cell)) for cell in row)} |" for row in table.rows),
     ]
+
+
+def _alignment(table: Table, column: int) -> str:
+    """To the left where every cell is text; figures, also those with an interval or a sign, to the right."""
+    texts = [str(row[column]) for row in table.rows]
+    return "---" if column == 0 or not any(text[:1] in "0123456789+-–" for text in texts) else "---:"
 
 
 def _markdown(text: str) -> str:
@@ -211,7 +217,10 @@ def _json(value: Any) -> str:
 
 
 def _html_table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in table.columns)
+    head = "".join(
+        f'<th scope="col"{" class=text" if _alignment(table, column) == "---" else ""}>{html.escape(name)}</th>'
+        for column, name in enumerate(table.columns)
+    )
     rows = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>\n" for row in table.rows)
     return f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table></div>'
 

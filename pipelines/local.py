@@ -15,15 +15,19 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import psutil
 from kfp import local
 
+from goemotions.bundle import MODEL, VARIANTS, Variant
 from goemotions.errors import WorkflowError
 from pipelines import stack, submit
 from pipelines.training import training
+
+if TYPE_CHECKING:
+    from goemotions.registration import Parts
 
 SHOWN = re.compile(r"Executing task|finished with status|step/s|WARNING|s/step|Error")
 HIDDEN = re.compile(r"UserWarning|RuntimeWarning")
@@ -158,6 +162,46 @@ def report_folder(run_folder: Path) -> Path:
     return run_folder / "report" / "folder"
 
 
+def parts(run_folder: Path) -> dict[Variant, list[Parts]]:
+    """The folders that the steps of a local run made, for each variant those of every profile."""
+    from goemotions.registration import Parts
+
+    loops = sorted(run_folder.glob("for-loop-*-iteration-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    # KFP numbers the tasks of one component in the order of the pipeline.
+    return {
+        variant: [
+            Parts(
+                loop / "train" / "model",
+                loop / "export" / "onnx",
+                loop / f"evaluate{number}" / "validation",
+                loop / f"evaluate{number}" / "test",
+                loop / f"tune-thresholds{number}" / "thresholds",
+            )
+            for loop in loops
+        ]
+        for variant, number in zip(VARIANTS, ("", "-2"), strict=True)
+    }
+
+
+def publish(run_folder: Path, whole: Path, output: Path, model_name: str = MODEL) -> Path:
+    """Writes a run's report with the code and the measurements of today, and copies what may be published to ``output``.
+
+    Returns:
+        The page, below ``whole``.
+    """
+    from goemotions import report
+
+    shutil.rmtree(whole, ignore_errors=True)
+    dataset = run_folder / "ingest" / "dataset"
+    report.write(dataset, parts(run_folder), whole, registered(run_folder), model_name=model_name)
+    for folder in ("figures", "tables"):
+        shutil.rmtree(output / folder, ignore_errors=True)
+        shutil.copytree(whole / folder, output / folder)
+    for name, published in PUBLISHED.items():
+        shutil.copyfile(whole / name, output / published)
+    return whole / "report.html"
+
+
 def summary(run_folder: Path) -> str:
     """Where the results of a run are, as lines for the terminal."""
     lines = [
@@ -223,16 +267,14 @@ def run_command(data: str, models: str, weights: tuple[str, ...], others: tuple[
 
 @main.command("report")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("docs"), show_default=True, help="Folder to write to.")
-def report_command(output: Path) -> None:
-    """Copy what the newest run's report may publish to OUTPUT: the pages hold texts of the data and stay where they are."""
-    runs = sorted((stack.FOLDER / "runs").glob("*/report/folder"))
+@click.option("--model-name", default=MODEL, show_default=True, help="Name of the registered model.")
+def report_command(output: Path, model_name: str) -> None:
+    """Write the report of the newest run again, and to OUTPUT what may be published of it: not the pages, which hold texts."""
+    runs = sorted(path.parent for path in (stack.FOLDER / "runs").glob("*/report"))
     if not runs:
         raise RunFailed("there is no finished run to report on: `make run` makes one")
-    for folder in ("figures", "tables"):
-        shutil.copytree(runs[-1] / folder, output / folder, dirs_exist_ok=True)
-    for name, published in PUBLISHED.items():
-        shutil.copyfile(runs[-1] / name, output / published)
-    click.echo(f"{', '.join(str(output / name) for name in PUBLISHED.values())}; the page is {runs[-1] / 'report.html'}")
+    page = publish(runs[-1], stack.FOLDER / "report", output, model_name)
+    click.echo(f"{', '.join(str(output / name) for name in PUBLISHED.values())}; the page is {page}")
 
 
 if __name__ == "__main__":

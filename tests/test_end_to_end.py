@@ -60,6 +60,15 @@ def test_the_report_compares_every_model_and_engine(run: Path, registered: dict[
     assert registered["cpu"]["source"] in text
 
 
+def test_the_report_can_be_written_again(run: Path, tmp_path: Path) -> None:
+    page = local.publish(run, tmp_path / "whole", tmp_path / "docs")
+    made = local.report_folder(run)
+    assert (tmp_path / "docs" / "model-performance.md").read_text() == (made / "report.md").read_text()
+    assert (tmp_path / "docs" / "dataset-analysis.md").read_text() == (made / "dataset.md").read_text()
+    assert page.read_text().startswith("<!doctype html>")
+    assert not list((tmp_path / "docs").rglob("*.html"))
+
+
 def test_the_server_and_mlflow_give_the_same_scores(registered: dict[str, Any], stack: Path) -> None:
     with demo.served(stack / "serve.log") as url:
         answer = demo.ask(url, TEXTS)

@@ -78,7 +78,7 @@ def _cooccurrence(info: dict[str, Any], labels: np.ndarray) -> Section:
 def _lengths(info: dict[str, Any], words: dict[str, np.ndarray]) -> Section:
     columns = ("mean", "min", "p50", "p95", "p99", "max")
     rows: list[list[Cell]] = [
-        [f"{split}, {unit}", *(info[unit][split].get(column) for column in columns)]
+        [f"{split}, {unit}", *(_plain(info[unit][split].get(column)) for column in columns)]
         for unit in ("words", "characters")
         for split in info["rows"]
     ]
@@ -90,6 +90,11 @@ def _lengths(info: dict[str, Any], words: dict[str, np.ndarray]) -> Section:
         (Figure("lengths", "Words of a text", chart),),
         level=3,
     )
+
+
+def _plain(value: float | None) -> Cell:
+    """A whole number without decimals."""
+    return int(value) if value is not None and float(value).is_integer() else value
 
 
 def _repeated(info: dict[str, Any]) -> Section:
