@@ -256,6 +256,10 @@ def test_the_best_on_validation_is_named(folder: Path, candidate: Path) -> None:
     assert f"Best on validation: {max(scores, key=scores.__getitem__)}." in (folder / "report.md").read_text(encoding="utf-8")
 
 
+def test_the_run_of_a_registered_model_is_told(tables: Any) -> None:
+    assert tables["training"]["MLflow run"]["value"] == "f00d"
+
+
 def test_each_version_has_the_command_that_downloads_it(folder: Path) -> None:
     text = (folder / "report.md").read_text(encoding="utf-8")
     assert "make download-model VERSION=3 " in text

@@ -53,7 +53,7 @@ def write(
     sections = [
         models.overview(info, results),
         *([models.versions(registered)] if registered else []),
-        *models.each(results, info["digest"]),
+        *models.each(results, info["digest"], registered),
         models.compared(results, info["digest"], latency_budget_ms),
         *labels.sections(results, info["label_counts"]["train"], words["test"]),
         *decisions.thresholds(results),

@@ -51,10 +51,11 @@ def versions(registered: dict[str, Any]) -> Section:
     return Section("Registered versions", reasons, (Table(("variant", "profile", "version", "alias", "bundle"), rows),))
 
 
-def each(results: list[Result], digest: str) -> list[Section]:
-    """A section a profile that was trained, and one on those that were not."""
+def each(results: list[Result], digest: str, registered: dict[str, Any] | None = None) -> list[Section]:
+    """A section a profile that was trained, and one on those that were not; of what was ``registered`` the MLflow run is told."""
+    runs = {found["profile"]: str(found["run_id"]) for found in (registered or {}).values()}
     profiles = list(dict.fromkeys(result.profile for result in results))
-    sections = [_model([result for result in results if result.profile == profile]) for profile in profiles]
+    sections = [_model([result for result in results if result.profile == name], runs.get(name)) for name in profiles]
     missing = [name for name in PREVIOUS if name not in profiles] if digest == OFFICIAL else []
     if missing:
         sections.append(
@@ -69,7 +70,7 @@ def each(results: list[Result], digest: str) -> list[Section]:
     return [Section("Models"), *sections]
 
 
-def _model(results: list[Result]) -> Section:
+def _model(results: list[Result], run: str | None) -> Section:
     training = results[0].training
     settings = training["profile"]
     columns = [(split, at) for split in ("validation", "test") for at in ("", "at_0.5/")]
@@ -92,6 +93,7 @@ def _model(results: list[Result]) -> Section:
         **({"peak GPU memory": f"{gpu / 2**20:,.0f} MiB"} if (gpu := training["peak_gpu_memory_bytes"]) else {}),
         "seed": training["seed"],
         "torch": training["torch"],
+        **({"MLflow run": run} if run else {}),
     }
     return Section(
         results[0].profile,
