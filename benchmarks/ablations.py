@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,15 @@ ROWS: dict[str, dict[str, Any]] = {
 @click.command()
 @click.option("--dataset", type=click.Path(path_type=Path), required=True, help="Dataset folder, from `goemotions ingest`.")
 @click.option("--row", "rows", type=click.Choice(list(ROWS)), multiple=True, default=list(ROWS), help="Default: all of them.")
-@click.option("--seed", "seeds", type=int, multiple=True, default=(0,), show_default=True)
+@click.option(
+    "--seed",
+    "seeds",
+    type=int,
+    multiple=True,
+    default=(0,),
+    show_default=True,
+    help="Further apart than there are teachers: theirs are the seeds that follow.",
+)
 @click.option("--final", is_flag=True, help="Score test as well: for a recipe that nothing will be changed of any more.")
 @click.option("--threads", type=int, help="Default: every core.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path(".local/ablations"), show_default=True)
@@ -105,6 +114,8 @@ def main(dataset: Path, rows: tuple[str, ...], seeds: tuple[int, ...], final: bo
             found = {"row": row, "changes": json.dumps(ROWS[row]), "seed": seed, **measure(dataset, folder)}
             record(ABLATIONS, found)
             click.echo(json.dumps(found))
+            # What is asked for again is measured again, with the code of then.
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             if final:
                 record(SEEDS, {"row": row, "seed": seed, **final_figures(dataset, folder / "model")})
 
@@ -129,17 +140,14 @@ def measure(dataset: Path, folder: Path) -> dict[str, Any]:
 
 
 def final_figures(dataset: Path, model: Path) -> dict[str, Any]:
-    """Figures on both splits, scaling and thresholds fitted on validation."""
+    """Figures on both splits, thresholds fitted on validation."""
     splits, info = data.load(dataset)
     taxonomy = data.taxonomy_of(info)
-    encoder = TextEncoder.load(model)
-    engine = engines.load("torch", model, encoder)
-    labels, logits = {}, {}
+    engine = engines.load("torch", model, TextEncoder.load(model))
+    labels, scores = {}, {}
     for split in ("validation", "test"):
         labels[split] = taxonomy.multi_hot(splits[split]["labels"][:])
-        logits[split] = engines.logits(engine, [encoded.ids for encoded in encoder.encode(splits[split]["text"][:])])
-    scaling, _ = calibration.choose(labels["validation"], logits["validation"])
-    scores = {split: engines.sigmoid(scaling.apply(found)) for split, found in logits.items()}
+        scores[split], _ = engines.score(engine, splits[split]["text"][:])
     fitted, _ = thresholds.choose(labels["validation"], scores["validation"])
     found: dict[str, Any] = {}
     for split in labels:
@@ -158,10 +166,12 @@ def _tuned(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
 def record(path: Path, found: dict[str, Any]) -> None:
     """Adds a row behind those of the same name, or in the place of the one with its seed too."""
     written: list[dict[str, Any]] = list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
-    rows = {(row["row"], int(row["seed"])): row for row in written}
-    rows[found["row"], found["seed"]] = {k: f"{v:.5f}" if isinstance(v, float) else v for k, v in found.items()}
-    names = list(dict.fromkeys(name for name, _ in rows))
-    evaluation.write_csv(path, [rows[key] for key in sorted(rows, key=lambda key: (names.index(key[0]), key[1]))])
+    rows = {(row["row"], int(row["seed"]), row["digest"]): row for row in written}
+    rows[found["row"], found["seed"], found["digest"]] = {
+        k: f"{v:.5f}" if isinstance(v, float) else v for k, v in found.items()
+    }
+    names = list(dict.fromkeys(name for name, *_ in rows))
+    evaluation.write_csv(path, [rows[key] for key in sorted(rows, key=lambda key: (names.index(key[0]), *key[1:]))])
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ BINS = 15
 FOLDS = 5
 # Labels with few positives would fit their scaling to chance: slopes and intercepts are held near 1 and 0 by this many log-loss units.
 RIDGE = 2.0
+LEAST_SLOPE = 0.1
 CLIP = 1e-7
 
 
@@ -60,10 +61,11 @@ def platt(labels: np.ndarray, logits: np.ndarray) -> Scaling:
         loss = (np.logaddexp(0, scaled) - labels * scaled).sum() + RIDGE * (off**2).sum()
         return loss, (np.stack([(error * logits).sum(axis=0), error.sum(axis=0)]) + 2 * RIDGE * off).ravel()
 
-    found = minimize(cost, np.concatenate([np.ones(width), np.zeros(width)]), jac=True, method="L-BFGS-B")
     # A slope of 0 or less would turn a label's ranking around.
+    bounds = [(LEAST_SLOPE, None)] * width + [(None, None)] * width
+    found = minimize(cost, np.concatenate([np.ones(width), np.zeros(width)]), jac=True, method="L-BFGS-B", bounds=bounds)
     slope, intercept = found.x.reshape(2, width)
-    return Scaling("platt", tuple(np.maximum(slope, 0.1).tolist()), tuple(intercept.tolist()))
+    return Scaling("platt", tuple(slope.tolist()), tuple(intercept.tolist()))
 
 
 METHODS = {"none": none, "temperature": temperature, "platt": platt}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import html
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +160,19 @@ def write_figures(sections: Iterable[Section], folder: Path) -> list[Path]:
         svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE, config=CONFIG, allowed_base_urls=[])
         paths.append(folder / f"{figure.name}.svg")
         paths[-1].write_text(svg, encoding="utf-8")
+    return paths
+
+
+def write_tables(sections: Iterable[Section], folder: Path) -> list[Path]:
+    """Writes each table as ``<section>-<first column>.csv`` into a folder, unrounded, and returns the paths; none that is private."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths: list[Path] = []
+    for section in sections:
+        for table in section.tables:
+            stem = re.sub(r"[^a-z0-9]+", "-", f"{section.title} {table.columns[0]}".lower()).strip("-")
+            paths.append(folder / f"{stem}.csv")
+            with paths[-1].open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([table.columns, *table.rows])
     return paths
 
 

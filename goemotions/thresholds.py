@@ -27,6 +27,8 @@ SMOOTHING = 200
 # Share of the way, in log-odds, from a label's own threshold to the one that is best for all.
 PULL = 0.3
 PRECISION, RECALL = 0.7, 0.8
+# The least float32 above 1: a probability may round to 1.
+NEVER = float(np.nextafter(np.float32(1), np.float32(2)))
 # Chance that a stated precision does not hold; and with fewer predictions than this nothing can be said of it.
 RISK, LEAST_PREDICTED = 0.1, 100
 
@@ -124,7 +126,7 @@ def stated_precision(target: float) -> Fit:
         from scipy.stats import binom
 
         hits, predicted, _ = (counts.sum(axis=1) if counts.ndim > 1 else counts for counts in _on_grid(labels, probabilities))
-        chosen = 1.0
+        chosen = NEVER
         for threshold, right, given in zip(GRID[::-1], hits[::-1], predicted[::-1], strict=True):
             if given < LEAST_PREDICTED:
                 continue
@@ -139,8 +141,9 @@ def stated_precision(target: float) -> Fit:
 def stated_recall(target: float) -> Fit:
     """The highest single threshold at which a new row is expected to keep at least that share of its labels.
 
-    Holds for any model and any number of rows, as long as new rows are drawn like these (conformal risk control: Angelopoulos et
-    al. 2022, theorem 1, with the share of a row's labels that is missed as the risk).
+    Holds for any model and any number of rows, as long as new rows are drawn like these and nothing else was fitted on them
+    (conformal risk control: Angelopoulos et al. 2022, theorem 1, with the share of a row's labels that is missed as the risk). A
+    scaling or an epoch chosen on the same rows makes it an approximation.
     """
 
     def fit(labels: np.ndarray, probabilities: np.ndarray) -> Thresholds:

@@ -83,6 +83,16 @@ def test_a_label_with_one_positive_keeps_a_sane_scaling() -> None:
     assert min(found.slope) > 0
 
 
+def test_a_label_that_the_network_has_the_wrong_way_round_keeps_its_frequency() -> None:
+    """Its slope is held above 0, and the intercept belongs to the slope that was held."""
+    random = np.random.default_rng(0)
+    labels = random.random((4000, 1)) < 0.03
+    logits = np.where(labels, -4.0, -1.0) + random.normal(size=labels.shape)
+    fitted = calibration.platt(labels, logits)
+    assert fitted.slope[0] == pytest.approx(calibration.LEAST_SLOPE)
+    assert expit(fitted.apply(logits)).mean() == pytest.approx(labels.mean(), rel=0.2)
+
+
 @pytest.mark.parametrize("method", list(calibration.METHODS))
 def test_a_scaling_can_be_undone(method: str) -> None:
     labels, logits = drawn(500, 6, slope=1.7, shift=0.3)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from goemotions import document
 from goemotions.document import Figure, Section, Table, to_html, to_markdown, write_figures
 
 bounded = settings(max_examples=50, deadline=None)
@@ -169,6 +170,14 @@ def test_the_markdown_references_the_files_written(tmp_path: Path) -> None:
     assert (
         sorted(tmp_path / name for name in referenced) == sorted(paths) == sorted((tmp_path / "report" / "figures").iterdir())
     )
+
+
+def test_every_table_is_a_file_but_a_private_one(tmp_path: Path) -> None:
+    shown, hidden = Table(("label", "F1"), [["joy", 0.123456]]), Table(("row", "text"), [["r1", "secret"]])
+    (path,) = document.write_tables([Section("Per label", tables=[shown], private=[hidden])], tmp_path)
+    assert path.name == "per-label-label.csv"
+    assert path.read_text().splitlines() == ["label,F1", "joy,0.123456"]
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
 
 
 def test_the_svg_is_the_same_each_time(tmp_path: Path) -> None:

@@ -202,6 +202,9 @@ def test_each_strategy_is_scored_on_test_as_by_scikit_learn(folder: Path, candid
             predicted &= (-test.scores).argsort(axis=1, kind="stable").argsort(axis=1) < row["k"]
         expected = [f1_score(test.labels, predicted, average=average, zero_division=0) for average in ("macro", "micro")]
         assert rows[row["strategy"]][:2] == [shown(value) for value in expected]
+        some = test.labels.any(axis=1)
+        kept = recall_score(test.labels[some], predicted[some], average="samples", zero_division=0)
+        assert rows[row["strategy"]][-2] == shown(kept)
         assert rows[row["strategy"]][-1] == str(predicted.any(axis=0).sum())
 
 

@@ -319,6 +319,7 @@ def test_a_stated_precision_fails_about_as_seldom_as_it_says() -> None:
 
 def test_a_precision_that_cannot_be_had_predicts_nothing() -> None:
     labels, probabilities = sparse(400, 0)
+    probabilities[0] = 1
     fitted = thresholds.stated_precision(0.7)(np.zeros_like(labels), probabilities)
     assert not fitted.apply(probabilities).any()
 

@@ -34,7 +34,7 @@ def write(
 ) -> Path:
     """Writes the report into a folder, which it returns.
 
-    ``report.md`` and ``dataset.md`` with their ``figures/``, ``report.html``, and every table of figures as CSV in ``tables/``.
+    ``report.md`` and ``dataset.md`` with their ``figures/``, ``report.html``, and as CSV in ``tables/`` every table without texts.
 
     Args:
         dataset_folder: the Dataset folder.
@@ -65,9 +65,11 @@ def write(
         evidence.errors(best(results), dict(zip(validation["id"][:], validation["text"][:], strict=True))),
         *([evidence.artifacts(registered, model_name)] if registered else []),
     ]
-    _write("Model performance", [section for section in sections if section], output / "report.md")
+    whole = [section for section in sections if section]
+    _write("Model performance", whole, output / "report.md")
     _write("Dataset analysis", about_data, output / "dataset.md")
-    _write_tables(results, output / "tables")
+    document.write_tables(whole, output / "tables")
+    _write_figures_of(results, output / "tables")
     return output
 
 
@@ -78,8 +80,8 @@ def _write(title: str, sections: Sequence[Section], path: Path) -> None:
     path.with_suffix(".html").write_text(document.to_html(title, sections), encoding="utf-8")
 
 
-def _write_tables(results: Sequence[Result], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _write_figures_of(results: Sequence[Result], folder: Path) -> None:
+    """Beside the tables of the report, every figure of every model in three long ones, unrounded."""
     figures = [
         {"model": result.profile, "engine": result.engine, "metric": name, "value": value}
         for result in results

@@ -26,8 +26,8 @@ def overview(info: dict[str, Any], results: list[Result]) -> Section:
         "Overview",
         (
             f"Data: {source_name(info['source'])} ({counts} rows, {len(info['labels'])} labels), digest {info['digest'][:12]}.",
-            f"Best on validation: {winner.title}. Epochs, scalings, thresholds and winners are chosen on validation alone; the "
-            "test split gives the figures below and nothing else. Intervals are 95%, from a bootstrap over the test rows.",
+            f"Best on validation: {winner.title}. Epochs, scalings, thresholds and winners are chosen on validation alone, by "
+            "steps that are not given the test split. Intervals are 95%, from a bootstrap over the test rows.",
             f"Macro F1 on test is {winner.figures['test/f1_macro']:.4f} where validation, cross-fitted, promised {expected:.4f}.",
         ),
         (
@@ -61,9 +61,7 @@ def each(results: list[Result], digest: str, registered: dict[str, Any] | None =
         sections.append(
             Section(
                 ", ".join(missing),
-                (
-                    "Not run: no weights of theirs were given. What the system before this one reached stands in the comparison.",
-                ),
+                ("Not run: not part of this run. What the system before this one reached stands in the comparison.",),
                 level=3,
             )
         )
@@ -157,12 +155,15 @@ def observations(result: Result) -> list[str]:
 
 def _progress(training: dict[str, Any]) -> str:
     history, number = training["history"], training["best_epoch"]
-    best, last = history[number - 1], history[-1]
+    last = history[-1]
+    if len(history) == 1:
+        return "one epoch, which shows neither over- nor underfitting."
     start = f"the best epoch is {number} of {len(history)}"
-    if last["validation/loss"] > best["validation/loss"] * (1 + NOTABLE_LOSS):
-        rise = f"{best['validation/loss']:.4f} to {last['validation/loss']:.4f}"
-        return f"{start}; afterwards it overfits: validation loss rises from {rise}."
-    if len(history) > 1 and number == len(history):
+    lowest = min(history, key=lambda row: row["validation/loss"])
+    if last["validation/loss"] > lowest["validation/loss"] * (1 + NOTABLE_LOSS):
+        rise = f"{lowest['validation/loss']:.4f} after epoch {lowest['epoch']:.0f} to {last['validation/loss']:.4f}"
+        return f"{start}; it overfits: validation loss rises from {rise}."
+    if number == len(history):
         gain = last["validation/auc_micro"] - history[-2]["validation/auc_micro"]
         if gain > NOTABLE_AUC:
             return (
