@@ -3,9 +3,11 @@
 import html
 import json
 import os
-import re
+import queue
 import shutil
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from goemotions.registration import Parts
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 WIDTHS = (400, 1400)
-SECONDS = 60
+SECONDS = 120
 # What the frame tells the page around it: the marks of each chart, and how far its content is wider than the frame.
 PROBE = """
 <script>
@@ -31,7 +33,7 @@ const drawn = () => [...document.querySelectorAll(".chart")].map(
 const started = Date.now();
 const report = setInterval(() => {
   const charts = drawn();
-  if (document.readyState !== "complete" || (Math.min(...charts) === 0 && Date.now() - started < 30000)) return;
+  if (document.readyState !== "complete" || (Math.min(...charts) === 0 && Date.now() - started < 60000)) return;
   clearInterval(report);
   const wider = document.documentElement.scrollWidth - document.documentElement.clientWidth;
   const cut = [...document.querySelectorAll(".chart svg")].filter(svg => svg.getBoundingClientRect().right > innerWidth + 1).length;
@@ -39,13 +41,34 @@ const report = setInterval(() => {
 }, 100);
 </script>
 """
-AROUND = """<!doctype html><title>frames</title>%s<pre id="found"></pre><script>
+AROUND = """<!doctype html><title>frames</title>%s<script>
 const found = [];
 addEventListener("message", event => {
   found.push(event.data);
-  if (found.length === %d) document.getElementById("found").textContent = JSON.stringify(found);
+  if (found.length === %d) fetch("/found", { method: "POST", body: JSON.stringify(found) });
 });
 </script>"""
+
+
+class Frames(BaseHTTPRequestHandler):
+    """Gives the browser the page with the frames, and takes what they found."""
+
+    page = ""
+    found: queue.Queue[Any]
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/" else 404)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.end_headers()
+        self.wfile.write(self.page.encode() if self.path == "/" else b"")
+
+    def do_POST(self) -> None:
+        self.found.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
 
 
 @pytest.fixture(scope="module")
@@ -61,20 +84,26 @@ def frames(page: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dic
     if CHROMIUM is None:
         message = "Chromium is needed to look at the page: apt-get install chromium"
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    folder = tmp_path_factory.mktemp("browser")
     probed = html.escape(page.replace("<head>", f"<head>{PROBE}", 1))
     shown = [f'<iframe sandbox="allow-scripts" width="{width}" height="800" srcdoc="{probed}"></iframe>' for width in WIDTHS]
-    (folder / "frames.html").write_text(AROUND % ("".join(shown), len(WIDTHS)), encoding="utf-8")
-    command = [
-        CHROMIUM,
-        *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
-        *("--disable-component-update", "--disable-sync", f"--user-data-dir={folder / 'profile'}"),
-        *("--virtual-time-budget=45000", "--window-size=1500,900", "--dump-dom", (folder / "frames.html").as_uri()),
-    ]
-    answered = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True).stdout
-    found = re.search(r'<pre id="found">(.+?)</pre>', answered, re.DOTALL)
-    assert found, "the frames did not answer"
-    return {frame["width"]: frame for frame in json.loads(html.unescape(found[1]))}
+    asked = {"page": AROUND % ("".join(shown), len(WIDTHS)), "found": queue.Queue()}
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Asked", (Frames,), asked)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        command = [
+            CHROMIUM,
+            *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+            *("--disable-component-update", "--disable-sync", "--remote-debugging-port=0", "--window-size=1500,900"),
+            *(f"--user-data-dir={tmp_path_factory.mktemp('browser')}", f"http://127.0.0.1:{server.server_port}/"),
+        ]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as browser:
+            try:
+                answered = asked["found"].get(timeout=SECONDS)
+            except queue.Empty:
+                pytest.fail(f"the frames did not answer within {SECONDS} s")
+            finally:
+                browser.terminate()
+                server.shutdown()
+    return {frame["width"]: frame for frame in answered}
 
 
 @pytest.mark.parametrize("width", WIDTHS)
