@@ -24,6 +24,8 @@ VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#444444", "#E69F00", "#56B4E9")
 INK = "#1c2230"
 SVG_WIDTH = 720
+# A number with its sign, share or hours, alone or with its interval.
+FIGURE = re.compile(r"[-+]?[\d.,]+(e-\d+)?(%| h)?( \(.*\)| to .*)?")
 LEGEND_COLUMN = 150
 
 LEGEND = {
@@ -139,8 +141,8 @@ def _markdown_table(table: Table) -> list[str]:
 
 def _alignment(table: Table, column: int) -> str:
     """To the left where every cell is text; figures, also those with an interval or a sign, to the right."""
-    texts = [str(row[column]) for row in table.rows]
-    return "---" if column == 0 or not any(text[:1] in "0123456789+-–" for text in texts) else "---:"
+    figures = any(FIGURE.fullmatch(_shown(row[column])) for row in table.rows)
+    return "---:" if column and figures else "---"
 
 
 def _markdown(text: str) -> str:

@@ -301,7 +301,7 @@ def training_curves(rows: Rows, title: str) -> Chart:
             x=alt.X(
                 "epoch:Q",
                 title="epoch",
-                axis=alt.Axis(tickMinStep=1, format="d"),
+                axis=alt.Axis(values=epochs, format="d"),
                 scale=alt.Scale(domain=[epochs[0], epochs[-1]]),
             ),
             y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=False)),

@@ -81,7 +81,7 @@ def _spread(base: Sequence[dict[str, str]]) -> list[str]:
     auc, f1 = (np.std([float(row[name]) for row in base], ddof=1) for name in ("auc_micro", "f1_macro_tuned"))
     return [
         f"Over {len(base)} seeds the first row varies by {auc:.4f} (AUC micro) and {f1:.4f} (macro F1), one standard deviation. Two "
-        f"runs alone differ for certain only by more than {2 * 2**0.5 * auc:.4f} and {2 * 2**0.5 * f1:.4f}."
+        f"runs alone differ beyond that noise only by more than {2 * 2**0.5 * auc:.4f} and {2 * 2**0.5 * f1:.4f}."
     ]
 
 
