@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -169,6 +170,24 @@ def candidate(dataset: Path, model_folder: Path, onnx_folder: Path, tmp_path_fac
         evaluation.evaluate(dataset, model_folder, onnx_folder, engine, outputs)
         tuning.tune(folder / variant / "validation", folder / variant / "thresholds")
     return folder
+
+
+@pytest.fixture(scope="session")
+def markdown_tables() -> Callable[[str], list[list[list[str]]]]:
+    """A function from a Markdown text to its tables: rows of cells, the header first."""
+
+    def read(text: str) -> list[list[list[str]]]:
+        tables: list[list[list[str]]] = []
+        before = ""
+        for line in text.splitlines():
+            if line.startswith("|") and not line.startswith("|---"):
+                if not before.startswith("|"):
+                    tables.append([])
+                tables[-1].append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+            before = line
+        return tables
+
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -37,19 +37,6 @@ REGISTERED = {
 }
 
 
-def markdown_tables(text: str) -> list[list[list[str]]]:
-    """The tables of a Markdown text: rows of cells, the header first."""
-    tables: list[list[list[str]]] = []
-    before = ""
-    for line in text.splitlines():
-        if line.startswith("|") and not line.startswith("|---"):
-            if not before.startswith("|"):
-                tables.append([])
-            tables[-1].append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
-        before = line
-    return tables
-
-
 @pytest.fixture(scope="module")
 def parts(candidate: Path) -> dict[Any, list[Parts]]:
     return {variant: [Parts.below(candidate, variant)] for variant in VARIANTS}
@@ -61,7 +48,7 @@ def folder(dataset: Path, parts: dict[Any, list[Parts]], tmp_path_factory: pytes
 
 
 @pytest.fixture(scope="module")
-def tables(folder: Path) -> dict[str, dict[str, dict[str, str]]]:
+def tables(folder: Path, markdown_tables: Any) -> dict[str, dict[str, dict[str, str]]]:
     """By the first header cell, a table as rows by their first cell, each a mapping from column to cell."""
     found = markdown_tables((folder / "report.md").read_text(encoding="utf-8"))
     return {header[0]: {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows} for header, *rows in found[::-1]}
@@ -172,7 +159,7 @@ def test_the_half_strategy_is_scored_as_by_scikit_learn(tables: Any, candidate: 
     assert row == {"cross-fitted": expected, "fitted on all": expected}
 
 
-def test_the_epochs_are_those_of_the_training_record(folder: Path, tables: Any, candidate: Path) -> None:
+def test_the_epochs_are_those_of_the_training_record(folder: Path, tables: Any, candidate: Path, markdown_tables: Any) -> None:
     training = json.loads((candidate / "model" / "training.json").read_text(encoding="utf-8"))
     found = markdown_tables((folder / "report.md").read_text(encoding="utf-8"))
     epochs = next(table for table in found if table[0][0] == "epoch")
@@ -186,7 +173,9 @@ def test_the_epochs_are_those_of_the_training_record(folder: Path, tables: Any, 
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_each_strategy_is_scored_on_test_as_by_scikit_learn(folder: Path, candidate: Path, variant: str) -> None:
+def test_each_strategy_is_scored_on_test_as_by_scikit_learn(
+    folder: Path, candidate: Path, variant: str, markdown_tables: Any
+) -> None:
     found = markdown_tables((folder / "report.md").read_text(encoding="utf-8"))
     rows = {
         strategy: cells
@@ -316,7 +305,7 @@ def test_nothing_is_left_to_fill_in(folder: Path) -> None:
 
 
 def test_measurements_are_shown_for_the_data_they_were_made_on(
-    dataset: Path, parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, markdown_tables: Any
 ) -> None:
     digest = data.load(dataset)[1]["digest"]
     row = dict.fromkeys(
