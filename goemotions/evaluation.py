@@ -42,9 +42,8 @@ def evaluate(
     result: dict[str, float] = {}
     for split, output in outputs.items():
         rows = splits[split]
-        probabilities, truncated = engines.score(
-            engine, rows["text"][:], lambda batches, split=split: tqdm(batches, desc=f"{engine_name} {split}", mininterval=10)
-        )
+        with tqdm(total=len(rows), desc=f"{engine_name} {split}", unit="text", mininterval=10) as bar:
+            probabilities, truncated = engines.score(engine, rows["text"][:], bar.update)
         labels = Taxonomy(names).multi_hot(rows["labels"][:])
         found = Predictions(names, rows["id"][:], labels, probabilities, split, engine_name, info["digest"])
         values = figures(found, thresholds.fixed(labels, probabilities)) | {f"{split}/truncated": float(truncated.sum())}

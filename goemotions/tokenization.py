@@ -82,7 +82,11 @@ def clean(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\x00", "\ufffd")
 
 
-def by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Positions sorted by length and cut into batches of ``size``, so that padding stays small."""
-    order = np.argsort(np.asarray(lengths), kind="stable").tolist()
-    return [order[start : start + size] for start in range(0, len(order), size)]
+def by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Positions sorted by length and cut into batches of at most ``tokens`` tokens, padding included, or of one text."""
+    batches: list[list[int]] = []
+    for position in np.argsort(np.asarray(lengths), kind="stable").tolist():
+        if not batches or (len(batches[-1]) + 1) * lengths[position] > tokens:
+            batches.append([])
+        batches[-1].append(position)
+    return batches

@@ -1,5 +1,6 @@
 """Texts to token ids: the same every time, bounded, in order, and told apart where they were cut."""
 
+import itertools
 import json
 from collections.abc import Callable
 from importlib import resources
@@ -183,18 +184,20 @@ def test_padding_adds_nothing_but_padding(rows: list[list[int]], pad_id: int) ->
 
 
 @settings(max_examples=50, deadline=None)
-@given(lengths=st.lists(st.integers(0, 200), max_size=60), size=st.integers(1, 20))
-def test_batches_by_length_hold_every_position_once_and_get_longer(lengths: list[int], size: int) -> None:
-    batches = by_length(lengths, size)
+@given(lengths=st.lists(st.integers(1, 200), max_size=60), tokens=st.integers(1, 600))
+def test_batches_by_length_hold_every_position_once_and_keep_to_their_tokens(lengths: list[int], tokens: int) -> None:
+    batches = by_length(lengths, tokens)
     order = [position for batch in batches for position in batch]
     assert sorted(order) == list(range(len(lengths)))
     assert [lengths[position] for position in order] == sorted(lengths)
-    assert [len(batch) for batch in batches[:-1]] == [size] * (len(batches) - 1)
-    assert all(1 <= len(batch) <= size for batch in batches)
+    padded = [len(batch) * max(lengths[position] for position in batch) for batch in batches]
+    assert all(size <= tokens or len(batch) == 1 for size, batch in zip(padded, batches, strict=True))
+    for batch, following in itertools.pairwise(batches):
+        assert (len(batch) + 1) * lengths[following[0]] > tokens
 
 
 def test_texts_of_one_length_keep_their_order() -> None:
-    assert by_length([5, 3, 5, 3, 5], 2) == [[1, 3], [0, 2], [4]]
+    assert by_length([5, 3, 5, 3, 5], 10) == [[1, 3], [0, 2], [4]]
 
 
 @pytest.fixture
