@@ -221,23 +221,52 @@ def predict(
             )
 
 
+def _limits(command: Any) -> Any:
+    """An option for each limit of the server."""
+    for name, text in reversed(LIMITS.items()):
+        command = click.option(f"--{name.replace('_', '-')}", name, type=click.FloatRange(min=0), help=text)(command)
+    return command
+
+
+LIMITS = {
+    "body_bytes": "Largest body of a request.",
+    "texts": "Most texts of a request.",
+    "requests": "Most requests at once.",
+    "queue_texts": "Most texts that wait.",
+    "queue_seconds": "Longest wait that is expected of a text before it is refused.",
+    "read_seconds": "Longest time for a body to arrive.",
+    "answer_seconds": "Longest time for an answer.",
+    "drain_seconds": "Time to answer on, after SIGTERM, before the port closes.",
+}
+
+
 @commands.command()
 @click.option("--bundle", "reference", default="champion-cpu", show_default=True, help="An alias, a version, or a location.")
 @MODEL_NAME
-@click.option("--engine", type=click.Choice(["torch", "onnx", "onnx-int8"]), help="Instead of the bundle's own.")
-@click.option("--threads", type=int, help="Threads of the engine; default: every core.")
+@click.option(
+    "--engine", type=click.Choice(["torch", "onnx", "onnx-int8"]), help="Instead of the one that suits bundle and hardware."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of the engine; default: every core.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 in a container.")
 @click.option("--port", default=8080, show_default=True)
-def serve(reference: str, model_name: str, engine: str | None, threads: int | None, host: str, port: int) -> None:
-    """Serve a bundle with KServe's model server."""
-    from goemotions.predictor import Predictor
+@click.option("--grpc-port", default=0, help="Open Inference over gRPC; 0: none.")
+@click.option("--page/--no-page", default=True, show_default=True, help="A page to try the model, at /.")
+@click.option("--batching/--no-batching", "across_requests", default=True, show_default=True, help="Across requests.")
+@_limits
+def serve(reference: str, model_name: str, engine: str | None, **options: Any) -> None:
+    """Serve a bundle: KServe's V1 and V2 protocols over HTTP and gRPC.
 
+    Every option can be given as an environment variable, such as GOEMOTIONS_SERVE_PORT.
+    """
+    from goemotions.serving import server
+    from goemotions.serving.service import Limits
+
+    chosen = {name: value for name in LIMITS if (value := options.pop(name)) is not None}
+    limits = Limits(**{name: type(getattr(Limits, name))(value) for name, value in chosen.items()})
     with _bundle(reference, model_name) as (folder, version):
-        predictor = Predictor.load(folder, engine=engine or "", threads=threads)
-        from goemotions.serving import server
-
-        click.echo(f"http://{host}:{port}/v1/models/{server.NAME}:predict answers with version {version}", err=True)
-        server.serve(predictor, version, host=host, port=port)
+        click.echo(f"http://{options['host']}:{options['port']}/ will answer with version {version}", err=True)
+        server.serve(server.Settings(folder, version, engine or "", limits=limits, **options))
 
 
 @contextlib.contextmanager
@@ -266,7 +295,7 @@ def main() -> None:
     for noisy in ("httpx", "botocore", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        commands(prog_name="goemotions")
+        commands(prog_name="goemotions", auto_envvar_prefix="GOEMOTIONS")
     except WorkflowError as error:
         click.echo(f"goemotions: {error}", err=True)
         sys.exit(1)

@@ -40,8 +40,9 @@ class TrackingError(WorkflowError):
 
 
 class RequestError(WorkflowError):
-    """A prediction request is malformed. ``status`` is the HTTP status of the answer."""
+    """A prediction request is not answered. ``status`` is the HTTP status, ``retry_after`` the seconds to wait first."""
 
-    def __init__(self, message: str, status: int = 400) -> None:
+    def __init__(self, message: str, status: int = 400, *, retry_after: int | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.retry_after = retry_after

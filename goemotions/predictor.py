@@ -12,7 +12,6 @@ import numpy as np
 from goemotions import bundle, engines
 from goemotions.bundle import Bundle
 from goemotions.engines import Engine
-from goemotions.errors import RequestError
 
 Threshold = float | Literal["tuned"]
 
@@ -25,31 +24,6 @@ class Options:
     threshold: Threshold = "tuned"
     all_scores: bool = False
 
-    @classmethod
-    def of(cls, parameters: Any) -> Options:
-        """Checks the ``parameters`` of a request.
-
-        Raises:
-            RequestError: it is no object, or a field has the wrong name, type or range.
-        """
-        if parameters is None:
-            return cls()
-        if not isinstance(parameters, dict):
-            raise RequestError('"parameters" must be an object')
-        unknown = sorted(set(parameters) - {"top_k", "threshold", "all_scores"})
-        if unknown:
-            raise RequestError(f'"parameters" has no field {unknown[0]!r}: it has top_k, threshold and all_scores')
-        options = cls(**parameters)
-        if options.top_k is not None and (type(options.top_k) is not int or options.top_k < 1):
-            raise RequestError('"top_k" must be a whole number of at least 1')
-        value = options.threshold
-        is_share = isinstance(value, (int, float)) and type(value) is not bool and 0 <= value <= 1
-        if not is_share and value != "tuned":
-            raise RequestError('"threshold" must be "tuned" or a number from 0 to 1')
-        if type(options.all_scores) is not bool:
-            raise RequestError('"all_scores" must be true or false')
-        return options
-
 
 class Predictor:
     """Answers texts with labels, best first, and their probabilities."""
@@ -60,34 +34,53 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: Path, *, engine: str = "", threads: int | None = None) -> Predictor:
-        """Verifies the bundle in a folder and starts its engine, or the one named instead."""
+        """Verifies the bundle in a folder and starts an engine: the one that suits the hardware, or the one named instead."""
         opened = bundle.load(folder)
-        name = engine or opened.facts["engine"]
+        name = engine or engines.suited(opened.facts["engine"])
         return cls(opened, engines.load(name, folder, opened.encoder, threads=threads))
 
     def predict(self, texts: Sequence[str], options: Options | None = None) -> list[dict[str, Any]]:
         """One answer a text, in order: ``labels``, ``scores`` of those (or of all labels), and ``truncated``."""
         options = options or Options()
         probabilities, truncated = engines.score(self.engine, texts)
-        if options.threshold == "tuned":
-            predicted = self.bundle.thresholds.apply(probabilities)
-        else:
-            predicted = probabilities >= options.threshold
-        return [
-            self._answer(row, chosen, bool(cut), options)
-            for row, chosen, cut in zip(probabilities, predicted, truncated, strict=True)
-        ]
+        return self.answers(probabilities, self.choose(probabilities, options), truncated, all_scores=options.all_scores)
 
-    def _answer(self, row: np.ndarray, chosen: np.ndarray, truncated: bool, options: Options) -> dict[str, Any]:
+    def choose(self, probabilities: np.ndarray, options: Options) -> np.ndarray:
+        """Which labels an answer holds, bool [n, labels], for probabilities, float32 [n, labels]."""
+        if options.threshold == "tuned":
+            chosen = self.bundle.thresholds.apply(probabilities)
+        else:
+            chosen = probabilities >= options.threshold
+        if options.top_k is None or options.top_k >= chosen.shape[1]:
+            return chosen
+        among_chosen = np.argsort(np.argsort(-np.where(chosen, probabilities, -1), axis=1, kind="stable"), axis=1)
+        return chosen & (among_chosen < options.top_k)
+
+    def answers(
+        self, probabilities: np.ndarray, chosen: np.ndarray, truncated: np.ndarray, *, all_scores: bool
+    ) -> list[dict[str, Any]]:
+        """The answers to n texts that were scored."""
         names = self.bundle.taxonomy.names
-        ranked = np.argsort(-row, kind="stable")
-        labels = [int(i) for i in ranked if chosen[i]][: options.top_k]
-        scored = ranked if options.all_scores else labels
-        return {
-            "labels": [names[i] for i in labels],
-            "scores": {names[i]: float(row[i]) for i in scored},
-            "truncated": truncated,
-        }
+        result = []
+        for row, over, ranked, cut in zip(
+            probabilities.tolist(), chosen.tolist(), _ranked(probabilities), truncated.tolist(), strict=True
+        ):
+            labels = [position for position in ranked if over[position]]
+            scored = ranked if all_scores else labels
+            result.append(
+                {
+                    "labels": [names[position] for position in labels],
+                    "scores": {names[position]: row[position] for position in scored},
+                    "truncated": cut,
+                }
+            )
+        return result
+
+
+def _ranked(probabilities: np.ndarray) -> list[list[int]]:
+    """The positions of each row's labels, best first."""
+    found: list[list[int]] = np.argsort(-probabilities, axis=1, kind="stable").tolist()
+    return found
 
 
 class PyfuncModel:

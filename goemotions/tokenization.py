@@ -83,10 +83,16 @@ def clean(text: str) -> str:
 
 
 def by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Positions sorted by length and cut into batches of at most ``tokens`` tokens, padding included, or of one text."""
-    batches: list[list[int]] = []
-    for position in np.argsort(np.asarray(lengths), kind="stable").tolist():
-        if not batches or (len(batches[-1]) + 1) * lengths[position] > tokens:
-            batches.append([])
-        batches[-1].append(position)
+    """Positions sorted by falling length and cut into batches of at most ``tokens`` tokens, padding included, or of one text."""
+    order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
+    batches = []
+    while order:
+        size = batch_size(len(order), lengths[order[0]], tokens)
+        batches.append(order[:size])
+        del order[:size]
     return batches
+
+
+def batch_size(available: int, longest: int, tokens: int) -> int:
+    """Texts of a batch: a power of two, since an engine prepares kernels for each size and length that it meets."""
+    return 1 << (max(1, min(available, tokens // longest)).bit_length() - 1)

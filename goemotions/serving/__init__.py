@@ -1,1 +1,1 @@
-"""The predictor server: the only place that imports kserve."""
+"""The predictor server: one bundle behind V1, V2 and gRPC. The only place that imports kserve."""

@@ -1,78 +1,165 @@
-"""KServe's model server around a predictor, under the model name ``goemotions``."""
+"""The predictor server's life: it becomes ready, answers, drains at SIGTERM, and ends. One process, or several workers."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import logging
+import os
+import signal
+import socket
 import sys
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-# KServe reads the command line while it is imported; ours is not for it.
-_arguments, sys.argv = sys.argv, sys.argv[:1]
-import kserve.model_server  # noqa: E402
-from kserve.errors import InvalidInput  # noqa: E402
-from kserve.protocol.rest.server import RESTServer  # noqa: E402
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.supervisors import Multiprocess
 
-sys.argv = _arguments
+from goemotions.errors import WorkflowError
+from goemotions.serving.service import Limits
 
-from goemotions.errors import RequestError  # noqa: E402
-from goemotions.predictor import Options, Predictor  # noqa: E402
-
-NAME = "goemotions"
+logger = logging.getLogger(__name__)
 
 
-class GoEmotionsModel(kserve.Model):  # type: ignore[misc]
-    """Answers V1 requests: ``{"instances": [text, ...], "parameters": {...}}``."""
+@dataclass(frozen=True)
+class Settings:
+    """How a bundle is served. ``grpc_port`` 0: no gRPC; ``threads`` None: every core, shared among the workers."""
 
-    def __init__(self, predictor: Predictor, version: str) -> None:
-        super().__init__(NAME)
-        self._predictor = predictor
-        self._version = version
-        # One text before the first caller's: the engine allocates its buffers then.
-        predictor.predict(["warm-up"])
-        self.ready = True
-
-    def validate(self, payload: Any) -> Any:
-        """Leaves the checks to ``predict``, whose messages name the field."""
-        return payload
-
-    async def predict(
-        self, payload: Any, headers: dict[str, str] | None = None, response_headers: Any = None
-    ) -> dict[str, Any]:
-        try:
-            texts, options = parse(payload)
-        except RequestError as error:
-            raise InvalidInput(str(error)) from error
-        # The engine computes for milliseconds; the event loop answers health checks meanwhile.
-        predictions = await asyncio.to_thread(self._predictor.predict, texts, options)
-        return {"predictions": predictions, "model_name": NAME, "model_version": self._version}
+    folder: Path
+    version: str
+    engine: str = ""
+    threads: int | None = None
+    host: str = "127.0.0.1"
+    port: int = 8080
+    grpc_port: int = 0
+    workers: int = 1
+    page: bool = True
+    across_requests: bool = True
+    limits: Limits = field(default_factory=Limits)
 
 
-def parse(payload: Any) -> tuple[list[str], Options]:
-    """Checks a V1 request.
+def serve(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT.
 
     Raises:
-        RequestError: names the field that is missing or wrong.
+        IntegrityError, ModelError: the bundle cannot be served; no port was opened.
     """
-    if not isinstance(payload, dict):
-        raise RequestError('the body must be an object with the field "instances"')
-    instances = payload.get("instances")
-    if not isinstance(instances, list) or not instances:
-        raise RequestError('"instances" must be a list of at least one text')
-    for position, text in enumerate(instances):
-        if not isinstance(text, str):
-            raise RequestError(f'"instances"[{position}] must be a string')
-    return instances, Options.of(payload.get("parameters"))
+    config = uvicorn.Config(
+        functools.partial(create, settings),
+        factory=True,
+        workers=settings.workers,
+        loop="uvloop",
+        http=_Protocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.limits.answer_seconds),
+        timeout_keep_alive=75,
+        timeout_worker_healthcheck=30,
+        backlog=2048,
+    )
+    # uvicorn raises the signal again once it has shut down: the exit is a clean one then.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    listening = _listen(settings.host, settings.port)
+    if settings.workers == 1:
+        uvicorn.Server(config).run([listening])
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        # Where the workers' metrics add up; read when prometheus_client is imported.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = scratch
+        Multiprocess(config, [listening]).run()
 
 
-def serve(predictor: Predictor, version: str, *, host: str, port: int) -> None:
-    """Serves until SIGTERM or SIGINT."""
-    # ModelServer binds every interface and has no option for it.
-    kserve.model_server.RESTServer = functools.partial(_server_on, host)
-    kserve.ModelServer(http_port=port, enable_grpc=False, workers=1).start([GoEmotionsModel(predictor, version)])
+def create(settings: Settings) -> Starlette:
+    """The application of one worker, its engine warmed up."""
+    from goemotions.predictor import Predictor
+    from goemotions.serving import grpc, page, rest
+    from goemotions.serving.service import Service
+
+    predictor = Predictor.load(settings.folder, engine=settings.engine, threads=_threads(settings))
+    service = Service(predictor, settings.version, settings.limits, across_requests=settings.across_requests)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        _drain_at_sigterm(service)
+        server = grpc.start(service, f"{settings.host}:{settings.grpc_port}") if settings.grpc_port else None
+        if server:
+            await server.start()
+        logger.info("ready: %s %s, version %s", predictor.engine.name, settings.folder, settings.version)
+        yield
+        if server:
+            await server.stop(settings.limits.answer_seconds)
+        service.close()
+
+    return rest.create(service, lifespan, page.route(service) if settings.page else None)
 
 
-def _server_on(host: str, *arguments: Any, **options: Any) -> RESTServer:
-    server = RESTServer(*arguments, **options)
-    server.config.host = host
-    return server
+class _Protocol(HttpToolsProtocol):
+    """HTTP/1.1 that gives a client a bounded time for the head of a request."""
+
+    head_seconds = 10.0
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._deadline = self.loop.call_later(self.head_seconds, transport.close)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(self.head_seconds, self.transport.close)
+
+    def on_headers_complete(self) -> None:
+        self._forget_deadline()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget_deadline()
+        super().connection_lost(exc)
+
+    def _forget_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+def _drain_at_sigterm(service: Any) -> None:
+    """At SIGTERM readiness goes first; requests are answered while the routers hear of it; only then does the port close."""
+    stop: Any = signal.getsignal(signal.SIGTERM)
+    loop = asyncio.get_running_loop()
+
+    def drain(number: int, frame: Any) -> None:
+        if service.is_draining:
+            stop(number, frame)
+            return
+        service.is_draining = True
+        logger.info("draining for %g seconds", service.limits.drain_seconds)
+        loop.call_soon_threadsafe(loop.call_later, service.limits.drain_seconds, stop, number, frame)
+
+    signal.signal(signal.SIGTERM, drain)
+
+
+def _threads(settings: Settings) -> int:
+    from goemotions import engines
+
+    return settings.threads or max(1, engines.cpus() // settings.workers)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        raise WorkflowError(f"{host}:{port} cannot be listened on ({error.strerror}): choose another --port") from error
+    listening.set_inheritable(True)
+    return listening

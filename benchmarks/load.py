@@ -1,0 +1,165 @@
+"""A load generator: HTTP/1.1 clients on kept connections, light enough to share two cores with the server that they measure."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import orjson
+import uvloop
+
+HOST = "127.0.0.1"
+# No connection could be made; and: it broke after the request was sent.
+REFUSED, LOST = 0, -1
+V1 = "/v1/models/goemotions:predict"
+
+
+@dataclass
+class Outcome:
+    """What clients saw: seconds and status of each request (or REFUSED, LOST), and how long all took."""
+
+    seconds: list[float] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+    duration: float = 0.0
+
+    def rate(self, status: int = 200) -> float:
+        """Requests a second with a status."""
+        return self.statuses.count(status) / self.duration
+
+    def percentile(self, share: float, status: int = 200) -> float:
+        """Seconds that a share of the requests with a status did not exceed."""
+        taken = [seconds for seconds, found in zip(self.seconds, self.statuses, strict=True) if found == status]
+        return float(np.percentile(taken, share)) if taken else float("nan")
+
+
+def requests(texts: Sequence[str], size: int) -> list[bytes]:
+    """V1 requests with ``size`` texts each, as they go over the wire."""
+    return [post(orjson.dumps({"instances": list(texts[start : start + size])})) for start in range(0, len(texts), size)]
+
+
+def post(body: bytes, path: str = V1) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+class Client(asyncio.Protocol):
+    """One connection, one request at a time."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._waiting: asyncio.Future[tuple[int, bytes]] | None = None
+        self._transport: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0 or self._waiting is None:
+            return
+        head = bytes(self._buffer[:end]).lower()
+        start = head.index(b"content-length:") + 15
+        length = int(head[start : head.find(b"\r\n", start) % (len(head) + 1)])
+        if len(self._buffer) < end + 4 + length:
+            return
+        body = bytes(self._buffer[end + 4 : end + 4 + length])
+        del self._buffer[: end + 4 + length]
+        waiting, self._waiting = self._waiting, None
+        if b"connection: close" in head:
+            self.close()
+        if not waiting.done():
+            waiting.set_result((int(head[9:12]), body))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        if self._waiting and not self._waiting.done():
+            self._waiting.set_exception(error or ConnectionResetError("the server closed the connection"))
+
+    def close(self) -> None:
+        if self._transport:
+            self._transport.close()
+            self._transport = None
+
+    async def send(self, request: bytes, port: int) -> tuple[int, bytes]:
+        """Status and body of the answer; connects where it must."""
+        loop = asyncio.get_running_loop()
+        if self._transport is None or self._transport.is_closing():
+            self._buffer.clear()
+            await loop.create_connection(lambda: self, HOST, port)
+        self._waiting = loop.create_future()
+        self._transport.write(request)
+        return await self._waiting
+
+
+async def _timed(client: Client, request: bytes, port: int, outcome: Outcome, started: float) -> None:
+    try:
+        status, _ = await client.send(request, port)
+    except ConnectionRefusedError:
+        status = REFUSED
+    except OSError:
+        status = LOST
+    outcome.seconds.append(time.perf_counter() - started)
+    outcome.statuses.append(status)
+
+
+def closed(port: int, wire: Sequence[bytes], *, clients: int, count: int = 0, seconds: float = 0.0) -> Outcome:
+    """Clients that each send their next request when the last one was answered: ``count`` requests, or for some seconds."""
+
+    async def run() -> Outcome:
+        outcome, started = Outcome(), time.perf_counter()
+        upcoming: Iterator[bytes] = itertools.islice(itertools.cycle(wire), count) if count else itertools.cycle(wire)
+
+        async def work() -> None:
+            client = Client()
+            for request in upcoming:
+                now = time.perf_counter()
+                if seconds and now - started > seconds:
+                    break
+                await _timed(client, request, port, outcome, now)
+                if outcome.statuses[-1] == REFUSED:
+                    break
+            client.close()
+
+        await asyncio.gather(*(work() for _ in range(clients)))
+        outcome.duration = time.perf_counter() - started
+        return outcome
+
+    return uvloop.run(run())
+
+
+def opened(port: int, wire: Sequence[bytes], *, rate: float, seconds: float, seed: int = 0) -> Outcome:
+    """Requests that arrive at random (Poisson), ``rate`` a second, whether or not the earlier ones were answered."""
+
+    async def run() -> Outcome:
+        outcome, generator = Outcome(), np.random.default_rng(seed)
+        idle: list[Client] = []
+        running: set[asyncio.Task[None]] = set()
+
+        async def one(request: bytes, due: float) -> None:
+            client = idle.pop() if idle else Client()
+            await _timed(client, request, port, outcome, due)
+            idle.append(client)
+
+        started = due = time.perf_counter()
+        for request in itertools.cycle(wire):
+            due += generator.exponential(1 / rate)
+            if due - started > seconds:
+                break
+            if (pause := due - time.perf_counter()) > 0:
+                await asyncio.sleep(pause)
+            task = asyncio.create_task(one(request, due))
+            running.add(task)
+            task.add_done_callback(running.discard)
+        outcome.duration = time.perf_counter() - started
+        await asyncio.gather(*running)
+        for client in idle:
+            client.close()
+        return outcome
+
+    return uvloop.run(run())

@@ -1,0 +1,235 @@
+"""Batching across requests: who shares a batch, who waits, who is refused, and that each text gets its own answer."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from goemotions import engines
+from goemotions.engines import Engine
+from goemotions.errors import RequestError
+from goemotions.serving.batching import Batcher
+from goemotions.tokenization import TextEncoder
+
+WORDS = ["lake", "storm", "balloon", "harbour", "the", "quiet", "gravel"]
+REQUESTS = st.lists(
+    st.lists(st.lists(st.sampled_from(WORDS), max_size=130).map(" ".join), min_size=1, max_size=20), min_size=1, max_size=12
+)
+
+
+class Observed:
+    """A real engine that notes the shape of each batch, and waits while its door is closed."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.name, self.encoder, self.lanes, self.batch_tokens = engine.name, engine.encoder, 1, 256
+        self.door = threading.Event()
+        self.door.set()
+        self.entered = threading.Semaphore(0)
+        self.shapes: list[tuple[int, int]] = []
+        self.fails = False
+
+    def logits(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        self.entered.release()
+        assert self.door.wait(30)
+        if self.fails:
+            raise RuntimeError("out of memory")
+        self.shapes.append(ids.shape)
+        return self.engine.logits(ids, mask)
+
+
+@pytest.fixture(scope="module")
+def engine(model_folder: Path, onnx_folder: Path) -> Engine:
+    return engines.load("onnx", onnx_folder, TextEncoder.load(model_folder), threads=2)
+
+
+@pytest.fixture
+def observed(engine: Engine) -> Observed:
+    return Observed(engine)
+
+
+@pytest.fixture
+def batcher(observed: Observed) -> Iterator[Batcher]:
+    made = Batcher(observed, max_texts=64, max_wait=5.0)
+    yield made
+    observed.door.set()
+    made.close()
+
+
+def alone(engine: Engine, texts: list[str]) -> np.ndarray:
+    return np.concatenate([engines.logits(engine, [engine.encoder.encode([text])[0].ids]) for text in texts])
+
+
+async def busy(batcher: Batcher, observed: Observed) -> "asyncio.Task[Any]":
+    """A request that keeps the only lane busy until the door opens."""
+    observed.door.clear()
+    observed.entered = threading.Semaphore(0)
+    task = asyncio.create_task(batcher.logits(["lake"], 30))
+    await asyncio.to_thread(observed.entered.acquire)
+    return task
+
+
+@given(requests=REQUESTS)
+@settings(max_examples=20, deadline=None)
+def test_each_text_gets_the_answer_it_gets_alone(engine: Engine, requests: list[list[str]]) -> None:
+    """Bad HTTP input row 13."""
+    batcher = Batcher(engine, max_texts=10_000, max_wait=60)
+
+    async def ask() -> list[tuple[np.ndarray, np.ndarray]]:
+        return await asyncio.gather(*(batcher.logits(texts, 60) for texts in requests))
+
+    answers = asyncio.run(ask())
+    batcher.close()
+    for texts, (found, truncated) in zip(requests, answers, strict=True):
+        assert np.abs(found - alone(engine, texts)).max() < 1e-4
+        assert truncated.tolist() == [len(text.split()) > 126 for text in texts]
+
+
+def test_texts_that_wait_share_batches_within_the_budget(batcher: Batcher, observed: Observed) -> None:
+    async def run() -> None:
+        first = await busy(batcher, observed)
+        others = [asyncio.create_task(batcher.logits([" ".join(["the"] * (1 + n % 30))], 30)) for n in range(40)]
+        await asyncio.sleep(0.05)
+        observed.door.set()
+        await asyncio.gather(first, *others)
+
+    asyncio.run(run())
+    assert observed.shapes[0] == (1, 3)
+    assert len(observed.shapes) < 20
+    for texts, tokens in observed.shapes:
+        assert texts * tokens <= observed.batch_tokens or texts == 1
+        assert texts & (texts - 1) == 0
+    assert sum(texts for texts, _ in observed.shapes) == 41
+
+
+def test_without_batching_across_requests_each_is_computed_by_itself(observed: Observed) -> None:
+    batcher = Batcher(observed, max_texts=64, max_wait=5.0, across_requests=False)
+
+    async def run() -> None:
+        first = await busy(batcher, observed)
+        others = [asyncio.create_task(batcher.logits(["lake"] * 2, 30)) for _ in range(4)]
+        await asyncio.sleep(0.05)
+        observed.door.set()
+        await asyncio.gather(first, *others)
+
+    asyncio.run(run())
+    batcher.close()
+    assert observed.shapes == [(1, 3), *[(2, 3)] * 4]
+
+
+def test_the_oldest_text_is_in_the_next_batch(batcher: Batcher, observed: Observed) -> None:
+    """Short texts that keep coming do not starve a long one."""
+
+    async def run() -> None:
+        first = await busy(batcher, observed)
+        long = asyncio.create_task(batcher.logits(["storm " * 100], 30))
+        await asyncio.sleep(0.02)
+        short = [asyncio.create_task(batcher.logits(["lake"], 30)) for _ in range(50)]
+        await asyncio.sleep(0.05)
+        observed.door.set()
+        await asyncio.gather(first, long, *short)
+
+    asyncio.run(run())
+    assert observed.shapes[1][1] == 102
+
+
+def test_more_than_the_queue_holds_is_refused_with_the_time_to_wait(batcher: Batcher, observed: Observed) -> None:
+    """Fault row 20."""
+
+    async def run() -> RequestError:
+        first = await busy(batcher, observed)
+        waiting = asyncio.create_task(batcher.logits(["lake"] * 60, 30))
+        await asyncio.sleep(0.05)
+        with pytest.raises(RequestError) as refused:
+            await batcher.logits(["lake"] * 5, 30)
+        observed.door.set()
+        await asyncio.gather(first, waiting)
+        await batcher.logits(["lake"] * 5, 30)
+        return refused.value
+
+    refused = asyncio.run(run())
+    assert refused.status == 429
+    assert refused.retry_after is not None
+    assert refused.retry_after >= 1
+
+
+def test_a_request_is_refused_when_it_would_wait_too_long(observed: Observed) -> None:
+    batcher = Batcher(observed, max_texts=10_000, max_wait=0.0)
+
+    async def run() -> RequestError:
+        await batcher.logits(["lake"], 30)
+        first = await busy(batcher, observed)
+        waiting = asyncio.create_task(batcher.logits(["lake"] * 60, 30))
+        await asyncio.sleep(0.05)
+        with pytest.raises(RequestError) as refused:
+            await batcher.logits(["lake"], 30)
+        observed.door.set()
+        await asyncio.gather(first, waiting)
+        return refused.value
+
+    assert asyncio.run(run()).status == 429
+    batcher.close()
+
+
+def test_an_answer_that_takes_too_long_is_given_up(batcher: Batcher, observed: Observed) -> None:
+    async def run() -> RequestError:
+        first = await busy(batcher, observed)
+        with pytest.raises(RequestError) as late:
+            await batcher.logits(["storm"] * 7, 0.05)
+        observed.door.set()
+        await first
+        await batcher.logits(["lake"] * 2, 30)
+        return late.value
+
+    assert asyncio.run(run()).status == 504
+    assert observed.shapes == [(1, 3), (2, 3)]
+
+
+def test_the_texts_of_a_caller_who_left_are_not_computed(batcher: Batcher, observed: Observed) -> None:
+    """Fault row 21."""
+
+    async def run() -> None:
+        first = await busy(batcher, observed)
+        leaving = asyncio.create_task(batcher.logits(["storm"] * 60, 30))
+        await asyncio.sleep(0.05)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        staying = asyncio.create_task(batcher.logits(["lake"] * 60, 30))
+        await asyncio.sleep(0.05)
+        observed.door.set()
+        await asyncio.gather(first, staying)
+
+    asyncio.run(run())
+    assert sum(texts for texts, _ in observed.shapes) == 61
+
+
+def test_a_failing_engine_fails_its_requests_and_no_others(batcher: Batcher, observed: Observed) -> None:
+    async def run() -> None:
+        observed.fails = True
+        with pytest.raises(RuntimeError, match="out of memory"):
+            await batcher.logits(["lake"] * 3, 30)
+        observed.fails = False
+        found, _ = await batcher.logits(["lake"], 30)
+        assert found.shape == (1, 7)
+
+    asyncio.run(run())
+    assert batcher.is_alive
+
+
+def test_closing_answers_what_waits(engine: Engine) -> None:
+    batcher = Batcher(engine, max_texts=64, max_wait=5.0)
+
+    async def run() -> int:
+        waiting = [asyncio.create_task(batcher.logits(["lake"], 30)) for _ in range(20)]
+        await asyncio.sleep(0)
+        await asyncio.to_thread(batcher.close)
+        return len(await asyncio.gather(*waiting))
+
+    assert asyncio.run(run()) == 20
+    assert not batcher.is_alive

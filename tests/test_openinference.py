@@ -1,0 +1,182 @@
+"""V2 messages: the same texts by every way they can travel, and a named refusal of every other message."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+
+from goemotions.errors import RequestError
+from goemotions.predictor import Options
+from goemotions.serving import openinference
+from goemotions.serving.openinference import Answer
+
+TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), min_size=1, max_size=8)
+
+
+def tensor(texts: list[str], **changes: Any) -> dict[str, Any]:
+    return {"name": "text", "shape": [len(texts)], "datatype": "BYTES", "data": texts} | changes
+
+
+def body(*inputs: dict[str, Any], **fields: Any) -> bytes:
+    return json.dumps({"inputs": list(inputs), **fields}).encode()
+
+
+def raw(texts: list[str]) -> bytes:
+    return b"".join(len(text.encode()).to_bytes(4, "little") + text.encode() for text in texts)
+
+
+def with_binary(texts: list[str], content: bytes | None = None, **fields: Any) -> tuple[bytes, str]:
+    content = raw(texts) if content is None else content
+    head = tensor(texts, parameters={"binary_data_size": len(content)})
+    del head["data"]
+    encoded = body(head, **fields)
+    return encoded + content, str(len(encoded))
+
+
+def message(texts: list[str], *, is_raw: bool = False, **changes: Any) -> Any:
+    made = pb.ModelInferRequest(model_name="goemotions", id="7")
+    shaped = made.inputs.add(**({"name": "text", "datatype": "BYTES", "shape": [len(texts)]} | changes))
+    if is_raw:
+        made.raw_input_contents.append(raw(texts))
+    else:
+        shaped.contents.bytes_contents.extend(text.encode() for text in texts)
+    return made
+
+
+@given(TEXTS)
+@settings(max_examples=50, deadline=None)
+def test_texts_arrive_by_every_way(texts: list[str]) -> None:
+    ways = [
+        openinference.from_rest(body(tensor(texts)), None),
+        openinference.from_rest(body(tensor(texts, shape=[len(texts), 1])), None),
+        openinference.from_rest(*with_binary(texts)),
+        openinference.from_grpc(message(texts)),
+        openinference.from_grpc(message(texts, is_raw=True)),
+    ]
+    assert [way.texts for way in ways] == [texts] * 5
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"", "not valid JSON"),
+        (b"[1]", "the body"),
+        (b"{}", "inputs"),
+        (body(), "inputs"),
+        (body(tensor(["a"]), tensor(["b"])), "inputs"),
+        (body(tensor(["a"], name="other")), "inputs[0].name"),
+        (body(tensor(["a"], datatype="FP32")), "inputs[0].datatype"),
+        (body(tensor(["a"], shape=[2])), "inputs[0].shape"),
+        (body(tensor(["a"], shape=[1, 2])), "inputs[0].shape"),
+        (body(tensor(["a"], shape=[])), "inputs[0].shape"),
+        (body(tensor(["a"], shape=[-1])), "inputs[0].shape"),
+        (body(tensor(["a"], shape=[1.5])), "inputs[0].shape"),
+        (body(tensor(["a"], shape=[10**30])), "inputs[0].shape"),
+        (body(tensor(["a"], data=[1])), "inputs[0].data"),
+        (body(tensor(["a"], data=None)), "inputs[0].data"),
+        (body(tensor([])), "inputs[0].data"),
+        (body(tensor(["a"]), parameters={"top_k": 0}), "top_k"),
+        (body(tensor(["a"]), parameters={"topk": 1}), "topk"),
+        (body(tensor(["a"]), outputs=[{"name": "logits"}]), "outputs[0].name"),
+        (body(tensor(["a"], parameters={"binary_data_size": 5})), "binary_data_size"),
+    ],
+)
+def test_a_wrong_request_is_refused_by_name(content: bytes, named: str) -> None:
+    """Bad HTTP input rows 2 and 10."""
+    with pytest.raises(RequestError) as refused:
+        openinference.from_rest(content, None)
+    assert named in str(refused.value)
+    assert refused.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x05\x00\x00\x00abc", b"\x01", b"\xff\xff\xff\xffabc", b"\x01\x00\x00\x00\xff", b""], ids=repr
+)
+def test_short_or_broken_binary_data_is_refused(content: bytes) -> None:
+    """Bad HTTP input row 10."""
+    with pytest.raises(RequestError):
+        openinference.from_rest(*with_binary(["abc"], content))
+
+
+@pytest.mark.parametrize("length", ["-1", "x", "1e3", "99999", "", "3"])
+def test_a_length_of_the_header_that_lies_is_refused(length: str) -> None:
+    with pytest.raises(RequestError):
+        openinference.from_rest(with_binary(["abc"])[0], length)
+
+
+@pytest.mark.parametrize("size", [0, 1, 6, 8, -7, "7", None, 7.5])
+def test_a_size_of_the_binary_data_that_lies_is_refused(size: Any) -> None:
+    head = body({"name": "text", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": size}})
+    with pytest.raises(RequestError):
+        openinference.from_rest(head + raw(["abc"]), str(len(head)))
+
+
+def test_wrong_grpc_messages_are_refused() -> None:
+    both = message(["a"], is_raw=True)
+    both.inputs[0].contents.bytes_contents.append(b"a")
+    unknown = message(["a"])
+    unknown.outputs.add(name="logits")
+    wrong = [pb.ModelInferRequest(), message(["a"], name="other"), message(["a"], datatype="FP32"), message(["a"], shape=[3])]
+    for one in (*wrong, message([]), both, unknown):
+        with pytest.raises(RequestError):
+            openinference.from_grpc(one)
+
+
+def test_parameters_reach_the_options() -> None:
+    asked = openinference.from_rest(body(tensor(["a"]), parameters={"top_k": 2, "threshold": 0.25}), None)
+    assert asked.options == Options(2, 0.25)
+    grpc = message(["a"])
+    grpc.parameters["top_k"].int64_param = 2
+    grpc.parameters["threshold"].string_param = "0.25"
+    assert openinference.from_grpc(grpc).options == Options(2, 0.25)
+    grpc.parameters["threshold"].string_param = "high"
+    with pytest.raises(RequestError, match="threshold"):
+        openinference.from_grpc(grpc)
+
+
+ANSWER = Answer(np.array([[0.25, 0.5], [0.75, 1.0]], dtype=np.float32), ['["glee"]', '["pity", "scorn"]'], [1])
+
+
+def test_an_answer_holds_the_tensors_that_were_asked_for() -> None:
+    asked = openinference.from_rest(body(tensor(["a", "b"]), id="q"), None)
+    content, tail = openinference.to_rest(asked, ANSWER, "goemotions", "3")
+    assert tail == b""
+    assert content == {
+        "model_name": "goemotions",
+        "model_version": "3",
+        "id": "q",
+        "parameters": {"truncated": [1]},
+        "outputs": [
+            {"name": "probabilities", "datatype": "FP32", "shape": [2, 2], "data": [0.25, 0.5, 0.75, 1.0]},
+            {"name": "labels", "datatype": "BYTES", "shape": [2], "data": ['["glee"]', '["pity", "scorn"]']},
+        ],
+    }
+    some = openinference.from_rest(body(tensor(["a", "b"]), outputs=[{"name": "labels"}]), None)
+    assert [output["name"] for output in openinference.to_rest(some, ANSWER, "goemotions", "3")[0]["outputs"]] == ["labels"]
+
+
+def test_a_binary_answer_holds_the_bytes_of_the_tensors() -> None:
+    asked = openinference.from_rest(*with_binary(["a", "b"], parameters={"binary_data_output": True}))
+    content, tail = openinference.to_rest(asked, ANSWER, "goemotions", "3")
+    first, second = (output["parameters"]["binary_data_size"] for output in content["outputs"])
+    assert np.frombuffer(tail[:first], "<f4").tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert tail[first:] == raw(ANSWER.labels)
+    assert len(tail) == first + second
+
+
+@pytest.mark.parametrize("is_raw", [False, True])
+def test_a_grpc_answer_is_raw_where_the_request_was(is_raw: bool) -> None:
+    asked = openinference.from_grpc(message(["a", "b"], is_raw=is_raw))
+    answer = pb.ModelInferResponse()
+    openinference.fill_grpc(answer, asked, ANSWER)
+    assert [list(output.shape) for output in answer.outputs] == [[2, 2], [2]]
+    if is_raw:
+        assert np.frombuffer(answer.raw_output_contents[0], "<f4").tolist() == [0.25, 0.5, 0.75, 1.0]
+        assert answer.raw_output_contents[1] == raw(ANSWER.labels)
+    else:
+        assert list(answer.outputs[0].contents.fp32_contents) == [0.25, 0.5, 0.75, 1.0]
+        assert [content.decode() for content in answer.outputs[1].contents.bytes_contents] == ANSWER.labels
