@@ -82,6 +82,11 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
         finally:
             metrics.REQUEST_SECONDS.labels("grpc", code).observe(time.perf_counter() - started)
 
+    async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "a server has the one model that it was started with")
+
+    RepositoryModelUnload = RepositoryModelLoad
+
     async def _known(self, name: str, version: str, context: Any) -> None:
         if name != NAME or version not in ("", self._service.version):
             await context.abort(

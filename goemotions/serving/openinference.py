@@ -73,7 +73,9 @@ def from_rest(body: bytes, header_length: str | None) -> Request:
     _check_shape(tensor.shape, len(texts))
     parameters = dict(request.parameters)
     all_binary = parameters.pop("binary_data_output", False) is True
-    wanted: dict[str, bool] = {output.name: output.parameters.get("binary_data", all_binary) is True for output in request.outputs}
+    wanted: dict[str, bool] = {
+        output.name: output.parameters.get("binary_data", all_binary) is True for output in request.outputs
+    }
     return Request(texts, check(Parameters, parameters).options(), wanted or dict.fromkeys(OUTPUTS, all_binary), request.id)
 
 

@@ -1,0 +1,83 @@
+"""The predictor server as a process, for the tests that talk to it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines import stack
+
+PREDICT = "/v1/models/goemotions:predict"
+
+
+@dataclass(frozen=True)
+class Server:
+    port: int
+    grpc_port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body of an answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body, {"Content-Type": "application/json"} | named)
+        response = connection.getresponse()
+        return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
+
+    def predict(self, **fields: Any) -> tuple[int, Any]:
+        status, _, body = self.ask("POST", PREDICT, json.dumps(fields).encode())
+        return status, json.loads(body)
+
+    def is_ready(self) -> bool:
+        try:
+            return self.ask("GET", "/v2/health/ready")[0] == 200
+        except OSError:
+            return False
+
+    def metrics(self) -> dict[str, float]:
+        """The samples that /metrics shows, by name and labels."""
+        lines = self.ask("GET", "/metrics")[2].decode().splitlines()
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+
+@contextlib.contextmanager
+def serving(bundle: Path, log: Path, *options: str) -> Iterator[Server]:
+    """A ready server; ended at the end if it has not ended by itself."""
+    port, grpc_port = stack.free_ports(2)
+    command = [
+        sys.executable,
+        "-m",
+        "goemotions.cli",
+        "serve",
+        "--bundle",
+        str(bundle),
+        "--threads",
+        "2",
+        "--drain-seconds",
+        "0",
+    ]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "--port", str(port), "--grpc-port", str(grpc_port), *options], stdout=output, stderr=output
+        )
+    server = Server(port, grpc_port, process, log)
+    try:
+        deadline = time.monotonic() + 60
+        while not server.is_ready():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        yield server
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait(timeout=60)

@@ -1,0 +1,106 @@
+"""The JSON of requests: taken, or refused by the name of the field."""
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from goemotions.errors import RequestError
+from goemotions.predictor import Options
+from goemotions.serving import schema
+
+
+def request(**fields: Any) -> schema.V1Request:
+    return schema.parse(schema.V1Request, json.dumps(fields).encode())
+
+
+def test_parameters_that_are_left_out_are_the_defaults() -> None:
+    assert request(instances=["a"]).parameters is None
+    assert request(instances=["a"], parameters=None).parameters is None
+    assert schema.Parameters().options() == Options() == Options(None, "tuned", False)
+    given_all = request(instances=["a"], parameters={"top_k": 3, "threshold": 0, "all_scores": True}).parameters
+    assert given_all is not None
+    assert given_all.options() == Options(3, 0, True)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        *((value, "parameters") for value in ([], "top_k", 3, False)),
+        ({"topk": 3}, "parameters.topk"),
+        ({"top_k": 3, "": 1}, "parameters"),
+        *(({"top_k": value}, "parameters.top_k") for value in (0, -1, 1.0, "3", True, [3], {}, 1e400)),
+        *(
+            ({"threshold": value}, "parameters.threshold")
+            for value in (-0.1, 1.1, 10**400, float("nan"), float("inf"), "0.5", "best", True, None, [0.5], {})
+        ),
+        *(({"all_scores": value}, "parameters.all_scores") for value in (1, 0, "true", None, [])),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_wrong_parameters_are_named(parameters: Any, named: str) -> None:
+    """Bad HTTP input rows 2 and 9."""
+    with pytest.raises(RequestError) as refused:
+        request(instances=["a"], parameters=parameters)
+    assert named in str(refused.value) or "not valid JSON" in str(refused.value)
+    assert refused.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({}, "instances: field required"),
+        ({"instances": "text"}, "instances: input should be a valid array"),
+        ({"instances": {"0": "text"}}, "instances"),
+        ({"instances": []}, "at least 1 item"),
+        ({"instances": ["a", 5]}, "instances[1]: input should be a valid string"),
+        ({"instances": ["a", None]}, "instances[1]"),
+        ({"instances": [["a"]]}, "instances[0]"),
+        ({"instances": ["a"], "signature": 1}, "signature"),
+    ],
+    ids=str,
+)
+def test_wrong_instances_are_named(fields: dict[str, Any], named: str) -> None:
+    """Bad HTTP input rows 2 to 4."""
+    with pytest.raises(RequestError) as refused:
+        request(**fields)
+    assert named in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"not json", b"{", b'{"instances": ["a"]} x', b"\xff\xfe", b'{"instances": ["\\ud800"]}'),
+        *(
+            b"[" * 100_000,
+            b'{"instances": ' + b"[" * 100_000,
+            b'{"instances": [' + b"9" * 10_000 + b"]}",
+            b'{"instances": [NaN]}',
+        ),
+    ],
+    ids=lambda body: repr(body[:30]),
+)
+def test_a_broken_body_is_refused_and_not_quoted(body: bytes) -> None:
+    """Bad HTTP input rows 1 and 9."""
+    with pytest.raises(RequestError) as refused:
+        schema.parse(schema.V1Request, body)
+    assert refused.value.status == 400
+    assert len(str(refused.value)) < 80
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(JSON | st.dictionaries(st.sampled_from(["top_k", "threshold", "all_scores", "other"]), JSON, max_size=4))
+@settings(max_examples=50, deadline=None)
+def test_parameters_are_either_taken_or_refused_by_name(parameters: Any) -> None:
+    with contextlib.suppress(RequestError):
+        taken = schema.check(schema.Parameters, parameters)
+        assert taken.threshold == "tuned" or 0 <= taken.threshold <= 1
