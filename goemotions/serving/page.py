@@ -23,8 +23,8 @@ def route(service: Service) -> Route:
         "engine": service.predictor.engine.name,
         "thresholds": dict(zip(service.labels, service.predictor.bundle.thresholds.values, strict=True)),
     }
-    # Within a script, "</" would end it.
-    content = json.dumps(facts).replace("</", "<\\/")
+    # Within a script, "</script" would end it.
+    content = json.dumps(facts).replace("<", "\\u003c")
     text = resources.files(__package__).joinpath("page.html").read_text("utf-8").replace('"FACTS"', content)
     policy = f"default-src 'none'; connect-src 'self'; img-src data:; {_allowed(text, 'script')}; {_allowed(text, 'style')}"
 
