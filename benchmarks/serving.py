@@ -1,0 +1,355 @@
+"""The predictor against what people would take instead, side by side in one run, and what it bears.
+
+    python -m benchmarks.serving --bundle champion-cpu --data ../goemotions
+
+Both sides have the same weights and layers, the same cores and the same texts in the order of the file; tokenization is included, no
+result is cached, and texts are put in another order within windows of 512 at most. Ratios are of runs that took turns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import click
+import psutil
+
+from benchmarks import load
+from goemotions import cli, data, engines, metrics, thresholds
+from goemotions.predictor import Predictor
+from pipelines import stack
+
+REPEATS = 5
+THREADS = 2
+TEXTS = 2048
+PIPELINE_SIZES = (1, 8, 16, 32, 64)
+SOAK_REQUESTS = 100_000
+OVERLOAD_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: what was measured, what was asked of it, and whether it holds."""
+
+    what: str
+    measured: str
+    asked: str = ""
+    holds: bool | None = None
+
+    def markdown(self) -> str:
+        verdict = "" if self.holds is None else ("yes" if self.holds else "**no**")
+        return f"| {self.what} | {self.measured} | {self.asked} | {verdict} |"
+
+
+@contextlib.contextmanager
+def process(
+    command: Sequence[str], log: Path, path: str = "/v2/health/ready"
+) -> Iterator[tuple[int, subprocess.Popen[bytes], float]]:
+    """A server on a free port, once it is ready: the port, the process, and the seconds from start to ready."""
+    port = stack.free_ports(1)[0]
+    started = time.monotonic()
+    with log.open("wb") as output:
+        running = subprocess.Popen([part.replace("PORT", str(port)) for part in command], stdout=output, stderr=output)
+    try:
+        while True:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5):
+                break
+            if running.poll() is not None or time.monotonic() - started > 120:
+                raise click.ClickException(f"the server did not become ready: {log.read_text()}")
+            time.sleep(0.02)
+        yield port, running, time.monotonic() - started
+    finally:
+        if running.poll() is None:
+            running.terminate()
+        running.wait(timeout=60)
+
+
+def ours(folder: Path, *options: str) -> list[str]:
+    serve = [
+        sys.executable,
+        "-m",
+        "goemotions.cli",
+        "serve",
+        "--bundle",
+        str(folder),
+        "--port",
+        "PORT",
+        "--threads",
+        str(THREADS),
+    ]
+    return [*serve, "--drain-seconds", "0", *options]
+
+
+def by_turns(count: int, runs: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """Each run's rates; the runs take turns, so that a machine that slows down slows all of them."""
+    for run in runs.values():
+        run()
+    return {
+        name: list(found)
+        for name, found in zip(runs, zip(*([run() for run in runs.values()] for _ in range(count)), strict=True), strict=True)
+    }
+
+
+def spread(values: Sequence[float], unit: str = "texts/s") -> str:
+    digits = 0 if median(values) >= 100 else 1
+    return f"{median(values):,.{digits}f} {unit} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+
+
+def ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, str]:
+    """The median of the ratios of runs that followed each other, and their spread."""
+    found = [a / b for a, b in zip(one, other, strict=True)]
+    return median(found), f"{median(found):.2f} times ({min(found):.2f} to {max(found):.2f})"
+
+
+def timed(texts: int, score: Callable[[], object]) -> Callable[[], float]:
+    """A function that scores once and returns texts a second."""
+
+    def run() -> float:
+        started = time.perf_counter()
+        score()
+        return texts / (time.perf_counter() - started)
+
+    return run
+
+
+def in_process(folder: Path, texts: list[str], engine: engines.Engine) -> tuple[list[Row], int, list[float]]:
+    """The engine against a transformers pipeline, and against ONNX Runtime as its documentation uses it."""
+    import torch
+
+    from benchmarks.stock import pipeline
+
+    torch.set_num_threads(THREADS)
+    made = pipeline(folder)
+
+    def best_of_two(size: int) -> float:
+        run = timed(256, lambda: made(texts[:256], batch_size=size, truncation=True))
+        return max(run(), run())
+
+    rates = {size: best_of_two(size) for size in PIPELINE_SIZES}
+    best = max(rates, key=lambda size: rates[size])
+    with tempfile.TemporaryDirectory() as scratch:
+        onnxruntime = _onnxruntime(folder, Path(scratch), engine)
+        few = texts[: len(texts) // 4]
+        found = by_turns(
+            REPEATS,
+            {
+                "pipeline": timed(len(few), lambda: made(few, batch_size=best, truncation=True)),
+                "onnxruntime": timed(len(texts), lambda: onnxruntime(texts)),
+                "ours": timed(len(texts), lambda: engines.score(engine, texts)),
+            },
+        )
+    rows = [
+        Row(
+            f"transformers pipeline, fp32, batches of {best} (the best of {', '.join(map(str, PIPELINE_SIZES))})",
+            spread(found["pipeline"]),
+        )
+    ]
+    rows += [Row("ONNX Runtime, dynamic int8, padded batches of 32 as they come", spread(found["onnxruntime"]))]
+    rows += [Row(f"the engine {engine.name}, in-process", spread(found["ours"]))]
+    for name, asked in (("pipeline", 10.0), ("onnxruntime", 2.5)):
+        value, text = ratio(found["ours"], found[name])
+        rows.append(Row(f"- against the {name}", text, f"at least {asked:g}", value >= asked))
+    return rows, best, found["ours"]
+
+
+def _onnxruntime(folder: Path, scratch: Path, engine: engines.Engine) -> Callable[[Sequence[str]], None]:
+    import onnxruntime
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    root, level = logging.getLogger(), logging.getLogger().level
+    root.setLevel(logging.ERROR)
+    quantize_dynamic(folder / "model.onnx", scratch / "int8.onnx", weight_type=QuantType.QUInt8, per_channel=True)
+    root.setLevel(level)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    session = onnxruntime.InferenceSession(str(scratch / "int8.onnx"), options, providers=["CPUExecutionProvider"])
+
+    def score(texts: Sequence[str]) -> None:
+        for start in range(0, len(texts), 32):
+            ids, mask = engine.encoder.pad([item.ids for item in engine.encoder.encode(texts[start : start + 32])])
+            session.run(None, {"input_ids": ids, "attention_mask": mask})
+
+    return score
+
+
+def served(folder: Path, scratch: Path, texts: list[str], engine: engines.Engine, best: int) -> list[Row]:
+    """The server under closed and open loops, against the engine alone, itself without batching, and the stock server."""
+    ones, batches = load.requests(texts, 1), load.requests(texts, 32)
+    with (
+        process(ours(folder), scratch / "ours.log") as (port, _, ready),
+        process(ours(folder, "--no-batching"), scratch / "apart.log") as (apart, _, _),
+        process([sys.executable, "-m", "benchmarks.stock", str(folder), "PORT", str(best)], scratch / "stock.log") as (
+            stock,
+            _,
+            _,
+        ),
+    ):
+        rows = [Row("start to ready, the model on disk", f"{ready:.1f} s", "at most 5 s", ready <= 5)]
+        found = by_turns(
+            REPEATS,
+            {
+                "engine": timed(len(texts), lambda: engines.score(engine, texts)),
+                "of 32": lambda: 32 * load.closed(port, batches, clients=16, count=len(batches)).rate(),
+                "of 1": lambda: load.closed(port, ones, clients=64, count=len(ones)).rate(),
+                "apart": lambda: load.closed(apart, ones, clients=64, count=len(ones) // 2).rate(),
+                "stock": lambda: load.closed(stock, ones, clients=64, count=len(ones) // 8).rate(),
+            },
+        )
+        value, text = ratio(found["of 32"], found["engine"])
+        rows += [Row("16 clients, 32 texts a request", spread(found["of 32"]))]
+        rows += [Row("- against the engine in-process", text, "at least 0.8", value >= 0.8)]
+        rows += [Row("64 clients, one text a request", spread(found["of 1"]))]
+        for name, title, asked in (
+            ("apart", "itself without batching across requests", 1.3),
+            ("stock", "KServe's server around the pipeline", 4.0),
+        ):
+            value, text = ratio(found["of 1"], found[name])
+            rows.append(Row(f"- against {title}: {spread(found[name])}", text, f"at least {asked:g}", value >= asked))
+        return rows + _latency(port, ones, texts, engine, median(found["of 1"]))
+
+
+def _latency(port: int, ones: list[bytes], texts: list[str], engine: engines.Engine, saturation: float) -> list[Row]:
+    lone, added = [], []
+    for start in range(REPEATS):
+        chosen = slice(100 * start, 100 * start + 100)
+        alone = []
+        for text in texts[chosen]:
+            started = time.perf_counter()
+            engines.score(engine, [text])
+            alone.append(time.perf_counter() - started)
+        lone.append(1000 * load.closed(port, ones[chosen], clients=1, count=100).percentile(50))
+        added.append(lone[-1] - 1000 * median(alone))
+    rows = [Row("one text, idle: median of the server", spread(lone, "ms"))]
+    rows += [Row("- added to the engine", spread(added, "ms"), "at most 3 ms", median(added) <= 3)]
+    tails = [
+        1000 * load.opened(port, ones, rate=0.7 * saturation, seconds=10, seed=seed).percentile(99) for seed in range(REPEATS)
+    ]
+    value = median(tails) / median(lone)
+    what = f"open loop at 70% of saturation ({0.7 * saturation:,.0f} requests/s): p99"
+    return [*rows, Row(what, f"{spread(tails, 'ms')}, {value:.1f} times a lone request", "at most 5 times", value <= 5)]
+
+
+def borne(folder: Path, scratch: Path, texts: list[str]) -> list[Row]:
+    """Memory over many requests, ten times too much load, and SIGTERM under load."""
+    ones, eights = load.requests(texts, 1), load.requests(texts, 8)
+    with process(ours(folder, "--drain-seconds", "2"), scratch / "borne.log") as (port, running, _):
+        memory = psutil.Process(running.pid).memory_info
+        sizes = []
+        for part in range(10):
+            load.closed(port, ones, clients=64, count=SOAK_REQUESTS // 10)
+            sizes.append(memory().rss / 2**20)
+            click.echo(f"  {(part + 1) * SOAK_REQUESTS // 10:,} requests, {sizes[-1]:,.0f} MiB", err=True)
+        growth = sizes[-1] - sizes[4]
+        rows = [
+            Row(
+                f"memory after {SOAK_REQUESTS // 2:,} and {SOAK_REQUESTS:,} requests",
+                f"{sizes[4]:,.0f} and {sizes[-1]:,.0f} MiB",
+                "no growth",
+                growth < 0.02 * sizes[4],
+            )
+        ]
+        before = load.closed(port, eights, clients=16, count=len(eights) * 4)
+        lone = load.closed(port, eights, clients=1, count=50).percentile(50)
+        over = load.opened(port, eights, rate=10 * before.rate(), seconds=OVERLOAD_SECONDS)
+        peak = memory().rss / 2**20
+        started = time.monotonic()
+        while load.closed(port, eights, clients=1, count=20).percentile(99) > 5 * lone and time.monotonic() - started < 30:
+            pass
+        recovered = time.monotonic() - started
+        rows += [
+            Row(
+                f"10 times too much for {OVERLOAD_SECONDS} s ({10 * before.rate():,.0f} requests/s of 8 texts)",
+                f"{over.rate():,.0f}/s answered, {over.rate(429):,.0f}/s refused, {over.statuses.count(load.LOST)} lost, "
+                f"p99 of the answered {over.percentile(99):.2f} s, {peak:,.0f} MiB, normal again after {recovered:.1f} s",
+                "bounded, normal within seconds",
+                over.percentile(99) < 3 and peak < 1.5 * sizes[-1] and recovered < 10 and not over.statuses.count(load.LOST),
+            )
+        ]
+        return [*rows, _terminated(port, running, ones)]
+
+
+def _terminated(port: int, running: subprocess.Popen[bytes], ones: list[bytes]) -> Row:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor() as pool:
+        loaded = pool.submit(load.closed, port, ones, clients=64, seconds=3)
+        time.sleep(1.5)
+        running.send_signal(signal.SIGTERM)
+        outcome = loaded.result()
+        code = running.wait(timeout=60)
+    lost = len(outcome.statuses) - outcome.statuses.count(200)
+    return Row(
+        "SIGTERM under load of 64 clients",
+        f"{outcome.statuses.count(200):,} answered, {lost} not, exit code {code}",
+        "none lost",
+        lost == 0 and code == 0,
+    )
+
+
+def machine() -> str:
+    name = platform.processor()
+    flags = ""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
+        found = set(next(line for line in lines if line.startswith("flags")).split())
+        flags = ", ".join(flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8") if flag in found)
+    return f"{THREADS} of {engines.cpus()} cores of {name} ({flags}), {psutil.virtual_memory().total / 2**30:.0f} GiB"
+
+
+def quality(folder: Path, dataset: Path, predictor: Predictor) -> Row:
+    """Macro F1 on the whole test split, of the engine and of fp32, each with thresholds fitted on validation."""
+    splits, info = data.load(dataset, ("validation", "test"))
+    taxonomy = data.taxonomy_of(info)
+    labels = {split: taxonomy.multi_hot(splits[split]["labels"][:]) for split in splits}
+    found = {}
+    for name in (predictor.engine.name, "onnx"):
+        engine = engines.load(name, folder, predictor.bundle.encoder, threads=THREADS)
+        scores = {split: engines.score(engine, splits[split]["text"][:])[0] for split in splits}
+        fitted = thresholds.per_label_smoothed(labels["validation"], scores["validation"])
+        found[name] = metrics.decisions(labels["test"], fitted.apply(scores["test"]))["f1_macro"]
+    difference = abs(found[predictor.engine.name] - found["onnx"])
+    text = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+    return Row("macro F1 on the whole test split", text, "within 0.005", difference <= 0.005)
+
+
+@click.command()
+@click.option("--bundle", "reference", default="champion-cpu", show_default=True)
+@click.option("--model-name", default="goemotions", show_default=True)
+@click.option("--data", "source", default="sample", show_default=True, help="Where the test split comes from.")
+@click.option("--output", type=click.Path(path_type=Path), help="A Markdown file to write.")
+def main(reference: str, model_name: str, source: str, output: Path | None) -> None:
+    """Measure the predictor."""
+    with cli._bundle(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        data.ingest(source, scratch / "dataset")
+        split = data.load(scratch / "dataset", ("test",))[0]["test"]
+        texts = (split["text"][:] * (1 + TEXTS // len(split)))[:TEXTS]
+        predictor = Predictor.load(folder, threads=THREADS)
+        rows, best, _ = in_process(folder, texts, predictor.engine)
+        rows.append(quality(folder, scratch / "dataset", predictor))
+        rows += served(folder, scratch, texts, predictor.engine, best)
+        rows += borne(folder, scratch, texts)
+    table = ["| what | measured | asked | holds |", "|---|---|---|---|", *(row.markdown() for row in rows)]
+    text = (
+        f"{machine()}. {len(texts):,} texts of the test split of {Path(source).name}; medians (and range) of {REPEATS} runs.\n\n"
+        + "\n".join(table)
+    )
+    click.echo(text)
+    if output:
+        output.write_text(f"# The predictor, measured\n\nWritten by `make bench-serving`.\n\n{text}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

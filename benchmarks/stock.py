@@ -1,0 +1,52 @@
+"""What a user would write first: KServe's own server around a transformers pipeline. A baseline of ``benchmarks.serving``."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+
+import kserve
+import kserve.model_server
+from kserve.protocol.rest.server import RESTServer
+
+
+def pipeline(folder: Path) -> Any:
+    """A transformers pipeline over the model of a bundle, in fp32 on the CPU, with every label's probability."""
+    import transformers
+
+    from goemotions import model
+
+    transformers.logging.set_verbosity_error()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), pad_token="[PAD]")
+    made = model.load(folder).eval()
+    return transformers.TextClassificationPipeline(
+        model=made, tokenizer=tokenizer, top_k=None, function_to_apply="sigmoid", device="cpu"
+    )
+
+
+class Stock(kserve.Model):
+    """A predictor as KServe's documentation shows it."""
+
+    def __init__(self, folder: Path, batch_size: int) -> None:
+        super().__init__("goemotions")
+        self._pipeline = pipeline(folder)
+        self._batch_size = batch_size
+        self.ready = True
+
+    def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> dict[str, Any]:
+        return {"predictions": self._pipeline(payload["instances"], batch_size=self._batch_size, truncation=True)}
+
+
+def _on_loopback(*arguments: Any, **options: Any) -> RESTServer:
+    server = RESTServer(*arguments, **options)
+    server.config.host = "127.0.0.1"
+    return server
+
+
+if __name__ == "__main__":
+    # ModelServer binds every interface and has no option for it.
+    kserve.model_server.RESTServer = functools.partial(_on_loopback)
+    served = Stock(Path(sys.argv[1]), int(sys.argv[3]))
+    kserve.ModelServer(http_port=int(sys.argv[2]), enable_grpc=False, workers=1).start([served])
