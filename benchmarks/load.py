@@ -133,6 +133,26 @@ def closed(port: int, wire: Sequence[bytes], *, clients: int, count: int = 0, se
     return uvloop.run(run())
 
 
+def answers(port: int, wire: Sequence[bytes], *, clients: int) -> list[bytes]:
+    """The body of each answer, in the order of the requests."""
+
+    async def run() -> list[bytes]:
+        found, upcoming = [b""] * len(wire), iter(enumerate(wire))
+
+        async def work() -> None:
+            client = Client()
+            for number, request in upcoming:
+                status, found[number] = await client.send(request, port)
+                if status != 200:
+                    raise ValueError(f"request {number} was answered with {status}")
+            client.close()
+
+        await asyncio.gather(*(work() for _ in range(clients)))
+        return found
+
+    return uvloop.run(run())
+
+
 def opened(port: int, wire: Sequence[bytes], *, rate: float, seconds: float, seed: int = 0) -> Outcome:
     """Requests that arrive at random (Poisson), ``rate`` a second, whether or not the earlier ones were answered."""
 

@@ -21,12 +21,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import click
 import psutil
 
-from benchmarks import load
+from benchmarks import load, parity
 from goemotions import cli, data, engines, metrics, thresholds
+from goemotions.predictions import Predictions
 from goemotions.predictor import Predictor
 from pipelines import stack
 
@@ -279,6 +281,24 @@ def borne(folder: Path, scratch: Path, texts: list[str]) -> list[Row]:
         return [*rows, _terminated(port, running, ones)]
 
 
+def answered(folder: Path, scratch: Path, split: Any, predictor: Predictor) -> list[Row]:
+    """Every protocol against the stored predictions of the evaluate step, and the float engine against itself in-process."""
+    texts, labels = split["text"][:], predictor.bundle.taxonomy.names
+    stored = Predictions.read(folder / "test.parquet")
+    is_same = list(stored.ids) == list(split["id"])
+    expected = stored.probabilities if is_same else engines.score(predictor.engine, texts)[0]
+    alone = engines.load("onnx", folder, predictor.bundle.encoder, threads=THREADS)
+    cases = ((predictor.engine.name, expected, engines.INT8_BOUND), ("onnx", engines.score(alone, texts)[0], 1e-5))
+    rows = []
+    for name, probabilities, bound in cases:
+        grpc_port = stack.free_ports(1)[0]
+        with process(ours(folder, "--engine", name, "--grpc-port", str(grpc_port)), scratch / "parity.log") as (port, _, _):
+            for way, difference in parity.differences(port, grpc_port, texts, labels, probabilities):
+                what = f"{name}: {len(texts):,} texts by {way}: largest difference to the evaluate step"
+                rows.append(Row(what, f"{difference:.1e}", f"at most {bound:g}", difference <= bound))
+    return rows
+
+
 def _terminated(port: int, running: subprocess.Popen[bytes], ones: list[bytes]) -> Row:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -340,6 +360,7 @@ def main(reference: str, model_name: str, source: str, output: Path | None) -> N
         rows, best, _ = in_process(folder, texts, predictor.engine)
         rows.append(quality(folder, scratch / "dataset", predictor))
         rows += served(folder, scratch, texts, predictor.engine, best)
+        rows += answered(folder, scratch, split, predictor)
         rows += borne(folder, scratch, texts)
     table = ["| what | measured | asked | holds |", "|---|---|---|---|", *(row.markdown() for row in rows)]
     text = (

@@ -75,7 +75,7 @@ class TorchEngine:
 class OnnxEngine:
     """An ONNX model on the CPU, run by OpenVINO. Each lane is one thread: batches side by side beat threads within a batch."""
 
-    batch_tokens = 1024
+    batch_tokens = 512
 
     def __init__(self, path: Path, encoder: TextEncoder, name: str, threads: int | None = None) -> None:
         import openvino

@@ -68,7 +68,6 @@ class Batcher:
         self._arrived: deque[_Job] = deque()
         self._items: deque[_Item] = deque()
         self._waiting = 0
-        self._idle = 0
         self._rate = 0.0
         self._closed = False
         self._lanes = [
@@ -129,10 +128,8 @@ class Batcher:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._idle += 1
                 while not (self._arrived or self._items or self._closed):
                     self._changed.wait()
-                self._idle -= 1
                 if self._closed and not (self._arrived or self._items):
                     return
                 arrived = [self._arrived.popleft() for _ in range(len(self._arrived))]
@@ -162,7 +159,7 @@ class Batcher:
     def _take(self) -> list[_Item]:
         """The oldest text and those nearest to it in length, as many as the budget of tokens holds.
 
-        Where several lanes are free, they share what waits.
+        A lane leaves their share to the others: they are free now or soon, and batches get no larger than the load asks for.
         """
         with self._changed:
             while self._items and not self._items[0].job.waiting:
@@ -176,7 +173,7 @@ class Batcher:
                 if item.job.waiting and (self._across_requests or item.job is oldest.job)
             ]
             window.sort(key=lambda item: len(item.ids))
-            share = sum(len(item.ids) for item in window) // (1 + self._idle)
+            share = sum(len(item.ids) for item in window) // len(self._lanes)
             batch = _around(window, window.index(oldest), min(self._engine.batch_tokens, share))
             taken = set(map(id, batch))
             head = [self._items.popleft() for _ in range(min(WINDOW, len(self._items)))]
