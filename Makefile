@@ -15,18 +15,19 @@ EPOCHS ?=
 MODEL_NAME ?= goemotions
 SET ?=
 PORT ?= 8080
+GRPC_PORT ?= 8081
 VERSION ?= champion-cpu
 OUT ?= .local/models/$(VERSION)
 REGISTRY ?=
 
-.PHONY: help setup demo test lint run serve stack-up stack-down compile download-model report clean
+.PHONY: help setup demo test lint run serve bench-serving stack-up stack-down compile download-model report clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 	@echo
 	@echo "  Variables: DATA=$(DATA) MODELS=$(MODELS) EPOCHS= (each model's own; the demo: 2)"
 	@echo "             WEIGHTS=profile=folder SET=parameter=value MODEL_NAME=$(MODEL_NAME)"
-	@echo "             VERSION=$(VERSION) OUT=$(OUT) PORT=$(PORT) REGISTRY=$(REGISTRY)"
+	@echo "             VERSION=$(VERSION) OUT=$(OUT) PORT=$(PORT) GRPC_PORT=$(GRPC_PORT) REGISTRY=$(REGISTRY)"
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -43,8 +44,12 @@ run: setup ## run the training pipeline on this machine: DATA= MODELS= EPOCHS= W
 	@$(BIN)/python -m pipelines.local run --data '$(DATA)' --models '$(MODELS)' --epochs $(or $(EPOCHS),0) \
 		--model-name '$(MODEL_NAME)' $(addprefix --weights ,$(WEIGHTS)) $(foreach pair,$(SET),--set '$(pair)')
 
-serve: stack-up ## serve the champion for CPU on PORT
-	@. .local/env && $(BIN)/goemotions serve --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' --port $(PORT)
+serve: stack-up ## serve a VERSION, the champion for CPU: HTTP and a page on PORT, gRPC on GRPC_PORT
+	@. .local/env && $(BIN)/goemotions serve --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' --port $(PORT) \
+		--grpc-port $(GRPC_PORT)
+
+bench-serving: stack-up ## measure that VERSION's predictor beside what one would take instead, on the test split of DATA (15 min)
+	@. .local/env && $(BIN)/python -m benchmarks.serving --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' --data '$(DATA)'
 
 stack-up: setup ## start MLflow and S3 on this machine, or find them running
 	@$(BIN)/python -m pipelines.stack up

@@ -92,6 +92,8 @@ class OnnxEngine:
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(self.lanes):
             self._idle.put(compiled.create_infer_request())
+        # OpenVINO's binding prepares NumPy when it first sees an array, and deadlocks when two threads bring the first ones.
+        self.logits(np.ones((1, LENGTH_STEP), dtype=np.int64), np.ones((1, LENGTH_STEP), dtype=np.int64))
 
     def logits(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         # OpenVINO prepares and keeps kernels for every shape that it meets, tens of milliseconds and some MB each.

@@ -41,6 +41,7 @@ def served(log: Path, model_name: str = "goemotions") -> Iterator[str]:
     """The URL of a model server with the champion for CPU, ended afterwards."""
     port = stack.free_ports(1)[0]
     command = [sys.executable, "-m", "goemotions.cli", "serve", f"--model-name={model_name}", f"--port={port}"]
+    command += ["--drain-seconds=0"]
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
             _wait(f"http://127.0.0.1:{port}/v1/models/goemotions", process, log)
