@@ -222,6 +222,22 @@ def test_a_failing_engine_fails_its_requests_and_no_others(batcher: Batcher, obs
     assert batcher.is_alive
 
 
+def test_a_lane_that_hangs_is_not_alive(observed: Observed) -> None:
+    batcher = Batcher(observed, max_texts=64, max_wait=5.0, max_batch=0.2)
+
+    async def run() -> None:
+        first = await busy(batcher, observed)
+        assert batcher.is_alive
+        await asyncio.sleep(0.3)
+        assert not batcher.is_alive
+        observed.door.set()
+        await first
+        assert batcher.is_alive
+
+    asyncio.run(run())
+    batcher.close()
+
+
 def test_closing_answers_what_waits(engine: Engine) -> None:
     batcher = Batcher(engine, max_texts=64, max_wait=5.0)
 

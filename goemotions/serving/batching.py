@@ -56,19 +56,24 @@ class Batcher:
         engine: what scores them; each of its lanes gets a thread.
         max_texts: texts that may wait.
         max_wait: seconds that a text may be expected to wait.
+        max_batch: seconds after which a batch that is not done means that its lane hangs.
         across_requests: whether texts of several requests may share a batch.
     """
 
-    def __init__(self, engine: Engine, *, max_texts: int, max_wait: float, across_requests: bool = True) -> None:
+    def __init__(
+        self, engine: Engine, *, max_texts: int, max_wait: float, max_batch: float = 30.0, across_requests: bool = True
+    ) -> None:
         self._engine = engine
         self._max_texts = max_texts
         self._max_wait = max_wait
+        self._max_batch = max_batch
         self._across_requests = across_requests
         self._changed = threading.Condition()
         self._arrived: deque[_Job] = deque()
         self._items: deque[_Item] = deque()
         self._waiting = 0
         self._rate = 0.0
+        self._under_way: dict[int, float] = {}
         self._closed = False
         self._lanes = [
             threading.Thread(target=self._work, name=f"lane-{number}", daemon=True) for number in range(engine.lanes)
@@ -97,7 +102,9 @@ class Batcher:
 
     @property
     def is_alive(self) -> bool:
-        return all(lane.is_alive() for lane in self._lanes)
+        """Whether every lane runs, and none hangs."""
+        oldest = min(self._under_way.copy().values(), default=float("inf"))
+        return time.perf_counter() - oldest < self._max_batch and all(lane.is_alive() for lane in self._lanes)
 
     def close(self) -> None:
         """Ends the lanes once nothing waits."""
@@ -188,13 +195,15 @@ class Batcher:
         return batch
 
     def _score(self, batch: list[_Item]) -> None:
-        started = time.perf_counter()
+        started = self._under_way[threading.get_ident()] = time.perf_counter()
         try:
             ids, mask = self._engine.encoder.pad([item.ids for item in batch])
             found = self._engine.logits(ids, mask)
         except Exception as error:
             _fail([item.job for item in batch], error)
             raise
+        finally:
+            del self._under_way[threading.get_ident()]
         seconds = time.perf_counter() - started
         metrics.BATCH_TEXTS.observe(len(batch))
         metrics.BATCH_TOKENS.observe(ids.size)

@@ -56,6 +56,7 @@ class Service:
             predictor.engine,
             max_texts=limits.queue_texts,
             max_wait=limits.queue_seconds,
+            max_batch=limits.answer_seconds,
             across_requests=across_requests,
         )
         self._predictions = [metrics.PREDICTIONS.labels(name) for name in self.labels]
