@@ -255,17 +255,13 @@ LIMITS = {
 @click.option("--batching/--no-batching", "across_requests", default=True, show_default=True, help="Across requests.")
 @_limits
 def serve(reference: str, model_name: str, engine: str | None, **options: Any) -> None:
-    """Serve a bundle: KServe's V1 and V2 protocols over HTTP and gRPC.
-
-    Every option can be given as an environment variable, such as GOEMOTIONS_SERVE_PORT.
-    """
+    """Serve a bundle by KServe's protocols; each option is an environment variable too, such as GOEMOTIONS_SERVE_PORT."""
     from goemotions.serving import server
     from goemotions.serving.service import Limits
 
     chosen = {name: value for name in LIMITS if (value := options.pop(name)) is not None}
     limits = Limits(**{name: type(getattr(Limits, name))(value) for name, value in chosen.items()})
     with _bundle(reference, model_name) as (folder, version):
-        click.echo(f"http://{options['host']}:{options['port']}/ will answer with version {version}", err=True)
         server.serve(server.Settings(folder, version, engine or "", limits=limits, **options))
 
 

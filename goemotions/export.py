@@ -158,9 +158,8 @@ def _write_int8(source: Path, path: Path, encoder: TextEncoder, texts: Sequence[
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     """Without NNCF's progress bars and remarks."""
-    import nncf
-
-    nncf.set_log_level(logging.ERROR)
+    # Not nncf.set_log_level, which sets the level of every handler there is.
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield

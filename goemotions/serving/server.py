@@ -21,6 +21,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
+from goemotions import manifest
 from goemotions.errors import WorkflowError
 from goemotions.serving.service import Limits
 
@@ -66,9 +67,10 @@ def serve(settings: Settings) -> None:
         timeout_worker_healthcheck=30,
         backlog=2048,
     )
+    manifest.verify(settings.folder)
+    listening = _listen(settings.host, settings.port)
     # uvicorn raises the signal again once it has shut down: the exit is a clean one then.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    listening = _listen(settings.host, settings.port)
     if settings.workers == 1:
         uvicorn.Server(config).run([listening])
         return
@@ -95,7 +97,9 @@ def create(settings: Settings) -> Starlette:
         server = grpc.start(service, f"{settings.host}:{settings.grpc_port}") if settings.grpc_port else None
         if server:
             await server.start()
-        logger.info("ready: %s %s, version %s", predictor.engine.name, settings.folder, settings.version)
+        logger.info(
+            "http://%s:%s/ answers: version %s, %s", settings.host, settings.port, settings.version, predictor.engine.name
+        )
         yield
         if server:
             await server.stop(settings.limits.answer_seconds)
