@@ -66,7 +66,8 @@ download-model: stack-up ## bring the files of a VERSION (alias or number) to OU
 report: setup ## write docs/model-performance.md, its figures and tables from what the newest run made
 	@$(BIN)/python -m pipelines.local report --model-name '$(MODEL_NAME)'
 
-test: setup ## the tests; training in a process of its own, since torch crashed while it trained late in the others'
+# Training has a process of its own, here as in the pipeline: after OpenVINO has run in a process, torch can crash in training.
+test: setup ## the tests
 	$(BIN)/python -m pytest --ignore tests/test_training.py
 	$(BIN)/python -m pytest tests/test_training.py
 
