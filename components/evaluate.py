@@ -1,7 +1,7 @@
 """Score validation and test once with one engine."""
 
 from kfp import dsl
-from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
+from kfp.dsl import Artifact, ClassificationMetrics, Dataset, Input, Metrics, Model, Output
 
 from components import IMAGE
 
@@ -15,6 +15,7 @@ def evaluate(
     validation: Output[Artifact],
     test: Output[Artifact],
     metrics: Output[Metrics],
+    roc: Output[ClassificationMetrics],
 ) -> None:
     """Writes a folder of Predictions for each split, apart, so that a step which chooses can be given validation alone."""
     from pathlib import Path
@@ -25,3 +26,4 @@ def evaluate(
     values = evaluation.evaluate(Path(dataset.path), Path(model.path), Path(onnx.path), engine, outputs)
     for name, value in values.items():
         metrics.log_metric(name, value)
+    roc.log_roc_curve(*evaluation.roc(Path(validation.path)))

@@ -21,6 +21,7 @@ def report(
     pipeline_run: str,
     model_name: str,
     latency_budget_ms: float,
+    mlflow_address: str,
     folder: Output[Artifact],
     page: Output[HTML],
     text: Output[Markdown],
@@ -41,6 +42,8 @@ def report(
         Path(dataset.path), parts, Path(folder.path), found, model_name=model_name, latency_budget_ms=latency_budget_ms
     )
     shutil.copyfile(written / "report.html", page.path)
-    shutil.copyfile(written / "report.md", text.path)
     with tracking.step(pipeline_run) as run:
         run.log_folder(written, "report")
+        link = run.link(mlflow_address)
+    Path(text.path).write_text(f"[This run in MLflow]({link})\n\n{(written / 'report.md').read_text()}")
+    folder.metadata["mlflow"] = link

@@ -52,6 +52,12 @@ def evaluate(
     return result
 
 
+def roc(folder: Path) -> tuple[list[float], list[float], list[float]]:
+    """The ROC curve over all cells of a scored split, as ``metrics.roc_curve`` answers it."""
+    scored = Predictions.read(folder / FILE)
+    return metrics.roc_curve(scored.labels, scored.probabilities)
+
+
 def figures(predictions: Predictions, fitted: Thresholds) -> dict[str, float]:
     """Every metric of a scored split under thresholds, named ``<split>/<metric>``."""
     predicted = fitted.apply(predictions.probabilities)

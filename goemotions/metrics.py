@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import sklearn.metrics
 from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
 # The area under the ROC curve of a scorer that knows nothing; stands in where a label has one class only.
@@ -18,6 +19,19 @@ def ranking(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     micro = float(roc_auc_score(flat, probabilities.ravel())) if flat.min() != flat.max() else CHANCE
     measured = [auc for auc in label_auc(labels, probabilities) if auc is not None]
     return {"auc_micro": micro, "auc_macro": float(np.mean(measured)) if measured else CHANCE}
+
+
+def roc_curve(labels: np.ndarray, probabilities: np.ndarray, points: int = 200) -> tuple[list[float], list[float], list[float]]:
+    """False positive rates, true positive rates and thresholds of the ROC curve over all cells; finite, at most ``points`` of them."""
+    flat = labels.ravel()
+    if flat.min() == flat.max():
+        return [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]
+    curve = np.array(sklearn.metrics.roc_curve(flat, probabilities.ravel()))
+    # The first threshold is infinite, for the point where nothing is predicted.
+    curve[2] = np.minimum(curve[2], 1.0)
+    shown = np.unique(np.linspace(0, curve.shape[1] - 1, points).round().astype(int))
+    false, true, thresholds = curve[:, shown].tolist()
+    return false, true, thresholds
 
 
 def label_auc(labels: np.ndarray, probabilities: np.ndarray) -> list[float | None]:

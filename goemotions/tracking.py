@@ -78,6 +78,16 @@ class Run:
         with _named():
             _client().log_artifacts(self.run_id, str(path), name)
 
+    def link(self, address: str = "") -> str:
+        """Where a browser shows the run.
+
+        Args:
+            address: of MLflow, as a browser reaches it; empty for the tracking URI.
+        """
+        with _named():
+            experiment = _client().get_run(self.run_id).info.experiment_id
+        return f"{(address or connect()).rstrip('/')}/#/experiments/{experiment}/runs/{self.run_id}"
+
     def finish(self, status: str = "FINISHED") -> None:
         if self._unsent:
             self.log_metrics({})

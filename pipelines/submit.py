@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 from kfp import compiler
+from kfp.dsl.base_component import BaseComponent
 
 from goemotions.errors import WorkflowError
 from pipelines.training import training
@@ -21,10 +22,10 @@ def commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def compile_pipeline(path: Path, image: str, commit: str) -> None:
+def compile_pipeline(path: Path, image: str, commit: str, pipeline: BaseComponent = training) -> None:
     """Writes the pipeline as YAML; the image and the commit become the defaults of their parameters."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(training, str(path), pipeline_parameters={"image": image, "commit": commit})
+    compiler.Compiler().compile(pipeline, str(path), pipeline_parameters={"image": image, "commit": commit})
 
 
 @click.group()

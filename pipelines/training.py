@@ -1,10 +1,12 @@
 """The training pipeline: the order of the steps, and every parameter with its default."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from kfp import dsl, kubernetes
-from kfp.dsl import Collected, ParallelFor
+from kfp.dsl import Collected, If, ParallelFor
 
+from components.deploy import deploy
 from components.evaluate import evaluate
 from components.export import export
 from components.ingest import ingest
@@ -12,6 +14,7 @@ from components.register import register
 from components.report import report
 from components.train import train
 from components.tune_thresholds import tune_thresholds
+from pipelines.placement import DEFAULTS, PRESETS, place
 
 # What the steps read from the secret; a key that it lacks is left unset.
 CREDENTIALS = (
@@ -22,135 +25,171 @@ CREDENTIALS = (
     "AWS_REGION",
     "HF_TOKEN",
 )
+A100 = PRESETS["generic"]
 RUN = dsl.PIPELINE_JOB_ID_PLACEHOLDER
 
 
-@dsl.pipeline(name="goemotions-training", display_name="GoEmotions training")
-def training(
-    data: str = "sample",
-    models: list[str] = ["minilm", "minilm-3l"],  # noqa: B006 - KFP reads it, nothing changes it
-    weights: dict[str, str] = {},  # noqa: B006
-    settings: dict[str, dict[str, Any]] = {},  # noqa: B006
-    epochs: int = 0,
-    seed: int = 0,
-    precision: str = "auto",
-    checkpoint_steps: int = 500,
-    drop_leaked: bool = False,
-    unlabelled: str = "quarantine",
-    max_quarantined: float = 0.05,
-    threshold_strategy: str = "best",
-    stated_precision: float = 0.7,
-    stated_recall: float = 0.8,
-    store: str = "s3://goemotions/",
-    model_name: str = "goemotions",
-    latency_budget_ms: float = 25.0,
-    auto_promote: bool = False,
-    image: str = "goemotions-trainer:latest",
-    commit: str = "unknown",
-    credentials_secret: str = "goemotions",
-) -> None:
-    """Ingests a multi-label data set, trains and compares models, and registers the best for GPU and for CPU.
+def pipeline(resources: Mapping[str, str] = DEFAULTS) -> dsl.base_component.BaseComponent:
+    """The pipeline, its steps with these resources (``placement.resources``)."""
 
-    Args:
-        data: Source of the data: sample, hub:<dataset>[:<config>][@<revision>], a folder, or s3://bucket/prefix/.
-        models: Model profiles to train: roberta-large, distilbert, minilm, minilm-3l.
-        weights: Other weights for a profile, as {"distilbert": "s3://bucket/prefix/"}; empty for each profile's own.
-        settings: Hyperparameters to change in a profile, as {"minilm": {"learning_rate": 1e-4}}.
-        epochs: Epochs of every model; 0 for each profile's own.
-        seed: Seed of the heads, the order of the rows and the dropout.
-        precision: fp32, bf16, or auto for bf16 where the hardware computes in it.
-        checkpoint_steps: Optimizer steps between two checkpoints, from which a retried or preempted step goes on.
-        drop_leaked: Leave out of train each text that also stands in validation or test.
-        unlabelled: What happens to a row without a label: quarantine or keep.
-        max_quarantined: Share of a split's rows that may be blank or unlabelled before that is an error.
-        threshold_strategy: best (cross-fitted macro F1), precision, recall, or a strategy by name, such as per-label.
-        stated_precision: What the threshold strategy precision keeps.
-        stated_recall: What the threshold strategy recall keeps.
-        store: Bucket and prefix for bundles and checkpoints, with the final slash.
-        model_name: Name of the registered model in MLflow.
-        latency_budget_ms: 95th percentile, in ms, that the CPU winner may take for one text of 20 tokens on two threads.
-        auto_promote: Move the champion aliases where the gate passes; otherwise winners become challengers.
-        image: Trainer image of every step, tagged by commit.
-        commit: Git commit of the pipeline, for the tags of what it registers.
-        credentials_secret: Kubernetes secret with MLFLOW_TRACKING_URI and the S3 variables.
-    """
+    @dsl.pipeline(name="goemotions-training", display_name="GoEmotions training")
+    def training(
+        data: str = "sample",
+        models: list[str] = ["minilm", "minilm-3l"],  # noqa: B006 - KFP reads it, nothing changes it
+        weights: dict[str, str] = {},  # noqa: B006
+        settings: dict[str, dict[str, Any]] = {},  # noqa: B006
+        epochs: int = 0,
+        seed: int = 0,
+        precision: str = "auto",
+        checkpoint_steps: int = 500,
+        drop_leaked: bool = False,
+        unlabelled: str = "quarantine",
+        max_quarantined: float = 0.05,
+        threshold_strategy: str = "best",
+        stated_precision: float = 0.7,
+        stated_recall: float = 0.8,
+        store: str = "s3://goemotions/",
+        model_name: str = "goemotions",
+        latency_budget_ms: float = 25.0,
+        auto_promote: bool = False,
+        deploy_namespace: str = "",
+        canary_percent: int = 0,
+        image: str = "goemotions-trainer:latest",
+        commit: str = "unknown",
+        credentials_secret: str = "goemotions",
+        node_selector: dict[str, str] = A100.node_selector,
+        tolerations: list[dict[str, Any]] = A100.tolerations,
+        mlflow_address: str = "",
+    ) -> None:
+        """Ingests a multi-label data set, trains and compares models, and registers the best for GPU and for CPU.
 
-    def placed(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
-        task.set_display_name(name).set_container_image(image).set_retry(2)
-        # The cache knows names, not contents: other data or another model under the same name would get the old output.
-        task.set_caching_options(False)
-        kubernetes.use_secret_as_env(task, credentials_secret, {key: key for key in CREDENTIALS}, optional=True)
-        return task
+        Args:
+            data: Source of the data: sample, hub:<dataset>[:<config>][@<revision>], a folder, or s3://bucket/prefix/.
+            models: Model profiles to train: roberta-large, distilbert, minilm, minilm-3l.
+            weights: Other weights for a profile, as {"distilbert": "s3://bucket/prefix/"}; empty for each profile's own.
+            settings: Hyperparameters to change in a profile, as {"minilm": {"learning_rate": 1e-4}}.
+            epochs: Epochs of every model; 0 for each profile's own.
+            seed: Seed of the heads, the order of the rows and the dropout.
+            precision: fp32, bf16, or auto for bf16 where the hardware computes in it.
+            checkpoint_steps: Optimizer steps between two checkpoints, from which a retried or preempted step goes on.
+            drop_leaked: Leave out of train each text that also stands in validation or test.
+            unlabelled: What happens to a row without a label: quarantine or keep.
+            max_quarantined: Share of a split's rows that may be blank or unlabelled before that is an error.
+            threshold_strategy: best (cross-fitted macro F1), precision, recall, or a strategy by name, such as per-label.
+            stated_precision: What the threshold strategy precision keeps.
+            stated_recall: What the threshold strategy recall keeps.
+            store: Bucket and prefix for bundles and checkpoints, with the final slash.
+            model_name: Name of the registered model in MLflow.
+            latency_budget_ms: 95th percentile, in ms, that the CPU winner may take for one text of 20 tokens on two threads.
+            auto_promote: Move the champion aliases where the gate passes; otherwise winners become challengers.
+            deploy_namespace: Namespace whose InferenceServices get what became champion; empty: nothing is deployed.
+            canary_percent: Share of the traffic for what is deployed, challengers too; 0: champions alone, with all of it.
+            image: Trainer image of every step, tagged by commit.
+            commit: Git commit of the pipeline, for the tags of what it registers.
+            credentials_secret: Kubernetes secret with MLFLOW_TRACKING_URI and the S3 variables.
+            node_selector: Labels of the nodes that train, such as {"cloud.google.com/gke-accelerator": "nvidia-tesla-a100"}.
+            tolerations: Taints of those nodes that are tolerated, as Kubernetes writes them.
+            mlflow_address: Address of MLflow as a browser reaches it, for links; empty: MLFLOW_TRACKING_URI.
+        """
 
-    ingested = placed(
-        ingest(source=data, drop_leaked=drop_leaked, unlabelled=unlabelled, max_quarantined=max_quarantined, pipeline_run=RUN),
-        "ingest",
-    )
-    dataset = ingested.outputs["dataset"]
-    with ParallelFor(models, name="models") as profile:
-        trained = placed(
-            train(
-                dataset=dataset,
-                profile=profile,
-                weights=weights,
-                settings=settings,
-                epochs=epochs,
-                seed=seed,
-                precision=precision,
-                store=store,
-                checkpoint_steps=checkpoint_steps,
-                pipeline_run=RUN,
+        def placed(task: dsl.PipelineTask, step: str, name: str = "") -> dsl.PipelineTask:
+            task.set_display_name(name or step).set_container_image(image)
+            place(task, step, resources, node_selector, tolerations)
+            # The cache knows names, not contents: other data or another model under the same name would get the old output.
+            task.set_caching_options(False)
+            kubernetes.use_secret_as_env(task, credentials_secret, {key: key for key in CREDENTIALS}, optional=True)
+            return task
+
+        ingested = placed(
+            ingest(
+                source=data, drop_leaked=drop_leaked, unlabelled=unlabelled, max_quarantined=max_quarantined, pipeline_run=RUN
             ),
-            "train",
+            "ingest",
         )
-        model = trained.outputs["model"]
-        exported = placed(export(dataset=dataset, model=model), "export")
-        onnx = exported.outputs["onnx"]
-        scored, tuned = {}, {}
-        for variant, engine in (("gpu", "torch"), ("cpu", "onnx-int8")):
-            scored[variant] = placed(evaluate(dataset=dataset, model=model, onnx=onnx, engine=engine), f"evaluate ({variant})")
-            tuned[variant] = placed(
-                tune_thresholds(
-                    validation=scored[variant].outputs["validation"],
-                    strategy=threshold_strategy,
-                    precision=stated_precision,
-                    recall=stated_recall,
+        dataset = ingested.outputs["dataset"]
+        with ParallelFor(models, name="models") as profile:
+            trained = placed(
+                train(
+                    dataset=dataset,
+                    profile=profile,
+                    weights=weights,
+                    settings=settings,
+                    epochs=epochs,
+                    seed=seed,
+                    precision=precision,
+                    store=store,
+                    checkpoint_steps=checkpoint_steps,
+                    pipeline_run=RUN,
                 ),
-                f"tune thresholds ({variant})",
+                "train",
+            )
+            model = trained.outputs["model"]
+            exported = placed(export(dataset=dataset, model=model), "export")
+            onnx = exported.outputs["onnx"]
+            scored, tuned = {}, {}
+            for variant, engine in (("gpu", "torch"), ("cpu", "onnx-int8")):
+                scored[variant] = placed(
+                    evaluate(dataset=dataset, model=model, onnx=onnx, engine=engine), "evaluate", f"evaluate ({variant})"
+                )
+                tuned[variant] = placed(
+                    tune_thresholds(
+                        validation=scored[variant].outputs["validation"],
+                        strategy=threshold_strategy,
+                        precision=stated_precision,
+                        recall=stated_recall,
+                    ),
+                    "tune_thresholds",
+                    f"tune thresholds ({variant})",
+                )
+
+        def collected() -> dict[str, Collected]:
+            # Made anew for each task: KFP changes the one it is given.
+            return {
+                "models": Collected(model),
+                "onnx": Collected(onnx),
+                **{f"{variant}_validation": Collected(task.outputs["validation"]) for variant, task in scored.items()},
+                **{f"{variant}_test": Collected(task.outputs["test"]) for variant, task in scored.items()},
+                **{f"{variant}_thresholds": Collected(task.outputs["thresholds"]) for variant, task in tuned.items()},
+            }
+
+        registered = placed(
+            register(
+                dataset=dataset,
+                **collected(),
+                store=store,
+                pipeline_run=RUN,
+                model_name=model_name,
+                latency_budget_ms=latency_budget_ms,
+                auto_promote=auto_promote,
+                commit=commit,
+                image=image,
+            ),
+            "register",
+        )
+        placed(
+            report(
+                dataset=dataset,
+                **collected(),
+                registered=registered.outputs["registered"],
+                pipeline_run=RUN,
+                model_name=model_name,
+                latency_budget_ms=latency_budget_ms,
+                mlflow_address=mlflow_address,
+            ),
+            "report",
+        )
+        with If(deploy_namespace != "", name="deploy"):
+            placed(
+                deploy(
+                    registered=registered.outputs["registered"],
+                    namespace=deploy_namespace,
+                    canary_percent=canary_percent,
+                    model_name=model_name,
+                ),
+                "deploy",
             )
 
-    def collected() -> dict[str, Collected]:
-        # Made anew for each task: KFP changes the one it is given.
-        return {
-            "models": Collected(model),
-            "onnx": Collected(onnx),
-            **{f"{variant}_validation": Collected(task.outputs["validation"]) for variant, task in scored.items()},
-            **{f"{variant}_test": Collected(task.outputs["test"]) for variant, task in scored.items()},
-            **{f"{variant}_thresholds": Collected(task.outputs["thresholds"]) for variant, task in tuned.items()},
-        }
+    return training
 
-    registered = placed(
-        register(
-            dataset=dataset,
-            **collected(),
-            store=store,
-            pipeline_run=RUN,
-            model_name=model_name,
-            latency_budget_ms=latency_budget_ms,
-            auto_promote=auto_promote,
-            commit=commit,
-            image=image,
-        ),
-        "register",
-    )
-    placed(
-        report(
-            dataset=dataset,
-            **collected(),
-            registered=registered.outputs["registered"],
-            pipeline_run=RUN,
-            model_name=model_name,
-            latency_budget_ms=latency_budget_ms,
-        ),
-        "report",
-    )
+
+training = pipeline()

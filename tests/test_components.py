@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from kfp import dsl
 
+from components.deploy import deploy
 from components.evaluate import evaluate
 from components.export import export
 from components.ingest import ingest
@@ -17,7 +18,7 @@ from components.train import train
 from components.tune_thresholds import tune_thresholds
 from goemotions import registration, tracking
 
-COMPONENTS = (ingest, train, export, evaluate, tune_thresholds, register, report)
+COMPONENTS = (ingest, train, export, evaluate, tune_thresholds, register, report, deploy)
 
 
 @pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)
@@ -64,9 +65,14 @@ def test_train_logs_its_epochs_and_leaves_checkpoints_in_s3(
 
 def test_evaluate_and_tune_keep_the_splits_apart(dataset: Path, model_folder: Path, onnx_folder: Path, tmp_path: Path) -> None:
     outputs = {name: dsl.Artifact(uri=str(tmp_path / name)) for name in ("validation", "test")}
-    metrics = dsl.Metrics(uri=str(tmp_path / "metrics"))
+    metrics, roc = dsl.Metrics(uri=str(tmp_path / "metrics")), dsl.ClassificationMetrics(uri=str(tmp_path / "roc"))
     inputs = (dsl.Dataset(uri=str(dataset)), dsl.Model(uri=str(model_folder)), dsl.Model(uri=str(onnx_folder)))
-    evaluate.python_func(*inputs, "onnx-int8", **outputs, metrics=metrics)
+    evaluate.python_func(*inputs, "onnx-int8", **outputs, metrics=metrics, roc=roc)
+    readings = roc.metadata["confidenceMetrics"]
+    assert 2 <= len(readings) <= 200
+    assert (readings[0]["falsePositiveRate"], readings[0]["confidenceThreshold"]) == (0.0, 1.0)
+    assert (readings[-1]["falsePositiveRate"], readings[-1]["recall"]) == (1.0, 1.0)
+    json.dumps(readings, allow_nan=False)
     assert {name.partition("/")[0] for name in metrics.metadata} == {"validation", "test"}
     for split in ("validation", "test"):
         stored = json.loads((tmp_path / split / "metrics.json").read_text())
@@ -120,10 +126,14 @@ def test_register_and_report_answer_with_versions_and_pages(
         pipeline_run="component-register",
         model_name="component-register",
         latency_budget_ms=25.0,
+        mlflow_address="https://mlflow.example/",
         folder=dsl.Artifact(uri=str(tmp_path / "folder")),
         page=page,
         text=text,
     )
     assert found["gpu"]["source"] in (tmp_path / "text.md").read_text()
     run = tracking.find_run("component-register").run_id
+    link = (tmp_path / "text.md").read_text().splitlines()[0]
+    assert link.startswith("[This run in MLflow](https://mlflow.example/#/experiments/")
+    assert link.endswith(f"/runs/{run})")
     assert "report/report.html" in [file.path for file in tracking._client().list_artifacts(run, "report")]

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines import local
+from pipelines import local, placement
 from pipelines.submit import compile_pipeline
+from pipelines.training import pipeline as training_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +24,13 @@ def pipeline(compiled: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
+def platform(compiled: Path) -> dict[str, Any]:
+    """What Kubernetes alone knows of each step's pod."""
+    document = list(yaml.safe_load_all(compiled.read_text()))[1]
+    return document["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+
+
+@pytest.fixture(scope="module")
 def loop(pipeline: dict[str, Any]) -> dict[str, Any]:
     return pipeline["components"]["comp-for-loop-1"]["dag"]["tasks"]
 
@@ -31,6 +39,7 @@ def test_every_parameter_is_described_and_has_a_default(pipeline: dict[str, Any]
     parameters = pipeline["root"]["inputDefinitions"]["parameters"]
     assert [name for name, facts in parameters.items() if not facts.get("description")] == []
     assert [name for name, facts in parameters.items() if "defaultValue" not in facts and not facts.get("isOptional")] == []
+    assert len(parameters) == 26
     assert parameters["data"]["defaultValue"] == "sample"
     assert parameters["models"]["defaultValue"] == ["minilm", "minilm-3l"]
 
@@ -45,12 +54,90 @@ def test_the_image_and_the_commit_are_those_it_was_compiled_for(pipeline: dict[s
 
 def test_the_tasks_are_the_steps_in_their_order(pipeline: dict[str, Any], loop: dict[str, Any]) -> None:
     tasks = pipeline["root"]["dag"]["tasks"]
-    assert set(tasks) == {"ingest", "for-loop-1", "register", "report"}
+    assert set(tasks) == {"ingest", "for-loop-1", "register", "report", "condition-2"}
     assert set(loop) == {"train", "export", "evaluate", "evaluate-2", "tune-thresholds", "tune-thresholds-2"}
     assert tasks["for-loop-1"]["dependentTasks"] == ["ingest"]
     assert set(tasks["register"]["dependentTasks"]) == {"for-loop-1", "ingest"}
     assert set(loop["evaluate"]["dependentTasks"]) == {"train", "export"}
-    assert {task["retryPolicy"]["maxRetryCount"] for task in loop.values()} == {2}
+    assert [task["taskInfo"]["name"] for task in loop.values() if task["taskInfo"]["name"].startswith("evaluate")] == [
+        "evaluate (gpu)",
+        "evaluate (cpu)",
+    ]
+
+
+def test_nothing_is_deployed_unless_a_namespace_is_named(pipeline: dict[str, Any]) -> None:
+    task = pipeline["root"]["dag"]["tasks"]["condition-2"]
+    assert task["triggerPolicy"]["condition"] == "inputs.parameter_values['pipelinechannel--deploy_namespace'] != ''"
+    assert pipeline["root"]["inputDefinitions"]["parameters"]["deploy_namespace"]["defaultValue"] == ""
+    assert set(pipeline["components"]["comp-condition-2"]["dag"]["tasks"]) == {"deploy"}
+
+
+def test_training_runs_on_a100_nodes_and_the_pool_is_a_parameter(pipeline: dict[str, Any], platform: dict[str, Any]) -> None:
+    resources = pipeline["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
+    assert resources["accelerator"] | {"resourceType": "nvidia.com/gpu", "resourceCount": "1"} == resources["accelerator"]
+    train = platform["exec-train"]
+    assert train["nodeSelector"]["nodeSelectorJson"] == {"componentInputParameter": "pipelinechannel--node_selector"}
+    assert train["tolerations"][0]["tolerationJson"] == {"componentInputParameter": "pipelinechannel--tolerations"}
+    (memory,) = train["emptyDirMounts"]
+    assert (memory["mountPath"], memory["medium"], memory["sizeLimit"]) == ("/dev/shm", "Memory", "8Gi")
+    parameters = pipeline["root"]["inputDefinitions"]["parameters"]
+    assert "A100" in parameters["node_selector"]["defaultValue"]["nvidia.com/gpu.product"]
+    assert parameters["tolerations"]["defaultValue"] == [
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    ]
+    assert [name for name, pod in platform.items() if "nodeSelector" in pod] == ["exec-train"]
+
+
+def test_every_step_asks_for_cpu_and_memory_ends_in_time_and_is_tried_again(
+    pipeline: dict[str, Any], platform: dict[str, Any], loop: dict[str, Any]
+) -> None:
+    for name, executor in pipeline["deploymentSpec"]["executors"].items():
+        resources = executor["container"]["resources"]
+        assert resources["resourceCpuRequest"]
+        assert resources["resourceMemoryRequest"] == resources["resourceMemoryLimit"]
+        assert int(platform[name]["activeDeadlineSeconds"]) > 0
+    tasks = {**pipeline["root"]["dag"]["tasks"], **loop, **pipeline["components"]["comp-condition-2"]["dag"]["tasks"]}
+    policies = [task["retryPolicy"] for name, task in tasks.items() if name not in ("for-loop-1", "condition-2")]
+    assert len(policies) == 10
+    assert {(policy["maxRetryCount"], policy["backoffDuration"]) for policy in policies} == {(3, "60s")}
+
+
+def test_resources_are_changed_when_the_pipeline_is_compiled(tmp_path: Path) -> None:
+    changed = placement.resources(["train.gpus=4", "train.memory=128Gi", "train.accelerator=amd.com/gpu", "report.cpu=500m"])
+    compile_pipeline(tmp_path / "four.yaml", "image:1", "1", training_pipeline(changed))
+    spec = next(yaml.safe_load_all((tmp_path / "four.yaml").read_text()))
+    train = spec["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
+    assert (train["accelerator"]["resourceType"], train["accelerator"]["resourceCount"]) == ("amd.com/gpu", "4")
+    assert train["resourceMemoryLimit"] == "128Gi"
+    assert spec["deploymentSpec"]["executors"]["exec-report"]["container"]["resources"]["resourceCpuRequest"] == "500m"
+
+
+def test_without_gpus_training_runs_on_any_node(tmp_path: Path) -> None:
+    compile_pipeline(tmp_path / "cpu.yaml", "image:1", "1", training_pipeline(placement.resources(["train.gpus=0"])))
+    spec, platform = yaml.safe_load_all((tmp_path / "cpu.yaml").read_text())
+    assert "accelerator" not in spec["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
+    assert "nodeSelector" not in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.gpu=1", r"no resource 'train.gpu'.*train.gpus"),
+        ("train.gpus=two", "train.gpus is a whole number, not 'two'"),
+        ("train.memory=16 GB", "train.memory is a quantity such as 4 or 16Gi, not '16 GB'"),
+        ("train.cpu", "train.cpu is a quantity"),
+    ],
+)
+def test_a_resource_that_cannot_be_is_refused(override: str, message: str) -> None:
+    with pytest.raises(placement.BadResource, match=message):
+        placement.resources([override])
+
+
+def test_the_presets_name_labels_and_taints_of_a100_pools() -> None:
+    assert set(placement.PRESETS) == {"gke", "eks", "generic"}
+    for preset in placement.PRESETS.values():
+        assert len(preset.node_selector) == 1
+        assert preset.tolerations[0]["key"] == "nvidia.com/gpu"
 
 
 def test_nothing_is_installed_in_a_pod(compiled: Path) -> None:
@@ -65,16 +152,14 @@ def test_thresholds_are_given_validation_alone(loop: dict[str, Any]) -> None:
 
 def test_no_step_takes_its_answer_from_the_cache(pipeline: dict[str, Any], loop: dict[str, Any]) -> None:
     """Fault row 22: other data under the same name never brings back an old result."""
-    tasks = {**pipeline["root"]["dag"]["tasks"], **loop}
-    del tasks["for-loop-1"]
+    tasks = {**pipeline["root"]["dag"]["tasks"], **loop, **pipeline["components"]["comp-condition-2"]["dag"]["tasks"]}
+    del tasks["for-loop-1"], tasks["condition-2"]
     assert [name for name, task in tasks.items() if task["cachingOptions"] != {}] == []
 
 
-def test_credentials_come_by_reference(compiled: Path) -> None:
-    platform = list(yaml.safe_load_all(compiled.read_text()))[1]
-    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    assert len(executors) == 9
-    for executor in executors.values():
+def test_credentials_come_by_reference(platform: dict[str, Any]) -> None:
+    assert len(platform) == 10
+    for executor in platform.values():
         (secret,) = executor["secretAsEnv"]
         assert {pair["envVar"] for pair in secret["keyToEnv"]} >= {"MLFLOW_TRACKING_URI", "AWS_SECRET_ACCESS_KEY"}
         assert "credentials_secret" in str(secret["secretNameParameter"])

@@ -1,0 +1,22 @@
+"""Set the new versions on the InferenceServices of a namespace."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Input
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+def deploy(registered: Input[Artifact], namespace: str, canary_percent: int, model_name: str) -> None:
+    """Deploys what became champion, or, as a canary, what became challenger."""
+    import json
+    from pathlib import Path
+
+    from goemotions import deployment
+
+    found = json.loads((Path(registered.path) / "registered.json").read_text())
+    for variant, version in found.items():
+        if canary_percent or version["alias"].startswith("champion"):
+            deployment.deploy(
+                version["version"], f"{model_name}-{variant}", namespace, model_name=model_name, canary_percent=canary_percent
+            )

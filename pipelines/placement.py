@@ -1,0 +1,118 @@
+"""Where the steps run: CPU, memory, accelerators and time of each, and the labels of A100 node pools.
+
+Node selector and tolerations are parameters of the pipeline. The rest is fixed when it is compiled: inside a loop KFP takes no
+parameters for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kfp import dsl, kubernetes
+
+from goemotions.errors import WorkflowError
+
+# CPU and memory are requests, memory is the limit too; `shared_memory` is the size of /dev/shm; `timeout` is in seconds.
+DEFAULTS: Mapping[str, str] = {
+    "ingest.cpu": "1",
+    "ingest.memory": "4Gi",
+    "ingest.timeout": "3600",
+    "train.cpu": "8",
+    "train.memory": "32Gi",
+    "train.accelerator": "nvidia.com/gpu",
+    "train.gpus": "1",
+    "train.shared_memory": "8Gi",
+    "train.timeout": "86400",
+    "export.cpu": "4",
+    "export.memory": "16Gi",
+    "export.timeout": "7200",
+    "evaluate.cpu": "4",
+    "evaluate.memory": "8Gi",
+    "evaluate.timeout": "7200",
+    "tune_thresholds.cpu": "2",
+    "tune_thresholds.memory": "4Gi",
+    "tune_thresholds.timeout": "3600",
+    "register.cpu": "2",
+    "register.memory": "8Gi",
+    "register.timeout": "3600",
+    "report.cpu": "4",
+    "report.memory": "8Gi",
+    "report.timeout": "7200",
+    "deploy.cpu": "100m",
+    "deploy.memory": "512Mi",
+    "deploy.timeout": "1800",
+}
+NUMBERS = ("gpus", "timeout")
+QUANTITY = re.compile(r"\d+(\.\d+)?(m|[EPTGMk]i?)?")
+# A preempted node takes minutes to come back; each attempt goes on from the last checkpoint.
+RETRIES = {"num_retries": 3, "backoff_duration": "60s", "backoff_factor": 2.0, "backoff_max_duration": "600s"}
+
+
+class BadResource(WorkflowError):
+    """A resource is unknown or its value cannot be understood."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Labels and taints of a kind of A100 node pool, as Kubernetes writes them."""
+
+    node_selector: dict[str, str]
+    tolerations: list[dict[str, Any]] = field(
+        default_factory=lambda: [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    )
+
+
+PRESETS = {
+    "gke": Preset({"cloud.google.com/gke-accelerator": "nvidia-tesla-a100"}),
+    # The eight A100s of a node have one instance type; Karpenter and managed node groups both set the label.
+    "eks": Preset({"node.kubernetes.io/instance-type": "p4d.24xlarge"}),
+    # As NVIDIA's GPU feature discovery names the card with 40 GB.
+    "generic": Preset({"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"}),
+}
+
+
+def resources(overrides: Iterable[str] = ()) -> dict[str, str]:
+    """The defaults with some changed.
+
+    Args:
+        overrides: ``step.field=value``, such as ``train.gpus=4`` or ``train.memory=64Gi``.
+
+    Raises:
+        BadResource: no such step or field, or a value that is no Kubernetes quantity.
+    """
+    found = dict(DEFAULTS)
+    for override in overrides:
+        name, _, value = override.partition("=")
+        if name not in DEFAULTS:
+            raise BadResource(f"there is no resource {name!r}: choose from {', '.join(DEFAULTS)}")
+        kind = name.rpartition(".")[2]
+        if not (kind == "accelerator" or (value.isdigit() if kind in NUMBERS else QUANTITY.fullmatch(value))):
+            raise BadResource(
+                f"{name} is a {'whole number' if kind in NUMBERS else 'quantity such as 4 or 16Gi'}, not {value!r}"
+            )
+        found[name] = value
+    return found
+
+
+def place(task: dsl.PipelineTask, step: str, resources: Mapping[str, str], node_selector: Any, tolerations: Any) -> None:
+    """Gives a task what its step asks for, and the node pool with the accelerators where it asks for some.
+
+    Args:
+        task: the task, its image set.
+        step: its name in ``resources``.
+        resources: as ``resources()`` answers them.
+        node_selector, tolerations: of the node pool, values or pipeline parameters.
+    """
+    asked = {name.partition(".")[2]: value for name, value in resources.items() if name.partition(".")[0] == step}
+    task.set_cpu_request(asked["cpu"]).set_memory_request(asked["memory"]).set_memory_limit(asked["memory"])
+    task.set_retry(**RETRIES)
+    kubernetes.set_timeout(task, int(asked["timeout"]))
+    if int(asked.get("gpus", 0)):
+        task.set_accelerator_type(asked["accelerator"]).set_accelerator_limit(int(asked["gpus"]))
+        kubernetes.add_node_selector_json(task, node_selector)
+        kubernetes.add_toleration_json(task, tolerations)
+        # Processes that share a batch of work do so through /dev/shm; a container's own has 64 MB.
+        kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=asked["shared_memory"])
