@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from goemotions import operate
 from goemotions.errors import WorkflowError
 
 # A step's libraries take seconds to import, so each subcommand imports its own.
@@ -263,6 +264,10 @@ def serve(reference: str, model_name: str, engine: str | None, **options: Any) -
     limits = Limits(**{name: type(getattr(Limits, name))(value) for name, value in chosen.items()})
     with _bundle(reference, model_name) as (folder, version):
         server.serve(server.Settings(folder, version, engine or "", limits=limits, **options))
+
+
+for command in operate.COMMANDS:
+    commands.add_command(command)
 
 
 @contextlib.contextmanager

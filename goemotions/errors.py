@@ -39,6 +39,14 @@ class TrackingError(WorkflowError):
     """The MLflow server cannot be reached or refused a request."""
 
 
+class DeploymentError(WorkflowError):
+    """A cluster cannot be reached, refuses, or does not get a version ready."""
+
+
+class PromotionRefused(WorkflowError):
+    """A version does not pass the gate, or there is none to go back to."""
+
+
 class RequestError(WorkflowError):
     """A prediction request is not answered. ``status`` is the HTTP status, ``retry_after`` the seconds to wait first."""
 

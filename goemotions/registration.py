@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from goemotions import bundle, data, engines, evaluation, gate, manifest, metrics, storage, thresholds, tracking
+from goemotions import bundle, engines, evaluation, gate, manifest, metrics, promotion, storage, thresholds, tracking
 from goemotions.bundle import ENGINES, Variant
 from goemotions.errors import ModelError
 from goemotions.gate import Contender
@@ -20,8 +20,6 @@ from goemotions.tokenization import read_json
 from goemotions.tracking import Version
 
 log = logging.getLogger(__name__)
-
-LATENCY_BUDGET_MS = 25.0
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ def register(
     store: str,
     pipeline_run: str,
     model_name: str = bundle.MODEL,
-    latency_budget_ms: float = LATENCY_BUDGET_MS,
+    latency_budget_ms: float = promotion.LATENCY_BUDGET_MS,
     auto_promote: bool = False,
     tags: dict[str, str] | None = None,
 ) -> dict[str, Any]:
@@ -205,7 +203,7 @@ def _refuse_other_files(location: str, stored: dict[str, Any], parts: Parts) -> 
 def _refuse_other_labels(model_name: str, variant: Variant, folders: list[Parts]) -> None:
     """Before anything is stored: versions of one registered model answer with the same labels."""
     ours = {tuple(thresholds.read(folder.thresholds / "thresholds.json")[1]["thresholds"]) for folder in folders}
-    champion = tracking.version(model_name, f"champion-{variant}")
+    champion = promotion.champion(model_name, variant)
     if champion is None:
         return
     stored = json.loads(storage.read(champion.source, "thresholds.json") or b'{"thresholds": {}}')
@@ -223,33 +221,19 @@ def _alias(
     auto_promote: bool,
 ) -> dict[str, Any]:
     """Sets challenger, and champion where there is none or where promotion was asked for and the gate passes."""
-    champion = tracking.version(model_name, f"champion-{variant}")
+    alias = promotion.alias(variant)
+    champion = promotion.champion(model_name, variant)
     if champion is None:
-        tracking.set_alias(model_name, f"champion-{variant}", version.number)
-        return {"alias": f"champion-{variant}", "gate": None}
-    if champion.number == version.number:
-        return {"alias": f"champion-{variant}", "gate": None}
-    verdict = gate.compare(winner.contender(), _champion(champion, dataset, winner), latency_budget_ms=budget)
+        promotion.set_champion(model_name, version, variant, "")
+    if champion is None or champion.number == version.number:
+        return {"alias": alias, "gate": None}
+    theirs = promotion.contender(champion, winner.validation, dataset)
+    verdict = gate.compare(winner.contender(), theirs, latency_budget_ms=budget)
     tracking.set_alias(model_name, f"challenger-{variant}", version.number)
     promoted = auto_promote and verdict.passes
     if promoted:
-        tracking.set_alias(model_name, f"champion-{variant}", version.number)
-    return {"alias": f"{'champion' if promoted else 'challenger'}-{variant}", "gate": verdict.describe()}
-
-
-def _champion(champion: Version, dataset: Path, winner: Candidate) -> Contender:
-    """The champion on the winner's validation rows: as stored, or scored anew where the data is another."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = storage.fetch(champion.source, Path(scratch))
-        opened = bundle.load(folder)
-        found = Predictions.read(folder / "validation.parquet")
-        if found.digest != winner.validation.digest and found.names == winner.validation.names:
-            rows = data.load(dataset, ("validation",))[0]["validation"]
-            engine = engines.load(opened.facts["engine"], folder, opened.encoder)
-            scores, _ = engines.score(engine, rows["text"][:])
-            ours = winner.validation
-            found = Predictions(found.names, ours.ids, ours.labels, scores, "validation", engine.name, ours.digest)
-        return Contender(found, opened.thresholds, 0.0)
+        promotion.set_champion(model_name, version, variant, champion.number)
+    return {"alias": alias if promoted else f"challenger-{variant}", "gate": verdict.describe()}
 
 
 def _card(variant: str, facts: dict[str, Any], fitted: Thresholds, values: dict[str, float]) -> str:

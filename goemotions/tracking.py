@@ -6,24 +6,29 @@ The server is the one in ``MLFLOW_TRACKING_URI``. Runs and versions are found ag
 from __future__ import annotations
 
 import functools
+import getpass
+import json
 import logging
 import os
+import socket
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from goemotions.errors import TrackingError
+from goemotions.errors import ModelError, TrackingError
 
 log = logging.getLogger(__name__)
 
 EXPERIMENT = "goemotions"
 RUN_TAG = "goemotions.pipeline_run"
 PROFILE_TAG = "goemotions.profile"
+HISTORY_TAG = "goemotions.history."
 PARAMETER_LIMIT = 6000
 HEALTH_SECONDS = 5
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
@@ -113,6 +118,8 @@ def step(pipeline_run: str, profile: str = "") -> Iterator[Run]:
 def find_run(pipeline_run: str, profile: str = "") -> Run:
     """The MLflow run of a pipeline run (the parent) or of one profile in it (a child); made if it is not there yet.
 
+    Where Kubeflow's own MLflow plugin made a run for the step (``MLFLOW_RUN_ID``), that run and its parent are joined instead.
+
     Raises:
         TrackingError: no server is named, or it does not answer within seconds.
     """
@@ -120,8 +127,8 @@ def find_run(pipeline_run: str, profile: str = "") -> Run:
 
     connect()
     with _named():
-        experiment = _client().get_experiment_by_name(EXPERIMENT)
-        experiment_id = experiment.experiment_id if experiment else _client().create_experiment(EXPERIMENT)
+        joined = _joined()
+        experiment_id = joined.info.experiment_id if joined else _experiment()
         wanted = f"tags.`{RUN_TAG}` = '{pipeline_run}' and tags.`{PROFILE_TAG}` = '{profile or '-'}'"
 
         def find() -> Run | None:
@@ -129,12 +136,28 @@ def find_run(pipeline_run: str, profile: str = "") -> Run:
             return Run(found[0].info.run_id) if found else None
 
         def make() -> Run:
-            tags = {RUN_TAG: pipeline_run, PROFILE_TAG: profile or "-", MLFLOW_RUN_NAME: profile or pipeline_run}
+            tags = {RUN_TAG: pipeline_run, PROFILE_TAG: profile or "-"}
+            if joined:
+                step_run = joined.info.run_id
+                run = Run(step_run if profile else joined.data.tags.get(MLFLOW_PARENT_RUN_ID, step_run))
+                run.set_tags(tags)
+                return run
+            tags[MLFLOW_RUN_NAME] = profile or pipeline_run
             if profile:
                 tags[MLFLOW_PARENT_RUN_ID] = find_run(pipeline_run).run_id
             return Run(_client().create_run(experiment_id, tags=tags).info.run_id)
 
         return _once(find, make)
+
+
+def _joined() -> Any:
+    """The run that Kubeflow's plugin made for this step."""
+    return _client().get_run(os.environ["MLFLOW_RUN_ID"]) if os.environ.get("MLFLOW_RUN_ID") else None
+
+
+def _experiment() -> str:
+    found = _client().get_experiment_by_name(EXPERIMENT)
+    return str(found.experiment_id if found else _client().create_experiment(EXPERIMENT))
 
 
 def connect() -> str:
@@ -196,9 +219,55 @@ def version(model: str, reference: str) -> Version | None:
             raise
 
 
+def existing(model: str, reference: str) -> Version:
+    """The version an alias (or a number) stands for.
+
+    Raises:
+        ModelError: there is none.
+    """
+    found = version(model, reference)
+    if found is None:
+        raise ModelError(f"{model} has no version or alias {reference!r}: register one first, or see `make status`")
+    return found
+
+
 def set_alias(model: str, alias: str, number: str) -> None:
     with _named():
         _client().set_registered_model_alias(model, alias, number)
+
+
+def aliases(model: str) -> dict[str, str]:
+    """The number of the version that each alias stands for."""
+    from mlflow.exceptions import MlflowException
+
+    connect()
+    with _named():
+        try:
+            return {str(alias): str(number) for alias, number in _client().get_registered_model(model).aliases.items()}
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return {}
+            raise
+
+
+def record(model: str, version: Version, action: str, where: str, before: str, **facts: Any) -> None:
+    """Writes into a version's tags who changed what it does, when, and which version did it before.
+
+    Args:
+        action: ``promote``, ``rollback`` or ``deploy``.
+        where: the alias or InferenceService that changes.
+        before: number of the version that had its place; empty where there was none.
+    """
+    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    change = {"action": action, "where": where, "from": before, "to": version.number, "by": _who(), "at": now, **facts}
+    with _named():
+        _client().set_model_version_tag(model, version.number, f"{HISTORY_TAG}{now}", json.dumps(change))
+
+
+def history(version: Version, where: str) -> list[dict[str, Any]]:
+    """What ``record`` wrote of a version and an alias or InferenceService, oldest first."""
+    changes = [json.loads(value) for name, value in sorted(version.tags.items()) if name.startswith(HISTORY_TAG)]
+    return [change for change in changes if change["where"] == where]
 
 
 def write_mlmodel(folder: Path) -> None:
@@ -209,6 +278,15 @@ def write_mlmodel(folder: Path) -> None:
     description = Model()
     mlflow.pyfunc.add_to_model(description, loader_module="goemotions.predictor")
     description.save(folder / "MLmodel")
+
+
+def _who() -> str:
+    """User and host; in a pod, whose user may have no name, its uid and the pod's name."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
 
 
 def _version(found: Any) -> Version:

@@ -185,7 +185,12 @@ def test_a_version_tells_where_it_comes_from(registered: Registered, candidate: 
     assert version is not None
     digest = Predictions.read(candidate / variant / "validation" / FILE).digest
     facts = {"variant": variant, "profile": "minilm", "run_id": run_id, "dataset_digest": digest}
-    assert version.tags == {**facts, "commit": "c1"}
+    (change,) = tracking.history(version, f"champion-{variant}")
+    assert (change["action"], change["from"], change["to"]) == ("promote", "", version.number)
+    assert {name: value for name, value in version.tags.items() if name in facts or name == "commit"} == {
+        **facts,
+        "commit": "c1",
+    }
     assert version.run_id == run_id
     assert version.source == registered.answer[variant]["source"]
     assert version.source == f"{registry.store}models/{registry.name}/{run_id}/{variant}/"

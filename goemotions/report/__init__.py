@@ -14,7 +14,8 @@ import numpy as np
 from goemotions import bundle, data, document, evaluation
 from goemotions.bundle import Variant
 from goemotions.document import Section
-from goemotions.registration import LATENCY_BUDGET_MS, Parts
+from goemotions.promotion import LATENCY_BUDGET_MS
+from goemotions.registration import Parts
 from goemotions.report import dataset, decisions, evidence, labels, models
 from goemotions.report.result import Result, best
 

@@ -1,0 +1,242 @@
+"""Which version an InferenceService serves. The only module that knows the Kubernetes API.
+
+A version is set by its ``storageUri``, an immutable prefix: KServe starts pods with it, and ends the old ones once they are ready.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from goemotions import tracking
+from goemotions.bundle import MODEL
+from goemotions.errors import DeploymentError
+from goemotions.tracking import Version
+
+RESOURCE = {"group": "serving.kserve.io", "version": "v1beta1", "plural": "inferenceservices"}
+VERSION = "goemotions-version"
+CANARY_VERSION = "goemotions-canary-version"
+MODE = "serving.kserve.io/deploymentMode"
+# The names before KServe 0.16, and since.
+KNATIVE = ("Knative", "Serverless")
+# KServe allows a canary no scaling of its own.
+STABLE_ONLY = ("maxReplicas", "scaleTarget", "scaleMetric", "scaleMetricType", "autoScaling")
+TIMEOUT_SECONDS = 20
+POLL_SECONDS = 2.0
+ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Served:
+    """What an InferenceService serves: version and location of each part, and the canary's share of the traffic in percent."""
+
+    service: str
+    version: str
+    source: str
+    canary_version: str
+    canary_source: str
+    canary_percent: int
+    is_ready: bool
+
+    @classmethod
+    def of(cls, service: dict[str, Any]) -> Served:
+        annotations = service["metadata"].get("annotations") or {}
+        predictor = service["spec"]["predictor"]
+        source = predictor["model"].get("storageUri", "")
+        canary = (service["spec"].get("canary") or [{}])[0]
+        is_knative = predictor.get("canaryTrafficPercent") is not None
+        percent = predictor["canaryTrafficPercent"] if is_knative else canary.get("trafficPercent", 0)
+        canary_source = source if is_knative else canary.get("predictor", {}).get("model", {}).get("storageUri", "")
+        return cls(
+            service["metadata"]["name"],
+            annotations.get(VERSION, ""),
+            source,
+            annotations.get(CANARY_VERSION, "") if percent else "",
+            canary_source if percent else "",
+            percent,
+            _is_ready(service),
+        )
+
+
+def deploy(
+    reference: str,
+    service: str,
+    namespace: str,
+    *,
+    model_name: str = MODEL,
+    canary_percent: int = 0,
+    wait_seconds: float = 900,
+) -> Served:
+    """Sets a version on an InferenceService and waits until it is served. What is set already is left as it is.
+
+    Args:
+        reference: an alias or a version number.
+        service: name of the InferenceService; empty for ``<model name>-<variant>``.
+        namespace: where it lives; empty for the namespace of the current context.
+        model_name: name of the registered model.
+        canary_percent: share of the traffic that the version gets beside the one that is served; 0: it takes over.
+        wait_seconds: longest time until it is ready; 0: not waited for.
+
+    Raises:
+        ModelError: there is no such version.
+        DeploymentError: no cluster, no such InferenceService, a refusal, or it does not become ready in time.
+    """
+    if not 0 <= canary_percent <= 99:
+        raise DeploymentError(f"a canary gets 1 to 99 percent of the traffic, not {canary_percent}: 0 replaces what is served")
+    version = tracking.existing(model_name, reference)
+    service = service or f"{model_name}-{version.tags['variant']}"
+    cluster = Cluster(namespace)
+    before = cluster.service(service)
+    for _ in range(ATTEMPTS):
+        wanted = revised(before, version, canary_percent)
+        if wanted == before:
+            break
+        tracking.record(
+            model_name, version, "deploy", f"{cluster.namespace}/{service}", Served.of(before).version, percent=canary_percent
+        )
+        if cluster.replace(service, wanted):
+            break
+        before = cluster.service(service)
+    else:
+        raise DeploymentError(f"{service} is changed by someone else at the same time: deploy again once that is done")
+    return Served.of(cluster.ready(service, wait_seconds) if wait_seconds else cluster.service(service))
+
+
+def served(services: list[str], namespace: str) -> list[Served]:
+    """What the InferenceServices of these names serve, without those that do not exist."""
+    cluster = Cluster(namespace)
+    found = {service["metadata"]["name"]: service for service in cluster.services()}
+    return [Served.of(found[name]) for name in services if name in found]
+
+
+def revised(service: dict[str, Any], version: Version, canary_percent: int) -> dict[str, Any]:
+    """The InferenceService with a version set on it, alone or as a canary beside the one it serves."""
+    changed = copy.deepcopy(service)
+    annotations = changed["metadata"].setdefault("annotations", {})
+    predictor = changed["spec"]["predictor"]
+    changed["spec"].pop("canary", None)
+    predictor.pop("canaryTrafficPercent", None)
+    annotations.pop(CANARY_VERSION, None)
+    if not canary_percent:
+        predictor["model"]["storageUri"] = version.source
+        annotations[VERSION] = version.number
+        return changed
+    annotations[CANARY_VERSION] = version.number
+    if _mode(service) in KNATIVE:
+        predictor["model"]["storageUri"] = version.source
+        predictor["canaryTrafficPercent"] = canary_percent
+        return changed
+    canary = {name: copy.deepcopy(value) for name, value in predictor.items() if name not in STABLE_ONLY}
+    canary |= {"name": "canary", "minReplicas": 1}
+    canary["model"]["storageUri"] = version.source
+    changed["spec"]["canary"] = [{"trafficPercent": canary_percent, "predictor": canary}]
+    return changed
+
+
+def _mode(service: dict[str, Any]) -> str:
+    annotations = service["metadata"].get("annotations") or {}
+    return str(annotations.get(MODE) or service.get("status", {}).get("deploymentMode") or "Standard")
+
+
+def _is_ready(service: dict[str, Any]) -> bool:
+    """Ready, and of the specification that stands there: the status of the one before says nothing."""
+    status = service.get("status", {})
+    conditions = {condition["type"]: condition["status"] for condition in status.get("conditions", [])}
+    return conditions.get("Ready") == "True" and status.get("observedGeneration", 0) >= service["metadata"].get("generation", 0)
+
+
+class Cluster:
+    """The InferenceServices of a namespace, by the kubeconfig, or by the pod's service account."""
+
+    def __init__(self, namespace: str) -> None:
+        from kubernetes import client, config
+
+        try:
+            config.load_config()
+            current = config.list_kube_config_contexts()[1]["context"].get("namespace", "default") if not namespace else ""
+        except config.ConfigException as error:
+            raise DeploymentError("no Kubernetes cluster is configured: set KUBECONFIG, or run inside a cluster") from error
+        self.namespace = namespace or current
+        configuration = client.Configuration.get_default_copy()
+        configuration.retries = 2
+        self._api = client.CustomObjectsApi(client.ApiClient(configuration))
+
+    def service(self, name: str) -> dict[str, Any]:
+        with self._named(name):
+            found: dict[str, Any] = self._call(self._api.get_namespaced_custom_object, name=name)
+            return found
+
+    def services(self) -> list[dict[str, Any]]:
+        with self._named("InferenceServices"):
+            found: list[dict[str, Any]] = self._call(self._api.list_namespaced_custom_object)["items"]
+            return found
+
+    def replace(self, name: str, service: dict[str, Any]) -> bool:
+        """Whether the object was replaced; not, if someone else changed it meanwhile."""
+        from kubernetes.client import ApiException
+
+        with self._named(name):
+            try:
+                # The client's own patch sends a content type that custom resources refuse.
+                self._call(self._api.replace_namespaced_custom_object, name=name, body=service)
+            except ApiException as error:
+                if error.status == 409:
+                    return False
+                raise
+        return True
+
+    def ready(self, name: str, seconds: float) -> dict[str, Any]:
+        """The InferenceService once it is ready.
+
+        Raises:
+            DeploymentError: it is not in time, or KServe says why it will not be.
+        """
+        deadline = time.monotonic() + seconds
+        while not _is_ready(service := self.service(name)):
+            failure = service.get("status", {}).get("modelStatus", {}).get("lastFailureInfo", {})
+            if time.monotonic() > deadline:
+                reason = failure.get("message") or _not_ready(service)
+                raise DeploymentError(
+                    f"{name} is not ready after {seconds:g} s ({reason}): the version before still answers; "
+                    f"deploy that one again, or look at `kubectl -n {self.namespace} describe inferenceservice {name}`"
+                )
+            time.sleep(POLL_SECONDS)
+        return service
+
+    def _call(self, method: Callable[..., Any], **arguments: Any) -> Any:
+        return method(**RESOURCE, namespace=self.namespace, **arguments, _request_timeout=TIMEOUT_SECONDS)
+
+    @contextmanager
+    def _named(self, name: str) -> Iterator[None]:
+        import json
+
+        from kubernetes.client import ApiException
+        from urllib3.exceptions import HTTPError
+
+        place = f"{name} in namespace {self.namespace}"
+        try:
+            yield
+        except HTTPError as error:
+            raise DeploymentError(f"the Kubernetes API does not answer: check the context of KUBECONFIG ({place})") from error
+        except ApiException as error:
+            try:
+                reason = json.loads(error.body)["message"]
+            except (TypeError, ValueError, KeyError):
+                reason = error.reason
+            advice = {
+                401: "log in to the cluster again",
+                403: "the account lacks rights; manifests/components/rbac grants what deploying needs",
+                404: "apply manifests/isvc.yaml first, or name another namespace",
+            }.get(error.status, "mend what it says")
+            raise DeploymentError(f"Kubernetes refuses {place} ({error.status}, {reason}): {advice}") from error
+
+
+def _not_ready(service: dict[str, Any]) -> str:
+    """The conditions that do not hold, as KServe words them."""
+    conditions = service.get("status", {}).get("conditions", [])
+    found = [f"{one['type']}: {one.get('message') or one.get('reason') or one['status']}" for one in conditions]
+    return "; ".join(text for text, one in zip(found, conditions, strict=True) if one["status"] != "True") or "no status yet"

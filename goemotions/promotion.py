@@ -1,0 +1,125 @@
+"""The champion of each variant: moved forward by the gate alone, and back by an explicit rollback. Every move is on record."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from goemotions import bundle, data, engines, gate, storage, tracking
+from goemotions.bundle import ENGINES, MODEL, Variant
+from goemotions.errors import PromotionRefused
+from goemotions.gate import Contender, Verdict
+from goemotions.predictions import FILE, Predictions
+from goemotions.tokenization import read_json
+from goemotions.tracking import Version
+
+LATENCY_BUDGET_MS = 25.0
+
+
+@dataclass(frozen=True)
+class Move:
+    """What became of an alias: the versions before and after, the same where nothing moved."""
+
+    alias: str
+    before: str
+    after: str
+    verdict: Verdict | None = None
+
+
+def champion(model_name: str, variant: str) -> Version | None:
+    return tracking.version(model_name, alias(variant))
+
+
+def alias(variant: str) -> str:
+    return f"champion-{variant}"
+
+
+def set_champion(model_name: str, version: Version, variant: str, before: str, action: str = "promote") -> None:
+    """Puts the move on record, then moves the alias: after a crash between the two the move can be made again."""
+    tracking.record(model_name, version, action, alias(variant), before)
+    tracking.set_alias(model_name, alias(variant), version.number)
+
+
+def promote(
+    reference: str, *, model_name: str = MODEL, dataset: Path | None = None, latency_budget_ms: float = LATENCY_BUDGET_MS
+) -> Move:
+    """Makes a version the champion of its variant, if it passes the gate. A version that is champion already stays it.
+
+    Args:
+        reference: an alias, such as ``challenger-cpu``, or a version number.
+        model_name: name of the registered model.
+        dataset: the Dataset folder of the version; needed only where the champion was scored on other data.
+        latency_budget_ms: 95th percentile that a cpu version may take for one text of 20 tokens.
+
+    Raises:
+        ModelError: there is no such version, or the champion knows other labels.
+        PromotionRefused: the gate says no, or it needs the data.
+    """
+    version = tracking.existing(model_name, reference)
+    variant = version.tags["variant"]
+    before = champion(model_name, variant)
+    if before is None:
+        set_champion(model_name, version, variant, "")
+        return Move(alias(variant), "", version.number)
+    if before.number == version.number:
+        return Move(alias(variant), version.number, version.number)
+    budget = latency_budget_ms if variant == "cpu" else None
+    candidate = contender(version)
+    verdict = gate.compare(candidate, contender(before, candidate.validation, dataset), latency_budget_ms=budget)
+    if not verdict.passes:
+        raise PromotionRefused(
+            f"version {version.number} stays as it is, {alias(variant)} remains version {before.number}: "
+            f"{'; '.join(verdict.reasons)}"
+        )
+    set_champion(model_name, version, variant, before.number)
+    return Move(alias(variant), before.number, version.number, verdict)
+
+
+def rollback(variant: Variant, *, model_name: str = MODEL, to: str = "") -> Move:
+    """Gives the champion's place back to the version that had it before. Once that is done, again changes nothing.
+
+    Args:
+        variant: ``gpu`` or ``cpu``.
+        model_name: name of the registered model.
+        to: number of an earlier champion; empty for the last one.
+
+    Raises:
+        PromotionRefused: there is no champion, none before it, or ``to`` never was one.
+    """
+    current = champion(model_name, variant)
+    if current is None:
+        raise PromotionRefused(f"{model_name} has no {alias(variant)}: promote a version first")
+    last = (tracking.history(current, alias(variant)) or [{"action": "", "from": ""}])[-1]
+    if to == current.number or (last["action"] == "rollback" and not to):
+        return Move(alias(variant), current.number, current.number)
+    if not (to or last["from"]):
+        raise PromotionRefused(f"no version was {alias(variant)} before version {current.number}: promote another one")
+    version = tracking.existing(model_name, to or last["from"])
+    if not tracking.history(version, alias(variant)):
+        raise PromotionRefused(f"version {version.number} never was {alias(variant)}: promote it instead")
+    set_champion(model_name, version, variant, current.number, "rollback")
+    return Move(alias(variant), current.number, version.number)
+
+
+def contender(version: Version, like: Predictions | None = None, dataset: Path | None = None) -> Contender:
+    """A registered version as the gate sees it, on the validation rows of ``like``: as stored, or scored anew on other data.
+
+    Raises:
+        PromotionRefused: the rows are others, and there is no Dataset folder to score them from.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = storage.fetch(version.source, Path(scratch))
+        opened = bundle.load(folder)
+        found = Predictions.read(folder / f"validation{Path(FILE).suffix}")
+        if like is not None and found.digest != like.digest and found.names == like.names:
+            if dataset is None:
+                raise PromotionRefused(
+                    f"version {version.number} was scored on other data than its challenger: give the challenger's Dataset folder"
+                )
+            rows = data.load(dataset, ("validation",))[0]["validation"]
+            engine = engines.load(opened.facts["engine"], folder, opened.encoder)
+            scores, _ = engines.score(engine, rows["text"][:])
+            found = Predictions(found.names, like.ids, like.labels, scores, "validation", engine.name, like.digest)
+        measured = read_json(folder / "export.json").get(ENGINES[opened.facts["variant"]], {})
+        return Contender(found, opened.thresholds, measured.get("latency_ms_p95", 0.0))
