@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import getpass
+import importlib.util
 import json
 import logging
 import os
@@ -166,6 +167,8 @@ def connect() -> str:
     Raises:
         TrackingError: MLFLOW_TRACKING_URI is not set, or nothing answers there.
     """
+    if not importlib.util.find_spec("mlflow"):
+        raise TrackingError("MLflow's client is not installed: name a location instead of an alias, or install mlflow-skinny")
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri:
         raise TrackingError("MLFLOW_TRACKING_URI is not set: `make stack-up` starts a server and says where it is")
