@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Names, builds, pushes and pins the images, with docker, podman or buildah: whichever is there. `make images` and its
+# neighbours call it; docs/operations.md has the variables.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+CONTENT=(images pyproject.toml constraints.txt goemotions components pipelines)
+
+fail() {
+    echo "images: $*" >&2
+    exit 1
+}
+
+engine() {
+    for candidate in ${ENGINE:-docker podman buildah}; do
+        if "$candidate" info >/dev/null 2>&1; then
+            echo "$candidate"
+            return
+        fi
+    done
+    fail "no container engine answers (${ENGINE:-docker, podman, buildah}): install or start one, or name it by ENGINE="
+}
+
+# trainer, predictor-cpu or predictor-gpu -> the image's full name
+name() {
+    local tag variant
+    tag=$(git rev-parse HEAD)
+    variant=${1#predictor-}
+    [ "$variant" = "$1" ] || tag+=-$variant
+    echo "${REGISTRY:+${REGISTRY%/}/}goemotions-${1%%-*}:$tag"
+}
+
+build() {
+    local engine options
+    engine=$(engine)
+    options=(--tag "$(name "$1")" --file "images/${1%%-*}/Dockerfile")
+    options+=(--build-arg "REVISION=$(git rev-parse HEAD)" --build-arg "SOURCE=${SOURCE:-}")
+    options+=(--build-arg "VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)")
+    options+=(--build-arg "PIP_OPTIONS=${PIP_OPTIONS:-}")
+    [ -z "${BASE_IMAGE:-}" ] || options+=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
+    [[ $1 != predictor-* ]] || options+=(--build-arg "VARIANT=${1#predictor-}")
+    # The OCI format has no health check, which podman and buildah would leave out.
+    [ "$engine" = docker ] || options+=(--format docker)
+    # shellcheck disable=SC2086 # several options in one variable
+    "$engine" build "${options[@]}" ${BUILD_OPTIONS:-} .
+}
+
+push() {
+    [ -n "${REGISTRY:-}" ] || fail "there is nowhere to push to: name it by REGISTRY=, such as registry.example/team"
+    local engine
+    engine=$(engine)
+    "$engine" push "$(name "$1")"
+}
+
+digest() {
+    if command -v skopeo >/dev/null; then
+        skopeo inspect --no-tags --format '{{.Digest}}' "docker://$1"
+    elif docker buildx version >/dev/null 2>&1; then
+        docker buildx imagetools inspect --format '{{.Manifest.Digest}}' "$1"
+    else
+        fail "skopeo or docker buildx is needed to ask a registry for a digest"
+    fi
+}
+
+pin_base() {
+    local base found
+    base=${BASE_IMAGE:-$(sed -n 's/^ARG BASE_IMAGE=//p' images/trainer/Dockerfile)}
+    base=${base%@*}
+    found=$(digest "$base") || fail "the registry of $base does not tell its digest: the lines above say why; nothing is changed"
+    sed -i.before "s|^ARG BASE_IMAGE=.*|ARG BASE_IMAGE=$base@$found|" images/*/Dockerfile
+    rm images/*/Dockerfile.before
+    echo "images/*/Dockerfile: the base is now $base@$found"
+}
+
+case ${1:-} in
+name) name "$2" ;;
+build)
+    if [ -z "${FORCE:-}" ] && [ -n "$(git status --porcelain -- "${CONTENT[@]}")" ]; then
+        fail "an image's tag is its commit, and these differ from it: commit them, or build all the same by FORCE=1"
+    fi
+    for image in "${@:2}"; do build "$image"; done
+    ;;
+push) for image in "${@:2}"; do push "$image"; done ;;
+pin-base) pin_base ;;
+*) fail "give name, build, push or pin-base" ;;
+esac
