@@ -19,8 +19,10 @@ GRPC_PORT ?= 8081
 VERSION ?= champion-cpu
 OUT ?= .local/models/$(VERSION)
 REGISTRY ?=
+VARIANTS ?= cpu gpu
+IMAGES ?= trainer $(VARIANTS:%=predictor-%)
 
-.PHONY: help setup demo test lint run serve bench-serving stack-up stack-down compile download-model report clean
+.PHONY: help setup demo test test-images lint run serve bench-serving stack-up stack-down compile images push pin-base download-model report clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -60,6 +62,17 @@ stack-down: setup ## end them
 compile: setup ## write the pipeline as one file for the Kubeflow UI: REGISTRY=
 	@$(BIN)/python -m pipelines.submit compile --registry '$(REGISTRY)'
 
+# Also read by the script: REGISTRY, ENGINE, BASE_IMAGE, BUILD_OPTIONS, PIP_OPTIONS, SOURCE, FORCE.
+images: ## build the images of this commit with docker, podman or buildah: REGISTRY= VARIANTS='cpu gpu' BUILD_OPTIONS=
+	@images/image.sh build $(IMAGES)
+
+# Of `make images push`, images come first, with -j too.
+push: $(filter images,$(MAKECMDGOALS)) ## push them: REGISTRY=
+	@images/image.sh push $(IMAGES)
+
+pin-base: ## write the digest of the base image into the Dockerfiles, as its registry tells it: BASE_IMAGE=
+	@images/image.sh pin-base
+
 download-model: stack-up ## bring the files of a VERSION (alias or number) to OUT, verified
 	@. .local/env && $(BIN)/goemotions download '$(VERSION)' --model-name '$(MODEL_NAME)' --output '$(OUT)'
 
@@ -68,13 +81,17 @@ report: setup ## write docs/model-performance.md, its figures and tables from wh
 
 # Training has a process of its own, here as in the pipeline: after OpenVINO has run in a process, torch can crash in training.
 test: setup ## the tests
-	$(BIN)/python -m pytest --ignore tests/test_training.py
+	$(BIN)/python -m pytest --ignore tests/test_training.py --ignore tests/images
 	$(BIN)/python -m pytest tests/test_training.py
+
+test-images: setup ## run the images of this commit, read-only and without rights: IMAGES=
+	IMAGES='$(IMAGES)' $(BIN)/python -m pytest tests/images
 
 lint: setup ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint images/*/Dockerfile
 
 clean: ## remove what was made, stack included; .venv stays
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m pipelines.stack down; fi
