@@ -1,0 +1,62 @@
+"""What is in the images and what is not."""
+
+import json
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.images import containers
+
+NAMES = ("trainer", "predictor-cpu", "predictor-gpu")
+# Name and version of every installed package, one a line.
+PACKAGES = "import importlib.metadata as m; [print(d.metadata['Name'] + '==' + d.version) for d in m.distributions()]"
+
+
+def normalized(pin: str) -> str:
+    name, _, version = pin.partition("==")
+    return f"{re.sub(r'[-_.]+', '-', name).lower()}=={version.partition('+')[0]}"
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_labels_and_user(name: str) -> None:
+    labels = json.loads(containers.inspect("image", containers.image(name), "{{json .Config.Labels}}"))
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    assert labels["org.opencontainers.image.revision"] == commit
+    assert labels["org.opencontainers.image.version"] == tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
+    assert labels["org.opencontainers.image.title"] == f"goemotions-{name.partition('-')[0]}"
+    assert containers.inspect("image", containers.image(name), "{{.Config.User}}") == "1000:0"
+
+
+def test_every_package_is_pinned(name: str) -> None:
+    pins = {normalized(line) for line in Path("constraints.txt").read_text().split()}
+    found = {normalized(line) for line in containers.run(name, "python3", "-c", PACKAGES).splitlines()}
+    assert {pin.partition("==")[0] for pin in found - pins} == {"goemotions"}
+
+
+def test_nothing_of_the_build_is_left(name: str) -> None:
+    left = "for tool in gcc cc g++ clang make; do command -v $tool; done; ls -A /root/.cache /build /tmp /opt/venv/bin/pip 2>/dev/null"
+    assert containers.run(name, "sh", "-c", f"{left}; true") == ""
+
+
+def test_modules_are_compiled_ahead(name: str) -> None:
+    """A container with a read-only root would compile them anew at every start."""
+    missing = "import sys, goemotions, importlib.util as u, os; sys.exit(not os.path.exists(u.cache_from_source(goemotions.__file__)))"
+    containers.run(name, "python3", "-c", missing)
+
+
+def test_the_cpu_predictor_is_small_and_holds_no_torch() -> None:
+    found = containers.run("predictor-cpu", "python3", "-c", PACKAGES)
+    assert not {"torch", "transformers"} & {line.partition("==")[0] for line in found.splitlines()}
+    assert int(containers.inspect("image", containers.image("predictor-cpu"), "{{.Size}}")) < 1_000_000_000
+
+
+@pytest.mark.parametrize("name", ["trainer", "predictor-gpu"])
+def test_the_others_hold_torch(name: str) -> None:
+    assert containers.run(name, "python3", "-c", "import torch; print(torch.ones(2).sum().item())") == "2.0"

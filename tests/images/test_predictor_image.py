@@ -1,0 +1,75 @@
+"""The predictor images serve a bundle, without a network and without rights."""
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from goemotions import registration
+from goemotions.bundle import Variant
+from goemotions.registration import Parts
+from tests.images import containers
+from tests.servers import PREDICT
+
+START_SECONDS = 90
+# Asks the server from inside its container, which has a loopback interface and nothing else.
+ASK = """import sys, urllib.request as r
+print(r.urlopen(r.Request('http://127.0.0.1:8080' + sys.argv[1], sys.argv[2].encode() if sys.argv[2:] else None,
+    {'Content-Type': 'application/json'})).read().decode())"""
+
+
+@pytest.fixture(scope="module", params=["cpu", "gpu"])
+def variant(request: pytest.FixtureRequest) -> Variant:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def server(variant: Variant, candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The id of a container with a ready server; at its end SIGTERM has to end it with exit code 0."""
+    image = containers.image(f"predictor-{variant}")
+    bundle = tmp_path_factory.mktemp(variant) / "bundle"
+    facts = {"profile": "minilm", "run_id": "r1", "dataset_digest": "d"}
+    registration.assemble(bundle, variant, Parts.below(candidate, variant), facts)
+    options = [*containers.RESTRICTED, "--network", "none", "--volume", f"{bundle}:/mnt/models:ro"]
+    container = containers.ask("run", "--detach", *options, image)
+    try:
+        wait_until_ready(container)
+        yield container
+        containers.ask("stop", "--time", "60", container)
+        assert containers.inspect("container", container, "{{.State.ExitCode}}") == "0"
+        assert "Traceback" not in logs(container)
+    finally:
+        containers.ask("rm", "--force", container)
+
+
+def wait_until_ready(container: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    probe = [containers.engine(), "exec", container, "python3", "-c", ASK, "/v2/health/ready"]
+    while subprocess.run(probe, capture_output=True, check=False).returncode:
+        assert containers.inspect("container", container, "{{.State.Running}}") == "true", logs(container)
+        assert time.monotonic() < deadline, logs(container)
+        time.sleep(0.2)
+
+
+def logs(container: str) -> str:
+    done = subprocess.run([containers.engine(), "logs", container], capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+def test_it_predicts(server: str) -> None:
+    question = json.dumps({"instances": ["we found the lake"], "parameters": {"all_scores": True}})
+    answer = json.loads(containers.ask("exec", server, "python3", "-c", ASK, PREDICT, question))
+    assert (answer["model_name"], answer["model_version"]) == ("goemotions", "r1")
+    assert len(answer["predictions"][0]["scores"]) == 7
+    assert next(iter(answer["predictions"][0]["scores"])) == "calm"
+
+
+def test_its_health_check_passes(server: str, variant: Variant) -> None:
+    check = json.loads(
+        containers.inspect("image", containers.image(f"predictor-{variant}"), "{{json .Config.Healthcheck.Test}}")
+    )
+    assert check[0] == "CMD"
+    containers.ask("exec", server, *check[1:])
