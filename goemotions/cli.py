@@ -273,9 +273,9 @@ for command in operate.COMMANDS:
 @contextlib.contextmanager
 def _bundle(reference: str, model_name: str) -> Iterator[tuple[Path, str]]:
     """A verified bundle on disk and its version; a folder is used where it is, anything else is fetched."""
-    from goemotions import bundle, manifest
+    from goemotions import bundle, manifest, storage
 
-    if Path(reference).is_dir():
+    if Path(reference).is_dir() or ("/" in reference and not storage.is_s3(reference)):
         yield Path(reference), str(manifest.verify(Path(reference)).get("run_id"))
         return
     with tempfile.TemporaryDirectory() as scratch:

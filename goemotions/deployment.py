@@ -6,10 +6,12 @@ A version is set by its ``storageUri``, an immutable prefix: KServe starts pods 
 from __future__ import annotations
 
 import copy
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from goemotions import tracking
@@ -25,6 +27,7 @@ MODE = "serving.kserve.io/deploymentMode"
 KNATIVE = ("Knative", "Serverless")
 # KServe allows a canary no scaling of its own.
 STABLE_ONLY = ("maxReplicas", "scaleTarget", "scaleMetric", "scaleMetricType", "autoScaling")
+POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 TIMEOUT_SECONDS = 20
 POLL_SECONDS = 2.0
 ATTEMPTS = 5
@@ -155,10 +158,15 @@ class Cluster:
     def __init__(self, namespace: str) -> None:
         from kubernetes import client, config
 
+        kubeconfig = os.environ.get("KUBECONFIG", str(Path.home() / ".kube" / "config"))
         try:
-            config.load_config()
-            current = config.list_kube_config_contexts()[1]["context"].get("namespace", "default") if not namespace else ""
-        except config.ConfigException as error:
+            if "KUBECONFIG" in os.environ or Path(kubeconfig).exists():
+                config.load_kube_config(kubeconfig)
+                current = config.list_kube_config_contexts(kubeconfig)[1]["context"].get("namespace", "default")
+            else:
+                config.load_incluster_config()
+                current = POD_NAMESPACE.read_text(encoding="utf-8")
+        except (config.ConfigException, OSError) as error:
             raise DeploymentError("no Kubernetes cluster is configured: set KUBECONFIG, or run inside a cluster") from error
         self.namespace = namespace or current
         configuration = client.Configuration.get_default_copy()

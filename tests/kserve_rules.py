@@ -105,9 +105,11 @@ def strict(schema: Any) -> Any:
 
 
 def schema(crd: dict[str, Any], version: str) -> dict[str, Any]:
-    """The strict schema of one version of a custom resource; its metadata is Kubernetes' own and is left open."""
+    """The strict schema of one version of a custom resource; of its metadata the fields that a manifest sets."""
     (found,) = (one for one in crd["spec"]["versions"] if one["name"] == version)
     opened = copy.deepcopy(found["schema"]["openAPIV3Schema"])
-    opened["properties"]["metadata"] = {"type": "object"}
+    names = {"type": "object", "additionalProperties": {"type": "string"}}
+    fields = {"name": {"type": "string"}, "namespace": {"type": "string"}, "labels": names, "annotations": names}
+    opened["properties"]["metadata"] = {"type": "object", "properties": fields}
     made: dict[str, Any] = strict(opened)
     return made

@@ -43,9 +43,12 @@ def test_ingest_and_train(
 ) -> None:
     """Each step is a container of its own; they share a volume where Kubeflow has its artifacts."""
     run_name = request.node.name
+    # The steps' user is nobody's here: it may write to the volume and read the weights.
     tmp_path.chmod(0o777)
+    encoder = Path(weights("minilm"))
+    (encoder / "model.safetensors").chmod(0o644)
     options = ("--network", "host", "--env", "MLFLOW_TRACKING_URI", "--volume", f"{tmp_path}:/minio/steps")
-    options += ("--volume", f"{weights('minilm')}:/mnt/weights:ro")
+    options += ("--volume", f"{encoder}:/mnt/weights:ro")
 
     def step(name: str, inputs: dict[str, Any], outputs: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
         executor_input = {

@@ -1,0 +1,123 @@
+"""A Kubernetes API with InferenceServices, as a process: what deploying asks of a cluster, and what KServe then does to the status.
+
+It keeps one namespace in memory. A write is refused where KServe's schema or webhook would refuse it. A service becomes ready some
+polls after a change, unless its location says ``broken``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests import kserve_rules
+
+TOKEN = "of-the-tests"
+NAMESPACE = "models"
+PREFIX = f"/apis/serving.kserve.io/v1beta1/namespaces/{NAMESPACE}/inferenceservices"
+POLLS_UNTIL_READY = 3
+
+
+class State:
+    def __init__(self, manifest: Path) -> None:
+        self.services: dict[str, dict[str, Any]] = {}
+        self.polls: dict[str, int] = {}
+        self.writes: list[dict[str, Any]] = []
+        # What a test switches: a status for every answer, and how many writes meet one of someone else.
+        self.refuse = 0
+        self.conflicts = 0
+        for document in yaml.safe_load_all(manifest.read_text()):
+            if document["kind"] == "InferenceService":
+                document["metadata"] |= {"namespace": NAMESPACE, "resourceVersion": "1", "generation": 1}
+                self.services[document["metadata"]["name"]] = document
+                self.polls[document["metadata"]["name"]] = POLLS_UNTIL_READY
+
+    def read(self, name: str) -> dict[str, Any]:
+        service = self.services[name]
+        self.polls[name] += 1
+        uris = json.dumps(service["spec"])
+        ready = self.polls[name] >= POLLS_UNTIL_READY and "broken" not in uris
+        status = {"conditions": [{"type": "Ready", "status": "True" if ready else "False", "reason": "PredictorReady"}]}
+        status["observedGeneration"] = service["metadata"]["generation"]
+        status["modelStatus"] = {"transitionStatus": "UpToDate"}
+        if "broken" in uris:
+            status["modelStatus"] = {
+                "transitionStatus": "BlockedByFailedLoad",
+                "lastFailureInfo": {"reason": "ModelLoadFailed", "message": "MANIFEST.json does not match"},
+            }
+        return {**service, "status": status}
+
+    def write(self, name: str, service: dict[str, Any]) -> tuple[int, Any]:
+        before = self.services[name]["metadata"]
+        if self.conflicts:
+            self.conflicts -= 1
+            before["resourceVersion"] = str(int(before["resourceVersion"]) + 1)
+        if service["metadata"]["resourceVersion"] != before["resourceVersion"]:
+            return 409, "the object has been modified"
+        service.pop("status", None)
+        if found := kserve_rules.violations(service):
+            return 400, f'admission webhook "inferenceservice.kserve-webhook-server.validator" denied the request: {found[0]}'
+        changed = service["spec"] != self.services[name]["spec"]
+        service["metadata"]["resourceVersion"] = str(int(before["resourceVersion"]) + 1)
+        service["metadata"]["generation"] = before["generation"] + changed
+        self.services[name] = service
+        self.polls[name] = 0 if changed else self.polls[name]
+        self.writes.append(service)
+        return 200, service
+
+
+class Handler(BaseHTTPRequestHandler):
+    state: State
+
+    def do_GET(self) -> None:
+        if self.path == "/tests/writes":
+            return self._answer(200, self.state.writes)
+        return self._named(lambda name: (200, self.state.read(name)))
+
+    def do_PUT(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/tests/switch":
+            vars(self.state).update(body)
+            return self._answer(200, {})
+        return self._named(lambda name: self.state.write(name, body))
+
+    def _named(self, act: Any) -> None:
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self._refused(401, "Unauthorized")
+        if self.state.refuse:
+            return self._refused(self.state.refuse, "inferenceservices is forbidden: User cannot update resource")
+        path, _, name = self.path.partition("?")[0].partition(PREFIX)
+        if path or (name and name.strip("/") not in self.state.services):
+            return self._refused(404, f'inferenceservices.serving.kserve.io "{name.strip("/")}" not found')
+        if not name:
+            return self._answer(
+                200, {"kind": "InferenceServiceList", "items": [self.state.read(one) for one in self.state.services]}
+            )
+        status, answer = act(name.strip("/"))
+        return self._answer(200, answer) if status == 200 else self._refused(status, answer)
+
+    def _refused(self, status: int, message: str) -> None:
+        self._answer(status, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": status})
+
+    def _answer(self, status: int, content: Any) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+
+if __name__ == "__main__":
+    Handler.state = State(Path(sys.argv[1]))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    print(server.server_port, flush=True)
+    server.serve_forever()

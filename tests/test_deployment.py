@@ -1,0 +1,240 @@
+"""Versions on InferenceServices, against a Kubernetes API in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from goemotions import deployment, isvc, standing, tracking
+from goemotions.errors import DeploymentError, ModelError
+from tests import kserve_rules
+from tests.kubernetes_server import NAMESPACE, TOKEN
+
+ROOT = Path(__file__).parents[1]
+MANIFEST = ROOT / "manifests" / "isvc.yaml"
+
+
+@dataclass(frozen=True)
+class Kubernetes:
+    url: str
+
+    def writes(self) -> list[dict[str, Any]]:
+        """The InferenceServices that were written, oldest first."""
+        with urllib.request.urlopen(f"{self.url}/tests/writes", timeout=10) as answer:
+            found: list[dict[str, Any]] = json.load(answer)
+            return found
+
+    def switch(self, **fields: int) -> None:
+        request = urllib.request.Request(f"{self.url}/tests/switch", json.dumps(fields).encode(), method="PUT")
+        urllib.request.urlopen(request, timeout=10).close()
+
+
+def kubeconfig(path: Path, url: str, token: str = TOKEN) -> None:
+    content = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": {"server": url}}],
+        "users": [{"name": "u", "user": {"token": token}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": NAMESPACE}}],
+        "current-context": "x",
+    }
+    path.write_text(yaml.safe_dump(content))
+
+
+@pytest.fixture
+def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubernetes]:
+    command = [sys.executable, str(ROOT / "tests" / "kubernetes_server.py"), str(MANIFEST)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        server = Kubernetes(f"http://127.0.0.1:{int(process.stdout.readline())}")
+        kubeconfig(tmp_path / "kubeconfig", server.url)
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+        monkeypatch.setattr(deployment, "POLL_SECONDS", 0.05)
+        try:
+            yield server
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def versions(stack: Path) -> dict[str, str]:
+    """Locations of two versions for cpu, and of one that never gets ready, registered as `goemotions-k8s`."""
+    locations = {str(n): f"s3://goemotions/models/k8s/{n:032x}/cpu/" for n in (1, 2)} | {
+        "3": "s3://goemotions/models/broken/cpu/"
+    }
+    run = tracking.find_run("k8s").run_id
+    for number, location in locations.items():
+        assert tracking.register("k8s", run, location, {"variant": "cpu", "profile": "minilm"}).number == number
+    tracking.set_alias("k8s", "champion-cpu", "2")
+    return locations
+
+
+def deploy(reference: str, **options: Any) -> deployment.Served:
+    return deployment.deploy(reference, "goemotions-cpu", "", model_name="k8s", **{"wait_seconds": 10, **options})
+
+
+def test_a_version_takes_over_and_is_waited_for(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
+    found = deploy("champion-cpu")
+    assert (found.version, found.source, found.canary_percent, found.is_ready) == ("2", versions["2"], 0, True)
+    (written,) = kubernetes.writes()
+    assert written["metadata"]["generation"] == 2
+    assert written["spec"]["predictor"]["minReplicas"] == 2
+    last = tracking.history(tracking.existing("k8s", "2"), f"{NAMESPACE}/goemotions-cpu")[-1]
+    assert (last["action"], last["to"], last["percent"]) == ("deploy", "2", 0)
+
+
+def test_the_same_again_writes_nothing(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
+    deploy("1")
+    before = tracking.existing("k8s", "1").tags
+    deploy("1")
+    assert len(kubernetes.writes()) == 1
+    assert tracking.existing("k8s", "1").tags == before
+
+
+def test_a_canary_stands_beside_what_is_served_and_then_takes_over(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
+    deploy("1")
+    found = deploy("2", canary_percent=20)
+    assert (found.version, found.canary_version, found.canary_percent) == ("1", "2", 20)
+    assert (found.source, found.canary_source) == (versions["1"], versions["2"])
+    assert kserve_rules.violations(kubernetes.writes()[-1]) == []
+    over = deploy("2")
+    assert (over.version, over.source, over.canary_percent, over.canary_version) == ("2", versions["2"], 0, "")
+    assert "canary" not in kubernetes.writes()[-1]["spec"]
+
+
+def test_a_canary_is_taken_back_by_deploying_what_is_served(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
+    deploy("1")
+    deploy("2", canary_percent=50)
+    assert deploy("1").canary_percent == 0
+    assert kubernetes.writes()[-1]["spec"]["predictor"]["model"]["storageUri"] == versions["1"]
+
+
+def test_knative_splits_the_traffic_by_its_own_field(versions: dict[str, str]) -> None:
+    service = next(
+        one
+        for one in yaml.safe_load_all(MANIFEST.read_text())
+        if one["metadata"]["name"] == "goemotions-gpu" and "predictor" in one["spec"]
+    )
+    service["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] = "Knative"
+    version = tracking.existing("k8s", "2")
+    canary = deployment.revised(service, version, 10)
+    assert canary["spec"]["predictor"]["canaryTrafficPercent"] == 10
+    assert canary["spec"]["predictor"]["model"]["storageUri"] == versions["2"]
+    assert "canary" not in canary["spec"]
+    found = deployment.Served.of(canary)
+    assert (found.canary_version, found.canary_percent) == ("2", 10)
+    over = deployment.revised(canary, version, 0)
+    assert "canaryTrafficPercent" not in over["spec"]["predictor"]
+    assert deployment.Served.of(over).version == "2"
+
+
+def test_a_change_by_someone_else_meanwhile_is_kept(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
+    kubernetes.switch(conflicts=2)
+    assert deploy("1").version == "1"
+    kubernetes.switch(conflicts=99)
+    with pytest.raises(DeploymentError, match="changed by someone else"):
+        deploy("2")
+
+
+def test_a_version_that_never_gets_ready_is_said_with_kserves_reason(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
+    with pytest.raises(DeploymentError, match=r"not ready after 0.3 s \(MANIFEST.json does not match\): the version before"):
+        deploy("3", wait_seconds=0.3)
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (403, "the account lacks rights.*rbac"),
+        (404, "apply manifests/isvc.yaml first"),
+        (401, "log in"),
+        (500, "mend what it says"),
+    ],
+)
+def test_refusals_are_named(kubernetes: Kubernetes, versions: dict[str, str], status: int, said: str) -> None:
+    kubernetes.switch(refuse=status)
+    with pytest.raises(DeploymentError, match=rf"goemotions-cpu in namespace {NAMESPACE} \({status}.*{said}"):
+        deploy("1")
+
+
+def test_what_is_not_there_is_named(kubernetes: Kubernetes, versions: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(DeploymentError, match=r"none-cpu.*not found.*apply manifests/isvc.yaml first"):
+        deployment.deploy("1", "none-cpu", "", model_name="k8s")
+    with pytest.raises(ModelError, match="'77'"):
+        deploy("77")
+    with pytest.raises(DeploymentError, match="1 to 99 percent"):
+        deploy("1", canary_percent=100)
+    kubeconfig(tmp_path / "kubeconfig", "http://127.0.0.1:9")
+    with pytest.raises(DeploymentError, match="does not answer"):
+        deploy("1")
+
+
+def test_without_a_cluster_that_is_said(versions: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    with pytest.raises(DeploymentError, match="no Kubernetes cluster is configured: set KUBECONFIG"):
+        deploy("1")
+
+
+def test_the_manifest_is_written_from_the_champions(versions: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "isvc.yaml"
+    path.write_text(MANIFEST.read_text().replace("averageUtilization: 60", "averageUtilization: 42"))
+    champion = tracking.existing("k8s", "champion-cpu")
+    lines = isvc.write(path, {"goemotions-cpu": champion}, bucket="mine", registry="registry.example/team/", image_tag="abc")
+    assert lines == [f"goemotions-cpu: version 2, {versions['2'].replace('goemotions', 'mine', 1)}"]
+    text = path.read_text()
+    assert text.startswith("# Written from the registry's champions. goemotions-cpu: version 2")
+    assert "The layout of the demo" not in text
+    assert "# With one GPU a second pod could not start" in text
+    documents = list(yaml.safe_load_all(text))
+    assert [one["spec"]["containers"][0]["image"] for one in documents if one["kind"] == "ServingRuntime"] == [
+        "registry.example/team/goemotions-predictor:abc-cpu",
+        "registry.example/team/goemotions-predictor:abc-gpu",
+    ]
+    before = list(yaml.safe_load_all(MANIFEST.read_text()))
+    assert documents[1]["spec"]["containers"][0]["args"] == before[1]["spec"]["containers"][0]["args"]
+    assert isvc.read(path)["goemotions-cpu"] == ("2", versions["2"].replace("goemotions", "mine", 1))
+    isvc.write(path, {"goemotions-cpu": champion}, bucket="mine", registry="registry.example/team/", image_tag="abc")
+    assert path.read_text() == text
+    isvc.write(path, {"goemotions-cpu": tracking.existing("k8s", "1")})
+    assert "registry.example/team/goemotions-predictor:abc-cpu" in path.read_text()
+
+
+def test_a_manifest_without_the_service_is_named(versions: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "isvc.yaml"
+    path.write_text(MANIFEST.read_text())
+    with pytest.raises(DeploymentError, match=r"has no InferenceService k8s-cpu: it has goemotions-cpu, goemotions-gpu"):
+        isvc.write(path, isvc.champions("k8s"))
+    with pytest.raises(DeploymentError, match="cannot be read"):
+        isvc.read(tmp_path / "none.yaml")
+    with pytest.raises(ModelError, match="no champion"):
+        isvc.champions("nothing-here")
+
+
+def test_status_tells_where_registry_manifest_and_cluster_disagree(
+    kubernetes: Kubernetes, versions: dict[str, str], tmp_path: Path
+) -> None:
+    # The services are named after the model.
+    text = MANIFEST.read_text().replace("name: goemotions-cpu\n  annotations", "name: k8s-cpu\n  annotations")
+    (tmp_path / "isvc.yaml").write_text(text)
+    found = standing.find("k8s", "", tmp_path / "isvc.yaml")
+    assert "k8s-cpu  2 (minilm)  -           2         -       -" in found.table().splitlines()
+    assert found.disagreements() == ["the manifest has version 2 on k8s-cpu, the champion is 2: `make isvc`"]
+    isvc.write(tmp_path / "isvc.yaml", {"k8s-cpu": tracking.existing("k8s", "champion-cpu")})
+    assert standing.find("k8s", "", tmp_path / "isvc.yaml").disagreements() == []
+
+
+def test_status_without_a_cluster_shows_the_rest(
+    versions: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    found = standing.find("k8s", "", tmp_path / "none.yaml")
+    assert "served: no Kubernetes cluster is configured" in found.table()
+    assert "2 (minilm)" in found.table()

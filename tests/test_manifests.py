@@ -1,0 +1,450 @@
+"""Every manifest and overlay, as a cluster would judge it: schemas, the rules of KServe's webhook, pod security."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import os
+import random
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click.testing
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from prometheus_client.metrics import MetricWrapperBase
+
+from goemotions import cli
+from goemotions.serving import metrics as exported
+from tests import kserve_rules
+
+ROOT = Path(__file__).parents[1]
+MANIFESTS = ROOT / "manifests"
+OVERLAYS = ("base", "overlays/local", "overlays/gpu", "overlays/production")
+CRDS = Path(os.environ.get("KSERVE_CRD_DIR", ROOT.parent / "shared" / "kserve"))
+KUBERNETES = "1.32"
+needs_crds = pytest.mark.skipif(not CRDS.is_dir(), reason=f"KServe's CRDs are not in {CRDS}: set KSERVE_CRD_DIR")
+
+STRING, NAMES = {"type": "string"}, {"type": "object", "additionalProperties": {"type": "string"}}
+
+
+def fields(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": required | optional,
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+def resource(spec: dict[str, Any]) -> dict[str, Any]:
+    metadata = fields({"name": STRING}, namespace=STRING, labels=NAMES, annotations=NAMES)
+    return fields({"apiVersion": STRING, "kind": STRING, "metadata": metadata, "spec": spec})
+
+
+def items(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": schema, "minItems": 1}
+
+
+# The fields that the manifests use of kinds whose definitions are not at hand.
+OTHERS = {
+    "ServiceMonitor": resource(
+        fields(
+            {
+                "selector": fields({"matchLabels": NAMES}),
+                "endpoints": items(fields({"port": STRING, "path": STRING, "interval": {"pattern": r"^\d+s$"}})),
+            },
+            podTargetLabels=items(STRING),
+        )
+    ),
+    "PrometheusRule": resource(
+        fields(
+            {
+                "groups": items(
+                    fields(
+                        {
+                            "name": STRING,
+                            "rules": items(
+                                fields(
+                                    {
+                                        "alert": {"pattern": "^GoEmotions[A-Z][A-Za-z]+$"},
+                                        "expr": STRING,
+                                        "for": {"pattern": r"^\d+[mh]$"},
+                                        "labels": fields({"severity": {"enum": ["info", "warning", "critical"]}}),
+                                        "annotations": fields({"summary": STRING, "runbook": STRING}),
+                                    }
+                                )
+                            ),
+                        }
+                    )
+                )
+            }
+        )
+    ),
+    "ClusterStorageContainer": resource(
+        fields(
+            {
+                "container": fields(
+                    {
+                        "name": STRING,
+                        "image": STRING,
+                        "resources": fields({"requests": NAMES, "limits": NAMES}),
+                        "securityContext": fields(
+                            {
+                                "runAsNonRoot": {"const": True},
+                                "runAsUser": {"type": "integer"},
+                                "allowPrivilegeEscalation": {"const": False},
+                                "capabilities": fields({"drop": {"const": ["ALL"]}}),
+                                "seccompProfile": fields({"type": {"const": "RuntimeDefault"}}),
+                            }
+                        ),
+                    }
+                ),
+                "supportedUriFormats": items(
+                    {**fields({}, prefix=STRING, regex=STRING), "minProperties": 1},
+                ),
+                "workloadType": {"const": "initContainer"},
+            }
+        )
+    ),
+}
+
+
+@functools.cache
+def rendered(folder: str) -> tuple[dict[str, Any], ...]:
+    """What `kubectl apply -k` would send, in order."""
+    made = subprocess.run(["kubectl", "kustomize", MANIFESTS / folder], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    return tuple(yaml.safe_load_all(made.stdout))
+
+
+@functools.cache
+def kserve_schema(kind: str, version: str) -> dict[str, Any]:
+    for path in CRDS.glob("*.yaml"):
+        for crd in yaml.safe_load_all(path.read_text()):
+            if crd and crd["spec"]["names"]["kind"] == kind:
+                return kserve_rules.schema(crd, version)
+    raise AssertionError(f"no definition of {kind} in {CRDS}")
+
+
+def faults(document: dict[str, Any]) -> list[str]:
+    """What a cluster would refuse in a document."""
+    kind, version = document.get("kind", ""), document.get("apiVersion", "")
+    if not (kind and version):
+        return ["apiVersion and kind are needed"]
+    if kind in OTHERS:
+        return [error.message for error in jsonschema.Draft202012Validator(OTHERS[kind]).iter_errors(document)]
+    if version.startswith("serving.kserve.io/"):
+        checker = jsonschema.Draft7Validator(kserve_schema(kind, version.partition("/")[2]))
+        found = [error.message for error in checker.iter_errors(document)]
+        return found or (kserve_rules.violations(document) if kind == "InferenceService" else [])
+    try:
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+    except (kubernetes_validate.ValidationError, kubernetes_validate.InvalidSchemaError) as error:
+        return [str(error)]
+    return []
+
+
+def every(kind: str, folder: str = "base") -> dict[str, dict[str, Any]]:
+    return {one["metadata"]["name"]: one for one in rendered(folder) if one["kind"] == kind}
+
+
+@needs_crds
+@pytest.mark.parametrize("folder", OVERLAYS)
+def test_a_cluster_admits_every_document(folder: str) -> None:
+    assert {one["metadata"]["name"]: found for one in rendered(folder) if (found := faults(one))} == {}
+
+
+@needs_crds
+def test_the_file_that_users_apply_is_enough_by_itself() -> None:
+    documents = list(yaml.safe_load_all((MANIFESTS / "isvc.yaml").read_text()))
+    assert [fault for one in documents for fault in faults(one)] == []
+    runtimes = {one["metadata"]["name"] for one in documents if one["kind"] == "ServingRuntime"}
+    services = [one for one in documents if one["kind"] == "InferenceService"]
+    assert {one["metadata"]["name"] for one in services} == {"goemotions-gpu", "goemotions-cpu"}
+    assert (MANIFESTS / "isvc.yaml").read_text().startswith("# The layout of the demo")
+    for service in services:
+        predictor = service["spec"]["predictor"]
+        assert predictor["model"]["runtime"] in runtimes
+        assert re.fullmatch(r"s3://goemotions/models/goemotions/[0-9a-f]{32}/(cpu|gpu)/", predictor["model"]["storageUri"])
+        assert service["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "Standard"
+        assert "serviceAccountName" not in predictor
+
+
+# Maps whose keys are anyone's to choose; who reads them is checked by name below.
+FREE = {"metadata", "labels", "annotations", "matchLabels", "nodeSelector", "requests", "limits", "data", "podSelector"}
+
+
+def keys(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    for name, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        if isinstance(name, str):
+            yield (*path, name)
+        # The selector of a Service is a plain map.
+        if name not in FREE and not (name == "selector" and "ports" in value):
+            yield from keys(inner, (*path, name))
+
+
+@needs_crds
+@pytest.mark.parametrize("folder", OVERLAYS)
+def test_a_typo_in_any_field_is_found(folder: str) -> None:
+    places = [(number, path) for number, one in enumerate(rendered(folder)) for path in keys(one)]
+    missed = []
+    for number, path in random.Random(folder).sample(places, min(120, len(places))):
+        document = copy.deepcopy(rendered(folder)[number])
+        parent = functools.reduce(lambda value, name: value[name], path[:-1], document)
+        parent[f"{path[-1]}x"] = parent.pop(path[-1])
+        if not faults(document):
+            missed.append((document.get("kind"), path))
+    assert missed == []
+
+
+def service(**predictor: Any) -> dict[str, Any]:
+    made = {"model": {"modelFormat": {"name": "goemotions"}, "storageUri": "s3://bucket/v1/"}, **predictor}
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": "mine", "annotations": {"serving.kserve.io/deploymentMode": "Standard"}},
+        "spec": {"predictor": made},
+    }
+
+
+CANARY = {"trafficPercent": 20, "predictor": {"name": "canary", "model": {"storageUri": "s3://bucket/v2/"}}}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda one: one["metadata"].update(name="Mine"), "name 'Mine'"),
+        (lambda one: one["metadata"].update(name="9lives"), "name '9lives'"),
+        (lambda one: one["spec"]["predictor"].update(minReplicas=3, maxReplicas=2), "minReplicas 3 and maxReplicas 2"),
+        (lambda one: one["spec"]["predictor"].update(minReplicas=-1), "minReplicas -1"),
+        (lambda one: one["spec"]["predictor"].update(sklearn={}), "exactly one implementation"),
+        (lambda one: one["spec"]["predictor"].pop("model"), "exactly one implementation"),
+        (lambda one: one["spec"]["predictor"]["model"].update(name="x"), "a model has no name"),
+        (lambda one: one["spec"]["predictor"]["model"].update(storageUri="bucket/v1"), "storageUri 'bucket/v1'"),
+        (lambda one: one["spec"]["predictor"].update(storageUris=[{"uri": "s3://b/"}]), "storageUri and storageUris"),
+        (lambda one: one["spec"]["predictor"]["model"].update(env=[{"name": "PYTHONPATH"}]), "PYTHONPATH"),
+        (lambda one: one["spec"]["predictor"].update(scaleMetric="cpu", scaleTarget=101), "scaleTarget 101"),
+        (
+            lambda one: (one["metadata"].update(annotations={}), one["spec"]["predictor"].update(deploymentStrategy={})),
+            "deploymentStrategy needs",
+        ),
+        (lambda one: one["spec"].update(canary=[CANARY, CANARY]), "names of canaries"),
+        (lambda one: one["spec"].update(canary=[{**CANARY, "trafficPercent": 101}]), "more than 100"),
+        (
+            lambda one: one["spec"].update(canary=[{**CANARY, "predictor": {**CANARY["predictor"], "maxReplicas": 2}}]),
+            "a canary has no maxReplicas",
+        ),
+        (
+            lambda one: one["spec"].update(canary=[{**CANARY, "predictor": {**CANARY["predictor"], "minReplicas": 2}}]),
+            "more replicas",
+        ),
+    ],
+)
+def test_what_the_webhook_refuses_is_refused(change: Any, said: str) -> None:
+    assert kserve_rules.violations(service()) == []
+    bad = service()
+    change(bad)
+    assert any(said in violation for violation in kserve_rules.violations(bad))
+
+
+@pytest.mark.parametrize(
+    ("autoscaler", "metric", "said"),
+    [
+        ("hpa", {"type": "External", "external": {"metric": {"query": "q"}, "target": {"value": "1"}}}, "Resource metrics"),
+        ("hpa", {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "AverageValue"}}}, "Utilization"),
+        ("keda", {"type": "External", "external": {"metric": {}, "target": {"value": "1"}}}, "query"),
+        ("keda", {"type": "External", "external": {"metric": {"query": "q"}, "target": {}}}, "value"),
+    ],
+)
+def test_autoscaling_that_the_webhook_refuses_is_refused(autoscaler: str, metric: dict[str, Any], said: str) -> None:
+    bad = service(autoScaling={"metrics": [metric]})
+    bad["metadata"]["annotations"]["serving.kserve.io/autoscalerClass"] = autoscaler
+    assert any(said in violation for violation in kserve_rules.violations(bad))
+
+
+def pod(isvc: dict[str, Any], folder: str) -> dict[str, Any]:
+    """The pod that KServe makes of an InferenceService and its runtime, in short."""
+    predictor = isvc["spec"]["predictor"]
+    runtime = every("ServingRuntime", folder)[predictor["model"]["runtime"]]["spec"]
+    storage = yaml.safe_load((MANIFESTS / "components/storage/clusterstoragecontainer.yaml").read_text())["spec"]["container"]
+    models = {"name": "kserve-provision-location", "mountPath": "/mnt/models"}
+    container = copy.deepcopy(runtime["containers"][0])
+    container["volumeMounts"].append({**models, "readOnly": True})
+    taken = ("model", "minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "autoScaling", "deploymentStrategy", "labels")
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": f"{isvc['metadata']['name']}-predictor",
+            "namespace": isvc["metadata"]["namespace"],
+            "labels": {**predictor["labels"], "serving.kserve.io/inferenceservice": isvc["metadata"]["name"]},
+        },
+        "spec": {
+            **{name: value for name, value in predictor.items() if name not in taken},
+            "initContainers": [
+                {**storage, "args": [predictor["model"]["storageUri"], "/mnt/models"], "volumeMounts": [models]},
+            ],
+            "containers": [container],
+            "volumes": [*runtime["volumes"], {"name": "kserve-provision-location", "emptyDir": {}}],
+        },
+    }
+
+
+def pods() -> list[tuple[str, str]]:
+    return [(folder, name) for folder in OVERLAYS for name in every("InferenceService", folder)]
+
+
+@pytest.mark.parametrize(("folder", "name"), pods())
+def test_the_predictors_pod_is_one_that_a_restricted_namespace_admits(folder: str, name: str) -> None:
+    made = pod(every("InferenceService", folder)[name], folder)
+    assert faults(made) == []
+    spec = made["spec"]
+    assert spec["automountServiceAccountToken"] is False
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+    assert all(set(volume) - {"name"} <= {"emptyDir", "configMap", "secret", "projected"} for volume in spec["volumes"])
+    for container in (*spec["initContainers"], *spec["containers"]):
+        context = container["securityContext"]
+        assert context["runAsNonRoot"] is True
+        assert context["runAsUser"] > 0
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert container["resources"]["limits"]["memory"]
+        assert not any("hostPort" in port for port in container.get("ports", []))
+    assert spec["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True
+    assert spec["containers"][0]["resources"]["requests"]["cpu"]
+
+
+UNCHECKED = {
+    "CKV_K8S_43": "images are named by the tag of a commit, which is never moved",
+    "CKV_K8S_15": "so an image that is there need not be pulled again",
+    "CKV_K8S_22": "KServe's storage initializer needs a writable root; the predictor's is read-only, asserted above",
+}
+
+
+def test_checkov_finds_nothing_in_the_predictors_pods(tmp_path: Path) -> None:
+    program = ROOT / ".venv" / "checkov" / "bin" / "checkov"
+    assert program.exists(), "checkov is not installed: `make .venv/checkov/.installed`"
+    for folder, name in pods():
+        documents = [pod(every("InferenceService", folder)[name], folder), *every("NetworkPolicy", folder).values()]
+        (tmp_path / f"{folder.replace('/', '-')}-{name}.yaml").write_text(yaml.safe_dump_all(documents))
+    command = [program, "--directory", tmp_path, "--framework", "kubernetes", "--compact", "--quiet", "--output", "json"]
+    command += ["--skip-check", ",".join(UNCHECKED), "--skip-download"]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    report = json.loads(made.stdout)
+    failed = [f"{one['check_id']} {one['check_name']} {one['file_path']}" for one in report["results"]["failed_checks"]]
+    assert failed == []
+    assert report["summary"]["passed"] >= 20 * len(pods())
+
+
+@pytest.mark.parametrize("folder", OVERLAYS)
+def test_what_the_documents_refer_to_is_there(folder: str) -> None:
+    services, runtimes = every("InferenceService", folder), every("ServingRuntime", folder)
+    accounts = every("ServiceAccount", folder)
+    for name, isvc in services.items():
+        predictor = isvc["spec"]["predictor"]
+        assert predictor["model"]["runtime"] in runtimes
+        assert predictor["serviceAccountName"] in accounts
+        for spread in predictor.get("topologySpreadConstraints", []):
+            assert spread["labelSelector"]["matchLabels"] == {"serving.kserve.io/inferenceservice": name}
+    budgets = every("PodDisruptionBudget", folder)
+    assert {one["spec"]["selector"]["matchLabels"]["serving.kserve.io/inferenceservice"] for one in budgets.values()} == set(
+        services
+    )
+    for isvc in services.values():
+        label = every("NetworkPolicy", folder)["predictor"]["spec"]["podSelector"]["matchLabels"]
+        assert label.items() <= isvc["spec"]["predictor"]["labels"].items()
+    for one in every("Service", folder).values():
+        assert any(one["spec"]["selector"].items() <= labels.items() for labels in pod_labels(folder))
+    for name, monitor in every("ServiceMonitor", folder).items():
+        (target,) = (
+            one
+            for one in every("Service", folder).values()
+            if one["metadata"].get("labels") == monitor["spec"]["selector"]["matchLabels"]
+        )
+        assert monitor["spec"]["endpoints"][0]["port"] in {port["name"] for port in target["spec"]["ports"]}, name
+    for role in every("RoleBinding", folder).values():
+        assert role["roleRef"]["name"] in every("Role", folder)
+    for deployment in every("Deployment", folder).values():
+        for volume in deployment["spec"]["template"]["spec"]["volumes"]:
+            if claim := volume.get("persistentVolumeClaim"):
+                assert claim["claimName"] in every("PersistentVolumeClaim", folder)
+
+
+def pod_labels(folder: str) -> list[dict[str, str]]:
+    return [
+        *(one["spec"]["predictor"]["labels"] for one in every("InferenceService", folder).values()),
+        *(one["spec"]["template"]["metadata"]["labels"] for one in every("Deployment", folder).values()),
+    ]
+
+
+def test_nothing_reaches_a_pod_unless_a_policy_lets_it() -> None:
+    deny = every("NetworkPolicy")["default-deny"]["spec"]
+    assert (deny["podSelector"], set(deny["policyTypes"])) == ({}, {"Ingress", "Egress"})
+    assert not {"ingress", "egress"} & set(deny)
+
+
+def test_the_deploy_step_may_change_the_two_services_and_nothing_else() -> None:
+    (role,) = every("Role", "overlays/production").values()
+    (rule,) = role["rules"]
+    assert rule["apiGroups"] == ["serving.kserve.io"]
+    assert (rule["resources"], rule["verbs"]) == (["inferenceservices"], ["get", "update"])
+    assert set(rule["resourceNames"]) == set(every("InferenceService", "overlays/production"))
+
+
+def test_one_gpu_is_enough_to_roll_out_a_new_version() -> None:
+    strategy = every("InferenceService")["goemotions-gpu"]["spec"]["predictor"]["deploymentStrategy"]["rollingUpdate"]
+    assert strategy == {"maxSurge": 0, "maxUnavailable": 1}
+
+
+@pytest.mark.parametrize("name", ["goemotions-cpu", "goemotions-gpu"])
+def test_the_server_takes_the_arguments_of_its_runtime(name: str, tmp_path: Path) -> None:
+    container = every("ServingRuntime")[name]["spec"]["containers"][0]
+    arguments = [one.replace("/mnt/models", str(tmp_path / "none")) for one in container["args"]]
+    answer = click.testing.CliRunner().invoke(cli.commands, arguments)
+    assert answer.exit_code != 2, answer.output
+    assert "none" in str(answer.exception)
+    assert {f"--{kind}={port['containerPort']}" for kind, port in zip(["port"], container["ports"], strict=True)} <= set(
+        arguments
+    )
+    predictor = every("InferenceService")[name]["spec"]["predictor"]
+    # Draining and the longest answer fit into the time that the pod has to end.
+    assert predictor["terminationGracePeriodSeconds"] > 5 + 30
+
+
+def test_alerts_and_dashboard_ask_for_metrics_that_the_server_has() -> None:
+    (rule,) = every("PrometheusRule", "overlays/production").values()
+    alerts = [alert for group in rule["spec"]["groups"] for alert in group["rules"]]
+    dashboard = json.loads(every("ConfigMap", "overlays/production")["goemotions-dashboard"]["data"]["dashboard.json"])
+    queries = [alert["expr"] for alert in alerts] + [
+        target["expr"] for panel in dashboard["panels"] for target in panel["targets"]
+    ]
+    families = [family for one in vars(exported).values() if isinstance(one, MetricWrapperBase) for family in one.describe()]
+    names = {
+        f"{family.name}{suffix}"
+        for family in families
+        for suffix in {"histogram": ("_bucket", "_count", "_sum"), "counter": ("_total",)}.get(family.type, ("",))
+    }
+    asked = {name for query in queries for name in re.findall(r"goemotions_\w+", query)}
+    assert asked - names == set()
+    assert len(asked) >= 10
+    reasons = {reason for query in queries for found in re.findall(r'reason=~?"([^"]+)"', query) for reason in found.split("|")}
+    assert reasons <= set(exported.REASONS.values())
+    ids = [panel["id"] for panel in dashboard["panels"]]
+    assert len(set(ids)) == len(ids)
+
+
+def test_every_alert_is_explained_where_its_runbook_says() -> None:
+    headings = re.findall(r"^#+ (.+)$", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
+    anchors = {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    (rule,) = every("PrometheusRule", "overlays/production").values()
+    for alert in (alert for group in rule["spec"]["groups"] for alert in group["rules"]):
+        assert alert["annotations"]["runbook"] == f"docs/operations.md#{alert['alert'].lower()}"
+        assert alert["alert"].lower() in anchors

@@ -1,0 +1,169 @@
+"""Champions: forward by the gate, back by a rollback, every move on record."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from goemotions import cli, data, evaluation, promotion, registration, tracking, tuning
+from goemotions.errors import ModelError, PromotionRefused
+from goemotions.predictions import FILE, Predictions
+from goemotions.registration import Parts
+
+ALIAS = "champion-cpu"
+MANIFEST = Path(__file__).parents[1] / "manifests" / "isvc.yaml"
+
+
+def certain(candidate: Path, folder: Path, right: float) -> Path:
+    """A profile's folder whose model gives each right label this probability."""
+    shutil.copytree(candidate, folder, symlinks=True)
+    for split in ("validation", "test"):
+        path = folder / "cpu" / split / FILE
+        found = Predictions.read(path)
+        scores = np.where(found.labels, right, 1 - right).astype(np.float32)
+        replace(found, probabilities=scores).write(path)
+    tuning.tune(folder / "cpu" / "validation", folder / "cpu" / "thresholds")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundles(stack: Path, dataset: Path, candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Locations of three bundles for cpu, the second better than the first, the third worse."""
+    root = tmp_path_factory.mktemp("contenders")
+    folders = (candidate, certain(candidate, root / "better", 0.99), certain(candidate, root / "worse", 0.01))
+    return [stored(f"contender-{number}", folder, dataset) for number, folder in enumerate(folders)]
+
+
+def stored(name: str, folder: Path, dataset: Path) -> str:
+    """The location of a bundle for cpu, registered under a name of its own."""
+    parts = {"cpu": [Parts.below(folder, "cpu")]}
+    store = "s3://goemotions/tests/promotion/"
+    return str(registration.register(dataset, parts, store=store, pipeline_run=name, model_name=name)["cpu"]["source"])
+
+
+def add(model: str, location: str) -> str:
+    run = tracking.find_run(model).run_id
+    return tracking.register(model, run, location, {"variant": "cpu", "profile": "minilm"}).number
+
+
+@pytest.fixture
+def model(bundles: list[str], request: pytest.FixtureRequest) -> str:
+    """A registered model: version 1 is champion, 2 is better, 3 is worse."""
+    name = request.node.name
+    assert [add(name, location) for location in bundles] == ["1", "2", "3"]
+    promotion.promote("1", model_name=name)
+    return name
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    return Path(shutil.copyfile(MANIFEST, tmp_path / "isvc.yaml"))
+
+
+def champion(model: str) -> str:
+    return tracking.existing(model, ALIAS).number
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.commands, arguments)
+
+
+def test_a_better_version_is_promoted_and_a_worse_one_refused(model: str) -> None:
+    with pytest.raises(
+        PromotionRefused, match=rf"version 3 stays as it is, {ALIAS} remains version 1: AUC micro is not higher"
+    ):
+        promotion.promote("3", model_name=model)
+    move = promotion.promote("2", model_name=model)
+    assert (move.before, move.after, champion(model)) == ("1", "2", "2")
+    assert move.verdict is not None
+    assert move.verdict.differences["auc_micro"]["difference"] > 0
+    (change,) = tracking.history(tracking.existing(model, "2"), ALIAS)
+    assert (change["action"], change["from"], change["to"]) == ("promote", "1", "2")
+    assert "@" in change["by"]
+    assert change["at"].endswith("Z")
+
+
+def test_promoting_the_champion_again_changes_nothing(model: str) -> None:
+    promotion.promote("2", model_name=model)
+    before = tracking.existing(model, "2").tags
+    again = promotion.promote("2", model_name=model)
+    assert (again.before, again.after) == ("2", "2")
+    assert tracking.existing(model, "2").tags == before
+
+
+def test_a_rollback_restores_the_one_before_once(model: str) -> None:
+    promotion.promote("2", model_name=model)
+    move = promotion.rollback("cpu", model_name=model)
+    assert (move.before, move.after, champion(model)) == ("2", "1", "1")
+    again = promotion.rollback("cpu", model_name=model)
+    assert (again.before, again.after, champion(model)) == ("1", "1", "1")
+    assert [change["action"] for change in tracking.history(tracking.existing(model, "1"), ALIAS)] == ["promote", "rollback"]
+    promotion.promote("2", model_name=model)
+    assert promotion.rollback("cpu", model_name=model).after == "1"
+
+
+def test_a_rollback_goes_to_former_champions_only(model: str) -> None:
+    with pytest.raises(PromotionRefused, match="no version was champion-cpu before version 1"):
+        promotion.rollback("cpu", model_name=model)
+    with pytest.raises(PromotionRefused, match="version 3 never was champion-cpu"):
+        promotion.rollback("cpu", model_name=model, to="3")
+    with pytest.raises(PromotionRefused, match="no champion-gpu"):
+        promotion.rollback("gpu", model_name=model)
+    promotion.promote("2", model_name=model)
+    assert promotion.rollback("cpu", model_name=model, to="1").after == "1"
+
+
+def test_a_crash_before_the_alias_moved_is_made_good_by_running_again(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(tracking, "set_alias", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            promotion.promote("2", model_name=model)
+    assert champion(model) == "1"
+    assert promotion.promote("2", model_name=model).after == "2"
+    assert promotion.rollback("cpu", model_name=model).after == "1"
+
+
+def test_the_command_promotes_and_writes_the_manifest(model: str, manifest: Path) -> None:
+    # The file's services are those of the model goemotions; this model's are named after it.
+    service = f"{model}-cpu"
+    manifest.write_text(manifest.read_text().replace("name: goemotions-cpu\n  annotations", f"name: {service}\n  annotations"))
+    answer = run("promote", "2", "--model-name", model, "--file", str(manifest))
+    assert answer.exit_code == 0, answer.output
+    assert f"{ALIAS}: version 2, before it 1" in answer.output
+    assert tracking.existing(model, "2").source in manifest.read_text()
+    back = run("rollback", "--model-name", model, "--file", str(manifest))
+    assert f"{ALIAS}: version 1, before it 2" in back.output
+    assert tracking.existing(model, "1").source in manifest.read_text()
+    again = run("rollback", "--model-name", model, "--file", str(manifest))
+    assert "version 1 is champion-cpu already: nothing moved" in again.output
+
+
+def test_other_data_needs_the_dataset_to_compare(
+    model: str, source: Path, candidate: Path, model_folder: Path, onnx_folder: Path, tmp_path: Path
+) -> None:
+    other, dataset = tmp_path / "other", tmp_path / "dataset"
+    shutil.copytree(source, other)
+    lines = (other / "dev.tsv").read_text().splitlines(keepends=True)
+    (other / "dev.tsv").write_text("".join(lines[:70]))
+    data.ingest(str(other), dataset)
+    folder = tmp_path / "candidate"
+    shutil.copytree(candidate, folder, symlinks=True)
+    outputs = {split: folder / "cpu" / split for split in ("validation", "test")}
+    shutil.rmtree(folder / "cpu")
+    evaluation.evaluate(dataset, model_folder, onnx_folder, "onnx-int8", outputs)
+    tuning.tune(folder / "cpu" / "validation", folder / "cpu" / "thresholds")
+    number = add(model, stored("contender-other", folder, dataset))
+    with pytest.raises(PromotionRefused, match=r"version 1 was scored on other data.*Dataset folder"):
+        promotion.promote(number, model_name=model)
+    with pytest.raises(PromotionRefused, match="AUC micro is not higher"):
+        promotion.promote(number, model_name=model, dataset=dataset)
+
+
+def test_a_version_that_is_not_there_is_named(model: str) -> None:
+    with pytest.raises(ModelError, match="has no version or alias '99'"):
+        promotion.promote("99", model_name=model)
