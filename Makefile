@@ -84,8 +84,8 @@ test: setup ## the tests
 	$(BIN)/python -m pytest --ignore tests/test_training.py --ignore tests/images
 	$(BIN)/python -m pytest tests/test_training.py
 
-test-images: setup ## run the images of this commit, read-only and without rights: IMAGES=
-	IMAGES='$(IMAGES)' $(BIN)/python -m pytest tests/images
+test-images: setup ## run the images of this commit with docker or podman, read-only and without rights
+	$(BIN)/python -m pytest tests/images
 
 lint: setup ## style and types
 	$(BIN)/ruff check .

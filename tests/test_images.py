@@ -1,0 +1,55 @@
+"""What the images are called, and what the script that builds them refuses; the images themselves are tested by `make test-images`."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REGISTRY = "registry.example/team"
+
+
+def script(*arguments: str, folder: Path = Path(), **variables: str) -> subprocess.CompletedProcess[str]:
+    cleared = {name: value for name, value in os.environ.items() if name not in ("REGISTRY", "ENGINE", "FORCE", "BASE_IMAGE")}
+    return subprocess.run(
+        ["images/image.sh", *arguments], cwd=folder, env=cleared | variables, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    subprocess.run(["git", "clone", "--quiet", ".", str(tmp_path / "checkout")], check=True)
+    return tmp_path / "checkout"
+
+
+def test_an_image_is_named_by_the_commit() -> None:
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    assert script("name", "trainer").stdout == f"goemotions-trainer:{commit}\n"
+    assert script("name", "predictor-cpu", REGISTRY=REGISTRY).stdout == f"{REGISTRY}/goemotions-predictor:{commit}-cpu\n"
+
+
+def test_the_pipeline_runs_the_image_of_that_name(tmp_path: Path) -> None:
+    compiled = tmp_path / "training.yaml"
+    command = [sys.executable, "-m", "pipelines.submit", "compile", "--registry", REGISTRY, "--output", str(compiled)]
+    subprocess.run(command, check=True)
+    assert script("name", "trainer", REGISTRY=REGISTRY).stdout.strip() in compiled.read_text()
+
+
+def test_what_is_not_committed_is_not_built(checkout: Path) -> None:
+    (checkout / "goemotions" / "labels.py").write_text("")
+    refused = script("build", "trainer", folder=checkout)
+    assert refused.returncode == 1
+    assert "commit them" in refused.stderr
+
+
+def test_an_engine_that_is_not_there_is_named(checkout: Path) -> None:
+    refused = script("build", "trainer", folder=checkout, ENGINE="no-such-engine")
+    assert refused.returncode == 1
+    assert "no container engine answers (no-such-engine)" in refused.stderr
+
+
+def test_a_push_needs_a_registry() -> None:
+    refused = script("push", "trainer")
+    assert refused.returncode == 1
+    assert "REGISTRY=" in refused.stderr
