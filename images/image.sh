@@ -23,17 +23,20 @@ engine() {
 
 # trainer, predictor-cpu or predictor-gpu -> the image's full name
 name() {
-    local tag variant
-    tag=$(git rev-parse HEAD)
-    variant=${1#predictor-}
-    [ "$variant" = "$1" ] || tag+=-$variant
-    echo "${REGISTRY:+${REGISTRY%/}/}goemotions-${1%%-*}:$tag"
+    local commit prefix=${REGISTRY:+${REGISTRY%/}/}
+    commit=$(git rev-parse HEAD)
+    case $1 in
+    trainer) echo "${prefix}goemotions-trainer:$commit" ;;
+    predictor-cpu | predictor-gpu) echo "${prefix}goemotions-predictor:$commit-${1#predictor-}" ;;
+    *) fail "there is no image $1: give trainer, predictor-cpu or predictor-gpu" ;;
+    esac
 }
 
 build() {
-    local engine options
+    local engine name options
     engine=$(engine)
-    options=(--tag "$(name "$1")" --file "images/${1%%-*}/Dockerfile")
+    name=$(name "$1")
+    options=(--tag "$name" --file "images/${1%%-*}/Dockerfile")
     options+=(--build-arg "REVISION=$(git rev-parse HEAD)" --build-arg "SOURCE=${SOURCE:-}")
     options+=(--build-arg "VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)")
     options+=(--build-arg "PIP_OPTIONS=${PIP_OPTIONS:-}")
@@ -47,9 +50,10 @@ build() {
 
 push() {
     [ -n "${REGISTRY:-}" ] || fail "there is nowhere to push to: name it by REGISTRY=, such as registry.example/team"
-    local engine
+    local engine name
     engine=$(engine)
-    "$engine" push "$(name "$1")"
+    name=$(name "$1")
+    "$engine" push "$name"
 }
 
 digest() {
@@ -75,8 +79,9 @@ pin_base() {
 case ${1:-} in
 name) name "$2" ;;
 build)
-    if [ -z "${FORCE:-}" ] && [ -n "$(git status --porcelain -- "${CONTENT[@]}")" ]; then
-        fail "an image's tag is its commit, and these differ from it: commit them, or build all the same by FORCE=1"
+    changed=$(git status --porcelain -- "${CONTENT[@]}")
+    if [ -z "${FORCE:-}" ] && [ -n "$changed" ]; then
+        fail "an image's tag is its commit, which lacks these changes: commit them, or set FORCE=1 (${changed//$'\n'/,})"
     fi
     for image in "${@:2}"; do build "$image"; done
     ;;

@@ -41,6 +41,14 @@ def test_what_is_not_committed_is_not_built(checkout: Path) -> None:
     refused = script("build", "trainer", folder=checkout)
     assert refused.returncode == 1
     assert "commit them" in refused.stderr
+    assert "goemotions/labels.py" in refused.stderr
+
+
+def test_an_image_that_is_not_there_is_named(checkout: Path) -> None:
+    for action in ("name", "push"):
+        refused = script(action, "predictor-tpu", folder=checkout, REGISTRY=REGISTRY, ENGINE="true")
+        assert refused.returncode == 1
+        assert "there is no image predictor-tpu" in refused.stderr
 
 
 def test_an_engine_that_is_not_there_is_named(checkout: Path) -> None:
