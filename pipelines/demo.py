@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from goemotions.errors import WorkflowError
-from pipelines import local, stack
+from pipelines import local, parameters, stack
 
 # A demonstration waits for no teachers, and on as little data as the sample one epoch of theirs teaches nothing.
 QUICK = {"minilm": {"teachers": 0}}
@@ -86,7 +86,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 def main(data: str, models: str, epochs: int, model_name: str) -> None:
     """Train, register and serve on this machine."""
     run = local.run(
-        data=local.source(data),
+        data=parameters.source(data),
         models=models.split(","),
         epochs=epochs,
         settings=QUICK,

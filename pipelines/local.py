@@ -23,7 +23,7 @@ from kfp import local
 
 from goemotions.bundle import MODEL, VARIANTS, Variant
 from goemotions.errors import WorkflowError
-from pipelines import stack, submit
+from pipelines import parameters, stack, submit
 from pipelines.training import training
 
 if TYPE_CHECKING:
@@ -37,10 +37,6 @@ TAIL_CHARACTERS = 6000
 STOP_SECONDS = 15
 PUBLISHED = {"report.md": "model-performance.md", "dataset.md": "dataset-analysis.md"}
 STORE = f"s3://{stack.BUCKET}/"
-
-
-class BadArgument(WorkflowError):
-    """An option of the command line cannot be understood."""
 
 
 class RunFailed(WorkflowError):
@@ -212,37 +208,6 @@ def summary(run_folder: Path) -> str:
     return "\n".join([*lines, f"report: {page.relative_to(Path.cwd()) if page.is_relative_to(Path.cwd()) else page}"])
 
 
-def named_weights(values: tuple[str, ...]) -> dict[str, str]:
-    """``profile=location`` pairs as the pipeline's parameter takes them; a local path becomes absolute."""
-    pairs = [_pair(value) for value in values]
-    return {profile: place if "://" in place else str(Path(place).expanduser().absolute()) for profile, place in pairs}
-
-
-def parameters(values: tuple[str, ...]) -> dict[str, Any]:
-    """``name=value`` pairs for further parameters of the pipeline; a value is JSON or else a plain string."""
-    found: dict[str, Any] = {}
-    for name, value in map(_pair, values):
-        if name not in training.component_spec.inputs:
-            raise BadArgument(f"the pipeline has no parameter {name!r}: it has {', '.join(training.component_spec.inputs)}")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
-    return found
-
-
-def _pair(value: str) -> tuple[str, str]:
-    name, separator, rest = value.partition("=")
-    if not (name and separator and rest):
-        raise BadArgument(f"{value!r} is no name=value pair")
-    return name, rest
-
-
-def source(value: str) -> str:
-    """A local folder becomes absolute: each step runs in a directory of its own."""
-    return str(Path(value).absolute()) if Path(value).is_dir() else value
-
-
 @click.group()
 def main() -> None:
     """The training pipeline on this machine."""
@@ -259,8 +224,8 @@ def main() -> None:
 @click.option("--set", "others", multiple=True, help="Any other parameter of the pipeline, as name=value; repeatable.")
 def run_command(data: str, models: str, weights: tuple[str, ...], others: tuple[str, ...], **options: Any) -> None:
     """Run the pipeline and say what it registered."""
-    arguments = {**options, **parameters(others)}
-    folder = run(data=source(data), models=models.split(","), weights=named_weights(weights), **arguments)
+    arguments = {**options, **parameters.parse(others)}
+    folder = run(data=parameters.source(data), models=models.split(","), weights=parameters.named_weights(weights), **arguments)
     click.echo(summary(folder))
     click.echo(f"MLflow: {os.environ['MLFLOW_TRACKING_URI']}")
 

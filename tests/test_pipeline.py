@@ -1,14 +1,18 @@
 """The compiled pipeline: what a cluster is given."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from pipelines import local, placement
+from pipelines import local, parameters, placement
 from pipelines.submit import compile_pipeline
 from pipelines.training import pipeline as training_pipeline
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -36,18 +40,18 @@ def loop(pipeline: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_every_parameter_is_described_and_has_a_default(pipeline: dict[str, Any]) -> None:
-    parameters = pipeline["root"]["inputDefinitions"]["parameters"]
-    assert [name for name, facts in parameters.items() if not facts.get("description")] == []
-    assert [name for name, facts in parameters.items() if "defaultValue" not in facts and not facts.get("isOptional")] == []
-    assert len(parameters) == 26
-    assert parameters["data"]["defaultValue"] == "sample"
-    assert parameters["models"]["defaultValue"] == ["minilm", "minilm-3l"]
+    declared = pipeline["root"]["inputDefinitions"]["parameters"]
+    assert [name for name, facts in declared.items() if not facts.get("description")] == []
+    assert [name for name, facts in declared.items() if "defaultValue" not in facts and not facts.get("isOptional")] == []
+    assert len(declared) == 26
+    assert declared["data"]["defaultValue"] == "sample"
+    assert declared["models"]["defaultValue"] == ["minilm", "minilm-3l"]
 
 
 def test_the_image_and_the_commit_are_those_it_was_compiled_for(pipeline: dict[str, Any]) -> None:
-    parameters = pipeline["root"]["inputDefinitions"]["parameters"]
-    assert parameters["image"]["defaultValue"] == "goemotions-trainer:abc123"
-    assert parameters["commit"]["defaultValue"] == "abc123"
+    declared = pipeline["root"]["inputDefinitions"]["parameters"]
+    assert declared["image"]["defaultValue"] == "goemotions-trainer:abc123"
+    assert declared["commit"]["defaultValue"] == "abc123"
     images = {executor["container"]["image"] for executor in pipeline["deploymentSpec"]["executors"].values()}
     assert images == {"{{$.inputs.parameters['pipelinechannel--image']}}"}
 
@@ -80,11 +84,9 @@ def test_training_runs_on_a100_nodes_and_the_pool_is_a_parameter(pipeline: dict[
     assert train["tolerations"][0]["tolerationJson"] == {"componentInputParameter": "pipelinechannel--tolerations"}
     (memory,) = train["emptyDirMounts"]
     assert (memory["mountPath"], memory["medium"], memory["sizeLimit"]) == ("/dev/shm", "Memory", "8Gi")
-    parameters = pipeline["root"]["inputDefinitions"]["parameters"]
-    assert "A100" in parameters["node_selector"]["defaultValue"]["nvidia.com/gpu.product"]
-    assert parameters["tolerations"]["defaultValue"] == [
-        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
-    ]
+    declared = pipeline["root"]["inputDefinitions"]["parameters"]
+    assert "A100" in declared["node_selector"]["defaultValue"]["nvidia.com/gpu.product"]
+    assert declared["tolerations"]["defaultValue"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     assert [name for name, pod in platform.items() if "nodeSelector" in pod] == ["exec-train"]
 
 
@@ -166,27 +168,34 @@ def test_credentials_come_by_reference(platform: dict[str, Any]) -> None:
 
 
 def test_the_same_source_compiles_to_the_same_bytes(compiled: Path, tmp_path: Path) -> None:
-    compile_pipeline(tmp_path / "again.yaml", "goemotions-trainer:abc123", "abc123")
-    assert (tmp_path / "again.yaml").read_bytes() == compiled.read_bytes()
+    """In other processes too: maps of protobuf have another order in each."""
+    code = (
+        "import sys, pathlib; from pipelines import submit; submit.compile_pipeline(pathlib.Path(sys.argv[1]), *sys.argv[2:])"
+    )
+    made = [tmp_path / f"{number}.yaml" for number in range(4)]
+    commands = [[sys.executable, "-c", code, str(path), "goemotions-trainer:abc123", "abc123"] for path in made]
+    for process in [subprocess.Popen(command, cwd=ROOT) for command in commands]:
+        assert process.wait(timeout=60) == 0
+    assert {path.read_bytes() for path in made} == {compiled.read_bytes()}
 
 
 def test_local_paths_become_absolute_and_locations_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
-    assert local.source("mine") == str(tmp_path / "mine")
-    assert local.source("s3://bucket/data/") == "s3://bucket/data/"
-    assert local.named_weights(("minilm=mine", "distilbert=s3://bucket/w/")) == {
+    assert parameters.source("mine") == str(tmp_path / "mine")
+    assert parameters.source("s3://bucket/data/") == "s3://bucket/data/"
+    assert parameters.named_weights(("minilm=mine", "distilbert=s3://bucket/w/")) == {
         "minilm": str(tmp_path / "mine"),
         "distilbert": "s3://bucket/w/",
     }
 
 
 def test_further_parameters_are_checked_by_name() -> None:
-    assert local.parameters(("max_quarantined=0.1", "unlabelled=keep")) == {"max_quarantined": 0.1, "unlabelled": "keep"}
-    with pytest.raises(local.BadArgument, match=r"no parameter 'epoch'.*epochs"):
-        local.parameters(("epoch=3",))
-    with pytest.raises(local.BadArgument, match="no name=value"):
-        local.named_weights(("distilbert",))
+    assert parameters.parse(("max_quarantined=0.1", "unlabelled=keep")) == {"max_quarantined": 0.1, "unlabelled": "keep"}
+    with pytest.raises(parameters.BadArgument, match=r"no parameter 'epoch'.*epochs"):
+        parameters.parse(("epoch=3",))
+    with pytest.raises(parameters.BadArgument, match="no name=value"):
+        parameters.named_weights(("distilbert",))
 
 
 def test_a_local_run_leaves_the_pipeline_as_it_was(compiled: Path, tmp_path: Path) -> None:

@@ -1,0 +1,49 @@
+"""Pipeline parameters from a command line: checked by name, since KFP passes on what the pipeline does not know."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from goemotions.errors import WorkflowError
+from pipelines.training import training
+
+
+class BadArgument(WorkflowError):
+    """An option of the command line cannot be understood."""
+
+
+def parse(values: tuple[str, ...]) -> dict[str, Any]:
+    """``name=value`` pairs as parameters of the pipeline; a value is JSON or else a plain string.
+
+    Raises:
+        BadArgument: no pair, or no parameter of that name.
+    """
+    found: dict[str, Any] = {}
+    for name, value in map(pair, values):
+        if name not in training.component_spec.inputs:
+            raise BadArgument(f"the pipeline has no parameter {name!r}: it has {', '.join(training.component_spec.inputs)}")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def named_weights(values: tuple[str, ...]) -> dict[str, str]:
+    """``profile=location`` pairs; a local path becomes absolute: each step runs in a directory of its own."""
+    pairs = [pair(value) for value in values]
+    return {profile: place if "://" in place else str(Path(place).expanduser().absolute()) for profile, place in pairs}
+
+
+def source(value: str) -> str:
+    """The source of the data; a local folder becomes absolute."""
+    return str(Path(value).absolute()) if Path(value).is_dir() else value
+
+
+def pair(value: str) -> tuple[str, str]:
+    name, separator, rest = value.partition("=")
+    if not (name and separator and rest):
+        raise BadArgument(f"{value!r} is no name=value pair")
+    return name, rest

@@ -1,0 +1,235 @@
+"""A server with the paths of the Kubeflow Pipelines API (v2beta1) that submitting uses, as a process of its own, state in memory.
+
+Its answers are written by the API's own models. An uploaded package must compile to a PipelineSpec, as on the real server. A run's
+steps go on by one state each time the run is asked for.
+"""
+
+from __future__ import annotations
+
+import email.parser
+import email.policy
+import itertools
+import json
+import sys
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import kfp_server_api as api
+import yaml
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+TOKEN = "of-the-tests"
+STEPS = ("ingest", "train-driver", "train", "register")
+IDS = itertools.count(1)
+WRITER = api.ApiClient()
+
+
+class State:
+    def __init__(self) -> None:
+        # What a test switches: who may ask, what stands in front, how many questions are not answered, and how runs end.
+        self.multi_user = False
+        self.namespaces = ["team"]
+        self.refuse = 0
+        self.login = False
+        self.away = 0
+        self.end = "SUCCEEDED"
+        self.seen: list[str] = []
+        self.experiments: list[api.V2beta1Experiment] = []
+        self.pipelines: list[api.V2beta1Pipeline] = []
+        self.versions: list[api.V2beta1PipelineVersion] = []
+        self.recurring: list[api.V2beta1RecurringRun] = []
+        self.runs: dict[str, api.V2beta1Run] = {}
+        self.polls: dict[str, int] = {}
+
+    def run(self, run_id: str) -> api.V2beta1Run:
+        run = self.runs[run_id]
+        self.polls[run_id] += 1
+        passed = self.polls[run_id]
+        states = ["SUCCEEDED" if n < passed else "RUNNING" if n == passed else "PENDING" for n in range(1, len(STEPS) + 1)]
+        if passed > len(STEPS):
+            run.state = self.end
+            states[-1] = self.end
+            if self.end == "FAILED":
+                run.error = api.GoogleRpcStatus(code=13, message="register failed: exit code 1")
+        run.run_details = api.V2beta1RunDetails(
+            task_details=[
+                api.V2beta1PipelineTaskDetail(run_id=run_id, task_id=f"{run_id}-{name}", display_name=name, state=state)
+                for name, state in zip(STEPS, states, strict=True)
+            ]
+        )
+        return run
+
+
+class Refused(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Handler(BaseHTTPRequestHandler):
+    state: State
+
+    def do_GET(self) -> None:
+        self._handle()
+
+    def do_POST(self) -> None:
+        self._handle()
+
+    def do_DELETE(self) -> None:
+        self._handle()
+
+    def do_PUT(self) -> None:
+        vars(self.state).update(json.loads(self._body()))
+        self._send(200, b"{}")
+
+    def _handle(self) -> None:
+        url = urlsplit(self.path)
+        if url.path == "/tests/state":
+            kept = {name: value for name, value in vars(self.state).items() if name != "seen"}
+            return self._send(200, json.dumps(WRITER.sanitize_for_serialization(kept)).encode())
+        body = self._body()
+        if self.state.away:
+            self.state.away -= 1
+            self.close_connection = True
+            return None
+        if self.state.login:
+            return self._send(200, b"<!doctype html><title>Log in</title>", "text/html")
+        if self.state.refuse:
+            return self._error(self.state.refuse, "rpc error: code = PermissionDenied")
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self._error(401, "no token")
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
+        try:
+            answer = self._answer(self.command, url.path.removeprefix("/apis/v2beta1/").split("/"), query, body)
+        except Refused as error:
+            return self._error(error.status, str(error))
+        return self._send(200, json.dumps(WRITER.sanitize_for_serialization(answer)).encode())
+
+    def _answer(self, method: str, path: list[str], query: dict[str, str], body: bytes) -> Any:
+        state = self.state
+        match method, *path:
+            case "GET", "healthz":
+                return api.V2beta1GetHealthzResponse(multi_user=state.multi_user)
+            case "GET", "experiments":
+                self._require(query.get("namespace", ""))
+                found = _filtered(state.experiments, query)
+                return api.V2beta1ListExperimentsResponse(experiments=found or None, total_size=len(found))
+            case "POST", "experiments":
+                made = _read(body, api.V2beta1Experiment)
+                self._require(made.namespace or "")
+                made.experiment_id = f"experiment-{next(IDS)}"
+                state.experiments.append(made)
+                return made
+            case "GET", "pipelines":
+                self._require(query.get("namespace", ""))
+                found = _filtered(state.pipelines, query)
+                return api.V2beta1ListPipelinesResponse(pipelines=found or None, total_size=len(found))
+            case "POST", "pipelines":
+                made = _read(body, api.V2beta1Pipeline)
+                made.pipeline_id = f"pipeline-{next(IDS)}"
+                state.pipelines.append(made)
+                return made
+            case "GET", "pipelines", pipeline_id, "versions":
+                found = [one for one in _filtered(state.versions, query) if one.pipeline_id == pipeline_id]
+                return api.V2beta1ListPipelineVersionsResponse(pipeline_versions=found or None, total_size=len(found))
+            case "POST", "pipelines", "upload_version":
+                spec = _uploaded(self.headers["Content-Type"], body)
+                version = api.V2beta1PipelineVersion(
+                    pipeline_id=query["pipelineid"],
+                    pipeline_version_id=f"version-{next(IDS)}",
+                    name=query["name"],
+                    display_name=query["name"],
+                    pipeline_spec=spec,
+                    created_at=datetime.now(UTC),
+                )
+                state.versions.append(version)
+                return version
+            case "POST", "runs":
+                run = _read(body, api.V2beta1Run)
+                self._require_version(run.pipeline_version_reference)
+                run.run_id, run.state = f"run-{next(IDS)}", "PENDING"
+                state.runs[run.run_id], state.polls[run.run_id] = run, 0
+                return run
+            case "GET", "runs", run_id if run_id in state.runs:
+                return state.run(run_id)
+            case "GET", "recurringruns":
+                found = [one for one in state.recurring if one.experiment_id == query["experiment_id"]]
+                return api.V2beta1ListRecurringRunsResponse(recurring_runs=found or None, total_size=len(found))
+            case "POST", "recurringruns":
+                recurring = _read(body, api.V2beta1RecurringRun)
+                self._require_version(recurring.pipeline_version_reference)
+                recurring.recurring_run_id = f"recurring-{next(IDS)}"
+                state.recurring.append(recurring)
+                return recurring
+            case "DELETE", "recurringruns", recurring_id:
+                state.recurring = [one for one in state.recurring if one.recurring_run_id != recurring_id]
+                return {}
+        raise Refused(404, f"{method} {self.path} not found")
+
+    def _require(self, namespace: str) -> None:
+        if self.state.multi_user and namespace not in self.state.namespaces:
+            raise Refused(403, f"User is not authorized to access namespace {namespace!r}")
+
+    def _require_version(self, reference: api.V2beta1PipelineVersionReference) -> None:
+        if reference.pipeline_version_id not in [one.pipeline_version_id for one in self.state.versions]:
+            raise Refused(400, f"no version {reference.pipeline_version_id}")
+
+    def _body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def _error(self, status: int, message: str) -> None:
+        self._send(status, json.dumps({"error": message, "message": message, "code": 7}).encode())
+
+    def _send(self, status: int, body: bytes, content_type: str = "application/json") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+
+class _Answer:
+    """What the API's reader takes for a response."""
+
+    def __init__(self, data: str) -> None:
+        self.data = data
+
+
+def _read(body: bytes, model: type) -> Any:
+    """A request as its model; a field that the model does not know is refused, as by the real server."""
+    content = json.loads(body)
+    unknown = set(content) - set(model.attribute_map.values())
+    if unknown:
+        raise Refused(400, f"unknown field {unknown.pop()}")
+    return WRITER.deserialize(_Answer(body.decode()), model.__name__)
+
+
+def _filtered(found: list[Any], query: dict[str, str]) -> list[Any]:
+    for predicate in json.loads(query.get("filter") or '{"predicates": []}')["predicates"]:
+        found = [one for one in found if getattr(one, predicate["key"]) == predicate["stringValue"]]
+    return found
+
+
+def _uploaded(content_type: str, body: bytes) -> dict[str, Any]:
+    parser = email.parser.BytesParser(policy=email.policy.default)
+    message = parser.parsebytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body)
+    (part,) = (part for part in message.iter_parts() if part.get_param("name", header="content-disposition") == "uploadfile")
+    documents = list(yaml.safe_load_all(part.get_payload(decode=True)))
+    try:
+        json_format.ParseDict(documents[0], pipeline_spec_pb2.PipelineSpec())
+    except json_format.ParseError as error:
+        raise Refused(400, f"invalid pipeline spec: {error}") from error
+    return {"pipeline_spec": documents[0], "platform_spec": documents[1]}
+
+
+if __name__ == "__main__":
+    Handler.state = State()
+    server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1]) if len(sys.argv) > 1 else 0), Handler)
+    print(server.server_port, flush=True)
+    server.serve_forever()

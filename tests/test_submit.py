@@ -1,0 +1,288 @@
+"""Submitting to Kubeflow Pipelines as a user does, against a server that speaks its API in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kfp_server_api
+import pytest
+from click.testing import CliRunner, Result
+
+from goemotions.errors import WorkflowError
+from pipelines import client, placement, submit
+from tests.kfp_server import TOKEN
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Kubeflow:
+    url: str
+
+    def state(self) -> dict[str, Any]:
+        with urllib.request.urlopen(f"{self.url}/tests/state", timeout=10) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+
+    def switch(self, **fields: Any) -> None:
+        request = urllib.request.Request(f"{self.url}/", json.dumps(fields).encode(), method="PUT")
+        urllib.request.urlopen(request, timeout=10).close()
+
+
+@pytest.fixture
+def kubeflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubeflow]:
+    with subprocess.Popen([sys.executable, ROOT / "tests" / "kfp_server.py"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        server = Kubeflow(f"http://127.0.0.1:{int(process.stdout.readline())}")
+        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)
+        monkeypatch.setenv("KF_PIPELINES_TOKEN", TOKEN)
+        for name in ("KF_PIPELINES_NAMESPACE", "KF_PIPELINES_COOKIES", "KUBE_CONTEXT"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(submit, "POLL_SECONDS", 0.02)
+        monkeypatch.setattr(submit, "PACKAGE", tmp_path / "training.yaml")
+        try:
+            yield server
+        finally:
+            process.terminate()
+
+
+def run(*arguments: str) -> Result:
+    """A command of pipelines.submit; the checkout of the tests may have changes of its own."""
+    return CliRunner().invoke(submit.main, [*arguments, "--force"])
+
+
+def failure(*arguments: str) -> str:
+    answer = run(*arguments)
+    assert isinstance(answer.exception, WorkflowError), answer.output
+    assert TOKEN not in answer.output + str(answer.exception)
+    assert "\n" not in str(answer.exception)
+    return str(answer.exception)
+
+
+def test_a_run_of_a_version_named_by_commit_starts_in_the_experiment(kubeflow: Kubeflow) -> None:
+    answer = run("submit", "--data", "s3://data/ge/", "--models", "roberta-large", "--epochs", "3", "--set", "seed=7")
+    assert answer.exit_code == 0, answer.output
+    state = kubeflow.state()
+    (version,), (sent,) = state["versions"], state["runs"].values()
+    assert version["display_name"].startswith(f"{submit.commit()[:12]}-")
+    assert version["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "goemotions-training"
+    assert "kubernetes" in version["pipeline_spec"]["platform_spec"]["platforms"]
+    assert sent["runtime_config"]["parameters"] == {
+        "data": "s3://data/ge/",
+        "models": ["roberta-large"],
+        "epochs": 3,
+        "seed": 7,
+    }
+    assert sent["pipeline_version_reference"]["pipeline_version_id"] == version["pipeline_version_id"]
+    assert [one["display_name"] for one in state["experiments"]] == ["goemotions"]
+    assert f"{kubeflow.url}/#/runs/details/{sent['run_id']}" in answer.output
+    assert TOKEN not in answer.output
+
+
+def test_the_same_source_is_uploaded_once_and_other_resources_are_another_version(kubeflow: Kubeflow) -> None:
+    for arguments in ((), (), ("--resources", "train.gpus=4"), ("--registry", "registry.example/team")):
+        assert run("submit", *arguments).exit_code == 0
+    state = kubeflow.state()
+    assert len(state["runs"]) == 4
+    assert len({version["display_name"] for version in state["versions"]}) == len(state["versions"]) == 3
+    assert len(state["pipelines"]) == len(state["experiments"]) == 1
+    images = [
+        one["pipeline_spec"]["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]["image"] for one in state["versions"]
+    ]
+    assert images[2]["defaultValue"] == f"registry.example/team/goemotions-trainer:{submit.commit()}"
+
+
+@pytest.mark.parametrize(("end", "code"), [("SUCCEEDED", 0), ("FAILED", 1), ("CANCELED", 1)])
+def test_waiting_tells_each_step_and_the_truth_about_the_end(kubeflow: Kubeflow, end: str, code: int) -> None:
+    kubeflow.switch(end=end)
+    answer = run("submit", "--wait")
+    assert answer.exit_code == code, answer.output
+    shown = re.findall(r"^  \d\d:\d\d:\d\d  (\w+) +(\S+)$", answer.output, re.MULTILINE)
+    assert [state for state, step in shown if step == "train"] == ["PENDING", "RUNNING", "SUCCEEDED"]
+    assert shown[-1] == (end, "register")
+    assert "train-driver" not in answer.output
+    if code:
+        assert f"ended as {end}" in str(answer.exception)
+    else:
+        assert answer.output.rstrip().endswith("SUCCEEDED")
+
+
+def test_waiting_outlasts_a_restart_of_the_server(kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = client.Connection(kubeflow.url, token=TOKEN)
+    connected = client.connect(connection)
+    package = submit.pack(submit.PACKAGE, "", placement.resources(), {}, force=True)
+    run_id = submit.submit(connected, package, "e", "")
+    kubeflow.switch(away=12)
+    assert submit.follow(connected, connection, run_id, lambda line: None) == "SUCCEEDED"
+    monkeypatch.setattr(submit, "AWAY_SECONDS", 0.2)
+    kubeflow.switch(away=10_000)
+    with pytest.raises(client.ServerError, match="does not answer"):
+        submit.follow(connected, connection, run_id, lambda line: None)
+
+
+def test_interrupting_the_wait_says_that_the_run_goes_on(kubeflow: Kubeflow) -> None:
+    kubeflow.switch(end="RUNNING")
+    command = [sys.executable, "-m", "pipelines.submit", "submit", "--wait", "--force"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not any(count > 1 for count in kubeflow.state()["polls"].values()):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert re.search(r"^submit: not waited for any longer: run run-\d+ goes on$", errors, re.MULTILINE)
+    assert "Traceback" not in errors
+
+
+def test_a_schedule_is_made_kept_replaced_and_ended(kubeflow: Kubeflow) -> None:
+    assert "scheduled: 0 0 3 * * 0" in run("schedule", "--cron", "0 0 3 * * 0", "--models", "minilm").output
+    (first,) = kubeflow.state()["recurring"]
+    assert first["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * 0"
+    assert (first["no_catchup"], first["max_concurrency"], first["mode"]) == (True, "1", "ENABLE") or first[
+        "max_concurrency"
+    ] == 1
+    assert first["runtime_config"]["parameters"]["models"] == ["minilm"]
+    assert "nothing changed" in run("schedule", "--cron", "0 0 3 * * 0", "--models", "minilm").output
+    assert kubeflow.state()["recurring"] == [first]
+    assert "replaced the schedule" in run("schedule", "--cron", "0 30 4 * * *", "--models", "minilm").output
+    (second,) = kubeflow.state()["recurring"]
+    assert second["trigger"]["cron_schedule"]["cron"] == "0 30 4 * * *"
+    assert "ended 1 schedule" in run("schedule", "--cron", "off").output
+    assert kubeflow.state()["recurring"] == []
+
+
+def test_a_cron_without_seconds_is_explained(kubeflow: Kubeflow) -> None:
+    assert "has 5 fields: Kubeflow takes six, seconds first" in failure("schedule", "--cron", "0 3 * * 0")
+
+
+def test_several_users_need_a_namespace(kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubeflow.switch(multi_user=True)
+    assert "has several users: set KF_PIPELINES_NAMESPACE" in failure("submit")
+    assert "403" in failure("submit", "--namespace", "others")
+    monkeypatch.setenv("KF_PIPELINES_NAMESPACE", "team")
+    assert run("submit").exit_code == 0
+    state = kubeflow.state()
+    assert state["experiments"][0]["namespace"] == state["pipelines"][0]["namespace"] == "team"
+
+
+@pytest.mark.parametrize(
+    ("switched", "said"),
+    [
+        ({"refuse": 401}, r"refuses \(401, .*set KF_PIPELINES_TOKEN"),
+        ({"refuse": 403}, r"refuses \(403, .*no right to this"),
+        ({"refuse": 404}, r"refuses \(404, .*check the endpoint"),
+        ({"refuse": 500}, r"refuses \(500, .*mend what it says"),
+        ({"login": True}, r"answers with a page .* login: set KF_PIPELINES_TOKEN"),
+        ({"away": 1000}, "does not answer at http://127.0.0.1"),
+    ],
+)
+def test_what_the_server_does_instead_of_answering_is_named(kubeflow: Kubeflow, switched: dict[str, Any], said: str) -> None:
+    kubeflow.switch(**switched)
+    began = time.monotonic()
+    assert re.search(said, failure("submit"))
+    assert time.monotonic() - began < 15
+
+
+def test_a_wrong_token_is_refused_and_not_shown(kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KF_PIPELINES_TOKEN", "a-wrong-secret")
+    answer = run("submit")
+    assert "401" in str(answer.exception)
+    assert "a-wrong-secret" not in answer.output + str(answer.exception)
+
+
+def test_a_package_that_the_server_cannot_read_is_refused(kubeflow: Kubeflow) -> None:
+    connection = client.Connection(kubeflow.url, token=TOKEN)
+    package = submit.pack(submit.PACKAGE, "", placement.resources(), {}, force=True)
+    package.path.write_text(package.path.read_text().replace("pipelineInfo:", "pipelineinfo:"))
+    with (
+        pytest.raises(client.ServerError, match=r"refuses \(400, invalid pipeline spec.*mend what it says"),
+        client.named(connection),
+    ):
+        submit.submit(client.connect(connection), package, "e", "")
+
+
+def test_nobody_listens_or_nothing_is_named(kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "does not answer at http://127.0.0.1:9" in failure("submit", "--endpoint", "http://127.0.0.1:9")
+    monkeypatch.delenv("KF_PIPELINES_ENDPOINT")
+    assert "no endpoint of Kubeflow Pipelines is named: set KF_PIPELINES_ENDPOINT" in failure("submit")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--data", "./here"), "a pod cannot read ./here: put it into S3"),
+        (("--weights", "minilm=/disk/w"), "a pod cannot read /disk/w"),
+        (("--set", "epoch=3"), "the pipeline has no parameter 'epoch'"),
+        (("--resources", "train.gpu=3"), "there is no resource 'train.gpu'"),
+    ],
+)
+def test_what_a_cluster_cannot_do_is_refused_before_anything_is_sent(kubeflow: Kubeflow, arguments: Any, said: str) -> None:
+    assert said in failure("submit", *arguments)
+    assert kubeflow.state()["pipelines"] == []
+
+
+def test_a_dry_run_shows_everything_and_sends_nothing(kubeflow: Kubeflow) -> None:
+    answer = run("submit", "--dry-run", "--preset", "gke", "--resources", "train.gpus=8", "--registry", "registry.example/team")
+    assert answer.exit_code == 0, answer.output
+    shown = json.loads(answer.output[: answer.output.rindex("}") + 1])
+    assert shown["arguments"]["node_selector"] == {"cloud.google.com/gke-accelerator": "nvidia-tesla-a100"}
+    assert shown["resources"] == {"train.gpus": "8"}
+    assert shown["image"].startswith("registry.example/team/goemotions-trainer:")
+    assert TOKEN not in answer.output
+    assert submit.PACKAGE.exists()
+    assert kubeflow.state()["pipelines"] == []
+
+
+def test_changes_that_no_commit_names_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> None:
+        subprocess.run(
+            ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", *arguments], check=True, capture_output=True
+        )
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(submit.SubmitError, match="this is no git checkout"):
+        submit.pack(tmp_path / "p.yaml", "", placement.resources(), {}, force=False)
+    git("init", "-q")
+    shutil.copytree(ROOT / "manifests", tmp_path / "manifests", symlinks=True)
+    (tmp_path / "code.py").write_text("a = 1\n")
+    (tmp_path / ".gitignore").write_text("p.yaml\n")
+    git("add", "-A")
+    git("commit", "-q", "-m", "one")
+    submit.pack(tmp_path / "p.yaml", "", placement.resources(), {}, force=False)
+    with (tmp_path / "manifests" / "isvc.yaml").open("a") as file:
+        file.write("# promoted\n")
+    submit.pack(tmp_path / "p.yaml", "", placement.resources(), {}, force=False)
+    (tmp_path / "code.py").write_text("a = 2\n")
+    with pytest.raises(submit.SubmitError, match=r"changes that no commit names \(code.py\)"):
+        submit.pack(tmp_path / "p.yaml", "", placement.resources(), {}, force=False)
+    submit.pack(tmp_path / "p.yaml", "", placement.resources(), {}, force=True)
+
+
+def test_the_servers_answers_are_those_of_the_apis_own_models(kubeflow: Kubeflow) -> None:
+    """What the stand-in sends is read by the API's models without a field lost or unknown."""
+    assert run("submit").exit_code == 0
+    assert run("schedule", "--cron", "0 0 3 * * 0").exit_code == 0
+    state = kubeflow.state()
+    reader = kfp_server_api.ApiClient()
+    for name, kind in (
+        ("experiments", "V2beta1Experiment"),
+        ("pipelines", "V2beta1Pipeline"),
+        ("versions", "V2beta1PipelineVersion"),
+        ("recurring", "V2beta1RecurringRun"),
+        ("runs", "V2beta1Run"),
+    ):
+        for sent in state[name].values() if isinstance(state[name], dict) else state[name]:
+            model = reader.deserialize(type("Answer", (), {"data": json.dumps(sent)}), kind)
+            assert reader.sanitize_for_serialization(model) == sent
