@@ -20,9 +20,23 @@ VERSION ?= champion-cpu
 OUT ?= .local/models/$(VERSION)
 REGISTRY ?=
 VARIANTS ?= cpu gpu
+VARIANT ?= cpu
+BUCKET ?=
+NAMESPACE ?=
+CANARY ?= 0
+EXPERIMENT ?= goemotions
+PRESET ?=
+RESOURCES ?=
+CRON ?=
 IMAGES ?= trainer $(VARIANTS:%=predictor-%)
 
-.PHONY: help setup demo test test-images lint run serve bench-serving stack-up stack-down compile images push pin-base download-model report clean
+# The registry and the store of the environment where it names them, those of this machine elsewhere.
+SERVICES := $(if $(MLFLOW_TRACKING_URI),setup,stack-up)
+WITH := $(if $(MLFLOW_TRACKING_URI),,. .local/env &&)
+GOEMOTIONS = $(WITH) $(BIN)/goemotions
+
+.PHONY: help setup demo test test-images lint run serve bench-serving stack-up stack-down compile submit-pipeline schedule images push \
+	pin-base status promote rollback isvc deploy download-model report clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -30,6 +44,7 @@ help: ## list the targets
 	@echo "  Variables: DATA=$(DATA) MODELS=$(MODELS) EPOCHS= (each model's own; the demo: 2)"
 	@echo "             WEIGHTS=profile=folder SET=parameter=value MODEL_NAME=$(MODEL_NAME)"
 	@echo "             VERSION=$(VERSION) OUT=$(OUT) PORT=$(PORT) GRPC_PORT=$(GRPC_PORT) REGISTRY=$(REGISTRY)"
+	@echo "  Registry and store: MLFLOW_TRACKING_URI and the AWS variables where they are set, else this machine's (make stack-up)"
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -46,12 +61,12 @@ run: setup ## run the training pipeline on this machine: DATA= MODELS= EPOCHS= W
 	@$(BIN)/python -m pipelines.local run --data '$(DATA)' --models '$(MODELS)' --epochs $(or $(EPOCHS),0) \
 		--model-name '$(MODEL_NAME)' $(addprefix --weights ,$(WEIGHTS)) $(foreach pair,$(SET),--set '$(pair)')
 
-serve: stack-up ## serve a VERSION, the champion for CPU: HTTP and a page on PORT, gRPC on GRPC_PORT
-	@. .local/env && $(BIN)/goemotions serve --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' --port $(PORT) \
+serve: $(SERVICES) ## serve a VERSION, the champion for CPU: HTTP and a page on PORT, gRPC on GRPC_PORT
+	@$(GOEMOTIONS) serve --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' --port $(PORT) \
 		--grpc-port $(GRPC_PORT)
 
-bench-serving: stack-up ## measure that VERSION's predictor beside what one would take instead, on the test split of DATA (15 min)
-	@. .local/env && $(BIN)/python -m benchmarks.serving --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' --data '$(DATA)'
+bench-serving: $(SERVICES) ## measure that VERSION's predictor beside what one would take instead, on the test split of DATA (15 min)
+	@$(WITH) $(BIN)/python -m benchmarks.serving --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' --data '$(DATA)'
 
 stack-up: setup ## start MLflow and S3 on this machine, or find them running
 	@$(BIN)/python -m pipelines.stack up
@@ -60,7 +75,18 @@ stack-down: setup ## end them
 	@$(BIN)/python -m pipelines.stack down
 
 compile: setup ## write the pipeline as one file for the Kubeflow UI: REGISTRY=
-	@$(BIN)/python -m pipelines.submit compile --registry '$(REGISTRY)'
+	@$(BIN)/python -m pipelines.submit compile --registry '$(REGISTRY)' --resources '$(RESOURCES)'
+
+# Endpoint, namespace and token: KF_PIPELINES_ENDPOINT, KF_PIPELINES_NAMESPACE, KF_PIPELINES_TOKEN or KF_PIPELINES_COOKIES, or KUBE_CONTEXT.
+SUBMITTED = --data '$(DATA)' --models '$(MODELS)' --epochs $(or $(EPOCHS),0) $(addprefix --weights ,$(WEIGHTS)) \
+	$(foreach pair,$(SET),--set '$(pair)') $(addprefix --preset ,$(PRESET)) --resources '$(RESOURCES)' --registry '$(REGISTRY)' \
+	--experiment '$(EXPERIMENT)' $(if $(FORCE),--force) $(if $(DRY_RUN),--dry-run)
+
+submit-pipeline: setup ## run the pipeline on Kubeflow: DATA= MODELS= PRESET=gke|eks|generic RESOURCES= REGISTRY= WAIT=1 DRY_RUN=1
+	@$(BIN)/python -m pipelines.submit submit $(SUBMITTED) $(if $(WAIT),--wait)
+
+schedule: setup ## run it by the clock: CRON='0 0 3 * * 0' (six fields, seconds first), CRON=off ends that
+	@$(BIN)/python -m pipelines.submit schedule $(SUBMITTED) --cron '$(CRON)'
 
 # Also read by the script: REGISTRY, ENGINE, BASE_IMAGE, BUILD_OPTIONS, PIP_OPTIONS, SOURCE, FORCE.
 images: ## build the images of this commit with docker, podman or buildah: REGISTRY= VARIANTS='cpu gpu' BUILD_OPTIONS=
@@ -73,14 +99,37 @@ push: $(filter images,$(MAKECMDGOALS)) ## push them: REGISTRY=
 pin-base: ## write the digest of the base image into the Dockerfiles, as its registry tells it: BASE_IMAGE=
 	@images/image.sh pin-base
 
-download-model: stack-up ## bring the files of a VERSION (alias or number) to OUT, verified
-	@. .local/env && $(BIN)/goemotions download '$(VERSION)' --model-name '$(MODEL_NAME)' --output '$(OUT)'
+status: $(SERVICES) ## what is registered, aliased, in the manifest and served, and where they disagree: NAMESPACE=
+	@$(GOEMOTIONS) status --model-name '$(MODEL_NAME)' --namespace '$(NAMESPACE)'
+
+promote: $(SERVICES) ## make VERSION the champion if it passes the gate, and write manifests/isvc.yaml
+	@$(GOEMOTIONS) promote '$(VERSION)' --model-name '$(MODEL_NAME)'
+
+rollback: $(SERVICES) ## give the champion's place of VARIANT back to the version before, and write manifests/isvc.yaml
+	@$(GOEMOTIONS) rollback --variant '$(VARIANT)' --model-name '$(MODEL_NAME)'
+
+isvc: $(SERVICES) ## write manifests/isvc.yaml from the champions, with this commit's images: BUCKET= REGISTRY=
+	@$(GOEMOTIONS) isvc --model-name '$(MODEL_NAME)' --bucket '$(BUCKET)' \
+		$(if $(REGISTRY),--registry '$(REGISTRY)' --image-tag "$$(git rev-parse HEAD)")
+
+deploy: $(SERVICES) ## set VERSION on its InferenceService: NAMESPACE= CANARY=percent
+	@$(GOEMOTIONS) deploy '$(VERSION)' --model-name '$(MODEL_NAME)' --namespace '$(NAMESPACE)' --canary-percent '$(CANARY)'
+
+download-model: $(SERVICES) ## bring the files of a VERSION (alias or number) to OUT, verified
+	@$(GOEMOTIONS) download '$(VERSION)' --model-name '$(MODEL_NAME)' --output '$(OUT)'
 
 report: setup ## write docs/model-performance.md, its figures and tables from what the newest run made
 	@$(BIN)/python -m pipelines.local report --model-name '$(MODEL_NAME)'
 
+# It pins other versions of packages that are used here too.
+CHECKOV := .venv/checkov/bin/checkov
+$(CHECKOV):
+	$(PYTHON) -m venv .venv/checkov
+	.venv/checkov/bin/python -m pip install --quiet $(PIP_OPTIONS) checkov==3.3.30
+	@touch $@
+
 # Training has a process of its own, here as in the pipeline: after OpenVINO has run in a process, torch can crash in training.
-test: setup ## the tests
+test: setup $(CHECKOV) ## the tests
 	$(BIN)/python -m pytest --ignore tests/test_training.py --ignore tests/images
 	$(BIN)/python -m pytest tests/test_training.py
 

@@ -58,7 +58,7 @@ def _moved(move: Any, model_name: str, file: Path) -> None:
 @click.command()
 @MODEL_NAME
 @click.option("--bucket", default="", help="The bucket as the cluster knows it; default: the one it was registered in.")
-@click.option("--registry", default="", help="Prefix of the predictor's image, such as registry.example/team.")
+@click.option("--registry", help="Prefix of the predictor's image, such as registry.example/team; default: the images stay.")
 @click.option("--image-tag", default="", help="Its tag without the variant; default: the one in the file.")
 @FILE
 def isvc(model_name: str, file: Path, **options: Any) -> None:

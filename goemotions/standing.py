@@ -51,12 +51,12 @@ class Standing:
             champion, live = self.champions[variant], self.served.get(service)
             if champion is None:
                 continue
-            number, source = self.manifest.get(service, (champion.number, champion.source))
-            if number != champion.number or not _same_prefix(source, champion.source):
-                found.append(f"the manifest has version {number} on {service}, the champion is {champion.number}: `make isvc`")
+            _, source = self.manifest.get(service, ("", champion.source))
+            if not _same_prefix(source, champion.source):
+                found.append(f"the manifest has {source} on {service}, the champion's is {champion.source}: `make isvc`")
             if live and not _same_prefix(live.source, champion.source):
                 found.append(
-                    f"{service} serves version {live.version or live.source}, the champion is {champion.number}: "
+                    f"{service} serves {live.source}, the champion's is {champion.source}: "
                     f"`make deploy VERSION={promotion.alias(variant)}`"
                 )
             if live and not live.is_ready:

@@ -226,7 +226,8 @@ def test_status_tells_where_registry_manifest_and_cluster_disagree(
     (tmp_path / "isvc.yaml").write_text(text)
     found = standing.find("k8s", "", tmp_path / "isvc.yaml")
     assert "k8s-cpu  2 (minilm)  -           2         -       -" in found.table().splitlines()
-    assert found.disagreements() == ["the manifest has version 2 on k8s-cpu, the champion is 2: `make isvc`"]
+    demo = "s3://goemotions/models/goemotions/0123456789abcdef0123456789abcdef/cpu/"
+    assert found.disagreements() == [f"the manifest has {demo} on k8s-cpu, the champion's is {versions['2']}: `make isvc`"]
     isvc.write(tmp_path / "isvc.yaml", {"k8s-cpu": tracking.existing("k8s", "champion-cpu")})
     assert standing.find("k8s", "", tmp_path / "isvc.yaml").disagreements() == []
 

@@ -331,7 +331,7 @@ UNCHECKED = {
 
 def test_checkov_finds_nothing_in_the_predictors_pods(tmp_path: Path) -> None:
     program = ROOT / ".venv" / "checkov" / "bin" / "checkov"
-    assert program.exists(), "checkov is not installed: `make .venv/checkov/.installed`"
+    assert program.exists(), "checkov is not installed: `make .venv/checkov/bin/checkov`"
     for folder, name in pods():
         documents = [pod(every("InferenceService", folder)[name], folder), *every("NetworkPolicy", folder).values()]
         (tmp_path / f"{folder.replace('/', '-')}-{name}.yaml").write_text(yaml.safe_dump_all(documents))
