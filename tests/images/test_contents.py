@@ -31,7 +31,7 @@ def test_labels_and_user(name: str) -> None:
     assert labels["org.opencontainers.image.revision"] == commit
     assert labels["org.opencontainers.image.version"] == tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
     assert labels["org.opencontainers.image.title"] == f"goemotions-{name.partition('-')[0]}"
-    assert containers.inspect("image", containers.image(name), "{{.Config.User}}") == "1000:0"
+    assert containers.inspect("image", containers.image(name), "{{.Config.User}}") == "10001:0"
 
 
 def test_every_package_is_pinned(name: str) -> None:
