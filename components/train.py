@@ -25,24 +25,19 @@ def train(
     """Writes a Model folder; checkpoints go to the store, below the pipeline run and the profile."""
     from pathlib import Path
 
-    from goemotions import storage, tracking, training
+    from goemotions import storage, training
 
-    with tracking.step(pipeline_run, profile) as run:
-        facts = training.train(
-            Path(dataset.path),
-            Path(model.path),
-            profile,
-            weights=weights.get(profile, ""),
-            settings=settings.get(profile),
-            epochs=epochs,
-            seed=seed,
-            precision=precision,
-            checkpoint_location=storage.join(store, "checkpoints", pipeline_run, profile),
-            checkpoint_steps=checkpoint_steps,
-            on_epoch=lambda epoch, values: run.log_metrics(values, epoch),
-        )
-        run.log_parameters(
-            {**facts["profile"], "seed": seed, "precision": facts["precision"], "dataset_digest": facts["dataset_digest"]}
-        )
-        run.log_metrics({"best_epoch": facts["best_epoch"], "train_seconds": facts["seconds"]})
+    facts = training.run(
+        Path(dataset.path),
+        Path(model.path),
+        profile,
+        pipeline_run=pipeline_run,
+        weights=weights.get(profile, ""),
+        settings=settings.get(profile),
+        epochs=epochs,
+        seed=seed,
+        precision=precision,
+        checkpoint_location=storage.join(store, "checkpoints", pipeline_run, profile),
+        checkpoint_steps=checkpoint_steps,
+    )
     model.metadata.update(profile=profile, best_epoch=facts["best_epoch"], dataset_digest=facts["dataset_digest"])

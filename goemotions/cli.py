@@ -69,14 +69,13 @@ def ingest(source: str, output: Path, **options: Any) -> None:
 @click.option("--checkpoints", "checkpoint_location", default="", help="Folder or s3:// to checkpoint to and resume from.")
 @click.option("--checkpoint-steps", default=500, show_default=True, help="Steps between two checkpoints.")
 @click.option("--run", "pipeline_run", default="", help="Log to MLflow under this pipeline run.")
-def train(dataset: Path, output: Path, profile: str, pipeline_run: str, settings: tuple[str, ...], **options: Any) -> None:
+@click.option("--processes", default=0, help="0: one for each GPU, one without.")
+def train(dataset: Path, output: Path, profile: str, settings: tuple[str, ...], **options: Any) -> None:
     """Fine-tune a model profile."""
-    from goemotions import tracking, training
+    from goemotions import training
 
-    with tracking.step(pipeline_run, profile) if pipeline_run else contextlib.nullcontext() as run:
-        on_epoch = (lambda epoch, values: run.log_metrics(values, epoch)) if run else (lambda epoch, values: None)
-        changed = dict(setting.partition("=")[::2] for setting in settings)
-        facts = training.train(dataset, output, profile, settings=changed, on_epoch=on_epoch, **options)
+    changed = dict(setting.partition("=")[::2] for setting in settings)
+    facts = training.run(dataset, output, profile, settings=changed, **options)
     best = facts["history"][facts["best_epoch"] - 1]
     click.echo(
         f"{output}: {profile}, epoch {facts['best_epoch']} of {len(facts['history'])}, validation AUC micro "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 import platform
@@ -21,7 +22,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from goemotions import calibration, checkpoints, data, engines, losses, metrics, model, profiles, storage
+from goemotions import calibration, checkpoints, data, distributed, engines, losses, metrics, model, profiles, storage, tracking
 from goemotions.checkpoints import Checkpoint
 from goemotions.errors import Interrupted, TrainingError
 from goemotions.profiles import Profile
@@ -35,7 +36,43 @@ CLIP_NORM = 1.0
 FINITE_EVERY = 20
 # Averaging the weights reads and writes all of them, so it is not done at every step.
 AVERAGE_EVERY = 10
+# Far enough apart that no two processes, and no two runs with neighbouring seeds, draw the same dropout.
+DROPOUT_SEED = 1_000_003
 PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def run(
+    dataset: Path, output: Path, profile: str, *, pipeline_run: str = "", processes: int = 0, **options: Any
+) -> dict[str, Any]:
+    """Trains by ``train``, with one process a GPU, and logs to MLflow where a pipeline run is named.
+
+    Args:
+        dataset, output, profile: as ``train`` takes them.
+        pipeline_run: id of the pipeline run to log under; empty for none.
+        processes: 0 for one a GPU, or one where there is none.
+        options: of ``train``.
+
+    Returns:
+        The content of ``training.json``.
+
+    Raises:
+        TrainingError, Interrupted: as ``train`` does; with several processes, where one of them does.
+    """
+    count = processes or max(1, torch.cuda.device_count())
+    if count == 1:
+        return _logged(dataset, output, profile, pipeline_run, options)
+    return distributed.launch(count, _logged, dataset, output, profile, pipeline_run, options)
+
+
+def _logged(dataset: Path, output: Path, profile: str, pipeline_run: str, options: dict[str, Any]) -> dict[str, Any]:
+    if not (pipeline_run and distributed.is_first()):
+        return train(dataset, output, profile, **options)
+    with tracking.step(pipeline_run, profile) as mlflow_run:
+        facts = train(dataset, output, profile, on_epoch=lambda epoch, values: mlflow_run.log_metrics(values, epoch), **options)
+        named = {name: facts[name] for name in ("seed", "precision", "dataset_digest", "processes")}
+        mlflow_run.log_parameters({**facts["profile"], **named})
+        mlflow_run.log_metrics({"best_epoch": facts["best_epoch"], "train_seconds": facts["seconds"]})
+    return facts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,12 +150,14 @@ def train(
             alone = dataclasses.replace(profile, teachers=0, epochs=profile.teacher_epochs)
             location = checkpoint_location and storage.join(checkpoint_location, f"teacher-{number}")
             teacher = fitted(alone, seed + number, targets, location, lambda epoch, values: None)
-            taught.append(engines.score_ids(teacher.engine(precision), rows))
+            taught.append(distributed.on_first(functools.partial(engines.score_ids, teacher.engine(precision), rows)))
             teachers.append(teacher.summary())
         if taught:
             targets = (1 - profile.teachers_share) * targets + profile.teachers_share * np.mean(taught, axis=0)
         run = fitted(profile, seed, targets.astype(np.float32), checkpoint_location, on_epoch)
-        scaling, compared = calibration.choose(validation.labels > 0, engines.logits(run.engine(), validation.rows))
+        scaling, compared = distributed.on_first(
+            lambda: calibration.choose(validation.labels > 0, engines.logits(run.engine(), validation.rows))
+        )
         model.scale(run.classifier, scaling)
     training = {
         **run.summary(),
@@ -129,7 +168,8 @@ def train(
         "calibration": {**dataclasses.asdict(scaling), "comparison": compared},
     }
     training["seconds"] += sum(teacher["seconds"] for teacher in teachers)
-    model.save(output, run.classifier, tokenizer, training)
+    if distributed.is_first():
+        model.save(output, run.classifier, tokenizer, training)
     return training
 
 
@@ -142,6 +182,7 @@ class Run:
         self.profile = profile
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.classifier = classifier.to(self.device)
+        self.network = distributed.wrap(self.classifier)
         self.encoder = encoder
         self.precision = precision
         self.seed = seed
@@ -192,7 +233,7 @@ class Run:
         total = steps_per_epoch * self.profile.epochs
         names = tuple(self.classifier.config.id2label.values())
         self.loss = losses.build(self.profile.loss, torch.from_numpy(train.labels.sum(axis=0)), names, self.profile.groups)
-        torch.manual_seed(self.seed)
+        torch.manual_seed(self.seed + DROPOUT_SEED * distributed.rank())
         if location and (found := checkpoints.newest(location, self.fingerprint)):
             self._restore(found)
             log.info("resuming %s at step %d of %d", self.profile.name, self.step, total)
@@ -202,20 +243,22 @@ class Run:
                 started = time.perf_counter()
                 for batch in batches(train.rows, self.profile.batch_size, self.seed, epoch)[position:]:
                     self._advance(train, batch, total)
+                    stopping = distributed.total(stopped.is_set()) > 0
                     bar.update()
                     if self.step % steps_per_epoch == 0:
                         break  # Its checkpoint follows the validation: without that the epoch would be lost on resuming.
-                    if stopped.is_set() or (location and self.step % checkpoint_steps == 0):
+                    if stopping or (location and self.step % checkpoint_steps == 0):
                         self.seconds += time.perf_counter() - started
                         started = time.perf_counter()
                         self._checkpoint(location)
-                    if stopped.is_set():
+                    if stopping:
                         raise self._interrupted(total, location)
                 self._end_epoch(validation, len(train.rows), steps_per_epoch, started)
                 bar.set_postfix(auc=f"{self.history[-1]['validation/auc_micro']:.4f}")
-                on_epoch(epoch + 1, self.history[-1])
+                if distributed.is_first():
+                    on_epoch(epoch + 1, self.history[-1])
                 self._checkpoint(location)
-                if stopped.is_set() and self.step < total:
+                if distributed.total(stopped.is_set()) and self.step < total:
                     raise self._interrupted(total, location)
         self.classifier.load_state_dict(self.best)
         self.averaged = None
@@ -231,13 +274,14 @@ class Run:
         self.classifier.train()
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * schedule(self.step / total, self.profile.warmup)
-        ids, mask = self.encoder.pad([split.rows[position] for position in batch])
-        labels = torch.from_numpy(split.labels[batch]).to(self.device)
+        mine, factor = distributed.share(batch)
+        ids, mask = self.encoder.pad([split.rows[position] for position in mine])
+        labels = torch.from_numpy(split.labels[mine]).to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            logits = self.classifier(
+            logits = self.network(
                 input_ids=torch.from_numpy(ids).to(self.device), attention_mask=torch.from_numpy(mask).to(self.device)
             ).logits
-        loss = self.loss(logits.float(), labels)
+        loss = self.loss(logits.float(), labels) * factor
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.classifier.parameters(), CLIP_NORM)
@@ -246,12 +290,12 @@ class Run:
         if self.averaged and self.step % AVERAGE_EVERY == 0:
             self.averaged.update_parameters(self.classifier)
         # Reading the loss waits for the GPU, so it is not read at every step.
-        self.epoch_loss = self.epoch_loss + loss.detach().double() * len(batch)
+        self.epoch_loss = self.epoch_loss + loss.detach().double() * len(batch) / distributed.size()
         if self.step % FINITE_EVERY == 0:
             self._require_finite()
 
     def _require_finite(self) -> None:
-        if not math.isfinite(float(self.epoch_loss)):
+        if not math.isfinite(distributed.total(float(self.epoch_loss))):
             raise TrainingError(
                 f"the loss of {self.profile.name} is not finite by step {self.step}: lower the learning rate "
                 f"(now {self.profile.learning_rate}) or use precision fp32"
@@ -259,19 +303,22 @@ class Run:
 
     def _end_epoch(self, validation: Split, rows: int, steps_per_epoch: int, started: float) -> None:
         self._require_finite()
-        scores = engines.score_ids(self.engine(), validation.rows)
-        ranked = metrics.ranking(validation.labels.astype(bool), scores)
-        self.seconds += time.perf_counter() - started
-        self.history.append(
-            {
+        loss = distributed.total(float(self.epoch_loss)) / rows
+
+        def measured() -> dict[str, float]:
+            scores = engines.score_ids(self.engine(), validation.rows)
+            ranked = metrics.ranking(validation.labels.astype(bool), scores)
+            return {
                 "epoch": self.step // steps_per_epoch,
-                "train/loss": float(self.epoch_loss) / rows,
+                "train/loss": loss,
                 "validation/loss": binary_loss(validation.labels, scores),
                 "validation/auc_micro": ranked["auc_micro"],
                 "validation/auc_macro": ranked["auc_macro"],
-                "seconds": self.seconds,
+                "seconds": self.seconds + time.perf_counter() - started,
             }
-        )
+
+        self.history.append(distributed.on_first(measured))
+        self.seconds = self.history[-1]["seconds"]
         self.epoch_loss = 0.0
         if self.best_epoch == len(self.history):
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.kept.state_dict().items()}
@@ -280,6 +327,9 @@ class Run:
         if not location:
             return
         self._require_finite()
+        epoch_loss = distributed.total(float(self.epoch_loss))
+        if not distributed.is_first():
+            return
         tensors = {f"model.{name}": tensor for name, tensor in self.classifier.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         if self.averaged:
@@ -292,7 +342,7 @@ class Run:
         values = {
             "fingerprint": self.fingerprint,
             "step": self.step,
-            "epoch_loss": float(self.epoch_loss),
+            "epoch_loss": epoch_loss,
             "seconds": self.seconds,
             "history": self.history,
         }
@@ -311,11 +361,15 @@ class Run:
             index, _, name = key.partition(".")
             state.setdefault(int(index), {})[name] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        torch.set_rng_state(found.tensors["rng.cpu"])
-        if "rng.cuda" in found.tensors and self.device.type == "cuda":
-            torch.cuda.set_rng_state(found.tensors["rng.cuda"])
         self.step = found.values["step"]
-        self.epoch_loss = found.values["epoch_loss"]
+        self.epoch_loss = found.values["epoch_loss"] if distributed.is_first() else 0.0
+        if distributed.is_first():
+            torch.set_rng_state(found.tensors["rng.cpu"])
+            if "rng.cuda" in found.tensors and self.device.type == "cuda":
+                torch.cuda.set_rng_state(found.tensors["rng.cuda"])
+        else:
+            # The checkpoint holds the first process' generators: here, too, no mask of the dropout comes twice.
+            torch.manual_seed(self.seed + DROPOUT_SEED * distributed.rank() + self.step)
         self.seconds = found.values["seconds"]
         self.history = found.values["history"]
 
@@ -332,6 +386,7 @@ class Run:
             "history": self.history,
             "seconds": self.seconds,
             "hardware": hardware(),
+            "processes": distributed.size(),
             "peak_memory_bytes": peak,
             "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated() if self.device.type == "cuda" else 0,
             "torch": torch.__version__,
@@ -419,7 +474,8 @@ def _parameter_groups(classifier: Any, profile: Profile) -> list[dict[str, Any]]
 
 def _bar() -> dict[str, Any]:
     """A bar on a terminal, a line each ten seconds in a log."""
-    return {"unit": "step", "dynamic_ncols": True, "mininterval": 0.2 if sys.stderr.isatty() else 10}
+    interval = 0.2 if sys.stderr.isatty() else 10
+    return {"unit": "step", "dynamic_ncols": True, "mininterval": interval, "disable": not distributed.is_first()}
 
 
 @contextmanager

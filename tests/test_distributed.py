@@ -1,0 +1,164 @@
+"""Training in several processes is training in one: the same weights, files, resumption and errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from safetensors.numpy import load_file
+
+# 240 rows in batches of 7, which two processes cannot halve; a teacher first.
+COMMON = ("--profile", "minilm", "--precision", "fp32", "--set", "dropout=0", "--set", "teachers=1", "--set", "batch_size=7")
+STEPS_PER_EPOCH = 35
+
+
+@pytest.fixture(scope="module")
+def command(dataset: Path, weights: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Training without dropout, whose masks differ from process to process."""
+    folder = tmp_path_factory.mktemp("weights") / "weights"
+    shutil.copytree(weights("minilm"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    return [sys.executable, "-m", "goemotions.cli", "train", "--dataset", str(dataset), "--weights", str(folder), *COMMON]
+
+
+def trained(command: list[str], output: Path, *options: str, processes: int = 2) -> dict[str, Any]:
+    made = subprocess.run(
+        [*command, "--output", str(output), "--processes", str(processes), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    facts: dict[str, Any] = json.loads((output / "training.json").read_text())
+    return facts
+
+
+def figures(facts: dict[str, Any]) -> list[list[float]]:
+    return [[value for name, value in epoch.items() if name != "seconds"] for epoch in facts["history"]]
+
+
+@pytest.fixture(scope="module")
+def alone(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone") / "model"
+    trained(command, folder, "--epochs", "2", processes=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def together(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("together") / "model"
+    trained(command, folder, "--epochs", "2", "--checkpoints", str(folder.parent / "checkpoints"), "--checkpoint-steps", "20")
+    return folder
+
+
+def test_two_processes_learn_what_one_learns(alone: Path, together: Path) -> None:
+    one, two = (json.loads((folder / "training.json").read_text()) for folder in (alone, together))
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert len(one["teachers"]) == len(two["teachers"]) == 1
+    assert (one["steps"], two["steps"]) == (2 * STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH)
+    np.testing.assert_allclose(figures(one), figures(two), atol=2e-3)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (alone, together))
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        # Adam divides by the gradient's own size: float error in a gradient near zero moves a weight by up to a learning rate a step.
+        np.testing.assert_allclose(ours[name], theirs[name], atol=2e-3, err_msg=name)
+
+
+def test_the_files_are_those_of_one_process(alone: Path, together: Path) -> None:
+    assert {path.name for path in alone.iterdir()} == {path.name for path in together.iterdir()}
+
+
+def test_a_checkpoint_of_two_processes_is_resumed_by_one_and_the_other_way_round(
+    command: list[str], together: Path, tmp_path: Path
+) -> None:
+    checkpoints = together.parent / "checkpoints"
+    names = sorted(path.name for path in checkpoints.glob("step-*"))
+    assert names == ["step-000000060", "step-000000070"]
+    shutil.copytree(checkpoints, tmp_path / "c")
+    shutil.rmtree(tmp_path / "c" / names[1])
+    options = ("--epochs", "2", "--checkpoints", str(tmp_path / "c"))
+    resumed = trained(command, tmp_path / "one", *options, processes=1)
+    whole = json.loads((together / "training.json").read_text())
+    np.testing.assert_allclose(figures(resumed), figures(whole), atol=2e-3)
+    shutil.rmtree(tmp_path / "c" / names[1])
+    back = trained(command, tmp_path / "two", *options)
+    np.testing.assert_allclose(figures(back), figures(whole), atol=2e-3)
+    assert back["processes"] == 2
+
+
+def start(command: list[str], tmp_path: Path) -> subprocess.Popen[str]:
+    """A long training by two processes, past its first checkpoint."""
+    checkpoints = tmp_path / "checkpoints"
+    options = ("--set", "teacher_epochs=50", "--checkpoints", str(checkpoints), "--checkpoint-steps", "5")
+    process = subprocess.Popen(
+        [*command, "--output", str(tmp_path / "model"), "--processes", "2", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(checkpoints.glob("teacher-1/step-*/MANIFEST.json")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    return process
+
+
+def members(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes that train, below the one that launched them."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_sigterm_leaves_a_checkpoint_of_the_step_where_all_stopped(command: list[str], tmp_path: Path) -> None:
+    process = start(command, tmp_path)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "goemotions: training was stopped: start it again to go on from its last checkpoint" in errors
+    newest = max((tmp_path / "checkpoints" / "teacher-1").iterdir(), key=lambda path: path.name)
+    step = json.loads((newest / "state.json").read_text())["step"]
+    assert newest.name == f"step-{step:09d}"
+    assert step >= 5
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_process_that_is_killed_ends_all_within_seconds_and_leaves_none_behind(command: list[str], tmp_path: Path) -> None:
+    process = start(command, tmp_path)
+    trainers = members(process)
+    assert len(trainers) >= 2
+    os.kill(trainers[-1].pid, signal.SIGKILL)
+    began = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - began < 30
+    assert process.returncode == 1
+    assert re.search(r"goemotions: process \d of 2 failed, all were ended: Signal 9", errors)
+    assert [trainer for trainer in trainers if trainer.is_running() and trainer.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_an_error_in_every_process_is_told_once_by_its_own_words(command: list[str], tmp_path: Path) -> None:
+    made = subprocess.run(
+        [*command, "--output", str(tmp_path / "model"), "--processes", "2", "--set", "learning_rate=1e30"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 1
+    assert re.search(
+        r"^goemotions: process \d of 2 failed, all were ended: .*the loss of minilm is not finite", made.stderr, re.M
+    )
+    assert not (tmp_path / "model").exists()
