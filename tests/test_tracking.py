@@ -296,3 +296,44 @@ def test_a_registration_that_mlflow_interrupts_is_completed_by_the_next(
     found = registration.register(dataset, parts, **wanted)
     assert {variant: version["alias"] for variant, version in found.items()} == {"gpu": "champion-gpu", "cpu": "champion-cpu"}
     assert sorted(version.version for version in client.search_model_versions(f"name='{own}'")) == ["1", "2"]
+
+
+def test_runs_that_kubeflows_plugin_made_are_joined(
+    client: mlflow.MlflowClient, own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = client.create_experiment(own)
+    parent = client.create_run(experiment).info.run_id
+    ingest, train, register = (
+        client.create_run(experiment, tags={"mlflow.parentRunId": parent}).info.run_id for _ in ("ingest", "train", "register")
+    )
+    monkeypatch.setenv("MLFLOW_RUN_ID", ingest)
+    assert tracking.find_run(own).run_id == parent
+    monkeypatch.setenv("MLFLOW_RUN_ID", train)
+    with tracking.step(own, "minilm") as run:
+        run.log_metrics({"seconds": 3})
+    assert run.run_id == train
+    assert client.get_run(train).data.metrics == {"seconds": 3}
+    # Later steps find what train joined, not the runs that the plugin made for themselves.
+    monkeypatch.setenv("MLFLOW_RUN_ID", register)
+    assert tracking.find_run(own, "minilm").run_id == train
+    assert tracking.find_run(own).run_id == parent
+    assert run.link("https://mlflow.example/") == f"https://mlflow.example/#/experiments/{experiment}/runs/{train}"
+    assert len(client.search_runs([experiment])) == 4
+
+
+def test_what_is_on_record_of_a_version_comes_back_in_its_order(client: mlflow.MlflowClient, own: str) -> None:
+    run = tracking.find_run(own).run_id
+    version = tracking.register(own, run, "s3://goemotions/models/x/", {"variant": "cpu"})
+    tracking.record(own, version, "promote", "champion-cpu", "")
+    tracking.record(own, version, "deploy", "models/goemotions-cpu", "3", percent=10)
+    tracking.record(own, version, "rollback", "champion-cpu", "4")
+    found = tracking.existing(own, version.number)
+    assert [(one["action"], one["from"], one["to"]) for one in tracking.history(found, "champion-cpu")] == [
+        ("promote", "", version.number),
+        ("rollback", "4", version.number),
+    ]
+    (deployed,) = tracking.history(found, "models/goemotions-cpu")
+    assert deployed["percent"] == 10
+    assert tracking.aliases(own) == {}
+    tracking.set_alias(own, "champion-cpu", version.number)
+    assert tracking.aliases(own) == {"champion-cpu": version.number}
