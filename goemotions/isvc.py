@@ -82,9 +82,12 @@ def read(path: Path) -> dict[str, tuple[str, str]]:
 
 
 def refresh(path: Path, version: Version, model_name: str = MODEL) -> list[str]:
-    """Sets a version that became champion on its InferenceService; in the bucket that the file names for it already."""
+    """Sets a version that became champion on its InferenceService, where the file has one; its bucket and its image stay."""
     service = f"{model_name}-{version.tags['variant']}"
-    bucket = read(path).get(service, ("", ""))[1].removeprefix("s3://").partition("/")[0]
+    services = read(path)
+    if service not in services:
+        return [f"no InferenceService {service}, nothing is written"]
+    bucket = services[service][1].removeprefix("s3://").partition("/")[0]
     return write(path, {service: version}, bucket=bucket)
 
 

@@ -239,20 +239,6 @@ def set_alias(model: str, alias: str, number: str) -> None:
         _client().set_registered_model_alias(model, alias, number)
 
 
-def aliases(model: str) -> dict[str, str]:
-    """The number of the version that each alias stands for."""
-    from mlflow.exceptions import MlflowException
-
-    connect()
-    with _named():
-        try:
-            return {str(alias): str(number) for alias, number in _client().get_registered_model(model).aliases.items()}
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return {}
-            raise
-
-
 def record(model: str, version: Version, action: str, where: str, before: str, **facts: Any) -> None:
     """Writes into a version's tags who changed what it does, when, and which version did it before.
 

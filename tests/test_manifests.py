@@ -411,9 +411,9 @@ def test_the_server_takes_the_arguments_of_its_runtime(name: str, tmp_path: Path
     answer = click.testing.CliRunner().invoke(cli.commands, arguments)
     assert answer.exit_code != 2, answer.output
     assert "none" in str(answer.exception)
-    assert {f"--{kind}={port['containerPort']}" for kind, port in zip(["port"], container["ports"], strict=True)} <= set(
-        arguments
-    )
+    assert {
+        f"--{kind}={port['containerPort']}" for kind, port in zip(["port", "grpc-port"], container["ports"], strict=True)
+    } <= set(arguments)
     predictor = every("InferenceService")[name]["spec"]["predictor"]
     # Draining and the longest answer fit into the time that the pod has to end.
     assert predictor["terminationGracePeriodSeconds"] > 5 + 30

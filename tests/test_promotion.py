@@ -130,6 +130,8 @@ def test_a_crash_before_the_alias_moved_is_made_good_by_running_again(model: str
 
 def test_the_command_promotes_and_writes_the_manifest(model: str, manifest: Path) -> None:
     # The file's services are those of the model goemotions; this model's are named after it.
+    untouched = run("promote", "1", "--model-name", model, "--file", str(manifest))
+    assert f"no InferenceService {model}-cpu, nothing is written" in untouched.output
     service = f"{model}-cpu"
     manifest.write_text(manifest.read_text().replace("name: goemotions-cpu\n  annotations", f"name: {service}\n  annotations"))
     answer = run("promote", "2", "--model-name", model, "--file", str(manifest))

@@ -334,6 +334,3 @@ def test_what_is_on_record_of_a_version_comes_back_in_its_order(client: mlflow.M
     ]
     (deployed,) = tracking.history(found, "models/goemotions-cpu")
     assert deployed["percent"] == 10
-    assert tracking.aliases(own) == {}
-    tracking.set_alias(own, "champion-cpu", version.number)
-    assert tracking.aliases(own) == {"champion-cpu": version.number}
