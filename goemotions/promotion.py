@@ -6,8 +6,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from goemotions import bundle, data, engines, gate, storage, tracking
+from goemotions import bundle, claim, data, engines, gate, storage, tracking
 from goemotions.bundle import ENGINES, MODEL, Variant
+from goemotions.claim import Claim
 from goemotions.errors import PromotionRefused
 from goemotions.gate import Contender, Verdict
 from goemotions.predictions import FILE, Predictions
@@ -35,10 +36,22 @@ def alias(variant: str) -> str:
     return f"champion-{variant}"
 
 
-def set_champion(model_name: str, version: Version, variant: str, before: str, action: str = "promote") -> None:
+def claim_of(store: str, model_name: str) -> str:
+    """The location whose claim is held by whoever makes a version of the model or moves its aliases."""
+    return storage.join(store, "models", model_name)
+
+
+def set_champion(model_name: str, version: Version, variant: str, before: str, held: Claim, action: str = "promote") -> None:
     """Puts the move on record, then moves the alias: after a crash between the two the move can be made again."""
     tracking.record(model_name, version, action, alias(variant), before)
+    held.require()
     tracking.set_alias(model_name, alias(variant), version.number)
+
+
+def was_taken_back(version: Version, current: Version, variant: str) -> bool:
+    """Whether the current champion has its place by a rollback from this version."""
+    last = (tracking.history(current, alias(variant)) or [{}])[-1]
+    return last.get("action") == "rollback" and last["from"] == version.number
 
 
 def promote(
@@ -58,22 +71,41 @@ def promote(
     """
     version = tracking.existing(model_name, reference)
     variant = version.tags["variant"]
-    before = champion(model_name, variant)
-    if before is None:
-        set_champion(model_name, version, variant, "")
-        return Move(alias(variant), "", version.number)
-    if before.number == version.number:
-        return Move(alias(variant), version.number, version.number)
-    budget = latency_budget_ms if variant == "cpu" else None
     candidate = contender(version)
-    verdict = gate.compare(candidate, contender(before, candidate.validation, dataset), latency_budget_ms=budget)
-    if not verdict.passes:
-        raise PromotionRefused(
-            f"version {version.number} stays as it is, {alias(variant)} remains version {before.number}: "
-            f"{'; '.join(verdict.reasons)}"
-        )
-    set_champion(model_name, version, variant, before.number)
-    return Move(alias(variant), before.number, version.number, verdict)
+    while True:
+        before = champion(model_name, variant)
+        if before and before.number == version.number:
+            return Move(alias(variant), version.number, version.number)
+        verdict = judge(candidate, variant, before, dataset, latency_budget_ms)
+        if verdict and before and not verdict.passes:
+            raise PromotionRefused(
+                f"version {version.number} stays as it is, {alias(variant)} remains version {before.number}: "
+                f"{'; '.join(verdict.reasons)}"
+            )
+        with claim.hold(_claim_beside(version)) as held:
+            # Comparing takes long and is done outside: whoever became champion meanwhile is compared with as well.
+            if _number(champion(model_name, variant)) == _number(before):
+                set_champion(model_name, version, variant, _number(before), held)
+                return Move(alias(variant), _number(before), version.number, verdict)
+
+
+def judge(
+    candidate: Contender, variant: str, before: Version | None, dataset: Path | None, latency_budget_ms: float
+) -> Verdict | None:
+    """The gate's verdict on a candidate against the champion; None where there is none."""
+    if before is None:
+        return None
+    budget = latency_budget_ms if variant == "cpu" else None
+    return gate.compare(candidate, contender(before, candidate.validation, dataset), latency_budget_ms=budget)
+
+
+def _number(version: Version | None) -> str:
+    return version.number if version else ""
+
+
+def _claim_beside(version: Version) -> str:
+    """The claim of a version's model: two folders above its bundle, ``models/<model>/<run>/<variant>/``."""
+    return version.source.rstrip("/").rsplit("/", 2)[0] + "/"
 
 
 def rollback(variant: Variant, *, model_name: str = MODEL, to: str = "") -> Move:
@@ -98,7 +130,12 @@ def rollback(variant: Variant, *, model_name: str = MODEL, to: str = "") -> Move
     version = tracking.existing(model_name, to or last["from"])
     if not tracking.history(version, alias(variant)):
         raise PromotionRefused(f"version {version.number} never was {alias(variant)}: promote it instead")
-    set_champion(model_name, version, variant, current.number, "rollback")
+    with claim.hold(_claim_beside(version)) as held:
+        if _number(champion(model_name, variant)) != current.number:
+            raise PromotionRefused(
+                f"{alias(variant)} is moved by someone else at the same time: look at `make status`, and run it again"
+            )
+        set_champion(model_name, version, variant, current.number, held, "rollback")
     return Move(alias(variant), current.number, version.number)
 
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from goemotions import bundle, engines, evaluation, gate, manifest, metrics, promotion, storage, thresholds, tracking
+from goemotions import bundle, claim, engines, evaluation, manifest, metrics, promotion, storage, thresholds, tracking
 from goemotions.bundle import ENGINES, Variant
+from goemotions.claim import Claim
 from goemotions.errors import ModelError
-from goemotions.gate import Contender
+from goemotions.gate import Contender, Verdict
 from goemotions.predictions import FILE, Predictions
 from goemotions.thresholds import Thresholds
 from goemotions.tokenization import read_json
@@ -130,17 +131,18 @@ def register(
     for variant, folders in parts.items():
         _refuse_other_labels(model_name, variant, folders)
     for variant, folders in parts.items():
-        budget = latency_budget_ms if variant == "cpu" else None
         candidates = [Candidate.read(variant, folder) for folder in folders]
-        position = choose(candidates, budget)
+        position = choose(candidates, latency_budget_ms if variant == "cpu" else None)
         winner = candidates[position]
-        run = tracking.find_run(pipeline_run, winner.profile)
+        claimed = promotion.claim_of(store, model_name)
+        with claim.hold(claimed):
+            run = tracking.find_run(pipeline_run, winner.profile)
         location = storage.join(store, "models", model_name, run.run_id, variant)
         facts = {"profile": winner.profile, "run_id": run.run_id, "dataset_digest": winner.validation.digest}
         values = _store(location, variant, folders[position], facts)
         run.log_metrics({f"{variant}/{name}": value for name, value in values.items()})
-        version = tracking.register(model_name, run.run_id, location, {"variant": variant, **facts, **(tags or {})})
-        verdict = _alias(model_name, variant, version, winner, dataset, budget, auto_promote)
+        entry = Entry(model_name, variant, run.run_id, location, {"variant": variant, **facts, **(tags or {})}, claimed)
+        version, verdict = entry.enter(winner.contender(), dataset, latency_budget_ms, auto_promote)
         result[variant] = {
             "profile": winner.profile,
             "version": version.number,
@@ -175,8 +177,11 @@ def assemble(output: Path, variant: Variant, parts: Parts, facts: dict[str, Any]
         values |= evaluation.figures(found, fitted) | {f"{name}/at_0.5": value for name, value in at_half.items()}
     (output / evaluation.METRICS).write_text(json.dumps(values, indent=1), encoding="utf-8")
     (output / "README.md").write_text(_card(variant, facts, fitted, values), encoding="utf-8")
-    tracking.write_mlmodel(output)
+    tracking.write_mlmodel(output, f"{facts['run_id']}/{variant}")
     manifest.write(output, variant=variant, engine=ENGINES[variant], **facts)
+    for path in (path for path in output.rglob("*") if path.is_file()):
+        # safetensors are written for their owner alone, and whoever serves them is another user.
+        path.chmod(0o644)
     return values
 
 
@@ -211,29 +216,51 @@ def _refuse_other_labels(model_name: str, variant: Variant, folders: list[Parts]
         raise ModelError(f"the champion of {model_name} knows other labels than this data: register under another model name")
 
 
-def _alias(
-    model_name: str,
-    variant: Variant,
-    version: Version,
-    winner: Candidate,
-    dataset: Path,
-    budget: float | None,
-    auto_promote: bool,
-) -> dict[str, Any]:
-    """Sets challenger, and champion where there is none or where promotion was asked for and the gate passes."""
-    alias = promotion.alias(variant)
-    champion = promotion.champion(model_name, variant)
-    if champion is None:
-        promotion.set_champion(model_name, version, variant, "")
-    if champion is None or champion.number == version.number:
-        return {"alias": alias, "gate": None}
-    theirs = promotion.contender(champion, winner.validation, dataset)
-    verdict = gate.compare(winner.contender(), theirs, latency_budget_ms=budget)
-    tracking.set_alias(model_name, f"challenger-{variant}", version.number)
-    promoted = auto_promote and verdict.passes
-    if promoted:
-        promotion.set_champion(model_name, version, variant, champion.number)
-    return {"alias": alias if promoted else f"challenger-{variant}", "gate": verdict.describe()}
+@dataclass(frozen=True)
+class Entry:
+    """A bundle in the store that is to be a version of a registered model."""
+
+    model_name: str
+    variant: Variant
+    run_id: str
+    location: str
+    tags: dict[str, str]
+    claimed: str
+
+    def enter(
+        self, candidate: Contender, dataset: Path, latency_budget_ms: float, auto_promote: bool
+    ) -> tuple[Version, dict[str, Any]]:
+        """Makes the version and sets challenger, and champion where there is none or where that is asked for and the gate passes.
+
+        Returns:
+            The version, and what became of it: its alias and the gate's verdict.
+        """
+        while True:
+            champion = promotion.champion(self.model_name, self.variant)
+            is_champion = champion is not None and champion.source == self.location
+            verdict = None if is_champion else promotion.judge(candidate, self.variant, champion, dataset, latency_budget_ms)
+            with claim.hold(self.claimed) as held:
+                version = tracking.register(self.model_name, self.run_id, self.location, self.tags)
+                now = promotion.champion(self.model_name, self.variant)
+                # Comparing takes long and is done outside: whoever became champion meanwhile is compared with as well.
+                if (now and now.number) == (champion and champion.number):
+                    return version, self._aliased(version, now, verdict, auto_promote, held)
+
+    def _aliased(
+        self, version: Version, champion: Version | None, verdict: Verdict | None, auto_promote: bool, held: Claim
+    ) -> dict[str, Any]:
+        alias = promotion.alias(self.variant)
+        if champion is None:
+            promotion.set_champion(self.model_name, version, self.variant, "", held)
+        if champion is None or verdict is None:
+            return {"alias": alias, "gate": None}
+        held.require()
+        tracking.set_alias(self.model_name, f"challenger-{self.variant}", version.number)
+        # What was taken back by hand does not come back by itself.
+        promoted = auto_promote and verdict.passes and not promotion.was_taken_back(version, champion, self.variant)
+        if promoted:
+            promotion.set_champion(self.model_name, version, self.variant, champion.number, held)
+        return {"alias": alias if promoted else f"challenger-{self.variant}", "gate": verdict.describe()}
 
 
 def _card(variant: str, facts: dict[str, Any], fitted: Thresholds, values: dict[str, float]) -> str:

@@ -106,6 +106,54 @@ def read(location: str, name: str) -> bytes | None:
             raise
 
 
+def read_tagged(location: str, name: str) -> tuple[bytes, str] | None:
+    """The bytes of one file below an S3 location and the tag of this writing of it, or None when it is not there."""
+    from botocore.exceptions import ClientError
+
+    bucket, prefix = _split(location)
+    with _named(location):
+        try:
+            answer = _client().get_object(Bucket=bucket, Key=prefix + name)
+            return bytes(answer["Body"].read()), str(answer["ETag"])
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
+                return None
+            raise
+
+
+def write_if(location: str, name: str, content: bytes, tag: str | None) -> str | None:
+    """Writes one file below an S3 location if it is still the one with this tag, or, with None, if it is not there yet.
+
+    Returns:
+        The new tag; None where the condition does not hold and nothing was written.
+    """
+    from botocore.exceptions import ClientError
+
+    bucket, prefix = _split(location)
+    condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
+    with _named(location):
+        try:
+            answer = _client().put_object(Bucket=bucket, Key=prefix + name, Body=content, **condition)
+            return str(answer["ETag"])
+        except ClientError as error:
+            # 409: another writing of the same file is under way.
+            if error.response["Error"]["Code"] in (
+                "PreconditionFailed",
+                "ConditionalRequestConflict",
+                "412",
+                "409",
+                "NoSuchKey",
+            ):
+                return _written(location, name, content)
+            raise
+
+
+def _written(location: str, name: str, content: bytes) -> str | None:
+    """The tag, where the file holds this content all the same: a retry, after a lost answer, met its own writing."""
+    found = read_tagged(location, name)
+    return found[1] if found and found[0] == content else None
+
+
 def _files(location: str) -> Iterator[tuple[str, Callable[[Path], Any]]]:
     if is_s3(location):
         bucket, prefix = _split(location)

@@ -15,6 +15,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -259,12 +260,17 @@ def history(version: Version, where: str) -> list[dict[str, Any]]:
     return [change for change in changes if change["where"] == where]
 
 
-def write_mlmodel(folder: Path) -> None:
-    """Adds an MLmodel file: ``mlflow.pyfunc.load_model`` then loads the bundle through this package, without a pickle."""
+def write_mlmodel(folder: Path, identity: str) -> None:
+    """Adds an MLmodel file: ``mlflow.pyfunc.load_model`` then loads the bundle through this package, without a pickle.
+
+    The same identity gives the same bytes: two attempts to make one bundle may not differ.
+    """
     import mlflow.pyfunc
     from mlflow.models import Model
 
-    description = Model()
+    description = Model(
+        model_uuid=uuid.uuid5(uuid.NAMESPACE_URL, identity).hex, utc_time_created=str(datetime.fromtimestamp(0, UTC))
+    )
     mlflow.pyfunc.add_to_model(description, loader_module="goemotions.predictor")
     description.save(folder / "MLmodel")
 

@@ -77,8 +77,8 @@ async def busy(batcher: Batcher, observed: Observed) -> "asyncio.Task[Any]":
 
 @given(requests=REQUESTS)
 @settings(max_examples=20, deadline=None)
+@pytest.mark.row("http 13")
 def test_each_text_gets_the_answer_it_gets_alone(engine: Engine, requests: list[list[str]]) -> None:
-    """Bad HTTP input row 13."""
     batcher = Batcher(engine, max_texts=10_000, max_wait=60)
 
     async def ask() -> list[tuple[np.ndarray, np.ndarray]]:
@@ -139,8 +139,8 @@ def test_the_oldest_text_is_in_the_next_batch(batcher: Batcher, observed: Observ
     assert observed.shapes[1][1] == 102
 
 
+@pytest.mark.row("fault 20")
 def test_more_than_the_queue_holds_is_refused_with_the_time_to_wait(batcher: Batcher, observed: Observed) -> None:
-    """Fault row 20."""
 
     async def run() -> RequestError:
         first = await busy(batcher, observed)
@@ -191,8 +191,8 @@ def test_an_answer_that_takes_too_long_is_given_up(batcher: Batcher, observed: O
     assert observed.shapes == [(1, 3), (2, 3)]
 
 
+@pytest.mark.row("fault 21")
 def test_the_texts_of_a_caller_who_left_are_not_computed(batcher: Batcher, observed: Observed) -> None:
-    """Fault row 21."""
 
     async def run() -> None:
         first = await busy(batcher, observed)

@@ -120,10 +120,10 @@ DAMAGES = [unfinished, one_file_of_three, half_a_manifest, cut_tensors, a_change
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@pytest.mark.row("fault 2")
 def test_the_one_before_a_damaged_one_is_used(
     damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Fault row 2."""
     write(str(tmp_path), 10)
     write(str(tmp_path), 20)
     damage(tmp_path / "step-000000020")
@@ -132,10 +132,10 @@ def test_the_one_before_a_damaged_one_is_used(
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@pytest.mark.row("fault 3")
 def test_where_every_one_is_damaged_there_is_none_and_a_warning(
     damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Fault row 3."""
     for step in (10, 20):
         write(str(tmp_path), step)
         damage(tmp_path / f"step-{step:09d}")

@@ -364,6 +364,7 @@ def many(rows: int) -> list[tuple[str, list[int], str]]:
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\u00a0\u2003", "\x0b\x0c\r"], ids=repr)
+@pytest.mark.row("data 5")
 def test_a_blank_text_is_left_out_and_counted(tmp_path: Path, blank: str) -> None:
     """Data file row 5."""
     rows = many(19)
@@ -399,6 +400,7 @@ UNLABELLED: dict[str, dict[str, bytes | None]] = {
 
 
 @pytest.mark.parametrize("changes", UNLABELLED.values(), ids=UNLABELLED.keys())
+@pytest.mark.row("data 7")
 def test_a_row_without_a_label_is_left_out_and_counted(tmp_path: Path, changes: dict[str, bytes | None]) -> None:
     """Data file row 7."""
     info = ingested(tmp_path, changes)
@@ -408,6 +410,7 @@ def test_a_row_without_a_label_is_left_out_and_counted(tmp_path: Path, changes: 
 
 
 @pytest.mark.parametrize("changes", UNLABELLED.values(), ids=UNLABELLED.keys())
+@pytest.mark.row("data 7")
 def test_a_row_without_a_label_is_kept_where_asked(tmp_path: Path, changes: dict[str, bytes | None]) -> None:
     """Data file row 7."""
     info = ingested(tmp_path, changes, unlabelled="keep")
@@ -429,6 +432,7 @@ def test_a_split_with_no_row_left_is_a_named_error(tmp_path: Path) -> None:
         ingested(tmp_path, {"test.tsv": b" \t1\te1\n"}, max_quarantined=1.0)
 
 
+@pytest.mark.row("data 8")
 def test_a_label_absent_from_train_is_a_warning_and_has_finite_metrics(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -451,6 +455,7 @@ def test_no_warning_where_train_has_every_label(tmp_path: Path, caplog: pytest.L
 LEAKED = [("storm tonight", [1], "t4"), ("One balloon... LEFT!", [2], "t5"), ("a storm by the harbour", [1], "t6")]
 
 
+@pytest.mark.row("data 9")
 def test_texts_of_train_in_validation_and_test_are_counted(tmp_path: Path) -> None:
     """Data file row 9."""
     info = ingested(tmp_path, {"train.tsv": tsv(TRAIN + LEAKED)})
@@ -459,6 +464,7 @@ def test_texts_of_train_in_validation_and_test_are_counted(tmp_path: Path) -> No
     assert info["rows"]["train"] == 6
 
 
+@pytest.mark.row("data 9")
 def test_leaked_texts_are_dropped_from_train_where_asked(tmp_path: Path) -> None:
     """Data file row 9."""
     info = ingested(tmp_path, {"train.tsv": tsv(LEAKED + TRAIN)}, drop_leaked=True)
@@ -477,6 +483,7 @@ def test_train_that_is_leaked_as_a_whole_is_a_named_error(tmp_path: Path) -> Non
     assert not (tmp_path / "dataset").exists()
 
 
+@pytest.mark.row("data 11")
 def test_a_comment_of_10_megabytes_is_kept_whole(tmp_path: Path) -> None:
     """Data file row 11; the encoder cuts it, see test_tokenization.py."""
     info = ingested(tmp_path, {"train.tsv": tsv([*TRAIN, ("lake " * (MEGABYTES_10 // 5), [0], "t4")])})
@@ -501,6 +508,7 @@ STRANGE = {
 
 
 @pytest.mark.parametrize(("text", "stored"), STRANGE.values(), ids=STRANGE.keys())
+@pytest.mark.row("data 12")
 def test_a_strange_text_is_stored_the_same_every_time(tmp_path: Path, text: str, stored: str) -> None:
     """Data file row 12."""
     rows = [(text, [0], "t1"), ("lake", [1], "t2")]
@@ -582,8 +590,9 @@ DIFFERENT: dict[str, dict[str, bytes | None]] = {
 
 
 @pytest.mark.parametrize("changes", DIFFERENT.values(), ids=DIFFERENT.keys())
+@pytest.mark.row("fault 22")
 def test_the_digest_changes_with(tmp_path: Path, changes: dict[str, bytes | None]) -> None:
-    """Fault row 22: the digest is what a cached step is found by."""
+    """The digest is what a cached step is found by."""
     assert ingested(tmp_path, changes)["digest"] != data.digest(*canonical(TRAIN))
 
 
@@ -850,8 +859,8 @@ def test_what_the_hub_does_not_have_is_a_named_error(hub: HubRun, source: str, m
 
 
 @pytest.mark.parametrize("source", ["hub:tests/failing", "hub:tests/silent"])
+@pytest.mark.row("fault 17")
 def test_a_hub_that_does_not_answer_is_a_named_error_within_seconds(hub: HubRun, source: str) -> None:
-    """Fault row 17."""
     answer = hub.answers[source]
     assert answer["error"] == SourceUnreachable.__name__
     assert "sample" in answer["message"]
@@ -860,8 +869,8 @@ def test_a_hub_that_does_not_answer_is_a_named_error_within_seconds(hub: HubRun,
     assert answer["seconds"] < 10
 
 
+@pytest.mark.row("fault 17")
 def test_without_a_network_the_cache_is_used_or_the_other_sources_are_named(hub: HubRun) -> None:
-    """Fault row 17."""
     answers = ingest_each(["hub:tests/good", "hub:tests/absent"], "http://127.0.0.1:9", hub.folder)
     assert answers["hub:tests/good"]["digest"] == hub.answers["hub:tests/good"]["digest"]
     assert answers["hub:tests/absent"]["error"] == SourceUnreachable.__name__

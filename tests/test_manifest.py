@@ -44,8 +44,8 @@ def test_an_untouched_folder_is_whole(files: dict[str, bytes]) -> None:
 
 @bounded
 @given(contents, st.data())
+@pytest.mark.row("fault 9")
 def test_every_changed_byte_is_found(files: dict[str, bytes], data: st.DataObject) -> None:
-    """Fault 9."""
     name = data.draw(st.sampled_from(sorted(files)))
     position = data.draw(st.integers(0, len(files[name]) - 1))
     flip = data.draw(st.integers(1, 255))
@@ -56,8 +56,8 @@ def test_every_changed_byte_is_found(files: dict[str, bytes], data: st.DataObjec
 
 @bounded
 @given(contents, st.data())
+@pytest.mark.row("fault 9")
 def test_every_cut_is_found(files: dict[str, bytes], data: st.DataObject) -> None:
-    """Fault 9."""
     name = data.draw(st.sampled_from(sorted(files)))
     refuse(files, name, files[name][: data.draw(st.integers(0, len(files[name]) - 1))])
 

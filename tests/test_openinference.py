@@ -85,8 +85,8 @@ def test_texts_arrive_by_every_way(texts: list[str]) -> None:
         (body(tensor(["a"], parameters={"binary_data_size": 5})), "binary_data_size"),
     ],
 )
+@pytest.mark.row("http 2", "http 10")
 def test_a_wrong_request_is_refused_by_name(content: bytes, named: str) -> None:
-    """Bad HTTP input rows 2 and 10."""
     with pytest.raises(RequestError) as refused:
         openinference.from_rest(content, None)
     assert named in str(refused.value)
@@ -96,8 +96,8 @@ def test_a_wrong_request_is_refused_by_name(content: bytes, named: str) -> None:
 @pytest.mark.parametrize(
     "content", [b"\x05\x00\x00\x00abc", b"\x01", b"\xff\xff\xff\xffabc", b"\x01\x00\x00\x00\xff", b""], ids=repr
 )
+@pytest.mark.row("http 10")
 def test_short_or_broken_binary_data_is_refused(content: bytes) -> None:
-    """Bad HTTP input row 10."""
     with pytest.raises(RequestError):
         openinference.from_rest(*with_binary(["abc"], content))
 

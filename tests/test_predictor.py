@@ -88,10 +88,10 @@ def empty_manifest(folder: Path) -> None:
 @pytest.mark.parametrize(
     "damage", [cut, change, edit_thresholds, remove, forget_manifest, empty_manifest], ids=lambda damage: damage.__name__
 )
+@pytest.mark.row("fault 9", "fault 18")
 def test_a_damaged_bundle_is_not_loaded(
     damage: Callable[[Path], None], bundles: dict[bundle.Variant, Path], tmp_path: Path
 ) -> None:
-    """Fault rows 9 and 18."""
     shutil.copytree(bundles["cpu"], tmp_path / "bundle")
     damage(tmp_path / "bundle")
     with pytest.raises(IntegrityError, match="fetch it again"):
@@ -175,8 +175,8 @@ def test_an_answer_is_plain_json(predictor: Predictor) -> None:
     assert json.loads(json.dumps(answers)) == answers
 
 
+@pytest.mark.row("http 5")
 def test_a_blank_text_has_a_defined_answer(predictor: Predictor) -> None:
-    """Bad HTTP input row 5."""
     answers = predictor.predict(["", " \t\n"], Options(all_scores=True))
     assert answers[0] == answers[1]
     assert all(0 < score < 1 for score in answers[0]["scores"].values())

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from goemotions import bundle, manifest, registration, storage, thresholds, tracking, tuning
+from goemotions import bundle, claim, manifest, registration, storage, thresholds, tracking, tuning
 from goemotions.bundle import ENGINES, VARIANTS, Variant
 from goemotions.errors import IntegrityError, ModelError
 from goemotions.predictions import FILE, Predictions
@@ -207,7 +207,8 @@ def test_registering_again_finds_the_same_versions_and_bundles(registry: Registr
 def stored_times(store: str) -> dict[str, str]:
     name, prefix = storage._split(store)
     pages = storage._client().get_paginator("list_objects_v2").paginate(Bucket=name, Prefix=prefix)
-    return {entry["Key"]: str(entry["LastModified"]) for page in pages for entry in page["Contents"]}
+    entries = [entry for page in pages for entry in page["Contents"] if not entry["Key"].endswith(claim.NAME)]
+    return {entry["Key"]: str(entry["LastModified"]) for entry in entries}
 
 
 def test_a_new_run_becomes_the_challenger(registry: Registry, candidate: Path) -> None:
@@ -243,10 +244,10 @@ def test_only_the_cpu_model_has_a_latency_budget(registry: Registry, candidate: 
 
 
 @pytest.mark.parametrize("before", ["challenger", "champion"])
+@pytest.mark.row("fault 16")
 def test_a_crash_before_an_alias_is_completed_by_the_next(
     registry: Registry, candidate: Path, better: Path, before: str
 ) -> None:
-    """Fault 16."""
     registry.register("1", candidate)
     found = registry.register("2", better, auto_promote=True)
     tracking.set_alias(registry.name, "champion-cpu", "1")
@@ -346,8 +347,8 @@ def test_a_version_that_is_not_there_is_a_named_error(stack: Path, own: str, tmp
         bundle.fetch(reference, tmp_path, own)
 
 
+@pytest.mark.row("fault 9")
 def test_a_bundle_damaged_in_the_store_is_never_loaded(registry: Registry, candidate: Path, tmp_path: Path) -> None:
-    """Fault 9."""
     source = registry.register("1", candidate)["cpu"]["source"]
     name, prefix = storage._split(source)
     key = f"{prefix}model.int8.onnx"

@@ -41,8 +41,8 @@ def test_parameters_that_are_left_out_are_the_defaults() -> None:
     ],
     ids=lambda value: str(value)[:40],
 )
+@pytest.mark.row("http 2", "http 9")
 def test_wrong_parameters_are_named(parameters: Any, named: str) -> None:
-    """Bad HTTP input rows 2 and 9."""
     with pytest.raises(RequestError) as refused:
         request(instances=["a"], parameters=parameters)
     assert named in str(refused.value) or "not valid JSON" in str(refused.value)
@@ -63,8 +63,8 @@ def test_wrong_parameters_are_named(parameters: Any, named: str) -> None:
     ],
     ids=str,
 )
+@pytest.mark.row("http 2", "http 3", "http 4")
 def test_wrong_instances_are_named(fields: dict[str, Any], named: str) -> None:
-    """Bad HTTP input rows 2 to 4."""
     with pytest.raises(RequestError) as refused:
         request(**fields)
     assert named in str(refused.value)
@@ -83,8 +83,8 @@ def test_wrong_instances_are_named(fields: dict[str, Any], named: str) -> None:
     ],
     ids=lambda body: repr(body[:30]),
 )
+@pytest.mark.row("http 1", "http 9")
 def test_a_broken_body_is_refused_and_not_quoted(body: bytes) -> None:
-    """Bad HTTP input rows 1 and 9."""
     with pytest.raises(RequestError) as refused:
         schema.parse(schema.V1Request, body)
     assert refused.value.status == 400

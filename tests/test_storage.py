@@ -214,10 +214,10 @@ def test_a_bucket_that_is_not_there_is_a_named_error(stack: Path, tmp_path: Path
 
 @pytest.mark.parametrize("variable", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
 @pytest.mark.parametrize("action", ["put", "fetch", "read", "children", "remove"])
+@pytest.mark.row("fault 7")
 def test_a_wrong_key_is_a_named_error_at_once(
     bucket: str, tmp_path: Path, configured: Callable[..., None], variable: str, action: str
 ) -> None:
-    """Fault 7."""
     storage.put(make(tmp_path / "from", {"a": b"x"}), bucket)
     configured(**{variable: "wrong"})
     started = time.monotonic()
@@ -232,8 +232,8 @@ def test_a_wrong_key_is_a_named_error_at_once(
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.row("fault 7")
 def test_a_refusal_is_not_repeated(bucket: str, tmp_path: Path, through: Callable[..., Gateway]) -> None:
-    """Fault 7."""
     gateway = through(lambda method, path, number: "AccessDenied")
     with pytest.raises(StorageError, match="access denied"):
         storage.put(make(tmp_path / "from", {"a": b"x"}), bucket)
@@ -241,18 +241,19 @@ def test_a_refusal_is_not_repeated(bucket: str, tmp_path: Path, through: Callabl
 
 
 @pytest.mark.parametrize("code", ["SlowDown", "InternalError"])
+@pytest.mark.row("fault 6")
 def test_a_store_that_recovers_is_waited_for(bucket: str, tmp_path: Path, through: Callable[..., Gateway], code: str) -> None:
-    """Fault 6."""
     gateway = through(lambda method, path, number: code if number <= 2 else None)
     storage.put(make(tmp_path / "from", {"a": b"x"}), bucket)
     assert [method for method, _ in gateway.requests] == ["PUT"] * 3
     assert storage.read(bucket, "a") == b"x"
 
 
+@pytest.mark.row("fault 6")
 def test_a_store_that_does_not_recover_is_given_up_on(
     bucket: str, monkeypatch: pytest.MonkeyPatch, through: Callable[..., Gateway]
 ) -> None:
-    """Fault 6: the retries are bounded."""
+    """The retries are bounded."""
     monkeypatch.setattr(storage, "ATTEMPTS", 2)
     gateway = through(lambda method, path, number: "SlowDown")
     with pytest.raises(StorageError, match=r"the object store failed 2 times \(SlowDown\): try again later"):
@@ -307,10 +308,10 @@ def test_the_manifest_is_uploaded_last_and_removed_first(bucket: str, tmp_path: 
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 4])
+@pytest.mark.row("fault 8")
 def test_an_upload_that_stops_half_way_is_not_taken_for_whole(
     bucket: str, tmp_path: Path, through: Callable[..., Gateway], stop: int
 ) -> None:
-    """Fault 8."""
     refused = {"from": stop}
     through(lambda method, path, number: "AccessDenied" if method == "PUT" and number >= refused["from"] else None)
     with pytest.raises(StorageError, match="access denied"):
@@ -325,8 +326,8 @@ def test_an_upload_that_stops_half_way_is_not_taken_for_whole(
 
 
 @pytest.mark.parametrize("changed", [b"", b"m" * 2, b"x"])
+@pytest.mark.row("fault 9")
 def test_an_object_changed_in_the_store_does_not_verify(bucket: str, tmp_path: Path, changed: bytes) -> None:
-    """Fault 9."""
     storage.put(whole(tmp_path / "from"), bucket)
     name, prefix = storage._split(bucket)
     storage._client().put_object(Bucket=name, Key=f"{prefix}sub/m", Body=changed)

@@ -157,10 +157,10 @@ def test_what_is_logged_is_there(client: mlflow.MlflowClient, own: str, tmp_path
     assert [file.path for file in client.list_artifacts(run.run_id, "report")] == ["report/report.md"]
 
 
+@pytest.mark.row("fault 12")
 def test_metrics_logged_while_the_server_is_away_arrive_with_the_next(
     client: mlflow.MlflowClient, gateway: Gateway, own: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Fault 12."""
     run = tracking.find_run(own)
     run.log_metrics({"loss": 3.0}, 1)
     gateway.away = "/"
@@ -173,10 +173,10 @@ def test_metrics_logged_while_the_server_is_away_arrive_with_the_next(
     assert [(metric.step, metric.value) for metric in history["auc"]] == [(2, 0.8)]
 
 
+@pytest.mark.row("fault 12")
 def test_metrics_logged_last_while_the_server_was_away_arrive_when_the_step_ends(
     client: mlflow.MlflowClient, gateway: Gateway, own: str
 ) -> None:
-    """Fault 12."""
     with tracking.step(own, "minilm") as run:
         gateway.away = "/"
         run.log_metrics({"loss": 2.0}, 1)
@@ -184,8 +184,8 @@ def test_metrics_logged_last_while_the_server_was_away_arrive_when_the_step_ends
     assert [metric.value for metric in client.get_metric_history(run.run_id, "loss")] == [2.0]
 
 
+@pytest.mark.row("fault 11")
 def test_a_server_that_is_down_is_a_named_error_within_seconds(at: Callable[[str], None]) -> None:
-    """Fault 11."""
     uri = f"http://127.0.0.1:{unused_port()}"
     at(uri)
     started = time.monotonic()
@@ -199,8 +199,8 @@ def test_a_server_that_is_down_is_a_named_error_within_seconds(at: Callable[[str
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.row("fault 11")
 def test_a_server_that_never_answers_is_a_named_error_within_seconds(at: Callable[[str], None]) -> None:
-    """Fault 11."""
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         at(f"http://127.0.0.1:{deaf.getsockname()[1]}")
         started = time.monotonic()
@@ -215,8 +215,8 @@ def test_no_server_is_a_named_error(at: Callable[[str], None]) -> None:
         tracking.connect()
 
 
+@pytest.mark.row("fault 13")
 def test_a_server_that_goes_down_between_two_requests_is_a_named_error(gateway: Gateway, own: str) -> None:
-    """Fault 13."""
     run = tracking.find_run(own)
     gateway.away = "/"
     for call in (
@@ -240,8 +240,8 @@ def test_a_source_is_a_version_once(client: mlflow.MlflowClient, own: str) -> No
     assert len(client.search_model_versions(f"name='{own}'")) == 2
 
 
+@pytest.mark.row("fault 14")
 def test_a_version_whose_answer_is_lost_is_made_once(client: mlflow.MlflowClient, gateway: Gateway, own: str) -> None:
-    """Fault 14."""
     run = tracking.find_run(own)
     gateway.lost = "model-versions/create"
     found = tracking.register(own, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
@@ -280,10 +280,10 @@ def test_the_tags_of_a_version_are_kept(stack: Path, own: str) -> None:
     assert found.tags == {"variant": "cpu", "commit": "c1"}
 
 
+@pytest.mark.row("fault 13", "fault 16")
 def test_a_registration_that_mlflow_interrupts_is_completed_by_the_next(
     client: mlflow.MlflowClient, gateway: Gateway, dataset: Path, candidate: Path, bucket: str, own: str
 ) -> None:
-    """Faults 13 and 16."""
     parts: Any = {variant: [Parts.below(candidate, variant)] for variant in VARIANTS}
     wanted = {"store": bucket, "pipeline_run": own, "model_name": own}
     for away in ("model-versions/create", "registered-models/alias"):

@@ -382,6 +382,7 @@ def resume(dataset: Path, tiny: str, tmp_path: Path, location: str) -> Result:
     return result_of(tmp_path / "model")
 
 
+@pytest.mark.row("fault 1")
 def test_a_terminated_command_leaves_one_more_checkpoint_and_is_resumed_there(
     dataset: Path,
     tiny: str,
@@ -390,7 +391,7 @@ def test_a_terminated_command_leaves_one_more_checkpoint_and_is_resumed_there(
     undisturbed: dict[int, Result],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Fault row 1: SIGTERM, checkpoints in S3."""
+    """SIGTERM, checkpoints in S3."""
     command = Command(dataset, tmp_path / "model", tiny, bucket, tmp_path / "stderr")
     assert command.kill_when(lambda: bool(storage.children(bucket)), signal.SIGTERM) == 1
     last = storage.children(bucket)[-1]
@@ -415,10 +416,11 @@ def wide_weights(tiny: str, folder: Path) -> str:
     return str(folder)
 
 
+@pytest.mark.row("fault 1", "fault 2")
 def test_a_command_killed_while_it_writes_a_checkpoint_is_resumed_from_the_one_before(
     dataset: Path, tiny: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Fault rows 1 and 2: SIGKILL between the first and the last file of a checkpoint."""
+    """SIGKILL between the first and the last file of a checkpoint."""
     wide = wide_weights(tiny, tmp_path / "weights")
     location = tmp_path / "checkpoints"
 
@@ -449,10 +451,10 @@ def interrupted(dataset: Path, tiny: str, location: str, **options: Any) -> None
             )
 
 
+@pytest.mark.row("fault 3")
 def test_where_every_checkpoint_is_corrupt_training_starts_over(
     dataset: Path, tiny: str, tmp_path: Path, undisturbed: dict[int, Result], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Fault row 3."""
     location = tmp_path / "checkpoints"
     interrupted(dataset, tiny, str(location))
     states = list(location.glob("*/state.safetensors"))
@@ -490,10 +492,10 @@ def test_checkpoints_of_other_data_are_not_used(
     assert result_of(tmp_path / "model") == undisturbed[SHORT]
 
 
+@pytest.mark.row("fault 4")
 def test_a_loss_that_is_no_number_ends_the_run(
     dataset: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fault row 4."""
     monkeypatch.setitem(profiles.PROFILES, "minilm", dataclasses.replace(profiles.get("minilm"), learning_rate=1e38))
     location = tmp_path / "checkpoints"
     with pytest.raises(
@@ -507,6 +509,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
         assert math.isfinite(json.loads(values.read_text())["epoch_loss"])
 
 
+@pytest.mark.row("fault 5")
 def test_out_of_memory_names_the_setting_to_lower(
     dataset: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -522,6 +525,7 @@ def test_out_of_memory_names_the_setting_to_lower(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.row("fault 5")
 def test_real_exhaustion_of_gpu_memory_names_the_setting_to_lower(dataset: Path, tiny: str, tmp_path: Path) -> None:
     """Fault row 5, with a GPU of which this process may use almost nothing."""
     wide = wide_weights(tiny, tmp_path / "weights")

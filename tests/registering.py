@@ -1,0 +1,33 @@
+"""A process that registers pipeline runs, one after the other, and says when each is done; for the tests that kill it at any moment.
+
+Arguments: the Dataset folder, the store, the name of the registered model, and ``run=folder`` for each run.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from goemotions import claim, registration
+from goemotions.errors import WorkflowError
+from goemotions.registration import Parts
+
+# Who is killed while holding the claim makes the others wait for this long.
+claim.LEASE_SECONDS = 10.0
+
+
+def main(dataset: str, store: str, model: str, *jobs: str) -> None:
+    for run, _, folder in (job.partition("=") for job in jobs):
+        parts = {"cpu": [Parts.below(Path(folder), "cpu")]}
+        try:
+            registration.register(Path(dataset), parts, store=store, pipeline_run=run, model_name=model, auto_promote=True)
+        except WorkflowError as error:
+            print(f"failed {run} {error}", flush=True)
+        else:
+            print(f"done {run}", flush=True)
+
+
+if __name__ == "__main__":
+    logging.disable(logging.INFO)
+    main(*sys.argv[1:])

@@ -1,0 +1,234 @@
+"""Registrations by many processes that are killed at random: each run is one version, and the champion is the best of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+
+from goemotions import claim, manifest, promotion, registration, storage, tracking, tuning
+from goemotions.errors import StorageError
+from goemotions.predictions import FILE, Predictions
+from goemotions.registration import Parts
+
+ROOT = Path(__file__).parents[1]
+ALIAS = "champion-cpu"
+
+
+@pytest.fixture(scope="module")
+def qualities(candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Folders of a profile from worst to best: the share of rows that are labelled at random falls."""
+    root = tmp_path_factory.mktemp("qualities")
+    return [spoilt(candidate, root / str(number), share) for number, share in enumerate((0.9, 0.7, 0.5, 0.3, 0.1, 0.0))]
+
+
+def spoilt(candidate: Path, folder: Path, share: float) -> Path:
+    shutil.copytree(candidate, folder, symlinks=True)
+    shutil.rmtree(folder / "gpu")
+    for split in ("validation", "test"):
+        path = folder / "cpu" / split / FILE
+        found = Predictions.read(path)
+        generator = np.random.default_rng(7)
+        noise = generator.random(found.labels.shape)
+        # The same rows first, so that each folder is right wherever a worse one is.
+        is_random = (np.arange(len(found.labels)) < share * len(found.labels))[:, None]
+        scores = np.where(is_random, noise, np.where(found.labels, 0.95, 0.05))
+        replace(found, probabilities=scores.astype(np.float32)).write(path)
+    tuning.tune(folder / "cpu" / "validation", folder / "cpu" / "thresholds")
+    return folder
+
+
+class Crew:
+    """Processes that register jobs, the survivors taking over from the killed."""
+
+    def __init__(self, dataset: Path, store: str, model: str, jobs: list[str], processes: int) -> None:
+        self.command = [sys.executable, str(ROOT / "tests" / "registering.py"), str(dataset), store, model]
+        self.left = deque(jobs)
+        self.done: list[str] = []
+        self.failed: list[str] = []
+        self.kills = 0
+        self.running: dict[int, subprocess.Popen[str]] = {}
+        self.threads = [threading.Thread(target=self._work, args=(number,)) for number in range(processes)]
+
+    def _work(self, number: int) -> None:
+        while True:
+            mine = [self.left.popleft() for _ in range(min(8, len(self.left)))]
+            if not mine:
+                return
+            process = subprocess.Popen([*self.command, *mine], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+            self.running[number] = process
+            assert process.stdout
+            for line in process.stdout:
+                word, run, *reason = line.split(maxsplit=2)
+                (self.done if word == "done" else self.failed).append(run if word == "done" else f"{run} {reason}")
+                if word == "done":
+                    mine = [job for job in mine if job.partition("=")[0] != run]
+            process.wait()
+            self.left.extend(mine)
+
+    def run(self, kill_every: float, seed: int) -> None:
+        generator = random.Random(seed)
+        for thread in self.threads:
+            thread.start()
+        while any(thread.is_alive() for thread in self.threads):
+            time.sleep(kill_every * generator.uniform(0.5, 1.5))
+            alive = [process for process in self.running.values() if process.poll() is None]
+            if len(self.left) > 8 and alive:
+                generator.choice(alive).kill()
+                self.kills += 1
+
+
+@pytest.mark.slow
+@pytest.mark.row("fault 15", "fault 16", "fault 14")
+def test_two_hundred_registrations_by_eight_processes_with_random_kills(
+    stack: Path, dataset: Path, qualities: list[Path], bucket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = "exactly-once"
+    generator = random.Random(3)
+    runs = {f"once-{number}": generator.randrange(len(qualities)) for number in range(160)}
+    jobs = [f"{run}={qualities[quality]}" for run, quality in runs.items()]
+    # Forty are registered by two processes, often at once: a step that is retried while its first attempt still runs.
+    jobs = sorted(jobs + jobs[:40], key=lambda _: generator.random())
+    crew = Crew(dataset, bucket, model, jobs, processes=8)
+    began = time.monotonic()
+    crew.run(kill_every=8.0, seed=5)
+    with capsys.disabled():
+        print(
+            f"\n{len(crew.done)} registrations, {crew.kills} kills, {len(crew.failed)} tried again, {time.monotonic() - began:.0f} s"
+        )
+    assert crew.kills >= 5
+    assert set(crew.done) == set(runs)
+
+    client = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    versions = client.search_model_versions(f"name='{model}'", max_results=1000)
+    assert len(versions) == len({version.source for version in versions}) == len(runs)
+    quality_of = {}
+    for version in versions:
+        run = client.get_run(version.run_id)
+        quality_of[version.version] = runs[run.data.tags[tracking.RUN_TAG]]
+        assert storage.read(version.source, manifest.NAME) is not None
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    names = [run.data.tags.get(tracking.RUN_TAG) for run in client.search_runs([experiment.experiment_id], max_results=5000)]
+    assert [run for run in runs if names.count(run) != 2] == [], "each has one parent and one child"
+    champion = tracking.existing(model, ALIAS)
+    assert quality_of[champion.number] == max(runs.values())
+    moves = sorted(
+        (change["at"], change["to"])
+        for version in versions
+        for change in tracking.history(tracking.existing(model, version.version), ALIAS)
+    )
+    heights = [quality_of[to] for _, to in moves]
+    assert heights == sorted(heights), "the champion never became worse"
+    assert moves[-1][1] == champion.number
+    bundle = storage.fetch(champion.source, dataset.parent / "champion")
+    assert manifest.verify(bundle)["variant"] == "cpu"
+
+
+@pytest.mark.row("fault 15")
+def test_two_runs_that_register_at_once_are_two_versions_and_the_better_is_champion(
+    stack: Path, dataset: Path, qualities: list[Path], bucket: str
+) -> None:
+    crew = Crew(dataset, bucket, "at-once", [], processes=0)
+    jobs = [f"at-once-{number}={qualities[quality]}" for number, quality in enumerate((0, 5, 3))]
+    processes = [subprocess.Popen([*crew.command, job], cwd=ROOT, stdout=subprocess.PIPE, text=True) for job in jobs]
+    assert [process.communicate(timeout=120)[0] for process in processes] == [f"done at-once-{n}\n" for n in range(3)]
+    champion = tracking.existing("at-once", ALIAS)
+    run = tracking._client().get_run(champion.run_id)
+    assert run.data.tags[tracking.RUN_TAG] == "at-once-1"
+    versions = tracking._client().search_model_versions("name='at-once'")
+    assert len(versions) == 3
+
+
+@pytest.mark.row("fault 15")
+def test_a_step_that_is_tried_twice_at_once_is_one_version(
+    stack: Path, dataset: Path, qualities: list[Path], bucket: str
+) -> None:
+    crew = Crew(dataset, bucket, "twice", [], processes=0)
+    command = [*crew.command, f"twice-1={qualities[2]}"]
+    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert {process.communicate(timeout=120)[0] for process in processes} == {"done twice-1\n"}
+    (version,) = tracking._client().search_model_versions("name='twice'")
+    assert manifest.verify(storage.fetch(version.source, dataset.parent / "twice"))["variant"] == "cpu"
+
+
+@pytest.mark.row("fault 16")
+def test_what_was_rolled_back_does_not_come_back_by_a_retry(
+    stack: Path, dataset: Path, qualities: list[Path], bucket: str
+) -> None:
+    def register(run: str, quality: int) -> dict[str, Any]:
+        parts = {"cpu": [Parts.below(qualities[quality], "cpu")]}
+        return registration.register(
+            dataset, parts, store=bucket, pipeline_run=run, model_name="taken-back", auto_promote=True
+        )["cpu"]
+
+    register("taken-back-1", 2)
+    assert register("taken-back-2", 5)["alias"] == ALIAS
+    promotion.rollback("cpu", model_name="taken-back")
+    assert register("taken-back-2", 5)["alias"] == "challenger-cpu"
+    assert tracking.existing("taken-back", ALIAS).number == "1"
+    assert promotion.promote("2", model_name="taken-back").after == "2"
+
+
+@pytest.fixture(params=["s3", "folder"])
+def place(request: pytest.FixtureRequest, bucket: str, tmp_path: Path) -> str:
+    return bucket if request.param == "s3" else f"{tmp_path}/store/"
+
+
+def test_a_claim_is_held_by_one_at_a_time(place: str) -> None:
+    inside, most = 0, 0
+
+    def work() -> None:
+        nonlocal inside, most
+        for _ in range(3):
+            with claim.hold(place):
+                inside += 1
+                most = max(most, inside)
+                time.sleep(0.01)
+                inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+
+
+def test_a_claim_whose_holder_is_gone_is_taken_over(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "LEASE_SECONDS", 1.0)
+    gone = claim._acquire(bucket)
+    began = time.monotonic()
+    with claim.hold(bucket):
+        assert time.monotonic() - began > 0.9
+        # The one that was taken for gone comes back: its end does not end the other's.
+        assert storage.write_if(bucket, claim.NAME, claim._content(""), gone) is None
+        assert json.loads((storage.read_tagged(bucket, claim.NAME) or (b"{}", ""))[0])["holder"]
+
+
+def test_who_holds_a_claim_for_too_long_does_no_more(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "LEASE_SECONDS", 0.2)
+    with claim.hold(bucket) as held:
+        held.require()
+        time.sleep(0.15)
+        with pytest.raises(StorageError, match="took too long"):
+            held.require()
+
+
+def test_a_claim_that_is_not_given_up_is_named(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim._acquire(bucket)
+    monkeypatch.setattr(claim, "WAIT_SECONDS", 0.5)
+    with pytest.raises(StorageError, match="is held by someone else"), claim.hold(bucket):
+        pass
