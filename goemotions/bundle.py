@@ -50,6 +50,7 @@ def load(folder: Path) -> Bundle:
     return Bundle(folder, facts, Taxonomy(tuple(content["thresholds"])), fitted, TextEncoder.load(folder))
 
 
+@storage.names_full_disk
 def fetch(reference: str, output: Path, model_name: str = MODEL) -> Version | None:
     """Brings a bundle and verifies it.
 

@@ -1,7 +1,7 @@
 """A claim on a place in the store: whoever holds it does alone what must not be done twice or at once.
 
-In S3 it is a small object, written on the condition that it is still the one that was read. Holders die without a word: a claim that stays
-the same for a while, by the clock of who waits for it, is taken over. In a folder it is a lock of the kernel's.
+In S3 it is a small object, written on the condition that it is still the one that was read. Holders die without a word: a claim that
+stays the same for a while, by the clock of who waits for it, is taken over. In a folder it is a lock of the kernel's.
 """
 
 from __future__ import annotations

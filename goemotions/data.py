@@ -73,6 +73,7 @@ class RawRow:
     labels: list[Any]
 
 
+@storage.names_full_disk
 def ingest(
     source: str,
     output: Path,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from goemotions import data, engines, metrics, thresholds
+from goemotions import data, engines, metrics, storage, thresholds
 from goemotions.labels import Taxonomy
 from goemotions.predictions import FILE, Predictions
 from goemotions.thresholds import Thresholds
@@ -20,6 +20,7 @@ from goemotions.tokenization import TextEncoder
 METRICS = "metrics.json"
 
 
+@storage.names_full_disk
 def evaluate(
     dataset: Path, model_folder: Path, onnx_folder: Path, engine_name: str, outputs: dict[str, Path]
 ) -> dict[str, float]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from goemotions import data, engines, model
+from goemotions import data, engines, model, storage
 from goemotions.engines import Engine
 from goemotions.errors import ModelError
 from goemotions.tokenization import TextEncoder
@@ -43,6 +43,7 @@ class _Logits(torch.nn.Module):
         return logits
 
 
+@storage.names_full_disk
 def export(dataset: Path, model_folder: Path, output: Path) -> dict[str, Any]:
     """Writes an Onnx folder: ``model.onnx``, ``model.int8.onnx`` and ``export.json``.
 

@@ -99,6 +99,7 @@ def choose(candidates: list[Candidate], latency_budget_ms: float | None) -> int:
     return max(within, key=lambda i: candidates[i].rank())
 
 
+@storage.names_full_disk
 def register(
     dataset: Path,
     parts: dict[Variant, list[Parts]],

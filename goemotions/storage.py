@@ -6,19 +6,46 @@ A location is a local path or ``s3://bucket/prefix/``. Endpoint and keys come fr
 
 from __future__ import annotations
 
+import errno
 import functools
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from goemotions import manifest
 from goemotions.errors import StorageError
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 ATTEMPTS = 6
 TIMEOUT_SECONDS = 10
 REFUSALS = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden"}
+
+
+def names_full_disk(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorates a step that writes files: a full disk becomes a named error, whichever library met it.
+
+    Raises:
+        StorageError: no space is left.
+    """
+
+    @functools.wraps(function)
+    def named(*arguments: P.args, **options: P.kwargs) -> R:
+        try:
+            return function(*arguments, **options)
+        except Exception as error:
+            # Some libraries raise errors of their own, with the system's words in them.
+            if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
+                place = getattr(error, "filename", None) or "its output"
+                raise StorageError(
+                    f"{function.__name__}: the disk is full at {place}: free space or write elsewhere"
+                ) from error
+            raise
+
+    return named
 
 
 def is_s3(location: str) -> bool:

@@ -83,6 +83,7 @@ class Split:
     labels: np.ndarray
 
 
+@storage.names_full_disk
 def train(
     dataset: Path,
     output: Path,

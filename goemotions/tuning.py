@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from goemotions import thresholds
+from goemotions import storage, thresholds
 from goemotions.errors import DataError
 from goemotions.predictions import FILE, Predictions
 
 
+@storage.names_full_disk
 def tune(
     validation: Path,
     output: Path,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from goemotions import bundle, data, document, evaluation
+from goemotions import bundle, data, document, evaluation, storage
 from goemotions.bundle import Variant
 from goemotions.document import Section
 from goemotions.promotion import LATENCY_BUDGET_MS
@@ -24,6 +24,7 @@ ABLATIONS = Path(__file__).parent.with_name("ablations.csv")
 SEEDS = Path(__file__).parent.with_name("seeds.csv")
 
 
+@storage.names_full_disk
 def write(
     dataset_folder: Path,
     parts: dict[Variant, list[Parts]],

@@ -1,0 +1,94 @@
+"""A full disk is a named error of every step, and what was made before stays."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from goemotions import manifest
+
+
+def on_a_small_disk(folder: Path, kilobytes: int, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """A command with a file system of this size mounted at the folder, in a namespace of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = shlex.join([sys.executable, "-m", "goemotions.cli", *map(str, arguments)])
+    script = f"mount -t tmpfs -o size={kilobytes}k tmpfs {shlex.quote(str(folder))} && exec {command}"
+    made = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
+    if os.geteuid() == 0:
+        made = ["unshare", "--mount", "sh", "-c", script]
+    return subprocess.run(made, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def steps(source: Path, dataset: Path, candidate: Path, weights: Callable[[str], str]) -> dict[str, list[str | Path]]:
+    """The arguments of each step but its outputs."""
+    model, onnx = candidate / "model", candidate / "onnx"
+    return {
+        "ingest": ["ingest", "--source", source],
+        "train": ["train", "--dataset", dataset, "--profile", "minilm", "--weights", weights("minilm"), "--epochs", "1"],
+        "export": ["export", "--dataset", dataset, "--model", model],
+        "evaluate": ["evaluate", "--dataset", dataset, "--model", model, "--onnx", onnx, "--engine", "torch"],
+        "tune-thresholds": ["tune-thresholds", "--validation", candidate / "cpu" / "validation"],
+        "report": ["report", "--dataset", dataset, "--candidate", candidate],
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.row("fault 10")
+@pytest.mark.parametrize(
+    ("step", "kilobytes"),
+    [("ingest", 16), ("train", 64), ("export", 64), ("evaluate", 4), ("tune-thresholds", 4), ("report", 64)],
+)
+def test_a_step_on_a_full_disk_says_so(
+    steps: dict[str, list[str | Path]], step: str, kilobytes: int, candidate: Path, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    outputs: list[str | Path] = ["--output", disk / "out"]
+    if step == "evaluate":
+        outputs = ["--validation", disk / "validation", "--test", disk / "test"]
+    before = {path: manifest.sha256(path) for path in candidate.rglob("*") if path.is_file()}
+    made = on_a_small_disk(disk, kilobytes, *steps[step], *outputs)
+    assert made.returncode == 1, made.stderr
+    (line,) = [line for line in made.stderr.splitlines() if line.startswith("goemotions: ")]
+    assert "the disk is full at" in line
+    assert line.endswith("free space or write elsewhere")
+    assert {path: manifest.sha256(path) for path in candidate.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.row("fault 10")
+def test_checkpoints_on_a_full_disk_end_the_training_by_name(steps: dict[str, list[str | Path]], tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    arguments = [
+        *steps["train"],
+        "--output",
+        tmp_path / "model",
+        "--checkpoints",
+        disk / "checkpoints",
+        "--checkpoint-steps",
+        "2",
+    ]
+    made = on_a_small_disk(disk, 64, *arguments)
+    assert made.returncode == 1
+    assert "the disk is full at" in made.stderr
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.row("fault 10")
+def test_a_download_to_a_full_disk_keeps_what_was_there(candidate: Path, tmp_path: Path) -> None:
+    from goemotions import registration
+    from goemotions.registration import Parts
+
+    registration.assemble(
+        tmp_path / "bundle", "cpu", Parts.below(candidate, "cpu"), {"profile": "p", "run_id": "r", "dataset_digest": "d"}
+    )
+    disk = tmp_path / "disk"
+    made = on_a_small_disk(disk, 64, "download", f"{tmp_path}/bundle", "--output", disk / "model")
+    assert made.returncode == 1
+    assert "No space left on device" in made.stderr or "the disk is full" in made.stderr
+    assert manifest.verify(tmp_path / "bundle")["variant"] == "cpu"
