@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tokenizers import AddedToken
 from torch import nn
@@ -67,8 +68,12 @@ CLASSES: dict[str, type[transformers.PreTrainedModel]] = {
     "bert": transformers.BertForSequenceClassification,
     MeanPooledConfig.model_type: MeanPooledClassifier,
 }
+# Beside attn_implementation and the like, which may name kernels of the hub.
+FOREIGN_FIELDS = ("auto_map", "quantization_config", "transformers_weights")
 CLASSIFIER_DROPOUT = {"distilbert": "seq_classif_dropout"}
-UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError)
+# Set by the profile and the taxonomy, whatever the weights' own config says of them.
+OWN_FIELDS = ("model_type", "architectures", "id2label", "label2id", "num_labels", "problem_type")
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, StrictDataclassError)
 
 
 def build(
@@ -87,19 +92,22 @@ def build(
         SourceUnreachable: the hub does not answer.
     """
     with _encoder_files(profile, weights) as (folder, is_published):
-        config = _config(profile, taxonomy, read_json(folder / "config.json"))
         torch.manual_seed(seed)
         with _quiet_transformers():
             try:
+                config = _config(profile, taxonomy, _safe_fields(folder))
                 model, found = CLASSES[config.model_type].from_pretrained(
                     folder,
                     config=config,
                     use_safetensors=True,
                     local_files_only=True,
-                    trust_remote_code=False,
                     output_loading_info=True,
                 )
-                tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+                # Not AutoTokenizer: it takes the class, and with it the files to read, from the folder.
+                tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(
+                    folder,
+                    local_files_only=True,  # nosec B615: a folder on disk
+                )
             except UNREADABLE as error:
                 raise ModelError(f"{folder} holds no usable weights for {profile.name}: {_first_line(error)}") from error
         missing = sorted(name for name in found["missing_keys"] if name.startswith(model.base_model_prefix + "."))
@@ -193,10 +201,10 @@ def save(
 
 def load(folder: Path) -> transformers.PreTrainedModel:
     """Reads the classifier of a Model folder, in evaluation mode."""
-    fields = read_json(folder / "config.json")
-    model_class = CLASSES.get(str(fields.get("model_type")))
-    if model_class is None or "auto_map" in fields:
-        raise ModelError(f"{folder} holds a model of type {fields.get('model_type')!r}: only {', '.join(CLASSES)} are loaded")
+    model_type = _safe_fields(folder).get("model_type")
+    model_class = CLASSES.get(str(model_type))
+    if model_class is None:
+        raise ModelError(f"{folder} holds a model of type {model_type!r}: only {', '.join(CLASSES)} are loaded")
     with _quiet_transformers():
         try:
             model, found = model_class.from_pretrained(
@@ -210,6 +218,27 @@ def load(folder: Path) -> transformers.PreTrainedModel:
     return model.eval()
 
 
+def _safe_fields(folder: Path) -> dict[str, Any]:
+    """The fields of a folder's config, once nothing in the folder can make transformers run code or fetch other weights.
+
+    Raises:
+        ModelError: the folder has no safetensors or no tokenizer.json, or names code or weights from elsewhere.
+    """
+    fields = read_json(folder / "config.json")
+    names = [path.name for path in folder.iterdir()]
+    if not any(name.endswith(".safetensors") for name in names):
+        raise ModelError(f"{folder} holds no usable weights: a pickle or script is never read, convert it to model.safetensors")
+    if "tokenizer.json" not in names:
+        raise ModelError(f"{folder / 'tokenizer.json'} is missing: other forms of a tokenizer are not read, convert it")
+    foreign = [name for name in fields if name in FOREIGN_FIELDS or name.endswith("_implementation")]
+    foreign += [name for name in names if name == "adapter_config.json"]
+    if foreign:
+        raise ModelError(
+            f"{folder} takes code or weights from elsewhere ({foreign[0]}): only {', '.join(CLASSES)} are loaded, as they are"
+        )
+    return fields
+
+
 @contextlib.contextmanager
 def _encoder_files(profile: Profile, weights: str) -> Iterator[tuple[Path, bool]]:
     """The folder with the encoder's files, and whether they are the published ones."""
@@ -219,22 +248,22 @@ def _encoder_files(profile: Profile, weights: str) -> Iterator[tuple[Path, bool]
     elif weights:
         yield Path(weights).expanduser(), False
     elif profile.package and importlib.util.find_spec(profile.package[0]):
-        yield _packaged(*profile.package), True
+        yield _published(profile, Path(str(importlib.resources.files(profile.package[0]) / "model"))), True
     else:
-        yield _from_hub(profile), True
+        yield _published(profile, _from_hub(profile)), True
 
 
-def _packaged(package: str, sha256: str) -> Path:
-    folder = Path(str(importlib.resources.files(package) / "model"))
-    if manifest.sha256(folder / "model.safetensors") != sha256:
-        raise ModelError(f"the weights in package {package} are not the published ones: install the pinned version again")
+def _published(profile: Profile, folder: Path) -> Path:
+    """The folder, where its weights are the published ones as far as their sha256 is on record."""
+    if profile.package and manifest.sha256(folder / "model.safetensors") != profile.package[1]:
+        raise ModelError(f"the weights in {folder} are not the published ones: install or fetch the pinned version again")
     return folder
 
 
 def _from_hub(profile: Profile) -> Path:
     import huggingface_hub
 
-    wanted = ["config.json", "model.safetensors", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json"]
+    wanted = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
     try:
         # A pinned commit that is in the cache needs no network at all.
         return Path(
@@ -260,7 +289,7 @@ def _config(profile: Profile, taxonomy: Taxonomy, fields: dict[str, Any]) -> tra
             f"{profile.name} is a {profile.model_type}, its weights are of type {fields.get('model_type')!r}: give others"
         )
     config_class = MeanPooledConfig if profile.pooling == "mean" else CLASSES[profile.model_type].config_class
-    fields = {key: value for key, value in fields.items() if key not in ("model_type", "architectures", "auto_map")}
+    fields = {key: value for key, value in fields.items() if key not in OWN_FIELDS}
     config = config_class(
         **fields,
         id2label=dict(enumerate(taxonomy.names)),

@@ -1,10 +1,8 @@
 """Building a classifier from weights, and reading it back: only what is known, whole and published."""
 
-import dataclasses
 import importlib.resources
 import json
 import os
-import pickle
 import shutil
 import socket
 import subprocess
@@ -62,20 +60,6 @@ def test_the_three_layer_profile_keeps_the_first_three_layers(minilm: transforme
     assert len(short.bert.encoder.layer) == 3
     expected = minilm.bert.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in short.bert.state_dict().items())
-
-
-def test_changed_packaged_weights_are_refused(taxonomy: Taxonomy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy_of(PACKAGED, tmp_path / "changed_minilm" / "model")
-    (tmp_path / "changed_minilm" / "__init__.py").touch()
-    with (tmp_path / "changed_minilm" / "model" / "model.safetensors").open("r+b") as file:
-        file.seek(-1, os.SEEK_END)
-        last = file.read(1)
-        file.seek(-1, os.SEEK_END)
-        file.write(bytes([last[0] ^ 1]))
-    monkeypatch.syspath_prepend(tmp_path)
-    changed = dataclasses.replace(profiles.get("minilm"), package=("changed_minilm", profiles.MINILM_PACKAGE[1]))
-    with pytest.raises(ModelError, match="weights in package changed_minilm are not the published ones"):
-        model.build(changed, taxonomy)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -137,45 +121,6 @@ def test_auto_model_refuses_a_mean_pooled_model(model_folder: Path) -> None:
             auto.from_pretrained(model_folder)
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [{"model_type": "gpt2"}, {"model_type": None}, {"model_type": ["bert"]}, {"auto_map": {"AutoModel": "code.Model"}}],
-    ids=["another type", "no type", "a type that is no name", "code of its own"],
-)
-def test_a_model_of_no_known_type_is_refused(fields: dict[str, object], model_folder: Path, tmp_path: Path) -> None:
-    folder = copy_of(model_folder, tmp_path / "model")
-    edit_config(folder, **fields)
-    with pytest.raises(ModelError, match="only roberta, distilbert, bert, bert-mean-pooled are loaded"):
-        model.load(folder)
-
-
-class Touch:
-    """An object whose unpickling would leave a file behind."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
-        return open, (str(self.path), "w")
-
-
-@pytest.mark.parametrize("reader", ["load", "build"])
-def test_a_folder_with_pickled_weights_alone_is_refused_and_not_opened(
-    reader: str, model_folder: Path, taxonomy: Taxonomy, weights: Callable[[str], str], tmp_path: Path
-) -> None:
-    """Data file row 14, for weights."""
-    folder = copy_of(model_folder if reader == "load" else Path(weights("minilm")), tmp_path / "model")
-    (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Touch(tmp_path / "opened")))
-    read = {
-        "load": lambda: model.load(folder),
-        "build": lambda: model.build(profiles.get("minilm"), taxonomy, weights=str(folder)),
-    }[reader]
-    with pytest.raises(ModelError, match=r"is damaged|holds no usable weights"):
-        read()
-    assert not (tmp_path / "opened").exists()
-
-
 def truncate(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1000])
@@ -224,7 +169,7 @@ def test_damaged_weights_are_refused(
 ) -> None:
     folder = copy_of(Path(weights("minilm")), tmp_path / "weights")
     damage(folder)
-    with pytest.raises(ModelError, match=r"holds no usable weights for minilm|is missing or damaged"):
+    with pytest.raises(ModelError, match=r"holds no usable weights for minilm|is missing"):
         model.build(profiles.get("minilm"), taxonomy, weights=str(folder))
 
 
@@ -240,16 +185,6 @@ def test_a_model_without_its_head_is_refused(model_folder: Path, tmp_path: Path)
 def test_weights_of_another_architecture_are_refused(taxonomy: Taxonomy, weights: Callable[[str], str]) -> None:
     with pytest.raises(ModelError, match="distilbert is a distilbert, its weights are of type 'roberta'"):
         model.build(profiles.get("distilbert"), taxonomy, weights=weights("roberta-large"))
-
-
-def test_code_that_comes_with_weights_is_not_run(taxonomy: Taxonomy, weights: Callable[[str], str], tmp_path: Path) -> None:
-    folder = copy_of(Path(weights("minilm")), tmp_path / "weights")
-    (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    edit_config(folder, auto_map={"AutoConfig": "code.Config", "AutoModel": "code.Model"})
-    built, _ = model.build(profiles.get("minilm"), taxonomy, weights=str(folder))
-    assert type(built) is model.MeanPooledClassifier
-    assert not hasattr(built.config, "auto_map")
-    assert not (tmp_path / "ran").exists()
 
 
 def test_weights_can_lie_in_s3(taxonomy: Taxonomy, weights: Callable[[str], str], bucket: str) -> None:
