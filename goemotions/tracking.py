@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import getpass
+import http.client
 import importlib.util
 import json
 import logging
@@ -16,12 +17,13 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from goemotions.errors import ModelError, TrackingError
 
@@ -75,6 +77,14 @@ class Run:
             self._unsent = []
         except MlflowException as error:
             log.warning("MLflow did not take %d metrics, they are kept: %s", len(self._unsent), type(error).__name__)
+
+    def log_missing(self, history: Sequence[dict[str, float]]) -> None:
+        """Logs the epochs (from 1) that the server has not got: those that an attempt before this one met it away with."""
+        with _named():
+            found = {entry.step for entry in _client().get_metric_history(self.run_id, next(iter(history[0])))}
+        for step, values in enumerate(history, start=1):
+            if step not in found:
+                self.log_metrics(values, step)
 
     def set_tags(self, values: dict[str, str]) -> None:
         with _named():
@@ -170,7 +180,7 @@ def connect() -> str:
     """
     if not importlib.util.find_spec("mlflow"):
         raise TrackingError("MLflow's client is not installed: name a location instead of an alias, or install mlflow-skinny")
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    uri = _uri()
     if not uri:
         raise TrackingError("MLFLOW_TRACKING_URI is not set: `make stack-up` starts a server and says where it is")
     # MLflow's own retries would let a run hang for minutes on a server that is down.
@@ -178,14 +188,31 @@ def connect() -> str:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     if uri.startswith(("http://", "https://")):
         try:
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=HEALTH_SECONDS).close()
+            health = f"{uri.rstrip('/')}/health"
+            urllib.request.urlopen(health, timeout=HEALTH_SECONDS).close()  # nosec B310: http or https, as just checked
         except urllib.error.HTTPError:
             pass  # It answers; a proxy in front may guard /health.
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise TrackingError(
                 f"MLflow does not answer at {uri}: start it (`make stack-up`) or mend MLFLOW_TRACKING_URI"
             ) from error
     return uri
+
+
+def _uri() -> str:
+    """MLFLOW_TRACKING_URI without user and password, which move to variables of their own.
+
+    MLflow's client puts the whole address into its errors, and links and logs would show it too.
+    """
+    try:
+        parts = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    except ValueError:
+        raise TrackingError("MLFLOW_TRACKING_URI is no address: write http://host:port") from None
+    if parts.scheme in ("http", "https") and parts.username is not None:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+        os.environ["MLFLOW_TRACKING_URI"] = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return os.environ.get("MLFLOW_TRACKING_URI", "")
 
 
 def register(model: str, run_id: str, source: str, tags: dict[str, str]) -> Version:
@@ -312,7 +339,7 @@ def _once(find: Callable[[], Made | None], make: Callable[[], Made]) -> Made:
 def _client() -> Any:
     from mlflow import MlflowClient
 
-    return MlflowClient()
+    return MlflowClient(_uri())
 
 
 @contextmanager
