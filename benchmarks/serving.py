@@ -65,7 +65,8 @@ def process(
         running = subprocess.Popen([part.replace("PORT", str(port)) for part in command], stdout=output, stderr=output)
     try:
         while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5):
+            url = f"http://127.0.0.1:{port}{path}"
+            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):  # nosec B310 # loopback, as above
                 break
             if running.poll() is not None or time.monotonic() - started > 120:
                 raise click.ClickException(f"the server did not become ready: {log.read_text()}")

@@ -106,7 +106,7 @@ def build(
                 # Not AutoTokenizer: it takes the class, and with it the files to read, from the folder.
                 tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(
                     folder,
-                    local_files_only=True,  # nosec B615: a folder on disk
+                    local_files_only=True,  # nosec B615 # a folder on disk
                 )
             except UNREADABLE as error:
                 raise ModelError(f"{folder} holds no usable weights for {profile.name}: {_first_line(error)}") from error

@@ -189,7 +189,7 @@ def connect() -> str:
     if uri.startswith(("http://", "https://")):
         try:
             health = f"{uri.rstrip('/')}/health"
-            urllib.request.urlopen(health, timeout=HEALTH_SECONDS).close()  # nosec B310: http or https, as just checked
+            urllib.request.urlopen(health, timeout=HEALTH_SECONDS).close()  # nosec B310 # http or https, as just checked
         except urllib.error.HTTPError:
             pass  # It answers; a proxy in front may guard /health.
         except (OSError, http.client.HTTPException) as error:

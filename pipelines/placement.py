@@ -115,4 +115,4 @@ def place(task: dsl.PipelineTask, step: str, resources: Mapping[str, str], node_
         kubernetes.add_node_selector_json(task, node_selector)
         kubernetes.add_toleration_json(task, tolerations)
         # Processes that share a batch of work do so through /dev/shm; a container's own has 64 MB.
-        kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=asked["shared_memory"])
+        kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=asked["shared_memory"])  # nosec B108 # a mount
