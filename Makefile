@@ -28,6 +28,7 @@ EXPERIMENT ?= goemotions
 PRESET ?=
 RESOURCES ?=
 CRON ?=
+MINUTES ?= 10
 IMAGES ?= trainer $(VARIANTS:%=predictor-%)
 
 # The registry and the store of the environment where it names them, those of this machine elsewhere.
@@ -35,7 +36,7 @@ SERVICES := $(if $(MLFLOW_TRACKING_URI),setup,stack-up)
 WITH := $(if $(MLFLOW_TRACKING_URI),,. .local/env &&)
 GOEMOTIONS = $(WITH) $(BIN)/goemotions
 
-.PHONY: help setup demo test test-images lint audit run serve bench-serving stack-up stack-down compile submit-pipeline schedule images push \
+.PHONY: help setup demo test test-images test-faults soak lint audit run serve bench-serving stack-up stack-down compile submit-pipeline schedule images push \
 	pin-base status promote rollback isvc deploy download-model report clean
 
 help: ## list the targets
@@ -135,6 +136,13 @@ test: setup $(CHECKOV) ## the tests
 
 test-images: setup ## run the images of this commit with docker or podman, read-only and without rights
 	$(BIN)/python -m pytest tests/images
+
+test-faults: setup ## the tests of faults and bad inputs, slow ones too, with the rows they stand for (20 min)
+	$(BIN)/python -m pytest --rows --ignore tests/test_training.py --ignore tests/images
+	$(BIN)/python -m pytest --rows tests/test_training.py
+
+soak: setup ## training, registering and serving side by side for MINUTES, with random faults: what was lost
+	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
 # The baseline leaves out commits of the hub and digests of data and weights, which are public. No advisory is left out; one that does
 # not concern us would be, with --ignore-vuln and its reason here.

@@ -70,6 +70,7 @@ def _logged(dataset: Path, output: Path, profile: str, pipeline_run: str, option
     with tracking.step(pipeline_run, profile) as mlflow_run:
         facts = train(dataset, output, profile, on_epoch=lambda epoch, values: mlflow_run.log_metrics(values, epoch), **options)
         named = {name: facts[name] for name in ("seed", "precision", "dataset_digest", "processes")}
+        mlflow_run.log_missing(facts["history"])
         mlflow_run.log_parameters({**facts["profile"], **named})
         mlflow_run.log_metrics({"best_epoch": facts["best_epoch"], "train_seconds": facts["seconds"]})
     return facts

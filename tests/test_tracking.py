@@ -334,3 +334,24 @@ def test_what_is_on_record_of_a_version_comes_back_in_its_order(client: mlflow.M
     ]
     (deployed,) = tracking.history(found, "models/goemotions-cpu")
     assert deployed["percent"] == 10
+
+
+@pytest.mark.row("fault 12")
+def test_epochs_that_an_earlier_attempt_could_not_log_are_there_in_the_end(
+    client: mlflow.MlflowClient, gateway: Gateway, own: str
+) -> None:
+    history = [{"auc": 0.5, "loss": 3.0}, {"auc": 0.6, "loss": 2.0}, {"auc": 0.7, "loss": 1.0}]
+    run = tracking.find_run(own, "minilm")
+    run.log_metrics(history[0], 1)
+    gateway.away = "/"
+    run.log_metrics(history[1], 2)
+    with pytest.raises(TrackingError):
+        run.finish()
+    gateway.away = ""
+    # The attempt after it resumes behind the second epoch, of which nobody else knows any more.
+    with tracking.step(own, "minilm") as run:
+        run.log_metrics(history[2], 3)
+        run.log_missing(history)
+    found = client.get_metric_history(run.run_id, "loss")
+    assert sorted((metric.step, metric.value) for metric in found) == [(1, 3.0), (2, 2.0), (3, 1.0)]
+    assert client.get_run(run.run_id).info.status == "FINISHED"

@@ -1,0 +1,312 @@
+"""A soak: training, registration and serving side by side for a stated time, with random faults, and what was lost at the end: nothing.
+
+python -m benchmarks.soak --minutes 10
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+
+from benchmarks import load
+from benchmarks.serving import machine
+from goemotions import manifest, storage, tracking
+from pipelines import stack
+
+PROFILE, MODEL, STORE = "minilm-3l", "soak", f"s3://{stack.BUCKET}/soak/"
+TRAINING = ("--profile", PROFILE, "--epochs", "1", "--precision", "fp32", "--checkpoint-steps", "10")
+COMMENTS = tuple(f"thank you so much, that made my {day} a lot better" for day in ("monday", "friday", "week", "year"))
+CLIENTS = 8
+# A router hears of a pod's end within a second or two; the server answers on for longer.
+ROUTER_SECONDS = 1.5
+EVERY_SECONDS = {"serving": 40.0, "training": 15.0, "registering": 20.0, "MLflow": 75.0, "S3": 90.0}
+AWAY_SECONDS = 5.0
+
+
+@dataclass
+class Tally:
+    """What happened, counted by several threads."""
+
+    counts: collections.Counter[str] = field(default_factory=collections.Counter)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, name: str, number: int = 1) -> None:
+        with self.lock:
+            self.counts[name] += number
+
+
+@dataclass(frozen=True)
+class Soak:
+    """One soak: where it works, how long, and what it counts."""
+
+    folder: Path
+    ends: float
+    tally: Tally
+    random: random.Random
+
+    def goes_on(self) -> bool:
+        return time.monotonic() < self.ends
+
+    def pause(self, what: str) -> None:
+        """Waits for about as long as there is between two faults of a kind."""
+        time.sleep(max(0.0, min(EVERY_SECONDS[what] * self.random.uniform(0.5, 1.5), self.ends - time.monotonic())))
+
+
+def goemotions(*arguments: str | Path, log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as output:
+        command = [sys.executable, "-m", "goemotions.cli", *map(str, arguments)]
+        return subprocess.Popen(command, stdout=output, stderr=output)
+
+
+def run(*arguments: str | Path, log: Path) -> None:
+    if goemotions(*arguments, log=log).wait():
+        raise click.ClickException(f"{arguments[0]} failed: its log is {log}")
+
+
+def prepare(folder: Path) -> None:
+    """A dataset, a trained candidate, and its first version, made without any fault."""
+    dataset, candidate, log = folder / "dataset", folder / "candidate", folder / "prepare.log"
+    run("ingest", "--source", "sample", "--output", dataset, log=log)
+    run("train", "--dataset", dataset, "--output", candidate / "model", *TRAINING, log=log)
+    run("export", "--dataset", dataset, "--model", candidate / "model", "--output", candidate / "onnx", log=log)
+    for variant, engine in (("gpu", "torch"), ("cpu", "onnx-int8")):
+        outputs = [f"--{split}={candidate / variant / split}" for split in ("validation", "test")]
+        common = ("--dataset", dataset, "--model", candidate / "model", "--onnx", candidate / "onnx")
+        run("evaluate", *common, "--engine", engine, *outputs, log=log)
+        run(
+            "tune-thresholds",
+            "--validation",
+            candidate / variant / "validation",
+            "--output",
+            candidate / variant / "thresholds",
+            log=log,
+        )
+    register(folder, "soak-0", log).wait()
+    run("download", "champion-cpu", "--model-name", MODEL, "--output", folder / "bundle", log=log)
+
+
+def register(folder: Path, name: str, log: Path) -> subprocess.Popen[bytes]:
+    common = ("--dataset", folder / "dataset", "--candidate", folder / "candidate", "--store", STORE, "--model-name", MODEL)
+    return goemotions("register", *common, "--run", name, "--auto-promote", log=log)
+
+
+def serve(soak: Soak) -> None:
+    """Clients without a pause, while one server after the other takes over and the one before gets SIGTERM."""
+    log, wire = soak.folder / "serve.log", load.requests(COMMENTS, 2)
+    port, server = _server(soak.folder, log)
+    threading.Thread(target=_watch, args=(soak, lambda: server), daemon=True).start()
+    while soak.goes_on():
+        until = min(time.monotonic() + EVERY_SECONDS["serving"] * soak.random.uniform(0.5, 1.5), soak.ends)
+        while (left := until - time.monotonic()) > 0:
+            _count(soak, load.closed(port, wire, clients=CLIENTS, seconds=min(5.0, left)))
+        if not soak.goes_on():
+            break
+        following = _server(soak.folder, log)
+        server.terminate()
+        soak.tally.add("fault: SIGTERM to the server under load")
+        _count(soak, load.closed(port, wire, clients=CLIENTS, seconds=ROUTER_SECONDS))
+        before = server
+        port, server = following
+        threading.Thread(target=before.wait, daemon=True).start()
+    server.terminate()
+    server.wait(timeout=60)
+
+
+def _server(folder: Path, log: Path) -> tuple[int, subprocess.Popen[bytes]]:
+    port = stack.free_ports(1)[0]
+    process = goemotions("serve", "--bundle", folder / "bundle", "--port", str(port), log=log)
+    while not stack._answers(f"http://127.0.0.1:{port}/v2/health/ready"):
+        if process.poll() is not None:
+            raise click.ClickException(f"the server ended: its log is {log}")
+        time.sleep(0.2)
+    return port, process
+
+
+def _count(soak: Soak, outcome: load.Outcome) -> None:
+    answered = outcome.statuses.count(200)
+    lost = sum(status in (load.LOST, load.REFUSED) for status in outcome.statuses)
+    soak.tally.add("requests answered", answered)
+    soak.tally.add("requests lost", lost)
+    soak.tally.add("requests answered with an error", len(outcome.statuses) - answered - lost)
+
+
+def _watch(soak: Soak, server: Callable[[], subprocess.Popen[bytes]]) -> None:
+    while soak.goes_on():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            resident = psutil.Process(server().pid).memory_info().rss >> 20
+            with soak.tally.lock:
+                soak.tally.counts["server memory, most, MiB"] = max(soak.tally.counts["server memory, most, MiB"], resident)
+        time.sleep(1)
+
+
+def train(soak: Soak) -> None:
+    """The same training over and over, ended at random moments and started again, against the figures of the undisturbed one."""
+    undisturbed = _figures(soak.folder / "candidate" / "model")
+    number = 0
+    while soak.goes_on():
+        number += 1
+        output, log = soak.folder / f"model-{number}", soak.folder / "train.log"
+        arguments = ("--dataset", soak.folder / "dataset", "--output", output, "--checkpoints", f"{STORE}checkpoints/{number}/")
+        while True:
+            process = goemotions("train", *arguments, *TRAINING, log=log)
+            try:
+                process.wait(timeout=EVERY_SECONDS["training"] * soak.random.uniform(0.7, 2.5) if soak.goes_on() else None)
+            except subprocess.TimeoutExpired:
+                kind = soak.random.choice(("SIGTERM", "SIGKILL"))
+                process.terminate() if kind == "SIGTERM" else process.kill()
+                soak.tally.add(f"fault: {kind} to training")
+                process.wait()
+            if (output / "training.json").exists() and process.returncode == 0:
+                break
+            soak.tally.add("trainings started again")
+        soak.tally.add("trainings finished")
+        soak.tally.add("trainings that ended otherwise than undisturbed", _figures(output) != undisturbed)
+        shutil.rmtree(output)
+
+
+def _figures(model: Path) -> list[dict[str, float]]:
+    history = json.loads((model / "training.json").read_text(encoding="utf-8"))["history"]
+    return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in history]
+
+
+def enrol(soak: Soak, who: str) -> None:
+    """Registrations one after the other, ended at random moments and started again until they are through."""
+    number = 0
+    while soak.goes_on():
+        number += 1
+        name, log = f"soak-{who}-{number}", soak.folder / f"register-{who}.log"
+        while True:
+            process = register(soak.folder, name, log)
+            try:
+                is_spared = soak.random.random() < 0.5 or not soak.goes_on()
+                process.wait(timeout=None if is_spared else soak.random.uniform(2, 12))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                soak.tally.add("fault: SIGKILL to a registration")
+                process.wait()
+            if process.returncode == 0:
+                break
+            soak.tally.add("registrations started again")
+            time.sleep(1)
+        with soak.tally.lock:
+            soak.tally.counts[f"run {name}"] = 1
+        soak.tally.add("registrations finished")
+        soak.pause("registering")
+
+
+def disturb(soak: Soak, name: str, shown: str) -> None:
+    """A server of the stack, killed and started again where it was, over and over."""
+    while True:
+        soak.pause(shown)
+        if not soak.goes_on():
+            return
+        server = stack._server(soak.folder / "stack", name)
+        if server is None:
+            raise click.ClickException(f"{shown} is not there any more")
+        main = psutil.Process(server.pid)
+        command, environment, where = main.cmdline(), main.environ(), main.cwd()
+        for process in [*main.children(recursive=True), main]:
+            process.kill()
+        soak.tally.add(f"fault: SIGKILL to {shown}, away for {AWAY_SECONDS:g} s")
+        time.sleep(AWAY_SECONDS)
+        with (soak.folder / "stack" / f"{name}.log").open("ab") as log:
+            again = subprocess.Popen(command, stdout=log, stderr=log, cwd=where, env=environment, start_new_session=True)
+        record = json.dumps(vars(stack.Server.of(again, server.port)))
+        stack._record(soak.folder / "stack", name).write_text(record, encoding="utf-8")
+
+
+def lost_versions(tally: Tally) -> tuple[int, int]:
+    """Of the registrations that finished: how many variants lack their one whole version, and how many have more than one."""
+    client = tracking._client()
+    names = ["soak-0", *(name.removeprefix("run ") for name in tally.counts if name.startswith("run "))]
+    sources: dict[str, list[str]] = collections.defaultdict(list)
+    for version in client.search_model_versions(f"name='{MODEL}'", max_results=5000):
+        run = client.get_run(version.run_id).data.tags[tracking.RUN_TAG]
+        sources[f"{run} {version.tags['variant']}"].append(version.source)
+    wanted = [f"{name} {variant}" for name in names for variant in ("gpu", "cpu")]
+    lost = sum(not sources[one] or not _is_whole(sources[one][0]) for one in wanted)
+    return lost, sum(len(found) > 1 for found in sources.values())
+
+
+def _is_whole(source: str) -> bool:
+    with tempfile.TemporaryDirectory() as scratch:
+        manifest.verify(storage.fetch(source, Path(scratch)))
+    return True
+
+
+@contextlib.contextmanager
+def _own_stack(folder: Path) -> Iterator[None]:
+    try:
+        os.environ.update(stack.up(folder))
+        yield
+    finally:
+        stack.down(folder)
+
+
+def table(tally: Tally, minutes: float) -> str:
+    """What was counted, faults first."""
+    shown = {name: number for name, number in sorted(tally.counts.items()) if not name.startswith("run ")}
+    shown["requests a second"] = round(tally.counts["requests answered"] / (60 * minutes))
+    return "\n".join(["| what | number |", "|---|---|", *(f"| {name} | {number:,} |" for name, number in shown.items())])
+
+
+@click.command()
+@click.option("--minutes", default=10.0, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Of the faults' moments.")
+def main(minutes: float, seed: int) -> None:
+    """Run training, registration and serving with random faults, and count what is lost."""
+    with tempfile.TemporaryDirectory(prefix="soak-") as scratch, _own_stack(Path(scratch) / "stack"):
+        folder, tally = Path(scratch), Tally()
+        click.echo("making a dataset, a model and its first version")
+        prepare(folder)
+        ends = time.monotonic() + 60 * minutes
+        errors: list[BaseException] = []
+
+        def start(function: Callable[..., None], *arguments: Any) -> threading.Thread:
+            soak = Soak(folder, ends, tally, random.Random(f"{seed} {function.__name__} {arguments}"))
+
+            def guarded() -> None:
+                try:
+                    function(soak, *arguments)
+                except BaseException as error:
+                    errors.append(error)
+
+            thread = threading.Thread(target=guarded)
+            thread.start()
+            return thread
+
+        threads = [start(serve), start(train), start(enrol, "a"), start(enrol, "b")]
+        threads += [start(disturb, "mlflow", "MLflow"), start(disturb, "seaweedfs", "S3")]
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]
+        stack.up(folder / "stack")
+        lost, doubled = lost_versions(tally)
+        tally.counts.update({"versions lost": lost, "versions doubled": doubled})
+        click.echo(f"{machine()}; {minutes:g} min\n\n{table(tally, minutes)}\n")
+        # Counted even where there was none.
+        bad = {name: tally.counts[name] for name in ("requests lost", "versions lost", "versions doubled")}
+        bad["trainings that ended otherwise"] = tally.counts["trainings that ended otherwise than undisturbed"]
+        click.echo(", ".join(f"{name}: {number}" for name, number in bad.items()))
+        sys.exit(1 if any(bad.values()) else 0)
+
+
+if __name__ == "__main__":
+    main()
