@@ -29,6 +29,7 @@ PRESET ?=
 RESOURCES ?=
 CRON ?=
 MINUTES ?= 10
+SECONDS ?= 30
 IMAGES ?= trainer $(VARIANTS:%=predictor-%)
 
 # The registry and the store of the environment where it names them, those of this machine elsewhere.
@@ -36,7 +37,7 @@ SERVICES := $(if $(MLFLOW_TRACKING_URI),setup,stack-up)
 WITH := $(if $(MLFLOW_TRACKING_URI),,. .local/env &&)
 GOEMOTIONS = $(WITH) $(BIN)/goemotions
 
-.PHONY: help setup demo test test-images test-faults soak lint audit run serve bench-serving stack-up stack-down compile submit-pipeline schedule images push \
+.PHONY: help setup demo test test-images test-faults fuzz soak lint audit run serve bench-serving stack-up stack-down compile submit-pipeline schedule images push \
 	pin-base status promote rollback isvc deploy download-model report clean
 
 help: ## list the targets
@@ -140,6 +141,10 @@ test-images: setup ## run the images of this commit with docker or podman, read-
 test-faults: setup ## the tests of faults and bad inputs, slow ones too, with the rows they stand for (20 min)
 	$(BIN)/python -m pytest --rows --ignore tests/test_training.py --ignore tests/images
 	$(BIN)/python -m pytest --rows tests/test_training.py
+
+fuzz: setup ## a fuzzer on each reader of strangers' bytes for SECONDS
+	@cd /tmp && for reader in $$($(CURDIR)/$(BIN)/python $(CURDIR)/tests/fuzz/readers.py --list); do echo "== $$reader"; \
+		$(CURDIR)/$(BIN)/python $(CURDIR)/tests/fuzz/readers.py $$reader -max_total_time=$(SECONDS) -verbosity=0; done
 
 soak: setup ## training, registering and serving side by side for MINUTES, with random faults: what was lost
 	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)

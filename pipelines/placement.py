@@ -46,7 +46,7 @@ DEFAULTS: Mapping[str, str] = {
     "deploy.timeout": "1800",
 }
 NUMBERS = ("gpus", "timeout")
-QUANTITY = re.compile(r"\d+(\.\d+)?(m|[EPTGMk]i?)?")
+QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|[EPTGMk]i?)?")
 # A preempted node takes minutes to come back; each attempt goes on from the last checkpoint.
 RETRIES = {"num_retries": 3, "backoff_duration": "60s", "backoff_factor": 2.0, "backoff_max_duration": "600s"}
 
@@ -89,7 +89,7 @@ def resources(overrides: Iterable[str] = ()) -> dict[str, str]:
         if name not in DEFAULTS:
             raise BadResource(f"there is no resource {name!r}: choose from {', '.join(DEFAULTS)}")
         kind = name.rpartition(".")[2]
-        if not (kind == "accelerator" or (value.isdigit() if kind in NUMBERS else QUANTITY.fullmatch(value))):
+        if not (kind == "accelerator" or (re.fullmatch("[0-9]+", value) if kind in NUMBERS else QUANTITY.fullmatch(value))):
             raise BadResource(
                 f"{name} is a {'whole number' if kind in NUMBERS else 'quantity such as 4 or 16Gi'}, not {value!r}"
             )

@@ -180,3 +180,10 @@ def test_a_grpc_answer_is_raw_where_the_request_was(is_raw: bool) -> None:
     else:
         assert list(answer.outputs[0].contents.fp32_contents) == [0.25, 0.5, 0.75, 1.0]
         assert [content.decode() for content in answer.outputs[1].contents.bytes_contents] == ANSWER.labels
+
+
+@pytest.mark.row("http 10")
+@pytest.mark.parametrize("length", ["\u00b2", "\u0663", "9" * 5000, "-1", "+3", " 3", "", "0x10"])
+def test_a_header_length_that_is_no_plain_number_is_refused(length: str) -> None:
+    with pytest.raises(RequestError, match="must be the length in bytes"):
+        openinference.from_rest(b'{"inputs": []}', length)

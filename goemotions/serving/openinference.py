@@ -6,6 +6,7 @@ https://github.com/kserve/open-inference-protocol
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +53,7 @@ def from_rest(body: bytes, header_length: str | None) -> Request:
     """
     binary = None
     if header_length is not None:
-        if not header_length.isdigit() or int(header_length) > len(body):
+        if not re.fullmatch("[0-9]{1,9}", header_length) or int(header_length) > len(body):
             raise RequestError(f"{BINARY_HEADER} must be the length in bytes of the JSON at the start of the body")
         body, binary = body[: int(header_length)], body[int(header_length) :]
     request = parse(V2Request, body)

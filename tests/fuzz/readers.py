@@ -1,0 +1,88 @@
+"""A coverage-guided fuzzer (atheris) on everything that reads bytes of strangers: each input is read, or refused by a named error.
+
+    python tests/fuzz/readers.py <reader> -max_total_time=60
+
+What it finds becomes a test of the reader; ``make fuzz`` runs all of them for a while.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["goemotions"]):
+    from goemotions import data, manifest, thresholds, tokenization
+    from goemotions.errors import WorkflowError
+    from goemotions.labels import Taxonomy
+    from goemotions.serving import openinference, schema
+
+FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-"))
+TAXONOMY = Taxonomy(("calm", "dread", "glee"))
+
+
+def in_a_file(name: str, read: Callable[[Path], object]) -> Callable[[bytes], object]:
+    def given(content: bytes) -> object:
+        (FOLDER / name).write_bytes(content)
+        return read(FOLDER / name)
+
+    return given
+
+
+def binary(content: bytes) -> object:
+    """Open Inference with binary data: the length of the JSON comes from a header, which is the first line here."""
+    header, _, body = content.partition(b"\n")
+    return openinference.from_rest(body, header.decode("latin-1"))
+
+
+READERS: dict[str, Callable[[bytes], object]] = {
+    "tsv": in_a_file("train.tsv", lambda path: list(data._read([path], TAXONOMY))),
+    "gzip": in_a_file("train.tsv.gz", lambda path: list(data._read([path], TAXONOMY))),
+    "parquet": in_a_file("train.parquet", lambda path: list(data._read([path], TAXONOMY))),
+    "thresholds": in_a_file("thresholds.json", thresholds.read),
+    "manifest": in_a_file("MANIFEST.json", lambda path: manifest.verify(path.parent)),
+    "tokenizer": in_a_file("tokenizer.json", lambda path: tokenization.TextEncoder.load(path.parent)),
+    "v1": lambda content: schema.parse(schema.V1Request, content),
+    "v2": lambda content: openinference.from_rest(content, None),
+    "binary": binary,
+}
+BINARY = '{"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 5}}]}'
+SEEDS = {
+    "tsv": b"a lake\t0,1\tid1\n",
+    "thresholds": b'{"strategy": "global-0.5", "thresholds": {"calm": 0.5}}',
+    "manifest": b'{"files": {"a": {"size": 1, "sha256": "x"}}}',
+    "v1": b'{"instances": ["thanks"], "parameters": {"top_k": 3, "threshold": "tuned"}}',
+    "v2": b'{"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["thanks"]}]}',
+    "binary": f"{len(BINARY)}\n{BINARY}".encode() + b"\x01\x00\x00\x00a",
+}
+
+
+def main() -> None:
+    reader = READERS[sys.argv.pop(1)]
+    logging.disable(logging.CRITICAL)
+
+    def once(content: bytes) -> None:
+        try:
+            reader(content)
+        except WorkflowError as error:
+            if "\n" in str(error):
+                raise ValueError("an error of more than one line") from error
+
+    atheris.Setup(sys.argv, once)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--list"]:
+        print("\n".join(READERS))
+    else:
+        corpus = FOLDER / "corpus"
+        corpus.mkdir()
+        for number, seed in enumerate(filter(None, [SEEDS.get(sys.argv[1])])):
+            (corpus / str(number)).write_bytes(seed)
+        sys.argv.append(str(corpus))
+        main()
