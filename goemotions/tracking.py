@@ -12,6 +12,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import socket
 import time
 import urllib.error
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote
 
 from goemotions.errors import ModelError, TrackingError
 
@@ -192,7 +193,7 @@ def connect() -> str:
             urllib.request.urlopen(health, timeout=HEALTH_SECONDS).close()  # nosec B310 # http or https, as just checked
         except urllib.error.HTTPError:
             pass  # It answers; a proxy in front may guard /health.
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise TrackingError(
                 f"MLflow does not answer at {uri}: start it (`make stack-up`) or mend MLFLOW_TRACKING_URI"
             ) from error
@@ -204,14 +205,13 @@ def _uri() -> str:
 
     MLflow's client puts the whole address into its errors, and links and logs would show it too.
     """
-    try:
-        parts = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", ""))
-    except ValueError:
-        raise TrackingError("MLFLOW_TRACKING_URI is no address: write http://host:port") from None
-    if parts.scheme in ("http", "https") and parts.username is not None:
-        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
-        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
-        os.environ["MLFLOW_TRACKING_URI"] = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    # Up to the last @: a password may hold a slash that nobody quoted.
+    found = re.fullmatch(r"(https?://)(.*)@(.*)", os.environ.get("MLFLOW_TRACKING_URI", ""))
+    if found:
+        user, _, password = found[2].partition(":")
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(user)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(password)
+        os.environ["MLFLOW_TRACKING_URI"] = found[1] + found[3]
     return os.environ.get("MLFLOW_TRACKING_URI", "")
 
 

@@ -247,6 +247,33 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ.update(before)
 
 
+@pytest.fixture(scope="session")
+def planted(stack: Path) -> dict[str, str]:
+    """Unmistakable credentials: the running stack's own keys, a token of the hub, and a user and password of MLflow."""
+    user, word = "planted-user", "planted/password+" + "7f1d0c"
+    made = {"HF_TOKEN": "hf_planted" + "Zk3Wq8Rt5", "MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": word}
+    return {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")} | made
+
+
+@pytest.fixture(scope="session")
+def run(stack: Path, source: Path, weights: Callable[[str], str], planted: dict[str, str]) -> Path:
+    """The folder of a finished run of the pipeline, with two profiles and those credentials in its environment."""
+    from pipelines import local
+
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in planted.items():
+            environment.setenv(name, value)
+        return local.run(
+            stack,
+            data=str(source),
+            models=["minilm", "distilbert"],
+            weights={name: weights(name) for name in ("minilm", "distilbert")},
+            epochs=3,
+            checkpoint_steps=20,
+            auto_promote=True,
+        )
+
+
 @pytest.fixture
 def bucket(stack: Path, request: pytest.FixtureRequest) -> str:
     """An S3 location of the test's own, with its final slash."""

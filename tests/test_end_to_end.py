@@ -1,6 +1,5 @@
 """The whole workflow on real parts: kfp.local, SeaweedFS, MLflow and the model server, with seven labels and tiny models."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,6 @@ from goemotions import bundle, manifest, storage, tracking
 from pipelines import demo, local
 
 TEXTS = ("we found the lake today", "a balloon under the old table", "they left")
-
-
-@pytest.fixture(scope="module")
-def run(stack: Path, source: Path, weights: Callable[[str], str]) -> Path:
-    return local.run(
-        stack,
-        data=str(source),
-        models=["minilm", "distilbert"],
-        weights={name: weights(name) for name in ("minilm", "distilbert")},
-        epochs=3,
-        auto_promote=True,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,227 @@
+"""Credentials stay where they belong: a run is given unmistakable ones, and everything that it leaves behind is searched for them."""
+
+import base64
+import http.server
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from goemotions import storage, tracking
+from goemotions.errors import TrackingError
+from pipelines import demo, stack
+from pipelines.submit import compile_pipeline
+
+ROOT = Path(__file__).parents[1]
+# What the stack itself reads its keys from, for its user alone.
+PRIVATE = ("env", "s3.json")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment(planted: dict[str, str]) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in planted.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def login(planted: dict[str, str]) -> str:
+    """User and password of MLflow as an address has them."""
+    return f"{planted['MLFLOW_TRACKING_USERNAME']}:{quote(planted['MLFLOW_TRACKING_PASSWORD'], safe='')}"
+
+
+@pytest.fixture(scope="module")
+def basic(planted: dict[str, str]) -> str:
+    """The same as HTTP sends them."""
+    plain = f"{planted['MLFLOW_TRACKING_USERNAME']}:{planted['MLFLOW_TRACKING_PASSWORD']}"
+    return base64.b64encode(plain.encode()).decode()
+
+
+@pytest.fixture(scope="module")
+def found(planted: dict[str, str], basic: str) -> Callable[[bytes], list[str]]:
+    """A function from some content to the names of the secrets in it, as they are, in an address, or as HTTP sends them."""
+    forms = {name: {value.encode(), quote(value, safe="").encode()} for name, value in planted.items()}
+    # A user's name is no secret.
+    del forms["MLFLOW_TRACKING_USERNAME"]
+    forms["MLFLOW_TRACKING_PASSWORD"].add(basic.encode())
+
+    def search(content: bytes) -> list[str]:
+        return [name for name, values in forms.items() if any(value in content for value in values)]
+
+    return search
+
+
+def test_the_search_finds_what_is_there(
+    planted: dict[str, str], login: str, basic: str, found: Callable[[bytes], list[str]]
+) -> None:
+    names = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD"]
+    assert [found(f"x {planted[name]} y".encode()) for name in names] == [[name] for name in names]
+    assert found(f"http://{login}@host".encode()) == found(f"Basic {basic}".encode()) == names[-1:]
+
+
+def test_nothing_that_a_run_writes_holds_one(run: Path, found: Callable[[bytes], list[str]]) -> None:
+    paths = [path for path in run.rglob("*") if path.is_file()]
+    assert {"run.log", "training.json", "registered.json", "report.html"} <= {path.name for path in paths}
+    assert {path: names for path in paths if (names := found(path.read_bytes()))} == {}
+
+
+def test_nothing_in_the_store_holds_one(run: Path, found: Callable[[bytes], list[str]]) -> None:
+    client = storage._client()
+    keys = [storage._keys(stack.BUCKET, prefix) for prefix in ("models/", "mlflow/", "checkpoints/")]
+    assert all(keys)
+    contents = {key: client.get_object(Bucket=stack.BUCKET, Key=key)["Body"].read() for each in keys for key in each}
+    assert {key: names for key, content in contents.items() if (names := found(content))} == {}
+
+
+def test_neither_the_servers_logs_nor_mlflows_database_hold_one(
+    run: Path, stack: Path, found: Callable[[bytes], list[str]]
+) -> None:
+    paths = [path for path in stack.iterdir() if path.is_file() and path.name not in PRIVATE]
+    assert {"mlflow.db", "mlflow.log", "seaweedfs.log"} <= {path.name for path in paths}
+    assert {path: names for path in paths if (names := found(path.read_bytes()))} == {}
+    assert [oct((stack / name).stat().st_mode & 0o777) for name in PRIVATE] == ["0o600", "0o600"]
+
+
+def test_the_servers_log_holds_none(run: Path, found: Callable[[bytes], list[str]], tmp_path: Path) -> None:
+    with demo.served(tmp_path / "serve.log") as url:
+        assert demo.ask(url, ("we found the lake today",))["predictions"]
+    log = (tmp_path / "serve.log").read_bytes()
+    assert log
+    assert found(log) == []
+
+
+def test_the_compiled_pipeline_names_the_kubernetes_secret_and_holds_none(
+    found: Callable[[bytes], list[str]], tmp_path: Path
+) -> None:
+    compile_pipeline(tmp_path / "training.yaml", "goemotions-trainer:abc123", "abc123")
+    content = (tmp_path / "training.yaml").read_bytes()
+    assert b"AWS_SECRET_ACCESS_KEY" in content
+    assert found(content) == []
+
+
+def test_neither_wheel_nor_sdist_holds_one(
+    planted: dict[str, str], found: Callable[[bytes], list[str]], tmp_path: Path
+) -> None:
+    project = tmp_path / "project"
+    for name in ("goemotions", "components", "pipelines"):
+        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "constraints.txt", ".gitignore"):
+        shutil.copy(ROOT / name, project)
+    for folder in (project, project / ".local", project / "goemotions"):
+        folder.mkdir(exist_ok=True)
+        (folder / ".env").write_text("".join(f"export {name}={value}\n" for name, value in planted.items()))
+    build = "import setuptools.build_meta as build; build.build_wheel('dist'); build.build_sdist('dist')"
+    subprocess.run([sys.executable, "-c", build], cwd=project, check=True, capture_output=True)
+    (wheel,), (sdist,) = project.glob("dist/*.whl"), project.glob("dist/*.tar.gz")
+    with zipfile.ZipFile(wheel) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    with tarfile.open(sdist) as archive:
+        contents |= {each.name: archive.extractfile(each).read() for each in archive if each.isfile()}  # type: ignore[union-attr]
+    assert {"goemotions/model.py", "goemotions-0.1.0/goemotions/model.py"} <= set(contents)
+    assert {name: names for name, content in contents.items() if (names := found(content))} == {}
+
+
+def goemotions(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "goemotions.cli", *arguments]
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_keys_that_the_store_refuses_are_not_in_its_error(name: str, planted: dict[str, str], tmp_path: Path) -> None:
+    wrong = "planted" + planted[name][::-1]
+    finished = goemotions("download", f"s3://{stack.BUCKET}/none/", "--output", str(tmp_path / "out"), **{name: wrong})
+    assert finished.returncode == 1
+    assert "access denied" in finished.stderr
+    assert wrong not in finished.stdout + finished.stderr
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """An MLflow that takes no password, and notes those that it is sent."""
+
+    sent: list[str]
+
+    def do_GET(self) -> None:
+        self.sent.append(self.headers.get("Authorization", ""))
+        self.send_response(401)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def refusing() -> Iterator[tuple[int, list[str]]]:
+    handler = type("Handler", (Refusing,), {"sent": []})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield server.server_port, handler.sent
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_password_in_mlflows_address_is_sent_and_not_shown(
+    login: str, basic: str, found: Callable[[bytes], list[str]], refusing: tuple[int, list[str]]
+) -> None:
+    port, sent = refusing
+    finished = goemotions("status", MLFLOW_TRACKING_URI=f"http://{login}@127.0.0.1:{port}")
+    assert finished.returncode == 1
+    assert "MLflow refused or did not answer" in finished.stderr
+    assert f"Basic {basic}" in sent
+    assert found((finished.stdout + finished.stderr).encode()) == []
+
+
+def test_where_nothing_answers_the_address_is_told_without_the_password(
+    login: str, found: Callable[[bytes], list[str]]
+) -> None:
+    port = stack.free_ports(1)[0]
+    finished = goemotions("status", MLFLOW_TRACKING_URI=f"http://{login}@127.0.0.1:{port}/mlflow")
+    assert finished.returncode == 1
+    assert f"MLflow does not answer at http://127.0.0.1:{port}/mlflow: " in finished.stderr
+    assert found((finished.stdout + finished.stderr).encode()) == []
+
+
+@pytest.mark.parametrize("host", ["[host", "127.0.0.1:port"])
+def test_an_address_that_is_none_is_told_without_the_password(
+    host: str, planted: dict[str, str], found: Callable[[bytes], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.delenv(name)
+    # Nobody quoted the slash in it.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:{planted['MLFLOW_TRACKING_PASSWORD']}@{host}")
+    with pytest.raises(TrackingError, match=re.escape(f"MLflow does not answer at http://{host}: ")) as error:
+        tracking.connect()
+    assert found(str(error.value).encode()) == []
+
+
+def test_links_and_tags_of_a_run_are_without_the_password(
+    run: Path, login: str, found: Callable[[bytes], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = os.environ["MLFLOW_TRACKING_URI"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address.replace("://", f"://{login}@"))
+    tracking._client.cache_clear()
+    joined = tracking.find_run("secret-address")
+    assert joined.link().startswith(f"{address}/#/experiments/")
+    tags = tracking._client().get_run(joined.run_id).data.tags
+    assert found(repr((joined.link(), tags)).encode()) == []
+    tracking._client.cache_clear()
+
+
+def test_the_hubs_token_is_not_in_its_error(found: Callable[[bytes], list[str]], dataset: Path, tmp_path: Path) -> None:
+    port = stack.free_ports(1)[0]
+    hub = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(tmp_path / "hub")}
+    finished = goemotions("train", "--profile", "distilbert", "--dataset", str(dataset), "--output", str(tmp_path / "m"), **hub)
+    assert "the hub cannot be reached" in finished.stderr
+    assert found((finished.stdout + finished.stderr).encode()) == []
