@@ -97,6 +97,7 @@ def test_the_servers_log_holds_none(run: Path, found: Callable[[bytes], list[str
         assert demo.ask(url, ("we found the lake today",))["predictions"]
     log = (tmp_path / "serve.log").read_bytes()
     assert log
+    assert b"lake" not in log
     assert found(log) == []
 
 
