@@ -112,7 +112,7 @@ rollback: $(SERVICES) ## give the champion's place of VARIANT back to the versio
 
 isvc: $(SERVICES) ## write manifests/isvc.yaml from the champions, with this commit's images: BUCKET= REGISTRY=
 	@$(GOEMOTIONS) isvc --model-name '$(MODEL_NAME)' --bucket '$(BUCKET)' \
-		$(if $(REGISTRY),--registry '$(REGISTRY)' --image-tag "$$(git rev-parse HEAD)")
+		$(if $(REGISTRY),--registry '$(REGISTRY)' --image-tag "$$(images/image.sh commit)")
 
 deploy: $(SERVICES) ## set VERSION on its InferenceService: NAMESPACE= CANARY=percent
 	@$(GOEMOTIONS) deploy '$(VERSION)' --model-name '$(MODEL_NAME)' --namespace '$(NAMESPACE)' --canary-percent '$(CANARY)'

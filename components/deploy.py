@@ -15,8 +15,4 @@ def deploy(registered: Input[Artifact], namespace: str, canary_percent: int, mod
     from goemotions import deployment
 
     found = json.loads((Path(registered.path) / "registered.json").read_text())
-    for variant, version in found.items():
-        if canary_percent or version["alias"].startswith("champion"):
-            deployment.deploy(
-                version["version"], f"{model_name}-{variant}", namespace, model_name=model_name, canary_percent=canary_percent
-            )
+    deployment.deploy_registered(found, namespace, model_name, canary_percent)

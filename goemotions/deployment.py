@@ -6,22 +6,28 @@ A version is set by its ``storageUri``, an immutable prefix: KServe starts pods 
 from __future__ import annotations
 
 import copy
+import json
+import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from goemotions import tracking
+from goemotions import storage, tracking
 from goemotions.bundle import MODEL
 from goemotions.errors import DeploymentError
 from goemotions.tracking import Version
 
+log = logging.getLogger(__name__)
+
 RESOURCE = {"group": "serving.kserve.io", "version": "v1beta1", "plural": "inferenceservices"}
 VERSION = "goemotions-version"
 CANARY_VERSION = "goemotions-canary-version"
+# What the storage initializer of a pod fetches.
+SOURCE = "internal.serving.kserve.io/storage-initializer-sourceuri"
 MODE = "serving.kserve.io/deploymentMode"
 # The names before KServe 0.16, and since.
 KNATIVE = ("Knative", "Serverless")
@@ -30,6 +36,7 @@ STABLE_ONLY = ("maxReplicas", "scaleTarget", "scaleMetric", "scaleMetricType", "
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 TIMEOUT_SECONDS = 20
 POLL_SECONDS = 2.0
+WAIT_SECONDS = 900.0
 ATTEMPTS = 5
 
 
@@ -51,13 +58,14 @@ class Served:
         predictor = service["spec"]["predictor"]
         source = predictor["model"].get("storageUri", "")
         canary = (service["spec"].get("canary") or [{}])[0]
-        is_knative = predictor.get("canaryTrafficPercent") is not None
-        percent = predictor["canaryTrafficPercent"] if is_knative else canary.get("trafficPercent", 0)
-        canary_source = source if is_knative else canary.get("predictor", {}).get("model", {}).get("storageUri", "")
+        is_split = bool(predictor.get("canaryTrafficPercent"))
+        percent = predictor["canaryTrafficPercent"] if is_split else canary.get("trafficPercent", 0)
+        canary_source = source if is_split else canary.get("predictor", {}).get("model", {}).get("storageUri", "")
         return cls(
             service["metadata"]["name"],
             annotations.get(VERSION, ""),
-            source,
+            # Knative keeps the one before the canary in a revision; the service names the canary's alone.
+            "" if is_split else source,
             annotations.get(CANARY_VERSION, "") if percent else "",
             canary_source if percent else "",
             percent,
@@ -72,7 +80,7 @@ def deploy(
     *,
     model_name: str = MODEL,
     canary_percent: int = 0,
-    wait_seconds: float = 900,
+    wait_seconds: float = WAIT_SECONDS,
 ) -> Served:
     """Sets a version on an InferenceService and waits until it is served. What is set already is left as it is.
 
@@ -98,15 +106,52 @@ def deploy(
         wanted = revised(before, version, canary_percent)
         if wanted == before:
             break
-        tracking.record(
-            model_name, version, "deploy", f"{cluster.namespace}/{service}", Served.of(before).version, percent=canary_percent
-        )
         if cluster.replace(service, wanted):
+            where = f"{cluster.namespace}/{service}"
+            tracking.record(model_name, version, "deploy", where, Served.of(before).version, percent=canary_percent)
             break
         before = cluster.service(service)
     else:
         raise DeploymentError(f"{service} is changed by someone else at the same time: deploy again once that is done")
     return Served.of(cluster.ready(service, wait_seconds) if wait_seconds else cluster.service(service))
+
+
+def deploy_registered(
+    registered: Mapping[str, Mapping[str, str]],
+    namespace: str,
+    model_name: str,
+    canary_percent: int,
+    wait_seconds: float = WAIT_SECONDS,
+) -> None:
+    """Deploys what a pipeline run made champion, and with a canary's share what it made challenger, variant by variant.
+
+    Args:
+        registered: for each variant version and alias, as ``registration.register`` answers them.
+        namespace, model_name, canary_percent, wait_seconds: as ``deploy`` takes them.
+
+    Raises:
+        DeploymentError: a variant could not be deployed; the others were.
+    """
+    errors = []
+    there = {one.service for one in served([f"{model_name}-{variant}" for variant in registered], namespace)}
+    for variant, version in registered.items():
+        service = f"{model_name}-{variant}"
+        if service not in there:
+            log.warning("there is no InferenceService %s: version %s is not deployed", service, version["version"])
+        elif canary_percent or version["alias"].startswith("champion"):
+            try:
+                deploy(
+                    version["version"],
+                    service,
+                    namespace,
+                    model_name=model_name,
+                    canary_percent=canary_percent,
+                    wait_seconds=wait_seconds,
+                )
+            except DeploymentError as error:
+                errors.append(str(error))
+    if errors:
+        raise DeploymentError("; ".join(errors))
 
 
 def served(services: list[str], namespace: str) -> list[Served]:
@@ -119,23 +164,25 @@ def served(services: list[str], namespace: str) -> list[Served]:
 def revised(service: dict[str, Any], version: Version, canary_percent: int) -> dict[str, Any]:
     """The InferenceService with a version set on it, alone or as a canary beside the one it serves."""
     changed = copy.deepcopy(service)
+    # The bucket may have another name in the cluster, which whoever wrote the service knew.
+    source = storage.in_bucket(version.source, storage.bucket_of(service["spec"]["predictor"]["model"].get("storageUri", "")))
     annotations = changed["metadata"].setdefault("annotations", {})
     predictor = changed["spec"]["predictor"]
     changed["spec"].pop("canary", None)
     predictor.pop("canaryTrafficPercent", None)
     annotations.pop(CANARY_VERSION, None)
     if not canary_percent:
-        predictor["model"]["storageUri"] = version.source
+        predictor["model"]["storageUri"] = source
         annotations[VERSION] = version.number
         return changed
     annotations[CANARY_VERSION] = version.number
     if _mode(service) in KNATIVE:
-        predictor["model"]["storageUri"] = version.source
+        predictor["model"]["storageUri"] = source
         predictor["canaryTrafficPercent"] = canary_percent
         return changed
     canary = {name: copy.deepcopy(value) for name, value in predictor.items() if name not in STABLE_ONLY}
     canary |= {"name": "canary", "minReplicas": 1}
-    canary["model"]["storageUri"] = version.source
+    canary["model"]["storageUri"] = source
     changed["spec"]["canary"] = [{"trafficPercent": canary_percent, "predictor": canary}]
     return changed
 
@@ -146,10 +193,19 @@ def _mode(service: dict[str, Any]) -> str:
 
 
 def _is_ready(service: dict[str, Any]) -> bool:
-    """Ready, and of the specification that stands there: the status of the one before says nothing."""
+    """Whether it answers, its canaries too: KServe counts those apart."""
     status = service.get("status", {})
     conditions = {condition["type"]: condition["status"] for condition in status.get("conditions", [])}
-    return conditions.get("Ready") == "True" and status.get("observedGeneration", 0) >= service["metadata"].get("generation", 0)
+    return conditions.get("Ready") == "True" and all(one.get("ready", True) for one in status.get("canaryStatuses") or [])
+
+
+def _is_rolled_out(deployment: dict[str, Any], source: str) -> bool:
+    """Whether every pod of a Deployment is of its newest template, and that one fetches from this location."""
+    template, status = deployment["spec"]["template"], deployment.get("status", {})
+    fetched = (template["metadata"].get("annotations") or {}).get(SOURCE, source)
+    counts = {status.get(name, 0) for name in ("replicas", "updatedReplicas", "availableReplicas")}
+    is_observed = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+    return bool(fetched == source and is_observed and len(counts) == 1 and counts != {0})
 
 
 class Cluster:
@@ -172,6 +228,7 @@ class Cluster:
         configuration = client.Configuration.get_default_copy()
         configuration.retries = 2
         self._api = client.CustomObjectsApi(client.ApiClient(configuration))
+        self._apps = client.AppsV1Api(client.ApiClient(configuration))
 
     def service(self, name: str) -> dict[str, Any]:
         with self._named(name):
@@ -204,7 +261,7 @@ class Cluster:
             DeploymentError: it is not in time, or KServe says why it will not be.
         """
         deadline = time.monotonic() + seconds
-        while not _is_ready(service := self.service(name)):
+        while not self._is_served(service := self.service(name)):
             failure = service.get("status", {}).get("modelStatus", {}).get("lastFailureInfo", {})
             if time.monotonic() > deadline:
                 reason = failure.get("message") or _not_ready(service)
@@ -215,13 +272,25 @@ class Cluster:
             time.sleep(POLL_SECONDS)
         return service
 
+    def _is_served(self, service: dict[str, Any]) -> bool:
+        """Whether it is ready, and with what its specification says: while pods are replaced, KServe calls it ready all along."""
+        if not _is_ready(service):
+            return False
+        name = service["metadata"]["name"]
+        if _mode(service) in KNATIVE:
+            predictor = service["status"].get("components", {}).get("predictor", {})
+            return bool(predictor.get("latestReadyRevision") == predictor.get("latestCreatedRevision"))
+        with self._named(f"{name}-predictor"):
+            deployment = self._apps.read_namespaced_deployment(
+                f"{name}-predictor", self.namespace, _preload_content=False, _request_timeout=TIMEOUT_SECONDS
+            )
+        return _is_rolled_out(json.loads(deployment.data), service["spec"]["predictor"]["model"]["storageUri"])
+
     def _call(self, method: Callable[..., Any], **arguments: Any) -> Any:
         return method(**RESOURCE, namespace=self.namespace, **arguments, _request_timeout=TIMEOUT_SECONDS)
 
     @contextmanager
     def _named(self, name: str) -> Iterator[None]:
-        import json
-
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 

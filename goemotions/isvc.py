@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from goemotions import promotion
+from goemotions import promotion, storage
 from goemotions.bundle import MODEL, VARIANTS
 from goemotions.deployment import VERSION
 from goemotions.errors import DeploymentError, ModelError
@@ -57,7 +57,7 @@ def write(
         for name, version in versions.items():
             if name not in services:
                 raise DeploymentError(f"{path} has no InferenceService {name}: it has {', '.join(services) or 'none'}")
-            location = _in_bucket(version.source, bucket)
+            location = storage.in_bucket(version.source, bucket)
             services[name]["metadata"]["annotations"][VERSION] = version.number
             services[name]["spec"]["predictor"]["model"]["storageUri"] = location
             lines.append(f"{name}: version {version.number}, {location}")
@@ -87,20 +87,13 @@ def refresh(path: Path, version: Version, model_name: str = MODEL) -> list[str]:
     services = read(path)
     if service not in services:
         return [f"no InferenceService {service}, nothing is written"]
-    bucket = services[service][1].removeprefix("s3://").partition("/")[0]
-    return write(path, {service: version}, bucket=bucket)
+    return write(path, {service: version}, bucket=storage.bucket_of(services[service][1]))
 
 
 def _set_image(container: Any, registry: str, tag: str) -> None:
     # The tag ends in the variant: it is one image name with two tags.
     former, _, variant = container["image"].rpartition(":")[2].rpartition("-")
     container["image"] = "/".join(filter(None, [registry.rstrip("/"), f"{IMAGE}:{tag or former}-{variant}"]))
-
-
-def _in_bucket(source: str, bucket: str) -> str:
-    if not (bucket and source.startswith("s3://")):
-        return source
-    return f"s3://{bucket}/{source.removeprefix('s3://').partition('/')[2]}"
 
 
 @contextmanager

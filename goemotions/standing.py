@@ -54,7 +54,7 @@ class Standing:
             _, source = self.manifest.get(service, ("", champion.source))
             if not _same_prefix(source, champion.source):
                 found.append(f"the manifest has {source} on {service}, the champion's is {champion.source}: `make isvc`")
-            if live and not _same_prefix(live.source, champion.source):
+            if live and live.source and not _same_prefix(live.source, champion.source):
                 found.append(
                     f"{service} serves {live.source}, the champion's is {champion.source}: "
                     f"`make deploy VERSION={promotion.alias(variant)}`"

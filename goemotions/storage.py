@@ -57,6 +57,17 @@ def join(location: str, *names: str) -> str:
     return "/".join([location.rstrip("/"), *names]) + "/"
 
 
+def in_bucket(location: str, bucket: str) -> str:
+    """An S3 location as one in another bucket; without a bucket, and for a folder, as it is."""
+    if not (bucket and is_s3(location)):
+        return location
+    return f"s3://{bucket}/{location.removeprefix('s3://').partition('/')[2]}"
+
+
+def bucket_of(location: str) -> str:
+    return location.removeprefix("s3://").partition("/")[0] if is_s3(location) else ""
+
+
 def put(folder: Path, location: str) -> None:
     """Copies every file of a folder to a location, the manifest last: until then no reader takes the copy for whole."""
     files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: (path.name == manifest.NAME, path))

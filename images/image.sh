@@ -21,13 +21,18 @@ engine() {
     fail "no container engine answers (${ENGINE:-docker, podman, buildah}): install or start one, or name it by ENGINE="
 }
 
+# The commit that last changed what goes into an image: a commit of documents or manifests builds no new one.
+commit() {
+    git log -1 --format=%H -- "${CONTENT[@]}"
+}
+
 # trainer, predictor-cpu or predictor-gpu -> the image's full name
 name() {
-    local commit prefix=${REGISTRY:+${REGISTRY%/}/}
-    commit=$(git rev-parse HEAD)
+    local revision prefix=${REGISTRY:+${REGISTRY%/}/}
+    revision=$(commit)
     case $1 in
-    trainer) echo "${prefix}goemotions-trainer:$commit" ;;
-    predictor-cpu | predictor-gpu) echo "${prefix}goemotions-predictor:$commit-${1#predictor-}" ;;
+    trainer) echo "${prefix}goemotions-trainer:$revision" ;;
+    predictor-cpu | predictor-gpu) echo "${prefix}goemotions-predictor:$revision-${1#predictor-}" ;;
     *) fail "there is no image $1: give trainer, predictor-cpu or predictor-gpu" ;;
     esac
 }
@@ -37,7 +42,7 @@ build() {
     engine=$(engine)
     name=$(name "$1")
     options=(--tag "$name" --file "images/${1%%-*}/Dockerfile")
-    options+=(--build-arg "REVISION=$(git rev-parse HEAD)" --build-arg "SOURCE=${SOURCE:-}")
+    options+=(--build-arg "REVISION=$(commit)" --build-arg "SOURCE=${SOURCE:-}")
     options+=(--build-arg "VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)")
     options+=(--build-arg "PIP_OPTIONS=${PIP_OPTIONS:-}")
     [ -z "${BASE_IMAGE:-}" ] || options+=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
@@ -77,6 +82,7 @@ pin_base() {
 }
 
 case ${1:-} in
+commit) commit ;;
 name) name "$2" ;;
 build)
     changed=$(git status --porcelain -- "${CONTENT[@]}")
@@ -87,5 +93,5 @@ build)
     ;;
 push) for image in "${@:2}"; do push "$image"; done ;;
 pin-base) pin_base ;;
-*) fail "give name, build, push or pin-base" ;;
+*) fail "give commit, name, build, push or pin-base" ;;
 esac

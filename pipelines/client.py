@@ -24,6 +24,10 @@ class ServerError(WorkflowError):
     """Kubeflow Pipelines is not named, does not answer, or refuses."""
 
 
+class ServerAway(ServerError):
+    """Kubeflow Pipelines does not answer now; it may do so again."""
+
+
 @dataclass(frozen=True)
 class Connection:
     """Where Kubeflow Pipelines is and who asks.
@@ -33,6 +37,7 @@ class Connection:
         namespace: profile namespace of a multi-user Kubeflow; empty otherwise.
         token: bearer token; cookies: those of a session, as ``name=value``. Neither is ever shown.
         kube_context: context of the kubeconfig through whose API server it is reached.
+        ca_cert: file with the certificate authority of the endpoint, where the system's do not do.
         server_namespace: where Kubeflow Pipelines itself lives, for ``kube_context``.
     """
 
@@ -41,6 +46,7 @@ class Connection:
     token: str = ""
     cookies: str = ""
     kube_context: str = ""
+    ca_cert: str = ""
     server_namespace: str = "kubeflow"
 
     def place(self) -> str:
@@ -66,6 +72,7 @@ def connect(connection: Connection) -> Client:
             "no endpoint of Kubeflow Pipelines is named: set KF_PIPELINES_ENDPOINT "
             "(such as http://localhost:8080 after `kubectl -n kubeflow port-forward svc/ml-pipeline-ui 8080:80`) or KUBE_CONTEXT"
         )
+    _require_context(connection)
     with named(connection), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
@@ -75,6 +82,7 @@ def connect(connection: Connection) -> Client:
                 existing_token=connection.token or None,
                 cookies=connection.cookies or None,
                 kube_context=connection.kube_context or None,
+                ssl_ca_cert=connection.ca_cert or None,
             )
             is_multi_user = client.get_kfp_healthz().multi_user
         except ValueError as error:
@@ -96,12 +104,13 @@ def named(connection: Connection) -> Iterator[None]:
     """Failures of requests as named errors.
 
     Raises:
-        ServerError: the server does not answer or refuses.
+        ServerAway: the server does not answer, or says that it cannot now.
+        ServerError: it refuses.
     """
     try:
         yield
     except urllib3.exceptions.HTTPError as error:
-        raise ServerError(
+        raise ServerAway(
             f"Kubeflow Pipelines does not answer at {connection.place()}: start it or mend the endpoint"
         ) from error
     except kfp_server_api.ApiException as error:
@@ -110,7 +119,24 @@ def named(connection: Connection) -> Iterator[None]:
             403: "the account has no right to this: check KF_PIPELINES_NAMESPACE and the token",
             404: "check the endpoint and KF_PIPELINES_NAMESPACE",
         }.get(error.status, "mend what it says")
-        raise ServerError(f"{connection.place()} refuses ({error.status}, {_reason(error)}): {advice}") from error
+        kind = ServerAway if error.status >= 500 else ServerError
+        raise kind(f"{connection.place()} refuses ({error.status}, {_reason(error)}): {advice}") from error
+
+
+def _require_context(connection: Connection) -> None:
+    """kfp passes over a context that it cannot load, and asks localhost."""
+    from kubernetes import config
+
+    if connection.endpoint:
+        return
+    if connection.token:
+        raise ServerError("KF_PIPELINES_TOKEN goes with KF_PIPELINES_ENDPOINT: KUBE_CONTEXT has a login of its own")
+    try:
+        contexts = [context["name"] for context in config.list_kube_config_contexts()[0]]
+    except config.ConfigException as error:
+        raise ServerError("there is no kubeconfig to find KUBE_CONTEXT in: set KUBECONFIG") from error
+    if connection.kube_context not in contexts:
+        raise ServerError(f"the kubeconfig has no context {connection.kube_context!r}: it has {', '.join(contexts) or 'none'}")
 
 
 def _reason(error: kfp_server_api.ApiException) -> str:

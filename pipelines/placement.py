@@ -43,12 +43,12 @@ DEFAULTS: Mapping[str, str] = {
     "report.timeout": "7200",
     "deploy.cpu": "100m",
     "deploy.memory": "512Mi",
-    "deploy.timeout": "1800",
+    "deploy.timeout": "3600",
 }
 NUMBERS = ("gpus", "timeout")
 QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|[EPTGMk]i?)?")
 # A preempted node takes minutes to come back; each attempt goes on from the last checkpoint.
-RETRIES = {"num_retries": 3, "backoff_duration": "60s", "backoff_factor": 2.0, "backoff_max_duration": "600s"}
+RETRIES, BACKOFF_SECONDS = 3, 60
 
 
 class BadResource(WorkflowError):
@@ -108,8 +108,11 @@ def place(task: dsl.PipelineTask, step: str, resources: Mapping[str, str], node_
     """
     asked = {name.partition(".")[2]: value for name, value in resources.items() if name.partition(".")[0] == step}
     task.set_cpu_request(asked["cpu"]).set_memory_request(asked["memory"]).set_memory_limit(asked["memory"])
-    task.set_retry(**RETRIES)
-    kubernetes.set_timeout(task, int(asked["timeout"]))
+    timeout = int(asked["timeout"])
+    # To Argo the longest backoff is the time from the first start to the last attempt's end, not a wait between two.
+    whole = (RETRIES + 1) * timeout + 3600
+    task.set_retry(RETRIES, backoff_duration=f"{BACKOFF_SECONDS}s", backoff_factor=2.0, backoff_max_duration=f"{whole}s")
+    kubernetes.set_timeout(task, timeout)
     if int(asked.get("gpus", 0)):
         task.set_accelerator_type(asked["accelerator"]).set_accelerator_limit(int(asked["gpus"]))
         kubernetes.add_node_selector_json(task, node_selector)

@@ -22,7 +22,7 @@ from kfp.dsl.base_component import BaseComponent
 
 from goemotions.errors import WorkflowError
 from pipelines import parameters, placement
-from pipelines.client import Client, Connection, ServerError, connect, named
+from pipelines.client import Client, Connection, ServerAway, ServerError, connect, named
 from pipelines.training import pipeline as build
 from pipelines.training import training
 
@@ -30,8 +30,12 @@ REPOSITORY = "goemotions-trainer"
 NAME = "goemotions-training"
 EXPERIMENT = "goemotions"
 PACKAGE = Path(".local/training.yaml")
+# As images/image.sh has it: a commit of documents or manifests builds no new image.
+CONTENT = ("images", "pyproject.toml", "constraints.txt", "goemotions", "components", "pipelines")
 # What `make promote` rewrites does not change what runs.
 NOT_COUNTED = ("manifests/isvc.yaml", "manifests/base/isvc.yaml")
+# Nodes of the workflow that are no steps: what prepares a step's pod, the pod of each attempt, and what holds others.
+NOT_STEPS = re.compile(r"^(root|executor(\(\d+\))?|iteration-.*)$|driver(\(\d+\))?$")
 FINAL = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 POLL_SECONDS = 5.0
 # An API server that restarts is away for less.
@@ -53,8 +57,8 @@ class Package:
 
 
 def commit() -> str:
-    """The checked-out commit, or ``unknown`` outside a git checkout."""
-    return _git("rev-parse", "HEAD") or "unknown"
+    """The commit that last changed what goes into the images, which are named by it; ``unknown`` outside a git checkout."""
+    return _git("log", "-1", "--format=%H", "--", *CONTENT) or _git("rev-parse", "HEAD") or "unknown"
 
 
 def compile_pipeline(path: Path, image: str, commit: str, pipeline: BaseComponent = training) -> None:
@@ -115,32 +119,33 @@ def submit(client: Client, package: Package, experiment: str, namespace: str) ->
     return str(run.run_id)
 
 
-def schedule(client: Client, package: Package, experiment: str, namespace: str, cron: str) -> str:
-    """Has the pipeline run by the clock, in place of an earlier schedule; ``off`` ends it. Answers what was done."""
+def schedule(client: Client, package: Package | None, experiment: str, namespace: str, cron: str) -> str:
+    """Has the pipeline run by the clock, in place of an earlier schedule; without a package, ends that. Answers what was done."""
     with contextlib.redirect_stdout(io.StringIO()):
         experiment_id = client.create_experiment(experiment, namespace=namespace or None).experiment_id
     api = client._recurring_run_api
     listed = api.recurring_run_service_list_recurring_runs(experiment_id=experiment_id, page_size=200).recurring_runs or []
     former = [one for one in listed if one.display_name == NAME]
-    if cron != "off":
+    if package:
         pipeline_id, version_id = upload(client, package, namespace)
         wanted = (cron, version_id, package.arguments)
         if len(former) == 1 and _scheduled(former[0]) == wanted:
             return "the schedule is there already: nothing changed"
+        # The new one first: where it is refused, the old one goes on.
+        client.create_recurring_run(
+            experiment_id,
+            NAME,
+            cron_expression=cron,
+            max_concurrency=1,
+            no_catchup=True,
+            params=package.arguments,
+            pipeline_id=pipeline_id,
+            version_id=version_id,
+        )
     for one in former:
         api.recurring_run_service_delete_recurring_run(one.recurring_run_id)
-    if cron == "off":
+    if not package:
         return f"ended {len(former)} schedule{'' if len(former) == 1 else 's'}"
-    client.create_recurring_run(
-        experiment_id,
-        NAME,
-        cron_expression=cron,
-        max_concurrency=1,
-        no_catchup=True,
-        params=package.arguments,
-        pipeline_id=pipeline_id,
-        version_id=version_id,
-    )
     return f"{'replaced the schedule' if former else 'scheduled'}: {cron}"
 
 
@@ -148,7 +153,7 @@ def follow(client: Client, connection: Connection, run_id: str, show: Callable[[
     """Waits for a run's end and shows each change of a step's state; answers the state of the run.
 
     Raises:
-        ServerError: the server stays away for longer than a restart takes.
+        ServerError: the server refuses, or stays away for longer than a restart takes.
     """
     states: dict[str, str] = {}
     answered = time.monotonic()
@@ -157,18 +162,13 @@ def follow(client: Client, connection: Connection, run_id: str, show: Callable[[
             with named(connection):
                 run = client.get_run(run_id)
             answered = time.monotonic()
-        except ServerError:
+        except ServerAway:
             if time.monotonic() - answered > AWAY_SECONDS:
                 raise
             time.sleep(POLL_SECONDS)
             continue
         for task in (run.run_details and run.run_details.task_details) or []:
-            # Each step has a driver beside it that only prepares its pod.
-            if (
-                task.state
-                and not re.search(r"driver$|^executor$", task.display_name or "")
-                and states.get(task.task_id) != task.state
-            ):
+            if task.state and not NOT_STEPS.search(task.display_name or "") and states.get(task.task_id) != task.state:
                 states[task.task_id] = task.state
                 show(f"  {time.strftime('%H:%M:%S')}  {task.state:<10} {task.display_name}")
         if run.state in FINAL:
@@ -232,6 +232,7 @@ CONNECTION = (
         "--token", envvar="KF_PIPELINES_TOKEN", default="", help="Bearer token; give it by the variable.", hidden=True
     ),
     click.option("--cookies", envvar="KF_PIPELINES_COOKIES", default="", help="Of a session; by the variable.", hidden=True),
+    click.option("--ca-cert", envvar="KF_PIPELINES_SSL_CA_CERT", default="", help="Certificate authority of the endpoint."),
     click.option("--kube-context", envvar="KUBE_CONTEXT", default="", help="Reach it through this context's API server."),
 )
 PIPELINE = (
@@ -291,6 +292,8 @@ def submit_command(wait: bool, **options: Any) -> None:
         state = follow(client, connection, run_id)
     except KeyboardInterrupt:
         raise SubmitError(f"not waited for any longer: run {run_id} goes on") from None
+    except ServerError as error:
+        raise SubmitError(f"not waited for any longer, run {run_id} goes on: {error}") from error
     if state != "SUCCEEDED":
         raise SubmitError(f"run {run_id} ended as {state}: its steps and logs are behind the link above")
     click.echo(f"run {run_id} SUCCEEDED")
@@ -305,7 +308,11 @@ def schedule_command(cron: str, **options: Any) -> None:
         raise parameters.BadArgument(
             f"{cron!r} has {len(cron.split())} fields: Kubeflow takes six, seconds first ('0 0 3 * * 0')"
         )
-    connection, package = _prepared(options)
+    package = None
+    if cron == "off":
+        connection = _connection(options)
+    else:
+        connection, package = _prepared(options)
     if options["dry_run"]:
         return
     client = connect(connection)
@@ -313,9 +320,14 @@ def schedule_command(cron: str, **options: Any) -> None:
         click.echo(schedule(client, package, options["experiment"], connection.namespace, cron))
 
 
+def _connection(options: dict[str, Any]) -> Connection:
+    names = ("endpoint", "namespace", "token", "cookies", "kube_context", "ca_cert")
+    return Connection(**{name: options[name] for name in names})
+
+
 def _prepared(options: dict[str, Any]) -> tuple[Connection, Package]:
     """The connection and the package that a command's options ask for; shown, where nothing is to be sent."""
-    connection = Connection(**{name: options[name] for name in ("endpoint", "namespace", "token", "cookies", "kube_context")})
+    connection = _connection(options)
     resources = placement.resources(options["resources"].split())
     package = pack(PACKAGE, options["registry"], resources, _arguments(options), force=options["force"])
     if options["dry_run"]:

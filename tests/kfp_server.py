@@ -22,7 +22,7 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 TOKEN = "of-the-tests"
-STEPS = ("ingest", "train-driver", "train", "register")
+STEPS = ("root", "root-driver", "ingest", "executor(0)", "iteration-item-0", "train-driver", "train", "register")
 IDS = itertools.count(1)
 WRITER = api.ApiClient()
 
@@ -33,6 +33,7 @@ class State:
         self.multi_user = False
         self.namespaces = ["team"]
         self.refuse = 0
+        self.refused_paths: list[str] = []
         self.login = False
         self.away = 0
         self.end = "SUCCEEDED"
@@ -110,6 +111,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, method: str, path: list[str], query: dict[str, str], body: bytes) -> Any:
         state = self.state
+        if f"{method} {path[0]}" in state.refused_paths:
+            raise Refused(400, f"{path[0]} cannot be made")
         match method, *path:
             case "GET", "healthz":
                 return api.V2beta1GetHealthzResponse(multi_user=state.multi_user)

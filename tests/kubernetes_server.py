@@ -1,7 +1,8 @@
 """A Kubernetes API with InferenceServices, as a process: what deploying asks of a cluster, and what KServe then does to the status.
 
-It keeps one namespace in memory. A write is refused where KServe's schema or webhook would refuse it. A service becomes ready some
-polls after a change, unless its location says ``broken``.
+It keeps one namespace in memory. A write is refused where KServe's webhook would refuse it. A service calls itself ready all along, as
+KServe does in Standard mode; its Deployment, with generations of its own, follows some polls after a change, unless the location says
+``broken``.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from typing import Any
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from goemotions.deployment import SOURCE
 from tests import kserve_rules
 
 TOKEN = "of-the-tests"
 NAMESPACE = "models"
 PREFIX = f"/apis/serving.kserve.io/v1beta1/namespaces/{NAMESPACE}/inferenceservices"
+DEPLOYMENTS = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/"
 POLLS_UNTIL_READY = 3
 
 
@@ -27,6 +30,7 @@ class State:
     def __init__(self, manifest: Path) -> None:
         self.services: dict[str, dict[str, Any]] = {}
         self.polls: dict[str, int] = {}
+        self.rolled: dict[str, str] = {}
         self.writes: list[dict[str, Any]] = []
         # What a test switches: a status for every answer, and how many writes meet one of someone else.
         self.refuse = 0
@@ -36,21 +40,32 @@ class State:
                 document["metadata"] |= {"namespace": NAMESPACE, "resourceVersion": "1", "generation": 1}
                 self.services[document["metadata"]["name"]] = document
                 self.polls[document["metadata"]["name"]] = POLLS_UNTIL_READY
+                self.rolled[document["metadata"]["name"]] = document["spec"]["predictor"]["model"]["storageUri"]
 
     def read(self, name: str) -> dict[str, Any]:
         service = self.services[name]
         self.polls[name] += 1
-        uris = json.dumps(service["spec"])
-        ready = self.polls[name] >= POLLS_UNTIL_READY and "broken" not in uris
-        status = {"conditions": [{"type": "Ready", "status": "True" if ready else "False", "reason": "PredictorReady"}]}
-        status["observedGeneration"] = service["metadata"]["generation"]
-        status["modelStatus"] = {"transitionStatus": "UpToDate"}
-        if "broken" in uris:
-            status["modelStatus"] = {
-                "transitionStatus": "BlockedByFailedLoad",
-                "lastFailureInfo": {"reason": "ModelLoadFailed", "message": "MANIFEST.json does not match"},
-            }
+        status: dict[str, Any] = {"conditions": [{"type": "Ready", "status": "True"}], "observedGeneration": 3}
+        if "broken" in json.dumps(service["spec"]):
+            failure = {"reason": "ModelLoadFailed", "message": "MANIFEST.json does not match"}
+            status["modelStatus"] = {"transitionStatus": "BlockedByFailedLoad", "lastFailureInfo": failure}
+        for canary in service["spec"].get("canary", []):
+            is_ready = self.polls[name] >= POLLS_UNTIL_READY and "broken" not in json.dumps(canary)
+            status["canaryStatuses"] = [{"name": canary["predictor"]["name"], "ready": is_ready}]
         return {**service, "status": status}
+
+    def deployment(self, name: str) -> dict[str, Any]:
+        """First as it was, then with pods of both templates, then with new ones alone."""
+        wanted = self.services[name]["spec"]["predictor"]["model"]["storageUri"]
+        if self.polls[name] >= POLLS_UNTIL_READY - 1:
+            self.rolled[name] = wanted
+        is_done = self.polls[name] >= POLLS_UNTIL_READY and "broken" not in wanted
+        counts = {"replicas": 2, "updatedReplicas": 2 if is_done or self.rolled[name] != wanted else 1, "availableReplicas": 2}
+        return {
+            "metadata": {"name": f"{name}-predictor", "generation": 17},
+            "spec": {"template": {"metadata": {"annotations": {SOURCE: self.rolled[name]}}}},
+            "status": {"observedGeneration": 17, **counts},
+        }
 
     def write(self, name: str, service: dict[str, Any]) -> tuple[int, Any]:
         before = self.services[name]["metadata"]
@@ -91,7 +106,10 @@ class Handler(BaseHTTPRequestHandler):
             return self._refused(401, "Unauthorized")
         if self.state.refuse:
             return self._refused(self.state.refuse, "inferenceservices is forbidden: User cannot update resource")
-        path, _, name = self.path.partition("?")[0].partition(PREFIX)
+        asked = self.path.partition("?")[0]
+        if asked.startswith(DEPLOYMENTS):
+            return self._answer(200, self.state.deployment(asked.removeprefix(DEPLOYMENTS).removesuffix("-predictor")))
+        path, _, name = asked.partition(PREFIX)
         if path or (name and name.strip("/") not in self.state.services):
             return self._refused(404, f'inferenceservices.serving.kserve.io "{name.strip("/")}" not found')
         if not name:

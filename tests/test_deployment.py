@@ -131,18 +131,55 @@ def test_knative_splits_the_traffic_by_its_own_field(versions: dict[str, str]) -
     assert canary["spec"]["predictor"]["model"]["storageUri"] == versions["2"]
     assert "canary" not in canary["spec"]
     found = deployment.Served.of(canary)
-    assert (found.canary_version, found.canary_percent) == ("2", 10)
+    assert (found.canary_version, found.canary_percent, found.source) == ("2", 10, "")
     over = deployment.revised(canary, version, 0)
     assert "canaryTrafficPercent" not in over["spec"]["predictor"]
     assert deployment.Served.of(over).version == "2"
+
+
+def test_a_canary_that_does_not_load_is_said(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
+    deploy("1")
+    with pytest.raises(DeploymentError, match=r"goemotions-cpu is not ready after 0.5 s \(MANIFEST.json does not match\)"):
+        deploy("3", canary_percent=10, wait_seconds=0.5)
+
+
+def test_the_bucket_that_the_service_names_is_kept(kubernetes: Kubernetes, versions: dict[str, str], tmp_path: Path) -> None:
+    service = next(one for one in yaml.safe_load_all(MANIFEST.read_text()) if "predictor" in one["spec"])
+    service["spec"]["predictor"]["model"]["storageUri"] = "s3://theirs/models/x/cpu/"
+    found = deployment.Served.of(deployment.revised(service, tracking.existing("k8s", "2"), 0))
+    assert found.source == versions["2"].replace("s3://goemotions/", "s3://theirs/")
+
+
+def test_a_pipeline_deploys_what_became_champion_and_goes_on_behind_a_failure(
+    kubernetes: Kubernetes, stack: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tracking.find_run("goemotions-deploys").run_id
+    name = "goemotions"
+    gpu = tracking.register(name, run, "s3://goemotions/models/broken-deploys/gpu/", {"variant": "gpu"})
+    cpu = tracking.register(name, run, f"s3://goemotions/models/{name}/{run}/cpu/", {"variant": "cpu"})
+    registered = {
+        "gpu": {"version": gpu.number, "alias": "champion-gpu"},
+        "cpu": {"version": cpu.number, "alias": "champion-cpu"},
+    }
+    with pytest.raises(DeploymentError, match="goemotions-gpu is not ready"):
+        deployment.deploy_registered(registered, "", name, 0, 0.5)
+    assert [one["metadata"]["name"] for one in kubernetes.writes()] == ["goemotions-gpu", "goemotions-cpu"]
+    registered["cpu"]["alias"] = "challenger-cpu"
+    deployment.deploy_registered({"cpu": registered["cpu"]}, "", name, 0)
+    assert len(kubernetes.writes()) == 2
+    with caplog.at_level("WARNING"):
+        deployment.deploy_registered({"cpu": registered["cpu"]}, "", "elsewhere", 10)
+    assert "there is no InferenceService elsewhere-cpu" in caplog.text
 
 
 def test_a_change_by_someone_else_meanwhile_is_kept(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
     kubernetes.switch(conflicts=2)
     assert deploy("1").version == "1"
     kubernetes.switch(conflicts=99)
+    before = tracking.existing("k8s", "2").tags
     with pytest.raises(DeploymentError, match="changed by someone else"):
         deploy("2")
+    assert tracking.existing("k8s", "2").tags == before, "what was not deployed is not on record"
 
 
 def test_a_version_that_never_gets_ready_is_said_with_kserves_reason(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
@@ -185,7 +222,7 @@ def test_without_a_cluster_that_is_said(versions: dict[str, str], tmp_path: Path
 
 def test_the_manifest_is_written_from_the_champions(versions: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "isvc.yaml"
-    path.write_text(MANIFEST.read_text().replace("averageUtilization: 60", "averageUtilization: 42"))
+    path.write_text(MANIFEST.read_text().replace("scaleTarget: 60", "scaleTarget: 42"))
     champion = tracking.existing("k8s", "champion-cpu")
     lines = isvc.write(path, {"goemotions-cpu": champion}, bucket="mine", registry="registry.example/team/", image_tag="abc")
     assert lines == [f"goemotions-cpu: version 2, {versions['2'].replace('goemotions', 'mine', 1)}"]
@@ -193,6 +230,7 @@ def test_the_manifest_is_written_from_the_champions(versions: dict[str, str], tm
     assert text.startswith("# Written from the registry's champions. goemotions-cpu: version 2")
     assert "The layout of the demo" not in text
     assert "# With one GPU a second pod could not start" in text
+    assert "scaleTarget: 42" in text
     documents = list(yaml.safe_load_all(text))
     assert [one["spec"]["containers"][0]["image"] for one in documents if one["kind"] == "ServingRuntime"] == [
         "registry.example/team/goemotions-predictor:abc-cpu",

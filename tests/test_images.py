@@ -1,6 +1,7 @@
 """What the images are called, and what the script that builds them refuses; the images themselves are tested by `make test-images`."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,8 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_an_image_is_named_by_the_commit() -> None:
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    commit = script("commit").stdout.strip()
+    assert re.fullmatch("[0-9a-f]{40}", commit)
     assert script("name", "trainer").stdout == f"goemotions-trainer:{commit}\n"
     assert script("name", "predictor-cpu", REGISTRY=REGISTRY).stdout == f"{REGISTRY}/goemotions-predictor:{commit}-cpu\n"
 
@@ -34,6 +36,19 @@ def test_the_pipeline_runs_the_image_of_that_name(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pipelines.submit", "compile", "--registry", REGISTRY, "--output", str(compiled)]
     subprocess.run(command, check=True)
     assert script("name", "trainer", REGISTRY=REGISTRY).stdout.strip() in compiled.read_text()
+
+
+def test_a_commit_of_documents_is_no_new_image(checkout: Path) -> None:
+    def committed(changed: str) -> str:
+        with (checkout / changed).open("a") as file:
+            file.write("\n")
+        author = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
+        subprocess.run(["git", *author, "commit", "--quiet", "--all", "--message", changed], cwd=checkout, check=True)
+        return script("name", "trainer", folder=checkout).stdout
+
+    before = script("name", "trainer", folder=checkout).stdout
+    assert committed("README.md") == before
+    assert committed("goemotions/labels.py") != before
 
 
 def test_what_is_not_committed_is_not_built(checkout: Path) -> None:

@@ -27,7 +27,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 def test_labels_and_user(name: str) -> None:
     labels = json.loads(containers.inspect("image", containers.image(name), "{{json .Config.Labels}}"))
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    commit = subprocess.run(["images/image.sh", "commit"], capture_output=True, text=True, check=True).stdout.strip()
     assert labels["org.opencontainers.image.revision"] == commit
     assert labels["org.opencontainers.image.version"] == tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
     assert labels["org.opencontainers.image.title"] == f"goemotions-{name.partition('-')[0]}"
