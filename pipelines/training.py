@@ -19,9 +19,13 @@ from pipelines.placement import DEFAULTS, PRESETS, place
 # What the steps read from the secret; a key that it lacks is left unset.
 CREDENTIALS = (
     "MLFLOW_TRACKING_URI",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
     "AWS_ENDPOINT_URL",
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
     "AWS_REGION",
     "HF_TOKEN",
 )

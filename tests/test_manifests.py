@@ -235,7 +235,8 @@ def test_the_file_that_users_apply_is_enough_by_itself() -> None:
         assert predictor["model"]["runtime"] in runtimes
         assert re.fullmatch(r"s3://goemotions/models/goemotions/[0-9a-f]{32}/(cpu|gpu)/", predictor["model"]["storageUri"])
         assert service["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "Standard"
-        assert "serviceAccountName" not in predictor
+    (account,) = (one for one in documents if one["kind"] == "ServiceAccount")
+    assert {one["spec"]["predictor"]["serviceAccountName"] for one in services} == {account["metadata"]["name"]}
 
 
 def keys(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -542,10 +543,19 @@ def test_nothing_reaches_a_pod_unless_a_policy_lets_it() -> None:
 
 def test_the_deploy_step_may_change_the_two_services_and_nothing_else() -> None:
     (role,) = every("Role", "overlays/production").values()
-    (rule,) = role["rules"]
-    assert rule["apiGroups"] == ["serving.kserve.io"]
-    assert (rule["resources"], rule["verbs"]) == (["inferenceservices"], ["get", "update"])
-    assert set(rule["resourceNames"]) == set(every("InferenceService", "overlays/production"))
+    services = every("InferenceService", "overlays/production")
+    allowed = {
+        (resource, verb, name)
+        for rule in role["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+        for name in rule.get("resourceNames", ["any"])
+    }
+    assert allowed == {
+        ("inferenceservices", "list", "any"),
+        *(("inferenceservices", verb, name) for verb in ("get", "update") for name in services),
+        *(("deployments", "get", f"{name}-predictor") for name in services),
+    }
 
 
 def test_one_gpu_is_enough_to_roll_out_a_new_version() -> None:
