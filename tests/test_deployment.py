@@ -144,7 +144,7 @@ def test_a_canary_that_does_not_load_is_said(kubernetes: Kubernetes, versions: d
 
 
 def test_the_bucket_that_the_service_names_is_kept(kubernetes: Kubernetes, versions: dict[str, str], tmp_path: Path) -> None:
-    service = next(one for one in yaml.safe_load_all(MANIFEST.read_text()) if "predictor" in one["spec"])
+    service = next(one for one in yaml.safe_load_all(MANIFEST.read_text()) if one["kind"] == "InferenceService")
     service["spec"]["predictor"]["model"]["storageUri"] = "s3://theirs/models/x/cpu/"
     found = deployment.Served.of(deployment.revised(service, tracking.existing("k8s", "2"), 0))
     assert found.source == versions["2"].replace("s3://goemotions/", "s3://theirs/")
