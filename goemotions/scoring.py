@@ -8,18 +8,20 @@ from __future__ import annotations
 import csv
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from goemotions import engines
 from goemotions.errors import DataError, StorageError
 from goemotions.predictor import Options, Predictor
 
@@ -75,58 +77,74 @@ def score_file(predictor: Predictor, input: Path, output: Path, column: str = "t
     if output.exists() and input.exists() and output.samefile(input):
         raise DataError(f"{output} is the input itself: write to another file")
     started = time.perf_counter()
-    scores = [(f"p/{name}", pa.float32()) for name in predictor.bundle.taxonomy.names if all_scores]
-    added = pa.schema([("labels", pa.list_(pa.string())), ("truncated", pa.bool_()), *scores])
     rows = blank = truncated = 0
     with _open(input) as file:
         found = _parquet(input, file) if input.suffix.lower() == ".parquet" else _text(input, file)
-        _check_columns(input, found.schema, column, added.names)
-        schema = _joined(found.schema, added)
+        schema = labelled(found.schema, input.name, column, predictor.bundle.taxonomy.names if all_scores else ())
         progress = tqdm(total=found.count, desc=input.name, unit=" texts", mininterval=1)
         with progress, _whole(output) as partial, _writer(partial, output.suffix.lower(), schema) as write:
             for batch in found.batches:
-                answers = _answer(predictor, batch[column].to_pylist(), added)
-                write(pa.RecordBatch.from_arrays([*batch.columns, *answers.columns], schema=schema))
+                answered = label(predictor, batch, column, schema)
+                write(answered)
                 rows += len(batch)
-                blank += pc.sum(answers["truncated"].is_null()).as_py()
-                truncated += pc.sum(answers["truncated"]).as_py() or 0
+                blank += answered["truncated"].null_count
+                truncated += pc.sum(answered["truncated"]).as_py() or 0
                 progress.update(len(batch))
             if not rows:
                 raise DataError(f"{input.name} has no rows: it needs at least one")
     return Scored(rows, blank, truncated, time.perf_counter() - started)
 
 
-def _answer(predictor: Predictor, texts: list[str | None], added: pa.Schema) -> pa.RecordBatch:
-    present = [text for text in texts if text and text.strip()]
-    answers = iter(predictor.predict(present, Options(all_scores=True)) if present else [])
-    rows: list[dict[str, Any]] = []
-    for text in texts:
-        if text and text.strip():
-            answer = next(answers)
-            rows.append({**answer, **{f"p/{name}": score for name, score in answer["scores"].items()}})
-        else:
-            rows.append({"labels": []})
-    return pa.RecordBatch.from_pylist(rows, schema=added)
+def labelled(schema: pa.Schema, file: str, column: str, scores: Sequence[str]) -> pa.Schema:
+    """The schema of a file's rows with their labels and these labels' probabilities.
+
+    Raises:
+        DataError: there is no such column of texts, or one that would be added is there.
+    """
+    added = [("labels", pa.list_(pa.string())), ("truncated", pa.bool_()), *((f"p/{name}", pa.float32()) for name in scores)]
+    _check_columns(file, schema, column, [name for name, _ in added])
+    # `datasets` would refuse a file whose metadata describes fewer columns than it has.
+    metadata = {key: value for key, value in (schema.metadata or {}).items() if key != b"huggingface"}
+    return pa.schema([*schema, *pa.schema(added)], metadata=metadata)
 
 
-def _check_columns(path: Path, schema: pa.Schema, column: str, added: list[str]) -> None:
+def label(predictor: Predictor, rows: pa.RecordBatch, column: str, schema: pa.Schema) -> pa.RecordBatch:
+    """Rows with the columns that ``labelled`` adds. Where there is no text, there are no labels and nulls for the rest."""
+    texts = rows[column].to_pylist()
+    blank = np.array([not (text and text.strip()) for text in texts], dtype=bool)
+    names = predictor.bundle.taxonomy.names
+    probabilities = np.zeros((len(texts), len(names)), dtype=np.float32)
+    chosen, cut = np.zeros(probabilities.shape, dtype=bool), np.zeros(len(texts), dtype=bool)
+    if present := [text for text, is_blank in zip(texts, blank, strict=True) if not is_blank]:
+        probabilities[~blank], cut[~blank] = engines.score(predictor.engine, present)
+        chosen[~blank] = predictor.choose(probabilities[~blank], Options())
+    scores = [
+        pa.array(probabilities[:, position], mask=blank) for position, name in enumerate(names) if f"p/{name}" in schema.names
+    ]
+    columns = [_best_first(names, probabilities, chosen), pa.array(cut, mask=blank), *scores]
+    return pa.RecordBatch.from_arrays([*rows.columns, *columns], schema=schema)
+
+
+def _best_first(names: Sequence[str], probabilities: np.ndarray, chosen: np.ndarray) -> pa.Array:
+    """The names of each row's chosen labels, best first, as lists."""
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    ranked = np.take_along_axis(chosen, order, axis=1)
+    ends = np.concatenate([[0], np.cumsum(ranked.sum(axis=1))]).astype(np.int32)
+    return pa.ListArray.from_arrays(ends, pa.array(names, pa.string()).take(pa.array(order[ranked])))
+
+
+def _check_columns(file: str, schema: pa.Schema, column: str, added: list[str]) -> None:
     names = schema.names
     if column not in names:
-        raise DataError(f"{path.name} has no column {column!r}: name the one with the texts, of {', '.join(names):.300}")
+        raise DataError(f"{file} has no column {column!r}: name the one with the texts, of {', '.join(names):.300}")
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"{path.name} has two columns {twice[0]!r}: rename one")
+        raise DataError(f"{file} has two columns {twice[0]!r}: rename one")
     if clashing := [name for name in names if name in added]:
-        raise DataError(f"{path.name} has a column {clashing[0]!r} already, which the labels would need: rename or drop it")
+        raise DataError(f"{file} has a column {clashing[0]!r} already, which the labels would need: rename or drop it")
     kind = schema.field(column).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        raise DataError(f"{path.name}: column {column!r} holds {kind}, not text: name another, or convert it to strings")
-
-
-def _joined(schema: pa.Schema, added: pa.Schema) -> pa.Schema:
-    # `datasets` would refuse a file whose metadata describes fewer columns than it has.
-    metadata = {key: value for key, value in (schema.metadata or {}).items() if key != b"huggingface"}
-    return pa.schema([*schema, *added], metadata=metadata)
+        raise DataError(f"{file}: column {column!r} holds {kind}, not text: name another, or convert it to strings")
 
 
 def _open(path: Path) -> BinaryIO:
