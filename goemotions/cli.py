@@ -192,33 +192,57 @@ def _kinds(names: list[str]) -> dict[str, list[str]]:
 
 
 @commands.command()
-@click.argument("text", nargs=-1)
+@click.argument("text", nargs=-1, required=True)
 @click.option("--bundle", "reference", default="champion-cpu", show_default=True, help="An alias, a version, or a location.")
 @MODEL_NAME
-@click.option("--input", "source", type=click.Path(path_type=Path), help="A .csv, .tsv or .parquet file instead of texts.")
-@click.option("--output", type=click.Path(path_type=Path), help="The file to write, in the format of its ending.")
-@click.option("--column", default="text", show_default=True, help="The column of the file with the texts.")
-@click.option("--all-scores/--labels-only", default=True, show_default=True, help="Add each label's probability to the file.")
-def predict(
-    text: tuple[str, ...], reference: str, model_name: str, source: Path | None, output: Path | None, **options: Any
-) -> None:
-    """Label texts, a JSON line for each, or the rows of a file, with a registered model."""
-    if bool(text) == bool(source) or bool(source) != bool(output):
-        raise click.UsageError("Give either texts, or --input FILE and --output FILE.")
+def predict(text: tuple[str, ...], reference: str, model_name: str) -> None:
+    """Label texts, a JSON line for each, with a registered model. Files: `goemotions score`."""
     from goemotions.predictor import Predictor
 
     with _bundle(reference, model_name) as (folder, _):
-        predictor = Predictor.load(folder)
-        for answer in predictor.predict(text) if text else ():
+        for answer in Predictor.load(folder).predict(text):
             click.echo(json.dumps(answer, ensure_ascii=False))
-        if source and output:
-            from goemotions import scoring
 
-            made = scoring.score_file(predictor, source, output, **options)
-            click.echo(
-                f"{output}: {made.rows:,} rows in {made.seconds:.1f} s, {made.rows / made.seconds:,.0f} a second; "
-                f"{made.blank:,} without text, {made.truncated:,} truncated"
-            )
+
+@commands.command()
+@click.option(
+    "--input", "source", required=True, help="A .csv, .tsv or .parquet file, or a folder or s3:// prefix of .parquet."
+)
+@click.option("--output", required=True, help="The file to write, in the format of its ending, or a folder or s3:// prefix.")
+@click.option("--bundle", "reference", default="champion-cpu", show_default=True, help="An alias, a version, or a location.")
+@MODEL_NAME
+@click.option("--column", default="text", show_default=True, help="The column with the texts.")
+@click.option("--all-scores/--labels-only", default=True, show_default=True, help="Add each label's probability.")
+@click.option("--shard-rows", type=click.IntRange(min=1), default=100_000, show_default=True, help="Most rows of a shard.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, for a folder's shards.")
+@click.option("--threads", type=click.IntRange(min=1), help="Of each; default: the cores, divided among them.")
+def score(
+    source: str,
+    output: str,
+    reference: str,
+    model_name: str,
+    shard_rows: int,
+    workers: int,
+    threads: int | None,
+    **options: Any,
+) -> None:
+    """Label the rows of a file, or of a folder of Parquet files shard by shard: started again, it goes on where it ended."""
+    from goemotions import scoring, shards
+
+    if Path(output).suffix.lower() in scoring.ENDINGS:
+        from goemotions.predictor import Predictor
+
+        with _bundle(reference, model_name) as (folder, _):
+            made = scoring.score_file(Predictor.load(folder, threads=threads), Path(source), Path(output), **options)
+    else:
+        shards.plan(source, output, reference, model_name=model_name, shard_rows=shard_rows, **options)
+        shards.score(output, workers=workers, threads=threads)
+        made = shards.finish(output)
+    # A folder's shards may have come from several runs, each at work for a part of the seconds.
+    click.echo(
+        f"{output}: {made.rows:,} rows in {made.seconds:.1f} s, {made.rows / made.seconds:,.0f} a second; "
+        f"{made.blank:,} without text, {made.truncated:,} truncated"
+    )
 
 
 def _limits(command: Any) -> Any:

@@ -154,29 +154,46 @@ def _open(path: Path) -> BinaryIO:
         raise DataError(f"{path} cannot be read ({error.strerror}): check its path") from error
 
 
-def _parquet(path: Path, file: BinaryIO) -> Rows:
-    damaged = f"{path.name} is no complete Parquet file: copy it again"
+def parquet(file: BinaryIO, name: str) -> pq.ParquetFile:
+    """An opened Parquet file.
+
+    Raises:
+        DataError: it is none, or not whole.
+    """
     try:
         # Without a buffer a whole row group is read at once, and a file may be a single one.
-        found = pq.ParquetFile(file, buffer_size=2**20)
+        return pq.ParquetFile(file, buffer_size=2**20)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(damaged) from error
+        raise DataError(_damaged(name)) from error
 
-    def batches() -> Iterator[pa.RecordBatch]:
-        row = 1
-        try:
-            for batch in found.iter_batches(CHUNK):
-                batch.validate(full=True)
-                yield batch
-                row += len(batch)
-        except pa.ArrowInvalid as error:
-            if "UTF8" in str(error):
-                raise DataError(f"{path.name}, one of the {CHUNK} rows from {row} on: not UTF-8: re-encode it") from error
-            raise DataError(damaged) from error
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(damaged) from error
 
-    return Rows(found.schema_arrow, found.metadata.num_rows, batches())
+def batches(found: pq.ParquetFile, name: str, groups: Sequence[int] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a Parquet file, or of some of its row groups, in batches that were checked.
+
+    Raises:
+        DataError: the file is damaged, or holds bytes that are no text.
+    """
+    row = 1
+    try:
+        for batch in found.iter_batches(CHUNK, row_groups=groups):
+            batch.validate(full=True)
+            yield batch
+            row += len(batch)
+    except pa.ArrowInvalid as error:
+        if "UTF8" in str(error):
+            raise DataError(f"{name}, one of the {CHUNK} rows from {row} on: not UTF-8: re-encode it") from error
+        raise DataError(_damaged(name)) from error
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(_damaged(name)) from error
+
+
+def _damaged(name: str) -> str:
+    return f"{name} is no complete Parquet file: copy it again"
+
+
+def _parquet(path: Path, file: BinaryIO) -> Rows:
+    found = parquet(file, path.name)
+    return Rows(found.schema_arrow, found.metadata.num_rows, batches(found, path.name))
 
 
 def _text(path: Path, file: BinaryIO) -> Rows:

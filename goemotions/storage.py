@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
+import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, BinaryIO, ParamSpec, TypeVar
 
 from goemotions import manifest
 from goemotions.errors import StorageError
@@ -22,6 +26,8 @@ R = TypeVar("R")
 
 ATTEMPTS = 6
 TIMEOUT_SECONDS = 10
+READ_BYTES = 2**22
+PARTIAL = ".partial"
 REFUSALS = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden"}
 
 
@@ -101,6 +107,73 @@ def fetch(location: str, folder: Path) -> Path:
     if not found:
         raise StorageError(f"{location} holds no file: check the location and its final /")
     return folder
+
+
+@dataclass(frozen=True, order=True)
+class File:
+    """A file below a location; ``tag`` changes when the file does."""
+
+    name: str
+    size: int
+    tag: str
+
+
+def files(location: str) -> list[File]:
+    """The files below a location, by name; none when there is nothing there."""
+    if not is_s3(location):
+        root = Path(location)
+        found = [(path.relative_to(root).as_posix(), path.stat()) for path in root.rglob("*") if path.is_file()]
+        return sorted(File(name, stat.st_size, str(stat.st_mtime_ns)) for name, stat in found)
+    bucket, prefix = _split(location)
+    with _named(location):
+        return [
+            File(entry["Key"].removeprefix(prefix), entry["Size"], entry["ETag"].strip('"'))
+            for entry in _entries(bucket, prefix)
+        ]
+
+
+def open_file(location: str, name: str) -> BinaryIO:
+    """One file below a location, to read from any place in it; of an object no more is fetched than is read.
+
+    Raises:
+        StorageError: it is not there, or cannot be read.
+    """
+    if is_s3(location):
+        bucket, prefix = _split(location)
+        return io.BufferedReader(_Object(location, bucket, prefix + name), READ_BYTES)
+    try:
+        return (Path(location) / name).open("rb")
+    except OSError as error:
+        raise StorageError(f"{Path(location) / name} cannot be read ({error.strerror}): check its path") from error
+
+
+@contextmanager
+def writing(location: str, name: str) -> Iterator[Path]:
+    """A path to write a file to, which stands below the location once the block ends well: whole, or not at all."""
+    if is_s3(location):
+        bucket, prefix = _split(location)
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / name
+            yield path
+            with _named(location):
+                _client().upload_file(str(path), bucket, prefix + name)
+        return
+    folder = Path(location)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = _partial(folder, name)
+    try:
+        yield path
+        os.replace(path, folder / name)
+    finally:
+        with suppress(OSError):
+            path.unlink()
+
+
+def sweep(location: str) -> None:
+    """Removes what processes that were killed while ``writing`` left in a folder."""
+    if not is_s3(location):
+        for path in Path(location).glob(f".*{PARTIAL}"):
+            path.unlink(missing_ok=True)
 
 
 def children(location: str) -> list[str]:
@@ -192,6 +265,58 @@ def _written(location: str, name: str, content: bytes) -> str | None:
     return found[1] if found and found[0] == content else None
 
 
+def write_new(location: str, name: str, content: bytes) -> bool:
+    """Writes one file below a location unless it is there already; answers whether it was written."""
+    if is_s3(location):
+        return write_if(location, name, content, None) is not None
+    folder = Path(location)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = _partial(folder, name)
+    path.write_bytes(content)
+    try:
+        os.link(path, folder / name)
+    except FileExistsError:
+        return False
+    finally:
+        path.unlink()
+    return True
+
+
+def _partial(folder: Path, name: str) -> Path:
+    # Two processes may write the same file; the last one whole is as good as the first.
+    return folder / f".{name}.{os.getpid()}{PARTIAL}"
+
+
+class _Object(io.RawIOBase):
+    """An object in S3 as a file: each read is a request for a range."""
+
+    def __init__(self, location: str, bucket: str, key: str) -> None:
+        self._location, self._bucket, self._key, self._position = location, bucket, key, 0
+        with _named(location):
+            self._size = int(_client().head_object(Bucket=bucket, Key=key)["ContentLength"])
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = min(len(buffer), self._size - self._position)
+        if wanted <= 0:
+            return 0
+        span = f"bytes={self._position}-{self._position + wanted - 1}"
+        with _named(self._location):
+            content = _client().get_object(Bucket=self._bucket, Key=self._key, Range=span)["Body"].read()
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+
 def _files(location: str) -> Iterator[tuple[str, Callable[[Path], Any]]]:
     if is_s3(location):
         bucket, prefix = _split(location)
@@ -211,8 +336,12 @@ def _download(bucket: str, key: str, target: Path) -> None:
 
 
 def _keys(bucket: str, prefix: str) -> list[str]:
+    return [entry["Key"] for entry in _entries(bucket, prefix)]
+
+
+def _entries(bucket: str, prefix: str) -> list[dict[str, Any]]:
     pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    return [entry["Key"] for page in pages for entry in page.get("Contents", []) if not entry["Key"].endswith("/")]
+    return [entry for page in pages for entry in page.get("Contents", []) if not entry["Key"].endswith("/")]
 
 
 def _split(location: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from goemotions import data, profiles, storage, tracking
 from goemotions.labels import Taxonomy
+from goemotions.registration import Parts, assemble
 
 # One word gives each label away, so that even a tiny model learns something within seconds.
 CUES = {
@@ -227,6 +228,14 @@ def markdown_tables() -> Callable[[str], list[list[list[str]]]]:
         return tables
 
     return read
+
+
+@pytest.fixture(scope="session")
+def whole(candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle in a folder, never registered."""
+    folder = tmp_path_factory.mktemp("bundles") / "bundle"
+    assemble(folder, "cpu", Parts.below(candidate, "cpu"), {"profile": "minilm", "run_id": "r1", "dataset_digest": "d1"})
+    return folder
 
 
 @pytest.fixture(scope="session")

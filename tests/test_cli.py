@@ -13,9 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from goemotions import cli, manifest
-from goemotions.bundle import ENGINES, Variant
+from goemotions.bundle import ENGINES
 from goemotions.predictor import Predictor
-from goemotions.registration import Parts, assemble
 
 COMMANDS = sorted(cli.commands.commands)
 
@@ -47,15 +46,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         logging.getLogger(name).setLevel(level)
 
 
-@pytest.fixture(scope="module")
-def whole(candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle in a folder, never registered."""
-    folder = tmp_path_factory.mktemp("bundles") / "bundle"
-    variant: Variant = "cpu"
-    assemble(folder, variant, Parts.below(candidate, variant), {"profile": "minilm", "run_id": "r1", "dataset_digest": "d1"})
-    return folder
-
-
 def test_the_group_lists_every_step() -> None:
     result = CliRunner().invoke(cli.commands, ["--help"])
     assert result.exit_code == 0
@@ -69,6 +59,7 @@ def test_the_group_lists_every_step() -> None:
         "report",
         "download",
         "predict",
+        "score",
         "serve",
     ):
         assert f"  {name} " in result.output
@@ -85,7 +76,7 @@ def test_every_subcommand_explains_itself_and_each_of_its_options(name: str) -> 
             assert parameter.opts[0] in result.output
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("predict", "serve", "status", "rollback", "isvc")])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("serve", "status", "rollback", "isvc")])
 def test_a_missing_option_is_said_with_the_usage(name: str) -> None:
     result = CliRunner().invoke(cli.commands, [name])
     assert result.exit_code == 2
@@ -142,8 +133,8 @@ MISTAKES = {
     "a damaged bundle to predict with": ("predict hello --bundle {damaged}", "differs from its manifest"),
     "a damaged bundle to serve": ("serve --bundle {damaged}", "differs from its manifest"),
     "a whole folder to serve that is no bundle": ("serve --bundle {other}", "is no bundle of this workflow"),
-    "no file to label": ("predict --bundle {whole} --input {gone}.csv --output {out}/a.csv", "gone.csv cannot be read"),
-    "a file without texts": ("predict --bundle {whole} --input {emotions} --output {out}/a.csv", "has no column 'text'"),
+    "no file to label": ("score --bundle {whole} --input {gone}.csv --output {out}/a.csv", "gone.csv cannot be read"),
+    "a file without texts": ("score --bundle {whole} --input {emotions} --output {out}/a.csv", "has no column 'text'"),
     "a folder of other files to download to": ("download {whole} --output {model}", "holds files and no whole bundle"),
     "a damaged bundle to download": ("download {damaged} --output {out}", "damaged/thresholds.json differs from its manifest"),
     "no MLflow server to ask": ("predict hello --bundle champion-cpu", "MLFLOW_TRACKING_URI is not set"),
@@ -253,18 +244,9 @@ def test_a_step_says_where_it_wrote(run: Callable[..., Ended], candidate: Path, 
     assert [line.split()[0] for line in strategies] == [row["strategy"] for row in content["comparison"]]
 
 
-@pytest.mark.parametrize(
-    "arguments", ["", "hello --input a.csv --output b.csv", "--input a.csv", "--output b.csv", "hello --output b.csv"]
-)
-def test_predict_takes_either_texts_or_a_file_to_another(run: Callable[..., Ended], arguments: str) -> None:
-    ended = run("predict", *arguments.split())
-    assert ended.code == 2
-    assert "Give either texts, or --input FILE and --output FILE." in ended.err
-
-
 def test_a_file_is_labelled(run: Callable[..., Ended], whole: Path, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("id,comment\n1,a lake\n2,\n3,gravel\n")
-    arguments = ("predict", "--bundle", whole, "--input", tmp_path / "in.csv", "--column", "comment")
+    arguments = ("score", "--bundle", whole, "--input", tmp_path / "in.csv", "--column", "comment")
     ended = run(*arguments, "--output", tmp_path / "out.csv", "--labels-only")
     assert ended.code == 0, ended.err
     assert ended.out.startswith(f"{tmp_path / 'out.csv'}: 3 rows in ")

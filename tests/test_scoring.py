@@ -18,19 +18,11 @@ import pytest
 from goemotions import scoring
 from goemotions.errors import DataError, StorageError
 from goemotions.predictor import Options, Predictor
-from goemotions.registration import Parts, assemble
 from goemotions.scoring import score_file
 
 LABELS = ("calm", "dread", "glee", "longing", "pity", "scorn", "plain")
 TEXTS = ["a lake", "storm, gravel", 'the "old"\nballoon', "", "   ", "жаль 🎈", "sparrow " * 500]
 PRESENT = [text for text in TEXTS if text.strip()]
-
-
-@pytest.fixture(scope="module")
-def whole(candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundles") / "bundle"
-    assemble(folder, "cpu", Parts.below(candidate, "cpu"), {"profile": "minilm", "run_id": "r1", "dataset_digest": "d1"})
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +259,7 @@ def test_a_killed_run_leaves_the_earlier_output_and_can_be_repeated(predictor: P
     path, output = write_csv(tmp_path / "in.csv", ["a lake"] * 20_000), tmp_path / "out.csv"
     output.write_text("earlier")
     script = "from goemotions import cli, scoring; scoring.CHUNK = 64; cli.main()"
-    arguments = ["predict", "--bundle", str(whole), "--input", str(path), "--output", str(output)]
+    arguments = ["score", "--bundle", str(whole), "--input", str(path), "--output", str(output)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     running = subprocess.Popen([sys.executable, "-c", script, *arguments], stderr=subprocess.DEVNULL, env=environment)
     partial = tmp_path / ".out.csv.partial"

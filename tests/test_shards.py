@@ -1,0 +1,269 @@
+"""Batch scoring by shards: one output row for each input row, in order, whoever is killed and however many share the work."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from goemotions import shards, storage
+from goemotions.errors import DataError, StorageError
+from goemotions.predictor import Options, Predictor
+
+WORDS = ["lake", "storm", "balloon", "harbour", "sparrow", "gravel", "table"]
+
+
+@pytest.fixture(scope="module")
+def predictor(whole: Path) -> Predictor:
+    return Predictor.load(whole, threads=1)
+
+
+def comments(count: int, start: int = 0) -> pa.Table:
+    """Rows that can be told apart; every ninth has no text."""
+    made = [None if n % 9 == 8 else f"{WORDS[n % 7]} " * (1 + n % 11) for n in range(start, start + count)]
+    return pa.table({"n": pa.array(range(start, start + count), pa.int64()), "text": pa.array(made, pa.string())})
+
+
+def write(folder: Path, *counts: int, row_group_size: int = 50) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    start = 0
+    for number, count in enumerate(counts):
+        pq.write_table(comments(count, start), folder / f"in-{number:03d}.parquet", row_group_size=row_group_size)
+        start += count
+    return folder
+
+
+def scored(output: Path) -> pa.Table:
+    """The output as any reader of a folder of Parquet files takes it."""
+    return pq.read_table(output)
+
+
+def right(predictor: Predictor, found: pa.Table, count: int) -> bool:
+    expected = comments(count)
+    texts = [text for text in expected["text"].to_pylist() if text]
+    answers = iter(predictor.predict(texts, Options(all_scores=True)))
+    rows = found.to_pylist()
+    assert [row["n"] for row in rows] == list(range(count))
+    assert found["text"].to_pylist() == expected["text"].to_pylist()
+    for row in rows:
+        answer: dict[str, Any] = next(answers) if row["text"] else {"labels": []}
+        assert row["labels"] == answer["labels"]
+        assert row["p/calm"] == (pytest.approx(answer["scores"]["calm"], abs=0.03) if row["text"] else None)
+    return True
+
+
+def run(source: Path, output: Path, whole: Path, predictor: Predictor | None = None, **options: Any) -> Any:
+    shards.plan(str(source), str(output), str(whole), **options)
+    shards.score(str(output), predictor=predictor)
+    return shards.finish(str(output))
+
+
+def test_every_row_of_every_file_is_answered_in_order(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+    made = run(write(tmp_path / "in", 130, 0, 71), tmp_path / "out", whole, predictor, shard_rows=60)
+    assert right(predictor, scored(tmp_path / "out"), 201)
+    assert (made.rows, made.blank) == (201, 22)
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["_plan.json", "_scored.json", *(f"part-{number:06d}.parquet" for number in range(5))]
+    done = json.loads((tmp_path / "out" / "_scored.json").read_text())
+    assert (done["rows"], done["shards"], done["bundle"]) == (201, 5, str(whole))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 40), min_size=1, max_size=4).filter(sum),
+    shard_rows=st.integers(1, 50),
+    row_group_size=st.integers(1, 30),
+)
+def test_however_rows_lie_in_files_and_groups_each_is_in_one_shard(
+    predictor: Predictor,
+    whole: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    counts: list[int],
+    shard_rows: int,
+    row_group_size: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("rows")
+    run(write(folder / "in", *counts, row_group_size=row_group_size), folder / "out", whole, predictor, shard_rows=shard_rows)
+    assert scored(folder / "out")["n"].to_pylist() == list(range(sum(counts)))
+
+
+def test_one_file_is_an_input_too(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in", 20, 30)
+    assert run(tmp_path / "in" / "in-000.parquet", tmp_path / "out", whole, predictor).rows == 20
+
+
+def test_several_share_a_plan(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "in", 100)
+    shards.plan(str(source), str(tmp_path / "out"), str(whole), shard_rows=9)
+    for number in (2, 0, 1):
+        with pytest.raises(DataError, match=r"of 12 shards are missing \(part-00000\d.parquet\)"):
+            shards.finish(str(tmp_path / "out"))
+        shards.score(str(tmp_path / "out"), share=(number, 3), predictor=predictor)
+    shards.finish(str(tmp_path / "out"))
+    assert right(predictor, scored(tmp_path / "out"), 100)
+
+
+def test_what_is_done_is_not_done_again(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "in", 100)
+    run(source, tmp_path / "out", whole, predictor, shard_rows=30)
+    (tmp_path / "out" / "part-000001.parquet").unlink()
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("part-*")}
+    run(source, tmp_path / "out", whole, predictor, shard_rows=30)
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("part-*")}
+    assert before.items() <= after.items()
+    assert right(predictor, scored(tmp_path / "out"), 100)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda source: pq.write_table(comments(7), source / "in-000.parquet"), "another files"),
+        (lambda source: {"column": "n"}, "another column"),
+        (lambda source: {"shard_rows": 10, "all_scores": False}, "another all_scores and shard_rows"),
+    ],
+)
+def test_an_output_is_of_one_input_and_one_question(
+    predictor: Predictor, whole: Path, tmp_path: Path, change: Callable[[Path], Any], said: str
+) -> None:
+    source = write(tmp_path / "in", 20)
+    run(source, tmp_path / "out", whole, predictor)
+    with pytest.raises(DataError, match=f"holds scores of {said}: empty it, or choose another place"):
+        run(source, tmp_path / "out", whole, predictor, **(change(source) or {}))
+
+
+def test_what_cannot_be_scored_is_named_and_nothing_is_written(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match=r"holds no .parquet file"):
+        run(tmp_path / "none", tmp_path / "out", whole)
+    with pytest.raises(DataError, match="has no rows"):
+        run(write(tmp_path / "empty", 0), tmp_path / "out", whole)
+    with pytest.raises(DataError, match=r"in-000.parquet has no column 'body'"):
+        run(write(tmp_path / "in", 5), tmp_path / "out", whole, column="body")
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "in" / "z.parquet")
+    with pytest.raises(DataError, match=r"z.parquet has other columns than in-000.parquet"):
+        run(tmp_path / "in", tmp_path / "out", whole)
+    (tmp_path / "in" / "z.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"z.parquet is no complete Parquet file"):
+        run(tmp_path / "in", tmp_path / "out", whole)
+    with pytest.raises(DataError, match="is the input itself"):
+        run(tmp_path / "in", tmp_path / "in", whole)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match=r"has no readable _plan.json"):
+        shards.score(str(tmp_path / "out"))
+
+
+def test_a_file_cut_after_planning_is_named(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "in", 40)
+    shards.plan(str(source), str(tmp_path / "out"), str(whole), shard_rows=20)
+    pq.write_table(comments(30), source / "in-000.parquet")
+    with pytest.raises(DataError, match=r"in-000.parquet has fewer rows than when it was planned"):
+        shards.score(str(tmp_path / "out"), predictor=predictor)
+    assert not list((tmp_path / "out").glob("*.partial"))
+
+
+def test_a_shard_with_rows_missing_is_not_taken_for_whole(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "in", 40)
+    run(source, tmp_path / "out", whole, predictor, shard_rows=20)
+    pq.write_table(pq.read_table(tmp_path / "out" / "part-000001.parquet").slice(1), tmp_path / "out" / "part-000001.parquet")
+    with pytest.raises(DataError, match=r"part-000001.parquet holds 19 rows, not 20: remove it and score it again"):
+        shards.finish(str(tmp_path / "out"))
+
+
+def command(source: Path, output: Path, whole: Path, *others: str) -> list[str]:
+    program = [sys.executable, "-m", "goemotions.cli", "score", "--bundle", str(whole), "--threads", "1", "--shard-rows", "150"]
+    return [*program, "--input", str(source), "--output", str(output), *others]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_anywhere_no_row_is_lost_or_doubled(predictor: Predictor, whole: Path, tmp_path: Path, workers: int) -> None:
+    source, output = write(tmp_path / "in", 2000, 1000), tmp_path / "out"
+    asked = command(source, output, whole, "--workers", str(workers))
+    generator = random.Random(workers)
+    for kill in range(3):
+        running = subprocess.Popen(asked, stderr=subprocess.DEVNULL, start_new_session=True)
+        wanted = min(18, 1 + kill * 4)
+        while running.poll() is None and len(list(output.glob("part-*"))) < wanted:
+            time.sleep(0.005)
+        time.sleep(generator.uniform(0, 0.05))
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+        # A killed process takes its workers along.
+        deadline = time.monotonic() + 20
+        while of_session(running.pid) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert of_session(running.pid) == []
+    ended = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith(f"{output}: 3,000 rows in ")
+    assert right(predictor, scored(output), 3000)
+    assert not list(output.glob(".*"))
+
+
+def of_session(leader: int) -> list[int]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getsid(int(process.name)) == leader and "State:\tZ" not in (process / "status").read_text():
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_worker_that_is_killed_is_named_and_what_is_done_stays(whole: Path, tmp_path: Path) -> None:
+    source, output = write(tmp_path / "in", 3000), tmp_path / "out"
+    shards.plan(str(source), str(output), str(whole), shard_rows=150)
+    asked = command(source, output, whole, "--workers", "2")
+    with subprocess.Popen(asked, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
+        while running.poll() is None and not list(output.glob("part-*")):
+            time.sleep(0.01)
+        worker = next(pid for pid in of_session(running.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        os.kill(worker, signal.SIGKILL)
+        assert running.stderr
+        errors = running.stderr.read()
+    assert running.returncode == 1
+    assert "a worker was killed, most often for memory: use fewer, and start again; what is done stays" in errors
+    assert "Traceback" not in errors
+
+
+def test_memory_does_not_grow_with_the_rows(whole: Path, tmp_path: Path) -> None:
+    """A file of a single row group, which readers would take in at once."""
+    peaks = []
+    for number, rows in enumerate((2_000, 60_000)):
+        folder = write(tmp_path / str(number), rows, row_group_size=rows)
+        script = (
+            "import resource, sys; from goemotions import cli\n"
+            "try: cli.main()\n"
+            "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+        )
+        asked = command(folder, tmp_path / f"out-{number}", whole, "--shard-rows", str(rows))
+        asked[1:3] = ["-c", script]
+        ended = subprocess.run(asked, capture_output=True, text=True, check=True)
+        peaks.append(int(ended.stderr.splitlines()[-1]) / 1024)
+    assert peaks[1] - peaks[0] < 60, f"{peaks} MiB"
+
+
+def test_it_is_the_same_in_s3(stack: Path, predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "in", 130, 71)
+    place = "s3://goemotions/tests/scoring"
+    storage.put(source, f"{place}/in/")
+    storage.put(whole, f"{place}/bundle/")
+    for _ in range(2):
+        shards.plan(f"{place}/in", f"{place}/out/", f"{place}/bundle/", shard_rows=60)
+        shards.score(f"{place}/out/", workers=2)
+        assert shards.finish(f"{place}/out/").rows == 201
+    storage.fetch(f"{place}/out/", tmp_path / "out")
+    assert right(predictor, scored(tmp_path / "out"), 201)
+    with pytest.raises(StorageError, match="no such bucket"):
+        shards.plan("s3://none/in/", f"{place}/out/", f"{place}/bundle/")
