@@ -28,6 +28,10 @@ EXPERIMENT ?= goemotions
 PRESET ?=
 RESOURCES ?=
 CRON ?=
+INPUT ?=
+OUTPUT ?=
+WORKERS ?= 1
+PODS ?= 4
 MINUTES ?= 10
 SECONDS ?= 30
 IMAGES ?= trainer $(VARIANTS:%=predictor-%)
@@ -37,8 +41,8 @@ SERVICES := $(if $(MLFLOW_TRACKING_URI),setup,stack-up)
 WITH := $(if $(MLFLOW_TRACKING_URI),,. .local/env &&)
 GOEMOTIONS = $(WITH) $(BIN)/goemotions
 
-.PHONY: help setup demo test test-images test-faults fuzz soak lint audit run serve bench-serving stack-up stack-down compile submit-pipeline schedule images push \
-	pin-base status promote rollback isvc deploy download-model report clean
+.PHONY: help setup demo test test-images test-faults fuzz soak lint audit run score serve bench-serving stack-up stack-down compile \
+	submit-pipeline submit-scoring schedule images push pin-base status promote rollback isvc deploy download-model report clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -63,6 +67,9 @@ run: setup ## run the training pipeline on this machine: DATA= MODELS= EPOCHS= W
 	@$(BIN)/python -m pipelines.local run --data '$(DATA)' --models '$(MODELS)' --epochs $(or $(EPOCHS),0) \
 		--model-name '$(MODEL_NAME)' $(addprefix --weights ,$(WEIGHTS)) $(foreach pair,$(SET),--set '$(pair)')
 
+score: $(SERVICES) ## label a file, or a folder or s3:// prefix of Parquet files: INPUT= OUTPUT= VERSION= WORKERS=
+	@$(GOEMOTIONS) score --input '$(INPUT)' --output '$(OUTPUT)' --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' --workers $(WORKERS)
+
 serve: $(SERVICES) ## serve a VERSION, the champion for CPU: HTTP and a page on PORT, gRPC on GRPC_PORT
 	@$(GOEMOTIONS) serve --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' --port $(PORT) \
 		--grpc-port $(GRPC_PORT)
@@ -86,6 +93,11 @@ SUBMITTED = --data '$(DATA)' --models '$(MODELS)' --epochs $(or $(EPOCHS),0) $(a
 
 submit-pipeline: setup ## run the pipeline on Kubeflow: DATA= MODELS= PRESET=gke|eks|generic RESOURCES= REGISTRY= WAIT=1 DRY_RUN=1
 	@$(BIN)/python -m pipelines.submit submit $(SUBMITTED) $(if $(WAIT),--wait)
+
+submit-scoring: setup ## label Parquet files on Kubeflow: INPUT=s3://... OUTPUT=s3://... VERSION= PODS= REGISTRY= WAIT=1 DRY_RUN=1
+	@$(BIN)/python -m pipelines.submit score --input '$(INPUT)' --output '$(OUTPUT)' --set 'version=$(VERSION)' --set 'pods=$(PODS)' \
+		--set 'model_name=$(MODEL_NAME)' $(foreach pair,$(SET),--set '$(pair)') --resources '$(RESOURCES)' --registry '$(REGISTRY)' \
+		--experiment '$(EXPERIMENT)' $(if $(FORCE),--force) $(if $(DRY_RUN),--dry-run) $(if $(WAIT),--wait)
 
 schedule: setup ## run it by the clock: CRON='0 0 3 * * 0' (six fields, seconds first), CRON=off ends that
 	@$(BIN)/python -m pipelines.submit schedule $(SUBMITTED) --cron '$(CRON)'

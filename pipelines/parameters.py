@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
+
+from kfp.dsl.base_component import BaseComponent
 
 from goemotions.errors import WorkflowError
 from pipelines.training import training
@@ -14,20 +17,21 @@ class BadArgument(WorkflowError):
     """An option of the command line cannot be understood."""
 
 
-def parse(values: tuple[str, ...]) -> dict[str, Any]:
-    """``name=value`` pairs as parameters of the pipeline; a value is JSON or else a plain string.
+def parse(values: tuple[str, ...], pipeline: BaseComponent = training) -> dict[str, Any]:
+    """``name=value`` pairs as parameters of a pipeline; a value is JSON, or a plain string.
 
     Raises:
         BadArgument: no pair, or no parameter of that name.
     """
     found: dict[str, Any] = {}
+    known = pipeline.component_spec.inputs
     for name, value in map(pair, values):
-        if name not in training.component_spec.inputs:
-            raise BadArgument(f"the pipeline has no parameter {name!r}: it has {', '.join(training.component_spec.inputs)}")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
+        if name not in known:
+            raise BadArgument(f"the pipeline has no parameter {name!r}: it has {', '.join(known)}")
+        found[name] = value
+        if known[name].type != "String":
+            with contextlib.suppress(ValueError):
+                found[name] = json.loads(value)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Where the steps run: CPU, memory, accelerators and time of each, and the labels of A100 node pools.
+"""How the steps run in a cluster: image, keys, CPU, memory, accelerators and time of each, and the labels of A100 node pools.
 
 Node selector and tolerations are parameters of the pipeline. The rest is fixed when it is compiled: inside a loop KFP takes no
 parameters for it.
@@ -45,6 +45,30 @@ DEFAULTS: Mapping[str, str] = {
     "deploy.memory": "512Mi",
     "deploy.timeout": "3600",
 }
+SCORING: Mapping[str, str] = {
+    "plan.cpu": "500m",
+    "plan.memory": "2Gi",
+    "plan.timeout": "3600",
+    "score.cpu": "4",
+    "score.memory": "4Gi",
+    "score.timeout": "86400",
+    "finish.cpu": "500m",
+    "finish.memory": "2Gi",
+    "finish.timeout": "3600",
+}
+# What the steps read from the secret; a key that it lacks is left unset.
+CREDENTIALS = (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "AWS_ENDPOINT_URL",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_REGION",
+    "HF_TOKEN",
+)
 NUMBERS = ("gpus", "timeout")
 QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|[EPTGMk]i?)?")
 # A preempted node takes minutes to come back; each attempt goes on from the last checkpoint.
@@ -74,20 +98,21 @@ PRESETS = {
 }
 
 
-def resources(overrides: Iterable[str] = ()) -> dict[str, str]:
-    """The defaults with some changed.
+def resources(overrides: Iterable[str] = (), defaults: Mapping[str, str] = DEFAULTS) -> dict[str, str]:
+    """The defaults of a pipeline with some changed.
 
     Args:
         overrides: ``step.field=value``, such as ``train.gpus=4`` or ``train.memory=64Gi``.
+        defaults: ``DEFAULTS``, or those of another pipeline.
 
     Raises:
         BadResource: no such step or field, or a value that is no Kubernetes quantity.
     """
-    found = dict(DEFAULTS)
+    found = dict(defaults)
     for override in overrides:
         name, _, value = override.partition("=")
-        if name not in DEFAULTS:
-            raise BadResource(f"there is no resource {name!r}: choose from {', '.join(DEFAULTS)}")
+        if name not in defaults:
+            raise BadResource(f"there is no resource {name!r}: choose from {', '.join(defaults)}")
         kind = name.rpartition(".")[2]
         if not (kind == "accelerator" or (re.fullmatch("[0-9]+", value) if kind in NUMBERS else QUANTITY.fullmatch(value))):
             raise BadResource(
@@ -97,15 +122,31 @@ def resources(overrides: Iterable[str] = ()) -> dict[str, str]:
     return found
 
 
-def place(task: dsl.PipelineTask, step: str, resources: Mapping[str, str], node_selector: Any, tolerations: Any) -> None:
-    """Gives a task what its step asks for, and the node pool with the accelerators where it asks for some.
+def place(
+    task: dsl.PipelineTask,
+    step: str,
+    resources: Mapping[str, str],
+    *,
+    image: Any,
+    secret: Any,
+    node_selector: Any = None,
+    tolerations: Any = None,
+    name: str = "",
+) -> dsl.PipelineTask:
+    """Gives a task its image and keys, what its step asks for, and the node pool with the accelerators where it asks for some.
 
     Args:
-        task: the task, its image set.
+        task: the task.
         step: its name in ``resources``.
         resources: as ``resources()`` answers them.
+        image, secret: of every step, values or pipeline parameters.
         node_selector, tolerations: of the node pool, values or pipeline parameters.
+        name: what the UI calls it; the step's where there is none.
     """
+    task.set_display_name(name or step).set_container_image(image)
+    # The cache knows names, not contents: other data or another model under the same name would get the old output.
+    task.set_caching_options(False)
+    kubernetes.use_secret_as_env(task, secret, {key: key for key in CREDENTIALS}, optional=True)
     asked = {name.partition(".")[2]: value for name, value in resources.items() if name.partition(".")[0] == step}
     task.set_cpu_request(asked["cpu"]).set_memory_request(asked["memory"]).set_memory_limit(asked["memory"])
     timeout = int(asked["timeout"])
@@ -119,3 +160,4 @@ def place(task: dsl.PipelineTask, step: str, resources: Mapping[str, str], node_
         kubernetes.add_toleration_json(task, tolerations)
         # Processes that share a batch of work do so through /dev/shm; a container's own has 64 MB.
         kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=asked["shared_memory"])  # nosec B108 # a mount
+    return task

@@ -1,4 +1,4 @@
-"""The training pipeline on a cluster: compile it, submit a run and follow it, or have it run on a schedule."""
+"""The pipelines on a cluster: compile, submit a run and follow it, or have training run on a schedule."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from kfp.dsl.base_component import BaseComponent
 
 from goemotions.errors import WorkflowError
 from pipelines import parameters, placement
+from pipelines.batch import pipeline as build_scoring
+from pipelines.batch import scoring
 from pipelines.client import Client, Connection, ServerAway, ServerError, connect, named
 from pipelines.training import pipeline as build
 from pipelines.training import training
@@ -29,7 +31,7 @@ from pipelines.training import training
 REPOSITORY = "goemotions-trainer"
 NAME = "goemotions-training"
 EXPERIMENT = "goemotions"
-PACKAGE = Path(".local/training.yaml")
+PACKAGE, SCORING_PACKAGE = Path(".local/training.yaml"), Path(".local/scoring.yaml")
 # As images/image.sh has it: a commit of documents or manifests builds no new image.
 CONTENT = ("images", "pyproject.toml", "constraints.txt", "goemotions", "components", "pipelines")
 # What `make promote` rewrites does not change what runs.
@@ -48,9 +50,11 @@ class SubmitError(WorkflowError):
 
 @dataclass(frozen=True)
 class Package:
-    """A compiled pipeline: its file, the name of its version, and the arguments of its runs."""
+    """A compiled pipeline: its file, its name and description, the name of its version, and the arguments of its runs."""
 
     path: Path
+    name: str
+    description: str
     version: str
     image: str
     arguments: dict[str, Any]
@@ -71,8 +75,8 @@ def compile_pipeline(path: Path, image: str, commit: str, pipeline: BaseComponen
     )
 
 
-def pack(path: Path, registry: str, resources: dict[str, str], arguments: dict[str, Any], *, force: bool) -> Package:
-    """Compiles what is checked out.
+def pack(path: Path, registry: str, pipeline: BaseComponent, arguments: dict[str, Any], *, force: bool) -> Package:
+    """Compiles a pipeline of what is checked out.
 
     The version is named by the commit and the bytes: the same are uploaded once, and others never hide behind an old name.
 
@@ -83,20 +87,20 @@ def pack(path: Path, registry: str, resources: dict[str, str], arguments: dict[s
     if not force:
         _refuse_dirty(revision)
     image = "/".join(filter(None, [registry.rstrip("/"), f"{REPOSITORY}:{revision}"]))
-    compile_pipeline(path, image, revision, build(resources))
+    compile_pipeline(path, image, revision, pipeline)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Package(path, f"{revision[:12]}-{digest[:8]}", image, arguments)
+    return Package(path, pipeline.name, pipeline.description or "", f"{revision[:12]}-{digest[:8]}", image, arguments)
 
 
 def upload(client: Client, package: Package, namespace: str) -> tuple[str, str]:
     """The ids of the pipeline and of the package's version of it, both made where they are not there yet."""
     pipelines = client._pipelines_api
-    found = pipelines.pipeline_service_list_pipelines(namespace=namespace, filter=_is_named(NAME)).pipelines
+    found = pipelines.pipeline_service_list_pipelines(namespace=namespace, filter=_is_named(package.name)).pipelines
     if found:
         pipeline_id = found[0].pipeline_id
     else:
         made = kfp_server_api.V2beta1Pipeline(
-            name=NAME, display_name=NAME, namespace=namespace, description=training.description
+            name=package.name, display_name=package.name, namespace=namespace, description=package.description
         )
         pipeline_id = pipelines.pipeline_service_create_pipeline(made).pipeline_id
     versions = pipelines.pipeline_service_list_pipeline_versions(
@@ -114,7 +118,11 @@ def submit(client: Client, package: Package, experiment: str, namespace: str) ->
         pipeline_id, version_id = upload(client, package, namespace)
         experiment_id = client.create_experiment(experiment, namespace=namespace or None).experiment_id
         run = client.run_pipeline(
-            experiment_id, f"{NAME} {package.version}", params=package.arguments, pipeline_id=pipeline_id, version_id=version_id
+            experiment_id,
+            f"{package.name} {package.version}",
+            params=package.arguments,
+            pipeline_id=pipeline_id,
+            version_id=version_id,
         )
     return str(run.run_id)
 
@@ -242,6 +250,13 @@ PIPELINE = (
     click.option("--weights", multiple=True, help="profile=s3://bucket/prefix/; repeatable."),
     click.option("--set", "others", multiple=True, help="Any parameter of the pipeline, as name=value; repeatable."),
     click.option("--preset", type=click.Choice([*placement.PRESETS]), help="Labels of the A100 node pool."),
+)
+SCORING = (
+    click.option("--input", required=True, help="S3 prefix with .parquet files."),
+    click.option("--output", required=True, help="S3 prefix for the scored shards."),
+    click.option("--set", "others", multiple=True, help="Any other parameter of the pipeline, as name=value; repeatable."),
+)
+PACKING = (
     click.option("--resources", default="", help="Such as 'train.gpus=4 train.memory=64Gi'."),
     click.option("--registry", default="", help="Prefix of the image, such as registry.example/team."),
     click.option("--experiment", default=EXPERIMENT, show_default=True),
@@ -261,7 +276,7 @@ def _with(*groups: tuple[Callable[..., Any], ...]) -> Callable[[Callable[..., An
 
 @click.group()
 def main() -> None:
-    """The training pipeline on a cluster."""
+    """The pipelines on a cluster."""
 
 
 @main.command("compile")
@@ -270,21 +285,44 @@ def main() -> None:
 @click.option("--registry", default="", help="Prefix of the image, such as registry.example/team.")
 def compile_command(output: Path, resources: str, registry: str) -> None:
     """Write one file to upload in the Kubeflow UI."""
-    package = pack(output, registry, placement.resources(resources.split()), {}, force=True)
+    package = pack(output, registry, build(placement.resources(resources.split())), {}, force=True)
     click.echo(f"{output}: upload it in the Kubeflow UI (Pipelines, Upload pipeline); its image is {package.image}")
 
 
 @main.command("submit")
-@_with(PIPELINE, CONNECTION)
+@_with(PIPELINE, PACKING, CONNECTION)
 @click.option("--wait/--no-wait", default=False, help="Follow the run to its end; the exit code is 0 only if it succeeded.")
 def submit_command(wait: bool, **options: Any) -> None:
     """Upload the pipeline as a version named by commit, and start a run of it."""
     connection, package = _prepared(options)
+    if not options["dry_run"]:
+        _start(connection, package, options["experiment"], wait)
+
+
+@main.command("score")
+@_with(SCORING, PACKING, CONNECTION)
+@click.option("--wait/--no-wait", default=False, help="Follow the run to its end; the exit code is 0 only if it succeeded.")
+def score_command(wait: bool, input: str, output: str, **options: Any) -> None:
+    """Have a registered model label Parquet files, S3 to S3, in as many pods as asked for."""
+    for place in (input, output):
+        if not place.startswith("s3://"):
+            raise parameters.BadArgument(
+                f"a pod cannot reach {place}: give s3://bucket/prefix/ (`goemotions score` takes folders)"
+            )
+    connection = _connection(options)
+    resources = placement.resources(options["resources"].split(), placement.SCORING)
+    arguments = {"input": input, "output": output, **parameters.parse(options["others"], scoring)}
+    package = pack(SCORING_PACKAGE, options["registry"], build_scoring(resources), arguments, force=options["force"])
     if options["dry_run"]:
-        return
+        _show(connection, package, options["experiment"], _changed(resources, placement.SCORING))
+    else:
+        _start(connection, package, options["experiment"], wait)
+
+
+def _start(connection: Connection, package: Package, experiment: str, wait: bool) -> None:
     client = connect(connection)
     with named(connection):
-        run_id = submit(client, package, options["experiment"], connection.namespace)
+        run_id = submit(client, package, experiment, connection.namespace)
     click.echo(f"run {run_id} of version {package.version}: {client._get_url_prefix()}/#/runs/details/{run_id}")
     if not wait:
         return
@@ -300,7 +338,7 @@ def submit_command(wait: bool, **options: Any) -> None:
 
 
 @main.command("schedule")
-@_with(PIPELINE, CONNECTION)
+@_with(PIPELINE, PACKING, CONNECTION)
 @click.option("--cron", required=True, help="Six fields, seconds first, such as '0 0 3 * * 0' for Sundays at three; off: none.")
 def schedule_command(cron: str, **options: Any) -> None:
     """Have the pipeline run by the clock, in place of an earlier schedule."""
@@ -329,21 +367,29 @@ def _prepared(options: dict[str, Any]) -> tuple[Connection, Package]:
     """The connection and the package that a command's options ask for; shown, where nothing is to be sent."""
     connection = _connection(options)
     resources = placement.resources(options["resources"].split())
-    package = pack(PACKAGE, options["registry"], resources, _arguments(options), force=options["force"])
+    package = pack(PACKAGE, options["registry"], build(resources), _arguments(options), force=options["force"])
     if options["dry_run"]:
-        shown = {
-            "endpoint": connection.endpoint or connection.kube_context or None,
-            "namespace": connection.namespace or None,
-            "pipeline": NAME,
-            "version": package.version,
-            "experiment": options["experiment"],
-            "image": package.image,
-            "arguments": package.arguments,
-            "resources": {name: value for name, value in resources.items() if value != placement.DEFAULTS[name]},
-        }
-        click.echo(json.dumps(shown, indent=1))
-        click.echo(f"{package.path}: what would be uploaded; nothing was sent")
+        _show(connection, package, options["experiment"], _changed(resources, placement.DEFAULTS))
     return connection, package
+
+
+def _changed(resources: dict[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in resources.items() if value != defaults[name]}
+
+
+def _show(connection: Connection, package: Package, experiment: str, resources: dict[str, str]) -> None:
+    shown = {
+        "endpoint": connection.endpoint or connection.kube_context or None,
+        "namespace": connection.namespace or None,
+        "pipeline": package.name,
+        "version": package.version,
+        "experiment": experiment,
+        "image": package.image,
+        "arguments": package.arguments,
+        "resources": resources,
+    }
+    click.echo(json.dumps(shown, indent=1))
+    click.echo(f"{package.path}: what would be uploaded; nothing was sent")
 
 
 if __name__ == "__main__":

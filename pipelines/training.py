@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from kfp import dsl, kubernetes
+from kfp import dsl
 from kfp.dsl import Collected, If, ParallelFor
 
 from components.deploy import deploy
@@ -16,19 +16,6 @@ from components.train import train
 from components.tune_thresholds import tune_thresholds
 from pipelines.placement import DEFAULTS, PRESETS, place
 
-# What the steps read from the secret; a key that it lacks is left unset.
-CREDENTIALS = (
-    "MLFLOW_TRACKING_URI",
-    "MLFLOW_TRACKING_USERNAME",
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_TOKEN",
-    "AWS_ENDPOINT_URL",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_REGION",
-    "HF_TOKEN",
-)
 A100 = PRESETS["generic"]
 RUN = dsl.PIPELINE_JOB_ID_PLACEHOLDER
 
@@ -97,12 +84,16 @@ def pipeline(resources: Mapping[str, str] = DEFAULTS) -> dsl.base_component.Base
         """
 
         def placed(task: dsl.PipelineTask, step: str, name: str = "") -> dsl.PipelineTask:
-            task.set_display_name(name or step).set_container_image(image)
-            place(task, step, resources, node_selector, tolerations)
-            # The cache knows names, not contents: other data or another model under the same name would get the old output.
-            task.set_caching_options(False)
-            kubernetes.use_secret_as_env(task, credentials_secret, {key: key for key in CREDENTIALS}, optional=True)
-            return task
+            return place(
+                task,
+                step,
+                resources,
+                image=image,
+                secret=credentials_secret,
+                node_selector=node_selector,
+                tolerations=tolerations,
+                name=name,
+            )
 
         ingested = placed(
             ingest(

@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from goemotions.errors import WorkflowError
-from pipelines import client, placement, submit
+from pipelines import client, submit
 from tests.kfp_server import TOKEN
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +52,7 @@ def kubeflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubefl
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setattr(submit, "POLL_SECONDS", 0.02)
         monkeypatch.setattr(submit, "PACKAGE", tmp_path / "training.yaml")
+        monkeypatch.setattr(submit, "SCORING_PACKAGE", tmp_path / "scoring.yaml")
         try:
             yield server
         finally:
@@ -122,7 +123,7 @@ def test_waiting_tells_each_step_and_the_truth_about_the_end(kubeflow: Kubeflow,
 def test_waiting_outlasts_a_restart_of_the_server(kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
     connection = client.Connection(kubeflow.url, token=TOKEN)
     connected = client.connect(connection)
-    package = submit.pack(submit.PACKAGE, "", placement.resources(), {}, force=True)
+    package = submit.pack(submit.PACKAGE, "", submit.training, {}, force=True)
     run_id = submit.submit(connected, package, "e", "")
     kubeflow.switch(away=12)
     assert submit.follow(connected, connection, run_id, lambda line: None) == "SUCCEEDED"
@@ -211,7 +212,7 @@ def test_a_wrong_token_is_refused_and_not_shown(kubeflow: Kubeflow, monkeypatch:
 
 def test_a_package_that_the_server_cannot_read_is_refused(kubeflow: Kubeflow) -> None:
     connection = client.Connection(kubeflow.url, token=TOKEN)
-    package = submit.pack(submit.PACKAGE, "", placement.resources(), {}, force=True)
+    package = submit.pack(submit.PACKAGE, "", submit.training, {}, force=True)
     package.path.write_text(package.path.read_text().replace("pipelineInfo:", "pipelineinfo:"))
     with (
         pytest.raises(client.ServerError, match=r"refuses \(400, invalid pipeline spec.*mend what it says"),
@@ -273,6 +274,36 @@ def test_a_dry_run_shows_everything_and_sends_nothing(kubeflow: Kubeflow) -> Non
     assert kubeflow.state()["pipelines"] == []
 
 
+def test_scoring_is_submitted_like_training(kubeflow: Kubeflow) -> None:
+    asked = (
+        "score",
+        "--input",
+        "s3://data/comments/",
+        "--output",
+        "s3://data/labelled/",
+        "--set",
+        "version=2",
+        "--set",
+        "pods=8",
+    )
+    shown = json.loads(run(*asked, "--dry-run", "--resources", "score.cpu=8").output.rpartition("}")[0] + "}")
+    assert (shown["pipeline"], shown["resources"]) == ("goemotions-scoring", {"score.cpu": "8"})
+    assert kubeflow.state()["pipelines"] == []
+    answer = run(*asked, "--wait")
+    assert answer.exit_code == 0, answer.output
+    state = kubeflow.state()
+    (made,), (version,), (sent,) = state["pipelines"], state["versions"], state["runs"].values()
+    assert made["display_name"] == version["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "goemotions-scoring"
+    assert sent["runtime_config"]["parameters"] == {
+        "input": "s3://data/comments/",
+        "output": "s3://data/labelled/",
+        "version": "2",
+        "pods": 8,
+    }
+    assert "a pod cannot reach here: give s3://bucket/prefix/" in failure("score", "--input", "here", "--output", "s3://b/o/")
+    assert "the pipeline has no parameter 'pod'" in failure(*asked, "--set", "pod=3")
+
+
 def test_changes_that_no_commit_names_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*arguments: str) -> None:
         subprocess.run(
@@ -281,21 +312,21 @@ def test_changes_that_no_commit_names_are_refused(tmp_path: Path, monkeypatch: p
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(submit.SubmitError, match="this is no git checkout"):
-        submit.pack(tmp_path / "p.yaml", "", placement.resources(), {}, force=False)
+        submit.pack(tmp_path / "p.yaml", "", submit.training, {}, force=False)
     git("init", "-q")
     shutil.copytree(ROOT / "manifests", tmp_path / "manifests", symlinks=True)
     (tmp_path / "code.py").write_text("a = 1\n")
     (tmp_path / ".gitignore").write_text("p.yaml\n")
     git("add", "-A")
     git("commit", "-q", "-m", "one")
-    submit.pack(tmp_path / "p.yaml", "", placement.resources(), {}, force=False)
+    submit.pack(tmp_path / "p.yaml", "", submit.training, {}, force=False)
     with (tmp_path / "manifests" / "isvc.yaml").open("a") as file:
         file.write("# promoted\n")
-    submit.pack(tmp_path / "p.yaml", "", placement.resources(), {}, force=False)
+    submit.pack(tmp_path / "p.yaml", "", submit.training, {}, force=False)
     (tmp_path / "code.py").write_text("a = 2\n")
     with pytest.raises(submit.SubmitError, match=r"changes that no commit names \(code.py\)"):
-        submit.pack(tmp_path / "p.yaml", "", placement.resources(), {}, force=False)
-    submit.pack(tmp_path / "p.yaml", "", placement.resources(), {}, force=True)
+        submit.pack(tmp_path / "p.yaml", "", submit.training, {}, force=False)
+    submit.pack(tmp_path / "p.yaml", "", submit.training, {}, force=True)
 
 
 def test_the_servers_answers_are_those_of_the_apis_own_models(kubeflow: Kubeflow) -> None:

@@ -1,0 +1,17 @@
+"""Check that every row was scored."""
+
+from kfp import dsl
+from kfp.dsl import Metrics, Output
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+def finish_scoring(output: str, shares: list[int], metrics: Output[Metrics]) -> None:
+    """Checks every shard and closes the output. ``shares`` are those that were scored: this step waits for them."""
+    from dataclasses import asdict
+
+    from goemotions import shards
+
+    for name, value in asdict(shards.finish(output)).items():
+        metrics.log_metric(name, value)

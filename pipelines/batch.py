@@ -1,0 +1,72 @@
+"""Batch scoring on a cluster: a plan, a pod for each share of the shards, and a check of the whole; Kubeflow runs the pods."""
+
+from collections.abc import Mapping
+
+from kfp import dsl
+from kfp.dsl import Collected, ParallelFor
+
+from components.finish_scoring import finish_scoring
+from components.plan_scoring import plan_scoring
+from components.score import score
+from pipelines import placement
+
+
+def pipeline(resources: Mapping[str, str] = placement.SCORING) -> dsl.base_component.BaseComponent:
+    """The pipeline, its steps with these resources (``placement.resources(..., placement.SCORING)``)."""
+
+    @dsl.pipeline(name="goemotions-scoring", display_name="GoEmotions scoring")
+    def scoring(
+        input: str,
+        output: str,
+        version: str = "champion-cpu",
+        model_name: str = "goemotions",
+        column: str = "text",
+        all_scores: bool = True,
+        shard_rows: int = 100_000,
+        pods: int = 4,
+        threads: int = 4,
+        image: str = "goemotions-trainer:latest",
+        commit: str = "unknown",
+        credentials_secret: str = "goemotions",
+    ) -> None:
+        """Labels the rows of Parquet files with a registered model: one output row for each input row, in order.
+
+        Args:
+            input: S3 prefix with .parquet files, or one such file.
+            output: S3 prefix for the scored shards; a run that is started again goes on there.
+            version: Alias, version number or location of the bundle that scores.
+            model_name: Name of the registered model in MLflow.
+            column: Column with the texts.
+            all_scores: Add the probability of each label.
+            shard_rows: Most rows of a shard, which is one file of the output.
+            pods: Pods that share the shards.
+            threads: Of each pod; 0: every core that it may use.
+            image: Trainer image of every step, tagged by commit.
+            commit: Git commit of the pipeline.
+            credentials_secret: Kubernetes secret with MLFLOW_TRACKING_URI and the S3 variables.
+        """
+
+        def placed(task: dsl.PipelineTask, step: str) -> dsl.PipelineTask:
+            return placement.place(task, step, resources, image=image, secret=credentials_secret)
+
+        planned = placed(
+            plan_scoring(
+                input=input,
+                output=output,
+                version=version,
+                model_name=model_name,
+                column=column,
+                all_scores=all_scores,
+                shard_rows=shard_rows,
+                pods=pods,
+            ),
+            "plan",
+        )
+        with ParallelFor(planned.output, name="shares") as share:
+            done = placed(score(output=output, share=share, pods=pods, threads=threads), "score")
+        placed(finish_scoring(output=output, shares=Collected(done.output)), "finish")
+
+    return scoring
+
+
+scoring = pipeline()
