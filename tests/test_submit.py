@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -136,7 +137,11 @@ def test_waiting_outlasts_a_restart_of_the_server(kubeflow: Kubeflow, monkeypatc
 def test_interrupting_the_wait_says_that_the_run_goes_on(kubeflow: Kubeflow) -> None:
     kubeflow.switch(end="RUNNING")
     command = [sys.executable, "-m", "pipelines.submit", "submit", "--wait", "--force"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # A background job, as the tests may be one, is started with SIGINT ignored.
+    interruptible = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible
+    ) as process:
         deadline = time.monotonic() + 60
         while not any(count > 1 for count in kubeflow.state()["polls"].values()):
             assert time.monotonic() < deadline
