@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import platform
 import signal
 import subprocess
 import sys
@@ -18,7 +17,6 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,6 +25,7 @@ import click
 import psutil
 
 from benchmarks import load, parity
+from benchmarks.measuring import Row, by_turns, machine, ratio, spread, table, timed
 from goemotions import cli, data, engines, metrics, thresholds
 from goemotions.predictions import Predictions
 from goemotions.predictor import Predictor
@@ -38,20 +37,6 @@ TEXTS = 2048
 PIPELINE_SIZES = (1, 8, 16, 32, 64)
 SOAK_REQUESTS = 100_000
 OVERLOAD_SECONDS = 60
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table: what was measured, what was asked of it, and whether it holds."""
-
-    what: str
-    measured: str
-    asked: str = ""
-    holds: bool | None = None
-
-    def markdown(self) -> str:
-        verdict = "" if self.holds is None else ("yes" if self.holds else "**no**")
-        return f"| {self.what} | {self.measured} | {self.asked} | {verdict} |"
 
 
 @contextlib.contextmanager
@@ -92,38 +77,6 @@ def ours(folder: Path, *options: str) -> list[str]:
         str(THREADS),
     ]
     return [*serve, "--drain-seconds", "0", *options]
-
-
-def by_turns(count: int, runs: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Each run's rates; the runs take turns, so that a machine that slows down slows all of them."""
-    for run in runs.values():
-        run()
-    return {
-        name: list(found)
-        for name, found in zip(runs, zip(*([run() for run in runs.values()] for _ in range(count)), strict=True), strict=True)
-    }
-
-
-def spread(values: Sequence[float], unit: str = "texts/s") -> str:
-    digits = 0 if median(values) >= 100 else 1
-    return f"{median(values):,.{digits}f} {unit} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
-
-
-def ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, str]:
-    """The median of the ratios of runs that followed each other, and their spread."""
-    found = [a / b for a, b in zip(one, other, strict=True)]
-    return median(found), f"{median(found):.2f} times ({min(found):.2f} to {max(found):.2f})"
-
-
-def timed(texts: int, score: Callable[[], object]) -> Callable[[], float]:
-    """A function that scores once and returns texts a second."""
-
-    def run() -> float:
-        started = time.perf_counter()
-        score()
-        return texts / (time.perf_counter() - started)
-
-    return run
 
 
 def in_process(folder: Path, texts: list[str], engine: engines.Engine) -> tuple[list[Row], int]:
@@ -318,17 +271,6 @@ def _terminated(port: int, running: subprocess.Popen[bytes], ones: list[bytes]) 
     )
 
 
-def machine() -> str:
-    name = platform.processor()
-    flags = ""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
-        found = set(next(line for line in lines if line.startswith("flags")).split())
-        flags = ", ".join(flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8") if flag in found)
-    return f"{THREADS} of {engines.cpus()} cores of {name} ({flags}), {psutil.virtual_memory().total / 2**30:.0f} GiB"
-
-
 def quality(folder: Path, dataset: Path, predictor: Predictor) -> Row:
     """Macro F1 on the whole test split, of the engine and of fp32, each with thresholds fitted on validation."""
     splits, info = data.load(dataset, ("validation", "test"))
@@ -363,10 +305,9 @@ def main(reference: str, model_name: str, source: str, output: Path | None) -> N
         rows += served(folder, scratch, texts, predictor.engine, best)
         rows += answered(folder, scratch, split, predictor)
         rows += borne(folder, scratch, texts)
-    table = ["| what | measured | asked | holds |", "|---|---|---|---|", *(row.markdown() for row in rows)]
     text = (
-        f"{machine()}. {len(texts):,} texts of the test split of {Path(source).name}; medians (and range) of {REPEATS} runs.\n\n"
-        + "\n".join(table)
+        f"{machine(THREADS)}. {len(texts):,} texts of the test split of {Path(source).name}; medians (and range) of {REPEATS} runs.\n\n"
+        + table(rows)
     )
     click.echo(text)
     if output:

@@ -25,7 +25,7 @@ import click
 import psutil
 
 from benchmarks import load
-from benchmarks.serving import machine
+from benchmarks.measuring import machine
 from goemotions import manifest, storage, tracking
 from pipelines import stack
 

@@ -244,7 +244,7 @@ class Run:
                 epoch, position = divmod(self.step, steps_per_epoch)
                 started = time.perf_counter()
                 for batch in batches(train.rows, self.profile.batch_size, self.seed, epoch)[position:]:
-                    self._advance(train, batch, total)
+                    self.advance(train, batch, total)
                     stopping = distributed.total(stopped.is_set()) > 0
                     bar.update()
                     if self.step % steps_per_epoch == 0:
@@ -271,7 +271,7 @@ class Run:
             + (f"start it again to go on from {location}" if location else "it starts over next time")
         )
 
-    def _advance(self, split: Split, batch: list[int], total: int) -> None:
+    def advance(self, split: Split, batch: list[int], total: int) -> None:
         """One optimizer step on one batch."""
         self.classifier.train()
         for group in self.optimizer.param_groups:

@@ -281,14 +281,14 @@ def test_training_needs_no_test_split(dataset: Path, tiny: str, tmp_path: Path, 
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGTERM) -> None:
     """From now on a run in this process gets a signal within its step of that number."""
-    advance = training.Run._advance
+    advance = training.Run.advance
 
     def advance_and_stop(run: training.Run, *args: Any) -> None:
         advance(run, *args)
         if run.step == step:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(training.Run, "_advance", advance_and_stop)
+    monkeypatch.setattr(training.Run, "advance", advance_and_stop)
 
 
 @pytest.mark.parametrize("step", [1, 7, 8, 9, 16, 23])

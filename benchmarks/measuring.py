@@ -1,0 +1,77 @@
+"""What benchmarks share: runs that take turns, ratios of neighbours, and the lines of a table."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import psutil
+
+from goemotions import engines
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: what was measured, what was asked of it, and whether it holds."""
+
+    what: str
+    measured: str
+    asked: str = ""
+    holds: bool | None = None
+
+    def markdown(self) -> str:
+        verdict = "" if self.holds is None else ("yes" if self.holds else "**no**")
+        return f"| {self.what} | {self.measured} | {self.asked} | {verdict} |"
+
+
+def table(rows: Iterable[Row]) -> str:
+    return "\n".join(["| what | measured | asked | holds |", "|---|---|---|---|", *(row.markdown() for row in rows)])
+
+
+def by_turns(count: int, runs: dict[str, Callable[[], float]], *, warm: bool = True) -> dict[str, list[float]]:
+    """Each run's rates; the runs take turns, so that a machine that slows down slows all of them."""
+    for run in runs.values() if warm else ():
+        run()
+    return {
+        name: list(found)
+        for name, found in zip(runs, zip(*([run() for run in runs.values()] for _ in range(count)), strict=True), strict=True)
+    }
+
+
+def spread(values: Sequence[float], unit: str = "texts/s") -> str:
+    digits = 0 if median(values) >= 100 else 1
+    return f"{median(values):,.{digits}f} {unit} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+
+
+def ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, str]:
+    """The median of the ratios of runs that followed each other, and their spread."""
+    found = [a / b for a, b in zip(one, other, strict=True)]
+    return median(found), f"{median(found):.2f} times ({min(found):.2f} to {max(found):.2f})"
+
+
+def timed(texts: int, score: Callable[[], object]) -> Callable[[], float]:
+    """A function that scores once and returns texts a second."""
+
+    def run() -> float:
+        started = time.perf_counter()
+        score()
+        return texts / (time.perf_counter() - started)
+
+    return run
+
+
+def machine(threads: int = 0) -> str:
+    """The machine in a line, and how many of its cores were used; 0: all."""
+    name = platform.processor()
+    flags = ""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
+        found = set(next(line for line in lines if line.startswith("flags")).split())
+        flags = ", ".join(flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8") if flag in found)
+    return f"{threads or engines.cpus()} of {engines.cpus()} cores of {name} ({flags}), {psutil.virtual_memory().total / 2**30:.0f} GiB"

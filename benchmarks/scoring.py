@@ -1,0 +1,153 @@
+"""Batch scoring against the engine alone, one worker against two, and memory against rows.
+
+    python -m benchmarks.scoring --bundle champion-cpu --data ../goemotions --rows 1000000
+
+The rows are the data's comments, over and over, each with a few more words, so that no two are the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.measuring import Row, by_turns, machine, ratio, spread, table
+from goemotions import cli, data, engines, scoring, shards
+from goemotions.predictor import Predictor
+
+THREADS = 2
+ROWS, REPEATS = 20_000, 3
+WORDS = ("today", "again", "honestly", "you know", "in the end", "as ever", "they said", "for once")
+
+
+def comments(source: str, rows: int, scratch: Path) -> Iterator[str]:
+    data.ingest(source, scratch)
+    splits, _ = data.load(scratch)
+    texts = [text for split in splits.values() for text in split["text"][:]]
+    order = np.random.default_rng(0).permutation(len(texts))
+    pairs = itertools.product(itertools.count(), order)
+    return (f"{texts[position]} {WORDS[turn % len(WORDS)]} {turn}" for turn, position in itertools.islice(pairs, rows))
+
+
+def write(path: Path, texts: Iterator[str]) -> None:
+    with pq.ParquetWriter(path, pa.schema([("text", pa.string())])) as writer:
+        while part := list(itertools.islice(texts, 50_000)):
+            writer.write(pa.table({"text": pa.array(part, pa.string())}))
+
+
+class Scorer:
+    """Ways to score one file, each a function that answers rows a second."""
+
+    def __init__(self, folder: Path, source: Path, scratch: Path) -> None:
+        self._folder, self._source, self._scratch = folder, source, scratch
+        self._rows: int = pq.ParquetFile(source).metadata.num_rows
+        self._predictor = Predictor.load(folder, threads=THREADS)
+
+    def engine(self) -> float:
+        """The engine alone: texts in, probabilities out."""
+        taken = 0.0
+        for batch in pq.ParquetFile(self._source).iter_batches(scoring.CHUNK):
+            texts = batch["text"].to_pylist()
+            started = time.perf_counter()
+            engines.score(self._predictor.engine, texts)
+            taken += time.perf_counter() - started
+        return self._rows / taken
+
+    def here(self) -> float:
+        """Batch scoring in this process."""
+        return self._score(workers=1, predictor=self._predictor)
+
+    def workers(self, count: int) -> float:
+        """Batch scoring by so many processes of one thread each; their start counts."""
+        return self._score(workers=count, threads=1)
+
+    def _score(self, **options: object) -> float:
+        output = self._scratch / "out"
+        shutil.rmtree(output, ignore_errors=True)
+        shards.plan(str(self._source), str(output), str(self._folder), shard_rows=max(1, self._rows // 16))
+        started = time.perf_counter()
+        shards.score(str(output), **options)  # type: ignore[arg-type]
+        taken = time.perf_counter() - started
+        shards.finish(str(output))
+        return self._rows / taken
+
+
+def rates(folder: Path, source: Path, scratch: Path, repeats: int) -> list[Row]:
+    scorer = Scorer(folder, source, scratch)
+    rows = pq.ParquetFile(source).metadata.num_rows
+    found = by_turns(
+        repeats,
+        {
+            "engine": scorer.engine,
+            "here": scorer.here,
+            "one": lambda: scorer.workers(1),
+            "two": lambda: scorer.workers(2),
+        },
+        warm=False,
+    )
+    made = [
+        Row(f"the engine in-process, {rows:,} comments, {THREADS} threads", spread(found["engine"])),
+        Row("`goemotions score`, Parquet to Parquet, the same threads", spread(found["here"])),
+    ]
+    value, text = ratio(found["here"], found["engine"])
+    made.append(Row("- against the engine", text, "at least 0.9", value >= 0.9))
+    made.append(Row("one worker of one thread", spread(found["one"])))
+    made.append(Row("two workers of one thread", spread(found["two"])))
+    value, text = ratio(found["two"], found["one"])
+    return [*made, Row("- against one", text, "at least 1.8", value >= 1.8)]
+
+
+def memory(folder: Path, source: Path, few: Path, scratch: Path) -> Row:
+    """Peak memory of the command on few rows and on all."""
+    peaks = []
+    for path in (few, source):
+        code = (
+            "import resource, sys; from goemotions import cli\n"
+            "try: cli.main()\n"
+            "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+        )
+        output = scratch / f"memory-{path.stem}"
+        command = [sys.executable, "-c", code, "score", "--bundle", str(folder), "--input", str(path), "--output", str(output)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(int(ended.stderr.splitlines()[-1]) / 1024)
+    counts = [pq.ParquetFile(path).metadata.num_rows for path in (few, source)]
+    growth = peaks[1] / peaks[0]
+    told = " and ".join(f"{peak:,.0f} MiB" for peak in peaks)
+    return Row(f"peak memory on {counts[0]:,} and {counts[1]:,} rows", told, "no growth", growth < 1.1)
+
+
+def measure(reference: str, model_name: str, source: str, rows: int, repeats: int) -> list[Row]:
+    with cli._bundle(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        whole, few = scratch / "whole.parquet", scratch / "few.parquet"
+        write(whole, comments(source, rows, scratch / "dataset"))
+        pq.write_table(pq.read_table(whole).slice(0, max(1, rows // 10)), few)
+        return [*rates(folder, whole, scratch, repeats), memory(folder, whole, few, scratch)]
+
+
+@click.command()
+@click.option("--bundle", "reference", default="champion-cpu", show_default=True)
+@click.option("--model-name", default="goemotions", show_default=True)
+@click.option("--data", "source", default="sample", show_default=True, help="Where the comments come from.")
+@click.option("--rows", default=ROWS, show_default=True)
+@click.option("--repeats", default=REPEATS, show_default=True)
+def main(reference: str, model_name: str, source: str, rows: int, repeats: int) -> None:
+    """Measure batch scoring on this machine."""
+    logging.disable(logging.WARNING)
+    made = measure(reference, model_name, source, rows, repeats)
+    click.echo(f"{machine()}; comments of {Path(source).name}; medians (and range) of {repeats} runs.\n\n{table(made)}")
+
+
+if __name__ == "__main__":
+    main()

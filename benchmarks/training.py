@@ -1,0 +1,287 @@
+"""Training against what a user would pick, side by side: the same network, weights, texts and optimizer steps.
+
+    python -m benchmarks.training --data ../goemotions
+
+``old`` is the recipe of the system that this one replaces: Hugging Face's Trainer in fp32, every text padded to 128 tokens, batches
+of 16. ``tuned`` is the Trainer as a careful user sets it: bf16, batches of 32 of like length padded to their longest, fused AdamW.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+import transformers
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.measuring import Row, by_turns, machine, ratio, spread, table
+from goemotions import data, engines, metrics, model, profiles, training
+from goemotions.tokenization import TextEncoder
+
+REPEATS = 5
+LONGEST = 128
+# What each kind is for in a step, by the names of torch's operators.
+KINDS = {
+    "matrix multiplication": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "scaled_dot_product"),
+    "dropout": ("bernoulli", "dropout"),
+    "optimizer": ("adamw", "SparseAdam", "Optimizer.", "_foreach_", "linalg_vector_norm"),
+    "copies, casts and zeros": ("aten::copy_", "aten::fill_", "aten::_to_copy", "aten::cat", "aten::empty"),
+}
+
+
+@dataclass(frozen=True)
+class Material:
+    """A profile's network, and the tokenized train split with its labels, float32 [n, labels]."""
+
+    profile: profiles.Profile
+    taxonomy: Any
+    encoder: TextEncoder
+    split: training.Split
+
+    @classmethod
+    def of(cls, dataset: Path, profile_name: str) -> Material:
+        splits, info = data.load(dataset, ("train",))
+        taxonomy = data.taxonomy_of(info)
+        profile = profiles.get(profile_name, {"teachers": 0, "epochs": 1})
+        _, tokenizer = model.build(profile, taxonomy)
+        encoder = TextEncoder(tokenizer.backend_tokenizer, profile.max_length, tokenizer.pad_token_id)
+        rows = [item.ids for item in encoder.encode(splits["train"]["text"][:])]
+        labels = taxonomy.multi_hot(splits["train"]["labels"][:]).astype(np.float32)
+        return cls(profile, taxonomy, encoder, training.Split(rows, labels))
+
+    def network(self) -> Any:
+        return model.build(self.profile, self.taxonomy)[0]
+
+
+class WithLoss(torch.nn.Module):
+    """A network as the Trainer wants it: it answers its loss."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+        self.config = network.config
+
+    def forward(self, input_ids: Any, attention_mask: Any, labels: Any) -> dict[str, Any]:
+        logits = self.network(input_ids=input_ids, attention_mask=attention_mask).logits
+        return {"loss": torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), labels), "logits": logits}
+
+
+class Clock(transformers.TrainerCallback):
+    """The time at the end of each step."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.times.append(time.perf_counter())
+
+
+def trainer(material: Material, *, tuned: bool, steps: int, scratch: Path, learning_rate: float = 2e-5) -> tuple[Any, Clock]:
+    """A Trainer over the material, and the clock of its steps."""
+    rows, labels, encoder = material.split.rows, material.split.labels, material.encoder
+
+    def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        ids, mask = encoder.pad([item["input_ids"] for item in items])
+        if not tuned:
+            missing = ((0, 0), (0, LONGEST - ids.shape[1]))
+            ids, mask = np.pad(ids, missing, constant_values=encoder.pad_id), np.pad(mask, missing)
+        return {
+            "input_ids": torch.from_numpy(ids),
+            "attention_mask": torch.from_numpy(mask),
+            "labels": torch.from_numpy(np.stack([item["labels"] for item in items])),
+        }
+
+    clock = Clock()
+    arguments = transformers.TrainingArguments(
+        output_dir=str(scratch),
+        max_steps=steps,
+        use_cpu=not torch.cuda.is_available(),
+        per_device_train_batch_size=32 if tuned else 16,
+        bf16=tuned and training.resolve_precision("auto") == "bf16",
+        train_sampling_strategy="group_by_length" if tuned else "random",
+        optim="adamw_torch_fused" if tuned else "adamw_torch",
+        learning_rate=learning_rate,
+        warmup_steps=int(0.1 * steps),
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+    items = [{"input_ids": ids, "labels": target} for ids, target in zip(rows, labels, strict=True)]
+    made = transformers.Trainer(
+        WithLoss(material.network()), arguments, data_collator=collate, train_dataset=items, callbacks=[clock]
+    )
+    return made, clock
+
+
+def theirs(material: Material, *, tuned: bool, steps: int) -> float:
+    """Samples a second of the Trainer, its first steps left out."""
+    with tempfile.TemporaryDirectory() as scratch:
+        made, clock = trainer(material, tuned=tuned, steps=steps + 2, scratch=Path(scratch))
+        made.train()
+    return (32 if tuned else 16) * steps / (clock.times[-1] - clock.times[-1 - steps])
+
+
+class Ours:
+    """The product's own training loop, on batches of a whole epoch."""
+
+    def __init__(self, material: Material) -> None:
+        self._split = material.split
+        self._run = training.Run(
+            material.profile, material.network(), material.encoder, 0, training.resolve_precision("auto"), ""
+        )
+        self._batches = training.batches(material.split.rows, material.profile.batch_size, 0, 0)
+        self._next = 0
+        self.advance(3)
+
+    def advance(self, steps: int) -> list[list[int]]:
+        """Goes on by so many steps, and answers their batches."""
+        taken = [self._batches[(self._next + step) % len(self._batches)] for step in range(steps)]
+        self._next += steps
+        for batch in taken:
+            self._run.advance(self._split, batch, 10 * len(self._batches))
+        return taken
+
+    def rate(self, steps: int) -> float:
+        """Samples a second."""
+        started = time.perf_counter()
+        return sum(map(len, self.advance(steps))) / (time.perf_counter() - started)
+
+
+def operations(network: Any, tokens: Sequence[int]) -> float:
+    """Floating-point operations of a training step on texts of these many tokens: two for each weight of a layer's matrices and token,
+    those of the attention's products, and twice as many again for the gradients. Padding, embeddings and head do not count.
+    """
+    config = network.config
+    weights = sum(
+        parameter.numel() for name, parameter in network.named_parameters() if parameter.ndim == 2 and ".layer." in name
+    )
+    attention = 4 * config.num_hidden_layers * config.hidden_size
+    return float(sum(3 * (2 * weights * count + attention * count**2) for count in tokens))
+
+
+def peak(precision: torch.dtype, shapes: Sequence[tuple[int, int, int]], seconds: float = 0.5) -> float:
+    """Floating-point operations a second of plain products of these shapes, [n, k] by [k, m]."""
+    pairs = [(torch.randn(n, k, dtype=precision), torch.randn(m, k, dtype=precision), 2 * n * k * m) for n, k, m in shapes]
+
+    def once() -> int:
+        return sum(cost for one, other, cost in pairs if torch.nn.functional.linear(one, other) is not None)
+
+    once()
+    done, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        done += once()
+    return done / (time.perf_counter() - started)
+
+
+def shares(ours: Ours, steps: int = 20) -> dict[str, float]:
+    """The share of a step's time that each kind of operator takes."""
+    with profile(activities=[ProfilerActivity.CPU]) as measured:
+        ours.advance(steps)
+    found = dict.fromkeys([*KINDS, "the rest"], 0.0)
+    for event in measured.key_averages():
+        kind = next((kind for kind, names in KINDS.items() if any(name in event.key for name in names)), "the rest")
+        found[kind] += event.self_cpu_time_total
+    return {kind: value / sum(found.values()) for kind, value in found.items()}
+
+
+def rates(material: Material, repeats: int) -> list[Row]:
+    """The three side by side, where our time goes, and how far it is from the machine's own rate."""
+    ours = Ours(material)
+    runs: dict[str, Callable[[], float]] = {
+        "old": lambda: theirs(material, tuned=False, steps=6),
+        "tuned": lambda: theirs(material, tuned=True, steps=30),
+        "ours": lambda: ours.rate(60),
+    }
+    found = by_turns(repeats, runs, warm=False)
+    lengths = np.array([len(row) for row in material.split.rows])
+    rows = [
+        Row("Trainer, fp32, padded to 128, batches of 16", spread(found["old"])),
+        Row("Trainer, bf16, padded to the longest of 32 of like length, fused AdamW", spread(found["tuned"])),
+        Row(f"ours, {material.profile.batch_size} texts a step", spread(found["ours"])),
+    ]
+    for name, asked in (("old", 12.0), ("tuned", 1.5)):
+        value, text = ratio(found["ours"], found[name])
+        rows.append(Row(f"- against the {name} one", text, f"at least {asked:g}", value >= asked))
+    network = material.network()
+    tokens, width = int(lengths.mean() * material.profile.batch_size), network.config.hidden_size
+    inner = network.config.intermediate_size
+    for precision in (torch.float32, torch.bfloat16):
+        shapes = [(tokens, width, width)] * 4 + [(tokens, width, inner), (tokens, inner, width)]
+        name = str(precision).removeprefix("torch.")
+        fastest = [peak(precision, shapes) for _ in range(repeats)]
+        rows.append(Row(f"plain products of the model's shapes, {name}", spread([one / 1e9 for one in fastest], "GFLOP/s")))
+    each = operations(network, lengths.tolist()) / len(lengths)
+    used = [each * rate / top for rate, top in zip(found["ours"], fastest, strict=True)]
+    rows.append(
+        Row(
+            "- of which training uses, on real tokens",
+            f"{100 * float(np.median(used)):.0f}% ({100 * min(used):.0f} to {100 * max(used):.0f})",
+            "50% aimed at",
+            float(np.median(used)) >= 0.5,
+        )
+    )
+    told = ", ".join(f"{kind} {share:.0%}" for kind, share in sorted(shares(ours).items(), key=lambda one: -one[1]))
+    return [*rows, Row("where a step's time goes", told)]
+
+
+def quality(material: Material, dataset: Path, epochs: int, seeds: Sequence[int]) -> list[Row]:
+    """Validation AUC after the same epochs, of the tuned Trainer and of ours, each with its own seeds."""
+    splits, _ = data.load(dataset, ("validation",))
+    labels = material.taxonomy.multi_hot(splits["validation"]["labels"][:])
+    texts = [item.ids for item in material.encoder.encode(splits["validation"]["text"][:])]
+    rows = []
+    steps = epochs * -(-len(material.split.rows) // 32)
+    found: dict[str, list[tuple[float, float]]] = {"Trainer": [], "ours": []}
+    for seed in seeds:
+        with tempfile.TemporaryDirectory() as scratch:
+            transformers.set_seed(seed)
+            made, _ = trainer(
+                material, tuned=True, steps=steps, scratch=Path(scratch), learning_rate=material.profile.learning_rate
+            )
+            made.train()
+            run = training.Run(material.profile, made.model.network, material.encoder, seed, "fp32", "")
+            scores = engines.score_ids(run.engine(), texts)
+            found["Trainer"].append(tuple(metrics.ranking(labels, scores).values()))  # type: ignore[arg-type]
+            facts = training.train(
+                dataset, Path(scratch) / "ours", material.profile.name, epochs=epochs, seed=seed, settings={"teachers": 0}
+            )
+            last = facts["history"][-1]
+            found["ours"].append((last["validation/auc_micro"], last["validation/auc_macro"]))
+    for name, values in found.items():
+        told = "; ".join(f"micro {micro:.4f}, macro {macro:.4f}" for micro, macro in values)
+        rows.append(Row(f"validation AUC of {name} after {epochs} epochs, seeds {', '.join(map(str, seeds))}", told))
+    return rows
+
+
+@click.command()
+@click.option("--data", "source", default="sample", show_default=True, help="The data set; the official one for figures.")
+@click.option("--profile", "profile_name", default="minilm", show_default=True)
+@click.option("--repeats", default=REPEATS, show_default=True)
+@click.option("--epochs", default=0, help="Compare the quality too, after so many epochs of each (minutes to hours).")
+@click.option("--seeds", default=1, show_default=True, help="Seeds of that comparison.")
+def main(source: str, profile_name: str, repeats: int, epochs: int, seeds: int) -> None:
+    """Measure training on this machine."""
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as name:
+        dataset = Path(name) / "dataset"
+        data.ingest(source, dataset)
+        material = Material.of(dataset, profile_name)
+        rows = rates(material, repeats)
+        if epochs:
+            rows += quality(material, dataset, epochs, range(seeds))
+    click.echo(f"{machine()}; {profile_name} on {Path(source).name}; medians (and range) of {repeats} runs.\n\n{table(rows)}")
+
+
+if __name__ == "__main__":
+    main()
