@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import functools
 import logging
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,24 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from goemotions import calibration, checkpoints, data, distributed, engines, losses, metrics, model, profiles, storage, tracking
+from goemotions import (
+    calibration,
+    checkpoints,
+    data,
+    distributed,
+    dropout,
+    engines,
+    losses,
+    metrics,
+    model,
+    profiles,
+    storage,
+    tracking,
+)
 from goemotions.checkpoints import Checkpoint
+from goemotions.dropout import Masks
 from goemotions.errors import Interrupted, TrainingError
+from goemotions.optimizers import Optimizer
 from goemotions.profiles import Profile
 from goemotions.tokenization import TextEncoder
 
@@ -32,8 +48,8 @@ log = logging.getLogger(__name__)
 
 # Batches of this many are drawn at random, then sorted by length inside: little padding, and still a fresh order each epoch.
 CHUNK_BATCHES = 50
-CLIP_NORM = 1.0
 FINITE_EVERY = 20
+CHECKPOINT_FORMAT = 2
 # Averaging the weights reads and writes all of them, so it is not done at every step.
 AVERAGE_EVERY = 10
 # Far enough apart that no two processes, and no two runs with neighbouring seeds, draw the same dropout.
@@ -184,7 +200,6 @@ class Run:
         self.profile = profile
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.classifier = classifier.to(self.device)
-        self.network = distributed.wrap(self.classifier)
         self.encoder = encoder
         self.precision = precision
         self.seed = seed
@@ -193,9 +208,16 @@ class Run:
             "weights": weights,
             "seed": seed,
             "precision": precision,
+            "format": CHECKPOINT_FORMAT,
             **model.describe(profile),
         }
-        self.optimizer = torch.optim.AdamW(_parameter_groups(classifier, profile), lr=profile.learning_rate, fused=True)
+        on_cpu = self.device.type == "cpu"
+        self.optimizer = Optimizer(self.classifier, profile, is_lazy=on_cpu)
+        self.masks = Masks(seed, distributed.rank()) if on_cpu else None
+        if self.masks:
+            dropout.install(self.classifier, self.masks)
+            _keep_freed_memory()
+        self.network = distributed.wrap(self.classifier)
         # The weighting of polynomial-decay averaging: it looks back over a fixed share of the steps (Shamir and Zhang 2013).
         self.averaged = (
             AveragedModel(self.classifier, multi_avg_fn=_polynomial_decay(profile.average)) if profile.average else None
@@ -274,8 +296,8 @@ class Run:
     def advance(self, split: Split, batch: list[int], total: int) -> None:
         """One optimizer step on one batch."""
         self.classifier.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * schedule(self.step / total, self.profile.warmup)
+        if self.masks:
+            self.masks.restart(self.step)
         mine, factor = distributed.share(batch)
         ids, mask = self.encoder.pad([split.rows[position] for position in mine])
         labels = torch.from_numpy(split.labels[mine]).to(self.device)
@@ -284,10 +306,8 @@ class Run:
                 input_ids=torch.from_numpy(ids).to(self.device), attention_mask=torch.from_numpy(mask).to(self.device)
             ).logits
         loss = self.loss(logits.float(), labels) * factor
-        self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.classifier.parameters(), CLIP_NORM)
-        self.optimizer.step()
+        self.optimizer.step(self.step / total)
         self.step += 1
         if self.averaged and self.step % AVERAGE_EVERY == 0:
             self.averaged.update_parameters(self.classifier)
@@ -336,8 +356,7 @@ class Run:
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         if self.averaged:
             tensors |= {f"averaged.{name}": tensor for name, tensor in self.averaged.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in self.optimizer.state().items()}
         tensors["rng.cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state()
@@ -358,11 +377,7 @@ class Run:
         self.best = part("best.")
         if self.averaged:
             self.averaged.load_state_dict(part("averaged."))
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in part("optimizer.").items():
-            index, _, name = key.partition(".")
-            state.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        self.optimizer.load(part("optimizer."))
         self.step = found.values["step"]
         self.epoch_loss = found.values["epoch_loss"] if distributed.is_first() else 0.0
         if distributed.is_first():
@@ -411,11 +426,6 @@ def batches(rows: list[list[int]], size: int, seed: int, epoch: int) -> list[lis
     return [drawn[position] for position in random.permutation(len(drawn))]
 
 
-def schedule(progress: float, warmup: float) -> float:
-    """Factor of the learning rate at a share of the steps: up linearly over the warm-up, then down linearly to 0."""
-    return progress / warmup if progress < warmup else (1 - progress) / (1 - warmup)
-
-
 def binary_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean binary cross-entropy over all cells."""
     likely = np.clip(np.where(labels > 0, probabilities, 1 - probabilities), 1e-7, 1)
@@ -446,32 +456,21 @@ def hardware() -> str:
     return f"{torch.get_num_threads()} threads of {cpu} ({torch.backends.cpu.get_cpu_capability()})"
 
 
+def _keep_freed_memory() -> None:
+    """Has glibc keep what is freed: each step asks for the same sizes again, and pages from the kernel are zeroed anew."""
+    mmap_max, trim_threshold, top_pad = -4, -1, -2
+    with suppress(OSError, AttributeError):
+        glibc = ctypes.CDLL("libc.so.6")
+        for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**28)):
+            glibc.mallopt(option, value)
+
+
 def _polynomial_decay(strength: float) -> Callable[..., None]:
     @torch.no_grad()
     def update(averaged: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor | int) -> None:
         torch._foreach_lerp_(averaged, current, (strength + 1) / (int(count) + 1 + strength))
 
     return update
-
-
-def _parameter_groups(classifier: Any, profile: Profile) -> list[dict[str, Any]]:
-    """Layers learn at rates of their own, the head at another; biases and normalisation weights are not decayed, as usual for BERT."""
-    in_head = {id(parameter) for parameter in model.head(classifier)}
-    layers = int(classifier.config.num_hidden_layers)
-    groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
-    for name, parameter in classifier.named_parameters():
-        factor = (
-            profile.head_factor if id(parameter) in in_head else profile.layer_decay ** (layers - model.layer(classifier, name))
-        )
-        groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "peak_lr": profile.learning_rate * factor,
-            "weight_decay": profile.weight_decay if is_matrix else 0.0,
-        }
-        for (factor, is_matrix), parameters in groups.items()
-    ]
 
 
 def _bar() -> dict[str, Any]:

@@ -22,7 +22,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from goemotions import calibration, checkpoints, data, engines, losses, manifest, metrics, model, profiles, storage, training
+from goemotions import (
+    calibration,
+    checkpoints,
+    data,
+    engines,
+    losses,
+    manifest,
+    metrics,
+    model,
+    optimizers,
+    profiles,
+    storage,
+    training,
+)
 from goemotions.errors import DataError, Interrupted, ModelError, TrainingError
 from goemotions.tokenization import TextEncoder
 
@@ -558,9 +571,8 @@ def test_bf16_trains_to_about_the_same_numbers(
 def test_the_head_learns_faster_and_only_matrices_decay(dataset: Path, tiny: str) -> None:
     run, *_ = a_run(dataset, tiny, epochs=1)
     of = {id(parameter): name for name, parameter in run.classifier.named_parameters()}
-    rates = {
-        of[id(p)]: (group["peak_lr"], group["weight_decay"]) for group in run.optimizer.param_groups for p in group["params"]
-    }
+    groups = optimizers.parameter_groups(run.classifier, run.profile)
+    rates = {of[id(p)]: (group["peak_lr"], group["weight_decay"]) for group in groups for p in group["params"]}
     assert rates.keys() == set(of.values())
     assert rates["classifier.weight"] == (pytest.approx(2e-3), 0.01)
     assert rates["classifier.bias"] == (pytest.approx(2e-3), 0.0)
@@ -600,11 +612,11 @@ def test_batches_hold_rows_of_like_length() -> None:
 @given(progress=st.floats(0, 1), warmup=st.sampled_from([0.0, 0.06, 0.1, 0.5]))
 @settings(max_examples=50, deadline=None)
 def test_the_schedule_stays_between_nothing_and_its_peak(progress: float, warmup: float) -> None:
-    assert 0 <= training.schedule(progress, warmup) <= 1
+    assert 0 <= optimizers.schedule(progress, warmup) <= 1
 
 
 def test_the_schedule_rises_to_its_peak_and_falls_to_nothing() -> None:
-    points = [training.schedule(step / 100, 0.1) for step in range(101)]
+    points = [optimizers.schedule(step / 100, 0.1) for step in range(101)]
     assert points[0] == points[100] == 0
     assert points[10] == max(points) == 1
     assert points[5] == pytest.approx(0.5)
