@@ -1,0 +1,213 @@
+"""Quality a second: what each way to answer costs and gives, and whether a cheap first stage pays.
+
+    python -m benchmarks.frontier --bundle champion-cpu --data ../goemotions
+
+The cheap stage is a bag of static embeddings of tokens and pairs of tokens, mean-pooled, with one linear layer (as fastText: Joulin et
+al. 2017), taught by the bundle's own probabilities. The cascade keeps its answer where every label is far from its threshold, and asks
+the bundle's engine about the rest. All is fitted on train and chosen on validation; the test split is not opened.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from benchmarks.measuring import Row, by_turns, machine, ratio, spread, table
+from goemotions import cli, data, engines, metrics, thresholds
+from goemotions.predictor import Predictor
+from goemotions.thresholds import Thresholds
+
+THREADS, REPEATS = 2, 3
+BUCKETS, WIDTH, EPOCHS, BATCH = 2**18, 96, 6, 256
+TEXTS = 4096
+LOSS, GAIN = 0.003, 2.0
+WINDOW = 512
+
+
+@dataclass(frozen=True)
+class Split:
+    """Texts, and their labels, bool [n, labels]."""
+
+    texts: list[str]
+    labels: np.ndarray
+
+
+class Bag(torch.nn.Module):
+    """Token ids and pairs of them, hashed, to logits."""
+
+    def __init__(self, labels: int) -> None:
+        super().__init__()
+        self.words = torch.nn.EmbeddingBag(BUCKETS, WIDTH, mode="mean", sparse=True)
+        self.head = torch.nn.Linear(WIDTH, labels)
+
+    def forward(self, ids: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.words(ids, starts))
+        return logits
+
+    def score(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
+        """Probabilities of tokenized texts, float32 [n, labels]."""
+        with torch.inference_mode():
+            return engines.sigmoid(self(*bagged(rows)).numpy())
+
+
+def bagged(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The buckets of every token and every pair of neighbours, end to end, and where each text begins."""
+    flat = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
+    lengths = np.array([len(row) for row in rows])
+    pairs = (flat[:-1] * 1_000_003 + flat[1:] * 31) % (BUCKETS - 32_768) + 32_768
+    both = np.stack([np.minimum(flat, 32_767), np.append(pairs, 0)], axis=1)
+    # The last token of a text has no pair: its second place is the first token's again, which changes a mean by little.
+    ends = np.cumsum(lengths) - 1
+    both[ends, 1] = both[ends, 0]
+    starts = 2 * np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    return torch.from_numpy(both.ravel()), torch.from_numpy(starts)
+
+
+def taught(rows: list[list[int]], targets: np.ndarray) -> Bag:
+    """A bag that learnt targets in [0, 1], float32 [n, labels]."""
+    torch.manual_seed(0)
+    bag = Bag(targets.shape[1])
+    optimizers = [
+        torch.optim.SparseAdam(bag.words.parameters(), lr=5e-3),
+        torch.optim.Adam(bag.head.parameters(), lr=5e-3),
+    ]
+    for epoch in range(EPOCHS):
+        order = np.random.default_rng(epoch).permutation(len(rows))
+        for start in range(0, len(order), BATCH):
+            chosen = order[start : start + BATCH]
+            logits = bag(*bagged([rows[position] for position in chosen]))
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(targets[chosen]))
+            torch.autograd.backward(loss)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+    return bag.eval()
+
+
+def f1(split: Split, scores: np.ndarray) -> float:
+    """Macro F1 on rows that the thresholds were not fitted on."""
+    decided = thresholds.cross_fitted(thresholds.per_label_smoothed, split.labels, scores)
+    return metrics.decisions(split.labels, decided)["f1_macro"]
+
+
+def margin(scores: np.ndarray, fitted: Thresholds) -> np.ndarray:
+    """How far, in log-odds, the label that is nearest to its threshold is from it, float [n]."""
+    cuts = np.asarray(fitted.values)
+    distance = np.abs(_logit(scores) - _logit(cuts))
+    nearest: np.ndarray = distance.min(axis=1)
+    return nearest
+
+
+def _logit(values: np.ndarray) -> np.ndarray:
+    kept = np.clip(values, 1e-6, 1 - 1e-6)
+    return np.asarray(np.log(kept / (1 - kept)))
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """A bag, and the engine that is asked where the bag is closer to a threshold than ``least``."""
+
+    bag: Bag
+    engine: Any
+    fitted: Thresholds
+    least: float
+
+    def score(self, texts: Sequence[str]) -> np.ndarray:
+        found = np.empty((len(texts), len(self.fitted.values)), dtype=np.float32)
+        for start in range(0, len(texts), 8 * WINDOW):
+            rows = [item.ids for item in self.engine.encoder.encode(texts[start : start + 8 * WINDOW])]
+            scores = self.bag.score(rows)
+            asked = np.flatnonzero(margin(scores, self.fitted) < self.least)
+            if len(asked):
+                scores[asked] = engines.score_ids(self.engine, [rows[position] for position in asked])
+            found[start : start + len(rows)] = scores
+        return found
+
+
+def gate(split: Split, cheap: np.ndarray, dear: np.ndarray, fitted: Thresholds) -> tuple[float, float, float]:
+    """The lowest margin at which mixing costs no more than LOSS of macro F1: it, the share kept, and the loss."""
+    margins, whole = margin(cheap, fitted), f1(split, dear)
+    for kept in np.linspace(0.95, 0.05, 19):
+        least = float(np.quantile(margins, 1 - kept))
+        loss = whole - f1(split, np.where((margins >= least)[:, None], cheap, dear))
+        if loss <= LOSS:
+            return least, float(kept), loss
+    return float("inf"), 0.0, 0.0
+
+
+def measure(reference: str, model_name: str, source: str, repeats: int) -> list[Row]:
+    torch.set_num_threads(THREADS)
+    with cli._bundle(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as scratch:
+        data.ingest(source, Path(scratch) / "dataset")
+        read, info = data.load(Path(scratch) / "dataset", ("train", "validation"))
+        taxonomy = data.taxonomy_of(info)
+        train, validation = (Split(part["text"][:], taxonomy.multi_hot(part["labels"][:])) for part in read.values())
+        predictor = Predictor.load(folder, threads=THREADS)
+        engine = predictor.engine
+        rows = [item.ids for item in engine.encoder.encode(train.texts)]
+        targets = 0.7 * engines.score_ids(engine, rows) + 0.3 * train.labels
+        bag = taught(rows, targets.astype(np.float32))
+        others = {engine.name: engine}
+        if (folder / engines.FILES["onnx"]).exists():
+            others["onnx"] = engines.load("onnx", folder, engine.encoder, threads=THREADS)
+        return _compared(validation, bag, others, engine, repeats)
+
+
+def _compared(validation: Split, bag: Bag, others: dict[str, Any], engine: Any, repeats: int) -> list[Row]:
+    encoded = [item.ids for item in engine.encoder.encode(validation.texts)]
+    cheap = bag.score(encoded)
+    scores = {name: engines.score_ids(other, encoded) for name, other in others.items()}
+    fitted = thresholds.per_label_smoothed(validation.labels, cheap)
+    least, kept, loss = gate(validation, cheap, scores[engine.name], fitted)
+    cascade = Cascade(bag, engine, fitted, least)
+    texts = validation.texts[:TEXTS]
+
+    def rate(score: Any) -> Any:
+        def run() -> float:
+            started = time.perf_counter()
+            score(texts)
+            return len(texts) / (time.perf_counter() - started)
+
+        return run
+
+    runs = {
+        "bag": rate(lambda some: bag.score([item.ids for item in engine.encoder.encode(some)])),
+        "cascade": rate(cascade.score),
+        **{name: rate(lambda some, other=other: engines.score(other, some)) for name, other in others.items()},
+    }
+    found = by_turns(repeats, runs)
+    value, told = ratio(found["cascade"], found[engine.name])
+    made = [Row(f"{name}: macro F1 {f1(validation, scores[name]):.4f}", spread(found[name])) for name in others]
+    made.append(Row(f"bag of static embeddings: macro F1 {f1(validation, cheap):.4f}", spread(found["bag"])))
+    made.append(
+        Row(f"cascade: {kept:.0%} of the texts by the bag, {100 * loss:.1f} points of macro F1 lost", spread(found["cascade"]))
+    )
+    return [
+        *made,
+        Row(f"- against {engine.name} alone", told, f"at least {GAIN:g}, {100 * LOSS:.1f} points lost at most", value >= GAIN),
+    ]
+
+
+@click.command()
+@click.option("--bundle", "reference", default="champion-cpu", show_default=True)
+@click.option("--model-name", default="goemotions", show_default=True)
+@click.option("--data", "source", default="sample", show_default=True)
+@click.option("--repeats", default=REPEATS, show_default=True)
+def main(reference: str, model_name: str, source: str, repeats: int) -> None:
+    """Measure quality against speed on the validation split."""
+    logging.disable(logging.WARNING)
+    rows = measure(reference, model_name, source, repeats)
+    click.echo(f"{machine()}; validation of {Path(source).name}; medians (and range) of {repeats} runs.\n\n{table(rows)}")
+
+
+if __name__ == "__main__":
+    main()
