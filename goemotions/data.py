@@ -2,23 +2,22 @@
 
 A Dataset folder holds a ``datasets.DatasetDict`` (splits train, validation, test; columns id, text, labels), ``dataset.json``
 (digest, counts, statistics) and ``quarantine.csv`` (the rows left out, with the reason; never their text).
+
+While they are read, rows wait in a file; in memory stay hashes and lengths, some fifty bytes a row.
 """
 
 from __future__ import annotations
 
 import csv
-import functools
-import gzip
 import hashlib
 import json
 import logging
 import re
 import tempfile
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from importlib import resources
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,48 +28,68 @@ import pyarrow.parquet as pq
 from scipy import sparse
 
 from goemotions import storage
-from goemotions.errors import DataError, SourceUnreachable
+from goemotions.errors import DataError
 from goemotions.labels import Taxonomy
+from goemotions.sources import SPLITS, RawRow, open_source
 from goemotions.tokenization import clean
 
 log = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test")
-FILE_NAMES = {"train": ("train",), "validation": ("validation", "dev", "val"), "test": ("test",)}
-REFUSED_ENDINGS = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".npy", ".py"}
-HUB_TIMEOUT_SECONDS = 5
-
 UNLABELLED = ("quarantine", "keep")
+CHUNK = 8192
+WAITING = pa.schema(
+    [("file", pa.string()), ("line", pa.int64()), ("id", pa.string()), ("text", pa.string()), ("labels", pa.list_(pa.int64()))]
+)
+# Of each row that is kept, in order: hashes of 64 bits, of which equal ones are taken for equal, and lengths.
+COMPARED = {
+    "text": np.int64,
+    "normalized": np.int64,
+    "labels": np.int64,
+    "words": np.int32,
+    "characters": np.int32,
+    "size": np.int32,
+}
 
-
-@dataclass
-class Rows:
-    """The columns of one split, and the rows that were left out of it as (line, id, reason)."""
-
-    ids: list[str] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    labels: list[list[int]] = field(default_factory=list)
-    quarantined: list[tuple[int, str, str]] = field(default_factory=list)
-
-    def keep(self, wanted: Iterable[int]) -> Rows:
-        wanted = list(wanted)
-        return Rows(
-            [self.ids[i] for i in wanted],
-            [self.texts[i] for i in wanted],
-            [self.labels[i] for i in wanted],
-            self.quarantined,
-        )
+Row = tuple[str, str, list[int]]
 
 
 @dataclass(frozen=True)
-class RawRow:
-    """One row as a reader found it; ``line`` counts from 1 in each file."""
+class Split:
+    """A validated split.
 
-    file: str
-    line: int
-    id: str
-    text: str
-    labels: list[Any]
+    Attributes:
+        path: Parquet file of its rows.
+        quarantined: the rows that were left out, as (file, line, id, reason).
+        ids: hash of every row's id, int64, of the rows that were left out too.
+        compared: what is compared between rows, by the names of ``COMPARED``.
+        kept: which rows of the file count, bool; None for all.
+    """
+
+    path: Path
+    quarantined: list[tuple[str, int, str, str]]
+    ids: np.ndarray
+    compared: dict[str, np.ndarray]
+    kept: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.compared["text"])
+
+    def keep(self, kept: np.ndarray) -> Split:
+        return replace(self, kept=kept, compared={name: values[kept] for name, values in self.compared.items()})
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        start = 0
+        with pq.ParquetFile(self.path) as file:
+            for batch in file.iter_batches(CHUNK):
+                yield batch if self.kept is None else batch.filter(pa.array(self.kept[start : start + len(batch)]))
+                start += len(batch)
+
+    def places(self) -> Iterator[tuple[str, int, str]]:
+        """File, line and id of every row of the source, those that were left out last."""
+        with pq.ParquetFile(self.path) as file:
+            for batch in file.iter_batches(CHUNK, columns=["file", "line", "id"]):
+                yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        yield from ((file_name, line, row_id) for file_name, line, row_id, _ in self.quarantined)
 
 
 @storage.names_full_disk
@@ -102,33 +121,34 @@ def ingest(
     if unlabelled not in UNLABELLED:
         raise DataError(f"unlabelled={unlabelled!r} is no policy: choose {' or '.join(UNLABELLED)}")
     with tempfile.TemporaryDirectory() as scratch:
-        taxonomy, raw, revision = _open(source, Path(scratch))
+        taxonomy, raw, revision = open_source(source, Path(scratch))
         splits = {}
         for split in SPLITS:
             name, rows = raw[split]
-            splits[split] = _validate(name, rows, taxonomy, unlabelled, max_quarantined)
-    _refuse_shared_ids(splits)
-    leakage = _leakage(splits)
-    if drop_leaked:
-        splits["train"] = _without_leaked(splits)
-    for split, kept in splits.items():
-        if not kept.ids:
-            raise DataError(f"no row of {split} is left: every one is quarantined or stands in validation or test too")
-    info = {
-        "source": source,
-        "revision": revision,
-        "digest": digest(taxonomy, splits),
-        "labels": list(taxonomy.names),
-        "rows": {split: len(rows.ids) for split, rows in splits.items()},
-        "quarantined": {split: dict(Counter(reason for *_, reason in r.quarantined)) for split, r in splits.items()},
-        "unlabelled": unlabelled,
-        "leakage": leakage,
-        "leaked_rows_dropped": drop_leaked,
-        **describe(taxonomy, splits),
-    }
-    for label in info["labels_absent_from_train"]:
-        log.warning("label %s never occurs in train: it cannot be learned, its scores carry no meaning", label)
-    _write(output, taxonomy, splits, info)
+            waiting = Path(scratch) / f"{split}.rows"
+            splits[split] = _validate(name, rows, taxonomy, unlabelled, max_quarantined, waiting)
+        _refuse_shared_ids(splits)
+        leakage = _leakage(splits)
+        if drop_leaked:
+            splits["train"] = _without_leaked(splits)
+        for split, kept in splits.items():
+            if not len(kept):
+                raise DataError(f"no row of {split} is left: every one is quarantined or stands in validation or test too")
+        info = {
+            "source": source,
+            "revision": revision,
+            "digest": digest(taxonomy, {split: _rows(kept) for split, kept in splits.items()}),
+            "labels": list(taxonomy.names),
+            "rows": {split: len(kept) for split, kept in splits.items()},
+            "quarantined": {split: dict(Counter(reason for *_, reason in kept.quarantined)) for split, kept in splits.items()},
+            "unlabelled": unlabelled,
+            "leakage": leakage,
+            "leaked_rows_dropped": drop_leaked,
+            **describe(taxonomy, splits),
+        }
+        for label in info["labels_absent_from_train"]:
+            log.warning("label %s never occurs in train: it cannot be learned, its scores carry no meaning", label)
+        _write(output, taxonomy, splits, info)
     return info
 
 
@@ -146,216 +166,69 @@ def taxonomy_of(info: dict[str, Any]) -> Taxonomy:
     return Taxonomy(tuple(info["labels"]))
 
 
-def _open(source: str, scratch: Path) -> tuple[Taxonomy, dict[str, tuple[str, Iterable[RawRow]]], str]:
-    if source == "sample":
-        folder = Path(str(resources.files("goemotions") / "sample"))
-        return *_open_folder(folder), "shipped"
-    if source.startswith("hub:"):
-        return _open_hub(source)
-    if source.startswith("s3://"):
-        storage.fetch(source, scratch)
-        return *_open_folder(scratch, shown=source), "s3"
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        raise DataError(
-            f"there is no data folder {source}: give `sample`, `hub:<dataset>`, a folder with train, dev and test, or s3://"
-        )
-    return *_open_folder(folder), "local"
-
-
-def _open_folder(folder: Path, shown: str = "") -> tuple[Taxonomy, dict[str, tuple[str, Iterable[RawRow]]]]:
-    shown = shown or str(folder)
-    files = {split: _split_files(folder, split, shown) for split in SPLITS}
-    names = folder / "emotions.txt"
-    if names.exists():
-        taxonomy = Taxonomy(tuple(_decode(names.read_bytes(), names).strip().splitlines()))
-    elif all(path.suffix == ".parquet" for paths in files.values() for path in paths):
-        taxonomy = _taxonomy_of_parquet(files["train"][0])
-    else:
-        raise DataError(f"{shown} has no emotions.txt: list the label names there, one a line, in index order")
-    return taxonomy, {split: (paths[0].name, _read(paths, taxonomy)) for split, paths in files.items()}
-
-
-def _split_files(folder: Path, split: str, shown: str) -> list[Path]:
-    for name in FILE_NAMES[split]:
-        for pattern in (f"{name}.tsv", f"{name}.tsv.gz", f"{name}.parquet", f"{name}-*-of-*.parquet"):
-            if found := sorted(folder.glob(pattern)):
-                announced = found[0].stem.rpartition("-of-")[2]
-                if "*" in pattern and announced.isdecimal() and int(announced) != len(found):
-                    raise DataError(
-                        f"{shown}: {found[0].name} is one of {int(announced)} files, {len(found)} of them there: copy the rest"
-                    )
-                return found
-    refused = [path.name for path in sorted(folder.iterdir()) if path.suffix in REFUSED_ENDINGS]
-    if refused:
-        raise DataError(
-            f"{shown}: {refused[0]} is refused, since reading pickles and scripts runs code: convert it to .tsv or .parquet"
-        )
-    names = " or ".join(f"{name}.tsv, {name}.parquet" for name in FILE_NAMES[split])
-    raise DataError(f"{shown} has no {split} split: add {names}")
-
-
-def _read(paths: list[Path], taxonomy: Taxonomy) -> Iterator[RawRow]:
-    for path in paths:
-        if path.suffix == ".parquet":
-            yield from _read_parquet(path, taxonomy)
-        else:
-            yield from _read_tsv(path)
-
-
-def _decode(content: bytes, path: Path) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        # The error counts from behind a byte order mark.
-        line = error.object[: error.start].count(b"\n") + 1
-        raise DataError(f"{path.name}, line {line}: not UTF-8 (byte {error.object[error.start]:#04x}): re-encode it") from error
-
-
-def _read_tsv(path: Path) -> Iterator[RawRow]:
-    """Rows of the official layout: text, label indices joined by commas, id; tab-separated, no header."""
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path.name} is no complete gzip file: copy it again") from error
-    if content[:4] == content[-4:] == b"PAR1" or content[:2] == b"\x1f\x8b":
-        raise DataError(f"{path.name} is not the text file its ending promises: rename it to .parquet or .tsv.gz")
-    if not content.strip():
-        return
-    for line, record in enumerate(_decode(content, path).removesuffix("\n").split("\n"), start=1):
-        record = record.removesuffix("\r")
-        columns = record.split("\t")
-        if len(columns) != 3:
-            raise DataError(
-                f"{path.name}, line {line}: {len(columns)} columns where 3 are needed (text, label indices, id), tab-separated"
-            )
-        text, labels, row_id = columns
-        if line == 1 and [column.lower() for column in columns] == ["text", "labels", "id"]:
-            continue
-        yield RawRow(path.name, line, row_id, text, [label.strip() for label in labels.split(",") if label.strip()])
-
-
-def _read_parquet(path: Path, taxonomy: Taxonomy) -> Iterator[RawRow]:
-    line = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            missing = {"id", "text", "labels"} - set(file.schema_arrow.names)
-            if missing:
-                raise DataError(f"{path.name} has no column {sorted(missing)[0]!r}: it needs id, text and labels")
-            index = {name: position for position, name in enumerate(taxonomy.names)}
-            for batch in file.iter_batches(columns=["id", "text", "labels"]):
-                for row in zip(*(batch.column(name) for name in ("id", "text", "labels")), strict=True):
-                    line += 1
-                    row_id, text, labels = (value.as_py() for value in row)
-                    if not isinstance(text, str | None) or not isinstance(labels, list | None):
-                        raise DataError(
-                            f"{path.name}, line {line}: text must be a string, labels a list of indices or names: convert the columns"
-                        )
-                    labels = [index.get(label, label) if isinstance(label, str) else label for label in labels or []]
-                    yield RawRow(path.name, line, "" if row_id is None else str(row_id), text or "", labels)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path.name}, line {line}: not UTF-8: re-encode it") from error
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path.name} is no complete Parquet file: copy it again") from error
-
-
-def _taxonomy_of_parquet(path: Path) -> Taxonomy:
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
-        return Taxonomy(tuple(features["labels"]["feature"]["names"]))
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path.name} is no complete Parquet file: copy it again") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path.name} names no labels: put the label names into emotions.txt beside it") from error
-
-
-def _open_hub(source: str) -> tuple[Taxonomy, dict[str, tuple[str, Iterable[RawRow]]], str]:
-    name, _, revision = source.removeprefix("hub:").partition("@")
-    name, _, config = name.partition(":")
-    folder = _hub_snapshot(name, revision or None)
-    if not any(folder.rglob("*.parquet")):
-        raise DataError(f"{source} has no Parquet files, and pickles and loading scripts are refused: prepare a folder instead")
-    try:
-        found = datasets.load_dataset(str(folder), config or None)  # nosec B615 # Parquet on disk, its commit is the folder's name
-    except Exception as error:
-        raise DataError(f"{source} cannot be read ({type(error).__name__}): check the configuration's name") from error
-    missing = [split for split in SPLITS if split not in found]
-    if missing:
-        raise DataError(f"{source} has no {missing[0]} split: prepare a folder with train, dev and test instead")
-    features = found["train"].features
-    if not {"id", "text", "labels"} <= set(features) or not hasattr(getattr(features["labels"], "feature", None), "names"):
-        raise DataError(f"{source} lacks the columns id, text and labels (a list of ClassLabel): prepare a folder instead")
-    taxonomy = Taxonomy(tuple(features["labels"].feature.names))
-
-    def rows(split: str) -> Iterator[RawRow]:
-        for line, row in enumerate(found[split], start=1):
-            yield RawRow(f"{source} {split}", line, str(row["id"]), row["text"] or "", row["labels"] or [])
-
-    return taxonomy, {split: (f"{source} {split}", rows(split)) for split in SPLITS}, folder.name
-
-
-def _hub_snapshot(name: str, revision: str | None) -> Path:
-    """The data set's Parquet files and card, in a folder named by their commit; from the cache where the hub is away."""
-    import huggingface_hub
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
-
-    snapshot = functools.partial(
-        huggingface_hub.snapshot_download,
-        name,
-        repo_type="dataset",
-        revision=revision,
-        # Parquet and the card only: a loading script or a pickle is not even fetched.
-        allow_patterns=["README.md", "*.parquet"],
-    )
-    try:
-        # Without this bounded question an unreachable hub would be retried for half a minute.
-        huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
-        return Path(snapshot())
-    except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise DataError(f"the hub has no data set {name} at revision {revision or 'main'}: check both names") from error
-    except Exception as error:
-        try:
-            return Path(snapshot(local_files_only=True))
-        except OSError:
-            raise SourceUnreachable(
-                f"the hub cannot be reached for {name}: use DATA=sample, a local folder (DATA=path/to/folder) "
-                "or DATA=s3://bucket/prefix/"
-            ) from error
-
-
-def _validate(name: str, raw: Iterable[RawRow], taxonomy: Taxonomy, unlabelled: str, max_quarantined: float) -> Rows:
-    rows = Rows()
-    seen: set[str] = set()
-    for row in raw:
-        labels = [_label(row, value, len(taxonomy)) for value in row.labels]
-        if len(set(labels)) != len(labels):
-            twice = next(label for label in labels if labels.count(label) > 1)
-            raise DataError(f"{row.file}, line {row.line}: label {twice} stands twice in the row: name it once")
-        if not row.id or row.id in seen:
-            raise DataError(
-                f"{row.file}, line {row.line}: id {row.id!r} is empty or stands twice: give each row an id of its own"
-            )
-        seen.add(row.id)
-        text = clean(row.text)
-        if not text.strip():
-            rows.quarantined.append((row.line, row.id, "blank text"))
-        elif not labels and unlabelled == "quarantine":
-            rows.quarantined.append((row.line, row.id, "no label"))
-        else:
-            rows.ids.append(row.id)
-            rows.texts.append(text)
-            rows.labels.append(sorted(labels))
-    total = len(seen)
+def _validate(
+    name: str, raw: Iterable[RawRow], taxonomy: Taxonomy, unlabelled: str, max_quarantined: float, waiting: Path
+) -> Split:
+    quarantined: list[tuple[str, int, str, str]] = []
+    parts: list[dict[str, np.ndarray]] = []
+    ids: list[np.ndarray] = []
+    with pq.ParquetWriter(waiting, WAITING) as writer:
+        for chunk in _chunks(raw):
+            kept = []
+            for row in chunk:
+                text, labels = clean(row.text), _labels(row, len(taxonomy))
+                if not row.id:
+                    raise _no_id(row.file, row.line, row.id)
+                if not text.strip():
+                    quarantined.append((row.file, row.line, row.id, "blank text"))
+                elif not labels and unlabelled == "quarantine":
+                    quarantined.append((row.file, row.line, row.id, "no label"))
+                else:
+                    kept.append((row.file, row.line, row.id, text, labels))
+            ids.append(np.fromiter((hash(row.id) for row in chunk), np.int64, len(chunk)))
+            if kept:
+                columns = list(zip(*kept, strict=True))
+                arrays = [pa.array(values, column.type) for values, column in zip(columns, WAITING, strict=True)]
+                writer.write_batch(pa.record_batch(arrays, schema=WAITING))
+                parts.append(_comparable(columns[3], columns[4]))
+    total = sum(map(len, ids))
     if not total:
         raise DataError(f"{name} has no rows: it needs at least one row of text, labels and id")
-    if len(rows.quarantined) > max_quarantined * total:
-        line, _, reason = rows.quarantined[0]
+    compared = {key: np.concatenate([part.pop(key) for part in parts] or [np.empty(0, kind)]) for key, kind in COMPARED.items()}
+    found = Split(waiting, quarantined, np.concatenate(ids), compared)
+    _refuse_repeated_ids(found)
+    if len(quarantined) > max_quarantined * total:
+        _, line, _, reason = quarantined[0]
         raise DataError(
-            f"{name}: {len(rows.quarantined)} of {total} rows are unusable (line {line}: {reason}), over the allowed "
+            f"{name}: {len(quarantined)} of {total} rows are unusable (line {line}: {reason}), over the allowed "
             f"{max_quarantined:.0%}: mend the file or raise max_quarantined"
         )
-    return rows
+    return found
+
+
+def _chunks(raw: Iterable[RawRow]) -> Iterator[list[RawRow]]:
+    rows = iter(raw)
+    while chunk := list(islice(rows, CHUNK)):
+        yield chunk
+
+
+def _comparable(texts: Iterable[str], labels: Iterable[list[int]]) -> dict[str, np.ndarray]:
+    rows = [
+        (hash(text), hash(normalized(text)), hash(tuple(found)), len(text.split()), len(text), len(found))
+        for text, found in zip(texts, labels, strict=True)
+    ]
+    return {
+        name: np.fromiter((row[position] for row in rows), kind, len(rows))
+        for position, (name, kind) in enumerate(COMPARED.items())
+    }
+
+
+def _labels(row: RawRow, count: int) -> list[int]:
+    labels = [_label(row, value, count) for value in row.labels]
+    if len(set(labels)) != len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise DataError(f"{row.file}, line {row.line}: label {twice} stands twice in the row: name it once")
+    return sorted(labels)
 
 
 def _label(row: RawRow, value: Any, labels: int) -> int:
@@ -368,13 +241,36 @@ def _label(row: RawRow, value: Any, labels: int) -> int:
     return int(index)
 
 
-def _refuse_shared_ids(splits: dict[str, Rows]) -> None:
-    owner: dict[str, str] = {}
+def _no_id(file: str, line: int, row_id: str) -> DataError:
+    return DataError(f"{file}, line {line}: id {row_id!r} is empty or stands twice: give each row an id of its own")
+
+
+def _refuse_repeated_ids(split: Split) -> None:
+    values, counts = np.unique(split.ids, return_counts=True)
+    suspects = set(values[counts > 1].tolist())
+    if not suspects:
+        return
+    # Equal hashes are no proof, and the order of the files is lost for the rows that were left out.
+    places = [place for place in split.places() if hash(place[2]) in suspects]
+    files = {file: number for number, (file, *_) in enumerate(split.places())} if len({file for file, *_ in places}) > 1 else {}
+    seen: set[str] = set()
+    for file, line, row_id in sorted(places, key=lambda place: (files.get(place[0], 0), place[1])):
+        if row_id in seen:
+            raise _no_id(file, line, row_id)
+        seen.add(row_id)
+
+
+def _refuse_shared_ids(splits: dict[str, Split]) -> None:
+    earlier: list[str] = []
     for split, rows in splits.items():
-        for row_id in (*rows.ids, *(row_id for _, row_id, _ in rows.quarantined)):
-            if row_id in owner:
-                raise DataError(f"id {row_id} stands in {owner[row_id]} and in {split}: each row belongs to one split")
-            owner[row_id] = split
+        for other in earlier:
+            suspects = set(np.intersect1d(splits[other].ids, rows.ids).tolist())
+            if suspects:
+                owned = {row_id for *_, row_id in splits[other].places() if hash(row_id) in suspects}
+                for *_, row_id in rows.places():
+                    if row_id in owned:
+                        raise DataError(f"id {row_id} stands in {other} and in {split}: each row belongs to one split")
+        earlier.append(split)
 
 
 def normalized(text: str) -> str:
@@ -382,89 +278,104 @@ def normalized(text: str) -> str:
     return re.sub(r"\W+", " ", text.casefold()).strip() or text
 
 
-def _leakage(splits: dict[str, Rows]) -> dict[str, dict[str, int]]:
-    exact = set(splits["train"].texts)
-    loose = {normalized(text) for text in exact}
+def _leakage(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
+    train = splits["train"].compared
     return {
         split: {
-            "exact": sum(text in exact for text in splits[split].texts),
-            "normalized": sum(normalized(text) in loose for text in splits[split].texts),
+            "exact": int(np.isin(splits[split].compared["text"], train["text"]).sum()),
+            "normalized": int(np.isin(splits[split].compared["normalized"], train["normalized"]).sum()),
         }
         for split in ("validation", "test")
     }
 
 
-def _without_leaked(splits: dict[str, Rows]) -> Rows:
-    held_out = {normalized(text) for split in ("validation", "test") for text in splits[split].texts}
-    train = splits["train"]
-    return train.keep(i for i, text in enumerate(train.texts) if normalized(text) not in held_out)
+def _without_leaked(splits: dict[str, Split]) -> Split:
+    held_out = np.concatenate([splits[split].compared["normalized"] for split in ("validation", "test")])
+    return splits["train"].keep(~np.isin(splits["train"].compared["normalized"], held_out))
 
 
-def digest(taxonomy: Taxonomy, splits: dict[str, Rows]) -> str:
-    """sha256 over the taxonomy and the canonical rows: one JSON list a row, in order, split by split."""
+def _rows(split: Split) -> Iterator[Row]:
+    for batch in split.batches():
+        yield from zip(*(batch[name].to_pylist() for name in ("id", "text", "labels")), strict=True)
+
+
+def digest(taxonomy: Taxonomy, splits: Mapping[str, Iterable[Row]]) -> str:
+    """sha256 over the taxonomy and the canonical rows (id, text, labels): one JSON list a row, in order, split by split."""
     state = hashlib.sha256(json.dumps(taxonomy.names).encode())
     for split in SPLITS:
-        rows = splits[split]
-        for row in zip(rows.ids, rows.texts, rows.labels, strict=True):
+        for row in splits[split]:
             state.update(json.dumps([split, *row], ensure_ascii=True).encode())
     return state.hexdigest()
 
 
-def describe(taxonomy: Taxonomy, splits: dict[str, Rows]) -> dict[str, Any]:
+def describe(taxonomy: Taxonomy, splits: dict[str, Split]) -> dict[str, Any]:
     """Statistics of the data set: lengths, labels, co-occurrence in train and repeated texts of train."""
-    matrices = {split: _sparse(rows.labels, len(taxonomy)) for split, rows in splits.items()}
-    counts = {split: np.asarray(matrix.sum(axis=0)).ravel().astype(int) for split, matrix in matrices.items()}
-    sizes = {split: np.bincount([len(labels) for labels in rows.labels]).tolist() for split, rows in splits.items()}
-    train = splits["train"]
-    by_text: dict[str, list[tuple[int, ...]]] = {}
-    for text, labels in zip(train.texts, train.labels, strict=True):
-        by_text.setdefault(text, []).append(tuple(labels))
-    repeated = [found for found in by_text.values() if len(found) > 1]
+    together = {split: _cooccurrence(rows, len(taxonomy)) for split, rows in splits.items()}
+    counts = {split: matrix.diagonal() for split, matrix in together.items()}
     return {
         "label_counts": {split: dict(zip(taxonomy.names, map(int, c), strict=True)) for split, c in counts.items()},
         "labels_absent_from_train": [n for n, count in zip(taxonomy.names, counts["train"], strict=True) if count == 0],
-        "labels_per_row": sizes,
-        "words": {split: _percentiles([len(text.split()) for text in rows.texts]) for split, rows in splits.items()},
-        "characters": {split: _percentiles([len(text) for text in rows.texts]) for split, rows in splits.items()},
-        "cooccurrence": (matrices["train"].T @ matrices["train"]).toarray().astype(int).tolist(),
-        "duplicates": {
-            "texts": len(repeated),
-            "rows": sum(map(len, repeated)),
-            "texts_with_other_labels": sum(len(set(found)) > 1 for found in repeated),
-        },
+        "labels_per_row": {split: np.bincount(rows.compared["size"]).tolist() for split, rows in splits.items()},
+        "words": {split: _percentiles(rows.compared["words"]) for split, rows in splits.items()},
+        "characters": {split: _percentiles(rows.compared["characters"]) for split, rows in splits.items()},
+        "cooccurrence": together["train"].astype(int).tolist(),
+        "duplicates": _duplicates(splits["train"].compared),
     }
 
 
-def _sparse(rows: list[list[int]], labels: int) -> sparse.csr_matrix:
-    ends = np.cumsum([0, *map(len, rows)])
-    columns = np.fromiter((label for row in rows for label in row), dtype=np.int32, count=int(ends[-1]))
-    return sparse.csr_matrix((np.ones(len(columns), dtype=np.int64), columns, ends), shape=(len(rows), labels))
+def _cooccurrence(split: Split, labels: int) -> np.ndarray:
+    """How often two labels stand in a row together, and on the diagonal how often each does, int64 [labels, labels]."""
+    total = np.zeros((labels, labels), dtype=np.int64)
+    for batch in split.batches():
+        found = batch["labels"]
+        columns, ends = found.flatten().to_numpy(), np.concatenate([[0], np.cumsum(found.value_lengths().to_numpy())])
+        matrix = sparse.csr_matrix((np.ones(len(columns), dtype=np.int64), columns, ends), shape=(len(batch), labels))
+        total += (matrix.T @ matrix).toarray()
+    return total
 
 
-def _percentiles(values: list[int]) -> dict[str, float]:
-    if not values:
+def _duplicates(compared: dict[str, np.ndarray]) -> dict[str, int]:
+    """Texts that stand more than once, their rows, and how many of those texts have not the same labels everywhere."""
+    order = np.argsort(compared["text"], kind="stable")
+    texts, labels = compared["text"][order], compared["labels"][order]
+    starts = np.flatnonzero(np.concatenate([[True], texts[1:] != texts[:-1]]))
+    counts = np.diff(starts, append=len(texts))
+    differ = np.logical_or.reduceat(labels != np.repeat(labels[starts], counts), starts)
+    return {
+        "texts": int((counts > 1).sum()),
+        "rows": int(counts[counts > 1].sum()),
+        "texts_with_other_labels": int(differ.sum()),
+    }
+
+
+def _percentiles(values: np.ndarray) -> dict[str, float]:
+    if not len(values):
         return {}
     named = zip(("min", "p50", "p95", "p99", "max"), np.percentile(values, [0, 50, 95, 99, 100]), strict=True)
     return {"mean": round(float(np.mean(values)), 2), **{name: float(value) for name, value in named}}
 
 
-def _write(output: Path, taxonomy: Taxonomy, splits: dict[str, Rows], info: dict[str, Any]) -> None:
+def _write(output: Path, taxonomy: Taxonomy, splits: dict[str, Split], info: dict[str, Any]) -> None:
     features = datasets.Features(
         id=datasets.Value("string"),
         text=datasets.Value("string"),
         labels=datasets.List(datasets.ClassLabel(names=list(taxonomy.names))),
     )
-    # Straight from Arrow: Dataset.from_dict encodes label by label, 100 times slower.
-    tables = {
-        split: datasets.Dataset(
-            pa.table({"id": rows.ids, "text": rows.texts, "labels": rows.labels}, schema=features.arrow_schema)
-        )
-        for split, rows in splits.items()
-    }
     datasets.disable_progress_bars()
-    datasets.DatasetDict(tables).save_to_disk(str(output))
+    schema = features.arrow_schema
+    # `datasets` takes no rows batch by batch: it writes its folders for a single one, in whose place the rows are put.
+    single = pa.table({"id": [""], "text": [""], "labels": [[]]}, schema=schema)
+    datasets.DatasetDict({split: datasets.Dataset(single) for split in splits}).save_to_disk(str(output))
+    for split, rows in splits.items():
+        state = json.loads((output / split / "state.json").read_text(encoding="utf-8"))
+        with pa.ipc.new_stream(str(output / split / state["_data_files"][0]["filename"]), schema) as writer:
+            for batch in rows.batches():
+                writer.write_batch(batch.select(["id", "text", "labels"]).cast(schema))
+        # Its cache takes folders with one fingerprint for the same data.
+        state["_fingerprint"] = f"{split}-{info['digest'][:16]}"
+        (output / split / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     with (output / "quarantine.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["split", "line", "id", "reason"])
-        writer.writerows([split, *row] for split, rows in splits.items() for row in rows.quarantined)
+        lines = csv.writer(file)
+        lines.writerow(["split", "line", "id", "reason"])
+        lines.writerows([split, *row[1:]] for split, rows in splits.items() for row in rows.quarantined)
     (output / "dataset.json").write_text(json.dumps(info, indent=1), encoding="utf-8")

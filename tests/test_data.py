@@ -332,11 +332,10 @@ def test_every_spelling_of_the_same_rows_is_the_same_dataset(tmp_path: Path, cha
     assert info["digest"] == data.digest(*canonical(TRAIN))
 
 
-def canonical(train: list[tuple[str, list[int], str]]) -> tuple[Taxonomy, dict[str, data.Rows]]:
+def canonical(train: list[tuple[str, list[int], str]]) -> tuple[Taxonomy, dict[str, list[data.Row]]]:
     splits = {"train": train, "validation": DEV, "test": TEST}
     return Taxonomy(NAMES), {
-        split: data.Rows([r[2] for r in rows], [r[0] for r in rows], [sorted(r[1]) for r in rows])
-        for split, rows in splits.items()
+        split: [(row_id, text, sorted(labels)) for text, labels, row_id in rows] for split, rows in splits.items()
     }
 
 
@@ -879,3 +878,25 @@ def test_without_a_network_the_cache_is_used_or_the_other_sources_are_named(hub:
         in answers["hub:tests/absent"]["message"]
     )
     assert answers["hub:tests/absent"]["seconds"] < 10
+
+
+def test_memory_hardly_grows_with_the_rows(tmp_path: Path) -> None:
+    """Rows and texts are not held: what is, takes some fifty bytes a row, and while it is sorted a few times that."""
+    script = (
+        "import resource, sys; from pathlib import Path; from goemotions import data; data.ingest(sys.argv[1], Path(sys.argv[2]))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    peaks, counts = [], (20_000, 120_000)
+    for rows in counts:
+        source = tmp_path / str(rows)
+        source.mkdir()
+        (source / "emotions.txt").write_text("\n".join(NAMES))
+        for name, count in (("train", rows), ("dev", 10), ("test", 10)):
+            lines = [
+                f"{name} row {number} {'of some length ' * (number % 9)}\t{number % 2}\t{name}{number}"
+                for number in range(count)
+            ]
+            (source / f"{name}.tsv").write_text("\n".join(lines))
+        command = [sys.executable, "-c", script, str(source), str(tmp_path / f"out-{rows}")]
+        peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]) * 1024)
+    assert (peaks[1] - peaks[0]) / (counts[1] - counts[0]) < 400

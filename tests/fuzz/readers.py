@@ -16,7 +16,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["goemotions"]):
-    from goemotions import data, manifest, thresholds, tokenization
+    from goemotions import manifest, sources, thresholds, tokenization
     from goemotions.errors import WorkflowError
     from goemotions.labels import Taxonomy
     from goemotions.serving import openinference, schema
@@ -40,9 +40,9 @@ def binary(content: bytes) -> object:
 
 
 READERS: dict[str, Callable[[bytes], object]] = {
-    "tsv": in_a_file("train.tsv", lambda path: list(data._read([path], TAXONOMY))),
-    "gzip": in_a_file("train.tsv.gz", lambda path: list(data._read([path], TAXONOMY))),
-    "parquet": in_a_file("train.parquet", lambda path: list(data._read([path], TAXONOMY))),
+    "tsv": in_a_file("train.tsv", lambda path: list(sources._read([path], TAXONOMY))),
+    "gzip": in_a_file("train.tsv.gz", lambda path: list(sources._read([path], TAXONOMY))),
+    "parquet": in_a_file("train.parquet", lambda path: list(sources._read([path], TAXONOMY))),
     "thresholds": in_a_file("thresholds.json", thresholds.read),
     "manifest": in_a_file("MANIFEST.json", lambda path: manifest.verify(path.parent)),
     "tokenizer": in_a_file("tokenizer.json", lambda path: tokenization.TextEncoder.load(path.parent)),

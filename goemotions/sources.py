@@ -1,0 +1,244 @@
+"""Where data comes from: the shipped sample, a folder, a bucket or the hub; TSV and Parquet, read row by row."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from goemotions import storage
+from goemotions.errors import DataError, SourceUnreachable
+from goemotions.labels import Taxonomy
+
+SPLITS = ("train", "validation", "test")
+FILE_NAMES = {"train": ("train",), "validation": ("validation", "dev", "val"), "test": ("test",)}
+REFUSED_ENDINGS = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".npy", ".py"}
+HUB_TIMEOUT_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class RawRow:
+    """One row as a reader found it; ``line`` counts from 1 in each file."""
+
+    file: str
+    line: int
+    id: str
+    text: str
+    labels: list[Any]
+
+
+def open_source(source: str, scratch: Path) -> tuple[Taxonomy, dict[str, tuple[str, Iterable[RawRow]]], str]:
+    """The taxonomy of a source, the name and the rows of each split, read as they are asked for, and the source's revision."""
+    if source == "sample":
+        folder = Path(str(resources.files("goemotions") / "sample"))
+        return *_open_folder(folder), "shipped"
+    if source.startswith("hub:"):
+        return _open_hub(source)
+    if source.startswith("s3://"):
+        storage.fetch(source, scratch)
+        return *_open_folder(scratch, shown=source), "s3"
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise DataError(
+            f"there is no data folder {source}: give `sample`, `hub:<dataset>`, a folder with train, dev and test, or s3://"
+        )
+    return *_open_folder(folder), "local"
+
+
+def _open_folder(folder: Path, shown: str = "") -> tuple[Taxonomy, dict[str, tuple[str, Iterable[RawRow]]]]:
+    shown = shown or str(folder)
+    files = {split: _split_files(folder, split, shown) for split in SPLITS}
+    names = folder / "emotions.txt"
+    if names.exists():
+        taxonomy = Taxonomy(tuple(_decode(names.read_bytes(), names).strip().splitlines()))
+    elif all(path.suffix == ".parquet" for paths in files.values() for path in paths):
+        taxonomy = _taxonomy_of_parquet(files["train"][0])
+    else:
+        raise DataError(f"{shown} has no emotions.txt: list the label names there, one a line, in index order")
+    return taxonomy, {split: (paths[0].name, _read(paths, taxonomy)) for split, paths in files.items()}
+
+
+def _split_files(folder: Path, split: str, shown: str) -> list[Path]:
+    for name in FILE_NAMES[split]:
+        for pattern in (f"{name}.tsv", f"{name}.tsv.gz", f"{name}.parquet", f"{name}-*-of-*.parquet"):
+            if found := sorted(folder.glob(pattern)):
+                announced = found[0].stem.rpartition("-of-")[2]
+                if "*" in pattern and announced.isdecimal() and int(announced) != len(found):
+                    raise DataError(
+                        f"{shown}: {found[0].name} is one of {int(announced)} files, {len(found)} of them there: copy the rest"
+                    )
+                return found
+    refused = [path.name for path in sorted(folder.iterdir()) if path.suffix in REFUSED_ENDINGS]
+    if refused:
+        raise DataError(
+            f"{shown}: {refused[0]} is refused, since reading pickles and scripts runs code: convert it to .tsv or .parquet"
+        )
+    names = " or ".join(f"{name}.tsv, {name}.parquet" for name in FILE_NAMES[split])
+    raise DataError(f"{shown} has no {split} split: add {names}")
+
+
+def _read(paths: list[Path], taxonomy: Taxonomy) -> Iterator[RawRow]:
+    for path in paths:
+        if path.suffix == ".parquet":
+            yield from _read_parquet(path, taxonomy)
+        else:
+            yield from _read_tsv(path)
+
+
+def _decode(content: bytes, path: Path) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _not_text(error, path, 1 + error.object[: error.start].count(b"\n")) from error
+
+
+def _not_text(error: UnicodeDecodeError, path: Path, line: int) -> DataError:
+    return DataError(f"{path.name}, line {line}: not UTF-8 (byte {error.object[error.start]:#04x}): re-encode it")
+
+
+def _read_tsv(path: Path) -> Iterator[RawRow]:
+    """Rows of the official layout: text, label indices joined by commas, id; tab-separated, no header."""
+    blank = 0
+    for line, record in enumerate(_lines(path), start=1):
+        if blank == line - 1 and not record.strip():
+            # A file of white space alone has no rows; an empty line before the first row is an error like any other.
+            blank = line
+            continue
+        if blank and blank == line - 1:
+            raise _columns(path, 1, 1)
+        columns = record.split("\t")
+        if len(columns) != 3:
+            raise _columns(path, line, len(columns))
+        text, labels, row_id = columns
+        if line == 1 and [column.lower() for column in columns] == ["text", "labels", "id"]:
+            continue
+        yield RawRow(path.name, line, row_id, text, [label.strip() for label in labels.split(",") if label.strip()])
+
+
+def _columns(path: Path, line: int, found: int) -> DataError:
+    return DataError(f"{path.name}, line {line}: {found} columns where 3 are needed (text, label indices, id), tab-separated")
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, packed or not, without their ends."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            start = file.peek(4)[:4]
+            if start[:2] == b"\x1f\x8b" or (start == b"PAR1" and _ends_as_parquet(path)):
+                raise DataError(f"{path.name} is not the text file its ending promises: rename it to .parquet or .tsv.gz")
+            for line, content in enumerate(file, start=1):
+                try:
+                    record = content.decode("utf-8-sig" if line == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise _not_text(error, path, line) from error
+                yield record.removesuffix("\n").removesuffix("\r")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path.name} is no complete gzip file: copy it again") from error
+
+
+def _ends_as_parquet(path: Path) -> bool:
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        file.seek(0)
+        last = b""
+        while block := file.read(2**20):
+            last = (last + block)[-4:]
+    return last == b"PAR1"
+
+
+def _read_parquet(path: Path, taxonomy: Taxonomy) -> Iterator[RawRow]:
+    line = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            missing = {"id", "text", "labels"} - set(file.schema_arrow.names)
+            if missing:
+                raise DataError(f"{path.name} has no column {sorted(missing)[0]!r}: it needs id, text and labels")
+            index = {name: position for position, name in enumerate(taxonomy.names)}
+            for batch in file.iter_batches(columns=["id", "text", "labels"]):
+                for row in zip(*(batch.column(name) for name in ("id", "text", "labels")), strict=True):
+                    line += 1
+                    row_id, text, labels = (value.as_py() for value in row)
+                    if not isinstance(text, str | None) or not isinstance(labels, list | None):
+                        raise DataError(
+                            f"{path.name}, line {line}: text must be a string, labels a list of indices or names: convert the columns"
+                        )
+                    labels = [index.get(label, label) if isinstance(label, str) else label for label in labels or []]
+                    yield RawRow(path.name, line, "" if row_id is None else str(row_id), text or "", labels)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path.name}, line {line}: not UTF-8: re-encode it") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path.name} is no complete Parquet file: copy it again") from error
+
+
+def _taxonomy_of_parquet(path: Path) -> Taxonomy:
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+        return Taxonomy(tuple(features["labels"]["feature"]["names"]))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path.name} is no complete Parquet file: copy it again") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path.name} names no labels: put the label names into emotions.txt beside it") from error
+
+
+def _open_hub(source: str) -> tuple[Taxonomy, dict[str, tuple[str, Iterable[RawRow]]], str]:
+    name, _, revision = source.removeprefix("hub:").partition("@")
+    name, _, config = name.partition(":")
+    folder = _hub_snapshot(name, revision or None)
+    if not any(folder.rglob("*.parquet")):
+        raise DataError(f"{source} has no Parquet files, and pickles and loading scripts are refused: prepare a folder instead")
+    try:
+        found = datasets.load_dataset(str(folder), config or None)  # nosec B615 # Parquet on disk, its commit is the folder's name
+    except Exception as error:
+        raise DataError(f"{source} cannot be read ({type(error).__name__}): check the configuration's name") from error
+    missing = [split for split in SPLITS if split not in found]
+    if missing:
+        raise DataError(f"{source} has no {missing[0]} split: prepare a folder with train, dev and test instead")
+    features = found["train"].features
+    if not {"id", "text", "labels"} <= set(features) or not hasattr(getattr(features["labels"], "feature", None), "names"):
+        raise DataError(f"{source} lacks the columns id, text and labels (a list of ClassLabel): prepare a folder instead")
+    taxonomy = Taxonomy(tuple(features["labels"].feature.names))
+
+    def rows(split: str) -> Iterator[RawRow]:
+        for line, row in enumerate(found[split], start=1):
+            yield RawRow(f"{source} {split}", line, str(row["id"]), row["text"] or "", row["labels"] or [])
+
+    return taxonomy, {split: (f"{source} {split}", rows(split)) for split in SPLITS}, folder.name
+
+
+def _hub_snapshot(name: str, revision: str | None) -> Path:
+    """The data set's Parquet files and card, in a folder named by their commit; from the cache where the hub is away."""
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    snapshot = functools.partial(
+        huggingface_hub.snapshot_download,
+        name,
+        repo_type="dataset",
+        revision=revision,
+        # Parquet and the card only: a loading script or a pickle is not even fetched.
+        allow_patterns=["README.md", "*.parquet"],
+    )
+    try:
+        # Without this bounded question an unreachable hub would be retried for half a minute.
+        huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
+        return Path(snapshot())
+    except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise DataError(f"the hub has no data set {name} at revision {revision or 'main'}: check both names") from error
+    except Exception as error:
+        try:
+            return Path(snapshot(local_files_only=True))
+        except OSError:
+            raise SourceUnreachable(
+                f"the hub cannot be reached for {name}: use DATA=sample, a local folder (DATA=path/to/folder) "
+                "or DATA=s3://bucket/prefix/"
+            ) from error
