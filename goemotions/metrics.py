@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import sklearn.metrics
-from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
+
+from goemotions.ranked import Column, Counts, columns
 
 # The area under the ROC curve of a scorer that knows nothing; stands in where a label has one class only.
 CHANCE = 0.5
@@ -15,10 +16,9 @@ CHANCE = 0.5
 
 def ranking(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     """ROC AUC, micro over all cells and macro over the labels that have both classes; always finite."""
-    flat = labels.ravel()
-    micro = float(roc_auc_score(flat, probabilities.ravel())) if flat.min() != flat.max() else CHANCE
+    micro = Column.of(labels.ravel(), probabilities.ravel()).auc()
     measured = [auc for auc in label_auc(labels, probabilities) if auc is not None]
-    return {"auc_micro": micro, "auc_macro": float(np.mean(measured)) if measured else CHANCE}
+    return {"auc_micro": CHANCE if micro is None else micro, "auc_macro": float(np.mean(measured)) if measured else CHANCE}
 
 
 def roc_curve(labels: np.ndarray, probabilities: np.ndarray, points: int = 200) -> tuple[list[float], list[float], list[float]]:
@@ -36,22 +36,24 @@ def roc_curve(labels: np.ndarray, probabilities: np.ndarray, points: int = 200) 
 
 def label_auc(labels: np.ndarray, probabilities: np.ndarray) -> list[float | None]:
     """ROC AUC of each label; None where the rows show one class only."""
-    return [
-        float(roc_auc_score(labels[:, column], probabilities[:, column])) if 0 < count < len(labels) else None
-        for column, count in enumerate(labels.sum(axis=0))
-    ]
+    return [column.auc() for column in columns(labels, probabilities)]
 
 
 def decisions(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Precision, recall and F1, micro and macro, and how often a label was ever predicted. 0/0 counts as 0."""
+    return counted(_counts(labels, predicted), labels.sum(axis=0), len(labels))
+
+
+def counted(counts: Counts, positives: np.ndarray, rows: int) -> dict[str, float]:
+    """The figures of ``decisions`` from counts and positives, each int [labels]."""
     result: dict[str, float] = {}
-    for average in ("micro", "macro"):
-        precision, recall, f1, _ = _scores(labels, predicted, average)
-        result |= {f"precision_{average}": float(precision), f"recall_{average}": float(recall), f"f1_{average}": float(f1)}
+    for average, found in (("micro", [np.sum(numbers) for numbers in (*counts, positives)]), ("macro", [*counts, positives])):
+        precision, recall, f1 = (float(np.mean(score)) for score in _scores(*found))
+        result |= {f"precision_{average}": precision, f"recall_{average}": recall, f"f1_{average}": f1}
     return {
         **result,
-        "labels_ever_predicted": float(predicted.any(axis=0).sum()),
-        "labels_per_row": float(predicted.sum(axis=1).mean()),
+        "labels_ever_predicted": float((counts.predicted > 0).sum()),
+        "labels_per_row": float(counts.predicted.sum() / rows),
     }
 
 
@@ -59,12 +61,13 @@ def per_label(
     names: Sequence[str], labels: np.ndarray, probabilities: np.ndarray, predicted: np.ndarray
 ) -> list[dict[str, Any]]:
     """A row a label: support, precision, recall, F1 and ROC AUC (None where it is not defined)."""
-    precision, recall, f1, support = _scores(labels, predicted, None)
+    counts, support = _counts(labels, predicted), labels.sum(axis=0)
+    precision, recall, f1 = _scores(*counts, support)
     return [
         {
             "label": name,
             "support": int(support[i]),
-            "predicted": int(predicted[:, i].sum()),
+            "predicted": int(counts.predicted[i]),
             "precision": float(precision[i]),
             "recall": float(recall[i]),
             "f1": float(f1[i]),
@@ -74,7 +77,10 @@ def per_label(
     ]
 
 
-def _scores(labels: np.ndarray, predicted: np.ndarray, average: str | None) -> Any:
-    # scikit-learn takes a single column for a binary target, whose negative class it would count as a label of its own.
-    classes = [True] if labels.shape[1] == 1 else None
-    return precision_recall_fscore_support(labels, predicted, labels=classes, average=average, zero_division=0)
+def _counts(labels: np.ndarray, predicted: np.ndarray) -> Counts:
+    return Counts((labels & predicted).sum(axis=0), predicted.sum(axis=0))
+
+
+def _scores(hits: np.ndarray, predicted: np.ndarray, positives: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision, recall and F1; 0/0 counts as 0."""
+    return hits / np.maximum(predicted, 1), hits / np.maximum(positives, 1), 2 * hits / np.maximum(predicted + positives, 1)

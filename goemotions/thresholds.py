@@ -1,6 +1,6 @@
 """Threshold strategies: fitted on validation probabilities, applied to any.
 
-Every array has the shape [n, labels]. Fitting sorts each column once; the rest is cumulative sums.
+Every array has the shape [n, labels]. Fitting sorts each column once, in ``ranked``; the rest is counting.
 Two kinds: those that seek the best F1, among which one is chosen, and those that keep a stated precision or recall, for whoever asks.
 """
 
@@ -15,12 +15,8 @@ from typing import Any
 import numpy as np
 
 from goemotions.errors import ModelError
+from goemotions.ranked import FLOORS, GRID, Column, Counts, Part, Sample, added, highest
 
-Fit = Callable[[np.ndarray, np.ndarray], "Thresholds"]
-
-GRID = np.round(np.arange(0.01, 1.0, 0.01), 2)
-FLOORS = np.round(np.arange(0.05, 0.6, 0.05), 2)
-MAX_K = 5
 FOLDS = 5
 # Positives at which what was observed of a label weighs as much as what the model expects of it.
 SMOOTHING = 200
@@ -47,72 +43,75 @@ class Thresholds:
         if self.k is None:
             return over
         among_best = np.zeros(probabilities.shape, dtype=bool)
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, : self.k]
-        np.put_along_axis(among_best, best, True, axis=1)
+        np.put_along_axis(among_best, highest(probabilities, self.k), True, axis=1)
         return over & among_best
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """The columns of a split sorted by falling probability, and the positives (or the sum of soft targets) among the first 1..n."""
+class Fit:
+    """A way to fit thresholds: called with labels and probabilities; ``to`` takes rows that may have been sorted before."""
 
-    probabilities: np.ndarray
-    hits: np.ndarray
-    positives: np.ndarray
+    to: Callable[[Sample], Thresholds]
 
-    @classmethod
-    def of(cls, labels: np.ndarray, probabilities: np.ndarray) -> Ranked:
-        order = np.argsort(-probabilities, axis=0, kind="stable")
-        exact = np.int64 if labels.dtype == bool else np.float64
-        hits = np.cumsum(np.take_along_axis(labels, order, axis=0), axis=0, dtype=exact)
-        return cls(np.take_along_axis(probabilities, order, axis=0), hits, labels.sum(axis=0))
+    def __call__(self, labels: np.ndarray, probabilities: np.ndarray) -> Thresholds:
+        return self.to(Sample.of(labels, probabilities))
 
 
-def fixed(labels: np.ndarray, probabilities: np.ndarray) -> Thresholds:
-    return Thresholds("global-0.5", (0.5,) * labels.shape[1])
+@Fit
+def fixed(sample: Sample) -> Thresholds:
+    return Thresholds("global-0.5", (0.5,) * sample.width)
 
 
-def global_tuned(labels: np.ndarray, probabilities: np.ndarray) -> Thresholds:
+@Fit
+def global_tuned(sample: Sample) -> Thresholds:
     """The one threshold, in steps of 0.01, with the best macro F1."""
-    hits, predicted, positives = _on_grid(labels, probabilities)
-    scores = (2 * hits / np.maximum(predicted + positives, 1)).mean(axis=1)
-    return Thresholds("global-tuned", (float(GRID[scores.argmax()]),) * labels.shape[1])
+    hits, predicted = sample.on_grid
+    scores = _f1(hits, predicted, sample.positives).mean(axis=1)
+    return Thresholds("global-tuned", (float(GRID[scores.argmax()]),) * sample.width)
 
 
-def global_micro(labels: np.ndarray, probabilities: np.ndarray) -> Thresholds:
+@Fit
+def global_micro(sample: Sample) -> Thresholds:
     """The one threshold, in steps of 0.01, with the best micro F1."""
-    hits, predicted, positives = _on_grid(labels, probabilities)
-    scores = 2 * hits.sum(axis=1) / np.maximum((predicted + positives).sum(axis=1), 1)
-    return Thresholds("global-micro", (float(GRID[scores.argmax()]),) * labels.shape[1])
+    hits, predicted = sample.on_grid
+    scores = _f1(hits.sum(axis=1), predicted.sum(axis=1), sample.positives.sum())
+    return Thresholds("global-micro", (float(GRID[scores.argmax()]),) * sample.width)
 
 
-def per_label(labels: np.ndarray, probabilities: np.ndarray) -> Thresholds:
+@Fit
+def per_label(sample: Sample) -> Thresholds:
     """For each label the threshold with the best F1, midway to the next probability; 0.5 where it has no positive."""
-    return Thresholds("per-label", tuple(_best_cuts(labels, probabilities).tolist()))
+    return Thresholds("per-label", tuple(_best_cut(columns) for columns in sample.columns))
 
 
-def per_label_smoothed(labels: np.ndarray, probabilities: np.ndarray) -> Thresholds:
+@Fit
+def per_label_smoothed(sample: Sample) -> Thresholds:
     """Per-label thresholds that a handful of rows cannot drag about.
 
     The fewer positives a label has, the more its F1 is what the model's own probabilities expect rather than what was observed
     (the best threshold is then half of that F1: Lipton et al. 2014), and each threshold is pulled towards the best one for all.
     """
-    positives = labels.sum(axis=0)
-    observed = positives / (positives + SMOOTHING)
-    cuts = _best_cuts((observed * labels + (1 - observed) * probabilities).astype(np.float32), probabilities)
-    common = np.asarray(global_micro(labels, probabilities).values)
+    cuts = np.array([_best_smoothed_cut(columns) for columns in sample.columns], dtype=np.float32)
+    common = np.asarray(global_micro.to(sample).values)
     pulled = _sigmoid((1 - PULL) * _logit(cuts) + PULL * _logit(common))
-    return Thresholds("per-label-smoothed", tuple(np.where(positives > 0, pulled, 0.5).astype(np.float32).tolist()))
+    return Thresholds("per-label-smoothed", tuple(np.where(sample.positives > 0, pulled, 0.5).astype(np.float32).tolist()))
 
 
-def top_k(labels: np.ndarray, probabilities: np.ndarray) -> Thresholds:
+@Fit
+def top_k(sample: Sample) -> Thresholds:
     """The k labels with the highest probability; k with the best macro F1."""
-    return _best_of(labels, probabilities, "top-k", (0.0,))
+    hits, predicted = (counts[:, 0] for counts in sample.in_top)
+    scores = _f1(hits, predicted, sample.positives).mean(axis=-1)
+    return Thresholds("top-k", (0.0,) * sample.width, int(scores.argmax()) + 1)
 
 
-def top_k_floor(labels: np.ndarray, probabilities: np.ndarray) -> Thresholds:
+@Fit
+def top_k_floor(sample: Sample) -> Thresholds:
     """At most k labels, each with a probability of at least a floor; both with the best macro F1."""
-    return _best_of(labels, probabilities, "top-k-floor", FLOORS.tolist())
+    hits, predicted = (counts[:, 1:] for counts in sample.in_top)
+    scores = _f1(hits, predicted, sample.positives).mean(axis=-1)
+    k, floor = np.unravel_index(scores.argmax(), scores.shape)
+    return Thresholds("top-k-floor", (float(FLOORS[floor]),) * sample.width, int(k) + 1)
 
 
 def stated_precision(target: float) -> Fit:
@@ -122,10 +121,11 @@ def stated_precision(target: float) -> Fit:
     Test", section 3), by a binomial test that takes the predictions for independent. Where none passes nothing is predicted.
     """
 
-    def fit(labels: np.ndarray, probabilities: np.ndarray) -> Thresholds:
+    @Fit
+    def fit(sample: Sample) -> Thresholds:
         from scipy.stats import binom
 
-        hits, predicted, _ = (counts.sum(axis=1) if counts.ndim > 1 else counts for counts in _on_grid(labels, probabilities))
+        hits, predicted = (counts.sum(axis=1) for counts in sample.on_grid)
         chosen = NEVER
         for threshold, right, given in zip(GRID[::-1], hits[::-1], predicted[::-1], strict=True):
             if given < LEAST_PREDICTED:
@@ -133,7 +133,7 @@ def stated_precision(target: float) -> Fit:
             if binom.sf(right - 1, given, target) > RISK:
                 break
             chosen = float(threshold)
-        return Thresholds(f"precision-{target:g}", (chosen,) * labels.shape[1])
+        return Thresholds(f"precision-{target:g}", (chosen,) * sample.width)
 
     return fit
 
@@ -146,14 +146,14 @@ def stated_recall(target: float) -> Fit:
     scaling or an epoch chosen on the same rows makes it an approximation.
     """
 
-    def fit(labels: np.ndarray, probabilities: np.ndarray) -> Thresholds:
-        rows, _ = np.nonzero(labels)
-        share = 1 / np.maximum(labels.sum(axis=1), 1)
-        order = np.argsort(probabilities[labels], kind="stable")
-        cuts = probabilities[labels][order]
-        missed = np.concatenate([[0], np.cumsum(share[rows][order])])[np.searchsorted(cuts, cuts, side="left")]
-        allowed = cuts[(missed + 1) / (len(labels) + 1) <= 1 - target]
-        return Thresholds(f"recall-{target:g}", (float(allowed.max(initial=0)),) * labels.shape[1])
+    @Fit
+    def fit(sample: Sample) -> Thresholds:
+        probabilities, shares = sample.shares
+        order = np.argsort(probabilities, kind="stable")
+        cuts = probabilities[order]
+        missed = np.concatenate([[0], np.cumsum(shares[order])])[np.searchsorted(cuts, cuts, side="left")]
+        allowed = cuts[(missed + 1) / (sample.rows + 1) <= 1 - target]
+        return Thresholds(f"recall-{target:g}", (float(allowed.max(initial=0)),) * sample.width)
 
     return fit
 
@@ -169,38 +169,47 @@ STRATEGIES: dict[str, Fit] = {
 }
 
 
-def _best_cuts(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """For each label the cut with the best F1 against targets in [0, 1]; 0.5 where they are all 0."""
-    ranked = Ranked.of(targets, probabilities)
-    f1 = 2 * ranked.hits / (np.arange(1, len(targets) + 1)[:, None] + ranked.positives)
-    below = np.vstack([ranked.probabilities[1:], np.zeros((1, targets.shape[1]), dtype=probabilities.dtype)])
-    # A cut between two equal probabilities cannot be made.
-    f1[:-1][ranked.probabilities[:-1] == below[:-1]] = -1
-    best = f1.argmax(axis=0)
-    columns = np.arange(targets.shape[1])
-    upper, lower = ranked.probabilities[best, columns], below[best, columns]
-    middle = ((upper.astype(float) + lower) / 2).astype(np.float32)
-    # Midway between neighbouring floats rounds to one of them.
-    cut = np.where(middle > lower, middle, upper)
-    return np.where(ranked.positives > 0, cut, 0.5)
+def _f1(hits: np.ndarray, predicted: np.ndarray, positives: np.ndarray) -> np.ndarray:
+    """F1 from counts, 0 where a label is neither there nor predicted."""
+    scores: np.ndarray = 2 * hits / np.maximum(predicted + positives, 1)
+    return scores
 
 
-def _best_of(labels: np.ndarray, probabilities: np.ndarray, strategy: str, floors: Sequence[float]) -> Thresholds:
-    candidates = [
-        Thresholds(strategy, (floor,) * labels.shape[1], k)
-        for k in range(1, min(MAX_K, labels.shape[1]) + 1)
-        for floor in floors
-    ]
-    return max(candidates, key=lambda candidate: macro_f1(labels, candidate.apply(probabilities)))
+def _best_cut(columns: Sequence[Column]) -> float:
+    """The cut with the best F1 for a label, its rows in several columns; 0.5 where none has it."""
+    # Between two rows that have the label, or below the last, a cut only adds wrong predictions.
+    cuts = np.unique(np.concatenate([column.there for column in columns]))
+    if not len(cuts):
+        return 0.5
+    hits, predicted = added([column.over(cuts) for column in columns])
+    # The highest of the best.
+    best = len(cuts) - 1 - (2 * hits / (predicted + hits[0]))[::-1].argmax()
+    return _midway(columns, cuts[best])
 
 
-def _on_grid(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hits and predictions at each threshold of the grid, int [grid, labels], and positives, int [labels]."""
-    ranked = Ranked.of(labels, probabilities)
-    hits = np.vstack([np.zeros((1, labels.shape[1]), dtype=np.int64), ranked.hits])
-    grid = -GRID.astype(np.float32)
-    predicted = np.column_stack([np.searchsorted(-column, grid, side="right") for column in ranked.probabilities.T])
-    return np.take_along_axis(hits, predicted, axis=0), predicted, ranked.positives
+def _best_smoothed_cut(columns: Sequence[Column]) -> float:
+    """The cut with the best F1 where each row counts partly as observed, partly as probable; 0.5 where none has the label."""
+    there, absent = (np.concatenate(found) for found in zip(*columns, strict=True))
+    if not len(there):
+        return 0.5
+    # A stable sort merges what is sorted in parts.
+    rising = np.sort(np.concatenate([there, absent]), kind="stable")
+    falling = rising[::-1]
+    # Counted at the last of equal probabilities: a cut between them cannot be made.
+    last = len(falling) - 1 - np.searchsorted(rising, there)
+    hits = np.cumsum(np.bincount(last, minlength=len(falling)))
+    observed = len(there) / (len(there) + SMOOTHING)
+    targets = observed * hits + (1 - observed) * np.cumsum(falling, dtype=float)
+    f1 = 2 * targets / (np.arange(1, len(falling) + 1) + targets[-1])
+    f1[:-1][falling[:-1] == falling[1:]] = -1
+    return _midway(columns, falling[f1.argmax()])
+
+
+def _midway(columns: Sequence[Column], upper: np.floating[Any]) -> float:
+    """Midway between a probability and the next lower one; itself where they are neighbouring floats, whose middle rounds to one."""
+    lower = max(column.below(upper) for column in columns)
+    middle = np.float32((float(upper) + lower) / 2)
+    return float(middle) if middle > lower else float(upper)
 
 
 def _logit(probability: np.ndarray) -> np.ndarray:
@@ -216,20 +225,24 @@ def _sigmoid(logit: np.ndarray) -> np.ndarray:
 
 def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     """Mean over the labels of F1, 0 where a label is neither there nor predicted."""
-    hits = (labels & predicted).sum(axis=0)
-    cells = labels.sum(axis=0) + predicted.sum(axis=0)
-    return float(np.mean(2 * hits / np.maximum(cells, 1)))
+    return float(np.mean(_f1((labels & predicted).sum(axis=0), predicted.sum(axis=0), labels.sum(axis=0))))
 
 
-def cross_fitted(fit: Fit, labels: np.ndarray, probabilities: np.ndarray, seed: int = 0) -> np.ndarray:
+def cross_fitted(
+    fit: Callable[[np.ndarray, np.ndarray], Thresholds], labels: np.ndarray, probabilities: np.ndarray, seed: int = 0
+) -> np.ndarray:
     """Decisions, bool [n, labels], each made with thresholds fitted on the other folds: what to expect on unseen rows."""
-    fold = np.random.default_rng(seed).permutation(len(labels)) % FOLDS
+    fold = _folds(len(labels), seed)
     predicted = np.zeros(labels.shape, dtype=bool)
     for number in range(FOLDS):
         held_out = fold == number
         if held_out.any() and not held_out.all():
             predicted[held_out] = fit(labels[~held_out], probabilities[~held_out]).apply(probabilities[held_out])
     return predicted
+
+
+def _folds(rows: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(rows) % FOLDS
 
 
 def choose(
@@ -259,23 +272,43 @@ def choose(
     fits = {**STRATEGIES, "precision": stated_precision(precision), "recall": stated_recall(recall)}
     if strategy not in ("best", *fits):
         raise ModelError(f"there is no threshold strategy {strategy!r}: choose best, {', '.join(fits)}")
-    rows = {name: _row(fit, labels, probabilities) for name, fit in fits.items()}
+    fold = _folds(len(labels))
+    parts = [Part(labels[fold == number], probabilities[fold == number]) for number in np.unique(fold)]
+    rows = {name: _row(fit, parts) for name, fit in fits.items()}
     if strategy == "best":
         strategy = max(STRATEGIES, key=lambda name: rows[name]["f1_macro_cross_fitted"])
     chosen = rows[strategy]
     return Thresholds(chosen["strategy"], chosen["values"], chosen["k"]), list(rows.values())
 
 
-def _row(fit: Fit, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
+def _row(fit: Fit, parts: Sequence[Part]) -> dict[str, Any]:
     from goemotions import metrics  # The server applies thresholds without scikit-learn.
 
-    fitted = fit(labels, probabilities)
-    unseen = metrics.decisions(labels, cross_fitted(fit, labels, probabilities))
+    whole = Sample(parts)
+    fitted = fit.to(whole)
+    unseen = added([_decided(_without(parts, part, fit), part) for part in parts])
     return {
-        **{f"{name}_cross_fitted": value for name, value in unseen.items()},
-        "f1_macro_fitted": macro_f1(labels, fitted.apply(probabilities)),
+        **{f"{name}_cross_fitted": value for name, value in metrics.counted(unseen, whole.positives, whole.rows).items()},
+        "f1_macro_fitted": float(_f1(*added([_decided(fitted, part) for part in parts]), whole.positives).mean()),
         **asdict(fitted),
     }
+
+
+def _without(parts: Sequence[Part], left_out: Part, fit: Fit) -> Thresholds:
+    """Fitted on the other parts; where there is none, nothing is predicted."""
+    others = [part for part in parts if part is not left_out]
+    return fit.to(Sample(others)) if others else Thresholds("none", (NEVER,) * left_out.labels.shape[1])
+
+
+def _decided(fitted: Thresholds, part: Part) -> Counts:
+    """What ``fitted.apply`` predicts for a part, counted, [labels]."""
+    values = np.asarray(fitted.values, dtype=np.float32)
+    if fitted.k is None:
+        found = [column.over(value) for column, value in zip(part.columns, values, strict=True)]
+        return Counts(*(np.array(counts) for counts in zip(*found, strict=True)))
+    best, probabilities, labels = (array[:, : fitted.k] for array in part.top)
+    over = probabilities >= values[best]
+    return Counts(*(np.bincount(best[cells], minlength=len(values)) for cells in (over & labels, over)))
 
 
 def write(
