@@ -41,7 +41,7 @@ SERVICES := $(if $(MLFLOW_TRACKING_URI),setup,stack-up)
 WITH := $(if $(MLFLOW_TRACKING_URI),,. .local/env &&)
 GOEMOTIONS = $(WITH) $(BIN)/goemotions
 
-.PHONY: help setup demo test test-images test-faults fuzz soak lint audit run score serve bench-serving stack-up stack-down compile \
+.PHONY: help setup demo test test-images test-faults fuzz soak lint audit run score serve bench bench-full bench-serving stack-up stack-down compile \
 	submit-pipeline submit-scoring schedule images push pin-base status promote rollback isvc deploy download-model report clean
 
 help: ## list the targets
@@ -55,7 +55,7 @@ help: ## list the targets
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) --constraint constraints.txt --editable '.[train,serve,pipeline,local,dev,audit]'
+	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) --constraint constraints.txt --editable '.[train,serve,pipeline,local,dev,bench,audit]'
 	@touch $@
 
 setup: .venv/.installed ## install everything into .venv (done by the other targets when it is needed)
@@ -76,6 +76,12 @@ serve: $(SERVICES) ## serve a VERSION, the champion for CPU: HTTP and a page on 
 
 bench-serving: $(SERVICES) ## measure that VERSION's predictor beside what one would take instead, on the test split of DATA (15 min)
 	@$(WITH) $(BIN)/python -m benchmarks.serving --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' --data '$(DATA)'
+
+bench: $(SERVICES) ## measure training, batch scoring, overhead, growth and quality a second: docs/benchmarks.md (20 min on DATA)
+	@$(WITH) $(BIN)/python -m benchmarks.everything --data '$(DATA)' --bundle '$(VERSION)' --model-name '$(MODEL_NAME)'
+
+bench-full: $(SERVICES) ## the same on a million rows and every size (hours)
+	@$(WITH) $(BIN)/python -m benchmarks.everything --data '$(DATA)' --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' --full
 
 stack-up: setup ## start MLflow and S3 on this machine, or find them running
 	@$(BIN)/python -m pipelines.stack up

@@ -207,7 +207,7 @@ def _best_smoothed_cut(columns: Sequence[Column]) -> float:
 
 def _midway(columns: Sequence[Column], upper: np.floating[Any]) -> float:
     """Midway between a probability and the next lower one; itself where they are neighbouring floats, whose middle rounds to one."""
-    lower = max(column.below(upper) for column in columns)
+    lower = max(column.below(float(upper)) for column in columns)
     middle = np.float32((float(upper) + lower) / 2)
     return float(middle) if middle > lower else float(upper)
 

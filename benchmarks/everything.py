@@ -1,0 +1,86 @@
+"""Every benchmark but those of the server, in one file: ``docs/benchmarks.md``.
+
+make bench DATA=../goemotions            # the quick form, at most 20 minutes on two idle cores
+make bench-full DATA=../goemotions
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from benchmarks import frontier, growth, overhead, scoring, training
+from benchmarks.measuring import Row, machine, table
+from goemotions import data
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table: its title, the command that measures it alone, and how."""
+
+    title: str
+    command: str
+    measure: Callable[[], list[Row]]
+
+
+def sections(source: str, reference: str, model_name: str, scratch: Path, *, full: bool) -> list[Section]:
+    shown = f"--data {Path(source).name}"
+    repeats, rows = (5, 1_000_000) if full else (3, 20_000)
+
+    def trained() -> list[Row]:
+        data.ingest(source, scratch / "dataset")
+        material = training.Material.of(scratch / "dataset", "minilm")
+        return training.rates(material, repeats)
+
+    return [
+        Section("Training", f"python -m benchmarks.training {shown} --repeats {repeats}", trained),
+        Section(
+            "Batch scoring",
+            f"python -m benchmarks.scoring {shown} --rows {rows}",
+            lambda: scoring.measure(reference, model_name, source, rows, 1 if full else repeats),
+        ),
+        Section("The pipeline besides training", f"python -m benchmarks.overhead {shown}", lambda: overhead.measure(source)),
+        Section(
+            "Growth", f"python -m benchmarks.growth{'' if full else ' --quick'}", lambda: growth.measure(is_quick=not full)
+        ),
+        Section(
+            "Quality a second",
+            f"python -m benchmarks.frontier {shown}",
+            lambda: frontier.measure(reference, model_name, source, repeats),
+        ),
+    ]
+
+
+@click.command()
+@click.option("--data", "source", default="sample", show_default=True)
+@click.option("--bundle", "reference", default="champion-cpu", show_default=True)
+@click.option("--model-name", default="goemotions", show_default=True)
+@click.option("--full", is_flag=True, help="The long form: a million rows, every size.")
+@click.option("--output", type=click.Path(path_type=Path), default=Path("docs/benchmarks.md"), show_default=True)
+def main(source: str, reference: str, model_name: str, full: bool, output: Path) -> None:
+    """Run every benchmark and write their tables."""
+    logging.disable(logging.WARNING)
+    text = [
+        "# Benchmarks",
+        f"Written by `make bench{'-full' if full else ''}` on {machine()}, with {Path(source).name}. Medians, with the range, of runs "
+        "that took turns; a ratio is the median of the ratios of neighbours. The server's are in "
+        "[serving-benchmarks.md](serving-benchmarks.md).",
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        for section in sections(source, reference, model_name, Path(scratch), full=full):
+            started = time.monotonic()
+            rows = section.measure()
+            text += [f"## {section.title}", f"`{section.command}`, {time.monotonic() - started:.0f} s", table(rows)]
+            click.echo("\n\n".join(text[-3:]) + "\n")
+    output.write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    click.echo(f"{output} is written")
+
+
+if __name__ == "__main__":
+    main()

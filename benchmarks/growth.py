@@ -1,0 +1,196 @@
+"""How time and memory grow with rows and labels, on made-up data: each size in a process of its own.
+
+    python -m benchmarks.growth --quick
+
+Texts are of made-up words; probabilities go with the labels. What a network would do is left out: `evaluate` begins with its
+probabilities. Of the report, what reads every row is measured. Batch scoring has a benchmark of its own, which looks at memory too.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import numpy as np
+
+from benchmarks.measuring import Row, machine, ratio, spread, table
+
+STEPS = ("ingest", "evaluate", "tune_thresholds", "report")
+SIZES = {
+    "quick": [(10_000, 28), (100_000, 28), (10_000, 100)],
+    "full": [(10_000, 28), (100_000, 28), (1_000_000, 28), (10_000, 100), (100_000, 100), (1_000_000, 100), (100_000, 1_000)],
+}
+# n log n from 10^4 to 10^6 rows is n to the power of 1.09; the rest is what small sizes and caches do to a fit.
+STEEPEST = 1.2
+FLAT = 0.35
+SORTS = 10.0
+
+
+def probabilities(rows: int, labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels, bool, and probabilities that know something of them, float32, each [rows, labels]."""
+    random = np.random.default_rng(0)
+    there = random.random((rows, labels), dtype=np.float32) < 1.2 / labels
+    logits = random.standard_normal((rows, labels), dtype=np.float32) - 3
+    logits += 3 * there
+    return there, 1 / (1 + np.exp(-logits))
+
+
+def names(labels: int) -> list[str]:
+    return [f"label-{number:04d}" for number in range(labels)]
+
+
+def write_source(folder: Path, rows: int, labels: int) -> None:
+    random = np.random.default_rng(0)
+    words = np.array([f"word{number}" for number in range(5000)])
+    (folder / "emotions.txt").write_text("\n".join(names(labels)))
+    for name, count in (("train", rows), ("dev", 10), ("test", 10)):
+        with (folder / f"{name}.tsv").open("w") as file:
+            for number in range(count):
+                text = " ".join(words[random.integers(0, len(words), random.integers(3, 25))])
+                file.write(f"{text}\t{random.integers(labels)}\t{name}{number}\n")
+
+
+def prepare(step: str, scratch: Path) -> Callable[[], object]:
+    """What a step does, ready to run on what lies below a folder."""
+    from goemotions import data, evaluation, thresholds, tuning
+    from goemotions.predictions import FILE, Predictions
+
+    if step == "ingest":
+        return lambda: data.ingest(str(scratch / "source"), scratch / "dataset")
+    if step == "tune_thresholds":
+        return lambda: tuning.tune(scratch / "validation", scratch / "thresholds")
+    found = Predictions.read(scratch / "validation" / FILE)
+    fixed = thresholds.fixed(found.labels, found.probabilities)
+    if step == "evaluate":
+        return lambda: evaluation.write_folder(scratch / "evaluated", found, evaluation.figures(found, fixed))
+    return lambda: _chapters(found)
+
+
+def _chapters(found: object) -> None:
+    """What the report works out from a scored split: intervals, calibration, confused labels."""
+    from goemotions import bootstrap, calibration, mistakes, thresholds
+    from goemotions.predictions import Predictions
+
+    assert isinstance(found, Predictions)
+    drawn = bootstrap.weights(len(found.ids), 20, 0)
+    bootstrap.auc_micro(found.labels, found.probabilities, drawn)
+    calibration.reliability(found.labels, found.probabilities)
+    predicted = thresholds.fixed(found.labels, found.probabilities).apply(found.probabilities)
+    mistakes.confused(found.names, found.labels, predicted)
+    mistakes.by_label_count(found.labels, predicted, found.probabilities)
+
+
+def one(step: str, scratch: Path) -> tuple[float, float]:
+    """Seconds, and MiB above what the process had before, of a step on what lies below a folder."""
+    code = "import sys; from benchmarks import growth; growth.here(*sys.argv[1:])"
+    command = [sys.executable, "-c", code, step, str(scratch)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise click.ClickException(f"{step} failed: {ended.stderr[-2000:]}")
+    seconds, mebibytes = json.loads(ended.stdout.splitlines()[-1])
+    return float(seconds), float(mebibytes)
+
+
+def here(step: str, scratch: str) -> None:
+    """Runs a step and prints what ``one`` answers."""
+    logging.disable(logging.WARNING)
+    run = prepare(step, Path(scratch))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    run()
+    taken = time.perf_counter() - started
+    print(json.dumps([taken, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024]))
+
+
+def make(scratch: Path, rows: int, labels: int) -> None:
+    """What the steps read, at a size; in a process of its own, since what is made leaves memory behind."""
+    code = "import sys; from benchmarks import growth; growth.made(*sys.argv[1:])"
+    subprocess.run([sys.executable, "-c", code, str(scratch), str(rows), str(labels)], check=True)
+
+
+def made(scratch: str, rows: str, labels: str) -> None:
+    from goemotions.predictions import FILE, Predictions
+
+    folder = Path(scratch)
+    (folder / "source").mkdir()
+    (folder / "validation").mkdir()
+    write_source(folder / "source", int(rows), int(labels))
+    there, scores = probabilities(int(rows), int(labels))
+    ids = [f"row{number}" for number in range(int(rows))]
+    found = Predictions(tuple(names(int(labels))), ids, there, scores, "validation", "onnx-int8", "made up")
+    found.write(folder / "validation" / FILE)
+
+
+def sorting(repeats: int, rows: int, labels: int = 28) -> list[Row]:
+    """Fitting thresholds against sorting the columns, in one process by turns."""
+    from goemotions import thresholds
+
+    there, scores = probabilities(rows, labels)
+    found: dict[str, list[float]] = {"sort": [], "fit": [], "choose": []}
+    runs: dict[str, Callable[[], object]] = {
+        "sort": lambda: np.sort(scores, axis=0),
+        "fit": lambda: thresholds.per_label(there, scores),
+        "choose": lambda: thresholds.choose(there, scores),
+    }
+    for _ in range(repeats):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run()
+            found[name].append(time.perf_counter() - started)
+    rows_made = [Row(f"sorting {rows:,} rows of {labels} columns by NumPy", spread(found["sort"], "s"))]
+    for name, what, asked in (("fit", "one threshold a label", SORTS), ("choose", "all nine strategies, cross-fitted", 0)):
+        value, told = ratio(found[name], found["sort"])
+        limit = (f"at most {asked:g}", value <= asked) if asked else ("", None)
+        rows_made.append(Row(f"- {what}: {spread(found[name], 's')}", told, *limit))
+    return rows_made
+
+
+def measure(*, is_quick: bool) -> list[Row]:
+    taken: dict[str, dict[tuple[int, int], tuple[float, float]]] = {step: {} for step in STEPS}
+    for rows, labels in SIZES["quick" if is_quick else "full"]:
+        with tempfile.TemporaryDirectory() as scratch:
+            make(Path(scratch), rows, labels)
+            for step in STEPS:
+                taken[step][rows, labels] = one(step, Path(scratch))
+    return [row for step in STEPS for row in _rows(step, taken[step])] + sorting(3, 100_000 if is_quick else 1_000_000)
+
+
+def _rows(step: str, found: dict[tuple[int, int], tuple[float, float]]) -> list[Row]:
+    made_rows = [
+        Row(
+            f"{step}, {rows:,} rows, {labels:,} labels",
+            f"{seconds:.2f} s ({1e6 * seconds / rows:,.0f} us a row), "
+            f"{mebibytes:,.0f} MiB ({2**20 * mebibytes / rows:,.0f} bytes a row)",
+        )
+        for (rows, labels), (seconds, mebibytes) in found.items()
+    ]
+    same = {rows: values for (rows, labels), values in found.items() if labels == 28}
+    time_, memory = (exponent(list(same), [values[part] for values in same.values()]) for part in (0, 1))
+    made_rows.append(Row(f"- {step}: exponent of time over rows", f"{time_:.2f}", f"at most {STEEPEST:g}", time_ <= STEEPEST))
+    asked = (f"at most {FLAT:g}", memory <= FLAT) if step == "ingest" else ("", None)
+    made_rows.append(Row(f"- {step}: exponent of memory over rows", f"{memory:.2f}", *asked))
+    return made_rows
+
+
+def exponent(sizes: list[int], values: list[float]) -> float:
+    """The power of the size that the values grow with, fitted to their logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(np.maximum(values, 1e-3)), 1)[0])
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Up to 10^5 rows and 100 labels.")
+def main(quick: bool) -> None:
+    """Measure how the steps grow on this machine."""
+    click.echo(f"{machine()}.\n\n{table(measure(is_quick=quick))}")
+
+
+if __name__ == "__main__":
+    main()

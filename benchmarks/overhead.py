@@ -1,0 +1,75 @@
+"""What the pipeline costs besides training: the same run as `make run MODELS=minilm`, step by step.
+
+    python -m benchmarks.overhead --data ../goemotions
+
+The run has a stack and a folder of its own. Training is one epoch without teachers: how long it takes is not what is measured here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import tempfile
+from datetime import datetime
+from pathlib import Path
+
+import click
+
+from benchmarks.measuring import Row, machine, table
+from pipelines import local, parameters, stack
+
+LONGEST = 60.0
+EVENT = re.compile(r"^(\d\d:\d\d:\d\d\.\d+) - INFO - (?:Executing task|Task) '([\w-]+)'( finished with status)?", re.MULTILINE)
+COLOURS = re.compile(r"\x1b\[\d+m")
+LEFT_OUT = ("train", "report")
+DAY = 86_400.0
+
+
+def seconds(log: str) -> dict[str, float]:
+    """The seconds of each step of a local run, by its log."""
+    found: dict[str, float] = {}
+    started: dict[str, datetime] = {}
+    for at, step, is_over in EVENT.findall(COLOURS.sub("", log)):
+        moment = datetime.strptime(at, "%H:%M:%S.%f")
+        if is_over:
+            found[step] = (moment - started[step]).total_seconds() % DAY
+        else:
+            started[step] = moment
+    return found
+
+
+def measure(source: str) -> list[Row]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                made = local.run(
+                    folder,
+                    data=parameters.source(source),
+                    models=["minilm"],
+                    settings={"minilm": {"teachers": 0, "epochs": 1}},
+                )
+            found = seconds((made / "run.log").read_text(encoding="utf-8"))
+        finally:
+            stack.down(folder)
+    rows = [Row(step, f"{taken:.1f} s") for step, taken in found.items()]
+    total = sum(taken for step, taken in found.items() if step not in LEFT_OUT)
+    return [
+        *rows,
+        Row("ingest through register, without training", f"{total:.1f} s", f"at most {LONGEST:g} s", total <= LONGEST),
+    ]
+
+
+@click.command()
+@click.option("--data", "source", default="sample", show_default=True)
+def main(source: str) -> None:
+    """Measure the steps of a run on this machine."""
+    logging.disable(logging.INFO)
+    rows = measure(source)
+    click.echo(f"{machine()}; {Path(source).name}; one run.\n\n{table(rows)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""What the benchmarks work out from what they measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import growth, measuring, overhead
+
+LOG = """
+23:59:58.500 - INFO - Executing task \x1b[96m'ingest'\x1b[0m
+23:59:59.000 - INFO - Streamed logs
+00:00:01.500 - INFO - Task \x1b[96m'ingest'\x1b[0m finished with status \x1b[92mSUCCESS\x1b[0m
+00:00:01.600 - INFO - Executing task \x1b[96m'tune-thresholds-2'\x1b[0m
+00:00:02.100 - INFO - Task \x1b[96m'tune-thresholds-2'\x1b[0m finished with status \x1b[92mSUCCESS\x1b[0m
+"""
+
+
+def test_the_seconds_of_each_step_are_read_from_a_log_past_midnight() -> None:
+    assert overhead.seconds(LOG) == {"ingest": 3.0, "tune-thresholds-2": pytest.approx(0.5)}
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
+def test_an_exponent_is_that_of_the_values(power: float) -> None:
+    sizes = [10_000, 100_000, 1_000_000]
+    assert growth.exponent(sizes, [3 * size**power for size in sizes]) == pytest.approx(power, abs=1e-6)
+
+
+def test_a_ratio_is_the_median_of_neighbours() -> None:
+    value, told = measuring.ratio([10.0, 30.0, 8.0], [5.0, 10.0, 8.0])
+    assert value == 2.0
+    assert told == "2.00 times (1.00 to 3.00)"
+
+
+def test_runs_take_turns() -> None:
+    order: list[str] = []
+    found = measuring.by_turns(2, {name: lambda name=name: order.append(name) or 1.0 for name in "ab"}, warm=False)
+    assert (order, found) == (["a", "b", "a", "b"], {"a": [1.0, 1.0], "b": [1.0, 1.0]})
+
+
+def test_a_row_says_whether_it_holds() -> None:
+    assert measuring.Row("x", "1", "2", holds=False).markdown() == "| x | 1 | 2 | **no** |"
