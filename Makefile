@@ -148,17 +148,24 @@ $(CHECKOV):
 	.venv/checkov/bin/python -m pip install --quiet $(PIP_OPTIONS) checkov==3.3.30
 	@touch $@
 
-# Training has a process of its own, here as in the pipeline: after OpenVINO has run in a process, torch can crash in training.
-test: setup $(CHECKOV) ## the tests
-	$(BIN)/python -m pytest --ignore tests/test_training.py --ignore tests/images
-	$(BIN)/python -m pytest tests/test_training.py
+# Training has processes of its own, here as in the pipeline: after OpenVINO has run in one, torch can crash in training.
+TRAINING := tests/test_training.py tests/test_optimizers.py tests/test_dropout.py
+# What a server bears is told by itself alone.
+LOAD := tests/test_serving.py
+OTHERS := $(foreach file,$(TRAINING) $(LOAD) tests/images,--ignore $(file))
+
+test: setup $(CHECKOV) ## the tests, two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(OTHERS)
+	$(BIN)/python -m pytest -n 2 $(TRAINING)
+	$(BIN)/python -m pytest $(LOAD)
 
 test-images: setup ## run the images of this commit with docker or podman, read-only and without rights
 	$(BIN)/python -m pytest tests/images
 
 test-faults: setup ## the tests of faults and bad inputs, slow ones too, with the rows they stand for (20 min)
-	$(BIN)/python -m pytest --rows --ignore tests/test_training.py --ignore tests/images
-	$(BIN)/python -m pytest --rows tests/test_training.py
+	$(BIN)/python -m pytest --rows $(OTHERS)
+	$(BIN)/python -m pytest --rows $(TRAINING)
+	$(BIN)/python -m pytest --rows $(LOAD)
 
 fuzz: setup ## a fuzzer on each reader of strangers' bytes for SECONDS
 	@cd /tmp && for reader in $$($(CURDIR)/$(BIN)/python $(CURDIR)/tests/fuzz/readers.py --list); do echo "== $$reader"; \
