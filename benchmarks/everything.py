@@ -31,7 +31,7 @@ class Section:
 
 def sections(source: str, reference: str, model_name: str, scratch: Path, *, full: bool) -> list[Section]:
     shown = f"--data {Path(source).name}"
-    repeats, rows = (5, 1_000_000) if full else (3, 20_000)
+    repeats, rows = (5, 1_000_000) if full else (2, 12_000)
 
     def trained() -> list[Row]:
         data.ingest(source, scratch / "dataset")

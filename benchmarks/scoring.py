@@ -36,8 +36,8 @@ def comments(source: str, rows: int, scratch: Path) -> Iterator[str]:
     splits, _ = data.load(scratch)
     texts = [text for split in splits.values() for text in split["text"][:]]
     order = np.random.default_rng(0).permutation(len(texts))
-    pairs = itertools.product(itertools.count(), order)
-    return (f"{texts[position]} {WORDS[turn % len(WORDS)]} {turn}" for turn, position in itertools.islice(pairs, rows))
+    changed = (f"{texts[position]} {WORDS[turn % len(WORDS)]} {turn}" for turn in itertools.count() for position in order)
+    return itertools.islice(changed, rows)
 
 
 def write(path: Path, texts: Iterator[str]) -> None:
