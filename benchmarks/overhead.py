@@ -2,7 +2,7 @@
 
     python -m benchmarks.overhead --data ../goemotions
 
-The run has a stack and a folder of its own. Training is one epoch in few steps, without teachers: how long it takes is not what is measured here.
+The run has a stack and a folder of its own. Training is one epoch in few steps, without teachers: its time does not count.
 """
 
 from __future__ import annotations
