@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from benchmarks.measuring import Row, machine, ratio, spread, table
+from benchmarks.measuring import Row, machine, peak_mib, ratio, spread, table
 
 STEPS = ("ingest", "evaluate", "tune_thresholds", "report")
 SIZES = {
@@ -103,11 +102,11 @@ def here(step: str, scratch: str) -> None:
     """Runs a step and prints what ``one`` answers."""
     logging.disable(logging.WARNING)
     run = prepare(step, Path(scratch))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mib()
     started = time.perf_counter()
     run()
     taken = time.perf_counter() - started
-    print(json.dumps([taken, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024]))
+    print(json.dumps([taken, peak_mib() - before]))
 
 
 def make(scratch: Path, rows: int, labels: int) -> None:

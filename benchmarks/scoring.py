@@ -113,14 +113,14 @@ def memory(folder: Path, source: Path, few: Path, scratch: Path) -> Row:
     peaks = []
     for path in (few, source):
         code = (
-            "import resource, sys; from goemotions import cli\n"
+            "import sys; from goemotions import cli; from benchmarks import measuring\n"
             "try: cli.main()\n"
-            "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+            "finally: print(measuring.peak_mib(), file=sys.stderr)"
         )
         output = scratch / f"memory-{path.stem}"
         command = [sys.executable, "-c", code, "score", "--bundle", str(folder), "--input", str(path), "--output", str(output)]
         ended = subprocess.run(command, capture_output=True, text=True, check=True)
-        peaks.append(int(ended.stderr.splitlines()[-1]) / 1024)
+        peaks.append(float(ended.stderr.splitlines()[-1]))
     counts = [pq.ParquetFile(path).metadata.num_rows for path in (few, source)]
     growth = peaks[1] / peaks[0]
     told = " and ".join(f"{peak:,.0f} MiB" for peak in peaks)

@@ -85,6 +85,8 @@ class OnnxEngine:
         self.lanes = threads or cpus()
         # In fp32 everywhere: left to itself, OpenVINO computes in bf16 on the CPUs that can.
         options = {"NUM_STREAMS": self.lanes, "INFERENCE_NUM_THREADS": self.lanes, "INFERENCE_PRECISION_HINT": "f32"}
+        # Threads are pinned to the first cores, whichever process they are of: two engines would share one of them.
+        options["ENABLE_CPU_PINNING"] = self.lanes == cpus()
         try:
             compiled = openvino.Core().compile_model(str(path), "CPU", options)
         except Exception as error:
