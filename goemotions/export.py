@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -139,15 +140,17 @@ def _write_int8(source: Path, path: Path, encoder: TextEncoder, texts: Sequence[
     import nncf
     import onnx
 
-    def feed(ids: list[int]) -> dict[str, np.ndarray]:
-        return dict(zip(("input_ids", "attention_mask"), encoder.pad([ids]), strict=True))
+    def feed(rows: list[list[int]]) -> dict[str, np.ndarray]:
+        return dict(zip(("input_ids", "attention_mask"), encoder.pad(rows), strict=True))
 
-    rows = [item.ids for item in encoder.encode(texts)]
+    # Texts of one length go together, since the activations of padding would count.
+    rows = sorted((item.ids for item in encoder.encode(texts)), key=len)
+    batches = [list(group) for _, group in itertools.groupby(rows, key=len)]
     with _silent():
         quantized = nncf.quantize(
             onnx.load(source),
-            nncf.Dataset(rows, feed),
-            subset_size=len(rows),
+            nncf.Dataset(batches, feed),
+            subset_size=len(batches),
             preset=nncf.QuantizationPreset.MIXED,
             model_type=nncf.ModelType.TRANSFORMER,
             # CPUs without VNNI add pairs of products in 16 bits and saturate: weights of 7 bits leave them room.
