@@ -1,10 +1,11 @@
 """Quality a second: what each way to answer costs and gives, and whether a cheap first stage pays.
 
-    python -m benchmarks.frontier --bundle champion-cpu --data ../goemotions
+    python -m benchmarks.frontier --bundle champion-cpu --data ../goemotions --student-epochs 3
 
 The cheap stage is a bag of static embeddings of tokens and pairs of tokens, mean-pooled, with one linear layer (as fastText: Joulin et
 al. 2017), taught by the bundle's own probabilities. The cascade keeps its answer where every label is far from its threshold, and asks
-the bundle's engine about the rest. All is fitted on train and chosen on validation; the test split is not opened.
+the bundle's engine about the rest. The student is half the encoder's layers, taught by the same probabilities. All is fitted on train
+and chosen on validation; the test split is not opened.
 """
 
 from __future__ import annotations
@@ -22,15 +23,18 @@ import numpy as np
 import torch
 
 from benchmarks.measuring import Row, by_turns, machine, ratio, spread, table
-from goemotions import cli, data, engines, metrics, thresholds
+from goemotions import cli, data, engines, export, metrics, model, profiles, thresholds, training
+from goemotions.labels import Taxonomy
 from goemotions.predictor import Predictor
 from goemotions.thresholds import Thresholds
+from goemotions.tokenization import TextEncoder
 
 THREADS, REPEATS = 2, 3
 BUCKETS, WIDTH, EPOCHS, BATCH = 2**18, 96, 6, 256
 TEXTS = 4096
 LOSS, GAIN = 0.003, 2.0
 WINDOW = 512
+STUDENT = "minilm-3l"
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,21 @@ def taught(rows: list[list[int]], targets: np.ndarray) -> Bag:
     return bag.eval()
 
 
+def student(
+    train: training.Split, validation: training.Split, taxonomy: Taxonomy, dataset: Path, scratch: Path, epochs: int
+) -> Any:
+    """The int8 engine of a smaller encoder that learnt the same targets."""
+    profile = profiles.get(STUDENT, {"epochs": epochs})
+    classifier, tokenizer = model.build(profile, taxonomy)
+    encoder = TextEncoder(tokenizer.backend_tokenizer, profile.max_length, tokenizer.pad_token_id)
+    model.start_at_prior(classifier, train.labels)
+    run = training.Run(profile, classifier, encoder, 0, training.resolve_precision("auto"), "")
+    run.fit(train, validation, "", 0, lambda epoch, values: None)
+    model.save(scratch / STUDENT, run.classifier, tokenizer, {"max_length": encoder.max_length})
+    export.export(dataset, scratch / STUDENT, scratch / "onnx")
+    return engines.load("onnx-int8", scratch / "onnx", encoder, threads=THREADS)
+
+
 def f1(split: Split, scores: np.ndarray) -> float:
     """Macro F1 on rows that the thresholds were not fitted on."""
     decided = thresholds.cross_fitted(thresholds.per_label_smoothed, split.labels, scores)
@@ -144,7 +163,8 @@ def gate(split: Split, cheap: np.ndarray, dear: np.ndarray, fitted: Thresholds) 
     return float("inf"), 0.0, 0.0
 
 
-def measure(reference: str, model_name: str, source: str, repeats: int) -> list[Row]:
+def measure(reference: str, model_name: str, source: str, repeats: int, student_epochs: int = 0) -> list[Row]:
+    """The table; a student is taught for so many epochs, or left out."""
     torch.set_num_threads(THREADS)
     with cli._bundle(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as scratch:
         data.ingest(source, Path(scratch) / "dataset")
@@ -154,11 +174,21 @@ def measure(reference: str, model_name: str, source: str, repeats: int) -> list[
         predictor = Predictor.load(folder, threads=THREADS)
         engine = predictor.engine
         rows = [item.ids for item in engine.encoder.encode(train.texts)]
-        targets = 0.7 * engines.score_ids(engine, rows) + 0.3 * train.labels
-        bag = taught(rows, targets.astype(np.float32))
+        targets = (0.7 * engines.score_ids(engine, rows) + 0.3 * train.labels).astype(np.float32)
+        bag = taught(rows, targets)
         others = {engine.name: engine}
         if (folder / engines.FILES["onnx"]).exists():
             others["onnx"] = engines.load("onnx", folder, engine.encoder, threads=THREADS)
+        if student_epochs:
+            seen = [item.ids for item in engine.encoder.encode(validation.texts)]
+            others[f"{STUDENT}, taught by it, {student_epochs} epochs, onnx-int8"] = student(
+                training.Split(rows, targets),
+                training.Split(seen, validation.labels.astype(np.float32)),
+                taxonomy,
+                Path(scratch) / "dataset",
+                Path(scratch),
+                student_epochs,
+            )
         return _compared(validation, bag, others, engine, repeats)
 
 
@@ -202,10 +232,11 @@ def _compared(validation: Split, bag: Bag, others: dict[str, Any], engine: Any, 
 @click.option("--model-name", default="goemotions", show_default=True)
 @click.option("--data", "source", default="sample", show_default=True)
 @click.option("--repeats", default=REPEATS, show_default=True)
-def main(reference: str, model_name: str, source: str, repeats: int) -> None:
+@click.option("--student-epochs", default=0, show_default=True, help="Teach a smaller encoder too (minutes an epoch).")
+def main(reference: str, model_name: str, source: str, repeats: int, student_epochs: int) -> None:
     """Measure quality against speed on the validation split."""
     logging.disable(logging.WARNING)
-    rows = measure(reference, model_name, source, repeats)
+    rows = measure(reference, model_name, source, repeats, student_epochs)
     click.echo(f"{machine()}; validation of {Path(source).name}; medians (and range) of {repeats} runs.\n\n{table(rows)}")
 
 
