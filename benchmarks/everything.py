@@ -52,7 +52,7 @@ def sections(source: str, reference: str, model_name: str, scratch: Path, *, ful
         Section(
             "Quality a second",
             f"python -m benchmarks.frontier {shown}{' --student-epochs 3' if full else ''}",
-            lambda: frontier.measure(reference, model_name, source, repeats, 3 if full else 0),
+            lambda: frontier.rows_of(frontier.measure(reference, model_name, source, repeats, 3 if full else 0)[0]),
         ),
     ]
 

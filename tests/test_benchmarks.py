@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from benchmarks import growth, measuring, overhead
+from benchmarks import frontier, growth, measuring, overhead
+from benchmarks.frontier import Tier
+from goemotions.report import evidence
 
 LOG = """
 23:59:58.500 - INFO - Executing task \x1b[96m'ingest'\x1b[0m
@@ -39,3 +43,17 @@ def test_runs_take_turns() -> None:
 
 def test_a_row_says_whether_it_holds() -> None:
     assert measuring.Row("x", "1", "2", holds=False).markdown() == "| x | 1 | 2 | **no** |"
+
+
+@pytest.mark.parametrize(("f1", "rate", "pays"), [(0.548, 210.0, True), (0.546, 210.0, False), (0.55, 190.0, False)])
+def test_a_cascade_pays_where_it_is_twice_as_fast_and_loses_little(f1: float, rate: float, pays: bool) -> None:
+    tiers = [Tier("int8", 0.55, [100.0, 101.0]), Tier("bag", 0.4, [9000.0, 9100.0]), Tier("cascade", f1, [rate, rate])]
+    assert frontier.rows_of(tiers)[-1].holds is pays
+
+
+def test_what_is_recorded_of_the_frontier_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frontier, "FRONTIER", tmp_path / "frontier.csv")
+    frontier.record([Tier("int8", 0.55, [100.0, 102.0, 90.0]), Tier("cascade", 0.5, [1.0])], "of the data")
+    (first, _) = evidence.measurements(tmp_path / "frontier.csv", "of the data")
+    assert (first["answered by"], first["f1_macro"], first["texts_per_second"]) == ("int8", "0.55000", "100")
+    assert evidence.measurements(tmp_path / "frontier.csv", "of other data") == []

@@ -327,3 +327,20 @@ def test_measurements_are_shown_for_the_data_they_were_made_on(
     assert [line[0] for line in table[1:]] == ["base", "focal"]
     assert table[2][1] == "loss focal"
     assert table[2][-2:] == ["+0.2500", "+0.0000"]
+
+
+def test_the_frontier_is_shown_best_first(
+    dataset: Path, parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, markdown_tables: Any
+) -> None:
+    shared = {"machine": "two cores of a machine", "digest": data.load(dataset)[1]["digest"]}
+    rows = [
+        {"answered by": "bag", "f1_macro": 0.3719, "texts_per_second": 49250, **shared},
+        {"answered by": "onnx-int8", "f1_macro": 0.5485, "texts_per_second": 1175, **shared},
+    ]
+    evaluation.write_csv(tmp_path / "frontier.csv", rows)
+    monkeypatch.setattr(report, "FRONTIER", tmp_path / "frontier.csv")
+    report.write(dataset, parts, tmp_path / "report")
+    written = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    (table,) = [found for found in markdown_tables(written) if found[0][0] == "answered by"]
+    assert table[1:] == [["onnx-int8", "0.5485", "1,175"], ["bag", "0.3719", "49,250"]]
+    assert "two cores of a machine" in written

@@ -22,6 +22,8 @@ from goemotions.report.result import Result, best
 # Measured by `benchmarks/ablations`: why the profiles are what they are.
 ABLATIONS = Path(__file__).parent.with_name("ablations.csv")
 SEEDS = Path(__file__).parent.with_name("seeds.csv")
+# Measured by `benchmarks/frontier`.
+FRONTIER = Path(__file__).parent.with_name("frontier.csv")
 
 
 @storage.names_full_disk
@@ -63,6 +65,7 @@ def write(
         *about_data,
         models.seeds(evidence.measurements(SEEDS, info["digest"])),
         evidence.ablations(evidence.measurements(ABLATIONS, info["digest"])),
+        evidence.frontier(evidence.measurements(FRONTIER, info["digest"])),
         evidence.robust(best(results), validation["text"][:]),
         evidence.errors(best(results), dict(zip(validation["id"][:], validation["text"][:], strict=True))),
         *([evidence.artifacts(registered, model_name)] if registered else []),
