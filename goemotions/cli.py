@@ -234,13 +234,15 @@ def score(
 
         with _bundle(reference, model_name) as (folder, _):
             made = scoring.score_file(Predictor.load(folder, threads=threads), Path(source), Path(output), **options)
+        spent, rate = "s", "a second"
     else:
         shards.plan(source, output, reference, model_name=model_name, shard_rows=shard_rows, **options)
         shards.score(output, workers=workers, threads=threads)
         made = shards.finish(output)
-    # A folder's shards may have come from several runs, each at work for a part of the seconds.
+        # Shards may have come from several workers at a time, and from several runs.
+        spent, rate = "s of work", "a second and worker"
     click.echo(
-        f"{output}: {made.rows:,} rows in {made.seconds:.1f} s, {made.rows / made.seconds:,.0f} a second; "
+        f"{output}: {made.rows:,} rows in {made.seconds:,.1f} {spent}, {made.rows / made.seconds:,.0f} {rate}; "
         f"{made.blank:,} without text, {made.truncated:,} truncated"
     )
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -261,6 +264,14 @@ def test_a_file_is_labelled(run: Callable[..., Ended], whole: Path, tmp_path: Pa
     ]
     assert run(*arguments, "--output", tmp_path / "out.csv").code == 0
     assert (tmp_path / "out.csv").read_text().startswith("id,comment,labels,truncated,p/calm,p/dread,")
+
+
+def test_a_folder_is_labelled_by_workers_whose_time_is_added_up(run: Callable[..., Ended], whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"text": ["a lake", "", "gravel"]}), tmp_path / "in" / "texts.parquet")
+    ended = run("score", "--bundle", whole, "--input", tmp_path / "in", "--output", tmp_path / "out", "--shard-rows", "2")
+    assert ended.code == 0, ended.err
+    assert re.fullmatch(r".*: 3 rows in [\d.,]+ s of work, [\d,]+ a second and worker; 1 without text, 0 truncated\n", ended.out)
 
 
 def copied(whole: Path, folder: Path, **facts: str) -> Path:
