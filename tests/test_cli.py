@@ -271,7 +271,9 @@ def test_a_folder_is_labelled_by_workers_whose_time_is_added_up(run: Callable[..
     pq.write_table(pa.table({"text": ["a lake", "", "gravel"]}), tmp_path / "in" / "texts.parquet")
     ended = run("score", "--bundle", whole, "--input", tmp_path / "in", "--output", tmp_path / "out", "--shard-rows", "2")
     assert ended.code == 0, ended.err
-    assert re.fullmatch(r".*: 3 rows in [\d.,]+ s of work, [\d,]+ a second and worker; 1 without text, 0 truncated\n", ended.out)
+    assert re.fullmatch(
+        r".*: 3 rows in [\d.,]+ s of work, [\d,]+ a second and worker; 1 without text, 0 truncated\n", ended.out
+    )
 
 
 def copied(whole: Path, folder: Path, **facts: str) -> Path:
