@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 from scipy.stats import spearmanr
 
 from goemotions import metrics, thresholds
@@ -23,7 +24,9 @@ def confused(names: Sequence[str], labels: np.ndarray, predicted: np.ndarray, mo
     Returns:
         label, taken_for, count, and share: the count divided by the rows that have the label.
     """
-    counts = (labels & ~predicted).T.astype(np.int64) @ (predicted & ~labels)
+    # Few cells are mistakes: a dense product would take a step for every row and pair of labels.
+    missed, wrong = (sparse.csr_array(cells.astype(np.int64)) for cells in (labels & ~predicted, predicted & ~labels))
+    counts = (missed.T @ wrong).toarray()
     shares = counts / np.maximum(labels.sum(axis=0), 1)[:, None]
     order = np.lexsort((-shares.ravel(), -counts.ravel()))[:most]
     return [
