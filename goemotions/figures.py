@@ -54,9 +54,8 @@ def class_distribution(counts: Mapping[str, Mapping[str, int]]) -> Chart:
     )
 
 
-def cooccurrence(names: Sequence[str], labels: np.ndarray) -> Chart:
-    """How often a text with the row's label has the column's too; labels bool [n, labels]."""
-    together = labels.T.astype(int) @ labels.astype(int)
+def cooccurrence(names: Sequence[str], together: np.ndarray) -> Chart:
+    """How often a text with the row's label has the column's too; together: texts with both, int [labels, labels]."""
     rows = [
         {"row": a, "column": b, "share": both / together[i, i], "texts with both": both, "texts with row": together[i, i]}
         for i, a in enumerate(names)

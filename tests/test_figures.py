@@ -40,7 +40,7 @@ CHARTS: dict[str, tuple[Callable[[], figures.Chart], tuple[str, ...]]] = {
         lambda: figures.class_distribution({"train": dict.fromkeys(NAMES, 900), "test": dict.fromkeys(NAMES, 0)}),
         (*NAMES, "train", "test", "texts (log)"),
     ),
-    "cooccurrence": (lambda: figures.cooccurrence(NAMES, LABELS), (*NAMES, "also has")),
+    "cooccurrence": (lambda: figures.cooccurrence(NAMES, LABELS.T.astype(int) @ LABELS), (*NAMES, "also has")),
     "lengths": (lambda: figures.lengths({"train": [1, 5, 90], "test": [3]}), ("train", "test", "share of the split's texts")),
     "per-label-f1": (lambda: figures.per_label_f1(PER_LABEL), (*NAMES, *MODELS, "F1")),
     "label-thresholds": (lambda: figures.label_thresholds(PER_LABEL), (*NAMES, *MODELS, "threshold")),
@@ -101,8 +101,8 @@ def test_labels_are_sorted_by_their_count_in_train() -> None:
 
 
 def test_the_share_is_of_the_texts_with_the_label_of_the_row() -> None:
-    labels = np.array([[1, 1], [1, 0], [1, 0], [1, 0]], dtype=bool)
-    shares = {(row["row"], row["column"]): row["share"] for row in values(figures.cooccurrence(["a", "b"], labels))}
+    together = np.array([[4, 1], [1, 1]])
+    shares = {(row["row"], row["column"]): row["share"] for row in values(figures.cooccurrence(["a", "b"], together))}
     assert shares == {("a", "b"): 0.25, ("b", "a"): 1.0}
 
 

@@ -51,8 +51,7 @@ def write(
     splits, info = data.load(dataset_folder)
     results = [Result.read(variant, folder) for variant, folders in parts.items() for folder in folders]
     words = {split: np.array([len(text.split()) for text in rows["text"][:]]) for split, rows in splits.items()}
-    train = data.taxonomy_of(info).multi_hot(splits["train"]["labels"][:])
-    about_data = dataset.sections(info, train, words)
+    about_data = dataset.sections(info, words)
     validation = splits["validation"]
     sections = [
         models.overview(info, results),

@@ -13,9 +13,9 @@ from goemotions.report.result import source_name
 PAIRS = 15
 
 
-def sections(info: dict[str, Any], train_labels: np.ndarray, words: dict[str, np.ndarray]) -> list[Section]:
-    """Distribution, co-occurrence, lengths, repeated texts; labels of train bool [n, labels], words of each text by split."""
-    return [_counts(info), _distribution(info), _cooccurrence(info, train_labels), _lengths(info, words), _repeated(info)]
+def sections(info: dict[str, Any], words: dict[str, np.ndarray]) -> list[Section]:
+    """Distribution, co-occurrence, lengths, repeated texts; words of each text by split."""
+    return [_counts(info), _distribution(info), _cooccurrence(info), _lengths(info, words), _repeated(info)]
 
 
 def _counts(info: dict[str, Any]) -> Section:
@@ -50,7 +50,7 @@ def _distribution(info: dict[str, Any]) -> Section:
     )
 
 
-def _cooccurrence(info: dict[str, Any], labels: np.ndarray) -> Section:
+def _cooccurrence(info: dict[str, Any]) -> Section:
     names, together = info["labels"], np.asarray(info["cooccurrence"])
     pairs = [
         (names[a], names[b], int(together[a, b]), together[a, b] / together[a, a], together[a, b] / together[b, b])
@@ -68,7 +68,7 @@ def _cooccurrence(info: dict[str, Any], labels: np.ndarray) -> Section:
         (Table(("labels together", "rows", "of the first", "of the second"), rows),),
         (
             Figure(
-                "co-occurrence", "Share of a label's train rows that have the other too", figures.cooccurrence(names, labels)
+                "co-occurrence", "Share of a label's train rows that have the other too", figures.cooccurrence(names, together)
             ),
         ),
         level=3,
