@@ -94,7 +94,7 @@ compile: setup ## write the pipeline as one file for the Kubeflow UI: REGISTRY=
 
 # Endpoint, namespace and token: KF_PIPELINES_ENDPOINT, KF_PIPELINES_NAMESPACE, KF_PIPELINES_TOKEN or KF_PIPELINES_COOKIES, or KUBE_CONTEXT.
 SUBMITTED = --data '$(DATA)' --models '$(MODELS)' --epochs $(or $(EPOCHS),0) $(addprefix --weights ,$(WEIGHTS)) \
-	$(foreach pair,$(SET),--set '$(pair)') $(addprefix --preset ,$(PRESET)) --resources '$(RESOURCES)' --registry '$(REGISTRY)' \
+	--set 'model_name=$(MODEL_NAME)' $(foreach pair,$(SET),--set '$(pair)') $(addprefix --preset ,$(PRESET)) --resources '$(RESOURCES)' --registry '$(REGISTRY)' \
 	--experiment '$(EXPERIMENT)' $(if $(FORCE),--force) $(if $(DRY_RUN),--dry-run)
 
 submit-pipeline: setup ## run the pipeline on Kubeflow: DATA= MODELS= PRESET=gke|eks|generic RESOURCES= REGISTRY= WAIT=1 DRY_RUN=1
@@ -105,7 +105,7 @@ submit-scoring: setup ## label Parquet files on Kubeflow: INPUT=s3://... OUTPUT=
 		--set 'model_name=$(MODEL_NAME)' $(foreach pair,$(SET),--set '$(pair)') --resources '$(RESOURCES)' --registry '$(REGISTRY)' \
 		--experiment '$(EXPERIMENT)' $(if $(FORCE),--force) $(if $(DRY_RUN),--dry-run) $(if $(WAIT),--wait)
 
-schedule: setup ## run it by the clock: CRON='0 0 3 * * 0' (six fields, seconds first), CRON=off ends that
+schedule: setup ## run the training pipeline by the clock: CRON='0 0 3 * * 0' (six fields, seconds first), CRON=off ends that
 	@$(BIN)/python -m pipelines.submit schedule $(SUBMITTED) --cron '$(CRON)'
 
 # Also read by the script: REGISTRY, ENGINE, BASE_IMAGE, BUILD_OPTIONS, PIP_OPTIONS, SOURCE, FORCE.

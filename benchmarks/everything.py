@@ -42,7 +42,7 @@ def sections(source: str, reference: str, model_name: str, scratch: Path, *, ful
         Section("Training", f"python -m benchmarks.training {shown} --repeats {repeats}", trained),
         Section(
             "Batch scoring",
-            f"python -m benchmarks.scoring {shown} --rows {rows}",
+            f"python -m benchmarks.scoring {shown} --rows {rows} --repeats {1 if full else repeats}",
             lambda: scoring.measure(reference, model_name, source, rows, 1 if full else repeats),
         ),
         Section("The pipeline besides training", f"python -m benchmarks.overhead {shown}", lambda: overhead.measure(source)),
@@ -51,7 +51,7 @@ def sections(source: str, reference: str, model_name: str, scratch: Path, *, ful
         ),
         Section(
             "Quality a second",
-            f"python -m benchmarks.frontier {shown}{' --student-epochs 3' if full else ''}",
+            f"python -m benchmarks.frontier {shown} --repeats {repeats}{' --student-epochs 3' if full else ''}",
             lambda: frontier.rows_of(frontier.measure(reference, model_name, source, repeats, 3 if full else 0)[0]),
         ),
     ]

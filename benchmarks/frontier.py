@@ -10,10 +10,11 @@ and chosen on validation; the test split is not opened.
 
 from __future__ import annotations
 
+import functools
 import logging
 import tempfile
-import time
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -21,11 +22,12 @@ from typing import Any
 
 import click
 import numpy as np
+import scipy.special
 import torch
 
 import goemotions
-from benchmarks.measuring import Row, by_turns, machine, ratio, spread, table
-from goemotions import cli, data, engines, evaluation, export, metrics, model, profiles, thresholds, training
+from benchmarks.measuring import Row, by_turns, machine, ratio, spread, table, timed
+from goemotions import bundle, data, engines, evaluation, export, metrics, model, profiles, thresholds, training
 from goemotions.labels import Taxonomy
 from goemotions.predictor import Predictor
 from goemotions.thresholds import Thresholds
@@ -35,7 +37,7 @@ THREADS, REPEATS = 2, 3
 BUCKETS, WIDTH, EPOCHS, BATCH = 2**18, 96, 6, 256
 TEXTS = 4096
 LOSS, GAIN = 0.003, 2.0
-WINDOW = 512
+CASCADE = 8 * engines.WINDOW
 STUDENT = "minilm-3l"
 FRONTIER = Path(goemotions.__file__).with_name("frontier.csv")
 
@@ -118,7 +120,7 @@ def student(
     encoder = TextEncoder(tokenizer.backend_tokenizer, profile.max_length, tokenizer.pad_token_id)
     model.start_at_prior(classifier, train.labels)
     run = training.Run(profile, classifier, encoder, 0, training.resolve_precision("auto"), "")
-    run.fit(train, validation, "", 0, lambda epoch, values: None)
+    run.fit(train, validation, "", 0, lambda epoch, values: None, threading.Event())
     model.save(scratch / STUDENT, run.classifier, tokenizer, {"max_length": encoder.max_length})
     export.export(dataset, scratch / STUDENT, scratch / "onnx")
     return engines.load("onnx-int8", scratch / "onnx", encoder, threads=THREADS)
@@ -133,14 +135,9 @@ def f1(split: Split, scores: np.ndarray) -> float:
 def margin(scores: np.ndarray, fitted: Thresholds) -> np.ndarray:
     """How far, in log-odds, the label that is nearest to its threshold is from it, float [n]."""
     cuts = np.asarray(fitted.values)
-    distance = np.abs(_logit(scores) - _logit(cuts))
-    nearest: np.ndarray = distance.min(axis=1)
+    likely, needed = (scipy.special.logit(np.clip(values, 1e-6, 1 - 1e-6)) for values in (scores, cuts))
+    nearest: np.ndarray = np.abs(likely - needed).min(axis=1)
     return nearest
-
-
-def _logit(values: np.ndarray) -> np.ndarray:
-    kept = np.clip(values, 1e-6, 1 - 1e-6)
-    return np.asarray(np.log(kept / (1 - kept)))
 
 
 @dataclass(frozen=True)
@@ -154,8 +151,8 @@ class Cascade:
 
     def score(self, texts: Sequence[str]) -> np.ndarray:
         found = np.empty((len(texts), len(self.fitted.values)), dtype=np.float32)
-        for start in range(0, len(texts), 8 * WINDOW):
-            rows = [item.ids for item in self.engine.encoder.encode(texts[start : start + 8 * WINDOW])]
+        for start in range(0, len(texts), CASCADE):
+            rows = [item.ids for item in self.engine.encoder.encode(texts[start : start + CASCADE])]
             scores = self.bag.score(rows)
             asked = np.flatnonzero(margin(scores, self.fitted) < self.least)
             if len(asked):
@@ -178,7 +175,7 @@ def gate(split: Split, cheap: np.ndarray, dear: np.ndarray, fitted: Thresholds) 
 def measure(reference: str, model_name: str, source: str, repeats: int, student_epochs: int = 0) -> tuple[list[Tier], str]:
     """Every way to answer, and the data's digest; a student is taught for so many epochs, or left out."""
     torch.set_num_threads(THREADS)
-    with cli._bundle(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as scratch:
+    with bundle.opened(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as scratch:
         data.ingest(source, Path(scratch) / "dataset")
         read, info = data.load(Path(scratch) / "dataset", ("train", "validation"))
         taxonomy = data.taxonomy_of(info)
@@ -213,19 +210,12 @@ def _compared(validation: Split, bag: Bag, others: dict[str, Any], engine: Any, 
     cascade = Cascade(bag, engine, fitted, least)
     texts = validation.texts[:TEXTS]
 
-    def rate(score: Any) -> Any:
-        def run() -> float:
-            started = time.perf_counter()
-            score(texts)
-            return len(texts) / (time.perf_counter() - started)
-
-        return run
-
-    runs = {
-        "bag": rate(lambda some: bag.score([item.ids for item in engine.encoder.encode(some)])),
-        "cascade": rate(cascade.score),
-        **{name: rate(lambda some, other=other: engines.score(other, some)) for name, other in others.items()},
+    ways: dict[str, Callable[[], object]] = {
+        "bag": lambda: bag.score([item.ids for item in engine.encoder.encode(texts)]),
+        "cascade": lambda: cascade.score(texts),
+        **{name: functools.partial(engines.score, other, texts) for name, other in others.items()},
     }
+    runs = {name: timed(len(texts), way) for name, way in ways.items()}
     found = by_turns(repeats, runs)
     quality = {name: f1(validation, scores[name]) for name in others}
     quality["bag"] = f1(validation, cheap)

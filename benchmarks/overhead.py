@@ -44,6 +44,7 @@ def measure(source: str) -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         # The times are in what KFP logs.
+        level = logging.root.manager.disable
         logging.disable(logging.NOTSET)
         try:
             with contextlib.redirect_stdout(io.StringIO()):
@@ -55,6 +56,7 @@ def measure(source: str) -> list[Row]:
                 )
             found = seconds((made / "run.log").read_text(encoding="utf-8"))
         finally:
+            logging.disable(level)
             stack.down(folder)
     if "register" not in found:
         raise click.ClickException("the log of the run tells no times: KFP writes it in another form than this reads")

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.measuring import Row, by_turns, machine, ratio, spread, table
-from goemotions import cli, data, engines, scoring, shards
+from goemotions import bundle, data, engines, scoring, shards
 from goemotions.predictor import Predictor
 
 THREADS = 2
@@ -128,7 +128,7 @@ def memory(folder: Path, source: Path, few: Path, scratch: Path) -> Row:
 
 
 def measure(reference: str, model_name: str, source: str, rows: int, repeats: int) -> list[Row]:
-    with cli._bundle(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as name:
+    with bundle.opened(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         whole, few = scratch / "whole.parquet", scratch / "few.parquet"
         write(whole, comments(source, rows, scratch / "dataset"))

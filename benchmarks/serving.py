@@ -26,7 +26,7 @@ import psutil
 
 from benchmarks import load, parity
 from benchmarks.measuring import Row, by_turns, machine, ratio, spread, table, timed
-from goemotions import cli, data, engines, metrics, thresholds
+from goemotions import bundle, data, engines, metrics, thresholds
 from goemotions.predictions import Predictions
 from goemotions.predictor import Predictor
 from pipelines import stack
@@ -220,7 +220,8 @@ def borne(folder: Path, scratch: Path, texts: list[str]) -> list[Row]:
         over = load.opened(port, eights, rate=10 * before.rate(), seconds=OVERLOAD_SECONDS)
         peak = memory().rss / 2**20
         started = time.monotonic()
-        while load.closed(port, eights, clients=1, count=20).percentile(99) > 5 * lone and time.monotonic() - started < 30:
+        # Not "is it slower still": where none is answered there is no percentile.
+        while not load.closed(port, eights, clients=1, count=20).percentile(99) <= 5 * lone and time.monotonic() - started < 30:
             pass
         recovered = time.monotonic() - started
         rows += [
@@ -242,13 +243,16 @@ def answered(folder: Path, scratch: Path, split: Any, predictor: Predictor) -> l
     is_same = list(stored.ids) == list(split["id"])
     expected = stored.probabilities if is_same else engines.score(predictor.engine, texts)[0]
     alone = engines.load("onnx", folder, predictor.bundle.encoder, threads=THREADS)
-    cases = ((predictor.engine.name, expected, engines.INT8_BOUND), ("onnx", engines.score(alone, texts)[0], 1e-5))
+    cases = (
+        (predictor.engine.name, expected, "the evaluate step" if is_same else "the same in-process", engines.INT8_BOUND),
+        ("onnx", engines.score(alone, texts)[0], "the same in-process", 1e-5),
+    )
     rows = []
-    for name, probabilities, bound in cases:
+    for name, probabilities, other, bound in cases:
         grpc_port = stack.free_ports(1)[0]
         with process(ours(folder, "--engine", name, "--grpc-port", str(grpc_port)), scratch / "parity.log") as (port, _, _):
             for way, difference in parity.differences(port, grpc_port, texts, labels, probabilities):
-                what = f"{name}: {len(texts):,} texts by {way}: largest difference to the evaluate step"
+                what = f"{name}: {len(texts):,} texts by {way}: largest difference to {other}"
                 rows.append(Row(what, f"{difference:.1e}", f"at most {bound:g}", difference <= bound))
     return rows
 
@@ -294,7 +298,7 @@ def quality(folder: Path, dataset: Path, predictor: Predictor) -> Row:
 @click.option("--output", type=click.Path(path_type=Path), help="A Markdown file to write.")
 def main(reference: str, model_name: str, source: str, output: Path | None) -> None:
     """Measure the predictor."""
-    with cli._bundle(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as name:
+    with bundle.opened(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         data.ingest(source, scratch / "dataset")
         split = data.load(scratch / "dataset", ("test",))[0]["test"]

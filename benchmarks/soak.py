@@ -27,6 +27,7 @@ import psutil
 from benchmarks import load
 from benchmarks.measuring import machine
 from goemotions import manifest, storage, tracking
+from goemotions.errors import IntegrityError, StorageError
 from pipelines import stack
 
 PROFILE, MODEL, STORE = "minilm-3l", "soak", f"s3://{stack.BUCKET}/soak/"
@@ -37,6 +38,8 @@ CLIENTS = 8
 ROUTER_SECONDS = 1.5
 EVERY_SECONDS = {"serving": 40.0, "training": 15.0, "registering": 20.0, "MLflow": 75.0, "S3": 90.0}
 AWAY_SECONDS = 5.0
+# Of one training or registration: far more than the faults of a soak take.
+ATTEMPTS = 100
 
 
 @dataclass
@@ -163,7 +166,7 @@ def train(soak: Soak) -> None:
         number += 1
         output, log = soak.folder / f"model-{number}", soak.folder / "train.log"
         arguments = ("--dataset", soak.folder / "dataset", "--output", output, "--checkpoints", f"{STORE}checkpoints/{number}/")
-        while True:
+        for _ in range(ATTEMPTS):
             process = goemotions("train", *arguments, *TRAINING, log=log)
             try:
                 process.wait(timeout=EVERY_SECONDS["training"] * soak.random.uniform(0.7, 2.5) if soak.goes_on() else None)
@@ -175,6 +178,8 @@ def train(soak: Soak) -> None:
             if (output / "training.json").exists() and process.returncode == 0:
                 break
             soak.tally.add("trainings started again")
+        else:
+            raise click.ClickException(f"a training did not end in {ATTEMPTS} attempts: its log is {log}")
         soak.tally.add("trainings finished")
         soak.tally.add("trainings that ended otherwise than undisturbed", _figures(output) != undisturbed)
         shutil.rmtree(output)
@@ -191,7 +196,7 @@ def enrol(soak: Soak, who: str) -> None:
     while soak.goes_on():
         number += 1
         name, log = f"soak-{who}-{number}", soak.folder / f"register-{who}.log"
-        while True:
+        for _ in range(ATTEMPTS):
             process = register(soak.folder, name, log)
             try:
                 is_spared = soak.random.random() < 0.5 or not soak.goes_on()
@@ -204,6 +209,8 @@ def enrol(soak: Soak, who: str) -> None:
                 break
             soak.tally.add("registrations started again")
             time.sleep(1)
+        else:
+            raise click.ClickException(f"a registration did not end in {ATTEMPTS} attempts: its log is {log}")
         with soak.tally.lock:
             soak.tally.counts[f"run {name}"] = 1
         soak.tally.add("registrations finished")
@@ -245,9 +252,10 @@ def lost_versions(tally: Tally) -> tuple[int, int]:
 
 
 def _is_whole(source: str) -> bool:
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, contextlib.suppress(IntegrityError, StorageError):
         manifest.verify(storage.fetch(source, Path(scratch)))
-    return True
+        return True
+    return False
 
 
 @contextlib.contextmanager
@@ -302,7 +310,8 @@ def main(minutes: float, seed: int) -> None:
         tally.counts.update({"versions lost": lost, "versions doubled": doubled})
         click.echo(f"{machine()}; {minutes:g} min\n\n{table(tally, minutes)}\n")
         # Counted even where there was none.
-        bad = {name: tally.counts[name] for name in ("requests lost", "versions lost", "versions doubled")}
+        counted = ("requests lost", "requests answered with an error", "versions lost", "versions doubled")
+        bad = {name: tally.counts[name] for name in counted}
         bad["trainings that ended otherwise"] = tally.counts["trainings that ended otherwise than undisturbed"]
         click.echo(", ".join(f"{name}: {number}" for name, number in bad.items()))
         sys.exit(1 if any(bad.values()) else 0)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -50,6 +52,18 @@ def load(folder: Path) -> Bundle:
     return Bundle(folder, facts, Taxonomy(tuple(content["thresholds"])), fitted, TextEncoder.load(folder))
 
 
+def taxonomy(location: str) -> Taxonomy:
+    """The labels of a bundle, by one small file of it.
+
+    Raises:
+        ModelError: no bundle is there.
+    """
+    if not storage.has(location, manifest.NAME):
+        raise ModelError(f"{location} is not a bundle: give one that `goemotions register` made")
+    _, content = thresholds.parse(storage.read(location, "thresholds.json") or b"", f"{location}: thresholds.json")
+    return Taxonomy(tuple(content["thresholds"]))
+
+
 @storage.names_full_disk
 def fetch(reference: str, output: Path, model_name: str = MODEL) -> Version | None:
     """Brings a bundle and verifies it.
@@ -76,6 +90,25 @@ def fetch(reference: str, output: Path, model_name: str = MODEL) -> Version | No
     storage.fetch(version.source, output)
     manifest.verify(output)
     return version
+
+
+@contextlib.contextmanager
+def opened(reference: str, model_name: str = MODEL) -> Iterator[tuple[Path, str]]:
+    """The folder of a bundle, verified, and its version (its run where no number was asked for): a folder where it is, anything else
+    fetched for as long as the block lasts.
+
+    Args:
+        reference, model_name: as ``fetch`` takes them.
+
+    Raises:
+        ModelError, IntegrityError: as ``fetch`` does.
+    """
+    if Path(reference).is_dir() or ("/" in reference and not storage.is_s3(reference)):
+        yield Path(reference), str(manifest.verify(Path(reference)).get("run_id"))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        version = fetch(reference, Path(scratch), model_name)
+        yield Path(scratch), version.number if version else str(manifest.verify(Path(scratch)).get("run_id"))
 
 
 def download(reference: str, output: Path, model_name: str = MODEL) -> tuple[Version | None, list[str]]:

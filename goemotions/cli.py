@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import sys
-import tempfile
-from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,8 @@ from typing import Any
 import click
 
 from goemotions import operate
-from goemotions.errors import WorkflowError
+from goemotions.errors import DataError, WorkflowError
+from goemotions.serving.limits import Limits
 
 # A step's libraries take seconds to import, so each subcommand imports its own.
 
@@ -67,9 +65,9 @@ def ingest(source: str, output: Path, **options: Any) -> None:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
 @click.option("--checkpoints", "checkpoint_location", default="", help="Folder or s3:// to checkpoint to and resume from.")
-@click.option("--checkpoint-steps", default=500, show_default=True, help="Steps between two checkpoints.")
+@click.option("--checkpoint-steps", type=click.IntRange(min=1), default=500, show_default=True, help="Steps between two.")
 @click.option("--run", "pipeline_run", default="", help="Log to MLflow under this pipeline run.")
-@click.option("--processes", default=0, help="0: one for each GPU, one without.")
+@click.option("--processes", default=0, show_default=True, help="0: one for each GPU, or one where there is none.")
 def train(dataset: Path, output: Path, profile: str, settings: tuple[str, ...], **options: Any) -> None:
     """Fine-tune a model profile."""
     from goemotions import training
@@ -197,9 +195,10 @@ def _kinds(names: list[str]) -> dict[str, list[str]]:
 @MODEL_NAME
 def predict(text: tuple[str, ...], reference: str, model_name: str) -> None:
     """Label texts, a JSON line for each, with a registered model. Files: `goemotions score`."""
+    from goemotions import bundle
     from goemotions.predictor import Predictor
 
-    with _bundle(reference, model_name) as (folder, _):
+    with bundle.opened(reference, model_name) as (folder, _):
         for answer in Predictor.load(folder).predict(text):
             click.echo(json.dumps(answer, ensure_ascii=False))
 
@@ -227,12 +226,16 @@ def score(
     **options: Any,
 ) -> None:
     """Label the rows of a file, or of a folder of Parquet files shard by shard: started again, it goes on where it ended."""
-    from goemotions import scoring, shards
+    from goemotions import bundle, scoring, shards, storage
 
     if Path(output).suffix.lower() in scoring.ENDINGS:
         from goemotions.predictor import Predictor
 
-        with _bundle(reference, model_name) as (folder, _):
+        if in_store := [place for place in (source, output) if storage.is_s3(place)]:
+            raise DataError(
+                f"{in_store[0]}: a single file is labelled on this machine alone: name an s3:// prefix as the output"
+            )
+        with bundle.opened(reference, model_name) as (folder, _):
             made = scoring.score_file(Predictor.load(folder, threads=threads), Path(source), Path(output), **options)
         spent, rate = "s", "a second"
     else:
@@ -250,7 +253,10 @@ def score(
 def _limits(command: Any) -> Any:
     """An option for each limit of the server."""
     for name, text in reversed(LIMITS.items()):
-        command = click.option(f"--{name.replace('_', '-')}", name, type=click.FloatRange(min=0), help=text)(command)
+        default = getattr(Limits, name)
+        kind = click.IntRange(min=0) if isinstance(default, int) else click.FloatRange(min=0)
+        option = click.option(f"--{name.replace('_', '-')}", name, type=kind, default=default, show_default=True, help=text)
+        command = option(command)
     return command
 
 
@@ -267,7 +273,14 @@ LIMITS = {
 
 
 @commands.command()
-@click.option("--bundle", "reference", default="champion-cpu", show_default=True, help="An alias, a version, or a location.")
+@click.option(
+    "--bundle",
+    "reference",
+    envvar="GOEMOTIONS_SERVE_BUNDLE",
+    default="champion-cpu",
+    show_default=True,
+    help="An alias, a version, or a location.",
+)
 @MODEL_NAME
 @click.option(
     "--engine", type=click.Choice(["torch", "onnx", "onnx-int8"]), help="Instead of the one that suits bundle and hardware."
@@ -276,36 +289,29 @@ LIMITS = {
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 in a container.")
 @click.option("--port", default=8080, show_default=True)
-@click.option("--grpc-port", default=0, help="Open Inference over gRPC; 0: none.")
+@click.option("--grpc-port", default=0, show_default=True, help="Open Inference over gRPC; 0: none.")
 @click.option("--page/--no-page", default=True, show_default=True, help="A page to try the model, at /.")
-@click.option("--batching/--no-batching", "across_requests", default=True, show_default=True, help="Across requests.")
+@click.option(
+    "--batching/--no-batching",
+    "across_requests",
+    envvar="GOEMOTIONS_SERVE_BATCHING",
+    default=True,
+    show_default=True,
+    help="Across requests.",
+)
 @_limits
 def serve(reference: str, model_name: str, engine: str | None, **options: Any) -> None:
     """Serve a bundle by KServe's protocols; each option is an environment variable too, such as GOEMOTIONS_SERVE_PORT."""
+    from goemotions import bundle
     from goemotions.serving import server
-    from goemotions.serving.service import Limits
 
-    chosen = {name: value for name in LIMITS if (value := options.pop(name)) is not None}
-    limits = Limits(**{name: type(getattr(Limits, name))(value) for name, value in chosen.items()})
-    with _bundle(reference, model_name) as (folder, version):
+    limits = Limits(**{name: options.pop(name) for name in LIMITS})
+    with bundle.opened(reference, model_name) as (folder, version):
         server.serve(server.Settings(folder, version, engine or "", limits=limits, **options))
 
 
 for command in operate.COMMANDS:
     commands.add_command(command)
-
-
-@contextlib.contextmanager
-def _bundle(reference: str, model_name: str) -> Iterator[tuple[Path, str]]:
-    """A verified bundle on disk and its version; a folder is used where it is, anything else is fetched."""
-    from goemotions import bundle, manifest, storage
-
-    if Path(reference).is_dir() or ("/" in reference and not storage.is_s3(reference)):
-        yield Path(reference), str(manifest.verify(Path(reference)).get("run_id"))
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        version = bundle.fetch(reference, Path(scratch), model_name)
-        yield Path(scratch), version.number if version else str(manifest.verify(Path(scratch)).get("run_id"))
 
 
 def _parts(candidates: tuple[Path, ...]) -> Any:

@@ -27,7 +27,8 @@ class Profile:
         layer_decay: learning rate of a layer, as a multiple of that of the layer above it.
         loss: a name of ``losses``.
         label_smoothing: share of each target that is the label's frequency.
-        average: decay a step of the moving average of the weights, which is what is kept; 0 keeps the last weights.
+        average: strength of the polynomial decay that averages the weights of all steps into those that are kept (Shamir and Zhang
+            2013): the higher, the more the last steps count; 0 keeps the last weights.
         added_tokens: tokens that the vocabulary lacks, such as the data's placeholders; each starts as its word's embedding.
         groups: labels that belong together, joined by "+"; whether a text has any of a group is learnt beside the labels.
         teachers: networks trained first, with seeds of their own, whose mean probabilities are a share of each target.

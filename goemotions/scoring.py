@@ -173,7 +173,7 @@ def batches(found: pq.ParquetFile, name: str, groups: Sequence[int] | None = Non
     Raises:
         DataError: the file is damaged, or holds bytes that are no text.
     """
-    row = 1
+    row = 1 + sum(found.metadata.row_group(number).num_rows for number in range(groups[0] if groups else 0))
     try:
         for batch in found.iter_batches(CHUNK, row_groups=groups):
             batch.validate(full=True)
@@ -291,10 +291,11 @@ def _writer(path: Path, ending: str, schema: pa.Schema) -> Iterator[Callable[[pa
 
 
 def _cells(name: str, column: pa.Array) -> list[str]:
-    """A column as text; an empty cell where it holds nothing."""
+    """A column as text; an empty cell, or an empty place in a list, where it holds nothing."""
     try:
-        joined = pc.binary_join(column, "|") if pa.types.is_list(column.type) else column.cast(pa.string())
-        cells: list[str] = pc.fill_null(joined, "").to_pylist()
+        if pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type):
+            return ["|".join(one or "" for one in cell or ()) for cell in column.to_pylist()]
+        cells: list[str] = pc.fill_null(column.cast(pa.string()), "").to_pylist()
         return cells
     except pa.ArrowException as error:
         raise DataError(f"column {name!r} holds {column.type}, which a text file cannot: write a .parquet") from error

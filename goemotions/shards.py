@@ -1,7 +1,8 @@
 """Batch scoring at scale: a folder of Parquet files in shards, each scored once, by any number of processes and machines.
 
-A plan is written first, beside the output. Then each shard becomes one file, whole or not at all, so whoever starts again, or beside
-others, scores the shards whose files are not there yet. Read by name, the files hold a row for each row of the input, in order.
+A plan is written first, beside the output. Then each shard becomes one file, whole or not at all, so whoever starts again scores the
+shards whose files are not there yet. Several at a time share the work by each taking its ``share``: two that take the same one do no
+harm, and much of it twice. Read by name, the files hold a row for each row of the input, in order.
 """
 
 from __future__ import annotations
@@ -10,14 +11,12 @@ import json
 import multiprocessing
 import os
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -79,24 +78,29 @@ def plan(
         shard_rows: most rows of a shard.
 
     Raises:
-        DataError: the input holds no rows of Parquet, or its files differ in their columns; or the output is of something else.
-        ModelError: there is no such version.
+        DataError: the input holds no rows of Parquet, or its files differ in their columns, or have one that is to be added; or the
+            output is within the input, or of something else.
+        ModelError: there is no such version, or no bundle.
     """
-    folder, files = _input(input)
-    if storage.join(folder) == storage.join(output):
-        raise DataError(f"{output} is the input itself: write to another place")
+    folder, name = _input(input)
+    within = storage.join(storage.canonical(output))
+    if within == storage.join(folder) or (not name and within.startswith(storage.join(folder))):
+        raise DataError(f"{output} is the input itself, or within it: write to another place")
+    files = _files(folder, name)
     asked = {
         "input": folder,
         "files": [asdict(file) for file in files],
         "model": model_name,
-        "version": reference,
+        "version": storage.canonical(reference) if _is_location(reference) else reference,
         "column": column,
         "all_scores": all_scores,
         "shard_rows": shard_rows,
     }
     if not (found := storage.read(output, PLAN)):
-        shards = [asdict(shard) for shard in _shards(folder, files, column, shard_rows)]
-        content = {"asked": asked, "bundle": _locate(reference, model_name), "shards": shards}
+        located = _locate(reference, model_name)
+        names = bundle.taxonomy(located).names
+        shards = [asdict(shard) for shard in _shards(folder, files, column, names if all_scores else (), shard_rows)]
+        content = {"asked": asked, "bundle": located, "shards": shards}
         storage.write_new(output, PLAN, json.dumps(content, indent=1).encode())
         # Another process may have been first.
         found = storage.read(output, PLAN) or b""
@@ -152,7 +156,7 @@ def score(
             for shard in shards:
                 progress.update(_score(predictor, planned, output, shard))
             return
-        with _opened(planned.bundle) as folder:
+        with bundle.opened(planned.bundle) as (folder, _):
             if workers == 1:
                 alone = Predictor.load(folder, threads=threads)
                 for shard in shards:
@@ -192,21 +196,32 @@ def finish(output: str) -> Scored:
     return made
 
 
-def _input(location: str) -> tuple[str, list[storage.File]]:
-    """The folder of the input's files, and those files."""
-    folder, _, name = location.rstrip("/").rpartition("/") if location.endswith(".parquet") else (location, "", "")
+def _input(location: str) -> tuple[str, str]:
+    """The folder of the input, and the name of its one file where it is a file."""
+    if not (storage.is_s3(location) or Path(location).exists()):
+        raise DataError(f"{location} does not exist: check its path")
+    if not location.endswith(".parquet") or Path(location).is_dir():
+        return storage.canonical(location), ""
+    folder, _, name = location.rpartition("/")
+    return storage.canonical(folder or "."), name
+
+
+def _files(folder: str, name: str) -> list[storage.File]:
+    """The Parquet files of a folder, or the one of this name."""
     hidden = ("_", ".")
     files = [
         file
-        for file in storage.files(folder or ".")
+        for file in storage.files(folder)
         if file.name.endswith(".parquet") and not file.name.rpartition("/")[2].startswith(hidden) and name in ("", file.name)
     ]
     if not files:
-        raise DataError(f"{location} holds no .parquet file: name a folder, a prefix or a file of that format")
-    return folder or ".", files
+        raise DataError(
+            f"{storage.join(folder)}{name} holds no .parquet file: name a folder, a prefix or a file of that format"
+        )
+    return files
 
 
-def _shards(folder: str, files: Sequence[storage.File], column: str, shard_rows: int) -> Iterator[Shard]:
+def _shards(folder: str, files: Sequence[storage.File], column: str, scores: Sequence[str], shard_rows: int) -> Iterator[Shard]:
     number = 0
     schema = None
     for file in files:
@@ -215,7 +230,7 @@ def _shards(folder: str, files: Sequence[storage.File], column: str, shard_rows:
             schema = schema or found.schema_arrow
             if not found.schema_arrow.equals(schema):
                 raise DataError(f"{file.name} has other columns than {files[0].name}: score them apart")
-            scoring.labelled(schema, file.name, column, ())
+            scoring.labelled(schema, file.name, column, scores)
             for first in range(0, found.metadata.num_rows, shard_rows):
                 rows = min(shard_rows, found.metadata.num_rows - first)
                 yield Shard(f"part-{number:06d}.parquet", file.name, first, rows)
@@ -226,26 +241,22 @@ def _shards(folder: str, files: Sequence[storage.File], column: str, shard_rows:
 
 def _locate(reference: str, model_name: str) -> str:
     """The location of a version's bundle."""
-    if storage.is_s3(reference) or Path(reference).is_dir():
-        return reference
+    if _is_location(reference):
+        return storage.canonical(reference)
     version = tracking.version(model_name, reference)
     if version is None:
         raise ModelError(f"{model_name} has no version or alias {reference!r}: register one first (`make run`)")
     return version.source
 
 
-@contextmanager
-def _opened(location: str) -> Iterator[Path]:
-    """The folder of a bundle, fetched where it is elsewhere."""
-    if not storage.is_s3(location):
-        yield Path(location)
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        bundle.fetch(location, Path(scratch))
-        yield Path(scratch)
+def _is_location(reference: str) -> bool:
+    return storage.is_s3(reference) or Path(reference).is_dir()
 
 
 def _score(predictor: Predictor, planned: Plan, output: str, shard: Shard) -> int:
+    if storage.has(output, shard.name):
+        # By another one that shares the work.
+        return shard.rows
     started = time.perf_counter()
     blank = truncated = 0
     with storage.open_file(planned.input, shard.file) as file:
@@ -294,6 +305,8 @@ def _in_processes(
     """The rows of each shard that was scored, as they come."""
     # What is wrong with the bundle is said here, and not by each worker.
     bundle.load(folder)
+    # With each shard the plan goes to a worker: all of the shards with each would be the square of their number.
+    planned = replace(planned, shards=())
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(shards)), context, _start, (folder, threads, os.getpid()))
     try:

@@ -58,6 +58,11 @@ def is_s3(location: str) -> bool:
     return location.startswith("s3://")
 
 
+def canonical(location: str) -> str:
+    """The one way to write a location: a prefix with its final ``/``, a path from the root on, links followed."""
+    return join(location) if is_s3(location) else str(Path(location).resolve())
+
+
 def join(location: str, *names: str) -> str:
     """A folder below a location, with its final ``/``: without it ``v1`` would also match ``v10``."""
     return "/".join([location.rstrip("/"), *names]) + "/"
@@ -163,10 +168,19 @@ def writing(location: str, name: str) -> Iterator[Path]:
     path = _partial(folder, name)
     try:
         yield path
-        os.replace(path, folder / name)
+        _take_name(path, folder / name)
     finally:
         with suppress(OSError):
             path.unlink()
+
+
+def _take_name(partial: Path, target: Path) -> None:
+    try:
+        os.replace(partial, target)
+    except FileNotFoundError:
+        # Another process had written the same file, and swept this one.
+        if not target.is_file():
+            raise
 
 
 def sweep(location: str) -> None:
@@ -198,6 +212,15 @@ def remove(location: str) -> None:
     with _named(location):
         for key in sorted(_keys(bucket, prefix), key=lambda key: not key.endswith(manifest.NAME)):
             _client().delete_object(Bucket=bucket, Key=key)
+
+
+def has(location: str, name: str) -> bool:
+    """Whether one file is below a location."""
+    if not is_s3(location):
+        return (Path(location) / name).is_file()
+    bucket, prefix = _split(location)
+    with _named(location):
+        return any(key == prefix + name for key in _keys(bucket, prefix + name))
 
 
 def read(location: str, name: str) -> bytes | None:

@@ -326,9 +326,18 @@ def write(
 
 
 def read(path: Path) -> tuple[Thresholds, dict[str, Any]]:
-    """Reads ``thresholds.json``: the thresholds, and the whole content."""
+    """Reads ``thresholds.json``: the thresholds, and the whole content.
+
+    Raises:
+        ModelError: it is missing or damaged.
+    """
+    return parse(path.read_bytes() if path.is_file() else b"", str(path))
+
+
+def parse(content: bytes, name: str) -> tuple[Thresholds, dict[str, Any]]:
+    """``read`` for bytes that were read already, of a file of this name."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return Thresholds(content["strategy"], tuple(content["thresholds"].values()), content["k"]), content
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path} is missing or damaged: run `goemotions tune-thresholds` again") from error
+        found: dict[str, Any] = json.loads(content)
+        return Thresholds(found["strategy"], tuple(found["thresholds"].values()), found["k"]), found
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{name} is missing or damaged: run `goemotions tune-thresholds` again") from error

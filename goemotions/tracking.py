@@ -30,6 +30,9 @@ from goemotions.errors import ModelError, TrackingError
 
 log = logging.getLogger(__name__)
 
+# Unless it is told before its import, MLflow reports each use to its makers.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
 EXPERIMENT = "goemotions"
 RUN_TAG = "goemotions.pipeline_run"
 PROFILE_TAG = "goemotions.profile"

@@ -157,21 +157,23 @@ def train(
         if profile.prior:
             model.start_at_prior(classifier, labels)
         run = Run(profile, classifier, encoder, seed, precision, digest=info["digest"], weights=weights)
-        run.fit(Split(rows, targets), validation, location, checkpoint_steps, report)
+        run.fit(Split(rows, targets), validation, location, checkpoint_steps, report, stopped)
         return run
+
+    def taught_by(number: int, targets: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        alone = dataclasses.replace(profile, teachers=0, epochs=profile.teacher_epochs)
+        location = checkpoint_location and storage.join(checkpoint_location, f"teacher-{number}")
+        teacher = fitted(alone, seed + number, targets, location, lambda epoch, values: None)
+        scores = distributed.on_first(functools.partial(engines.score_ids, teacher.engine(precision), rows))
+        return scores, teacher.summary()
 
     frequency = labels.mean(axis=0, keepdims=True)
     targets = (1 - profile.label_smoothing) * labels + profile.label_smoothing * frequency
-    with _memory_errors_named():
-        teachers, taught = [], []
-        for number in range(1, profile.teachers + 1):
-            alone = dataclasses.replace(profile, teachers=0, epochs=profile.teacher_epochs)
-            location = checkpoint_location and storage.join(checkpoint_location, f"teacher-{number}")
-            teacher = fitted(alone, seed + number, targets, location, lambda epoch, values: None)
-            taught.append(distributed.on_first(functools.partial(engines.score_ids, teacher.engine(precision), rows)))
-            teachers.append(teacher.summary())
+    with _memory_errors_named(), stop_signal() as stopped:
+        taught = [taught_by(number, targets) for number in range(1, profile.teachers + 1)]
         if taught:
-            targets = (1 - profile.teachers_share) * targets + profile.teachers_share * np.mean(taught, axis=0)
+            mean = np.mean([scores for scores, _ in taught], axis=0)
+            targets = (1 - profile.teachers_share) * targets + profile.teachers_share * mean
         run = fitted(profile, seed, targets.astype(np.float32), checkpoint_location, on_epoch)
         scaling, compared = distributed.on_first(
             lambda: calibration.choose(validation.labels > 0, engines.logits(run.engine(), validation.rows))
@@ -182,10 +184,10 @@ def train(
         "weights": weights or f"{profile.base}@{profile.revision}",
         "dataset_digest": info["digest"],
         "max_length": encoder.max_length,
-        "teachers": teachers,
+        "teachers": [summary for _, summary in taught],
         "calibration": {**dataclasses.asdict(scaling), "comparison": compared},
     }
-    training["seconds"] += sum(teacher["seconds"] for teacher in teachers)
+    training["seconds"] += sum(summary["seconds"] for _, summary in taught)
     if distributed.is_first():
         model.save(output, run.classifier, tokenizer, training)
     return training
@@ -251,8 +253,13 @@ class Run:
         location: str,
         checkpoint_steps: int,
         on_epoch: Callable[[int, dict[str, float]], None],
+        stopped: threading.Event,
     ) -> None:
-        """Trains to the last epoch, from the newest checkpoint where there is one, and leaves the best epoch's weights."""
+        """Trains to the last epoch, from the newest checkpoint where there is one, and leaves the best epoch's weights.
+
+        Raises:
+            Interrupted: ``stopped`` was set before the last step; a checkpoint is written first.
+        """
         steps_per_epoch = math.ceil(len(train.rows) / self.profile.batch_size)
         total = steps_per_epoch * self.profile.epochs
         names = tuple(self.classifier.config.id2label.values())
@@ -261,7 +268,7 @@ class Run:
         if location and (found := checkpoints.newest(location, self.fingerprint)):
             self._restore(found)
             log.info("resuming %s at step %d of %d", self.profile.name, self.step, total)
-        with _stop_signal() as stopped, tqdm(total=total, initial=self.step, desc=self.profile.name, **_bar()) as bar:
+        with tqdm(total=total, initial=self.step, desc=self.profile.name, **_bar()) as bar:
             while self.step < total:
                 epoch, position = divmod(self.step, steps_per_epoch)
                 started = time.perf_counter()
@@ -480,7 +487,7 @@ def _bar() -> dict[str, Any]:
 
 
 @contextmanager
-def _stop_signal() -> Iterator[threading.Event]:
+def stop_signal() -> Iterator[threading.Event]:
     """An event that SIGTERM or SIGINT sets, so that the run stops between two steps; a preempted pod gets the first."""
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import os
-import shutil
 import subprocess
 import time
 import urllib.request
@@ -16,6 +14,8 @@ from typing import Any
 
 import pytest
 import websocket
+
+from tests import tools
 
 SECONDS = 60
 
@@ -66,15 +66,15 @@ class Tab:
         self._socket.close()
 
 
+def chromium() -> str:
+    return tools.program("chromium", "google-chrome", why="it looks at the pages")
+
+
 @contextlib.contextmanager
 def opened(url: str, profile: Path, *, width: int = 900, height: int = 1000) -> Iterator[Tab]:
     """A tab on a URL, in a browser of its own."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        message = "Chromium is needed to look at the page: apt-get install chromium"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
     command = [
-        chromium,
+        chromium(),
         *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
         *("--disable-component-update", "--disable-sync", "--remote-debugging-port=0", "--remote-allow-origins=*"),
         *(f"--window-size={width},{height}", f"--user-data-dir={profile}", "about:blank"),

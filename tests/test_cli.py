@@ -138,6 +138,15 @@ MISTAKES = {
     "a whole folder to serve that is no bundle": ("serve --bundle {other}", "is no bundle of this workflow"),
     "no file to label": ("score --bundle {whole} --input {gone}.csv --output {out}/a.csv", "gone.csv cannot be read"),
     "a file without texts": ("score --bundle {whole} --input {emotions} --output {out}/a.csv", "has no column 'text'"),
+    "no folder to label": ("score --bundle {whole} --input {gone} --output {out}", "gone does not exist: check its path"),
+    "a file in a store to write": (
+        "score --bundle {whole} --input {emotions} --output s3://bucket/a.csv",
+        "s3://bucket/a.csv: a single file is labelled on this machine alone",
+    ),
+    "a file in a store to label": (
+        "score --bundle {whole} --input s3://bucket/a.parquet --output {out}/a.csv",
+        "s3://bucket/a.parquet: a single file is labelled on this machine alone",
+    ),
     "a folder of other files to download to": ("download {whole} --output {model}", "holds files and no whole bundle"),
     "a damaged bundle to download": ("download {damaged} --output {out}", "damaged/thresholds.json differs from its manifest"),
     "no MLflow server to ask": ("predict hello --bundle champion-cpu", "MLFLOW_TRACKING_URI is not set"),

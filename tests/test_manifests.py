@@ -8,7 +8,6 @@ import json
 import os
 import random
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from goemotions import cli
 from goemotions.serving import metrics as exported
-from tests import kserve_rules
+from tests import kserve_rules, tools
 
 ROOT = Path(__file__).parents[1]
 MANIFESTS = ROOT / "manifests"
@@ -122,8 +121,8 @@ OTHERS = {
 @functools.cache
 def rendered(folder: str) -> tuple[dict[str, Any], ...]:
     """What `kubectl apply -k` would send, in order."""
-    assert shutil.which("kubectl"), "kubectl is not installed: it renders the manifests (1.27 or newer)"
-    made = subprocess.run(["kubectl", "kustomize", MANIFESTS / folder], capture_output=True, text=True, check=False)
+    kubectl = tools.program("kubectl", why="it renders the manifests (1.27 or newer)")
+    made = subprocess.run([kubectl, "kustomize", MANIFESTS / folder], capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
     return tuple(yaml.safe_load_all(made.stdout))
 

@@ -2,9 +2,7 @@
 
 import html
 import json
-import os
 import queue
-import shutil
 import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,8 +14,8 @@ import pytest
 from goemotions import report
 from goemotions.bundle import VARIANTS
 from goemotions.registration import Parts
+from tests import browser
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 WIDTHS = (400, 1400)
 SECONDS = 120
 # What the frame tells the page around it: the marks of each chart, and how far its content is wider than the frame.
@@ -81,27 +79,25 @@ def page(dataset: Path, candidate: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def frames(page: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
     """What the page in a frame of each width reports, by the width."""
-    if CHROMIUM is None:
-        message = "Chromium is needed to look at the page: apt-get install chromium"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    chromium = browser.chromium()
     probed = html.escape(page.replace("<head>", f"<head>{PROBE}", 1))
     shown = [f'<iframe sandbox="allow-scripts" width="{width}" height="800" srcdoc="{probed}"></iframe>' for width in WIDTHS]
     asked = {"page": AROUND % ("".join(shown), len(WIDTHS)), "found": queue.Queue()}
     with ThreadingHTTPServer(("127.0.0.1", 0), type("Asked", (Frames,), asked)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         command = [
-            CHROMIUM,
+            chromium,
             *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
             *("--disable-component-update", "--disable-sync", "--remote-debugging-port=0", "--window-size=1500,900"),
             *(f"--user-data-dir={tmp_path_factory.mktemp('browser')}", f"http://127.0.0.1:{server.server_port}/"),
         ]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as browser:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
             try:
                 answered = asked["found"].get(timeout=SECONDS)
             except queue.Empty:
                 pytest.fail(f"the frames did not answer within {SECONDS} s")
             finally:
-                browser.terminate()
+                running.terminate()
                 server.shutdown()
     return {frame["width"]: frame for frame in answered}
 

@@ -223,6 +223,13 @@ def test_what_a_text_file_cannot_hold_is_named(predictor: Predictor, tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "in.parquet"]
 
 
+def test_an_empty_place_in_a_list_leaves_the_others(predictor: Predictor, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"] * 3, "tags": [["x", None, "z"], [], None]}), tmp_path / "in.parquet")
+    score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        assert [row["tags"] for row in csv.DictReader(file)] == ["x||z", "", ""]
+
+
 def test_the_input_is_never_overwritten(predictor: Predictor, tmp_path: Path) -> None:
     path = write_csv(tmp_path / "in.csv", TEXTS)
     before = path.read_bytes()

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import click
 import grpc
 import numpy as np
 import psutil
@@ -22,7 +23,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
 from benchmarks import load
-from goemotions import engines, registration
+from goemotions import cli, engines, registration
 from goemotions.predictor import Options, Predictor
 from goemotions.registration import Parts
 from tests.servers import PREDICT, Server, serving
@@ -446,6 +447,14 @@ def test_workers_share_a_port_and_their_metrics_add_up(bundle: Path, tmp_path: P
         assert found == {200}
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(timeout=30) == 0
+
+
+def test_each_option_has_an_environment_variable_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = click.Context(cli.serve, auto_envvar_prefix="GOEMOTIONS_SERVE")
+    for option in cli.serve.params:
+        name = f"GOEMOTIONS_SERVE_{option.opts[0].removeprefix('--').replace('-', '_').upper()}"
+        monkeypatch.setenv(name, "1")
+        assert option.value_from_envvar(context), name
 
 
 def test_every_option_is_an_environment_variable(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

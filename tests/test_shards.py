@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goemotions import shards, storage
-from goemotions.errors import DataError, StorageError
+from goemotions import scoring, shards, storage
+from goemotions.errors import DataError, ModelError, StorageError
 from goemotions.predictor import Options, Predictor
 
 WORDS = ["lake", "storm", "balloon", "harbour", "sparrow", "gravel", "table"]
@@ -156,11 +156,62 @@ def test_what_cannot_be_scored_is_named_and_nothing_is_written(predictor: Predic
     (tmp_path / "in" / "z.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"z.parquet is no complete Parquet file"):
         run(tmp_path / "in", tmp_path / "out", whole)
-    with pytest.raises(DataError, match="is the input itself"):
-        run(tmp_path / "in", tmp_path / "in", whole)
+    (tmp_path / "in" / "z.parquet").unlink()
+    for within in (tmp_path / "in", f"{tmp_path}/in/", tmp_path / "in" / "out", tmp_path / "none" / ".." / "in"):
+        with pytest.raises(DataError, match="is the input itself, or within it"):
+            run(tmp_path / "in", within, whole)
+    with pytest.raises(DataError, match="gone does not exist"):
+        run(tmp_path / "gone", tmp_path / "out", whole)
+    with pytest.raises(ModelError, match="none is not a bundle"):
+        run(tmp_path / "in", tmp_path / "out", tmp_path / "none")
+    pq.write_table(pa.table({"text": ["a"], "p/calm": [0.5]}), tmp_path / "none" / "in.parquet")
+    with pytest.raises(DataError, match=r"in.parquet has a column 'p/calm' already"):
+        run(tmp_path / "none", tmp_path / "out", whole)
     assert not (tmp_path / "out").exists()
     with pytest.raises(DataError, match=r"has no readable _plan.json"):
         shards.score(str(tmp_path / "out"))
+
+
+def test_a_place_is_the_same_however_it_is_written(
+    predictor: Predictor, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "in.parquet", 20)
+    monkeypatch.chdir(tmp_path)
+    for source in ("in.parquet", "./in.parquet/", tmp_path / "in.parquet"):
+        assert run(source, "out", whole, predictor).rows == 20
+    assert run("in.parquet/in-000.parquet", "in.parquet/out", whole, predictor).rows == 20
+
+
+def test_two_that_do_the_same_do_no_harm(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+    """One finishes while the other still writes: the sweep takes its file, and the one that is there counts."""
+    output = str(tmp_path / "out")
+    run(write(tmp_path / "in", 40), output, whole, predictor, shard_rows=20)
+    there = (tmp_path / "out" / "part-000001.parquet").read_bytes()
+    with storage.writing(output, "part-000001.parquet") as path:
+        path.write_bytes(b"half")
+        shards.finish(output)
+    assert (tmp_path / "out" / "part-000001.parquet").read_bytes() == there
+    with pytest.raises(FileNotFoundError), storage.writing(output, "part-000002.parquet"):
+        pass
+
+
+def test_a_shard_that_another_one_made_is_not_made_again(
+    predictor: Predictor, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, label = str(tmp_path / "out"), scoring.label
+    shards.plan(str(write(tmp_path / "in", 60)), output, str(whole), shard_rows=20)
+    labelled: list[int] = []
+
+    def label_beside_another(predictor: Predictor, rows: pa.RecordBatch, *others: Any) -> pa.RecordBatch:
+        labelled.append(rows["n"][0].as_py())
+        if len(labelled) == 1:
+            shards.score(output, predictor=predictor)
+        return label(predictor, rows, *others)
+
+    monkeypatch.setattr(scoring, "label", label_beside_another)
+    shards.score(output, predictor=predictor)
+    assert labelled == [0, 0, 20, 40]
+    assert right(predictor, scored(tmp_path / "out"), 60)
 
 
 def test_a_file_cut_after_planning_is_named(predictor: Predictor, whole: Path, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import http.client
 import http.server
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -355,3 +357,17 @@ def test_epochs_that_an_earlier_attempt_could_not_log_are_there_in_the_end(
     found = client.get_metric_history(run.run_id, "loss")
     assert sorted((metric.step, metric.value) for metric in found) == [(1, 3.0), (2, 2.0), (3, 1.0)]
     assert client.get_run(run.run_id).info.status == "FINISHED"
+
+
+def test_mlflow_reports_nothing_to_its_makers() -> None:
+    # By their variables MLflow takes this for a test or CI, where it is silent by itself.
+    script = (
+        "import os\n"
+        "for name in [name for name in os.environ if name.startswith(('PYTEST', 'CI', 'GITHUB', 'MLFLOW', 'DO_NOT_TRACK'))]:\n"
+        "    del os.environ[name]\n"
+        "from goemotions import tracking\n"
+        "import mlflow, mlflow.telemetry.utils as utils\n"
+        "print(utils.is_telemetry_disabled(), utils._IS_IN_CI_ENV_OR_TESTING)"
+    )
+    made = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert made.stdout.split() == ["True", "False"]

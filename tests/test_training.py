@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -193,6 +194,16 @@ def test_a_teacher_that_had_finished_is_not_trained_again(
     assert f"resuming minilm at step {STEPS_PER_EPOCH + 3} of {2 * STEPS_PER_EPOCH}" in caplog.text
 
 
+def test_a_signal_in_the_last_step_of_a_teacher_stops_what_it_would_teach(
+    dataset: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location, changes = str(tmp_path / "checkpoints"), {"teachers": 1, "teacher_epochs": 1, "epochs": 2}
+    stop_at(STEPS_PER_EPOCH, monkeypatch)
+    with pytest.raises(Interrupted, match=rf"at step 1 of {2 * STEPS_PER_EPOCH}"):
+        training.train(dataset, tmp_path / "part", "minilm", weights=tiny, settings=changes, checkpoint_location=location)
+    assert "teacher-1" in storage.children(location)
+
+
 def test_what_a_group_is_learnt_by() -> None:
     """A group is there with the chance that not all of its labels are missing; its cross-entropy comes on top."""
     logits, targets = torch.tensor([[0.5, -1.0, 2.0]]), torch.tensor([[1.0, 0.0, 0.0]])
@@ -241,7 +252,7 @@ def test_the_best_epoch_is_kept_when_a_later_one_is_worse(dataset: Path, tiny: s
             with torch.no_grad():
                 run.classifier.classifier.weight.neg_()
 
-    run.fit(train, validation, "", 500, spoil_after_the_third)
+    run.fit(train, validation, "", 500, spoil_after_the_third, threading.Event())
     assert run.history[3]["validation/auc_micro"] < run.history[2]["validation/auc_micro"]
     assert run.summary()["best_epoch"] == 3
     assert all(torch.equal(tensor, best[name]) for name, tensor in run.classifier.state_dict().items())
@@ -257,10 +268,10 @@ def test_the_best_epoch_from_before_a_stop_is_kept_after_it(dataset: Path, tiny:
 
     with pytest.MonkeyPatch.context() as patched:
         stop_at(12, patched)
-        with pytest.raises(Interrupted):
-            stopped.fit(train, validation, location, 500, spoil_after_the_first)
+        with training.stop_signal() as signalled, pytest.raises(Interrupted):
+            stopped.fit(train, validation, location, 500, spoil_after_the_first, signalled)
     resumed, *_ = a_run(dataset, tiny, epochs=3)
-    resumed.fit(train, validation, location, 500, lambda epoch, values: None)
+    resumed.fit(train, validation, location, 500, lambda epoch, values: None, threading.Event())
     assert resumed.best_epoch == 1
     assert all(torch.equal(tensor, stopped.best[name]) for name, tensor in resumed.classifier.state_dict().items())
 

@@ -23,7 +23,7 @@ from uvicorn.supervisors import Multiprocess
 
 from goemotions import manifest
 from goemotions.errors import WorkflowError
-from goemotions.serving.service import Limits
+from goemotions.serving.limits import Limits
 
 logger = logging.getLogger(__name__)
 

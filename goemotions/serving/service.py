@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,22 +15,9 @@ from goemotions.errors import RequestError
 from goemotions.predictor import Options, Predictor
 from goemotions.serving import metrics
 from goemotions.serving.batching import Batcher
+from goemotions.serving.limits import Limits
 
 NAME = "goemotions"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one server takes on. Seconds, bytes and counts."""
-
-    body_bytes: int = 2 * 2**20
-    texts: int = 512
-    requests: int = 512
-    queue_texts: int = 4096
-    queue_seconds: float = 1.0
-    read_seconds: float = 10.0
-    answer_seconds: float = 30.0
-    drain_seconds: float = 5.0
 
 
 class Service:
