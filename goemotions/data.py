@@ -14,8 +14,9 @@ import json
 import logging
 import re
 import tempfile
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -24,7 +25,6 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from scipy import sparse
 
 from goemotions import storage
@@ -40,15 +40,8 @@ CHUNK = 8192
 WAITING = pa.schema(
     [("file", pa.string()), ("line", pa.int64()), ("id", pa.string()), ("text", pa.string()), ("labels", pa.list_(pa.int64()))]
 )
-# Of each row that is kept, in order: hashes of 64 bits, of which equal ones are taken for equal, and lengths.
-COMPARED = {
-    "text": np.int64,
-    "normalized": np.int64,
-    "labels": np.int64,
-    "words": np.int32,
-    "characters": np.int32,
-    "size": np.int32,
-}
+# Of each row that is kept, in order: hashes of 64 bits (q), of which equal ones are taken for equal, and lengths (i).
+COMPARED = {"text": "q", "normalized": "q", "labels": "q", "words": "i", "characters": "i", "size": "i"}
 
 Row = tuple[str, str, list[int]]
 
@@ -58,9 +51,9 @@ class Split:
     """A validated split.
 
     Attributes:
-        path: Parquet file of its rows.
+        path: Arrow stream of its rows.
         quarantined: the rows that were left out, as (file, line, id, reason).
-        ids: hash of every row's id, int64, of the rows that were left out too.
+        ids: hash of every row's id, int64, sorted, of the rows that were left out too.
         compared: what is compared between rows, by the names of ``COMPARED``.
         kept: which rows of the file count, bool; None for all.
     """
@@ -79,16 +72,15 @@ class Split:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         start = 0
-        with pq.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(CHUNK):
+        with pa.OSFile(str(self.path)) as file, pa.ipc.open_stream(file) as stream:
+            for batch in stream:
                 yield batch if self.kept is None else batch.filter(pa.array(self.kept[start : start + len(batch)]))
                 start += len(batch)
 
     def places(self) -> Iterator[tuple[str, int, str]]:
         """File, line and id of every row of the source, those that were left out last."""
-        with pq.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(CHUNK, columns=["file", "line", "id"]):
-                yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        for batch in replace(self, kept=None).batches():
+            yield from zip(*(batch[name].to_pylist() for name in ("file", "line", "id")), strict=True)
         yield from ((file_name, line, row_id) for file_name, line, row_id, _ in self.quarantined)
 
 
@@ -170,9 +162,9 @@ def _validate(
     name: str, raw: Iterable[RawRow], taxonomy: Taxonomy, unlabelled: str, max_quarantined: float, waiting: Path
 ) -> Split:
     quarantined: list[tuple[str, int, str, str]] = []
-    parts: list[dict[str, np.ndarray]] = []
-    ids: list[np.ndarray] = []
-    with pq.ParquetWriter(waiting, WAITING) as writer:
+    # They grow in place: many arrays that are put together in the end take twice the memory, and leave holes in it.
+    compared, ids = {key: array(kind) for key, kind in COMPARED.items()}, array("q")
+    with pa.ipc.new_stream(str(waiting), WAITING) as writer:
         for chunk in _chunks(raw):
             kept = []
             for row in chunk:
@@ -185,17 +177,18 @@ def _validate(
                     quarantined.append((row.file, row.line, row.id, "no label"))
                 else:
                     kept.append((row.file, row.line, row.id, text, labels))
-            ids.append(np.fromiter((hash(row.id) for row in chunk), np.int64, len(chunk)))
+            ids.extend(hash(row.id) for row in chunk)
             if kept:
                 columns = list(zip(*kept, strict=True))
                 arrays = [pa.array(values, column.type) for values, column in zip(columns, WAITING, strict=True)]
                 writer.write_batch(pa.record_batch(arrays, schema=WAITING))
-                parts.append(_comparable(columns[3], columns[4]))
-    total = sum(map(len, ids))
+                _compare(compared, columns[3], columns[4])
+    total = len(ids)
     if not total:
         raise DataError(f"{name} has no rows: it needs at least one row of text, labels and id")
-    compared = {key: np.concatenate([part.pop(key) for part in parts] or [np.empty(0, kind)]) for key, kind in COMPARED.items()}
-    found = Split(waiting, quarantined, np.concatenate(ids), compared)
+    hashes = np.asarray(ids)
+    hashes.sort()
+    found = Split(waiting, quarantined, hashes, {key: np.asarray(values) for key, values in compared.items()})
     _refuse_repeated_ids(found)
     if len(quarantined) > max_quarantined * total:
         _, line, _, reason = quarantined[0]
@@ -212,15 +205,14 @@ def _chunks(raw: Iterable[RawRow]) -> Iterator[list[RawRow]]:
         yield chunk
 
 
-def _comparable(texts: Iterable[str], labels: Iterable[list[int]]) -> dict[str, np.ndarray]:
-    rows = [
-        (hash(text), hash(normalized(text)), hash(tuple(found)), len(text.split()), len(text), len(found))
-        for text, found in zip(texts, labels, strict=True)
-    ]
-    return {
-        name: np.fromiter((row[position] for row in rows), kind, len(rows))
-        for position, (name, kind) in enumerate(COMPARED.items())
-    }
+def _compare(compared: dict[str, array[int]], texts: Sequence[str], labels: Sequence[list[int]]) -> None:
+    """Adds what is compared of these rows."""
+    compared["text"].extend(map(hash, texts))
+    compared["normalized"].extend(hash(normalized(text)) for text in texts)
+    compared["labels"].extend(hash(tuple(found)) for found in labels)
+    compared["words"].extend(len(text.split()) for text in texts)
+    compared["characters"].extend(map(len, texts))
+    compared["size"].extend(map(len, labels))
 
 
 def _labels(row: RawRow, count: int) -> list[int]:
@@ -246,8 +238,7 @@ def _no_id(file: str, line: int, row_id: str) -> DataError:
 
 
 def _refuse_repeated_ids(split: Split) -> None:
-    values, counts = np.unique(split.ids, return_counts=True)
-    suspects = set(values[counts > 1].tolist())
+    suspects = set(_repeated(split.ids).tolist())
     if not suspects:
         return
     # Equal hashes are no proof, and the order of the files is lost for the rows that were left out.
@@ -264,7 +255,7 @@ def _refuse_shared_ids(splits: dict[str, Split]) -> None:
     earlier: list[str] = []
     for split, rows in splits.items():
         for other in earlier:
-            suspects = set(np.intersect1d(splits[other].ids, rows.ids).tolist())
+            suspects = set(rows.ids[_among(rows.ids, splits[other].ids)].tolist())
             if suspects:
                 owned = {row_id for *_, row_id in splits[other].places() if hash(row_id) in suspects}
                 for *_, row_id in rows.places():
@@ -279,19 +270,31 @@ def normalized(text: str) -> str:
 
 
 def _leakage(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
-    train = splits["train"].compared
-    return {
-        split: {
-            "exact": int(np.isin(splits[split].compared["text"], train["text"]).sum()),
-            "normalized": int(np.isin(splits[split].compared["normalized"], train["normalized"]).sum()),
-        }
-        for split in ("validation", "test")
-    }
+    found: dict[str, dict[str, int]] = {"validation": {}, "test": {}}
+    for name, kind in (("exact", "text"), ("normalized", "normalized")):
+        train = np.sort(splits["train"].compared[kind])
+        for split, counts in found.items():
+            counts[name] = int(_among(splits[split].compared[kind], train).sum())
+    return found
 
 
 def _without_leaked(splits: dict[str, Split]) -> Split:
-    held_out = np.concatenate([splits[split].compared["normalized"] for split in ("validation", "test")])
-    return splits["train"].keep(~np.isin(splits["train"].compared["normalized"], held_out))
+    held_out = np.sort(np.concatenate([splits[split].compared["normalized"] for split in ("validation", "test")]))
+    return splits["train"].keep(~_among(splits["train"].compared["normalized"], held_out))
+
+
+def _repeated(values: np.ndarray) -> np.ndarray:
+    """Those of sorted values that stand more than once."""
+    return np.unique(values[1:][values[1:] == values[:-1]])
+
+
+def _among(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which values stand among others, which are sorted. In less memory than ``np.isin``, which sorts both together."""
+    if not len(others):
+        return np.zeros(len(values), dtype=bool)
+    places = np.searchsorted(others, values)
+    found: np.ndarray = others[np.minimum(places, len(others) - 1, out=places)] == values
+    return found
 
 
 def _rows(split: Split) -> Iterator[Row]:
@@ -336,16 +339,11 @@ def _cooccurrence(split: Split, labels: int) -> np.ndarray:
 
 def _duplicates(compared: dict[str, np.ndarray]) -> dict[str, int]:
     """Texts that stand more than once, their rows, and how many of those texts have not the same labels everywhere."""
-    order = np.argsort(compared["text"], kind="stable")
-    texts, labels = compared["text"][order], compared["labels"][order]
-    starts = np.flatnonzero(np.concatenate([[True], texts[1:] != texts[:-1]]))
-    counts = np.diff(starts, append=len(texts))
-    differ = np.logical_or.reduceat(labels != np.repeat(labels[starts], counts), starts)
-    return {
-        "texts": int((counts > 1).sum()),
-        "rows": int(counts[counts > 1].sum()),
-        "texts_with_other_labels": int(differ.sum()),
-    }
+    repeated = _repeated(np.sort(compared["text"]))
+    rows = np.flatnonzero(_among(compared["text"], repeated))
+    pairs = np.unique(np.column_stack([compared[name][rows] for name in ("text", "labels")]), axis=0)
+    _, ways = np.unique(pairs[:, 0], return_counts=True)
+    return {"texts": len(repeated), "rows": len(rows), "texts_with_other_labels": int((ways > 1).sum())}
 
 
 def _percentiles(values: np.ndarray) -> dict[str, float]:
