@@ -77,7 +77,7 @@ serve: $(SERVICES) ## serve a VERSION, the champion for CPU: HTTP and a page on 
 bench-serving: $(SERVICES) ## measure that VERSION's predictor beside what one would take instead, on the test split of DATA (15 min)
 	@$(WITH) $(BIN)/python -m benchmarks.serving --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' --data '$(DATA)'
 
-bench: $(SERVICES) ## measure training, batch scoring, overhead, growth and quality a second: docs/benchmarks.md (20 min on DATA)
+bench: $(SERVICES) ## measure training, batch scoring, overhead, growth and quality against speed: docs/benchmarks.md (20 min on DATA)
 	@$(WITH) $(BIN)/python -m benchmarks.everything --data '$(DATA)' --bundle '$(VERSION)' --model-name '$(MODEL_NAME)'
 
 bench-full: $(SERVICES) ## the same on a million rows and every size (hours)

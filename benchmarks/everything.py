@@ -50,7 +50,7 @@ def sections(source: str, reference: str, model_name: str, scratch: Path, *, ful
             "Growth", f"python -m benchmarks.growth{'' if full else ' --quick'}", lambda: growth.measure(is_quick=not full)
         ),
         Section(
-            "Quality a second",
+            "Quality against speed",
             f"python -m benchmarks.frontier {shown} --repeats {repeats}{' --student-epochs 3' if full else ''}",
             lambda: frontier.rows_of(frontier.measure(reference, model_name, source, repeats, 3 if full else 0)[0]),
         ),

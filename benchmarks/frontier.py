@@ -1,4 +1,4 @@
-"""Quality a second: what each way to answer costs and gives, and whether a cheap first stage pays.
+"""Quality against speed: what each way to answer costs and gives, and whether a cheap first stage pays.
 
     python -m benchmarks.frontier --bundle champion-cpu --data ../goemotions --student-epochs 3
 

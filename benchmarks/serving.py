@@ -115,7 +115,8 @@ def in_process(folder: Path, texts: list[str], engine: engines.Engine) -> tuple[
     rows += [Row(f"the engine {engine.name}, in-process", spread(found["ours"]))]
     for name, asked in (("pipeline", 10.0), ("onnxruntime", 2.5)):
         value, text = ratio(found["ours"], found[name])
-        rows.append(Row(f"- against the {name}", text, f"at least {asked:g}", value >= asked))
+        title = {"pipeline": "the pipeline", "onnxruntime": "ONNX Runtime"}[name]
+        rows.append(Row(f"- against {title}", text, f"at least {asked:g}", value >= asked))
     return rows, best
 
 

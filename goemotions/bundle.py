@@ -47,7 +47,7 @@ def load(folder: Path) -> Bundle:
     """
     facts = manifest.verify(folder)
     if facts.get("variant") not in VARIANTS:
-        raise ModelError(f"{folder} is no bundle of this workflow: give one that `goemotions register` made")
+        raise ModelError(f"{folder} is not a bundle of this workflow: give one that `goemotions register` made")
     fitted, content = thresholds.read(folder / "thresholds.json")
     return Bundle(folder, facts, Taxonomy(tuple(content["thresholds"])), fitted, TextEncoder.load(folder))
 

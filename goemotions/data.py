@@ -111,7 +111,7 @@ def ingest(
         StorageError: the bucket does not answer, refuses or is empty there.
     """
     if unlabelled not in UNLABELLED:
-        raise DataError(f"unlabelled={unlabelled!r} is no policy: choose {' or '.join(UNLABELLED)}")
+        raise DataError(f"unlabelled={unlabelled!r} is not a policy: choose {' or '.join(UNLABELLED)}")
     with tempfile.TemporaryDirectory() as scratch:
         taxonomy, raw, revision = open_source(source, Path(scratch))
         splits = {}
@@ -151,7 +151,7 @@ def load(folder: Path, splits: Iterable[str] = SPLITS) -> tuple[datasets.Dataset
         tables = {split: datasets.Dataset.load_from_disk(str(folder / split)) for split in splits}
         return datasets.DatasetDict(tables), info
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder} is no Dataset folder: make one with `goemotions ingest`") from error
+        raise DataError(f"{folder} is not a Dataset folder: make one with `goemotions ingest`") from error
 
 
 def taxonomy_of(info: dict[str, Any]) -> Taxonomy:
@@ -194,7 +194,7 @@ def _validate(
         _, line, _, reason = quarantined[0]
         raise DataError(
             f"{name}: {len(quarantined)} of {total} rows are unusable (line {line}: {reason}), over the allowed "
-            f"{max_quarantined:.0%}: mend the file or raise max_quarantined"
+            f"{max_quarantined:.0%}: fix the file or raise max_quarantined"
         )
     return found
 
@@ -228,7 +228,7 @@ def _label(row: RawRow, value: Any, labels: int) -> int:
     index = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 10 else value
     if isinstance(index, bool) or not isinstance(index, int | float) or index not in range(labels):
         raise DataError(
-            f"{row.file}, line {row.line}: label {value!r:.80} is no index from 0 to {labels - 1}: mend the row or emotions.txt"
+            f"{row.file}, line {row.line}: label {value!r:.80} is not an index from 0 to {labels - 1}: fix the row or emotions.txt"
         )
     return int(index)
 

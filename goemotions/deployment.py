@@ -308,7 +308,7 @@ class Cluster:
                 401: "log in to the cluster again",
                 403: "the account lacks rights; manifests/components/rbac grants what deploying needs",
                 404: "apply manifests/isvc.yaml first, or name another namespace",
-            }.get(error.status, "mend what it says")
+            }.get(error.status, "fix what it says")
             raise DeploymentError(f"Kubernetes refuses {place} ({error.status}, {reason}): {advice}") from error
 
 

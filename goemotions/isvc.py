@@ -110,7 +110,7 @@ def _documents(path: Path, *, rewrite: bool = True) -> Iterator[list[Any]]:
     except OSError as error:
         raise DeploymentError(f"{path} cannot be read ({error.strerror}): run this at the root of the repository") from error
     except YAMLError as error:
-        raise DeploymentError(f"{path} is no YAML: restore it (`git checkout {path}`)") from error
+        raise DeploymentError(f"{path} is not YAML: restore it (`git checkout {path}`)") from error
     yield documents
     if rewrite:
         with path.open("w", encoding="utf-8") as file:

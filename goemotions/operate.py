@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 MODEL_NAME = click.option("--model-name", default="goemotions", show_default=True, help="Name of the registered model.")
-NAMESPACE = click.option("--namespace", default="", help="Of the InferenceServices; default: the current context's.")
+NAMESPACE = click.option("--namespace", default="", help="Namespace of the InferenceServices; default: the current context's.")
 FILE = click.option(
     "--file", type=click.Path(path_type=Path), default=Path("manifests/isvc.yaml"), show_default=True, help="The manifest."
 )
@@ -19,7 +19,9 @@ VARIANT = click.option("--variant", type=click.Choice(["gpu", "cpu"]), default="
 @click.argument("reference")
 @MODEL_NAME
 @click.option(
-    "--dataset", type=click.Path(path_type=Path, file_okay=False), help="Its Dataset folder, if the champion saw others."
+    "--dataset",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The version's Dataset folder, needed where the champion was scored on other rows.",
 )
 @click.option("--latency-budget-ms", default=25.0, show_default=True, help="p95 for one text that a cpu version may take.")
 @FILE

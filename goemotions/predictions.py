@@ -44,7 +44,7 @@ class Predictions:
             facts = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
             split, engine, digest = (facts[key] for key in ("split", "engine", "digest"))
         except (OSError, KeyError, pa.ArrowException) as error:
-            raise DataError(f"{path} is no Predictions file: run `goemotions evaluate` again") from error
+            raise DataError(f"{path} is not a Predictions file: run `goemotions evaluate` again") from error
         names = tuple(name.removeprefix("p/") for name in table.column_names if name.startswith("p/"))
         probabilities = np.column_stack([table[f"p/{name}"].to_numpy() for name in names])
         return cls(names, ids, Taxonomy(names).multi_hot(labels), probabilities, split, engine, digest)

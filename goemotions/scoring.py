@@ -188,7 +188,7 @@ def batches(found: pq.ParquetFile, name: str, groups: Sequence[int] | None = Non
 
 
 def _damaged(name: str) -> str:
-    return f"{name} is no complete Parquet file: copy it again"
+    return f"{name} is not a complete Parquet file: copy it again"
 
 
 def _parquet(path: Path, file: BinaryIO) -> Rows:
@@ -212,7 +212,7 @@ def _text(path: Path, file: BinaryIO) -> Rows:
             # In a file of one column an empty line is a row with an empty cell.
             cells = cells or ([""] if len(names) == 1 else [])
             if cells and len(cells) != len(names):
-                raise DataError(f"{path.name}, line {line}: {len(cells)} columns where line 1 names {len(names)}: mend it")
+                raise DataError(f"{path.name}, line {line}: {len(cells)} columns where line 1 names {len(names)}: fix it")
             if cells:
                 yield cells
 

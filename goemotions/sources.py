@@ -143,7 +143,7 @@ def _lines(path: Path) -> Iterator[str]:
                     raise _not_text(error, path, line) from error
                 yield record.removesuffix("\n").removesuffix("\r")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path.name} is no complete gzip file: copy it again") from error
+        raise DataError(f"{path.name} is not a complete gzip file: copy it again") from error
 
 
 def _ends_as_parquet(path: Path) -> bool:
@@ -176,7 +176,7 @@ def _read_parquet(path: Path, taxonomy: Taxonomy) -> Iterator[RawRow]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path.name}, line {line}: not UTF-8: re-encode it") from error
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path.name} is no complete Parquet file: copy it again") from error
+        raise DataError(f"{path.name} is not a complete Parquet file: copy it again") from error
 
 
 def _taxonomy_of_parquet(path: Path) -> Taxonomy:
@@ -185,7 +185,7 @@ def _taxonomy_of_parquet(path: Path) -> Taxonomy:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
         return Taxonomy(tuple(features["labels"]["feature"]["names"]))
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path.name} is no complete Parquet file: copy it again") from error
+        raise DataError(f"{path.name} is not a complete Parquet file: copy it again") from error
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path.name} names no labels: put the label names into emotions.txt beside it") from error
 

@@ -198,7 +198,7 @@ def connect() -> str:
             pass  # It answers; a proxy in front may guard /health.
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise TrackingError(
-                f"MLflow does not answer at {uri}: start it (`make stack-up`) or mend MLFLOW_TRACKING_URI"
+                f"MLflow does not answer at {uri}: start it (`make stack-up`) or fix MLFLOW_TRACKING_URI"
             ) from error
     return uri
 

@@ -88,7 +88,7 @@ def connect(connection: Connection) -> Client:
         except ValueError as error:
             raise ServerError(
                 f"{connection.place()} answers with a page instead of Kubeflow Pipelines, most often a login: "
-                "set KF_PIPELINES_TOKEN or KF_PIPELINES_COOKIES, or mend the endpoint"
+                "set KF_PIPELINES_TOKEN or KF_PIPELINES_COOKIES, or fix the endpoint"
             ) from error
     if is_multi_user and not connection.namespace:
         raise ServerError(
@@ -110,15 +110,13 @@ def named(connection: Connection) -> Iterator[None]:
     try:
         yield
     except urllib3.exceptions.HTTPError as error:
-        raise ServerAway(
-            f"Kubeflow Pipelines does not answer at {connection.place()}: start it or mend the endpoint"
-        ) from error
+        raise ServerAway(f"Kubeflow Pipelines does not answer at {connection.place()}: start it or fix the endpoint") from error
     except kfp_server_api.ApiException as error:
         advice = {
             401: "set KF_PIPELINES_TOKEN, or log in again",
             403: "the account has no right to this: check KF_PIPELINES_NAMESPACE and the token",
             404: "check the endpoint and KF_PIPELINES_NAMESPACE",
-        }.get(error.status, "mend what it says")
+        }.get(error.status, "fix what it says")
         kind = ServerAway if error.status >= 500 else ServerError
         raise kind(f"{connection.place()} refuses ({error.status}, {_reason(error)}): {advice}") from error
 

@@ -49,5 +49,5 @@ def source(value: str) -> str:
 def pair(value: str) -> tuple[str, str]:
     name, separator, rest = value.partition("=")
     if not (name and separator and rest):
-        raise BadArgument(f"{value!r} is no name=value pair")
+        raise BadArgument(f"{value!r} is not a name=value pair")
     return name, rest

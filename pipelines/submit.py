@@ -200,7 +200,7 @@ def _is_named(name: str) -> str:
 
 def _refuse_dirty(revision: str) -> None:
     if revision == "unknown":
-        raise SubmitError("this is no git checkout, so no commit names the image: clone the repository, or use FORCE=1")
+        raise SubmitError("this is not a git checkout, so no commit names the image: clone the repository, or use FORCE=1")
     lines = (_git("status", "--porcelain") or "").splitlines()
     changed = [line[3:] for line in lines if line[3:] not in NOT_COUNTED]
     if changed:

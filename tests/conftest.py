@@ -53,7 +53,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 
 def rows_of(item: pytest.Item) -> list[str]:
-    """The rows of the tables of faults and bad inputs that a test stands for: by its mark, or by the name of its case."""
+    """The faults and bad inputs that a test stands for, by number: by its mark, or by the name of its case."""
     named = [str(name) for mark in item.iter_markers("row") for name in mark.args]
     case = re.search(r"\[row (\d+)", item.nodeid)
     return named + ([f"data {case[1]}"] if case else [])

@@ -117,7 +117,7 @@ BAD_SOURCES: dict[str, tuple[dict[str, bytes | None], str]] = {
     "row 1, empty gz": ({"train.tsv.gz": gzip.compress(b"")}, r"^train\.tsv\.gz has no rows"),
     "row 1, header only": ({"train.tsv": b"text\tlabels\tid\n"}, r"^train\.tsv has no rows"),
     "row 1, header only, parquet": ({"train.parquet": EMPTY_PARQUET}, r"^train\.parquet has no rows"),
-    "row 1, empty parquet": ({"train.parquet": b""}, r"^train\.parquet is no complete Parquet file"),
+    "row 1, empty parquet": ({"train.parquet": b""}, r"^train\.parquet is not a complete Parquet file"),
     "row 1, missing train": ({"train.tsv": None}, r"has no train split: add train\.tsv"),
     "row 1, missing dev": ({"dev.tsv": None}, r"has no validation split: add .*dev\.tsv"),
     "row 1, missing test": ({"test.tsv": None}, r"has no test split: add test\.tsv"),
@@ -183,18 +183,21 @@ BAD_SOURCES: dict[str, tuple[dict[str, bytes | None], str]] = {
     ),
     "row 6, too high": (
         {"train.tsv": b"lake\t0\tt1\nlake\t1,3\tt2\n"},
-        r"^train\.tsv, line 2: label '3' is no index from 0 to 2",
+        r"^train\.tsv, line 2: label '3' is not an index from 0 to 2",
     ),
-    "row 6, negative": ({"train.tsv": b"lake\t-1\tt1\n"}, r"^train\.tsv, line 1: label '-1' is no index"),
-    "row 6, a word": ({"train.tsv": b"lake\tjoy\tt1\n"}, r"^train\.tsv, line 1: label 'joy' is no index"),
-    "row 6, a fraction": ({"train.tsv": b"lake\t1.5\tt1\n"}, r"^train\.tsv, line 1: label '1\.5' is no index"),
-    "row 6, underscore": ({"train.tsv": b"lake\t0_1\tt1\n"}, r"^train\.tsv, line 1: label '0_1' is no index"),
-    "row 6, huge": ({"train.tsv": b"lake\t" + b"9" * 5000 + b"\tt1\n"}, r"^train\.tsv, line 1: label '9{70,80} is no index"),
+    "row 6, negative": ({"train.tsv": b"lake\t-1\tt1\n"}, r"^train\.tsv, line 1: label '-1' is not an index"),
+    "row 6, a word": ({"train.tsv": b"lake\tjoy\tt1\n"}, r"^train\.tsv, line 1: label 'joy' is not an index"),
+    "row 6, a fraction": ({"train.tsv": b"lake\t1.5\tt1\n"}, r"^train\.tsv, line 1: label '1\.5' is not an index"),
+    "row 6, underscore": ({"train.tsv": b"lake\t0_1\tt1\n"}, r"^train\.tsv, line 1: label '0_1' is not an index"),
+    "row 6, huge": (
+        {"train.tsv": b"lake\t" + b"9" * 5000 + b"\tt1\n"},
+        r"^train\.tsv, line 1: label '9{70,80} is not an index",
+    ),
     "row 6, twice": ({"train.tsv": b"lake\t1,0,1\tt1\n"}, r"^train\.tsv, line 1: label 1 stands twice in the row"),
-    "row 6, gz": ({"train.tsv.gz": gzip.compress(b"lake\t7\tt1\n")}, r"^train\.tsv\.gz, line 1: label '7' is no index"),
+    "row 6, gz": ({"train.tsv.gz": gzip.compress(b"lake\t7\tt1\n")}, r"^train\.tsv\.gz, line 1: label '7' is not an index"),
     "row 6, parquet, too high": (
         {"train.parquet": parquet([("lake", [0], "t1"), ("lake", [3], "t2")])},
-        r"^train\.parquet, line 2: label 3 is no index",
+        r"^train\.parquet, line 2: label 3 is not an index",
     ),
     "row 6, parquet, negative": ({"train.parquet": parquet([("lake", [-1], "t1")])}, r"^train\.parquet, line 1: label -1 is"),
     "row 6, parquet, a fraction": (
@@ -227,35 +230,35 @@ BAD_SOURCES: dict[str, tuple[dict[str, bytes | None], str]] = {
     ),
     "row 6, parquet, second part": (
         {"train-00000-of-00002.parquet": GOOD, "train-00001-of-00002.parquet": parquet([("lake", [9], "t9")])},
-        r"^train-00001-of-00002\.parquet, line 1: label 9 is no index",
+        r"^train-00001-of-00002\.parquet, line 1: label 9 is not an index",
     ),
     "row 10": ({"test.tsv": b"harbour\t1\tt2\n"}, r"^id t2 stands in train and in test"),
     "row 10, dev and test": ({"test.tsv": b"harbour\t1\td1\n"}, r"^id d1 stands in validation and in test"),
     "row 10, parquet": ({"train.parquet": parquet([("lake", [0], "e1")])}, r"^id e1 stands in train and in test"),
     "row 10, within a split": ({"train.tsv": b"lake\t0\tt1\nstorm\t1\tt1\n"}, r"^train\.tsv, line 2: id 't1' .* stands twice"),
-    "row 13, cut gz": ({"train.tsv.gz": GZIPPED[:-9]}, r"^train\.tsv\.gz is no complete gzip file"),
-    "row 13, gz without its end": ({"train.tsv.gz": GZIPPED[:-1]}, r"^train\.tsv\.gz is no complete gzip file"),
+    "row 13, cut gz": ({"train.tsv.gz": GZIPPED[:-9]}, r"^train\.tsv\.gz is not a complete gzip file"),
+    "row 13, gz without its end": ({"train.tsv.gz": GZIPPED[:-1]}, r"^train\.tsv\.gz is not a complete gzip file"),
     "row 13, damaged gz": (
         {"train.tsv.gz": GZIPPED[:-6] + b"\0\0" + GZIPPED[-4:]},
-        r"^train\.tsv\.gz is no complete gzip file",
+        r"^train\.tsv\.gz is not a complete gzip file",
     ),
-    "row 13, cut parquet": ({"train.parquet": GOOD[:-20]}, r"^train\.parquet is no complete Parquet file"),
-    "row 13, half a parquet": ({"train.parquet": GOOD[: len(GOOD) // 2]}, r"^train\.parquet is no complete Parquet file"),
+    "row 13, cut parquet": ({"train.parquet": GOOD[:-20]}, r"^train\.parquet is not a complete Parquet file"),
+    "row 13, half a parquet": ({"train.parquet": GOOD[: len(GOOD) // 2]}, r"^train\.parquet is not a complete Parquet file"),
     "row 13, damaged parquet": (
         {"train.parquet": GOOD[:4] + b"\xff" * 40 + GOOD[44:]},
-        r"^train\.parquet is no complete Parquet file",
+        r"^train\.parquet is not a complete Parquet file",
     ),
     "row 13, cut parquet names the labels": (
         {"emotions.txt": None, "train.parquet": GOOD[:-20], "dev.tsv": None, "dev.parquet": GOOD, "test.tsv": None}
         | {"test.parquet": GOOD},
-        r"^train\.parquet is no complete Parquet file",
+        r"^train\.parquet is not a complete Parquet file",
     ),
     "row 13, parquet called tsv": ({"train.tsv": GOOD}, r"^train\.tsv is not the text file its ending promises"),
     "row 13, gz called tsv": ({"train.tsv": GZIPPED}, r"^train\.tsv is not the text file its ending promises"),
-    "row 13, tsv called parquet": ({"train.parquet": tsv(TRAIN)}, r"^train\.parquet is no complete Parquet file"),
-    "row 13, tsv called gz": ({"train.tsv.gz": tsv(TRAIN)}, r"^train\.tsv\.gz is no complete gzip file"),
-    "row 13, parquet called gz": ({"train.tsv.gz": GOOD}, r"^train\.tsv\.gz is no complete gzip file"),
-    "row 13, gz called parquet": ({"train.parquet": GZIPPED}, r"^train\.parquet is no complete Parquet file"),
+    "row 13, tsv called parquet": ({"train.parquet": tsv(TRAIN)}, r"^train\.parquet is not a complete Parquet file"),
+    "row 13, tsv called gz": ({"train.tsv.gz": tsv(TRAIN)}, r"^train\.tsv\.gz is not a complete gzip file"),
+    "row 13, parquet called gz": ({"train.tsv.gz": GOOD}, r"^train\.tsv\.gz is not a complete gzip file"),
+    "row 13, gz called parquet": ({"train.parquet": GZIPPED}, r"^train\.parquet is not a complete Parquet file"),
     "row 14, pickle": ({"train.tsv": None, "train.pkl": pickle.dumps(TRAIN)}, r"train\.pkl is refused, .* convert it"),
     "row 14, torch file": ({"train.tsv": None, "train.pt": pickle.dumps(TRAIN)}, r"train\.pt is refused, .* convert it"),
     "row 14, loading script": (
@@ -263,7 +266,10 @@ BAD_SOURCES: dict[str, tuple[dict[str, bytes | None], str]] = {
         r"source\.py is refused, .* convert it",
     ),
     "row 14, pickle called tsv": ({"train.tsv": pickle.dumps(TRAIN)}, r"^train\.tsv, line 1: not UTF-8"),
-    "row 14, pickle called parquet": ({"train.parquet": pickle.dumps(TRAIN)}, r"^train\.parquet is no complete Parquet file"),
+    "row 14, pickle called parquet": (
+        {"train.parquet": pickle.dumps(TRAIN)},
+        r"^train\.parquet is not a complete Parquet file",
+    ),
 }
 
 
@@ -284,7 +290,7 @@ def test_the_command_ends_with_one_line_and_exit_code_1(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 1
-    message = "goemotions: train.tsv, line 1: label '7' is no index from 0 to 2: mend the row or emotions.txt"
+    message = "goemotions: train.tsv, line 1: label '7' is not an index from 0 to 2: fix the row or emotions.txt"
     assert capsys.readouterr().err.splitlines() == [message]
     assert not (tmp_path / "dataset").exists()
 
@@ -637,7 +643,7 @@ def test_an_empty_place_in_s3_is_a_named_error(bucket: str, tmp_path: Path) -> N
 def test_a_folder_with_a_part_missing_is_no_dataset(tmp_path: Path, missing: str) -> None:
     ingested(tmp_path)
     (tmp_path / "dataset" / missing).unlink()
-    with pytest.raises(DataError, match="is no Dataset folder: make one with `goemotions ingest`"):
+    with pytest.raises(DataError, match="is not a Dataset folder: make one with `goemotions ingest`"):
         data.load(tmp_path / "dataset")
 
 
@@ -645,7 +651,7 @@ def test_a_damaged_description_is_no_dataset(tmp_path: Path) -> None:
     ingested(tmp_path)
     path = tmp_path / "dataset" / "dataset.json"
     path.write_text(path.read_text()[:-20])
-    with pytest.raises(DataError, match="is no Dataset folder"):
+    with pytest.raises(DataError, match="is not a Dataset folder"):
         data.load(tmp_path / "dataset")
 
 

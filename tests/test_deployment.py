@@ -193,7 +193,7 @@ def test_a_version_that_never_gets_ready_is_said_with_kserves_reason(kubernetes:
         (403, "the account lacks rights.*rbac"),
         (404, "apply manifests/isvc.yaml first"),
         (401, "log in"),
-        (500, "mend what it says"),
+        (500, "fix what it says"),
     ],
 )
 def test_refusals_are_named(kubernetes: Kubernetes, versions: dict[str, str], status: int, said: str) -> None:

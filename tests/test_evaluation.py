@@ -94,7 +94,7 @@ def test_what_is_no_predictions_file_is_a_named_error(tmp_path: Path, kind: str)
     """Data file row 13."""
     path = tmp_path / "predictions.parquet"
     damaged(path, kind)
-    with pytest.raises(DataError, match=r"predictions\.parquet is no Predictions file: run `goemotions evaluate` again"):
+    with pytest.raises(DataError, match=r"predictions\.parquet is not a Predictions file: run `goemotions evaluate` again"):
         Predictions.read(path)
 
 

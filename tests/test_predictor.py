@@ -101,7 +101,7 @@ def test_a_damaged_bundle_is_not_loaded(
 def test_a_whole_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing to see")
     manifest.write(tmp_path)
-    with pytest.raises(ModelError, match="is no bundle of this workflow"):
+    with pytest.raises(ModelError, match="is not a bundle of this workflow"):
         Predictor.load(tmp_path)
 
 

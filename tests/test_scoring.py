@@ -176,7 +176,7 @@ BAD = {
     "header only": ("in.tsv", b"id\ttext\n", r"in.tsv has no rows"),
     "gzip": ("in.csv", b"\x1f\x8b\x08\x00", r"is not the text file its ending promises"),
     "a spreadsheet": ("in.csv", b"PK\x03\x04....", r"is not the text file its ending promises"),
-    "no Parquet": ("in.parquet", b"text\na lake\n", r"in.parquet is no complete Parquet file"),
+    "no Parquet": ("in.parquet", b"text\na lake\n", r"in.parquet is not a complete Parquet file"),
     "an unknown ending": ("in.xlsx", b"", r"in.xlsx has none of the endings .csv, .tsv, .parquet"),
     "a pickle": ("in.pkl", b"", r"in.pkl has none of the endings"),
 }
@@ -197,10 +197,10 @@ def test_a_cut_parquet_file_is_named(predictor: Predictor, tmp_path: Path) -> No
     pq.write_table(pa.table({"text": TEXTS}), tmp_path / "whole.parquet")
     content = (tmp_path / "whole.parquet").read_bytes()
     (tmp_path / "in.parquet").write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match=r"in.parquet is no complete Parquet file"):
+    with pytest.raises(DataError, match=r"in.parquet is not a complete Parquet file"):
         score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.csv")
     (tmp_path / "in.parquet").write_bytes(content[:4] + b"\xff" * 40 + content[44:])
-    with pytest.raises(DataError, match=r"in.parquet is no complete Parquet file"):
+    with pytest.raises(DataError, match=r"in.parquet is not a complete Parquet file"):
         score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.csv")
 
 

@@ -26,6 +26,7 @@ from benchmarks import load
 from goemotions import cli, engines, registration
 from goemotions.predictor import Options, Predictor
 from goemotions.registration import Parts
+from goemotions.serving.limits import Limits
 from tests.servers import PREDICT, Server, serving
 
 TEXTS = ["we found the lake", "a quiet balloon under the table", "", "storm " * 400, "\U0001f600 gravel \u202e near"]
@@ -455,6 +456,12 @@ def test_each_option_has_an_environment_variable_of_its_name(monkeypatch: pytest
         name = f"GOEMOTIONS_SERVE_{option.opts[0].removeprefix('--').replace('-', '_').upper()}"
         monkeypatch.setenv(name, "1")
         assert option.value_from_envvar(context), name
+
+
+def test_the_limits_on_the_page_are_those_that_hold() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
+    for name, value in vars(Limits()).items():
+        assert f"| `--{name.replace('_', '-')}` | {value:{',' if isinstance(value, int) else 'g'}} |" in page
 
 
 def test_every_option_is_an_environment_variable(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

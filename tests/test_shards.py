@@ -154,7 +154,7 @@ def test_what_cannot_be_scored_is_named_and_nothing_is_written(predictor: Predic
     with pytest.raises(DataError, match=r"z.parquet has other columns than in-000.parquet"):
         run(tmp_path / "in", tmp_path / "out", whole)
     (tmp_path / "in" / "z.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DataError, match=r"z.parquet is no complete Parquet file"):
+    with pytest.raises(DataError, match=r"z.parquet is not a complete Parquet file"):
         run(tmp_path / "in", tmp_path / "out", whole)
     (tmp_path / "in" / "z.parquet").unlink()
     for within in (tmp_path / "in", f"{tmp_path}/in/", tmp_path / "in" / "out", tmp_path / "none" / ".." / "in"):

@@ -196,7 +196,7 @@ def test_several_users_need_a_namespace(kubeflow: Kubeflow, monkeypatch: pytest.
         ({"refuse": 401}, r"refuses \(401, .*set KF_PIPELINES_TOKEN"),
         ({"refuse": 403}, r"refuses \(403, .*no right to this"),
         ({"refuse": 404}, r"refuses \(404, .*check the endpoint"),
-        ({"refuse": 500}, r"refuses \(500, .*mend what it says"),
+        ({"refuse": 500}, r"refuses \(500, .*fix what it says"),
         ({"login": True}, r"answers with a page .* login: set KF_PIPELINES_TOKEN"),
         ({"away": 1000}, "does not answer at http://127.0.0.1"),
     ],
@@ -220,7 +220,7 @@ def test_a_package_that_the_server_cannot_read_is_refused(kubeflow: Kubeflow) ->
     package = submit.pack(submit.PACKAGE, "", submit.training, {}, force=True)
     package.path.write_text(package.path.read_text().replace("pipelineInfo:", "pipelineinfo:"))
     with (
-        pytest.raises(client.ServerError, match=r"refuses \(400, invalid pipeline spec.*mend what it says"),
+        pytest.raises(client.ServerError, match=r"refuses \(400, invalid pipeline spec.*fix what it says"),
         client.named(connection),
     ):
         submit.submit(client.connect(connection), package, "e", "")
@@ -316,7 +316,7 @@ def test_changes_that_no_commit_names_are_refused(tmp_path: Path, monkeypatch: p
         )
 
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(submit.SubmitError, match="this is no git checkout"):
+    with pytest.raises(submit.SubmitError, match="this is not a git checkout"):
         submit.pack(tmp_path / "p.yaml", "", submit.training, {}, force=False)
     git("init", "-q")
     shutil.copytree(ROOT / "manifests", tmp_path / "manifests", symlinks=True)

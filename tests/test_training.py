@@ -565,7 +565,7 @@ def test_real_exhaustion_of_gpu_memory_names_the_setting_to_lower(dataset: Path,
 def test_an_unknown_profile_and_a_folder_without_data_are_named(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no model profile 'gpt'"):
         training.train(dataset, tmp_path / "model", "gpt")
-    with pytest.raises(DataError, match="is no Dataset folder"):
+    with pytest.raises(DataError, match="is not a Dataset folder"):
         training.train(tmp_path, tmp_path / "model", "minilm")
 
 

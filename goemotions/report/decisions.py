@@ -41,7 +41,8 @@ def _selection(results: list[Result]) -> Section:
     return Section(
         "Threshold selection",
         (
-            "Macro F1 on validation. Cross-fitted: each fold decided with thresholds from the other four; this one is chosen by.",
+            "Macro F1 on validation. Cross-fitted: each fold decided with thresholds from the other four; the strategy is chosen by "
+            "this column.",
             "The strategies that keep a stated precision or recall are there for whoever asks for one, and are not chosen by F1.",
         ),
         (Table(("strategy", "cross-fitted", "fitted on all"), rows),),

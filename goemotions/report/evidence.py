@@ -45,8 +45,9 @@ def ablations(rows: list[dict[str, str]]) -> Section | None:
     return Section(
         "Ablations",
         (
-            "minilm on validation, one change a row, logits scaled; test was not opened. Tuned: at smoothed per-label thresholds, "
-            "cross-fitted. The last columns are the difference to the first row with the same seed.",
+            "minilm on validation, one change a row, logits scaled. No row was chosen on test; the seeds of the first were scored on "
+            "it afterwards. Tuned: at smoothed per-label thresholds, cross-fitted. The last columns are the difference to the first "
+            "row with the same seed.",
             *spread,
         ),
         (
@@ -80,7 +81,7 @@ def frontier(rows: list[dict[str, str]]) -> Section | None:
         for row in sorted(rows, key=lambda row: -float(row["f1_macro"]))
     ]
     return Section(
-        "Quality a second",
+        "Quality against speed",
         (
             "minilm on validation, thresholds cross-fitted; test was not opened. Taught: trained on the probabilities of onnx-int8, as "
             "the bag was. The cascade asks the slow stage only about texts that the fast one is unsure of. Measured on "
@@ -178,7 +179,10 @@ def artifacts(registered: dict[str, Any], model_name: str) -> Section:
     option = "" if model_name == "goemotions" else f" MODEL_NAME={model_name}"
     return Section(
         "Artifacts",
-        ("Each command brings checkpoint, ONNX files, thresholds, predictions and metrics, and verifies every file.",),
+        (
+            "In the registry of this run. Each command brings checkpoint, ONNX files, thresholds, predictions and metrics, and "
+            "verifies every file.",
+        ),
         (Table(("version", "profile", "MLflow run", "bundle"), rows),),
         code=tuple(
             f"make download-model VERSION={found['version']}{option}   # {found['profile']}, {variant}"

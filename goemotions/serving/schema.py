@@ -139,7 +139,7 @@ def parse(model: type[Model], body: bytes) -> Model:
     """A request from its JSON.
 
     Raises:
-        RequestError: it is no JSON, or a field is missing or wrong; the message names the field and never quotes the body.
+        RequestError: it is not JSON, or a field is missing or wrong; the message names the field and never quotes the body.
     """
     try:
         return model.model_validate_json(body)
