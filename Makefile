@@ -34,6 +34,7 @@ WORKERS ?= 1
 PODS ?= 4
 MINUTES ?= 10
 SECONDS ?= 30
+ONLY ?=
 IMAGES ?= trainer $(VARIANTS:%=predictor-%)
 
 # The registry and the store of the environment where it names them, those of this machine elsewhere.
@@ -74,14 +75,15 @@ serve: $(SERVICES) ## serve a VERSION, the champion for CPU: HTTP and a page on 
 	@$(GOEMOTIONS) serve --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' --port $(PORT) \
 		--grpc-port $(GRPC_PORT)
 
-bench-serving: $(SERVICES) ## measure that VERSION's predictor beside what one would take instead, on the test split of DATA (15 min)
-	@$(WITH) $(BIN)/python -m benchmarks.serving --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' --data '$(DATA)'
+bench-serving: $(SERVICES) ## measure that VERSION's predictor beside what one would take instead, on the test split of DATA: docs/serving-benchmarks.md (15 min)
+	@$(WITH) $(BIN)/python -m benchmarks.serving --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' --data '$(DATA)' \
+		--output docs/serving-benchmarks.md
 
-bench: $(SERVICES) ## measure training, batch scoring, overhead, growth and quality against speed: docs/benchmarks.md (20 min on DATA)
-	@$(WITH) $(BIN)/python -m benchmarks.everything --data '$(DATA)' --bundle '$(VERSION)' --model-name '$(MODEL_NAME)'
+bench: $(SERVICES) ## measure training, batch scoring, overhead, growth and quality against speed: docs/benchmarks.md (20 min on DATA); ONLY=section
+	@$(WITH) $(BIN)/python -m benchmarks.everything --data '$(DATA)' --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' $(if $(ONLY),--only '$(ONLY)')
 
 bench-full: $(SERVICES) ## the same on a million rows and every size (hours)
-	@$(WITH) $(BIN)/python -m benchmarks.everything --data '$(DATA)' --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' --full
+	@$(WITH) $(BIN)/python -m benchmarks.everything --data '$(DATA)' --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' --full $(if $(ONLY),--only '$(ONLY)')
 
 stack-up: setup ## start MLflow and S3 on this machine, or find them running
 	@$(BIN)/python -m pipelines.stack up

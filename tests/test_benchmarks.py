@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from benchmarks import frontier, growth, measuring, overhead
+from benchmarks import everything, frontier, growth, measuring, overhead
 from benchmarks.frontier import Tier
 from goemotions.report import evidence
 
@@ -49,6 +50,18 @@ def test_a_row_says_whether_it_holds() -> None:
 def test_a_cascade_pays_where_it_is_twice_as_fast_and_loses_little(f1: float, rate: float, pays: bool) -> None:
     tiers = [Tier("int8", 0.55, [100.0, 101.0]), Tier("bag", 0.4, [9000.0, 9100.0]), Tier("cascade", f1, [rate, rate])]
     assert frontier.rows_of(tiers)[-1].holds is pays
+
+
+def test_a_section_measured_anew_leaves_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "benchmarks.md"
+    found = {"Training": "`one`\n\n| a |\n|---|\n| 1 |", "Growth": "`two`"}
+    everything.write(path, found)
+    assert everything.written(path) == found
+    ended = CliRunner().invoke(everything.main, ["--only", "Training at night", "--output", str(path)])
+    assert ended.exit_code == 2
+    assert "choose from Training, Batch scoring" in ended.output
+    assert everything.written(path) == found
+    assert everything.written(tmp_path / "none.md") == {}
 
 
 def test_what_is_recorded_of_the_frontier_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
