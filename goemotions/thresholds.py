@@ -18,6 +18,8 @@ from goemotions.errors import ModelError
 from goemotions.ranked import FLOORS, GRID, Column, Counts, Part, Sample, added, highest
 
 FOLDS = 5
+# Folds are drawn until so many rows were decided: how few rows fall into folds moves a score by more than strategies differ.
+DECIDED_ROWS, MOST_DRAWS = 25_000, 10
 # Positives at which what was observed of a label weighs as much as what the model expects of it.
 SMOOTHING = 200
 # Share of the way, in log-odds, from a label's own threshold to the one that is best for all.
@@ -241,6 +243,11 @@ def cross_fitted(
     return predicted
 
 
+def draws(rows: int) -> int:
+    """How often ``choose`` draws the folds of so many rows."""
+    return min(-(-DECIDED_ROWS // rows), MOST_DRAWS)
+
+
 def _folds(rows: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).permutation(rows) % FOLDS
 
@@ -253,6 +260,8 @@ def choose(
     recall: float = RECALL,
 ) -> tuple[Thresholds, list[dict[str, Any]]]:
     """Fits every strategy and picks the one asked for: by name, or ``best`` for the best cross-fitted macro F1.
+
+    Cross-fitted figures are of the decisions of all draws of the folds together, as ``cross_fitted`` makes them with each seed.
 
     Args:
         labels: bool [n, labels].
@@ -272,24 +281,25 @@ def choose(
     fits = {**STRATEGIES, "precision": stated_precision(precision), "recall": stated_recall(recall)}
     if strategy not in ("best", *fits):
         raise ModelError(f"there is no threshold strategy {strategy!r}: choose best, {', '.join(fits)}")
-    fold = _folds(len(labels))
-    parts = [Part(labels[fold == number], probabilities[fold == number]) for number in np.unique(fold)]
-    rows = {name: _row(fit, parts) for name, fit in fits.items()}
+    folds = [_folds(len(labels), seed) for seed in range(draws(len(labels)))]
+    drawn = [[Part(labels[fold == number], probabilities[fold == number]) for number in np.unique(fold)] for fold in folds]
+    rows = {name: _row(fit, drawn) for name, fit in fits.items()}
     if strategy == "best":
         strategy = max(STRATEGIES, key=lambda name: rows[name]["f1_macro_cross_fitted"])
     chosen = rows[strategy]
     return Thresholds(chosen["strategy"], chosen["values"], chosen["k"]), list(rows.values())
 
 
-def _row(fit: Fit, parts: Sequence[Part]) -> dict[str, Any]:
+def _row(fit: Fit, drawn: Sequence[Sequence[Part]]) -> dict[str, Any]:
     from goemotions import metrics  # The server applies thresholds without scikit-learn.
 
-    whole = Sample(parts)
+    whole = Sample(drawn[0])
     fitted = fit.to(whole)
-    unseen = added([_decided(_without(parts, part, fit), part) for part in parts])
+    unseen = added([_decided(_without(parts, part, fit), part) for parts in drawn for part in parts])
+    figures = metrics.counted(unseen, len(drawn) * whole.positives, len(drawn) * whole.rows)
     return {
-        **{f"{name}_cross_fitted": value for name, value in metrics.counted(unseen, whole.positives, whole.rows).items()},
-        "f1_macro_fitted": float(_f1(*added([_decided(fitted, part) for part in parts]), whole.positives).mean()),
+        **{f"{name}_cross_fitted": value for name, value in figures.items()},
+        "f1_macro_fitted": float(_f1(*added([_decided(fitted, part) for part in drawn[0]]), whole.positives).mean()),
         **asdict(fitted),
     }
 

@@ -198,9 +198,12 @@ def test_a_single_positive_helps_only_the_score_that_may_see_it() -> None:
 def test_the_strategy_with_the_best_cross_fitted_score_is_chosen(seed: int, noise: float) -> None:
     labels, probabilities = separable(60, seed, noise)
     chosen, rows = thresholds.choose(labels, probabilities)
-    scores = {
-        name: macro(labels, thresholds.cross_fitted(fit, labels, probabilities)) for name, fit in thresholds.STRATEGIES.items()
+    draws = range(thresholds.draws(len(labels)))
+    decided = {
+        name: np.concatenate([thresholds.cross_fitted(fit, labels, probabilities, draw) for draw in draws])
+        for name, fit in thresholds.STRATEGIES.items()
     }
+    scores = {name: macro(np.concatenate([labels for _ in draws]), predicted) for name, predicted in decided.items()}
     found = {row["strategy"]: row["f1_macro_cross_fitted"] for row in rows if row["strategy"] in scores}
     assert found == pytest.approx(scores)
     assert scores[chosen.strategy] == pytest.approx(max(scores.values()))
@@ -208,6 +211,11 @@ def test_the_strategy_with_the_best_cross_fitted_score_is_chosen(seed: int, nois
     for row in rows:
         fitted = Thresholds(row["strategy"], row["values"], row["k"])
         assert row["f1_macro_fitted"] == pytest.approx(macro(labels, fitted.apply(probabilities)))
+
+
+@pytest.mark.parametrize(("rows", "draws"), [(1, 10), (184, 10), (5_426, 5), (25_000, 1), (1_000_000, 1)])
+def test_folds_of_few_rows_are_drawn_more_than_once(rows: int, draws: int) -> None:
+    assert thresholds.draws(rows) == draws
 
 
 def test_a_strategy_that_only_fits_its_own_rows_best_is_not_chosen() -> None:

@@ -41,8 +41,8 @@ def _selection(results: list[Result]) -> Section:
     return Section(
         "Threshold selection",
         (
-            "Macro F1 on validation. Cross-fitted: each fold decided with thresholds from the other four; the strategy is chosen by "
-            "this column.",
+            "Macro F1 on validation. Cross-fitted: each fold decided with thresholds from the other four, over several draws of "
+            "the folds where there are few rows; the strategy is chosen by this column.",
             "The strategies that keep a stated precision or recall are there for whoever asks for one, and are not chosen by F1.",
         ),
         (Table(("strategy", "cross-fitted", "fitted on all"), rows),),
