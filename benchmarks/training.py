@@ -3,7 +3,8 @@
     python -m benchmarks.training --data ../goemotions
 
 ``old`` is the recipe of the system that this one replaces: Hugging Face's Trainer in fp32, every text padded to 128 tokens, batches
-of 16. ``tuned`` is the Trainer as a careful user sets it: bf16, batches of 32 of like length padded to their longest, fused AdamW.
+of 16. ``tuned`` is the Trainer as a careful user sets it: bf16 where the hardware computes in it, batches of 32 of like length padded to
+their longest, fused AdamW.
 """
 
 from __future__ import annotations
@@ -229,10 +230,11 @@ def rates(material: Material, repeats: int) -> list[Row]:
     }
     found = by_turns(repeats, runs, warm=False)
     lengths = np.array([len(row) for row in material.split.rows])
+    precision = training.resolve_precision("auto")
     rows = [
         Row("Trainer, fp32, padded to 128, batches of 16", spread(found["old"])),
-        Row("Trainer, bf16, padded to the longest of 32 of like length, fused AdamW", spread(found["tuned"])),
-        Row(f"ours, {material.profile.batch_size} texts a step", spread(found["ours"])),
+        Row(f"Trainer, {precision}, padded to the longest of 32 of like length, fused AdamW", spread(found["tuned"])),
+        Row(f"ours, {precision}, {material.profile.batch_size} texts a step", spread(found["ours"])),
     ]
     for name, asked in (("old", 12.0), ("tuned", 1.5)):
         value, text = ratio(found["ours"], found[name])
@@ -241,15 +243,15 @@ def rates(material: Material, repeats: int) -> list[Row]:
     tokens, width = int(lengths.mean() * material.profile.batch_size), network.config.hidden_size
     inner = network.config.intermediate_size
     fastest: dict[str, list[float]] = {}
-    for precision in (torch.float32, torch.bfloat16):
+    for kind in (torch.float32, torch.bfloat16):
         shapes = [(tokens, width, width)] * 4 + [(tokens, width, inner), (tokens, inner, width)]
-        name = str(precision).removeprefix("torch.")
-        fastest[name] = [peak(precision, shapes) for _ in range(repeats)]
+        name = str(kind).removeprefix("torch.")
+        fastest[name] = [peak(kind, shapes) for _ in range(repeats)]
         rows.append(
             Row(f"plain products of the model's shapes, {name}", spread([one / 1e9 for one in fastest[name]], "GFLOP/s"))
         )
     each = operations(network, lengths.tolist()) / len(lengths)
-    ceiling = "bfloat16" if training.resolve_precision("auto") == "bf16" else "float32"
+    ceiling = "bfloat16" if precision == "bf16" else "float32"
     used = [each * rate / top for rate, top in zip(found["ours"], fastest[ceiling], strict=True)]
     rows.append(
         Row(
