@@ -3,8 +3,8 @@
     python -m benchmarks.training --data ../goemotions
 
 ``old`` is the recipe of the system that this one replaces: Hugging Face's Trainer in fp32, every text padded to 128 tokens, batches
-of 16. ``tuned`` is the Trainer as a careful user sets it: bf16 where the hardware computes in it, batches of 32 of like length padded to
-their longest, fused AdamW.
+of 16. ``tuned`` is the Trainer as a careful user sets it: bf16 where the hardware computes in it, batches of 32 of like length padded
+to their longest, fused AdamW.
 """
 
 from __future__ import annotations
