@@ -201,7 +201,7 @@ def test_further_parameters_are_checked_by_name() -> None:
     assert parameters.parse(("max_quarantined=0.1", "unlabelled=keep")) == {"max_quarantined": 0.1, "unlabelled": "keep"}
     with pytest.raises(parameters.BadArgument, match=r"no parameter 'epoch'.*epochs"):
         parameters.parse(("epoch=3",))
-    with pytest.raises(parameters.BadArgument, match="no name=value"):
+    with pytest.raises(parameters.BadArgument, match="not a name=value"):
         parameters.named_weights(("distilbert",))
 
 
