@@ -85,11 +85,11 @@ def write(path: Path, found: dict[str, str]) -> None:
 @click.option("--output", type=click.Path(path_type=Path), default=Path("docs/benchmarks.md"), show_default=True)
 def main(source: str, reference: str, model_name: str, full: bool, only: str, output: Path) -> None:
     """Run every benchmark and write their tables."""
-    logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as scratch:
         known = sections(source, reference, model_name, Path(scratch), full=full)
         if not (chosen := [section for section in known if only in ("", section.title)]):
             raise click.BadParameter(f"{only!r} is not a section: choose from {', '.join(section.title for section in known)}")
+        logging.disable(logging.WARNING)
         found = written(output)
         for section in chosen:
             started = time.monotonic()
