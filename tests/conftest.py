@@ -59,7 +59,8 @@ def rows_of(item: pytest.Item) -> list[str]:
     return named + ([f"data {case[1]}"] if case else [])
 
 
-ONE_RUN = ("test_end_to_end.py", "test_secrets.py")
+# These files begin first, so that none of them is left alone at the end.
+LONGEST = ("test_distributed.py", "test_end_to_end.py", "test_secrets.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -68,15 +69,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     wanted = rows_of if config.getoption("--rows") else lambda item: not item.get_closest_marker("slow")
     left = [item for item in items if not wanted(item)]
     config.hook.pytest_deselected(items=left)
-    # The longest begin first: the files that share a run of the pipeline, in one process.
-    items[:] = sorted(filter(wanted, items), key=lambda item: item.path.name not in ONE_RUN)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("run" if item.path.name in ONE_RUN else item.path.stem))
+    items[:] = sorted(filter(wanted, items), key=lambda item: item.path.name not in LONGEST)
 
 
 ROWS: dict[str, list[str]] = {}
