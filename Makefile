@@ -157,7 +157,7 @@ LOAD := tests/test_serving.py
 OTHERS := $(foreach file,$(TRAINING) $(LOAD) tests/images,--ignore $(file))
 
 test: setup $(CHECKOV) ## the tests, two files at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(OTHERS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(OTHERS)
 	$(BIN)/python -m pytest -n 2 $(TRAINING)
 	$(BIN)/python -m pytest $(LOAD)
 

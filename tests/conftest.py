@@ -59,10 +59,6 @@ def rows_of(item: pytest.Item) -> list[str]:
     return named + ([f"data {case[1]}"] if case else [])
 
 
-# These files begin first, so that none of them is left alone at the end.
-LONGEST = ("test_distributed.py", "test_end_to_end.py", "test_secrets.py")
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--rows", action="store_true", help="Run the tests of faults and bad inputs alone, slow ones too, and tell the rows."
@@ -73,7 +69,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     wanted = rows_of if config.getoption("--rows") else lambda item: not item.get_closest_marker("slow")
     left = [item for item in items if not wanted(item)]
     config.hook.pytest_deselected(items=left)
-    items[:] = sorted(filter(wanted, items), key=lambda item: item.path.name not in LONGEST)
+    items[:] = [item for item in items if wanted(item)]
 
 
 ROWS: dict[str, list[str]] = {}

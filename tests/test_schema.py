@@ -21,6 +21,7 @@ def test_parameters_that_are_left_out_are_the_defaults() -> None:
     assert request(instances=["a"]).parameters is None
     assert request(instances=["a"], parameters=None).parameters is None
     assert schema.Parameters().options() == Options() == Options(None, "tuned", False)
+    assert request(instances=["a"], parameters={"top_k": 3.0}).parameters.options().top_k == 3  # type: ignore[union-attr]
     given_all = request(instances=["a"], parameters={"top_k": 3, "threshold": 0, "all_scores": True}).parameters
     assert given_all is not None
     assert given_all.options() == Options(3, 0, True)
@@ -32,7 +33,7 @@ def test_parameters_that_are_left_out_are_the_defaults() -> None:
         *((value, "parameters") for value in ([], "top_k", 3, False)),
         ({"topk": 3}, "parameters.topk"),
         ({"top_k": 3, "": 1}, "parameters"),
-        *(({"top_k": value}, "parameters.top_k") for value in (0, -1, 1.0, "3", True, [3], {}, 1e400)),
+        *(({"top_k": value}, "parameters.top_k") for value in (0, -1, 0.0, 1.5, "3", True, [3], {}, 1e400)),
         *(
             ({"threshold": value}, "parameters.threshold")
             for value in (-0.1, 1.1, 10**400, float("nan"), float("inf"), "0.5", "best", True, None, [0.5], {})

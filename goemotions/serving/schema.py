@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from goemotions.errors import RequestError
 from goemotions.predictor import Options
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of numbers: there, 3.0 is an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -25,7 +31,9 @@ class _Tolerant(BaseModel):
 class Parameters(_Strict):
     """How labels are chosen."""
 
-    top_k: Annotated[int, Field(ge=1, description="At most so many labels, the best ones.")] | None = None
+    top_k: Annotated[
+        Annotated[int, Field(ge=1, description="At most so many labels, the best ones.")] | None, BeforeValidator(_whole)
+    ] = None
     threshold: Annotated[
         Share | Literal["tuned"],
         Field(description='Labels of at least this probability; "tuned": each label by the threshold fitted for it.'),
