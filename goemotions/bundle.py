@@ -64,6 +64,25 @@ def taxonomy(location: str) -> Taxonomy:
     return Taxonomy(tuple(content["thresholds"]))
 
 
+def is_location(reference: str) -> bool:
+    """Whether a reference is a place, ``s3://...`` or a folder, and not an alias or a version number."""
+    return storage.is_s3(reference) or Path(reference).is_dir()
+
+
+def locate(reference: str, model_name: str = MODEL) -> tuple[str, Version | None]:
+    """The location that a reference stands for, and the version, where it is an alias or a number.
+
+    Raises:
+        ModelError: there is no such alias or version.
+    """
+    if is_location(reference):
+        return reference, None
+    version = tracking.version(model_name, reference)
+    if version is None:
+        raise ModelError(f"{model_name} has no version or alias {reference!r}: register one first (`make run`)")
+    return version.source, version
+
+
 @storage.names_full_disk
 def fetch(reference: str, output: Path, model_name: str = MODEL) -> Version | None:
     """Brings a bundle and verifies it.
@@ -80,14 +99,8 @@ def fetch(reference: str, output: Path, model_name: str = MODEL) -> Version | No
         ModelError: there is no such alias or version.
         IntegrityError: what arrived does not match its manifest.
     """
-    if storage.is_s3(reference) or Path(reference).is_dir():
-        storage.fetch(reference, output)
-        manifest.verify(output)
-        return None
-    version = tracking.version(model_name, reference)
-    if version is None:
-        raise ModelError(f"{model_name} has no version or alias {reference!r}: register one first (`make run`)")
-    storage.fetch(version.source, output)
+    location, version = locate(reference, model_name)
+    storage.fetch(location, output)
     manifest.verify(output)
     return version
 
@@ -122,9 +135,7 @@ def download(reference: str, output: Path, model_name: str = MODEL) -> tuple[Ver
         IntegrityError: what arrived does not match its manifest.
         StorageError: the location does not answer, or the folder cannot be written.
     """
-    is_location = storage.is_s3(reference) or Path(reference).is_dir()
-    version = None if is_location else tracking.version(model_name, reference)
-    location = version.source if version else reference
+    location, version = locate(reference, model_name)
     closed, arrived = output / manifest.NAME, output / ".partial"
     if closed.is_file() and closed.read_bytes() == storage.read(location, manifest.NAME):
         with contextlib.suppress(IntegrityError):

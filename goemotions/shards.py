@@ -24,8 +24,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from goemotions import bundle, engines, scoring, storage, tracking
-from goemotions.errors import DataError, ModelError, StorageError
+from goemotions import bundle, engines, scoring, storage
+from goemotions.errors import DataError, StorageError
 from goemotions.predictor import Predictor
 from goemotions.scoring import Scored
 
@@ -91,13 +91,13 @@ def plan(
         "input": folder,
         "files": [asdict(file) for file in files],
         "model": model_name,
-        "version": storage.canonical(reference) if _is_location(reference) else reference,
+        "version": storage.canonical(reference) if bundle.is_location(reference) else reference,
         "column": column,
         "all_scores": all_scores,
         "shard_rows": shard_rows,
     }
     if not (found := storage.read(output, PLAN)):
-        located = _locate(reference, model_name)
+        located = storage.canonical(bundle.locate(reference, model_name)[0])
         names = bundle.taxonomy(located).names
         shards = [asdict(shard) for shard in _shards(folder, files, column, names if all_scores else (), shard_rows)]
         content = {"asked": asked, "bundle": located, "shards": shards}
@@ -237,20 +237,6 @@ def _shards(folder: str, files: Sequence[storage.File], column: str, scores: Seq
                 number += 1
     if not number:
         raise DataError(f"{folder} has no rows: it needs at least one")
-
-
-def _locate(reference: str, model_name: str) -> str:
-    """The location of a version's bundle."""
-    if _is_location(reference):
-        return storage.canonical(reference)
-    version = tracking.version(model_name, reference)
-    if version is None:
-        raise ModelError(f"{model_name} has no version or alias {reference!r}: register one first (`make run`)")
-    return version.source
-
-
-def _is_location(reference: str) -> bool:
-    return storage.is_s3(reference) or Path(reference).is_dir()
 
 
 def _score(predictor: Predictor, planned: Plan, output: str, shard: Shard) -> int:

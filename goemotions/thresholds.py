@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -341,7 +342,10 @@ def read(path: Path) -> tuple[Thresholds, dict[str, Any]]:
     Raises:
         ModelError: it is missing or damaged.
     """
-    return parse(path.read_bytes() if path.is_file() else b"", str(path))
+    content = b""
+    with suppress(OSError):
+        content = path.read_bytes()
+    return parse(content, str(path))
 
 
 def parse(content: bytes, name: str) -> tuple[Thresholds, dict[str, Any]]:

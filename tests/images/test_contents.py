@@ -42,7 +42,7 @@ def test_every_package_is_pinned(name: str) -> None:
 
 def test_nothing_of_the_build_is_left(name: str) -> None:
     tools = "for tool in gcc cc g++ clang make; do command -v $tool; done"
-    files = "find /root/.cache /build /opt/code /opt/venv/bin/pip 2>/dev/null"
+    files = "find ~root/.cache /build /opt/code /opt/venv/bin/pip 2>/dev/null"
     assert containers.run(name, "sh", "-c", f"{tools}; {files}; true") == ""
 
 
