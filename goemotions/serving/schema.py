@@ -15,7 +15,8 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
+# Last in an annotation: a bound that came after it would not be shown in the document.
+WHOLE = BeforeValidator(_whole)
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -32,7 +33,7 @@ class _Tolerant(BaseModel):
 class Parameters(_Strict):
     """How labels are chosen."""
 
-    top_k: Annotated[Whole, Field(ge=1, description="At most so many labels, the best ones.")] | None = None
+    top_k: Annotated[int, Field(ge=1, description="At most so many labels, the best ones."), WHOLE] | None = None
     threshold: Annotated[
         Share | Literal["tuned"],
         Field(description='Labels of at least this probability; "tuned": each label by the threshold fitted for it.'),
@@ -72,7 +73,7 @@ class Models(BaseModel):
 class V2InputTensor(_Tolerant):
     name: Literal["text"]
     datatype: Literal["BYTES"]
-    shape: Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=1, max_length=2, description="[n] or [n, 1]")]
+    shape: Annotated[list[Annotated[int, Field(ge=0), WHOLE]], Field(min_length=1, max_length=2, description="[n] or [n, 1]")]
     parameters: dict[str, Any] = {}
     data: list[str] | None = None
 
