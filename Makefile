@@ -151,9 +151,9 @@ $(CHECKOV):
 	@touch $@
 
 # Training has processes of its own, here as in the pipeline: after OpenVINO has run in one, torch can crash in training.
-TRAINING := tests/test_training.py tests/test_optimizers.py tests/test_dropout.py
+TRAINING := tests/training/test_trainer.py tests/training/test_optimizers.py tests/training/test_dropout.py
 # What a server bears is told by itself alone.
-LOAD := tests/test_serving.py
+LOAD := tests/serving/test_server.py
 OTHERS := $(foreach file,$(TRAINING) $(LOAD) tests/images,--ignore $(file))
 
 test: setup $(CHECKOV) ## the tests, two files at a time

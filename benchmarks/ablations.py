@@ -2,8 +2,8 @@
 
     python -m benchmarks.ablations --dataset FOLDER --row focal --row average --seed 0
 
-adds its rows to ``goemotions/ablations.csv``, which the report shows for the data they were measured on. The test split is not opened,
-unless ``--final`` asks for the figures of a recipe that has been fixed: they go to ``goemotions/seeds.csv``.
+adds its rows to ``goemotions/report/ablations.csv``, which the report shows for the data they were measured on. The test split
+is not opened, unless ``--final`` asks for the figures of a recipe that has been fixed: they go to ``goemotions/report/seeds.csv``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from typing import Any
 import click
 import numpy as np
 
-from goemotions import calibration, data, engines, evaluation, metrics, thresholds
-from goemotions.predictions import FILE, Predictions
+from goemotions.data.dataset import load_dataset, taxonomy_of
+from goemotions.evaluation import evaluate
+from goemotions.evaluation.predictions import FILE, Predictions
+from goemotions.metrics import calibration, classification, thresholds
+from goemotions.models import engines
+from goemotions.models.tokenizer import TextEncoder
 from goemotions.report import ABLATIONS, SEEDS
-from goemotions.tokenization import TextEncoder
-from goemotions.training import train
+from goemotions.training.trainer import train
 
 PROFILE = "minilm"
 # Every row is this with its own changes, whatever the profile says by now.
@@ -122,16 +125,16 @@ def main(dataset: Path, rows: tuple[str, ...], seeds: tuple[int, ...], final: bo
 
 def measure(dataset: Path, folder: Path) -> dict[str, Any]:
     """Figures of a trained model on validation; its Predictions are left beside it."""
-    splits, info = data.load(dataset, ("validation",))
-    taxonomy = data.taxonomy_of(info)
+    splits, info = load_dataset(dataset, ("validation",))
+    taxonomy = taxonomy_of(info)
     labels = taxonomy.multi_hot(splits["validation"]["labels"][:])
     engine = engines.load("torch", folder / "model", TextEncoder.load(folder / "model"))
     scores, _ = engines.score(engine, splits["validation"]["text"][:])
     found = Predictions(taxonomy.names, splits["validation"]["id"][:], labels, scores, "validation", "torch", info["digest"])
     found.write(folder / FILE)
-    at_half = metrics.decisions(labels, scores >= 0.5)
+    at_half = classification.decisions(labels, scores >= 0.5)
     return {
-        **metrics.ranking(labels, scores),
+        **classification.ranking(labels, scores),
         "f1_macro_at_0.5": at_half["f1_macro"],
         **_tuned(labels, scores),
         "calibration_error": calibration.error(labels, scores),
@@ -141,8 +144,8 @@ def measure(dataset: Path, folder: Path) -> dict[str, Any]:
 
 def final_figures(dataset: Path, model: Path) -> dict[str, Any]:
     """Figures on both splits, thresholds fitted on validation."""
-    splits, info = data.load(dataset)
-    taxonomy = data.taxonomy_of(info)
+    splits, info = load_dataset(dataset)
+    taxonomy = taxonomy_of(info)
     engine = engines.load("torch", model, TextEncoder.load(model))
     labels, scores = {}, {}
     for split in ("validation", "test"):
@@ -151,15 +154,17 @@ def final_figures(dataset: Path, model: Path) -> dict[str, Any]:
     fitted, _ = thresholds.choose(labels["validation"], scores["validation"])
     found: dict[str, Any] = {}
     for split in labels:
-        decided = metrics.decisions(labels[split], fitted.apply(scores[split]))
-        values = metrics.ranking(labels[split], scores[split]) | {name: decided[name] for name in ("f1_macro", "f1_micro")}
+        decided = classification.decisions(labels[split], fitted.apply(scores[split]))
+        values = classification.ranking(labels[split], scores[split]) | {
+            name: decided[name] for name in ("f1_macro", "f1_micro")
+        }
         found |= {f"{split}/{name}": value for name, value in values.items()}
     return {**found, "digest": info["digest"]}
 
 
 def _tuned(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     """F1 of decisions on rows that their thresholds have not seen."""
-    unseen = metrics.decisions(labels, thresholds.cross_fitted(thresholds.per_label_smoothed, labels, scores))
+    unseen = classification.decisions(labels, thresholds.cross_fitted(thresholds.per_label_smoothed, labels, scores))
     return {"f1_macro_tuned": unseen["f1_macro"], "f1_micro_tuned": unseen["f1_micro"]}
 
 
@@ -171,7 +176,7 @@ def record(path: Path, found: dict[str, Any]) -> None:
         k: f"{v:.5f}" if isinstance(v, float) else v for k, v in found.items()
     }
     names = list(dict.fromkeys(name for name, *_ in rows))
-    evaluation.write_csv(path, [rows[key] for key in sorted(rows, key=lambda key: (names.index(key[0]), *key[1:]))])
+    evaluate.write_csv(path, [rows[key] for key in sorted(rows, key=lambda key: (names.index(key[0]), *key[1:]))])
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import click
 
 from benchmarks import frontier, growth, overhead, scoring, training
 from benchmarks.measuring import Row, machine, table
-from goemotions import data
+from goemotions.data.dataset import ingest
 
 HEAD = """# Benchmarks
 
@@ -41,7 +41,7 @@ def sections(source: str, reference: str, model_name: str, scratch: Path, *, ful
     repeats, rows = (5, 1_000_000) if full else (2, 40_000)
 
     def trained() -> list[Row]:
-        data.ingest(source, scratch / "dataset")
+        ingest(source, scratch / "dataset")
         material = training.Material.of(scratch / "dataset", "minilm")
         return training.rates(material, repeats)
 

@@ -27,11 +27,17 @@ import torch
 
 import goemotions
 from benchmarks.measuring import Row, by_turns, machine, ratio, spread, table, timed
-from goemotions import bundle, data, engines, evaluation, export, metrics, model, profiles, thresholds, training
-from goemotions.labels import Taxonomy
-from goemotions.predictor import Predictor
-from goemotions.thresholds import Thresholds
-from goemotions.tokenization import TextEncoder
+from goemotions.data.dataset import ingest, load_dataset, taxonomy_of
+from goemotions.data.taxonomy import Taxonomy
+from goemotions.evaluation import evaluate
+from goemotions.metrics import classification, thresholds
+from goemotions.metrics.thresholds import Thresholds
+from goemotions.models import engines, export, profiles
+from goemotions.models.classifier import build_classifier, init_bias_from_frequency, save_classifier
+from goemotions.models.tokenizer import TextEncoder
+from goemotions.prediction.predictor import Predictor
+from goemotions.registry import bundle
+from goemotions.training import trainer
 
 THREADS, REPEATS = 2, 3
 BUCKETS, WIDTH, EPOCHS, BATCH = 2**18, 96, 6, 256
@@ -39,7 +45,7 @@ TEXTS = 4096
 LOSS, GAIN = 0.003, 2.0
 CASCADE = 8 * engines.WINDOW
 STUDENT = "minilm-3l"
-FRONTIER = Path(goemotions.__file__).with_name("frontier.csv")
+FRONTIER = Path(goemotions.__file__).with_name("report") / "frontier.csv"
 
 
 @dataclass(frozen=True)
@@ -112,16 +118,16 @@ def taught(rows: list[list[int]], targets: np.ndarray) -> Bag:
 
 
 def student(
-    train: training.Split, validation: training.Split, taxonomy: Taxonomy, dataset: Path, scratch: Path, epochs: int
+    train: trainer.Split, validation: trainer.Split, taxonomy: Taxonomy, dataset: Path, scratch: Path, epochs: int
 ) -> Any:
     """The int8 engine of a smaller encoder that learnt the same targets."""
     profile = profiles.get(STUDENT, {"epochs": epochs})
-    classifier, tokenizer = model.build(profile, taxonomy)
+    classifier, tokenizer = build_classifier(profile, taxonomy)
     encoder = TextEncoder(tokenizer.backend_tokenizer, profile.max_length, tokenizer.pad_token_id)
-    model.start_at_prior(classifier, train.labels)
-    run = training.Run(profile, classifier, encoder, 0, training.resolve_precision("auto"), "")
+    init_bias_from_frequency(classifier, train.labels)
+    run = trainer.Run(profile, classifier, encoder, 0, trainer.resolve_precision("auto"), "")
     run.fit(train, validation, "", 0, lambda epoch, values: None, threading.Event())
-    model.save(scratch / STUDENT, run.classifier, tokenizer, {"max_length": encoder.max_length})
+    save_classifier(scratch / STUDENT, run.classifier, tokenizer, {"max_length": encoder.max_length})
     export.export(dataset, scratch / STUDENT, scratch / "onnx")
     return engines.load("onnx-int8", scratch / "onnx", encoder, threads=THREADS)
 
@@ -129,7 +135,7 @@ def student(
 def f1(split: Split, scores: np.ndarray) -> float:
     """Macro F1 on rows that the thresholds were not fitted on."""
     decided = thresholds.cross_fitted(thresholds.per_label_smoothed, split.labels, scores)
-    return metrics.decisions(split.labels, decided)["f1_macro"]
+    return classification.decisions(split.labels, decided)["f1_macro"]
 
 
 def margin(scores: np.ndarray, fitted: Thresholds) -> np.ndarray:
@@ -176,9 +182,9 @@ def measure(reference: str, model_name: str, source: str, repeats: int, student_
     """Every way to answer, and the data's digest; a student is taught for so many epochs, or left out."""
     torch.set_num_threads(THREADS)
     with bundle.opened(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as scratch:
-        data.ingest(source, Path(scratch) / "dataset")
-        read, info = data.load(Path(scratch) / "dataset", ("train", "validation"))
-        taxonomy = data.taxonomy_of(info)
+        ingest(source, Path(scratch) / "dataset")
+        read, info = load_dataset(Path(scratch) / "dataset", ("train", "validation"))
+        taxonomy = taxonomy_of(info)
         train, validation = (Split(part["text"][:], taxonomy.multi_hot(part["labels"][:])) for part in read.values())
         predictor = Predictor.load(folder, threads=THREADS)
         engine = predictor.engine
@@ -191,8 +197,8 @@ def measure(reference: str, model_name: str, source: str, repeats: int, student_
         if student_epochs:
             seen = [item.ids for item in engine.encoder.encode(validation.texts)]
             others[f"{STUDENT}, taught by it, {student_epochs} epochs, onnx-int8"] = student(
-                training.Split(rows, targets),
-                training.Split(seen, validation.labels.astype(np.float32)),
+                trainer.Split(rows, targets),
+                trainer.Split(seen, validation.labels.astype(np.float32)),
                 taxonomy,
                 Path(scratch) / "dataset",
                 Path(scratch),
@@ -252,7 +258,7 @@ def record(tiers: Sequence[Tier], digest: str) -> None:
         }
         for tier in tiers
     ]
-    evaluation.write_csv(FRONTIER, rows)
+    evaluate.write_csv(FRONTIER, rows)
 
 
 @click.command()
@@ -261,7 +267,7 @@ def record(tiers: Sequence[Tier], digest: str) -> None:
 @click.option("--data", "source", default="sample", show_default=True)
 @click.option("--repeats", default=REPEATS, show_default=True)
 @click.option("--student-epochs", default=0, show_default=True, help="Teach a smaller encoder too (minutes an epoch).")
-@click.option("--record", "is_recorded", is_flag=True, help="Write goemotions/frontier.csv, which the report shows.")
+@click.option("--record", "is_recorded", is_flag=True, help="Write goemotions/report/frontier.csv, which the report shows.")
 def main(reference: str, model_name: str, source: str, repeats: int, student_epochs: int, is_recorded: bool) -> None:
     """Measure quality against speed on the validation split."""
     logging.disable(logging.WARNING)

@@ -60,32 +60,35 @@ def write_source(folder: Path, rows: int, labels: int) -> None:
 
 def prepare(step: str, scratch: Path) -> Callable[[], object]:
     """What a step does, ready to run on what lies below a folder."""
-    from goemotions import data, evaluation, thresholds, tuning
-    from goemotions.predictions import FILE, Predictions
+    from goemotions.data.dataset import ingest
+    from goemotions.evaluation import evaluate, tuning
+    from goemotions.evaluation.predictions import FILE, Predictions
+    from goemotions.metrics import thresholds
 
     if step == "ingest":
-        return lambda: data.ingest(str(scratch / "source"), scratch / "dataset")
+        return lambda: ingest(str(scratch / "source"), scratch / "dataset")
     if step == "tune_thresholds":
         return lambda: tuning.tune(scratch / "validation", scratch / "thresholds")
     found = Predictions.read(scratch / "validation" / FILE)
     fixed = thresholds.fixed(found.labels, found.probabilities)
     if step == "evaluate":
-        return lambda: evaluation.write_folder(scratch / "evaluated", found, evaluation.figures(found, fixed))
+        return lambda: evaluate.write_folder(scratch / "evaluated", found, evaluate.figures(found, fixed))
     return lambda: _chapters(found)
 
 
 def _chapters(found: object) -> None:
     """What the report works out from a scored split: intervals, calibration, confused labels."""
-    from goemotions import bootstrap, calibration, mistakes, thresholds
-    from goemotions.predictions import Predictions
+    from goemotions.evaluation import error_analysis
+    from goemotions.evaluation.predictions import Predictions
+    from goemotions.metrics import bootstrap, calibration, thresholds
 
     assert isinstance(found, Predictions)
     drawn = bootstrap.weights(len(found.ids), 20, 0)
     bootstrap.auc_micro(found.labels, found.probabilities, drawn)
     calibration.reliability(found.labels, found.probabilities)
     predicted = thresholds.fixed(found.labels, found.probabilities).apply(found.probabilities)
-    mistakes.confused(found.names, found.labels, predicted)
-    mistakes.by_label_count(found.labels, predicted, found.probabilities)
+    error_analysis.confused(found.names, found.labels, predicted)
+    error_analysis.by_label_count(found.labels, predicted, found.probabilities)
 
 
 def one(step: str, scratch: Path) -> tuple[float, float]:
@@ -118,7 +121,7 @@ def make(scratch: Path, rows: int, labels: int) -> None:
 
 
 def made(scratch: str, rows: str, labels: str) -> None:
-    from goemotions.predictions import FILE, Predictions
+    from goemotions.evaluation.predictions import FILE, Predictions
 
     folder = Path(scratch)
     (folder / "source").mkdir()
@@ -132,7 +135,7 @@ def made(scratch: str, rows: str, labels: str) -> None:
 
 def sorting(repeats: int, rows: int, labels: int = 28) -> list[Row]:
     """Fitting thresholds against sorting the columns, in one process by turns."""
-    from goemotions import thresholds
+    from goemotions.metrics import thresholds
 
     there, scores = probabilities(rows, labels)
     found: dict[str, list[float]] = {"sort": [], "fit": [], "choose": []}

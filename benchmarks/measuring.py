@@ -12,7 +12,7 @@ from statistics import median
 
 import psutil
 
-from goemotions import engines
+from goemotions.models import engines
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.measuring import Row, by_turns, machine, ratio, spread, table
-from goemotions import bundle, data, engines, scoring, shards
-from goemotions.predictor import Predictor
+from goemotions.data.dataset import ingest, load_dataset
+from goemotions.models import engines
+from goemotions.prediction import files, shards
+from goemotions.prediction.predictor import Predictor
+from goemotions.registry import bundle
 
 THREADS = 2
 ROWS, REPEATS = 20_000, 3
@@ -32,8 +35,8 @@ WORDS = ("today", "again", "honestly", "you know", "in the end", "as ever", "the
 
 
 def comments(source: str, rows: int, scratch: Path) -> Iterator[str]:
-    data.ingest(source, scratch)
-    splits, _ = data.load(scratch)
+    ingest(source, scratch)
+    splits, _ = load_dataset(scratch)
     texts = [text for split in splits.values() for text in split["text"][:]]
     order = np.random.default_rng(0).permutation(len(texts))
     changed = (f"{texts[position]} {WORDS[turn % len(WORDS)]} {turn}" for turn in itertools.count() for position in order)
@@ -57,7 +60,7 @@ class Scorer:
     def engine(self) -> float:
         """The engine alone: texts in, probabilities out."""
         taken = 0.0
-        for batch in pq.ParquetFile(self._source).iter_batches(scoring.CHUNK):
+        for batch in pq.ParquetFile(self._source).iter_batches(files.CHUNK):
             texts = batch["text"].to_pylist()
             started = time.perf_counter()
             engines.score(self._predictor.engine, texts)
@@ -113,7 +116,7 @@ def memory(folder: Path, source: Path, few: Path, scratch: Path) -> Row:
     peaks = []
     for path in (few, source):
         code = (
-            "import sys; from goemotions import cli; from benchmarks import measuring\n"
+            "import sys; from goemotions.cli import main as cli; from benchmarks import measuring\n"
             "try: cli.main()\n"
             "finally: print(measuring.peak_mib(), file=sys.stderr)"
         )

@@ -26,9 +26,12 @@ import psutil
 
 from benchmarks import load, parity
 from benchmarks.measuring import Row, by_turns, machine, ratio, spread, table, timed
-from goemotions import bundle, data, engines, metrics, thresholds
-from goemotions.predictions import Predictions
-from goemotions.predictor import Predictor
+from goemotions.data.dataset import ingest, load_dataset, taxonomy_of
+from goemotions.evaluation.predictions import Predictions
+from goemotions.metrics import classification, thresholds
+from goemotions.models import engines
+from goemotions.prediction.predictor import Predictor
+from goemotions.registry import bundle
 from pipelines import stack
 
 REPEATS = 5
@@ -278,15 +281,15 @@ def _terminated(port: int, running: subprocess.Popen[bytes], ones: list[bytes]) 
 
 def quality(folder: Path, dataset: Path, predictor: Predictor) -> Row:
     """Macro F1 on the whole test split, of the engine and of fp32, each with thresholds fitted on validation."""
-    splits, info = data.load(dataset, ("validation", "test"))
-    taxonomy = data.taxonomy_of(info)
+    splits, info = load_dataset(dataset, ("validation", "test"))
+    taxonomy = taxonomy_of(info)
     labels = {split: taxonomy.multi_hot(splits[split]["labels"][:]) for split in splits}
     found = {}
     for name in (predictor.engine.name, "onnx"):
         engine = engines.load(name, folder, predictor.bundle.encoder, threads=THREADS)
         scores = {split: engines.score(engine, splits[split]["text"][:])[0] for split in splits}
         fitted = thresholds.per_label_smoothed(labels["validation"], scores["validation"])
-        found[name] = metrics.decisions(labels["test"], fitted.apply(scores["test"]))["f1_macro"]
+        found[name] = classification.decisions(labels["test"], fitted.apply(scores["test"]))["f1_macro"]
     difference = abs(found[predictor.engine.name] - found["onnx"])
     text = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
     return Row("macro F1 on the whole test split", text, "within 0.005", difference <= 0.005)
@@ -301,8 +304,8 @@ def main(reference: str, model_name: str, source: str, output: Path | None) -> N
     """Measure the predictor."""
     with bundle.opened(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        data.ingest(source, scratch / "dataset")
-        split = data.load(scratch / "dataset", ("test",))[0]["test"]
+        ingest(source, scratch / "dataset")
+        split = load_dataset(scratch / "dataset", ("test",))[0]["test"]
         texts = (split["text"][:] * (1 + TEXTS // len(split)))[:TEXTS]
         predictor = Predictor.load(folder, threads=THREADS)
         rows, best = in_process(folder, texts, predictor.engine)

@@ -26,8 +26,9 @@ import psutil
 
 from benchmarks import load
 from benchmarks.measuring import machine
-from goemotions import manifest, storage, tracking
 from goemotions.errors import IntegrityError, StorageError
+from goemotions.registry import tracking
+from goemotions.storage import manifest, store
 from pipelines import stack
 
 PROFILE, MODEL, STORE = "minilm-3l", "soak", f"s3://{stack.BUCKET}/soak/"
@@ -253,7 +254,7 @@ def lost_versions(tally: Tally) -> tuple[int, int]:
 
 def _is_whole(source: str) -> bool:
     with tempfile.TemporaryDirectory() as scratch, contextlib.suppress(IntegrityError, StorageError):
-        manifest.verify(storage.fetch(source, Path(scratch)))
+        manifest.verify(store.fetch(source, Path(scratch)))
         return True
     return False
 

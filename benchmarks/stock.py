@@ -17,11 +17,11 @@ def pipeline(folder: Path) -> Any:
     """A transformers pipeline over the model of a bundle, in fp32 on the CPU, with every label's probability."""
     import transformers
 
-    from goemotions import model
+    from goemotions.models.classifier import load_classifier
 
     transformers.logging.set_verbosity(logging.CRITICAL)
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), pad_token="[PAD]")
-    made = model.load(folder).eval()
+    made = load_classifier(folder).eval()
     return transformers.TextClassificationPipeline(
         model=made, tokenizer=tokenizer, top_k=None, function_to_apply="sigmoid", device="cpu"
     )

@@ -25,9 +25,13 @@ import transformers
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.measuring import Row, by_turns, machine, ratio, spread, table
-from goemotions import data, engines, metrics, model, profiles, training
-from goemotions.dropout import Masks
-from goemotions.tokenization import TextEncoder
+from goemotions.data.dataset import ingest, load_dataset, taxonomy_of
+from goemotions.metrics import classification
+from goemotions.models import engines, profiles
+from goemotions.models.classifier import build_classifier
+from goemotions.models.tokenizer import TextEncoder
+from goemotions.training import trainer as training
+from goemotions.training.dropout import Masks
 
 REPEATS = 5
 LONGEST = 128
@@ -54,17 +58,17 @@ class Material:
 
     @classmethod
     def of(cls, dataset: Path, profile_name: str) -> Material:
-        splits, info = data.load(dataset, ("train",))
-        taxonomy = data.taxonomy_of(info)
+        splits, info = load_dataset(dataset, ("train",))
+        taxonomy = taxonomy_of(info)
         profile = profiles.get(profile_name, {"teachers": 0, "epochs": 1})
-        _, tokenizer = model.build(profile, taxonomy)
+        _, tokenizer = build_classifier(profile, taxonomy)
         encoder = TextEncoder(tokenizer.backend_tokenizer, profile.max_length, tokenizer.pad_token_id)
         rows = [item.ids for item in encoder.encode(splits["train"]["text"][:])]
         labels = taxonomy.multi_hot(splits["train"]["labels"][:]).astype(np.float32)
         return cls(profile, taxonomy, encoder, training.Split(rows, labels))
 
     def network(self, seed: int = 0) -> Any:
-        return model.build(self.profile, self.taxonomy, seed=seed)[0]
+        return build_classifier(self.profile, self.taxonomy, seed=seed)[0]
 
 
 class WithLoss(torch.nn.Module):
@@ -267,7 +271,7 @@ def rates(material: Material, repeats: int) -> list[Row]:
 
 def quality(material: Material, dataset: Path, epochs: int, seeds: Sequence[int]) -> list[Row]:
     """Validation AUC after the same epochs, of the tuned Trainer and of ours, each with its own seeds."""
-    splits, _ = data.load(dataset, ("validation",))
+    splits, _ = load_dataset(dataset, ("validation",))
     labels = material.taxonomy.multi_hot(splits["validation"]["labels"][:])
     texts = [item.ids for item in material.encoder.encode(splits["validation"]["text"][:])]
     rows = []
@@ -287,7 +291,7 @@ def quality(material: Material, dataset: Path, epochs: int, seeds: Sequence[int]
             made.train()
             run = training.Run(material.profile, made.model.network, material.encoder, seed, "fp32", "")
             scores = engines.score_ids(run.engine(), texts)
-            found["Trainer"].append(tuple(metrics.ranking(labels, scores).values()))  # type: ignore[arg-type]
+            found["Trainer"].append(tuple(classification.ranking(labels, scores).values()))  # type: ignore[arg-type]
             facts = training.train(
                 dataset, Path(scratch) / "ours", material.profile.name, epochs=epochs, seed=seed, settings={"teachers": 0}
             )
@@ -310,7 +314,7 @@ def main(source: str, profile_name: str, repeats: int, epochs: int, seeds: int) 
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as name:
         dataset = Path(name) / "dataset"
-        data.ingest(source, dataset)
+        ingest(source, dataset)
         material = Material.of(dataset, profile_name)
         rows = rates(material, repeats)
         if epochs:

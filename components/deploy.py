@@ -12,7 +12,7 @@ def deploy(registered: Input[Artifact], namespace: str, canary_percent: int, mod
     import json
     from pathlib import Path
 
-    from goemotions import deployment
+    from goemotions.deployment import kserve
 
     found = json.loads((Path(registered.path) / "registered.json").read_text())
-    deployment.deploy_registered(found, namespace, model_name, canary_percent)
+    kserve.deploy_registered(found, namespace, model_name, canary_percent)

@@ -20,7 +20,7 @@ def evaluate(
     """Writes a folder of Predictions for each split, apart, so that a step which chooses can be given validation alone."""
     from pathlib import Path
 
-    from goemotions import evaluation
+    from goemotions.evaluation import evaluate as evaluation
 
     outputs = {"validation": Path(validation.path), "test": Path(test.path)}
     values = evaluation.evaluate(Path(dataset.path), Path(model.path), Path(onnx.path), engine, outputs)

@@ -11,7 +11,7 @@ def export(dataset: Input[Dataset], model: Input[Model], onnx: Output[Model], me
     """Writes an Onnx folder with parity and latency."""
     from pathlib import Path
 
-    from goemotions.export import export as write
+    from goemotions.models.export import export as write
 
     for engine, facts in write(Path(dataset.path), Path(model.path), Path(onnx.path)).items():
         for name, value in facts.items():

@@ -11,7 +11,7 @@ def finish_scoring(output: str, shares: list[int], metrics: Output[Metrics]) -> 
     """Checks every shard and closes the output. ``shares`` are those that were scored: this step waits for them."""
     from dataclasses import asdict
 
-    from goemotions import shards
+    from goemotions.prediction import shards
 
     for name, value in asdict(shards.finish(output)).items():
         metrics.log_metric(name, value)

@@ -13,9 +13,10 @@ def ingest(
     """Writes a Dataset folder and returns its digest."""
     from pathlib import Path
 
-    from goemotions import data, tracking
+    from goemotions.data.dataset import ingest
+    from goemotions.registry import tracking
 
-    info = data.ingest(
+    info = ingest(
         source,
         Path(dataset.path),
         drop_leaked=drop_leaked,

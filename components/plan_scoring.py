@@ -10,7 +10,7 @@ def plan_scoring(
     input: str, output: str, version: str, model_name: str, column: str, all_scores: bool, shard_rows: int, pods: int
 ) -> list[int]:
     """Writes the plan into the output and answers the numbers of the shares, one for each pod that has something to do."""
-    from goemotions import shards
+    from goemotions.prediction import shards
 
     plan = shards.plan(
         input, output, version, model_name=model_name, column=column, all_scores=all_scores, shard_rows=shard_rows

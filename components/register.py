@@ -30,7 +30,7 @@ def register(
     import json
     from pathlib import Path
 
-    from goemotions import registration
+    from goemotions.registry import registration
 
     parts = registration.gather(
         models, onnx, {"gpu": (gpu_validation, gpu_test, gpu_thresholds), "cpu": (cpu_validation, cpu_test, cpu_thresholds)}

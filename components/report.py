@@ -31,8 +31,8 @@ def report(
     import shutil
     from pathlib import Path
 
-    from goemotions import registration, tracking
     from goemotions import report as reporting
+    from goemotions.registry import registration, tracking
 
     parts = registration.gather(
         models, onnx, {"gpu": (gpu_validation, gpu_test, gpu_thresholds), "cpu": (cpu_validation, cpu_test, cpu_thresholds)}

@@ -25,9 +25,10 @@ def train(
     """Writes a Model folder; checkpoints go to the store, below the pipeline run and the profile."""
     from pathlib import Path
 
-    from goemotions import storage, training
+    from goemotions.storage import store as storage
+    from goemotions.training import trainer
 
-    facts = training.run(
+    facts = trainer.run(
         Path(dataset.path),
         Path(model.path),
         profile,

@@ -13,7 +13,7 @@ def tune_thresholds(
     """Writes a folder with ``thresholds.json``."""
     from pathlib import Path
 
-    from goemotions.tuning import tune
+    from goemotions.evaluation.tuning import tune
 
     content = tune(Path(validation.path), Path(thresholds.path), strategy=strategy, precision=precision, recall=recall)
     thresholds.metadata.update(strategy=content["strategy"], f1_macro_cross_fitted=content["f1_macro_cross_fitted"])

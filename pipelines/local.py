@@ -21,13 +21,13 @@ import click
 import psutil
 from kfp import local
 
-from goemotions.bundle import MODEL, VARIANTS, Variant
 from goemotions.errors import WorkflowError
+from goemotions.registry.bundle import MODEL, VARIANTS, Variant
 from pipelines import parameters, stack, submit
 from pipelines.training import training
 
 if TYPE_CHECKING:
-    from goemotions.registration import Parts
+    from goemotions.registry.registration import CandidateArtifacts
 
 SHOWN = re.compile(r"Executing task|finished with status|step/s|WARNING|s/step|Error")
 HIDDEN = re.compile(r"UserWarning|RuntimeWarning")
@@ -158,15 +158,15 @@ def report_folder(run_folder: Path) -> Path:
     return run_folder / "report" / "folder"
 
 
-def parts(run_folder: Path) -> dict[Variant, list[Parts]]:
+def parts(run_folder: Path) -> dict[Variant, list[CandidateArtifacts]]:
     """The folders that the steps of a local run made, for each variant those of every profile."""
-    from goemotions.registration import Parts
+    from goemotions.registry.registration import CandidateArtifacts
 
     loops = sorted(run_folder.glob("for-loop-*-iteration-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     # KFP numbers the tasks of one component in the order of the pipeline.
     return {
         variant: [
-            Parts(
+            CandidateArtifacts(
                 loop / "train" / "model",
                 loop / "export" / "onnx",
                 loop / f"evaluate{number}" / "validation",

@@ -23,6 +23,7 @@ import click
 import psutil
 
 from goemotions.errors import WorkflowError
+from goemotions.storage import store
 
 FOLDER = Path(".local")
 BUCKET = "goemotions"
@@ -86,7 +87,7 @@ def up(folder: Path = FOLDER) -> dict[str, str]:
         "AWS_SECRET_ACCESS_KEY": keys["secretKey"],
         "AWS_REGION": "us-east-1",
     }
-    _wait(weed, folder / "seaweedfs.log", lambda: _has_bucket(environment))
+    _wait(weed, folder / "seaweedfs.log", lambda: store.answers(BUCKET, environment))
     mlflow = _server(folder, "mlflow") or _start_mlflow(folder, environment)
     _wait(mlflow, folder / "mlflow.log", lambda: _answers(f"http://127.0.0.1:{mlflow.port}/health"))
     environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{mlflow.port}"
@@ -244,26 +245,6 @@ def _answers(url: str) -> bool:
             return True
     except OSError:
         return False
-
-
-def _has_bucket(environment: dict[str, str]) -> bool:
-    import boto3
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    client = boto3.client(
-        "s3",
-        endpoint_url=environment["AWS_ENDPOINT_URL"],
-        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
-        region_name=environment["AWS_REGION"],
-        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=5, s3={"addressing_style": "path"}),
-    )
-    try:
-        client.head_bucket(Bucket=BUCKET)
-    except (BotoCoreError, ClientError):
-        return False
-    return True
 
 
 @click.command()

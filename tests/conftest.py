@@ -13,9 +13,12 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from goemotions import data, profiles, storage, tracking
-from goemotions.labels import Taxonomy
-from goemotions.registration import Parts, assemble
+from goemotions.data.dataset import ingest
+from goemotions.data.taxonomy import Taxonomy
+from goemotions.models import profiles
+from goemotions.registry import tracking
+from goemotions.registry.registration import CandidateArtifacts, assemble
+from goemotions.storage import store
 
 # One word gives each label away, so that even a tiny model learns something within seconds.
 CUES = {
@@ -129,7 +132,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dataset(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """That data as a Dataset folder."""
     folder = tmp_path_factory.mktemp("dataset") / "dataset"
-    data.ingest(str(source), folder)
+    ingest(str(source), folder)
     return folder
 
 
@@ -179,17 +182,17 @@ def _write_tiny_encoder(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def model_folder(dataset: Path, weights: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Model folder: the tiny MiniLM, trained for some epochs."""
-    from goemotions import training
+    from goemotions.training import trainer
 
     folder = tmp_path_factory.mktemp("model") / "model"
-    training.train(dataset, folder, "minilm", weights=weights("minilm"), epochs=6)
+    trainer.train(dataset, folder, "minilm", weights=weights("minilm"), epochs=6)
     return folder
 
 
 @pytest.fixture(scope="session")
 def onnx_folder(dataset: Path, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """That model as an Onnx folder."""
-    from goemotions import export
+    from goemotions.models import export
 
     folder = tmp_path_factory.mktemp("onnx") / "onnx"
     export.export(dataset, model_folder, folder)
@@ -199,15 +202,15 @@ def onnx_folder(dataset: Path, model_folder: Path, tmp_path_factory: pytest.Temp
 @pytest.fixture(scope="session")
 def candidate(dataset: Path, model_folder: Path, onnx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A profile's folder as the steps leave it: model, onnx, and for each variant validation, test and thresholds."""
-    from goemotions import evaluation, tuning
-    from goemotions.bundle import ENGINES
+    from goemotions.evaluation import evaluate, tuning
+    from goemotions.registry.bundle import ENGINES
 
     folder = tmp_path_factory.mktemp("candidate")
     (folder / "model").symlink_to(model_folder)
     (folder / "onnx").symlink_to(onnx_folder)
     for variant, engine in ENGINES.items():
         outputs = {split: folder / variant / split for split in ("validation", "test")}
-        evaluation.evaluate(dataset, model_folder, onnx_folder, engine, outputs)
+        evaluate.evaluate(dataset, model_folder, onnx_folder, engine, outputs)
         tuning.tune(folder / variant / "validation", folder / variant / "thresholds")
     return folder
 
@@ -234,7 +237,9 @@ def markdown_tables() -> Callable[[str], list[list[list[str]]]]:
 def whole(candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle in a folder, never registered."""
     folder = tmp_path_factory.mktemp("bundles") / "bundle"
-    assemble(folder, "cpu", Parts.below(candidate, "cpu"), {"profile": "minilm", "run_id": "r1", "dataset_digest": "d1"})
+    assemble(
+        folder, "cpu", CandidateArtifacts.below(candidate, "cpu"), {"profile": "minilm", "run_id": "r1", "dataset_digest": "d1"}
+    )
     return folder
 
 
@@ -247,7 +252,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     before = dict(os.environ)
     try:
         os.environ.update(local_stack.up(folder))
-        storage._client.cache_clear()
+        store._client.cache_clear()
         tracking._client.cache_clear()
         yield folder
     finally:

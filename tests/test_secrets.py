@@ -16,8 +16,9 @@ from urllib.parse import quote
 
 import pytest
 
-from goemotions import storage, tracking
 from goemotions.errors import TrackingError
+from goemotions.registry import tracking
+from goemotions.storage import store
 from pipelines import demo, stack
 from pipelines.submit import compile_pipeline
 
@@ -76,8 +77,8 @@ def test_nothing_that_a_run_writes_holds_one(run: Path, found: Callable[[bytes],
 
 
 def test_nothing_in_the_store_holds_one(run: Path, found: Callable[[bytes], list[str]]) -> None:
-    client = storage._client()
-    keys = [storage._keys(stack.BUCKET, prefix) for prefix in ("models/", "mlflow/", "checkpoints/")]
+    client = store._client()
+    keys = [store._keys(stack.BUCKET, prefix) for prefix in ("models/", "mlflow/", "checkpoints/")]
     assert all(keys)
     contents = {key: client.get_object(Bucket=stack.BUCKET, Key=key)["Body"].read() for each in keys for key in each}
     assert {key: names for key, content in contents.items() if (names := found(content))} == {}
@@ -128,7 +129,7 @@ def test_neither_wheel_nor_sdist_holds_one(
         contents = {name: archive.read(name) for name in archive.namelist()}
     with tarfile.open(sdist) as archive:
         contents |= {each.name: archive.extractfile(each).read() for each in archive if each.isfile()}  # type: ignore[union-attr]
-    assert {"goemotions/model.py", "goemotions-0.1.0/goemotions/model.py"} <= set(contents)
+    assert {"goemotions/models/classifier.py", "goemotions-0.1.0/goemotions/models/classifier.py"} <= set(contents)
     assert {name: names for name, content in contents.items() if (names := found(content))} == {}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from goemotions import operate
+from goemotions.cli import registry
 from goemotions.errors import DataError, WorkflowError
 from goemotions.serving.limits import Limits
 
@@ -48,9 +48,9 @@ def commands() -> None:
 @click.option("--max-quarantined", default=0.05, show_default=True, help="Share of rows that may be unusable.")
 def ingest(source: str, output: Path, **options: Any) -> None:
     """Read, validate and describe a data set."""
-    from goemotions import data
+    from goemotions.data.dataset import ingest
 
-    info = data.ingest(source, output, **options)
+    info = ingest(source, output, **options)
     counts = ", ".join(f"{count:,} {split}" for split, count in info["rows"].items())
     click.echo(f"{output}: {counts} rows, {len(info['labels'])} labels, digest {info['digest'][:12]}; see dataset.json there")
 
@@ -70,10 +70,10 @@ def ingest(source: str, output: Path, **options: Any) -> None:
 @click.option("--processes", default=0, show_default=True, help="0: one for each GPU, or one where there is none.")
 def train(dataset: Path, output: Path, profile: str, settings: tuple[str, ...], **options: Any) -> None:
     """Fine-tune a model profile."""
-    from goemotions import training
+    from goemotions.training import trainer
 
     changed = dict(setting.partition("=")[::2] for setting in settings)
-    facts = training.run(dataset, output, profile, settings=changed, **options)
+    facts = trainer.run(dataset, output, profile, settings=changed, **options)
     best = facts["history"][facts["best_epoch"] - 1]
     click.echo(
         f"{output}: {profile}, epoch {facts['best_epoch']} of {len(facts['history'])}, validation AUC micro "
@@ -87,7 +87,7 @@ def train(dataset: Path, output: Path, profile: str, settings: tuple[str, ...], 
 @OUTPUT
 def export(dataset: Path, model: Path, output: Path) -> None:
     """Write ONNX files in fp32 and int8, with parity and latency."""
-    from goemotions.export import export as run
+    from goemotions.models.export import export as run
 
     for name, facts in run(dataset, model, output).items():
         click.echo(
@@ -105,7 +105,7 @@ def export(dataset: Path, model: Path, output: Path) -> None:
 @click.option("--test", type=Folder, required=True, help="Folder to write the scored test split to.")
 def evaluate(dataset: Path, model: Path, onnx: Path, engine: str, **outputs: Path) -> None:
     """Score validation and test once with an engine."""
-    from goemotions import evaluation
+    from goemotions.evaluation import evaluate as evaluation
 
     values = evaluation.evaluate(dataset, model, onnx, engine, outputs)
     for split, folder in outputs.items():
@@ -120,7 +120,7 @@ def evaluate(dataset: Path, model: Path, onnx: Path, engine: str, **outputs: Pat
 @click.option("--recall", default=0.8, show_default=True, help="What the strategy recall keeps.")
 def tune_thresholds(validation: Path, output: Path, **options: Any) -> None:
     """Fit every threshold strategy on validation and choose one."""
-    from goemotions.tuning import tune
+    from goemotions.evaluation.tuning import tune
 
     content = tune(validation, output, **options)
     for row in content["comparison"]:
@@ -140,7 +140,7 @@ def tune_thresholds(validation: Path, output: Path, **options: Any) -> None:
 @click.option("--auto-promote", is_flag=True, help="Move the champion alias where the gate passes.")
 def register(dataset: Path, candidates: tuple[Path, ...], **options: Any) -> None:
     """Choose the winners and register them in MLflow, their bundles in S3."""
-    from goemotions import registration
+    from goemotions.registry import registration
 
     for variant, found in registration.register(dataset, _parts(candidates), **options).items():
         click.echo(f"{variant}: {found['profile']} is version {found['version']} ({found['alias']}), bundle {found['source']}")
@@ -163,7 +163,7 @@ def report(dataset: Path, candidates: tuple[Path, ...], output: Path) -> None:
 @MODEL_NAME
 def download(reference: str, output: Path, model_name: str) -> None:
     """Bring a version's files, verified, in place of another version's. REFERENCE: an alias, a version number, or a location."""
-    from goemotions import bundle
+    from goemotions.registry import bundle
 
     version, names = bundle.download(reference, output, model_name)
     click.echo(f"{output}: {reference}{f' (version {version.number})' if version else ''}, every file matches its manifest")
@@ -195,8 +195,8 @@ def _kinds(names: list[str]) -> dict[str, list[str]]:
 @MODEL_NAME
 def predict(text: tuple[str, ...], reference: str, model_name: str) -> None:
     """Label texts, a JSON line for each, with a registered model. Files: `goemotions score`."""
-    from goemotions import bundle
-    from goemotions.predictor import Predictor
+    from goemotions.prediction.predictor import Predictor
+    from goemotions.registry import bundle
 
     with bundle.opened(reference, model_name) as (folder, _):
         for answer in Predictor.load(folder).predict(text):
@@ -226,12 +226,15 @@ def score(
     **options: Any,
 ) -> None:
     """Label the rows of a file, or of a folder of Parquet files shard by shard: started again, it goes on where it ended."""
-    from goemotions import bundle, scoring, shards, storage
+    from goemotions.prediction import files as scoring
+    from goemotions.prediction import shards
+    from goemotions.registry import bundle
+    from goemotions.storage import store
 
     if Path(output).suffix.lower() in scoring.ENDINGS:
-        from goemotions.predictor import Predictor
+        from goemotions.prediction.predictor import Predictor
 
-        if in_store := [place for place in (source, output) if storage.is_s3(place)]:
+        if in_store := [place for place in (source, output) if store.is_s3(place)]:
             raise DataError(
                 f"{in_store[0]}: a single file is labelled on this machine alone: name an s3:// prefix as the output"
             )
@@ -302,7 +305,7 @@ LIMITS = {
 @_limits
 def serve(reference: str, model_name: str, engine: str | None, **options: Any) -> None:
     """Serve a bundle by KServe's protocols; each option is an environment variable too, such as GOEMOTIONS_SERVE_PORT."""
-    from goemotions import bundle
+    from goemotions.registry import bundle
     from goemotions.serving import server
 
     limits = Limits(**{name: options.pop(name) for name in LIMITS})
@@ -310,15 +313,15 @@ def serve(reference: str, model_name: str, engine: str | None, **options: Any) -
         server.serve(server.Settings(folder, version, engine or "", limits=limits, **options))
 
 
-for command in operate.COMMANDS:
+for command in registry.COMMANDS:
     commands.add_command(command)
 
 
 def _parts(candidates: tuple[Path, ...]) -> Any:
-    from goemotions.bundle import VARIANTS
-    from goemotions.registration import Parts
+    from goemotions.registry.bundle import VARIANTS
+    from goemotions.registry.registration import CandidateArtifacts
 
-    return {variant: [Parts.below(folder, variant) for folder in candidates] for variant in VARIANTS}
+    return {variant: [CandidateArtifacts.below(folder, variant) for folder in candidates] for variant in VARIANTS}
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ VARIANT = click.option("--variant", type=click.Choice(["gpu", "cpu"]), default="
 @FILE
 def promote(reference: str, model_name: str, file: Path, **options: Any) -> None:
     """Make a version the champion if it passes the gate. REFERENCE: an alias such as challenger-cpu, or a version number."""
-    from goemotions import promotion
+    from goemotions.registry import promotion
 
     _moved(promotion.promote(reference, model_name=model_name, **options), model_name, file)
 
@@ -39,13 +39,14 @@ def promote(reference: str, model_name: str, file: Path, **options: Any) -> None
 @FILE
 def rollback(variant: Any, model_name: str, to: str, file: Path) -> None:
     """Give the champion's place back to the version before."""
-    from goemotions import promotion
+    from goemotions.registry import promotion
 
     _moved(promotion.rollback(variant, model_name=model_name, to=to), model_name, file)
 
 
 def _moved(move: Any, model_name: str, file: Path) -> None:
-    from goemotions import isvc, tracking
+    from goemotions.deployment import isvc
+    from goemotions.registry import tracking
 
     if move.before == move.after:
         click.echo(f"version {move.after} is {move.alias} already: nothing moved")
@@ -65,7 +66,7 @@ def _moved(move: Any, model_name: str, file: Path) -> None:
 @FILE
 def isvc(model_name: str, file: Path, **options: Any) -> None:
     """Set the champions on the InferenceServices in the manifest."""
-    from goemotions import isvc as manifest
+    from goemotions.deployment import isvc as manifest
 
     for line in manifest.write(file, manifest.champions(model_name), **options):
         click.echo(line)
@@ -81,9 +82,9 @@ def isvc(model_name: str, file: Path, **options: Any) -> None:
 @click.option("--wait-seconds", default=900.0, show_default=True, help="Longest time until it is ready; 0: do not wait.")
 def deploy(reference: str, service: str, namespace: str, **options: Any) -> None:
     """Set a version on an InferenceService and wait until it is served. REFERENCE: an alias or a version number."""
-    from goemotions import deployment
+    from goemotions.deployment import kserve
 
-    found = deployment.deploy(reference, service, namespace, **options)
+    found = kserve.deploy(reference, service, namespace, **options)
     state = "ready" if found.is_ready else "not ready yet"
     canary = f", canary version {found.canary_version} with {found.canary_percent}%" if found.canary_percent else ""
     click.echo(f"{found.service}: version {found.version}{canary}, {state}")
@@ -96,7 +97,7 @@ def deploy(reference: str, service: str, namespace: str, **options: Any) -> None
 @FILE
 def status(model_name: str, namespace: str, cluster: bool, file: Path) -> None:
     """Show what is registered, aliased, in the manifest and served, and where they disagree."""
-    from goemotions import standing
+    from goemotions.deployment import status as standing
 
     found = standing.find(model_name, namespace, file, ask_cluster=cluster)
     click.echo(found.table())

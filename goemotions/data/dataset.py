@@ -12,7 +12,6 @@ import csv
 import hashlib
 import json
 import logging
-import re
 import tempfile
 from array import array
 from collections import Counter
@@ -27,11 +26,11 @@ import numpy as np
 import pyarrow as pa
 from scipy import sparse
 
-from goemotions import storage
+from goemotions.data.sources import SPLITS, RawRow, open_source
+from goemotions.data.taxonomy import Taxonomy
+from goemotions.data.text import clean, normalized
 from goemotions.errors import DataError
-from goemotions.labels import Taxonomy
-from goemotions.sources import SPLITS, RawRow, open_source
-from goemotions.tokenization import clean
+from goemotions.storage import store
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +83,7 @@ class Split:
         yield from ((file_name, line, row_id) for file_name, line, row_id, _ in self.quarantined)
 
 
-@storage.names_full_disk
+@store.raise_on_full_disk
 def ingest(
     source: str,
     output: Path,
@@ -144,7 +143,7 @@ def ingest(
     return info
 
 
-def load(folder: Path, splits: Iterable[str] = SPLITS) -> tuple[datasets.DatasetDict, dict[str, Any]]:
+def load_dataset(folder: Path, splits: Iterable[str] = SPLITS) -> tuple[datasets.DatasetDict, dict[str, Any]]:
     """Reads a Dataset folder: the splits asked for, and nothing of the others, and the content of ``dataset.json``."""
     try:
         info = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
@@ -262,11 +261,6 @@ def _refuse_shared_ids(splits: dict[str, Split]) -> None:
                     if row_id in owned:
                         raise DataError(f"id {row_id} stands in {other} and in {split}: each row belongs to one split")
         earlier.append(split)
-
-
-def normalized(text: str) -> str:
-    """A text without case, punctuation and spacing: two texts that agree in it are counted as the same."""
-    return re.sub(r"\W+", " ", text.casefold()).strip() or text
 
 
 def _leakage(splits: dict[str, Split]) -> dict[str, dict[str, int]]:

@@ -16,9 +16,9 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from goemotions import storage
+from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import DataError, SourceUnreachable
-from goemotions.labels import Taxonomy
+from goemotions.storage import store
 
 SPLITS = ("train", "validation", "test")
 FILE_NAMES = {"train": ("train",), "validation": ("validation", "dev", "val"), "test": ("test",)}
@@ -40,12 +40,12 @@ class RawRow:
 def open_source(source: str, scratch: Path) -> tuple[Taxonomy, dict[str, tuple[str, Iterable[RawRow]]], str]:
     """The taxonomy of a source, the name and the rows of each split, read as they are asked for, and the source's revision."""
     if source == "sample":
-        folder = Path(str(resources.files("goemotions") / "sample"))
+        folder = Path(str(resources.files("goemotions.data") / "sample"))
         return *_open_folder(folder), "shipped"
     if source.startswith("hub:"):
         return _open_hub(source)
     if source.startswith("s3://"):
-        storage.fetch(source, scratch)
+        store.fetch(source, scratch)
         return *_open_folder(scratch, shown=source), "s3"
     folder = Path(source).expanduser()
     if not folder.is_dir():

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from goemotions import promotion, storage
-from goemotions.bundle import MODEL, VARIANTS
-from goemotions.deployment import VERSION
+from goemotions.deployment.kserve import VERSION
 from goemotions.errors import DeploymentError, ModelError
-from goemotions.tracking import Version
+from goemotions.registry import promotion
+from goemotions.registry.bundle import MODEL, VARIANTS
+from goemotions.registry.tracking import Version
+from goemotions.storage import store
 
 FILE = Path("manifests/isvc.yaml")
 IMAGE = "goemotions-predictor"
@@ -57,7 +58,7 @@ def write(
         for name, version in versions.items():
             if name not in services:
                 raise DeploymentError(f"{path} has no InferenceService {name}: it has {', '.join(services) or 'none'}")
-            location = storage.in_bucket(version.source, bucket)
+            location = store.in_bucket(version.source, bucket)
             services[name]["metadata"]["annotations"][VERSION] = version.number
             services[name]["spec"]["predictor"]["model"]["storageUri"] = location
             lines.append(f"{name}: version {version.number}, {location}")
@@ -87,7 +88,7 @@ def refresh(path: Path, version: Version, model_name: str = MODEL) -> list[str]:
     services = read(path)
     if service not in services:
         return [f"no InferenceService {service}, nothing is written"]
-    return write(path, {service: version}, bucket=storage.bucket_of(services[service][1]))
+    return write(path, {service: version}, bucket=store.bucket_of(services[service][1]))
 
 
 def _set_image(container: Any, registry: str, tag: str) -> None:

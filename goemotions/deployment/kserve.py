@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from goemotions import storage, tracking
-from goemotions.bundle import MODEL
 from goemotions.errors import DeploymentError
-from goemotions.tracking import Version
+from goemotions.registry import tracking
+from goemotions.registry.bundle import MODEL
+from goemotions.registry.tracking import Version
+from goemotions.storage import store
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +166,7 @@ def revised(service: dict[str, Any], version: Version, canary_percent: int) -> d
     """The InferenceService with a version set on it, alone or as a canary beside the one it serves."""
     changed = copy.deepcopy(service)
     # The bucket may have another name in the cluster, which whoever wrote the service knew.
-    source = storage.in_bucket(version.source, storage.bucket_of(service["spec"]["predictor"]["model"].get("storageUri", "")))
+    source = store.in_bucket(version.source, store.bucket_of(service["spec"]["predictor"]["model"].get("storageUri", "")))
     annotations = changed["metadata"].setdefault("annotations", {})
     predictor = changed["spec"]["predictor"]
     changed["spec"].pop("canary", None)

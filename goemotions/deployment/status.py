@@ -6,11 +6,12 @@ import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from goemotions import deployment, isvc, promotion, tracking
-from goemotions.bundle import VARIANTS
-from goemotions.deployment import Served
+from goemotions.deployment import isvc, kserve
+from goemotions.deployment.kserve import Served
 from goemotions.errors import DeploymentError
-from goemotions.tracking import Version
+from goemotions.registry import promotion, tracking
+from goemotions.registry.bundle import VARIANTS
+from goemotions.registry.tracking import Version
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def find(model_name: str, namespace: str, file: Path, *, ask_cluster: bool = Tru
     notes, served = [], {}
     if ask_cluster:
         try:
-            found = deployment.served([f"{model_name}-{variant}" for variant in VARIANTS], namespace)
+            found = kserve.served([f"{model_name}-{variant}" for variant in VARIANTS], namespace)
             served = {one.service: one for one in found}
         except DeploymentError as error:
             notes.append(f"served: {error}")

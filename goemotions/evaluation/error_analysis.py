@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 from scipy.stats import spearmanr
 
-from goemotions import metrics, thresholds
+from goemotions.metrics import classification, thresholds
 
 # First number of words of each bucket but the first.
 LENGTHS = (6, 11, 16, 21)
@@ -90,8 +90,8 @@ def by_label_count(labels: np.ndarray, predicted: np.ndarray, probabilities: np.
         {
             "labels": "3+" if bucket == 3 else str(bucket),
             "rows": int(inside.sum()),
-            "f1_micro": metrics.decisions(labels[inside], predicted[inside])["f1_micro"],
-            "auc_micro": metrics.ranking(labels[inside], probabilities[inside])["auc_micro"],
+            "f1_micro": classification.decisions(labels[inside], predicted[inside])["f1_micro"],
+            "auc_micro": classification.ranking(labels[inside], probabilities[inside])["auc_micro"],
             "exact_match": float((labels[inside] == predicted[inside]).all(axis=1).mean()),
             "predicted": float(predicted[inside].sum(axis=1).mean()),
         }
@@ -124,8 +124,8 @@ def by_length(
             {
                 "words": titles[bucket],
                 "rows": int(inside.sum()),
-                "auc_micro": metrics.ranking(truth, probabilities[inside])["auc_micro"],
-                "f1_micro": metrics.decisions(truth, guess)["f1_micro"],
+                "auc_micro": classification.ranking(truth, probabilities[inside])["auc_micro"],
+                "f1_micro": classification.decisions(truth, guess)["f1_micro"],
                 "f1_macro": thresholds.macro_f1(truth[:, had], guess[:, had]) if had.any() else 0.0,
             }
         )

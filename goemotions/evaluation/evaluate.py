@@ -11,16 +11,19 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from goemotions import data, engines, metrics, storage, thresholds
-from goemotions.labels import Taxonomy
-from goemotions.predictions import FILE, Predictions
-from goemotions.thresholds import Thresholds
-from goemotions.tokenization import TextEncoder
+from goemotions.data.dataset import load_dataset, taxonomy_of
+from goemotions.data.taxonomy import Taxonomy
+from goemotions.evaluation.predictions import FILE, Predictions
+from goemotions.metrics import classification, thresholds
+from goemotions.metrics.thresholds import Thresholds
+from goemotions.models import engines
+from goemotions.models.tokenizer import TextEncoder
+from goemotions.storage import store
 
 METRICS = "metrics.json"
 
 
-@storage.names_full_disk
+@store.raise_on_full_disk
 def evaluate(
     dataset: Path, model_folder: Path, onnx_folder: Path, engine_name: str, outputs: dict[str, Path]
 ) -> dict[str, float]:
@@ -36,8 +39,8 @@ def evaluate(
     Returns:
         The metrics of all splits, named ``<split>/<metric>``.
     """
-    splits, info = data.load(dataset)
-    names = data.taxonomy_of(info).names
+    splits, info = load_dataset(dataset)
+    names = taxonomy_of(info).names
     # Where torch finds no GPU, the float engine for CPUs gives its answers, as the export step has checked, in half the time.
     used = engines.suited(engine_name)
     engine = engines.load(used, onnx_folder if used in engines.FILES else model_folder, TextEncoder.load(model_folder))
@@ -57,13 +60,15 @@ def evaluate(
 def roc(folder: Path) -> tuple[list[float], list[float], list[float]]:
     """The ROC curve over all cells of a scored split, as ``metrics.roc_curve`` answers it."""
     scored = Predictions.read(folder / FILE)
-    return metrics.roc_curve(scored.labels, scored.probabilities)
+    return classification.roc_curve(scored.labels, scored.probabilities)
 
 
 def figures(predictions: Predictions, fitted: Thresholds) -> dict[str, float]:
     """Every metric of a scored split under thresholds, named ``<split>/<metric>``."""
     predicted = fitted.apply(predictions.probabilities)
-    values = metrics.ranking(predictions.labels, predictions.probabilities) | metrics.decisions(predictions.labels, predicted)
+    values = classification.ranking(predictions.labels, predictions.probabilities) | classification.decisions(
+        predictions.labels, predicted
+    )
     return {f"{predictions.split}/{name}": value for name, value in values.items()}
 
 
@@ -73,7 +78,7 @@ def write_folder(output: Path, predictions: Predictions, values: dict[str, float
     (output / METRICS).write_text(json.dumps(values, indent=1), encoding="utf-8")
     fixed = thresholds.fixed(predictions.labels, predictions.probabilities)
     predicted = fixed.apply(predictions.probabilities)
-    rows = metrics.per_label(predictions.names, predictions.labels, predictions.probabilities, predicted)
+    rows = classification.per_label(predictions.names, predictions.labels, predictions.probabilities, predicted)
     write_csv(output / "per_label.csv", rows)
     _write_predictions_csv(output / "predictions.csv", predictions, predicted)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from goemotions import bootstrap, calibration
 from goemotions.errors import ModelError
-from goemotions.predictions import Predictions
-from goemotions.thresholds import Thresholds
+from goemotions.evaluation.predictions import Predictions
+from goemotions.metrics import bootstrap, calibration
+from goemotions.metrics.thresholds import Thresholds
 
 RESAMPLES = 200
 TOLERATED_LOSS = 0.002
@@ -18,7 +18,7 @@ TOLERATED_CALIBRATION_LOSS = 0.01
 
 
 @dataclass(frozen=True)
-class Contender:
+class CandidateScores:
     """A version as the gate sees it: validation predictions, thresholds, and the 95th percentile of its latency in ms."""
 
     validation: Predictions
@@ -38,7 +38,9 @@ class Verdict:
         return {"passes": self.passes, "reasons": list(self.reasons), "differences": self.differences}
 
 
-def compare(candidate: Contender, champion: Contender, *, latency_budget_ms: float | None, seed: int = 0) -> Verdict:
+def compare(
+    candidate: CandidateScores, champion: CandidateScores, *, latency_budget_ms: float | None, seed: int = 0
+) -> Verdict:
     """Compares two versions by a paired bootstrap over the rows.
 
     The candidate passes when its AUC micro is higher, when neither AUC micro nor macro F1 can have fallen by more than 0.002 (the
@@ -85,6 +87,6 @@ def _difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
     return {"difference": float(ours[0] - theirs[0]), "low": low, "high": high}
 
 
-def _f1_macro(contender: Contender, drawn: np.ndarray) -> np.ndarray:
+def _f1_macro(contender: CandidateScores, drawn: np.ndarray) -> np.ndarray:
     predicted = contender.thresholds.apply(contender.validation.probabilities)
     return bootstrap.f1(contender.validation.labels, predicted, drawn)[0]

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import DataError
-from goemotions.labels import Taxonomy
 
 FILE = "predictions.parquet"
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from goemotions import engines, metrics
-from goemotions.engines import Engine
-from goemotions.thresholds import Thresholds
+from goemotions.metrics import classification
+from goemotions.metrics.thresholds import Thresholds
+from goemotions.models import engines
+from goemotions.models.engines import Engine
 
 NAME = "[NAME]"
 TYPO_SHARE = 0.1
@@ -135,11 +136,11 @@ def _row(
 ) -> dict[str, Any]:
     predicted = fitted.apply(probabilities)
     flipped = (predicted != fitted.apply(written)).any(axis=1)
-    decisions = metrics.decisions(labels, predicted)
+    decisions = classification.decisions(labels, predicted)
     return {
         "perturbation": name,
         "changed": int(changed.sum()),
-        **metrics.ranking(labels, probabilities),
+        **classification.ranking(labels, probabilities),
         "f1_micro": decisions["f1_micro"],
         "f1_macro": decisions["f1_macro"],
         "flips": float(flipped[changed].mean()) if changed.any() else 0.0,

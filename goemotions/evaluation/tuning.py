@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from goemotions import storage, thresholds
 from goemotions.errors import DataError
-from goemotions.predictions import FILE, Predictions
+from goemotions.evaluation.predictions import FILE, Predictions
+from goemotions.metrics import thresholds
+from goemotions.storage import store
 
 
-@storage.names_full_disk
+@store.raise_on_full_disk
 def tune(
     validation: Path,
     output: Path,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import sklearn.metrics
 
-from goemotions.ranked import Column, Counts, columns
+from goemotions.metrics.sorted_scores import Column, Counts, columns
 
 # The area under the ROC curve of a scorer that knows nothing; stands in where a label has one class only.
 CHANCE = 0.5

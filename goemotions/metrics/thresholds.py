@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from goemotions.errors import ModelError
-from goemotions.ranked import FLOORS, GRID, Column, Counts, Part, Sample, added, highest
+from goemotions.metrics.sorted_scores import FLOORS, GRID, Column, Counts, Part, Sample, added, highest
 
 FOLDS = 5
 # Folds are drawn until so many rows were decided: how few rows fall into folds moves a score by more than strategies differ.
@@ -292,12 +292,12 @@ def choose(
 
 
 def _row(fit: Fit, drawn: Sequence[Sequence[Part]]) -> dict[str, Any]:
-    from goemotions import metrics  # The server applies thresholds without scikit-learn.
+    from goemotions.metrics import classification  # The server applies thresholds without scikit-learn.
 
     whole = Sample(drawn[0])
     fitted = fit.to(whole)
     unseen = added([_decided(_without(parts, part, fit), part) for parts in drawn for part in parts])
-    figures = metrics.counted(unseen, len(drawn) * whole.positives, len(drawn) * whole.rows)
+    figures = classification.counted(unseen, len(drawn) * whole.positives, len(drawn) * whole.rows)
     return {
         **{f"{name}_cross_fitted": value for name, value in figures.items()},
         "f1_macro_fitted": float(_f1(*added([_decided(fitted, part) for part in drawn[0]]), whole.positives).mean()),

@@ -22,12 +22,12 @@ from tokenizers import AddedToken
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from goemotions import manifest, storage
-from goemotions.calibration import Scaling
+from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import ModelError, SourceUnreachable
-from goemotions.labels import Taxonomy
-from goemotions.profiles import Profile
-from goemotions.tokenization import read_json
+from goemotions.metrics.calibration import Scaling
+from goemotions.models.profiles import Profile
+from goemotions.models.tokenizer import read_json
+from goemotions.storage import manifest, store
 
 HUB_TIMEOUT_SECONDS = 5
 
@@ -76,7 +76,7 @@ OWN_FIELDS = ("model_type", "architectures", "id2label", "label2id", "num_labels
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, StrictDataclassError)
 
 
-def build(
+def build_classifier(
     profile: Profile, taxonomy: Taxonomy, *, weights: str = "", seed: int = 0
 ) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
     """A pretrained encoder with a fresh head.
@@ -119,18 +119,18 @@ def build(
     return model, tokenizer
 
 
-def untrained(profile: Profile, taxonomy: Taxonomy) -> transformers.PreTrainedModel:
+def build_untrained(profile: Profile, taxonomy: Taxonomy) -> transformers.PreTrainedModel:
     """The full architecture of a profile with random weights, built from its config alone."""
     config = _config(profile, taxonomy, {"model_type": profile.model_type, **profile.architecture})
     return CLASSES[config.model_type](config)
 
 
-def head(model: transformers.PreTrainedModel) -> list[nn.Parameter]:
+def head_parameters(model: transformers.PreTrainedModel) -> list[nn.Parameter]:
     """The parameters of the head: those the encoder does not have."""
     return [p for name, p in model.named_parameters() if not name.startswith(model.base_model_prefix + ".")]
 
 
-def layer(model: transformers.PreTrainedModel, name: str) -> int:
+def layer_depth(model: transformers.PreTrainedModel, name: str) -> int:
     """Depth of a parameter of the encoder: 0 for the embeddings, 1 for the first layer, and so on."""
     found = re.search(r"\.layer\.(\d+)\.", name)
     if found:
@@ -152,7 +152,7 @@ def _add_tokens(
             table[tokenizer.convert_tokens_to_ids(token)] = table[ids].mean(0)
 
 
-def start_at_prior(model: transformers.PreTrainedModel, labels: np.ndarray) -> None:
+def init_bias_from_frequency(model: transformers.PreTrainedModel, labels: np.ndarray) -> None:
     """Sets the last layer's bias so that an untrained head predicts each label's frequency in ``labels`` [n, labels].
 
     Without it the first hundreds of steps are spent on learning that emotions are rare (Lin et al. 2017, section 4.1).
@@ -162,7 +162,7 @@ def start_at_prior(model: transformers.PreTrainedModel, labels: np.ndarray) -> N
         _last_layer(model).bias.copy_(torch.from_numpy(np.log(frequency / (1 - frequency))))
 
 
-def scale(model: transformers.PreTrainedModel, scaling: Scaling) -> None:
+def fold_calibration(model: transformers.PreTrainedModel, scaling: Scaling) -> None:
     """Folds a scaling of the logits into the last layer, so that every engine answers with calibrated probabilities."""
     layer = _last_layer(model)
     slope, intercept = (torch.tensor(values, device=layer.weight.device) for values in (scaling.slope, scaling.intercept))
@@ -186,7 +186,7 @@ def check_size(profile: Profile, model: transformers.PreTrainedModel, taxonomy: 
         )
 
 
-def save(
+def save_classifier(
     folder: Path,
     model: transformers.PreTrainedModel,
     tokenizer: transformers.PreTrainedTokenizerBase,
@@ -199,7 +199,7 @@ def save(
     (folder / "training.json").write_text(json.dumps(training, indent=1), encoding="utf-8")
 
 
-def load(folder: Path) -> transformers.PreTrainedModel:
+def load_classifier(folder: Path) -> transformers.PreTrainedModel:
     """Reads the classifier of a Model folder, in evaluation mode."""
     model_type = _safe_fields(folder).get("model_type")
     model_class = CLASSES.get(str(model_type))
@@ -242,9 +242,9 @@ def _safe_fields(folder: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def _encoder_files(profile: Profile, weights: str) -> Iterator[tuple[Path, bool]]:
     """The folder with the encoder's files, and whether they are the published ones."""
-    if storage.is_s3(weights):
+    if store.is_s3(weights):
         with tempfile.TemporaryDirectory() as scratch:
-            yield storage.fetch(weights, Path(scratch)), False
+            yield store.fetch(weights, Path(scratch)), False
     elif weights:
         yield Path(weights).expanduser(), False
     elif profile.package and importlib.util.find_spec(profile.package[0]):
@@ -318,7 +318,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def describe(profile: Profile) -> dict[str, Any]:
+def describe_profile(profile: Profile) -> dict[str, Any]:
     """A profile's settings as JSON has them, for ``training.json`` and MLflow."""
     fields = {key: value for key, value in dataclasses.asdict(profile).items() if key not in ("architecture", "package")}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from goemotions.errors import ModelError
-from goemotions.tokenization import TextEncoder, by_length
+from goemotions.models.tokenizer import TextEncoder, by_length
 
 if TYPE_CHECKING:
     import torch
@@ -138,13 +138,13 @@ def load(name: str, folder: Path, encoder: TextEncoder, *, threads: int | None =
     try:
         import torch
 
-        from goemotions import model
+        from goemotions.models import classifier
     except ModuleNotFoundError as error:
         raise ModelError(f"the engine torch needs {error.name}: install the extra [train], or choose onnx-int8") from error
     if threads:
         torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return TorchEngine(model.load(folder).to(device), encoder, device)
+    return TorchEngine(classifier.load_classifier(folder).to(device), encoder, device)
 
 
 def score(engine: Engine, texts: Sequence[str], progress: Progress = None) -> tuple[np.ndarray, np.ndarray]:

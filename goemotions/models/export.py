@@ -17,10 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from goemotions import data, engines, model, storage
-from goemotions.engines import Engine
+from goemotions.data.dataset import load_dataset
 from goemotions.errors import ModelError
-from goemotions.tokenization import TextEncoder
+from goemotions.models import engines
+from goemotions.models.classifier import load_classifier
+from goemotions.models.engines import Engine
+from goemotions.models.tokenizer import TextEncoder
+from goemotions.storage import store
 
 CALIBRATION_TEXTS = 256
 PARITY_TEXTS = 128
@@ -44,7 +47,7 @@ class _Logits(torch.nn.Module):
         return logits
 
 
-@storage.names_full_disk
+@store.raise_on_full_disk
 def export(dataset: Path, model_folder: Path, output: Path) -> dict[str, Any]:
     """Writes an Onnx folder: ``model.onnx``, ``model.int8.onnx`` and ``export.json``.
 
@@ -64,7 +67,7 @@ def export(dataset: Path, model_folder: Path, output: Path) -> dict[str, Any]:
     output.mkdir(parents=True, exist_ok=True)
     _write_float(model_folder, output / engines.FILES["onnx"])
     encoder = TextEncoder.load(model_folder)
-    splits, _ = data.load(dataset, ("train", "validation"))
+    splits, _ = load_dataset(dataset, ("train", "validation"))
     calibration = splits["train"]["text"][:CALIBRATION_TEXTS]
     _write_int8(output / engines.FILES["onnx"], output / engines.FILES["onnx-int8"], encoder, calibration)
     texts = splits["validation"]["text"][:PARITY_TEXTS]
@@ -112,7 +115,7 @@ def latency(engine: Engine) -> dict[str, float]:
 
 
 def _write_float(model_folder: Path, path: Path) -> None:
-    classifier = model.load(model_folder)
+    classifier = load_classifier(model_folder)
     classifier.set_attn_implementation("eager")
     # The second row is padded: from a mask of ones alone the tracer would drop the mask.
     ids = torch.full((2, 8), WORD_ID)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from goemotions.data.text import clean
 from goemotions.errors import ModelError
 
 # No comment that fits a model needs more; a 10 MB comment would cost seconds and hundreds of MB to tokenize.
@@ -75,11 +76,6 @@ def read_json(path: Path, *required: str) -> dict[str, Any]:
         return content
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} is missing or damaged: give a folder that `goemotions train` or `register` made") from error
-
-
-def clean(text: str) -> str:
-    """A text the tokenizer and Parquet both accept: lone surrogates and NUL become U+FFFD, the rest stays."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\x00", "\ufffd")
 
 
 def by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:

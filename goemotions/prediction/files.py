@@ -21,9 +21,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from goemotions import engines
 from goemotions.errors import DataError, StorageError
-from goemotions.predictor import Options, Predictor
+from goemotions.models import engines
+from goemotions.prediction.predictor import Options, Predictor
 
 CHUNK = 4096
 LONGEST_CELL = 2**24

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from goemotions import bundle, engines
-from goemotions.bundle import Bundle
-from goemotions.engines import Engine
+from goemotions.models import engines
+from goemotions.models.engines import Engine
+from goemotions.registry import bundle
+from goemotions.registry.bundle import Bundle
 
 Threshold = float | Literal["tuned"]
 

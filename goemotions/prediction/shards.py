@@ -24,10 +24,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from goemotions import bundle, engines, scoring, storage
 from goemotions.errors import DataError, StorageError
-from goemotions.predictor import Predictor
-from goemotions.scoring import Scored
+from goemotions.models import engines
+from goemotions.prediction import files as scoring
+from goemotions.prediction.files import Scored
+from goemotions.prediction.predictor import Predictor
+from goemotions.registry import bundle
+from goemotions.storage import store
 
 # Their names begin so that readers of a folder of Parquet files pass over them.
 PLAN, DONE = "_plan.json", "_scored.json"
@@ -83,27 +86,27 @@ def plan(
         ModelError: there is no such version, or no bundle.
     """
     folder, name = _input(input)
-    within = storage.join(storage.canonical(output))
-    if within == storage.join(folder) or (not name and within.startswith(storage.join(folder))):
+    within = store.join(store.canonical(output))
+    if within == store.join(folder) or (not name and within.startswith(store.join(folder))):
         raise DataError(f"{output} is the input itself, or within it: write to another place")
     files = _files(folder, name)
     asked = {
         "input": folder,
         "files": [asdict(file) for file in files],
         "model": model_name,
-        "version": storage.canonical(reference) if bundle.is_location(reference) else reference,
+        "version": store.canonical(reference) if bundle.is_location(reference) else reference,
         "column": column,
         "all_scores": all_scores,
         "shard_rows": shard_rows,
     }
-    if not (found := storage.read(output, PLAN)):
-        located = storage.canonical(bundle.locate(reference, model_name)[0])
+    if not (found := store.read(output, PLAN)):
+        located = store.canonical(bundle.locate(reference, model_name)[0])
         names = bundle.taxonomy(located).names
         shards = [asdict(shard) for shard in _shards(folder, files, column, names if all_scores else (), shard_rows)]
         content = {"asked": asked, "bundle": located, "shards": shards}
-        storage.write_new(output, PLAN, json.dumps(content, indent=1).encode())
+        store.write_new(output, PLAN, json.dumps(content, indent=1).encode())
         # Another process may have been first.
-        found = storage.read(output, PLAN) or b""
+        found = store.read(output, PLAN) or b""
     former = json.loads(found)["asked"]
     if differs := [name for name, value in asked.items() if former[name] != value]:
         raise DataError(f"{output} holds scores of another {' and '.join(differs)}: empty it, or choose another place")
@@ -117,7 +120,7 @@ def read(output: str) -> Plan:
         DataError: there is none.
     """
     try:
-        content = json.loads(storage.read(output, PLAN) or b"")
+        content = json.loads(store.read(output, PLAN) or b"")
         asked = content["asked"]
         shards = tuple(Shard(**shard) for shard in content["shards"])
         return Plan(asked["input"], asked["column"], asked["all_scores"], content["bundle"], shards)
@@ -147,7 +150,7 @@ def score(
         StorageError: a worker was killed, or the store fails.
     """
     planned = read(output)
-    there = {file.name for file in storage.files(output)}
+    there = {file.name for file in store.files(output)}
     shards = [shard for shard in planned.shards[share[0] :: share[1]] if shard.name not in there]
     if not shards:
         return
@@ -173,14 +176,14 @@ def finish(output: str) -> Scored:
         DataError: shards are missing, or hold another number of rows.
     """
     planned = read(output)
-    there = {file.name for file in storage.files(output)}
+    there = {file.name for file in store.files(output)}
     if missing := [shard.name for shard in planned.shards if shard.name not in there]:
         raise DataError(f"{output}: {len(missing)} of {len(planned.shards)} shards are missing ({missing[0]}): score it again")
-    storage.sweep(output)
+    store.sweep(output)
     blank = truncated = 0
     seconds = 0.0
     for shard in planned.shards:
-        with storage.open_file(output, shard.name) as file:
+        with store.open_file(output, shard.name) as file:
             metadata = scoring.parquet(file, shard.name).metadata
         counts = json.loads((metadata.metadata or {}).get(COUNTS, b"{}"))
         if metadata.num_rows != shard.rows or not counts:
@@ -189,7 +192,7 @@ def finish(output: str) -> Scored:
             )
         blank, truncated, seconds = blank + counts["blank"], truncated + counts["truncated"], seconds + counts["seconds"]
     made = Scored(sum(shard.rows for shard in planned.shards), blank, truncated, seconds)
-    with storage.writing(output, DONE) as path:
+    with store.writing(output, DONE) as path:
         path.write_text(
             json.dumps({**asdict(made), "bundle": planned.bundle, "shards": len(planned.shards)}, indent=1), encoding="utf-8"
         )
@@ -198,34 +201,32 @@ def finish(output: str) -> Scored:
 
 def _input(location: str) -> tuple[str, str]:
     """The folder of the input, and the name of its one file where it is a file."""
-    if not (storage.is_s3(location) or Path(location).exists()):
+    if not (store.is_s3(location) or Path(location).exists()):
         raise DataError(f"{location} does not exist: check its path")
     if not location.endswith(".parquet") or Path(location).is_dir():
-        return storage.canonical(location), ""
+        return store.canonical(location), ""
     folder, _, name = location.rpartition("/")
-    return storage.canonical(folder or "."), name
+    return store.canonical(folder or "."), name
 
 
-def _files(folder: str, name: str) -> list[storage.File]:
+def _files(folder: str, name: str) -> list[store.File]:
     """The Parquet files of a folder, or the one of this name."""
     hidden = ("_", ".")
     files = [
         file
-        for file in storage.files(folder)
+        for file in store.files(folder)
         if file.name.endswith(".parquet") and not file.name.rpartition("/")[2].startswith(hidden) and name in ("", file.name)
     ]
     if not files:
-        raise DataError(
-            f"{storage.join(folder)}{name} holds no .parquet file: name a folder, a prefix or a file of that format"
-        )
+        raise DataError(f"{store.join(folder)}{name} holds no .parquet file: name a folder, a prefix or a file of that format")
     return files
 
 
-def _shards(folder: str, files: Sequence[storage.File], column: str, scores: Sequence[str], shard_rows: int) -> Iterator[Shard]:
+def _shards(folder: str, files: Sequence[store.File], column: str, scores: Sequence[str], shard_rows: int) -> Iterator[Shard]:
     number = 0
     schema = None
     for file in files:
-        with storage.open_file(folder, file.name) as opened:
+        with store.open_file(folder, file.name) as opened:
             found = scoring.parquet(opened, file.name)
             schema = schema or found.schema_arrow
             if not found.schema_arrow.equals(schema):
@@ -240,16 +241,16 @@ def _shards(folder: str, files: Sequence[storage.File], column: str, scores: Seq
 
 
 def _score(predictor: Predictor, planned: Plan, output: str, shard: Shard) -> int:
-    if storage.has(output, shard.name):
+    if store.has(output, shard.name):
         # By another one that shares the work.
         return shard.rows
     started = time.perf_counter()
     blank = truncated = 0
-    with storage.open_file(planned.input, shard.file) as file:
+    with store.open_file(planned.input, shard.file) as file:
         found = scoring.parquet(file, shard.file)
         names = predictor.bundle.taxonomy.names if planned.all_scores else ()
         schema = scoring.labelled(found.schema_arrow, shard.file, planned.column, names)
-        with storage.writing(output, shard.name) as path, pq.ParquetWriter(path, schema) as writer:
+        with store.writing(output, shard.name) as path, pq.ParquetWriter(path, schema) as writer:
             for batch in _rows(found, shard):
                 answered = scoring.label(predictor, batch, planned.column, schema)
                 writer.write_batch(answered)

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from goemotions import manifest, storage, thresholds, tracking
+from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import IntegrityError, ModelError, StorageError
-from goemotions.labels import Taxonomy
-from goemotions.thresholds import Thresholds
-from goemotions.tokenization import TextEncoder
-from goemotions.tracking import Version
+from goemotions.metrics import thresholds
+from goemotions.metrics.thresholds import Thresholds
+from goemotions.models.tokenizer import TextEncoder
+from goemotions.registry import tracking
+from goemotions.registry.tracking import Version
+from goemotions.storage import manifest, store
 
 MODEL = "goemotions"
 Variant = Literal["gpu", "cpu"]
@@ -58,15 +60,15 @@ def taxonomy(location: str) -> Taxonomy:
     Raises:
         ModelError: no bundle is there.
     """
-    if not storage.has(location, manifest.NAME):
+    if not store.has(location, manifest.NAME):
         raise ModelError(f"{location} is not a bundle: give one that `goemotions register` made")
-    _, content = thresholds.parse(storage.read(location, "thresholds.json") or b"", f"{location}: thresholds.json")
+    _, content = thresholds.parse(store.read(location, "thresholds.json") or b"", f"{location}: thresholds.json")
     return Taxonomy(tuple(content["thresholds"]))
 
 
 def is_location(reference: str) -> bool:
     """Whether a reference is a place, ``s3://...`` or a folder, and not an alias or a version number."""
-    return storage.is_s3(reference) or Path(reference).is_dir()
+    return store.is_s3(reference) or Path(reference).is_dir()
 
 
 def locate(reference: str, model_name: str = MODEL) -> tuple[str, Version | None]:
@@ -83,7 +85,7 @@ def locate(reference: str, model_name: str = MODEL) -> tuple[str, Version | None
     return version.source, version
 
 
-@storage.names_full_disk
+@store.raise_on_full_disk
 def fetch(reference: str, output: Path, model_name: str = MODEL) -> Version | None:
     """Brings a bundle and verifies it.
 
@@ -100,7 +102,7 @@ def fetch(reference: str, output: Path, model_name: str = MODEL) -> Version | No
         IntegrityError: what arrived does not match its manifest.
     """
     location, version = locate(reference, model_name)
-    storage.fetch(location, output)
+    store.fetch(location, output)
     manifest.verify(output)
     return version
 
@@ -116,7 +118,7 @@ def opened(reference: str, model_name: str = MODEL) -> Iterator[tuple[Path, str]
     Raises:
         ModelError, IntegrityError: as ``fetch`` does.
     """
-    if Path(reference).is_dir() or ("/" in reference and not storage.is_s3(reference)):
+    if Path(reference).is_dir() or ("/" in reference and not store.is_s3(reference)):
         yield Path(reference), str(manifest.verify(Path(reference)).get("run_id"))
         return
     with tempfile.TemporaryDirectory() as scratch:
@@ -137,7 +139,7 @@ def download(reference: str, output: Path, model_name: str = MODEL) -> tuple[Ver
     """
     location, version = locate(reference, model_name)
     closed, arrived = output / manifest.NAME, output / ".partial"
-    if closed.is_file() and closed.read_bytes() == storage.read(location, manifest.NAME):
+    if closed.is_file() and closed.read_bytes() == store.read(location, manifest.NAME):
         with contextlib.suppress(IntegrityError):
             return version, sorted(manifest.verify(output)["files"])
     if output.is_dir() and not closed.is_file() and any(path != arrived for path in output.iterdir()):

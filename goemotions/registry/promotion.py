@@ -6,14 +6,19 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from goemotions import bundle, claim, data, engines, gate, storage, tracking
-from goemotions.bundle import ENGINES, MODEL, Variant
-from goemotions.claim import Claim
+from goemotions.data.dataset import load_dataset
 from goemotions.errors import PromotionRefused
-from goemotions.gate import Contender, Verdict
-from goemotions.predictions import FILE, Predictions
-from goemotions.tokenization import read_json
-from goemotions.tracking import Version
+from goemotions.evaluation import gate
+from goemotions.evaluation.gate import CandidateScores, Verdict
+from goemotions.evaluation.predictions import FILE, Predictions
+from goemotions.models import engines
+from goemotions.models.tokenizer import read_json
+from goemotions.registry import bundle, tracking
+from goemotions.registry.bundle import ENGINES, MODEL, Variant
+from goemotions.registry.tracking import Version
+from goemotions.storage import lock
+from goemotions.storage import store as storage
+from goemotions.storage.lock import Lock
 
 LATENCY_BUDGET_MS = 25.0
 
@@ -41,7 +46,7 @@ def claim_of(store: str, model_name: str) -> str:
     return storage.join(store, "models", model_name)
 
 
-def set_champion(model_name: str, version: Version, variant: str, before: str, held: Claim, action: str = "promote") -> None:
+def set_champion(model_name: str, version: Version, variant: str, before: str, held: Lock, action: str = "promote") -> None:
     """Puts the move on record, then moves the alias: after a crash between the two the move can be made again."""
     tracking.record(model_name, version, action, alias(variant), before)
     held.require()
@@ -82,7 +87,7 @@ def promote(
                 f"version {version.number} stays as it is, {alias(variant)} remains version {before.number}: "
                 f"{'; '.join(verdict.reasons)}"
             )
-        with claim.hold(_claim_beside(version)) as held:
+        with lock.hold(_claim_beside(version)) as held:
             # Comparing takes long and is done outside: whoever became champion meanwhile is compared with as well.
             if _number(champion(model_name, variant)) == _number(before):
                 set_champion(model_name, version, variant, _number(before), held)
@@ -90,7 +95,7 @@ def promote(
 
 
 def judge(
-    candidate: Contender, variant: str, before: Version | None, dataset: Path | None, latency_budget_ms: float
+    candidate: CandidateScores, variant: str, before: Version | None, dataset: Path | None, latency_budget_ms: float
 ) -> Verdict | None:
     """The gate's verdict on a candidate against the champion; None where there is none."""
     if before is None:
@@ -130,7 +135,7 @@ def rollback(variant: Variant, *, model_name: str = MODEL, to: str = "") -> Move
     version = tracking.existing(model_name, to or last["from"])
     if not tracking.history(version, alias(variant)):
         raise PromotionRefused(f"version {version.number} never was {alias(variant)}: promote it instead")
-    with claim.hold(_claim_beside(version)) as held:
+    with lock.hold(_claim_beside(version)) as held:
         if _number(champion(model_name, variant)) != current.number:
             raise PromotionRefused(
                 f"{alias(variant)} is moved by someone else at the same time: look at `make status`, and run it again"
@@ -139,7 +144,7 @@ def rollback(variant: Variant, *, model_name: str = MODEL, to: str = "") -> Move
     return Move(alias(variant), current.number, version.number)
 
 
-def contender(version: Version, like: Predictions | None = None, dataset: Path | None = None) -> Contender:
+def contender(version: Version, like: Predictions | None = None, dataset: Path | None = None) -> CandidateScores:
     """A registered version as the gate sees it, on the validation rows of ``like``: as stored, or scored anew on other data.
 
     Raises:
@@ -154,9 +159,9 @@ def contender(version: Version, like: Predictions | None = None, dataset: Path |
                 raise PromotionRefused(
                     f"version {version.number} was scored on other data than its challenger: give the challenger's Dataset folder"
                 )
-            rows = data.load(dataset, ("validation",))[0]["validation"]
+            rows = load_dataset(dataset, ("validation",))[0]["validation"]
             engine = engines.load(opened.facts["engine"], folder, opened.encoder)
             scores, _ = engines.score(engine, rows["text"][:])
             found = Predictions(found.names, like.ids, like.labels, scores, "validation", engine.name, like.digest)
         measured = read_json(folder / "export.json").get(ENGINES[opened.facts["variant"]], {})
-        return Contender(found, opened.thresholds, measured.get("latency_ms_p95", 0.0))
+        return CandidateScores(found, opened.thresholds, measured.get("latency_ms_p95", 0.0))

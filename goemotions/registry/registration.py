@@ -10,21 +10,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from goemotions import bundle, claim, engines, evaluation, manifest, metrics, promotion, storage, thresholds, tracking
-from goemotions.bundle import ENGINES, Variant
-from goemotions.claim import Claim
 from goemotions.errors import ModelError
-from goemotions.gate import Contender, Verdict
-from goemotions.predictions import FILE, Predictions
-from goemotions.thresholds import Thresholds
-from goemotions.tokenization import read_json
-from goemotions.tracking import Version
+from goemotions.evaluation import evaluate
+from goemotions.evaluation.gate import CandidateScores, Verdict
+from goemotions.evaluation.predictions import FILE, Predictions
+from goemotions.metrics import classification, thresholds
+from goemotions.metrics.thresholds import Thresholds
+from goemotions.models import engines
+from goemotions.models.tokenizer import read_json
+from goemotions.registry import bundle, promotion, tracking
+from goemotions.registry.bundle import ENGINES, Variant
+from goemotions.registry.tracking import Version
+from goemotions.storage import lock, manifest
+from goemotions.storage import store as storage
+from goemotions.storage.lock import Lock
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Parts:
+class CandidateArtifacts:
     """The folders that the steps of one profile made for one variant."""
 
     model: Path
@@ -34,14 +39,16 @@ class Parts:
     thresholds: Path
 
     @classmethod
-    def below(cls, folder: Path, variant: Variant) -> Parts:
+    def below(cls, folder: Path, variant: Variant) -> CandidateArtifacts:
         """The layout of steps run by hand: ``model``, ``onnx``, and for each variant ``validation``, ``test``, ``thresholds``."""
         return cls(
             folder / "model", folder / "onnx", *(folder / variant / name for name in ("validation", "test", "thresholds"))
         )
 
 
-def gather(models: list[Any], onnx: list[Any], variants: dict[Variant, tuple[list[Any], ...]]) -> dict[Variant, list[Parts]]:
+def gather(
+    models: list[Any], onnx: list[Any], variants: dict[Variant, tuple[list[Any], ...]]
+) -> dict[Variant, list[CandidateArtifacts]]:
     """The folders of every profile from lists of artifacts that run side by side, one entry a profile.
 
     Args:
@@ -50,7 +57,9 @@ def gather(models: list[Any], onnx: list[Any], variants: dict[Variant, tuple[lis
         variants: for each variant the lists of scored validation splits, scored test splits and thresholds.
     """
     return {
-        variant: [Parts(*(Path(artifact.path) for artifact in row)) for row in zip(models, onnx, *lists, strict=True)]
+        variant: [
+            CandidateArtifacts(*(Path(artifact.path) for artifact in row)) for row in zip(models, onnx, *lists, strict=True)
+        ]
         for variant, lists in variants.items()
     }
 
@@ -65,7 +74,7 @@ class Candidate:
     latency_ms: float
 
     @classmethod
-    def read(cls, variant: Variant, parts: Parts) -> Candidate:
+    def read(cls, variant: Variant, parts: CandidateArtifacts) -> Candidate:
         export = read_json(parts.onnx / "export.json")
         engine = ENGINES[variant]
         return cls(
@@ -77,11 +86,11 @@ class Candidate:
 
     def rank(self) -> tuple[float, float]:
         """AUC micro, then macro F1, on validation."""
-        values = evaluation.figures(self.validation, self.thresholds)
+        values = evaluate.figures(self.validation, self.thresholds)
         return values["validation/auc_micro"], values["validation/f1_macro"]
 
-    def contender(self) -> Contender:
-        return Contender(self.validation, self.thresholds, self.latency_ms)
+    def contender(self) -> CandidateScores:
+        return CandidateScores(self.validation, self.thresholds, self.latency_ms)
 
 
 def choose(candidates: list[Candidate], latency_budget_ms: float | None) -> int:
@@ -99,10 +108,10 @@ def choose(candidates: list[Candidate], latency_budget_ms: float | None) -> int:
     return max(within, key=lambda i: candidates[i].rank())
 
 
-@storage.names_full_disk
+@storage.raise_on_full_disk
 def register(
     dataset: Path,
-    parts: dict[Variant, list[Parts]],
+    parts: dict[Variant, list[CandidateArtifacts]],
     *,
     store: str,
     pipeline_run: str,
@@ -136,7 +145,7 @@ def register(
         position = choose(candidates, latency_budget_ms if variant == "cpu" else None)
         winner = candidates[position]
         claimed = promotion.claim_of(store, model_name)
-        with claim.hold(claimed):
+        with lock.hold(claimed):
             run = tracking.find_run(pipeline_run, winner.profile)
         location = storage.join(store, "models", model_name, run.run_id, variant)
         facts = {"profile": winner.profile, "run_id": run.run_id, "dataset_digest": winner.validation.digest}
@@ -156,7 +165,7 @@ def register(
     return result
 
 
-def assemble(output: Path, variant: Variant, parts: Parts, facts: dict[str, Any]) -> dict[str, float]:
+def assemble(output: Path, variant: Variant, parts: CandidateArtifacts, facts: dict[str, Any]) -> dict[str, float]:
     """Copies the parts into a bundle, adds metrics, model card and MLmodel, and closes it with the manifest.
 
     Returns:
@@ -172,11 +181,11 @@ def assemble(output: Path, variant: Variant, parts: Parts, facts: dict[str, Any]
         found = Predictions.read(folder / FILE)
         found.write(output / f"{split}.parquet")
         predicted = fitted.apply(found.probabilities)
-        rows = metrics.per_label(found.names, found.labels, found.probabilities, predicted)
-        evaluation.write_csv(output / f"{split}_per_label.csv", rows)
-        at_half = evaluation.figures(found, thresholds.fixed(found.labels, found.probabilities))
-        values |= evaluation.figures(found, fitted) | {f"{name}/at_0.5": value for name, value in at_half.items()}
-    (output / evaluation.METRICS).write_text(json.dumps(values, indent=1), encoding="utf-8")
+        rows = classification.per_label(found.names, found.labels, found.probabilities, predicted)
+        evaluate.write_csv(output / f"{split}_per_label.csv", rows)
+        at_half = evaluate.figures(found, thresholds.fixed(found.labels, found.probabilities))
+        values |= evaluate.figures(found, fitted) | {f"{name}/at_0.5": value for name, value in at_half.items()}
+    (output / evaluate.METRICS).write_text(json.dumps(values, indent=1), encoding="utf-8")
     (output / "README.md").write_text(_card(variant, facts, fitted, values), encoding="utf-8")
     tracking.write_mlmodel(output, f"{facts['run_id']}/{variant}")
     manifest.write(output, variant=variant, engine=ENGINES[variant], **facts)
@@ -186,11 +195,11 @@ def assemble(output: Path, variant: Variant, parts: Parts, facts: dict[str, Any]
     return values
 
 
-def _store(location: str, variant: Variant, parts: Parts, facts: dict[str, Any]) -> dict[str, float]:
+def _store(location: str, variant: Variant, parts: CandidateArtifacts, facts: dict[str, Any]) -> dict[str, float]:
     """Makes and uploads the bundle, unless a whole one is there: bundles never change. Answers its metrics."""
     if (closed := storage.read(location, manifest.NAME)) is not None:
         _refuse_other_files(location, json.loads(closed)["files"], parts)
-        found = json.loads(storage.read(location, evaluation.METRICS) or b"{}")
+        found = json.loads(storage.read(location, evaluate.METRICS) or b"{}")
         return {name: float(value) for name, value in found.items()}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "bundle"
@@ -199,14 +208,14 @@ def _store(location: str, variant: Variant, parts: Parts, facts: dict[str, Any])
     return values
 
 
-def _refuse_other_files(location: str, stored: dict[str, Any], parts: Parts) -> None:
+def _refuse_other_files(location: str, stored: dict[str, Any], parts: CandidateArtifacts) -> None:
     """A pipeline run registers one model a profile: another one under its name would get the old one's bytes."""
     for path in (parts.model / "model.safetensors", parts.thresholds / "thresholds.json"):
         if stored[path.name]["sha256"] != manifest.sha256(path):
             raise ModelError(f"{location} holds another model of the same run and profile: register under another run id")
 
 
-def _refuse_other_labels(model_name: str, variant: Variant, folders: list[Parts]) -> None:
+def _refuse_other_labels(model_name: str, variant: Variant, folders: list[CandidateArtifacts]) -> None:
     """Before anything is stored: versions of one registered model answer with the same labels."""
     ours = {tuple(thresholds.read(folder.thresholds / "thresholds.json")[1]["thresholds"]) for folder in folders}
     champion = promotion.champion(model_name, variant)
@@ -229,7 +238,7 @@ class Entry:
     claimed: str
 
     def enter(
-        self, candidate: Contender, dataset: Path, latency_budget_ms: float, auto_promote: bool
+        self, candidate: CandidateScores, dataset: Path, latency_budget_ms: float, auto_promote: bool
     ) -> tuple[Version, dict[str, Any]]:
         """Makes the version and sets challenger, and champion where there is none or where that is asked for and the gate passes.
 
@@ -240,7 +249,7 @@ class Entry:
             champion = promotion.champion(self.model_name, self.variant)
             is_champion = champion is not None and champion.source == self.location
             verdict = None if is_champion else promotion.judge(candidate, self.variant, champion, dataset, latency_budget_ms)
-            with claim.hold(self.claimed) as held:
+            with lock.hold(self.claimed) as held:
                 version = tracking.register(self.model_name, self.run_id, self.location, self.tags)
                 now = promotion.champion(self.model_name, self.variant)
                 # Comparing takes long and is done outside: whoever became champion meanwhile is compared with as well.
@@ -248,7 +257,7 @@ class Entry:
                     return version, self._aliased(version, now, verdict, auto_promote, held)
 
     def _aliased(
-        self, version: Version, champion: Version | None, verdict: Verdict | None, auto_promote: bool, held: Claim
+        self, version: Version, champion: Version | None, verdict: Verdict | None, auto_promote: bool, held: Lock
     ) -> dict[str, Any]:
         alias = promotion.alias(self.variant)
         if champion is None:

@@ -301,7 +301,7 @@ def write_mlmodel(folder: Path, identity: str) -> None:
     description = Model(
         model_uuid=uuid.uuid5(uuid.NAMESPACE_URL, identity).hex, utc_time_created=str(datetime.fromtimestamp(0, UTC))
     )
-    mlflow.pyfunc.add_to_model(description, loader_module="goemotions.predictor")
+    mlflow.pyfunc.add_to_model(description, loader_module="goemotions.prediction.predictor")
     description.save(folder / "MLmodel")
 
 

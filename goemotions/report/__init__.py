@@ -11,25 +11,28 @@ from typing import Any
 
 import numpy as np
 
-from goemotions import bundle, data, document, evaluation, storage
-from goemotions.bundle import Variant
-from goemotions.document import Section
-from goemotions.promotion import LATENCY_BUDGET_MS
-from goemotions.registration import Parts
-from goemotions.report import dataset, decisions, evidence, labels, models
+from goemotions.data.dataset import load_dataset
+from goemotions.evaluation import evaluate
+from goemotions.registry import bundle
+from goemotions.registry.bundle import Variant
+from goemotions.registry.promotion import LATENCY_BUDGET_MS
+from goemotions.registry.registration import CandidateArtifacts
+from goemotions.report import dataset, decisions, document, evidence, labels, models
+from goemotions.report.document import Section
 from goemotions.report.result import Result, best
+from goemotions.storage import store
 
 # Measured by `benchmarks/ablations`: why the profiles are what they are.
-ABLATIONS = Path(__file__).parent.with_name("ablations.csv")
-SEEDS = Path(__file__).parent.with_name("seeds.csv")
+ABLATIONS = Path(__file__).with_name("ablations.csv")
+SEEDS = Path(__file__).with_name("seeds.csv")
 # Measured by `benchmarks/frontier`.
-FRONTIER = Path(__file__).parent.with_name("frontier.csv")
+FRONTIER = Path(__file__).with_name("frontier.csv")
 
 
-@storage.names_full_disk
+@store.raise_on_full_disk
 def write(
     dataset_folder: Path,
-    parts: dict[Variant, list[Parts]],
+    parts: dict[Variant, list[CandidateArtifacts]],
     output: Path,
     registered: dict[str, Any] | None = None,
     *,
@@ -48,7 +51,7 @@ def write(
         model_name: name of the registered model, for the commands that download it.
         latency_budget_ms: what the recommendation for CPU keeps to.
     """
-    splits, info = data.load(dataset_folder)
+    splits, info = load_dataset(dataset_folder)
     results = [Result.read(variant, folder) for variant, folders in parts.items() for folder in folders]
     words = {split: np.array([len(text.split()) for text in rows["text"][:]]) for split, rows in splits.items()}
     about_data = dataset.sections(info, words)
@@ -96,6 +99,6 @@ def _write_figures_of(results: Sequence[Result], folder: Path) -> None:
         for result in results
         for row in result.comparison
     ]
-    evaluation.write_csv(folder / "metrics.csv", figures)
-    evaluation.write_csv(folder / "thresholds.csv", strategies)
-    evaluation.write_csv(folder / "per_label.csv", [row for result in results for row in result.per_label])
+    evaluate.write_csv(folder / "metrics.csv", figures)
+    evaluate.write_csv(folder / "thresholds.csv", strategies)
+    evaluate.write_csv(folder / "per_label.csv", [row for result in results for row in result.per_label])

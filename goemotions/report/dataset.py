@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from goemotions import figures
-from goemotions.document import Cell, Figure, Section, Table
+from goemotions.report import figures
+from goemotions.report.document import Cell, Figure, Section, Table
 from goemotions.report.result import source_name
 
 PAIRS = 15

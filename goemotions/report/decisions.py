@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from goemotions import calibration, figures, metrics
-from goemotions.document import Cell, Figure, Section, Table
+from goemotions.metrics import calibration, classification
+from goemotions.metrics.thresholds import Thresholds
+from goemotions.report import figures
+from goemotions.report.document import Cell, Figure, Section, Table
 from goemotions.report.result import Result, best
-from goemotions.thresholds import Thresholds
 
 SWEEP = np.round(np.arange(0.1, 0.95, 0.1), 1)
 CURVE = np.round(np.arange(0.02, 1.0, 0.02), 2)
@@ -55,7 +56,7 @@ def _sweep(result: Result) -> Section:
     points = [
         {"threshold": threshold, "value": value, "metric": name.rpartition("_")[0], "average": name.rpartition("_")[2]}
         for threshold in CURVE
-        for name, value in metrics.decisions(found.labels, found.probabilities >= threshold).items()
+        for name, value in classification.decisions(found.labels, found.probabilities >= threshold).items()
         if name.endswith(("_macro", "_micro"))
     ]
     return Section(
@@ -68,7 +69,7 @@ def _sweep(result: Result) -> Section:
 
 
 def _decided(labels: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
-    found = metrics.decisions(labels, predicted)
+    found = classification.decisions(labels, predicted)
     return {name: int(found[name]) if name == "labels_ever_predicted" else found[name] for name in COMPARED}
 
 
@@ -154,7 +155,7 @@ def _choice(results: list[Result]) -> Section:
 def _on_test(result: Result, row: dict[str, Any]) -> list[float | int]:
     fitted = Thresholds(row["strategy"], tuple(row["values"]), row["k"])
     labels, predicted = result.test.labels, fitted.apply(result.test.probabilities)
-    found = metrics.decisions(labels, predicted)
+    found = classification.decisions(labels, predicted)
     some = labels.any(axis=1)
     # What a stated recall bounds: the mean over the texts of the share of their labels that is found.
     kept = float(((labels & predicted)[some].sum(axis=1) / labels[some].sum(axis=1)).mean()) if some.any() else 1.0

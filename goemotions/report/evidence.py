@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from goemotions import engines, mistakes, robustness
-from goemotions.document import Cell, Section, Table
+from goemotions.evaluation import error_analysis, robustness
+from goemotions.models import engines
+from goemotions.models.tokenizer import TextEncoder
+from goemotions.report.document import Cell, Section, Table
 from goemotions.report.result import Result, signed
-from goemotions.tokenization import TextEncoder
 
 # Scoring every text once for each perturbation takes longest on a large model.
 ROBUSTNESS_TEXTS = 1000
@@ -141,8 +142,10 @@ def errors(result: Result, texts: dict[str, str]) -> Section:
     """Confused pairs and likely label errors on validation; the texts go to the page alone."""
     found = result.validation
     predicted = result.thresholds.apply(found.probabilities)
-    confused = mistakes.confused(found.names, found.labels, predicted)
-    likely = mistakes.likely_label_errors(found.names, found.ids, found.labels, found.probabilities, most=found.labels.size)
+    confused = error_analysis.confused(found.names, found.labels, predicted)
+    likely = error_analysis.likely_label_errors(
+        found.names, found.ids, found.labels, found.probabilities, most=found.labels.size
+    )
     kinds = {kind: [row for row in likely if row["kind"] == kind][:LABEL_ERRORS] for kind in ("missing", "superfluous")}
     shown = [row for rows in kinds.values() for row in rows]
     given = {

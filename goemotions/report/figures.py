@@ -13,7 +13,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from goemotions.document import PALETTE
+from goemotions.report.document import PALETTE
 
 Chart = alt.Chart | alt.LayerChart
 Rows = Sequence[Mapping[str, Any]]

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from goemotions import figures, mistakes
-from goemotions.document import Figure, Section, Table
+from goemotions.evaluation import error_analysis
+from goemotions.report import figures
+from goemotions.report.document import Figure, Section, Table
 from goemotions.report.result import Result, best
 
 SHOWN = 5
@@ -58,7 +59,7 @@ def _ends(result: Result) -> list[Table]:
 
 
 def _sample_size(result: Result, counts: dict[str, int]) -> Section:
-    found = mistakes.support_correlation(result.per_label, [counts[row["label"]] for row in result.per_label])
+    found = error_analysis.support_correlation(result.per_label, [counts[row["label"]] for row in result.per_label])
     lines = []
     for key, name in (("f1", "F1"), ("auc", "AUC")):
         rho, p = found[f"{key}_rho"], found[f"{key}_p"]
@@ -78,7 +79,7 @@ def _sample_size(result: Result, counts: dict[str, int]) -> Section:
 
 
 def _label_count(result: Result) -> Section:
-    found = mistakes.by_label_count(result.test.labels, result.predicted, result.test.probabilities)
+    found = error_analysis.by_label_count(result.test.labels, result.predicted, result.test.probabilities)
     rows = [
         {"bucket": row["labels"], "metric": metric, "value": row[metric]}
         for row in found
@@ -94,7 +95,7 @@ def _label_count(result: Result) -> Section:
 
 
 def _length(result: Result, words: np.ndarray) -> Section:
-    found = mistakes.by_length(words, result.test.labels, result.predicted, result.test.probabilities)
+    found = error_analysis.by_length(words, result.test.labels, result.predicted, result.test.probabilities)
     rows = [
         {"bucket": row["words"], "metric": metric, "value": row[metric]}
         for row in found

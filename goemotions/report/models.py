@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from goemotions import bootstrap, figures, profiles
-from goemotions.document import Cell, Figure, Section, Table
+from goemotions.metrics import bootstrap
+from goemotions.models import profiles
+from goemotions.report import figures
+from goemotions.report.document import Cell, Figure, Section, Table
 from goemotions.report.reference import OFFICIAL, PREVIOUS, PUBLISHED
 from goemotions.report.result import HEADLINE, Result, best, ranged, signed, source_name
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from goemotions import bootstrap, evaluation, metrics, thresholds
-from goemotions.bundle import ENGINES, Variant
-from goemotions.calibration import Scaling
-from goemotions.predictions import FILE, Predictions
-from goemotions.registration import Parts
-from goemotions.thresholds import Thresholds
-from goemotions.tokenization import read_json
+from goemotions.evaluation import evaluate
+from goemotions.evaluation.predictions import FILE, Predictions
+from goemotions.metrics import bootstrap, classification, thresholds
+from goemotions.metrics.calibration import Scaling
+from goemotions.metrics.thresholds import Thresholds
+from goemotions.models.tokenizer import read_json
+from goemotions.registry.bundle import ENGINES, Variant
+from goemotions.registry.registration import CandidateArtifacts
 
 RESAMPLES = 500
 HEADLINE = ("auc_micro", "auc_macro", "f1_macro", "f1_micro")
@@ -26,7 +27,7 @@ class Result:
     """One profile as one engine runs it."""
 
     variant: Variant
-    parts: Parts
+    parts: CandidateArtifacts
     training: dict[str, Any]
     export: dict[str, Any]
     thresholds: Thresholds
@@ -35,7 +36,7 @@ class Result:
     test: Predictions
 
     @classmethod
-    def read(cls, variant: Variant, parts: Parts) -> Result:
+    def read(cls, variant: Variant, parts: CandidateArtifacts) -> Result:
         fitted, content = thresholds.read(parts.thresholds / "thresholds.json")
         return cls(
             variant,
@@ -75,8 +76,8 @@ class Result:
         """Every metric, named ``<split>/<metric>`` at the fitted thresholds and ``<split>/at_0.5/<metric>`` at 0.5."""
         values: dict[str, float] = {}
         for scored in (self.validation, self.test):
-            half = evaluation.figures(scored, thresholds.fixed(scored.labels, scored.probabilities))
-            values |= evaluation.figures(scored, self.thresholds)
+            half = evaluate.figures(scored, thresholds.fixed(scored.labels, scored.probabilities))
+            values |= evaluate.figures(scored, self.thresholds)
             values |= {name.replace("/", "/at_0.5/"): value for name, value in half.items()}
         return values
 
@@ -92,7 +93,7 @@ class Result:
     @functools.cached_property
     def per_label(self) -> list[dict[str, Any]]:
         """A row a label on test, at the fitted thresholds."""
-        rows = metrics.per_label(self.test.names, self.test.labels, self.test.probabilities, self.predicted)
+        rows = classification.per_label(self.test.names, self.test.labels, self.test.probabilities, self.predicted)
         return [{"model": self.profile, "engine": self.engine, **row} for row in rows]
 
     @property

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from goemotions.engines import WINDOW, Engine
 from goemotions.errors import RequestError
+from goemotions.models.engines import WINDOW, Engine
+from goemotions.models.tokenizer import batch_size
 from goemotions.serving import metrics
-from goemotions.tokenization import batch_size
 
 logger = logging.getLogger(__name__)
 # How fast the estimate of the throughput follows the last batches.

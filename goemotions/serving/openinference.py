@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from goemotions.errors import RequestError
-from goemotions.predictor import Options
+from goemotions.prediction.predictor import Options
 from goemotions.serving.schema import Parameters, V2Request, check, parse
 
 OUTPUTS = {"probabilities": "FP32", "labels": "BYTES"}

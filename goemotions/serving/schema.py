@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from goemotions.errors import RequestError
-from goemotions.predictor import Options
+from goemotions.prediction.predictor import Options
 
 
 def _whole(value: Any) -> Any:

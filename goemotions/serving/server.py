@@ -21,9 +21,9 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
-from goemotions import manifest
 from goemotions.errors import WorkflowError
 from goemotions.serving.limits import Limits
+from goemotions.storage import manifest
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def serve(settings: Settings) -> None:
 
 def create(settings: Settings) -> Starlette:
     """The application of one worker, its engine warmed up."""
-    from goemotions.predictor import Predictor
+    from goemotions.prediction.predictor import Predictor
     from goemotions.serving import grpc, page, rest
     from goemotions.serving.service import Service
 
@@ -154,7 +154,7 @@ def _drain_at_sigterm(service: Any) -> None:
 
 
 def _threads(settings: Settings) -> int:
-    from goemotions import engines
+    from goemotions.models import engines
 
     return settings.threads or max(1, engines.cpus() // settings.workers)
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from goemotions import engines
-from goemotions.engines import LENGTH_STEP, Engine
 from goemotions.errors import RequestError
-from goemotions.predictor import Options, Predictor
+from goemotions.models import engines
+from goemotions.models.engines import LENGTH_STEP, Engine
+from goemotions.prediction.predictor import Options, Predictor
 from goemotions.serving import metrics
 from goemotions.serving.batching import Batcher
 from goemotions.serving.limits import Limits

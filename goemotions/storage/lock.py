@@ -15,8 +15,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from goemotions import storage
 from goemotions.errors import StorageError
+from goemotions.storage import store
 
 NAME = "claim.json"
 # What is done under a claim takes seconds; a holder that is this late does no more.
@@ -26,7 +26,7 @@ WAIT_SECONDS = 600.0
 POLL_SECONDS = 0.2
 
 
-class Claim:
+class Lock:
     """A claim that is held. ``require`` before each thing that is done under it."""
 
     def __init__(self, location: str) -> None:
@@ -42,24 +42,24 @@ class Claim:
 
 
 @contextlib.contextmanager
-def hold(location: str) -> Iterator[Claim]:
+def hold(location: str) -> Iterator[Lock]:
     """Holds the claim of a location, local or S3, once whoever holds it is done or gone.
 
     Raises:
         StorageError: it could not be had in ten minutes, or the store fails.
     """
-    if not storage.is_s3(location):
+    if not store.is_s3(location):
         Path(location).mkdir(parents=True, exist_ok=True)
         with (Path(location) / NAME).open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            yield Claim(location)
+            yield Lock(location)
         return
     etag = _acquire(location)
     try:
-        yield Claim(location)
+        yield Lock(location)
     finally:
         # Where it was taken over meanwhile, the condition does not hold and the other's claim stays.
-        storage.write_if(location, NAME, _content(""), etag)
+        store.write_if(location, NAME, _content(""), etag)
 
 
 def _acquire(location: str) -> str:
@@ -67,14 +67,14 @@ def _acquire(location: str) -> str:
     deadline = time.monotonic() + WAIT_SECONDS
     seen, since = "", time.monotonic()
     while True:
-        found = storage.read_tagged(location, NAME)
+        found = store.read_tagged(location, NAME)
         content, tag = found or (b"", None)
         if tag != seen:
             seen, since = tag or "", time.monotonic()
         is_free = not content or not json.loads(content)["holder"]
         if is_free or time.monotonic() - since > LEASE_SECONDS:
             # A content of its own each time: two that wrote the same would both find the tag that they expect.
-            if (mine := storage.write_if(location, NAME, _content(uuid.uuid4().hex), tag)) is not None:
+            if (mine := store.write_if(location, NAME, _content(uuid.uuid4().hex), tag)) is not None:
                 return mine
         elif time.monotonic() > deadline:
             raise StorageError(

@@ -12,14 +12,14 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ParamSpec, TypeVar
 
-from goemotions import manifest
 from goemotions.errors import StorageError
+from goemotions.storage import manifest
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,7 +31,7 @@ PARTIAL = ".partial"
 REFUSALS = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden"}
 
 
-def names_full_disk(function: Callable[P, R]) -> Callable[P, R]:
+def raise_on_full_disk(function: Callable[P, R]) -> Callable[P, R]:
     """Decorates a step that writes files: a full disk becomes a named error, whichever library met it.
 
     Raises:
@@ -308,6 +308,27 @@ def write_new(location: str, name: str, content: bytes) -> bool:
 def _partial(folder: Path, name: str) -> Path:
     # Two processes may write the same file; the last one whole is as good as the first.
     return folder / f".{name}.{os.getpid()}{PARTIAL}"
+
+
+def answers(bucket: str, environment: Mapping[str, str]) -> bool:
+    """Whether a store answers for a bucket now, asked once, with the AWS variables of an environment instead of this process's."""
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    client = boto3.client(
+        "s3",
+        endpoint_url=environment["AWS_ENDPOINT_URL"],
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+        region_name=environment["AWS_REGION"],
+        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=5, s3={"addressing_style": "path"}),
+    )
+    try:
+        client.head_bucket(Bucket=bucket)
+    except (BotoCoreError, ClientError):
+        return False
+    return True
 
 
 class _Object(io.RawIOBase):

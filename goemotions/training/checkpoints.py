@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from goemotions import manifest, storage
 from goemotions.errors import IntegrityError
+from goemotions.storage import manifest, store
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +39,11 @@ def save(location: str, step: int, checkpoint: Checkpoint) -> None:
         save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, folder / "state.safetensors")
         (folder / "state.json").write_text(json.dumps(checkpoint.values), encoding="utf-8")
         manifest.write(folder, step=step)
-        storage.put(folder, storage.join(location, _name(step)))
+        store.put(folder, store.join(location, _name(step)))
     found = _names(location)
     kept = [name for name in found if name <= _name(step)][-KEPT:]
     for name in set(found).difference(kept):
-        storage.remove(storage.join(location, name))
+        store.remove(store.join(location, name))
 
 
 def newest(location: str, fingerprint: dict[str, Any]) -> Checkpoint | None:
@@ -54,11 +54,11 @@ def newest(location: str, fingerprint: dict[str, Any]) -> Checkpoint | None:
     """
     found = _names(location)
     for name in reversed(found):
-        if storage.read(storage.join(location, name), manifest.NAME) is None:
+        if store.read(store.join(location, name), manifest.NAME) is None:
             log.warning("checkpoint %s is not used: it was never finished", name)
             continue
         with tempfile.TemporaryDirectory() as scratch:
-            folder = storage.fetch(storage.join(location, name), Path(scratch))
+            folder = store.fetch(store.join(location, name), Path(scratch))
             try:
                 manifest.verify(folder)
             except IntegrityError as error:
@@ -80,4 +80,4 @@ def _name(step: int) -> str:
 
 def _names(location: str) -> list[str]:
     """Names of the checkpoints below a location, sorted; nothing else that lies there is touched."""
-    return [name for name in storage.children(location) if re.fullmatch(r"step-\d{9}", name)]
+    return [name for name in store.children(location) if re.fullmatch(r"step-\d{9}", name)]

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from goemotions import engines
 from goemotions.errors import Interrupted, TrainingError
+from goemotions.models import engines
 
 T = TypeVar("T")
 

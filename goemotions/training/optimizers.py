@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from goemotions import model
-from goemotions.profiles import Profile
+from goemotions.models.classifier import head_parameters, layer_depth
+from goemotions.models.profiles import Profile
 
 CLIP_NORM = 1.0
 
@@ -84,12 +84,12 @@ def schedule(progress: float, warmup: float) -> float:
 
 def parameter_groups(classifier: Any, profile: Profile) -> list[dict[str, Any]]:
     """Layers learn at rates of their own, the head at another; biases and normalisation weights are not decayed, as usual for BERT."""
-    in_head = {id(parameter) for parameter in model.head(classifier)}
+    in_head = {id(parameter) for parameter in head_parameters(classifier)}
     layers = int(classifier.config.num_hidden_layers)
     groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in classifier.named_parameters():
         factor = (
-            profile.head_factor if id(parameter) in in_head else profile.layer_decay ** (layers - model.layer(classifier, name))
+            profile.head_factor if id(parameter) in in_head else profile.layer_decay ** (layers - layer_depth(classifier, name))
         )
         groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
     return [

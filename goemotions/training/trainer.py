@@ -23,26 +23,25 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from goemotions import (
-    calibration,
-    checkpoints,
-    data,
-    distributed,
-    dropout,
-    engines,
-    losses,
-    metrics,
-    model,
-    profiles,
-    storage,
-    tracking,
-)
-from goemotions.checkpoints import Checkpoint
-from goemotions.dropout import Masks
+from goemotions.data.dataset import load_dataset, taxonomy_of
 from goemotions.errors import Interrupted, TrainingError
-from goemotions.optimizers import Optimizer
-from goemotions.profiles import Profile
-from goemotions.tokenization import TextEncoder
+from goemotions.metrics import calibration, classification
+from goemotions.models import engines, profiles
+from goemotions.models.classifier import (
+    build_classifier,
+    describe_profile,
+    fold_calibration,
+    init_bias_from_frequency,
+    save_classifier,
+)
+from goemotions.models.profiles import Profile
+from goemotions.models.tokenizer import TextEncoder
+from goemotions.registry import tracking
+from goemotions.storage import store
+from goemotions.training import checkpoints, distributed, dropout, losses
+from goemotions.training.checkpoints import Checkpoint
+from goemotions.training.dropout import Masks
+from goemotions.training.optimizers import Optimizer
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +99,7 @@ class Split:
     labels: np.ndarray
 
 
-@storage.names_full_disk
+@store.raise_on_full_disk
 def train(
     dataset: Path,
     output: Path,
@@ -139,9 +138,9 @@ def train(
     """
     profile = profiles.get(profile_name, {**(settings or {}), **({"epochs": epochs} if epochs else {})})
     precision = resolve_precision(precision)
-    splits, info = data.load(dataset, ("train", "validation"))
-    taxonomy = data.taxonomy_of(info)
-    _, tokenizer = model.build(profile, taxonomy, weights=weights)
+    splits, info = load_dataset(dataset, ("train", "validation"))
+    taxonomy = taxonomy_of(info)
+    _, tokenizer = build_classifier(profile, taxonomy, weights=weights)
     encoder = TextEncoder(tokenizer.backend_tokenizer, profile.max_length, tokenizer.pad_token_id)
     tokenized = {
         split: Split(
@@ -153,16 +152,16 @@ def train(
     rows, labels, validation = tokenized["train"].rows, tokenized["train"].labels, tokenized["validation"]
 
     def fitted(profile: Profile, seed: int, targets: np.ndarray, location: str, report: Callable[..., None]) -> Run:
-        classifier, _ = model.build(profile, taxonomy, weights=weights, seed=seed)
+        classifier, _ = build_classifier(profile, taxonomy, weights=weights, seed=seed)
         if profile.prior:
-            model.start_at_prior(classifier, labels)
+            init_bias_from_frequency(classifier, labels)
         run = Run(profile, classifier, encoder, seed, precision, digest=info["digest"], weights=weights)
         run.fit(Split(rows, targets), validation, location, checkpoint_steps, report, stopped)
         return run
 
     def taught_by(number: int, targets: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
         alone = dataclasses.replace(profile, teachers=0, epochs=profile.teacher_epochs)
-        location = checkpoint_location and storage.join(checkpoint_location, f"teacher-{number}")
+        location = checkpoint_location and store.join(checkpoint_location, f"teacher-{number}")
         teacher = fitted(alone, seed + number, targets, location, lambda epoch, values: None)
         scores = distributed.on_first(functools.partial(engines.score_ids, teacher.engine(precision), rows))
         return scores, teacher.summary()
@@ -178,7 +177,7 @@ def train(
         scaling, compared = distributed.on_first(
             lambda: calibration.choose(validation.labels > 0, engines.logits(run.engine(), validation.rows))
         )
-        model.scale(run.classifier, scaling)
+        fold_calibration(run.classifier, scaling)
     training = {
         **run.summary(),
         "weights": weights or f"{profile.base}@{profile.revision}",
@@ -189,7 +188,7 @@ def train(
     }
     training["seconds"] += sum(summary["seconds"] for _, summary in taught)
     if distributed.is_first():
-        model.save(output, run.classifier, tokenizer, training)
+        save_classifier(output, run.classifier, tokenizer, training)
     return training
 
 
@@ -211,7 +210,7 @@ class Run:
             "seed": seed,
             "precision": precision,
             "format": CHECKPOINT_FORMAT,
-            **model.describe(profile),
+            **describe_profile(profile),
         }
         on_cpu = self.device.type == "cpu"
         self.optimizer = Optimizer(self.classifier, profile, is_lazy=on_cpu)
@@ -336,7 +335,7 @@ class Run:
 
         def measured() -> dict[str, float]:
             scores = engines.score_ids(self.engine(), validation.rows)
-            ranked = metrics.ranking(validation.labels.astype(bool), scores)
+            ranked = classification.ranking(validation.labels.astype(bool), scores)
             return {
                 "epoch": self.step // steps_per_epoch,
                 "train/loss": loss,
@@ -401,7 +400,7 @@ class Run:
         """What ``training.json`` says of the run: settings, history, cost and hardware."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         return {
-            "profile": model.describe(self.profile),
+            "profile": describe_profile(self.profile),
             "parameters": sum(parameter.numel() for parameter in self.classifier.parameters()),
             "precision": self.precision,
             "seed": self.seed,

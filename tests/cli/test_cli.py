@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from goemotions import cli, manifest
-from goemotions.bundle import ENGINES
-from goemotions.predictor import Predictor
+from goemotions.cli import main as cli
+from goemotions.prediction.predictor import Predictor
+from goemotions.registry.bundle import ENGINES
+from goemotions.storage import manifest
 
 COMMANDS = sorted(cli.commands.commands)
 
@@ -351,7 +352,7 @@ def test_a_download_killed_on_its_way_leaves_no_bundle_and_can_be_repeated(
     folder = tmp_path / "got"
     script = (
         "import os, shutil, sys\n"
-        "from goemotions import cli, storage\n"
+        "from goemotions.cli import main as cli\n"
         "copy = shutil.copyfile\n"
         "shutil.copyfile = lambda path, target: os._exit(9) if path.name == 'model.onnx' else copy(path, target)\n"
         "cli.main()\n"

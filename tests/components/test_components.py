@@ -16,7 +16,7 @@ from components.register import register
 from components.report import report
 from components.train import train
 from components.tune_thresholds import tune_thresholds
-from goemotions import registration, tracking
+from goemotions.registry import registration, tracking
 
 COMPONENTS = (ingest, train, export, evaluate, tune_thresholds, register, report, deploy)
 

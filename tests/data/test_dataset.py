@@ -27,9 +27,12 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from goemotions import cli, data, metrics, storage
+from goemotions.cli import main as cli
+from goemotions.data.dataset import Row, digest, ingest, load_dataset, taxonomy_of
+from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import DataError, SourceUnreachable, StorageError
-from goemotions.labels import Taxonomy
+from goemotions.metrics import classification
+from goemotions.storage import store
 
 NAMES = ("calm", "dread", "glee")
 TRAIN = [("a quiet lake", [0], "t1"), ("a storm near the lake", [1, 0], "t2"), ("two red balloons", [2], "t3")]
@@ -88,11 +91,11 @@ def folder_of(path: Path, changes: dict[str, bytes | None] | None = None) -> Pat
 
 def ingested(tmp_path: Path, changes: dict[str, bytes | None] | None = None, **options: Any) -> dict[str, Any]:
     folder_of(tmp_path / "source", changes)
-    return data.ingest(str(tmp_path / "source"), tmp_path / "dataset", **options)
+    return ingest(str(tmp_path / "source"), tmp_path / "dataset", **options)
 
 
 def rows_of(folder: Path, split: str = "train") -> list[tuple[str, list[int], str]]:
-    return [(row["text"], row["labels"], row["id"]) for row in data.load(folder)[0][split]]
+    return [(row["text"], row["labels"], row["id"]) for row in load_dataset(folder)[0][split]]
 
 
 def in_order(rows: list[tuple[str, list[int], str]]) -> list[tuple[str, list[int], str]]:
@@ -300,7 +303,7 @@ def test_a_bad_source_leaves_the_dataset_made_before_as_it_was(tmp_path: Path) -
     before = {path: path.read_bytes() for path in (tmp_path / "dataset").rglob("*") if path.is_file()}
     (tmp_path / "source" / "train.tsv").write_bytes(b"")
     with pytest.raises(DataError):
-        data.ingest(str(tmp_path / "source"), tmp_path / "dataset")
+        ingest(str(tmp_path / "source"), tmp_path / "dataset")
     assert before == {path: path.read_bytes() for path in (tmp_path / "dataset").rglob("*") if path.is_file()}
 
 
@@ -335,10 +338,10 @@ def test_every_spelling_of_the_same_rows_is_the_same_dataset(tmp_path: Path, cha
     info = ingested(tmp_path, changes)
     assert rows_of(tmp_path / "dataset") == in_order(TRAIN)
     assert rows_of(tmp_path / "dataset", "validation") == DEV
-    assert info["digest"] == data.digest(*canonical(TRAIN))
+    assert info["digest"] == digest(*canonical(TRAIN))
 
 
-def canonical(train: list[tuple[str, list[int], str]]) -> tuple[Taxonomy, dict[str, list[data.Row]]]:
+def canonical(train: list[tuple[str, list[int], str]]) -> tuple[Taxonomy, dict[str, list[Row]]]:
     splits = {"train": train, "validation": DEV, "test": TEST}
     return Taxonomy(NAMES), {
         split: [(row_id, text, sorted(labels)) for text, labels, row_id in rows] for split, rows in splits.items()
@@ -350,9 +353,9 @@ def test_parquet_with_class_labels_brings_its_own_names(tmp_path: Path) -> None:
     folder.mkdir()
     for name, rows in (("train", TRAIN), ("validation", DEV), ("test", TEST)):
         hugging_face(rows, folder / f"{name}-00000-of-00001.parquet")
-    info = data.ingest(str(folder), tmp_path / "dataset")
+    info = ingest(str(folder), tmp_path / "dataset")
     assert info["labels"] == list(NAMES)
-    assert info["digest"] == data.digest(*canonical(TRAIN))
+    assert info["digest"] == digest(*canonical(TRAIN))
 
 
 def test_names_beside_a_parquet_file_win_over_its_own(tmp_path: Path) -> None:
@@ -361,7 +364,7 @@ def test_names_beside_a_parquet_file_win_over_its_own(tmp_path: Path) -> None:
     for name, rows in (("train", TRAIN), ("validation", DEV), ("test", TEST)):
         hugging_face(rows, folder / f"{name}.parquet")
     (folder / "emotions.txt").write_text("one\ntwo\nthree\n")
-    assert data.ingest(str(folder), tmp_path / "dataset")["labels"] == ["one", "two", "three"]
+    assert ingest(str(folder), tmp_path / "dataset")["labels"] == ["one", "two", "three"]
 
 
 def many(rows: int) -> list[tuple[str, list[int], str]]:
@@ -387,7 +390,7 @@ def test_the_share_of_unusable_rows_is_an_option(tmp_path: Path) -> None:
     rows = [*many(18), ("", [0], "b1"), ("", [0], "b2")]
     with pytest.raises(DataError, match=r"2 of 20 rows are unusable .* raise max_quarantined"):
         ingested(tmp_path, {"train.tsv": tsv(rows)})
-    info = data.ingest(str(tmp_path / "source"), tmp_path / "dataset", max_quarantined=0.1)
+    info = ingest(str(tmp_path / "source"), tmp_path / "dataset", max_quarantined=0.1)
     assert info["quarantined"]["train"] == {"blank text": 2}
 
 
@@ -442,13 +445,13 @@ def test_a_label_absent_from_train_is_a_warning_and_has_finite_metrics(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Data file row 8."""
-    with caplog.at_level(logging.WARNING, logger="goemotions.data"):
+    with caplog.at_level(logging.WARNING, logger="goemotions.data.dataset"):
         info = ingested(tmp_path, {"train.tsv": tsv(TRAIN[:2])})
     assert info["labels_absent_from_train"] == ["glee"]
     assert [record.getMessage() for record in caplog.records if "glee" in record.getMessage()]
-    labels = data.taxonomy_of(info).multi_hot([labels for _, labels, _ in rows_of(tmp_path / "dataset")])
+    labels = taxonomy_of(info).multi_hot([labels for _, labels, _ in rows_of(tmp_path / "dataset")])
     probabilities = np.random.default_rng(1).random(labels.shape)
-    values = metrics.ranking(labels, probabilities) | metrics.decisions(labels, probabilities > 0.5)
+    values = classification.ranking(labels, probabilities) | classification.decisions(labels, probabilities > 0.5)
     assert all(np.isfinite(value) for value in values.values())
 
 
@@ -477,7 +480,7 @@ def test_leaked_texts_are_dropped_from_train_where_asked(tmp_path: Path) -> None
     assert info["leakage"]["validation"] == {"exact": 1, "normalized": 1}
     assert info["rows"] == {"train": 4, "validation": 2, "test": 2}
     assert rows_of(tmp_path / "dataset") == in_order(LEAKED[2:] + TRAIN)
-    assert info["digest"] == data.digest(*canonical(LEAKED[2:] + TRAIN))
+    assert info["digest"] == digest(*canonical(LEAKED[2:] + TRAIN))
 
 
 def test_train_that_is_leaked_as_a_whole_is_a_named_error(tmp_path: Path) -> None:
@@ -519,7 +522,7 @@ def test_a_strange_text_is_stored_the_same_every_time(tmp_path: Path, text: str,
     rows = [(text, [0], "t1"), ("lake", [1], "t2")]
     first = ingested(tmp_path, {"train.tsv": tsv(rows)})
     folder_of(tmp_path / "again", {"train.parquet": parquet(rows)})
-    second = data.ingest(str(tmp_path / "again"), tmp_path / "dataset again")
+    second = ingest(str(tmp_path / "again"), tmp_path / "dataset again")
     assert rows_of(tmp_path / "dataset")[0] == (stored, [0], "t1")
     assert rows_of(tmp_path / "dataset again")[0] == (stored, [0], "t1")
     assert first["digest"] == second["digest"]
@@ -570,7 +573,7 @@ def test_the_report_describes_the_data(tmp_path: Path) -> None:
 
 
 def test_the_digest_of_known_rows_never_changes() -> None:
-    assert data.digest(*canonical(TRAIN)) == "0b7fe57db938c75fc2399d427eeea25a36044007d839515455cb578d45f8c210"
+    assert digest(*canonical(TRAIN)) == "0b7fe57db938c75fc2399d427eeea25a36044007d839515455cb578d45f8c210"
 
 
 def changed(position: int, column: int, value: Any) -> bytes:
@@ -598,45 +601,45 @@ DIFFERENT: dict[str, dict[str, bytes | None]] = {
 @pytest.mark.row("fault 22")
 def test_the_digest_changes_with(tmp_path: Path, changes: dict[str, bytes | None]) -> None:
     """The digest is what a cached step is found by."""
-    assert ingested(tmp_path, changes)["digest"] != data.digest(*canonical(TRAIN))
+    assert ingested(tmp_path, changes)["digest"] != digest(*canonical(TRAIN))
 
 
 def test_the_sample_is_a_source(tmp_path: Path) -> None:
-    info = data.ingest("sample", tmp_path / "first")
+    info = ingest("sample", tmp_path / "first")
     assert (info["source"], info["revision"]) == ("sample", "shipped")
-    assert info["digest"] == data.ingest("sample", tmp_path / "second")["digest"]
+    assert info["digest"] == ingest("sample", tmp_path / "second")["digest"]
     assert set(info["quarantined"]["train"]) == set()
-    assert len(data.load(tmp_path / "first")[0]["train"]) == info["rows"]["train"] > 1000
+    assert len(load_dataset(tmp_path / "first")[0]["train"]) == info["rows"]["train"] > 1000
 
 
 def test_a_folder_below_the_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     folder_of(tmp_path / "comments")
-    assert data.ingest("~/comments", tmp_path / "dataset")["rows"]["train"] == 3
+    assert ingest("~/comments", tmp_path / "dataset")["rows"]["train"] == 3
 
 
 @pytest.mark.parametrize("source", ["no/such/folder", "smaple", "https://example.org/data"])
 def test_a_source_that_is_not_there_is_a_named_error(tmp_path: Path, source: str) -> None:
     with pytest.raises(DataError, match=f"no data folder {source}: give `sample`"):
-        data.ingest(source, tmp_path / "dataset")
+        ingest(source, tmp_path / "dataset")
 
 
 def test_s3_holds_the_same_dataset_as_the_folder(source: Path, dataset: Path, bucket: str, tmp_path: Path) -> None:
-    storage.put(source, bucket)
-    info = data.ingest(bucket, tmp_path / "dataset")
+    store.put(source, bucket)
+    info = ingest(bucket, tmp_path / "dataset")
     assert (info["source"], info["revision"]) == (bucket, "s3")
-    assert info["digest"] == data.load(dataset)[1]["digest"]
+    assert info["digest"] == load_dataset(dataset)[1]["digest"]
 
 
 def test_a_bad_source_in_s3_is_named_by_its_address(bucket: str, tmp_path: Path) -> None:
-    storage.put(folder_of(tmp_path / "source", {"test.tsv": None}), bucket)
+    store.put(folder_of(tmp_path / "source", {"test.tsv": None}), bucket)
     with pytest.raises(DataError, match=f"^{bucket} has no test split"):
-        data.ingest(bucket, tmp_path / "dataset")
+        ingest(bucket, tmp_path / "dataset")
 
 
 def test_an_empty_place_in_s3_is_a_named_error(bucket: str, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=f"^{bucket} holds no file"):
-        data.ingest(bucket, tmp_path / "dataset")
+        ingest(bucket, tmp_path / "dataset")
 
 
 @pytest.mark.parametrize("missing", ["dataset.json", "train/state.json", "test/dataset_info.json"])
@@ -644,7 +647,7 @@ def test_a_folder_with_a_part_missing_is_no_dataset(tmp_path: Path, missing: str
     ingested(tmp_path)
     (tmp_path / "dataset" / missing).unlink()
     with pytest.raises(DataError, match="is not a Dataset folder: make one with `goemotions ingest`"):
-        data.load(tmp_path / "dataset")
+        load_dataset(tmp_path / "dataset")
 
 
 def test_a_damaged_description_is_no_dataset(tmp_path: Path) -> None:
@@ -652,7 +655,7 @@ def test_a_damaged_description_is_no_dataset(tmp_path: Path) -> None:
     path = tmp_path / "dataset" / "dataset.json"
     path.write_text(path.read_text()[:-20])
     with pytest.raises(DataError, match="is not a Dataset folder"):
-        data.load(tmp_path / "dataset")
+        load_dataset(tmp_path / "dataset")
 
 
 # Printable or not, but without what separates columns and rows, and without what no UTF-8 file can hold.
@@ -688,7 +691,7 @@ def test_no_bytes_end_in_anything_but_a_dataset_or_a_named_error(tmp_path: Path,
     except DataError:
         assert not (tmp_path / "dataset").exists()
     else:
-        assert data.load(tmp_path / "dataset")[1]["rows"]["train"] > 0
+        assert load_dataset(tmp_path / "dataset")[1]["rows"]["train"] > 0
 
 
 def test_a_parquet_file_with_any_byte_changed_is_read_or_refused_by_name(tmp_path: Path) -> None:
@@ -701,10 +704,10 @@ def test_a_parquet_file_with_any_byte_changed_is_read_or_refused_by_name(tmp_pat
         content[generator.randrange(len(content))] ^= generator.randrange(1, 256)
         (source / "train.parquet").write_bytes(content)
         with contextlib.suppress(DataError):
-            data.ingest(str(source), tmp_path / "dataset")
+            ingest(str(source), tmp_path / "dataset")
             continue
         with pytest.raises(DataError) as raised:
-            data.ingest(str(source), tmp_path / "dataset")
+            ingest(str(source), tmp_path / "dataset")
         messages.append(str(raised.value))
     assert messages
     assert [message for message in messages if not message.startswith("train.parquet")] == []
@@ -764,12 +767,12 @@ class Hub(http.server.BaseHTTPRequestHandler):
 INGEST_EACH = """
 import json, sys, time
 from pathlib import Path
-from goemotions import data
+from goemotions.data.dataset import ingest
 from goemotions.errors import WorkflowError
 for number, source in enumerate(sys.argv[2:]):
     began = time.monotonic()
     try:
-        answer = data.ingest(source, Path(sys.argv[1], str(number)))
+        answer = ingest(source, Path(sys.argv[1], str(number)))
     except WorkflowError as error:
         answer = {"error": type(error).__name__, "message": str(error)}
     print(json.dumps({**answer, "source": source, "seconds": time.monotonic() - began}))
@@ -836,7 +839,7 @@ def ingest_each(sources: Sequence[str], endpoint: str, folder: Path) -> dict[str
 def test_the_hub_holds_the_same_dataset_as_a_folder(hub: HubRun, source: str) -> None:
     assert hub.answers[source].get("message") is None
     assert hub.answers[source]["revision"] == COMMIT
-    assert hub.answers[source]["digest"] == data.digest(*canonical(TRAIN))
+    assert hub.answers[source]["digest"] == digest(*canonical(TRAIN))
 
 
 def test_scripts_and_pickles_on_the_hub_are_not_even_fetched(hub: HubRun) -> None:
@@ -889,8 +892,8 @@ def test_without_a_network_the_cache_is_used_or_the_other_sources_are_named(hub:
 def test_memory_hardly_grows_with_the_rows(tmp_path: Path) -> None:
     """Rows and texts are not held: what is, takes some fifty bytes a row, and while it is sorted a few times that."""
     script = (
-        "import sys; from pathlib import Path; from benchmarks import measuring; from goemotions import data\n"
-        "data.ingest(sys.argv[1], Path(sys.argv[2])); print(measuring.peak_mib())"
+        "import sys; from pathlib import Path; from benchmarks import measuring; from goemotions.data.dataset import ingest\n"
+        "ingest(sys.argv[1], Path(sys.argv[2])); print(measuring.peak_mib())"
     )
     peaks, counts = [], (20_000, 120_000)
     for rows in counts:

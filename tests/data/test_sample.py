@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from goemotions import data
+from goemotions.data.dataset import SPLITS, ingest, load_dataset, normalized
 
 FEWEST = {"train": 40, "validation": 10, "test": 10}
 
@@ -14,39 +14,39 @@ FEWEST = {"train": 40, "validation": 10, "test": 10}
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sample") / "dataset"
-    data.ingest("sample", folder)
+    ingest("sample", folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def texts(sample: Path) -> list[str]:
-    return [text for split in data.load(sample)[0].values() for text in split["text"]]
+    return [text for split in load_dataset(sample)[0].values() for text in split["text"]]
 
 
 def test_it_has_28_labels_and_they_end_with_neutral(sample: Path) -> None:
-    info = data.load(sample)[1]
+    info = load_dataset(sample)[1]
     assert len(info["labels"]) == 28
     assert info["labels"] == [*sorted(info["labels"][:27]), "neutral"]
 
 
 @pytest.mark.parametrize(("split", "fewest"), FEWEST.items())
 def test_every_label_stands_in_enough_rows(sample: Path, split: str, fewest: int) -> None:
-    counts = data.load(sample)[1]["label_counts"][split]
+    counts = load_dataset(sample)[1]["label_counts"][split]
     assert {label: count for label, count in counts.items() if count < fewest} == {}
 
 
-@pytest.mark.parametrize("split", data.SPLITS)
+@pytest.mark.parametrize("split", SPLITS)
 def test_about_one_row_in_six_has_two_labels_or_more(sample: Path, split: str) -> None:
-    labels = data.load(sample)[0][split]["labels"]
+    labels = load_dataset(sample)[0][split]["labels"]
     assert 0.12 <= sum(len(row) > 1 for row in labels) / len(labels) <= 0.22
 
 
 def test_every_row_is_usable(sample: Path) -> None:
-    assert data.load(sample)[1]["quarantined"] == {"train": {}, "validation": {}, "test": {}}
+    assert load_dataset(sample)[1]["quarantined"] == {"train": {}, "validation": {}, "test": {}}
 
 
 def test_no_text_stands_twice(texts: list[str]) -> None:
-    repeated = [text for text, count in Counter(map(data.normalized, texts)).items() if count > 1]
+    repeated = [text for text, count in Counter(map(normalized, texts)).items() if count > 1]
     assert repeated == []
 
 

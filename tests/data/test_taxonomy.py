@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import DataError
-from goemotions.labels import Taxonomy
 
 NAMES = st.lists(st.text(min_size=1, max_size=6).filter(lambda name: name.strip()), min_size=1, max_size=8, unique=True)
 

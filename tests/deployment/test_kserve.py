@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 import yaml
 
-from goemotions import deployment, isvc, standing, tracking
+from goemotions.deployment import isvc, kserve
+from goemotions.deployment import status as standing
 from goemotions.errors import DeploymentError, ModelError
-from tests import kserve_rules
-from tests.kubernetes_server import NAMESPACE, TOKEN
+from goemotions.registry import tracking
+from tests.support import kserve_rules
+from tests.support.kubernetes_server import NAMESPACE, TOKEN
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MANIFEST = ROOT / "manifests" / "isvc.yaml"
 
 
@@ -58,7 +60,7 @@ def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kube
         server = Kubernetes(f"http://127.0.0.1:{int(process.stdout.readline())}")
         kubeconfig(tmp_path / "kubeconfig", server.url)
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-        monkeypatch.setattr(deployment, "POLL_SECONDS", 0.05)
+        monkeypatch.setattr(kserve, "POLL_SECONDS", 0.05)
         try:
             yield server
         finally:
@@ -78,8 +80,8 @@ def versions(stack: Path) -> dict[str, str]:
     return locations
 
 
-def deploy(reference: str, **options: Any) -> deployment.Served:
-    return deployment.deploy(reference, "goemotions-cpu", "", model_name="k8s", **{"wait_seconds": 10, **options})
+def deploy(reference: str, **options: Any) -> kserve.Served:
+    return kserve.deploy(reference, "goemotions-cpu", "", model_name="k8s", **{"wait_seconds": 10, **options})
 
 
 def test_a_version_takes_over_and_is_waited_for(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
@@ -126,15 +128,15 @@ def test_knative_splits_the_traffic_by_its_own_field(versions: dict[str, str]) -
     )
     service["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] = "Knative"
     version = tracking.existing("k8s", "2")
-    canary = deployment.revised(service, version, 10)
+    canary = kserve.revised(service, version, 10)
     assert canary["spec"]["predictor"]["canaryTrafficPercent"] == 10
     assert canary["spec"]["predictor"]["model"]["storageUri"] == versions["2"]
     assert "canary" not in canary["spec"]
-    found = deployment.Served.of(canary)
+    found = kserve.Served.of(canary)
     assert (found.canary_version, found.canary_percent, found.source) == ("2", 10, "")
-    over = deployment.revised(canary, version, 0)
+    over = kserve.revised(canary, version, 0)
     assert "canaryTrafficPercent" not in over["spec"]["predictor"]
-    assert deployment.Served.of(over).version == "2"
+    assert kserve.Served.of(over).version == "2"
 
 
 def test_a_canary_that_does_not_load_is_said(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
@@ -146,7 +148,7 @@ def test_a_canary_that_does_not_load_is_said(kubernetes: Kubernetes, versions: d
 def test_the_bucket_that_the_service_names_is_kept(kubernetes: Kubernetes, versions: dict[str, str], tmp_path: Path) -> None:
     service = next(one for one in yaml.safe_load_all(MANIFEST.read_text()) if one["kind"] == "InferenceService")
     service["spec"]["predictor"]["model"]["storageUri"] = "s3://theirs/models/x/cpu/"
-    found = deployment.Served.of(deployment.revised(service, tracking.existing("k8s", "2"), 0))
+    found = kserve.Served.of(kserve.revised(service, tracking.existing("k8s", "2"), 0))
     assert found.source == versions["2"].replace("s3://goemotions/", "s3://theirs/")
 
 
@@ -162,13 +164,13 @@ def test_a_pipeline_deploys_what_became_champion_and_goes_on_behind_a_failure(
         "cpu": {"version": cpu.number, "alias": "champion-cpu"},
     }
     with pytest.raises(DeploymentError, match="goemotions-gpu is not ready"):
-        deployment.deploy_registered(registered, "", name, 0, 0.5)
+        kserve.deploy_registered(registered, "", name, 0, 0.5)
     assert [one["metadata"]["name"] for one in kubernetes.writes()] == ["goemotions-gpu", "goemotions-cpu"]
     registered["cpu"]["alias"] = "challenger-cpu"
-    deployment.deploy_registered({"cpu": registered["cpu"]}, "", name, 0)
+    kserve.deploy_registered({"cpu": registered["cpu"]}, "", name, 0)
     assert len(kubernetes.writes()) == 2
     with caplog.at_level("WARNING"):
-        deployment.deploy_registered({"cpu": registered["cpu"]}, "", "elsewhere", 10)
+        kserve.deploy_registered({"cpu": registered["cpu"]}, "", "elsewhere", 10)
     assert "there is no InferenceService elsewhere-cpu" in caplog.text
 
 
@@ -204,7 +206,7 @@ def test_refusals_are_named(kubernetes: Kubernetes, versions: dict[str, str], st
 
 def test_what_is_not_there_is_named(kubernetes: Kubernetes, versions: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(DeploymentError, match=r"none-cpu.*not found.*apply manifests/isvc.yaml first"):
-        deployment.deploy("1", "none-cpu", "", model_name="k8s")
+        kserve.deploy("1", "none-cpu", "", model_name="k8s")
     with pytest.raises(ModelError, match="'77'"):
         deploy("77")
     with pytest.raises(DeploymentError, match="1 to 99 percent"):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import spearmanr
 
-from goemotions import metrics, mistakes
+from goemotions.evaluation import error_analysis
+from goemotions.metrics import classification
 
 bounded = settings(max_examples=50, deadline=None)
 
@@ -50,12 +51,12 @@ def separated(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 def test_a_missed_label_is_taken_for_each_one_predicted_in_its_place() -> None:
     labels = np.array([[True, False, False], [True, False, False], [True, False, True], [False, True, False]])
     predicted = np.array([[False, True, True], [False, True, False], [True, True, False], [False, True, False]])
-    assert mistakes.confused(("calm", "dread", "glee"), labels, predicted) == [
+    assert error_analysis.confused(("calm", "dread", "glee"), labels, predicted) == [
         {"label": "calm", "taken_for": "dread", "count": 2, "share": pytest.approx(2 / 3)},
         {"label": "glee", "taken_for": "dread", "count": 1, "share": 1},
         {"label": "calm", "taken_for": "glee", "count": 1, "share": pytest.approx(1 / 3)},
     ]
-    assert len(mistakes.confused(("calm", "dread", "glee"), labels, predicted, most=2)) == 2
+    assert len(error_analysis.confused(("calm", "dread", "glee"), labels, predicted, most=2)) == 2
 
 
 @bounded
@@ -63,7 +64,7 @@ def test_a_missed_label_is_taken_for_each_one_predicted_in_its_place() -> None:
 def test_confusions_are_bounded_by_what_was_missed_and_what_was_wrongly_predicted(case: Case, order: random.Random) -> None:
     labels, _, predicted = case
     names = named(labels)
-    rows = mistakes.confused(names, labels, predicted, most=100)
+    rows = error_analysis.confused(names, labels, predicted, most=100)
     missed, wrong = labels & ~predicted, predicted & ~labels
     assert sum(row["count"] for row in rows) == (missed.sum(axis=1) * wrong.sum(axis=1)).sum()
     for row in rows:
@@ -74,7 +75,7 @@ def test_confusions_are_bounded_by_what_was_missed_and_what_was_wrongly_predicte
     assert [row["count"] for row in rows] == sorted((row["count"] for row in rows), reverse=True)
     shuffled = list(range(len(labels)))
     order.shuffle(shuffled)
-    assert mistakes.confused(names, labels[shuffled], predicted[shuffled], most=100) == rows
+    assert error_analysis.confused(names, labels[shuffled], predicted[shuffled], most=100) == rows
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -84,7 +85,7 @@ def test_labels_flipped_on_purpose_come_first(seed: int) -> None:
     annotated = labels.copy()
     annotated.flat[flipped] ^= True
     ids = numbered(labels)
-    found = mistakes.likely_label_errors(named(labels), ids, annotated, probabilities, most=20)
+    found = error_analysis.likely_label_errors(named(labels), ids, annotated, probabilities, most=20)
     expected = {
         (ids[i], f"label {j}", "missing" if labels[i, j] else "superfluous")
         for i, j in zip(*np.unravel_index(flipped, labels.shape), strict=True)
@@ -100,7 +101,7 @@ def test_a_label_the_model_knows_nothing_of_does_not_crowd_out_a_plain_error() -
     annotated = np.column_stack([labels, vague])
     annotated[row, 0] = True
     probabilities = np.column_stack([probabilities, np.random.default_rng(6).uniform(0, 0.004, 400)]).astype(np.float32)
-    rows = mistakes.likely_label_errors(named(annotated), numbered(annotated), annotated, probabilities, most=1000)
+    rows = error_analysis.likely_label_errors(named(annotated), numbered(annotated), annotated, probabilities, most=1000)
     assert (rows[0]["id"], rows[0]["label"], rows[0]["kind"]) == (f"row {row}", "label 0", "superfluous")
     assert rows[0]["probability"] == probabilities[row, 0]
     assert sum(row["label"] == "label 4" for row in rows) > 20
@@ -111,10 +112,12 @@ def test_a_label_the_model_knows_nothing_of_does_not_crowd_out_a_plain_error() -
 def test_the_order_of_the_rows_changes_no_likely_error(case: Case, order: random.Random, most: int) -> None:
     labels, probabilities, _ = case
     names, ids = named(labels), numbered(labels)
-    found = mistakes.likely_label_errors(names, ids, labels, probabilities, most)
+    found = error_analysis.likely_label_errors(names, ids, labels, probabilities, most)
     shuffled = list(range(len(labels)))
     order.shuffle(shuffled)
-    mixed = mistakes.likely_label_errors(names, [ids[i] for i in shuffled], labels[shuffled], probabilities[shuffled], most)
+    mixed = error_analysis.likely_label_errors(
+        names, [ids[i] for i in shuffled], labels[shuffled], probabilities[shuffled], most
+    )
     assert mixed == found
     assert len(found) <= most
 
@@ -124,7 +127,7 @@ def test_the_order_of_the_rows_changes_no_likely_error(case: Case, order: random
 def test_a_likely_error_contradicts_its_label(case: Case) -> None:
     labels, probabilities, _ = case
     names, ids = named(labels), numbered(labels)
-    found = mistakes.likely_label_errors(names, ids, labels, probabilities, most=labels.size)
+    found = error_analysis.likely_label_errors(names, ids, labels, probabilities, most=labels.size)
     assert [row["margin"] for row in found] == sorted((row["margin"] for row in found), reverse=True)
     for row in found:
         i, j = ids.index(row["id"]), names.index(row["label"])
@@ -141,13 +144,13 @@ def test_a_likely_error_contradicts_its_label(case: Case) -> None:
 @given(scored())
 def test_the_buckets_of_label_counts_hold_every_row(case: Case) -> None:
     labels, probabilities, predicted = case
-    rows = mistakes.by_label_count(labels, predicted, probabilities)
+    rows = error_analysis.by_label_count(labels, predicted, probabilities)
     counts = labels.sum(axis=1)
     assert sum(row["rows"] for row in rows) == len(labels)
     for row in rows:
         inside = counts >= 3 if row["labels"] == "3+" else counts == int(row["labels"])
         assert row["rows"] == inside.sum() > 0
-        assert row["f1_micro"] == metrics.decisions(labels[inside], predicted[inside])["f1_micro"]
+        assert row["f1_micro"] == classification.decisions(labels[inside], predicted[inside])["f1_micro"]
         assert row["exact_match"] == pytest.approx((labels[inside] == predicted[inside]).all(axis=1).mean())
         assert row["predicted"] == pytest.approx(predicted[inside].sum() / inside.sum())
 
@@ -155,7 +158,7 @@ def test_the_buckets_of_label_counts_hold_every_row(case: Case) -> None:
 def test_texts_are_bucketed_by_their_words() -> None:
     lengths = np.array([1, 5, 6, 10, 11, 20, 21, 90])
     labels = np.array([[True, False]] * 8)
-    rows = mistakes.by_length(lengths, labels, labels, labels.astype(np.float32))
+    rows = error_analysis.by_length(lengths, labels, labels, labels.astype(np.float32))
     assert [(row["words"], row["rows"]) for row in rows] == [("1-5", 2), ("6-10", 2), ("11-15", 1), ("16-20", 1), ("21+", 2)]
     # The second label, which no row has, does not count.
     assert {(row["auc_micro"], row["f1_micro"], row["f1_macro"]) for row in rows} == {(1, 1, 1)}
@@ -166,7 +169,7 @@ def test_texts_are_bucketed_by_their_words() -> None:
 def test_figures_by_length_are_finite(case: Case, draw: st.DataObject) -> None:
     labels, probabilities, predicted = case
     lengths = draw.draw(hnp.arrays(np.int64, len(labels), elements=st.integers(0, 40)))
-    rows = mistakes.by_length(lengths, labels, predicted, probabilities)
+    rows = error_analysis.by_length(lengths, labels, predicted, probabilities)
     assert sum(row["rows"] for row in rows) == len(labels)
     assert np.isfinite([[row[name] for name in ("auc_micro", "f1_micro", "f1_macro")] for row in rows]).all()
 
@@ -175,7 +178,7 @@ def test_support_is_correlated_with_what_is_defined() -> None:
     f1, auc, counts = [0.2, 0.5, 0.4, 0.9], [0.9, None, 0.8, 0.7], [10, 20, 30, 40]
     rows = [{"label": str(i), "f1": f1[i], "auc": auc[i]} for i in range(4)]
     rho, p = spearmanr(counts, f1)
-    assert mistakes.support_correlation(rows, counts) == {
+    assert error_analysis.support_correlation(rows, counts) == {
         "f1_rho": pytest.approx(rho),
         "f1_p": pytest.approx(p),
         "auc_rho": pytest.approx(-1),
@@ -192,5 +195,5 @@ def test_an_undefined_correlation_is_none_without_a_warning(f1: list[float], cou
     rows = [{"f1": value, "auc": None} for value in f1]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = mistakes.support_correlation(rows, counts)
+        found = error_analysis.support_correlation(rows, counts)
     assert set(found.values()) == {None}

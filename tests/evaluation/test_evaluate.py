@@ -14,12 +14,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import f1_score, roc_auc_score
 
-from goemotions import data, engines, evaluation, thresholds, tuning
-from goemotions.bundle import ENGINES
+from goemotions.data.dataset import load_dataset
+from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import DataError, ModelError
-from goemotions.labels import Taxonomy
-from goemotions.predictions import FILE, Predictions
-from goemotions.tokenization import TextEncoder
+from goemotions.evaluation import evaluate, tuning
+from goemotions.evaluation.predictions import FILE, Predictions
+from goemotions.metrics import thresholds
+from goemotions.models import engines
+from goemotions.models.tokenizer import TextEncoder
+from goemotions.registry.bundle import ENGINES
 
 bounded = settings(max_examples=30, deadline=None)
 
@@ -99,7 +102,7 @@ def test_what_is_no_predictions_file_is_a_named_error(tmp_path: Path, kind: str)
 
 
 def test_the_table_of_predictions_holds_what_the_parquet_holds(tmp_path: Path, predictions: Predictions) -> None:
-    evaluation.write_folder(tmp_path, predictions, {})
+    evaluate.write_folder(tmp_path, predictions, {})
     with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
         header, *rows = list(csv.reader(file))
     assert header == ["id", "labels", "predicted", *predictions.names]
@@ -113,7 +116,7 @@ def test_the_table_of_predictions_holds_what_the_parquet_holds(tmp_path: Path, p
 
 
 def test_the_table_of_labels_holds_the_figures_at_one_half(tmp_path: Path, predictions: Predictions) -> None:
-    evaluation.write_folder(tmp_path, predictions, {})
+    evaluate.write_folder(tmp_path, predictions, {})
     with (tmp_path / "per_label.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["label"] for row in rows] == list(predictions.names)
@@ -128,7 +131,7 @@ def test_a_label_that_never_occurs_has_an_empty_auc(tmp_path: Path, predictions:
     """Data file row 8."""
     labels = predictions.labels.copy()
     labels[:, 1] = False
-    evaluation.write_folder(tmp_path, replace(predictions, labels=labels), {})
+    evaluate.write_folder(tmp_path, replace(predictions, labels=labels), {})
     with (tmp_path / "per_label.csv").open(newline="", encoding="utf-8") as file:
         row = list(csv.DictReader(file))[1]
     assert (row["support"], row["f1"], row["auc"]) == ("0", "0.0", "")
@@ -137,7 +140,7 @@ def test_a_label_that_never_occurs_has_an_empty_auc(tmp_path: Path, predictions:
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("variant", sorted(ENGINES))
 def test_a_scored_split_holds_every_row_of_the_data(candidate: Path, dataset: Path, variant: str, split: str) -> None:
-    splits, info = data.load(dataset)
+    splits, info = load_dataset(dataset)
     found = Predictions.read(candidate / variant / split / FILE)
     assert (found.split, found.engine, found.digest) == (split, ENGINES[variant], info["digest"])
     assert list(found.names) == info["labels"]
@@ -150,7 +153,7 @@ def test_the_scores_are_those_of_the_engine(candidate: Path, dataset: Path, vari
     engine_name = ENGINES[variant]
     folder = candidate / ("onnx" if engine_name in engines.FILES else "model")
     engine = engines.load(engine_name, folder, TextEncoder.load(candidate / "model"))
-    expected, _ = engines.score(engine, data.load(dataset)[0]["test"]["text"][:])
+    expected, _ = engines.score(engine, load_dataset(dataset)[0]["test"]["text"][:])
     found = Predictions.read(candidate / variant / "test" / FILE)
     np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
 
@@ -160,7 +163,7 @@ def test_the_metrics_of_a_split_are_those_of_scikit_learn(candidate: Path, varia
     for split in SPLITS:
         folder = candidate / variant / split
         found = Predictions.read(folder / FILE)
-        values = json.loads((folder / evaluation.METRICS).read_text(encoding="utf-8"))
+        values = json.loads((folder / evaluate.METRICS).read_text(encoding="utf-8"))
         assert {name.partition("/")[0] for name in values} == {split}
         expected = roc_auc_score(found.labels, found.probabilities, average="micro")
         assert values[f"{split}/auc_micro"] == pytest.approx(expected)
@@ -172,7 +175,7 @@ def test_the_metrics_of_a_split_are_those_of_scikit_learn(candidate: Path, varia
 
 def test_an_unknown_engine_is_a_named_error(dataset: Path, candidate: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no engine 'tensorrt': choose torch, onnx or onnx-int8"):
-        evaluation.evaluate(dataset, candidate / "model", candidate / "onnx", "tensorrt", {"test": tmp_path / "out"})
+        evaluate.evaluate(dataset, candidate / "model", candidate / "onnx", "tensorrt", {"test": tmp_path / "out"})
     assert not (tmp_path / "out").exists()
 
 
@@ -183,7 +186,7 @@ def test_thresholds_are_never_fitted_on_test(candidate: Path, tmp_path: Path) ->
 
 
 def test_the_thresholds_tell_what_they_were_fitted_on(tmp_path: Path, predictions: Predictions) -> None:
-    evaluation.write_folder(tmp_path / "validation", predictions, {})
+    evaluate.write_folder(tmp_path / "validation", predictions, {})
     content = tuning.tune(tmp_path / "validation", tmp_path / "out")
     fitted, read = thresholds.read(tmp_path / "out" / "thresholds.json")
     assert content == read
@@ -196,7 +199,7 @@ def test_the_thresholds_tell_what_they_were_fitted_on(tmp_path: Path, prediction
 
 def test_the_figures_follow_the_thresholds(predictions: Predictions) -> None:
     never = thresholds.Thresholds("global-tuned", (1.5,) * 3)
-    values = evaluation.figures(predictions, never)
+    values = evaluate.figures(predictions, never)
     assert values["validation/labels_ever_predicted"] == values["validation/f1_macro"] == 0
     assert values["validation/auc_micro"] == pytest.approx(
         roc_auc_score(predictions.labels, predictions.probabilities, average="micro")

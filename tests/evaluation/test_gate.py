@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from goemotions import gate
 from goemotions.errors import ModelError
-from goemotions.gate import Contender
-from goemotions.predictions import Predictions
-from goemotions.thresholds import Thresholds
+from goemotions.evaluation import gate
+from goemotions.evaluation.gate import CandidateScores
+from goemotions.evaluation.predictions import Predictions
+from goemotions.metrics.thresholds import Thresholds
 
 ROWS = 400
 NAMES = ("calm", "dread", "glee", "scorn", "plain")
@@ -22,12 +22,12 @@ def predictions(labels: np.ndarray, probabilities: np.ndarray) -> Predictions:
     return Predictions(names, [f"r{i}" for i in range(len(labels))], labels, probabilities, "validation", "onnx", "d1")
 
 
-def contender(noise: float, *, seed: int = 0, latency_ms: float = 5.0) -> Contender:
+def contender(noise: float, *, seed: int = 0, latency_ms: float = 5.0) -> CandidateScores:
     """A model whose logits follow the same labels up to the noise."""
     labels = np.random.default_rng(11).random((ROWS, len(NAMES))) < 0.3
     logits = 4.0 * labels - 2 + noise * np.random.default_rng(seed).normal(size=labels.shape)
     found = predictions(labels, (1 / (1 + np.exp(-logits))).astype(np.float32))
-    return Contender(replace(found, names=NAMES), HALF, latency_ms)
+    return CandidateScores(replace(found, names=NAMES), HALF, latency_ms)
 
 
 def test_a_model_does_not_beat_itself() -> None:

@@ -10,10 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goemotions import data, engines, metrics, robustness, thresholds
-from goemotions.engines import Engine
-from goemotions.robustness import PERTURBATIONS
-from goemotions.tokenization import TextEncoder
+from goemotions.data.dataset import load_dataset, taxonomy_of
+from goemotions.evaluation import robustness
+from goemotions.evaluation.robustness import PERTURBATIONS
+from goemotions.metrics import classification, thresholds
+from goemotions.models import engines
+from goemotions.models.engines import Engine
+from goemotions.models.tokenizer import TextEncoder
 
 bounded = settings(max_examples=100, deadline=None)
 
@@ -58,10 +61,10 @@ def engine(model_folder: Path) -> Engine:
 @pytest.fixture(scope="module")
 def split(dataset: Path) -> tuple[list[str], np.ndarray]:
     """Texts and labels of the validation split; every fourth text with a capital, an emoji and a full stop."""
-    splits, info = data.load(dataset, ["validation"])
+    splits, info = load_dataset(dataset, ["validation"])
     rows = splits["validation"]
     texts = [f"We \N{GRINNING FACE} {text}." if i % 4 == 0 else text for i, text in enumerate(rows["text"][:])]
-    return texts, data.taxonomy_of(info).multi_hot(rows["labels"][:])
+    return texts, taxonomy_of(info).multi_hot(rows["labels"][:])
 
 
 def perturbed(name: str, text: str, seed: int = 0) -> str:
@@ -141,8 +144,8 @@ def test_only_changed_texts_are_scored_again(engine: Engine, split: tuple[list[s
     assert (labels == before).all()
     assert rows == robustness.measure(engine, texts, labels, fitted)
 
-    decisions = metrics.decisions(labels, fitted.apply(written))
-    expected = metrics.ranking(labels, written) | {name: decisions[name] for name in ("f1_micro", "f1_macro")}
+    decisions = classification.decisions(labels, fitted.apply(written))
+    expected = classification.ranking(labels, written) | {name: decisions[name] for name in ("f1_micro", "f1_macro")}
     assert found[robustness.AS_WRITTEN].items() >= {**expected, "changed": 0, "flips": 0, "shift": 0}.items()
 
 

@@ -16,10 +16,13 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["goemotions"]):
-    from goemotions import manifest, sources, thresholds, tokenization
+    from goemotions.data import sources
+    from goemotions.data.taxonomy import Taxonomy
     from goemotions.errors import WorkflowError
-    from goemotions.labels import Taxonomy
+    from goemotions.metrics import thresholds
+    from goemotions.models import tokenizer
     from goemotions.serving import openinference, schema
+    from goemotions.storage import manifest
 
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-"))
 TAXONOMY = Taxonomy(("calm", "dread", "glee"))
@@ -45,7 +48,7 @@ READERS: dict[str, Callable[[bytes], object]] = {
     "parquet": in_a_file("train.parquet", lambda path: list(sources._read([path], TAXONOMY))),
     "thresholds": in_a_file("thresholds.json", thresholds.read),
     "manifest": in_a_file("MANIFEST.json", lambda path: manifest.verify(path.parent)),
-    "tokenizer": in_a_file("tokenizer.json", lambda path: tokenization.TextEncoder.load(path.parent)),
+    "tokenizer": in_a_file("tokenizer.json", lambda path: tokenizer.TextEncoder.load(path.parent)),
     "v1": lambda content: schema.parse(schema.V1Request, content),
     "v2": lambda content: openinference.from_rest(content, None),
     "binary": binary,

@@ -49,7 +49,7 @@ def test_nothing_of_the_build_is_left(name: str) -> None:
 def test_modules_are_compiled_ahead(name: str) -> None:
     """With a read-only root they would be compiled anew at every start."""
     told = containers.run(name, "sh", "-c", "python3 -v -c 'import boto3, numpy, yaml, goemotions.cli' 2>&1")
-    assert "/opt/venv/lib/python3.11/site-packages/goemotions/__pycache__/cli.cpython-311.pyc matches" in told
+    assert "/opt/venv/lib/python3.11/site-packages/goemotions/cli/__pycache__/main.cpython-311.pyc matches" in told
     assert "bytecode is stale" not in told
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from goemotions import engines, registration
-from goemotions.bundle import Variant
-from goemotions.predictor import Options, Predictor
-from goemotions.registration import Parts
+from goemotions.models import engines
+from goemotions.prediction.predictor import Options, Predictor
+from goemotions.registry import registration
+from goemotions.registry.bundle import Variant
+from goemotions.registry.registration import CandidateArtifacts
 from tests.images import containers
-from tests.servers import PREDICT
+from tests.support.servers import PREDICT
 
 START_SECONDS = 90
 # Asks the server from inside its container, which has a loopback interface and nothing else.
@@ -31,7 +32,7 @@ def variant(request: pytest.FixtureRequest) -> Variant:
 def bundle(variant: Variant, candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(variant) / "bundle"
     facts = {"profile": "minilm", "run_id": "r1", "dataset_digest": "d"}
-    registration.assemble(folder, variant, Parts.below(candidate, variant), facts)
+    registration.assemble(folder, variant, CandidateArtifacts.below(candidate, variant), facts)
     # As a download from S3 leaves it: safetensors writes its file for the owner alone.
     (folder / "model.safetensors").chmod(0o644)
     return folder

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from goemotions import tracking
+from goemotions.registry import tracking
 from pipelines.submit import compile_pipeline
 from tests.images import containers
 

@@ -21,11 +21,11 @@ import pytest
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
-from goemotions import cli
+from goemotions.cli import main as cli
 from goemotions.serving import metrics as exported
-from tests import kserve_rules, tools
+from tests.support import kserve_rules, tools
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "manifests"
 OVERLAYS = ("base", "overlays/local", "overlays/gpu", "overlays/production")
 FOLDERS = (*OVERLAYS, "storage")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import f1_score, roc_auc_score
 
-from goemotions import bootstrap
+from goemotions.metrics import bootstrap
 
 bounded = settings(max_examples=25, deadline=None)
 

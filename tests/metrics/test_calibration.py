@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.special import expit
 from sklearn.metrics import brier_score_loss, log_loss
 
-from goemotions import calibration
+from goemotions.metrics import calibration
 
 
 def drawn(rows: int, seed: int, slope: float = 1.0, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:

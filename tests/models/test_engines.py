@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goemotions import engines
-from goemotions.engines import Engine
 from goemotions.errors import ModelError
-from goemotions.tokenization import TextEncoder
+from goemotions.models import engines
+from goemotions.models.engines import Engine
+from goemotions.models.tokenizer import TextEncoder
 
 ENGINES = ["torch", "onnx", "onnx-int8"]
 WORDS = ["lake", "storm", "balloon", "harbour", "the", "quiet", "unheard-of", "\N{GRINNING FACE}"]

@@ -12,14 +12,16 @@ import pytest
 import torch
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from goemotions import data, engines, export, model
+from goemotions.data.dataset import load_dataset
 from goemotions.errors import ModelError
-from goemotions.tokenization import TextEncoder
+from goemotions.models import engines, export
+from goemotions.models.classifier import CLASSES, MeanPooledClassifier
+from goemotions.models.tokenizer import TextEncoder
 
 
 @pytest.fixture(scope="module")
 def texts(dataset: Path) -> list[str]:
-    return data.load(dataset)[0]["test"]["text"][:]
+    return load_dataset(dataset)[0]["test"]["text"][:]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +108,7 @@ def test_the_same_model_exports_to_the_same_bytes(
         assert (tmp_path / file).read_bytes() == (onnx_folder / file).read_bytes()
 
 
-class Branching(model.MeanPooledClassifier):
+class Branching(MeanPooledClassifier):
     """Answers by the number of texts, which a traced graph cannot follow."""
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: object) -> SequenceClassifierOutput:
@@ -118,7 +120,7 @@ def test_a_graph_that_answers_otherwise_than_the_model_is_refused(
     dataset: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "LATENCY_RUNS", 10)
-    monkeypatch.setitem(model.CLASSES, "bert-mean-pooled", Branching)
+    monkeypatch.setitem(CLASSES, "bert-mean-pooled", Branching)
     with pytest.raises(ModelError, match="the exported graph differs from the model by up to"):
         export.export(dataset, model_folder, tmp_path)
     assert not (tmp_path / "export.json").exists()

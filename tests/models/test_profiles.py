@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from goemotions import data, engines, export, model, profiles, training
+from goemotions.data.dataset import load_dataset
+from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import ModelError
-from goemotions.labels import Taxonomy
-from goemotions.tokenization import TextEncoder
+from goemotions.models import engines, export, profiles
+from goemotions.models.classifier import build_classifier, build_untrained, check_size, load_classifier
+from goemotions.models.tokenizer import TextEncoder
+from goemotions.training import trainer
 
 PUBLISHED = {"roberta-large": 355_400_000, "distilbert": 66_980_000, "minilm": 22_600_000, "minilm-3l": 17_250_000}
 
@@ -21,7 +24,7 @@ def full() -> Callable[[str, int], torch.nn.Module]:
 
     def make(name: str, labels: int) -> torch.nn.Module:
         with torch.device("meta"):
-            return model.untrained(profiles.get(name), Taxonomy(tuple(f"label {number}" for number in range(labels))))
+            return build_untrained(profiles.get(name), Taxonomy(tuple(f"label {number}" for number in range(labels))))
 
     return make
 
@@ -45,13 +48,13 @@ def test_the_size_check_does_not_depend_on_the_number_of_labels(
     labels: int, full: Callable[[str, int], torch.nn.Module]
 ) -> None:
     taxonomy = Taxonomy(tuple(f"label {number}" for number in range(labels)))
-    model.check_size(profiles.get("minilm"), full("minilm", labels), taxonomy)
+    check_size(profiles.get("minilm"), full("minilm", labels), taxonomy)
 
 
 def test_the_size_check_refuses_the_weights_of_another_model(full: Callable[[str, int], torch.nn.Module]) -> None:
     taxonomy = Taxonomy(tuple(f"label {number}" for number in range(28)))
     with pytest.raises(ModelError, match=r"minilm has 17,252,764 parameters where 22,576,156 are expected"):
-        model.check_size(profiles.get("minilm"), full("minilm-3l", 28), taxonomy)
+        check_size(profiles.get("minilm"), full("minilm-3l", 28), taxonomy)
 
 
 @pytest.mark.parametrize("profile", profiles.PROFILES.values(), ids=lambda profile: profile.name)
@@ -69,15 +72,15 @@ def test_every_profile_trains_exports_and_scores(
     name: str, dataset: Path, weights: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "LATENCY_RUNS", 10)
-    texts = data.load(dataset)[0]["validation"]["text"][:40]
-    facts = training.train(dataset, tmp_path / "model", name, weights=weights(name), epochs=1)
+    texts = load_dataset(dataset)[0]["validation"]["text"][:40]
+    facts = trainer.train(dataset, tmp_path / "model", name, weights=weights(name), epochs=1)
     exported = export.export(dataset, tmp_path / "model", tmp_path / "onnx")
 
     assert facts["profile"]["name"] == name
     assert len(facts["history"]) == 1
     assert exported["onnx"]["difference_max"] < 1e-4
     assert exported["onnx-int8"]["difference_mean"] < 0.05
-    loaded = model.load(tmp_path / "model")
+    loaded = load_classifier(tmp_path / "model")
     assert sum(parameter.numel() for parameter in loaded.parameters()) == facts["parameters"]
     encoder = TextEncoder.load(tmp_path / "model")
     for engine, folder in (("torch", "model"), ("onnx", "onnx"), ("onnx-int8", "onnx")):
@@ -88,5 +91,5 @@ def test_every_profile_trains_exports_and_scores(
 
 
 def test_a_profile_keeps_no_more_layers_than_the_weights_have(taxonomy: Taxonomy, weights: Callable[[str], str]) -> None:
-    built, _ = model.build(profiles.get("minilm-3l"), taxonomy, weights=weights("minilm-3l"))
+    built, _ = build_classifier(profiles.get("minilm-3l"), taxonomy, weights=weights("minilm-3l"))
     assert built.config.num_hidden_layers == 2

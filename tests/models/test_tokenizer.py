@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
 from goemotions.errors import ModelError
-from goemotions.tokenization import CHARACTERS_PER_TOKEN, TextEncoder, by_length, clean
+from goemotions.models.tokenizer import CHARACTERS_PER_TOKEN, TextEncoder, by_length, clean
 
 MAX_LENGTH = 16
 SURROGATES = st.integers(0xD800, 0xDFFF).map(chr)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from kfp import local
 
-from goemotions import storage
+from goemotions.storage import store
 from pipelines import batch, placement
 from pipelines.submit import compile_pipeline
 
@@ -59,8 +59,8 @@ def stored(whole: Path, stack: Path, tmp_path: Path) -> str:
     folder = tmp_path / "in"
     folder.mkdir()
     pq.write_table(pa.table({"n": range(70), "body": ["a lake", "storm"] * 35}), folder / "a.parquet")
-    storage.put(folder, f"{PLACE}/in/")
-    storage.put(whole, f"{PLACE}/bundle/")
+    store.put(folder, f"{PLACE}/in/")
+    store.put(whole, f"{PLACE}/bundle/")
     return f"{PLACE}/in/"
 
 
@@ -71,7 +71,7 @@ def test_the_pipeline_scores_s3_to_s3(stored: str, tmp_path: Path) -> None:
     output = f"{PLACE}/out/"
     for _ in range(2):
         batch.scoring(input=stored, output=output, version=f"{PLACE}/bundle/", column="body", shard_rows=15, pods=2, threads=1)
-    found = pq.read_table(storage.fetch(output, tmp_path / "out"))
+    found = pq.read_table(store.fetch(output, tmp_path / "out"))
     assert found["n"].to_pylist() == list(range(70))
     assert sorted(path.name for path in (tmp_path / "out").glob("part-*")) == [f"part-{n:06d}.parquet" for n in range(5)]
     assert (tmp_path / "out" / "_scored.json").exists()

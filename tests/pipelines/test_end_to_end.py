@@ -6,7 +6,8 @@ from typing import Any
 import mlflow.pyfunc
 import pytest
 
-from goemotions import bundle, manifest, storage, tracking
+from goemotions.registry import bundle, tracking
+from goemotions.storage import manifest, store
 from pipelines import demo, local
 
 TEXTS = ("we found the lake today", "a balloon under the old table", "they left")
@@ -23,7 +24,7 @@ def test_each_variant_has_a_champion_with_a_whole_bundle_in_s3(registered: dict[
         assert version is not None
         assert version.source == registered[variant]["source"]
         assert version.tags["variant"] == variant
-        folder = storage.fetch(version.source, tmp_path / variant)
+        folder = store.fetch(version.source, tmp_path / variant)
         assert manifest.verify(folder)["variant"] == variant
         assert {"README.md", "MLmodel", "thresholds.json", "metrics.json", "test.parquet"} <= {p.name for p in folder.iterdir()}
 

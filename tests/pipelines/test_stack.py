@@ -5,7 +5,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from goemotions import storage, tracking
+from goemotions.registry import tracking
+from goemotions.storage import store
 from pipelines import stack as local_stack
 
 
@@ -31,12 +32,12 @@ def test_the_keys_are_for_their_owner_alone(stack: Path) -> None:
 
 def test_wrong_keys_are_refused(stack: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    storage._client.cache_clear()
+    store._client.cache_clear()
     try:
-        with pytest.raises(storage.StorageError, match="access denied"):
-            storage.children(bucket)
+        with pytest.raises(store.StorageError, match="access denied"):
+            store.children(bucket)
     finally:
-        storage._client.cache_clear()
+        store._client.cache_clear()
 
 
 def test_a_process_that_took_over_the_id_is_not_ours(stack: Path) -> None:

@@ -23,9 +23,9 @@ from click.testing import CliRunner, Result
 
 from goemotions.errors import WorkflowError
 from pipelines import client, submit
-from tests.kfp_server import TOKEN
+from tests.support.kfp_server import TOKEN
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pipelines import local, parameters, placement
 from pipelines.submit import compile_pipeline
 from pipelines.training import pipeline as training_pipeline
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

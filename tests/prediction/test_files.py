@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from goemotions import scoring
 from goemotions.errors import DataError, StorageError
-from goemotions.predictor import Options, Predictor
-from goemotions.scoring import score_file
+from goemotions.prediction import files
+from goemotions.prediction.files import score_file
+from goemotions.prediction.predictor import Options, Predictor
 
 LABELS = ("calm", "dread", "glee", "longing", "pity", "scorn", "plain")
 TEXTS = ["a lake", "storm, gravel", 'the "old"\nballoon', "", "   ", "жаль 🎈", "sparrow " * 500]
@@ -88,7 +88,7 @@ def test_a_hugging_face_file_stays_one(predictor: Predictor, tmp_path: Path) -> 
     assert found["train"].column_names[:3] == ["text", "labels", "truncated"]
 
 
-@pytest.mark.parametrize(("ending", "other"), list(itertools.product(scoring.ENDINGS, repeat=2)))
+@pytest.mark.parametrize(("ending", "other"), list(itertools.product(files.ENDINGS, repeat=2)))
 def test_every_format_becomes_every_other(predictor: Predictor, tmp_path: Path, ending: str, other: str) -> None:
     texts = ["a lake", 'the "old', "storm"]
     first, second = tmp_path / f"in{ending}", tmp_path / f"out{other}"
@@ -121,7 +121,7 @@ def test_chunks_make_no_difference(predictor: Predictor, tmp_path: Path, monkeyp
     path = tmp_path / f"in.{ending}"
     write_csv(path, texts) if ending == "csv" else pq.write_table(pa.table({"text": texts}), path)
     expected = score_file(predictor, path, tmp_path / "once.csv")
-    monkeypatch.setattr(scoring, "CHUNK", 7)
+    monkeypatch.setattr(files, "CHUNK", 7)
     made = score_file(predictor, path, tmp_path / "often.csv")
     assert (made.rows, made.blank, made.truncated) == (expected.rows, expected.blank, expected.truncated) == (140, 20, 0)
     for one, other in zip(read(tmp_path / "once.csv"), read(tmp_path / "often.csv"), strict=True):
@@ -250,7 +250,7 @@ def test_a_missing_file_and_a_place_that_cannot_be_written_are_named(predictor: 
             score_file(predictor, path, output)
 
 
-@pytest.mark.parametrize("ending", scoring.ENDINGS)
+@pytest.mark.parametrize("ending", files.ENDINGS)
 @pytest.mark.row("fault 10")
 def test_a_full_disk_is_named_and_the_earlier_output_stays(predictor: Predictor, tmp_path: Path, ending: str) -> None:
     path, output = write_csv(tmp_path / "in.csv", ["a lake"] * 9), tmp_path / f"out{ending}"
@@ -265,7 +265,7 @@ def test_a_full_disk_is_named_and_the_earlier_output_stays(predictor: Predictor,
 def test_a_killed_run_leaves_the_earlier_output_and_can_be_repeated(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
     path, output = write_csv(tmp_path / "in.csv", ["a lake"] * 20_000), tmp_path / "out.csv"
     output.write_text("earlier")
-    script = "from goemotions import cli, scoring; scoring.CHUNK = 64; cli.main()"
+    script = "from goemotions.cli import main as cli; from goemotions.prediction import files; files.CHUNK = 64; cli.main()"
     arguments = ["score", "--bundle", str(whole), "--input", str(path), "--output", str(output)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     running = subprocess.Popen([sys.executable, "-c", script, *arguments], stderr=subprocess.DEVNULL, env=environment)

@@ -13,13 +13,16 @@ import pandas as pd
 import pytest
 import torch
 
-from goemotions import bundle, data, engines, manifest, registration
+from goemotions.data.dataset import load_dataset
+from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import IntegrityError, ModelError
-from goemotions.labels import Taxonomy
-from goemotions.predictions import Predictions
-from goemotions.predictor import Options, Predictor
-from goemotions.registration import Parts
-from goemotions.thresholds import Thresholds
+from goemotions.evaluation.predictions import Predictions
+from goemotions.metrics.thresholds import Thresholds
+from goemotions.models import engines
+from goemotions.prediction.predictor import Options, Predictor
+from goemotions.registry import bundle, registration
+from goemotions.registry.registration import CandidateArtifacts
+from goemotions.storage import manifest
 
 TEXTS = ["we saw the lake", "storm and gravel", "balloon", "", "two quiet sparrow near the harbour"]
 
@@ -30,7 +33,7 @@ def bundles(candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[b
     root = tmp_path_factory.mktemp("bundles")
     for variant in bundle.VARIANTS:
         facts = {"profile": "minilm", "run_id": "run", "dataset_digest": "digest"}
-        registration.assemble(root / variant, variant, Parts.below(candidate, variant), facts)
+        registration.assemble(root / variant, variant, CandidateArtifacts.below(candidate, variant), facts)
     return {variant: root / variant for variant in bundle.VARIANTS}
 
 
@@ -211,5 +214,5 @@ def test_the_cpu_variant_answers_without_the_training_libraries(
 def test_the_bundle_carries_the_scores_it_was_registered_with(bundles: dict[bundle.Variant, Path], dataset: Path) -> None:
     for folder in bundles.values():
         stored = Predictions.read(folder / "validation.parquet")
-        scores, _ = engines.score(Predictor.load(folder).engine, data.load(dataset)[0]["validation"]["text"][:])
+        scores, _ = engines.score(Predictor.load(folder).engine, load_dataset(dataset)[0]["validation"]["text"][:])
         assert np.abs(stored.probabilities - scores).max() < 1e-5

@@ -17,9 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goemotions import scoring, shards, storage
 from goemotions.errors import DataError, ModelError, StorageError
-from goemotions.predictor import Options, Predictor
+from goemotions.prediction import files, shards
+from goemotions.prediction.predictor import Options, Predictor
+from goemotions.storage import store
 
 WORDS = ["lake", "storm", "balloon", "harbour", "sparrow", "gravel", "table"]
 
@@ -187,18 +188,18 @@ def test_two_that_do_the_same_do_no_harm(predictor: Predictor, whole: Path, tmp_
     output = str(tmp_path / "out")
     run(write(tmp_path / "in", 40), output, whole, predictor, shard_rows=20)
     there = (tmp_path / "out" / "part-000001.parquet").read_bytes()
-    with storage.writing(output, "part-000001.parquet") as path:
+    with store.writing(output, "part-000001.parquet") as path:
         path.write_bytes(b"half")
         shards.finish(output)
     assert (tmp_path / "out" / "part-000001.parquet").read_bytes() == there
-    with pytest.raises(FileNotFoundError), storage.writing(output, "part-000002.parquet"):
+    with pytest.raises(FileNotFoundError), store.writing(output, "part-000002.parquet"):
         pass
 
 
 def test_a_shard_that_another_one_made_is_not_made_again(
     predictor: Predictor, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output, label = str(tmp_path / "out"), scoring.label
+    output, label = str(tmp_path / "out"), files.label
     shards.plan(str(write(tmp_path / "in", 60)), output, str(whole), shard_rows=20)
     labelled: list[int] = []
 
@@ -208,7 +209,7 @@ def test_a_shard_that_another_one_made_is_not_made_again(
             shards.score(output, predictor=predictor)
         return label(predictor, rows, *others)
 
-    monkeypatch.setattr(scoring, "label", label_beside_another)
+    monkeypatch.setattr(files, "label", label_beside_another)
     shards.score(output, predictor=predictor)
     assert labelled == [0, 0, 20, 40]
     assert right(predictor, scored(tmp_path / "out"), 60)
@@ -294,7 +295,7 @@ def test_memory_does_not_grow_with_the_rows(whole: Path, tmp_path: Path) -> None
     for number, rows in enumerate((2_000, 60_000)):
         folder = write(tmp_path / str(number), rows, row_group_size=rows)
         script = (
-            "import sys; from goemotions import cli; from benchmarks import measuring\n"
+            "import sys; from goemotions.cli import main as cli; from benchmarks import measuring\n"
             "try: cli.main()\n"
             "finally: print(measuring.peak_mib(), file=sys.stderr)"
         )
@@ -308,13 +309,13 @@ def test_memory_does_not_grow_with_the_rows(whole: Path, tmp_path: Path) -> None
 def test_it_is_the_same_in_s3(stack: Path, predictor: Predictor, whole: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "in", 130, 71)
     place = "s3://goemotions/tests/scoring"
-    storage.put(source, f"{place}/in/")
-    storage.put(whole, f"{place}/bundle/")
+    store.put(source, f"{place}/in/")
+    store.put(whole, f"{place}/bundle/")
     for _ in range(2):
         shards.plan(f"{place}/in", f"{place}/out/", f"{place}/bundle/", shard_rows=60)
         shards.score(f"{place}/out/", workers=2)
         assert shards.finish(f"{place}/out/").rows == 201
-    storage.fetch(f"{place}/out/", tmp_path / "out")
+    store.fetch(f"{place}/out/", tmp_path / "out")
     assert right(predictor, scored(tmp_path / "out"), 201)
     with pytest.raises(StorageError, match="no such bucket"):
         shards.plan("s3://none/in/", f"{place}/out/", f"{place}/bundle/")

@@ -19,12 +19,15 @@ import mlflow
 import numpy as np
 import pytest
 
-from goemotions import claim, manifest, promotion, registration, storage, tracking, tuning
 from goemotions.errors import StorageError
-from goemotions.predictions import FILE, Predictions
-from goemotions.registration import Parts
+from goemotions.evaluation import tuning
+from goemotions.evaluation.predictions import FILE, Predictions
+from goemotions.registry import promotion, registration, tracking
+from goemotions.registry.registration import CandidateArtifacts
+from goemotions.storage import lock, manifest
+from goemotions.storage import store as storage
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ALIAS = "champion-cpu"
 
 
@@ -169,7 +172,7 @@ def test_what_was_rolled_back_does_not_come_back_by_a_retry(
     stack: Path, dataset: Path, qualities: list[Path], bucket: str
 ) -> None:
     def register(run: str, quality: int) -> dict[str, Any]:
-        parts = {"cpu": [Parts.below(qualities[quality], "cpu")]}
+        parts = {"cpu": [CandidateArtifacts.below(qualities[quality], "cpu")]}
         return registration.register(
             dataset, parts, store=bucket, pipeline_run=run, model_name="taken-back", auto_promote=True
         )["cpu"]
@@ -193,7 +196,7 @@ def test_a_claim_is_held_by_one_at_a_time(place: str) -> None:
     def work() -> None:
         nonlocal inside, most
         for _ in range(3):
-            with claim.hold(place):
+            with lock.hold(place):
                 inside += 1
                 most = max(most, inside)
                 time.sleep(0.01)
@@ -208,19 +211,19 @@ def test_a_claim_is_held_by_one_at_a_time(place: str) -> None:
 
 
 def test_a_claim_whose_holder_is_gone_is_taken_over(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claim, "LEASE_SECONDS", 1.0)
-    gone = claim._acquire(bucket)
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 1.0)
+    gone = lock._acquire(bucket)
     began = time.monotonic()
-    with claim.hold(bucket):
+    with lock.hold(bucket):
         assert time.monotonic() - began > 0.9
         # The one that was taken for gone comes back: its end does not end the other's.
-        assert storage.write_if(bucket, claim.NAME, claim._content(""), gone) is None
-        assert json.loads((storage.read_tagged(bucket, claim.NAME) or (b"{}", ""))[0])["holder"]
+        assert storage.write_if(bucket, lock.NAME, lock._content(""), gone) is None
+        assert json.loads((storage.read_tagged(bucket, lock.NAME) or (b"{}", ""))[0])["holder"]
 
 
 def test_who_holds_a_claim_for_too_long_does_no_more(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claim, "LEASE_SECONDS", 0.2)
-    with claim.hold(bucket) as held:
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 0.2)
+    with lock.hold(bucket) as held:
         held.require()
         time.sleep(0.15)
         with pytest.raises(StorageError, match="took too long"):
@@ -228,7 +231,7 @@ def test_who_holds_a_claim_for_too_long_does_no_more(bucket: str, monkeypatch: p
 
 
 def test_a_claim_that_is_not_given_up_is_named(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    claim._acquire(bucket)
-    monkeypatch.setattr(claim, "WAIT_SECONDS", 0.5)
-    with pytest.raises(StorageError, match="is held by someone else"), claim.hold(bucket):
+    lock._acquire(bucket)
+    monkeypatch.setattr(lock, "WAIT_SECONDS", 0.5)
+    with pytest.raises(StorageError, match="is held by someone else"), lock.hold(bucket):
         pass

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from goemotions import cli, data, evaluation, promotion, registration, tracking, tuning
+from goemotions.cli import main as cli
+from goemotions.data.dataset import ingest
 from goemotions.errors import ModelError, PromotionRefused
-from goemotions.predictions import FILE, Predictions
-from goemotions.registration import Parts
+from goemotions.evaluation import evaluate, tuning
+from goemotions.evaluation.predictions import FILE, Predictions
+from goemotions.registry import promotion, registration, tracking
+from goemotions.registry.registration import CandidateArtifacts
 
 ALIAS = "champion-cpu"
-MANIFEST = Path(__file__).parents[1] / "manifests" / "isvc.yaml"
+MANIFEST = Path(__file__).parents[2] / "manifests" / "isvc.yaml"
 
 
 def certain(candidate: Path, folder: Path, right: float) -> Path:
@@ -41,7 +44,7 @@ def bundles(stack: Path, dataset: Path, candidate: Path, tmp_path_factory: pytes
 
 def stored(name: str, folder: Path, dataset: Path) -> str:
     """The location of a bundle for cpu, registered under a name of its own."""
-    parts = {"cpu": [Parts.below(folder, "cpu")]}
+    parts = {"cpu": [CandidateArtifacts.below(folder, "cpu")]}
     store = "s3://goemotions/tests/promotion/"
     return str(registration.register(dataset, parts, store=store, pipeline_run=name, model_name=name)["cpu"]["source"])
 
@@ -152,12 +155,12 @@ def test_other_data_needs_the_dataset_to_compare(
     shutil.copytree(source, other)
     lines = (other / "dev.tsv").read_text().splitlines(keepends=True)
     (other / "dev.tsv").write_text("".join(lines[:70]))
-    data.ingest(str(other), dataset)
+    ingest(str(other), dataset)
     folder = tmp_path / "candidate"
     shutil.copytree(candidate, folder, symlinks=True)
     outputs = {split: folder / "cpu" / split for split in ("validation", "test")}
     shutil.rmtree(folder / "cpu")
-    evaluation.evaluate(dataset, model_folder, onnx_folder, "onnx-int8", outputs)
+    evaluate.evaluate(dataset, model_folder, onnx_folder, "onnx-int8", outputs)
     tuning.tune(folder / "cpu" / "validation", folder / "cpu" / "thresholds")
     number = add(model, stored("contender-other", folder, dataset))
     with pytest.raises(PromotionRefused, match=r"version 1 was scored on other data.*Dataset folder"):

@@ -14,13 +14,17 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from goemotions import bundle, claim, manifest, registration, storage, thresholds, tracking, tuning
-from goemotions.bundle import ENGINES, VARIANTS, Variant
 from goemotions.errors import IntegrityError, ModelError
-from goemotions.predictions import FILE, Predictions
-from goemotions.predictor import Predictor
-from goemotions.registration import Candidate, Parts
-from goemotions.thresholds import Thresholds
+from goemotions.evaluation import tuning
+from goemotions.evaluation.predictions import FILE, Predictions
+from goemotions.metrics import thresholds
+from goemotions.metrics.thresholds import Thresholds
+from goemotions.prediction.predictor import Predictor
+from goemotions.registry import bundle, registration, tracking
+from goemotions.registry.bundle import ENGINES, VARIANTS, Variant
+from goemotions.registry.registration import Candidate, CandidateArtifacts
+from goemotions.storage import lock, manifest
+from goemotions.storage import store as storage
 
 TEXTS = ["a balloon over the lake", "gravel", "", "the quiet harbour and the storm there again", "balloon " * 3000]
 
@@ -40,7 +44,7 @@ class Registry:
     dataset: Path
 
     def register(self, run: str, *folders: Path, variants: tuple[Variant, ...] = ("cpu",), **options: Any) -> dict[str, Any]:
-        parts = {variant: [Parts.below(folder, variant) for folder in folders] for variant in variants}
+        parts = {variant: [CandidateArtifacts.below(folder, variant) for folder in folders] for variant in variants}
         wanted = {"store": self.store, "pipeline_run": f"{self.name}-{run}", "model_name": self.name, **options}
         return registration.register(self.dataset, parts, **wanted)
 
@@ -141,7 +145,7 @@ def test_macro_f1_decides_between_the_same_ranking() -> None:
 def test_the_choice_is_given_nothing_of_the_test_split(candidate: Path) -> None:
     assert not [field.name for field in dataclasses.fields(Candidate) if "test" in field.name]
     for variant in VARIANTS:
-        parts = replace(Parts.below(candidate, variant), test=Path("not-there"))
+        parts = replace(CandidateArtifacts.below(candidate, variant), test=Path("not-there"))
         assert Candidate.read(variant, parts).validation.split == "validation"
 
 
@@ -167,7 +171,10 @@ def test_artifacts_side_by_side_are_gathered_by_profile() -> None:
     lists = tuple(artifacts(name) for name in ("validation", "test", "thresholds"))
     found = registration.gather(artifacts("model"), artifacts("onnx"), {"cpu": lists})
     assert found == {
-        "cpu": [Parts(*(Path(f"{name}{n}") for name in ("model", "onnx", "validation", "test", "thresholds"))) for n in (1, 2)]
+        "cpu": [
+            CandidateArtifacts(*(Path(f"{name}{n}") for name in ("model", "onnx", "validation", "test", "thresholds")))
+            for n in (1, 2)
+        ]
     }
 
 
@@ -207,7 +214,7 @@ def test_registering_again_finds_the_same_versions_and_bundles(registry: Registr
 def stored_times(store: str) -> dict[str, str]:
     name, prefix = storage._split(store)
     pages = storage._client().get_paginator("list_objects_v2").paginate(Bucket=name, Prefix=prefix)
-    entries = [entry for page in pages for entry in page["Contents"] if not entry["Key"].endswith(claim.NAME)]
+    entries = [entry for page in pages for entry in page["Contents"] if not entry["Key"].endswith(lock.NAME)]
     return {entry["Key"]: str(entry["LastModified"]) for entry in entries}
 
 
@@ -284,7 +291,7 @@ def test_another_taxonomy_is_refused_under_the_same_name(registry: Registry, can
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_bundle_is_complete_and_whole(candidate: Path, tmp_path: Path, variant: Variant) -> None:
     facts = {"profile": "minilm", "run_id": "r1", "dataset_digest": "d1"}
-    registration.assemble(tmp_path / "bundle", variant, Parts.below(candidate, variant), facts)
+    registration.assemble(tmp_path / "bundle", variant, CandidateArtifacts.below(candidate, variant), facts)
     files = {path.relative_to(tmp_path / "bundle").as_posix(): path.stat().st_size for path in (tmp_path / "bundle").rglob("*")}
     content = manifest.verify(tmp_path / "bundle")
     assert {key: content[key] for key in ("variant", "engine", *facts)} == {
@@ -304,7 +311,7 @@ def test_a_bundle_is_complete_and_whole(candidate: Path, tmp_path: Path, variant
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_figures_of_a_bundle_are_those_of_scikit_learn(candidate: Path, tmp_path: Path, variant: Variant) -> None:
     facts = {"profile": "minilm", "run_id": "r1", "dataset_digest": "d1"}
-    values = registration.assemble(tmp_path / "bundle", variant, Parts.below(candidate, variant), facts)
+    values = registration.assemble(tmp_path / "bundle", variant, CandidateArtifacts.below(candidate, variant), facts)
     card = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
     fitted, _ = thresholds.read(tmp_path / "bundle" / "thresholds.json")
     for split in ("validation", "test"):

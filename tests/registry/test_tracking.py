@@ -16,10 +16,11 @@ from urllib.parse import urlsplit
 import mlflow
 import pytest
 
-from goemotions import manifest, registration, storage, tracking
-from goemotions.bundle import VARIANTS
 from goemotions.errors import TrackingError
-from goemotions.registration import Parts
+from goemotions.registry import registration, tracking
+from goemotions.registry.bundle import VARIANTS
+from goemotions.registry.registration import CandidateArtifacts
+from goemotions.storage import manifest, store
 
 
 @pytest.fixture
@@ -286,14 +287,14 @@ def test_the_tags_of_a_version_are_kept(stack: Path, own: str) -> None:
 def test_a_registration_that_mlflow_interrupts_is_completed_by_the_next(
     client: mlflow.MlflowClient, gateway: Gateway, dataset: Path, candidate: Path, bucket: str, own: str
 ) -> None:
-    parts: Any = {variant: [Parts.below(candidate, variant)] for variant in VARIANTS}
+    parts: Any = {variant: [CandidateArtifacts.below(candidate, variant)] for variant in VARIANTS}
     wanted = {"store": bucket, "pipeline_run": own, "model_name": own}
     for away in ("model-versions/create", "registered-models/alias"):
         gateway.away = away
         with pytest.raises(TrackingError, match="MLflow refused or did not answer"):
             registration.register(dataset, parts, **wanted)
         run_id = tracking.find_run(own, "minilm").run_id
-        assert storage.read(f"{bucket}models/{own}/{run_id}/gpu/", manifest.NAME) is not None
+        assert store.read(f"{bucket}models/{own}/{run_id}/gpu/", manifest.NAME) is not None
     gateway.away = ""
     found = registration.register(dataset, parts, **wanted)
     assert {variant: version["alias"] for variant, version in found.items()} == {"gpu": "champion-gpu", "cpu": "champion-cpu"}
@@ -365,7 +366,7 @@ def test_mlflow_reports_nothing_to_its_makers() -> None:
         "import os\n"
         "for name in [name for name in os.environ if name.startswith(('PYTEST', 'CI', 'GITHUB', 'MLFLOW', 'DO_NOT_TRACK'))]:\n"
         "    del os.environ[name]\n"
-        "from goemotions import tracking\n"
+        "from goemotions.registry import tracking\n"
         "import mlflow, mlflow.telemetry.utils as utils\n"
         "print(utils.is_telemetry_disabled(), utils._IS_IN_CI_ENV_OR_TESTING)"
     )

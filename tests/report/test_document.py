@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goemotions import document
-from goemotions.document import Figure, Section, Table, to_html, to_markdown, write_figures
+from goemotions.report import document
+from goemotions.report.document import Figure, Section, Table, to_html, to_markdown, write_figures
 
 bounded = settings(max_examples=50, deadline=None)
 

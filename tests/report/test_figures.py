@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_curve
 
-from goemotions import figures
-from goemotions.document import Figure, Section, to_html, write_figures
+from goemotions.report import figures
+from goemotions.report.document import Figure, Section, to_html, write_figures
 
 NAMES = ("joy", "grief <&>", "a|b.c[d]")
 RNG = np.random.default_rng(0)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from goemotions import report
-from goemotions.bundle import VARIANTS
-from goemotions.registration import Parts
-from tests import browser
+from goemotions.registry.bundle import VARIANTS
+from goemotions.registry.registration import CandidateArtifacts
+from tests.support import browser
 
 WIDTHS = (400, 1400)
 SECONDS = 120
@@ -71,7 +71,7 @@ class Frames(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def page(dataset: Path, candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    parts = {variant: [Parts.below(candidate, variant)] for variant in VARIANTS}
+    parts = {variant: [CandidateArtifacts.below(candidate, variant)] for variant in VARIANTS}
     folder = report.write(dataset, parts, tmp_path_factory.mktemp("report"))
     return (folder / "report.html").read_text(encoding="utf-8")
 

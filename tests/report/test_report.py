@@ -11,9 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
 
-from goemotions import data, evaluation, report
-from goemotions.bundle import ENGINES, VARIANTS
-from goemotions.registration import Parts
+from goemotions import report
+from goemotions.data.dataset import load_dataset
+from goemotions.evaluation import evaluate
+from goemotions.registry.bundle import ENGINES, VARIANTS
+from goemotions.registry.registration import CandidateArtifacts
 
 FILES = ["dataset.html", "dataset.md", "figures", "report.html", "report.md", "tables"]
 
@@ -38,12 +40,12 @@ REGISTERED = {
 
 
 @pytest.fixture(scope="module")
-def parts(candidate: Path) -> dict[Any, list[Parts]]:
-    return {variant: [Parts.below(candidate, variant)] for variant in VARIANTS}
+def parts(candidate: Path) -> dict[Any, list[CandidateArtifacts]]:
+    return {variant: [CandidateArtifacts.below(candidate, variant)] for variant in VARIANTS}
 
 
 @pytest.fixture(scope="module")
-def folder(dataset: Path, parts: dict[Any, list[Parts]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(dataset: Path, parts: dict[Any, list[CandidateArtifacts]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return report.write(dataset, parts, tmp_path_factory.mktemp("report") / "report", REGISTERED)
 
 
@@ -267,7 +269,7 @@ def test_a_report_without_registration_has_no_versions(dataset: Path, parts: Any
 
 
 def test_texts_stand_on_the_page_and_never_in_the_markdown(folder: Path, dataset: Path) -> None:
-    rows = data.load(dataset)[0]["validation"]
+    rows = load_dataset(dataset)[0]["validation"]
     markdown = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.md"))
     assert not any(text in markdown for text in rows["text"][:])
     assert any(text in (folder / "report.html").read_text(encoding="utf-8") for text in rows["text"][:])
@@ -307,7 +309,7 @@ def test_nothing_is_left_to_fill_in(folder: Path) -> None:
 def test_measurements_are_shown_for_the_data_they_were_made_on(
     dataset: Path, parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, markdown_tables: Any
 ) -> None:
-    digest = data.load(dataset)[1]["digest"]
+    digest = load_dataset(dataset)[1]["digest"]
     row = dict.fromkeys(
         ("auc_micro", "auc_macro", "f1_macro_at_0.5", "f1_macro_tuned", "f1_micro_tuned", "calibration_error"), 0.5
     )
@@ -316,7 +318,7 @@ def test_measurements_are_shown_for_the_data_they_were_made_on(
         {"row": "focal", "changes": '{"loss": "focal"}', "seed": 0, **row, "auc_micro": 0.75, "digest": digest},
         {"row": "elsewhere", "changes": "{}", "seed": 0, **row, "digest": "another"},
     ]
-    evaluation.write_csv(tmp_path / "ablations.csv", rows)
+    evaluate.write_csv(tmp_path / "ablations.csv", rows)
     monkeypatch.setattr(report, "ABLATIONS", tmp_path / "ablations.csv")
     report.write(dataset, parts, tmp_path / "report")
     (table,) = [
@@ -332,12 +334,12 @@ def test_measurements_are_shown_for_the_data_they_were_made_on(
 def test_the_frontier_is_shown_best_first(
     dataset: Path, parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, markdown_tables: Any
 ) -> None:
-    shared = {"machine": "two cores of a machine", "digest": data.load(dataset)[1]["digest"]}
+    shared = {"machine": "two cores of a machine", "digest": load_dataset(dataset)[1]["digest"]}
     rows = [
         {"answered by": "bag", "f1_macro": 0.3719, "texts_per_second": 49250, **shared},
         {"answered by": "onnx-int8", "f1_macro": 0.5485, "texts_per_second": 1175, **shared},
     ]
-    evaluation.write_csv(tmp_path / "frontier.csv", rows)
+    evaluate.write_csv(tmp_path / "frontier.csv", rows)
     monkeypatch.setattr(report, "FRONTIER", tmp_path / "frontier.csv")
     report.write(dataset, parts, tmp_path / "report")
     written = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goemotions import engines
-from goemotions.engines import Engine
 from goemotions.errors import RequestError
+from goemotions.models import engines
+from goemotions.models.engines import Engine
+from goemotions.models.tokenizer import TextEncoder
 from goemotions.serving.batching import Batcher
-from goemotions.tokenization import TextEncoder
 
 WORDS = ["lake", "storm", "balloon", "harbour", "the", "quiet", "gravel"]
 REQUESTS = st.lists(

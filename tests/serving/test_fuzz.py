@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from goemotions import registration
-from goemotions.registration import Parts
-from tests.servers import Server, serving
+from goemotions.registry import registration
+from goemotions.registry.registration import CandidateArtifacts
+from tests.support.servers import Server, serving
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "15"))
 
@@ -19,7 +19,7 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "15"))
 def server(candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("fuzzed")
     facts = {"profile": "minilm", "run_id": "r1", "dataset_digest": "d"}
-    registration.assemble(folder / "bundle", "cpu", Parts.below(candidate, "cpu"), facts)
+    registration.assemble(folder / "bundle", "cpu", CandidateArtifacts.below(candidate, "cpu"), facts)
     with serving(folder / "bundle", folder / "serve.log") as running:
         yield running
         assert running.is_ready()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
 from goemotions.errors import RequestError
-from goemotions.predictor import Options
+from goemotions.prediction.predictor import Options
 from goemotions.serving import openinference
 from goemotions.serving.openinference import Answer
 

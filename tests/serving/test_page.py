@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from goemotions import registration
-from goemotions.registration import Parts
-from tests import browser
-from tests.browser import Tab
-from tests.servers import Server, serving
+from goemotions.registry import registration
+from goemotions.registry.registration import CandidateArtifacts
+from tests.support import browser
+from tests.support.browser import Tab
+from tests.support.servers import Server, serving
 
 
 @pytest.fixture(scope="module")
 def server(candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("paged")
     facts = {"profile": "minilm", "run_id": "</script><script>alert(1)</script>", "dataset_digest": "d"}
-    registration.assemble(folder / "bundle", "cpu", Parts.below(candidate, "cpu"), facts)
+    registration.assemble(folder / "bundle", "cpu", CandidateArtifacts.below(candidate, "cpu"), facts)
     with serving(folder / "bundle", folder / "serve.log") as running:
         yield running
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goemotions.errors import RequestError
-from goemotions.predictor import Options
+from goemotions.prediction.predictor import Options
 from goemotions.serving import schema
 
 

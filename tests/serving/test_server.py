@@ -23,11 +23,13 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
 from benchmarks import load
-from goemotions import cli, engines, registration
-from goemotions.predictor import Options, Predictor
-from goemotions.registration import Parts
+from goemotions.cli import main as cli
+from goemotions.models import engines
+from goemotions.prediction.predictor import Options, Predictor
+from goemotions.registry import registration
+from goemotions.registry.registration import CandidateArtifacts
 from goemotions.serving.limits import Limits
-from tests.servers import PREDICT, Server, serving
+from tests.support.servers import PREDICT, Server, serving
 
 TEXTS = ["we found the lake", "a quiet balloon under the table", "", "storm " * 400, "\U0001f600 gravel \u202e near"]
 INFER = "/v2/models/goemotions/infer"
@@ -37,7 +39,7 @@ INFER = "/v2/models/goemotions/infer"
 def bundle(candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("served") / "bundle"
     registration.assemble(
-        folder, "cpu", Parts.below(candidate, "cpu"), {"profile": "minilm", "run_id": "r1", "dataset_digest": "d"}
+        folder, "cpu", CandidateArtifacts.below(candidate, "cpu"), {"profile": "minilm", "run_id": "r1", "dataset_digest": "d"}
     )
     return folder
 
@@ -459,7 +461,7 @@ def test_each_option_has_an_environment_variable_of_its_name(monkeypatch: pytest
 
 
 def test_the_limits_on_the_page_are_those_that_hold() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
     for name, value in vars(Limits()).items():
         assert f"| `--{name.replace('_', '-')}` | {value:{',' if isinstance(value, int) else 'g'}} |" in page
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goemotions import manifest
 from goemotions.errors import IntegrityError
+from goemotions.storage import manifest
 
 bounded = settings(max_examples=50, deadline=None)
 

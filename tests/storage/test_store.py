@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from goemotions import manifest, storage
 from goemotions.errors import IntegrityError, StorageError
+from goemotions.storage import manifest, store
 
 FILES = {"config.json": b"{}", "sub/model.safetensors": bytes(range(256)) * 40, "a b/ünï.txt": b"x"}
 
@@ -42,11 +42,11 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]
     def configure(**variables: str) -> None:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        storage._client.cache_clear()
+        store._client.cache_clear()
 
     yield configure
     monkeypatch.undo()
-    storage._client.cache_clear()
+    store._client.cache_clear()
 
 
 Answer = Callable[[str, str, int], str | bytes | None]
@@ -132,60 +132,60 @@ def through(stack: Path, configured: Callable[..., None]) -> Iterator[Callable[.
 
 
 def test_what_is_put_is_fetched_to_the_byte(location: str, tmp_path: Path) -> None:
-    storage.put(make(tmp_path / "from"), location)
-    assert read_all(storage.fetch(location, tmp_path / "to")) == FILES
+    store.put(make(tmp_path / "from"), location)
+    assert read_all(store.fetch(location, tmp_path / "to")) == FILES
 
 
 def test_a_file_is_read_and_a_missing_one_is_none(location: str, tmp_path: Path) -> None:
-    storage.put(make(tmp_path / "from"), location)
-    assert storage.read(location, "sub/model.safetensors") == FILES["sub/model.safetensors"]
-    assert storage.read(location, "sub") is None
-    assert storage.read(location, "other.json") is None
+    store.put(make(tmp_path / "from"), location)
+    assert store.read(location, "sub/model.safetensors") == FILES["sub/model.safetensors"]
+    assert store.read(location, "sub") is None
+    assert store.read(location, "other.json") is None
 
 
 def test_the_children_of_a_location_are_its_folders(location: str, tmp_path: Path) -> None:
     for name in ("step-10", "step-9", "step-2"):
-        storage.put(make(tmp_path / "from", {"deep/er/file": b"x"}), storage.join(location, name))
-    storage.put(make(tmp_path / "beside", {"file": b"x"}), location)
-    assert storage.children(location) == ["step-10", "step-2", "step-9"]
-    assert storage.children(storage.join(location, "step-2")) == ["deep"]
-    assert storage.children(storage.join(location, "nothing")) == []
+        store.put(make(tmp_path / "from", {"deep/er/file": b"x"}), store.join(location, name))
+    store.put(make(tmp_path / "beside", {"file": b"x"}), location)
+    assert store.children(location) == ["step-10", "step-2", "step-9"]
+    assert store.children(store.join(location, "step-2")) == ["deep"]
+    assert store.children(store.join(location, "nothing")) == []
 
 
 def test_more_children_than_a_page_are_all_listed(bucket: str, tmp_path: Path) -> None:
-    client, (name, prefix) = storage._client(), storage._split(bucket)
+    client, (name, prefix) = store._client(), store._split(bucket)
     for number in range(1005):
         client.put_object(Bucket=name, Key=f"{prefix}{number:04d}/x", Body=b"x")
-    assert len(storage.children(bucket)) == 1005
+    assert len(store.children(bucket)) == 1005
 
 
 @pytest.mark.parametrize("ending", ["v1", "v1/"], ids=["without slash", "with slash"])
 def test_a_prefix_does_not_reach_into_a_longer_one(location: str, tmp_path: Path, ending: str) -> None:
     for name in ("v1", "v10"):
-        storage.put(make(tmp_path / name, {"name": name.encode()}), storage.join(location, name))
-    assert read_all(storage.fetch(location + ending, tmp_path / "to")) == {"name": b"v1"}
-    assert storage.read(location + ending, "name") == b"v1"
-    storage.remove(location + ending)
-    assert storage.children(location) == ["v10"]
-    assert read_all(storage.fetch(storage.join(location, "v10"), tmp_path / "to 10")) == {"name": b"v10"}
+        store.put(make(tmp_path / name, {"name": name.encode()}), store.join(location, name))
+    assert read_all(store.fetch(location + ending, tmp_path / "to")) == {"name": b"v1"}
+    assert store.read(location + ending, "name") == b"v1"
+    store.remove(location + ending)
+    assert store.children(location) == ["v10"]
+    assert read_all(store.fetch(store.join(location, "v10"), tmp_path / "to 10")) == {"name": b"v10"}
 
 
 def test_what_is_removed_is_gone(location: str, tmp_path: Path) -> None:
-    storage.put(make(tmp_path / "from"), storage.join(location, "v1"))
-    storage.remove(storage.join(location, "v1"))
-    assert storage.children(location) == []
-    storage.remove(storage.join(location, "v1"))
+    store.put(make(tmp_path / "from"), store.join(location, "v1"))
+    store.remove(store.join(location, "v1"))
+    assert store.children(location) == []
+    store.remove(store.join(location, "v1"))
 
 
 def test_a_location_without_files_is_a_named_error(location: str, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="holds no file: check the location and its final /"):
-        storage.fetch(storage.join(location, "nothing"), tmp_path / "to")
+        store.fetch(store.join(location, "nothing"), tmp_path / "to")
 
 
 def test_putting_again_replaces_the_files(location: str, tmp_path: Path) -> None:
-    storage.put(make(tmp_path / "from", {"a": b"long before"}), location)
-    storage.put(make(tmp_path / "from", {"a": b"after"}), location)
-    assert storage.read(location, "a") == b"after"
+    store.put(make(tmp_path / "from", {"a": b"long before"}), location)
+    store.put(make(tmp_path / "from", {"a": b"after"}), location)
+    assert store.read(location, "a") == b"after"
 
 
 @pytest.mark.parametrize(
@@ -193,20 +193,20 @@ def test_putting_again_replaces_the_files(location: str, tmp_path: Path) -> None
     [(("s3://b", "models", "m"), "s3://b/models/m/"), (("s3://b/p/", "m"), "s3://b/p/m/"), (("store/",), "store/")],
 )
 def test_a_joined_location_ends_with_a_slash(parts: tuple[str, ...], joined: str) -> None:
-    assert storage.join(*parts) == joined
+    assert store.join(*parts) == joined
 
 
 def test_a_location_without_a_bucket_is_a_named_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="names no bucket: write s3://bucket/prefix/"):
-        storage.fetch("s3:///prefix/", tmp_path)
+        store.fetch("s3:///prefix/", tmp_path)
 
 
 def test_a_bucket_that_is_not_there_is_a_named_error(stack: Path, tmp_path: Path) -> None:
     make(tmp_path / "from", {"a": b"x"})
     for call in (
-        lambda: storage.fetch("s3://no-such-bucket/v1/", tmp_path / "to"),
-        lambda: storage.read("s3://no-such-bucket/v1/", "a"),
-        lambda: storage.children("s3://no-such-bucket/v1/"),
+        lambda: store.fetch("s3://no-such-bucket/v1/", tmp_path / "to"),
+        lambda: store.read("s3://no-such-bucket/v1/", "a"),
+        lambda: store.children("s3://no-such-bucket/v1/"),
     ):
         with pytest.raises(StorageError, match=r"s3://no-such-bucket/v1/: there is no such bucket \(\w+\): create it"):
             call()
@@ -218,16 +218,16 @@ def test_a_bucket_that_is_not_there_is_a_named_error(stack: Path, tmp_path: Path
 def test_a_wrong_key_is_a_named_error_at_once(
     bucket: str, tmp_path: Path, configured: Callable[..., None], variable: str, action: str
 ) -> None:
-    storage.put(make(tmp_path / "from", {"a": b"x"}), bucket)
+    store.put(make(tmp_path / "from", {"a": b"x"}), bucket)
     configured(**{variable: "wrong"})
     started = time.monotonic()
     with pytest.raises(StorageError, match=r"access denied \(\w+\): check the keys and the bucket's policy"):
         {
-            "put": lambda: storage.put(tmp_path / "from", bucket),
-            "fetch": lambda: storage.fetch(bucket, tmp_path / "to"),
-            "read": lambda: storage.read(bucket, "a"),
-            "children": lambda: storage.children(bucket),
-            "remove": lambda: storage.remove(bucket),
+            "put": lambda: store.put(tmp_path / "from", bucket),
+            "fetch": lambda: store.fetch(bucket, tmp_path / "to"),
+            "read": lambda: store.read(bucket, "a"),
+            "children": lambda: store.children(bucket),
+            "remove": lambda: store.remove(bucket),
         }[action]()
     assert time.monotonic() - started < 5
 
@@ -236,7 +236,7 @@ def test_a_wrong_key_is_a_named_error_at_once(
 def test_a_refusal_is_not_repeated(bucket: str, tmp_path: Path, through: Callable[..., Gateway]) -> None:
     gateway = through(lambda method, path, number: "AccessDenied")
     with pytest.raises(StorageError, match="access denied"):
-        storage.put(make(tmp_path / "from", {"a": b"x"}), bucket)
+        store.put(make(tmp_path / "from", {"a": b"x"}), bucket)
     assert [method for method, _ in gateway.requests] == ["PUT"]
 
 
@@ -244,9 +244,9 @@ def test_a_refusal_is_not_repeated(bucket: str, tmp_path: Path, through: Callabl
 @pytest.mark.row("fault 6")
 def test_a_store_that_recovers_is_waited_for(bucket: str, tmp_path: Path, through: Callable[..., Gateway], code: str) -> None:
     gateway = through(lambda method, path, number: code if number <= 2 else None)
-    storage.put(make(tmp_path / "from", {"a": b"x"}), bucket)
+    store.put(make(tmp_path / "from", {"a": b"x"}), bucket)
     assert [method for method, _ in gateway.requests] == ["PUT"] * 3
-    assert storage.read(bucket, "a") == b"x"
+    assert store.read(bucket, "a") == b"x"
 
 
 @pytest.mark.row("fault 6")
@@ -254,10 +254,10 @@ def test_a_store_that_does_not_recover_is_given_up_on(
     bucket: str, monkeypatch: pytest.MonkeyPatch, through: Callable[..., Gateway]
 ) -> None:
     """The retries are bounded."""
-    monkeypatch.setattr(storage, "ATTEMPTS", 2)
+    monkeypatch.setattr(store, "ATTEMPTS", 2)
     gateway = through(lambda method, path, number: "SlowDown")
     with pytest.raises(StorageError, match=r"the object store failed 2 times \(SlowDown\): try again later"):
-        storage.read(bucket, "a")
+        store.read(bucket, "a")
     assert len(gateway.requests) == 2
 
 
@@ -268,7 +268,7 @@ def test_a_server_that_is_down_is_a_named_error_in_bounded_time(configured: Call
     configured(AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}", AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b")
     started = time.monotonic()
     with pytest.raises(StorageError, match=r"the object store does not answer .*: check AWS_ENDPOINT_URL and that it runs"):
-        storage.fetch("s3://bucket/v1/", tmp_path)
+        store.fetch("s3://bucket/v1/", tmp_path)
     assert time.monotonic() - started < 60
 
 
@@ -284,7 +284,7 @@ def test_missing_keys_are_a_named_error(
         AWS_ENDPOINT_URL="http://127.0.0.1:9",
     )
     with pytest.raises(StorageError, match="no S3 credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
-        storage.children("s3://bucket/v1/")
+        store.children("s3://bucket/v1/")
 
 
 def whole(folder: Path) -> Path:
@@ -295,8 +295,8 @@ def whole(folder: Path) -> Path:
 
 def test_the_manifest_is_uploaded_last_and_removed_first(bucket: str, tmp_path: Path, through: Callable[..., Gateway]) -> None:
     gateway = through(lambda method, path, number: None)
-    storage.put(whole(tmp_path / "from"), bucket)
-    storage.remove(bucket)
+    store.put(whole(tmp_path / "from"), bucket)
+    store.remove(bucket)
     names = {
         method: [urlsplit(path).path.rpartition("/")[2] for used, path in gateway.requests if used == method]
         for method in ("PUT", "DELETE")
@@ -315,33 +315,33 @@ def test_an_upload_that_stops_half_way_is_not_taken_for_whole(
     refused = {"from": stop}
     through(lambda method, path, number: "AccessDenied" if method == "PUT" and number >= refused["from"] else None)
     with pytest.raises(StorageError, match="access denied"):
-        storage.put(whole(tmp_path / "from"), bucket)
-    assert storage.read(bucket, manifest.NAME) is None
+        store.put(whole(tmp_path / "from"), bucket)
+    assert store.read(bucket, manifest.NAME) is None
     if stop > 1:
         with pytest.raises(IntegrityError, match=f"has no readable {manifest.NAME}"):
-            manifest.verify(storage.fetch(bucket, tmp_path / "to"))
+            manifest.verify(store.fetch(bucket, tmp_path / "to"))
     refused["from"] = 10_000
-    storage.put(tmp_path / "from", bucket)
-    manifest.verify(storage.fetch(bucket, tmp_path / "again"))
+    store.put(tmp_path / "from", bucket)
+    manifest.verify(store.fetch(bucket, tmp_path / "again"))
 
 
 @pytest.mark.parametrize("changed", [b"", b"m" * 2, b"x"])
 @pytest.mark.row("fault 9")
 def test_an_object_changed_in_the_store_does_not_verify(bucket: str, tmp_path: Path, changed: bytes) -> None:
-    storage.put(whole(tmp_path / "from"), bucket)
-    name, prefix = storage._split(bucket)
-    storage._client().put_object(Bucket=name, Key=f"{prefix}sub/m", Body=changed)
+    store.put(whole(tmp_path / "from"), bucket)
+    name, prefix = store._split(bucket)
+    store._client().put_object(Bucket=name, Key=f"{prefix}sub/m", Body=changed)
     with pytest.raises(IntegrityError, match=r"sub/m differs from its manifest"):
-        manifest.verify(storage.fetch(bucket, tmp_path / "to"))
+        manifest.verify(store.fetch(bucket, tmp_path / "to"))
 
 
 @pytest.mark.parametrize("name", ["../outside", "sub/../../outside", "/outside"])
 def test_an_object_named_to_leave_its_folder_is_refused(
     bucket: str, tmp_path: Path, through: Callable[..., Gateway], name: str
 ) -> None:
-    prefix = storage._split(bucket)[1]
+    prefix = store._split(bucket)[1]
     listing = f"<ListBucketResult><Contents><Key>{prefix}{name}</Key></Contents></ListBucketResult>".encode()
     through(lambda method, path, number: listing)
     with pytest.raises(StorageError, match=r"holds a file named .*outside', which would leave its folder: remove it"):
-        storage.fetch(bucket, tmp_path / "to")
+        store.fetch(bucket, tmp_path / "to")
     assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import websocket
 
-from tests import tools
+from tests.support import tools
 
 SECONDS = 60
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from goemotions.deployment import SOURCE
-from tests import kserve_rules
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from goemotions.deployment.kserve import SOURCE
+from tests.support import kserve_rules
 
 TOKEN = "of-the-tests"
 NAMESPACE = "models"

@@ -9,17 +9,18 @@ import logging
 import sys
 from pathlib import Path
 
-from goemotions import claim, registration
 from goemotions.errors import WorkflowError
-from goemotions.registration import Parts
+from goemotions.registry import registration
+from goemotions.registry.registration import CandidateArtifacts
+from goemotions.storage import lock
 
 # Who is killed while holding the claim makes the others wait for this long.
-claim.LEASE_SECONDS = 10.0
+lock.LEASE_SECONDS = 10.0
 
 
 def main(dataset: str, store: str, model: str, *jobs: str) -> None:
     for run, _, folder in (job.partition("=") for job in jobs):
-        parts = {"cpu": [Parts.below(Path(folder), "cpu")]}
+        parts = {"cpu": [CandidateArtifacts.below(Path(folder), "cpu")]}
         try:
             registration.register(Path(dataset), parts, store=store, pipeline_run=run, model_name=model, auto_promote=True)
         except WorkflowError as error:

@@ -12,9 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goemotions import checkpoints, manifest, storage
-from goemotions.checkpoints import Checkpoint
 from goemotions.errors import StorageError
+from goemotions.storage import manifest, store
+from goemotions.training import checkpoints
+from goemotions.training.checkpoints import Checkpoint
 
 RUN = {"digest": "d", "seed": 0, "name": "minilm"}
 
@@ -71,7 +72,7 @@ def test_no_checkpoint_is_a_pickle(tmp_path: Path) -> None:
 def test_the_newest_two_are_kept(location: str) -> None:
     for step in (9, 10, 99, 1000):
         write(location, step)
-    assert storage.children(location) == ["step-000000099", "step-000001000"]
+    assert store.children(location) == ["step-000000099", "step-000001000"]
     assert step_of(checkpoints.newest(location, RUN)) == 1000
 
 
@@ -165,7 +166,7 @@ def test_later_ones_that_were_not_used_do_not_push_out_a_fresh_one(location: str
     for step in (10, 20):
         write(location, step)
         assert step_of(checkpoints.newest(location, RUN)) == step
-    assert storage.children(location) == ["step-000000010", "step-000000020"]
+    assert store.children(location) == ["step-000000010", "step-000000020"]
 
 
 def test_what_else_lies_there_is_left_alone(tmp_path: Path) -> None:
@@ -211,9 +212,9 @@ def refusing_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    storage._client.cache_clear()
+    store._client.cache_clear()
     yield "s3://bucket/run/"
-    storage._client.cache_clear()
+    store._client.cache_clear()
     server.shutdown()
     server.server_close()
 

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from goemotions import dropout, model, profiles
-from goemotions.dropout import Masks
-from goemotions.labels import Taxonomy
+from goemotions.data.taxonomy import Taxonomy
+from goemotions.models import profiles
+from goemotions.models.classifier import build_classifier
+from goemotions.training import dropout
+from goemotions.training.dropout import Masks
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5])
@@ -41,7 +43,7 @@ def test_masks_are_those_of_their_step_and_seed() -> None:
 
 @pytest.mark.parametrize("name", ["minilm", "distilbert", "roberta-large"])
 def test_a_classifier_answers_as_before_and_drops_in_training_alone(name: str, weights: Any, taxonomy: Taxonomy) -> None:
-    network = model.build(profiles.get(name), taxonomy, weights=weights(name))[0].eval()
+    network = build_classifier(profiles.get(name), taxonomy, weights=weights(name))[0].eval()
     ids = torch.tensor([[2, 5, 6, 7, 3], [2, 8, 3, 0, 0]])
     inputs = {"input_ids": ids, "attention_mask": (ids > 0).long()}
     expected = network(**inputs).logits

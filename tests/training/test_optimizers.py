@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from goemotions import model, profiles
-from goemotions.labels import Taxonomy
-from goemotions.optimizers import Optimizer
+from goemotions.data.taxonomy import Taxonomy
+from goemotions.models import profiles
+from goemotions.models.classifier import build_classifier
+from goemotions.training.optimizers import Optimizer
 
 PROFILE = profiles.get("minilm", {"learning_rate": 1e-2, "weight_decay": 0.0, "dropout": 0.0})
 LABELS = torch.tensor([[1.0, 0, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0, 0]])
@@ -17,7 +18,7 @@ LABELS = torch.tensor([[1.0, 0, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0, 0]])
 
 @pytest.fixture
 def network(weights: Any, taxonomy: Taxonomy) -> Any:
-    return model.build(PROFILE, taxonomy, weights=weights("minilm"))[0].eval()
+    return build_classifier(PROFILE, taxonomy, weights=weights("minilm"))[0].eval()
 
 
 def advance(network: Any, optimizer: Optimizer, ids: torch.Tensor, progress: float = 0.5) -> None:
@@ -48,7 +49,7 @@ def test_only_the_words_of_the_batch_move(network: Any) -> None:
 
 
 def test_where_a_batch_has_every_word_it_is_adamw(network: Any, weights: Any, taxonomy: Taxonomy) -> None:
-    other = model.build(PROFILE, taxonomy, weights=weights("minilm"))[0].eval()
+    other = build_classifier(PROFILE, taxonomy, weights=weights("minilm"))[0].eval()
     lazy, eager = Optimizer(network, PROFILE, is_lazy=True), Optimizer(other, PROFILE, is_lazy=False)
     for step in range(4):
         advance(network, lazy, IDS, step / 4)
@@ -74,7 +75,7 @@ def test_it_goes_on_to_the_bit(network: Any, weights: Any, taxonomy: Taxonomy) -
     first = Optimizer(network, PROFILE, is_lazy=True)
     for step in range(3):
         advance(network, first, IDS, step / 6)
-    other = model.build(PROFILE, taxonomy, weights=weights("minilm"))[0].eval()
+    other = build_classifier(PROFILE, taxonomy, weights=weights("minilm"))[0].eval()
     second = Optimizer(other, PROFILE, is_lazy=True)
     other.load_state_dict(network.state_dict())
     second.load({name: tensor.clone() for name, tensor in first.state().items()})

@@ -23,22 +23,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from goemotions import (
-    calibration,
-    checkpoints,
-    data,
-    engines,
-    losses,
-    manifest,
-    metrics,
-    model,
-    optimizers,
-    profiles,
-    storage,
-    training,
-)
+from goemotions.data.dataset import ingest, load_dataset, taxonomy_of
 from goemotions.errors import DataError, Interrupted, ModelError, TrainingError
-from goemotions.tokenization import TextEncoder
+from goemotions.metrics import calibration, classification
+from goemotions.models import engines, profiles
+from goemotions.models.classifier import MeanPooledClassifier, build_classifier, load_classifier
+from goemotions.models.tokenizer import TextEncoder
+from goemotions.storage import manifest, store
+from goemotions.training import checkpoints, losses, optimizers, trainer
 
 STEPS_PER_EPOCH = 8
 SHORT, LONG = 3, 6
@@ -77,7 +69,7 @@ def undisturbed(dataset: Path, tiny: str, tmp_path_factory: pytest.TempPathFacto
     """The results of a short and of a long run that nothing stopped."""
     root = tmp_path_factory.mktemp("undisturbed")
     for epochs in (SHORT, LONG):
-        training.train(dataset, root / str(epochs), "minilm", weights=tiny, epochs=epochs)
+        trainer.train(dataset, root / str(epochs), "minilm", weights=tiny, epochs=epochs)
     return {epochs: result_of(root / str(epochs)) for epochs in (SHORT, LONG)}
 
 
@@ -87,7 +79,7 @@ def test_training_learns_what_gives_the_labels_away(
     eager = dataclasses.replace(profiles.get("minilm"), learning_rate=3e-3, epochs=8)
     monkeypatch.setitem(profiles.PROFILES, "minilm", eager)
     seen: list[tuple[int, float]] = []
-    facts = training.train(
+    facts = trainer.train(
         dataset,
         tmp_path / "model",
         "minilm",
@@ -111,7 +103,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(
     dataset: Path, tiny: str, tmp_path: Path, undisturbed: dict[int, Result]
 ) -> None:
     for seed in (0, 1):
-        training.train(dataset, tmp_path / str(seed), "minilm", weights=tiny, epochs=SHORT, seed=seed)
+        trainer.train(dataset, tmp_path / str(seed), "minilm", weights=tiny, epochs=SHORT, seed=seed)
     assert result_of(tmp_path / "0") == undisturbed[SHORT]
     assert result_of(tmp_path / "1").history != undisturbed[SHORT].history
 
@@ -120,7 +112,7 @@ def test_the_model_that_is_written_ranks_as_its_best_epoch_did(dataset: Path, mo
     facts = json.loads((model_folder / "training.json").read_text())
     labels, scores = scored_validation(dataset, model_folder)
     # A scaling of each label keeps the order of its rows.
-    found = metrics.ranking(labels, scores)["auc_macro"]
+    found = classification.ranking(labels, scores)["auc_macro"]
     assert found == pytest.approx(facts["history"][facts["best_epoch"] - 1]["validation/auc_macro"], abs=1e-6)
 
 
@@ -131,14 +123,14 @@ def test_the_model_that_is_written_is_calibrated(dataset: Path, model_folder: Pa
     scaling = calibration.Scaling(found["method"], found["slope"], found["intercept"])
     before = scaling.undo(scores)
     best = facts["history"][facts["best_epoch"] - 1]
-    assert training.binary_loss(labels, before) == pytest.approx(best["validation/loss"], abs=1e-5)
+    assert trainer.binary_loss(labels, before) == pytest.approx(best["validation/loss"], abs=1e-5)
     assert found["method"] == min(found["comparison"], key=lambda row: row["log_loss"])["method"]
-    assert training.binary_loss(labels, scores) <= training.binary_loss(labels, before)
+    assert trainer.binary_loss(labels, scores) <= trainer.binary_loss(labels, before)
 
 
 def scored_validation(dataset: Path, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    splits, info = data.load(dataset, ("validation",))
-    labels = data.taxonomy_of(info).multi_hot(splits["validation"]["labels"][:])
+    splits, info = load_dataset(dataset, ("validation",))
+    labels = taxonomy_of(info).multi_hot(splits["validation"]["labels"][:])
     engine = engines.load("torch", folder, TextEncoder.load(folder))
     return labels, engines.score(engine, splits["validation"]["text"][:])[0]
 
@@ -163,19 +155,19 @@ def test_every_way_to_train_learns_and_goes_on_where_it_stopped(
     dataset: Path, tiny: str, tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {"learning_rate": 3e-3, "epochs": 3, **changes}
-    whole = training.train(dataset, tmp_path / "whole", "minilm", weights=tiny, settings=changes)
+    whole = trainer.train(dataset, tmp_path / "whole", "minilm", weights=tiny, settings=changes)
     assert whole["history"][-1]["train/loss"] < whole["history"][0]["train/loss"]
     location = str(tmp_path / "checkpoints")
     with monkeypatch.context() as patched:
         stop_at(2 * STEPS_PER_EPOCH - 3, patched)
         with pytest.raises(Interrupted):
-            training.train(dataset, tmp_path / "part", "minilm", weights=tiny, settings=changes, checkpoint_location=location)
-    training.train(dataset, tmp_path / "part", "minilm", weights=tiny, settings=changes, checkpoint_location=location)
+            trainer.train(dataset, tmp_path / "part", "minilm", weights=tiny, settings=changes, checkpoint_location=location)
+    trainer.train(dataset, tmp_path / "part", "minilm", weights=tiny, settings=changes, checkpoint_location=location)
     assert result_of(tmp_path / "part") == result_of(tmp_path / "whole")
 
 
 def test_a_teacher_is_another_network_whose_cost_counts(dataset: Path, tiny: str, tmp_path: Path) -> None:
-    facts = training.train(dataset, tmp_path, "minilm", weights=tiny, settings={"teachers": 2, "epochs": 1})
+    facts = trainer.train(dataset, tmp_path, "minilm", weights=tiny, settings={"teachers": 2, "epochs": 1})
     assert [teacher["seed"] for teacher in facts["teachers"]] == [1, 2]
     assert facts["seconds"] > sum(teacher["seconds"] for teacher in facts["teachers"])
 
@@ -187,9 +179,9 @@ def test_a_teacher_that_had_finished_is_not_trained_again(
     with monkeypatch.context() as patched:
         stop_at(STEPS_PER_EPOCH + 3, patched)
         with pytest.raises(Interrupted, match=rf"at step {STEPS_PER_EPOCH + 3} of {2 * STEPS_PER_EPOCH}"):
-            training.train(dataset, tmp_path / "part", "minilm", weights=tiny, settings=changes, checkpoint_location=location)
+            trainer.train(dataset, tmp_path / "part", "minilm", weights=tiny, settings=changes, checkpoint_location=location)
     with caplog.at_level("INFO"):
-        training.train(dataset, tmp_path / "part", "minilm", weights=tiny, settings=changes, checkpoint_location=location)
+        trainer.train(dataset, tmp_path / "part", "minilm", weights=tiny, settings=changes, checkpoint_location=location)
     assert f"resuming minilm at step {STEPS_PER_EPOCH} of {STEPS_PER_EPOCH}" in caplog.text
     assert f"resuming minilm at step {STEPS_PER_EPOCH + 3} of {2 * STEPS_PER_EPOCH}" in caplog.text
 
@@ -200,8 +192,8 @@ def test_a_signal_in_the_last_step_of_a_teacher_stops_what_it_would_teach(
     location, changes = str(tmp_path / "checkpoints"), {"teachers": 1, "teacher_epochs": 1, "epochs": 2}
     stop_at(STEPS_PER_EPOCH, monkeypatch)
     with pytest.raises(Interrupted, match=rf"at step 1 of {2 * STEPS_PER_EPOCH}"):
-        training.train(dataset, tmp_path / "part", "minilm", weights=tiny, settings=changes, checkpoint_location=location)
-    assert "teacher-1" in storage.children(location)
+        trainer.train(dataset, tmp_path / "part", "minilm", weights=tiny, settings=changes, checkpoint_location=location)
+    assert "teacher-1" in store.children(location)
 
 
 def test_what_a_group_is_learnt_by() -> None:
@@ -220,26 +212,26 @@ def test_what_a_group_is_learnt_by() -> None:
 
 
 def test_a_token_of_its_own_is_one_id_in_the_written_model(dataset: Path, tiny: str, tmp_path: Path) -> None:
-    training.train(dataset, tmp_path, "minilm", weights=tiny, settings={"added_tokens": ["[NAME]"], "epochs": 1})
+    trainer.train(dataset, tmp_path, "minilm", weights=tiny, settings={"added_tokens": ["[NAME]"], "epochs": 1})
     (encoded,) = TextEncoder.load(tmp_path).encode(["we saw [NAME] today"])
     assert len(encoded.ids) == 2 + 4
-    assert model.load(tmp_path).config.vocab_size == max(encoded.ids) + 1
+    assert load_classifier(tmp_path).config.vocab_size == max(encoded.ids) + 1
 
 
-def a_run(dataset: Path, tiny: str, epochs: int) -> tuple[training.Run, training.Split, training.Split]:
-    splits, info = data.load(dataset)
-    taxonomy = data.taxonomy_of(info)
+def a_run(dataset: Path, tiny: str, epochs: int) -> tuple[trainer.Run, trainer.Split, trainer.Split]:
+    splits, info = load_dataset(dataset)
+    taxonomy = taxonomy_of(info)
     profile = dataclasses.replace(profiles.get("minilm"), epochs=epochs)
-    classifier, tokenizer = model.build(profile, taxonomy, weights=tiny)
+    classifier, tokenizer = build_classifier(profile, taxonomy, weights=tiny)
     encoder = TextEncoder(tokenizer.backend_tokenizer, profile.max_length, tokenizer.pad_token_id)
     train, validation = (
-        training.Split(
+        trainer.Split(
             [item.ids for item in encoder.encode(splits[name]["text"][:])],
             taxonomy.multi_hot(splits[name]["labels"][:]).astype(np.float32),
         )
         for name in ("train", "validation")
     )
-    return training.Run(profile, classifier, encoder, 0, "fp32", info["digest"]), train, validation
+    return trainer.Run(profile, classifier, encoder, 0, "fp32", info["digest"]), train, validation
 
 
 def test_the_best_epoch_is_kept_when_a_later_one_is_worse(dataset: Path, tiny: str) -> None:
@@ -268,7 +260,7 @@ def test_the_best_epoch_from_before_a_stop_is_kept_after_it(dataset: Path, tiny:
 
     with pytest.MonkeyPatch.context() as patched:
         stop_at(12, patched)
-        with training.stop_signal() as signalled, pytest.raises(Interrupted):
+        with trainer.stop_signal() as signalled, pytest.raises(Interrupted):
             stopped.fit(train, validation, location, 500, spoil_after_the_first, signalled)
     resumed, *_ = a_run(dataset, tiny, epochs=3)
     resumed.fit(train, validation, location, 500, lambda epoch, values: None, threading.Event())
@@ -282,7 +274,7 @@ def test_the_facts_of_a_run_say_what_was_done(dataset: Path, model_folder: Path,
     assert facts["profile"]["epochs"] == 6
     assert facts["steps"] == 6 * STEPS_PER_EPOCH
     assert facts["weights"] == tiny
-    assert facts["dataset_digest"] == data.load(dataset)[1]["digest"]
+    assert facts["dataset_digest"] == load_dataset(dataset)[1]["digest"]
     assert facts["max_length"] == 128
     assert facts["parameters"] > 20_000
     assert facts["peak_memory_bytes"] > 2**26
@@ -299,20 +291,20 @@ def test_training_needs_no_test_split(dataset: Path, tiny: str, tmp_path: Path, 
     shutil.copytree(dataset, copied)
     shutil.rmtree(copied / "test")
     (copied / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "validation"]}))
-    training.train(copied, tmp_path / "model", "minilm", weights=tiny, epochs=SHORT)
+    trainer.train(copied, tmp_path / "model", "minilm", weights=tiny, epochs=SHORT)
     assert result_of(tmp_path / "model") == undisturbed[SHORT]
 
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGTERM) -> None:
     """From now on a run in this process gets a signal within its step of that number."""
-    advance = training.Run.advance
+    advance = trainer.Run.advance
 
-    def advance_and_stop(run: training.Run, *args: Any) -> None:
+    def advance_and_stop(run: trainer.Run, *args: Any) -> None:
         advance(run, *args)
         if run.step == step:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(training.Run, "advance", advance_and_stop)
+    monkeypatch.setattr(trainer.Run, "advance", advance_and_stop)
 
 
 @pytest.mark.parametrize("step", [1, 7, 8, 9, 16, 23])
@@ -323,7 +315,7 @@ def test_a_run_stopped_at_any_step_ends_as_if_it_had_not_been(
     location = str(tmp_path / "checkpoints")
 
     def start() -> dict[str, Any]:
-        return training.train(
+        return trainer.train(
             dataset, tmp_path / "model", "minilm", weights=tiny, epochs=SHORT, checkpoint_location=location, checkpoint_steps=3
         )
 
@@ -342,7 +334,7 @@ def test_a_run_stopped_at_its_last_step_is_finished(
     dataset: Path, tiny: str, tmp_path: Path, undisturbed: dict[int, Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_at(24, monkeypatch)
-    training.train(dataset, tmp_path / "model", "minilm", weights=tiny, epochs=SHORT)
+    trainer.train(dataset, tmp_path / "model", "minilm", weights=tiny, epochs=SHORT)
     assert result_of(tmp_path / "model") == undisturbed[SHORT]
 
 
@@ -353,7 +345,7 @@ def test_without_checkpoints_a_stopped_run_says_that_it_starts_over(
     stop_at(5, monkeypatch, number)
     before = [signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)]
     with pytest.raises(Interrupted, match="stopped at step 5 of 24: it starts over next time"):
-        training.train(dataset, tmp_path / "model", "minilm", weights=tiny, epochs=SHORT)
+        trainer.train(dataset, tmp_path / "model", "minilm", weights=tiny, epochs=SHORT)
     assert [signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)] == before
 
 
@@ -400,7 +392,7 @@ class Command:
 
 
 def resume(dataset: Path, tiny: str, tmp_path: Path, location: str) -> Result:
-    training.train(
+    trainer.train(
         dataset, tmp_path / "model", "minilm", weights=tiny, epochs=LONG, checkpoint_location=location, checkpoint_steps=50
     )
     return result_of(tmp_path / "model")
@@ -417,14 +409,14 @@ def test_a_terminated_command_leaves_one_more_checkpoint_and_is_resumed_there(
 ) -> None:
     """SIGTERM, checkpoints in S3."""
     command = Command(dataset, tmp_path / "model", tiny, bucket, tmp_path / "stderr")
-    assert command.kill_when(lambda: bool(storage.children(bucket)), signal.SIGTERM) == 1
-    last = storage.children(bucket)[-1]
+    assert command.kill_when(lambda: bool(store.children(bucket)), signal.SIGTERM) == 1
+    last = store.children(bucket)[-1]
     step = int(last.removeprefix("step-"))
     assert 5 <= step < LONG * STEPS_PER_EPOCH
     assert (tmp_path / "stderr").read_text().strip().splitlines()[-1] == (
         f"goemotions: training of minilm was stopped at step {step} of 48: start it again to go on from {bucket}"
     )
-    assert storage.read(storage.join(bucket, last), manifest.NAME)
+    assert store.read(store.join(bucket, last), manifest.NAME)
     assert not (tmp_path / "model").exists()
     with caplog.at_level(logging.INFO):
         assert resume(dataset, tiny, tmp_path, bucket) == undisturbed[LONG]
@@ -449,19 +441,19 @@ def test_a_command_killed_while_it_writes_a_checkpoint_is_resumed_from_the_one_b
     location = tmp_path / "checkpoints"
 
     def is_writing() -> bool:
-        names = storage.children(str(location))
+        names = store.children(str(location))
         whole = [(location / name / manifest.NAME).exists() for name in names]
         return whole[-2:] == [True, False]
 
     command = Command(dataset, tmp_path / "model", wide, str(location), tmp_path / "stderr")
     assert command.kill_when(is_writing, signal.SIGKILL) == -signal.SIGKILL
-    *_, before, partial = storage.children(str(location))
+    *_, before, partial = store.children(str(location))
     assert not (location / partial / manifest.NAME).exists()
     with caplog.at_level(logging.INFO):
         resumed = resume(dataset, wide, tmp_path, str(location))
     assert f"checkpoint {partial} is not used: it was never finished" in caplog.text
     assert f"resuming minilm at step {int(before.removeprefix('step-'))} of 48" in caplog.text
-    training.train(dataset, tmp_path / "undisturbed", "minilm", weights=wide, epochs=LONG)
+    trainer.train(dataset, tmp_path / "undisturbed", "minilm", weights=wide, epochs=LONG)
     assert resumed == result_of(tmp_path / "undisturbed")
 
 
@@ -470,7 +462,7 @@ def interrupted(dataset: Path, tiny: str, location: str, **options: Any) -> None
     with pytest.MonkeyPatch.context() as patched:
         stop_at(18, patched)
         with pytest.raises(Interrupted):
-            training.train(
+            trainer.train(
                 dataset, Path(location) / "none", "minilm", weights=tiny, epochs=SHORT, checkpoint_location=location, **options
             )
 
@@ -485,7 +477,7 @@ def test_where_every_checkpoint_is_corrupt_training_starts_over(
     assert len(states) == checkpoints.KEPT
     for state in states:
         state.write_bytes(state.read_bytes()[:-100])
-    training.train(
+    trainer.train(
         dataset, tmp_path / "model", "minilm", weights=tiny, epochs=SHORT, checkpoint_location=str(location), checkpoint_steps=3
     )
     assert f"no checkpoint below {location} can be used: training starts over" in caplog.text
@@ -497,7 +489,7 @@ def test_checkpoints_of_another_seed_are_not_used(
 ) -> None:
     location = str(tmp_path / "checkpoints")
     interrupted(dataset, tiny, location, seed=1)
-    training.train(dataset, tmp_path / "model", "minilm", weights=tiny, epochs=SHORT, checkpoint_location=location)
+    trainer.train(dataset, tmp_path / "model", "minilm", weights=tiny, epochs=SHORT, checkpoint_location=location)
     assert "it belongs to another run" in caplog.text
     assert result_of(tmp_path / "model") == undisturbed[SHORT]
 
@@ -508,10 +500,10 @@ def test_checkpoints_of_other_data_are_not_used(
     shutil.copytree(source, tmp_path / "source")
     train = tmp_path / "source" / "train.tsv"
     train.write_text("".join(train.read_text().splitlines(keepends=True)[:-1]))
-    data.ingest(str(tmp_path / "source"), tmp_path / "dataset")
+    ingest(str(tmp_path / "source"), tmp_path / "dataset")
     location = str(tmp_path / "checkpoints")
     interrupted(tmp_path / "dataset", tiny, location)
-    training.train(dataset, tmp_path / "model", "minilm", weights=tiny, epochs=SHORT, checkpoint_location=location)
+    trainer.train(dataset, tmp_path / "model", "minilm", weights=tiny, epochs=SHORT, checkpoint_location=location)
     assert "it belongs to another run" in caplog.text
     assert result_of(tmp_path / "model") == undisturbed[SHORT]
 
@@ -525,7 +517,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
     with pytest.raises(
         TrainingError, match=r"the loss of minilm is not finite by step \d+: lower the learning rate \(now 1e\+38\)"
     ):
-        training.train(
+        trainer.train(
             dataset, tmp_path / "model", "minilm", weights=tiny, checkpoint_location=str(location), checkpoint_steps=3
         )
     assert not (tmp_path / "model").exists()
@@ -542,9 +534,9 @@ def test_out_of_memory_names_the_setting_to_lower(
     def allocate_too_much(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    monkeypatch.setattr(model.MeanPooledClassifier, "forward", allocate_too_much)
+    monkeypatch.setattr(MeanPooledClassifier, "forward", allocate_too_much)
     with pytest.raises(TrainingError, match="out of GPU memory: lower the profile's batch_size or max_length"):
-        training.train(dataset, tmp_path / "model", "minilm", weights=tiny)
+        trainer.train(dataset, tmp_path / "model", "minilm", weights=tiny)
     assert not (tmp_path / "model").exists()
 
 
@@ -557,25 +549,25 @@ def test_real_exhaustion_of_gpu_memory_names_the_setting_to_lower(dataset: Path,
     torch.cuda.set_per_process_memory_fraction(1e-6)
     try:
         with pytest.raises(TrainingError, match="out of GPU memory"):
-            training.train(dataset, tmp_path / "model", "minilm", weights=wide)
+            trainer.train(dataset, tmp_path / "model", "minilm", weights=wide)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def test_an_unknown_profile_and_a_folder_without_data_are_named(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no model profile 'gpt'"):
-        training.train(dataset, tmp_path / "model", "gpt")
+        trainer.train(dataset, tmp_path / "model", "gpt")
     with pytest.raises(DataError, match="is not a Dataset folder"):
-        training.train(tmp_path, tmp_path / "model", "minilm")
+        trainer.train(tmp_path, tmp_path / "model", "minilm")
 
 
 def test_bf16_trains_to_about_the_same_numbers(
     dataset: Path, tiny: str, tmp_path: Path, undisturbed: dict[int, Result]
 ) -> None:
-    facts = training.train(dataset, tmp_path / "model", "minilm", weights=tiny, epochs=1, precision="bf16")
+    facts = trainer.train(dataset, tmp_path / "model", "minilm", weights=tiny, epochs=1, precision="bf16")
     assert facts["precision"] == "bf16"
     assert facts["history"][0]["train/loss"] == pytest.approx(undisturbed[SHORT].history[0]["train/loss"], rel=0.02)
-    written = model.load(tmp_path / "model")
+    written = load_classifier(tmp_path / "model")
     assert {parameter.dtype for parameter in written.parameters()} == {torch.float32}
 
 
@@ -600,22 +592,22 @@ def test_the_head_learns_faster_and_only_matrices_decay(dataset: Path, tiny: str
 @settings(max_examples=50, deadline=None)
 def test_every_row_is_in_exactly_one_batch(lengths: list[int], size: int, seed: int, epoch: int) -> None:
     rows = [[0] * length for length in lengths]
-    drawn = training.batches(rows, size, seed, epoch)
+    drawn = trainer.batches(rows, size, seed, epoch)
     assert sorted(position for batch in drawn for position in batch) == list(range(len(rows)))
     assert len(drawn) == math.ceil(len(rows) / size)
     assert all(1 <= len(batch) <= size for batch in drawn)
-    assert drawn == training.batches(rows, size, seed, epoch)
+    assert drawn == trainer.batches(rows, size, seed, epoch)
 
 
 def test_another_epoch_or_seed_draws_other_batches() -> None:
     rows = [[0] * (1 + number % 9) for number in range(200)]
-    drawn = [training.batches(rows, 8, seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    drawn = [trainer.batches(rows, 8, seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
     assert drawn[0] != drawn[1] != drawn[2] != drawn[0]
 
 
 def test_batches_hold_rows_of_like_length() -> None:
     lengths = np.random.default_rng(0).integers(1, 129, 3200)
-    drawn = training.batches([[0] * int(length) for length in lengths], 32, 0, 0)
+    drawn = trainer.batches([[0] * int(length) for length in lengths], 32, 0, 0)
     padded = sum(len(batch) * int(lengths[batch].max()) for batch in drawn)
     assert padded < 1.05 * lengths.sum()
 
@@ -642,8 +634,8 @@ def test_the_validation_loss_is_binary_cross_entropy(drawn: st.DataObject, rows:
     labels = drawn.draw(arrays(np.int64, (rows, columns), elements=st.integers(0, 1))).astype(np.float32)
     scores = drawn.draw(arrays(np.int64, (rows, columns), elements=st.integers(1, 999))).astype(np.float32) / 1000
     expected = torch.nn.functional.binary_cross_entropy(torch.from_numpy(scores), torch.from_numpy(labels))
-    assert training.binary_loss(labels, scores) == pytest.approx(float(expected), rel=1e-4, abs=1e-5)
+    assert trainer.binary_loss(labels, scores) == pytest.approx(float(expected), rel=1e-4, abs=1e-5)
 
 
 def test_the_validation_loss_of_certain_errors_is_finite() -> None:
-    assert math.isfinite(training.binary_loss(np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])))
+    assert math.isfinite(trainer.binary_loss(np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])))

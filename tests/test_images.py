@@ -48,15 +48,15 @@ def test_a_commit_of_documents_is_no_new_image(checkout: Path) -> None:
 
     before = script("name", "trainer", folder=checkout).stdout
     assert committed("README.md") == before
-    assert committed("goemotions/labels.py") != before
+    assert committed("goemotions/data/taxonomy.py") != before
 
 
 def test_what_is_not_committed_is_not_built(checkout: Path) -> None:
-    (checkout / "goemotions" / "labels.py").write_text("")
+    (checkout / "goemotions" / "data" / "taxonomy.py").write_text("")
     refused = script("build", "trainer", folder=checkout)
     assert refused.returncode == 1
     assert "commit them" in refused.stderr
-    assert "goemotions/labels.py" in refused.stderr
+    assert "goemotions/data/taxonomy.py" in refused.stderr
 
 
 def test_an_image_that_is_not_there_is_named(checkout: Path) -> None:

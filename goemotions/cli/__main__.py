@@ -1,0 +1,3 @@
+from goemotions.cli.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""Metrics, intervals, calibration and thresholds: functions of arrays, with no knowledge of files or models."""

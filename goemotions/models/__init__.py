@@ -1,0 +1,1 @@
+"""Model profiles, classifiers, tokenizers and the engines that compute probabilities."""

@@ -1,0 +1,1 @@
+"""Bundles and their versions in MLflow: tracking, registration and promotion."""

@@ -1,0 +1,1 @@
+"""Training runs: the loop, its losses and optimizers, checkpoints and distillation."""
