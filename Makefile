@@ -164,10 +164,10 @@ test: setup $(CHECKOV) ## the tests, two files at a time
 test-images: setup ## run the images of this commit with docker or podman, read-only and without rights
 	$(BIN)/python -m pytest tests/images
 
-test-faults: setup ## the tests of faults and bad inputs, slow ones too, with the rows they stand for (20 min)
-	$(BIN)/python -m pytest --rows $(OTHERS)
-	$(BIN)/python -m pytest --rows $(TRAINING)
-	$(BIN)/python -m pytest --rows $(LOAD)
+test-faults: setup ## the tests of faults and bad inputs, slow ones too; docs/faults.md lists them (20 min)
+	$(BIN)/python -m pytest --faults $(OTHERS)
+	$(BIN)/python -m pytest --faults $(TRAINING)
+	$(BIN)/python -m pytest --faults $(LOAD)
 
 fuzz: setup ## a fuzzer on each reader of strangers' bytes for SECONDS
 	@cd /tmp && for reader in $$($(CURDIR)/$(BIN)/python $(CURDIR)/tests/fuzz/readers.py --list); do echo "== $$reader"; \

@@ -55,43 +55,40 @@ FILLERS = [
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 
-def rows_of(item: pytest.Item) -> list[str]:
-    """The faults and bad inputs that a test stands for, by number: by its mark, or by the name of its case."""
-    named = [str(name) for mark in item.iter_markers("row") for name in mark.args]
-    case = re.search(r"\[row (\d+)", item.nodeid)
-    return named + ([f"data {case[1]}"] if case else [])
+def faults_of(item: pytest.Item) -> list[str]:
+    """The faults and bad inputs of docs/faults.md that a test covers."""
+    return [str(name) for mark in item.iter_markers("fault") for name in mark.args]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--rows", action="store_true", help="Run the tests of faults and bad inputs alone, slow ones too, and tell the rows."
+        "--faults", action="store_true", help="Run only the tests of faults and bad inputs, slow ones too, and list the faults."
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    wanted = rows_of if config.getoption("--rows") else lambda item: not item.get_closest_marker("slow")
-    left = [item for item in items if not wanted(item)]
-    config.hook.pytest_deselected(items=left)
-    items[:] = [item for item in items if wanted(item)]
+    selected = faults_of if config.getoption("--faults") else lambda item: not item.get_closest_marker("slow")
+    config.hook.pytest_deselected(items=[item for item in items if not selected(item)])
+    items[:] = [item for item in items if selected(item)]
 
 
-ROWS: dict[str, list[str]] = {}
+OUTCOMES: dict[str, list[str]] = {}
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.when == "call" or report.outcome != "passed":
-        for row in rows_of(item):
-            ROWS.setdefault(row, []).append(report.outcome)
+        for name in faults_of(item):
+            OUTCOMES.setdefault(name, []).append(report.outcome)
     return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if config.getoption("--rows"):
-        for row, outcomes in sorted(ROWS.items(), key=lambda entry: (entry[0].split()[0], int(entry[0].split()[1]))):
+    if config.getoption("--faults"):
+        for name, outcomes in sorted(OUTCOMES.items()):
             counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in sorted(set(outcomes)))
-            terminalreporter.write_line(f"row {row}: {counts}")
+            terminalreporter.write_line(f"{name}: {counts}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -114,169 +114,194 @@ EMPTY_PARQUET = written(
     pa.table({"text": pa.array([], pa.string()), "labels": pa.array([], pa.list_(pa.int64())), "id": pa.array([], pa.string())})
 )
 
+
+def case(name: str, *values: object) -> Any:
+    """The parameters of one case. A name such as ``data-code: pickle`` also marks the case with that fault."""
+    fault = name.partition(":")[0]
+    return pytest.param(*values, id=name, marks=[pytest.mark.fault(fault)] if fault.startswith("data-") else [])
+
+
 BAD_SOURCES: dict[str, tuple[dict[str, bytes | None], str]] = {
-    "row 1, empty file": ({"train.tsv": b""}, r"^train\.tsv has no rows"),
-    "row 1, blank file": ({"test.tsv": b"\n"}, r"^test\.tsv has no rows"),
-    "row 1, empty gz": ({"train.tsv.gz": gzip.compress(b"")}, r"^train\.tsv\.gz has no rows"),
-    "row 1, header only": ({"train.tsv": b"text\tlabels\tid\n"}, r"^train\.tsv has no rows"),
-    "row 1, header only, parquet": ({"train.parquet": EMPTY_PARQUET}, r"^train\.parquet has no rows"),
-    "row 1, empty parquet": ({"train.parquet": b""}, r"^train\.parquet is not a complete Parquet file"),
-    "row 1, missing train": ({"train.tsv": None}, r"has no train split: add train\.tsv"),
-    "row 1, missing dev": ({"dev.tsv": None}, r"has no validation split: add .*dev\.tsv"),
-    "row 1, missing test": ({"test.tsv": None}, r"has no test split: add test\.tsv"),
-    "row 1, missing part of a split": (
+    "data-incomplete: empty file": ({"train.tsv": b""}, r"^train\.tsv has no rows"),
+    "data-incomplete: blank file": ({"test.tsv": b"\n"}, r"^test\.tsv has no rows"),
+    "data-incomplete: empty gz": ({"train.tsv.gz": gzip.compress(b"")}, r"^train\.tsv\.gz has no rows"),
+    "data-incomplete: header only": ({"train.tsv": b"text\tlabels\tid\n"}, r"^train\.tsv has no rows"),
+    "data-incomplete: header only, parquet": ({"train.parquet": EMPTY_PARQUET}, r"^train\.parquet has no rows"),
+    "data-incomplete: empty parquet": ({"train.parquet": b""}, r"^train\.parquet is not a complete Parquet file"),
+    "data-incomplete: missing train": ({"train.tsv": None}, r"has no train split: add train\.tsv"),
+    "data-incomplete: missing dev": ({"dev.tsv": None}, r"has no validation split: add .*dev\.tsv"),
+    "data-incomplete: missing test": ({"test.tsv": None}, r"has no test split: add test\.tsv"),
+    "data-incomplete: missing part of a split": (
         {"train-00000-of-00002.parquet": GOOD},
         r"train-00000-of-00002\.parquet is one of 2 files, 1 of them there",
     ),
-    "row 1, missing names": ({"emotions.txt": None}, r"has no emotions\.txt: list the label names"),
-    "row 1, empty names": ({"emotions.txt": b"\n"}, r"taxonomy has no label"),
-    "row 1, names with a gap": ({"emotions.txt": b"calm\n\nglee\n"}, r"label 1 of the taxonomy has no name"),
-    "row 1, a name twice": ({"emotions.txt": b"calm\nglee\ncalm\n"}, r"label 'calm' stands twice"),
-    "row 1, parquet without names": (
+    "data-incomplete: missing names": ({"emotions.txt": None}, r"has no emotions\.txt: list the label names"),
+    "data-incomplete: empty names": ({"emotions.txt": b"\n"}, r"taxonomy has no label"),
+    "data-incomplete: names with a gap": ({"emotions.txt": b"calm\n\nglee\n"}, r"label 1 of the taxonomy has no name"),
+    "data-incomplete: a name twice": ({"emotions.txt": b"calm\nglee\ncalm\n"}, r"label 'calm' stands twice"),
+    "data-incomplete: parquet without names": (
         {"emotions.txt": None, "train.parquet": GOOD, "dev.tsv": None, "dev.parquet": GOOD, "test.tsv": None}
         | {"test.parquet": GOOD},
         r"^train\.parquet names no labels: put the label names into emotions\.txt",
     ),
-    "row 2, two columns": ({"train.tsv": b"lake\t0\tt1\nlake\t0\n"}, r"^train\.tsv, line 2: 2 columns where 3"),
-    "row 2, four columns": ({"train.tsv": b"lake\t0\tt1\t\n"}, r"^train\.tsv, line 1: 4 columns where 3"),
-    "row 2, blank line": ({"train.tsv": b"lake\t0\tt1\n\nstorm\t1\tt2\n"}, r"^train\.tsv, line 2: 1 columns"),
-    "row 2, commas": ({"train.tsv": b"text,labels,id\n"}, r"^train\.tsv, line 1: 1 columns .* tab-separated"),
-    "row 2, gz": ({"train.tsv.gz": gzip.compress(b"lake\t0\n")}, r"^train\.tsv\.gz, line 1: 2 columns"),
-    "row 2, missing column, parquet": (
+    "data-columns: two columns": ({"train.tsv": b"lake\t0\tt1\nlake\t0\n"}, r"^train\.tsv, line 2: 2 columns where 3"),
+    "data-columns: four columns": ({"train.tsv": b"lake\t0\tt1\t\n"}, r"^train\.tsv, line 1: 4 columns where 3"),
+    "data-columns: blank line": ({"train.tsv": b"lake\t0\tt1\n\nstorm\t1\tt2\n"}, r"^train\.tsv, line 2: 1 columns"),
+    "data-columns: commas": ({"train.tsv": b"text,labels,id\n"}, r"^train\.tsv, line 1: 1 columns .* tab-separated"),
+    "data-columns: gz": ({"train.tsv.gz": gzip.compress(b"lake\t0\n")}, r"^train\.tsv\.gz, line 1: 2 columns"),
+    "data-columns: missing column, parquet": (
         {"train.parquet": written(pa.table({"id": ["t1"], "text": ["lake"]}))},
         r"^train\.parquet has no column 'labels'",
     ),
-    "row 2, labels are one string": (
+    "data-columns: labels are one string": (
         {"train.parquet": parquet([("lake", "12", "t1")])},
         r"^train\.parquet, line 1: .*labels a list",
     ),
-    "row 2, labels are one number": (
+    "data-columns: labels are one number": (
         {"train.parquet": parquet([("lake", 0, "t1")])},
         r"^train\.parquet, line 1: .*labels a list",
     ),
-    "row 2, text is bytes": (
+    "data-columns: text is bytes": (
         {"train.parquet": parquet([(b"lake", [0], "t1")])},
         r"^train\.parquet, line 1: text must be a string",
     ),
-    "row 2, no id": ({"train.tsv": b"lake\t0\tt1\nlake\t0\t\n"}, r"^train\.tsv, line 2: id '' is empty"),
-    "row 2, no id, parquet": (
+    "data-columns: no id": ({"train.tsv": b"lake\t0\tt1\nlake\t0\t\n"}, r"^train\.tsv, line 2: id '' is empty"),
+    "data-columns: no id, parquet": (
         {"train.parquet": parquet([("lake", [0], "t1"), ("lake", [0], None)])},
         r"^train\.parquet, line 2: id '' is empty",
     ),
-    "row 3": ({"train.tsv": b"lake\t0\tt1\nst\xf6rm\t1\tt2\n"}, r"^train\.tsv, line 2: not UTF-8 \(byte 0xf6\)"),
-    "row 3, behind a BOM": (
+    "data-not-utf8": ({"train.tsv": b"lake\t0\tt1\nst\xf6rm\t1\tt2\n"}, r"^train\.tsv, line 2: not UTF-8 \(byte 0xf6\)"),
+    "data-not-utf8: behind a BOM": (
         {"train.tsv": b"\xef\xbb\xbflake\t0\tt1\n\xf6\t1\tt2\n"},
         r"^train\.tsv, line 2: not UTF-8 \(byte 0xf6\)",
     ),
-    "row 3, encoded surrogate": ({"train.tsv": b"\xed\xa0\x80\t0\tt1\n"}, r"^train\.tsv, line 1: not UTF-8"),
-    "row 3, UTF-16": ({"train.tsv": tsv(TRAIN).decode().encode("utf-16")}, r"^train\.tsv, line 1: not UTF-8"),
-    "row 3, gz": ({"train.tsv.gz": gzip.compress(b"lake\t0\tt1\n\xf6\t1\tt2\n")}, r"^train\.tsv\.gz, line 2: not UTF-8"),
-    "row 3, names": ({"emotions.txt": b"calm\ndr\xe9ad\nglee\n"}, r"^emotions\.txt, line 2: not UTF-8"),
-    "row 3, parquet": (
+    "data-not-utf8: encoded surrogate": ({"train.tsv": b"\xed\xa0\x80\t0\tt1\n"}, r"^train\.tsv, line 1: not UTF-8"),
+    "data-not-utf8: UTF-16": ({"train.tsv": tsv(TRAIN).decode().encode("utf-16")}, r"^train\.tsv, line 1: not UTF-8"),
+    "data-not-utf8: gz": (
+        {"train.tsv.gz": gzip.compress(b"lake\t0\tt1\n\xf6\t1\tt2\n")},
+        r"^train\.tsv\.gz, line 2: not UTF-8",
+    ),
+    "data-not-utf8: names": ({"emotions.txt": b"calm\ndr\xe9ad\nglee\n"}, r"^emotions\.txt, line 2: not UTF-8"),
+    "data-not-utf8: parquet": (
         {"train.parquet": written(pa.table({"text": not_utf8(), "labels": [[0], [1]], "id": ["t1", "t2"]}))},
         r"^train\.parquet, line 2: not UTF-8",
     ),
-    "row 5": (
+    "data-blank-text": (
         {"train.tsv": b"lake\t0\tt1\n \t1\tt2\n"},
         r"^train\.tsv: 1 of 2 rows are unusable \(line 2: blank text\), over the allowed 5%",
     ),
-    "row 5, parquet": (
+    "data-blank-text: parquet": (
         {"train.parquet": parquet([(None, [0], "t1"), ("lake", [0], "t2")])},
         r"^train\.parquet: 1 of 2 rows are unusable \(line 1: blank text\)",
     ),
-    "row 6, too high": (
+    "data-invalid-label: too high": (
         {"train.tsv": b"lake\t0\tt1\nlake\t1,3\tt2\n"},
         r"^train\.tsv, line 2: label '3' is not an index from 0 to 2",
     ),
-    "row 6, negative": ({"train.tsv": b"lake\t-1\tt1\n"}, r"^train\.tsv, line 1: label '-1' is not an index"),
-    "row 6, a word": ({"train.tsv": b"lake\tjoy\tt1\n"}, r"^train\.tsv, line 1: label 'joy' is not an index"),
-    "row 6, a fraction": ({"train.tsv": b"lake\t1.5\tt1\n"}, r"^train\.tsv, line 1: label '1\.5' is not an index"),
-    "row 6, underscore": ({"train.tsv": b"lake\t0_1\tt1\n"}, r"^train\.tsv, line 1: label '0_1' is not an index"),
-    "row 6, huge": (
+    "data-invalid-label: negative": ({"train.tsv": b"lake\t-1\tt1\n"}, r"^train\.tsv, line 1: label '-1' is not an index"),
+    "data-invalid-label: a word": ({"train.tsv": b"lake\tjoy\tt1\n"}, r"^train\.tsv, line 1: label 'joy' is not an index"),
+    "data-invalid-label: a fraction": ({"train.tsv": b"lake\t1.5\tt1\n"}, r"^train\.tsv, line 1: label '1\.5' is not an index"),
+    "data-invalid-label: underscore": ({"train.tsv": b"lake\t0_1\tt1\n"}, r"^train\.tsv, line 1: label '0_1' is not an index"),
+    "data-invalid-label: huge": (
         {"train.tsv": b"lake\t" + b"9" * 5000 + b"\tt1\n"},
         r"^train\.tsv, line 1: label '9{70,80} is not an index",
     ),
-    "row 6, twice": ({"train.tsv": b"lake\t1,0,1\tt1\n"}, r"^train\.tsv, line 1: label 1 stands twice in the row"),
-    "row 6, gz": ({"train.tsv.gz": gzip.compress(b"lake\t7\tt1\n")}, r"^train\.tsv\.gz, line 1: label '7' is not an index"),
-    "row 6, parquet, too high": (
+    "data-invalid-label: twice": ({"train.tsv": b"lake\t1,0,1\tt1\n"}, r"^train\.tsv, line 1: label 1 stands twice in the row"),
+    "data-invalid-label: gz": (
+        {"train.tsv.gz": gzip.compress(b"lake\t7\tt1\n")},
+        r"^train\.tsv\.gz, line 1: label '7' is not an index",
+    ),
+    "data-invalid-label: parquet, too high": (
         {"train.parquet": parquet([("lake", [0], "t1"), ("lake", [3], "t2")])},
         r"^train\.parquet, line 2: label 3 is not an index",
     ),
-    "row 6, parquet, negative": ({"train.parquet": parquet([("lake", [-1], "t1")])}, r"^train\.parquet, line 1: label -1 is"),
-    "row 6, parquet, a fraction": (
+    "data-invalid-label: parquet, negative": (
+        {"train.parquet": parquet([("lake", [-1], "t1")])},
+        r"^train\.parquet, line 1: label -1 is",
+    ),
+    "data-invalid-label: parquet, a fraction": (
         {"train.parquet": parquet([("lake", [1.5], "t1")])},
         r"^train\.parquet, line 1: label 1\.5 is",
     ),
-    "row 6, parquet, infinity": (
+    "data-invalid-label: parquet, infinity": (
         {"train.parquet": parquet([("lake", [float("inf")], "t1")])},
         r"^train\.parquet, line 1: label inf is",
     ),
-    "row 6, parquet, not a number": (
+    "data-invalid-label: parquet, not a number": (
         {"train.parquet": parquet([("lake", [float("nan")], "t1")])},
         r"^train\.parquet, line 1: label nan is",
     ),
-    "row 6, parquet, truth values": (
+    "data-invalid-label: parquet, truth values": (
         {"train.parquet": parquet([("lake", [True, False], "t1")])},
         r"^train\.parquet, line 1: label True is",
     ),
-    "row 6, parquet, null": (
+    "data-invalid-label: parquet, null": (
         {"train.parquet": parquet([("lake", [0, None], "t1")])},
         r"^train\.parquet, line 1: label None is",
     ),
-    "row 6, parquet, unknown name": (
+    "data-invalid-label: parquet, unknown name": (
         {"train.parquet": parquet([("lake", ["joy"], "t1")])},
         r"^train\.parquet, line 1: label 'joy' is",
     ),
-    "row 6, parquet, twice": (
+    "data-invalid-label: parquet, twice": (
         {"train.parquet": parquet([("lake", [2, 2], "t1")])},
         r"^train\.parquet, line 1: label 2 stands twice",
     ),
-    "row 6, parquet, second part": (
+    "data-invalid-label: parquet, second part": (
         {"train-00000-of-00002.parquet": GOOD, "train-00001-of-00002.parquet": parquet([("lake", [9], "t9")])},
         r"^train-00001-of-00002\.parquet, line 1: label 9 is not an index",
     ),
-    "row 10": ({"test.tsv": b"harbour\t1\tt2\n"}, r"^id t2 stands in train and in test"),
-    "row 10, dev and test": ({"test.tsv": b"harbour\t1\td1\n"}, r"^id d1 stands in validation and in test"),
-    "row 10, parquet": ({"train.parquet": parquet([("lake", [0], "e1")])}, r"^id e1 stands in train and in test"),
-    "row 10, within a split": ({"train.tsv": b"lake\t0\tt1\nstorm\t1\tt1\n"}, r"^train\.tsv, line 2: id 't1' .* stands twice"),
-    "row 13, cut gz": ({"train.tsv.gz": GZIPPED[:-9]}, r"^train\.tsv\.gz is not a complete gzip file"),
-    "row 13, gz without its end": ({"train.tsv.gz": GZIPPED[:-1]}, r"^train\.tsv\.gz is not a complete gzip file"),
-    "row 13, damaged gz": (
+    "data-duplicate-id": ({"test.tsv": b"harbour\t1\tt2\n"}, r"^id t2 stands in train and in test"),
+    "data-duplicate-id: dev and test": ({"test.tsv": b"harbour\t1\td1\n"}, r"^id d1 stands in validation and in test"),
+    "data-duplicate-id: parquet": ({"train.parquet": parquet([("lake", [0], "e1")])}, r"^id e1 stands in train and in test"),
+    "data-duplicate-id: within a split": (
+        {"train.tsv": b"lake\t0\tt1\nstorm\t1\tt1\n"},
+        r"^train\.tsv, line 2: id 't1' .* stands twice",
+    ),
+    "data-truncated-file: cut gz": ({"train.tsv.gz": GZIPPED[:-9]}, r"^train\.tsv\.gz is not a complete gzip file"),
+    "data-truncated-file: gz without its end": ({"train.tsv.gz": GZIPPED[:-1]}, r"^train\.tsv\.gz is not a complete gzip file"),
+    "data-truncated-file: damaged gz": (
         {"train.tsv.gz": GZIPPED[:-6] + b"\0\0" + GZIPPED[-4:]},
         r"^train\.tsv\.gz is not a complete gzip file",
     ),
-    "row 13, cut parquet": ({"train.parquet": GOOD[:-20]}, r"^train\.parquet is not a complete Parquet file"),
-    "row 13, half a parquet": ({"train.parquet": GOOD[: len(GOOD) // 2]}, r"^train\.parquet is not a complete Parquet file"),
-    "row 13, damaged parquet": (
+    "data-truncated-file: cut parquet": ({"train.parquet": GOOD[:-20]}, r"^train\.parquet is not a complete Parquet file"),
+    "data-truncated-file: half a parquet": (
+        {"train.parquet": GOOD[: len(GOOD) // 2]},
+        r"^train\.parquet is not a complete Parquet file",
+    ),
+    "data-truncated-file: damaged parquet": (
         {"train.parquet": GOOD[:4] + b"\xff" * 40 + GOOD[44:]},
         r"^train\.parquet is not a complete Parquet file",
     ),
-    "row 13, cut parquet names the labels": (
+    "data-truncated-file: cut parquet names the labels": (
         {"emotions.txt": None, "train.parquet": GOOD[:-20], "dev.tsv": None, "dev.parquet": GOOD, "test.tsv": None}
         | {"test.parquet": GOOD},
         r"^train\.parquet is not a complete Parquet file",
     ),
-    "row 13, parquet called tsv": ({"train.tsv": GOOD}, r"^train\.tsv is not the text file its ending promises"),
-    "row 13, gz called tsv": ({"train.tsv": GZIPPED}, r"^train\.tsv is not the text file its ending promises"),
-    "row 13, tsv called parquet": ({"train.parquet": tsv(TRAIN)}, r"^train\.parquet is not a complete Parquet file"),
-    "row 13, tsv called gz": ({"train.tsv.gz": tsv(TRAIN)}, r"^train\.tsv\.gz is not a complete gzip file"),
-    "row 13, parquet called gz": ({"train.tsv.gz": GOOD}, r"^train\.tsv\.gz is not a complete gzip file"),
-    "row 13, gz called parquet": ({"train.parquet": GZIPPED}, r"^train\.parquet is not a complete Parquet file"),
-    "row 14, pickle": ({"train.tsv": None, "train.pkl": pickle.dumps(TRAIN)}, r"train\.pkl is refused, .* convert it"),
-    "row 14, torch file": ({"train.tsv": None, "train.pt": pickle.dumps(TRAIN)}, r"train\.pt is refused, .* convert it"),
-    "row 14, loading script": (
+    "data-truncated-file: parquet called tsv": ({"train.tsv": GOOD}, r"^train\.tsv is not the text file its ending promises"),
+    "data-truncated-file: gz called tsv": ({"train.tsv": GZIPPED}, r"^train\.tsv is not the text file its ending promises"),
+    "data-truncated-file: tsv called parquet": (
+        {"train.parquet": tsv(TRAIN)},
+        r"^train\.parquet is not a complete Parquet file",
+    ),
+    "data-truncated-file: tsv called gz": ({"train.tsv.gz": tsv(TRAIN)}, r"^train\.tsv\.gz is not a complete gzip file"),
+    "data-truncated-file: parquet called gz": ({"train.tsv.gz": GOOD}, r"^train\.tsv\.gz is not a complete gzip file"),
+    "data-truncated-file: gz called parquet": ({"train.parquet": GZIPPED}, r"^train\.parquet is not a complete Parquet file"),
+    "data-code: pickle": ({"train.tsv": None, "train.pkl": pickle.dumps(TRAIN)}, r"train\.pkl is refused, .* convert it"),
+    "data-code: torch file": ({"train.tsv": None, "train.pt": pickle.dumps(TRAIN)}, r"train\.pt is refused, .* convert it"),
+    "data-code: loading script": (
         {"train.tsv": None, "source.py": b"raise SystemExit(9)"},
         r"source\.py is refused, .* convert it",
     ),
-    "row 14, pickle called tsv": ({"train.tsv": pickle.dumps(TRAIN)}, r"^train\.tsv, line 1: not UTF-8"),
-    "row 14, pickle called parquet": (
+    "data-code: pickle called tsv": ({"train.tsv": pickle.dumps(TRAIN)}, r"^train\.tsv, line 1: not UTF-8"),
+    "data-code: pickle called parquet": (
         {"train.parquet": pickle.dumps(TRAIN)},
         r"^train\.parquet is not a complete Parquet file",
     ),
 }
 
 
-@pytest.mark.parametrize(("changes", "message"), BAD_SOURCES.values(), ids=BAD_SOURCES.keys())
+@pytest.mark.parametrize(("changes", "message"), [case(name, *values) for name, values in BAD_SOURCES.items()])
 def test_a_bad_source_is_a_named_error(tmp_path: Path, changes: dict[str, bytes | None], message: str) -> None:
     with pytest.raises(DataError, match=message) as raised:
         ingested(tmp_path, changes)
@@ -308,12 +333,12 @@ def test_a_bad_source_leaves_the_dataset_made_before_as_it_was(tmp_path: Path) -
 
 
 ACCEPTED: dict[str, dict[str, bytes | None]] = {
-    "row 4, BOM": {"train.tsv": b"\xef\xbb\xbf" + tsv(TRAIN)},
-    "row 4, BOM in the names": {"emotions.txt": b"\xef\xbb\xbfcalm\ndread\nglee"},
-    "row 4, CRLF": {"train.tsv": tsv(TRAIN, end="\r\n"), "emotions.txt": b"calm\r\ndread\r\nglee\r\n"},
-    "row 4, no newline at the end": {"train.tsv": tsv(TRAIN).rstrip(), "emotions.txt": b"calm\ndread\nglee"},
-    "row 4, all three": {"train.tsv": b"\xef\xbb\xbf" + tsv(TRAIN, end="\r\n").rstrip()},
-    "row 4, gz": {"train.tsv.gz": gzip.compress(b"\xef\xbb\xbf" + tsv(TRAIN, end="\r\n"))},
+    "data-line-endings: BOM": {"train.tsv": b"\xef\xbb\xbf" + tsv(TRAIN)},
+    "data-line-endings: BOM in the names": {"emotions.txt": b"\xef\xbb\xbfcalm\ndread\nglee"},
+    "data-line-endings: CRLF": {"train.tsv": tsv(TRAIN, end="\r\n"), "emotions.txt": b"calm\r\ndread\r\nglee\r\n"},
+    "data-line-endings: no newline at the end": {"train.tsv": tsv(TRAIN).rstrip(), "emotions.txt": b"calm\ndread\nglee"},
+    "data-line-endings: all three": {"train.tsv": b"\xef\xbb\xbf" + tsv(TRAIN, end="\r\n").rstrip()},
+    "data-line-endings: gz": {"train.tsv.gz": gzip.compress(b"\xef\xbb\xbf" + tsv(TRAIN, end="\r\n"))},
     "header": {"train.tsv": b"text\tlabels\tid\n" + tsv(TRAIN)},
     "gz": {"train.tsv.gz": GZIPPED},
     "spaces between labels": {"train.tsv": tsv(TRAIN).replace(b"1,0", b" 0, 1 ")},
@@ -333,7 +358,7 @@ ACCEPTED: dict[str, dict[str, bytes | None]] = {
 }
 
 
-@pytest.mark.parametrize("changes", ACCEPTED.values(), ids=ACCEPTED.keys())
+@pytest.mark.parametrize("changes", [case(name, changes) for name, changes in ACCEPTED.items()])
 def test_every_spelling_of_the_same_rows_is_the_same_dataset(tmp_path: Path, changes: dict[str, bytes | None]) -> None:
     info = ingested(tmp_path, changes)
     assert rows_of(tmp_path / "dataset") == in_order(TRAIN)
@@ -372,9 +397,8 @@ def many(rows: int) -> list[tuple[str, list[int], str]]:
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\u00a0\u2003", "\x0b\x0c\r"], ids=repr)
-@pytest.mark.row("data 5")
+@pytest.mark.fault("data-blank-text")
 def test_a_blank_text_is_left_out_and_counted(tmp_path: Path, blank: str) -> None:
-    """Data file row 5."""
     rows = many(19)
     rows.insert(7, (blank, [1], "blank one"))
     info = ingested(tmp_path, {"train.tsv": tsv(rows)})
@@ -385,8 +409,8 @@ def test_a_blank_text_is_left_out_and_counted(tmp_path: Path, blank: str) -> Non
     assert table.splitlines() == ["split,line,id,reason", "train,8,blank one,blank text"]
 
 
+@pytest.mark.fault("data-blank-text")
 def test_the_share_of_unusable_rows_is_an_option(tmp_path: Path) -> None:
-    """Data file row 5."""
     rows = [*many(18), ("", [0], "b1"), ("", [0], "b2")]
     with pytest.raises(DataError, match=r"2 of 20 rows are unusable .* raise max_quarantined"):
         ingested(tmp_path, {"train.tsv": tsv(rows)})
@@ -394,8 +418,8 @@ def test_the_share_of_unusable_rows_is_an_option(tmp_path: Path) -> None:
     assert info["quarantined"]["train"] == {"blank text": 2}
 
 
+@pytest.mark.fault("data-duplicate-id")
 def test_an_id_of_a_row_left_out_is_still_taken(tmp_path: Path) -> None:
-    """Data file row 10."""
     with pytest.raises(DataError, match="id d1 stands in train and in validation"):
         ingested(tmp_path, {"train.tsv": tsv([*many(19), ("", [0], "d1")])})
 
@@ -408,9 +432,8 @@ UNLABELLED: dict[str, dict[str, bytes | None]] = {
 
 
 @pytest.mark.parametrize("changes", UNLABELLED.values(), ids=UNLABELLED.keys())
-@pytest.mark.row("data 7")
+@pytest.mark.fault("data-no-label")
 def test_a_row_without_a_label_is_left_out_and_counted(tmp_path: Path, changes: dict[str, bytes | None]) -> None:
-    """Data file row 7."""
     info = ingested(tmp_path, changes)
     assert info["unlabelled"] == "quarantine"
     assert info["quarantined"]["train"] == {"no label": 1}
@@ -418,9 +441,8 @@ def test_a_row_without_a_label_is_left_out_and_counted(tmp_path: Path, changes: 
 
 
 @pytest.mark.parametrize("changes", UNLABELLED.values(), ids=UNLABELLED.keys())
-@pytest.mark.row("data 7")
+@pytest.mark.fault("data-no-label")
 def test_a_row_without_a_label_is_kept_where_asked(tmp_path: Path, changes: dict[str, bytes | None]) -> None:
-    """Data file row 7."""
     info = ingested(tmp_path, changes, unlabelled="keep")
     assert info["unlabelled"] == "keep"
     assert info["quarantined"]["train"] == {}
@@ -429,8 +451,8 @@ def test_a_row_without_a_label_is_kept_where_asked(tmp_path: Path, changes: dict
     assert sum(info["label_counts"]["train"].values()) == 19
 
 
+@pytest.mark.fault("data-no-label")
 def test_an_unknown_policy_is_refused(tmp_path: Path) -> None:
-    """Data file row 7."""
     with pytest.raises(DataError, match=r"'ignore' .* quarantine or keep"):
         ingested(tmp_path, unlabelled="ignore")
 
@@ -440,11 +462,10 @@ def test_a_split_with_no_row_left_is_a_named_error(tmp_path: Path) -> None:
         ingested(tmp_path, {"test.tsv": b" \t1\te1\n"}, max_quarantined=1.0)
 
 
-@pytest.mark.row("data 8")
+@pytest.mark.fault("data-unseen-label")
 def test_a_label_absent_from_train_is_a_warning_and_has_finite_metrics(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Data file row 8."""
     with caplog.at_level(logging.WARNING, logger="goemotions.data.dataset"):
         info = ingested(tmp_path, {"train.tsv": tsv(TRAIN[:2])})
     assert info["labels_absent_from_train"] == ["glee"]
@@ -463,18 +484,16 @@ def test_no_warning_where_train_has_every_label(tmp_path: Path, caplog: pytest.L
 LEAKED = [("storm tonight", [1], "t4"), ("One balloon... LEFT!", [2], "t5"), ("a storm by the harbour", [1], "t6")]
 
 
-@pytest.mark.row("data 9")
+@pytest.mark.fault("data-leakage")
 def test_texts_of_train_in_validation_and_test_are_counted(tmp_path: Path) -> None:
-    """Data file row 9."""
     info = ingested(tmp_path, {"train.tsv": tsv(TRAIN + LEAKED)})
     assert info["leakage"] == {"validation": {"exact": 1, "normalized": 1}, "test": {"exact": 0, "normalized": 1}}
     assert info["leaked_rows_dropped"] is False
     assert info["rows"]["train"] == 6
 
 
-@pytest.mark.row("data 9")
+@pytest.mark.fault("data-leakage")
 def test_leaked_texts_are_dropped_from_train_where_asked(tmp_path: Path) -> None:
-    """Data file row 9."""
     info = ingested(tmp_path, {"train.tsv": tsv(LEAKED + TRAIN)}, drop_leaked=True)
     assert info["leaked_rows_dropped"] is True
     assert info["leakage"]["validation"] == {"exact": 1, "normalized": 1}
@@ -483,17 +502,17 @@ def test_leaked_texts_are_dropped_from_train_where_asked(tmp_path: Path) -> None
     assert info["digest"] == digest(*canonical(LEAKED[2:] + TRAIN))
 
 
+@pytest.mark.fault("data-leakage")
 def test_train_that_is_leaked_as_a_whole_is_a_named_error(tmp_path: Path) -> None:
-    """Data file row 9."""
     leaked = [(text, labels, f"t{row_id}") for text, labels, row_id in DEV]
     with pytest.raises(DataError, match="no row of train is left"):
         ingested(tmp_path, {"train.tsv": tsv(leaked)}, drop_leaked=True)
     assert not (tmp_path / "dataset").exists()
 
 
-@pytest.mark.row("data 11")
+@pytest.mark.fault("data-huge-text")
 def test_a_comment_of_10_megabytes_is_kept_whole(tmp_path: Path) -> None:
-    """Data file row 11; the encoder cuts it, see test_tokenization.py."""
+    """The encoder cuts it, see test_tokenization.py."""
     info = ingested(tmp_path, {"train.tsv": tsv([*TRAIN, ("lake " * (MEGABYTES_10 // 5), [0], "t4")])})
     assert info["characters"]["train"]["max"] == MEGABYTES_10
     assert len(rows_of(tmp_path / "dataset")[3][0]) == MEGABYTES_10
@@ -516,9 +535,8 @@ STRANGE = {
 
 
 @pytest.mark.parametrize(("text", "stored"), STRANGE.values(), ids=STRANGE.keys())
-@pytest.mark.row("data 12")
+@pytest.mark.fault("data-odd-characters")
 def test_a_strange_text_is_stored_the_same_every_time(tmp_path: Path, text: str, stored: str) -> None:
-    """Data file row 12."""
     rows = [(text, [0], "t1"), ("lake", [1], "t2")]
     first = ingested(tmp_path, {"train.tsv": tsv(rows)})
     folder_of(tmp_path / "again", {"train.parquet": parquet(rows)})
@@ -528,8 +546,8 @@ def test_a_strange_text_is_stored_the_same_every_time(tmp_path: Path, text: str,
     assert first["digest"] == second["digest"]
 
 
+@pytest.mark.fault("data-code")
 def test_a_pickle_beside_good_files_is_not_read(tmp_path: Path) -> None:
-    """Data file row 14."""
     info = ingested(tmp_path, {"cache.pkl": b"no pickle at all", "load.py": b"raise SystemExit(9)"})
     assert info["rows"]["train"] == 3
 
@@ -598,7 +616,7 @@ DIFFERENT: dict[str, dict[str, bytes | None]] = {
 
 
 @pytest.mark.parametrize("changes", DIFFERENT.values(), ids=DIFFERENT.keys())
-@pytest.mark.row("fault 22")
+@pytest.mark.fault("data-changed")
 def test_the_digest_changes_with(tmp_path: Path, changes: dict[str, bytes | None]) -> None:
     """The digest is what a cached step is found by."""
     assert ingested(tmp_path, changes)["digest"] != digest(*canonical(TRAIN))
@@ -694,8 +712,8 @@ def test_no_bytes_end_in_anything_but_a_dataset_or_a_named_error(tmp_path: Path,
         assert load_dataset(tmp_path / "dataset")[1]["rows"]["train"] > 0
 
 
+@pytest.mark.fault("data-truncated-file")
 def test_a_parquet_file_with_any_byte_changed_is_read_or_refused_by_name(tmp_path: Path) -> None:
-    """Data file row 13."""
     source = folder_of(tmp_path / "source", {"train.parquet": GOOD})
     generator = random.Random(7)
     messages = []
@@ -842,13 +860,14 @@ def test_the_hub_holds_the_same_dataset_as_a_folder(hub: HubRun, source: str) ->
     assert hub.answers[source]["digest"] == digest(*canonical(TRAIN))
 
 
+@pytest.mark.fault("data-code")
 def test_scripts_and_pickles_on_the_hub_are_not_even_fetched(hub: HubRun) -> None:
-    """Data file row 14."""
     fetched = {path.rpartition("/")[2] for path in hub.asked if "/resolve/" in path}
     assert "train-00000-of-00001.parquet" in fetched
     assert not [name for name in fetched if not name.endswith((".parquet", ".md"))]
 
 
+@pytest.mark.fault("data-incomplete", "data-code")
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -858,16 +877,15 @@ def test_scripts_and_pickles_on_the_hub_are_not_even_fetched(hub: HubRun) -> Non
         ("hub:tests/good:other", "hub:tests/good:other cannot be read (ValueError): check the configuration's name"),
         ("hub:tests/scripted", "hub:tests/scripted has no Parquet files, and pickles and loading scripts are refused"),
     ],
-    ids=["revision", "name", "no name", "configuration", "row 14, script and pickle"],
+    ids=["revision", "name", "no name", "configuration", "script and pickle"],
 )
 def test_what_the_hub_does_not_have_is_a_named_error(hub: HubRun, source: str, message: str) -> None:
-    """Data file rows 1 and 14."""
     assert hub.answers[source]["error"] == DataError.__name__
     assert hub.answers[source]["message"].startswith(message)
 
 
 @pytest.mark.parametrize("source", ["hub:tests/failing", "hub:tests/silent"])
-@pytest.mark.row("fault 17")
+@pytest.mark.fault("hub-unreachable")
 def test_a_hub_that_does_not_answer_is_a_named_error_within_seconds(hub: HubRun, source: str) -> None:
     answer = hub.answers[source]
     assert answer["error"] == SourceUnreachable.__name__
@@ -877,7 +895,7 @@ def test_a_hub_that_does_not_answer_is_a_named_error_within_seconds(hub: HubRun,
     assert answer["seconds"] < 10
 
 
-@pytest.mark.row("fault 17")
+@pytest.mark.fault("hub-unreachable")
 def test_without_a_network_the_cache_is_used_or_the_other_sources_are_named(hub: HubRun) -> None:
     answers = ingest_each(["hub:tests/good", "hub:tests/absent"], "http://127.0.0.1:9", hub.folder)
     assert answers["hub:tests/good"]["digest"] == hub.answers["hub:tests/good"]["digest"]

@@ -92,9 +92,9 @@ def damaged(path: Path, kind: str) -> None:
         path.touch()
 
 
+@pytest.mark.fault("data-truncated-file")
 @pytest.mark.parametrize("kind", ["missing", "empty", "text", "cut", "another table", "scores without ids", "no facts"])
 def test_what_is_no_predictions_file_is_a_named_error(tmp_path: Path, kind: str) -> None:
-    """Data file row 13."""
     path = tmp_path / "predictions.parquet"
     damaged(path, kind)
     with pytest.raises(DataError, match=r"predictions\.parquet is not a Predictions file: run `goemotions evaluate` again"):
@@ -127,8 +127,8 @@ def test_the_table_of_labels_holds_the_figures_at_one_half(tmp_path: Path, predi
         assert float(row["auc"]) == pytest.approx(roc_auc_score(truth, scores))
 
 
+@pytest.mark.fault("data-unseen-label")
 def test_a_label_that_never_occurs_has_an_empty_auc(tmp_path: Path, predictions: Predictions) -> None:
-    """Data file row 8."""
     labels = predictions.labels.copy()
     labels[:, 1] = False
     evaluate.write_folder(tmp_path, replace(predictions, labels=labels), {})

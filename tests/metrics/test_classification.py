@@ -74,10 +74,10 @@ def test_every_figure_is_finite(case: tuple[np.ndarray, ...]) -> None:
     assert {name: value for name, value in found.items() if not math.isfinite(value)} == {}
 
 
+@pytest.mark.fault("data-unseen-label")
 @pytest.mark.parametrize("fill", [True, False], ids=["always there", "never there"])
 @pytest.mark.parametrize("guess", [True, False], ids=["always predicted", "never predicted"])
 def test_a_label_with_one_class_has_defined_figures(fill: bool, guess: bool) -> None:
-    """Data file row 8."""
     labels = np.array([[True, fill], [False, fill], [True, fill]])
     predicted = np.array([[True, guess], [False, guess], [True, guess]])
     probabilities = np.array([[0.9, 0.4], [0.1, 0.6], [0.8, 0.5]], dtype=np.float32)

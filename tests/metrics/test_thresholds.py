@@ -87,8 +87,8 @@ def test_a_threshold_lies_midway_to_the_next_probability() -> None:
     assert thresholds.per_label(labels, probabilities).values == (0.375,)
 
 
+@pytest.mark.fault("data-unseen-label")
 def test_a_label_without_positives_keeps_one_half() -> None:
-    """Data file row 8."""
     labels = np.array([[True, False], [False, False]])
     probabilities = np.array([[0.9, 0.9], [0.1, 0.8]], dtype=np.float32)
     assert thresholds.per_label(labels, probabilities).values[1] == 0.5

@@ -203,7 +203,7 @@ def test_weights_can_lie_in_s3(taxonomy: Taxonomy, weights: Callable[[str], str]
     assert torch.allclose(logits(there), logits(here), atol=1e-6)
 
 
-@pytest.mark.row("fault 17")
+@pytest.mark.fault("hub-unreachable")
 def test_when_the_hub_stays_silent_the_error_names_the_alternatives(dataset: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "goemotions.cli", "train", "--profile", "distilbert"]
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -107,7 +107,7 @@ def test_an_adapter_of_other_weights_is_refused(folder: Path, read: Callable[[Pa
         read(folder)
 
 
-@pytest.mark.row("data 14")
+@pytest.mark.fault("data-code")
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pkl", "model.py"])
 def test_pickled_weights_and_scripts_are_refused_and_not_opened(
     name: str, folder: Path, read: Callable[[Path], object], tmp_path: Path

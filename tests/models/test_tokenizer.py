@@ -39,6 +39,7 @@ def uncut(tokenizer_file: Path) -> Callable[[str], list[int]]:
     return lambda text: tokenizer.encode(text).ids
 
 
+@pytest.mark.fault("data-odd-characters")
 @pytest.mark.parametrize(
     ("text", "cleaned"),
     [
@@ -57,14 +58,13 @@ def uncut(tokenizer_file: Path) -> Callable[[str], list[int]]:
     ids=ascii,
 )
 def test_only_lone_surrogates_and_nul_are_replaced(text: str, cleaned: str) -> None:
-    """Data file row 12."""
     assert clean(text) == cleaned
 
 
+@pytest.mark.fault("data-odd-characters")
 @settings(max_examples=50, deadline=None)
 @given(text=ANY_TEXT)
 def test_a_clean_text_is_valid_and_stays_as_it_is(text: str) -> None:
-    """Data file row 12."""
     cleaned = clean(text)
     assert cleaned.encode("utf-8").decode("utf-8") == cleaned
     assert "\x00" not in cleaned
@@ -77,10 +77,10 @@ def test_a_valid_text_is_not_touched(text: str) -> None:
     assert clean(text) == text
 
 
+@pytest.mark.fault("data-odd-characters")
 @settings(max_examples=50, deadline=None)
 @given(texts=st.lists(ANY_TEXT, max_size=5))
 def test_any_text_gets_the_ids_it_gets_alone(encoder: TextEncoder, texts: list[str]) -> None:
-    """Data file row 12."""
     together = encoder.encode(texts)
     assert together == [encoder.encode([text])[0] for text in texts]
     assert together == encoder.encode(texts)
@@ -118,13 +118,13 @@ def test_characters_past_what_a_model_can_read_mark_a_text_as_cut(encoder: TextE
     assert found.truncated is cut
 
 
+@pytest.mark.fault("data-huge-text")
 @pytest.mark.parametrize(
     "unit",
     ["x", "lake ", " ", "\x00", "\ud800", "\U0001f44d", "\u0301", "\u4e2d", "\u202e", "!"],
     ids=ascii,
 )
 def test_a_comment_of_10_megabytes_is_cut_and_marked(encoder: TextEncoder, unit: str) -> None:
-    """Data file row 11."""
     text = unit * (10 * 2**20 // len(unit))
     before, found, after = encoder.encode(["a lake", text, "a storm"])
     assert found.truncated
@@ -133,6 +133,7 @@ def test_a_comment_of_10_megabytes_is_cut_and_marked(encoder: TextEncoder, unit:
     assert [before, after] == encoder.encode(["a lake", "a storm"])
 
 
+@pytest.mark.fault("data-odd-characters")
 @pytest.mark.parametrize(
     "text",
     [
@@ -147,7 +148,6 @@ def test_a_comment_of_10_megabytes_is_cut_and_marked(encoder: TextEncoder, unit:
     ids=ascii,
 )
 def test_a_strange_text_has_the_same_ids_in_a_fresh_encoder(encoder: TextEncoder, tokenizer_file: Path, text: str) -> None:
-    """Data file row 12."""
     fresh = TextEncoder(Tokenizer.from_file(str(tokenizer_file)), MAX_LENGTH, pad_id=0)
     assert fresh.encode([text]) == encoder.encode([text])
 

@@ -158,7 +158,7 @@ def test_thresholds_are_given_validation_alone(loop: dict[str, Any]) -> None:
         assert [given["taskOutputArtifact"]["outputArtifactKey"] for given in inputs.values()] == ["validation"]
 
 
-@pytest.mark.row("fault 22")
+@pytest.mark.fault("data-changed")
 def test_no_step_takes_its_answer_from_the_cache(pipeline: dict[str, Any], loop: dict[str, Any]) -> None:
     """Other data under the same name never brings back an old result."""
     tasks = {**pipeline["root"]["dag"]["tasks"], **loop, **pipeline["components"]["comp-condition-2"]["dag"]["tasks"]}

@@ -149,7 +149,7 @@ def test_an_empty_line_in_a_file_of_one_column_is_a_row(predictor: Predictor, tm
     assert [row["text"] for row in read(tmp_path / "out.tsv")] == ["a lake", "", "gravel"]
 
 
-@pytest.mark.row("data 11")
+@pytest.mark.fault("data-huge-text")
 def test_a_comment_of_ten_megabytes_is_a_row_like_others(predictor: Predictor, tmp_path: Path) -> None:
     made = score_file(predictor, write_csv(tmp_path / "in.csv", ["lake " * 2_000_000, "gravel"]), tmp_path / "out.csv")
     assert (made.rows, made.truncated) == (2, 1)
@@ -251,7 +251,7 @@ def test_a_missing_file_and_a_place_that_cannot_be_written_are_named(predictor: 
 
 
 @pytest.mark.parametrize("ending", files.ENDINGS)
-@pytest.mark.row("fault 10")
+@pytest.mark.fault("disk-full")
 def test_a_full_disk_is_named_and_the_earlier_output_stays(predictor: Predictor, tmp_path: Path, ending: str) -> None:
     path, output = write_csv(tmp_path / "in.csv", ["a lake"] * 9), tmp_path / f"out{ending}"
     output.write_text("earlier")

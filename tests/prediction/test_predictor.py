@@ -91,7 +91,7 @@ def empty_manifest(folder: Path) -> None:
 @pytest.mark.parametrize(
     "damage", [cut, change, edit_thresholds, remove, forget_manifest, empty_manifest], ids=lambda damage: damage.__name__
 )
-@pytest.mark.row("fault 9", "fault 18")
+@pytest.mark.fault("object-damaged", "model-file-damaged")
 def test_a_damaged_bundle_is_not_loaded(
     damage: Callable[[Path], None], bundles: dict[bundle.Variant, Path], tmp_path: Path
 ) -> None:
@@ -178,7 +178,7 @@ def test_an_answer_is_plain_json(predictor: Predictor) -> None:
     assert json.loads(json.dumps(answers)) == answers
 
 
-@pytest.mark.row("http 5")
+@pytest.mark.fault("http-blank-text")
 def test_a_blank_text_has_a_defined_answer(predictor: Predictor) -> None:
     answers = predictor.predict(["", " \t\n"], Options(all_scores=True))
     assert answers[0] == answers[1]

@@ -95,7 +95,7 @@ class Crew:
 
 
 @pytest.mark.slow
-@pytest.mark.row("fault 15", "fault 16", "fault 14")
+@pytest.mark.fault("registrations-concurrent", "registration-interrupted", "registration-response-lost")
 def test_two_hundred_registrations_by_eight_processes_with_random_kills(
     stack: Path, dataset: Path, qualities: list[Path], bucket: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,7 +140,7 @@ def test_two_hundred_registrations_by_eight_processes_with_random_kills(
     assert manifest.verify(bundle)["variant"] == "cpu"
 
 
-@pytest.mark.row("fault 15")
+@pytest.mark.fault("registrations-concurrent")
 def test_two_runs_that_register_at_once_are_two_versions_and_the_better_is_champion(
     stack: Path, dataset: Path, qualities: list[Path], bucket: str
 ) -> None:
@@ -155,7 +155,7 @@ def test_two_runs_that_register_at_once_are_two_versions_and_the_better_is_champ
     assert len(versions) == 3
 
 
-@pytest.mark.row("fault 15")
+@pytest.mark.fault("registrations-concurrent")
 def test_a_step_that_is_tried_twice_at_once_is_one_version(
     stack: Path, dataset: Path, qualities: list[Path], bucket: str
 ) -> None:
@@ -167,7 +167,7 @@ def test_a_step_that_is_tried_twice_at_once_is_one_version(
     assert manifest.verify(storage.fetch(version.source, dataset.parent / "twice"))["variant"] == "cpu"
 
 
-@pytest.mark.row("fault 16")
+@pytest.mark.fault("registration-interrupted")
 def test_what_was_rolled_back_does_not_come_back_by_a_retry(
     stack: Path, dataset: Path, qualities: list[Path], bucket: str
 ) -> None:

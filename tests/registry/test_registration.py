@@ -251,7 +251,7 @@ def test_only_the_cpu_model_has_a_latency_budget(registry: Registry, candidate: 
 
 
 @pytest.mark.parametrize("before", ["challenger", "champion"])
-@pytest.mark.row("fault 16")
+@pytest.mark.fault("registration-interrupted")
 def test_a_crash_before_an_alias_is_completed_by_the_next(
     registry: Registry, candidate: Path, better: Path, before: str
 ) -> None:
@@ -354,7 +354,7 @@ def test_a_version_that_is_not_there_is_a_named_error(stack: Path, own: str, tmp
         bundle.fetch(reference, tmp_path, own)
 
 
-@pytest.mark.row("fault 9")
+@pytest.mark.fault("object-damaged")
 def test_a_bundle_damaged_in_the_store_is_never_loaded(registry: Registry, candidate: Path, tmp_path: Path) -> None:
     source = registry.register("1", candidate)["cpu"]["source"]
     name, prefix = storage._split(source)

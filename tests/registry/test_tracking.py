@@ -160,7 +160,7 @@ def test_what_is_logged_is_there(client: mlflow.MlflowClient, own: str, tmp_path
     assert [file.path for file in client.list_artifacts(run.run_id, "report")] == ["report/report.md"]
 
 
-@pytest.mark.row("fault 12")
+@pytest.mark.fault("mlflow-down-in-training")
 def test_metrics_logged_while_the_server_is_away_arrive_with_the_next(
     client: mlflow.MlflowClient, gateway: Gateway, own: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -176,7 +176,7 @@ def test_metrics_logged_while_the_server_is_away_arrive_with_the_next(
     assert [(metric.step, metric.value) for metric in history["auc"]] == [(2, 0.8)]
 
 
-@pytest.mark.row("fault 12")
+@pytest.mark.fault("mlflow-down-in-training")
 def test_metrics_logged_last_while_the_server_was_away_arrive_when_the_step_ends(
     client: mlflow.MlflowClient, gateway: Gateway, own: str
 ) -> None:
@@ -187,7 +187,7 @@ def test_metrics_logged_last_while_the_server_was_away_arrive_when_the_step_ends
     assert [metric.value for metric in client.get_metric_history(run.run_id, "loss")] == [2.0]
 
 
-@pytest.mark.row("fault 11")
+@pytest.mark.fault("mlflow-down-at-start")
 def test_a_server_that_is_down_is_a_named_error_within_seconds(at: Callable[[str], None]) -> None:
     uri = f"http://127.0.0.1:{unused_port()}"
     at(uri)
@@ -202,7 +202,7 @@ def test_a_server_that_is_down_is_a_named_error_within_seconds(at: Callable[[str
     assert time.monotonic() - started < 5
 
 
-@pytest.mark.row("fault 11")
+@pytest.mark.fault("mlflow-down-at-start")
 def test_a_server_that_never_answers_is_a_named_error_within_seconds(at: Callable[[str], None]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         at(f"http://127.0.0.1:{deaf.getsockname()[1]}")
@@ -218,7 +218,7 @@ def test_no_server_is_a_named_error(at: Callable[[str], None]) -> None:
         tracking.connect()
 
 
-@pytest.mark.row("fault 13")
+@pytest.mark.fault("mlflow-down-at-registration")
 def test_a_server_that_goes_down_between_two_requests_is_a_named_error(gateway: Gateway, own: str) -> None:
     run = tracking.find_run(own)
     gateway.away = "/"
@@ -243,7 +243,7 @@ def test_a_source_is_a_version_once(client: mlflow.MlflowClient, own: str) -> No
     assert len(client.search_model_versions(f"name='{own}'")) == 2
 
 
-@pytest.mark.row("fault 14")
+@pytest.mark.fault("registration-response-lost")
 def test_a_version_whose_answer_is_lost_is_made_once(client: mlflow.MlflowClient, gateway: Gateway, own: str) -> None:
     run = tracking.find_run(own)
     gateway.lost = "model-versions/create"
@@ -283,7 +283,7 @@ def test_the_tags_of_a_version_are_kept(stack: Path, own: str) -> None:
     assert found.tags == {"variant": "cpu", "commit": "c1"}
 
 
-@pytest.mark.row("fault 13", "fault 16")
+@pytest.mark.fault("mlflow-down-at-registration", "registration-interrupted")
 def test_a_registration_that_mlflow_interrupts_is_completed_by_the_next(
     client: mlflow.MlflowClient, gateway: Gateway, dataset: Path, candidate: Path, bucket: str, own: str
 ) -> None:
@@ -339,7 +339,7 @@ def test_what_is_on_record_of_a_version_comes_back_in_its_order(client: mlflow.M
     assert deployed["percent"] == 10
 
 
-@pytest.mark.row("fault 12")
+@pytest.mark.fault("mlflow-down-in-training")
 def test_epochs_that_an_earlier_attempt_could_not_log_are_there_in_the_end(
     client: mlflow.MlflowClient, gateway: Gateway, own: str
 ) -> None:

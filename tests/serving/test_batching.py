@@ -77,7 +77,7 @@ async def busy(batcher: Batcher, observed: Observed) -> "asyncio.Task[Any]":
 
 @given(requests=REQUESTS)
 @settings(max_examples=20, deadline=None)
-@pytest.mark.row("http 13")
+@pytest.mark.fault("http-mixed-batch")
 def test_each_text_gets_the_answer_it_gets_alone(engine: Engine, requests: list[list[str]]) -> None:
     batcher = Batcher(engine, max_texts=10_000, max_wait=60)
 
@@ -139,7 +139,7 @@ def test_the_oldest_text_is_in_the_next_batch(batcher: Batcher, observed: Observ
     assert observed.shapes[1][1] == 102
 
 
-@pytest.mark.row("fault 20")
+@pytest.mark.fault("server-overload")
 def test_more_than_the_queue_holds_is_refused_with_the_time_to_wait(batcher: Batcher, observed: Observed) -> None:
 
     async def run() -> RequestError:
@@ -191,7 +191,7 @@ def test_an_answer_that_takes_too_long_is_given_up(batcher: Batcher, observed: O
     assert observed.shapes == [(1, 3), (2, 3)]
 
 
-@pytest.mark.row("fault 21")
+@pytest.mark.fault("client-disconnect")
 def test_the_texts_of_a_caller_who_left_are_not_computed(batcher: Batcher, observed: Observed) -> None:
 
     async def run() -> None:

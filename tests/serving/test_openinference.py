@@ -85,7 +85,7 @@ def test_texts_arrive_by_every_way(texts: list[str]) -> None:
         (body(tensor(["a"], parameters={"binary_data_size": 5})), "binary_data_size"),
     ],
 )
-@pytest.mark.row("http 2", "http 10")
+@pytest.mark.fault("http-wrong-field", "http-invalid-tensor")
 def test_a_wrong_request_is_refused_by_name(content: bytes, named: str) -> None:
     with pytest.raises(RequestError) as refused:
         openinference.from_rest(content, None)
@@ -96,7 +96,7 @@ def test_a_wrong_request_is_refused_by_name(content: bytes, named: str) -> None:
 @pytest.mark.parametrize(
     "content", [b"\x05\x00\x00\x00abc", b"\x01", b"\xff\xff\xff\xffabc", b"\x01\x00\x00\x00\xff", b""], ids=repr
 )
-@pytest.mark.row("http 10")
+@pytest.mark.fault("http-invalid-tensor")
 def test_short_or_broken_binary_data_is_refused(content: bytes) -> None:
     with pytest.raises(RequestError):
         openinference.from_rest(*with_binary(["abc"], content))
@@ -182,7 +182,7 @@ def test_a_grpc_answer_is_raw_where_the_request_was(is_raw: bool) -> None:
         assert [content.decode() for content in answer.outputs[1].contents.bytes_contents] == ANSWER.labels
 
 
-@pytest.mark.row("http 10")
+@pytest.mark.fault("http-invalid-tensor")
 @pytest.mark.parametrize("length", ["\u00b2", "\u0663", "9" * 5000, "-1", "+3", " 3", "", "0x10"])
 def test_a_header_length_that_is_no_plain_number_is_refused(length: str) -> None:
     with pytest.raises(RequestError, match="must be the length in bytes"):

@@ -42,7 +42,7 @@ def test_parameters_that_are_left_out_are_the_defaults() -> None:
     ],
     ids=lambda value: str(value)[:40],
 )
-@pytest.mark.row("http 2", "http 9")
+@pytest.mark.fault("http-wrong-field", "http-hostile-json")
 def test_wrong_parameters_are_named(parameters: Any, named: str) -> None:
     with pytest.raises(RequestError) as refused:
         request(instances=["a"], parameters=parameters)
@@ -64,7 +64,7 @@ def test_wrong_parameters_are_named(parameters: Any, named: str) -> None:
     ],
     ids=str,
 )
-@pytest.mark.row("http 2", "http 3", "http 4")
+@pytest.mark.fault("http-wrong-field", "http-no-instances", "http-not-a-string")
 def test_wrong_instances_are_named(fields: dict[str, Any], named: str) -> None:
     with pytest.raises(RequestError) as refused:
         request(**fields)
@@ -84,7 +84,7 @@ def test_wrong_instances_are_named(fields: dict[str, Any], named: str) -> None:
     ],
     ids=lambda body: repr(body[:30]),
 )
-@pytest.mark.row("http 1", "http 9")
+@pytest.mark.fault("http-not-json", "http-hostile-json")
 def test_a_broken_body_is_refused_and_not_quoted(body: bytes) -> None:
     with pytest.raises(RequestError) as refused:
         schema.parse(schema.V1Request, body)

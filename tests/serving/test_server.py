@@ -82,7 +82,7 @@ def scores(predictor: Predictor, texts: list[str]) -> np.ndarray:
     return np.array([[answer["scores"][name] for name in names] for answer in answers], dtype=np.float32)
 
 
-@pytest.mark.row("http 8")
+@pytest.mark.fault("http-long-text")
 def test_v1_answers_with_labels_scores_and_the_version(server: Server, predictor: Predictor) -> None:
     status, answer = server.predict(instances=TEXTS)
     assert status == 200
@@ -126,7 +126,7 @@ def test_v2_answers_in_binary(server: Server, predictor: Predictor) -> None:
     assert found == pytest.approx(scores(predictor, TEXTS), abs=1e-5)
 
 
-@pytest.mark.row("http 13")
+@pytest.mark.fault("http-mixed-batch")
 def test_many_clients_at_once_get_their_own_answers(server: Server, stub: Any, predictor: Predictor) -> None:
     texts = [" ".join(["lake", "storm", "balloon"][: 1 + n % 3] * (1 + n % 7)) for n in range(96)]
     expected = scores(predictor, texts)
@@ -185,7 +185,15 @@ def test_health_and_metadata(server: Server, stub: Any) -> None:
         ("application/json", json.dumps({"instances": ["a" * 200_000]}).encode(), 413, "200,000 bytes"),
     ],
 )
-@pytest.mark.row("http 1", "http 2", "http 3", "http 4", "http 6", "http 7", "http 9")
+@pytest.mark.fault(
+    "http-not-json",
+    "http-wrong-field",
+    "http-no-instances",
+    "http-not-a-string",
+    "http-body-limit",
+    "http-text-limit",
+    "http-hostile-json",
+)
 def test_a_bad_request_is_refused(server: Server, content_type: str, body: bytes, status: int, named: str) -> None:
     found, headers, answer = server.ask("POST", PREDICT, body, Content_Type=content_type)
     assert (found, headers["content-type"]) == (status, "application/json")
@@ -195,7 +203,7 @@ def test_a_bad_request_is_refused(server: Server, content_type: str, body: bytes
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\x00\x07", "\u202elake", "\N{FAMILY}" * 50])
-@pytest.mark.row("http 5")
+@pytest.mark.fault("http-blank-text")
 def test_a_strange_text_has_a_defined_answer(server: Server, text: str) -> None:
     answers = [server.predict(instances=[text]) for _ in range(2)]
     assert answers[0] == answers[1]
@@ -217,7 +225,7 @@ def test_a_strange_text_has_a_defined_answer(server: Server, text: str) -> None:
         ("DELETE", "/v1/models/goemotions", 405),
     ],
 )
-@pytest.mark.row("http 11")
+@pytest.mark.fault("http-unknown-path")
 def test_an_unknown_path_or_method_is_refused(server: Server, method: str, path: str, status: int) -> None:
     found, headers, body = server.ask(method, path, b"{}" if method == "POST" else None)
     assert found == status
@@ -269,7 +277,7 @@ def raw(server: Server, sent: bytes, *, more: bytes = b"", pause: float = 0.0, t
 HEAD = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n".encode()
 
 
-@pytest.mark.row("http 6")
+@pytest.mark.fault("http-body-limit")
 def test_a_chunked_body_over_the_limit_is_refused_while_it_is_read(server: Server) -> None:
     chunk = b"%x\r\n%s\r\n" % (60_000, b"a" * 60_000)
     answer = raw(server, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 4)
@@ -278,7 +286,7 @@ def test_a_chunked_body_over_the_limit_is_refused_while_it_is_read(server: Serve
 
 
 @pytest.mark.parametrize("length", [b"10000000000", b"200001"])
-@pytest.mark.row("http 6")
+@pytest.mark.fault("http-body-limit")
 def test_a_length_over_the_limit_is_refused_before_the_body(server: Server, length: bytes) -> None:
     assert raw(server, HEAD + b"Content-Length: " + length + b"\r\n\r\n{").startswith(b"HTTP/1.1 413 ")
 
@@ -288,14 +296,14 @@ def test_a_length_that_is_no_length_is_refused(server: Server, length: bytes) ->
     assert raw(server, HEAD + b"Content-Length: " + length + b"\r\n\r\n{}")[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 413")
 
 
-@pytest.mark.row("http 6")
+@pytest.mark.fault("http-body-limit")
 def test_a_body_shorter_than_its_length_times_out_and_one_longer_is_cut(server: Server) -> None:
     body = b'{"instances": ["a"]}'
     assert raw(server, HEAD + b"Content-Length: 50\r\n\r\n" + body).startswith(b"HTTP/1.1 408 ")
     assert raw(server, HEAD + b"Connection: close\r\nContent-Length: 20\r\n\r\n" + body + b"xxxx").startswith(b"HTTP/1.1 200 ")
 
 
-@pytest.mark.row("http 12")
+@pytest.mark.fault("http-slow-client")
 def test_a_client_that_sends_a_byte_at_a_time_times_out_and_others_are_served(server: Server) -> None:
     slow: dict[str, bytes] = {}
     sent = {"body": HEAD + b"Content-Length: 500\r\n\r\n", "head": HEAD}
@@ -345,7 +353,7 @@ def test_the_server_listens_on_loopback_alone(server: Server) -> None:
     assert listening == {server.port: "127.0.0.1", server.grpc_port: "127.0.0.1"}
 
 
-@pytest.mark.row("fault 18")
+@pytest.mark.fault("model-file-damaged")
 def test_a_damaged_bundle_never_becomes_ready(bundle: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "bundle"
     shutil.copytree(bundle, damaged)
@@ -377,7 +385,7 @@ def test_a_port_in_use_is_named(bundle: Path, server: Server) -> None:
     assert "choose another --port" in ended.stderr.strip().splitlines()[-1]
 
 
-@pytest.mark.row("fault 19")
+@pytest.mark.fault("server-sigterm")
 def test_sigterm_under_load_loses_nothing(bundle: Path, tmp_path: Path) -> None:
     """Readiness goes first, requests are answered until the port closes and those under way after it."""
     with serving(bundle, tmp_path / "serve.log", "--drain-seconds", "2", "--threads", "1") as running:
@@ -401,7 +409,7 @@ def test_sigterm_under_load_loses_nothing(bundle: Path, tmp_path: Path) -> None:
             running.ask("GET", "/v2/health/ready")
 
 
-@pytest.mark.row("fault 20")
+@pytest.mark.fault("server-overload")
 def test_more_load_than_the_server_takes_is_refused_and_the_rest_answered(bundle: Path, tmp_path: Path) -> None:
     with serving(bundle, tmp_path / "serve.log", "--threads", "1", "--queue-seconds", "0.2") as running:
         wire = load.requests(["storm " * 100] * 64, 64)
@@ -423,7 +431,7 @@ def _first_refused(running: Server, request: bytes) -> tuple[int, dict[str, str]
         return next(answer for answer in pool.map(lambda _: running.ask("POST", PREDICT, body), range(256)) if answer[0] == 429)
 
 
-@pytest.mark.row("fault 21")
+@pytest.mark.fault("client-disconnect")
 def test_a_client_that_leaves_is_counted_and_its_texts_are_dropped(bundle: Path, tmp_path: Path) -> None:
     with serving(bundle, tmp_path / "serve.log", "--threads", "1") as running:
         body = json.dumps({"instances": ["storm " * 100] * 512}).encode()

@@ -45,7 +45,7 @@ def steps(source: Path, dataset: Path, candidate: Path, weights: Callable[[str],
 
 
 @pytest.mark.slow
-@pytest.mark.row("fault 10")
+@pytest.mark.fault("disk-full")
 @pytest.mark.parametrize(
     ("step", "kilobytes"),
     [("ingest", 16), ("train", 64), ("export", 64), ("evaluate", 4), ("tune-thresholds", 4), ("report", 64)],
@@ -66,7 +66,7 @@ def test_a_step_on_a_full_disk_says_so(
     assert {path: manifest.sha256(path) for path in candidate.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.row("fault 10")
+@pytest.mark.fault("disk-full")
 def test_checkpoints_on_a_full_disk_end_the_training_by_name(steps: dict[str, list[str | Path]], tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     arguments = [
@@ -84,7 +84,7 @@ def test_checkpoints_on_a_full_disk_end_the_training_by_name(steps: dict[str, li
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.row("fault 10")
+@pytest.mark.fault("disk-full")
 def test_a_download_to_a_full_disk_keeps_what_was_there(candidate: Path, tmp_path: Path) -> None:
     from goemotions.registry import registration
     from goemotions.registry.registration import CandidateArtifacts

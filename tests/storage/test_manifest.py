@@ -44,7 +44,7 @@ def test_an_untouched_folder_is_whole(files: dict[str, bytes]) -> None:
 
 @bounded
 @given(contents, st.data())
-@pytest.mark.row("fault 9")
+@pytest.mark.fault("object-damaged")
 def test_every_changed_byte_is_found(files: dict[str, bytes], data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(files)))
     position = data.draw(st.integers(0, len(files[name]) - 1))
@@ -56,7 +56,7 @@ def test_every_changed_byte_is_found(files: dict[str, bytes], data: st.DataObjec
 
 @bounded
 @given(contents, st.data())
-@pytest.mark.row("fault 9")
+@pytest.mark.fault("object-damaged")
 def test_every_cut_is_found(files: dict[str, bytes], data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(files)))
     refuse(files, name, files[name][: data.draw(st.integers(0, len(files[name]) - 1))])

@@ -214,7 +214,7 @@ def test_a_bucket_that_is_not_there_is_a_named_error(stack: Path, tmp_path: Path
 
 @pytest.mark.parametrize("variable", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
 @pytest.mark.parametrize("action", ["put", "fetch", "read", "children", "remove"])
-@pytest.mark.row("fault 7")
+@pytest.mark.fault("store-denied")
 def test_a_wrong_key_is_a_named_error_at_once(
     bucket: str, tmp_path: Path, configured: Callable[..., None], variable: str, action: str
 ) -> None:
@@ -232,7 +232,7 @@ def test_a_wrong_key_is_a_named_error_at_once(
     assert time.monotonic() - started < 5
 
 
-@pytest.mark.row("fault 7")
+@pytest.mark.fault("store-denied")
 def test_a_refusal_is_not_repeated(bucket: str, tmp_path: Path, through: Callable[..., Gateway]) -> None:
     gateway = through(lambda method, path, number: "AccessDenied")
     with pytest.raises(StorageError, match="access denied"):
@@ -241,7 +241,7 @@ def test_a_refusal_is_not_repeated(bucket: str, tmp_path: Path, through: Callabl
 
 
 @pytest.mark.parametrize("code", ["SlowDown", "InternalError"])
-@pytest.mark.row("fault 6")
+@pytest.mark.fault("store-recovers")
 def test_a_store_that_recovers_is_waited_for(bucket: str, tmp_path: Path, through: Callable[..., Gateway], code: str) -> None:
     gateway = through(lambda method, path, number: code if number <= 2 else None)
     store.put(make(tmp_path / "from", {"a": b"x"}), bucket)
@@ -249,7 +249,7 @@ def test_a_store_that_recovers_is_waited_for(bucket: str, tmp_path: Path, throug
     assert store.read(bucket, "a") == b"x"
 
 
-@pytest.mark.row("fault 6")
+@pytest.mark.fault("store-recovers")
 def test_a_store_that_does_not_recover_is_given_up_on(
     bucket: str, monkeypatch: pytest.MonkeyPatch, through: Callable[..., Gateway]
 ) -> None:
@@ -308,7 +308,7 @@ def test_the_manifest_is_uploaded_last_and_removed_first(bucket: str, tmp_path: 
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 4])
-@pytest.mark.row("fault 8")
+@pytest.mark.fault("upload-interrupted")
 def test_an_upload_that_stops_half_way_is_not_taken_for_whole(
     bucket: str, tmp_path: Path, through: Callable[..., Gateway], stop: int
 ) -> None:
@@ -326,7 +326,7 @@ def test_an_upload_that_stops_half_way_is_not_taken_for_whole(
 
 
 @pytest.mark.parametrize("changed", [b"", b"m" * 2, b"x"])
-@pytest.mark.row("fault 9")
+@pytest.mark.fault("object-damaged")
 def test_an_object_changed_in_the_store_does_not_verify(bucket: str, tmp_path: Path, changed: bytes) -> None:
     store.put(whole(tmp_path / "from"), bucket)
     name, prefix = store._split(bucket)

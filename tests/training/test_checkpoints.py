@@ -121,7 +121,7 @@ DAMAGES = [unfinished, one_file_of_three, half_a_manifest, cut_tensors, a_change
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-@pytest.mark.row("fault 2")
+@pytest.mark.fault("checkpoint-partial")
 def test_the_one_before_a_damaged_one_is_used(
     damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -133,7 +133,7 @@ def test_the_one_before_a_damaged_one_is_used(
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-@pytest.mark.row("fault 3")
+@pytest.mark.fault("checkpoints-corrupt")
 def test_where_every_one_is_damaged_there_is_none_and_a_warning(
     damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -219,7 +219,8 @@ def refusing_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.fault("store-denied")
 def test_a_store_that_refuses_ends_the_run_and_does_not_start_it_over(refusing_store: str) -> None:
-    """Fault row 7, for a resume."""
+    """On a resume."""
     with pytest.raises(StorageError, match="access denied"):
         checkpoints.newest(refusing_store, RUN)

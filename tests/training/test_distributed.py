@@ -124,7 +124,7 @@ def members(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
-@pytest.mark.row("fault 1")
+@pytest.mark.fault("training-killed")
 def test_sigterm_leaves_a_checkpoint_of_the_step_where_all_stopped(command: list[str], tmp_path: Path) -> None:
     process = start(command, tmp_path)
     process.send_signal(signal.SIGTERM)
@@ -138,7 +138,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_step_where_all_stopped(command: list
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.row("fault 1")
+@pytest.mark.fault("training-killed")
 def test_a_process_that_is_killed_ends_all_within_seconds_and_leaves_none_behind(command: list[str], tmp_path: Path) -> None:
     process = start(command, tmp_path)
     trainers = members(process)

@@ -307,11 +307,12 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIG
     monkeypatch.setattr(trainer.Run, "advance", advance_and_stop)
 
 
+@pytest.mark.fault("training-killed")
 @pytest.mark.parametrize("step", [1, 7, 8, 9, 16, 23])
 def test_a_run_stopped_at_any_step_ends_as_if_it_had_not_been(
     step: int, dataset: Path, tiny: str, tmp_path: Path, undisturbed: dict[int, Result], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Fault row 1, at every kind of step: within an epoch, the last of one, the first of one."""
+    """At every kind of step: within an epoch, the last of one, the first of one."""
     location = str(tmp_path / "checkpoints")
 
     def start() -> dict[str, Any]:
@@ -398,7 +399,7 @@ def resume(dataset: Path, tiny: str, tmp_path: Path, location: str) -> Result:
     return result_of(tmp_path / "model")
 
 
-@pytest.mark.row("fault 1")
+@pytest.mark.fault("training-killed")
 def test_a_terminated_command_leaves_one_more_checkpoint_and_is_resumed_there(
     dataset: Path,
     tiny: str,
@@ -432,7 +433,7 @@ def wide_weights(tiny: str, folder: Path) -> str:
     return str(folder)
 
 
-@pytest.mark.row("fault 1", "fault 2")
+@pytest.mark.fault("training-killed", "checkpoint-partial")
 def test_a_command_killed_while_it_writes_a_checkpoint_is_resumed_from_the_one_before(
     dataset: Path, tiny: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -467,7 +468,7 @@ def interrupted(dataset: Path, tiny: str, location: str, **options: Any) -> None
             )
 
 
-@pytest.mark.row("fault 3")
+@pytest.mark.fault("checkpoints-corrupt")
 def test_where_every_checkpoint_is_corrupt_training_starts_over(
     dataset: Path, tiny: str, tmp_path: Path, undisturbed: dict[int, Result], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -508,7 +509,7 @@ def test_checkpoints_of_other_data_are_not_used(
     assert result_of(tmp_path / "model") == undisturbed[SHORT]
 
 
-@pytest.mark.row("fault 4")
+@pytest.mark.fault("loss-not-finite")
 def test_a_loss_that_is_no_number_ends_the_run(
     dataset: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -525,11 +526,11 @@ def test_a_loss_that_is_no_number_ends_the_run(
         assert math.isfinite(json.loads(values.read_text())["epoch_loss"])
 
 
-@pytest.mark.row("fault 5")
+@pytest.mark.fault("gpu-memory-full")
 def test_out_of_memory_names_the_setting_to_lower(
     dataset: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fault row 5, with torch's own error."""
+    """With torch's own error."""
 
     def allocate_too_much(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
@@ -541,9 +542,9 @@ def test_out_of_memory_names_the_setting_to_lower(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.row("fault 5")
+@pytest.mark.fault("gpu-memory-full")
 def test_real_exhaustion_of_gpu_memory_names_the_setting_to_lower(dataset: Path, tiny: str, tmp_path: Path) -> None:
-    """Fault row 5, with a GPU of which this process may use almost nothing."""
+    """With a GPU of which this process may use almost nothing."""
     wide = wide_weights(tiny, tmp_path / "weights")
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(1e-6)
