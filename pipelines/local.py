@@ -21,8 +21,9 @@ import click
 import psutil
 from kfp import local
 
+from goemotions import defaults
 from goemotions.errors import WorkflowError
-from goemotions.registry.bundle import MODEL, VARIANTS, Variant
+from goemotions.registry.bundle import VARIANTS, Variant
 from pipelines import parameters, stack, submit
 from pipelines.training import training
 
@@ -179,7 +180,7 @@ def parts(run_folder: Path) -> dict[Variant, list[CandidateArtifacts]]:
     }
 
 
-def publish(run_folder: Path, whole: Path, output: Path, model_name: str = MODEL) -> Path:
+def publish(run_folder: Path, whole: Path, output: Path, model_name: str = defaults.MODEL_NAME) -> Path:
     """Writes a run's report with the code and the measurements of today, and copies what may be published to ``output``.
 
     Returns:
@@ -232,7 +233,7 @@ def run_command(data: str, models: str, weights: tuple[str, ...], others: tuple[
 
 @main.command("report")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("docs"), show_default=True, help="Folder to write to.")
-@click.option("--model-name", default=MODEL, show_default=True, help="Name of the registered model.")
+@click.option("--model-name", default=defaults.MODEL_NAME, show_default=True, help="Name of the registered model.")
 def report_command(output: Path, model_name: str) -> None:
     """Write the report of the newest run again, and to OUTPUT what may be published of it: not the pages, which hold texts."""
     runs = sorted(path.parent for path in (stack.FOLDER / "runs").glob("*/report"))

@@ -22,11 +22,11 @@ from pathlib import Path
 import click
 import psutil
 
+from goemotions.defaults import BUCKET
 from goemotions.errors import WorkflowError
 from goemotions.storage import store
 
 FOLDER = Path(".local")
-BUCKET = "goemotions"
 START_SECONDS = 120
 STOP_SECONDS = 15
 # Each port of SeaweedFS has a gRPC port 10000 above it.

@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 from scipy import sparse
 
+from goemotions import defaults
 from goemotions.data.sources import SPLITS, RawRow, open_source
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.data.text import clean, normalized
@@ -89,8 +90,8 @@ def ingest(
     output: Path,
     *,
     drop_leaked: bool = False,
-    unlabelled: str = "quarantine",
-    max_quarantined: float = 0.05,
+    unlabelled: str = defaults.UNLABELLED,
+    max_quarantined: float = defaults.MAX_QUARANTINED,
 ) -> dict[str, Any]:
     """Reads a source, validates it and writes a Dataset folder.
 

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from goemotions import defaults
 from goemotions.deployment.kserve import VERSION
 from goemotions.errors import DeploymentError, ModelError
 from goemotions.registry import promotion
-from goemotions.registry.bundle import MODEL, VARIANTS
+from goemotions.registry.bundle import VARIANTS
 from goemotions.registry.tracking import Version
 from goemotions.storage import store
 
@@ -21,7 +22,7 @@ FILE = Path("manifests/isvc.yaml")
 IMAGE = "goemotions-predictor"
 
 
-def champions(model_name: str = MODEL) -> dict[str, Version]:
+def champions(model_name: str = defaults.MODEL_NAME) -> dict[str, Version]:
     """The champion of each variant that has one, by the name of its InferenceService.
 
     Raises:
@@ -82,7 +83,7 @@ def read(path: Path) -> dict[str, tuple[str, str]]:
         }
 
 
-def refresh(path: Path, version: Version, model_name: str = MODEL) -> list[str]:
+def refresh(path: Path, version: Version, model_name: str = defaults.MODEL_NAME) -> list[str]:
     """Sets a version that became champion on its InferenceService, where the file has one; its bucket and its image stay."""
     service = f"{model_name}-{version.tags['variant']}"
     services = read(path)

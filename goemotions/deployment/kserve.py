@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from goemotions import defaults
 from goemotions.errors import DeploymentError
 from goemotions.registry import tracking
-from goemotions.registry.bundle import MODEL
 from goemotions.registry.tracking import Version
 from goemotions.storage import store
 
@@ -79,7 +79,7 @@ def deploy(
     service: str,
     namespace: str,
     *,
-    model_name: str = MODEL,
+    model_name: str = defaults.MODEL_NAME,
     canary_percent: int = 0,
     wait_seconds: float = WAIT_SECONDS,
 ) -> Served:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from goemotions import defaults
 from goemotions.errors import DataError
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.metrics import thresholds
@@ -16,9 +17,9 @@ def tune(
     validation: Path,
     output: Path,
     *,
-    strategy: str = "best",
-    precision: float = thresholds.PRECISION,
-    recall: float = thresholds.RECALL,
+    strategy: str = defaults.THRESHOLD_STRATEGY,
+    precision: float = defaults.TARGET_PRECISION,
+    recall: float = defaults.TARGET_RECALL,
 ) -> dict[str, Any]:
     """Fits every threshold strategy on a scored validation split and writes the chosen one as ``thresholds.json``.
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from goemotions import defaults
 from goemotions.errors import ModelError
 from goemotions.metrics.sorted_scores import FLOORS, GRID, Column, Counts, Part, Sample, added, highest
 
@@ -25,7 +26,6 @@ DECIDED_ROWS, MOST_DRAWS = 25_000, 10
 SMOOTHING = 200
 # Share of the way, in log-odds, from a label's own threshold to the one that is best for all.
 PULL = 0.3
-PRECISION, RECALL = 0.7, 0.8
 # The least float32 above 1: a probability may round to 1.
 NEVER = float(np.nextafter(np.float32(1), np.float32(2)))
 # Chance that a stated precision does not hold; and with fewer predictions than this nothing can be said of it.
@@ -256,9 +256,9 @@ def _folds(rows: int, seed: int = 0) -> np.ndarray:
 def choose(
     labels: np.ndarray,
     probabilities: np.ndarray,
-    strategy: str = "best",
-    precision: float = PRECISION,
-    recall: float = RECALL,
+    strategy: str = defaults.THRESHOLD_STRATEGY,
+    precision: float = defaults.TARGET_PRECISION,
+    recall: float = defaults.TARGET_RECALL,
 ) -> tuple[Thresholds, list[dict[str, Any]]]:
     """Fits every strategy and picks the one asked for: by name, or ``best`` for the best cross-fitted macro F1.
 

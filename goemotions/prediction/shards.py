@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from goemotions import defaults
 from goemotions.errors import DataError, StorageError
 from goemotions.models import engines
 from goemotions.prediction import files as scoring
@@ -34,7 +35,6 @@ from goemotions.storage import store
 
 # Their names begin so that readers of a folder of Parquet files pass over them.
 PLAN, DONE = "_plan.json", "_scored.json"
-SHARD_ROWS = 100_000
 COUNTS = b"goemotions"
 
 
@@ -62,12 +62,12 @@ class Plan:
 def plan(
     input: str,
     output: str,
-    reference: str = "champion-cpu",
+    reference: str = defaults.REFERENCE,
     *,
-    model_name: str = bundle.MODEL,
+    model_name: str = defaults.MODEL_NAME,
     column: str = "text",
     all_scores: bool = True,
-    shard_rows: int = SHARD_ROWS,
+    shard_rows: int = defaults.SHARD_ROWS,
 ) -> Plan:
     """The plan of an output: the one that is there, or a new one.
 

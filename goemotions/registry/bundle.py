@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from goemotions import defaults
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import IntegrityError, ModelError, StorageError
 from goemotions.metrics import thresholds
@@ -23,7 +24,6 @@ from goemotions.registry import tracking
 from goemotions.registry.tracking import Version
 from goemotions.storage import manifest, store
 
-MODEL = "goemotions"
 Variant = Literal["gpu", "cpu"]
 VARIANTS: tuple[Variant, ...] = ("gpu", "cpu")
 ENGINES: dict[str, str] = {"gpu": "torch", "cpu": "onnx-int8"}
@@ -71,7 +71,7 @@ def is_location(reference: str) -> bool:
     return store.is_s3(reference) or Path(reference).is_dir()
 
 
-def locate(reference: str, model_name: str = MODEL) -> tuple[str, Version | None]:
+def locate(reference: str, model_name: str = defaults.MODEL_NAME) -> tuple[str, Version | None]:
     """The location that a reference stands for, and the version, where it is an alias or a number.
 
     Raises:
@@ -86,7 +86,7 @@ def locate(reference: str, model_name: str = MODEL) -> tuple[str, Version | None
 
 
 @store.raise_on_full_disk
-def fetch(reference: str, output: Path, model_name: str = MODEL) -> Version | None:
+def fetch(reference: str, output: Path, model_name: str = defaults.MODEL_NAME) -> Version | None:
     """Brings a bundle and verifies it.
 
     Args:
@@ -108,7 +108,7 @@ def fetch(reference: str, output: Path, model_name: str = MODEL) -> Version | No
 
 
 @contextlib.contextmanager
-def opened(reference: str, model_name: str = MODEL) -> Iterator[tuple[Path, str]]:
+def opened(reference: str, model_name: str = defaults.MODEL_NAME) -> Iterator[tuple[Path, str]]:
     """The folder of a bundle, verified, and its version (its run where no number was asked for): a folder where it is, anything else
     fetched for as long as the block lasts.
 
@@ -126,7 +126,7 @@ def opened(reference: str, model_name: str = MODEL) -> Iterator[tuple[Path, str]
         yield Path(scratch), version.number if version else str(manifest.verify(Path(scratch)).get("run_id"))
 
 
-def download(reference: str, output: Path, model_name: str = MODEL) -> tuple[Version | None, list[str]]:
+def download(reference: str, output: Path, model_name: str = defaults.MODEL_NAME) -> tuple[Version | None, list[str]]:
     """Fetches a bundle to a folder within a folder, verifies it there and moves it up, its manifest last.
 
     Returns:

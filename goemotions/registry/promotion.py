@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from goemotions import defaults
 from goemotions.data.dataset import load_dataset
 from goemotions.errors import PromotionRefused
 from goemotions.evaluation import gate
@@ -14,13 +15,11 @@ from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.models import engines
 from goemotions.models.tokenizer import read_json
 from goemotions.registry import bundle, tracking
-from goemotions.registry.bundle import ENGINES, MODEL, Variant
+from goemotions.registry.bundle import ENGINES, Variant
 from goemotions.registry.tracking import Version
 from goemotions.storage import lock
 from goemotions.storage import store as storage
 from goemotions.storage.lock import Lock
-
-LATENCY_BUDGET_MS = 25.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,11 @@ def was_taken_back(version: Version, current: Version, variant: str) -> bool:
 
 
 def promote(
-    reference: str, *, model_name: str = MODEL, dataset: Path | None = None, latency_budget_ms: float = LATENCY_BUDGET_MS
+    reference: str,
+    *,
+    model_name: str = defaults.MODEL_NAME,
+    dataset: Path | None = None,
+    latency_budget_ms: float = defaults.LATENCY_BUDGET_MS,
 ) -> Move:
     """Makes a version the champion of its variant, if it passes the gate. A version that is champion already stays it.
 
@@ -113,7 +116,7 @@ def _claim_beside(version: Version) -> str:
     return version.source.rstrip("/").rsplit("/", 2)[0] + "/"
 
 
-def rollback(variant: Variant, *, model_name: str = MODEL, to: str = "") -> Move:
+def rollback(variant: Variant, *, model_name: str = defaults.MODEL_NAME, to: str = "") -> Move:
     """Gives the champion's place back to the version that had it before. Once that is done, again changes nothing.
 
     Args:

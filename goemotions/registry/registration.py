@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from goemotions import defaults
 from goemotions.errors import ModelError
 from goemotions.evaluation import evaluate
 from goemotions.evaluation.gate import CandidateScores, Verdict
@@ -18,7 +19,7 @@ from goemotions.metrics import classification, thresholds
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
 from goemotions.models.tokenizer import read_json
-from goemotions.registry import bundle, promotion, tracking
+from goemotions.registry import promotion, tracking
 from goemotions.registry.bundle import ENGINES, Variant
 from goemotions.registry.tracking import Version
 from goemotions.storage import lock, manifest
@@ -115,8 +116,8 @@ def register(
     *,
     store: str,
     pipeline_run: str,
-    model_name: str = bundle.MODEL,
-    latency_budget_ms: float = promotion.LATENCY_BUDGET_MS,
+    model_name: str = defaults.MODEL_NAME,
+    latency_budget_ms: float = defaults.LATENCY_BUDGET_MS,
     auto_promote: bool = False,
     tags: dict[str, str] | None = None,
 ) -> dict[str, Any]:

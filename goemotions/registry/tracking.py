@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
+from goemotions import defaults
 from goemotions.errors import ModelError, TrackingError
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,6 @@ log = logging.getLogger(__name__)
 # Unless it is told before its import, MLflow reports each use to its makers.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-EXPERIMENT = "goemotions"
 RUN_TAG = "goemotions.pipeline_run"
 PROFILE_TAG = "goemotions.profile"
 HISTORY_TAG = "goemotions.history."
@@ -172,8 +172,8 @@ def _joined() -> Any:
 
 
 def _experiment() -> str:
-    found = _client().get_experiment_by_name(EXPERIMENT)
-    return str(found.experiment_id if found else _client().create_experiment(EXPERIMENT))
+    found = _client().get_experiment_by_name(defaults.EXPERIMENT)
+    return str(found.experiment_id if found else _client().create_experiment(defaults.EXPERIMENT))
 
 
 def connect() -> str:

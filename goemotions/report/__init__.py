@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from goemotions import defaults
 from goemotions.data.dataset import load_dataset
 from goemotions.evaluation import evaluate
-from goemotions.registry import bundle
 from goemotions.registry.bundle import Variant
-from goemotions.registry.promotion import LATENCY_BUDGET_MS
 from goemotions.registry.registration import CandidateArtifacts
 from goemotions.report import dataset, decisions, document, evidence, labels, models
 from goemotions.report.document import Section
@@ -36,8 +35,8 @@ def write(
     output: Path,
     registered: dict[str, Any] | None = None,
     *,
-    model_name: str = bundle.MODEL,
-    latency_budget_ms: float = LATENCY_BUDGET_MS,
+    model_name: str = defaults.MODEL_NAME,
+    latency_budget_ms: float = defaults.LATENCY_BUDGET_MS,
 ) -> Path:
     """Writes the report into a folder, which it returns.
 

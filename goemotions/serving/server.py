@@ -21,6 +21,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
+from goemotions import defaults
 from goemotions.errors import WorkflowError
 from goemotions.serving.limits import Limits
 from goemotions.storage import manifest
@@ -36,8 +37,8 @@ class Settings:
     version: str
     engine: str = ""
     threads: int | None = None
-    host: str = "127.0.0.1"
-    port: int = 8080
+    host: str = defaults.HOST
+    port: int = defaults.PORT
     grpc_port: int = 0
     workers: int = 1
     page: bool = True

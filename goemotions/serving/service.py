@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from goemotions import defaults
 from goemotions.errors import RequestError
 from goemotions.models import engines
 from goemotions.models.engines import LENGTH_STEP, Engine
@@ -17,7 +18,7 @@ from goemotions.serving import metrics
 from goemotions.serving.batching import Batcher
 from goemotions.serving.limits import Limits
 
-NAME = "goemotions"
+NAME = defaults.MODEL_NAME
 
 
 class Service:

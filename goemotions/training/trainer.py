@@ -23,6 +23,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from goemotions import defaults
 from goemotions.data.dataset import load_dataset, taxonomy_of
 from goemotions.errors import Interrupted, TrainingError
 from goemotions.metrics import calibration, classification
@@ -109,9 +110,9 @@ def train(
     epochs: int = 0,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
-    precision: str = "auto",
+    precision: str = defaults.PRECISION,
     checkpoint_location: str = "",
-    checkpoint_steps: int = 500,
+    checkpoint_steps: int = defaults.CHECKPOINT_STEPS,
     on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, values: None,
 ) -> dict[str, Any]:
     """Fine-tunes a profile and writes a Model folder.

@@ -19,6 +19,7 @@ import mlflow
 import numpy as np
 import pytest
 
+from goemotions import defaults
 from goemotions.errors import StorageError
 from goemotions.evaluation import tuning
 from goemotions.evaluation.predictions import FILE, Predictions
@@ -123,7 +124,7 @@ def test_two_hundred_registrations_by_eight_processes_with_random_kills(
         run = client.get_run(version.run_id)
         quality_of[version.version] = runs[run.data.tags[tracking.RUN_TAG]]
         assert storage.read(version.source, manifest.NAME) is not None
-    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    experiment = client.get_experiment_by_name(defaults.EXPERIMENT)
     names = [run.data.tags.get(tracking.RUN_TAG) for run in client.search_runs([experiment.experiment_id], max_results=5000)]
     assert [run for run in runs if names.count(run) != 2] == [], "each has one parent and one child"
     champion = tracking.existing(model, ALIAS)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import mlflow
 import pytest
 
+from goemotions import defaults
 from goemotions.errors import TrackingError
 from goemotions.registry import registration, tracking
 from goemotions.registry.bundle import VARIANTS
@@ -109,7 +110,7 @@ def unused_port() -> int:
 
 
 def runs(client: mlflow.MlflowClient, pipeline_run: str) -> list[Any]:
-    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    experiment = client.get_experiment_by_name(defaults.EXPERIMENT)
     return client.search_runs([experiment.experiment_id], f"tags.`{tracking.RUN_TAG}` = '{pipeline_run}'")
 
 

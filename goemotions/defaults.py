@@ -1,0 +1,38 @@
+"""Default values that several places share: the command line, the parameters of the pipelines, and the library's functions.
+
+Plain constants; this module imports nothing. A value that only one place needs stays there.
+"""
+
+# What is registered, and where.
+MODEL_NAME = "goemotions"
+EXPERIMENT = "goemotions"
+BUCKET = "goemotions"
+STORE = f"s3://{BUCKET}/"
+REFERENCE = "champion-cpu"
+
+# Data.
+SOURCE = "sample"
+UNLABELLED = "quarantine"
+MAX_QUARANTINED = 0.05
+
+# Training. 0 epochs: as many as the profile has.
+PROFILES = ("minilm", "minilm-3l")
+EPOCHS = 0
+SEED = 0
+PRECISION = "auto"
+CHECKPOINT_STEPS = 500
+
+# Thresholds, and the choice of the winners.
+THRESHOLD_STRATEGY = "best"
+TARGET_PRECISION = 0.7
+TARGET_RECALL = 0.8
+LATENCY_BUDGET_MS = 25.0
+
+# Batch scoring.
+TEXT_COLUMN = "text"
+SHARD_ROWS = 100_000
+
+# Serving.
+HOST = "127.0.0.1"
+PORT = 8080
+GRPC_PORT = 8081
