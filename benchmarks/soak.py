@@ -26,12 +26,13 @@ import psutil
 
 from benchmarks import load
 from benchmarks.measuring import machine
+from goemotions.defaults import BUCKET
 from goemotions.errors import IntegrityError, StorageError
 from goemotions.registry import tracking
 from goemotions.storage import manifest, store
 from pipelines import stack
 
-PROFILE, MODEL, STORE = "minilm-3l", "soak", f"s3://{stack.BUCKET}/soak/"
+PROFILE, MODEL, STORE = "minilm-3l", "soak", f"s3://{BUCKET}/soak/"
 TRAINING = ("--profile", PROFILE, "--epochs", "1", "--precision", "fp32", "--checkpoint-steps", "10")
 COMMENTS = tuple(f"thank you so much, that made my {day} a lot better" for day in ("monday", "friday", "week", "year"))
 CLIENTS = 8

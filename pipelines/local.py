@@ -37,7 +37,7 @@ NAMED = re.compile(r"^\s*goemotions\.errors\.\w+: (.+)$", re.MULTILINE)
 TAIL_CHARACTERS = 6000
 STOP_SECONDS = 15
 PUBLISHED = {"report.md": "model-performance.md", "dataset.md": "dataset-analysis.md"}
-STORE = f"s3://{stack.BUCKET}/"
+STORE = defaults.STORE
 
 
 class RunFailed(WorkflowError):
