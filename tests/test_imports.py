@@ -38,6 +38,8 @@ OWNERS = {
     "datasets": ("goemotions/data/",),
     "tokenizers": ("goemotions/models/",),
     "altair": ("goemotions/report/",),
+    "jinja2": ("goemotions/report/",),
+    "vl_convert": ("goemotions/report/vega.py",),
 }
 
 

@@ -1,4 +1,4 @@
-"""The report's charts, from plain rows and arrays; colours, fonts and legends are those of ``document.CONFIG``.
+"""The report's charts, from plain rows and arrays; colours, fonts and legends are those of ``vega.CONFIG``.
 
 A chart takes the width of its container. Series are switched by a click on the legend. A row may hold more than the
 keys named here: what it holds is shown when the pointer is on its mark.
@@ -13,9 +13,8 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from goemotions.report.document import PALETTE
+from goemotions.report.vega import PALETTE, Chart
 
-Chart = alt.Chart | alt.LayerChart
 Rows = Sequence[Mapping[str, Any]]
 
 GREY = "#8a94a8"
