@@ -9,21 +9,12 @@ import numpy as np
 
 from goemotions.errors import ModelError
 from goemotions.evaluation.predictions import Predictions
+from goemotions.evaluation.selection import CandidateScores
 from goemotions.metrics import bootstrap, calibration
-from goemotions.metrics.thresholds import Thresholds
 
 RESAMPLES = 200
 TOLERATED_LOSS = 0.002
 TOLERATED_CALIBRATION_LOSS = 0.01
-
-
-@dataclass(frozen=True)
-class CandidateScores:
-    """A version as the gate sees it: validation predictions, thresholds, and the 95th percentile of its latency in ms."""
-
-    validation: Predictions
-    thresholds: Thresholds
-    latency_ms: float
 
 
 @dataclass(frozen=True)
@@ -58,7 +49,7 @@ def compare(
     drawn = bootstrap.weights(len(ours.ids), RESAMPLES, seed)
     differences = {
         "auc_micro": _difference(*(bootstrap.auc_micro(side.labels, side.probabilities, drawn) for side in (ours, theirs))),
-        "f1_macro": _difference(*(_f1_macro(contender, drawn) for contender in (candidate, champion))),
+        "f1_macro": _difference(*(_f1_macro(scores, drawn) for scores in (candidate, champion))),
     }
     loss = _calibration_error(ours) - _calibration_error(theirs)
     differences["calibration_error"] = {"difference": loss, "low": loss, "high": loss}
@@ -87,6 +78,6 @@ def _difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
     return {"difference": float(ours[0] - theirs[0]), "low": low, "high": high}
 
 
-def _f1_macro(contender: CandidateScores, drawn: np.ndarray) -> np.ndarray:
-    predicted = contender.thresholds.apply(contender.validation.probabilities)
-    return bootstrap.f1(contender.validation.labels, predicted, drawn)[0]
+def _f1_macro(scores: CandidateScores, drawn: np.ndarray) -> np.ndarray:
+    predicted = scores.thresholds.apply(scores.validation.probabilities)
+    return bootstrap.f1(scores.validation.labels, predicted, drawn)[0]

@@ -36,7 +36,7 @@ def tune(
     score = next(row["f1_macro_cross_fitted"] for row in comparison if row["strategy"] == chosen.strategy)
     output.mkdir(parents=True, exist_ok=True)
     thresholds.write(
-        output / "thresholds.json",
+        output / thresholds.FILE,
         chosen,
         predictions.names,
         comparison,
@@ -45,4 +45,4 @@ def tune(
         digest=predictions.digest,
         f1_macro_cross_fitted=score,
     )
-    return thresholds.read(output / "thresholds.json")[1]
+    return thresholds.read(output / thresholds.FILE)[1]

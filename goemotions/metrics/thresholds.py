@@ -19,6 +19,7 @@ from goemotions import defaults
 from goemotions.errors import ModelError
 from goemotions.metrics.sorted_scores import FLOORS, GRID, Column, Counts, Part, Sample, added, highest
 
+FILE = "thresholds.json"
 FOLDS = 5
 # Folds are drawn until so many rows were decided: how few rows fall into folds moves a score by more than strategies differ.
 DECIDED_ROWS, MOST_DRAWS = 25_000, 10

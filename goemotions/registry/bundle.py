@@ -50,7 +50,7 @@ def load(folder: Path) -> Bundle:
     facts = manifest.verify(folder)
     if facts.get("variant") not in VARIANTS:
         raise ModelError(f"{folder} is not a bundle of this workflow: give one that `goemotions register` made")
-    fitted, content = thresholds.read(folder / "thresholds.json")
+    fitted, content = thresholds.read(folder / thresholds.FILE)
     return Bundle(folder, facts, Taxonomy(tuple(content["thresholds"])), fitted, TextEncoder.load(folder))
 
 
@@ -62,7 +62,7 @@ def taxonomy(location: str) -> Taxonomy:
     """
     if not store.has(location, manifest.NAME):
         raise ModelError(f"{location} is not a bundle: give one that `goemotions register` made")
-    _, content = thresholds.parse(store.read(location, "thresholds.json") or b"", f"{location}: thresholds.json")
+    _, content = thresholds.parse(store.read(location, thresholds.FILE) or b"", f"{location}: {thresholds.FILE}")
     return Taxonomy(tuple(content["thresholds"]))
 
 

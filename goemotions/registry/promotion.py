@@ -10,8 +10,9 @@ from goemotions import defaults
 from goemotions.data.dataset import load_dataset
 from goemotions.errors import PromotionRefused
 from goemotions.evaluation import gate
-from goemotions.evaluation.gate import CandidateScores, Verdict
+from goemotions.evaluation.gate import Verdict
 from goemotions.evaluation.predictions import FILE, Predictions
+from goemotions.evaluation.selection import CandidateScores, latency_limit
 from goemotions.models import engines
 from goemotions.models.tokenizer import read_json
 from goemotions.registry import bundle, tracking
@@ -103,8 +104,8 @@ def judge(
     """The gate's verdict on a candidate against the champion; None where there is none."""
     if before is None:
         return None
-    budget = latency_budget_ms if variant == "cpu" else None
-    return gate.compare(candidate, contender(before, candidate.validation, dataset), latency_budget_ms=budget)
+    limit = latency_limit(variant, latency_budget_ms)
+    return gate.compare(candidate, contender(before, candidate.validation, dataset), latency_budget_ms=limit)
 
 
 def _number(version: Version | None) -> str:
@@ -167,4 +168,4 @@ def contender(version: Version, like: Predictions | None = None, dataset: Path |
             scores, _ = engines.score(engine, rows["text"][:])
             found = Predictions(found.names, like.ids, like.labels, scores, "validation", engine.name, like.digest)
         measured = read_json(folder / "export.json").get(ENGINES[opened.facts["variant"]], {})
-        return CandidateScores(found, opened.thresholds, measured.get("latency_ms_p95", 0.0))
+        return CandidateScores(opened.facts["profile"], found, opened.thresholds, measured.get("latency_ms_p95", 0.0))

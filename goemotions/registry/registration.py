@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ from typing import Any
 from goemotions import defaults
 from goemotions.errors import ModelError
 from goemotions.evaluation import evaluate
-from goemotions.evaluation.gate import CandidateScores, Verdict
+from goemotions.evaluation.gate import Verdict
 from goemotions.evaluation.predictions import FILE, Predictions
+from goemotions.evaluation.selection import CandidateScores, latency_limit, select_winner
 from goemotions.metrics import classification, thresholds
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
@@ -25,8 +25,6 @@ from goemotions.registry.tracking import Version
 from goemotions.storage import lock, manifest
 from goemotions.storage import store as storage
 from goemotions.storage.lock import Lock
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,48 +63,16 @@ def gather(
     }
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A profile's result for one variant, as the choice sees it: nothing of the test split is here."""
-
-    profile: str
-    validation: Predictions
-    thresholds: Thresholds
-    latency_ms: float
-
-    @classmethod
-    def read(cls, variant: Variant, parts: CandidateArtifacts) -> Candidate:
-        export = read_json(parts.onnx / "export.json")
-        engine = ENGINES[variant]
-        return cls(
-            read_json(parts.model / "training.json")["profile"]["name"],
-            Predictions.read(parts.validation / FILE),
-            thresholds.read(parts.thresholds / "thresholds.json")[0],
-            export[engine]["latency_ms_p95"] if engine in export else 0.0,
-        )
-
-    def rank(self) -> tuple[float, float]:
-        """AUC micro, then macro F1, on validation."""
-        values = evaluate.figures(self.validation, self.thresholds)
-        return values["validation/auc_micro"], values["validation/f1_macro"]
-
-    def contender(self) -> CandidateScores:
-        return CandidateScores(self.validation, self.thresholds, self.latency_ms)
-
-
-def choose(candidates: list[Candidate], latency_budget_ms: float | None) -> int:
-    """Position of the winner: the best on validation among those within the latency budget."""
-    within = [i for i, c in enumerate(candidates) if latency_budget_ms is None or c.latency_ms <= latency_budget_ms]
-    if not within:
-        fastest = min(range(len(candidates)), key=lambda i: candidates[i].latency_ms)
-        log.warning(
-            "no candidate answers within %g ms: %s is the fastest with %.1f ms and is taken",
-            latency_budget_ms,
-            candidates[fastest].profile,
-            candidates[fastest].latency_ms,
-        )
-        return fastest
-    return max(within, key=lambda i: candidates[i].rank())
+def read_scores(variant: Variant, parts: CandidateArtifacts) -> CandidateScores:
+    """What selection and gate compare, from the folders of one profile and variant; the test split is not read."""
+    export = read_json(parts.onnx / "export.json")
+    engine = ENGINES[variant]
+    return CandidateScores(
+        read_json(parts.model / "training.json")["profile"]["name"],
+        Predictions.read(parts.validation / FILE),
+        thresholds.read(parts.thresholds / thresholds.FILE)[0],
+        export[engine]["latency_ms_p95"] if engine in export else 0.0,
+    )
 
 
 @storage.raise_on_full_disk
@@ -142,8 +108,8 @@ def register(
     for variant, folders in parts.items():
         _refuse_other_labels(model_name, variant, folders)
     for variant, folders in parts.items():
-        candidates = [Candidate.read(variant, folder) for folder in folders]
-        position = choose(candidates, latency_budget_ms if variant == "cpu" else None)
+        candidates = [read_scores(variant, folder) for folder in folders]
+        position = select_winner(candidates, latency_limit(variant, latency_budget_ms))
         winner = candidates[position]
         claimed = promotion.claim_of(store, model_name)
         with lock.hold(claimed):
@@ -153,7 +119,7 @@ def register(
         values = _store(location, variant, folders[position], facts)
         run.log_metrics({f"{variant}/{name}": value for name, value in values.items()})
         entry = Entry(model_name, variant, run.run_id, location, {"variant": variant, **facts, **(tags or {})}, claimed)
-        version, verdict = entry.enter(winner.contender(), dataset, latency_budget_ms, auto_promote)
+        version, verdict = entry.enter(winner, dataset, latency_budget_ms, auto_promote)
         result[variant] = {
             "profile": winner.profile,
             "version": version.number,
@@ -175,8 +141,8 @@ def assemble(output: Path, variant: Variant, parts: CandidateArtifacts, facts: d
     shutil.copytree(parts.model, output)
     for name in (*engines.FILES.values(), "export.json"):
         shutil.copyfile(parts.onnx / name, output / name)
-    shutil.copyfile(parts.thresholds / "thresholds.json", output / "thresholds.json")
-    fitted, _ = thresholds.read(output / "thresholds.json")
+    shutil.copyfile(parts.thresholds / thresholds.FILE, output / thresholds.FILE)
+    fitted, _ = thresholds.read(output / thresholds.FILE)
     values: dict[str, float] = {}
     for split, folder in (("validation", parts.validation), ("test", parts.test)):
         found = Predictions.read(folder / FILE)
@@ -211,18 +177,18 @@ def _store(location: str, variant: Variant, parts: CandidateArtifacts, facts: di
 
 def _refuse_other_files(location: str, stored: dict[str, Any], parts: CandidateArtifacts) -> None:
     """A pipeline run registers one model a profile: another one under its name would get the old one's bytes."""
-    for path in (parts.model / "model.safetensors", parts.thresholds / "thresholds.json"):
+    for path in (parts.model / "model.safetensors", parts.thresholds / thresholds.FILE):
         if stored[path.name]["sha256"] != manifest.sha256(path):
             raise ModelError(f"{location} holds another model of the same run and profile: register under another run id")
 
 
 def _refuse_other_labels(model_name: str, variant: Variant, folders: list[CandidateArtifacts]) -> None:
     """Before anything is stored: versions of one registered model answer with the same labels."""
-    ours = {tuple(thresholds.read(folder.thresholds / "thresholds.json")[1]["thresholds"]) for folder in folders}
+    ours = {tuple(thresholds.read(folder.thresholds / thresholds.FILE)[1]["thresholds"]) for folder in folders}
     champion = promotion.champion(model_name, variant)
     if champion is None:
         return
-    stored = json.loads(storage.read(champion.source, "thresholds.json") or b'{"thresholds": {}}')
+    stored = json.loads(storage.read(champion.source, thresholds.FILE) or b'{"thresholds": {}}')
     if ours != {tuple(stored["thresholds"])}:
         raise ModelError(f"the champion of {model_name} knows other labels than this data: register under another model name")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from goemotions.evaluation.selection import latency_limit
 from goemotions.metrics import bootstrap
 from goemotions.models import profiles
 from goemotions.report import figures
@@ -272,19 +273,21 @@ def _published() -> Table:
 
 def _recommendation(results: list[Result], budget: float) -> list[str]:
     lines = []
-    for variant in ("gpu", "cpu"):
-        found = [result for result in results if result.variant == variant]
-        within = [result for result in found if variant == "gpu" or _cost(result, "latency_ms_p95") <= budget]
-        if not within:
-            lines.append(f"For {variant}: none answers within {budget:g} ms; the fastest is taken.")
-            continue
-        chosen = best(within)
-        limit = f" of those within {budget:g} ms" if variant == "cpu" else ""
-        values = chosen.figures
+    for variant in dict.fromkeys(result.variant for result in results):
+        limit = latency_limit(variant, budget)
+        winner = best([result for result in results if result.variant == variant], limit)
+        reason = (
+            "the best on validation"
+            if limit is None
+            else f"the best on validation of those within {limit:g} ms"
+            if winner.scores.latency_ms <= limit
+            else f"the fastest, since none is within {limit:g} ms"
+        )
+        values = winner.figures
         lines.append(
-            f"For {variant}, take {chosen.title}: the best on validation{limit}, AUC micro {values['validation/auc_micro']:.4f} there "
-            f"and {values['test/auc_micro']:.4f} on test, p95 {_cost(chosen, 'latency_ms_p95'):.1f} ms, "
-            f"{_cost(chosen, 'bytes') / 2**20:.0f} MiB."
+            f"For {variant}, take {winner.title}: {reason}, AUC micro {values['validation/auc_micro']:.4f} there "
+            f"and {values['test/auc_micro']:.4f} on test, p95 {winner.scores.latency_ms:.1f} ms, "
+            f"{_cost(winner, 'bytes') / 2**20:.0f} MiB."
         )
     return lines
 

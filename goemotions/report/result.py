@@ -11,6 +11,7 @@ import numpy as np
 
 from goemotions.evaluation import evaluate
 from goemotions.evaluation.predictions import FILE, Predictions
+from goemotions.evaluation.selection import CandidateScores, select_winner
 from goemotions.metrics import bootstrap, classification, thresholds
 from goemotions.metrics.calibration import Scaling
 from goemotions.metrics.thresholds import Thresholds
@@ -37,7 +38,7 @@ class Result:
 
     @classmethod
     def read(cls, variant: Variant, parts: CandidateArtifacts) -> Result:
-        fitted, content = thresholds.read(parts.thresholds / "thresholds.json")
+        fitted, content = thresholds.read(parts.thresholds / thresholds.FILE)
         return cls(
             variant,
             parts,
@@ -65,6 +66,12 @@ class Result:
     def scaling(self) -> Scaling:
         found = self.training["calibration"]
         return Scaling(found["method"], tuple(found["slope"]), tuple(found["intercept"]))
+
+    @functools.cached_property
+    def scores(self) -> CandidateScores:
+        """What the selection of a winner compares."""
+        latency_ms = float(self.export[self.engine]["latency_ms_p95"])
+        return CandidateScores(self.profile, self.validation, self.thresholds, latency_ms)
 
     @functools.cached_property
     def predicted(self) -> np.ndarray:
@@ -102,9 +109,9 @@ class Result:
         return next(row for row in self.comparison if row["strategy"] == self.thresholds.strategy)
 
 
-def best(results: list[Result]) -> Result:
-    """The best on validation: AUC micro, then macro F1."""
-    return max(results, key=lambda result: (result.figures["validation/auc_micro"], result.figures["validation/f1_macro"]))
+def best(results: list[Result], latency_budget_ms: float | None = None) -> Result:
+    """The winner by ``selection.select_winner``, the rule of registration."""
+    return results[select_winner([result.scores for result in results], latency_budget_ms)]
 
 
 def source_name(source: str) -> str:

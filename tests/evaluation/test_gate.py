@@ -8,8 +8,8 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from goemotions.errors import ModelError
 from goemotions.evaluation import gate
-from goemotions.evaluation.gate import CandidateScores
 from goemotions.evaluation.predictions import Predictions
+from goemotions.evaluation.selection import CandidateScores
 from goemotions.metrics.thresholds import Thresholds
 
 ROWS = 400
@@ -22,16 +22,16 @@ def predictions(labels: np.ndarray, probabilities: np.ndarray) -> Predictions:
     return Predictions(names, [f"r{i}" for i in range(len(labels))], labels, probabilities, "validation", "onnx", "d1")
 
 
-def contender(noise: float, *, seed: int = 0, latency_ms: float = 5.0) -> CandidateScores:
+def candidate(noise: float, *, seed: int = 0, latency_ms: float = 5.0) -> CandidateScores:
     """A model whose logits follow the same labels up to the noise."""
     labels = np.random.default_rng(11).random((ROWS, len(NAMES))) < 0.3
     logits = 4.0 * labels - 2 + noise * np.random.default_rng(seed).normal(size=labels.shape)
     found = predictions(labels, (1 / (1 + np.exp(-logits))).astype(np.float32))
-    return CandidateScores(replace(found, names=NAMES), HALF, latency_ms)
+    return CandidateScores("x", replace(found, names=NAMES), HALF, latency_ms)
 
 
 def test_a_model_does_not_beat_itself() -> None:
-    verdict = gate.compare(contender(2.0), contender(2.0), latency_budget_ms=None)
+    verdict = gate.compare(candidate(2.0), candidate(2.0), latency_budget_ms=None)
     assert not verdict.passes
     assert verdict.reasons == ("AUC micro is not higher",)
     assert {name: values["difference"] for name, values in verdict.differences.items()} == {
@@ -42,33 +42,33 @@ def test_a_model_does_not_beat_itself() -> None:
 
 
 def test_a_clearly_better_model_passes() -> None:
-    verdict = gate.compare(contender(1.0, seed=1), contender(3.0, seed=2), latency_budget_ms=None)
+    verdict = gate.compare(candidate(1.0, seed=1), candidate(3.0, seed=2), latency_budget_ms=None)
     assert verdict.passes, verdict.reasons
     assert verdict.differences["auc_micro"]["low"] > 0
 
 
 def test_a_clearly_worse_model_does_not_pass() -> None:
-    verdict = gate.compare(contender(3.0, seed=2), contender(1.0, seed=1), latency_budget_ms=None)
+    verdict = gate.compare(candidate(3.0, seed=2), candidate(1.0, seed=1), latency_budget_ms=None)
     assert not verdict.passes
     assert {reason.split(" ")[0] for reason in verdict.reasons} >= {"AUC", "auc_micro", "f1_macro"}
 
 
 def test_two_models_of_the_same_quality_do_not_replace_each_other() -> None:
-    one, other = contender(2.0, seed=1), contender(2.0, seed=2)
+    one, other = candidate(2.0, seed=1), candidate(2.0, seed=2)
     verdicts = [gate.compare(*pair, latency_budget_ms=None) for pair in ((one, other), (other, one))]
     assert [verdict.passes for verdict in verdicts] == [False, False]
 
 
 def test_a_better_ranking_does_not_make_up_for_worse_decisions() -> None:
-    strict = replace(contender(1.0, seed=1), thresholds=Thresholds("global-tuned", (0.99,) * len(NAMES)))
-    verdict = gate.compare(strict, contender(3.0, seed=2), latency_budget_ms=None)
+    strict = replace(candidate(1.0, seed=1), thresholds=Thresholds("global-tuned", (0.99,) * len(NAMES)))
+    verdict = gate.compare(strict, candidate(3.0, seed=2), latency_budget_ms=None)
     assert verdict.reasons == ("f1_macro may have fallen by more than 0.002",)
 
 
 def test_a_better_ranking_does_not_make_up_for_worse_calibration() -> None:
-    better = contender(1.0, seed=1)
+    better = candidate(1.0, seed=1)
     squeezed = replace(better.validation, probabilities=0.35 + 0.3 * better.validation.probabilities)
-    verdict = gate.compare(replace(better, validation=squeezed), contender(3.0, seed=2), latency_budget_ms=None)
+    verdict = gate.compare(replace(better, validation=squeezed), candidate(3.0, seed=2), latency_budget_ms=None)
     assert not verdict.passes
     assert [reason.rpartition(" ")[0] for reason in verdict.reasons] == ["the calibration error rose by"]
 
@@ -79,14 +79,14 @@ def test_a_better_ranking_does_not_make_up_for_worse_calibration() -> None:
     ids=["within", "at the budget", "over", "no budget"],
 )
 def test_a_slow_model_passes_only_within_the_budget(latency_ms: float, budget: float | None, passes: bool) -> None:
-    better = contender(1.0, seed=1, latency_ms=latency_ms)
-    verdict = gate.compare(better, contender(3.0, seed=2), latency_budget_ms=budget)
+    better = candidate(1.0, seed=1, latency_ms=latency_ms)
+    verdict = gate.compare(better, candidate(3.0, seed=2), latency_budget_ms=budget)
     assert verdict.passes is passes
     assert verdict.reasons == (() if passes else ("p95 latency 25.1 ms is over the budget of 25 ms",))
 
 
 def test_the_verdict_is_the_same_every_time() -> None:
-    first, second = (gate.compare(contender(1.5, seed=1), contender(1.6, seed=2), latency_budget_ms=None) for _ in range(2))
+    first, second = (gate.compare(candidate(1.5, seed=1), candidate(1.6, seed=2), latency_budget_ms=None) for _ in range(2))
     assert first == second
 
 
@@ -94,10 +94,10 @@ def test_the_verdict_is_the_same_every_time() -> None:
     "names", [("calm", "dread", "glee", "scorn", "other"), NAMES[::-1]], ids=["other names", "other order"]
 )
 def test_models_with_other_labels_are_not_compared(names: tuple[str, ...]) -> None:
-    champion = contender(2.0)
+    champion = candidate(2.0)
     with pytest.raises(ModelError, match="knows other labels than the candidate: register under another model name"):
         gate.compare(
-            contender(1.0),
+            candidate(1.0),
             replace(champion, validation=replace(champion.validation, names=names)),
             latency_budget_ms=None,
         )
@@ -105,15 +105,15 @@ def test_models_with_other_labels_are_not_compared(names: tuple[str, ...]) -> No
 
 @pytest.mark.parametrize("change", [{"digest": "d2"}, {"ids": [f"x{i}" for i in range(ROWS)]}], ids=["digest", "ids"])
 def test_models_scored_on_other_rows_are_not_compared(change: dict[str, object]) -> None:
-    champion = contender(2.0)
+    champion = candidate(2.0)
     with pytest.raises(ModelError, match="scored on other rows: score the champion on this data first"):
         gate.compare(
-            contender(1.0), replace(champion, validation=replace(champion.validation, **change)), latency_budget_ms=None
+            candidate(1.0), replace(champion, validation=replace(champion.validation, **change)), latency_budget_ms=None
         )
 
 
 def test_the_differences_on_all_rows_are_those_of_scikit_learn() -> None:
-    ours, theirs = contender(1.5, seed=1), contender(2.0, seed=2)
+    ours, theirs = candidate(1.5, seed=1), candidate(2.0, seed=2)
     verdict = gate.compare(ours, theirs, latency_budget_ms=None)
     labels = ours.validation.labels
     auc = [roc_auc_score(labels, one.validation.probabilities, average="micro") for one in (ours, theirs)]

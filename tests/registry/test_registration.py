@@ -1,6 +1,5 @@
 """Registration: winners are chosen on validation, become verified bundles, and only a better one takes the champion's place."""
 
-import dataclasses
 import os
 import shutil
 from collections.abc import Callable
@@ -18,11 +17,10 @@ from goemotions.errors import IntegrityError, ModelError
 from goemotions.evaluation import tuning
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.metrics import thresholds
-from goemotions.metrics.thresholds import Thresholds
 from goemotions.prediction.predictor import Predictor
 from goemotions.registry import bundle, registration, tracking
 from goemotions.registry.bundle import ENGINES, VARIANTS, Variant
-from goemotions.registry.registration import Candidate, CandidateArtifacts
+from goemotions.registry.registration import CandidateArtifacts, read_scores
 from goemotions.storage import lock, manifest
 from goemotions.storage import store as storage
 
@@ -103,50 +101,10 @@ def registered(stack: Path, dataset: Path, candidate: Path) -> Registered:
     return Registered(registry, answer, tracking.find_run("registered-once-1", "minilm").run_id)
 
 
-def scored(noise: float, latency_ms: float, name: str = "x") -> Candidate:
-    random = np.random.default_rng(0)
-    labels = random.random((80, 3)) < 0.4
-    scores = 1 / (1 + np.exp(-(2.0 * labels - 1 + noise * random.normal(size=labels.shape))))
-    found = Predictions(
-        ("a", "b", "c"), [f"r{i}" for i in range(80)], labels, scores.astype(np.float32), "validation", "onnx-int8", "d"
-    )
-    return Candidate(name, found, Thresholds("global-0.5", (0.5,) * 3), latency_ms)
-
-
-@pytest.mark.parametrize(
-    ("latencies", "budget", "winner"),
-    [
-        ((5, 5, 5), 25.0, 1),
-        ((5, 25, 5), 25.0, 1),
-        ((5, 25.1, 5), 25.0, 2),
-        ((5, 30, 30), 25.0, 0),
-        ((5, 30, 30), None, 1),
-        ((40, 50, 30), 25.0, 2),
-    ],
-    ids=["all within", "at the budget", "best too slow", "only the worst within", "no budget", "none within"],
-)
-def test_the_best_within_the_budget_is_chosen(latencies: tuple[float, ...], budget: float | None, winner: int) -> None:
-    candidates = [scored(noise, latency) for noise, latency in zip((3.0, 0.5, 1.5), latencies, strict=True)]
-    assert registration.choose(candidates, budget) == winner
-
-
-def test_taking_a_candidate_over_the_budget_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    registration.choose([scored(1.0, 40, "slow"), scored(2.0, 30.5, "less-slow")], 25.0)
-    assert "no candidate answers within 25 ms: less-slow is the fastest with 30.5 ms and is taken" in caplog.text
-
-
-def test_macro_f1_decides_between_the_same_ranking() -> None:
-    plain = scored(1.0, 5)
-    silent = replace(plain, thresholds=Thresholds("global-tuned", (0.99,) * 3))
-    assert registration.choose([silent, plain], None) == 1
-    assert registration.choose([plain, silent], None) == 0
-
-
-def test_the_choice_is_given_nothing_of_the_test_split(candidate: Path) -> None:
-    assert not [field.name for field in dataclasses.fields(Candidate) if "test" in field.name]
+def test_the_scores_that_are_compared_are_read_without_the_test_split(candidate: Path) -> None:
     for variant in VARIANTS:
         parts = replace(CandidateArtifacts.below(candidate, variant), test=Path("not-there"))
-        assert Candidate.read(variant, parts).validation.split == "validation"
+        assert read_scores(variant, parts).validation.split == "validation"
 
 
 def test_a_better_test_split_does_not_win(registry: Registry, candidate: Path, tmp_path: Path) -> None:

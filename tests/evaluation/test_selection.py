@@ -1,0 +1,58 @@
+"""The selection of a winner: by validation alone, within the latency budget."""
+
+import dataclasses
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from goemotions.evaluation.predictions import Predictions
+from goemotions.evaluation.selection import CandidateScores, latency_limit, select_winner
+from goemotions.metrics.thresholds import Thresholds
+
+
+def scores(noise: float, latency_ms: float, profile: str = "x") -> CandidateScores:
+    """Scores of a model whose logits follow the same labels up to the noise."""
+    random = np.random.default_rng(0)
+    labels = random.random((80, 3)) < 0.4
+    probabilities = 1 / (1 + np.exp(-(2.0 * labels - 1 + noise * random.normal(size=labels.shape))))
+    ids = [f"r{i}" for i in range(80)]
+    predictions = Predictions(("a", "b", "c"), ids, labels, probabilities.astype(np.float32), "validation", "onnx-int8", "d")
+    return CandidateScores(profile, predictions, Thresholds("global-0.5", (0.5,) * 3), latency_ms)
+
+
+@pytest.mark.parametrize(
+    ("latencies", "budget", "winner"),
+    [
+        ((5, 5, 5), 25.0, 1),
+        ((5, 25, 5), 25.0, 1),
+        ((5, 25.1, 5), 25.0, 2),
+        ((5, 30, 30), 25.0, 0),
+        ((5, 30, 30), None, 1),
+        ((40, 50, 30), 25.0, 2),
+    ],
+    ids=["all within", "at the budget", "best too slow", "only the worst within", "no budget", "none within"],
+)
+def test_the_best_within_the_budget_wins(latencies: tuple[float, ...], budget: float | None, winner: int) -> None:
+    candidates = [scores(noise, latency) for noise, latency in zip((3.0, 0.5, 1.5), latencies, strict=True)]
+    assert select_winner(candidates, budget) == winner
+
+
+def test_a_winner_over_the_budget_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    select_winner([scores(1.0, 40, "slow"), scores(2.0, 30.5, "less-slow")], 25.0)
+    assert "no candidate is within the latency budget of 25 ms: the fastest, less-slow with 30.5 ms, is selected" in caplog.text
+
+
+def test_macro_f1_decides_between_equal_auc() -> None:
+    plain = scores(1.0, 5)
+    silent = replace(plain, thresholds=Thresholds("global-tuned", (0.99,) * 3))
+    assert select_winner([silent, plain], None) == 1
+    assert select_winner([plain, silent], None) == 0
+
+
+def test_selection_has_nothing_of_the_test_split() -> None:
+    assert not [field.name for field in dataclasses.fields(CandidateScores) if "test" in field.name]
+
+
+def test_only_the_cpu_variant_has_a_latency_limit() -> None:
+    assert {variant: latency_limit(variant, 25.0) for variant in ("gpu", "cpu")} == {"gpu": None, "cpu": 25.0}
