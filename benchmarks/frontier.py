@@ -36,7 +36,7 @@ from goemotions.models import engines, export, profiles
 from goemotions.models.classifier import build_classifier, init_bias_from_frequency, save_classifier
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.prediction.predictor import Predictor
-from goemotions.registry import bundle
+from goemotions.registry import references
 from goemotions.training import trainer
 
 THREADS, REPEATS = 2, 3
@@ -181,7 +181,7 @@ def gate(split: Split, cheap: np.ndarray, dear: np.ndarray, fitted: Thresholds) 
 def measure(reference: str, model_name: str, source: str, repeats: int, student_epochs: int = 0) -> tuple[list[Tier], str]:
     """Every way to answer, and the data's digest; a student is taught for so many epochs, or left out."""
     torch.set_num_threads(THREADS)
-    with bundle.opened(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as scratch:
+    with references.as_folder(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as scratch:
         ingest(source, Path(scratch) / "dataset")
         read, info = load_dataset(Path(scratch) / "dataset", ("train", "validation"))
         taxonomy = taxonomy_of(info)

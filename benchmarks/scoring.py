@@ -27,7 +27,7 @@ from goemotions.data.dataset import ingest, load_dataset
 from goemotions.models import engines
 from goemotions.prediction import files, shards
 from goemotions.prediction.predictor import Predictor
-from goemotions.registry import bundle
+from goemotions.registry import references
 
 THREADS = 2
 ROWS, REPEATS = 20_000, 3
@@ -131,7 +131,7 @@ def memory(folder: Path, source: Path, few: Path, scratch: Path) -> Row:
 
 
 def measure(reference: str, model_name: str, source: str, rows: int, repeats: int) -> list[Row]:
-    with bundle.opened(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as name:
+    with references.as_folder(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         whole, few = scratch / "whole.parquet", scratch / "few.parquet"
         write(whole, comments(source, rows, scratch / "dataset"))

@@ -31,7 +31,7 @@ from goemotions.evaluation.predictions import Predictions
 from goemotions.metrics import classification, thresholds
 from goemotions.models import engines
 from goemotions.prediction.predictor import Predictor
-from goemotions.registry import bundle
+from goemotions.registry import references
 from pipelines import stack
 
 REPEATS = 5
@@ -302,7 +302,7 @@ def quality(folder: Path, dataset: Path, predictor: Predictor) -> Row:
 @click.option("--output", type=click.Path(path_type=Path), help="A Markdown file to write.")
 def main(reference: str, model_name: str, source: str, output: Path | None) -> None:
     """Measure the predictor."""
-    with bundle.opened(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as name:
+    with references.as_folder(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         ingest(source, scratch / "dataset")
         split = load_dataset(scratch / "dataset", ("test",))[0]["test"]

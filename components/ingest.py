@@ -23,6 +23,6 @@ def ingest(
         unlabelled=unlabelled,
         max_quarantined=max_quarantined,
     )
-    tracking.find_run(pipeline_run).set_tags({"dataset.source": source, "dataset.digest": info["digest"]})
+    tracking.get_or_create_run(pipeline_run).set_tags({"dataset.source": source, "dataset.digest": info["digest"]})
     dataset.metadata.update(source=source, revision=info["revision"], digest=info["digest"], **info["rows"])
     return str(info["digest"])

@@ -32,7 +32,7 @@ def register(
 
     from goemotions.registry import registration
 
-    parts = registration.gather(
+    parts = registration.collect(
         models, onnx, {"gpu": (gpu_validation, gpu_test, gpu_thresholds), "cpu": (cpu_validation, cpu_test, cpu_thresholds)}
     )
     found = registration.register(

@@ -34,7 +34,7 @@ def report(
     from goemotions import report as reporting
     from goemotions.registry import registration, tracking
 
-    parts = registration.gather(
+    parts = registration.collect(
         models, onnx, {"gpu": (gpu_validation, gpu_test, gpu_thresholds), "cpu": (cpu_validation, cpu_test, cpu_thresholds)}
     )
     found = json.loads((Path(registered.path) / "registered.json").read_text())

@@ -214,7 +214,7 @@ def test_links_and_tags_of_a_run_are_without_the_password(
     address = os.environ["MLFLOW_TRACKING_URI"]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address.replace("://", f"://{login}@"))
     tracking._client.cache_clear()
-    joined = tracking.find_run("secret-address")
+    joined = tracking.get_or_create_run("secret-address")
     assert joined.link().startswith(f"{address}/#/experiments/")
     tags = tracking._client().get_run(joined.run_id).data.tags
     assert found(repr((joined.link(), tags)).encode()) == []

@@ -163,9 +163,9 @@ def report(dataset: Path, candidates: tuple[Path, ...], output: Path) -> None:
 @MODEL_NAME
 def download(reference: str, output: Path, model_name: str) -> None:
     """Bring a version's files, verified, in place of another version's. REFERENCE: an alias, a version number, or a location."""
-    from goemotions.registry import bundle
+    from goemotions.registry import references
 
-    version, names = bundle.download(reference, output, model_name)
+    version, names = references.download(reference, output, model_name)
     click.echo(f"{output}: {reference}{f' (version {version.number})' if version else ''}, every file matches its manifest")
     for kind, files in _kinds(names).items():
         size = sum((output / name).stat().st_size for name in files)
@@ -196,9 +196,9 @@ def _kinds(names: list[str]) -> dict[str, list[str]]:
 def predict(text: tuple[str, ...], reference: str, model_name: str) -> None:
     """Label texts, a JSON line for each, with a registered model. Files: `goemotions score`."""
     from goemotions.prediction.predictor import Predictor
-    from goemotions.registry import bundle
+    from goemotions.registry import references
 
-    with bundle.opened(reference, model_name) as (folder, _):
+    with references.as_folder(reference, model_name) as (folder, _):
         for answer in Predictor.load(folder).predict(text):
             click.echo(json.dumps(answer, ensure_ascii=False))
 
@@ -228,7 +228,7 @@ def score(
     """Label the rows of a file, or of a folder of Parquet files shard by shard: started again, it goes on where it ended."""
     from goemotions.prediction import files as scoring
     from goemotions.prediction import shards
-    from goemotions.registry import bundle
+    from goemotions.registry import references
     from goemotions.storage import store
 
     if Path(output).suffix.lower() in scoring.ENDINGS:
@@ -238,7 +238,7 @@ def score(
             raise DataError(
                 f"{in_store[0]}: a single file is labelled on this machine alone: name an s3:// prefix as the output"
             )
-        with bundle.opened(reference, model_name) as (folder, _):
+        with references.as_folder(reference, model_name) as (folder, _):
             made = scoring.score_file(Predictor.load(folder, threads=threads), Path(source), Path(output), **options)
         spent, rate = "s", "a second"
     else:
@@ -305,11 +305,11 @@ LIMITS = {
 @_limits
 def serve(reference: str, model_name: str, engine: str | None, **options: Any) -> None:
     """Serve a bundle by KServe's protocols; each option is an environment variable too, such as GOEMOTIONS_SERVE_PORT."""
-    from goemotions.registry import bundle
+    from goemotions.registry import references
     from goemotions.serving import server
 
     limits = Limits(**{name: options.pop(name) for name in LIMITS})
-    with bundle.opened(reference, model_name) as (folder, version):
+    with references.as_folder(reference, model_name) as (folder, version):
         server.serve(server.Settings(folder, version, engine or "", limits=limits, **options))
 
 

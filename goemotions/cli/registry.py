@@ -54,7 +54,7 @@ def _moved(move: Any, model_name: str, file: Path) -> None:
         click.echo(f"{move.alias}: version {move.after}, before it {move.before or 'none'}")
     for name, value in (move.verdict.differences if move.verdict else {}).items():
         click.echo(f"  {name:<18}{value['difference']:+.4f} ({value['low']:+.4f} to {value['high']:+.4f})")
-    for line in isvc.refresh(file, tracking.existing(model_name, move.after), model_name) if file.exists() else ():
+    for line in isvc.refresh(file, tracking.get_version(model_name, move.after), model_name) if file.exists() else ():
         click.echo(f"{file}: {line}")
 
 
@@ -97,9 +97,9 @@ def deploy(reference: str, service: str, namespace: str, **options: Any) -> None
 @FILE
 def status(model_name: str, namespace: str, cluster: bool, file: Path) -> None:
     """Show what is registered, aliased, in the manifest and served, and where they disagree."""
-    from goemotions.deployment import status as standing
+    from goemotions.deployment import status
 
-    found = standing.find(model_name, namespace, file, ask_cluster=cluster)
+    found = status.collect(model_name, namespace, file, ask_cluster=cluster)
     click.echo(found.table())
     for line in found.disagreements():
         click.echo(f"disagree: {line}")

@@ -42,7 +42,7 @@ ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
-class Served:
+class ServiceStatus:
     """What an InferenceService serves: version and location of each part, and the canary's share of the traffic in percent."""
 
     service: str
@@ -54,7 +54,7 @@ class Served:
     is_ready: bool
 
     @classmethod
-    def of(cls, service: dict[str, Any]) -> Served:
+    def of(cls, service: dict[str, Any]) -> ServiceStatus:
         annotations = service["metadata"].get("annotations") or {}
         predictor = service["spec"]["predictor"]
         source = predictor["model"].get("storageUri", "")
@@ -82,7 +82,7 @@ def deploy(
     model_name: str = defaults.MODEL_NAME,
     canary_percent: int = 0,
     wait_seconds: float = WAIT_SECONDS,
-) -> Served:
+) -> ServiceStatus:
     """Sets a version on an InferenceService and waits until it is served. What is set already is left as it is.
 
     Args:
@@ -99,22 +99,22 @@ def deploy(
     """
     if not 0 <= canary_percent <= 99:
         raise DeploymentError(f"a canary gets 1 to 99 percent of the traffic, not {canary_percent}: 0 replaces what is served")
-    version = tracking.existing(model_name, reference)
+    version = tracking.get_version(model_name, reference)
     service = service or f"{model_name}-{version.tags['variant']}"
     cluster = Cluster(namespace)
     before = cluster.service(service)
     for _ in range(ATTEMPTS):
-        wanted = revised(before, version, canary_percent)
+        wanted = with_version(before, version, canary_percent)
         if wanted == before:
             break
         if cluster.replace(service, wanted):
             where = f"{cluster.namespace}/{service}"
-            tracking.record(model_name, version, "deploy", where, Served.of(before).version, percent=canary_percent)
+            tracking.record(model_name, version, "deploy", where, ServiceStatus.of(before).version, percent=canary_percent)
             break
         before = cluster.service(service)
     else:
         raise DeploymentError(f"{service} is changed by someone else at the same time: deploy again once that is done")
-    return Served.of(cluster.ready(service, wait_seconds) if wait_seconds else cluster.service(service))
+    return ServiceStatus.of(cluster.ready(service, wait_seconds) if wait_seconds else cluster.service(service))
 
 
 def deploy_registered(
@@ -134,7 +134,7 @@ def deploy_registered(
         DeploymentError: a variant could not be deployed; the others were.
     """
     errors = []
-    there = {one.service for one in served([f"{model_name}-{variant}" for variant in registered], namespace)}
+    there = {one.service for one in list_services([f"{model_name}-{variant}" for variant in registered], namespace)}
     for variant, version in registered.items():
         service = f"{model_name}-{variant}"
         if service not in there:
@@ -155,14 +155,14 @@ def deploy_registered(
         raise DeploymentError("; ".join(errors))
 
 
-def served(services: list[str], namespace: str) -> list[Served]:
+def list_services(services: list[str], namespace: str) -> list[ServiceStatus]:
     """What the InferenceServices of these names serve, without those that do not exist."""
     cluster = Cluster(namespace)
     found = {service["metadata"]["name"]: service for service in cluster.services()}
-    return [Served.of(found[name]) for name in services if name in found]
+    return [ServiceStatus.of(found[name]) for name in services if name in found]
 
 
-def revised(service: dict[str, Any], version: Version, canary_percent: int) -> dict[str, Any]:
+def with_version(service: dict[str, Any], version: Version, canary_percent: int) -> dict[str, Any]:
     """The InferenceService with a version set on it, alone or as a canary beside the one it serves."""
     changed = copy.deepcopy(service)
     # The bucket may have another name in the cluster, which whoever wrote the service knew.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from goemotions.deployment import isvc, kserve
-from goemotions.deployment.kserve import Served
+from goemotions.deployment.kserve import ServiceStatus
 from goemotions.errors import DeploymentError
 from goemotions.registry import promotion, tracking
 from goemotions.registry.bundle import VARIANTS
@@ -15,14 +15,14 @@ from goemotions.registry.tracking import Version
 
 
 @dataclass(frozen=True)
-class Standing:
+class ModelStatus:
     """Of each variant: champion and challenger, the version in the manifest, what is served; None where there is none."""
 
     model_name: str
     champions: dict[str, Version | None]
     challengers: dict[str, Version | None]
     manifest: dict[str, tuple[str, str]]
-    served: dict[str, Served]
+    served: dict[str, ServiceStatus]
     notes: list[str] = field(default_factory=list)
 
     def table(self) -> str:
@@ -65,7 +65,7 @@ class Standing:
         return found
 
 
-def find(model_name: str, namespace: str, file: Path, *, ask_cluster: bool = True) -> Standing:
+def collect(model_name: str, namespace: str, file: Path, *, ask_cluster: bool = True) -> ModelStatus:
     """What each place says. A place that does not answer is named in the notes, and the others are shown.
 
     Args:
@@ -77,17 +77,17 @@ def find(model_name: str, namespace: str, file: Path, *, ask_cluster: bool = Tru
     notes, served = [], {}
     if ask_cluster:
         try:
-            found = kserve.served([f"{model_name}-{variant}" for variant in VARIANTS], namespace)
+            found = kserve.list_services([f"{model_name}-{variant}" for variant in VARIANTS], namespace)
             served = {one.service: one for one in found}
         except DeploymentError as error:
             notes.append(f"served: {error}")
     manifest: dict[str, tuple[str, str]] = {}
     with contextlib.suppress(DeploymentError):
         manifest = isvc.read(file)
-    return Standing(
+    return ModelStatus(
         model_name,
         {variant: promotion.champion(model_name, variant) for variant in VARIANTS},
-        {variant: tracking.version(model_name, f"challenger-{variant}") for variant in VARIANTS},
+        {variant: tracking.find_version(model_name, f"challenger-{variant}") for variant in VARIANTS},
         manifest,
         served,
         notes,

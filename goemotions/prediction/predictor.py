@@ -44,7 +44,7 @@ class Predictor:
         """One answer a text, in order: ``labels``, ``scores`` of those (or of all labels), and ``truncated``."""
         options = options or Options()
         probabilities, truncated = engines.score(self.engine, texts)
-        return self.answers(probabilities, self.choose(probabilities, options), truncated, all_scores=options.all_scores)
+        return self.predictions(probabilities, self.choose(probabilities, options), truncated, all_scores=options.all_scores)
 
     def choose(self, probabilities: np.ndarray, options: Options) -> np.ndarray:
         """Which labels an answer holds, bool [n, labels], for probabilities, float32 [n, labels]."""
@@ -57,7 +57,7 @@ class Predictor:
         among_chosen = np.argsort(np.argsort(-np.where(chosen, probabilities, -1), axis=1, kind="stable"), axis=1)
         return chosen & (among_chosen < options.top_k)
 
-    def answers(
+    def predictions(
         self, probabilities: np.ndarray, chosen: np.ndarray, truncated: np.ndarray, *, all_scores: bool
     ) -> list[dict[str, Any]]:
         """The answers to n texts that were scored."""

@@ -30,7 +30,7 @@ from goemotions.models import engines
 from goemotions.prediction import files as scoring
 from goemotions.prediction.files import Scored
 from goemotions.prediction.predictor import Predictor
-from goemotions.registry import bundle
+from goemotions.registry import bundle, references
 from goemotions.storage import store
 
 # Their names begin so that readers of a folder of Parquet files pass over them.
@@ -94,13 +94,13 @@ def plan(
         "input": folder,
         "files": [asdict(file) for file in files],
         "model": model_name,
-        "version": store.canonical(reference) if bundle.is_location(reference) else reference,
+        "version": store.canonical(reference) if references.is_location(reference) else reference,
         "column": column,
         "all_scores": all_scores,
         "shard_rows": shard_rows,
     }
     if not (found := store.read(output, PLAN)):
-        located = store.canonical(bundle.locate(reference, model_name)[0])
+        located = store.canonical(references.resolve(reference, model_name)[0])
         names = bundle.taxonomy(located).names
         shards = [asdict(shard) for shard in _shards(folder, files, column, names if all_scores else (), shard_rows)]
         content = {"asked": asked, "bundle": located, "shards": shards}
@@ -159,7 +159,7 @@ def score(
             for shard in shards:
                 progress.update(_score(predictor, planned, output, shard))
             return
-        with bundle.opened(planned.bundle) as (folder, _):
+        with references.as_folder(planned.bundle) as (folder, _):
             if workers == 1:
                 alone = Predictor.load(folder, threads=threads)
                 for shard in shards:

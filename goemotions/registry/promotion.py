@@ -34,7 +34,7 @@ class Move:
 
 
 def champion(model_name: str, variant: str) -> Version | None:
-    return tracking.version(model_name, alias(variant))
+    return tracking.find_version(model_name, alias(variant))
 
 
 def alias(variant: str) -> str:
@@ -78,7 +78,7 @@ def promote(
         ModelError: there is no such version, or the champion knows other labels.
         PromotionRefused: the gate says no, or it needs the data.
     """
-    version = tracking.existing(model_name, reference)
+    version = tracking.get_version(model_name, reference)
     variant = version.tags["variant"]
     candidate = contender(version)
     while True:
@@ -136,7 +136,7 @@ def rollback(variant: Variant, *, model_name: str = defaults.MODEL_NAME, to: str
         return Move(alias(variant), current.number, current.number)
     if not (to or last["from"]):
         raise PromotionRefused(f"no version was {alias(variant)} before version {current.number}: promote another one")
-    version = tracking.existing(model_name, to or last["from"])
+    version = tracking.get_version(model_name, to or last["from"])
     if not tracking.history(version, alias(variant)):
         raise PromotionRefused(f"version {version.number} never was {alias(variant)}: promote it instead")
     with lock.hold(_claim_beside(version)) as held:

@@ -45,7 +45,7 @@ class CandidateArtifacts:
         )
 
 
-def gather(
+def collect(
     models: list[Any], onnx: list[Any], variants: dict[Variant, tuple[list[Any], ...]]
 ) -> dict[Variant, list[CandidateArtifacts]]:
     """The folders of every profile from lists of artifacts that run side by side, one entry a profile.
@@ -113,7 +113,7 @@ def register(
         winner = candidates[position]
         claimed = promotion.claim_of(store, model_name)
         with lock.hold(claimed):
-            run = tracking.find_run(pipeline_run, winner.profile)
+            run = tracking.get_or_create_run(pipeline_run, winner.profile)
         location = storage.join(store, "models", model_name, run.run_id, variant)
         facts = {"profile": winner.profile, "run_id": run.run_id, "dataset_digest": winner.validation.digest}
         values = _store(location, variant, folders[position], facts)
@@ -217,7 +217,7 @@ class Entry:
             is_champion = champion is not None and champion.source == self.location
             verdict = None if is_champion else promotion.judge(candidate, self.variant, champion, dataset, latency_budget_ms)
             with lock.hold(self.claimed) as held:
-                version = tracking.register(self.model_name, self.run_id, self.location, self.tags)
+                version = tracking.get_or_create_version(self.model_name, self.run_id, self.location, self.tags)
                 now = promotion.champion(self.model_name, self.variant)
                 # Comparing takes long and is done outside: whoever became champion meanwhile is compared with as well.
                 if (now and now.number) == (champion and champion.number):

@@ -119,7 +119,7 @@ class Run:
 @contextmanager
 def step(pipeline_run: str, profile: str = "") -> Iterator[Run]:
     """The run of a pipeline run, or of one profile in it, for the length of a step."""
-    run = find_run(pipeline_run, profile)
+    run = get_or_create_run(pipeline_run, profile)
     try:
         yield run
     except BaseException:
@@ -131,7 +131,7 @@ def step(pipeline_run: str, profile: str = "") -> Iterator[Run]:
     run.finish()
 
 
-def find_run(pipeline_run: str, profile: str = "") -> Run:
+def get_or_create_run(pipeline_run: str, profile: str = "") -> Run:
     """The MLflow run of a pipeline run (the parent) or of one profile in it (a child); made if it is not there yet.
 
     Where Kubeflow's own MLflow plugin made a run for the step (``MLFLOW_RUN_ID``), that run and its parent are joined instead.
@@ -160,7 +160,7 @@ def find_run(pipeline_run: str, profile: str = "") -> Run:
                 return run
             tags[MLFLOW_RUN_NAME] = profile or pipeline_run
             if profile:
-                tags[MLFLOW_PARENT_RUN_ID] = find_run(pipeline_run).run_id
+                tags[MLFLOW_PARENT_RUN_ID] = get_or_create_run(pipeline_run).run_id
             return Run(_client().create_run(experiment_id, tags=tags).info.run_id)
 
         return _once(find, make)
@@ -218,7 +218,7 @@ def _uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI", "")
 
 
-def register(model: str, run_id: str, source: str, tags: dict[str, str]) -> Version:
+def get_or_create_version(model: str, run_id: str, source: str, tags: dict[str, str]) -> Version:
     """The version of a registered model whose source this is; made if it is not there yet."""
     from mlflow.exceptions import MlflowException
 
@@ -237,7 +237,7 @@ def register(model: str, run_id: str, source: str, tags: dict[str, str]) -> Vers
         return _once(find, lambda: _version(_client().create_model_version(model, source, run_id, tags=tags)))
 
 
-def version(model: str, reference: str) -> Version | None:
+def find_version(model: str, reference: str) -> Version | None:
     """The version an alias (or a number) stands for; None where there is none."""
     from mlflow.exceptions import MlflowException
 
@@ -253,15 +253,17 @@ def version(model: str, reference: str) -> Version | None:
             raise
 
 
-def existing(model: str, reference: str) -> Version:
+def get_version(model: str, reference: str) -> Version:
     """The version an alias (or a number) stands for.
 
     Raises:
         ModelError: there is none.
     """
-    found = version(model, reference)
+    found = find_version(model, reference)
     if found is None:
-        raise ModelError(f"{model} has no version or alias {reference!r}: register one first, or see `make status`")
+        raise ModelError(
+            f"{model} has no version or alias {reference!r}: register one first (`make run`), or see `make status`"
+        )
     return found
 
 

@@ -61,7 +61,7 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
             await self._known(request.model_name, request.model_version, context)
             asked = openinference.from_grpc(request)
             probabilities, chosen, truncated = await self._service.score(asked.texts, asked.options)
-            predictions = self._service.predictor.answers(probabilities, chosen, truncated, all_scores=False)
+            predictions = self._service.predictor.predictions(probabilities, chosen, truncated, all_scores=False)
             answer = pb.ModelInferResponse(model_name=NAME, model_version=self._service.version, id=request.id)
             openinference.fill_grpc(answer, asked, Answer.of(probabilities, predictions))
             return answer

@@ -84,13 +84,13 @@ def _inference(service: Service) -> list[Route]:
         asked = schema.parse(schema.V1Request, body)
         options = (asked.parameters or schema.Parameters()).options()
         scored = await service.score(asked.instances, options)
-        predictions = service.predictor.answers(*scored, all_scores=options.all_scores)
+        predictions = service.predictor.predictions(*scored, all_scores=options.all_scores)
         return _json({"predictions": predictions, "model_name": NAME, "model_version": service.version})
 
     async def v2(request: Request, body: bytes) -> Response:
         asked = openinference.from_rest(body, request.headers.get(BINARY_HEADER))
         scored = await service.score(asked.texts, asked.options)
-        answer = Answer.of(scored[0], service.predictor.answers(*scored, all_scores=False))
+        answer = Answer.of(scored[0], service.predictor.predictions(*scored, all_scores=False))
         content, tail = openinference.to_rest(asked, answer, NAME, service.version)
         if not tail:
             return _json(content)

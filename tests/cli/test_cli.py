@@ -148,7 +148,7 @@ MISTAKES = {
         "score --bundle {whole} --input s3://bucket/a.parquet --output {out}/a.csv",
         "s3://bucket/a.parquet: a single file is labelled on this machine alone",
     ),
-    "a folder of other files to download to": ("download {whole} --output {model}", "holds files and no whole bundle"),
+    "a folder of other files to download to": ("download {whole} --output {model}", "holds files but no complete bundle"),
     "a damaged bundle to download": ("download {damaged} --output {out}", "damaged/thresholds.json differs from its manifest"),
     "no MLflow server to ask": ("predict hello --bundle champion-cpu", "MLFLOW_TRACKING_URI is not set"),
 }

@@ -53,7 +53,7 @@ def test_train_logs_its_epochs_and_leaves_checkpoints_in_s3(
         pipeline_run="component-train",
         model=model,
     )
-    run = tracking._client().get_run(tracking.find_run("component-train", "minilm").run_id)
+    run = tracking._client().get_run(tracking.get_or_create_run("component-train", "minilm").run_id)
     history = tracking._client().get_metric_history(run.info.run_id, "validation/auc_micro")
     assert [entry.step for entry in history] == [1, 2]
     assert run.data.params["learning_rate"] == "0.003"
@@ -114,7 +114,7 @@ def test_register_and_report_answer_with_versions_and_pages(
         registered=registered,
     )
     found = json.loads((tmp_path / "registered" / "registered.json").read_text())
-    version = tracking.version("component-register", "champion-cpu")
+    version = tracking.find_version("component-register", "champion-cpu")
     assert version is not None
     assert (version.number, version.source) == (found["cpu"]["version"], found["cpu"]["source"])
     assert version.tags["commit"] == "abc"
@@ -132,7 +132,7 @@ def test_register_and_report_answer_with_versions_and_pages(
         text=text,
     )
     assert found["gpu"]["source"] in (tmp_path / "text.md").read_text()
-    run = tracking.find_run("component-register").run_id
+    run = tracking.get_or_create_run("component-register").run_id
     link = (tmp_path / "text.md").read_text().splitlines()[0]
     assert link.startswith("[This run in MLflow](https://mlflow.example/#/experiments/")
     assert link.endswith(f"/runs/{run})")

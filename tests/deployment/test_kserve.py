@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from goemotions.deployment import isvc, kserve
-from goemotions.deployment import status as standing
+from goemotions.deployment import isvc, kserve, status
 from goemotions.errors import DeploymentError, ModelError
 from goemotions.registry import tracking
 from tests.support import kserve_rules
@@ -54,7 +53,7 @@ def kubeconfig(path: Path, url: str, token: str = TOKEN) -> None:
 
 @pytest.fixture
 def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubernetes]:
-    command = [sys.executable, str(ROOT / "tests" / "kubernetes_server.py"), str(MANIFEST)]
+    command = [sys.executable, str(ROOT / "tests" / "support" / "kubernetes_server.py"), str(MANIFEST)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         server = Kubernetes(f"http://127.0.0.1:{int(process.stdout.readline())}")
@@ -73,14 +72,14 @@ def versions(stack: Path) -> dict[str, str]:
     locations = {str(n): f"s3://goemotions/models/k8s/{n:032x}/cpu/" for n in (1, 2)} | {
         "3": "s3://goemotions/models/broken/cpu/"
     }
-    run = tracking.find_run("k8s").run_id
+    run = tracking.get_or_create_run("k8s").run_id
     for number, location in locations.items():
-        assert tracking.register("k8s", run, location, {"variant": "cpu", "profile": "minilm"}).number == number
+        assert tracking.get_or_create_version("k8s", run, location, {"variant": "cpu", "profile": "minilm"}).number == number
     tracking.set_alias("k8s", "champion-cpu", "2")
     return locations
 
 
-def deploy(reference: str, **options: Any) -> kserve.Served:
+def deploy(reference: str, **options: Any) -> kserve.ServiceStatus:
     return kserve.deploy(reference, "goemotions-cpu", "", model_name="k8s", **{"wait_seconds": 10, **options})
 
 
@@ -90,16 +89,16 @@ def test_a_version_takes_over_and_is_waited_for(kubernetes: Kubernetes, versions
     (written,) = kubernetes.writes()
     assert written["metadata"]["generation"] == 2
     assert written["spec"]["predictor"]["minReplicas"] == 2
-    last = tracking.history(tracking.existing("k8s", "2"), f"{NAMESPACE}/goemotions-cpu")[-1]
+    last = tracking.history(tracking.get_version("k8s", "2"), f"{NAMESPACE}/goemotions-cpu")[-1]
     assert (last["action"], last["to"], last["percent"]) == ("deploy", "2", 0)
 
 
 def test_the_same_again_writes_nothing(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
     deploy("1")
-    before = tracking.existing("k8s", "1").tags
+    before = tracking.get_version("k8s", "1").tags
     deploy("1")
     assert len(kubernetes.writes()) == 1
-    assert tracking.existing("k8s", "1").tags == before
+    assert tracking.get_version("k8s", "1").tags == before
 
 
 def test_a_canary_stands_beside_what_is_served_and_then_takes_over(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
@@ -127,16 +126,16 @@ def test_knative_splits_the_traffic_by_its_own_field(versions: dict[str, str]) -
         if one["metadata"]["name"] == "goemotions-gpu" and "predictor" in one["spec"]
     )
     service["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] = "Knative"
-    version = tracking.existing("k8s", "2")
-    canary = kserve.revised(service, version, 10)
+    version = tracking.get_version("k8s", "2")
+    canary = kserve.with_version(service, version, 10)
     assert canary["spec"]["predictor"]["canaryTrafficPercent"] == 10
     assert canary["spec"]["predictor"]["model"]["storageUri"] == versions["2"]
     assert "canary" not in canary["spec"]
-    found = kserve.Served.of(canary)
+    found = kserve.ServiceStatus.of(canary)
     assert (found.canary_version, found.canary_percent, found.source) == ("2", 10, "")
-    over = kserve.revised(canary, version, 0)
+    over = kserve.with_version(canary, version, 0)
     assert "canaryTrafficPercent" not in over["spec"]["predictor"]
-    assert kserve.Served.of(over).version == "2"
+    assert kserve.ServiceStatus.of(over).version == "2"
 
 
 def test_a_canary_that_does_not_load_is_said(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
@@ -148,17 +147,17 @@ def test_a_canary_that_does_not_load_is_said(kubernetes: Kubernetes, versions: d
 def test_the_bucket_that_the_service_names_is_kept(kubernetes: Kubernetes, versions: dict[str, str], tmp_path: Path) -> None:
     service = next(one for one in yaml.safe_load_all(MANIFEST.read_text()) if one["kind"] == "InferenceService")
     service["spec"]["predictor"]["model"]["storageUri"] = "s3://theirs/models/x/cpu/"
-    found = kserve.Served.of(kserve.revised(service, tracking.existing("k8s", "2"), 0))
+    found = kserve.ServiceStatus.of(kserve.with_version(service, tracking.get_version("k8s", "2"), 0))
     assert found.source == versions["2"].replace("s3://goemotions/", "s3://theirs/")
 
 
 def test_a_pipeline_deploys_what_became_champion_and_goes_on_behind_a_failure(
     kubernetes: Kubernetes, stack: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = tracking.find_run("goemotions-deploys").run_id
+    run = tracking.get_or_create_run("goemotions-deploys").run_id
     name = "goemotions"
-    gpu = tracking.register(name, run, "s3://goemotions/models/broken-deploys/gpu/", {"variant": "gpu"})
-    cpu = tracking.register(name, run, f"s3://goemotions/models/{name}/{run}/cpu/", {"variant": "cpu"})
+    gpu = tracking.get_or_create_version(name, run, "s3://goemotions/models/broken-deploys/gpu/", {"variant": "gpu"})
+    cpu = tracking.get_or_create_version(name, run, f"s3://goemotions/models/{name}/{run}/cpu/", {"variant": "cpu"})
     registered = {
         "gpu": {"version": gpu.number, "alias": "champion-gpu"},
         "cpu": {"version": cpu.number, "alias": "champion-cpu"},
@@ -178,10 +177,10 @@ def test_a_change_by_someone_else_meanwhile_is_kept(kubernetes: Kubernetes, vers
     kubernetes.switch(conflicts=2)
     assert deploy("1").version == "1"
     kubernetes.switch(conflicts=99)
-    before = tracking.existing("k8s", "2").tags
+    before = tracking.get_version("k8s", "2").tags
     with pytest.raises(DeploymentError, match="changed by someone else"):
         deploy("2")
-    assert tracking.existing("k8s", "2").tags == before, "what was not deployed is not on record"
+    assert tracking.get_version("k8s", "2").tags == before, "what was not deployed is not on record"
 
 
 def test_a_version_that_never_gets_ready_is_said_with_kserves_reason(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
@@ -225,7 +224,7 @@ def test_without_a_cluster_that_is_said(versions: dict[str, str], tmp_path: Path
 def test_the_manifest_is_written_from_the_champions(versions: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "isvc.yaml"
     path.write_text(MANIFEST.read_text().replace("scaleTarget: 60", "scaleTarget: 42"))
-    champion = tracking.existing("k8s", "champion-cpu")
+    champion = tracking.get_version("k8s", "champion-cpu")
     lines = isvc.write(path, {"goemotions-cpu": champion}, bucket="mine", registry="registry.example/team/", image_tag="abc")
     assert lines == [f"goemotions-cpu: version 2, {versions['2'].replace('goemotions', 'mine', 1)}"]
     text = path.read_text()
@@ -243,7 +242,7 @@ def test_the_manifest_is_written_from_the_champions(versions: dict[str, str], tm
     assert isvc.read(path)["goemotions-cpu"] == ("2", versions["2"].replace("goemotions", "mine", 1))
     isvc.write(path, {"goemotions-cpu": champion}, bucket="mine", registry="registry.example/team/", image_tag="abc")
     assert path.read_text() == text
-    isvc.write(path, {"goemotions-cpu": tracking.existing("k8s", "1")})
+    isvc.write(path, {"goemotions-cpu": tracking.get_version("k8s", "1")})
     assert "registry.example/team/goemotions-predictor:abc-cpu" in path.read_text()
 
 
@@ -264,18 +263,18 @@ def test_status_tells_where_registry_manifest_and_cluster_disagree(
     # The services are named after the model.
     text = MANIFEST.read_text().replace("name: goemotions-cpu\n  annotations", "name: k8s-cpu\n  annotations")
     (tmp_path / "isvc.yaml").write_text(text)
-    found = standing.find("k8s", "", tmp_path / "isvc.yaml")
+    found = status.collect("k8s", "", tmp_path / "isvc.yaml")
     assert "k8s-cpu  2 (minilm)  -           2         -       -" in found.table().splitlines()
     demo = "s3://goemotions/models/goemotions/0123456789abcdef0123456789abcdef/cpu/"
     assert found.disagreements() == [f"the manifest has {demo} on k8s-cpu, the champion's is {versions['2']}: `make isvc`"]
-    isvc.write(tmp_path / "isvc.yaml", {"k8s-cpu": tracking.existing("k8s", "champion-cpu")})
-    assert standing.find("k8s", "", tmp_path / "isvc.yaml").disagreements() == []
+    isvc.write(tmp_path / "isvc.yaml", {"k8s-cpu": tracking.get_version("k8s", "champion-cpu")})
+    assert status.collect("k8s", "", tmp_path / "isvc.yaml").disagreements() == []
 
 
 def test_status_without_a_cluster_shows_the_rest(
     versions: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    found = standing.find("k8s", "", tmp_path / "none.yaml")
+    found = status.collect("k8s", "", tmp_path / "none.yaml")
     assert "served: no Kubernetes cluster is configured" in found.table()
     assert "2 (minilm)" in found.table()

@@ -65,4 +65,4 @@ def test_ingest_and_train(
 
     step("train", {"dataset": artifact("dataset", "Dataset")}, {"model": artifact("model", "Model")}, {})
     assert {"config.json", "model.safetensors", "training.json"} <= {path.name for path in (tmp_path / "model").iterdir()}
-    assert tracking.find_run(run_name, "minilm").run_id
+    assert tracking.get_or_create_run(run_name, "minilm").run_id

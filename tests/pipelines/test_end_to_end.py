@@ -6,7 +6,7 @@ from typing import Any
 import mlflow.pyfunc
 import pytest
 
-from goemotions.registry import bundle, tracking
+from goemotions.registry import references, tracking
 from goemotions.storage import manifest, store
 from pipelines import demo, local
 
@@ -20,7 +20,7 @@ def registered(run: Path) -> dict[str, Any]:
 
 def test_each_variant_has_a_champion_with_a_whole_bundle_in_s3(registered: dict[str, Any], tmp_path: Path) -> None:
     for variant in ("gpu", "cpu"):
-        version = tracking.version("goemotions", f"champion-{variant}")
+        version = tracking.find_version("goemotions", f"champion-{variant}")
         assert version is not None
         assert version.source == registered[variant]["source"]
         assert version.tags["variant"] == variant
@@ -30,7 +30,7 @@ def test_each_variant_has_a_champion_with_a_whole_bundle_in_s3(registered: dict[
 
 
 def test_there_is_one_parent_run_with_a_child_for_each_profile(registered: dict[str, Any]) -> None:
-    version = tracking.version("goemotions", "champion-cpu")
+    version = tracking.find_version("goemotions", "champion-cpu")
     assert version is not None
     child = tracking._client().get_run(version.run_id)
     parent = tracking._client().get_run(child.data.tags["mlflow.parentRunId"])
@@ -67,13 +67,13 @@ def test_the_server_and_mlflow_give_the_same_scores(registered: dict[str, Any], 
 
 
 def test_a_version_can_be_downloaded_and_verified(registered: dict[str, Any], tmp_path: Path) -> None:
-    version = bundle.fetch("champion-gpu", tmp_path)
+    version = references.fetch("champion-gpu", tmp_path)
     assert version is not None
     assert version.number == registered["gpu"]["version"]
 
 
 def test_a_failing_step_is_named_and_nothing_is_registered(stack: Path, tmp_path: Path) -> None:
-    before = tracking.version("goemotions", "champion-cpu")
+    before = tracking.find_version("goemotions", "champion-cpu")
     with pytest.raises(local.RunFailed, match=r"there is no data folder .*missing: give `sample`"):
         local.run(stack, data=str(tmp_path / "missing"), models=["minilm"])
-    assert tracking.version("goemotions", "champion-cpu") == before
+    assert tracking.find_version("goemotions", "champion-cpu") == before

@@ -200,7 +200,7 @@ def test_the_cpu_variant_answers_without_the_training_libraries(
     bundles: dict[bundle.Variant, Path], predictor: Predictor
 ) -> None:
     script = (
-        "import json, sys; from pathlib import Path; from goemotions.predictor import Predictor\n"
+        "import json, sys; from pathlib import Path; from goemotions.prediction.predictor import Predictor\n"
         "answers = Predictor.load(Path(sys.argv[1]), threads=1).predict(json.loads(sys.argv[2]))\n"
         "heavy = {'torch', 'transformers', 'datasets', 'sklearn', 'scipy', 'mlflow', 'kfp'} & set(sys.modules)\n"
         "print(json.dumps([answers, sorted(heavy)]))"

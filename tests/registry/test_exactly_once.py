@@ -59,7 +59,7 @@ class Crew:
     """Processes that register jobs, the survivors taking over from the killed."""
 
     def __init__(self, dataset: Path, store: str, model: str, jobs: list[str], processes: int) -> None:
-        self.command = [sys.executable, str(ROOT / "tests" / "registering.py"), str(dataset), store, model]
+        self.command = [sys.executable, str(ROOT / "tests" / "support" / "registering.py"), str(dataset), store, model]
         self.left = deque(jobs)
         self.done: list[str] = []
         self.failed: list[str] = []
@@ -127,12 +127,12 @@ def test_two_hundred_registrations_by_eight_processes_with_random_kills(
     experiment = client.get_experiment_by_name(defaults.EXPERIMENT)
     names = [run.data.tags.get(tracking.RUN_TAG) for run in client.search_runs([experiment.experiment_id], max_results=5000)]
     assert [run for run in runs if names.count(run) != 2] == [], "each has one parent and one child"
-    champion = tracking.existing(model, ALIAS)
+    champion = tracking.get_version(model, ALIAS)
     assert quality_of[champion.number] == max(runs.values())
     moves = sorted(
         (change["at"], change["to"])
         for version in versions
-        for change in tracking.history(tracking.existing(model, version.version), ALIAS)
+        for change in tracking.history(tracking.get_version(model, version.version), ALIAS)
     )
     heights = [quality_of[to] for _, to in moves]
     assert heights == sorted(heights), "the champion never became worse"
@@ -149,7 +149,7 @@ def test_two_runs_that_register_at_once_are_two_versions_and_the_better_is_champ
     jobs = [f"at-once-{number}={qualities[quality]}" for number, quality in enumerate((0, 5, 3))]
     processes = [subprocess.Popen([*crew.command, job], cwd=ROOT, stdout=subprocess.PIPE, text=True) for job in jobs]
     assert [process.communicate(timeout=120)[0] for process in processes] == [f"done at-once-{n}\n" for n in range(3)]
-    champion = tracking.existing("at-once", ALIAS)
+    champion = tracking.get_version("at-once", ALIAS)
     run = tracking._client().get_run(champion.run_id)
     assert run.data.tags[tracking.RUN_TAG] == "at-once-1"
     versions = tracking._client().search_model_versions("name='at-once'")
@@ -182,7 +182,7 @@ def test_what_was_rolled_back_does_not_come_back_by_a_retry(
     assert register("taken-back-2", 5)["alias"] == ALIAS
     promotion.rollback("cpu", model_name="taken-back")
     assert register("taken-back-2", 5)["alias"] == "challenger-cpu"
-    assert tracking.existing("taken-back", ALIAS).number == "1"
+    assert tracking.get_version("taken-back", ALIAS).number == "1"
     assert promotion.promote("2", model_name="taken-back").after == "2"
 
 

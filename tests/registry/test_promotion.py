@@ -50,8 +50,8 @@ def stored(name: str, folder: Path, dataset: Path) -> str:
 
 
 def add(model: str, location: str) -> str:
-    run = tracking.find_run(model).run_id
-    return tracking.register(model, run, location, {"variant": "cpu", "profile": "minilm"}).number
+    run = tracking.get_or_create_run(model).run_id
+    return tracking.get_or_create_version(model, run, location, {"variant": "cpu", "profile": "minilm"}).number
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def manifest(tmp_path: Path) -> Path:
 
 
 def champion(model: str) -> str:
-    return tracking.existing(model, ALIAS).number
+    return tracking.get_version(model, ALIAS).number
 
 
 def run(*arguments: str) -> Result:
@@ -85,7 +85,7 @@ def test_a_better_version_is_promoted_and_a_worse_one_refused(model: str) -> Non
     assert (move.before, move.after, champion(model)) == ("1", "2", "2")
     assert move.verdict is not None
     assert move.verdict.differences["auc_micro"]["difference"] > 0
-    (change,) = tracking.history(tracking.existing(model, "2"), ALIAS)
+    (change,) = tracking.history(tracking.get_version(model, "2"), ALIAS)
     assert (change["action"], change["from"], change["to"]) == ("promote", "1", "2")
     assert "@" in change["by"]
     assert change["at"].endswith("Z")
@@ -93,10 +93,10 @@ def test_a_better_version_is_promoted_and_a_worse_one_refused(model: str) -> Non
 
 def test_promoting_the_champion_again_changes_nothing(model: str) -> None:
     promotion.promote("2", model_name=model)
-    before = tracking.existing(model, "2").tags
+    before = tracking.get_version(model, "2").tags
     again = promotion.promote("2", model_name=model)
     assert (again.before, again.after) == ("2", "2")
-    assert tracking.existing(model, "2").tags == before
+    assert tracking.get_version(model, "2").tags == before
 
 
 def test_a_rollback_restores_the_one_before_once(model: str) -> None:
@@ -105,7 +105,7 @@ def test_a_rollback_restores_the_one_before_once(model: str) -> None:
     assert (move.before, move.after, champion(model)) == ("2", "1", "1")
     again = promotion.rollback("cpu", model_name=model)
     assert (again.before, again.after, champion(model)) == ("1", "1", "1")
-    assert [change["action"] for change in tracking.history(tracking.existing(model, "1"), ALIAS)] == ["promote", "rollback"]
+    assert [change["action"] for change in tracking.history(tracking.get_version(model, "1"), ALIAS)] == ["promote", "rollback"]
     promotion.promote("2", model_name=model)
     assert promotion.rollback("cpu", model_name=model).after == "1"
 
@@ -140,10 +140,10 @@ def test_the_command_promotes_and_writes_the_manifest(model: str, manifest: Path
     answer = run("promote", "2", "--model-name", model, "--file", str(manifest))
     assert answer.exit_code == 0, answer.output
     assert f"{ALIAS}: version 2, before it 1" in answer.output
-    assert tracking.existing(model, "2").source in manifest.read_text()
+    assert tracking.get_version(model, "2").source in manifest.read_text()
     back = run("rollback", "--model-name", model, "--file", str(manifest))
     assert f"{ALIAS}: version 1, before it 2" in back.output
-    assert tracking.existing(model, "1").source in manifest.read_text()
+    assert tracking.get_version(model, "1").source in manifest.read_text()
     again = run("rollback", "--model-name", model, "--file", str(manifest))
     assert "version 1 is champion-cpu already: nothing moved" in again.output
 

@@ -18,7 +18,7 @@ from goemotions.evaluation import tuning
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.metrics import thresholds
 from goemotions.prediction.predictor import Predictor
-from goemotions.registry import bundle, registration, tracking
+from goemotions.registry import bundle, references, registration, tracking
 from goemotions.registry.bundle import ENGINES, VARIANTS, Variant
 from goemotions.registry.registration import CandidateArtifacts, read_scores
 from goemotions.storage import lock, manifest
@@ -47,7 +47,7 @@ class Registry:
         return registration.register(self.dataset, parts, **wanted)
 
     def alias(self, name: str) -> str | None:
-        found = tracking.version(self.name, name)
+        found = tracking.find_version(self.name, name)
         return found.number if found else None
 
     def versions(self) -> list[str]:
@@ -98,7 +98,7 @@ class Registered:
 def registered(stack: Path, dataset: Path, candidate: Path) -> Registered:
     registry = Registry("registered-once", "s3://goemotions/tests/registered-once/", dataset)
     answer = registry.register("1", candidate, variants=VARIANTS, tags={"commit": "c1"})
-    return Registered(registry, answer, tracking.find_run("registered-once-1", "minilm").run_id)
+    return Registered(registry, answer, tracking.get_or_create_run("registered-once-1", "minilm").run_id)
 
 
 def test_the_scores_that_are_compared_are_read_without_the_test_split(candidate: Path) -> None:
@@ -127,7 +127,7 @@ def test_artifacts_side_by_side_are_gathered_by_profile() -> None:
         return [Artifact(f"{name}{number}") for number in (1, 2)]
 
     lists = tuple(artifacts(name) for name in ("validation", "test", "thresholds"))
-    found = registration.gather(artifacts("model"), artifacts("onnx"), {"cpu": lists})
+    found = registration.collect(artifacts("model"), artifacts("onnx"), {"cpu": lists})
     assert found == {
         "cpu": [
             CandidateArtifacts(*(Path(f"{name}{n}") for name in ("model", "onnx", "validation", "test", "thresholds")))
@@ -146,7 +146,7 @@ def test_the_first_version_of_each_variant_is_the_champion(registered: Registere
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_version_tells_where_it_comes_from(registered: Registered, candidate: Path, variant: Variant) -> None:
     registry, run_id = registered.registry, registered.run_id
-    version = tracking.version(registry.name, f"champion-{variant}")
+    version = tracking.find_version(registry.name, f"champion-{variant}")
     assert version is not None
     digest = Predictions.read(candidate / variant / "validation" / FILE).digest
     facts = {"variant": variant, "profile": "minilm", "run_id": run_id, "dataset_digest": digest}
@@ -294,10 +294,10 @@ def test_the_figures_are_logged_to_the_run_of_the_profile(registered: Registered
 
 
 def test_what_is_fetched_is_the_bundle_to_the_byte(registered: Registered, tmp_path: Path) -> None:
-    references = ("champion-cpu", "2", registered.answer["cpu"]["source"])
+    names = ("champion-cpu", "2", registered.answer["cpu"]["source"])
     folders = [tmp_path / str(number) for number in range(3)]
     name = registered.registry.name
-    versions = [bundle.fetch(*pair, name) for pair in zip(references, folders, strict=True)]
+    versions = [references.fetch(*pair, name) for pair in zip(names, folders, strict=True)]
     assert [version.number if version else None for version in versions] == ["2", "2", None]
     contents = [
         {path.relative_to(folder): manifest.sha256(path) for path in folder.rglob("*") if path.is_file()} for folder in folders
@@ -309,7 +309,7 @@ def test_what_is_fetched_is_the_bundle_to_the_byte(registered: Registered, tmp_p
 @pytest.mark.parametrize("reference", ["champion-cpu", "7", "no-such-alias"])
 def test_a_version_that_is_not_there_is_a_named_error(stack: Path, own: str, tmp_path: Path, reference: str) -> None:
     with pytest.raises(ModelError, match=f"has no version or alias '{reference}': register one first"):
-        bundle.fetch(reference, tmp_path, own)
+        references.fetch(reference, tmp_path, own)
 
 
 @pytest.mark.fault("object-damaged")
@@ -323,7 +323,7 @@ def test_a_bundle_damaged_in_the_store_is_never_loaded(registry: Registry, candi
         if damaged is not None:
             storage._client().put_object(Bucket=name, Key=key, Body=damaged)
         with pytest.raises(IntegrityError, match=r"model\.int8\.onnx"):
-            bundle.fetch("champion-cpu", tmp_path / "to", registry.name)
+            references.fetch("champion-cpu", tmp_path / "to", registry.name)
         with pytest.raises(IntegrityError, match=r"model\.int8\.onnx"):
             Predictor.load(tmp_path / "to")
         shutil.rmtree(tmp_path / "to")
@@ -335,7 +335,7 @@ def test_mlflow_loads_the_champion_and_answers_as_the_predictor(
 ) -> None:
     name = registered.registry.name
     loaded = mlflow.pyfunc.load_model(f"models:/{name}@champion-{variant}")
-    bundle.fetch(f"champion-{variant}", tmp_path, name)
+    references.fetch(f"champion-{variant}", tmp_path, name)
     expected = Predictor.load(tmp_path).predict(TEXTS)
     assert loaded.predict(pd.DataFrame({"text": TEXTS})) == expected
     assert loaded.predict(TEXTS) == expected

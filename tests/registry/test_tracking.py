@@ -115,15 +115,15 @@ def runs(client: mlflow.MlflowClient, pipeline_run: str) -> list[Any]:
 
 
 def test_a_run_is_found_again_and_not_made_again(client: mlflow.MlflowClient, own: str) -> None:
-    first = tracking.find_run(own)
-    assert tracking.find_run(own).run_id == first.run_id
+    first = tracking.get_or_create_run(own)
+    assert tracking.get_or_create_run(own).run_id == first.run_id
     assert [run.info.run_id for run in runs(client, own)] == [first.run_id]
 
 
 def test_each_profile_is_a_child_of_its_pipeline_run(client: mlflow.MlflowClient, own: str) -> None:
-    children = {name: tracking.find_run(own, name).run_id for name in ("minilm", "minilm-3l")}
-    assert {name: tracking.find_run(own, name).run_id for name in children} == children
-    parent = tracking.find_run(own).run_id
+    children = {name: tracking.get_or_create_run(own, name).run_id for name in ("minilm", "minilm-3l")}
+    assert {name: tracking.get_or_create_run(own, name).run_id for name in children} == children
+    parent = tracking.get_or_create_run(own).run_id
     assert len({parent, *children.values()}) == len(runs(client, own)) == 3
     for name, run_id in children.items():
         tags = client.get_run(run_id).data.tags
@@ -131,11 +131,11 @@ def test_each_profile_is_a_child_of_its_pipeline_run(client: mlflow.MlflowClient
 
 
 def test_another_pipeline_run_has_runs_of_its_own(stack: Path, own: str) -> None:
-    assert tracking.find_run(f"{own}-1", "minilm").run_id != tracking.find_run(f"{own}-10", "minilm").run_id
+    assert tracking.get_or_create_run(f"{own}-1", "minilm").run_id != tracking.get_or_create_run(f"{own}-10", "minilm").run_id
 
 
 def test_a_step_that_ends_finishes_its_run_and_one_that_fails_marks_it(client: mlflow.MlflowClient, own: str) -> None:
-    failing = tracking.find_run(own, "minilm")
+    failing = tracking.get_or_create_run(own, "minilm")
     with pytest.raises(KeyError), tracking.step(own, "minilm"):
         raise KeyError("x")
     assert client.get_run(failing.run_id).info.status == "FAILED"
@@ -146,7 +146,7 @@ def test_a_step_that_ends_finishes_its_run_and_one_that_fails_marks_it(client: m
 
 
 def test_what_is_logged_is_there(client: mlflow.MlflowClient, own: str, tmp_path: Path) -> None:
-    run = tracking.find_run(own)
+    run = tracking.get_or_create_run(own)
     run.log_parameters({"rate": 0.1, "long": "x" * 10_000})
     run.log_metrics({"loss": 0.5}, 1)
     run.log_metrics({"loss": 0.25}, 2)
@@ -165,7 +165,7 @@ def test_what_is_logged_is_there(client: mlflow.MlflowClient, own: str, tmp_path
 def test_metrics_logged_while_the_server_is_away_arrive_with_the_next(
     client: mlflow.MlflowClient, gateway: Gateway, own: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = tracking.find_run(own)
+    run = tracking.get_or_create_run(own)
     run.log_metrics({"loss": 3.0}, 1)
     gateway.away = "/"
     run.log_metrics({"loss": 2.0, "auc": 0.8}, 2)
@@ -194,9 +194,9 @@ def test_a_server_that_is_down_is_a_named_error_within_seconds(at: Callable[[str
     at(uri)
     started = time.monotonic()
     for call in (
-        lambda: tracking.find_run("r"),
-        lambda: tracking.register("m", "r", "s3://b/", {}),
-        lambda: tracking.version("m", "champion-cpu"),
+        lambda: tracking.get_or_create_run("r"),
+        lambda: tracking.get_or_create_version("m", "r", "s3://b/", {}),
+        lambda: tracking.find_version("m", "champion-cpu"),
     ):
         with pytest.raises(TrackingError, match=f"MLflow does not answer at {uri}: start it"):
             call()
@@ -209,7 +209,7 @@ def test_a_server_that_never_answers_is_a_named_error_within_seconds(at: Callabl
         at(f"http://127.0.0.1:{deaf.getsockname()[1]}")
         started = time.monotonic()
         with pytest.raises(TrackingError, match="MLflow does not answer"):
-            tracking.find_run("r")
+            tracking.get_or_create_run("r")
     assert time.monotonic() - started < 2 * tracking.HEALTH_SECONDS
 
 
@@ -221,7 +221,7 @@ def test_no_server_is_a_named_error(at: Callable[[str], None]) -> None:
 
 @pytest.mark.fault("mlflow-down-at-registration")
 def test_a_server_that_goes_down_between_two_requests_is_a_named_error(gateway: Gateway, own: str) -> None:
-    run = tracking.find_run(own)
+    run = tracking.get_or_create_run(own)
     gateway.away = "/"
     for call in (
         lambda: run.set_tags({"a": "b"}),
@@ -234,10 +234,10 @@ def test_a_server_that_goes_down_between_two_requests_is_a_named_error(gateway: 
 
 
 def test_a_source_is_a_version_once(client: mlflow.MlflowClient, own: str) -> None:
-    run = tracking.find_run(own)
-    first = tracking.register(own, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
-    again = tracking.register(own, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
-    other = tracking.register(own, run.run_id, "s3://b/models/gpu/", {"variant": "gpu"})
+    run = tracking.get_or_create_run(own)
+    first = tracking.get_or_create_version(own, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
+    again = tracking.get_or_create_version(own, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
+    other = tracking.get_or_create_version(own, run.run_id, "s3://b/models/gpu/", {"variant": "gpu"})
     assert (first.number, again.number, other.number) == ("1", "1", "2")
     assert again == first
     assert (first.source, first.run_id, first.tags) == ("s3://b/models/cpu/", run.run_id, {"variant": "cpu"})
@@ -246,40 +246,42 @@ def test_a_source_is_a_version_once(client: mlflow.MlflowClient, own: str) -> No
 
 @pytest.mark.fault("registration-response-lost")
 def test_a_version_whose_answer_is_lost_is_made_once(client: mlflow.MlflowClient, gateway: Gateway, own: str) -> None:
-    run = tracking.find_run(own)
+    run = tracking.get_or_create_run(own)
     gateway.lost = "model-versions/create"
-    found = tracking.register(own, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
+    found = tracking.get_or_create_version(own, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
     assert gateway.lost == ""
     assert [version.version for version in client.search_model_versions(f"name='{own}'")] == [found.number]
 
 
 def test_a_run_whose_answer_is_lost_is_made_once(client: mlflow.MlflowClient, gateway: Gateway, own: str) -> None:
     gateway.lost = "runs/create"
-    found = tracking.find_run(own)
+    found = tracking.get_or_create_run(own)
     assert gateway.lost == ""
     assert [run.info.run_id for run in runs(client, own)] == [found.run_id]
 
 
 def test_an_alias_moves(stack: Path, own: str) -> None:
-    run = tracking.find_run(own)
+    run = tracking.get_or_create_run(own)
     for source in ("s3://b/1/", "s3://b/2/"):
-        tracking.set_alias(own, "champion-cpu", tracking.register(own, run.run_id, source, {}).number)
-        found = tracking.version(own, "champion-cpu")
+        tracking.set_alias(own, "champion-cpu", tracking.get_or_create_version(own, run.run_id, source, {}).number)
+        found = tracking.find_version(own, "champion-cpu")
         assert found is not None
         assert found.source == source
-    assert tracking.version(own, "1") is not None
+    assert tracking.find_version(own, "1") is not None
 
 
 @pytest.mark.parametrize("reference", ["champion-cpu", "7", "no such alias!", ""])
 def test_a_version_that_is_not_there_is_none(stack: Path, own: str, reference: str) -> None:
-    assert tracking.version("no-such-model", reference) is None
-    tracking.register(own, tracking.find_run(own).run_id, "s3://b/1/", {})
-    assert tracking.version(own, reference) is None
+    assert tracking.find_version("no-such-model", reference) is None
+    tracking.get_or_create_version(own, tracking.get_or_create_run(own).run_id, "s3://b/1/", {})
+    assert tracking.find_version(own, reference) is None
 
 
 def test_the_tags_of_a_version_are_kept(stack: Path, own: str) -> None:
-    version = tracking.register(own, tracking.find_run(own).run_id, "s3://b/1/", {"variant": "cpu", "commit": "c1"})
-    found = tracking.version(own, version.number)
+    version = tracking.get_or_create_version(
+        own, tracking.get_or_create_run(own).run_id, "s3://b/1/", {"variant": "cpu", "commit": "c1"}
+    )
+    found = tracking.find_version(own, version.number)
     assert found is not None
     assert found.tags == {"variant": "cpu", "commit": "c1"}
 
@@ -294,7 +296,7 @@ def test_a_registration_that_mlflow_interrupts_is_completed_by_the_next(
         gateway.away = away
         with pytest.raises(TrackingError, match="MLflow refused or did not answer"):
             registration.register(dataset, parts, **wanted)
-        run_id = tracking.find_run(own, "minilm").run_id
+        run_id = tracking.get_or_create_run(own, "minilm").run_id
         assert store.read(f"{bucket}models/{own}/{run_id}/gpu/", manifest.NAME) is not None
     gateway.away = ""
     found = registration.register(dataset, parts, **wanted)
@@ -311,7 +313,7 @@ def test_runs_that_kubeflows_plugin_made_are_joined(
         client.create_run(experiment, tags={"mlflow.parentRunId": parent}).info.run_id for _ in ("ingest", "train", "register")
     )
     monkeypatch.setenv("MLFLOW_RUN_ID", ingest)
-    assert tracking.find_run(own).run_id == parent
+    assert tracking.get_or_create_run(own).run_id == parent
     monkeypatch.setenv("MLFLOW_RUN_ID", train)
     with tracking.step(own, "minilm") as run:
         run.log_metrics({"seconds": 3})
@@ -319,19 +321,19 @@ def test_runs_that_kubeflows_plugin_made_are_joined(
     assert client.get_run(train).data.metrics == {"seconds": 3}
     # Later steps find what train joined, not the runs that the plugin made for themselves.
     monkeypatch.setenv("MLFLOW_RUN_ID", register)
-    assert tracking.find_run(own, "minilm").run_id == train
-    assert tracking.find_run(own).run_id == parent
+    assert tracking.get_or_create_run(own, "minilm").run_id == train
+    assert tracking.get_or_create_run(own).run_id == parent
     assert run.link("https://mlflow.example/") == f"https://mlflow.example/#/experiments/{experiment}/runs/{train}"
     assert len(client.search_runs([experiment])) == 4
 
 
 def test_what_is_on_record_of_a_version_comes_back_in_its_order(client: mlflow.MlflowClient, own: str) -> None:
-    run = tracking.find_run(own).run_id
-    version = tracking.register(own, run, "s3://goemotions/models/x/", {"variant": "cpu"})
+    run = tracking.get_or_create_run(own).run_id
+    version = tracking.get_or_create_version(own, run, "s3://goemotions/models/x/", {"variant": "cpu"})
     tracking.record(own, version, "promote", "champion-cpu", "")
     tracking.record(own, version, "deploy", "models/goemotions-cpu", "3", percent=10)
     tracking.record(own, version, "rollback", "champion-cpu", "4")
-    found = tracking.existing(own, version.number)
+    found = tracking.get_version(own, version.number)
     assert [(one["action"], one["from"], one["to"]) for one in tracking.history(found, "champion-cpu")] == [
         ("promote", "", version.number),
         ("rollback", "4", version.number),
@@ -345,7 +347,7 @@ def test_epochs_that_an_earlier_attempt_could_not_log_are_there_in_the_end(
     client: mlflow.MlflowClient, gateway: Gateway, own: str
 ) -> None:
     history = [{"auc": 0.5, "loss": 3.0}, {"auc": 0.6, "loss": 2.0}, {"auc": 0.7, "loss": 1.0}]
-    run = tracking.find_run(own, "minilm")
+    run = tracking.get_or_create_run(own, "minilm")
     run.log_metrics(history[0], 1)
     gateway.away = "/"
     run.log_metrics(history[1], 2)
