@@ -152,8 +152,8 @@ $(CHECKOV):
 
 # Training has processes of its own, here as in the pipeline: after OpenVINO has run in one, torch can crash in training.
 TRAINING := tests/training/test_trainer.py tests/training/test_optimizers.py tests/training/test_dropout.py
-# What a server bears is told by itself alone.
-LOAD := tests/serving/test_server.py
+# The behaviour of a server under load is measured while nothing else runs.
+LOAD := tests/serving/test_load.py
 OTHERS := $(foreach file,$(TRAINING) $(LOAD) tests/images,--ignore $(file))
 
 test: setup $(CHECKOV) ## the tests, two files at a time

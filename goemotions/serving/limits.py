@@ -1,4 +1,4 @@
-"""What one server takes on, and no more."""
+"""The limits of one server process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds, bytes and counts."""
+    """Each field is an option of ``goemotions serve``, which describes it. Counts, bytes and seconds."""
 
     body_bytes: int = 2 * 2**20
     texts: int = 512

@@ -1,4 +1,4 @@
-"""What Prometheus sees. Several workers add up through the files that ``PROMETHEUS_MULTIPROC_DIR`` names."""
+"""The Prometheus metrics. Worker processes share theirs through files in the folder ``PROMETHEUS_MULTIPROC_DIR``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
-# Why a request has no answer, by its status.
+# The label ``reason`` of a rejected request, by its status.
 REASONS = {
     400: "malformed",
     408: "slow",
@@ -25,26 +25,28 @@ REASONS = {
 }
 
 REQUEST_SECONDS = Histogram(
-    "goemotions_request_seconds", "From the first byte of a request to its answer", ["protocol", "code"], buckets=SECONDS
+    "goemotions_request_seconds", "From the head of a request to its response", ["protocol", "code"], buckets=SECONDS
 )
-# KServe's own, so that its dashboards and alerts find it.
+# KServe's own metric, which its dashboards and alerts read.
 PREDICT_SECONDS = PREDICT_HIST_TIME
-QUEUE_SECONDS = Histogram("goemotions_queue_seconds", "From a request's admission to a batch with texts of it", buckets=SECONDS)
-QUEUE_TEXTS = Gauge("goemotions_queue_texts", "Texts that wait", multiprocess_mode="livesum")
-ENGINE_SECONDS = Histogram("goemotions_engine_seconds", "The engine on one batch", buckets=SECONDS)
-BATCH_TEXTS = Histogram("goemotions_batch_texts", "Texts of a batch", buckets=SIZES)
-BATCH_TOKENS = Histogram("goemotions_batch_tokens", "Tokens of a batch, padding included", buckets=TOKENS)
-REQUEST_TEXTS = Histogram("goemotions_request_texts", "Texts of a request", buckets=SIZES)
-TRUNCATED = Counter("goemotions_truncated_texts_total", "Texts that were longer than the model reads")
+QUEUE_SECONDS = Histogram(
+    "goemotions_queue_seconds", "From the admission of a request to a batch with texts of it", buckets=SECONDS
+)
+QUEUE_TEXTS = Gauge("goemotions_queue_texts", "Texts in the queue", multiprocess_mode="livesum")
+ENGINE_SECONDS = Histogram("goemotions_engine_seconds", "Scoring of one batch", buckets=SECONDS)
+BATCH_TEXTS = Histogram("goemotions_batch_texts", "Texts per batch", buckets=SIZES)
+BATCH_TOKENS = Histogram("goemotions_batch_tokens", "Tokens per batch, padding included", buckets=TOKENS)
+REQUEST_TEXTS = Histogram("goemotions_request_texts", "Texts per request", buckets=SIZES)
+TRUNCATED = Counter("goemotions_truncated_texts_total", "Texts that exceeded the maximum length and were cut")
 PREDICTIONS = Counter("goemotions_predictions_total", "Texts predicted to have a label; their shares show drift", ["label"])
-REJECTED = Counter("goemotions_rejected_requests_total", "Requests without an answer", ["reason"])
+REJECTED = Counter("goemotions_rejected_requests_total", "Rejected requests", ["reason"])
 MODEL = Gauge(
-    "goemotions_model_info", "The model that answers", ["version", "engine", "profile"], multiprocess_mode="livemostrecent"
+    "goemotions_model_info", "The model that is served", ["version", "engine", "profile"], multiprocess_mode="livemostrecent"
 )
 
 
-def exposed(accept: str | None) -> tuple[bytes, str]:
-    """The metrics of all workers in the format a scraper accepts, and its content type."""
+def render(accept: str | None) -> tuple[bytes, str]:
+    """The metrics of all worker processes in a format that the scraper accepts, and its content type."""
     encode, content_type = exposition.choose_encoder(accept or "")
     registry = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:

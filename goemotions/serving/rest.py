@@ -1,11 +1,9 @@
-"""V1 and V2 over HTTP: health, metadata, inference, metrics, and what every answer has in common."""
+"""V1 and V2 over HTTP: health, metadata, inference and metrics."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import orjson
@@ -16,140 +14,134 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from goemotions.defaults import MODEL_NAME
 from goemotions.errors import RequestError
 from goemotions.serving import metrics, openapi, openinference, schema
-from goemotions.serving.openinference import BINARY_HEADER, Answer
-from goemotions.serving.service import NAME, Service
+from goemotions.serving.limits import Limits
+from goemotions.serving.openapi import JSON
+from goemotions.serving.openinference import BINARY_HEADER
+from goemotions.serving.service import CLIENT_GONE, Service, handle
 
-logger = logging.getLogger(__name__)
-JSON = "application/json"
 BINARY = "application/octet-stream"
-CLIENT_GONE = 499
-Infer = Callable[[Request, bytes], Awaitable[Response]]
+# An inference request and its body, to the response.
+Handler = Callable[[Request, bytes], Awaitable[Response]]
 
 
-def create(service: Service, lifespan: Any = None, page: Route | None = None) -> Starlette:
-    """The application: every path that the server answers."""
+def create_app(service: Service, lifespan: Any = None, extra: Sequence[Route] = ()) -> Starlette:
+    """The application: the routes of the protocols, and extra ones."""
     return Starlette(
-        routes=[
-            *_health(service),
-            *_metadata(service),
-            *_inference(service),
-            Route("/metrics", _metrics),
-            *([page] if page else []),
-        ],
-        middleware=[Middleware(_ClosesWhenDraining, service=service)],
-        exception_handlers={HTTPException: _refused},
+        routes=[*_health(service), *_metadata(service), *_inference(service), Route("/metrics", _metrics), *extra],
+        middleware=[Middleware(_CloseWhileDraining, service=service)],
+        exception_handlers={HTTPException: _http_error},
         lifespan=lifespan,
     )
 
 
 def _health(service: Service) -> list[Route]:
-    def tells(path: str, answer: Callable[[bool], dict[str, Any]], state: Callable[[], bool]) -> Route:
-        async def told(request: Request) -> Response:
-            return _json(answer(state()), 200 if state() else 503)
+    async def live(request: Request) -> Response:
+        is_live = service.is_live
+        return _json({"live": is_live}, 200 if is_live else 503)
 
-        return Route(path, told)
+    async def ready(request: Request) -> Response:
+        is_ready = service.is_ready
+        return _json({"ready": is_ready}, 200 if is_ready else 503)
 
+    async def model_ready(request: Request) -> Response:
+        is_ready = service.is_ready
+        return _json({"name": MODEL_NAME, "ready": is_ready}, 200 if is_ready else 503)
+
+    model_paths = [openapi.V1_MODEL, *openapi.v2_paths(service.version, "/ready")]
     return [
-        tells("/v2/health/live", lambda so: {"live": so}, lambda: service.is_live),
-        tells("/v2/health/ready", lambda so: {"ready": so}, lambda: service.is_ready),
-        *(
-            tells(path, lambda so: {"name": NAME, "ready": so}, lambda: service.is_ready)
-            for path in openapi.ready(service.version)
-        ),
+        Route("/v2/health/live", live),
+        Route("/v2/health/ready", ready),
+        *(Route(path, model_ready) for path in model_paths),
     ]
 
 
 def _metadata(service: Service) -> list[Route]:
+    models = {"models": [MODEL_NAME]}
     contents: dict[str, dict[str, Any]] = {
-        "/v1/models": {"models": [NAME]},
-        "/v2": {"name": NAME, "version": service.version, "extensions": ["binary_tensor_data"]},
-        "/v2/models": {"models": [NAME]},
-        **dict.fromkeys(openapi.metadata(service.version), service.metadata()),
+        "/v1/models": models,
+        "/v2": {"name": MODEL_NAME, "version": service.version, "extensions": ["binary_tensor_data"]},
+        "/v2/models": models,
+        **dict.fromkeys(openapi.v2_paths(service.version), service.metadata()),
         "/openapi.json": openapi.document(service.version),
     }
 
-    def shows(path: str, content: dict[str, Any]) -> Route:
-        async def shown(request: Request) -> Response:
+    def route(path: str, content: dict[str, Any]) -> Route:
+        async def metadata(request: Request) -> Response:
             return _json(content)
 
-        return Route(path, shown)
+        return Route(path, metadata)
 
-    return [shows(path, content) for path, content in contents.items()]
+    return [route(path, content) for path, content in contents.items()]
 
 
 def _inference(service: Service) -> list[Route]:
-    async def v1(request: Request, body: bytes) -> Response:
-        asked = schema.parse(schema.V1Request, body)
-        options = (asked.parameters or schema.Parameters()).options()
-        scored = await service.score(asked.instances, options)
-        predictions = service.predictor.predictions(*scored, all_scores=options.all_scores)
-        return _json({"predictions": predictions, "model_name": NAME, "model_version": service.version})
+    async def predict(request: Request, body: bytes) -> Response:
+        parsed = schema.parse(schema.V1Request, body)
+        result = await service.predict(parsed.instances, (parsed.parameters or schema.Parameters()).options())
+        return _json({"predictions": result.predictions, "model_name": MODEL_NAME, "model_version": service.version})
 
-    async def v2(request: Request, body: bytes) -> Response:
-        asked = openinference.from_rest(body, request.headers.get(BINARY_HEADER))
-        scored = await service.score(asked.texts, asked.options)
-        answer = Answer.of(scored[0], service.predictor.predictions(*scored, all_scores=False))
-        content, tail = openinference.to_rest(asked, answer, NAME, service.version)
-        if not tail:
+    async def infer(request: Request, body: bytes) -> Response:
+        parsed = openinference.from_rest(body, request.headers.get(BINARY_HEADER))
+        result = await service.predict(parsed.texts, parsed.options)
+        content, tensors = openinference.to_rest(parsed, result, service.version)
+        if not tensors:
             return _json(content)
         head = orjson.dumps(content)
-        return Response(head + tail, headers={BINARY_HEADER: str(len(head))}, media_type=BINARY)
+        return Response(head + tensors, headers={BINARY_HEADER: str(len(head))}, media_type=BINARY)
 
-    door = _Door(service)
+    limiter = RequestLimiter(service.limits)
+
+    def endpoint(protocol: str, handler: Handler) -> Any:
+        async def respond(request: Request) -> Response:
+            try:
+                return await handle(protocol, limiter.handle(request, handler))
+            except RequestError as error:
+                return _error(error)
+
+        return respond
+
     return [
-        Route(openapi.V1_PREDICT, door.endpoint(v1, "v1"), methods=["POST"]),
-        *(Route(path, door.endpoint(v2, "v2"), methods=["POST"]) for path in openapi.infer(service.version)),
+        Route(openapi.V1_PREDICT, endpoint("v1", predict), methods=["POST"]),
+        *(Route(path, endpoint("v2", infer), methods=["POST"]) for path in openapi.v2_paths(service.version, "/infer")),
     ]
 
 
 async def _metrics(request: Request) -> Response:
-    content, content_type = metrics.exposed(request.headers.get("accept"))
+    content, content_type = metrics.render(request.headers.get("accept"))
     return Response(content, headers={"content-type": content_type})
 
 
-class _Door:
-    """Lets inference requests in: bounded in number, in bytes and in time, and counted."""
+class RequestLimiter:
+    """Limits the number of inference requests at once, and the size and duration of their bodies."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._limits = service.limits
-        self._inside = 0
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._requests = 0
 
-    def endpoint(self, infer: Infer, protocol: str) -> Any:
-        async def admitted(request: Request) -> Response:
-            started = time.perf_counter()
-            self._inside += 1
-            try:
-                response = await self._answer(request, infer)
-            finally:
-                self._inside -= 1
-            if reason := metrics.REASONS.get(response.status_code):
-                metrics.REJECTED.labels(reason).inc()
-            metrics.REQUEST_SECONDS.labels(protocol, response.status_code).observe(time.perf_counter() - started)
-            return response
+    async def handle(self, request: Request, handler: Handler) -> Response:
+        """The response of a handler.
 
-        return admitted
-
-    async def _answer(self, request: Request, infer: Infer) -> Response:
+        Raises:
+            RequestError: 408, 413 or 415 for the body, 429 for too many requests, 499 if the client disconnects.
+        """
+        self._requests += 1
         try:
-            if self._inside > self._limits.requests:
-                raise RequestError("too many requests wait: try again later", 429, retry_after=1)
+            if self._requests > self._limits.requests:
+                raise RequestError("the server handles too many requests: try again later", 429, retry_after=1)
             body = await self._read(request)
-            return await _unless_gone(request, infer(request, body))
-        except RequestError as error:
-            return _failure(error)
-        except Exception:
-            logger.exception("a request failed")
-            return _failure(RequestError("the server failed: its log says why", 500))
+            return await _while_connected(request, handler(request, body))
+        finally:
+            self._requests -= 1
 
     async def _read(self, request: Request) -> bytes:
-        """The body, refused as soon as it is known to be of the wrong kind, too large or too slow."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        wanted = (BINARY, JSON) if BINARY_HEADER in request.headers else (JSON,)
-        if kind not in wanted or request.headers.get("content-encoding", "identity") != "identity":
-            raise RequestError(f"send Content-Type: {wanted[0]}, not compressed", 415)
+        """The body; rejected as soon as its type is known to be wrong, or it is too large or too slow."""
+        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        accepted = (BINARY, JSON) if BINARY_HEADER in request.headers else (JSON,)
+        if content_type not in accepted or request.headers.get("content-encoding", "identity") != "identity":
+            raise RequestError(f"send Content-Type: {accepted[0]}, not compressed", 415)
         too_large = RequestError(f"the body is larger than {self._limits.body_bytes:,} bytes: send fewer texts", 413)
         length = request.headers.get("content-length", "0")
         if not length.isdigit() or int(length) > self._limits.body_bytes:
@@ -166,10 +158,10 @@ class _Door:
         return bytes(body)
 
 
-async def _unless_gone(request: Request, answer: Awaitable[Response]) -> Response:
-    """The answer, given up when the client leaves: its texts go from the queue."""
-    answering = asyncio.current_task()
-    assert answering is not None
+async def _while_connected(request: Request, response: Awaitable[Response]) -> Response:
+    """Awaits a response, and cancels it if the client disconnects, so that its queued texts are dropped."""
+    handling = asyncio.current_task()
+    assert handling is not None
     is_gone = False
 
     async def watch() -> None:
@@ -177,49 +169,49 @@ async def _unless_gone(request: Request, answer: Awaitable[Response]) -> Respons
         while (await request.receive())["type"] != "http.disconnect":
             pass
         is_gone = True
-        answering.cancel()
+        handling.cancel()
 
     watching = asyncio.create_task(watch())
     try:
-        return await answer
+        return await response
     except asyncio.CancelledError:
         if not is_gone:
             raise
-        answering.uncancel()
-        raise RequestError("the client left", CLIENT_GONE) from None
+        handling.uncancel()
+        raise RequestError("the client disconnected", CLIENT_GONE) from None
     finally:
         watching.cancel()
 
 
-class _ClosesWhenDraining:
-    """Asks clients to leave their connections once the server drains, so that none of them meets a closed one later."""
+class _CloseWhileDraining:
+    """While the server drains, asks clients to close their connections, so that none sends a request to a closed one."""
 
     def __init__(self, app: Any, service: Service) -> None:
         self._app = app
         self._service = service
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def marked(message: Any) -> None:
+        async def send_with_close(message: Any) -> None:
             if message["type"] == "http.response.start" and self._service.is_draining:
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
-        await self._app(scope, receive, marked)
+        await self._app(scope, receive, send_with_close)
 
 
 def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(orjson.dumps(content), status, headers, media_type=JSON)
 
 
-def _failure(error: RequestError) -> Response:
+def _error(error: RequestError) -> Response:
     headers = {"Retry-After": str(error.retry_after)} if error.retry_after else {}
     if error.status in (408, 413, 429):
-        # What is left of the body is not read.
+        # The rest of the body is not read.
         headers["Connection"] = "close"
     return _json({"error": str(error)}, error.status, headers)
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    messages = {404: "there is no such path or model", 405: "this path takes another method"}
+    messages = {404: "no such path or model", 405: "this path does not support that method"}
     return _json({"error": messages.get(error.status_code, error.detail)}, error.status_code, dict(error.headers or {}))

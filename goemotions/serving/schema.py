@@ -1,4 +1,4 @@
-"""The JSON of the protocols: what a request may hold, and what an answer holds. Requests are checked by it, and OpenAPI shows it."""
+"""The JSON of requests and responses. Requests are validated against these models, and the OpenAPI document is made from them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from goemotions.errors import RequestError
 from goemotions.prediction.predictor import Options
 
 
-def _whole(value: Any) -> Any:
-    """JSON has one kind of numbers: there, 3.0 is an integer."""
+def _integer(value: Any) -> Any:
+    """JSON has one type of number, in which 3.0 is an integer."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-# Last in an annotation: a bound that came after it would not be shown in the document.
-WHOLE = BeforeValidator(_whole)
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+# Must come last in an annotation: pydantic leaves bounds that follow it out of the OpenAPI document.
+INTEGER = BeforeValidator(_integer)
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class _Strict(BaseModel):
@@ -25,7 +25,7 @@ class _Strict(BaseModel):
 
 
 class _Tolerant(BaseModel):
-    """What Open Inference clients add beyond the protocol is left alone."""
+    """Fields that Open Inference clients add beyond the protocol are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -33,10 +33,10 @@ class _Tolerant(BaseModel):
 class Parameters(_Strict):
     """How labels are chosen."""
 
-    top_k: Annotated[int, Field(ge=1, description="At most so many labels, the best ones."), WHOLE] | None = None
+    top_k: Annotated[int, Field(ge=1, description="Most labels per text; the best are kept."), INTEGER] | None = None
     threshold: Annotated[
-        Share | Literal["tuned"],
-        Field(description='Labels of at least this probability; "tuned": each label by the threshold fitted for it.'),
+        Probability | Literal["tuned"],
+        Field(description='The least probability of a label, or "tuned": each label has the threshold that was fitted for it.'),
     ] = "tuned"
     all_scores: Annotated[bool, Field(description="Scores of all labels, not only of the chosen ones.")] = False
 
@@ -51,11 +51,13 @@ class V1Request(_Strict):
 
 class V1Prediction(BaseModel):
     labels: Annotated[list[str], Field(description="The chosen labels, best first.")]
-    scores: Annotated[dict[str, float], Field(description="Their probabilities, or all with all_scores.")]
-    truncated: Annotated[bool, Field(description="Whether the text was longer than the model reads.")]
+    scores: Annotated[
+        dict[str, float], Field(description="Probabilities of the chosen labels; with all_scores, of all labels.")
+    ]
+    truncated: Annotated[bool, Field(description="Whether the text exceeded the model's maximum length and was cut.")]
 
 
-class V1Answer(BaseModel):
+class V1Response(BaseModel):
     predictions: list[V1Prediction]
     model_name: str
     model_version: str
@@ -66,14 +68,14 @@ class V1Model(BaseModel):
     ready: bool
 
 
-class Models(BaseModel):
+class ModelList(BaseModel):
     models: list[str]
 
 
 class V2InputTensor(_Tolerant):
     name: Literal["text"]
     datatype: Literal["BYTES"]
-    shape: Annotated[list[Annotated[int, Field(ge=0), WHOLE]], Field(min_length=1, max_length=2, description="[n] or [n, 1]")]
+    shape: Annotated[list[Annotated[int, Field(ge=0), INTEGER]], Field(min_length=1, max_length=2, description="[n] or [n, 1]")]
     parameters: dict[str, Any] = {}
     data: list[str] | None = None
 
@@ -85,9 +87,9 @@ class V2RequestedOutput(_Tolerant):
 
 class V2Request(_Tolerant):
     id: str | None = None
-    parameters: Annotated[dict[str, Any], Field(description="top_k and threshold, for the tensor of labels.")] = {}
+    parameters: Annotated[dict[str, Any], Field(description="top_k and threshold, which apply to the tensor of labels.")] = {}
     inputs: Annotated[list[V2InputTensor], Field(min_length=1, max_length=1)]
-    outputs: Annotated[list[V2RequestedOutput], Field(description="The tensors wanted; none named: both.")] = []
+    outputs: Annotated[list[V2RequestedOutput], Field(description="The requested tensors; both if empty.")] = []
 
 
 class V2OutputTensor(BaseModel):
@@ -98,14 +100,12 @@ class V2OutputTensor(BaseModel):
     data: list[Any] | None = None
 
 
-class V2Answer(BaseModel):
+class V2Response(BaseModel):
     model_name: str
     model_version: str
     id: str | None = None
     outputs: list[V2OutputTensor]
-    parameters: Annotated[
-        dict[str, Any] | None, Field(description='"truncated": positions of texts longer than the model reads.')
-    ] = None
+    parameters: Annotated[dict[str, Any] | None, Field(description='"truncated": positions of the texts that were cut.')] = None
 
 
 class V2Live(BaseModel):
@@ -136,7 +136,7 @@ class V2Metadata(BaseModel):
     outputs: list[V2TensorMetadata]
 
 
-class Failure(BaseModel):
+class ErrorResponse(BaseModel):
     error: str
 
 
@@ -144,28 +144,28 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def parse(model: type[Model], body: bytes) -> Model:
-    """A request from its JSON.
+    """Parses and validates the JSON of a request.
 
     Raises:
-        RequestError: it is not JSON, or a field is missing or wrong; the message names the field and never quotes the body.
+        RequestError: 400 if it is not JSON, or a field is missing or wrong. The message names the field and never quotes the body.
     """
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        raise _named(error) from error
+        raise _request_error(error) from error
 
 
-def check(model: type[Model], content: Any) -> Model:
-    """The same for what is parsed already."""
+def validate(model: type[Model], content: Any) -> Model:
+    """Validates content that is parsed already; raises as ``parse`` does."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise _named(error) from error
+        raise _request_error(error) from error
 
 
-def _named(error: ValidationError) -> RequestError:
+def _request_error(error: ValidationError) -> RequestError:
     first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         return RequestError("the body is not valid JSON")
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-    return RequestError(f"{place or 'the body'}: {first['msg'][0].lower()}{first['msg'][1:]}")
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    return RequestError(f"{field or 'the body'}: {first['msg'][0].lower()}{first['msg'][1:]}")

@@ -1,4 +1,4 @@
-"""The predictor server's life: it becomes ready, answers, drains at SIGTERM, and ends. One process, or several workers."""
+"""The lifecycle of the predictor server: start, readiness, draining on SIGTERM, end. One process, or several worker processes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Settings:
-    """How a bundle is served. ``grpc_port`` 0: no gRPC; ``threads`` None: every core, shared among the workers."""
+    """How a bundle is served.
+
+    ``grpc_port`` 0: no gRPC. ``threads`` None: all cores, divided among the ``workers`` (processes).
+    """
 
     folder: Path
     version: str
@@ -51,13 +54,14 @@ def serve(settings: Settings) -> None:
 
     Raises:
         IntegrityError, ModelError: the bundle cannot be served; no port was opened.
+        WorkflowError: the port is in use or not permitted.
     """
     config = uvicorn.Config(
-        functools.partial(create, settings),
+        functools.partial(create_app, settings),
         factory=True,
         workers=settings.workers,
         loop="uvloop",
-        http=_Protocol,
+        http=_HttpProtocol,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -70,47 +74,53 @@ def serve(settings: Settings) -> None:
     )
     manifest.verify(settings.folder)
     listening = _listen(settings.host, settings.port)
-    # uvicorn raises the signal again once it has shut down: the exit is a clean one then.
+    # After its shutdown uvicorn raises the signal again; this handler makes that a clean exit.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     if settings.workers == 1:
         uvicorn.Server(config).run([listening])
         return
     with tempfile.TemporaryDirectory() as scratch:
-        # Where the workers' metrics add up; read when prometheus_client is imported.
+        # prometheus_client reads the variable when it is imported, in each worker process.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = scratch
         Multiprocess(config, [listening]).run()
 
 
-def create(settings: Settings) -> Starlette:
-    """The application of one worker, its engine warmed up."""
+def create_app(settings: Settings) -> Starlette:
+    """The application of one process, with a warm engine."""
+    from goemotions.models import engines
     from goemotions.prediction.predictor import Predictor
     from goemotions.serving import grpc, page, rest
     from goemotions.serving.service import Service
 
-    # The event loop and the lanes pass the interpreter on ten times as often as by default: each waits less for the other.
+    # The event loop and the worker threads switch ten times as often as by default, so that neither waits long for the other.
     sys.setswitchinterval(0.0005)
-    predictor = Predictor.load(settings.folder, engine=settings.engine, threads=_threads(settings))
+    threads = settings.threads or max(1, engines.cpus() // settings.workers)
+    predictor = Predictor.load(settings.folder, engine=settings.engine, threads=threads)
     service = Service(predictor, settings.version, settings.limits, across_requests=settings.across_requests)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        _drain_at_sigterm(service)
-        server = grpc.start(service, f"{settings.host}:{settings.grpc_port}") if settings.grpc_port else None
+        _drain_on_sigterm(service)
+        server = grpc.create_server(service, f"{settings.host}:{settings.grpc_port}") if settings.grpc_port else None
         if server:
             await server.start()
         logger.info(
-            "http://%s:%s/ answers: version %s, %s", settings.host, settings.port, settings.version, predictor.engine.name
+            "ready at http://%s:%s/: version %s, engine %s",
+            settings.host,
+            settings.port,
+            settings.version,
+            predictor.engine.name,
         )
         yield
         if server:
             await server.stop(settings.limits.answer_seconds)
         service.close()
 
-    return rest.create(service, lifespan, page.route(service) if settings.page else None)
+    return rest.create_app(service, lifespan, page.routes(service) if settings.page else ())
 
 
-class _Protocol(HttpToolsProtocol):
-    """HTTP/1.1 that gives a client a bounded time for the head of a request."""
+class _HttpProtocol(HttpToolsProtocol):
+    """HTTP/1.1 with a time limit for the head of a request."""
 
     head_seconds = 10.0
     _deadline: asyncio.TimerHandle | None = None
@@ -125,21 +135,21 @@ class _Protocol(HttpToolsProtocol):
             self._deadline = self.loop.call_later(self.head_seconds, self.transport.close)
 
     def on_headers_complete(self) -> None:
-        self._forget_deadline()
+        self._cancel_deadline()
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._forget_deadline()
+        self._cancel_deadline()
         super().connection_lost(exc)
 
-    def _forget_deadline(self) -> None:
+    def _cancel_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
 
-def _drain_at_sigterm(service: Any) -> None:
-    """At SIGTERM readiness goes first; requests are answered while the routers hear of it; only then does the port close."""
+def _drain_on_sigterm(service: Any) -> None:
+    """On SIGTERM, makes the server unready; it closes its port after the drain time, when routers have stopped sending requests."""
     stop: Any = signal.getsignal(signal.SIGTERM)
     loop = asyncio.get_running_loop()
 
@@ -154,12 +164,6 @@ def _drain_at_sigterm(service: Any) -> None:
     signal.signal(signal.SIGTERM, drain)
 
 
-def _threads(settings: Settings) -> int:
-    from goemotions.models import engines
-
-    return settings.threads or max(1, engines.cpus() // settings.workers)
-
-
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
@@ -167,6 +171,6 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listening.bind((host, port))
     except OSError as error:
-        raise WorkflowError(f"{host}:{port} cannot be listened on ({error.strerror}): choose another --port") from error
+        raise WorkflowError(f"cannot listen on {host}:{port} ({error.strerror}): choose another --port") from error
     listening.set_inheritable(True)
     return listening

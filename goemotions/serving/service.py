@@ -1,15 +1,19 @@
-"""What all protocols share: limits, the queue, counting, and whether the server is ready."""
+"""The service behind every protocol: request limits, the queue, metrics, and readiness."""
 
 from __future__ import annotations
 
+import asyncio
+import collections
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 
-from goemotions import defaults
+from goemotions.defaults import MODEL_NAME
 from goemotions.errors import RequestError
 from goemotions.models import engines
 from goemotions.models.engines import LENGTH_STEP, Engine
@@ -18,16 +22,27 @@ from goemotions.serving import metrics
 from goemotions.serving.batching import Batcher
 from goemotions.serving.limits import Limits
 
-NAME = defaults.MODEL_NAME
+logger = logging.getLogger(__name__)
+# nginx's status for a client that disconnected before the response; it appears in metrics only.
+CLIENT_GONE = 499
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result for n texts: probabilities, float32 [n, labels], and predictions, n dicts as ``Predictor.predict`` returns."""
+
+    probabilities: np.ndarray
+    predictions: list[dict[str, Any]]
 
 
 class Service:
     """A predictor behind a queue.
 
     Args:
-        predictor: what answers.
-        version: the model version that answers carry.
-        limits: what is refused.
+        predictor: the bundle and its engine.
+        version: the model version that responses carry.
+        limits: the limits of a request and of the queue.
         across_requests: whether texts of several requests may share a batch.
     """
 
@@ -36,7 +51,6 @@ class Service:
         self.version = version
         self.limits = limits
         self.labels = predictor.bundle.taxonomy.names
-        self._engine = predictor.engine
         self.is_draining = False
         _warm_up(predictor.engine)
         self._batcher = Batcher(
@@ -46,7 +60,7 @@ class Service:
             max_batch=limits.answer_seconds,
             across_requests=across_requests,
         )
-        self._predictions = [metrics.PREDICTIONS.labels(name) for name in self.labels]
+        self._counters = {label: metrics.PREDICTIONS.labels(label) for label in self.labels}
         metrics.MODEL.labels(version, predictor.engine.name, predictor.bundle.facts.get("profile", "")).set(1)
 
     @property
@@ -57,50 +71,77 @@ class Service:
     def is_ready(self) -> bool:
         return self.is_live and not self.is_draining
 
-    async def score(self, texts: Sequence[str], options: Options) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Probabilities, float32 [n, labels], which labels are chosen, bool [n, labels], and which texts were cut, bool [n].
+    async def predict(self, texts: Sequence[str], options: Options) -> Result:
+        """Labels the texts of one request, in order; the same for every protocol.
 
         Raises:
-            RequestError: 413 for too many texts, 429 where too much waits, 503 without an engine, 504 where it took too long.
+            RequestError: 413 for too many texts, 429 if the queue is full, 503 if the engine stopped, 504 if it took too long.
         """
         if not self.is_live:
-            raise RequestError("the engine stopped: the server is about to be replaced", 503)
+            raise RequestError("the engine stopped and the server will be restarted: try again later", 503)
         if len(texts) > self.limits.texts:
             raise RequestError(f"{len(texts)} texts in one request: send at most {self.limits.texts}", 413)
         metrics.REQUEST_TEXTS.observe(len(texts))
         started = time.perf_counter()
         logits, truncated = await self._batcher.logits(texts, self.limits.answer_seconds)
-        metrics.PREDICT_SECONDS.labels(NAME).observe(time.perf_counter() - started)
+        metrics.PREDICT_SECONDS.labels(MODEL_NAME).observe(time.perf_counter() - started)
         probabilities = engines.sigmoid(logits)
         chosen = self.predictor.choose(probabilities, options)
-        for counter, count in zip(self._predictions, chosen.sum(axis=0).tolist(), strict=True):
-            if count:
-                counter.inc(count)
-        if cut := int(truncated.sum()):
-            metrics.TRUNCATED.inc(cut)
-        return probabilities, chosen, truncated
+        predictions = self.predictor.predictions(probabilities, chosen, truncated, all_scores=options.all_scores)
+        for label, count in collections.Counter(label for one in predictions for label in one["labels"]).items():
+            self._counters[label].inc(count)
+        metrics.TRUNCATED.inc(int(truncated.sum()))
+        return Result(probabilities, predictions)
 
     def metadata(self) -> dict[str, Any]:
-        """The model as Open Inference describes it."""
-        tensors = (("probabilities", "FP32", [-1, len(self.labels)]), ("labels", "BYTES", [-1]))
+        """The model's metadata in Open Inference's form."""
         return {
-            "name": NAME,
+            "name": MODEL_NAME,
             "versions": [self.version],
-            "platform": self._engine.name,
+            "platform": self.predictor.engine.name,
             "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
-            "outputs": [{"name": name, "datatype": kind, "shape": shape} for name, kind, shape in tensors],
+            "outputs": [
+                {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(self.labels)]},
+                {"name": "labels", "datatype": "BYTES", "shape": [-1]},
+            ],
         }
 
     def close(self) -> None:
+        """Ends the workers once the queue is empty."""
         self._batcher.close()
 
 
-def _warm_up(engine: Engine) -> None:
-    """Prepares the engine for single texts of every usual length, on each lane: the first callers do not wait for kernels."""
+async def handle(protocol: str, handler: Awaitable[T]) -> T:
+    """Awaits the handler of one inference request, and records its duration, its status and why it was rejected.
 
-    def warm(lane: int) -> None:
+    Raises:
+        RequestError: the handler's own; 500 for any other exception, which is logged.
+    """
+    started, status = time.perf_counter(), 200
+    try:
+        return await handler
+    except RequestError as error:
+        status = error.status
+        raise
+    except asyncio.CancelledError:
+        status = CLIENT_GONE
+        raise
+    except Exception as error:
+        status = 500
+        logger.exception("a request failed")
+        raise RequestError("the server failed: see its log", status) from error
+    finally:
+        if reason := metrics.REASONS.get(status):
+            metrics.REJECTED.labels(reason).inc()
+        metrics.REQUEST_SECONDS.labels(protocol, status).observe(time.perf_counter() - started)
+
+
+def _warm_up(engine: Engine) -> None:
+    """Has each worker score single texts of every usual length, so that no request waits for kernels to be prepared."""
+
+    def warm(_: int) -> None:
         for length in range(LENGTH_STEP, min(64, engine.encoder.max_length) + 1, LENGTH_STEP):
             engine.logits(np.ones((1, length), dtype=np.int64), np.ones((1, length), dtype=np.int64))
 
-    with ThreadPoolExecutor(engine.lanes) as lanes:
-        list(lanes.map(warm, range(engine.lanes)))
+    with ThreadPoolExecutor(engine.lanes) as workers:
+        list(workers.map(warm, range(engine.lanes)))

@@ -1,4 +1,4 @@
-"""Batching across requests: who shares a batch, who waits, who is refused, and that each text gets its own answer."""
+"""Batching across requests: batches, waiting, rejection, and that each text gets its own result."""
 
 import asyncio
 import threading
@@ -24,21 +24,21 @@ REQUESTS = st.lists(
 
 
 class Observed:
-    """A real engine that notes the shape of each batch, and waits while its door is closed."""
+    """A real engine that records the shape of each batch, and blocks while ``unblocked`` is not set."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.name, self.encoder, self.lanes, self.batch_tokens = engine.name, engine.encoder, 1, 256
-        self.door = threading.Event()
-        self.door.set()
+        self.unblocked = threading.Event()
+        self.unblocked.set()
         self.entered = threading.Semaphore(0)
         self.shapes: list[tuple[int, int]] = []
-        self.fails = False
+        self.is_failing = False
 
     def logits(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         self.entered.release()
-        assert self.door.wait(30)
-        if self.fails:
+        assert self.unblocked.wait(30)
+        if self.is_failing:
             raise RuntimeError("out of memory")
         self.shapes.append(ids.shape)
         return self.engine.logits(ids, mask)
@@ -58,7 +58,7 @@ def observed(engine: Engine) -> Observed:
 def batcher(observed: Observed) -> Iterator[Batcher]:
     made = Batcher(observed, max_texts=64, max_wait=5.0)
     yield made
-    observed.door.set()
+    observed.unblocked.set()
     made.close()
 
 
@@ -67,8 +67,8 @@ def alone(engine: Engine, texts: list[str]) -> np.ndarray:
 
 
 async def busy(batcher: Batcher, observed: Observed) -> "asyncio.Task[Any]":
-    """A request that keeps the only lane busy until the door opens."""
-    observed.door.clear()
+    """A request that keeps the only worker busy until the engine is unblocked."""
+    observed.unblocked.clear()
     observed.entered = threading.Semaphore(0)
     task = asyncio.create_task(batcher.logits(["lake"], 30))
     await asyncio.to_thread(observed.entered.acquire)
@@ -78,25 +78,25 @@ async def busy(batcher: Batcher, observed: Observed) -> "asyncio.Task[Any]":
 @given(requests=REQUESTS)
 @settings(max_examples=20, deadline=None)
 @pytest.mark.fault("http-mixed-batch")
-def test_each_text_gets_the_answer_it_gets_alone(engine: Engine, requests: list[list[str]]) -> None:
+def test_each_text_gets_the_result_it_gets_alone(engine: Engine, requests: list[list[str]]) -> None:
     batcher = Batcher(engine, max_texts=10_000, max_wait=60)
 
-    async def ask() -> list[tuple[np.ndarray, np.ndarray]]:
+    async def run() -> list[tuple[np.ndarray, np.ndarray]]:
         return await asyncio.gather(*(batcher.logits(texts, 60) for texts in requests))
 
-    answers = asyncio.run(ask())
+    results = asyncio.run(run())
     batcher.close()
-    for texts, (found, truncated) in zip(requests, answers, strict=True):
-        assert np.abs(found - alone(engine, texts)).max() < 1e-4
+    for texts, (logits, truncated) in zip(requests, results, strict=True):
+        assert np.abs(logits - alone(engine, texts)).max() < 1e-4
         assert truncated.tolist() == [len(text.split()) > 126 for text in texts]
 
 
-def test_texts_that_wait_share_batches_within_the_budget(batcher: Batcher, observed: Observed) -> None:
+def test_queued_texts_share_batches_within_the_token_budget(batcher: Batcher, observed: Observed) -> None:
     async def run() -> None:
         first = await busy(batcher, observed)
         others = [asyncio.create_task(batcher.logits([" ".join(["the"] * (1 + n % 30))], 30)) for n in range(40)]
         await asyncio.sleep(0.05)
-        observed.door.set()
+        observed.unblocked.set()
         await asyncio.gather(first, *others)
 
     asyncio.run(run())
@@ -108,14 +108,14 @@ def test_texts_that_wait_share_batches_within_the_budget(batcher: Batcher, obser
     assert sum(texts for texts, _ in observed.shapes) == 41
 
 
-def test_without_batching_across_requests_each_is_computed_by_itself(observed: Observed) -> None:
+def test_without_batching_across_requests_each_has_its_own_batch(observed: Observed) -> None:
     batcher = Batcher(observed, max_texts=64, max_wait=5.0, across_requests=False)
 
     async def run() -> None:
         first = await busy(batcher, observed)
         others = [asyncio.create_task(batcher.logits(["lake"] * 2, 30)) for _ in range(4)]
         await asyncio.sleep(0.05)
-        observed.door.set()
+        observed.unblocked.set()
         await asyncio.gather(first, *others)
 
     asyncio.run(run())
@@ -132,7 +132,7 @@ def test_the_oldest_text_is_in_the_next_batch(batcher: Batcher, observed: Observ
         await asyncio.sleep(0.02)
         short = [asyncio.create_task(batcher.logits(["lake"], 30)) for _ in range(50)]
         await asyncio.sleep(0.05)
-        observed.door.set()
+        observed.unblocked.set()
         await asyncio.gather(first, long, *short)
 
     asyncio.run(run())
@@ -140,26 +140,26 @@ def test_the_oldest_text_is_in_the_next_batch(batcher: Batcher, observed: Observ
 
 
 @pytest.mark.fault("server-overload")
-def test_more_than_the_queue_holds_is_refused_with_the_time_to_wait(batcher: Batcher, observed: Observed) -> None:
+def test_a_full_queue_rejects_with_the_time_to_wait(batcher: Batcher, observed: Observed) -> None:
 
     async def run() -> RequestError:
         first = await busy(batcher, observed)
         waiting = asyncio.create_task(batcher.logits(["lake"] * 60, 30))
         await asyncio.sleep(0.05)
-        with pytest.raises(RequestError) as refused:
+        with pytest.raises(RequestError) as rejected:
             await batcher.logits(["lake"] * 5, 30)
-        observed.door.set()
+        observed.unblocked.set()
         await asyncio.gather(first, waiting)
         await batcher.logits(["lake"] * 5, 30)
-        return refused.value
+        return rejected.value
 
-    refused = asyncio.run(run())
-    assert refused.status == 429
-    assert refused.retry_after is not None
-    assert refused.retry_after >= 1
+    rejected = asyncio.run(run())
+    assert rejected.status == 429
+    assert rejected.retry_after is not None
+    assert rejected.retry_after >= 1
 
 
-def test_a_request_is_refused_when_it_would_wait_too_long(observed: Observed) -> None:
+def test_a_request_that_would_wait_too_long_is_rejected(observed: Observed) -> None:
     batcher = Batcher(observed, max_texts=10_000, max_wait=0.0)
 
     async def run() -> RequestError:
@@ -167,22 +167,22 @@ def test_a_request_is_refused_when_it_would_wait_too_long(observed: Observed) ->
         first = await busy(batcher, observed)
         waiting = asyncio.create_task(batcher.logits(["lake"] * 60, 30))
         await asyncio.sleep(0.05)
-        with pytest.raises(RequestError) as refused:
+        with pytest.raises(RequestError) as rejected:
             await batcher.logits(["lake"], 30)
-        observed.door.set()
+        observed.unblocked.set()
         await asyncio.gather(first, waiting)
-        return refused.value
+        return rejected.value
 
     assert asyncio.run(run()).status == 429
     batcher.close()
 
 
-def test_an_answer_that_takes_too_long_is_given_up(batcher: Batcher, observed: Observed) -> None:
+def test_a_request_times_out_and_its_texts_are_dropped(batcher: Batcher, observed: Observed) -> None:
     async def run() -> RequestError:
         first = await busy(batcher, observed)
         with pytest.raises(RequestError) as late:
             await batcher.logits(["storm"] * 7, 0.05)
-        observed.door.set()
+        observed.unblocked.set()
         await first
         await batcher.logits(["lake"] * 2, 30)
         return late.value
@@ -192,7 +192,7 @@ def test_an_answer_that_takes_too_long_is_given_up(batcher: Batcher, observed: O
 
 
 @pytest.mark.fault("client-disconnect")
-def test_the_texts_of_a_caller_who_left_are_not_computed(batcher: Batcher, observed: Observed) -> None:
+def test_the_texts_of_a_cancelled_request_are_not_scored(batcher: Batcher, observed: Observed) -> None:
 
     async def run() -> None:
         first = await busy(batcher, observed)
@@ -202,27 +202,27 @@ def test_the_texts_of_a_caller_who_left_are_not_computed(batcher: Batcher, obser
         await asyncio.gather(leaving, return_exceptions=True)
         staying = asyncio.create_task(batcher.logits(["lake"] * 60, 30))
         await asyncio.sleep(0.05)
-        observed.door.set()
+        observed.unblocked.set()
         await asyncio.gather(first, staying)
 
     asyncio.run(run())
     assert sum(texts for texts, _ in observed.shapes) == 61
 
 
-def test_a_failing_engine_fails_its_requests_and_no_others(batcher: Batcher, observed: Observed) -> None:
+def test_a_failing_engine_fails_only_the_requests_of_its_batch(batcher: Batcher, observed: Observed) -> None:
     async def run() -> None:
-        observed.fails = True
+        observed.is_failing = True
         with pytest.raises(RuntimeError, match="out of memory"):
             await batcher.logits(["lake"] * 3, 30)
-        observed.fails = False
-        found, _ = await batcher.logits(["lake"], 30)
-        assert found.shape == (1, 7)
+        observed.is_failing = False
+        logits, _ = await batcher.logits(["lake"], 30)
+        assert logits.shape == (1, 7)
 
     asyncio.run(run())
     assert batcher.is_alive
 
 
-def test_a_lane_that_hangs_is_not_alive(observed: Observed) -> None:
+def test_a_batcher_with_a_hanging_worker_is_not_alive(observed: Observed) -> None:
     batcher = Batcher(observed, max_texts=64, max_wait=5.0, max_batch=0.2)
 
     async def run() -> None:
@@ -230,7 +230,7 @@ def test_a_lane_that_hangs_is_not_alive(observed: Observed) -> None:
         assert batcher.is_alive
         await asyncio.sleep(0.3)
         assert not batcher.is_alive
-        observed.door.set()
+        observed.unblocked.set()
         await first
         assert batcher.is_alive
 
@@ -238,7 +238,7 @@ def test_a_lane_that_hangs_is_not_alive(observed: Observed) -> None:
     batcher.close()
 
 
-def test_closing_answers_what_waits(engine: Engine) -> None:
+def test_closing_completes_what_is_queued(engine: Engine) -> None:
     batcher = Batcher(engine, max_texts=64, max_wait=5.0)
 
     async def run() -> int:

@@ -1,4 +1,4 @@
-"""V2 messages: the same texts by every way they can travel, and a named refusal of every other message."""
+"""V2 messages: texts in every encoding of the protocol, and the errors of malformed messages."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from goemotions.errors import RequestError
 from goemotions.prediction.predictor import Options
 from goemotions.serving import openinference
-from goemotions.serving.openinference import Answer
+from goemotions.serving.service import Result
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), min_size=1, max_size=8)
 
@@ -49,15 +49,15 @@ def message(texts: list[str], *, is_raw: bool = False, **changes: Any) -> Any:
 
 @given(TEXTS)
 @settings(max_examples=50, deadline=None)
-def test_texts_arrive_by_every_way(texts: list[str]) -> None:
-    ways = [
+def test_every_encoding_carries_the_same_texts(texts: list[str]) -> None:
+    encodings = [
         openinference.from_rest(body(tensor(texts)), None),
         openinference.from_rest(body(tensor(texts, shape=[len(texts), 1])), None),
         openinference.from_rest(*with_binary(texts)),
         openinference.from_grpc(message(texts)),
         openinference.from_grpc(message(texts, is_raw=True)),
     ]
-    assert [way.texts for way in ways] == [texts] * 5
+    assert [encoded.texts for encoded in encodings] == [texts] * 5
 
 
 @pytest.mark.parametrize(
@@ -86,49 +86,49 @@ def test_texts_arrive_by_every_way(texts: list[str]) -> None:
     ],
 )
 @pytest.mark.fault("http-wrong-field", "http-invalid-tensor")
-def test_a_wrong_request_is_refused_by_name(content: bytes, named: str) -> None:
-    with pytest.raises(RequestError) as refused:
+def test_the_error_of_a_wrong_request_names_the_field(content: bytes, named: str) -> None:
+    with pytest.raises(RequestError) as rejected:
         openinference.from_rest(content, None)
-    assert named in str(refused.value)
-    assert refused.value.status == 400
+    assert named in str(rejected.value)
+    assert rejected.value.status == 400
 
 
 @pytest.mark.parametrize(
     "content", [b"\x05\x00\x00\x00abc", b"\x01", b"\xff\xff\xff\xffabc", b"\x01\x00\x00\x00\xff", b""], ids=repr
 )
 @pytest.mark.fault("http-invalid-tensor")
-def test_short_or_broken_binary_data_is_refused(content: bytes) -> None:
+def test_truncated_or_invalid_binary_data_is_rejected(content: bytes) -> None:
     with pytest.raises(RequestError):
         openinference.from_rest(*with_binary(["abc"], content))
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "1e3", "99999", "", "3"])
-def test_a_length_of_the_header_that_lies_is_refused(length: str) -> None:
+def test_a_wrong_header_length_is_rejected(length: str) -> None:
     with pytest.raises(RequestError):
         openinference.from_rest(with_binary(["abc"])[0], length)
 
 
 @pytest.mark.parametrize("size", [0, 1, 6, 8, -7, "7", None, 7.5])
-def test_a_size_of_the_binary_data_that_lies_is_refused(size: Any) -> None:
+def test_a_wrong_binary_data_size_is_rejected(size: Any) -> None:
     head = body({"name": "text", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": size}})
     with pytest.raises(RequestError):
         openinference.from_rest(head + raw(["abc"]), str(len(head)))
 
 
-def test_wrong_grpc_messages_are_refused() -> None:
+def test_wrong_grpc_messages_are_rejected() -> None:
     both = message(["a"], is_raw=True)
     both.inputs[0].contents.bytes_contents.append(b"a")
     unknown = message(["a"])
     unknown.outputs.add(name="logits")
     wrong = [pb.ModelInferRequest(), message(["a"], name="other"), message(["a"], datatype="FP32"), message(["a"], shape=[3])]
-    for one in (*wrong, message([]), both, unknown):
+    for malformed in (*wrong, message([]), both, unknown):
         with pytest.raises(RequestError):
-            openinference.from_grpc(one)
+            openinference.from_grpc(malformed)
 
 
-def test_parameters_reach_the_options() -> None:
-    asked = openinference.from_rest(body(tensor(["a"]), parameters={"top_k": 2, "threshold": 0.25}), None)
-    assert asked.options == Options(2, 0.25)
+def test_parameters_become_options() -> None:
+    parsed = openinference.from_rest(body(tensor(["a"]), parameters={"top_k": 2, "threshold": 0.25}), None)
+    assert parsed.options == Options(2, 0.25)
     grpc = message(["a"])
     grpc.parameters["top_k"].int64_param = 2
     grpc.parameters["threshold"].string_param = "0.25"
@@ -138,12 +138,16 @@ def test_parameters_reach_the_options() -> None:
         openinference.from_grpc(grpc)
 
 
-ANSWER = Answer(np.array([[0.25, 0.5], [0.75, 1.0]], dtype=np.float32), ['["glee"]', '["pity", "scorn"]'], [1])
+LABELS = ['["glee"]', '["pity", "scorn"]']
+RESULT = Result(
+    np.array([[0.25, 0.5], [0.75, 1.0]], dtype=np.float32),
+    [{"labels": ["glee"], "truncated": False}, {"labels": ["pity", "scorn"], "truncated": True}],
+)
 
 
-def test_an_answer_holds_the_tensors_that_were_asked_for() -> None:
-    asked = openinference.from_rest(body(tensor(["a", "b"]), id="q"), None)
-    content, tail = openinference.to_rest(asked, ANSWER, "goemotions", "3")
+def test_a_response_holds_the_requested_tensors() -> None:
+    parsed = openinference.from_rest(body(tensor(["a", "b"]), id="q"), None)
+    content, tail = openinference.to_rest(parsed, RESULT, "3")
     assert tail == b""
     assert content == {
         "model_name": "goemotions",
@@ -156,34 +160,34 @@ def test_an_answer_holds_the_tensors_that_were_asked_for() -> None:
         ],
     }
     some = openinference.from_rest(body(tensor(["a", "b"]), outputs=[{"name": "labels"}]), None)
-    assert [output["name"] for output in openinference.to_rest(some, ANSWER, "goemotions", "3")[0]["outputs"]] == ["labels"]
+    assert [output["name"] for output in openinference.to_rest(some, RESULT, "3")[0]["outputs"]] == ["labels"]
 
 
-def test_a_binary_answer_holds_the_bytes_of_the_tensors() -> None:
-    asked = openinference.from_rest(*with_binary(["a", "b"], parameters={"binary_data_output": True}))
-    content, tail = openinference.to_rest(asked, ANSWER, "goemotions", "3")
+def test_a_binary_response_holds_the_bytes_of_the_tensors() -> None:
+    parsed = openinference.from_rest(*with_binary(["a", "b"], parameters={"binary_data_output": True}))
+    content, tail = openinference.to_rest(parsed, RESULT, "3")
     first, second = (output["parameters"]["binary_data_size"] for output in content["outputs"])
     assert np.frombuffer(tail[:first], "<f4").tolist() == [0.25, 0.5, 0.75, 1.0]
-    assert tail[first:] == raw(ANSWER.labels)
+    assert tail[first:] == raw(LABELS)
     assert len(tail) == first + second
 
 
 @pytest.mark.parametrize("is_raw", [False, True])
-def test_a_grpc_answer_is_raw_where_the_request_was(is_raw: bool) -> None:
-    asked = openinference.from_grpc(message(["a", "b"], is_raw=is_raw))
-    answer = pb.ModelInferResponse()
-    openinference.fill_grpc(answer, asked, ANSWER)
-    assert [list(output.shape) for output in answer.outputs] == [[2, 2], [2]]
+def test_a_grpc_response_is_raw_if_the_request_was(is_raw: bool) -> None:
+    parsed = openinference.from_grpc(message(["a", "b"], is_raw=is_raw))
+    response = openinference.to_grpc(parsed, RESULT, "3")
+    assert (response.model_name, response.model_version, response.id) == ("goemotions", "3", "7")
+    assert [list(output.shape) for output in response.outputs] == [[2, 2], [2]]
     if is_raw:
-        assert np.frombuffer(answer.raw_output_contents[0], "<f4").tolist() == [0.25, 0.5, 0.75, 1.0]
-        assert answer.raw_output_contents[1] == raw(ANSWER.labels)
+        assert np.frombuffer(response.raw_output_contents[0], "<f4").tolist() == [0.25, 0.5, 0.75, 1.0]
+        assert response.raw_output_contents[1] == raw(LABELS)
     else:
-        assert list(answer.outputs[0].contents.fp32_contents) == [0.25, 0.5, 0.75, 1.0]
-        assert [content.decode() for content in answer.outputs[1].contents.bytes_contents] == ANSWER.labels
+        assert list(response.outputs[0].contents.fp32_contents) == [0.25, 0.5, 0.75, 1.0]
+        assert [content.decode() for content in response.outputs[1].contents.bytes_contents] == LABELS
 
 
 @pytest.mark.fault("http-invalid-tensor")
 @pytest.mark.parametrize("length", ["\u00b2", "\u0663", "9" * 5000, "-1", "+3", " 3", "", "0x10"])
-def test_a_header_length_that_is_no_plain_number_is_refused(length: str) -> None:
+def test_a_header_length_that_is_not_a_plain_number_is_rejected(length: str) -> None:
     with pytest.raises(RequestError, match="must be the length in bytes"):
         openinference.from_rest(b'{"inputs": []}', length)

@@ -1,4 +1,4 @@
-"""The JSON of requests: taken, or refused by the name of the field."""
+"""The JSON of requests: valid, or rejected with the name of the field."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ def request(**fields: Any) -> schema.V1Request:
     return schema.parse(schema.V1Request, json.dumps(fields).encode())
 
 
-def test_parameters_that_are_left_out_are_the_defaults() -> None:
+def test_absent_parameters_have_defaults() -> None:
     assert request(instances=["a"]).parameters is None
     assert request(instances=["a"], parameters=None).parameters is None
     assert schema.Parameters().options() == Options() == Options(None, "tuned", False)
@@ -44,10 +44,10 @@ def test_parameters_that_are_left_out_are_the_defaults() -> None:
 )
 @pytest.mark.fault("http-wrong-field", "http-hostile-json")
 def test_wrong_parameters_are_named(parameters: Any, named: str) -> None:
-    with pytest.raises(RequestError) as refused:
+    with pytest.raises(RequestError) as rejected:
         request(instances=["a"], parameters=parameters)
-    assert named in str(refused.value) or "not valid JSON" in str(refused.value)
-    assert refused.value.status == 400
+    assert named in str(rejected.value) or "not valid JSON" in str(rejected.value)
+    assert rejected.value.status == 400
 
 
 @pytest.mark.parametrize(
@@ -66,9 +66,9 @@ def test_wrong_parameters_are_named(parameters: Any, named: str) -> None:
 )
 @pytest.mark.fault("http-wrong-field", "http-no-instances", "http-not-a-string")
 def test_wrong_instances_are_named(fields: dict[str, Any], named: str) -> None:
-    with pytest.raises(RequestError) as refused:
+    with pytest.raises(RequestError) as rejected:
         request(**fields)
-    assert named in str(refused.value)
+    assert named in str(rejected.value)
 
 
 @pytest.mark.parametrize(
@@ -85,11 +85,11 @@ def test_wrong_instances_are_named(fields: dict[str, Any], named: str) -> None:
     ids=lambda body: repr(body[:30]),
 )
 @pytest.mark.fault("http-not-json", "http-hostile-json")
-def test_a_broken_body_is_refused_and_not_quoted(body: bytes) -> None:
-    with pytest.raises(RequestError) as refused:
+def test_a_broken_body_is_rejected_and_not_quoted(body: bytes) -> None:
+    with pytest.raises(RequestError) as rejected:
         schema.parse(schema.V1Request, body)
-    assert refused.value.status == 400
-    assert len(str(refused.value)) < 80
+    assert rejected.value.status == 400
+    assert len(str(rejected.value)) < 80
 
 
 JSON = st.recursive(
@@ -101,7 +101,7 @@ JSON = st.recursive(
 
 @given(JSON | st.dictionaries(st.sampled_from(["top_k", "threshold", "all_scores", "other"]), JSON, max_size=4))
 @settings(max_examples=50, deadline=None)
-def test_parameters_are_either_taken_or_refused_by_name(parameters: Any) -> None:
+def test_parameters_are_valid_or_rejected_by_name(parameters: Any) -> None:
     with contextlib.suppress(RequestError):
-        taken = schema.check(schema.Parameters, parameters)
-        assert taken.threshold == "tuned" or 0 <= taken.threshold <= 1
+        valid = schema.validate(schema.Parameters, parameters)
+        assert valid.threshold == "tuned" or 0 <= valid.threshold <= 1

@@ -1,0 +1,89 @@
+"""The predictor server under load: overload, SIGTERM, disconnecting clients and several workers."""
+
+import contextlib
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from benchmarks import load
+from tests.support.servers import PREDICT, Server, serving
+
+
+@pytest.mark.fault("server-sigterm")
+def test_sigterm_under_load_loses_nothing(bundle: Path, tmp_path: Path) -> None:
+    """The server first becomes unready; it completes all requests that arrive before the port closes."""
+    with serving(bundle, tmp_path / "serve.log", "--drain-seconds", "2", "--threads", "1") as running:
+        wire = load.requests(["lake", "storm", "a quiet balloon"] * 32, 3)
+        heavy = load.requests(["storm " * 100] * 512, 512)
+        with ThreadPoolExecutor() as pool:
+            loaded = pool.submit(load.closed, running.port, wire, clients=16, seconds=2)
+            time.sleep(0.5)
+            running.process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            status, headers, _ = running.ask("GET", "/v2/health/ready")
+            assert (status, headers["connection"]) == (503, "close")
+            assert running.ask("GET", "/v2/health/live")[0] == 200
+            time.sleep(1.2)
+            late = pool.submit(load.closed, running.port, heavy, clients=8, count=8)
+            assert running.process.wait(timeout=30) == 0
+        assert set(loaded.result().statuses) == {200}
+        assert late.result().statuses == [200] * 8
+        assert max(late.result().seconds) > 0.3
+        with pytest.raises(ConnectionRefusedError):
+            running.ask("GET", "/v2/health/ready")
+
+
+@pytest.mark.fault("server-overload")
+def test_excess_load_is_rejected_and_the_rest_served(bundle: Path, tmp_path: Path) -> None:
+    with serving(bundle, tmp_path / "serve.log", "--threads", "1", "--queue-seconds", "0.2") as running:
+        wire = load.requests(["storm " * 100] * 64, 64)
+        alone = load.closed(running.port, wire, clients=1, count=5).percentile(50)
+        overload = load.closed(running.port, wire, clients=64, seconds=4)
+        assert set(overload.statuses) == {200, 429}
+        assert overload.percentile(99) < 0.2 + 64 * alone
+        _, headers, _ = _first_rejected(running, wire[0])
+        assert int(headers["retry-after"]) >= 1
+        after = load.closed(running.port, wire, clients=1, count=5)
+        assert set(after.statuses) == {200}
+        assert after.percentile(50) < 5 * alone
+        assert running.metrics()['goemotions_rejected_requests_total{reason="overloaded"}'] > 0
+
+
+def _first_rejected(running: Server, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    body = request.partition(b"\r\n\r\n")[2]
+    with ThreadPoolExecutor(64) as pool:
+        return next(
+            response for response in pool.map(lambda _: running.ask("POST", PREDICT, body), range(256)) if response[0] == 429
+        )
+
+
+@pytest.mark.fault("client-disconnect")
+def test_the_queued_texts_of_a_disconnected_client_are_dropped(bundle: Path, tmp_path: Path) -> None:
+    with serving(bundle, tmp_path / "serve.log", "--threads", "1") as running:
+        (sent,) = load.requests(["storm " * 100] * 512, 512)
+        for _ in range(6):
+            with contextlib.closing(socket.create_connection(("127.0.0.1", running.port))) as connection:
+                connection.sendall(sent)
+                time.sleep(0.02)
+        deadline = time.monotonic() + 30
+        while running.metrics()["goemotions_queue_texts"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        metrics = running.metrics()
+    assert metrics['goemotions_rejected_requests_total{reason="client-gone"}'] >= 3
+    assert metrics["goemotions_batch_texts_sum"] < 6 * 512
+
+
+def test_workers_share_a_port_and_their_metrics_add_up(bundle: Path, tmp_path: Path) -> None:
+    with serving(bundle, tmp_path / "serve.log", "--workers", "2", "--threads", "1") as running:
+        wire = load.requests(["lake", "storm"] * 20, 2)
+        outcome = load.closed(running.port, wire, clients=8, count=200)
+        assert set(outcome.statuses) == {200}
+        counts = {running.metrics()['goemotions_request_seconds_count{code="200",protocol="v1"}'] for _ in range(5)}
+        assert counts == {200}
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(timeout=30) == 0

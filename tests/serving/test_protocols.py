@@ -1,0 +1,318 @@
+"""The predictor server as its clients see it: V1 and V2 over HTTP, and gRPC, against one running server."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
+
+from goemotions.models import engines
+from goemotions.prediction.predictor import Options, Predictor
+from tests.support.servers import PREDICT, Server
+
+TEXTS = ["we found the lake", "a quiet balloon under the table", "", "storm " * 400, "\U0001f600 gravel \u202e near"]
+
+
+INFER = "/v2/models/goemotions/infer"
+
+
+@pytest.fixture(scope="module")
+def stub(server: Server) -> Iterator[Any]:
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        yield stubs.GRPCInferenceServiceStub(channel)
+
+
+def v2(texts: list[str], **fields: Any) -> bytes:
+    tensor = {"name": "text", "shape": [len(texts)], "datatype": "BYTES", "data": texts}
+    return json.dumps({"inputs": [tensor], **fields}).encode()
+
+
+def message(texts: list[str]) -> Any:
+    made = pb.ModelInferRequest(model_name="goemotions", id="q")
+    tensor = made.inputs.add(name="text", datatype="BYTES", shape=[len(texts)])
+    tensor.contents.bytes_contents.extend(text.encode() for text in texts)
+    return made
+
+
+def scores(predictor: Predictor, texts: list[str]) -> np.ndarray:
+    names = predictor.bundle.taxonomy.names
+    predictions = predictor.predict(texts, Options(all_scores=True))
+    return np.array([[prediction["scores"][name] for name in names] for prediction in predictions], dtype=np.float32)
+
+
+@pytest.mark.fault("http-long-text")
+def test_v1_returns_labels_scores_and_the_version(server: Server, predictor: Predictor) -> None:
+    status, response = server.predict(instances=TEXTS)
+    assert status == 200
+    assert response == {"predictions": predictor.predict(TEXTS), "model_name": "goemotions", "model_version": "r1"}
+    assert [prediction["truncated"] for prediction in response["predictions"]] == [False, False, False, True, False]
+
+
+def test_options_change_the_prediction(server: Server) -> None:
+    _, everything = server.predict(instances=TEXTS[:1], parameters={"threshold": 0, "all_scores": True})
+    assert len(everything["predictions"][0]["labels"]) == len(everything["predictions"][0]["scores"]) == 7
+    ordered = list(everything["predictions"][0]["scores"].values())
+    assert ordered == sorted(ordered, reverse=True)
+    _, two = server.predict(instances=TEXTS[:1], parameters={"threshold": 0, "top_k": 2})
+    assert two["predictions"][0]["labels"] == everything["predictions"][0]["labels"][:2]
+    _, none = server.predict(instances=TEXTS[:1], parameters={"threshold": 1.0})
+    assert none["predictions"][0] == {"labels": [], "scores": {}, "truncated": False}
+
+
+def test_v2_and_grpc_return_what_v1_returns(server: Server, stub: Any, predictor: Predictor) -> None:
+    expected = scores(predictor, TEXTS)
+    labels = [prediction["labels"] for prediction in predictor.predict(TEXTS)]
+    for path in (INFER, "/v2/models/goemotions/versions/r1/infer"):
+        status, _, body = server.ask("POST", path, v2(TEXTS, id="q"))
+        response = json.loads(body)
+        assert (status, response["id"], response["model_version"], response["parameters"]) == (
+            200,
+            "q",
+            "r1",
+            {"truncated": [3]},
+        )
+        tensors = {output["name"]: output for output in response["outputs"]}
+        assert np.array(tensors["probabilities"]["data"], dtype=np.float32).reshape(5, 7) == pytest.approx(expected, abs=1e-5)
+        assert [json.loads(text) for text in tensors["labels"]["data"]] == labels
+    response = stub.ModelInfer(message(TEXTS))
+    assert (response.id, response.model_version) == ("q", "r1")
+    assert np.array(response.outputs[0].contents.fp32_contents).reshape(5, 7) == pytest.approx(expected, abs=1e-5)
+    assert [json.loads(text) for text in response.outputs[1].contents.bytes_contents] == labels
+
+
+def test_v2_returns_binary_tensors(server: Server, predictor: Predictor) -> None:
+    status, headers, body = server.ask("POST", INFER, v2(TEXTS, parameters={"binary_data_output": True}))
+    assert (status, headers["content-type"]) == (200, "application/octet-stream")
+    head = json.loads(body[: int(headers["inference-header-content-length"])])
+    size = head["outputs"][0]["parameters"]["binary_data_size"]
+    probabilities = np.frombuffer(body[int(headers["inference-header-content-length"]) :][:size], "<f4").reshape(5, 7)
+    assert probabilities == pytest.approx(scores(predictor, TEXTS), abs=1e-5)
+
+
+@pytest.mark.fault("http-mixed-batch")
+def test_concurrent_clients_get_their_own_results(server: Server, stub: Any, predictor: Predictor) -> None:
+    texts = [" ".join(["lake", "storm", "balloon"][: 1 + n % 3] * (1 + n % 7)) for n in range(96)]
+    expected = scores(predictor, texts)
+
+    def request(n: int) -> np.ndarray:
+        if n % 3 == 0:
+            _, response = server.predict(instances=[texts[n]], parameters={"all_scores": True})
+            all_scores = response["predictions"][0]["scores"]
+            return np.array([all_scores[name] for name in predictor.bundle.taxonomy.names])
+        if n % 3 == 1:
+            return np.array(json.loads(server.ask("POST", INFER, v2([texts[n]]))[2])["outputs"][0]["data"])
+        return np.array(stub.ModelInfer(message([texts[n]])).outputs[0].contents.fp32_contents)
+
+    with ThreadPoolExecutor(32) as pool:
+        received = np.array(list(pool.map(request, range(len(texts)))))
+    assert np.abs(received - expected).max() < engines.INT8_BOUND
+
+
+def test_health_and_metadata(server: Server, stub: Any) -> None:
+    contents = {
+        "/v2/health/live": {"live": True},
+        "/v2/health/ready": {"ready": True},
+        "/v1/models": {"models": ["goemotions"]},
+        "/v1/models/goemotions": {"name": "goemotions", "ready": True},
+        "/v2/models/goemotions/ready": {"name": "goemotions", "ready": True},
+        "/v2": {"name": "goemotions", "version": "r1", "extensions": ["binary_tensor_data"]},
+    }
+    for path, expected in contents.items():
+        status, _, body = server.ask("GET", path)
+        assert (status, json.loads(body)) == (200, expected)
+    metadata = json.loads(server.ask("GET", "/v2/models/goemotions")[2])
+    assert metadata["outputs"][0] == {"name": "probabilities", "datatype": "FP32", "shape": [-1, 7]}
+    assert stub.ServerLive(pb.ServerLiveRequest()).live
+    assert stub.ServerReady(pb.ServerReadyRequest()).ready
+    assert stub.ModelReady(pb.ModelReadyRequest(name="goemotions")).ready
+    assert list(stub.ModelMetadata(pb.ModelMetadataRequest(name="goemotions")).outputs[0].shape) == [-1, 7]
+    assert stub.ServerMetadata(pb.ServerMetadataRequest()).version == "r1"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "status", "named"),
+    [
+        ("application/json", b"not json", 400, "not valid JSON"),
+        ("application/json", b"", 400, "not valid JSON"),
+        ("text/plain", b'{"instances": ["a"]}', 415, "application/json"),
+        ("", b'{"instances": ["a"]}', 415, "application/json"),
+        ("application/json", b"{}", 400, "instances"),
+        ("application/json", b"[1, 2]", 400, "the body"),
+        ("application/json", b'{"instances": "text"}', 400, "instances"),
+        ("application/json", b'{"instances": []}', 400, "instances"),
+        ("application/json", b'{"instances": ["a", 5]}', 400, "instances[1]"),
+        ("application/json", b'{"instances": ["a"], "parameters": {"top_k": 0}}', 400, "top_k"),
+        ("application/json", b'{"instances": ' + b"[" * 50_000, 400, "not valid JSON"),
+        ("application/json", b'{"instances": [1e999, NaN]}', 400, ""),
+        ("application/json", json.dumps({"instances": ["a"] * 65}).encode(), 413, "at most 64"),
+        ("application/json", json.dumps({"instances": ["a" * 200_000]}).encode(), 413, "200,000 bytes"),
+    ],
+)
+@pytest.mark.fault(
+    "http-not-json",
+    "http-wrong-field",
+    "http-no-instances",
+    "http-not-a-string",
+    "http-body-limit",
+    "http-text-limit",
+    "http-hostile-json",
+)
+def test_a_bad_request_is_rejected(server: Server, content_type: str, body: bytes, status: int, named: str) -> None:
+    received, headers, response = server.ask("POST", PREDICT, body, Content_Type=content_type)
+    assert (received, headers["content-type"]) == (status, "application/json")
+    content = json.loads(response)
+    assert content.keys() == {"error"}
+    assert named in content["error"]
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\x00\x07", "\u202elake", "\N{FAMILY}" * 50])
+@pytest.mark.fault("http-blank-text")
+def test_an_unusual_text_has_a_defined_result(server: Server, text: str) -> None:
+    results = [server.predict(instances=[text]) for _ in range(2)]
+    assert results[0] == results[1]
+    assert results[0][0] == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/v1/models/other:predict", 404),
+        ("POST", "/v1/models/goemotions:explain", 404),
+        ("POST", "/v2/models/other/infer", 404),
+        ("POST", "/v2/models/goemotions/versions/9/infer", 404),
+        ("POST", "/v2/repository/models/goemotions/unload", 404),
+        ("GET", "/nothing", 404),
+        ("GET", "/../../etc/passwd", 404),
+        ("GET", PREDICT, 405),
+        ("PUT", INFER, 405),
+        ("DELETE", "/v1/models/goemotions", 405),
+    ],
+)
+@pytest.mark.fault("http-unknown-path")
+def test_an_unknown_path_or_method_is_rejected(server: Server, method: str, path: str, status: int) -> None:
+    received, headers, body = server.ask(method, path, b"{}" if method == "POST" else None)
+    assert received == status
+    assert json.loads(body).keys() == {"error"}
+    assert status != 405 or headers["allow"]
+
+
+@pytest.mark.parametrize(("name", "version"), [("other", ""), ("goemotions", "9"), ("", "")])
+def test_an_unknown_model_is_not_found_over_grpc(stub: Any, name: str, version: str) -> None:
+    wanted = message(["a"])
+    wanted.model_name, wanted.model_version = name, version
+    for call in (lambda: stub.ModelInfer(wanted), lambda: stub.ModelReady(pb.ModelReadyRequest(name=name, version=version))):
+        with pytest.raises(grpc.RpcError) as error:
+            call()
+        assert error.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_a_bad_grpc_request_is_rejected(stub: Any) -> None:
+    wrong = message(["a"])
+    wrong.inputs[0].shape[0] = 7
+    for request in (wrong, message([]), message(["a"] * 65)):
+        with pytest.raises(grpc.RpcError) as error:
+            stub.ModelInfer(request)
+        assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    with pytest.raises(grpc.RpcError) as unknown:
+        stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="goemotions"))
+    assert unknown.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+def raw(server: Server, sent: bytes, *, more: bytes = b"", pause: float = 0.0, timeout: float = 30.0) -> bytes:
+    """Everything that the server sends until it closes the connection; ``more`` is sent repeatedly meanwhile."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=timeout) as connection:
+        connection.sendall(sent)
+        response = b""
+        connection.settimeout(pause or timeout)
+        while True:
+            try:
+                received = connection.recv(65536)
+            except TimeoutError:
+                connection.sendall(more)
+                continue
+            except ConnectionError:
+                return response
+            if not received:
+                return response
+            response += received
+
+
+HEAD = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n".encode()
+
+
+@pytest.mark.fault("http-body-limit")
+def test_a_chunked_body_over_the_limit_is_rejected_while_it_is_read(server: Server) -> None:
+    chunk = b"%x\r\n%s\r\n" % (60_000, b"a" * 60_000)
+    response = raw(server, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 4)
+    assert response.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in response.lower()
+
+
+@pytest.mark.parametrize("length", [b"10000000000", b"200001"])
+@pytest.mark.fault("http-body-limit")
+def test_a_length_over_the_limit_is_rejected_before_the_body(server: Server, length: bytes) -> None:
+    assert raw(server, HEAD + b"Content-Length: " + length + b"\r\n\r\n{").startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize("length", [b"-5", b"abc", b"1, 2", b"99999999999999999999999"])
+def test_an_invalid_length_is_rejected(server: Server, length: bytes) -> None:
+    assert raw(server, HEAD + b"Content-Length: " + length + b"\r\n\r\n{}")[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 413")
+
+
+@pytest.mark.fault("http-body-limit")
+def test_a_body_shorter_than_its_length_times_out_and_one_longer_is_cut(server: Server) -> None:
+    body = b'{"instances": ["a"]}'
+    assert raw(server, HEAD + b"Content-Length: 50\r\n\r\n" + body).startswith(b"HTTP/1.1 408 ")
+    assert raw(server, HEAD + b"Connection: close\r\nContent-Length: 20\r\n\r\n" + body + b"xxxx").startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.fault("http-slow-client")
+def test_a_client_that_sends_single_bytes_times_out_and_others_are_served(server: Server) -> None:
+    slow: dict[str, bytes] = {}
+    sent = {"body": HEAD + b"Content-Length: 500\r\n\r\n", "head": HEAD}
+    threads = [
+        threading.Thread(target=lambda kind=kind: slow.update({kind: raw(server, sent[kind], more=b"a", pause=0.2)}))
+        for kind in sent
+    ]
+    for thread in threads:
+        thread.start()
+    started = time.monotonic()
+    while any(thread.is_alive() for thread in threads):
+        assert server.predict(instances=["a"])[0] == 200
+        assert time.monotonic() - started < 30
+        time.sleep(0.1)
+    assert slow["body"].startswith(b"HTTP/1.1 408 ")
+    assert slow["head"] == b""
+
+
+def test_no_error_contains_internals(server: Server) -> None:
+    bodies = [server.ask("POST", PREDICT, body)[2] for body in (b"{", b"\xff", b'{"instances": [[]]}', b"null")]
+    for body in bodies:
+        assert not any(word in body for word in (b"Traceback", b"pydantic", b".py", b"line ", b"column"))
+
+
+def test_metrics_count_requests_and_predictions(server: Server) -> None:
+    before = server.metrics()
+    server.predict(instances=["lake", "storm " * 400], parameters={"threshold": 0})
+    server.predict(instances=[])
+    after = server.metrics()
+
+    def growth(name: str) -> float:
+        return after.get(name, 0) - before.get(name, 0)
+
+    assert growth('goemotions_request_seconds_count{code="200",protocol="v1"}') == 1
+    assert growth('goemotions_rejected_requests_total{reason="malformed"}') == 1
+    assert growth('goemotions_predictions_total{label="calm"}') == 2
+    assert growth("goemotions_truncated_texts_total") == 1
+    assert growth("goemotions_request_texts_sum") == 2
+    assert growth("goemotions_batch_texts_sum") == 2
+    assert growth('request_predict_seconds_count{model_name="goemotions"}') == 1
+    assert after['goemotions_model_info{engine="onnx-int8",profile="minilm",version="r1"}'] == 1
