@@ -1,4 +1,4 @@
-"""A load generator: HTTP/1.1 clients on kept connections, light enough to share two cores with the server that they measure."""
+"""A load generator: HTTP/1.1 clients with persistent connections, light enough to share two cores with the measured server."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ import orjson
 import uvloop
 
 HOST = "127.0.0.1"
-# No connection could be made; and: it broke after the request was sent.
+# Instead of a status: the connection was refused; it broke after the request was sent.
 REFUSED, LOST = 0, -1
 V1 = "/v1/models/goemotions:predict"
 
 
 @dataclass
 class Outcome:
-    """What clients saw: seconds and status of each request (or REFUSED, LOST), and how long all took."""
+    """Seconds and status (or REFUSED, LOST) of each request, and the seconds of the whole run."""
 
     seconds: list[float] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
     duration: float = 0.0
 
     def rate(self, status: int = 200) -> float:
-        """Requests a second with a status."""
+        """Requests per second with a status."""
         return self.statuses.count(status) / self.duration
 
-    def percentile(self, share: float, status: int = 200) -> float:
-        """Seconds that a share of the requests with a status did not exceed."""
-        taken = [seconds for seconds, found in zip(self.seconds, self.statuses, strict=True) if found == status]
-        return float(np.percentile(taken, share)) if taken else float("nan")
+    def percentile(self, percent: float, status: int = 200) -> float:
+        """A percentile of the latency, in seconds, of the requests with a status; NaN if there are none."""
+        taken = [seconds for seconds, received in zip(self.seconds, self.statuses, strict=True) if received == status]
+        return float(np.percentile(taken, percent)) if taken else float("nan")
 
 
 def requests(texts: Sequence[str], size: int) -> list[bytes]:
-    """V1 requests with ``size`` texts each, as they go over the wire."""
+    """V1 requests with ``size`` texts each, head and body."""
     return [post(orjson.dumps({"instances": list(texts[start : start + size])})) for start in range(0, len(texts), size)]
 
 
@@ -87,7 +87,7 @@ class Client(asyncio.Protocol):
             self._transport = None
 
     async def send(self, request: bytes, port: int) -> tuple[int, bytes]:
-        """Status and body of the answer; connects where it must."""
+        """Status and body of the response; connects if there is no connection."""
         loop = asyncio.get_running_loop()
         if self._transport is None or self._transport.is_closing():
             self._buffer.clear()
@@ -109,7 +109,7 @@ async def _timed(client: Client, request: bytes, port: int, outcome: Outcome, st
 
 
 def closed(port: int, wire: Sequence[bytes], *, clients: int, count: int = 0, seconds: float = 0.0) -> Outcome:
-    """Clients that each send their next request when the last one was answered: ``count`` requests, or for some seconds."""
+    """Closed loop: each client sends its next request after the response to the last; ``count`` requests, or for some seconds."""
 
     async def run() -> Outcome:
         outcome, started = Outcome(), time.perf_counter()
@@ -133,28 +133,28 @@ def closed(port: int, wire: Sequence[bytes], *, clients: int, count: int = 0, se
     return uvloop.run(run())
 
 
-def answers(port: int, wire: Sequence[bytes], *, clients: int) -> list[bytes]:
-    """The body of each answer, in the order of the requests."""
+def responses(port: int, wire: Sequence[bytes], *, clients: int) -> list[bytes]:
+    """The body of each response, in the order of the requests."""
 
     async def run() -> list[bytes]:
-        found, upcoming = [b""] * len(wire), iter(enumerate(wire))
+        bodies, upcoming = [b""] * len(wire), iter(enumerate(wire))
 
         async def work() -> None:
             client = Client()
             for number, request in upcoming:
-                status, found[number] = await client.send(request, port)
+                status, bodies[number] = await client.send(request, port)
                 if status != 200:
-                    raise ValueError(f"request {number} was answered with {status}")
+                    raise ValueError(f"request {number} got status {status}")
             client.close()
 
         await asyncio.gather(*(work() for _ in range(clients)))
-        return found
+        return bodies
 
     return uvloop.run(run())
 
 
 def opened(port: int, wire: Sequence[bytes], *, rate: float, seconds: float, seed: int = 0) -> Outcome:
-    """Requests that arrive at random (Poisson), ``rate`` a second, whether or not the earlier ones were answered."""
+    """Open loop: requests arrive at random (Poisson), ``rate`` per second, whether or not earlier ones are complete."""
 
     async def run() -> Outcome:
         outcome, generator = Outcome(), np.random.default_rng(seed)

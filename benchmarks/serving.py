@@ -1,9 +1,9 @@
-"""The predictor against what people would take instead, side by side in one run, and what it bears.
+"""The predictor server compared with the alternatives in one run, and its behaviour under load.
 
     python -m benchmarks.serving --bundle champion-cpu --data ../goemotions
 
-Both sides have the same weights and layers, the same cores and the same texts in the order of the file; tokenization is included, no
-result is cached, and texts are put in another order within windows of 512 at most. Ratios are of runs that took turns.
+All have the same weights, the same cores and the same texts in the order of the file. Tokenization is included, nothing is cached,
+and texts are reordered within windows of at most 512. Ratios compare runs that alternate.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ OVERLOAD_SECONDS = 60
 def process(
     command: Sequence[str], log: Path, path: str = "/v2/health/ready"
 ) -> Iterator[tuple[int, subprocess.Popen[bytes], float]]:
-    """A server on a free port, once it is ready: the port, the process, and the seconds from start to ready."""
+    """A ready server on a free port: the port, the process, and the seconds from its start until it was ready."""
     port = stack.free_ports(1)[0]
     started = time.monotonic()
     with log.open("wb") as output:
@@ -66,60 +66,47 @@ def process(
         running.wait(timeout=60)
 
 
-def ours(folder: Path, *options: str) -> list[str]:
-    serve = [
-        sys.executable,
-        "-m",
-        "goemotions.cli",
-        "serve",
-        "--bundle",
-        str(folder),
-        "--port",
-        "PORT",
-        "--threads",
-        str(THREADS),
-    ]
-    return [*serve, "--drain-seconds", "0", *options]
+def serve_command(folder: Path, *options: str) -> list[str]:
+    command = [sys.executable, "-m", "goemotions.cli", "serve", "--bundle", str(folder), "--port", "PORT"]
+    return [*command, "--threads", str(THREADS), "--drain-seconds", "0", *options]
 
 
 def in_process(folder: Path, texts: list[str], engine: engines.Engine) -> tuple[list[Row], int]:
-    """The engine against a transformers pipeline and ONNX Runtime as its documentation uses it; and the pipeline's best batch size."""
+    """The engine compared with a transformers pipeline and ONNX Runtime; also returns the pipeline's best batch size."""
     import torch
 
     from benchmarks.stock import pipeline
 
     torch.set_num_threads(THREADS)
-    made = pipeline(folder)
+    stock_pipeline = pipeline(folder)
 
     def best_of_two(size: int) -> float:
-        run = timed(256, lambda: made(texts[:256], batch_size=size, truncation=True))
+        run = timed(256, lambda: stock_pipeline(texts[:256], batch_size=size, truncation=True))
         return max(run(), run())
 
-    rates = {size: best_of_two(size) for size in PIPELINE_SIZES}
-    best = max(rates, key=lambda size: rates[size])
+    best = max(PIPELINE_SIZES, key=best_of_two)
     with tempfile.TemporaryDirectory() as scratch:
         onnxruntime = _onnxruntime(folder, Path(scratch), engine)
         few = texts[: len(texts) // 4]
-        found = by_turns(
+        rates = by_turns(
             REPEATS,
             {
-                "pipeline": timed(len(few), lambda: made(few, batch_size=best, truncation=True)),
+                "pipeline": timed(len(few), lambda: stock_pipeline(few, batch_size=best, truncation=True)),
                 "onnxruntime": timed(len(texts), lambda: onnxruntime(texts)),
-                "ours": timed(len(texts), lambda: engines.score(engine, texts)),
+                "engine": timed(len(texts), lambda: engines.score(engine, texts)),
             },
         )
     rows = [
         Row(
             f"transformers pipeline, fp32, batches of {best} (the best of {', '.join(map(str, PIPELINE_SIZES))})",
-            spread(found["pipeline"]),
+            spread(rates["pipeline"]),
         )
     ]
-    rows += [Row("ONNX Runtime, dynamic int8, padded batches of 32 as they come", spread(found["onnxruntime"]))]
-    rows += [Row(f"the engine {engine.name}, in-process", spread(found["ours"]))]
-    for name, asked in (("pipeline", 10.0), ("onnxruntime", 2.5)):
-        value, text = ratio(found["ours"], found[name])
-        title = {"pipeline": "the pipeline", "onnxruntime": "ONNX Runtime"}[name]
-        rows.append(Row(f"- against {title}", text, f"at least {asked:g}", value >= asked))
+    rows += [Row("ONNX Runtime, dynamic int8, padded batches of 32 in the order of the file", spread(rates["onnxruntime"]))]
+    rows += [Row(f"the engine {engine.name}, in-process", spread(rates["engine"]))]
+    for name, title, target in (("pipeline", "the pipeline", 10.0), ("onnxruntime", "ONNX Runtime", 2.5)):
+        value, text = ratio(rates["engine"], rates[name])
+        rows.append(Row(f"- relative to {title}", text, f"at least {target:g}", value >= target))
     return rows, best
 
 
@@ -144,66 +131,71 @@ def _onnxruntime(folder: Path, scratch: Path, engine: engines.Engine) -> Callabl
 
 
 def served(folder: Path, scratch: Path, texts: list[str], engine: engines.Engine, best: int) -> list[Row]:
-    """The server under closed and open loops, against the engine alone, itself without batching, and the stock server."""
+    """The server under closed and open loops, compared with the engine alone, without batching, and the stock server."""
     ones, batches = load.requests(texts, 1), load.requests(texts, 32)
     with (
-        process(ours(folder), scratch / "ours.log") as (port, _, ready),
-        process(ours(folder, "--no-batching"), scratch / "apart.log") as (apart, _, _),
+        process(serve_command(folder), scratch / "server.log") as (port, _, ready),
+        process(serve_command(folder, "--no-batching"), scratch / "unbatched.log") as (unbatched, _, _),
         process([sys.executable, "-m", "benchmarks.stock", str(folder), "PORT", str(best)], scratch / "stock.log") as (
             stock,
             _,
             _,
         ),
     ):
-        rows = [Row("start to ready, the model on disk", f"{ready:.1f} s", "at most 5 s", ready <= 5)]
-        found = by_turns(
+        rows = [Row("time from start to ready, the model on disk", f"{ready:.1f} s", "at most 5 s", ready <= 5)]
+        rates = by_turns(
             REPEATS,
             {
                 "engine": timed(len(texts), lambda: engines.score(engine, texts)),
                 "of 32": lambda: 32 * load.closed(port, batches, clients=16, count=len(batches)).rate(),
                 "of 1": lambda: load.closed(port, ones, clients=64, count=len(ones)).rate(),
-                "apart": lambda: load.closed(apart, ones, clients=64, count=len(ones) // 2).rate(),
+                "unbatched": lambda: load.closed(unbatched, ones, clients=64, count=len(ones) // 2).rate(),
                 "stock": lambda: load.closed(stock, ones, clients=64, count=len(ones) // 8).rate(),
             },
         )
-        value, text = ratio(found["of 32"], found["engine"])
-        rows += [Row("16 clients, 32 texts a request", spread(found["of 32"]))]
-        rows += [Row("- against the engine in-process", text, "at least 0.8", value >= 0.8)]
-        rows += [Row("64 clients, one text a request", spread(found["of 1"]))]
-        for name, title, asked in (
-            ("apart", "itself without batching across requests", 1.3),
+        value, text = ratio(rates["of 32"], rates["engine"])
+        rows += [Row("16 clients, 32 texts per request", spread(rates["of 32"]))]
+        rows += [Row("- relative to the engine in-process", text, "at least 0.8", value >= 0.8)]
+        rows += [Row("64 clients, one text per request", spread(rates["of 1"]))]
+        for name, title, target in (
+            ("unbatched", "the server without batching across requests", 1.3),
             ("stock", "KServe's server around the pipeline", 4.0),
         ):
-            value, text = ratio(found["of 1"], found[name])
-            rows.append(Row(f"- against {title}: {spread(found[name])}", text, f"at least {asked:g}", value >= asked))
-        return rows + _latency(port, ones, texts, engine, median(found["of 1"]))
+            value, text = ratio(rates["of 1"], rates[name])
+            rows.append(Row(f"- relative to {title}: {spread(rates[name])}", text, f"at least {target:g}", value >= target))
+        return rows + _latency(port, ones, texts, engine, median(rates["of 1"]))
 
 
 def _latency(port: int, ones: list[bytes], texts: list[str], engine: engines.Engine, saturation: float) -> list[Row]:
     lone, added = [], []
     for start in range(REPEATS):
-        chosen = slice(100 * start, 100 * start + 100)
+        window = slice(100 * start, 100 * start + 100)
         alone = []
-        for text in texts[chosen]:
+        for text in texts[window]:
             started = time.perf_counter()
             engines.score(engine, [text])
             alone.append(time.perf_counter() - started)
-        lone.append(1000 * load.closed(port, ones[chosen], clients=1, count=100).percentile(50))
+        lone.append(1000 * load.closed(port, ones[window], clients=1, count=100).percentile(50))
         added.append(lone[-1] - 1000 * median(alone))
-    rows = [Row("one text, idle: median of the server", spread(lone, "ms"))]
-    rows += [Row("- added to the engine", spread(added, "ms"), "at most 3 ms", median(added) <= 3)]
+    rows = [Row("one text, idle server: median latency", spread(lone, "ms"))]
+    rows += [Row("- of which not the engine", spread(added, "ms"), "at most 3 ms", median(added) <= 3)]
     tails = [
         1000 * load.opened(port, ones, rate=0.7 * saturation, seconds=10, seed=seed).percentile(99) for seed in range(REPEATS)
     ]
     value = median(tails) / median(lone)
     what = f"open loop at 70% of saturation ({0.7 * saturation:,.0f} requests/s): p99"
-    return [*rows, Row(what, f"{spread(tails, 'ms')}, {value:.1f} times a lone request", "at most 5 times", value <= 5)]
+    return [
+        *rows,
+        Row(
+            what, f"{spread(tails, 'ms')}, {value:.1f} times that of one text on an idle server", "at most 5 times", value <= 5
+        ),
+    ]
 
 
-def borne(folder: Path, scratch: Path, texts: list[str]) -> list[Row]:
-    """Memory over many requests, ten times too much load, and SIGTERM under load."""
+def under_load(folder: Path, scratch: Path, texts: list[str]) -> list[Row]:
+    """Memory over many requests, tenfold overload, and SIGTERM under load."""
     ones, eights = load.requests(texts, 1), load.requests(texts, 8)
-    with process(ours(folder, "--drain-seconds", "2"), scratch / "borne.log") as (port, running, _):
+    with process(serve_command(folder, "--drain-seconds", "2"), scratch / "load.log") as (port, running, _):
         memory = psutil.Process(running.pid).memory_info
         sizes = []
         for part in range(10):
@@ -224,39 +216,43 @@ def borne(folder: Path, scratch: Path, texts: list[str]) -> list[Row]:
         over = load.opened(port, eights, rate=10 * before.rate(), seconds=OVERLOAD_SECONDS)
         peak = memory().rss / 2**20
         started = time.monotonic()
-        # Not "is it slower still": where none is answered there is no percentile.
+        # The percentile is NaN if no request succeeds, and every comparison with NaN is false.
         while not load.closed(port, eights, clients=1, count=20).percentile(99) <= 5 * lone and time.monotonic() - started < 30:
             pass
         recovered = time.monotonic() - started
         rows += [
             Row(
-                f"10 times too much for {OVERLOAD_SECONDS} s ({10 * before.rate():,.0f} requests/s of 8 texts)",
-                f"{over.rate():,.0f}/s answered, {over.rate(429):,.0f}/s refused, {over.statuses.count(load.LOST)} lost, "
-                f"p99 of the answered {over.percentile(99):.2f} s, {peak:,.0f} MiB, normal again after {recovered:.1f} s",
-                "bounded, normal within seconds",
+                f"tenfold overload for {OVERLOAD_SECONDS} s ({10 * before.rate():,.0f} requests/s of 8 texts)",
+                f"{over.rate():,.0f}/s served, {over.rate(429):,.0f}/s rejected, {over.statuses.count(load.LOST)} lost, "
+                f"p99 of those served {over.percentile(99):.2f} s, {peak:,.0f} MiB, normal again after {recovered:.1f} s",
+                "bounded; normal within seconds",
                 over.percentile(99) < 3 and peak < 1.5 * sizes[-1] and recovered < 10 and not over.statuses.count(load.LOST),
             )
         ]
         return [*rows, _terminated(port, running, ones)]
 
 
-def answered(folder: Path, scratch: Path, split: Any, predictor: Predictor) -> list[Row]:
-    """Every protocol against the stored predictions of the evaluate step, and the float engine against itself in-process."""
+def agreement(folder: Path, scratch: Path, split: Any, predictor: Predictor) -> list[Row]:
+    """Every protocol compared with the stored predictions of the evaluate step, and the float engine with itself in-process."""
     texts, labels = split["text"][:], predictor.bundle.taxonomy.names
     stored = Predictions.read(folder / "test.parquet")
     is_same = list(stored.ids) == list(split["id"])
     expected = stored.probabilities if is_same else engines.score(predictor.engine, texts)[0]
     alone = engines.load("onnx", folder, predictor.bundle.encoder, threads=THREADS)
     cases = (
-        (predictor.engine.name, expected, "the evaluate step" if is_same else "the same in-process", engines.INT8_BOUND),
-        ("onnx", engines.score(alone, texts)[0], "the same in-process", 1e-5),
+        (predictor.engine.name, expected, "the evaluate step" if is_same else "the engine in-process", engines.INT8_BOUND),
+        ("onnx", engines.score(alone, texts)[0], "the engine in-process", 1e-5),
     )
     rows = []
-    for name, probabilities, other, bound in cases:
+    for name, probabilities, reference, bound in cases:
         grpc_port = stack.free_ports(1)[0]
-        with process(ours(folder, "--engine", name, "--grpc-port", str(grpc_port)), scratch / "parity.log") as (port, _, _):
+        with process(serve_command(folder, "--engine", name, "--grpc-port", str(grpc_port)), scratch / "parity.log") as (
+            port,
+            _,
+            _,
+        ):
             for way, difference in parity.differences(port, grpc_port, texts, labels, probabilities):
-                what = f"{name}: {len(texts):,} texts by {way}: largest difference to {other}"
+                what = f"{name}: {len(texts):,} texts by {way}: largest difference to {reference}"
                 rows.append(Row(what, f"{difference:.1e}", f"at most {bound:g}", difference <= bound))
     return rows
 
@@ -273,7 +269,7 @@ def _terminated(port: int, running: subprocess.Popen[bytes], ones: list[bytes]) 
     lost = len(outcome.statuses) - outcome.statuses.count(200)
     return Row(
         "SIGTERM under load of 64 clients",
-        f"{outcome.statuses.count(200):,} answered, {lost} not, exit code {code}",
+        f"{outcome.statuses.count(200):,} served, {lost} lost, exit code {code}",
         "none lost",
         lost == 0 and code == 0,
     )
@@ -284,21 +280,21 @@ def quality(folder: Path, dataset: Path, predictor: Predictor) -> Row:
     splits, info = load_dataset(dataset, ("validation", "test"))
     taxonomy = taxonomy_of(info)
     labels = {split: taxonomy.multi_hot(splits[split]["labels"][:]) for split in splits}
-    found = {}
+    f1 = {}
     for name in (predictor.engine.name, "onnx"):
         engine = engines.load(name, folder, predictor.bundle.encoder, threads=THREADS)
         scores = {split: engines.score(engine, splits[split]["text"][:])[0] for split in splits}
         fitted = thresholds.per_label_smoothed(labels["validation"], scores["validation"])
-        found[name] = classification.decisions(labels["test"], fitted.apply(scores["test"]))["f1_macro"]
-    difference = abs(found[predictor.engine.name] - found["onnx"])
-    text = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+        f1[name] = classification.decisions(labels["test"], fitted.apply(scores["test"]))["f1_macro"]
+    difference = abs(f1[predictor.engine.name] - f1["onnx"])
+    text = ", ".join(f"{name} {value:.4f}" for name, value in f1.items())
     return Row("macro F1 on the whole test split", text, "within 0.005", difference <= 0.005)
 
 
 @click.command()
 @click.option("--bundle", "reference", default="champion-cpu", show_default=True)
 @click.option("--model-name", default="goemotions", show_default=True)
-@click.option("--data", "source", default="sample", show_default=True, help="Where the test split comes from.")
+@click.option("--data", "source", default="sample", show_default=True, help="The source of the test split.")
 @click.option("--output", type=click.Path(path_type=Path), help="A Markdown file to write.")
 def main(reference: str, model_name: str, source: str, output: Path | None) -> None:
     """Measure the predictor."""
@@ -311,15 +307,15 @@ def main(reference: str, model_name: str, source: str, output: Path | None) -> N
         rows, best = in_process(folder, texts, predictor.engine)
         rows.append(quality(folder, scratch / "dataset", predictor))
         rows += served(folder, scratch, texts, predictor.engine, best)
-        rows += answered(folder, scratch, split, predictor)
-        rows += borne(folder, scratch, texts)
+        rows += agreement(folder, scratch, split, predictor)
+        rows += under_load(folder, scratch, texts)
     text = (
         f"{machine(THREADS)}. {len(texts):,} texts of the test split of {Path(source).name}; medians (and range) of {REPEATS} runs.\n\n"
         + table(rows)
     )
     click.echo(text)
     if output:
-        output.write_text(f"# The predictor, measured\n\nWritten by `make bench-serving`.\n\n{text}\n", encoding="utf-8")
+        output.write_text(f"# Serving benchmarks\n\nWritten by `make bench-serving`.\n\n{text}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

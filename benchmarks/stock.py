@@ -1,4 +1,4 @@
-"""What a user would write first: KServe's own server around a transformers pipeline. A baseline of ``benchmarks.serving``."""
+"""A baseline of ``benchmarks.serving``: KServe's own server around a transformers pipeline."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def pipeline(folder: Path) -> Any:
 
     transformers.logging.set_verbosity(logging.CRITICAL)
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), pad_token="[PAD]")
-    made = load_classifier(folder).eval()
+    model = load_classifier(folder).eval()
     return transformers.TextClassificationPipeline(
-        model=made, tokenizer=tokenizer, top_k=None, function_to_apply="sigmoid", device="cpu"
+        model=model, tokenizer=tokenizer, top_k=None, function_to_apply="sigmoid", device="cpu"
     )
 
 
 class Stock(kserve.Model):
-    """A predictor as KServe's documentation shows it."""
+    """A custom predictor as in KServe's documentation."""
 
     def __init__(self, folder: Path, batch_size: int) -> None:
         super().__init__("goemotions")
@@ -47,7 +47,7 @@ def _on_loopback(*arguments: Any, **options: Any) -> RESTServer:
 
 
 if __name__ == "__main__":
-    # ModelServer binds every interface and has no option for it.
+    # ModelServer binds every interface and has no option for the address.
     kserve.model_server.RESTServer = functools.partial(_on_loopback)
-    served = Stock(Path(sys.argv[1]), int(sys.argv[3]))
-    kserve.ModelServer(http_port=int(sys.argv[2]), enable_grpc=False, workers=1).start([served])
+    model = Stock(Path(sys.argv[1]), int(sys.argv[3]))
+    kserve.ModelServer(http_port=int(sys.argv[2]), enable_grpc=False, workers=1).start([model])
