@@ -24,7 +24,7 @@ import psutil
 
 from goemotions.defaults import BUCKET
 from goemotions.errors import WorkflowError
-from goemotions.storage import store
+from goemotions.storage import s3
 
 FOLDER = Path(".local")
 START_SECONDS = 120
@@ -87,7 +87,7 @@ def up(folder: Path = FOLDER) -> dict[str, str]:
         "AWS_SECRET_ACCESS_KEY": keys["secretKey"],
         "AWS_REGION": "us-east-1",
     }
-    _wait(weed, folder / "seaweedfs.log", lambda: store.answers(BUCKET, environment))
+    _wait(weed, folder / "seaweedfs.log", lambda: s3.is_reachable(BUCKET, environment))
     mlflow = _server(folder, "mlflow") or _start_mlflow(folder, environment)
     _wait(mlflow, folder / "mlflow.log", lambda: _answers(f"http://127.0.0.1:{mlflow.port}/health"))
     environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{mlflow.port}"

@@ -18,7 +18,7 @@ from goemotions.data.taxonomy import Taxonomy
 from goemotions.models import profiles
 from goemotions.registry import tracking
 from goemotions.registry.registration import CandidateArtifacts, assemble
-from goemotions.storage import store
+from goemotions.storage import s3
 
 # One word gives each label away, so that even a tiny model learns something within seconds.
 CUES = {
@@ -249,7 +249,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     before = dict(os.environ)
     try:
         os.environ.update(local_stack.up(folder))
-        store._client.cache_clear()
+        s3.client.cache_clear()
         tracking._client.cache_clear()
         yield folder
     finally:

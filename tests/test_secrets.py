@@ -77,10 +77,9 @@ def test_nothing_that_a_run_writes_holds_one(run: Path, found: Callable[[bytes],
 
 
 def test_nothing_in_the_store_holds_one(run: Path, found: Callable[[bytes], list[str]]) -> None:
-    client = store._client()
-    keys = [store._keys(stack.BUCKET, prefix) for prefix in ("models/", "mlflow/", "checkpoints/")]
-    assert all(keys)
-    contents = {key: client.get_object(Bucket=stack.BUCKET, Key=key)["Body"].read() for each in keys for key in each}
+    locations = [f"s3://{stack.BUCKET}/{prefix}/" for prefix in ("models", "mlflow", "checkpoints")]
+    assert all(store.files(location) for location in locations)
+    contents = {file: store.read(location, file.name) or b"" for location in locations for file in store.files(location)}
     assert {key: names for key, content in contents.items() if (names := found(content))} == {}
 
 

@@ -32,6 +32,7 @@ from goemotions.prediction.files import Scored
 from goemotions.prediction.predictor import Predictor
 from goemotions.registry import bundle, references
 from goemotions.storage import store
+from goemotions.storage.backend import File
 
 # Their names begin so that readers of a folder of Parquet files pass over them.
 PLAN, DONE = "_plan.json", "_scored.json"
@@ -209,7 +210,7 @@ def _input(location: str) -> tuple[str, str]:
     return store.canonical(folder or "."), name
 
 
-def _files(folder: str, name: str) -> list[store.File]:
+def _files(folder: str, name: str) -> list[File]:
     """The Parquet files of a folder, or the one of this name."""
     hidden = ("_", ".")
     files = [
@@ -222,7 +223,7 @@ def _files(folder: str, name: str) -> list[store.File]:
     return files
 
 
-def _shards(folder: str, files: Sequence[store.File], column: str, scores: Sequence[str], shard_rows: int) -> Iterator[Shard]:
+def _shards(folder: str, files: Sequence[File], column: str, scores: Sequence[str], shard_rows: int) -> Iterator[Shard]:
     number = 0
     schema = None
     for file in files:

@@ -41,8 +41,8 @@ def alias(variant: str) -> str:
     return f"champion-{variant}"
 
 
-def claim_of(store: str, model_name: str) -> str:
-    """The location whose claim is held by whoever makes a version of the model or moves its aliases."""
+def lock_location(store: str, model_name: str) -> str:
+    """The location to lock before a version of the model is made or its aliases are moved."""
     return storage.join(store, "models", model_name)
 
 
@@ -91,7 +91,7 @@ def promote(
                 f"version {version.number} stays as it is, {alias(variant)} remains version {before.number}: "
                 f"{'; '.join(verdict.reasons)}"
             )
-        with lock.hold(_claim_beside(version)) as held:
+        with lock.hold(_lock_location_of(version)) as held:
             # Comparing takes long and is done outside: whoever became champion meanwhile is compared with as well.
             if _number(champion(model_name, variant)) == _number(before):
                 set_champion(model_name, version, variant, _number(before), held)
@@ -112,8 +112,8 @@ def _number(version: Version | None) -> str:
     return version.number if version else ""
 
 
-def _claim_beside(version: Version) -> str:
-    """The claim of a version's model: two folders above its bundle, ``models/<model>/<run>/<variant>/``."""
+def _lock_location_of(version: Version) -> str:
+    """The ``lock_location`` of a version's model: two folders above its bundle, ``models/<model>/<run>/<variant>/``."""
     return version.source.rstrip("/").rsplit("/", 2)[0] + "/"
 
 
@@ -139,7 +139,7 @@ def rollback(variant: Variant, *, model_name: str = defaults.MODEL_NAME, to: str
     version = tracking.get_version(model_name, to or last["from"])
     if not tracking.history(version, alias(variant)):
         raise PromotionRefused(f"version {version.number} never was {alias(variant)}: promote it instead")
-    with lock.hold(_claim_beside(version)) as held:
+    with lock.hold(_lock_location_of(version)) as held:
         if _number(champion(model_name, variant)) != current.number:
             raise PromotionRefused(
                 f"{alias(variant)} is moved by someone else at the same time: look at `make status`, and run it again"

@@ -111,14 +111,14 @@ def register(
         candidates = [read_scores(variant, folder) for folder in folders]
         position = select_winner(candidates, latency_limit(variant, latency_budget_ms))
         winner = candidates[position]
-        claimed = promotion.claim_of(store, model_name)
-        with lock.hold(claimed):
+        lock_location = promotion.lock_location(store, model_name)
+        with lock.hold(lock_location):
             run = tracking.get_or_create_run(pipeline_run, winner.profile)
         location = storage.join(store, "models", model_name, run.run_id, variant)
         facts = {"profile": winner.profile, "run_id": run.run_id, "dataset_digest": winner.validation.digest}
         values = _store(location, variant, folders[position], facts)
         run.log_metrics({f"{variant}/{name}": value for name, value in values.items()})
-        entry = Entry(model_name, variant, run.run_id, location, {"variant": variant, **facts, **(tags or {})}, claimed)
+        entry = Entry(model_name, variant, run.run_id, location, {"variant": variant, **facts, **(tags or {})}, lock_location)
         version, verdict = entry.enter(winner, dataset, latency_budget_ms, auto_promote)
         result[variant] = {
             "profile": winner.profile,
@@ -202,7 +202,7 @@ class Entry:
     run_id: str
     location: str
     tags: dict[str, str]
-    claimed: str
+    lock_location: str
 
     def enter(
         self, candidate: CandidateScores, dataset: Path, latency_budget_ms: float, auto_promote: bool
@@ -216,7 +216,7 @@ class Entry:
             champion = promotion.champion(self.model_name, self.variant)
             is_champion = champion is not None and champion.source == self.location
             verdict = None if is_champion else promotion.judge(candidate, self.variant, champion, dataset, latency_budget_ms)
-            with lock.hold(self.claimed) as held:
+            with lock.hold(self.lock_location) as held:
                 version = tracking.get_or_create_version(self.model_name, self.run_id, self.location, self.tags)
                 now = promotion.champion(self.model_name, self.variant)
                 # Comparing takes long and is done outside: whoever became champion meanwhile is compared with as well.

@@ -1,7 +1,8 @@
-"""A claim on a place in the store: whoever holds it does alone what must not be done twice or at once.
+"""A lock on a location of the store: one process at a time does what must not happen twice or at once.
 
-In S3 it is a small object, written on the condition that it is still the one that was read. Holders die without a word: a claim that
-stays the same for a while, by the clock of who waits for it, is taken over. In a folder it is a lock of the kernel's.
+In S3 the lock is a small object. It is written only on the condition that it has not changed since it was read. A process that is
+killed does not release its lock: if the object stays unchanged for ``LEASE_SECONDS`` by the clock of a waiting process, that process
+takes the lock over. In a folder the lock is a file lock of the kernel.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from pathlib import Path
 
 from goemotions.errors import StorageError
 from goemotions.storage import store
+from goemotions.storage.s3 import S3Backend
 
-NAME = "claim.json"
-# What is done under a claim takes seconds; a holder that is this late does no more.
+NAME = "lock.json"
+# Work under a lock takes seconds. After this share of the lease its holder stops, before another process takes over.
 LEASE_SECONDS = 120.0
 MARGIN = 0.5
 WAIT_SECONDS = 600.0
@@ -27,26 +29,28 @@ POLL_SECONDS = 0.2
 
 
 class Lock:
-    """A claim that is held. ``require`` before each thing that is done under it."""
+    """A lock that is held. Call ``require`` before each change that is made under it."""
 
     def __init__(self, location: str) -> None:
         self._location = location
-        self._ends = time.monotonic() + LEASE_SECONDS * MARGIN
+        self._expires = time.monotonic() + LEASE_SECONDS * MARGIN
 
     def require(self) -> None:
         """Raises:
-        StorageError: it was held for so long that another may take it over.
+        StorageError: the lock was held for so long that another process may take it over.
         """
-        if time.monotonic() > self._ends:
-            raise StorageError(f"{self._location}: registering took too long to be sure that nobody else does it: run it again")
+        if time.monotonic() > self._expires:
+            raise StorageError(
+                f"{self._location}: the work took too long, another process may have taken over the lock: run the command again"
+            )
 
 
 @contextlib.contextmanager
 def hold(location: str) -> Iterator[Lock]:
-    """Holds the claim of a location, local or S3, once whoever holds it is done or gone.
+    """Waits for the lock of a location, local or S3, and holds it during the block.
 
     Raises:
-        StorageError: it could not be had in ten minutes, or the store fails.
+        StorageError: another process still holds the lock after ``WAIT_SECONDS``, or the store fails.
     """
     if not store.is_s3(location):
         Path(location).mkdir(parents=True, exist_ok=True)
@@ -54,34 +58,34 @@ def hold(location: str) -> Iterator[Lock]:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield Lock(location)
         return
-    etag = _acquire(location)
+    backend = S3Backend(location)
+    tag = _acquire(backend)
     try:
         yield Lock(location)
     finally:
-        # Where it was taken over meanwhile, the condition does not hold and the other's claim stays.
-        store.write_if(location, NAME, _content(""), etag)
+        # If another process took the lock over meanwhile, the tag differs and its lock remains.
+        backend.write_if(NAME, _content(holder=""), tag)
 
 
-def _acquire(location: str) -> str:
-    """The tag of the claim that was written."""
+def _acquire(backend: S3Backend) -> str:
+    """The tag of the lock that was written."""
     deadline = time.monotonic() + WAIT_SECONDS
-    seen, since = "", time.monotonic()
+    last_tag, unchanged_since = "", time.monotonic()
     while True:
-        found = store.read_tagged(location, NAME)
-        content, tag = found or (b"", None)
-        if tag != seen:
-            seen, since = tag or "", time.monotonic()
+        content, tag = backend.read_tagged(NAME) or (b"", None)
+        if tag != last_tag:
+            last_tag, unchanged_since = tag or "", time.monotonic()
         is_free = not content or not json.loads(content)["holder"]
-        if is_free or time.monotonic() - since > LEASE_SECONDS:
-            # A content of its own each time: two that wrote the same would both find the tag that they expect.
-            if (mine := store.write_if(location, NAME, _content(uuid.uuid4().hex), tag)) is not None:
-                return mine
+        if is_free or time.monotonic() - unchanged_since > LEASE_SECONDS:
+            if (own_tag := backend.write_if(NAME, _content(holder=uuid.uuid4().hex), tag)) is not None:
+                return own_tag
         elif time.monotonic() > deadline:
             raise StorageError(
-                f"{location}: {NAME} is held by someone else for {WAIT_SECONDS:g} s: see what runs, and run it again"
+                f"{backend.location}: another process still holds {NAME} after {WAIT_SECONDS:g} s: check what runs, then run it again"
             )
         time.sleep(POLL_SECONDS * (0.5 + random.random()))
 
 
 def _content(holder: str) -> bytes:
+    # Unique for each write: tags are hashes of the content, and each write must have its own.
     return json.dumps({"holder": holder, "written": uuid.uuid4().hex}).encode()

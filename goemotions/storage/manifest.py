@@ -1,53 +1,52 @@
-"""The manifest of a folder: every file with size and sha256, written last. A folder whose manifest does not verify is not whole."""
+"""The manifest of a folder: every file with size and sha256, written last. A folder whose manifest does not verify is not complete."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from goemotions.errors import IntegrityError
+from goemotions.storage.folder import replacing, sweep
 
 NAME = "MANIFEST.json"
 
 
-def write(folder: Path, **facts: Any) -> None:
-    """Lists every file of a folder in its manifest, with facts of the caller's beside them.
+def write(folder: Path, **metadata: Any) -> None:
+    """Lists every file of a folder in its manifest, beside the caller's metadata.
 
     Raises:
         IntegrityError: a file is empty: KServe's downloader would skip it.
     """
+    sweep(folder)
     files = {}
-    temporary = folder / f".{NAME}"
-    temporary.unlink(missing_ok=True)
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME):
         name = path.relative_to(folder).as_posix()
         if not path.stat().st_size:
-            raise IntegrityError(f"{name} is empty: leave it out or write it")
+            raise IntegrityError(f"{folder / name} is empty: leave it out or write it")
         files[name] = {"size": path.stat().st_size, "sha256": sha256(path)}
-    temporary.write_text(json.dumps({**facts, "files": files}, indent=1), encoding="utf-8")
-    os.replace(temporary, folder / NAME)
+    with replacing(folder / NAME) as temporary:
+        temporary.write_text(json.dumps({**metadata, "files": files}, indent=1), encoding="utf-8")
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    """Reads a manifest and checks each file it lists; a file it does not list is ignored (MLflow adds one).
+    """Reads a manifest and checks each file that it lists. Other files are ignored (MLflow adds one).
 
     Raises:
-        IntegrityError: no manifest, a file missing, cut or changed.
+        IntegrityError: there is no readable manifest, or a file is missing, truncated or changed.
     """
     try:
         content: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
         files = [(name, expected["size"], expected["sha256"]) for name, expected in content["files"].items()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError(f"{folder} has no readable {NAME}: it is not whole, fetch it again") from error
+        raise IntegrityError(f"{folder} has no readable {NAME}: it is not complete, fetch it again") from error
     for name, size, digest in files:
         path = folder / name
         if not path.is_file():
             raise IntegrityError(f"{folder} lacks {name}: fetch it again")
         if path.stat().st_size != size or sha256(path) != digest:
-            raise IntegrityError(f"{path} differs from its manifest: fetch it again, or register the model anew")
+            raise IntegrityError(f"{path} differs from its manifest: fetch it again, or register the model again")
     return content
 
 

@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from goemotions.registry import tracking
-from goemotions.storage import store
+from goemotions.storage import s3, store
 from pipelines import stack as local_stack
 
 
@@ -32,12 +32,12 @@ def test_the_keys_are_for_their_owner_alone(stack: Path) -> None:
 
 def test_wrong_keys_are_refused(stack: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    store._client.cache_clear()
+    s3.client.cache_clear()
     try:
         with pytest.raises(store.StorageError, match="access denied"):
             store.children(bucket)
     finally:
-        store._client.cache_clear()
+        s3.client.cache_clear()
 
 
 def test_a_process_that_took_over_the_id_is_not_ours(stack: Path) -> None:

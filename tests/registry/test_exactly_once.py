@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -20,12 +19,11 @@ import numpy as np
 import pytest
 
 from goemotions import defaults
-from goemotions.errors import StorageError
 from goemotions.evaluation import tuning
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.registry import promotion, registration, tracking
 from goemotions.registry.registration import CandidateArtifacts
-from goemotions.storage import lock, manifest
+from goemotions.storage import manifest
 from goemotions.storage import store as storage
 
 ROOT = Path(__file__).parents[2]
@@ -184,55 +182,3 @@ def test_what_was_rolled_back_does_not_come_back_by_a_retry(
     assert register("taken-back-2", 5)["alias"] == "challenger-cpu"
     assert tracking.get_version("taken-back", ALIAS).number == "1"
     assert promotion.promote("2", model_name="taken-back").after == "2"
-
-
-@pytest.fixture(params=["s3", "folder"])
-def place(request: pytest.FixtureRequest, bucket: str, tmp_path: Path) -> str:
-    return bucket if request.param == "s3" else f"{tmp_path}/store/"
-
-
-def test_a_claim_is_held_by_one_at_a_time(place: str) -> None:
-    inside, most = 0, 0
-
-    def work() -> None:
-        nonlocal inside, most
-        for _ in range(3):
-            with lock.hold(place):
-                inside += 1
-                most = max(most, inside)
-                time.sleep(0.01)
-                inside -= 1
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == 1
-
-
-def test_a_claim_whose_holder_is_gone_is_taken_over(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "LEASE_SECONDS", 1.0)
-    gone = lock._acquire(bucket)
-    began = time.monotonic()
-    with lock.hold(bucket):
-        assert time.monotonic() - began > 0.9
-        # The one that was taken for gone comes back: its end does not end the other's.
-        assert storage.write_if(bucket, lock.NAME, lock._content(""), gone) is None
-        assert json.loads((storage.read_tagged(bucket, lock.NAME) or (b"{}", ""))[0])["holder"]
-
-
-def test_who_holds_a_claim_for_too_long_does_no_more(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "LEASE_SECONDS", 0.2)
-    with lock.hold(bucket) as held:
-        held.require()
-        time.sleep(0.15)
-        with pytest.raises(StorageError, match="took too long"):
-            held.require()
-
-
-def test_a_claim_that_is_not_given_up_is_named(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock._acquire(bucket)
-    monkeypatch.setattr(lock, "WAIT_SECONDS", 0.5)
-    with pytest.raises(StorageError, match="is held by someone else"), lock.hold(bucket):
-        pass

@@ -21,8 +21,7 @@ from goemotions.prediction.predictor import Predictor
 from goemotions.registry import bundle, references, registration, tracking
 from goemotions.registry.bundle import ENGINES, VARIANTS, Variant
 from goemotions.registry.registration import CandidateArtifacts, read_scores
-from goemotions.storage import lock, manifest
-from goemotions.storage import store as storage
+from goemotions.storage import lock, manifest, s3
 
 TEXTS = ["a balloon over the lake", "gravel", "", "the quiet harbour and the storm there again", "balloon " * 3000]
 
@@ -170,8 +169,8 @@ def test_registering_again_finds_the_same_versions_and_bundles(registry: Registr
 
 
 def stored_times(store: str) -> dict[str, str]:
-    name, prefix = storage._split(store)
-    pages = storage._client().get_paginator("list_objects_v2").paginate(Bucket=name, Prefix=prefix)
+    place = s3.S3Backend(store)
+    pages = s3.client().get_paginator("list_objects_v2").paginate(Bucket=place.bucket, Prefix=place.prefix)
     entries = [entry for page in pages for entry in page["Contents"] if not entry["Key"].endswith(lock.NAME)]
     return {entry["Key"]: str(entry["LastModified"]) for entry in entries}
 
@@ -315,13 +314,13 @@ def test_a_version_that_is_not_there_is_a_named_error(stack: Path, own: str, tmp
 @pytest.mark.fault("object-damaged")
 def test_a_bundle_damaged_in_the_store_is_never_loaded(registry: Registry, candidate: Path, tmp_path: Path) -> None:
     source = registry.register("1", candidate)["cpu"]["source"]
-    name, prefix = storage._split(source)
-    key = f"{prefix}model.int8.onnx"
-    content = storage._client().get_object(Bucket=name, Key=key)["Body"].read()
+    place = s3.S3Backend(source)
+    key = {"Bucket": place.bucket, "Key": f"{place.prefix}model.int8.onnx"}
+    content = s3.client().get_object(**key)["Body"].read()
     for damaged in (content[:-1] + bytes([content[-1] ^ 1]), content[:-1], None):
-        storage._client().delete_object(Bucket=name, Key=key)
+        s3.client().delete_object(**key)
         if damaged is not None:
-            storage._client().put_object(Bucket=name, Key=key, Body=damaged)
+            s3.client().put_object(**key, Body=damaged)
         with pytest.raises(IntegrityError, match=r"model\.int8\.onnx"):
             references.fetch("champion-cpu", tmp_path / "to", registry.name)
         with pytest.raises(IntegrityError, match=r"model\.int8\.onnx"):

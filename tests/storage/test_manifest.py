@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from goemotions.errors import IntegrityError
 from goemotions.storage import manifest
+from goemotions.storage.folder import PARTIAL
 
 bounded = settings(max_examples=50, deadline=None)
 
@@ -123,7 +124,7 @@ def test_a_damaged_manifest_is_a_named_error(folder: Path, content: bytes | None
     (folder / manifest.NAME).unlink()
     if content is not None:
         (folder / manifest.NAME).write_bytes(content)
-    with pytest.raises(IntegrityError, match=rf"has no readable {manifest.NAME}: it is not whole, fetch it again"):
+    with pytest.raises(IntegrityError, match=rf"has no readable {manifest.NAME}: it is not complete, fetch it again"):
         manifest.verify(folder)
 
 
@@ -157,7 +158,7 @@ def test_writing_it_again_gives_the_same_bytes(folder: Path) -> None:
 
 
 def test_what_a_crash_left_of_a_manifest_is_not_listed(folder: Path) -> None:
-    (folder / f".{manifest.NAME}").write_text('{"files"')
+    (folder / f".{manifest.NAME}.123{PARTIAL}").write_text('{"files"')
     manifest.write(folder)
     assert sorted(manifest.verify(folder)["files"]) == ["sub/config.json", "weights"]
 

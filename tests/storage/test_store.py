@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from goemotions.errors import IntegrityError, StorageError
-from goemotions.storage import manifest, store
+from goemotions.storage import manifest, s3, store
 
 FILES = {"config.json": b"{}", "sub/model.safetensors": bytes(range(256)) * 40, "a b/ünï.txt": b"x"}
 
@@ -42,11 +42,11 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]
     def configure(**variables: str) -> None:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        store._client.cache_clear()
+        s3.client.cache_clear()
 
     yield configure
     monkeypatch.undo()
-    store._client.cache_clear()
+    s3.client.cache_clear()
 
 
 Answer = Callable[[str, str, int], str | bytes | None]
@@ -153,9 +153,9 @@ def test_the_children_of_a_location_are_its_folders(location: str, tmp_path: Pat
 
 
 def test_more_children_than_a_page_are_all_listed(bucket: str, tmp_path: Path) -> None:
-    client, (name, prefix) = store._client(), store._split(bucket)
+    place = s3.S3Backend(bucket)
     for number in range(1005):
-        client.put_object(Bucket=name, Key=f"{prefix}{number:04d}/x", Body=b"x")
+        s3.client().put_object(Bucket=place.bucket, Key=f"{place.prefix}{number:04d}/x", Body=b"x")
     assert len(store.children(bucket)) == 1005
 
 
@@ -254,7 +254,7 @@ def test_a_store_that_does_not_recover_is_given_up_on(
     bucket: str, monkeypatch: pytest.MonkeyPatch, through: Callable[..., Gateway]
 ) -> None:
     """The retries are bounded."""
-    monkeypatch.setattr(store, "ATTEMPTS", 2)
+    monkeypatch.setattr(s3, "ATTEMPTS", 2)
     gateway = through(lambda method, path, number: "SlowDown")
     with pytest.raises(StorageError, match=r"the object store failed 2 times \(SlowDown\): try again later"):
         store.read(bucket, "a")
@@ -267,7 +267,7 @@ def test_a_server_that_is_down_is_a_named_error_in_bounded_time(configured: Call
         port = probe.getsockname()[1]
     configured(AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}", AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b")
     started = time.monotonic()
-    with pytest.raises(StorageError, match=r"the object store does not answer .*: check AWS_ENDPOINT_URL and that it runs"):
+    with pytest.raises(StorageError, match=r"the object store cannot be reached .*: check AWS_ENDPOINT_URL and that it runs"):
         store.fetch("s3://bucket/v1/", tmp_path)
     assert time.monotonic() - started < 60
 
@@ -329,8 +329,8 @@ def test_an_upload_that_stops_half_way_is_not_taken_for_whole(
 @pytest.mark.fault("object-damaged")
 def test_an_object_changed_in_the_store_does_not_verify(bucket: str, tmp_path: Path, changed: bytes) -> None:
     store.put(whole(tmp_path / "from"), bucket)
-    name, prefix = store._split(bucket)
-    store._client().put_object(Bucket=name, Key=f"{prefix}sub/m", Body=changed)
+    place = s3.S3Backend(bucket)
+    s3.client().put_object(Bucket=place.bucket, Key=f"{place.prefix}sub/m", Body=changed)
     with pytest.raises(IntegrityError, match=r"sub/m differs from its manifest"):
         manifest.verify(store.fetch(bucket, tmp_path / "to"))
 
@@ -339,8 +339,9 @@ def test_an_object_changed_in_the_store_does_not_verify(bucket: str, tmp_path: P
 def test_an_object_named_to_leave_its_folder_is_refused(
     bucket: str, tmp_path: Path, through: Callable[..., Gateway], name: str
 ) -> None:
-    prefix = store._split(bucket)[1]
-    listing = f"<ListBucketResult><Contents><Key>{prefix}{name}</Key></Contents></ListBucketResult>".encode()
+    prefix = s3.S3Backend(bucket).prefix
+    entry = f"<Key>{prefix}{name}</Key><Size>1</Size><ETag>&quot;1&quot;</ETag>"
+    listing = f"<ListBucketResult><Contents>{entry}</Contents></ListBucketResult>".encode()
     through(lambda method, path, number: listing)
     with pytest.raises(StorageError, match=r"holds a file named .*outside', which would leave its folder: remove it"):
         store.fetch(bucket, tmp_path / "to")

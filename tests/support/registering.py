@@ -14,7 +14,7 @@ from goemotions.registry import registration
 from goemotions.registry.registration import CandidateArtifacts
 from goemotions.storage import lock
 
-# Who is killed while holding the claim makes the others wait for this long.
+# If a process is killed while it holds the lock, the others wait for this long.
 lock.LEASE_SECONDS = 10.0
 
 

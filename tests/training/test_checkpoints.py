@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goemotions.errors import StorageError
-from goemotions.storage import manifest, store
+from goemotions.storage import manifest, s3, store
 from goemotions.training import checkpoints
 from goemotions.training.checkpoints import Checkpoint
 
@@ -212,9 +212,9 @@ def refusing_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    store._client.cache_clear()
+    s3.client.cache_clear()
     yield "s3://bucket/run/"
-    store._client.cache_clear()
+    s3.client.cache_clear()
     server.shutdown()
     server.server_close()
 

@@ -1,0 +1,102 @@
+"""Storage in a local folder, and the atomic write of a local file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from goemotions.errors import StorageError
+from goemotions.storage.backend import Backend, File
+
+PARTIAL = ".partial"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside a file: when the block ends without an error, what was written there replaces the file atomically.
+
+    After an error the file is as it was before. Several processes may write the same file: the last one to finish wins.
+    """
+    with _temporary(path) as temporary:
+        yield temporary
+        try:
+            os.replace(temporary, path)
+        except FileNotFoundError:
+            # Another process wrote the same file and then removed this temporary one with `sweep`.
+            if not path.is_file():
+                raise
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    try:
+        yield temporary
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def sweep(folder: Path) -> None:
+    """Removes the temporary files of processes that were killed."""
+    for path in folder.glob(f".*{PARTIAL}"):
+        path.unlink(missing_ok=True)
+
+
+class FolderBackend(Backend):
+    def __init__(self, location: str) -> None:
+        self.root = Path(location)
+
+    def files(self) -> list[File]:
+        stats = [(path.relative_to(self.root).as_posix(), path.stat()) for path in self.root.rglob("*") if path.is_file()]
+        return sorted(File(name, stat.st_size, str(stat.st_mtime_ns)) for name, stat in stats)
+
+    def children(self) -> list[str]:
+        return sorted(path.name for path in self.root.iterdir() if path.is_dir()) if self.root.is_dir() else []
+
+    def has(self, name: str) -> bool:
+        return (self.root / name).is_file()
+
+    def read(self, name: str) -> bytes | None:
+        return (self.root / name).read_bytes() if self.has(name) else None
+
+    def open(self, name: str) -> BinaryIO:
+        path = self.root / name
+        try:
+            return path.open("rb")
+        except OSError as error:
+            raise StorageError(f"{path} cannot be read ({error.strerror}): check its path") from error
+
+    def download(self, name: str, path: Path) -> None:
+        shutil.copyfile(self.root / name, path)
+
+    def upload(self, path: Path, name: str) -> None:
+        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, self.root / name)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        with replacing(self.root / name) as temporary:
+            yield temporary
+
+    def write_new(self, name: str, content: bytes) -> bool:
+        with _temporary(self.root / name) as temporary:
+            temporary.write_bytes(content)
+            try:
+                # Unlike a rename, a link fails if the name is taken.
+                os.link(temporary, self.root / name)
+            except FileExistsError:
+                return False
+        return True
+
+    def remove(self, first: str) -> None:
+        (self.root / first).unlink(missing_ok=True)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def sweep(self) -> None:
+        sweep(self.root)

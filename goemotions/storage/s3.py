@@ -1,0 +1,219 @@
+"""Storage in S3, for any server of its API. The only module that imports boto3.
+
+Endpoint and keys come from the usual AWS variables (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ...), a profile or a workload
+identity, as boto3 resolves them.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import boto3
+from boto3.exceptions import Boto3Error
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+from goemotions.errors import StorageError
+from goemotions.storage.backend import Backend, File
+
+ATTEMPTS = 6
+CONNECT_TIMEOUT_SECONDS = 10
+READ_TIMEOUT_SECONDS = 60
+READ_BYTES = 2**22
+MISSING = {"NoSuchKey", "404"}
+REFUSALS = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden"}
+# 409: another write of the same object is in progress.
+CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409", "NoSuchKey"}
+
+
+class S3Backend(Backend):
+    """The objects below ``s3://bucket/prefix/``; a missing final ``/`` is added, since ``v1`` would also match ``v10``.
+
+    Raises:
+        StorageError: the location names no bucket. Every method: no credentials, access denied, or the server failed after all retries.
+    """
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+        self.bucket, _, prefix = location.removeprefix("s3://").partition("/")
+        self.prefix = prefix if not prefix or prefix.endswith("/") else prefix + "/"
+        if not self.bucket:
+            raise StorageError(f"{location!r} names no bucket: write s3://bucket/prefix/")
+
+    def files(self, prefix: str = "") -> list[File]:
+        with translate_errors(self.location):
+            pages = client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
+            return [
+                File(entry["Key"].removeprefix(self.prefix), entry["Size"], entry["ETag"].strip('"'))
+                for page in pages
+                for entry in page.get("Contents", [])
+                if not entry["Key"].endswith("/")
+            ]
+
+    def children(self) -> list[str]:
+        # From the keys, not from a listing of folders: some servers keep listing a folder whose files are deleted.
+        return sorted({file.name.partition("/")[0] for file in self.files() if "/" in file.name})
+
+    def has(self, name: str) -> bool:
+        return any(file.name == name for file in self.files(name))
+
+    def read(self, name: str) -> bytes | None:
+        tagged = self.read_tagged(name)
+        return tagged[0] if tagged else None
+
+    def read_tagged(self, name: str) -> tuple[bytes, str] | None:
+        """The content of an object and the tag of this version of it, or None if there is no such object."""
+        with translate_errors(self.location):
+            try:
+                response = client().get_object(Bucket=self.bucket, Key=self.prefix + name)
+                return bytes(response["Body"].read()), str(response["ETag"])
+            except ClientError as error:
+                if _code(error) in MISSING:
+                    return None
+                raise
+
+    def open(self, name: str) -> BinaryIO:
+        return io.BufferedReader(_ObjectReader(self, name), READ_BYTES)
+
+    def download(self, name: str, path: Path) -> None:
+        with translate_errors(self.location):
+            client().download_file(self.bucket, self.prefix + name, str(path))
+
+    def upload(self, path: Path, name: str) -> None:
+        with translate_errors(self.location):
+            client().upload_file(str(path), self.bucket, self.prefix + name)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / Path(name).name
+            yield path
+            self.upload(path, name)
+
+    def write_new(self, name: str, content: bytes) -> bool:
+        return self.write_if(name, content, None) is not None
+
+    def write_if(self, name: str, content: bytes, tag: str | None) -> str | None:
+        """Writes an object if it still has this tag or, with None, if it does not exist yet.
+
+        Returns:
+            The new tag, or None if the condition was not met and nothing was written.
+        """
+        condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
+        with translate_errors(self.location):
+            try:
+                return str(client().put_object(Bucket=self.bucket, Key=self.prefix + name, Body=content, **condition)["ETag"])
+            except ClientError as error:
+                if _code(error) not in CONFLICTS:
+                    raise
+        # boto3 repeats a request whose response was lost: the condition then fails on the content that it wrote itself.
+        stored = self.read_tagged(name)
+        return stored[1] if stored and stored[0] == content else None
+
+    def remove(self, first: str) -> None:
+        names = sorted((file.name for file in self.files()), key=lambda name: not name.endswith(first))
+        with translate_errors(self.location):
+            for name in names:
+                client().delete_object(Bucket=self.bucket, Key=self.prefix + name)
+
+    def sweep(self) -> None:
+        """Nothing to do: an upload that was interrupted leaves no object."""
+
+
+class _ObjectReader(io.RawIOBase):
+    """An object as a file: each read requests a range of bytes."""
+
+    def __init__(self, backend: S3Backend, name: str) -> None:
+        self._location, self._position = backend.location, 0
+        self._object = {"Bucket": backend.bucket, "Key": backend.prefix + name}
+        with translate_errors(self._location):
+            self._size = int(client().head_object(**self._object)["ContentLength"])
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = min(len(buffer), self._size - self._position)
+        if wanted <= 0:
+            return 0
+        span = f"bytes={self._position}-{self._position + wanted - 1}"
+        with translate_errors(self._location):
+            content = client().get_object(**self._object, Range=span)["Body"].read()
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+
+@functools.cache
+def client() -> Any:
+    return boto3.Session().client(
+        "s3",
+        config=Config(
+            # `standard` backs off exponentially, with jitter, on 500, 503 and SlowDown, and does not retry a 403.
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            read_timeout=READ_TIMEOUT_SECONDS,
+            s3={"addressing_style": "path"},
+        ),
+    )
+
+
+def is_reachable(bucket: str, environment: Mapping[str, str]) -> bool:
+    """Whether one request for a bucket succeeds now, with the AWS variables of ``environment`` instead of this process's own."""
+    once = boto3.client(
+        "s3",
+        endpoint_url=environment["AWS_ENDPOINT_URL"],
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+        region_name=environment["AWS_REGION"],
+        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=5, s3={"addressing_style": "path"}),
+    )
+    try:
+        once.head_bucket(Bucket=bucket)
+    except (BotoCoreError, ClientError):
+        return False
+    return True
+
+
+@contextmanager
+def translate_errors(location: str) -> Iterator[None]:
+    """Raises boto3's errors as StorageError."""
+    try:
+        yield
+    except NoCredentialsError as error:
+        raise StorageError(f"{location}: no S3 credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+    except ClientError as error:
+        raise _error(location, _code(error)) from error
+    except Boto3Error as error:
+        # upload_file wraps the error of the request, and only its text holds the code.
+        code = next((code for code in REFUSALS if f"({code})" in str(error)), "failed")
+        raise _error(location, code) from error
+    except BotoCoreError as error:
+        raise StorageError(
+            f"{location}: the object store cannot be reached ({type(error).__name__}): check AWS_ENDPOINT_URL and that it runs"
+        ) from error
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response["Error"].get("Code"))
+
+
+def _error(location: str, code: str) -> StorageError:
+    if code in REFUSALS:
+        return StorageError(f"{location}: access denied ({code}): check the keys and the bucket's policy")
+    if code in ("NoSuchBucket", "404"):
+        return StorageError(f"{location}: there is no such bucket ({code}): create it or check the name")
+    return StorageError(f"{location}: the object store failed {ATTEMPTS} times ({code}): try again later")
