@@ -191,7 +191,8 @@ class ListsButRefuses(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if "list-type" in self.path:
-            body = b"<ListBucketResult><Contents><Key>run/step-000000010/MANIFEST.json</Key></Contents></ListBucketResult>"
+            entry = b'<Key>run/step-000000010/MANIFEST.json</Key><Size>1</Size><ETag>"1"</ETag>'
+            body = b"<ListBucketResult><Contents>" + entry + b"</Contents></ListBucketResult>"
             self.send_response(200)
         else:
             body = b"<Error><Code>AccessDenied</Code></Error>"
