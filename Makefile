@@ -42,7 +42,7 @@ SERVICES := $(if $(MLFLOW_TRACKING_URI),setup,stack-up)
 WITH := $(if $(MLFLOW_TRACKING_URI),,. .local/env &&)
 GOEMOTIONS = $(WITH) $(BIN)/goemotions
 
-.PHONY: help setup demo test test-images test-faults fuzz soak lint audit run score serve bench bench-full bench-serving stack-up stack-down compile \
+.PHONY: help setup demo test test-images test-faults fuzz soak docs format typecheck lint audit run score serve bench bench-full bench-serving stack-up stack-down compile \
 	submit-pipeline submit-scoring schedule images push pin-base status promote rollback isvc deploy download-model report clean
 
 help: ## list the targets
@@ -56,7 +56,7 @@ help: ## list the targets
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) --constraint constraints.txt --editable '.[train,serve,pipeline,local,dev,bench,audit]'
+	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) --constraint constraints.txt --editable '.[train,serve,pipeline,local,dev,bench,docs,audit]'
 	@touch $@
 
 setup: .venv/.installed ## install everything into .venv (done by the other targets when it is needed)
@@ -191,10 +191,20 @@ else
 	@echo 'audit: nothing found'
 endif
 
-lint: setup ## style and types
+docs: setup ## build the documents as a site in build/site; broken links fail
+	$(BIN)/mkdocs build --strict --quiet
+	@echo 'docs: build/site/index.html'
+
+format: setup ## bring the code into style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+typecheck: setup ## check types
+	$(BIN)/mypy
+
+lint: typecheck ## check style, types and Dockerfiles
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/hadolint images/*/Dockerfile
 
 clean: ## remove what was made, stack included; .venv stays

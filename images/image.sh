@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-CONTENT=(images pyproject.toml constraints.txt goemotions components pipelines)
+CONTENT=(images pyproject.toml constraints.txt LICENSE NOTICE goemotions components pipelines)
 
 fail() {
     echo "images: $*" >&2
@@ -26,6 +26,16 @@ commit() {
     git log -1 --format=%H -- "${CONTENT[@]}"
 }
 
+# The version of that commit as setuptools-scm has it (pyproject.toml): its tag, or the newest tag before it and the distance to it.
+version() {
+    local commit tag distance
+    commit=$(commit)
+    tag=$(git describe --tags --abbrev=0 --match 'v[0-9]*' "$commit" 2>/dev/null || true)
+    distance=$(git rev-list --count "${tag:+$tag..}$commit")
+    tag=${tag:-v$(sed -n 's/^fallback_version = "\(.*\)"/\1/p' pyproject.toml)}
+    [ "$distance" = 0 ] && echo "${tag#v}" || echo "${tag#v}.post1.dev$distance+g${commit:0:9}"
+}
+
 # trainer, predictor-cpu or predictor-gpu -> the image's full name
 name() {
     local revision prefix=${REGISTRY:+${REGISTRY%/}/}
@@ -43,7 +53,7 @@ build() {
     name=$(name "$1")
     options=(--tag "$name" --file "images/${1%%-*}/Dockerfile")
     options+=(--build-arg "REVISION=$(commit)" --build-arg "SOURCE=${SOURCE:-}")
-    options+=(--build-arg "VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)")
+    options+=(--build-arg "VERSION=$(version)")
     options+=(--build-arg "PIP_OPTIONS=${PIP_OPTIONS:-}")
     [ -z "${BASE_IMAGE:-}" ] || options+=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
     [[ $1 != predictor-* ]] || options+=(--build-arg "VARIANT=${1#predictor-}")
@@ -83,6 +93,7 @@ pin_base() {
 
 case ${1:-} in
 commit) commit ;;
+version) version ;;
 name) name "$2" ;;
 build)
     changed=$(git status --porcelain -- "${CONTENT[@]}")
@@ -93,5 +104,5 @@ build)
     ;;
 push) for image in "${@:2}"; do push "$image"; done ;;
 pin-base) pin_base ;;
-*) fail "give commit, name, build, push or pin-base" ;;
+*) fail "give commit, version, name, build, push or pin-base" ;;
 esac

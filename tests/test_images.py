@@ -31,6 +31,21 @@ def test_an_image_is_named_by_the_commit() -> None:
     assert script("name", "predictor-cpu", REGISTRY=REGISTRY).stdout == f"{REGISTRY}/goemotions-predictor:{commit}-cpu\n"
 
 
+def test_the_version_is_the_tag_or_the_distance_to_it(checkout: Path) -> None:
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=checkout, check=True, capture_output=True, text=True).stdout
+
+    for tag in git("tag").split():
+        git("tag", "--delete", tag)
+    commit = script("commit", folder=checkout).stdout.strip()
+    assert re.fullmatch(rf"0\.1\.0\.post1\.dev\d+\+g{commit[:9]}\n", script("version", folder=checkout).stdout)
+    git("tag", "v1.2.0", commit)
+    assert script("version", folder=checkout).stdout == "1.2.0\n"
+    git("tag", "--delete", "v1.2.0")
+    git("tag", "v1.2.0", f"{commit}~1")
+    assert script("version", folder=checkout).stdout.startswith("1.2.0.post1.dev")
+
+
 def test_the_pipeline_runs_the_image_of_that_name(tmp_path: Path) -> None:
     compiled = tmp_path / "training.yaml"
     command = [sys.executable, "-m", "pipelines.submit", "compile", "--registry", REGISTRY, "--output", str(compiled)]

@@ -116,7 +116,7 @@ def test_neither_wheel_nor_sdist_holds_one(
     project = tmp_path / "project"
     for name in ("goemotions", "components", "pipelines"):
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "constraints.txt", ".gitignore"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "constraints.txt", ".gitignore"):
         shutil.copy(ROOT / name, project)
     for folder in (project, project / ".local", project / "goemotions"):
         folder.mkdir(exist_ok=True)
@@ -128,7 +128,8 @@ def test_neither_wheel_nor_sdist_holds_one(
         contents = {name: archive.read(name) for name in archive.namelist()}
     with tarfile.open(sdist) as archive:
         contents |= {each.name: archive.extractfile(each).read() for each in archive if each.isfile()}  # type: ignore[union-attr]
-    assert {"goemotions/models/classifier.py", "goemotions-0.1.0/goemotions/models/classifier.py"} <= set(contents)
+    top = sdist.name.removesuffix(".tar.gz")
+    assert {"goemotions/models/classifier.py", f"{top}/goemotions/models/classifier.py"} <= set(contents)
     assert {name: names for name, content in contents.items() if (names := found(content))} == {}
 
 
