@@ -26,7 +26,7 @@ from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import ModelError, SourceUnreachable
 from goemotions.metrics.calibration import Scaling
 from goemotions.models.profiles import Profile
-from goemotions.models.tokenizer import read_json
+from goemotions.models.records import read_json
 from goemotions.storage import manifest, store
 
 HUB_TIMEOUT_SECONDS = 5

@@ -35,11 +35,11 @@ WINDOW = 512
 
 
 class Engine(Protocol):
-    """Scores padded batches of token ids. ``logits`` may be called from ``lanes`` threads at once."""
+    """Scores padded batches of token ids. ``logits`` may be called from ``workers`` threads at once."""
 
     name: str
     encoder: TextEncoder
-    lanes: int
+    workers: int
     batch_tokens: int
 
     def logits(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -51,7 +51,7 @@ class TorchEngine:
     """A torch classifier, in bf16 on a GPU and in fp32 on a CPU unless told otherwise."""
 
     name = "torch"
-    lanes = 1
+    workers = 1
 
     def __init__(
         self, model: transformers.PreTrainedModel, encoder: TextEncoder, device: torch.device, precision: str = ""
@@ -73,7 +73,7 @@ class TorchEngine:
 
 
 class OnnxEngine:
-    """An ONNX model on the CPU, run by OpenVINO. Each lane is one thread: batches side by side beat threads within a batch."""
+    """An ONNX model on the CPU, run by OpenVINO. Each worker is one thread: batches side by side beat threads within a batch."""
 
     batch_tokens = 512
 
@@ -82,17 +82,17 @@ class OnnxEngine:
 
         self.name = name
         self.encoder = encoder
-        self.lanes = threads or cpus()
+        self.workers = threads or cpus()
         # In fp32 everywhere: left to itself, OpenVINO computes in bf16 on the CPUs that can.
-        options = {"NUM_STREAMS": self.lanes, "INFERENCE_NUM_THREADS": self.lanes, "INFERENCE_PRECISION_HINT": "f32"}
+        options = {"NUM_STREAMS": self.workers, "INFERENCE_NUM_THREADS": self.workers, "INFERENCE_PRECISION_HINT": "f32"}
         # Threads are pinned to the first cores, whichever process they are of: two engines would share one of them.
-        options["ENABLE_CPU_PINNING"] = self.lanes == cpus()
+        options["ENABLE_CPU_PINNING"] = self.workers == cpus()
         try:
             compiled = openvino.Core().compile_model(str(path), "CPU", options)
         except Exception as error:
             raise ModelError(f"{path} is missing or damaged: export the model again") from error
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for _ in range(self.lanes):
+        for _ in range(self.workers):
             self._idle.put(compiled.create_infer_request())
         # OpenVINO's binding prepares NumPy when it first sees an array, and deadlocks when two threads bring the first ones.
         self.logits(np.ones((1, LENGTH_STEP), dtype=np.int64), np.ones((1, LENGTH_STEP), dtype=np.int64))
@@ -175,12 +175,12 @@ def _logits(engine: Engine, count: int, windows: Iterable[Sequence[Sequence[int]
         raise ModelError("there is no text to score: give at least one")
     done: list[tuple[list[int], Future[np.ndarray]]] = []
     start = 0
-    # The lanes compute the first batches while later windows are tokenized.
-    with ThreadPoolExecutor(engine.lanes) as lanes:
+    # The workers compute the first batches while later windows are tokenized.
+    with ThreadPoolExecutor(engine.workers) as workers:
         for rows in windows:
             for batch in by_length([len(row) for row in rows], engine.batch_tokens):
                 padded = engine.encoder.pad([rows[position] for position in batch])
-                done.append(([start + position for position in batch], lanes.submit(engine.logits, *padded)))
+                done.append(([start + position for position in batch], workers.submit(engine.logits, *padded)))
             start += len(rows)
         result: np.ndarray | None = None
         for positions, future in done:

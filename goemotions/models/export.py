@@ -58,8 +58,7 @@ def export(dataset: Path, model_folder: Path, output: Path) -> dict[str, Any]:
 
     Returns:
         The content of ``export.json``: for each engine the largest and the mean difference in probability to torch, the size
-        in bytes, and the latency in milliseconds of one text of 20 tokens: by torch on two threads, by ONNX, whose lanes are one thread
-        each, on one.
+        in bytes, and the latency in milliseconds of one text of 20 tokens. torch uses two threads for it, an ONNX engine one.
 
     Raises:
         ModelError: the fp32 graph answers otherwise than torch.

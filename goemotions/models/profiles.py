@@ -133,6 +133,20 @@ FIXED = ("name", "base", "revision", "parameters", "model_type", "architecture",
 HYPERPARAMETERS = tuple(field.name for field in dataclasses.fields(Profile) if field.name not in FIXED)
 
 
+# Former names of hyperparameters, in settings and in the training.json of older models, and today's.
+RENAMED = {
+    "head_factor": "head_lr_multiplier",
+    "warmup": "warmup_ratio",
+    "prior": "init_bias_from_frequency",
+    "teachers_share": "distillation_weight",
+}
+
+
+def current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with every former name of a hyperparameter replaced by today's."""
+    return {RENAMED.get(name, name): value for name, value in settings.items()}
+
+
 def get(name: str, settings: Mapping[str, Any] | None = None) -> Profile:
     """The profile of that name, with some of its hyperparameters changed.
 

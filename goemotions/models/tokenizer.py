@@ -5,17 +5,16 @@ Only ``tokenizer.json`` is read, by the Rust tokenizer, so that a server needs n
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from goemotions.data.text import clean
 from goemotions.errors import ModelError
+from goemotions.models.records import TRAINING_FILE, read_json
 
 # No comment that fits a model needs more; a 10 MB comment would cost seconds and hundreds of MB to tokenize.
 CHARACTERS_PER_TOKEN = 64
@@ -47,7 +46,7 @@ class TextEncoder:
         except Exception as error:
             raise ModelError(f"{folder / 'tokenizer.json'} is missing or damaged: fetch or train the model again") from error
         padding = read_json(folder / "config.json").get("pad_token_id") or 0
-        return cls(tokenizer, read_json(folder / "training.json", "max_length")["max_length"], padding)
+        return cls(tokenizer, read_json(folder / TRAINING_FILE, "max_length")["max_length"], padding)
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         limit = self.max_length * CHARACTERS_PER_TOKEN
@@ -65,17 +64,6 @@ class TextEncoder:
             ids[position, : len(row)] = row
             mask[position, : len(row)] = 1
         return ids, mask
-
-
-def read_json(path: Path, *required: str) -> dict[str, Any]:
-    """A JSON file of a model's folder, with the keys it must have."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or not content.keys() >= set(required):
-            raise ValueError(f"no object with {required}")
-        return content
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is missing or damaged: give a folder that `goemotions train` or `register` made") from error
 
 
 def by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:

@@ -14,7 +14,7 @@ from goemotions.evaluation.gate import Verdict
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.evaluation.selection import CandidateScores, latency_limit
 from goemotions.models import engines
-from goemotions.models.tokenizer import read_json
+from goemotions.models.records import read_json
 from goemotions.registry import bundle, tracking
 from goemotions.registry.bundle import ENGINES, Variant
 from goemotions.registry.tracking import Version

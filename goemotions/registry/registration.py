@@ -18,7 +18,7 @@ from goemotions.evaluation.selection import CandidateScores, latency_limit, sele
 from goemotions.metrics import classification, thresholds
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
-from goemotions.models.tokenizer import read_json
+from goemotions.models.records import read_json
 from goemotions.registry import promotion, tracking
 from goemotions.registry.bundle import ENGINES, Variant
 from goemotions.registry.tracking import Version

@@ -15,7 +15,7 @@ from goemotions.evaluation.selection import CandidateScores, select_winner
 from goemotions.metrics import bootstrap, classification, thresholds
 from goemotions.metrics.calibration import Scaling
 from goemotions.metrics.thresholds import Thresholds
-from goemotions.models.tokenizer import read_json
+from goemotions.models.records import read_json
 from goemotions.registry.bundle import ENGINES, Variant
 from goemotions.registry.registration import CandidateArtifacts
 

@@ -44,7 +44,7 @@ class Batcher:
         self._results = threading.Lock()
         self._batch_started: dict[int, float] = {}
         self._workers = [
-            threading.Thread(target=self._work, name=f"worker-{number}", daemon=True) for number in range(engine.lanes)
+            threading.Thread(target=self._work, name=f"worker-{number}", daemon=True) for number in range(engine.workers)
         ]
         for worker in self._workers:
             worker.start()

@@ -143,5 +143,5 @@ def _warm_up(engine: Engine) -> None:
         for length in range(LENGTH_STEP, min(64, engine.encoder.max_length) + 1, LENGTH_STEP):
             engine.logits(np.ones((1, length), dtype=np.int64), np.ones((1, length), dtype=np.int64))
 
-    with ThreadPoolExecutor(engine.lanes) as workers:
-        list(workers.map(warm, range(engine.lanes)))
+    with ThreadPoolExecutor(engine.workers) as workers:
+        list(workers.map(warm, range(engine.workers)))

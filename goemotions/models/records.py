@@ -1,0 +1,137 @@
+"""Records beside a model's weights: ``training.json`` and ``export.json``, written as plain JSON and read with types.
+
+A server reads them too, so this module needs neither torch nor SciPy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from goemotions.errors import ModelError
+from goemotions.models import profiles
+
+TRAINING_FILE = "training.json"
+EXPORT_FILE = "export.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One run of the training loop.
+
+    Attributes:
+        profile: name, encoder and hyperparameters, as ``Profile.describe`` returns them.
+        parameters: number of parameters of the network.
+        history: one entry per epoch, ``epoch`` (from 1), losses, validation AUCs, and ``seconds`` since the start.
+        best_epoch: the epoch whose weights were kept, from 1.
+        seconds: duration; for a model with teachers, theirs included.
+        processes: how many trained it together.
+    """
+
+    profile: dict[str, Any]
+    parameters: int
+    precision: str
+    seed: int
+    steps: int
+    best_epoch: int
+    history: list[dict[str, float]]
+    seconds: float
+    hardware: str
+    processes: int = 1
+    peak_memory_bytes: int = 0
+    peak_gpu_memory_bytes: int = 0
+    torch: str = ""
+
+
+@dataclass(frozen=True)
+class CalibrationRecord:
+    """The calibration that was folded into the last layer: its method, one slope and one intercept per label, and the comparison."""
+
+    method: str
+    slope: tuple[float, ...]
+    intercept: tuple[float, ...]
+    comparison: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecord(RunRecord):
+    """``training.json``: the run of the model that was kept, what it was trained on and from, and its teachers' runs."""
+
+    weights: str
+    dataset_digest: str
+    max_length: int
+    calibration: CalibrationRecord
+    teachers: list[RunRecord] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, folder: Path) -> TrainingRecord:
+        """Reads the record of a Model folder or a bundle; hyperparameters under former names get today's.
+
+        Raises:
+            ModelError: the file is missing, damaged, or lacks a field.
+        """
+        path = folder / TRAINING_FILE
+        content = read_json(path)
+        try:
+            return cls(
+                **{
+                    **_known(cls, content),
+                    "calibration": CalibrationRecord(**content["calibration"]),
+                    "teachers": [RunRecord(**_known(RunRecord, teacher)) for teacher in content.get("teachers", [])],
+                }
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise _damaged(path) from error
+
+
+@dataclass(frozen=True)
+class ExportRecord:
+    """One engine in ``export.json``: its difference in probability to torch, its size, and its latency for one text of 20 tokens."""
+
+    difference_max: float
+    difference_mean: float
+    bytes: int
+    latency_ms_p50: float
+    latency_ms_p95: float
+
+
+def read_exports(folder: Path) -> dict[str, ExportRecord]:
+    """Reads the records of an Onnx folder or a bundle, by engine.
+
+    Raises:
+        ModelError: the file is missing, damaged, or lacks a field.
+    """
+    path = folder / EXPORT_FILE
+    content = read_json(path)
+    try:
+        return {engine: ExportRecord(**entry) for engine, entry in content.items()}
+    except TypeError as error:
+        raise _damaged(path) from error
+
+
+def read_json(path: Path, *required: str) -> dict[str, Any]:
+    """Reads a JSON object of a model's folder.
+
+    Raises:
+        ModelError: the file is missing or damaged, or lacks a required key.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or not content.keys() >= set(required):
+            raise ValueError(f"no object with {required}")
+        return content
+    except (OSError, ValueError) as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> ModelError:
+    return ModelError(f"{path} is missing or damaged: give a folder that `goemotions train` or `register` made")
+
+
+def _known(record: type[RunRecord], content: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a JSON object that a record has fields for."""
+    values = {item.name: content[item.name] for item in dataclasses.fields(record) if item.name in content}
+    return values | {"profile": profiles.current_names(content["profile"])}
