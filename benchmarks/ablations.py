@@ -1,6 +1,6 @@
 """What each training choice brings: one row, one change, measured on validation.
 
-    python -m benchmarks.ablations --dataset FOLDER --row focal --row average --seed 0
+    python -m benchmarks.ablations --dataset FOLDER --row focal --row batch-16 --seed 0
 
 adds its rows to ``goemotions/report/ablations.csv``, which the report shows for the data they were measured on. The test split
 is not opened, unless ``--final`` asks for the figures of a recipe that has been fixed: they go to ``goemotions/report/seeds.csv``.
@@ -24,6 +24,7 @@ from goemotions.metrics import calibration, classification, thresholds
 from goemotions.models import engines
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.report import ABLATIONS, SEEDS
+from goemotions.training.options import TrainOptions
 from goemotions.training.trainer import train
 
 PROFILE = "minilm"
@@ -31,34 +32,25 @@ PROFILE = "minilm"
 BASE: dict[str, Any] = {
     "epochs": 1,
     "learning_rate": 2e-4,
-    "head_factor": 10.0,
+    "head_lr_multiplier": 10.0,
     "batch_size": 32,
     "dropout": 0.1,
     "pooling": "mean",
-    "prior": True,
+    "init_bias_from_frequency": True,
     "layer_decay": 1.0,
     "loss": "bce",
     "label_smoothing": 0.0,
-    "average": 0.0,
-    "added_tokens": (),
-    "groups": (),
     "teachers": 0,
-    "teachers_share": 0.5,
+    "distillation_weight": 0.5,
     "teacher_epochs": 1,
 }
-# The sentiments that the authors of the data set sort its labels into (Demszky et al. 2020, figure 2).
-SENTIMENTS = (
-    "admiration+amusement+approval+caring+desire+excitement+gratitude+joy+love+optimism+pride+relief",
-    "anger+annoyance+disappointment+disapproval+disgust+embarrassment+fear+grief+nervousness+remorse+sadness",
-    "confusion+curiosity+realization+surprise",
-)
 ROWS: dict[str, dict[str, Any]] = {
     "base": {},
     "two-epochs": {"epochs": 2},
     "three-epochs": {"epochs": 3},
-    "plain-head": {"head_factor": 1.0, "prior": False},
-    "head-at-encoder-rate": {"head_factor": 1.0},
-    "head-not-at-prior": {"prior": False},
+    "plain-head": {"head_lr_multiplier": 1.0, "init_bias_from_frequency": False},
+    "head-at-encoder-rate": {"head_lr_multiplier": 1.0},
+    "head-not-at-prior": {"init_bias_from_frequency": False},
     "rate-1e-4": {"learning_rate": 1e-4},
     "rate-3e-4": {"learning_rate": 3e-4},
     "batch-16": {"batch_size": 16},
@@ -70,15 +62,10 @@ ROWS: dict[str, dict[str, Any]] = {
     "asymmetric": {"loss": "asymmetric"},
     "class-balanced": {"loss": "class-balanced"},
     "smoothing-0.1": {"label_smoothing": 0.1},
-    "average": {"average": 8.0},
-    "sentiments": {"groups": SENTIMENTS},
-    "placeholders": {"added_tokens": ("[NAME]", "[RELIGION]")},
-    "average-two-epochs": {"average": 8.0, "epochs": 2},
     "taught-by-two": {"teachers": 2, "epochs": 2},
-    "taught-by-three": {"teachers": 3, "teachers_share": 0.7, "epochs": 3},
-    "taught-by-four": {"teachers": 4, "teachers_share": 0.7, "epochs": 3},
-    "taught-by-four-alone": {"teachers": 4, "teachers_share": 1.0, "epochs": 3},
-    "taught-by-two-average": {"teachers": 2, "epochs": 2, "average": 8.0},
+    "taught-by-three": {"teachers": 3, "distillation_weight": 0.7, "epochs": 3},
+    "taught-by-four": {"teachers": 4, "distillation_weight": 0.7, "epochs": 3},
+    "taught-by-four-alone": {"teachers": 4, "distillation_weight": 1.0, "epochs": 3},
 }
 
 
@@ -106,14 +93,8 @@ def main(dataset: Path, rows: tuple[str, ...], seeds: tuple[int, ...], final: bo
     for row in rows:
         for seed in seeds:
             folder = work / f"{row}-{seed}"
-            train(
-                dataset,
-                folder / "model",
-                PROFILE,
-                settings=BASE | ROWS[row],
-                seed=seed,
-                checkpoint_location=str(folder / "checkpoints"),
-            )
+            options = TrainOptions(settings=BASE | ROWS[row], seed=seed, checkpoint_location=str(folder / "checkpoints"))
+            train(dataset, folder / "model", PROFILE, options)
             found = {"row": row, "changes": json.dumps(ROWS[row]), "seed": seed, **measure(dataset, folder)}
             record(ABLATIONS, found)
             click.echo(json.dumps(found))

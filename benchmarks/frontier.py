@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import logging
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +32,13 @@ from goemotions.evaluation import evaluate
 from goemotions.metrics import classification, thresholds
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines, export, profiles
-from goemotions.models.classifier import build_classifier, init_bias_from_frequency, save_classifier
+from goemotions.models.classifier import build_classifier, init_bias_from_frequency, load_tokenizer, save_classifier
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.prediction.predictor import Predictor
 from goemotions.registry import references
-from goemotions.training import trainer
+from goemotions.training import batches
+from goemotions.training.hardware import resolve_precision
+from goemotions.training.loop import TrainingLoop
 
 THREADS, REPEATS = 2, 3
 BUCKETS, WIDTH, EPOCHS, BATCH = 2**18, 96, 6, 256
@@ -118,16 +119,16 @@ def taught(rows: list[list[int]], targets: np.ndarray) -> Bag:
 
 
 def student(
-    train: trainer.Split, validation: trainer.Split, taxonomy: Taxonomy, dataset: Path, scratch: Path, epochs: int
+    train: batches.Split, validation: batches.Split, taxonomy: Taxonomy, dataset: Path, scratch: Path, epochs: int
 ) -> Any:
     """The int8 engine of a smaller encoder that learnt the same targets."""
     profile = profiles.get(STUDENT, {"epochs": epochs})
-    classifier, tokenizer = build_classifier(profile, taxonomy)
-    encoder = TextEncoder(tokenizer.backend_tokenizer, profile.max_length, tokenizer.pad_token_id)
+    classifier, tokenizer = build_classifier(profile, taxonomy), load_tokenizer(profile)
+    encoder = TextEncoder(tokenizer.backend_tokenizer, profile.hyperparameters.max_length, tokenizer.pad_token_id)
     init_bias_from_frequency(classifier, train.labels)
-    run = trainer.Run(profile, classifier, encoder, 0, trainer.resolve_precision("auto"), "")
-    run.fit(train, validation, "", 0, lambda epoch, values: None, threading.Event())
-    save_classifier(scratch / STUDENT, run.classifier, tokenizer, {"max_length": encoder.max_length})
+    loop = TrainingLoop(profile, classifier, encoder, precision=resolve_precision("auto"))
+    loop.fit(train, validation)
+    save_classifier(scratch / STUDENT, loop.classifier, tokenizer, {"max_length": encoder.max_length})
     export.export(dataset, scratch / STUDENT, scratch / "onnx")
     return engines.load("onnx-int8", scratch / "onnx", encoder, threads=THREADS)
 
@@ -197,8 +198,8 @@ def measure(reference: str, model_name: str, source: str, repeats: int, student_
         if student_epochs:
             seen = [item.ids for item in engine.encoder.encode(validation.texts)]
             others[f"{STUDENT}, taught by it, {student_epochs} epochs, onnx-int8"] = student(
-                trainer.Split(rows, targets),
-                trainer.Split(seen, validation.labels.astype(np.float32)),
+                batches.Split(rows, targets),
+                batches.Split(seen, validation.labels.astype(np.float32)),
                 taxonomy,
                 Path(scratch) / "dataset",
                 Path(scratch),

@@ -25,13 +25,18 @@ import transformers
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.measuring import Row, by_turns, machine, ratio, spread, table
-from goemotions.data.dataset import ingest, load_dataset, taxonomy_of
+from goemotions.data.dataset import ingest, load_dataset
 from goemotions.metrics import classification
 from goemotions.models import engines, profiles
 from goemotions.models.classifier import build_classifier
 from goemotions.models.tokenizer import TextEncoder
+from goemotions.training import batches
 from goemotions.training import trainer as training
+from goemotions.training.batches import Split
 from goemotions.training.dropout import Masks
+from goemotions.training.hardware import resolve_precision
+from goemotions.training.loop import TrainingLoop
+from goemotions.training.options import TrainOptions
 
 REPEATS = 5
 LONGEST = 128
@@ -54,21 +59,16 @@ class Material:
     profile: profiles.Profile
     taxonomy: Any
     encoder: TextEncoder
-    split: training.Split
+    split: Split
 
     @classmethod
     def of(cls, dataset: Path, profile_name: str) -> Material:
-        splits, info = load_dataset(dataset, ("train",))
-        taxonomy = taxonomy_of(info)
         profile = profiles.get(profile_name, {"teachers": 0, "epochs": 1})
-        _, tokenizer = build_classifier(profile, taxonomy)
-        encoder = TextEncoder(tokenizer.backend_tokenizer, profile.max_length, tokenizer.pad_token_id)
-        rows = [item.ids for item in encoder.encode(splits["train"]["text"][:])]
-        labels = taxonomy.multi_hot(splits["train"]["labels"][:]).astype(np.float32)
-        return cls(profile, taxonomy, encoder, training.Split(rows, labels))
+        with training.load(dataset, profile) as material:
+            return cls(profile, material.taxonomy, material.encoder, material.train)
 
     def network(self, seed: int = 0) -> Any:
-        return build_classifier(self.profile, self.taxonomy, seed=seed)[0]
+        return build_classifier(self.profile, self.taxonomy, seed=seed)
 
 
 class WithLoss(torch.nn.Module):
@@ -117,7 +117,7 @@ def trainer(
         max_steps=steps,
         use_cpu=not torch.cuda.is_available(),
         per_device_train_batch_size=32 if tuned else 16,
-        bf16=tuned and training.resolve_precision("auto") == "bf16",
+        bf16=tuned and resolve_precision("auto") == "bf16",
         train_sampling_strategy="group_by_length" if tuned else "random",
         optim="adamw_torch_fused" if tuned else "adamw_torch",
         learning_rate=learning_rate,
@@ -150,10 +150,9 @@ class Ours:
 
     def __init__(self, material: Material) -> None:
         self._split = material.split
-        self._run = training.Run(
-            material.profile, material.network(), material.encoder, 0, training.resolve_precision("auto"), ""
-        )
-        self._batches = training.batches(material.split.rows, material.profile.batch_size, 0, 0)
+        precision = resolve_precision("auto")
+        self._loop = TrainingLoop(material.profile, material.network(), material.encoder, precision=precision)
+        self._batches = batches.draw(material.split.rows, material.profile.hyperparameters.batch_size, 0, 0)
         self._next = 0
         self.advance(3)
 
@@ -162,7 +161,7 @@ class Ours:
         taken = [self._batches[(self._next + step) % len(self._batches)] for step in range(steps)]
         self._next += steps
         for batch in taken:
-            self._run.advance(self._split, batch, 10 * len(self._batches))
+            self._loop.advance(self._split, batch, 10 * len(self._batches))
         return taken
 
     def rate(self, steps: int) -> float:
@@ -234,17 +233,17 @@ def rates(material: Material, repeats: int) -> list[Row]:
     }
     found = by_turns(repeats, runs, warm=False)
     lengths = np.array([len(row) for row in material.split.rows])
-    precision = training.resolve_precision("auto")
+    precision = resolve_precision("auto")
     rows = [
         Row("Trainer, fp32, padded to 128, batches of 16", spread(found["old"])),
         Row(f"Trainer, {precision}, padded to the longest of 32 of like length, fused AdamW", spread(found["tuned"])),
-        Row(f"ours, {precision}, {material.profile.batch_size} texts a step", spread(found["ours"])),
+        Row(f"ours, {precision}, {material.profile.hyperparameters.batch_size} texts a step", spread(found["ours"])),
     ]
     for name, asked in (("old", 12.0), ("tuned", 1.5)):
         value, text = ratio(found["ours"], found[name])
         rows.append(Row(f"- against the {name} one", text, f"at least {asked:g}", value >= asked))
     network = material.network()
-    tokens, width = int(lengths.mean() * material.profile.batch_size), network.config.hidden_size
+    tokens, width = int(lengths.mean() * material.profile.hyperparameters.batch_size), network.config.hidden_size
     inner = network.config.intermediate_size
     fastest: dict[str, list[float]] = {}
     for kind in (torch.float32, torch.bfloat16):
@@ -285,17 +284,16 @@ def quality(material: Material, dataset: Path, epochs: int, seeds: Sequence[int]
                 tuned=True,
                 steps=steps,
                 scratch=Path(scratch),
-                learning_rate=material.profile.learning_rate,
+                learning_rate=material.profile.hyperparameters.learning_rate,
                 seed=seed,
             )
             made.train()
-            run = training.Run(material.profile, made.model.network, material.encoder, seed, "fp32", "")
-            scores = engines.score_ids(run.engine(), texts)
+            loop = TrainingLoop(material.profile, made.model.network, material.encoder, seed)
+            scores = engines.score_ids(loop.engine(), texts)
             found["Trainer"].append(tuple(classification.ranking(labels, scores).values()))  # type: ignore[arg-type]
-            facts = training.train(
-                dataset, Path(scratch) / "ours", material.profile.name, epochs=epochs, seed=seed, settings={"teachers": 0}
-            )
-            last = facts["history"][-1]
+            options = TrainOptions(epochs=epochs, seed=seed, settings={"teachers": 0})
+            record = training.train(dataset, Path(scratch) / "ours", material.profile.name, options)
+            last = record.history[-1]
             found["ours"].append((last["validation/auc_micro"], last["validation/auc_macro"]))
     for name, values in found.items():
         told = "; ".join(f"micro {micro:.4f}, macro {macro:.4f}" for micro, macro in values)

@@ -9,10 +9,11 @@ from components import IMAGE
 @dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
 def export(dataset: Input[Dataset], model: Input[Model], onnx: Output[Model], metrics: Output[Metrics]) -> None:
     """Writes an Onnx folder with parity and latency."""
+    from dataclasses import asdict
     from pathlib import Path
 
     from goemotions.models.export import export as write
 
-    for engine, facts in write(Path(dataset.path), Path(model.path), Path(onnx.path)).items():
-        for name, value in facts.items():
+    for engine, record in write(Path(dataset.path), Path(model.path), Path(onnx.path)).items():
+        for name, value in asdict(record).items():
             metrics.log_metric(f"{engine}/{name}", value)

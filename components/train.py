@@ -26,19 +26,18 @@ def train(
     from pathlib import Path
 
     from goemotions.storage import store as storage
-    from goemotions.training import trainer
+    from goemotions.training import launcher
+    from goemotions.training.options import TrainOptions
 
-    facts = trainer.run(
-        Path(dataset.path),
-        Path(model.path),
-        profile,
-        pipeline_run=pipeline_run,
+    options = TrainOptions(
         weights=weights.get(profile, ""),
-        settings=settings.get(profile),
+        settings=settings.get(profile, {}),
         epochs=epochs,
         seed=seed,
         precision=precision,
         checkpoint_location=storage.join(store, "checkpoints", pipeline_run, profile),
         checkpoint_steps=checkpoint_steps,
+        pipeline_run=pipeline_run,
     )
-    model.metadata.update(profile=profile, best_epoch=facts["best_epoch"], dataset_digest=facts["dataset_digest"])
+    record = launcher.run(Path(dataset.path), Path(model.path), profile, options)
+    model.metadata.update(profile=profile, best_epoch=record.best_epoch, dataset_digest=record.dataset_digest)

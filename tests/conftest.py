@@ -144,7 +144,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     root = tmp_path_factory.mktemp("weights")
 
     def make(profile: str) -> str:
-        folder = root / profiles.get(profile).model_type
+        folder = root / profiles.get(profile).encoder.model_type
         if not folder.exists():
             _write_tiny_encoder(folder)
         return str(folder)
@@ -180,9 +180,10 @@ def _write_tiny_encoder(folder: Path) -> None:
 def model_folder(dataset: Path, weights: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Model folder: the tiny MiniLM, trained for some epochs."""
     from goemotions.training import trainer
+    from goemotions.training.options import TrainOptions
 
     folder = tmp_path_factory.mktemp("model") / "model"
-    trainer.train(dataset, folder, "minilm", weights=weights("minilm"), epochs=6)
+    trainer.train(dataset, folder, "minilm", TrainOptions(weights=weights("minilm"), epochs=6))
     return folder
 
 

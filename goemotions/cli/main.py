@@ -12,8 +12,10 @@ from typing import Any
 import click
 
 from goemotions.cli import registry
+from goemotions.cli.record_options import options_of
 from goemotions.errors import DataError, WorkflowError
 from goemotions.serving.limits import Limits
+from goemotions.training.options import TrainOptions
 
 # A step's libraries take seconds to import, so each subcommand imports its own.
 
@@ -59,25 +61,16 @@ def ingest(source: str, output: Path, **options: Any) -> None:
 @DATASET
 @OUTPUT
 @click.option("--profile", required=True, help="A model profile, such as minilm.")
-@click.option("--weights", default="", help="The encoder's files: a folder or s3://; default: the profile's own.")
-@click.option("--epochs", default=0, help="0: the profile's own.")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A hyperparameter of the profile. Repeatable.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
-@click.option("--checkpoints", "checkpoint_location", default="", help="Folder or s3:// to checkpoint to and resume from.")
-@click.option("--checkpoint-steps", type=click.IntRange(min=1), default=500, show_default=True, help="Steps between two.")
-@click.option("--run", "pipeline_run", default="", help="Log to MLflow under this pipeline run.")
-@click.option("--processes", default=0, show_default=True, help="0: one for each GPU, or one where there is none.")
-def train(dataset: Path, output: Path, profile: str, settings: tuple[str, ...], **options: Any) -> None:
+@options_of(TrainOptions)
+def train(dataset: Path, output: Path, profile: str, **values: Any) -> None:
     """Fine-tune a model profile."""
-    from goemotions.training import trainer
+    from goemotions.training import launcher
 
-    changed = dict(setting.partition("=")[::2] for setting in settings)
-    facts = trainer.run(dataset, output, profile, settings=changed, **options)
-    best = facts["history"][facts["best_epoch"] - 1]
+    record = launcher.run(dataset, output, profile, TrainOptions(**values))
+    best = record.history[record.best_epoch - 1]
     click.echo(
-        f"{output}: {profile}, epoch {facts['best_epoch']} of {len(facts['history'])}, validation AUC micro "
-        f"{best['validation/auc_micro']:.4f}, macro {best['validation/auc_macro']:.4f}, {facts['seconds']:.0f} s on {facts['hardware']}"
+        f"{output}: {profile}, epoch {record.best_epoch} of {len(record.history)}, validation AUC micro "
+        f"{best['validation/auc_micro']:.4f}, macro {best['validation/auc_macro']:.4f}, {record.seconds:.0f} s on {record.hardware}"
     )
 
 
@@ -89,10 +82,10 @@ def export(dataset: Path, model: Path, output: Path) -> None:
     """Write ONNX files in fp32 and int8, with parity and latency."""
     from goemotions.models.export import export as run
 
-    for name, facts in run(dataset, model, output).items():
+    for name, record in run(dataset, model, output).items():
         click.echo(
-            f"{output}: {name}, {facts['bytes'] / 2**20:.0f} MiB, differs by at most {facts['difference_max']:.1e}, "
-            f"p95 {facts['latency_ms_p95']:.1f} ms"
+            f"{output}: {name}, {record.bytes / 2**20:.0f} MiB, differs by at most {record.difference_max:.1e}, "
+            f"p95 {record.latency_ms_p95:.1f} ms"
         )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import functools
 import importlib.resources
 import importlib.util
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from tokenizers import AddedToken
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -26,14 +26,14 @@ from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import ModelError, SourceUnreachable
 from goemotions.metrics.calibration import Scaling
 from goemotions.models.profiles import Profile
-from goemotions.models.records import read_json
+from goemotions.models.records import TRAINING_FILE, read_json
 from goemotions.storage import manifest, store
 
 HUB_TIMEOUT_SECONDS = 5
 
 
 class MeanPooledConfig(transformers.BertConfig):
-    """A BERT config under a model type of its own: AutoModel refuses it instead of leaving out the head."""
+    """A BERT config with its own model type: AutoModel refuses it, where it would leave out the head of a plain ``bert``."""
 
     model_type = "bert-mean-pooled"
 
@@ -41,7 +41,7 @@ class MeanPooledConfig(transformers.BertConfig):
 class MeanPooledClassifier(transformers.BertPreTrainedModel):
     """BERT, the mean of its last hidden states over the real tokens, dropout, and one linear layer.
 
-    ``forward`` takes ids and attention mask [n, tokens] and answers logits [n, labels].
+    ``forward`` takes ids and attention mask, int64 [n, tokens], and returns logits [n, labels].
     """
 
     config_class = MeanPooledConfig
@@ -61,101 +61,134 @@ class MeanPooledClassifier(transformers.BertPreTrainedModel):
         return SequenceClassifierOutput(logits=self.classifier(self.dropout(pooled)))
 
 
-# Nothing else is ever built: a config that names another type, or code of its own, is refused.
+# Nothing else is built: a config with another type, or with its own code, is refused.
 CLASSES: dict[str, type[transformers.PreTrainedModel]] = {
     "roberta": transformers.RobertaForSequenceClassification,
     "distilbert": transformers.DistilBertForSequenceClassification,
     "bert": transformers.BertForSequenceClassification,
     MeanPooledConfig.model_type: MeanPooledClassifier,
 }
-# Beside attn_implementation and the like, which may name kernels of the hub.
+# Fields, besides attn_implementation and the like (which may name kernels on the hub), that load code or weights from elsewhere.
 FOREIGN_FIELDS = ("auto_map", "quantization_config", "transformers_weights")
 CLASSIFIER_DROPOUT = {"distilbert": "seq_classif_dropout"}
-# Set by the profile and the taxonomy, whatever the weights' own config says of them.
+# Set by the profile and the taxonomy, whatever the config of the weights says.
 OWN_FIELDS = ("model_type", "architectures", "id2label", "label2id", "num_labels", "problem_type")
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, StrictDataclassError)
 
 
+@dataclass(frozen=True)
+class EncoderFiles:
+    """A local folder with an encoder's config, weights and tokenizer; ``is_published``: the profile's own, not given by the user."""
+
+    folder: Path
+    is_published: bool
+
+
+@contextlib.contextmanager
+def encoder_files(profile: Profile, weights: str | EncoderFiles = "") -> Iterator[EncoderFiles]:
+    """Resolves an encoder's files for as long as the block lasts.
+
+    Args:
+        profile: the profile whose encoder it is.
+        weights: a folder or ``s3://`` prefix; empty for the profile's package if it is installed, else its revision on the hub;
+            files that are resolved already are passed on.
+
+    Raises:
+        ModelError: the package's or hub's weights are not the published ones.
+        SourceUnreachable: the hub cannot be reached.
+    """
+    encoder = profile.encoder
+    if isinstance(weights, EncoderFiles):
+        yield weights
+    elif store.is_s3(weights):
+        with tempfile.TemporaryDirectory() as scratch:
+            yield EncoderFiles(store.fetch(weights, Path(scratch)), is_published=False)
+    elif weights:
+        yield EncoderFiles(Path(weights).expanduser(), is_published=False)
+    else:
+        package, digest = encoder.package or ("", "")
+        packaged = package and importlib.util.find_spec(package)
+        folder = Path(str(importlib.resources.files(package) / "model")) if packaged else _from_hub(profile)
+        if digest and manifest.sha256(folder / "model.safetensors") != digest:
+            raise ModelError(
+                f"the weights in {folder} are not the published ones: install or download the pinned version again"
+            )
+        yield EncoderFiles(folder, is_published=True)
+
+
 def build_classifier(
-    profile: Profile, taxonomy: Taxonomy, *, weights: str = "", seed: int = 0
-) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
-    """A pretrained encoder with a fresh head.
+    profile: Profile, taxonomy: Taxonomy, *, weights: str | EncoderFiles = "", seed: int = 0
+) -> transformers.PreTrainedModel:
+    """Builds a pretrained encoder with a new head.
 
     Args:
         profile: the encoder and its settings.
         taxonomy: the labels of the head.
-        weights: where the encoder's files are: empty (the profile's package if installed, else its hub revision), a folder or s3://.
-        seed: of the head's initial weights.
+        weights: the encoder's files, as ``encoder_files`` takes them.
+        seed: seed of the head's initial weights.
 
     Raises:
         ModelError: the weights do not fit the profile.
-        SourceUnreachable: the hub does not answer.
+        SourceUnreachable: the hub cannot be reached.
     """
-    with _encoder_files(profile, weights) as (folder, is_published):
+    with encoder_files(profile, weights) as files, _quiet_transformers():
         torch.manual_seed(seed)
-        with _quiet_transformers():
-            try:
-                config = _config(profile, taxonomy, _safe_fields(folder))
-                model, found = CLASSES[config.model_type].from_pretrained(
-                    folder,
-                    config=config,
-                    use_safetensors=True,
-                    local_files_only=True,
-                    output_loading_info=True,
-                )
-                # Not AutoTokenizer: it takes the class, and with it the files to read, from the folder.
-                tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(
-                    folder,
-                    local_files_only=True,  # nosec B615 # a folder on disk
-                )
-            except UNREADABLE as error:
-                raise ModelError(f"{folder} holds no usable weights for {profile.name}: {_first_line(error)}") from error
-        missing = sorted(name for name in found["missing_keys"] if name.startswith(model.base_model_prefix + "."))
+        try:
+            config = _config(profile, taxonomy, _safe_fields(files.folder))
+            model, report = CLASSES[config.model_type].from_pretrained(
+                files.folder, config=config, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
+        except UNREADABLE as error:
+            raise ModelError(f"{files.folder} holds no usable weights for {profile.name}: {_first_line(error)}") from error
+        missing = sorted(name for name in report["missing_keys"] if name.startswith(model.base_model_prefix + "."))
         if missing:
-            raise ModelError(f"{folder} holds no usable weights for {profile.name}: they lack {missing[0]}")
-    if is_published:
+            raise ModelError(f"{files.folder} holds no usable weights for {profile.name}: they lack {missing[0]}")
+    if files.is_published:
         check_size(profile, model, taxonomy)
-    _add_tokens(model, tokenizer, profile.added_tokens)
-    return model, tokenizer
+    return model
+
+
+def load_tokenizer(profile: Profile, weights: str | EncoderFiles = "") -> transformers.PreTrainedTokenizerBase:
+    """Loads an encoder's tokenizer.
+
+    Raises:
+        ModelError: the folder holds none, or one that cannot be read.
+        SourceUnreachable: the hub cannot be reached.
+    """
+    with encoder_files(profile, weights) as files, _quiet_transformers():
+        _safe_fields(files.folder)
+        try:
+            # Not AutoTokenizer: it takes the class, and with it the files to read, from the folder.
+            return transformers.PreTrainedTokenizerFast.from_pretrained(
+                files.folder,
+                local_files_only=True,  # nosec B615 # a folder on disk
+            )
+        except UNREADABLE as error:
+            raise ModelError(f"{files.folder} holds no usable tokenizer for {profile.name}: {_first_line(error)}") from error
 
 
 def build_untrained(profile: Profile, taxonomy: Taxonomy) -> transformers.PreTrainedModel:
-    """The full architecture of a profile with random weights, built from its config alone."""
-    config = _config(profile, taxonomy, {"model_type": profile.model_type, **profile.architecture})
+    """Builds the full architecture of a profile with random weights, from its config alone."""
+    config = _config(profile, taxonomy, {"model_type": profile.encoder.model_type, **profile.encoder.architecture})
     return CLASSES[config.model_type](config)
 
 
 def head_parameters(model: transformers.PreTrainedModel) -> list[nn.Parameter]:
-    """The parameters of the head: those the encoder does not have."""
+    """Returns the parameters of the head: those that the encoder does not have."""
     return [p for name, p in model.named_parameters() if not name.startswith(model.base_model_prefix + ".")]
 
 
 def layer_depth(model: transformers.PreTrainedModel, name: str) -> int:
-    """Depth of a parameter of the encoder: 0 for the embeddings, 1 for the first layer, and so on."""
-    found = re.search(r"\.layer\.(\d+)\.", name)
-    if found:
-        return int(found.group(1)) + 1
+    """Returns the depth of an encoder's parameter: 0 for the embeddings, 1 for the first layer, and so on."""
+    if layer := re.search(r"\.layer\.(\d+)\.", name):
+        return int(layer[1]) + 1
     return 0 if ".embeddings." in name else int(model.config.num_hidden_layers)
-
-
-def _add_tokens(
-    model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase, tokens: Sequence[str]
-) -> None:
-    """Gives each token one id; its embedding starts as the mean of its word's, without the brackets."""
-    pieces = {token: tokenizer(token.strip("[]<>"), add_special_tokens=False).input_ids for token in tokens}
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
-    if len(tokenizer) > model.config.vocab_size:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    table = model.get_input_embeddings().weight
-    with torch.no_grad():
-        for token, ids in pieces.items():
-            table[tokenizer.convert_tokens_to_ids(token)] = table[ids].mean(0)
 
 
 def init_bias_from_frequency(model: transformers.PreTrainedModel, labels: np.ndarray) -> None:
     """Sets the last layer's bias so that an untrained head predicts each label's frequency in ``labels`` [n, labels].
 
-    Without it the first hundreds of steps are spent on learning that emotions are rare (Lin et al. 2017, section 4.1).
+    Without it the first hundreds of steps go into learning that labels are rare (Lin et al. 2017, section 4.1).
     """
     frequency = (labels.sum(axis=0) + 1) / (len(labels) + 2)
     with torch.no_grad():
@@ -163,7 +196,7 @@ def init_bias_from_frequency(model: transformers.PreTrainedModel, labels: np.nda
 
 
 def fold_calibration(model: transformers.PreTrainedModel, scaling: Scaling) -> None:
-    """Folds a scaling of the logits into the last layer, so that every engine answers with calibrated probabilities."""
+    """Folds a scaling of the logits into the last layer, so that every engine returns calibrated probabilities."""
     layer = _last_layer(model)
     slope, intercept = (torch.tensor(values, device=layer.weight.device) for values in (scaling.slope, scaling.intercept))
     with torch.no_grad():
@@ -177,12 +210,16 @@ def _last_layer(model: transformers.PreTrainedModel) -> nn.Linear:
 
 
 def check_size(profile: Profile, model: transformers.PreTrainedModel, taxonomy: Taxonomy) -> None:
-    """Refuses a model whose parameter count is more than 2% off its profile's."""
-    head = (len(taxonomy) - 28) * (model.config.hidden_size + 1)
-    found = sum(parameter.numel() for parameter in model.parameters()) - head
-    if abs(found - profile.parameters) > 0.02 * profile.parameters:
+    """Checks that a model has as many parameters as its profile, within 2%.
+
+    Raises:
+        ModelError: it has not.
+    """
+    expected, extra_labels = profile.encoder.parameters, len(taxonomy) - 28
+    count = sum(parameter.numel() for parameter in model.parameters()) - extra_labels * (model.config.hidden_size + 1)
+    if abs(count - expected) > 0.02 * expected:
         raise ModelError(
-            f"{profile.name} has {found:,} parameters where {profile.parameters:,} are expected: these are other weights"
+            f"{profile.name} has {count:,} parameters, but {expected:,} are expected: give the weights of {profile.encoder.base}"
         )
 
 
@@ -192,34 +229,38 @@ def save_classifier(
     tokenizer: transformers.PreTrainedTokenizerBase,
     training: dict[str, Any],
 ) -> None:
-    """Writes a Model folder: Hugging Face's files and ``training.json``."""
+    """Writes a Model folder: Hugging Face's files and ``training.json``, whose content is ``training``."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "training.json").write_text(json.dumps(training, indent=1), encoding="utf-8")
+    (folder / TRAINING_FILE).write_text(json.dumps(training, indent=1), encoding="utf-8")
 
 
 def load_classifier(folder: Path) -> transformers.PreTrainedModel:
-    """Reads the classifier of a Model folder, in evaluation mode."""
+    """Loads the classifier of a Model folder, in evaluation mode.
+
+    Raises:
+        ModelError: it is damaged, incomplete, or of a type that is not loaded.
+    """
     model_type = _safe_fields(folder).get("model_type")
     model_class = CLASSES.get(str(model_type))
     if model_class is None:
         raise ModelError(f"{folder} holds a model of type {model_type!r}: only {', '.join(CLASSES)} are loaded")
     with _quiet_transformers():
         try:
-            model, found = model_class.from_pretrained(
+            model, report = model_class.from_pretrained(
                 folder, use_safetensors=True, local_files_only=True, output_loading_info=True
             )
         except UNREADABLE as error:
             raise ModelError(f"{folder} is damaged: {_first_line(error)}") from error
     # transformers fills what a file lacks with random numbers.
-    if found["missing_keys"]:
-        raise ModelError(f"{folder} is damaged: its weights lack {min(found['missing_keys'])}")
+    if report["missing_keys"]:
+        raise ModelError(f"{folder} is damaged: its weights lack {min(report['missing_keys'])}")
     return model.eval()
 
 
 def _safe_fields(folder: Path) -> dict[str, Any]:
-    """The fields of a folder's config, once nothing in the folder can make transformers run code or fetch other weights.
+    """Returns the fields of a folder's config, after checking that nothing there makes transformers run code or load other weights.
 
     Raises:
         ModelError: the folder has no safetensors or no tokenizer.json, or names code or weights from elsewhere.
@@ -227,9 +268,11 @@ def _safe_fields(folder: Path) -> dict[str, Any]:
     fields = read_json(folder / "config.json")
     names = [path.name for path in folder.iterdir()]
     if not any(name.endswith(".safetensors") for name in names):
-        raise ModelError(f"{folder} holds no usable weights: a pickle or script is never read, convert it to model.safetensors")
+        raise ModelError(
+            f"{folder} holds no usable weights: pickles and scripts are never read, convert them to model.safetensors"
+        )
     if "tokenizer.json" not in names:
-        raise ModelError(f"{folder / 'tokenizer.json'} is missing: other forms of a tokenizer are not read, convert it")
+        raise ModelError(f"{folder / 'tokenizer.json'} is missing: other tokenizer formats are not read, convert it")
     foreign = [name for name in fields if name in FOREIGN_FIELDS or name.endswith("_implementation")]
     foreign += [name for name in names if name == "adapter_config.json"]
     if foreign:
@@ -239,56 +282,33 @@ def _safe_fields(folder: Path) -> dict[str, Any]:
     return fields
 
 
-@contextlib.contextmanager
-def _encoder_files(profile: Profile, weights: str) -> Iterator[tuple[Path, bool]]:
-    """The folder with the encoder's files, and whether they are the published ones."""
-    if store.is_s3(weights):
-        with tempfile.TemporaryDirectory() as scratch:
-            yield store.fetch(weights, Path(scratch)), False
-    elif weights:
-        yield Path(weights).expanduser(), False
-    elif profile.package and importlib.util.find_spec(profile.package[0]):
-        yield _published(profile, Path(str(importlib.resources.files(profile.package[0]) / "model"))), True
-    else:
-        yield _published(profile, _from_hub(profile)), True
-
-
-def _published(profile: Profile, folder: Path) -> Path:
-    """The folder, where its weights are the published ones as far as their sha256 is on record."""
-    if profile.package and manifest.sha256(folder / "model.safetensors") != profile.package[1]:
-        raise ModelError(f"the weights in {folder} are not the published ones: install or fetch the pinned version again")
-    return folder
-
-
 def _from_hub(profile: Profile) -> Path:
     import huggingface_hub
 
-    wanted = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+    base, revision = profile.encoder.base, profile.encoder.revision
+    files = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+    download = functools.partial(huggingface_hub.snapshot_download, base, revision=revision, allow_patterns=files)
     try:
         # A pinned commit that is in the cache needs no network at all.
-        return Path(
-            huggingface_hub.snapshot_download(
-                profile.base, revision=profile.revision, allow_patterns=wanted, local_files_only=True
-            )
-        )
-    except OSError:
-        pass
-    try:
-        huggingface_hub.HfApi().model_info(profile.base, revision=profile.revision, timeout=HUB_TIMEOUT_SECONDS)
-        return Path(huggingface_hub.snapshot_download(profile.base, revision=profile.revision, allow_patterns=wanted))
+        with contextlib.suppress(OSError):
+            return Path(download(local_files_only=True))
+        huggingface_hub.HfApi().model_info(base, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
+        return Path(download())
     except Exception as error:
         raise SourceUnreachable(
-            f"the hub cannot be reached for {profile.base}: give its files with weights={profile.name}=path/to/folder or "
+            f"the hub cannot be reached for {base}: give its files with weights={profile.name}=path/to/folder or "
             f"weights={profile.name}=s3://bucket/prefix/, or train minilm, whose weights are a package"
         ) from error
 
 
 def _config(profile: Profile, taxonomy: Taxonomy, fields: dict[str, Any]) -> transformers.PretrainedConfig:
-    if fields.get("model_type") != profile.model_type:
+    encoder, hyperparameters = profile.encoder, profile.hyperparameters
+    if fields.get("model_type") != encoder.model_type:
         raise ModelError(
-            f"{profile.name} is a {profile.model_type}, its weights are of type {fields.get('model_type')!r}: give others"
+            f"{profile.name} is a {encoder.model_type}, but its weights are of type {fields.get('model_type')!r}: "
+            f"give weights of {encoder.base}"
         )
-    config_class = MeanPooledConfig if profile.pooling == "mean" else CLASSES[profile.model_type].config_class
+    config_class = MeanPooledConfig if hyperparameters.pooling == "mean" else CLASSES[encoder.model_type].config_class
     fields = {key: value for key, value in fields.items() if key not in OWN_FIELDS}
     config = config_class(
         **fields,
@@ -296,15 +316,15 @@ def _config(profile: Profile, taxonomy: Taxonomy, fields: dict[str, Any]) -> tra
         label2id={name: position for position, name in enumerate(taxonomy.names)},
         problem_type="multi_label_classification",
     )
-    setattr(config, CLASSIFIER_DROPOUT.get(profile.model_type, "classifier_dropout"), profile.dropout)
-    if profile.layers:
-        config.num_hidden_layers = min(profile.layers, config.num_hidden_layers)
+    setattr(config, CLASSIFIER_DROPOUT.get(encoder.model_type, "classifier_dropout"), hyperparameters.dropout)
+    if encoder.layers:
+        config.num_hidden_layers = min(encoder.layers, config.num_hidden_layers)
     return config
 
 
 @contextlib.contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Hides the load report: a fresh head and left-out layers are what was asked for."""
+    """Hides the loading report: a new head and left-out layers are intended."""
     before = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -316,9 +336,3 @@ def _quiet_transformers() -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def describe_profile(profile: Profile) -> dict[str, Any]:
-    """A profile's settings as JSON has them, for ``training.json`` and MLflow."""
-    fields = {key: value for key, value in dataclasses.asdict(profile).items() if key not in ("architecture", "package")}
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}

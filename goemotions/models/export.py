@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import json
@@ -22,6 +23,7 @@ from goemotions.errors import ModelError
 from goemotions.models import engines
 from goemotions.models.classifier import load_classifier
 from goemotions.models.engines import Engine
+from goemotions.models.records import EXPORT_FILE, ExportRecord
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.storage import store
 
@@ -31,12 +33,12 @@ FLOAT_TOLERANCE = 1e-4
 LATENCY_RUNS = 200
 LATENCY_TOKENS = 20
 LATENCY_THREADS = 2
-# Traced and timed with the same word everywhere: every vocabulary has this one.
+# The graph is traced and timed on this token, which every vocabulary has.
 WORD_ID = 5
 
 
 class _Logits(torch.nn.Module):
-    """The classifier with the two inputs and the one output that the exported graph has."""
+    """A classifier with the two inputs and the one output of the exported graph."""
 
     def __init__(self, classifier: Any) -> None:
         super().__init__()
@@ -48,59 +50,53 @@ class _Logits(torch.nn.Module):
 
 
 @store.raise_on_full_disk
-def export(dataset: Path, model_folder: Path, output: Path) -> dict[str, Any]:
+def export(dataset: Path, model_folder: Path, output: Path) -> dict[str, ExportRecord]:
     """Writes an Onnx folder: ``model.onnx``, ``model.int8.onnx`` and ``export.json``.
 
     Args:
-        dataset: a Dataset folder; some training texts set the scales of int8, some validation texts show the parity.
+        dataset: a Dataset folder; training texts set the scales of int8, validation texts are scored to compare the engines.
         model_folder: a Model folder.
         output: the Onnx folder to write.
 
     Returns:
-        The content of ``export.json``: for each engine the largest and the mean difference in probability to torch, the size
-        in bytes, and the latency in milliseconds of one text of 20 tokens. torch uses two threads for it, an ONNX engine one.
+        The content of ``export.json``, by engine. Latencies are those of torch on two threads and of an ONNX engine on one.
 
     Raises:
-        ModelError: the fp32 graph answers otherwise than torch.
+        ModelError: the fp32 graph returns other probabilities than torch.
     """
     output.mkdir(parents=True, exist_ok=True)
-    _write_float(model_folder, output / engines.FILES["onnx"])
+    float_path, int8_path = (output / file for file in engines.FILES.values())
     encoder = TextEncoder.load(model_folder)
     splits, _ = load_dataset(dataset, ("train", "validation"))
-    calibration = splits["train"]["text"][:CALIBRATION_TEXTS]
-    _write_int8(output / engines.FILES["onnx"], output / engines.FILES["onnx-int8"], encoder, calibration)
+    _write_float(model_folder, float_path)
+    _write_int8(float_path, int8_path, encoder, splits["train"]["text"][:CALIBRATION_TEXTS])
+
     texts = splits["validation"]["text"][:PARITY_TEXTS]
-    torch_engine = engines.load("torch", model_folder, encoder, threads=LATENCY_THREADS)
-    reference, _ = engines.score(torch_engine, texts)
-    facts: dict[str, dict[str, float]] = {
-        "torch": {
-            "difference_max": 0.0,
-            "difference_mean": 0.0,
-            "bytes": (model_folder / "model.safetensors").stat().st_size,
-            **latency(torch_engine),
-        }
-    }
-    for name, file in engines.FILES.items():
-        engine = engines.load(name, output, encoder, threads=LATENCY_THREADS)
-        difference = np.abs(engines.score(engine, texts)[0] - reference)
-        facts[name] = {
-            "difference_max": float(difference.max()),
-            "difference_mean": float(difference.mean()),
-            "bytes": (output / file).stat().st_size,
-            **latency(engine),
-        }
+    records: dict[str, ExportRecord] = {}
+    reference: np.ndarray | None = None
+    for name, path in (
+        ("torch", model_folder / "model.safetensors"),
+        *((name, output / file) for name, file in engines.FILES.items()),
+    ):
+        engine = engines.load(name, path.parent, encoder, threads=LATENCY_THREADS)
+        probabilities, _ = engines.score(engine, texts)
+        reference = probabilities if reference is None else reference
+        difference = np.abs(probabilities - reference)
+        p50, p95 = latency(engine)
+        records[name] = ExportRecord(float(difference.max()), float(difference.mean()), path.stat().st_size, p50, p95)
     # A GPU computes the reference in bf16, which rounds more coarsely than the tolerance.
-    if facts["onnx"]["difference_max"] > FLOAT_TOLERANCE and not torch.cuda.is_available():
+    if (largest := records["onnx"].difference_max) > FLOAT_TOLERANCE and not torch.cuda.is_available():
         raise ModelError(
-            f"the exported graph differs from the model by up to {facts['onnx']['difference_max']:.1e}: "
-            "its architecture traces wrongly, check the model's class"
+            f"the exported graph differs from the model by up to {largest:.1e}: "
+            "tracing records one branch only, check the model's class"
         )
-    (output / "export.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    return facts
+    content = {name: dataclasses.asdict(record) for name, record in records.items()}
+    (output / EXPORT_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return records
 
 
-def latency(engine: Engine) -> dict[str, float]:
-    """Milliseconds for one text of 20 tokens, tokenization left out: median and 95th percentile."""
+def latency(engine: Engine) -> tuple[float, float]:
+    """Measures milliseconds for one text of 20 tokens, without tokenization: median and 95th percentile."""
     ids = np.full((1, LATENCY_TOKENS), WORD_ID)
     mask = np.ones_like(ids)
     for _ in range(LATENCY_RUNS // 10):
@@ -110,13 +106,13 @@ def latency(engine: Engine) -> dict[str, float]:
         started = time.perf_counter()
         engine.logits(ids, mask)
         times.append(1000 * (time.perf_counter() - started))
-    return {"latency_ms_p50": float(np.median(times)), "latency_ms_p95": float(np.percentile(times, 95))}
+    return float(np.median(times)), float(np.percentile(times, 95))
 
 
 def _write_float(model_folder: Path, path: Path) -> None:
     classifier = load_classifier(model_folder)
     classifier.set_attn_implementation("eager")
-    # The second row is padded: from a mask of ones alone the tracer would drop the mask.
+    # The second row is padded: if all of the mask were ones, the tracer would drop it.
     ids = torch.full((2, 8), WORD_ID)
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
@@ -136,9 +132,11 @@ def _write_float(model_folder: Path, path: Path) -> None:
 
 
 def _write_int8(source: Path, path: Path, encoder: TextEncoder, texts: Sequence[str]) -> None:
-    """Post-training static quantization: the scales of activations are fixed here, so that no text's answer depends on the
-    texts beside it. Outliers move from activations into weights first (SmoothQuant, Xiao et al. 2022)."""
-    # Read when NNCF is imported: without it, NNCF reports each use to its makers.
+    """Quantizes a graph after training with static scales of activations, so that a text's score does not depend on its batch.
+
+    Outliers are moved from activations into weights first (SmoothQuant, Xiao et al. 2022).
+    """
+    # NNCF reads it when it is imported, and sends telemetry without it.
     os.environ.setdefault("NNCF_CI", "1")
     import nncf
     import onnx
@@ -146,7 +144,7 @@ def _write_int8(source: Path, path: Path, encoder: TextEncoder, texts: Sequence[
     def feed(rows: list[list[int]]) -> dict[str, np.ndarray]:
         return dict(zip(("input_ids", "attention_mask"), encoder.pad(rows), strict=True))
 
-    # Texts of one length go together, since the activations of padding would count.
+    # Only texts of the same length are batched: activations of padding would affect the scales.
     rows = sorted((item.ids for item in encoder.encode(texts)), key=len)
     batches = [list(group) for _, group in itertools.groupby(rows, key=len)]
     with _silent():
@@ -156,7 +154,7 @@ def _write_int8(source: Path, path: Path, encoder: TextEncoder, texts: Sequence[
             subset_size=len(batches),
             preset=nncf.QuantizationPreset.MIXED,
             model_type=nncf.ModelType.TRANSFORMER,
-            # CPUs without VNNI add pairs of products in 16 bits and saturate: weights of 7 bits leave them room.
+            # CPUs without VNNI add pairs of products in 16 bits and saturate; weights of 7 bits avoid that.
             advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
         )
     onnx.save(quantized, path)
@@ -164,8 +162,8 @@ def _write_int8(source: Path, path: Path, encoder: TextEncoder, texts: Sequence[
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Without NNCF's progress bars and remarks."""
-    # Not nncf.set_log_level, which sets the level of every handler there is.
+    """Hides NNCF's progress bars and messages."""
+    # Not nncf.set_log_level, which sets the level of all existing handlers.
     logging.getLogger("nncf").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from goemotions.evaluation.selection import CandidateScores, select_winner
 from goemotions.metrics import bootstrap, classification, thresholds
 from goemotions.metrics.calibration import Scaling
 from goemotions.metrics.thresholds import Thresholds
-from goemotions.models.records import read_json
+from goemotions.models.records import TrainingRecord, read_json
 from goemotions.registry.bundle import ENGINES, Variant
 from goemotions.registry.registration import CandidateArtifacts
 
@@ -42,7 +43,7 @@ class Result:
         return cls(
             variant,
             parts,
-            read_json(parts.model / "training.json"),
+            dataclasses.asdict(TrainingRecord.read(parts.model)),
             read_json(parts.onnx / "export.json"),
             fitted,
             content["comparison"],

@@ -27,6 +27,7 @@ from goemotions.models.classifier import (
     head_parameters,
     init_bias_from_frequency,
     load_classifier,
+    load_tokenizer,
     save_classifier,
 )
 from goemotions.storage import store
@@ -54,7 +55,7 @@ def logits(classifier: transformers.PreTrainedModel) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def minilm(taxonomy: Taxonomy) -> transformers.PreTrainedModel:
     """The real MiniLM, from its package."""
-    return build_classifier(profiles.get("minilm"), taxonomy)[0]
+    return build_classifier(profiles.get("minilm"), taxonomy)
 
 
 def test_the_packaged_weights_arrive_in_the_encoder(minilm: transformers.PreTrainedModel) -> None:
@@ -65,7 +66,7 @@ def test_the_packaged_weights_arrive_in_the_encoder(minilm: transformers.PreTrai
 
 
 def test_the_three_layer_profile_keeps_the_first_three_layers(minilm: transformers.PreTrainedModel, taxonomy: Taxonomy) -> None:
-    short, _ = build_classifier(profiles.get("minilm-3l"), taxonomy)
+    short = build_classifier(profiles.get("minilm-3l"), taxonomy)
     assert len(short.bert.encoder.layer) == 3
     expected = minilm.bert.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in short.bert.state_dict().items())
@@ -75,7 +76,10 @@ def test_the_three_layer_profile_keeps_the_first_three_layers(minilm: transforme
 def test_a_saved_model_reads_back_the_same(
     name: str, taxonomy: Taxonomy, weights: Callable[[str], str], tmp_path: Path
 ) -> None:
-    built, tokenizer = build_classifier(profiles.get(name), taxonomy, weights=weights(name))
+    built, tokenizer = (
+        build_classifier(profiles.get(name), taxonomy, weights=weights(name)),
+        load_tokenizer(profiles.get(name), weights(name)),
+    )
     save_classifier(tmp_path / "model", built, tokenizer, {"max_length": 128})
     loaded = load_classifier(tmp_path / "model")
     assert not loaded.training
@@ -91,10 +95,10 @@ def test_a_saved_model_reads_back_the_same(
 @pytest.mark.parametrize("name", NAMES)
 def test_only_the_head_depends_on_the_seed(name: str, taxonomy: Taxonomy, weights: Callable[[str], str]) -> None:
     one, again, other = (
-        build_classifier(profiles.get(name), taxonomy, weights=weights(name), seed=seed)[0].state_dict() for seed in (1, 1, 2)
+        build_classifier(profiles.get(name), taxonomy, weights=weights(name), seed=seed).state_dict() for seed in (1, 1, 2)
     )
     assert all(torch.equal(one[key], again[key]) for key in one)
-    prefix = CLASSES[profiles.get(name).model_type].base_model_prefix + "."
+    prefix = CLASSES[profiles.get(name).encoder.model_type].base_model_prefix + "."
     changed = {key for key in one if not torch.equal(one[key], other[key])}
     assert changed
     assert not {key for key in changed if key.startswith(prefix)}
@@ -102,7 +106,7 @@ def test_only_the_head_depends_on_the_seed(name: str, taxonomy: Taxonomy, weight
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_head_is_everything_but_the_encoder(name: str, taxonomy: Taxonomy, weights: Callable[[str], str]) -> None:
-    built, _ = build_classifier(profiles.get(name), taxonomy, weights=weights(name))
+    built = build_classifier(profiles.get(name), taxonomy, weights=weights(name))
     in_head = sum(parameter.numel() for parameter in head_parameters(built))
     assert in_head == sum(p.numel() for p in built.parameters()) - sum(p.numel() for p in built.base_model.parameters())
     assert in_head >= 7 * 33
@@ -112,7 +116,7 @@ def test_the_head_is_everything_but_the_encoder(name: str, taxonomy: Taxonomy, w
 def test_an_untrained_head_starts_at_the_frequency_of_each_label(
     name: str, taxonomy: Taxonomy, weights: Callable[[str], str]
 ) -> None:
-    built, _ = build_classifier(profiles.get(name), taxonomy, weights=weights(name))
+    built = build_classifier(profiles.get(name), taxonomy, weights=weights(name))
     labels = np.zeros((1000, 7), dtype=np.float32)
     frequency = np.array([0.0, 0.01, 0.05, 0.2, 0.5, 0.9, 1.0])
     for column, share in enumerate(frequency):
@@ -192,14 +196,14 @@ def test_a_model_without_its_head_is_refused(model_folder: Path, tmp_path: Path)
 
 
 def test_weights_of_another_architecture_are_refused(taxonomy: Taxonomy, weights: Callable[[str], str]) -> None:
-    with pytest.raises(ModelError, match="distilbert is a distilbert, its weights are of type 'roberta'"):
+    with pytest.raises(ModelError, match="distilbert is a distilbert, but its weights are of type 'roberta'"):
         build_classifier(profiles.get("distilbert"), taxonomy, weights=weights("roberta-large"))
 
 
 def test_weights_can_lie_in_s3(taxonomy: Taxonomy, weights: Callable[[str], str], bucket: str) -> None:
     store.put(Path(weights("minilm")), bucket)
-    there, _ = build_classifier(profiles.get("minilm"), taxonomy, weights=bucket)
-    here, _ = build_classifier(profiles.get("minilm"), taxonomy, weights=weights("minilm"))
+    there = build_classifier(profiles.get("minilm"), taxonomy, weights=bucket)
+    here = build_classifier(profiles.get("minilm"), taxonomy, weights=weights("minilm"))
     assert torch.allclose(logits(there), logits(here), atol=1e-6)
 
 

@@ -14,6 +14,7 @@ from goemotions.models import engines, export, profiles
 from goemotions.models.classifier import build_classifier, build_untrained, check_size, load_classifier
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.training import trainer
+from goemotions.training.options import TrainOptions
 
 PUBLISHED = {"roberta-large": 355_400_000, "distilbert": 66_980_000, "minilm": 22_600_000, "minilm-3l": 17_250_000}
 
@@ -40,7 +41,7 @@ def test_the_full_architecture_has_the_published_number_of_parameters(
     built = full(name, 28)
     parameters = sum(parameter.numel() for parameter in built.parameters())
     assert parameters == pytest.approx(published, rel=0.02)
-    assert parameters == profiles.get(name).parameters
+    assert parameters == profiles.get(name).encoder.parameters
 
 
 @pytest.mark.parametrize("labels", [2, 28, 300])
@@ -53,13 +54,13 @@ def test_the_size_check_does_not_depend_on_the_number_of_labels(
 
 def test_the_size_check_refuses_the_weights_of_another_model(full: Callable[[str, int], torch.nn.Module]) -> None:
     taxonomy = Taxonomy(tuple(f"label {number}" for number in range(28)))
-    with pytest.raises(ModelError, match=r"minilm has 17,252,764 parameters where 22,576,156 are expected"):
+    with pytest.raises(ModelError, match=r"minilm has 17,252,764 parameters, but 22,576,156 are expected"):
         check_size(profiles.get("minilm"), full("minilm-3l", 28), taxonomy)
 
 
 @pytest.mark.parametrize("profile", profiles.PROFILES.values(), ids=lambda profile: profile.name)
 def test_every_profile_pins_a_commit(profile: profiles.Profile) -> None:
-    assert re.fullmatch(r"[0-9a-f]{40}", profile.revision)
+    assert re.fullmatch(r"[0-9a-f]{40}", profile.encoder.revision)
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
@@ -73,15 +74,15 @@ def test_every_profile_trains_exports_and_scores(
 ) -> None:
     monkeypatch.setattr(export, "LATENCY_RUNS", 10)
     texts = load_dataset(dataset)[0]["validation"]["text"][:40]
-    facts = trainer.train(dataset, tmp_path / "model", name, weights=weights(name), epochs=1)
+    record = trainer.train(dataset, tmp_path / "model", name, TrainOptions(weights=weights(name), epochs=1))
     exported = export.export(dataset, tmp_path / "model", tmp_path / "onnx")
 
-    assert facts["profile"]["name"] == name
-    assert len(facts["history"]) == 1
-    assert exported["onnx"]["difference_max"] < 1e-4
-    assert exported["onnx-int8"]["difference_mean"] < 0.05
+    assert record.profile["name"] == name
+    assert len(record.history) == 1
+    assert exported["onnx"].difference_max < 1e-4
+    assert exported["onnx-int8"].difference_mean < 0.05
     loaded = load_classifier(tmp_path / "model")
-    assert sum(parameter.numel() for parameter in loaded.parameters()) == facts["parameters"]
+    assert sum(parameter.numel() for parameter in loaded.parameters()) == record.parameters
     encoder = TextEncoder.load(tmp_path / "model")
     for engine, folder in (("torch", "model"), ("onnx", "onnx"), ("onnx-int8", "onnx")):
         probabilities, truncated = engines.score(engines.load(engine, tmp_path / folder, encoder), texts)
@@ -91,5 +92,5 @@ def test_every_profile_trains_exports_and_scores(
 
 
 def test_a_profile_keeps_no_more_layers_than_the_weights_have(taxonomy: Taxonomy, weights: Callable[[str], str]) -> None:
-    built, _ = build_classifier(profiles.get("minilm-3l"), taxonomy, weights=weights("minilm-3l"))
+    built = build_classifier(profiles.get("minilm-3l"), taxonomy, weights=weights("minilm-3l"))
     assert built.config.num_hidden_layers == 2

@@ -22,7 +22,7 @@ import pytest
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import IntegrityError, ModelError
 from goemotions.models import profiles
-from goemotions.models.classifier import build_classifier, load_classifier
+from goemotions.models.classifier import build_classifier, load_classifier, load_tokenizer
 from goemotions.prediction.predictor import Predictor
 from goemotions.registry import registration
 from goemotions.registry.registration import CandidateArtifacts
@@ -140,10 +140,10 @@ def test_a_tokenizer_with_code_of_its_own_is_read_without_it(
     folder = Path(shutil.copytree(weights("minilm"), tmp_path / "weights"))
     (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     edit(folder / "tokenizer_config.json", tokenizer_class="Own", auto_map={"AutoTokenizer": ["code.Own", "code.Own"]})
-    _, tokenizer = build_classifier(profiles.get("minilm"), taxonomy, weights=str(folder))
+    tokenizer = load_tokenizer(profiles.get("minilm"), str(folder))
     assert (
         tokenizer("the old lake").input_ids
-        == build_classifier(profiles.get("minilm"), taxonomy, weights=weights("minilm"))[1]("the old lake").input_ids
+        == load_tokenizer(profiles.get("minilm"), weights("minilm"))("the old lake").input_ids
     )
     assert not (tmp_path / "ran").exists()
 
@@ -164,7 +164,7 @@ def test_a_config_that_makes_no_sense_is_a_named_error(
 def test_weights_with_labels_of_their_own_get_ours(taxonomy: Taxonomy, weights: Callable[[str], str], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(weights("minilm"), tmp_path / "weights"))
     edit(folder / "config.json", id2label={"0": "a"}, label2id={"a": 0}, problem_type="regression")
-    built, _ = build_classifier(profiles.get("minilm"), taxonomy, weights=str(folder))
+    built = build_classifier(profiles.get("minilm"), taxonomy, weights=str(folder))
     assert list(built.config.id2label.values()) == list(taxonomy.names)
     assert built.config.problem_type == "multi_label_classification"
 
@@ -187,7 +187,7 @@ def test_no_call_trusts_remote_code_or_unpickles() -> None:
 
 
 def test_every_profile_names_a_commit_of_the_hub() -> None:
-    assert all(re.fullmatch(r"[0-9a-f]{40}", profile.revision) for profile in profiles.PROFILES.values())
+    assert all(re.fullmatch(r"[0-9a-f]{40}", profile.encoder.revision) for profile in profiles.PROFILES.values())
 
 
 @pytest.mark.parametrize("origin", ["package", "hub cache"])
@@ -199,11 +199,13 @@ def test_changed_published_weights_are_refused(
         folder = tmp_path / "changed_minilm" / "model"
         monkeypatch.syspath_prepend(tmp_path)
     else:
-        folder = tmp_path / "models--sentence-transformers--all-MiniLM-L6-v2" / "snapshots" / profile.revision
+        folder = tmp_path / "models--sentence-transformers--all-MiniLM-L6-v2" / "snapshots" / profile.encoder.revision
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     shutil.copytree(PACKAGED, folder)
     package = "changed_minilm" if origin == "package" else "not_installed_minilm"
-    changed = dataclasses.replace(profile, package=(package, profiles.MINILM_PACKAGE[1]))
+    changed = dataclasses.replace(
+        profile, encoder=dataclasses.replace(profile.encoder, package=(package, profile.encoder.package[1]))
+    )
     build_classifier(changed, taxonomy)
     flip_last_byte(folder / "model.safetensors")
     with pytest.raises(ModelError, match=f"the weights in {folder} are not the published ones"):
@@ -261,8 +263,11 @@ def test_from_the_hub_come_safetensors_and_json_of_the_pinned_commit_alone(
             check=False,
         )
     # The files are a tiny model's: what arrives is still not taken for the published one.
-    assert "where 66,975,004 are expected: these are other weights" in finished.stderr.splitlines()[-1]
-    assert all(profiles.get("distilbert").revision in path for path in asked if "distilbert" in path)
+    assert (
+        "but 66,975,004 are expected: give the weights of distilbert/distilbert-base-uncased"
+        in finished.stderr.splitlines()[-1]
+    )
+    assert all(profiles.get("distilbert").encoder.revision in path for path in asked if "distilbert" in path)
     fetched = {path.rpartition("/")[2] for path in asked if "/resolve/" in path}
     assert fetched == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 

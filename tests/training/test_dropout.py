@@ -43,7 +43,7 @@ def test_masks_are_those_of_their_step_and_seed() -> None:
 
 @pytest.mark.parametrize("name", ["minilm", "distilbert", "roberta-large"])
 def test_a_classifier_answers_as_before_and_drops_in_training_alone(name: str, weights: Any, taxonomy: Taxonomy) -> None:
-    network = build_classifier(profiles.get(name), taxonomy, weights=weights(name))[0].eval()
+    network = build_classifier(profiles.get(name), taxonomy, weights=weights(name)).eval()
     ids = torch.tensor([[2, 5, 6, 7, 3], [2, 8, 3, 0, 0]])
     inputs = {"input_ids": ids, "attention_mask": (ids > 0).long()}
     expected = network(**inputs).logits

@@ -18,7 +18,7 @@ LABELS = torch.tensor([[1.0, 0, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0, 0]])
 
 @pytest.fixture
 def network(weights: Any, taxonomy: Taxonomy) -> Any:
-    return build_classifier(PROFILE, taxonomy, weights=weights("minilm"))[0].eval()
+    return build_classifier(PROFILE, taxonomy, weights=weights("minilm")).eval()
 
 
 def advance(network: Any, optimizer: Optimizer, ids: torch.Tensor, progress: float = 0.5) -> None:
@@ -35,7 +35,7 @@ IDS = torch.tensor([[2, 5, 5, 6, 3], [2, 7, 6, 8, 3]])
 
 
 def test_only_the_words_of_the_batch_move(network: Any) -> None:
-    optimizer = Optimizer(network, PROFILE, is_lazy=True)
+    optimizer = Optimizer(network, PROFILE.hyperparameters, is_lazy=True)
     before = network.get_input_embeddings().weight.detach().clone()
     advance(network, optimizer, IDS)
     # The second step's batch lacks the words 5 and 8, which would move on by their momentum.
@@ -49,8 +49,11 @@ def test_only_the_words_of_the_batch_move(network: Any) -> None:
 
 
 def test_where_a_batch_has_every_word_it_is_adamw(network: Any, weights: Any, taxonomy: Taxonomy) -> None:
-    other = build_classifier(PROFILE, taxonomy, weights=weights("minilm"))[0].eval()
-    lazy, eager = Optimizer(network, PROFILE, is_lazy=True), Optimizer(other, PROFILE, is_lazy=False)
+    other = build_classifier(PROFILE, taxonomy, weights=weights("minilm")).eval()
+    lazy, eager = (
+        Optimizer(network, PROFILE.hyperparameters, is_lazy=True),
+        Optimizer(other, PROFILE.hyperparameters, is_lazy=False),
+    )
     for step in range(4):
         advance(network, lazy, IDS, step / 4)
         advance(other, eager, IDS, step / 4)
@@ -59,7 +62,7 @@ def test_where_a_batch_has_every_word_it_is_adamw(network: Any, weights: Any, ta
 
 
 def test_gradients_are_clipped_together(network: Any) -> None:
-    optimizer = Optimizer(network, PROFILE, is_lazy=True)
+    optimizer = Optimizer(network, PROFILE.hyperparameters, is_lazy=True)
     logits = network(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits
     (1000 * torch.nn.functional.binary_cross_entropy_with_logits(logits, LABELS)).backward()
     optimizer._clip()
@@ -72,11 +75,11 @@ def test_gradients_are_clipped_together(network: Any) -> None:
 
 
 def test_it_goes_on_to_the_bit(network: Any, weights: Any, taxonomy: Taxonomy) -> None:
-    first = Optimizer(network, PROFILE, is_lazy=True)
+    first = Optimizer(network, PROFILE.hyperparameters, is_lazy=True)
     for step in range(3):
         advance(network, first, IDS, step / 6)
-    other = build_classifier(PROFILE, taxonomy, weights=weights("minilm"))[0].eval()
-    second = Optimizer(other, PROFILE, is_lazy=True)
+    other = build_classifier(PROFILE, taxonomy, weights=weights("minilm")).eval()
+    second = Optimizer(other, PROFILE.hyperparameters, is_lazy=True)
     other.load_state_dict(network.state_dict())
     second.load({name: tensor.clone() for name, tensor in first.state().items()})
     for step in range(3, 6):

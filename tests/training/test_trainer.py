@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,16 +20,19 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from goemotions.data.dataset import ingest, load_dataset, taxonomy_of
+from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import DataError, Interrupted, ModelError, TrainingError
 from goemotions.metrics import calibration, classification
 from goemotions.models import engines, profiles
 from goemotions.models.classifier import MeanPooledClassifier, build_classifier, load_classifier
+from goemotions.models.records import TrainingRecord
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.storage import manifest, store
-from goemotions.training import checkpoints, losses, optimizers, trainer
+from goemotions.training import batches, checkpoints, optimizers, trainer
+from goemotions.training.loop import CheckpointPlan, OnEpoch, TrainingLoop, ignore_epoch
+from goemotions.training.options import TrainOptions
 
 STEPS_PER_EPOCH = 8
 SHORT, LONG = 3, 6
@@ -38,10 +40,14 @@ SHORT, LONG = 3, 6
 
 @pytest.fixture(scope="module", autouse=True)
 def alone() -> Iterator[None]:
-    """Without teachers, whose steps would count too; the tests of teachers ask for them."""
+    """Without teachers, whose steps would count too; the tests of teachers set them."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(profiles.PROFILES, "minilm", dataclasses.replace(profiles.get("minilm"), teachers=0))
+        patched.setitem(profiles.PROFILES, "minilm", profiles.get("minilm", {"teachers": 0}))
         yield
+
+
+def train(dataset: Path, output: Path, on_epoch: OnEpoch = ignore_epoch, **options: Any) -> TrainingRecord:
+    return trainer.train(dataset, output, "minilm", TrainOptions(**options), on_epoch)
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +65,9 @@ class Result:
 
 
 def result_of(folder: Path) -> Result:
-    facts = json.loads((folder / "training.json").read_text())
-    history = [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in facts["history"]]
-    return Result(history, facts["best_epoch"], (folder / "model.safetensors").read_bytes())
+    record = TrainingRecord.read(folder)
+    history = [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in record.history]
+    return Result(history, record.best_epoch, (folder / "model.safetensors").read_bytes())
 
 
 @pytest.fixture(scope="module")
@@ -69,32 +75,24 @@ def undisturbed(dataset: Path, tiny: str, tmp_path_factory: pytest.TempPathFacto
     """The results of a short and of a long run that nothing stopped."""
     root = tmp_path_factory.mktemp("undisturbed")
     for epochs in (SHORT, LONG):
-        trainer.train(dataset, root / str(epochs), "minilm", weights=tiny, epochs=epochs)
+        train(dataset, root / str(epochs), weights=tiny, epochs=epochs)
     return {epochs: result_of(root / str(epochs)) for epochs in (SHORT, LONG)}
 
 
-def test_training_learns_what_gives_the_labels_away(
-    dataset: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    eager = dataclasses.replace(profiles.get("minilm"), learning_rate=3e-3, epochs=8)
-    monkeypatch.setitem(profiles.PROFILES, "minilm", eager)
+def test_training_learns_what_gives_the_labels_away(dataset: Path, tiny: str, tmp_path: Path) -> None:
     seen: list[tuple[int, float]] = []
-    facts = trainer.train(
+    record = train(
         dataset,
         tmp_path / "model",
-        "minilm",
         weights=tiny,
+        settings={"learning_rate": 3e-3},
+        epochs=8,
         on_epoch=lambda epoch, values: seen.append((epoch, values["validation/auc_micro"])),
     )
-    history = facts["history"]
+    history = record.history
     assert seen == [(epoch["epoch"], epoch["validation/auc_micro"]) for epoch in history]
     assert [epoch for epoch, _ in seen] == list(range(1, 9))
-    assert (
-        history[0]["validation/auc_micro"]
-        < history[2]["validation/auc_micro"]
-        < 0.95
-        < facts["history"][-1]["validation/auc_micro"]
-    )
+    assert history[0]["validation/auc_micro"] < history[2]["validation/auc_micro"] < 0.95 < history[-1]["validation/auc_micro"]
     assert history[-1]["train/loss"] < history[0]["train/loss"] / 2
     assert history[-1]["validation/loss"] < history[0]["validation/loss"] / 2
 
@@ -103,29 +101,34 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(
     dataset: Path, tiny: str, tmp_path: Path, undisturbed: dict[int, Result]
 ) -> None:
     for seed in (0, 1):
-        trainer.train(dataset, tmp_path / str(seed), "minilm", weights=tiny, epochs=SHORT, seed=seed)
+        train(dataset, tmp_path / str(seed), weights=tiny, epochs=SHORT, seed=seed)
     assert result_of(tmp_path / "0") == undisturbed[SHORT]
     assert result_of(tmp_path / "1").history != undisturbed[SHORT].history
 
 
 def test_the_model_that_is_written_ranks_as_its_best_epoch_did(dataset: Path, model_folder: Path) -> None:
-    facts = json.loads((model_folder / "training.json").read_text())
+    record = TrainingRecord.read(model_folder)
     labels, scores = scored_validation(dataset, model_folder)
-    # A scaling of each label keeps the order of its rows.
-    found = classification.ranking(labels, scores)["auc_macro"]
-    assert found == pytest.approx(facts["history"][facts["best_epoch"] - 1]["validation/auc_macro"], abs=1e-6)
+    # A calibration per label keeps the order of its rows.
+    auc = classification.ranking(labels, scores)["auc_macro"]
+    assert auc == pytest.approx(record.history[record.best_epoch - 1]["validation/auc_macro"], abs=1e-6)
 
 
 def test_the_model_that_is_written_is_calibrated(dataset: Path, model_folder: Path) -> None:
-    facts = json.loads((model_folder / "training.json").read_text())
-    found = facts["calibration"]
+    record = TrainingRecord.read(model_folder)
     labels, scores = scored_validation(dataset, model_folder)
-    scaling = calibration.Scaling(found["method"], found["slope"], found["intercept"])
+    calibrated = record.calibration
+    scaling = calibration.Scaling(calibrated.method, calibrated.slope, calibrated.intercept)
     before = scaling.undo(scores)
-    best = facts["history"][facts["best_epoch"] - 1]
-    assert trainer.binary_loss(labels, before) == pytest.approx(best["validation/loss"], abs=1e-5)
-    assert found["method"] == min(found["comparison"], key=lambda row: row["log_loss"])["method"]
-    assert trainer.binary_loss(labels, scores) <= trainer.binary_loss(labels, before)
+    best = record.history[record.best_epoch - 1]
+    assert binary_loss(labels, before) == pytest.approx(best["validation/loss"], abs=1e-5)
+    assert calibrated.method == min(calibrated.comparison, key=lambda row: row["log_loss"])["method"]
+    assert binary_loss(labels, scores) <= binary_loss(labels, before)
+
+
+def binary_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    tensors = torch.from_numpy(probabilities.astype(np.float32)), torch.from_numpy(labels.astype(np.float32))
+    return float(torch.nn.functional.binary_cross_entropy(*tensors))
 
 
 def scored_validation(dataset: Path, folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -138,16 +141,13 @@ def scored_validation(dataset: Path, folder: Path) -> tuple[np.ndarray, np.ndarr
 @pytest.mark.parametrize(
     "changes",
     [
-        {"average": 4.0},
         {"loss": "focal"},
         {"loss": "asymmetric"},
         {"loss": "class-balanced"},
-        {"groups": ["calm+glee+pity", "dread+scorn"]},
         {"label_smoothing": 0.2},
         {"layer_decay": 0.7},
-        {"added_tokens": ["[NAME]"]},
         {"teachers": 1, "teacher_epochs": 2},
-        {"prior": False, "head_factor": 1.0},
+        {"init_bias_from_frequency": False, "head_lr_multiplier": 1.0},
     ],
     ids=lambda changes: "-".join(changes) + str(changes.get("loss", "")),
 )
@@ -155,21 +155,21 @@ def test_every_way_to_train_learns_and_goes_on_where_it_stopped(
     dataset: Path, tiny: str, tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {"learning_rate": 3e-3, "epochs": 3, **changes}
-    whole = trainer.train(dataset, tmp_path / "whole", "minilm", weights=tiny, settings=changes)
-    assert whole["history"][-1]["train/loss"] < whole["history"][0]["train/loss"]
+    whole = train(dataset, tmp_path / "whole", weights=tiny, settings=changes)
+    assert whole.history[-1]["train/loss"] < whole.history[0]["train/loss"]
     location = str(tmp_path / "checkpoints")
     with monkeypatch.context() as patched:
         stop_at(2 * STEPS_PER_EPOCH - 3, patched)
         with pytest.raises(Interrupted):
-            trainer.train(dataset, tmp_path / "part", "minilm", weights=tiny, settings=changes, checkpoint_location=location)
-    trainer.train(dataset, tmp_path / "part", "minilm", weights=tiny, settings=changes, checkpoint_location=location)
+            train(dataset, tmp_path / "part", weights=tiny, settings=changes, checkpoint_location=location)
+    train(dataset, tmp_path / "part", weights=tiny, settings=changes, checkpoint_location=location)
     assert result_of(tmp_path / "part") == result_of(tmp_path / "whole")
 
 
 def test_a_teacher_is_another_network_whose_cost_counts(dataset: Path, tiny: str, tmp_path: Path) -> None:
-    facts = trainer.train(dataset, tmp_path, "minilm", weights=tiny, settings={"teachers": 2, "epochs": 1})
-    assert [teacher["seed"] for teacher in facts["teachers"]] == [1, 2]
-    assert facts["seconds"] > sum(teacher["seconds"] for teacher in facts["teachers"])
+    record = train(dataset, tmp_path, weights=tiny, settings={"teachers": 2, "epochs": 1})
+    assert [teacher.seed for teacher in record.teachers] == [1, 2]
+    assert record.seconds > sum(teacher.seconds for teacher in record.teachers)
 
 
 def test_a_teacher_that_had_finished_is_not_trained_again(
@@ -179,9 +179,9 @@ def test_a_teacher_that_had_finished_is_not_trained_again(
     with monkeypatch.context() as patched:
         stop_at(STEPS_PER_EPOCH + 3, patched)
         with pytest.raises(Interrupted, match=rf"at step {STEPS_PER_EPOCH + 3} of {2 * STEPS_PER_EPOCH}"):
-            trainer.train(dataset, tmp_path / "part", "minilm", weights=tiny, settings=changes, checkpoint_location=location)
+            train(dataset, tmp_path / "part", weights=tiny, settings=changes, checkpoint_location=location)
     with caplog.at_level("INFO"):
-        trainer.train(dataset, tmp_path / "part", "minilm", weights=tiny, settings=changes, checkpoint_location=location)
+        train(dataset, tmp_path / "part", weights=tiny, settings=changes, checkpoint_location=location)
     assert f"resuming minilm at step {STEPS_PER_EPOCH} of {STEPS_PER_EPOCH}" in caplog.text
     assert f"resuming minilm at step {STEPS_PER_EPOCH + 3} of {2 * STEPS_PER_EPOCH}" in caplog.text
 
@@ -192,98 +192,74 @@ def test_a_signal_in_the_last_step_of_a_teacher_stops_what_it_would_teach(
     location, changes = str(tmp_path / "checkpoints"), {"teachers": 1, "teacher_epochs": 1, "epochs": 2}
     stop_at(STEPS_PER_EPOCH, monkeypatch)
     with pytest.raises(Interrupted, match=rf"at step 1 of {2 * STEPS_PER_EPOCH}"):
-        trainer.train(dataset, tmp_path / "part", "minilm", weights=tiny, settings=changes, checkpoint_location=location)
+        train(dataset, tmp_path / "part", weights=tiny, settings=changes, checkpoint_location=location)
     assert "teacher-1" in store.children(location)
 
 
-def test_what_a_group_is_learnt_by() -> None:
-    """A group is there with the chance that not all of its labels are missing; its cross-entropy comes on top."""
-    logits, targets = torch.tensor([[0.5, -1.0, 2.0]]), torch.tensor([[1.0, 0.0, 0.0]])
-    alone = losses.build("bce", torch.ones(3))(logits, targets)
-    names = ("a", "b", "c")
-    grouped = losses.build("bce", torch.ones(3), names, ["a+b", "c"])(logits, targets)
-    chances = torch.sigmoid(logits)[0]
-    some = 1 - (1 - chances[0]) * (1 - chances[1])
-    assert float(grouped - alone) == pytest.approx(
-        losses.GROUPS_WEIGHT * -float(some.log() + (1 - chances[2]).log()) / 2, rel=1e-4
-    )
-    with pytest.raises(ModelError, match="no label 'd'"):
-        losses.build("bce", torch.ones(3), names, ["a+d"])
+@pytest.fixture(scope="module")
+def material(dataset: Path, tiny: str) -> Iterator[trainer.Material]:
+    with trainer.load(dataset, profiles.get("minilm"), tiny) as loaded:
+        yield loaded
 
 
-def test_a_token_of_its_own_is_one_id_in_the_written_model(dataset: Path, tiny: str, tmp_path: Path) -> None:
-    trainer.train(dataset, tmp_path, "minilm", weights=tiny, settings={"added_tokens": ["[NAME]"], "epochs": 1})
-    (encoded,) = TextEncoder.load(tmp_path).encode(["we saw [NAME] today"])
-    assert len(encoded.ids) == 2 + 4
-    assert load_classifier(tmp_path).config.vocab_size == max(encoded.ids) + 1
+def a_loop(material: trainer.Material, epochs: int, location: str = "") -> TrainingLoop:
+    profile = profiles.get("minilm", {"epochs": epochs})
+    network = build_classifier(profile, material.taxonomy, weights=material.files)
+    return TrainingLoop(profile, network, material.encoder, plan=CheckpointPlan(location))
 
 
-def a_run(dataset: Path, tiny: str, epochs: int) -> tuple[trainer.Run, trainer.Split, trainer.Split]:
-    splits, info = load_dataset(dataset)
-    taxonomy = taxonomy_of(info)
-    profile = dataclasses.replace(profiles.get("minilm"), epochs=epochs)
-    classifier, tokenizer = build_classifier(profile, taxonomy, weights=tiny)
-    encoder = TextEncoder(tokenizer.backend_tokenizer, profile.max_length, tokenizer.pad_token_id)
-    train, validation = (
-        trainer.Split(
-            [item.ids for item in encoder.encode(splits[name]["text"][:])],
-            taxonomy.multi_hot(splits[name]["labels"][:]).astype(np.float32),
-        )
-        for name in ("train", "validation")
-    )
-    return trainer.Run(profile, classifier, encoder, 0, "fp32", info["digest"]), train, validation
-
-
-def test_the_best_epoch_is_kept_when_a_later_one_is_worse(dataset: Path, tiny: str) -> None:
-    run, train, validation = a_run(dataset, tiny, epochs=4)
+def test_the_best_epoch_is_kept_when_a_later_one_is_worse(material: trainer.Material) -> None:
+    loop = a_loop(material, epochs=4)
     best: dict[str, torch.Tensor] = {}
 
     def spoil_after_the_third(epoch: int, values: dict[str, float]) -> None:
         if epoch == 3:
-            best.update({name: tensor.clone() for name, tensor in run.classifier.state_dict().items()})
+            best.update({name: tensor.clone() for name, tensor in loop.classifier.state_dict().items()})
             with torch.no_grad():
-                run.classifier.classifier.weight.neg_()
+                loop.classifier.classifier.weight.neg_()
 
-    run.fit(train, validation, "", 500, spoil_after_the_third, threading.Event())
-    assert run.history[3]["validation/auc_micro"] < run.history[2]["validation/auc_micro"]
-    assert run.summary()["best_epoch"] == 3
-    assert all(torch.equal(tensor, best[name]) for name, tensor in run.classifier.state_dict().items())
+    loop.fit(material.train, material.validation, spoil_after_the_third)
+    history = loop.state.history
+    assert history[3]["validation/auc_micro"] < history[2]["validation/auc_micro"]
+    assert loop.record().best_epoch == 3
+    assert all(torch.equal(tensor, best[name]) for name, tensor in loop.classifier.state_dict().items())
 
 
-def test_the_best_epoch_from_before_a_stop_is_kept_after_it(dataset: Path, tiny: str, tmp_path: Path) -> None:
+def test_the_best_epoch_from_before_a_stop_is_kept_after_it(material: trainer.Material, tmp_path: Path) -> None:
     location = str(tmp_path / "checkpoints")
-    stopped, train, validation = a_run(dataset, tiny, epochs=3)
+    interrupted = a_loop(material, 3, location)
 
     def spoil_after_the_first(epoch: int, values: dict[str, float]) -> None:
         with torch.no_grad():
-            stopped.classifier.classifier.weight.neg_()
+            interrupted.classifier.classifier.weight.neg_()
 
     with pytest.MonkeyPatch.context() as patched:
         stop_at(12, patched)
-        with trainer.stop_signal() as signalled, pytest.raises(Interrupted):
-            stopped.fit(train, validation, location, 500, spoil_after_the_first, signalled)
-    resumed, *_ = a_run(dataset, tiny, epochs=3)
-    resumed.fit(train, validation, location, 500, lambda epoch, values: None, threading.Event())
-    assert resumed.best_epoch == 1
-    assert all(torch.equal(tensor, stopped.best[name]) for name, tensor in resumed.classifier.state_dict().items())
+        with trainer.stop_signal() as stopped, pytest.raises(Interrupted):
+            interrupted.fit(material.train, material.validation, spoil_after_the_first, stopped)
+    resumed = a_loop(material, 3, location)
+    resumed.fit(material.train, material.validation)
+    assert resumed.state.best_epoch == 1
+    best = interrupted.state.best
+    assert all(torch.equal(tensor, best[name]) for name, tensor in resumed.classifier.state_dict().items())
 
 
-def test_the_facts_of_a_run_say_what_was_done(dataset: Path, model_folder: Path, tiny: str) -> None:
-    facts = json.loads((model_folder / "training.json").read_text())
-    assert facts["profile"]["name"] == "minilm"
-    assert facts["profile"]["epochs"] == 6
-    assert facts["steps"] == 6 * STEPS_PER_EPOCH
-    assert facts["weights"] == tiny
-    assert facts["dataset_digest"] == load_dataset(dataset)[1]["digest"]
-    assert facts["max_length"] == 128
-    assert facts["parameters"] > 20_000
-    assert facts["peak_memory_bytes"] > 2**26
-    assert 0 < facts["history"][0]["seconds"] < facts["history"][-1]["seconds"]
-    alone = facts["seconds"] - sum(teacher["seconds"] for teacher in facts["teachers"])
-    assert alone == pytest.approx(facts["history"][-1]["seconds"])
-    assert len(facts["teachers"]) == facts["profile"]["teachers"]
-    assert facts["torch"] == torch.__version__
-    assert facts["hardware"]
+def test_the_record_of_a_run_says_what_was_done(dataset: Path, model_folder: Path, tiny: str) -> None:
+    record = TrainingRecord.read(model_folder)
+    assert record.profile["name"] == "minilm"
+    assert record.profile["epochs"] == 6
+    assert record.steps == 6 * STEPS_PER_EPOCH
+    assert record.weights == tiny
+    assert record.dataset_digest == load_dataset(dataset)[1]["digest"]
+    assert record.max_length == 128
+    assert record.parameters > 20_000
+    assert record.peak_memory_bytes > 2**26
+    assert 0 < record.history[0]["seconds"] < record.history[-1]["seconds"]
+    without_teachers = record.seconds - sum(teacher.seconds for teacher in record.teachers)
+    assert without_teachers == pytest.approx(record.history[-1]["seconds"])
+    assert len(record.teachers) == record.profile["teachers"]
+    assert record.torch == torch.__version__
+    assert record.hardware
 
 
 def test_training_needs_no_test_split(dataset: Path, tiny: str, tmp_path: Path, undisturbed: dict[int, Result]) -> None:
@@ -291,20 +267,20 @@ def test_training_needs_no_test_split(dataset: Path, tiny: str, tmp_path: Path, 
     shutil.copytree(dataset, copied)
     shutil.rmtree(copied / "test")
     (copied / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "validation"]}))
-    trainer.train(copied, tmp_path / "model", "minilm", weights=tiny, epochs=SHORT)
+    train(copied, tmp_path / "model", weights=tiny, epochs=SHORT)
     assert result_of(tmp_path / "model") == undisturbed[SHORT]
 
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGTERM) -> None:
-    """From now on a run in this process gets a signal within its step of that number."""
-    advance = trainer.Run.advance
+    """Sends this process a signal within the step of that number, of each training from now on."""
+    advance = TrainingLoop.advance
 
-    def advance_and_stop(run: trainer.Run, *args: Any) -> None:
-        advance(run, *args)
-        if run.step == step:
+    def advance_and_stop(loop: TrainingLoop, *args: Any) -> None:
+        advance(loop, *args)
+        if loop.state.step == step:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(trainer.Run, "advance", advance_and_stop)
+    monkeypatch.setattr(TrainingLoop, "advance", advance_and_stop)
 
 
 @pytest.mark.fault("training-killed")
@@ -315,14 +291,12 @@ def test_a_run_stopped_at_any_step_ends_as_if_it_had_not_been(
     """At every kind of step: within an epoch, the last of one, the first of one."""
     location = str(tmp_path / "checkpoints")
 
-    def start() -> dict[str, Any]:
-        return trainer.train(
-            dataset, tmp_path / "model", "minilm", weights=tiny, epochs=SHORT, checkpoint_location=location, checkpoint_steps=3
-        )
+    def start() -> TrainingRecord:
+        return train(dataset, tmp_path / "model", weights=tiny, epochs=SHORT, checkpoint_location=location, checkpoint_steps=3)
 
     with pytest.MonkeyPatch.context() as patched:
         stop_at(step, patched)
-        with pytest.raises(Interrupted, match=f"stopped at step {step} of 24: start it again to go on from {location}"):
+        with pytest.raises(Interrupted, match=f"stopped at step {step} of 24: start it again to resume from {location}"):
             start()
     assert not (tmp_path / "model").exists()
     with caplog.at_level(logging.INFO):
@@ -335,7 +309,7 @@ def test_a_run_stopped_at_its_last_step_is_finished(
     dataset: Path, tiny: str, tmp_path: Path, undisturbed: dict[int, Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_at(24, monkeypatch)
-    trainer.train(dataset, tmp_path / "model", "minilm", weights=tiny, epochs=SHORT)
+    train(dataset, tmp_path / "model", weights=tiny, epochs=SHORT)
     assert result_of(tmp_path / "model") == undisturbed[SHORT]
 
 
@@ -346,7 +320,7 @@ def test_without_checkpoints_a_stopped_run_says_that_it_starts_over(
     stop_at(5, monkeypatch, number)
     before = [signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)]
     with pytest.raises(Interrupted, match="stopped at step 5 of 24: it starts over next time"):
-        trainer.train(dataset, tmp_path / "model", "minilm", weights=tiny, epochs=SHORT)
+        train(dataset, tmp_path / "model", weights=tiny, epochs=SHORT)
     assert [signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)] == before
 
 
@@ -393,9 +367,7 @@ class Command:
 
 
 def resume(dataset: Path, tiny: str, tmp_path: Path, location: str) -> Result:
-    trainer.train(
-        dataset, tmp_path / "model", "minilm", weights=tiny, epochs=LONG, checkpoint_location=location, checkpoint_steps=50
-    )
+    train(dataset, tmp_path / "model", weights=tiny, epochs=LONG, checkpoint_location=location, checkpoint_steps=50)
     return result_of(tmp_path / "model")
 
 
@@ -415,7 +387,7 @@ def test_a_terminated_command_leaves_one_more_checkpoint_and_is_resumed_there(
     step = int(last.removeprefix("step-"))
     assert 5 <= step < LONG * STEPS_PER_EPOCH
     assert (tmp_path / "stderr").read_text().strip().splitlines()[-1] == (
-        f"goemotions: training of minilm was stopped at step {step} of 48: start it again to go on from {bucket}"
+        f"goemotions: training of minilm was stopped at step {step} of 48: start it again to resume from {bucket}"
     )
     assert store.read(store.join(bucket, last), manifest.NAME)
     assert not (tmp_path / "model").exists()
@@ -454,7 +426,7 @@ def test_a_command_killed_while_it_writes_a_checkpoint_is_resumed_from_the_one_b
         resumed = resume(dataset, wide, tmp_path, str(location))
     assert f"checkpoint {partial} is not used: it was never finished" in caplog.text
     assert f"resuming minilm at step {int(before.removeprefix('step-'))} of 48" in caplog.text
-    trainer.train(dataset, tmp_path / "undisturbed", "minilm", weights=wide, epochs=LONG)
+    train(dataset, tmp_path / "undisturbed", weights=wide, epochs=LONG)
     assert resumed == result_of(tmp_path / "undisturbed")
 
 
@@ -463,9 +435,7 @@ def interrupted(dataset: Path, tiny: str, location: str, **options: Any) -> None
     with pytest.MonkeyPatch.context() as patched:
         stop_at(18, patched)
         with pytest.raises(Interrupted):
-            trainer.train(
-                dataset, Path(location) / "none", "minilm", weights=tiny, epochs=SHORT, checkpoint_location=location, **options
-            )
+            train(dataset, Path(location) / "none", weights=tiny, epochs=SHORT, checkpoint_location=location, **options)
 
 
 @pytest.mark.fault("checkpoints-corrupt")
@@ -478,9 +448,7 @@ def test_where_every_checkpoint_is_corrupt_training_starts_over(
     assert len(states) == checkpoints.KEPT
     for state in states:
         state.write_bytes(state.read_bytes()[:-100])
-    trainer.train(
-        dataset, tmp_path / "model", "minilm", weights=tiny, epochs=SHORT, checkpoint_location=str(location), checkpoint_steps=3
-    )
+    train(dataset, tmp_path / "model", weights=tiny, epochs=SHORT, checkpoint_location=str(location), checkpoint_steps=3)
     assert f"no checkpoint below {location} can be used: training starts over" in caplog.text
     assert result_of(tmp_path / "model") == undisturbed[SHORT]
 
@@ -490,7 +458,7 @@ def test_checkpoints_of_another_seed_are_not_used(
 ) -> None:
     location = str(tmp_path / "checkpoints")
     interrupted(dataset, tiny, location, seed=1)
-    trainer.train(dataset, tmp_path / "model", "minilm", weights=tiny, epochs=SHORT, checkpoint_location=location)
+    train(dataset, tmp_path / "model", weights=tiny, epochs=SHORT, checkpoint_location=location)
     assert "it belongs to another run" in caplog.text
     assert result_of(tmp_path / "model") == undisturbed[SHORT]
 
@@ -499,27 +467,29 @@ def test_checkpoints_of_other_data_are_not_used(
     source: Path, dataset: Path, tiny: str, tmp_path: Path, undisturbed: dict[int, Result], caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(source, tmp_path / "source")
-    train = tmp_path / "source" / "train.tsv"
-    train.write_text("".join(train.read_text().splitlines(keepends=True)[:-1]))
+    rows = tmp_path / "source" / "train.tsv"
+    rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:-1]))
     ingest(str(tmp_path / "source"), tmp_path / "dataset")
     location = str(tmp_path / "checkpoints")
     interrupted(tmp_path / "dataset", tiny, location)
-    trainer.train(dataset, tmp_path / "model", "minilm", weights=tiny, epochs=SHORT, checkpoint_location=location)
+    train(dataset, tmp_path / "model", weights=tiny, epochs=SHORT, checkpoint_location=location)
     assert "it belongs to another run" in caplog.text
     assert result_of(tmp_path / "model") == undisturbed[SHORT]
 
 
 @pytest.mark.fault("loss-not-finite")
-def test_a_loss_that_is_no_number_ends_the_run(
-    dataset: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(profiles.PROFILES, "minilm", dataclasses.replace(profiles.get("minilm"), learning_rate=1e38))
+def test_a_loss_that_is_no_number_ends_the_run(dataset: Path, tiny: str, tmp_path: Path) -> None:
     location = tmp_path / "checkpoints"
     with pytest.raises(
         TrainingError, match=r"the loss of minilm is not finite by step \d+: lower the learning rate \(now 1e\+38\)"
     ):
-        trainer.train(
-            dataset, tmp_path / "model", "minilm", weights=tiny, checkpoint_location=str(location), checkpoint_steps=3
+        train(
+            dataset,
+            tmp_path / "model",
+            weights=tiny,
+            settings={"learning_rate": 1e38},
+            checkpoint_location=str(location),
+            checkpoint_steps=3,
         )
     assert not (tmp_path / "model").exists()
     for values in location.glob("*/state.json"):
@@ -537,7 +507,7 @@ def test_out_of_memory_names_the_setting_to_lower(
 
     monkeypatch.setattr(MeanPooledClassifier, "forward", allocate_too_much)
     with pytest.raises(TrainingError, match="out of GPU memory: lower the profile's batch_size or max_length"):
-        trainer.train(dataset, tmp_path / "model", "minilm", weights=tiny)
+        train(dataset, tmp_path / "model", weights=tiny)
     assert not (tmp_path / "model").exists()
 
 
@@ -550,7 +520,7 @@ def test_real_exhaustion_of_gpu_memory_names_the_setting_to_lower(dataset: Path,
     torch.cuda.set_per_process_memory_fraction(1e-6)
     try:
         with pytest.raises(TrainingError, match="out of GPU memory"):
-            trainer.train(dataset, tmp_path / "model", "minilm", weights=wide)
+            train(dataset, tmp_path / "model", weights=wide)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
@@ -559,23 +529,24 @@ def test_an_unknown_profile_and_a_folder_without_data_are_named(dataset: Path, t
     with pytest.raises(ModelError, match="there is no model profile 'gpt'"):
         trainer.train(dataset, tmp_path / "model", "gpt")
     with pytest.raises(DataError, match="is not a Dataset folder"):
-        trainer.train(tmp_path, tmp_path / "model", "minilm")
+        train(tmp_path, tmp_path / "model")
 
 
 def test_bf16_trains_to_about_the_same_numbers(
     dataset: Path, tiny: str, tmp_path: Path, undisturbed: dict[int, Result]
 ) -> None:
-    facts = trainer.train(dataset, tmp_path / "model", "minilm", weights=tiny, epochs=1, precision="bf16")
-    assert facts["precision"] == "bf16"
-    assert facts["history"][0]["train/loss"] == pytest.approx(undisturbed[SHORT].history[0]["train/loss"], rel=0.02)
+    record = train(dataset, tmp_path / "model", weights=tiny, epochs=1, precision="bf16")
+    assert record.precision == "bf16"
+    assert record.history[0]["train/loss"] == pytest.approx(undisturbed[SHORT].history[0]["train/loss"], rel=0.02)
     written = load_classifier(tmp_path / "model")
     assert {parameter.dtype for parameter in written.parameters()} == {torch.float32}
 
 
-def test_the_head_learns_faster_and_only_matrices_decay(dataset: Path, tiny: str) -> None:
-    run, *_ = a_run(dataset, tiny, epochs=1)
-    of = {id(parameter): name for name, parameter in run.classifier.named_parameters()}
-    groups = optimizers.parameter_groups(run.classifier, run.profile)
+def test_the_head_learns_faster_and_only_matrices_decay(taxonomy: Taxonomy, tiny: str) -> None:
+    profile = profiles.get("minilm")
+    network = build_classifier(profile, taxonomy, weights=tiny)
+    of = {id(parameter): name for name, parameter in network.named_parameters()}
+    groups = optimizers.parameter_groups(network, profile.hyperparameters)
     rates = {of[id(p)]: (group["peak_lr"], group["weight_decay"]) for group in groups for p in group["params"]}
     assert rates.keys() == set(of.values())
     assert rates["classifier.weight"] == (pytest.approx(2e-3), 0.01)
@@ -593,22 +564,22 @@ def test_the_head_learns_faster_and_only_matrices_decay(dataset: Path, tiny: str
 @settings(max_examples=50, deadline=None)
 def test_every_row_is_in_exactly_one_batch(lengths: list[int], size: int, seed: int, epoch: int) -> None:
     rows = [[0] * length for length in lengths]
-    drawn = trainer.batches(rows, size, seed, epoch)
+    drawn = batches.draw(rows, size, seed, epoch)
     assert sorted(position for batch in drawn for position in batch) == list(range(len(rows)))
     assert len(drawn) == math.ceil(len(rows) / size)
     assert all(1 <= len(batch) <= size for batch in drawn)
-    assert drawn == trainer.batches(rows, size, seed, epoch)
+    assert drawn == batches.draw(rows, size, seed, epoch)
 
 
 def test_another_epoch_or_seed_draws_other_batches() -> None:
     rows = [[0] * (1 + number % 9) for number in range(200)]
-    drawn = [trainer.batches(rows, 8, seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    drawn = [batches.draw(rows, 8, seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
     assert drawn[0] != drawn[1] != drawn[2] != drawn[0]
 
 
 def test_batches_hold_rows_of_like_length() -> None:
     lengths = np.random.default_rng(0).integers(1, 129, 3200)
-    drawn = trainer.batches([[0] * int(length) for length in lengths], 32, 0, 0)
+    drawn = batches.draw([[0] * int(length) for length in lengths], 32, 0, 0)
     padded = sum(len(batch) * int(lengths[batch].max()) for batch in drawn)
     assert padded < 1.05 * lengths.sum()
 
@@ -627,16 +598,3 @@ def test_the_schedule_rises_to_its_peak_and_falls_to_nothing() -> None:
     assert points[55] == pytest.approx(0.5)
     assert np.allclose(np.diff(points[:11]), 0.1)
     assert np.allclose(np.diff(points[10:]), -1 / 90)
-
-
-@given(drawn=st.data(), rows=st.integers(1, 6), columns=st.integers(1, 5))
-@settings(max_examples=50, deadline=None)
-def test_the_validation_loss_is_binary_cross_entropy(drawn: st.DataObject, rows: int, columns: int) -> None:
-    labels = drawn.draw(arrays(np.int64, (rows, columns), elements=st.integers(0, 1))).astype(np.float32)
-    scores = drawn.draw(arrays(np.int64, (rows, columns), elements=st.integers(1, 999))).astype(np.float32) / 1000
-    expected = torch.nn.functional.binary_cross_entropy(torch.from_numpy(scores), torch.from_numpy(labels))
-    assert trainer.binary_loss(labels, scores) == pytest.approx(float(expected), rel=1e-4, abs=1e-5)
-
-
-def test_the_validation_loss_of_certain_errors_is_finite() -> None:
-    assert math.isfinite(trainer.binary_loss(np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])))

@@ -1,0 +1,42 @@
+"""The train step: starts one process per GPU and logs the training to MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from goemotions.models.records import TrainingRecord
+from goemotions.registry import tracking
+from goemotions.training import distributed, trainer
+from goemotions.training.options import TrainOptions
+
+
+def run(dataset: Path, output: Path, profile: str, options: TrainOptions) -> TrainingRecord:
+    """Trains with ``trainer.train``, in one process per GPU, and logs to MLflow if the options name a pipeline run.
+
+    Args:
+        dataset, output, profile, options: as ``trainer.train`` takes them.
+
+    Returns:
+        The content of ``training.json``.
+
+    Raises:
+        ModelError, TrainingError, Interrupted: as ``trainer.train`` does; with several processes TrainingError if any of them fails.
+    """
+    count = options.processes or max(1, torch.cuda.device_count())
+    if count == 1:
+        return _train(dataset, output, profile, options)
+    return distributed.launch(count, _train, dataset, output, profile, options)
+
+
+def _train(dataset: Path, output: Path, profile: str, options: TrainOptions) -> TrainingRecord:
+    if not (options.pipeline_run and distributed.is_first()):
+        return trainer.train(dataset, output, profile, options)
+    with tracking.step(options.pipeline_run, profile) as run:
+        record = trainer.train(dataset, output, profile, options, lambda epoch, metrics: run.log_metrics(metrics, epoch))
+        run.log_missing(record.history)
+        others = {name: getattr(record, name) for name in ("seed", "precision", "dataset_digest", "processes")}
+        run.log_parameters({**record.profile, **others})
+        run.log_metrics({"best_epoch": record.best_epoch, "train_seconds": record.seconds})
+    return record
