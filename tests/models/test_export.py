@@ -99,11 +99,13 @@ def test_padding_changes_nothing_in_the_float_graph(model_folder: Path, onnx_fol
         assert engine.logits(padded, mask)[:1] == pytest.approx(alone, abs=1e-5)
 
 
-def test_the_same_model_exports_to_the_same_bytes(
+def test_the_same_model_exports_to_the_same_bytes_and_the_log_level_stays(
     dataset: Path, model_folder: Path, onnx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "LATENCY_RUNS", 10)
+    level = logging.getLogger().level
     export.export(dataset, model_folder, tmp_path)
+    assert logging.getLogger().level == level
     for file in engines.FILES.values():
         assert (tmp_path / file).read_bytes() == (onnx_folder / file).read_bytes()
 
@@ -141,12 +143,3 @@ def test_a_damaged_model_is_refused(damage: Callable[[Path], None], dataset: Pat
     with pytest.raises(ModelError, match="damaged"):
         export.export(dataset, tmp_path / "model", tmp_path / "onnx")
     assert not (tmp_path / "onnx" / "export.json").exists()
-
-
-def test_exporting_leaves_the_log_level_as_it_was(
-    dataset: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(export, "LATENCY_RUNS", 10)
-    before = logging.getLogger().level
-    export.export(dataset, model_folder, tmp_path)
-    assert logging.getLogger().level == before

