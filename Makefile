@@ -169,11 +169,11 @@ test-faults: setup ## the tests of faults and bad inputs, slow ones too; docs/fa
 	$(BIN)/python -m pytest --faults $(TRAINING)
 	$(BIN)/python -m pytest --faults $(LOAD)
 
-fuzz: setup ## a fuzzer on each reader of strangers' bytes for SECONDS
-	@cd /tmp && for reader in $$($(CURDIR)/$(BIN)/python $(CURDIR)/tests/fuzz/readers.py --list); do echo "== $$reader"; \
-		$(CURDIR)/$(BIN)/python $(CURDIR)/tests/fuzz/readers.py $$reader -max_total_time=$(SECONDS) -verbosity=0; done
+fuzz: setup ## run a fuzzer on each parser of untrusted input: SECONDS= per parser
+	@cd /tmp && for parser in $$($(CURDIR)/$(BIN)/python $(CURDIR)/tests/fuzz/parsers.py --list); do echo "== $$parser"; \
+		$(CURDIR)/$(BIN)/python $(CURDIR)/tests/fuzz/parsers.py $$parser -max_total_time=$(SECONDS) -verbosity=0; done
 
-soak: setup ## training, registering and serving side by side for MINUTES, with random faults: what was lost
+soak: setup ## run training, registration and serving together for MINUTES= with random faults; fails if anything is lost
 	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
 # The baseline leaves out commits of the hub and digests of data and weights, which are public. No advisory is left out; one that does

@@ -1,4 +1,4 @@
-"""A soak: training, registration and serving side by side for a stated time, with random faults, and what was lost at the end: nothing.
+"""A soak test: training, registration and serving at the same time, with random faults. Nothing may be lost.
 
 python -m benchmarks.soak --minutes 10
 """
@@ -36,17 +36,18 @@ PROFILE, MODEL, STORE = "minilm-3l", "soak", f"s3://{BUCKET}/soak/"
 TRAINING = ("--profile", PROFILE, "--epochs", "1", "--precision", "fp32", "--checkpoint-steps", "10")
 COMMENTS = tuple(f"thank you so much, that made my {day} a lot better" for day in ("monday", "friday", "week", "year"))
 CLIENTS = 8
-# A router hears of a pod's end within a second or two; the server answers on for longer.
+# A router removes a terminating pod within a second or two; the server accepts requests for longer than that.
 ROUTER_SECONDS = 1.5
 EVERY_SECONDS = {"serving": 40.0, "training": 15.0, "registering": 20.0, "MLflow": 75.0, "S3": 90.0}
-AWAY_SECONDS = 5.0
-# Of one training or registration: far more than the faults of a soak take.
+DOWN_SECONDS = 5.0
+# Starts of one training or registration: far more than the faults of a soak test require.
 ATTEMPTS = 100
+PEAK = "peak memory of the server, MiB"
 
 
 @dataclass
 class Tally:
-    """What happened, counted by several threads."""
+    """Counts of events, from several threads."""
 
     counts: collections.Counter[str] = field(default_factory=collections.Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -58,19 +59,19 @@ class Tally:
 
 @dataclass(frozen=True)
 class Soak:
-    """One soak: where it works, how long, and what it counts."""
+    """One activity of the soak test: its folder, the time at which it ends, its counts, and its random numbers."""
 
     folder: Path
     ends: float
     tally: Tally
     random: random.Random
 
-    def goes_on(self) -> bool:
+    def continues(self) -> bool:
         return time.monotonic() < self.ends
 
-    def pause(self, what: str) -> None:
-        """Waits for about as long as there is between two faults of a kind."""
-        time.sleep(max(0.0, min(EVERY_SECONDS[what] * self.random.uniform(0.5, 1.5), self.ends - time.monotonic())))
+    def pause(self, kind: str) -> None:
+        """Waits about as long as EVERY_SECONDS says."""
+        time.sleep(max(0.0, min(EVERY_SECONDS[kind] * self.random.uniform(0.5, 1.5), self.ends - time.monotonic())))
 
 
 def goemotions(*arguments: str | Path, log: Path) -> subprocess.Popen[bytes]:
@@ -81,11 +82,11 @@ def goemotions(*arguments: str | Path, log: Path) -> subprocess.Popen[bytes]:
 
 def run(*arguments: str | Path, log: Path) -> None:
     if goemotions(*arguments, log=log).wait():
-        raise click.ClickException(f"{arguments[0]} failed: its log is {log}")
+        raise click.ClickException(f"{arguments[0]} failed: see {log}")
 
 
 def prepare(folder: Path) -> None:
-    """A dataset, a trained candidate, and its first version, made without any fault."""
+    """Makes a dataset, a trained candidate and its first version, without faults."""
     dataset, candidate, log = folder / "dataset", folder / "candidate", folder / "prepare.log"
     run("ingest", "--source", "sample", "--output", dataset, log=log)
     run("train", "--dataset", dataset, "--output", candidate / "model", *TRAINING, log=log)
@@ -94,14 +95,8 @@ def prepare(folder: Path) -> None:
         outputs = [f"--{split}={candidate / variant / split}" for split in ("validation", "test")]
         common = ("--dataset", dataset, "--model", candidate / "model", "--onnx", candidate / "onnx")
         run("evaluate", *common, "--engine", engine, *outputs, log=log)
-        run(
-            "tune-thresholds",
-            "--validation",
-            candidate / variant / "validation",
-            "--output",
-            candidate / variant / "thresholds",
-            log=log,
-        )
+        fitted = ("--validation", candidate / variant / "validation", "--output", candidate / variant / "thresholds")
+        run("tune-thresholds", *fitted, log=log)
     register(folder, "soak-0", log).wait()
     run("download", "champion-cpu", "--model-name", MODEL, "--output", folder / "bundle", log=log)
 
@@ -112,23 +107,23 @@ def register(folder: Path, name: str, log: Path) -> subprocess.Popen[bytes]:
 
 
 def serve(soak: Soak) -> None:
-    """Clients without a pause, while one server after the other takes over and the one before gets SIGTERM."""
+    """Sends requests without a pause; again and again a new server takes over and the old one gets SIGTERM."""
     log, wire = soak.folder / "serve.log", load.requests(COMMENTS, 2)
     port, server = _server(soak.folder, log)
     threading.Thread(target=_watch, args=(soak, lambda: server), daemon=True).start()
-    while soak.goes_on():
+    while soak.continues():
         until = min(time.monotonic() + EVERY_SECONDS["serving"] * soak.random.uniform(0.5, 1.5), soak.ends)
         while (left := until - time.monotonic()) > 0:
             _count(soak, load.closed(port, wire, clients=CLIENTS, seconds=min(5.0, left)))
-        if not soak.goes_on():
+        if not soak.continues():
             break
-        following = _server(soak.folder, log)
+        successor = _server(soak.folder, log)
         server.terminate()
         soak.tally.add("fault: SIGTERM to the server under load")
         _count(soak, load.closed(port, wire, clients=CLIENTS, seconds=ROUTER_SECONDS))
-        before = server
-        port, server = following
-        threading.Thread(target=before.wait, daemon=True).start()
+        old = server
+        port, server = successor
+        threading.Thread(target=old.wait, daemon=True).start()
     server.terminate()
     server.wait(timeout=60)
 
@@ -138,40 +133,41 @@ def _server(folder: Path, log: Path) -> tuple[int, subprocess.Popen[bytes]]:
     process = goemotions("serve", "--bundle", folder / "bundle", "--port", str(port), log=log)
     while not stack._answers(f"http://127.0.0.1:{port}/v2/health/ready"):
         if process.poll() is not None:
-            raise click.ClickException(f"the server ended: its log is {log}")
+            raise click.ClickException(f"the server ended: see {log}")
         time.sleep(0.2)
     return port, process
 
 
 def _count(soak: Soak, outcome: load.Outcome) -> None:
-    answered = outcome.statuses.count(200)
+    served = outcome.statuses.count(200)
     lost = sum(status in (load.LOST, load.REFUSED) for status in outcome.statuses)
-    soak.tally.add("requests answered", answered)
+    soak.tally.add("requests served", served)
     soak.tally.add("requests lost", lost)
-    soak.tally.add("requests answered with an error", len(outcome.statuses) - answered - lost)
+    soak.tally.add("requests with an error", len(outcome.statuses) - served - lost)
 
 
 def _watch(soak: Soak, server: Callable[[], subprocess.Popen[bytes]]) -> None:
-    while soak.goes_on():
+    while soak.continues():
         with contextlib.suppress(psutil.NoSuchProcess):
             resident = psutil.Process(server().pid).memory_info().rss >> 20
             with soak.tally.lock:
-                soak.tally.counts["server memory, most, MiB"] = max(soak.tally.counts["server memory, most, MiB"], resident)
+                peak = soak.tally.counts[PEAK]
+                soak.tally.counts[PEAK] = max(peak, resident)
         time.sleep(1)
 
 
 def train(soak: Soak) -> None:
-    """The same training over and over, ended at random moments and started again, against the figures of the undisturbed one."""
-    undisturbed = _figures(soak.folder / "candidate" / "model")
+    """Repeats one training, interrupts it at random and restarts it; its metrics must equal those of the undisturbed one."""
+    undisturbed = _metrics(soak.folder / "candidate" / "model")
     number = 0
-    while soak.goes_on():
+    while soak.continues():
         number += 1
         output, log = soak.folder / f"model-{number}", soak.folder / "train.log"
         arguments = ("--dataset", soak.folder / "dataset", "--output", output, "--checkpoints", f"{STORE}checkpoints/{number}/")
         for _ in range(ATTEMPTS):
             process = goemotions("train", *arguments, *TRAINING, log=log)
             try:
-                process.wait(timeout=EVERY_SECONDS["training"] * soak.random.uniform(0.7, 2.5) if soak.goes_on() else None)
+                process.wait(timeout=EVERY_SECONDS["training"] * soak.random.uniform(0.7, 2.5) if soak.continues() else None)
             except subprocess.TimeoutExpired:
                 kind = soak.random.choice(("SIGTERM", "SIGKILL"))
                 process.terminate() if kind == "SIGTERM" else process.kill()
@@ -179,81 +175,81 @@ def train(soak: Soak) -> None:
                 process.wait()
             if (output / "training.json").exists() and process.returncode == 0:
                 break
-            soak.tally.add("trainings started again")
+            soak.tally.add("trainings restarted")
         else:
-            raise click.ClickException(f"a training did not end in {ATTEMPTS} attempts: its log is {log}")
+            raise click.ClickException(f"a training did not finish in {ATTEMPTS} attempts: see {log}")
         soak.tally.add("trainings finished")
-        soak.tally.add("trainings that ended otherwise than undisturbed", _figures(output) != undisturbed)
+        soak.tally.add("trainings with other metrics", _metrics(output) != undisturbed)
         shutil.rmtree(output)
 
 
-def _figures(model: Path) -> list[dict[str, float]]:
+def _metrics(model: Path) -> list[dict[str, float]]:
     history = json.loads((model / "training.json").read_text(encoding="utf-8"))["history"]
     return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in history]
 
 
-def enrol(soak: Soak, who: str) -> None:
-    """Registrations one after the other, ended at random moments and started again until they are through."""
+def register_repeatedly(soak: Soak, who: str) -> None:
+    """Registers again and again; kills half of the registrations at random and restarts them until they succeed."""
     number = 0
-    while soak.goes_on():
+    while soak.continues():
         number += 1
         name, log = f"soak-{who}-{number}", soak.folder / f"register-{who}.log"
         for _ in range(ATTEMPTS):
             process = register(soak.folder, name, log)
             try:
-                is_spared = soak.random.random() < 0.5 or not soak.goes_on()
-                process.wait(timeout=None if is_spared else soak.random.uniform(2, 12))
+                is_undisturbed = soak.random.random() < 0.5 or not soak.continues()
+                process.wait(timeout=None if is_undisturbed else soak.random.uniform(2, 12))
             except subprocess.TimeoutExpired:
                 process.kill()
                 soak.tally.add("fault: SIGKILL to a registration")
                 process.wait()
             if process.returncode == 0:
                 break
-            soak.tally.add("registrations started again")
+            soak.tally.add("registrations restarted")
             time.sleep(1)
         else:
-            raise click.ClickException(f"a registration did not end in {ATTEMPTS} attempts: its log is {log}")
+            raise click.ClickException(f"a registration did not finish in {ATTEMPTS} attempts: see {log}")
         with soak.tally.lock:
             soak.tally.counts[f"run {name}"] = 1
         soak.tally.add("registrations finished")
         soak.pause("registering")
 
 
-def disturb(soak: Soak, name: str, shown: str) -> None:
-    """A server of the stack, killed and started again where it was, over and over."""
+def disturb(soak: Soak, name: str, title: str) -> None:
+    """Kills a server of the stack again and again, and restarts it on the same port."""
     while True:
-        soak.pause(shown)
-        if not soak.goes_on():
+        soak.pause(title)
+        if not soak.continues():
             return
         server = stack._server(soak.folder / "stack", name)
         if server is None:
-            raise click.ClickException(f"{shown} is not there any more")
+            raise click.ClickException(f"{title} is not running any more: see {soak.folder / 'stack'}")
         main = psutil.Process(server.pid)
-        command, environment, where = main.cmdline(), main.environ(), main.cwd()
+        command, environment, folder = main.cmdline(), main.environ(), main.cwd()
         for process in [*main.children(recursive=True), main]:
             process.kill()
-        soak.tally.add(f"fault: SIGKILL to {shown}, away for {AWAY_SECONDS:g} s")
-        time.sleep(AWAY_SECONDS)
+        soak.tally.add(f"fault: SIGKILL to {title}, down for {DOWN_SECONDS:g} s")
+        time.sleep(DOWN_SECONDS)
         with (soak.folder / "stack" / f"{name}.log").open("ab") as log:
-            again = subprocess.Popen(command, stdout=log, stderr=log, cwd=where, env=environment, start_new_session=True)
-        record = json.dumps(vars(stack.Server.of(again, server.port)))
+            restarted = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment, start_new_session=True)
+        record = json.dumps(vars(stack.Server.of(restarted, server.port)))
         stack._record(soak.folder / "stack", name).write_text(record, encoding="utf-8")
 
 
 def lost_versions(tally: Tally) -> tuple[int, int]:
-    """Of the registrations that finished: how many variants lack their one whole version, and how many have more than one."""
+    """Over all finished registrations, how many variants have no complete version, and how many have more than one."""
     client = tracking._client()
     names = ["soak-0", *(name.removeprefix("run ") for name in tally.counts if name.startswith("run "))]
     sources: dict[str, list[str]] = collections.defaultdict(list)
     for version in client.search_model_versions(f"name='{MODEL}'", max_results=5000):
         run = client.get_run(version.run_id).data.tags[tracking.RUN_TAG]
         sources[f"{run} {version.tags['variant']}"].append(version.source)
-    wanted = [f"{name} {variant}" for name in names for variant in ("gpu", "cpu")]
-    lost = sum(not sources[one] or not _is_whole(sources[one][0]) for one in wanted)
-    return lost, sum(len(found) > 1 for found in sources.values())
+    expected = [f"{name} {variant}" for name in names for variant in ("gpu", "cpu")]
+    lost = sum(not sources[key] or not _is_complete(sources[key][0]) for key in expected)
+    return lost, sum(len(locations) > 1 for locations in sources.values())
 
 
-def _is_whole(source: str) -> bool:
+def _is_complete(source: str) -> bool:
     with tempfile.TemporaryDirectory() as scratch, contextlib.suppress(IntegrityError, StorageError):
         manifest.verify(store.fetch(source, Path(scratch)))
         return True
@@ -270,15 +266,15 @@ def _own_stack(folder: Path) -> Iterator[None]:
 
 
 def table(tally: Tally, minutes: float) -> str:
-    """What was counted, faults first."""
-    shown = {name: number for name, number in sorted(tally.counts.items()) if not name.startswith("run ")}
-    shown["requests a second"] = round(tally.counts["requests answered"] / (60 * minutes))
-    return "\n".join(["| what | number |", "|---|---|", *(f"| {name} | {number:,} |" for name, number in shown.items())])
+    """The counts as a Markdown table, faults first."""
+    rows = {name: number for name, number in sorted(tally.counts.items()) if not name.startswith("run ")}
+    rows["requests per second"] = round(tally.counts["requests served"] / (60 * minutes))
+    return "\n".join(["| event | count |", "|---|---|", *(f"| {name} | {number:,} |" for name, number in rows.items())])
 
 
 @click.command()
 @click.option("--minutes", default=10.0, show_default=True)
-@click.option("--seed", default=0, show_default=True, help="Of the faults' moments.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the times of the faults.")
 def main(minutes: float, seed: int) -> None:
     """Run training, registration and serving with random faults, and count what is lost."""
     with tempfile.TemporaryDirectory(prefix="soak-") as scratch, _own_stack(Path(scratch) / "stack"):
@@ -301,22 +297,26 @@ def main(minutes: float, seed: int) -> None:
             thread.start()
             return thread
 
-        threads = [start(serve), start(train), start(enrol, "a"), start(enrol, "b")]
+        threads = [start(serve), start(train), start(register_repeatedly, "a"), start(register_repeatedly, "b")]
         threads += [start(disturb, "mlflow", "MLflow"), start(disturb, "seaweedfs", "S3")]
         for thread in threads:
             thread.join()
         if errors:
             raise errors[0]
         stack.up(folder / "stack")
-        lost, doubled = lost_versions(tally)
-        tally.counts.update({"versions lost": lost, "versions doubled": doubled})
+        lost, duplicated = lost_versions(tally)
+        tally.counts.update({"versions lost": lost, "versions duplicated": duplicated})
         click.echo(f"{machine()}; {minutes:g} min\n\n{table(tally, minutes)}\n")
-        # Counted even where there was none.
-        counted = ("requests lost", "requests answered with an error", "versions lost", "versions doubled")
-        bad = {name: tally.counts[name] for name in counted}
-        bad["trainings that ended otherwise"] = tally.counts["trainings that ended otherwise than undisturbed"]
-        click.echo(", ".join(f"{name}: {number}" for name, number in bad.items()))
-        sys.exit(1 if any(bad.values()) else 0)
+        # A count that is missing is 0.
+        losses = (
+            "requests lost",
+            "requests with an error",
+            "versions lost",
+            "versions duplicated",
+            "trainings with other metrics",
+        )
+        click.echo(", ".join(f"{name}: {tally.counts[name]}" for name in losses))
+        sys.exit(1 if any(tally.counts[name] for name in losses) else 0)
 
 
 if __name__ == "__main__":

@@ -42,9 +42,8 @@ class Predictor:
 
     def predict(self, texts: Sequence[str], options: Options | None = None) -> list[dict[str, Any]]:
         """One answer a text, in order: ``labels``, ``scores`` of those (or of all labels), and ``truncated``."""
-        options = options or Options()
         probabilities, truncated = engines.score(self.engine, texts)
-        return self.predictions(probabilities, self.choose(probabilities, options), truncated, all_scores=options.all_scores)
+        return self.predictions(probabilities, truncated, options or Options())
 
     def choose(self, probabilities: np.ndarray, options: Options) -> np.ndarray:
         """Which labels an answer holds, bool [n, labels], for probabilities, float32 [n, labels]."""
@@ -57,17 +56,15 @@ class Predictor:
         among_chosen = np.argsort(np.argsort(-np.where(chosen, probabilities, -1), axis=1, kind="stable"), axis=1)
         return chosen & (among_chosen < options.top_k)
 
-    def predictions(
-        self, probabilities: np.ndarray, chosen: np.ndarray, truncated: np.ndarray, *, all_scores: bool
-    ) -> list[dict[str, Any]]:
-        """The answers to n texts that were scored."""
-        names = self.bundle.taxonomy.names
+    def predictions(self, probabilities: np.ndarray, truncated: np.ndarray, options: Options) -> list[dict[str, Any]]:
+        """The predictions for n texts from their probabilities, float32 [n, labels], and whether each was truncated, bool [n]."""
+        names, chosen = self.bundle.taxonomy.names, self.choose(probabilities, options)
         result = []
         for row, over, ranked, cut in zip(
             probabilities.tolist(), chosen.tolist(), _ranked(probabilities), truncated.tolist(), strict=True
         ):
             labels = [position for position in ranked if over[position]]
-            scored = ranked if all_scores else labels
+            scored = ranked if options.all_scores else labels
             result.append(
                 {
                     "labels": [names[position] for position in labels],

@@ -1,9 +1,10 @@
-"""The server's OpenAPI document: its paths, with their requests and responses as ``schema`` defines them."""
+"""The server's OpenAPI document: its paths, with the models of ``schema``, and KServe's own for health and metadata."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from kserve.protocol.rest import v2_datamodels as v2
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -25,8 +26,9 @@ ERRORS = {
 }
 REQUESTS = (schema.V1Request, schema.V2Request)
 RESPONSES = (
-    *(schema.V1Response, schema.V1Model, schema.ModelList, schema.ErrorResponse),
-    *(schema.V2Response, schema.V2Live, schema.V2Ready, schema.V2Server, schema.V2Metadata),
+    *(schema.V1Response, schema.V2Response, schema.ErrorResponse),
+    *(v2.ServerLiveResponse, v2.ServerReadyResponse, v2.ServerMetadataResponse),
+    *(v2.ListModelsResponse, v2.ModelReadyResponse, v2.ModelMetadataResponse),
 )
 
 
@@ -37,16 +39,16 @@ def v2_paths(version: str, action: str = "") -> list[str]:
 
 def document(version: str) -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
-    model_ready = _get("Is the model ready?", schema.V1Model, 503)
+    model_ready = _get("Is the model ready?", v2.ModelReadyResponse, 503)
     infer = _post("Label texts (V2, Open Inference)", schema.V2Request, schema.V2Response)
     paths = {
-        "/v2/health/live": _get("Is the process alive?", schema.V2Live, 503),
-        "/v2/health/ready": _get("Is the server ready?", schema.V2Ready, 503),
+        "/v2/health/live": _get("Is the process alive?", v2.ServerLiveResponse, 503),
+        "/v2/health/ready": _get("Is the server ready?", v2.ServerReadyResponse, 503),
         **dict.fromkeys([V1_MODEL, *v2_paths(version, "/ready")], model_ready),
-        "/v1/models": _get("The models of this server", schema.ModelList),
-        "/v2": _get("The server", schema.V2Server),
-        "/v2/models": _get("The models of this server", schema.ModelList),
-        **dict.fromkeys(v2_paths(version), _get("The model: its tensors", schema.V2Metadata)),
+        "/v1/models": _get("The models of this server", v2.ListModelsResponse),
+        "/v2": _get("The server", v2.ServerMetadataResponse),
+        "/v2/models": _get("The models of this server", v2.ListModelsResponse),
+        **dict.fromkeys(v2_paths(version), _get("The model: its tensors", v2.ModelMetadataResponse)),
         V1_PREDICT: _post("Label texts (V1)", schema.V1Request, schema.V1Response),
         **dict.fromkeys(v2_paths(version, "/infer"), infer),
         "/metrics": {

@@ -1,4 +1,4 @@
-"""The JSON of requests and responses. Requests are validated against these models, and the OpenAPI document is made from them."""
+"""The JSON of inference requests and responses: requests are validated against these models, and the OpenAPI document shows them."""
 
 from __future__ import annotations
 
@@ -63,15 +63,6 @@ class V1Response(BaseModel):
     model_version: str
 
 
-class V1Model(BaseModel):
-    name: str
-    ready: bool
-
-
-class ModelList(BaseModel):
-    models: list[str]
-
-
 class V2InputTensor(_Tolerant):
     name: Literal["text"]
     datatype: Literal["BYTES"]
@@ -106,34 +97,6 @@ class V2Response(BaseModel):
     id: str | None = None
     outputs: list[V2OutputTensor]
     parameters: Annotated[dict[str, Any] | None, Field(description='"truncated": positions of the texts that were cut.')] = None
-
-
-class V2Live(BaseModel):
-    live: bool
-
-
-class V2Ready(BaseModel):
-    ready: bool
-
-
-class V2Server(BaseModel):
-    name: str
-    version: str
-    extensions: list[str]
-
-
-class V2TensorMetadata(BaseModel):
-    name: str
-    datatype: str
-    shape: list[int]
-
-
-class V2Metadata(BaseModel):
-    name: str
-    versions: list[str]
-    platform: str
-    inputs: list[V2TensorMetadata]
-    outputs: list[V2TensorMetadata]
 
 
 class ErrorResponse(BaseModel):

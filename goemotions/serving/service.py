@@ -86,8 +86,7 @@ class Service:
         logits, truncated = await self._batcher.logits(texts, self.limits.answer_seconds)
         metrics.PREDICT_SECONDS.labels(MODEL_NAME).observe(time.perf_counter() - started)
         probabilities = engines.sigmoid(logits)
-        chosen = self.predictor.choose(probabilities, options)
-        predictions = self.predictor.predictions(probabilities, chosen, truncated, all_scores=options.all_scores)
+        predictions = self.predictor.predictions(probabilities, truncated, options)
         for label, count in collections.Counter(label for one in predictions for label in one["labels"]).items():
             self._counters[label].inc(count)
         metrics.TRUNCATED.inc(int(truncated.sum()))

@@ -1,8 +1,8 @@
-"""A coverage-guided fuzzer (atheris) on everything that reads bytes of strangers: each input is read, or refused by a named error.
+"""A coverage-guided fuzzer (atheris) for the parsers of untrusted input: each input is parsed or rejected with a named error.
 
-    python tests/fuzz/readers.py <reader> -max_total_time=60
+    python tests/fuzz/parsers.py <parser> -max_total_time=60
 
-What it finds becomes a test of the reader; ``make fuzz`` runs all of them for a while.
+Each finding becomes a test of the parser. ``make fuzz`` runs all of them, SECONDS each.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-"))
 TAXONOMY = Taxonomy(("calm", "dread", "glee"))
 
 
-def in_a_file(name: str, read: Callable[[Path], object]) -> Callable[[bytes], object]:
-    def given(content: bytes) -> object:
+def from_file(name: str, parse: Callable[[Path], object]) -> Callable[[bytes], object]:
+    def write_and_parse(content: bytes) -> object:
         (FOLDER / name).write_bytes(content)
-        return read(FOLDER / name)
+        return parse(FOLDER / name)
 
-    return given
+    return write_and_parse
 
 
 def binary(content: bytes) -> object:
-    """Open Inference with binary data: the length of the JSON comes from a header, which is the first line here."""
+    """Open Inference with binary data; the first line replaces the header with the length of the JSON."""
     header, _, body = content.partition(b"\n")
     return openinference.from_rest(body, header.decode("latin-1"))
 
 
-READERS: dict[str, Callable[[bytes], object]] = {
-    "tsv": in_a_file("train.tsv", lambda path: list(sources._read([path], TAXONOMY))),
-    "gzip": in_a_file("train.tsv.gz", lambda path: list(sources._read([path], TAXONOMY))),
-    "parquet": in_a_file("train.parquet", lambda path: list(sources._read([path], TAXONOMY))),
-    "thresholds": in_a_file("thresholds.json", thresholds.read),
-    "manifest": in_a_file("MANIFEST.json", lambda path: manifest.verify(path.parent)),
-    "tokenizer": in_a_file("tokenizer.json", lambda path: tokenizer.TextEncoder.load(path.parent)),
+PARSERS: dict[str, Callable[[bytes], object]] = {
+    "tsv": from_file("train.tsv", lambda path: list(sources._read([path], TAXONOMY))),
+    "gzip": from_file("train.tsv.gz", lambda path: list(sources._read([path], TAXONOMY))),
+    "parquet": from_file("train.parquet", lambda path: list(sources._read([path], TAXONOMY))),
+    "thresholds": from_file("thresholds.json", thresholds.read),
+    "manifest": from_file("MANIFEST.json", lambda path: manifest.verify(path.parent)),
+    "tokenizer": from_file("tokenizer.json", lambda path: tokenizer.TextEncoder.load(path.parent)),
     "v1": lambda content: schema.parse(schema.V1Request, content),
     "v2": lambda content: openinference.from_rest(content, None),
     "binary": binary,
@@ -65,23 +65,23 @@ SEEDS = {
 
 
 def main() -> None:
-    reader = READERS[sys.argv.pop(1)]
+    parse = PARSERS[sys.argv.pop(1)]
     logging.disable(logging.CRITICAL)
 
-    def once(content: bytes) -> None:
+    def parse_once(content: bytes) -> None:
         try:
-            reader(content)
+            parse(content)
         except WorkflowError as error:
             if "\n" in str(error):
-                raise ValueError("an error of more than one line") from error
+                raise ValueError("the message of an error has more than one line") from error
 
-    atheris.Setup(sys.argv, once)
+    atheris.Setup(sys.argv, parse_once)
     atheris.Fuzz()
 
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--list"]:
-        print("\n".join(READERS))
+        print("\n".join(PARSERS))
     else:
         corpus = FOLDER / "corpus"
         corpus.mkdir()
