@@ -30,6 +30,7 @@ from goemotions.data.dataset import ingest, load_dataset, taxonomy_of
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.evaluation import evaluate
 from goemotions.metrics import classification, thresholds
+from goemotions.metrics.probabilities import sigmoid
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines, export, profiles
 from goemotions.models.classifier import build_classifier, init_bias_from_frequency, load_tokenizer, save_classifier
@@ -81,7 +82,7 @@ class Bag(torch.nn.Module):
     def score(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
         """Probabilities of tokenized texts, float32 [n, labels]."""
         with torch.inference_mode():
-            return engines.sigmoid(self(*bagged(rows)).numpy())
+            return sigmoid(self(*bagged(rows)).numpy())
 
 
 def bagged(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:

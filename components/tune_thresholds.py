@@ -8,12 +8,18 @@ from components import IMAGE
 
 @dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
 def tune_thresholds(
-    validation: Input[Artifact], strategy: str, precision: float, recall: float, thresholds: Output[Artifact]
+    validation: Input[Artifact], strategy: str, target_precision: float, target_recall: float, thresholds: Output[Artifact]
 ) -> None:
     """Writes a folder with ``thresholds.json``."""
     from pathlib import Path
 
     from goemotions.evaluation.tuning import tune
 
-    content = tune(Path(validation.path), Path(thresholds.path), strategy=strategy, precision=precision, recall=recall)
+    content = tune(
+        Path(validation.path),
+        Path(thresholds.path),
+        strategy=strategy,
+        target_precision=target_precision,
+        target_recall=target_recall,
+    )
     thresholds.metadata.update(strategy=content["strategy"], f1_macro_cross_fitted=content["f1_macro_cross_fitted"])

@@ -12,6 +12,9 @@ from kfp.dsl.base_component import BaseComponent
 from goemotions.errors import WorkflowError
 from pipelines.training import training
 
+# Former names of pipeline parameters, still accepted.
+RENAMED = {"stated_precision": "target_precision", "stated_recall": "target_recall"}
+
 
 class BadArgument(WorkflowError):
     """An option of the command line cannot be understood."""
@@ -26,6 +29,7 @@ def parse(values: tuple[str, ...], pipeline: BaseComponent = training) -> dict[s
     found: dict[str, Any] = {}
     known = pipeline.component_spec.inputs
     for name, value in map(pair, values):
+        name = RENAMED.get(name, name)
         if name not in known:
             raise BadArgument(f"the pipeline has no parameter {name!r}: it has {', '.join(known)}")
         found[name] = value

@@ -37,8 +37,8 @@ def pipeline(resources: Mapping[str, str] = DEFAULTS) -> dsl.base_component.Base
         unlabelled: str = "quarantine",
         max_quarantined: float = 0.05,
         threshold_strategy: str = "best",
-        stated_precision: float = 0.7,
-        stated_recall: float = 0.8,
+        target_precision: float = 0.7,
+        target_recall: float = 0.8,
         store: str = "s3://goemotions/",
         model_name: str = "goemotions",
         latency_budget_ms: float = 25.0,
@@ -67,8 +67,8 @@ def pipeline(resources: Mapping[str, str] = DEFAULTS) -> dsl.base_component.Base
             unlabelled: What happens to a row without a label: quarantine or keep.
             max_quarantined: Share of a split's rows that may be blank or unlabelled before that is an error.
             threshold_strategy: best (cross-fitted macro F1), precision, recall, or a strategy by name, such as per-label.
-            stated_precision: What the threshold strategy precision keeps.
-            stated_recall: What the threshold strategy recall keeps.
+            target_precision: Micro precision that the threshold strategy precision meets.
+            target_recall: Share of a text's labels that the threshold strategy recall keeps.
             store: Bucket and prefix for bundles and checkpoints, with the final slash.
             model_name: Name of the registered model in MLflow.
             latency_budget_ms: 95th percentile, in ms, that the CPU winner may take for one text of 20 tokens on two threads.
@@ -130,8 +130,8 @@ def pipeline(resources: Mapping[str, str] = DEFAULTS) -> dsl.base_component.Base
                     tune_thresholds(
                         validation=scored[variant].outputs["validation"],
                         strategy=threshold_strategy,
-                        precision=stated_precision,
-                        recall=stated_recall,
+                        target_precision=target_precision,
+                        target_recall=target_recall,
                     ),
                     "tune_thresholds",
                     f"tune thresholds ({variant})",

@@ -109,8 +109,8 @@ def evaluate(dataset: Path, model: Path, onnx: Path, engine: str, **outputs: Pat
 @click.option("--validation", type=Folder, required=True, help="Scored validation split, from `goemotions evaluate`.")
 @OUTPUT
 @click.option("--strategy", default="best", show_default=True, help="A strategy's name, or the best cross-fitted macro F1.")
-@click.option("--precision", default=0.7, show_default=True, help="What the strategy precision keeps.")
-@click.option("--recall", default=0.8, show_default=True, help="What the strategy recall keeps.")
+@click.option("--precision", "target_precision", default=0.7, show_default=True, help="What the strategy precision keeps.")
+@click.option("--recall", "target_recall", default=0.8, show_default=True, help="What the strategy recall keeps.")
 def tune_thresholds(validation: Path, output: Path, **options: Any) -> None:
     """Fit every threshold strategy on validation and choose one."""
     from goemotions.evaluation.tuning import tune

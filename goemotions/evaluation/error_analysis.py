@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 from scipy.stats import spearmanr
 
-from goemotions.metrics import classification, thresholds
+from goemotions.metrics import classification
 
 # First number of words of each bucket but the first.
 LENGTHS = (6, 11, 16, 21)
@@ -126,7 +126,7 @@ def by_length(
                 "rows": int(inside.sum()),
                 "auc_micro": classification.ranking(truth, probabilities[inside])["auc_micro"],
                 "f1_micro": classification.decisions(truth, guess)["f1_micro"],
-                "f1_macro": thresholds.macro_f1(truth[:, had], guess[:, had]) if had.any() else 0.0,
+                "f1_macro": classification.macro_f1(truth[:, had], guess[:, had]) if had.any() else 0.0,
             }
         )
     return result

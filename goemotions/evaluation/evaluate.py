@@ -51,7 +51,9 @@ def evaluate(
             probabilities, truncated = engines.score(engine, rows["text"][:], bar.update)
         labels = Taxonomy(names).multi_hot(rows["labels"][:])
         found = Predictions(names, rows["id"][:], labels, probabilities, split, engine_name, info["digest"])
-        values = figures(found, thresholds.fixed(labels, probabilities)) | {f"{split}/truncated": float(truncated.sum())}
+        values = compute_metrics(found, thresholds.fixed(labels, probabilities)) | {
+            f"{split}/truncated": float(truncated.sum())
+        }
         write_folder(output, found, values)
         result |= values
     return result
@@ -63,7 +65,7 @@ def roc(folder: Path) -> tuple[list[float], list[float], list[float]]:
     return classification.roc_curve(scored.labels, scored.probabilities)
 
 
-def figures(predictions: Predictions, fitted: Thresholds) -> dict[str, float]:
+def compute_metrics(predictions: Predictions, fitted: Thresholds) -> dict[str, float]:
     """Every metric of a scored split under thresholds, named ``<split>/<metric>``."""
     predicted = fitted.apply(predictions.probabilities)
     values = classification.ranking(predictions.labels, predictions.probabilities) | classification.decisions(

@@ -18,12 +18,12 @@ def tune(
     output: Path,
     *,
     strategy: str = defaults.THRESHOLD_STRATEGY,
-    precision: float = defaults.TARGET_PRECISION,
-    recall: float = defaults.TARGET_RECALL,
+    target_precision: float = defaults.TARGET_PRECISION,
+    target_recall: float = defaults.TARGET_RECALL,
 ) -> dict[str, Any]:
     """Fits every threshold strategy on a scored validation split and writes the chosen one as ``thresholds.json``.
 
-    ``strategy``, ``precision`` and ``recall`` are those of ``thresholds.choose``.
+    ``strategy``, ``target_precision`` and ``target_recall`` are those of ``thresholds.choose``.
 
     Raises:
         DataError: the Predictions are of another split than validation.
@@ -32,7 +32,9 @@ def tune(
     predictions = Predictions.read(validation / FILE)
     if predictions.split != "validation":
         raise DataError(f"thresholds are fitted on validation, not on {predictions.split}: pass the validation Predictions")
-    chosen, comparison = thresholds.choose(predictions.labels, predictions.probabilities, strategy, precision, recall)
+    chosen, comparison = thresholds.choose(
+        predictions.labels, predictions.probabilities, strategy, target_precision, target_recall
+    )
     score = next(row["f1_macro_cross_fitted"] for row in comparison if row["strategy"] == chosen.strategy)
     output.mkdir(parents=True, exist_ok=True)
     thresholds.write(

@@ -1,7 +1,8 @@
 """Threshold strategies: fitted on validation probabilities, applied to any.
 
-Every array has the shape [n, labels]. Fitting sorts each column once, in ``ranked``; the rest is counting.
-Two kinds: those that seek the best F1, among which one is chosen, and those that keep a stated precision or recall, for whoever asks.
+Every array has the shape [n, labels]. Fitting sorts each column once (``sorted_scores``); the rest is counting.
+There are two kinds: strategies that seek the best F1, among which one is chosen, and strategies that meet a target precision or
+recall, used on request.
 """
 
 from __future__ import annotations
@@ -17,25 +18,28 @@ import numpy as np
 
 from goemotions import defaults
 from goemotions.errors import ModelError
-from goemotions.metrics.sorted_scores import FLOORS, GRID, Column, Counts, Part, Sample, added, highest
+from goemotions.metrics import classification
+from goemotions.metrics.classification import f1_score
+from goemotions.metrics.probabilities import is_top_k, logit, sigmoid
+from goemotions.metrics.sorted_scores import FLOORS, GRID, Counts, Fold, SortedColumn, SortedScores, add
 
 FILE = "thresholds.json"
 FOLDS = 5
-# Folds are drawn until so many rows were decided: how few rows fall into folds moves a score by more than strategies differ.
-DECIDED_ROWS, MOST_DRAWS = 25_000, 10
-# Positives at which what was observed of a label weighs as much as what the model expects of it.
+# Folds are drawn until this many rows were decided: with few rows, the draw changes a score by more than strategies differ.
+DECIDED_ROWS, MAX_DRAWS = 25_000, 10
+# Positives of a label at which its observed labels weigh as much as the probabilities of the model.
 SMOOTHING = 200
-# Share of the way, in log-odds, from a label's own threshold to the one that is best for all.
+# Share of the way, in log-odds, from a label's own threshold to the best common one.
 PULL = 0.3
-# The least float32 above 1: a probability may round to 1.
+# The lowest float32 above 1: a probability may round to 1.
 NEVER = float(np.nextafter(np.float32(1), np.float32(2)))
-# Chance that a stated precision does not hold; and with fewer predictions than this nothing can be said of it.
-RISK, LEAST_PREDICTED = 0.1, 100
+# Accepted chance that the target precision is missed; with fewer predictions than the minimum it is not tested.
+RISK, MIN_PREDICTED = 0.1, 100
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """A fitted strategy: one threshold a label, and for top-k the most labels that a text gets."""
+    """A fitted strategy: one threshold per label, and for top-k the highest number of labels per text."""
 
     strategy: str
     values: tuple[float, ...]
@@ -43,121 +47,117 @@ class Thresholds:
 
     def apply(self, probabilities: np.ndarray) -> np.ndarray:
         """Which labels are predicted, bool [n, labels]."""
-        over: np.ndarray = probabilities >= np.asarray(self.values, dtype=np.float32)
-        if self.k is None:
-            return over
-        among_best = np.zeros(probabilities.shape, dtype=bool)
-        np.put_along_axis(among_best, highest(probabilities, self.k), True, axis=1)
-        return over & among_best
+        reached: np.ndarray = probabilities >= np.asarray(self.values, dtype=np.float32)
+        return reached if self.k is None else reached & is_top_k(probabilities, self.k)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A way to fit thresholds: called with labels and probabilities; ``to`` takes rows that may have been sorted before."""
+    """A function that fits thresholds: called with labels and probabilities, or by ``to`` with rows that may be sorted already."""
 
-    to: Callable[[Sample], Thresholds]
+    to: Callable[[SortedScores], Thresholds]
 
     def __call__(self, labels: np.ndarray, probabilities: np.ndarray) -> Thresholds:
-        return self.to(Sample.of(labels, probabilities))
+        return self.to(SortedScores.of(labels, probabilities))
 
 
 @Fit
-def fixed(sample: Sample) -> Thresholds:
-    return Thresholds("global-0.5", (0.5,) * sample.width)
+def fixed(scores: SortedScores) -> Thresholds:
+    return Thresholds("global-0.5", (0.5,) * scores.width)
 
 
 @Fit
-def global_tuned(sample: Sample) -> Thresholds:
+def global_tuned(scores: SortedScores) -> Thresholds:
     """The one threshold, in steps of 0.01, with the best macro F1."""
-    hits, predicted = sample.on_grid
-    scores = _f1(hits, predicted, sample.positives).mean(axis=1)
-    return Thresholds("global-tuned", (float(GRID[scores.argmax()]),) * sample.width)
+    hits, predicted = scores.grid_counts
+    f1 = f1_score(hits, predicted, scores.positives).mean(axis=1)
+    return Thresholds("global-tuned", (float(GRID[f1.argmax()]),) * scores.width)
 
 
 @Fit
-def global_micro(sample: Sample) -> Thresholds:
+def global_micro(scores: SortedScores) -> Thresholds:
     """The one threshold, in steps of 0.01, with the best micro F1."""
-    hits, predicted = sample.on_grid
-    scores = _f1(hits.sum(axis=1), predicted.sum(axis=1), sample.positives.sum())
-    return Thresholds("global-micro", (float(GRID[scores.argmax()]),) * sample.width)
+    hits, predicted = scores.grid_counts
+    f1 = f1_score(hits.sum(axis=1), predicted.sum(axis=1), scores.positives.sum())
+    return Thresholds("global-micro", (float(GRID[f1.argmax()]),) * scores.width)
 
 
 @Fit
-def per_label(sample: Sample) -> Thresholds:
-    """For each label the threshold with the best F1, midway to the next probability; 0.5 where it has no positive."""
-    return Thresholds("per-label", tuple(_best_cut(columns) for columns in sample.columns))
+def per_label(scores: SortedScores) -> Thresholds:
+    """For each label the threshold with the best F1, midway to the next probability; 0.5 if it has no positive."""
+    return Thresholds("per-label", tuple(_best_cut(columns) for columns in scores.columns))
 
 
 @Fit
-def per_label_smoothed(sample: Sample) -> Thresholds:
-    """Per-label thresholds that a handful of rows cannot drag about.
+def per_label_smoothed(scores: SortedScores) -> Thresholds:
+    """Per-label thresholds that do not depend on a handful of rows.
 
-    The fewer positives a label has, the more its F1 is what the model's own probabilities expect rather than what was observed
-    (the best threshold is then half of that F1: Lipton et al. 2014), and each threshold is pulled towards the best one for all.
+    The fewer positives a label has, the more its F1 is computed from the model's probabilities rather than from the observed labels
+    (the best threshold is then half of that F1: Lipton et al. 2014). Each threshold is then moved towards the best common one.
     """
-    cuts = np.array([_best_smoothed_cut(columns) for columns in sample.columns], dtype=np.float32)
-    common = np.asarray(global_micro.to(sample).values)
-    pulled = _sigmoid((1 - PULL) * _logit(cuts) + PULL * _logit(common))
-    return Thresholds("per-label-smoothed", tuple(np.where(sample.positives > 0, pulled, 0.5).astype(np.float32).tolist()))
+    cuts = np.array([_best_smoothed_cut(columns) for columns in scores.columns], dtype=np.float32)
+    common = np.asarray(global_micro.to(scores).values)
+    pulled = sigmoid((1 - PULL) * logit(cuts) + PULL * logit(common))
+    return Thresholds("per-label-smoothed", tuple(np.where(scores.positives > 0, pulled, 0.5).astype(np.float32).tolist()))
 
 
 @Fit
-def top_k(sample: Sample) -> Thresholds:
+def top_k(scores: SortedScores) -> Thresholds:
     """The k labels with the highest probability; k with the best macro F1."""
-    hits, predicted = (counts[:, 0] for counts in sample.in_top)
-    scores = _f1(hits, predicted, sample.positives).mean(axis=-1)
-    return Thresholds("top-k", (0.0,) * sample.width, int(scores.argmax()) + 1)
+    hits, predicted = (counts[:, 0] for counts in scores.top_k_counts)
+    f1 = f1_score(hits, predicted, scores.positives).mean(axis=-1)
+    return Thresholds("top-k", (0.0,) * scores.width, int(f1.argmax()) + 1)
 
 
 @Fit
-def top_k_floor(sample: Sample) -> Thresholds:
+def top_k_floor(scores: SortedScores) -> Thresholds:
     """At most k labels, each with a probability of at least a floor; both with the best macro F1."""
-    hits, predicted = (counts[:, 1:] for counts in sample.in_top)
-    scores = _f1(hits, predicted, sample.positives).mean(axis=-1)
-    k, floor = np.unravel_index(scores.argmax(), scores.shape)
-    return Thresholds("top-k-floor", (float(FLOORS[floor]),) * sample.width, int(k) + 1)
+    hits, predicted = (counts[:, 1:] for counts in scores.top_k_counts)
+    f1 = f1_score(hits, predicted, scores.positives).mean(axis=-1)
+    k, floor = np.unravel_index(f1.argmax(), f1.shape)
+    return Thresholds("top-k-floor", (float(FLOORS[floor]),) * scores.width, int(k) + 1)
 
 
-def stated_precision(target: float) -> Fit:
-    """The lowest single threshold at which precision, micro, is at least the target, with a chance of 0.1 that it is not.
+def for_precision(target: float) -> Fit:
+    """The lowest single threshold at which micro precision is at least the target, with a chance of 0.1 that it is not.
 
     From the strictest threshold down, each is tested until one fails (fixed-sequence testing: Angelopoulos et al. 2021, "Learn then
-    Test", section 3), by a binomial test that takes the predictions for independent. Where none passes nothing is predicted.
+    Test", section 3), by a binomial test that assumes independent predictions. If none passes, nothing is predicted.
     """
 
     @Fit
-    def fit(sample: Sample) -> Thresholds:
+    def fit(scores: SortedScores) -> Thresholds:
         from scipy.stats import binom
 
-        hits, predicted = (counts.sum(axis=1) for counts in sample.on_grid)
+        hits, predicted = (counts.sum(axis=1) for counts in scores.grid_counts)
         chosen = NEVER
-        for threshold, right, given in zip(GRID[::-1], hits[::-1], predicted[::-1], strict=True):
-            if given < LEAST_PREDICTED:
+        for threshold, correct, total in zip(GRID[::-1], hits[::-1], predicted[::-1], strict=True):
+            if total < MIN_PREDICTED:
                 continue
-            if binom.sf(right - 1, given, target) > RISK:
+            if binom.sf(correct - 1, total, target) > RISK:
                 break
             chosen = float(threshold)
-        return Thresholds(f"precision-{target:g}", (chosen,) * sample.width)
+        return Thresholds(f"precision-{target:g}", (chosen,) * scores.width)
 
     return fit
 
 
-def stated_recall(target: float) -> Fit:
-    """The highest single threshold at which a new row is expected to keep at least that share of its labels.
+def for_recall(target: float) -> Fit:
+    """The highest single threshold at which a new row is expected to get at least the target share of its labels.
 
-    Holds for any model and any number of rows, as long as new rows are drawn like these and nothing else was fitted on them
+    Valid for any model and any number of rows, if new rows are drawn like these and nothing else was fitted on these
     (conformal risk control: Angelopoulos et al. 2022, theorem 1, with the share of a row's labels that is missed as the risk). A
-    scaling or an epoch chosen on the same rows makes it an approximation.
+    calibrator or an epoch chosen on the same rows makes it an approximation.
     """
 
     @Fit
-    def fit(sample: Sample) -> Thresholds:
-        probabilities, shares = sample.shares
+    def fit(scores: SortedScores) -> Thresholds:
+        probabilities, shares = scores.positive_shares
         order = np.argsort(probabilities, kind="stable")
         cuts = probabilities[order]
         missed = np.concatenate([[0], np.cumsum(shares[order])])[np.searchsorted(cuts, cuts, side="left")]
-        allowed = cuts[(missed + 1) / (sample.rows + 1) <= 1 - target]
-        return Thresholds(f"recall-{target:g}", (float(allowed.max(initial=0)),) * sample.width)
+        allowed = cuts[(missed + 1) / (scores.rows + 1) <= 1 - target]
+        return Thresholds(f"recall-{target:g}", (float(allowed.max(initial=0)),) * scores.width)
 
     return fit
 
@@ -173,70 +173,48 @@ STRATEGIES: dict[str, Fit] = {
 }
 
 
-def _f1(hits: np.ndarray, predicted: np.ndarray, positives: np.ndarray) -> np.ndarray:
-    """F1 from counts, 0 where a label is neither there nor predicted."""
-    scores: np.ndarray = 2 * hits / np.maximum(predicted + positives, 1)
-    return scores
-
-
-def _best_cut(columns: Sequence[Column]) -> float:
-    """The cut with the best F1 for a label, its rows in several columns; 0.5 where none has it."""
-    # Between two rows that have the label, or below the last, a cut only adds wrong predictions.
-    cuts = np.unique(np.concatenate([column.there for column in columns]))
+def _best_cut(columns: Sequence[SortedColumn]) -> float:
+    """The threshold with the best F1 for a label, its rows in several columns; 0.5 if no row has the label."""
+    # A threshold between two positives, or below the last, only adds wrong predictions.
+    cuts = np.unique(np.concatenate([column.positive for column in columns]))
     if not len(cuts):
         return 0.5
-    hits, predicted = added([column.over(cuts) for column in columns])
-    # The highest of the best.
+    hits, predicted = add([column.counts(cuts) for column in columns])
+    # Of equal ones the highest.
     best = len(cuts) - 1 - (2 * hits / (predicted + hits[0]))[::-1].argmax()
     return _midway(columns, cuts[best])
 
 
-def _best_smoothed_cut(columns: Sequence[Column]) -> float:
-    """The cut with the best F1 where each row counts partly as observed, partly as probable; 0.5 where none has the label."""
-    there, absent = (np.concatenate(found) for found in zip(*columns, strict=True))
-    if not len(there):
+def _best_smoothed_cut(columns: Sequence[SortedColumn]) -> float:
+    """The threshold with the best F1 if each row counts partly by its label, partly by its probability; 0.5 if no row has the label."""
+    positive, negative = (np.concatenate(values) for values in zip(*columns, strict=True))
+    if not len(positive):
         return 0.5
-    # A stable sort merges what is sorted in parts.
-    rising = np.sort(np.concatenate([there, absent]), kind="stable")
+    # A stable sort merges sorted runs in linear time.
+    rising = np.sort(np.concatenate([positive, negative]), kind="stable")
     falling = rising[::-1]
-    # Counted at the last of equal probabilities: a cut between them cannot be made.
-    last = len(falling) - 1 - np.searchsorted(rising, there)
+    # Counted at the last of equal probabilities: no threshold lies between them.
+    last = len(falling) - 1 - np.searchsorted(rising, positive)
     hits = np.cumsum(np.bincount(last, minlength=len(falling)))
-    observed = len(there) / (len(there) + SMOOTHING)
+    observed = len(positive) / (len(positive) + SMOOTHING)
     targets = observed * hits + (1 - observed) * np.cumsum(falling, dtype=float)
     f1 = 2 * targets / (np.arange(1, len(falling) + 1) + targets[-1])
     f1[:-1][falling[:-1] == falling[1:]] = -1
     return _midway(columns, falling[f1.argmax()])
 
 
-def _midway(columns: Sequence[Column], upper: np.floating[Any]) -> float:
-    """Midway between a probability and the next lower one; itself where they are neighbouring floats, whose middle rounds to one."""
-    lower = max(column.below(float(upper)) for column in columns)
+def _midway(columns: Sequence[SortedColumn], upper: np.floating[Any]) -> float:
+    """Midway between a probability and the next lower one; the probability itself if no float lies between them."""
+    lower = max(column.next_below(float(upper)) for column in columns)
     middle = np.float32((float(upper) + lower) / 2)
     return float(middle) if middle > lower else float(upper)
-
-
-def _logit(probability: np.ndarray) -> np.ndarray:
-    clipped = np.clip(probability, 1e-6, 1 - 1e-6)
-    result: np.ndarray = np.log(clipped / (1 - clipped))
-    return result
-
-
-def _sigmoid(logit: np.ndarray) -> np.ndarray:
-    result: np.ndarray = 1 / (1 + np.exp(-logit))
-    return result
-
-
-def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean over the labels of F1, 0 where a label is neither there nor predicted."""
-    return float(np.mean(_f1((labels & predicted).sum(axis=0), predicted.sum(axis=0), labels.sum(axis=0))))
 
 
 def cross_fitted(
     fit: Callable[[np.ndarray, np.ndarray], Thresholds], labels: np.ndarray, probabilities: np.ndarray, seed: int = 0
 ) -> np.ndarray:
-    """Decisions, bool [n, labels], each made with thresholds fitted on the other folds: what to expect on unseen rows."""
-    fold = _folds(len(labels), seed)
+    """Decisions, bool [n, labels], each made with thresholds that were fitted on the other folds: an estimate for unseen rows."""
+    fold = _fold_numbers(len(labels), seed)
     predicted = np.zeros(labels.shape, dtype=bool)
     for number in range(FOLDS):
         held_out = fold == number
@@ -246,11 +224,11 @@ def cross_fitted(
 
 
 def draws(rows: int) -> int:
-    """How often ``choose`` draws the folds of so many rows."""
-    return min(-(-DECIDED_ROWS // rows), MOST_DRAWS)
+    """How often ``choose`` draws the folds of this many rows."""
+    return min(-(-DECIDED_ROWS // rows), MAX_DRAWS)
 
 
-def _folds(rows: int, seed: int = 0) -> np.ndarray:
+def _fold_numbers(rows: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).permutation(rows) % FOLDS
 
 
@@ -258,33 +236,35 @@ def choose(
     labels: np.ndarray,
     probabilities: np.ndarray,
     strategy: str = defaults.THRESHOLD_STRATEGY,
-    precision: float = defaults.TARGET_PRECISION,
-    recall: float = defaults.TARGET_RECALL,
+    target_precision: float = defaults.TARGET_PRECISION,
+    target_recall: float = defaults.TARGET_RECALL,
 ) -> tuple[Thresholds, list[dict[str, Any]]]:
-    """Fits every strategy and picks the one asked for: by name, or ``best`` for the best cross-fitted macro F1.
+    """Fits every strategy and chooses one: by name, or ``best`` for the best cross-fitted macro F1.
 
-    Cross-fitted figures are of the decisions of all draws of the folds together, as ``cross_fitted`` makes them with each seed.
+    Cross-fitted metrics are those of the decisions of all draws of the folds together; ``cross_fitted`` makes those of one draw.
 
     Args:
         labels: bool [n, labels].
         probabilities: float32 [n, labels].
         strategy: ``best``, a name of ``STRATEGIES``, ``precision`` or ``recall``.
-        precision: what the strategy ``precision`` keeps.
-        recall: what the strategy ``recall`` keeps.
+        target_precision: of the strategy ``precision``.
+        target_recall: of the strategy ``recall``.
 
     Returns:
-        The fitted winner, and a row a strategy: its metrics cross-fitted and fitted, and what was fitted.
+        The chosen thresholds, and one row per strategy: its metrics cross-fitted and fitted, and its thresholds.
 
     Raises:
-        ModelError: there is no such strategy, or a stated share is not between 0 and 1.
+        ModelError: there is no such strategy, or a target is not between 0 and 1.
     """
-    if not (0 < precision < 1 and 0 < recall < 1):
-        raise ModelError(f"a stated precision or recall lies between 0 and 1, not at {precision} and {recall}")
-    fits = {**STRATEGIES, "precision": stated_precision(precision), "recall": stated_recall(recall)}
+    if not (0 < target_precision < 1 and 0 < target_recall < 1):
+        raise ModelError(
+            f"target precision {target_precision} and target recall {target_recall} must be between 0 and 1: change the one that is not"
+        )
+    fits = {**STRATEGIES, "precision": for_precision(target_precision), "recall": for_recall(target_recall)}
     if strategy not in ("best", *fits):
         raise ModelError(f"there is no threshold strategy {strategy!r}: choose best, {', '.join(fits)}")
-    folds = [_folds(len(labels), seed) for seed in range(draws(len(labels)))]
-    drawn = [[Part(labels[fold == number], probabilities[fold == number]) for number in np.unique(fold)] for fold in folds]
+    numbers = [_fold_numbers(len(labels), seed) for seed in range(draws(len(labels)))]
+    drawn = [[Fold(labels[fold == number], probabilities[fold == number]) for number in np.unique(fold)] for fold in numbers]
     rows = {name: _row(fit, drawn) for name, fit in fits.items()}
     if strategy == "best":
         strategy = max(STRATEGIES, key=lambda name: rows[name]["f1_macro_cross_fitted"])
@@ -292,41 +272,40 @@ def choose(
     return Thresholds(chosen["strategy"], chosen["values"], chosen["k"]), list(rows.values())
 
 
-def _row(fit: Fit, drawn: Sequence[Sequence[Part]]) -> dict[str, Any]:
-    from goemotions.metrics import classification  # The server applies thresholds without scikit-learn.
-
-    whole = Sample(drawn[0])
+def _row(fit: Fit, drawn: Sequence[Sequence[Fold]]) -> dict[str, Any]:
+    whole = SortedScores(drawn[0])
     fitted = fit.to(whole)
-    unseen = added([_decided(_without(parts, part, fit), part) for parts in drawn for part in parts])
-    figures = classification.counted(unseen, len(drawn) * whole.positives, len(drawn) * whole.rows)
+    held_out = add([_decision_counts(_fit_without(fold, folds, fit), fold) for folds in drawn for fold in folds])
+    metrics = classification.decisions_from_counts(held_out, len(drawn) * whole.positives, len(drawn) * whole.rows)
+    on_all = add([_decision_counts(fitted, fold) for fold in drawn[0]])
     return {
-        **{f"{name}_cross_fitted": value for name, value in figures.items()},
-        "f1_macro_fitted": float(_f1(*added([_decided(fitted, part) for part in drawn[0]]), whole.positives).mean()),
+        **{f"{name}_cross_fitted": value for name, value in metrics.items()},
+        "f1_macro_fitted": float(f1_score(*on_all, whole.positives).mean()),
         **asdict(fitted),
     }
 
 
-def _without(parts: Sequence[Part], left_out: Part, fit: Fit) -> Thresholds:
-    """Fitted on the other parts; where there is none, nothing is predicted."""
-    others = [part for part in parts if part is not left_out]
-    return fit.to(Sample(others)) if others else Thresholds("none", (NEVER,) * left_out.labels.shape[1])
+def _fit_without(held_out: Fold, folds: Sequence[Fold], fit: Fit) -> Thresholds:
+    """Fitted on the other folds; if there is none, nothing is predicted."""
+    others = [fold for fold in folds if fold is not held_out]
+    return fit.to(SortedScores(others)) if others else Thresholds("none", (NEVER,) * held_out.labels.shape[1])
 
 
-def _decided(fitted: Thresholds, part: Part) -> Counts:
-    """What ``fitted.apply`` predicts for a part, counted, [labels]."""
+def _decision_counts(fitted: Thresholds, fold: Fold) -> Counts:
+    """The decisions of ``fitted.apply`` on a fold, counted, [labels]."""
     values = np.asarray(fitted.values, dtype=np.float32)
     if fitted.k is None:
-        found = [column.over(value) for column, value in zip(part.columns, values, strict=True)]
-        return Counts(*(np.array(counts) for counts in zip(*found, strict=True)))
-    best, probabilities, labels = (array[:, : fitted.k] for array in part.top)
-    over = probabilities >= values[best]
-    return Counts(*(np.bincount(best[cells], minlength=len(values)) for cells in (over & labels, over)))
+        counts = [column.counts(value) for column, value in zip(fold.columns, values, strict=True)]
+        return Counts(*(np.array(numbers) for numbers in zip(*counts, strict=True)))
+    columns, probabilities, labels = (array[:, : fitted.k] for array in fold.top)
+    reached = probabilities >= values[columns]
+    return Counts(*(np.bincount(columns[mask], minlength=len(values)) for mask in (reached & labels, reached)))
 
 
 def write(
     path: Path, fitted: Thresholds, names: Sequence[str], comparison: Sequence[dict[str, Any]], **provenance: Any
 ) -> None:
-    """Writes ``thresholds.json``: the chosen strategy, what it was fitted on, and how the others did."""
+    """Writes ``thresholds.json``: the chosen strategy, what it was fitted on, and the comparison with the others."""
     content = {
         "strategy": fitted.strategy,
         "thresholds": dict(zip(names, fitted.values, strict=True)),
@@ -338,10 +317,10 @@ def write(
 
 
 def read(path: Path) -> tuple[Thresholds, dict[str, Any]]:
-    """Reads ``thresholds.json``: the thresholds, and the whole content.
+    """The thresholds of a ``thresholds.json``, and its whole content.
 
     Raises:
-        ModelError: it is missing or damaged.
+        ModelError: the file is missing or damaged.
     """
     content = b""
     with suppress(OSError):
@@ -350,9 +329,9 @@ def read(path: Path) -> tuple[Thresholds, dict[str, Any]]:
 
 
 def parse(content: bytes, name: str) -> tuple[Thresholds, dict[str, Any]]:
-    """``read`` for bytes that were read already, of a file of this name."""
+    """``read`` for the bytes of a file of this name."""
     try:
-        found: dict[str, Any] = json.loads(content)
-        return Thresholds(found["strategy"], tuple(found["thresholds"].values()), found["k"]), found
+        values: dict[str, Any] = json.loads(content)
+        return Thresholds(values["strategy"], tuple(values["thresholds"].values()), values["k"]), values
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{name} is missing or damaged: run `goemotions tune-thresholds` again") from error

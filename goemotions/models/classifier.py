@@ -24,7 +24,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import ModelError, SourceUnreachable
-from goemotions.metrics.calibration import Scaling
+from goemotions.metrics.calibration import Calibrator
 from goemotions.models.profiles import Profile
 from goemotions.models.records import TRAINING_FILE, read_json
 from goemotions.storage import manifest, store
@@ -195,10 +195,10 @@ def init_bias_from_frequency(model: transformers.PreTrainedModel, labels: np.nda
         _last_layer(model).bias.copy_(torch.from_numpy(np.log(frequency / (1 - frequency))))
 
 
-def fold_calibration(model: transformers.PreTrainedModel, scaling: Scaling) -> None:
-    """Folds a scaling of the logits into the last layer, so that every engine returns calibrated probabilities."""
+def fold_calibration(model: transformers.PreTrainedModel, calibrator: Calibrator) -> None:
+    """Folds a calibrator of the logits into the last layer, so that every engine returns calibrated probabilities."""
     layer = _last_layer(model)
-    slope, intercept = (torch.tensor(values, device=layer.weight.device) for values in (scaling.slope, scaling.intercept))
+    slope, intercept = (torch.tensor(values, device=layer.weight.device) for values in (calibrator.slope, calibrator.intercept))
     with torch.no_grad():
         layer.weight.mul_(slope[:, None])
         layer.bias.mul_(slope).add_(intercept)

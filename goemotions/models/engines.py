@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from goemotions.errors import ModelError
+from goemotions.metrics.probabilities import sigmoid
 from goemotions.models.tokenizer import TextEncoder, by_length
 
 if TYPE_CHECKING:
@@ -191,8 +192,3 @@ def _logits(engine: Engine, count: int, windows: Iterable[Sequence[Sequence[int]
                 progress(len(positions))
     assert result is not None
     return result
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)) without overflow."""
-    return (0.5 * (1 + np.tanh(0.5 * logits))).astype(np.float32)

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from goemotions.errors import DataError, StorageError
+from goemotions.metrics.probabilities import rank_labels
 from goemotions.models import engines
 from goemotions.prediction.predictor import Options, Predictor
 
@@ -127,7 +128,7 @@ def label(predictor: Predictor, rows: pa.RecordBatch, column: str, schema: pa.Sc
 
 def _best_first(names: Sequence[str], probabilities: np.ndarray, chosen: np.ndarray) -> pa.Array:
     """The names of each row's chosen labels, best first, as lists."""
-    order = np.argsort(-probabilities, axis=1, kind="stable")
+    order = rank_labels(probabilities)
     ranked = np.take_along_axis(chosen, order, axis=1)
     ends = np.concatenate([[0], np.cumsum(ranked.sum(axis=1))]).astype(np.int32)
     return pa.ListArray.from_arrays(ends, pa.array(names, pa.string()).take(pa.array(order[ranked])))

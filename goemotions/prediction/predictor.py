@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from goemotions.metrics.probabilities import is_top_k, rank_labels
 from goemotions.models import engines
 from goemotions.models.engines import Engine
 from goemotions.registry import bundle
@@ -53,15 +54,15 @@ class Predictor:
             chosen = probabilities >= options.threshold
         if options.top_k is None or options.top_k >= chosen.shape[1]:
             return chosen
-        among_chosen = np.argsort(np.argsort(-np.where(chosen, probabilities, -1), axis=1, kind="stable"), axis=1)
-        return chosen & (among_chosen < options.top_k)
+        limited: np.ndarray = chosen & is_top_k(np.where(chosen, probabilities, -1), options.top_k)
+        return limited
 
     def predictions(self, probabilities: np.ndarray, truncated: np.ndarray, options: Options) -> list[dict[str, Any]]:
         """The predictions for n texts from their probabilities, float32 [n, labels], and whether each was truncated, bool [n]."""
         names, chosen = self.bundle.taxonomy.names, self.choose(probabilities, options)
         result = []
         for row, over, ranked, cut in zip(
-            probabilities.tolist(), chosen.tolist(), _ranked(probabilities), truncated.tolist(), strict=True
+            probabilities.tolist(), chosen.tolist(), rank_labels(probabilities).tolist(), truncated.tolist(), strict=True
         ):
             labels = [position for position in ranked if over[position]]
             scored = ranked if options.all_scores else labels
@@ -73,12 +74,6 @@ class Predictor:
                 }
             )
         return result
-
-
-def _ranked(probabilities: np.ndarray) -> list[list[int]]:
-    """The positions of each row's labels, best first."""
-    found: list[list[int]] = np.argsort(-probabilities, axis=1, kind="stable").tolist()
-    return found
 
 
 class PyfuncModel:

@@ -150,8 +150,8 @@ def assemble(output: Path, variant: Variant, parts: CandidateArtifacts, facts: d
         predicted = fitted.apply(found.probabilities)
         rows = classification.per_label(found.names, found.labels, found.probabilities, predicted)
         evaluate.write_csv(output / f"{split}_per_label.csv", rows)
-        at_half = evaluate.figures(found, thresholds.fixed(found.labels, found.probabilities))
-        values |= evaluate.figures(found, fitted) | {f"{name}/at_0.5": value for name, value in at_half.items()}
+        at_half = evaluate.compute_metrics(found, thresholds.fixed(found.labels, found.probabilities))
+        values |= evaluate.compute_metrics(found, fitted) | {f"{name}/at_0.5": value for name, value in at_half.items()}
     (output / evaluate.METRICS).write_text(json.dumps(values, indent=1), encoding="utf-8")
     (output / "README.md").write_text(_card(variant, facts, fitted, values), encoding="utf-8")
     tracking.write_mlmodel(output, f"{facts['run_id']}/{variant}")

@@ -44,7 +44,7 @@ def _selection(results: list[Result]) -> Section:
         (
             "Macro F1 on validation. Cross-fitted: each fold decided with thresholds from the other four, over several draws of "
             "the folds where there are few rows; the strategy is chosen by this column.",
-            "The strategies that keep a stated precision or recall are there for whoever asks for one, and are not chosen by F1.",
+            "The strategies that meet a target precision or recall are used on request, and are not chosen by F1.",
         ),
         (Table(("strategy", "cross-fitted", "fitted on all"), rows),),
     )
@@ -157,7 +157,7 @@ def _on_test(result: Result, row: dict[str, Any]) -> list[float | int]:
     labels, predicted = result.test.labels, fitted.apply(result.test.probabilities)
     found = classification.decisions(labels, predicted)
     some = labels.any(axis=1)
-    # What a stated recall bounds: the mean over the texts of the share of their labels that is found.
+    # What a target recall bounds: the mean over the texts of the share of their labels that is found.
     kept = float(((labels & predicted)[some].sum(axis=1) / labels[some].sum(axis=1)).mean()) if some.any() else 1.0
     return [*(found[name] for name in list(COMPARED)[:4]), kept, int(found["labels_ever_predicted"])]
 
@@ -180,7 +180,7 @@ def calibrated(results: list[Result]) -> Section:
     points: list[dict[str, Any]] = []
     for result in results:
         test = result.test
-        for when, probabilities in (("before", result.scaling.undo(test.probabilities)), ("after", test.probabilities)):
+        for when, probabilities in (("before", result.calibrator.undo(test.probabilities)), ("after", test.probabilities)):
             rows.append(
                 [
                     f"{result.title}, {when}",
@@ -200,7 +200,7 @@ def calibrated(results: list[Result]) -> Section:
         "Calibration",
         (
             "A scaling of the logits is fitted on validation and folded into the last layer: for "
-            f"{winner.profile} {winner.scaling.method}, which had the least log loss on validation rows that it had not seen.",
+            f"{winner.profile} {winner.calibrator.method}, which had the least log loss on validation rows that it had not seen.",
         ),
         (
             Table(("scaling, cross-fitted on validation", "log loss", "Brier score", "calibration error"), compared),

@@ -13,6 +13,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 
+from goemotions.metrics.classification import counts_by_threshold
 from goemotions.report.vega import PALETTE, Chart
 
 Rows = Sequence[Mapping[str, Any]]
@@ -234,14 +235,10 @@ def precision_recall(names: Sequence[str], labels: np.ndarray, probabilities: np
 
 def _curve(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, Any]]:
     """At most CURVE_POINTS points of the precision-recall curve, evenly spread over recall; arrays [n]."""
-    order = np.argsort(-probabilities, kind="stable")
-    falling = probabilities[order]
-    hits = np.cumsum(labels[order])
-    # Rows of equal probability are predicted together.
-    last = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))
-    precision, recall = hits[last] / (last + 1), hits[last] / max(hits[-1], 1)
+    thresholds, hits, predicted = counts_by_threshold(labels, probabilities)
+    precision, recall = hits / predicted, hits / max(hits[-1], 1)
     wanted = np.unique(np.searchsorted(recall, np.linspace(recall[0], recall[-1], CURVE_POINTS)))
-    return [{"recall": recall[i], "precision": precision[i], "threshold": falling[last[i]]} for i in wanted]
+    return [{"recall": recall[i], "precision": precision[i], "threshold": thresholds[i]} for i in wanted]
 
 
 def reliability(rows: Rows) -> Chart:

@@ -147,7 +147,7 @@ def observations(result: Result) -> list[str]:
     )
     highest = result.test.probabilities.max(axis=0)
     silent = [name for name, probability in zip(result.test.names, highest, strict=True) if probability < 0.5]
-    chosen = next(row for row in training["calibration"]["comparison"] if row["method"] == result.scaling.method)
+    chosen = next(row for row in training["calibration"]["comparison"] if row["method"] == result.calibrator.method)
     before = training["calibration"]["comparison"][0]
     return [
         f"Training: {_progress(training)}",
@@ -155,7 +155,7 @@ def observations(result: Result) -> list[str]:
         f"{given:.2f}; precision {figures['validation/precision_micro']:.3f}, recall {figures['validation/recall_micro']:.3f} (micro).",
         f"At 0.5 recall is {figures['validation/at_0.5/recall_micro']:.3f}"
         + (f", and never predicted on test: {', '.join(silent)}." if silent else ", and every label is predicted on test."),
-        f"Scaling of the logits: {result.scaling.method}; cross-fitted calibration error {before['calibration_error']:.4f} before, "
+        f"Scaling of the logits: {result.calibrator.method}; cross-fitted calibration error {before['calibration_error']:.4f} before, "
         f"{chosen['calibration_error']:.4f} after.",
     ]
 

@@ -14,7 +14,7 @@ from goemotions.evaluation import evaluate
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.evaluation.selection import CandidateScores, select_winner
 from goemotions.metrics import bootstrap, classification, thresholds
-from goemotions.metrics.calibration import Scaling
+from goemotions.metrics.calibration import Calibrator
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models.records import TrainingRecord, read_json
 from goemotions.registry.bundle import ENGINES, Variant
@@ -64,9 +64,9 @@ class Result:
         return f"{self.profile} ({self.engine})"
 
     @property
-    def scaling(self) -> Scaling:
+    def calibrator(self) -> Calibrator:
         found = self.training["calibration"]
-        return Scaling(found["method"], tuple(found["slope"]), tuple(found["intercept"]))
+        return Calibrator(found["method"], tuple(found["slope"]), tuple(found["intercept"]))
 
     @functools.cached_property
     def scores(self) -> CandidateScores:
@@ -84,8 +84,8 @@ class Result:
         """Every metric, named ``<split>/<metric>`` at the fitted thresholds and ``<split>/at_0.5/<metric>`` at 0.5."""
         values: dict[str, float] = {}
         for scored in (self.validation, self.test):
-            half = evaluate.figures(scored, thresholds.fixed(scored.labels, scored.probabilities))
-            values |= evaluate.figures(scored, self.thresholds)
+            half = evaluate.compute_metrics(scored, thresholds.fixed(scored.labels, scored.probabilities))
+            values |= evaluate.compute_metrics(scored, self.thresholds)
             values |= {name.replace("/", "/at_0.5/"): value for name, value in half.items()}
         return values
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from goemotions.defaults import MODEL_NAME
 from goemotions.errors import RequestError
-from goemotions.models import engines
+from goemotions.metrics.probabilities import sigmoid
 from goemotions.models.engines import LENGTH_STEP, Engine
 from goemotions.prediction.predictor import Options, Predictor
 from goemotions.serving import metrics
@@ -85,7 +85,7 @@ class Service:
         started = time.perf_counter()
         logits, truncated = await self._batcher.logits(texts, self.limits.answer_seconds)
         metrics.PREDICT_SECONDS.labels(MODEL_NAME).observe(time.perf_counter() - started)
-        probabilities = engines.sigmoid(logits)
+        probabilities = sigmoid(logits)
         predictions = self.predictor.predictions(probabilities, truncated, options)
         for label, count in collections.Counter(label for one in predictions for label in one["labels"]).items():
             self._counters[label].inc(count)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from goemotions.errors import Interrupted, TrainingError
 from goemotions.metrics import calibration, classification
+from goemotions.metrics.probabilities import sigmoid
 from goemotions.models import engines
 from goemotions.models.profiles import Profile
 from goemotions.models.records import RunRecord
@@ -218,7 +219,7 @@ class TrainingLoop:
 
         def measure() -> dict[str, float]:
             logits = engines.logits(self.engine(), validation.rows)
-            ranking = classification.ranking(validation.labels.astype(bool), engines.sigmoid(logits))
+            ranking = classification.ranking(validation.labels.astype(bool), sigmoid(logits))
             return {
                 "epoch": len(state.history) + 1,
                 "train/loss": loss,

@@ -199,7 +199,7 @@ def test_the_thresholds_tell_what_they_were_fitted_on(tmp_path: Path, prediction
 
 def test_the_figures_follow_the_thresholds(predictions: Predictions) -> None:
     never = thresholds.Thresholds("global-tuned", (1.5,) * 3)
-    values = evaluate.figures(predictions, never)
+    values = evaluate.compute_metrics(predictions, never)
     assert values["validation/labels_ever_predicted"] == values["validation/f1_macro"] == 0
     assert values["validation/auc_micro"] == pytest.approx(
         roc_auc_score(predictions.labels, predictions.probabilities, average="micro")

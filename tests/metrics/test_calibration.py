@@ -1,4 +1,4 @@
-"""Calibration: what it measures, and that a scaling is taken only where it helps."""
+"""Calibration: what it measures, and that a calibrator is chosen only if it helps."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_the_error_of_a_constant_is_its_distance_from_the_base_rate() -> None:
     hnp.arrays(bool, (12, 3)),
     hnp.arrays(np.float32, (12, 3), elements=st.floats(0, 1, width=32)),
 )
-def test_the_bins_hold_every_cell_once(labels: np.ndarray, probabilities: np.ndarray) -> None:
+def test_the_bins_hold_every_text_label_pair_once(labels: np.ndarray, probabilities: np.ndarray) -> None:
     rows = calibration.reliability(labels, probabilities)
     assert sum(row["count"] for row in rows) == labels.size
     assert sum(row["count"] * row["observed"] for row in rows) == pytest.approx(labels.sum())
@@ -73,14 +73,14 @@ def test_a_calibrated_model_is_left_alone_or_hardly_touched() -> None:
     assert expit(chosen.apply(logits)) == pytest.approx(expit(logits), abs=0.02)
 
 
-def test_a_label_with_one_positive_keeps_a_sane_scaling() -> None:
+def test_a_label_with_one_positive_keeps_a_sane_calibrator() -> None:
     labels, logits = drawn(300, 5)
     labels[:, 0] = False
     labels[7, 0] = True
-    found = calibration.platt(labels, logits)
-    assert np.isfinite(found.slope).all()
-    assert np.isfinite(found.intercept).all()
-    assert min(found.slope) > 0
+    fitted = calibration.platt(labels, logits)
+    assert np.isfinite(fitted.slope).all()
+    assert np.isfinite(fitted.intercept).all()
+    assert min(fitted.slope) > 0
 
 
 def test_a_label_that_the_network_has_the_wrong_way_round_keeps_its_frequency() -> None:
@@ -89,12 +89,12 @@ def test_a_label_that_the_network_has_the_wrong_way_round_keeps_its_frequency() 
     labels = random.random((4000, 1)) < 0.03
     logits = np.where(labels, -4.0, -1.0) + random.normal(size=labels.shape)
     fitted = calibration.platt(labels, logits)
-    assert fitted.slope[0] == pytest.approx(calibration.LEAST_SLOPE)
+    assert fitted.slope[0] == pytest.approx(calibration.MIN_SLOPE)
     assert expit(fitted.apply(logits)).mean() == pytest.approx(labels.mean(), rel=0.2)
 
 
 @pytest.mark.parametrize("method", list(calibration.METHODS))
-def test_a_scaling_can_be_undone(method: str) -> None:
+def test_a_calibrator_can_be_undone(method: str) -> None:
     labels, logits = drawn(500, 6, slope=1.7, shift=0.3)
     fitted = calibration.METHODS[method](labels, logits)
     assert fitted.undo(expit(fitted.apply(logits))) == pytest.approx(expit(logits), abs=1e-4)

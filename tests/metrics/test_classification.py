@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
+from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from goemotions.metrics import classification
 
@@ -68,7 +69,29 @@ def test_the_table_of_labels_is_that_of_scikit_learn(case: tuple[np.ndarray, ...
 
 @bounded
 @given(scored())
-def test_every_figure_is_finite(case: tuple[np.ndarray, ...]) -> None:
+def test_the_roc_curve_is_that_of_scikit_learn(case: tuple[np.ndarray, ...]) -> None:
+    labels, probabilities, _ = case
+    curve = classification.roc_curve(labels, probabilities)
+    if labels.min() == labels.max():
+        assert curve == ([0, 1], [0, 1], [1, 0])
+        return
+    false, true, thresholds = sklearn_roc_curve(labels.ravel(), probabilities.ravel())
+    assert curve == (false.tolist(), true.tolist(), np.minimum(thresholds, 1).tolist())
+
+
+def test_a_long_roc_curve_keeps_its_ends_and_evenly_spread_corners() -> None:
+    random = np.random.default_rng(0)
+    labels, probabilities = random.random((500, 4)) < 0.3, random.random((500, 4)).astype(np.float32)
+    false, true, thresholds = (np.array(values) for values in classification.roc_curve(labels, probabilities, 50))
+    assert len(false) == len(true) == len(thresholds) == 50
+    assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
+    whole = set(zip(*(values.tolist() for values in sklearn_roc_curve(labels.ravel(), probabilities.ravel())[:2]), strict=True))
+    assert set(zip(false.tolist(), true.tolist(), strict=True)) <= whole
+
+
+@bounded
+@given(scored())
+def test_every_metric_is_finite(case: tuple[np.ndarray, ...]) -> None:
     labels, probabilities, predicted = case
     found = classification.ranking(labels, probabilities) | classification.decisions(labels, predicted)
     assert {name: value for name, value in found.items() if not math.isfinite(value)} == {}

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import f1_score
 
 from goemotions.errors import ModelError
-from goemotions.metrics import sorted_scores, thresholds
+from goemotions.metrics import classification, sorted_scores, thresholds
 from goemotions.metrics.thresholds import Thresholds
 
 bounded = settings(max_examples=30, deadline=None)
@@ -34,8 +34,8 @@ def scored(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 def f1(truth: np.ndarray, guess: np.ndarray) -> float:
     """F1 of one label from its definition; scikit-learn's takes a millisecond, too long for a search."""
-    cells = int(truth.sum()) + int(guess.sum())
-    return 2 * int((truth & guess).sum()) / cells if cells else 0.0
+    total = int(truth.sum()) + int(guess.sum())
+    return 2 * int((truth & guess).sum()) / total if total else 0.0
 
 
 def macro(labels: np.ndarray, predicted: np.ndarray) -> float:
@@ -55,7 +55,7 @@ def test_macro_f1_is_that_of_scikit_learn(case: tuple[np.ndarray, np.ndarray]) -
     labels, probabilities = case
     predicted = probabilities >= 0.5
     expected = [f1_score(labels[:, i], predicted[:, i], zero_division=0) for i in range(labels.shape[1])]
-    assert thresholds.macro_f1(labels, predicted) == pytest.approx(np.mean(expected))
+    assert classification.macro_f1(labels, predicted) == pytest.approx(np.mean(expected))
     assert [f1(labels[:, i], predicted[:, i]) for i in range(labels.shape[1])] == pytest.approx(expected)
 
 
@@ -189,8 +189,8 @@ def test_a_single_positive_helps_only_the_score_that_may_see_it() -> None:
     labels[7] = True
     probabilities = np.where(labels, 0.3, 0.1).astype(np.float32)
     fitted = thresholds.per_label(labels, probabilities)
-    assert thresholds.macro_f1(labels, fitted.apply(probabilities)) == 1
-    assert thresholds.macro_f1(labels, thresholds.cross_fitted(thresholds.per_label, labels, probabilities)) == 0
+    assert classification.macro_f1(labels, fitted.apply(probabilities)) == 1
+    assert classification.macro_f1(labels, thresholds.cross_fitted(thresholds.per_label, labels, probabilities)) == 0
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -228,7 +228,7 @@ def test_a_strategy_that_only_fits_its_own_rows_best_is_not_chosen() -> None:
     assert chosen.strategy != "per-label"
 
 
-def test_the_file_tells_how_the_others_did(tmp_path: Path) -> None:
+def test_the_file_has_the_comparison_with_the_other_strategies(tmp_path: Path) -> None:
     labels, probabilities = separable(60, 0, 1.0)
     chosen, rows = thresholds.choose(labels, probabilities)
     thresholds.write(tmp_path / "thresholds.json", chosen, list("abcd"), rows, engine="onnx")
@@ -246,17 +246,17 @@ def sparse(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return random.random(probabilities.shape) < probabilities, probabilities
 
 
-def test_smoothed_thresholds_promise_less_and_keep_more() -> None:
-    promised, kept = [], []
+def test_smoothed_thresholds_score_lower_in_sample_and_higher_on_new_rows() -> None:
+    in_sample, on_new_rows = [], []
     for seed in range(5):
         labels, probabilities = sparse(2000, seed)
         unseen_labels, unseen = sparse(20_000, seed + 100)
         fits = [fit(labels, probabilities) for fit in (thresholds.per_label, thresholds.per_label_smoothed)]
-        promised.append([macro(labels, fitted.apply(probabilities)) for fitted in fits])
-        kept.append([macro(unseen_labels, fitted.apply(unseen)) for fitted in fits])
-    plain, smoothed = np.mean(kept, axis=0)
+        in_sample.append([macro(labels, fitted.apply(probabilities)) for fitted in fits])
+        on_new_rows.append([macro(unseen_labels, fitted.apply(unseen)) for fitted in fits])
+    plain, smoothed = np.mean(on_new_rows, axis=0)
     assert smoothed > plain
-    gap, smoothed_gap = np.mean(promised, axis=0) - [plain, smoothed]
+    gap, smoothed_gap = np.mean(in_sample, axis=0) - [plain, smoothed]
     assert smoothed_gap < gap / 2
 
 
@@ -289,12 +289,12 @@ def test_top_k_with_a_floor_keeps_to_both_and_is_no_worse_than_the_lowest_floor(
 
 
 @pytest.mark.parametrize("target", [0.5, 0.8, 0.95])
-def test_a_stated_recall_holds_on_rows_like_those_it_was_fitted_on(target: float) -> None:
+def test_a_target_recall_is_met_on_rows_like_those_it_was_fitted_on(target: float) -> None:
     found = []
     for seed in range(60):
         labels, probabilities = sparse(200, seed)
         unseen_labels, unseen = sparse(500, seed + 1000)
-        predicted = thresholds.stated_recall(target)(labels, probabilities).apply(unseen)
+        predicted = thresholds.for_recall(target)(labels, probabilities).apply(unseen)
         kept = (unseen_labels & predicted).sum(axis=1) / np.maximum(unseen_labels.sum(axis=1), 1)
         found.append(np.where(unseen_labels.any(axis=1), kept, 1.0).mean())
     assert target - 0.01 < np.mean(found) < target + 0.05
@@ -302,44 +302,46 @@ def test_a_stated_recall_holds_on_rows_like_those_it_was_fitted_on(target: float
 
 @bounded
 @given(scored(), st.sampled_from([0.2, 0.8, 0.99]))
-def test_no_higher_threshold_keeps_the_stated_recall(case: tuple[np.ndarray, np.ndarray], target: float) -> None:
+def test_no_higher_threshold_keeps_the_target_recall(case: tuple[np.ndarray, np.ndarray], target: float) -> None:
     labels, probabilities = case
 
     def risk(threshold: float) -> float:
         missed = (labels & (probabilities < np.float32(threshold))).sum(axis=1) / np.maximum(labels.sum(axis=1), 1)
         return float((missed.sum() + 1) / (len(labels) + 1))
 
-    threshold = thresholds.stated_recall(target)(labels, probabilities).values[0]
+    threshold = thresholds.for_recall(target)(labels, probabilities).values[0]
     assert threshold == 0 or risk(threshold) <= 1 - target + 1e-9
     higher = [float(value) for value in probabilities[labels] if value > threshold]
     assert all(risk(value) > 1 - target - 1e-9 for value in higher)
 
 
-def test_a_stated_precision_fails_about_as_seldom_as_it_says() -> None:
+def test_a_target_precision_is_missed_about_as_seldom_as_documented() -> None:
     held = []
     for seed in range(60):
         labels, probabilities = sparse(800, seed)
         unseen_labels, unseen = sparse(4000, seed + 1000)
-        predicted = thresholds.stated_precision(0.6)(labels, probabilities).apply(unseen)
+        predicted = thresholds.for_precision(0.6)(labels, probabilities).apply(unseen)
         held.append((unseen_labels & predicted).sum() / predicted.sum() >= 0.6)
     assert np.mean(held) >= 0.85
 
 
-def test_a_precision_that_cannot_be_had_predicts_nothing() -> None:
+def test_a_precision_that_cannot_be_met_predicts_nothing() -> None:
     labels, probabilities = sparse(400, 0)
     probabilities[0] = 1
-    fitted = thresholds.stated_precision(0.7)(np.zeros_like(labels), probabilities)
+    fitted = thresholds.for_precision(0.7)(np.zeros_like(labels), probabilities)
     assert not fitted.apply(probabilities).any()
 
 
-@pytest.mark.parametrize(("asked", "found"), [("top-k", "top-k"), ("recall", "recall-0.9"), ("precision", "precision-0.6")])
-def test_a_strategy_can_be_asked_for(asked: str, found: str) -> None:
+@pytest.mark.parametrize(
+    ("requested", "expected"), [("top-k", "top-k"), ("recall", "recall-0.9"), ("precision", "precision-0.6")]
+)
+def test_a_strategy_can_be_requested(requested: str, expected: str) -> None:
     labels, probabilities = sparse(400, 0)
-    assert thresholds.choose(labels, probabilities, asked, precision=0.6, recall=0.9)[0].strategy == found
+    assert thresholds.choose(labels, probabilities, requested, target_precision=0.6, target_recall=0.9)[0].strategy == expected
 
 
-@pytest.mark.parametrize("wrong", [{"strategy": "luck"}, {"precision": 0.0}, {"recall": 1.0}])
-def test_a_strategy_that_cannot_be_is_a_named_error(wrong: dict[str, object]) -> None:
+@pytest.mark.parametrize("wrong", [{"strategy": "luck"}, {"target_precision": 0.0}, {"target_recall": 1.0}])
+def test_an_impossible_request_is_a_named_error(wrong: dict[str, object]) -> None:
     labels, probabilities = sparse(50, 0)
     with pytest.raises(ModelError):
         thresholds.choose(labels, probabilities, **wrong)  # type: ignore[arg-type]

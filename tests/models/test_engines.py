@@ -161,19 +161,5 @@ def test_a_damaged_graph_is_named(
         engines.load(name, tmp_path / "onnx", TextEncoder.load(model_folder))
 
 
-@given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=20))
-@settings(max_examples=50, deadline=None)
-def test_a_probability_lies_between_0_and_1_and_rises_with_its_logit(logits: list[float]) -> None:
-    with np.errstate(all="raise", under="ignore"):
-        found = engines.sigmoid(np.sort(np.array(logits, dtype=np.float32)))
-    assert found.dtype == np.float32
-    assert ((found >= 0) & (found <= 1)).all()
-    assert (np.diff(found) >= 0).all()
-
-
-def test_the_sigmoid_of_known_values() -> None:
-    assert engines.sigmoid(np.array([-1e30, -2.0, 0.0, 2.0, 1e30])) == pytest.approx([0, 0.1192029, 0.5, 0.8807970, 1])
-
-
 def test_the_cores_of_a_container_are_counted() -> None:
     assert 1 <= engines.cpus() <= (os.cpu_count() or 1)

@@ -199,6 +199,8 @@ def test_local_paths_become_absolute_and_locations_stay(tmp_path: Path, monkeypa
 
 def test_further_parameters_are_checked_by_name() -> None:
     assert parameters.parse(("max_quarantined=0.1", "unlabelled=keep")) == {"max_quarantined": 0.1, "unlabelled": "keep"}
+    former = {"stated_precision=0.6": {"target_precision": 0.6}, "stated_recall=0.9": {"target_recall": 0.9}}
+    assert {given: parameters.parse((given,)) for given in former} == former
     with pytest.raises(parameters.BadArgument, match=r"no parameter 'epoch'.*epochs"):
         parameters.parse(("epoch=3",))
     with pytest.raises(parameters.BadArgument, match="not a name=value"):

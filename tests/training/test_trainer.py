@@ -118,8 +118,8 @@ def test_the_model_that_is_written_is_calibrated(dataset: Path, model_folder: Pa
     record = TrainingRecord.read(model_folder)
     labels, scores = scored_validation(dataset, model_folder)
     calibrated = record.calibration
-    scaling = calibration.Scaling(calibrated.method, calibrated.slope, calibrated.intercept)
-    before = scaling.undo(scores)
+    calibrator = calibration.Calibrator(calibrated.method, calibrated.slope, calibrated.intercept)
+    before = calibrator.undo(scores)
     best = record.history[record.best_epoch - 1]
     assert binary_loss(labels, before) == pytest.approx(best["validation/loss"], abs=1e-5)
     assert calibrated.method == min(calibrated.comparison, key=lambda row: row["log_loss"])["method"]
