@@ -1,4 +1,4 @@
-"""Where data comes from: the shipped sample, a folder, a bucket or the hub; TSV and Parquet, read row by row."""
+"""Sources of data: the shipped sample, a folder, a bucket or the hub; TSV and Parquet files, read row by row."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HUB_TIMEOUT_SECONDS = 5
 
 @dataclass(frozen=True)
 class RawRow:
-    """One row as a reader found it; ``line`` counts from 1 in each file."""
+    """One row before validation; ``line`` counts from 1 in each file."""
 
     file: str
     line: int
@@ -37,54 +37,74 @@ class RawRow:
     labels: list[Any]
 
 
-def open_source(source: str, scratch: Path) -> tuple[Taxonomy, dict[str, tuple[str, Iterable[RawRow]]], str]:
-    """The taxonomy of a source, the name and the rows of each split, read as they are asked for, and the source's revision."""
+# Per split: a name for error messages, and the rows, which are read lazily.
+RawSplits = dict[str, tuple[str, Iterable[RawRow]]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened source."""
+
+    taxonomy: Taxonomy
+    splits: RawSplits
+    revision: str
+
+
+def open_source(source: str, scratch: Path) -> Source:
+    """Opens a source; files from S3 are downloaded into ``scratch``.
+
+    Raises:
+        DataError: the source does not exist, lacks a split or the label names, or holds pickles or scripts instead of data. Also raised
+            while rows are read, with file and line.
+        SourceUnreachable: the hub cannot be reached and its data set is not cached.
+        StorageError: the bucket cannot be reached, denies access or has no file there.
+    """
     if source == "sample":
         folder = Path(str(resources.files("goemotions.data") / "sample"))
-        return *_open_folder(folder), "shipped"
+        return Source(*_open_folder(folder), "shipped")
     if source.startswith("hub:"):
         return _open_hub(source)
     if source.startswith("s3://"):
         store.fetch(source, scratch)
-        return *_open_folder(scratch, shown=source), "s3"
+        return Source(*_open_folder(scratch, name=source), "s3")
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise DataError(
             f"there is no data folder {source}: give `sample`, `hub:<dataset>`, a folder with train, dev and test, or s3://"
         )
-    return *_open_folder(folder), "local"
+    return Source(*_open_folder(folder), "local")
 
 
-def _open_folder(folder: Path, shown: str = "") -> tuple[Taxonomy, dict[str, tuple[str, Iterable[RawRow]]]]:
-    shown = shown or str(folder)
-    files = {split: _split_files(folder, split, shown) for split in SPLITS}
-    names = folder / "emotions.txt"
-    if names.exists():
-        taxonomy = Taxonomy(tuple(_decode(names.read_bytes(), names).strip().splitlines()))
+def _open_folder(folder: Path, name: str = "") -> tuple[Taxonomy, RawSplits]:
+    name = name or str(folder)
+    files = {split: _split_files(folder, split, name) for split in SPLITS}
+    label_names = folder / "emotions.txt"
+    if label_names.exists():
+        taxonomy = Taxonomy(tuple(_decode(label_names.read_bytes(), label_names).strip().splitlines()))
     elif all(path.suffix == ".parquet" for paths in files.values() for path in paths):
         taxonomy = _taxonomy_of_parquet(files["train"][0])
     else:
-        raise DataError(f"{shown} has no emotions.txt: list the label names there, one a line, in index order")
+        raise DataError(f"{name} has no emotions.txt: list the label names there, one per line, in index order")
     return taxonomy, {split: (paths[0].name, _read(paths, taxonomy)) for split, paths in files.items()}
 
 
-def _split_files(folder: Path, split: str, shown: str) -> list[Path]:
+def _split_files(folder: Path, split: str, source: str) -> list[Path]:
     for name in FILE_NAMES[split]:
         for pattern in (f"{name}.tsv", f"{name}.tsv.gz", f"{name}.parquet", f"{name}-*-of-*.parquet"):
-            if found := sorted(folder.glob(pattern)):
-                announced = found[0].stem.rpartition("-of-")[2]
-                if "*" in pattern and announced.isdecimal() and int(announced) != len(found):
+            if files := sorted(folder.glob(pattern)):
+                count = files[0].stem.rpartition("-of-")[2]
+                if "*" in pattern and count.isdecimal() and int(count) != len(files):
                     raise DataError(
-                        f"{shown}: {found[0].name} is one of {int(announced)} files, {len(found)} of them there: copy the rest"
+                        f"{source}: {files[0].name} is one of {int(count)} files, but there are {len(files)}: copy the missing ones"
                     )
-                return found
+                return files
     refused = [path.name for path in sorted(folder.iterdir()) if path.suffix in REFUSED_ENDINGS]
     if refused:
         raise DataError(
-            f"{shown}: {refused[0]} is refused, since reading pickles and scripts runs code: convert it to .tsv or .parquet"
+            f"{source}: {refused[0]} is refused, since reading pickles and scripts runs code: convert it to .tsv or .parquet"
         )
     names = " or ".join(f"{name}.tsv, {name}.parquet" for name in FILE_NAMES[split])
-    raise DataError(f"{shown} has no {split} split: add {names}")
+    raise DataError(f"{source} has no {split} split: add {names}")
 
 
 def _read(paths: list[Path], taxonomy: Taxonomy) -> Iterator[RawRow]:
@@ -108,34 +128,34 @@ def _not_text(error: UnicodeDecodeError, path: Path, line: int) -> DataError:
 
 def _read_tsv(path: Path) -> Iterator[RawRow]:
     """Rows of the official layout: text, label indices joined by commas, id; tab-separated, no header."""
-    blank = 0
+    only_blank = True
     for line, record in enumerate(_lines(path), start=1):
-        if blank == line - 1 and not record.strip():
-            # A file of white space alone has no rows; an empty line before the first row is an error like any other.
-            blank = line
+        # A file of only blank lines has no rows; a blank line before a row is an error like any other.
+        if only_blank and not record.strip():
             continue
-        if blank and blank == line - 1:
-            raise _columns(path, 1, 1)
+        if only_blank and line > 1:
+            raise _wrong_columns(path, 1, 1)
+        only_blank = False
         columns = record.split("\t")
         if len(columns) != 3:
-            raise _columns(path, line, len(columns))
+            raise _wrong_columns(path, line, len(columns))
         text, labels, row_id = columns
         if line == 1 and [column.lower() for column in columns] == ["text", "labels", "id"]:
             continue
         yield RawRow(path.name, line, row_id, text, [label.strip() for label in labels.split(",") if label.strip()])
 
 
-def _columns(path: Path, line: int, found: int) -> DataError:
-    return DataError(f"{path.name}, line {line}: {found} columns where 3 are needed (text, label indices, id), tab-separated")
+def _wrong_columns(path: Path, line: int, count: int) -> DataError:
+    return DataError(f"{path.name}, line {line}: {count} columns where 3 are needed (text, label indices, id), tab-separated")
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, packed or not, without their ends."""
+    """The lines of a text file, compressed or not, without line endings."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             start = file.peek(4)[:4]
             if start[:2] == b"\x1f\x8b" or (start == b"PAR1" and _ends_as_parquet(path)):
-                raise DataError(f"{path.name} is not the text file its ending promises: rename it to .parquet or .tsv.gz")
+                raise DataError(f"{path.name} is not a text file, as its ending says: rename it to .parquet or .tsv.gz")
             for line, content in enumerate(file, start=1):
                 try:
                     record = content.decode("utf-8-sig" if line == 1 else "utf-8")
@@ -176,7 +196,11 @@ def _read_parquet(path: Path, taxonomy: Taxonomy) -> Iterator[RawRow]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path.name}, line {line}: not UTF-8: re-encode it") from error
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path.name} is not a complete Parquet file: copy it again") from error
+        raise _damaged_parquet(path) from error
+
+
+def _damaged_parquet(path: Path) -> DataError:
+    return DataError(f"{path.name} is not a complete Parquet file: copy it again")
 
 
 def _taxonomy_of_parquet(path: Path) -> Taxonomy:
@@ -185,38 +209,38 @@ def _taxonomy_of_parquet(path: Path) -> Taxonomy:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
         return Taxonomy(tuple(features["labels"]["feature"]["names"]))
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path.name} is not a complete Parquet file: copy it again") from error
+        raise _damaged_parquet(path) from error
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path.name} names no labels: put the label names into emotions.txt beside it") from error
+        raise DataError(f"{path.name} does not name its labels: put their names into emotions.txt beside it") from error
 
 
-def _open_hub(source: str) -> tuple[Taxonomy, dict[str, tuple[str, Iterable[RawRow]]], str]:
+def _open_hub(source: str) -> Source:
     name, _, revision = source.removeprefix("hub:").partition("@")
     name, _, config = name.partition(":")
     folder = _hub_snapshot(name, revision or None)
     if not any(folder.rglob("*.parquet")):
         raise DataError(f"{source} has no Parquet files, and pickles and loading scripts are refused: prepare a folder instead")
     try:
-        found = datasets.load_dataset(str(folder), config or None)  # nosec B615 # Parquet on disk, its commit is the folder's name
+        splits = datasets.load_dataset(str(folder), config or None)  # nosec B615 # Parquet on disk, its commit is the folder's name
     except Exception as error:
         raise DataError(f"{source} cannot be read ({type(error).__name__}): check the configuration's name") from error
-    missing = [split for split in SPLITS if split not in found]
+    missing = [split for split in SPLITS if split not in splits]
     if missing:
         raise DataError(f"{source} has no {missing[0]} split: prepare a folder with train, dev and test instead")
-    features = found["train"].features
+    features = splits["train"].features
     if not {"id", "text", "labels"} <= set(features) or not hasattr(getattr(features["labels"], "feature", None), "names"):
         raise DataError(f"{source} lacks the columns id, text and labels (a list of ClassLabel): prepare a folder instead")
     taxonomy = Taxonomy(tuple(features["labels"].feature.names))
 
     def rows(split: str) -> Iterator[RawRow]:
-        for line, row in enumerate(found[split], start=1):
+        for line, row in enumerate(splits[split], start=1):
             yield RawRow(f"{source} {split}", line, str(row["id"]), row["text"] or "", row["labels"] or [])
 
-    return taxonomy, {split: (f"{source} {split}", rows(split)) for split in SPLITS}, folder.name
+    return Source(taxonomy, {split: (f"{source} {split}", rows(split)) for split in SPLITS}, folder.name)
 
 
 def _hub_snapshot(name: str, revision: str | None) -> Path:
-    """The data set's Parquet files and card, in a folder named by their commit; from the cache where the hub is away."""
+    """The folder, named by its commit, with the data set's Parquet files and card; from the cache if the hub cannot be reached."""
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -225,11 +249,11 @@ def _hub_snapshot(name: str, revision: str | None) -> Path:
         name,
         repo_type="dataset",
         revision=revision,
-        # Parquet and the card only: a loading script or a pickle is not even fetched.
+        # Parquet and the card only: a loading script or a pickle is not even downloaded.
         allow_patterns=["README.md", "*.parquet"],
     )
     try:
-        # Without this bounded question an unreachable hub would be retried for half a minute.
+        # Without this request and its timeout, an unreachable hub would be retried for half a minute.
         huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
         return Path(snapshot())
     except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:

@@ -1,4 +1,4 @@
-"""A taxonomy: the names of the labels and their order, defined once and carried with data and model."""
+"""A taxonomy: the names of the labels in their order, which data and models carry along."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ class Taxonomy:
     """Label names in index order.
 
     Raises:
-        DataError: no name, an empty name, or a name that stands twice.
+        DataError: no name, an empty name, or a repeated name.
     """
 
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
         if not self.names:
-            raise DataError("the taxonomy has no label: list one name a line in emotions.txt")
+            raise DataError("the taxonomy has no label: list one name per line in emotions.txt")
         for position, name in enumerate(self.names):
             if not name.strip():
                 raise DataError(f"label {position} of the taxonomy has no name: remove the empty line or name it")
         repeated = sorted({name for name in self.names if self.names.count(name) > 1})
         if repeated:
-            raise DataError(f"label {repeated[0]!r} stands twice in the taxonomy: give each label a name of its own")
+            raise DataError(f"label {repeated[0]!r} is twice in the taxonomy: give each label a unique name")
 
     def __len__(self) -> int:
         return len(self.names)

@@ -1,4 +1,4 @@
-"""What a text is: the form that is kept, and the form in which two texts count as the same."""
+"""Two forms of a text: the one that is stored, and the one that is compared."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 
 
 def clean(text: str) -> str:
-    """A text the tokenizer and Parquet both accept: lone surrogates and NUL become U+FFFD, the rest stays."""
+    """A text that the tokenizer and Parquet accept: lone surrogates and NUL become U+FFFD, the rest is unchanged."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\x00", "\ufffd")
 
 
 def normalized(text: str) -> str:
-    """A text without case, punctuation and spacing: two texts that agree in it are counted as the same."""
+    """A text without case, punctuation and spacing: texts with equal results count as the same text."""
     return re.sub(r"\W+", " ", text.casefold()).strip() or text

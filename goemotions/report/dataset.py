@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from goemotions.data.dataset import DatasetInfo
 from goemotions.report import figures
 from goemotions.report.document import Cell, Figure, Section, Table
 from goemotions.report.result import source_name
@@ -13,13 +12,13 @@ from goemotions.report.result import source_name
 PAIRS = 15
 
 
-def sections(info: dict[str, Any], words: dict[str, np.ndarray]) -> list[Section]:
+def sections(info: DatasetInfo, words: dict[str, np.ndarray]) -> list[Section]:
     """Distribution, co-occurrence, lengths, repeated texts; words of each text by split."""
     return [_counts(info), _distribution(info), _cooccurrence(info), _lengths(info, words), _repeated(info)]
 
 
-def _counts(info: dict[str, Any]) -> Section:
-    rows = []
+def _counts(info: DatasetInfo) -> Section:
+    rows: list[list[Cell]] = []
     for split, count in info["rows"].items():
         sizes = info["labels_per_row"][split]
         mean = sum(number * rows for number, rows in enumerate(sizes)) / max(sum(sizes), 1)
@@ -32,7 +31,7 @@ def _counts(info: dict[str, Any]) -> Section:
     )
 
 
-def _distribution(info: dict[str, Any]) -> Section:
+def _distribution(info: DatasetInfo) -> Section:
     splits = list(info["rows"])
     counts = info["label_counts"]
     ordered = sorted(info["labels"], key=lambda name: -counts["train"][name])
@@ -50,7 +49,7 @@ def _distribution(info: dict[str, Any]) -> Section:
     )
 
 
-def _cooccurrence(info: dict[str, Any]) -> Section:
+def _cooccurrence(info: DatasetInfo) -> Section:
     names, together = info["labels"], np.asarray(info["cooccurrence"])
     pairs = [
         (names[a], names[b], int(together[a, b]), together[a, b] / together[a, a], together[a, b] / together[b, b])
@@ -75,11 +74,11 @@ def _cooccurrence(info: dict[str, Any]) -> Section:
     )
 
 
-def _lengths(info: dict[str, Any], words: dict[str, np.ndarray]) -> Section:
+def _lengths(info: DatasetInfo, words: dict[str, np.ndarray]) -> Section:
     columns = ("mean", "min", "p50", "p95", "p99", "max")
     rows: list[list[Cell]] = [
-        [f"{split}, {unit}", *(_plain(info[unit][split].get(column)) for column in columns)]
-        for unit in ("words", "characters")
+        [f"{split}, {unit}", *(_plain(lengths[split].get(column)) for column in columns)]
+        for unit, lengths in (("words", info["words"]), ("characters", info["characters"]))
         for split in info["rows"]
     ]
     chart = figures.lengths({split: found.tolist() for split, found in words.items()})
@@ -97,9 +96,9 @@ def _plain(value: float | None) -> Cell:
     return int(value) if value is not None and float(value).is_integer() else value
 
 
-def _repeated(info: dict[str, Any]) -> Section:
+def _repeated(info: DatasetInfo) -> Section:
     repeated = info["duplicates"]
-    leakage = [[split, counts["exact"], counts["normalized"]] for split, counts in info["leakage"].items()]
+    leakage: list[list[Cell]] = [[split, counts["exact"], counts["normalized"]] for split, counts in info["leakage"].items()]
     return Section(
         "Duplicates and leakage",
         (

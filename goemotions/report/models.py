@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from goemotions.data.dataset import DatasetInfo
 from goemotions.evaluation.selection import latency_limit
 from goemotions.metrics import bootstrap
 from goemotions.models import profiles
@@ -25,7 +26,7 @@ OTHERS = (
 )
 
 
-def overview(info: dict[str, Any], results: list[Result]) -> Section:
+def overview(info: DatasetInfo, results: list[Result]) -> Section:
     winner = best(results)
     counts = ", ".join(f"{count:,} {split}" for split, count in info["rows"].items())
     expected = winner.strategy["f1_macro_cross_fitted"]

@@ -133,16 +133,16 @@ BAD_SOURCES: dict[str, tuple[dict[str, bytes | None], str]] = {
     "data-incomplete: missing test": ({"test.tsv": None}, r"has no test split: add test\.tsv"),
     "data-incomplete: missing part of a split": (
         {"train-00000-of-00002.parquet": GOOD},
-        r"train-00000-of-00002\.parquet is one of 2 files, 1 of them there",
+        r"train-00000-of-00002\.parquet is one of 2 files, but there are 1",
     ),
     "data-incomplete: missing names": ({"emotions.txt": None}, r"has no emotions\.txt: list the label names"),
     "data-incomplete: empty names": ({"emotions.txt": b"\n"}, r"taxonomy has no label"),
     "data-incomplete: names with a gap": ({"emotions.txt": b"calm\n\nglee\n"}, r"label 1 of the taxonomy has no name"),
-    "data-incomplete: a name twice": ({"emotions.txt": b"calm\nglee\ncalm\n"}, r"label 'calm' stands twice"),
+    "data-incomplete: a name twice": ({"emotions.txt": b"calm\nglee\ncalm\n"}, r"label 'calm' is twice"),
     "data-incomplete: parquet without names": (
         {"emotions.txt": None, "train.parquet": GOOD, "dev.tsv": None, "dev.parquet": GOOD, "test.tsv": None}
         | {"test.parquet": GOOD},
-        r"^train\.parquet names no labels: put the label names into emotions\.txt",
+        r"^train\.parquet does not name its labels: put their names into emotions\.txt",
     ),
     "data-columns: two columns": ({"train.tsv": b"lake\t0\tt1\nlake\t0\n"}, r"^train\.tsv, line 2: 2 columns where 3"),
     "data-columns: four columns": ({"train.tsv": b"lake\t0\tt1\t\n"}, r"^train\.tsv, line 1: 4 columns where 3"),
@@ -188,7 +188,7 @@ BAD_SOURCES: dict[str, tuple[dict[str, bytes | None], str]] = {
     ),
     "data-blank-text": (
         {"train.tsv": b"lake\t0\tt1\n \t1\tt2\n"},
-        r"^train\.tsv: 1 of 2 rows are unusable \(line 2: blank text\), over the allowed 5%",
+        r"^train\.tsv: 1 of 2 rows are unusable \(line 2: blank text\), more than the allowed 5%",
     ),
     "data-blank-text: parquet": (
         {"train.parquet": parquet([(None, [0], "t1"), ("lake", [0], "t2")])},
@@ -206,7 +206,7 @@ BAD_SOURCES: dict[str, tuple[dict[str, bytes | None], str]] = {
         {"train.tsv": b"lake\t" + b"9" * 5000 + b"\tt1\n"},
         r"^train\.tsv, line 1: label '9{70,80} is not an index",
     ),
-    "data-invalid-label: twice": ({"train.tsv": b"lake\t1,0,1\tt1\n"}, r"^train\.tsv, line 1: label 1 stands twice in the row"),
+    "data-invalid-label: twice": ({"train.tsv": b"lake\t1,0,1\tt1\n"}, r"^train\.tsv, line 1: label 1 is twice in the row"),
     "data-invalid-label: gz": (
         {"train.tsv.gz": gzip.compress(b"lake\t7\tt1\n")},
         r"^train\.tsv\.gz, line 1: label '7' is not an index",
@@ -245,18 +245,18 @@ BAD_SOURCES: dict[str, tuple[dict[str, bytes | None], str]] = {
     ),
     "data-invalid-label: parquet, twice": (
         {"train.parquet": parquet([("lake", [2, 2], "t1")])},
-        r"^train\.parquet, line 1: label 2 stands twice",
+        r"^train\.parquet, line 1: label 2 is twice",
     ),
     "data-invalid-label: parquet, second part": (
         {"train-00000-of-00002.parquet": GOOD, "train-00001-of-00002.parquet": parquet([("lake", [9], "t9")])},
         r"^train-00001-of-00002\.parquet, line 1: label 9 is not an index",
     ),
-    "data-duplicate-id": ({"test.tsv": b"harbour\t1\tt2\n"}, r"^id t2 stands in train and in test"),
-    "data-duplicate-id: dev and test": ({"test.tsv": b"harbour\t1\td1\n"}, r"^id d1 stands in validation and in test"),
-    "data-duplicate-id: parquet": ({"train.parquet": parquet([("lake", [0], "e1")])}, r"^id e1 stands in train and in test"),
+    "data-duplicate-id": ({"test.tsv": b"harbour\t1\tt2\n"}, r"^id t2 is in train and in test"),
+    "data-duplicate-id: dev and test": ({"test.tsv": b"harbour\t1\td1\n"}, r"^id d1 is in validation and in test"),
+    "data-duplicate-id: parquet": ({"train.parquet": parquet([("lake", [0], "e1")])}, r"^id e1 is in train and in test"),
     "data-duplicate-id: within a split": (
         {"train.tsv": b"lake\t0\tt1\nstorm\t1\tt1\n"},
-        r"^train\.tsv, line 2: id 't1' .* stands twice",
+        r"^train\.tsv, line 2: id 't1' is empty or repeated",
     ),
     "data-truncated-file: cut gz": ({"train.tsv.gz": GZIPPED[:-9]}, r"^train\.tsv\.gz is not a complete gzip file"),
     "data-truncated-file: gz without its end": ({"train.tsv.gz": GZIPPED[:-1]}, r"^train\.tsv\.gz is not a complete gzip file"),
@@ -278,8 +278,8 @@ BAD_SOURCES: dict[str, tuple[dict[str, bytes | None], str]] = {
         | {"test.parquet": GOOD},
         r"^train\.parquet is not a complete Parquet file",
     ),
-    "data-truncated-file: parquet called tsv": ({"train.tsv": GOOD}, r"^train\.tsv is not the text file its ending promises"),
-    "data-truncated-file: gz called tsv": ({"train.tsv": GZIPPED}, r"^train\.tsv is not the text file its ending promises"),
+    "data-truncated-file: parquet called tsv": ({"train.tsv": GOOD}, r"^train\.tsv is not a text file, as its ending says"),
+    "data-truncated-file: gz called tsv": ({"train.tsv": GZIPPED}, r"^train\.tsv is not a text file, as its ending says"),
     "data-truncated-file: tsv called parquet": (
         {"train.parquet": tsv(TRAIN)},
         r"^train\.parquet is not a complete Parquet file",
@@ -420,7 +420,7 @@ def test_the_share_of_unusable_rows_is_an_option(tmp_path: Path) -> None:
 
 @pytest.mark.fault("data-duplicate-id")
 def test_an_id_of_a_row_left_out_is_still_taken(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="id d1 stands in train and in validation"):
+    with pytest.raises(DataError, match="id d1 is in train and in validation"):
         ingested(tmp_path, {"train.tsv": tsv([*many(19), ("", [0], "d1")])})
 
 

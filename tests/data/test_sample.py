@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from goemotions.data.dataset import SPLITS, ingest, load_dataset, normalized
+from goemotions.data.dataset import ingest, load_dataset
+from goemotions.data.sources import SPLITS
+from goemotions.data.text import normalized
 
 FEWEST = {"train": 40, "validation": 10, "test": 10}
 

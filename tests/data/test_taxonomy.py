@@ -1,4 +1,4 @@
-"""A taxonomy: names in order, refused where they are empty or ambiguous, and the matrix that label indices become."""
+"""A taxonomy: names in order, refused if they are empty or repeated, and the matrix of label indices."""
 
 import numpy as np
 import pytest
@@ -14,10 +14,10 @@ NAMES = st.lists(st.text(min_size=1, max_size=6).filter(lambda name: name.strip(
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ((), "the taxonomy has no label: list one name a line in emotions.txt"),
+        ((), "the taxonomy has no label: list one name per line in emotions.txt"),
         (("",), "label 0 of the taxonomy has no name: remove the empty line or name it"),
         (("calm", " \t"), "label 1 of the taxonomy has no name: remove the empty line or name it"),
-        (("glee", "calm", "glee", "calm"), "label 'calm' stands twice in the taxonomy: give each label a name of its own"),
+        (("glee", "calm", "glee", "calm"), "label 'calm' is twice in the taxonomy: give each label a unique name"),
     ],
     ids=["no name", "empty name", "blank name", "name twice"],
 )
