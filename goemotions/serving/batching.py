@@ -18,6 +18,7 @@ from goemotions.errors import RequestError
 from goemotions.models.engines import Engine
 from goemotions.models.tokenizer import batch_size
 from goemotions.serving import metrics
+from goemotions.serving.limits import Limits
 from goemotions.serving.queue import QueuedRequest, QueuedText, TextQueue
 
 logger = logging.getLogger(__name__)
@@ -28,19 +29,15 @@ class Batcher:
 
     Args:
         engine: the engine that scores them; it gets as many worker threads as it can use.
-        max_texts: texts that may wait.
-        max_wait: seconds that a text may be expected to wait.
-        max_batch: seconds after which the worker of an unfinished batch counts as hanging.
+        limits: those of the queue, and the seconds for a request; a worker that needs longer for one batch counts as hanging.
         across_requests: whether texts of several requests may share a batch.
     """
 
-    def __init__(
-        self, engine: Engine, *, max_texts: int, max_wait: float, max_batch: float = 30.0, across_requests: bool = True
-    ) -> None:
+    def __init__(self, engine: Engine, limits: Limits, *, across_requests: bool = True) -> None:
         self._engine = engine
-        self._max_batch = max_batch
+        self._timeout = limits.answer_seconds
         self._across_requests = across_requests
-        self._queue = TextQueue(max_texts=max_texts, max_wait=max_wait)
+        self._queue = TextQueue(limits)
         self._results = threading.Lock()
         self._batch_started: dict[int, float] = {}
         self._workers = [
@@ -49,21 +46,21 @@ class Batcher:
         for worker in self._workers:
             worker.start()
 
-    async def logits(self, texts: Sequence[str], timeout: float) -> tuple[np.ndarray, np.ndarray]:
+    async def logits(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Logits of n texts, float32 [n, labels], and whether each text was truncated, bool [n]; in the order of the texts.
 
         If the caller is cancelled, its queued texts are dropped.
 
         Raises:
-            RequestError: 429 if the queue is full, 504 if scoring took longer than ``timeout`` seconds.
+            RequestError: 429 if the queue is full, 504 if scoring takes too long.
         """
         request = QueuedRequest(list(texts), asyncio.get_running_loop().create_future())
         self._queue.put(request)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(self._timeout):
                 return await request.future
         except TimeoutError as error:
-            raise RequestError(f"not scored within {timeout:g} seconds: try again, or send fewer texts", 504) from error
+            raise RequestError(f"not scored within {self._timeout:g} seconds: try again, or send fewer texts", 504) from error
         finally:
             self._queue.drop(request)
 
@@ -71,7 +68,7 @@ class Batcher:
     def is_alive(self) -> bool:
         """Whether every worker runs and none hangs."""
         oldest = min(self._batch_started.copy().values(), default=float("inf"))
-        return time.perf_counter() - oldest < self._max_batch and all(worker.is_alive() for worker in self._workers)
+        return time.perf_counter() - oldest < self._timeout and all(worker.is_alive() for worker in self._workers)
 
     def close(self) -> None:
         """Ends the workers once the queue is empty."""

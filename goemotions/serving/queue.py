@@ -14,6 +14,7 @@ import numpy as np
 from goemotions.errors import RequestError
 from goemotions.models.engines import WINDOW
 from goemotions.serving import metrics
+from goemotions.serving.limits import Limits
 
 # Weight of the newest batch in the moving average of the throughput.
 SMOOTHING = 0.2
@@ -45,16 +46,10 @@ class QueuedText:
 
 
 class TextQueue:
-    """Admits requests, gives out their texts, and drops the texts of requests that ended early. Thread-safe.
+    """Admits requests within the limits, gives out their texts, and drops those of requests that ended early. Thread-safe."""
 
-    Args:
-        max_texts: texts that may wait.
-        max_wait: seconds that a text may be expected to wait.
-    """
-
-    def __init__(self, *, max_texts: int, max_wait: float) -> None:
-        self._max_texts = max_texts
-        self._max_wait = max_wait
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._changed = threading.Condition()
         self._requests: deque[QueuedRequest] = deque()
         self._texts: deque[QueuedText] = deque()
@@ -70,7 +65,8 @@ class TextQueue:
         """
         with self._changed:
             wait = self._waiting / self._texts_per_second if self._texts_per_second else 0.0
-            if self._waiting and (self._waiting + len(request.texts) > self._max_texts or wait > self._max_wait):
+            is_full = self._waiting + len(request.texts) > self._limits.queue_texts or wait > self._limits.queue_seconds
+            if self._waiting and is_full:
                 raise RequestError("the queue is full: try again later", 429, retry_after=max(1, round(wait)))
             self._requests.append(request)
             self._add_waiting(len(request.texts))

@@ -53,13 +53,7 @@ class Service:
         self.labels = predictor.bundle.taxonomy.names
         self.is_draining = False
         _warm_up(predictor.engine)
-        self._batcher = Batcher(
-            predictor.engine,
-            max_texts=limits.queue_texts,
-            max_wait=limits.queue_seconds,
-            max_batch=limits.answer_seconds,
-            across_requests=across_requests,
-        )
+        self._batcher = Batcher(predictor.engine, limits, across_requests=across_requests)
         self._counters = {label: metrics.PREDICTIONS.labels(label) for label in self.labels}
         metrics.MODEL.labels(version, predictor.engine.name, predictor.bundle.facts.get("profile", "")).set(1)
 
@@ -83,7 +77,7 @@ class Service:
             raise RequestError(f"{len(texts)} texts in one request: send at most {self.limits.texts}", 413)
         metrics.REQUEST_TEXTS.observe(len(texts))
         started = time.perf_counter()
-        logits, truncated = await self._batcher.logits(texts, self.limits.answer_seconds)
+        logits, truncated = await self._batcher.logits(texts)
         metrics.PREDICT_SECONDS.labels(MODEL_NAME).observe(time.perf_counter() - started)
         probabilities = sigmoid(logits)
         predictions = self.predictor.predictions(probabilities, truncated, options)

@@ -16,7 +16,9 @@ from goemotions.models import engines
 from goemotions.models.engines import Engine
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.serving.batching import Batcher
+from goemotions.serving.limits import Limits
 
+LIMITS = Limits(queue_texts=64, queue_seconds=5.0)
 WORDS = ["lake", "storm", "balloon", "harbour", "the", "quiet", "gravel"]
 REQUESTS = st.lists(
     st.lists(st.lists(st.sampled_from(WORDS), max_size=130).map(" ".join), min_size=1, max_size=20), min_size=1, max_size=12
@@ -56,7 +58,7 @@ def observed(engine: Engine) -> Observed:
 
 @pytest.fixture
 def batcher(observed: Observed) -> Iterator[Batcher]:
-    made = Batcher(observed, max_texts=64, max_wait=5.0)
+    made = Batcher(observed, LIMITS)
     yield made
     observed.unblocked.set()
     made.close()
@@ -70,7 +72,7 @@ async def busy(batcher: Batcher, observed: Observed) -> "asyncio.Task[Any]":
     """A request that keeps the only worker busy until the engine is unblocked."""
     observed.unblocked.clear()
     observed.entered = threading.Semaphore(0)
-    task = asyncio.create_task(batcher.logits(["lake"], 30))
+    task = asyncio.create_task(batcher.logits(["lake"]))
     await asyncio.to_thread(observed.entered.acquire)
     return task
 
@@ -79,10 +81,10 @@ async def busy(batcher: Batcher, observed: Observed) -> "asyncio.Task[Any]":
 @settings(max_examples=20, deadline=None)
 @pytest.mark.fault("http-mixed-batch")
 def test_each_text_gets_the_result_it_gets_alone(engine: Engine, requests: list[list[str]]) -> None:
-    batcher = Batcher(engine, max_texts=10_000, max_wait=60)
+    batcher = Batcher(engine, Limits(queue_texts=10_000, queue_seconds=60, answer_seconds=60))
 
     async def run() -> list[tuple[np.ndarray, np.ndarray]]:
-        return await asyncio.gather(*(batcher.logits(texts, 60) for texts in requests))
+        return await asyncio.gather(*(batcher.logits(texts) for texts in requests))
 
     results = asyncio.run(run())
     batcher.close()
@@ -94,7 +96,7 @@ def test_each_text_gets_the_result_it_gets_alone(engine: Engine, requests: list[
 def test_queued_texts_share_batches_within_the_token_budget(batcher: Batcher, observed: Observed) -> None:
     async def run() -> None:
         first = await busy(batcher, observed)
-        others = [asyncio.create_task(batcher.logits([" ".join(["the"] * (1 + n % 30))], 30)) for n in range(40)]
+        others = [asyncio.create_task(batcher.logits([" ".join(["the"] * (1 + n % 30))])) for n in range(40)]
         await asyncio.sleep(0.05)
         observed.unblocked.set()
         await asyncio.gather(first, *others)
@@ -109,11 +111,11 @@ def test_queued_texts_share_batches_within_the_token_budget(batcher: Batcher, ob
 
 
 def test_without_batching_across_requests_each_has_its_own_batch(observed: Observed) -> None:
-    batcher = Batcher(observed, max_texts=64, max_wait=5.0, across_requests=False)
+    batcher = Batcher(observed, LIMITS, across_requests=False)
 
     async def run() -> None:
         first = await busy(batcher, observed)
-        others = [asyncio.create_task(batcher.logits(["lake"] * 2, 30)) for _ in range(4)]
+        others = [asyncio.create_task(batcher.logits(["lake"] * 2)) for _ in range(4)]
         await asyncio.sleep(0.05)
         observed.unblocked.set()
         await asyncio.gather(first, *others)
@@ -128,9 +130,9 @@ def test_the_oldest_text_is_in_the_next_batch(batcher: Batcher, observed: Observ
 
     async def run() -> None:
         first = await busy(batcher, observed)
-        long = asyncio.create_task(batcher.logits(["storm " * 100], 30))
+        long = asyncio.create_task(batcher.logits(["storm " * 100]))
         await asyncio.sleep(0.02)
-        short = [asyncio.create_task(batcher.logits(["lake"], 30)) for _ in range(50)]
+        short = [asyncio.create_task(batcher.logits(["lake"])) for _ in range(50)]
         await asyncio.sleep(0.05)
         observed.unblocked.set()
         await asyncio.gather(first, long, *short)
@@ -144,13 +146,13 @@ def test_a_full_queue_rejects_with_the_time_to_wait(batcher: Batcher, observed: 
 
     async def run() -> RequestError:
         first = await busy(batcher, observed)
-        waiting = asyncio.create_task(batcher.logits(["lake"] * 60, 30))
+        waiting = asyncio.create_task(batcher.logits(["lake"] * 60))
         await asyncio.sleep(0.05)
         with pytest.raises(RequestError) as rejected:
-            await batcher.logits(["lake"] * 5, 30)
+            await batcher.logits(["lake"] * 5)
         observed.unblocked.set()
         await asyncio.gather(first, waiting)
-        await batcher.logits(["lake"] * 5, 30)
+        await batcher.logits(["lake"] * 5)
         return rejected.value
 
     rejected = asyncio.run(run())
@@ -160,15 +162,15 @@ def test_a_full_queue_rejects_with_the_time_to_wait(batcher: Batcher, observed: 
 
 
 def test_a_request_that_would_wait_too_long_is_rejected(observed: Observed) -> None:
-    batcher = Batcher(observed, max_texts=10_000, max_wait=0.0)
+    batcher = Batcher(observed, Limits(queue_texts=10_000, queue_seconds=0.0))
 
     async def run() -> RequestError:
-        await batcher.logits(["lake"], 30)
+        await batcher.logits(["lake"])
         first = await busy(batcher, observed)
-        waiting = asyncio.create_task(batcher.logits(["lake"] * 60, 30))
+        waiting = asyncio.create_task(batcher.logits(["lake"] * 60))
         await asyncio.sleep(0.05)
         with pytest.raises(RequestError) as rejected:
-            await batcher.logits(["lake"], 30)
+            await batcher.logits(["lake"])
         observed.unblocked.set()
         await asyncio.gather(first, waiting)
         return rejected.value
@@ -177,18 +179,17 @@ def test_a_request_that_would_wait_too_long_is_rejected(observed: Observed) -> N
     batcher.close()
 
 
-def test_a_request_times_out_and_its_texts_are_dropped(batcher: Batcher, observed: Observed) -> None:
-    async def run() -> RequestError:
-        first = await busy(batcher, observed)
-        with pytest.raises(RequestError) as late:
-            await batcher.logits(["storm"] * 7, 0.05)
-        observed.unblocked.set()
-        await first
-        await batcher.logits(["lake"] * 2, 30)
-        return late.value
+def test_a_request_times_out_and_its_queued_texts_are_dropped(observed: Observed) -> None:
+    batcher = Batcher(observed, Limits(answer_seconds=0.1))
 
-    assert asyncio.run(run()).status == 504
-    assert observed.shapes == [(1, 3), (2, 3)]
+    async def run() -> list[Any]:
+        first = await busy(batcher, observed)
+        return await asyncio.gather(first, batcher.logits(["storm"] * 7), return_exceptions=True)
+
+    assert [error.status for error in asyncio.run(run())] == [504, 504]
+    observed.unblocked.set()
+    batcher.close()
+    assert observed.shapes == [(1, 3)]
 
 
 @pytest.mark.fault("client-disconnect")
@@ -196,11 +197,11 @@ def test_the_texts_of_a_cancelled_request_are_not_scored(batcher: Batcher, obser
 
     async def run() -> None:
         first = await busy(batcher, observed)
-        leaving = asyncio.create_task(batcher.logits(["storm"] * 60, 30))
+        leaving = asyncio.create_task(batcher.logits(["storm"] * 60))
         await asyncio.sleep(0.05)
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
-        staying = asyncio.create_task(batcher.logits(["lake"] * 60, 30))
+        staying = asyncio.create_task(batcher.logits(["lake"] * 60))
         await asyncio.sleep(0.05)
         observed.unblocked.set()
         await asyncio.gather(first, staying)
@@ -213,9 +214,9 @@ def test_a_failing_engine_fails_only_the_requests_of_its_batch(batcher: Batcher,
     async def run() -> None:
         observed.is_failing = True
         with pytest.raises(RuntimeError, match="out of memory"):
-            await batcher.logits(["lake"] * 3, 30)
+            await batcher.logits(["lake"] * 3)
         observed.is_failing = False
-        logits, _ = await batcher.logits(["lake"], 30)
+        logits, _ = await batcher.logits(["lake"])
         assert logits.shape == (1, 7)
 
     asyncio.run(run())
@@ -223,7 +224,7 @@ def test_a_failing_engine_fails_only_the_requests_of_its_batch(batcher: Batcher,
 
 
 def test_a_batcher_with_a_hanging_worker_is_not_alive(observed: Observed) -> None:
-    batcher = Batcher(observed, max_texts=64, max_wait=5.0, max_batch=0.2)
+    batcher = Batcher(observed, Limits(answer_seconds=0.2))
 
     async def run() -> None:
         first = await busy(batcher, observed)
@@ -231,18 +232,21 @@ def test_a_batcher_with_a_hanging_worker_is_not_alive(observed: Observed) -> Non
         await asyncio.sleep(0.3)
         assert not batcher.is_alive
         observed.unblocked.set()
-        await first
-        assert batcher.is_alive
+        with pytest.raises(RequestError):
+            await first
+        async with asyncio.timeout(30):
+            while not batcher.is_alive:
+                await asyncio.sleep(0.01)
 
     asyncio.run(run())
     batcher.close()
 
 
 def test_closing_completes_what_is_queued(engine: Engine) -> None:
-    batcher = Batcher(engine, max_texts=64, max_wait=5.0)
+    batcher = Batcher(engine, LIMITS)
 
     async def run() -> int:
-        waiting = [asyncio.create_task(batcher.logits(["lake"], 30)) for _ in range(20)]
+        waiting = [asyncio.create_task(batcher.logits(["lake"])) for _ in range(20)]
         await asyncio.sleep(0)
         await asyncio.to_thread(batcher.close)
         return len(await asyncio.gather(*waiting))
