@@ -1,19 +1,28 @@
-"""The limits of one server process."""
+"""The limits of one server process: each with its default, and the help text of its option of ``goemotions serve``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def _limit(default: float, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Each field is an option of ``goemotions serve``, which describes it. Counts, bytes and seconds."""
+    """Counts, bytes and seconds; docs/serving.md lists them."""
 
-    body_bytes: int = 2 * 2**20
-    texts: int = 512
-    requests: int = 512
-    queue_texts: int = 4096
-    queue_seconds: float = 1.0
-    read_seconds: float = 10.0
-    answer_seconds: float = 30.0
-    drain_seconds: float = 5.0
+    body_bytes: int = _limit(2 * 2**20, "Largest body of a request.")
+    texts: int = _limit(512, "Most texts per request.")
+    requests: int = _limit(512, "Most concurrent requests.")
+    queue_texts: int = _limit(4096, "Most texts in the queue.")
+    queue_seconds: float = _limit(
+        1.0, "Longest expected wait of a text in the queue; a request that would wait longer is rejected."
+    )
+    read_seconds: float = _limit(10.0, "Longest time for a body to arrive.")
+    answer_seconds: float = _limit(30.0, "Longest time to score the texts of a request.")
+    drain_seconds: float = _limit(
+        5.0, "Time between SIGTERM and the closing of the port, in which requests are still accepted."
+    )
