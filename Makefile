@@ -151,14 +151,14 @@ $(CHECKOV):
 	@touch $@
 
 # Training has processes of its own, here as in the pipeline: after OpenVINO has run in one, torch can crash in training.
-TRAINING := tests/training/test_trainer.py tests/training/test_optimizers.py tests/training/test_dropout.py
+TRAINING := tests/training
 # The behaviour of a server under load is measured while nothing else runs.
 LOAD := tests/serving/test_load.py
 OTHERS := $(foreach file,$(TRAINING) $(LOAD) tests/images,--ignore $(file))
 
 test: setup $(CHECKOV) ## the tests, two files at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(OTHERS)
-	$(BIN)/python -m pytest -n 2 $(TRAINING)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(TRAINING)
 	$(BIN)/python -m pytest $(LOAD)
 
 test-images: setup ## run the images of this commit with docker or podman, read-only and without rights

@@ -1,6 +1,6 @@
-"""Engines: token ids in, probabilities out. One protocol for torch and for ONNX files.
+"""Engines compute probabilities from token ids: torch, or OpenVINO for ONNX files.
 
-Evaluation, batch scoring, the server and the MLflow model all score through ``score``, so that a text has one probability everywhere.
+Evaluation, batch scoring, the server and the MLflow model all call ``score``, so that a text has the same probability everywhere.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 EngineName = Literal["torch", "onnx", "onnx-int8"]
 FILES: dict[str, str] = {"onnx": "model.onnx", "onnx-int8": "model.int8.onnx"}
 Progress = Callable[[int], object] | None
-# How far a probability of int8 may move with the texts beside it: sums in another order may round an activation to the next byte.
+# Largest change of an int8 probability with the batch of a text: sums in another order may round an activation to the next byte.
 INT8_BOUND = 0.03
-# Lengths that OpenVINO sees are multiples of it.
+# OpenVINO gets lengths that are multiples of it.
 LENGTH_STEP = 4
-# Texts tokenized at once; batches form among them.
+# Texts that are tokenized at once and then batched by length.
 WINDOW = 512
 
 
 class Engine(Protocol):
-    """Scores padded batches of token ids. ``logits`` may be called from ``workers`` threads at once."""
+    """Scores padded batches of token ids; ``logits`` may be called from ``workers`` threads at once."""
 
     name: str
     encoder: TextEncoder
@@ -44,12 +44,12 @@ class Engine(Protocol):
     batch_tokens: int
 
     def logits(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Token ids and attention mask, int64 [n, tokens], to logits, float32 [n, labels]."""
+        """Computes logits, float32 [n, labels], from token ids and attention mask, int64 [n, tokens]."""
         ...
 
 
 class TorchEngine:
-    """A torch classifier, in bf16 on a GPU and in fp32 on a CPU unless told otherwise."""
+    """A torch classifier; without a given precision in bf16 on a GPU and in fp32 on a CPU."""
 
     name = "torch"
     workers = 1
@@ -74,7 +74,7 @@ class TorchEngine:
 
 
 class OnnxEngine:
-    """An ONNX model on the CPU, run by OpenVINO. Each worker is one thread: batches side by side beat threads within a batch."""
+    """An ONNX model on the CPU, run by OpenVINO; each worker is one thread, since small batches in parallel are fastest."""
 
     batch_tokens = 512
 
@@ -84,9 +84,9 @@ class OnnxEngine:
         self.name = name
         self.encoder = encoder
         self.workers = threads or cpus()
-        # In fp32 everywhere: left to itself, OpenVINO computes in bf16 on the CPUs that can.
+        # By default, OpenVINO computes in bf16 on CPUs that support it.
         options = {"NUM_STREAMS": self.workers, "INFERENCE_NUM_THREADS": self.workers, "INFERENCE_PRECISION_HINT": "f32"}
-        # Threads are pinned to the first cores, whichever process they are of: two engines would share one of them.
+        # OpenVINO pins threads to the first cores in every process, so two engines with fewer threads than cores would share cores.
         options["ENABLE_CPU_PINNING"] = self.workers == cpus()
         try:
             compiled = openvino.Core().compile_model(str(path), "CPU", options)
@@ -95,11 +95,11 @@ class OnnxEngine:
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(self.workers):
             self._idle.put(compiled.create_infer_request())
-        # OpenVINO's binding prepares NumPy when it first sees an array, and deadlocks when two threads bring the first ones.
+        # OpenVINO's binding initialises NumPy on the first array, and deadlocks if two threads pass the first arrays at once.
         self.logits(np.ones((1, LENGTH_STEP), dtype=np.int64), np.ones((1, LENGTH_STEP), dtype=np.int64))
 
     def logits(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        # OpenVINO prepares and keeps kernels for every shape that it meets, tens of milliseconds and some MB each.
+        # OpenVINO compiles and keeps kernels for every new shape, tens of milliseconds and some MB each.
         padding = ((0, 0), (0, -ids.shape[1] % LENGTH_STEP))
         ids, mask = np.pad(ids, padding), np.pad(mask, padding)
         request = self._idle.get()
@@ -111,7 +111,7 @@ class OnnxEngine:
 
 
 def suited(name: str) -> str:
-    """The engine of that name, or the float engine for CPUs with the same answers where torch finds no GPU."""
+    """Returns the engine's name, or for torch without a GPU that of the float engine for CPUs, whose probabilities are the same."""
     if name != "torch":
         return name
     try:
@@ -122,7 +122,7 @@ def suited(name: str) -> str:
 
 
 def cpus() -> int:
-    """Cores this process may use: its affinity, and the quota of its container."""
+    """Returns the number of cores that this process may use, by its affinity and its container's quota."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -131,7 +131,17 @@ def cpus() -> int:
 
 
 def load(name: str, folder: Path, encoder: TextEncoder, *, threads: int | None = None) -> Engine:
-    """The engine of that name over the files of a folder. ``threads``: of the CPU; default: every core."""
+    """Loads an engine.
+
+    Args:
+        name: ``torch``, or a name of ``FILES``.
+        folder: a Model folder for torch, an Onnx folder for the others, or a bundle.
+        encoder: the model's tokenizer.
+        threads: CPU threads; by default one per core.
+
+    Raises:
+        ModelError: there is no such engine, it is not installed, or its file is damaged.
+    """
     if name in FILES:
         return OnnxEngine(folder / FILES[name], encoder, name, threads)
     if name != "torch":
@@ -149,7 +159,19 @@ def load(name: str, folder: Path, encoder: TextEncoder, *, threads: int | None =
 
 
 def score(engine: Engine, texts: Sequence[str], progress: Progress = None) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of n texts, float32 [n, labels], and which texts were cut, bool [n]; in the order of the texts."""
+    """Scores texts.
+
+    Args:
+        engine: the engine.
+        texts: n texts.
+        progress: called with the number of texts of each finished batch.
+
+    Returns:
+        Probabilities, float32 [n, labels], and whether each text was truncated, bool [n], in the order of the texts.
+
+    Raises:
+        ModelError: there is no text.
+    """
     truncated = np.zeros(len(texts), dtype=bool)
 
     def windows() -> Iterator[list[list[int]]]:
@@ -162,12 +184,12 @@ def score(engine: Engine, texts: Sequence[str], progress: Progress = None) -> tu
 
 
 def score_ids(engine: Engine, rows: Sequence[Sequence[int]], progress: Progress = None) -> np.ndarray:
-    """Probabilities of n tokenized texts, float32 [n, labels], in their order."""
+    """Returns the probabilities of n tokenized texts, float32 [n, labels], in their order."""
     return sigmoid(logits(engine, rows, progress))
 
 
 def logits(engine: Engine, rows: Sequence[Sequence[int]], progress: Progress = None) -> np.ndarray:
-    """Logits of n tokenized texts, float32 [n, labels], in their order. ``progress`` hears how many more texts are done."""
+    """Returns the logits of n tokenized texts, float32 [n, labels], in their order."""
     return _logits(engine, len(rows), (rows[start : start + WINDOW] for start in range(0, len(rows), WINDOW)), progress)
 
 
@@ -185,9 +207,9 @@ def _logits(engine: Engine, count: int, windows: Iterable[Sequence[Sequence[int]
             start += len(rows)
         result: np.ndarray | None = None
         for positions, future in done:
-            found = future.result()
-            result = np.empty((count, found.shape[1]), dtype=np.float32) if result is None else result
-            result[positions] = found
+            batch_logits = future.result()
+            result = np.empty((count, batch_logits.shape[1]), dtype=np.float32) if result is None else result
+            result[positions] = batch_logits
             if progress:
                 progress(len(positions))
     assert result is not None

@@ -1,6 +1,6 @@
-"""Texts to token ids, the same way in training, evaluation and serving.
+"""Tokenization, the same in training, evaluation and serving.
 
-Only ``tokenizer.json`` is read, by the Rust tokenizer, so that a server needs neither transformers nor torch.
+The Rust tokenizer reads ``tokenizer.json``, so that a server needs neither transformers nor torch.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from goemotions.data.text import clean
 from goemotions.errors import ModelError
 from goemotions.models.records import TRAINING_FILE, read_json
 
-# No comment that fits a model needs more; a 10 MB comment would cost seconds and hundreds of MB to tokenize.
+# Longer texts are cut before tokenization: a text of 10 MB would take seconds and hundreds of MB.
 CHARACTERS_PER_TOKEN = 64
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """Token ids of one text, special tokens included, and whether the text was cut to fit."""
+    """Token ids of one text, special tokens included, and whether the text was truncated."""
 
     ids: list[int]
     truncated: bool
@@ -40,11 +40,15 @@ class TextEncoder:
 
     @classmethod
     def load(cls, folder: Path) -> TextEncoder:
-        """The tokenizer of a Model folder or a bundle, with the length the model was trained for."""
+        """Loads the tokenizer of a Model folder or a bundle, with the maximum length that the model was trained with.
+
+        Raises:
+            ModelError: a file is missing or damaged.
+        """
         try:
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:
-            raise ModelError(f"{folder / 'tokenizer.json'} is missing or damaged: fetch or train the model again") from error
+            raise ModelError(f"{folder / 'tokenizer.json'} is missing or damaged: download or train the model again") from error
         padding = read_json(folder / "config.json").get("pad_token_id") or 0
         return cls(tokenizer, read_json(folder / TRAINING_FILE, "max_length")["max_length"], padding)
 
@@ -67,7 +71,7 @@ class TextEncoder:
 
 
 def by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Positions sorted by falling length and cut into batches of at most ``tokens`` tokens, padding included, or of one text."""
+    """Returns the positions in batches of falling length, of at most ``tokens`` tokens with padding, or of one text."""
     order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
     batches = []
     while order:
@@ -78,5 +82,5 @@ def by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
 
 
 def batch_size(available: int, longest: int, tokens: int) -> int:
-    """Texts of a batch: a power of two, since an engine prepares kernels for each size and length that it meets."""
+    """Returns the number of texts of a batch: a power of two, because an engine compiles kernels for each size and length."""
     return 1 << (max(1, min(available, tokens // longest)).bit_length() - 1)

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written whole or not at all, checked before use, never a pickle."""
+"""Checkpoints of a training: complete or unused, verified before use, never a pickle."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ KEPT = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors and the plain values that a run needs to go on as if it had never stopped."""
+    """The tensors and JSON values from which a training resumes as if it had not been stopped."""
 
     tensors: dict[str, torch.Tensor]
     values: dict[str, Any]
 
 
 def save(location: str, step: int, checkpoint: Checkpoint) -> None:
-    """Writes the checkpoint of a step below a location (local or S3), then deletes all but it and the one before.
+    """Writes the checkpoint of a step below a location (local or S3), then deletes all others but the one before it.
 
-    Those of later steps go as well: a run that stands at this step did not start from them.
+    Those of later steps are deleted as well: they belong to another run, since this one did not resume from them.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -40,20 +40,20 @@ def save(location: str, step: int, checkpoint: Checkpoint) -> None:
         (folder / "state.json").write_text(json.dumps(checkpoint.values), encoding="utf-8")
         manifest.write(folder, step=step)
         store.put(folder, store.join(location, _name(step)))
-    found = _names(location)
-    kept = [name for name in found if name <= _name(step)][-KEPT:]
-    for name in set(found).difference(kept):
+    names = _names(location)
+    kept = [name for name in names if name <= _name(step)][-KEPT:]
+    for name in set(names).difference(kept):
         store.remove(store.join(location, name))
 
 
 def newest(location: str, fingerprint: dict[str, Any]) -> Checkpoint | None:
-    """The newest whole checkpoint of a run with the same fingerprint; None, with a warning, where there is none to use.
+    """Returns the newest complete checkpoint with this fingerprint, or None, with a warning if there are only others.
 
     Raises:
-        StorageError: the store refuses or fails: to start over then would throw away what it holds.
+        StorageError: the store refuses or fails. Training does not start over then, since it would delete the checkpoints.
     """
-    found = _names(location)
-    for name in reversed(found):
+    names = _names(location)
+    for name in reversed(names):
         if store.read(store.join(location, name), manifest.NAME) is None:
             log.warning("checkpoint %s is not used: it was never finished", name)
             continue
@@ -69,7 +69,7 @@ def newest(location: str, fingerprint: dict[str, Any]) -> Checkpoint | None:
                 log.warning("checkpoint %s is not used: it belongs to another run (other data, profile or seed)", name)
                 continue
             return Checkpoint(load_file(folder / "state.safetensors"), values)
-    if found:
+    if names:
         log.warning("no checkpoint below %s can be used: training starts over", location)
     return None
 
@@ -79,5 +79,5 @@ def _name(step: int) -> str:
 
 
 def _names(location: str) -> list[str]:
-    """Names of the checkpoints below a location, sorted; nothing else that lies there is touched."""
+    """Lists the checkpoints below a location, sorted, and no other files or folders."""
     return [name for name in store.children(location) if re.fullmatch(r"step-\d{9}", name)]

@@ -1,6 +1,6 @@
-"""Several processes, one a GPU, that train one model. The only module that knows torch.distributed.
+"""Training one model in several processes, one per GPU. The only module that imports torch.distributed.
 
-In a process that was not launched here, each function does what it does for one: nothing.
+In a process that was not launched here, each function does what a single process needs.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from goemotions.models import engines
 
 T = TypeVar("T")
 
-# The others wait while the first one validates and uploads.
+# The other processes wait while the first one validates and uploads.
 WAIT = timedelta(hours=1)
-# From SIGTERM to SIGKILL: a pod has as much, and the first process writes its checkpoint.
+# From SIGTERM to SIGKILL, as Kubernetes has it by default; in it the first process writes its checkpoint.
 SHUTDOWN_SECONDS = 30
 
 
 def launch(processes: int, function: Callable[..., T], *arguments: Any) -> T:
-    """Calls a function in several processes that know of each other; answers what the first one returned.
+    """Calls a function in several connected processes, and returns what the first one returned.
 
     Args:
-        processes: how many; one a GPU, or on the CPU any number.
-        function: one that can be imported by its name; so can its arguments be pickled.
+        processes: number of processes: one per GPU, or any number on a CPU.
+        function: a function of a module, so that it can be pickled.
+        arguments: its arguments, which must be picklable too.
 
     Raises:
-        TrainingError: one of them failed, and the others were ended.
-        Interrupted: SIGTERM or SIGINT, which all of them got too.
+        TrainingError: a process failed, and the others were ended.
+        Interrupted: SIGTERM or SIGINT, which was passed on to all processes.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -52,23 +53,22 @@ def launch(processes: int, function: Callable[..., T], *arguments: Any) -> T:
     try:
         results: dict[int, Any] = elastic_launch(config, _member)(function, *arguments)
     except SignalException as error:
-        raise Interrupted("training was stopped: start it again to go on from its last checkpoint") from error
+        raise Interrupted("training was stopped: start it again to resume from its last checkpoint") from error
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         reason = failure.message["message"] if isinstance(failure.message, dict) else failure.message
         raise TrainingError(
             f"process {rank} of {processes} failed, all were ended: {reason.strip().splitlines()[0]}"
         ) from error
-    found: T = results[0]
-    return found
+    result: T = results[0]
+    return result
 
 
 def _member(function: Callable[..., Any], *arguments: Any) -> Any:
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    # What is raised here reaches the launcher through a file.
-    found: Any = record(_joined)(function, *arguments)
-    return found
+    # ``record`` passes exceptions to the launcher through a file.
+    return record(_joined)(function, *arguments)
 
 
 def _joined(function: Callable[..., T], *arguments: Any) -> T:
@@ -78,7 +78,7 @@ def _joined(function: Callable[..., T], *arguments: Any) -> T:
             torch.cuda.set_device(local)
         else:
             torch.set_num_threads(max(1, engines.cpus() // int(os.environ["LOCAL_WORLD_SIZE"])))
-        # Objects and flags go between the CPUs, whatever the gradients go by: no step waits for a GPU to read a flag.
+        # Objects and flags are exchanged between CPUs, so that no step waits for a GPU to read a flag.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         torch.distributed.init_process_group(backend, timeout=WAIT)
     except RuntimeError as error:
@@ -107,35 +107,35 @@ def is_first() -> bool:
 
 
 def on_first(compute: Callable[[], T]) -> T:
-    """What the first process computes, in all of them."""
+    """Computes a value in the first process and returns it in all."""
     if not is_launched():
         return compute()
-    held: list[Any] = [compute() if is_first() else None]
-    torch.distributed.broadcast_object_list(held, src=0, device=torch.device("cpu"))
-    found: T = held[0]
-    return found
+    values: list[Any] = [compute() if is_first() else None]
+    torch.distributed.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+    result: T = values[0]
+    return result
 
 
 def total(value: float) -> float:
-    """The sum of every process' value."""
+    """Returns the sum of the values of all processes."""
     if not is_launched():
         return value
-    held = torch.tensor([value], dtype=torch.float64)
-    torch.distributed.all_reduce(held)
-    return float(held)
+    summed = torch.tensor([value], dtype=torch.float64)
+    torch.distributed.all_reduce(summed)
+    return float(summed)
 
 
 def wrap(network: torch.nn.Module) -> torch.nn.Module:
-    """The network as one whose gradients are the mean over the processes after each backward pass."""
+    """Wraps a network so that each backward pass averages its gradients over the processes."""
     if not is_launched():
         return network
     return torch.nn.parallel.DistributedDataParallel(network)
 
 
 def share(batch: list[int]) -> tuple[list[int], float]:
-    """This process' rows of a batch, and the factor of their mean loss with which the mean gradient is that of the whole batch.
+    """Returns this process' rows of a batch, and the factor for their mean loss that makes the averaged gradient that of the batch.
 
-    A process for which no row is left takes one with the factor 0: the gradients are waited for from all.
+    A process without a row takes one with the factor 0, because the averaging waits for all processes.
     """
     mine = batch[rank() :: size()]
     return mine or batch[:1], len(mine) * size() / len(batch)

@@ -1,7 +1,7 @@
-"""Dropout on a CPU, by random bytes.
+"""Fast dropout on a CPU: masks are drawn as random bytes.
 
-torch draws a number for each element, on one thread, and asks for a mask at each of the twenty dropouts of a small encoder: a tenth of
-a step. A byte is enough to tell whether an element is kept, and NumPy draws bytes by the billion a second.
+torch draws one float per element on one thread, which takes a tenth of a training step of a small encoder. One byte per element is
+enough, and NumPy draws a billion bytes per second.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ ATTENTION = "byte-dropout"
 
 
 class Masks:
-    """The masks of a training run: the same for the same seed and step, so that a run that resumes needs no state of it."""
+    """Dropout masks that depend on seed and step alone, so that a checkpoint needs no state of them."""
 
     def __init__(self, *seed: int) -> None:
         self._seed = seed
         self.restart(0)
 
     def restart(self, step: int) -> None:
-        """Begins the masks of a step."""
+        """Starts the masks of a step."""
         self._bytes = np.random.Generator(np.random.SFC64([*self._seed, step]))
 
     def apply(self, values: torch.Tensor, probability: float) -> torch.Tensor:
-        """Values of which each was zeroed with a probability, to the nearest 1/256, and the others scaled to keep the mean."""
+        """Zeroes each value with a probability, to the nearest 1/256, and scales the others to keep the mean."""
         dropped = round(256 * probability)
         drawn = np.frombuffer(self._bytes.bytes(values.numel()), dtype=np.uint8)
         kept = torch.from_numpy(drawn >= dropped).view(values.shape)
@@ -49,7 +49,7 @@ class ByteDropout(nn.Module):
 
 
 def install(classifier: Any, masks: Masks) -> None:
-    """Has every dropout of a classifier use these masks, that of the attention's weights too."""
+    """Replaces every dropout of a classifier, also of its attention weights, by one with these masks."""
     for module in list(classifier.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Dropout):
@@ -66,15 +66,15 @@ def _attention(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of [n, heads, tokens, size] as transformers asks for it; short texts are fastest by plain batched products."""
+    """Attention over [n, heads, tokens, size] with transformers' signature; for short texts, batched products are fastest."""
     texts, heads, tokens, size = query.shape
     query, key, value = (each.reshape(texts * heads, tokens, size) for each in (query, key, value))
     query = query * (size**-0.5 if scaling is None else scaling)
     if attention_mask is None:
         weights = torch.bmm(query, key.transpose(1, 2))
     else:
-        spread = attention_mask.expand(texts, heads, tokens, tokens).reshape(texts * heads, tokens, tokens)
-        weights = torch.baddbmm(spread, query, key.transpose(1, 2))
+        mask = attention_mask.expand(texts, heads, tokens, tokens).reshape(texts * heads, tokens, tokens)
+        weights = torch.baddbmm(mask, query, key.transpose(1, 2))
     weights = module.dropout(torch.softmax(weights, dim=-1))
     return torch.bmm(weights, value).view(texts, heads, tokens, size).transpose(1, 2).contiguous(), None
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import ModelError, SourceUnreachable
+from goemotions.models import classifier as model_classifier
 from goemotions.models import profiles
 from goemotions.models.classifier import (
     CLASSES,
@@ -209,6 +210,7 @@ def test_weights_can_lie_in_s3(taxonomy: Taxonomy, weights: Callable[[str], str]
 def test_when_the_hub_stays_silent_the_error_names_the_alternatives(
     taxonomy: Taxonomy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(model_classifier, "HUB_TIMEOUT_SECONDS", 1)
     started = time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         use_hub(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path / "hub", monkeypatch)

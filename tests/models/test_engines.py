@@ -120,8 +120,8 @@ def test_threads_may_share_an_engine(engine_of: Callable[[str], Engine]) -> None
     texts = [[" ".join(WORDS[: 1 + number % 8])] * 20 for number in range(32)]
     expected = [engines.score(engine, some)[0] for some in texts]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda some: engines.score(engine, some)[0], texts))
-    assert np.abs(np.array(found) - np.array(expected)).max() < 1e-5
+        scores = list(pool.map(lambda some: engines.score(engine, some)[0], texts))
+    assert np.abs(np.array(scores) - np.array(expected)).max() < 1e-5
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -114,8 +114,8 @@ class Branching(MeanPooledClassifier):
     """Answers by the number of texts, which a traced graph cannot follow."""
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: object) -> SequenceClassifierOutput:
-        found = super().forward(input_ids, attention_mask)
-        return found if len(input_ids) == 2 else SequenceClassifierOutput(logits=-found.logits)
+        output = super().forward(input_ids, attention_mask)
+        return output if len(input_ids) == 2 else SequenceClassifierOutput(logits=-output.logits)
 
 
 def test_a_graph_that_answers_otherwise_than_the_model_is_refused(

@@ -25,8 +25,8 @@ def write(location: str, step: int, fingerprint: dict[str, object] = RUN) -> Non
     checkpoints.save(location, step, Checkpoint(tensors, {"fingerprint": fingerprint, "step": step, "history": []}))
 
 
-def step_of(found: Checkpoint | None) -> int | None:
-    return found.values["step"] if found else None
+def step_of(checkpoint: Checkpoint | None) -> int | None:
+    return checkpoint.values["step"] if checkpoint else None
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -44,13 +44,13 @@ def test_what_was_saved_comes_back(location: str) -> None:
     }
     values = {"fingerprint": RUN, "step": 3, "epoch_loss": 0.1 + 0.2, "history": [{"validation/auc_micro": 1 / 3}]}
     checkpoints.save(location, 3, Checkpoint(tensors, values))
-    found = checkpoints.newest(location, RUN)
-    assert found is not None
-    assert found.values == values
-    assert found.tensors.keys() == tensors.keys()
+    checkpoint = checkpoints.newest(location, RUN)
+    assert checkpoint is not None
+    assert checkpoint.values == values
+    assert checkpoint.tensors.keys() == tensors.keys()
     for name, tensor in tensors.items():
-        assert found.tensors[name].dtype == tensor.dtype
-        assert torch.equal(found.tensors[name], tensor)
+        assert checkpoint.tensors[name].dtype == tensor.dtype
+        assert torch.equal(checkpoint.tensors[name], tensor)
 
 
 @given(loss=st.floats(allow_nan=False, allow_infinity=False), seed=st.integers(0, 2**31))
@@ -58,9 +58,9 @@ def test_what_was_saved_comes_back(location: str) -> None:
 def test_numbers_come_back_to_the_last_bit(loss: float, seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     location = str(tmp_path_factory.mktemp("checkpoints"))
     checkpoints.save(location, 1, Checkpoint({"t": torch.zeros(1)}, {"fingerprint": {"seed": seed}, "epoch_loss": loss}))
-    found = checkpoints.newest(location, {"seed": seed})
-    assert found is not None
-    assert found.values["epoch_loss"] == loss
+    checkpoint = checkpoints.newest(location, {"seed": seed})
+    assert checkpoint is not None
+    assert checkpoint.values["epoch_loss"] == loss
 
 
 def test_no_checkpoint_is_a_pickle(tmp_path: Path) -> None:
