@@ -9,10 +9,9 @@ from components import IMAGE
 @dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
 def deploy(registered: Input[Artifact], namespace: str, canary_percent: int, model_name: str) -> None:
     """Deploys what became champion, or, as a canary, what became challenger."""
-    import json
     from pathlib import Path
 
     from goemotions.deployment import kserve
+    from goemotions.registry import registration
 
-    found = json.loads((Path(registered.path) / "registered.json").read_text())
-    kserve.deploy_registered(found, namespace, model_name, canary_percent)
+    kserve.deploy_registered(registration.read(Path(registered.path)), namespace, model_name, canary_percent)

@@ -26,18 +26,17 @@ def register(
     image: str,
     registered: Output[Artifact],
 ) -> None:
-    """Writes ``registered.json``: for each variant the profile, version, bundle, alias, and the gate's verdict."""
-    import json
+    """Writes ``registered.json``: per variant the profile, version, bundle, alias, and the gate's verdict."""
     from pathlib import Path
 
-    from goemotions.registry import registration
+    from goemotions.registry import assembly, registration
 
-    parts = registration.collect(
+    candidates = assembly.collect(
         models, onnx, {"gpu": (gpu_validation, gpu_test, gpu_thresholds), "cpu": (cpu_validation, cpu_test, cpu_thresholds)}
     )
-    found = registration.register(
+    versions = registration.register(
         Path(dataset.path),
-        parts,
+        candidates,
         store=store,
         pipeline_run=pipeline_run,
         model_name=model_name,
@@ -45,6 +44,5 @@ def register(
         auto_promote=auto_promote,
         tags={"commit": commit, "image": image},
     )
-    Path(registered.path).mkdir(parents=True, exist_ok=True)
-    (Path(registered.path) / "registered.json").write_text(json.dumps(found, indent=1))
-    registered.metadata.update({variant: f"{version['profile']} v{version['version']}" for variant, version in found.items()})
+    registration.write(Path(registered.path), versions)
+    registered.metadata.update({name: f"{version['profile']} v{version['version']}" for name, version in versions.items()})

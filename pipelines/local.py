@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import os
 import re
@@ -28,7 +27,8 @@ from pipelines import parameters, stack, submit
 from pipelines.training import training
 
 if TYPE_CHECKING:
-    from goemotions.registry.registration import CandidateArtifacts
+    from goemotions.registry.assembly import CandidateArtifacts
+    from goemotions.registry.registration import RegisteredVersion
 
 SHOWN = re.compile(r"Executing task|finished with status|step/s|WARNING|s/step|Error")
 HIDDEN = re.compile(r"UserWarning|RuntimeWarning")
@@ -148,10 +148,11 @@ class Console(io.TextIOBase):
         super().close()
 
 
-def registered(run_folder: Path) -> dict[str, Any]:
-    """What the register step of a local run answered."""
-    found: dict[str, Any] = json.loads(next(run_folder.glob("register/registered/registered.json")).read_text(encoding="utf-8"))
-    return found
+def registered(run_folder: Path) -> dict[Variant, RegisteredVersion]:
+    """What the register step of a local run registered."""
+    from goemotions.registry import registration
+
+    return registration.read(run_folder / "register" / "registered")
 
 
 def report_folder(run_folder: Path) -> Path:
@@ -161,7 +162,7 @@ def report_folder(run_folder: Path) -> Path:
 
 def parts(run_folder: Path) -> dict[Variant, list[CandidateArtifacts]]:
     """The folders that the steps of a local run made, for each variant those of every profile."""
-    from goemotions.registry.registration import CandidateArtifacts
+    from goemotions.registry.assembly import CandidateArtifacts
 
     loops = sorted(run_folder.glob("for-loop-*-iteration-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     # KFP numbers the tasks of one component in the order of the pipeline.

@@ -17,8 +17,8 @@ from goemotions.data.dataset import ingest
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.models import profiles
 from goemotions.registry import tracking
-from goemotions.registry.registration import CandidateArtifacts, assemble
 from goemotions.storage import s3
+from tests.support.bundles import assemble
 
 # One word gives each label away, so that even a tiny model learns something within seconds.
 CUES = {
@@ -235,9 +235,7 @@ def markdown_tables() -> Callable[[str], list[list[list[str]]]]:
 def whole(candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle in a folder, never registered."""
     folder = tmp_path_factory.mktemp("bundles") / "bundle"
-    assemble(
-        folder, "cpu", CandidateArtifacts.below(candidate, "cpu"), {"profile": "minilm", "run_id": "r1", "dataset_digest": "d1"}
-    )
+    assemble(folder, candidate)
     return folder
 
 

@@ -180,7 +180,7 @@ def test_a_password_in_mlflows_address_is_sent_and_not_shown(
     port, sent = refusing
     finished = goemotions("status", MLFLOW_TRACKING_URI=f"http://{login}@127.0.0.1:{port}")
     assert finished.returncode == 1
-    assert "MLflow refused or did not answer" in finished.stderr
+    assert "MLflow refused the request or did not respond" in finished.stderr
     assert f"Basic {basic}" in sent
     assert found((finished.stdout + finished.stderr).encode()) == []
 
@@ -191,7 +191,7 @@ def test_where_nothing_answers_the_address_is_told_without_the_password(
     port = stack.free_ports(1)[0]
     finished = goemotions("status", MLFLOW_TRACKING_URI=f"http://{login}@127.0.0.1:{port}/mlflow")
     assert finished.returncode == 1
-    assert f"MLflow does not answer at http://127.0.0.1:{port}/mlflow: " in finished.stderr
+    assert f"MLflow does not respond at http://127.0.0.1:{port}/mlflow: " in finished.stderr
     assert found((finished.stdout + finished.stderr).encode()) == []
 
 
@@ -203,7 +203,7 @@ def test_an_address_that_is_none_is_told_without_the_password(
         monkeypatch.delenv(name)
     # Nobody quoted the slash in it.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:{planted['MLFLOW_TRACKING_PASSWORD']}@{host}")
-    with pytest.raises(TrackingError, match=re.escape(f"MLflow does not answer at http://{host}: ")) as error:
+    with pytest.raises(TrackingError, match=re.escape(f"MLflow does not respond at http://{host}: ")) as error:
         tracking.connect()
     assert found(str(error.value).encode()) == []
 

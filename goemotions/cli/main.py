@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -156,30 +155,13 @@ def report(dataset: Path, candidates: tuple[Path, ...], output: Path) -> None:
 @MODEL_NAME
 def download(reference: str, output: Path, model_name: str) -> None:
     """Bring a version's files, verified, in place of another version's. REFERENCE: an alias, a version number, or a location."""
-    from goemotions.registry import references
+    from goemotions.registry import bundle, references
 
     version, names = references.download(reference, output, model_name)
     click.echo(f"{output}: {reference}{f' (version {version.number})' if version else ''}, every file matches its manifest")
-    for kind, files in _kinds(names).items():
+    for kind, files in bundle.by_kind(names).items():
         size = sum((output / name).stat().st_size for name in files)
         click.echo(f"  {kind:<12}{size / 1000:>11,.0f} kB  {', '.join(files)}")
-
-
-def _kinds(names: list[str]) -> dict[str, list[str]]:
-    """The files of a bundle by what they are."""
-    kinds = {
-        "checkpoint": ("*.safetensors", "config.json", "training.json", "*token*", "vocab*", "merges*"),
-        "onnx": ("*.onnx", "export.json"),
-        "thresholds": ("thresholds.json",),
-        "predictions": ("*.parquet",),
-        "metrics": ("metrics.json", "*_per_label.csv"),
-        "description": ("*",),
-    }
-    found: dict[str, list[str]] = {}
-    for name in names:
-        kind = next(kind for kind, patterns in kinds.items() if any(fnmatch(name, pattern) for pattern in patterns))
-        found.setdefault(kind, []).append(name)
-    return {kind: found[kind] for kind in kinds if kind in found}
 
 
 @commands.command()
@@ -311,8 +293,8 @@ for command in registry.COMMANDS:
 
 
 def _parts(candidates: tuple[Path, ...]) -> Any:
+    from goemotions.registry.assembly import CandidateArtifacts
     from goemotions.registry.bundle import VARIANTS
-    from goemotions.registry.registration import CandidateArtifacts
 
     return {variant: [CandidateArtifacts.below(folder, variant) for folder in candidates] for variant in VARIANTS}
 

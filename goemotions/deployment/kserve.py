@@ -14,13 +14,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from goemotions import defaults
 from goemotions.errors import DeploymentError
 from goemotions.registry import tracking
 from goemotions.registry.tracking import Version
 from goemotions.storage import store
+
+if TYPE_CHECKING:
+    from goemotions.registry.bundle import Variant
+    from goemotions.registry.registration import RegisteredVersion
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +122,7 @@ def deploy(
 
 
 def deploy_registered(
-    registered: Mapping[str, Mapping[str, str]],
+    registered: Mapping[Variant, RegisteredVersion],
     namespace: str,
     model_name: str,
     canary_percent: int,

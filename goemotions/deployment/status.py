@@ -58,7 +58,7 @@ class ModelStatus:
             if live and live.source and not _same_prefix(live.source, champion.source):
                 found.append(
                     f"{service} serves {live.source}, the champion's is {champion.source}: "
-                    f"`make deploy VERSION={promotion.alias(variant)}`"
+                    f"`make deploy VERSION={promotion.champion_alias(variant)}`"
                 )
             if live and not live.is_ready:
                 found.append(f"{service} is not ready: `kubectl describe inferenceservice {service}`")
@@ -87,7 +87,7 @@ def collect(model_name: str, namespace: str, file: Path, *, ask_cluster: bool = 
     return ModelStatus(
         model_name,
         {variant: promotion.champion(model_name, variant) for variant in VARIANTS},
-        {variant: tracking.find_version(model_name, f"challenger-{variant}") for variant in VARIANTS},
+        {variant: tracking.find_version(model_name, promotion.challenger_alias(variant)) for variant in VARIANTS},
         manifest,
         served,
         notes,

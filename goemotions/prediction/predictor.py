@@ -38,7 +38,7 @@ class Predictor:
     def load(cls, folder: Path, *, engine: str = "", threads: int | None = None) -> Predictor:
         """Verifies the bundle in a folder and starts an engine: the one that suits the hardware, or the one named instead."""
         opened = bundle.load(folder)
-        name = engine or engines.suited(opened.facts["engine"])
+        name = engine or engines.suited(opened.metadata.engine)
         return cls(opened, engines.load(name, folder, opened.encoder, threads=threads))
 
     def predict(self, texts: Sequence[str], options: Options | None = None) -> list[dict[str, Any]]:

@@ -1,32 +1,102 @@
-"""A bundle: everything one model version is, in one immutable folder that its manifest closes.
+"""A bundle: everything that one model version consists of, in one immutable folder. Its manifest is written last.
 
-Opening one needs neither torch nor the training libraries: the server does it.
+This module has the names of a bundle's files, its location in the store, and its reading; ``assembly`` writes it. Reading needs
+neither torch nor the training libraries nor pyarrow: the server does it.
+
+The labels have a file of their own, ``labels.json``: a JSON list of names in index order. A server reads it without having to
+interpret ``config.json``, whose ``id2label`` is Hugging Face's (keys are strings, absent names become ``LABEL_0``), and thresholds can
+be stored in another way without changing the labels. Bundles from before that file have the names as keys of ``thresholds.json``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, fields
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import ModelError
 from goemotions.metrics import thresholds
 from goemotions.metrics.thresholds import Thresholds
+from goemotions.models.records import EXPORT_FILE, TRAINING_FILE
 from goemotions.models.tokenizer import TextEncoder
-from goemotions.storage import manifest, store
+from goemotions.storage import manifest
+from goemotions.storage import store as storage
 
 Variant = Literal["gpu", "cpu"]
 VARIANTS: tuple[Variant, ...] = ("gpu", "cpu")
 ENGINES: dict[str, str] = {"gpu": "torch", "cpu": "onnx-int8"}
 
+LABELS = "labels.json"
+METRICS = "metrics.json"
+CARD = "README.md"
+WEIGHTS = "model.safetensors"
+PREDICTIONS = "{split}.parquet"
+PER_LABEL = "{split}_per_label.csv"
+# The files of a bundle by kind, as patterns; the first kind that matches counts.
+KINDS = {
+    "checkpoint": (WEIGHTS, "config.json", TRAINING_FILE, "*token*", "vocab*", "merges*"),
+    "onnx": ("*.onnx", EXPORT_FILE),
+    "thresholds": (thresholds.FILE,),
+    "labels": (LABELS,),
+    "predictions": (PREDICTIONS.format(split="*"),),
+    "metrics": (METRICS, PER_LABEL.format(split="*")),
+    "description": ("*",),
+}
+NOT_A_BUNDLE = "{} is not a bundle of this workflow: give one that `goemotions register` made"
+
+
+def model_prefix(store: str, model_name: str) -> str:
+    """The prefix of all bundles of a registered model. Whoever changes its versions or aliases locks it."""
+    return storage.join(store, "models", model_name)
+
+
+@dataclass(frozen=True)
+class BundleLocation:
+    """Where a bundle is stored; as a string ``<store>/models/<model name>/<run id>/<variant>/``."""
+
+    store: str
+    model_name: str
+    run_id: str
+    variant: Variant
+
+    def __str__(self) -> str:
+        return storage.join(self.model_prefix, self.run_id, self.variant)
+
+    @property
+    def model_prefix(self) -> str:
+        return model_prefix(self.store, self.model_name)
+
+    @classmethod
+    def parse(cls, location: str) -> BundleLocation:
+        """Raises:
+        ModelError: it is not the location of a bundle.
+        """
+        store, *others = location.rstrip("/").rsplit("/", 4)
+        if len(others) != 4 or others[0] != "models" or others[3] not in VARIANTS:
+            raise ModelError(f"{location} is not <store>/models/<model>/<run>/<variant>/: give a bundle that was registered")
+        return cls(storage.join(store), others[1], others[2], "gpu" if others[3] == "gpu" else "cpu")
+
+
+@dataclass(frozen=True)
+class BundleMetadata:
+    """What the manifest of a bundle says of it besides its files: the run that trained it, on which data, and its engine."""
+
+    variant: Variant
+    engine: str
+    profile: str
+    run_id: str
+    dataset_digest: str
+
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle, opened. ``facts`` is the content of its manifest."""
+    """A verified bundle and what a predictor needs of it besides the engine."""
 
     folder: Path
-    facts: dict[str, Any]
+    metadata: BundleMetadata
     taxonomy: Taxonomy
     thresholds: Thresholds
     encoder: TextEncoder
@@ -37,22 +107,39 @@ def load(folder: Path) -> Bundle:
 
     Raises:
         IntegrityError: a file is missing or differs from the manifest.
-        ModelError: the folder is whole, but no bundle.
+        ModelError: every file is there, but the folder is not a bundle.
     """
-    facts = manifest.verify(folder)
-    if facts.get("variant") not in VARIANTS:
-        raise ModelError(f"{folder} is not a bundle of this workflow: give one that `goemotions register` made")
-    fitted, content = thresholds.read(folder / thresholds.FILE)
-    return Bundle(folder, facts, Taxonomy(tuple(content["thresholds"])), fitted, TextEncoder.load(folder))
+    content = manifest.verify(folder)
+    if content.get("variant") not in VARIANTS:
+        raise ModelError(NOT_A_BUNDLE.format(folder))
+    metadata = BundleMetadata(**{field.name: content.get(field.name, "") for field in fields(BundleMetadata)})
+    fitted, _ = thresholds.read(folder / thresholds.FILE)
+    return Bundle(folder, metadata, taxonomy(str(folder)), fitted, TextEncoder.load(folder))
 
 
 def taxonomy(location: str) -> Taxonomy:
-    """The labels of a bundle, by one small file of it.
+    """The labels of a bundle in a folder or in S3.
 
     Raises:
-        ModelError: no bundle is there.
+        ModelError: there is no bundle, or its labels are damaged.
     """
-    if not store.has(location, manifest.NAME):
-        raise ModelError(f"{location} is not a bundle: give one that `goemotions register` made")
-    _, content = thresholds.parse(store.read(location, thresholds.FILE) or b"", f"{location}: {thresholds.FILE}")
-    return Taxonomy(tuple(content["thresholds"]))
+    if not storage.has(location, manifest.NAME):
+        raise ModelError(NOT_A_BUNDLE.format(location))
+    content = storage.read(location, LABELS)
+    if content is None:
+        _, fitted = thresholds.parse(storage.read(location, thresholds.FILE) or b"", f"{location}: {thresholds.FILE}")
+        return Taxonomy(tuple(fitted["thresholds"]))
+    try:
+        return Taxonomy(tuple(json.loads(content)))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ModelError(f"{location}: {LABELS} is damaged: download it again, or register the model anew") from error
+
+
+def by_kind(names: list[str]) -> dict[str, list[str]]:
+    """The names of a bundle's files by kind, in the order of ``KINDS``."""
+    kinds: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    for name in names:
+        kinds[next(kind for kind, patterns in KINDS.items() if any(fnmatch(name, pattern) for pattern in patterns))].append(
+            name
+        )
+    return {kind: files for kind, files in kinds.items() if files}

@@ -1,9 +1,9 @@
-"""The champion of each variant: moved forward by the gate alone, and back by an explicit rollback. Every move is on record."""
+"""The champion of each variant: promoted if it passes the gate, moved back by an explicit rollback. Each change is recorded."""
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from goemotions import defaults
@@ -11,21 +11,19 @@ from goemotions.data.dataset import load_dataset
 from goemotions.errors import PromotionRefused
 from goemotions.evaluation import gate
 from goemotions.evaluation.gate import Verdict
-from goemotions.evaluation.predictions import FILE, Predictions
+from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.selection import CandidateScores, latency_limit
 from goemotions.models import engines
-from goemotions.models.records import read_json
-from goemotions.registry import bundle, tracking
-from goemotions.registry.bundle import ENGINES, Variant
-from goemotions.registry.tracking import Version
-from goemotions.storage import lock
-from goemotions.storage import store as storage
+from goemotions.registry import assembly, bundle, tracking
+from goemotions.registry.bundle import Bundle, BundleLocation, Variant
+from goemotions.registry.tracking import Action, Version
+from goemotions.storage import lock, store
 from goemotions.storage.lock import Lock
 
 
 @dataclass(frozen=True)
 class Move:
-    """What became of an alias: the versions before and after, the same where nothing moved."""
+    """The version numbers of an alias before and after, the same if nothing moved, and the gate's verdict if it was compared."""
 
     alias: str
     before: str
@@ -33,30 +31,34 @@ class Move:
     verdict: Verdict | None = None
 
 
-def champion(model_name: str, variant: str) -> Version | None:
-    return tracking.find_version(model_name, alias(variant))
-
-
-def alias(variant: str) -> str:
+def champion_alias(variant: str) -> str:
     return f"champion-{variant}"
 
 
-def lock_location(store: str, model_name: str) -> str:
-    """The location to lock before a version of the model is made or its aliases are moved."""
-    return storage.join(store, "models", model_name)
+def challenger_alias(variant: str) -> str:
+    return f"challenger-{variant}"
 
 
-def set_champion(model_name: str, version: Version, variant: str, before: str, held: Lock, action: str = "promote") -> None:
-    """Puts the move on record, then moves the alias: after a crash between the two the move can be made again."""
-    tracking.record(model_name, version, action, alias(variant), before)
+def champion(model_name: str, variant: str) -> Version | None:
+    return tracking.find_version(model_name, champion_alias(variant))
+
+
+def is_champion(model_name: str, variant: str, version: Version | None) -> bool:
+    """Whether a version is the champion now; with None, whether there is no champion."""
+    return _number(champion(model_name, variant)) == _number(version)
+
+
+def set_champion(model_name: str, version: Version, variant: str, before: str, held: Lock, action: Action = "promote") -> None:
+    """Records the move, then moves the alias: after a crash between the two the move can be repeated."""
+    tracking.record(model_name, version, action, champion_alias(variant), before)
     held.require()
-    tracking.set_alias(model_name, alias(variant), version.number)
+    tracking.set_alias(model_name, champion_alias(variant), version.number)
 
 
-def was_taken_back(version: Version, current: Version, variant: str) -> bool:
-    """Whether the current champion has its place by a rollback from this version."""
-    last = (tracking.history(current, alias(variant)) or [{}])[-1]
-    return last.get("action") == "rollback" and last["from"] == version.number
+def was_rolled_back(version: Version, current: Version, variant: str) -> bool:
+    """Whether the current champion became it by a rollback from this version."""
+    history = tracking.history(current, champion_alias(variant))
+    return bool(history and history[-1].action == "rollback" and history[-1].before == version.number)
 
 
 def promote(
@@ -66,59 +68,50 @@ def promote(
     dataset: Path | None = None,
     latency_budget_ms: float = defaults.LATENCY_BUDGET_MS,
 ) -> Move:
-    """Makes a version the champion of its variant, if it passes the gate. A version that is champion already stays it.
+    """Makes a version the champion of its variant if it passes the gate. Promoting the champion changes nothing.
 
     Args:
         reference: an alias, such as ``challenger-cpu``, or a version number.
         model_name: name of the registered model.
-        dataset: the Dataset folder of the version; needed only where the champion was scored on other data.
-        latency_budget_ms: 95th percentile that a cpu version may take for one text of 20 tokens.
+        dataset: the Dataset folder of the version; needed only if the champion was scored on other data.
+        latency_budget_ms: limit of a cpu version's 95th percentile for one text of 20 tokens.
 
     Raises:
-        ModelError: there is no such version, or the champion knows other labels.
-        PromotionRefused: the gate says no, or it needs the data.
+        ModelError: there is no such version, or the champion has other labels.
+        PromotionRefused: the version does not pass the gate, or the Dataset folder is needed.
     """
     version = tracking.get_version(model_name, reference)
     variant = version.tags["variant"]
-    candidate = contender(version)
+    candidate = _scores(version)
     while True:
         before = champion(model_name, variant)
         if before and before.number == version.number:
-            return Move(alias(variant), version.number, version.number)
+            return Move(champion_alias(variant), version.number, version.number)
         verdict = judge(candidate, variant, before, dataset, latency_budget_ms)
         if verdict and before and not verdict.passes:
             raise PromotionRefused(
-                f"version {version.number} stays as it is, {alias(variant)} remains version {before.number}: "
+                f"version {version.number} is not promoted, {champion_alias(variant)} remains version {before.number}: "
                 f"{'; '.join(verdict.reasons)}"
             )
-        with lock.hold(_lock_location_of(version)) as held:
-            # Comparing takes long and is done outside: whoever became champion meanwhile is compared with as well.
-            if _number(champion(model_name, variant)) == _number(before):
+        with lock.hold(BundleLocation.parse(version.source).model_prefix) as held:
+            # The comparison takes long and is not locked: if the champion changed meanwhile, it is repeated with the new one.
+            if is_champion(model_name, variant, before):
                 set_champion(model_name, version, variant, _number(before), held)
-                return Move(alias(variant), _number(before), version.number, verdict)
+                return Move(champion_alias(variant), _number(before), version.number, verdict)
 
 
 def judge(
     candidate: CandidateScores, variant: str, before: Version | None, dataset: Path | None, latency_budget_ms: float
 ) -> Verdict | None:
-    """The gate's verdict on a candidate against the champion; None where there is none."""
+    """The gate's verdict on a candidate against the champion; None if there is no champion."""
     if before is None:
         return None
     limit = latency_limit(variant, latency_budget_ms)
-    return gate.compare(candidate, contender(before, candidate.validation, dataset), latency_budget_ms=limit)
-
-
-def _number(version: Version | None) -> str:
-    return version.number if version else ""
-
-
-def _lock_location_of(version: Version) -> str:
-    """The ``lock_location`` of a version's model: two folders above its bundle, ``models/<model>/<run>/<variant>/``."""
-    return version.source.rstrip("/").rsplit("/", 2)[0] + "/"
+    return gate.compare(candidate, _scores(before, candidate.validation, dataset), latency_budget_ms=limit)
 
 
 def rollback(variant: Variant, *, model_name: str = defaults.MODEL_NAME, to: str = "") -> Move:
-    """Gives the champion's place back to the version that had it before. Once that is done, again changes nothing.
+    """Makes the version that was champion before it again. A second rollback in a row changes nothing.
 
     Args:
         variant: ``gpu`` or ``cpu``.
@@ -128,44 +121,55 @@ def rollback(variant: Variant, *, model_name: str = defaults.MODEL_NAME, to: str
     Raises:
         PromotionRefused: there is no champion, none before it, or ``to`` never was one.
     """
+    alias = champion_alias(variant)
     current = champion(model_name, variant)
     if current is None:
-        raise PromotionRefused(f"{model_name} has no {alias(variant)}: promote a version first")
-    last = (tracking.history(current, alias(variant)) or [{"action": "", "from": ""}])[-1]
-    if to == current.number or (last["action"] == "rollback" and not to):
-        return Move(alias(variant), current.number, current.number)
-    if not (to or last["from"]):
-        raise PromotionRefused(f"no version was {alias(variant)} before version {current.number}: promote another one")
-    version = tracking.get_version(model_name, to or last["from"])
-    if not tracking.history(version, alias(variant)):
-        raise PromotionRefused(f"version {version.number} never was {alias(variant)}: promote it instead")
-    with lock.hold(_lock_location_of(version)) as held:
-        if _number(champion(model_name, variant)) != current.number:
+        raise PromotionRefused(f"{model_name} has no {alias}: promote a version first")
+    history = tracking.history(current, alias)
+    was_rollback = bool(history and history[-1].action == "rollback")
+    if to == current.number or (was_rollback and not to):
+        return Move(alias, current.number, current.number)
+    number = to or (history[-1].before if history else "")
+    if not number:
+        raise PromotionRefused(f"no version was {alias} before version {current.number}: promote another one")
+    version = tracking.get_version(model_name, number)
+    if not tracking.history(version, alias):
+        raise PromotionRefused(f"version {version.number} never was {alias}: promote it instead")
+    with lock.hold(BundleLocation.parse(version.source).model_prefix) as held:
+        if not is_champion(model_name, variant, current):
             raise PromotionRefused(
-                f"{alias(variant)} is moved by someone else at the same time: look at `make status`, and run it again"
+                f"{alias} was moved by another process at the same time: see `make status`, and run it again"
             )
         set_champion(model_name, version, variant, current.number, held, "rollback")
-    return Move(alias(variant), current.number, version.number)
+    return Move(alias, current.number, version.number)
 
 
-def contender(version: Version, like: Predictions | None = None, dataset: Path | None = None) -> CandidateScores:
-    """A registered version as the gate sees it, on the validation rows of ``like``: as stored, or scored anew on other data.
+def _number(version: Version | None) -> str:
+    return version.number if version else ""
+
+
+def _scores(version: Version, rows: Predictions | None = None, dataset: Path | None = None) -> CandidateScores:
+    """The validation scores of a registered version: the stored ones, or new ones if ``rows`` are of other data.
 
     Raises:
-        PromotionRefused: the rows are others, and there is no Dataset folder to score them from.
+        PromotionRefused: the data differs, and there is no Dataset folder to score.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        folder = storage.fetch(version.source, Path(scratch))
-        opened = bundle.load(folder)
-        found = Predictions.read(folder / f"validation{Path(FILE).suffix}")
-        if like is not None and found.digest != like.digest and found.names == like.names:
-            if dataset is None:
-                raise PromotionRefused(
-                    f"version {version.number} was scored on other data than its challenger: give the challenger's Dataset folder"
-                )
-            rows = load_dataset(dataset, ("validation",))[0]["validation"]
-            engine = engines.load(opened.facts["engine"], folder, opened.encoder)
-            scores, _ = engines.score(engine, rows["text"][:])
-            found = Predictions(found.names, like.ids, like.labels, scores, "validation", engine.name, like.digest)
-        measured = read_json(folder / "export.json").get(ENGINES[opened.facts["variant"]], {})
-        return CandidateScores(opened.facts["profile"], found, opened.thresholds, measured.get("latency_ms_p95", 0.0))
+        loaded = bundle.load(store.fetch(version.source, Path(scratch)))
+        scores = assembly.stored_scores(loaded)
+        stored = scores.validation
+        if rows is None or stored.digest == rows.digest or stored.names != rows.names:
+            return scores
+        if dataset is None:
+            raise PromotionRefused(
+                f"version {version.number} was scored on other data than its challenger: give the challenger's Dataset folder"
+            )
+        return replace(scores, validation=_score_again(loaded, rows, dataset))
+
+
+def _score_again(loaded: Bundle, rows: Predictions, dataset: Path) -> Predictions:
+    """A bundle's predictions on the validation rows of a Dataset folder, which are those of ``rows``."""
+    texts = load_dataset(dataset, ("validation",))[0]["validation"]["text"][:]
+    engine = engines.load(loaded.metadata.engine, loaded.folder, loaded.encoder)
+    probabilities, _ = engines.score(engine, texts)
+    return replace(rows, probabilities=probabilities, engine=engine.name)

@@ -1,6 +1,7 @@
-"""Runs, the model registry and its aliases. The only module that knows MLflow.
+"""MLflow, in two halves: the runs of the pipeline, and the registry of models with its aliases. No other module imports MLflow.
 
-The server is the one in ``MLFLOW_TRACKING_URI``. Runs and versions are found again by what they belong to, never made twice.
+The server is the one in ``MLFLOW_TRACKING_URI``. Runs and versions are looked up by what they belong to and created only if absent.
+Both halves share the connection, its errors and the creation without duplicates at the end of the file.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import unquote
 
 from goemotions import defaults
@@ -31,7 +32,7 @@ from goemotions.errors import ModelError, TrackingError
 
 log = logging.getLogger(__name__)
 
-# Unless it is told before its import, MLflow reports each use to its makers.
+# MLflow reads this when it is imported; without it, MLflow reports each use to its makers.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 RUN_TAG = "goemotions.pipeline_run"
@@ -42,7 +43,8 @@ HEALTH_SECONDS = 5
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 WAIT_SECONDS = (1, 2, 4)
 
-Made = TypeVar("Made")
+Created = TypeVar("Created")
+Action = Literal["promote", "rollback", "deploy"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,38 @@ class Version:
     tags: dict[str, str]
 
 
+@dataclass(frozen=True)
+class HistoryEntry:
+    """A change of what an alias or InferenceService refers to; stored as JSON in a tag of the version that it refers to now."""
+
+    action: Action
+    target: str
+    before: str
+    after: str
+    by: str
+    at: str
+    percent: int | None = None
+
+    def to_json(self) -> str:
+        names = {
+            "action": self.action,
+            "where": self.target,
+            "from": self.before,
+            "to": self.after,
+            "by": self.by,
+            "at": self.at,
+        }
+        return json.dumps(names if self.percent is None else {**names, "percent": self.percent})
+
+    @classmethod
+    def from_json(cls, text: str) -> HistoryEntry:
+        entry = json.loads(text)
+        names = ("action", "where", "from", "to", "by", "at", "percent")
+        return cls(*(entry.get(name) for name in names))
+
+
 class Run:
-    """A run to log to. Metrics that the server does not take are kept and sent with the next ones."""
+    """A run to log to. Metrics that the server does not accept are kept and sent with the next ones."""
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
@@ -66,11 +98,11 @@ class Run:
         from mlflow.entities import Param
 
         parameters = [Param(name, str(value)[:PARAMETER_LIMIT]) for name, value in values.items()]
-        with _named():
+        with _translate_errors():
             _client().log_batch(self.run_id, params=parameters)
 
     def log_metrics(self, values: dict[str, float], step: int = 0) -> None:
-        """Logs metrics; a server that is away loses nothing as long as a later call reaches it."""
+        """Logs metrics. If the server cannot be reached, they are kept and sent by a later call."""
         from mlflow.entities import Metric
         from mlflow.exceptions import MlflowException
 
@@ -80,45 +112,45 @@ class Run:
             _client().log_batch(self.run_id, metrics=self._unsent)
             self._unsent = []
         except MlflowException as error:
-            log.warning("MLflow did not take %d metrics, they are kept: %s", len(self._unsent), type(error).__name__)
+            log.warning("MLflow did not accept %d metrics, they are kept: %s", len(self._unsent), type(error).__name__)
 
     def log_missing(self, history: Sequence[dict[str, float]]) -> None:
-        """Logs the epochs (from 1) that the server has not got: those that an attempt before this one met it away with."""
-        with _named():
-            found = {entry.step for entry in _client().get_metric_history(self.run_id, next(iter(history[0])))}
+        """Logs the epochs (from 1) that the server lacks, because an earlier attempt of the step could not reach it."""
+        with _translate_errors():
+            logged = {entry.step for entry in _client().get_metric_history(self.run_id, next(iter(history[0])))}
         for step, values in enumerate(history, start=1):
-            if step not in found:
+            if step not in logged:
                 self.log_metrics(values, step)
 
     def set_tags(self, values: dict[str, str]) -> None:
-        with _named():
+        with _translate_errors():
             for name, value in values.items():
                 _client().set_tag(self.run_id, name, value)
 
     def log_folder(self, path: Path, name: str) -> None:
-        with _named():
+        with _translate_errors():
             _client().log_artifacts(self.run_id, str(path), name)
 
     def link(self, address: str = "") -> str:
-        """Where a browser shows the run.
+        """The URL of the run in MLflow's user interface.
 
         Args:
-            address: of MLflow, as a browser reaches it; empty for the tracking URI.
+            address: of MLflow as browsers reach it; empty for the tracking URI.
         """
-        with _named():
+        with _translate_errors():
             experiment = _client().get_run(self.run_id).info.experiment_id
         return f"{(address or connect()).rstrip('/')}/#/experiments/{experiment}/runs/{self.run_id}"
 
     def finish(self, status: str = "FINISHED") -> None:
         if self._unsent:
             self.log_metrics({})
-        with _named():
+        with _translate_errors():
             _client().set_terminated(self.run_id, status)
 
 
 @contextmanager
 def step(pipeline_run: str, profile: str = "") -> Iterator[Run]:
-    """The run of a pipeline run, or of one profile in it, for the length of a step."""
+    """A context manager with the run of a pipeline run or of one profile in it; an exception marks the run as failed."""
     run = get_or_create_run(pipeline_run, profile)
     try:
         yield run
@@ -132,30 +164,30 @@ def step(pipeline_run: str, profile: str = "") -> Iterator[Run]:
 
 
 def get_or_create_run(pipeline_run: str, profile: str = "") -> Run:
-    """The MLflow run of a pipeline run (the parent) or of one profile in it (a child); made if it is not there yet.
+    """The MLflow run of a pipeline run (the parent) or of one profile in it (a child); created if there is none.
 
-    Where Kubeflow's own MLflow plugin made a run for the step (``MLFLOW_RUN_ID``), that run and its parent are joined instead.
+    If Kubeflow's own MLflow plugin created a run for the step (``MLFLOW_RUN_ID``), that run and its parent are used instead.
 
     Raises:
-        TrackingError: no server is named, or it does not answer within seconds.
+        TrackingError: no server is configured, or it does not respond within seconds.
     """
     from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
     connect()
-    with _named():
-        joined = _joined()
-        experiment_id = joined.info.experiment_id if joined else _experiment()
-        wanted = f"tags.`{RUN_TAG}` = '{pipeline_run}' and tags.`{PROFILE_TAG}` = '{profile or '-'}'"
+    with _translate_errors():
+        plugin_run = _client().get_run(os.environ["MLFLOW_RUN_ID"]) if os.environ.get("MLFLOW_RUN_ID") else None
+        experiment_id = plugin_run.info.experiment_id if plugin_run else _experiment()
+        query = f"tags.`{RUN_TAG}` = '{pipeline_run}' and tags.`{PROFILE_TAG}` = '{profile or '-'}'"
 
         def find() -> Run | None:
-            found = _client().search_runs([experiment_id], wanted, max_results=1, order_by=["attributes.start_time ASC"])
-            return Run(found[0].info.run_id) if found else None
+            runs = _client().search_runs([experiment_id], query, max_results=1, order_by=["attributes.start_time ASC"])
+            return Run(runs[0].info.run_id) if runs else None
 
-        def make() -> Run:
+        def create() -> Run:
             tags = {RUN_TAG: pipeline_run, PROFILE_TAG: profile or "-"}
-            if joined:
-                step_run = joined.info.run_id
-                run = Run(step_run if profile else joined.data.tags.get(MLFLOW_PARENT_RUN_ID, step_run))
+            if plugin_run:
+                step_run = plugin_run.info.run_id
+                run = Run(step_run if profile else plugin_run.data.tags.get(MLFLOW_PARENT_RUN_ID, step_run))
                 run.set_tags(tags)
                 return run
             tags[MLFLOW_RUN_NAME] = profile or pipeline_run
@@ -163,67 +195,20 @@ def get_or_create_run(pipeline_run: str, profile: str = "") -> Run:
                 tags[MLFLOW_PARENT_RUN_ID] = get_or_create_run(pipeline_run).run_id
             return Run(_client().create_run(experiment_id, tags=tags).info.run_id)
 
-        return _once(find, make)
-
-
-def _joined() -> Any:
-    """The run that Kubeflow's plugin made for this step."""
-    return _client().get_run(os.environ["MLFLOW_RUN_ID"]) if os.environ.get("MLFLOW_RUN_ID") else None
+        return _create_once(find, create)
 
 
 def _experiment() -> str:
-    found = _client().get_experiment_by_name(defaults.EXPERIMENT)
-    return str(found.experiment_id if found else _client().create_experiment(defaults.EXPERIMENT))
-
-
-def connect() -> str:
-    """The tracking URI, once its server has answered.
-
-    Raises:
-        TrackingError: MLFLOW_TRACKING_URI is not set, or nothing answers there.
-    """
-    if not importlib.util.find_spec("mlflow"):
-        raise TrackingError("MLflow's client is not installed: name a location instead of an alias, or install mlflow-skinny")
-    uri = _uri()
-    if not uri:
-        raise TrackingError("MLFLOW_TRACKING_URI is not set: `make stack-up` starts a server and says where it is")
-    # MLflow's own retries would let a run hang for minutes on a server that is down.
-    os.environ.setdefault(RETRIES, "3")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    if uri.startswith(("http://", "https://")):
-        try:
-            health = f"{uri.rstrip('/')}/health"
-            urllib.request.urlopen(health, timeout=HEALTH_SECONDS).close()  # nosec B310 # http or https, as just checked
-        except urllib.error.HTTPError:
-            pass  # It answers; a proxy in front may guard /health.
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            raise TrackingError(
-                f"MLflow does not answer at {uri}: start it (`make stack-up`) or fix MLFLOW_TRACKING_URI"
-            ) from error
-    return uri
-
-
-def _uri() -> str:
-    """MLFLOW_TRACKING_URI without user and password, which move to variables of their own.
-
-    MLflow's client puts the whole address into its errors, and links and logs would show it too.
-    """
-    # Up to the last @: a password may hold a slash that nobody quoted.
-    found = re.fullmatch(r"(https?://)(.*)@(.*)", os.environ.get("MLFLOW_TRACKING_URI", ""))
-    if found:
-        user, _, password = found[2].partition(":")
-        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(user)
-        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(password)
-        os.environ["MLFLOW_TRACKING_URI"] = found[1] + found[3]
-    return os.environ.get("MLFLOW_TRACKING_URI", "")
+    experiment = _client().get_experiment_by_name(defaults.EXPERIMENT)
+    return str(experiment.experiment_id if experiment else _client().create_experiment(defaults.EXPERIMENT))
 
 
 def get_or_create_version(model: str, run_id: str, source: str, tags: dict[str, str]) -> Version:
-    """The version of a registered model whose source this is; made if it is not there yet."""
+    """The version of a registered model that has this source; created if there is none."""
     from mlflow.exceptions import MlflowException
 
     connect()
-    with _named():
+    with _translate_errors():
         try:
             _client().create_registered_model(model)
         except MlflowException as error:
@@ -231,18 +216,18 @@ def get_or_create_version(model: str, run_id: str, source: str, tags: dict[str, 
                 raise
 
         def find() -> Version | None:
-            found = _client().search_model_versions(f"name='{model}' and run_id='{run_id}'")
-            return next((_version(one) for one in found if one.source == source), None)
+            versions = _client().search_model_versions(f"name='{model}' and run_id='{run_id}'")
+            return next((_version(version) for version in versions if version.source == source), None)
 
-        return _once(find, lambda: _version(_client().create_model_version(model, source, run_id, tags=tags)))
+        return _create_once(find, lambda: _version(_client().create_model_version(model, source, run_id, tags=tags)))
 
 
 def find_version(model: str, reference: str) -> Version | None:
-    """The version an alias (or a number) stands for; None where there is none."""
+    """The version of an alias or a version number; None if there is none."""
     from mlflow.exceptions import MlflowException
 
     connect()
-    with _named():
+    with _translate_errors():
         try:
             if reference.isdigit():
                 return _version(_client().get_model_version(model, reference))
@@ -254,48 +239,49 @@ def find_version(model: str, reference: str) -> Version | None:
 
 
 def get_version(model: str, reference: str) -> Version:
-    """The version an alias (or a number) stands for.
+    """The version of an alias or a version number.
 
     Raises:
         ModelError: there is none.
     """
-    found = find_version(model, reference)
-    if found is None:
+    version = find_version(model, reference)
+    if version is None:
         raise ModelError(
             f"{model} has no version or alias {reference!r}: register one first (`make run`), or see `make status`"
         )
-    return found
+    return version
 
 
 def set_alias(model: str, alias: str, number: str) -> None:
-    with _named():
+    with _translate_errors():
         _client().set_registered_model_alias(model, alias, number)
 
 
-def record(model: str, version: Version, action: str, where: str, before: str, **facts: Any) -> None:
-    """Writes into a version's tags who changed what it does, when, and which version did it before.
+def record(model: str, version: Version, action: Action, target: str, before: str, *, percent: int | None = None) -> None:
+    """Records in a version's tags who made an alias or InferenceService refer to it, and when.
 
     Args:
-        action: ``promote``, ``rollback`` or ``deploy``.
-        where: the alias or InferenceService that changes.
-        before: number of the version that had its place; empty where there was none.
+        target: the alias or InferenceService.
+        before: number of the version that it referred to; empty if there was none.
+        percent: share of the traffic that a deployment gives to the version.
     """
     now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    change = {"action": action, "where": where, "from": before, "to": version.number, "by": _who(), "at": now, **facts}
-    with _named():
-        _client().set_model_version_tag(model, version.number, f"{HISTORY_TAG}{now}", json.dumps(change))
+    entry = HistoryEntry(action, target, before, version.number, _user_and_host(), now, percent)
+    with _translate_errors():
+        _client().set_model_version_tag(model, version.number, f"{HISTORY_TAG}{now}", entry.to_json())
 
 
-def history(version: Version, where: str) -> list[dict[str, Any]]:
+def history(version: Version, target: str) -> list[HistoryEntry]:
     """What ``record`` wrote of a version and an alias or InferenceService, oldest first."""
-    changes = [json.loads(value) for name, value in sorted(version.tags.items()) if name.startswith(HISTORY_TAG)]
-    return [change for change in changes if change["where"] == where]
+    tags = sorted(version.tags.items())
+    entries = [HistoryEntry.from_json(value) for name, value in tags if name.startswith(HISTORY_TAG)]
+    return [entry for entry in entries if entry.target == target]
 
 
 def write_mlmodel(folder: Path, identity: str) -> None:
-    """Adds an MLmodel file: ``mlflow.pyfunc.load_model`` then loads the bundle through this package, without a pickle.
+    """Writes an MLmodel file, by which ``mlflow.pyfunc.load_model`` loads the bundle through this package, without a pickle.
 
-    The same identity gives the same bytes: two attempts to make one bundle may not differ.
+    The bytes depend on the identity alone, so that two attempts to write one bundle do not differ.
     """
     import mlflow.pyfunc
     from mlflow.models import Model
@@ -307,8 +293,8 @@ def write_mlmodel(folder: Path, identity: str) -> None:
     description.save(folder / "MLmodel")
 
 
-def _who() -> str:
-    """User and host; in a pod, whose user may have no name, its uid and the pod's name."""
+def _user_and_host() -> str:
+    """User and host; in a pod, where the user may have no name, its uid and the pod's name."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
@@ -316,28 +302,70 @@ def _who() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def _version(found: Any) -> Version:
-    return Version(str(found.version), found.source, found.run_id, dict(found.tags))
+def _version(entity: Any) -> Version:
+    return Version(str(entity.version), entity.source, entity.run_id, dict(entity.tags))
 
 
-def _once(find: Callable[[], Made | None], make: Callable[[], Made]) -> Made:
-    """What ``find`` finds, or else what ``make`` makes. Where the answer of ``make`` is lost, ``find`` looks before it is repeated."""
+def connect() -> str:
+    """The tracking URI, after its server has responded.
+
+    Raises:
+        TrackingError: MLFLOW_TRACKING_URI is not set, or no server responds there.
+    """
+    if not importlib.util.find_spec("mlflow"):
+        raise TrackingError("MLflow's client is not installed: give a location instead of an alias, or install mlflow-skinny")
+    uri = _uri()
+    if not uri:
+        raise TrackingError("MLFLOW_TRACKING_URI is not set: `make stack-up` starts a server and prints its address")
+    # With MLflow's own number of retries a run would hang for minutes if the server is down.
+    os.environ.setdefault(RETRIES, "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    if uri.startswith(("http://", "https://")):
+        try:
+            health = f"{uri.rstrip('/')}/health"
+            urllib.request.urlopen(health, timeout=HEALTH_SECONDS).close()  # nosec B310 # http or https, as just checked
+        except urllib.error.HTTPError:
+            pass  # The server responds; a proxy in front of it may protect /health.
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise TrackingError(
+                f"MLflow does not respond at {uri}: start it (`make stack-up`) or fix MLFLOW_TRACKING_URI"
+            ) from error
+    return uri
+
+
+def _uri() -> str:
+    """MLFLOW_TRACKING_URI without user and password, which move to MLflow's variables for them.
+
+    Otherwise MLflow's errors, the links and the logs would show them.
+    """
+    # Up to the last @: a password may contain an unquoted slash.
+    match = re.fullmatch(r"(https?://)(.*)@(.*)", os.environ.get("MLFLOW_TRACKING_URI", ""))
+    if match:
+        user, _, password = match[2].partition(":")
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(user)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(password)
+        os.environ["MLFLOW_TRACKING_URI"] = match[1] + match[3]
+    return os.environ.get("MLFLOW_TRACKING_URI", "")
+
+
+def _create_once(find: Callable[[], Created | None], create: Callable[[], Created]) -> Created:
+    """What ``find`` returns, or else what ``create`` returns. If the response to ``create`` is lost, ``find`` runs before a retry."""
     from mlflow.exceptions import MlflowException
 
     waits = list(WAIT_SECONDS)
-    while (found := find()) is None:
+    while (existing := find()) is None:
         retries = os.environ[RETRIES]
         try:
-            # MLflow's client sends a request again by itself, and the server would then make a second one.
+            # A retry by MLflow's client would create a second one.
             os.environ[RETRIES] = "0"
-            return make()
+            return create()
         except MlflowException as error:
             if error.get_http_status_code() < 500 or not waits:
                 raise
             time.sleep(waits.pop(0))
         finally:
             os.environ[RETRIES] = retries
-    return found
+    return existing
 
 
 @functools.cache
@@ -348,11 +376,11 @@ def _client() -> Any:
 
 
 @contextmanager
-def _named() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except MlflowException as error:
         reason = (str(error).strip().splitlines() or [""])[0][:200]
-        raise TrackingError(f"MLflow refused or did not answer: {reason}") from error
+        raise TrackingError(f"MLflow refused the request or did not respond: {reason}") from error

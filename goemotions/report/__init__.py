@@ -5,17 +5,17 @@ Every figure is computed here from the stored Predictions, thresholds and traini
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from goemotions import defaults
 from goemotions.data.dataset import load_dataset
 from goemotions.evaluation import evaluate
+from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import Variant
-from goemotions.registry.registration import CandidateArtifacts
+from goemotions.registry.registration import RegisteredVersion
 from goemotions.report import dataset, decisions, document, evidence, labels, models
 from goemotions.report.document import Section
 from goemotions.report.result import Result, best
@@ -33,7 +33,7 @@ def write(
     dataset_folder: Path,
     parts: dict[Variant, list[CandidateArtifacts]],
     output: Path,
-    registered: dict[str, Any] | None = None,
+    registered: Mapping[Variant, RegisteredVersion] | None = None,
     *,
     model_name: str = defaults.MODEL_NAME,
     latency_budget_ms: float = defaults.LATENCY_BUDGET_MS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import numpy as np
 from goemotions.evaluation import error_analysis, robustness
 from goemotions.models import engines
 from goemotions.models.tokenizer import TextEncoder
+from goemotions.registry.bundle import Variant
+from goemotions.registry.registration import RegisteredVersion
 from goemotions.report.document import Cell, Section, Table
 from goemotions.report.result import Result, signed
 
@@ -174,7 +176,7 @@ def errors(result: Result, texts: dict[str, str]) -> Section:
     )
 
 
-def artifacts(registered: dict[str, Any], model_name: str) -> Section:
+def artifacts(registered: Mapping[Variant, RegisteredVersion], model_name: str) -> Section:
     rows = [
         [f"{model_name} {found['version']} ({variant})", found["profile"], found["run_id"], found["source"]]
         for variant, found in registered.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from goemotions.data.dataset import DatasetInfo
 from goemotions.evaluation.selection import latency_limit
 from goemotions.metrics import bootstrap
 from goemotions.models import profiles
+from goemotions.registry.bundle import Variant
+from goemotions.registry.registration import RegisteredVersion
 from goemotions.report import figures
 from goemotions.report.document import Cell, Figure, Section, Table
 from goemotions.report.reference import OFFICIAL, PREVIOUS, PUBLISHED
@@ -47,7 +50,7 @@ def overview(info: DatasetInfo, results: list[Result]) -> Section:
     )
 
 
-def versions(registered: dict[str, Any]) -> Section:
+def versions(registered: Mapping[Variant, RegisteredVersion]) -> Section:
     rows = [
         [variant, found["profile"], found["version"], found["alias"], found["source"]] for variant, found in registered.items()
     ]
@@ -59,7 +62,7 @@ def versions(registered: dict[str, Any]) -> Section:
     return Section("Registered versions", reasons, (Table(("variant", "profile", "version", "alias", "bundle"), rows),))
 
 
-def each(results: list[Result], digest: str, registered: dict[str, Any] | None = None) -> list[Section]:
+def each(results: list[Result], digest: str, registered: Mapping[Variant, RegisteredVersion] | None = None) -> list[Section]:
     """A section a profile that was trained, and one on those that were not; of what was ``registered`` the MLflow run is told."""
     runs = {found["profile"]: str(found["run_id"]) for found in (registered or {}).values()}
     profiles = list(dict.fromkeys(result.profile for result in results))

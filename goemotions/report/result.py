@@ -17,8 +17,8 @@ from goemotions.metrics import bootstrap, classification, thresholds
 from goemotions.metrics.calibration import Calibrator
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models.records import TrainingRecord, read_json
+from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, Variant
-from goemotions.registry.registration import CandidateArtifacts
 
 RESAMPLES = 500
 HEADLINE = ("auc_micro", "auc_macro", "f1_macro", "f1_micro")

@@ -55,7 +55,7 @@ class Service:
         _warm_up(predictor.engine)
         self._batcher = Batcher(predictor.engine, limits, across_requests=across_requests)
         self._counters = {label: metrics.PREDICTIONS.labels(label) for label in self.labels}
-        metrics.MODEL.labels(version, predictor.engine.name, predictor.bundle.facts.get("profile", "")).set(1)
+        metrics.MODEL.labels(version, predictor.engine.name, predictor.bundle.metadata.profile).set(1)
 
     @property
     def is_live(self) -> bool:

@@ -90,7 +90,7 @@ def test_a_version_takes_over_and_is_waited_for(kubernetes: Kubernetes, versions
     assert written["metadata"]["generation"] == 2
     assert written["spec"]["predictor"]["minReplicas"] == 2
     last = tracking.history(tracking.get_version("k8s", "2"), f"{NAMESPACE}/goemotions-cpu")[-1]
-    assert (last["action"], last["to"], last["percent"]) == ("deploy", "2", 0)
+    assert (last.action, last.after, last.percent) == ("deploy", "2", 0)
 
 
 def test_the_same_again_writes_nothing(kubernetes: Kubernetes, versions: dict[str, str]) -> None:

@@ -10,10 +10,9 @@ import pytest
 
 from goemotions.models import engines
 from goemotions.prediction.predictor import Options, Predictor
-from goemotions.registry import registration
 from goemotions.registry.bundle import Variant
-from goemotions.registry.registration import CandidateArtifacts
 from tests.images import containers
+from tests.support import bundles
 from tests.support.servers import PREDICT
 
 START_SECONDS = 90
@@ -31,8 +30,7 @@ def variant(request: pytest.FixtureRequest) -> Variant:
 @pytest.fixture(scope="module")
 def bundle(variant: Variant, candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(variant) / "bundle"
-    facts = {"profile": "minilm", "run_id": "r1", "dataset_digest": "d"}
-    registration.assemble(folder, variant, CandidateArtifacts.below(candidate, variant), facts)
+    bundles.assemble(folder, candidate, variant)
     # As a download from S3 leaves it: safetensors writes its file for the owner alone.
     (folder / "model.safetensors").chmod(0o644)
     return folder

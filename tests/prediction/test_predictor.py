@@ -20,9 +20,9 @@ from goemotions.evaluation.predictions import Predictions
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
 from goemotions.prediction.predictor import Options, Predictor
-from goemotions.registry import bundle, registration
-from goemotions.registry.registration import CandidateArtifacts
+from goemotions.registry import bundle
 from goemotions.storage import manifest
+from tests.support.bundles import assemble
 
 TEXTS = ["we saw the lake", "storm and gravel", "balloon", "", "two quiet sparrow near the harbour"]
 
@@ -32,8 +32,7 @@ def bundles(candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[b
     """A bundle of each variant."""
     root = tmp_path_factory.mktemp("bundles")
     for variant in bundle.VARIANTS:
-        facts = {"profile": "minilm", "run_id": "run", "dataset_digest": "digest"}
-        registration.assemble(root / variant, variant, CandidateArtifacts.below(candidate, variant), facts)
+        assemble(root / variant, candidate, variant)
     return {variant: root / variant for variant in bundle.VARIANTS}
 
 
@@ -163,7 +162,7 @@ def test_all_scores_names_every_label_and_changes_no_decision(predictor: Predict
 
 def test_top_k_thresholds_give_each_text_that_many_labels(predictor: Predictor) -> None:
     opened = predictor.bundle
-    by_rank = bundle.Bundle(opened.folder, opened.facts, opened.taxonomy, Thresholds("top-k", (0.0,) * 7, 2), opened.encoder)
+    by_rank = bundle.Bundle(opened.folder, opened.metadata, opened.taxonomy, Thresholds("top-k", (0.0,) * 7, 2), opened.encoder)
     answers = Predictor(by_rank, predictor.engine).predict(TEXTS)
     assert [len(answer["labels"]) for answer in answers] == [2] * len(TEXTS)
 

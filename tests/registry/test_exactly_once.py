@@ -22,7 +22,7 @@ from goemotions import defaults
 from goemotions.evaluation import tuning
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.registry import promotion, registration, tracking
-from goemotions.registry.registration import CandidateArtifacts
+from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.storage import manifest
 from goemotions.storage import store as storage
 
@@ -128,7 +128,7 @@ def test_two_hundred_registrations_by_eight_processes_with_random_kills(
     champion = tracking.get_version(model, ALIAS)
     assert quality_of[champion.number] == max(runs.values())
     moves = sorted(
-        (change["at"], change["to"])
+        (change.at, change.after)
         for version in versions
         for change in tracking.history(tracking.get_version(model, version.version), ALIAS)
     )

@@ -16,7 +16,7 @@ from goemotions.errors import ModelError, PromotionRefused
 from goemotions.evaluation import evaluate, tuning
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.registry import promotion, registration, tracking
-from goemotions.registry.registration import CandidateArtifacts
+from goemotions.registry.assembly import CandidateArtifacts
 
 ALIAS = "champion-cpu"
 MANIFEST = Path(__file__).parents[2] / "manifests" / "isvc.yaml"
@@ -78,7 +78,7 @@ def run(*arguments: str) -> Result:
 
 def test_a_better_version_is_promoted_and_a_worse_one_refused(model: str) -> None:
     with pytest.raises(
-        PromotionRefused, match=rf"version 3 stays as it is, {ALIAS} remains version 1: AUC micro is not higher"
+        PromotionRefused, match=rf"version 3 is not promoted, {ALIAS} remains version 1: AUC micro is not higher"
     ):
         promotion.promote("3", model_name=model)
     move = promotion.promote("2", model_name=model)
@@ -86,9 +86,9 @@ def test_a_better_version_is_promoted_and_a_worse_one_refused(model: str) -> Non
     assert move.verdict is not None
     assert move.verdict.differences["auc_micro"]["difference"] > 0
     (change,) = tracking.history(tracking.get_version(model, "2"), ALIAS)
-    assert (change["action"], change["from"], change["to"]) == ("promote", "1", "2")
-    assert "@" in change["by"]
-    assert change["at"].endswith("Z")
+    assert (change.action, change.before, change.after) == ("promote", "1", "2")
+    assert "@" in change.by
+    assert change.at.endswith("Z")
 
 
 def test_promoting_the_champion_again_changes_nothing(model: str) -> None:
@@ -105,7 +105,7 @@ def test_a_rollback_restores_the_one_before_once(model: str) -> None:
     assert (move.before, move.after, champion(model)) == ("2", "1", "1")
     again = promotion.rollback("cpu", model_name=model)
     assert (again.before, again.after, champion(model)) == ("1", "1", "1")
-    assert [change["action"] for change in tracking.history(tracking.get_version(model, "1"), ALIAS)] == ["promote", "rollback"]
+    assert [change.action for change in tracking.history(tracking.get_version(model, "1"), ALIAS)] == ["promote", "rollback"]
     promotion.promote("2", model_name=model)
     assert promotion.rollback("cpu", model_name=model).after == "1"
 

@@ -18,10 +18,11 @@ from goemotions.evaluation import tuning
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.metrics import thresholds
 from goemotions.prediction.predictor import Predictor
-from goemotions.registry import bundle, references, registration, tracking
+from goemotions.registry import assembly, bundle, references, registration, tracking
+from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, VARIANTS, Variant
-from goemotions.registry.registration import CandidateArtifacts, read_scores
 from goemotions.storage import lock, manifest, s3
+from tests.support.bundles import assemble
 
 TEXTS = ["a balloon over the lake", "gravel", "", "the quiet harbour and the storm there again", "balloon " * 3000]
 
@@ -103,7 +104,7 @@ def registered(stack: Path, dataset: Path, candidate: Path) -> Registered:
 def test_the_scores_that_are_compared_are_read_without_the_test_split(candidate: Path) -> None:
     for variant in VARIANTS:
         parts = replace(CandidateArtifacts.below(candidate, variant), test=Path("not-there"))
-        assert read_scores(variant, parts).validation.split == "validation"
+        assert parts.validation_scores(variant).validation.split == "validation"
 
 
 def test_a_better_test_split_does_not_win(registry: Registry, candidate: Path, tmp_path: Path) -> None:
@@ -126,7 +127,7 @@ def test_artifacts_side_by_side_are_gathered_by_profile() -> None:
         return [Artifact(f"{name}{number}") for number in (1, 2)]
 
     lists = tuple(artifacts(name) for name in ("validation", "test", "thresholds"))
-    found = registration.collect(artifacts("model"), artifacts("onnx"), {"cpu": lists})
+    found = assembly.collect(artifacts("model"), artifacts("onnx"), {"cpu": lists})
     assert found == {
         "cpu": [
             CandidateArtifacts(*(Path(f"{name}{n}") for name in ("model", "onnx", "validation", "test", "thresholds")))
@@ -150,7 +151,7 @@ def test_a_version_tells_where_it_comes_from(registered: Registered, candidate: 
     digest = Predictions.read(candidate / variant / "validation" / FILE).digest
     facts = {"variant": variant, "profile": "minilm", "run_id": run_id, "dataset_digest": digest}
     (change,) = tracking.history(version, f"champion-{variant}")
-    assert (change["action"], change["from"], change["to"]) == ("promote", "", version.number)
+    assert (change.action, change.before, change.after) == ("promote", "", version.number)
     assert {name: value for name, value in version.tags.items() if name in facts or name == "commit"} == {
         **facts,
         "commit": "c1",
@@ -240,7 +241,7 @@ def test_another_taxonomy_is_refused_under_the_same_name(registry: Registry, can
 
     other = change(candidate, tmp_path / "other", {"validation": renamed, "test": renamed})
     registry.register("1", candidate)
-    with pytest.raises(ModelError, match="knows other labels than this data: register under another model name"):
+    with pytest.raises(ModelError, match="has other labels than this data: register under another model name"):
         registry.register("2", other, auto_promote=True)
     assert (registry.alias("champion-cpu"), registry.alias("challenger-cpu")) == ("1", None)
 
@@ -248,7 +249,7 @@ def test_another_taxonomy_is_refused_under_the_same_name(registry: Registry, can
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_bundle_is_complete_and_whole(candidate: Path, tmp_path: Path, variant: Variant) -> None:
     facts = {"profile": "minilm", "run_id": "r1", "dataset_digest": "d1"}
-    registration.assemble(tmp_path / "bundle", variant, CandidateArtifacts.below(candidate, variant), facts)
+    assemble(tmp_path / "bundle", candidate, variant)
     files = {path.relative_to(tmp_path / "bundle").as_posix(): path.stat().st_size for path in (tmp_path / "bundle").rglob("*")}
     content = manifest.verify(tmp_path / "bundle")
     assert {key: content[key] for key in ("variant", "engine", *facts)} == {
@@ -267,8 +268,7 @@ def test_a_bundle_is_complete_and_whole(candidate: Path, tmp_path: Path, variant
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_figures_of_a_bundle_are_those_of_scikit_learn(candidate: Path, tmp_path: Path, variant: Variant) -> None:
-    facts = {"profile": "minilm", "run_id": "r1", "dataset_digest": "d1"}
-    values = registration.assemble(tmp_path / "bundle", variant, CandidateArtifacts.below(candidate, variant), facts)
+    values = assemble(tmp_path / "bundle", candidate, variant)
     card = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
     fitted, _ = thresholds.read(tmp_path / "bundle" / "thresholds.json")
     for split in ("validation", "test"):
@@ -302,7 +302,7 @@ def test_what_is_fetched_is_the_bundle_to_the_byte(registered: Registered, tmp_p
         {path.relative_to(folder): manifest.sha256(path) for path in folder.rglob("*") if path.is_file()} for folder in folders
     ]
     assert contents[0] == contents[1] == contents[2]
-    assert bundle.load(folders[0]).facts["variant"] == "cpu"
+    assert bundle.load(folders[0]).metadata.variant == "cpu"
 
 
 @pytest.mark.parametrize("reference", ["champion-cpu", "7", "no-such-alias"])

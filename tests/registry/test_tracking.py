@@ -19,8 +19,8 @@ import pytest
 from goemotions import defaults
 from goemotions.errors import TrackingError
 from goemotions.registry import registration, tracking
+from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import VARIANTS
-from goemotions.registry.registration import CandidateArtifacts
 from goemotions.storage import manifest, store
 
 
@@ -169,7 +169,7 @@ def test_metrics_logged_while_the_server_is_away_arrive_with_the_next(
     run.log_metrics({"loss": 3.0}, 1)
     gateway.away = "/"
     run.log_metrics({"loss": 2.0, "auc": 0.8}, 2)
-    assert "MLflow did not take 2 metrics, they are kept" in caplog.text
+    assert "MLflow did not accept 2 metrics, they are kept" in caplog.text
     gateway.away = ""
     run.log_metrics({"loss": 1.0}, 3)
     history = {name: client.get_metric_history(run.run_id, name) for name in ("loss", "auc")}
@@ -198,7 +198,7 @@ def test_a_server_that_is_down_is_a_named_error_within_seconds(at: Callable[[str
         lambda: tracking.get_or_create_version("m", "r", "s3://b/", {}),
         lambda: tracking.find_version("m", "champion-cpu"),
     ):
-        with pytest.raises(TrackingError, match=f"MLflow does not answer at {uri}: start it"):
+        with pytest.raises(TrackingError, match=f"MLflow does not respond at {uri}: start it"):
             call()
     assert time.monotonic() - started < 5
 
@@ -208,7 +208,7 @@ def test_a_server_that_never_answers_is_a_named_error_within_seconds(at: Callabl
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         at(f"http://127.0.0.1:{deaf.getsockname()[1]}")
         started = time.monotonic()
-        with pytest.raises(TrackingError, match="MLflow does not answer"):
+        with pytest.raises(TrackingError, match="MLflow does not respond"):
             tracking.get_or_create_run("r")
     assert time.monotonic() - started < 2 * tracking.HEALTH_SECONDS
 
@@ -229,7 +229,7 @@ def test_a_server_that_goes_down_between_two_requests_is_a_named_error(gateway: 
         lambda: run.finish(),
         lambda: tracking.set_alias(own, "champion-cpu", "1"),
     ):
-        with pytest.raises(TrackingError, match=r"^MLflow refused or did not answer: .+$"):
+        with pytest.raises(TrackingError, match=r"^MLflow refused the request or did not respond: .+$"):
             call()
 
 
@@ -294,7 +294,7 @@ def test_a_registration_that_mlflow_interrupts_is_completed_by_the_next(
     wanted = {"store": bucket, "pipeline_run": own, "model_name": own}
     for away in ("model-versions/create", "registered-models/alias"):
         gateway.away = away
-        with pytest.raises(TrackingError, match="MLflow refused or did not answer"):
+        with pytest.raises(TrackingError, match="MLflow refused the request or did not respond"):
             registration.register(dataset, parts, **wanted)
         run_id = tracking.get_or_create_run(own, "minilm").run_id
         assert store.read(f"{bucket}models/{own}/{run_id}/gpu/", manifest.NAME) is not None
@@ -334,12 +334,12 @@ def test_what_is_on_record_of_a_version_comes_back_in_its_order(client: mlflow.M
     tracking.record(own, version, "deploy", "models/goemotions-cpu", "3", percent=10)
     tracking.record(own, version, "rollback", "champion-cpu", "4")
     found = tracking.get_version(own, version.number)
-    assert [(one["action"], one["from"], one["to"]) for one in tracking.history(found, "champion-cpu")] == [
+    assert [(one.action, one.before, one.after) for one in tracking.history(found, "champion-cpu")] == [
         ("promote", "", version.number),
         ("rollback", "4", version.number),
     ]
     (deployed,) = tracking.history(found, "models/goemotions-cpu")
-    assert deployed["percent"] == 10
+    assert deployed.percent == 10
 
 
 @pytest.mark.fault("mlflow-down-in-training")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from goemotions import report
+from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import VARIANTS
-from goemotions.registry.registration import CandidateArtifacts
 from tests.support import browser
 
 WIDTHS = (400, 1400)

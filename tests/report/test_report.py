@@ -14,8 +14,8 @@ from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_sco
 from goemotions import report
 from goemotions.data.dataset import load_dataset
 from goemotions.evaluation import evaluate
+from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, VARIANTS
-from goemotions.registry.registration import CandidateArtifacts
 
 FILES = ["dataset.html", "dataset.md", "figures", "report.html", "report.md", "tables"]
 

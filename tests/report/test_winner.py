@@ -10,8 +10,8 @@ from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.evaluation.selection import latency_limit, select_winner
 from goemotions.metrics import thresholds
 from goemotions.metrics.thresholds import Thresholds
+from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, VARIANTS
-from goemotions.registry.registration import CandidateArtifacts, read_scores
 from goemotions.report import models
 from goemotions.report.result import Result
 
@@ -59,7 +59,7 @@ def test_the_report_names_the_winners_of_registration(
     artifacts = {variant: [CandidateArtifacts.below(folder, variant) for folder in folders] for variant in VARIANTS}
     registered = {}
     for variant in VARIANTS:
-        scores = [read_scores(variant, one) for one in artifacts[variant]]
+        scores = [one.validation_scores(variant) for one in artifacts[variant]]
         registered[variant] = scores[select_winner(scores, latency_limit(variant, 25.0))].profile
     assert registered == {"gpu": gpu, "cpu": cpu}
 

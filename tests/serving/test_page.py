@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from goemotions.registry import registration
-from goemotions.registry.registration import CandidateArtifacts
-from tests.support import browser
+from tests.support import browser, bundles
 from tests.support.browser import Tab
 from tests.support.servers import Server, serving
 
@@ -17,8 +15,7 @@ from tests.support.servers import Server, serving
 @pytest.fixture(scope="module")
 def server(candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("paged")
-    metadata = {"profile": "minilm", "run_id": "</script><script>alert(1)</script>", "dataset_digest": "d"}
-    registration.assemble(folder / "bundle", "cpu", CandidateArtifacts.below(candidate, "cpu"), metadata)
+    bundles.assemble(folder / "bundle", candidate, run_id="</script><script>alert(1)</script>")
     with serving(folder / "bundle", folder / "serve.log") as running:
         yield running
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from goemotions.storage import manifest
-from tests.support import tools
+from tests.support import bundles, tools
 
 
 def on_a_small_disk(folder: Path, kilobytes: int, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -86,15 +86,7 @@ def test_checkpoints_on_a_full_disk_end_the_training_by_name(steps: dict[str, li
 
 @pytest.mark.fault("disk-full")
 def test_a_download_to_a_full_disk_keeps_what_was_there(candidate: Path, tmp_path: Path) -> None:
-    from goemotions.registry import registration
-    from goemotions.registry.registration import CandidateArtifacts
-
-    registration.assemble(
-        tmp_path / "bundle",
-        "cpu",
-        CandidateArtifacts.below(candidate, "cpu"),
-        {"profile": "p", "run_id": "r", "dataset_digest": "d"},
-    )
+    bundles.assemble(tmp_path / "bundle", candidate)
     disk = tmp_path / "disk"
     made = on_a_small_disk(disk, 64, "download", f"{tmp_path}/bundle", "--output", disk / "model")
     assert made.returncode == 1

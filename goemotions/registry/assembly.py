@@ -1,0 +1,152 @@
+"""Assembly: a bundle from the folders that the steps wrote, and what selection and gate compare of either."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from goemotions.evaluation import evaluate
+from goemotions.evaluation.predictions import FILE, Predictions
+from goemotions.evaluation.selection import CandidateScores
+from goemotions.metrics import classification, thresholds
+from goemotions.metrics.thresholds import Thresholds
+from goemotions.models import engines
+from goemotions.models.records import EXPORT_FILE, TrainingRecord, read_exports
+from goemotions.registry import tracking
+from goemotions.registry.bundle import (
+    CARD,
+    ENGINES,
+    LABELS,
+    METRICS,
+    PER_LABEL,
+    PREDICTIONS,
+    Bundle,
+    BundleMetadata,
+    Variant,
+)
+from goemotions.storage import manifest
+
+
+@dataclass(frozen=True)
+class CandidateArtifacts:
+    """The folders that the steps of one profile wrote for one variant."""
+
+    model: Path
+    onnx: Path
+    validation: Path
+    test: Path
+    thresholds: Path
+
+    @classmethod
+    def below(cls, folder: Path, variant: Variant) -> CandidateArtifacts:
+        """The layout of steps run by hand: ``model``, ``onnx``, and per variant ``validation``, ``test``, ``thresholds``."""
+        return cls(
+            folder / "model", folder / "onnx", *(folder / variant / name for name in ("validation", "test", "thresholds"))
+        )
+
+    def validation_scores(self, variant: Variant) -> CandidateScores:
+        """What selection and gate compare; the test split is not read."""
+        return CandidateScores(
+            TrainingRecord.read(self.model).profile["name"],
+            Predictions.read(self.validation / FILE),
+            thresholds.read(self.thresholds / thresholds.FILE)[0],
+            _latency(self.onnx, variant),
+        )
+
+
+def collect(
+    models: list[Any], onnx: list[Any], variants: dict[Variant, tuple[list[Any], ...]]
+) -> dict[Variant, list[CandidateArtifacts]]:
+    """The folders of every profile, from parallel lists of pipeline artifacts with one entry per profile.
+
+    Args:
+        models: artifacts with a ``path``, a Model folder each.
+        onnx: the Onnx folders.
+        variants: per variant the lists of scored validation splits, scored test splits and thresholds.
+    """
+    return {
+        variant: [
+            CandidateArtifacts(*(Path(artifact.path) for artifact in row)) for row in zip(models, onnx, *lists, strict=True)
+        ]
+        for variant, lists in variants.items()
+    }
+
+
+def stored_scores(bundle: Bundle) -> CandidateScores:
+    """What selection and gate compare, from a bundle."""
+    return CandidateScores(
+        bundle.metadata.profile,
+        Predictions.read(bundle.folder / PREDICTIONS.format(split="validation")),
+        bundle.thresholds,
+        _latency(bundle.folder, bundle.metadata.variant),
+    )
+
+
+def assemble(output: Path, artifacts: CandidateArtifacts, metadata: BundleMetadata) -> dict[str, float]:
+    """Writes a bundle: copies the artifacts, adds labels, metrics, model card and MLmodel, and at last the manifest.
+
+    Returns:
+        The metrics of both splits at the tuned thresholds, and at 0.5 under ``.../at_0.5``.
+    """
+    shutil.copytree(artifacts.model, output)
+    for name in (*engines.FILES.values(), EXPORT_FILE):
+        shutil.copyfile(artifacts.onnx / name, output / name)
+    shutil.copyfile(artifacts.thresholds / thresholds.FILE, output / thresholds.FILE)
+    fitted, _ = thresholds.read(output / thresholds.FILE)
+    metrics: dict[str, float] = {}
+    for split, folder in (("validation", artifacts.validation), ("test", artifacts.test)):
+        predictions = Predictions.read(folder / FILE)
+        metrics |= _write_split(output, split, predictions, fitted)
+    _write_json(output / LABELS, predictions.names)
+    _write_json(output / METRICS, metrics)
+    (output / CARD).write_text(_card(metadata, fitted, metrics), encoding="utf-8")
+    tracking.write_mlmodel(output, f"{metadata.run_id}/{metadata.variant}")
+    manifest.write(output, **asdict(metadata))
+    for path in (path for path in output.rglob("*") if path.is_file()):
+        # safetensors writes its files for their owner alone, and the server runs as another user.
+        path.chmod(0o644)
+    return metrics
+
+
+def _latency(folder: Path, variant: Variant) -> float:
+    """The 95th percentile of the latency in ms, as the export step measured it; 0.0 for engines that it does not measure."""
+    export = read_exports(folder).get(ENGINES[variant])
+    return export.latency_ms_p95 if export else 0.0
+
+
+def _write_split(output: Path, split: str, predictions: Predictions, fitted: Thresholds) -> dict[str, float]:
+    """Writes the predictions of a split and its metrics per label; returns its metrics."""
+    predictions.write(output / PREDICTIONS.format(split=split))
+    predicted = fitted.apply(predictions.probabilities)
+    rows = classification.per_label(predictions.names, predictions.labels, predictions.probabilities, predicted)
+    evaluate.write_csv(output / PER_LABEL.format(split=split), rows)
+    at_half = evaluate.compute_metrics(predictions, thresholds.fixed(predictions.labels, predictions.probabilities))
+    return evaluate.compute_metrics(predictions, fitted) | {f"{name}/at_0.5": value for name, value in at_half.items()}
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _card(metadata: BundleMetadata, fitted: Thresholds, metrics: dict[str, float]) -> str:
+    rows = "\n".join(
+        f"| {name} | {metrics[f'validation/{name}']:.4f} | {metrics[f'test/{name}']:.4f} |"
+        for name in ("auc_micro", "auc_macro", "f1_macro", "f1_micro", "precision_macro", "recall_macro")
+    )
+    return f"""---
+pipeline_tag: text-classification
+---
+# {metadata.profile}, variant {metadata.variant}
+
+Multi-label classifier of short texts, one probability per label. Engine: {metadata.engine}. Thresholds: {fitted.strategy},
+fitted on validation. Trained on data with the digest `{metadata.dataset_digest}`.
+
+| metric | validation | test |
+|---|---|---|
+{rows}
+
+Not for decisions about a person: the labels are the impressions of raters of English comments, and carry their biases.
+"""
