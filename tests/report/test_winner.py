@@ -1,6 +1,7 @@
 """The report names the winners of registration."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.evaluation.selection import latency_limit, select_winner
 from goemotions.metrics import thresholds
 from goemotions.metrics.thresholds import Thresholds
+from goemotions.models.records import CalibrationRecord, ExportRecord, TrainingRecord
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, VARIANTS
 from goemotions.report import models
@@ -26,11 +28,25 @@ def write_candidate(folder: Path, profile: str, latency_ms: float) -> Path:
     labels = random.random((80, 3)) < 0.4
     logits = 2.0 * labels - 1 + NOISE[profile] * random.normal(size=labels.shape)
     probabilities = (1 / (1 + np.exp(-logits))).astype(np.float32)
-    measured = {"latency_ms_p50": latency_ms, "latency_ms_p95": latency_ms, "bytes": 2**20}
+    measured = asdict(ExportRecord(0.0, 0.0, 2**20, latency_ms, latency_ms))
     for name in ("model", "onnx"):
         (folder / name).mkdir(parents=True)
-    training = {"profile": {"name": profile}, "parameters": 10, "seconds": 1}
-    (folder / "model" / "training.json").write_text(json.dumps(training), encoding="utf-8")
+    training = TrainingRecord(
+        profile={"name": profile},
+        parameters=10,
+        precision="fp32",
+        seed=0,
+        steps=1,
+        best_epoch=1,
+        history=[],
+        seconds=1,
+        hardware="",
+        weights="",
+        dataset_digest="d",
+        max_length=128,
+        calibration=CalibrationRecord("none", (), (), []),
+    )
+    (folder / "model" / "training.json").write_text(json.dumps(asdict(training)), encoding="utf-8")
     (folder / "onnx" / "export.json").write_text(json.dumps(dict.fromkeys(ENGINES.values(), measured)), encoding="utf-8")
     for variant in VARIANTS:
         artifacts = CandidateArtifacts.below(folder, variant)
