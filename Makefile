@@ -192,7 +192,7 @@ else
 endif
 
 docs: setup ## build the documents as a site in build/site; broken links fail
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo 'docs: build/site/index.html'
 
 format: setup ## bring the code into style

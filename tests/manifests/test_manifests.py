@@ -609,9 +609,9 @@ def test_alerts_and_dashboard_ask_for_metrics_that_the_server_has() -> None:
 
 
 def test_every_alert_is_explained_where_its_runbook_says() -> None:
-    headings = re.findall(r"^#+ (.+)$", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE)
     anchors = {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     (rule,) = every("PrometheusRule", "overlays/production").values()
     for alert in (alert for group in rule["spec"]["groups"] for alert in group["rules"]):
-        assert alert["annotations"]["runbook"] == f"docs/operations.md#{alert['alert'].lower()}"
+        assert alert["annotations"]["runbook"] == f"docs/runbook.md#{alert['alert'].lower()}"
         assert alert["alert"].lower() in anchors
