@@ -131,7 +131,7 @@ def student(
     loop.fit(train, validation)
     save_classifier(scratch / STUDENT, loop.classifier, tokenizer, {"max_length": encoder.max_length})
     export.export(dataset, scratch / STUDENT, scratch / "onnx")
-    return engines.load("onnx-int8", scratch / "onnx", encoder, threads=THREADS)
+    return engines.load("openvino-int8", scratch / "onnx", encoder, threads=THREADS)
 
 
 def f1(split: Split, scores: np.ndarray) -> float:
@@ -194,11 +194,11 @@ def measure(reference: str, model_name: str, source: str, repeats: int, student_
         targets = (0.7 * engines.score_ids(engine, rows) + 0.3 * train.labels).astype(np.float32)
         bag = taught(rows, targets)
         others = {engine.name: engine}
-        if (folder / engines.FILES["onnx"]).exists():
-            others["onnx"] = engines.load("onnx", folder, engine.encoder, threads=THREADS)
+        if (folder / engines.FILES["openvino-fp32"]).exists():
+            others["openvino-fp32"] = engines.load("openvino-fp32", folder, engine.encoder, threads=THREADS)
         if student_epochs:
             seen = [item.ids for item in engine.encoder.encode(validation.texts)]
-            others[f"{STUDENT}, taught by it, {student_epochs} epochs, onnx-int8"] = student(
+            others[f"{STUDENT}, taught by it, {student_epochs} epochs, openvino-int8"] = student(
                 batches.Split(rows, targets),
                 batches.Split(seen, validation.labels.astype(np.float32)),
                 taxonomy,

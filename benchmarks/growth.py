@@ -129,7 +129,7 @@ def made(scratch: str, rows: str, labels: str) -> None:
     write_source(folder / "source", int(rows), int(labels))
     there, scores = probabilities(int(rows), int(labels))
     ids = [f"row{number}" for number in range(int(rows))]
-    found = Predictions(tuple(names(int(labels))), ids, there, scores, "validation", "onnx-int8", "made up")
+    found = Predictions(tuple(names(int(labels))), ids, there, scores, "validation", "openvino-int8", "made up")
     found.write(folder / "validation" / FILE)
 
 

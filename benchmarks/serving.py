@@ -238,10 +238,10 @@ def agreement(folder: Path, scratch: Path, split: Any, predictor: Predictor) -> 
     stored = Predictions.read(folder / "test.parquet")
     is_same = list(stored.ids) == list(split["id"])
     expected = stored.probabilities if is_same else engines.score(predictor.engine, texts)[0]
-    alone = engines.load("onnx", folder, predictor.bundle.encoder, threads=THREADS)
+    alone = engines.load("openvino-fp32", folder, predictor.bundle.encoder, threads=THREADS)
     cases = (
         (predictor.engine.name, expected, "the evaluate step" if is_same else "the engine in-process", engines.INT8_BOUND),
-        ("onnx", engines.score(alone, texts)[0], "the engine in-process", 1e-5),
+        ("openvino-fp32", engines.score(alone, texts)[0], "the engine in-process", 1e-5),
     )
     rows = []
     for name, probabilities, reference, bound in cases:
@@ -281,12 +281,12 @@ def quality(folder: Path, dataset: Path, predictor: Predictor) -> Row:
     taxonomy = taxonomy_of(info)
     labels = {split: taxonomy.multi_hot(splits[split]["labels"][:]) for split in splits}
     f1 = {}
-    for name in (predictor.engine.name, "onnx"):
+    for name in (predictor.engine.name, "openvino-fp32"):
         engine = engines.load(name, folder, predictor.bundle.encoder, threads=THREADS)
         scores = {split: engines.score(engine, splits[split]["text"][:])[0] for split in splits}
         fitted = thresholds.per_label_smoothed(labels["validation"], scores["validation"])
         f1[name] = classification.decisions(labels["test"], fitted.apply(scores["test"]))["f1_macro"]
-    difference = abs(f1[predictor.engine.name] - f1["onnx"])
+    difference = abs(f1[predictor.engine.name] - f1["openvino-fp32"])
     text = ", ".join(f"{name} {value:.4f}" for name, value in f1.items())
     return Row("macro F1 on the whole test split", text, "within 0.005", difference <= 0.005)
 

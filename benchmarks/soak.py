@@ -91,7 +91,7 @@ def prepare(folder: Path) -> None:
     run("ingest", "--source", "sample", "--output", dataset, log=log)
     run("train", "--dataset", dataset, "--output", candidate / "model", *TRAINING, log=log)
     run("export", "--dataset", dataset, "--model", candidate / "model", "--output", candidate / "onnx", log=log)
-    for variant, engine in (("gpu", "torch"), ("cpu", "onnx-int8")):
+    for variant, engine in (("gpu", "torch"), ("cpu", "openvino-int8")):
         outputs = [f"--{split}={candidate / variant / split}" for split in ("validation", "test")]
         common = ("--dataset", dataset, "--model", candidate / "model", "--onnx", candidate / "onnx")
         run("evaluate", *common, "--engine", engine, *outputs, log=log)

@@ -122,7 +122,7 @@ def pipeline(resources: Mapping[str, str] = DEFAULTS) -> dsl.base_component.Base
             exported = placed(export(dataset=dataset, model=model), "export")
             onnx = exported.outputs["onnx"]
             scored, tuned = {}, {}
-            for variant, engine in (("gpu", "torch"), ("cpu", "onnx-int8")):
+            for variant, engine in (("gpu", "torch"), ("cpu", "openvino-int8")):
                 scored[variant] = placed(
                     evaluate(dataset=dataset, model=model, onnx=onnx, engine=engine), "evaluate", f"evaluate ({variant})"
                 )

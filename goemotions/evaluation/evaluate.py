@@ -17,6 +17,7 @@ from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.metrics import classification, thresholds
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
+from goemotions.models.engine_names import canonical_name
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.storage import store
 
@@ -32,8 +33,8 @@ def evaluate(
     Args:
         dataset: a Dataset folder.
         model_folder: a Model folder: the tokenizer, and the weights of the engine ``torch``.
-        onnx_folder: an Onnx folder, for the engines ``onnx`` and ``onnx-int8``.
-        engine_name: ``torch``, ``onnx`` or ``onnx-int8``.
+        onnx_folder: an Onnx folder, for the engines ``openvino-fp32`` and ``openvino-int8``.
+        engine_name: ``torch``, ``openvino-fp32`` or ``openvino-int8``.
         outputs: where each split's folder is written, by the split's name.
 
     Returns:
@@ -42,6 +43,7 @@ def evaluate(
     splits, info = load_dataset(dataset)
     names = taxonomy_of(info).names
     # Where torch finds no GPU, the float engine for CPUs gives its answers, as the export step has checked, in half the time.
+    engine_name = canonical_name(engine_name)
     used = engines.suited(engine_name)
     engine = engines.load(used, onnx_folder if used in engines.FILES else model_folder, TextEncoder.load(model_folder))
     result: dict[str, float] = {}

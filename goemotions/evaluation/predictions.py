@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import DataError
+from goemotions.models.engine_names import canonical_name
 
 FILE = "predictions.parquet"
 
@@ -47,4 +48,4 @@ class Predictions:
             raise DataError(f"{path} is not a Predictions file: run `goemotions evaluate` again") from error
         names = tuple(name.removeprefix("p/") for name in table.column_names if name.startswith("p/"))
         probabilities = np.column_stack([table[f"p/{name}"].to_numpy() for name in names])
-        return cls(names, ids, Taxonomy(names).multi_hot(labels), probabilities, split, engine, digest)
+        return cls(names, ids, Taxonomy(names).multi_hot(labels), probabilities, split, canonical_name(engine), digest)

@@ -167,12 +167,6 @@ def load_tokenizer(profile: Profile, weights: str | EncoderFiles = "") -> transf
             raise ModelError(f"{files.folder} holds no usable tokenizer for {profile.name}: {_first_line(error)}") from error
 
 
-def build_untrained(profile: Profile, taxonomy: Taxonomy) -> transformers.PreTrainedModel:
-    """Builds the full architecture of a profile with random weights, from its config alone."""
-    config = _config(profile, taxonomy, {"model_type": profile.encoder.model_type, **profile.encoder.architecture})
-    return CLASSES[config.model_type](config)
-
-
 def head_parameters(model: transformers.PreTrainedModel) -> list[nn.Parameter]:
     """Returns the parameters of the head: those that the encoder does not have."""
     return [p for name, p in model.named_parameters() if not name.startswith(model.base_model_prefix + ".")]

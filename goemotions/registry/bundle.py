@@ -27,7 +27,7 @@ from goemotions.storage import store as storage
 
 Variant = Literal["gpu", "cpu"]
 VARIANTS: tuple[Variant, ...] = ("gpu", "cpu")
-ENGINES: dict[str, str] = {"gpu": "torch", "cpu": "onnx-int8"}
+ENGINES: dict[str, str] = {"gpu": "torch", "cpu": "openvino-int8"}
 
 LABELS = "labels.json"
 METRICS = "metrics.json"

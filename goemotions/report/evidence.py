@@ -86,8 +86,8 @@ def frontier(rows: list[dict[str, str]]) -> Section | None:
     return Section(
         "Quality against speed",
         (
-            "minilm on validation, thresholds cross-fitted; test was not opened. Taught: trained on the probabilities of onnx-int8, as "
-            "the bag was. The cascade asks the slow stage only about texts that the fast one is unsure of. Measured on "
+            "minilm on validation, thresholds cross-fitted; test was not opened. Taught: trained on the int8 engine's probabilities, "
+            "as the bag was. The cascade asks the slow stage only about texts that the fast one is unsure of. Measured on "
             f"{rows[0]['machine']}.",
         ),
         (Table(("answered by", "F1 macro", "texts a second"), table),),

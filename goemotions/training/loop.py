@@ -254,13 +254,8 @@ class TrainingLoop:
         tensors["rng.cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state()
-        values = {
-            "fingerprint": self.plan.fingerprint,
-            "step": state.step,
-            "epoch_loss": epoch_loss,
-            "seconds": state.seconds,
-            "history": state.history,
-        }
+        values = {"fingerprint": self.plan.fingerprint, "step": state.step, "epoch_loss": epoch_loss}
+        values |= {"seconds": state.seconds, "history": state.history}
         checkpoint = Checkpoint({name: tensor.cpu().clone() for name, tensor in tensors.items()}, values)
         checkpoints.save(self.plan.location, state.step, checkpoint)
 

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import transformers
@@ -20,7 +19,7 @@ from goemotions.metrics import calibration
 from goemotions.models import classifier, engines, profiles
 from goemotions.models.classifier import EncoderFiles
 from goemotions.models.profiles import Profile
-from goemotions.models.records import CalibrationRecord, RunRecord, TrainingRecord
+from goemotions.models.records import CalibrationRecord, TrainingRecord
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.storage import store
 from goemotions.training import distillation, distributed, hardware, losses
@@ -78,8 +77,15 @@ def train(
             fit, profile, Split(material.train.rows, smoothed), options.seed, options.checkpoint_location
         )
         loop = fit(profile, options.seed, targets, options.checkpoint_location, on_epoch)
-        calibrated = _calibrate(loop, material.validation)
-        record = _record(loop.record(), teachers, calibrated, material, profile, options)
+        run = loop.record()
+        record = TrainingRecord(
+            **vars(run) | {"seconds": run.seconds + sum(teacher.seconds for teacher in teachers)},
+            weights=options.weights or f"{profile.encoder.base}@{profile.encoder.revision}",
+            dataset_digest=material.digest,
+            max_length=material.encoder.max_length,
+            teachers=teachers,
+            calibration=_calibrate(loop, material.validation),
+        )
         if distributed.is_first():
             classifier.save_classifier(output, loop.classifier, material.tokenizer, dataclasses.asdict(record))
     return record
@@ -138,25 +144,6 @@ def _calibrate(loop: TrainingLoop, validation: Split) -> CalibrationRecord:
     )
     classifier.fold_calibration(loop.classifier, scaling)
     return CalibrationRecord(**dataclasses.asdict(scaling), comparison=comparison)
-
-
-def _record(
-    run: RunRecord,
-    teachers: list[RunRecord],
-    calibrated: CalibrationRecord,
-    material: Material,
-    profile: Profile,
-    options: TrainOptions,
-) -> TrainingRecord:
-    values: dict[str, Any] = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
-    return TrainingRecord(
-        **values | {"seconds": run.seconds + sum(teacher.seconds for teacher in teachers)},
-        weights=options.weights or f"{profile.encoder.base}@{profile.encoder.revision}",
-        dataset_digest=material.digest,
-        max_length=material.encoder.max_length,
-        teachers=teachers,
-        calibration=calibrated,
-    )
 
 
 @contextmanager

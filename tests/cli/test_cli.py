@@ -210,7 +210,7 @@ def test_every_step_by_hand_ends_with_a_version_that_answers(
     training = ("--profile", "minilm", "--weights", weights("minilm"), "--epochs", "1", "--run", name)
     told = done("train", "--dataset", dataset, "--output", folder / "model", *training)
     assert told.splitlines()[-1].startswith(f"{folder / 'model'}: minilm, epoch 1 of 1, validation AUC micro 0.")
-    assert "onnx-int8, " in done("export", "--dataset", dataset, *model, "--output", folder / "onnx")
+    assert "openvino-int8, " in done("export", "--dataset", dataset, *model, "--output", folder / "onnx")
     for variant, engine in ENGINES.items():
         splits = ("--validation", folder / variant / "validation", "--test", folder / variant / "test")
         told = done("evaluate", "--dataset", dataset, *model, *onnx, "--engine", engine, *splits)

@@ -67,7 +67,7 @@ def test_evaluate_and_tune_keep_the_splits_apart(dataset: Path, model_folder: Pa
     outputs = {name: dsl.Artifact(uri=str(tmp_path / name)) for name in ("validation", "test")}
     metrics, roc = dsl.Metrics(uri=str(tmp_path / "metrics")), dsl.ClassificationMetrics(uri=str(tmp_path / "roc"))
     inputs = (dsl.Dataset(uri=str(dataset)), dsl.Model(uri=str(model_folder)), dsl.Model(uri=str(onnx_folder)))
-    evaluate.python_func(*inputs, "onnx-int8", **outputs, metrics=metrics, roc=roc)
+    evaluate.python_func(*inputs, "openvino-int8", **outputs, metrics=metrics, roc=roc)
     readings = roc.metadata["confidenceMetrics"]
     assert 2 <= len(readings) <= 200
     assert (readings[0]["falsePositiveRate"], readings[0]["confidenceThreshold"]) == (0.0, 1.0)
@@ -90,7 +90,7 @@ def test_export_reports_parity_and_latency(dataset: Path, model_folder: Path, tm
         dsl.Dataset(uri=str(dataset)), dsl.Model(uri=str(model_folder)), dsl.Model(uri=str(tmp_path / "onnx")), metrics
     )
     assert metrics.metadata["onnx/difference_max"] < 1e-4
-    assert metrics.metadata["onnx-int8/bytes"] < metrics.metadata["onnx/bytes"]
+    assert metrics.metadata["openvino-int8/bytes"] < metrics.metadata["openvino-fp32/bytes"]
 
 
 def test_register_and_report_answer_with_versions_and_pages(

@@ -37,7 +37,7 @@ def scored(draw: st.DrawFn) -> Predictions:
     ids = draw(st.lists(texts, min_size=1, max_size=6, unique=True))
     shape = len(ids), len(names)
     probabilities = draw(hnp.arrays(np.float32, shape, elements=st.floats(0, 1, width=32)))
-    split, engine, digest = draw(st.sampled_from(SPLITS)), draw(st.sampled_from(["torch", "onnx-int8"])), draw(texts)
+    split, engine, digest = draw(st.sampled_from(SPLITS)), draw(st.sampled_from(["torch", "openvino-int8"])), draw(texts)
     return Predictions(names, ids, draw(hnp.arrays(bool, shape)), probabilities, split, engine, digest)
 
 
@@ -54,7 +54,9 @@ def predictions() -> Predictions:
     random = np.random.default_rng(5)
     labels = random.random((60, 3)) < 0.4
     probabilities = (0.6 * random.random(labels.shape) + 0.4 * labels).astype(np.float32)
-    return Predictions(("id", "labels", "joy"), [f"r{i}" for i in range(60)], labels, probabilities, "validation", "onnx", "d1")
+    return Predictions(
+        ("id", "labels", "joy"), [f"r{i}" for i in range(60)], labels, probabilities, "validation", "openvino-fp32", "d1"
+    )
 
 
 @bounded
@@ -86,7 +88,9 @@ def damaged(path: Path, kind: str) -> None:
     elif kind == "text":
         path.write_text("id,labels\n")
     elif kind == "cut":
-        Predictions(("joy",), ["a"], np.ones((1, 1), bool), np.ones((1, 1), np.float32), "test", "onnx", "d").write(path)
+        Predictions(("joy",), ["a"], np.ones((1, 1), bool), np.ones((1, 1), np.float32), "test", "openvino-fp32", "d").write(
+            path
+        )
         path.write_bytes(path.read_bytes()[:-20])
     elif kind == "empty":
         path.touch()
@@ -174,7 +178,7 @@ def test_the_metrics_of_a_split_are_those_of_scikit_learn(candidate: Path, varia
 
 
 def test_an_unknown_engine_is_a_named_error(dataset: Path, candidate: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="there is no engine 'tensorrt': choose torch, onnx or onnx-int8"):
+    with pytest.raises(ModelError, match="there is no engine 'tensorrt': choose from torch, openvino-fp32, openvino-int8"):
         evaluate.evaluate(dataset, candidate / "model", candidate / "onnx", "tensorrt", {"test": tmp_path / "out"})
     assert not (tmp_path / "out").exists()
 
@@ -190,7 +194,7 @@ def test_the_thresholds_tell_what_they_were_fitted_on(tmp_path: Path, prediction
     content = tuning.tune(tmp_path / "validation", tmp_path / "out")
     fitted, read = thresholds.read(tmp_path / "out" / "thresholds.json")
     assert content == read
-    assert (read["split"], read["engine"], read["digest"]) == ("validation", "onnx", "d1")
+    assert (read["split"], read["engine"], read["digest"]) == ("validation", "openvino-fp32", "d1")
     assert tuple(read["thresholds"]) == predictions.names
     expected, rows = thresholds.choose(predictions.labels, predictions.probabilities)
     assert fitted == expected

@@ -19,7 +19,7 @@ HALF = Thresholds("global-0.5", (0.5,) * len(NAMES))
 
 def predictions(labels: np.ndarray, probabilities: np.ndarray) -> Predictions:
     names = tuple(f"label {i}" for i in range(labels.shape[1]))
-    return Predictions(names, [f"r{i}" for i in range(len(labels))], labels, probabilities, "validation", "onnx", "d1")
+    return Predictions(names, [f"r{i}" for i in range(len(labels))], labels, probabilities, "validation", "openvino-fp32", "d1")
 
 
 def candidate(noise: float, *, seed: int = 0, latency_ms: float = 5.0) -> CandidateScores:

@@ -17,7 +17,9 @@ def scores(noise: float, latency_ms: float, profile: str = "x") -> CandidateScor
     labels = random.random((80, 3)) < 0.4
     probabilities = 1 / (1 + np.exp(-(2.0 * labels - 1 + noise * random.normal(size=labels.shape))))
     ids = [f"r{i}" for i in range(80)]
-    predictions = Predictions(("a", "b", "c"), ids, labels, probabilities.astype(np.float32), "validation", "onnx-int8", "d")
+    predictions = Predictions(
+        ("a", "b", "c"), ids, labels, probabilities.astype(np.float32), "validation", "openvino-int8", "d"
+    )
     return CandidateScores(profile, predictions, Thresholds("global-0.5", (0.5,) * 3), latency_ms)
 
 

@@ -1,6 +1,7 @@
 """Engines: one probability a text, whatever it is scored with and beside."""
 
 import functools
+import json
 import os
 import random
 import shutil
@@ -14,11 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goemotions.errors import ModelError
+from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.models import engines
 from goemotions.models.engines import Engine
+from goemotions.models.records import read_exports
 from goemotions.models.tokenizer import TextEncoder
 
-ENGINES = ["torch", "onnx", "onnx-int8"]
+ENGINES = ["torch", "openvino-fp32", "openvino-int8"]
 WORDS = ["lake", "storm", "balloon", "harbour", "the", "quiet", "unheard-of", "\N{GRINNING FACE}"]
 TEXTS = st.lists(st.lists(st.sampled_from(WORDS), max_size=150).map(" ".join), min_size=1, max_size=40)
 
@@ -36,7 +39,7 @@ def engine_of(model_folder: Path, onnx_folder: Path) -> Callable[[str], Engine]:
 
 
 @pytest.mark.fault("http-mixed-batch")
-@pytest.mark.parametrize("name", ["torch", "onnx"])
+@pytest.mark.parametrize("name", ["torch", "openvino-fp32"])
 @given(texts=TEXTS)
 @settings(max_examples=15, deadline=None)
 def test_a_text_gets_the_answer_it_gets_alone(name: str, engine_of: Callable[[str], Engine], texts: list[str]) -> None:
@@ -47,7 +50,7 @@ def test_a_text_gets_the_answer_it_gets_alone(name: str, engine_of: Callable[[st
     assert np.abs(together - np.array([distinct[text] for text in texts])).max() < 1e-5
 
 
-@pytest.mark.parametrize("name", ["torch", "onnx"])
+@pytest.mark.parametrize("name", ["torch", "openvino-fp32"])
 @given(texts=TEXTS, order=st.randoms(use_true_random=False))
 @settings(max_examples=15, deadline=None)
 def test_the_order_of_the_texts_changes_no_answer(
@@ -71,14 +74,14 @@ def test_answers_come_in_the_order_of_the_texts(name: str, engine_of: Callable[[
     assert together.shape == (100, 7)
     assert together.dtype == np.float32
     one_round = together[:5]
-    assert np.abs(together.reshape(20, 5, 7) - one_round).max() < (engines.INT8_BOUND if name == "onnx-int8" else 1e-5)
+    assert np.abs(together.reshape(20, 5, 7) - one_round).max() < (engines.INT8_BOUND if name == "openvino-int8" else 1e-5)
     assert min(np.abs(one_round[a] - one_round[b]).max() for a in range(5) for b in range(a)) > 1e-3
 
 
 @pytest.mark.fault("http-mixed-batch")
 def test_int8_answers_a_batch_as_single_texts_within_its_bound(engine_of: Callable[[str], Engine]) -> None:
     """For the int8 engine: sums in another order may round an activation to the next byte."""
-    engine = engine_of("onnx-int8")
+    engine = engine_of("openvino-int8")
     texts = [" ".join([*WORDS[: 1 + number % 8], *["the"] * number]) for number in range(40)]
     together, _ = engines.score(engine, texts)
     alone = np.concatenate([engines.score(engine, [text])[0] for text in texts])
@@ -110,13 +113,13 @@ def test_no_text_at_all_is_named(name: str, engine_of: Callable[[str], Engine]) 
 
 def test_progress_hears_of_every_text(engine_of: Callable[[str], Engine]) -> None:
     heard: list[int] = []
-    engines.score(engine_of("onnx"), ["lake"] * 700, heard.append)
+    engines.score(engine_of("openvino-fp32"), ["lake"] * 700, heard.append)
     assert sum(heard) == 700
     assert len(heard) > 2
 
 
 def test_threads_may_share_an_engine(engine_of: Callable[[str], Engine]) -> None:
-    engine = engine_of("onnx")
+    engine = engine_of("openvino-fp32")
     texts = [[" ".join(WORDS[: 1 + number % 8])] * 20 for number in range(32)]
     expected = [engines.score(engine, some)[0] for some in texts]
     with ThreadPoolExecutor(4) as pool:
@@ -127,15 +130,29 @@ def test_threads_may_share_an_engine(engine_of: Callable[[str], Engine]) -> None
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_number_of_threads_changes_no_answer(threads: int, model_folder: Path, onnx_folder: Path) -> None:
     encoder = TextEncoder.load(model_folder)
-    bounded = engines.load("onnx", onnx_folder, encoder, threads=threads)
-    free = engines.load("onnx", onnx_folder, encoder)
+    bounded = engines.load("openvino-fp32", onnx_folder, encoder, threads=threads)
+    free = engines.load("openvino-fp32", onnx_folder, encoder)
     texts = ["lake and storm", "balloon"]
     assert np.abs(engines.score(bounded, texts)[0] - engines.score(free, texts)[0]).max() < 1e-5
 
 
 def test_an_unknown_engine_is_refused_with_the_known_ones(model_folder: Path) -> None:
-    with pytest.raises(ModelError, match="there is no engine 'tensorrt': choose torch, onnx or onnx-int8"):
+    with pytest.raises(ModelError, match="there is no engine 'tensorrt': choose from torch, openvino-fp32, openvino-int8"):
         engines.load("tensorrt", model_folder, TextEncoder.load(model_folder))
+
+
+@pytest.mark.parametrize(("former", "name"), [("onnx", "openvino-fp32"), ("onnx-int8", "openvino-int8")])
+def test_former_names_of_engines_are_read(
+    former: str, name: str, model_folder: Path, onnx_folder: Path, tmp_path: Path
+) -> None:
+    assert engines.load(former, onnx_folder, TextEncoder.load(model_folder)).name == name
+    assert engines.suited(former) == name
+    content = json.loads((onnx_folder / "export.json").read_text())
+    (tmp_path / "export.json").write_text(json.dumps({former: content[name]}))
+    assert read_exports(tmp_path).keys() == {name}
+    labels, probabilities = np.ones((1, 1), bool), np.ones((1, 1), np.float32)
+    Predictions(("joy",), ["a"], labels, probabilities, "test", former, "d").write(tmp_path / FILE)
+    assert Predictions.read(tmp_path / FILE).engine == name
 
 
 def cut(path: Path) -> None:

@@ -28,7 +28,7 @@ def texts(dataset: Path) -> list[str]:
 def probabilities(model_folder: Path, onnx_folder: Path, texts: list[str]) -> dict[str, np.ndarray]:
     """The scores of the test split, by engine."""
     encoder = TextEncoder.load(model_folder)
-    folders = {"torch": model_folder, "onnx": onnx_folder, "onnx-int8": onnx_folder}
+    folders = {"torch": model_folder, "openvino-fp32": onnx_folder, "openvino-int8": onnx_folder}
     return {name: engines.score(engines.load(name, folder, encoder), texts)[0] for name, folder in folders.items()}
 
 
@@ -38,7 +38,7 @@ def test_the_folder_holds_two_graphs_and_the_facts(onnx_folder: Path) -> None:
 
 def test_the_facts_hold_for_the_files(onnx_folder: Path) -> None:
     facts = json.loads((onnx_folder / "export.json").read_text())
-    assert facts.keys() == {"torch", "onnx", "onnx-int8"}
+    assert facts.keys() == {"torch", "openvino-fp32", "openvino-int8"}
     for name, file in engines.FILES.items():
         assert facts[name]["bytes"] == (onnx_folder / file).stat().st_size
         assert 0 <= facts[name]["difference_mean"] <= facts[name]["difference_max"] < 1
@@ -46,11 +46,11 @@ def test_the_facts_hold_for_the_files(onnx_folder: Path) -> None:
 
 
 def test_the_float_graph_answers_as_the_model_does(probabilities: dict[str, np.ndarray]) -> None:
-    assert np.abs(probabilities["onnx"] - probabilities["torch"]).max() < 1e-5
+    assert np.abs(probabilities["openvino-fp32"] - probabilities["torch"]).max() < 1e-5
 
 
 def test_the_int8_graph_answers_about_as_the_model_does(probabilities: dict[str, np.ndarray]) -> None:
-    difference = np.abs(probabilities["onnx-int8"] - probabilities["torch"])
+    difference = np.abs(probabilities["openvino-int8"] - probabilities["torch"])
     assert 0 < difference.mean() < 0.05
 
 
@@ -58,8 +58,8 @@ def test_the_int8_graph_computes_with_bytes(onnx_folder: Path) -> None:
     operators = {
         name: {node.op_type for node in onnx.load(onnx_folder / file).graph.node} for name, file in engines.FILES.items()
     }
-    assert "QuantizeLinear" in operators["onnx-int8"]
-    assert "QuantizeLinear" not in operators["onnx"]
+    assert "QuantizeLinear" in operators["openvino-int8"]
+    assert "QuantizeLinear" not in operators["openvino-fp32"]
 
 
 @pytest.mark.parametrize("file", engines.FILES.values())
@@ -80,14 +80,14 @@ def test_the_float_graph_takes_every_length_the_model_was_trained_for(
     mask = np.ones_like(ids)
     answers = [
         engines.load(name, folder, encoder).logits(ids, mask)
-        for name, folder in (("torch", model_folder), ("onnx", onnx_folder))
+        for name, folder in (("torch", model_folder), ("openvino-fp32", onnx_folder))
     ]
     assert answers[0].shape == (rows, 7)
     assert answers[1] == pytest.approx(answers[0], abs=1e-4)
 
 
 def test_padding_changes_nothing_in_the_float_graph(model_folder: Path, onnx_folder: Path) -> None:
-    engine = engines.load("onnx", onnx_folder, TextEncoder.load(model_folder))
+    engine = engines.load("openvino-fp32", onnx_folder, TextEncoder.load(model_folder))
     ids = np.array([[2, 5, 9, 3]])
     alone = engine.logits(ids, np.ones_like(ids))
     for filler in (0, 7, 30):

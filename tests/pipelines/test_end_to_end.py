@@ -43,7 +43,7 @@ def test_there_is_one_parent_run_with_a_child_for_each_profile(registered: dict[
 
 def test_the_report_compares_every_model_and_engine(run: Path, registered: dict[str, Any]) -> None:
     text = (local.report_folder(run) / "report.md").read_text()
-    for title in ("minilm (torch)", "minilm (onnx-int8)", "distilbert (torch)", "distilbert (onnx-int8)"):
+    for title in ("minilm (torch)", "minilm (openvino-int8)", "distilbert (torch)", "distilbert (openvino-int8)"):
         assert f"| {title} |" in text
     assert registered["cpu"]["source"] in text
 

@@ -27,7 +27,7 @@ PRESENT = [text for text in TEXTS if text.strip()]
 
 @pytest.fixture(scope="module")
 def predictor(whole: Path) -> Predictor:
-    return Predictor.load(whole, engine="onnx", threads=1)
+    return Predictor.load(whole, engine="openvino-fp32", threads=1)
 
 
 def write_csv(path: Path, texts: list[str]) -> Path:

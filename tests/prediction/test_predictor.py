@@ -46,12 +46,12 @@ def test_each_variant_answers_with_the_engine_that_suits_the_hardware(
     variant: bundle.Variant, engine: str, bundles: dict[bundle.Variant, Path]
 ) -> None:
     loaded = Predictor.load(bundles[variant])
-    assert loaded.engine.name == (engine if engine != "torch" or torch.cuda.is_available() else "onnx")
+    assert loaded.engine.name == (engine if engine != "torch" or torch.cuda.is_available() else "openvino-fp32")
     assert len(loaded.predict(TEXTS)) == len(TEXTS)
 
 
 def test_another_engine_can_be_asked_for(bundles: dict[bundle.Variant, Path]) -> None:
-    named = {name: Predictor.load(bundles["cpu"], engine=name) for name in ("torch", "onnx", "onnx-int8")}
+    named = {name: Predictor.load(bundles["cpu"], engine=name) for name in ("torch", "openvino-fp32", "openvino-int8")}
     assert [loaded.engine.name for loaded in named.values()] == list(named)
     scores = [loaded.predict(TEXTS, Options(all_scores=True)) for loaded in named.values()]
     for of_torch, of_onnx in zip(scores[0], scores[1], strict=True):

@@ -160,7 +160,7 @@ def test_other_data_needs_the_dataset_to_compare(
     shutil.copytree(candidate, folder, symlinks=True)
     outputs = {split: folder / "cpu" / split for split in ("validation", "test")}
     shutil.rmtree(folder / "cpu")
-    evaluate.evaluate(dataset, model_folder, onnx_folder, "onnx-int8", outputs)
+    evaluate.evaluate(dataset, model_folder, onnx_folder, "openvino-int8", outputs)
     tuning.tune(folder / "cpu" / "validation", folder / "cpu" / "thresholds")
     number = add(model, stored("contender-other", folder, dataset))
     with pytest.raises(PromotionRefused, match=r"version 1 was scored on other data.*Dataset folder"):

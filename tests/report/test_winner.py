@@ -82,4 +82,4 @@ def test_the_report_names_the_winners_of_registration(
     results = [Result.read(variant, one) for variant in VARIANTS for one in artifacts[variant]]
     text = "\n".join(models.compared(results, "digest", 25.0).text)
     assert f"For gpu, take {gpu} (torch): the best on validation, AUC micro" in text
-    assert f"For cpu, take {cpu} (onnx-int8): {reason}, AUC micro" in text
+    assert f"For cpu, take {cpu} (openvino-int8): {reason}, AUC micro" in text

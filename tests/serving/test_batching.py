@@ -48,7 +48,7 @@ class Observed:
 
 @pytest.fixture(scope="module")
 def engine(model_folder: Path, onnx_folder: Path) -> Engine:
-    return engines.load("onnx", onnx_folder, TextEncoder.load(model_folder), threads=2)
+    return engines.load("openvino-fp32", onnx_folder, TextEncoder.load(model_folder), threads=2)
 
 
 @pytest.fixture

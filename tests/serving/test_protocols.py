@@ -315,4 +315,4 @@ def test_metrics_count_requests_and_predictions(server: Server) -> None:
     assert growth("goemotions_request_texts_sum") == 2
     assert growth("goemotions_batch_texts_sum") == 2
     assert growth('request_predict_seconds_count{model_name="goemotions"}') == 1
-    assert after['goemotions_model_info{engine="onnx-int8",profile="minilm",version="r1"}'] == 1
+    assert after['goemotions_model_info{engine="openvino-int8",profile="minilm",version="r1"}'] == 1
