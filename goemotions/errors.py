@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class WorkflowError(Exception):
-    """Base of every error that a user can act on. The command line prints its message and exits with 1."""
+    """Base class of the errors that a user can act on. The command line prints the message and exits with code 1."""
 
 
 class DataError(WorkflowError):
@@ -12,7 +12,7 @@ class DataError(WorkflowError):
 
 
 class SourceUnreachable(WorkflowError):
-    """A hub, bucket or server that holds data or weights did not answer."""
+    """The hub with data or weights cannot be reached."""
 
 
 class ModelError(WorkflowError):
@@ -20,15 +20,15 @@ class ModelError(WorkflowError):
 
 
 class TrainingError(WorkflowError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class Interrupted(WorkflowError):
-    """Training was told to stop; a checkpoint was written where one was asked for."""
+    """Training was stopped by a signal; if checkpoints are configured, one was written."""
 
 
 class StorageError(WorkflowError):
-    """The object store refused, failed for longer than the retries, or lacks an object."""
+    """A file cannot be read or written, in S3 or on disk: no access, no space, no such object, or a failure after all retries."""
 
 
 class IntegrityError(WorkflowError):
@@ -36,19 +36,19 @@ class IntegrityError(WorkflowError):
 
 
 class TrackingError(WorkflowError):
-    """The MLflow server cannot be reached or refused a request."""
+    """The MLflow server cannot be reached or rejected a request."""
 
 
 class DeploymentError(WorkflowError):
-    """A cluster cannot be reached, refuses, or does not get a version ready."""
+    """A cluster cannot be reached, rejects a request, or a version does not become ready."""
 
 
 class PromotionRefused(WorkflowError):
-    """A version does not pass the gate, or there is none to go back to."""
+    """A version does not pass the gate, or there is no earlier champion to roll back to."""
 
 
 class RequestError(WorkflowError):
-    """A prediction request is not answered. ``status`` is the HTTP status, ``retry_after`` the seconds to wait first."""
+    """A prediction request is rejected. ``status`` is the HTTP status, ``retry_after`` the seconds to wait before a retry."""
 
     def __init__(self, message: str, status: int = 400, *, retry_after: int | None = None) -> None:
         super().__init__(message)

@@ -25,6 +25,7 @@ import psutil
 from goemotions.defaults import BUCKET
 from goemotions.errors import WorkflowError
 from goemotions.storage import s3
+from goemotions.storage.folder import replacing
 
 FOLDER = Path(".local")
 START_SECONDS = 120
@@ -160,10 +161,9 @@ def _keys(folder: Path) -> dict[str, str]:
 
 
 def _write_private(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".new")
-    temporary.touch(mode=0o600)
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.touch(mode=0o600)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _start_seaweedfs(folder: Path, keys: dict[str, str]) -> Server:

@@ -49,11 +49,11 @@ def commands() -> None:
 @click.option("--max-quarantined", default=0.05, show_default=True, help="Share of rows that may be unusable.")
 def ingest(source: str, output: Path, **options: Any) -> None:
     """Read, validate and describe a data set."""
-    from goemotions.data.dataset import ingest
+    from goemotions.data.dataset import INFO_FILE, ingest
 
     info = ingest(source, output, **options)
     counts = ", ".join(f"{count:,} {split}" for split, count in info["rows"].items())
-    click.echo(f"{output}: {counts} rows, {len(info['labels'])} labels, digest {info['digest'][:12]}; see dataset.json there")
+    click.echo(f"{output}: {counts} rows, {len(info['labels'])} labels, digest {info['digest'][:12]}; see {INFO_FILE} there")
 
 
 @commands.command()

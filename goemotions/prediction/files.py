@@ -6,10 +6,9 @@ Text files begin with a line of column names; a ``.csv`` may quote its cells, a 
 from __future__ import annotations
 
 import csv
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,6 +24,7 @@ from goemotions.errors import DataError, StorageError
 from goemotions.metrics.probabilities import rank_labels
 from goemotions.models import engines
 from goemotions.prediction.predictor import Options, Predictor
+from goemotions.storage.folder import replacing
 
 CHUNK = 4096
 LONGEST_CELL = 2**24
@@ -254,19 +254,14 @@ def _lines(path: Path, file: BinaryIO) -> Iterator[str]:
 
 @contextmanager
 def _whole(output: Path) -> Iterator[Path]:
-    """A temporary name beside a file; what is written there takes the file's name at the end, and goes where that fails."""
-    partial = output.with_name(f".{output.name}.partial")
+    """``replacing``, with a named error if the file cannot be written."""
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        os.replace(partial, output)
+        with replacing(output) as partial:
+            yield partial
     except OSError as error:
         raise StorageError(
             f"{output} cannot be written ({error.strerror or error}): free space or choose another place"
         ) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 @contextmanager

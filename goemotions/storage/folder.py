@@ -16,12 +16,17 @@ PARTIAL = ".partial"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """A temporary path beside a file: when the block ends without an error, what was written there replaces the file atomically.
 
-    After an error the file is as it was before. Several processes may write the same file: the last one to finish wins.
+    After an error the file is as it was before.
+
+    Args:
+        path: the file; its folder is created.
+        shared: several processes may write the file at the same time, and the last one to finish wins. The temporary file of a process
+            that was killed then remains until ``sweep``; otherwise the next write overwrites it.
     """
-    with _temporary(path) as temporary:
+    with _temporary(path, f".{os.getpid()}{PARTIAL}" if shared else PARTIAL) as temporary:
         yield temporary
         try:
             os.replace(temporary, path)
@@ -32,9 +37,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
+def _temporary(path: Path, ending: str) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    temporary = path.with_name(f".{path.name}{ending}")
     try:
         yield temporary
     finally:
@@ -81,11 +86,11 @@ class FolderBackend(Backend):
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        with replacing(self.root / name) as temporary:
+        with replacing(self.root / name, shared=True) as temporary:
             yield temporary
 
     def write_new(self, name: str, content: bytes) -> bool:
-        with _temporary(self.root / name) as temporary:
+        with _temporary(self.root / name, f".{os.getpid()}{PARTIAL}") as temporary:
             temporary.write_bytes(content)
             try:
                 # Unlike a rename, a link fails if the name is taken.

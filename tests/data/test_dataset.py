@@ -373,7 +373,7 @@ def canonical(train: list[tuple[str, list[int], str]]) -> tuple[Taxonomy, dict[s
     }
 
 
-def test_parquet_with_class_labels_brings_its_own_names(tmp_path: Path) -> None:
+def test_parquet_with_class_labels_has_its_own_names(tmp_path: Path) -> None:
     folder = tmp_path / "source"
     folder.mkdir()
     for name, rows in (("train", TRAIN), ("validation", DEV), ("test", TEST)):
@@ -383,7 +383,7 @@ def test_parquet_with_class_labels_brings_its_own_names(tmp_path: Path) -> None:
     assert info["digest"] == digest(*canonical(TRAIN))
 
 
-def test_names_beside_a_parquet_file_win_over_its_own(tmp_path: Path) -> None:
+def test_names_beside_a_parquet_file_take_precedence(tmp_path: Path) -> None:
     folder = tmp_path / "source"
     folder.mkdir()
     for name, rows in (("train", TRAIN), ("validation", DEV), ("test", TEST)):
@@ -419,7 +419,7 @@ def test_the_share_of_unusable_rows_is_an_option(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("data-duplicate-id")
-def test_an_id_of_a_row_left_out_is_still_taken(tmp_path: Path) -> None:
+def test_the_id_of_a_quarantined_row_is_still_in_use(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="id d1 is in train and in validation"):
         ingested(tmp_path, {"train.tsv": tsv([*many(19), ("", [0], "d1")])})
 
@@ -442,7 +442,7 @@ def test_a_row_without_a_label_is_left_out_and_counted(tmp_path: Path, changes: 
 
 @pytest.mark.parametrize("changes", UNLABELLED.values(), ids=UNLABELLED.keys())
 @pytest.mark.fault("data-no-label")
-def test_a_row_without_a_label_is_kept_where_asked(tmp_path: Path, changes: dict[str, bytes | None]) -> None:
+def test_a_row_without_a_label_is_kept_with_the_option(tmp_path: Path, changes: dict[str, bytes | None]) -> None:
     info = ingested(tmp_path, changes, unlabelled="keep")
     assert info["unlabelled"] == "keep"
     assert info["quarantined"]["train"] == {}
@@ -476,7 +476,7 @@ def test_a_label_absent_from_train_is_a_warning_and_has_finite_metrics(
     assert all(np.isfinite(value) for value in values.values())
 
 
-def test_no_warning_where_train_has_every_label(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_warning_if_train_has_every_label(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert ingested(tmp_path)["labels_absent_from_train"] == []
     assert not caplog.records
 
@@ -493,7 +493,7 @@ def test_texts_of_train_in_validation_and_test_are_counted(tmp_path: Path) -> No
 
 
 @pytest.mark.fault("data-leakage")
-def test_leaked_texts_are_dropped_from_train_where_asked(tmp_path: Path) -> None:
+def test_leaked_texts_are_dropped_from_train_with_the_option(tmp_path: Path) -> None:
     info = ingested(tmp_path, {"train.tsv": tsv(LEAKED + TRAIN)}, drop_leaked=True)
     assert info["leaked_rows_dropped"] is True
     assert info["leakage"]["validation"] == {"exact": 1, "normalized": 1}
@@ -503,7 +503,7 @@ def test_leaked_texts_are_dropped_from_train_where_asked(tmp_path: Path) -> None
 
 
 @pytest.mark.fault("data-leakage")
-def test_train_that_is_leaked_as_a_whole_is_a_named_error(tmp_path: Path) -> None:
+def test_a_completely_leaked_train_is_a_named_error(tmp_path: Path) -> None:
     leaked = [(text, labels, f"t{row_id}") for text, labels, row_id in DEV]
     with pytest.raises(DataError, match="no row of train is left"):
         ingested(tmp_path, {"train.tsv": tsv(leaked)}, drop_leaked=True)
@@ -605,20 +605,20 @@ DIFFERENT: dict[str, dict[str, bytes | None]] = {
     "a label": {"train.tsv": changed(0, 1, [1])},
     "one label more": {"train.tsv": changed(0, 1, [0, 1])},
     "an id": {"train.tsv": changed(2, 2, "t9")},
-    "a row less": {"train.tsv": tsv(TRAIN[:2])},
+    "one row less": {"train.tsv": tsv(TRAIN[:2])},
     "the order": {"train.tsv": tsv(TRAIN[::-1])},
     "a row of test": {"test.tsv": tsv(TEST[:1])},
     "a row in another split": {"train.tsv": tsv([*TRAIN, DEV[0]]), "dev.tsv": tsv(DEV[1:])},
     "a label's name": {"emotions.txt": b"calm\ndread\njoy\n"},
     "the labels' order": {"emotions.txt": b"dread\ncalm\nglee\n"},
-    "a label more": {"emotions.txt": b"calm\ndread\nglee\njoy\n"},
+    "one more label": {"emotions.txt": b"calm\ndread\nglee\njoy\n"},
 }
 
 
 @pytest.mark.parametrize("changes", DIFFERENT.values(), ids=DIFFERENT.keys())
 @pytest.mark.fault("data-changed")
 def test_the_digest_changes_with(tmp_path: Path, changes: dict[str, bytes | None]) -> None:
-    """The digest is what a cached step is found by."""
+    """The digest is the key of a cached step."""
     assert ingested(tmp_path, changes)["digest"] != digest(*canonical(TRAIN))
 
 
@@ -630,7 +630,7 @@ def test_the_sample_is_a_source(tmp_path: Path) -> None:
     assert len(load_dataset(tmp_path / "first")[0]["train"]) == info["rows"]["train"] > 1000
 
 
-def test_a_folder_below_the_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     folder_of(tmp_path / "comments")
     assert ingest("~/comments", tmp_path / "dataset")["rows"]["train"] == 3
@@ -642,7 +642,7 @@ def test_a_source_that_is_not_there_is_a_named_error(tmp_path: Path, source: str
         ingest(source, tmp_path / "dataset")
 
 
-def test_s3_holds_the_same_dataset_as_the_folder(source: Path, dataset: Path, bucket: str, tmp_path: Path) -> None:
+def test_a_source_in_s3_becomes_the_same_dataset(source: Path, dataset: Path, bucket: str, tmp_path: Path) -> None:
     store.put(source, bucket)
     info = ingest(bucket, tmp_path / "dataset")
     assert (info["source"], info["revision"]) == (bucket, "s3")
@@ -686,7 +686,7 @@ ROWS = st.lists(st.tuples(TEXTS, LABELS, IDS), min_size=1, max_size=8, unique_by
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=ROWS, end=st.sampled_from(["\n", "\r\n"]), bom=st.booleans(), last_newline=st.booleans(), zipped=st.booleans())
-def test_any_valid_rows_come_back_as_they_were(
+def test_any_valid_rows_are_stored_unchanged(
     tmp_path: Path, rows: list[tuple[str, list[int], str]], end: str, bom: bool, last_newline: bool, zipped: bool
 ) -> None:
     content = b"\xef\xbb\xbf" * bom + tsv(rows, end)
@@ -739,38 +739,38 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     files: dict[str, dict[str, bytes]]
-    asked: list[str]
+    requested: list[str]
     ended: threading.Event
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        self.asked.append(path)
+        self.requested.append(path)
         if "/silent" in path:
             self.ended.wait(60)
             self.close_connection = True
             return
         if "/failing" in path:
-            self.answer(503, b"")
+            self.respond(503, b"")
             return
         name = next((name for name in self.files if f"/{name}" in path), "")
         if not name:
-            self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+            self.respond(404, b"{}", {"X-Error-Code": "RepoNotFound"})
         elif f"/resolve/{COMMIT}/" in path:
             content = self.files[name][path.partition(f"/resolve/{COMMIT}/")[2]]
-            self.answer(200, content, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'})
+            self.respond(200, content, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'})
         elif "/tree/" in path:
             tree = [
                 {"type": "file", "path": file, "size": len(content), "oid": "0"} for file, content in self.files[name].items()
             ]
-            self.answer(200, json.dumps(tree).encode())
+            self.respond(200, json.dumps(tree).encode())
         elif "/revision/" in path and not path.endswith((COMMIT, "/main")):
-            self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+            self.respond(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         else:
-            self.answer(200, json.dumps({"id": f"tests/{name}", "sha": COMMIT, "siblings": []}).encode())
+            self.respond(200, json.dumps({"id": f"tests/{name}", "sha": COMMIT, "siblings": []}).encode())
 
     do_HEAD = do_GET
 
-    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+    def respond(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
@@ -790,10 +790,10 @@ from goemotions.errors import WorkflowError
 for number, source in enumerate(sys.argv[2:]):
     began = time.monotonic()
     try:
-        answer = ingest(source, Path(sys.argv[1], str(number)))
+        outcome = ingest(source, Path(sys.argv[1], str(number)))
     except WorkflowError as error:
-        answer = {"error": type(error).__name__, "message": str(error)}
-    print(json.dumps({**answer, "source": source, "seconds": time.monotonic() - began}))
+        outcome = {"error": type(error).__name__, "message": str(error)}
+    print(json.dumps({**outcome, "source": source, "seconds": time.monotonic() - began}))
 """
 
 HUB_SOURCES = (
@@ -811,10 +811,10 @@ HUB_SOURCES = (
 
 @dataclass(frozen=True)
 class HubRun:
-    """What each source became, the paths the hub was asked for, and the folder that now holds its cache."""
+    """The outcome of each source, the paths that were requested of the hub, and the folder with its cache."""
 
-    answers: dict[str, dict[str, Any]]
-    asked: list[str]
+    outcomes: dict[str, dict[str, Any]]
+    requested: list[str]
     folder: Path
 
 
@@ -826,20 +826,22 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> HubRun:
         hugging_face(rows, folder / "rows.parquet")
         good[f"data/{split}-00000-of-00001.parquet"] = (folder / "rows.parquet").read_bytes()
     scripted = {"README.md": good["README.md"], "scripted.py": b"raise SystemExit(9)", "train.pkl": b"no pickle"}
-    handler = type("Handler", (Hub,), {"files": {"good": good, "scripted": scripted}, "asked": [], "ended": threading.Event()})
+    handler = type(
+        "Handler", (Hub,), {"files": {"good": good, "scripted": scripted}, "requested": [], "ended": threading.Event()}
+    )
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        answers = ingest_each(HUB_SOURCES, f"http://127.0.0.1:{server.server_port}", folder)
+        outcomes = ingest_each(HUB_SOURCES, f"http://127.0.0.1:{server.server_port}", folder)
     finally:
         handler.ended.set()
         server.shutdown()
         server.server_close()
-    return HubRun(answers, handler.asked, folder)
+    return HubRun(outcomes, handler.requested, folder)
 
 
 def ingest_each(sources: Sequence[str], endpoint: str, folder: Path) -> dict[str, dict[str, Any]]:
-    """What each source becomes in a process that takes ``endpoint`` for the hub."""
+    """The outcome of each source in a process whose hub is ``endpoint``."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and "proxy" not in name.lower()}
     done = subprocess.run(
         [sys.executable, "-c", INGEST_EACH, str(folder / "out"), *sources],
@@ -850,19 +852,19 @@ def ingest_each(sources: Sequence[str], endpoint: str, folder: Path) -> dict[str
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return {answer["source"]: answer for answer in map(json.loads, done.stdout.splitlines())}
+    return {outcome["source"]: outcome for outcome in map(json.loads, done.stdout.splitlines())}
 
 
 @pytest.mark.parametrize("source", HUB_SOURCES[:2])
-def test_the_hub_holds_the_same_dataset_as_a_folder(hub: HubRun, source: str) -> None:
-    assert hub.answers[source].get("message") is None
-    assert hub.answers[source]["revision"] == COMMIT
-    assert hub.answers[source]["digest"] == digest(*canonical(TRAIN))
+def test_a_source_on_the_hub_becomes_the_same_dataset(hub: HubRun, source: str) -> None:
+    assert hub.outcomes[source].get("message") is None
+    assert hub.outcomes[source]["revision"] == COMMIT
+    assert hub.outcomes[source]["digest"] == digest(*canonical(TRAIN))
 
 
 @pytest.mark.fault("data-code")
-def test_scripts_and_pickles_on_the_hub_are_not_even_fetched(hub: HubRun) -> None:
-    fetched = {path.rpartition("/")[2] for path in hub.asked if "/resolve/" in path}
+def test_scripts_and_pickles_on_the_hub_are_not_downloaded(hub: HubRun) -> None:
+    fetched = {path.rpartition("/")[2] for path in hub.requested if "/resolve/" in path}
     assert "train-00000-of-00001.parquet" in fetched
     assert not [name for name in fetched if not name.endswith((".parquet", ".md"))]
 
@@ -879,41 +881,41 @@ def test_scripts_and_pickles_on_the_hub_are_not_even_fetched(hub: HubRun) -> Non
     ],
     ids=["revision", "name", "no name", "configuration", "script and pickle"],
 )
-def test_what_the_hub_does_not_have_is_a_named_error(hub: HubRun, source: str, message: str) -> None:
-    assert hub.answers[source]["error"] == DataError.__name__
-    assert hub.answers[source]["message"].startswith(message)
+def test_a_data_set_that_the_hub_lacks_is_a_named_error(hub: HubRun, source: str, message: str) -> None:
+    assert hub.outcomes[source]["error"] == DataError.__name__
+    assert hub.outcomes[source]["message"].startswith(message)
 
 
 @pytest.mark.parametrize("source", ["hub:tests/failing", "hub:tests/silent"])
 @pytest.mark.fault("hub-unreachable")
-def test_a_hub_that_does_not_answer_is_a_named_error_within_seconds(hub: HubRun, source: str) -> None:
-    answer = hub.answers[source]
-    assert answer["error"] == SourceUnreachable.__name__
-    assert "sample" in answer["message"]
-    assert "local folder" in answer["message"]
-    assert "s3://bucket/prefix/" in answer["message"]
-    assert answer["seconds"] < 10
+def test_a_hub_that_cannot_be_reached_is_a_named_error_within_seconds(hub: HubRun, source: str) -> None:
+    outcome = hub.outcomes[source]
+    assert outcome["error"] == SourceUnreachable.__name__
+    assert "sample" in outcome["message"]
+    assert "local folder" in outcome["message"]
+    assert "s3://bucket/prefix/" in outcome["message"]
+    assert outcome["seconds"] < 10
 
 
 @pytest.mark.fault("hub-unreachable")
 def test_without_a_network_the_cache_is_used_or_the_other_sources_are_named(hub: HubRun) -> None:
-    answers = ingest_each(["hub:tests/good", "hub:tests/absent"], "http://127.0.0.1:9", hub.folder)
-    assert answers["hub:tests/good"]["digest"] == hub.answers["hub:tests/good"]["digest"]
-    assert answers["hub:tests/absent"]["error"] == SourceUnreachable.__name__
+    outcomes = ingest_each(["hub:tests/good", "hub:tests/absent"], "http://127.0.0.1:9", hub.folder)
+    assert outcomes["hub:tests/good"]["digest"] == hub.outcomes["hub:tests/good"]["digest"]
+    assert outcomes["hub:tests/absent"]["error"] == SourceUnreachable.__name__
     assert (
         "DATA=sample, a local folder (DATA=path/to/folder) or DATA=s3://bucket/prefix/"
-        in answers["hub:tests/absent"]["message"]
+        in outcomes["hub:tests/absent"]["message"]
     )
-    assert answers["hub:tests/absent"]["seconds"] < 10
+    assert outcomes["hub:tests/absent"]["seconds"] < 10
 
 
-def test_memory_hardly_grows_with_the_rows(tmp_path: Path) -> None:
-    """Rows and texts are not held: what is, takes some fifty bytes a row, and while it is sorted a few times that."""
+def test_memory_grows_little_with_the_rows(tmp_path: Path) -> None:
+    """Texts are not kept in memory, only about fifty bytes per row, and a few times that while they are sorted."""
     script = (
         "import sys; from pathlib import Path; from benchmarks import measuring; from goemotions.data.dataset import ingest\n"
         "ingest(sys.argv[1], Path(sys.argv[2])); print(measuring.peak_mib())"
     )
-    peaks, counts = [], (20_000, 120_000)
+    peaks, counts = [], (10_000, 70_000)
     for rows in counts:
         source = tmp_path / str(rows)
         source.mkdir()

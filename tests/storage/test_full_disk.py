@@ -1,4 +1,4 @@
-"""A full disk is a named error of every step, and what was made before stays."""
+"""A full disk is a named error of every step, and earlier outputs stay as they were."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support import bundles, tools
 
 
 def on_a_small_disk(folder: Path, kilobytes: int, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """A command with a file system of this size mounted at the folder, in a namespace of its own."""
+    """Runs a command in its own mount namespace with a file system of this size at the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     command = shlex.join([sys.executable, "-m", "goemotions.cli", *map(str, arguments)])
     script = f"mount -t tmpfs -o size={kilobytes}k tmpfs {shlex.quote(str(folder))} && exec {command}"
@@ -26,13 +26,13 @@ def on_a_small_disk(folder: Path, kilobytes: int, *arguments: str | Path) -> sub
         "--mount",
     ]
     if subprocess.run([*own, "mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True, check=False).returncode:
-        tools.missing("a namespace may not be made here, or nothing mounted in it: a full disk is not tried")
+        tools.missing("no permission to make a namespace or to mount in it: a full disk is not tested")
     return subprocess.run([*own, "sh", "-c", script], capture_output=True, text=True, check=False, timeout=120)
 
 
 @pytest.fixture(scope="module")
 def steps(source: Path, dataset: Path, candidate: Path, weights: Callable[[str], str]) -> dict[str, list[str | Path]]:
-    """The arguments of each step but its outputs."""
+    """The arguments of each step except its outputs."""
     model, onnx = candidate / "model", candidate / "onnx"
     return {
         "ingest": ["ingest", "--source", source],
@@ -50,7 +50,7 @@ def steps(source: Path, dataset: Path, candidate: Path, weights: Callable[[str],
     ("step", "kilobytes"),
     [("ingest", 16), ("train", 64), ("export", 64), ("evaluate", 4), ("tune-thresholds", 4), ("report", 64)],
 )
-def test_a_step_on_a_full_disk_says_so(
+def test_a_full_disk_is_a_named_error_of_each_step(
     steps: dict[str, list[str | Path]], step: str, kilobytes: int, candidate: Path, tmp_path: Path
 ) -> None:
     disk = tmp_path / "disk"
@@ -67,7 +67,9 @@ def test_a_step_on_a_full_disk_says_so(
 
 
 @pytest.mark.fault("disk-full")
-def test_checkpoints_on_a_full_disk_end_the_training_by_name(steps: dict[str, list[str | Path]], tmp_path: Path) -> None:
+def test_checkpoints_on_a_full_disk_end_the_training_with_a_named_error(
+    steps: dict[str, list[str | Path]], tmp_path: Path
+) -> None:
     disk = tmp_path / "disk"
     arguments = [
         *steps["train"],
@@ -85,7 +87,7 @@ def test_checkpoints_on_a_full_disk_end_the_training_by_name(steps: dict[str, li
 
 
 @pytest.mark.fault("disk-full")
-def test_a_download_to_a_full_disk_keeps_what_was_there(candidate: Path, tmp_path: Path) -> None:
+def test_a_download_to_a_full_disk_leaves_the_bundle_as_it_was(candidate: Path, tmp_path: Path) -> None:
     bundles.assemble(tmp_path / "bundle", candidate)
     disk = tmp_path / "disk"
     made = on_a_small_disk(disk, 64, "download", f"{tmp_path}/bundle", "--output", disk / "model")

@@ -1,4 +1,4 @@
-"""The manifest: a folder that was changed in any byte is not taken for whole."""
+"""The manifest: a folder with any changed byte does not verify."""
 
 import json
 import tempfile
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 @bounded
 @given(contents)
-def test_an_untouched_folder_is_whole(files: dict[str, bytes]) -> None:
+def test_an_unchanged_folder_verifies(files: dict[str, bytes]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         make(Path(scratch), files)
         manifest.write(Path(scratch), run="r1")
@@ -46,7 +46,7 @@ def test_an_untouched_folder_is_whole(files: dict[str, bytes]) -> None:
 @bounded
 @given(contents, st.data())
 @pytest.mark.fault("object-damaged")
-def test_every_changed_byte_is_found(files: dict[str, bytes], data: st.DataObject) -> None:
+def test_every_changed_byte_is_detected(files: dict[str, bytes], data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(files)))
     position = data.draw(st.integers(0, len(files[name]) - 1))
     flip = data.draw(st.integers(1, 255))
@@ -58,14 +58,14 @@ def test_every_changed_byte_is_found(files: dict[str, bytes], data: st.DataObjec
 @bounded
 @given(contents, st.data())
 @pytest.mark.fault("object-damaged")
-def test_every_cut_is_found(files: dict[str, bytes], data: st.DataObject) -> None:
+def test_every_truncation_is_detected(files: dict[str, bytes], data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(files)))
     refuse(files, name, files[name][: data.draw(st.integers(0, len(files[name]) - 1))])
 
 
 @bounded
 @given(contents, st.binary(min_size=1, max_size=5), st.data())
-def test_every_added_byte_is_found(files: dict[str, bytes], extra: bytes, data: st.DataObject) -> None:
+def test_every_added_byte_is_detected(files: dict[str, bytes], extra: bytes, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(files)))
     refuse(files, name, files[name] + extra)
 
@@ -86,7 +86,7 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
         manifest.verify(folder)
 
 
-def test_a_folder_in_the_place_of_a_file_is_a_missing_file(folder: Path) -> None:
+def test_a_folder_instead_of_a_file_is_a_missing_file(folder: Path) -> None:
     (folder / "weights").unlink()
     (folder / "weights").mkdir()
     with pytest.raises(IntegrityError, match="lacks weights"):
@@ -130,7 +130,7 @@ def test_a_damaged_manifest_is_a_named_error(folder: Path, content: bytes | None
 
 @bounded
 @given(st.data())
-def test_a_manifest_with_changed_bytes_never_vouches_for_changed_files(data: st.DataObject) -> None:
+def test_changed_files_do_not_verify_with_a_changed_manifest_either(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         make(Path(scratch), {"weights": b"0123456789"})
         manifest.write(Path(scratch))
@@ -143,7 +143,7 @@ def test_a_manifest_with_changed_bytes_never_vouches_for_changed_files(data: st.
             manifest.verify(Path(scratch))
 
 
-def test_a_cut_manifest_is_a_named_error(folder: Path) -> None:
+def test_a_truncated_manifest_is_a_named_error(folder: Path) -> None:
     content = (folder / manifest.NAME).read_bytes()
     for length in range(0, len(content), 7):
         (folder / manifest.NAME).write_bytes(content[:length])
@@ -157,8 +157,8 @@ def test_writing_it_again_gives_the_same_bytes(folder: Path) -> None:
     assert (folder / manifest.NAME).read_bytes() == before
 
 
-def test_what_a_crash_left_of_a_manifest_is_not_listed(folder: Path) -> None:
-    (folder / f".{manifest.NAME}.123{PARTIAL}").write_text('{"files"')
+def test_the_temporary_manifest_of_a_crash_is_not_listed(folder: Path) -> None:
+    (folder / f".{manifest.NAME}{PARTIAL}").write_text('{"files"')
     manifest.write(folder)
     assert sorted(manifest.verify(folder)["files"]) == ["sub/config.json", "weights"]
 

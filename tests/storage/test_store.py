@@ -1,12 +1,14 @@
-"""Storage: the same behaviour on disk and in S3, and named errors where the store fails."""
+"""Storage: the same behaviour on disk and in S3, and named errors if the store fails."""
 
 import http.client
 import http.server
+import io
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,7 +33,7 @@ def read_all(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(params=["local", "s3"])
 def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A place of the test's own, on disk and in S3."""
+    """A location that only this test uses, on disk and in S3."""
     return request.getfixturevalue("bucket") if request.param == "s3" else f"{tmp_path}/store/"
 
 
@@ -49,15 +51,15 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]
     s3.client.cache_clear()
 
 
-Answer = Callable[[str, str, int], str | bytes | None]
+Response = Callable[[str, str, int], str | bytes | None]
 
 
 class Gateway(http.server.ThreadingHTTPServer):
-    """Stands before the S3 server: notes every request, and passes it on or answers with an S3 error or a body instead."""
+    """A proxy of the S3 server: records every request, and forwards it or responds with an S3 error or a body instead."""
 
     daemon_threads = True
 
-    def __init__(self, upstream: str, instead: Answer) -> None:
+    def __init__(self, upstream: str, instead: Response) -> None:
         super().__init__(("127.0.0.1", 0), Passing)
         self.upstream = urlsplit(upstream).netloc
         self.instead = instead
@@ -73,7 +75,7 @@ class Passing(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Gateway
 
-    def answer(self) -> None:
+    def respond(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         with self.server.lock:
             self.server.requests.append((self.command, self.path))
@@ -83,7 +85,7 @@ class Passing(http.server.BaseHTTPRequestHandler):
             return
         if instead:
             status = {"AccessDenied": 403, "InternalError": 500, "SlowDown": 503}[instead]
-            content = f"<Error><Code>{instead}</Code><Message>as told</Message></Error>".encode()
+            content = f"<Error><Code>{instead}</Code><Message>injected</Message></Error>".encode()
             self.reply(status, {"Content-Type": "application/xml"}, content)
             return
         connection = http.client.HTTPConnection(self.server.upstream, timeout=30)
@@ -107,7 +109,7 @@ class Passing(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = respond
 
     def log_message(self, *_: object) -> None:
         pass
@@ -115,10 +117,10 @@ class Passing(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def through(stack: Path, configured: Callable[..., None]) -> Iterator[Callable[..., Gateway]]:
-    """A function that puts a gateway before S3; it answers with what ``instead`` says, or passes the request on."""
+    """A function that starts a gateway before S3, which responds with what ``instead`` returns, or forwards the request."""
     started: list[Gateway] = []
 
-    def start(instead: Answer) -> Gateway:
+    def start(instead: Response) -> Gateway:
         gateway = Gateway(os.environ["AWS_ENDPOINT_URL"], instead)
         threading.Thread(target=gateway.serve_forever, args=(0.05,), daemon=True).start()
         started.append(gateway)
@@ -131,12 +133,12 @@ def through(stack: Path, configured: Callable[..., None]) -> Iterator[Callable[.
         gateway.server_close()
 
 
-def test_what_is_put_is_fetched_to_the_byte(location: str, tmp_path: Path) -> None:
+def test_put_and_fetch_copy_every_byte(location: str, tmp_path: Path) -> None:
     store.put(make(tmp_path / "from"), location)
     assert read_all(store.fetch(location, tmp_path / "to")) == FILES
 
 
-def test_a_file_is_read_and_a_missing_one_is_none(location: str, tmp_path: Path) -> None:
+def test_read_returns_the_content_or_none(location: str, tmp_path: Path) -> None:
     store.put(make(tmp_path / "from"), location)
     assert store.read(location, "sub/model.safetensors") == FILES["sub/model.safetensors"]
     assert store.read(location, "sub") is None
@@ -152,15 +154,15 @@ def test_the_children_of_a_location_are_its_folders(location: str, tmp_path: Pat
     assert store.children(store.join(location, "nothing")) == []
 
 
-def test_more_children_than_a_page_are_all_listed(bucket: str, tmp_path: Path) -> None:
+def test_more_children_than_one_page_are_all_listed(bucket: str, tmp_path: Path) -> None:
     place = s3.S3Backend(bucket)
-    for number in range(1005):
-        s3.client().put_object(Bucket=place.bucket, Key=f"{place.prefix}{number:04d}/x", Body=b"x")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: place.write_new(f"{number:04d}/x", b"x"), range(1005)))
     assert len(store.children(bucket)) == 1005
 
 
 @pytest.mark.parametrize("ending", ["v1", "v1/"], ids=["without slash", "with slash"])
-def test_a_prefix_does_not_reach_into_a_longer_one(location: str, tmp_path: Path, ending: str) -> None:
+def test_a_prefix_does_not_match_a_longer_one(location: str, tmp_path: Path, ending: str) -> None:
     for name in ("v1", "v10"):
         store.put(make(tmp_path / name, {"name": name.encode()}), store.join(location, name))
     assert read_all(store.fetch(location + ending, tmp_path / "to")) == {"name": b"v1"}
@@ -170,7 +172,7 @@ def test_a_prefix_does_not_reach_into_a_longer_one(location: str, tmp_path: Path
     assert read_all(store.fetch(store.join(location, "v10"), tmp_path / "to 10")) == {"name": b"v10"}
 
 
-def test_what_is_removed_is_gone(location: str, tmp_path: Path) -> None:
+def test_remove_deletes_everything_below_a_location(location: str, tmp_path: Path) -> None:
     store.put(make(tmp_path / "from"), store.join(location, "v1"))
     store.remove(store.join(location, "v1"))
     assert store.children(location) == []
@@ -180,6 +182,34 @@ def test_what_is_removed_is_gone(location: str, tmp_path: Path) -> None:
 def test_a_location_without_files_is_a_named_error(location: str, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="holds no file: check the location and its final /"):
         store.fetch(store.join(location, "nothing"), tmp_path / "to")
+
+
+def test_a_file_is_listed_and_read_in_parts(location: str, tmp_path: Path) -> None:
+    store.put(make(tmp_path / "from"), location)
+    assert [(file.name, file.size) for file in store.files(location)] == sorted((name, len(FILES[name])) for name in FILES)
+    assert [store.has(location, name) for name in ("config.json", "config", "sub")] == [True, False, False]
+    with store.open_file(location, "sub/model.safetensors") as file:
+        file.seek(-10, io.SEEK_END)
+        assert (file.read(4), file.read()) == (FILES["sub/model.safetensors"][-10:-6], FILES["sub/model.safetensors"][-6:])
+
+
+def test_a_file_is_written_completely_or_not_at_all(location: str) -> None:
+    with store.writing(location, "a") as path:
+        path.write_bytes(b"first")
+
+    def interrupted() -> None:
+        with store.writing(location, "a") as path:
+            path.write_bytes(b"sec")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
+    assert [(file.name, store.read(location, file.name)) for file in store.files(location)] == [("a", b"first")]
+
+
+def test_write_new_never_replaces_a_file(location: str) -> None:
+    assert [store.write_new(location, "a", content) for content in (b"first", b"second")] == [True, False]
+    assert store.read(location, "a") == b"first"
 
 
 def test_putting_again_replaces_the_files(location: str, tmp_path: Path) -> None:
@@ -213,27 +243,29 @@ def test_a_bucket_that_is_not_there_is_a_named_error(stack: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("variable", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
-@pytest.mark.parametrize("action", ["put", "fetch", "read", "children", "remove"])
 @pytest.mark.fault("store-denied")
 def test_a_wrong_key_is_a_named_error_at_once(
-    bucket: str, tmp_path: Path, configured: Callable[..., None], variable: str, action: str
+    bucket: str, tmp_path: Path, configured: Callable[..., None], variable: str
 ) -> None:
     store.put(make(tmp_path / "from", {"a": b"x"}), bucket)
     configured(**{variable: "wrong"})
-    started = time.monotonic()
-    with pytest.raises(StorageError, match=r"access denied \(\w+\): check the keys and the bucket's policy"):
-        {
-            "put": lambda: store.put(tmp_path / "from", bucket),
-            "fetch": lambda: store.fetch(bucket, tmp_path / "to"),
-            "read": lambda: store.read(bucket, "a"),
-            "children": lambda: store.children(bucket),
-            "remove": lambda: store.remove(bucket),
-        }[action]()
-    assert time.monotonic() - started < 5
+    for action in (
+        lambda: store.put(tmp_path / "from", bucket),
+        lambda: store.fetch(bucket, tmp_path / "to"),
+        lambda: store.read(bucket, "a"),
+        lambda: store.open_file(bucket, "a"),
+        lambda: store.write_new(bucket, "b", b"x"),
+        lambda: store.children(bucket),
+        lambda: store.remove(bucket),
+    ):
+        started = time.monotonic()
+        with pytest.raises(StorageError, match=r"access denied \(\w+\): check the keys and the bucket's policy"):
+            action()
+        assert time.monotonic() - started < 5
 
 
 @pytest.mark.fault("store-denied")
-def test_a_refusal_is_not_repeated(bucket: str, tmp_path: Path, through: Callable[..., Gateway]) -> None:
+def test_a_denied_request_is_not_retried(bucket: str, tmp_path: Path, through: Callable[..., Gateway]) -> None:
     gateway = through(lambda method, path, number: "AccessDenied")
     with pytest.raises(StorageError, match="access denied"):
         store.put(make(tmp_path / "from", {"a": b"x"}), bucket)
@@ -242,7 +274,7 @@ def test_a_refusal_is_not_repeated(bucket: str, tmp_path: Path, through: Callabl
 
 @pytest.mark.parametrize("code", ["SlowDown", "InternalError"])
 @pytest.mark.fault("store-recovers")
-def test_a_store_that_recovers_is_waited_for(bucket: str, tmp_path: Path, through: Callable[..., Gateway], code: str) -> None:
+def test_a_store_that_recovers_is_retried(bucket: str, tmp_path: Path, through: Callable[..., Gateway], code: str) -> None:
     gateway = through(lambda method, path, number: code if number <= 2 else None)
     store.put(make(tmp_path / "from", {"a": b"x"}), bucket)
     assert [method for method, _ in gateway.requests] == ["PUT"] * 3
@@ -250,10 +282,7 @@ def test_a_store_that_recovers_is_waited_for(bucket: str, tmp_path: Path, throug
 
 
 @pytest.mark.fault("store-recovers")
-def test_a_store_that_does_not_recover_is_given_up_on(
-    bucket: str, monkeypatch: pytest.MonkeyPatch, through: Callable[..., Gateway]
-) -> None:
-    """The retries are bounded."""
+def test_retries_are_bounded(bucket: str, monkeypatch: pytest.MonkeyPatch, through: Callable[..., Gateway]) -> None:
     monkeypatch.setattr(s3, "ATTEMPTS", 2)
     gateway = through(lambda method, path, number: "SlowDown")
     with pytest.raises(StorageError, match=r"the object store failed 2 times \(SlowDown\): try again later"):
@@ -309,9 +338,7 @@ def test_the_manifest_is_uploaded_last_and_removed_first(bucket: str, tmp_path: 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 4])
 @pytest.mark.fault("upload-interrupted")
-def test_an_upload_that_stops_half_way_is_not_taken_for_whole(
-    bucket: str, tmp_path: Path, through: Callable[..., Gateway], stop: int
-) -> None:
+def test_an_interrupted_upload_does_not_verify(bucket: str, tmp_path: Path, through: Callable[..., Gateway], stop: int) -> None:
     refused = {"from": stop}
     through(lambda method, path, number: "AccessDenied" if method == "PUT" and number >= refused["from"] else None)
     with pytest.raises(StorageError, match="access denied"):
