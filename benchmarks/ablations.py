@@ -23,7 +23,7 @@ from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.metrics import calibration, classification, thresholds
 from goemotions.models import engines
 from goemotions.models.tokenizer import TextEncoder
-from goemotions.report import ABLATIONS, SEEDS
+from goemotions.report.measurements import ABLATIONS, SEEDS
 from goemotions.training.options import TrainOptions
 from goemotions.training.trainer import train
 

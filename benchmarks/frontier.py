@@ -24,7 +24,6 @@ import numpy as np
 import scipy.special
 import torch
 
-import goemotions
 from benchmarks.measuring import Row, by_turns, machine, ratio, spread, table, timed
 from goemotions.data.dataset import ingest, load_dataset, taxonomy_of
 from goemotions.data.taxonomy import Taxonomy
@@ -37,6 +36,7 @@ from goemotions.models.classifier import build_classifier, init_bias_from_freque
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.prediction.predictor import Predictor
 from goemotions.registry import references
+from goemotions.report import measurements
 from goemotions.training import batches
 from goemotions.training.hardware import resolve_precision
 from goemotions.training.loop import TrainingLoop
@@ -47,7 +47,6 @@ TEXTS = 4096
 LOSS, GAIN = 0.003, 2.0
 CASCADE = 8 * engines.WINDOW
 STUDENT = "minilm-3l"
-FRONTIER = Path(goemotions.__file__).with_name("report") / "frontier.csv"
 
 
 @dataclass(frozen=True)
@@ -198,7 +197,7 @@ def measure(reference: str, model_name: str, source: str, repeats: int, student_
             others["openvino-fp32"] = engines.load("openvino-fp32", folder, engine.encoder, threads=THREADS)
         if student_epochs:
             seen = [item.ids for item in engine.encoder.encode(validation.texts)]
-            others[f"{STUDENT}, taught by it, {student_epochs} epochs, openvino-int8"] = student(
+            others[f"{STUDENT}, distilled from it, {student_epochs} epochs, openvino-int8"] = student(
                 batches.Split(rows, targets),
                 batches.Split(seen, validation.labels.astype(np.float32)),
                 taxonomy,
@@ -252,7 +251,7 @@ def record(tiers: Sequence[Tier], digest: str) -> None:
     """Writes what the report shows for the data with this digest."""
     rows = [
         {
-            "answered by": tier.name,
+            "predictor": tier.name,
             "f1_macro": f"{tier.f1:.5f}",
             "texts_per_second": f"{median(tier.rates):.0f}",
             "machine": machine(THREADS),
@@ -260,7 +259,7 @@ def record(tiers: Sequence[Tier], digest: str) -> None:
         }
         for tier in tiers
     ]
-    evaluate.write_csv(FRONTIER, rows)
+    evaluate.write_csv(measurements.FRONTIER, rows)
 
 
 @click.command()

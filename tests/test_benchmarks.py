@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from benchmarks import everything, frontier, growth, measuring, overhead
 from benchmarks.frontier import Tier
-from goemotions.report import evidence
+from goemotions.report import measurements
 
 LOG = """
 23:59:58.500 - INFO - Executing task \x1b[96m'ingest'\x1b[0m
@@ -65,8 +65,8 @@ def test_a_section_measured_anew_leaves_the_others(tmp_path: Path) -> None:
 
 
 def test_what_is_recorded_of_the_frontier_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frontier, "FRONTIER", tmp_path / "frontier.csv")
+    monkeypatch.setattr(measurements, "FRONTIER", tmp_path / "frontier.csv")
     frontier.record([Tier("int8", 0.55, [100.0, 102.0, 90.0]), Tier("cascade", 0.5, [1.0])], "of the data")
-    (first, _) = evidence.measurements(tmp_path / "frontier.csv", "of the data")
-    assert (first["answered by"], first["f1_macro"], first["texts_per_second"]) == ("int8", "0.55000", "100")
-    assert evidence.measurements(tmp_path / "frontier.csv", "of other data") == []
+    (first, _) = measurements.read(tmp_path / "frontier.csv", "of the data")
+    assert (first["predictor"], first["f1_macro"], first["texts_per_second"]) == ("int8", "0.55000", "100")
+    assert measurements.read(tmp_path / "frontier.csv", "of other data") == []

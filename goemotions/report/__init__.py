@@ -1,12 +1,13 @@
-"""The performance report: one list of sections, written as Markdown with figures, as a self-contained page, and as CSV.
+"""The performance report: one list of sections, written as Markdown with figures, as self-contained HTML pages, and as CSV tables.
 
-Every figure is computed here from the stored Predictions, thresholds and training records; nothing is typed in.
+Every metric is computed from the stored Predictions, thresholds and training records.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,22 +17,26 @@ from goemotions.evaluation import evaluate
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import Variant
 from goemotions.registry.registration import RegisteredVersion
-from goemotions.report import dataset, decisions, document, evidence, labels, models
+from goemotions.report import (
+    calibration,
+    comparison,
+    dataset,
+    document,
+    error_analysis,
+    labels,
+    measurements,
+    models,
+    thresholds,
+)
 from goemotions.report.document import Section
 from goemotions.report.result import Result, best
 from goemotions.storage import store
-
-# Measured by `benchmarks/ablations`: why the profiles are what they are.
-ABLATIONS = Path(__file__).with_name("ablations.csv")
-SEEDS = Path(__file__).with_name("seeds.csv")
-# Measured by `benchmarks/frontier`.
-FRONTIER = Path(__file__).with_name("frontier.csv")
 
 
 @store.raise_on_full_disk
 def write(
     dataset_folder: Path,
-    parts: dict[Variant, list[CandidateArtifacts]],
+    candidates: dict[Variant, list[CandidateArtifacts]],
     output: Path,
     registered: Mapping[Variant, RegisteredVersion] | None = None,
     *,
@@ -40,64 +45,70 @@ def write(
 ) -> Path:
     """Writes the report into a folder, which it returns.
 
-    ``report.md`` and ``dataset.md`` with their ``figures/``, ``report.html``, and as CSV in ``tables/`` every table without texts.
+    The folder gets ``report.md``, ``dataset.md`` and their ``figures/``, ``report.html`` and ``dataset.html``, and in ``tables/`` every
+    table without texts as CSV.
 
     Args:
         dataset_folder: the Dataset folder.
-        parts: for each variant the folders of every profile.
+        candidates: for each variant the folders of every profile.
         output: the folder to write.
-        registered: what ``registration.register`` answered, for the sections on versions and artifacts.
+        registered: what ``registration.register`` returned, for the sections on versions and artifacts.
         model_name: name of the registered model, for the commands that download it.
-        latency_budget_ms: what the recommendation for CPU keeps to.
+        latency_budget_ms: the latency that the recommendation for CPU keeps within.
     """
-    splits, info = load_dataset(dataset_folder)
-    results = [Result.read(variant, folder) for variant, folders in parts.items() for folder in folders]
-    words = {split: np.array([len(text.split()) for text in rows["text"][:]]) for split, rows in splits.items()}
-    about_data = dataset.sections(info, words)
-    validation = splits["validation"]
-    sections = [
-        models.overview(info, results),
-        *([models.versions(registered)] if registered else []),
-        *models.each(results, info["digest"], registered),
-        models.compared(results, info["digest"], latency_budget_ms),
-        *labels.sections(results, info["label_counts"]["train"], words["test"]),
-        *decisions.thresholds(results),
-        decisions.calibrated(results),
-        *about_data,
-        models.seeds(evidence.measurements(SEEDS, info["digest"])),
-        evidence.ablations(evidence.measurements(ABLATIONS, info["digest"])),
-        evidence.frontier(evidence.measurements(FRONTIER, info["digest"])),
-        evidence.robust(best(results), validation["text"][:]),
-        evidence.errors(best(results), dict(zip(validation["id"][:], validation["text"][:], strict=True))),
-        *([evidence.artifacts(registered, model_name)] if registered else []),
-    ]
-    whole = [section for section in sections if section]
-    _write("Model performance", whole, output / "report.md")
-    _write("Dataset analysis", about_data, output / "dataset.md")
-    document.write_tables(whole, output / "tables")
-    _write_figures_of(results, output / "tables")
+    results = [Result.read(variant, folder) for variant, folders in candidates.items() for folder in folders]
+    about_data, everything = sections(dataset_folder, results, registered or {}, model_name, latency_budget_ms)
+    _write_documents("Model performance", everything, output / "report.md")
+    _write_documents("Dataset analysis", about_data, output / "dataset.md")
+    document.write_tables(everything, output / "tables")
+    _write_unrounded_metrics(results, output / "tables")
     return output
 
 
-def _write(title: str, sections: Sequence[Section], path: Path) -> None:
+def sections(
+    dataset_folder: Path,
+    results: list[Result],
+    registered: Mapping[Variant, RegisteredVersion],
+    model_name: str = defaults.MODEL_NAME,
+    latency_budget_ms: float = defaults.LATENCY_BUDGET_MS,
+) -> tuple[list[Section], list[Section]]:
+    """The sections on the data set, and those of the whole report, which include them."""
+    splits, info = load_dataset(dataset_folder)
+    digest, validation, winner = info["digest"], splits["validation"], best(results)
+    words = {split: np.array([len(text.split()) for text in rows["text"][:]]) for split, rows in splits.items()}
+    texts = dict(zip(validation["id"][:], validation["text"][:], strict=True))
+    about_data = dataset.sections(info, words)
+    return about_data, [
+        models.overview(info, results, winner),
+        *([models.registered_versions(registered)] if registered else []),
+        *models.sections(results, digest, registered),
+        comparison.section(results, winner, digest, latency_budget_ms),
+        *labels.sections(results, winner, info["label_counts"]["train"], words["test"]),
+        *thresholds.sections(results, winner),
+        calibration.section(results, winner),
+        *about_data,
+        *measurements.sections(digest),
+        error_analysis.robustness_section(winner, list(texts.values())),
+        error_analysis.error_section(winner, texts),
+        *([models.artifacts(registered, model_name)] if registered else []),
+    ]
+
+
+def _write_documents(title: str, sections: Sequence[Section], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(document.to_markdown(title, sections), encoding="utf-8")
-    document.write_figures(sections, path.with_name("figures"))
     path.with_suffix(".html").write_text(document.to_html(title, sections), encoding="utf-8")
+    document.write_figures(sections, path.with_name("figures"))
 
 
-def _write_figures_of(results: Sequence[Result], folder: Path) -> None:
-    """Beside the tables of the report, every figure of every model in three long ones, unrounded."""
-    figures = [
-        {"model": result.profile, "engine": result.engine, "metric": name, "value": value}
-        for result in results
-        for name, value in result.figures.items()
-    ]
-    strategies = [
-        {"model": result.profile, "engine": result.engine, **{key: value for key, value in row.items() if key != "values"}}
-        for result in results
-        for row in result.comparison
-    ]
-    evaluate.write_csv(folder / "metrics.csv", figures)
+def _write_unrounded_metrics(results: Sequence[Result], folder: Path) -> None:
+    """Writes every metric, every threshold strategy and every label's metrics of all models as three CSV files."""
+    metrics: list[dict[str, Any]] = []
+    strategies: list[dict[str, Any]] = []
+    for result in results:
+        model = {"model": result.profile, "engine": result.engine}
+        metrics += [{**model, "metric": name, "value": value} for name, value in result.metrics.items()]
+        strategies += [{**model, **{key: value for key, value in row.items() if key != "values"}} for row in result.comparison]
+    evaluate.write_csv(folder / "metrics.csv", metrics)
     evaluate.write_csv(folder / "thresholds.csv", strategies)
     evaluate.write_csv(folder / "per_label.csv", [row for result in results for row in result.per_label])

@@ -29,10 +29,11 @@ class Table:
 
     @functools.cached_property
     def right_aligned(self) -> list[bool]:
-        """For each column whether it is aligned to the right: any but the first that holds a number."""
+        """Whether each column is aligned to the right: all but the first that hold a number, or no value at all."""
+        cells = list(zip(*self.rows, strict=True)) or [()] * len(self.columns)
         return [
-            column > 0 and any(NUMBER.fullmatch(format_cell(row[column])) for row in self.rows)
-            for column in range(len(self.columns))
+            column > 0 and (all(cell is None for cell in values) or any(NUMBER.fullmatch(format_cell(cell)) for cell in values))
+            for column, values in enumerate(cells)
         ]
 
 

@@ -1,110 +1,104 @@
-"""Each label: where the models are good, and what that depends on."""
+"""Metrics per label, and what metrics depend on: training examples, number of labels, text length."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from goemotions.evaluation import error_analysis
 from goemotions.report import figures
-from goemotions.report.document import Figure, Section, Table
-from goemotions.report.result import Result, best
+from goemotions.report.document import Figure, Section
+from goemotions.report.result import Result, table_of, title_of
 
-SHOWN = 5
-SIGNIFICANT = 0.05
-# With fewer positives a label's figures say little.
-FEW = 30
-KEYS = ("label", "support", "precision", "recall", "f1", "auc")
+EXTREMES = 5
+SIGNIFICANCE = 0.05
+# With fewer positives, the metrics of a label say little.
+FEW_POSITIVES = 30
+COLUMNS = ("label", "support", "precision", "recall", "f1", "auc")
 
 
-def sections(results: list[Result], counts: dict[str, int], words: np.ndarray) -> list[Section]:
-    """Per-label figures on test; ``counts`` of the labels in train, ``words`` of each test text, int [n]."""
-    rows = [{**row, "model": result.title} for result in results for row in result.per_label]
-    every = [Table((result.title, *KEYS[1:]), [[row[key] for key in KEYS] for row in _ranked(result)]) for result in results]
-    winner = best(results)
+def sections(results: list[Result], winner: Result, train_counts: dict[str, int], words: np.ndarray) -> list[Section]:
+    """Metrics on test; ``train_counts`` are the rows of each label in train, ``words`` those of each test text, int [n]."""
+    labels, predicted, probabilities = winner.test.labels, winner.predicted, winner.test.probabilities
+    by_count = error_analysis.by_label_count(labels, predicted, probabilities)
+    by_length = error_analysis.by_length(words, labels, predicted, probabilities)
     return [
-        Section("Per label", ("Test split, thresholds fitted on validation.", *_extremes(winner)), _ends(winner)),
-        Section(
-            "All labels",
-            ("Best F1 first.",),
-            every,
-            (Figure("label-f1", "F1 of each label on test", figures.per_label_f1(rows)),),
-            level=3,
-        ),
-        _sample_size(winner, counts),
-        _label_count(winner),
-        _length(winner, words),
+        _summary(winner),
+        _all_labels(results),
+        _training_examples(winner, train_counts),
+        _breakdown(winner, by_count, ("f1_micro", "exact_match"), "number of labels", "label-count", "labels of the text"),
+        _breakdown(winner, by_length, ("f1_micro", "auc_micro"), "text length", "length-effect", "words in the text"),
     ]
 
 
-def _ranked(result: Result) -> list[dict[str, Any]]:
+def _best_first(result: Result) -> list[dict[str, Any]]:
     return sorted(result.per_label, key=lambda row: -row["f1"])
 
 
-def _extremes(result: Result) -> list[str]:
-    ranked = _ranked(result)
-    few = [f"{row['label']} ({row['support']})" for row in ranked if row["support"] < FEW]
-    line = f"{result.title}: from {ranked[0]['label']} ({ranked[0]['f1']:.3f}) down to {ranked[-1]['label']} ({ranked[-1]['f1']:.3f})."
-    return [line, *([f"Fewer than {FEW} test rows, so that their figures say little: {', '.join(few)}."] if few else [])]
+def _summary(result: Result) -> Section:
+    rows = _best_first(result)
+    shown, best, worst = min(EXTREMES, len(rows)), rows[0], rows[-1]
+    few = [f"{row['label']} ({row['support']})" for row in rows if row["support"] < FEW_POSITIVES]
+    return Section(
+        "Metrics per label",
+        (
+            "Test split, thresholds fitted on validation.",
+            f"{result.title}: F1 from {best['label']} ({best['f1']:.3f}) to {worst['label']} ({worst['f1']:.3f}).",
+            *(
+                [f"Labels with fewer than {FEW_POSITIVES} test rows, whose metrics say little: {', '.join(few)}."]
+                if few
+                else []
+            ),
+        ),
+        (
+            table_of(rows[:shown], COLUMNS, first=f"best {shown}"),
+            table_of(rows[-shown:], COLUMNS, first=f"worst {shown}"),
+        ),
+    )
 
 
-def _ends(result: Result) -> list[Table]:
-    ranked = _ranked(result)
-    shown = min(SHOWN, len(ranked))
-    return [
-        Table((title, *KEYS[1:]), [[row[key] for key in KEYS] for row in rows])
-        for title, rows in ((f"top {shown}", ranked[:shown]), (f"bottom {shown}", ranked[-shown:]))
-    ]
+def _all_labels(results: list[Result]) -> Section:
+    rows = [{**row, "model": result.title} for result in results for row in result.per_label]
+    return Section(
+        "All labels",
+        ("Best F1 first.",),
+        [table_of(_best_first(result), COLUMNS, first=result.title) for result in results],
+        (Figure("label-f1", "F1 per label on test", figures.per_label_f1(rows)),),
+        level=3,
+    )
 
 
-def _sample_size(result: Result, counts: dict[str, int]) -> Section:
-    found = error_analysis.support_correlation(result.per_label, [counts[row["label"]] for row in result.per_label])
+def _training_examples(result: Result, counts: dict[str, int]) -> Section:
+    correlation = error_analysis.support_correlation(result.per_label, [counts[row["label"]] for row in result.per_label])
     lines = []
-    for key, name in (("f1", "F1"), ("auc", "AUC")):
-        rho, p = found[f"{key}_rho"], found[f"{key}_p"]
+    for key in ("f1", "auc"):
+        rho, p = correlation[f"{key}_rho"], correlation[f"{key}_p"]
         if rho is not None and p is not None:
-            relation = "a clear relation" if p < SIGNIFICANT else "no clear relation"
+            verdict = "significant" if p < SIGNIFICANCE else "not significant"
             lines.append(
-                f"Rank correlation of a label's count in train with its {name} on test: {rho:.2f} (p = {p:.3f}): {relation}."
+                f"Rank correlation of a label's rows in train with its {title_of(key)} on test: {rho:.2f} (p = {p:.3f}, {verdict})."
             )
     rows = [{**row, "support": counts[row["label"]], "model": result.title} for row in result.per_label]
-    chart = figures.f1_against_support(rows)
     return Section(
-        "F1 and sample size",
-        lines or ["Too few labels for a correlation."],
-        figures=(Figure("f1-support", "F1 on test against the label's count in train", chart),),
+        "F1 and training examples",
+        lines or ["There are too few labels for a correlation."],
+        figures=(Figure("f1-support", "F1 on test by the label's rows in train", figures.f1_against_support(rows)),),
         level=3,
     )
 
 
-def _label_count(result: Result) -> Section:
-    found = error_analysis.by_label_count(result.test.labels, result.predicted, result.test.probabilities)
-    rows = [
-        {"bucket": row["labels"], "metric": metric, "value": row[metric]}
-        for row in found
-        for metric in ("f1_micro", "exact_match")
-    ]
+def _breakdown(
+    result: Result, rows: Sequence[dict[str, Any]], charted: Sequence[str], what: str, figure: str, axis: str
+) -> Section:
+    """Metrics per bucket of texts: each row holds the bucket first, then the number of texts and the metrics."""
+    bucket, *_ = rows[0]
+    points = [{"bucket": row[bucket], "metric": title_of(key), "value": row[key]} for row in rows for key in charted]
     return Section(
-        "The effect of several labels",
-        (f"{result.title} on test, by the number of labels that the raters gave.",),
-        (Table(tuple(found[0]), [list(row.values()) for row in found]),),
-        (Figure("label-count", "Scores by the number of labels of a text", figures.label_count_effect(rows)),),
-        level=3,
-    )
-
-
-def _length(result: Result, words: np.ndarray) -> Section:
-    found = error_analysis.by_length(words, result.test.labels, result.predicted, result.test.probabilities)
-    rows = [
-        {"bucket": row["words"], "metric": metric, "value": row[metric]}
-        for row in found
-        for metric in ("f1_micro", "auc_micro")
-    ]
-    return Section(
-        "The effect of length",
-        (f"{result.title} on test, by the words of a text.",),
-        (Table(tuple(found[0]), [list(row.values()) for row in found]),),
-        (Figure("length-effect", "Scores by the number of words of a text", figures.length_effect(rows)),),
+        f"Metrics by {what}",
+        (f"{result.title} on test.",),
+        (table_of(rows, rows[0], first=axis),),
+        (Figure(figure, f"Metrics on test by {what}", figures.metrics_by_bucket(points, axis)),),
         level=3,
     )

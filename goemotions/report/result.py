@@ -1,9 +1,9 @@
-"""What the report knows of one model: everything comes from the files that the steps left."""
+"""What the report reads of one model: the files that the pipeline's steps wrote, and the metrics that follow from them."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,44 +16,56 @@ from goemotions.evaluation.selection import CandidateScores, select_winner
 from goemotions.metrics import bootstrap, classification, thresholds
 from goemotions.metrics.calibration import Calibrator
 from goemotions.metrics.thresholds import Thresholds
-from goemotions.models.records import TrainingRecord, read_json
+from goemotions.models.records import ExportRecord, TrainingRecord, read_exports
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, Variant
+from goemotions.report.document import Cell, Table
 
 RESAMPLES = 500
 HEADLINE = ("auc_micro", "auc_macro", "f1_macro", "f1_micro")
+# What tables and charts call the metrics.
+TITLES = {
+    "auc": "AUC",
+    "auc_micro": "AUC micro",
+    "auc_macro": "AUC macro",
+    "f1": "F1",
+    "f1_macro": "F1 macro",
+    "f1_micro": "F1 micro",
+    "labels_per_row": "labels per text",
+    "predicted": "labels predicted per text",
+}
 
 
 @dataclass(frozen=True)
 class Result:
-    """One profile as one engine runs it."""
+    """One profile, run by the engine of one variant."""
 
     variant: Variant
-    parts: CandidateArtifacts
-    training: dict[str, Any]
-    export: dict[str, Any]
+    artifacts: CandidateArtifacts
+    training: TrainingRecord
+    export: ExportRecord
     thresholds: Thresholds
     comparison: list[dict[str, Any]]
     validation: Predictions
     test: Predictions
 
     @classmethod
-    def read(cls, variant: Variant, parts: CandidateArtifacts) -> Result:
-        fitted, content = thresholds.read(parts.thresholds / thresholds.FILE)
+    def read(cls, variant: Variant, artifacts: CandidateArtifacts) -> Result:
+        fitted, content = thresholds.read(artifacts.thresholds / thresholds.FILE)
         return cls(
             variant,
-            parts,
-            dataclasses.asdict(TrainingRecord.read(parts.model)),
-            read_json(parts.onnx / "export.json"),
+            artifacts,
+            TrainingRecord.read(artifacts.model),
+            read_exports(artifacts.onnx)[ENGINES[variant]],
             fitted,
             content["comparison"],
-            Predictions.read(parts.validation / FILE),
-            Predictions.read(parts.test / FILE),
+            Predictions.read(artifacts.validation / FILE),
+            Predictions.read(artifacts.test / FILE),
         )
 
     @property
     def profile(self) -> str:
-        return str(self.training["profile"]["name"])
+        return str(self.training.profile["name"])
 
     @property
     def engine(self) -> str:
@@ -65,49 +77,51 @@ class Result:
 
     @property
     def calibrator(self) -> Calibrator:
-        found = self.training["calibration"]
-        return Calibrator(found["method"], tuple(found["slope"]), tuple(found["intercept"]))
+        fitted = self.training.calibration
+        return Calibrator(fitted.method, tuple(fitted.slope), tuple(fitted.intercept))
+
+    @property
+    def chosen_strategy(self) -> dict[str, Any]:
+        """The row of the chosen threshold strategy in the comparison."""
+        return next(row for row in self.comparison if row["strategy"] == self.thresholds.strategy)
 
     @functools.cached_property
     def scores(self) -> CandidateScores:
         """What the selection of a winner compares."""
-        latency_ms = float(self.export[self.engine]["latency_ms_p95"])
-        return CandidateScores(self.profile, self.validation, self.thresholds, latency_ms)
+        return CandidateScores(self.profile, self.validation, self.thresholds, self.export.latency_ms_p95)
 
     @functools.cached_property
     def predicted(self) -> np.ndarray:
-        """Decisions on test at the fitted thresholds, bool [n, labels]."""
+        """Predicted labels on test at the fitted thresholds, bool [n, labels]."""
         return self.thresholds.apply(self.test.probabilities)
 
     @functools.cached_property
-    def figures(self) -> dict[str, float]:
-        """Every metric, named ``<split>/<metric>`` at the fitted thresholds and ``<split>/at_0.5/<metric>`` at 0.5."""
+    def metrics(self) -> dict[str, float]:
+        """Every metric: ``<split>/<metric>`` at the fitted thresholds and ``<split>/at_0.5/<metric>`` at 0.5."""
         values: dict[str, float] = {}
-        for scored in (self.validation, self.test):
-            half = evaluate.compute_metrics(scored, thresholds.fixed(scored.labels, scored.probabilities))
-            values |= evaluate.compute_metrics(scored, self.thresholds)
-            values |= {name.replace("/", "/at_0.5/"): value for name, value in half.items()}
+        for predictions in (self.validation, self.test):
+            at_half = evaluate.compute_metrics(predictions, thresholds.fixed(predictions.labels, predictions.probabilities))
+            values |= evaluate.compute_metrics(predictions, self.thresholds)
+            values |= {name.replace("/", "/at_0.5/"): value for name, value in at_half.items()}
         return values
 
     @functools.cached_property
-    def resampled(self) -> dict[str, np.ndarray]:
-        """The headline figures on test, on all rows and on each resample; all models see the same resamples."""
-        test, drawn = self.test, bootstrap.weights(len(self.test.ids), RESAMPLES)
-        f1_macro, f1_micro = bootstrap.f1(test.labels, self.predicted, drawn)
-        auc_micro = bootstrap.auc_micro(test.labels, test.probabilities, drawn)
-        auc_macro = bootstrap.auc_macro(test.labels, test.probabilities, drawn)
-        return dict(zip(HEADLINE, (auc_micro, auc_macro, f1_macro, f1_micro), strict=True))
+    def bootstrapped(self) -> dict[str, np.ndarray]:
+        """The headline metrics on test, float [RESAMPLES + 1]: on all rows, then on each resample. All models share the resamples."""
+        test, weights = self.test, bootstrap.weights(len(self.test.ids), RESAMPLES)
+        f1_macro, f1_micro = bootstrap.f1(test.labels, self.predicted, weights)
+        return {
+            "auc_micro": bootstrap.auc_micro(test.labels, test.probabilities, weights),
+            "auc_macro": bootstrap.auc_macro(test.labels, test.probabilities, weights),
+            "f1_macro": f1_macro,
+            "f1_micro": f1_micro,
+        }
 
     @functools.cached_property
     def per_label(self) -> list[dict[str, Any]]:
-        """A row a label on test, at the fitted thresholds."""
+        """One row per label: its metrics on test at the fitted thresholds."""
         rows = classification.per_label(self.test.names, self.test.labels, self.test.probabilities, self.predicted)
         return [{"model": self.profile, "engine": self.engine, **row} for row in rows]
-
-    @property
-    def strategy(self) -> dict[str, Any]:
-        """The chosen strategy's row of the comparison."""
-        return next(row for row in self.comparison if row["strategy"] == self.thresholds.strategy)
 
 
 def best(results: list[Result], latency_budget_ms: float | None = None) -> Result:
@@ -115,8 +129,20 @@ def best(results: list[Result], latency_budget_ms: float | None = None) -> Resul
     return results[select_winner([result.scores for result in results], latency_budget_ms)]
 
 
+def title_of(key: str) -> str:
+    """What tables and charts call a metric or another key of a row."""
+    return TITLES.get(key, key.replace("_", " "))
+
+
+def table_of(rows: Iterable[Mapping[str, Cell]], keys: Iterable[str], first: str = "") -> Table:
+    """A table of the rows' values under some keys; ``first`` replaces the title of the first column."""
+    keys = list(keys)
+    titles = [title_of(key) for key in keys]
+    return Table([first or titles[0], *titles[1:]], [[row[key] for key in keys] for row in rows])
+
+
 def source_name(source: str) -> str:
-    """A source as others know it: of a local folder only the name."""
+    """A source without the folders of this machine: of a local folder only the name."""
     return source if "://" in source or not Path(source).is_absolute() else Path(source).name
 
 
@@ -124,7 +150,7 @@ def signed(value: float) -> str:
     return f"{value:+.4f}"
 
 
-def ranged(values: np.ndarray) -> str:
-    """A figure with its 95% interval; values [resamples + 1], the figure first."""
+def with_interval(values: np.ndarray) -> str:
+    """A metric with its 95% interval; ``values`` are float [resamples + 1], the metric on all rows first."""
     low, high = bootstrap.interval(values)
     return f"{values[0]:.4f} ({low:.4f} to {high:.4f})"

@@ -1,4 +1,4 @@
-"""The rendering of a document: plain text stays text, figures are found where they are referenced, nothing is fetched."""
+"""The rendering of a document: text is escaped, every referenced figure exists, and the page loads nothing from elsewhere."""
 
 import re
 from html.parser import HTMLParser
@@ -98,7 +98,7 @@ def test_text_on_the_page_stays_text(title: str, paragraph: str, cell: str) -> N
 
 
 @pytest.mark.parametrize("text", MARKUP)
-def test_markup_in_the_data_is_shown_and_not_obeyed(text: str) -> None:
+def test_markup_in_the_data_is_escaped(text: str) -> None:
     table = Table((text,), [(text,)])
     with_markup = Section(text, (text,), (table,), [Figure("chart", text, chart(text))], (text,), (table,))
     plain = Section(
@@ -159,12 +159,12 @@ def test_the_markdown_references_the_files_written(tmp_path: Path) -> None:
     )
 
 
-def test_every_table_is_a_file_but_a_private_one(tmp_path: Path) -> None:
+def test_every_table_but_a_private_one_is_written_as_csv(tmp_path: Path) -> None:
     shown, hidden = Table(("label", "F1"), [["joy", 0.123456]]), Table(("row", "text"), [["r1", "secret"]])
     (path,) = document.write_tables([Section("Per label", tables=[shown], private=[hidden])], tmp_path)
     assert path.name == "per-label-label.csv"
     assert path.read_text().splitlines() == ["label,F1", "joy,0.123456"]
-    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 def test_the_svg_is_the_same_each_time(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_the_svg_is_the_same_each_time(tmp_path: Path) -> None:
     assert ">joy<" in first
 
 
-def test_the_page_needs_nothing_from_elsewhere() -> None:
+def test_the_page_loads_nothing_from_elsewhere() -> None:
     page = Page(to_html("t", [figures("one", "two")]))
     assert not {"link", "img", "iframe", "object"} & set(page.tags)
     assert page.values("src") == []
@@ -181,11 +181,11 @@ def test_the_page_needs_nothing_from_elsewhere() -> None:
     assert sum("vegaEmbed" in script and len(script) > 100_000 for script in page.scripts) == 1
 
 
-def test_a_page_without_figures_carries_no_vega() -> None:
+def test_a_page_without_figures_has_no_vega() -> None:
     assert len(to_html("t", [Section("s", ("text",))])) < 10_000
 
 
-def test_the_contents_lead_to_the_sections() -> None:
+def test_the_contents_link_to_the_sections() -> None:
     page = Page(to_html("t", [Section("First"), Section("Second"), Section("Part of the second", level=3)]))
     links = [str(link).removeprefix("#") for link in page.values("href")]
     assert len(links) == 3
@@ -200,6 +200,12 @@ def test_code_is_a_block_in_both() -> None:
 
 
 def test_figures_have_a_caption_and_a_description() -> None:
-    page = Page(to_html("t", [figures("chart", caption="F1 of each label")]))
-    assert ("figcaption", "F1 of each label") in page.texts
-    assert "F1 of each label" in page.values("aria-label")
+    page = Page(to_html("t", [figures("chart", caption="F1 per label")]))
+    assert ("figcaption", "F1 per label") in page.texts
+    assert "F1 per label" in page.values("aria-label")
+
+
+def test_columns_of_numbers_are_aligned_to_the_right() -> None:
+    rows = [["1", 0.5, "+0.1", "0.3 (0.2 to 0.4)", None, "not run"], ["2", None, "–", "0.1 (0.0 to 0.2)", None, "no"]]
+    assert Table(("a", "b", "c", "d", "e", "f"), rows).right_aligned == [False, True, True, True, True, False]
+    assert Table(("a", "b"), []).right_aligned == [False, True]

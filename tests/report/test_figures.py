@@ -1,6 +1,7 @@
-"""The charts: each is drawn, names what it shows, and holds the figures it was given."""
+"""The charts: each can be drawn, names what it shows, and has the values it was given."""
 
 import html
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ CHARTS: dict[str, tuple[Callable[[], figures.Chart], tuple[str, ...]]] = {
     ),
     "label-coverage": (
         lambda: figures.label_coverage(COVERAGE, 3),
-        ("global-0.5", "top-k", "1.25 labels a text", "labels ever predicted, of 3"),
+        ("global-0.5", "top-k", "1.25 labels per text", "labels ever predicted, of 3"),
     ),
     "precision-recall": (
         lambda: figures.precision_recall(NAMES, LABELS, PROBABILITIES),
@@ -63,13 +64,15 @@ CHARTS: dict[str, tuple[Callable[[], figures.Chart], tuple[str, ...]]] = {
     ),
     "latency": (lambda: figures.latency_tradeoff(LATENCY), (*MODELS, "latency in ms (log)", "AUC micro", "MB")),
     "training": (lambda: figures.training_curves(EPOCHS, "loss"), (*MODELS, "epoch", "loss")),
-    "label-count": (lambda: figures.label_count_effect(BUCKETS), ("1", "2", "3 or more", "F1 micro", "labels of the text")),
-    "length": (lambda: figures.length_effect(BUCKETS), ("1", "2", "3 or more", "F1 micro", "words in the text")),
+    "buckets": (
+        lambda: figures.metrics_by_bucket(BUCKETS, "labels of the text"),
+        ("1", "2", "3 or more", "F1 micro", "labels of the text"),
+    ),
 }
 
 
 def values(chart: figures.Chart) -> list[dict[str, Any]]:
-    """All rows a chart holds."""
+    """All rows of a chart."""
     return [row for rows in chart.to_dict()["datasets"].values() for row in rows]
 
 
@@ -115,12 +118,12 @@ def test_the_lengths_of_a_split_add_up() -> None:
 
 
 def test_the_points_lie_on_the_curve_of_scikit_learn() -> None:
-    found = [row for row in values(figures.precision_recall(NAMES, LABELS, PROBABILITIES)) if row["label"] == "joy"]
+    points = [row for row in values(figures.precision_recall(NAMES, LABELS, PROBABILITIES)) if row["label"] == "joy"]
     precision, recall, _ = precision_recall_curve(LABELS[:, 0], PROBABILITIES[:, 0])
-    assert 2 <= len(found) <= figures.CURVE_POINTS
-    for row in found:
+    assert 2 <= len(points) <= figures.CURVE_POINTS
+    for row in points:
         assert np.hypot(recall - row["recall"], precision - row["precision"]).min() < 1e-4
-    assert found[-1]["recall"] == 1
+    assert points[-1]["recall"] == 1
 
 
 def test_a_label_without_a_positive_has_no_curve() -> None:
@@ -130,9 +133,23 @@ def test_a_label_without_a_positive_has_no_curve() -> None:
     assert {row["label"] for row in values(chart)} == {"all", NAMES[0], NAMES[2]}
 
 
-def test_numbers_of_numpy_and_missing_ones_can_be_shown() -> None:
+def test_numpy_numbers_and_nan_become_json() -> None:
     rows = [
         {"epoch": np.int64(1), "value": np.float32(1 / 3), "series": "a"},
         {"epoch": 2, "value": float("nan"), "series": "a"},
     ]
     assert [row["value"] for row in values(figures.training_curves(rows, "loss"))] == [0.33333, None]
+
+
+@pytest.mark.parametrize(("low", "high"), [(37, 45), (60, 140), (400, 12_000)])
+def test_a_logarithmic_axis_has_ticks(low: int, high: int, tmp_path: Path) -> None:
+    rows = [{"label": f"label {count}", "support": count, "f1": 0.5, "model": "minilm"} for count in (low, high)]
+    (path,) = write_figures([Section("s", figures=[Figure("support", "", figures.f1_against_support(rows))])], tmp_path)
+    ticks = [int(text.replace(",", "")) for text in re.findall(r">(\d[\d,]*)</text>", path.read_text(encoding="utf-8"))]
+    assert sum(low <= tick <= high for tick in ticks) >= 2
+
+
+def test_names_beside_points_do_not_cover_each_other() -> None:
+    rows = [{"name": name} for name in ("minilm", "minilm-3l", "distilbert")]
+    placed = figures._with_name_places(rows, np.array([0.5, 0.5, 0.52]), np.array([0.5, 0.5, 0.5]), "name")
+    assert len({row["dy"] for row in placed}) == 3

@@ -1,4 +1,4 @@
-"""The report's page in a real browser, in a frame without rights as in the Kubeflow UI, as wide as a phone and as a screen."""
+"""The report's HTML page in Chromium, in a sandboxed frame as in the Kubeflow UI, as wide as a phone and as a screen."""
 
 import html
 import json
@@ -6,19 +6,15 @@ import queue
 import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from goemotions import report
-from goemotions.registry.assembly import CandidateArtifacts
-from goemotions.registry.bundle import VARIANTS
 from tests.support import browser
 
 WIDTHS = (400, 1400)
 SECONDS = 120
-# What the frame tells the page around it: the marks of each chart, and how far its content is wider than the frame.
+# The frame posts to the page around it: the number of marks per chart, and how far its content is wider than the frame.
 PROBE = """
 <script>
 const errors = [];
@@ -40,19 +36,19 @@ const report = setInterval(() => {
 </script>
 """
 AROUND = """<!doctype html><title>frames</title>%s<script>
-const found = [];
+const reports = [];
 addEventListener("message", event => {
-  found.push(event.data);
-  if (found.length === %d) fetch("/found", { method: "POST", body: JSON.stringify(found) });
+  reports.push(event.data);
+  if (reports.length === %d) fetch("/reports", { method: "POST", body: JSON.stringify(reports) });
 });
 </script>"""
 
 
 class Frames(BaseHTTPRequestHandler):
-    """Gives the browser the page with the frames, and takes what they found."""
+    """Serves the page with the frames, and receives their reports."""
 
     page = ""
-    found: queue.Queue[Any]
+    reports: queue.Queue[Any]
 
     def do_GET(self) -> None:
         self.send_response(200 if self.path == "/" else 404)
@@ -61,7 +57,7 @@ class Frames(BaseHTTPRequestHandler):
         self.wfile.write(self.page.encode() if self.path == "/" else b"")
 
     def do_POST(self) -> None:
-        self.found.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.reports.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         self.send_response(204)
         self.end_headers()
 
@@ -70,20 +66,13 @@ class Frames(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def page(dataset: Path, candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    parts = {variant: [CandidateArtifacts.below(candidate, variant)] for variant in VARIANTS}
-    folder = report.write(dataset, parts, tmp_path_factory.mktemp("report"))
-    return (folder / "report.html").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
 def frames(page: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
     """What the page in a frame of each width reports, by the width."""
     chromium = browser.chromium()
     probed = html.escape(page.replace("<head>", f"<head>{PROBE}", 1))
     shown = [f'<iframe sandbox="allow-scripts" width="{width}" height="800" srcdoc="{probed}"></iframe>' for width in WIDTHS]
-    asked = {"page": AROUND % ("".join(shown), len(WIDTHS)), "found": queue.Queue()}
-    with ThreadingHTTPServer(("127.0.0.1", 0), type("Asked", (Frames,), asked)) as server:
+    attributes = {"page": AROUND % ("".join(shown), len(WIDTHS)), "reports": queue.Queue()}
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Frames,), attributes)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         command = [
             chromium,
@@ -93,13 +82,13 @@ def frames(page: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dic
         ]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
             try:
-                answered = asked["found"].get(timeout=SECONDS)
+                reports = attributes["reports"].get(timeout=SECONDS)
             except queue.Empty:
-                pytest.fail(f"the frames did not answer within {SECONDS} s")
+                pytest.fail(f"the frames posted no report within {SECONDS} s")
             finally:
                 running.terminate()
                 server.shutdown()
-    return {frame["width"]: frame for frame in answered}
+    return {frame["width"]: frame for frame in reports}
 
 
 @pytest.mark.parametrize("width", WIDTHS)

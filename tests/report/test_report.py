@@ -1,8 +1,9 @@
-"""The report: every figure in it is computed again here, with scikit-learn, from the stored Predictions."""
+"""The report: its metrics are computed again here, with scikit-learn, from the stored Predictions."""
 
 import csv
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,46 +15,13 @@ from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_sco
 from goemotions import report
 from goemotions.data.dataset import load_dataset
 from goemotions.evaluation import evaluate
-from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, VARIANTS
+from goemotions.report import measurements
+from goemotions.report.document import to_markdown
+from goemotions.report.reference import OFFICIAL_DIGEST
+from goemotions.report.result import Result
 
 FILES = ["dataset.html", "dataset.md", "figures", "report.html", "report.md", "tables"]
-
-REGISTERED = {
-    "gpu": {
-        "profile": "minilm",
-        "version": "3",
-        "alias": "champion-gpu",
-        "run_id": "f00d",
-        "source": "s3://b/models/x/gpu/",
-        "gate": None,
-    },
-    "cpu": {
-        "profile": "minilm",
-        "version": "4",
-        "alias": "challenger-cpu",
-        "run_id": "f00d",
-        "source": "s3://b/models/x/cpu/",
-        "gate": {"passes": False, "reasons": ["AUC micro is not higher"], "differences": {}},
-    },
-}
-
-
-@pytest.fixture(scope="module")
-def parts(candidate: Path) -> dict[Any, list[CandidateArtifacts]]:
-    return {variant: [CandidateArtifacts.below(candidate, variant)] for variant in VARIANTS}
-
-
-@pytest.fixture(scope="module")
-def folder(dataset: Path, parts: dict[Any, list[CandidateArtifacts]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return report.write(dataset, parts, tmp_path_factory.mktemp("report") / "report", REGISTERED)
-
-
-@pytest.fixture(scope="module")
-def tables(folder: Path, markdown_tables: Any) -> dict[str, dict[str, dict[str, str]]]:
-    """By the first header cell, a table as rows by their first cell, each a mapping from column to cell."""
-    found = markdown_tables((folder / "report.md").read_text(encoding="utf-8"))
-    return {header[0]: {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows} for header, *rows in found[::-1]}
 
 
 class Stored:
@@ -77,7 +45,7 @@ def shown(value: float) -> str:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_comparison_holds_the_figures_of_scikit_learn(tables: Any, candidate: Path, variant: str) -> None:
+def test_the_comparison_has_the_metrics_of_scikit_learn(tables: Any, candidate: Path, variant: str) -> None:
     row = tables["model (engine)"][f"minilm ({ENGINES[variant]})"]
     test = Stored(candidate / variant, "test")
     half = test.scores >= 0.5
@@ -98,11 +66,11 @@ def test_the_latency_is_the_measured_one(tables: Any, candidate: Path) -> None:
         assert tables["model (engine)"][f"minilm ({engine})"]["p95 ms"] == shown(export[engine]["latency_ms_p95"])
 
 
-def test_the_headline_figures_stand_within_their_intervals(tables: Any) -> None:
+def test_the_headline_metrics_are_within_their_intervals(tables: Any) -> None:
     for row in tables["test split"].values():
         for cell in row.values():
-            figure, low, high = map(float, re.findall(r"[0-9.]+", cell))
-            assert low <= figure <= high
+            metric, low, high = map(float, re.findall(r"[0-9.]+", cell))
+            assert low <= metric <= high
             assert low < high
 
 
@@ -118,14 +86,17 @@ def label_row(test: Stored, i: int) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_figures_of_each_label_are_those_of_scikit_learn(tables: Any, candidate: Path, variant: str) -> None:
+def test_the_metrics_per_label_are_those_of_scikit_learn(tables: Any, candidate: Path, variant: str) -> None:
     rows = tables[f"minilm ({ENGINES[variant]})"]
     test = Stored(candidate / variant, "test")
     assert sorted(rows) == sorted(test.names)
     for i, name in enumerate(test.names):
         expected = label_row(test, i)
-        assert rows[name] == {key: str(value) if key == "support" else shown(value) for key, value in expected.items()}
-    assert [float(row["f1"]) for row in rows.values()] == sorted((float(row["f1"]) for row in rows.values()), reverse=True)
+        titles = {"f1": "F1", "auc": "AUC"}
+        assert rows[name] == {
+            titles.get(key, key): str(value) if key == "support" else shown(value) for key, value in expected.items()
+        }
+    assert [float(row["F1"]) for row in rows.values()] == sorted((float(row["F1"]) for row in rows.values()), reverse=True)
 
 
 def test_the_csv_holds_the_same_rows_unrounded(folder: Path, candidate: Path) -> None:
@@ -161,10 +132,9 @@ def test_the_half_strategy_is_scored_as_by_scikit_learn(tables: Any, candidate: 
     assert row == {"cross-fitted": expected, "fitted on all": expected}
 
 
-def test_the_epochs_are_those_of_the_training_record(folder: Path, tables: Any, candidate: Path, markdown_tables: Any) -> None:
+def test_the_epochs_are_those_of_the_training_record(markdown: str, tables: Any, candidate: Path, markdown_tables: Any) -> None:
     training = json.loads((candidate / "model" / "training.json").read_text(encoding="utf-8"))
-    found = markdown_tables((folder / "report.md").read_text(encoding="utf-8"))
-    epochs = next(table for table in found if table[0][0] == "epoch")
+    epochs = next(table for table in markdown_tables(markdown) if table[0][0] == "epoch")
     assert len(epochs) - 1 == len(training["history"]) == 6
     for row, values in zip(epochs[1:], training["history"], strict=True):
         keys = ("train/loss", "validation/loss", "validation/auc_micro", "validation/auc_macro")
@@ -176,12 +146,11 @@ def test_the_epochs_are_those_of_the_training_record(folder: Path, tables: Any, 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_each_strategy_is_scored_on_test_as_by_scikit_learn(
-    folder: Path, candidate: Path, variant: str, markdown_tables: Any
+    markdown: str, candidate: Path, variant: str, markdown_tables: Any
 ) -> None:
-    found = markdown_tables((folder / "report.md").read_text(encoding="utf-8"))
     rows = {
         strategy: cells
-        for model, strategy, *cells in next(t for t in found if t[0][0] == "model on test")
+        for model, strategy, *cells in next(table for table in markdown_tables(markdown) if table[0][0] == "model on test")
         if model == f"minilm ({ENGINES[variant]})"
     }
     test = Stored(candidate / variant, "test")
@@ -193,15 +162,14 @@ def test_each_strategy_is_scored_on_test_as_by_scikit_learn(
             predicted &= (-test.scores).argsort(axis=1, kind="stable").argsort(axis=1) < row["k"]
         expected = [f1_score(test.labels, predicted, average=average, zero_division=0) for average in ("macro", "micro")]
         assert rows[row["strategy"]][:2] == [shown(value) for value in expected]
-        some = test.labels.any(axis=1)
-        kept = recall_score(test.labels[some], predicted[some], average="samples", zero_division=0)
-        assert rows[row["strategy"]][-2] == shown(kept)
+        labelled = test.labels.any(axis=1)
+        recall = recall_score(test.labels[labelled], predicted[labelled], average="samples", zero_division=0)
+        assert rows[row["strategy"]][-2] == shown(recall)
         assert rows[row["strategy"]][-1] == str(predicted.any(axis=0).sum())
 
 
-def test_the_sweep_is_that_of_scikit_learn(tables: Any, folder: Path, candidate: Path) -> None:
-    text = (folder / "report.md").read_text(encoding="utf-8")
-    engine = re.search(r"## One threshold for all\n\nminilm \((.+)\) on validation", text).group(1)  # type: ignore[union-attr]
+def test_the_metrics_by_threshold_are_those_of_scikit_learn(tables: Any, markdown: str, candidate: Path) -> None:
+    engine = re.search(r"## Global threshold\n\nminilm \((.+)\) on validation", markdown).group(1)  # type: ignore[union-attr]
     variant = next(variant for variant, name in ENGINES.items() if name == engine)
     validation = Stored(candidate / variant, "validation")
     assert list(tables["threshold"]) == [f"{step / 10:g}" for step in range(1, 10)]
@@ -211,7 +179,7 @@ def test_the_sweep_is_that_of_scikit_learn(tables: Any, folder: Path, candidate:
         assert row["recall micro"] == shown(recall_score(validation.labels, predicted, average="micro", zero_division=0))
 
 
-def test_calibration_before_is_what_the_network_said_before_it_was_scaled(tables: Any, candidate: Path) -> None:
+def test_the_metrics_before_calibration_are_those_of_the_uncalibrated_logits(tables: Any, candidate: Path) -> None:
     test = Stored(candidate / "gpu", "test")
     training = json.loads((candidate / "model" / "training.json").read_text(encoding="utf-8"))["calibration"]
     logits = np.log(test.scores / (1 - test.scores))
@@ -231,55 +199,59 @@ def test_the_counts_of_labels_are_those_of_the_splits(tables: Any, candidate: Pa
         assert counts == stored.labels.sum(axis=0).tolist()
 
 
-def test_the_versions_and_the_reason_against_promotion_are_there(folder: Path, tables: Any) -> None:
+def test_the_versions_and_the_reason_against_promotion_are_there(markdown: str, tables: Any) -> None:
     assert tables["variant"]["cpu"] == {
         "profile": "minilm",
         "version": "4",
         "alias": "challenger-cpu",
         "bundle": "s3://b/models/x/cpu/",
     }
-    assert "cpu: not promoted, since AUC micro is not higher." in (folder / "report.md").read_text(encoding="utf-8")
+    assert "cpu: not promoted, because AUC micro is not higher." in markdown
 
 
-def test_the_best_on_validation_is_named(folder: Path, candidate: Path) -> None:
+def test_the_best_on_validation_is_named(markdown: str, candidate: Path) -> None:
     scores = {
         f"minilm ({ENGINES[variant]})": roc_auc_score(stored.labels, stored.scores, average="micro")
         for variant in VARIANTS
         for stored in [Stored(candidate / variant, "validation")]
     }
-    assert f"Best on validation: {max(scores, key=scores.__getitem__)}." in (folder / "report.md").read_text(encoding="utf-8")
+    assert f"Best on validation: {max(scores, key=scores.__getitem__)}." in markdown
 
 
-def test_the_run_of_a_registered_model_is_told(tables: Any) -> None:
+def test_the_run_of_a_registered_model_is_named(tables: Any) -> None:
     assert tables["training"]["MLflow run"]["value"] == "f00d"
 
 
-def test_each_version_has_the_command_that_downloads_it(folder: Path) -> None:
-    text = (folder / "report.md").read_text(encoding="utf-8")
-    assert "make download-model VERSION=3 " in text
-    assert "make download-model VERSION=4 " in text
+def test_each_version_has_the_command_that_downloads_it(markdown: str) -> None:
+    assert "make download-model VERSION=3 " in markdown
+    assert "make download-model VERSION=4 " in markdown
 
 
-def test_a_report_without_registration_has_no_versions(dataset: Path, parts: Any, tmp_path: Path) -> None:
-    report.write(dataset, parts, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
-    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+def test_a_report_without_registration_has_no_versions(dataset: Path, results: list[Result]) -> None:
+    _, sections = report.sections(dataset, results, registered={})
+    text = to_markdown("t", sections)
+    assert "## Models" in text
     assert "Registered versions" not in text
+    assert "MLflow run" not in text
     assert "download-model" not in text
 
 
-def test_texts_stand_on_the_page_and_never_in_the_markdown(folder: Path, dataset: Path) -> None:
-    rows = load_dataset(dataset)[0]["validation"]
-    markdown = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.md"))
-    assert not any(text in markdown for text in rows["text"][:])
-    assert any(text in (folder / "report.html").read_text(encoding="utf-8") for text in rows["text"][:])
+def test_the_folder_has_pages_texts_figures_and_tables(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == FILES
 
 
-def test_every_figure_of_the_text_is_there_and_no_other(folder: Path) -> None:
-    named = {
+def test_texts_are_on_the_html_page_and_never_in_the_markdown_or_a_table(folder: Path, dataset: Path, page: str) -> None:
+    texts = load_dataset(dataset)[0]["validation"]["text"][:]
+    published = "".join(path.read_text(encoding="utf-8") for path in [*folder.glob("*.md"), *folder.glob("tables/*.csv")])
+    assert not any(text in published for text in texts)
+    assert any(text in page for text in texts)
+
+
+def test_every_referenced_figure_is_there_and_no_other(folder: Path) -> None:
+    referenced = {
         name for path in folder.glob("*.md") for name in re.findall(r"\(figures/(.+?)\)", path.read_text(encoding="utf-8"))
     }
-    assert {path.name for path in (folder / "figures").iterdir()} == named
+    assert {path.name for path in (folder / "figures").iterdir()} == referenced
     assert {
         "class-distribution.svg",
         "co-occurrence.svg",
@@ -291,10 +263,10 @@ def test_every_figure_of_the_text_is_there_and_no_other(folder: Path) -> None:
         "precision-recall.svg",
         "reliability.svg",
         "accuracy-latency.svg",
-    } <= named
+    } <= referenced
 
 
-def test_no_path_of_this_machine_is_told(folder: Path, source: Path) -> None:
+def test_no_path_of_this_machine_is_written(folder: Path, source: Path) -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.*"))
     assert str(source.parent) not in text
     assert str(Path.home()) not in text.replace(f"{Path.home()}/.", "")
@@ -306,43 +278,60 @@ def test_nothing_is_left_to_fill_in(folder: Path) -> None:
         assert re.findall(r"\b(TODO|TBD|FIXME|XXX|None|nan|NaN|inf|lorem|placeholder)\b|[{}]|\?\?", text) == []
 
 
-def test_measurements_are_shown_for_the_data_they_were_made_on(
-    dataset: Path, parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, markdown_tables: Any
-) -> None:
-    digest = load_dataset(dataset)[1]["digest"]
-    row = dict.fromkeys(
-        ("auc_micro", "auc_macro", "f1_macro_at_0.5", "f1_macro_tuned", "f1_micro_tuned", "calibration_error"), 0.5
-    )
+@pytest.fixture
+def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A function that replaces the measurements of the package: called with the rows of ``ablations`` or ``frontier``."""
+    for name in ("ABLATIONS", "SEEDS", "FRONTIER"):
+        monkeypatch.setattr(measurements, name, tmp_path / f"{name.lower()}.csv")
+    return lambda name, rows: evaluate.write_csv(tmp_path / f"{name}.csv", rows)
+
+
+def test_measurements_are_shown_for_the_data_they_were_made_on(recorded: Any, markdown_tables: Any) -> None:
+    row = dict.fromkeys(measurements.ABLATION_METRICS, 0.5)
     rows = [
-        {"row": "base", "changes": "{}", "seed": 0, **row, "digest": digest},
-        {"row": "focal", "changes": '{"loss": "focal"}', "seed": 0, **row, "auc_micro": 0.75, "digest": digest},
+        {"row": "base", "changes": "{}", "seed": 0, **row, "digest": "of the data"},
+        {"row": "focal", "changes": '{"loss": "focal"}', "seed": 0, **row, "auc_micro": 0.75, "digest": "of the data"},
         {"row": "elsewhere", "changes": "{}", "seed": 0, **row, "digest": "another"},
     ]
-    evaluate.write_csv(tmp_path / "ablations.csv", rows)
-    monkeypatch.setattr(report, "ABLATIONS", tmp_path / "ablations.csv")
-    report.write(dataset, parts, tmp_path / "report")
-    (table,) = [
-        found
-        for found in markdown_tables((tmp_path / "report" / "report.md").read_text(encoding="utf-8"))
-        if found[0][0] == "ablation"
-    ]
+    recorded("ablations", rows)
+    (table,) = markdown_tables(to_markdown("t", measurements.sections("of the data")))
+    assert table[0][0] == "ablation"
     assert [line[0] for line in table[1:]] == ["base", "focal"]
     assert table[2][1] == "loss focal"
     assert table[2][-2:] == ["+0.2500", "+0.0000"]
+    assert measurements.sections("of other data") == []
 
 
-def test_the_frontier_is_shown_best_first(
-    dataset: Path, parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, markdown_tables: Any
-) -> None:
-    shared = {"machine": "two cores of a machine", "digest": load_dataset(dataset)[1]["digest"]}
+def test_the_frontier_is_shown_best_first(recorded: Any, markdown_tables: Any) -> None:
+    shared = {"machine": "two cores of a machine", "digest": "of the data"}
     rows = [
-        {"answered by": "bag", "f1_macro": 0.3719, "texts_per_second": 49250, **shared},
-        {"answered by": "onnx-int8", "f1_macro": 0.5485, "texts_per_second": 1175, **shared},
+        {"predictor": "bag", "f1_macro": 0.3719, "texts_per_second": 49250, **shared},
+        {"predictor": "openvino-int8", "f1_macro": 0.5485, "texts_per_second": 1175, **shared},
     ]
-    evaluate.write_csv(tmp_path / "frontier.csv", rows)
-    monkeypatch.setattr(report, "FRONTIER", tmp_path / "frontier.csv")
-    report.write(dataset, parts, tmp_path / "report")
-    written = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
-    (table,) = [found for found in markdown_tables(written) if found[0][0] == "answered by"]
-    assert table[1:] == [["onnx-int8", "0.5485", "1,175"], ["bag", "0.3719", "49,250"]]
-    assert "two cores of a machine" in written
+    recorded("frontier", rows)
+    text = to_markdown("t", measurements.sections("of the data"))
+    (table,) = markdown_tables(text)
+    assert table == [
+        ["predictor", "F1 macro", "texts per second"],
+        ["openvino-int8", "0.5485", "1,175"],
+        ["bag", "0.3719", "49,250"],
+    ]
+    assert "two cores of a machine" in text
+
+
+def test_seeds_are_summarised_per_recipe_and_metric(recorded: Any, markdown_tables: Any) -> None:
+    rows = [
+        {"row": row, "seed": seed, "validation/f1_macro": f1, "test/f1_macro": f1 + 0.1, "digest": "of the data"}
+        for row, seed, f1 in (("base", 0, 0.4), ("base", 1, 0.6), ("once", 0, 0.9))
+    ]
+    recorded("seeds", rows)
+    (table,) = markdown_tables(to_markdown("t", measurements.sections("of the data")))
+    assert table[1:] == [
+        ["base: validation F1 macro", "0, 1", "0.5000", "0.1414", "0.4000", "0.6000"],
+        ["base: test F1 macro", "0, 1", "0.6000", "0.1414", "0.5000", "0.7000"],
+    ]
+
+
+def test_measurements_of_the_package_are_readable(markdown_tables: Any) -> None:
+    text = to_markdown("t", measurements.sections(OFFICIAL_DIGEST))
+    assert [table[0][0] for table in markdown_tables(text)] == ["over seeds", "ablation", "predictor"]

@@ -14,7 +14,7 @@ from goemotions.metrics.thresholds import Thresholds
 from goemotions.models.records import CalibrationRecord, ExportRecord, TrainingRecord
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, VARIANTS
-from goemotions.report import models
+from goemotions.report import comparison
 from goemotions.report.result import Result
 
 NAMES = ("a", "b", "c")
@@ -80,6 +80,6 @@ def test_the_report_names_the_winners_of_registration(
     assert registered == {"gpu": gpu, "cpu": cpu}
 
     results = [Result.read(variant, one) for variant in VARIANTS for one in artifacts[variant]]
-    text = "\n".join(models.compared(results, "digest", 25.0).text)
-    assert f"For gpu, take {gpu} (torch): the best on validation, AUC micro" in text
-    assert f"For cpu, take {cpu} (openvino-int8): {reason}, AUC micro" in text
+    text = "\n".join(comparison.section(results, results[0], "digest", 25.0).text)
+    assert f"For gpu, use {gpu} (torch): the best on validation; AUC micro" in text
+    assert f"For cpu, use {cpu} (openvino-int8): {reason}; AUC micro" in text

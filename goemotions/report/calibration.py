@@ -1,0 +1,54 @@
+"""How far the probabilities can be trusted: Brier score, calibration error and reliability, before and after calibration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from goemotions.metrics import calibration
+from goemotions.report import figures
+from goemotions.report.document import Cell, Figure, Section, Table
+from goemotions.report.result import Result
+
+
+def section(results: list[Result], winner: Result) -> Section:
+    methods: list[dict[str, Any]] = winner.training.calibration.comparison
+    rows: list[list[Cell]] = [
+        [
+            f"{result.title}, {when}",
+            calibration.brier(result.test.labels, probabilities),
+            calibration.error(result.test.labels, probabilities),
+        ]
+        for result in results
+        for when, probabilities in _before_and_after(result).items()
+    ]
+    points = [
+        {"probability": row["predicted"], "observed": row["observed"], "count": row["count"], "series": when}
+        for when, probabilities in _before_and_after(winner).items()
+        for row in calibration.reliability(winner.test.labels, probabilities)
+    ]
+    return Section(
+        "Calibration",
+        (
+            "The calibration is fitted on validation and folded into the last layer. "
+            f"For {winner.profile} it is {winner.calibrator.method}, which had the lowest log loss on validation, cross-fitted.",
+        ),
+        (
+            Table(
+                ("calibration, cross-fitted on validation", "log loss", "Brier score", "calibration error"),
+                [[row[key] for key in ("method", "log_loss", "brier", "calibration_error")] for row in methods],
+            ),
+            Table(("calibration on test", "Brier score", "calibration error"), rows),
+        ),
+        (
+            Figure(
+                "reliability",
+                f"Reliability of {winner.title} on test, before and after calibration",
+                figures.reliability(points),
+            ),
+        ),
+    )
+
+
+def _before_and_after(result: Result) -> dict[str, Any]:
+    """Probabilities on test, float [n, labels], without and with the calibration."""
+    return {"before": result.calibrator.undo(result.test.probabilities), "after": result.test.probabilities}
