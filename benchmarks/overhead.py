@@ -48,13 +48,9 @@ def measure(source: str) -> list[Row]:
         logging.disable(logging.NOTSET)
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                made = local.run(
-                    folder,
-                    data=parameters.source(source),
-                    models=["minilm"],
-                    settings={"minilm": {"teachers": 0, "epochs": 1, "batch_size": 256}},
-                )
-            found = seconds((made / "run.log").read_text(encoding="utf-8"))
+                arguments = parameters.training_arguments(source, "minilm", {}, 0, {}, is_local=True)
+                made = local.run(folder, **arguments, settings={"minilm": {"teachers": 0, "epochs": 1, "batch_size": 256}})
+            found = seconds(made.log.read_text(encoding="utf-8"))
         finally:
             logging.disable(level)
             stack.down(folder)

@@ -98,7 +98,7 @@ def prepare(folder: Path) -> None:
         fitted = ("--validation", candidate / variant / "validation", "--output", candidate / variant / "thresholds")
         run("tune-thresholds", *fitted, log=log)
     register(folder, "soak-0", log).wait()
-    run("download", "champion-cpu", "--model-name", MODEL, "--output", folder / "bundle", log=log)
+    run("model", "download", "champion-cpu", "--model-name", MODEL, "--output", folder / "bundle", log=log)
 
 
 def register(folder: Path, name: str, log: Path) -> subprocess.Popen[bytes]:
@@ -131,7 +131,7 @@ def serve(soak: Soak) -> None:
 def _server(folder: Path, log: Path) -> tuple[int, subprocess.Popen[bytes]]:
     port = stack.free_ports(1)[0]
     process = goemotions("serve", "--bundle", folder / "bundle", "--port", str(port), log=log)
-    while not stack._answers(f"http://127.0.0.1:{port}/v2/health/ready"):
+    while not stack.responds(f"http://127.0.0.1:{port}/v2/health/ready"):
         if process.poll() is not None:
             raise click.ClickException(f"the server ended: see {log}")
         time.sleep(0.2)

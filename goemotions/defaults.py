@@ -9,6 +9,8 @@ EXPERIMENT = "goemotions"
 BUCKET = "goemotions"
 STORE = f"s3://{BUCKET}/"
 REFERENCE = "champion-cpu"
+TRAINER_IMAGE = "goemotions-trainer"
+CREDENTIALS_SECRET = "goemotions"
 
 # Data.
 SOURCE = "sample"

@@ -7,6 +7,10 @@ class WorkflowError(Exception):
     """Base class of the errors that a user can act on. The command line prints the message and exits with code 1."""
 
 
+class BadArgument(WorkflowError):
+    """An option or parameter has an unknown name, or a value that cannot be used."""
+
+
 class DataError(WorkflowError):
     """A source, file or row does not have the documented form."""
 

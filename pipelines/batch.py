@@ -1,4 +1,4 @@
-"""Batch scoring on a cluster: a plan, a pod for each share of the shards, and a check of the whole; Kubeflow runs the pods."""
+"""The scoring pipeline: plan the shards, score them in several pods, and check that every row was scored."""
 
 from collections.abc import Mapping
 
@@ -8,46 +8,48 @@ from kfp.dsl import Collected, ParallelFor
 from components.finish_scoring import finish_scoring
 from components.plan_scoring import plan_scoring
 from components.score import score
-from pipelines import placement
+from goemotions import defaults
+from pipelines import resources as resource_tables
+from pipelines.placement import place
 
 
-def pipeline(resources: Mapping[str, str] = placement.SCORING) -> dsl.base_component.BaseComponent:
-    """The pipeline, its steps with these resources (``placement.resources(..., placement.SCORING)``)."""
+def pipeline(resources: Mapping[str, str] = resource_tables.SCORING) -> dsl.base_component.BaseComponent:
+    """The pipeline, with these resources for its steps."""
 
     @dsl.pipeline(name="goemotions-scoring", display_name="GoEmotions scoring")
     def scoring(
         input: str,
         output: str,
-        version: str = "champion-cpu",
-        model_name: str = "goemotions",
-        column: str = "text",
+        version: str = defaults.REFERENCE,
+        model_name: str = defaults.MODEL_NAME,
+        column: str = defaults.TEXT_COLUMN,
         all_scores: bool = True,
-        shard_rows: int = 100_000,
+        shard_rows: int = defaults.SHARD_ROWS,
         pods: int = 4,
         threads: int = 4,
-        image: str = "goemotions-trainer:latest",
+        image: str = f"{defaults.TRAINER_IMAGE}:latest",
         commit: str = "unknown",
-        credentials_secret: str = "goemotions",
+        credentials_secret: str = defaults.CREDENTIALS_SECRET,
     ) -> None:
-        """Labels the rows of Parquet files with a registered model: one output row for each input row, in order.
+        """Labels the rows of Parquet files with a registered model: one output row per input row, in order.
 
         Args:
             input: S3 prefix with .parquet files, or one such file.
-            output: S3 prefix for the scored shards; a run that is started again goes on there.
-            version: Alias, version number or location of the bundle that scores.
+            output: S3 prefix for the scored shards; a run that is started again continues there.
+            version: Alias, version number or location of the bundle.
             model_name: Name of the registered model in MLflow.
             column: Column with the texts.
             all_scores: Add the probability of each label.
-            shard_rows: Most rows of a shard, which is one file of the output.
+            shard_rows: Most rows per shard; a shard is one file of the output.
             pods: Pods that share the shards.
-            threads: Of each pod; 0: every core that it may use.
+            threads: Threads per pod; 0: every core that it may use.
             image: Trainer image of every step, tagged by commit.
             commit: Git commit of the pipeline.
             credentials_secret: Kubernetes secret with MLFLOW_TRACKING_URI and the S3 variables.
         """
 
         def placed(task: dsl.PipelineTask, step: str) -> dsl.PipelineTask:
-            return placement.place(task, step, resources, image=image, secret=credentials_secret)
+            return place(task, step, resources, image=image, secret=credentials_secret)
 
         planned = placed(
             plan_scoring(

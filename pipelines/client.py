@@ -1,4 +1,4 @@
-"""The connection to Kubeflow Pipelines: kfp's client with errors that say what is wrong, within seconds."""
+"""The connection to Kubeflow Pipelines: kfp's client with timeouts of seconds and errors that say what to do."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ import urllib3.exceptions
 
 from goemotions.errors import WorkflowError
 
-ANSWER_SECONDS = 30
+RESPONSE_SECONDS = 30
 HEALTH_SECONDS = 10
 
 
 class ServerError(WorkflowError):
-    """Kubeflow Pipelines is not named, does not answer, or refuses."""
+    """Kubeflow Pipelines has no address, does not respond, or refuses."""
 
 
 class ServerAway(ServerError):
-    """Kubeflow Pipelines does not answer now; it may do so again."""
+    """Kubeflow Pipelines does not respond now; it may later."""
 
 
 @dataclass(frozen=True)
 class Connection:
-    """Where Kubeflow Pipelines is and who asks.
+    """Address of Kubeflow Pipelines, and the credentials for it.
 
     Attributes:
         endpoint: address of the API or of its proxy; empty for the cluster of ``kube_context``.
         namespace: profile namespace of a multi-user Kubeflow; empty otherwise.
-        token: bearer token; cookies: those of a session, as ``name=value``. Neither is ever shown.
-        kube_context: context of the kubeconfig through whose API server it is reached.
-        ca_cert: file with the certificate authority of the endpoint, where the system's do not do.
-        server_namespace: where Kubeflow Pipelines itself lives, for ``kube_context``.
+        token: bearer token; never shown.
+        cookies: session cookies, as ``name=value``; never shown.
+        kube_context: context of the kubeconfig; Kubeflow is then reached through its API server.
+        ca_cert: file with the certificate authority of the endpoint, if the system does not have it.
+        server_namespace: namespace of Kubeflow Pipelines itself, for ``kube_context``.
     """
 
     endpoint: str = ""
@@ -54,26 +55,26 @@ class Connection:
 
 
 class Client(kfp.Client):
-    """kfp's client, which asks for the server's health when it is made: once, and not five times over."""
+    """kfp's client, which checks the health of the server when it is created: once, instead of five times."""
 
     def get_kfp_healthz(self, sleep_duration: int = 0) -> kfp_server_api.V2beta1GetHealthzResponse:
-        answer = self._healthz_api.healthz_service_get_healthz(_preload_content=False, _request_timeout=HEALTH_SECONDS)
-        return kfp_server_api.V2beta1GetHealthzResponse(multi_user=json.loads(answer.data).get("multi_user", False))
+        response = self._healthz_api.healthz_service_get_healthz(_preload_content=False, _request_timeout=HEALTH_SECONDS)
+        return kfp_server_api.V2beta1GetHealthzResponse(multi_user=json.loads(response.data).get("multi_user", False))
 
 
 def connect(connection: Connection) -> Client:
-    """A client that has spoken with its server.
+    """A client whose connection was tested.
 
     Raises:
-        ServerError: no endpoint, nothing answers there, it is not Kubeflow Pipelines, it refuses, or the namespace is missing.
+        ServerError: there is no address, nothing responds there, it is not Kubeflow Pipelines, it refuses, or the namespace is missing.
     """
     if not (connection.endpoint or connection.kube_context):
         raise ServerError(
-            "no endpoint of Kubeflow Pipelines is named: set KF_PIPELINES_ENDPOINT "
+            "there is no address of Kubeflow Pipelines: set KF_PIPELINES_ENDPOINT "
             "(such as http://localhost:8080 after `kubectl -n kubeflow port-forward svc/ml-pipeline-ui 8080:80`) or KUBE_CONTEXT"
         )
     _require_context(connection)
-    with named(connection), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with translate_errors(connection), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
             client = Client(
@@ -87,34 +88,36 @@ def connect(connection: Connection) -> Client:
             is_multi_user = client.get_kfp_healthz().multi_user
         except ValueError as error:
             raise ServerError(
-                f"{connection.place()} answers with a page instead of Kubeflow Pipelines, most often a login: "
+                f"{connection.place()} returns a web page instead of the API of Kubeflow Pipelines, most often a login: "
                 "set KF_PIPELINES_TOKEN or KF_PIPELINES_COOKIES, or fix the endpoint"
             ) from error
     if is_multi_user and not connection.namespace:
         raise ServerError(
-            f"{connection.place()} has several users: set KF_PIPELINES_NAMESPACE to the namespace of your profile"
+            f"{connection.place()} is a multi-user Kubeflow: set KF_PIPELINES_NAMESPACE to the namespace of your profile"
         )
-    # Without it an answer that never comes is waited for for ever.
-    client._run_api.api_client.rest_client.pool_manager.connection_pool_kw["timeout"] = ANSWER_SECONDS
+    # kfp sets no timeout.
+    client._run_api.api_client.rest_client.pool_manager.connection_pool_kw["timeout"] = RESPONSE_SECONDS
     return client
 
 
 @contextlib.contextmanager
-def named(connection: Connection) -> Iterator[None]:
-    """Failures of requests as named errors.
+def translate_errors(connection: Connection) -> Iterator[None]:
+    """Turns errors of requests into named errors.
 
     Raises:
-        ServerAway: the server does not answer, or says that it cannot now.
+        ServerAway: the server does not respond, or returns a status from 500.
         ServerError: it refuses.
     """
     try:
         yield
     except urllib3.exceptions.HTTPError as error:
-        raise ServerAway(f"Kubeflow Pipelines does not answer at {connection.place()}: start it or fix the endpoint") from error
+        raise ServerAway(
+            f"Kubeflow Pipelines does not respond at {connection.place()}: start it or fix the endpoint"
+        ) from error
     except kfp_server_api.ApiException as error:
         advice = {
             401: "set KF_PIPELINES_TOKEN, or log in again",
-            403: "the account has no right to this: check KF_PIPELINES_NAMESPACE and the token",
+            403: "the account has no permission for this: check KF_PIPELINES_NAMESPACE and the token",
             404: "check the endpoint and KF_PIPELINES_NAMESPACE",
         }.get(error.status, "fix what it says")
         kind = ServerAway if error.status >= 500 else ServerError
@@ -122,13 +125,13 @@ def named(connection: Connection) -> Iterator[None]:
 
 
 def _require_context(connection: Connection) -> None:
-    """kfp passes over a context that it cannot load, and asks localhost."""
+    """Checks the context: kfp ignores one that it cannot load, and connects to localhost."""
     from kubernetes import config
 
     if connection.endpoint:
         return
     if connection.token:
-        raise ServerError("KF_PIPELINES_TOKEN goes with KF_PIPELINES_ENDPOINT: KUBE_CONTEXT has a login of its own")
+        raise ServerError("KF_PIPELINES_TOKEN goes with KF_PIPELINES_ENDPOINT: KUBE_CONTEXT has its own login")
     try:
         contexts = [context["name"] for context in config.list_kube_config_contexts()[0]]
     except config.ConfigException as error:
@@ -138,7 +141,7 @@ def _require_context(connection: Connection) -> None:
 
 
 def _reason(error: kfp_server_api.ApiException) -> str:
-    """The message of the server's answer, on one line."""
+    """The message of the server's response, on one line."""
     try:
         content: dict[str, Any] = json.loads(error.body)
         text = str(content.get("error_message") or content.get("message") or content.get("error") or error.reason)

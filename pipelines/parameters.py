@@ -1,57 +1,122 @@
-"""Pipeline parameters from a command line: checked by name, since KFP passes on what the pipeline does not know."""
+"""Parameters of the pipelines from a command line. Names, types, profiles and locations are checked before anything runs.
+
+KFP itself passes on parameters that the pipeline does not have, and values of any type.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kfp.dsl.base_component import BaseComponent
 
-from goemotions.errors import WorkflowError
+from goemotions.errors import BadArgument
+from goemotions.models import profiles
+from pipelines.batch import scoring
 from pipelines.training import training
 
-# Former names of pipeline parameters, still accepted.
+# Former names of parameters.
 RENAMED = {"stated_precision": "target_precision", "stated_recall": "target_recall"}
+# KFP's name of a type, the type of its JSON value, and what to call it in a message.
+TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "Integer": (int, "a whole number"),
+    "Float": ((int, float), "a number"),
+    "Boolean": (bool, "true or false"),
+    "List": (list, "a list in JSON"),
+    "Dict": (dict, "a dictionary in JSON"),
+}
 
 
-class BadArgument(WorkflowError):
-    """An option of the command line cannot be understood."""
+def training_arguments(
+    data: str, models: str, weights: Mapping[str, str], epochs: int, others: Mapping[str, str], *, is_local: bool = False
+) -> dict[str, Any]:
+    """Parameters of the training pipeline.
 
-
-def parse(values: tuple[str, ...], pipeline: BaseComponent = training) -> dict[str, Any]:
-    """``name=value`` pairs as parameters of a pipeline; a value is JSON, or a plain string.
+    Args:
+        data: source of the data.
+        models: names of profiles, separated by commas.
+        weights: locations by profile.
+        epochs: 0 for those of each profile.
+        others: any parameters by name, as text; they take precedence.
+        is_local: whether the steps run on this machine, where they can read its folders. Paths become absolute, because each step runs
+            in a directory of its own.
 
     Raises:
-        BadArgument: no pair, or no parameter of that name.
+        BadArgument: no such parameter, a value of another type, or a location that a pod cannot read.
+        ModelError: no such profile or hyperparameter.
     """
-    found: dict[str, Any] = {}
-    known = pipeline.component_spec.inputs
-    for name, value in map(pair, values):
-        name = RENAMED.get(name, name)
-        if name not in known:
-            raise BadArgument(f"the pipeline has no parameter {name!r}: it has {', '.join(known)}")
-        found[name] = value
-        if known[name].type != "String":
-            with contextlib.suppress(ValueError):
-                found[name] = json.loads(value)
-    return found
+    arguments: dict[str, Any] = {"data": data, "models": [name.strip() for name in models.split(",")]}
+    if epochs:
+        arguments["epochs"] = epochs
+    if weights:
+        arguments["weights"] = dict(weights)
+    arguments |= typed(others, training)
+    _check_profiles(arguments)
+    locate = _absolute if is_local else _readable_by_pods
+    arguments["data"] = locate(arguments["data"])
+    if "weights" in arguments:
+        arguments["weights"] = {name: locate(location) for name, location in arguments["weights"].items()}
+    return arguments
 
 
-def named_weights(values: tuple[str, ...]) -> dict[str, str]:
-    """``profile=location`` pairs; a local path becomes absolute: each step runs in a directory of its own."""
-    pairs = [pair(value) for value in values]
-    return {profile: place if "://" in place else str(Path(place).expanduser().absolute()) for profile, place in pairs}
+def scoring_arguments(input: str, output: str, others: Mapping[str, str]) -> dict[str, Any]:
+    """Parameters of the scoring pipeline.
+
+    Raises:
+        BadArgument: no such parameter, a value of another type, or a location outside S3.
+    """
+    for location in (input, output):
+        if not location.startswith("s3://"):
+            raise BadArgument(f"a pod cannot reach {location}: give s3://bucket/prefix/ (`goemotions score` takes folders)")
+    return {"input": input, "output": output, **typed(others, scoring)}
 
 
-def source(value: str) -> str:
-    """The source of the data; a local folder becomes absolute."""
-    return str(Path(value).absolute()) if Path(value).is_dir() else value
+def typed(values: Mapping[str, str], pipeline: BaseComponent = training) -> dict[str, Any]:
+    """Parameters of a pipeline from text, with the types that the pipeline declares.
+
+    Raises:
+        BadArgument: no such parameter, or a value of another type.
+    """
+    arguments = {}
+    declared = pipeline.component_spec.inputs
+    for given, text in values.items():
+        name = RENAMED.get(given, given)
+        if name not in declared:
+            raise BadArgument(f"the pipeline has no parameter {name!r}: it has {', '.join(declared)}")
+        arguments[name] = _value(name, text, declared[name].type)
+    return arguments
 
 
-def pair(value: str) -> tuple[str, str]:
-    name, separator, rest = value.partition("=")
-    if not (name and separator and rest):
-        raise BadArgument(f"{value!r} is not a name=value pair")
-    return name, rest
+def _value(name: str, text: str, kind: str) -> Any:
+    if kind == "String":
+        return text
+    accepted, called = TYPES[kind.partition("[")[0]]
+    try:
+        value = json.loads(text.lower() if kind == "Boolean" else text)
+    except ValueError:
+        value = None
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind != "Boolean"):
+        raise BadArgument(f"the parameter {name} is {called}, not {text!r}")
+    return value
+
+
+def _check_profiles(arguments: Mapping[str, Any]) -> None:
+    weights, settings = arguments.get("weights", {}), arguments.get("settings", {})
+    for name in {*arguments["models"], *weights, *settings}:
+        changed = settings.get(name, {})
+        if not isinstance(changed, dict):
+            raise BadArgument(f"the settings of {name} are a dictionary of hyperparameters, not {changed!r}")
+        profiles.get(name, changed)
+
+
+def _absolute(location: str) -> str:
+    path = Path(location).expanduser()
+    return location if "://" in location or not path.is_dir() else str(path.absolute())
+
+
+def _readable_by_pods(location: str) -> str:
+    if location != "sample" and not location.startswith(("hub:", "s3://")):
+        raise BadArgument(f"a pod cannot read {location}: put it into S3 (s3://bucket/prefix/) or name a hub:<dataset>")
+    return location

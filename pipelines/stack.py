@@ -1,6 +1,6 @@
-"""The local stack: a SeaweedFS S3 server and an MLflow server with SQLite, on loopback and free ports, below ``.local/``.
+"""The local stack: a SeaweedFS S3 server and an MLflow server with SQLite, on loopback and free ports, with files below ``.local/``.
 
-``up`` finds them running or starts them; ``down`` ends what ``up`` started, and nothing else.
+``up`` starts what is not running; ``down`` stops what ``up`` started, and nothing else.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import psutil
 
 from goemotions.defaults import BUCKET
@@ -35,12 +34,12 @@ WEED_PORTS = ("s3.port", "master.port", "volume.port", "filer.port", "admin.port
 
 
 class StackError(WorkflowError):
-    """A local server did not start."""
+    """A local server is not installed or did not start."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A process that ``up`` started; its start time tells it from a later process with the same id."""
+    """A process that ``up`` started. Its start time distinguishes it from a later process with the same id."""
 
     pid: int
     started: float
@@ -67,10 +66,13 @@ class Server:
 
 
 def up(folder: Path = FOLDER) -> dict[str, str]:
-    """The environment of the running stack; starts what is not running.
+    """Starts the servers that are not running.
+
+    Returns:
+        The environment variables that the clients of the stack need; they are also written to ``env`` in the folder.
 
     Raises:
-        StackError: a server did not answer in time; the message names its log.
+        StackError: a server did not start in time; the message has the location of its log.
     """
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +80,7 @@ def up(folder: Path = FOLDER) -> dict[str, str]:
     _bypass_proxies()
     weed = _server(folder, "seaweedfs")
     if weed is None:
-        # A server of MLflow that outlived its S3 would go on asking at the old port.
+        # An MLflow server that is still running would use the port of the former S3 server.
         down(folder)
         weed = _start_seaweedfs(folder, keys)
     environment = {
@@ -90,41 +92,50 @@ def up(folder: Path = FOLDER) -> dict[str, str]:
     }
     _wait(weed, folder / "seaweedfs.log", lambda: s3.is_reachable(BUCKET, environment))
     mlflow = _server(folder, "mlflow") or _start_mlflow(folder, environment)
-    _wait(mlflow, folder / "mlflow.log", lambda: _answers(f"http://127.0.0.1:{mlflow.port}/health"))
+    _wait(mlflow, folder / "mlflow.log", lambda: responds(f"http://127.0.0.1:{mlflow.port}/health"))
     environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{mlflow.port}"
     _write_private(folder / "env", "".join(f"export {name}={value}\n" for name, value in environment.items()))
     return environment
 
 
 def down(folder: Path = FOLDER) -> list[str]:
-    """Ends the servers; answers the names of those that ran."""
-    ended = []
+    """Stops the servers; returns the names of those that ran."""
+    stopped = []
     for name in ("mlflow", "seaweedfs"):
         server = _server(folder, name)
         if server:
             server.stop()
-            ended.append(name)
+            stopped.append(name)
         _record(folder, name).unlink(missing_ok=True)
-    return ended
+    return stopped
 
 
 def _bypass_proxies() -> None:
-    """A proxy of the network's cannot reach this machine's loopback."""
-    named = os.environ.get("NO_PROXY", os.environ.get("no_proxy", ""))
-    if "127.0.0.1" not in named:
-        named = ",".join(filter(None, [named, "127.0.0.1", "localhost"]))
-    os.environ["NO_PROXY"] = os.environ["no_proxy"] = named
+    """Excludes loopback from the proxy of the environment, which cannot reach it."""
+    hosts = os.environ.get("NO_PROXY", os.environ.get("no_proxy", ""))
+    if "127.0.0.1" not in hosts:
+        hosts = ",".join(filter(None, [hosts, "127.0.0.1", "localhost"]))
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = hosts
+
+
+def responds(url: str) -> bool:
+    """Whether a server on loopback returns a successful response."""
+    try:
+        with urllib.request.urlopen(url, timeout=5):  # nosec B310 # loopback, up makes the address
+            return True
+    except OSError:
+        return False
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on loopback that are free, with the port 10000 above each, below the range the kernel hands out itself."""
-    found: list[int] = []
+    """Free ports on loopback. The port 10000 above each is free, too; both are below the kernel's own range."""
+    ports: list[int] = []
     random = secrets.SystemRandom()
-    while len(found) < count:
+    while len(ports) < count:
         port = random.randrange(10_000, 22_000)
-        if port not in found and _is_free(port) and _is_free(port + 10_000):
-            found.append(port)
-    return found
+        if port not in ports and _is_free(port) and _is_free(port + 10_000):
+            ports.append(port)
+    return ports
 
 
 def _is_free(port: int) -> bool:
@@ -142,7 +153,7 @@ def _record(folder: Path, name: str) -> Path:
 
 
 def _server(folder: Path, name: str) -> Server | None:
-    """The server of that name, if it was started here and still runs."""
+    """The server of that name, if ``up`` started it and it is still running."""
     try:
         server = Server(**json.loads(_record(folder, name).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -151,13 +162,14 @@ def _server(folder: Path, name: str) -> Server | None:
 
 
 def _keys(folder: Path) -> dict[str, str]:
+    """The keys of the S3 server, created at the first start."""
     path = folder / "s3.json"
     if not path.exists():
         keys = {"accessKey": secrets.token_hex(10), "secretKey": secrets.token_hex(20)}
         identity = {"name": "goemotions", "credentials": [keys], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
         _write_private(path, json.dumps({"identities": [identity]}))
-    found: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["identities"][0]["credentials"][0]
-    return found
+    stored: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["identities"][0]["credentials"][0]
+    return stored
 
 
 def _write_private(path: Path, text: str) -> None:
@@ -207,7 +219,7 @@ def _start_mlflow(folder: Path, environment: dict[str, str]) -> Server:
 
 def _start(folder: Path, name: str, command: list[str], port: int, environment: dict[str, str]) -> Server:
     with (folder / f"{name}.log").open("ab") as log:
-        # A session of its own: Ctrl-C in the terminal ends what runs there, not the servers.
+        # In its own session, a server is not stopped by Ctrl-C in the terminal.
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -218,16 +230,16 @@ def _start(folder: Path, name: str, command: list[str], port: int, environment: 
             start_new_session=True,
         )
     server = Server.of(process, port)
-    _record(folder, name).write_text(json.dumps(asdict(server)), encoding="utf-8")
+    _record(folder, name).write_text(json.dumps(vars(server)), encoding="utf-8")
     return server
 
 
 def _program(name: str) -> str:
     beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if not found:
+    program = str(beside) if beside.exists() else shutil.which(name)
+    if not program:
         raise StackError(f"{name} is not installed: run `make setup`")
-    return found
+    return program
 
 
 def _wait(server: Server, log: Path, is_ready: Callable[[], bool]) -> None:
@@ -237,31 +249,3 @@ def _wait(server: Server, log: Path, is_ready: Callable[[], bool]) -> None:
             server.stop()
             raise StackError(f"a local server did not start: its log is {log}")
         time.sleep(0.2)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5):  # nosec B310 # loopback, the address is made by up
-            return True
-    except OSError:
-        return False
-
-
-@click.command()
-@click.argument("action", type=click.Choice(["up", "down"]))
-def main(action: str) -> None:
-    """Start or end the local stack."""
-    if action == "down":
-        click.echo(f"ended: {', '.join(down()) or 'nothing was running'}")
-        return
-    environment = up()
-    click.echo(f"MLflow    {environment['MLFLOW_TRACKING_URI']}")
-    click.echo(f"S3        {environment['AWS_ENDPOINT_URL']}, bucket {BUCKET}")
-    click.echo(f"variables . {FOLDER}/env")
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except WorkflowError as error:
-        sys.exit(f"stack: {error}")

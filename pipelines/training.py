@@ -14,40 +14,42 @@ from components.register import register
 from components.report import report
 from components.train import train
 from components.tune_thresholds import tune_thresholds
-from pipelines.placement import DEFAULTS, PRESETS, place
+from goemotions import defaults
+from pipelines import resources as resource_tables
+from pipelines.placement import place
 
-A100 = PRESETS["generic"]
+A100 = resource_tables.PRESETS["generic"]
 RUN = dsl.PIPELINE_JOB_ID_PLACEHOLDER
 
 
-def pipeline(resources: Mapping[str, str] = DEFAULTS) -> dsl.base_component.BaseComponent:
-    """The pipeline, its steps with these resources (``placement.resources``)."""
+def pipeline(resources: Mapping[str, str] = resource_tables.TRAINING) -> dsl.base_component.BaseComponent:
+    """The pipeline, with these resources for its steps."""
 
     @dsl.pipeline(name="goemotions-training", display_name="GoEmotions training")
     def training(
-        data: str = "sample",
-        models: list[str] = ["minilm", "minilm-3l"],  # noqa: B006 - KFP reads it, nothing changes it
+        data: str = defaults.SOURCE,
+        models: list[str] = [*defaults.PROFILES],  # noqa: B006 - KFP reads it, nothing changes it
         weights: dict[str, str] = {},  # noqa: B006
         settings: dict[str, dict[str, Any]] = {},  # noqa: B006
-        epochs: int = 0,
-        seed: int = 0,
-        precision: str = "auto",
-        checkpoint_steps: int = 500,
+        epochs: int = defaults.EPOCHS,
+        seed: int = defaults.SEED,
+        precision: str = defaults.PRECISION,
+        checkpoint_steps: int = defaults.CHECKPOINT_STEPS,
         drop_leaked: bool = False,
-        unlabelled: str = "quarantine",
-        max_quarantined: float = 0.05,
-        threshold_strategy: str = "best",
-        target_precision: float = 0.7,
-        target_recall: float = 0.8,
-        store: str = "s3://goemotions/",
-        model_name: str = "goemotions",
-        latency_budget_ms: float = 25.0,
+        unlabelled: str = defaults.UNLABELLED,
+        max_quarantined: float = defaults.MAX_QUARANTINED,
+        threshold_strategy: str = defaults.THRESHOLD_STRATEGY,
+        target_precision: float = defaults.TARGET_PRECISION,
+        target_recall: float = defaults.TARGET_RECALL,
+        store: str = defaults.STORE,
+        model_name: str = defaults.MODEL_NAME,
+        latency_budget_ms: float = defaults.LATENCY_BUDGET_MS,
         auto_promote: bool = False,
         deploy_namespace: str = "",
         canary_percent: int = 0,
-        image: str = "goemotions-trainer:latest",
+        image: str = f"{defaults.TRAINER_IMAGE}:latest",
         commit: str = "unknown",
-        credentials_secret: str = "goemotions",
+        credentials_secret: str = defaults.CREDENTIALS_SECRET,
         node_selector: dict[str, str] = A100.node_selector,
         tolerations: list[dict[str, Any]] = A100.tolerations,
         mlflow_address: str = "",
@@ -57,30 +59,30 @@ def pipeline(resources: Mapping[str, str] = DEFAULTS) -> dsl.base_component.Base
         Args:
             data: Source of the data: sample, hub:<dataset>[:<config>][@<revision>], a folder, or s3://bucket/prefix/.
             models: Model profiles to train: roberta-large, distilbert, minilm, minilm-3l.
-            weights: Other weights for a profile, as {"distilbert": "s3://bucket/prefix/"}; empty for each profile's own.
+            weights: Other weights for a profile, as {"distilbert": "s3://bucket/prefix/"}; empty for those that each profile names.
             settings: Hyperparameters to change in a profile, as {"minilm": {"learning_rate": 1e-4}}.
-            epochs: Epochs of every model; 0 for each profile's own.
+            epochs: Epochs of every model; 0 for those of each profile.
             seed: Seed of the heads, the order of the rows and the dropout.
-            precision: fp32, bf16, or auto for bf16 where the hardware computes in it.
-            checkpoint_steps: Optimizer steps between two checkpoints, from which a retried or preempted step goes on.
-            drop_leaked: Leave out of train each text that also stands in validation or test.
-            unlabelled: What happens to a row without a label: quarantine or keep.
-            max_quarantined: Share of a split's rows that may be blank or unlabelled before that is an error.
+            precision: fp32, bf16, or auto for bf16 if the hardware supports it.
+            checkpoint_steps: Optimizer steps between two checkpoints; a retried or preempted step continues from the last one.
+            drop_leaked: Remove texts from train that are also in validation or test.
+            unlabelled: What to do with rows without a label: quarantine or keep.
+            max_quarantined: Largest share of blank or unlabelled rows per split; more is an error.
             threshold_strategy: best (cross-fitted macro F1), precision, recall, or a strategy by name, such as per-label.
             target_precision: Micro precision that the threshold strategy precision meets.
             target_recall: Share of a text's labels that the threshold strategy recall keeps.
             store: Bucket and prefix for bundles and checkpoints, with the final slash.
             model_name: Name of the registered model in MLflow.
-            latency_budget_ms: 95th percentile, in ms, that the CPU winner may take for one text of 20 tokens on two threads.
-            auto_promote: Move the champion aliases where the gate passes; otherwise winners become challengers.
-            deploy_namespace: Namespace whose InferenceServices get what became champion; empty: nothing is deployed.
-            canary_percent: Share of the traffic for what is deployed, challengers too; 0: champions alone, with all of it.
+            latency_budget_ms: Largest p95 latency of the CPU winner, in ms, for one text of 20 tokens on two threads.
+            auto_promote: Move the champion aliases if the gate passes; otherwise winners become challengers.
+            deploy_namespace: Namespace of the InferenceServices that get the new champions; empty: nothing is deployed.
+            canary_percent: Share of the traffic for the new versions, challengers too; 0: champions only, with all of the traffic.
             image: Trainer image of every step, tagged by commit.
             commit: Git commit of the pipeline, for the tags of what it registers.
             credentials_secret: Kubernetes secret with MLFLOW_TRACKING_URI and the S3 variables.
             node_selector: Labels of the nodes that train, such as {"cloud.google.com/gke-accelerator": "nvidia-tesla-a100"}.
-            tolerations: Taints of those nodes that are tolerated, as Kubernetes writes them.
-            mlflow_address: Address of MLflow as a browser reaches it, for links; empty: MLFLOW_TRACKING_URI.
+            tolerations: Tolerations for the taints of those nodes, as Kubernetes writes them.
+            mlflow_address: Address of MLflow for a browser, for links; empty: MLFLOW_TRACKING_URI.
         """
 
         def placed(task: dsl.PipelineTask, step: str, name: str = "") -> dsl.PipelineTask:
@@ -138,7 +140,7 @@ def pipeline(resources: Mapping[str, str] = DEFAULTS) -> dsl.base_component.Base
                 )
 
         def collected() -> dict[str, Collected]:
-            # Made anew for each task: KFP changes the one it is given.
+            # New objects for each task, because KFP changes them.
             return {
                 "models": Collected(model),
                 "onnx": Collected(onnx),

@@ -18,6 +18,7 @@ from goemotions.data.taxonomy import Taxonomy
 from goemotions.models import profiles
 from goemotions.registry import tracking
 from goemotions.storage import s3
+from pipelines.run_folder import RunFolder
 from tests.support.bundles import assemble
 
 # One word gives each label away, so that even a tiny model learns something within seconds.
@@ -266,8 +267,8 @@ def planted(stack: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def run(stack: Path, source: Path, weights: Callable[[str], str], planted: dict[str, str]) -> Path:
-    """The folder of a finished run of the pipeline, with two profiles and those credentials in its environment."""
+def run(stack: Path, source: Path, weights: Callable[[str], str], planted: dict[str, str]) -> RunFolder:
+    """A finished run of the pipeline, with two profiles and those credentials in its environment."""
     from pipelines import local
 
     with pytest.MonkeyPatch.context() as environment:

@@ -48,7 +48,7 @@ def test_the_version_is_the_tag_or_the_distance_to_it(checkout: Path) -> None:
 
 def test_the_pipeline_runs_the_image_of_that_name(tmp_path: Path) -> None:
     compiled = tmp_path / "training.yaml"
-    command = [sys.executable, "-m", "pipelines.submit", "compile", "--registry", REGISTRY, "--output", str(compiled)]
+    command = [sys.executable, "-m", "goemotions.cli", "pipeline", "compile", "--registry", REGISTRY, "--output", str(compiled)]
     subprocess.run(command, check=True)
     assert script("name", "trainer", REGISTRY=REGISTRY).stdout.strip() in compiled.read_text()
 

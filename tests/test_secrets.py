@@ -16,11 +16,13 @@ from urllib.parse import quote
 
 import pytest
 
+from goemotions import defaults
 from goemotions.errors import TrackingError
 from goemotions.registry import tracking
 from goemotions.storage import store
 from pipelines import demo, stack
-from pipelines.submit import compile_pipeline
+from pipelines.package import compile_pipeline
+from pipelines.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 # What the stack itself reads its keys from, for its user alone.
@@ -70,21 +72,21 @@ def test_the_search_finds_what_is_there(
     assert found(f"http://{login}@host".encode()) == found(f"Basic {basic}".encode()) == names[-1:]
 
 
-def test_nothing_that_a_run_writes_holds_one(run: Path, found: Callable[[bytes], list[str]]) -> None:
-    paths = [path for path in run.rglob("*") if path.is_file()]
+def test_nothing_that_a_run_writes_holds_one(run: RunFolder, found: Callable[[bytes], list[str]]) -> None:
+    paths = [path for path in run.path.rglob("*") if path.is_file()]
     assert {"run.log", "training.json", "registered.json", "report.html"} <= {path.name for path in paths}
     assert {path: names for path in paths if (names := found(path.read_bytes()))} == {}
 
 
-def test_nothing_in_the_store_holds_one(run: Path, found: Callable[[bytes], list[str]]) -> None:
-    locations = [f"s3://{stack.BUCKET}/{prefix}/" for prefix in ("models", "mlflow", "checkpoints")]
+def test_nothing_in_the_store_holds_one(run: RunFolder, found: Callable[[bytes], list[str]]) -> None:
+    locations = [f"s3://{defaults.BUCKET}/{prefix}/" for prefix in ("models", "mlflow", "checkpoints")]
     assert all(store.files(location) for location in locations)
     contents = {file: store.read(location, file.name) or b"" for location in locations for file in store.files(location)}
     assert {key: names for key, content in contents.items() if (names := found(content))} == {}
 
 
 def test_neither_the_servers_logs_nor_mlflows_database_hold_one(
-    run: Path, stack: Path, found: Callable[[bytes], list[str]]
+    run: RunFolder, stack: Path, found: Callable[[bytes], list[str]]
 ) -> None:
     paths = [path for path in stack.iterdir() if path.is_file() and path.name not in PRIVATE]
     assert {"mlflow.db", "mlflow.log", "seaweedfs.log"} <= {path.name for path in paths}
@@ -92,7 +94,7 @@ def test_neither_the_servers_logs_nor_mlflows_database_hold_one(
     assert [oct((stack / name).stat().st_mode & 0o777) for name in PRIVATE] == ["0o600", "0o600"]
 
 
-def test_the_servers_log_holds_none(run: Path, found: Callable[[bytes], list[str]], tmp_path: Path) -> None:
+def test_the_servers_log_holds_none(run: RunFolder, found: Callable[[bytes], list[str]], tmp_path: Path) -> None:
     with demo.served(tmp_path / "serve.log") as url:
         assert demo.ask(url, ("we found the lake today",))["predictions"]
     log = (tmp_path / "serve.log").read_bytes()
@@ -141,7 +143,9 @@ def goemotions(*arguments: str, **environment: str) -> subprocess.CompletedProce
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
 def test_keys_that_the_store_refuses_are_not_in_its_error(name: str, planted: dict[str, str], tmp_path: Path) -> None:
     wrong = "planted" + planted[name][::-1]
-    finished = goemotions("download", f"s3://{stack.BUCKET}/none/", "--output", str(tmp_path / "out"), **{name: wrong})
+    finished = goemotions(
+        "model", "download", f"s3://{defaults.BUCKET}/none/", "--output", str(tmp_path / "out"), **{name: wrong}
+    )
     assert finished.returncode == 1
     assert "access denied" in finished.stderr
     assert wrong not in finished.stdout + finished.stderr
@@ -178,7 +182,7 @@ def test_a_password_in_mlflows_address_is_sent_and_not_shown(
     login: str, basic: str, found: Callable[[bytes], list[str]], refusing: tuple[int, list[str]]
 ) -> None:
     port, sent = refusing
-    finished = goemotions("status", MLFLOW_TRACKING_URI=f"http://{login}@127.0.0.1:{port}")
+    finished = goemotions("model", "status", MLFLOW_TRACKING_URI=f"http://{login}@127.0.0.1:{port}")
     assert finished.returncode == 1
     assert "MLflow refused the request or did not respond" in finished.stderr
     assert f"Basic {basic}" in sent
@@ -189,7 +193,7 @@ def test_where_nothing_answers_the_address_is_told_without_the_password(
     login: str, found: Callable[[bytes], list[str]]
 ) -> None:
     port = stack.free_ports(1)[0]
-    finished = goemotions("status", MLFLOW_TRACKING_URI=f"http://{login}@127.0.0.1:{port}/mlflow")
+    finished = goemotions("model", "status", MLFLOW_TRACKING_URI=f"http://{login}@127.0.0.1:{port}/mlflow")
     assert finished.returncode == 1
     assert f"MLflow does not respond at http://127.0.0.1:{port}/mlflow: " in finished.stderr
     assert found((finished.stdout + finished.stderr).encode()) == []
@@ -209,7 +213,7 @@ def test_an_address_that_is_none_is_told_without_the_password(
 
 
 def test_links_and_tags_of_a_run_are_without_the_password(
-    run: Path, login: str, found: Callable[[bytes], list[str]], monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, login: str, found: Callable[[bytes], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = os.environ["MLFLOW_TRACKING_URI"]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address.replace("://", f"://{login}@"))

@@ -2,14 +2,18 @@
 
 import json
 import logging
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,7 +24,30 @@ from goemotions.prediction.predictor import Predictor
 from goemotions.registry.bundle import ENGINES
 from goemotions.storage import manifest
 
-COMMANDS = sorted(cli.commands.commands)
+ROOT = Path(__file__).parents[2]
+# The entry points of pyproject.toml; the installed ones may be older.
+PLUGINS = [
+    EntryPoint(name, value, cli.PLUGINS)
+    for name, value in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][cli.PLUGINS].items()
+]
+
+
+def leaves(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Every command below a group, with its path."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from leaves(command, f"{path}{name} ")
+        else:
+            yield path + name, command
+
+
+COMMANDS = dict(leaves(cli.commands))
+PLUGIN_COMMANDS = {path: command for plugin in PLUGINS for path, command in leaves(plugin.load(), f"{plugin.name} ")}
+
+
+@pytest.fixture(autouse=True)
+def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_plugins", lambda: PLUGINS)
 
 
 @dataclass(frozen=True)
@@ -50,47 +77,99 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         logging.getLogger(name).setLevel(level)
 
 
-def test_the_group_lists_every_step() -> None:
+def test_the_group_lists_every_step_and_the_commands_of_the_pipelines() -> None:
     result = CliRunner().invoke(cli.commands, ["--help"])
     assert result.exit_code == 0
-    for name in (
-        "ingest",
-        "train",
-        "export",
-        "evaluate",
-        "tune-thresholds",
-        "register",
-        "report",
-        "download",
-        "predict",
-        "score",
-        "serve",
-    ):
-        assert f"  {name} " in result.output
+    listed = [line.split()[0] for line in result.output.partition("Commands:\n")[2].splitlines()]
+    steps = ["ingest", "train", "export", "evaluate", "tune-thresholds", "register", "report"]
+    assert listed == sorted([*steps, "predict", "score", "serve", "model", "pipeline", "stack"])
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_subcommand_explains_itself_and_each_of_its_options(name: str) -> None:
-    result = CliRunner().invoke(cli.commands, [name, "--help"], terminal_width=200)
+def test_the_commands_on_models_pipelines_and_the_stack() -> None:
+    paths = [*COMMANDS, *PLUGIN_COMMANDS]
+    assert {path for path in paths if " " in path} == {
+        *(f"model {name}" for name in ["status", "promote", "rollback", "isvc", "deploy", "download"]),
+        *(f"pipeline {name}" for name in ["run", "submit", "schedule", "compile", "score", "report", "demo"]),
+        *(f"stack {name}" for name in ("up", "down")),
+    }
+
+
+@pytest.mark.parametrize("path", sorted({**COMMANDS, **PLUGIN_COMMANDS}))
+def test_every_command_explains_itself_and_each_of_its_options(path: str) -> None:
+    command = {**COMMANDS, **PLUGIN_COMMANDS}[path]
+    result = CliRunner().invoke(cli.commands, [*path.split(), "--help"], terminal_width=300)
     assert result.exit_code == 0
-    assert result.output.startswith(f"Usage: commands {name} ")
-    assert (cli.commands.commands[name].help or "") in result.output
-    for parameter in cli.commands.commands[name].params:
-        if parameter.param_type_name == "option":
+    assert result.output.startswith(f"Usage: commands {path} ")
+    assert (command.help or "").splitlines()[0] in result.output
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and not parameter.hidden:
             assert parameter.opts[0] in result.output
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("serve", "status", "rollback", "isvc")])
-def test_a_missing_option_is_said_with_the_usage(name: str) -> None:
-    result = CliRunner().invoke(cli.commands, [name])
+@pytest.mark.parametrize(
+    "path", sorted(path for path, command in {**COMMANDS, **PLUGIN_COMMANDS}.items() if any(p.required for p in command.params))
+)
+def test_a_missing_option_is_an_error_with_the_usage(path: str) -> None:
+    result = CliRunner().invoke(cli.commands, path.split())
     assert result.exit_code == 2
     assert "Missing" in result.output
     assert "Traceback" not in result.output
 
 
+def test_help_imports_no_library_that_takes_seconds() -> None:
+    code = (
+        "import sys\n"
+        "from goemotions.cli import main as cli\n"
+        "from pipelines.cli import pipeline\n"
+        "cli.commands.main(['--help'], standalone_mode=False)\n"
+        "pipeline.main(['submit', '--help'], standalone_mode=False)\n"
+        "print(sorted({'torch', 'transformers', 'kfp', 'mlflow', 'kserve', 'datasets', 'boto3', 'numpy'} & set(sys.modules)))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("entry_points", [[], [EntryPoint("pipeline", "not_installed.cli:pipeline", cli.PLUGINS)]])
+def test_without_the_package_of_the_pipelines_its_commands_say_what_to_install(
+    run: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, entry_points: list[EntryPoint]
+) -> None:
+    monkeypatch.setattr(cli, "_plugins", lambda: entry_points)
+    assert "\n  pipeline " not in run("--help").out
+    ended = run("pipeline", "run")
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.startswith("goemotions: `goemotions pipeline` is not installed: run `make setup` in a checkout, or ")
+
+
+def test_a_library_of_another_extra_is_named(run: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.delitem(sys.modules, "goemotions.data.dataset", raising=False)
+    monkeypatch.delattr("goemotions.data.dataset", raising=False)
+    ended = run("ingest", "--source", "sample", "--output", "out")
+    assert ended.code == 1
+    assert ended.err == "goemotions: the package datasets is not installed: install goemotions with the extra that needs it\n"
+
+
+def test_the_shell_can_complete_commands() -> None:
+    environment = {
+        **os.environ,
+        "_GOEMOTIONS_COMPLETE": "bash_complete",
+        "COMP_WORDS": "goemotions model ro",
+        "COMP_CWORD": "2",
+    }
+    command = [sys.executable, "-m", "goemotions.cli"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout == "plain,rollback\n"
+
+
+@pytest.mark.parametrize("pair", ["learning_rate", "=1", "learning_rate="])
+def test_a_setting_is_a_name_and_a_value(run: Callable[..., Ended], tmp_path: Path, pair: str) -> None:
+    ended = run("train", "--dataset", tmp_path, "--output", tmp_path / "out", "--profile", "minilm", "--set", pair)
+    assert (ended.code, ended.err) == (1, f"goemotions: {pair!r} is not a name=value pair\n")
+
+
 def test_the_installed_program_ends_with_one_line_and_no_traceback(tmp_path: Path) -> None:
     program = Path(sys.executable).parent / "goemotions"
-    command = [str(program), "download", str(tmp_path), "--output", str(tmp_path / "out")]
+    command = [str(program), "model", "download", str(tmp_path), "--output", str(tmp_path / "out")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 1
     assert ended.stdout == ""
@@ -130,8 +209,8 @@ MISTAKES = {
         "is missing or damaged",
     ),
     "no candidate to report on": ("report --dataset {dataset} --candidate {empty} --output {out}", "is missing or damaged"),
-    "an empty bundle": ("download {empty} --output {out}", "holds no file"),
-    "a bundle without a manifest": ("download {model} --output {out}", "has no readable MANIFEST.json"),
+    "an empty bundle": ("model download {empty} --output {out}", "holds no file"),
+    "a bundle without a manifest": ("model download {model} --output {out}", "has no readable MANIFEST.json"),
     "no bundle to predict with": ("predict hello --bundle {empty}", "has no readable MANIFEST.json"),
     "a whole folder that is not a bundle": ("predict hello --bundle {other}", "is not a bundle of this workflow"),
     "a damaged bundle to predict with": ("predict hello --bundle {damaged}", "differs from its manifest"),
@@ -142,14 +221,17 @@ MISTAKES = {
     "no folder to label": ("score --bundle {whole} --input {gone} --output {out}", "gone does not exist: check its path"),
     "a file in a store to write": (
         "score --bundle {whole} --input {emotions} --output s3://bucket/a.csv",
-        "s3://bucket/a.csv: a single file is labelled on this machine alone",
+        "s3://bucket/a.csv: a single file is labelled on this machine only",
     ),
     "a file in a store to label": (
         "score --bundle {whole} --input s3://bucket/a.parquet --output {out}/a.csv",
-        "s3://bucket/a.parquet: a single file is labelled on this machine alone",
+        "s3://bucket/a.parquet: a single file is labelled on this machine only",
     ),
-    "a folder of other files to download to": ("download {whole} --output {model}", "holds files but no complete bundle"),
-    "a damaged bundle to download": ("download {damaged} --output {out}", "damaged/thresholds.json differs from its manifest"),
+    "a folder of other files to download to": ("model download {whole} --output {model}", "holds files but no complete bundle"),
+    "a damaged bundle to download": (
+        "model download {damaged} --output {out}",
+        "damaged/thresholds.json differs from its manifest",
+    ),
     "no MLflow server to ask": ("predict hello --bundle champion-cpu", "MLFLOW_TRACKING_URI is not set"),
 }
 
@@ -183,7 +265,7 @@ def test_a_mistake_is_one_line_and_exit_code_one(
     (line,) = [line for line in ended.err.splitlines() if not line.startswith(("INFO ", "WARNING "))]
     assert line.startswith("goemotions: ")
     assert expected in line
-    if arguments.split()[0] != "download":
+    if not arguments.startswith("model download"):
         assert list(folders["out"].rglob("*")) == []
 
 
@@ -232,7 +314,7 @@ def test_every_step_by_hand_ends_with_a_version_that_answers(
         "report.md",
         "tables",
     ]
-    told = done("download", "champion-cpu", "--output", tmp_path / "bundle", "--model-name", name)
+    told = done("model", "download", "champion-cpu", "--output", tmp_path / "bundle", "--model-name", name)
     assert told.splitlines()[0] == f"{tmp_path / 'bundle'}: champion-cpu (version 2), every file matches its manifest"
     texts = ("a balloon over the lake", "gravel")
     answers = [json.loads(line) for line in done("predict", *texts, "--model-name", name).splitlines()]
@@ -295,7 +377,7 @@ def copied(whole: Path, folder: Path, **facts: str) -> Path:
 
 
 def test_a_download_lists_what_came_by_kind(run: Callable[..., Ended], whole: Path, tmp_path: Path) -> None:
-    ended = run("download", whole, "--output", tmp_path / "got")
+    ended = run("model", "download", whole, "--output", tmp_path / "got")
     assert ended.code == 0, ended.err
     first, *kinds = ended.out.splitlines()
     assert first == f"{tmp_path / 'got'}: {whole}, every file matches its manifest"
@@ -315,20 +397,20 @@ def test_the_same_version_is_fetched_once_and_mended_where_it_was_changed(
     run: Callable[..., Ended], whole: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "got"
-    run("download", whole, "--output", folder)
+    run("model", "download", whole, "--output", folder)
     before = (folder / "model.safetensors").stat().st_mtime_ns
-    assert run("download", whole, "--output", folder).code == 0
+    assert run("model", "download", whole, "--output", folder).code == 0
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
     (folder / "model.safetensors").write_bytes(b"cut")
-    assert run("download", whole, "--output", folder).code == 0
+    assert run("model", "download", whole, "--output", folder).code == 0
     assert manifest.verify(folder) == manifest.verify(whole)
 
 
 def test_another_version_takes_the_place_of_the_one_there(run: Callable[..., Ended], whole: Path, tmp_path: Path) -> None:
     older, folder = copied(whole, tmp_path / "older", run_id="older"), tmp_path / "got"
-    run("download", older, "--output", folder)
+    run("model", "download", older, "--output", folder)
     (folder / "notes.txt").write_text("mine")
-    assert run("download", whole, "--output", folder).code == 0
+    assert run("model", "download", whole, "--output", folder).code == 0
     assert manifest.verify(folder) == manifest.verify(whole)
     assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()} | {"notes.txt"}
 
@@ -337,9 +419,9 @@ def test_a_download_that_fails_leaves_the_version_that_was_there(
     run: Callable[..., Ended], whole: Path, tmp_path: Path
 ) -> None:
     newer, folder = copied(whole, tmp_path / "newer", run_id="newer"), tmp_path / "got"
-    run("download", whole, "--output", folder)
+    run("model", "download", whole, "--output", folder)
     (newer / "model.onnx").unlink()
-    ended = run("download", newer, "--output", folder)
+    ended = run("model", "download", newer, "--output", folder)
     assert (ended.code, ended.out) == (1, "")
     assert f"{newer} lacks model.onnx: fetch it again" in ended.err
     assert manifest.verify(folder) == manifest.verify(whole)
@@ -357,8 +439,8 @@ def test_a_download_killed_on_its_way_leaves_no_bundle_and_can_be_repeated(
         "shutil.copyfile = lambda path, target: os._exit(9) if path.name == 'model.onnx' else copy(path, target)\n"
         "cli.main()\n"
     )
-    command = [sys.executable, "-c", script, "download", str(whole), "--output", str(folder)]
+    command = [sys.executable, "-c", script, "model", "download", str(whole), "--output", str(folder)]
     assert subprocess.run(command, capture_output=True, timeout=120, check=False).returncode == 9
     assert [path.name for path in folder.iterdir()] == [".partial"]
-    assert run("download", whole, "--output", folder).code == 0
+    assert run("model", "download", whole, "--output", folder).code == 0
     assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from goemotions.registry import tracking
-from pipelines.submit import compile_pipeline
+from pipelines.package import compile_pipeline
 from tests.images import containers
 
 PARAMETERS = {

@@ -13,7 +13,7 @@ from kfp import local
 
 from goemotions.storage import store
 from pipelines import batch, placement
-from pipelines.submit import compile_pipeline
+from pipelines.package import compile_pipeline
 
 PLACE = "s3://goemotions/tests/batch"
 

@@ -9,13 +9,14 @@ import pytest
 from goemotions.registry import references, tracking
 from goemotions.storage import manifest, store
 from pipelines import demo, local
+from pipelines.run_folder import RunFolder
 
 TEXTS = ("we found the lake today", "a balloon under the old table", "they left")
 
 
 @pytest.fixture(scope="module")
-def registered(run: Path) -> dict[str, Any]:
-    return local.registered(run)
+def registered(run: RunFolder) -> dict[str, Any]:
+    return run.registered()
 
 
 def test_each_variant_has_a_champion_with_a_whole_bundle_in_s3(registered: dict[str, Any], tmp_path: Path) -> None:
@@ -41,16 +42,16 @@ def test_there_is_one_parent_run_with_a_child_for_each_profile(registered: dict[
     assert {run.data.tags[tracking.PROFILE_TAG] for run in children} == {"minilm", "distilbert"}
 
 
-def test_the_report_compares_every_model_and_engine(run: Path, registered: dict[str, Any]) -> None:
-    text = (local.report_folder(run) / "report.md").read_text()
+def test_the_report_compares_every_model_and_engine(run: RunFolder, registered: dict[str, Any]) -> None:
+    text = (run.report / "report.md").read_text()
     for title in ("minilm (torch)", "minilm (openvino-int8)", "distilbert (torch)", "distilbert (openvino-int8)"):
         assert f"| {title} |" in text
     assert registered["cpu"]["source"] in text
 
 
-def test_the_report_can_be_written_again(run: Path, tmp_path: Path) -> None:
-    page = local.publish(run, tmp_path / "whole", tmp_path / "docs")
-    made = local.report_folder(run)
+def test_the_report_can_be_written_again(run: RunFolder, tmp_path: Path) -> None:
+    page = run.publish(tmp_path / "whole", tmp_path / "docs")
+    made = run.report
     assert (tmp_path / "docs" / "model-performance.md").read_text() == (made / "report.md").read_text()
     assert (tmp_path / "docs" / "dataset-analysis.md").read_text() == (made / "dataset.md").read_text()
     assert page.read_text().startswith("<!doctype html>")

@@ -22,7 +22,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from goemotions.errors import WorkflowError
-from pipelines import client, submit
+from pipelines import client, package, submit
+from pipelines.cli import pipeline
 from tests.support.kfp_server import TOKEN
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +45,9 @@ class Kubeflow:
 
 @pytest.fixture
 def kubeflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubeflow]:
-    with subprocess.Popen([sys.executable, ROOT / "tests" / "kfp_server.py"], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, ROOT / "tests" / "support" / "kfp_server.py"], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout
         server = Kubeflow(f"http://127.0.0.1:{int(process.stdout.readline())}")
         monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)
@@ -52,8 +55,8 @@ def kubeflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubefl
         for name in ("KF_PIPELINES_NAMESPACE", "KF_PIPELINES_COOKIES", "KUBE_CONTEXT"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setattr(submit, "POLL_SECONDS", 0.02)
-        monkeypatch.setattr(submit, "PACKAGE", tmp_path / "training.yaml")
-        monkeypatch.setattr(submit, "SCORING_PACKAGE", tmp_path / "scoring.yaml")
+        monkeypatch.setattr(package, "TRAINING_FILE", tmp_path / "training.yaml")
+        monkeypatch.setattr(package, "SCORING_FILE", tmp_path / "scoring.yaml")
         try:
             yield server
         finally:
@@ -61,8 +64,8 @@ def kubeflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubefl
 
 
 def run(*arguments: str) -> Result:
-    """A command of pipelines.submit; the checkout of the tests may have changes of its own."""
-    return CliRunner().invoke(submit.main, [*arguments, "--force"])
+    """A command of ``goemotions pipeline``; the checkout of the tests may have uncommitted changes."""
+    return CliRunner().invoke(pipeline, [*arguments, "--force"])
 
 
 def failure(*arguments: str) -> str:
@@ -78,7 +81,7 @@ def test_a_run_of_a_version_named_by_commit_starts_in_the_experiment(kubeflow: K
     assert answer.exit_code == 0, answer.output
     state = kubeflow.state()
     (version,), (sent,) = state["versions"], state["runs"].values()
-    assert version["display_name"].startswith(f"{submit.commit()[:12]}-")
+    assert version["display_name"].startswith(f"{package.commit()[:12]}-")
     assert version["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "goemotions-training"
     assert "kubernetes" in version["pipeline_spec"]["platform_spec"]["platforms"]
     assert sent["runtime_config"]["parameters"] == {
@@ -103,7 +106,7 @@ def test_the_same_source_is_uploaded_once_and_other_resources_are_another_versio
     images = [
         one["pipeline_spec"]["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]["image"] for one in state["versions"]
     ]
-    assert images[2]["defaultValue"] == f"registry.example/team/goemotions-trainer:{submit.commit()}"
+    assert images[2]["defaultValue"] == f"registry.example/team/goemotions-trainer:{package.commit()}"
 
 
 @pytest.mark.parametrize(("end", "code"), [("SUCCEEDED", 0), ("FAILED", 1), ("CANCELED", 1)])
@@ -123,20 +126,18 @@ def test_waiting_tells_each_step_and_the_truth_about_the_end(kubeflow: Kubeflow,
 
 def test_waiting_outlasts_a_restart_of_the_server(kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
     connection = client.Connection(kubeflow.url, token=TOKEN)
-    connected = client.connect(connection)
-    package = submit.pack(submit.PACKAGE, "", submit.training, {}, force=True)
-    run_id = submit.submit(connected, package, "e", "")
+    started = submit.start(connection, package.pack_training("", "", {}, force=True), "e")
     kubeflow.switch(away=12)
-    assert submit.follow(connected, connection, run_id, lambda line: None) == "SUCCEEDED"
+    assert submit.follow(started, lambda line: None) == "SUCCEEDED"
     monkeypatch.setattr(submit, "AWAY_SECONDS", 0.2)
     kubeflow.switch(away=10_000)
-    with pytest.raises(client.ServerError, match="does not answer"):
-        submit.follow(connected, connection, run_id, lambda line: None)
+    with pytest.raises(client.ServerError, match="does not respond"):
+        submit.follow(started, lambda line: None)
 
 
 def test_interrupting_the_wait_says_that_the_run_goes_on(kubeflow: Kubeflow) -> None:
     kubeflow.switch(end="RUNNING")
-    command = [sys.executable, "-m", "pipelines.submit", "submit", "--wait", "--force"]
+    command = [sys.executable, "-m", "goemotions.cli", "pipeline", "submit", "--wait", "--force"]
     # A background job, as the tests may be one, is started with SIGINT ignored.
     interruptible = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
@@ -149,7 +150,7 @@ def test_interrupting_the_wait_says_that_the_run_goes_on(kubeflow: Kubeflow) -> 
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert re.search(r"^submit: not waited for any longer: run run-\d+ goes on$", errors, re.MULTILINE)
+    assert re.search(r"^goemotions: stopped waiting: run run-\d+ continues$", errors, re.MULTILINE)
     assert "Traceback" not in errors
 
 
@@ -182,7 +183,7 @@ def test_a_cron_without_seconds_is_explained(kubeflow: Kubeflow) -> None:
 
 def test_several_users_need_a_namespace(kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
     kubeflow.switch(multi_user=True)
-    assert "has several users: set KF_PIPELINES_NAMESPACE" in failure("submit")
+    assert "is a multi-user Kubeflow: set KF_PIPELINES_NAMESPACE" in failure("submit")
     assert "403" in failure("submit", "--namespace", "others")
     monkeypatch.setenv("KF_PIPELINES_NAMESPACE", "team")
     assert run("submit").exit_code == 0
@@ -194,11 +195,11 @@ def test_several_users_need_a_namespace(kubeflow: Kubeflow, monkeypatch: pytest.
     ("switched", "said"),
     [
         ({"refuse": 401}, r"refuses \(401, .*set KF_PIPELINES_TOKEN"),
-        ({"refuse": 403}, r"refuses \(403, .*no right to this"),
+        ({"refuse": 403}, r"refuses \(403, .*no permission for this"),
         ({"refuse": 404}, r"refuses \(404, .*check the endpoint"),
         ({"refuse": 500}, r"refuses \(500, .*fix what it says"),
-        ({"login": True}, r"answers with a page .* login: set KF_PIPELINES_TOKEN"),
-        ({"away": 1000}, "does not answer at http://127.0.0.1"),
+        ({"login": True}, r"returns a web page .* login: set KF_PIPELINES_TOKEN"),
+        ({"away": 1000}, "does not respond at http://127.0.0.1"),
     ],
 )
 def test_what_the_server_does_instead_of_answering_is_named(kubeflow: Kubeflow, switched: dict[str, Any], said: str) -> None:
@@ -217,19 +218,16 @@ def test_a_wrong_token_is_refused_and_not_shown(kubeflow: Kubeflow, monkeypatch:
 
 def test_a_package_that_the_server_cannot_read_is_refused(kubeflow: Kubeflow) -> None:
     connection = client.Connection(kubeflow.url, token=TOKEN)
-    package = submit.pack(submit.PACKAGE, "", submit.training, {}, force=True)
-    package.path.write_text(package.path.read_text().replace("pipelineInfo:", "pipelineinfo:"))
-    with (
-        pytest.raises(client.ServerError, match=r"refuses \(400, invalid pipeline spec.*fix what it says"),
-        client.named(connection),
-    ):
-        submit.submit(client.connect(connection), package, "e", "")
+    packed = package.pack_training("", "", {}, force=True)
+    packed.path.write_text(packed.path.read_text().replace("pipelineInfo:", "pipelineinfo:"))
+    with pytest.raises(client.ServerError, match=r"refuses \(400, invalid pipeline spec.*fix what it says"):
+        submit.start(connection, packed, "e")
 
 
 def test_nobody_listens_or_nothing_is_named(kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "does not answer at http://127.0.0.1:9" in failure("submit", "--endpoint", "http://127.0.0.1:9")
+    assert "does not respond at http://127.0.0.1:9" in failure("submit", "--endpoint", "http://127.0.0.1:9")
     monkeypatch.delenv("KF_PIPELINES_ENDPOINT")
-    assert "no endpoint of Kubeflow Pipelines is named: set KF_PIPELINES_ENDPOINT" in failure("submit")
+    assert "there is no address of Kubeflow Pipelines: set KF_PIPELINES_ENDPOINT" in failure("submit")
 
 
 def test_a_context_is_one_of_the_kubeconfig(kubeflow: Kubeflow, tmp_path: Path) -> None:
@@ -240,7 +238,7 @@ def test_a_context_is_one_of_the_kubeconfig(kubeflow: Kubeflow, tmp_path: Path) 
     kubeconfig.write_text(json.dumps(content | {"contexts": [context], "clusters": [cluster]}))
 
     def failure_of(**variables: str) -> str:
-        command = [sys.executable, "-m", "pipelines.submit", "submit", "--force", "--endpoint", ""]
+        command = [sys.executable, "-m", "goemotions.cli", "pipeline", "submit", "--force", "--endpoint", ""]
         cleared = {name: value for name, value in os.environ.items() if not name.startswith("KF_PIPELINES_")}
         answer = subprocess.run(command, cwd=ROOT, env=cleared | variables, capture_output=True, text=True, check=False)
         assert answer.returncode == 1
@@ -275,7 +273,7 @@ def test_a_dry_run_shows_everything_and_sends_nothing(kubeflow: Kubeflow) -> Non
     assert shown["resources"] == {"train.gpus": "8"}
     assert shown["image"].startswith("registry.example/team/goemotions-trainer:")
     assert TOKEN not in answer.output
-    assert submit.PACKAGE.exists()
+    assert package.TRAINING_FILE.exists()
     assert kubeflow.state()["pipelines"] == []
 
 
@@ -309,29 +307,29 @@ def test_scoring_is_submitted_like_training(kubeflow: Kubeflow) -> None:
     assert "the pipeline has no parameter 'pod'" in failure(*asked, "--set", "pod=3")
 
 
-def test_changes_that_no_commit_names_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uncommitted_changes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*arguments: str) -> None:
         subprocess.run(
             ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", *arguments], check=True, capture_output=True
         )
 
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(submit.SubmitError, match="this is not a git checkout"):
-        submit.pack(tmp_path / "p.yaml", "", submit.training, {}, force=False)
+    with pytest.raises(package.PackageError, match="this is not a git checkout"):
+        package.pack_training("", "", {}, path=tmp_path / "p.yaml")
     git("init", "-q")
     shutil.copytree(ROOT / "manifests", tmp_path / "manifests", symlinks=True)
     (tmp_path / "code.py").write_text("a = 1\n")
     (tmp_path / ".gitignore").write_text("p.yaml\n")
     git("add", "-A")
     git("commit", "-q", "-m", "one")
-    submit.pack(tmp_path / "p.yaml", "", submit.training, {}, force=False)
+    package.pack_training("", "", {}, path=tmp_path / "p.yaml")
     with (tmp_path / "manifests" / "isvc.yaml").open("a") as file:
         file.write("# promoted\n")
-    submit.pack(tmp_path / "p.yaml", "", submit.training, {}, force=False)
+    package.pack_training("", "", {}, path=tmp_path / "p.yaml")
     (tmp_path / "code.py").write_text("a = 2\n")
-    with pytest.raises(submit.SubmitError, match=r"changes that no commit names \(code.py\)"):
-        submit.pack(tmp_path / "p.yaml", "", submit.training, {}, force=False)
-    submit.pack(tmp_path / "p.yaml", "", submit.training, {}, force=True)
+    with pytest.raises(package.PackageError, match=r"uncommitted changes \(code.py\)"):
+        package.pack_training("", "", {}, path=tmp_path / "p.yaml")
+    package.pack_training("", "", {}, path=tmp_path / "p.yaml", force=True)
 
 
 def test_the_servers_answers_are_those_of_the_apis_own_models(kubeflow: Kubeflow) -> None:

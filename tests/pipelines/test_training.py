@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines import local, parameters, placement
-from pipelines.submit import compile_pipeline
+from goemotions.cli.options import pairs
+from goemotions.errors import BadArgument, ModelError
+from pipelines import local, parameters, resources
+from pipelines.package import compile_pipeline
 from pipelines.training import pipeline as training_pipeline
 
 ROOT = Path(__file__).parents[2]
@@ -110,9 +112,13 @@ def test_every_step_asks_for_cpu_and_memory_ends_in_time_and_is_tried_again(
         assert int(policy["backoffMaxDuration"].rstrip("s")) > attempts
 
 
+def compile_with(overrides: str, path: Path) -> None:
+    changed = resources.changed(overrides, resources.TRAINING)
+    compile_pipeline(path, "image:1", "1", training_pipeline({**resources.TRAINING, **changed}))
+
+
 def test_resources_are_changed_when_the_pipeline_is_compiled(tmp_path: Path) -> None:
-    changed = placement.resources(["train.gpus=4", "train.memory=128Gi", "train.accelerator=amd.com/gpu", "report.cpu=500m"])
-    compile_pipeline(tmp_path / "four.yaml", "image:1", "1", training_pipeline(changed))
+    compile_with("train.gpus=4 train.memory=128Gi train.accelerator=amd.com/gpu report.cpu=500m", tmp_path / "four.yaml")
     spec = next(yaml.safe_load_all((tmp_path / "four.yaml").read_text()))
     train = spec["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
     assert (train["accelerator"]["resourceType"], train["accelerator"]["resourceCount"]) == ("amd.com/gpu", "4")
@@ -121,7 +127,7 @@ def test_resources_are_changed_when_the_pipeline_is_compiled(tmp_path: Path) -> 
 
 
 def test_without_gpus_training_runs_on_any_node(tmp_path: Path) -> None:
-    compile_pipeline(tmp_path / "cpu.yaml", "image:1", "1", training_pipeline(placement.resources(["train.gpus=0"])))
+    compile_with("train.gpus=0", tmp_path / "cpu.yaml")
     spec, platform = yaml.safe_load_all((tmp_path / "cpu.yaml").read_text())
     assert "accelerator" not in spec["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
     assert "nodeSelector" not in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]
@@ -132,18 +138,18 @@ def test_without_gpus_training_runs_on_any_node(tmp_path: Path) -> None:
     [
         ("train.gpu=1", r"no resource 'train.gpu'.*train.gpus"),
         ("train.gpus=two", "train.gpus is a whole number, not 'two'"),
-        ("train.memory=16 GB", "train.memory is a quantity such as 4 or 16Gi, not '16 GB'"),
+        ("train.memory=16GB", "train.memory is a quantity such as 4 or 16Gi, not '16GB'"),
         ("train.cpu", "train.cpu is a quantity"),
     ],
 )
 def test_a_resource_that_cannot_be_is_refused(override: str, message: str) -> None:
-    with pytest.raises(placement.BadResource, match=message):
-        placement.resources([override])
+    with pytest.raises(resources.BadResource, match=message):
+        resources.changed(override, resources.TRAINING)
 
 
 def test_the_presets_name_labels_and_taints_of_a100_pools() -> None:
-    assert set(placement.PRESETS) == {"gke", "eks", "generic"}
-    for preset in placement.PRESETS.values():
+    assert set(resources.PRESETS) == {"gke", "eks", "generic"}
+    for preset in resources.PRESETS.values():
         assert len(preset.node_selector) == 1
         assert preset.tolerations[0]["key"] == "nvidia.com/gpu"
 
@@ -177,7 +183,7 @@ def test_credentials_come_by_reference(platform: dict[str, Any]) -> None:
 def test_the_same_source_compiles_to_the_same_bytes(compiled: Path, tmp_path: Path) -> None:
     """In other processes too: maps of protobuf have another order in each."""
     code = (
-        "import sys, pathlib; from pipelines import submit; submit.compile_pipeline(pathlib.Path(sys.argv[1]), *sys.argv[2:])"
+        "import sys, pathlib; from pipelines import package; package.compile_pipeline(pathlib.Path(sys.argv[1]), *sys.argv[2:])"
     )
     made = [tmp_path / f"{number}.yaml" for number in range(4)]
     commands = [[sys.executable, "-c", code, str(path), "goemotions-trainer:abc123", "abc123"] for path in made]
@@ -186,29 +192,76 @@ def test_the_same_source_compiles_to_the_same_bytes(compiled: Path, tmp_path: Pa
     assert {path.read_bytes() for path in made} == {compiled.read_bytes()}
 
 
+def arguments(*others: str, weights: dict[str, str] | None = None, is_local: bool = True) -> dict[str, Any]:
+    return parameters.training_arguments("sample", "minilm", weights or {}, 0, pairs(others), is_local=is_local)
+
+
 def test_local_paths_become_absolute_and_locations_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
-    assert parameters.source("mine") == str(tmp_path / "mine")
-    assert parameters.source("s3://bucket/data/") == "s3://bucket/data/"
-    assert parameters.named_weights(("minilm=mine", "distilbert=s3://bucket/w/")) == {
+    assert arguments("data=mine")["data"] == str(tmp_path / "mine")
+    assert arguments("data=s3://bucket/data/")["data"] == "s3://bucket/data/"
+    assert arguments(weights={"minilm": "mine", "distilbert": "s3://bucket/w/"})["weights"] == {
         "minilm": str(tmp_path / "mine"),
         "distilbert": "s3://bucket/w/",
     }
 
 
-def test_further_parameters_are_checked_by_name() -> None:
-    assert parameters.parse(("max_quarantined=0.1", "unlabelled=keep")) == {"max_quarantined": 0.1, "unlabelled": "keep"}
-    former = {"stated_precision=0.6": {"target_precision": 0.6}, "stated_recall=0.9": {"target_recall": 0.9}}
-    assert {given: parameters.parse((given,)) for given in former} == former
-    with pytest.raises(parameters.BadArgument, match=r"no parameter 'epoch'.*epochs"):
-        parameters.parse(("epoch=3",))
-    with pytest.raises(parameters.BadArgument, match="not a name=value"):
-        parameters.named_weights(("distilbert",))
+def test_parameters_have_the_types_that_the_pipeline_declares() -> None:
+    others = ("max_quarantined=1", "unlabelled=keep", "seed=7", "auto_promote=True", 'models=["distilbert"]', "model_name=3")
+    assert parameters.typed(pairs(others)) == {
+        "max_quarantined": 1,
+        "unlabelled": "keep",
+        "seed": 7,
+        "auto_promote": True,
+        "models": ["distilbert"],
+        "model_name": "3",
+    }
+
+
+def test_former_names_of_parameters_are_understood() -> None:
+    assert parameters.typed(pairs(["stated_recall=0.9", "stated_precision=0.6"])) == {
+        "target_recall": 0.9,
+        "target_precision": 0.6,
+    }
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ("epoch=3", r"no parameter 'epoch'.*epochs"),
+        ("epochs", "'epochs' is not a name=value pair"),
+        ("epochs=two", "the parameter epochs is a whole number, not 'two'"),
+        ("epochs=2.5", "the parameter epochs is a whole number, not '2.5'"),
+        ("seed=true", "the parameter seed is a whole number, not 'true'"),
+        ("max_quarantined=few", "the parameter max_quarantined is a number, not 'few'"),
+        ("auto_promote=yes", "the parameter auto_promote is true or false, not 'yes'"),
+        ("models=minilm", "the parameter models is a list in JSON, not 'minilm'"),
+        ("settings=[]", r"the parameter settings is a dictionary in JSON, not '\[\]'"),
+        ('settings={"minilm":3}', "the settings of minilm are a dictionary of hyperparameters, not 3"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_before_the_first_step(other: str, message: str) -> None:
+    with pytest.raises(BadArgument, match=message):
+        arguments(other)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ('models=["gpt"]', "there is no model profile 'gpt'"),
+        ('weights={"gpt":"s3://bucket/w/"}', "there is no model profile 'gpt'"),
+        ('settings={"minilm":{"learning_rat":1}}', "there is no hyperparameter 'learning_rat'"),
+        ('settings={"minilm":{"batch_size":"many"}}', "batch_size"),
+    ],
+)
+def test_profiles_weights_and_settings_are_checked_before_the_first_step(other: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        arguments(other)
 
 
 def test_a_local_run_leaves_the_pipeline_as_it_was(compiled: Path, tmp_path: Path) -> None:
-    with local._on_one_machine():
+    with local._one_model_at_a_time():
         compile_pipeline(tmp_path / "local.yaml", "goemotions-trainer:abc123", "abc123")
     compile_pipeline(tmp_path / "after.yaml", "goemotions-trainer:abc123", "abc123")
     assert (tmp_path / "after.yaml").read_bytes() == compiled.read_bytes() != (tmp_path / "local.yaml").read_bytes()

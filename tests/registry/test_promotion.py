@@ -50,8 +50,8 @@ def stored(name: str, folder: Path, dataset: Path) -> str:
 
 
 def add(model: str, location: str) -> str:
-    run = tracking.get_or_create_run(model).run_id
-    return tracking.get_or_create_version(model, run, location, {"variant": "cpu", "profile": "minilm"}).number
+    run = tracking.find_run(model).run_id
+    return tracking.register(model, run, location, {"variant": "cpu", "profile": "minilm"}).number
 
 
 @pytest.fixture
@@ -133,18 +133,18 @@ def test_a_crash_before_the_alias_moved_is_made_good_by_running_again(model: str
 
 def test_the_command_promotes_and_writes_the_manifest(model: str, manifest: Path) -> None:
     # The file's services are those of the model goemotions; this model's are named after it.
-    untouched = run("promote", "1", "--model-name", model, "--file", str(manifest))
+    untouched = run("model", "promote", "1", "--model-name", model, "--file", str(manifest))
     assert f"no InferenceService {model}-cpu, nothing is written" in untouched.output
     service = f"{model}-cpu"
     manifest.write_text(manifest.read_text().replace("name: goemotions-cpu\n  annotations", f"name: {service}\n  annotations"))
-    answer = run("promote", "2", "--model-name", model, "--file", str(manifest))
+    answer = run("model", "promote", "2", "--model-name", model, "--file", str(manifest))
     assert answer.exit_code == 0, answer.output
     assert f"{ALIAS}: version 2, before it 1" in answer.output
     assert tracking.get_version(model, "2").source in manifest.read_text()
-    back = run("rollback", "--model-name", model, "--file", str(manifest))
+    back = run("model", "rollback", "--model-name", model, "--file", str(manifest))
     assert f"{ALIAS}: version 1, before it 2" in back.output
     assert tracking.get_version(model, "1").source in manifest.read_text()
-    again = run("rollback", "--model-name", model, "--file", str(manifest))
+    again = run("model", "rollback", "--model-name", model, "--file", str(manifest))
     assert "version 1 is champion-cpu already: nothing moved" in again.output
 
 

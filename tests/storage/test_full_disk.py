@@ -90,7 +90,7 @@ def test_checkpoints_on_a_full_disk_end_the_training_with_a_named_error(
 def test_a_download_to_a_full_disk_leaves_the_bundle_as_it_was(candidate: Path, tmp_path: Path) -> None:
     bundles.assemble(tmp_path / "bundle", candidate)
     disk = tmp_path / "disk"
-    made = on_a_small_disk(disk, 64, "download", f"{tmp_path}/bundle", "--output", disk / "model")
+    made = on_a_small_disk(disk, 64, "model", "download", f"{tmp_path}/bundle", "--output", disk / "model")
     assert made.returncode == 1
     assert "No space left on device" in made.stderr or "the disk is full" in made.stderr
     assert manifest.verify(tmp_path / "bundle")["variant"] == "cpu"

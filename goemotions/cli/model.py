@@ -1,0 +1,136 @@
+"""``goemotions model``: commands on the versions of the registered model and on what serves them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from goemotions import defaults
+from goemotions.cli.options import FOLDER, MODEL_NAME
+
+REFERENCE = click.argument("reference", default=defaults.REFERENCE)
+NAMESPACE = click.option("--namespace", default="", help="Namespace of the InferenceServices; default: the current context's.")
+FILE = click.option(
+    "--file", type=click.Path(path_type=Path), default=Path("manifests/isvc.yaml"), show_default=True, help="The manifest."
+)
+
+
+@click.group()
+def model() -> None:
+    """Show, promote, roll back, deploy and download versions of the registered model.
+
+    REFERENCE is an alias such as challenger-cpu, or a version number.
+    """
+
+
+@model.command()
+@MODEL_NAME
+@NAMESPACE
+@click.option("--cluster/--no-cluster", default=True, show_default=True, help="Ask Kubernetes what is served.")
+@FILE
+def status(model_name: str, namespace: str, cluster: bool, file: Path) -> None:
+    """Show what is registered, aliased, in the manifest and served, and where they differ."""
+    from goemotions.deployment.status import collect
+
+    state = collect(model_name, namespace, file, ask_cluster=cluster)
+    click.echo(state.table())
+    for line in state.disagreements():
+        click.echo(f"disagree: {line}")
+
+
+@model.command()
+@REFERENCE
+@MODEL_NAME
+@click.option("--dataset", type=FOLDER, help="Dataset folder of the version; needed if the champion was scored on other rows.")
+@click.option(
+    "--latency-budget-ms",
+    default=defaults.LATENCY_BUDGET_MS,
+    show_default=True,
+    help="Largest p95 latency for one text of a cpu version, in ms.",
+)
+@FILE
+def promote(reference: str, model_name: str, file: Path, **options: Any) -> None:
+    """Make a version the champion if it passes the gate, and write the manifest."""
+    from goemotions.registry import promotion
+
+    _show_move(promotion.promote(reference, model_name=model_name, **options), model_name, file)
+
+
+@model.command()
+@click.option("--variant", type=click.Choice(["gpu", "cpu"]), default="cpu", show_default=True, help="Whose champion.")
+@MODEL_NAME
+@click.option("--to", default="", help="Number of an earlier champion; default: the previous one.")
+@FILE
+def rollback(variant: Any, model_name: str, to: str, file: Path) -> None:
+    """Make the previous champion the champion again, and write the manifest."""
+    from goemotions.registry import promotion
+
+    _show_move(promotion.rollback(variant, model_name=model_name, to=to), model_name, file)
+
+
+def _show_move(move: Any, model_name: str, file: Path) -> None:
+    """Prints what happened to the alias, and updates the manifest if there is one."""
+    from goemotions.deployment import isvc
+    from goemotions.registry import tracking
+
+    if move.before == move.after:
+        click.echo(f"version {move.after} is {move.alias} already: nothing moved")
+    else:
+        click.echo(f"{move.alias}: version {move.after}, before it {move.before or 'none'}")
+    for name, value in (move.verdict.differences if move.verdict else {}).items():
+        click.echo(f"  {name:<18}{value['difference']:+.4f} ({value['low']:+.4f} to {value['high']:+.4f})")
+    for line in isvc.refresh(file, tracking.get_version(model_name, move.after), model_name) if file.exists() else ():
+        click.echo(f"{file}: {line}")
+
+
+@model.command("isvc")
+@MODEL_NAME
+@click.option("--bucket", default="", help="Name of the bucket in the cluster; default: the one it was registered in.")
+@click.option("--registry", help="Prefix of the predictor's image, such as registry.example/team; default: as in the file.")
+@click.option("--image-tag", default="", help="Tag of the image without the variant; default: as in the file.")
+@FILE
+def write_isvc(model_name: str, file: Path, **options: Any) -> None:
+    """Write the champions into the InferenceServices of the manifest."""
+    from goemotions.deployment import isvc
+
+    for line in isvc.write(file, isvc.champions(model_name), **options):
+        click.echo(line)
+    click.echo(f"{file}: kubectl apply -f {file}")
+
+
+@model.command()
+@REFERENCE
+@MODEL_NAME
+@NAMESPACE
+@click.option("--service", default="", help="The InferenceService; default: <model name>-<variant of the version>.")
+@click.option("--canary-percent", type=click.IntRange(0, 99), default=0, help="Share of the traffic; 0: all of it.")
+@click.option("--wait-seconds", default=900.0, show_default=True, help="Longest time until it is ready; 0: do not wait.")
+def deploy(reference: str, service: str, namespace: str, **options: Any) -> None:
+    """Set a version on its InferenceService and wait until it is served."""
+    from goemotions.deployment import kserve
+
+    served = kserve.deploy(reference, service, namespace, **options)
+    canary = f", canary version {served.canary_version} with {served.canary_percent}%" if served.canary_percent else ""
+    click.echo(f"{served.service}: version {served.version}{canary}, {'ready' if served.is_ready else 'not ready yet'}")
+
+
+@model.command()
+@REFERENCE
+@click.option("--output", type=FOLDER, help="Folder to write; default: .local/models/REFERENCE.")
+@MODEL_NAME
+def download(reference: str, output: Path | None, model_name: str) -> None:
+    """Download and verify the files of a version; another version in the folder is replaced.
+
+    REFERENCE may also be a location: a folder or s3://bucket/prefix/.
+    """
+    from goemotions.registry import bundle, references
+
+    output = output or Path(".local/models", reference.rstrip("/").rpartition("/")[2])
+    version, names = references.download(reference, output, model_name)
+    number = f" (version {version.number})" if version else ""
+    click.echo(f"{output}: {reference}{number}, every file matches its manifest")
+    for kind, files in bundle.by_kind(names).items():
+        size = sum((output / name).stat().st_size for name in files)
+        click.echo(f"  {kind:<12}{size / 1000:>11,.0f} kB  {', '.join(files)}")

@@ -1,0 +1,85 @@
+"""Options that several commands share, and the parser of ``name=value`` options."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from goemotions import defaults
+from goemotions.errors import BadArgument
+from goemotions.models import engine_names
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+class EngineName(click.Choice[str]):
+    """The name of an engine; former names are accepted."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        return super().convert(engine_names.canonical_name(value), parameter, context)
+
+
+ENGINE = EngineName(engine_names.NAMES)
+
+
+def pairs(values: Iterable[str]) -> dict[str, str]:
+    """``name=value`` texts by name.
+
+    Raises:
+        BadArgument: a text has no ``=``, or nothing before or after it.
+    """
+    parsed = {}
+    for text in values:
+        name, _, value = text.partition("=")
+        if not (name and value):
+            raise BadArgument(f"{text!r} is not a name=value pair")
+        parsed[name] = value
+    return parsed
+
+
+def pair_option(*names: str, metavar: str = "NAME=VALUE", help: str) -> Any:
+    """A repeatable option whose values the command gets as one dictionary."""
+    return click.option(
+        *names, multiple=True, metavar=metavar, callback=lambda context, parameter, texts: pairs(texts), help=help
+    )
+
+
+def options_of(record: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Returns a decorator that adds one option per field; the command gets each value under the field's name.
+
+    A field's metadata holds ``help`` and, if needed, ``flag`` (the option, if it is not the field's name), ``choices``, and ``least``
+    (the smallest number; otherwise 0). A field without a plain default takes ``NAME=VALUE`` pairs and gets a dictionary.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for field in reversed(dataclasses.fields(record)):
+            flag = field.metadata.get("flag", f"--{field.name.replace('_', '-')}")
+            if field.default is dataclasses.MISSING:
+                option = pair_option(flag, field.name, help=field.metadata["help"])
+            else:
+                shown = {"default": field.default, "show_default": field.default != "", "help": field.metadata["help"]}
+                option = click.option(flag, field.name, type=_type(field), **shown)
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _type(field: dataclasses.Field[Any]) -> Any:
+    if "choices" in field.metadata:
+        return click.Choice(field.metadata["choices"])
+    least = field.metadata.get("least", 0)
+    return {int: click.IntRange(min=least), float: click.FloatRange(min=least)}.get(type(field.default))
+
+
+MODEL_NAME = click.option("--model-name", default=defaults.MODEL_NAME, show_default=True, help="Name of the registered model.")
+BUNDLE = click.option(
+    "--bundle",
+    default=defaults.REFERENCE,
+    show_default=True,
+    help="An alias, a version number, or a location (a folder or s3://).",
+)

@@ -1,0 +1,141 @@
+"""Commands that predict with a bundle: texts, files, and a server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from goemotions import defaults
+from goemotions.cli.options import BUNDLE, ENGINE, MODEL_NAME
+from goemotions.errors import DataError
+from goemotions.serving.limits import Limits
+
+COUNT = click.IntRange(min=1)
+LIMITS = {
+    "body_bytes": "Largest body of a request.",
+    "texts": "Most texts per request.",
+    "requests": "Most requests at once.",
+    "queue_texts": "Most texts in the queue.",
+    "queue_seconds": "Longest expected wait in the queue; a text that would wait longer is refused.",
+    "read_seconds": "Longest time to receive a body.",
+    "answer_seconds": "Longest time until the response.",
+    "drain_seconds": "Time to finish requests after SIGTERM before the port closes.",
+}
+
+
+@click.command()
+@click.argument("text", nargs=-1, required=True)
+@BUNDLE
+@MODEL_NAME
+def predict(text: tuple[str, ...], bundle: str, model_name: str) -> None:
+    """Label texts with a registered model; prints one JSON line per text. For files: `goemotions score`."""
+    from goemotions.prediction.predictor import Predictor
+    from goemotions.registry.references import as_folder
+
+    with as_folder(bundle, model_name) as (folder, _):
+        for prediction in Predictor.load(folder).predict(text):
+            click.echo(json.dumps(prediction, ensure_ascii=False))
+
+
+@click.command()
+@click.option(
+    "--input", "source", required=True, help="A .csv, .tsv or .parquet file, or a folder or s3:// prefix of .parquet files."
+)
+@click.option(
+    "--output", required=True, help="File to write, in the format of its extension, or a folder or s3:// prefix for shards."
+)
+@BUNDLE
+@MODEL_NAME
+@click.option("--column", default=defaults.TEXT_COLUMN, show_default=True, help="Column with the texts.")
+@click.option("--all-scores/--labels-only", default=True, show_default=True, help="Add the probability of each label.")
+@click.option("--shard-rows", type=COUNT, default=defaults.SHARD_ROWS, show_default=True, help="Most rows per shard.")
+@click.option("--workers", type=COUNT, default=1, show_default=True, help="Processes for the shards of a folder.")
+@click.option("--threads", type=COUNT, help="Threads per process; default: the cores, divided among the processes.")
+def score(
+    source: str,
+    output: str,
+    bundle: str,
+    model_name: str,
+    shard_rows: int,
+    workers: int,
+    threads: int | None,
+    **options: Any,
+) -> None:
+    """Label the rows of a file, or of a folder of Parquet files shard by shard.
+
+    A folder that was interrupted is continued by running the same command again.
+    """
+    from goemotions.prediction import files, shards
+
+    if Path(output).suffix.lower() in files.ENDINGS:
+        counts = _score_file(source, output, bundle, model_name, threads, **options)
+        spent, rate = "s", "a second"
+    else:
+        shards.plan(source, output, bundle, model_name=model_name, shard_rows=shard_rows, **options)
+        shards.score(output, workers=workers, threads=threads)
+        counts = shards.finish(output)
+        # The seconds of shards are added up over workers and over runs.
+        spent, rate = "s of work", "a second and worker"
+    click.echo(
+        f"{output}: {counts.rows:,} rows in {counts.seconds:,.1f} {spent}, {counts.rows / counts.seconds:,.0f} {rate}; "
+        f"{counts.blank:,} without text, {counts.truncated:,} truncated"
+    )
+
+
+def _score_file(source: str, output: str, bundle: str, model_name: str, threads: int | None, **options: Any) -> Any:
+    from goemotions.prediction import files
+    from goemotions.prediction.predictor import Predictor
+    from goemotions.registry.references import as_folder
+    from goemotions.storage import store
+
+    for location in (source, output):
+        if store.is_s3(location):
+            raise DataError(f"{location}: a single file is labelled on this machine only: give an s3:// prefix as the output")
+    with as_folder(bundle, model_name) as (folder, _):
+        return files.score_file(Predictor.load(folder, threads=threads), Path(source), Path(output), **options)
+
+
+def _limit_options(command: Any) -> Any:
+    """Adds one option per limit of the server."""
+    for name, text in reversed(LIMITS.items()):
+        default = getattr(Limits, name)
+        kind = click.IntRange(min=0) if isinstance(default, int) else click.FloatRange(min=0)
+        option = click.option(f"--{name.replace('_', '-')}", name, type=kind, default=default, show_default=True, help=text)
+        command = option(command)
+    return command
+
+
+@click.command()
+@BUNDLE
+@MODEL_NAME
+@click.option("--engine", type=ENGINE, help="Default: the engine for the bundle and the hardware.")
+@click.option("--threads", type=COUNT, help="Threads of the engine; default: every core.")
+@click.option("--workers", type=COUNT, default=1, show_default=True, help="Processes.")
+@click.option("--host", default=defaults.HOST, show_default=True, help="Address to listen on; 0.0.0.0 in a container.")
+@click.option("--port", default=defaults.PORT, show_default=True, help="Port of HTTP.")
+@click.option("--grpc-port", default=0, show_default=True, help="Port of gRPC (Open Inference); 0: no gRPC.")
+@click.option("--page/--no-page", default=True, show_default=True, help="Serve a page to try the model at /.")
+@click.option(
+    "--batching/--no-batching",
+    default=True,
+    show_default=True,
+    help="Batch the texts of several requests together.",
+)
+@_limit_options
+def serve(bundle: str, model_name: str, engine: str | None, batching: bool, **options: Any) -> None:
+    """Serve a bundle by the protocols of KServe.
+
+    Each option is an environment variable too, such as GOEMOTIONS_SERVE_PORT.
+    """
+    from goemotions.registry.references import as_folder
+    from goemotions.serving import server
+
+    limits = Limits(**{name: options.pop(name) for name in LIMITS})
+    with as_folder(bundle, model_name) as (folder, version):
+        server.serve(server.Settings(folder, version, engine or "", across_requests=batching, limits=limits, **options))
+
+
+COMMANDS = (predict, score, serve)

@@ -1,0 +1,181 @@
+"""The steps of the workflow as commands: each reads folders, writes a folder, and ends by printing what it wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from goemotions import defaults
+from goemotions.cli.options import ENGINE, FOLDER, MODEL_NAME, options_of
+from goemotions.training.options import TrainOptions
+
+# The libraries of a step take seconds to import, so each command imports its own.
+
+DATASET = click.option("--dataset", type=FOLDER, required=True, help="Dataset folder, from `goemotions ingest`.")
+OUTPUT = click.option("--output", type=FOLDER, required=True, help="Folder to write.")
+MODEL = click.option("--model", type=FOLDER, required=True, help="Model folder, from `goemotions train`.")
+CANDIDATES = click.option(
+    "--candidate",
+    "candidates",
+    type=FOLDER,
+    multiple=True,
+    required=True,
+    help="Folder of a profile with model, onnx, and per variant (gpu, cpu) validation, test, thresholds. Repeatable.",
+)
+
+
+@click.command()
+@click.option(
+    "--source", required=True, help="sample, hub:<dataset>[:<config>][@<revision>], a folder, or s3://bucket/prefix/."
+)
+@OUTPUT
+@click.option("--drop-leaked", is_flag=True, help="Remove texts from train that are also in validation or test.")
+@click.option(
+    "--unlabelled",
+    type=click.Choice(["quarantine", "keep"]),
+    default=defaults.UNLABELLED,
+    show_default=True,
+    help="What to do with rows without a label.",
+)
+@click.option(
+    "--max-quarantined",
+    default=defaults.MAX_QUARANTINED,
+    show_default=True,
+    help="Largest share of unusable rows per split; more is an error.",
+)
+def ingest(source: str, output: Path, drop_leaked: bool, unlabelled: str, max_quarantined: float) -> None:
+    """Read, validate and describe a data set."""
+    from goemotions.data.dataset import INFO_FILE, ingest
+
+    info = ingest(source, output, drop_leaked=drop_leaked, unlabelled=unlabelled, max_quarantined=max_quarantined)
+    counts = ", ".join(f"{count:,} {split}" for split, count in info["rows"].items())
+    click.echo(f"{output}: {counts} rows, {len(info['labels'])} labels, digest {info['digest'][:12]}; see {INFO_FILE} there")
+
+
+@click.command()
+@DATASET
+@OUTPUT
+@click.option("--profile", required=True, help="A model profile, such as minilm.")
+@options_of(TrainOptions)
+def train(dataset: Path, output: Path, profile: str, **values: Any) -> None:
+    """Fine-tune a model profile."""
+    from goemotions.training import launcher
+
+    record = launcher.run(dataset, output, profile, TrainOptions(**values))
+    best = record.history[record.best_epoch - 1]
+    click.echo(
+        f"{output}: {profile}, epoch {record.best_epoch} of {len(record.history)}, validation AUC micro "
+        f"{best['validation/auc_micro']:.4f}, macro {best['validation/auc_macro']:.4f}, {record.seconds:.0f} s on {record.hardware}"
+    )
+
+
+@click.command()
+@DATASET
+@MODEL
+@OUTPUT
+def export(dataset: Path, model: Path, output: Path) -> None:
+    """Write a model as ONNX in fp32 and int8, with parity and latency."""
+    from goemotions.models.export import export
+
+    for name, record in export(dataset, model, output).items():
+        click.echo(
+            f"{output}: {name}, {record.bytes / 2**20:.0f} MiB, largest difference {record.difference_max:.1e}, "
+            f"p95 {record.latency_ms_p95:.1f} ms"
+        )
+
+
+@click.command()
+@DATASET
+@MODEL
+@click.option("--onnx", type=FOLDER, required=True, help="Onnx folder, from `goemotions export`.")
+@click.option("--engine", type=ENGINE, required=True, help="What computes the scores.")
+@click.option("--validation", type=FOLDER, required=True, help="Folder to write the scored validation split to.")
+@click.option("--test", type=FOLDER, required=True, help="Folder to write the scored test split to.")
+def evaluate(dataset: Path, model: Path, onnx: Path, engine: str, **outputs: Path) -> None:
+    """Score validation and test once with an engine."""
+    from goemotions.evaluation.evaluate import evaluate
+
+    metrics = evaluate(dataset, model, onnx, engine, outputs)
+    for split, folder in outputs.items():
+        click.echo(f"{folder}: AUC micro {metrics[f'{split}/auc_micro']:.4f}, macro {metrics[f'{split}/auc_macro']:.4f}")
+
+
+@click.command()
+@click.option("--validation", type=FOLDER, required=True, help="Scored validation split, from `goemotions evaluate`.")
+@OUTPUT
+@click.option(
+    "--strategy",
+    default=defaults.THRESHOLD_STRATEGY,
+    show_default=True,
+    help="Name of a strategy; best: the one with the highest cross-validated macro F1.",
+)
+@click.option(
+    "--precision",
+    "target_precision",
+    default=defaults.TARGET_PRECISION,
+    show_default=True,
+    help="Micro precision that the strategy precision meets.",
+)
+@click.option(
+    "--recall",
+    "target_recall",
+    default=defaults.TARGET_RECALL,
+    show_default=True,
+    help="Share of a text's labels that the strategy recall keeps.",
+)
+def tune_thresholds(validation: Path, output: Path, **options: Any) -> None:
+    """Fit every threshold strategy on validation and choose one."""
+    from goemotions.evaluation.tuning import tune
+
+    content = tune(validation, output, **options)
+    for row in content["comparison"]:
+        click.echo(
+            f"{row['strategy']:>18}  macro F1 {row['f1_macro_fitted']:.4f}, cross-fitted {row['f1_macro_cross_fitted']:.4f}"
+        )
+    click.echo(f"{output}/thresholds.json: {content['strategy']}")
+
+
+@click.command()
+@DATASET
+@CANDIDATES
+@click.option("--store", required=True, help="Where to write bundles: s3://bucket/ or a folder.")
+@click.option("--run", "pipeline_run", required=True, help="Id of the pipeline run; the same id finds the same versions again.")
+@MODEL_NAME
+@click.option(
+    "--latency-budget-ms",
+    default=defaults.LATENCY_BUDGET_MS,
+    show_default=True,
+    help="Largest p95 latency for one text of a cpu winner, in ms.",
+)
+@click.option("--auto-promote", is_flag=True, help="Move the champion alias if the gate passes.")
+def register(dataset: Path, candidates: tuple[Path, ...], **options: Any) -> None:
+    """Choose the winners and register them in MLflow, their bundles in S3."""
+    from goemotions.registry import registration
+
+    for variant, version in registration.register(dataset, _artifacts(candidates), **options).items():
+        click.echo(
+            f"{variant}: {version['profile']} is version {version['version']} ({version['alias']}), bundle {version['source']}"
+        )
+
+
+@click.command()
+@DATASET
+@CANDIDATES
+@OUTPUT
+def report(dataset: Path, candidates: tuple[Path, ...], output: Path) -> None:
+    """Write the performance report as Markdown and HTML."""
+    from goemotions.report import write
+
+    click.echo(f"{write(dataset, _artifacts(candidates), output)}: report.md, report.html, per_label.csv")
+
+
+def _artifacts(candidates: tuple[Path, ...]) -> Any:
+    from goemotions.registry.assembly import CandidateArtifacts
+    from goemotions.registry.bundle import VARIANTS
+
+    return {variant: [CandidateArtifacts.below(folder, variant) for folder in candidates] for variant in VARIANTS}
+
+
+COMMANDS = (ingest, train, export, evaluate, tune_thresholds, register, report)

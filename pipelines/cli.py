@@ -1,0 +1,267 @@
+"""``goemotions pipeline`` and ``goemotions stack``: the commands that this package adds to the command line.
+
+Importing kfp takes seconds, so each command imports what it needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from goemotions import defaults
+from goemotions.cli.options import MODEL_NAME, pair_option
+from goemotions.errors import BadArgument, WorkflowError
+from pipelines import resources as resource_tables
+
+if TYPE_CHECKING:
+    from pipelines.client import Connection
+    from pipelines.package import Package
+
+Command = Callable[..., Any]
+
+
+def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator; `--help` lists them in this order."""
+    return lambda command: functools.reduce(lambda decorated, add: add(decorated), reversed(decorators), command)
+
+
+SET = pair_option("--set", "others", help="Any parameter of the pipeline; lists and dictionaries as JSON. Repeatable.")
+DATA = click.option(
+    "--data",
+    default=defaults.SOURCE,
+    show_default=True,
+    help="sample, hub:<dataset>[:<config>][@<revision>], s3://bucket/prefix/, or a folder (on this machine only).",
+)
+MODELS = click.option("--models", default=",".join(defaults.PROFILES), show_default=True, help="Profiles, separated by commas.")
+EPOCHS = click.option("--epochs", type=click.IntRange(min=0), default=defaults.EPOCHS, help="0: as each profile has it.")
+WEIGHTS = pair_option(
+    "--weights", metavar="PROFILE=LOCATION", help="Other weights for a profile: s3://bucket/prefix/ or a folder."
+)
+TRAINING = options(DATA, MODELS, WEIGHTS, EPOCHS, SET)
+RESOURCES = click.option("--resources", default="", help="Changed resources, such as 'train.gpus=4 train.memory=64Gi'.")
+REGISTRY = click.option("--registry", default="", help="Prefix of the image, such as registry.example/team.")
+PRESET = click.option(
+    "--preset", type=click.Choice([*resource_tables.PRESETS]), help="Labels and taints of the A100 node pool."
+)
+CLUSTER = options(
+    RESOURCES,
+    REGISTRY,
+    click.option("--experiment", default=defaults.EXPERIMENT, show_default=True, help="Experiment of the run in Kubeflow."),
+    click.option("--force", is_flag=True, help="Even if the checkout has uncommitted changes."),
+    click.option("--dry-run", is_flag=True, help="Show what would be sent, and send nothing."),
+    click.option("--endpoint", envvar="KF_PIPELINES_ENDPOINT", default="", help="Address of Kubeflow Pipelines."),
+    click.option(
+        "--namespace", envvar="KF_PIPELINES_NAMESPACE", default="", help="Namespace of the profile, on a multi-user Kubeflow."
+    ),
+    click.option("--token", envvar="KF_PIPELINES_TOKEN", default="", help="Bearer token; use the variable.", hidden=True),
+    click.option(
+        "--cookies", envvar="KF_PIPELINES_COOKIES", default="", help="Session cookies; use the variable.", hidden=True
+    ),
+    click.option("--ca-cert", envvar="KF_PIPELINES_SSL_CA_CERT", default="", help="Certificate authority of the endpoint."),
+    click.option("--kube-context", envvar="KUBE_CONTEXT", default="", help="Connect through the API server of this context."),
+)
+WAIT = click.option(
+    "--wait/--no-wait", default=False, help="Follow the run until it ends; the exit code is 0 only if it succeeded."
+)
+
+
+@click.group()
+def pipeline() -> None:
+    """Run the pipelines, on this machine or on a cluster."""
+
+
+@pipeline.command()
+@TRAINING
+@click.option("--seed", default=defaults.SEED, show_default=True)
+@MODEL_NAME
+@click.option("--auto-promote/--no-auto-promote", default=False, help="Move the champion aliases if the gate passes.")
+def run(data: str, models: str, weights: dict[str, str], epochs: int, others: dict[str, str], **parameters: Any) -> None:
+    """Run the training pipeline on this machine, with its own MLflow and S3."""
+    from pipelines import local
+    from pipelines.parameters import training_arguments
+
+    folder = local.run(**parameters | training_arguments(data, models, weights, epochs, others, is_local=True))
+    click.echo(folder.summary())
+    click.echo(f"MLflow: {os.environ['MLFLOW_TRACKING_URI']}")
+
+
+@pipeline.command()
+@DATA
+@MODELS
+@EPOCHS
+@MODEL_NAME
+def demo(data: str, models: str, epochs: int, model_name: str) -> None:
+    """Train, register and serve on this machine, and label five comments."""
+    from pipelines import demo as demonstration
+    from pipelines.parameters import training_arguments
+
+    try:
+        click.echo(demonstration.run(model_name, training_arguments(data, models, {}, epochs, {}, is_local=True)))
+    except KeyboardInterrupt:
+        raise WorkflowError(
+            "interrupted: start again at any time; the stack keeps running (`make stack-down` stops it)"
+        ) from None
+
+
+@pipeline.command()
+@click.option("--output", type=click.Path(path_type=Path), default=Path("docs"), show_default=True, help="Folder to write to.")
+@MODEL_NAME
+def report(output: Path, model_name: str) -> None:
+    """Write the report of the newest local run again, and copy what may be published to OUTPUT.
+
+    The HTML pages are not copied: they contain texts of the data.
+    """
+    from pipelines import stack
+    from pipelines.run_folder import PUBLISHED, RunFolder
+
+    page = RunFolder.newest(stack.FOLDER).publish(stack.FOLDER / "report", output, model_name)
+    click.echo(f"{', '.join(str(output / name) for name in PUBLISHED.values())}; the page is {page}")
+
+
+@pipeline.command("compile")
+@click.option("--output", type=click.Path(path_type=Path), help="File to write; default: .local/training.yaml.")
+@RESOURCES
+@REGISTRY
+def compile_command(output: Path | None, resources: str, registry: str) -> None:
+    """Write the training pipeline as one file to upload in the Kubeflow UI."""
+    from pipelines.package import pack_training
+
+    packed = pack_training(registry, resources, {}, force=True, path=output)
+    click.echo(f"{packed.path}: upload it in the Kubeflow UI (Pipelines, Upload pipeline); its image is {packed.image}")
+
+
+@pipeline.command()
+@TRAINING
+@PRESET
+@CLUSTER
+@WAIT
+def submit(wait: bool, **given: Any) -> None:
+    """Upload the training pipeline as a version named after the commit, and start a run of it."""
+    _send(_connection(given), _training_package(given), given, wait)
+
+
+@pipeline.command()
+@click.option("--input", required=True, help="S3 prefix with .parquet files.")
+@click.option("--output", required=True, help="S3 prefix for the scored shards.")
+@SET
+@CLUSTER
+@WAIT
+def score(wait: bool, input: str, output: str, others: dict[str, str], **given: Any) -> None:
+    """Label Parquet files in S3 on the cluster, with a registered model, in several pods."""
+    from pipelines.package import pack_scoring
+    from pipelines.parameters import scoring_arguments
+
+    package = pack_scoring(
+        given["registry"], given["resources"], scoring_arguments(input, output, others), force=given["force"]
+    )
+    _send(_connection(given), package, given, wait)
+
+
+@pipeline.command()
+@TRAINING
+@PRESET
+@CLUSTER
+@click.option(
+    "--cron",
+    required=True,
+    callback=lambda context, parameter, cron: _checked(cron),
+    help="Six fields, seconds first, such as '0 0 3 * * 0' for Sundays at three; off: no schedule.",
+)
+def schedule(cron: str, **given: Any) -> None:
+    """Run the training pipeline on a schedule, which replaces an earlier one."""
+    from pipelines.submit import remove_schedules, set_schedule
+
+    connection = _connection(given)
+    if cron == "off":
+        if not given["dry_run"]:
+            click.echo(remove_schedules(connection, given["experiment"]))
+        return
+    package = _training_package(given)
+    if given["dry_run"]:
+        _show(connection, package, given["experiment"])
+    else:
+        click.echo(set_schedule(connection, package, given["experiment"], cron))
+
+
+def _checked(cron: str) -> str:
+    fields = len(cron.split())
+    if cron != "off" and fields != 6:
+        raise BadArgument(f"{cron!r} has {fields} fields: Kubeflow takes six, seconds first ('0 0 3 * * 0')")
+    return cron
+
+
+def _connection(given: dict[str, Any]) -> Connection:
+    from pipelines.client import Connection
+
+    return Connection(
+        **{name: given[name] for name in ("endpoint", "namespace", "token", "cookies", "kube_context", "ca_cert")}
+    )
+
+
+def _training_package(given: dict[str, Any]) -> Package:
+    from pipelines.package import pack_training
+    from pipelines.parameters import training_arguments
+
+    arguments = training_arguments(*(given[name] for name in ("data", "models", "weights", "epochs", "others")))
+    if given["preset"]:
+        arguments = dataclasses.asdict(resource_tables.PRESETS[given["preset"]]) | arguments
+    return pack_training(given["registry"], given["resources"], arguments, force=given["force"])
+
+
+def _send(connection: Connection, package: Package, given: dict[str, Any], wait: bool) -> None:
+    from pipelines.submit import start, wait_for
+
+    if given["dry_run"]:
+        _show(connection, package, given["experiment"])
+        return
+    started = start(connection, package, given["experiment"])
+    click.echo(f"run {started.run_id} of version {package.version}: {started.link}")
+    if wait:
+        wait_for(started, click.echo)
+        click.echo(f"run {started.run_id} SUCCEEDED")
+
+
+def _show(connection: Connection, package: Package, experiment: str) -> None:
+    shown = {
+        "endpoint": connection.endpoint or connection.kube_context or None,
+        "namespace": connection.namespace or None,
+        "pipeline": package.name,
+        "version": package.version,
+        "experiment": experiment,
+        "image": package.image,
+        "arguments": package.arguments,
+        "resources": package.changed_resources,
+    }
+    click.echo(json.dumps(shown, indent=1))
+    click.echo(f"{package.path}: what would be uploaded; nothing was sent")
+
+
+@click.group("stack")
+def stack_commands() -> None:
+    """MLflow and S3 on this machine."""
+
+
+@stack_commands.command()
+def up() -> None:
+    """Start MLflow and S3 if they are not running, and print their addresses."""
+    from pipelines import stack
+
+    environment = stack.up()
+    click.echo(f"MLflow    {environment['MLFLOW_TRACKING_URI']}")
+    click.echo(f"S3        {environment['AWS_ENDPOINT_URL']}, bucket {defaults.BUCKET}")
+    click.echo(f"variables . {stack.FOLDER}/env")
+
+
+@stack_commands.command()
+def down() -> None:
+    """Stop MLflow and S3."""
+    from pipelines import stack
+
+    click.echo(f"stopped: {', '.join(stack.down()) or 'nothing was running'}")

@@ -1,0 +1,116 @@
+"""The folder of a local run, as kfp.local lays it out.
+
+An output is in ``<step>/<output>``, and inside a loop in ``for-loop-<n>-iteration-<i>/<step>/<output>``.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from goemotions import defaults
+from goemotions.errors import WorkflowError
+from goemotions.registry.bundle import VARIANTS, Variant
+
+if TYPE_CHECKING:
+    from goemotions.registry.assembly import CandidateArtifacts
+    from goemotions.registry.registration import RegisteredVersion
+
+# Files of the report that may be published, and their names in the documentation.
+PUBLISHED = {"report.md": "model-performance.md", "dataset.md": "dataset-analysis.md"}
+
+
+class NoRun(WorkflowError):
+    """There is no finished local run."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What the steps of one local run wrote."""
+
+    path: Path
+
+    @classmethod
+    def parent(cls, stack_folder: Path) -> Path:
+        """The folder with all local runs, below the folder of the local stack."""
+        return stack_folder / "runs"
+
+    @classmethod
+    def newest(cls, stack_folder: Path) -> RunFolder:
+        """The newest run that has a report.
+
+        Raises:
+            NoRun: there is none.
+        """
+        reports = sorted(cls.parent(stack_folder).glob("*/report"))
+        if not reports:
+            raise NoRun("there is no finished run to report on: run `make run` first")
+        return cls(reports[-1].parent)
+
+    @property
+    def log(self) -> Path:
+        return self.path / "run.log"
+
+    @property
+    def report(self) -> Path:
+        """The folder of the report."""
+        return self.path / "report" / "folder"
+
+    def registered(self) -> dict[Variant, RegisteredVersion]:
+        """The versions that the register step registered."""
+        from goemotions.registry import registration
+
+        return registration.read(self.path / "register" / "registered")
+
+    def candidates(self) -> dict[Variant, list[CandidateArtifacts]]:
+        """The artifacts of every profile, by variant."""
+        from goemotions.registry.assembly import CandidateArtifacts
+
+        loops = sorted(self.path.glob("for-loop-*-iteration-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+        # KFP numbers the tasks of one component in the order of the pipeline.
+        return {
+            variant: [
+                CandidateArtifacts(
+                    loop / "train" / "model",
+                    loop / "export" / "onnx",
+                    loop / f"evaluate{number}" / "validation",
+                    loop / f"evaluate{number}" / "test",
+                    loop / f"tune-thresholds{number}" / "thresholds",
+                )
+                for loop in loops
+            ]
+            for variant, number in zip(VARIANTS, ("", "-2"), strict=True)
+        }
+
+    def publish(self, whole: Path, output: Path, model_name: str = defaults.MODEL_NAME) -> Path:
+        """Writes the report again with the current code and measurements.
+
+        Args:
+            whole: folder for the whole report; it is replaced.
+            output: folder for the figures, the tables and the files of ``PUBLISHED``.
+            model_name: name of the registered model.
+
+        Returns:
+            The HTML page, below ``whole``.
+        """
+        from goemotions import report
+
+        shutil.rmtree(whole, ignore_errors=True)
+        report.write(self.path / "ingest" / "dataset", self.candidates(), whole, self.registered(), model_name=model_name)
+        for folder in ("figures", "tables"):
+            shutil.rmtree(output / folder, ignore_errors=True)
+            shutil.copytree(whole / folder, output / folder)
+        for name, published in PUBLISHED.items():
+            shutil.copyfile(whole / name, output / published)
+        return whole / "report.html"
+
+    def summary(self) -> str:
+        """The registered versions and the report, as lines for the terminal."""
+        lines = [
+            f"{variant}: {version['profile']} is version {version['version']} ({version['alias']}), bundle {version['source']}"
+            for variant, version in self.registered().items()
+        ]
+        page = self.report / "report.html"
+        return "\n".join([*lines, f"report: {page.relative_to(Path.cwd()) if page.is_relative_to(Path.cwd()) else page}"])
