@@ -1,4 +1,4 @@
-# Every habit of the project is a target here; `make help` lists them.
+# Every routine task has a target here; `make help` lists them. Most are aliases of `goemotions` commands.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -6,153 +6,151 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 PIP_OPTIONS ?=
+UV ?= $(shell command -v uv)
+TORCH_INDEX ?=
 BIN := .venv/bin
 
-DATA ?= sample
-MODELS ?= minilm,minilm-3l
-WEIGHTS ?=
-EPOCHS ?=
-MODEL_NAME ?= goemotions
-SET ?=
-PORT ?= 8080
-GRPC_PORT ?= 8081
-VERSION ?= champion-cpu
-OUT ?= .local/models/$(VERSION)
-REGISTRY ?=
 VARIANTS ?= cpu gpu
-VARIANT ?= cpu
-BUCKET ?=
-NAMESPACE ?=
-CANARY ?= 0
-EXPERIMENT ?= goemotions
-PRESET ?=
-RESOURCES ?=
-CRON ?=
-INPUT ?=
-OUTPUT ?=
-WORKERS ?= 1
-PODS ?= 4
+IMAGES ?= trainer $(VARIANTS:%=predictor-%)
 MINUTES ?= 10
 SECONDS ?= 30
-ONLY ?=
-IMAGES ?= trainer $(VARIANTS:%=predictor-%)
 
-# The registry and the store of the environment where it names them, those of this machine elsewhere.
+# The registry and the store are those of the environment if MLFLOW_TRACKING_URI is set, otherwise those of this machine.
 SERVICES := $(if $(MLFLOW_TRACKING_URI),setup,stack-up)
 WITH := $(if $(MLFLOW_TRACKING_URI),,. .local/env &&)
-GOEMOTIONS = $(WITH) $(BIN)/goemotions
+GOEMOTIONS := $(BIN)/goemotions
+ON_SERVICES := $(WITH) $(GOEMOTIONS)
 
-.PHONY: help setup demo test test-images test-faults fuzz soak docs format typecheck lint audit run score serve bench bench-full bench-serving stack-up stack-down compile \
-	submit-pipeline submit-scoring schedule images push pin-base status promote rollback isvc deploy download-model report clean
+# $(call option,--data,DATA) is --data with the value of DATA if it is set: the defaults are those of the commands.
+option = $(if $($2),$1 '$($2)')
+SETTINGS = $(addprefix --weights ,$(WEIGHTS)) $(foreach pair,$(SET),--set '$(pair)')
+TRAINED = $(call option,--data,DATA) $(call option,--models,MODELS) $(call option,--epochs,EPOCHS)
+REFERENCE = $(if $(VERSION),'$(VERSION)')
+NAMED = $(call option,--model-name,MODEL_NAME)
+
+.PHONY: help setup demo test test-images test-faults fuzz soak docs format typecheck lint audit run score serve bench bench-full bench-serving \
+	stack-up stack-down compile submit-pipeline submit-scoring schedule images push pin-base status promote rollback isvc deploy \
+	download-model report clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 	@echo
-	@echo "  Variables: DATA=$(DATA) MODELS=$(MODELS) EPOCHS= (each model's own; the demo: 2)"
-	@echo "             WEIGHTS=profile=folder SET=parameter=value MODEL_NAME=$(MODEL_NAME)"
-	@echo "             VERSION=$(VERSION) OUT=$(OUT) PORT=$(PORT) GRPC_PORT=$(GRPC_PORT) REGISTRY=$(REGISTRY)"
-	@echo "  Registry and store: MLFLOW_TRACKING_URI and the AWS variables where they are set, else this machine's (make stack-up)"
+	@echo "  Variables: DATA=source MODELS=profile,profile EPOCHS=number WEIGHTS=profile=folder SET=parameter=value MODEL_NAME=name"
+	@echo "             VERSION=alias or number OUT=folder PORT=number GRPC_PORT=number REGISTRY=image prefix"
+	@echo "             For their defaults see --help of the command, such as $(GOEMOTIONS) pipeline run --help"
+	@echo "  Registry and store: MLFLOW_TRACKING_URI and the AWS variables if they are set, otherwise those of this machine (make stack-up)"
+
+# The stamp holds a checksum: if the pins did not change, nothing is installed, and no network is needed.
+EXTRAS := train,serve,pipeline,local,dev,bench,docs,audit
+INSTALL = $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip install) $(PIP_OPTIONS) \
+	$(if $(TORCH_INDEX),--extra-index-url '$(TORCH_INDEX)' $(if $(UV),--index-strategy unsafe-best-match)) \
+	--constraint constraints.txt --editable '.[$(EXTRAS)]'
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) --constraint constraints.txt --editable '.[train,serve,pipeline,local,dev,bench,docs,audit]'
-	@touch $@
+	@if cat $^ | cksum | cmp -s - $@; then touch $@; exit; fi; \
+	echo 'setup: installs everything into .venv: about 3 GB with a CPU build of torch, 7 GB with a CUDA build; 5 to 15 minutes.'; \
+	echo 'setup: $(if $(UV),$(UV),pip; with uv (UV=path) a CPU build of torch is found without TORCH_INDEX)'; \
+	echo 'setup: index with CPU builds of torch: $(or $(TORCH_INDEX),none (TORCH_INDEX=address))'; \
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv; \
+	$(if $(UV),$(if $(TORCH_INDEX),,$(INSTALL) --torch-backend auto || echo 'setup: uv found no build of torch for this machine; taking the one of the package index'; ))$(INSTALL); \
+	cat $^ | cksum > $@; \
+	$(BIN)/python -c 'import torch; print("setup: done, torch", torch.__version__, "for", f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU")'
 
-setup: .venv/.installed ## install everything into .venv (done by the other targets when it is needed)
+setup: .venv/.installed ## install everything into .venv; the other targets do it if needed: TORCH_INDEX= UV= PIP_OPTIONS=
 
+# Two epochs are enough to see that training works.
+demo: EPOCHS := $(or $(EPOCHS),2)
 demo: setup ## train, register and serve on this machine; ends with five comments and their emotions
-	@$(BIN)/python -m pipelines.demo --data '$(DATA)' --models '$(MODELS)' --epochs $(or $(EPOCHS),2) --model-name '$(MODEL_NAME)'
+	@$(GOEMOTIONS) pipeline demo $(TRAINED) $(NAMED)
 
 run: setup ## run the training pipeline on this machine: DATA= MODELS= EPOCHS= WEIGHTS= SET=
-	@$(BIN)/python -m pipelines.local run --data '$(DATA)' --models '$(MODELS)' --epochs $(or $(EPOCHS),0) \
-		--model-name '$(MODEL_NAME)' $(addprefix --weights ,$(WEIGHTS)) $(foreach pair,$(SET),--set '$(pair)')
+	@$(GOEMOTIONS) pipeline run $(TRAINED) $(NAMED) $(SETTINGS)
 
 score: $(SERVICES) ## label a file, or a folder or s3:// prefix of Parquet files: INPUT= OUTPUT= VERSION= WORKERS=
-	@$(GOEMOTIONS) score --input '$(INPUT)' --output '$(OUTPUT)' --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' --workers $(WORKERS)
+	@$(ON_SERVICES) score --input '$(INPUT)' --output '$(OUTPUT)' $(call option,--bundle,VERSION) $(NAMED) $(call option,--workers,WORKERS)
 
-serve: $(SERVICES) ## serve a VERSION, the champion for CPU: HTTP and a page on PORT, gRPC on GRPC_PORT
-	@$(GOEMOTIONS) serve --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' --port $(PORT) \
-		--grpc-port $(GRPC_PORT)
+serve: $(SERVICES) ## serve VERSION, by default the champion for CPU: HTTP and a page on PORT, gRPC on GRPC_PORT
+	@$(ON_SERVICES) serve $(call option,--bundle,VERSION) $(NAMED) $(call option,--port,PORT) --grpc-port $(or $(GRPC_PORT),8081)
 
-bench-serving: $(SERVICES) ## measure that VERSION's predictor beside what one would take instead, on the test split of DATA: docs/serving-benchmarks.md (15 min)
-	@$(WITH) $(BIN)/python -m benchmarks.serving --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' --data '$(DATA)' \
+bench-serving: $(SERVICES) ## compare the predictor of VERSION with alternatives, on the test split of DATA: docs/serving-benchmarks.md (15 min)
+	@$(WITH) $(BIN)/python -m benchmarks.serving $(call option,--bundle,VERSION) $(NAMED) $(call option,--data,DATA) \
 		--output docs/serving-benchmarks.md
 
-bench: $(SERVICES) ## measure training, batch scoring, overhead, growth and quality against speed: docs/benchmarks.md (20 min on DATA); ONLY=section
-	@$(WITH) $(BIN)/python -m benchmarks.everything --data '$(DATA)' --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' $(if $(ONLY),--only '$(ONLY)')
+BENCHMARKS = $(WITH) $(BIN)/python -m benchmarks.everything $(call option,--data,DATA) $(call option,--bundle,VERSION) $(NAMED)
 
-bench-full: $(SERVICES) ## the same on a million rows and every size (hours)
-	@$(WITH) $(BIN)/python -m benchmarks.everything --data '$(DATA)' --bundle '$(VERSION)' --model-name '$(MODEL_NAME)' --full $(if $(ONLY),--only '$(ONLY)')
+bench: $(SERVICES) ## measure training, batch scoring, overhead, growth, and quality against speed: docs/benchmarks.md (20 min on DATA); ONLY=section
+	@$(BENCHMARKS) $(call option,--only,ONLY)
 
-stack-up: setup ## start MLflow and S3 on this machine, or find them running
-	@$(BIN)/python -m pipelines.stack up
+bench-full: $(SERVICES) ## the same with a million rows and every size (hours)
+	@$(BENCHMARKS) --full $(call option,--only,ONLY)
 
-stack-down: setup ## end them
-	@$(BIN)/python -m pipelines.stack down
+stack-up: setup ## start MLflow and S3 on this machine if they are not running
+	@$(GOEMOTIONS) stack up
 
-compile: setup ## write the pipeline as one file for the Kubeflow UI: REGISTRY=
-	@$(BIN)/python -m pipelines.submit compile --registry '$(REGISTRY)' --resources '$(RESOURCES)'
+stack-down: setup ## stop them
+	@$(GOEMOTIONS) stack down
+
+compile: setup ## write the pipeline as one file for the Kubeflow UI: REGISTRY= RESOURCES=
+	@$(GOEMOTIONS) pipeline compile $(call option,--registry,REGISTRY) $(call option,--resources,RESOURCES)
 
 # Endpoint, namespace and token: KF_PIPELINES_ENDPOINT, KF_PIPELINES_NAMESPACE, KF_PIPELINES_TOKEN or KF_PIPELINES_COOKIES, or KUBE_CONTEXT.
-SUBMITTED = --data '$(DATA)' --models '$(MODELS)' --epochs $(or $(EPOCHS),0) $(addprefix --weights ,$(WEIGHTS)) \
-	--set 'model_name=$(MODEL_NAME)' $(foreach pair,$(SET),--set '$(pair)') $(addprefix --preset ,$(PRESET)) --resources '$(RESOURCES)' --registry '$(REGISTRY)' \
-	--experiment '$(EXPERIMENT)' $(if $(FORCE),--force) $(if $(DRY_RUN),--dry-run)
+ON_CLUSTER = $(if $(MODEL_NAME),--set 'model_name=$(MODEL_NAME)') $(SETTINGS) $(call option,--resources,RESOURCES) \
+	$(call option,--registry,REGISTRY) $(call option,--experiment,EXPERIMENT) $(if $(FORCE),--force) $(if $(DRY_RUN),--dry-run)
 
 submit-pipeline: setup ## run the pipeline on Kubeflow: DATA= MODELS= PRESET=gke|eks|generic RESOURCES= REGISTRY= WAIT=1 DRY_RUN=1
-	@$(BIN)/python -m pipelines.submit submit $(SUBMITTED) $(if $(WAIT),--wait)
+	@$(GOEMOTIONS) pipeline submit $(TRAINED) $(call option,--preset,PRESET) $(ON_CLUSTER) $(if $(WAIT),--wait)
 
 submit-scoring: setup ## label Parquet files on Kubeflow: INPUT=s3://... OUTPUT=s3://... VERSION= PODS= REGISTRY= WAIT=1 DRY_RUN=1
-	@$(BIN)/python -m pipelines.submit score --input '$(INPUT)' --output '$(OUTPUT)' --set 'version=$(VERSION)' --set 'pods=$(PODS)' \
-		--set 'model_name=$(MODEL_NAME)' $(foreach pair,$(SET),--set '$(pair)') --resources '$(RESOURCES)' --registry '$(REGISTRY)' \
-		--experiment '$(EXPERIMENT)' $(if $(FORCE),--force) $(if $(DRY_RUN),--dry-run) $(if $(WAIT),--wait)
+	@$(GOEMOTIONS) pipeline score --input '$(INPUT)' --output '$(OUTPUT)' $(if $(VERSION),--set 'version=$(VERSION)') \
+		$(if $(PODS),--set 'pods=$(PODS)') $(ON_CLUSTER) $(if $(WAIT),--wait)
 
-schedule: setup ## run the training pipeline by the clock: CRON='0 0 3 * * 0' (six fields, seconds first), CRON=off ends that
-	@$(BIN)/python -m pipelines.submit schedule $(SUBMITTED) --cron '$(CRON)'
+schedule: setup ## run the training pipeline on a schedule: CRON='0 0 3 * * 0' (six fields, seconds first); CRON=off ends it
+	@$(GOEMOTIONS) pipeline schedule $(TRAINED) $(call option,--preset,PRESET) $(ON_CLUSTER) --cron '$(CRON)'
 
-# Also read by the script: REGISTRY, ENGINE, BASE_IMAGE, BUILD_OPTIONS, PIP_OPTIONS, SOURCE, FORCE.
+# The script also reads REGISTRY, ENGINE, BASE_IMAGE, BUILD_OPTIONS, PIP_OPTIONS, SOURCE and FORCE.
 images: ## build the images of this commit with docker, podman or buildah: REGISTRY= VARIANTS='cpu gpu' BUILD_OPTIONS=
 	@images/image.sh build $(IMAGES)
 
-# Of `make images push`, images come first, with -j too.
+# With `make images push`, images are built first, with -j too.
 push: $(filter images,$(MAKECMDGOALS)) ## push them: REGISTRY=
 	@images/image.sh push $(IMAGES)
 
-pin-base: ## write the digest of the base image into the Dockerfiles, as its registry tells it: BASE_IMAGE=
+pin-base: ## write the digest of the base image, from its registry, into the Dockerfiles: BASE_IMAGE=
 	@images/image.sh pin-base
 
-status: $(SERVICES) ## what is registered, aliased, in the manifest and served, and where they disagree: NAMESPACE=
-	@$(GOEMOTIONS) status --model-name '$(MODEL_NAME)' --namespace '$(NAMESPACE)'
+status: $(SERVICES) ## show what is registered, aliased, in the manifest and served, and where they differ: NAMESPACE=
+	@$(ON_SERVICES) model status $(NAMED) $(call option,--namespace,NAMESPACE)
 
 promote: $(SERVICES) ## make VERSION the champion if it passes the gate, and write manifests/isvc.yaml
-	@$(GOEMOTIONS) promote '$(VERSION)' --model-name '$(MODEL_NAME)'
+	@$(ON_SERVICES) model promote $(REFERENCE) $(NAMED)
 
-rollback: $(SERVICES) ## give the champion's place of VARIANT back to the version before, and write manifests/isvc.yaml
-	@$(GOEMOTIONS) rollback --variant '$(VARIANT)' --model-name '$(MODEL_NAME)'
+rollback: $(SERVICES) ## make the previous champion of VARIANT the champion again, and write manifests/isvc.yaml
+	@$(ON_SERVICES) model rollback $(call option,--variant,VARIANT) $(NAMED)
 
-isvc: $(SERVICES) ## write manifests/isvc.yaml from the champions, with this commit's images: BUCKET= REGISTRY=
-	@$(GOEMOTIONS) isvc --model-name '$(MODEL_NAME)' --bucket '$(BUCKET)' \
+isvc: $(SERVICES) ## write the champions and the images of this commit into manifests/isvc.yaml: BUCKET= REGISTRY=
+	@$(ON_SERVICES) model isvc $(NAMED) $(call option,--bucket,BUCKET) \
 		$(if $(REGISTRY),--registry '$(REGISTRY)' --image-tag "$$(images/image.sh commit)")
 
 deploy: $(SERVICES) ## set VERSION on its InferenceService: NAMESPACE= CANARY=percent
-	@$(GOEMOTIONS) deploy '$(VERSION)' --model-name '$(MODEL_NAME)' --namespace '$(NAMESPACE)' --canary-percent '$(CANARY)'
+	@$(ON_SERVICES) model deploy $(REFERENCE) $(NAMED) $(call option,--namespace,NAMESPACE) $(call option,--canary-percent,CANARY)
 
-download-model: $(SERVICES) ## bring the files of a VERSION (alias or number) to OUT, verified
-	@$(GOEMOTIONS) download '$(VERSION)' --model-name '$(MODEL_NAME)' --output '$(OUT)'
+download-model: $(SERVICES) ## download and verify the files of VERSION (alias or number) to OUT
+	@$(ON_SERVICES) model download $(REFERENCE) $(NAMED) $(call option,--output,OUT)
 
-report: setup ## write docs/model-performance.md, its figures and tables from what the newest run made
-	@$(BIN)/python -m pipelines.local report --model-name '$(MODEL_NAME)'
+report: setup ## write docs/model-performance.md, its figures and tables from the newest run
+	@$(GOEMOTIONS) pipeline report $(NAMED)
 
-# It pins other versions of packages that are used here too.
+# It has an environment of its own, because it pins other versions of packages that are used here too.
 CHECKOV := .venv/checkov/bin/checkov
 $(CHECKOV):
 	$(PYTHON) -m venv .venv/checkov
 	.venv/checkov/bin/python -m pip install --quiet $(PIP_OPTIONS) checkov==3.3.30
 	@touch $@
 
-# Training has processes of its own, here as in the pipeline: after OpenVINO has run in one, torch can crash in training.
+# Training is tested in separate processes, as in the pipeline: torch can crash in a process where OpenVINO has run.
 TRAINING := tests/training
-# The behaviour of a server under load is measured while nothing else runs.
+# The load tests of the server run alone, because other tests would slow it down.
 LOAD := tests/serving/test_load.py
 OTHERS := $(foreach file,$(TRAINING) $(LOAD) tests/images,--ignore $(file))
 
@@ -161,7 +159,7 @@ test: setup $(CHECKOV) ## the tests, two files at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(TRAINING)
 	$(BIN)/python -m pytest $(LOAD)
 
-test-images: setup ## run the images of this commit with docker or podman, read-only and without rights
+test-images: setup ## run the images of this commit with docker or podman, read-only and without privileges
 	$(BIN)/python -m pytest tests/images
 
 test-faults: setup ## the tests of faults and bad inputs, slow ones too; docs/faults.md lists them (20 min)
@@ -176,9 +174,9 @@ fuzz: setup ## run a fuzzer on each parser of untrusted input: SECONDS= per pars
 soak: setup ## run training, registration and serving together for MINUTES= with random faults; fails if anything is lost
 	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
-# The baseline leaves out commits of the hub and digests of data and weights, which are public. No advisory is left out; one that does
-# not concern us would be, with --ignore-vuln and its reason here.
-audit: setup ## what bandit, detect-secrets and pip-audit find; the SBOM goes to .local/sbom.json: AUDIT_OFFLINE=1
+# The baseline excludes commits of the hub and digests of data and weights, which are public. No advisory is excluded; to exclude one that
+# does not apply here, use --ignore-vuln and write the reason here.
+audit: setup ## run bandit, detect-secrets and pip-audit, and write the SBOM to .local/sbom.json: AUDIT_OFFLINE=1
 	$(BIN)/bandit -q -ll -r goemotions pipelines components benchmarks
 	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --no-verify --baseline .secrets.baseline
 	@mkdir -p .local
@@ -191,11 +189,11 @@ else
 	@echo 'audit: nothing found'
 endif
 
-docs: setup ## build the documents as a site in build/site; broken links fail
+docs: setup ## build the documents as a site in build/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo 'docs: build/site/index.html'
 
-format: setup ## bring the code into style
+format: setup ## format the code, and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -207,6 +205,6 @@ lint: typecheck ## check style, types and Dockerfiles
 	$(BIN)/ruff format --check .
 	$(BIN)/hadolint images/*/Dockerfile
 
-clean: ## remove what was made, stack included; .venv stays
-	@if [ -x $(BIN)/python ]; then $(BIN)/python -m pipelines.stack down; fi
+clean: ## stop the stack and remove everything that was generated, except .venv
+	@if [ -x $(GOEMOTIONS) ]; then $(GOEMOTIONS) stack down; fi
 	rm -rf .local .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -18,7 +18,7 @@ from pipelines import batch, resources, training
 
 TRAINING_FILE, SCORING_FILE = Path(".local/training.yaml"), Path(".local/scoring.yaml")
 # As in images/image.sh: a commit that changes none of them builds no new image.
-IMAGE_CONTENT = ("images", "pyproject.toml", "constraints.txt", "goemotions", "components", "pipelines")
+IMAGE_CONTENT = ("images", "pyproject.toml", "constraints.txt", "LICENSE", "NOTICE", "goemotions", "components", "pipelines")
 # `make promote` rewrites them; that does not change what runs.
 NOT_COUNTED = ("manifests/isvc.yaml", "manifests/base/isvc.yaml")
 

@@ -1,0 +1,146 @@
+"""The make targets: thin aliases of commands, whose defaults stay in the commands, and an installation that explains itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+
+from goemotions.cli import main as cli
+from pipelines.cli import pipeline, stack_commands
+
+ROOT = Path(__file__).parents[2]
+VARIABLES = (
+    "DATA",
+    "MODELS",
+    "EPOCHS",
+    "VERSION",
+    "PORT",
+    "UV",
+    "TORCH_INDEX",
+    "PIP_OPTIONS",
+    "MLFLOW_TRACKING_URI",
+    "MAKEFLAGS",
+)
+# Stands in for python and for uv: notes its arguments, makes the environment, and fails on request.
+STUB = """#!/usr/bin/env bash
+echo "$*" >> calls
+case "$*" in
+"-m venv .venv") mkdir -p .venv/bin && cp stub .venv/bin/python ;;
+*--torch-backend* | *fails*) exit 1 ;;
+esac
+"""
+
+
+def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    cleared = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    command = ["make", "--no-print-directory", *arguments]
+    return subprocess.run(command, cwd=folder, env=cleared, capture_output=True, text=True, timeout=60, check=False)
+
+
+def command_of(target: str, *settings: str) -> list[str]:
+    """The last command that a target would run, as words."""
+    finished = make("-n", "-o", ".venv/.installed", target, *settings)
+    assert finished.returncode == 0, finished.stderr
+    line = finished.stdout.replace("\\\n", " ").splitlines()[-1]
+    return shlex.split(line.removeprefix(". .local/env && "))
+
+
+@pytest.mark.parametrize(
+    ("target", "settings", "command"),
+    [
+        ("run", (), "pipeline run"),
+        (
+            "run",
+            ("DATA=a folder", "EPOCHS=3", "WEIGHTS=minilm=w", "SET=seed=1 unlabelled=keep"),
+            "pipeline run --data 'a folder' --epochs 3 --weights minilm=w --set seed=1 --set unlabelled=keep",
+        ),
+        ("demo", (), "pipeline demo --epochs 2"),
+        ("demo", ("EPOCHS=1", "MODEL_NAME=mine"), "pipeline demo --epochs 1 --model-name mine"),
+        ("serve", (), "serve --grpc-port 8081"),
+        ("serve", ("VERSION=3", "PORT=9000"), "serve --bundle 3 --port 9000 --grpc-port 8081"),
+        ("score", ("INPUT=a", "OUTPUT=b", "WORKERS=2"), "score --input a --output b --workers 2"),
+        ("promote", ("VERSION=challenger-cpu",), "model promote challenger-cpu"),
+        ("rollback", ("VARIANT=gpu",), "model rollback --variant gpu"),
+        ("deploy", ("VERSION=3", "CANARY=10", "NAMESPACE=n"), "model deploy 3 --namespace n --canary-percent 10"),
+        ("download-model", ("VERSION=3", "OUT=o"), "model download 3 --output o"),
+        ("status", (), "model status"),
+        ("submit-pipeline", ("PRESET=gke", "WAIT=1"), "pipeline submit --preset gke --wait"),
+        (
+            "submit-scoring",
+            ("INPUT=s3://b/i/", "OUTPUT=s3://b/o/", "PODS=8"),
+            "pipeline score --input s3://b/i/ --output s3://b/o/ --set pods=8",
+        ),
+        ("schedule", ("CRON=0 0 3 * * 0", "MODEL_NAME=m"), "pipeline schedule --set model_name=m --cron '0 0 3 * * 0'"),
+        ("compile", ("REGISTRY=r",), "pipeline compile --registry r"),
+        ("report", (), "pipeline report"),
+        ("stack-up", (), "stack up"),
+    ],
+)
+def test_a_target_passes_on_what_is_set_and_nothing_else(target: str, settings: tuple[str, ...], command: str) -> None:
+    program, *arguments = command_of(target, *settings)
+    assert program == ".venv/bin/goemotions"
+    assert arguments == shlex.split(command)
+    context: click.Command = click.Group(commands={**cli.commands.commands, "pipeline": pipeline, "stack": stack_commands})
+    while isinstance(context, click.Group):
+        context = context.commands[arguments.pop(0)]
+    context.make_context(target, arguments)
+
+
+def test_every_target_is_listed_by_help() -> None:
+    targets = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert targets is not None
+    listed = {line.split()[0] for line in make("help").stdout.split("\n\n")[0].splitlines()}
+    assert listed == set(targets[1].replace("\\\n", " ").split())
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project to set up, with a program that stands in for python and uv."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "stub").write_text(STUB)
+    (tmp_path / "stub").chmod(0o755)
+    return tmp_path
+
+
+def setup(project: Path, *settings: str) -> tuple[str, list[str]]:
+    """What `make setup` prints, and the installations that it runs."""
+    (project / "calls").unlink(missing_ok=True)
+    finished = make("setup", "PYTHON=./stub", *settings, folder=project)
+    assert finished.returncode == 0, finished.stderr
+    calls = (project / "calls").read_text().splitlines() if (project / "calls").exists() else []
+    return finished.stdout, [call for call in calls if " install " in call]
+
+
+def test_setup_says_first_what_it_takes_and_installs_once(project: Path) -> None:
+    printed, installed = setup(project, "UV=")
+    assert "3 GB with a CPU build of torch" in printed.splitlines()[0]
+    assert len(installed) == 1
+    assert installed[0].startswith("-m pip install --constraint constraints.txt --editable .[")
+    assert setup(project, "UV=")[1] == []
+    (project / "pyproject.toml").touch()
+    assert setup(project, "UV=") == ("", [])
+
+
+def test_setup_takes_torch_from_the_index_that_is_named(project: Path) -> None:
+    assert "--extra-index-url http://index/cpu" in setup(project, "UV=", "TORCH_INDEX=http://index/cpu")[1][0]
+
+
+def test_uv_falls_back_to_the_torch_of_the_package_index(project: Path) -> None:
+    printed, installed = setup(project, "UV=./stub")
+    assert [call.endswith("--torch-backend auto") for call in installed] == [True, False]
+    assert "taking the one of the package index" in printed
+
+
+def test_a_failed_setup_is_repeated(project: Path) -> None:
+    finished = make("setup", "PYTHON=./stub", "UV=", "PIP_OPTIONS=fails", folder=project)
+    assert finished.returncode != 0
+    assert not (project / ".venv" / ".installed").exists()
+    assert len(setup(project, "UV=")[1]) == 1
