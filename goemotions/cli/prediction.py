@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,21 +10,11 @@ from typing import Any
 import click
 
 from goemotions import defaults
-from goemotions.cli.options import BUNDLE, ENGINE, MODEL_NAME
+from goemotions.cli.options import BUNDLE, ENGINE, MODEL_NAME, options_of
 from goemotions.errors import DataError
 from goemotions.serving.limits import Limits
 
 COUNT = click.IntRange(min=1)
-LIMITS = {
-    "body_bytes": "Largest body of a request.",
-    "texts": "Most texts per request.",
-    "requests": "Most requests at once.",
-    "queue_texts": "Most texts in the queue.",
-    "queue_seconds": "Longest expected wait in the queue; a text that would wait longer is refused.",
-    "read_seconds": "Longest time to receive a body.",
-    "answer_seconds": "Longest time until the response.",
-    "drain_seconds": "Time to finish requests after SIGTERM before the port closes.",
-}
 
 
 @click.command()
@@ -98,16 +89,6 @@ def _score_file(source: str, output: str, bundle: str, model_name: str, threads:
         return files.score_file(Predictor.load(folder, threads=threads), Path(source), Path(output), **options)
 
 
-def _limit_options(command: Any) -> Any:
-    """Adds one option per limit of the server."""
-    for name, text in reversed(LIMITS.items()):
-        default = getattr(Limits, name)
-        kind = click.IntRange(min=0) if isinstance(default, int) else click.FloatRange(min=0)
-        option = click.option(f"--{name.replace('_', '-')}", name, type=kind, default=default, show_default=True, help=text)
-        command = option(command)
-    return command
-
-
 @click.command()
 @BUNDLE
 @MODEL_NAME
@@ -124,7 +105,7 @@ def _limit_options(command: Any) -> Any:
     show_default=True,
     help="Batch the texts of several requests together.",
 )
-@_limit_options
+@options_of(Limits)
 def serve(bundle: str, model_name: str, engine: str | None, batching: bool, **options: Any) -> None:
     """Serve a bundle by the protocols of KServe.
 
@@ -133,7 +114,7 @@ def serve(bundle: str, model_name: str, engine: str | None, batching: bool, **op
     from goemotions.registry.references import as_folder
     from goemotions.serving import server
 
-    limits = Limits(**{name: options.pop(name) for name in LIMITS})
+    limits = Limits(**{field.name: options.pop(field.name) for field in dataclasses.fields(Limits)})
     with as_folder(bundle, model_name) as (folder, version):
         server.serve(server.Settings(folder, version, engine or "", across_requests=batching, limits=limits, **options))
 
