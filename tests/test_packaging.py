@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PINS = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").split())
-REQUIREMENTS = [*PROJECT["project"]["dependencies"], *sum(PROJECT["project"]["optional-dependencies"].values(), [])]
+EXTRAS = PROJECT["project"]["optional-dependencies"].values()
+REQUIREMENTS = [*PROJECT["project"]["dependencies"], *(requirement for extra in EXTRAS for requirement in extra)]
 
 
 def canonical(name: str) -> str:
