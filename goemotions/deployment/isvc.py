@@ -1,6 +1,6 @@
-"""The file of InferenceServices that users apply: it is its own template, and what it serves is set from the registry's champions.
+"""The manifest that users apply: this module sets the versions and images in it, from the champions in the registry.
 
-Everything else in it, comments included, stays as whoever edited it left it.
+Everything else in the file, comments included, is kept.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from goemotions import defaults
-from goemotions.deployment.kserve import VERSION
+from goemotions.deployment.kserve import VERSION, service_name
 from goemotions.errors import DeploymentError, ModelError
 from goemotions.registry import promotion
 from goemotions.registry.bundle import VARIANTS
@@ -28,34 +28,34 @@ def champions(model_name: str = defaults.MODEL_NAME) -> dict[str, Version]:
     Raises:
         ModelError: no variant has one.
     """
-    found = {f"{model_name}-{variant}": promotion.champion(model_name, variant) for variant in VARIANTS}
-    named = {service: version for service, version in found.items() if version}
-    if not named:
+    versions = {service_name(model_name, variant): promotion.champion(model_name, variant) for variant in VARIANTS}
+    champions = {service: version for service, version in versions.items() if version}
+    if not champions:
         raise ModelError(f"{model_name} has no champion: register a model first")
-    return named
+    return champions
 
 
 def write(
     path: Path, versions: Mapping[str, Version], *, bucket: str = "", registry: str | None = None, image_tag: str = ""
 ) -> list[str]:
-    """Sets versions on the InferenceServices in a file, and images on the ServingRuntimes where they are told.
+    """Sets versions on the InferenceServices in a file, and, if ``registry`` is given, images on the ServingRuntimes.
 
     Args:
         path: the file to rewrite.
         versions: the version of each InferenceService, by its name.
-        bucket: name of the bucket as the cluster knows it, where that is another one than in the version's source.
+        bucket: name of the bucket in the cluster, if it differs from the one in the version's source.
         registry: prefix of the predictor's image, such as ``registry.example/team``; None leaves the images as they are.
-        image_tag: their tag without the variant; empty keeps the one that is there.
+        image_tag: tag of the images without the variant; empty keeps the present one.
 
     Returns:
-        A line for each InferenceService that was set.
+        One line per InferenceService that was set.
 
     Raises:
-        DeploymentError: the file is not there, or lacks one of the InferenceServices.
+        DeploymentError: the file cannot be read, or lacks one of the InferenceServices.
     """
     lines = []
     with _documents(path) as documents:
-        services = {one["metadata"]["name"]: one for one in documents if one["kind"] == "InferenceService"}
+        services = {document["metadata"]["name"]: document for document in _of_kind(documents, "InferenceService")}
         for name, version in versions.items():
             if name not in services:
                 raise DeploymentError(f"{path} has no InferenceService {name}: it has {', '.join(services) or 'none'}")
@@ -64,7 +64,7 @@ def write(
             services[name]["spec"]["predictor"]["model"]["storageUri"] = location
             lines.append(f"{name}: version {version.number}, {location}")
         if registry is not None:
-            for runtime in (one for one in documents if one["kind"] == "ServingRuntime"):
+            for runtime in _of_kind(documents, "ServingRuntime"):
                 _set_image(runtime["spec"]["containers"][0], registry, image_tag)
         documents[0].yaml_set_start_comment(f"Written from the registry's champions. {'; '.join(lines)}.\n")
     return lines
@@ -74,26 +74,29 @@ def read(path: Path) -> dict[str, tuple[str, str]]:
     """Version and location of each InferenceService in a file, by its name."""
     with _documents(path, rewrite=False) as documents:
         return {
-            one["metadata"]["name"]: (
-                str(one["metadata"]["annotations"].get(VERSION, "")),
-                str(one["spec"]["predictor"]["model"]["storageUri"]),
+            service["metadata"]["name"]: (
+                str(service["metadata"]["annotations"].get(VERSION, "")),
+                str(service["spec"]["predictor"]["model"]["storageUri"]),
             )
-            for one in documents
-            if one["kind"] == "InferenceService"
+            for service in _of_kind(documents, "InferenceService")
         }
 
 
 def refresh(path: Path, version: Version, model_name: str = defaults.MODEL_NAME) -> list[str]:
-    """Sets a version that became champion on its InferenceService, where the file has one; its bucket and its image stay."""
-    service = f"{model_name}-{version.tags['variant']}"
+    """Sets a new champion on its InferenceService if the file has one; bucket and image are kept."""
+    service = service_name(model_name, version.tags["variant"])
     services = read(path)
     if service not in services:
         return [f"no InferenceService {service}, nothing is written"]
     return write(path, {service: version}, bucket=store.bucket_of(services[service][1]))
 
 
+def _of_kind(documents: list[Any], kind: str) -> list[Any]:
+    return [document for document in documents if document["kind"] == kind]
+
+
 def _set_image(container: Any, registry: str, tag: str) -> None:
-    # The tag ends in the variant: it is one image name with two tags.
+    # The variant is the end of the tag: both variants have the same image name.
     former, _, variant = container["image"].rpartition(":")[2].rpartition("-")
     container["image"] = "/".join(filter(None, [registry.rstrip("/"), f"{IMAGE}:{tag or former}-{variant}"]))
 

@@ -1,6 +1,6 @@
-"""Which version an InferenceService serves. The only module that knows the Kubernetes API.
+"""Versions on InferenceServices. No other module of the library uses the Kubernetes API.
 
-A version is set by its ``storageUri``, an immutable prefix: KServe starts pods with it, and ends the old ones once they are ready.
+A version is set by its ``storageUri``, an immutable prefix: KServe starts pods with it, and ends the old ones when they are ready.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ log = logging.getLogger(__name__)
 RESOURCE = {"group": "serving.kserve.io", "version": "v1beta1", "plural": "inferenceservices"}
 VERSION = "goemotions-version"
 CANARY_VERSION = "goemotions-canary-version"
-# What the storage initializer of a pod fetches.
+# The annotation with the location that a pod's storage initializer downloads.
 SOURCE = "internal.serving.kserve.io/storage-initializer-sourceuri"
 MODE = "serving.kserve.io/deploymentMode"
-# The names before KServe 0.16, and since.
+# Its name since KServe 0.16, and before.
 KNATIVE = ("Knative", "Serverless")
-# KServe allows a canary no scaling of its own.
+# Fields that KServe rejects in a canary.
 STABLE_ONLY = ("maxReplicas", "scaleTarget", "scaleMetric", "scaleMetricType", "autoScaling")
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 TIMEOUT_SECONDS = 20
@@ -69,13 +69,18 @@ class ServiceStatus:
         return cls(
             service["metadata"]["name"],
             annotations.get(VERSION, ""),
-            # Knative keeps the one before the canary in a revision; the service names the canary's alone.
+            # With Knative the stable version is in a revision, and the service has the location of the canary alone.
             "" if is_split else source,
             annotations.get(CANARY_VERSION, "") if percent else "",
             canary_source if percent else "",
             percent,
             _is_ready(service),
         )
+
+
+def service_name(model_name: str, variant: str) -> str:
+    """The InferenceService of a variant, unless another one is named."""
+    return f"{model_name}-{variant}"
 
 
 def deploy(
@@ -87,24 +92,24 @@ def deploy(
     canary_percent: int = 0,
     wait_seconds: float = WAIT_SECONDS,
 ) -> ServiceStatus:
-    """Sets a version on an InferenceService and waits until it is served. What is set already is left as it is.
+    """Sets a version on an InferenceService and waits until it is served. If it is set already, nothing is changed (idempotent).
 
     Args:
         reference: an alias or a version number.
         service: name of the InferenceService; empty for ``<model name>-<variant>``.
-        namespace: where it lives; empty for the namespace of the current context.
+        namespace: its namespace; empty for that of the current context.
         model_name: name of the registered model.
-        canary_percent: share of the traffic that the version gets beside the one that is served; 0: it takes over.
-        wait_seconds: longest time until it is ready; 0: not waited for.
+        canary_percent: share of the traffic that the version gets beside the one that is served; 0: all of it.
+        wait_seconds: longest time until it is ready; 0: do not wait.
 
     Raises:
         ModelError: there is no such version.
-        DeploymentError: no cluster, no such InferenceService, a refusal, or it does not become ready in time.
+        DeploymentError: no cluster, no such InferenceService, the API refuses, or it is not ready in time.
     """
     if not 0 <= canary_percent <= 99:
         raise DeploymentError(f"a canary gets 1 to 99 percent of the traffic, not {canary_percent}: 0 replaces what is served")
     version = tracking.get_version(model_name, reference)
-    service = service or f"{model_name}-{version.tags['variant']}"
+    service = service or service_name(model_name, version.tags["variant"])
     cluster = Cluster(namespace)
     before = cluster.service(service)
     for _ in range(ATTEMPTS):
@@ -112,12 +117,12 @@ def deploy(
         if wanted == before:
             break
         if cluster.replace(service, wanted):
-            where = f"{cluster.namespace}/{service}"
-            tracking.record(model_name, version, "deploy", where, ServiceStatus.of(before).version, percent=canary_percent)
+            target = f"{cluster.namespace}/{service}"
+            tracking.record(model_name, version, "deploy", target, ServiceStatus.of(before).version, percent=canary_percent)
             break
         before = cluster.service(service)
     else:
-        raise DeploymentError(f"{service} is changed by someone else at the same time: deploy again once that is done")
+        raise DeploymentError(f"{service} was changed by another process at the same time: deploy again")
     return ServiceStatus.of(cluster.ready(service, wait_seconds) if wait_seconds else cluster.service(service))
 
 
@@ -128,20 +133,21 @@ def deploy_registered(
     canary_percent: int,
     wait_seconds: float = WAIT_SECONDS,
 ) -> None:
-    """Deploys what a pipeline run made champion, and with a canary's share what it made challenger, variant by variant.
+    """Deploys the champions of a pipeline run, and with a canary's share its challengers too, variant by variant.
 
     Args:
-        registered: for each variant version and alias, as ``registration.register`` answers them.
-        namespace, model_name, canary_percent, wait_seconds: as ``deploy`` takes them.
+        registered: per variant the version and its alias, as ``registration.register`` returns them.
+        namespace, model_name, canary_percent, wait_seconds: as for ``deploy``.
 
     Raises:
-        DeploymentError: a variant could not be deployed; the others were.
+        DeploymentError: a variant could not be deployed; the others are.
     """
     errors = []
-    there = {one.service for one in list_services([f"{model_name}-{variant}" for variant in registered], namespace)}
+    names = [service_name(model_name, variant) for variant in registered]
+    existing = {status.service for status in list_services(names, namespace)}
     for variant, version in registered.items():
-        service = f"{model_name}-{variant}"
-        if service not in there:
+        service = service_name(model_name, variant)
+        if service not in existing:
             log.warning("there is no InferenceService %s: version %s is not deployed", service, version["version"])
         elif canary_percent or version["alias"].startswith("champion"):
             try:
@@ -160,16 +166,16 @@ def deploy_registered(
 
 
 def list_services(services: list[str], namespace: str) -> list[ServiceStatus]:
-    """What the InferenceServices of these names serve, without those that do not exist."""
+    """The status of the InferenceServices of these names that exist."""
     cluster = Cluster(namespace)
-    found = {service["metadata"]["name"]: service for service in cluster.services()}
-    return [ServiceStatus.of(found[name]) for name in services if name in found]
+    existing = {service["metadata"]["name"]: service for service in cluster.services()}
+    return [ServiceStatus.of(existing[name]) for name in services if name in existing]
 
 
 def with_version(service: dict[str, Any], version: Version, canary_percent: int) -> dict[str, Any]:
     """The InferenceService with a version set on it, alone or as a canary beside the one it serves."""
     changed = copy.deepcopy(service)
-    # The bucket may have another name in the cluster, which whoever wrote the service knew.
+    # The bucket may have another name in the cluster: the one in the service is kept.
     source = store.in_bucket(version.source, store.bucket_of(service["spec"]["predictor"]["model"].get("storageUri", "")))
     annotations = changed["metadata"].setdefault("annotations", {})
     predictor = changed["spec"]["predictor"]
@@ -198,19 +204,19 @@ def _mode(service: dict[str, Any]) -> str:
 
 
 def _is_ready(service: dict[str, Any]) -> bool:
-    """Whether it answers, its canaries too: KServe counts those apart."""
+    """Whether it is ready, and its canaries too, which KServe reports separately."""
     status = service.get("status", {})
     conditions = {condition["type"]: condition["status"] for condition in status.get("conditions", [])}
-    return conditions.get("Ready") == "True" and all(one.get("ready", True) for one in status.get("canaryStatuses") or [])
+    return conditions.get("Ready") == "True" and all(canary.get("ready", True) for canary in status.get("canaryStatuses") or [])
 
 
 def _is_rolled_out(deployment: dict[str, Any], source: str) -> bool:
-    """Whether every pod of a Deployment is of its newest template, and that one fetches from this location."""
+    """Whether every pod of a Deployment has its newest template, and that template downloads from this location."""
     template, status = deployment["spec"]["template"], deployment.get("status", {})
-    fetched = (template["metadata"].get("annotations") or {}).get(SOURCE, source)
+    downloaded = (template["metadata"].get("annotations") or {}).get(SOURCE, source)
     counts = {status.get(name, 0) for name in ("replicas", "updatedReplicas", "availableReplicas")}
     is_observed = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
-    return bool(fetched == source and is_observed and len(counts) == 1 and counts != {0})
+    return bool(downloaded == source and is_observed and len(counts) == 1 and counts != {0})
 
 
 class Cluster:
@@ -236,22 +242,22 @@ class Cluster:
         self._apps = client.AppsV1Api(client.ApiClient(configuration))
 
     def service(self, name: str) -> dict[str, Any]:
-        with self._named(name):
-            found: dict[str, Any] = self._call(self._api.get_namespaced_custom_object, name=name)
-            return found
+        with self._translate_errors(name):
+            service: dict[str, Any] = self._call(self._api.get_namespaced_custom_object, name=name)
+            return service
 
     def services(self) -> list[dict[str, Any]]:
-        with self._named("InferenceServices"):
-            found: list[dict[str, Any]] = self._call(self._api.list_namespaced_custom_object)["items"]
-            return found
+        with self._translate_errors("InferenceServices"):
+            services: list[dict[str, Any]] = self._call(self._api.list_namespaced_custom_object)["items"]
+            return services
 
     def replace(self, name: str, service: dict[str, Any]) -> bool:
-        """Whether the object was replaced; not, if someone else changed it meanwhile."""
+        """Replaces the object; returns False if another process changed it since it was read."""
         from kubernetes.client import ApiException
 
-        with self._named(name):
+        with self._translate_errors(name):
             try:
-                # The client's own patch sends a content type that custom resources refuse.
+                # The client's patch method sends a content type that the API rejects for custom resources.
                 self._call(self._api.replace_namespaced_custom_object, name=name, body=service)
             except ApiException as error:
                 if error.status == 409:
@@ -260,10 +266,10 @@ class Cluster:
         return True
 
     def ready(self, name: str, seconds: float) -> dict[str, Any]:
-        """The InferenceService once it is ready.
+        """Waits until the InferenceService is ready and returns it.
 
         Raises:
-            DeploymentError: it is not in time, or KServe says why it will not be.
+            DeploymentError: it is not ready in time.
         """
         deadline = time.monotonic() + seconds
         while not self._is_served(service := self.service(name)):
@@ -271,21 +277,21 @@ class Cluster:
             if time.monotonic() > deadline:
                 reason = failure.get("message") or _not_ready(service)
                 raise DeploymentError(
-                    f"{name} is not ready after {seconds:g} s ({reason}): the version before still answers; "
-                    f"deploy that one again, or look at `kubectl -n {self.namespace} describe inferenceservice {name}`"
+                    f"{name} is not ready after {seconds:g} s ({reason}): the former version still serves; "
+                    f"deploy that one again, or see `kubectl -n {self.namespace} describe inferenceservice {name}`"
                 )
             time.sleep(POLL_SECONDS)
         return service
 
     def _is_served(self, service: dict[str, Any]) -> bool:
-        """Whether it is ready, and with what its specification says: while pods are replaced, KServe calls it ready all along."""
+        """Whether it is ready with its present specification: KServe reports it as ready while pods are still being replaced."""
         if not _is_ready(service):
             return False
         name = service["metadata"]["name"]
         if _mode(service) in KNATIVE:
             predictor = service["status"].get("components", {}).get("predictor", {})
             return bool(predictor.get("latestReadyRevision") == predictor.get("latestCreatedRevision"))
-        with self._named(f"{name}-predictor"):
+        with self._translate_errors(f"{name}-predictor"):
             deployment = self._apps.read_namespaced_deployment(
                 f"{name}-predictor", self.namespace, _preload_content=False, _request_timeout=TIMEOUT_SECONDS
             )
@@ -295,7 +301,7 @@ class Cluster:
         return method(**RESOURCE, namespace=self.namespace, **arguments, _request_timeout=TIMEOUT_SECONDS)
 
     @contextmanager
-    def _named(self, name: str) -> Iterator[None]:
+    def _translate_errors(self, name: str) -> Iterator[None]:
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
@@ -303,7 +309,7 @@ class Cluster:
         try:
             yield
         except HTTPError as error:
-            raise DeploymentError(f"the Kubernetes API does not answer: check the context of KUBECONFIG ({place})") from error
+            raise DeploymentError(f"the Kubernetes API does not respond: check the context of KUBECONFIG ({place})") from error
         except ApiException as error:
             try:
                 reason = json.loads(error.body)["message"]
@@ -311,14 +317,15 @@ class Cluster:
                 reason = error.reason
             advice = {
                 401: "log in to the cluster again",
-                403: "the account lacks rights; manifests/components/rbac grants what deploying needs",
+                403: "the account lacks permissions; manifests/components/rbac grants those that deploying needs",
                 404: "apply manifests/isvc.yaml first, or name another namespace",
-            }.get(error.status, "fix what it says")
+            }.get(error.status, "fix the reported cause")
             raise DeploymentError(f"Kubernetes refuses {place} ({error.status}, {reason}): {advice}") from error
 
 
 def _not_ready(service: dict[str, Any]) -> str:
-    """The conditions that do not hold, as KServe words them."""
+    """The conditions that are not true, in KServe's words."""
     conditions = service.get("status", {}).get("conditions", [])
-    found = [f"{one['type']}: {one.get('message') or one.get('reason') or one['status']}" for one in conditions]
-    return "; ".join(text for text, one in zip(found, conditions, strict=True) if one["status"] != "True") or "no status yet"
+    unmet = [condition for condition in conditions if condition["status"] != "True"]
+    texts = [f"{one['type']}: {one.get('message') or one.get('reason') or one['status']}" for one in unmet]
+    return "; ".join(texts) or "no status yet"

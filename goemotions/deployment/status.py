@@ -1,4 +1,4 @@
-"""Where a model stands: what the registry, the manifest and the cluster say of each variant, and where they disagree."""
+"""The status of a model: each variant's versions in the registry, the manifest and the cluster, and where these differ."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from goemotions.errors import DeploymentError
 from goemotions.registry import promotion, tracking
 from goemotions.registry.bundle import VARIANTS
 from goemotions.registry.tracking import Version
+from goemotions.storage import store
 
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """Of each variant: champion and challenger, the version in the manifest, what is served; None where there is none."""
+    """Per variant champion and challenger (None if there is none); per InferenceService its manifest entry and its status."""
 
     model_name: str
     champions: dict[str, Version | None]
@@ -26,10 +27,10 @@ class ModelStatus:
     notes: list[str] = field(default_factory=list)
 
     def table(self) -> str:
-        """A row for each variant, then what could not be asked."""
+        """A row per variant, then the notes on what could not be read."""
         rows = [("service", "champion", "challenger", "manifest", "served", "canary")]
         for variant in VARIANTS:
-            service = f"{self.model_name}-{variant}"
+            service = kserve.service_name(self.model_name, variant)
             live = self.served.get(service)
             rows.append(
                 (
@@ -46,39 +47,40 @@ class ModelStatus:
         return "\n".join([*lines, *self.notes])
 
     def disagreements(self) -> list[str]:
-        found = []
+        """One line per difference to the champions, with the command that removes it."""
+        lines = []
         for variant in VARIANTS:
-            service = f"{self.model_name}-{variant}"
+            service = kserve.service_name(self.model_name, variant)
             champion, live = self.champions[variant], self.served.get(service)
             if champion is None:
                 continue
             _, source = self.manifest.get(service, ("", champion.source))
             if not _same_prefix(source, champion.source):
-                found.append(f"the manifest has {source} on {service}, the champion's is {champion.source}: `make isvc`")
+                lines.append(f"the manifest has {source} on {service}, the champion's is {champion.source}: `make isvc`")
             if live and live.source and not _same_prefix(live.source, champion.source):
-                found.append(
+                lines.append(
                     f"{service} serves {live.source}, the champion's is {champion.source}: "
                     f"`make deploy VERSION={promotion.champion_alias(variant)}`"
                 )
             if live and not live.is_ready:
-                found.append(f"{service} is not ready: `kubectl describe inferenceservice {service}`")
-        return found
+                lines.append(f"{service} is not ready: `kubectl describe inferenceservice {service}`")
+        return lines
 
 
 def collect(model_name: str, namespace: str, file: Path, *, ask_cluster: bool = True) -> ModelStatus:
-    """What each place says. A place that does not answer is named in the notes, and the others are shown.
+    """Reads registry, manifest and cluster. If the cluster or the manifest cannot be read, the others are still shown.
 
     Args:
         model_name: name of the registered model.
         namespace: of the InferenceServices; empty for that of the current context.
         file: the manifest.
-        ask_cluster: whether Kubernetes is asked.
+        ask_cluster: whether the cluster is read.
     """
     notes, served = [], {}
     if ask_cluster:
         try:
-            found = kserve.list_services([f"{model_name}-{variant}" for variant in VARIANTS], namespace)
-            served = {one.service: one for one in found}
+            services = kserve.list_services([kserve.service_name(model_name, variant) for variant in VARIANTS], namespace)
+            served = {status.service: status for status in services}
         except DeploymentError as error:
             notes.append(f"served: {error}")
     manifest: dict[str, tuple[str, str]] = {}
@@ -99,5 +101,5 @@ def _title(version: Version | None) -> str:
 
 
 def _same_prefix(one: str, other: str) -> bool:
-    """The same bundle, whatever the bucket is called: its prefix holds the run's id."""
-    return one.removeprefix("s3://").partition("/")[2] == other.removeprefix("s3://").partition("/")[2]
+    """Whether two locations are of the same bundle; the bucket may have another name in the cluster."""
+    return store.in_bucket(one, store.bucket_of(other)) == other

@@ -178,23 +178,23 @@ def test_a_change_by_someone_else_meanwhile_is_kept(kubernetes: Kubernetes, vers
     assert deploy("1").version == "1"
     kubernetes.switch(conflicts=99)
     before = tracking.get_version("k8s", "2").tags
-    with pytest.raises(DeploymentError, match="changed by someone else"):
+    with pytest.raises(DeploymentError, match="changed by another process"):
         deploy("2")
     assert tracking.get_version("k8s", "2").tags == before, "what was not deployed is not on record"
 
 
 def test_a_version_that_never_gets_ready_is_said_with_kserves_reason(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
-    with pytest.raises(DeploymentError, match=r"not ready after 0.3 s \(MANIFEST.json does not match\): the version before"):
+    with pytest.raises(DeploymentError, match=r"not ready after 0.3 s \(MANIFEST.json does not match\): the former version"):
         deploy("3", wait_seconds=0.3)
 
 
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        (403, "the account lacks rights.*rbac"),
+        (403, "the account lacks permissions.*rbac"),
         (404, "apply manifests/isvc.yaml first"),
         (401, "log in"),
-        (500, "fix what it says"),
+        (500, "fix the reported cause"),
     ],
 )
 def test_refusals_are_named(kubernetes: Kubernetes, versions: dict[str, str], status: int, said: str) -> None:
@@ -211,7 +211,7 @@ def test_what_is_not_there_is_named(kubernetes: Kubernetes, versions: dict[str, 
     with pytest.raises(DeploymentError, match="1 to 99 percent"):
         deploy("1", canary_percent=100)
     kubeconfig(tmp_path / "kubeconfig", "http://127.0.0.1:9")
-    with pytest.raises(DeploymentError, match="does not answer"):
+    with pytest.raises(DeploymentError, match="does not respond"):
         deploy("1")
 
 
