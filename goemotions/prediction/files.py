@@ -1,4 +1,4 @@
-"""Batch scoring: every row of a CSV, TSV or Parquet file with its labels and probabilities, chunk by chunk.
+"""Batch scoring of a file: labels and probabilities for every row of a CSV, TSV or Parquet file, chunk by chunk.
 
 Text files begin with a line of column names; a ``.csv`` may quote its cells, a ``.tsv`` never does, as in the official data.
 """
@@ -33,12 +33,12 @@ DIALECTS: dict[str, dict[str, Any]] = {
     ".tsv": {"strict": True, "delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None},
 }
 ENDINGS = (*DIALECTS, ".parquet")
-NO_TEXT_FILE = (b"PAR1", b"PK\x03\x04", b"\x1f\x8b")
+BINARY_MAGIC = (b"PAR1", b"PK\x03\x04", b"\x1f\x8b")
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What became of a file: its rows, those without a text, those whose text was cut to fit, and the seconds it took."""
+class ScoringSummary:
+    """Counts of the rows of a file, of those without a text and of those whose text was truncated, and the seconds it took."""
 
     rows: int
     blank: int
@@ -48,69 +48,70 @@ class Scored:
 
 @dataclass(frozen=True)
 class Rows:
-    """An opened file; ``count`` is None where only reading it to its end would tell."""
+    """The rows of an open file; ``count`` is None if it is known only at the end of the file."""
 
     schema: pa.Schema
     count: int | None
     batches: Iterator[pa.RecordBatch]
 
 
-def score_file(predictor: Predictor, input: Path, output: Path, column: str = "text", *, all_scores: bool = True) -> Scored:
-    """Labels the rows of a file, in memory that does not grow with it.
+def score_file(
+    predictor: Predictor, input: Path, output: Path, column: str = "text", *, all_scores: bool = True
+) -> ScoringSummary:
+    """Labels the rows of a file, in constant memory.
 
     The output holds every column and row of the input, in order, and the columns ``labels`` (best first; joined by ``|`` in a text
     file, a list in Parquet), ``truncated`` and ``p/<label>``. A row without a text gets no labels and no probabilities.
 
     Args:
-        predictor: what answers.
+        predictor: a loaded predictor.
         input: a ``.csv``, ``.tsv`` or ``.parquet`` file.
-        output: the file to write, in the format of its ending; it appears when it is whole, in place of what had its name.
+        output: the file to write, in the format of its extension; it replaces a file of this name when it is complete.
         column: the column with the texts.
         all_scores: add the probability of each label.
 
     Raises:
-        DataError: the input is missing or has not the form of its ending, or its columns do not fit.
+        DataError: the input is missing or not in the format of its extension, or its columns do not fit.
         StorageError: the output cannot be written.
     """
     for path in (input, output):
         if path.suffix.lower() not in ENDINGS:
-            raise DataError(f"{path.name} has none of the endings {', '.join(ENDINGS)}: name or convert it so")
+            raise DataError(f"{path.name} has none of the endings {', '.join(ENDINGS)}: rename or convert it")
     if output.exists() and input.exists() and output.samefile(input):
         raise DataError(f"{output} is the input itself: write to another file")
     started = time.perf_counter()
     rows = blank = truncated = 0
     with _open(input) as file:
-        found = _parquet(input, file) if input.suffix.lower() == ".parquet" else _text(input, file)
-        schema = labelled(found.schema, input.name, column, predictor.bundle.taxonomy.names if all_scores else ())
-        progress = tqdm(total=found.count, desc=input.name, unit=" texts", mininterval=1)
+        source = _parquet(input, file) if input.suffix.lower() == ".parquet" else _text(input, file)
+        schema = output_schema(source.schema, input.name, column, predictor.bundle.taxonomy.names if all_scores else ())
+        progress = tqdm(total=source.count, desc=input.name, unit=" texts", mininterval=1)
         with progress, _whole(output) as partial, _writer(partial, output.suffix.lower(), schema) as write:
-            for batch in found.batches:
-                answered = label(predictor, batch, column, schema)
-                write(answered)
+            for batch in source.batches:
+                labelled = label_rows(predictor, batch, column, schema)
+                write(labelled)
                 rows += len(batch)
-                blank += answered["truncated"].null_count
-                truncated += pc.sum(answered["truncated"]).as_py() or 0
+                blank, truncated = blank + count_blank(labelled), truncated + count_truncated(labelled)
                 progress.update(len(batch))
             if not rows:
                 raise DataError(f"{input.name} has no rows: it needs at least one")
-    return Scored(rows, blank, truncated, time.perf_counter() - started)
+    return ScoringSummary(rows, blank, truncated, time.perf_counter() - started)
 
 
-def labelled(schema: pa.Schema, file: str, column: str, scores: Sequence[str]) -> pa.Schema:
-    """The schema of a file's rows with their labels and these labels' probabilities.
+def output_schema(schema: pa.Schema, file: str, column: str, scores: Sequence[str]) -> pa.Schema:
+    """The schema of a scored file: its own columns, labels, and the probabilities of the labels in ``scores``.
 
     Raises:
-        DataError: there is no such column of texts, or one that would be added is there.
+        DataError: there is no such column of texts, or the file has a column that would be added.
     """
     added = [("labels", pa.list_(pa.string())), ("truncated", pa.bool_()), *((f"p/{name}", pa.float32()) for name in scores)]
     _check_columns(file, schema, column, [name for name, _ in added])
-    # `datasets` would refuse a file whose metadata describes fewer columns than it has.
+    # `datasets` rejects a file whose metadata describes fewer columns than it has.
     metadata = {key: value for key, value in (schema.metadata or {}).items() if key != b"huggingface"}
     return pa.schema([*schema, *pa.schema(added)], metadata=metadata)
 
 
-def label(predictor: Predictor, rows: pa.RecordBatch, column: str, schema: pa.Schema) -> pa.RecordBatch:
-    """Rows with the columns that ``labelled`` adds. Where there is no text, there are no labels and nulls for the rest."""
+def label_rows(predictor: Predictor, rows: pa.RecordBatch, column: str, schema: pa.Schema) -> pa.RecordBatch:
+    """Rows with the columns that ``output_schema`` adds; a row without a text has no labels, and nulls in the other columns."""
     texts = rows[column].to_pylist()
     blank = np.array([not (text and text.strip()) for text in texts], dtype=bool)
     names = predictor.bundle.taxonomy.names
@@ -126,6 +127,15 @@ def label(predictor: Predictor, rows: pa.RecordBatch, column: str, schema: pa.Sc
     return pa.RecordBatch.from_arrays([*rows.columns, *columns], schema=schema)
 
 
+def count_blank(labelled: pa.RecordBatch) -> int:
+    """How many rows of ``label_rows`` have no text."""
+    return int(labelled["truncated"].null_count)
+
+
+def count_truncated(labelled: pa.RecordBatch) -> int:
+    return int(pc.sum(labelled["truncated"]).as_py() or 0)
+
+
 def _best_first(names: Sequence[str], probabilities: np.ndarray, chosen: np.ndarray) -> pa.Array:
     """The names of each row's chosen labels, best first, as lists."""
     order = rank_labels(probabilities)
@@ -137,15 +147,15 @@ def _best_first(names: Sequence[str], probabilities: np.ndarray, chosen: np.ndar
 def _check_columns(file: str, schema: pa.Schema, column: str, added: list[str]) -> None:
     names = schema.names
     if column not in names:
-        raise DataError(f"{file} has no column {column!r}: name the one with the texts, of {', '.join(names):.300}")
+        raise DataError(f"{file} has no column {column!r}: give the one with the texts, of {', '.join(names):.300}")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{file} has two columns {twice[0]!r}: rename one")
     if clashing := [name for name in names if name in added]:
-        raise DataError(f"{file} has a column {clashing[0]!r} already, which the labels would need: rename or drop it")
+        raise DataError(f"{file} has a column {clashing[0]!r} already, which the labels need: rename or drop it")
     kind = schema.field(column).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        raise DataError(f"{file}: column {column!r} holds {kind}, not text: name another, or convert it to strings")
+        raise DataError(f"{file}: column {column!r} has type {kind}, not text: give another, or convert it to strings")
 
 
 def _open(path: Path) -> BinaryIO:
@@ -155,28 +165,28 @@ def _open(path: Path) -> BinaryIO:
         raise DataError(f"{path} cannot be read ({error.strerror}): check its path") from error
 
 
-def parquet(file: BinaryIO, name: str) -> pq.ParquetFile:
-    """An opened Parquet file.
+def open_parquet(file: BinaryIO, name: str) -> pq.ParquetFile:
+    """Opens a Parquet file.
 
     Raises:
-        DataError: it is none, or not whole.
+        DataError: it is not a complete Parquet file.
     """
     try:
-        # Without a buffer a whole row group is read at once, and a file may be a single one.
+        # Without a buffer a whole row group is read at once, and a file may have a single one.
         return pq.ParquetFile(file, buffer_size=2**20)
     except (pa.ArrowException, OSError) as error:
         raise DataError(_damaged(name)) from error
 
 
-def batches(found: pq.ParquetFile, name: str, groups: Sequence[int] | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows of a Parquet file, or of some of its row groups, in batches that were checked.
+def batches(parquet: pq.ParquetFile, name: str, groups: Sequence[int] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a Parquet file, or of some of its row groups, in validated batches.
 
     Raises:
-        DataError: the file is damaged, or holds bytes that are no text.
+        DataError: the file is damaged, or has strings that are not UTF-8.
     """
-    row = 1 + sum(found.metadata.row_group(number).num_rows for number in range(groups[0] if groups else 0))
+    row = 1 + sum(parquet.metadata.row_group(number).num_rows for number in range(groups[0] if groups else 0))
     try:
-        for batch in found.iter_batches(CHUNK, row_groups=groups):
+        for batch in parquet.iter_batches(CHUNK, row_groups=groups):
             batch.validate(full=True)
             yield batch
             row += len(batch)
@@ -193,15 +203,15 @@ def _damaged(name: str) -> str:
 
 
 def _parquet(path: Path, file: BinaryIO) -> Rows:
-    found = parquet(file, path.name)
-    return Rows(found.schema_arrow, found.metadata.num_rows, batches(found, path.name))
+    opened = open_parquet(file, path.name)
+    return Rows(opened.schema_arrow, opened.metadata.num_rows, batches(opened, path.name))
 
 
 def _text(path: Path, file: BinaryIO) -> Rows:
     start = file.read(4)
     file.seek(0)
-    if start.startswith(NO_TEXT_FILE):
-        raise DataError(f"{path.name} is not the text file its ending promises: unpack, rename or convert it")
+    if start.startswith(BINARY_MAGIC):
+        raise DataError(f"{path.name} is not a text file, which its ending says: unpack, rename or convert it")
     records = _records(path, file)
     _, names = next(records, (1, []))
     if not names:
@@ -210,7 +220,7 @@ def _text(path: Path, file: BinaryIO) -> Rows:
 
     def rows() -> Iterator[list[str]]:
         for line, cells in records:
-            # In a file of one column an empty line is a row with an empty cell.
+            # In a file with one column, an empty line is a row with an empty cell.
             cells = cells or ([""] if len(names) == 1 else [])
             if cells and len(cells) != len(names):
                 raise DataError(f"{path.name}, line {line}: {len(cells)} columns where line 1 names {len(names)}: fix it")
@@ -227,8 +237,8 @@ def _text(path: Path, file: BinaryIO) -> Rows:
 
 
 def _records(path: Path, file: BinaryIO) -> Iterator[tuple[int, list[str]]]:
-    """The cells of each row, and the line it begins at."""
-    # Python's own limit would refuse a long comment; with none, one open quote would read the whole file into memory.
+    """The first line and the cells of each row."""
+    # Python's default limit rejects a long comment; without a limit, an open quote would read the whole file into memory.
     csv.field_size_limit(LONGEST_CELL)
     ending = path.suffix.lower()
     reader = csv.reader(_lines(path, file), **DIALECTS[ending])
@@ -260,7 +270,7 @@ def _whole(output: Path) -> Iterator[Path]:
             yield partial
     except OSError as error:
         raise StorageError(
-            f"{output} cannot be written ({error.strerror or error}): free space or choose another place"
+            f"{output} cannot be written ({error.strerror or error}): free space or choose another folder"
         ) from error
 
 
@@ -279,7 +289,7 @@ def _writer(path: Path, ending: str, schema: pa.Schema) -> Iterator[Callable[[pa
                 lines.writerows(zip(*columns, strict=True))
             except csv.Error as error:
                 raise DataError(
-                    f"a cell holds a tab or a line break, which a {ending} cannot: write a .csv or .parquet"
+                    f"a cell has a tab or a line break, which a {ending} file cannot have: write a .csv or .parquet"
                 ) from error
 
         lines.writerow(schema.names)
@@ -287,11 +297,11 @@ def _writer(path: Path, ending: str, schema: pa.Schema) -> Iterator[Callable[[pa
 
 
 def _cells(name: str, column: pa.Array) -> list[str]:
-    """A column as text; an empty cell, or an empty place in a list, where it holds nothing."""
+    """A column as text; nulls become empty cells, and empty items of a list."""
     try:
         if pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type):
-            return ["|".join(one or "" for one in cell or ()) for cell in column.to_pylist()]
+            return ["|".join(item or "" for item in cell or ()) for cell in column.to_pylist()]
         cells: list[str] = pc.fill_null(column.cast(pa.string()), "").to_pylist()
         return cells
     except pa.ArrowException as error:
-        raise DataError(f"column {name!r} holds {column.type}, which a text file cannot: write a .parquet") from error
+        raise DataError(f"column {name!r} has type {column.type}, which a text file cannot have: write a .parquet") from error

@@ -1,11 +1,11 @@
-"""The predictor: a bundle and its engine, texts in, labels out. The server, MLflow and the command line all answer through it."""
+"""The predictor: texts to labels with a bundle and an engine. The server, MLflow and the command line all use it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
@@ -20,34 +20,51 @@ Threshold = float | Literal["tuned"]
 
 @dataclass(frozen=True)
 class Options:
-    """What a caller may ask for: at most ``top_k`` labels, over a threshold of their own, all scores."""
+    """Options of a request: at most ``top_k`` labels, the tuned thresholds or one of the caller's, the scores of all labels."""
 
     top_k: int | None = None
     threshold: Threshold = "tuned"
     all_scores: bool = False
 
 
-class Predictor:
-    """Answers texts with labels, best first, and their probabilities."""
+class Prediction(TypedDict):
+    """The prediction for one text, as it is sent to callers.
 
-    def __init__(self, opened: Bundle, engine: Engine) -> None:
-        self.bundle = opened
+    ``labels`` has the chosen labels, best first; ``scores`` the probabilities of these labels, or of all labels if they were requested;
+    ``truncated`` says whether the text was too long and its end was ignored.
+    """
+
+    labels: list[str]
+    scores: dict[str, float]
+    truncated: bool
+
+
+class Predictor:
+    """A bundle and the engine that runs its model."""
+
+    def __init__(self, loaded: Bundle, engine: Engine) -> None:
+        self.bundle = loaded
         self.engine = engine
 
     @classmethod
     def load(cls, folder: Path, *, engine: str = "", threads: int | None = None) -> Predictor:
-        """Verifies the bundle in a folder and starts an engine: the one that suits the hardware, or the one named instead."""
-        opened = bundle.load(folder)
-        name = engine or engines.suited(opened.metadata.engine)
-        return cls(opened, engines.load(name, folder, opened.encoder, threads=threads))
+        """Verifies the bundle in a folder and loads an engine: ``engine``, or the one that suits bundle and hardware if it is empty.
 
-    def predict(self, texts: Sequence[str], options: Options | None = None) -> list[dict[str, Any]]:
-        """One answer a text, in order: ``labels``, ``scores`` of those (or of all labels), and ``truncated``."""
+        Raises:
+            IntegrityError: a file is missing or differs from the manifest.
+            ModelError: the folder is not a bundle, or the engine cannot be loaded.
+        """
+        loaded = bundle.load(folder)
+        name = engine or engines.suited(loaded.metadata.engine)
+        return cls(loaded, engines.load(name, folder, loaded.encoder, threads=threads))
+
+    def predict(self, texts: Sequence[str], options: Options | None = None) -> list[Prediction]:
+        """One prediction per text, in order."""
         probabilities, truncated = engines.score(self.engine, texts)
         return self.predictions(probabilities, truncated, options or Options())
 
     def choose(self, probabilities: np.ndarray, options: Options) -> np.ndarray:
-        """Which labels an answer holds, bool [n, labels], for probabilities, float32 [n, labels]."""
+        """Which labels are chosen, bool [n, labels], for probabilities, float32 [n, labels]."""
         if options.threshold == "tuned":
             chosen = self.bundle.thresholds.apply(probabilities)
         else:
@@ -57,10 +74,10 @@ class Predictor:
         limited: np.ndarray = chosen & is_top_k(np.where(chosen, probabilities, -1), options.top_k)
         return limited
 
-    def predictions(self, probabilities: np.ndarray, truncated: np.ndarray, options: Options) -> list[dict[str, Any]]:
+    def predictions(self, probabilities: np.ndarray, truncated: np.ndarray, options: Options) -> list[Prediction]:
         """The predictions for n texts from their probabilities, float32 [n, labels], and whether each was truncated, bool [n]."""
         names, chosen = self.bundle.taxonomy.names, self.choose(probabilities, options)
-        result = []
+        result: list[Prediction] = []
         for row, over, ranked, cut in zip(
             probabilities.tolist(), chosen.tolist(), rank_labels(probabilities).tolist(), truncated.tolist(), strict=True
         ):
@@ -82,11 +99,11 @@ class PyfuncModel:
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
 
-    def predict(self, model_input: Any) -> list[dict[str, Any]]:
+    def predict(self, model_input: Any) -> list[Prediction]:
         texts = model_input["text"] if hasattr(model_input, "columns") else model_input
         return self._predictor.predict([str(text) for text in texts])
 
 
 def _load_pyfunc(path: str) -> PyfuncModel:
-    """MLflow's hook: named as ``loader_module`` in the bundle's MLmodel, so that no pickle is needed."""
+    """Called by MLflow: the bundle's MLmodel names this module as ``loader_module``, so that no pickle is needed."""
     return PyfuncModel(Predictor.load(Path(path)))

@@ -17,7 +17,7 @@ from goemotions.defaults import MODEL_NAME
 from goemotions.errors import RequestError
 from goemotions.metrics.probabilities import sigmoid
 from goemotions.models.engines import LENGTH_STEP, Engine
-from goemotions.prediction.predictor import Options, Predictor
+from goemotions.prediction.predictor import Options, Prediction, Predictor
 from goemotions.serving import metrics
 from goemotions.serving.batching import Batcher
 from goemotions.serving.limits import Limits
@@ -33,7 +33,7 @@ class Result:
     """The result for n texts: probabilities, float32 [n, labels], and predictions, n dicts as ``Predictor.predict`` returns."""
 
     probabilities: np.ndarray
-    predictions: list[dict[str, Any]]
+    predictions: list[Prediction]
 
 
 class Service:

@@ -167,15 +167,15 @@ BAD = {
         b'id,text\n1,"b\n' + b"3,c\n" * 5_000_000,
         r"in.csv, line 2: the row there is no .csv \(field larger",
     ),
-    "another column": ("in.csv", b"id,comment\n1,a\n", r"no column 'text': name the one with the texts, of id, comment"),
-    "another delimiter": ("in.csv", b"id;text\n1;a\n", r"no column 'text': name the one with the texts, of id;text"),
+    "another column": ("in.csv", b"id,comment\n1,a\n", r"no column 'text': give the one with the texts, of id, comment"),
+    "another delimiter": ("in.csv", b"id;text\n1;a\n", r"no column 'text': give the one with the texts, of id;text"),
     "two of a column": ("in.csv", b"text,n,n\na,1,2\n", r"two columns 'n'"),
     "a column that would be added": ("in.csv", b"text,labels\na,1\n", r"has a column 'labels' already"),
     "a probability that would be added": ("in.csv", b"text,p/calm\na,1\n", r"has a column 'p/calm' already"),
     "empty": ("in.csv", b"", r"in.csv is empty"),
     "header only": ("in.tsv", b"id\ttext\n", r"in.tsv has no rows"),
-    "gzip": ("in.csv", b"\x1f\x8b\x08\x00", r"is not the text file its ending promises"),
-    "a spreadsheet": ("in.csv", b"PK\x03\x04....", r"is not the text file its ending promises"),
+    "gzip": ("in.csv", b"\x1f\x8b\x08\x00", r"is not a text file, which its ending says"),
+    "a spreadsheet": ("in.csv", b"PK\x03\x04....", r"is not a text file, which its ending says"),
     "no Parquet": ("in.parquet", b"text\na lake\n", r"in.parquet is not a complete Parquet file"),
     "an unknown ending": ("in.xlsx", b"", r"in.xlsx has none of the endings .csv, .tsv, .parquet"),
     "a pickle": ("in.pkl", b"", r"in.pkl has none of the endings"),
@@ -210,15 +210,17 @@ def test_bytes_in_a_parquet_file_that_are_no_text_are_named(predictor: Predictor
     with pytest.raises(DataError, match="rows from 1 on: not UTF-8"):
         score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.csv")
     pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "in.parquet")
-    with pytest.raises(DataError, match="column 'text' holds int64, not text"):
+    with pytest.raises(DataError, match="column 'text' has type int64, not text"):
         score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.csv")
 
 
 def test_what_a_text_file_cannot_hold_is_named(predictor: Predictor, tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a"], "place": [{"x": 1}]}), tmp_path / "in.parquet")
-    with pytest.raises(DataError, match=r"column 'place' holds struct<x: int64>, which a text file cannot: write a .parquet"):
+    with pytest.raises(
+        DataError, match=r"column 'place' has type struct<x: int64>, which a text file cannot have: write a .parquet"
+    ):
         score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.csv")
-    with pytest.raises(DataError, match=r"a tab or a line break, which a .tsv cannot"):
+    with pytest.raises(DataError, match=r"a tab or a line break, which a .tsv file cannot have"):
         score_file(predictor, write_csv(tmp_path / "in.csv", ["two\nlines"]), tmp_path / "out.tsv")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "in.parquet"]
 

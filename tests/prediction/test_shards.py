@@ -139,13 +139,13 @@ def test_an_output_is_of_one_input_and_one_question(
 ) -> None:
     source = write(tmp_path / "in", 20)
     run(source, tmp_path / "out", whole, predictor)
-    with pytest.raises(DataError, match=f"holds scores of {said}: empty it, or choose another place"):
+    with pytest.raises(DataError, match=f"has scores of {said}: empty it, or choose another folder"):
         run(source, tmp_path / "out", whole, predictor, **(change(source) or {}))
 
 
 def test_what_cannot_be_scored_is_named_and_nothing_is_written(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
-    with pytest.raises(DataError, match=r"holds no .parquet file"):
+    with pytest.raises(DataError, match=r"has no .parquet file"):
         run(tmp_path / "none", tmp_path / "out", whole)
     with pytest.raises(DataError, match="has no rows"):
         run(write(tmp_path / "empty", 0), tmp_path / "out", whole)
@@ -199,7 +199,7 @@ def test_two_that_do_the_same_do_no_harm(predictor: Predictor, whole: Path, tmp_
 def test_a_shard_that_another_one_made_is_not_made_again(
     predictor: Predictor, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output, label = str(tmp_path / "out"), files.label
+    output, label = str(tmp_path / "out"), files.label_rows
     shards.plan(str(write(tmp_path / "in", 60)), output, str(whole), shard_rows=20)
     labelled: list[int] = []
 
@@ -209,7 +209,7 @@ def test_a_shard_that_another_one_made_is_not_made_again(
             shards.score(output, predictor=predictor)
         return label(predictor, rows, *others)
 
-    monkeypatch.setattr(files, "label", label_beside_another)
+    monkeypatch.setattr(files, "label_rows", label_beside_another)
     shards.score(output, predictor=predictor)
     assert labelled == [0, 0, 20, 40]
     assert right(predictor, scored(tmp_path / "out"), 60)
@@ -228,7 +228,7 @@ def test_a_shard_with_rows_missing_is_not_taken_for_whole(predictor: Predictor, 
     source = write(tmp_path / "in", 40)
     run(source, tmp_path / "out", whole, predictor, shard_rows=20)
     pq.write_table(pq.read_table(tmp_path / "out" / "part-000001.parquet").slice(1), tmp_path / "out" / "part-000001.parquet")
-    with pytest.raises(DataError, match=r"part-000001.parquet holds 19 rows, not 20: remove it and score it again"):
+    with pytest.raises(DataError, match=r"part-000001.parquet has 19 rows, not 20: remove it and score it again"):
         shards.finish(str(tmp_path / "out"))
 
 
@@ -285,7 +285,10 @@ def test_a_worker_that_is_killed_is_named_and_what_is_done_stays(whole: Path, tm
         assert running.stderr
         errors = running.stderr.read()
     assert running.returncode == 1
-    assert "a worker was killed, most often for memory: use fewer, and start again; what is done stays" in errors
+    assert (
+        "a worker was killed, most often for lack of memory: use fewer workers and run it again; finished shards are kept"
+        in errors
+    )
     assert "Traceback" not in errors
 
 

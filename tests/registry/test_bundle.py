@@ -1,0 +1,78 @@
+"""Bundles: their location in the store, and bundles from before today's files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow.pyfunc
+import pytest
+
+from goemotions.errors import DataError, ModelError
+from goemotions.prediction.predictor import Predictor
+from goemotions.registry import bundle
+from goemotions.registry.bundle import BundleLocation
+from goemotions.storage import manifest
+
+TEXTS = ["we saw the lake", "gravel and a balloon"]
+
+
+@pytest.fixture
+def rewrite(whole: Path, tmp_path: Path) -> Callable[[Callable[[Path], None]], Path]:
+    """A function that copies a bundle, applies a change and closes the copy with a new manifest."""
+
+    def apply(change: Callable[[Path], None]) -> Path:
+        folder = tmp_path / "bundle"
+        shutil.copytree(whole, folder)
+        change(folder)
+        metadata = {name: value for name, value in json.loads((folder / manifest.NAME).read_text()).items() if name != "files"}
+        manifest.write(folder, **metadata)
+        return folder
+
+    return apply
+
+
+def test_a_location_is_written_and_parsed() -> None:
+    location = BundleLocation("s3://bucket/prefix/", "goemotions", "0f", "cpu")
+    assert str(location) == "s3://bucket/prefix/models/goemotions/0f/cpu/"
+    assert location.model_prefix == "s3://bucket/prefix/models/goemotions/"
+    assert BundleLocation.parse(str(location)) == BundleLocation.parse(str(location).rstrip("/")) == location
+    assert str(BundleLocation.parse("/data/store/models/m/r/gpu/")) == "/data/store/models/m/r/gpu/"
+
+
+@pytest.mark.parametrize(
+    "location", ["s3://bucket/models/m/r/tpu/", "s3://bucket/m/r/cpu/", "s3://bucket/other/m/r/cpu/", "models", ""]
+)
+def test_another_location_is_rejected(location: str) -> None:
+    with pytest.raises(ModelError, match=r"is not <store>/models/<model>/<run>/<variant>/: give a bundle that was registered"):
+        BundleLocation.parse(location)
+
+
+def test_a_bundle_without_a_file_of_labels_has_those_of_its_thresholds(
+    whole: Path, rewrite: Callable[[Callable[[Path], None]], Path]
+) -> None:
+    assert json.loads((whole / bundle.LABELS).read_text()) == list(bundle.load(whole).taxonomy.names)
+    older = rewrite(lambda folder: (folder / bundle.LABELS).unlink())
+    assert bundle.load(older).taxonomy == bundle.taxonomy(str(older)) == bundle.load(whole).taxonomy
+    assert Predictor.load(older, threads=1).predict(TEXTS) == Predictor.load(whole, threads=1).predict(TEXTS)
+
+
+@pytest.mark.parametrize("content", ["{", "5", "[1]", '["a", "a"]'])
+def test_damaged_labels_are_reported(rewrite: Callable[[Callable[[Path], None]], Path], content: str) -> None:
+    folder = rewrite(lambda folder: (folder / bundle.LABELS).write_text(content) and None)
+    with pytest.raises((ModelError, DataError), match=r"labels.json is damaged|twice"):
+        bundle.load(folder)
+
+
+def test_mlflow_loads_a_bundle_that_names_the_former_loader(
+    whole: Path, rewrite: Callable[[Callable[[Path], None]], Path]
+) -> None:
+    def name_former_loader(folder: Path) -> None:
+        text = (folder / "MLmodel").read_text()
+        assert "loader_module: goemotions.prediction.predictor" in text
+        (folder / "MLmodel").write_text(text.replace("goemotions.prediction.predictor", "goemotions.predictor"))
+
+    loaded = mlflow.pyfunc.load_model(str(rewrite(name_former_loader)))
+    assert loaded.predict(TEXTS) == Predictor.load(whole).predict(TEXTS)
