@@ -199,7 +199,7 @@ MISTAKES = {
         "is missing or damaged",
     ),
     "no graph to evaluate": (
-        "evaluate --dataset {dataset} --model {model} --onnx {empty} --engine onnx-int8 --validation {out} --test {out}",
+        "evaluate --dataset {dataset} --model {model} --onnx {empty} --engine openvino-int8 --validation {out} --test {out}",
         "is missing or damaged: export the model again",
     ),
     "no predictions to tune on": ("tune-thresholds --validation {empty} --output {out}", "is not a Predictions file"),
