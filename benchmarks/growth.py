@@ -72,7 +72,7 @@ def prepare(step: str, scratch: Path) -> Callable[[], object]:
     found = Predictions.read(scratch / "validation" / FILE)
     fixed = thresholds.fixed(found.labels, found.probabilities)
     if step == "evaluate":
-        return lambda: evaluate.write_folder(scratch / "evaluated", found, evaluate.compute_metrics(found, fixed))
+        return lambda: evaluate.write_split(scratch / "evaluated", found, evaluate.compute_metrics(found, fixed))
     return lambda: _chapters(found)
 
 

@@ -80,7 +80,7 @@ def _show_move(move: Any, model_name: str, file: Path) -> None:
     else:
         click.echo(f"{move.alias}: version {move.after}, before it {move.before or 'none'}")
     for name, value in (move.verdict.differences if move.verdict else {}).items():
-        click.echo(f"  {name:<18}{value['difference']:+.4f} ({value['low']:+.4f} to {value['high']:+.4f})")
+        click.echo(f"  {name:<18}{value.difference:+.4f} ({value.low:+.4f} to {value.high:+.4f})")
     for line in isvc.refresh(file, tracking.get_version(model_name, move.after), model_name) if file.exists() else ():
         click.echo(f"{file}: {line}")
 

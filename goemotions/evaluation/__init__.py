@@ -1,1 +1,1 @@
-"""Scored splits and what is concluded from them: metrics, thresholds, winners and the promotion gate."""
+"""Scored splits, and what is derived from them: metrics, thresholds, winners and the promotion gate."""

@@ -1,4 +1,4 @@
-"""Evaluation: score a split once with an engine, keep the probabilities, and derive every figure from them."""
+"""Evaluation: scores a split once with an engine, keeps the probabilities, and computes every metric from them."""
 
 from __future__ import annotations
 
@@ -21,70 +21,72 @@ from goemotions.models.engine_names import canonical_name
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.storage import store
 
+# Beside the Predictions in the folder of a scored split; the metrics also in a bundle.
 METRICS = "metrics.json"
+PER_LABEL = "per_label.csv"
+PREDICTIONS_CSV = "predictions.csv"
 
 
 @store.raise_on_full_disk
 def evaluate(
     dataset: Path, model_folder: Path, onnx_folder: Path, engine_name: str, outputs: dict[str, Path]
 ) -> dict[str, float]:
-    """Scores splits with one engine and writes a folder for each: Predictions, metrics at 0.5, and both as CSV.
+    """Scores splits with one engine and writes a folder for each (``write_split``), with its metrics at 0.5.
 
     Args:
         dataset: a Dataset folder.
         model_folder: a Model folder: the tokenizer, and the weights of the engine ``torch``.
         onnx_folder: an Onnx folder, for the engines ``openvino-fp32`` and ``openvino-int8``.
         engine_name: ``torch``, ``openvino-fp32`` or ``openvino-int8``.
-        outputs: where each split's folder is written, by the split's name.
+        outputs: the folder to write for each split, by the split's name.
 
     Returns:
         The metrics of all splits, named ``<split>/<metric>``.
     """
     splits, info = load_dataset(dataset)
     names = taxonomy_of(info).names
-    # Where torch finds no GPU, the float engine for CPUs gives its answers, as the export step has checked, in half the time.
     engine_name = canonical_name(engine_name)
+    # Without a GPU, the float engine for CPUs returns the probabilities of torch, as the export step has checked, in half the time.
     used = engines.suited(engine_name)
     engine = engines.load(used, onnx_folder if used in engines.FILES else model_folder, TextEncoder.load(model_folder))
-    result: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for split, output in outputs.items():
         rows = splits[split]
         with tqdm(total=len(rows), desc=f"{engine_name} {split}", unit="text", mininterval=10) as bar:
             probabilities, truncated = engines.score(engine, rows["text"][:], bar.update)
         labels = Taxonomy(names).multi_hot(rows["labels"][:])
-        found = Predictions(names, rows["id"][:], labels, probabilities, split, engine_name, info["digest"])
-        values = compute_metrics(found, thresholds.fixed(labels, probabilities)) | {
-            f"{split}/truncated": float(truncated.sum())
-        }
-        write_folder(output, found, values)
-        result |= values
-    return result
+        predictions = Predictions(names, rows["id"][:], labels, probabilities, split, engine_name, info["digest"])
+        at_half = compute_metrics(predictions, thresholds.fixed(labels, probabilities))
+        of_split = {**at_half, f"{split}/truncated": float(truncated.sum())}
+        write_split(output, predictions, of_split)
+        metrics |= of_split
+    return metrics
 
 
 def roc(folder: Path) -> tuple[list[float], list[float], list[float]]:
-    """The ROC curve over all cells of a scored split, as ``metrics.roc_curve`` answers it."""
-    scored = Predictions.read(folder / FILE)
+    """The ROC curve of a scored split, as ``classification.roc_curve`` returns it."""
+    scored = Predictions.read(folder)
     return classification.roc_curve(scored.labels, scored.probabilities)
 
 
 def compute_metrics(predictions: Predictions, fitted: Thresholds) -> dict[str, float]:
     """Every metric of a scored split under thresholds, named ``<split>/<metric>``."""
-    predicted = fitted.apply(predictions.probabilities)
-    values = classification.ranking(predictions.labels, predictions.probabilities) | classification.decisions(
-        predictions.labels, predicted
-    )
-    return {f"{predictions.split}/{name}": value for name, value in values.items()}
+    metrics = {
+        **classification.ranking(predictions.labels, predictions.probabilities),
+        **classification.decisions(predictions.labels, fitted.apply(predictions.probabilities)),
+    }
+    return {f"{predictions.split}/{name}": value for name, value in metrics.items()}
 
 
-def write_folder(output: Path, predictions: Predictions, values: dict[str, float]) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    predictions.write(output / FILE)
-    (output / METRICS).write_text(json.dumps(values, indent=1), encoding="utf-8")
-    fixed = thresholds.fixed(predictions.labels, predictions.probabilities)
-    predicted = fixed.apply(predictions.probabilities)
+def write_split(folder: Path, predictions: Predictions, metrics: dict[str, float]) -> None:
+    """Writes the folder of a scored split: Predictions and metrics, and as CSV the metrics per label and the decisions at 0.5."""
+    folder.mkdir(parents=True, exist_ok=True)
+    predictions.write(folder / FILE)
+    (folder / METRICS).write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+    predicted = thresholds.fixed(predictions.labels, predictions.probabilities).apply(predictions.probabilities)
     rows = classification.per_label(predictions.names, predictions.labels, predictions.probabilities, predicted)
-    write_csv(output / "per_label.csv", rows)
-    _write_predictions_csv(output / "predictions.csv", predictions, predicted)
+    write_csv(folder / PER_LABEL, rows)
+    _write_predictions_csv(folder / PREDICTIONS_CSV, predictions, predicted)
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -99,7 +101,6 @@ def _write_predictions_csv(path: Path, predictions: Predictions, predicted: np.n
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "labels", "predicted", *predictions.names])
-        for row_id, labels, guess, scores in zip(
-            predictions.ids, predictions.labels, predicted, predictions.probabilities, strict=True
-        ):
-            writer.writerow([row_id, "|".join(names[labels]), "|".join(names[guess]), *(f"{score:.6f}" for score in scores)])
+        rows = zip(predictions.ids, predictions.labels, predicted, predictions.probabilities, strict=True)
+        for row_id, labels, decided, scores in rows:
+            writer.writerow([row_id, "|".join(names[labels]), "|".join(names[decided]), *(f"{score:.6f}" for score in scores)])

@@ -1,4 +1,4 @@
-"""Predictions: the scored rows of one split and one engine, as a Parquet file that every later figure comes from."""
+"""Predictions: the scored rows of one split and one engine, as a Parquet file from which all later metrics are computed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import DataError
 from goemotions.models.engine_names import canonical_name
 
+# The file in the folder of a scored split.
 FILE = "predictions.parquet"
 
 
@@ -32,18 +33,24 @@ class Predictions:
     def write(self, path: Path) -> None:
         columns = {"id": pa.array(self.ids, pa.string())}
         columns["labels"] = pa.array([np.flatnonzero(row).tolist() for row in self.labels], pa.list_(pa.int32()))
-        # The prefix keeps a label that is called "id" or "labels" apart from the columns of that name.
+        # The prefix distinguishes a label called "id" or "labels" from the columns of that name.
         columns |= {f"p/{name}": pa.array(self.probabilities[:, i], pa.float32()) for i, name in enumerate(self.names)}
-        facts = {"split": self.split, "engine": self.engine, "digest": self.digest}
-        pq.write_table(pa.table(columns).replace_schema_metadata(facts), path)
+        metadata = {"split": self.split, "engine": self.engine, "digest": self.digest}
+        pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path)
 
     @classmethod
     def read(cls, path: Path) -> Predictions:
+        """Reads a Predictions file, or that of the folder of a scored split.
+
+        Raises:
+            DataError: the file is missing, damaged, or of another kind.
+        """
+        path = path / FILE if path.is_dir() else path
         try:
             table = pq.read_table(path)
             ids, labels = table["id"].to_pylist(), table["labels"].to_pylist()
-            facts = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-            split, engine, digest = (facts[key] for key in ("split", "engine", "digest"))
+            metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+            split, engine, digest = (metadata[key] for key in ("split", "engine", "digest"))
         except (OSError, KeyError, pa.ArrowException) as error:
             raise DataError(f"{path} is not a Predictions file: run `goemotions evaluate` again") from error
         names = tuple(name.removeprefix("p/") for name in table.column_names if name.startswith("p/"))

@@ -1,4 +1,4 @@
-"""Tuning: fit and choose thresholds on a scored validation split."""
+"""Tuning: fits and chooses thresholds on a scored validation split."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from goemotions import defaults
 from goemotions.errors import DataError
-from goemotions.evaluation.predictions import FILE, Predictions
+from goemotions.evaluation.predictions import Predictions
 from goemotions.metrics import thresholds
 from goemotions.storage import store
 
@@ -25,11 +25,14 @@ def tune(
 
     ``strategy``, ``target_precision`` and ``target_recall`` are those of ``thresholds.choose``.
 
+    Returns:
+        The content of ``thresholds.json``.
+
     Raises:
-        DataError: the Predictions are of another split than validation.
-        ModelError: there is no such strategy.
+        DataError: the folder holds no Predictions, or those of another split.
+        ModelError: there is no such strategy, or a target is not between 0 and 1.
     """
-    predictions = Predictions.read(validation / FILE)
+    predictions = Predictions.read(validation)
     if predictions.split != "validation":
         raise DataError(f"thresholds are fitted on validation, not on {predictions.split}: pass the validation Predictions")
     chosen, comparison = thresholds.choose(

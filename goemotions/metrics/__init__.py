@@ -1,1 +1,1 @@
-"""Metrics, intervals, calibration and thresholds: functions of arrays, with no knowledge of files or models."""
+"""Metrics, bootstrap intervals, calibration and thresholds: functions of NumPy arrays; NumPy is all they import."""

@@ -1,4 +1,4 @@
-"""Mistakes: counts against their definitions, and label errors against those put in on purpose."""
+"""Error analysis: counts against their definitions, and label errors against those inserted on purpose."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def numbered(labels: np.ndarray) -> list[str]:
 
 
 def separated(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Random labels, probabilities that follow them, and which cells are in doubt."""
+    """Random labels, probabilities that follow them, and which pairs are in doubt."""
     generator = np.random.default_rng(seed)
     labels = generator.random((rows, 4)) < [0.5, 0.4, 0.3, 0.2]
     doubtful = generator.random(labels.shape) < 0.1
@@ -48,7 +48,7 @@ def separated(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return labels, np.where(doubtful, generator.uniform(0.3, 0.7, labels.shape), probabilities).astype(np.float32), doubtful
 
 
-def test_a_missed_label_is_taken_for_each_one_predicted_in_its_place() -> None:
+def test_a_missed_label_is_confused_with_each_one_predicted_in_its_place() -> None:
     labels = np.array([[True, False, False], [True, False, False], [True, False, True], [False, True, False]])
     predicted = np.array([[False, True, True], [False, True, False], [True, True, False], [False, True, False]])
     assert error_analysis.confused(("calm", "dread", "glee"), labels, predicted) == [
@@ -85,15 +85,15 @@ def test_labels_flipped_on_purpose_come_first(seed: int) -> None:
     annotated = labels.copy()
     annotated.flat[flipped] ^= True
     ids = numbered(labels)
-    found = error_analysis.likely_label_errors(named(labels), ids, annotated, probabilities, most=20)
+    errors = error_analysis.likely_label_errors(named(labels), ids, annotated, probabilities, most=20)
     expected = {
         (ids[i], f"label {j}", "missing" if labels[i, j] else "superfluous")
         for i, j in zip(*np.unravel_index(flipped, labels.shape), strict=True)
     }
-    assert {(row["id"], row["label"], row["kind"]) for row in found} == expected
+    assert {(row["id"], row["label"], row["kind"]) for row in errors} == expected
 
 
-def test_a_label_the_model_knows_nothing_of_does_not_crowd_out_a_plain_error() -> None:
+def test_a_label_that_the_model_cannot_predict_does_not_hide_a_clear_error() -> None:
     """Without the class means in the ranking, all rows with that label would come before the error."""
     labels, probabilities, doubtful = separated(400, 5)
     vague = np.random.default_rng(5).random(400) < 0.2
@@ -112,14 +112,14 @@ def test_a_label_the_model_knows_nothing_of_does_not_crowd_out_a_plain_error() -
 def test_the_order_of_the_rows_changes_no_likely_error(case: Case, order: random.Random, most: int) -> None:
     labels, probabilities, _ = case
     names, ids = named(labels), numbered(labels)
-    found = error_analysis.likely_label_errors(names, ids, labels, probabilities, most)
+    errors = error_analysis.likely_label_errors(names, ids, labels, probabilities, most)
     shuffled = list(range(len(labels)))
     order.shuffle(shuffled)
     mixed = error_analysis.likely_label_errors(
         names, [ids[i] for i in shuffled], labels[shuffled], probabilities[shuffled], most
     )
-    assert mixed == found
-    assert len(found) <= most
+    assert mixed == errors
+    assert len(errors) <= most
 
 
 @bounded
@@ -127,9 +127,9 @@ def test_the_order_of_the_rows_changes_no_likely_error(case: Case, order: random
 def test_a_likely_error_contradicts_its_label(case: Case) -> None:
     labels, probabilities, _ = case
     names, ids = named(labels), numbered(labels)
-    found = error_analysis.likely_label_errors(names, ids, labels, probabilities, most=labels.size)
-    assert [row["margin"] for row in found] == sorted((row["margin"] for row in found), reverse=True)
-    for row in found:
+    errors = error_analysis.likely_label_errors(names, ids, labels, probabilities, most=labels.size)
+    assert [row["margin"] for row in errors] == sorted((row["margin"] for row in errors), reverse=True)
+    for row in errors:
         i, j = ids.index(row["id"]), names.index(row["label"])
         assert labels[i, j] == (row["kind"] == "superfluous")
         has, p = labels[:, j], probabilities[:, j].astype(float)
@@ -166,7 +166,7 @@ def test_texts_are_bucketed_by_their_words() -> None:
 
 @bounded
 @given(scored(), st.data())
-def test_figures_by_length_are_finite(case: Case, draw: st.DataObject) -> None:
+def test_metrics_by_length_are_finite(case: Case, draw: st.DataObject) -> None:
     labels, probabilities, predicted = case
     lengths = draw.draw(hnp.arrays(np.int64, len(labels), elements=st.integers(0, 40)))
     rows = error_analysis.by_length(lengths, labels, predicted, probabilities)
@@ -189,11 +189,11 @@ def test_support_is_correlated_with_what_is_defined() -> None:
 @pytest.mark.parametrize(
     ("f1", "counts"),
     [([0.5, 0.5, 0.5], [1, 2, 3]), ([0.1, 0.2, 0.3], [7, 7, 7]), ([0.1, 0.2], [1, 2]), ([0.1], [1])],
-    ids=["one figure", "one count", "two labels", "one label"],
+    ids=["one metric value", "one count", "two labels", "one label"],
 )
 def test_an_undefined_correlation_is_none_without_a_warning(f1: list[float], counts: list[int]) -> None:
     rows = [{"f1": value, "auc": None} for value in f1]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = error_analysis.support_correlation(rows, counts)
-    assert set(found.values()) == {None}
+        correlation = error_analysis.support_correlation(rows, counts)
+    assert set(correlation.values()) == {None}

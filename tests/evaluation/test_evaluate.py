@@ -1,4 +1,4 @@
-"""Evaluation: what was scored is kept bit by bit, and the figures beside it are its own."""
+"""Evaluation: stored probabilities are exact, and the metrics beside them are computed from them."""
 
 import csv
 import json
@@ -41,12 +41,12 @@ def scored(draw: st.DrawFn) -> Predictions:
     return Predictions(names, ids, draw(hnp.arrays(bool, shape)), probabilities, split, engine, digest)
 
 
-def assert_same(found: Predictions, expected: Predictions) -> None:
-    assert (found.names, list(found.ids)) == (expected.names, list(expected.ids))
-    assert (found.split, found.engine, found.digest) == (expected.split, expected.engine, expected.digest)
-    assert (found.labels.dtype, found.probabilities.dtype) == (bool, np.float32)
-    np.testing.assert_array_equal(found.labels, expected.labels)
-    np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+def assert_same(actual: Predictions, expected: Predictions) -> None:
+    assert (actual.names, list(actual.ids)) == (expected.names, list(expected.ids))
+    assert (actual.split, actual.engine, actual.digest) == (expected.split, expected.engine, expected.digest)
+    assert (actual.labels.dtype, actual.probabilities.dtype) == (bool, np.float32)
+    np.testing.assert_array_equal(actual.labels, expected.labels)
+    np.testing.assert_array_equal(actual.probabilities, expected.probabilities)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def damaged(path: Path, kind: str) -> None:
         pq.write_table(pa.table({"text": ["a"], "score": [0.5]}), path)
     elif kind == "scores without ids":
         pq.write_table(pa.table({"p/joy": pa.array([0.5], pa.float32())}), path)
-    elif kind == "no facts":
+    elif kind == "no metadata":
         columns = {"id": ["a"], "labels": pa.array([[0]], pa.list_(pa.int32())), "p/joy": pa.array([0.5], pa.float32())}
         pq.write_table(pa.table(columns), path)
     elif kind == "text":
@@ -97,8 +97,8 @@ def damaged(path: Path, kind: str) -> None:
 
 
 @pytest.mark.fault("data-truncated-file")
-@pytest.mark.parametrize("kind", ["missing", "empty", "text", "cut", "another table", "scores without ids", "no facts"])
-def test_what_is_no_predictions_file_is_a_named_error(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["missing", "empty", "text", "cut", "another table", "scores without ids", "no metadata"])
+def test_another_file_is_a_named_error(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "predictions.parquet"
     damaged(path, kind)
     with pytest.raises(DataError, match=r"predictions\.parquet is not a Predictions file: run `goemotions evaluate` again"):
@@ -106,21 +106,21 @@ def test_what_is_no_predictions_file_is_a_named_error(tmp_path: Path, kind: str)
 
 
 def test_the_table_of_predictions_holds_what_the_parquet_holds(tmp_path: Path, predictions: Predictions) -> None:
-    evaluate.write_folder(tmp_path, predictions, {})
+    evaluate.write_split(tmp_path, predictions, {})
     with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
         header, *rows = list(csv.reader(file))
     assert header == ["id", "labels", "predicted", *predictions.names]
     assert [row[0] for row in rows] == list(predictions.ids)
     for row, labels, scores in zip(rows, predictions.labels, predictions.probabilities, strict=True):
         named = [
-            [name for name, there in zip(predictions.names, flags, strict=True) if there] for flags in (labels, scores >= 0.5)
+            [name for name, flag in zip(predictions.names, flags, strict=True) if flag] for flags in (labels, scores >= 0.5)
         ]
         assert row[1:3] == ["|".join(named[0]), "|".join(named[1])]
         assert [float(cell) for cell in row[3:]] == pytest.approx(scores, abs=5e-7)
 
 
-def test_the_table_of_labels_holds_the_figures_at_one_half(tmp_path: Path, predictions: Predictions) -> None:
-    evaluate.write_folder(tmp_path, predictions, {})
+def test_the_table_of_labels_holds_the_metrics_at_one_half(tmp_path: Path, predictions: Predictions) -> None:
+    evaluate.write_split(tmp_path, predictions, {})
     with (tmp_path / "per_label.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["label"] for row in rows] == list(predictions.names)
@@ -135,7 +135,7 @@ def test_the_table_of_labels_holds_the_figures_at_one_half(tmp_path: Path, predi
 def test_a_label_that_never_occurs_has_an_empty_auc(tmp_path: Path, predictions: Predictions) -> None:
     labels = predictions.labels.copy()
     labels[:, 1] = False
-    evaluate.write_folder(tmp_path, replace(predictions, labels=labels), {})
+    evaluate.write_split(tmp_path, replace(predictions, labels=labels), {})
     with (tmp_path / "per_label.csv").open(newline="", encoding="utf-8") as file:
         row = list(csv.DictReader(file))[1]
     assert (row["support"], row["f1"], row["auc"]) == ("0", "0.0", "")
@@ -145,11 +145,11 @@ def test_a_label_that_never_occurs_has_an_empty_auc(tmp_path: Path, predictions:
 @pytest.mark.parametrize("variant", sorted(ENGINES))
 def test_a_scored_split_holds_every_row_of_the_data(candidate: Path, dataset: Path, variant: str, split: str) -> None:
     splits, info = load_dataset(dataset)
-    found = Predictions.read(candidate / variant / split / FILE)
-    assert (found.split, found.engine, found.digest) == (split, ENGINES[variant], info["digest"])
-    assert list(found.names) == info["labels"]
-    assert list(found.ids) == splits[split]["id"][:]
-    np.testing.assert_array_equal(found.labels, Taxonomy(found.names).multi_hot(splits[split]["labels"][:]))
+    scored_split = Predictions.read(candidate / variant / split / FILE)
+    assert (scored_split.split, scored_split.engine, scored_split.digest) == (split, ENGINES[variant], info["digest"])
+    assert list(scored_split.names) == info["labels"]
+    assert list(scored_split.ids) == splits[split]["id"][:]
+    np.testing.assert_array_equal(scored_split.labels, Taxonomy(scored_split.names).multi_hot(splits[split]["labels"][:]))
 
 
 @pytest.mark.parametrize("variant", sorted(ENGINES))
@@ -158,21 +158,21 @@ def test_the_scores_are_those_of_the_engine(candidate: Path, dataset: Path, vari
     folder = candidate / ("onnx" if engine_name in engines.FILES else "model")
     engine = engines.load(engine_name, folder, TextEncoder.load(candidate / "model"))
     expected, _ = engines.score(engine, load_dataset(dataset)[0]["test"]["text"][:])
-    found = Predictions.read(candidate / variant / "test" / FILE)
-    np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
+    scored_split = Predictions.read(candidate / variant / "test" / FILE)
+    np.testing.assert_allclose(scored_split.probabilities, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("variant", sorted(ENGINES))
 def test_the_metrics_of_a_split_are_those_of_scikit_learn(candidate: Path, variant: str) -> None:
     for split in SPLITS:
         folder = candidate / variant / split
-        found = Predictions.read(folder / FILE)
+        scored_split = Predictions.read(folder / FILE)
         values = json.loads((folder / evaluate.METRICS).read_text(encoding="utf-8"))
         assert {name.partition("/")[0] for name in values} == {split}
-        expected = roc_auc_score(found.labels, found.probabilities, average="micro")
+        expected = roc_auc_score(scored_split.labels, scored_split.probabilities, average="micro")
         assert values[f"{split}/auc_micro"] == pytest.approx(expected)
         assert values[f"{split}/f1_macro"] == pytest.approx(
-            f1_score(found.labels, found.probabilities >= 0.5, average="macro", zero_division=0)
+            f1_score(scored_split.labels, scored_split.probabilities >= 0.5, average="macro", zero_division=0)
         )
         assert values[f"{split}/truncated"] == 0
 
@@ -189,8 +189,8 @@ def test_thresholds_are_never_fitted_on_test(candidate: Path, tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
-def test_the_thresholds_tell_what_they_were_fitted_on(tmp_path: Path, predictions: Predictions) -> None:
-    evaluate.write_folder(tmp_path / "validation", predictions, {})
+def test_the_thresholds_record_what_they_were_fitted_on(tmp_path: Path, predictions: Predictions) -> None:
+    evaluate.write_split(tmp_path / "validation", predictions, {})
     content = tuning.tune(tmp_path / "validation", tmp_path / "out")
     fitted, read = thresholds.read(tmp_path / "out" / "thresholds.json")
     assert content == read
@@ -201,7 +201,7 @@ def test_the_thresholds_tell_what_they_were_fitted_on(tmp_path: Path, prediction
     assert read["f1_macro_cross_fitted"] == max(row["f1_macro_cross_fitted"] for row in rows)
 
 
-def test_the_figures_follow_the_thresholds(predictions: Predictions) -> None:
+def test_metrics_depend_on_the_thresholds(predictions: Predictions) -> None:
     never = thresholds.Thresholds("global-tuned", (1.5,) * 3)
     values = evaluate.compute_metrics(predictions, never)
     assert values["validation/labels_ever_predicted"] == values["validation/f1_macro"] == 0

@@ -1,4 +1,4 @@
-"""The gate: it lets through what is better, and nothing else."""
+"""The gate: only a better model passes."""
 
 from dataclasses import replace
 
@@ -26,15 +26,15 @@ def candidate(noise: float, *, seed: int = 0, latency_ms: float = 5.0) -> Candid
     """A model whose logits follow the same labels up to the noise."""
     labels = np.random.default_rng(11).random((ROWS, len(NAMES))) < 0.3
     logits = 4.0 * labels - 2 + noise * np.random.default_rng(seed).normal(size=labels.shape)
-    found = predictions(labels, (1 / (1 + np.exp(-logits))).astype(np.float32))
-    return CandidateScores("x", replace(found, names=NAMES), HALF, latency_ms)
+    scored = predictions(labels, (1 / (1 + np.exp(-logits))).astype(np.float32))
+    return CandidateScores("x", replace(scored, names=NAMES), HALF, latency_ms)
 
 
 def test_a_model_does_not_beat_itself() -> None:
     verdict = gate.compare(candidate(2.0), candidate(2.0), latency_budget_ms=None)
     assert not verdict.passes
     assert verdict.reasons == ("AUC micro is not higher",)
-    assert {name: values["difference"] for name, values in verdict.differences.items()} == {
+    assert {name: value.difference for name, value in verdict.differences.items()} == {
         "auc_micro": 0,
         "f1_macro": 0,
         "calibration_error": 0,
@@ -44,7 +44,7 @@ def test_a_model_does_not_beat_itself() -> None:
 def test_a_clearly_better_model_passes() -> None:
     verdict = gate.compare(candidate(1.0, seed=1), candidate(3.0, seed=2), latency_budget_ms=None)
     assert verdict.passes, verdict.reasons
-    assert verdict.differences["auc_micro"]["low"] > 0
+    assert verdict.differences["auc_micro"].low > 0
 
 
 def test_a_clearly_worse_model_does_not_pass() -> None:
@@ -59,13 +59,13 @@ def test_two_models_of_the_same_quality_do_not_replace_each_other() -> None:
     assert [verdict.passes for verdict in verdicts] == [False, False]
 
 
-def test_a_better_ranking_does_not_make_up_for_worse_decisions() -> None:
+def test_a_better_ranking_does_not_compensate_worse_decisions() -> None:
     strict = replace(candidate(1.0, seed=1), thresholds=Thresholds("global-tuned", (0.99,) * len(NAMES)))
     verdict = gate.compare(strict, candidate(3.0, seed=2), latency_budget_ms=None)
     assert verdict.reasons == ("f1_macro may have fallen by more than 0.002",)
 
 
-def test_a_better_ranking_does_not_make_up_for_worse_calibration() -> None:
+def test_a_better_ranking_does_not_compensate_worse_calibration() -> None:
     better = candidate(1.0, seed=1)
     squeezed = replace(better.validation, probabilities=0.35 + 0.3 * better.validation.probabilities)
     verdict = gate.compare(replace(better, validation=squeezed), candidate(3.0, seed=2), latency_budget_ms=None)
@@ -95,7 +95,7 @@ def test_the_verdict_is_the_same_every_time() -> None:
 )
 def test_models_with_other_labels_are_not_compared(names: tuple[str, ...]) -> None:
     champion = candidate(2.0)
-    with pytest.raises(ModelError, match="knows other labels than the candidate: register under another model name"):
+    with pytest.raises(ModelError, match="candidate and champion have different labels: register under another model name"):
         gate.compare(
             candidate(1.0),
             replace(champion, validation=replace(champion.validation, names=names)),
@@ -106,7 +106,7 @@ def test_models_with_other_labels_are_not_compared(names: tuple[str, ...]) -> No
 @pytest.mark.parametrize("change", [{"digest": "d2"}, {"ids": [f"x{i}" for i in range(ROWS)]}], ids=["digest", "ids"])
 def test_models_scored_on_other_rows_are_not_compared(change: dict[str, object]) -> None:
     champion = candidate(2.0)
-    with pytest.raises(ModelError, match="scored on other rows: score the champion on this data first"):
+    with pytest.raises(ModelError, match="scored on different rows: score the champion on this data first"):
         gate.compare(
             candidate(1.0), replace(champion, validation=replace(champion.validation, **change)), latency_budget_ms=None
         )
@@ -119,6 +119,6 @@ def test_the_differences_on_all_rows_are_those_of_scikit_learn() -> None:
     auc = [roc_auc_score(labels, one.validation.probabilities, average="micro") for one in (ours, theirs)]
     f1 = [f1_score(labels, one.validation.probabilities >= 0.5, average="macro") for one in (ours, theirs)]
     for name, (mine, other) in {"auc_micro": auc, "f1_macro": f1}.items():
-        found = verdict.differences[name]
-        assert found["difference"] == pytest.approx(mine - other)
-        assert found["low"] < found["difference"] < found["high"]
+        value = verdict.differences[name]
+        assert value.difference == pytest.approx(mine - other)
+        assert value.low < value.difference < value.high

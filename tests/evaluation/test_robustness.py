@@ -20,7 +20,7 @@ from goemotions.models.tokenizer import TextEncoder
 
 bounded = settings(max_examples=100, deadline=None)
 
-# Any text, lone surrogates too, and texts rich in what the perturbations look for.
+# Any text, lone surrogates too, and texts with many of the pieces that the perturbations change.
 PIECES = [
     "[NAME]",
     "[RELIGION]",
@@ -74,11 +74,11 @@ def perturbed(name: str, text: str, seed: int = 0) -> str:
 @pytest.mark.parametrize("name", PERTURBATIONS)
 @given(text=TEXTS, seed=st.integers())
 @bounded
-def test_a_perturbation_takes_any_text_and_is_fixed_by_its_seed(name: str, text: str, seed: int) -> None:
-    found = perturbed(name, text, seed)
-    assert isinstance(found, str)
-    assert found == perturbed(name, text, seed)
-    assert found.strip() or not text.strip()
+def test_a_perturbation_accepts_any_text_and_is_determined_by_its_seed(name: str, text: str, seed: int) -> None:
+    changed = perturbed(name, text, seed)
+    assert isinstance(changed, str)
+    assert changed == perturbed(name, text, seed)
+    assert changed.strip() or not text.strip()
 
 
 @pytest.mark.parametrize("name", PERTURBATIONS)
@@ -120,15 +120,15 @@ def test_a_perturbation_does_what_its_name_says(name: str, text: str, expected: 
     assert perturbed(name, text) == expected
 
 
-def test_about_one_long_word_in_ten_gets_one_slip() -> None:
+def test_about_one_long_word_in_ten_gets_one_typo() -> None:
     words = ["harbour", "sparrow", "the", "lantern", "to", "winter", "quickly"] * 400
-    found = perturbed("typos", " ".join(words)).split(" ")
-    slipped = [(word, other) for word, other in zip(words, found, strict=True) if word != other]
-    assert {word for word, _ in slipped} == {word for word in words if len(word) > 3}
-    assert 0.07 < len(slipped) / sum(len(word) > 3 for word in words) < 0.13
-    assert {len(other) - len(word) for word, other in slipped} == {-1, 0, 1}
-    assert all(sorted(word) == sorted(other) for word, other in slipped if len(word) == len(other))
-    assert all(set(word) == set(other) for word, other in slipped if len(other) > len(word))
+    typed = perturbed("typos", " ".join(words)).split(" ")
+    mistyped = [(word, other) for word, other in zip(words, typed, strict=True) if word != other]
+    assert {word for word, _ in mistyped} == {word for word in words if len(word) > 3}
+    assert 0.07 < len(mistyped) / sum(len(word) > 3 for word in words) < 0.13
+    assert {len(other) - len(word) for word, other in mistyped} == {-1, 0, 1}
+    assert all(sorted(word) == sorted(other) for word, other in mistyped if len(word) == len(other))
+    assert all(set(word) == set(other) for word, other in mistyped if len(other) > len(word))
 
 
 def test_only_changed_texts_are_scored_again(engine: Engine, split: tuple[list[str], np.ndarray]) -> None:
@@ -138,35 +138,38 @@ def test_only_changed_texts_are_scored_again(engine: Engine, split: tuple[list[s
     fitted, _ = thresholds.choose(labels, written)
     before = labels.copy()
     rows = robustness.measure(counting, texts, labels, fitted)
-    found = {row["perturbation"]: row for row in rows}
-    assert list(found) == [robustness.AS_WRITTEN, *PERTURBATIONS]
+    by_name = {row["perturbation"]: row for row in rows}
+    assert list(by_name) == [robustness.AS_WRITTEN, *PERTURBATIONS]
     assert counting.texts == len(texts) + sum(row["changed"] for row in rows)
     assert (labels == before).all()
     assert rows == robustness.measure(engine, texts, labels, fitted)
 
     decisions = classification.decisions(labels, fitted.apply(written))
     expected = classification.ranking(labels, written) | {name: decisions[name] for name in ("f1_micro", "f1_macro")}
-    assert found[robustness.AS_WRITTEN].items() >= {**expected, "changed": 0, "flips": 0, "shift": 0}.items()
+    assert by_name[robustness.AS_WRITTEN].items() >= {**expected, "changed": 0, "flips": 0, "shift": 0}.items()
 
 
-def test_what_the_model_cannot_see_flips_nothing_and_what_it_can_does(
-    engine: Engine, split: tuple[list[str], np.ndarray]
-) -> None:
-    """The tiny tokenizer lowers every letter; an emoji and a full stop are unknown words to it."""
+def test_only_changes_that_the_tokenizer_sees_change_decisions(engine: Engine, split: tuple[list[str], np.ndarray]) -> None:
+    """The tiny tokenizer converts to lower case; an emoji and a full stop are unknown words for it."""
     texts, labels = split
     rows = robustness.measure(engine, texts, labels, thresholds.fixed(labels, labels))
-    found = {row["perturbation"]: row for row in rows}
-    assert found["upper case"]["changed"] == len(texts)
-    assert found["upper case"]["flips"] == 0
-    assert found["upper case"]["shift"] < 1e-6
-    assert found["lower case"]["changed"] == found["without emoji"]["changed"] == found["without punctuation"]["changed"] == 20
-    assert found["without emoji"]["shift"] > 1e-4
-    assert found["masked names"] == {**found[robustness.AS_WRITTEN], "perturbation": "masked names"}
+    by_name = {row["perturbation"]: row for row in rows}
+    assert by_name["upper case"]["changed"] == len(texts)
+    assert by_name["upper case"]["flips"] == 0
+    assert by_name["upper case"]["shift"] < 1e-6
+    assert (
+        by_name["lower case"]["changed"]
+        == by_name["without emoji"]["changed"]
+        == by_name["without punctuation"]["changed"]
+        == 20
+    )
+    assert by_name["without emoji"]["shift"] > 1e-4
+    assert by_name["masked names"] == {**by_name[robustness.AS_WRITTEN], "perturbation": "masked names"}
 
 
-def test_a_text_whose_cue_is_spelled_wrong_is_ranked_worse(engine: Engine, split: tuple[list[str], np.ndarray]) -> None:
+def test_misspelled_texts_are_ranked_worse(engine: Engine, split: tuple[list[str], np.ndarray]) -> None:
     texts, labels = split
     rows = robustness.measure(engine, texts, labels, thresholds.fixed(labels, labels))
-    found = {row["perturbation"]: row for row in rows}
-    assert 0 < found["typos"]["changed"] < len(texts)
-    assert found["typos"]["auc_micro"] < found[robustness.AS_WRITTEN]["auc_micro"]
+    by_name = {row["perturbation"]: row for row in rows}
+    assert 0 < by_name["typos"]["changed"] < len(texts)
+    assert by_name["typos"]["auc_micro"] < by_name[robustness.AS_WRITTEN]["auc_micro"]

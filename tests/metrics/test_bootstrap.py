@@ -1,4 +1,4 @@
-"""The bootstrap: every resample against scikit-learn on rows that are really repeated."""
+"""The bootstrap: every resample against scikit-learn on rows that are actually repeated."""
 
 import numpy as np
 import pytest
@@ -51,8 +51,8 @@ def test_auc_of_a_resample_is_that_of_the_repeated_rows(case: Case) -> None:
 def test_macro_auc_of_a_resample_leaves_out_labels_with_one_class(case: Case) -> None:
     expected = []
     for labels, scores in repeated(case):
-        found = [roc_auc_score(*columns) for columns in zip(labels.T, scores.T, strict=True) if both_classes(columns[0])]
-        expected.append(np.mean(found) if found else 0.5)
+        aucs = [roc_auc_score(*columns) for columns in zip(labels.T, scores.T, strict=True) if both_classes(columns[0])]
+        expected.append(np.mean(aucs) if aucs else 0.5)
     assert bootstrap.auc_macro(*case).tolist() == pytest.approx(expected)
 
 
@@ -62,16 +62,16 @@ def test_f1_of_a_resample_is_that_of_the_repeated_rows(case: Case) -> None:
     labels, probabilities, drawn = case
     macro, micro = bootstrap.f1(labels, probabilities >= 0.5, drawn)
     expected_macro, expected_micro = [], []
-    for found, scores in repeated(case):
+    for truth, scores in repeated(case):
         predicted = scores >= 0.5
-        columns = [f1_score(found[:, i], predicted[:, i], zero_division=0) if len(found) else 0 for i in range(labels.shape[1])]
+        columns = [f1_score(truth[:, i], predicted[:, i], zero_division=0) if len(truth) else 0 for i in range(labels.shape[1])]
         expected_macro.append(np.mean(columns))
-        expected_micro.append(f1_score(found.ravel(), predicted.ravel(), zero_division=0) if len(found) else 0)
+        expected_micro.append(f1_score(truth.ravel(), predicted.ravel(), zero_division=0) if len(truth) else 0)
     assert macro.tolist() == pytest.approx(expected_macro)
     assert micro.tolist() == pytest.approx(expected_micro)
 
 
-def test_every_resample_holds_as_many_rows_as_there_are() -> None:
+def test_every_resample_has_the_same_number_of_rows() -> None:
     drawn = bootstrap.weights(30, 50)
     assert drawn[0].tolist() == [1] * 30
     assert set(drawn.sum(axis=1)) == {30}
@@ -79,7 +79,7 @@ def test_every_resample_holds_as_many_rows_as_there_are() -> None:
     assert (drawn != bootstrap.weights(30, 50, seed=1)).any()
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_the_interval_covers_the_truth_in_about_95_of_100_cases() -> None:
     covered = []
     for seed in range(80):
         random = np.random.default_rng(seed)

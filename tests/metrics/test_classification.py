@@ -1,4 +1,4 @@
-"""Metrics: every figure is scikit-learn's, and finite whatever the rows show."""
+"""Metrics: each has the value that scikit-learn computes, and is always finite."""
 
 import math
 
@@ -27,27 +27,27 @@ def scored(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @bounded
 @given(scored())
-def test_ranking_figures_are_those_of_scikit_learn(case: tuple[np.ndarray, ...]) -> None:
+def test_ranking_metrics_are_those_of_scikit_learn(case: tuple[np.ndarray, ...]) -> None:
     labels, probabilities, _ = case
-    found = classification.ranking(labels, probabilities)
+    metrics = classification.ranking(labels, probabilities)
     if labels.min() == labels.max():
-        assert found == {"auc_micro": 0.5, "auc_macro": 0.5}
+        assert metrics == {"auc_micro": 0.5, "auc_macro": 0.5}
         return
-    assert found["auc_micro"] == pytest.approx(roc_auc_score(labels, probabilities, average="micro"))
+    assert metrics["auc_micro"] == pytest.approx(roc_auc_score(labels, probabilities, average="micro"))
     both = (labels.min(axis=0) != labels.max(axis=0)).nonzero()[0]
     expected = roc_auc_score(labels[:, both], probabilities[:, both], average="macro") if len(both) else 0.5
-    assert found["auc_macro"] == pytest.approx(expected)
+    assert metrics["auc_macro"] == pytest.approx(expected)
 
 
 @bounded
 @given(scored())
-def test_figures_of_decisions_are_those_of_scikit_learn(case: tuple[np.ndarray, ...]) -> None:
+def test_metrics_of_decisions_are_those_of_scikit_learn(case: tuple[np.ndarray, ...]) -> None:
     labels, _, predicted = case
-    found = classification.decisions(labels, predicted)
+    metrics = classification.decisions(labels, predicted)
     for name, score in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
         columns = [score(labels[:, i], predicted[:, i], zero_division=0) for i in range(labels.shape[1])]
-        assert found[f"{name}_macro"] == pytest.approx(np.mean(columns))
-        assert found[f"{name}_micro"] == pytest.approx(score(labels.ravel(), predicted.ravel(), zero_division=0))
+        assert metrics[f"{name}_macro"] == pytest.approx(np.mean(columns))
+        assert metrics[f"{name}_micro"] == pytest.approx(score(labels.ravel(), predicted.ravel(), zero_division=0))
 
 
 @bounded
@@ -93,14 +93,14 @@ def test_a_long_roc_curve_keeps_its_ends_and_evenly_spread_corners() -> None:
 @given(scored())
 def test_every_metric_is_finite(case: tuple[np.ndarray, ...]) -> None:
     labels, probabilities, predicted = case
-    found = classification.ranking(labels, probabilities) | classification.decisions(labels, predicted)
-    assert {name: value for name, value in found.items() if not math.isfinite(value)} == {}
+    metrics = classification.ranking(labels, probabilities) | classification.decisions(labels, predicted)
+    assert {name: value for name, value in metrics.items() if not math.isfinite(value)} == {}
 
 
 @pytest.mark.fault("data-unseen-label")
 @pytest.mark.parametrize("fill", [True, False], ids=["always there", "never there"])
 @pytest.mark.parametrize("guess", [True, False], ids=["always predicted", "never predicted"])
-def test_a_label_with_one_class_has_defined_figures(fill: bool, guess: bool) -> None:
+def test_a_label_with_one_class_has_defined_metrics(fill: bool, guess: bool) -> None:
     labels = np.array([[True, fill], [False, fill], [True, fill]])
     predicted = np.array([[True, guess], [False, guess], [True, guess]])
     probabilities = np.array([[0.9, 0.4], [0.1, 0.6], [0.8, 0.5]], dtype=np.float32)
@@ -110,7 +110,7 @@ def test_a_label_with_one_class_has_defined_figures(fill: bool, guess: bool) -> 
     assert classification.ranking(labels, probabilities)["auc_macro"] == 1
 
 
-def test_labels_ever_predicted_and_labels_a_row_are_counted() -> None:
+def test_labels_ever_predicted_and_labels_per_row_are_counted() -> None:
     predicted = np.array([[True, False, True], [True, False, False]])
-    found = classification.decisions(np.zeros((2, 3), dtype=bool), predicted)
-    assert (found["labels_ever_predicted"], found["labels_per_row"]) == (2, 1.5)
+    metrics = classification.decisions(np.zeros((2, 3), dtype=bool), predicted)
+    assert (metrics["labels_ever_predicted"], metrics["labels_per_row"]) == (2, 1.5)

@@ -1,4 +1,4 @@
-"""Thresholds: each strategy against a search over everything it could have chosen."""
+"""Thresholds: each strategy against an exhaustive search."""
 
 import json
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ LOWER = np.nextafter(UPPER, np.float32(0))
 
 @st.composite
 def scored(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and float32 probabilities; some coarse so that they tie, some so close that nothing lies between them."""
+    """Labels and float32 probabilities; some coarse so that they tie, some so close that no float is between them."""
     shape = draw(st.integers(1, 25)), draw(st.integers(1, 5))
     coarse = st.sampled_from([0.0, 0.25, 0.5, 1.0])
     close = st.sampled_from([float(UPPER), float(LOWER), 1.0])
@@ -142,9 +142,9 @@ def test_thresholds_read_from_json_decide_as_before(
     fitted = thresholds.STRATEGIES[strategy](labels, probabilities)
     path = tmp_path_factory.mktemp("json") / "thresholds.json"
     thresholds.write(path, fitted, names, [], split="validation")
-    found, content = thresholds.read(path)
-    assert found == fitted
-    assert found.apply(probabilities).tolist() == fitted.apply(probabilities).tolist()
+    read, content = thresholds.read(path)
+    assert read == fitted
+    assert read.apply(probabilities).tolist() == fitted.apply(probabilities).tolist()
     assert list(content["thresholds"]) == names
     assert content["split"] == "validation"
 
@@ -204,8 +204,8 @@ def test_the_strategy_with_the_best_cross_fitted_score_is_chosen(seed: int, nois
         for name, fit in thresholds.STRATEGIES.items()
     }
     scores = {name: macro(np.concatenate([labels for _ in draws]), predicted) for name, predicted in decided.items()}
-    found = {row["strategy"]: row["f1_macro_cross_fitted"] for row in rows if row["strategy"] in scores}
-    assert found == pytest.approx(scores)
+    compared = {row["strategy"]: row["f1_macro_cross_fitted"] for row in rows if row["strategy"] in scores}
+    assert compared == pytest.approx(scores)
     assert scores[chosen.strategy] == pytest.approx(max(scores.values()))
     assert chosen == thresholds.STRATEGIES[chosen.strategy](labels, probabilities)
     for row in rows:
@@ -290,14 +290,14 @@ def test_top_k_with_a_floor_keeps_to_both_and_is_no_worse_than_the_lowest_floor(
 
 @pytest.mark.parametrize("target", [0.5, 0.8, 0.95])
 def test_a_target_recall_is_met_on_rows_like_those_it_was_fitted_on(target: float) -> None:
-    found = []
+    recalls = []
     for seed in range(60):
         labels, probabilities = sparse(200, seed)
         unseen_labels, unseen = sparse(500, seed + 1000)
         predicted = thresholds.for_recall(target)(labels, probabilities).apply(unseen)
-        kept = (unseen_labels & predicted).sum(axis=1) / np.maximum(unseen_labels.sum(axis=1), 1)
-        found.append(np.where(unseen_labels.any(axis=1), kept, 1.0).mean())
-    assert target - 0.01 < np.mean(found) < target + 0.05
+        recall = (unseen_labels & predicted).sum(axis=1) / np.maximum(unseen_labels.sum(axis=1), 1)
+        recalls.append(np.where(unseen_labels.any(axis=1), recall, 1.0).mean())
+    assert target - 0.01 < np.mean(recalls) < target + 0.05
 
 
 @bounded

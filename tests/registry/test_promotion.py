@@ -84,7 +84,7 @@ def test_a_better_version_is_promoted_and_a_worse_one_refused(model: str) -> Non
     move = promotion.promote("2", model_name=model)
     assert (move.before, move.after, champion(model)) == ("1", "2", "2")
     assert move.verdict is not None
-    assert move.verdict.differences["auc_micro"]["difference"] > 0
+    assert move.verdict.differences["auc_micro"].difference > 0
     (change,) = tracking.history(tracking.get_version(model, "2"), ALIAS)
     assert (change.action, change.before, change.after) == ("promote", "1", "2")
     assert "@" in change.by
