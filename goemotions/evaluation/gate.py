@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from goemotions.errors import ModelError
-from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.selection import CandidateScores
 from goemotions.metrics import bootstrap, calibration
 
@@ -56,7 +55,8 @@ def compare(
     if list(ours.ids) != list(theirs.ids) or ours.digest != theirs.digest:
         raise ModelError("candidate and champion were scored on different rows: score the champion on this data first")
     weights = bootstrap.weights(len(ours.ids), RESAMPLES, seed)
-    calibration_loss = _calibration_error(ours) - _calibration_error(theirs)
+    our_error, their_error = (calibration.error(one.labels, one.probabilities) for one in (ours, theirs))
+    calibration_loss = our_error - their_error
     differences = {
         "auc_micro": _difference(*(bootstrap.auc_micro(one.labels, one.probabilities, weights) for one in (ours, theirs))),
         "f1_macro": _difference(*(_f1_macro(scores, weights) for scores in (candidate, champion))),
@@ -75,10 +75,6 @@ def compare(
     if latency_budget_ms is not None and candidate.latency_ms > latency_budget_ms:
         reasons.append(f"p95 latency {candidate.latency_ms:.1f} ms is over the budget of {latency_budget_ms:g} ms")
     return Verdict(not reasons, tuple(reasons), differences)
-
-
-def _calibration_error(predictions: Predictions) -> float:
-    return calibration.error(predictions.labels, predictions.probabilities)
 
 
 def _difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:

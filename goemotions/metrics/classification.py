@@ -16,13 +16,9 @@ CHANCE = 0.5
 def ranking(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     """ROC AUC, micro over all text-label pairs and macro over the labels that have both classes; always finite."""
     micro = SortedColumn.of(labels.ravel(), probabilities.ravel()).auc()
-    defined = [auc for auc in auc_per_label(labels, probabilities) if auc is not None]
+    per_label = (column.auc() for column in sorted_columns(labels, probabilities))
+    defined = [auc for auc in per_label if auc is not None]
     return {"auc_micro": CHANCE if micro is None else micro, "auc_macro": float(np.mean(defined)) if defined else CHANCE}
-
-
-def auc_per_label(labels: np.ndarray, probabilities: np.ndarray) -> list[float | None]:
-    """ROC AUC of each label; None if the rows have one class only."""
-    return [column.auc() for column in sorted_columns(labels, probabilities)]
 
 
 def decisions(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
@@ -63,9 +59,9 @@ def per_label(
             "precision": float(precision[i]),
             "recall": float(recall[i]),
             "f1": float(f1[i]),
-            "auc": auc,
+            "auc": column.auc(),
         }
-        for i, (name, auc) in enumerate(zip(names, auc_per_label(labels, probabilities), strict=True))
+        for i, (name, column) in enumerate(zip(names, sorted_columns(labels, probabilities), strict=True))
     ]
 
 

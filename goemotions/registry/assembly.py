@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from goemotions.evaluation import evaluate
-from goemotions.evaluation.predictions import FILE, Predictions
+from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.selection import CandidateScores
 from goemotions.metrics import classification, thresholds
 from goemotions.metrics.thresholds import Thresholds
@@ -51,7 +51,7 @@ class CandidateArtifacts:
         """What selection and gate compare; the test split is not read."""
         return CandidateScores(
             TrainingRecord.read(self.model).profile["name"],
-            Predictions.read(self.validation / FILE),
+            Predictions.read(self.validation),
             thresholds.read(self.thresholds / thresholds.FILE)[0],
             _latency(self.onnx, variant),
         )
@@ -98,7 +98,7 @@ def assemble(output: Path, artifacts: CandidateArtifacts, metadata: BundleMetada
     fitted, _ = thresholds.read(output / thresholds.FILE)
     metrics: dict[str, float] = {}
     for split, folder in (("validation", artifacts.validation), ("test", artifacts.test)):
-        predictions = Predictions.read(folder / FILE)
+        predictions = Predictions.read(folder)
         metrics |= _write_split(output, split, predictions, fitted)
     _write_json(output / LABELS, predictions.names)
     _write_json(output / METRICS, metrics)
