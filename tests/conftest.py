@@ -8,6 +8,10 @@ import re
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
+import tests.support.environment  # noqa: F401
+
+# isort: split
+
 import pytest
 import torch
 import transformers
