@@ -45,19 +45,19 @@ def place(
         node_selector, tolerations: of the GPU node pool, values or pipeline parameters.
         name: what the UI shows; empty for the step's name.
     """
-    requests = {field: value for key, value in resources.items() for owner, field in [key.split(".")] if owner == step}
+    requested = {field: value for key, value in resources.items() for owner, field in [key.split(".")] if owner == step}
     task.set_display_name(name or step).set_container_image(image)
     # The cache compares names, not contents: other data or another model under the same name would get the old output.
     task.set_caching_options(False)
     kubernetes.use_secret_as_env(task, secret, {key: key for key in CREDENTIALS}, optional=True)
-    task.set_cpu_request(requests["cpu"]).set_memory_request(requests["memory"]).set_memory_limit(requests["memory"])
-    _set_retries(task, int(requests["timeout"]))
-    if int(requests.get("gpus", 0)):
-        task.set_accelerator_type(requests["accelerator"]).set_accelerator_limit(int(requests["gpus"]))
+    task.set_cpu_request(requested["cpu"]).set_memory_request(requested["memory"]).set_memory_limit(requested["memory"])
+    _set_retries(task, int(requested["timeout"]))
+    if int(requested.get("gpus", 0)):
+        task.set_accelerator_type(requested["accelerator"]).set_accelerator_limit(int(requested["gpus"]))
         kubernetes.add_node_selector_json(task, node_selector)
         kubernetes.add_toleration_json(task, tolerations)
         # The training processes of a pod communicate through /dev/shm; by default it has 64 MB.
-        kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=requests["shared_memory"])  # nosec B108 # a mount
+        kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=requested["shared_memory"])  # nosec B108 # a mount
     return task
 
 
