@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import psutil
 
+from goemotions.metrics import thresholds
+from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
 
 
@@ -86,3 +89,16 @@ def machine(threads: int = 0) -> str:
         found = set(next(line for line in lines if line.startswith("flags")).split())
         flags = ", ".join(flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8") if flag in found)
     return f"{threads or engines.cpus()} of {engines.cpus()} cores of {name} ({flags}), {psutil.virtual_memory().total / 2**30:.0f} GiB"
+
+
+def cross_fitted(
+    fit: Callable[[np.ndarray, np.ndarray], Thresholds], labels: np.ndarray, probabilities: np.ndarray, seed: int = 0
+) -> np.ndarray:
+    """Decisions, bool [n, labels], each made with thresholds that were fitted on the other folds: an estimate for unseen rows."""
+    fold = thresholds.fold_numbers(len(labels), seed)
+    predicted = np.zeros(labels.shape, dtype=bool)
+    for number in range(thresholds.FOLDS):
+        held_out = fold == number
+        if held_out.any() and not held_out.all():
+            predicted[held_out] = fit(labels[~held_out], probabilities[~held_out]).apply(probabilities[held_out])
+    return predicted

@@ -22,4 +22,5 @@ def tune_thresholds(
         target_precision=target_precision,
         target_recall=target_recall,
     )
-    thresholds.metadata.update(strategy=content["strategy"], f1_macro_cross_fitted=content["f1_macro_cross_fitted"])
+    chosen = content.chosen
+    thresholds.metadata.update(strategy=chosen.thresholds.strategy, f1_macro_cross_fitted=chosen.cross_fitted["f1_macro"])

@@ -130,11 +130,12 @@ def tune_thresholds(validation: Path, output: Path, **options: Any) -> None:
     from goemotions.evaluation.tuning import tune
 
     content = tune(validation, output, **options)
-    for row in content["comparison"]:
+    for result in content.comparison:
         click.echo(
-            f"{row['strategy']:>18}  macro F1 {row['f1_macro_fitted']:.4f}, cross-fitted {row['f1_macro_cross_fitted']:.4f}"
+            f"{result.thresholds.strategy:>18}  macro F1 {result.f1_macro_fitted:.4f}, "
+            f"cross-fitted {result.cross_fitted['f1_macro']:.4f}"
         )
-    click.echo(f"{output}/thresholds.json: {content['strategy']}")
+    click.echo(f"{output}/thresholds.json: {content.thresholds.strategy}")
 
 
 @click.command()

@@ -3,26 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal, TypedDict
 
 import numpy as np
 from scipy import sparse
 from scipy.stats import spearmanr
 
 from goemotions.metrics import classification
+from goemotions.metrics.classification import LabelMetrics
 
 # The lowest number of words of each bucket after the first.
 LENGTHS = (6, 11, 16, 21)
+CORRELATED: tuple[Literal["f1", "auc"], ...] = ("f1", "auc")
 
 
-def confused(names: Sequence[str], labels: np.ndarray, predicted: np.ndarray, most: int = 15) -> list[dict[str, Any]]:
+class Confusion(TypedDict):
+    """Rows with ``label`` that were taken for another one: their count, and their share of the rows that have the label."""
+
+    label: str
+    taken_for: str
+    count: int
+    share: float
+
+
+class LikelyLabelError(TypedDict):
+    """A text-label pair whose annotation is likely wrong.
+
+    Attributes:
+        kind: ``superfluous`` if the text has the label, ``missing`` if not.
+        probability: of the label.
+        margin: how far below its mean the probability of the annotation is; negative only for a label whose mean probability is
+            higher in rows without it.
+    """
+
+    id: str
+    label: str
+    kind: Literal["superfluous", "missing"]
+    probability: float
+    margin: float
+
+
+class LabelCountRow(TypedDict):
+    """Metrics of the texts with a number of labels; ``exact_match`` is a share, ``predicted`` the mean labels per text."""
+
+    labels: str
+    rows: int
+    f1_micro: float
+    auc_micro: float
+    exact_match: float
+    predicted: float
+
+
+class LengthRow(TypedDict):
+    """Metrics of the texts with a number of words; ``f1_macro`` is over the labels that occur among them."""
+
+    words: str
+    rows: int
+    auc_micro: float
+    f1_micro: float
+    f1_macro: float
+
+
+def confused(names: Sequence[str], labels: np.ndarray, predicted: np.ndarray, most: int = 15) -> list[Confusion]:
     """The label pairs that are most often confused, the most frequent first.
 
     A row counts for (label, taken_for) if it has the label, which was missed, and does not have ``taken_for``, which was predicted.
     A row with several of both counts for each pair, so the shares of a label may add up to more than 1.
-
-    Returns:
-        Rows of label, taken_for, count, and share: the count divided by the rows that have the label.
     """
     # Few decisions are wrong: a dense product would take a step for every row and pair of labels.
     missed, wrong = (sparse.csr_array(mask.astype(np.int64)) for mask in (labels & ~predicted, predicted & ~labels))
@@ -38,7 +84,7 @@ def confused(names: Sequence[str], labels: np.ndarray, predicted: np.ndarray, mo
 
 def likely_label_errors(
     names: Sequence[str], ids: Sequence[str], labels: np.ndarray, probabilities: np.ndarray, most: int = 50
-) -> list[dict[str, Any]]:
+) -> list[LikelyLabelError]:
     """The text-label pairs whose annotation is most likely wrong, by confident learning with each label against the rest.
 
     A label is confidently present if p reaches its mean over the rows that have the label, and confidently absent if 1 - p
@@ -53,10 +99,6 @@ def likely_label_errors(
 
     The probabilities must come from a model that was not trained on these rows. If all rows or none have a label, one of its
     two means is undefined, and no error of that kind is reported.
-
-    Returns:
-        Rows of id, label, kind (``superfluous``: annotated and likely wrong, or ``missing``), probability of the label, and margin:
-        how far below the mean, negative only for a label whose mean probability is higher in rows without it.
     """
     present, absent = probabilities.astype(float), 1 - probabilities.astype(float)
     mean_present, mean_absent = _mean_where(present, labels), _mean_where(absent, ~labels)
@@ -79,12 +121,8 @@ def likely_label_errors(
     ]
 
 
-def by_label_count(labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> list[dict[str, Any]]:
-    """One row for the texts with 1, with 2, and with 3 or more labels (with 0 too, if they were kept); none for an empty bucket.
-
-    Returns:
-        Rows of labels (the bucket), rows, f1_micro, auc_micro, exact_match (share of the rows) and predicted (mean labels per row).
-    """
+def by_label_count(labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> list[LabelCountRow]:
+    """One row for the texts with 1, with 2, and with 3 or more labels (with 0 too, if they were kept); none for an empty bucket."""
     buckets = np.minimum(labels.sum(axis=1), 3)
     return [
         {
@@ -100,22 +138,17 @@ def by_label_count(labels: np.ndarray, predicted: np.ndarray, probabilities: np.
     ]
 
 
-def by_length(
-    lengths: np.ndarray, labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray
-) -> list[dict[str, Any]]:
+def by_length(lengths: np.ndarray, labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> list[LengthRow]:
     """One row for the texts of 1-5, 6-10, 11-15, 16-20, and 21 or more words; none for an empty bucket.
 
     Args:
         lengths: words of each text, int [n].
         labels, predicted, probabilities: [n, labels].
-
-    Returns:
-        Rows of words (the bucket), rows, auc_micro, f1_micro, and f1_macro over the labels that occur in the bucket.
     """
     starts = (1, *LENGTHS)
     titles = [f"{start}-{following - 1}" for start, following in zip(starts, LENGTHS, strict=False)] + [f"{starts[-1]}+"]
     buckets = np.searchsorted(LENGTHS, lengths, side="right")
-    result = []
+    result: list[LengthRow] = []
     for bucket in np.unique(buckets):
         inside = buckets == bucket
         given, decided = labels[inside], predicted[inside]
@@ -132,7 +165,7 @@ def by_length(
     return result
 
 
-def support_correlation(rows: Sequence[dict[str, Any]], counts: Sequence[int]) -> dict[str, float | None]:
+def support_correlation(rows: Sequence[LabelMetrics], counts: Sequence[int]) -> dict[str, float | None]:
     """Spearman's rank correlation, over the labels, of their number of training rows with F1 and with ROC AUC.
 
     Args:
@@ -143,7 +176,7 @@ def support_correlation(rows: Sequence[dict[str, Any]], counts: Sequence[int]) -
         f1_rho, f1_p, auc_rho and auc_p; None for fewer than three labels, or if all have the same count or the same metric.
     """
     result: dict[str, float | None] = {}
-    for metric in ("f1", "auc"):
+    for metric in CORRELATED:
         pairs = [(count, row[metric]) for count, row in zip(counts, rows, strict=True) if row[metric] is not None]
         varies = len(pairs) > 2 and all(len(set(values)) > 1 for values in zip(*pairs, strict=True))
         rho, p = map(float, spearmanr(pairs)) if varies else (None, None)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -15,14 +14,14 @@ from goemotions.data.dataset import load_dataset, taxonomy_of
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.metrics import classification, thresholds
+from goemotions.metrics.classification import METRICS_FILE
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
 from goemotions.models.engine_names import canonical_name
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.storage import store
 
-# Beside the Predictions in the folder of a scored split; the metrics also in a bundle.
-METRICS = "metrics.json"
+# Beside Predictions and metrics in the folder of a scored split.
 PER_LABEL = "per_label.csv"
 PREDICTIONS_CSV = "predictions.csv"
 
@@ -82,14 +81,14 @@ def write_split(folder: Path, predictions: Predictions, metrics: dict[str, float
     """Writes the folder of a scored split: Predictions and metrics, and as CSV the metrics per label and the decisions at 0.5."""
     folder.mkdir(parents=True, exist_ok=True)
     predictions.write(folder / FILE)
-    (folder / METRICS).write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+    (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=1), encoding="utf-8")
     predicted = thresholds.fixed(predictions.labels, predictions.probabilities).apply(predictions.probabilities)
     rows = classification.per_label(predictions.names, predictions.labels, predictions.probabilities, predicted)
     write_csv(folder / PER_LABEL, rows)
     _write_predictions_csv(folder / PREDICTIONS_CSV, predictions, predicted)
 
 
-def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()

@@ -6,7 +6,7 @@ import random
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -99,9 +99,27 @@ PERTURBATIONS: dict[str, Callable[[str, random.Random], str]] = {
 }
 
 
-def measure(
-    engine: Engine, texts: Sequence[str], labels: np.ndarray, fitted: Thresholds, seed: int = 0
-) -> list[dict[str, Any]]:
+class RobustnessRow(TypedDict):
+    """Texts under one perturbation.
+
+    Attributes:
+        changed: texts that the perturbation changes.
+        auc_micro, auc_macro, f1_micro, f1_macro: over all texts.
+        flips: share of the changed texts whose predicted labels differ from those as written; 0 if no text changed.
+        shift: mean absolute change of a probability on the changed texts; 0 if no text changed.
+    """
+
+    perturbation: str
+    changed: int
+    auc_micro: float
+    auc_macro: float
+    f1_micro: float
+    f1_macro: float
+    flips: float
+    shift: float
+
+
+def measure(engine: Engine, texts: Sequence[str], labels: np.ndarray, fitted: Thresholds, seed: int = 0) -> list[RobustnessRow]:
     """One row for the texts as written, and one for each perturbation of them.
 
     Only the texts that a perturbation changes are scored again; the others keep their probabilities.
@@ -114,9 +132,7 @@ def measure(
         seed: of the typos.
 
     Returns:
-        Rows of perturbation; changed (texts); auc_micro, auc_macro, f1_micro and f1_macro over all texts; and over the changed ones
-        flips (share whose predicted labels differ from those as written) and shift (mean absolute change of a
-        probability), both 0 if no text changed. If an engine's scores depend on the batch, neither is exactly 0.
+        The row of the texts as written first. If an engine's scores depend on the batch, no ``flips`` or ``shift`` is exactly 0.
     """
     written, _ = engines.score(engine, texts)
     rows = [_row(AS_WRITTEN, np.zeros(len(texts), dtype=bool), written, written, labels, fitted)]
@@ -133,14 +149,15 @@ def measure(
 
 def _row(
     name: str, changed: np.ndarray, written: np.ndarray, probabilities: np.ndarray, labels: np.ndarray, fitted: Thresholds
-) -> dict[str, Any]:
+) -> RobustnessRow:
     predicted = fitted.apply(probabilities)
     flipped = (predicted != fitted.apply(written)).any(axis=1)
-    metrics = classification.decisions(labels, predicted)
+    ranking, metrics = classification.ranking(labels, probabilities), classification.decisions(labels, predicted)
     return {
         "perturbation": name,
         "changed": int(changed.sum()),
-        **classification.ranking(labels, probabilities),
+        "auc_micro": ranking["auc_micro"],
+        "auc_macro": ranking["auc_macro"],
         "f1_micro": metrics["f1_micro"],
         "f1_macro": metrics["f1_macro"],
         "flips": float(flipped[changed].mean()) if changed.any() else 0.0,

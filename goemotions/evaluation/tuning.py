@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from goemotions import defaults
 from goemotions.errors import DataError
 from goemotions.evaluation.predictions import Predictions
 from goemotions.metrics import thresholds
+from goemotions.metrics.thresholds import ThresholdsFile
 from goemotions.storage import store
 
 
@@ -20,7 +20,7 @@ def tune(
     strategy: str = defaults.THRESHOLD_STRATEGY,
     target_precision: float = defaults.TARGET_PRECISION,
     target_recall: float = defaults.TARGET_RECALL,
-) -> dict[str, Any]:
+) -> ThresholdsFile:
     """Fits every threshold strategy on a scored validation split and writes the chosen one as ``thresholds.json``.
 
     ``strategy``, ``target_precision`` and ``target_recall`` are those of ``thresholds.choose``.
@@ -38,16 +38,7 @@ def tune(
     chosen, comparison = thresholds.choose(
         predictions.labels, predictions.probabilities, strategy, target_precision, target_recall
     )
-    score = next(row["f1_macro_cross_fitted"] for row in comparison if row["strategy"] == chosen.strategy)
+    content = ThresholdsFile(chosen, predictions.names, comparison, predictions.split, predictions.engine, predictions.digest)
     output.mkdir(parents=True, exist_ok=True)
-    thresholds.write(
-        output / thresholds.FILE,
-        chosen,
-        predictions.names,
-        comparison,
-        split=predictions.split,
-        engine=predictions.engine,
-        digest=predictions.digest,
-        f1_macro_cross_fitted=score,
-    )
-    return thresholds.read(output / thresholds.FILE)[1]
+    content.write(output / thresholds.FILE)
+    return content

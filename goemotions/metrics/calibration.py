@@ -6,7 +6,7 @@ Every array has the shape [n, labels].
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -34,6 +34,23 @@ class Calibrator:
     def undo(self, probabilities: np.ndarray) -> np.ndarray:
         """The probabilities before calibration, from those after it."""
         return sigmoid((logit(probabilities) - np.asarray(self.intercept)) / np.asarray(self.slope))
+
+
+class MethodScores(TypedDict):
+    """The scores of a calibration method, cross-fitted."""
+
+    method: str
+    log_loss: float
+    brier: float
+    calibration_error: float
+
+
+class ReliabilityBin(TypedDict):
+    """Text-label pairs of similar probability: how many, their mean probability and the share of positives."""
+
+    count: int
+    predicted: float
+    observed: float
 
 
 def none(labels: np.ndarray, logits: np.ndarray) -> Calibrator:
@@ -72,7 +89,7 @@ def platt(labels: np.ndarray, logits: np.ndarray) -> Calibrator:
 METHODS = {"none": none, "temperature": temperature, "platt": platt}
 
 
-def choose(labels: np.ndarray, logits: np.ndarray, seed: int = 0) -> tuple[Calibrator, list[dict[str, Any]]]:
+def choose(labels: np.ndarray, logits: np.ndarray, seed: int = 0) -> tuple[Calibrator, list[MethodScores]]:
     """The method with the lowest log loss on held-out rows, fitted on all rows.
 
     Args:
@@ -81,11 +98,11 @@ def choose(labels: np.ndarray, logits: np.ndarray, seed: int = 0) -> tuple[Calib
         seed: of the folds.
 
     Returns:
-        The calibrator, and one row per method: log loss, Brier score and calibration error, all cross-fitted.
+        The calibrator, and the scores of every method.
     """
     logits = logits.astype(float)
     fold = np.random.default_rng(seed).permutation(len(labels)) % FOLDS
-    rows: list[dict[str, Any]] = []
+    rows: list[MethodScores] = []
     for method, fit in METHODS.items():
         held_out_logits = np.empty(logits.shape)
         for number in range(FOLDS):
@@ -100,7 +117,7 @@ def choose(labels: np.ndarray, logits: np.ndarray, seed: int = 0) -> tuple[Calib
                 "calibration_error": error(labels, probabilities),
             }
         )
-    best = min(rows, key=lambda row: float(row["log_loss"]))
+    best = min(rows, key=lambda row: row["log_loss"])
     return METHODS[best["method"]](labels, logits), rows
 
 
@@ -120,8 +137,8 @@ def error(labels: np.ndarray, probabilities: np.ndarray) -> float:
     return float(sum(row["count"] * abs(row["predicted"] - row["observed"]) for row in rows) / labels.size)
 
 
-def reliability(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, Any]]:
-    """One row per bin that is not empty: its count of text-label pairs, mean probability and share of positives."""
+def reliability(labels: np.ndarray, probabilities: np.ndarray) -> list[ReliabilityBin]:
+    """The bins that are not empty, by rising probability."""
     flat = probabilities.ravel().astype(float)
     index = np.minimum((flat * BINS).astype(int), BINS - 1)
     counts = np.bincount(index, minlength=BINS)

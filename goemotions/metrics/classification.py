@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from goemotions.metrics.sorted_scores import Counts, SortedColumn, sorted_columns
 
+# The file of metrics, in the folder of a scored split and in a bundle.
+METRICS_FILE = "metrics.json"
 # The ROC AUC of random scores; used if a label has one class only.
 CHANCE = 0.5
+
+
+class LabelMetrics(TypedDict):
+    """The metrics of one label; ``auc`` is None if the label has one class only."""
+
+    label: str
+    support: int
+    predicted: int
+    precision: float
+    recall: float
+    f1: float
+    auc: float | None
 
 
 def ranking(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
@@ -45,10 +59,8 @@ def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.mean(f1_score(*_counts(labels, predicted), labels.sum(axis=0))))
 
 
-def per_label(
-    names: Sequence[str], labels: np.ndarray, probabilities: np.ndarray, predicted: np.ndarray
-) -> list[dict[str, Any]]:
-    """One row per label: support, precision, recall, F1 and ROC AUC (None if it is not defined)."""
+def per_label(names: Sequence[str], labels: np.ndarray, probabilities: np.ndarray, predicted: np.ndarray) -> list[LabelMetrics]:
+    """One row per label."""
     counts, support = _counts(labels, predicted), labels.sum(axis=0)
     precision, recall, f1 = _scores(*counts, support)
     return [

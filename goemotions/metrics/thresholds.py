@@ -24,6 +24,8 @@ from goemotions.metrics.probabilities import is_top_k, logit, sigmoid
 from goemotions.metrics.sorted_scores import FLOORS, GRID, Counts, Fold, SortedColumn, SortedScores, add
 
 FILE = "thresholds.json"
+# Ends the names of cross-fitted metrics in a row of the comparison.
+CROSS_FITTED = "_cross_fitted"
 FOLDS = 5
 # Folds are drawn until this many rows were decided: with few rows, the draw changes a score by more than strategies differ.
 DECIDED_ROWS, MAX_DRAWS = 25_000, 10
@@ -49,6 +51,70 @@ class Thresholds:
         """Which labels are predicted, bool [n, labels]."""
         reached: np.ndarray = probabilities >= np.asarray(self.values, dtype=np.float32)
         return reached if self.k is None else reached & is_top_k(probabilities, self.k)
+
+
+@dataclass(frozen=True)
+class StrategyResult:
+    """A fitted strategy in the comparison.
+
+    Attributes:
+        thresholds: fitted on all rows.
+        cross_fitted: the metrics of ``classification.decisions``, of decisions on rows that the thresholds were not fitted on.
+        f1_macro_fitted: the macro F1 of ``thresholds`` on the rows that they were fitted on.
+    """
+
+    thresholds: Thresholds
+    cross_fitted: dict[str, float]
+    f1_macro_fitted: float
+
+    def to_row(self) -> dict[str, Any]:
+        """The result as a flat row of JSON types."""
+        cross_fitted = {f"{name}{CROSS_FITTED}": value for name, value in self.cross_fitted.items()}
+        return {**cross_fitted, "f1_macro_fitted": self.f1_macro_fitted, **asdict(self.thresholds)}
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> StrategyResult:
+        # Rows of older bundles have no values and fewer metrics.
+        fitted = Thresholds(row["strategy"], tuple(row.get("values", ())), row.get("k"))
+        metrics = {key.removesuffix(CROSS_FITTED): value for key, value in row.items() if key.endswith(CROSS_FITTED)}
+        return cls(fitted, metrics, row["f1_macro_fitted"])
+
+
+@dataclass(frozen=True)
+class ThresholdsFile:
+    """``thresholds.json``: the chosen thresholds by label, the comparison of the strategies, and what they were fitted on.
+
+    Attributes:
+        thresholds: of the chosen strategy.
+        names: the labels, in the order of the thresholds.
+        comparison: the result of every strategy.
+        split, engine, digest: the Predictions that the thresholds were fitted on, and the data's digest.
+    """
+
+    thresholds: Thresholds
+    names: tuple[str, ...]
+    comparison: list[StrategyResult]
+    split: str = ""
+    engine: str = ""
+    digest: str = ""
+
+    @property
+    def chosen(self) -> StrategyResult:
+        """The result of the chosen strategy."""
+        return next(result for result in self.comparison if result.thresholds.strategy == self.thresholds.strategy)
+
+    def write(self, path: Path) -> None:
+        content = {
+            "strategy": self.thresholds.strategy,
+            "thresholds": dict(zip(self.names, self.thresholds.values, strict=True)),
+            "k": self.thresholds.k,
+            "split": self.split,
+            "engine": self.engine,
+            "digest": self.digest,
+            "f1_macro_cross_fitted": self.chosen.cross_fitted["f1_macro"],
+            "comparison": [result.to_row() for result in self.comparison],
+        }
+        path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -210,25 +276,13 @@ def _midway(columns: Sequence[SortedColumn], upper: np.floating[Any]) -> float:
     return float(middle) if middle > lower else float(upper)
 
 
-def cross_fitted(
-    fit: Callable[[np.ndarray, np.ndarray], Thresholds], labels: np.ndarray, probabilities: np.ndarray, seed: int = 0
-) -> np.ndarray:
-    """Decisions, bool [n, labels], each made with thresholds that were fitted on the other folds: an estimate for unseen rows."""
-    fold = _fold_numbers(len(labels), seed)
-    predicted = np.zeros(labels.shape, dtype=bool)
-    for number in range(FOLDS):
-        held_out = fold == number
-        if held_out.any() and not held_out.all():
-            predicted[held_out] = fit(labels[~held_out], probabilities[~held_out]).apply(probabilities[held_out])
-    return predicted
-
-
 def draws(rows: int) -> int:
     """How often ``choose`` draws the folds of this many rows."""
     return min(-(-DECIDED_ROWS // rows), MAX_DRAWS)
 
 
-def _fold_numbers(rows: int, seed: int = 0) -> np.ndarray:
+def fold_numbers(rows: int, seed: int = 0) -> np.ndarray:
+    """The fold that holds each row out, int [rows]."""
     return np.random.default_rng(seed).permutation(rows) % FOLDS
 
 
@@ -238,10 +292,10 @@ def choose(
     strategy: str = defaults.THRESHOLD_STRATEGY,
     target_precision: float = defaults.TARGET_PRECISION,
     target_recall: float = defaults.TARGET_RECALL,
-) -> tuple[Thresholds, list[dict[str, Any]]]:
+) -> tuple[Thresholds, list[StrategyResult]]:
     """Fits every strategy and chooses one: by name, or ``best`` for the best cross-fitted macro F1.
 
-    Cross-fitted metrics are those of the decisions of all draws of the folds together; ``cross_fitted`` makes those of one draw.
+    Cross-fitted metrics are those of the decisions of all draws of the folds together.
 
     Args:
         labels: bool [n, labels].
@@ -251,7 +305,7 @@ def choose(
         target_recall: of the strategy ``recall``.
 
     Returns:
-        The chosen thresholds, and one row per strategy: its metrics cross-fitted and fitted, and its thresholds.
+        The chosen thresholds, and the result of every strategy.
 
     Raises:
         ModelError: there is no such strategy, or a target is not between 0 and 1.
@@ -263,26 +317,21 @@ def choose(
     fits = {**STRATEGIES, "precision": for_precision(target_precision), "recall": for_recall(target_recall)}
     if strategy not in ("best", *fits):
         raise ModelError(f"there is no threshold strategy {strategy!r}: choose best, {', '.join(fits)}")
-    numbers = [_fold_numbers(len(labels), seed) for seed in range(draws(len(labels)))]
+    numbers = [fold_numbers(len(labels), seed) for seed in range(draws(len(labels)))]
     drawn = [[Fold(labels[fold == number], probabilities[fold == number]) for number in np.unique(fold)] for fold in numbers]
-    rows = {name: _row(fit, drawn) for name, fit in fits.items()}
+    results = {name: _result(fit, drawn) for name, fit in fits.items()}
     if strategy == "best":
-        strategy = max(STRATEGIES, key=lambda name: rows[name]["f1_macro_cross_fitted"])
-    chosen = rows[strategy]
-    return Thresholds(chosen["strategy"], chosen["values"], chosen["k"]), list(rows.values())
+        strategy = max(STRATEGIES, key=lambda name: results[name].cross_fitted["f1_macro"])
+    return results[strategy].thresholds, list(results.values())
 
 
-def _row(fit: Fit, drawn: Sequence[Sequence[Fold]]) -> dict[str, Any]:
+def _result(fit: Fit, drawn: Sequence[Sequence[Fold]]) -> StrategyResult:
     whole = SortedScores(drawn[0])
     fitted = fit.to(whole)
     held_out = add([_decision_counts(_fit_without(fold, folds, fit), fold) for folds in drawn for fold in folds])
     metrics = classification.decisions_from_counts(held_out, len(drawn) * whole.positives, len(drawn) * whole.rows)
     on_all = add([_decision_counts(fitted, fold) for fold in drawn[0]])
-    return {
-        **{f"{name}_cross_fitted": value for name, value in metrics.items()},
-        "f1_macro_fitted": float(f1_score(*on_all, whole.positives).mean()),
-        **asdict(fitted),
-    }
+    return StrategyResult(fitted, metrics, float(f1_score(*on_all, whole.positives).mean()))
 
 
 def _fit_without(held_out: Fold, folds: Sequence[Fold], fit: Fit) -> Thresholds:
@@ -302,22 +351,8 @@ def _decision_counts(fitted: Thresholds, fold: Fold) -> Counts:
     return Counts(*(np.bincount(columns[mask], minlength=len(values)) for mask in (reached & labels, reached)))
 
 
-def write(
-    path: Path, fitted: Thresholds, names: Sequence[str], comparison: Sequence[dict[str, Any]], **provenance: Any
-) -> None:
-    """Writes ``thresholds.json``: the chosen strategy, what it was fitted on, and the comparison with the others."""
-    content = {
-        "strategy": fitted.strategy,
-        "thresholds": dict(zip(names, fitted.values, strict=True)),
-        "k": fitted.k,
-        **provenance,
-        "comparison": list(comparison),
-    }
-    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
-
-
-def read(path: Path) -> tuple[Thresholds, dict[str, Any]]:
-    """The thresholds of a ``thresholds.json``, and its whole content.
+def read(path: Path) -> ThresholdsFile:
+    """Reads a ``thresholds.json``.
 
     Raises:
         ModelError: the file is missing or damaged.
@@ -328,10 +363,15 @@ def read(path: Path) -> tuple[Thresholds, dict[str, Any]]:
     return parse(content, str(path))
 
 
-def parse(content: bytes, name: str) -> tuple[Thresholds, dict[str, Any]]:
+def parse(content: bytes, name: str) -> ThresholdsFile:
     """``read`` for the bytes of a file of this name."""
     try:
-        values: dict[str, Any] = json.loads(content)
-        return Thresholds(values["strategy"], tuple(values["thresholds"].values()), values["k"]), values
+        values = json.loads(content)
+        return ThresholdsFile(
+            Thresholds(values["strategy"], tuple(values["thresholds"].values()), values["k"]),
+            tuple(values["thresholds"]),
+            [StrategyResult.from_row(row) for row in values.get("comparison", ())],
+            **{key: values.get(key, "") for key in ("split", "engine", "digest")},
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{name} is missing or damaged: run `goemotions tune-thresholds` again") from error

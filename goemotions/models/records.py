@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from goemotions.errors import ModelError
+from goemotions.metrics.calibration import MethodScores
 from goemotions.models import profiles
 from goemotions.models.engine_names import canonical_name
 
@@ -54,7 +55,7 @@ class CalibrationRecord:
     method: str
     slope: tuple[float, ...]
     intercept: tuple[float, ...]
-    comparison: list[dict[str, Any]]
+    comparison: list[MethodScores]
 
 
 @dataclass(frozen=True, kw_only=True)

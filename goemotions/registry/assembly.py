@@ -12,6 +12,7 @@ from goemotions.evaluation import evaluate
 from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.selection import CandidateScores
 from goemotions.metrics import classification, thresholds
+from goemotions.metrics.classification import METRICS_FILE
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
 from goemotions.models.records import EXPORT_FILE, TrainingRecord, read_exports
@@ -20,7 +21,6 @@ from goemotions.registry.bundle import (
     CARD,
     ENGINES,
     LABELS,
-    METRICS,
     PER_LABEL,
     PREDICTIONS,
     Bundle,
@@ -52,7 +52,7 @@ class CandidateArtifacts:
         return CandidateScores(
             TrainingRecord.read(self.model).profile["name"],
             Predictions.read(self.validation),
-            thresholds.read(self.thresholds / thresholds.FILE)[0],
+            thresholds.read(self.thresholds / thresholds.FILE).thresholds,
             _latency(self.onnx, variant),
         )
 
@@ -95,13 +95,13 @@ def assemble(output: Path, artifacts: CandidateArtifacts, metadata: BundleMetada
     for name in (*engines.FILES.values(), EXPORT_FILE):
         shutil.copyfile(artifacts.onnx / name, output / name)
     shutil.copyfile(artifacts.thresholds / thresholds.FILE, output / thresholds.FILE)
-    fitted, _ = thresholds.read(output / thresholds.FILE)
+    fitted = thresholds.read(output / thresholds.FILE).thresholds
     metrics: dict[str, float] = {}
     for split, folder in (("validation", artifacts.validation), ("test", artifacts.test)):
         predictions = Predictions.read(folder)
         metrics |= _write_split(output, split, predictions, fitted)
     _write_json(output / LABELS, predictions.names)
-    _write_json(output / METRICS, metrics)
+    _write_json(output / METRICS_FILE, metrics)
     (output / CARD).write_text(_card(metadata, fitted, metrics), encoding="utf-8")
     tracking.write_mlmodel(output, f"{metadata.run_id}/{metadata.variant}")
     manifest.write(output, **asdict(metadata))

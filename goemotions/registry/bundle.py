@@ -19,6 +19,7 @@ from typing import Literal
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import ModelError
 from goemotions.metrics import thresholds
+from goemotions.metrics.classification import METRICS_FILE
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models.records import EXPORT_FILE, TRAINING_FILE
 from goemotions.models.tokenizer import TextEncoder
@@ -30,7 +31,6 @@ VARIANTS: tuple[Variant, ...] = ("gpu", "cpu")
 ENGINES: dict[str, str] = {"gpu": "torch", "cpu": "openvino-int8"}
 
 LABELS = "labels.json"
-METRICS = "metrics.json"
 CARD = "README.md"
 WEIGHTS = "model.safetensors"
 PREDICTIONS = "{split}.parquet"
@@ -42,7 +42,7 @@ KINDS = {
     "thresholds": (thresholds.FILE,),
     "labels": (LABELS,),
     "predictions": (PREDICTIONS.format(split="*"),),
-    "metrics": (METRICS, PER_LABEL.format(split="*")),
+    "metrics": (METRICS_FILE, PER_LABEL.format(split="*")),
     "description": ("*",),
 }
 NOT_A_BUNDLE = "{} is not a bundle of this workflow: give one that `goemotions register` made"
@@ -113,7 +113,7 @@ def load(folder: Path) -> Bundle:
     if content.get("variant") not in VARIANTS:
         raise ModelError(NOT_A_BUNDLE.format(folder))
     metadata = BundleMetadata(**{field.name: content.get(field.name, "") for field in fields(BundleMetadata)})
-    fitted, _ = thresholds.read(folder / thresholds.FILE)
+    fitted = thresholds.read(folder / thresholds.FILE).thresholds
     return Bundle(folder, metadata, taxonomy(str(folder)), fitted, TextEncoder.load(folder))
 
 
@@ -127,8 +127,8 @@ def taxonomy(location: str) -> Taxonomy:
         raise ModelError(NOT_A_BUNDLE.format(location))
     content = storage.read(location, LABELS)
     if content is None:
-        _, fitted = thresholds.parse(storage.read(location, thresholds.FILE) or b"", f"{location}: {thresholds.FILE}")
-        return Taxonomy(tuple(fitted["thresholds"]))
+        stored = storage.read(location, thresholds.FILE) or b""
+        return Taxonomy(thresholds.parse(stored, f"{location}: {thresholds.FILE}").names)
     try:
         return Taxonomy(tuple(json.loads(content)))
     except (ValueError, TypeError, AttributeError) as error:

@@ -14,6 +14,7 @@ from goemotions.errors import ModelError
 from goemotions.evaluation.gate import Verdict
 from goemotions.evaluation.selection import CandidateScores, latency_limit, select_winner
 from goemotions.metrics import thresholds
+from goemotions.metrics.classification import METRICS_FILE
 from goemotions.registry import assembly, bundle, promotion, tracking
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, BundleLocation, BundleMetadata, Variant
@@ -127,7 +128,7 @@ def _store_bundle(location: BundleLocation, artifacts: CandidateArtifacts, metad
     """Writes and uploads the bundle unless it is complete there, since bundles never change; returns its metrics."""
     if (content := storage.read(str(location), manifest.NAME)) is not None:
         _refuse_other_files(location, json.loads(content)["files"], artifacts)
-        metrics = json.loads(storage.read(str(location), bundle.METRICS) or b"{}")
+        metrics = json.loads(storage.read(str(location), METRICS_FILE) or b"{}")
         return {name: float(value) for name, value in metrics.items()}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "bundle"

@@ -103,12 +103,14 @@ def _write_documents(title: str, sections: Sequence[Section], path: Path) -> Non
 
 def _write_unrounded_metrics(results: Sequence[Result], folder: Path) -> None:
     """Writes every metric, every threshold strategy and every label's metrics of all models as three CSV files."""
-    metrics: list[dict[str, Any]] = []
-    strategies: list[dict[str, Any]] = []
+    rows: dict[str, list[dict[str, Any]]] = {"metrics": [], "thresholds": [], "per_label": []}
     for result in results:
         model = {"model": result.profile, "engine": result.engine}
-        metrics += [{**model, "metric": name, "value": value} for name, value in result.metrics.items()]
-        strategies += [{**model, **{key: value for key, value in row.items() if key != "values"}} for row in result.comparison]
-    evaluate.write_csv(folder / "metrics.csv", metrics)
-    evaluate.write_csv(folder / "thresholds.csv", strategies)
-    evaluate.write_csv(folder / "per_label.csv", [row for result in results for row in result.per_label])
+        rows["metrics"] += [{**model, "metric": name, "value": value} for name, value in result.metrics.items()]
+        rows["per_label"] += [{**model, **row} for row in result.per_label]
+        for strategy in result.thresholds_file.comparison:
+            row = {**model, **strategy.to_row()}
+            del row["values"]
+            rows["thresholds"].append(row)
+    for name, table in rows.items():
+        evaluate.write_csv(folder / f"{name}.csv", table)

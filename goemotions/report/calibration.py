@@ -7,11 +7,10 @@ from typing import Any
 from goemotions.metrics import calibration
 from goemotions.report import figures
 from goemotions.report.document import Cell, Figure, Section, Table
-from goemotions.report.result import Result
+from goemotions.report.result import Result, table_of
 
 
 def section(results: list[Result], winner: Result) -> Section:
-    methods: list[dict[str, Any]] = winner.training.calibration.comparison
     rows: list[list[Cell]] = [
         [
             f"{result.title}, {when}",
@@ -33,9 +32,10 @@ def section(results: list[Result], winner: Result) -> Section:
             f"For {winner.profile} it is {winner.calibrator.method}, which had the lowest log loss on validation, cross-fitted.",
         ),
         (
-            Table(
-                ("calibration, cross-fitted on validation", "log loss", "Brier score", "calibration error"),
-                [[row[key] for key in ("method", "log_loss", "brier", "calibration_error")] for row in methods],
+            table_of(
+                winner.training.calibration.comparison,
+                ("method", "log_loss", "brier", "calibration_error"),
+                first="calibration, cross-fitted on validation",
             ),
             Table(("calibration on test", "Brier score", "calibration error"), rows),
         ),

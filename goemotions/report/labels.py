@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from goemotions.evaluation import error_analysis
+from goemotions.metrics.classification import LabelMetrics
 from goemotions.report import figures
 from goemotions.report.document import Figure, Section
 from goemotions.report.result import Result, table_of, title_of
@@ -33,7 +34,7 @@ def sections(results: list[Result], winner: Result, train_counts: dict[str, int]
     ]
 
 
-def _best_first(result: Result) -> list[dict[str, Any]]:
+def _best_first(result: Result) -> list[LabelMetrics]:
     return sorted(result.per_label, key=lambda row: -row["f1"])
 
 
@@ -90,7 +91,7 @@ def _training_examples(result: Result, counts: dict[str, int]) -> Section:
 
 
 def _breakdown(
-    result: Result, rows: Sequence[dict[str, Any]], charted: Sequence[str], what: str, figure: str, axis: str
+    result: Result, rows: Sequence[Mapping[str, Any]], charted: Sequence[str], what: str, figure: str, axis: str
 ) -> Section:
     """Metrics per bucket of texts: each row holds the bucket first, then the number of texts and the metrics."""
     bucket, *_ = rows[0]

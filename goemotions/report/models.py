@@ -30,7 +30,7 @@ BALANCED = 0.05
 
 def overview(info: DatasetInfo, results: list[Result], winner: Result) -> Section:
     counts = ", ".join(f"{count:,} {split}" for split, count in info["rows"].items())
-    expected = winner.chosen_strategy["f1_macro_cross_fitted"]
+    expected = winner.thresholds_file.chosen.cross_fitted["f1_macro"]
     rows = [[result.title, *(with_interval(result.bootstrapped[name]) for name in HEADLINE)] for result in results]
     return Section(
         "Overview",

@@ -15,22 +15,27 @@ from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.evaluation.selection import CandidateScores, select_winner
 from goemotions.metrics import bootstrap, classification, thresholds
 from goemotions.metrics.calibration import Calibrator
-from goemotions.metrics.thresholds import Thresholds
+from goemotions.metrics.classification import LabelMetrics
+from goemotions.metrics.thresholds import Thresholds, ThresholdsFile
 from goemotions.models.records import ExportRecord, TrainingRecord, read_exports
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, Variant
-from goemotions.report.document import Cell, Table
+from goemotions.report.document import Table
 
 RESAMPLES = 500
 HEADLINE = ("auc_micro", "auc_macro", "f1_macro", "f1_micro")
-# What tables and charts call the metrics.
+# What tables and charts call metrics and other keys of rows.
 TITLES = {
     "auc": "AUC",
+    "brier": "Brier score",
     "auc_micro": "AUC micro",
     "auc_macro": "AUC macro",
     "f1": "F1",
     "f1_macro": "F1 macro",
     "f1_micro": "F1 micro",
+    "changed": "texts changed",
+    "flips": "other labels",
+    "shift": "mean shift",
     "labels_per_row": "labels per text",
     "predicted": "labels predicted per text",
 }
@@ -44,21 +49,18 @@ class Result:
     artifacts: CandidateArtifacts
     training: TrainingRecord
     export: ExportRecord
-    thresholds: Thresholds
-    comparison: list[dict[str, Any]]
+    thresholds_file: ThresholdsFile
     validation: Predictions
     test: Predictions
 
     @classmethod
     def read(cls, variant: Variant, artifacts: CandidateArtifacts) -> Result:
-        fitted, content = thresholds.read(artifacts.thresholds / thresholds.FILE)
         return cls(
             variant,
             artifacts,
             TrainingRecord.read(artifacts.model),
             read_exports(artifacts.onnx)[ENGINES[variant]],
-            fitted,
-            content["comparison"],
+            thresholds.read(artifacts.thresholds / thresholds.FILE),
             Predictions.read(artifacts.validation / FILE),
             Predictions.read(artifacts.test / FILE),
         )
@@ -81,9 +83,8 @@ class Result:
         return Calibrator(fitted.method, tuple(fitted.slope), tuple(fitted.intercept))
 
     @property
-    def chosen_strategy(self) -> dict[str, Any]:
-        """The row of the chosen threshold strategy in the comparison."""
-        return next(row for row in self.comparison if row["strategy"] == self.thresholds.strategy)
+    def thresholds(self) -> Thresholds:
+        return self.thresholds_file.thresholds
 
     @functools.cached_property
     def scores(self) -> CandidateScores:
@@ -118,10 +119,9 @@ class Result:
         }
 
     @functools.cached_property
-    def per_label(self) -> list[dict[str, Any]]:
-        """One row per label: its metrics on test at the fitted thresholds."""
-        rows = classification.per_label(self.test.names, self.test.labels, self.test.probabilities, self.predicted)
-        return [{"model": self.profile, "engine": self.engine, **row} for row in rows]
+    def per_label(self) -> list[LabelMetrics]:
+        """The metrics of each label on test at the fitted thresholds."""
+        return classification.per_label(self.test.names, self.test.labels, self.test.probabilities, self.predicted)
 
 
 def best(results: list[Result], latency_budget_ms: float | None = None) -> Result:
@@ -134,7 +134,7 @@ def title_of(key: str) -> str:
     return TITLES.get(key, key.replace("_", " "))
 
 
-def table_of(rows: Iterable[Mapping[str, Cell]], keys: Iterable[str], first: str = "") -> Table:
+def table_of(rows: Iterable[Mapping[str, Any]], keys: Iterable[str], first: str = "") -> Table:
     """A table of the rows' values under some keys; ``first`` replaces the title of the first column."""
     keys = list(keys)
     titles = [title_of(key) for key in keys]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from goemotions.metrics import classification
-from goemotions.metrics.thresholds import Thresholds
+from goemotions.metrics.thresholds import StrategyResult, Thresholds
 from goemotions.report import figures
 from goemotions.report.document import Cell, Figure, Section, Table
 from goemotions.report.result import Result, table_of, title_of
@@ -32,11 +31,12 @@ def sections(results: list[Result], winner: Result) -> list[Section]:
 
 
 def _selection(results: list[Result]) -> Section:
-    rows = []
+    rows: list[list[Cell]] = []
     for result in results:
-        for row in result.comparison:
-            chosen = " (chosen)" if row["strategy"] == result.thresholds.strategy else ""
-            rows.append([f"{result.title}: {row['strategy']}{chosen}", row["f1_macro_cross_fitted"], row["f1_macro_fitted"]])
+        for row in result.thresholds_file.comparison:
+            chosen = " (chosen)" if row.thresholds == result.thresholds else ""
+            title = f"{result.title}: {row.thresholds.strategy}{chosen}"
+            rows.append([title, row.cross_fitted["f1_macro"], row.f1_macro_fitted])
     return Section(
         "Threshold selection",
         (
@@ -51,7 +51,8 @@ def _selection(results: list[Result]) -> Section:
 def _global_threshold(result: Result) -> Section:
     labels, probabilities = result.validation.labels, result.validation.probabilities
     rows = [
-        {"threshold": f"{threshold:g}", **_decision_metrics(labels, probabilities >= threshold)} for threshold in TABLE_STEPS
+        {"threshold": f"{threshold:g}", **_whole_labels(classification.decisions(labels, probabilities >= threshold))}
+        for threshold in TABLE_STEPS
     ]
     points = [
         {"threshold": threshold, "value": value, "metric": title_of(name[:-6]), "average": name[-5:]}
@@ -69,82 +70,71 @@ def _global_threshold(result: Result) -> Section:
     )
 
 
-def _decision_metrics(labels: np.ndarray, predicted: np.ndarray) -> dict[str, Cell]:
-    metrics = classification.decisions(labels, predicted)
+def _whole_labels(metrics: dict[str, float]) -> dict[str, Cell]:
+    """The metrics of ``classification.decisions``, with the number of labels as an integer."""
     return {**metrics, "labels_ever_predicted": int(metrics["labels_ever_predicted"])}
 
 
 def _strategies(result: Result) -> Section:
-    rows = _cross_fitted(result)
+    results = result.thresholds_file.comparison
+    rows = [{"strategy": row.thresholds.strategy, **_whole_labels(row.cross_fitted)} for row in results]
     chart = figures.label_coverage(rows, len(result.validation.names))
     return Section(
         "Threshold strategies",
         (f"{result.title} on validation; the labels of each row are predicted by thresholds that were fitted on other rows.",),
         (
             table_of(rows, ("strategy", *COMPARED), first="strategy on unseen rows"),
-            Table(("trade-offs", "advantages", "disadvantages"), _trade_offs(result, rows)),
+            Table(("trade-offs", "advantages", "disadvantages"), _trade_offs(results, len(result.validation.names))),
         ),
         (Figure("label-coverage", "Labels that a strategy ever predicts, validation", chart),),
         level=3,
     )
 
 
-def _cross_fitted(result: Result) -> list[dict[str, Any]]:
-    """The cross-fitted metrics of each strategy, under the plain names of the metrics."""
-    return [
-        {
-            "strategy": row["strategy"],
-            **{name: row[f"{name}_cross_fitted"] for name in COMPARED},
-            "labels_ever_predicted": int(row["labels_ever_predicted_cross_fitted"]),
-        }
-        for row in result.comparison
-    ]
-
-
-def _trade_offs(result: Result, cross_fitted: Sequence[dict[str, Any]]) -> list[list[str]]:
+def _trade_offs(results: Sequence[StrategyResult], labels: int) -> list[list[str]]:
     """What follows from the metrics of each strategy, as rows of strategy, advantages and disadvantages."""
-    highest = {name: max(row[name] for row in cross_fitted) for name in SCORES}
-    lowest = {name: min(row[name] for row in cross_fitted) for name in SCORES}
-    labels = len(result.validation.names)
+    highest, lowest = ({name: pick(row.cross_fitted[name] for row in results) for name in SCORES} for pick in (max, min))
     table = []
-    for fitted, row in zip(result.comparison, cross_fitted, strict=True):
+    for result in results:
+        fitted, row = result.thresholds, result.cross_fitted
         pros = [f"best {title_of(name)} ({row[name]:.4f})" for name in SCORES if row[name] == highest[name]]
         cons = [f"lowest {title_of(name)} ({row[name]:.4f})" for name in SCORES if row[name] == lowest[name]]
-        if never := labels - row["labels_ever_predicted"]:
+        if never := labels - int(row["labels_ever_predicted"]):
             cons.append(f"never predicts {never} of {labels} labels")
-        lost, is_global = fitted["f1_macro_fitted"] - row["f1_macro"], len(set(fitted["values"])) == 1
+        lost, is_global = result.f1_macro_fitted - row["f1_macro"], len(set(fitted.values)) == 1
         if lost > NOTABLE_LOSS:
             cons.append(f"loses {lost:.4f} macro F1 on unseen rows")
         elif not is_global:
             pros.append(f"generalises to unseen rows (loses {max(lost, 0):.4f})")
-        if fitted["strategy"] == "global-0.5":
+        if fitted.strategy == "global-0.5":
             pros.append("needs no fitting")
-        if fitted["k"]:
-            pros.append(f"at most {fitted['k']} labels per text")
+        if fitted.k:
+            pros.append(f"at most {fitted.k} labels per text")
         elif is_global:
             pros.append("a single number")
         if (behind := highest["f1_macro"] - row["f1_macro"]) > 0:
             cons.append(f"{behind:.4f} macro F1 below the best")
-        table.append([fitted["strategy"], "; ".join(pros) or "–", "; ".join(cons) or "–"])
+        table.append([fitted.strategy, "; ".join(pros) or "–", "; ".join(cons) or "–"])
     return table
 
 
 def _chosen_thresholds(results: list[Result]) -> Section:
     lines, per_label, on_test = [], [], []
     for result in results:
-        metrics, expected = result.metrics, result.chosen_strategy
+        metrics, expected = result.metrics, result.thresholds_file.chosen.cross_fitted
         lines.append(
             f"{result.title}: {result.thresholds.strategy}. On test, macro F1 is {metrics['test/at_0.5/f1_macro']:.4f} at 0.5 and "
-            f"{metrics['test/f1_macro']:.4f} at the chosen thresholds ({expected['f1_macro_cross_fitted']:.4f} on validation, "
+            f"{metrics['test/f1_macro']:.4f} at the chosen thresholds ({expected['f1_macro']:.4f} on validation, "
             f"cross-fitted); micro F1 is {metrics['test/at_0.5/f1_micro']:.4f} and {metrics['test/f1_micro']:.4f} "
-            f"({expected['f1_micro_cross_fitted']:.4f})."
+            f"({expected['f1_micro']:.4f})."
         )
         per_label += [
             {"label": name, "threshold": value, "model": result.title}
             for name, value in zip(result.test.names, result.thresholds.values, strict=True)
         ]
         on_test += [
-            {"model": result.title, "strategy": row["strategy"], **_test_metrics(result, row)} for row in result.comparison
+            {"model": result.title, "strategy": row.thresholds.strategy, **_test_metrics(result, row.thresholds)}
+            for row in result.thresholds_file.comparison
         ]
     columns = ("model", "strategy", *SCORES, "recall_per_text", "labels_ever_predicted")
     return Section(
@@ -156,13 +146,14 @@ def _chosen_thresholds(results: list[Result]) -> Section:
     )
 
 
-def _test_metrics(result: Result, row: dict[str, Any]) -> dict[str, Cell]:
-    """A strategy's metrics on test. ``recall_per_text``, the mean recall over the texts, is what a target recall bounds."""
+def _test_metrics(result: Result, fitted: Thresholds) -> dict[str, Cell]:
+    """The metrics of thresholds on test. ``recall_per_text``, the mean recall over the texts, is what a target recall bounds."""
     labels = result.test.labels
-    predicted = Thresholds(row["strategy"], tuple(row["values"]), row["k"]).apply(result.test.probabilities)
+    predicted = fitted.apply(result.test.probabilities)
     labelled = labels.any(axis=1)
     recalls = (labels & predicted)[labelled].sum(axis=1) / labels[labelled].sum(axis=1)
-    return {**_decision_metrics(labels, predicted), "recall_per_text": float(recalls.mean()) if len(recalls) else 1.0}
+    metrics = _whole_labels(classification.decisions(labels, predicted))
+    return {**metrics, "recall_per_text": float(recalls.mean()) if len(recalls) else 1.0}
 
 
 def _precision_recall(result: Result) -> Section:

@@ -139,11 +139,11 @@ def _fit(
 
 def _calibrate(loop: TrainingLoop, validation: Split) -> CalibrationRecord:
     """Chooses a calibration on validation and folds it into the last layer."""
-    scaling, comparison = distributed.on_first(
+    calibrator, comparison = distributed.on_first(
         lambda: calibration.choose(validation.labels > 0, engines.logits(loop.engine(), validation.rows))
     )
-    classifier.fold_calibration(loop.classifier, scaling)
-    return CalibrationRecord(**dataclasses.asdict(scaling), comparison=comparison)
+    classifier.fold_calibration(loop.classifier, calibrator)
+    return CalibrationRecord(**dataclasses.asdict(calibrator), comparison=comparison)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from goemotions.errors import DataError, ModelError
 from goemotions.evaluation import evaluate, tuning
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.metrics import thresholds
+from goemotions.metrics.classification import METRICS_FILE
 from goemotions.models import engines
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.registry.bundle import ENGINES
@@ -167,7 +168,7 @@ def test_the_metrics_of_a_split_are_those_of_scikit_learn(candidate: Path, varia
     for split in SPLITS:
         folder = candidate / variant / split
         scored_split = Predictions.read(folder / FILE)
-        values = json.loads((folder / evaluate.METRICS).read_text(encoding="utf-8"))
+        values = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
         assert {name.partition("/")[0] for name in values} == {split}
         expected = roc_auc_score(scored_split.labels, scored_split.probabilities, average="micro")
         assert values[f"{split}/auc_micro"] == pytest.approx(expected)
@@ -192,13 +193,12 @@ def test_thresholds_are_never_fitted_on_test(candidate: Path, tmp_path: Path) ->
 def test_the_thresholds_record_what_they_were_fitted_on(tmp_path: Path, predictions: Predictions) -> None:
     evaluate.write_split(tmp_path / "validation", predictions, {})
     content = tuning.tune(tmp_path / "validation", tmp_path / "out")
-    fitted, read = thresholds.read(tmp_path / "out" / "thresholds.json")
-    assert content == read
-    assert (read["split"], read["engine"], read["digest"]) == ("validation", "openvino-fp32", "d1")
-    assert tuple(read["thresholds"]) == predictions.names
-    expected, rows = thresholds.choose(predictions.labels, predictions.probabilities)
-    assert fitted == expected
-    assert read["f1_macro_cross_fitted"] == max(row["f1_macro_cross_fitted"] for row in rows)
+    assert thresholds.read(tmp_path / "out" / "thresholds.json") == content
+    assert (content.split, content.engine, content.digest) == ("validation", "openvino-fp32", "d1")
+    assert content.names == predictions.names
+    assert (content.thresholds, content.comparison) == thresholds.choose(predictions.labels, predictions.probabilities)
+    stored = json.loads((tmp_path / "out" / "thresholds.json").read_text(encoding="utf-8"))
+    assert stored["f1_macro_cross_fitted"] == max(row["f1_macro_cross_fitted"] for row in stored["comparison"])
 
 
 def test_metrics_depend_on_the_thresholds(predictions: Predictions) -> None:

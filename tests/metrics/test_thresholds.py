@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import f1_score
 
+from benchmarks.measuring import cross_fitted
 from goemotions.errors import ModelError
 from goemotions.metrics import classification, sorted_scores, thresholds
-from goemotions.metrics.thresholds import Thresholds
+from goemotions.metrics.thresholds import StrategyResult, Thresholds, ThresholdsFile
 
 bounded = settings(max_examples=30, deadline=None)
 
@@ -141,12 +142,22 @@ def test_thresholds_read_from_json_decide_as_before(
     names = ["id", "labels", "k", 'joy|"grief"', "жаль"][: labels.shape[1]]
     fitted = thresholds.STRATEGIES[strategy](labels, probabilities)
     path = tmp_path_factory.mktemp("json") / "thresholds.json"
-    thresholds.write(path, fitted, names, [], split="validation")
-    read, content = thresholds.read(path)
-    assert read == fitted
-    assert read.apply(probabilities).tolist() == fitted.apply(probabilities).tolist()
-    assert list(content["thresholds"]) == names
-    assert content["split"] == "validation"
+    written = ThresholdsFile(fitted, tuple(names), [StrategyResult(fitted, {"f1_macro": 0.5}, 0.25)], split="validation")
+    written.write(path)
+    read = thresholds.read(path)
+    assert read == written
+    assert read.thresholds.apply(probabilities).tolist() == fitted.apply(probabilities).tolist()
+
+
+def test_the_file_of_an_older_bundle_is_read(tmp_path: Path) -> None:
+    path, older = (
+        tmp_path / "thresholds.json",
+        {"strategy": "top-k", "f1_macro_cross_fitted": 0.5, "f1_macro_fitted": 0.6, "k": 2},
+    )
+    path.write_text(json.dumps({"strategy": "top-k", "thresholds": {"a": 0, "b": 0}, "k": 2, "comparison": [older]}))
+    content = thresholds.read(path)
+    assert (content.thresholds, content.names) == (Thresholds("top-k", (0, 0), 2), ("a", "b"))
+    assert (content.chosen.cross_fitted, content.chosen.f1_macro_fitted) == ({"f1_macro": 0.5}, 0.6)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +190,7 @@ def test_a_row_is_never_decided_by_what_was_fitted_on_it(rows: int) -> None:
         return Memorised(fits[-1])
 
     probabilities = np.linspace(0, 1, rows, dtype=np.float32)[:, None]
-    assert not thresholds.cross_fitted(memorise, np.ones((rows, 1), dtype=bool), probabilities).any()
+    assert not cross_fitted(memorise, np.ones((rows, 1), dtype=bool), probabilities).any()
     left_out = [set(probabilities.ravel().tolist()) - seen for seen in fits]
     assert sorted(value for fold in left_out for value in fold) == sorted(probabilities.ravel().tolist())
 
@@ -190,7 +201,7 @@ def test_a_single_positive_helps_only_the_score_that_may_see_it() -> None:
     probabilities = np.where(labels, 0.3, 0.1).astype(np.float32)
     fitted = thresholds.per_label(labels, probabilities)
     assert classification.macro_f1(labels, fitted.apply(probabilities)) == 1
-    assert classification.macro_f1(labels, thresholds.cross_fitted(thresholds.per_label, labels, probabilities)) == 0
+    assert classification.macro_f1(labels, cross_fitted(thresholds.per_label, labels, probabilities)) == 0
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -200,17 +211,16 @@ def test_the_strategy_with_the_best_cross_fitted_score_is_chosen(seed: int, nois
     chosen, rows = thresholds.choose(labels, probabilities)
     draws = range(thresholds.draws(len(labels)))
     decided = {
-        name: np.concatenate([thresholds.cross_fitted(fit, labels, probabilities, draw) for draw in draws])
+        name: np.concatenate([cross_fitted(fit, labels, probabilities, draw) for draw in draws])
         for name, fit in thresholds.STRATEGIES.items()
     }
     scores = {name: macro(np.concatenate([labels for _ in draws]), predicted) for name, predicted in decided.items()}
-    compared = {row["strategy"]: row["f1_macro_cross_fitted"] for row in rows if row["strategy"] in scores}
+    compared = {row.thresholds.strategy: row.cross_fitted["f1_macro"] for row in rows if row.thresholds.strategy in scores}
     assert compared == pytest.approx(scores)
     assert scores[chosen.strategy] == pytest.approx(max(scores.values()))
     assert chosen == thresholds.STRATEGIES[chosen.strategy](labels, probabilities)
     for row in rows:
-        fitted = Thresholds(row["strategy"], row["values"], row["k"])
-        assert row["f1_macro_fitted"] == pytest.approx(macro(labels, fitted.apply(probabilities)))
+        assert row.f1_macro_fitted == pytest.approx(macro(labels, row.thresholds.apply(probabilities)))
 
 
 @pytest.mark.parametrize(("rows", "draws"), [(1, 10), (184, 10), (5_426, 5), (25_000, 1), (1_000_000, 1)])
@@ -224,14 +234,14 @@ def test_a_strategy_that_only_fits_its_own_rows_best_is_not_chosen() -> None:
     labels[:, 2] = np.arange(40) == 7
     probabilities = np.column_stack([np.where(labels[:, :2], 0.9, 0.1), random.random(40) / 9]).astype(np.float32)
     chosen, rows = thresholds.choose(labels, probabilities)
-    assert max(rows, key=lambda row: row["f1_macro_fitted"])["strategy"] == "per-label"
+    assert max(rows, key=lambda row: row.f1_macro_fitted).thresholds.strategy == "per-label"
     assert chosen.strategy != "per-label"
 
 
 def test_the_file_has_the_comparison_with_the_other_strategies(tmp_path: Path) -> None:
     labels, probabilities = separable(60, 0, 1.0)
     chosen, rows = thresholds.choose(labels, probabilities)
-    thresholds.write(tmp_path / "thresholds.json", chosen, list("abcd"), rows, engine="onnx")
+    ThresholdsFile(chosen, tuple("abcd"), rows, engine="onnx").write(tmp_path / "thresholds.json")
     content = json.loads((tmp_path / "thresholds.json").read_text(encoding="utf-8"))
     assert [row["strategy"] for row in content["comparison"]] == [*thresholds.STRATEGIES, "precision-0.7", "recall-0.8"]
     assert (content["strategy"], content["engine"]) == (chosen.strategy, "onnx")

@@ -270,7 +270,7 @@ def test_a_bundle_is_complete_and_whole(candidate: Path, tmp_path: Path, variant
 def test_the_figures_of_a_bundle_are_those_of_scikit_learn(candidate: Path, tmp_path: Path, variant: Variant) -> None:
     values = assemble(tmp_path / "bundle", candidate, variant)
     card = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
-    fitted, _ = thresholds.read(tmp_path / "bundle" / "thresholds.json")
+    fitted = thresholds.read(tmp_path / "bundle" / "thresholds.json").thresholds
     for split in ("validation", "test"):
         found = Predictions.read(tmp_path / "bundle" / f"{split}.parquet")
         predicted = fitted.apply(found.probabilities)

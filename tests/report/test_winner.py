@@ -10,7 +10,7 @@ import pytest
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.evaluation.selection import latency_limit, select_winner
 from goemotions.metrics import thresholds
-from goemotions.metrics.thresholds import Thresholds
+from goemotions.metrics.thresholds import StrategyResult, Thresholds, ThresholdsFile
 from goemotions.models.records import CalibrationRecord, ExportRecord, TrainingRecord
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, VARIANTS
@@ -55,7 +55,9 @@ def write_candidate(folder: Path, profile: str, latency_ms: float) -> Path:
             ids = [f"{split}-{i}" for i in range(len(labels))]
             Predictions(NAMES, ids, labels, probabilities, split, ENGINES[variant], "d").write(place / FILE)
         artifacts.thresholds.mkdir()
-        thresholds.write(artifacts.thresholds / thresholds.FILE, Thresholds("global-0.5", (0.5,) * 3), NAMES, [])
+        fitted = Thresholds("global-0.5", (0.5,) * 3)
+        results = [StrategyResult(fitted, {"f1_macro": 0.5}, 0.5)]
+        ThresholdsFile(fitted, NAMES, results).write(artifacts.thresholds / thresholds.FILE)
     return folder
 
 
