@@ -119,7 +119,12 @@ def taught(rows: list[list[int]], targets: np.ndarray) -> Bag:
 
 
 def student(
-    train: batches.Split, validation: batches.Split, taxonomy: Taxonomy, dataset: Path, scratch: Path, epochs: int
+    train: batches.TokenizedSplit,
+    validation: batches.TokenizedSplit,
+    taxonomy: Taxonomy,
+    dataset: Path,
+    scratch: Path,
+    epochs: int,
 ) -> Any:
     """The int8 engine of a smaller encoder that learnt the same targets."""
     profile = profiles.get(STUDENT, {"epochs": epochs})
@@ -198,8 +203,8 @@ def measure(reference: str, model_name: str, source: str, repeats: int, student_
         if student_epochs:
             seen = [item.ids for item in engine.encoder.encode(validation.texts)]
             others[f"{STUDENT}, distilled from it, {student_epochs} epochs, openvino-int8"] = student(
-                batches.Split(rows, targets),
-                batches.Split(seen, validation.labels.astype(np.float32)),
+                batches.TokenizedSplit(rows, targets),
+                batches.TokenizedSplit(seen, validation.labels.astype(np.float32)),
                 taxonomy,
                 Path(scratch) / "dataset",
                 Path(scratch),

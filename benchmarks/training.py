@@ -32,7 +32,7 @@ from goemotions.models.classifier import build_classifier
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.training import batches
 from goemotions.training import trainer as training
-from goemotions.training.batches import Split
+from goemotions.training.batches import TokenizedSplit
 from goemotions.training.dropout import Masks
 from goemotions.training.hardware import resolve_precision
 from goemotions.training.loop import TrainingLoop
@@ -59,7 +59,7 @@ class Material:
     profile: profiles.Profile
     taxonomy: Any
     encoder: TextEncoder
-    split: Split
+    split: TokenizedSplit
 
     @classmethod
     def of(cls, dataset: Path, profile_name: str) -> Material:

@@ -15,6 +15,7 @@ from components.report import report
 from components.train import train
 from components.tune_thresholds import tune_thresholds
 from goemotions import defaults
+from goemotions.registry.bundle import ENGINES
 from pipelines import resources as resource_tables
 from pipelines.placement import place
 
@@ -124,7 +125,7 @@ def pipeline(resources: Mapping[str, str] = resource_tables.TRAINING) -> dsl.bas
             exported = placed(export(dataset=dataset, model=model), "export")
             onnx = exported.outputs["onnx"]
             scored, tuned = {}, {}
-            for variant, engine in (("gpu", "torch"), ("cpu", "openvino-int8")):
+            for variant, engine in ENGINES.items():
                 scored[variant] = placed(
                     evaluate(dataset=dataset, model=model, onnx=onnx, engine=engine), "evaluate", f"evaluate ({variant})"
                 )

@@ -104,7 +104,8 @@ def _split_files(folder: Path, split: str, source: str) -> list[Path]:
             f"{source}: {refused[0]} is refused, since reading pickles and scripts runs code: convert it to .tsv or .parquet"
         )
     names = " or ".join(f"{name}.tsv, {name}.parquet" for name in FILE_NAMES[split])
-    raise DataError(f"{source} has no {split} split: add {names}")
+    hint = " (docs/data.md shows how to convert .csv)" if any(folder.glob("*.csv")) else ""
+    raise DataError(f"{source} has no {split} split: add {names}{hint}")
 
 
 def _read(paths: list[Path], taxonomy: Taxonomy) -> Iterator[RawRow]:

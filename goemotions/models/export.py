@@ -27,7 +27,7 @@ from goemotions.models.records import EXPORT_FILE, ExportRecord
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.storage import store
 
-CALIBRATION_TEXTS = 256
+QUANTIZATION_TEXTS = 256
 PARITY_TEXTS = 128
 FLOAT_TOLERANCE = 1e-4
 LATENCY_RUNS = 200
@@ -69,7 +69,7 @@ def export(dataset: Path, model_folder: Path, output: Path) -> dict[str, ExportR
     encoder = TextEncoder.load(model_folder)
     splits, _ = load_dataset(dataset, ("train", "validation"))
     _write_float(model_folder, float_path)
-    _write_int8(float_path, int8_path, encoder, splits["train"]["text"][:CALIBRATION_TEXTS])
+    _write_int8(float_path, int8_path, encoder, splits["train"]["text"][:QUANTIZATION_TEXTS])
 
     texts = splits["validation"]["text"][:PARITY_TEXTS]
     records: dict[str, ExportRecord] = {}

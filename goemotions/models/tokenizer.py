@@ -29,7 +29,10 @@ class Encoding:
 
 
 class TextEncoder:
-    """Tokenizes texts to at most ``max_length`` tokens and pads batches."""
+    """The tokenizer of a model: texts to at most ``max_length`` token ids, and batches with padding.
+
+    Not a network: that is the ``Encoder`` of a profile.
+    """
 
     def __init__(self, tokenizer: Tokenizer, max_length: int, pad_id: int) -> None:
         tokenizer.no_padding()

@@ -1,6 +1,7 @@
 """A bundle: everything that one model version consists of, in one immutable folder. Its manifest is written last.
 
-This module has the names of a bundle's files, its location in the store, and its reading; ``assembly`` writes it. Reading needs
+This module has the location of a bundle in the store, the names of the files that are made when it is assembled, and its reading;
+``assembly.assemble`` writes it. Files that earlier steps wrote keep their names, and docs/models.md lists all of them. Reading needs
 neither torch nor the training libraries nor pyarrow: the server does it.
 
 The labels have a file of their own, ``labels.json``: a JSON list of names in index order. A server reads it without having to

@@ -1,5 +1,7 @@
 """V2, the Open Inference protocol: tensors to texts and back, as JSON, as JSON with binary tensors, and as gRPC messages.
 
+The fields of the JSON are in ``schema`` (``V2Request``); ``rest`` and ``grpc`` call this module.
+
 https://github.com/kserve/open-inference-protocol
 """
 

@@ -22,6 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from goemotions.errors import StorageError
 from goemotions.storage.backend import Backend, File
 
+# Per request, the first one included.
 ATTEMPTS = 6
 CONNECT_TIMEOUT_SECONDS = 10
 READ_TIMEOUT_SECONDS = 60
@@ -159,6 +160,7 @@ class _ObjectReader(io.RawIOBase):
 
 @functools.cache
 def client() -> Any:
+    """The client of this process, with the timeouts and the retries of every request."""
     return boto3.Session().client(
         "s3",
         config=Config(

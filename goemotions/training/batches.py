@@ -11,7 +11,7 @@ CHUNK_BATCHES = 50
 
 
 @dataclass(frozen=True)
-class Split:
+class TokenizedSplit:
     """A tokenized split: token ids per row, and targets in [0, 1], float32 [n, labels]: labels, or soft targets."""
 
     rows: list[list[int]]

@@ -16,14 +16,16 @@ from goemotions.models.profiles import Profile
 from goemotions.models.records import RunRecord
 from goemotions.storage import store
 from goemotions.training import distributed
-from goemotions.training.batches import Split
+from goemotions.training.batches import TokenizedSplit
 from goemotions.training.loop import TrainingLoop
 
 # Trains a profile from a seed; checkpoints go to a location.
-Fit = Callable[[Profile, int, Split, str], TrainingLoop]
+Fit = Callable[[Profile, int, TokenizedSplit, str], TrainingLoop]
 
 
-def teach(fit: Fit, profile: Profile, train: Split, seed: int, location: str) -> tuple[Split, list[RunRecord]]:
+def teach(
+    fit: Fit, profile: Profile, train: TokenizedSplit, seed: int, location: str
+) -> tuple[TokenizedSplit, list[RunRecord]]:
     """Trains the teachers of a profile one after the other, and blends their probabilities into the targets.
 
     Args:
@@ -50,4 +52,4 @@ def teach(fit: Fit, profile: Profile, train: Split, seed: int, location: str) ->
         records.append(teacher.record())
     weight = hyperparameters.distillation_weight
     blended = (1 - weight) * train.labels + weight * np.mean(probabilities, axis=0)
-    return Split(train.rows, blended.astype(np.float32)), records
+    return TokenizedSplit(train.rows, blended.astype(np.float32)), records

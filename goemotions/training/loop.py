@@ -22,7 +22,7 @@ from goemotions.models.profiles import Profile
 from goemotions.models.records import RunRecord
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.training import batches, checkpoints, distributed, dropout, hardware, losses
-from goemotions.training.batches import Split
+from goemotions.training.batches import TokenizedSplit
 from goemotions.training.checkpoints import Checkpoint
 from goemotions.training.dropout import Masks
 from goemotions.training.optimizers import Optimizer
@@ -81,7 +81,7 @@ class TrainingLoop:
     Args:
         profile: its hyperparameters.
         classifier: the network.
-        encoder: pads the batches.
+        encoder: the tokenizer, which pads the batches.
         seed: seed of the order of the rows and of the dropout.
         precision: ``fp32`` or ``bf16``.
         plan: checkpoints.
@@ -118,7 +118,11 @@ class TrainingLoop:
         return engines.TorchEngine(self.classifier.eval(), self.encoder, self.device, precision)
 
     def fit(
-        self, train: Split, validation: Split, on_epoch: OnEpoch = ignore_epoch, stopped: threading.Event | None = None
+        self,
+        train: TokenizedSplit,
+        validation: TokenizedSplit,
+        on_epoch: OnEpoch = ignore_epoch,
+        stopped: threading.Event | None = None,
     ) -> None:
         """Trains to the last epoch, from the newest checkpoint if there is one, and leaves the best epoch's weights.
 
@@ -163,7 +167,7 @@ class TrainingLoop:
                     raise self._interrupted(total)
         self.classifier.load_state_dict(state.best)
 
-    def advance(self, split: Split, batch: list[int], total: int) -> None:
+    def advance(self, split: TokenizedSplit, batch: list[int], total: int) -> None:
         """Does one optimizer step of ``total`` on the rows at these positions."""
         self.classifier.train()
         if self.masks:
@@ -213,7 +217,7 @@ class TrainingLoop:
             )
         return loss
 
-    def _end_epoch(self, validation: Split, rows: int, started: float) -> None:
+    def _end_epoch(self, validation: TokenizedSplit, rows: int, started: float) -> None:
         """Validates, adds the epoch to the history, and keeps its weights if it is the best so far."""
         state, loss = self.state, self._finite_loss() / rows
 

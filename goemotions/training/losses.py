@@ -1,4 +1,7 @@
-"""Losses for multi-label training, and label smoothing. A loss takes logits and targets in [0, 1], both [n, labels]."""
+"""Losses for multi-label training, and label smoothing.
+
+A loss takes logits and targets in [0, 1], both [n, labels], and returns their mean loss per text-label pair.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ def build(name: str, counts: torch.Tensor) -> Loss:
     """Returns the loss of that name.
 
     Args:
-        name: ``bce``, ``focal``, ``asymmetric`` or ``class-balanced``.
+        name: ``bce``, ``focal``, ``asymmetric`` or ``class-balanced``: the hyperparameter ``loss``.
         counts: positives per label in train, float32 [labels].
 
     Raises:

@@ -23,7 +23,7 @@ from goemotions.models.records import CalibrationRecord, TrainingRecord
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.storage import store
 from goemotions.training import distillation, distributed, hardware, losses
-from goemotions.training.batches import Split
+from goemotions.training.batches import TokenizedSplit
 from goemotions.training.loop import CheckpointPlan, OnEpoch, TrainingLoop, ignore_epoch
 from goemotions.training.options import TrainOptions
 
@@ -39,8 +39,8 @@ class Material:
     digest: str
     tokenizer: transformers.PreTrainedTokenizerBase
     encoder: TextEncoder
-    train: Split
-    validation: Split
+    train: TokenizedSplit
+    validation: TokenizedSplit
 
 
 @store.raise_on_full_disk
@@ -74,7 +74,7 @@ def train(
         fit = functools.partial(_fit, material, options, stopped)
         smoothed = losses.smooth(material.train.labels, profile.hyperparameters.label_smoothing)
         targets, teachers = distillation.teach(
-            fit, profile, Split(material.train.rows, smoothed), options.seed, options.checkpoint_location
+            fit, profile, TokenizedSplit(material.train.rows, smoothed), options.seed, options.checkpoint_location
         )
         loop = fit(profile, options.seed, targets, options.checkpoint_location, on_epoch)
         run = loop.record()
@@ -100,7 +100,7 @@ def load(dataset: Path, profile: Profile, weights: str = "") -> Iterator[Materia
         tokenizer = classifier.load_tokenizer(profile, files)
         encoder = TextEncoder(tokenizer.backend_tokenizer, profile.hyperparameters.max_length, tokenizer.pad_token_id)
         train, validation = (
-            Split(
+            TokenizedSplit(
                 [item.ids for item in encoder.encode(splits[name]["text"][:])],
                 taxonomy.multi_hot(splits[name]["labels"][:]).astype(np.float32),
             )
@@ -115,7 +115,7 @@ def _fit(
     stopped: threading.Event,
     profile: Profile,
     seed: int,
-    targets: Split,
+    targets: TokenizedSplit,
     location: str,
     on_epoch: OnEpoch = ignore_epoch,
 ) -> TrainingLoop:
@@ -137,7 +137,7 @@ def _fit(
     return loop
 
 
-def _calibrate(loop: TrainingLoop, validation: Split) -> CalibrationRecord:
+def _calibrate(loop: TrainingLoop, validation: TokenizedSplit) -> CalibrationRecord:
     """Chooses a calibration on validation and folds it into the last layer."""
     calibrator, comparison = distributed.on_first(
         lambda: calibration.choose(validation.labels > 0, engines.logits(loop.engine(), validation.rows))
