@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import altair as alt
 import numpy as np
@@ -17,6 +17,7 @@ from goemotions.metrics.classification import counts_by_threshold
 from goemotions.report.vega import AXIS_COLOR, PALETTE, Chart
 
 Rows = Sequence[Mapping[str, Any]]
+AnyChart = TypeVar("AnyChart", alt.Chart, alt.LayerChart)
 
 CURVE_POINTS = 60
 MAX_BINS = 30
@@ -24,6 +25,9 @@ MAX_BINS = 30
 HEIGHT, LINE_HEIGHT = 320, 18
 # In pixels, for the names beside points: the width of a chart on a phone, and half the width and the height of a letter.
 NARROW, HALF_LETTER, TEXT_HEIGHT = 250, 3.3, 13
+ZERO_TO_ONE = alt.Scale(domain=[0, 1])
+# Properties of the marks of auxiliary lines.
+DASHED: dict[str, Any] = {"color": AXIS_COLOR, "strokeDash": [4, 4]}
 
 
 def class_distribution(counts: Mapping[str, Mapping[str, int]]) -> Chart:
@@ -32,24 +36,10 @@ def class_distribution(counts: Mapping[str, Mapping[str, int]]) -> Chart:
     rows = [
         {"label": label, "split": split, "texts": count} for split, labels in counts.items() for label, count in labels.items()
     ]
-    return _sized(
-        _chart(rows)
-        .mark_bar()
-        .encode(
-            x=alt.X(
-                "texts:Q",
-                title="texts (log)",
-                **_logarithmic(_column(rows, "texts"), zero=True),
-            ),
-            y=_category_axis("label", sorted(first, key=first.__getitem__, reverse=True)),
-            yOffset=alt.YOffset("split:N", sort=list(counts)),
-            color=_color("split", list(counts)),
-            opacity=_selected_opacity(),
-            tooltip=_tooltip(rows),
-        )
-        .add_params(_legend_selection("split")),
-        (LINE_HEIGHT + 6) * len(first),
-    )
+    x = alt.X("texts:Q", title="texts (log)", **_logarithmic(_column(rows, "texts"), zero=True))
+    y = _category_axis("label", sorted(first, key=first.__getitem__, reverse=True))
+    offset = alt.YOffset("split:N", sort=list(counts))
+    return _series(rows, "split", alt.MarkDef("bar"), x, y, height=(LINE_HEIGHT + 6) * len(first), yOffset=offset)
 
 
 def cooccurrence(names: Sequence[str], together: np.ndarray) -> Chart:
@@ -61,24 +51,16 @@ def cooccurrence(names: Sequence[str], together: np.ndarray) -> Chart:
         if i != j and (both := together[i, j])
     ]
     all_labels = alt.Scale(domain=list(names))
+    font_size = alt.ExprRef(f"min(12, width / {len(names)})")
+    x_axis = alt.Axis(labelAngle=-90, labelOverlap=False, labelFontSize=font_size)
     # The default legend is a gradient, which Vega numbers per process: with symbols, the same data gives the same file.
     legend = alt.Legend(title="share of the row's texts", type="symbol", symbolType="square", format="%")
-    return _sized(
-        _chart(rows)
-        .mark_rect()
-        .encode(
-            x=alt.X(
-                "column:N",
-                scale=all_labels,
-                title="also has",
-                axis=alt.Axis(labelAngle=-90, labelOverlap=False, labelFontSize=alt.ExprRef(f"min(12, width / {len(names)})")),
-            ),
-            y=alt.Y("row:N", scale=all_labels, title=None, axis=alt.Axis(labelOverlap=False)),
-            color=alt.Color("share:Q", scale=alt.Scale(scheme="blues", domainMin=0), legend=legend),
-            tooltip=_tooltip(rows),
-        ),
-        (LINE_HEIGHT - 2) * len(names),
+    squares = _marks(rows, alt.MarkDef("rect")).encode(
+        x=alt.X("column:N", scale=all_labels, title="also has", axis=x_axis),
+        y=alt.Y("row:N", scale=all_labels, title=None, axis=alt.Axis(labelOverlap=False)),
+        color=alt.Color("share:Q", scale=alt.Scale(scheme="blues", domainMin=0), legend=legend),
     )
+    return _sized(squares, (LINE_HEIGHT - 2) * len(names))
 
 
 def lengths(words_by_split: Mapping[str, Sequence[int] | np.ndarray]) -> Chart:
@@ -86,116 +68,66 @@ def lengths(words_by_split: Mapping[str, Sequence[int] | np.ndarray]) -> Chart:
     longest = int(np.percentile(np.concatenate([np.asarray(words) for words in words_by_split.values()]), 99.5)) + 1
     width = math.ceil(longest / MAX_BINS)
     edges = np.arange(0, longest + width, width)
-    rows = []
-    for split, words in words_by_split.items():
-        counts = np.histogram(np.minimum(words, edges[-1]), edges)[0]
-        for start, count in zip(edges, counts, strict=False):
-            last = start + width - 1
-            bin_title = str(start) if width == 1 else f"{start} to {last}"
-            rows.append(
-                {"middle": (start + last) / 2, "words": bin_title, "split": split, "share": count / len(words), "texts": count}
-            )
-    return _sized(
-        _chart(rows)
-        .mark_line(interpolate="step", point={"size": 12})
-        .encode(
-            x=alt.X("middle:Q", title="words per text (the last bin includes longer texts)"),
-            y=alt.Y("share:Q", title="share of the split's texts", axis=alt.Axis(format="%")),
-            color=_color("split", list(words_by_split)),
-            opacity=_selected_opacity(),
-            tooltip=_tooltip(rows, without=("middle",)),
-        )
-        .add_params(_legend_selection("split")),
-        HEIGHT,
-    )
+    titles = [str(start) if width == 1 else f"{start} to {start + width - 1}" for start in edges[:-1]]
+    rows = [
+        {"middle": start + (width - 1) / 2, "words": title, "split": split, "share": count / len(words), "texts": count}
+        for split, words in words_by_split.items()
+        for start, title, count in zip(edges, titles, np.histogram(np.minimum(words, edges[-1]), edges)[0], strict=False)
+    ]
+    x = alt.X("middle:Q", title="words per text (the last bin includes longer texts)")
+    y = alt.Y("share:Q", title="share of the split's texts", axis=alt.Axis(format="%"))
+    return _series(rows, "split", alt.MarkDef("line", interpolate="step", point={"size": 12}), x, y, hidden=("middle",))
 
 
 def per_label_f1(rows: Rows) -> Chart:
     """F1 per label, the best mean over the models on top; rows of label, f1 and model."""
-    return _dot_plot(rows, "f1", "F1")
+    return _dots_per_label(rows, "f1", "F1")
 
 
 def label_thresholds(rows: Rows) -> Chart:
     """Threshold per label, the highest mean over the models on top; rows of label, threshold and model."""
-    dots = _dot_plot(rows, "threshold", "threshold")
-    half = alt.Chart(alt.InlineData(values=[{}])).mark_rule(color=AXIS_COLOR, strokeDash=[4, 4]).encode(x=alt.datum(0.5))
-    return _sized(alt.layer(half, dots), dots.height)
+    half = _chart([{}], alt.MarkDef("rule", **DASHED)).encode(x=alt.datum(0.5))
+    return _layers(half, _dots_per_label(rows, "threshold", "threshold"))
 
 
-def _dot_plot(rows: Rows, key: str, title: str) -> Chart:
+def _dots_per_label(rows: Rows, key: str, title: str) -> alt.Chart:
     """One line per label, with one mark per model."""
-    models = _distinct(rows, "model")
     values: dict[str, list[float]] = {}
     for row in rows:
         values.setdefault(row["label"], []).append(row[key])
-    return _sized(
-        _chart(rows)
-        .mark_point(size=70)
-        .encode(
-            x=alt.X(f"{key}:Q", title=title, scale=alt.Scale(domain=[0, 1])),
-            y=_category_axis("label", sorted(values, key=lambda label: -float(np.mean(values[label]))), grid=True),
-            color=_color("model", models),
-            shape=alt.Shape("model:N", scale=alt.Scale(domain=models), title=None),
-            opacity=_selected_opacity(),
-            tooltip=_tooltip(rows),
-        )
-        .add_params(_legend_selection("model")),
-        LINE_HEIGHT * len(values),
-    )
+    y = _category_axis("label", sorted(values, key=lambda label: -float(np.mean(values[label]))), grid=True)
+    return _dots(rows, alt.X(f"{key}:Q", title=title, scale=ZERO_TO_ONE), y, size=70, height=LINE_HEIGHT * len(values))
 
 
 def f1_against_support(rows: Rows) -> Chart:
     """F1 per label by its positives; rows of label, support, f1 and model. The three best and worst of the first model are named."""
-    models, supports = _distinct(rows, "model"), _column(rows, "support")
-    by_f1 = sorted((row for row in rows if row["model"] == models[0]), key=lambda row: float(row["f1"]))
+    first, supports = rows[0]["model"], _column(rows, "support")
+    by_f1 = sorted((row for row in rows if row["model"] == first), key=lambda row: float(row["f1"]))
     extremes = list({row["label"]: row for row in by_f1[:3] + by_f1[-3:]}.values())
     places = _shares(np.log1p(_column(extremes, "support")), np.log1p(supports))
     named = _with_name_places(extremes, places, np.array(_column(extremes, "f1")), "label")
     x = alt.X("support:Q", title="positives (log)", **_logarithmic(supports))
-    y = alt.Y("f1:Q", title="F1", scale=alt.Scale(domain=[0, 1]))
-    dots = (
-        _chart(rows)
-        .mark_point(size=60)
-        .encode(
-            x=x,
-            y=y,
-            color=_color("model", models),
-            shape=alt.Shape("model:N", scale=alt.Scale(domain=models), title=None),
-            opacity=_selected_opacity(),
-            tooltip=_tooltip(rows),
-        )
-        .add_params(_legend_selection("model"))
-    )
-    return _sized(alt.layer(dots, _names(named).encode(x=x, y=y, text="label:N")), HEIGHT)
+    y = alt.Y("f1:Q", title="F1", scale=ZERO_TO_ONE)
+    return _layers(_dots(rows, x, y, size=60, height=HEIGHT), _names(named, x, y, "label"))
 
 
 def threshold_curves(rows: Rows) -> Chart:
     """Metrics by one threshold for all labels; rows of threshold, value, metric and average (macro or micro)."""
-    metrics, averages = _distinct(rows, "metric"), _distinct(rows, "average")
-    return _sized(
-        _chart(rows)
-        .mark_line(point={"size": 20})
-        .encode(
-            x=alt.X("threshold:Q", title="threshold", scale=alt.Scale(domain=[0, 1])),
-            y=alt.Y("value:Q", title="score", scale=alt.Scale(domain=[0, 1])),
-            color=_color("metric", metrics),
-            strokeDash=alt.StrokeDash("average:N", sort=averages, title=None, legend=alt.Legend(symbolType="stroke")),
-            opacity=_selected_opacity(),
-            tooltip=_tooltip(rows),
-        )
-        .add_params(_legend_selection("metric")),
-        HEIGHT,
-    )
+    x = alt.X("threshold:Q", title="threshold", scale=ZERO_TO_ONE)
+    y = alt.Y("value:Q", title="score", scale=ZERO_TO_ONE)
+    legend = alt.Legend(symbolType="stroke")
+    dash = alt.StrokeDash("average:N", sort=_distinct(rows, "average"), title=None, legend=legend)
+    return _series(rows, "metric", alt.MarkDef("line", point={"size": 20}), x, y, strokeDash=dash)
 
 
 def label_coverage(rows: Rows, labels: int) -> Chart:
     """Labels that are ever predicted, of so many; rows of strategy, labels_ever_predicted and labels_per_row."""
     x = alt.X("labels_ever_predicted:Q", title=f"labels ever predicted, of {labels}", scale=alt.Scale(domain=[0, labels]))
     y = _category_axis("strategy", _distinct(rows, "strategy"))
-    bars = _chart(rows).mark_bar(color=PALETTE[-1]).encode(x=x, y=y, tooltip=_tooltip(rows))
+    bars = _marks(rows, alt.MarkDef("bar", color=PALETTE[-1])).encode(x=x, y=y)
     notes = [{**row, "note": f"{row['labels_per_row']:.2f} labels per text"} for row in rows]
-    text = _chart(notes).mark_text(align="left", dx=6).encode(x=alt.datum(0), y=y, text="note:N")
-    return _sized(alt.layer(bars, text), (LINE_HEIGHT + 10) * len(rows))
+    text = _chart(notes, alt.MarkDef("text", align="left", dx=6)).encode(x=alt.datum(0), y=y, text="note:N")
+    return _sized(_layers(bars, text), (LINE_HEIGHT + 10) * len(rows))
 
 
 def precision_recall(names: Sequence[str], labels: np.ndarray, probabilities: np.ndarray) -> Chart:
@@ -210,18 +142,18 @@ def precision_recall(names: Sequence[str], labels: np.ndarray, probabilities: np
     ]
     choices = alt.binding_select(options=[None, *with_positives], labels=["none", *with_positives], name="label")
     chosen = alt.param(name="label", value=None, bind=choices)
-    x = alt.X("recall:Q", title="recall", scale=alt.Scale(domain=[0, 1]))
-    y = alt.Y("precision:Q", title="precision", scale=alt.Scale(domain=[0, 1]))
+    x = alt.X("recall:Q", title="recall", scale=ZERO_TO_ONE)
+    y = alt.Y("precision:Q", title="precision", scale=ZERO_TO_ONE)
     series = {"all labels (micro)": PALETTE[0], "chosen label": PALETTE[1], "each label": AXIS_COLOR}
     scale = alt.Scale(domain=list(series), range=list(series.values()))
 
     def lines(rows: Rows, name: str, width: float) -> alt.Chart:
         color = alt.Color("series:N", scale=scale, title=None)
-        layer: alt.Chart = _chart(rows).transform_calculate(series=f"'{name}'").mark_line(strokeWidth=width)
-        return layer.encode(x=x, y=y, color=color, detail="label:N", tooltip=_tooltip(rows))  # type: ignore[no-any-return]
+        layer = _marks(rows, alt.MarkDef("line", strokeWidth=width)).transform_calculate(series=f"'{name}'")
+        return layer.encode(x=x, y=y, color=color, detail="label:N")
 
     one = lines(curves, "chosen label", 3).transform_filter("datum.label === label")
-    layers = alt.layer(lines(curves, "each label", 0.7), one, lines(micro, "all labels (micro)", 4))
+    layers = _layers(lines(curves, "each label", 0.7), one, lines(micro, "all labels (micro)", 4))
     return _sized(layers.add_params(chosen), HEIGHT + 40)
 
 
@@ -235,18 +167,10 @@ def _curve(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, Any]
 
 def reliability(rows: Rows) -> Chart:
     """Observed share by predicted probability; rows of probability, observed, count and series."""
-    ends = alt.Chart(alt.InlineData(values=[{"at": 0}, {"at": 1}]))
-    x = alt.X("probability:Q", title="predicted probability", scale=alt.Scale(domain=[0, 1]))
-    y = alt.Y("observed:Q", title="observed share", scale=alt.Scale(domain=[0, 1]))
-    series = _distinct(rows, "series")
-    lines = (
-        _chart(rows)
-        .mark_line(point={"size": 50})
-        .encode(x=x, y=y, color=_color("series", series), opacity=_selected_opacity(), tooltip=_tooltip(rows))
-        .add_params(_legend_selection("series"))
-    )
-    diagonal = ends.mark_line(color=AXIS_COLOR, strokeDash=[4, 4], strokeWidth=1).encode(x="at:Q", y="at:Q")
-    return _sized(alt.layer(diagonal, lines), HEIGHT + 40)
+    x = alt.X("probability:Q", title="predicted probability", scale=ZERO_TO_ONE)
+    y = alt.Y("observed:Q", title="observed share", scale=ZERO_TO_ONE)
+    diagonal = _chart([{"at": 0}, {"at": 1}], alt.MarkDef("line", strokeWidth=1, **DASHED)).encode(x="at:Q", y="at:Q")
+    return _layers(diagonal, _series(rows, "series", alt.MarkDef("line", point={"size": 50}), x, y, height=HEIGHT + 40))
 
 
 def latency_tradeoff(rows: Rows) -> Chart:
@@ -265,57 +189,70 @@ def latency_tradeoff(rows: Rows) -> Chart:
     y = alt.Y("auc_micro:Q", title="AUC micro", scale=alt.Scale(zero=False, padding=40), axis=alt.Axis(format="~r"))
     legend = alt.Legend(values=_log_ticks(min(sizes) / 1.6, max(sizes) * 1.6)[-4:], format="~r", title="MB")
     size = alt.Size("MB:Q", scale=alt.Scale(domainMin=0, range=[20, 500]), legend=legend)
-    dots = _chart(points).mark_point(filled=True, opacity=1, color=PALETTE[0])
-    tooltip = _tooltip(points, without=("bytes", "align", "dy"))
-    return _sized(
-        alt.layer(dots.encode(x=x, y=y, size=size, tooltip=tooltip), _names(points).encode(x=x, y=y, text="model:N")), HEIGHT
-    )
+    mark = alt.MarkDef("point", filled=True, opacity=1, color=PALETTE[0])
+    dots = _marks(points, mark, hidden=("bytes", "align", "dy")).encode(x=x, y=y, size=size)
+    return _sized(_layers(dots, _names(points, x, y, "model")), HEIGHT)
 
 
 def training_curves(rows: Rows, title: str) -> Chart:
     """A value per epoch; rows of epoch, value and series; ``title`` names the value."""
     epochs = sorted({row["epoch"] for row in rows})
-    return _sized(
-        _chart(rows)
-        .mark_line(point={"size": 40})
-        .encode(
-            x=alt.X(
-                "epoch:Q",
-                title="epoch",
-                axis=alt.Axis(values=epochs, format="d"),
-                scale=alt.Scale(domain=[epochs[0], epochs[-1]]),
-            ),
-            y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=False)),
-            color=_color("series", _distinct(rows, "series")),
-            opacity=_selected_opacity(),
-            tooltip=_tooltip(rows),
-        )
-        .add_params(_legend_selection("series")),
-        HEIGHT,
-    )
+    x_axis, x_scale = alt.Axis(values=epochs, format="d"), alt.Scale(domain=[epochs[0], epochs[-1]])
+    x = alt.X("epoch:Q", title="epoch", axis=x_axis, scale=x_scale)
+    y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
+    return _series(rows, "series", alt.MarkDef("line", point={"size": 40}), x, y)
 
 
 def metrics_by_bucket(rows: Rows, title: str) -> Chart:
     """Metrics per bucket of texts; rows of bucket, value and metric, buckets in their order; ``title`` names the buckets."""
-    metrics = _distinct(rows, "metric")
-    return _sized(
-        _chart(rows)
-        .mark_bar()
-        .encode(
-            x=alt.X("bucket:N", sort=_distinct(rows, "bucket"), title=title, axis=alt.Axis(labelAngle=0)),
-            xOffset=alt.XOffset("metric:N", sort=metrics),
-            y=alt.Y("value:Q", title="score", scale=alt.Scale(domain=[0, 1])),
-            color=_color("metric", metrics),
-            opacity=_selected_opacity(),
-            tooltip=_tooltip(rows),
-        )
-        .add_params(_legend_selection("metric")),
-        HEIGHT - 60,
+    x = alt.X("bucket:N", sort=_distinct(rows, "bucket"), title=title, axis=alt.Axis(labelAngle=0))
+    y = alt.Y("value:Q", title="score", scale=ZERO_TO_ONE)
+    offset = alt.XOffset("metric:N", sort=_distinct(rows, "metric"))
+    return _series(rows, "metric", alt.MarkDef("bar"), x, y, height=HEIGHT - 60, xOffset=offset)
+
+
+def _chart(rows: Rows, mark: alt.MarkDef) -> alt.Chart:
+    return alt.Chart(
+        alt.InlineData(values=[{key: _json_value(value) for key, value in row.items()} for row in rows]), mark=mark
     )
 
 
-def _chart(rows: Rows) -> alt.Chart:
-    return alt.Chart(alt.InlineData(values=[{key: _json_value(value) for key, value in row.items()} for row in rows]))
+def _marks(rows: Rows, mark: alt.MarkDef, hidden: Sequence[str] = ()) -> alt.Chart:
+    """A mark per row or series; tooltips show every key that is not hidden, numbers without trailing zeros."""
+    is_number = {key: isinstance(value, int | float | np.number) for row in rows for key, value in row.items()}
+    tooltip = [
+        alt.Tooltip(f"{key}:Q", title=key.replace("_", " "), format=",~r") if number else alt.Tooltip(f"{key}:N")
+        for key, number in is_number.items()
+        if key not in hidden
+    ]
+    return _chart(rows, mark).encode(tooltip=tooltip)
+
+
+def _series(
+    rows: Rows,
+    key: str,
+    mark: alt.MarkDef,
+    x: alt.X,
+    y: alt.Y,
+    *,
+    height: int = HEIGHT,
+    hidden: Sequence[str] = (),
+    **channels: Any,
+) -> alt.Chart:
+    """Marks coloured by the values of a key, in their order in the rows; a click on the legend shows one value only."""
+    # With `sort` in place of the domain, Vega-Lite would not merge the legends of colour and shape.
+    color = alt.Color(f"{key}:N", scale=alt.Scale(domain=_distinct(rows, key)), title=None)
+    # Without a name, Altair numbers the parameters of all charts in a process.
+    selection = alt.selection_point(name="chosen", fields=[key], bind="legend")
+    opacity = alt.condition({"param": "chosen"}, alt.value(1), alt.value(0.08))
+    chart = _marks(rows, mark, hidden).encode(x=x, y=y, color=color, opacity=opacity, **channels).add_params(selection)
+    return _sized(chart, height)
+
+
+def _dots(rows: Rows, x: alt.X, y: alt.Y, size: int, height: int) -> alt.Chart:
+    """A point per row, with a colour and a shape per model."""
+    shape = alt.Shape("model:N", scale=alt.Scale(domain=_distinct(rows, "model")), title=None)
+    return _series(rows, "model", alt.MarkDef("point", size=size), x, y, height=height, shape=shape)
 
 
 def _json_value(value: Any) -> Any:
@@ -326,10 +263,14 @@ def _json_value(value: Any) -> Any:
     return value
 
 
-def _sized(chart: Any, height: int) -> Chart:
+def _layers(*charts: alt.Chart) -> alt.LayerChart:
+    """Charts on common axes, the last on top."""
+    return alt.LayerChart(layer=list(charts))
+
+
+def _sized(chart: AnyChart, height: int) -> AnyChart:
     """The chart with the width of its container and a height in pixels."""
-    sized: Chart = chart.properties(width="container", height=height)
-    return sized
+    return chart.properties(width="container", height=height)
 
 
 def _column(rows: Rows, key: str) -> list[Any]:
@@ -340,32 +281,8 @@ def _distinct(rows: Rows, key: str) -> list[str]:
     return list(dict.fromkeys(_column(rows, key)))
 
 
-def _color(key: str, order: Sequence[str]) -> alt.Color:
-    # With `sort` in place of the domain, Vega-Lite would not merge the legends of colour and shape.
-    return alt.Color(f"{key}:N", scale=alt.Scale(domain=list(order)), title=None)
-
-
 def _category_axis(key: str, order: Sequence[str], grid: bool = False) -> alt.Y:
     return alt.Y(f"{key}:N", sort=order, title=None, axis=alt.Axis(labelOverlap=False, grid=grid, ticks=False))
-
-
-def _legend_selection(key: str) -> alt.Parameter:
-    # Without a name, Altair numbers the parameters of all charts in a process.
-    return alt.selection_point(name="chosen", fields=[key], bind="legend")
-
-
-def _selected_opacity() -> Any:
-    return alt.condition({"param": "chosen"}, alt.value(1), alt.value(0.08))
-
-
-def _tooltip(rows: Rows, without: Sequence[str] = ()) -> list[alt.Tooltip]:
-    """Every key of the rows, numbers without trailing zeros."""
-    is_number = {key: isinstance(value, int | float | np.number) for row in rows for key, value in row.items()}
-    return [
-        alt.Tooltip(f"{key}:Q", title=key.replace("_", " "), format=",~r") if number else alt.Tooltip(f"{key}:N")
-        for key, number in is_number.items()
-        if key not in without
-    ]
 
 
 def _logarithmic(counts: Sequence[int], zero: bool = False) -> dict[str, Any]:
@@ -395,10 +312,10 @@ def _shares(values: Any, domain: Any) -> np.ndarray:
     return shares
 
 
-def _names(rows: Rows) -> alt.Chart:
+def _names(rows: Rows, x: alt.X, y: alt.Y, key: str) -> alt.Chart:
     """Names beside points, where ``_with_name_places`` put them."""
-    names: alt.Chart = _chart(rows).mark_text(align=alt.ExprRef("datum.align"), dy=alt.ExprRef("datum.dy"))
-    return names
+    mark = alt.MarkDef("text", align=alt.ExprRef("datum.align"), dy=alt.ExprRef("datum.dy"))
+    return _chart(rows, mark).encode(x=x, y=y, text=f"{key}:N")
 
 
 def _with_name_places(rows: Rows, x: np.ndarray, y: np.ndarray, key: str) -> list[dict[str, Any]]:
