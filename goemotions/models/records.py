@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from goemotions.errors import ModelError
-from goemotions.metrics.calibration import MethodScores
+from goemotions.metrics.calibration import Calibrator, MethodScores
 from goemotions.models import profiles
 from goemotions.models.engine_names import canonical_name
 
@@ -49,12 +49,9 @@ class RunRecord:
 
 
 @dataclass(frozen=True)
-class CalibrationRecord:
-    """The calibration that was folded into the last layer: its method, one slope and one intercept per label, and the comparison."""
+class CalibrationRecord(Calibrator):
+    """The calibrator that was folded into the last layer, and the comparison of the methods."""
 
-    method: str
-    slope: tuple[float, ...]
-    intercept: tuple[float, ...]
     comparison: list[MethodScores]
 
 

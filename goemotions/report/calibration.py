@@ -11,25 +11,24 @@ from goemotions.report.result import Result, table_of
 
 
 def section(results: list[Result], winner: Result) -> Section:
-    rows: list[list[Cell]] = [
-        [
-            f"{result.title}, {when}",
-            calibration.brier(result.test.labels, probabilities),
-            calibration.error(result.test.labels, probabilities),
-        ]
-        for result in results
-        for when, probabilities in _before_and_after(result).items()
-    ]
+    rows: list[list[Cell]] = []
+    for result in results:
+        labels = result.test.labels
+        for when, probabilities in _before_and_after(result).items():
+            scores = calibration.brier(labels, probabilities), calibration.error(labels, probabilities)
+            rows.append([f"{result.title}, {when}", *scores])
     points = [
         {"probability": row["predicted"], "observed": row["observed"], "count": row["count"], "series": when}
         for when, probabilities in _before_and_after(winner).items()
         for row in calibration.reliability(winner.test.labels, probabilities)
     ]
+    caption = f"Reliability of {winner.title} on test, before and after calibration"
     return Section(
         "Calibration",
         (
             "The calibration is fitted on validation and folded into the last layer. "
-            f"For {winner.profile} it is {winner.calibrator.method}, which had the lowest log loss on validation, cross-fitted.",
+            f"For {winner.profile} it is {winner.training.calibration.method}, which had the lowest log loss on validation, "
+            "cross-fitted.",
         ),
         (
             table_of(
@@ -39,16 +38,11 @@ def section(results: list[Result], winner: Result) -> Section:
             ),
             Table(("calibration on test", "Brier score", "calibration error"), rows),
         ),
-        (
-            Figure(
-                "reliability",
-                f"Reliability of {winner.title} on test, before and after calibration",
-                figures.reliability(points),
-            ),
-        ),
+        (Figure("reliability", caption, figures.reliability(points)),),
     )
 
 
 def _before_and_after(result: Result) -> dict[str, Any]:
     """Probabilities on test, float [n, labels], without and with the calibration."""
-    return {"before": result.calibrator.undo(result.test.probabilities), "after": result.test.probabilities}
+    after = result.test.probabilities
+    return {"before": result.training.calibration.undo(after), "after": after}

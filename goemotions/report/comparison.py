@@ -114,14 +114,9 @@ def _recommendations(results: list[Result], latency_budget_ms: float) -> list[st
 
 
 def _latency_figure(results: list[Result]) -> Figure:
-    rows = [
-        {
-            "model": result.title,
-            "auc_micro": result.metrics["test/auc_micro"],
-            "latency_ms": result.export.latency_ms_p95,
-            "bytes": result.export.bytes,
-        }
-        for result in results
-    ]
+    rows = []
+    for result in results:
+        measured = {"auc_micro": result.metrics["test/auc_micro"], "latency_ms": result.export.latency_ms_p95}
+        rows.append({"model": result.title, **measured, "bytes": result.export.bytes})
     caption = "AUC micro on test and latency; the area of a dot is the size of the model"
     return Figure("accuracy-latency", caption, figures.latency_tradeoff(rows))

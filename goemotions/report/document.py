@@ -107,18 +107,7 @@ def _escape(text: str) -> str:
 
 def to_html(title: str, sections: Sequence[Section]) -> str:
     """The document as one page without references to other files: KFP shows HTML artifacts in a sandboxed frame."""
-    has_figures = any(section.figures for section in sections)
-    return (
-        _environment()
-        .get_template("report.html")
-        .render(
-            title=title,
-            sections=sections,
-            vega_script=vega.script() if has_figures else "",
-            vega_config=vega.CONFIG,
-            legend_column_width=vega.LEGEND_COLUMN_WIDTH,
-        )
-    )
+    return _environment().get_template("report.html").render(title=title, sections=sections, vega=vega)
 
 
 @functools.cache

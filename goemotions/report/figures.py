@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -17,7 +17,6 @@ from goemotions.metrics.classification import counts_by_threshold
 from goemotions.report.vega import AXIS_COLOR, PALETTE, Chart
 
 Rows = Sequence[Mapping[str, Any]]
-AnyChart = TypeVar("AnyChart", alt.Chart, alt.LayerChart)
 
 CURVE_POINTS = 60
 MAX_BINS = 30
@@ -39,7 +38,7 @@ def class_distribution(counts: Mapping[str, Mapping[str, int]]) -> Chart:
     x = alt.X("texts:Q", title="texts (log)", **_logarithmic(_column(rows, "texts"), zero=True))
     y = _category_axis("label", sorted(first, key=first.__getitem__, reverse=True))
     offset = alt.YOffset("split:N", sort=list(counts))
-    return _series(rows, "split", alt.MarkDef("bar"), x, y, height=(LINE_HEIGHT + 6) * len(first), yOffset=offset)
+    return _series(rows, "split", alt.MarkDef("bar"), x=x, y=y, height=(LINE_HEIGHT + 6) * len(first), yOffset=offset)
 
 
 def cooccurrence(names: Sequence[str], together: np.ndarray) -> Chart:
@@ -55,12 +54,11 @@ def cooccurrence(names: Sequence[str], together: np.ndarray) -> Chart:
     x_axis = alt.Axis(labelAngle=-90, labelOverlap=False, labelFontSize=font_size)
     # The default legend is a gradient, which Vega numbers per process: with symbols, the same data gives the same file.
     legend = alt.Legend(title="share of the row's texts", type="symbol", symbolType="square", format="%")
-    squares = _marks(rows, alt.MarkDef("rect")).encode(
+    return _marks(rows, alt.MarkDef("rect"), height=(LINE_HEIGHT - 2) * len(names)).encode(
         x=alt.X("column:N", scale=all_labels, title="also has", axis=x_axis),
         y=alt.Y("row:N", scale=all_labels, title=None, axis=alt.Axis(labelOverlap=False)),
         color=alt.Color("share:Q", scale=alt.Scale(scheme="blues", domainMin=0), legend=legend),
     )
-    return _sized(squares, (LINE_HEIGHT - 2) * len(names))
 
 
 def lengths(words_by_split: Mapping[str, Sequence[int] | np.ndarray]) -> Chart:
@@ -76,7 +74,7 @@ def lengths(words_by_split: Mapping[str, Sequence[int] | np.ndarray]) -> Chart:
     ]
     x = alt.X("middle:Q", title="words per text (the last bin includes longer texts)")
     y = alt.Y("share:Q", title="share of the split's texts", axis=alt.Axis(format="%"))
-    return _series(rows, "split", alt.MarkDef("line", interpolate="step", point={"size": 12}), x, y, hidden=("middle",))
+    return _series(rows, "split", alt.MarkDef("line", interpolate="step", point={"size": 12}), x=x, y=y, hidden=("middle",))
 
 
 def per_label_f1(rows: Rows) -> Chart:
@@ -117,17 +115,18 @@ def threshold_curves(rows: Rows) -> Chart:
     y = alt.Y("value:Q", title="score", scale=ZERO_TO_ONE)
     legend = alt.Legend(symbolType="stroke")
     dash = alt.StrokeDash("average:N", sort=_distinct(rows, "average"), title=None, legend=legend)
-    return _series(rows, "metric", alt.MarkDef("line", point={"size": 20}), x, y, strokeDash=dash)
+    return _series(rows, "metric", alt.MarkDef("line", point={"size": 20}), x=x, y=y, strokeDash=dash)
 
 
 def label_coverage(rows: Rows, labels: int) -> Chart:
     """Labels that are ever predicted, of so many; rows of strategy, labels_ever_predicted and labels_per_row."""
     x = alt.X("labels_ever_predicted:Q", title=f"labels ever predicted, of {labels}", scale=alt.Scale(domain=[0, labels]))
     y = _category_axis("strategy", _distinct(rows, "strategy"))
-    bars = _marks(rows, alt.MarkDef("bar", color=PALETTE[-1])).encode(x=x, y=y)
+    mark = alt.MarkDef("bar", color=PALETTE[-1])
+    bars = _marks(rows, mark, height=(LINE_HEIGHT + 10) * len(rows)).encode(x=x, y=y)
     notes = [{**row, "note": f"{row['labels_per_row']:.2f} labels per text"} for row in rows]
     text = _chart(notes, alt.MarkDef("text", align="left", dx=6)).encode(x=alt.datum(0), y=y, text="note:N")
-    return _sized(_layers(bars, text), (LINE_HEIGHT + 10) * len(rows))
+    return _layers(bars, text)
 
 
 def precision_recall(names: Sequence[str], labels: np.ndarray, probabilities: np.ndarray) -> Chart:
@@ -149,12 +148,11 @@ def precision_recall(names: Sequence[str], labels: np.ndarray, probabilities: np
 
     def lines(rows: Rows, name: str, width: float) -> alt.Chart:
         color = alt.Color("series:N", scale=scale, title=None)
-        layer = _marks(rows, alt.MarkDef("line", strokeWidth=width)).transform_calculate(series=f"'{name}'")
-        return layer.encode(x=x, y=y, color=color, detail="label:N")
+        layer = _marks(rows, alt.MarkDef("line", strokeWidth=width), height=HEIGHT + 40)
+        return layer.transform_calculate(series=f"'{name}'").encode(x=x, y=y, color=color, detail="label:N")
 
     one = lines(curves, "chosen label", 3).transform_filter("datum.label === label")
-    layers = _layers(lines(curves, "each label", 0.7), one, lines(micro, "all labels (micro)", 4))
-    return _sized(layers.add_params(chosen), HEIGHT + 40)
+    return _layers(lines(curves, "each label", 0.7), one, lines(micro, "all labels (micro)", 4)).add_params(chosen)
 
 
 def _curve(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, Any]]:
@@ -170,7 +168,7 @@ def reliability(rows: Rows) -> Chart:
     x = alt.X("probability:Q", title="predicted probability", scale=ZERO_TO_ONE)
     y = alt.Y("observed:Q", title="observed share", scale=ZERO_TO_ONE)
     diagonal = _chart([{"at": 0}, {"at": 1}], alt.MarkDef("line", strokeWidth=1, **DASHED)).encode(x="at:Q", y="at:Q")
-    return _layers(diagonal, _series(rows, "series", alt.MarkDef("line", point={"size": 50}), x, y, height=HEIGHT + 40))
+    return _layers(diagonal, _series(rows, "series", alt.MarkDef("line", point={"size": 50}), x=x, y=y, height=HEIGHT + 40))
 
 
 def latency_tradeoff(rows: Rows) -> Chart:
@@ -191,7 +189,7 @@ def latency_tradeoff(rows: Rows) -> Chart:
     size = alt.Size("MB:Q", scale=alt.Scale(domainMin=0, range=[20, 500]), legend=legend)
     mark = alt.MarkDef("point", filled=True, opacity=1, color=PALETTE[0])
     dots = _marks(points, mark, hidden=("bytes", "align", "dy")).encode(x=x, y=y, size=size)
-    return _sized(_layers(dots, _names(points, x, y, "model")), HEIGHT)
+    return _layers(dots, _names(points, x, y, "model"))
 
 
 def training_curves(rows: Rows, title: str) -> Chart:
@@ -200,7 +198,7 @@ def training_curves(rows: Rows, title: str) -> Chart:
     x_axis, x_scale = alt.Axis(values=epochs, format="d"), alt.Scale(domain=[epochs[0], epochs[-1]])
     x = alt.X("epoch:Q", title="epoch", axis=x_axis, scale=x_scale)
     y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
-    return _series(rows, "series", alt.MarkDef("line", point={"size": 40}), x, y)
+    return _series(rows, "series", alt.MarkDef("line", point={"size": 40}), x=x, y=y)
 
 
 def metrics_by_bucket(rows: Rows, title: str) -> Chart:
@@ -208,36 +206,27 @@ def metrics_by_bucket(rows: Rows, title: str) -> Chart:
     x = alt.X("bucket:N", sort=_distinct(rows, "bucket"), title=title, axis=alt.Axis(labelAngle=0))
     y = alt.Y("value:Q", title="score", scale=ZERO_TO_ONE)
     offset = alt.XOffset("metric:N", sort=_distinct(rows, "metric"))
-    return _series(rows, "metric", alt.MarkDef("bar"), x, y, height=HEIGHT - 60, xOffset=offset)
+    return _series(rows, "metric", alt.MarkDef("bar"), x=x, y=y, height=HEIGHT - 60, xOffset=offset)
 
 
 def _chart(rows: Rows, mark: alt.MarkDef) -> alt.Chart:
-    return alt.Chart(
-        alt.InlineData(values=[{key: _json_value(value) for key, value in row.items()} for row in rows]), mark=mark
-    )
+    values = [{key: _json_value(value) for key, value in row.items()} for row in rows]
+    return alt.Chart(alt.InlineData(values=values), mark=mark)
 
 
-def _marks(rows: Rows, mark: alt.MarkDef, hidden: Sequence[str] = ()) -> alt.Chart:
-    """A mark per row or series; tooltips show every key that is not hidden, numbers without trailing zeros."""
+def _marks(rows: Rows, mark: alt.MarkDef, *, height: int = HEIGHT, hidden: Sequence[str] = ()) -> alt.Chart:
+    """Marks as wide as the container; tooltips show every key that is not hidden, numbers without trailing zeros."""
     is_number = {key: isinstance(value, int | float | np.number) for row in rows for key, value in row.items()}
     tooltip = [
         alt.Tooltip(f"{key}:Q", title=key.replace("_", " "), format=",~r") if number else alt.Tooltip(f"{key}:N")
         for key, number in is_number.items()
         if key not in hidden
     ]
-    return _chart(rows, mark).encode(tooltip=tooltip)
+    return _chart(rows, mark).encode(tooltip=tooltip).properties(width="container", height=height)
 
 
 def _series(
-    rows: Rows,
-    key: str,
-    mark: alt.MarkDef,
-    x: alt.X,
-    y: alt.Y,
-    *,
-    height: int = HEIGHT,
-    hidden: Sequence[str] = (),
-    **channels: Any,
+    rows: Rows, key: str, mark: alt.MarkDef, *, height: int = HEIGHT, hidden: Sequence[str] = (), **channels: Any
 ) -> alt.Chart:
     """Marks coloured by the values of a key, in their order in the rows; a click on the legend shows one value only."""
     # With `sort` in place of the domain, Vega-Lite would not merge the legends of colour and shape.
@@ -245,14 +234,14 @@ def _series(
     # Without a name, Altair numbers the parameters of all charts in a process.
     selection = alt.selection_point(name="chosen", fields=[key], bind="legend")
     opacity = alt.condition({"param": "chosen"}, alt.value(1), alt.value(0.08))
-    chart = _marks(rows, mark, hidden).encode(x=x, y=y, color=color, opacity=opacity, **channels).add_params(selection)
-    return _sized(chart, height)
+    marks = _marks(rows, mark, height=height, hidden=hidden)
+    return marks.encode(color=color, opacity=opacity, **channels).add_params(selection)
 
 
 def _dots(rows: Rows, x: alt.X, y: alt.Y, size: int, height: int) -> alt.Chart:
     """A point per row, with a colour and a shape per model."""
     shape = alt.Shape("model:N", scale=alt.Scale(domain=_distinct(rows, "model")), title=None)
-    return _series(rows, "model", alt.MarkDef("point", size=size), x, y, height=height, shape=shape)
+    return _series(rows, "model", alt.MarkDef("point", size=size), x=x, y=y, height=height, shape=shape)
 
 
 def _json_value(value: Any) -> Any:
@@ -264,13 +253,8 @@ def _json_value(value: Any) -> Any:
 
 
 def _layers(*charts: alt.Chart) -> alt.LayerChart:
-    """Charts on common axes, the last on top."""
+    """Charts on common axes, the last on top; the size is that of the marks among them."""
     return alt.LayerChart(layer=list(charts))
-
-
-def _sized(chart: AnyChart, height: int) -> AnyChart:
-    """The chart with the width of its container and a height in pixels."""
-    return chart.properties(width="container", height=height)
 
 
 def _column(rows: Rows, key: str) -> list[Any]:

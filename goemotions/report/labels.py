@@ -41,22 +41,15 @@ def _best_first(result: Result) -> list[LabelMetrics]:
 def _summary(result: Result) -> Section:
     rows = _best_first(result)
     shown, best, worst = min(EXTREMES, len(rows)), rows[0], rows[-1]
-    few = [f"{row['label']} ({row['support']})" for row in rows if row["support"] < FEW_POSITIVES]
+    few = ", ".join(f"{row['label']} ({row['support']})" for row in rows if row["support"] < FEW_POSITIVES)
     return Section(
         "Metrics per label",
         (
             "Test split, thresholds fitted on validation.",
             f"{result.title}: F1 from {best['label']} ({best['f1']:.3f}) to {worst['label']} ({worst['f1']:.3f}).",
-            *(
-                [f"Labels with fewer than {FEW_POSITIVES} test rows, whose metrics say little: {', '.join(few)}."]
-                if few
-                else []
-            ),
+            *([f"Labels with fewer than {FEW_POSITIVES} test rows, whose metrics say little: {few}."] if few else []),
         ),
-        (
-            table_of(rows[:shown], COLUMNS, first=f"best {shown}"),
-            table_of(rows[-shown:], COLUMNS, first=f"worst {shown}"),
-        ),
+        (table_of(rows[:shown], COLUMNS, first=f"best {shown}"), table_of(rows[-shown:], COLUMNS, first=f"worst {shown}")),
     )
 
 

@@ -97,16 +97,14 @@ def sections(results: list[Result], digest: str, registered: Mapping[Variant, Re
 def _model(profile: str, results: list[Result], run: str | None) -> Section:
     training = results[0].training
     history = training.history
+    epochs: list[list[Cell]] = [[f"{row['epoch']:.0f}", *(row[key] for key in EPOCH_COLUMNS.values())] for row in history]
     return Section(
         profile,
         observations(results[0]),
         (
             Table(("training", "value"), list(_training_record(training, run).items())),
             Table(("hyperparameter", "value"), _hyperparameters(training.profile)),
-            Table(
-                ("epoch", *EPOCH_COLUMNS),
-                [[f"{row['epoch']:.0f}", *(row[key] for key in EPOCH_COLUMNS.values())] for row in history],
-            ),
+            Table(("epoch", *EPOCH_COLUMNS), epochs),
             _metrics_table(results),
         ),
         [_loss_figure(profile, history)] if len(history) > 1 else (),
@@ -136,32 +134,25 @@ def _hyperparameters(settings: dict[str, Any]) -> list[list[str]]:
 
 
 def _metrics_table(results: list[Result]) -> Table:
-    prefixes = {
-        "validation, tuned": "validation/",
-        "validation at 0.5": "validation/at_0.5/",
-        "test, tuned": "test/",
-        "test at 0.5": "test/at_0.5/",
-    }
+    titles = ("validation, tuned", "validation at 0.5", "test, tuned", "test at 0.5")
+    prefixes = ("validation/", "validation/at_0.5/", "test/", "test/at_0.5/")
     rows: list[list[Cell]] = [
-        [f"{result.engine}: {title_of(name)}", *(result.metrics[f"{prefix}{name}"] for prefix in prefixes.values())]
+        [f"{result.engine}: {title_of(name)}", *(result.metrics[f"{prefix}{name}"] for prefix in prefixes)]
         for result in results
         for name in METRICS
     ]
-    return Table(("metric", *prefixes), rows)
+    return Table(("metric", *titles), rows)
 
 
 def _loss_figure(profile: str, history: list[dict[str, float]]) -> Figure:
-    rows = [
-        {"epoch": row["epoch"], "value": row[EPOCH_COLUMNS[name]], "series": name}
-        for row in history
-        for name in ("train loss", "validation loss")
-    ]
+    losses = ("train loss", "validation loss")
+    rows = [{"epoch": row["epoch"], "value": row[EPOCH_COLUMNS[name]], "series": name} for row in history for name in losses]
     return Figure(f"training-{profile}", f"Loss of {profile} per epoch", figures.training_curves(rows, "mean loss per label"))
 
 
 def observations(result: Result) -> list[str]:
     """What follows from the metrics: over- or underfitting, the number of predicted labels, and the effect of calibration."""
-    metrics, comparison = result.metrics, result.training.calibration.comparison
+    metrics, calibration = result.metrics, result.training.calibration
     given, predicted = result.validation.labels.sum(axis=1).mean(), metrics["validation/labels_per_row"]
     if predicted < given * (1 - BALANCED):
         tendency = "conservative"
@@ -169,15 +160,15 @@ def observations(result: Result) -> list[str]:
         tendency = "generous" if predicted > given * (1 + BALANCED) else "balanced"
     highest = result.test.probabilities.max(axis=0)
     never = [name for name, probability in zip(result.test.names, highest, strict=True) if probability < 0.5]
-    calibrated = next(row for row in comparison if row["method"] == result.calibrator.method)
+    calibration_error = {row["method"]: row["calibration_error"] for row in calibration.comparison}
     return [
         f"Training: {_training_progress(result.training)}",
         f"Predictions at the tuned thresholds are {tendency}: {predicted:.2f} labels per text on validation, where the raters gave "
         f"{given:.2f}; precision {metrics['validation/precision_micro']:.3f}, recall {metrics['validation/recall_micro']:.3f} (micro).",
         f"At a threshold of 0.5, recall on validation is {metrics['validation/at_0.5/recall_micro']:.3f}; "
         + (f"labels never predicted on test: {', '.join(never)}." if never else "every label is predicted on test."),
-        f"Calibration: {result.calibrator.method}; cross-fitted calibration error {comparison[0]['calibration_error']:.4f} before, "
-        f"{calibrated['calibration_error']:.4f} after.",
+        f"Calibration: {calibration.method}; cross-fitted calibration error {calibration_error['none']:.4f} before, "
+        f"{calibration_error[calibration.method]:.4f} after.",
     ]
 
 

@@ -14,7 +14,6 @@ from goemotions.evaluation import evaluate
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.evaluation.selection import CandidateScores, select_winner
 from goemotions.metrics import bootstrap, classification, thresholds
-from goemotions.metrics.calibration import Calibrator
 from goemotions.metrics.classification import LabelMetrics
 from goemotions.metrics.thresholds import Thresholds, ThresholdsFile
 from goemotions.models.records import ExportRecord, TrainingRecord, read_exports
@@ -24,6 +23,8 @@ from goemotions.report.document import Table
 
 RESAMPLES = 500
 HEADLINE = ("auc_micro", "auc_macro", "f1_macro", "f1_micro")
+# Counts among the metrics: tables show them without decimals.
+COUNTS = ("labels_ever_predicted",)
 # What tables and charts call metrics and other keys of rows.
 TITLES = {
     "auc": "AUC",
@@ -76,11 +77,6 @@ class Result:
     @property
     def title(self) -> str:
         return f"{self.profile} ({self.engine})"
-
-    @property
-    def calibrator(self) -> Calibrator:
-        fitted = self.training.calibration
-        return Calibrator(fitted.method, tuple(fitted.slope), tuple(fitted.intercept))
 
     @property
     def thresholds(self) -> Thresholds:
@@ -138,7 +134,8 @@ def table_of(rows: Iterable[Mapping[str, Any]], keys: Iterable[str], first: str 
     """A table of the rows' values under some keys; ``first`` replaces the title of the first column."""
     keys = list(keys)
     titles = [title_of(key) for key in keys]
-    return Table([first or titles[0], *titles[1:]], [[row[key] for key in keys] for row in rows])
+    cells = [[int(row[key]) if key in COUNTS else row[key] for key in keys] for row in rows]
+    return Table([first or titles[0], *titles[1:]], cells)
 
 
 def source_name(source: str) -> str:

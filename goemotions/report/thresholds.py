@@ -51,7 +51,7 @@ def _selection(results: list[Result]) -> Section:
 def _global_threshold(result: Result) -> Section:
     labels, probabilities = result.validation.labels, result.validation.probabilities
     rows = [
-        {"threshold": f"{threshold:g}", **_whole_labels(classification.decisions(labels, probabilities >= threshold))}
+        {"threshold": f"{threshold:g}", **classification.decisions(labels, probabilities >= threshold)}
         for threshold in TABLE_STEPS
     ]
     points = [
@@ -70,14 +70,9 @@ def _global_threshold(result: Result) -> Section:
     )
 
 
-def _whole_labels(metrics: dict[str, float]) -> dict[str, Cell]:
-    """The metrics of ``classification.decisions``, with the number of labels as an integer."""
-    return {**metrics, "labels_ever_predicted": int(metrics["labels_ever_predicted"])}
-
-
 def _strategies(result: Result) -> Section:
     results = result.thresholds_file.comparison
-    rows = [{"strategy": row.thresholds.strategy, **_whole_labels(row.cross_fitted)} for row in results]
+    rows = [{"strategy": row.thresholds.strategy, **row.cross_fitted} for row in results]
     chart = figures.label_coverage(rows, len(result.validation.names))
     return Section(
         "Threshold strategies",
@@ -152,7 +147,7 @@ def _test_metrics(result: Result, fitted: Thresholds) -> dict[str, Cell]:
     predicted = fitted.apply(result.test.probabilities)
     labelled = labels.any(axis=1)
     recalls = (labels & predicted)[labelled].sum(axis=1) / labels[labelled].sum(axis=1)
-    metrics = _whole_labels(classification.decisions(labels, predicted))
+    metrics = classification.decisions(labels, predicted)
     return {**metrics, "recall_per_text": float(recalls.mean()) if len(recalls) else 1.0}
 
 
