@@ -20,11 +20,11 @@ from goemotions.training.batches import TokenizedSplit
 from goemotions.training.loop import TrainingLoop
 
 # Trains a profile from a seed; checkpoints go to a location.
-Fit = Callable[[Profile, int, TokenizedSplit, str], TrainingLoop]
+FitNetwork = Callable[[Profile, int, TokenizedSplit, str], TrainingLoop]
 
 
 def teach(
-    fit: Fit, profile: Profile, train: TokenizedSplit, seed: int, location: str
+    fit: FitNetwork, profile: Profile, train: TokenizedSplit, seed: int, location: str
 ) -> tuple[TokenizedSplit, list[RunRecord]]:
     """Trains the teachers of a profile one after the other, and blends their probabilities into the targets.
 

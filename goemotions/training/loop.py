@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from goemotions import defaults
 from goemotions.errors import Interrupted, TrainingError
 from goemotions.metrics import calibration, classification
 from goemotions.metrics.probabilities import sigmoid
@@ -71,7 +72,7 @@ class CheckpointPlan:
     """Where checkpoints go (empty: nowhere), how many steps lie between two, and what identifies the run that they belong to."""
 
     location: str = ""
-    steps: int = 500
+    steps: int = defaults.CHECKPOINT_STEPS
     fingerprint: dict[str, Any] = field(default_factory=dict)
 
 
