@@ -96,9 +96,9 @@ def main(dataset: Path, rows: tuple[str, ...], seeds: tuple[int, ...], final: bo
             folder = work / f"{row}-{seed}"
             options = TrainOptions(settings=BASE | ROWS[row], seed=seed, checkpoint_location=str(folder / "checkpoints"))
             train(dataset, folder / "model", PROFILE, options)
-            found = {"row": row, "changes": json.dumps(ROWS[row]), "seed": seed, **measure(dataset, folder)}
-            record(ABLATIONS, found)
-            click.echo(json.dumps(found))
+            measured = {"row": row, "changes": json.dumps(ROWS[row]), "seed": seed, **measure(dataset, folder)}
+            record(ABLATIONS, measured)
+            click.echo(json.dumps(measured))
             # What is asked for again is measured again, with the code of then.
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             if final:
@@ -112,8 +112,10 @@ def measure(dataset: Path, folder: Path) -> dict[str, Any]:
     labels = taxonomy.multi_hot(splits["validation"]["labels"][:])
     engine = engines.load("torch", folder / "model", TextEncoder.load(folder / "model"))
     scores, _ = engines.score(engine, splits["validation"]["text"][:])
-    found = Predictions(taxonomy.names, splits["validation"]["id"][:], labels, scores, "validation", "torch", info["digest"])
-    found.write(folder / FILE)
+    predictions = Predictions(
+        taxonomy.names, splits["validation"]["id"][:], labels, scores, "validation", "torch", info["digest"]
+    )
+    predictions.write(folder / FILE)
     at_half = classification.decisions(labels, scores >= 0.5)
     return {
         **classification.ranking(labels, scores),
@@ -134,14 +136,14 @@ def final_figures(dataset: Path, model: Path) -> dict[str, Any]:
         labels[split] = taxonomy.multi_hot(splits[split]["labels"][:])
         scores[split], _ = engines.score(engine, splits[split]["text"][:])
     fitted, _ = thresholds.choose(labels["validation"], scores["validation"])
-    found: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     for split in labels:
         decided = classification.decisions(labels[split], fitted.apply(scores[split]))
         values = classification.ranking(labels[split], scores[split]) | {
             name: decided[name] for name in ("f1_macro", "f1_micro")
         }
-        found |= {f"{split}/{name}": value for name, value in values.items()}
-    return {**found, "digest": info["digest"]}
+        metrics |= {f"{split}/{name}": value for name, value in values.items()}
+    return {**metrics, "digest": info["digest"]}
 
 
 def _tuned(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
@@ -150,12 +152,12 @@ def _tuned(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     return {"f1_macro_tuned": unseen["f1_macro"], "f1_micro_tuned": unseen["f1_micro"]}
 
 
-def record(path: Path, found: dict[str, Any]) -> None:
+def record(path: Path, measured: dict[str, Any]) -> None:
     """Adds a row behind those of the same name, or in the place of the one with its seed too."""
     written: list[dict[str, Any]] = list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
     rows = {(row["row"], int(row["seed"]), row["digest"]): row for row in written}
-    rows[found["row"], found["seed"], found["digest"]] = {
-        k: f"{v:.5f}" if isinstance(v, float) else v for k, v in found.items()
+    rows[measured["row"], measured["seed"], measured["digest"]] = {
+        k: f"{v:.5f}" if isinstance(v, float) else v for k, v in measured.items()
     }
     names = list(dict.fromkeys(name for name, *_ in rows))
     evaluate.write_csv(path, [rows[key] for key in sorted(rows, key=lambda key: (names.index(key[0]), *key[1:]))])

@@ -70,9 +70,9 @@ def written(path: Path) -> dict[str, str]:
     return {title: body.strip() for title, _, body in (part.partition("\n") for part in parts)}
 
 
-def write(path: Path, found: dict[str, str]) -> None:
+def write(path: Path, bodies: dict[str, str]) -> None:
     """Writes the sections under the head."""
-    text = [HEAD, *(f"## {title}\n\n{body}\n" for title, body in found.items())]
+    text = [HEAD, *(f"## {title}\n\n{body}\n" for title, body in bodies.items())]
     path.write_text("\n".join(text), encoding="utf-8")
 
 
@@ -90,14 +90,14 @@ def main(source: str, reference: str, model_name: str, full: bool, only: str, ou
         if not (chosen := [section for section in known if only in ("", section.title)]):
             raise click.BadParameter(f"{only!r} is not a section: choose from {', '.join(section.title for section in known)}")
         logging.disable(logging.WARNING)
-        found = written(output)
+        bodies = written(output)
         for section in chosen:
             started = time.monotonic()
             rows = section.measure()
             how = f"`{section.command}` on {machine()}; {time.monotonic() - started:.0f} s."
-            found[section.title] = f"{how}\n\n{table(rows)}"
-            write(output, {section.title: found[section.title] for section in known if section.title in found})
-            click.echo(f"## {section.title}\n\n{found[section.title]}\n")
+            bodies[section.title] = f"{how}\n\n{table(rows)}"
+            write(output, {section.title: bodies[section.title] for section in known if section.title in bodies})
+            click.echo(f"## {section.title}\n\n{bodies[section.title]}\n")
     click.echo(f"{output} is written")
 
 

@@ -154,7 +154,7 @@ def margin(scores: np.ndarray, fitted: Thresholds) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Cascade:
-    """A bag, and the engine that is asked where the bag is closer to a threshold than ``least``."""
+    """A bag, and the engine that is uncertain where the bag is closer to a threshold than ``least``."""
 
     bag: Bag
     engine: Any
@@ -162,15 +162,15 @@ class Cascade:
     least: float
 
     def score(self, texts: Sequence[str]) -> np.ndarray:
-        found = np.empty((len(texts), len(self.fitted.values)), dtype=np.float32)
+        combined = np.empty((len(texts), len(self.fitted.values)), dtype=np.float32)
         for start in range(0, len(texts), CASCADE):
             rows = [item.ids for item in self.engine.encoder.encode(texts[start : start + CASCADE])]
             scores = self.bag.score(rows)
-            asked = np.flatnonzero(margin(scores, self.fitted) < self.least)
-            if len(asked):
-                scores[asked] = engines.score_ids(self.engine, [rows[position] for position in asked])
-            found[start : start + len(rows)] = scores
-        return found
+            uncertain = np.flatnonzero(margin(scores, self.fitted) < self.least)
+            if len(uncertain):
+                scores[uncertain] = engines.score_ids(self.engine, [rows[position] for position in uncertain])
+            combined[start : start + len(rows)] = scores
+        return combined
 
 
 def gate(split: Split, cheap: np.ndarray, dear: np.ndarray, fitted: Thresholds) -> tuple[float, float, float]:
@@ -228,7 +228,7 @@ def _compared(validation: Split, bag: Bag, others: dict[str, Any], engine: Any, 
         **{name: functools.partial(engines.score, other, texts) for name, other in others.items()},
     }
     runs = {name: timed(len(texts), way) for name, way in ways.items()}
-    found = by_turns(repeats, runs)
+    rates = by_turns(repeats, runs)
     quality = {name: f1(validation, scores[name]) for name in others}
     quality["bag"] = f1(validation, cheap)
     quality["cascade"] = quality[engine.name] - loss
@@ -236,19 +236,19 @@ def _compared(validation: Split, bag: Bag, others: dict[str, Any], engine: Any, 
         "bag": "bag of static embeddings",
         "cascade": f"cascade: {kept:.0%} of the texts by the bag, the rest by {engine.name}",
     }
-    return [Tier(titles.get(name, name), quality[name], found[name]) for name in [*others, "bag", "cascade"]]
+    return [Tier(titles.get(name, name), quality[name], rates[name]) for name in [*others, "bag", "cascade"]]
 
 
 def rows_of(tiers: Sequence[Tier]) -> list[Row]:
     """The table: every way to answer, then the last, the cascade, against the first, the engine alone."""
     engine, cascade = tiers[0], tiers[-1]
-    value, told = ratio(cascade.rates, engine.rates)
+    value, text = ratio(cascade.rates, engine.rates)
     lost = engine.f1 - cascade.f1
-    holds = value >= GAIN and lost <= LOSS
-    asked = f"at least {GAIN:g}, {100 * LOSS:.1f} points lost at most"
+    is_met = value >= GAIN and lost <= LOSS
+    target = f"at least {GAIN:g}, {100 * LOSS:.1f} points lost at most"
     return [
         *(Row(f"{tier.name}: macro F1 {tier.f1:.4f}", spread(tier.rates)) for tier in tiers),
-        Row(f"- the cascade against {engine.name} alone, {100 * lost:.1f} points of macro F1 lost", told, asked, holds),
+        Row(f"- the cascade against {engine.name} alone, {100 * lost:.1f} points of macro F1 lost", text, target, is_met),
     ]
 
 

@@ -69,26 +69,26 @@ def prepare(step: str, scratch: Path) -> Callable[[], object]:
         return lambda: ingest(str(scratch / "source"), scratch / "dataset")
     if step == "tune_thresholds":
         return lambda: tuning.tune(scratch / "validation", scratch / "thresholds")
-    found = Predictions.read(scratch / "validation" / FILE)
-    fixed = thresholds.fixed(found.labels, found.probabilities)
+    predictions = Predictions.read(scratch / "validation" / FILE)
+    fixed = thresholds.fixed(predictions.labels, predictions.probabilities)
     if step == "evaluate":
-        return lambda: evaluate.write_split(scratch / "evaluated", found, evaluate.compute_metrics(found, fixed))
-    return lambda: _chapters(found)
+        return lambda: evaluate.write_split(scratch / "evaluated", predictions, evaluate.compute_metrics(predictions, fixed))
+    return lambda: _chapters(predictions)
 
 
-def _chapters(found: object) -> None:
+def _chapters(predictions: object) -> None:
     """What the report works out from a scored split: intervals, calibration, confused labels."""
     from goemotions.evaluation import error_analysis
     from goemotions.evaluation.predictions import Predictions
     from goemotions.metrics import bootstrap, calibration, thresholds
 
-    assert isinstance(found, Predictions)
-    drawn = bootstrap.weights(len(found.ids), 20, 0)
-    bootstrap.auc_micro(found.labels, found.probabilities, drawn)
-    calibration.reliability(found.labels, found.probabilities)
-    predicted = thresholds.fixed(found.labels, found.probabilities).apply(found.probabilities)
-    error_analysis.confused(found.names, found.labels, predicted)
-    error_analysis.by_label_count(found.labels, predicted, found.probabilities)
+    assert isinstance(predictions, Predictions)
+    drawn = bootstrap.weights(len(predictions.ids), 20, 0)
+    bootstrap.auc_micro(predictions.labels, predictions.probabilities, drawn)
+    calibration.reliability(predictions.labels, predictions.probabilities)
+    predicted = thresholds.fixed(predictions.labels, predictions.probabilities).apply(predictions.probabilities)
+    error_analysis.confused(predictions.names, predictions.labels, predicted)
+    error_analysis.by_label_count(predictions.labels, predicted, predictions.probabilities)
 
 
 def one(step: str, scratch: Path) -> tuple[float, float]:
@@ -129,8 +129,8 @@ def made(scratch: str, rows: str, labels: str) -> None:
     write_source(folder / "source", int(rows), int(labels))
     there, scores = probabilities(int(rows), int(labels))
     ids = [f"row{number}" for number in range(int(rows))]
-    found = Predictions(tuple(names(int(labels))), ids, there, scores, "validation", "openvino-int8", "made up")
-    found.write(folder / "validation" / FILE)
+    predictions = Predictions(tuple(names(int(labels))), ids, there, scores, "validation", "openvino-int8", "made up")
+    predictions.write(folder / "validation" / FILE)
 
 
 def sorting(repeats: int, rows: int, labels: int = 28) -> list[Row]:
@@ -138,7 +138,7 @@ def sorting(repeats: int, rows: int, labels: int = 28) -> list[Row]:
     from goemotions.metrics import thresholds
 
     there, scores = probabilities(rows, labels)
-    found: dict[str, list[float]] = {"sort": [], "fit": [], "choose": []}
+    seconds: dict[str, list[float]] = {"sort": [], "fit": [], "choose": []}
     runs: dict[str, Callable[[], object]] = {
         "sort": lambda: np.sort(scores, axis=0),
         "fit": lambda: thresholds.per_label(there, scores),
@@ -148,12 +148,12 @@ def sorting(repeats: int, rows: int, labels: int = 28) -> list[Row]:
         for name, run in runs.items():
             started = time.perf_counter()
             run()
-            found[name].append(time.perf_counter() - started)
-    rows_made = [Row(f"sorting {rows:,} rows of {labels} columns by NumPy", spread(found["sort"], "s"))]
-    for name, what, asked in (("fit", "one threshold a label", SORTS), ("choose", "all nine strategies, cross-fitted", 0)):
-        value, told = ratio(found[name], found["sort"])
-        limit = (f"at most {asked:g}", value <= asked) if asked else ("", None)
-        rows_made.append(Row(f"- {what}: {spread(found[name], 's')}", told, *limit))
+            seconds[name].append(time.perf_counter() - started)
+    rows_made = [Row(f"sorting {rows:,} rows of {labels} columns by NumPy", spread(seconds["sort"], "s"))]
+    for name, what, target in (("fit", "one threshold a label", SORTS), ("choose", "all nine strategies, cross-fitted", 0)):
+        value, text = ratio(seconds[name], seconds["sort"])
+        limit = (f"at most {target:g}", value <= target) if target else ("", None)
+        rows_made.append(Row(f"- {what}: {spread(seconds[name], 's')}", text, *limit))
     return rows_made
 
 
@@ -167,7 +167,7 @@ def measure(*, is_quick: bool) -> list[Row]:
     return [row for step in STEPS for row in _rows(step, taken[step])] + sorting(3, 100_000 if is_quick else 1_000_000)
 
 
-def _rows(step: str, found: dict[tuple[int, int], tuple[float, float]]) -> list[Row]:
+def _rows(step: str, measured: dict[tuple[int, int], tuple[float, float]]) -> list[Row]:
     title = TITLES.get(step, step)
     made_rows = [
         Row(
@@ -175,13 +175,13 @@ def _rows(step: str, found: dict[tuple[int, int], tuple[float, float]]) -> list[
             f"{seconds:.2f} s ({1e6 * seconds / rows:,.0f} us a row), "
             f"{mebibytes:,.0f} MiB ({2**20 * mebibytes / rows:,.0f} bytes a row)",
         )
-        for (rows, labels), (seconds, mebibytes) in found.items()
+        for (rows, labels), (seconds, mebibytes) in measured.items()
     ]
-    same = {rows: values for (rows, labels), values in found.items() if labels == 28}
+    same = {rows: values for (rows, labels), values in measured.items() if labels == 28}
     time_, memory = (exponent(list(same), [values[part] for values in same.values()]) for part in (0, 1))
     made_rows.append(Row(f"- {title}: exponent of time over rows", f"{time_:.2f}", f"at most {STEEPEST:g}", time_ <= STEEPEST))
-    asked = (f"at most {FLAT:g}", memory <= FLAT) if step == "ingest" else ("", None)
-    made_rows.append(Row(f"- {title}: exponent of memory over rows", f"{memory:.2f}", *asked))
+    target = (f"at most {FLAT:g}", memory <= FLAT) if step == "ingest" else ("", None)
+    made_rows.append(Row(f"- {title}: exponent of memory over rows", f"{memory:.2f}", *target))
     return made_rows
 
 

@@ -20,20 +20,20 @@ from goemotions.models import engines
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: what was measured, what was asked of it, and whether it holds."""
+    """A line of the table: what was measured, what was target of it, and whether it is_met."""
 
     what: str
     measured: str
-    asked: str = ""
-    holds: bool | None = None
+    target: str = ""
+    is_met: bool | None = None
 
     def markdown(self) -> str:
-        verdict = "" if self.holds is None else ("yes" if self.holds else "**no**")
-        return f"| {self.what} | {self.measured} | {self.asked} | {verdict} |"
+        verdict = "" if self.is_met is None else ("yes" if self.is_met else "**no**")
+        return f"| {self.what} | {self.measured} | {self.target} | {verdict} |"
 
 
 def table(rows: Iterable[Row]) -> str:
-    return "\n".join(["| what | measured | asked | holds |", "|---|---|---|---|", *(row.markdown() for row in rows)])
+    return "\n".join(["| what | measured | target | is_met |", "|---|---|---|---|", *(row.markdown() for row in rows)])
 
 
 def by_turns(count: int, runs: dict[str, Callable[[], float]], *, warm: bool = True) -> dict[str, list[float]]:
@@ -41,8 +41,8 @@ def by_turns(count: int, runs: dict[str, Callable[[], float]], *, warm: bool = T
     for run in runs.values() if warm else ():
         run()
     return {
-        name: list(found)
-        for name, found in zip(runs, zip(*([run() for run in runs.values()] for _ in range(count)), strict=True), strict=True)
+        name: list(rates)
+        for name, rates in zip(runs, zip(*([run() for run in runs.values()] for _ in range(count)), strict=True), strict=True)
     }
 
 
@@ -53,8 +53,8 @@ def spread(values: Sequence[float], unit: str = "texts/s") -> str:
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, str]:
     """The median of the ratios of runs that followed each other, and their spread."""
-    found = [a / b for a, b in zip(one, other, strict=True)]
-    return median(found), f"{median(found):.2f} times ({min(found):.2f} to {max(found):.2f})"
+    ratios = [a / b for a, b in zip(one, other, strict=True)]
+    return median(ratios), f"{median(ratios):.2f} times ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def timed(texts: int, score: Callable[[], object]) -> Callable[[], float]:
@@ -69,7 +69,7 @@ def timed(texts: int, score: Callable[[], object]) -> Callable[[], float]:
 
 
 def forget_peak() -> None:
-    """Has ``peak_mib`` begin anew, with what this process holds now."""
+    """Has ``peak_mib`` begin anew, with what this process is_met now."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -86,8 +86,8 @@ def machine(threads: int = 0) -> str:
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
-        found = set(next(line for line in lines if line.startswith("flags")).split())
-        flags = ", ".join(flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8") if flag in found)
+        present = set(next(line for line in lines if line.startswith("flags")).split())
+        flags = ", ".join(flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8") if flag in present)
     return f"{threads or engines.cpus()} of {engines.cpus()} cores of {name} ({flags}), {psutil.virtual_memory().total / 2**30:.0f} GiB"
 
 

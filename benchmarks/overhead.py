@@ -29,15 +29,15 @@ DAY = 86_400.0
 
 def seconds(log: str) -> dict[str, float]:
     """The seconds of each step of a local run, by its log."""
-    found: dict[str, float] = {}
+    durations: dict[str, float] = {}
     started: dict[str, datetime] = {}
     for at, step, is_over in EVENT.findall(COLOURS.sub("", log)):
         moment = datetime.strptime(at, "%H:%M:%S.%f")
         if is_over:
-            found[step] = (moment - started[step]).total_seconds() % DAY
+            durations[step] = (moment - started[step]).total_seconds() % DAY
         else:
             started[step] = moment
-    return found
+    return durations
 
 
 def measure(source: str) -> list[Row]:
@@ -50,14 +50,14 @@ def measure(source: str) -> list[Row]:
             with contextlib.redirect_stdout(io.StringIO()):
                 arguments = parameters.training_arguments(source, "minilm", {}, 0, {}, is_local=True)
                 made = local.run(folder, **arguments, settings={"minilm": {"teachers": 0, "epochs": 1, "batch_size": 256}})
-            found = seconds(made.log.read_text(encoding="utf-8"))
+            durations = seconds(made.log.read_text(encoding="utf-8"))
         finally:
             logging.disable(level)
             stack.down(folder)
-    if "register" not in found:
+    if "register" not in durations:
         raise click.ClickException("the log of the run tells no times: KFP writes it in another form than this reads")
-    rows = [Row(step, f"{taken:.1f} s") for step, taken in found.items()]
-    total = sum(taken for step, taken in found.items() if step not in LEFT_OUT)
+    rows = [Row(step, f"{taken:.1f} s") for step, taken in durations.items()]
+    total = sum(taken for step, taken in durations.items() if step not in LEFT_OUT)
     return [
         *rows,
         Row("ingest through register, without training", f"{total:.1f} s", f"at most {LONGEST:g} s", total <= LONGEST),

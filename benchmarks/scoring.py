@@ -89,7 +89,7 @@ class Scorer:
 def rates(folder: Path, source: Path, scratch: Path, repeats: int) -> list[Row]:
     scorer = Scorer(folder, source, scratch)
     rows = pq.ParquetFile(source).metadata.num_rows
-    found = by_turns(
+    measured = by_turns(
         repeats,
         {
             "engine": scorer.engine,
@@ -100,14 +100,14 @@ def rates(folder: Path, source: Path, scratch: Path, repeats: int) -> list[Row]:
         warm=False,
     )
     made = [
-        Row(f"the engine in-process, {rows:,} comments, {THREADS} threads", spread(found["engine"])),
-        Row("`goemotions score`, Parquet to Parquet, the same threads", spread(found["here"])),
+        Row(f"the engine in-process, {rows:,} comments, {THREADS} threads", spread(measured["engine"])),
+        Row("`goemotions score`, Parquet to Parquet, the same threads", spread(measured["here"])),
     ]
-    value, text = ratio(found["here"], found["engine"])
+    value, text = ratio(measured["here"], measured["engine"])
     made.append(Row("- against the engine", text, "at least 0.9", value >= 0.9))
-    made.append(Row("one worker of one thread", spread(found["one"])))
-    made.append(Row("two workers of one thread", spread(found["two"])))
-    value, text = ratio(found["two"], found["one"])
+    made.append(Row("one worker of one thread", spread(measured["one"])))
+    made.append(Row("two workers of one thread", spread(measured["two"])))
+    value, text = ratio(measured["two"], measured["one"])
     return [*made, Row("- against one", text, "at least 1.8", value >= 1.8)]
 
 
@@ -126,8 +126,8 @@ def memory(folder: Path, source: Path, few: Path, scratch: Path) -> Row:
         peaks.append(float(ended.stderr.splitlines()[-1]))
     counts = [pq.ParquetFile(path).metadata.num_rows for path in (few, source)]
     growth = peaks[1] / peaks[0]
-    told = " and ".join(f"{peak:,.0f} MiB" for peak in peaks)
-    return Row(f"peak memory on {counts[0]:,} and {counts[1]:,} rows", told, "no growth", growth < 1.1)
+    text = " and ".join(f"{peak:,.0f} MiB" for peak in peaks)
+    return Row(f"peak memory on {counts[0]:,} and {counts[1]:,} rows", text, "no growth", growth < 1.1)
 
 
 def measure(reference: str, model_name: str, source: str, rows: int, repeats: int) -> list[Row]:

@@ -206,14 +206,14 @@ def shares(ours: Ours, steps: int = 20) -> dict[str, float]:
 
     with mock.patch.object(Masks, "apply", named), profile(activities=[ProfilerActivity.CPU]) as measured:
         ours.advance(steps)
-    found = dict.fromkeys([*KINDS, "the rest"], 0.0)
+    totals = dict.fromkeys([*KINDS, "the rest"], 0.0)
     for event in measured.events():
-        found[_kind(event)] += event.self_cpu_time_total
-    return {kind: value / sum(found.values()) for kind, value in found.items()}
+        totals[_kind(event)] += event.self_cpu_time_total
+    return {kind: value / sum(totals.values()) for kind, value in totals.items()}
 
 
 def _kind(event: Any) -> str:
-    """What an operator is for: dropout's are told by what they were called from, the others by their names."""
+    """What an operator is for: dropout's is recognized by its caller, every other by its name."""
     above = event
     while above:
         if above.name == DROPOUT:
@@ -231,17 +231,17 @@ def rates(material: Material, repeats: int) -> list[Row]:
         "tuned": lambda: theirs(material, tuned=True, steps=TURN, left_out=TURN),
         "ours": lambda: ours.rate(100),
     }
-    found = by_turns(repeats, runs, warm=False)
+    measured = by_turns(repeats, runs, warm=False)
     lengths = np.array([len(row) for row in material.split.rows])
     precision = resolve_precision("auto")
     rows = [
-        Row("Trainer, fp32, padded to 128, batches of 16", spread(found["old"])),
-        Row(f"Trainer, {precision}, padded to the longest of 32 of like length, fused AdamW", spread(found["tuned"])),
-        Row(f"ours, {precision}, {material.profile.hyperparameters.batch_size} texts a step", spread(found["ours"])),
+        Row("Trainer, fp32, padded to 128, batches of 16", spread(measured["old"])),
+        Row(f"Trainer, {precision}, padded to the longest of 32 of like length, fused AdamW", spread(measured["tuned"])),
+        Row(f"ours, {precision}, {material.profile.hyperparameters.batch_size} texts a step", spread(measured["ours"])),
     ]
-    for name, asked in (("old", 12.0), ("tuned", 1.5)):
-        value, text = ratio(found["ours"], found[name])
-        rows.append(Row(f"- against the {name} one", text, f"at least {asked:g}", value >= asked))
+    for name, target in (("old", 12.0), ("tuned", 1.5)):
+        value, text = ratio(measured["ours"], measured[name])
+        rows.append(Row(f"- against the {name} one", text, f"at least {target:g}", value >= target))
     network = material.network()
     tokens, width = int(lengths.mean() * material.profile.hyperparameters.batch_size), network.config.hidden_size
     inner = network.config.intermediate_size
@@ -255,7 +255,7 @@ def rates(material: Material, repeats: int) -> list[Row]:
         )
     each = operations(network, lengths.tolist()) / len(lengths)
     ceiling = "bfloat16" if precision == "bf16" else "float32"
-    used = [each * rate / top for rate, top in zip(found["ours"], fastest[ceiling], strict=True)]
+    used = [each * rate / top for rate, top in zip(measured["ours"], fastest[ceiling], strict=True)]
     rows.append(
         Row(
             f"- of those in {ceiling} training uses, on real tokens",
@@ -264,8 +264,8 @@ def rates(material: Material, repeats: int) -> list[Row]:
             float(np.median(used)) >= 0.5,
         )
     )
-    told = ", ".join(f"{kind} {share:.0%}" for kind, share in sorted(shares(ours).items(), key=lambda one: -one[1]))
-    return [*rows, Row("where a step's time goes", told)]
+    text = ", ".join(f"{kind} {share:.0%}" for kind, share in sorted(shares(ours).items(), key=lambda one: -one[1]))
+    return [*rows, Row("where a step's time goes", text)]
 
 
 def quality(material: Material, dataset: Path, epochs: int, seeds: Sequence[int]) -> list[Row]:
@@ -275,7 +275,7 @@ def quality(material: Material, dataset: Path, epochs: int, seeds: Sequence[int]
     texts = [item.ids for item in material.encoder.encode(splits["validation"]["text"][:])]
     rows = []
     steps = epochs * -(-len(material.split.rows) // 32)
-    found: dict[str, list[tuple[float, float]]] = {"Trainer": [], "ours": []}
+    results: dict[str, list[tuple[float, float]]] = {"Trainer": [], "ours": []}
     for seed in seeds:
         with tempfile.TemporaryDirectory() as scratch:
             transformers.set_seed(seed)
@@ -290,14 +290,14 @@ def quality(material: Material, dataset: Path, epochs: int, seeds: Sequence[int]
             made.train()
             loop = TrainingLoop(material.profile, made.model.network, material.encoder, seed)
             scores = engines.score_ids(loop.engine(), texts)
-            found["Trainer"].append(tuple(classification.ranking(labels, scores).values()))  # type: ignore[arg-type]
+            results["Trainer"].append(tuple(classification.ranking(labels, scores).values()))  # type: ignore[arg-type]
             options = TrainOptions(epochs=epochs, seed=seed, settings={"teachers": 0})
             record = training.train(dataset, Path(scratch) / "ours", material.profile.name, options)
             last = record.history[-1]
-            found["ours"].append((last["validation/auc_micro"], last["validation/auc_macro"]))
-    for name, values in found.items():
-        told = "; ".join(f"micro {micro:.4f}, macro {macro:.4f}" for micro, macro in values)
-        rows.append(Row(f"validation AUC of {name} after {epochs} epochs, seeds {', '.join(map(str, seeds))}", told))
+            results["ours"].append((last["validation/auc_micro"], last["validation/auc_macro"]))
+    for name, values in results.items():
+        text = "; ".join(f"micro {micro:.4f}, macro {macro:.4f}" for micro, macro in values)
+        rows.append(Row(f"validation AUC of {name} after {epochs} epochs, seeds {', '.join(map(str, seeds))}", text))
     return rows
 
 

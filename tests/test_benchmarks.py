@@ -31,15 +31,15 @@ def test_an_exponent_is_that_of_the_values(power: float) -> None:
 
 
 def test_a_ratio_is_the_median_of_neighbours() -> None:
-    value, told = measuring.ratio([10.0, 30.0, 8.0], [5.0, 10.0, 8.0])
+    value, text = measuring.ratio([10.0, 30.0, 8.0], [5.0, 10.0, 8.0])
     assert value == 2.0
-    assert told == "2.00 times (1.00 to 3.00)"
+    assert text == "2.00 times (1.00 to 3.00)"
 
 
 def test_runs_take_turns() -> None:
     order: list[str] = []
-    found = measuring.by_turns(2, {name: lambda name=name: order.append(name) or 1.0 for name in "ab"}, warm=False)
-    assert (order, found) == (["a", "b", "a", "b"], {"a": [1.0, 1.0], "b": [1.0, 1.0]})
+    rates = measuring.by_turns(2, {name: lambda name=name: order.append(name) or 1.0 for name in "ab"}, warm=False)
+    assert (order, rates) == (["a", "b", "a", "b"], {"a": [1.0, 1.0], "b": [1.0, 1.0]})
 
 
 def test_a_row_says_whether_it_holds() -> None:
@@ -54,13 +54,13 @@ def test_a_cascade_pays_where_it_is_twice_as_fast_and_loses_little(f1: float, ra
 
 def test_a_section_measured_anew_leaves_the_others(tmp_path: Path) -> None:
     path = tmp_path / "benchmarks.md"
-    found = {"Training": "`one`\n\n| a |\n|---|\n| 1 |", "Growth": "`two`"}
-    everything.write(path, found)
-    assert everything.written(path) == found
+    sections = {"Training": "`one`\n\n| a |\n|---|\n| 1 |", "Growth": "`two`"}
+    everything.write(path, sections)
+    assert everything.written(path) == sections
     ended = CliRunner().invoke(everything.main, ["--only", "Training at night", "--output", str(path)])
     assert ended.exit_code == 2
     assert "choose from Training, Batch scoring" in ended.output
-    assert everything.written(path) == found
+    assert everything.written(path) == sections
     assert everything.written(tmp_path / "none.md") == {}
 
 

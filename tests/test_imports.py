@@ -100,6 +100,6 @@ def test_a_planted_violation_is_named(tmp_path: Path, file: str, statement: str,
     path = tmp_path / file
     path.parent.mkdir(parents=True)
     path.write_text(statement + "\n", encoding="utf-8")
-    assert len(found := violations(tmp_path)) == 1
-    assert found[0].startswith(f"{file}:")
-    assert reason in found[0]
+    assert len(reported := violations(tmp_path)) == 1
+    assert reported[0].startswith(f"{file}:")
+    assert reason in reported[0]

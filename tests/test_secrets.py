@@ -51,7 +51,7 @@ def basic(planted: dict[str, str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def found(planted: dict[str, str], basic: str) -> Callable[[bytes], list[str]]:
+def credentials_in(planted: dict[str, str], basic: str) -> Callable[[bytes], list[str]]:
     """A function from some content to the names of the secrets in it, as they are, in an address, or as HTTP sends them."""
     forms = {name: {value.encode(), quote(value, safe="").encode()} for name, value in planted.items()}
     # A user's name is no secret.
@@ -65,55 +65,55 @@ def found(planted: dict[str, str], basic: str) -> Callable[[bytes], list[str]]:
 
 
 def test_the_search_finds_what_is_there(
-    planted: dict[str, str], login: str, basic: str, found: Callable[[bytes], list[str]]
+    planted: dict[str, str], login: str, basic: str, credentials_in: Callable[[bytes], list[str]]
 ) -> None:
     names = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD"]
-    assert [found(f"x {planted[name]} y".encode()) for name in names] == [[name] for name in names]
-    assert found(f"http://{login}@host".encode()) == found(f"Basic {basic}".encode()) == names[-1:]
+    assert [credentials_in(f"x {planted[name]} y".encode()) for name in names] == [[name] for name in names]
+    assert credentials_in(f"http://{login}@host".encode()) == credentials_in(f"Basic {basic}".encode()) == names[-1:]
 
 
-def test_nothing_that_a_run_writes_holds_one(run: RunFolder, found: Callable[[bytes], list[str]]) -> None:
+def test_nothing_that_a_run_writes_holds_one(run: RunFolder, credentials_in: Callable[[bytes], list[str]]) -> None:
     paths = [path for path in run.path.rglob("*") if path.is_file()]
     assert {"run.log", "training.json", "registered.json", "report.html"} <= {path.name for path in paths}
-    assert {path: names for path in paths if (names := found(path.read_bytes()))} == {}
+    assert {path: names for path in paths if (names := credentials_in(path.read_bytes()))} == {}
 
 
-def test_nothing_in_the_store_holds_one(run: RunFolder, found: Callable[[bytes], list[str]]) -> None:
+def test_nothing_in_the_store_holds_one(run: RunFolder, credentials_in: Callable[[bytes], list[str]]) -> None:
     locations = [f"s3://{defaults.BUCKET}/{prefix}/" for prefix in ("models", "mlflow", "checkpoints")]
     assert all(store.files(location) for location in locations)
     contents = {file: store.read(location, file.name) or b"" for location in locations for file in store.files(location)}
-    assert {key: names for key, content in contents.items() if (names := found(content))} == {}
+    assert {key: names for key, content in contents.items() if (names := credentials_in(content))} == {}
 
 
 def test_neither_the_servers_logs_nor_mlflows_database_hold_one(
-    run: RunFolder, stack: Path, found: Callable[[bytes], list[str]]
+    run: RunFolder, stack: Path, credentials_in: Callable[[bytes], list[str]]
 ) -> None:
     paths = [path for path in stack.iterdir() if path.is_file() and path.name not in PRIVATE]
     assert {"mlflow.db", "mlflow.log", "seaweedfs.log"} <= {path.name for path in paths}
-    assert {path: names for path in paths if (names := found(path.read_bytes()))} == {}
+    assert {path: names for path in paths if (names := credentials_in(path.read_bytes()))} == {}
     assert [oct((stack / name).stat().st_mode & 0o777) for name in PRIVATE] == ["0o600", "0o600"]
 
 
-def test_the_servers_log_holds_none(run: RunFolder, found: Callable[[bytes], list[str]], tmp_path: Path) -> None:
+def test_the_servers_log_holds_none(run: RunFolder, credentials_in: Callable[[bytes], list[str]], tmp_path: Path) -> None:
     with demo.served(tmp_path / "serve.log") as url:
         assert demo.ask(url, ("we found the lake today",))["predictions"]
     log = (tmp_path / "serve.log").read_bytes()
     assert log
     assert b"lake" not in log
-    assert found(log) == []
+    assert credentials_in(log) == []
 
 
 def test_the_compiled_pipeline_names_the_kubernetes_secret_and_holds_none(
-    found: Callable[[bytes], list[str]], tmp_path: Path
+    credentials_in: Callable[[bytes], list[str]], tmp_path: Path
 ) -> None:
     compile_pipeline(tmp_path / "training.yaml", "goemotions-trainer:abc123", "abc123")
     content = (tmp_path / "training.yaml").read_bytes()
     assert b"AWS_SECRET_ACCESS_KEY" in content
-    assert found(content) == []
+    assert credentials_in(content) == []
 
 
 def test_neither_wheel_nor_sdist_holds_one(
-    planted: dict[str, str], found: Callable[[bytes], list[str]], tmp_path: Path
+    planted: dict[str, str], credentials_in: Callable[[bytes], list[str]], tmp_path: Path
 ) -> None:
     project = tmp_path / "project"
     for name in ("goemotions", "components", "pipelines"):
@@ -132,7 +132,7 @@ def test_neither_wheel_nor_sdist_holds_one(
         contents |= {each.name: archive.extractfile(each).read() for each in archive if each.isfile()}  # type: ignore[union-attr]
     top = sdist.name.removesuffix(".tar.gz")
     assert {"goemotions/models/classifier.py", f"{top}/goemotions/models/classifier.py"} <= set(contents)
-    assert {name: names for name, content in contents.items() if (names := found(content))} == {}
+    assert {name: names for name, content in contents.items() if (names := credentials_in(content))} == {}
 
 
 def goemotions(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -179,29 +179,29 @@ def refusing() -> Iterator[tuple[int, list[str]]]:
 
 
 def test_a_password_in_mlflows_address_is_sent_and_not_shown(
-    login: str, basic: str, found: Callable[[bytes], list[str]], refusing: tuple[int, list[str]]
+    login: str, basic: str, credentials_in: Callable[[bytes], list[str]], refusing: tuple[int, list[str]]
 ) -> None:
     port, sent = refusing
     finished = goemotions("model", "status", MLFLOW_TRACKING_URI=f"http://{login}@127.0.0.1:{port}")
     assert finished.returncode == 1
     assert "MLflow refused the request or did not respond" in finished.stderr
     assert f"Basic {basic}" in sent
-    assert found((finished.stdout + finished.stderr).encode()) == []
+    assert credentials_in((finished.stdout + finished.stderr).encode()) == []
 
 
 def test_where_nothing_answers_the_address_is_told_without_the_password(
-    login: str, found: Callable[[bytes], list[str]]
+    login: str, credentials_in: Callable[[bytes], list[str]]
 ) -> None:
     port = stack.free_ports(1)[0]
     finished = goemotions("model", "status", MLFLOW_TRACKING_URI=f"http://{login}@127.0.0.1:{port}/mlflow")
     assert finished.returncode == 1
     assert f"MLflow does not respond at http://127.0.0.1:{port}/mlflow: " in finished.stderr
-    assert found((finished.stdout + finished.stderr).encode()) == []
+    assert credentials_in((finished.stdout + finished.stderr).encode()) == []
 
 
 @pytest.mark.parametrize("host", ["[host", "127.0.0.1:port"])
 def test_an_address_that_is_none_is_told_without_the_password(
-    host: str, planted: dict[str, str], found: Callable[[bytes], list[str]], monkeypatch: pytest.MonkeyPatch
+    host: str, planted: dict[str, str], credentials_in: Callable[[bytes], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.delenv(name)
@@ -209,11 +209,11 @@ def test_an_address_that_is_none_is_told_without_the_password(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:{planted['MLFLOW_TRACKING_PASSWORD']}@{host}")
     with pytest.raises(TrackingError, match=re.escape(f"MLflow does not respond at http://{host}: ")) as error:
         tracking.connect()
-    assert found(str(error.value).encode()) == []
+    assert credentials_in(str(error.value).encode()) == []
 
 
 def test_links_and_tags_of_a_run_are_without_the_password(
-    run: RunFolder, login: str, found: Callable[[bytes], list[str]], monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, login: str, credentials_in: Callable[[bytes], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = os.environ["MLFLOW_TRACKING_URI"]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address.replace("://", f"://{login}@"))
@@ -221,13 +221,15 @@ def test_links_and_tags_of_a_run_are_without_the_password(
     joined = tracking.get_or_create_run("secret-address")
     assert joined.link().startswith(f"{address}/#/experiments/")
     tags = tracking._client().get_run(joined.run_id).data.tags
-    assert found(repr((joined.link(), tags)).encode()) == []
+    assert credentials_in(repr((joined.link(), tags)).encode()) == []
     tracking._client.cache_clear()
 
 
-def test_the_hubs_token_is_not_in_its_error(found: Callable[[bytes], list[str]], dataset: Path, tmp_path: Path) -> None:
+def test_the_hubs_token_is_not_in_its_error(
+    credentials_in: Callable[[bytes], list[str]], dataset: Path, tmp_path: Path
+) -> None:
     port = stack.free_ports(1)[0]
     hub = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(tmp_path / "hub")}
     finished = goemotions("train", "--profile", "distilbert", "--dataset", str(dataset), "--output", str(tmp_path / "m"), **hub)
     assert "the hub cannot be reached" in finished.stderr
-    assert found((finished.stdout + finished.stderr).encode()) == []
+    assert credentials_in((finished.stdout + finished.stderr).encode()) == []

@@ -287,21 +287,21 @@ def test_every_step_by_hand_ends_with_a_version_that_answers(
         assert ended.out.strip()
         return ended.out
 
-    told = done("ingest", "--source", source, "--output", dataset)
-    assert told.startswith(f"{dataset}: 240 train, 80 validation, 80 test rows, 7 labels, digest ")
+    output = done("ingest", "--source", source, "--output", dataset)
+    assert output.startswith(f"{dataset}: 240 train, 80 validation, 80 test rows, 7 labels, digest ")
     training = ("--profile", "minilm", "--weights", weights("minilm"), "--epochs", "1", "--run", name)
-    told = done("train", "--dataset", dataset, "--output", folder / "model", *training)
-    assert told.splitlines()[-1].startswith(f"{folder / 'model'}: minilm, epoch 1 of 1, validation AUC micro 0.")
+    output = done("train", "--dataset", dataset, "--output", folder / "model", *training)
+    assert output.splitlines()[-1].startswith(f"{folder / 'model'}: minilm, epoch 1 of 1, validation AUC micro 0.")
     assert "openvino-int8, " in done("export", "--dataset", dataset, *model, "--output", folder / "onnx")
     for variant, engine in ENGINES.items():
         splits = ("--validation", folder / variant / "validation", "--test", folder / variant / "test")
-        told = done("evaluate", "--dataset", dataset, *model, *onnx, "--engine", engine, *splits)
-        assert [line.split(":")[0] for line in told.splitlines()] == [str(splits[1]), str(splits[3])]
-        told = done("tune-thresholds", "--validation", splits[1], "--output", folder / variant / "thresholds")
-        assert f"{folder / variant / 'thresholds'}/thresholds.json: " in told
+        output = done("evaluate", "--dataset", dataset, *model, *onnx, "--engine", engine, *splits)
+        assert [line.split(":")[0] for line in output.splitlines()] == [str(splits[1]), str(splits[3])]
+        output = done("tune-thresholds", "--validation", splits[1], "--output", folder / variant / "thresholds")
+        assert f"{folder / variant / 'thresholds'}/thresholds.json: " in output
     candidates = ("--dataset", dataset, "--candidate", folder)
-    told = done("register", *candidates, "--store", bucket, "--run", name, "--model-name", name)
-    assert [line.split(", bundle ")[0] for line in told.splitlines()] == [
+    output = done("register", *candidates, "--store", bucket, "--run", name, "--model-name", name)
+    assert [line.split(", bundle ")[0] for line in output.splitlines()] == [
         "gpu: minilm is version 1 (champion-gpu)",
         "cpu: minilm is version 2 (champion-cpu)",
     ]
@@ -314,11 +314,11 @@ def test_every_step_by_hand_ends_with_a_version_that_answers(
         "report.md",
         "tables",
     ]
-    told = done("model", "download", "champion-cpu", "--output", tmp_path / "bundle", "--model-name", name)
-    assert told.splitlines()[0] == f"{tmp_path / 'bundle'}: champion-cpu (version 2), every file matches its manifest"
+    output = done("model", "download", "champion-cpu", "--output", tmp_path / "bundle", "--model-name", name)
+    assert output.splitlines()[0] == f"{tmp_path / 'bundle'}: champion-cpu (version 2), every file matches its manifest"
     texts = ("a balloon over the lake", "gravel")
-    answers = [json.loads(line) for line in done("predict", *texts, "--model-name", name).splitlines()]
-    assert answers == Predictor.load(tmp_path / "bundle").predict(texts)
+    predictions = [json.loads(line) for line in done("predict", *texts, "--model-name", name).splitlines()]
+    assert predictions == Predictor.load(tmp_path / "bundle").predict(texts)
 
 
 def test_a_bundle_in_a_folder_answers_without_mlflow(
@@ -346,8 +346,8 @@ def test_a_file_is_labelled(run: Callable[..., Ended], whole: Path, tmp_path: Pa
     assert ended.code == 0, ended.err
     assert ended.out.startswith(f"{tmp_path / 'out.csv'}: 3 rows in ")
     assert ended.out.endswith("a second; 1 without text, 0 truncated\n")
-    answers = Predictor.load(whole).predict(["a lake", "gravel"])
-    labels = ["|".join(answer["labels"]) for answer in answers]
+    predictions = Predictor.load(whole).predict(["a lake", "gravel"])
+    labels = ["|".join(prediction["labels"]) for prediction in predictions]
     assert (tmp_path / "out.csv").read_text().splitlines() == [
         "id,comment,labels,truncated",
         f"1,a lake,{labels[0]},false",
@@ -368,11 +368,11 @@ def test_a_folder_is_labelled_by_workers_whose_time_is_added_up(run: Callable[..
     )
 
 
-def copied(whole: Path, folder: Path, **facts: str) -> Path:
-    """Another version: the files of a bundle with other facts, and one file more."""
+def copied(whole: Path, folder: Path, **metadata: str) -> Path:
+    """Another version: the files of a bundle with other metadata, and one file more."""
     shutil.copytree(whole, folder)
     (folder / "vocab.txt").write_text("of this version alone")
-    manifest.write(folder, **facts)
+    manifest.write(folder, **metadata)
     return folder
 
 

@@ -113,10 +113,10 @@ def test_register_and_report_answer_with_versions_and_pages(
         image="goemotions-trainer:abc",
         registered=registered,
     )
-    found = json.loads((tmp_path / "registered" / "registered.json").read_text())
+    versions = json.loads((tmp_path / "registered" / "registered.json").read_text())
     version = tracking.find_version("component-register", "champion-cpu")
     assert version is not None
-    assert (version.number, version.source) == (found["cpu"]["version"], found["cpu"]["source"])
+    assert (version.number, version.source) == (versions["cpu"]["version"], versions["cpu"]["source"])
     assert version.tags["commit"] == "abc"
     page, text = dsl.HTML(uri=str(tmp_path / "page.html")), dsl.Markdown(uri=str(tmp_path / "text.md"))
     report.python_func(
@@ -131,7 +131,7 @@ def test_register_and_report_answer_with_versions_and_pages(
         page=page,
         text=text,
     )
-    assert found["gpu"]["source"] in (tmp_path / "text.md").read_text()
+    assert versions["gpu"]["source"] in (tmp_path / "text.md").read_text()
     run = tracking.get_or_create_run("component-register").run_id
     link = (tmp_path / "text.md").read_text().splitlines()[0]
     assert link.startswith("[This run in MLflow](https://mlflow.example/#/experiments/")

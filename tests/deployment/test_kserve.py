@@ -30,9 +30,9 @@ class Kubernetes:
 
     def writes(self) -> list[dict[str, Any]]:
         """The InferenceServices that were written, oldest first."""
-        with urllib.request.urlopen(f"{self.url}/tests/writes", timeout=10) as answer:
-            found: list[dict[str, Any]] = json.load(answer)
-            return found
+        with urllib.request.urlopen(f"{self.url}/tests/writes", timeout=10) as response:
+            writes: list[dict[str, Any]] = json.load(response)
+            return writes
 
     def switch(self, **fields: int) -> None:
         request = urllib.request.Request(f"{self.url}/tests/switch", json.dumps(fields).encode(), method="PUT")
@@ -84,8 +84,8 @@ def deploy(reference: str, **options: Any) -> kserve.ServiceStatus:
 
 
 def test_a_version_takes_over_and_is_waited_for(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
-    found = deploy("champion-cpu")
-    assert (found.version, found.source, found.canary_percent, found.is_ready) == ("2", versions["2"], 0, True)
+    deployed = deploy("champion-cpu")
+    assert (deployed.version, deployed.source, deployed.canary_percent, deployed.is_ready) == ("2", versions["2"], 0, True)
     (written,) = kubernetes.writes()
     assert written["metadata"]["generation"] == 2
     assert written["spec"]["predictor"]["minReplicas"] == 2
@@ -103,9 +103,9 @@ def test_the_same_again_writes_nothing(kubernetes: Kubernetes, versions: dict[st
 
 def test_a_canary_stands_beside_what_is_served_and_then_takes_over(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
     deploy("1")
-    found = deploy("2", canary_percent=20)
-    assert (found.version, found.canary_version, found.canary_percent) == ("1", "2", 20)
-    assert (found.source, found.canary_source) == (versions["1"], versions["2"])
+    deployed = deploy("2", canary_percent=20)
+    assert (deployed.version, deployed.canary_version, deployed.canary_percent) == ("1", "2", 20)
+    assert (deployed.source, deployed.canary_source) == (versions["1"], versions["2"])
     assert kserve_rules.violations(kubernetes.writes()[-1]) == []
     over = deploy("2")
     assert (over.version, over.source, over.canary_percent, over.canary_version) == ("2", versions["2"], 0, "")
@@ -131,8 +131,8 @@ def test_knative_splits_the_traffic_by_its_own_field(versions: dict[str, str]) -
     assert canary["spec"]["predictor"]["canaryTrafficPercent"] == 10
     assert canary["spec"]["predictor"]["model"]["storageUri"] == versions["2"]
     assert "canary" not in canary["spec"]
-    found = kserve.ServiceStatus.of(canary)
-    assert (found.canary_version, found.canary_percent, found.source) == ("2", 10, "")
+    parsed = kserve.ServiceStatus.of(canary)
+    assert (parsed.canary_version, parsed.canary_percent, parsed.source) == ("2", 10, "")
     over = kserve.with_version(canary, version, 0)
     assert "canaryTrafficPercent" not in over["spec"]["predictor"]
     assert kserve.ServiceStatus.of(over).version == "2"
@@ -147,8 +147,8 @@ def test_a_canary_that_does_not_load_is_said(kubernetes: Kubernetes, versions: d
 def test_the_bucket_that_the_service_names_is_kept(kubernetes: Kubernetes, versions: dict[str, str], tmp_path: Path) -> None:
     service = next(one for one in yaml.safe_load_all(MANIFEST.read_text()) if one["kind"] == "InferenceService")
     service["spec"]["predictor"]["model"]["storageUri"] = "s3://theirs/models/x/cpu/"
-    found = kserve.ServiceStatus.of(kserve.with_version(service, tracking.get_version("k8s", "2"), 0))
-    assert found.source == versions["2"].replace("s3://goemotions/", "s3://theirs/")
+    parsed = kserve.ServiceStatus.of(kserve.with_version(service, tracking.get_version("k8s", "2"), 0))
+    assert parsed.source == versions["2"].replace("s3://goemotions/", "s3://theirs/")
 
 
 def test_a_pipeline_deploys_what_became_champion_and_goes_on_behind_a_failure(
@@ -189,7 +189,7 @@ def test_a_version_that_never_gets_ready_is_said_with_kserves_reason(kubernetes:
 
 
 @pytest.mark.parametrize(
-    ("status", "said"),
+    ("status", "message"),
     [
         (403, "the account lacks permissions.*rbac"),
         (404, "apply manifests/isvc.yaml first"),
@@ -197,9 +197,9 @@ def test_a_version_that_never_gets_ready_is_said_with_kserves_reason(kubernetes:
         (500, "fix the reported cause"),
     ],
 )
-def test_refusals_are_named(kubernetes: Kubernetes, versions: dict[str, str], status: int, said: str) -> None:
+def test_refusals_are_named(kubernetes: Kubernetes, versions: dict[str, str], status: int, message: str) -> None:
     kubernetes.switch(refuse=status)
-    with pytest.raises(DeploymentError, match=rf"goemotions-cpu in namespace {NAMESPACE} \({status}.*{said}"):
+    with pytest.raises(DeploymentError, match=rf"goemotions-cpu in namespace {NAMESPACE} \({status}.*{message}"):
         deploy("1")
 
 
@@ -263,10 +263,10 @@ def test_status_tells_where_registry_manifest_and_cluster_disagree(
     # The services are named after the model.
     text = MANIFEST.read_text().replace("name: goemotions-cpu\n  annotations", "name: k8s-cpu\n  annotations")
     (tmp_path / "isvc.yaml").write_text(text)
-    found = status.collect("k8s", "", tmp_path / "isvc.yaml")
-    assert "k8s-cpu  2 (minilm)  -           2         -       -" in found.table().splitlines()
+    collected = status.collect("k8s", "", tmp_path / "isvc.yaml")
+    assert "k8s-cpu  2 (minilm)  -           2         -       -" in collected.table().splitlines()
     demo = "s3://goemotions/models/goemotions/0123456789abcdef0123456789abcdef/cpu/"
-    assert found.disagreements() == [f"the manifest has {demo} on k8s-cpu, the champion's is {versions['2']}: `make isvc`"]
+    assert collected.disagreements() == [f"the manifest has {demo} on k8s-cpu, the champion's is {versions['2']}: `make isvc`"]
     isvc.write(tmp_path / "isvc.yaml", {"k8s-cpu": tracking.get_version("k8s", "champion-cpu")})
     assert status.collect("k8s", "", tmp_path / "isvc.yaml").disagreements() == []
 
@@ -275,6 +275,6 @@ def test_status_without_a_cluster_shows_the_rest(
     versions: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    found = status.collect("k8s", "", tmp_path / "none.yaml")
-    assert "served: no Kubernetes cluster is configured" in found.table()
-    assert "2 (minilm)" in found.table()
+    collected = status.collect("k8s", "", tmp_path / "none.yaml")
+    assert "served: no Kubernetes cluster is configured" in collected.table()
+    assert "2 (minilm)" in collected.table()

@@ -35,8 +35,8 @@ def test_labels_and_user(name: str) -> None:
 
 def test_every_package_is_pinned(name: str) -> None:
     pins = {normalized(line) for line in Path("constraints.txt").read_text().split()}
-    found = {normalized(line) for line in containers.run(name, "python3", "-c", PACKAGES).splitlines()}
-    assert {pin.partition("==")[0] for pin in found - pins} == {"goemotions"}
+    packages = {normalized(line) for line in containers.run(name, "python3", "-c", PACKAGES).splitlines()}
+    assert {pin.partition("==")[0] for pin in packages - pins} == {"goemotions"}
 
 
 def test_nothing_of_the_build_is_left(name: str) -> None:
@@ -47,14 +47,14 @@ def test_nothing_of_the_build_is_left(name: str) -> None:
 
 def test_modules_are_compiled_ahead(name: str) -> None:
     """With a read-only root they would be compiled anew at every start."""
-    told = containers.run(name, "sh", "-c", "python3 -v -c 'import boto3, numpy, yaml, goemotions.cli' 2>&1")
-    assert "/opt/venv/lib/python3.11/site-packages/goemotions/cli/__pycache__/main.cpython-311.pyc matches" in told
-    assert "bytecode is stale" not in told
+    output = containers.run(name, "sh", "-c", "python3 -v -c 'import boto3, numpy, yaml, goemotions.cli' 2>&1")
+    assert "/opt/venv/lib/python3.11/site-packages/goemotions/cli/__pycache__/main.cpython-311.pyc matches" in output
+    assert "bytecode is stale" not in output
 
 
 def test_the_cpu_predictor_is_small_and_holds_no_torch() -> None:
-    found = containers.run("predictor-cpu", "python3", "-c", PACKAGES)
-    assert not {"torch", "transformers"} & {line.partition("==")[0] for line in found.splitlines()}
+    packages = containers.run("predictor-cpu", "python3", "-c", PACKAGES)
+    assert not {"torch", "transformers"} & {line.partition("==")[0] for line in packages.splitlines()}
     assert int(containers.inspect("image", containers.image("predictor-cpu"), "{{.Size}}")) < 1_000_000_000
 
 

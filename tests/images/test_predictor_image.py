@@ -1,4 +1,4 @@
-"""The predictor images serve a bundle, without a network and without rights."""
+"""The predictor images serve a bundle, without a network and without privileges."""
 
 import json
 import subprocess
@@ -16,8 +16,8 @@ from tests.support import bundles
 from tests.support.servers import PREDICT
 
 START_SECONDS = 90
-# Asks the server from inside its container, which has a loopback interface and nothing else.
-ASK = """import sys, urllib.request as r
+# Sends a request from inside the container, which has a loopback interface only.
+SEND_REQUEST = """import sys, urllib.request as r
 print(r.urlopen(r.Request('http://127.0.0.1:8080' + sys.argv[1], sys.argv[2].encode() if sys.argv[2:] else None,
     {'Content-Type': 'application/json'})).read().decode())"""
 
@@ -38,23 +38,23 @@ def bundle(variant: Variant, candidate: Path, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def server(variant: Variant, bundle: Path) -> Iterator[str]:
-    """The id of a container with a ready server; at its end SIGTERM has to end it with exit code 0."""
+    """The id of a container with a ready server; SIGTERM must end it with exit code 0."""
     image = containers.image(f"predictor-{variant}")
     options = [*containers.RESTRICTED, "--network", "none", "--volume", f"{bundle}:/mnt/models:ro"]
-    container = containers.ask("run", "--detach", *options, image)
+    container = containers.engine_output("run", "--detach", *options, image)
     try:
         wait_until_ready(container)
         yield container
-        containers.ask("stop", "--time", "60", container)
+        containers.engine_output("stop", "--time", "60", container)
         assert containers.inspect("container", container, "{{.State.ExitCode}}") == "0"
         assert "Traceback" not in logs(container)
     finally:
-        containers.ask("rm", "--force", container)
+        containers.engine_output("rm", "--force", container)
 
 
 def wait_until_ready(container: str) -> None:
     deadline = time.monotonic() + START_SECONDS
-    probe = [containers.engine(), "exec", container, "python3", "-c", ASK, "/v2/health/ready"]
+    probe = [containers.engine(), "exec", container, "python3", "-c", SEND_REQUEST, "/v2/health/ready"]
     while subprocess.run(probe, capture_output=True, check=False).returncode:
         assert containers.inspect("container", container, "{{.State.Running}}") == "true", logs(container)
         assert time.monotonic() < deadline, logs(container)
@@ -68,11 +68,11 @@ def logs(container: str) -> str:
 
 def test_it_predicts(server: str, bundle: Path) -> None:
     text = "we found the lake"
-    question = json.dumps({"instances": [text], "parameters": {"all_scores": True}})
-    answer = json.loads(containers.ask("exec", server, "python3", "-c", ASK, PREDICT, question))
-    assert (answer["model_name"], answer["model_version"]) == ("goemotions", "r1")
+    request = json.dumps({"instances": [text], "parameters": {"all_scores": True}})
+    response = json.loads(containers.engine_output("exec", server, "python3", "-c", SEND_REQUEST, PREDICT, request))
+    assert (response["model_name"], response["model_version"]) == ("goemotions", "r1")
     expected = Predictor.load(bundle, threads=1).predict([text], Options(all_scores=True))
-    assert answer["predictions"][0]["scores"] == pytest.approx(expected[0]["scores"], abs=engines.INT8_BOUND)
+    assert response["predictions"][0]["scores"] == pytest.approx(expected[0]["scores"], abs=engines.INT8_BOUND)
 
 
 def test_its_health_check_passes(server: str, variant: Variant) -> None:
@@ -80,4 +80,4 @@ def test_its_health_check_passes(server: str, variant: Variant) -> None:
         containers.inspect("image", containers.image(f"predictor-{variant}"), "{{json .Config.Healthcheck.Test}}")
     )
     assert check[0] == "CMD"
-    containers.ask("exec", server, *check[1:])
+    containers.engine_output("exec", server, *check[1:])

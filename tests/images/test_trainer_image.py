@@ -60,8 +60,8 @@ def test_ingest_and_train(
         containers.run("trainer", *container["command"], *arguments, options=options)
         return dict(json.loads((tmp_path / f"{name}.json").read_text()))
 
-    told = step("ingest", {}, {"dataset": artifact("dataset", "Dataset")}, {"Output": {"outputFile": "/tmp/digest"}})
-    assert told["parameterValues"]["Output"] == json.loads((tmp_path / "dataset" / "dataset.json").read_text())["digest"]
+    result = step("ingest", {}, {"dataset": artifact("dataset", "Dataset")}, {"Output": {"outputFile": "/tmp/digest"}})
+    assert result["parameterValues"]["Output"] == json.loads((tmp_path / "dataset" / "dataset.json").read_text())["digest"]
 
     step("train", {"dataset": artifact("dataset", "Dataset")}, {"model": artifact("model", "Model")}, {})
     assert {"config.json", "model.safetensors", "training.json"} <= {path.name for path in (tmp_path / "model").iterdir()}

@@ -194,8 +194,8 @@ def refused(document: dict[str, Any]) -> list[str]:
         return [error.message for error in jsonschema.Draft202012Validator(OTHERS[kind]).iter_errors(document)]
     if version.startswith("serving.kserve.io/"):
         checker = jsonschema.Draft7Validator(kserve_schema(kind, version.partition("/")[2]))
-        found = [error.message for error in checker.iter_errors(document)]
-        return found or (kserve_rules.violations(document) if kind == "InferenceService" else [])
+        errors = [error.message for error in checker.iter_errors(document)]
+        return errors or (kserve_rules.violations(document) if kind == "InferenceService" else [])
     try:
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
     except (kubernetes_validate.ValidationError, kubernetes_validate.InvalidSchemaError) as error:
@@ -218,7 +218,7 @@ KINDS = pytest.mark.parametrize("kinds", ["others", pytest.param("kserve", marks
 @KINDS
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_a_cluster_admits_every_document(folder: str, kinds: str) -> None:
-    assert [(one["kind"], one["metadata"]["name"], found) for one in of(folder, kinds) if (found := faults(one))] == []
+    assert [(one["kind"], one["metadata"]["name"], errors) for one in of(folder, kinds) if (errors := faults(one))] == []
 
 
 @needs_crds
@@ -274,7 +274,7 @@ CANARY = {"trafficPercent": 20, "predictor": {"name": "canary", "model": {"stora
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda one: one["metadata"].update(name="Mine"), "name 'Mine'"),
         (lambda one: one["metadata"].update(name="9lives"), "name '9lives'"),
@@ -321,15 +321,15 @@ CANARY = {"trafficPercent": 20, "predictor": {"name": "canary", "model": {"stora
         ),
     ],
 )
-def test_what_the_webhook_refuses_is_refused(change: Any, said: str) -> None:
+def test_what_the_webhook_refuses_is_refused(change: Any, message: str) -> None:
     assert kserve_rules.violations(service()) == []
     bad = service()
     change(bad)
-    assert any(said in violation for violation in kserve_rules.violations(bad))
+    assert any(message in violation for violation in kserve_rules.violations(bad))
 
 
 @pytest.mark.parametrize(
-    ("autoscaler", "metric", "said"),
+    ("autoscaler", "metric", "message"),
     [
         ("hpa", {"type": "External", "external": {"metric": {"query": "q"}, "target": {"value": "1"}}}, "Resource metrics"),
         ("hpa", {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "AverageValue"}}}, "Utilization"),
@@ -337,10 +337,10 @@ def test_what_the_webhook_refuses_is_refused(change: Any, said: str) -> None:
         ("keda", {"type": "External", "external": {"metric": {"query": "q"}, "target": {}}}, "value"),
     ],
 )
-def test_autoscaling_that_the_webhook_refuses_is_refused(autoscaler: str, metric: dict[str, Any], said: str) -> None:
+def test_autoscaling_that_the_webhook_refuses_is_refused(autoscaler: str, metric: dict[str, Any], message: str) -> None:
     bad = service(autoScaling={"metrics": [metric]})
     bad["metadata"]["annotations"][kserve_rules.AUTOSCALER] = autoscaler
-    assert any(said in violation for violation in kserve_rules.violations(bad))
+    assert any(message in violation for violation in kserve_rules.violations(bad))
 
 
 def pod(isvc: dict[str, Any], folder: str) -> dict[str, Any]:
@@ -378,8 +378,8 @@ def pods() -> list[tuple[str, str]]:
 def restricted(spec: dict[str, Any]) -> list[str]:
     """Where a pod breaks the profile `restricted` of Kubernetes' pod security standards."""
     kinds = {"name", "configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret"}
-    found = [name for name in ("hostNetwork", "hostPID", "hostIPC") if spec.get(name)]
-    found += [f"volume {volume['name']}" for volume in spec.get("volumes", []) if not set(volume) <= kinds]
+    violations = [name for name in ("hostNetwork", "hostPID", "hostIPC") if spec.get(name)]
+    violations += [f"volume {volume['name']}" for volume in spec.get("volumes", []) if not set(volume) <= kinds]
     for container in (*spec.get("initContainers", []), *spec["containers"]):
         context = {**spec.get("securityContext", {}), **container.get("securityContext", {})}
         rules = {
@@ -392,13 +392,13 @@ def restricted(spec: dict[str, Any]) -> list[str]:
             "procMount": context.get("procMount", "Default") == "Default",
             "hostPort": not any("hostPort" in port for port in container.get("ports", [])),
         }
-        found += [f"{rule} of {container['name']}" for rule, holds in rules.items() if not holds]
-    return found
+        violations += [f"{rule} of {container['name']}" for rule, holds in rules.items() if not holds]
+    return violations
 
 
 def hardened(spec: dict[str, Any]) -> list[str]:
     """What this project asks of its own pods beyond that profile."""
-    found = [] if spec.get("automountServiceAccountToken") is False else ["automountServiceAccountToken"]
+    violations = [] if spec.get("automountServiceAccountToken") is False else ["automountServiceAccountToken"]
     for container in spec["containers"]:
         rules = {
             # Above what an image of a distribution gives its users, and a number: the kubelet cannot check a name.
@@ -408,8 +408,8 @@ def hardened(spec: dict[str, Any]) -> list[str]:
             "limits": "memory" in container["resources"]["limits"],
             "probes": {"readinessProbe", "livenessProbe"} <= set(container),
         }
-        found += [f"{rule} of {container['name']}" for rule, holds in rules.items() if not holds]
-    return found + [f"no limit of {volume['name']}" for volume in spec["volumes"] if volume.get("emptyDir") == {}]
+        violations += [f"{rule} of {container['name']}" for rule, holds in rules.items() if not holds]
+    return violations + [f"no limit of {volume['name']}" for volume in spec["volumes"] if volume.get("emptyDir") == {}]
 
 
 @pytest.mark.parametrize(("folder", "name"), pods())
@@ -429,7 +429,7 @@ def test_so_are_the_pods_of_the_store_and_the_tracking_server() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda spec: spec.update(hostNetwork=True), "hostNetwork"),
         (lambda spec: spec["volumes"].append({"name": "node", "hostPath": {"path": "/"}}), "volume node"),
@@ -438,10 +438,10 @@ def test_so_are_the_pods_of_the_store_and_the_tracking_server() -> None:
         (lambda spec: spec["initContainers"][0].pop("securityContext"), "capabilities of storage-initializer"),
     ],
 )
-def test_a_pod_that_a_restricted_namespace_refuses_is_refused(change: Any, said: str) -> None:
+def test_a_pod_that_a_restricted_namespace_refuses_is_refused(change: Any, message: str) -> None:
     spec = pod(every("InferenceService")["goemotions-cpu"], "base")["spec"]
     change(spec)
-    assert said in restricted(spec)
+    assert message in restricted(spec)
 
 
 UNCHECKED = {
@@ -460,8 +460,8 @@ def test_checkov_finds_nothing(tmp_path: Path) -> None:
         (tmp_path / f"{folder.replace('/', '-')}.yaml").write_text(yaml.safe_dump_all([*rendered(folder), *made]))
     command = [program, "--directory", tmp_path, "--framework", "kubernetes", "--compact", "--quiet", "--output", "json"]
     command += ["--skip-check", ",".join(UNCHECKED), "--skip-download"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    report = json.loads(answer.stdout)
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    report = json.loads(finished.stdout)
     failed = [f"{one['check_id']} {one['check_name']} {one['resource']}" for one in report["results"]["failed_checks"]]
     assert failed == []
     assert report["summary"]["parsing_errors"] == 0
@@ -566,9 +566,9 @@ def test_one_gpu_is_enough_to_roll_out_a_new_version() -> None:
 def test_the_server_takes_the_arguments_of_its_runtime(name: str, tmp_path: Path) -> None:
     container = every("ServingRuntime")[name]["spec"]["containers"][0]
     arguments = [one.replace("/mnt/models", str(tmp_path / "none")) for one in container["args"]]
-    answer = click.testing.CliRunner().invoke(cli.commands, arguments)
-    assert answer.exit_code != 2, answer.output
-    assert "none" in str(answer.exception)
+    result = click.testing.CliRunner().invoke(cli.commands, arguments)
+    assert result.exit_code != 2, result.output
+    assert "none" in str(result.exception)
     assert {
         f"--{kind}={port['containerPort']}" for kind, port in zip(["port", "grpc-port"], container["ports"], strict=True)
     } <= set(arguments)
@@ -592,10 +592,10 @@ def test_alerts_and_dashboard_ask_for_metrics_that_the_server_has() -> None:
         for family in families
         for suffix in {"histogram": ("_bucket", "_count", "_sum"), "counter": ("_total",)}.get(family.type, ("",))
     }
-    asked = {name for query in queries for name in re.findall(r"goemotions_\w+", query)}
-    assert asked - names == set()
-    assert len(asked) >= 10
-    reasons = {reason for query in queries for found in re.findall(r'reason=~?"([^"]+)"', query) for reason in found.split("|")}
+    queried = {name for query in queries for name in re.findall(r"goemotions_\w+", query)}
+    assert queried - names == set()
+    assert len(queried) >= 10
+    reasons = {reason for query in queries for value in re.findall(r'reason=~?"([^"]+)"', query) for reason in value.split("|")}
     assert reasons <= set(exported.REASONS.values())
     services = set(every("InferenceService", "overlays/production"))
     assert set(re.findall(r'serving_kserve_io_inferenceservice="([^"]+)"', " ".join(queries))) == services

@@ -100,9 +100,9 @@ def test_a_long_text_is_cut_and_said_to_be(name: str, engine_of: Callable[[str],
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("text", ["", "   ", "\x00\x07", "\ud800", "\u202elake", "\N{FAMILY}" * 50])
 def test_a_strange_text_gets_the_same_answer_every_time(name: str, text: str, engine_of: Callable[[str], Engine]) -> None:
-    answers = [engines.score(engine_of(name), [text])[0] for _ in range(2)]
-    assert np.isfinite(answers[0]).all()
-    assert np.array_equal(*answers)
+    scores = [engines.score(engine_of(name), [text])[0] for _ in range(2)]
+    assert np.isfinite(scores[0]).all()
+    assert np.array_equal(*scores)
 
 
 @pytest.mark.parametrize("name", ENGINES)

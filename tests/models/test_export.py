@@ -37,12 +37,12 @@ def test_the_folder_holds_two_graphs_and_the_facts(onnx_folder: Path) -> None:
 
 
 def test_the_facts_hold_for_the_files(onnx_folder: Path) -> None:
-    facts = json.loads((onnx_folder / "export.json").read_text())
-    assert facts.keys() == {"torch", "openvino-fp32", "openvino-int8"}
+    records = json.loads((onnx_folder / "export.json").read_text())
+    assert records.keys() == {"torch", "openvino-fp32", "openvino-int8"}
     for name, file in engines.FILES.items():
-        assert facts[name]["bytes"] == (onnx_folder / file).stat().st_size
-        assert 0 <= facts[name]["difference_mean"] <= facts[name]["difference_max"] < 1
-        assert 0 < facts[name]["latency_ms_p50"] <= facts[name]["latency_ms_p95"]
+        assert records[name]["bytes"] == (onnx_folder / file).stat().st_size
+        assert 0 <= records[name]["difference_mean"] <= records[name]["difference_max"] < 1
+        assert 0 < records[name]["latency_ms_p50"] <= records[name]["latency_ms_p95"]
 
 
 def test_the_float_graph_answers_as_the_model_does(probabilities: dict[str, np.ndarray]) -> None:
@@ -78,12 +78,12 @@ def test_the_float_graph_takes_every_length_the_model_was_trained_for(
     encoder = TextEncoder.load(model_folder)
     ids = np.random.default_rng(tokens).integers(4, 31, (rows, tokens))
     mask = np.ones_like(ids)
-    answers = [
+    outputs = [
         engines.load(name, folder, encoder).logits(ids, mask)
         for name, folder in (("torch", model_folder), ("openvino-fp32", onnx_folder))
     ]
-    assert answers[0].shape == (rows, 7)
-    assert answers[1] == pytest.approx(answers[0], abs=1e-4)
+    assert outputs[0].shape == (rows, 7)
+    assert outputs[1] == pytest.approx(outputs[0], abs=1e-4)
 
 
 def test_padding_changes_nothing_in_the_float_graph(model_folder: Path, onnx_folder: Path) -> None:

@@ -212,18 +212,18 @@ def test_changed_published_weights_are_refused(
 @contextlib.contextmanager
 def hub(folder: Path) -> Iterator[tuple[str, list[str]]]:
     """A hub with one model, the files of a folder: its address, and the paths that are asked for."""
-    asked: list[str] = []
+    requested: list[str] = []
 
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(unquote(self.path).partition("?")[0])
-            path = folder / asked[-1].rpartition("/")[2]
+            requested.append(unquote(self.path).partition("?")[0])
+            path = folder / requested[-1].rpartition("/")[2]
             files = [{"type": "file", "path": each.name, "size": each.stat().st_size, "oid": "0"} for each in folder.iterdir()]
             if "/resolve/" in self.path:
                 content = path.read_bytes()
             else:
                 content = json.dumps(files if "/tree/" in self.path else {"id": "distilbert", "sha": path.name}).encode()
-            commit = asked[-1].split("/")[-2]
+            commit = requested[-1].split("/")[-2]
             self.send_response(200)
             for name, value in (("Content-Length", len(content)), ("ETag", f'"{path.name}"'), ("X-Repo-Commit", commit)):
                 self.send_header(name, str(value))
@@ -238,7 +238,7 @@ def hub(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
+    yield f"http://127.0.0.1:{server.server_port}", requested
     server.shutdown()
     server.server_close()
 
@@ -249,15 +249,15 @@ def test_from_the_hub_come_safetensors_and_json_of_the_pinned_commit_alone(
     folder = Path(shutil.copytree(weights("distilbert"), tmp_path / "repository"))
     for name in ("pytorch_model.bin", "modeling.py", "tokenizer.model", "vocab.txt", "tf_model.h5"):
         (folder / name).write_text("never asked for")
-    with hub(folder) as (address, asked):
+    with hub(folder) as (address, requested):
         use_hub(address, tmp_path / "hub", monkeypatch)
         # The files are those of a tiny model, so what arrives is not taken for the published one.
         with pytest.raises(
             ModelError, match="but 66,975,004 are expected: give the weights of distilbert/distilbert-base-uncased"
         ):
             build_classifier(profiles.get("distilbert"), taxonomy)
-    assert all(profiles.get("distilbert").encoder.revision in path for path in asked if "distilbert" in path)
-    fetched = {path.rpartition("/")[2] for path in asked if "/resolve/" in path}
+    assert all(profiles.get("distilbert").encoder.revision in path for path in requested if "distilbert" in path)
+    fetched = {path.rpartition("/")[2] for path in requested if "/resolve/" in path}
     assert fetched == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 
 

@@ -84,7 +84,7 @@ def test_any_text_gets_the_ids_it_gets_alone(encoder: TextEncoder, texts: list[s
     together = encoder.encode(texts)
     assert together == [encoder.encode([text])[0] for text in texts]
     assert together == encoder.encode(texts)
-    assert all(2 <= len(found.ids) <= MAX_LENGTH for found in together)
+    assert all(2 <= len(encoding.ids) <= MAX_LENGTH for encoding in together)
 
 
 @settings(max_examples=50, deadline=None)
@@ -93,20 +93,20 @@ def test_a_text_is_marked_as_cut_exactly_if_tokens_are_missing(
     encoder: TextEncoder, uncut: Callable[[str], list[int]], words: list[str]
 ) -> None:
     text = " ".join(words)
-    (found,) = encoder.encode([text])
+    (encoding,) = encoder.encode([text])
     whole = uncut(text)
-    assert found.truncated == (len(whole) > MAX_LENGTH)
-    assert found.ids[:-1] == whole[: len(found.ids) - 1]
-    assert found.ids[-1] == whole[-1]
+    assert encoding.truncated == (len(whole) > MAX_LENGTH)
+    assert encoding.ids[:-1] == whole[: len(encoding.ids) - 1]
+    assert encoding.ids[-1] == whole[-1]
 
 
 @pytest.mark.parametrize(
     ("tokens", "cut"), [(0, False), (1, False), (MAX_LENGTH - 2, False), (MAX_LENGTH - 1, True), (200, True)]
 )
 def test_the_last_text_that_fits_is_not_marked(encoder: TextEncoder, tokens: int, cut: bool) -> None:
-    (found,) = encoder.encode([" ".join(["lake"] * tokens)])
-    assert found.truncated is cut
-    assert len(found.ids) == min(tokens + 2, MAX_LENGTH)
+    (encoding,) = encoder.encode([" ".join(["lake"] * tokens)])
+    assert encoding.truncated is cut
+    assert len(encoding.ids) == min(tokens + 2, MAX_LENGTH)
 
 
 LIMIT = MAX_LENGTH * CHARACTERS_PER_TOKEN
@@ -114,8 +114,8 @@ LIMIT = MAX_LENGTH * CHARACTERS_PER_TOKEN
 
 @pytest.mark.parametrize(("characters", "cut"), [(LIMIT, False), (LIMIT + 1, True)])
 def test_characters_past_what_a_model_can_read_mark_a_text_as_cut(encoder: TextEncoder, characters: int, cut: bool) -> None:
-    (found,) = encoder.encode(["x" * characters])
-    assert found.truncated is cut
+    (encoding,) = encoder.encode(["x" * characters])
+    assert encoding.truncated is cut
 
 
 @pytest.mark.fault("data-huge-text")
@@ -126,10 +126,10 @@ def test_characters_past_what_a_model_can_read_mark_a_text_as_cut(encoder: TextE
 )
 def test_a_comment_of_10_megabytes_is_cut_and_marked(encoder: TextEncoder, unit: str) -> None:
     text = unit * (10 * 2**20 // len(unit))
-    before, found, after = encoder.encode(["a lake", text, "a storm"])
-    assert found.truncated
-    assert len(found.ids) <= MAX_LENGTH
-    assert found.ids == encoder.encode([text[:LIMIT]])[0].ids
+    before, encoding, after = encoder.encode(["a lake", text, "a storm"])
+    assert encoding.truncated
+    assert len(encoding.ids) <= MAX_LENGTH
+    assert encoding.ids == encoder.encode([text[:LIMIT]])[0].ids
     assert [before, after] == encoder.encode(["a lake", "a storm"])
 
 
@@ -153,9 +153,9 @@ def test_a_strange_text_has_the_same_ids_in_a_fresh_encoder(encoder: TextEncoder
 
 
 def test_an_empty_text_has_its_special_tokens(encoder: TextEncoder, uncut: Callable[[str], list[int]]) -> None:
-    (found,) = encoder.encode([""])
-    assert found.ids == uncut("")
-    assert not found.truncated
+    (encoding,) = encoder.encode([""])
+    assert encoding.ids == uncut("")
+    assert not encoding.truncated
 
 
 def test_no_texts_have_no_encodings(encoder: TextEncoder) -> None:

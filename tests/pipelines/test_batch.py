@@ -71,7 +71,7 @@ def test_the_pipeline_scores_s3_to_s3(stored: str, tmp_path: Path) -> None:
     output = f"{PLACE}/out/"
     for _ in range(2):
         batch.scoring(input=stored, output=output, version=f"{PLACE}/bundle/", column="body", shard_rows=15, pods=2, threads=1)
-    found = pq.read_table(store.fetch(output, tmp_path / "out"))
-    assert found["n"].to_pylist() == list(range(70))
+    scored = pq.read_table(store.fetch(output, tmp_path / "out"))
+    assert scored["n"].to_pylist() == list(range(70))
     assert sorted(path.name for path in (tmp_path / "out").glob("part-*")) == [f"part-{n:06d}.parquet" for n in range(5)]
     assert (tmp_path / "out" / "_scored.json").exists()

@@ -60,11 +60,11 @@ def test_the_report_can_be_written_again(run: RunFolder, tmp_path: Path) -> None
 
 def test_the_server_and_mlflow_give_the_same_scores(registered: dict[str, Any], stack: Path) -> None:
     with demo.served(stack / "serve.log") as url:
-        answer = demo.ask(url, TEXTS)
-    assert answer["model_version"] == registered["cpu"]["version"]
+        response = demo.ask(url, TEXTS)
+    assert response["model_version"] == registered["cpu"]["version"]
     loaded = mlflow.pyfunc.load_model("models:/goemotions@champion-cpu").predict(list(TEXTS))
     top_three = [{**one, "labels": one["labels"][:3], "scores": dict(list(one["scores"].items())[:3])} for one in loaded]
-    assert answer["predictions"] == top_three
+    assert response["predictions"] == top_three
 
 
 def test_a_version_can_be_downloaded_and_verified(registered: dict[str, Any], tmp_path: Path) -> None:

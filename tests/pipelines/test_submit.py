@@ -34,9 +34,9 @@ class Kubeflow:
     url: str
 
     def state(self) -> dict[str, Any]:
-        with urllib.request.urlopen(f"{self.url}/tests/state", timeout=10) as answer:
-            found: dict[str, Any] = json.load(answer)
-            return found
+        with urllib.request.urlopen(f"{self.url}/tests/state", timeout=10) as response:
+            state: dict[str, Any] = json.load(response)
+            return state
 
     def switch(self, **fields: Any) -> None:
         request = urllib.request.Request(f"{self.url}/", json.dumps(fields).encode(), method="PUT")
@@ -69,16 +69,16 @@ def run(*arguments: str) -> Result:
 
 
 def failure(*arguments: str) -> str:
-    answer = run(*arguments)
-    assert isinstance(answer.exception, WorkflowError), answer.output
-    assert TOKEN not in answer.output + str(answer.exception)
-    assert "\n" not in str(answer.exception)
-    return str(answer.exception)
+    result = run(*arguments)
+    assert isinstance(result.exception, WorkflowError), result.output
+    assert TOKEN not in result.output + str(result.exception)
+    assert "\n" not in str(result.exception)
+    return str(result.exception)
 
 
 def test_a_run_of_a_version_named_by_commit_starts_in_the_experiment(kubeflow: Kubeflow) -> None:
-    answer = run("submit", "--data", "s3://data/ge/", "--models", "roberta-large", "--epochs", "3", "--set", "seed=7")
-    assert answer.exit_code == 0, answer.output
+    result = run("submit", "--data", "s3://data/ge/", "--models", "roberta-large", "--epochs", "3", "--set", "seed=7")
+    assert result.exit_code == 0, result.output
     state = kubeflow.state()
     (version,), (sent,) = state["versions"], state["runs"].values()
     assert version["display_name"].startswith(f"{package.commit()[:12]}-")
@@ -92,8 +92,8 @@ def test_a_run_of_a_version_named_by_commit_starts_in_the_experiment(kubeflow: K
     }
     assert sent["pipeline_version_reference"]["pipeline_version_id"] == version["pipeline_version_id"]
     assert [one["display_name"] for one in state["experiments"]] == ["goemotions"]
-    assert f"{kubeflow.url}/#/runs/details/{sent['run_id']}" in answer.output
-    assert TOKEN not in answer.output
+    assert f"{kubeflow.url}/#/runs/details/{sent['run_id']}" in result.output
+    assert TOKEN not in result.output
 
 
 def test_the_same_source_is_uploaded_once_and_other_resources_are_another_version(kubeflow: Kubeflow) -> None:
@@ -112,16 +112,16 @@ def test_the_same_source_is_uploaded_once_and_other_resources_are_another_versio
 @pytest.mark.parametrize(("end", "code"), [("SUCCEEDED", 0), ("FAILED", 1), ("CANCELED", 1)])
 def test_waiting_tells_each_step_and_the_truth_about_the_end(kubeflow: Kubeflow, end: str, code: int) -> None:
     kubeflow.switch(end=end)
-    answer = run("submit", "--wait")
-    assert answer.exit_code == code, answer.output
-    shown = re.findall(r"^  \d\d:\d\d:\d\d  (\w+) +(\S+)$", answer.output, re.MULTILINE)
+    result = run("submit", "--wait")
+    assert result.exit_code == code, result.output
+    shown = re.findall(r"^  \d\d:\d\d:\d\d  (\w+) +(\S+)$", result.output, re.MULTILINE)
     assert [state for state, step in shown if step == "train"] == ["PENDING", "RUNNING", "SUCCEEDED"]
     assert shown[-1] == (end, "register")
     assert {step for _, step in shown} == {"ingest", "train", "register"}
     if code:
-        assert f"ended as {end}" in str(answer.exception)
+        assert f"ended as {end}" in str(result.exception)
     else:
-        assert answer.output.rstrip().endswith("SUCCEEDED")
+        assert result.output.rstrip().endswith("SUCCEEDED")
 
 
 def test_waiting_outlasts_a_restart_of_the_server(kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +192,7 @@ def test_several_users_need_a_namespace(kubeflow: Kubeflow, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("switched", "said"),
+    ("switched", "message"),
     [
         ({"refuse": 401}, r"refuses \(401, .*set KF_PIPELINES_TOKEN"),
         ({"refuse": 403}, r"refuses \(403, .*no permission for this"),
@@ -202,18 +202,18 @@ def test_several_users_need_a_namespace(kubeflow: Kubeflow, monkeypatch: pytest.
         ({"away": 1000}, "does not respond at http://127.0.0.1"),
     ],
 )
-def test_what_the_server_does_instead_of_answering_is_named(kubeflow: Kubeflow, switched: dict[str, Any], said: str) -> None:
+def test_what_the_server_does_instead_of_answering_is_named(kubeflow: Kubeflow, switched: dict[str, Any], message: str) -> None:
     kubeflow.switch(**switched)
     began = time.monotonic()
-    assert re.search(said, failure("submit"))
+    assert re.search(message, failure("submit"))
     assert time.monotonic() - began < 15
 
 
 def test_a_wrong_token_is_refused_and_not_shown(kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KF_PIPELINES_TOKEN", "a-wrong-secret")
-    answer = run("submit")
-    assert "401" in str(answer.exception)
-    assert "a-wrong-secret" not in answer.output + str(answer.exception)
+    result = run("submit")
+    assert "401" in str(result.exception)
+    assert "a-wrong-secret" not in result.output + str(result.exception)
 
 
 def test_a_package_that_the_server_cannot_read_is_refused(kubeflow: Kubeflow) -> None:
@@ -240,9 +240,9 @@ def test_a_context_is_one_of_the_kubeconfig(kubeflow: Kubeflow, tmp_path: Path) 
     def failure_of(**variables: str) -> str:
         command = [sys.executable, "-m", "goemotions.cli", "pipeline", "submit", "--force", "--endpoint", ""]
         cleared = {name: value for name, value in os.environ.items() if not name.startswith("KF_PIPELINES_")}
-        answer = subprocess.run(command, cwd=ROOT, env=cleared | variables, capture_output=True, text=True, check=False)
-        assert answer.returncode == 1
-        return answer.stderr
+        finished = subprocess.run(command, cwd=ROOT, env=cleared | variables, capture_output=True, text=True, check=False)
+        assert finished.returncode == 1
+        return finished.stderr
 
     assert "has no context 'production': it has staging" in failure_of(KUBE_CONTEXT="production", KUBECONFIG=str(kubeconfig))
     assert "there is no kubeconfig" in failure_of(KUBE_CONTEXT="staging", KUBECONFIG=str(tmp_path / "none"))
@@ -252,7 +252,7 @@ def test_a_context_is_one_of_the_kubeconfig(kubeflow: Kubeflow, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--data", "./here"), "a pod cannot read ./here: put it into S3"),
         (("--weights", "minilm=/disk/w"), "a pod cannot read /disk/w"),
@@ -260,25 +260,25 @@ def test_a_context_is_one_of_the_kubeconfig(kubeflow: Kubeflow, tmp_path: Path) 
         (("--resources", "train.gpu=3"), "there is no resource 'train.gpu'"),
     ],
 )
-def test_what_a_cluster_cannot_do_is_refused_before_anything_is_sent(kubeflow: Kubeflow, arguments: Any, said: str) -> None:
-    assert said in failure("submit", *arguments)
+def test_what_a_cluster_cannot_do_is_refused_before_anything_is_sent(kubeflow: Kubeflow, arguments: Any, message: str) -> None:
+    assert message in failure("submit", *arguments)
     assert kubeflow.state()["pipelines"] == []
 
 
 def test_a_dry_run_shows_everything_and_sends_nothing(kubeflow: Kubeflow) -> None:
-    answer = run("submit", "--dry-run", "--preset", "gke", "--resources", "train.gpus=8", "--registry", "registry.example/team")
-    assert answer.exit_code == 0, answer.output
-    shown = json.loads(answer.output[: answer.output.rindex("}") + 1])
+    result = run("submit", "--dry-run", "--preset", "gke", "--resources", "train.gpus=8", "--registry", "registry.example/team")
+    assert result.exit_code == 0, result.output
+    shown = json.loads(result.output[: result.output.rindex("}") + 1])
     assert shown["arguments"]["node_selector"] == {"cloud.google.com/gke-accelerator": "nvidia-tesla-a100"}
     assert shown["resources"] == {"train.gpus": "8"}
     assert shown["image"].startswith("registry.example/team/goemotions-trainer:")
-    assert TOKEN not in answer.output
+    assert TOKEN not in result.output
     assert package.TRAINING_FILE.exists()
     assert kubeflow.state()["pipelines"] == []
 
 
 def test_scoring_is_submitted_like_training(kubeflow: Kubeflow) -> None:
-    asked = (
+    arguments = (
         "score",
         "--input",
         "s3://data/comments/",
@@ -289,11 +289,11 @@ def test_scoring_is_submitted_like_training(kubeflow: Kubeflow) -> None:
         "--set",
         "pods=8",
     )
-    shown = json.loads(run(*asked, "--dry-run", "--resources", "score.cpu=8").output.rpartition("}")[0] + "}")
+    shown = json.loads(run(*arguments, "--dry-run", "--resources", "score.cpu=8").output.rpartition("}")[0] + "}")
     assert (shown["pipeline"], shown["resources"]) == ("goemotions-scoring", {"score.cpu": "8"})
     assert kubeflow.state()["pipelines"] == []
-    answer = run(*asked, "--wait")
-    assert answer.exit_code == 0, answer.output
+    result = run(*arguments, "--wait")
+    assert result.exit_code == 0, result.output
     state = kubeflow.state()
     (made,), (version,), (sent,) = state["pipelines"], state["versions"], state["runs"].values()
     assert made["display_name"] == version["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "goemotions-scoring"
@@ -304,7 +304,7 @@ def test_scoring_is_submitted_like_training(kubeflow: Kubeflow) -> None:
         "pods": 8,
     }
     assert "a pod cannot reach here: give s3://bucket/prefix/" in failure("score", "--input", "here", "--output", "s3://b/o/")
-    assert "the pipeline has no parameter 'pod'" in failure(*asked, "--set", "pod=3")
+    assert "the pipeline has no parameter 'pod'" in failure(*arguments, "--set", "pod=3")
 
 
 def test_uncommitted_changes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,8 +43,8 @@ def loop(pipeline: dict[str, Any]) -> dict[str, Any]:
 
 def test_every_parameter_is_described_and_has_a_default(pipeline: dict[str, Any]) -> None:
     declared = pipeline["root"]["inputDefinitions"]["parameters"]
-    assert [name for name, facts in declared.items() if not facts.get("description")] == []
-    assert [name for name, facts in declared.items() if "defaultValue" not in facts and not facts.get("isOptional")] == []
+    assert [name for name, field in declared.items() if not field.get("description")] == []
+    assert [name for name, field in declared.items() if "defaultValue" not in field and not field.get("isOptional")] == []
     assert len(declared) == 26
     assert declared["data"]["defaultValue"] == "sample"
     assert declared["models"]["defaultValue"] == ["minilm", "minilm-3l"]

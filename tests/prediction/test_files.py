@@ -47,11 +47,11 @@ def test_every_row_of_a_csv_keeps_its_cells_and_gets_the_predictors_answer(predi
     assert list(rows[0]) == ["id", "text", "note", "labels", "truncated", *(f"p/{name}" for name in LABELS)]
     assert [(row["id"], row["text"], row["note"]) for row in rows] == [(f"00{i}", text, "NA") for i, text in enumerate(TEXTS)]
     assert (made.rows, made.blank, made.truncated) == (len(TEXTS), 2, 1)
-    answers = predictor.predict(PRESENT, Options(all_scores=True))
-    for row, answer in zip([row for row in rows if row["text"].strip()], answers, strict=True):
-        assert row["labels"] == "|".join(answer["labels"])
-        assert row["truncated"] == str(answer["truncated"]).lower()
-        assert {name: float(row[f"p/{name}"]) for name in LABELS} == pytest.approx(answer["scores"], abs=1e-5)
+    predictions = predictor.predict(PRESENT, Options(all_scores=True))
+    for row, prediction in zip([row for row in rows if row["text"].strip()], predictions, strict=True):
+        assert row["labels"] == "|".join(prediction["labels"])
+        assert row["truncated"] == str(prediction["truncated"]).lower()
+        assert {name: float(row[f"p/{name}"]) for name in LABELS} == pytest.approx(prediction["scores"], abs=1e-5)
     for row in (row for row in rows if not row["text"].strip()):
         assert {row[name] for name in ("labels", "truncated", *(f"p/{name}" for name in LABELS))} == {""}
 
@@ -67,16 +67,16 @@ def test_a_parquet_file_keeps_its_types_and_metadata(predictor: Predictor, tmp_p
     ).replace_schema_metadata({"source": "here"})
     pq.write_table(table, tmp_path / "in.parquet", row_group_size=3)
     made = score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.parquet")
-    found = pq.read_table(tmp_path / "out.parquet")
-    assert found.select(table.column_names).equals(table)
-    assert found.schema.metadata[b"source"] == b"here"
-    assert found.schema.field("labels").type == pa.list_(pa.string())
-    assert {found.schema.field(f"p/{name}").type for name in LABELS} == {pa.float32()}
+    scored = pq.read_table(tmp_path / "out.parquet")
+    assert scored.select(table.column_names).equals(table)
+    assert scored.schema.metadata[b"source"] == b"here"
+    assert scored.schema.field("labels").type == pa.list_(pa.string())
+    assert {scored.schema.field(f"p/{name}").type for name in LABELS} == {pa.float32()}
     assert (made.rows, made.blank, made.truncated) == (8, 3, 1)
-    answers = iter(predictor.predict(PRESENT))
-    for text, row in zip(texts, found.to_pylist(), strict=True):
+    predictions = iter(predictor.predict(PRESENT))
+    for text, row in zip(texts, scored.to_pylist(), strict=True):
         if text and text.strip():
-            assert row["labels"] == next(answers)["labels"]
+            assert row["labels"] == next(predictions)["labels"]
         else:
             assert (row["labels"], row["truncated"], row["p/calm"]) == ([], None, None)
 
@@ -84,8 +84,8 @@ def test_a_parquet_file_keeps_its_types_and_metadata(predictor: Predictor, tmp_p
 def test_a_hugging_face_file_stays_one(predictor: Predictor, tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"text": ["a lake", "gravel"]}).to_parquet(str(tmp_path / "in.parquet"))
     score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.parquet")
-    found = datasets.load_dataset("parquet", data_files=str(tmp_path / "out.parquet"), cache_dir=str(tmp_path / "cache"))
-    assert found["train"].column_names[:3] == ["text", "labels", "truncated"]
+    loaded = datasets.load_dataset("parquet", data_files=str(tmp_path / "out.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert loaded["train"].column_names[:3] == ["text", "labels", "truncated"]
 
 
 @pytest.mark.parametrize(("ending", "other"), list(itertools.product(files.ENDINGS, repeat=2)))
@@ -98,15 +98,17 @@ def test_every_format_becomes_every_other(predictor: Predictor, tmp_path: Path, 
         contents = {".csv": 'text\na lake\n"the ""old"\nstorm\n', ".tsv": 'text\na lake\nthe "old\nstorm\n'}
         first.write_text(contents[ending])
     score_file(predictor, first, second)
-    answers = [answer["labels"] for answer in predictor.predict(texts)]
+    predictions = [prediction["labels"] for prediction in predictor.predict(texts)]
     if other == ".parquet":
-        found = pq.read_table(second)
-        assert (found["text"].to_pylist(), found["labels"].to_pylist()) == (texts, answers)
+        scored = pq.read_table(second)
+        assert (scored["text"].to_pylist(), scored["labels"].to_pylist()) == (texts, predictions)
     elif other == ".csv":
-        assert [(row["text"], row["labels"]) for row in read(second)] == list(zip(texts, map("|".join, answers), strict=True))
+        assert [(row["text"], row["labels"]) for row in read(second)] == list(
+            zip(texts, map("|".join, predictions), strict=True)
+        )
     else:
         cells = [line.split("\t")[:2] for line in second.read_text().splitlines()[1:]]
-        assert cells == [[text, "|".join(labels)] for text, labels in zip(texts, answers, strict=True)]
+        assert cells == [[text, "|".join(labels)] for text, labels in zip(texts, predictions, strict=True)]
 
 
 def test_labels_alone(predictor: Predictor, tmp_path: Path) -> None:

@@ -116,11 +116,11 @@ def test_a_file_that_mlflow_adds_after_a_download_does_no_harm(
 
 
 def test_labels_come_best_first_with_their_scores(predictor: Predictor) -> None:
-    answers = predictor.predict(TEXTS, Options(threshold=0.01))
-    assert len(answers) == len(TEXTS)
-    for answer in answers:
-        scores = list(answer["scores"].values())
-        assert list(answer["scores"]) == answer["labels"]
+    predictions = predictor.predict(TEXTS, Options(threshold=0.01))
+    assert len(predictions) == len(TEXTS)
+    for prediction in predictions:
+        scores = list(prediction["scores"].values())
+        assert list(prediction["scores"]) == prediction["labels"]
         assert scores == sorted(scores, reverse=True)
         assert len(scores) > 1
 
@@ -130,8 +130,8 @@ def test_the_tuned_thresholds_decide_unless_another_is_asked_for(predictor: Pred
     tuned = predictor.bundle.thresholds.apply(probabilities)
     assert tuned.any()
     for options in (None, Options(), Options(threshold="tuned")):
-        answers = predictor.predict(TEXTS, options)
-        assert [set(answer["labels"]) for answer in answers] == [
+        predictions = predictor.predict(TEXTS, options)
+        assert [set(prediction["labels"]) for prediction in predictions] == [
             {name for name, chosen in zip(taxonomy.names, row, strict=True) if chosen} for row in tuned
         ]
 
@@ -139,8 +139,8 @@ def test_the_tuned_thresholds_decide_unless_another_is_asked_for(predictor: Pred
 @pytest.mark.parametrize("threshold", [0, 0.12, 0.2, 1, 1.0])
 def test_a_threshold_keeps_what_reaches_it(threshold: float, predictor: Predictor, taxonomy: Taxonomy) -> None:
     everything = predictor.predict(TEXTS, Options(all_scores=True))
-    for answer, full in zip(predictor.predict(TEXTS, Options(threshold=threshold)), everything, strict=True):
-        assert answer["labels"] == [name for name, score in full["scores"].items() if score >= threshold]
+    for prediction, full in zip(predictor.predict(TEXTS, Options(threshold=threshold)), everything, strict=True):
+        assert prediction["labels"] == [name for name, score in full["scores"].items() if score >= threshold]
 
 
 @pytest.mark.parametrize("k", [1, 2, 7, 100])
@@ -163,25 +163,25 @@ def test_all_scores_names_every_label_and_changes_no_decision(predictor: Predict
 def test_top_k_thresholds_give_each_text_that_many_labels(predictor: Predictor) -> None:
     opened = predictor.bundle
     by_rank = bundle.Bundle(opened.folder, opened.metadata, opened.taxonomy, Thresholds("top-k", (0.0,) * 7, 2), opened.encoder)
-    answers = Predictor(by_rank, predictor.engine).predict(TEXTS)
-    assert [len(answer["labels"]) for answer in answers] == [2] * len(TEXTS)
+    predictions = Predictor(by_rank, predictor.engine).predict(TEXTS)
+    assert [len(prediction["labels"]) for prediction in predictions] == [2] * len(TEXTS)
 
 
 def test_an_answer_says_whether_the_text_was_cut(predictor: Predictor) -> None:
-    answers = predictor.predict(["lake", "lake " * 126, "lake " * 127])
-    assert [answer["truncated"] for answer in answers] == [False, False, True]
+    predictions = predictor.predict(["lake", "lake " * 126, "lake " * 127])
+    assert [prediction["truncated"] for prediction in predictions] == [False, False, True]
 
 
 def test_an_answer_is_plain_json(predictor: Predictor) -> None:
-    answers = predictor.predict(TEXTS, Options(all_scores=True))
-    assert json.loads(json.dumps(answers)) == answers
+    predictions = predictor.predict(TEXTS, Options(all_scores=True))
+    assert json.loads(json.dumps(predictions)) == predictions
 
 
 @pytest.mark.fault("http-blank-text")
 def test_a_blank_text_has_a_defined_answer(predictor: Predictor) -> None:
-    answers = predictor.predict(["", " \t\n"], Options(all_scores=True))
-    assert answers[0] == answers[1]
-    assert all(0 < score < 1 for score in answers[0]["scores"].values())
+    predictions = predictor.predict(["", " \t\n"], Options(all_scores=True))
+    assert predictions[0] == predictions[1]
+    assert all(0 < score < 1 for score in predictions[0]["scores"].values())
 
 
 def test_mlflow_loads_a_bundle_and_answers_as_the_predictor_does(
@@ -190,9 +190,9 @@ def test_mlflow_loads_a_bundle_and_answers_as_the_predictor_does(
     loaded = mlflow.pyfunc.load_model(str(bundles["cpu"]))
     expected = predictor.predict(TEXTS)
     for given_as in (TEXTS, pd.DataFrame({"text": TEXTS})):
-        for found, wanted in zip(loaded.predict(given_as), expected, strict=True):
-            assert found["labels"] == wanted["labels"]
-            assert found["scores"] == pytest.approx(wanted["scores"], abs=1e-5)
+        for prediction, wanted in zip(loaded.predict(given_as), expected, strict=True):
+            assert prediction["labels"] == wanted["labels"]
+            assert prediction["scores"] == pytest.approx(wanted["scores"], abs=1e-5)
 
 
 def test_the_cpu_variant_answers_without_the_training_libraries(
@@ -200,14 +200,14 @@ def test_the_cpu_variant_answers_without_the_training_libraries(
 ) -> None:
     script = (
         "import json, sys; from pathlib import Path; from goemotions.prediction.predictor import Predictor\n"
-        "answers = Predictor.load(Path(sys.argv[1]), threads=1).predict(json.loads(sys.argv[2]))\n"
+        "predictions = Predictor.load(Path(sys.argv[1]), threads=1).predict(json.loads(sys.argv[2]))\n"
         "heavy = {'torch', 'transformers', 'datasets', 'sklearn', 'scipy', 'mlflow', 'kfp'} & set(sys.modules)\n"
-        "print(json.dumps([answers, sorted(heavy)]))"
+        "print(json.dumps([predictions, sorted(heavy)]))"
     )
     command = [sys.executable, "-c", script, str(bundles["cpu"]), json.dumps(TEXTS)]
-    answers, heavy = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout)
+    predictions, heavy = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout)
     assert heavy == []
-    assert answers == predictor.predict(TEXTS)
+    assert predictions == predictor.predict(TEXTS)
 
 
 def test_the_bundle_carries_the_scores_it_was_registered_with(bundles: dict[bundle.Variant, Path], dataset: Path) -> None:

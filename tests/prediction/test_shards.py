@@ -50,17 +50,17 @@ def scored(output: Path) -> pa.Table:
     return pq.read_table(output)
 
 
-def right(predictor: Predictor, found: pa.Table, count: int) -> bool:
+def assert_correct(predictor: Predictor, table: pa.Table, count: int) -> bool:
     expected = comments(count)
     texts = [text for text in expected["text"].to_pylist() if text]
-    answers = iter(predictor.predict(texts, Options(all_scores=True)))
-    rows = found.to_pylist()
+    predictions = iter(predictor.predict(texts, Options(all_scores=True)))
+    rows = table.to_pylist()
     assert [row["n"] for row in rows] == list(range(count))
-    assert found["text"].to_pylist() == expected["text"].to_pylist()
+    assert table["text"].to_pylist() == expected["text"].to_pylist()
     for row in rows:
-        answer: dict[str, Any] = next(answers) if row["text"] else {"labels": []}
-        assert row["labels"] == answer["labels"]
-        assert row["p/calm"] == (pytest.approx(answer["scores"]["calm"], abs=0.03) if row["text"] else None)
+        prediction: dict[str, Any] = next(predictions) if row["text"] else {"labels": []}
+        assert row["labels"] == prediction["labels"]
+        assert row["p/calm"] == (pytest.approx(prediction["scores"]["calm"], abs=0.03) if row["text"] else None)
     return True
 
 
@@ -72,7 +72,7 @@ def run(source: Path, output: Path, whole: Path, predictor: Predictor | None = N
 
 def test_every_row_of_every_file_is_answered_in_order(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
     made = run(write(tmp_path / "in", 130, 0, 71), tmp_path / "out", whole, predictor, shard_rows=60)
-    assert right(predictor, scored(tmp_path / "out"), 201)
+    assert assert_correct(predictor, scored(tmp_path / "out"), 201)
     assert (made.rows, made.blank) == (201, 22)
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["_plan.json", "_scored.json", *(f"part-{number:06d}.parquet" for number in range(5))]
@@ -112,7 +112,7 @@ def test_several_share_a_plan(predictor: Predictor, whole: Path, tmp_path: Path)
             shards.finish(str(tmp_path / "out"))
         shards.score(str(tmp_path / "out"), share=(number, 3), predictor=predictor)
     shards.finish(str(tmp_path / "out"))
-    assert right(predictor, scored(tmp_path / "out"), 100)
+    assert assert_correct(predictor, scored(tmp_path / "out"), 100)
 
 
 def test_what_is_done_is_not_done_again(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
@@ -123,11 +123,11 @@ def test_what_is_done_is_not_done_again(predictor: Predictor, whole: Path, tmp_p
     run(source, tmp_path / "out", whole, predictor, shard_rows=30)
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("part-*")}
     assert before.items() <= after.items()
-    assert right(predictor, scored(tmp_path / "out"), 100)
+    assert assert_correct(predictor, scored(tmp_path / "out"), 100)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "reason"),
     [
         (lambda source: pq.write_table(comments(7), source / "in-000.parquet"), "another files"),
         (lambda source: {"column": "n"}, "another column"),
@@ -135,11 +135,11 @@ def test_what_is_done_is_not_done_again(predictor: Predictor, whole: Path, tmp_p
     ],
 )
 def test_an_output_is_of_one_input_and_one_question(
-    predictor: Predictor, whole: Path, tmp_path: Path, change: Callable[[Path], Any], said: str
+    predictor: Predictor, whole: Path, tmp_path: Path, change: Callable[[Path], Any], reason: str
 ) -> None:
     source = write(tmp_path / "in", 20)
     run(source, tmp_path / "out", whole, predictor)
-    with pytest.raises(DataError, match=f"has scores of {said}: empty it, or choose another folder"):
+    with pytest.raises(DataError, match=f"has scores of {reason}: empty it, or choose another folder"):
         run(source, tmp_path / "out", whole, predictor, **(change(source) or {}))
 
 
@@ -212,7 +212,7 @@ def test_a_shard_that_another_one_made_is_not_made_again(
     monkeypatch.setattr(files, "label_rows", label_beside_another)
     shards.score(output, predictor=predictor)
     assert labelled == [0, 0, 20, 40]
-    assert right(predictor, scored(tmp_path / "out"), 60)
+    assert assert_correct(predictor, scored(tmp_path / "out"), 60)
 
 
 def test_a_file_cut_after_planning_is_named(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
@@ -240,10 +240,10 @@ def command(source: Path, output: Path, whole: Path, *others: str) -> list[str]:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_anywhere_no_row_is_lost_or_doubled(predictor: Predictor, whole: Path, tmp_path: Path, workers: int) -> None:
     source, output = write(tmp_path / "in", 2000, 1000), tmp_path / "out"
-    asked = command(source, output, whole, "--workers", str(workers))
+    arguments = command(source, output, whole, "--workers", str(workers))
     generator = random.Random(workers)
     for kill in range(3):
-        running = subprocess.Popen(asked, stderr=subprocess.DEVNULL, start_new_session=True)
+        running = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, start_new_session=True)
         wanted = min(18, 1 + kill * 4)
         while running.poll() is None and len(list(output.glob("part-*"))) < wanted:
             time.sleep(0.005)
@@ -255,29 +255,29 @@ def test_killed_anywhere_no_row_is_lost_or_doubled(predictor: Predictor, whole: 
         while of_session(running.pid) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert of_session(running.pid) == []
-    ended = subprocess.run(asked, capture_output=True, text=True, check=False)
+    ended = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith(f"{output}: 3,000 rows in ")
-    assert right(predictor, scored(output), 3000)
+    assert assert_correct(predictor, scored(output), 3000)
     assert not list(output.glob(".*"))
 
 
 def of_session(leader: int) -> list[int]:
-    found = []
+    pids = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if os.getsid(int(process.name)) == leader and "State:\tZ" not in (process / "status").read_text():
-                found.append(int(process.name))
+                pids.append(int(process.name))
         except OSError:
             continue
-    return found
+    return pids
 
 
 def test_a_worker_that_is_killed_is_named_and_what_is_done_stays(whole: Path, tmp_path: Path) -> None:
     source, output = write(tmp_path / "in", 3000), tmp_path / "out"
     shards.plan(str(source), str(output), str(whole), shard_rows=150)
-    asked = command(source, output, whole, "--workers", "2")
-    with subprocess.Popen(asked, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
+    arguments = command(source, output, whole, "--workers", "2")
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
         while running.poll() is None and not list(output.glob("part-*")):
             time.sleep(0.01)
         worker = next(pid for pid in of_session(running.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
@@ -302,9 +302,9 @@ def test_memory_does_not_grow_with_the_rows(whole: Path, tmp_path: Path) -> None
             "try: cli.main()\n"
             "finally: print(measuring.peak_mib(), file=sys.stderr)"
         )
-        asked = command(folder, tmp_path / f"out-{number}", whole, "--shard-rows", str(rows))
-        asked[1:3] = ["-c", script]
-        ended = subprocess.run(asked, capture_output=True, text=True, check=True)
+        arguments = command(folder, tmp_path / f"out-{number}", whole, "--shard-rows", str(rows))
+        arguments[1:3] = ["-c", script]
+        ended = subprocess.run(arguments, capture_output=True, text=True, check=True)
         peaks.append(float(ended.stderr.splitlines()[-1]))
     assert peaks[1] - peaks[0] < 60, f"{peaks} MiB"
 
@@ -319,6 +319,6 @@ def test_it_is_the_same_in_s3(stack: Path, predictor: Predictor, whole: Path, tm
         shards.score(f"{place}/out/", workers=2)
         assert shards.finish(f"{place}/out/").rows == 201
     store.fetch(f"{place}/out/", tmp_path / "out")
-    assert right(predictor, scored(tmp_path / "out"), 201)
+    assert assert_correct(predictor, scored(tmp_path / "out"), 201)
     with pytest.raises(StorageError, match="no such bucket"):
         shards.plan("s3://none/in/", f"{place}/out/", f"{place}/bundle/")

@@ -42,13 +42,13 @@ def spoilt(candidate: Path, folder: Path, share: float) -> Path:
     shutil.rmtree(folder / "gpu")
     for split in ("validation", "test"):
         path = folder / "cpu" / split / FILE
-        found = Predictions.read(path)
+        predictions = Predictions.read(path)
         generator = np.random.default_rng(7)
-        noise = generator.random(found.labels.shape)
+        noise = generator.random(predictions.labels.shape)
         # The same rows first, so that each folder is right wherever a worse one is.
-        is_random = (np.arange(len(found.labels)) < share * len(found.labels))[:, None]
-        scores = np.where(is_random, noise, np.where(found.labels, 0.95, 0.05))
-        replace(found, probabilities=scores.astype(np.float32)).write(path)
+        is_random = (np.arange(len(predictions.labels)) < share * len(predictions.labels))[:, None]
+        scores = np.where(is_random, noise, np.where(predictions.labels, 0.95, 0.05))
+        replace(predictions, probabilities=scores.astype(np.float32)).write(path)
     tuning.tune(folder / "cpu" / "validation", folder / "cpu" / "thresholds")
     return folder
 

@@ -27,9 +27,9 @@ def certain(candidate: Path, folder: Path, right: float) -> Path:
     shutil.copytree(candidate, folder, symlinks=True)
     for split in ("validation", "test"):
         path = folder / "cpu" / split / FILE
-        found = Predictions.read(path)
-        scores = np.where(found.labels, right, 1 - right).astype(np.float32)
-        replace(found, probabilities=scores).write(path)
+        predictions = Predictions.read(path)
+        scores = np.where(predictions.labels, right, 1 - right).astype(np.float32)
+        replace(predictions, probabilities=scores).write(path)
     tuning.tune(folder / "cpu" / "validation", folder / "cpu" / "thresholds")
     return folder
 
@@ -137,9 +137,9 @@ def test_the_command_promotes_and_writes_the_manifest(model: str, manifest: Path
     assert f"no InferenceService {model}-cpu, nothing is written" in untouched.output
     service = f"{model}-cpu"
     manifest.write_text(manifest.read_text().replace("name: goemotions-cpu\n  annotations", f"name: {service}\n  annotations"))
-    answer = run("model", "promote", "2", "--model-name", model, "--file", str(manifest))
-    assert answer.exit_code == 0, answer.output
-    assert f"{ALIAS}: version 2, before it 1" in answer.output
+    result = run("model", "promote", "2", "--model-name", model, "--file", str(manifest))
+    assert result.exit_code == 0, result.output
+    assert f"{ALIAS}: version 2, before it 1" in result.output
     assert tracking.get_version(model, "2").source in manifest.read_text()
     back = run("model", "rollback", "--model-name", model, "--file", str(manifest))
     assert f"{ALIAS}: version 1, before it 2" in back.output

@@ -47,12 +47,12 @@ class Registry:
         return registration.register(self.dataset, parts, **wanted)
 
     def alias(self, name: str) -> str | None:
-        found = tracking.find_version(self.name, name)
-        return found.number if found else None
+        version = tracking.find_version(self.name, name)
+        return version.number if version else None
 
     def versions(self) -> list[str]:
-        found = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).search_model_versions(f"name='{self.name}'")
-        return sorted(version.version for version in found)
+        versions = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).search_model_versions(f"name='{self.name}'")
+        return sorted(version.version for version in versions)
 
 
 @pytest.fixture
@@ -71,18 +71,18 @@ def change(candidate: Path, folder: Path, changes: dict[str, Callable[[Predictio
     return folder
 
 
-def knowing(found: Predictions) -> Predictions:
-    return replace(found, probabilities=np.where(found.labels, 0.99, 0.01).astype(np.float32))
+def perfect(predictions: Predictions) -> Predictions:
+    return replace(predictions, probabilities=np.where(predictions.labels, 0.99, 0.01).astype(np.float32))
 
 
-def misled(found: Predictions) -> Predictions:
-    return replace(found, probabilities=np.where(found.labels, 0.01, 0.99).astype(np.float32))
+def inverted(predictions: Predictions) -> Predictions:
+    return replace(predictions, probabilities=np.where(predictions.labels, 0.01, 0.99).astype(np.float32))
 
 
 @pytest.fixture(scope="module")
 def better(candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A profile's folder whose stored predictions are all right."""
-    return change(candidate, tmp_path_factory.mktemp("better") / "better", {"validation": knowing, "test": knowing})
+    return change(candidate, tmp_path_factory.mktemp("better") / "better", {"validation": perfect, "test": perfect})
 
 
 @dataclass(frozen=True)
@@ -90,15 +90,15 @@ class Registered:
     """A pipeline run that was registered once, for the tests that only look at it."""
 
     registry: Registry
-    answer: dict[str, Any]
+    versions: dict[str, Any]
     run_id: str
 
 
 @pytest.fixture(scope="module")
 def registered(stack: Path, dataset: Path, candidate: Path) -> Registered:
     registry = Registry("registered-once", "s3://goemotions/tests/registered-once/", dataset)
-    answer = registry.register("1", candidate, variants=VARIANTS, tags={"commit": "c1"})
-    return Registered(registry, answer, tracking.get_or_create_run("registered-once-1", "minilm").run_id)
+    versions = registry.register("1", candidate, variants=VARIANTS, tags={"commit": "c1"})
+    return Registered(registry, versions, tracking.get_or_create_run("registered-once-1", "minilm").run_id)
 
 
 def test_the_scores_that_are_compared_are_read_without_the_test_split(candidate: Path) -> None:
@@ -109,13 +109,13 @@ def test_the_scores_that_are_compared_are_read_without_the_test_split(candidate:
 
 def test_a_better_test_split_does_not_win(registry: Registry, candidate: Path, tmp_path: Path) -> None:
     """The profile that would win on test comes last, and is worse on validation."""
-    tempting = change(candidate, tmp_path / "tempting", {"validation": misled, "test": knowing})
+    tempting = change(candidate, tmp_path / "tempting", {"validation": inverted, "test": perfect})
     (tempting / "model").unlink()
     shutil.copytree((candidate / "model").resolve(), tempting / "model")
     record = tempting / "model" / "training.json"
     record.write_text(record.read_text(encoding="utf-8").replace('"minilm"', '"tempting"'), encoding="utf-8")
-    found = registry.register("1", candidate, tempting)
-    assert found["cpu"]["profile"] == "minilm"
+    versions = registry.register("1", candidate, tempting)
+    assert versions["cpu"]["profile"] == "minilm"
 
 
 def test_artifacts_side_by_side_are_gathered_by_profile() -> None:
@@ -127,8 +127,8 @@ def test_artifacts_side_by_side_are_gathered_by_profile() -> None:
         return [Artifact(f"{name}{number}") for number in (1, 2)]
 
     lists = tuple(artifacts(name) for name in ("validation", "test", "thresholds"))
-    found = assembly.collect(artifacts("model"), artifacts("onnx"), {"cpu": lists})
-    assert found == {
+    collected = assembly.collect(artifacts("model"), artifacts("onnx"), {"cpu": lists})
+    assert collected == {
         "cpu": [
             CandidateArtifacts(*(Path(f"{name}{n}") for name in ("model", "onnx", "validation", "test", "thresholds")))
             for n in (1, 2)
@@ -137,8 +137,11 @@ def test_artifacts_side_by_side_are_gathered_by_profile() -> None:
 
 
 def test_the_first_version_of_each_variant_is_the_champion(registered: Registered, candidate: Path) -> None:
-    registry, found = registered.registry, registered.answer
-    assert {variant: version["alias"] for variant, version in found.items()} == {"gpu": "champion-gpu", "cpu": "champion-cpu"}
+    registry, versions = registered.registry, registered.versions
+    assert {variant: version["alias"] for variant, version in versions.items()} == {
+        "gpu": "champion-gpu",
+        "cpu": "champion-cpu",
+    }
     assert {variant: registry.alias(f"champion-{variant}") for variant in VARIANTS} == {"gpu": "1", "cpu": "2"}
     assert [registry.alias(f"challenger-{variant}") for variant in VARIANTS] == [None, None]
 
@@ -149,15 +152,15 @@ def test_a_version_tells_where_it_comes_from(registered: Registered, candidate: 
     version = tracking.find_version(registry.name, f"champion-{variant}")
     assert version is not None
     digest = Predictions.read(candidate / variant / "validation" / FILE).digest
-    facts = {"variant": variant, "profile": "minilm", "run_id": run_id, "dataset_digest": digest}
+    metadata = {"variant": variant, "profile": "minilm", "run_id": run_id, "dataset_digest": digest}
     (change,) = tracking.history(version, f"champion-{variant}")
     assert (change.action, change.before, change.after) == ("promote", "", version.number)
-    assert {name: value for name, value in version.tags.items() if name in facts or name == "commit"} == {
-        **facts,
+    assert {name: value for name, value in version.tags.items() if name in metadata or name == "commit"} == {
+        **metadata,
         "commit": "c1",
     }
     assert version.run_id == run_id
-    assert version.source == registered.answer[variant]["source"]
+    assert version.source == registered.versions[variant]["source"]
     assert version.source == f"{registry.store}models/{registry.name}/{run_id}/{variant}/"
 
 
@@ -178,8 +181,8 @@ def stored_times(store: str) -> dict[str, str]:
 
 def test_a_new_run_becomes_the_challenger(registry: Registry, candidate: Path) -> None:
     registry.register("1", candidate)
-    found = registry.register("2", candidate, auto_promote=True)["cpu"]
-    assert (found["alias"], found["gate"]["reasons"]) == ("challenger-cpu", ["AUC micro is not higher"])
+    version = registry.register("2", candidate, auto_promote=True)["cpu"]
+    assert (version["alias"], version["gate"]["reasons"]) == ("challenger-cpu", ["AUC micro is not higher"])
     assert (registry.alias("champion-cpu"), registry.alias("challenger-cpu")) == ("1", "2")
 
 
@@ -188,9 +191,9 @@ def test_a_better_run_becomes_the_champion_only_where_that_was_asked_for(
     registry: Registry, candidate: Path, better: Path, auto_promote: bool
 ) -> None:
     registry.register("1", candidate)
-    found = registry.register("2", better, auto_promote=auto_promote)["cpu"]
-    assert (found["gate"]["passes"], found["gate"]["reasons"]) == (True, [])
-    assert found["alias"] == ("champion-cpu" if auto_promote else "challenger-cpu")
+    version = registry.register("2", better, auto_promote=auto_promote)["cpu"]
+    assert (version["gate"]["passes"], version["gate"]["reasons"]) == (True, [])
+    assert version["alias"] == ("champion-cpu" if auto_promote else "challenger-cpu")
     assert (registry.alias("champion-cpu"), registry.alias("challenger-cpu")) == ("2" if auto_promote else "1", "2")
 
 
@@ -202,9 +205,9 @@ def test_a_worse_run_does_not_become_the_champion(registry: Registry, candidate:
 
 def test_only_the_cpu_model_has_a_latency_budget(registry: Registry, candidate: Path, better: Path) -> None:
     registry.register("1", candidate, variants=VARIANTS)
-    found = registry.register("2", better, variants=VARIANTS, auto_promote=True, latency_budget_ms=1e-6)
-    assert (found["gpu"]["alias"], found["cpu"]["alias"]) == ("champion-gpu", "challenger-cpu")
-    (reason,) = found["cpu"]["gate"]["reasons"]
+    versions = registry.register("2", better, variants=VARIANTS, auto_promote=True, latency_budget_ms=1e-6)
+    assert (versions["gpu"]["alias"], versions["cpu"]["alias"]) == ("champion-gpu", "challenger-cpu")
+    (reason,) = versions["cpu"]["gate"]["reasons"]
     assert reason.startswith("p95 latency ")
 
 
@@ -214,12 +217,12 @@ def test_a_crash_before_an_alias_is_completed_by_the_next(
     registry: Registry, candidate: Path, better: Path, before: str
 ) -> None:
     registry.register("1", candidate)
-    found = registry.register("2", better, auto_promote=True)
+    versions = registry.register("2", better, auto_promote=True)
     tracking.set_alias(registry.name, "champion-cpu", "1")
     if before == "challenger":
         client = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
         client.delete_registered_model_alias(registry.name, "challenger-cpu")
-    assert registry.register("2", better, auto_promote=True) == found
+    assert registry.register("2", better, auto_promote=True) == versions
     assert (registry.alias("champion-cpu"), registry.alias("challenger-cpu")) == ("2", "2")
     assert registry.versions() == ["1", "2"]
 
@@ -229,15 +232,17 @@ def test_a_champion_scored_on_other_data_is_scored_again(
     registry: Registry, candidate: Path, tmp_path: Path, variant: Variant
 ) -> None:
     """Its stored predictions would win; its model is the candidate's own, so that scored again it is a draw."""
-    old = change(candidate, tmp_path / "old", {"validation": lambda found: replace(knowing(found), digest="other data")})
+    old = change(
+        candidate, tmp_path / "old", {"validation": lambda predictions: replace(perfect(predictions), digest="other data")}
+    )
     registry.register("1", old, variants=(variant,))
-    found = registry.register("2", candidate, variants=(variant,), auto_promote=True)[variant]
-    assert abs(found["gate"]["differences"]["auc_micro"]["difference"]) < 1e-3
+    version = registry.register("2", candidate, variants=(variant,), auto_promote=True)[variant]
+    assert abs(version["gate"]["differences"]["auc_micro"]["difference"]) < 1e-3
 
 
 def test_another_taxonomy_is_refused_under_the_same_name(registry: Registry, candidate: Path, tmp_path: Path) -> None:
-    def renamed(found: Predictions) -> Predictions:
-        return replace(found, names=tuple(f"other {name}" for name in found.names))
+    def renamed(predictions: Predictions) -> Predictions:
+        return replace(predictions, names=tuple(f"other {name}" for name in predictions.names))
 
     other = change(candidate, tmp_path / "other", {"validation": renamed, "test": renamed})
     registry.register("1", candidate)
@@ -248,14 +253,14 @@ def test_another_taxonomy_is_refused_under_the_same_name(registry: Registry, can
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_bundle_is_complete_and_whole(candidate: Path, tmp_path: Path, variant: Variant) -> None:
-    facts = {"profile": "minilm", "run_id": "r1", "dataset_digest": "d1"}
+    metadata = {"profile": "minilm", "run_id": "r1", "dataset_digest": "d1"}
     assemble(tmp_path / "bundle", candidate, variant)
     files = {path.relative_to(tmp_path / "bundle").as_posix(): path.stat().st_size for path in (tmp_path / "bundle").rglob("*")}
     content = manifest.verify(tmp_path / "bundle")
-    assert {key: content[key] for key in ("variant", "engine", *facts)} == {
+    assert {key: content[key] for key in ("variant", "engine", *metadata)} == {
         "variant": variant,
         "engine": ENGINES[variant],
-        **facts,
+        **metadata,
     }
     assert set(content["files"]) == set(files) - {manifest.NAME}
     wanted = {"config.json", "model.safetensors", "tokenizer.json", "training.json", "thresholds.json", "metrics.json"}
@@ -272,11 +277,11 @@ def test_the_figures_of_a_bundle_are_those_of_scikit_learn(candidate: Path, tmp_
     card = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
     fitted = thresholds.read(tmp_path / "bundle" / "thresholds.json").thresholds
     for split in ("validation", "test"):
-        found = Predictions.read(tmp_path / "bundle" / f"{split}.parquet")
-        predicted = fitted.apply(found.probabilities)
-        auc = roc_auc_score(found.labels, found.probabilities, average="micro")
-        f1 = f1_score(found.labels, predicted, average="macro", zero_division=0)
-        half = f1_score(found.labels, found.probabilities >= 0.5, average="macro", zero_division=0)
+        predictions = Predictions.read(tmp_path / "bundle" / f"{split}.parquet")
+        predicted = fitted.apply(predictions.probabilities)
+        auc = roc_auc_score(predictions.labels, predictions.probabilities, average="micro")
+        f1 = f1_score(predictions.labels, predicted, average="macro", zero_division=0)
+        half = f1_score(predictions.labels, predictions.probabilities >= 0.5, average="macro", zero_division=0)
         assert values[f"{split}/auc_micro"] == pytest.approx(auc)
         assert values[f"{split}/f1_macro"] == pytest.approx(f1)
         assert values[f"{split}/f1_macro/at_0.5"] == pytest.approx(half)
@@ -288,12 +293,12 @@ def test_the_figures_of_a_bundle_are_those_of_scikit_learn(candidate: Path, tmp_
 def test_the_figures_are_logged_to_the_run_of_the_profile(registered: Registered) -> None:
     logged = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).get_run(registered.run_id).data.metrics
     for variant in VARIANTS:
-        for name, value in registered.answer[variant]["metrics"].items():
+        for name, value in registered.versions[variant]["metrics"].items():
             assert logged[f"{variant}/{name}"] == pytest.approx(value)
 
 
 def test_what_is_fetched_is_the_bundle_to_the_byte(registered: Registered, tmp_path: Path) -> None:
-    names = ("champion-cpu", "2", registered.answer["cpu"]["source"])
+    names = ("champion-cpu", "2", registered.versions["cpu"]["source"])
     folders = [tmp_path / str(number) for number in range(3)]
     name = registered.registry.name
     versions = [references.fetch(*pair, name) for pair in zip(names, folders, strict=True)]
@@ -338,7 +343,7 @@ def test_mlflow_loads_the_champion_and_answers_as_the_predictor(
     expected = Predictor.load(tmp_path).predict(TEXTS)
     assert loaded.predict(pd.DataFrame({"text": TEXTS})) == expected
     assert loaded.predict(TEXTS) == expected
-    assert [answer["truncated"] for answer in expected] == [False] * 4 + [True]
+    assert [prediction["truncated"] for prediction in expected] == [False] * 4 + [True]
 
 
 def test_another_model_under_the_same_run_is_refused(registry: Registry, candidate: Path, tmp_path: Path) -> None:

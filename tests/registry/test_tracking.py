@@ -66,7 +66,7 @@ class Passing(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Gateway
 
-    def answer(self) -> None:
+    def forward(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.server.requests.append(self.path)
         self.close_connection = True
@@ -86,7 +86,7 @@ class Passing(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    do_GET = do_POST = do_PATCH = do_DELETE = answer
+    do_GET = do_POST = do_PATCH = do_DELETE = forward
 
     def log_message(self, *_: object) -> None:
         pass
@@ -153,10 +153,10 @@ def test_what_is_logged_is_there(client: mlflow.MlflowClient, own: str, tmp_path
     run.set_tags({"dataset.digest": "d1"})
     (tmp_path / "report.md").write_text("# report")
     run.log_folder(tmp_path, "report")
-    found = client.get_run(run.run_id).data
-    assert found.params["rate"] == "0.1"
-    assert set(found.params["long"]) == {"x"}
-    assert found.tags["dataset.digest"] == "d1"
+    data = client.get_run(run.run_id).data
+    assert data.params["rate"] == "0.1"
+    assert set(data.params["long"]) == {"x"}
+    assert data.tags["dataset.digest"] == "d1"
     assert [(metric.step, metric.value) for metric in client.get_metric_history(run.run_id, "loss")] == [(1, 0.5), (2, 0.25)]
     assert [file.path for file in client.list_artifacts(run.run_id, "report")] == ["report/report.md"]
 
@@ -248,25 +248,25 @@ def test_a_source_is_a_version_once(client: mlflow.MlflowClient, own: str) -> No
 def test_a_version_whose_answer_is_lost_is_made_once(client: mlflow.MlflowClient, gateway: Gateway, own: str) -> None:
     run = tracking.get_or_create_run(own)
     gateway.lost = "model-versions/create"
-    found = tracking.get_or_create_version(own, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
+    created = tracking.get_or_create_version(own, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
     assert gateway.lost == ""
-    assert [version.version for version in client.search_model_versions(f"name='{own}'")] == [found.number]
+    assert [version.version for version in client.search_model_versions(f"name='{own}'")] == [created.number]
 
 
 def test_a_run_whose_answer_is_lost_is_made_once(client: mlflow.MlflowClient, gateway: Gateway, own: str) -> None:
     gateway.lost = "runs/create"
-    found = tracking.get_or_create_run(own)
+    created = tracking.get_or_create_run(own)
     assert gateway.lost == ""
-    assert [run.info.run_id for run in runs(client, own)] == [found.run_id]
+    assert [run.info.run_id for run in runs(client, own)] == [created.run_id]
 
 
 def test_an_alias_moves(stack: Path, own: str) -> None:
     run = tracking.get_or_create_run(own)
     for source in ("s3://b/1/", "s3://b/2/"):
         tracking.set_alias(own, "champion-cpu", tracking.get_or_create_version(own, run.run_id, source, {}).number)
-        found = tracking.find_version(own, "champion-cpu")
-        assert found is not None
-        assert found.source == source
+        resolved = tracking.find_version(own, "champion-cpu")
+        assert resolved is not None
+        assert resolved.source == source
     assert tracking.find_version(own, "1") is not None
 
 
@@ -281,9 +281,9 @@ def test_the_tags_of_a_version_are_kept(stack: Path, own: str) -> None:
     version = tracking.get_or_create_version(
         own, tracking.get_or_create_run(own).run_id, "s3://b/1/", {"variant": "cpu", "commit": "c1"}
     )
-    found = tracking.find_version(own, version.number)
-    assert found is not None
-    assert found.tags == {"variant": "cpu", "commit": "c1"}
+    stored = tracking.find_version(own, version.number)
+    assert stored is not None
+    assert stored.tags == {"variant": "cpu", "commit": "c1"}
 
 
 @pytest.mark.fault("mlflow-down-at-registration", "registration-interrupted")
@@ -299,8 +299,11 @@ def test_a_registration_that_mlflow_interrupts_is_completed_by_the_next(
         run_id = tracking.get_or_create_run(own, "minilm").run_id
         assert store.read(f"{bucket}models/{own}/{run_id}/gpu/", manifest.NAME) is not None
     gateway.away = ""
-    found = registration.register(dataset, parts, **wanted)
-    assert {variant: version["alias"] for variant, version in found.items()} == {"gpu": "champion-gpu", "cpu": "champion-cpu"}
+    versions = registration.register(dataset, parts, **wanted)
+    assert {variant: version["alias"] for variant, version in versions.items()} == {
+        "gpu": "champion-gpu",
+        "cpu": "champion-cpu",
+    }
     assert sorted(version.version for version in client.search_model_versions(f"name='{own}'")) == ["1", "2"]
 
 
@@ -333,12 +336,12 @@ def test_what_is_on_record_of_a_version_comes_back_in_its_order(client: mlflow.M
     tracking.record(own, version, "promote", "champion-cpu", "")
     tracking.record(own, version, "deploy", "models/goemotions-cpu", "3", percent=10)
     tracking.record(own, version, "rollback", "champion-cpu", "4")
-    found = tracking.get_version(own, version.number)
-    assert [(one.action, one.before, one.after) for one in tracking.history(found, "champion-cpu")] == [
+    stored = tracking.get_version(own, version.number)
+    assert [(one.action, one.before, one.after) for one in tracking.history(stored, "champion-cpu")] == [
         ("promote", "", version.number),
         ("rollback", "4", version.number),
     ]
-    (deployed,) = tracking.history(found, "models/goemotions-cpu")
+    (deployed,) = tracking.history(stored, "models/goemotions-cpu")
     assert deployed.percent == 10
 
 
@@ -358,8 +361,8 @@ def test_epochs_that_an_earlier_attempt_could_not_log_are_there_in_the_end(
     with tracking.step(own, "minilm") as run:
         run.log_metrics(history[2], 3)
         run.log_missing(history)
-    found = client.get_metric_history(run.run_id, "loss")
-    assert sorted((metric.step, metric.value) for metric in found) == [(1, 3.0), (2, 2.0), (3, 1.0)]
+    logged = client.get_metric_history(run.run_id, "loss")
+    assert sorted((metric.step, metric.value) for metric in logged) == [(1, 3.0), (2, 2.0), (3, 1.0)]
     assert client.get_run(run.run_id).info.status == "FINISHED"
 
 

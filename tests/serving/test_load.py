@@ -25,9 +25,9 @@ def test_sigterm_under_load_loses_nothing(bundle: Path, tmp_path: Path) -> None:
             time.sleep(0.5)
             running.process.send_signal(signal.SIGTERM)
             time.sleep(0.5)
-            status, headers, _ = running.ask("GET", "/v2/health/ready")
+            status, headers, _ = running.request("GET", "/v2/health/ready")
             assert (status, headers["connection"]) == (503, "close")
-            assert running.ask("GET", "/v2/health/live")[0] == 200
+            assert running.request("GET", "/v2/health/live")[0] == 200
             time.sleep(1.2)
             late = pool.submit(load.closed, running.port, heavy, clients=8, count=8)
             assert running.process.wait(timeout=30) == 0
@@ -35,7 +35,7 @@ def test_sigterm_under_load_loses_nothing(bundle: Path, tmp_path: Path) -> None:
         assert late.result().statuses == [200] * 8
         assert max(late.result().seconds) > 0.3
         with pytest.raises(ConnectionRefusedError):
-            running.ask("GET", "/v2/health/ready")
+            running.request("GET", "/v2/health/ready")
 
 
 @pytest.mark.fault("server-overload")
@@ -58,7 +58,9 @@ def _first_rejected(running: Server, request: bytes) -> tuple[int, dict[str, str
     body = request.partition(b"\r\n\r\n")[2]
     with ThreadPoolExecutor(64) as pool:
         return next(
-            response for response in pool.map(lambda _: running.ask("POST", PREDICT, body), range(256)) if response[0] == 429
+            response
+            for response in pool.map(lambda _: running.request("POST", PREDICT, body), range(256))
+            if response[0] == 429
         )
 
 

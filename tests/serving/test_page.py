@@ -83,7 +83,7 @@ def test_the_page_fits_the_width_of_a_phone(tab: Tab) -> None:
 
 
 def test_the_page_allows_only_its_own_script(server: Server) -> None:
-    status, headers, body = server.ask("GET", "/")
+    status, headers, body = server.request("GET", "/")
     assert status == 200
     assert headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in headers["content-security-policy"]

@@ -71,7 +71,7 @@ def test_v2_and_grpc_return_what_v1_returns(server: Server, stub: Any, predictor
     expected = scores(predictor, TEXTS)
     labels = [prediction["labels"] for prediction in predictor.predict(TEXTS)]
     for path in (INFER, "/v2/models/goemotions/versions/r1/infer"):
-        status, _, body = server.ask("POST", path, v2(TEXTS, id="q"))
+        status, _, body = server.request("POST", path, v2(TEXTS, id="q"))
         response = json.loads(body)
         assert (status, response["id"], response["model_version"], response["parameters"]) == (
             200,
@@ -89,7 +89,7 @@ def test_v2_and_grpc_return_what_v1_returns(server: Server, stub: Any, predictor
 
 
 def test_v2_returns_binary_tensors(server: Server, predictor: Predictor) -> None:
-    status, headers, body = server.ask("POST", INFER, v2(TEXTS, parameters={"binary_data_output": True}))
+    status, headers, body = server.request("POST", INFER, v2(TEXTS, parameters={"binary_data_output": True}))
     assert (status, headers["content-type"]) == (200, "application/octet-stream")
     head = json.loads(body[: int(headers["inference-header-content-length"])])
     size = head["outputs"][0]["parameters"]["binary_data_size"]
@@ -108,7 +108,7 @@ def test_concurrent_clients_get_their_own_results(server: Server, stub: Any, pre
             all_scores = response["predictions"][0]["scores"]
             return np.array([all_scores[name] for name in predictor.bundle.taxonomy.names])
         if n % 3 == 1:
-            return np.array(json.loads(server.ask("POST", INFER, v2([texts[n]]))[2])["outputs"][0]["data"])
+            return np.array(json.loads(server.request("POST", INFER, v2([texts[n]]))[2])["outputs"][0]["data"])
         return np.array(stub.ModelInfer(message([texts[n]])).outputs[0].contents.fp32_contents)
 
     with ThreadPoolExecutor(32) as pool:
@@ -126,9 +126,9 @@ def test_health_and_metadata(server: Server, stub: Any) -> None:
         "/v2": {"name": "goemotions", "version": "r1", "extensions": ["binary_tensor_data"]},
     }
     for path, expected in contents.items():
-        status, _, body = server.ask("GET", path)
+        status, _, body = server.request("GET", path)
         assert (status, json.loads(body)) == (200, expected)
-    metadata = json.loads(server.ask("GET", "/v2/models/goemotions")[2])
+    metadata = json.loads(server.request("GET", "/v2/models/goemotions")[2])
     assert metadata["outputs"][0] == {"name": "probabilities", "datatype": "FP32", "shape": [-1, 7]}
     assert stub.ServerLive(pb.ServerLiveRequest()).live
     assert stub.ServerReady(pb.ServerReadyRequest()).ready
@@ -166,7 +166,7 @@ def test_health_and_metadata(server: Server, stub: Any) -> None:
     "http-hostile-json",
 )
 def test_a_bad_request_is_rejected(server: Server, content_type: str, body: bytes, status: int, named: str) -> None:
-    received, headers, response = server.ask("POST", PREDICT, body, Content_Type=content_type)
+    received, headers, response = server.request("POST", PREDICT, body, Content_Type=content_type)
     assert (received, headers["content-type"]) == (status, "application/json")
     content = json.loads(response)
     assert content.keys() == {"error"}
@@ -198,7 +198,7 @@ def test_an_unusual_text_has_a_defined_result(server: Server, text: str) -> None
 )
 @pytest.mark.fault("http-unknown-path")
 def test_an_unknown_path_or_method_is_rejected(server: Server, method: str, path: str, status: int) -> None:
-    received, headers, body = server.ask(method, path, b"{}" if method == "POST" else None)
+    received, headers, body = server.request(method, path, b"{}" if method == "POST" else None)
     assert received == status
     assert json.loads(body).keys() == {"error"}
     assert status != 405 or headers["allow"]
@@ -294,7 +294,7 @@ def test_a_client_that_sends_single_bytes_times_out_and_others_are_served(server
 
 
 def test_no_error_contains_internals(server: Server) -> None:
-    bodies = [server.ask("POST", PREDICT, body)[2] for body in (b"{", b"\xff", b'{"instances": [[]]}', b"null")]
+    bodies = [server.request("POST", PREDICT, body)[2] for body in (b"{", b"\xff", b'{"instances": [[]]}', b"null")]
     for body in bodies:
         assert not any(word in body for word in (b"Traceback", b"pydantic", b".py", b"line ", b"column"))
 

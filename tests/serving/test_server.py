@@ -71,4 +71,4 @@ def test_the_documented_limits_are_the_defaults() -> None:
 
 def test_environment_variables_set_options(server: Server) -> None:
     assert server.predict(instances=["a"] * 3)[0] == 413
-    assert server.ask("GET", "/")[0] == 404
+    assert server.request("GET", "/")[0] == 404

@@ -37,15 +37,15 @@ class Tab:
             message = json.loads(self._socket.recv())
             if message.get("id") == self._number:
                 assert "error" not in message, message
-                found: dict[str, Any] = message["result"]
-                return found
+                result: dict[str, Any] = message["result"]
+                return result
             self.events.append(message)
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression."""
-        found = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+        result = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
 
     def wait_for(self, script: str) -> Any:
         """The value of an expression, once it is true."""
@@ -97,8 +97,8 @@ def _address(profile: Path) -> str:
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError, ValueError, IndexError):
             port = int((profile / "DevToolsActivePort").read_text().splitlines()[0])
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=5) as answer:
-                pages = [page for page in json.load(answer) if page["type"] == "page"]
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=5) as response:
+                pages = [page for page in json.load(response) if page["type"] == "page"]
                 return str(pages[0]["webSocketDebuggerUrl"])
         time.sleep(0.1)
     pytest.fail(f"the browser did not start within {SECONDS} s")

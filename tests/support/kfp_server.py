@@ -104,12 +104,12 @@ class Handler(BaseHTTPRequestHandler):
             return self._error(401, "no token")
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         try:
-            answer = self._answer(self.command, url.path.removeprefix("/apis/v2beta1/").split("/"), query, body)
+            response = self._respond(self.command, url.path.removeprefix("/apis/v2beta1/").split("/"), query, body)
         except Refused as error:
             return self._error(error.status, str(error))
-        return self._send(200, json.dumps(WRITER.sanitize_for_serialization(answer)).encode())
+        return self._send(200, json.dumps(WRITER.sanitize_for_serialization(response)).encode())
 
-    def _answer(self, method: str, path: list[str], query: dict[str, str], body: bytes) -> Any:
+    def _respond(self, method: str, path: list[str], query: dict[str, str], body: bytes) -> Any:
         state = self.state
         if f"{method} {path[0]}" in state.refused_paths:
             raise Refused(400, f"{path[0]} cannot be made")
@@ -118,8 +118,8 @@ class Handler(BaseHTTPRequestHandler):
                 return api.V2beta1GetHealthzResponse(multi_user=state.multi_user)
             case "GET", "experiments":
                 self._require(query.get("namespace", ""))
-                found = _filtered(state.experiments, query)
-                return api.V2beta1ListExperimentsResponse(experiments=found or None, total_size=len(found))
+                listed = _filtered(state.experiments, query)
+                return api.V2beta1ListExperimentsResponse(experiments=listed or None, total_size=len(listed))
             case "POST", "experiments":
                 made = _read(body, api.V2beta1Experiment)
                 self._require(made.namespace or "")
@@ -128,16 +128,16 @@ class Handler(BaseHTTPRequestHandler):
                 return made
             case "GET", "pipelines":
                 self._require(query.get("namespace", ""))
-                found = _filtered(state.pipelines, query)
-                return api.V2beta1ListPipelinesResponse(pipelines=found or None, total_size=len(found))
+                listed = _filtered(state.pipelines, query)
+                return api.V2beta1ListPipelinesResponse(pipelines=listed or None, total_size=len(listed))
             case "POST", "pipelines":
                 made = _read(body, api.V2beta1Pipeline)
                 made.pipeline_id = f"pipeline-{next(IDS)}"
                 state.pipelines.append(made)
                 return made
             case "GET", "pipelines", pipeline_id, "versions":
-                found = [one for one in _filtered(state.versions, query) if one.pipeline_id == pipeline_id]
-                return api.V2beta1ListPipelineVersionsResponse(pipeline_versions=found or None, total_size=len(found))
+                listed = [one for one in _filtered(state.versions, query) if one.pipeline_id == pipeline_id]
+                return api.V2beta1ListPipelineVersionsResponse(pipeline_versions=listed or None, total_size=len(listed))
             case "POST", "pipelines", "upload_version":
                 spec = _uploaded(self.headers["Content-Type"], body)
                 version = api.V2beta1PipelineVersion(
@@ -159,8 +159,8 @@ class Handler(BaseHTTPRequestHandler):
             case "GET", "runs", run_id if run_id in state.runs:
                 return state.run(run_id)
             case "GET", "recurringruns":
-                found = [one for one in state.recurring if one.experiment_id == query["experiment_id"]]
-                return api.V2beta1ListRecurringRunsResponse(recurring_runs=found or None, total_size=len(found))
+                listed = [one for one in state.recurring if one.experiment_id == query["experiment_id"]]
+                return api.V2beta1ListRecurringRunsResponse(recurring_runs=listed or None, total_size=len(listed))
             case "POST", "recurringruns":
                 recurring = _read(body, api.V2beta1RecurringRun)
                 self._require_version(recurring.pipeline_version_reference)
@@ -197,7 +197,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-class _Answer:
+class _Response:
     """What the API's reader takes for a response."""
 
     def __init__(self, data: str) -> None:
@@ -210,13 +210,13 @@ def _read(body: bytes, model: type) -> Any:
     unknown = set(content) - set(model.attribute_map.values())
     if unknown:
         raise Refused(400, f"unknown field {unknown.pop()}")
-    return WRITER.deserialize(_Answer(body.decode()), model.__name__)
+    return WRITER.deserialize(_Response(body.decode()), model.__name__)
 
 
-def _filtered(found: list[Any], query: dict[str, str]) -> list[Any]:
+def _filtered(listed: list[Any], query: dict[str, str]) -> list[Any]:
     for predicate in json.loads(query.get("filter") or '{"predicates": []}')["predicates"]:
-        found = [one for one in found if getattr(one, predicate["key"]) == predicate["stringValue"]]
-    return found
+        listed = [one for one in listed if getattr(one, predicate["key"]) == predicate["stringValue"]]
+    return listed
 
 
 def _uploaded(content_type: str, body: bytes) -> dict[str, Any]:

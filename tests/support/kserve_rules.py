@@ -22,12 +22,12 @@ def violations(service: dict[str, Any]) -> list[str]:
     annotations = service["metadata"].get("annotations") or {}
     is_standard = annotations.get(MODE) == "Standard"
     predictor = service["spec"]["predictor"]
-    found = [] if NAME.fullmatch(service["metadata"]["name"]) else [f"name {service['metadata']['name']!r}"]
-    found += _component(predictor, is_standard)
-    found += _autoscaling(predictor, annotations.get(AUTOSCALER, "hpa")) if is_standard else []
+    errors = [] if NAME.fullmatch(service["metadata"]["name"]) else [f"name {service['metadata']['name']!r}"]
+    errors += _component(predictor, is_standard)
+    errors += _autoscaling(predictor, annotations.get(AUTOSCALER, "hpa")) if is_standard else []
     if canaries := service["spec"].get("canary"):
-        found += _canaries(canaries, predictor, is_standard)
-    return found
+        errors += _canaries(canaries, predictor, is_standard)
+    return errors
 
 
 def _component(predictor: dict[str, Any], is_standard: bool) -> Iterator[str]:
@@ -106,8 +106,8 @@ def strict(schema: Any) -> Any:
 
 def schema(crd: dict[str, Any], version: str) -> dict[str, Any]:
     """The strict schema of one version of a custom resource; of its metadata the fields that a manifest sets."""
-    (found,) = (one for one in crd["spec"]["versions"] if one["name"] == version)
-    opened = copy.deepcopy(found["schema"]["openAPIV3Schema"])
+    (definition,) = (one for one in crd["spec"]["versions"] if one["name"] == version)
+    opened = copy.deepcopy(definition["schema"]["openAPIV3Schema"])
     names = {"type": "object", "additionalProperties": {"type": "string"}}
     fields = {"name": {"type": "string"}, "namespace": {"type": "string"}, "labels": names, "annotations": names}
     opened["properties"]["metadata"] = {"type": "object", "properties": fields}

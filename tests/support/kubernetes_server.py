@@ -75,8 +75,8 @@ class State:
         if service["metadata"]["resourceVersion"] != before["resourceVersion"]:
             return 409, "the object has been modified"
         service.pop("status", None)
-        if found := kserve_rules.violations(service):
-            return 400, f'admission webhook "inferenceservice.kserve-webhook-server.validator" denied the request: {found[0]}'
+        if errors := kserve_rules.violations(service):
+            return 400, f'admission webhook "inferenceservice.kserve-webhook-server.validator" denied the request: {errors[0]}'
         changed = service["spec"] != self.services[name]["spec"]
         service["metadata"]["resourceVersion"] = str(int(before["resourceVersion"]) + 1)
         service["metadata"]["generation"] = before["generation"] + changed
@@ -106,18 +106,18 @@ class Handler(BaseHTTPRequestHandler):
             return self._refused(401, "Unauthorized")
         if self.state.refuse:
             return self._refused(self.state.refuse, "inferenceservices is forbidden: User cannot update resource")
-        asked = self.path.partition("?")[0]
-        if asked.startswith(DEPLOYMENTS):
-            return self._answer(200, self.state.deployment(asked.removeprefix(DEPLOYMENTS).removesuffix("-predictor")))
-        path, _, name = asked.partition(PREFIX)
+        url = self.path.partition("?")[0]
+        if url.startswith(DEPLOYMENTS):
+            return self._answer(200, self.state.deployment(url.removeprefix(DEPLOYMENTS).removesuffix("-predictor")))
+        path, _, name = url.partition(PREFIX)
         if path or (name and name.strip("/") not in self.state.services):
             return self._refused(404, f'inferenceservices.serving.kserve.io "{name.strip("/")}" not found')
         if not name:
             return self._answer(
                 200, {"kind": "InferenceServiceList", "items": [self.state.read(one) for one in self.state.services]}
             )
-        status, answer = act(name.strip("/"))
-        return self._answer(200, answer) if status == 200 else self._refused(status, answer)
+        status, content = act(name.strip("/"))
+        return self._answer(200, content) if status == 200 else self._refused(status, content)
 
     def _refused(self, status: int, message: str) -> None:
         self._answer(status, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": status})

@@ -25,7 +25,7 @@ class Server:
     process: subprocess.Popen[bytes]
     log: Path
 
-    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    def request(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body of an answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -34,18 +34,18 @@ class Server:
         return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
 
     def predict(self, **fields: Any) -> tuple[int, Any]:
-        status, _, body = self.ask("POST", PREDICT, json.dumps(fields).encode())
+        status, _, body = self.request("POST", PREDICT, json.dumps(fields).encode())
         return status, json.loads(body)
 
     def is_ready(self) -> bool:
         try:
-            return self.ask("GET", "/v2/health/ready")[0] == 200
+            return self.request("GET", "/v2/health/ready")[0] == 200
         except OSError:
             return False
 
     def metrics(self) -> dict[str, float]:
         """The samples that /metrics shows, by name and labels."""
-        lines = self.ask("GET", "/metrics")[2].decode().splitlines()
+        lines = self.request("GET", "/metrics")[2].decode().splitlines()
         return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
 
 

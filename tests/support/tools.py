@@ -11,7 +11,7 @@ import pytest
 
 def program(*names: str, why: str) -> str:
     """The first of these programs that is installed; without one, the test is skipped by ``missing``."""
-    return next((found for found in map(shutil.which, names) if found), None) or missing(f"{names[0]} is not installed: {why}")
+    return next((path for path in map(shutil.which, names) if path), None) or missing(f"{names[0]} is not installed: {why}")
 
 
 def missing(message: str) -> NoReturn:

@@ -57,8 +57,8 @@ def test_where_a_batch_has_every_word_it_is_adamw(network: Any, weights: Any, ta
     for step in range(4):
         advance(network, lazy, IDS, step / 4)
         advance(other, eager, IDS, step / 4)
-    for name, found in parameters(network).items():
-        torch.testing.assert_close(found, parameters(other)[name], atol=2e-4, rtol=1e-3, msg=name)
+    for name, values in parameters(network).items():
+        torch.testing.assert_close(values, parameters(other)[name], atol=2e-4, rtol=1e-3, msg=name)
 
 
 def test_gradients_are_clipped_together(network: Any) -> None:
@@ -85,4 +85,4 @@ def test_it_goes_on_to_the_bit(network: Any, weights: Any, taxonomy: Taxonomy) -
     for step in range(3, 6):
         advance(network, first, IDS, step / 6)
         advance(other, second, IDS, step / 6)
-    assert all(torch.equal(found, parameters(other)[name]) for name, found in parameters(network).items())
+    assert all(torch.equal(values, parameters(other)[name]) for name, values in parameters(network).items())
