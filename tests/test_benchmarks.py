@@ -25,12 +25,12 @@ def test_the_seconds_of_each_step_are_read_from_a_log_past_midnight() -> None:
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
-def test_an_exponent_is_that_of_the_values(power: float) -> None:
+def test_an_exponent_is_fitted(power: float) -> None:
     sizes = [10_000, 100_000, 1_000_000]
     assert growth.exponent(sizes, [3 * size**power for size in sizes]) == pytest.approx(power, abs=1e-6)
 
 
-def test_a_ratio_is_the_median_of_neighbours() -> None:
+def test_a_ratio_is_the_median_over_consecutive_runs() -> None:
     value, text = measuring.ratio([10.0, 30.0, 8.0], [5.0, 10.0, 8.0])
     assert value == 2.0
     assert text == "2.00 times (1.00 to 3.00)"
@@ -42,17 +42,17 @@ def test_runs_take_turns() -> None:
     assert (order, rates) == (["a", "b", "a", "b"], {"a": [1.0, 1.0], "b": [1.0, 1.0]})
 
 
-def test_a_row_says_whether_it_holds() -> None:
+def test_a_row_shows_whether_its_target_is_met() -> None:
     assert measuring.Row("x", "1", "2", holds=False).markdown() == "| x | 1 | 2 | **no** |"
 
 
 @pytest.mark.parametrize(("f1", "rate", "pays"), [(0.548, 210.0, True), (0.546, 210.0, False), (0.55, 190.0, False)])
-def test_a_cascade_pays_where_it_is_twice_as_fast_and_loses_little(f1: float, rate: float, pays: bool) -> None:
+def test_a_cascade_meets_its_target_if_it_is_twice_as_fast_and_loses_little(f1: float, rate: float, pays: bool) -> None:
     tiers = [Tier("int8", 0.55, [100.0, 101.0]), Tier("bag", 0.4, [9000.0, 9100.0]), Tier("cascade", f1, [rate, rate])]
     assert frontier.rows_of(tiers)[-1].holds is pays
 
 
-def test_a_section_measured_anew_leaves_the_others(tmp_path: Path) -> None:
+def test_measuring_one_section_keeps_the_others(tmp_path: Path) -> None:
     path = tmp_path / "benchmarks.md"
     sections = {"Training": "`one`\n\n| a |\n|---|\n| 1 |", "Growth": "`two`"}
     everything.write(path, sections)
@@ -64,7 +64,7 @@ def test_a_section_measured_anew_leaves_the_others(tmp_path: Path) -> None:
     assert everything.written(tmp_path / "none.md") == {}
 
 
-def test_what_is_recorded_of_the_frontier_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recorded_frontier_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measurements, "FRONTIER", tmp_path / "frontier.csv")
     frontier.record([Tier("int8", 0.55, [100.0, 102.0, 90.0]), Tier("cascade", 0.5, [1.0])], "of the data")
     (first, _) = measurements.read(tmp_path / "frontier.csv", "of the data")

@@ -53,7 +53,7 @@ def test_the_pipeline_runs_the_image_of_that_name(tmp_path: Path) -> None:
     assert script("name", "trainer", REGISTRY=REGISTRY).stdout.strip() in compiled.read_text()
 
 
-def test_a_commit_of_documents_is_no_new_image(checkout: Path) -> None:
+def test_a_commit_of_documents_does_not_change_the_image_name(checkout: Path) -> None:
     def committed(changed: str) -> str:
         with (checkout / changed).open("a") as file:
             file.write("\n")
@@ -66,7 +66,7 @@ def test_a_commit_of_documents_is_no_new_image(checkout: Path) -> None:
     assert committed("goemotions/data/taxonomy.py") != before
 
 
-def test_what_is_not_committed_is_not_built(checkout: Path) -> None:
+def test_uncommitted_changes_are_not_built(checkout: Path) -> None:
     (checkout / "goemotions" / "data" / "taxonomy.py").write_text("")
     refused = script("build", "trainer", folder=checkout)
     assert refused.returncode == 1
@@ -74,14 +74,14 @@ def test_what_is_not_committed_is_not_built(checkout: Path) -> None:
     assert "goemotions/data/taxonomy.py" in refused.stderr
 
 
-def test_an_image_that_is_not_there_is_named(checkout: Path) -> None:
+def test_an_unknown_image_is_a_named_error(checkout: Path) -> None:
     for action in ("name", "push"):
         refused = script(action, "predictor-tpu", folder=checkout, REGISTRY=REGISTRY, ENGINE="true")
         assert refused.returncode == 1
         assert "there is no image predictor-tpu" in refused.stderr
 
 
-def test_an_engine_that_is_not_there_is_named(checkout: Path) -> None:
+def test_a_missing_container_engine_is_a_named_error(checkout: Path) -> None:
     refused = script("build", "trainer", folder=checkout, ENGINE="no-such-engine")
     assert refused.returncode == 1
     assert "no container engine answers (no-such-engine)" in refused.stderr

@@ -96,7 +96,7 @@ def test_imports_keep_the_order_of_the_rooms_and_the_owners_of_packages() -> Non
         ("goemotions/cli/main.py", "from kfp.dsl import Input", "kfp belongs to"),
     ],
 )
-def test_a_planted_violation_is_named(tmp_path: Path, file: str, statement: str, reason: str) -> None:
+def test_a_violation_is_reported_with_file_and_line(tmp_path: Path, file: str, statement: str, reason: str) -> None:
     path = tmp_path / file
     path.parent.mkdir(parents=True)
     path.write_text(statement + "\n", encoding="utf-8")

@@ -64,7 +64,7 @@ def credentials_in(planted: dict[str, str], basic: str) -> Callable[[bytes], lis
     return search
 
 
-def test_the_search_finds_what_is_there(
+def test_the_search_finds_planted_credentials(
     planted: dict[str, str], login: str, basic: str, credentials_in: Callable[[bytes], list[str]]
 ) -> None:
     names = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD"]
@@ -72,20 +72,20 @@ def test_the_search_finds_what_is_there(
     assert credentials_in(f"http://{login}@host".encode()) == credentials_in(f"Basic {basic}".encode()) == names[-1:]
 
 
-def test_nothing_that_a_run_writes_holds_one(run: RunFolder, credentials_in: Callable[[bytes], list[str]]) -> None:
+def test_no_file_of_a_run_contains_credentials(run: RunFolder, credentials_in: Callable[[bytes], list[str]]) -> None:
     paths = [path for path in run.path.rglob("*") if path.is_file()]
     assert {"run.log", "training.json", "registered.json", "report.html"} <= {path.name for path in paths}
     assert {path: names for path in paths if (names := credentials_in(path.read_bytes()))} == {}
 
 
-def test_nothing_in_the_store_holds_one(run: RunFolder, credentials_in: Callable[[bytes], list[str]]) -> None:
+def test_no_object_in_the_store_contains_credentials(run: RunFolder, credentials_in: Callable[[bytes], list[str]]) -> None:
     locations = [f"s3://{defaults.BUCKET}/{prefix}/" for prefix in ("models", "mlflow", "checkpoints")]
     assert all(store.files(location) for location in locations)
     contents = {file: store.read(location, file.name) or b"" for location in locations for file in store.files(location)}
     assert {key: names for key, content in contents.items() if (names := credentials_in(content))} == {}
 
 
-def test_neither_the_servers_logs_nor_mlflows_database_hold_one(
+def test_server_logs_and_the_mlflow_database_contain_no_credentials(
     run: RunFolder, stack: Path, credentials_in: Callable[[bytes], list[str]]
 ) -> None:
     paths = [path for path in stack.iterdir() if path.is_file() and path.name not in PRIVATE]
@@ -94,7 +94,9 @@ def test_neither_the_servers_logs_nor_mlflows_database_hold_one(
     assert [oct((stack / name).stat().st_mode & 0o777) for name in PRIVATE] == ["0o600", "0o600"]
 
 
-def test_the_servers_log_holds_none(run: RunFolder, credentials_in: Callable[[bytes], list[str]], tmp_path: Path) -> None:
+def test_the_log_of_the_predictor_contains_no_credentials(
+    run: RunFolder, credentials_in: Callable[[bytes], list[str]], tmp_path: Path
+) -> None:
     with demo.served(tmp_path / "serve.log") as url:
         assert demo.ask(url, ("we found the lake today",))["predictions"]
     log = (tmp_path / "serve.log").read_bytes()
@@ -103,7 +105,7 @@ def test_the_servers_log_holds_none(run: RunFolder, credentials_in: Callable[[by
     assert credentials_in(log) == []
 
 
-def test_the_compiled_pipeline_names_the_kubernetes_secret_and_holds_none(
+def test_the_compiled_pipeline_references_the_kubernetes_secret_and_contains_no_credentials(
     credentials_in: Callable[[bytes], list[str]], tmp_path: Path
 ) -> None:
     compile_pipeline(tmp_path / "training.yaml", "goemotions-trainer:abc123", "abc123")
@@ -112,7 +114,7 @@ def test_the_compiled_pipeline_names_the_kubernetes_secret_and_holds_none(
     assert credentials_in(content) == []
 
 
-def test_neither_wheel_nor_sdist_holds_one(
+def test_wheel_and_sdist_contain_no_credentials(
     planted: dict[str, str], credentials_in: Callable[[bytes], list[str]], tmp_path: Path
 ) -> None:
     project = tmp_path / "project"
@@ -141,7 +143,7 @@ def goemotions(*arguments: str, **environment: str) -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_keys_that_the_store_refuses_are_not_in_its_error(name: str, planted: dict[str, str], tmp_path: Path) -> None:
+def test_keys_that_the_store_rejects_are_not_in_the_error(name: str, planted: dict[str, str], tmp_path: Path) -> None:
     wrong = "planted" + planted[name][::-1]
     finished = goemotions(
         "model", "download", f"s3://{defaults.BUCKET}/none/", "--output", str(tmp_path / "out"), **{name: wrong}
@@ -189,7 +191,7 @@ def test_a_password_in_mlflows_address_is_sent_and_not_shown(
     assert credentials_in((finished.stdout + finished.stderr).encode()) == []
 
 
-def test_where_nothing_answers_the_address_is_told_without_the_password(
+def test_the_error_of_an_unreachable_server_has_the_address_without_the_password(
     login: str, credentials_in: Callable[[bytes], list[str]]
 ) -> None:
     port = stack.free_ports(1)[0]
@@ -200,7 +202,7 @@ def test_where_nothing_answers_the_address_is_told_without_the_password(
 
 
 @pytest.mark.parametrize("host", ["[host", "127.0.0.1:port"])
-def test_an_address_that_is_none_is_told_without_the_password(
+def test_the_error_of_an_invalid_address_has_no_password(
     host: str, planted: dict[str, str], credentials_in: Callable[[bytes], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
@@ -212,7 +214,7 @@ def test_an_address_that_is_none_is_told_without_the_password(
     assert credentials_in(str(error.value).encode()) == []
 
 
-def test_links_and_tags_of_a_run_are_without_the_password(
+def test_links_and_tags_of_a_run_contain_no_password(
     run: RunFolder, login: str, credentials_in: Callable[[bytes], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = os.environ["MLFLOW_TRACKING_URI"]
@@ -225,7 +227,7 @@ def test_links_and_tags_of_a_run_are_without_the_password(
     tracking._client.cache_clear()
 
 
-def test_the_hubs_token_is_not_in_its_error(
+def test_the_token_of_the_hub_is_not_in_the_error(
     credentials_in: Callable[[bytes], list[str]], dataset: Path, tmp_path: Path
 ) -> None:
     port = stack.free_ports(1)[0]

@@ -95,7 +95,7 @@ def test_the_commands_on_models_pipelines_and_the_stack() -> None:
 
 
 @pytest.mark.parametrize("path", sorted({**COMMANDS, **PLUGIN_COMMANDS}))
-def test_every_command_explains_itself_and_each_of_its_options(path: str) -> None:
+def test_every_command_and_option_has_a_help_text(path: str) -> None:
     command = {**COMMANDS, **PLUGIN_COMMANDS}[path]
     result = CliRunner().invoke(cli.commands, [*path.split(), "--help"], terminal_width=300)
     assert result.exit_code == 0
@@ -130,7 +130,7 @@ def test_help_imports_no_library_that_takes_seconds() -> None:
 
 
 @pytest.mark.parametrize("entry_points", [[], [EntryPoint("pipeline", "not_installed.cli:pipeline", cli.PLUGINS)]])
-def test_without_the_package_of_the_pipelines_its_commands_say_what_to_install(
+def test_without_the_pipeline_extra_its_commands_name_what_to_install(
     run: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, entry_points: list[EntryPoint]
 ) -> None:
     monkeypatch.setattr(cli, "_plugins", lambda: entry_points)
@@ -237,7 +237,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", sorted(MISTAKES))
-def test_a_mistake_is_one_line_and_exit_code_one(
+def test_an_error_is_one_line_and_exit_code_one(
     run: Callable[..., Ended],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -269,7 +269,7 @@ def test_a_mistake_is_one_line_and_exit_code_one(
         assert list(folders["out"].rglob("*")) == []
 
 
-def test_every_step_by_hand_ends_with_a_version_that_answers(
+def test_running_every_step_by_hand_produces_a_version_that_predicts(
     run: Callable[..., Ended],
     source: Path,
     weights: Callable[[str], str],
@@ -321,7 +321,7 @@ def test_every_step_by_hand_ends_with_a_version_that_answers(
     assert predictions == Predictor.load(tmp_path / "bundle").predict(texts)
 
 
-def test_a_bundle_in_a_folder_answers_without_mlflow(
+def test_a_bundle_in_a_folder_predicts_without_mlflow(
     run: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, whole: Path
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -330,7 +330,7 @@ def test_a_bundle_in_a_folder_answers_without_mlflow(
     assert [json.loads(line) for line in ended.out.splitlines()] == Predictor.load(whole).predict(["a lake", "жаль 🎈", ""])
 
 
-def test_a_step_says_where_it_wrote(run: Callable[..., Ended], candidate: Path, tmp_path: Path) -> None:
+def test_a_step_prints_its_output_location(run: Callable[..., Ended], candidate: Path, tmp_path: Path) -> None:
     ended = run("tune-thresholds", "--validation", candidate / "cpu" / "validation", "--output", tmp_path / "out")
     assert ended.code == 0
     *strategies, last = ended.out.splitlines()
@@ -358,7 +358,9 @@ def test_a_file_is_labelled(run: Callable[..., Ended], whole: Path, tmp_path: Pa
     assert (tmp_path / "out.csv").read_text().startswith("id,comment,labels,truncated,p/calm,p/dread,")
 
 
-def test_a_folder_is_labelled_by_workers_whose_time_is_added_up(run: Callable[..., Ended], whole: Path, tmp_path: Path) -> None:
+def test_a_folder_is_labelled_by_workers_and_their_time_is_summed(
+    run: Callable[..., Ended], whole: Path, tmp_path: Path
+) -> None:
     (tmp_path / "in").mkdir()
     pq.write_table(pa.table({"text": ["a lake", "", "gravel"]}), tmp_path / "in" / "texts.parquet")
     ended = run("score", "--bundle", whole, "--input", tmp_path / "in", "--output", tmp_path / "out", "--shard-rows", "2")
@@ -376,7 +378,7 @@ def copied(whole: Path, folder: Path, **metadata: str) -> Path:
     return folder
 
 
-def test_a_download_lists_what_came_by_kind(run: Callable[..., Ended], whole: Path, tmp_path: Path) -> None:
+def test_a_download_lists_the_files_by_kind(run: Callable[..., Ended], whole: Path, tmp_path: Path) -> None:
     ended = run("model", "download", whole, "--output", tmp_path / "got")
     assert ended.code == 0, ended.err
     first, *kinds = ended.out.splitlines()
@@ -393,7 +395,7 @@ def test_a_download_lists_what_came_by_kind(run: Callable[..., Ended], whole: Pa
     assert names == {path.name for path in (tmp_path / "got").iterdir()} == {path.name for path in whole.iterdir()}
 
 
-def test_the_same_version_is_fetched_once_and_mended_where_it_was_changed(
+def test_a_version_is_downloaded_once_and_changed_files_are_downloaded_again(
     run: Callable[..., Ended], whole: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "got"
@@ -406,7 +408,7 @@ def test_the_same_version_is_fetched_once_and_mended_where_it_was_changed(
     assert manifest.verify(folder) == manifest.verify(whole)
 
 
-def test_another_version_takes_the_place_of_the_one_there(run: Callable[..., Ended], whole: Path, tmp_path: Path) -> None:
+def test_another_version_replaces_the_downloaded_one(run: Callable[..., Ended], whole: Path, tmp_path: Path) -> None:
     older, folder = copied(whole, tmp_path / "older", run_id="older"), tmp_path / "got"
     run("model", "download", older, "--output", folder)
     (folder / "notes.txt").write_text("mine")
@@ -415,9 +417,7 @@ def test_another_version_takes_the_place_of_the_one_there(run: Callable[..., End
     assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()} | {"notes.txt"}
 
 
-def test_a_download_that_fails_leaves_the_version_that_was_there(
-    run: Callable[..., Ended], whole: Path, tmp_path: Path
-) -> None:
+def test_a_failed_download_keeps_the_former_version(run: Callable[..., Ended], whole: Path, tmp_path: Path) -> None:
     newer, folder = copied(whole, tmp_path / "newer", run_id="newer"), tmp_path / "got"
     run("model", "download", whole, "--output", folder)
     (newer / "model.onnx").unlink()
@@ -428,9 +428,7 @@ def test_a_download_that_fails_leaves_the_version_that_was_there(
     assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
 
 
-def test_a_download_killed_on_its_way_leaves_no_bundle_and_can_be_repeated(
-    run: Callable[..., Ended], whole: Path, tmp_path: Path
-) -> None:
+def test_a_killed_download_leaves_no_bundle_and_can_be_repeated(run: Callable[..., Ended], whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "got"
     script = (
         "import os, shutil, sys\n"

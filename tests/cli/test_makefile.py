@@ -83,7 +83,7 @@ def command_of(target: str, *settings: str) -> list[str]:
         ("stack-up", (), "stack up"),
     ],
 )
-def test_a_target_passes_on_what_is_set_and_nothing_else(target: str, settings: tuple[str, ...], command: str) -> None:
+def test_a_target_passes_on_only_the_variables_that_are_set(target: str, settings: tuple[str, ...], command: str) -> None:
     program, *arguments = command_of(target, *settings)
     assert program == ".venv/bin/goemotions"
     assert arguments == shlex.split(command)
@@ -119,7 +119,7 @@ def setup(project: Path, *settings: str) -> tuple[str, list[str]]:
     return finished.stdout, [call for call in calls if " install " in call]
 
 
-def test_setup_says_first_what_it_takes_and_installs_once(project: Path) -> None:
+def test_setup_prints_its_needs_first_and_installs_once(project: Path) -> None:
     printed, installed = setup(project, "UV=")
     assert "3 GB with a CPU build of torch" in printed.splitlines()[0]
     assert len(installed) == 1

@@ -93,7 +93,7 @@ def test_export_reports_parity_and_latency(dataset: Path, model_folder: Path, tm
     assert metrics.metadata["openvino-int8/bytes"] < metrics.metadata["openvino-fp32/bytes"]
 
 
-def test_register_and_report_answer_with_versions_and_pages(
+def test_register_writes_versions_and_report_writes_pages(
     dataset: Path, candidate: Path, stack: Path, bucket: str, tmp_path: Path
 ) -> None:
     lists = {"models": [dsl.Model(uri=str(candidate / "model"))], "onnx": [dsl.Model(uri=str(candidate / "onnx"))]}

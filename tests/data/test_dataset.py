@@ -323,7 +323,7 @@ def test_the_command_ends_with_one_line_and_exit_code_1(
     assert not (tmp_path / "dataset").exists()
 
 
-def test_a_bad_source_leaves_the_dataset_made_before_as_it_was(tmp_path: Path) -> None:
+def test_a_bad_source_does_not_change_the_existing_dataset(tmp_path: Path) -> None:
     ingested(tmp_path)
     before = {path: path.read_bytes() for path in (tmp_path / "dataset").rglob("*") if path.is_file()}
     (tmp_path / "source" / "train.tsv").write_bytes(b"")
@@ -457,7 +457,7 @@ def test_an_unknown_policy_is_refused(tmp_path: Path) -> None:
         ingested(tmp_path, unlabelled="ignore")
 
 
-def test_a_split_with_no_row_left_is_a_named_error(tmp_path: Path) -> None:
+def test_a_split_without_usable_rows_is_a_named_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no row of test is left"):
         ingested(tmp_path, {"test.tsv": b" \t1\te1\n"}, max_quarantined=1.0)
 
@@ -637,7 +637,7 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("source", ["no/such/folder", "smaple", "https://example.org/data"])
-def test_a_source_that_is_not_there_is_a_named_error(tmp_path: Path, source: str) -> None:
+def test_a_missing_source_is_a_named_error(tmp_path: Path, source: str) -> None:
     with pytest.raises(DataError, match=f"no data folder {source}: give `sample`"):
         ingest(source, tmp_path / "dataset")
 
@@ -655,20 +655,20 @@ def test_a_bad_source_in_s3_is_named_by_its_address(bucket: str, tmp_path: Path)
         ingest(bucket, tmp_path / "dataset")
 
 
-def test_an_empty_place_in_s3_is_a_named_error(bucket: str, tmp_path: Path) -> None:
+def test_an_empty_prefix_in_s3_is_a_named_error(bucket: str, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=f"^{bucket} holds no file"):
         ingest(bucket, tmp_path / "dataset")
 
 
 @pytest.mark.parametrize("missing", ["dataset.json", "train/state.json", "test/dataset_info.json"])
-def test_a_folder_with_a_part_missing_is_no_dataset(tmp_path: Path, missing: str) -> None:
+def test_a_folder_with_a_missing_file_is_not_a_dataset(tmp_path: Path, missing: str) -> None:
     ingested(tmp_path)
     (tmp_path / "dataset" / missing).unlink()
     with pytest.raises(DataError, match="is not a Dataset folder: make one with `goemotions ingest`"):
         load_dataset(tmp_path / "dataset")
 
 
-def test_a_damaged_description_is_no_dataset(tmp_path: Path) -> None:
+def test_a_folder_with_a_damaged_description_is_not_a_dataset(tmp_path: Path) -> None:
     ingested(tmp_path)
     path = tmp_path / "dataset" / "dataset.json"
     path.write_text(path.read_text()[:-20])
@@ -701,7 +701,7 @@ def test_any_valid_rows_are_stored_unchanged(
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=200), name=st.sampled_from(["train.tsv", "train.tsv.gz", "train.parquet", "emotions.txt"]))
-def test_no_bytes_end_in_anything_but_a_dataset_or_a_named_error(tmp_path: Path, content: bytes, name: str) -> None:
+def test_any_bytes_become_a_dataset_or_a_named_error(tmp_path: Path, content: bytes, name: str) -> None:
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
     try:
@@ -713,7 +713,7 @@ def test_no_bytes_end_in_anything_but_a_dataset_or_a_named_error(tmp_path: Path,
 
 
 @pytest.mark.fault("data-truncated-file")
-def test_a_parquet_file_with_any_byte_changed_is_read_or_refused_by_name(tmp_path: Path) -> None:
+def test_a_parquet_file_with_any_byte_changed_is_read_or_a_named_error(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "source", {"train.parquet": GOOD})
     generator = random.Random(7)
     messages = []
@@ -881,7 +881,7 @@ def test_scripts_and_pickles_on_the_hub_are_not_downloaded(hub: HubRun) -> None:
     ],
     ids=["revision", "name", "no name", "configuration", "script and pickle"],
 )
-def test_a_data_set_that_the_hub_lacks_is_a_named_error(hub: HubRun, source: str, message: str) -> None:
+def test_a_data_set_that_is_not_on_the_hub_is_a_named_error(hub: HubRun, source: str, message: str) -> None:
     assert hub.outcomes[source]["error"] == DataError.__name__
     assert hub.outcomes[source]["message"].startswith(message)
 
@@ -898,7 +898,7 @@ def test_a_hub_that_cannot_be_reached_is_a_named_error_within_seconds(hub: HubRu
 
 
 @pytest.mark.fault("hub-unreachable")
-def test_without_a_network_the_cache_is_used_or_the_other_sources_are_named(hub: HubRun) -> None:
+def test_without_a_network_the_cache_is_used_or_the_error_names_other_sources(hub: HubRun) -> None:
     outcomes = ingest_each(["hub:tests/good", "hub:tests/absent"], "http://127.0.0.1:9", hub.folder)
     assert outcomes["hub:tests/good"]["digest"] == hub.outcomes["hub:tests/good"]["digest"]
     assert outcomes["hub:tests/absent"]["error"] == SourceUnreachable.__name__

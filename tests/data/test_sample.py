@@ -25,14 +25,14 @@ def texts(sample: Path) -> list[str]:
     return [text for split in load_dataset(sample)[0].values() for text in split["text"]]
 
 
-def test_it_has_28_labels_and_they_end_with_neutral(sample: Path) -> None:
+def test_the_sample_has_28_labels_and_neutral_is_the_last(sample: Path) -> None:
     info = load_dataset(sample)[1]
     assert len(info["labels"]) == 28
     assert info["labels"] == [*sorted(info["labels"][:27]), "neutral"]
 
 
 @pytest.mark.parametrize(("split", "fewest"), FEWEST.items())
-def test_every_label_stands_in_enough_rows(sample: Path, split: str, fewest: int) -> None:
+def test_every_label_has_enough_rows(sample: Path, split: str, fewest: int) -> None:
     counts = load_dataset(sample)[1]["label_counts"][split]
     assert {label: count for label, count in counts.items() if count < fewest} == {}
 
@@ -47,12 +47,12 @@ def test_every_row_is_usable(sample: Path) -> None:
     assert load_dataset(sample)[1]["quarantined"] == {"train": {}, "validation": {}, "test": {}}
 
 
-def test_no_text_stands_twice(texts: list[str]) -> None:
+def test_no_text_is_repeated(texts: list[str]) -> None:
     repeated = [text for text, count in Counter(map(normalized, texts)).items() if count > 1]
     assert repeated == []
 
 
-def test_no_five_words_stand_in_more_than_one_row_of_a_hundred(texts: list[str]) -> None:
+def test_no_five_words_are_in_more_than_one_percent_of_the_rows(texts: list[str]) -> None:
     rows = Counter[tuple[str, ...]]()
     for text in texts:
         words = re.findall(r"\w+", text.casefold())

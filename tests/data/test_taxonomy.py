@@ -31,7 +31,7 @@ def test_any_number_of_labels_is_a_taxonomy() -> None:
     assert [len(Taxonomy(tuple(f"label {i}" for i in range(count)))) for count in (1, 2, 28, 500)] == [1, 2, 28, 500]
 
 
-def test_taxonomies_are_equal_where_names_and_order_are() -> None:
+def test_taxonomies_are_equal_if_names_and_order_are() -> None:
     assert Taxonomy(("calm", "glee")) == Taxonomy(("calm", "glee"))
     assert Taxonomy(("calm", "glee")) != Taxonomy(("glee", "calm"))
 
@@ -46,14 +46,14 @@ def test_no_rows_become_an_empty_matrix() -> None:
     assert Taxonomy(("calm", "dread", "glee")).multi_hot([]).shape == (0, 3)
 
 
-def test_an_index_past_the_names_is_not_swallowed() -> None:
+def test_an_index_out_of_range_is_an_error() -> None:
     with pytest.raises(IndexError):
         Taxonomy(("calm", "glee")).multi_hot([[2]])
 
 
 @settings(max_examples=50, deadline=None)
 @given(names=NAMES, data=st.data())
-def test_the_matrix_gives_the_indices_back(names: list[str], data: st.DataObject) -> None:
+def test_the_matrix_is_converted_back_to_indices(names: list[str], data: st.DataObject) -> None:
     rows = data.draw(st.lists(st.sets(st.integers(0, len(names) - 1)), max_size=6))
     matrix = Taxonomy(tuple(names)).multi_hot(rows)
     assert matrix.shape == (len(rows), len(names))

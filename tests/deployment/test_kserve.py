@@ -83,7 +83,7 @@ def deploy(reference: str, **options: Any) -> kserve.ServiceStatus:
     return kserve.deploy(reference, "goemotions-cpu", "", model_name="k8s", **{"wait_seconds": 10, **options})
 
 
-def test_a_version_takes_over_and_is_waited_for(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
+def test_deploy_waits_until_the_new_version_is_served(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
     deployed = deploy("champion-cpu")
     assert (deployed.version, deployed.source, deployed.canary_percent, deployed.is_ready) == ("2", versions["2"], 0, True)
     (written,) = kubernetes.writes()
@@ -93,7 +93,7 @@ def test_a_version_takes_over_and_is_waited_for(kubernetes: Kubernetes, versions
     assert (last.action, last.after, last.percent) == ("deploy", "2", 0)
 
 
-def test_the_same_again_writes_nothing(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
+def test_deploying_the_served_version_again_writes_nothing(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
     deploy("1")
     before = tracking.get_version("k8s", "1").tags
     deploy("1")
@@ -101,7 +101,7 @@ def test_the_same_again_writes_nothing(kubernetes: Kubernetes, versions: dict[st
     assert tracking.get_version("k8s", "1").tags == before
 
 
-def test_a_canary_stands_beside_what_is_served_and_then_takes_over(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
+def test_a_canary_is_served_beside_the_version_and_then_replaces_it(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
     deploy("1")
     deployed = deploy("2", canary_percent=20)
     assert (deployed.version, deployed.canary_version, deployed.canary_percent) == ("1", "2", 20)
@@ -112,7 +112,7 @@ def test_a_canary_stands_beside_what_is_served_and_then_takes_over(kubernetes: K
     assert "canary" not in kubernetes.writes()[-1]["spec"]
 
 
-def test_a_canary_is_taken_back_by_deploying_what_is_served(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
+def test_deploying_the_served_version_removes_the_canary(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
     deploy("1")
     deploy("2", canary_percent=50)
     assert deploy("1").canary_percent == 0
@@ -138,20 +138,20 @@ def test_knative_splits_the_traffic_by_its_own_field(versions: dict[str, str]) -
     assert kserve.ServiceStatus.of(over).version == "2"
 
 
-def test_a_canary_that_does_not_load_is_said(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
+def test_a_canary_that_does_not_load_is_a_named_error(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
     deploy("1")
     with pytest.raises(DeploymentError, match=r"goemotions-cpu is not ready after 0.5 s \(MANIFEST.json does not match\)"):
         deploy("3", canary_percent=10, wait_seconds=0.5)
 
 
-def test_the_bucket_that_the_service_names_is_kept(kubernetes: Kubernetes, versions: dict[str, str], tmp_path: Path) -> None:
+def test_the_bucket_of_the_service_is_kept(kubernetes: Kubernetes, versions: dict[str, str], tmp_path: Path) -> None:
     service = next(one for one in yaml.safe_load_all(MANIFEST.read_text()) if one["kind"] == "InferenceService")
     service["spec"]["predictor"]["model"]["storageUri"] = "s3://theirs/models/x/cpu/"
     parsed = kserve.ServiceStatus.of(kserve.with_version(service, tracking.get_version("k8s", "2"), 0))
     assert parsed.source == versions["2"].replace("s3://goemotions/", "s3://theirs/")
 
 
-def test_a_pipeline_deploys_what_became_champion_and_goes_on_behind_a_failure(
+def test_a_pipeline_deploys_new_champions_and_continues_after_a_failure(
     kubernetes: Kubernetes, stack: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = tracking.get_or_create_run("goemotions-deploys").run_id
@@ -173,7 +173,7 @@ def test_a_pipeline_deploys_what_became_champion_and_goes_on_behind_a_failure(
     assert "there is no InferenceService elsewhere-cpu" in caplog.text
 
 
-def test_a_change_by_someone_else_meanwhile_is_kept(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
+def test_a_concurrent_change_is_kept(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
     kubernetes.switch(conflicts=2)
     assert deploy("1").version == "1"
     kubernetes.switch(conflicts=99)
@@ -183,7 +183,9 @@ def test_a_change_by_someone_else_meanwhile_is_kept(kubernetes: Kubernetes, vers
     assert tracking.get_version("k8s", "2").tags == before, "what was not deployed is not on record"
 
 
-def test_a_version_that_never_gets_ready_is_said_with_kserves_reason(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
+def test_the_error_of_a_version_that_never_becomes_ready_has_the_reason_of_kserve(
+    kubernetes: Kubernetes, versions: dict[str, str]
+) -> None:
     with pytest.raises(DeploymentError, match=r"not ready after 0.3 s \(MANIFEST.json does not match\): the former version"):
         deploy("3", wait_seconds=0.3)
 
@@ -197,13 +199,17 @@ def test_a_version_that_never_gets_ready_is_said_with_kserves_reason(kubernetes:
         (500, "fix the reported cause"),
     ],
 )
-def test_refusals_are_named(kubernetes: Kubernetes, versions: dict[str, str], status: int, message: str) -> None:
+def test_a_refused_request_is_a_named_error(
+    kubernetes: Kubernetes, versions: dict[str, str], status: int, message: str
+) -> None:
     kubernetes.switch(refuse=status)
     with pytest.raises(DeploymentError, match=rf"goemotions-cpu in namespace {NAMESPACE} \({status}.*{message}"):
         deploy("1")
 
 
-def test_what_is_not_there_is_named(kubernetes: Kubernetes, versions: dict[str, str], tmp_path: Path) -> None:
+def test_a_missing_service_or_version_is_a_named_error(
+    kubernetes: Kubernetes, versions: dict[str, str], tmp_path: Path
+) -> None:
     with pytest.raises(DeploymentError, match=r"none-cpu.*not found.*apply manifests/isvc.yaml first"):
         kserve.deploy("1", "none-cpu", "", model_name="k8s")
     with pytest.raises(ModelError, match="'77'"):
@@ -215,7 +221,9 @@ def test_what_is_not_there_is_named(kubernetes: Kubernetes, versions: dict[str, 
         deploy("1")
 
 
-def test_without_a_cluster_that_is_said(versions: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_cluster_deploying_is_a_named_error(
+    versions: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     with pytest.raises(DeploymentError, match="no Kubernetes cluster is configured: set KUBECONFIG"):
         deploy("1")
@@ -246,7 +254,7 @@ def test_the_manifest_is_written_from_the_champions(versions: dict[str, str], tm
     assert "registry.example/team/goemotions-predictor:abc-cpu" in path.read_text()
 
 
-def test_a_manifest_without_the_service_is_named(versions: dict[str, str], tmp_path: Path) -> None:
+def test_a_manifest_without_the_service_is_a_named_error(versions: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "isvc.yaml"
     path.write_text(MANIFEST.read_text())
     with pytest.raises(DeploymentError, match=r"has no InferenceService k8s-cpu: it has goemotions-cpu, goemotions-gpu"):
@@ -257,7 +265,7 @@ def test_a_manifest_without_the_service_is_named(versions: dict[str, str], tmp_p
         isvc.champions("nothing-here")
 
 
-def test_status_tells_where_registry_manifest_and_cluster_disagree(
+def test_status_shows_differences_between_registry_manifest_and_cluster(
     kubernetes: Kubernetes, versions: dict[str, str], tmp_path: Path
 ) -> None:
     # The services are named after the model.

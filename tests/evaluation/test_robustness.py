@@ -84,7 +84,7 @@ def test_a_perturbation_accepts_any_text_and_is_determined_by_its_seed(name: str
 @pytest.mark.parametrize("name", PERTURBATIONS)
 @given(text=TEXTS)
 @bounded
-def test_placeholders_stay(name: str, text: str) -> None:
+def test_placeholders_are_kept(name: str, text: str) -> None:
     for placeholder in ("[NAME]", "[RELIGION]"):
         assert perturbed(name, text).count(placeholder) >= text.count(placeholder)
 

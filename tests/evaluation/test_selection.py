@@ -52,7 +52,7 @@ def test_macro_f1_decides_between_equal_auc() -> None:
     assert select_winner([plain, silent], None) == 0
 
 
-def test_selection_has_nothing_of_the_test_split() -> None:
+def test_selection_does_not_read_the_test_split() -> None:
     assert not [field.name for field in dataclasses.fields(CandidateScores) if "test" in field.name]
 
 

@@ -39,25 +39,25 @@ def test_every_package_is_pinned(name: str) -> None:
     assert {pin.partition("==")[0] for pin in packages - pins} == {"goemotions"}
 
 
-def test_nothing_of_the_build_is_left(name: str) -> None:
+def test_the_images_contain_no_build_files(name: str) -> None:
     tools = "for tool in gcc cc g++ clang make; do command -v $tool; done"
     files = "find ~root/.cache /build /opt/code /opt/venv/bin/pip 2>/dev/null"
     assert containers.run(name, "sh", "-c", f"{tools}; {files}; true") == ""
 
 
-def test_modules_are_compiled_ahead(name: str) -> None:
+def test_modules_are_compiled_to_bytecode_in_the_image(name: str) -> None:
     """With a read-only root they would be compiled anew at every start."""
     output = containers.run(name, "sh", "-c", "python3 -v -c 'import boto3, numpy, yaml, goemotions.cli' 2>&1")
     assert "/opt/venv/lib/python3.11/site-packages/goemotions/cli/__pycache__/main.cpython-311.pyc matches" in output
     assert "bytecode is stale" not in output
 
 
-def test_the_cpu_predictor_is_small_and_holds_no_torch() -> None:
+def test_the_cpu_predictor_is_small_and_has_no_torch() -> None:
     packages = containers.run("predictor-cpu", "python3", "-c", PACKAGES)
     assert not {"torch", "transformers"} & {line.partition("==")[0] for line in packages.splitlines()}
     assert int(containers.inspect("image", containers.image("predictor-cpu"), "{{.Size}}")) < 1_000_000_000
 
 
 @pytest.mark.parametrize("name", ["trainer", "predictor-gpu"])
-def test_the_others_hold_torch(name: str) -> None:
+def test_the_other_images_have_torch(name: str) -> None:
     assert containers.run(name, "python3", "-c", "import torch; print(torch.ones(2).sum().item())") == "2.0"

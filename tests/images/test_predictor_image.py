@@ -66,7 +66,7 @@ def logs(container: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_it_predicts(server: str, bundle: Path) -> None:
+def test_the_predictor_image_predicts(server: str, bundle: Path) -> None:
     text = "we found the lake"
     request = json.dumps({"instances": [text], "parameters": {"all_scores": True}})
     response = json.loads(containers.engine_output("exec", server, "python3", "-c", SEND_REQUEST, PREDICT, request))
@@ -75,7 +75,7 @@ def test_it_predicts(server: str, bundle: Path) -> None:
     assert response["predictions"][0]["scores"] == pytest.approx(expected[0]["scores"], abs=engines.INT8_BOUND)
 
 
-def test_its_health_check_passes(server: str, variant: Variant) -> None:
+def test_the_health_check_of_the_image_passes(server: str, variant: Variant) -> None:
     check = json.loads(
         containers.inspect("image", containers.image(f"predictor-{variant}"), "{{json .Config.Healthcheck.Test}}")
     )

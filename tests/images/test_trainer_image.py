@@ -38,7 +38,7 @@ def artifact(name: str, kind: str) -> dict[str, Any]:
     return {"artifacts": [{"name": name, "type": {"schemaTitle": f"system.{kind}"}, "uri": f"minio://steps/{name}"}]}
 
 
-def test_ingest_and_train(
+def test_ingest_and_train_run_in_the_trainer_image(
     executors: dict[str, Any], stack: Path, weights: Callable[[str], str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Each step is a container of its own; they share a volume where Kubeflow has its artifacts."""

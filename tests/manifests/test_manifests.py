@@ -217,12 +217,12 @@ KINDS = pytest.mark.parametrize("kinds", ["others", pytest.param("kserve", marks
 
 @KINDS
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_a_cluster_admits_every_document(folder: str, kinds: str) -> None:
+def test_every_document_is_admitted(folder: str, kinds: str) -> None:
     assert [(one["kind"], one["metadata"]["name"], errors) for one in of(folder, kinds) if (errors := faults(one))] == []
 
 
 @needs_crds
-def test_the_file_that_users_apply_is_enough_by_itself() -> None:
+def test_the_file_that_users_apply_is_self_contained() -> None:
     documents = list(yaml.safe_load_all((MANIFESTS / "isvc.yaml").read_text()))
     assert [fault for one in documents for fault in faults(one)] == []
     runtimes = {one["metadata"]["name"] for one in documents if one["kind"] == "ServingRuntime"}
@@ -321,7 +321,7 @@ CANARY = {"trafficPercent": 20, "predictor": {"name": "canary", "model": {"stora
         ),
     ],
 )
-def test_what_the_webhook_refuses_is_refused(change: Any, message: str) -> None:
+def test_the_stand_in_refuses_what_the_webhook_refuses(change: Any, message: str) -> None:
     assert kserve_rules.violations(service()) == []
     bad = service()
     change(bad)
@@ -337,7 +337,9 @@ def test_what_the_webhook_refuses_is_refused(change: Any, message: str) -> None:
         ("keda", {"type": "External", "external": {"metric": {"query": "q"}, "target": {}}}, "value"),
     ],
 )
-def test_autoscaling_that_the_webhook_refuses_is_refused(autoscaler: str, metric: dict[str, Any], message: str) -> None:
+def test_the_stand_in_refuses_autoscaling_that_the_webhook_refuses(
+    autoscaler: str, metric: dict[str, Any], message: str
+) -> None:
     bad = service(autoScaling={"metrics": [metric]})
     bad["metadata"]["annotations"][kserve_rules.AUTOSCALER] = autoscaler
     assert any(message in violation for violation in kserve_rules.violations(bad))
@@ -413,7 +415,7 @@ def hardened(spec: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize(("folder", "name"), pods())
-def test_the_predictors_pod_is_one_that_a_restricted_namespace_admits(folder: str, name: str) -> None:
+def test_a_restricted_namespace_admits_the_pod_of_the_predictor(folder: str, name: str) -> None:
     made = pod(every("InferenceService", folder)[name], folder)
     assert faults(made) == []
     assert restricted(made["spec"]) == []
@@ -421,7 +423,7 @@ def test_the_predictors_pod_is_one_that_a_restricted_namespace_admits(folder: st
     assert hardened(made["spec"]) == ["no limit of kserve-provision-location"]
 
 
-def test_so_are_the_pods_of_the_store_and_the_tracking_server() -> None:
+def test_a_restricted_namespace_admits_the_pods_of_the_store_and_the_tracking_server() -> None:
     deployments = every("Deployment", "overlays/local")
     assert set(deployments) == {"mlflow", "seaweedfs"}
     specs = [one["spec"]["template"]["spec"] for one in deployments.values()]
@@ -438,7 +440,7 @@ def test_so_are_the_pods_of_the_store_and_the_tracking_server() -> None:
         (lambda spec: spec["initContainers"][0].pop("securityContext"), "capabilities of storage-initializer"),
     ],
 )
-def test_a_pod_that_a_restricted_namespace_refuses_is_refused(change: Any, message: str) -> None:
+def test_the_check_refuses_pods_that_a_restricted_namespace_refuses(change: Any, message: str) -> None:
     spec = pod(every("InferenceService")["goemotions-cpu"], "base")["spec"]
     change(spec)
     assert message in restricted(spec)
@@ -452,7 +454,7 @@ UNCHECKED = {
 }
 
 
-def test_checkov_finds_nothing(tmp_path: Path) -> None:
+def test_checkov_reports_nothing(tmp_path: Path) -> None:
     program = ROOT / ".venv" / "checkov" / "bin" / "checkov"
     assert program.exists(), "checkov is not installed: `make .venv/checkov/bin/checkov`"
     for folder in OVERLAYS:
@@ -469,7 +471,7 @@ def test_checkov_finds_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", OVERLAYS)
-def test_what_the_documents_refer_to_is_there(folder: str) -> None:
+def test_references_between_documents_resolve(folder: str) -> None:
     services, runtimes = every("InferenceService", folder), every("ServingRuntime", folder)
     accounts = every("ServiceAccount", folder)
     for name, isvc in services.items():
@@ -503,7 +505,7 @@ def test_what_the_documents_refer_to_is_there(folder: str) -> None:
                 assert claim["claimName"] in every("PersistentVolumeClaim", folder)
 
 
-def test_one_machine_needs_no_secret_but_those_it_brings() -> None:
+def test_the_local_overlay_needs_no_secret_but_its_own() -> None:
     secrets = every("Secret", "overlays/local")
     (account,) = every("ServiceAccount", "overlays/local").values()
     assert {one["name"] for one in account["secrets"]} <= set(secrets)
@@ -514,7 +516,7 @@ def test_one_machine_needs_no_secret_but_those_it_brings() -> None:
     assert (host.partition(".")[2], int(port)) == (store["metadata"]["namespace"], store["spec"]["ports"][0]["port"])
 
 
-def test_what_belongs_to_the_whole_cluster_is_applied_by_itself() -> None:
+def test_cluster_wide_objects_are_applied_separately() -> None:
     (container,) = rendered("storage")
     assert (container["kind"], "namespace" in container["metadata"]) == ("ClusterStorageContainer", False)
     for folder in OVERLAYS:
@@ -534,7 +536,7 @@ def pod_labels(folder: str) -> list[dict[str, str]]:
     ]
 
 
-def test_nothing_reaches_a_pod_unless_a_policy_lets_it() -> None:
+def test_traffic_to_pods_is_denied_unless_a_policy_allows_it() -> None:
     deny = every("NetworkPolicy")["default-deny"]["spec"]
     assert (deny["podSelector"], set(deny["policyTypes"])) == ({}, {"Ingress", "Egress"})
     assert not {"ingress", "egress"} & set(deny)
@@ -577,7 +579,7 @@ def test_the_server_takes_the_arguments_of_its_runtime(name: str, tmp_path: Path
     assert predictor["terminationGracePeriodSeconds"] > 5 + 30
 
 
-def test_alerts_and_dashboard_ask_for_metrics_that_the_server_has() -> None:
+def test_alerts_and_dashboard_query_metrics_that_the_server_has() -> None:
     (rule,) = every("PrometheusRule", "overlays/production").values()
     alerts = [alert for group in rule["spec"]["groups"] for alert in group["rules"]]
     dashboard = json.loads(every("ConfigMap", "overlays/production")["goemotions-dashboard"]["data"]["dashboard.json"])
@@ -608,7 +610,7 @@ def test_alerts_and_dashboard_ask_for_metrics_that_the_server_has() -> None:
     assert len(set(ids)) == len(ids)
 
 
-def test_every_alert_is_explained_where_its_runbook_says() -> None:
+def test_every_alert_has_a_section_in_the_runbook() -> None:
     headings = re.findall(r"^#+ (.+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE)
     anchors = {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     (rule,) = every("PrometheusRule", "overlays/production").values()

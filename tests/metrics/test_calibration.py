@@ -49,7 +49,7 @@ def test_the_bins_hold_every_text_label_pair_once(labels: np.ndarray, probabilit
     assert 0 <= calibration.error(labels, probabilities) <= 1
 
 
-def test_an_overconfident_model_gets_its_temperature_back() -> None:
+def test_the_temperature_of_an_overconfident_model_is_recovered() -> None:
     labels, logits = drawn(4000, 2, slope=2.5)
     assert calibration.temperature(labels, logits).slope[0] == pytest.approx(1 / 2.5, abs=0.03)
     chosen, rows = calibration.choose(labels, logits)
@@ -59,7 +59,7 @@ def test_an_overconfident_model_gets_its_temperature_back() -> None:
     assert scores["temperature"]["calibration_error"] < scores["none"]["calibration_error"] / 3
 
 
-def test_labels_that_are_off_each_in_their_own_way_get_platt() -> None:
+def test_labels_with_different_miscalibration_get_platt() -> None:
     labels, logits = drawn(4000, 3)
     distorted = logits * [1, 2, 0.5, 1, 3] + [0, 1, -1, 2, 0]
     chosen, _ = calibration.choose(labels, distorted)
@@ -67,7 +67,7 @@ def test_labels_that_are_off_each_in_their_own_way_get_platt() -> None:
     assert chosen.slope == pytest.approx([1, 0.5, 2, 1, 1 / 3], rel=0.15)
 
 
-def test_a_calibrated_model_is_left_alone_or_hardly_touched() -> None:
+def test_a_calibrated_model_is_unchanged_or_almost_unchanged() -> None:
     labels, logits = drawn(4000, 4)
     chosen, _ = calibration.choose(labels, logits)
     assert expit(chosen.apply(logits)) == pytest.approx(expit(logits), abs=0.02)
@@ -83,7 +83,7 @@ def test_a_label_with_one_positive_keeps_a_sane_calibrator() -> None:
     assert min(fitted.slope) > 0
 
 
-def test_a_label_that_the_network_has_the_wrong_way_round_keeps_its_frequency() -> None:
+def test_a_label_that_the_network_ranks_inversely_keeps_its_frequency() -> None:
     """Its slope is held above 0, and the intercept belongs to the slope that was held."""
     random = np.random.default_rng(0)
     labels = random.random((4000, 1)) < 0.03

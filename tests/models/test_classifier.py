@@ -57,7 +57,7 @@ def minilm(taxonomy: Taxonomy) -> transformers.PreTrainedModel:
     return build_classifier(profiles.get("minilm"), taxonomy)
 
 
-def test_the_packaged_weights_arrive_in_the_encoder(minilm: transformers.PreTrainedModel) -> None:
+def test_the_encoder_has_the_packaged_weights(minilm: transformers.PreTrainedModel) -> None:
     with safe_open(PACKAGED / "model.safetensors", "pt") as published:
         for name in published.keys():  # noqa: SIM118
             if not name.startswith("pooler.") and name != "embeddings.position_ids":
@@ -199,7 +199,7 @@ def test_weights_of_another_architecture_are_refused(taxonomy: Taxonomy, weights
         build_classifier(profiles.get("distilbert"), taxonomy, weights=weights("roberta-large"))
 
 
-def test_weights_can_lie_in_s3(taxonomy: Taxonomy, weights: Callable[[str], str], bucket: str) -> None:
+def test_weights_are_read_from_s3(taxonomy: Taxonomy, weights: Callable[[str], str], bucket: str) -> None:
     store.put(Path(weights("minilm")), bucket)
     there = build_classifier(profiles.get("minilm"), taxonomy, weights=bucket)
     here = build_classifier(profiles.get("minilm"), taxonomy, weights=weights("minilm"))
@@ -207,7 +207,7 @@ def test_weights_can_lie_in_s3(taxonomy: Taxonomy, weights: Callable[[str], str]
 
 
 @pytest.mark.fault("hub-unreachable")
-def test_when_the_hub_stays_silent_the_error_names_the_alternatives(
+def test_the_error_of_a_hub_that_does_not_respond_names_the_alternatives(
     taxonomy: Taxonomy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_classifier, "HUB_TIMEOUT_SECONDS", 1)

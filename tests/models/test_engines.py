@@ -42,7 +42,9 @@ def engine_of(model_folder: Path, onnx_folder: Path) -> Callable[[str], Engine]:
 @pytest.mark.parametrize("name", ["torch", "openvino-fp32"])
 @given(texts=TEXTS)
 @settings(max_examples=15, deadline=None)
-def test_a_text_gets_the_answer_it_gets_alone(name: str, engine_of: Callable[[str], Engine], texts: list[str]) -> None:
+def test_a_text_gets_the_same_scores_in_a_batch_as_alone(
+    name: str, engine_of: Callable[[str], Engine], texts: list[str]
+) -> None:
     """For the float engines."""
     engine = engine_of(name)
     together, _ = engines.score(engine, texts)
@@ -53,7 +55,7 @@ def test_a_text_gets_the_answer_it_gets_alone(name: str, engine_of: Callable[[st
 @pytest.mark.parametrize("name", ["torch", "openvino-fp32"])
 @given(texts=TEXTS, order=st.randoms(use_true_random=False))
 @settings(max_examples=15, deadline=None)
-def test_the_order_of_the_texts_changes_no_answer(
+def test_scores_do_not_depend_on_the_order_of_the_texts(
     name: str, engine_of: Callable[[str], Engine], texts: list[str], order: random.Random
 ) -> None:
     engine = engine_of(name)
@@ -66,7 +68,7 @@ def test_the_order_of_the_texts_changes_no_answer(
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_answers_come_in_the_order_of_the_texts(name: str, engine_of: Callable[[str], Engine]) -> None:
+def test_scores_are_in_the_order_of_the_texts(name: str, engine_of: Callable[[str], Engine]) -> None:
     engine = engine_of(name)
     words = {"storm": 90, "lake": 1, "gravel": 40, "harbour": 126, "sparrow": 3}
     texts = [" ".join([word] * length) for word, length in words.items()] * 20
@@ -79,7 +81,7 @@ def test_answers_come_in_the_order_of_the_texts(name: str, engine_of: Callable[[
 
 
 @pytest.mark.fault("http-mixed-batch")
-def test_int8_answers_a_batch_as_single_texts_within_its_bound(engine_of: Callable[[str], Engine]) -> None:
+def test_int8_scores_of_a_batch_and_of_single_texts_are_within_the_bound(engine_of: Callable[[str], Engine]) -> None:
     """For the int8 engine: sums in another order may round an activation to the next byte."""
     engine = engine_of("openvino-int8")
     texts = [" ".join([*WORDS[: 1 + number % 8], *["the"] * number]) for number in range(40)]
@@ -89,7 +91,7 @@ def test_int8_answers_a_batch_as_single_texts_within_its_bound(engine_of: Callab
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_a_long_text_is_cut_and_said_to_be(name: str, engine_of: Callable[[str], Engine]) -> None:
+def test_a_long_text_is_cut_and_marked(name: str, engine_of: Callable[[str], Engine]) -> None:
     words = {"fits": 126, "over": 127, "far over": 100_000}
     probabilities, truncated = engines.score(engine_of(name), [" ".join(["lake"] * count) for count in words.values()])
     assert truncated.tolist() == [False, True, True]
@@ -99,19 +101,19 @@ def test_a_long_text_is_cut_and_said_to_be(name: str, engine_of: Callable[[str],
 @pytest.mark.fault("data-odd-characters")
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("text", ["", "   ", "\x00\x07", "\ud800", "\u202elake", "\N{FAMILY}" * 50])
-def test_a_strange_text_gets_the_same_answer_every_time(name: str, text: str, engine_of: Callable[[str], Engine]) -> None:
+def test_an_unusual_text_gets_the_same_scores_every_time(name: str, text: str, engine_of: Callable[[str], Engine]) -> None:
     scores = [engines.score(engine_of(name), [text])[0] for _ in range(2)]
     assert np.isfinite(scores[0]).all()
     assert np.array_equal(*scores)
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_no_text_at_all_is_named(name: str, engine_of: Callable[[str], Engine]) -> None:
+def test_scoring_no_texts_is_a_named_error(name: str, engine_of: Callable[[str], Engine]) -> None:
     with pytest.raises(ModelError, match="there is no text to score"):
         engines.score(engine_of(name), [])
 
 
-def test_progress_hears_of_every_text(engine_of: Callable[[str], Engine]) -> None:
+def test_progress_counts_every_text(engine_of: Callable[[str], Engine]) -> None:
     heard: list[int] = []
     engines.score(engine_of("openvino-fp32"), ["lake"] * 700, heard.append)
     assert sum(heard) == 700
@@ -128,7 +130,7 @@ def test_threads_may_share_an_engine(engine_of: Callable[[str], Engine]) -> None
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_number_of_threads_changes_no_answer(threads: int, model_folder: Path, onnx_folder: Path) -> None:
+def test_scores_do_not_depend_on_the_number_of_threads(threads: int, model_folder: Path, onnx_folder: Path) -> None:
     encoder = TextEncoder.load(model_folder)
     bounded = engines.load("openvino-fp32", onnx_folder, encoder, threads=threads)
     free = engines.load("openvino-fp32", onnx_folder, encoder)
@@ -136,7 +138,7 @@ def test_the_number_of_threads_changes_no_answer(threads: int, model_folder: Pat
     assert np.abs(engines.score(bounded, texts)[0] - engines.score(free, texts)[0]).max() < 1e-5
 
 
-def test_an_unknown_engine_is_refused_with_the_known_ones(model_folder: Path) -> None:
+def test_the_error_of_an_unknown_engine_lists_the_engines(model_folder: Path) -> None:
     with pytest.raises(ModelError, match="there is no engine 'tensorrt': choose from torch, openvino-fp32, openvino-int8"):
         engines.load("tensorrt", model_folder, TextEncoder.load(model_folder))
 
@@ -169,7 +171,7 @@ def remove(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [cut, empty, remove], ids=lambda damage: damage.__name__)
 @pytest.mark.parametrize("name", engines.FILES)
-def test_a_damaged_graph_is_named(
+def test_a_damaged_graph_is_a_named_error(
     name: str, damage: Callable[[Path], None], model_folder: Path, onnx_folder: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(onnx_folder, tmp_path / "onnx")
@@ -178,5 +180,5 @@ def test_a_damaged_graph_is_named(
         engines.load(name, tmp_path / "onnx", TextEncoder.load(model_folder))
 
 
-def test_the_cores_of_a_container_are_counted() -> None:
+def test_the_cpu_limit_of_a_container_is_respected() -> None:
     assert 1 <= engines.cpus() <= (os.cpu_count() or 1)

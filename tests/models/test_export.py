@@ -32,11 +32,11 @@ def probabilities(model_folder: Path, onnx_folder: Path, texts: list[str]) -> di
     return {name: engines.score(engines.load(name, folder, encoder), texts)[0] for name, folder in folders.items()}
 
 
-def test_the_folder_holds_two_graphs_and_the_facts(onnx_folder: Path) -> None:
+def test_the_folder_has_two_graphs_and_the_export_records(onnx_folder: Path) -> None:
     assert {path.name for path in onnx_folder.iterdir()} == {"model.onnx", "model.int8.onnx", "export.json"}
 
 
-def test_the_facts_hold_for_the_files(onnx_folder: Path) -> None:
+def test_the_export_records_match_the_files(onnx_folder: Path) -> None:
     records = json.loads((onnx_folder / "export.json").read_text())
     assert records.keys() == {"torch", "openvino-fp32", "openvino-int8"}
     for name, file in engines.FILES.items():
@@ -45,16 +45,16 @@ def test_the_facts_hold_for_the_files(onnx_folder: Path) -> None:
         assert 0 < records[name]["latency_ms_p50"] <= records[name]["latency_ms_p95"]
 
 
-def test_the_float_graph_answers_as_the_model_does(probabilities: dict[str, np.ndarray]) -> None:
+def test_the_float_graph_scores_like_the_model(probabilities: dict[str, np.ndarray]) -> None:
     assert np.abs(probabilities["openvino-fp32"] - probabilities["torch"]).max() < 1e-5
 
 
-def test_the_int8_graph_answers_about_as_the_model_does(probabilities: dict[str, np.ndarray]) -> None:
+def test_the_int8_graph_scores_almost_like_the_model(probabilities: dict[str, np.ndarray]) -> None:
     difference = np.abs(probabilities["openvino-int8"] - probabilities["torch"])
     assert 0 < difference.mean() < 0.05
 
 
-def test_the_int8_graph_computes_with_bytes(onnx_folder: Path) -> None:
+def test_the_int8_graph_computes_in_int8(onnx_folder: Path) -> None:
     operators = {
         name: {node.op_type for node in onnx.load(onnx_folder / file).graph.node} for name, file in engines.FILES.items()
     }
@@ -99,7 +99,7 @@ def test_padding_changes_nothing_in_the_float_graph(model_folder: Path, onnx_fol
         assert engine.logits(padded, mask)[:1] == pytest.approx(alone, abs=1e-5)
 
 
-def test_the_same_model_exports_to_the_same_bytes_and_the_log_level_stays(
+def test_the_same_model_exports_to_the_same_bytes_and_keeps_the_log_level(
     dataset: Path, model_folder: Path, onnx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "LATENCY_RUNS", 10)
@@ -118,7 +118,7 @@ class Branching(MeanPooledClassifier):
         return output if len(input_ids) == 2 else SequenceClassifierOutput(logits=-output.logits)
 
 
-def test_a_graph_that_answers_otherwise_than_the_model_is_refused(
+def test_a_graph_whose_scores_differ_from_the_model_is_refused(
     dataset: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "LATENCY_RUNS", 10)

@@ -81,12 +81,12 @@ def test_every_profile_pins_a_commit(profile: profiles.Profile) -> None:
     assert re.fullmatch(r"[0-9a-f]{40}", profile.encoder.revision)
 
 
-def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+def test_the_error_of_an_unknown_profile_lists_the_profiles() -> None:
     with pytest.raises(ModelError, match="'bert-huge': choose from roberta-large, distilbert, minilm, minilm-3l"):
         profiles.get("bert-huge")
 
 
-def test_former_names_of_hyperparameters_are_read_and_removed_ones_refused_with_what_there_is() -> None:
+def test_former_names_of_hyperparameters_are_read_and_removed_ones_are_named_errors() -> None:
     former = {"head_factor": 3, "warmup": 0.2, "prior": "false", "teachers_share": 0.25}
     hyperparameters = profiles.get("minilm", former).hyperparameters
     assert hyperparameters.head_lr_multiplier == 3

@@ -21,7 +21,7 @@ def edited(source: Path, target: Path, change: Callable[[dict[str, Any]], object
     return target
 
 
-def test_a_training_record_has_what_the_file_has(model_folder: Path) -> None:
+def test_a_training_record_has_the_fields_of_its_file(model_folder: Path) -> None:
     content, record = json.loads((model_folder / "training.json").read_text()), TrainingRecord.read(model_folder)
     for name in ("parameters", "seed", "steps", "history", "best_epoch", "dataset_digest", "max_length", "weights", "profile"):
         assert getattr(record, name) == content[name]
@@ -29,7 +29,7 @@ def test_a_training_record_has_what_the_file_has(model_folder: Path) -> None:
     assert [teacher.seed for teacher in record.teachers] == [teacher["seed"] for teacher in content["teachers"]]
 
 
-def test_a_record_of_before_is_read_with_the_names_of_today(model_folder: Path, tmp_path: Path) -> None:
+def test_an_old_record_is_read_with_the_current_names(model_folder: Path, tmp_path: Path) -> None:
     def older(content: dict[str, Any]) -> None:
         profile = content["profile"]
         profile["head_factor"] = profile.pop("head_lr_multiplier")

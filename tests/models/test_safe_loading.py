@@ -150,15 +150,15 @@ def test_a_tokenizer_with_code_of_its_own_is_read_without_it(
     [{"hidden_size": "wide"}, {"hidden_act": "none such"}, {"num_attention_heads": 5}],
     ids=lambda fields: next(iter(fields)),
 )
-def test_a_config_that_makes_no_sense_is_a_named_error(
-    fields: dict[str, object], folder: Path, read: Callable[[Path], object]
-) -> None:
+def test_an_invalid_config_is_a_named_error(fields: dict[str, object], folder: Path, read: Callable[[Path], object]) -> None:
     edit(folder / "config.json", **fields)
     with pytest.raises(ModelError, match=r"is damaged|holds no usable weights"):
         read(folder)
 
 
-def test_weights_with_labels_of_their_own_get_ours(taxonomy: Taxonomy, weights: Callable[[str], str], tmp_path: Path) -> None:
+def test_weights_with_other_labels_get_those_of_the_taxonomy(
+    taxonomy: Taxonomy, weights: Callable[[str], str], tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(weights("minilm"), tmp_path / "weights"))
     edit(folder / "config.json", id2label={"0": "a"}, label2id={"a": 0}, problem_type="regression")
     built = build_classifier(profiles.get("minilm"), taxonomy, weights=str(folder))
@@ -243,7 +243,7 @@ def hub(folder: Path) -> Iterator[tuple[str, list[str]]]:
     server.server_close()
 
 
-def test_from_the_hub_come_safetensors_and_json_of_the_pinned_commit_alone(
+def test_only_safetensors_and_json_of_the_pinned_commit_are_downloaded_from_the_hub(
     taxonomy: Taxonomy, weights: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(shutil.copytree(weights("distilbert"), tmp_path / "repository"))

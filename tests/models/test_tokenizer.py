@@ -64,7 +64,7 @@ def test_only_lone_surrogates_and_nul_are_replaced(text: str, cleaned: str) -> N
 @pytest.mark.fault("data-odd-characters")
 @settings(max_examples=50, deadline=None)
 @given(text=ANY_TEXT)
-def test_a_clean_text_is_valid_and_stays_as_it_is(text: str) -> None:
+def test_a_clean_text_is_valid_and_unchanged(text: str) -> None:
     cleaned = clean(text)
     assert cleaned.encode("utf-8").decode("utf-8") == cleaned
     assert "\x00" not in cleaned
@@ -73,7 +73,7 @@ def test_a_clean_text_is_valid_and_stays_as_it_is(text: str) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=60))
-def test_a_valid_text_is_not_touched(text: str) -> None:
+def test_a_valid_text_is_unchanged(text: str) -> None:
     assert clean(text) == text
 
 
@@ -103,7 +103,7 @@ def test_a_text_is_marked_as_cut_exactly_if_tokens_are_missing(
 @pytest.mark.parametrize(
     ("tokens", "cut"), [(0, False), (1, False), (MAX_LENGTH - 2, False), (MAX_LENGTH - 1, True), (200, True)]
 )
-def test_the_last_text_that_fits_is_not_marked(encoder: TextEncoder, tokens: int, cut: bool) -> None:
+def test_the_longest_text_that_fits_is_not_marked_as_cut(encoder: TextEncoder, tokens: int, cut: bool) -> None:
     (encoding,) = encoder.encode([" ".join(["lake"] * tokens)])
     assert encoding.truncated is cut
     assert len(encoding.ids) == min(tokens + 2, MAX_LENGTH)
@@ -162,7 +162,7 @@ def test_no_texts_have_no_encodings(encoder: TextEncoder) -> None:
     assert encoder.encode([]) == []
 
 
-def test_ids_are_those_of_the_file_even_where_it_asks_for_padding(tokenizer_file: Path, encoder: TextEncoder) -> None:
+def test_ids_do_not_depend_on_the_padding_in_the_file(tokenizer_file: Path, encoder: TextEncoder) -> None:
     padding = Tokenizer.from_file(str(tokenizer_file))
     padding.enable_padding(length=12)
     padding.enable_truncation(4)
@@ -207,7 +207,7 @@ def folder(tmp_path: Path, tokenizer_file: Path) -> Path:
     return tmp_path
 
 
-def test_a_folder_brings_length_and_padding(folder: Path, encoder: TextEncoder) -> None:
+def test_length_and_padding_are_read_from_the_folder(folder: Path, encoder: TextEncoder) -> None:
     loaded = TextEncoder.load(folder)
     assert (loaded.max_length, loaded.pad_id) == (MAX_LENGTH, 7)
     assert loaded.encode(["lake " * 40]) == encoder.encode(["lake " * 40])

@@ -26,7 +26,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     return spec, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
 
-def test_every_step_has_its_image_its_keys_and_its_time(compiled: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def test_every_step_has_an_image_credentials_and_a_timeout(compiled: tuple[dict[str, Any], dict[str, Any]]) -> None:
     spec, platform = compiled
     parameters = spec["root"]["inputDefinitions"]["parameters"]
     assert parameters["image"]["defaultValue"] == "goemotions-trainer:abc"
@@ -43,7 +43,7 @@ def test_every_step_has_its_image_its_keys_and_its_time(compiled: tuple[dict[str
         assert int(platform[name]["activeDeadlineSeconds"]) > 0
 
 
-def test_the_shares_are_scored_side_by_side_and_the_end_waits_for_all(
+def test_shares_are_scored_in_parallel_and_the_last_step_waits_for_all(
     compiled: tuple[dict[str, Any], dict[str, Any]],
 ) -> None:
     tasks = compiled[0]["root"]["dag"]["tasks"]

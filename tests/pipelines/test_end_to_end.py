@@ -19,7 +19,7 @@ def registered(run: RunFolder) -> dict[str, Any]:
     return run.registered()
 
 
-def test_each_variant_has_a_champion_with_a_whole_bundle_in_s3(registered: dict[str, Any], tmp_path: Path) -> None:
+def test_each_variant_has_a_champion_with_a_complete_bundle_in_s3(registered: dict[str, Any], tmp_path: Path) -> None:
     for variant in ("gpu", "cpu"):
         version = tracking.find_version("goemotions", f"champion-{variant}")
         assert version is not None

@@ -10,7 +10,7 @@ from goemotions.storage import s3, store
 from pipelines import stack as local_stack
 
 
-def test_a_second_up_finds_the_servers_running(stack: Path) -> None:
+def test_up_starts_no_server_that_is_running(stack: Path) -> None:
     records = {name: (stack / f"{name}.json").read_text() for name in ("seaweedfs", "mlflow")}
     assert local_stack.up(stack) == local_stack.up(stack)
     assert records == {name: (stack / f"{name}.json").read_text() for name in ("seaweedfs", "mlflow")}
@@ -26,7 +26,7 @@ def test_every_port_is_on_loopback(stack: Path) -> None:
     assert addresses == {"127.0.0.1"}
 
 
-def test_the_keys_are_for_their_owner_alone(stack: Path) -> None:
+def test_the_file_of_the_keys_is_readable_by_its_owner_only(stack: Path) -> None:
     assert [oct((stack / name).stat().st_mode & 0o777) for name in ("s3.json", "env")] == ["0o600", "0o600"]
 
 
@@ -40,11 +40,11 @@ def test_wrong_keys_are_refused(stack: Path, bucket: str, monkeypatch: pytest.Mo
         s3.client.cache_clear()
 
 
-def test_a_process_that_took_over_the_id_is_not_ours(stack: Path) -> None:
+def test_another_process_with_the_same_id_is_not_taken_for_a_server(stack: Path) -> None:
     server = local_stack._server(stack, "mlflow")
     assert server is not None
     assert not local_stack.Server(server.pid, server.started - 100, server.port).is_alive()
 
 
-def test_mlflow_answers(stack: Path) -> None:
+def test_mlflow_responds(stack: Path) -> None:
     assert tracking.connect().startswith("http://127.0.0.1:")

@@ -110,7 +110,7 @@ def test_the_same_source_is_uploaded_once_and_other_resources_are_another_versio
 
 
 @pytest.mark.parametrize(("end", "code"), [("SUCCEEDED", 0), ("FAILED", 1), ("CANCELED", 1)])
-def test_waiting_tells_each_step_and_the_truth_about_the_end(kubeflow: Kubeflow, end: str, code: int) -> None:
+def test_waiting_shows_each_step_and_the_final_state(kubeflow: Kubeflow, end: str, code: int) -> None:
     kubeflow.switch(end=end)
     result = run("submit", "--wait")
     assert result.exit_code == code, result.output
@@ -135,7 +135,7 @@ def test_waiting_outlasts_a_restart_of_the_server(kubeflow: Kubeflow, monkeypatc
         submit.follow(started, lambda line: None)
 
 
-def test_interrupting_the_wait_says_that_the_run_goes_on(kubeflow: Kubeflow) -> None:
+def test_interrupting_the_wait_reports_that_the_run_continues(kubeflow: Kubeflow) -> None:
     kubeflow.switch(end="RUNNING")
     command = [sys.executable, "-m", "goemotions.cli", "pipeline", "submit", "--wait", "--force"]
     # A background job, as the tests may be one, is started with SIGINT ignored.
@@ -154,7 +154,7 @@ def test_interrupting_the_wait_says_that_the_run_goes_on(kubeflow: Kubeflow) -> 
     assert "Traceback" not in errors
 
 
-def test_a_schedule_is_made_kept_replaced_and_ended(kubeflow: Kubeflow) -> None:
+def test_a_schedule_is_created_kept_replaced_and_removed(kubeflow: Kubeflow) -> None:
     assert "scheduled: 0 0 3 * * 0" in run("schedule", "--cron", "0 0 3 * * 0", "--models", "minilm").output
     (first,) = kubeflow.state()["recurring"]
     assert first["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * 0"
@@ -169,7 +169,7 @@ def test_a_schedule_is_made_kept_replaced_and_ended(kubeflow: Kubeflow) -> None:
     assert kubeflow.state()["recurring"] == []
 
 
-def test_a_schedule_that_is_refused_leaves_the_former_in_place(kubeflow: Kubeflow) -> None:
+def test_a_refused_schedule_keeps_the_former_one(kubeflow: Kubeflow) -> None:
     assert run("schedule", "--cron", "0 0 3 * * 0").exit_code == 0
     former = kubeflow.state()["recurring"]
     kubeflow.switch(refused_paths=["POST recurringruns"])
@@ -177,7 +177,7 @@ def test_a_schedule_that_is_refused_leaves_the_former_in_place(kubeflow: Kubeflo
     assert kubeflow.state()["recurring"] == former
 
 
-def test_a_cron_without_seconds_is_explained(kubeflow: Kubeflow) -> None:
+def test_a_cron_expression_without_seconds_is_a_named_error(kubeflow: Kubeflow) -> None:
     assert "has 5 fields: Kubeflow takes six, seconds first" in failure("schedule", "--cron", "0 3 * * 0")
 
 
@@ -202,7 +202,7 @@ def test_several_users_need_a_namespace(kubeflow: Kubeflow, monkeypatch: pytest.
         ({"away": 1000}, "does not respond at http://127.0.0.1"),
     ],
 )
-def test_what_the_server_does_instead_of_answering_is_named(kubeflow: Kubeflow, switched: dict[str, Any], message: str) -> None:
+def test_failures_of_the_server_are_named_errors(kubeflow: Kubeflow, switched: dict[str, Any], message: str) -> None:
     kubeflow.switch(**switched)
     began = time.monotonic()
     assert re.search(message, failure("submit"))
@@ -224,7 +224,7 @@ def test_a_package_that_the_server_cannot_read_is_refused(kubeflow: Kubeflow) ->
         submit.start(connection, packed, "e")
 
 
-def test_nobody_listens_or_nothing_is_named(kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_or_missing_endpoint_is_a_named_error(kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "does not respond at http://127.0.0.1:9" in failure("submit", "--endpoint", "http://127.0.0.1:9")
     monkeypatch.delenv("KF_PIPELINES_ENDPOINT")
     assert "there is no address of Kubeflow Pipelines: set KF_PIPELINES_ENDPOINT" in failure("submit")
@@ -260,7 +260,9 @@ def test_a_context_is_one_of_the_kubeconfig(kubeflow: Kubeflow, tmp_path: Path) 
         (("--resources", "train.gpu=3"), "there is no resource 'train.gpu'"),
     ],
 )
-def test_what_a_cluster_cannot_do_is_refused_before_anything_is_sent(kubeflow: Kubeflow, arguments: Any, message: str) -> None:
+def test_arguments_that_a_cluster_cannot_use_are_refused_before_any_request(
+    kubeflow: Kubeflow, arguments: Any, message: str
+) -> None:
     assert message in failure("submit", *arguments)
     assert kubeflow.state()["pipelines"] == []
 
@@ -332,7 +334,7 @@ def test_uncommitted_changes_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     package.pack_training("", "", {}, path=tmp_path / "p.yaml", force=True)
 
 
-def test_the_servers_answers_are_those_of_the_apis_own_models(kubeflow: Kubeflow) -> None:
+def test_the_responses_of_the_stand_in_match_the_models_of_the_api(kubeflow: Kubeflow) -> None:
     """What the stand-in sends is read by the API's models without a field lost or unknown."""
     assert run("submit").exit_code == 0
     assert run("schedule", "--cron", "0 0 3 * * 0").exit_code == 0

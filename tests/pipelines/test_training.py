@@ -50,7 +50,7 @@ def test_every_parameter_is_described_and_has_a_default(pipeline: dict[str, Any]
     assert declared["models"]["defaultValue"] == ["minilm", "minilm-3l"]
 
 
-def test_the_image_and_the_commit_are_those_it_was_compiled_for(pipeline: dict[str, Any]) -> None:
+def test_image_and_commit_are_those_given_to_the_compiler(pipeline: dict[str, Any]) -> None:
     declared = pipeline["root"]["inputDefinitions"]["parameters"]
     assert declared["image"]["defaultValue"] == "goemotions-trainer:abc123"
     assert declared["commit"]["defaultValue"] == "abc123"
@@ -92,7 +92,7 @@ def test_training_runs_on_a100_nodes_and_the_pool_is_a_parameter(pipeline: dict[
     assert [name for name, pod in platform.items() if "nodeSelector" in pod] == ["exec-train"]
 
 
-def test_every_step_asks_for_cpu_and_memory_ends_in_time_and_is_tried_again(
+def test_every_step_has_resource_requests_a_timeout_and_retries(
     pipeline: dict[str, Any], platform: dict[str, Any], loop: dict[str, Any]
 ) -> None:
     for name, executor in pipeline["deploymentSpec"]["executors"].items():
@@ -142,7 +142,7 @@ def test_without_gpus_training_runs_on_any_node(tmp_path: Path) -> None:
         ("train.cpu", "train.cpu is a quantity"),
     ],
 )
-def test_a_resource_that_cannot_be_is_refused(override: str, message: str) -> None:
+def test_an_invalid_resource_is_refused(override: str, message: str) -> None:
     with pytest.raises(resources.BadResource, match=message):
         resources.changed(override, resources.TRAINING)
 
@@ -158,21 +158,21 @@ def test_nothing_is_installed_in_a_pod(compiled: Path) -> None:
     assert "pip install" not in compiled.read_text()
 
 
-def test_thresholds_are_given_validation_alone(loop: dict[str, Any]) -> None:
+def test_tune_thresholds_gets_the_validation_split_only(loop: dict[str, Any]) -> None:
     for name in ("tune-thresholds", "tune-thresholds-2"):
         inputs = loop[name]["inputs"]["artifacts"]
         assert [given["taskOutputArtifact"]["outputArtifactKey"] for given in inputs.values()] == ["validation"]
 
 
 @pytest.mark.fault("data-changed")
-def test_no_step_takes_its_answer_from_the_cache(pipeline: dict[str, Any], loop: dict[str, Any]) -> None:
+def test_no_step_uses_the_cache(pipeline: dict[str, Any], loop: dict[str, Any]) -> None:
     """Other data under the same name never brings back an old result."""
     tasks = {**pipeline["root"]["dag"]["tasks"], **loop, **pipeline["components"]["comp-condition-2"]["dag"]["tasks"]}
     del tasks["for-loop-1"], tasks["condition-2"]
     assert [name for name, task in tasks.items() if task["cachingOptions"] != {}] == []
 
 
-def test_credentials_come_by_reference(platform: dict[str, Any]) -> None:
+def test_credentials_are_references_to_the_secret(platform: dict[str, Any]) -> None:
     assert len(platform) == 10
     for executor in platform.values():
         (secret,) = executor["secretAsEnv"]
@@ -196,7 +196,7 @@ def arguments(*others: str, weights: dict[str, str] | None = None, is_local: boo
     return parameters.training_arguments("sample", "minilm", weights or {}, 0, pairs(others), is_local=is_local)
 
 
-def test_local_paths_become_absolute_and_locations_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_paths_become_absolute_and_locations_are_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
     assert arguments("data=mine")["data"] == str(tmp_path / "mine")
@@ -219,7 +219,7 @@ def test_parameters_have_the_types_that_the_pipeline_declares() -> None:
     }
 
 
-def test_former_names_of_parameters_are_understood() -> None:
+def test_former_names_of_parameters_are_accepted() -> None:
     assert parameters.typed(pairs(["stated_recall=0.9", "stated_precision=0.6"])) == {
         "target_recall": 0.9,
         "target_precision": 0.6,
@@ -260,7 +260,7 @@ def test_profiles_weights_and_settings_are_checked_before_the_first_step(other: 
         arguments(other)
 
 
-def test_a_local_run_leaves_the_pipeline_as_it_was(compiled: Path, tmp_path: Path) -> None:
+def test_a_local_run_does_not_change_the_pipeline(compiled: Path, tmp_path: Path) -> None:
     with local._one_model_at_a_time():
         compile_pipeline(tmp_path / "local.yaml", "goemotions-trainer:abc123", "abc123")
     compile_pipeline(tmp_path / "after.yaml", "goemotions-trainer:abc123", "abc123")

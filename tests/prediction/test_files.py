@@ -41,7 +41,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
 
 
-def test_every_row_of_a_csv_keeps_its_cells_and_gets_the_predictors_answer(predictor: Predictor, tmp_path: Path) -> None:
+def test_every_row_of_a_csv_keeps_its_cells_and_gets_a_prediction(predictor: Predictor, tmp_path: Path) -> None:
     made = score_file(predictor, write_csv(tmp_path / "in.csv", TEXTS), tmp_path / "out.csv")
     rows = read(tmp_path / "out.csv")
     assert list(rows[0]) == ["id", "text", "note", "labels", "truncated", *(f"p/{name}" for name in LABELS)]
@@ -81,7 +81,7 @@ def test_a_parquet_file_keeps_its_types_and_metadata(predictor: Predictor, tmp_p
             assert (row["labels"], row["truncated"], row["p/calm"]) == ([], None, None)
 
 
-def test_a_hugging_face_file_stays_one(predictor: Predictor, tmp_path: Path) -> None:
+def test_the_output_for_a_hugging_face_file_can_be_loaded_by_datasets(predictor: Predictor, tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"text": ["a lake", "gravel"]}).to_parquet(str(tmp_path / "in.parquet"))
     score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.parquet")
     loaded = datasets.load_dataset("parquet", data_files=str(tmp_path / "out.parquet"), cache_dir=str(tmp_path / "cache"))
@@ -111,13 +111,15 @@ def test_every_format_becomes_every_other(predictor: Predictor, tmp_path: Path, 
         assert cells == [[text, "|".join(labels)] for text, labels in zip(texts, predictions, strict=True)]
 
 
-def test_labels_alone(predictor: Predictor, tmp_path: Path) -> None:
+def test_without_all_scores_only_labels_are_written(predictor: Predictor, tmp_path: Path) -> None:
     score_file(predictor, write_csv(tmp_path / "in.csv", TEXTS), tmp_path / "out.csv", all_scores=False)
     assert list(read(tmp_path / "out.csv")[0]) == ["id", "text", "note", "labels", "truncated"]
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_chunks_make_no_difference(predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+def test_predictions_do_not_depend_on_the_chunk_size(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
     words = ["lake", "storm", "balloon", "harbour", "sparrow", "gravel", ""]
     texts = [" ".join([word] * times) for times in range(1, 21) for word in words]
     path = tmp_path / f"in.{ending}"
@@ -185,7 +187,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_file_without_the_form_of_its_ending_is_named_and_nothing_is_written(
+def test_a_file_that_does_not_match_its_ending_is_a_named_error_and_nothing_is_written(
     predictor: Predictor, tmp_path: Path, name: str
 ) -> None:
     file, content, expected = BAD[name]
@@ -195,7 +197,7 @@ def test_a_file_without_the_form_of_its_ending_is_named_and_nothing_is_written(
     assert list((tmp_path / "out").glob("*")) == []
 
 
-def test_a_cut_parquet_file_is_named(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_truncated_parquet_file_is_a_named_error(predictor: Predictor, tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": TEXTS}), tmp_path / "whole.parquet")
     content = (tmp_path / "whole.parquet").read_bytes()
     (tmp_path / "in.parquet").write_bytes(content[: len(content) // 2])
@@ -206,7 +208,7 @@ def test_a_cut_parquet_file_is_named(predictor: Predictor, tmp_path: Path) -> No
         score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.csv")
 
 
-def test_bytes_in_a_parquet_file_that_are_no_text_are_named(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_parquet_column_of_invalid_utf8_is_a_named_error(predictor: Predictor, tmp_path: Path) -> None:
     broken = pa.Array.from_buffers(pa.string(), 1, pa.array([b"caf\xe9"]).buffers())
     pq.write_table(pa.table({"text": broken}), tmp_path / "in.parquet")
     with pytest.raises(DataError, match="rows from 1 on: not UTF-8"):
@@ -216,7 +218,7 @@ def test_bytes_in_a_parquet_file_that_are_no_text_are_named(predictor: Predictor
         score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.csv")
 
 
-def test_what_a_text_file_cannot_hold_is_named(predictor: Predictor, tmp_path: Path) -> None:
+def test_values_that_a_text_file_cannot_hold_are_named_errors(predictor: Predictor, tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a"], "place": [{"x": 1}]}), tmp_path / "in.parquet")
     with pytest.raises(
         DataError, match=r"column 'place' has type struct<x: int64>, which a text file cannot have: write a .parquet"
@@ -227,7 +229,7 @@ def test_what_a_text_file_cannot_hold_is_named(predictor: Predictor, tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "in.parquet"]
 
 
-def test_an_empty_place_in_a_list_leaves_the_others(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_null_in_a_list_does_not_affect_the_other_rows(predictor: Predictor, tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a"] * 3, "tags": [["x", None, "z"], [], None]}), tmp_path / "in.parquet")
     score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.csv")
     with (tmp_path / "out.csv").open(newline="") as file:
@@ -245,7 +247,7 @@ def test_the_input_is_never_overwritten(predictor: Predictor, tmp_path: Path) ->
     assert path.read_bytes() == before
 
 
-def test_a_missing_file_and_a_place_that_cannot_be_written_are_named(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_missing_file_and_an_unwritable_output_are_named_errors(predictor: Predictor, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone.csv cannot be read \(No such file or directory\)"):
         score_file(predictor, tmp_path / "gone.csv", tmp_path / "out.csv")
     path = write_csv(tmp_path / "in.csv", TEXTS)
@@ -256,7 +258,7 @@ def test_a_missing_file_and_a_place_that_cannot_be_written_are_named(predictor: 
 
 @pytest.mark.parametrize("ending", files.ENDINGS)
 @pytest.mark.fault("disk-full")
-def test_a_full_disk_is_named_and_the_earlier_output_stays(predictor: Predictor, tmp_path: Path, ending: str) -> None:
+def test_a_full_disk_is_a_named_error_and_the_earlier_output_is_kept(predictor: Predictor, tmp_path: Path, ending: str) -> None:
     path, output = write_csv(tmp_path / "in.csv", ["a lake"] * 9), tmp_path / f"out{ending}"
     output.write_text("earlier")
     (tmp_path / f".out{ending}.partial").symlink_to("/dev/full")
@@ -266,7 +268,7 @@ def test_a_full_disk_is_named_and_the_earlier_output_stays(predictor: Predictor,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", f"out{ending}"]
 
 
-def test_a_killed_run_leaves_the_earlier_output_and_can_be_repeated(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+def test_a_killed_run_keeps_the_earlier_output_and_can_be_repeated(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
     path, output = write_csv(tmp_path / "in.csv", ["a lake"] * 20_000), tmp_path / "out.csv"
     output.write_text("earlier")
     script = "from goemotions.cli import main as cli; from goemotions.prediction import files; files.CHUNK = 64; cli.main()"

@@ -42,7 +42,7 @@ def predictor(bundles: dict[bundle.Variant, Path]) -> Predictor:
 
 
 @pytest.mark.parametrize(("variant", "engine"), bundle.ENGINES.items())
-def test_each_variant_answers_with_the_engine_that_suits_the_hardware(
+def test_each_variant_uses_the_engine_that_suits_the_hardware(
     variant: bundle.Variant, engine: str, bundles: dict[bundle.Variant, Path]
 ) -> None:
     loaded = Predictor.load(bundles[variant])
@@ -50,7 +50,7 @@ def test_each_variant_answers_with_the_engine_that_suits_the_hardware(
     assert len(loaded.predict(TEXTS)) == len(TEXTS)
 
 
-def test_another_engine_can_be_asked_for(bundles: dict[bundle.Variant, Path]) -> None:
+def test_another_engine_can_be_requested(bundles: dict[bundle.Variant, Path]) -> None:
     named = {name: Predictor.load(bundles["cpu"], engine=name) for name in ("torch", "openvino-fp32", "openvino-int8")}
     assert [loaded.engine.name for loaded in named.values()] == list(named)
     scores = [loaded.predict(TEXTS, Options(all_scores=True)) for loaded in named.values()]
@@ -100,7 +100,7 @@ def test_a_damaged_bundle_is_not_loaded(
         Predictor.load(tmp_path / "bundle")
 
 
-def test_a_whole_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
+def test_a_verified_folder_that_is_not_a_bundle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing to see")
     manifest.write(tmp_path)
     with pytest.raises(ModelError, match="is not a bundle of this workflow"):
@@ -125,7 +125,7 @@ def test_labels_come_best_first_with_their_scores(predictor: Predictor) -> None:
         assert len(scores) > 1
 
 
-def test_the_tuned_thresholds_decide_unless_another_is_asked_for(predictor: Predictor, taxonomy: Taxonomy) -> None:
+def test_the_tuned_thresholds_decide_unless_another_is_requested(predictor: Predictor, taxonomy: Taxonomy) -> None:
     probabilities, _ = engines.score(predictor.engine, TEXTS)
     tuned = predictor.bundle.thresholds.apply(probabilities)
     assert tuned.any()
@@ -167,26 +167,24 @@ def test_top_k_thresholds_give_each_text_that_many_labels(predictor: Predictor) 
     assert [len(prediction["labels"]) for prediction in predictions] == [2] * len(TEXTS)
 
 
-def test_an_answer_says_whether_the_text_was_cut(predictor: Predictor) -> None:
+def test_a_prediction_shows_whether_the_text_was_cut(predictor: Predictor) -> None:
     predictions = predictor.predict(["lake", "lake " * 126, "lake " * 127])
     assert [prediction["truncated"] for prediction in predictions] == [False, False, True]
 
 
-def test_an_answer_is_plain_json(predictor: Predictor) -> None:
+def test_a_prediction_is_plain_json(predictor: Predictor) -> None:
     predictions = predictor.predict(TEXTS, Options(all_scores=True))
     assert json.loads(json.dumps(predictions)) == predictions
 
 
 @pytest.mark.fault("http-blank-text")
-def test_a_blank_text_has_a_defined_answer(predictor: Predictor) -> None:
+def test_a_blank_text_has_a_defined_prediction(predictor: Predictor) -> None:
     predictions = predictor.predict(["", " \t\n"], Options(all_scores=True))
     assert predictions[0] == predictions[1]
     assert all(0 < score < 1 for score in predictions[0]["scores"].values())
 
 
-def test_mlflow_loads_a_bundle_and_answers_as_the_predictor_does(
-    bundles: dict[bundle.Variant, Path], predictor: Predictor
-) -> None:
+def test_mlflow_loads_a_bundle_and_predicts_the_same(bundles: dict[bundle.Variant, Path], predictor: Predictor) -> None:
     loaded = mlflow.pyfunc.load_model(str(bundles["cpu"]))
     expected = predictor.predict(TEXTS)
     for given_as in (TEXTS, pd.DataFrame({"text": TEXTS})):
@@ -195,7 +193,7 @@ def test_mlflow_loads_a_bundle_and_answers_as_the_predictor_does(
             assert prediction["scores"] == pytest.approx(wanted["scores"], abs=1e-5)
 
 
-def test_the_cpu_variant_answers_without_the_training_libraries(
+def test_the_cpu_variant_predicts_without_the_training_libraries(
     bundles: dict[bundle.Variant, Path], predictor: Predictor
 ) -> None:
     script = (
@@ -210,7 +208,7 @@ def test_the_cpu_variant_answers_without_the_training_libraries(
     assert predictions == predictor.predict(TEXTS)
 
 
-def test_the_bundle_carries_the_scores_it_was_registered_with(bundles: dict[bundle.Variant, Path], dataset: Path) -> None:
+def test_the_bundle_contains_the_scores_it_was_registered_with(bundles: dict[bundle.Variant, Path], dataset: Path) -> None:
     for folder in bundles.values():
         stored = Predictions.read(folder / "validation.parquet")
         scores, _ = engines.score(Predictor.load(folder).engine, load_dataset(dataset)[0]["validation"]["text"][:])

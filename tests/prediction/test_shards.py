@@ -70,7 +70,7 @@ def run(source: Path, output: Path, whole: Path, predictor: Predictor | None = N
     return shards.finish(str(output))
 
 
-def test_every_row_of_every_file_is_answered_in_order(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+def test_every_row_of_every_file_is_scored_in_order(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
     made = run(write(tmp_path / "in", 130, 0, 71), tmp_path / "out", whole, predictor, shard_rows=60)
     assert assert_correct(predictor, scored(tmp_path / "out"), 201)
     assert (made.rows, made.blank) == (201, 22)
@@ -86,7 +86,7 @@ def test_every_row_of_every_file_is_answered_in_order(predictor: Predictor, whol
     shard_rows=st.integers(1, 50),
     row_group_size=st.integers(1, 30),
 )
-def test_however_rows_lie_in_files_and_groups_each_is_in_one_shard(
+def test_each_row_is_in_one_shard_whatever_the_files_and_row_groups(
     predictor: Predictor,
     whole: Path,
     tmp_path_factory: pytest.TempPathFactory,
@@ -99,12 +99,12 @@ def test_however_rows_lie_in_files_and_groups_each_is_in_one_shard(
     assert scored(folder / "out")["n"].to_pylist() == list(range(sum(counts)))
 
 
-def test_one_file_is_an_input_too(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+def test_a_single_file_is_accepted_as_input(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
     write(tmp_path / "in", 20, 30)
     assert run(tmp_path / "in" / "in-000.parquet", tmp_path / "out", whole, predictor).rows == 20
 
 
-def test_several_share_a_plan(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+def test_several_processes_share_a_plan(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "in", 100)
     shards.plan(str(source), str(tmp_path / "out"), str(whole), shard_rows=9)
     for number in (2, 0, 1):
@@ -115,7 +115,7 @@ def test_several_share_a_plan(predictor: Predictor, whole: Path, tmp_path: Path)
     assert assert_correct(predictor, scored(tmp_path / "out"), 100)
 
 
-def test_what_is_done_is_not_done_again(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+def test_finished_shards_are_not_scored_again(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "in", 100)
     run(source, tmp_path / "out", whole, predictor, shard_rows=30)
     (tmp_path / "out" / "part-000001.parquet").unlink()
@@ -134,7 +134,7 @@ def test_what_is_done_is_not_done_again(predictor: Predictor, whole: Path, tmp_p
         (lambda source: {"shard_rows": 10, "all_scores": False}, "another all_scores and shard_rows"),
     ],
 )
-def test_an_output_is_of_one_input_and_one_question(
+def test_an_output_of_another_input_or_other_options_is_refused(
     predictor: Predictor, whole: Path, tmp_path: Path, change: Callable[[Path], Any], reason: str
 ) -> None:
     source = write(tmp_path / "in", 20)
@@ -143,7 +143,9 @@ def test_an_output_is_of_one_input_and_one_question(
         run(source, tmp_path / "out", whole, predictor, **(change(source) or {}))
 
 
-def test_what_cannot_be_scored_is_named_and_nothing_is_written(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+def test_input_that_cannot_be_scored_is_a_named_error_and_nothing_is_written(
+    predictor: Predictor, whole: Path, tmp_path: Path
+) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match=r"has no .parquet file"):
         run(tmp_path / "none", tmp_path / "out", whole)
@@ -173,7 +175,7 @@ def test_what_cannot_be_scored_is_named_and_nothing_is_written(predictor: Predic
         shards.score(str(tmp_path / "out"))
 
 
-def test_a_place_is_the_same_however_it_is_written(
+def test_spellings_of_the_same_location_are_equal(
     predictor: Predictor, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "in.parquet", 20)
@@ -183,7 +185,7 @@ def test_a_place_is_the_same_however_it_is_written(
     assert run("in.parquet/in-000.parquet", "in.parquet/out", whole, predictor).rows == 20
 
 
-def test_two_that_do_the_same_do_no_harm(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+def test_two_processes_may_score_the_same_shards(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
     """One finishes while the other still writes: the sweep takes its file, and the one that is there counts."""
     output = str(tmp_path / "out")
     run(write(tmp_path / "in", 40), output, whole, predictor, shard_rows=20)
@@ -196,7 +198,7 @@ def test_two_that_do_the_same_do_no_harm(predictor: Predictor, whole: Path, tmp_
         pass
 
 
-def test_a_shard_that_another_one_made_is_not_made_again(
+def test_a_shard_that_another_process_wrote_is_not_written_again(
     predictor: Predictor, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output, label = str(tmp_path / "out"), files.label_rows
@@ -215,7 +217,7 @@ def test_a_shard_that_another_one_made_is_not_made_again(
     assert assert_correct(predictor, scored(tmp_path / "out"), 60)
 
 
-def test_a_file_cut_after_planning_is_named(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+def test_a_file_truncated_after_planning_is_a_named_error(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "in", 40)
     shards.plan(str(source), str(tmp_path / "out"), str(whole), shard_rows=20)
     pq.write_table(comments(30), source / "in-000.parquet")
@@ -224,7 +226,7 @@ def test_a_file_cut_after_planning_is_named(predictor: Predictor, whole: Path, t
     assert not list((tmp_path / "out").glob("*.partial"))
 
 
-def test_a_shard_with_rows_missing_is_not_taken_for_whole(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+def test_a_shard_with_missing_rows_is_not_accepted(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "in", 40)
     run(source, tmp_path / "out", whole, predictor, shard_rows=20)
     pq.write_table(pq.read_table(tmp_path / "out" / "part-000001.parquet").slice(1), tmp_path / "out" / "part-000001.parquet")
@@ -238,7 +240,9 @@ def command(source: Path, output: Path, whole: Path, *others: str) -> list[str]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_killed_anywhere_no_row_is_lost_or_doubled(predictor: Predictor, whole: Path, tmp_path: Path, workers: int) -> None:
+def test_no_row_is_lost_or_doubled_if_the_command_is_killed(
+    predictor: Predictor, whole: Path, tmp_path: Path, workers: int
+) -> None:
     source, output = write(tmp_path / "in", 2000, 1000), tmp_path / "out"
     arguments = command(source, output, whole, "--workers", str(workers))
     generator = random.Random(workers)
@@ -273,7 +277,7 @@ def of_session(leader: int) -> list[int]:
     return pids
 
 
-def test_a_worker_that_is_killed_is_named_and_what_is_done_stays(whole: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_is_a_named_error_and_finished_shards_are_kept(whole: Path, tmp_path: Path) -> None:
     source, output = write(tmp_path / "in", 3000), tmp_path / "out"
     shards.plan(str(source), str(output), str(whole), shard_rows=150)
     arguments = command(source, output, whole, "--workers", "2")
@@ -309,7 +313,7 @@ def test_memory_does_not_grow_with_the_rows(whole: Path, tmp_path: Path) -> None
     assert peaks[1] - peaks[0] < 60, f"{peaks} MiB"
 
 
-def test_it_is_the_same_in_s3(stack: Path, predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+def test_scoring_in_s3_gives_the_same_output(stack: Path, predictor: Predictor, whole: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "in", 130, 71)
     place = "s3://goemotions/tests/scoring"
     store.put(source, f"{place}/in/")

@@ -140,7 +140,7 @@ def test_two_hundred_registrations_by_eight_processes_with_random_kills(
 
 
 @pytest.mark.fault("registrations-concurrent")
-def test_two_runs_that_register_at_once_are_two_versions_and_the_better_is_champion(
+def test_two_concurrent_runs_register_two_versions_and_the_better_is_champion(
     stack: Path, dataset: Path, qualities: list[Path], bucket: str
 ) -> None:
     crew = Crew(dataset, bucket, "at-once", [], processes=0)
@@ -155,7 +155,7 @@ def test_two_runs_that_register_at_once_are_two_versions_and_the_better_is_champ
 
 
 @pytest.mark.fault("registrations-concurrent")
-def test_a_step_that_is_tried_twice_at_once_is_one_version(
+def test_a_step_that_runs_twice_at_once_registers_one_version(
     stack: Path, dataset: Path, qualities: list[Path], bucket: str
 ) -> None:
     crew = Crew(dataset, bucket, "twice", [], processes=0)
@@ -167,9 +167,7 @@ def test_a_step_that_is_tried_twice_at_once_is_one_version(
 
 
 @pytest.mark.fault("registration-interrupted")
-def test_what_was_rolled_back_does_not_come_back_by_a_retry(
-    stack: Path, dataset: Path, qualities: list[Path], bucket: str
-) -> None:
+def test_a_retry_does_not_undo_a_rollback(stack: Path, dataset: Path, qualities: list[Path], bucket: str) -> None:
     def register(run: str, quality: int) -> dict[str, Any]:
         parts = {"cpu": [CandidateArtifacts.below(qualities[quality], "cpu")]}
         return registration.register(

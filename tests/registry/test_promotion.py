@@ -99,7 +99,7 @@ def test_promoting_the_champion_again_changes_nothing(model: str) -> None:
     assert tracking.get_version(model, "2").tags == before
 
 
-def test_a_rollback_restores_the_one_before_once(model: str) -> None:
+def test_a_rollback_restores_the_previous_champion_once(model: str) -> None:
     promotion.promote("2", model_name=model)
     move = promotion.rollback("cpu", model_name=model)
     assert (move.before, move.after, champion(model)) == ("2", "1", "1")
@@ -121,7 +121,9 @@ def test_a_rollback_goes_to_former_champions_only(model: str) -> None:
     assert promotion.rollback("cpu", model_name=model, to="1").after == "1"
 
 
-def test_a_crash_before_the_alias_moved_is_made_good_by_running_again(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_again_completes_a_promotion_that_crashed_before_the_alias_moved(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(tracking, "set_alias", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -148,7 +150,7 @@ def test_the_command_promotes_and_writes_the_manifest(model: str, manifest: Path
     assert "version 1 is champion-cpu already: nothing moved" in again.output
 
 
-def test_other_data_needs_the_dataset_to_compare(
+def test_comparing_models_of_different_data_needs_the_dataset(
     model: str, source: Path, candidate: Path, model_folder: Path, onnx_folder: Path, tmp_path: Path
 ) -> None:
     other, dataset = tmp_path / "other", tmp_path / "dataset"
@@ -169,6 +171,6 @@ def test_other_data_needs_the_dataset_to_compare(
         promotion.promote(number, model_name=model, dataset=dataset)
 
 
-def test_a_version_that_is_not_there_is_named(model: str) -> None:
+def test_a_missing_version_is_a_named_error(model: str) -> None:
     with pytest.raises(ModelError, match="has no version or alias '99'"):
         promotion.promote("99", model_name=model)

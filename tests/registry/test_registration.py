@@ -101,7 +101,7 @@ def registered(stack: Path, dataset: Path, candidate: Path) -> Registered:
     return Registered(registry, versions, tracking.get_or_create_run("registered-once-1", "minilm").run_id)
 
 
-def test_the_scores_that_are_compared_are_read_without_the_test_split(candidate: Path) -> None:
+def test_candidate_scores_are_read_without_the_test_split(candidate: Path) -> None:
     for variant in VARIANTS:
         parts = replace(CandidateArtifacts.below(candidate, variant), test=Path("not-there"))
         assert parts.validation_scores(variant).validation.split == "validation"
@@ -118,7 +118,7 @@ def test_a_better_test_split_does_not_win(registry: Registry, candidate: Path, t
     assert versions["cpu"]["profile"] == "minilm"
 
 
-def test_artifacts_side_by_side_are_gathered_by_profile() -> None:
+def test_artifact_lists_are_collected_by_profile() -> None:
     @dataclass
     class Artifact:
         path: str
@@ -147,7 +147,7 @@ def test_the_first_version_of_each_variant_is_the_champion(registered: Registere
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_version_tells_where_it_comes_from(registered: Registered, candidate: Path, variant: Variant) -> None:
+def test_a_version_records_its_origin(registered: Registered, candidate: Path, variant: Variant) -> None:
     registry, run_id = registered.registry, registered.run_id
     version = tracking.find_version(registry.name, f"champion-{variant}")
     assert version is not None
@@ -164,7 +164,7 @@ def test_a_version_tells_where_it_comes_from(registered: Registered, candidate: 
     assert version.source == f"{registry.store}models/{registry.name}/{run_id}/{variant}/"
 
 
-def test_registering_again_finds_the_same_versions_and_bundles(registry: Registry, candidate: Path) -> None:
+def test_registering_again_returns_the_same_versions_and_bundles(registry: Registry, candidate: Path) -> None:
     first = registry.register("1", candidate, variants=VARIANTS)
     written = stored_times(registry.store)
     assert registry.register("1", candidate, variants=VARIANTS) == first
@@ -187,7 +187,7 @@ def test_a_new_run_becomes_the_challenger(registry: Registry, candidate: Path) -
 
 
 @pytest.mark.parametrize("auto_promote", [True, False], ids=["promoting", "not promoting"])
-def test_a_better_run_becomes_the_champion_only_where_that_was_asked_for(
+def test_a_better_run_becomes_the_champion_only_with_auto_promote(
     registry: Registry, candidate: Path, better: Path, auto_promote: bool
 ) -> None:
     registry.register("1", candidate)
@@ -252,7 +252,7 @@ def test_another_taxonomy_is_refused_under_the_same_name(registry: Registry, can
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_bundle_is_complete_and_whole(candidate: Path, tmp_path: Path, variant: Variant) -> None:
+def test_a_bundle_is_complete_and_verifies(candidate: Path, tmp_path: Path, variant: Variant) -> None:
     metadata = {"profile": "minilm", "run_id": "r1", "dataset_digest": "d1"}
     assemble(tmp_path / "bundle", candidate, variant)
     files = {path.relative_to(tmp_path / "bundle").as_posix(): path.stat().st_size for path in (tmp_path / "bundle").rglob("*")}
@@ -272,7 +272,7 @@ def test_a_bundle_is_complete_and_whole(candidate: Path, tmp_path: Path, variant
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_figures_of_a_bundle_are_those_of_scikit_learn(candidate: Path, tmp_path: Path, variant: Variant) -> None:
+def test_the_metrics_of_a_bundle_are_those_of_scikit_learn(candidate: Path, tmp_path: Path, variant: Variant) -> None:
     values = assemble(tmp_path / "bundle", candidate, variant)
     card = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
     fitted = thresholds.read(tmp_path / "bundle" / "thresholds.json").thresholds
@@ -290,14 +290,14 @@ def test_the_figures_of_a_bundle_are_those_of_scikit_learn(candidate: Path, tmp_
     assert f"| f1_macro {f1}\n" in card
 
 
-def test_the_figures_are_logged_to_the_run_of_the_profile(registered: Registered) -> None:
+def test_the_metrics_are_logged_to_the_run_of_the_profile(registered: Registered) -> None:
     logged = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).get_run(registered.run_id).data.metrics
     for variant in VARIANTS:
         for name, value in registered.versions[variant]["metrics"].items():
             assert logged[f"{variant}/{name}"] == pytest.approx(value)
 
 
-def test_what_is_fetched_is_the_bundle_to_the_byte(registered: Registered, tmp_path: Path) -> None:
+def test_a_download_equals_the_bundle_byte_for_byte(registered: Registered, tmp_path: Path) -> None:
     names = ("champion-cpu", "2", registered.versions["cpu"]["source"])
     folders = [tmp_path / str(number) for number in range(3)]
     name = registered.registry.name
@@ -311,7 +311,7 @@ def test_what_is_fetched_is_the_bundle_to_the_byte(registered: Registered, tmp_p
 
 
 @pytest.mark.parametrize("reference", ["champion-cpu", "7", "no-such-alias"])
-def test_a_version_that_is_not_there_is_a_named_error(stack: Path, own: str, tmp_path: Path, reference: str) -> None:
+def test_a_missing_version_is_a_named_error(stack: Path, own: str, tmp_path: Path, reference: str) -> None:
     with pytest.raises(ModelError, match=f"has no version or alias '{reference}': register one first"):
         references.fetch(reference, tmp_path, own)
 
@@ -334,9 +334,7 @@ def test_a_bundle_damaged_in_the_store_is_never_loaded(registry: Registry, candi
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_mlflow_loads_the_champion_and_answers_as_the_predictor(
-    registered: Registered, tmp_path: Path, variant: Variant
-) -> None:
+def test_mlflow_loads_the_champion_and_predicts_the_same(registered: Registered, tmp_path: Path, variant: Variant) -> None:
     name = registered.registry.name
     loaded = mlflow.pyfunc.load_model(f"models:/{name}@champion-{variant}")
     references.fetch(f"champion-{variant}", tmp_path, name)

@@ -114,7 +114,7 @@ def runs(client: mlflow.MlflowClient, pipeline_run: str) -> list[Any]:
     return client.search_runs([experiment.experiment_id], f"tags.`{tracking.RUN_TAG}` = '{pipeline_run}'")
 
 
-def test_a_run_is_found_again_and_not_made_again(client: mlflow.MlflowClient, own: str) -> None:
+def test_a_run_is_created_once(client: mlflow.MlflowClient, own: str) -> None:
     first = tracking.get_or_create_run(own)
     assert tracking.get_or_create_run(own).run_id == first.run_id
     assert [run.info.run_id for run in runs(client, own)] == [first.run_id]
@@ -130,7 +130,7 @@ def test_each_profile_is_a_child_of_its_pipeline_run(client: mlflow.MlflowClient
         assert (tags["mlflow.parentRunId"], tags["mlflow.runName"]) == (parent, name)
 
 
-def test_another_pipeline_run_has_runs_of_its_own(stack: Path, own: str) -> None:
+def test_each_pipeline_run_has_its_own_runs(stack: Path, own: str) -> None:
     assert tracking.get_or_create_run(f"{own}-1", "minilm").run_id != tracking.get_or_create_run(f"{own}-10", "minilm").run_id
 
 
@@ -145,7 +145,7 @@ def test_a_step_that_ends_finishes_its_run_and_one_that_fails_marks_it(client: m
     assert client.get_run(failing.run_id).info.status == "FINISHED"
 
 
-def test_what_is_logged_is_there(client: mlflow.MlflowClient, own: str, tmp_path: Path) -> None:
+def test_parameters_metrics_and_tags_are_logged(client: mlflow.MlflowClient, own: str, tmp_path: Path) -> None:
     run = tracking.get_or_create_run(own)
     run.log_parameters({"rate": 0.1, "long": "x" * 10_000})
     run.log_metrics({"loss": 0.5}, 1)
@@ -162,7 +162,7 @@ def test_what_is_logged_is_there(client: mlflow.MlflowClient, own: str, tmp_path
 
 
 @pytest.mark.fault("mlflow-down-in-training")
-def test_metrics_logged_while_the_server_is_away_arrive_with_the_next(
+def test_metrics_logged_while_the_server_is_down_are_sent_with_the_next(
     client: mlflow.MlflowClient, gateway: Gateway, own: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = tracking.get_or_create_run(own)
@@ -178,7 +178,7 @@ def test_metrics_logged_while_the_server_is_away_arrive_with_the_next(
 
 
 @pytest.mark.fault("mlflow-down-in-training")
-def test_metrics_logged_last_while_the_server_was_away_arrive_when_the_step_ends(
+def test_last_metrics_logged_while_the_server_was_down_are_sent_when_the_step_ends(
     client: mlflow.MlflowClient, gateway: Gateway, own: str
 ) -> None:
     with tracking.step(own, "minilm") as run:
@@ -204,7 +204,7 @@ def test_a_server_that_is_down_is_a_named_error_within_seconds(at: Callable[[str
 
 
 @pytest.mark.fault("mlflow-down-at-start")
-def test_a_server_that_never_answers_is_a_named_error_within_seconds(at: Callable[[str], None]) -> None:
+def test_a_server_that_never_responds_is_a_named_error_within_seconds(at: Callable[[str], None]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         at(f"http://127.0.0.1:{deaf.getsockname()[1]}")
         started = time.monotonic()
@@ -233,7 +233,7 @@ def test_a_server_that_goes_down_between_two_requests_is_a_named_error(gateway: 
             call()
 
 
-def test_a_source_is_a_version_once(client: mlflow.MlflowClient, own: str) -> None:
+def test_a_source_is_registered_as_one_version(client: mlflow.MlflowClient, own: str) -> None:
     run = tracking.get_or_create_run(own)
     first = tracking.get_or_create_version(own, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
     again = tracking.get_or_create_version(own, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
@@ -245,7 +245,7 @@ def test_a_source_is_a_version_once(client: mlflow.MlflowClient, own: str) -> No
 
 
 @pytest.mark.fault("registration-response-lost")
-def test_a_version_whose_answer_is_lost_is_made_once(client: mlflow.MlflowClient, gateway: Gateway, own: str) -> None:
+def test_a_version_is_created_once_if_the_response_is_lost(client: mlflow.MlflowClient, gateway: Gateway, own: str) -> None:
     run = tracking.get_or_create_run(own)
     gateway.lost = "model-versions/create"
     created = tracking.get_or_create_version(own, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
@@ -253,7 +253,7 @@ def test_a_version_whose_answer_is_lost_is_made_once(client: mlflow.MlflowClient
     assert [version.version for version in client.search_model_versions(f"name='{own}'")] == [created.number]
 
 
-def test_a_run_whose_answer_is_lost_is_made_once(client: mlflow.MlflowClient, gateway: Gateway, own: str) -> None:
+def test_a_run_is_created_once_if_the_response_is_lost(client: mlflow.MlflowClient, gateway: Gateway, own: str) -> None:
     gateway.lost = "runs/create"
     created = tracking.get_or_create_run(own)
     assert gateway.lost == ""
@@ -271,7 +271,7 @@ def test_an_alias_moves(stack: Path, own: str) -> None:
 
 
 @pytest.mark.parametrize("reference", ["champion-cpu", "7", "no such alias!", ""])
-def test_a_version_that_is_not_there_is_none(stack: Path, own: str, reference: str) -> None:
+def test_a_missing_version_is_none(stack: Path, own: str, reference: str) -> None:
     assert tracking.find_version("no-such-model", reference) is None
     tracking.get_or_create_version(own, tracking.get_or_create_run(own).run_id, "s3://b/1/", {})
     assert tracking.find_version(own, reference) is None
@@ -287,7 +287,7 @@ def test_the_tags_of_a_version_are_kept(stack: Path, own: str) -> None:
 
 
 @pytest.mark.fault("mlflow-down-at-registration", "registration-interrupted")
-def test_a_registration_that_mlflow_interrupts_is_completed_by_the_next(
+def test_a_registration_that_mlflow_interrupts_is_completed_by_a_retry(
     client: mlflow.MlflowClient, gateway: Gateway, dataset: Path, candidate: Path, bucket: str, own: str
 ) -> None:
     parts: Any = {variant: [CandidateArtifacts.below(candidate, variant)] for variant in VARIANTS}
@@ -307,7 +307,7 @@ def test_a_registration_that_mlflow_interrupts_is_completed_by_the_next(
     assert sorted(version.version for version in client.search_model_versions(f"name='{own}'")) == ["1", "2"]
 
 
-def test_runs_that_kubeflows_plugin_made_are_joined(
+def test_runs_created_by_the_kubeflow_plugin_are_used(
     client: mlflow.MlflowClient, own: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = client.create_experiment(own)
@@ -330,7 +330,7 @@ def test_runs_that_kubeflows_plugin_made_are_joined(
     assert len(client.search_runs([experiment])) == 4
 
 
-def test_what_is_on_record_of_a_version_comes_back_in_its_order(client: mlflow.MlflowClient, own: str) -> None:
+def test_the_history_of_a_version_is_returned_in_order(client: mlflow.MlflowClient, own: str) -> None:
     run = tracking.get_or_create_run(own).run_id
     version = tracking.get_or_create_version(own, run, "s3://goemotions/models/x/", {"variant": "cpu"})
     tracking.record(own, version, "promote", "champion-cpu", "")
@@ -346,7 +346,7 @@ def test_what_is_on_record_of_a_version_comes_back_in_its_order(client: mlflow.M
 
 
 @pytest.mark.fault("mlflow-down-in-training")
-def test_epochs_that_an_earlier_attempt_could_not_log_are_there_in_the_end(
+def test_epochs_that_an_earlier_attempt_could_not_log_are_logged_later(
     client: mlflow.MlflowClient, gateway: Gateway, own: str
 ) -> None:
     history = [{"auc": 0.5, "loss": 3.0}, {"auc": 0.6, "loss": 2.0}, {"auc": 0.7, "loss": 1.0}]
@@ -366,7 +366,7 @@ def test_epochs_that_an_earlier_attempt_could_not_log_are_there_in_the_end(
     assert client.get_run(run.run_id).info.status == "FINISHED"
 
 
-def test_mlflow_reports_nothing_to_its_makers() -> None:
+def test_mlflow_sends_no_telemetry() -> None:
     # By their variables MLflow takes this for a test or CI, where it is silent by itself.
     script = (
         "import os\n"

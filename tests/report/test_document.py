@@ -91,7 +91,7 @@ printable = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), 
 
 @bounded
 @given(printable, printable, printable)
-def test_text_on_the_page_stays_text(title: str, paragraph: str, cell: str) -> None:
+def test_text_on_the_page_is_shown_as_text(title: str, paragraph: str, cell: str) -> None:
     page = Page(to_html(title, [Section(title, (paragraph,), (Table((title, "n"), [(cell, 1)]),))]))
     assert page.tables == [[[title, "n"], [cell, "1"]]]
     assert page.texts == [("h1", title), ("a", title), ("h2", title), ("p", paragraph)]
@@ -144,7 +144,7 @@ def test_cells_are_shown_the_same_in_both(cell: Any, text: str, markdown_tables:
     assert Page(to_html("t", sections)).tables[0][1] == ["x", text]
 
 
-def test_private_tables_are_on_the_page_alone() -> None:
+def test_private_tables_are_on_the_page_only() -> None:
     section = Section("Errors", tables=[Table(("label",), [("joy",)])], private=[Table(("text",), [("what a user wrote",)])])
     assert "what a user wrote" not in to_markdown("t", [section])
     assert Page(to_html("t", [section])).tables == [[["label"], ["joy"]], [["text"], ["what a user wrote"]]]

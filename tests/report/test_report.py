@@ -199,7 +199,7 @@ def test_the_counts_of_labels_are_those_of_the_splits(tables: Any, candidate: Pa
         assert counts == stored.labels.sum(axis=0).tolist()
 
 
-def test_the_versions_and_the_reason_against_promotion_are_there(markdown: str, tables: Any) -> None:
+def test_the_versions_and_the_reason_against_promotion_are_shown(markdown: str, tables: Any) -> None:
     assert tables["variant"]["cpu"] == {
         "profile": "minilm",
         "version": "4",
@@ -272,7 +272,7 @@ def test_no_path_of_this_machine_is_written(folder: Path, source: Path) -> None:
     assert str(Path.home()) not in text.replace(f"{Path.home()}/.", "")
 
 
-def test_nothing_is_left_to_fill_in(folder: Path) -> None:
+def test_no_placeholder_is_left(folder: Path) -> None:
     for path in folder.glob("*.md"):
         text = path.read_text(encoding="utf-8")
         assert re.findall(r"\b(TODO|TBD|FIXME|XXX|None|nan|NaN|inf|lorem|placeholder)\b|[{}]|\?\?", text) == []

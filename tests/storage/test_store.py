@@ -231,7 +231,7 @@ def test_a_location_without_a_bucket_is_a_named_error(tmp_path: Path) -> None:
         store.fetch("s3:///prefix/", tmp_path)
 
 
-def test_a_bucket_that_is_not_there_is_a_named_error(stack: Path, tmp_path: Path) -> None:
+def test_a_missing_bucket_is_a_named_error(stack: Path, tmp_path: Path) -> None:
     make(tmp_path / "from", {"a": b"x"})
     for call in (
         lambda: store.fetch("s3://no-such-bucket/v1/", tmp_path / "to"),

@@ -34,7 +34,7 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return request.getfixturevalue("bucket") if request.param == "s3" else str(tmp_path / "checkpoints")
 
 
-def test_what_was_saved_comes_back(location: str) -> None:
+def test_a_saved_checkpoint_is_restored(location: str) -> None:
     tensors = {
         "float": torch.randn(3, 5),
         "half": torch.randn(2, 2).bfloat16(),
@@ -55,7 +55,7 @@ def test_what_was_saved_comes_back(location: str) -> None:
 
 @given(loss=st.floats(allow_nan=False, allow_infinity=False), seed=st.integers(0, 2**31))
 @settings(max_examples=20, deadline=None)
-def test_numbers_come_back_to_the_last_bit(loss: float, seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_numbers_are_restored_bit_for_bit(loss: float, seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     location = str(tmp_path_factory.mktemp("checkpoints"))
     checkpoints.save(location, 1, Checkpoint({"t": torch.zeros(1)}, {"fingerprint": {"seed": seed}, "epoch_loss": loss}))
     checkpoint = checkpoints.newest(location, {"seed": seed})
@@ -69,14 +69,14 @@ def test_no_checkpoint_is_a_pickle(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [manifest.NAME, "state.json", "state.safetensors"]
 
 
-def test_the_newest_two_are_kept(location: str) -> None:
+def test_the_newest_two_checkpoints_are_kept(location: str) -> None:
     for step in (9, 10, 99, 1000):
         write(location, step)
     assert store.children(location) == ["step-000000099", "step-000001000"]
     assert step_of(checkpoints.newest(location, RUN)) == 1000
 
 
-def test_an_empty_location_has_none_and_warns_of_nothing(location: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_empty_location_has_no_checkpoint_and_logs_no_warning(location: str, caplog: pytest.LogCaptureFixture) -> None:
     assert checkpoints.newest(location, RUN) is None
     assert not caplog.records
 
@@ -122,7 +122,7 @@ DAMAGES = [unfinished, one_file_of_three, half_a_manifest, cut_tensors, a_change
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 @pytest.mark.fault("checkpoint-partial")
-def test_the_one_before_a_damaged_one_is_used(
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
     damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(str(tmp_path), 10)
@@ -134,7 +134,7 @@ def test_the_one_before_a_damaged_one_is_used(
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 @pytest.mark.fault("checkpoints-corrupt")
-def test_where_every_one_is_damaged_there_is_none_and_a_warning(
+def test_if_every_checkpoint_is_damaged_none_is_used_and_a_warning_is_logged(
     damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for step in (10, 20):
@@ -154,13 +154,13 @@ def test_a_checkpoint_of_another_run_is_not_used(
     assert "checkpoint step-000000010 is not used: it belongs to another run" in caplog.text
 
 
-def test_one_of_the_same_run_is_found_behind_one_of_another(tmp_path: Path) -> None:
+def test_an_older_checkpoint_of_the_same_run_is_used_despite_a_newer_one_of_another_run(tmp_path: Path) -> None:
     write(str(tmp_path), 10)
     write(str(tmp_path), 20, {**RUN, "seed": 1})
     assert step_of(checkpoints.newest(str(tmp_path), RUN)) == 10
 
 
-def test_later_ones_that_were_not_used_do_not_push_out_a_fresh_one(location: str) -> None:
+def test_unused_later_checkpoints_do_not_displace_a_new_one(location: str) -> None:
     for step in (80, 90):
         write(location, step, {**RUN, "seed": 1})
     for step in (10, 20):
@@ -169,7 +169,7 @@ def test_later_ones_that_were_not_used_do_not_push_out_a_fresh_one(location: str
     assert store.children(location) == ["step-000000010", "step-000000020"]
 
 
-def test_what_else_lies_there_is_left_alone(tmp_path: Path) -> None:
+def test_other_files_at_the_location_are_not_removed(tmp_path: Path) -> None:
     for name in ("a", "step-1", "zebra"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "letter.txt").write_text("keep me")
@@ -179,7 +179,7 @@ def test_what_else_lies_there_is_left_alone(tmp_path: Path) -> None:
     assert step_of(checkpoints.newest(str(tmp_path), RUN)) == 3
 
 
-def test_a_damaged_one_can_be_written_again(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_can_be_overwritten(tmp_path: Path) -> None:
     write(str(tmp_path), 10)
     unfinished(tmp_path / "step-000000010")
     write(str(tmp_path), 10)
@@ -221,7 +221,7 @@ def refusing_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.fault("store-denied")
-def test_a_store_that_refuses_ends_the_run_and_does_not_start_it_over(refusing_store: str) -> None:
+def test_a_denied_request_to_the_store_ends_the_run_instead_of_starting_over(refusing_store: str) -> None:
     """On a resume."""
     with pytest.raises(StorageError, match="access denied"):
         checkpoints.newest(refusing_store, RUN)

@@ -77,7 +77,7 @@ def together(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
-def test_two_processes_learn_what_one_learns(alone: Path, together: Path) -> None:
+def test_two_processes_train_the_same_weights_as_one(alone: Path, together: Path) -> None:
     one, two = (TrainingRecord.read(folder) for folder in (alone, together))
     assert (one.processes, two.processes) == (1, 2)
     assert len(one.teachers) == len(two.teachers) == 1
@@ -90,7 +90,7 @@ def test_two_processes_learn_what_one_learns(alone: Path, together: Path) -> Non
         np.testing.assert_allclose(ours[name], theirs[name], atol=2e-3, err_msg=name)
 
 
-def test_the_files_are_those_of_one_process(alone: Path, together: Path) -> None:
+def test_two_processes_write_the_same_files_as_one(alone: Path, together: Path) -> None:
     assert {path.name for path in alone.iterdir()} == {path.name for path in together.iterdir()}
 
 
@@ -136,7 +136,7 @@ def members(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 @pytest.mark.fault("training-killed")
-def test_sigterm_leaves_a_checkpoint_of_the_step_where_all_stopped(command: list[str], tmp_path: Path) -> None:
+def test_sigterm_leaves_a_checkpoint_of_the_step_at_which_all_processes_stopped(command: list[str], tmp_path: Path) -> None:
     process = start(command, tmp_path)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
@@ -150,7 +150,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_step_where_all_stopped(command: list
 
 
 @pytest.mark.fault("training-killed")
-def test_a_process_that_is_killed_ends_all_within_seconds_and_leaves_none_behind(command: list[str], tmp_path: Path) -> None:
+def test_if_one_process_is_killed_all_end_within_seconds(command: list[str], tmp_path: Path) -> None:
     process = start(command, tmp_path)
     trainers = members(process)
     assert len(trainers) >= 2
@@ -163,7 +163,7 @@ def test_a_process_that_is_killed_ends_all_within_seconds_and_leaves_none_behind
     assert [trainer for trainer in trainers if trainer.is_running() and trainer.status() != psutil.STATUS_ZOMBIE] == []
 
 
-def test_an_error_in_every_process_is_told_once_by_its_own_words(command: list[str], tmp_path: Path) -> None:
+def test_an_error_in_every_process_is_reported_once_with_its_own_message(command: list[str], tmp_path: Path) -> None:
     made = subprocess.run(
         [*command, "--output", str(tmp_path / "model"), "--set", "learning_rate=1e30"],
         capture_output=True,

@@ -22,14 +22,14 @@ def test_a_share_is_dropped_and_the_mean_kept(probability: float) -> None:
     assert float(dropped.mean()) == pytest.approx(1, abs=0.005)
 
 
-def test_gradients_pass_where_values_do() -> None:
+def test_gradients_pass_through_the_kept_values_only() -> None:
     values = torch.ones(50, 50, requires_grad=True)
     dropped = Masks(1).apply(values, 0.3)
     dropped.sum().backward()
     assert torch.equal(values.grad, dropped.detach())
 
 
-def test_masks_are_those_of_their_step_and_seed() -> None:
+def test_masks_are_determined_by_step_and_seed() -> None:
     def drawn(*seed: int, step: int) -> torch.Tensor:
         masks = Masks(*seed)
         masks.apply(torch.ones(3, 3), 0.5)
@@ -42,7 +42,7 @@ def test_masks_are_those_of_their_step_and_seed() -> None:
 
 
 @pytest.mark.parametrize("name", ["minilm", "distilbert", "roberta-large"])
-def test_a_classifier_answers_as_before_and_drops_in_training_alone(name: str, weights: Any, taxonomy: Taxonomy) -> None:
+def test_dropout_applies_in_training_only_and_leaves_inference_unchanged(name: str, weights: Any, taxonomy: Taxonomy) -> None:
     network = build_classifier(profiles.get(name), taxonomy, weights=weights(name)).eval()
     ids = torch.tensor([[2, 5, 6, 7, 3], [2, 8, 3, 0, 0]])
     inputs = {"input_ids": ids, "attention_mask": (ids > 0).long()}

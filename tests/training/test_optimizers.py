@@ -34,7 +34,7 @@ def parameters(network: Any) -> dict[str, torch.Tensor]:
 IDS = torch.tensor([[2, 5, 5, 6, 3], [2, 7, 6, 8, 3]])
 
 
-def test_only_the_words_of_the_batch_move(network: Any) -> None:
+def test_only_the_embeddings_of_words_in_the_batch_are_updated(network: Any) -> None:
     optimizer = Optimizer(network, PROFILE.hyperparameters, is_lazy=True)
     before = network.get_input_embeddings().weight.detach().clone()
     advance(network, optimizer, IDS)
@@ -48,7 +48,7 @@ def test_only_the_words_of_the_batch_move(network: Any) -> None:
     assert moved(middle, after) == {2, 3, 6, 7, 9}
 
 
-def test_where_a_batch_has_every_word_it_is_adamw(network: Any, weights: Any, taxonomy: Taxonomy) -> None:
+def test_with_every_word_in_the_batch_the_update_is_that_of_adamw(network: Any, weights: Any, taxonomy: Taxonomy) -> None:
     other = build_classifier(PROFILE, taxonomy, weights=weights("minilm")).eval()
     lazy, eager = (
         Optimizer(network, PROFILE.hyperparameters, is_lazy=True),
@@ -74,7 +74,7 @@ def test_gradients_are_clipped_together(network: Any) -> None:
     assert float(torch.stack(squares).sum().sqrt()) == pytest.approx(1, abs=1e-3)
 
 
-def test_it_goes_on_to_the_bit(network: Any, weights: Any, taxonomy: Taxonomy) -> None:
+def test_a_resumed_optimizer_gives_the_same_bits(network: Any, weights: Any, taxonomy: Taxonomy) -> None:
     first = Optimizer(network, PROFILE.hyperparameters, is_lazy=True)
     for step in range(3):
         advance(network, first, IDS, step / 6)

@@ -79,7 +79,7 @@ def undisturbed(dataset: Path, tiny: str, tmp_path_factory: pytest.TempPathFacto
     return {epochs: result_of(root / str(epochs)) for epochs in (SHORT, LONG)}
 
 
-def test_training_learns_what_gives_the_labels_away(dataset: Path, tiny: str, tmp_path: Path) -> None:
+def test_training_learns_labels_that_one_word_determines(dataset: Path, tiny: str, tmp_path: Path) -> None:
     seen: list[tuple[int, float]] = []
     record = train(
         dataset,
@@ -97,16 +97,14 @@ def test_training_learns_what_gives_the_labels_away(dataset: Path, tiny: str, tm
     assert history[-1]["validation/loss"] < history[0]["validation/loss"] / 2
 
 
-def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(
-    dataset: Path, tiny: str, tmp_path: Path, undisturbed: dict[int, Result]
-) -> None:
+def test_results_are_determined_by_the_seed(dataset: Path, tiny: str, tmp_path: Path, undisturbed: dict[int, Result]) -> None:
     for seed in (0, 1):
         train(dataset, tmp_path / str(seed), weights=tiny, epochs=SHORT, seed=seed)
     assert result_of(tmp_path / "0") == undisturbed[SHORT]
     assert result_of(tmp_path / "1").history != undisturbed[SHORT].history
 
 
-def test_the_model_that_is_written_ranks_as_its_best_epoch_did(dataset: Path, model_folder: Path) -> None:
+def test_the_written_model_has_the_auc_of_its_best_epoch(dataset: Path, model_folder: Path) -> None:
     record = TrainingRecord.read(model_folder)
     labels, scores = scored_validation(dataset, model_folder)
     # A calibration per label keeps the order of its rows.
@@ -114,7 +112,7 @@ def test_the_model_that_is_written_ranks_as_its_best_epoch_did(dataset: Path, mo
     assert auc == pytest.approx(record.history[record.best_epoch - 1]["validation/auc_macro"], abs=1e-6)
 
 
-def test_the_model_that_is_written_is_calibrated(dataset: Path, model_folder: Path) -> None:
+def test_the_written_model_is_calibrated(dataset: Path, model_folder: Path) -> None:
     record = TrainingRecord.read(model_folder)
     labels, scores = scored_validation(dataset, model_folder)
     calibrated = record.calibration
@@ -151,7 +149,7 @@ def scored_validation(dataset: Path, folder: Path) -> tuple[np.ndarray, np.ndarr
     ],
     ids=lambda changes: "-".join(changes) + str(changes.get("loss", "")),
 )
-def test_every_way_to_train_learns_and_goes_on_where_it_stopped(
+def test_every_training_option_learns_and_resumes_where_it_stopped(
     dataset: Path, tiny: str, tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {"learning_rate": 3e-3, "epochs": 2, **changes}
@@ -166,13 +164,13 @@ def test_every_way_to_train_learns_and_goes_on_where_it_stopped(
     assert result_of(tmp_path / "part") == result_of(tmp_path / "whole")
 
 
-def test_a_teacher_is_another_network_whose_cost_counts(dataset: Path, tiny: str, tmp_path: Path) -> None:
+def test_a_teacher_is_a_separate_network_and_its_steps_are_counted(dataset: Path, tiny: str, tmp_path: Path) -> None:
     record = train(dataset, tmp_path, weights=tiny, settings={"teachers": 2, "epochs": 1})
     assert [teacher.seed for teacher in record.teachers] == [1, 2]
     assert record.seconds > sum(teacher.seconds for teacher in record.teachers)
 
 
-def test_a_teacher_that_had_finished_is_not_trained_again(
+def test_a_finished_teacher_is_not_trained_again(
     dataset: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     location, changes = str(tmp_path / "checkpoints"), {"teachers": 1, "epochs": 2}
@@ -186,7 +184,7 @@ def test_a_teacher_that_had_finished_is_not_trained_again(
     assert f"resuming minilm at step {STEPS_PER_EPOCH + 3} of {2 * STEPS_PER_EPOCH}" in caplog.text
 
 
-def test_a_signal_in_the_last_step_of_a_teacher_stops_what_it_would_teach(
+def test_a_signal_in_the_last_step_of_a_teacher_stops_the_training_of_the_student(
     dataset: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     location, changes = str(tmp_path / "checkpoints"), {"teachers": 1, "teacher_epochs": 1, "epochs": 2}
@@ -225,7 +223,7 @@ def test_the_best_epoch_is_kept_when_a_later_one_is_worse(material: trainer.Mate
     assert all(torch.equal(tensor, best[name]) for name, tensor in loop.classifier.state_dict().items())
 
 
-def test_the_best_epoch_from_before_a_stop_is_kept_after_it(material: trainer.Material, tmp_path: Path) -> None:
+def test_the_best_epoch_before_an_interruption_is_kept_after_it(material: trainer.Material, tmp_path: Path) -> None:
     location = str(tmp_path / "checkpoints")
     interrupted = a_loop(material, 3, location)
 
@@ -244,7 +242,7 @@ def test_the_best_epoch_from_before_a_stop_is_kept_after_it(material: trainer.Ma
     assert all(torch.equal(tensor, best[name]) for name, tensor in resumed.classifier.state_dict().items())
 
 
-def test_the_record_of_a_run_says_what_was_done(dataset: Path, model_folder: Path, tiny: str) -> None:
+def test_the_training_record_describes_the_run(dataset: Path, model_folder: Path, tiny: str) -> None:
     record = TrainingRecord.read(model_folder)
     assert record.profile["name"] == "minilm"
     assert record.profile["epochs"] == 6
@@ -285,7 +283,7 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIG
 
 @pytest.mark.fault("training-killed")
 @pytest.mark.parametrize("step", [1, 7, 8, 9, 15])
-def test_a_run_stopped_at_any_step_ends_as_if_it_had_not_been(
+def test_a_run_interrupted_at_any_step_ends_with_the_same_results(
     step: int, dataset: Path, tiny: str, tmp_path: Path, undisturbed: dict[int, Result], caplog: pytest.LogCaptureFixture
 ) -> None:
     """At every kind of step: within an epoch, the last of one, the first of one."""
@@ -305,7 +303,7 @@ def test_a_run_stopped_at_any_step_ends_as_if_it_had_not_been(
     assert result_of(tmp_path / "model") == undisturbed[SHORT]
 
 
-def test_a_run_stopped_at_its_last_step_is_finished(
+def test_a_run_interrupted_at_its_last_step_is_finished(
     dataset: Path, tiny: str, tmp_path: Path, undisturbed: dict[int, Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_at(16, monkeypatch)
@@ -314,7 +312,7 @@ def test_a_run_stopped_at_its_last_step_is_finished(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_without_checkpoints_a_stopped_run_says_that_it_starts_over(
+def test_an_interrupted_run_without_checkpoints_reports_that_it_starts_over(
     number: int, dataset: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_at(5, monkeypatch, number)
@@ -372,7 +370,7 @@ def resume(dataset: Path, tiny: str, tmp_path: Path, location: str) -> Result:
 
 
 @pytest.mark.fault("training-killed")
-def test_a_terminated_command_leaves_one_more_checkpoint_and_is_resumed_there(
+def test_a_terminated_command_writes_one_more_checkpoint_and_resumes_from_it(
     dataset: Path,
     tiny: str,
     tmp_path: Path,
@@ -406,7 +404,7 @@ def wide_weights(tiny: str, folder: Path) -> str:
 
 
 @pytest.mark.fault("training-killed", "checkpoint-partial")
-def test_a_command_killed_while_it_writes_a_checkpoint_is_resumed_from_the_one_before(
+def test_a_command_killed_while_writing_a_checkpoint_resumes_from_the_one_before(
     dataset: Path, tiny: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """SIGKILL between the first and the last file of a checkpoint."""
@@ -439,7 +437,7 @@ def interrupted(dataset: Path, tiny: str, location: str, **options: Any) -> None
 
 
 @pytest.mark.fault("checkpoints-corrupt")
-def test_where_every_checkpoint_is_corrupt_training_starts_over(
+def test_if_every_checkpoint_is_corrupt_training_starts_over(
     dataset: Path, tiny: str, tmp_path: Path, undisturbed: dict[int, Result], caplog: pytest.LogCaptureFixture
 ) -> None:
     location = tmp_path / "checkpoints"
@@ -478,7 +476,7 @@ def test_checkpoints_of_other_data_are_not_used(
 
 
 @pytest.mark.fault("loss-not-finite")
-def test_a_loss_that_is_no_number_ends_the_run(dataset: Path, tiny: str, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run(dataset: Path, tiny: str, tmp_path: Path) -> None:
     location = tmp_path / "checkpoints"
     with pytest.raises(
         TrainingError, match=r"the loss of minilm is not finite by step \d+: lower the learning rate \(now 1e\+38\)"
@@ -525,7 +523,7 @@ def test_real_exhaustion_of_gpu_memory_names_the_setting_to_lower(dataset: Path,
         torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def test_an_unknown_profile_and_a_folder_without_data_are_named(dataset: Path, tmp_path: Path) -> None:
+def test_an_unknown_profile_and_a_folder_without_data_are_named_errors(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no model profile 'gpt'"):
         trainer.train(dataset, tmp_path / "model", "gpt")
     with pytest.raises(DataError, match="is not a Dataset folder"):
@@ -542,7 +540,7 @@ def test_bf16_trains_to_about_the_same_numbers(
     assert {parameter.dtype for parameter in written.parameters()} == {torch.float32}
 
 
-def test_the_head_learns_faster_and_only_matrices_decay(taxonomy: Taxonomy, tiny: str) -> None:
+def test_the_head_has_a_higher_learning_rate_and_only_matrices_have_weight_decay(taxonomy: Taxonomy, tiny: str) -> None:
     profile = profiles.get("minilm")
     network = build_classifier(profile, taxonomy, weights=tiny)
     of = {id(parameter): name for name, parameter in network.named_parameters()}
@@ -577,7 +575,7 @@ def test_another_epoch_or_seed_draws_other_batches() -> None:
     assert drawn[0] != drawn[1] != drawn[2] != drawn[0]
 
 
-def test_batches_hold_rows_of_like_length() -> None:
+def test_batches_have_rows_of_similar_length() -> None:
     lengths = np.random.default_rng(0).integers(1, 129, 3200)
     drawn = batches.draw([[0] * int(length) for length in lengths], 32, 0, 0)
     padded = sum(len(batch) * int(lengths[batch].max()) for batch in drawn)
@@ -586,11 +584,11 @@ def test_batches_hold_rows_of_like_length() -> None:
 
 @given(progress=st.floats(0, 1), warmup=st.sampled_from([0.0, 0.06, 0.1, 0.5]))
 @settings(max_examples=50, deadline=None)
-def test_the_schedule_stays_between_nothing_and_its_peak(progress: float, warmup: float) -> None:
+def test_the_learning_rate_is_between_zero_and_its_peak(progress: float, warmup: float) -> None:
     assert 0 <= optimizers.schedule(progress, warmup) <= 1
 
 
-def test_the_schedule_rises_to_its_peak_and_falls_to_nothing() -> None:
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:
     points = [optimizers.schedule(step / 100, 0.1) for step in range(101)]
     assert points[0] == points[100] == 0
     assert points[10] == max(points) == 1
