@@ -1,4 +1,4 @@
-"""What the tests share: tiny models of the real architectures, a small data set with seven labels, and the local stack."""
+"""Fixtures of the tests: tiny models of the real architectures, a small data set with seven labels, and the local stack."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from goemotions.storage import s3
 from pipelines.run_folder import RunFolder
 from tests.support.bundles import assemble
 
-# One word gives each label away, so that even a tiny model learns something within seconds.
+# One word determines each label, so that even a tiny model learns within seconds.
 CUES = {
     "calm": "lake",
     "dread": "storm",
@@ -98,7 +98,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Several threads make models this small slower, here and in the steps' own processes; on a busy machine by far."""
+    """One thread, also for the processes of the steps: with several, models this small are slower, most of all on a busy machine."""
     before, threads = os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
@@ -246,7 +246,7 @@ def whole(candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of a running local stack (SeaweedFS and MLflow) of the tests' own, its variables in the environment."""
+    """The folder of a local stack (SeaweedFS and MLflow) for the tests; it is running, and its variables are set."""
     from pipelines import stack as local_stack
 
     folder = tmp_path_factory.mktemp("stack")
@@ -264,9 +264,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def planted(stack: Path) -> dict[str, str]:
-    """Unmistakable credentials: the running stack's own keys, a token of the hub, and a user and password of MLflow."""
-    user, word = "planted-user", "planted/password+" + "7f1d0c"
-    made = {"HF_TOKEN": "hf_planted" + "Zk3Wq8Rt5", "MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": word}
+    """Recognizable credentials: the keys of the running stack, a token of the hub, and a user and password of MLflow."""
+    user, password = "planted-user", "planted/password+" + "7f1d0c"
+    made = {"HF_TOKEN": "hf_planted" + "Zk3Wq8Rt5", "MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
     return {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")} | made
 
 
@@ -291,5 +291,5 @@ def run(stack: Path, source: Path, weights: Callable[[str], str], planted: dict[
 
 @pytest.fixture
 def bucket(stack: Path, request: pytest.FixtureRequest) -> str:
-    """An S3 location of the test's own, with its final slash."""
+    """An S3 location that only this test uses, with its final slash."""
     return f"s3://goemotions/tests/{request.node.name.replace('[', '-').replace(']', '')}/"

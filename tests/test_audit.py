@@ -1,4 +1,4 @@
-"""`make audit` as a person runs it: it passes here, and fails on what it is there to find."""
+"""`make audit`: it passes on this repository, and fails on secrets, dangerous code and packages that cannot be audited."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SETTINGS = ("Makefile", "pyproject.toml", "constraints.txt", ".secrets.baseline")
 PACKAGES = ("goemotions", "components", "pipelines", "benchmarks")
-# Nowhere published: whatever source is asked about it, it cannot be audited.
+# Not published anywhere, so that no source can audit it.
 UNKNOWN = "goemotions-audit-probe==0.1.0\n"
 
 
@@ -28,7 +28,7 @@ def audit(folder: Path, *settings: str, **environment: str) -> subprocess.Comple
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project with this one's settings, next to no code, and one package that nobody knows."""
+    """A project with this one's settings, next to no code, and one unpublished package."""
     for name in SETTINGS:
         shutil.copy(ROOT / name, tmp_path)
     for name in PACKAGES:
@@ -56,7 +56,7 @@ def test_this_repository_passes_and_the_last_line_lists_what_was_not_checked(tmp
     }
 
 
-# In two parts each: the tests are audited themselves.
+# Split in two, because the audit reads this file, too.
 @pytest.mark.parametrize(
     "line",
     ['KEY = "AKIA' + '3XMPL7QWERTY2UIO"', 'password = "' + 'vK8#mQ2$wZ9!pL"', "-----BEGIN RSA " + "PRIVATE KEY-----"],
@@ -87,7 +87,7 @@ def test_dangerous_code_fails(package: str, code: str, test: str, project: Path)
     assert f"{package}/planted.py" in finished.stdout
 
 
-@pytest.mark.parametrize("environment", [{}, {"HTTPS_PROXY": "http://127.0.0.1:9"}], ids=["no answer on it", "no connection"])
+@pytest.mark.parametrize("environment", [{}, {"HTTPS_PROXY": "http://127.0.0.1:9"}], ids=["no result for it", "no connection"])
 def test_a_package_that_cannot_be_audited_fails(environment: dict[str, str], project: Path) -> None:
     finished = audit(project, **environment)
     assert finished.returncode != 0

@@ -1,4 +1,4 @@
-"""What the benchmarks work out from what they measured."""
+"""The computations and tables of the benchmarks."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ WRITTEN = [page for page in PAGES if page.name not in GENERATED]
 IDS = {"ids": lambda page: str(page.relative_to(ROOT))}
 FENCE = re.compile(r"^( *)```([a-z]*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-# Where a variable of a make command may be read.
+# Files that may read a variable of a make command.
 READERS = MAKEFILE + (ROOT / "images" / "image.sh").read_text(encoding="utf-8")
 
 

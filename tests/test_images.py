@@ -1,4 +1,4 @@
-"""What the images are called, and what the script that builds them refuses; the images themselves are tested by `make test-images`."""
+"""Names of the images and errors of the script that builds them; `make test-images` tests the images themselves."""
 
 import os
 import re
@@ -84,7 +84,7 @@ def test_an_unknown_image_is_a_named_error(checkout: Path) -> None:
 def test_a_missing_container_engine_is_a_named_error(checkout: Path) -> None:
     refused = script("build", "trainer", folder=checkout, ENGINE="no-such-engine")
     assert refused.returncode == 1
-    assert "no container engine answers (no-such-engine)" in refused.stderr
+    assert "no container engine is running (no-such-engine)" in refused.stderr
 
 
 def test_a_push_needs_a_registry() -> None:

@@ -1,4 +1,4 @@
-"""Which room may import which, and which third-party package belongs where: the rules of docs/architecture.md."""
+"""The allowed imports between rooms and the owners of third-party packages, as in docs/architecture.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Credentials stay where they belong: a run is given unmistakable ones, and everything that it leaves behind is searched for them."""
+"""No output contains credentials: a run gets recognizable ones, and everything that it writes is searched for them."""
 
 import base64
 import http.server
@@ -25,7 +25,7 @@ from pipelines.package import compile_pipeline
 from pipelines.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
-# What the stack itself reads its keys from, for its user alone.
+# The files from which the stack reads its keys; only their owner can read them.
 PRIVATE = ("env", "s3.json")
 
 
@@ -39,22 +39,22 @@ def environment(planted: dict[str, str]) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def login(planted: dict[str, str]) -> str:
-    """User and password of MLflow as an address has them."""
+    """User and password of MLflow as in a URL."""
     return f"{planted['MLFLOW_TRACKING_USERNAME']}:{quote(planted['MLFLOW_TRACKING_PASSWORD'], safe='')}"
 
 
 @pytest.fixture(scope="module")
 def basic(planted: dict[str, str]) -> str:
-    """The same as HTTP sends them."""
+    """User and password of MLflow as in an HTTP header."""
     plain = f"{planted['MLFLOW_TRACKING_USERNAME']}:{planted['MLFLOW_TRACKING_PASSWORD']}"
     return base64.b64encode(plain.encode()).decode()
 
 
 @pytest.fixture(scope="module")
 def credentials_in(planted: dict[str, str], basic: str) -> Callable[[bytes], list[str]]:
-    """A function from some content to the names of the secrets in it, as they are, in an address, or as HTTP sends them."""
+    """A function from content to the names of the secrets in it: plain, quoted as in a URL, or encoded as in an HTTP header."""
     forms = {name: {value.encode(), quote(value, safe="").encode()} for name, value in planted.items()}
-    # A user's name is no secret.
+    # The user name is not a secret.
     del forms["MLFLOW_TRACKING_USERNAME"]
     forms["MLFLOW_TRACKING_PASSWORD"].add(basic.encode())
 
@@ -154,7 +154,7 @@ def test_keys_that_the_store_rejects_are_not_in_the_error(name: str, planted: di
 
 
 class Refusing(http.server.BaseHTTPRequestHandler):
-    """An MLflow that takes no password, and notes those that it is sent."""
+    """An MLflow that rejects every password, and records those that it receives."""
 
     sent: list[str]
 
@@ -207,7 +207,7 @@ def test_the_error_of_an_invalid_address_has_no_password(
 ) -> None:
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.delenv(name)
-    # Nobody quoted the slash in it.
+    # The slash in the password is not quoted.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:{planted['MLFLOW_TRACKING_PASSWORD']}@{host}")
     with pytest.raises(TrackingError, match=re.escape(f"MLflow does not respond at http://{host}: ")) as error:
         tracking.connect()

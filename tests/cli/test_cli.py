@@ -1,4 +1,4 @@
-"""The command line: every step by hand, and one line for every mistake."""
+"""The command line: every step by hand, and one line for every error."""
 
 import json
 import logging
@@ -182,7 +182,7 @@ def test_the_version_is_shown(run: Callable[..., Ended]) -> None:
     assert ended.out.startswith("goemotions, version ")
 
 
-# Each mistake: the arguments, with {names} of the folders below, and what its line says.
+# By error: the arguments, with {names} of the folders below, and the expected line.
 MISTAKES = {
     "no such data": ("ingest --source {gone} --output {out}", "there is no data folder"),
     "data without splits": ("ingest --source {empty} --output {out}", "has no train split"),

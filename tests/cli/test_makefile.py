@@ -1,4 +1,4 @@
-"""The make targets: thin aliases of commands, whose defaults stay in the commands, and an installation that explains itself."""
+"""The make targets: aliases of commands, with the defaults in the commands; and the installation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VARIABLES = (
     "MLFLOW_TRACKING_URI",
     "MAKEFLAGS",
 )
-# Stands in for python and for uv: notes its arguments, makes the environment, and fails on request.
+# Replaces python and uv: records its arguments, creates the environment, and fails on request.
 STUB = """#!/usr/bin/env bash
 echo "$*" >> calls
 case "$*" in
@@ -45,7 +45,7 @@ def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[st
 
 
 def command_of(target: str, *settings: str) -> list[str]:
-    """The last command that a target would run, as words."""
+    """The last command that a target would run, split into words."""
     finished = make("-n", "-o", ".venv/.installed", target, *settings)
     assert finished.returncode == 0, finished.stderr
     line = finished.stdout.replace("\\\n", " ").splitlines()[-1]
@@ -102,7 +102,7 @@ def test_every_target_is_listed_by_help() -> None:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project to set up, with a program that stands in for python and uv."""
+    """A project to set up, with a program that replaces python and uv."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "stub").write_text(STUB)
@@ -111,7 +111,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def setup(project: Path, *settings: str) -> tuple[str, list[str]]:
-    """What `make setup` prints, and the installations that it runs."""
+    """The output of `make setup`, and the installations that it runs."""
     (project / "calls").unlink(missing_ok=True)
     finished = make("setup", "PYTHON=./stub", *settings, folder=project)
     assert finished.returncode == 0, finished.stderr

@@ -1,4 +1,4 @@
-"""Each component through its own function, on real artifacts."""
+"""Each component as a function, on real artifacts."""
 
 import inspect
 import json

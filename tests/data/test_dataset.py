@@ -1,4 +1,4 @@
-"""Sources, checks and the Dataset folder: the table of bad data files row by row, and what a good source becomes."""
+"""Sources, checks and the Dataset folder: every kind of bad file, and the dataset of a good source."""
 
 import contextlib
 import gzip
@@ -103,7 +103,7 @@ def in_order(rows: list[tuple[str, list[int], str]]) -> list[tuple[str, list[int
 
 
 def not_utf8() -> pa.Array:
-    """A text column whose second value is no UTF-8, which Arrow does not check on writing."""
+    """A text column whose second value is invalid UTF-8; Arrow does not check it on writing."""
     ends = np.array([0, 1, 2], dtype=np.int32)
     return pa.Array.from_buffers(pa.string(), 2, [None, pa.py_buffer(ends.tobytes()), pa.py_buffer(b"a\xff")])
 
@@ -512,7 +512,7 @@ def test_a_completely_leaked_train_is_a_named_error(tmp_path: Path) -> None:
 
 @pytest.mark.fault("data-huge-text")
 def test_a_comment_of_10_megabytes_is_kept_whole(tmp_path: Path) -> None:
-    """The encoder cuts it, see test_tokenization.py."""
+    """The encoder cuts it: tests/models/test_tokenizer.py."""
     info = ingested(tmp_path, {"train.tsv": tsv([*TRAIN, ("lake " * (MEGABYTES_10 // 5), [0], "t4")])})
     assert info["characters"]["train"]["max"] == MEGABYTES_10
     assert len(rows_of(tmp_path / "dataset")[3][0]) == MEGABYTES_10
@@ -618,7 +618,7 @@ DIFFERENT: dict[str, dict[str, bytes | None]] = {
 @pytest.mark.parametrize("changes", DIFFERENT.values(), ids=DIFFERENT.keys())
 @pytest.mark.fault("data-changed")
 def test_the_digest_changes_with(tmp_path: Path, changes: dict[str, bytes | None]) -> None:
-    """The digest is the key of a cached step."""
+    """Cached steps are keyed by the digest."""
     assert ingested(tmp_path, changes)["digest"] != digest(*canonical(TRAIN))
 
 
@@ -676,7 +676,7 @@ def test_a_folder_with_a_damaged_description_is_not_a_dataset(tmp_path: Path) ->
         load_dataset(tmp_path / "dataset")
 
 
-# Printable or not, but without what separates columns and rows, and without what no UTF-8 file can hold.
+# Any characters except separators of columns and rows, and surrogates, which UTF-8 cannot encode.
 CHARACTERS = st.characters(codec="utf-8", exclude_characters="\t\n")
 TEXTS = st.text(CHARACTERS, min_size=1, max_size=40).filter(lambda text: text.strip())
 IDS = st.text(st.characters(codec="utf-8", exclude_characters="\t\n\r"), min_size=1, max_size=8).map("t".__add__)
@@ -735,7 +735,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """Enough of the hub for the datasets client: `good` and `scripted` exist, `failing` and `silent` do what they are called."""
+    """Enough of the hub for the datasets client: `good` and `scripted` exist, `failing` responds with errors, `silent` never responds."""
 
     protocol_version = "HTTP/1.1"
     files: dict[str, dict[str, bytes]]
@@ -811,7 +811,7 @@ HUB_SOURCES = (
 
 @dataclass(frozen=True)
 class HubRun:
-    """The outcome of each source, the paths that were requested of the hub, and the folder with its cache."""
+    """The outcome of each source, the paths requested from the hub, and the folder of the cache."""
 
     outcomes: dict[str, dict[str, Any]]
     requested: list[str]

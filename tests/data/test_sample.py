@@ -1,4 +1,4 @@
-"""What the shipped sample promises: enough of each label, no text twice, and no pattern to learn by heart."""
+"""The shipped sample: enough rows of each label, no text twice, and no repeated phrase that a model could memorize."""
 
 import re
 from collections import Counter

@@ -68,7 +68,7 @@ def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kube
 
 @pytest.fixture(scope="module")
 def versions(stack: Path) -> dict[str, str]:
-    """Locations of two versions for cpu, and of one that never gets ready, registered as `goemotions-k8s`."""
+    """Locations of two versions for cpu, and of one that never becomes ready, registered as `goemotions-k8s`."""
     locations = {str(n): f"s3://goemotions/models/k8s/{n:032x}/cpu/" for n in (1, 2)} | {
         "3": "s3://goemotions/models/broken/cpu/"
     }
@@ -180,7 +180,7 @@ def test_a_concurrent_change_is_kept(kubernetes: Kubernetes, versions: dict[str,
     before = tracking.get_version("k8s", "2").tags
     with pytest.raises(DeploymentError, match="changed by another process"):
         deploy("2")
-    assert tracking.get_version("k8s", "2").tags == before, "what was not deployed is not on record"
+    assert tracking.get_version("k8s", "2").tags == before, "only deployed versions are recorded"
 
 
 def test_the_error_of_a_version_that_never_becomes_ready_has_the_reason_of_kserve(
@@ -207,9 +207,7 @@ def test_a_refused_request_is_a_named_error(
         deploy("1")
 
 
-def test_a_missing_service_or_version_is_a_named_error(
-    kubernetes: Kubernetes, versions: dict[str, str], tmp_path: Path
-) -> None:
+def test_an_impossible_deployment_is_a_named_error(kubernetes: Kubernetes, versions: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(DeploymentError, match=r"none-cpu.*not found.*apply manifests/isvc.yaml first"):
         kserve.deploy("1", "none-cpu", "", model_name="k8s")
     with pytest.raises(ModelError, match="'77'"):

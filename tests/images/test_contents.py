@@ -1,4 +1,4 @@
-"""What is in the images and what is not."""
+"""The contents of the images: labels, packages, bytecode and size."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import pytest
 from tests.images import containers
 
 NAMES = ("trainer", "predictor-cpu", "predictor-gpu")
-# Name and version of every installed package, one a line.
+# Name and version of every installed package, one per line.
 PACKAGES = "import importlib.metadata as m; [print(d.metadata['Name'] + '==' + d.version) for d in m.distributions()]"
 
 
@@ -46,7 +46,7 @@ def test_the_images_contain_no_build_files(name: str) -> None:
 
 
 def test_modules_are_compiled_to_bytecode_in_the_image(name: str) -> None:
-    """With a read-only root they would be compiled anew at every start."""
+    """With a read-only root, modules without bytecode would be compiled at every start."""
     output = containers.run(name, "sh", "-c", "python3 -v -c 'import boto3, numpy, yaml, goemotions.cli' 2>&1")
     assert "/opt/venv/lib/python3.11/site-packages/goemotions/cli/__pycache__/main.cpython-311.pyc matches" in output
     assert "bytecode is stale" not in output

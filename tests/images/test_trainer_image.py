@@ -41,9 +41,9 @@ def artifact(name: str, kind: str) -> dict[str, Any]:
 def test_ingest_and_train_run_in_the_trainer_image(
     executors: dict[str, Any], stack: Path, weights: Callable[[str], str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Each step is a container of its own; they share a volume where Kubeflow has its artifacts."""
+    """Each step is a container of its own; they share a volume in place of the artifact store."""
     run_name = request.node.name
-    # The steps' user is nobody's here: it may write to the volume and read the weights.
+    # The user of the steps does not exist on this machine and needs access to the volume and the weights.
     tmp_path.chmod(0o777)
     encoder = Path(weights("minilm"))
     (encoder / "model.safetensors").chmod(0o644)

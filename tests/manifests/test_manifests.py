@@ -1,4 +1,4 @@
-"""Every manifest and overlay, as a cluster would judge it: schemas, the rules of KServe's webhook, pod security."""
+"""Every manifest and overlay against the rules of a cluster: schemas, KServe's webhook, pod security."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def items(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": schema, "minItems": 1}
 
 
-# The fields that the manifests use of kinds whose definitions are not at hand.
+# Fields that the manifests use, for kinds without an installed definition.
 OTHERS = {
     "ServiceMonitor": resource(
         fields(
@@ -136,7 +136,7 @@ def kserve_schema(kind: str, version: str) -> dict[str, Any]:
     raise AssertionError(f"no definition of {kind} in {CRDS}")
 
 
-# Maps take any key; these are the keys that somebody reads, and so the only ones.
+# The schemas allow any key in maps; these are the keys that are in use.
 READ = {
     "labels": {
         "app.kubernetes.io/name",
@@ -182,7 +182,7 @@ def unread(value: Any) -> Iterator[str]:
 
 
 def faults(document: dict[str, Any]) -> list[str]:
-    """What a cluster would refuse in a document, and what it would take without anybody ever reading it."""
+    """The errors that a cluster would report for a document, and fields that nothing reads."""
     return [*refused(document), *unread(document)]
 
 
@@ -346,7 +346,7 @@ def test_the_stand_in_refuses_autoscaling_that_the_webhook_refuses(
 
 
 def pod(isvc: dict[str, Any], folder: str) -> dict[str, Any]:
-    """The pod that KServe makes of an InferenceService and its runtime, in short."""
+    """The pod that KServe creates from an InferenceService and its runtime, abridged."""
     predictor = isvc["spec"]["predictor"]
     runtime = every("ServingRuntime", folder)[predictor["model"]["runtime"]]["spec"]
     storage = yaml.safe_load((MANIFESTS / "storage/clusterstoragecontainer.yaml").read_text())["spec"]["container"]
@@ -378,7 +378,7 @@ def pods() -> list[tuple[str, str]]:
 
 
 def restricted(spec: dict[str, Any]) -> list[str]:
-    """Where a pod breaks the profile `restricted` of Kubernetes' pod security standards."""
+    """The violations of the `restricted` profile of Kubernetes' pod security standards."""
     kinds = {"name", "configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret"}
     violations = [name for name in ("hostNetwork", "hostPID", "hostIPC") if spec.get(name)]
     violations += [f"volume {volume['name']}" for volume in spec.get("volumes", []) if not set(volume) <= kinds]
@@ -399,11 +399,11 @@ def restricted(spec: dict[str, Any]) -> list[str]:
 
 
 def hardened(spec: dict[str, Any]) -> list[str]:
-    """What this project asks of its own pods beyond that profile."""
+    """The violations of this project's own rules, which are stricter."""
     violations = [] if spec.get("automountServiceAccountToken") is False else ["automountServiceAccountToken"]
     for container in spec["containers"]:
         rules = {
-            # Above what an image of a distribution gives its users, and a number: the kubelet cannot check a name.
+            # A number, because the kubelet cannot check a name, and above the ids that distributions give to users.
             "runAsUser": {**spec["securityContext"], **container["securityContext"]}.get("runAsUser", 0) > 10000,
             "readOnlyRootFilesystem": container["securityContext"].get("readOnlyRootFilesystem") is True,
             "requests": {"cpu", "memory"} <= set(container["resources"]["requests"]),
@@ -419,7 +419,7 @@ def test_a_restricted_namespace_admits_the_pod_of_the_predictor(folder: str, nam
     made = pod(every("InferenceService", folder)[name], folder)
     assert faults(made) == []
     assert restricted(made["spec"]) == []
-    # Of the volume for the model KServe decides.
+    # KServe defines the volume of the model.
     assert hardened(made["spec"]) == ["no limit of kserve-provision-location"]
 
 
@@ -575,7 +575,7 @@ def test_the_server_takes_the_arguments_of_its_runtime(name: str, tmp_path: Path
         f"--{kind}={port['containerPort']}" for kind, port in zip(["port", "grpc-port"], container["ports"], strict=True)
     } <= set(arguments)
     predictor = every("InferenceService")[name]["spec"]["predictor"]
-    # Draining and the longest answer fit into the time that the pod has to end.
+    # Draining and the longest request fit into the termination grace period of the pod.
     assert predictor["terminationGracePeriodSeconds"] > 5 + 30
 
 

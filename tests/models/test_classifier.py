@@ -1,4 +1,4 @@
-"""Building a classifier from weights, and reading it back: only what is known, whole and published."""
+"""Classifiers are built from weights and read back; unknown, damaged and changed weights are refused."""
 
 import importlib.resources
 import json

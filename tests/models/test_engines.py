@@ -1,4 +1,4 @@
-"""Engines: one probability a text, whatever it is scored with and beside."""
+"""Engines: the scores of a text do not depend on its batch or on the engine."""
 
 import functools
 import json
@@ -45,7 +45,7 @@ def engine_of(model_folder: Path, onnx_folder: Path) -> Callable[[str], Engine]:
 def test_a_text_gets_the_same_scores_in_a_batch_as_alone(
     name: str, engine_of: Callable[[str], Engine], texts: list[str]
 ) -> None:
-    """For the float engines."""
+    """The float engines: equal up to float error."""
     engine = engine_of(name)
     together, _ = engines.score(engine, texts)
     distinct = {text: engines.score(engine, [text])[0][0] for text in set(texts)}
@@ -82,7 +82,7 @@ def test_scores_are_in_the_order_of_the_texts(name: str, engine_of: Callable[[st
 
 @pytest.mark.fault("http-mixed-batch")
 def test_int8_scores_of_a_batch_and_of_single_texts_are_within_the_bound(engine_of: Callable[[str], Engine]) -> None:
-    """For the int8 engine: sums in another order may round an activation to the next byte."""
+    """The int8 engine: sums in another order may round an activation to the next int8 value."""
     engine = engine_of("openvino-int8")
     texts = [" ".join([*WORDS[: 1 + number % 8], *["the"] * number]) for number in range(40)]
     together, _ = engines.score(engine, texts)

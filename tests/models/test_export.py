@@ -1,4 +1,4 @@
-"""Export: the files it leaves, and that each graph answers as the model does."""
+"""Export: the files that it writes, and the scores of each graph compared with those of the model."""
 
 import json
 import logging
@@ -111,7 +111,7 @@ def test_the_same_model_exports_to_the_same_bytes_and_keeps_the_log_level(
 
 
 class Branching(MeanPooledClassifier):
-    """Answers by the number of texts, which a traced graph cannot follow."""
+    """A model whose scores depend on the number of texts, which a traced graph cannot express."""
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: object) -> SequenceClassifierOutput:
         output = super().forward(input_ids, attention_mask)

@@ -1,4 +1,4 @@
-"""The profiles: what each name stands for, and that each goes from weights to scores."""
+"""The profiles: the architecture of each, and the way from weights to scores."""
 
 import re
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from goemotions.training import trainer
 from goemotions.training.options import TrainOptions
 
 PUBLISHED = {"roberta-large": 355_400_000, "distilbert": 66_980_000, "minilm": 22_600_000, "minilm-3l": 17_250_000}
-# The fields of each encoder's published config that differ from the defaults of its class.
+# Fields of the published config of each encoder that differ from the defaults of its class.
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
 ARCHITECTURES = {
     "roberta-large": {
@@ -36,7 +36,7 @@ ARCHITECTURES = {
 
 @pytest.fixture(scope="module")
 def full() -> Callable[[str, int], torch.nn.Module]:
-    """A function from a profile's name and a number of labels to its full architecture, without memory for the weights."""
+    """A function from a profile's name and a number of labels to the full architecture, without memory for the weights."""
 
     def make(name: str, labels: int) -> torch.nn.Module:
         profile = profiles.get(name)

@@ -1,4 +1,4 @@
-"""Records: what is written can be read, in the form of today and of before, and nothing damaged is."""
+"""Records: the current and the former format are read, and damaged files are rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loading weights and bundles: known types, safetensors and JSON, pinned and verified bytes; nothing that comes with them is run."""
+"""Loading weights and bundles: known types, safetensors and JSON, pinned and verified bytes; no code in them is run."""
 
 import ast
 import contextlib
@@ -51,13 +51,13 @@ def flip_last_byte(path: Path) -> None:
 
 @pytest.fixture(params=["load", "build"])
 def folder(request: pytest.FixtureRequest, model_folder: Path, weights: Callable[[str], str], tmp_path: Path) -> Path:
-    """Once a Model folder, once the weights of an encoder; a name of its own tells ``read`` which."""
+    """A Model folder, then the weights of an encoder; ``read`` distinguishes them by the name."""
     return Path(shutil.copytree(model_folder if request.param == "load" else weights("minilm"), tmp_path / request.param))
 
 
 @pytest.fixture
 def read(taxonomy: Taxonomy) -> Callable[[Path], object]:
-    """Reads such a folder as the workflow does."""
+    """Reads such a folder with the functions of the workflow."""
 
     def read(folder: Path) -> object:
         if folder.name == "load":
@@ -211,7 +211,7 @@ def test_changed_published_weights_are_refused(
 
 @contextlib.contextmanager
 def hub(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """A hub with one model, the files of a folder: its address, and the paths that are asked for."""
+    """A hub with one model, the files of a folder. Yields its address and the requested paths."""
     requested: list[str] = []
 
     class Answer(http.server.BaseHTTPRequestHandler):
@@ -248,10 +248,10 @@ def test_only_safetensors_and_json_of_the_pinned_commit_are_downloaded_from_the_
 ) -> None:
     folder = Path(shutil.copytree(weights("distilbert"), tmp_path / "repository"))
     for name in ("pytorch_model.bin", "modeling.py", "tokenizer.model", "vocab.txt", "tf_model.h5"):
-        (folder / name).write_text("never asked for")
+        (folder / name).write_text("never requested")
     with hub(folder) as (address, requested):
         use_hub(address, tmp_path / "hub", monkeypatch)
-        # The files are those of a tiny model, so what arrives is not taken for the published one.
+        # The files are those of a tiny model, which the check of the published size rejects.
         with pytest.raises(
             ModelError, match="but 66,975,004 are expected: give the weights of distilbert/distilbert-base-uncased"
         ):

@@ -1,4 +1,4 @@
-"""Texts to token ids: the same every time, bounded, in order, and told apart where they were cut."""
+"""Tokenization: deterministic, bounded, in order, with a mark on texts that were cut."""
 
 import json
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def encoder(tokenizer_file: Path) -> TextEncoder:
 
 @pytest.fixture(scope="module")
 def uncut(tokenizer_file: Path) -> Callable[[str], list[int]]:
-    """The ids of a text, however many."""
+    """The ids of a text without truncation."""
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -200,7 +200,7 @@ def test_texts_of_one_length_keep_their_order() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, tokenizer_file: Path) -> Path:
-    """What an encoder reads of a Model folder."""
+    """The files of a Model folder that an encoder reads."""
     (tmp_path / "tokenizer.json").write_bytes(tokenizer_file.read_bytes())
     (tmp_path / "config.json").write_text(json.dumps({"pad_token_id": 7}))
     (tmp_path / "training.json").write_text(json.dumps({"max_length": MAX_LENGTH}))

@@ -1,4 +1,4 @@
-"""Batch scoring as a pipeline: what is compiled, and the same definition run here, step by step, on the local stack."""
+"""The batch scoring pipeline: its compiled form, and the same definition run step by step on the local stack."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def stored(whole: Path, stack: Path, tmp_path: Path) -> str:
     return f"{PLACE}/in/"
 
 
-# KFP warns that names and resources do nothing here.
+# KFP warns that names and resources have no effect on this machine.
 @pytest.mark.filterwarnings("ignore:.*have no effect", "ignore:You may be attem:RuntimeWarning")
 def test_the_pipeline_scores_s3_to_s3(stored: str, tmp_path: Path) -> None:
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "runs"))

@@ -1,4 +1,4 @@
-"""The local stack: started once, found again, ended, and never reachable from outside."""
+"""The local stack: started once, reused, stopped, and never reachable from other machines."""
 
 from pathlib import Path
 

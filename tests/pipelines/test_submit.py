@@ -1,4 +1,4 @@
-"""Submitting to Kubeflow Pipelines as a user does, against a server that speaks its API in a process of its own."""
+"""The commands that submit to Kubeflow Pipelines, against a stand-in server with its API in another process."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_waiting_outlasts_a_restart_of_the_server(kubeflow: Kubeflow, monkeypatc
 def test_interrupting_the_wait_reports_that_the_run_continues(kubeflow: Kubeflow) -> None:
     kubeflow.switch(end="RUNNING")
     command = [sys.executable, "-m", "goemotions.cli", "pipeline", "submit", "--wait", "--force"]
-    # A background job, as the tests may be one, is started with SIGINT ignored.
+    # If the tests run in the background, SIGINT is ignored in child processes by default.
     interruptible = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible
@@ -335,7 +335,7 @@ def test_uncommitted_changes_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_responses_of_the_stand_in_match_the_models_of_the_api(kubeflow: Kubeflow) -> None:
-    """What the stand-in sends is read by the API's models without a field lost or unknown."""
+    """The models of the API read each response of the stand-in without a lost or unknown field."""
     assert run("submit").exit_code == 0
     assert run("schedule", "--cron", "0 0 3 * * 0").exit_code == 0
     state = kubeflow.state()

@@ -1,4 +1,4 @@
-"""The compiled pipeline: what a cluster is given."""
+"""The compiled training pipeline."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ def pipeline(compiled: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def platform(compiled: Path) -> dict[str, Any]:
-    """What Kubernetes alone knows of each step's pod."""
+    """The settings of each step that are specific to Kubernetes."""
     document = list(yaml.safe_load_all(compiled.read_text()))[1]
     return document["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
@@ -108,7 +108,7 @@ def test_every_step_has_resource_requests_a_timeout_and_retries(
         assert (policy["maxRetryCount"], policy["backoffDuration"]) == (3, "60s")
         executor = task["componentRef"]["name"].replace("comp-", "exec-", 1)
         attempts = 4 * int(platform[executor]["activeDeadlineSeconds"])
-        # Argo counts it from the first attempt's start: a shorter one ends retrying while an attempt runs.
+        # Argo measures it from the start of the first attempt: a shorter one would end the retries during an attempt.
         assert int(policy["backoffMaxDuration"].rstrip("s")) > attempts
 
 
@@ -166,7 +166,7 @@ def test_tune_thresholds_gets_the_validation_split_only(loop: dict[str, Any]) ->
 
 @pytest.mark.fault("data-changed")
 def test_no_step_uses_the_cache(pipeline: dict[str, Any], loop: dict[str, Any]) -> None:
-    """Other data under the same name never brings back an old result."""
+    """Other data under the same name must not get an earlier output."""
     tasks = {**pipeline["root"]["dag"]["tasks"], **loop, **pipeline["components"]["comp-condition-2"]["dag"]["tasks"]}
     del tasks["for-loop-1"], tasks["condition-2"]
     assert [name for name, task in tasks.items() if task["cachingOptions"] != {}] == []
@@ -181,7 +181,7 @@ def test_credentials_are_references_to_the_secret(platform: dict[str, Any]) -> N
 
 
 def test_the_same_source_compiles_to_the_same_bytes(compiled: Path, tmp_path: Path) -> None:
-    """In other processes too: maps of protobuf have another order in each."""
+    """In other processes, too: the order of protobuf maps differs between processes."""
     code = (
         "import sys, pathlib; from pipelines import package; package.compile_pipeline(pathlib.Path(sys.argv[1]), *sys.argv[2:])"
     )

@@ -1,4 +1,4 @@
-"""Batch scoring: the answers of the predictor for every row of a file, and one line for a file that has not its form."""
+"""Batch scoring: every row of a file gets the prediction of the predictor, and a malformed file is a named error."""
 
 import csv
 import itertools
@@ -159,7 +159,7 @@ def test_a_comment_of_ten_megabytes_is_a_row_like_others(predictor: Predictor, t
     assert (made.rows, made.truncated) == (2, 1)
 
 
-# What is wrong, the file's name, its content, and what the error says.
+# By what is wrong: the name of the file, its content, and the expected error.
 BAD = {
     "ragged row": ("in.csv", b"id,text\n1,a\n2,b,c\n", r"in.csv, line 3: 3 columns where line 1 names 2"),
     "ragged row behind a cell of two lines": ("in.csv", b'id,text\n1,"a\nb"\n2\n', r"in.csv, line 4: 1 columns"),
@@ -229,7 +229,7 @@ def test_values_that_a_text_file_cannot_hold_are_named_errors(predictor: Predict
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "in.parquet"]
 
 
-def test_a_null_in_a_list_does_not_affect_the_other_rows(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_null_in_a_list_is_written_as_an_empty_item(predictor: Predictor, tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a"] * 3, "tags": [["x", None, "z"], [], None]}), tmp_path / "in.parquet")
     score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.csv")
     with (tmp_path / "out.csv").open(newline="") as file:

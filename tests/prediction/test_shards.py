@@ -1,4 +1,4 @@
-"""Batch scoring by shards: one output row for each input row, in order, whoever is killed and however many share the work."""
+"""Batch scoring by shards: one output row per input row, in order, with any number of processes, even if some are killed."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def predictor(whole: Path) -> Predictor:
 
 
 def comments(count: int, start: int = 0) -> pa.Table:
-    """Rows that can be told apart; every ninth has no text."""
+    """Distinct rows; every ninth has no text."""
     made = [None if n % 9 == 8 else f"{WORDS[n % 7]} " * (1 + n % 11) for n in range(start, start + count)]
     return pa.table({"n": pa.array(range(start, start + count), pa.int64()), "text": pa.array(made, pa.string())})
 
@@ -46,7 +46,7 @@ def write(folder: Path, *counts: int, row_group_size: int = 50) -> Path:
 
 
 def scored(output: Path) -> pa.Table:
-    """The output as any reader of a folder of Parquet files takes it."""
+    """The output, read as a folder of Parquet files."""
     return pq.read_table(output)
 
 
@@ -186,7 +186,7 @@ def test_spellings_of_the_same_location_are_equal(
 
 
 def test_two_processes_may_score_the_same_shards(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
-    """One finishes while the other still writes: the sweep takes its file, and the one that is there counts."""
+    """One finishes while the other still writes: the unfinished file is removed, and the finished shard is kept."""
     output = str(tmp_path / "out")
     run(write(tmp_path / "in", 40), output, whole, predictor, shard_rows=20)
     there = (tmp_path / "out" / "part-000001.parquet").read_bytes()
@@ -254,7 +254,7 @@ def test_no_row_is_lost_or_doubled_if_the_command_is_killed(
         time.sleep(generator.uniform(0, 0.05))
         running.send_signal(signal.SIGKILL)
         running.wait()
-        # A killed process takes its workers along.
+        # The workers of a killed process end, too.
         deadline = time.monotonic() + 20
         while of_session(running.pid) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -297,7 +297,7 @@ def test_a_killed_worker_is_a_named_error_and_finished_shards_are_kept(whole: Pa
 
 
 def test_memory_does_not_grow_with_the_rows(whole: Path, tmp_path: Path) -> None:
-    """A file of a single row group, which readers would take in at once."""
+    """A file of a single row group, which readers would load whole."""
     peaks = []
     for number, rows in enumerate((2_000, 60_000)):
         folder = write(tmp_path / str(number), rows, row_group_size=rows)

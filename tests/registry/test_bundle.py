@@ -1,4 +1,4 @@
-"""Bundles: their location in the store, and bundles from before today's files."""
+"""Bundles: their location in the store, and bundles in former formats."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXTS = ["we saw the lake", "gravel and a balloon"]
 
 @pytest.fixture
 def rewrite(whole: Path, tmp_path: Path) -> Callable[[Callable[[Path], None]], Path]:
-    """A function that copies a bundle, applies a change and closes the copy with a new manifest."""
+    """A function that copies a bundle, applies a change and writes a new manifest."""
 
     def apply(change: Callable[[Path], None]) -> Path:
         folder = tmp_path / "bundle"

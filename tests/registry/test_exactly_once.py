@@ -32,7 +32,7 @@ ALIAS = "champion-cpu"
 
 @pytest.fixture(scope="module")
 def qualities(candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Folders of a profile from worst to best: the share of rows that are labelled at random falls."""
+    """Folders of a profile from worst to best: the share of rows with random scores falls."""
     root = tmp_path_factory.mktemp("qualities")
     return [spoilt(candidate, root / str(number), share) for number, share in enumerate((0.9, 0.7, 0.5, 0.3, 0.1, 0.0))]
 
@@ -45,7 +45,7 @@ def spoilt(candidate: Path, folder: Path, share: float) -> Path:
         predictions = Predictions.read(path)
         generator = np.random.default_rng(7)
         noise = generator.random(predictions.labels.shape)
-        # The same rows first, so that each folder is right wherever a worse one is.
+        # The random rows of a better folder are a subset of those of a worse one.
         is_random = (np.arange(len(predictions.labels)) < share * len(predictions.labels))[:, None]
         scores = np.where(is_random, noise, np.where(predictions.labels, 0.95, 0.05))
         replace(predictions, probabilities=scores.astype(np.float32)).write(path)
@@ -54,7 +54,7 @@ def spoilt(candidate: Path, folder: Path, share: float) -> Path:
 
 
 class Crew:
-    """Processes that register jobs, the survivors taking over from the killed."""
+    """Registers jobs by several processes; jobs of killed processes are run again by others."""
 
     def __init__(self, dataset: Path, store: str, model: str, jobs: list[str], processes: int) -> None:
         self.command = [sys.executable, str(ROOT / "tests" / "support" / "registering.py"), str(dataset), store, model]
@@ -102,7 +102,7 @@ def test_two_hundred_registrations_by_eight_processes_with_random_kills(
     generator = random.Random(3)
     runs = {f"once-{number}": generator.randrange(len(qualities)) for number in range(160)}
     jobs = [f"{run}={qualities[quality]}" for run, quality in runs.items()]
-    # Forty are registered by two processes, often at once: a step that is retried while its first attempt still runs.
+    # Two processes register forty of the runs, often at once, like a step that is retried while its first attempt still runs.
     jobs = sorted(jobs + jobs[:40], key=lambda _: generator.random())
     crew = Crew(dataset, bucket, model, jobs, processes=8)
     began = time.monotonic()

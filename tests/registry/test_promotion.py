@@ -1,4 +1,4 @@
-"""Champions: forward by the gate, back by a rollback, every move on record."""
+"""Champions: promotion through the gate, rollback, and the history of both."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MANIFEST = Path(__file__).parents[2] / "manifests" / "isvc.yaml"
 
 
 def certain(candidate: Path, folder: Path, right: float) -> Path:
-    """A profile's folder whose model gives each right label this probability."""
+    """A copy of a profile's folder whose model gives each correct label this probability."""
     shutil.copytree(candidate, folder, symlinks=True)
     for split in ("validation", "test"):
         path = folder / "cpu" / split / FILE
@@ -43,7 +43,7 @@ def bundles(stack: Path, dataset: Path, candidate: Path, tmp_path_factory: pytes
 
 
 def stored(name: str, folder: Path, dataset: Path) -> str:
-    """The location of a bundle for cpu, registered under a name of its own."""
+    """The location of a bundle for cpu, registered under the name of its run."""
     parts = {"cpu": [CandidateArtifacts.below(folder, "cpu")]}
     store = "s3://goemotions/tests/promotion/"
     return str(registration.register(dataset, parts, store=store, pipeline_run=name, model_name=name)["cpu"]["source"])

@@ -1,4 +1,4 @@
-"""Registration: winners are chosen on validation, become verified bundles, and only a better one takes the champion's place."""
+"""Registration: winners are selected on validation, stored as verified bundles, and only a better one replaces the champion."""
 
 import os
 import shutil
@@ -29,13 +29,13 @@ TEXTS = ["a balloon over the lake", "gravel", "", "the quiet harbour and the sto
 
 @pytest.fixture
 def own(request: pytest.FixtureRequest) -> str:
-    """A name of the test's own, for its registered model and its pipeline runs."""
+    """A name that only this test uses, for its registered model and its pipeline runs."""
     return str(request.node.name).replace("[", "-").replace("]", "").replace(" ", "-")
 
 
 @dataclass(frozen=True)
 class Registry:
-    """A registered model of its own, its bundles in S3."""
+    """A registered model that only one test uses, with its bundles in S3."""
 
     name: str
     store: str
@@ -81,7 +81,7 @@ def inverted(predictions: Predictions) -> Predictions:
 
 @pytest.fixture(scope="module")
 def better(candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A profile's folder whose stored predictions are all right."""
+    """A profile's folder whose stored predictions are all correct."""
     return change(candidate, tmp_path_factory.mktemp("better") / "better", {"validation": perfect, "test": perfect})
 
 
@@ -231,7 +231,7 @@ def test_a_crash_before_an_alias_is_completed_by_the_next(
 def test_a_champion_scored_on_other_data_is_scored_again(
     registry: Registry, candidate: Path, tmp_path: Path, variant: Variant
 ) -> None:
-    """Its stored predictions would win; its model is the candidate's own, so that scored again it is a draw."""
+    """Its stored predictions would win; its model is that of the candidate, so that scoring it again gives a draw."""
     old = change(
         candidate, tmp_path / "old", {"validation": lambda predictions: replace(perfect(predictions), digest="other data")}
     )

@@ -1,4 +1,4 @@
-"""Tracking: runs and versions are found again, and an MLflow server that fails is survived or named."""
+"""Tracking: runs and versions are created once, and failures of the MLflow server are retried or reported."""
 
 import http.client
 import http.server
@@ -31,13 +31,13 @@ def client(stack: Path) -> mlflow.MlflowClient:
 
 @pytest.fixture
 def own(request: pytest.FixtureRequest) -> str:
-    """A name of the test's own, for a pipeline run or a registered model."""
+    """A name that only this test uses, for a pipeline run or a registered model."""
     return f"{request.node.name}".replace("[", "-").replace("]", "").replace(" ", "-")
 
 
 @pytest.fixture
 def at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """A function that names another MLflow server for this test alone; MLflow's client asks it twice at most."""
+    """A function that sets another MLflow server for this test; MLflow's client retries once."""
 
     def name(uri: str) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -50,19 +50,19 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
 
 
 class Gateway(http.server.ThreadingHTTPServer):
-    """Stands before the MLflow server: passes requests on, refuses those to ``away``, and once loses the answer of ``lost``."""
+    """A proxy of MLflow: forwards requests, drops those to paths with ``down``, and drops one response of a path with ``lost``."""
 
     daemon_threads = True
 
     def __init__(self, upstream: str) -> None:
-        super().__init__(("127.0.0.1", 0), Passing)
+        super().__init__(("127.0.0.1", 0), Forwarding)
         self.upstream = urlsplit(upstream).netloc
-        self.away = ""
+        self.down = ""
         self.lost = ""
         self.requests: list[str] = []
 
 
-class Passing(http.server.BaseHTTPRequestHandler):
+class Forwarding(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Gateway
 
@@ -70,7 +70,7 @@ class Passing(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.server.requests.append(self.path)
         self.close_connection = True
-        if self.server.away and self.server.away in self.path:
+        if self.server.down and self.server.down in self.path:
             return
         connection = http.client.HTTPConnection(self.server.upstream, timeout=30)
         connection.request(self.command, self.path, body, {"Content-Type": self.headers.get("Content-Type", "")})
@@ -94,7 +94,7 @@ class Passing(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def gateway(stack: Path, at: Callable[[str], None]) -> Iterator[Gateway]:
-    """A gateway before MLflow, which this test's requests go through."""
+    """A proxy of MLflow that receives all requests of this test."""
     server = Gateway(os.environ["MLFLOW_TRACKING_URI"])
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     at(f"http://127.0.0.1:{server.server_port}")
@@ -167,10 +167,10 @@ def test_metrics_logged_while_the_server_is_down_are_sent_with_the_next(
 ) -> None:
     run = tracking.get_or_create_run(own)
     run.log_metrics({"loss": 3.0}, 1)
-    gateway.away = "/"
+    gateway.down = "/"
     run.log_metrics({"loss": 2.0, "auc": 0.8}, 2)
     assert "MLflow did not accept 2 metrics, they are kept" in caplog.text
-    gateway.away = ""
+    gateway.down = ""
     run.log_metrics({"loss": 1.0}, 3)
     history = {name: client.get_metric_history(run.run_id, name) for name in ("loss", "auc")}
     assert [(metric.step, metric.value) for metric in history["loss"]] == [(1, 3.0), (2, 2.0), (3, 1.0)]
@@ -182,9 +182,9 @@ def test_last_metrics_logged_while_the_server_was_down_are_sent_when_the_step_en
     client: mlflow.MlflowClient, gateway: Gateway, own: str
 ) -> None:
     with tracking.step(own, "minilm") as run:
-        gateway.away = "/"
+        gateway.down = "/"
         run.log_metrics({"loss": 2.0}, 1)
-        gateway.away = ""
+        gateway.down = ""
     assert [metric.value for metric in client.get_metric_history(run.run_id, "loss")] == [2.0]
 
 
@@ -205,8 +205,8 @@ def test_a_server_that_is_down_is_a_named_error_within_seconds(at: Callable[[str
 
 @pytest.mark.fault("mlflow-down-at-start")
 def test_a_server_that_never_responds_is_a_named_error_within_seconds(at: Callable[[str], None]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as deaf:
-        at(f"http://127.0.0.1:{deaf.getsockname()[1]}")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        at(f"http://127.0.0.1:{silent.getsockname()[1]}")
         started = time.monotonic()
         with pytest.raises(TrackingError, match="MLflow does not respond"):
             tracking.get_or_create_run("r")
@@ -222,7 +222,7 @@ def test_no_server_is_a_named_error(at: Callable[[str], None]) -> None:
 @pytest.mark.fault("mlflow-down-at-registration")
 def test_a_server_that_goes_down_between_two_requests_is_a_named_error(gateway: Gateway, own: str) -> None:
     run = tracking.get_or_create_run(own)
-    gateway.away = "/"
+    gateway.down = "/"
     for call in (
         lambda: run.set_tags({"a": "b"}),
         lambda: run.log_parameters({"a": "b"}),
@@ -292,13 +292,13 @@ def test_a_registration_that_mlflow_interrupts_is_completed_by_a_retry(
 ) -> None:
     parts: Any = {variant: [CandidateArtifacts.below(candidate, variant)] for variant in VARIANTS}
     wanted = {"store": bucket, "pipeline_run": own, "model_name": own}
-    for away in ("model-versions/create", "registered-models/alias"):
-        gateway.away = away
+    for down in ("model-versions/create", "registered-models/alias"):
+        gateway.down = down
         with pytest.raises(TrackingError, match="MLflow refused the request or did not respond"):
             registration.register(dataset, parts, **wanted)
         run_id = tracking.get_or_create_run(own, "minilm").run_id
         assert store.read(f"{bucket}models/{own}/{run_id}/gpu/", manifest.NAME) is not None
-    gateway.away = ""
+    gateway.down = ""
     versions = registration.register(dataset, parts, **wanted)
     assert {variant: version["alias"] for variant, version in versions.items()} == {
         "gpu": "champion-gpu",
@@ -322,7 +322,7 @@ def test_runs_created_by_the_kubeflow_plugin_are_used(
         run.log_metrics({"seconds": 3})
     assert run.run_id == train
     assert client.get_run(train).data.metrics == {"seconds": 3}
-    # Later steps find what train joined, not the runs that the plugin made for themselves.
+    # Later steps use the run that train recorded, not those that the plugin created for them.
     monkeypatch.setenv("MLFLOW_RUN_ID", register)
     assert tracking.get_or_create_run(own, "minilm").run_id == train
     assert tracking.get_or_create_run(own).run_id == parent
@@ -352,12 +352,12 @@ def test_epochs_that_an_earlier_attempt_could_not_log_are_logged_later(
     history = [{"auc": 0.5, "loss": 3.0}, {"auc": 0.6, "loss": 2.0}, {"auc": 0.7, "loss": 1.0}]
     run = tracking.get_or_create_run(own, "minilm")
     run.log_metrics(history[0], 1)
-    gateway.away = "/"
+    gateway.down = "/"
     run.log_metrics(history[1], 2)
     with pytest.raises(TrackingError):
         run.finish()
-    gateway.away = ""
-    # The attempt after it resumes behind the second epoch, of which nobody else knows any more.
+    gateway.down = ""
+    # The next attempt resumes after the second epoch, whose metrics are in no other process.
     with tracking.step(own, "minilm") as run:
         run.log_metrics(history[2], 3)
         run.log_missing(history)
@@ -367,7 +367,7 @@ def test_epochs_that_an_earlier_attempt_could_not_log_are_logged_later(
 
 
 def test_mlflow_sends_no_telemetry() -> None:
-    # By their variables MLflow takes this for a test or CI, where it is silent by itself.
+    # In tests and CI, which MLflow recognizes by these variables, it sends no telemetry anyway.
     script = (
         "import os\n"
         "for name in [name for name in os.environ if name.startswith(('PYTEST', 'CI', 'GITHUB', 'MLFLOW', 'DO_NOT_TRACK'))]:\n"

@@ -21,7 +21,7 @@ SECONDS = 60
 
 
 class Tab:
-    """One page. ``events`` holds what the browser reported while commands were answered."""
+    """One page. ``events`` holds the events that the browser sent while commands ran."""
 
     def __init__(self, address: str) -> None:
         self._socket = websocket.create_connection(address, timeout=SECONDS, suppress_origin=True)
@@ -67,7 +67,7 @@ class Tab:
 
 
 def chromium() -> str:
-    return tools.program("chromium", "google-chrome", why="it looks at the pages")
+    return tools.program("chromium", "google-chrome", why="the tests open the pages in it")
 
 
 @contextlib.contextmanager

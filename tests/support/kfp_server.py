@@ -1,7 +1,7 @@
 """A server with the paths of the Kubeflow Pipelines API (v2beta1) that submitting uses, as a process of its own, state in memory.
 
-Its answers are written by the API's own models. An uploaded package must compile to a PipelineSpec, as on the real server. A run's
-steps go on by one state each time the run is asked for.
+Its responses are written by the API's own models. An uploaded package must compile to a PipelineSpec, as on the real server. A run's
+steps advance by one state each time the run is requested.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WRITER = api.ApiClient()
 
 class State:
     def __init__(self) -> None:
-        # What a test switches: who may ask, what stands in front, how many questions are not answered, and how runs end.
+        # Set by tests: allowed users and namespaces, refusals, a login page, the number of dropped requests, and the end of runs.
         self.multi_user = False
         self.namespaces = ["team"]
         self.refuse = 0
@@ -112,7 +112,7 @@ class Handler(BaseHTTPRequestHandler):
     def _respond(self, method: str, path: list[str], query: dict[str, str], body: bytes) -> Any:
         state = self.state
         if f"{method} {path[0]}" in state.refused_paths:
-            raise Refused(400, f"{path[0]} cannot be made")
+            raise Refused(400, f"{path[0]} cannot be created")
         match method, *path:
             case "GET", "healthz":
                 return api.V2beta1GetHealthzResponse(multi_user=state.multi_user)
@@ -121,20 +121,20 @@ class Handler(BaseHTTPRequestHandler):
                 listed = _filtered(state.experiments, query)
                 return api.V2beta1ListExperimentsResponse(experiments=listed or None, total_size=len(listed))
             case "POST", "experiments":
-                made = _read(body, api.V2beta1Experiment)
-                self._require(made.namespace or "")
-                made.experiment_id = f"experiment-{next(IDS)}"
-                state.experiments.append(made)
-                return made
+                created = _read(body, api.V2beta1Experiment)
+                self._require(created.namespace or "")
+                created.experiment_id = f"experiment-{next(IDS)}"
+                state.experiments.append(created)
+                return created
             case "GET", "pipelines":
                 self._require(query.get("namespace", ""))
                 listed = _filtered(state.pipelines, query)
                 return api.V2beta1ListPipelinesResponse(pipelines=listed or None, total_size=len(listed))
             case "POST", "pipelines":
-                made = _read(body, api.V2beta1Pipeline)
-                made.pipeline_id = f"pipeline-{next(IDS)}"
-                state.pipelines.append(made)
-                return made
+                created = _read(body, api.V2beta1Pipeline)
+                created.pipeline_id = f"pipeline-{next(IDS)}"
+                state.pipelines.append(created)
+                return created
             case "GET", "pipelines", pipeline_id, "versions":
                 listed = [one for one in _filtered(state.versions, query) if one.pipeline_id == pipeline_id]
                 return api.V2beta1ListPipelineVersionsResponse(pipeline_versions=listed or None, total_size=len(listed))
@@ -198,14 +198,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class _Response:
-    """What the API's reader takes for a response."""
+    """A response as the API's deserializer expects it."""
 
     def __init__(self, data: str) -> None:
         self.data = data
 
 
 def _read(body: bytes, model: type) -> Any:
-    """A request as its model; a field that the model does not know is refused, as by the real server."""
+    """A request as its model; a field that the model lacks is refused, as by the real server."""
     content = json.loads(body)
     unknown = set(content) - set(model.attribute_map.values())
     if unknown:

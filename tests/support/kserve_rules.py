@@ -1,4 +1,4 @@
-"""What KServe's webhook refuses beyond the schema of an InferenceService (kserve/kserve, pkg/apis/serving/v1beta1, at 0.21)."""
+"""The rules of KServe's webhook beyond the schema of an InferenceService (kserve/kserve, pkg/apis/serving/v1beta1, at 0.21)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCALING = ("maxReplicas", "scaleTarget", "scaleMetric", "autoScaling")
 
 
 def violations(service: dict[str, Any]) -> list[str]:
-    """What the webhook would say of an InferenceService; empty for one it admits."""
+    """The errors that the webhook would report for an InferenceService; empty if it is admitted."""
     annotations = service["metadata"].get("annotations") or {}
     is_standard = annotations.get(MODE) == "Standard"
     predictor = service["spec"]["predictor"]
@@ -88,7 +88,7 @@ def _canaries(canaries: list[dict[str, Any]], stable: dict[str, Any], is_standar
         predictor = canary["predictor"]
         yield from (f"a canary has no {name}" for name in SCALING if name in predictor)
         if predictor.get("minReplicas", 1) > stable.get("minReplicas", 1):
-            yield "a canary has more replicas than what it stands beside"
+            yield "a canary has more replicas than the stable version"
         yield from _component({name: value for name, value in predictor.items() if name not in SCALING}, is_standard)
 
 

@@ -1,7 +1,7 @@
-"""A Kubernetes API with InferenceServices, as a process: what deploying asks of a cluster, and what KServe then does to the status.
+"""A Kubernetes API with InferenceServices, as a process: the requests of a deployment, and the status that KServe then reports.
 
-It keeps one namespace in memory. A write is refused where KServe's webhook would refuse it. A service calls itself ready all along, as
-KServe does in Standard mode; its Deployment, with generations of its own, follows some polls after a change, unless the location says
+It keeps one namespace in memory. A write is refused if KServe's webhook would refuse it. A service is ready all the time, as with KServe
+in Standard mode; its Deployment, with its own generations, is updated some polls after a change, unless the location contains
 ``broken``.
 """
 
@@ -32,7 +32,7 @@ class State:
         self.polls: dict[str, int] = {}
         self.rolled: dict[str, str] = {}
         self.writes: list[dict[str, Any]] = []
-        # What a test switches: a status for every answer, and how many writes meet one of someone else.
+        # Set by tests: a status for every response, and the number of writes that conflict with a concurrent one.
         self.refuse = 0
         self.conflicts = 0
         for document in yaml.safe_load_all(manifest.read_text()):
@@ -55,7 +55,7 @@ class State:
         return {**service, "status": status}
 
     def deployment(self, name: str) -> dict[str, Any]:
-        """First as it was, then with pods of both templates, then with new ones alone."""
+        """The unchanged Deployment first, then one with pods of both templates, then one with new pods only."""
         wanted = self.services[name]["spec"]["predictor"]["model"]["storageUri"]
         if self.polls[name] >= POLLS_UNTIL_READY - 1:
             self.rolled[name] = wanted
@@ -91,14 +91,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/tests/writes":
-            return self._answer(200, self.state.writes)
+            return self._respond(200, self.state.writes)
         return self._named(lambda name: (200, self.state.read(name)))
 
     def do_PUT(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path == "/tests/switch":
             vars(self.state).update(body)
-            return self._answer(200, {})
+            return self._respond(200, {})
         return self._named(lambda name: self.state.write(name, body))
 
     def _named(self, act: Any) -> None:
@@ -108,21 +108,21 @@ class Handler(BaseHTTPRequestHandler):
             return self._refused(self.state.refuse, "inferenceservices is forbidden: User cannot update resource")
         url = self.path.partition("?")[0]
         if url.startswith(DEPLOYMENTS):
-            return self._answer(200, self.state.deployment(url.removeprefix(DEPLOYMENTS).removesuffix("-predictor")))
+            return self._respond(200, self.state.deployment(url.removeprefix(DEPLOYMENTS).removesuffix("-predictor")))
         path, _, name = url.partition(PREFIX)
         if path or (name and name.strip("/") not in self.state.services):
             return self._refused(404, f'inferenceservices.serving.kserve.io "{name.strip("/")}" not found')
         if not name:
-            return self._answer(
+            return self._respond(
                 200, {"kind": "InferenceServiceList", "items": [self.state.read(one) for one in self.state.services]}
             )
         status, content = act(name.strip("/"))
-        return self._answer(200, content) if status == 200 else self._refused(status, content)
+        return self._respond(200, content) if status == 200 else self._refused(status, content)
 
     def _refused(self, status: int, message: str) -> None:
-        self._answer(status, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": status})
+        self._respond(status, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": status})
 
-    def _answer(self, status: int, content: Any) -> None:
+    def _respond(self, status: int, content: Any) -> None:
         body = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

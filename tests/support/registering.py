@@ -1,4 +1,4 @@
-"""A process that registers pipeline runs, one after the other, and says when each is done; for the tests that kill it at any moment.
+"""A process that registers pipeline runs, one after the other, and prints when each is done; for the tests that kill it at random.
 
 Arguments: the Dataset folder, the store, the name of the registered model, and ``run=folder`` for each run.
 """

@@ -1,4 +1,4 @@
-"""The predictor server as a process, for the tests that talk to it."""
+"""The predictor server as a process, for the tests that send requests to it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Server:
     log: Path
 
     def request(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body of an answer."""
+        """Status, headers and body of the response."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, path, body, {"Content-Type": "application/json"} | named)
@@ -44,14 +44,14 @@ class Server:
             return False
 
     def metrics(self) -> dict[str, float]:
-        """The samples that /metrics shows, by name and labels."""
+        """The samples of /metrics, by name and labels."""
         lines = self.request("GET", "/metrics")[2].decode().splitlines()
         return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
 
 
 @contextlib.contextmanager
 def serving(bundle: Path, log: Path, *options: str) -> Iterator[Server]:
-    """A ready server; ended at the end if it has not ended by itself."""
+    """A ready server; it is terminated at the end, unless it has already ended."""
     port, grpc_port = stack.free_ports(2)
     command = [
         sys.executable,

@@ -15,7 +15,7 @@ def program(*names: str, why: str) -> str:
 
 
 def missing(message: str) -> NoReturn:
-    """Skips the test, or fails it where ``CI`` is set: there all of them must run."""
+    """Skips the test, or fails it if ``CI`` is set, because no test may be skipped there."""
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)

@@ -1,4 +1,4 @@
-"""Checkpoints: what was saved comes back, and only what was saved whole by the same run is used."""
+"""Checkpoints: they are restored exactly, and only complete ones of the same run are used."""
 
 import json
 import logging
@@ -187,7 +187,7 @@ def test_a_damaged_checkpoint_can_be_overwritten(tmp_path: Path) -> None:
 
 
 class ListsButRefuses(BaseHTTPRequestHandler):
-    """A store that lists one checkpoint and answers 403 to whoever wants to read it."""
+    """A store that lists one checkpoint and responds with 403 to every read."""
 
     def do_GET(self) -> None:
         if "list-type" in self.path:
@@ -222,6 +222,5 @@ def refusing_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.mark.fault("store-denied")
 def test_a_denied_request_to_the_store_ends_the_run_instead_of_starting_over(refusing_store: str) -> None:
-    """On a resume."""
     with pytest.raises(StorageError, match="access denied"):
         checkpoints.newest(refusing_store, RUN)

@@ -1,4 +1,4 @@
-"""Training in several processes is training in one: the same weights, files, resumption and errors."""
+"""Training in several processes has the same weights, files, resumption and errors as in one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from goemotions.models.records import TrainingRecord
 from goemotions.training import launcher
 from goemotions.training.options import TrainOptions
 
-# 240 rows in batches of 7, which two processes cannot halve; a teacher first.
+# 240 rows in batches of 7, which cannot be split evenly between two processes; with one teacher.
 SETTINGS = {"dropout": "0", "teachers": "1", "batch_size": "7"}
 STEPS_PER_EPOCH = 35
 
@@ -40,7 +40,7 @@ def still_weights(weights: Callable[[str], str], tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="module")
 def command(dataset: Path, still_weights: str) -> list[str]:
-    """`goemotions train` by two processes, its output left out."""
+    """`goemotions train` by two processes, without the output option."""
     settings = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
     options = ["--dataset", str(dataset), "--weights", still_weights, "--profile", "minilm", "--precision", "fp32", *settings]
     return [sys.executable, "-m", "goemotions.cli", "train", "--processes", "2", *options]
@@ -130,7 +130,7 @@ def start(command: list[str], tmp_path: Path) -> subprocess.Popen[str]:
 
 
 def members(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The processes that train, below the one that launched them."""
+    """The training processes, children of the launcher."""
     children = psutil.Process(process.pid).children(recursive=True)
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 

@@ -1,4 +1,4 @@
-"""Dropout by bytes: the share that it promises, the mean kept, a step's own masks; and attention as transformers has it."""
+"""Dropout by random bytes: its probability, the preserved mean, masks per step; and attention equal to that of transformers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The optimizer: lazy where a batch lacks a word, the same as AdamW elsewhere, and resumed to the bit."""
+"""The optimizer: no update for words that a batch lacks, equal to AdamW otherwise, and resumed bit for bit."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_only_the_embeddings_of_words_in_the_batch_are_updated(network: Any) -> 
     optimizer = Optimizer(network, PROFILE.hyperparameters, is_lazy=True)
     before = network.get_input_embeddings().weight.detach().clone()
     advance(network, optimizer, IDS)
-    # The second step's batch lacks the words 5 and 8, which would move on by their momentum.
+    # The second batch lacks the words 5 and 8; AdamW would still update them by their momentum.
     other = torch.where((IDS == 5) | (IDS == 8), 9, IDS)
     middle = network.get_input_embeddings().weight.detach().clone()
     advance(network, optimizer, other)

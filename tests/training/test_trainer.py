@@ -1,4 +1,4 @@
-"""Training: it learns, repeats itself, keeps the best epoch, and goes on after whatever stopped it."""
+"""Training: it learns, is reproducible, keeps the best epoch, and resumes after any interruption."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ SHORT, LONG = 2, 4
 
 @pytest.fixture(scope="module", autouse=True)
 def alone() -> Iterator[None]:
-    """Without teachers, whose steps would count too; the tests of teachers set them."""
+    """Options without teachers, whose steps would be counted, too; the tests of teachers add them."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(profiles.PROFILES, "minilm", profiles.get("minilm", {"teachers": 0}))
         yield
@@ -57,7 +57,7 @@ def tiny(weights: Callable[[str], str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What must not depend on how often a run was stopped."""
+    """The results that must not depend on interruptions."""
 
     history: list[dict[str, float]]
     best_epoch: int
@@ -72,7 +72,7 @@ def result_of(folder: Path) -> Result:
 
 @pytest.fixture(scope="module")
 def undisturbed(dataset: Path, tiny: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Result]:
-    """The results of a short and of a long run that nothing stopped."""
+    """The results of a short and of a long run without interruption."""
     root = tmp_path_factory.mktemp("undisturbed")
     for epochs in (SHORT, LONG):
         train(dataset, root / str(epochs), weights=tiny, epochs=epochs)
@@ -107,7 +107,7 @@ def test_results_are_determined_by_the_seed(dataset: Path, tiny: str, tmp_path: 
 def test_the_written_model_has_the_auc_of_its_best_epoch(dataset: Path, model_folder: Path) -> None:
     record = TrainingRecord.read(model_folder)
     labels, scores = scored_validation(dataset, model_folder)
-    # A calibration per label keeps the order of its rows.
+    # Calibration per label keeps the order of the scores of a label.
     auc = classification.ranking(labels, scores)["auc_macro"]
     assert auc == pytest.approx(record.history[record.best_epoch - 1]["validation/auc_macro"], abs=1e-6)
 
@@ -270,7 +270,7 @@ def test_training_needs_no_test_split(dataset: Path, tiny: str, tmp_path: Path, 
 
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGTERM) -> None:
-    """Sends this process a signal within the step of that number, of each training from now on."""
+    """Sends this process a signal within the step of that number, in each later training."""
     advance = TrainingLoop.advance
 
     def advance_and_stop(loop: TrainingLoop, *args: Any) -> None:
@@ -323,7 +323,7 @@ def test_an_interrupted_run_without_checkpoints_reports_that_it_starts_over(
 
 
 class Command:
-    """A running `goemotions train`, as a pod runs it."""
+    """A running `goemotions train`, started as in a pod."""
 
     def __init__(self, dataset: Path, output: Path, weights: str, location: str, errors: Path) -> None:
         self.errors = errors
@@ -395,7 +395,7 @@ def test_a_terminated_command_writes_one_more_checkpoint_and_resumes_from_it(
 
 
 def wide_weights(tiny: str, folder: Path) -> str:
-    """Weights with a vocabulary so large that writing a checkpoint takes long enough to be hit."""
+    """Weights with a vocabulary so large that a signal can be sent while a checkpoint is written."""
     shutil.copytree(tiny, folder)
     config = transformers.AutoConfig.from_pretrained(tiny, vocab_size=200_000)
     torch.manual_seed(7)
@@ -429,7 +429,7 @@ def test_a_command_killed_while_writing_a_checkpoint_resumes_from_the_one_before
 
 
 def interrupted(dataset: Path, tiny: str, location: str, **options: Any) -> None:
-    """Leaves the checkpoints of a run that was stopped in its second epoch."""
+    """Writes the checkpoints of a run that is interrupted in its second epoch."""
     with pytest.MonkeyPatch.context() as patched:
         stop_at(12, patched)
         with pytest.raises(Interrupted):
@@ -512,7 +512,7 @@ def test_out_of_memory_names_the_setting_to_lower(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.fault("gpu-memory-full")
 def test_real_exhaustion_of_gpu_memory_names_the_setting_to_lower(dataset: Path, tiny: str, tmp_path: Path) -> None:
-    """With a GPU of which this process may use almost nothing."""
+    """On a GPU of which this process may use a small part only."""
     wide = wide_weights(tiny, tmp_path / "weights")
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(1e-6)
