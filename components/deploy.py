@@ -8,7 +8,7 @@ from components import IMAGE
 
 @dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
 def deploy(registered: Input[Artifact], namespace: str, canary_percent: int, model_name: str) -> None:
-    """Deploys what became champion, or, as a canary, what became challenger."""
+    """Deploys the new champions, or the new challengers as canaries."""
     from pathlib import Path
 
     from goemotions.deployment import kserve

@@ -17,7 +17,7 @@ def evaluate(
     metrics: Output[Metrics],
     roc: Output[ClassificationMetrics],
 ) -> None:
-    """Writes a folder of Predictions for each split, apart, so that a step which chooses can be given validation alone."""
+    """Writes a separate folder of Predictions per split, so that a step that selects can get validation only."""
     from pathlib import Path
 
     from goemotions.evaluation import evaluate as evaluation

@@ -8,7 +8,7 @@ from components import IMAGE
 
 @dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
 def finish_scoring(output: str, shares: list[int], metrics: Output[Metrics]) -> None:
-    """Checks every shard and closes the output. ``shares`` are those that were scored: this step waits for them."""
+    """Checks every shard and closes the output. ``shares`` makes this step wait for the scoring of each share."""
     from dataclasses import asdict
 
     from goemotions.prediction import shards

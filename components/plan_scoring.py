@@ -1,4 +1,4 @@
-"""Cut what is to be scored into shards."""
+"""Split the input into shards."""
 
 from kfp import dsl
 
@@ -9,7 +9,7 @@ from components import IMAGE
 def plan_scoring(
     input: str, output: str, version: str, model_name: str, column: str, all_scores: bool, shard_rows: int, pods: int
 ) -> list[int]:
-    """Writes the plan into the output and answers the numbers of the shares, one for each pod that has something to do."""
+    """Writes the plan into the output and returns the numbers of the shares, one per pod that gets at least one shard."""
     from goemotions.prediction import shards
 
     plan = shards.plan(

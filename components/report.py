@@ -26,19 +26,19 @@ def report(
     page: Output[HTML],
     text: Output[Markdown],
 ) -> None:
-    """Writes the report as a folder, its page and its text as artifacts that the UI shows, and logs it all to MLflow."""
+    """Writes the report as a folder, its page and text as artifacts for the UI, and logs all of it to MLflow."""
     import shutil
     from pathlib import Path
 
     from goemotions import report as reporting
     from goemotions.registry import assembly, registration, tracking
 
-    parts = assembly.collect(
+    candidates = assembly.collect(
         models, onnx, {"gpu": (gpu_validation, gpu_test, gpu_thresholds), "cpu": (cpu_validation, cpu_test, cpu_thresholds)}
     )
     versions = registration.read(Path(registered.path))
     written = reporting.write(
-        Path(dataset.path), parts, Path(folder.path), versions, model_name=model_name, latency_budget_ms=latency_budget_ms
+        Path(dataset.path), candidates, Path(folder.path), versions, model_name=model_name, latency_budget_ms=latency_budget_ms
     )
     shutil.copyfile(written / "report.html", page.path)
     with tracking.step(pipeline_run) as run:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Names, builds, pushes and pins the images, with docker, podman or buildah: whichever is there. `make images` and its
-# neighbours call it; docs/operations.md has the variables.
+# Names, builds, pushes and pins the images, with docker, podman or buildah: whichever is running. The make targets
+# of the images call it; docs/operations.md lists the variables.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,10 +18,10 @@ engine() {
             return
         fi
     done
-    fail "no container engine answers (${ENGINE:-docker, podman, buildah}): install or start one, or name it by ENGINE="
+    fail "no container engine is running (${ENGINE:-docker, podman, buildah}): install or start one, or set ENGINE"
 }
 
-# The commit that last changed what goes into an image: a commit of documents or manifests builds no new one.
+# The commit that last changed what goes into an image: a commit of documents or manifests does not change it.
 commit() {
     git log -1 --format=%H -- "${CONTENT[@]}"
 }
@@ -57,14 +57,14 @@ build() {
     options+=(--build-arg "PIP_OPTIONS=${PIP_OPTIONS:-}")
     [ -z "${BASE_IMAGE:-}" ] || options+=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
     [[ $1 != predictor-* ]] || options+=(--build-arg "VARIANT=${1#predictor-}")
-    # As docker does: the OCI format has no health check, and without layers a new line of code moves gigabytes.
+    # As with docker: the OCI format has no health check, and without layers every change of code pushes gigabytes.
     [ "$engine" = docker ] || options+=(--format docker --layers)
     # shellcheck disable=SC2086 # several options in one variable
     "$engine" build "${options[@]}" ${BUILD_OPTIONS:-} .
 }
 
 push() {
-    [ -n "${REGISTRY:-}" ] || fail "there is nowhere to push to: name it by REGISTRY=, such as registry.example/team"
+    [ -n "${REGISTRY:-}" ] || fail "no registry is set: set REGISTRY, such as registry.example/team"
     local engine name
     engine=$(engine)
     name=$(name "$1")
@@ -77,18 +77,18 @@ digest() {
     elif docker buildx version >/dev/null 2>&1; then
         docker buildx imagetools inspect --format '{{.Manifest.Digest}}' "$1"
     else
-        fail "skopeo or docker buildx is needed to ask a registry for a digest"
+        fail "reading a digest from a registry needs skopeo or docker buildx: install one"
     fi
 }
 
 pin_base() {
-    local base found
+    local base digest
     base=${BASE_IMAGE:-$(sed -n 's/^ARG BASE_IMAGE=//p' images/trainer/Dockerfile)}
     base=${base%@*}
-    found=$(digest "$base") || fail "the registry of $base does not tell its digest: the lines above say why; nothing is changed"
-    sed -i.before "s|^ARG BASE_IMAGE=.*|ARG BASE_IMAGE=$base@$found|" images/*/Dockerfile
+    digest=$(digest "$base") || fail "the registry returned no digest of $base: see the error above; no file was changed"
+    sed -i.before "s|^ARG BASE_IMAGE=.*|ARG BASE_IMAGE=$base@$digest|" images/*/Dockerfile
     rm images/*/Dockerfile.before
-    echo "images/*/Dockerfile: the base is now $base@$found"
+    echo "images/*/Dockerfile: the base is now $base@$digest"
 }
 
 case ${1:-} in

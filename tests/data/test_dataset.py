@@ -735,7 +735,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """Enough of the hub for the datasets client: `good` and `scripted` exist, `failing` responds with errors, `silent` never responds."""
+    """Enough of the hub for the datasets client: `good` and `scripted` exist, `failing` sends errors, `silent` nothing."""
 
     protocol_version = "HTTP/1.1"
     files: dict[str, dict[str, bytes]]

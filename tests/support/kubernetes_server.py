@@ -1,7 +1,7 @@
 """A Kubernetes API with InferenceServices, as a process: the requests of a deployment, and the status that KServe then reports.
 
-It keeps one namespace in memory. A write is refused if KServe's webhook would refuse it. A service is ready all the time, as with KServe
-in Standard mode; its Deployment, with its own generations, is updated some polls after a change, unless the location contains
+It keeps one namespace in memory. A write is refused if KServe's webhook would refuse it. A service is always ready, as with KServe in
+Standard mode; its Deployment, with its own generations, is updated some polls after a change, unless the location contains
 ``broken``.
 """
 
