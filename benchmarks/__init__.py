@@ -1,1 +1,1 @@
-"""Measurements behind the choices, each a command."""
+"""Benchmarks, each of which is a command."""

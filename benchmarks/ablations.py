@@ -1,9 +1,9 @@
-"""What each training choice brings: one row, one change, measured on validation.
+"""The effect of each training option: one change per row, measured on validation.
 
     python -m benchmarks.ablations --dataset FOLDER --row focal --row batch-16 --seed 0
 
-adds its rows to ``goemotions/report/ablations.csv``, which the report shows for the data they were measured on. The test split
-is not opened, unless ``--final`` asks for the figures of a recipe that has been fixed: they go to ``goemotions/report/seeds.csv``.
+adds rows to ``goemotions/report/ablations.csv``, which the report shows for the data they were measured on. The test split is not
+read, except with ``--final``, which adds the metrics of a finished recipe to ``goemotions/report/seeds.csv``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from goemotions.training.options import TrainOptions
 from goemotions.training.trainer import train
 
 PROFILE = "minilm"
-# Every row is this with its own changes, whatever the profile says by now.
+# Every row is these settings with its changes, independent of the profile.
 BASE: dict[str, Any] = {
     "epochs": 1,
     "learning_rate": 2e-4,
@@ -72,7 +72,7 @@ ROWS: dict[str, dict[str, Any]] = {
 
 @click.command()
 @click.option("--dataset", type=click.Path(path_type=Path), required=True, help="Dataset folder, from `goemotions ingest`.")
-@click.option("--row", "rows", type=click.Choice(list(ROWS)), multiple=True, default=list(ROWS), help="Default: all of them.")
+@click.option("--row", "rows", type=click.Choice(list(ROWS)), multiple=True, default=list(ROWS), help="Default: all rows.")
 @click.option(
     "--seed",
     "seeds",
@@ -80,13 +80,13 @@ ROWS: dict[str, dict[str, Any]] = {
     multiple=True,
     default=(0,),
     show_default=True,
-    help="Further apart than there are teachers: theirs are the seeds that follow.",
+    help="Teachers use the seeds that follow, so leave gaps larger than their number.",
 )
-@click.option("--final", is_flag=True, help="Score test as well: for a recipe that nothing will be changed of any more.")
-@click.option("--threads", type=int, help="Default: every core.")
+@click.option("--final", is_flag=True, help="Score the test split, too: only for a finished recipe.")
+@click.option("--threads", type=int, help="Default: all cores.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path(".local/ablations"), show_default=True)
 def main(dataset: Path, rows: tuple[str, ...], seeds: tuple[int, ...], final: bool, threads: int | None, work: Path) -> None:
-    """Measures rows of the ablation table."""
+    """Measure rows of the ablation table."""
     if threads:
         import torch
 
@@ -99,14 +99,14 @@ def main(dataset: Path, rows: tuple[str, ...], seeds: tuple[int, ...], final: bo
             measured = {"row": row, "changes": json.dumps(ROWS[row]), "seed": seed, **measure(dataset, folder)}
             record(ABLATIONS, measured)
             click.echo(json.dumps(measured))
-            # What is asked for again is measured again, with the code of then.
+            # A later run of the same row must train again, with the code of that time.
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             if final:
-                record(SEEDS, {"row": row, "seed": seed, **final_figures(dataset, folder / "model")})
+                record(SEEDS, {"row": row, "seed": seed, **final_metrics(dataset, folder / "model")})
 
 
 def measure(dataset: Path, folder: Path) -> dict[str, Any]:
-    """Figures of a trained model on validation; its Predictions are left beside it."""
+    """Metrics of a trained model on validation; writes its Predictions into the folder."""
     splits, info = load_dataset(dataset, ("validation",))
     taxonomy = taxonomy_of(info)
     labels = taxonomy.multi_hot(splits["validation"]["labels"][:])
@@ -126,8 +126,8 @@ def measure(dataset: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def final_figures(dataset: Path, model: Path) -> dict[str, Any]:
-    """Figures on both splits, thresholds fitted on validation."""
+def final_metrics(dataset: Path, model: Path) -> dict[str, Any]:
+    """Metrics on validation and test, with thresholds fitted on validation."""
     splits, info = load_dataset(dataset)
     taxonomy = taxonomy_of(info)
     engine = engines.load("torch", model, TextEncoder.load(model))
@@ -147,13 +147,13 @@ def final_figures(dataset: Path, model: Path) -> dict[str, Any]:
 
 
 def _tuned(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """F1 of decisions on rows that their thresholds have not seen."""
-    unseen = classification.decisions(labels, cross_fitted(thresholds.per_label_smoothed, labels, scores))
-    return {"f1_macro_tuned": unseen["f1_macro"], "f1_micro_tuned": unseen["f1_micro"]}
+    """F1 with cross-fitted thresholds."""
+    metrics = classification.decisions(labels, cross_fitted(thresholds.per_label_smoothed, labels, scores))
+    return {"f1_macro_tuned": metrics["f1_macro"], "f1_micro_tuned": metrics["f1_micro"]}
 
 
 def record(path: Path, measured: dict[str, Any]) -> None:
-    """Adds a row behind those of the same name, or in the place of the one with its seed too."""
+    """Adds a row after those of the same name, or replaces the one with the same name, seed and data."""
     written: list[dict[str, Any]] = list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
     rows = {(row["row"], int(row["seed"]), row["digest"]): row for row in written}
     rows[measured["row"], measured["seed"], measured["digest"]] = {

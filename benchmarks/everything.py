@@ -1,8 +1,8 @@
-"""Every benchmark but those of the server, in one file: ``docs/benchmarks.md``.
+"""Runs every benchmark except those of the server and writes ``docs/benchmarks.md``.
 
 make bench DATA=../goemotions                   # the quick form, at most 20 minutes on two idle cores
 make bench-full DATA=../goemotions              # hours
-make bench-full DATA=../goemotions ONLY=Growth  # one section; the others stay as they are in the file
+make bench-full DATA=../goemotions ONLY=Growth  # one section; the others are kept
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from goemotions.data.dataset import ingest
 
 HEAD = """# Benchmarks
 
-Written by `make bench` and `make bench-full`, each section by the command that it names. Medians, with the range, of runs that took
-turns; a ratio is the median of the ratios of neighbours. The server's are in [serving-benchmarks.md](serving-benchmarks.md).
+Written by `make bench` and `make bench-full`, each section by its command. Medians and ranges of alternating runs; a ratio is the
+median over pairs of consecutive runs. Those of the server are in [serving-benchmarks.md](serving-benchmarks.md).
 """
 
 
 @dataclass(frozen=True)
 class Section:
-    """A table: its title, the command that measures it alone, and how."""
+    """A table: its title, the command that measures only this table, and the function that measures it."""
 
     title: str
     command: str
@@ -37,7 +37,7 @@ class Section:
 
 
 def sections(source: str, reference: str, model_name: str, scratch: Path, *, full: bool) -> list[Section]:
-    shown = f"--data {Path(source).name}"
+    data_option = f"--data {Path(source).name}"
     repeats, rows = (5, 1_000_000) if full else (2, 40_000)
 
     def trained() -> list[Row]:
@@ -46,19 +46,21 @@ def sections(source: str, reference: str, model_name: str, scratch: Path, *, ful
         return training.rates(material, repeats)
 
     return [
-        Section("Training", f"python -m benchmarks.training {shown} --repeats {repeats}", trained),
+        Section("Training", f"python -m benchmarks.training {data_option} --repeats {repeats}", trained),
         Section(
             "Batch scoring",
-            f"python -m benchmarks.scoring {shown} --rows {rows} --repeats 1",
+            f"python -m benchmarks.scoring {data_option} --rows {rows} --repeats 1",
             lambda: scoring.measure(reference, model_name, source, rows, 1),
         ),
-        Section("The pipeline besides training", f"python -m benchmarks.overhead {shown}", lambda: overhead.measure(source)),
+        Section(
+            "The pipeline besides training", f"python -m benchmarks.overhead {data_option}", lambda: overhead.measure(source)
+        ),
         Section(
             "Growth", f"python -m benchmarks.growth{'' if full else ' --quick'}", lambda: growth.measure(is_quick=not full)
         ),
         Section(
             "Quality against speed",
-            f"python -m benchmarks.frontier {shown} --repeats {repeats}{' --student-epochs 3' if full else ''}",
+            f"python -m benchmarks.frontier {data_option} --repeats {repeats}{' --student-epochs 3' if full else ''}",
             lambda: frontier.rows_of(frontier.measure(reference, model_name, source, repeats, 3 if full else 0)[0]),
         ),
     ]
@@ -71,7 +73,7 @@ def written(path: Path) -> dict[str, str]:
 
 
 def write(path: Path, bodies: dict[str, str]) -> None:
-    """Writes the sections under the head."""
+    """Writes the head and the sections."""
     text = [HEAD, *(f"## {title}\n\n{body}\n" for title, body in bodies.items())]
     path.write_text("\n".join(text), encoding="utf-8")
 
@@ -80,8 +82,8 @@ def write(path: Path, bodies: dict[str, str]) -> None:
 @click.option("--data", "source", default="sample", show_default=True)
 @click.option("--bundle", "reference", default="champion-cpu", show_default=True)
 @click.option("--model-name", default="goemotions", show_default=True)
-@click.option("--full", is_flag=True, help="The long form: a million rows, every size.")
-@click.option("--only", default="", help="Measure the section of this title alone; the others stay as they are in the file.")
+@click.option("--full", is_flag=True, help="The long form: a million rows and all sizes.")
+@click.option("--only", default="", help="Measure only the section with this title and keep the others.")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("docs/benchmarks.md"), show_default=True)
 def main(source: str, reference: str, model_name: str, full: bool, only: str, output: Path) -> None:
     """Run every benchmark and write their tables."""

@@ -1,11 +1,11 @@
-"""Quality against speed: what each way to answer costs and gives, and whether a cheap first stage pays.
+"""Quality against speed of each predictor, and of a cascade with a cheap first stage.
 
     python -m benchmarks.frontier --bundle champion-cpu --data ../goemotions --student-epochs 3
 
 The cheap stage is a bag of static embeddings of tokens and pairs of tokens, mean-pooled, with one linear layer (as fastText: Joulin et
-al. 2017), taught by the bundle's own probabilities. The cascade keeps its answer where every label is far from its threshold, and asks
-the bundle's engine about the rest. The student is half the encoder's layers, taught by the same probabilities. All is fitted on train
-and chosen on validation; the test split is not opened.
+al. 2017), trained on the probabilities of the bundle. The cascade uses its scores for texts with every label far from its threshold,
+and the engine of the bundle for the others. The student has half the layers of the encoder and is trained on the same probabilities.
+Everything is fitted on train and selected on validation; the test split is not read.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ STUDENT = "minilm-3l"
 
 @dataclass(frozen=True)
 class Tier:
-    """A way to answer: its macro F1, and its texts a second in each run."""
+    """A predictor: its macro F1, and its texts per second in each run."""
 
     name: str
     f1: float
@@ -60,14 +60,14 @@ class Tier:
 
 @dataclass(frozen=True)
 class Split:
-    """Texts, and their labels, bool [n, labels]."""
+    """Texts with labels, bool [n, labels]."""
 
     texts: list[str]
     labels: np.ndarray
 
 
 class Bag(torch.nn.Module):
-    """Token ids and pairs of them, hashed, to logits."""
+    """Logits from the mean embedding of hashed tokens and pairs of tokens."""
 
     def __init__(self, labels: int) -> None:
         super().__init__()
@@ -85,20 +85,20 @@ class Bag(torch.nn.Module):
 
 
 def bagged(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The buckets of every token and every pair of neighbours, end to end, and where each text begins."""
+    """The buckets of all tokens and pairs of neighbouring tokens, concatenated, and the start of each text."""
     flat = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
     lengths = np.array([len(row) for row in rows])
     pairs = (flat[:-1] * 1_000_003 + flat[1:] * 31) % (BUCKETS - 32_768) + 32_768
     both = np.stack([np.minimum(flat, 32_767), np.append(pairs, 0)], axis=1)
-    # The last token of a text has no pair: its second place is the first token's again, which changes a mean by little.
+    # The last token of a text has no pair; its own bucket is repeated, which changes the mean only slightly.
     ends = np.cumsum(lengths) - 1
     both[ends, 1] = both[ends, 0]
     starts = 2 * np.concatenate([[0], np.cumsum(lengths)[:-1]])
     return torch.from_numpy(both.ravel()), torch.from_numpy(starts)
 
 
-def taught(rows: list[list[int]], targets: np.ndarray) -> Bag:
-    """A bag that learnt targets in [0, 1], float32 [n, labels]."""
+def trained_bag(rows: list[list[int]], targets: np.ndarray) -> Bag:
+    """A bag trained on targets in [0, 1], float32 [n, labels]."""
     torch.manual_seed(0)
     bag = Bag(targets.shape[1])
     optimizers = [
@@ -126,7 +126,7 @@ def student(
     scratch: Path,
     epochs: int,
 ) -> Any:
-    """The int8 engine of a smaller encoder that learnt the same targets."""
+    """The int8 engine of a smaller encoder trained on the same targets."""
     profile = profiles.get(STUDENT, {"epochs": epochs})
     classifier, tokenizer = build_classifier(profile, taxonomy), load_tokenizer(profile)
     encoder = TextEncoder(tokenizer.backend_tokenizer, profile.hyperparameters.max_length, tokenizer.pad_token_id)
@@ -145,7 +145,7 @@ def f1(split: Split, scores: np.ndarray) -> float:
 
 
 def margin(scores: np.ndarray, fitted: Thresholds) -> np.ndarray:
-    """How far, in log-odds, the label that is nearest to its threshold is from it, float [n]."""
+    """The smallest distance, in log-odds, between a label and its threshold, float [n]."""
     cuts = np.asarray(fitted.values)
     likely, needed = (scipy.special.logit(np.clip(values, 1e-6, 1 - 1e-6)) for values in (scores, cuts))
     nearest: np.ndarray = np.abs(likely - needed).min(axis=1)
@@ -154,7 +154,7 @@ def margin(scores: np.ndarray, fitted: Thresholds) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Cascade:
-    """A bag, and the engine that is uncertain where the bag is closer to a threshold than ``least``."""
+    """A bag, and the engine for the texts whose margin is below ``least``."""
 
     bag: Bag
     engine: Any
@@ -173,19 +173,19 @@ class Cascade:
         return combined
 
 
-def gate(split: Split, cheap: np.ndarray, dear: np.ndarray, fitted: Thresholds) -> tuple[float, float, float]:
-    """The lowest margin at which mixing costs no more than LOSS of macro F1: it, the share kept, and the loss."""
-    margins, whole = margin(cheap, fitted), f1(split, dear)
+def gate(split: Split, cheap: np.ndarray, expensive: np.ndarray, fitted: Thresholds) -> tuple[float, float, float]:
+    """The lowest margin that costs at most LOSS of macro F1, the share of texts that the bag keeps, and the loss."""
+    margins, whole = margin(cheap, fitted), f1(split, expensive)
     for kept in np.linspace(0.95, 0.05, 19):
         least = float(np.quantile(margins, 1 - kept))
-        loss = whole - f1(split, np.where((margins >= least)[:, None], cheap, dear))
+        loss = whole - f1(split, np.where((margins >= least)[:, None], cheap, expensive))
         if loss <= LOSS:
             return least, float(kept), loss
     return float("inf"), 0.0, 0.0
 
 
 def measure(reference: str, model_name: str, source: str, repeats: int, student_epochs: int = 0) -> tuple[list[Tier], str]:
-    """Every way to answer, and the data's digest; a student is taught for so many epochs, or left out."""
+    """All predictors, and the digest of the data. A student is included if ``student_epochs`` is not 0."""
     torch.set_num_threads(THREADS)
     with references.as_folder(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as scratch:
         ingest(source, Path(scratch) / "dataset")
@@ -196,7 +196,7 @@ def measure(reference: str, model_name: str, source: str, repeats: int, student_
         engine = predictor.engine
         rows = [item.ids for item in engine.encoder.encode(train.texts)]
         targets = (0.7 * engines.score_ids(engine, rows) + 0.3 * train.labels).astype(np.float32)
-        bag = taught(rows, targets)
+        bag = trained_bag(rows, targets)
         others = {engine.name: engine}
         if (folder / engines.FILES["openvino-fp32"]).exists():
             others["openvino-fp32"] = engines.load("openvino-fp32", folder, engine.encoder, threads=THREADS)
@@ -240,7 +240,7 @@ def _compared(validation: Split, bag: Bag, others: dict[str, Any], engine: Any, 
 
 
 def rows_of(tiers: Sequence[Tier]) -> list[Row]:
-    """The table: every way to answer, then the last, the cascade, against the first, the engine alone."""
+    """The table: every predictor, then the cascade, which is the last, relative to the engine, which is the first."""
     engine, cascade = tiers[0], tiers[-1]
     value, text = ratio(cascade.rates, engine.rates)
     lost = engine.f1 - cascade.f1
@@ -248,7 +248,7 @@ def rows_of(tiers: Sequence[Tier]) -> list[Row]:
     target = f"at least {GAIN:g}, {100 * LOSS:.1f} points lost at most"
     return [
         *(Row(f"{tier.name}: macro F1 {tier.f1:.4f}", spread(tier.rates)) for tier in tiers),
-        Row(f"- the cascade against {engine.name} alone, {100 * lost:.1f} points of macro F1 lost", text, target, is_met),
+        Row(f"- the cascade relative to {engine.name}, {100 * lost:.1f} points of macro F1 lost", text, target, is_met),
     ]
 
 
@@ -272,7 +272,9 @@ def record(tiers: Sequence[Tier], digest: str) -> None:
 @click.option("--model-name", default="goemotions", show_default=True)
 @click.option("--data", "source", default="sample", show_default=True)
 @click.option("--repeats", default=REPEATS, show_default=True)
-@click.option("--student-epochs", default=0, show_default=True, help="Teach a smaller encoder too (minutes an epoch).")
+@click.option(
+    "--student-epochs", default=0, show_default=True, help="Epochs of a smaller encoder (minutes per epoch); 0: without it."
+)
 @click.option("--record", "is_recorded", is_flag=True, help="Write goemotions/report/frontier.csv, which the report shows.")
 def main(reference: str, model_name: str, source: str, repeats: int, student_epochs: int, is_recorded: bool) -> None:
     """Measure quality against speed on the validation split."""

@@ -1,9 +1,9 @@
-"""How time and memory grow with rows and labels, on made-up data: each size in a process of its own.
+"""Growth of time and memory with rows and labels, on generated data, each size in a separate process.
 
     python -m benchmarks.growth --quick
 
-Texts are of made-up words; probabilities go with the labels. What a network would do is left out: `evaluate` begins with its
-probabilities. Of the report, what reads every row is measured. Batch scoring has a benchmark of its own, which looks at memory too.
+Texts have generated words; probabilities correlate with the labels. No network runs: `evaluate` starts from probabilities. Of the
+report, the analyses that read every row are measured. Batch scoring, with its memory, has another benchmark.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ SIZES = {
     "quick": [(10_000, 28), (100_000, 28), (10_000, 100)],
     "full": [(10_000, 28), (100_000, 28), (1_000_000, 28), (10_000, 100), (100_000, 100), (1_000_000, 100), (100_000, 1_000)],
 }
-# n log n from 10^4 to 10^6 rows is n to the power of 1.09; the rest is what small sizes and caches do to a fit.
+# n log n from 10^4 to 10^6 rows is n to the power of 1.09; the margin is for small sizes and caches.
 STEEPEST = 1.2
 FLAT = 0.35
 SORTS = 10.0
 
 
 def probabilities(rows: int, labels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels, bool, and probabilities that know something of them, float32, each [rows, labels]."""
+    """Labels, bool, and probabilities that correlate with them, float32, each [rows, labels]."""
     random = np.random.default_rng(0)
     there = random.random((rows, labels), dtype=np.float32) < 1.2 / labels
     logits = random.standard_normal((rows, labels), dtype=np.float32) - 3
@@ -59,7 +59,7 @@ def write_source(folder: Path, rows: int, labels: int) -> None:
 
 
 def prepare(step: str, scratch: Path) -> Callable[[], object]:
-    """What a step does, ready to run on what lies below a folder."""
+    """A function that runs a step on the files below a folder."""
     from goemotions.data.dataset import ingest
     from goemotions.evaluation import evaluate, tuning
     from goemotions.evaluation.predictions import FILE, Predictions
@@ -77,7 +77,7 @@ def prepare(step: str, scratch: Path) -> Callable[[], object]:
 
 
 def _chapters(predictions: object) -> None:
-    """What the report works out from a scored split: intervals, calibration, confused labels."""
+    """The analyses of the report: intervals, calibration, confused labels."""
     from goemotions.evaluation import error_analysis
     from goemotions.evaluation.predictions import Predictions
     from goemotions.metrics import bootstrap, calibration, thresholds
@@ -91,9 +91,9 @@ def _chapters(predictions: object) -> None:
     error_analysis.by_label_count(predictions.labels, predicted, predictions.probabilities)
 
 
-def one(step: str, scratch: Path) -> tuple[float, float]:
-    """Seconds, and MiB above what the process had before, of a step on what lies below a folder."""
-    code = "import sys; from benchmarks import growth; growth.here(*sys.argv[1:])"
+def measure_step(step: str, scratch: Path) -> tuple[float, float]:
+    """Runs a step on the files below a folder; returns its seconds and the growth of the peak memory in MiB."""
+    code = "import sys; from benchmarks import growth; growth.run_and_print(*sys.argv[1:])"
     command = [sys.executable, "-c", code, step, str(scratch)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode:
@@ -102,8 +102,8 @@ def one(step: str, scratch: Path) -> tuple[float, float]:
     return float(seconds), float(mebibytes)
 
 
-def here(step: str, scratch: str) -> None:
-    """Runs a step and prints what ``one`` answers."""
+def run_and_print(step: str, scratch: str) -> None:
+    """Runs a step and prints the values that ``measure_step`` returns."""
     logging.disable(logging.WARNING)
     run = prepare(step, Path(scratch))
     forget_peak()
@@ -115,12 +115,12 @@ def here(step: str, scratch: str) -> None:
 
 
 def make(scratch: Path, rows: int, labels: int) -> None:
-    """What the steps read, at a size; in a process of its own, since what is made leaves memory behind."""
-    code = "import sys; from benchmarks import growth; growth.made(*sys.argv[1:])"
+    """Writes the inputs of the steps; in a separate process, because generating them uses memory."""
+    code = "import sys; from benchmarks import growth; growth.generate(*sys.argv[1:])"
     subprocess.run([sys.executable, "-c", code, str(scratch), str(rows), str(labels)], check=True)
 
 
-def made(scratch: str, rows: str, labels: str) -> None:
+def generate(scratch: str, rows: str, labels: str) -> None:
     from goemotions.evaluation.predictions import FILE, Predictions
 
     folder = Path(scratch)
@@ -129,12 +129,12 @@ def made(scratch: str, rows: str, labels: str) -> None:
     write_source(folder / "source", int(rows), int(labels))
     there, scores = probabilities(int(rows), int(labels))
     ids = [f"row{number}" for number in range(int(rows))]
-    predictions = Predictions(tuple(names(int(labels))), ids, there, scores, "validation", "openvino-int8", "made up")
+    predictions = Predictions(tuple(names(int(labels))), ids, there, scores, "validation", "openvino-int8", "generated")
     predictions.write(folder / "validation" / FILE)
 
 
 def sorting(repeats: int, rows: int, labels: int = 28) -> list[Row]:
-    """Fitting thresholds against sorting the columns, in one process by turns."""
+    """Fitting thresholds relative to sorting the columns, in alternating runs."""
     from goemotions.metrics import thresholds
 
     there, scores = probabilities(rows, labels)
@@ -149,40 +149,45 @@ def sorting(repeats: int, rows: int, labels: int = 28) -> list[Row]:
             started = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - started)
-    rows_made = [Row(f"sorting {rows:,} rows of {labels} columns by NumPy", spread(seconds["sort"], "s"))]
-    for name, what, target in (("fit", "one threshold a label", SORTS), ("choose", "all nine strategies, cross-fitted", 0)):
+    rows_of_table = [Row(f"sorting {rows:,} rows of {labels} columns by NumPy", spread(seconds["sort"], "s"))]
+    for name, what, target in (
+        ("fit", "one threshold per label", SORTS),
+        ("choose", "all nine strategies, cross-fitted", 0),
+    ):
         value, text = ratio(seconds[name], seconds["sort"])
         limit = (f"at most {target:g}", value <= target) if target else ("", None)
-        rows_made.append(Row(f"- {what}: {spread(seconds[name], 's')}", text, *limit))
-    return rows_made
+        rows_of_table.append(Row(f"- {what}: {spread(seconds[name], 's')}", text, *limit))
+    return rows_of_table
 
 
 def measure(*, is_quick: bool) -> list[Row]:
-    taken: dict[str, dict[tuple[int, int], tuple[float, float]]] = {step: {} for step in STEPS}
+    measured: dict[str, dict[tuple[int, int], tuple[float, float]]] = {step: {} for step in STEPS}
     for rows, labels in SIZES["quick" if is_quick else "full"]:
         with tempfile.TemporaryDirectory() as scratch:
             make(Path(scratch), rows, labels)
             for step in STEPS:
-                taken[step][rows, labels] = one(step, Path(scratch))
-    return [row for step in STEPS for row in _rows(step, taken[step])] + sorting(3, 100_000 if is_quick else 1_000_000)
+                measured[step][rows, labels] = measure_step(step, Path(scratch))
+    return [row for step in STEPS for row in _rows(step, measured[step])] + sorting(3, 100_000 if is_quick else 1_000_000)
 
 
 def _rows(step: str, measured: dict[tuple[int, int], tuple[float, float]]) -> list[Row]:
     title = TITLES.get(step, step)
-    made_rows = [
+    rows_of_table = [
         Row(
             f"{title}, {rows:,} rows, {labels:,} labels",
-            f"{seconds:.2f} s ({1e6 * seconds / rows:,.0f} us a row), "
-            f"{mebibytes:,.0f} MiB ({2**20 * mebibytes / rows:,.0f} bytes a row)",
+            f"{seconds:.2f} s ({1e6 * seconds / rows:,.0f} us per row), "
+            f"{mebibytes:,.0f} MiB ({2**20 * mebibytes / rows:,.0f} bytes per row)",
         )
         for (rows, labels), (seconds, mebibytes) in measured.items()
     ]
     same = {rows: values for (rows, labels), values in measured.items() if labels == 28}
     time_, memory = (exponent(list(same), [values[part] for values in same.values()]) for part in (0, 1))
-    made_rows.append(Row(f"- {title}: exponent of time over rows", f"{time_:.2f}", f"at most {STEEPEST:g}", time_ <= STEEPEST))
+    rows_of_table.append(
+        Row(f"- {title}: exponent of time over rows", f"{time_:.2f}", f"at most {STEEPEST:g}", time_ <= STEEPEST)
+    )
     target = (f"at most {FLAT:g}", memory <= FLAT) if step == "ingest" else ("", None)
-    made_rows.append(Row(f"- {title}: exponent of memory over rows", f"{memory:.2f}", *target))
-    return made_rows
+    rows_of_table.append(Row(f"- {title}: exponent of memory over rows", f"{memory:.2f}", *target))
+    return rows_of_table
 
 
 def exponent(sizes: list[int], values: list[float]) -> float:

@@ -1,4 +1,4 @@
-"""What benchmarks share: runs that take turns, ratios of neighbours, and the lines of a table."""
+"""Shared by the benchmarks: alternating runs, ratios, memory, and tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from goemotions.models import engines
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: what was measured, what was target of it, and whether it is_met."""
+    """A line of the table: what was measured, its target, and whether the target is met."""
 
     what: str
     measured: str
@@ -33,11 +33,11 @@ class Row:
 
 
 def table(rows: Iterable[Row]) -> str:
-    return "\n".join(["| what | measured | target | is_met |", "|---|---|---|---|", *(row.markdown() for row in rows)])
+    return "\n".join(["| what | measured | target | met |", "|---|---|---|---|", *(row.markdown() for row in rows)])
 
 
 def by_turns(count: int, runs: dict[str, Callable[[], float]], *, warm: bool = True) -> dict[str, list[float]]:
-    """Each run's rates; the runs take turns, so that a machine that slows down slows all of them."""
+    """The rates of each run. The runs alternate, so that a machine that slows down affects all of them."""
     for run in runs.values() if warm else ():
         run()
     return {
@@ -52,13 +52,13 @@ def spread(values: Sequence[float], unit: str = "texts/s") -> str:
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, str]:
-    """The median of the ratios of runs that followed each other, and their spread."""
+    """The median of the ratios of consecutive runs, and that with the range as text."""
     ratios = [a / b for a, b in zip(one, other, strict=True)]
     return median(ratios), f"{median(ratios):.2f} times ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def timed(texts: int, score: Callable[[], object]) -> Callable[[], float]:
-    """A function that scores once and returns texts a second."""
+    """A function that scores once and returns texts per second."""
 
     def run() -> float:
         started = time.perf_counter()
@@ -69,18 +69,18 @@ def timed(texts: int, score: Callable[[], object]) -> Callable[[], float]:
 
 
 def forget_peak() -> None:
-    """Has ``peak_mib`` begin anew, with what this process is_met now."""
+    """Resets ``peak_mib`` to the current memory of this process."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_mib() -> float:
-    """Most memory that this process held, in MiB. Not by getrusage, whose figure begins with that of the parent."""
+    """Peak memory of this process, in MiB. Not by getrusage, which includes that of the parent process."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 
 
 def machine(threads: int = 0) -> str:
-    """The machine in a line, and how many of its cores were used; 0: all."""
+    """A description of the machine with the number of cores in use; 0: all."""
     name = platform.processor()
     flags = ""
     with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
-"""What the pipeline costs besides training: the same run as `make run MODELS=minilm`, step by step.
+"""The time of the pipeline without training: the steps of a run like `make run MODELS=minilm`.
 
     python -m benchmarks.overhead --data ../goemotions
 
-The run has a stack and a folder of its own. Training is one epoch in few steps, without teachers: its time does not count.
+The run has a separate stack and folder. Training is one epoch in few steps, without teachers; its time is not counted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DAY = 86_400.0
 
 
 def seconds(log: str) -> dict[str, float]:
-    """The seconds of each step of a local run, by its log."""
+    """The seconds of each step, from the log of a local run."""
     durations: dict[str, float] = {}
     started: dict[str, datetime] = {}
     for at, step, is_over in EVENT.findall(COLOURS.sub("", log)):
@@ -43,19 +43,21 @@ def seconds(log: str) -> dict[str, float]:
 def measure(source: str) -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        # The times are in what KFP logs.
+        # The times are in the log of KFP.
         level = logging.root.manager.disable
         logging.disable(logging.NOTSET)
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 arguments = parameters.training_arguments(source, "minilm", {}, 0, {}, is_local=True)
-                made = local.run(folder, **arguments, settings={"minilm": {"teachers": 0, "epochs": 1, "batch_size": 256}})
-            durations = seconds(made.log.read_text(encoding="utf-8"))
+                finished = local.run(folder, **arguments, settings={"minilm": {"teachers": 0, "epochs": 1, "batch_size": 256}})
+            durations = seconds(finished.log.read_text(encoding="utf-8"))
         finally:
             logging.disable(level)
             stack.down(folder)
     if "register" not in durations:
-        raise click.ClickException("the log of the run tells no times: KFP writes it in another form than this reads")
+        raise click.ClickException(
+            "the log of the run has no times of the steps: adapt EVENT to the format of this version of KFP"
+        )
     rows = [Row(step, f"{taken:.1f} s") for step, taken in durations.items()]
     total = sum(taken for step, taken in durations.items() if step not in LEFT_OUT)
     return [

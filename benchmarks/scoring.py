@@ -1,8 +1,8 @@
-"""Batch scoring against the engine alone, one worker against two, and memory against rows.
+"""Batch scoring relative to the engine, two workers relative to one, and the growth of memory with the rows.
 
     python -m benchmarks.scoring --bundle champion-cpu --data ../goemotions --rows 1000000
 
-The rows are the data's comments, over and over, each with a few more words, so that no two are the same.
+The rows are the comments of the data, repeated with different words appended, so that no two are the same.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def write(path: Path, texts: Iterator[str]) -> None:
 
 
 class Scorer:
-    """Ways to score one file, each a function that answers rows a second."""
+    """Ways to score one file; each method returns rows per second."""
 
     def __init__(self, folder: Path, source: Path, scratch: Path) -> None:
         self._folder, self._source, self._scratch = folder, source, scratch
@@ -58,7 +58,7 @@ class Scorer:
         self._predictor = Predictor.load(folder, threads=THREADS)
 
     def engine(self) -> float:
-        """The engine alone: texts in, probabilities out."""
+        """The engine: texts in, probabilities out."""
         taken = 0.0
         for batch in pq.ParquetFile(self._source).iter_batches(files.CHUNK):
             texts = batch["text"].to_pylist()
@@ -72,7 +72,7 @@ class Scorer:
         return self._score(workers=1, predictor=self._predictor)
 
     def workers(self, count: int) -> float:
-        """Batch scoring by so many processes of one thread each; their start counts."""
+        """Batch scoring by ``count`` processes with one thread each; the time includes their start."""
         return self._score(workers=count, threads=1)
 
     def _score(self, **options: object) -> float:
@@ -99,20 +99,20 @@ def rates(folder: Path, source: Path, scratch: Path, repeats: int) -> list[Row]:
         },
         warm=False,
     )
-    made = [
+    lines = [
         Row(f"the engine in-process, {rows:,} comments, {THREADS} threads", spread(measured["engine"])),
         Row("`goemotions score`, Parquet to Parquet, the same threads", spread(measured["here"])),
     ]
     value, text = ratio(measured["here"], measured["engine"])
-    made.append(Row("- against the engine", text, "at least 0.9", value >= 0.9))
-    made.append(Row("one worker of one thread", spread(measured["one"])))
-    made.append(Row("two workers of one thread", spread(measured["two"])))
+    lines.append(Row("- relative to the engine", text, "at least 0.9", value >= 0.9))
+    lines.append(Row("one worker of one thread", spread(measured["one"])))
+    lines.append(Row("two workers of one thread", spread(measured["two"])))
     value, text = ratio(measured["two"], measured["one"])
-    return [*made, Row("- against one", text, "at least 1.8", value >= 1.8)]
+    return [*lines, Row("- relative to one", text, "at least 1.8", value >= 1.8)]
 
 
 def memory(folder: Path, source: Path, few: Path, scratch: Path) -> Row:
-    """Peak memory of the command on few rows and on all."""
+    """Peak memory of the command on few rows and on all rows."""
     peaks = []
     for path in (few, source):
         code = (
@@ -142,14 +142,14 @@ def measure(reference: str, model_name: str, source: str, rows: int, repeats: in
 @click.command()
 @click.option("--bundle", "reference", default="champion-cpu", show_default=True)
 @click.option("--model-name", default="goemotions", show_default=True)
-@click.option("--data", "source", default="sample", show_default=True, help="Where the comments come from.")
+@click.option("--data", "source", default="sample", show_default=True, help="The source of the comments.")
 @click.option("--rows", default=ROWS, show_default=True)
 @click.option("--repeats", default=REPEATS, show_default=True)
 def main(reference: str, model_name: str, source: str, rows: int, repeats: int) -> None:
     """Measure batch scoring on this machine."""
     logging.disable(logging.WARNING)
-    made = measure(reference, model_name, source, rows, repeats)
-    click.echo(f"{machine()}; comments of {Path(source).name}; medians (and range) of {repeats} runs.\n\n{table(made)}")
+    lines = measure(reference, model_name, source, rows, repeats)
+    click.echo(f"{machine()}; comments of {Path(source).name}; medians (and range) of {repeats} runs.\n\n{table(lines)}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Training against what a user would pick, side by side: the same network, weights, texts and optimizer steps.
+"""Training compared with Hugging Face's Trainer: the same network, weights, texts and optimizer steps.
 
     python -m benchmarks.training --data ../goemotions
 
-``old`` is the recipe of the system that this one replaces: Hugging Face's Trainer in fp32, every text padded to 128 tokens, batches
-of 16. ``tuned`` is the Trainer as a careful user sets it: bf16 where the hardware computes in it, batches of 32 of like length padded
-to their longest, fused AdamW.
+``old`` is the recipe of the former system: the Trainer in fp32, every text padded to 128 tokens, batches of 16. ``tuned`` is the
+Trainer with efficient settings: bf16 if the hardware supports it, batches of 32 texts of similar length padded to the longest,
+fused AdamW.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from goemotions.training.options import TrainOptions
 
 REPEATS = 5
 LONGEST = 128
-# Batches of the Trainer's sampler by length from one draw of texts to the next.
+# Batches of the Trainer's sampler by length between two draws of texts.
 TURN = 50
 DROPOUT = "dropout"
-# What each kind is for in a step, by the names of torch's operators.
+# Kinds of operators, by parts of their names in torch.
 KINDS = {
     "matrix multiplication": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "scaled_dot_product"),
     DROPOUT: (),
@@ -54,7 +54,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Material:
-    """A profile's network, and the tokenized train split with its labels, float32 [n, labels]."""
+    """A profile, and its tokenized train split with labels, float32 [n, labels]."""
 
     profile: profiles.Profile
     taxonomy: Any
@@ -72,7 +72,7 @@ class Material:
 
 
 class WithLoss(torch.nn.Module):
-    """A network as the Trainer wants it: it answers its loss."""
+    """A network that returns its loss, as the Trainer requires."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Clock(transformers.TrainerCallback):
 def trainer(
     material: Material, *, tuned: bool, steps: int, scratch: Path, learning_rate: float = 2e-5, seed: int = 0
 ) -> tuple[Any, Clock]:
-    """A Trainer over the material, and the clock of its steps."""
+    """A Trainer on the material, and the clock of its steps."""
     rows, labels, encoder = material.split.rows, material.split.labels, material.encoder
 
     def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -131,22 +131,22 @@ def trainer(
         dataloader_pin_memory=False,
     )
     items = [{"input_ids": ids, "labels": target} for ids, target in zip(rows, labels, strict=True)]
-    made = transformers.Trainer(
+    hf_trainer = transformers.Trainer(
         WithLoss(material.network(seed)), arguments, data_collator=collate, train_dataset=items, callbacks=[clock]
     )
-    return made, clock
+    return hf_trainer, clock
 
 
-def theirs(material: Material, *, tuned: bool, steps: int, left_out: int) -> float:
-    """Samples a second of the Trainer, after the steps that are left out."""
+def trainer_rate(material: Material, *, tuned: bool, steps: int, left_out: int) -> float:
+    """Samples per second of the Trainer, without the first ``left_out`` steps."""
     with tempfile.TemporaryDirectory() as scratch:
-        made, clock = trainer(material, tuned=tuned, steps=left_out + steps, scratch=Path(scratch))
-        made.train()
+        hf_trainer, clock = trainer(material, tuned=tuned, steps=left_out + steps, scratch=Path(scratch))
+        hf_trainer.train()
     return (32 if tuned else 16) * steps / (clock.times[-1] - clock.times[-1 - steps])
 
 
-class Ours:
-    """The product's own training loop, on batches of a whole epoch."""
+class OurLoop:
+    """The training loop of this project, on the batches of an epoch."""
 
     def __init__(self, material: Material) -> None:
         self._split = material.split
@@ -157,7 +157,7 @@ class Ours:
         self.advance(3)
 
     def advance(self, steps: int) -> list[list[int]]:
-        """Goes on by so many steps, and answers their batches."""
+        """Runs ``steps`` steps and returns their batches."""
         taken = [self._batches[(self._next + step) % len(self._batches)] for step in range(steps)]
         self._next += steps
         for batch in taken:
@@ -165,14 +165,14 @@ class Ours:
         return taken
 
     def rate(self, steps: int) -> float:
-        """Samples a second."""
+        """Samples per second."""
         started = time.perf_counter()
         return sum(map(len, self.advance(steps))) / (time.perf_counter() - started)
 
 
 def operations(network: Any, tokens: Sequence[int]) -> float:
-    """Floating-point operations of a training step on texts of these many tokens: two for each weight of a layer's matrices and token,
-    those of the attention's products, and twice as many again for the gradients. Padding, embeddings and head do not count.
+    """Floating-point operations of a training step on texts with these numbers of tokens: two per token and weight of the layers'
+    matrices, those of the products in attention, and twice as many again for the gradients. Without padding, embeddings and head.
     """
     config = network.config
     weights = sum(
@@ -183,7 +183,7 @@ def operations(network: Any, tokens: Sequence[int]) -> float:
 
 
 def peak(precision: torch.dtype, shapes: Sequence[tuple[int, int, int]], seconds: float = 0.5) -> float:
-    """Floating-point operations a second of plain products of these shapes, [n, k] by [k, m]."""
+    """Floating-point operations per second of matrix products of these shapes, [n, k] by [k, m]."""
     pairs = [(torch.randn(n, k, dtype=precision), torch.randn(m, k, dtype=precision), 2 * n * k * m) for n, k, m in shapes]
 
     def once() -> int:
@@ -196,7 +196,7 @@ def peak(precision: torch.dtype, shapes: Sequence[tuple[int, int, int]], seconds
     return done / (time.perf_counter() - started)
 
 
-def shares(ours: Ours, steps: int = 20) -> dict[str, float]:
+def shares(ours: OurLoop, steps: int = 20) -> dict[str, float]:
     """The share of a step's time that each kind of operator takes."""
     apply = Masks.apply
 
@@ -213,7 +213,7 @@ def shares(ours: Ours, steps: int = 20) -> dict[str, float]:
 
 
 def _kind(event: Any) -> str:
-    """What an operator is for: dropout's is recognized by its caller, every other by its name."""
+    """The kind of an operator: dropout is recognized by the caller, the others by their names."""
     above = event
     while above:
         if above.name == DROPOUT:
@@ -223,12 +223,12 @@ def _kind(event: Any) -> str:
 
 
 def rates(material: Material, repeats: int) -> list[Row]:
-    """The three side by side, where our time goes, and how far it is from the machine's own rate."""
-    ours = Ours(material)
+    """The rates of all three, the time of our step by kind of operator, and the used share of the peak rate of the machine."""
+    ours = OurLoop(material)
     runs: dict[str, Callable[[], float]] = {
-        "old": lambda: theirs(material, tuned=False, steps=6, left_out=2),
-        # Whole turns of its sampler, each from the longest of 1,600 texts to the shortest.
-        "tuned": lambda: theirs(material, tuned=True, steps=TURN, left_out=TURN),
+        "old": lambda: trainer_rate(material, tuned=False, steps=6, left_out=2),
+        # A whole draw of its sampler, from the longest of 1,600 texts to the shortest.
+        "tuned": lambda: trainer_rate(material, tuned=True, steps=TURN, left_out=TURN),
         "ours": lambda: ours.rate(100),
     }
     measured = by_turns(repeats, runs, warm=False)
@@ -236,12 +236,12 @@ def rates(material: Material, repeats: int) -> list[Row]:
     precision = resolve_precision("auto")
     rows = [
         Row("Trainer, fp32, padded to 128, batches of 16", spread(measured["old"])),
-        Row(f"Trainer, {precision}, padded to the longest of 32 of like length, fused AdamW", spread(measured["tuned"])),
-        Row(f"ours, {precision}, {material.profile.hyperparameters.batch_size} texts a step", spread(measured["ours"])),
+        Row(f"Trainer, {precision}, padded to the longest of 32 of similar length, fused AdamW", spread(measured["tuned"])),
+        Row(f"ours, {precision}, {material.profile.hyperparameters.batch_size} texts per step", spread(measured["ours"])),
     ]
     for name, target in (("old", 12.0), ("tuned", 1.5)):
         value, text = ratio(measured["ours"], measured[name])
-        rows.append(Row(f"- against the {name} one", text, f"at least {target:g}", value >= target))
+        rows.append(Row(f"- relative to {name}", text, f"at least {target:g}", value >= target))
     network = material.network()
     tokens, width = int(lengths.mean() * material.profile.hyperparameters.batch_size), network.config.hidden_size
     inner = network.config.intermediate_size
@@ -251,25 +251,25 @@ def rates(material: Material, repeats: int) -> list[Row]:
         name = str(kind).removeprefix("torch.")
         fastest[name] = [peak(kind, shapes) for _ in range(repeats)]
         rows.append(
-            Row(f"plain products of the model's shapes, {name}", spread([one / 1e9 for one in fastest[name]], "GFLOP/s"))
+            Row(f"matrix products of the model's shapes, {name}", spread([one / 1e9 for one in fastest[name]], "GFLOP/s"))
         )
     each = operations(network, lengths.tolist()) / len(lengths)
     ceiling = "bfloat16" if precision == "bf16" else "float32"
     used = [each * rate / top for rate, top in zip(measured["ours"], fastest[ceiling], strict=True)]
     rows.append(
         Row(
-            f"- of those in {ceiling} training uses, on real tokens",
+            f"- share of that in {ceiling} that training uses, on real tokens",
             f"{100 * float(np.median(used)):.0f}% ({100 * min(used):.0f} to {100 * max(used):.0f})",
-            "50% aimed at",
+            "at least 50%",
             float(np.median(used)) >= 0.5,
         )
     )
     text = ", ".join(f"{kind} {share:.0%}" for kind, share in sorted(shares(ours).items(), key=lambda one: -one[1]))
-    return [*rows, Row("where a step's time goes", text)]
+    return [*rows, Row("time of a step by operator", text)]
 
 
 def quality(material: Material, dataset: Path, epochs: int, seeds: Sequence[int]) -> list[Row]:
-    """Validation AUC after the same epochs, of the tuned Trainer and of ours, each with its own seeds."""
+    """Validation AUC of the tuned Trainer and of ours after the same number of epochs, per seed."""
     splits, _ = load_dataset(dataset, ("validation",))
     labels = material.taxonomy.multi_hot(splits["validation"]["labels"][:])
     texts = [item.ids for item in material.encoder.encode(splits["validation"]["text"][:])]
@@ -279,7 +279,7 @@ def quality(material: Material, dataset: Path, epochs: int, seeds: Sequence[int]
     for seed in seeds:
         with tempfile.TemporaryDirectory() as scratch:
             transformers.set_seed(seed)
-            made, _ = trainer(
+            hf_trainer, _ = trainer(
                 material,
                 tuned=True,
                 steps=steps,
@@ -287,8 +287,8 @@ def quality(material: Material, dataset: Path, epochs: int, seeds: Sequence[int]
                 learning_rate=material.profile.hyperparameters.learning_rate,
                 seed=seed,
             )
-            made.train()
-            loop = TrainingLoop(material.profile, made.model.network, material.encoder, seed)
+            hf_trainer.train()
+            loop = TrainingLoop(material.profile, hf_trainer.model.network, material.encoder, seed)
             scores = engines.score_ids(loop.engine(), texts)
             results["Trainer"].append(tuple(classification.ranking(labels, scores).values()))  # type: ignore[arg-type]
             options = TrainOptions(epochs=epochs, seed=seed, settings={"teachers": 0})
@@ -302,10 +302,12 @@ def quality(material: Material, dataset: Path, epochs: int, seeds: Sequence[int]
 
 
 @click.command()
-@click.option("--data", "source", default="sample", show_default=True, help="The data set; the official one for figures.")
+@click.option(
+    "--data", "source", default="sample", show_default=True, help="The data set; use the official one for published results."
+)
 @click.option("--profile", "profile_name", default="minilm", show_default=True)
 @click.option("--repeats", default=REPEATS, show_default=True)
-@click.option("--epochs", default=0, help="Compare the quality too, after so many epochs of each (minutes to hours).")
+@click.option("--epochs", default=0, help="Compare the quality, too, after this number of epochs (minutes to hours).")
 @click.option("--seeds", default=1, show_default=True, help="Seeds of that comparison.")
 def main(source: str, profile_name: str, repeats: int, epochs: int, seeds: int) -> None:
     """Measure training on this machine."""

@@ -64,7 +64,7 @@ build() {
 }
 
 push() {
-    [ -n "${REGISTRY:-}" ] || fail "no registry is set: set REGISTRY, such as registry.example/team"
+    [ -n "${REGISTRY:-}" ] || fail "no registry is set: add it, such as REGISTRY=registry.example/team"
     local engine name
     engine=$(engine)
     name=$(name "$1")
