@@ -60,6 +60,9 @@ FILLERS = [
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 
+RUN_FILES = ("test_end_to_end.py", "test_secrets.py")
+
+
 def faults_of(item: pytest.Item) -> list[str]:
     """The faults and bad inputs of docs/faults.md that a test covers."""
     return [str(name) for mark in item.iter_markers("fault") for name in mark.args]
@@ -75,6 +78,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     selected = faults_of if config.getoption("--faults") else lambda item: not item.get_closest_marker("slow")
     config.hook.pytest_deselected(items=[item for item in items if not selected(item)])
     items[:] = [item for item in items if selected(item)]
+    for item in items:
+        # The files that look at a run of the pipeline share one: they are tested in one process, each other file whole in any.
+        group = "run" if item.path.name in RUN_FILES else item.path.relative_to(item.config.rootpath).as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 OUTCOMES: dict[str, list[str]] = {}
