@@ -50,8 +50,8 @@ def stored(name: str, folder: Path, dataset: Path) -> str:
 
 
 def add(model: str, location: str) -> str:
-    run = tracking.find_run(model).run_id
-    return tracking.register(model, run, location, {"variant": "cpu", "profile": "minilm"}).number
+    run = tracking.get_or_create_run(model).run_id
+    return tracking.get_or_create_version(model, run, location, {"variant": "cpu", "profile": "minilm"}).number
 
 
 @pytest.fixture

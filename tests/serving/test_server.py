@@ -10,7 +10,7 @@ import click
 import psutil
 import pytest
 
-from goemotions.cli import main as cli
+from goemotions.cli import prediction
 from goemotions.serving.limits import Limits
 from tests.support.servers import Server, serving
 
@@ -56,8 +56,8 @@ def test_a_port_in_use_is_an_error(bundle: Path, server: Server) -> None:
 
 
 def test_each_option_has_an_environment_variable_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    context = click.Context(cli.serve, auto_envvar_prefix="GOEMOTIONS_SERVE")
-    for option in cli.serve.params:
+    context = click.Context(prediction.serve, auto_envvar_prefix="GOEMOTIONS_SERVE")
+    for option in prediction.serve.params:
         name = f"GOEMOTIONS_SERVE_{option.opts[0].removeprefix('--').replace('-', '_').upper()}"
         monkeypatch.setenv(name, "1")
         assert option.value_from_envvar(context), name
