@@ -14,7 +14,7 @@ from goemotions.data.dataset import load_dataset, taxonomy_of
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.metrics import classification, thresholds
-from goemotions.metrics.classification import METRICS_FILE
+from goemotions.metrics.classification import METRICS_FILE, LabelMetrics
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
 from goemotions.models.engine_names import canonical_name
@@ -55,8 +55,7 @@ def evaluate(
             probabilities, truncated = engines.score(engine, rows["text"][:], bar.update)
         labels = Taxonomy(names).multi_hot(rows["labels"][:])
         predictions = Predictions(names, rows["id"][:], labels, probabilities, split, engine_name, info["digest"])
-        at_half = compute_metrics(predictions, thresholds.fixed(labels, probabilities))
-        of_split = {**at_half, f"{split}/truncated": float(truncated.sum())}
+        of_split = {**compute_metrics(predictions, at_half(predictions)), f"{split}/truncated": float(truncated.sum())}
         write_split(output, predictions, of_split)
         metrics |= of_split
     return metrics
@@ -68,6 +67,11 @@ def roc(folder: Path) -> tuple[list[float], list[float], list[float]]:
     return classification.roc_curve(scored.labels, scored.probabilities)
 
 
+def at_half(predictions: Predictions) -> Thresholds:
+    """A threshold of 0.5 for every label."""
+    return thresholds.fixed(predictions.labels, predictions.probabilities)
+
+
 def compute_metrics(predictions: Predictions, fitted: Thresholds) -> dict[str, float]:
     """Every metric of a scored split under thresholds, named ``<split>/<metric>``."""
     metrics = {
@@ -77,15 +81,20 @@ def compute_metrics(predictions: Predictions, fitted: Thresholds) -> dict[str, f
     return {f"{predictions.split}/{name}": value for name, value in metrics.items()}
 
 
+def compute_per_label(predictions: Predictions, fitted: Thresholds) -> list[LabelMetrics]:
+    """The metrics of each label of a scored split under thresholds."""
+    labels, probabilities = predictions.labels, predictions.probabilities
+    return classification.per_label(predictions.names, labels, probabilities, fitted.apply(probabilities))
+
+
 def write_split(folder: Path, predictions: Predictions, metrics: dict[str, float]) -> None:
     """Writes the folder of a scored split: Predictions and metrics, and as CSV the metrics per label and the decisions at 0.5."""
     folder.mkdir(parents=True, exist_ok=True)
     predictions.write(folder / FILE)
     (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=1), encoding="utf-8")
-    predicted = thresholds.fixed(predictions.labels, predictions.probabilities).apply(predictions.probabilities)
-    rows = classification.per_label(predictions.names, predictions.labels, predictions.probabilities, predicted)
-    write_csv(folder / PER_LABEL, rows)
-    _write_predictions_csv(folder / PREDICTIONS_CSV, predictions, predicted)
+    fitted = at_half(predictions)
+    write_csv(folder / PER_LABEL, compute_per_label(predictions, fitted))
+    _write_predictions_csv(folder / PREDICTIONS_CSV, predictions, fitted.apply(predictions.probabilities))
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from goemotions.evaluation import evaluate
 from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.selection import CandidateScores
-from goemotions.metrics import classification, thresholds
+from goemotions.metrics import thresholds
 from goemotions.metrics.classification import METRICS_FILE
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
@@ -120,10 +120,8 @@ def _latency(folder: Path, variant: Variant) -> float:
 def _write_split(output: Path, split: str, predictions: Predictions, fitted: Thresholds) -> dict[str, float]:
     """Writes the predictions of a split and its metrics per label; returns its metrics."""
     predictions.write(output / PREDICTIONS.format(split=split))
-    predicted = fitted.apply(predictions.probabilities)
-    rows = classification.per_label(predictions.names, predictions.labels, predictions.probabilities, predicted)
-    evaluate.write_csv(output / PER_LABEL.format(split=split), rows)
-    at_half = evaluate.compute_metrics(predictions, thresholds.fixed(predictions.labels, predictions.probabilities))
+    evaluate.write_csv(output / PER_LABEL.format(split=split), evaluate.compute_per_label(predictions, fitted))
+    at_half = evaluate.compute_metrics(predictions, evaluate.at_half(predictions))
     return evaluate.compute_metrics(predictions, fitted) | {f"{name}/at_0.5": value for name, value in at_half.items()}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import numpy as np
 
 from goemotions.metrics import calibration
 from goemotions.report import figures
@@ -42,7 +42,7 @@ def section(results: list[Result], winner: Result) -> Section:
     )
 
 
-def _before_and_after(result: Result) -> dict[str, Any]:
+def _before_and_after(result: Result) -> dict[str, np.ndarray]:
     """Probabilities on test, float [n, labels], without and with the calibration."""
     after = result.test.probabilities
     return {"before": result.training.calibration.undo(after), "after": after}

@@ -13,7 +13,7 @@ import numpy as np
 from goemotions.evaluation import evaluate
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.evaluation.selection import CandidateScores, select_winner
-from goemotions.metrics import bootstrap, classification, thresholds
+from goemotions.metrics import bootstrap, thresholds
 from goemotions.metrics.classification import LabelMetrics
 from goemotions.metrics.thresholds import Thresholds, ThresholdsFile
 from goemotions.models.records import ExportRecord, TrainingRecord, read_exports
@@ -97,7 +97,7 @@ class Result:
         """Every metric: ``<split>/<metric>`` at the fitted thresholds and ``<split>/at_0.5/<metric>`` at 0.5."""
         values: dict[str, float] = {}
         for predictions in (self.validation, self.test):
-            at_half = evaluate.compute_metrics(predictions, thresholds.fixed(predictions.labels, predictions.probabilities))
+            at_half = evaluate.compute_metrics(predictions, evaluate.at_half(predictions))
             values |= evaluate.compute_metrics(predictions, self.thresholds)
             values |= {name.replace("/", "/at_0.5/"): value for name, value in at_half.items()}
         return values
@@ -117,7 +117,7 @@ class Result:
     @functools.cached_property
     def per_label(self) -> list[LabelMetrics]:
         """The metrics of each label on test at the fitted thresholds."""
-        return classification.per_label(self.test.names, self.test.labels, self.test.probabilities, self.predicted)
+        return evaluate.compute_per_label(self.test, self.thresholds)
 
 
 def best(results: list[Result], latency_budget_ms: float | None = None) -> Result:
