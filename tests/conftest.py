@@ -273,8 +273,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def planted(stack: Path) -> dict[str, str]:
     """Recognizable credentials: the keys of the running stack, a token of the hub, and a user and password of MLflow."""
     user, password = "planted-user", "planted/password+" + "7f1d0c"
-    made = {"HF_TOKEN": "hf_planted" + "Zk3Wq8Rt5", "MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
-    return {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")} | made
+    credentials = {
+        "HF_TOKEN": "hf_planted" + "Zk3Wq8Rt5",
+        "MLFLOW_TRACKING_USERNAME": user,
+        "MLFLOW_TRACKING_PASSWORD": password,
+    }
+    return {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")} | credentials
 
 
 @pytest.fixture(scope="session")

@@ -122,9 +122,9 @@ OTHERS = {
 def rendered(folder: str) -> tuple[dict[str, Any], ...]:
     """What `kubectl apply -k` would send, in order."""
     kubectl = tools.program("kubectl", why="it renders the manifests (1.27 or newer)")
-    made = subprocess.run([kubectl, "kustomize", MANIFESTS / folder], capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stderr
-    return tuple(yaml.safe_load_all(made.stdout))
+    finished = subprocess.run([kubectl, "kustomize", MANIFESTS / folder], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return tuple(yaml.safe_load_all(finished.stdout))
 
 
 @functools.cache
@@ -261,12 +261,12 @@ def test_a_typo_in_any_field_is_found(folder: str, kinds: str) -> None:
 
 
 def service(**predictor: Any) -> dict[str, Any]:
-    made = {"model": {"modelFormat": {"name": "goemotions"}, "storageUri": "s3://bucket/v1/"}, **predictor}
+    predictor_spec = {"model": {"modelFormat": {"name": "goemotions"}, "storageUri": "s3://bucket/v1/"}, **predictor}
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
         "metadata": {"name": "mine", "annotations": {"serving.kserve.io/deploymentMode": "Standard"}},
-        "spec": {"predictor": made},
+        "spec": {"predictor": predictor_spec},
     }
 
 
@@ -416,11 +416,11 @@ def hardened(spec: dict[str, Any]) -> list[str]:
 
 @pytest.mark.parametrize(("folder", "name"), pods())
 def test_a_restricted_namespace_admits_the_pod_of_the_predictor(folder: str, name: str) -> None:
-    made = pod(every("InferenceService", folder)[name], folder)
-    assert faults(made) == []
-    assert restricted(made["spec"]) == []
+    predictor_pod = pod(every("InferenceService", folder)[name], folder)
+    assert faults(predictor_pod) == []
+    assert restricted(predictor_pod["spec"]) == []
     # KServe defines the volume of the model.
-    assert hardened(made["spec"]) == ["no limit of kserve-provision-location"]
+    assert hardened(predictor_pod["spec"]) == ["no limit of kserve-provision-location"]
 
 
 def test_a_restricted_namespace_admits_the_pods_of_the_store_and_the_tracking_server() -> None:
@@ -458,8 +458,8 @@ def test_checkov_reports_nothing(tmp_path: Path) -> None:
     program = ROOT / ".venv" / "checkov" / "bin" / "checkov"
     assert program.exists(), "checkov is not installed: `make .venv/checkov/bin/checkov`"
     for folder in OVERLAYS:
-        made = [pod(isvc, folder) for isvc in every("InferenceService", folder).values()]
-        (tmp_path / f"{folder.replace('/', '-')}.yaml").write_text(yaml.safe_dump_all([*rendered(folder), *made]))
+        predictor_pods = [pod(isvc, folder) for isvc in every("InferenceService", folder).values()]
+        (tmp_path / f"{folder.replace('/', '-')}.yaml").write_text(yaml.safe_dump_all([*rendered(folder), *predictor_pods]))
     command = [program, "--directory", tmp_path, "--framework", "kubernetes", "--compact", "--quiet", "--output", "json"]
     command += ["--skip-check", ",".join(UNCHECKED), "--skip-download"]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -201,9 +201,9 @@ def test_weights_of_another_architecture_are_refused(taxonomy: Taxonomy, weights
 
 def test_weights_are_read_from_s3(taxonomy: Taxonomy, weights: Callable[[str], str], bucket: str) -> None:
     store.put(Path(weights("minilm")), bucket)
-    there = build_classifier(profiles.get("minilm"), taxonomy, weights=bucket)
+    from_s3 = build_classifier(profiles.get("minilm"), taxonomy, weights=bucket)
     here = build_classifier(profiles.get("minilm"), taxonomy, weights=weights("minilm"))
-    assert torch.allclose(logits(there), logits(here), atol=1e-6)
+    assert torch.allclose(logits(from_s3), logits(here), atol=1e-6)
 
 
 @pytest.mark.fault("hub-unreachable")

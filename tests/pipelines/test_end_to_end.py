@@ -51,9 +51,9 @@ def test_the_report_compares_every_model_and_engine(run: RunFolder, registered: 
 
 def test_the_report_can_be_written_again(run: RunFolder, tmp_path: Path) -> None:
     page = run.publish(tmp_path / "whole", tmp_path / "docs")
-    made = run.report
-    assert (tmp_path / "docs" / "model-performance.md").read_text() == (made / "report.md").read_text()
-    assert (tmp_path / "docs" / "dataset-analysis.md").read_text() == (made / "dataset.md").read_text()
+    report_folder = run.report
+    assert (tmp_path / "docs" / "model-performance.md").read_text() == (report_folder / "report.md").read_text()
+    assert (tmp_path / "docs" / "dataset-analysis.md").read_text() == (report_folder / "dataset.md").read_text()
     assert page.read_text().startswith("<!doctype html>")
     assert not list((tmp_path / "docs").rglob("*.html"))
 

@@ -173,7 +173,7 @@ def test_a_refused_schedule_keeps_the_former_one(kubeflow: Kubeflow) -> None:
     assert run("schedule", "--cron", "0 0 3 * * 0").exit_code == 0
     former = kubeflow.state()["recurring"]
     kubeflow.switch(refused_paths=["POST recurringruns"])
-    assert "recurringruns cannot be made" in failure("schedule", "--cron", "0 30 4 * * *")
+    assert "recurringruns cannot be created" in failure("schedule", "--cron", "0 30 4 * * *")
     assert kubeflow.state()["recurring"] == former
 
 
@@ -297,8 +297,8 @@ def test_scoring_is_submitted_like_training(kubeflow: Kubeflow) -> None:
     result = run(*arguments, "--wait")
     assert result.exit_code == 0, result.output
     state = kubeflow.state()
-    (made,), (version,), (sent,) = state["pipelines"], state["versions"], state["runs"].values()
-    assert made["display_name"] == version["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "goemotions-scoring"
+    (uploaded,), (version,), (sent,) = state["pipelines"], state["versions"], state["runs"].values()
+    assert uploaded["display_name"] == version["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "goemotions-scoring"
     assert sent["runtime_config"]["parameters"] == {
         "input": "s3://data/comments/",
         "output": "s3://data/labelled/",

@@ -42,11 +42,11 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def test_every_row_of_a_csv_keeps_its_cells_and_gets_a_prediction(predictor: Predictor, tmp_path: Path) -> None:
-    made = score_file(predictor, write_csv(tmp_path / "in.csv", TEXTS), tmp_path / "out.csv")
+    summary = score_file(predictor, write_csv(tmp_path / "in.csv", TEXTS), tmp_path / "out.csv")
     rows = read(tmp_path / "out.csv")
     assert list(rows[0]) == ["id", "text", "note", "labels", "truncated", *(f"p/{name}" for name in LABELS)]
     assert [(row["id"], row["text"], row["note"]) for row in rows] == [(f"00{i}", text, "NA") for i, text in enumerate(TEXTS)]
-    assert (made.rows, made.blank, made.truncated) == (len(TEXTS), 2, 1)
+    assert (summary.rows, summary.blank, summary.truncated) == (len(TEXTS), 2, 1)
     predictions = predictor.predict(PRESENT, Options(all_scores=True))
     for row, prediction in zip([row for row in rows if row["text"].strip()], predictions, strict=True):
         assert row["labels"] == "|".join(prediction["labels"])
@@ -66,13 +66,13 @@ def test_a_parquet_file_keeps_its_types_and_metadata(predictor: Predictor, tmp_p
         }
     ).replace_schema_metadata({"source": "here"})
     pq.write_table(table, tmp_path / "in.parquet", row_group_size=3)
-    made = score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.parquet")
+    summary = score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.parquet")
     scored = pq.read_table(tmp_path / "out.parquet")
     assert scored.select(table.column_names).equals(table)
     assert scored.schema.metadata[b"source"] == b"here"
     assert scored.schema.field("labels").type == pa.list_(pa.string())
     assert {scored.schema.field(f"p/{name}").type for name in LABELS} == {pa.float32()}
-    assert (made.rows, made.blank, made.truncated) == (8, 3, 1)
+    assert (summary.rows, summary.blank, summary.truncated) == (8, 3, 1)
     predictions = iter(predictor.predict(PRESENT))
     for text, row in zip(texts, scored.to_pylist(), strict=True):
         if text and text.strip():
@@ -126,8 +126,10 @@ def test_predictions_do_not_depend_on_the_chunk_size(
     write_csv(path, texts) if ending == "csv" else pq.write_table(pa.table({"text": texts}), path)
     expected = score_file(predictor, path, tmp_path / "once.csv")
     monkeypatch.setattr(files, "CHUNK", 7)
-    made = score_file(predictor, path, tmp_path / "often.csv")
-    assert (made.rows, made.blank, made.truncated) == (expected.rows, expected.blank, expected.truncated) == (140, 20, 0)
+    summary = score_file(predictor, path, tmp_path / "often.csv")
+    assert (
+        (summary.rows, summary.blank, summary.truncated) == (expected.rows, expected.blank, expected.truncated) == (140, 20, 0)
+    )
     for one, other in zip(read(tmp_path / "once.csv"), read(tmp_path / "often.csv"), strict=True):
         assert (one["text"], one["labels"]) == (other["text"], other["labels"])
         assert one["p/calm"] == other["p/calm"] or float(one["p/calm"]) == pytest.approx(float(other["p/calm"]), abs=1e-5)
@@ -155,8 +157,8 @@ def test_an_empty_line_in_a_file_of_one_column_is_a_row(predictor: Predictor, tm
 
 @pytest.mark.fault("data-huge-text")
 def test_a_comment_of_ten_megabytes_is_a_row_like_others(predictor: Predictor, tmp_path: Path) -> None:
-    made = score_file(predictor, write_csv(tmp_path / "in.csv", ["lake " * 2_000_000, "gravel"]), tmp_path / "out.csv")
-    assert (made.rows, made.truncated) == (2, 1)
+    summary = score_file(predictor, write_csv(tmp_path / "in.csv", ["lake " * 2_000_000, "gravel"]), tmp_path / "out.csv")
+    assert (summary.rows, summary.truncated) == (2, 1)
 
 
 # By what is wrong: the name of the file, its content, and the expected error.

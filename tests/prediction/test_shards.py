@@ -32,8 +32,8 @@ def predictor(whole: Path) -> Predictor:
 
 def comments(count: int, start: int = 0) -> pa.Table:
     """Distinct rows; every ninth has no text."""
-    made = [None if n % 9 == 8 else f"{WORDS[n % 7]} " * (1 + n % 11) for n in range(start, start + count)]
-    return pa.table({"n": pa.array(range(start, start + count), pa.int64()), "text": pa.array(made, pa.string())})
+    texts = [None if n % 9 == 8 else f"{WORDS[n % 7]} " * (1 + n % 11) for n in range(start, start + count)]
+    return pa.table({"n": pa.array(range(start, start + count), pa.int64()), "text": pa.array(texts, pa.string())})
 
 
 def write(folder: Path, *counts: int, row_group_size: int = 50) -> Path:
@@ -71,9 +71,9 @@ def run(source: Path, output: Path, whole: Path, predictor: Predictor | None = N
 
 
 def test_every_row_of_every_file_is_scored_in_order(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
-    made = run(write(tmp_path / "in", 130, 0, 71), tmp_path / "out", whole, predictor, shard_rows=60)
+    summary = run(write(tmp_path / "in", 130, 0, 71), tmp_path / "out", whole, predictor, shard_rows=60)
     assert assert_correct(predictor, scored(tmp_path / "out"), 201)
-    assert (made.rows, made.blank) == (201, 22)
+    assert (summary.rows, summary.blank) == (201, 22)
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["_plan.json", "_scored.json", *(f"part-{number:06d}.parquet" for number in range(5))]
     done = json.loads((tmp_path / "out" / "_scored.json").read_text())
@@ -189,11 +189,11 @@ def test_two_processes_may_score_the_same_shards(predictor: Predictor, whole: Pa
     """One finishes while the other still writes: the unfinished file is removed, and the finished shard is kept."""
     output = str(tmp_path / "out")
     run(write(tmp_path / "in", 40), output, whole, predictor, shard_rows=20)
-    there = (tmp_path / "out" / "part-000001.parquet").read_bytes()
+    finished = (tmp_path / "out" / "part-000001.parquet").read_bytes()
     with store.writing(output, "part-000001.parquet") as path:
         path.write_bytes(b"half")
         shards.finish(output)
-    assert (tmp_path / "out" / "part-000001.parquet").read_bytes() == there
+    assert (tmp_path / "out" / "part-000001.parquet").read_bytes() == finished
     with pytest.raises(FileNotFoundError), store.writing(output, "part-000002.parquet"):
         pass
 
@@ -248,8 +248,8 @@ def test_no_row_is_lost_or_doubled_if_the_command_is_killed(
     generator = random.Random(workers)
     for kill in range(3):
         running = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, start_new_session=True)
-        wanted = min(18, 1 + kill * 4)
-        while running.poll() is None and len(list(output.glob("part-*"))) < wanted:
+        shard_count = min(18, 1 + kill * 4)
+        while running.poll() is None and len(list(output.glob("part-*"))) < shard_count:
             time.sleep(0.005)
         time.sleep(generator.uniform(0, 0.05))
         running.send_signal(signal.SIGKILL)

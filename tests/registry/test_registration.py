@@ -28,7 +28,7 @@ TEXTS = ["a balloon over the lake", "gravel", "", "the quiet harbour and the sto
 
 
 @pytest.fixture
-def own(request: pytest.FixtureRequest) -> str:
+def unique_name(request: pytest.FixtureRequest) -> str:
     """A name that only this test uses, for its registered model and its pipeline runs."""
     return str(request.node.name).replace("[", "-").replace("]", "").replace(" ", "-")
 
@@ -43,8 +43,8 @@ class Registry:
 
     def register(self, run: str, *folders: Path, variants: tuple[Variant, ...] = ("cpu",), **options: Any) -> dict[str, Any]:
         parts = {variant: [CandidateArtifacts.below(folder, variant) for folder in folders] for variant in variants}
-        wanted = {"store": self.store, "pipeline_run": f"{self.name}-{run}", "model_name": self.name, **options}
-        return registration.register(self.dataset, parts, **wanted)
+        arguments = {"store": self.store, "pipeline_run": f"{self.name}-{run}", "model_name": self.name, **options}
+        return registration.register(self.dataset, parts, **arguments)
 
     def alias(self, name: str) -> str | None:
         version = tracking.find_version(self.name, name)
@@ -56,8 +56,8 @@ class Registry:
 
 
 @pytest.fixture
-def registry(bucket: str, own: str, dataset: Path) -> Registry:
-    return Registry(own, bucket, dataset)
+def registry(bucket: str, unique_name: str, dataset: Path) -> Registry:
+    return Registry(unique_name, bucket, dataset)
 
 
 def change(candidate: Path, folder: Path, changes: dict[str, Callable[[Predictions], Predictions]]) -> Path:
@@ -263,10 +263,10 @@ def test_a_bundle_is_complete_and_verifies(candidate: Path, tmp_path: Path, vari
         **metadata,
     }
     assert set(content["files"]) == set(files) - {manifest.NAME}
-    wanted = {"config.json", "model.safetensors", "tokenizer.json", "training.json", "thresholds.json", "metrics.json"}
-    wanted |= {"validation.parquet", "test.parquet", "README.md", "MLmodel"}
-    wanted |= {"model.onnx", "model.int8.onnx", "export.json"}
-    assert wanted <= set(files)
+    expected_files = {"config.json", "model.safetensors", "tokenizer.json", "training.json", "thresholds.json", "metrics.json"}
+    expected_files |= {"validation.parquet", "test.parquet", "README.md", "MLmodel"}
+    expected_files |= {"model.onnx", "model.int8.onnx", "export.json"}
+    assert expected_files <= set(files)
     assert min(files.values()) > 0
     assert not [name for name in files if name.endswith((".pkl", ".pickle", ".bin", ".pt", ".py"))]
 
@@ -311,9 +311,9 @@ def test_a_download_equals_the_bundle_byte_for_byte(registered: Registered, tmp_
 
 
 @pytest.mark.parametrize("reference", ["champion-cpu", "7", "no-such-alias"])
-def test_a_missing_version_is_a_named_error(stack: Path, own: str, tmp_path: Path, reference: str) -> None:
+def test_a_missing_version_is_a_named_error(stack: Path, unique_name: str, tmp_path: Path, reference: str) -> None:
     with pytest.raises(ModelError, match=f"has no version or alias '{reference}': register one first"):
-        references.fetch(reference, tmp_path, own)
+        references.fetch(reference, tmp_path, unique_name)
 
 
 @pytest.mark.fault("object-damaged")

@@ -30,13 +30,13 @@ def client(stack: Path) -> mlflow.MlflowClient:
 
 
 @pytest.fixture
-def own(request: pytest.FixtureRequest) -> str:
+def unique_name(request: pytest.FixtureRequest) -> str:
     """A name that only this test uses, for a pipeline run or a registered model."""
     return f"{request.node.name}".replace("[", "-").replace("]", "").replace(" ", "-")
 
 
 @pytest.fixture
-def at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+def use_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """A function that sets another MLflow server for this test; MLflow's client retries once."""
 
     def name(uri: str) -> None:
@@ -93,11 +93,11 @@ class Forwarding(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def gateway(stack: Path, at: Callable[[str], None]) -> Iterator[Gateway]:
+def gateway(stack: Path, use_server: Callable[[str], None]) -> Iterator[Gateway]:
     """A proxy of MLflow that receives all requests of this test."""
     server = Gateway(os.environ["MLFLOW_TRACKING_URI"])
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    at(f"http://127.0.0.1:{server.server_port}")
+    use_server(f"http://127.0.0.1:{server.server_port}")
     yield server
     server.shutdown()
     server.server_close()
@@ -114,39 +114,42 @@ def runs(client: mlflow.MlflowClient, pipeline_run: str) -> list[Any]:
     return client.search_runs([experiment.experiment_id], f"tags.`{tracking.RUN_TAG}` = '{pipeline_run}'")
 
 
-def test_a_run_is_created_once(client: mlflow.MlflowClient, own: str) -> None:
-    first = tracking.get_or_create_run(own)
-    assert tracking.get_or_create_run(own).run_id == first.run_id
-    assert [run.info.run_id for run in runs(client, own)] == [first.run_id]
+def test_a_run_is_created_once(client: mlflow.MlflowClient, unique_name: str) -> None:
+    first = tracking.get_or_create_run(unique_name)
+    assert tracking.get_or_create_run(unique_name).run_id == first.run_id
+    assert [run.info.run_id for run in runs(client, unique_name)] == [first.run_id]
 
 
-def test_each_profile_is_a_child_of_its_pipeline_run(client: mlflow.MlflowClient, own: str) -> None:
-    children = {name: tracking.get_or_create_run(own, name).run_id for name in ("minilm", "minilm-3l")}
-    assert {name: tracking.get_or_create_run(own, name).run_id for name in children} == children
-    parent = tracking.get_or_create_run(own).run_id
-    assert len({parent, *children.values()}) == len(runs(client, own)) == 3
+def test_each_profile_is_a_child_of_its_pipeline_run(client: mlflow.MlflowClient, unique_name: str) -> None:
+    children = {name: tracking.get_or_create_run(unique_name, name).run_id for name in ("minilm", "minilm-3l")}
+    assert {name: tracking.get_or_create_run(unique_name, name).run_id for name in children} == children
+    parent = tracking.get_or_create_run(unique_name).run_id
+    assert len({parent, *children.values()}) == len(runs(client, unique_name)) == 3
     for name, run_id in children.items():
         tags = client.get_run(run_id).data.tags
         assert (tags["mlflow.parentRunId"], tags["mlflow.runName"]) == (parent, name)
 
 
-def test_each_pipeline_run_has_its_own_runs(stack: Path, own: str) -> None:
-    assert tracking.get_or_create_run(f"{own}-1", "minilm").run_id != tracking.get_or_create_run(f"{own}-10", "minilm").run_id
+def test_each_pipeline_run_has_its_own_runs(stack: Path, unique_name: str) -> None:
+    assert (
+        tracking.get_or_create_run(f"{unique_name}-1", "minilm").run_id
+        != tracking.get_or_create_run(f"{unique_name}-10", "minilm").run_id
+    )
 
 
-def test_a_step_that_ends_finishes_its_run_and_one_that_fails_marks_it(client: mlflow.MlflowClient, own: str) -> None:
-    failing = tracking.get_or_create_run(own, "minilm")
-    with pytest.raises(KeyError), tracking.step(own, "minilm"):
+def test_a_step_that_ends_finishes_its_run_and_one_that_fails_marks_it(client: mlflow.MlflowClient, unique_name: str) -> None:
+    failing = tracking.get_or_create_run(unique_name, "minilm")
+    with pytest.raises(KeyError), tracking.step(unique_name, "minilm"):
         raise KeyError("x")
     assert client.get_run(failing.run_id).info.status == "FAILED"
-    with tracking.step(own, "minilm") as again:
+    with tracking.step(unique_name, "minilm") as again:
         pass
     assert again.run_id == failing.run_id
     assert client.get_run(failing.run_id).info.status == "FINISHED"
 
 
-def test_parameters_metrics_and_tags_are_logged(client: mlflow.MlflowClient, own: str, tmp_path: Path) -> None:
-    run = tracking.get_or_create_run(own)
+def test_parameters_metrics_and_tags_are_logged(client: mlflow.MlflowClient, unique_name: str, tmp_path: Path) -> None:
+    run = tracking.get_or_create_run(unique_name)
     run.log_parameters({"rate": 0.1, "long": "x" * 10_000})
     run.log_metrics({"loss": 0.5}, 1)
     run.log_metrics({"loss": 0.25}, 2)
@@ -163,9 +166,9 @@ def test_parameters_metrics_and_tags_are_logged(client: mlflow.MlflowClient, own
 
 @pytest.mark.fault("mlflow-down-in-training")
 def test_metrics_logged_while_the_server_is_down_are_sent_with_the_next(
-    client: mlflow.MlflowClient, gateway: Gateway, own: str, caplog: pytest.LogCaptureFixture
+    client: mlflow.MlflowClient, gateway: Gateway, unique_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = tracking.get_or_create_run(own)
+    run = tracking.get_or_create_run(unique_name)
     run.log_metrics({"loss": 3.0}, 1)
     gateway.down = "/"
     run.log_metrics({"loss": 2.0, "auc": 0.8}, 2)
@@ -179,9 +182,9 @@ def test_metrics_logged_while_the_server_is_down_are_sent_with_the_next(
 
 @pytest.mark.fault("mlflow-down-in-training")
 def test_last_metrics_logged_while_the_server_was_down_are_sent_when_the_step_ends(
-    client: mlflow.MlflowClient, gateway: Gateway, own: str
+    client: mlflow.MlflowClient, gateway: Gateway, unique_name: str
 ) -> None:
-    with tracking.step(own, "minilm") as run:
+    with tracking.step(unique_name, "minilm") as run:
         gateway.down = "/"
         run.log_metrics({"loss": 2.0}, 1)
         gateway.down = ""
@@ -189,9 +192,9 @@ def test_last_metrics_logged_while_the_server_was_down_are_sent_when_the_step_en
 
 
 @pytest.mark.fault("mlflow-down-at-start")
-def test_a_server_that_is_down_is_a_named_error_within_seconds(at: Callable[[str], None]) -> None:
+def test_a_server_that_is_down_is_a_named_error_within_seconds(use_server: Callable[[str], None]) -> None:
     uri = f"http://127.0.0.1:{unused_port()}"
-    at(uri)
+    use_server(uri)
     started = time.monotonic()
     for call in (
         lambda: tracking.get_or_create_run("r"),
@@ -204,139 +207,143 @@ def test_a_server_that_is_down_is_a_named_error_within_seconds(at: Callable[[str
 
 
 @pytest.mark.fault("mlflow-down-at-start")
-def test_a_server_that_never_responds_is_a_named_error_within_seconds(at: Callable[[str], None]) -> None:
+def test_a_server_that_never_responds_is_a_named_error_within_seconds(use_server: Callable[[str], None]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        at(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        use_server(f"http://127.0.0.1:{silent.getsockname()[1]}")
         started = time.monotonic()
         with pytest.raises(TrackingError, match="MLflow does not respond"):
             tracking.get_or_create_run("r")
     assert time.monotonic() - started < 2 * tracking.HEALTH_SECONDS
 
 
-def test_no_server_is_a_named_error(at: Callable[[str], None]) -> None:
-    at("")
+def test_no_server_is_a_named_error(use_server: Callable[[str], None]) -> None:
+    use_server("")
     with pytest.raises(TrackingError, match="MLFLOW_TRACKING_URI is not set: `make stack-up` starts a server"):
         tracking.connect()
 
 
 @pytest.mark.fault("mlflow-down-at-registration")
-def test_a_server_that_goes_down_between_two_requests_is_a_named_error(gateway: Gateway, own: str) -> None:
-    run = tracking.get_or_create_run(own)
+def test_a_server_that_goes_down_between_two_requests_is_a_named_error(gateway: Gateway, unique_name: str) -> None:
+    run = tracking.get_or_create_run(unique_name)
     gateway.down = "/"
     for call in (
         lambda: run.set_tags({"a": "b"}),
         lambda: run.log_parameters({"a": "b"}),
         lambda: run.finish(),
-        lambda: tracking.set_alias(own, "champion-cpu", "1"),
+        lambda: tracking.set_alias(unique_name, "champion-cpu", "1"),
     ):
         with pytest.raises(TrackingError, match=r"^MLflow refused the request or did not respond: .+$"):
             call()
 
 
-def test_a_source_is_registered_as_one_version(client: mlflow.MlflowClient, own: str) -> None:
-    run = tracking.get_or_create_run(own)
-    first = tracking.get_or_create_version(own, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
-    again = tracking.get_or_create_version(own, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
-    other = tracking.get_or_create_version(own, run.run_id, "s3://b/models/gpu/", {"variant": "gpu"})
+def test_a_source_is_registered_as_one_version(client: mlflow.MlflowClient, unique_name: str) -> None:
+    run = tracking.get_or_create_run(unique_name)
+    first = tracking.get_or_create_version(unique_name, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
+    again = tracking.get_or_create_version(unique_name, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
+    other = tracking.get_or_create_version(unique_name, run.run_id, "s3://b/models/gpu/", {"variant": "gpu"})
     assert (first.number, again.number, other.number) == ("1", "1", "2")
     assert again == first
     assert (first.source, first.run_id, first.tags) == ("s3://b/models/cpu/", run.run_id, {"variant": "cpu"})
-    assert len(client.search_model_versions(f"name='{own}'")) == 2
+    assert len(client.search_model_versions(f"name='{unique_name}'")) == 2
 
 
 @pytest.mark.fault("registration-response-lost")
-def test_a_version_is_created_once_if_the_response_is_lost(client: mlflow.MlflowClient, gateway: Gateway, own: str) -> None:
-    run = tracking.get_or_create_run(own)
+def test_a_version_is_created_once_if_the_response_is_lost(
+    client: mlflow.MlflowClient, gateway: Gateway, unique_name: str
+) -> None:
+    run = tracking.get_or_create_run(unique_name)
     gateway.lost = "model-versions/create"
-    created = tracking.get_or_create_version(own, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
+    created = tracking.get_or_create_version(unique_name, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
     assert gateway.lost == ""
-    assert [version.version for version in client.search_model_versions(f"name='{own}'")] == [created.number]
+    assert [version.version for version in client.search_model_versions(f"name='{unique_name}'")] == [created.number]
 
 
-def test_a_run_is_created_once_if_the_response_is_lost(client: mlflow.MlflowClient, gateway: Gateway, own: str) -> None:
+def test_a_run_is_created_once_if_the_response_is_lost(client: mlflow.MlflowClient, gateway: Gateway, unique_name: str) -> None:
     gateway.lost = "runs/create"
-    created = tracking.get_or_create_run(own)
+    created = tracking.get_or_create_run(unique_name)
     assert gateway.lost == ""
-    assert [run.info.run_id for run in runs(client, own)] == [created.run_id]
+    assert [run.info.run_id for run in runs(client, unique_name)] == [created.run_id]
 
 
-def test_an_alias_moves(stack: Path, own: str) -> None:
-    run = tracking.get_or_create_run(own)
+def test_an_alias_moves(stack: Path, unique_name: str) -> None:
+    run = tracking.get_or_create_run(unique_name)
     for source in ("s3://b/1/", "s3://b/2/"):
-        tracking.set_alias(own, "champion-cpu", tracking.get_or_create_version(own, run.run_id, source, {}).number)
-        resolved = tracking.find_version(own, "champion-cpu")
+        tracking.set_alias(
+            unique_name, "champion-cpu", tracking.get_or_create_version(unique_name, run.run_id, source, {}).number
+        )
+        resolved = tracking.find_version(unique_name, "champion-cpu")
         assert resolved is not None
         assert resolved.source == source
-    assert tracking.find_version(own, "1") is not None
+    assert tracking.find_version(unique_name, "1") is not None
 
 
 @pytest.mark.parametrize("reference", ["champion-cpu", "7", "no such alias!", ""])
-def test_a_missing_version_is_none(stack: Path, own: str, reference: str) -> None:
+def test_a_missing_version_is_none(stack: Path, unique_name: str, reference: str) -> None:
     assert tracking.find_version("no-such-model", reference) is None
-    tracking.get_or_create_version(own, tracking.get_or_create_run(own).run_id, "s3://b/1/", {})
-    assert tracking.find_version(own, reference) is None
+    tracking.get_or_create_version(unique_name, tracking.get_or_create_run(unique_name).run_id, "s3://b/1/", {})
+    assert tracking.find_version(unique_name, reference) is None
 
 
-def test_the_tags_of_a_version_are_kept(stack: Path, own: str) -> None:
+def test_the_tags_of_a_version_are_kept(stack: Path, unique_name: str) -> None:
     version = tracking.get_or_create_version(
-        own, tracking.get_or_create_run(own).run_id, "s3://b/1/", {"variant": "cpu", "commit": "c1"}
+        unique_name, tracking.get_or_create_run(unique_name).run_id, "s3://b/1/", {"variant": "cpu", "commit": "c1"}
     )
-    stored = tracking.find_version(own, version.number)
+    stored = tracking.find_version(unique_name, version.number)
     assert stored is not None
     assert stored.tags == {"variant": "cpu", "commit": "c1"}
 
 
 @pytest.mark.fault("mlflow-down-at-registration", "registration-interrupted")
 def test_a_registration_that_mlflow_interrupts_is_completed_by_a_retry(
-    client: mlflow.MlflowClient, gateway: Gateway, dataset: Path, candidate: Path, bucket: str, own: str
+    client: mlflow.MlflowClient, gateway: Gateway, dataset: Path, candidate: Path, bucket: str, unique_name: str
 ) -> None:
     parts: Any = {variant: [CandidateArtifacts.below(candidate, variant)] for variant in VARIANTS}
-    wanted = {"store": bucket, "pipeline_run": own, "model_name": own}
+    options = {"store": bucket, "pipeline_run": unique_name, "model_name": unique_name}
     for down in ("model-versions/create", "registered-models/alias"):
         gateway.down = down
         with pytest.raises(TrackingError, match="MLflow refused the request or did not respond"):
-            registration.register(dataset, parts, **wanted)
-        run_id = tracking.get_or_create_run(own, "minilm").run_id
-        assert store.read(f"{bucket}models/{own}/{run_id}/gpu/", manifest.NAME) is not None
+            registration.register(dataset, parts, **options)
+        run_id = tracking.get_or_create_run(unique_name, "minilm").run_id
+        assert store.read(f"{bucket}models/{unique_name}/{run_id}/gpu/", manifest.NAME) is not None
     gateway.down = ""
-    versions = registration.register(dataset, parts, **wanted)
+    versions = registration.register(dataset, parts, **options)
     assert {variant: version["alias"] for variant, version in versions.items()} == {
         "gpu": "champion-gpu",
         "cpu": "champion-cpu",
     }
-    assert sorted(version.version for version in client.search_model_versions(f"name='{own}'")) == ["1", "2"]
+    assert sorted(version.version for version in client.search_model_versions(f"name='{unique_name}'")) == ["1", "2"]
 
 
 def test_runs_created_by_the_kubeflow_plugin_are_used(
-    client: mlflow.MlflowClient, own: str, monkeypatch: pytest.MonkeyPatch
+    client: mlflow.MlflowClient, unique_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    experiment = client.create_experiment(own)
+    experiment = client.create_experiment(unique_name)
     parent = client.create_run(experiment).info.run_id
     ingest, train, register = (
         client.create_run(experiment, tags={"mlflow.parentRunId": parent}).info.run_id for _ in ("ingest", "train", "register")
     )
     monkeypatch.setenv("MLFLOW_RUN_ID", ingest)
-    assert tracking.get_or_create_run(own).run_id == parent
+    assert tracking.get_or_create_run(unique_name).run_id == parent
     monkeypatch.setenv("MLFLOW_RUN_ID", train)
-    with tracking.step(own, "minilm") as run:
+    with tracking.step(unique_name, "minilm") as run:
         run.log_metrics({"seconds": 3})
     assert run.run_id == train
     assert client.get_run(train).data.metrics == {"seconds": 3}
     # Later steps use the run that train recorded, not those that the plugin created for them.
     monkeypatch.setenv("MLFLOW_RUN_ID", register)
-    assert tracking.get_or_create_run(own, "minilm").run_id == train
-    assert tracking.get_or_create_run(own).run_id == parent
+    assert tracking.get_or_create_run(unique_name, "minilm").run_id == train
+    assert tracking.get_or_create_run(unique_name).run_id == parent
     assert run.link("https://mlflow.example/") == f"https://mlflow.example/#/experiments/{experiment}/runs/{train}"
     assert len(client.search_runs([experiment])) == 4
 
 
-def test_the_history_of_a_version_is_returned_in_order(client: mlflow.MlflowClient, own: str) -> None:
-    run = tracking.get_or_create_run(own).run_id
-    version = tracking.get_or_create_version(own, run, "s3://goemotions/models/x/", {"variant": "cpu"})
-    tracking.record(own, version, "promote", "champion-cpu", "")
-    tracking.record(own, version, "deploy", "models/goemotions-cpu", "3", percent=10)
-    tracking.record(own, version, "rollback", "champion-cpu", "4")
-    stored = tracking.get_version(own, version.number)
+def test_the_history_of_a_version_is_returned_in_order(client: mlflow.MlflowClient, unique_name: str) -> None:
+    run = tracking.get_or_create_run(unique_name).run_id
+    version = tracking.get_or_create_version(unique_name, run, "s3://goemotions/models/x/", {"variant": "cpu"})
+    tracking.record(unique_name, version, "promote", "champion-cpu", "")
+    tracking.record(unique_name, version, "deploy", "models/goemotions-cpu", "3", percent=10)
+    tracking.record(unique_name, version, "rollback", "champion-cpu", "4")
+    stored = tracking.get_version(unique_name, version.number)
     assert [(one.action, one.before, one.after) for one in tracking.history(stored, "champion-cpu")] == [
         ("promote", "", version.number),
         ("rollback", "4", version.number),
@@ -347,10 +354,10 @@ def test_the_history_of_a_version_is_returned_in_order(client: mlflow.MlflowClie
 
 @pytest.mark.fault("mlflow-down-in-training")
 def test_epochs_that_an_earlier_attempt_could_not_log_are_logged_later(
-    client: mlflow.MlflowClient, gateway: Gateway, own: str
+    client: mlflow.MlflowClient, gateway: Gateway, unique_name: str
 ) -> None:
     history = [{"auc": 0.5, "loss": 3.0}, {"auc": 0.6, "loss": 2.0}, {"auc": 0.7, "loss": 1.0}]
-    run = tracking.get_or_create_run(own, "minilm")
+    run = tracking.get_or_create_run(unique_name, "minilm")
     run.log_metrics(history[0], 1)
     gateway.down = "/"
     run.log_metrics(history[1], 2)
@@ -358,7 +365,7 @@ def test_epochs_that_an_earlier_attempt_could_not_log_are_logged_later(
         run.finish()
     gateway.down = ""
     # The next attempt resumes after the second epoch, whose metrics are in no other process.
-    with tracking.step(own, "minilm") as run:
+    with tracking.step(unique_name, "minilm") as run:
         run.log_metrics(history[2], 3)
         run.log_missing(history)
     logged = client.get_metric_history(run.run_id, "loss")
@@ -376,5 +383,5 @@ def test_mlflow_sends_no_telemetry() -> None:
         "import mlflow, mlflow.telemetry.utils as utils\n"
         "print(utils.is_telemetry_disabled(), utils._IS_IN_CI_ENV_OR_TESTING)"
     )
-    made = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert made.stdout.split() == ["True", "False"]
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert finished.stdout.split() == ["True", "False"]

@@ -58,10 +58,10 @@ def observed(engine: Engine) -> Observed:
 
 @pytest.fixture
 def batcher(observed: Observed) -> Iterator[Batcher]:
-    made = Batcher(observed, LIMITS)
-    yield made
+    running = Batcher(observed, LIMITS)
+    yield running
     observed.unblocked.set()
-    made.close()
+    running.close()
 
 
 def alone(engine: Engine, texts: list[str]) -> np.ndarray:

@@ -38,13 +38,13 @@ def with_binary(texts: list[str], content: bytes | None = None, **fields: Any) -
 
 
 def message(texts: list[str], *, is_raw: bool = False, **changes: Any) -> Any:
-    made = pb.ModelInferRequest(model_name="goemotions", id="7")
-    shaped = made.inputs.add(**({"name": "text", "datatype": "BYTES", "shape": [len(texts)]} | changes))
+    request = pb.ModelInferRequest(model_name="goemotions", id="7")
+    shaped = request.inputs.add(**({"name": "text", "datatype": "BYTES", "shape": [len(texts)]} | changes))
     if is_raw:
-        made.raw_input_contents.append(raw(texts))
+        request.raw_input_contents.append(raw(texts))
     else:
         shaped.contents.bytes_contents.extend(text.encode() for text in texts)
-    return made
+    return request
 
 
 @given(TEXTS)

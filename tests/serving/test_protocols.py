@@ -36,10 +36,10 @@ def v2(texts: list[str], **fields: Any) -> bytes:
 
 
 def message(texts: list[str]) -> Any:
-    made = pb.ModelInferRequest(model_name="goemotions", id="q")
-    tensor = made.inputs.add(name="text", datatype="BYTES", shape=[len(texts)])
+    request = pb.ModelInferRequest(model_name="goemotions", id="q")
+    tensor = request.inputs.add(name="text", datatype="BYTES", shape=[len(texts)])
     tensor.contents.bytes_contents.extend(text.encode() for text in texts)
-    return made
+    return request
 
 
 def scores(predictor: Predictor, texts: list[str]) -> np.ndarray:
@@ -206,9 +206,9 @@ def test_an_unknown_path_or_method_is_rejected(server: Server, method: str, path
 
 @pytest.mark.parametrize(("name", "version"), [("other", ""), ("goemotions", "9"), ("", "")])
 def test_an_unknown_model_is_not_found_over_grpc(stub: Any, name: str, version: str) -> None:
-    wanted = message(["a"])
-    wanted.model_name, wanted.model_version = name, version
-    for call in (lambda: stub.ModelInfer(wanted), lambda: stub.ModelReady(pb.ModelReadyRequest(name=name, version=version))):
+    expected = message(["a"])
+    expected.model_name, expected.model_version = name, version
+    for call in (lambda: stub.ModelInfer(expected), lambda: stub.ModelReady(pb.ModelReadyRequest(name=name, version=version))):
         with pytest.raises(grpc.RpcError) as error:
             call()
         assert error.value.code() == grpc.StatusCode.NOT_FOUND

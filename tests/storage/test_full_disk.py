@@ -58,9 +58,9 @@ def test_a_full_disk_is_a_named_error_of_each_step(
     if step == "evaluate":
         outputs = ["--validation", disk / "validation", "--test", disk / "test"]
     before = {path: manifest.sha256(path) for path in candidate.rglob("*") if path.is_file()}
-    made = on_a_small_disk(disk, kilobytes, *steps[step], *outputs)
-    assert made.returncode == 1, made.stderr
-    (line,) = [line for line in made.stderr.splitlines() if line.startswith("goemotions: ")]
+    finished = on_a_small_disk(disk, kilobytes, *steps[step], *outputs)
+    assert finished.returncode == 1, finished.stderr
+    (line,) = [line for line in finished.stderr.splitlines() if line.startswith("goemotions: ")]
     assert "the disk is full at" in line
     assert line.endswith("free space or write elsewhere")
     assert {path: manifest.sha256(path) for path in candidate.rglob("*") if path.is_file()} == before
@@ -80,9 +80,9 @@ def test_checkpoints_on_a_full_disk_end_the_training_with_a_named_error(
         "--checkpoint-steps",
         "2",
     ]
-    made = on_a_small_disk(disk, 64, *arguments)
-    assert made.returncode == 1
-    assert "the disk is full at" in made.stderr
+    finished = on_a_small_disk(disk, 64, *arguments)
+    assert finished.returncode == 1
+    assert "the disk is full at" in finished.stderr
     assert not (tmp_path / "model").exists()
 
 
@@ -90,7 +90,7 @@ def test_checkpoints_on_a_full_disk_end_the_training_with_a_named_error(
 def test_a_download_to_a_full_disk_leaves_the_bundle_as_it_was(candidate: Path, tmp_path: Path) -> None:
     bundles.assemble(tmp_path / "bundle", candidate)
     disk = tmp_path / "disk"
-    made = on_a_small_disk(disk, 64, "model", "download", f"{tmp_path}/bundle", "--output", disk / "model")
-    assert made.returncode == 1
-    assert "No space left on device" in made.stderr or "the disk is full" in made.stderr
+    finished = on_a_small_disk(disk, 64, "model", "download", f"{tmp_path}/bundle", "--output", disk / "model")
+    assert finished.returncode == 1
+    assert "No space left on device" in finished.stderr or "the disk is full" in finished.stderr
     assert manifest.verify(tmp_path / "bundle")["variant"] == "cpu"

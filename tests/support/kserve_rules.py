@@ -98,10 +98,14 @@ def strict(schema: Any) -> Any:
         return [strict(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    made = {name: strict(value) for name, value in schema.items()}
-    if isinstance(made.get("properties"), dict) and "type" in made and not made.get("x-kubernetes-preserve-unknown-fields"):
-        made.setdefault("additionalProperties", False)
-    return made
+    closed = {name: strict(value) for name, value in schema.items()}
+    if (
+        isinstance(closed.get("properties"), dict)
+        and "type" in closed
+        and not closed.get("x-kubernetes-preserve-unknown-fields")
+    ):
+        closed.setdefault("additionalProperties", False)
+    return closed
 
 
 def schema(crd: dict[str, Any], version: str) -> dict[str, Any]:
@@ -111,5 +115,5 @@ def schema(crd: dict[str, Any], version: str) -> dict[str, Any]:
     names = {"type": "object", "additionalProperties": {"type": "string"}}
     fields = {"name": {"type": "string"}, "namespace": {"type": "string"}, "labels": names, "annotations": names}
     opened["properties"]["metadata"] = {"type": "object", "properties": fields}
-    made: dict[str, Any] = strict(opened)
-    return made
+    closed: dict[str, Any] = strict(opened)
+    return closed

@@ -56,11 +56,15 @@ class State:
 
     def deployment(self, name: str) -> dict[str, Any]:
         """The unchanged Deployment first, then one with pods of both templates, then one with new pods only."""
-        wanted = self.services[name]["spec"]["predictor"]["model"]["storageUri"]
+        location = self.services[name]["spec"]["predictor"]["model"]["storageUri"]
         if self.polls[name] >= POLLS_UNTIL_READY - 1:
-            self.rolled[name] = wanted
-        is_done = self.polls[name] >= POLLS_UNTIL_READY and "broken" not in wanted
-        counts = {"replicas": 2, "updatedReplicas": 2 if is_done or self.rolled[name] != wanted else 1, "availableReplicas": 2}
+            self.rolled[name] = location
+        is_done = self.polls[name] >= POLLS_UNTIL_READY and "broken" not in location
+        counts = {
+            "replicas": 2,
+            "updatedReplicas": 2 if is_done or self.rolled[name] != location else 1,
+            "availableReplicas": 2,
+        }
         return {
             "metadata": {"name": f"{name}-predictor", "generation": 17},
             "spec": {"template": {"metadata": {"annotations": {SOURCE: self.rolled[name]}}}},

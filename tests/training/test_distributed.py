@@ -164,14 +164,14 @@ def test_if_one_process_is_killed_all_end_within_seconds(command: list[str], tmp
 
 
 def test_an_error_in_every_process_is_reported_once_with_its_own_message(command: list[str], tmp_path: Path) -> None:
-    made = subprocess.run(
+    finished = subprocess.run(
         [*command, "--output", str(tmp_path / "model"), "--set", "learning_rate=1e30"],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert made.returncode == 1
+    assert finished.returncode == 1
     assert re.search(
-        r"^goemotions: process \d of 2 failed, all were ended: .*the loss of minilm is not finite", made.stderr, re.M
+        r"^goemotions: process \d of 2 failed, all were ended: .*the loss of minilm is not finite", finished.stderr, re.M
     )
     assert not (tmp_path / "model").exists()
