@@ -1,1 +1,1 @@
-"""Wiring: the order of the steps, their parameters and their placement."""
+"""The pipelines: the order of the steps, their parameters, and how they run on this machine and on a cluster."""

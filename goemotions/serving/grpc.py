@@ -1,4 +1,4 @@
-"""The Open Inference protocol over gRPC."""
+"""V2, the Open Inference protocol, over gRPC; ``openinference`` parses the messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""V1 and V2 over HTTP: health, metadata, inference and metrics."""
+"""V1 and V2 over HTTP: health, metadata, inference and metrics. ``schema`` has the fields of a request, ``openinference`` parses V2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training: fine-tunes a profile on a Dataset and writes a Model folder."""
+"""Training: fine-tunes a profile on a Dataset and writes a Model folder. ``launcher`` calls it, ``loop`` has the steps and epochs."""
 
 from __future__ import annotations
 
