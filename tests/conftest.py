@@ -74,6 +74,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+# Before xdist reads the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     selected = faults_of if config.getoption("--faults") else lambda item: not item.get_closest_marker("slow")
     config.hook.pytest_deselected(items=[item for item in items if not selected(item)])
