@@ -155,8 +155,8 @@ LOAD := tests/serving/test_load.py
 OTHERS := $(foreach file,$(TRAINING) $(LOAD) tests/images,--ignore $(file))
 
 test: setup $(CHECKOV) ## the tests, two files at a time
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(OTHERS)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(TRAINING)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(OTHERS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(TRAINING)
 	$(BIN)/python -m pytest $(LOAD)
 
 test-images: setup ## run the images of this commit with docker or podman, read-only and without privileges

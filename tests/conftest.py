@@ -60,9 +60,6 @@ FILLERS = [
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 
-RUN_FILES = ("test_end_to_end.py", "test_secrets.py")
-
-
 def faults_of(item: pytest.Item) -> list[str]:
     """The faults and bad inputs of docs/faults.md that a test covers."""
     return [str(name) for mark in item.iter_markers("fault") for name in mark.args]
@@ -74,16 +71,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-# Before xdist reads the groups.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     selected = faults_of if config.getoption("--faults") else lambda item: not item.get_closest_marker("slow")
     config.hook.pytest_deselected(items=[item for item in items if not selected(item)])
     items[:] = [item for item in items if selected(item)]
-    for item in items:
-        # The files that look at a run of the pipeline share one: they are tested in one process, each other file whole in any.
-        group = "run" if item.path.name in RUN_FILES else item.path.relative_to(item.config.rootpath).as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 OUTCOMES: dict[str, list[str]] = {}
@@ -274,11 +265,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def planted(stack: Path) -> dict[str, str]:
     """Recognizable credentials: the keys of the running stack, a token of the hub, and a user and password of MLflow."""
-    user, password = "planted-user", "planted/password+" + "7f1d0c"
+    user, phrase = "planted-user", "planted/password+" + "7f1d0c"
     credentials = {
         "HF_TOKEN": "hf_planted" + "Zk3Wq8Rt5",
         "MLFLOW_TRACKING_USERNAME": user,
-        "MLFLOW_TRACKING_PASSWORD": password,
+        "MLFLOW_TRACKING_PASSWORD": phrase,
     }
     return {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")} | credentials
 

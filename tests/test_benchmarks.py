@@ -43,13 +43,13 @@ def test_runs_take_turns() -> None:
 
 
 def test_a_row_shows_whether_its_target_is_met() -> None:
-    assert measuring.Row("x", "1", "2", holds=False).markdown() == "| x | 1 | 2 | **no** |"
+    assert measuring.Row("x", "1", "2", is_met=False).markdown() == "| x | 1 | 2 | **no** |"
 
 
 @pytest.mark.parametrize(("f1", "rate", "pays"), [(0.548, 210.0, True), (0.546, 210.0, False), (0.55, 190.0, False)])
 def test_a_cascade_meets_its_target_if_it_is_twice_as_fast_and_loses_little(f1: float, rate: float, pays: bool) -> None:
     tiers = [Tier("int8", 0.55, [100.0, 101.0]), Tier("bag", 0.4, [9000.0, 9100.0]), Tier("cascade", f1, [rate, rate])]
-    assert frontier.rows_of(tiers)[-1].holds is pays
+    assert frontier.rows_of(tiers)[-1].is_met is pays
 
 
 def test_measuring_one_section_keeps_the_others(tmp_path: Path) -> None:

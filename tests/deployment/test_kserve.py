@@ -236,7 +236,7 @@ def test_the_manifest_is_written_from_the_champions(versions: dict[str, str], tm
     text = path.read_text()
     assert text.startswith("# Written from the registry's champions. goemotions-cpu: version 2")
     assert "The layout of the demo" not in text
-    assert "# With one GPU a second pod could not start" in text
+    assert "# With one GPU, a second pod could not start" in text
     assert "scaleTarget: 42" in text
     documents = list(yaml.safe_load_all(text))
     assert [one["spec"]["containers"][0]["image"] for one in documents if one["kind"] == "ServingRuntime"] == [
