@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from goemotions.metrics.classification import METRICS_FILE, LabelMetrics
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
 from goemotions.models.engine_names import canonical_name
+from goemotions.models.records import TrainingRecord
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.storage import store
 
@@ -32,6 +34,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Scores splits with one engine and writes a folder for each (``write_split``), with its metrics at 0.5.
 
+    The Predictions name the engine that was used: without a GPU, ``torch`` is replaced (``engines.suited``).
+
     Args:
         dataset: a Dataset folder.
         model_folder: a Model folder: the tokenizer, and the weights of the engine ``torch``.
@@ -43,18 +47,26 @@ def evaluate(
         The metrics of all splits, named ``<split>/<metric>``.
     """
     splits, info = load_dataset(dataset)
-    names = taxonomy_of(info).names
-    engine_name = canonical_name(engine_name)
+    names, profile = taxonomy_of(info).names, TrainingRecord.read(model_folder).profile["name"]
     # Without a GPU, the float engine for CPUs returns the probabilities of torch, as the export step has checked, in half the time.
-    used = engines.suited(engine_name)
+    used = engines.suited(canonical_name(engine_name))
     engine = engines.load(used, onnx_folder if used in engines.FILES else model_folder, TextEncoder.load(model_folder))
     metrics: dict[str, float] = {}
     for split, output in outputs.items():
         rows = splits[split]
-        with tqdm(total=len(rows), desc=f"{engine_name} {split}", unit="text", mininterval=10) as bar:
+        with tqdm(total=len(rows), desc=f"{used} {split}", unit="text", mininterval=10) as bar:
             probabilities, truncated = engines.score(engine, rows["text"][:], bar.update)
         labels = Taxonomy(names).multi_hot(rows["labels"][:])
-        predictions = Predictions(names, rows["id"][:], labels, probabilities, split, engine_name, info["digest"])
+        predictions = Predictions(
+            names,
+            rows["id"][:],
+            labels,
+            probabilities,
+            split,
+            digest=info["digest"],
+            profile=profile,
+            **asdict(engine.computation),
+        )
         of_split = {**compute_metrics(predictions, at_half(predictions)), f"{split}/truncated": float(truncated.sum())}
         write_split(output, predictions, of_split)
         metrics |= of_split

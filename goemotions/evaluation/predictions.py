@@ -12,15 +12,24 @@ import pyarrow.parquet as pq
 
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import DataError
-from goemotions.models.engine_names import canonical_name
+from goemotions.models.engine_names import Computation, canonical_name
 
 # The file in the folder of a scored split.
 FILE = "predictions.parquet"
+# The metadata of the file; those of before lack the optional ones.
+REQUIRED = ("split", "engine", "digest")
+OPTIONAL = ("device", "precision", "profile")
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """A scored split: ids [n], labels bool [n, labels], probabilities float32 [n, labels]."""
+    """A scored split: ids [n], labels bool [n, labels], probabilities float32 [n, labels].
+
+    Attributes:
+        engine: the engine that computed the probabilities, with ``device`` and ``precision`` as in ``Computation``.
+        digest: of the data.
+        profile: of the model; empty in files from before it was recorded.
+    """
 
     names: tuple[str, ...]
     ids: Sequence[str]
@@ -29,13 +38,20 @@ class Predictions:
     split: str
     engine: str
     digest: str
+    device: str = ""
+    precision: str = ""
+    profile: str = ""
+
+    @property
+    def computation(self) -> Computation:
+        return Computation(self.engine, self.device, self.precision)
 
     def write(self, path: Path) -> None:
         columns = {"id": pa.array(self.ids, pa.string())}
         columns["labels"] = pa.array([np.flatnonzero(row).tolist() for row in self.labels], pa.list_(pa.int32()))
         # The prefix distinguishes a label called "id" or "labels" from the columns of that name.
         columns |= {f"p/{name}": pa.array(self.probabilities[:, i], pa.float32()) for i, name in enumerate(self.names)}
-        metadata = {"split": self.split, "engine": self.engine, "digest": self.digest}
+        metadata = {name: getattr(self, name) for name in (*REQUIRED, *OPTIONAL)}
         pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path)
 
     @classmethod
@@ -50,9 +66,11 @@ class Predictions:
             table = pq.read_table(path)
             ids, labels = table["id"].to_pylist(), table["labels"].to_pylist()
             metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-            split, engine, digest = (metadata[key] for key in ("split", "engine", "digest"))
+            split, engine, digest = (metadata[name] for name in REQUIRED)
         except (OSError, KeyError, pa.ArrowException) as error:
             raise DataError(f"{path} is not a Predictions file: run `goemotions evaluate` again") from error
         names = tuple(name.removeprefix("p/") for name in table.column_names if name.startswith("p/"))
         probabilities = np.column_stack([table[f"p/{name}"].to_numpy() for name in names])
-        return cls(names, ids, Taxonomy(names).multi_hot(labels), probabilities, split, canonical_name(engine), digest)
+        others = {name: metadata.get(name, "") for name in OPTIONAL}
+        truth = Taxonomy(names).multi_hot(labels)
+        return cls(names, ids, truth, probabilities, split, canonical_name(engine), digest, **others)

@@ -19,7 +19,7 @@ import numpy as np
 from goemotions.errors import ModelError
 from goemotions.metrics.probabilities import sigmoid
 from goemotions.models.engine_names import FILES as FILES
-from goemotions.models.engine_names import NAMES, canonical_name
+from goemotions.models.engine_names import NAMES, Computation, canonical_name
 from goemotions.models.tokenizer import TextEncoder, by_length
 
 if TYPE_CHECKING:
@@ -43,6 +43,11 @@ class Engine(Protocol):
     workers: int
     batch_tokens: int
 
+    @property
+    def computation(self) -> Computation:
+        """The engine, device and precision that compute the logits."""
+        ...
+
     def logits(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Computes logits, float32 [n, labels], from token ids and attention mask, int64 [n, tokens]."""
         ...
@@ -62,6 +67,10 @@ class TorchEngine:
         self._device = device
         self.batch_tokens = 16384 if device.type == "cuda" else 1024
         self._precision = precision or ("bf16" if device.type == "cuda" else "fp32")
+
+    @property
+    def computation(self) -> Computation:
+        return Computation(self.name, self._device.type, self._precision)
 
     def logits(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         import torch
@@ -97,6 +106,10 @@ class OpenVinoEngine:
             self._idle.put(compiled.create_infer_request())
         # OpenVINO's binding initialises NumPy on the first array, and deadlocks if two threads pass the first arrays at once.
         self.logits(np.ones((1, LENGTH_STEP), dtype=np.int64), np.ones((1, LENGTH_STEP), dtype=np.int64))
+
+    @property
+    def computation(self) -> Computation:
+        return Computation(self.name, "cpu", self.name.rpartition("-")[2])
 
     def logits(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         # OpenVINO compiles and keeps kernels for every new shape, tens of milliseconds and some MB each.

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -22,6 +23,7 @@ from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.metrics import thresholds
 from goemotions.metrics.classification import METRICS_FILE
 from goemotions.models import engines
+from goemotions.models.engine_names import Computation
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.registry.bundle import ENGINES
 
@@ -147,10 +149,26 @@ def test_a_label_that_never_occurs_has_an_empty_auc(tmp_path: Path, predictions:
 def test_a_scored_split_holds_every_row_of_the_data(candidate: Path, dataset: Path, variant: str, split: str) -> None:
     splits, info = load_dataset(dataset)
     scored_split = Predictions.read(candidate / variant / split / FILE)
-    assert (scored_split.split, scored_split.engine, scored_split.digest) == (split, ENGINES[variant], info["digest"])
+    assert (scored_split.split, scored_split.profile, scored_split.digest) == (split, "minilm", info["digest"])
     assert list(scored_split.names) == info["labels"]
     assert list(scored_split.ids) == splits[split]["id"][:]
     np.testing.assert_array_equal(scored_split.labels, Taxonomy(scored_split.names).multi_hot(splits[split]["labels"][:]))
+
+
+@pytest.mark.parametrize("variant", sorted(ENGINES))
+def test_a_scored_split_names_the_engine_that_was_used(candidate: Path, variant: str) -> None:
+    on_cpu = {"gpu": Computation("openvino-fp32", "cpu", "fp32"), "cpu": Computation("openvino-int8", "cpu", "int8")}
+    on_gpu = {**on_cpu, "gpu": Computation("torch", "cuda", "bf16")}
+    used = Predictions.read(candidate / variant / "validation").computation
+    assert used == (on_gpu if torch.cuda.is_available() else on_cpu)[variant]
+    assert thresholds.read(candidate / variant / "thresholds" / thresholds.FILE).engine == used.engine
+
+
+def test_predictions_of_before_name_the_engine_alone(tmp_path: Path, predictions: Predictions) -> None:
+    predictions.write(tmp_path / FILE)
+    table = pq.read_table(tmp_path / FILE)
+    pq.write_table(table.replace_schema_metadata({"split": "test", "engine": "onnx-int8", "digest": "d"}), tmp_path / FILE)
+    assert Predictions.read(tmp_path / FILE).computation == Computation("openvino-int8")
 
 
 @pytest.mark.parametrize("variant", sorted(ENGINES))
