@@ -23,6 +23,10 @@ class ModelError(WorkflowError):
     """A profile, its weights or a model folder cannot be used."""
 
 
+class DeviceError(WorkflowError):
+    """A GPU was requested and cannot be used; the message begins with the cause: driver, runtime, device plugin or torch."""
+
+
 class TrainingError(WorkflowError):
     """Training cannot continue."""
 

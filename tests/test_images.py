@@ -91,3 +91,14 @@ def test_a_push_needs_a_registry() -> None:
     refused = script("push", "trainer")
     assert refused.returncode == 1
     assert "REGISTRY=" in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["trainer", "predictor"])
+def test_an_image_sets_what_gke_and_the_nvidia_runtime_need_to_show_a_gpu(name: str) -> None:
+    final = Path("images", name, "Dockerfile").read_text().replace("\\\n", " ").rpartition("\nFROM ")[2]
+    pairs = [pair for line in final.splitlines() if line.startswith("ENV ") for pair in line.removeprefix("ENV ").split()]
+    variables = dict(pair.split("=", 1) for pair in pairs)
+    assert variables["NVIDIA_VISIBLE_DEVICES"] == "all"
+    assert variables["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
+    assert variables["LD_LIBRARY_PATH"].split(":") == ["/usr/local/nvidia/lib64", "/usr/local/nvidia/lib"]
+    assert variables["PATH"].split(":") == ["/opt/venv/bin", "$PATH", "/usr/local/nvidia/bin"]

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from goemotions.errors import ModelError
+from goemotions.errors import DeviceError, ModelError
 from goemotions.metrics.probabilities import sigmoid
+from goemotions.models import devices
 from goemotions.models.engine_names import FILES as FILES
 from goemotions.models.engine_names import NAMES, Computation, canonical_name
 from goemotions.models.tokenizer import TextEncoder, by_length
@@ -54,7 +55,7 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """A torch classifier; without a given precision in bf16 on a GPU and in fp32 on a CPU."""
+    """A torch classifier; without a given precision in bf16 on a GPU that computes in it, and in fp32 elsewhere."""
 
     name = "torch"
     workers = 1
@@ -66,7 +67,7 @@ class TorchEngine:
         self._model = model
         self._device = device
         self.batch_tokens = 16384 if device.type == "cuda" else 1024
-        self._precision = precision or ("bf16" if device.type == "cuda" else "fp32")
+        self._precision = precision or ("bf16" if device.type == "cuda" and _computes_in_bf16() else "fp32")
 
     @property
     def computation(self) -> Computation:
@@ -124,15 +125,19 @@ class OpenVinoEngine:
 
 
 def suited(name: str) -> str:
-    """Returns the engine's name, or for torch without a GPU that of the float engine for CPUs, whose probabilities are the same."""
+    """Returns the engine's name, or for torch without a GPU that of the float engine for CPUs, whose probabilities are the same.
+
+    Raises:
+        DeviceError: this process was given a GPU and cannot use it.
+    """
     name = canonical_name(name)
-    if name != "torch":
-        return name
-    try:
-        import torch
-    except ModuleNotFoundError:
-        return "openvino-fp32"
-    return name if torch.cuda.is_available() else "openvino-fp32"
+    return name if name != "torch" or devices.resolve() == "cuda" else "openvino-fp32"
+
+
+def _computes_in_bf16() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def cpus() -> int:
@@ -155,9 +160,12 @@ def load(name: str, folder: Path, encoder: TextEncoder, *, threads: int | None =
 
     Raises:
         ModelError: there is no such engine, it is not installed, or its file is damaged.
+        DeviceError: this process was given a GPU, and cannot use it or the engine computes on the CPU.
     """
     name = canonical_name(name)
     if name in FILES:
+        if devices.is_required():
+            raise DeviceError(f"{name} computes on the CPU, and {devices.VARIABLE} is gpu: choose a bundle for GPUs, or torch")
         return OpenVinoEngine(folder / FILES[name], encoder, name, threads)
     if name != "torch":
         raise ModelError(f"there is no engine {name!r}: choose from {', '.join(NAMES)}")
@@ -169,7 +177,7 @@ def load(name: str, folder: Path, encoder: TextEncoder, *, threads: int | None =
         raise ModelError(f"the engine torch needs {error.name}: install the extra [train], or choose openvino-int8") from error
     if threads:
         torch.set_num_threads(threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(devices.resolve(compute=True))
     return TorchEngine(classifier.load_classifier(folder).to(device), encoder, device)
 
 

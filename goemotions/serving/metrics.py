@@ -41,7 +41,10 @@ TRUNCATED = Counter("goemotions_truncated_texts_total", "Texts that exceeded the
 PREDICTIONS = Counter("goemotions_predictions_total", "Texts predicted to have a label; their shares show drift", ["label"])
 REJECTED = Counter("goemotions_rejected_requests_total", "Rejected requests", ["reason"])
 MODEL = Gauge(
-    "goemotions_model_info", "The model that is served", ["version", "engine", "profile"], multiprocess_mode="livemostrecent"
+    "goemotions_model_info",
+    "The model that is served, and what computes its scores",
+    ["version", "profile", "engine", "device", "precision"],
+    multiprocess_mode="livemostrecent",
 )
 
 

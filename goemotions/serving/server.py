@@ -23,6 +23,7 @@ from uvicorn.supervisors import Multiprocess
 
 from goemotions import defaults
 from goemotions.errors import WorkflowError
+from goemotions.models import devices
 from goemotions.serving.limits import Limits
 from goemotions.storage import manifest
 
@@ -54,6 +55,7 @@ def serve(settings: Settings) -> None:
 
     Raises:
         IntegrityError, ModelError: the bundle cannot be served; no port was opened.
+        DeviceError: this process was given a GPU and cannot use it.
         WorkflowError: the port is in use or not permitted.
     """
     config = uvicorn.Config(
@@ -73,6 +75,8 @@ def serve(settings: Settings) -> None:
         backlog=2048,
     )
     manifest.verify(settings.folder)
+    if devices.is_required():
+        devices.resolve()
     listening = _listen(settings.host, settings.port)
     # After its shutdown uvicorn raises the signal again; this handler makes that a clean exit.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
@@ -105,11 +109,11 @@ def create_app(settings: Settings) -> Starlette:
         if server:
             await server.start()
         logger.info(
-            "ready at http://%s:%s/: version %s, engine %s",
+            "ready at http://%s:%s/: version %s, %s",
             settings.host,
             settings.port,
             settings.version,
-            predictor.engine.name,
+            service.computation,
         )
         yield
         if server:

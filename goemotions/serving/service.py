@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import dataclasses
 import logging
 import time
 from collections.abc import Awaitable, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 from goemotions.defaults import MODEL_NAME
 from goemotions.errors import RequestError
 from goemotions.metrics.probabilities import sigmoid
+from goemotions.models import devices
 from goemotions.models.engines import LENGTH_STEP, Engine
 from goemotions.prediction.predictor import Options, Prediction, Predictor
 from goemotions.serving import metrics
@@ -55,7 +57,10 @@ class Service:
         _warm_up(predictor.engine)
         self._batcher = Batcher(predictor.engine, limits, across_requests=across_requests)
         self._counters = {label: metrics.PREDICTIONS.labels(label) for label in self.labels}
-        metrics.MODEL.labels(version, predictor.engine.name, predictor.bundle.metadata.profile).set(1)
+        used = predictor.engine.computation
+        self.computation = dataclasses.replace(used, device=devices.name(used.device))
+        profile = predictor.bundle.metadata.profile
+        metrics.MODEL.labels(version=version, profile=profile, **dataclasses.asdict(self.computation)).set(1)
 
     @property
     def is_live(self) -> bool:
@@ -91,7 +96,7 @@ class Service:
         return {
             "name": MODEL_NAME,
             "versions": [self.version],
-            "platform": self.predictor.engine.name,
+            "platform": str(self.computation),
             "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
             "outputs": [
                 {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(self.labels)]},

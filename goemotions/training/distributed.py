@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from goemotions.errors import Interrupted, TrainingError
-from goemotions.models import engines
+from goemotions.models import devices, engines
 
 T = TypeVar("T")
 
@@ -74,12 +74,13 @@ def _member(function: Callable[..., Any], *arguments: Any) -> Any:
 def _joined(function: Callable[..., T], *arguments: Any) -> T:
     local = int(os.environ["LOCAL_RANK"])
     try:
-        if torch.cuda.is_available():
+        on_gpus = devices.resolve() == "cuda"
+        if on_gpus:
             torch.cuda.set_device(local)
         else:
             torch.set_num_threads(max(1, engines.cpus() // int(os.environ["LOCAL_WORLD_SIZE"])))
         # Objects and flags are exchanged between CPUs, so that no step waits for a GPU to read a flag.
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
         torch.distributed.init_process_group(backend, timeout=WAIT)
     except RuntimeError as error:
         raise TrainingError(f"the GPUs cannot work together ({error}): use one, or look at the driver and NCCL") from error

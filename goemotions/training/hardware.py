@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import platform
 import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import torch
 
 from goemotions.errors import TrainingError
+from goemotions.models import devices
 from goemotions.training.options import PRECISIONS
 
 
@@ -26,20 +25,17 @@ def resolve_precision(precision: str) -> str:
         raise TrainingError(f"there is no precision {precision!r}: choose from {', '.join(PRECISIONS)}")
     if precision != "auto":
         return precision
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    if devices.resolve() == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
 def describe() -> str:
     """The machine in a few words, for the report."""
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    cpu = platform.processor() or platform.machine()
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{torch.get_num_threads()} threads of {cpu} ({torch.backends.cpu.get_cpu_capability()})"
+    kind = devices.resolve()
+    if kind == "cuda":
+        return f"{torch.cuda.device_count()} x {devices.name(kind)}"
+    return f"{torch.get_num_threads()} threads of {devices.name(kind)} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def peak_memory() -> tuple[int, int]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
 
+from goemotions.models import devices
 from goemotions.models.records import TrainingRecord
 from goemotions.registry import tracking
-from goemotions.training import distributed, trainer
+from goemotions.training import distributed, hardware, trainer
 from goemotions.training.options import TrainOptions
+
+log = logging.getLogger(__name__)
 
 
 def run(dataset: Path, output: Path, profile: str, options: TrainOptions) -> TrainingRecord:
@@ -22,9 +26,12 @@ def run(dataset: Path, output: Path, profile: str, options: TrainOptions) -> Tra
         The content of ``training.json``.
 
     Raises:
+        DeviceError: this process was given a GPU and cannot use it.
         ModelError, TrainingError, Interrupted: as ``trainer.train`` does; with several processes TrainingError if any of them fails.
     """
-    count = options.processes or max(1, torch.cuda.device_count())
+    kind = devices.resolve()
+    count = options.processes or (torch.cuda.device_count() if kind == "cuda" else 1)
+    log.info("training on %s", hardware.describe())
     if count == 1:
         return _train(dataset, output, profile, options)
     return distributed.launch(count, _train, dataset, output, profile, options)

@@ -18,7 +18,7 @@ from goemotions import defaults
 from goemotions.errors import Interrupted, TrainingError
 from goemotions.metrics import calibration, classification
 from goemotions.metrics.probabilities import sigmoid
-from goemotions.models import engines
+from goemotions.models import devices, engines
 from goemotions.models.profiles import Profile
 from goemotions.models.records import RunRecord
 from goemotions.models.tokenizer import TextEncoder
@@ -98,7 +98,7 @@ class TrainingLoop:
         plan: CheckpointPlan = CheckpointPlan(),
     ) -> None:
         self.profile = profile
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(devices.resolve(compute=True))
         self.classifier = classifier.to(self.device)
         self.encoder = encoder
         self.seed = seed

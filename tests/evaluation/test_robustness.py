@@ -46,7 +46,7 @@ class Counting:
 
     def __init__(self, engine: Engine) -> None:
         self.name, self.encoder, self.engine, self.texts = engine.name, engine.encoder, engine, 0
-        self.workers, self.batch_tokens = engine.workers, engine.batch_tokens
+        self.workers, self.batch_tokens, self.computation = engine.workers, engine.batch_tokens, engine.computation
 
     def logits(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         self.texts += len(ids)

@@ -31,6 +31,7 @@ class Observed:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.name, self.encoder, self.workers, self.batch_tokens = engine.name, engine.encoder, 1, 256
+        self.computation = engine.computation
         self.unblocked = threading.Event()
         self.unblocked.set()
         self.entered = threading.Semaphore(0)

@@ -1,5 +1,6 @@
 """Start and configuration of the predictor server: options, environment variables, its port, a damaged bundle."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -47,6 +48,16 @@ def test_a_damaged_bundle_never_becomes_ready(bundle: Path, tmp_path: Path) -> N
         ended = run_serve("--bundle", str(damaged), "--port", "0", "--workers", workers)
         assert ended.returncode == 1
         assert "model.int8.onnx differs from its manifest" in ended.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.fault("gpu-not-seen")
+def test_a_server_that_was_given_a_gpu_does_not_start_on_the_cpu(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOEMOTIONS_DEVICE", "gpu")
+    ended = run_serve("--bundle", str(bundle), "--port", "0")
+    assert ended.returncode == 1
+    last = ended.stderr.strip().splitlines()[-1]
+    # With a GPU the bundle is the reason: its engine computes on the CPU.
+    assert re.match(r"goemotions: (torch|driver|runtime|device plugin): |goemotions: openvino-int8 computes on the CPU", last)
 
 
 def test_a_port_in_use_is_an_error(bundle: Path, server: Server) -> None:
