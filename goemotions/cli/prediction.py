@@ -27,7 +27,7 @@ def predict(text: tuple[str, ...], bundle: str, model_name: str) -> None:
     from goemotions.registry.references import as_folder
 
     with as_folder(bundle, model_name) as (folder, _):
-        for prediction in Predictor.load(folder).predict(text):
+        for prediction in Predictor.load(folder, is_verified=True).predict(text):
             click.echo(json.dumps(prediction, ensure_ascii=False))
 
 
@@ -86,7 +86,8 @@ def _score_file(source: str, output: str, bundle: str, model_name: str, threads:
         if store.is_s3(location):
             raise DataError(f"{location}: a single file is labelled on this machine only: give an s3:// prefix as the output")
     with as_folder(bundle, model_name) as (folder, _):
-        return files.score_file(Predictor.load(folder, threads=threads), Path(source), Path(output), **options)
+        predictor = Predictor.load(folder, threads=threads, is_verified=True)
+        return files.score_file(predictor, Path(source), Path(output), **options)
 
 
 @click.command()

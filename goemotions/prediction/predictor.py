@@ -9,8 +9,10 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
+from goemotions.errors import ModelError
 from goemotions.metrics.probabilities import is_top_k, rank_labels
 from goemotions.models import engines
+from goemotions.models.engine_names import WEIGHTS, canonical_name
 from goemotions.models.engines import Engine
 from goemotions.registry import bundle
 from goemotions.registry.bundle import Bundle
@@ -47,16 +49,21 @@ class Predictor:
         self.engine = engine
 
     @classmethod
-    def load(cls, folder: Path, *, engine: str = "", threads: int | None = None) -> Predictor:
+    def load(cls, folder: Path, *, engine: str = "", threads: int | None = None, is_verified: bool = False) -> Predictor:
         """Verifies the bundle in a folder and loads an engine: ``engine``, or the one that suits bundle and hardware if it is empty.
+
+        Args:
+            folder: the bundle.
+            engine: the name of an engine whose weights the bundle holds.
+            threads: CPU threads of the engine; by default one per core.
+            is_verified: every file has been compared with the manifest already, as by ``references.as_folder``.
 
         Raises:
             IntegrityError: a file is missing or differs from the manifest.
             ModelError: the folder is not a bundle, or the engine cannot be loaded.
         """
-        loaded = bundle.load(folder)
-        name = engine or engines.suited(loaded.metadata.engine)
-        return cls(loaded, engines.load(name, folder, loaded.encoder, threads=threads))
+        loaded = bundle.load(folder, is_verified=is_verified)
+        return cls(loaded, engines.load(_engine_name(loaded, engine), folder, loaded.encoder, threads=threads))
 
     def predict(self, texts: Sequence[str], options: Options | None = None) -> list[Prediction]:
         """One prediction per text, in order."""
@@ -91,6 +98,20 @@ class Predictor:
                 }
             )
         return result
+
+
+def _engine_name(loaded: Bundle, requested: str) -> str:
+    """The engine to load: the requested one, or the one that suits the hardware if the bundle holds its weights, or its own."""
+    own = canonical_name(loaded.metadata.engine)
+    if not requested:
+        suited = engines.suited(own)
+        return suited if loaded.has_engine(suited) else own
+    if requested in WEIGHTS and not loaded.has_engine(requested):
+        raise ModelError(
+            f"{loaded.folder} holds no {WEIGHTS[requested]}, which the engine {requested} reads: use {own}, or the bundle of the "
+            "other variant"
+        )
+    return requested
 
 
 class PyfuncModel:

@@ -160,7 +160,8 @@ def score(
             return
         with references.as_folder(planned.bundle) as (folder, _):
             if workers == 1:
-                _score_all(Predictor.load(folder, threads=threads), planned, output, shards, progress.update)
+                predictor = Predictor.load(folder, threads=threads, is_verified=True)
+                _score_all(predictor, planned, output, shards, progress.update)
                 return
             for rows in _in_processes(planned, output, shards, folder, workers, threads or max(1, engines.cpus() // workers)):
                 progress.update(rows)
@@ -303,7 +304,7 @@ def _in_processes(
 ) -> Iterator[int]:
     """The number of rows of each shard, as soon as it is scored."""
     # An error of the bundle is raised here once, not by each worker.
-    bundle.load(folder)
+    bundle.load(folder, is_verified=True)
     # The plan is sent to a worker with each shard: with its list of shards that would be quadratic.
     planned = replace(planned, shards=())
     context = multiprocessing.get_context("spawn")
@@ -326,7 +327,7 @@ def _start(folder: Path, threads: int, parent: int) -> None:
     # Ctrl-C is handled by the parent, which ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _PREDICTOR = Predictor.load(folder, threads=threads)
+    _PREDICTOR = Predictor.load(folder, threads=threads, is_verified=True)
 
 
 def _end_with(parent: int) -> None:

@@ -14,8 +14,8 @@ from goemotions.evaluation.selection import CandidateScores
 from goemotions.metrics import thresholds
 from goemotions.metrics.classification import METRICS_FILE
 from goemotions.metrics.thresholds import Thresholds
-from goemotions.models import engines
-from goemotions.models.records import EXPORT_FILE, TrainingRecord, read_exports
+from goemotions.models.engine_names import WEIGHTS
+from goemotions.models.records import TrainingRecord, read_exports
 from goemotions.registry import tracking
 from goemotions.registry.bundle import (
     CARD,
@@ -88,12 +88,15 @@ def stored_scores(bundle: Bundle) -> CandidateScores:
 def assemble(output: Path, artifacts: CandidateArtifacts, metadata: BundleMetadata) -> dict[str, float]:
     """Writes a bundle: copies the artifacts, adds labels, metrics, model card and MLmodel, and at last the manifest.
 
+    Of the weights, only those of the engine in ``metadata`` are copied.
+
     Returns:
         The metrics of both splits at the tuned thresholds, and at 0.5 under ``.../at_0.5``.
     """
-    shutil.copytree(artifacts.model, output)
-    for name in (*engines.FILES.values(), EXPORT_FILE):
-        shutil.copyfile(artifacts.onnx / name, output / name)
+    own = WEIGHTS[metadata.engine]
+    others = shutil.ignore_patterns(*(name for name in WEIGHTS.values() if name != own))
+    for folder in (artifacts.model, artifacts.onnx):
+        shutil.copytree(folder, output, ignore=others, dirs_exist_ok=True)
     shutil.copyfile(artifacts.thresholds / thresholds.FILE, output / thresholds.FILE)
     fitted = thresholds.read(output / thresholds.FILE).thresholds
     metrics: dict[str, float] = {}
@@ -139,8 +142,9 @@ pipeline_tag: text-classification
 ---
 # {metadata.profile}, variant {metadata.variant}
 
-Multi-label classifier of short texts, one probability per label. Engine: {metadata.engine}. Thresholds: {fitted.strategy},
-fitted on validation. Trained on data with the digest `{metadata.dataset_digest}`.
+Multi-label classifier of short texts, one probability per label. Engine: {metadata.engine}; the scores, thresholds and metrics are
+those of {metadata.evaluated or metadata.engine}. Thresholds: {fitted.strategy}, fitted on validation. Trained on data with the
+digest `{metadata.dataset_digest}`.
 
 | metric | validation | test |
 |---|---|---|

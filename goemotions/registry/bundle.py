@@ -1,5 +1,7 @@
 """A bundle: everything that one model version consists of, in one immutable folder. Its manifest is written last.
 
+It holds the weights of the engine of its variant only (``engine_names.WEIGHTS``); bundles of before hold those of all engines.
+
 This module has the location of a bundle in the store, the names of the files that are made when it is assembled, and its reading;
 ``assembly.assemble`` writes it. Files that earlier steps wrote keep their names, and docs/models.md lists all of them. Reading needs
 neither torch nor the training libraries nor pyarrow: the server does it.
@@ -12,16 +14,17 @@ be stored in another way without changing the labels. Bundles from before that f
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import ModelError
 from goemotions.metrics import thresholds
 from goemotions.metrics.classification import METRICS_FILE
 from goemotions.metrics.thresholds import Thresholds
+from goemotions.models.engine_names import WEIGHTS, Computation, canonical_name
 from goemotions.models.records import EXPORT_FILE, TRAINING_FILE
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.storage import manifest
@@ -29,16 +32,20 @@ from goemotions.storage import store as storage
 
 Variant = Literal["gpu", "cpu"]
 VARIANTS: tuple[Variant, ...] = ("gpu", "cpu")
-ENGINES: dict[str, str] = {"gpu": "torch", "cpu": "openvino-int8"}
+# What serves each variant.
+SERVING: dict[Variant, Computation] = {
+    "gpu": Computation("torch", "cuda", "bf16"),
+    "cpu": Computation("openvino-int8", "cpu", "int8"),
+}
+ENGINES: dict[str, str] = {variant: computation.engine for variant, computation in SERVING.items()}
 
 LABELS = "labels.json"
 CARD = "README.md"
-WEIGHTS = "model.safetensors"
 PREDICTIONS = "{split}.parquet"
 PER_LABEL = "{split}_per_label.csv"
 # The files of a bundle by kind, as patterns; the first kind that matches counts.
 KINDS = {
-    "checkpoint": (WEIGHTS, "config.json", TRAINING_FILE, "*token*", "vocab*", "merges*"),
+    "checkpoint": (WEIGHTS["torch"], "config.json", TRAINING_FILE, "*token*", "vocab*", "merges*"),
     "onnx": ("*.onnx", EXPORT_FILE),
     "thresholds": (thresholds.FILE,),
     "labels": (LABELS,),
@@ -83,13 +90,33 @@ class BundleLocation:
 
 @dataclass(frozen=True)
 class BundleMetadata:
-    """What the manifest of a bundle says of it besides its files: the run that trained it, on which data, and its engine."""
+    """What the manifest of a bundle says of it besides its files.
+
+    Attributes:
+        engine: the engine that serves it.
+        run_id: the MLflow run that trained it, on the data with ``dataset_digest``.
+        evaluated: what computed its scores, thresholds and metrics; None in bundles from before it was recorded.
+        checkpoint_sha256: of the weights that were trained, from which those of the engine were made; empty in bundles of before.
+    """
 
     variant: Variant
     engine: str
     profile: str
     run_id: str
     dataset_digest: str
+    evaluated: Computation | None = None
+    checkpoint_sha256: str = ""
+
+    @classmethod
+    def parse(cls, content: dict[str, Any]) -> BundleMetadata:
+        """From the content of a manifest; what bundles of before lack is empty."""
+        required = {field.name: content.get(field.name, "") for field in fields(cls) if field.default is MISSING}
+        evaluated = content.get("evaluated")
+        return cls(
+            **required,
+            evaluated=Computation(**evaluated) if evaluated else None,
+            checkpoint_sha256=content.get("checkpoint_sha256", ""),
+        )
 
 
 @dataclass(frozen=True)
@@ -102,18 +129,27 @@ class Bundle:
     thresholds: Thresholds
     encoder: TextEncoder
 
+    def has_engine(self, name: str) -> bool:
+        """Whether the bundle holds the weights that an engine reads."""
+        weights = WEIGHTS.get(canonical_name(name))
+        return weights is not None and (self.folder / weights).is_file()
 
-def load(folder: Path) -> Bundle:
+
+def load(folder: Path, *, is_verified: bool = False) -> Bundle:
     """Verifies a bundle and reads what a predictor needs besides the engine.
+
+    Args:
+        folder: the bundle.
+        is_verified: every file has been compared with the manifest already; hashing gigabytes takes seconds.
 
     Raises:
         IntegrityError: a file is missing or differs from the manifest.
         ModelError: every file is there, but the folder is not a bundle.
     """
-    content = manifest.verify(folder)
+    content = manifest.read(folder) if is_verified else manifest.verify(folder)
     if content.get("variant") not in VARIANTS:
         raise ModelError(NOT_A_BUNDLE.format(folder))
-    metadata = BundleMetadata(**{field.name: content.get(field.name, "") for field in fields(BundleMetadata)})
+    metadata = BundleMetadata.parse(content)
     fitted = thresholds.read(folder / thresholds.FILE).thresholds
     return Bundle(folder, metadata, taxonomy(str(folder)), fitted, TextEncoder.load(folder))
 

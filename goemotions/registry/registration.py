@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -15,6 +15,7 @@ from goemotions.evaluation.gate import Verdict
 from goemotions.evaluation.selection import CandidateScores, latency_limit, select_winner
 from goemotions.metrics import thresholds
 from goemotions.metrics.classification import METRICS_FILE
+from goemotions.models.engine_names import WEIGHTS
 from goemotions.registry import assembly, bundle, promotion, tracking
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, BundleLocation, BundleMetadata, Variant
@@ -24,6 +25,7 @@ from goemotions.storage import store as storage
 from goemotions.storage.lock import Lock
 
 REGISTERED = "registered.json"
+CHECKPOINT = WEIGHTS["torch"]
 
 
 class RegisteredVersion(TypedDict):
@@ -95,8 +97,17 @@ def register(
         with lock.hold(bundle.model_prefix(store, model_name)):
             run = tracking.get_or_create_run(pipeline_run, winner.profile)
         location = BundleLocation(store, model_name, run.run_id, variant)
-        metadata = BundleMetadata(variant, ENGINES[variant], winner.profile, run.run_id, winner.validation.digest)
-        metrics = _store_bundle(location, candidates[variant][position], metadata)
+        artifacts = candidates[variant][position]
+        metadata = BundleMetadata(
+            variant,
+            ENGINES[variant],
+            winner.profile,
+            run.run_id,
+            winner.validation.digest,
+            winner.validation.computation,
+            manifest.sha256(artifacts.model / CHECKPOINT),
+        )
+        metrics = _store_bundle(location, artifacts, metadata)
         run.log_metrics({f"{variant}/{name}": value for name, value in metrics.items()})
         registration = _Registration(location, {**_version_tags(metadata), **(tags or {})}, winner)
         version, alias, verdict = registration.complete(dataset, latency_budget_ms, auto_promote=auto_promote)
@@ -121,13 +132,14 @@ def _refuse_other_labels(model_name: str, variant: Variant, candidates: list[Can
 
 
 def _version_tags(metadata: BundleMetadata) -> dict[str, str]:
-    return {name: value for name, value in asdict(metadata).items() if name != "engine"}
+    tags = {name: getattr(metadata, name) for name in ("variant", "profile", "run_id", "dataset_digest")}
+    return tags | {"evaluated": str(metadata.evaluated)}
 
 
 def _store_bundle(location: BundleLocation, artifacts: CandidateArtifacts, metadata: BundleMetadata) -> dict[str, float]:
     """Writes and uploads the bundle unless it is complete there, since bundles never change; returns its metrics."""
     if (content := storage.read(str(location), manifest.NAME)) is not None:
-        _refuse_other_files(location, json.loads(content)["files"], artifacts)
+        _refuse_other_files(location, json.loads(content), artifacts, metadata)
         metrics = json.loads(storage.read(str(location), METRICS_FILE) or b"{}")
         return {name: float(value) for name, value in metrics.items()}
     with tempfile.TemporaryDirectory() as scratch:
@@ -137,11 +149,15 @@ def _store_bundle(location: BundleLocation, artifacts: CandidateArtifacts, metad
     return written
 
 
-def _refuse_other_files(location: BundleLocation, stored: dict[str, Any], artifacts: CandidateArtifacts) -> None:
+def _refuse_other_files(
+    location: BundleLocation, stored: dict[str, Any], artifacts: CandidateArtifacts, metadata: BundleMetadata
+) -> None:
     """A pipeline run registers one model per profile: another one would get the version and the bytes of the first."""
-    for path in (artifacts.model / bundle.WEIGHTS, artifacts.thresholds / thresholds.FILE):
-        if stored[path.name]["sha256"] != manifest.sha256(path):
-            raise ModelError(f"{location} has another model of the same run and profile: register under another run id")
+    files = {name: entry["sha256"] for name, entry in stored["files"].items()}
+    # Bundles of before hold the checkpoint itself.
+    is_same_model = metadata.checkpoint_sha256 in (stored.get("checkpoint_sha256"), files.get(CHECKPOINT))
+    if not is_same_model or files[thresholds.FILE] != manifest.sha256(artifacts.thresholds / thresholds.FILE):
+        raise ModelError(f"{location} has another model of the same run and profile: register under another run id")
 
 
 @dataclass(frozen=True)

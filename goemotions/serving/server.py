@@ -25,7 +25,6 @@ from goemotions import defaults
 from goemotions.errors import WorkflowError
 from goemotions.models import devices
 from goemotions.serving.limits import Limits
-from goemotions.storage import manifest
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +33,7 @@ logger = logging.getLogger(__name__)
 class Settings:
     """How a bundle is served.
 
+    ``folder`` holds a verified bundle (``references.as_folder``): the server does not compare it with its manifest again.
     ``grpc_port`` 0: no gRPC. ``threads`` None: all cores, divided among the ``workers`` (processes).
     """
 
@@ -54,8 +54,8 @@ def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Raises:
-        IntegrityError, ModelError: the bundle cannot be served; no port was opened.
-        DeviceError: this process was given a GPU and cannot use it.
+        ModelError: the bundle cannot be served.
+        DeviceError: this process was given a GPU and cannot use it; no port was opened.
         WorkflowError: the port is in use or not permitted.
     """
     config = uvicorn.Config(
@@ -74,7 +74,6 @@ def serve(settings: Settings) -> None:
         timeout_worker_healthcheck=30,
         backlog=2048,
     )
-    manifest.verify(settings.folder)
     if devices.is_required():
         devices.resolve()
     listening = _listen(settings.host, settings.port)
@@ -99,7 +98,7 @@ def create_app(settings: Settings) -> Starlette:
     # The event loop and the worker threads switch ten times as often as by default, so that neither waits long for the other.
     sys.setswitchinterval(0.0005)
     threads = settings.threads or max(1, engines.cpus() // settings.workers)
-    predictor = Predictor.load(settings.folder, engine=settings.engine, threads=threads)
+    predictor = Predictor.load(settings.folder, engine=settings.engine, threads=threads, is_verified=True)
     service = Service(predictor, settings.version, settings.limits, across_requests=settings.across_requests)
 
     @contextlib.asynccontextmanager

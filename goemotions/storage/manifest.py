@@ -30,22 +30,33 @@ def write(folder: Path, **metadata: Any) -> None:
         temporary.write_text(json.dumps({**metadata, "files": files}, indent=1), encoding="utf-8")
 
 
+def read(folder: Path) -> dict[str, Any]:
+    """Reads a manifest without checking the files that it lists.
+
+    Raises:
+        IntegrityError: there is no readable manifest.
+    """
+    try:
+        content: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        if not all(expected.keys() >= {"size", "sha256"} for expected in content["files"].values()):
+            raise ValueError("a file has no size or no sha256")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"{folder} has no readable {NAME}: it is not complete, fetch it again") from error
+    return content
+
+
 def verify(folder: Path) -> dict[str, Any]:
     """Reads a manifest and checks each file that it lists. Other files are ignored (MLflow adds one).
 
     Raises:
         IntegrityError: there is no readable manifest, or a file is missing, truncated or changed.
     """
-    try:
-        content: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        files = [(name, expected["size"], expected["sha256"]) for name, expected in content["files"].items()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError(f"{folder} has no readable {NAME}: it is not complete, fetch it again") from error
-    for name, size, digest in files:
+    content = read(folder)
+    for name, expected in content["files"].items():
         path = folder / name
         if not path.is_file():
             raise IntegrityError(f"{folder} lacks {name}: fetch it again")
-        if path.stat().st_size != size or sha256(path) != digest:
+        if path.stat().st_size != expected["size"] or sha256(path) != expected["sha256"]:
             raise IntegrityError(f"{path} differs from its manifest: fetch it again, or register the model again")
     return content
 

@@ -384,11 +384,11 @@ def test_a_download_lists_the_files_by_kind(run: Callable[..., Ended], whole: Pa
     first, *kinds = ended.out.splitlines()
     assert first == f"{tmp_path / 'got'}: {whole}, every file matches its manifest"
     listed = {line.split()[0]: line.partition(" kB  ")[2].split(", ") for line in kinds}
-    assert "model.safetensors" in listed["checkpoint"]
+    assert "config.json" in listed["checkpoint"]
     assert "tokenizer.json" in listed["checkpoint"]
     assert listed["predictions"] == ["test.parquet", "validation.parquet"]
     assert listed["metrics"] == ["metrics.json", "test_per_label.csv", "validation_per_label.csv"]
-    assert listed["onnx"] == ["export.json", "model.int8.onnx", "model.onnx"]
+    assert listed["onnx"] == ["export.json", "model.int8.onnx"]
     assert listed["thresholds"] == ["thresholds.json"]
     assert listed["description"] == ["MLmodel", "README.md"]
     names = {name for names in listed.values() for name in names} | {manifest.NAME}
@@ -400,10 +400,10 @@ def test_a_version_is_downloaded_once_and_changed_files_are_downloaded_again(
 ) -> None:
     folder = tmp_path / "got"
     run("model", "download", whole, "--output", folder)
-    before = (folder / "model.safetensors").stat().st_mtime_ns
+    before = (folder / "model.int8.onnx").stat().st_mtime_ns
     assert run("model", "download", whole, "--output", folder).code == 0
-    assert (folder / "model.safetensors").stat().st_mtime_ns == before
-    (folder / "model.safetensors").write_bytes(b"cut")
+    assert (folder / "model.int8.onnx").stat().st_mtime_ns == before
+    (folder / "model.int8.onnx").write_bytes(b"cut")
     assert run("model", "download", whole, "--output", folder).code == 0
     assert manifest.verify(folder) == manifest.verify(whole)
 
@@ -420,10 +420,10 @@ def test_another_version_replaces_the_downloaded_one(run: Callable[..., Ended], 
 def test_a_failed_download_keeps_the_former_version(run: Callable[..., Ended], whole: Path, tmp_path: Path) -> None:
     newer, folder = copied(whole, tmp_path / "newer", run_id="newer"), tmp_path / "got"
     run("model", "download", whole, "--output", folder)
-    (newer / "model.onnx").unlink()
+    (newer / "model.int8.onnx").unlink()
     ended = run("model", "download", newer, "--output", folder)
     assert (ended.code, ended.out) == (1, "")
-    assert f"{newer} lacks model.onnx: fetch it again" in ended.err
+    assert f"{newer} lacks model.int8.onnx: fetch it again" in ended.err
     assert manifest.verify(folder) == manifest.verify(whole)
     assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
 
@@ -434,7 +434,7 @@ def test_a_killed_download_leaves_no_bundle_and_can_be_repeated(run: Callable[..
         "import os, shutil, sys\n"
         "from goemotions.cli import main as cli\n"
         "copy = shutil.copyfile\n"
-        "shutil.copyfile = lambda path, target: os._exit(9) if path.name == 'model.onnx' else copy(path, target)\n"
+        "shutil.copyfile = lambda path, target: os._exit(9) if path.name == 'model.int8.onnx' else copy(path, target)\n"
         "cli.main()\n"
     )
     command = [sys.executable, "-c", script, "model", "download", str(whole), "--output", str(folder)]

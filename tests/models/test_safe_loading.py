@@ -264,7 +264,7 @@ def test_only_safetensors_and_json_of_the_pinned_commit_are_downloaded_from_the_
 def test_a_bundle_with_any_file_changed_is_not_used(candidate: Path, tmp_path: Path) -> None:
     bundles.assemble(tmp_path / "bundle", candidate)
     names = sorted(json.loads((tmp_path / "bundle" / manifest.NAME).read_text())["files"])
-    assert {"config.json", "model.int8.onnx", "model.safetensors", "thresholds.json", "tokenizer.json"} < set(names)
+    assert {"config.json", "model.int8.onnx", "thresholds.json", "tokenizer.json"} < set(names)
     for name in names:
         path = tmp_path / "bundle" / name
         content = path.read_bytes()

@@ -19,6 +19,7 @@ from goemotions.errors import DataError, StorageError
 from goemotions.prediction import files
 from goemotions.prediction.files import score_file
 from goemotions.prediction.predictor import Options, Predictor
+from tests.support.bundles import assemble_former
 
 LABELS = ("calm", "dread", "glee", "longing", "pity", "scorn", "plain")
 TEXTS = ["a lake", "storm, gravel", 'the "old"\nballoon', "", "   ", "жаль 🎈", "sparrow " * 500]
@@ -26,8 +27,9 @@ PRESENT = [text for text in TEXTS if text.strip()]
 
 
 @pytest.fixture(scope="module")
-def predictor(whole: Path) -> Predictor:
-    return Predictor.load(whole, engine="openvino-fp32", threads=1)
+def predictor(candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    former = assemble_former(tmp_path_factory.mktemp("former") / "bundle", candidate)
+    return Predictor.load(former, engine="openvino-fp32", threads=1)
 
 
 def write_csv(path: Path, texts: list[str]) -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,9 @@ from goemotions.prediction.predictor import Predictor
 from goemotions.registry import bundle
 from goemotions.registry.bundle import BundleLocation
 from goemotions.storage import manifest
+from tests.support.servers import serving
 
+ROOT = Path(__file__).parents[2]
 TEXTS = ["we saw the lake", "gravel and a balloon"]
 
 
@@ -64,6 +68,42 @@ def test_damaged_labels_are_reported(rewrite: Callable[[Callable[[Path], None]],
     folder = rewrite(lambda folder: (folder / bundle.LABELS).write_text(content) and None)
     with pytest.raises((ModelError, DataError), match=r"labels.json is damaged|twice"):
         bundle.load(folder)
+
+
+# As sitecustomize.py: each process, and those that it starts, writes the name of every bundle file that Python opens for reading.
+RECORD_READS = """
+import os, sys
+def record(event, arguments, folder=os.environ["RECORDED_FOLDER"] + "/", log=os.environ["RECORDED_LOG"]):
+    if event == "open" and str(arguments[0]).startswith(folder) and "r" in (arguments[1] or ""):
+        with open(log, "a") as file:
+            file.write(str(arguments[0]).removeprefix(folder) + chr(10))
+sys.addaudithook(record)
+"""
+
+
+@pytest.fixture
+def reads_of_weights(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """A function that counts how often processes have opened the bundle's weights in Python.
+
+    OpenVINO reads them by itself, so that Python opens them only to hash them.
+    """
+    (tmp_path / "sitecustomize.py").write_text(RECORD_READS)
+    log = tmp_path / "reads"
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    monkeypatch.setenv("RECORDED_FOLDER", str(whole))
+    monkeypatch.setenv("RECORDED_LOG", str(log))
+    return lambda: log.read_text().splitlines().count("model.int8.onnx")
+
+
+def test_the_server_hashes_the_bundle_once_at_start(whole: Path, tmp_path: Path, reads_of_weights: Callable[[], int]) -> None:
+    with serving(whole, tmp_path / "log", "--workers", "2"):
+        assert reads_of_weights() == 1
+
+
+def test_mlflow_hashes_the_bundle_once_when_it_loads_it(whole: Path, reads_of_weights: Callable[[], int]) -> None:
+    script = "import mlflow.pyfunc, sys; mlflow.pyfunc.load_model(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", script, str(whole)], check=True, timeout=120, capture_output=True)
+    assert reads_of_weights() == 1
 
 
 def test_mlflow_loads_a_bundle_that_names_the_former_loader(

@@ -159,6 +159,7 @@ def test_a_version_records_its_origin(registered: Registered, candidate: Path, v
         **metadata,
         "commit": "c1",
     }
+    assert version.tags["evaluated"] == str(Predictions.read(candidate / variant / "validation" / FILE).computation)
     assert version.run_id == run_id
     assert version.source == registered.versions[variant]["source"]
     assert version.source == f"{registry.store}models/{registry.name}/{run_id}/{variant}/"
@@ -263,10 +264,11 @@ def test_a_bundle_is_complete_and_verifies(candidate: Path, tmp_path: Path, vari
         **metadata,
     }
     assert set(content["files"]) == set(files) - {manifest.NAME}
-    expected_files = {"config.json", "model.safetensors", "tokenizer.json", "training.json", "thresholds.json", "metrics.json"}
+    expected_files = {"config.json", "tokenizer.json", "training.json", "export.json", "thresholds.json", "metrics.json"}
     expected_files |= {"validation.parquet", "test.parquet", "README.md", "MLmodel"}
-    expected_files |= {"model.onnx", "model.int8.onnx", "export.json"}
     assert expected_files <= set(files)
+    weights = {name for name in files if name.endswith((".safetensors", ".onnx"))}
+    assert weights == ({"model.safetensors"} if variant == "gpu" else {"model.int8.onnx"})
     assert min(files.values()) > 0
     assert not [name for name in files if name.endswith((".pkl", ".pickle", ".bin", ".pt", ".py"))]
 
