@@ -14,8 +14,6 @@ import tests.support.environment  # noqa: F401
 
 import pytest
 import torch
-import transformers
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from goemotions.data.dataset import ingest
 from goemotions.data.taxonomy import Taxonomy
@@ -23,6 +21,7 @@ from goemotions.models import profiles
 from goemotions.registry import tracking
 from goemotions.storage import s3
 from pipelines.run_folder import RunFolder
+from tests.support import repositories
 from tests.support.bundles import assemble
 
 # One word determines each label, so that even a tiny model learns within seconds.
@@ -57,7 +56,7 @@ FILLERS = [
     "today",
     "there",
 ]
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+WORDS = [*CUES.values(), *FILLERS]
 
 
 def faults_of(item: pytest.Item) -> list[str]:
@@ -145,40 +144,17 @@ def taxonomy() -> Taxonomy:
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """A function from a profile's name to a folder with tiny random weights of its architecture."""
+    """A function from a profile's name to its encoder's repository as published, but tiny and with random weights."""
     root = tmp_path_factory.mktemp("weights")
 
     def make(profile: str) -> str:
-        folder = root / profiles.get(profile).encoder.model_type
+        encoder = profiles.get(profile).encoder
+        folder = root / encoder.model_type
         if not folder.exists():
-            _write_tiny_encoder(folder)
+            repositories.write(encoder.base, folder, WORDS)
         return str(folder)
 
     return make
-
-
-def _write_tiny_encoder(folder: Path) -> None:
-    vocabulary = {word: number for number, word in enumerate([*SPECIAL, *CUES.values(), *FILLERS])}
-    size = len(vocabulary)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    config = {
-        "bert": lambda: transformers.BertConfig(vocab_size=size, **sizes),
-        "roberta": lambda: transformers.RobertaConfig(
-            vocab_size=size, max_position_embeddings=140, pad_token_id=0, bos_token_id=2, eos_token_id=3, **sizes
-        ),
-        "distilbert": lambda: transformers.DistilBertConfig(vocab_size=size, dim=32, n_layers=2, n_heads=2, hidden_dim=64),
-    }[folder.name]()
-    torch.manual_seed(7)
-    transformers.AutoModel.from_config(config).save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    ).save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import ModelError, SourceUnreachable
 from goemotions.metrics.calibration import Calibrator
+from goemotions.models import pretrained_tokenizer
 from goemotions.models.profiles import Profile
 from goemotions.models.records import TRAINING_FILE, read_json
 from goemotions.storage import manifest, store
@@ -149,21 +150,20 @@ def build_classifier(
 
 
 def load_tokenizer(profile: Profile, weights: str | EncoderFiles = "") -> transformers.PreTrainedTokenizerBase:
-    """Loads an encoder's tokenizer.
+    """Loads an encoder's tokenizer, which has a pad token.
 
     Raises:
-        ModelError: the folder holds none, or one that cannot be read.
+        ModelError: the folder holds none, one that cannot be read, or one that does not fit the encoder.
         SourceUnreachable: the hub cannot be reached.
     """
     with encoder_files(profile, weights) as files, _quiet_transformers():
-        _safe_fields(files.folder)
+        fields = _safe_fields(files.folder)
+        _check_type(profile, fields)
         try:
-            # Not AutoTokenizer: it takes the class, and with it the files to read, from the folder.
-            return transformers.PreTrainedTokenizerFast.from_pretrained(
-                files.folder,
-                local_files_only=True,  # nosec B615 # a folder on disk
-            )
-        except UNREADABLE as error:
+            return pretrained_tokenizer.load(files.folder, profile, fields)
+        except Exception as error:  # tokenizers raises nothing more specific.
+            if isinstance(error, ModelError):
+                raise
             raise ModelError(f"{files.folder} holds no usable tokenizer for {profile.name}: {_first_line(error)}") from error
 
 
@@ -225,6 +225,7 @@ def save_classifier(
 ) -> None:
     """Writes a Model folder: Hugging Face's files and ``training.json``, whose content is ``training``."""
     folder.mkdir(parents=True, exist_ok=True)
+    model.config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / TRAINING_FILE).write_text(json.dumps(training, indent=1), encoding="utf-8")
@@ -266,7 +267,10 @@ def _safe_fields(folder: Path) -> dict[str, Any]:
             f"{folder} holds no usable weights: pickles and scripts are never read, convert them to model.safetensors"
         )
     if "tokenizer.json" not in names:
-        raise ModelError(f"{folder / 'tokenizer.json'} is missing: other tokenizer formats are not read, convert it")
+        raise ModelError(
+            f"{folder / 'tokenizer.json'} is missing: other tokenizer formats are not read, convert it with "
+            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+        )
     foreign = [name for name in fields if name in FOREIGN_FIELDS or name.endswith("_implementation")]
     foreign += [name for name in names if name == "adapter_config.json"]
     if foreign:
@@ -295,13 +299,18 @@ def _from_hub(profile: Profile) -> Path:
         ) from error
 
 
-def _config(profile: Profile, taxonomy: Taxonomy, fields: dict[str, Any]) -> transformers.PretrainedConfig:
-    encoder, hyperparameters = profile.encoder, profile.hyperparameters
+def _check_type(profile: Profile, fields: dict[str, Any]) -> None:
+    encoder = profile.encoder
     if fields.get("model_type") != encoder.model_type:
         raise ModelError(
             f"{profile.name} is a {encoder.model_type}, but its weights are of type {fields.get('model_type')!r}: "
             f"give weights of {encoder.base}"
         )
+
+
+def _config(profile: Profile, taxonomy: Taxonomy, fields: dict[str, Any]) -> transformers.PretrainedConfig:
+    encoder, hyperparameters = profile.encoder, profile.hyperparameters
+    _check_type(profile, fields)
     config_class = MeanPooledConfig if hyperparameters.pooling == "mean" else CLASSES[encoder.model_type].config_class
     fields = {key: value for key, value in fields.items() if key not in OWN_FIELDS}
     config = config_class(

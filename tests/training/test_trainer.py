@@ -201,7 +201,7 @@ def material(dataset: Path, tiny: str) -> Iterator[trainer.Material]:
 
 
 def a_loop(material: trainer.Material, epochs: int, location: str = "") -> TrainingLoop:
-    profile = profiles.get("minilm", {"epochs": epochs})
+    profile = profiles.get("minilm", {"epochs": epochs, "learning_rate": 1e-3})
     network = build_classifier(profile, material.taxonomy, weights=material.files)
     return TrainingLoop(profile, network, material.encoder, plan=CheckpointPlan(location))
 
@@ -214,7 +214,7 @@ def test_the_best_epoch_is_kept_when_a_later_one_is_worse(material: trainer.Mate
         if epoch == 3:
             best.update({name: tensor.clone() for name, tensor in loop.classifier.state_dict().items()})
             with torch.no_grad():
-                loop.classifier.classifier.weight.neg_()
+                loop.classifier.classifier.weight.mul_(-100)
 
     loop.fit(material.train, material.validation, spoil_after_the_third)
     history = loop.state.history
@@ -229,7 +229,7 @@ def test_the_best_epoch_before_an_interruption_is_kept_after_it(material: traine
 
     def spoil_after_the_first(epoch: int, values: dict[str, float]) -> None:
         with torch.no_grad():
-            interrupted.classifier.classifier.weight.neg_()
+            interrupted.classifier.classifier.weight.mul_(-100)
 
     with pytest.MonkeyPatch.context() as patched:
         stop_at(12, patched)
