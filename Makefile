@@ -141,11 +141,15 @@ download-model: $(SERVICES) ## download and verify the files of VERSION (alias o
 report: setup ## write docs/model-performance.md, its figures and tables from the newest run
 	@$(GOEMOTIONS) pipeline report $(NAMED)
 
-# It has an environment of its own, because it pins other versions of packages that are used here too.
+# Each has an environment of its own: Checkov pins other versions of packages that are used here too, and with the dependencies of
+# CycloneDX every import of kfp takes two seconds more.
 CHECKOV := .venv/checkov/bin/checkov
-$(CHECKOV):
-	$(PYTHON) -m venv .venv/checkov
-	.venv/checkov/bin/python -m pip install --quiet $(PIP_OPTIONS) checkov==3.3.30
+CYCLONEDX := .venv/cyclonedx/bin/cyclonedx-py
+$(CHECKOV): TOOL := checkov==3.3.30
+$(CYCLONEDX): TOOL := cyclonedx-bom==7.5.0
+$(CHECKOV) $(CYCLONEDX):
+	$(PYTHON) -m venv $(@D:/bin=)
+	$(@D)/python -m pip install --quiet $(PIP_OPTIONS) $(TOOL)
 	@touch $@
 
 # Training is tested in separate processes, as in the pipeline: torch can crash in a process where OpenVINO has run.
@@ -154,7 +158,7 @@ TRAINING := tests/training
 LOAD := tests/serving/test_load.py
 OTHERS := $(foreach file,$(TRAINING) $(LOAD) tests/images,--ignore $(file))
 
-test: setup $(CHECKOV) ## the tests, two files at a time
+test: setup $(CHECKOV) $(CYCLONEDX) ## the tests, two files at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(OTHERS)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(TRAINING)
 	$(BIN)/python -m pytest $(LOAD)
@@ -176,11 +180,11 @@ soak: setup ## run training, registration and serving together for MINUTES= with
 
 # The baseline excludes commits of the hub and digests of data and weights, which are public. No advisory is excluded; to exclude one that
 # does not apply here, use --ignore-vuln and write the reason here.
-audit: setup ## run bandit, detect-secrets and pip-audit, and write the SBOM to .local/sbom.json: AUDIT_OFFLINE=1
+audit: setup $(CYCLONEDX) ## run bandit, detect-secrets and pip-audit, and write the SBOM to .local/sbom.json: AUDIT_OFFLINE=1
 	$(BIN)/bandit -q -ll -r goemotions pipelines components benchmarks
 	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --no-verify --baseline .secrets.baseline
 	@mkdir -p .local
-	$(BIN)/cyclonedx-py environment --no-validate --pyproject pyproject.toml --output-file .local/sbom.json $(BIN)/python
+	$(CYCLONEDX) environment --no-validate --pyproject pyproject.toml --output-file .local/sbom.json $(BIN)/python
 ifeq ($(AUDIT_OFFLINE),1)
 	@echo 'audit: nothing found in code and files; advisories were NOT checked (AUDIT_OFFLINE=1)'
 else

@@ -7,13 +7,16 @@ import random
 import re
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import tests.support.environment  # noqa: F401
 
 # isort: split
 
+import filelock
 import pytest
 import torch
+import xdist.scheduler
 
 from goemotions.data.dataset import ingest
 from goemotions.data.taxonomy import Taxonomy
@@ -76,6 +79,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if selected(item)]
 
 
+# The run of the pipeline that they search takes a minute: one worker makes it.
+SHARE_A_RUN = ("tests/pipelines/test_end_to_end.py", "tests/test_secrets.py")
+
+
+class Scheduling(xdist.scheduler.LoadFileScheduling):
+    """The tests of one file go to one worker, and those of the files that share a run, too."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "run" if file in SHARE_A_RUN else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)
+
+
+MadeOnce = Callable[[str, Callable[[Path], Any]], Path]
 OUTCOMES: dict[str, list[str]] = {}
 
 
@@ -120,6 +141,25 @@ def write_split(path: Path, rows: int, seed: int, prefix: str) -> None:
 
 
 @pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """A function from a name and a maker to the folder that it made, once for all workers; tests only read such a folder."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made-once"
+    root.mkdir(exist_ok=True)
+
+    def get(name: str, make: Callable[[Path], Any]) -> Path:
+        folder = root / name
+        with filelock.FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                unfinished = root / f"{name}.unfinished"
+                make(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return get
+
+
+@pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder in the official layout with a taxonomy of seven labels."""
     folder = tmp_path_factory.mktemp("source")
@@ -158,40 +198,39 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 
 
 @pytest.fixture(scope="session")
-def model_folder(dataset: Path, weights: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_folder(dataset: Path, weights: Callable[[str], str], made_once: MadeOnce) -> Path:
     """A Model folder: the tiny MiniLM, trained for some epochs."""
     from goemotions.training import trainer
     from goemotions.training.options import TrainOptions
 
-    folder = tmp_path_factory.mktemp("model") / "model"
-    trainer.train(dataset, folder, "minilm", TrainOptions(weights=weights("minilm"), epochs=6))
-    return folder
+    options = TrainOptions(weights=weights("minilm"), epochs=6)
+    return made_once("model", lambda folder: trainer.train(dataset, folder, "minilm", options))
 
 
 @pytest.fixture(scope="session")
-def onnx_folder(dataset: Path, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def onnx_folder(dataset: Path, model_folder: Path, made_once: MadeOnce) -> Path:
     """That model as an Onnx folder."""
     from goemotions.models import export
 
-    folder = tmp_path_factory.mktemp("onnx") / "onnx"
-    export.export(dataset, model_folder, folder)
-    return folder
+    return made_once("onnx", lambda folder: export.export(dataset, model_folder, folder))
 
 
 @pytest.fixture(scope="session")
-def candidate(dataset: Path, model_folder: Path, onnx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def candidate(dataset: Path, model_folder: Path, onnx_folder: Path, made_once: MadeOnce) -> Path:
     """A profile's folder as the steps leave it: model, onnx, and for each variant validation, test and thresholds."""
     from goemotions.evaluation import evaluate, tuning
     from goemotions.registry.bundle import ENGINES
 
-    folder = tmp_path_factory.mktemp("candidate")
-    (folder / "model").symlink_to(model_folder)
-    (folder / "onnx").symlink_to(onnx_folder)
-    for variant, engine in ENGINES.items():
-        outputs = {split: folder / variant / split for split in ("validation", "test")}
-        evaluate.evaluate(dataset, model_folder, onnx_folder, engine, outputs)
-        tuning.tune(folder / variant / "validation", folder / variant / "thresholds")
-    return folder
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "model").symlink_to(model_folder)
+        (folder / "onnx").symlink_to(onnx_folder)
+        for variant, engine in ENGINES.items():
+            outputs = {split: folder / variant / split for split in ("validation", "test")}
+            evaluate.evaluate(dataset, model_folder, onnx_folder, engine, outputs)
+            tuning.tune(folder / variant / "validation", folder / variant / "thresholds")
+
+    return made_once("candidate", make)
 
 
 @pytest.fixture(scope="session")
@@ -213,11 +252,9 @@ def markdown_tables() -> Callable[[str], list[list[list[str]]]]:
 
 
 @pytest.fixture(scope="session")
-def whole(candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(candidate: Path, made_once: MadeOnce) -> Path:
     """A bundle in a folder, never registered."""
-    folder = tmp_path_factory.mktemp("bundles") / "bundle"
-    assemble(folder, candidate)
-    return folder
+    return made_once("bundle", lambda folder: assemble(folder, candidate))
 
 
 @pytest.fixture(scope="session")

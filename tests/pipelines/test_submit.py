@@ -20,9 +20,11 @@ from typing import Any
 import kfp_server_api
 import pytest
 from click.testing import CliRunner, Result
+from kfp.dsl.base_component import BaseComponent
+from kubernetes.config import kube_config
 
 from goemotions.errors import WorkflowError
-from pipelines import client, package, submit
+from pipelines import client, package, submit, training
 from pipelines.cli import pipeline
 from tests.support.kfp_server import TOKEN
 
@@ -42,25 +44,60 @@ class Kubeflow:
         request = urllib.request.Request(f"{self.url}/", json.dumps(fields).encode(), method="PUT")
         urllib.request.urlopen(request, timeout=10).close()
 
+    def reset(self) -> None:
+        urllib.request.urlopen(urllib.request.Request(f"{self.url}/", method="DELETE"), timeout=10).close()
 
-@pytest.fixture
-def kubeflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubeflow]:
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Kubeflow]:
     with subprocess.Popen(
         [sys.executable, ROOT / "tests" / "support" / "kfp_server.py"], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout
-        server = Kubeflow(f"http://127.0.0.1:{int(process.stdout.readline())}")
-        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)
-        monkeypatch.setenv("KF_PIPELINES_TOKEN", TOKEN)
-        for name in ("KF_PIPELINES_NAMESPACE", "KF_PIPELINES_COOKIES", "KUBE_CONTEXT"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr(submit, "POLL_SECONDS", 0.02)
-        monkeypatch.setattr(package, "TRAINING_FILE", tmp_path / "training.yaml")
-        monkeypatch.setattr(package, "SCORING_FILE", tmp_path / "scoring.yaml")
         try:
-            yield server
+            yield Kubeflow(f"http://127.0.0.1:{int(process.stdout.readline())}")
         finally:
             process.terminate()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once() -> Iterator[None]:
+    """A pipeline with the same resources, image and commit is compiled once for all tests of this file."""
+    pipelines: dict[str, BaseComponent] = {}
+    files: dict[tuple[str, str, BaseComponent], bytes] = {}
+    make, compile_pipeline = training.pipeline, package.compile_pipeline
+
+    def pipeline(settings: dict[str, str]) -> BaseComponent:
+        key = json.dumps(settings)
+        if key not in pipelines:
+            pipelines[key] = make(settings)
+        return pipelines[key]
+
+    def compiled(path: Path, image: str, commit: str, pipeline: BaseComponent) -> None:
+        key = (image, commit, pipeline)
+        if key not in files:
+            compile_pipeline(path, image, commit, pipeline)
+            files[key] = path.read_bytes()
+        path.write_bytes(files[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "pipeline", pipeline)
+        patch.setattr(package, "compile_pipeline", compiled)
+        yield
+
+
+@pytest.fixture
+def kubeflow(server: Kubeflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kubeflow:
+    """The server, empty, in the environment of the commands."""
+    server.reset()
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)
+    monkeypatch.setenv("KF_PIPELINES_TOKEN", TOKEN)
+    for name in ("KF_PIPELINES_NAMESPACE", "KF_PIPELINES_COOKIES", "KUBE_CONTEXT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(submit, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(package, "TRAINING_FILE", tmp_path / "training.yaml")
+    monkeypatch.setattr(package, "SCORING_FILE", tmp_path / "scoring.yaml")
+    return server
 
 
 def run(*arguments: str) -> Result:
@@ -230,25 +267,26 @@ def test_an_unreachable_or_missing_endpoint_is_a_named_error(kubeflow: Kubeflow,
     assert "there is no address of Kubeflow Pipelines: set KF_PIPELINES_ENDPOINT" in failure("submit")
 
 
-def test_a_context_is_one_of_the_kubeconfig(kubeflow: Kubeflow, tmp_path: Path) -> None:
+def test_a_context_is_one_of_the_kubeconfig(kubeflow: Kubeflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kubeconfig = tmp_path / "config"
     context = {"name": "staging", "context": {"cluster": "c", "user": "u"}}
     cluster = {"name": "c", "cluster": {"server": kubeflow.url}}
     content = {"apiVersion": "v1", "kind": "Config", "current-context": "staging", "users": [{"name": "u", "user": {}}]}
     kubeconfig.write_text(json.dumps(content | {"contexts": [context], "clusters": [cluster]}))
 
-    def failure_of(**variables: str) -> str:
-        command = [sys.executable, "-m", "goemotions.cli", "pipeline", "submit", "--force", "--endpoint", ""]
-        cleared = {name: value for name, value in os.environ.items() if not name.startswith("KF_PIPELINES_")}
-        finished = subprocess.run(command, cwd=ROOT, env=cleared | variables, capture_output=True, text=True, check=False)
-        assert finished.returncode == 1
-        return finished.stderr
-
-    assert "has no context 'production': it has staging" in failure_of(KUBE_CONTEXT="production", KUBECONFIG=str(kubeconfig))
-    assert "there is no kubeconfig" in failure_of(KUBE_CONTEXT="staging", KUBECONFIG=str(tmp_path / "none"))
-    both = failure_of(KUBE_CONTEXT="staging", KUBECONFIG=str(kubeconfig), KF_PIPELINES_TOKEN=TOKEN)
-    assert "KF_PIPELINES_TOKEN goes with KF_PIPELINES_ENDPOINT" in both
-    assert TOKEN not in both
+    command = [sys.executable, "-m", "goemotions.cli", "pipeline", "submit", "--force", "--endpoint", ""]
+    cleared = {name: value for name, value in os.environ.items() if not name.startswith("KF_PIPELINES_")}
+    variables = {"KUBE_CONTEXT": "production", "KUBECONFIG": str(kubeconfig)}
+    finished = subprocess.run(command, cwd=ROOT, env=cleared | variables, capture_output=True, text=True, check=False)
+    assert finished.returncode == 1
+    assert "has no context 'production': it has staging" in finished.stderr
+    # The client of Kubernetes reads KUBECONFIG when it is imported.
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
+    monkeypatch.setenv("KUBE_CONTEXT", "staging")
+    monkeypatch.delenv("KF_PIPELINES_ENDPOINT")
+    assert "KF_PIPELINES_TOKEN goes with KF_PIPELINES_ENDPOINT" in failure("submit")
+    monkeypatch.delenv("KF_PIPELINES_TOKEN")
+    assert "there is no kubeconfig" in failure("submit")
 
 
 @pytest.mark.parametrize(

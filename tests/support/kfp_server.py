@@ -80,7 +80,10 @@ class Handler(BaseHTTPRequestHandler):
         self._handle()
 
     def do_DELETE(self) -> None:
-        self._handle()
+        if self.path == "/":
+            type(self).state = State()
+            return self._send(200, b"{}")
+        return self._handle()
 
     def do_PUT(self) -> None:
         vars(self.state).update(json.loads(self._body()))
@@ -223,7 +226,7 @@ def _uploaded(content_type: str, body: bytes) -> dict[str, Any]:
     parser = email.parser.BytesParser(policy=email.policy.default)
     message = parser.parsebytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body)
     (part,) = (part for part in message.iter_parts() if part.get_param("name", header="content-disposition") == "uploadfile")
-    documents = list(yaml.safe_load_all(part.get_payload(decode=True)))
+    documents = list(yaml.load_all(part.get_payload(decode=True), Loader=yaml.CSafeLoader))
     try:
         json_format.ParseDict(documents[0], pipeline_spec_pb2.PipelineSpec())
     except json_format.ParseError as error:
