@@ -95,18 +95,20 @@ compile: setup ## write the pipeline as one file for the Kubeflow UI: REGISTRY= 
 	@$(GOEMOTIONS) pipeline compile $(call option,--registry,REGISTRY) $(call option,--resources,RESOURCES)
 
 # Endpoint, namespace and token: KF_PIPELINES_ENDPOINT, KF_PIPELINES_NAMESPACE, KF_PIPELINES_TOKEN or KF_PIPELINES_COOKIES, or KUBE_CONTEXT.
+# The defaults of DATA and MODELS are the whole data and the models that need GPUs.
+PLACEMENT = $(call option,--preset,PRESET) $(call option,--queue,QUEUE) $(call option,--priority,PRIORITY)
 ON_CLUSTER = $(if $(MODEL_NAME),--set 'model_name=$(MODEL_NAME)') $(SETTINGS) $(call option,--resources,RESOURCES) \
 	$(call option,--registry,REGISTRY) $(call option,--experiment,EXPERIMENT) $(if $(FORCE),--force) $(if $(DRY_RUN),--dry-run)
 
-submit-pipeline: setup ## run the pipeline on Kubeflow: DATA= MODELS= PRESET=gke|eks|generic RESOURCES= REGISTRY= WAIT=1 DRY_RUN=1
-	@$(GOEMOTIONS) pipeline submit $(TRAINED) $(call option,--preset,PRESET) $(ON_CLUSTER) $(if $(WAIT),--wait)
+submit-pipeline: setup ## run the pipeline on Kubeflow: PRESET=gke-a100-80gb (nodes) DATA= MODELS= RESOURCES= REGISTRY= QUEUE= WAIT=1 DRY_RUN=1
+	@$(GOEMOTIONS) pipeline submit $(TRAINED) $(PLACEMENT) $(ON_CLUSTER) $(if $(WAIT),--wait)
 
 submit-scoring: setup ## label Parquet files on Kubeflow: INPUT=s3://... OUTPUT=s3://... VERSION= PODS= REGISTRY= WAIT=1 DRY_RUN=1
 	@$(GOEMOTIONS) pipeline score --input '$(INPUT)' --output '$(OUTPUT)' $(if $(VERSION),--set 'version=$(VERSION)') \
 		$(if $(PODS),--set 'pods=$(PODS)') $(ON_CLUSTER) $(if $(WAIT),--wait)
 
-schedule: setup ## run the training pipeline on a schedule: CRON='0 0 3 * * 0' (six fields, seconds first); CRON=off ends it
-	@$(GOEMOTIONS) pipeline schedule $(TRAINED) $(call option,--preset,PRESET) $(ON_CLUSTER) --cron '$(CRON)'
+schedule: setup ## run the training pipeline on a schedule: CRON='0 0 3 * * 0' (six fields, seconds first), PRESET=; CRON=off ends it
+	@$(GOEMOTIONS) pipeline schedule $(TRAINED) $(PLACEMENT) $(ON_CLUSTER) --cron '$(CRON)'
 
 # The script also reads REGISTRY, ENGINE, BASE_IMAGE, BUILD_OPTIONS, PIP_OPTIONS, SOURCE and FORCE.
 images: ## build the images of this commit with docker, podman or buildah: REGISTRY= VARIANTS='cpu gpu' BUILD_OPTIONS=

@@ -12,13 +12,15 @@ REFERENCE = "champion-cpu"
 TRAINER_IMAGE = "goemotions-trainer"
 CREDENTIALS_SECRET = "goemotions"
 
-# Data.
+# Data: on one machine the sample, on a cluster all of it.
 SOURCE = "sample"
+CLUSTER_SOURCE = "hub:google-research-datasets/go_emotions:simplified"
 UNLABELLED = "quarantine"
 MAX_QUARANTINED = 0.05
 
-# Training. 0 epochs: as many as the profile has.
+# Training. 0 epochs: as many as the profile has. On one machine small models, on a cluster those that need GPUs.
 PROFILES = ("minilm", "minilm-3l")
+CLUSTER_PROFILES = ("roberta-large", "distilbert")
 EPOCHS = 0
 SEED = 0
 PRECISION = "auto"

@@ -5,11 +5,10 @@ Importing kfp takes seconds, so each command imports what it needs.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,8 @@ import click
 
 from goemotions import defaults
 from goemotions.cli.options import MODEL_NAME, pair_option
+from goemotions.deployment import node_pools
 from goemotions.errors import BadArgument, WorkflowError
-from pipelines import resources as resource_tables
 
 if TYPE_CHECKING:
     from pipelines.client import Connection
@@ -33,22 +32,34 @@ def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
 
 
 SET = pair_option("--set", "others", help="Any parameter of the pipeline; lists and dictionaries as JSON. Repeatable.")
-DATA = click.option(
-    "--data",
-    default=defaults.SOURCE,
-    show_default=True,
-    help="sample, hub:<dataset>[:<config>][@<revision>], s3://bucket/prefix/, or a folder (on this machine only).",
-)
-MODELS = click.option("--models", default=",".join(defaults.PROFILES), show_default=True, help="Profiles, separated by commas.")
+
+
+def data_and_models(source: str, profiles: Iterable[str]) -> Callable[[Command], Command]:
+    """The options of the data and of the profiles, with these defaults."""
+    return options(
+        click.option(
+            "--data",
+            default=source,
+            show_default=True,
+            help="sample, hub:<dataset>[:<config>][@<revision>], s3://bucket/prefix/, or a folder (on this machine only).",
+        ),
+        click.option("--models", default=",".join(profiles), show_default=True, help="Profiles, separated by commas."),
+    )
+
+
+ON_THIS_MACHINE = data_and_models(defaults.SOURCE, defaults.PROFILES)
+ON_A_CLUSTER = data_and_models(defaults.CLUSTER_SOURCE, defaults.CLUSTER_PROFILES)
 EPOCHS = click.option("--epochs", type=click.IntRange(min=0), default=defaults.EPOCHS, help="0: as each profile has it.")
 WEIGHTS = pair_option(
     "--weights", metavar="PROFILE=LOCATION", help="Other weights for a profile: s3://bucket/prefix/ or a folder."
 )
-TRAINING = options(DATA, MODELS, WEIGHTS, EPOCHS, SET)
+TRAINING = options(WEIGHTS, EPOCHS, SET)
 RESOURCES = click.option("--resources", default="", help="Changed resources, such as 'train.gpus=4 train.memory=64Gi'.")
 REGISTRY = click.option("--registry", default="", help="Prefix of the image, such as registry.example/team.")
-PRESET = click.option(
-    "--preset", type=click.Choice([*resource_tables.PRESETS]), help="Labels and taints of the A100 node pool."
+PLACEMENT = options(
+    click.option("--preset", default="", help=f"Node pool with GPUs: {', '.join(node_pools.PRESETS)}."),
+    click.option("--queue", default="", help="Kueue's LocalQueue for the pods that request GPUs."),
+    click.option("--priority", default="", help="Kueue's WorkloadPriorityClass of these pods."),
 )
 CLUSTER = options(
     RESOURCES,
@@ -78,6 +89,7 @@ def pipeline() -> None:
 
 
 @pipeline.command()
+@ON_THIS_MACHINE
 @TRAINING
 @click.option("--seed", default=defaults.SEED, show_default=True)
 @MODEL_NAME
@@ -93,8 +105,7 @@ def run(data: str, models: str, weights: dict[str, str], epochs: int, others: di
 
 
 @pipeline.command()
-@DATA
-@MODELS
+@ON_THIS_MACHINE
 @EPOCHS
 @MODEL_NAME
 def demo(data: str, models: str, epochs: int, model_name: str) -> None:
@@ -138,8 +149,9 @@ def compile_command(output: Path | None, resources: str, registry: str) -> None:
 
 
 @pipeline.command()
+@ON_A_CLUSTER
 @TRAINING
-@PRESET
+@PLACEMENT
 @CLUSTER
 @WAIT
 def submit(wait: bool, **given: Any) -> None:
@@ -165,8 +177,9 @@ def score(wait: bool, input: str, output: str, others: dict[str, str], **given: 
 
 
 @pipeline.command()
+@ON_A_CLUSTER
 @TRAINING
-@PRESET
+@PLACEMENT
 @CLUSTER
 @click.option(
     "--cron",
@@ -208,11 +221,14 @@ def _connection(given: dict[str, Any]) -> Connection:
 def _training_package(given: dict[str, Any]) -> Package:
     from pipelines.package import pack_training
     from pipelines.parameters import training_arguments
+    from pipelines.placement import queue_labels, require_gpu_nodes
 
     arguments = training_arguments(*(given[name] for name in ("data", "models", "weights", "epochs", "others")))
     if given["preset"]:
-        arguments = dataclasses.asdict(resource_tables.PRESETS[given["preset"]]) | arguments
-    return pack_training(given["registry"], given["resources"], arguments, force=given["force"])
+        arguments = node_pools.get(given["preset"]).placement() | arguments
+    require_gpu_nodes(given["resources"], arguments)
+    labels = queue_labels(given["queue"], given["priority"])
+    return pack_training(given["registry"], given["resources"], arguments, gpu_labels=labels, force=given["force"])
 
 
 def _send(connection: Connection, package: Package, given: dict[str, Any], wait: bool) -> None:
@@ -238,6 +254,7 @@ def _show(connection: Connection, package: Package, experiment: str) -> None:
         "image": package.image,
         "arguments": package.arguments,
         "resources": package.changed_resources,
+        "gpu_pods": package.gpu_pods,
     }
     click.echo(json.dumps(shown, indent=1))
     click.echo(f"{package.path}: what would be uploaded; nothing was sent")

@@ -53,7 +53,7 @@ def run(folder: Path = stack.FOLDER, **arguments: Any) -> RunFolder:
     before = set(root.iterdir())
     log = root / "last.log"
     try:
-        with _one_model_at_a_time(), _stop_on_interrupt(), _logged_to(log):
+        with _adapted_to_this_machine(), _stop_on_interrupt(), _logged_to(log):
             training(**{"store": defaults.STORE, "commit": package.commit(), **arguments})
     except RuntimeError as error:
         raise _failure(log) from error
@@ -71,11 +71,11 @@ def _failure(log: Path) -> RunFailed:
 
 
 @contextlib.contextmanager
-def _one_model_at_a_time() -> Iterator[None]:
-    """Changes the pipeline for a run on this machine: no retries, and one model after the other.
+def _adapted_to_this_machine() -> Iterator[None]:
+    """Changes the pipeline for a run on this machine: no retries, one model after the other, and no variables of pods.
 
     A retry would meet the same error again. Two trainings at once on a few cores take longer than one after the other, and distort
-    the measured latency.
+    the measured latency. The variables say which pods were given a GPU; here a GPU is used if there is one.
     """
     spec = training.pipeline_spec
     before = type(spec).FromString(spec.SerializeToString())
@@ -84,6 +84,8 @@ def _one_model_at_a_time() -> Iterator[None]:
     for dag in (spec.root.dag, spec.components[loop.component_ref.name].dag):
         for task in dag.tasks.values():
             task.ClearField("retry_policy")
+    for executor in spec.deployment_spec["executors"].values():
+        executor["container"].fields.pop("env", None)
     try:
         yield
     finally:

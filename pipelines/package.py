@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from kfp.dsl.base_component import BaseComponent
 
 from goemotions import defaults
 from goemotions.errors import WorkflowError
-from pipelines import batch, resources, training
+from pipelines import batch, placement, resources, training
 
 TRAINING_FILE, SCORING_FILE = Path(".local/training.yaml"), Path(".local/scoring.yaml")
 # As in images/image.sh: a commit that changes none of them builds no new image.
@@ -38,6 +39,7 @@ class Package:
         image: image of every step.
         arguments: parameters of a run that differ from the defaults.
         changed_resources: resources of the steps that differ from the defaults.
+        gpu_pods: per step that requests GPUs what its pod requests and where it may run.
     """
 
     path: Path
@@ -47,10 +49,17 @@ class Package:
     image: str
     arguments: dict[str, Any]
     changed_resources: dict[str, str]
+    gpu_pods: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def pack_training(
-    registry: str, overrides: str, arguments: dict[str, Any], *, force: bool = False, path: Path | None = None
+    registry: str,
+    overrides: str,
+    arguments: dict[str, Any],
+    *,
+    gpu_labels: Mapping[str, str] | None = None,
+    force: bool = False,
+    path: Path | None = None,
 ) -> Package:
     """The training pipeline as a package.
 
@@ -58,6 +67,7 @@ def pack_training(
         registry: prefix of the image; may be empty.
         overrides: changed resources, as ``resources.changed`` takes them.
         arguments: parameters of its runs.
+        gpu_labels: labels of the pods that request GPUs, as ``placement.queue_labels`` returns them.
         force: package a checkout with uncommitted changes, too.
         path: the file to write.
 
@@ -65,9 +75,11 @@ def pack_training(
         BadResource: a resource is unknown or wrong.
         PackageError: the checkout has uncommitted changes, or there is none.
     """
-    changed = resources.changed(overrides, resources.TRAINING)
-    pipeline = training.pipeline({**resources.TRAINING, **changed})
-    return _pack(path or TRAINING_FILE, registry, pipeline, arguments, changed, force)
+    fitting = resources.for_models(arguments.get("models", defaults.CLUSTER_PROFILES))
+    changed = resources.changed(overrides, fitting)
+    requested = {**fitting, **changed}
+    packed = _pack(path or TRAINING_FILE, registry, training.pipeline(requested, gpu_labels), arguments, changed, force)
+    return replace(packed, gpu_pods=placement.gpu_pods(requested, arguments, gpu_labels or {}))
 
 
 def pack_scoring(registry: str, overrides: str, arguments: dict[str, Any], *, force: bool = False) -> Package:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from kfp import dsl, kubernetes
+
+from goemotions.deployment.node_pools import PRESETS
+from goemotions.errors import BadArgument
+from goemotions.models import devices
+from pipelines.resources import TRAINING, changed, gpu_steps
 
 # The environment variables that the steps get from the secret; a key that the secret lacks is left unset.
 CREDENTIALS = (
@@ -22,6 +28,7 @@ CREDENTIALS = (
 )
 # A preempted node takes minutes to come back; each attempt continues from the last checkpoint.
 RETRIES, BACKOFF_SECONDS = 3, 60
+LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
 def place(
@@ -32,7 +39,9 @@ def place(
     image: Any,
     secret: Any,
     node_selector: Any = None,
+    node_affinity: Any = None,
     tolerations: Any = None,
+    labels: Mapping[str, str] | None = None,
     name: str = "",
 ) -> dsl.PipelineTask:
     """Gives a task its image, credentials, resources and retries, and a GPU node pool if the step requests GPUs.
@@ -42,7 +51,8 @@ def place(
         step: its name in ``resources``.
         resources: ``resources.TRAINING`` or ``resources.SCORING``, with changes.
         image, secret: of every step, values or pipeline parameters.
-        node_selector, tolerations: of the GPU node pool, values or pipeline parameters.
+        node_selector, node_affinity, tolerations: of the GPU node pool, values or pipeline parameters.
+        labels: of the pods that request GPUs.
         name: what the UI shows; empty for the step's name.
     """
     requested = {field: value for key, value in resources.items() for owner, field in [key.split(".")] if owner == step}
@@ -54,11 +64,73 @@ def place(
     _set_retries(task, int(requested["timeout"]))
     if int(requested.get("gpus", 0)):
         task.set_accelerator_type(requested["accelerator"]).set_accelerator_limit(int(requested["gpus"]))
+        task.set_env_variable(devices.VARIABLE, "gpu")
         kubernetes.add_node_selector_json(task, node_selector)
+        kubernetes.add_node_affinity_json(task, node_affinity)
         kubernetes.add_toleration_json(task, tolerations)
-        # The training processes of a pod communicate through /dev/shm; by default it has 64 MB.
-        kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=requested["shared_memory"])  # nosec B108 # a mount
+        for label, value in (labels or {}).items():
+            kubernetes.add_pod_label(task, label, value)
+        if size := requested.get("shared_memory"):
+            # The training processes of a pod communicate through /dev/shm; by default it has 64 MB.
+            kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=size)  # nosec B108 # a mount
+    else:
+        # On a node with GPUs, NVIDIA's runtime would show all of them to a container that has the image's `all`.
+        task.set_env_variable("NVIDIA_VISIBLE_DEVICES", "void")
     return task
+
+
+def queue_labels(queue: str = "", priority: str = "") -> dict[str, str]:
+    """The labels by which Kueue queues a pod, and by which it orders pods of a queue; empty names set none.
+
+    KFP cannot set a pod's ``priorityClassName``: the priority is that of a WorkloadPriorityClass.
+
+    Raises:
+        BadArgument: a priority without a queue, or a name that no label can have.
+    """
+    if priority and not queue:
+        raise BadArgument(f"the priority class {priority} orders a queue of Kueue: name the queue too (QUEUE=)")
+    for name in filter(None, (queue, priority)):
+        if not LABEL_VALUE.fullmatch(name):
+            raise BadArgument(
+                f"{name!r} is not the name of a queue or priority class: letters, digits, '-', '_' and '.', at most 63"
+            )
+    labels = {"kueue.x-k8s.io/queue-name": queue, "kueue.x-k8s.io/priority-class": priority}
+    return {label: value for label, value in labels.items() if value}
+
+
+def require_gpu_nodes(overrides: str, arguments: Mapping[str, Any]) -> None:
+    """Checks that steps which request GPUs say on which nodes.
+
+    Args:
+        overrides: changed resources, as ``resources.changed`` takes them.
+        arguments: parameters of the pipeline that are given.
+
+    Raises:
+        BadArgument: they do not.
+    """
+    steps = gpu_steps({**TRAINING, **changed(overrides, TRAINING)})
+    if steps and not {"node_selector", "node_affinity"} & set(arguments):
+        without = " ".join(f"{step}.gpus=0" for step in steps)
+        raise BadArgument(
+            f"{' and '.join(steps)} request GPUs, and it is not said on which nodes: give PRESET= ({', '.join(PRESETS)}), "
+            f"or SET='node_selector={{\"label\": \"value\"}}' ({{}} for any node with a GPU); on CPUs: RESOURCES='{without}'"
+        )
+
+
+def gpu_pods(
+    resources: Mapping[str, str], arguments: Mapping[str, Any], labels: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Per step that requests GPUs what its pod requests, and the nodes that the parameters of a run allow."""
+    nodes = {name: arguments[name] for name in ("node_selector", "node_affinity", "tolerations") if name in arguments}
+    return {
+        step: {
+            resources[f"{step}.accelerator"]: resources[f"{step}.gpus"],
+            **{name: resources[f"{step}.{name}"] for name in ("cpu", "memory")},
+            **nodes,
+            **({"labels": dict(labels)} if labels else {}),
+        }
+        for step in gpu_steps(resources)
+    }
 
 
 def _set_retries(task: dsl.PipelineTask, timeout: int) -> None:

@@ -1,14 +1,13 @@
-"""The resources of each step's pod, with their defaults, and the labels of A100 node pools.
+"""The resources of each step's pod: defaults, memory by the size of the models, and changes.
 
 They are fixed when a pipeline is compiled: inside a loop KFP takes no parameters for them.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from goemotions.errors import WorkflowError
 
@@ -26,9 +25,15 @@ TRAINING: Mapping[str, str] = {
     "export.cpu": "4",
     "export.memory": "16Gi",
     "export.timeout": "7200",
-    "evaluate.cpu": "4",
-    "evaluate.memory": "8Gi",
-    "evaluate.timeout": "7200",
+    # The engine of the GPU variant is evaluated where it serves: on a GPU.
+    "evaluate_gpu.cpu": "4",
+    "evaluate_gpu.memory": "16Gi",
+    "evaluate_gpu.accelerator": "nvidia.com/gpu",
+    "evaluate_gpu.gpus": "1",
+    "evaluate_gpu.timeout": "7200",
+    "evaluate_cpu.cpu": "4",
+    "evaluate_cpu.memory": "8Gi",
+    "evaluate_cpu.timeout": "7200",
     "tune_thresholds.cpu": "2",
     "tune_thresholds.memory": "4Gi",
     "tune_thresholds.timeout": "3600",
@@ -53,6 +58,9 @@ SCORING: Mapping[str, str] = {
     "finish.memory": "2Gi",
     "finish.timeout": "3600",
 }
+# Peak memory of a step in GiB by profile, as `python -m benchmarks.rehearsal` measures it (docs/benchmarks.md).
+PEAKS: Mapping[str, Mapping[str, float]] = {"roberta-large": {}, "distilbert": {}}
+MARGIN = 4 / 3
 WHOLE_NUMBERS = ("gpus", "timeout")
 QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|[EPTGMk]i?)?")
 
@@ -61,23 +69,23 @@ class BadResource(WorkflowError):
     """A resource is unknown, or its value is not a number or quantity."""
 
 
-@dataclass(frozen=True)
-class Preset:
-    """Labels and taints of a kind of A100 node pool, as Kubernetes writes them; the fields are parameters of the pipeline."""
+def for_models(models: Sequence[str], peaks: Mapping[str, Mapping[str, float]] = PEAKS) -> dict[str, str]:
+    """``TRAINING`` with the memory that these models need: the largest peak of a step, and a third more.
 
-    node_selector: dict[str, str]
-    tolerations: list[dict[str, Any]] = field(
-        default_factory=lambda: [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-    )
+    A step keeps its default if its peak is not known for each of the models.
+    """
+    resources = dict(TRAINING)
+    for step in {name.partition(".")[0] for name in TRAINING}:
+        measured = [peaks.get(model, {}).get(step) for model in models]
+        known = [peak for peak in measured if peak is not None]
+        if known and len(known) == len(measured):
+            resources[f"{step}.memory"] = f"{math.ceil(max(known) * MARGIN)}Gi"
+    return resources
 
 
-PRESETS = {
-    "gke": Preset({"cloud.google.com/gke-accelerator": "nvidia-tesla-a100"}),
-    # The instance type with eight A100s; Karpenter and managed node groups both set the label.
-    "eks": Preset({"node.kubernetes.io/instance-type": "p4d.24xlarge"}),
-    # The label that NVIDIA's GPU feature discovery sets for the card with 40 GB.
-    "generic": Preset({"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"}),
-}
+def gpu_steps(resources: Mapping[str, str]) -> list[str]:
+    """The steps that request GPUs."""
+    return [name.partition(".")[0] for name, value in resources.items() if name.endswith(".gpus") and int(value)]
 
 
 def changed(overrides: str, defaults: Mapping[str, str]) -> dict[str, str]:
@@ -85,7 +93,7 @@ def changed(overrides: str, defaults: Mapping[str, str]) -> dict[str, str]:
 
     Args:
         overrides: ``step.field=value``, separated by spaces, such as ``train.gpus=4 train.memory=64Gi``.
-        defaults: ``TRAINING`` or ``SCORING``.
+        defaults: ``TRAINING``, the result of ``for_models``, or ``SCORING``.
 
     Raises:
         BadResource: no such step or field, or a value that is not a Kubernetes quantity.
@@ -93,6 +101,8 @@ def changed(overrides: str, defaults: Mapping[str, str]) -> dict[str, str]:
     resources = {}
     for override in overrides.split():
         name, _, value = override.partition("=")
+        # Before the steps per variant, one step evaluated on the CPU alone.
+        name = re.sub(r"^evaluate\.", "evaluate_cpu.", name)
         if name not in defaults:
             raise BadResource(f"there is no resource {name!r}: choose from {', '.join(defaults)}")
         kind = name.rpartition(".")[2]

@@ -15,21 +15,23 @@ from components.report import report
 from components.train import train
 from components.tune_thresholds import tune_thresholds
 from goemotions import defaults
+from goemotions.deployment.node_pools import NVIDIA_TAINT
 from goemotions.registry.bundle import ENGINES
 from pipelines import resources as resource_tables
 from pipelines.placement import place
 
-A100 = resource_tables.PRESETS["generic"]
 RUN = dsl.PIPELINE_JOB_ID_PLACEHOLDER
 
 
-def pipeline(resources: Mapping[str, str] = resource_tables.TRAINING) -> dsl.base_component.BaseComponent:
-    """The pipeline, with these resources for its steps."""
+def pipeline(
+    resources: Mapping[str, str] = resource_tables.TRAINING, gpu_labels: Mapping[str, str] | None = None
+) -> dsl.base_component.BaseComponent:
+    """The pipeline, with these resources for its steps, and labels for the pods that request GPUs."""
 
     @dsl.pipeline(name="goemotions-training", display_name="GoEmotions training")
     def training(
-        data: str = defaults.SOURCE,
-        models: list[str] = [*defaults.PROFILES],  # noqa: B006 - KFP reads it, nothing changes it
+        data: str = defaults.CLUSTER_SOURCE,
+        models: list[str] = [*defaults.CLUSTER_PROFILES],  # noqa: B006 - KFP reads it, nothing changes it
         weights: dict[str, str] = {},  # noqa: B006
         settings: dict[str, dict[str, Any]] = {},  # noqa: B006
         epochs: int = defaults.EPOCHS,
@@ -51,8 +53,9 @@ def pipeline(resources: Mapping[str, str] = resource_tables.TRAINING) -> dsl.bas
         image: str = f"{defaults.TRAINER_IMAGE}:latest",
         commit: str = "unknown",
         credentials_secret: str = defaults.CREDENTIALS_SECRET,
-        node_selector: dict[str, str] = A100.node_selector,
-        tolerations: list[dict[str, Any]] = A100.tolerations,
+        node_selector: dict[str, str] = {},  # noqa: B006
+        node_affinity: dict[str, Any] = {},  # noqa: B006
+        tolerations: list[dict[str, Any]] = [NVIDIA_TAINT],  # noqa: B006
         mlflow_address: str = "",
     ) -> None:
         """Ingests a multi-label data set, trains and compares models, and registers the best for GPU and for CPU.
@@ -81,7 +84,8 @@ def pipeline(resources: Mapping[str, str] = resource_tables.TRAINING) -> dsl.bas
             image: Trainer image of every step, tagged by commit.
             commit: Git commit of the pipeline, for the tags of what it registers.
             credentials_secret: Kubernetes secret with MLFLOW_TRACKING_URI and the S3 variables.
-            node_selector: Labels of the nodes that train, such as {"cloud.google.com/gke-accelerator": "nvidia-tesla-a100"}.
+            node_selector: Labels of the nodes with GPUs, such as {"cloud.google.com/gke-accelerator": "nvidia-a100-80gb"}; empty: any.
+            node_affinity: Their node affinity, as Kubernetes writes it, where a label may have several values.
             tolerations: Tolerations for the taints of those nodes, as Kubernetes writes them.
             mlflow_address: Address of MLflow for a browser, for links; empty: MLFLOW_TRACKING_URI.
         """
@@ -94,7 +98,9 @@ def pipeline(resources: Mapping[str, str] = resource_tables.TRAINING) -> dsl.bas
                 image=image,
                 secret=credentials_secret,
                 node_selector=node_selector,
+                node_affinity=node_affinity,
                 tolerations=tolerations,
+                labels=gpu_labels,
                 name=name,
             )
 
@@ -127,7 +133,9 @@ def pipeline(resources: Mapping[str, str] = resource_tables.TRAINING) -> dsl.bas
             scored, tuned = {}, {}
             for variant, engine in ENGINES.items():
                 scored[variant] = placed(
-                    evaluate(dataset=dataset, model=model, onnx=onnx, engine=engine), "evaluate", f"evaluate ({variant})"
+                    evaluate(dataset=dataset, model=model, onnx=onnx, engine=engine),
+                    f"evaluate_{variant}",
+                    f"evaluate ({variant})",
                 )
                 tuned[variant] = placed(
                     tune_thresholds(

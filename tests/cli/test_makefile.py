@@ -71,7 +71,11 @@ def command_of(target: str, *settings: str) -> list[str]:
         ("deploy", ("VERSION=3", "CANARY=10", "NAMESPACE=n"), "model deploy 3 --namespace n --canary-percent 10"),
         ("download-model", ("VERSION=3", "OUT=o"), "model download 3 --output o"),
         ("status", (), "model status"),
-        ("submit-pipeline", ("PRESET=gke", "WAIT=1"), "pipeline submit --preset gke --wait"),
+        (
+            "submit-pipeline",
+            ("PRESET=gke-a100-80gb", "QUEUE=team", "PRIORITY=high", "WAIT=1"),
+            "pipeline submit --preset gke-a100-80gb --queue team --priority high --wait",
+        ),
         (
             "submit-scoring",
             ("INPUT=s3://b/i/", "OUTPUT=s3://b/o/", "PODS=8"),

@@ -23,6 +23,7 @@ from click.testing import CliRunner, Result
 from kfp.dsl.base_component import BaseComponent
 from kubernetes.config import kube_config
 
+from goemotions.deployment import node_pools
 from goemotions.errors import WorkflowError
 from pipelines import client, package, submit, training
 from pipelines.cli import pipeline
@@ -67,10 +68,10 @@ def compiled_once() -> Iterator[None]:
     files: dict[tuple[str, str, BaseComponent], bytes] = {}
     make, compile_pipeline = training.pipeline, package.compile_pipeline
 
-    def pipeline(settings: dict[str, str]) -> BaseComponent:
-        key = json.dumps(settings)
+    def pipeline(settings: dict[str, str], labels: dict[str, str] | None = None) -> BaseComponent:
+        key = json.dumps([settings, labels])
         if key not in pipelines:
-            pipelines[key] = make(settings)
+            pipelines[key] = make(settings, labels)
         return pipelines[key]
 
     def compiled(path: Path, image: str, commit: str, pipeline: BaseComponent) -> None:
@@ -100,13 +101,14 @@ def kubeflow(server: Kubeflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return server
 
 
-def run(*arguments: str) -> Result:
-    """A command of ``goemotions pipeline``; the checkout of the tests may have uncommitted changes."""
-    return CliRunner().invoke(pipeline, [*arguments, "--force"])
+def run(command: str, *arguments: str) -> Result:
+    """A command of ``goemotions pipeline``, with nodes for GPUs; the checkout of the tests may have uncommitted changes."""
+    nodes = ("--preset", "gke-a100-80gb") if command in ("submit", "schedule") else ()
+    return CliRunner().invoke(pipeline, [command, *nodes, *arguments, "--force"])
 
 
-def failure(*arguments: str) -> str:
-    result = run(*arguments)
+def failure(command: str, *arguments: str) -> str:
+    result = run(command, *arguments)
     assert isinstance(result.exception, WorkflowError), result.output
     assert TOKEN not in result.output + str(result.exception)
     assert "\n" not in str(result.exception)
@@ -122,6 +124,7 @@ def test_a_run_of_a_version_named_by_commit_starts_in_the_experiment(kubeflow: K
     assert version["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "goemotions-training"
     assert "kubernetes" in version["pipeline_spec"]["platform_spec"]["platforms"]
     assert sent["runtime_config"]["parameters"] == {
+        **node_pools.get("gke-a100-80gb").placement(),
         "data": "s3://data/ge/",
         "models": ["roberta-large"],
         "epochs": 3,
@@ -174,7 +177,7 @@ def test_waiting_outlasts_a_restart_of_the_server(kubeflow: Kubeflow, monkeypatc
 
 def test_interrupting_the_wait_reports_that_the_run_continues(kubeflow: Kubeflow) -> None:
     kubeflow.switch(end="RUNNING")
-    command = [sys.executable, "-m", "goemotions.cli", "pipeline", "submit", "--wait", "--force"]
+    command = [sys.executable, "-m", "goemotions.cli", "pipeline", "submit", "--preset", "gke-l4", "--wait", "--force"]
     # If the tests run in the background, SIGINT is ignored in child processes by default.
     interruptible = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
@@ -274,7 +277,7 @@ def test_a_context_is_one_of_the_kubeconfig(kubeflow: Kubeflow, tmp_path: Path, 
     content = {"apiVersion": "v1", "kind": "Config", "current-context": "staging", "users": [{"name": "u", "user": {}}]}
     kubeconfig.write_text(json.dumps(content | {"contexts": [context], "clusters": [cluster]}))
 
-    command = [sys.executable, "-m", "goemotions.cli", "pipeline", "submit", "--force", "--endpoint", ""]
+    command = [sys.executable, "-m", "goemotions.cli", "pipeline", "submit", "--preset", "gke-l4", "--force", "--endpoint", ""]
     cleared = {name: value for name, value in os.environ.items() if not name.startswith("KF_PIPELINES_")}
     variables = {"KUBE_CONTEXT": "production", "KUBECONFIG": str(kubeconfig)}
     finished = subprocess.run(command, cwd=ROOT, env=cleared | variables, capture_output=True, text=True, check=False)
