@@ -8,7 +8,16 @@ from components import IMAGE
 
 @dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
 def ingest(
-    source: str, drop_leaked: bool, unlabelled: str, max_quarantined: float, pipeline_run: str, dataset: Output[Dataset]
+    source: str,
+    text_column: str,
+    labels_column: str,
+    split_share: float,
+    split_seed: int,
+    drop_leaked: bool,
+    unlabelled: str,
+    max_quarantined: float,
+    pipeline_run: str,
+    dataset: Output[Dataset],
 ) -> str:
     """Writes a Dataset folder and returns its digest."""
     from pathlib import Path
@@ -19,6 +28,10 @@ def ingest(
     info = ingest(
         source,
         Path(dataset.path),
+        text_column=text_column,
+        labels_column=labels_column,
+        split_share=split_share,
+        split_seed=split_seed,
         drop_leaked=drop_leaked,
         unlabelled=unlabelled,
         max_quarantined=max_quarantined,

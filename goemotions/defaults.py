@@ -17,6 +17,13 @@ SOURCE = "sample"
 CLUSTER_SOURCE = "hub:google-research-datasets/go_emotions:simplified"
 UNLABELLED = "quarantine"
 MAX_QUARANTINED = 0.05
+TEXT_COLUMN = "text"
+LABELS_COLUMN = ""
+# Of the rows of train, for each split that a source lacks.
+SPLIT_SHARE = 0.1
+SPLIT_SEED = 0
+# A label that at least this share of the raters gave is a label of the text.
+MAJORITY = 0.5
 
 # Training. 0 epochs: as many as the profile has. On one machine small models, on a cluster those that need GPUs.
 PROFILES = ("minilm", "minilm-3l")
@@ -33,7 +40,6 @@ TARGET_RECALL = 0.8
 LATENCY_BUDGET_MS = 25.0
 
 # Batch scoring.
-TEXT_COLUMN = "text"
 SHARD_ROWS = 100_000
 
 # Serving.

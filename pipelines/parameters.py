@@ -113,7 +113,7 @@ def _check_profiles(arguments: Mapping[str, Any]) -> None:
 
 def _absolute(location: str) -> str:
     path = Path(location).expanduser()
-    return location if "://" in location or not path.is_dir() else str(path.absolute())
+    return location if "://" in location or not path.exists() else str(path.absolute())
 
 
 def _readable_by_pods(location: str) -> str:

@@ -38,6 +38,10 @@ def pipeline(
         seed: int = defaults.SEED,
         precision: str = defaults.PRECISION,
         checkpoint_steps: int = defaults.CHECKPOINT_STEPS,
+        text_column: str = defaults.TEXT_COLUMN,
+        labels_column: str = defaults.LABELS_COLUMN,
+        split_share: float = defaults.SPLIT_SHARE,
+        split_seed: int = defaults.SPLIT_SEED,
         drop_leaked: bool = False,
         unlabelled: str = defaults.UNLABELLED,
         max_quarantined: float = defaults.MAX_QUARANTINED,
@@ -61,7 +65,7 @@ def pipeline(
         """Ingests a multi-label data set, trains and compares models, and registers the best for GPU and for CPU.
 
         Args:
-            data: Source of the data: sample, hub:<dataset>[:<config>][@<revision>], a folder, or s3://bucket/prefix/.
+            data: Source of the data: sample, hub:<dataset>[:<config>][@<revision>], a folder or file, or s3://bucket/prefix/.
             models: Model profiles to train: roberta-large, distilbert, minilm, minilm-3l.
             weights: Other weights for a profile, as {"distilbert": "s3://bucket/prefix/"}; empty for those that each profile names.
             settings: Hyperparameters to change in a profile, as {"minilm": {"learning_rate": 1e-4}}.
@@ -69,6 +73,10 @@ def pipeline(
             seed: Seed of the heads, the order of the rows and the dropout.
             precision: fp32, bf16, or auto for bf16 if the hardware supports it.
             checkpoint_steps: Optimizer steps between two checkpoints; a retried or preempted step continues from the last one.
+            text_column: Column with the texts; a number for files that do not name their columns.
+            labels_column: Column with the labels, or one per label, separated by commas; empty: labels, label, or columns of 0 and 1.
+            split_share: Share of the rows of train that each split gets that the source lacks.
+            split_seed: Seed of the rows that are drawn for those splits.
             drop_leaked: Remove texts from train that are also in validation or test.
             unlabelled: What to do with rows without a label: quarantine or keep.
             max_quarantined: Largest share of blank or unlabelled rows per split; more is an error.
@@ -106,7 +114,15 @@ def pipeline(
 
         ingested = placed(
             ingest(
-                source=data, drop_leaked=drop_leaked, unlabelled=unlabelled, max_quarantined=max_quarantined, pipeline_run=RUN
+                source=data,
+                text_column=text_column,
+                labels_column=labels_column,
+                split_share=split_share,
+                split_seed=split_seed,
+                drop_leaked=drop_leaked,
+                unlabelled=unlabelled,
+                max_quarantined=max_quarantined,
+                pipeline_run=RUN,
             ),
             "ingest",
         )

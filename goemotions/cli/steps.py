@@ -28,9 +28,30 @@ CANDIDATES = click.option(
 
 @click.command()
 @click.option(
-    "--source", required=True, help="sample, hub:<dataset>[:<config>][@<revision>], a folder, or s3://bucket/prefix/."
+    "--source", required=True, help="sample, hub:<dataset>[:<config>][@<revision>], a folder or file, or s3://bucket/prefix/."
 )
 @OUTPUT
+@click.option(
+    "--text-column",
+    default=defaults.TEXT_COLUMN,
+    show_default=True,
+    help="Column with the texts; a number for files that do not name their columns.",
+)
+@click.option(
+    "--labels-column",
+    default=defaults.LABELS_COLUMN,
+    help="Column with the labels, or one per label, separated by commas; default: labels, label, or the columns of 0 and 1.",
+)
+@click.option(
+    "--split-share",
+    type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
+    default=defaults.SPLIT_SHARE,
+    show_default=True,
+    help="Share of the rows of train that each split gets that the source lacks.",
+)
+@click.option(
+    "--split-seed", default=defaults.SPLIT_SEED, show_default=True, help="Seed of the rows that are drawn for those splits."
+)
 @click.option("--drop-leaked", is_flag=True, help="Remove texts from train that are also in validation or test.")
 @click.option(
     "--unlabelled",
@@ -45,11 +66,11 @@ CANDIDATES = click.option(
     show_default=True,
     help="Largest share of unusable rows per split; more is an error.",
 )
-def ingest(source: str, output: Path, drop_leaked: bool, unlabelled: str, max_quarantined: float) -> None:
+def ingest(source: str, output: Path, **options: Any) -> None:
     """Read, validate and describe a data set."""
     from goemotions.data.dataset import INFO_FILE, ingest
 
-    info = ingest(source, output, drop_leaked=drop_leaked, unlabelled=unlabelled, max_quarantined=max_quarantined)
+    info = ingest(source, output, **options)
     counts = ", ".join(f"{count:,} {split}" for split, count in info["rows"].items())
     click.echo(f"{output}: {counts} rows, {len(info['labels'])} labels, digest {info['digest'][:12]}; see {INFO_FILE} there")
 

@@ -14,7 +14,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import datasets
 import numpy as np
@@ -22,9 +22,12 @@ import pyarrow as pa
 from scipy import sparse
 
 from goemotions import defaults
-from goemotions.data.sources import SPLITS, open_source
+from goemotions.data.layout import SPLITS
+from goemotions.data.raters import by_text
+from goemotions.data.sources import Columns, Source, open_source
+from goemotions.data.splitting import draw_missing
 from goemotions.data.taxonomy import Taxonomy
-from goemotions.data.validation import UNLABELLED, Split, is_in, refuse_shared_ids, repeated, validate
+from goemotions.data.validation import UNLABELLED, Split, is_in, repeated, tell_apart, validate
 from goemotions.errors import DataError
 from goemotions.storage import store
 
@@ -57,11 +60,21 @@ class Statistics(TypedDict):
     duplicates: dict[str, int]
 
 
+class Drawn(TypedDict):
+    """Splits that were drawn from train: their names, the share of train's rows that each got, and the seed."""
+
+    splits: list[str]
+    share: float
+    seed: int
+
+
 class DatasetInfo(Statistics):
     """The content of ``dataset.json``.
 
     Attributes:
         source: the source as it was given.
+        form: how it was read, in words.
+        drawn: the splits that the source lacks, drawn from train; the share and the seed they were drawn with.
         revision: ``shipped``, ``local``, ``s3``, or the commit of the hub's data set.
         digest: see ``digest``.
         labels: names in index order.
@@ -73,6 +86,8 @@ class DatasetInfo(Statistics):
     """
 
     source: str
+    form: NotRequired[str]
+    drawn: NotRequired[Drawn]
     revision: str
     digest: str
     labels: list[str]
@@ -91,35 +106,40 @@ def ingest(
     drop_leaked: bool = False,
     unlabelled: str = defaults.UNLABELLED,
     max_quarantined: float = defaults.MAX_QUARANTINED,
+    text_column: str = defaults.TEXT_COLUMN,
+    labels_column: str = defaults.LABELS_COLUMN,
+    split_share: float = defaults.SPLIT_SHARE,
+    split_seed: int = defaults.SPLIT_SEED,
 ) -> DatasetInfo:
     """Reads a source, validates it and writes a Dataset folder.
 
     Args:
-        source: ``sample``, ``hub:<dataset>[:<config>][@<revision>]``, a local folder or ``s3://bucket/prefix/``.
+        source: ``sample``, ``hub:<dataset>[:<config>][@<revision>]``, a local folder or file, or ``s3://bucket/prefix/``.
         output: the Dataset folder to write.
         drop_leaked: leave out of train each text that is also in validation or test.
         unlabelled: ``quarantine`` leaves rows without a label out, ``keep`` keeps them with no label set.
         max_quarantined: share of a split's rows that may be left out; more is an error.
+        text_column: the column with the texts; a number for files that do not name their columns.
+        labels_column: the column with the labels, or one per label, separated by commas; empty: ``labels``, ``label``, or the columns
+            of 0 and 1.
+        split_share: share of the rows of train that each split gets that the source lacks.
+        split_seed: another seed draws other rows.
 
     Returns:
         The content of ``dataset.json``.
 
     Raises:
-        DataError: the source does not have the documented form.
+        DataError: the source does not have a documented form.
         SourceUnreachable: the hub cannot be reached.
         StorageError: the bucket cannot be reached, denies access or has no file there.
     """
     if unlabelled not in UNLABELLED:
         raise DataError(f"unlabelled={unlabelled!r} is not a policy: choose {' or '.join(UNLABELLED)}")
     with tempfile.TemporaryDirectory() as scratch:
-        opened = open_source(source, Path(scratch))
+        opened = open_source(source, Path(scratch, "source"), Columns(text_column, labels_column))
         taxonomy = opened.taxonomy
-        splits = {}
-        for split in SPLITS:
-            name, rows = opened.splits[split]
-            path = Path(scratch) / f"{split}.rows"
-            splits[split] = validate(name, rows, taxonomy, path, unlabelled=unlabelled, max_quarantined=max_quarantined)
-        refuse_shared_ids(splits)
+        given = _validated(opened, Path(scratch), unlabelled=unlabelled, max_quarantined=max_quarantined)
+        splits, drawn = draw_missing(opened.splits["train"][0], given, split_share, split_seed)
         leakage = _leakage(splits)
         if drop_leaked:
             splits["train"] = _without_leaked(splits)
@@ -130,6 +150,7 @@ def ingest(
                 )
         info: DatasetInfo = {
             "source": source,
+            "form": opened.form,
             "revision": opened.revision,
             "digest": digest(taxonomy, {split: _rows(kept) for split, kept in splits.items()}),
             "labels": list(taxonomy.names),
@@ -138,12 +159,30 @@ def ingest(
             "unlabelled": unlabelled,
             "leakage": leakage,
             "leaked_rows_dropped": drop_leaked,
+            "drawn": {"splits": drawn, "share": split_share, "seed": split_seed},
             **describe(taxonomy, splits),
         }
+        if drawn:
+            log.info(
+                "%s: %s drawn from train, %g of its rows each, seed %d", source, " and ".join(drawn), split_share, split_seed
+            )
         for label in info["labels_absent_from_train"]:
             log.warning("label %s never occurs in train: it cannot be learned, and its scores are meaningless", label)
         _write(output, taxonomy, splits, info)
     return info
+
+
+def _validated(opened: Source, scratch: Path, *, unlabelled: str, max_quarantined: float) -> dict[str, Split]:
+    """The splits that a source has."""
+    splits = {}
+    for split in SPLITS:
+        if split in opened.splits:
+            name, rows = opened.splits[split]
+            if opened.has_raters:
+                rows = by_text(rows, len(opened.taxonomy), scratch / f"{split}.raters")
+            path = scratch / f"{split}.rows"
+            splits[split] = validate(name, rows, opened.taxonomy, path, unlabelled=unlabelled, max_quarantined=max_quarantined)
+    return tell_apart(splits)
 
 
 def load_dataset(folder: Path, splits: Iterable[str] = SPLITS) -> tuple[datasets.DatasetDict, DatasetInfo]:

@@ -1,243 +1,218 @@
-"""Sources of data: the shipped sample, a folder, a bucket or the hub; TSV and Parquet files, read row by row."""
+"""Sources of data: the shipped sample, a file, a folder, a bucket or the hub, read row by row."""
 
 from __future__ import annotations
 
 import functools
-import gzip
-import json
-import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from goemotions import defaults
+from goemotions.data import layout, tables, text_files
+from goemotions.data.labels import RATERS, Labelling, find_labelling
+from goemotions.data.layout import SPLITS
+from goemotions.data.tables import Table
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import DataError, SourceUnreachable
 from goemotions.storage import store
 
-SPLITS = ("train", "validation", "test")
-FILE_NAMES = {"train": ("train",), "validation": ("validation", "dev", "val"), "test": ("test",)}
-REFUSED_ENDINGS = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".npy", ".py"}
+log = logging.getLogger(__name__)
+
 HUB_TIMEOUT_SECONDS = 5
+ID = "id"
 
 
 @dataclass(frozen=True)
 class RawRow:
-    """One row before validation; ``line`` counts from 1 in each file."""
+    """One row before validation; ``line`` counts from 1 in each file. ``shares``: of the raters per label, if they are known."""
 
     file: str
     line: int
     id: str
     text: str
     labels: list[Any]
+    shares: list[float] | None = None
 
 
-# Per split: a name for error messages, and the rows, which are read lazily.
+# Per split: a name for error messages, and the rows, which are read lazily. A source that is not split has only train.
 RawSplits = dict[str, tuple[str, Iterable[RawRow]]]
 
 
 @dataclass(frozen=True)
 class Source:
-    """An opened source."""
+    """An opened source.
+
+    Attributes:
+        taxonomy: its labels.
+        splits: its rows.
+        revision: ``shipped``, ``local``, ``s3`` or the commit of the hub's data set.
+        form: how it is read, in words.
+        has_raters: whether several rows may have one id: one row per rater.
+    """
 
     taxonomy: Taxonomy
     splits: RawSplits
     revision: str
+    form: str
+    has_raters: bool
 
 
-def open_source(source: str, scratch: Path) -> Source:
+@dataclass(frozen=True)
+class Columns:
+    """The columns to read: that of the texts, and that of the labels (``labels.find_labelling`` says which are found without it)."""
+
+    text: str = defaults.TEXT_COLUMN
+    labels: str = ""
+
+
+def open_source(source: str, scratch: Path, columns: Columns = Columns()) -> Source:
     """Opens a source; files from S3 are downloaded into ``scratch``.
 
     Raises:
-        DataError: the source does not exist, lacks a split or the label names, or holds pickles or scripts instead of data. Also raised
-            while rows are read, with file and line.
+        DataError: the source does not exist, lacks a train split or the label names, has two readings, or holds pickles or scripts
+            instead of data. Also raised while rows are read, with file and line.
         SourceUnreachable: the hub cannot be reached and its data set is not cached.
         StorageError: the bucket cannot be reached, denies access or has no file there.
     """
     if source == "sample":
         folder = Path(str(resources.files("goemotions.data") / "sample"))
-        return Source(*_open_folder(folder), "shipped")
+        return _open_path(folder, source, "shipped", columns)
     if source.startswith("hub:"):
-        return _open_hub(source)
+        return _open_hub(source, columns)
     if source.startswith("s3://"):
         store.fetch(source, scratch)
-        return Source(*_open_folder(scratch, name=source), "s3")
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
+        return _open_path(scratch, source, "s3", columns)
+    path = Path(source).expanduser()
+    if not path.exists():
         raise DataError(
-            f"there is no data folder {source}: give `sample`, `hub:<dataset>`, a folder with train, dev and test, or s3://"
+            f"there is no data folder {source}: give `sample`, `hub:<dataset>`, a folder with train, dev and test, a file, or s3://"
         )
-    return Source(*_open_folder(folder), "local")
+    return _open_path(path, source, "local", columns)
 
 
-def _open_folder(folder: Path, name: str = "") -> tuple[Taxonomy, RawSplits]:
-    name = name or str(folder)
-    files = {split: _split_files(folder, split, name) for split in SPLITS}
-    label_names = folder / "emotions.txt"
-    if label_names.exists():
-        taxonomy = Taxonomy(tuple(_decode(label_names.read_bytes(), label_names).strip().splitlines()))
-    elif all(path.suffix == ".parquet" for paths in files.values() for path in paths):
-        taxonomy = _taxonomy_of_parquet(files["train"][0])
-    else:
-        raise DataError(f"{name} has no emotions.txt: list the label names there, one per line, in index order")
-    return taxonomy, {split: (paths[0].name, _read(paths, taxonomy)) for split, paths in files.items()}
+def _open_path(path: Path, name: str, revision: str, columns: Columns) -> Source:
+    found = layout.find(path, name)
+    names = _label_names(found.label_names) if found.label_names else None
+    return _open_files(found.files, names, name, revision, columns)
 
 
-def _split_files(folder: Path, split: str, source: str) -> list[Path]:
-    for name in FILE_NAMES[split]:
-        for pattern in (f"{name}.tsv", f"{name}.tsv.gz", f"{name}.parquet", f"{name}-*-of-*.parquet"):
-            if files := sorted(folder.glob(pattern)):
-                count = files[0].stem.rpartition("-of-")[2]
-                if "*" in pattern and count.isdecimal() and int(count) != len(files):
-                    raise DataError(
-                        f"{source}: {files[0].name} is one of {int(count)} files, but there are {len(files)}: copy the missing ones"
-                    )
-                return files
-    refused = [path.name for path in sorted(folder.iterdir()) if path.suffix in REFUSED_ENDINGS]
-    if refused:
+def _label_names(path: Path) -> list[str]:
+    with path.open("rb") as file:
+        names = [line.rstrip("\r\n") for line in text_files.lines(file, path.name)]
+    while names and not names[-1].strip():
+        names.pop()
+    return list(Taxonomy(tuple(names)).names)
+
+
+def _open_files(
+    files: Mapping[str, Sequence[Path]],
+    names: Sequence[str] | None,
+    name: str,
+    revision: str,
+    columns: Columns,
+    class_names: Mapping[str, tuple[str, ...]] | None = None,
+) -> Source:
+    """Opens the files of each split; ``class_names`` are those of files without names of their own."""
+    opened = {split or "train": [_open_file(path, columns, class_names) for path in paths] for split, paths in files.items()}
+    for parts in opened.values():
+        if not any(table.columns for table in parts):
+            raise DataError(f"{parts[0].name} has no rows: it needs at least one row of text, labels and id")
+    every = [table for split in SPLITS for table in opened.get(split, ()) if table.columns]
+    labelling = find_labelling(every, names, columns.labels)
+    has_raters = any(_raters(table) for table in every)
+    form = _form(every, labelling, columns, has_raters=has_raters)
+    log.info("%s: %s", name, form)
+    splits: RawSplits = {}
+    for split, parts in opened.items():
+        splits[split] = (parts[0].name, _rows(parts, labelling, columns, "row" if "" in files else split))
+    return Source(labelling.taxonomy, splits, revision, form, has_raters)
+
+
+def _open_file(path: Path, columns: Columns, class_names: Mapping[str, tuple[str, ...]] | None) -> Table:
+    table = tables.open_path(path, columns.text)
+    if table.columns:
+        _text_column(table, columns)
+    return table if table.class_names else replace(table, class_names=class_names or {})
+
+
+def _form(every: Sequence[Table], labelling: Labelling, columns: Columns, *, has_raters: bool) -> str:
+    kinds = " and ".join(dict.fromkeys(table.form for table in every))
+    shown = ", ".join(table.name for table in every[:4]) + (f" and {len(every) - 4} more" if len(every) > 4 else "")
+    ids = "ids from column 'id'" if all(table.column(ID) for table in every) else "ids made from position and text"
+    raters = "; one row per rater, combined by id" if has_raters else ""
+    return f"{shown} ({kinds}): texts from column {_text_column(every[0], columns)!r}, {labelling.form}, {ids}{raters}"
+
+
+def _text_column(table: Table, columns: Columns) -> str:
+    found = table.column(columns.text)
+    if not found and table.columns:
         raise DataError(
-            f"{source}: {refused[0]} is refused, since reading pickles and scripts runs code: convert it to .tsv or .parquet"
+            f"{table.name} has no column {columns.text!r}: name the column with the texts (text_column), "
+            f"of {', '.join(table.columns):.300}; a number if the file does not name its columns"
         )
-    names = " or ".join(f"{name}.tsv, {name}.parquet" for name in FILE_NAMES[split])
-    hint = " (docs/data.md shows how to convert .csv)" if any(folder.glob("*.csv")) else ""
-    raise DataError(f"{source} has no {split} split: add {names}{hint}")
+    return found
 
 
-def _read(paths: list[Path], taxonomy: Taxonomy) -> Iterator[RawRow]:
-    for path in paths:
-        if path.suffix == ".parquet":
-            yield from _read_parquet(path, taxonomy)
-        else:
-            yield from _read_tsv(path)
+def _raters(table: Table) -> str:
+    """The column that tells the raters of a text apart; empty if there is none."""
+    return next((column for name in RATERS if (column := table.column(name))), "")
 
 
-def _decode(content: bytes, path: Path) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _not_text(error, path, 1 + error.object[: error.start].count(b"\n")) from error
-
-
-def _not_text(error: UnicodeDecodeError, path: Path, line: int) -> DataError:
-    return DataError(f"{path.name}, line {line}: not UTF-8 (byte {error.object[error.start]:#04x}): re-encode it")
-
-
-def _read_tsv(path: Path) -> Iterator[RawRow]:
-    """Rows of the official layout: text, label indices joined by commas, id; tab-separated, no header."""
-    only_blank = True
-    for line, record in enumerate(_lines(path), start=1):
-        # A file of only blank lines has no rows; a blank line before a row is an error like any other.
-        if only_blank and not record.strip():
+def _rows(parts: Sequence[Table], labelling: Labelling, columns: Columns, prefix: str) -> Iterator[RawRow]:
+    number = 0
+    for table in parts:
+        if not table.columns:
             continue
-        if only_blank and line > 1:
-            raise _wrong_columns(path, 1, 1)
-        only_blank = False
-        columns = record.split("\t")
-        if len(columns) != 3:
-            raise _wrong_columns(path, line, len(columns))
-        text, labels, row_id = columns
-        if line == 1 and [column.lower() for column in columns] == ["text", "labels", "id"]:
-            continue
-        yield RawRow(path.name, line, row_id, text, [label.strip() for label in labels.split(",") if label.strip()])
+        decode = labelling.decoder(table)
+        has_ids, has_raters = bool(table.column(ID)), bool(_raters(table))
+        wanted = [_text_column(table, columns), *([table.column(ID)] if has_ids else []), *labelling.columns(table)]
+        for line, cells in table.rows(wanted):
+            number += 1
+            text = "" if cells[0] is None else cells[0]
+            if not isinstance(text, str):
+                raise DataError(
+                    f"{table.name}, line {line}: text must be a string, labels a list of indices or names: convert the columns"
+                )
+            try:
+                labels, shares = decode(cells[1 + has_ids :])
+            except ValueError as error:
+                raise DataError(f"{table.name}, line {line}: {error}: fix the row") from error
+            # The raters of a text share its id.
+            row_id = _id(cells[1]) if has_ids else _made_id("text" if has_raters else f"{prefix}-{number}", text)
+            yield RawRow(table.name, line, row_id, text, labels, shares)
 
 
-def _wrong_columns(path: Path, line: int, count: int) -> DataError:
-    return DataError(f"{path.name}, line {line}: {count} columns where 3 are needed (text, label indices, id), tab-separated")
+def _id(cell: Any) -> str:
+    return "" if cell is None else str(cell)
 
 
-def _lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, compressed or not, without line endings."""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            start = file.peek(4)[:4]
-            if start[:2] == b"\x1f\x8b" or (start == b"PAR1" and _ends_as_parquet(path)):
-                raise DataError(f"{path.name} is not a text file, as its ending says: rename it to .parquet or .tsv.gz")
-            for line, content in enumerate(file, start=1):
-                try:
-                    record = content.decode("utf-8-sig" if line == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise _not_text(error, path, line) from error
-                yield record.removesuffix("\n").removesuffix("\r")
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path.name} is not a complete gzip file: copy it again") from error
+def _made_id(prefix: str, text: str) -> str:
+    return f"{prefix}-{hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}"
 
 
-def _ends_as_parquet(path: Path) -> bool:
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        file.seek(0)
-        last = b""
-        while block := file.read(2**20):
-            last = (last + block)[-4:]
-    return last == b"PAR1"
-
-
-def _read_parquet(path: Path, taxonomy: Taxonomy) -> Iterator[RawRow]:
-    line = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            missing = {"id", "text", "labels"} - set(file.schema_arrow.names)
-            if missing:
-                raise DataError(f"{path.name} has no column {sorted(missing)[0]!r}: it needs id, text and labels")
-            index = {name: position for position, name in enumerate(taxonomy.names)}
-            for batch in file.iter_batches(columns=["id", "text", "labels"]):
-                for row in zip(*(batch.column(name) for name in ("id", "text", "labels")), strict=True):
-                    line += 1
-                    row_id, text, labels = (value.as_py() for value in row)
-                    if not isinstance(text, str | None) or not isinstance(labels, list | None):
-                        raise DataError(
-                            f"{path.name}, line {line}: text must be a string, labels a list of indices or names: convert the columns"
-                        )
-                    labels = [index.get(label, label) if isinstance(label, str) else label for label in labels or []]
-                    yield RawRow(path.name, line, "" if row_id is None else str(row_id), text or "", labels)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path.name}, line {line}: not UTF-8: re-encode it") from error
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged_parquet(path) from error
-
-
-def _damaged_parquet(path: Path) -> DataError:
-    return DataError(f"{path.name} is not a complete Parquet file: copy it again")
-
-
-def _taxonomy_of_parquet(path: Path) -> Taxonomy:
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
-        return Taxonomy(tuple(features["labels"]["feature"]["names"]))
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged_parquet(path) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path.name} does not name its labels: put their names into emotions.txt beside it") from error
-
-
-def _open_hub(source: str) -> Source:
+def _open_hub(source: str, columns: Columns) -> Source:
     name, _, revision = source.removeprefix("hub:").partition("@")
     name, _, config = name.partition(":")
     folder = _hub_snapshot(name, revision or None)
     if not any(folder.rglob("*.parquet")):
         raise DataError(f"{source} has no Parquet files, and pickles and loading scripts are refused: prepare a folder instead")
     try:
-        splits = datasets.load_dataset(str(folder), config or None)  # nosec B615 # Parquet on disk, its commit is the folder's name
+        builder = datasets.load_dataset_builder(str(folder), config or None)  # nosec B615 # Parquet on disk, named by its commit
+        files = {str(split): [Path(path) for path in paths] for split, paths in (builder.config.data_files or {}).items()}
     except Exception as error:
         raise DataError(f"{source} cannot be read ({type(error).__name__}): check the configuration's name") from error
-    missing = [split for split in SPLITS if split not in splits]
-    if missing:
-        raise DataError(f"{source} has no {missing[0]} split: prepare a folder with train, dev and test instead")
-    features = splits["train"].features
-    if not {"id", "text", "labels"} <= set(features) or not hasattr(getattr(features["labels"], "feature", None), "names"):
-        raise DataError(f"{source} lacks the columns id, text and labels (a list of ClassLabel): prepare a folder instead")
-    taxonomy = Taxonomy(tuple(features["labels"].feature.names))
-
-    def rows(split: str) -> Iterator[RawRow]:
-        for line, row in enumerate(splits[split], start=1):
-            yield RawRow(f"{source} {split}", line, str(row["id"]), row["text"] or "", row["labels"] or [])
-
-    return Source(taxonomy, {split: (f"{source} {split}", rows(split)) for split in SPLITS}, folder.name)
+    files = {layout.SPLIT_OF.get(split.lower(), split): paths for split, paths in files.items()}
+    if "train" not in files:
+        raise DataError(f"{source} has no train split, but {', '.join(files) or 'none'}: prepare a folder instead")
+    features = builder.info.features.to_dict() if builder.info.features else {}
+    files = {split: files[split] for split in SPLITS if split in files}
+    return _open_files(files, None, source, folder.name, columns, tables.class_names(features))
 
 
 def _hub_snapshot(name: str, revision: str | None) -> Path:

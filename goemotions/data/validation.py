@@ -8,12 +8,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from goemotions.data.sources import RawRow
 from goemotions.data.taxonomy import Taxonomy
@@ -21,9 +22,18 @@ from goemotions.data.text import clean, normalized
 from goemotions.errors import DataError
 
 UNLABELLED = ("quarantine", "keep")
-CHUNK = 8192
+# Rows that are validated together: fewer if their texts are long.
+CHUNK, CHUNK_CHARACTERS = 8192, 2**24
+DISAGREEMENT = "no label of the majority"
 ROW_SCHEMA = pa.schema(
-    [("file", pa.string()), ("line", pa.int64()), ("id", pa.string()), ("text", pa.string()), ("labels", pa.list_(pa.int64()))]
+    [
+        ("file", pa.string()),
+        ("line", pa.int64()),
+        ("id", pa.string()),
+        ("text", pa.string()),
+        ("labels", pa.list_(pa.int64())),
+        ("shares", pa.list_(pa.float32())),
+    ]
 )
 # What stays in memory of each usable row, in order: hashes of 64 bits (q), where equal hashes count as equal values, and counts (i).
 PER_ROW = {"text": "q", "normalized": "q", "labels": "q", "words": "i", "characters": "i", "label_count": "i"}
@@ -37,15 +47,21 @@ class Split:
         path: Arrow stream of its usable rows.
         quarantined: the rows that were left out, as (file, line, id, reason).
         ids: hash of every row's id, int64, sorted; quarantined rows included.
+        are_positions: whether the ids only count the rows, from 0 or 1.
+        has_shares: whether some rows have the shares of their raters.
         per_row: the arrays of ``PER_ROW``, one value per row that is kept.
         kept: which rows of the file are kept, bool; None for all.
+        prefix: of every id.
     """
 
     path: Path
     quarantined: list[tuple[str, int, str, str]]
     ids: np.ndarray
+    are_positions: bool
+    has_shares: bool
     per_row: dict[str, np.ndarray]
     kept: np.ndarray | None = None
+    prefix: str = ""
 
     def __len__(self) -> int:
         return len(self.per_row["text"])
@@ -57,12 +73,17 @@ class Split:
         start = 0
         with pa.OSFile(str(self.path)) as file, pa.ipc.open_stream(file) as stream:
             for batch in stream:
-                yield batch if self.kept is None else batch.filter(pa.array(self.kept[start : start + len(batch)]))
+                chosen = batch if self.kept is None else batch.filter(pa.array(self.kept[start : start + len(batch)]))
+                yield self._prefixed(chosen) if self.prefix else chosen
                 start += len(batch)
+
+    def _prefixed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        ids = pc.binary_join_element_wise(pa.scalar(self.prefix), batch["id"], "")
+        return batch.set_column(batch.schema.get_field_index("id"), "id", ids)
 
     def places(self) -> Iterator[tuple[str, int, str]]:
         """File, line and id of every row of the source, quarantined rows last."""
-        for batch in replace(self, kept=None).batches():
+        for batch in replace(self, kept=None, prefix="").batches():
             yield from zip(*(batch[name].to_pylist() for name in ("file", "line", "id")), strict=True)
         yield from ((file, line, row_id) for file, line, row_id, _ in self.quarantined)
 
@@ -86,15 +107,19 @@ def validate(
     quarantined: list[tuple[str, int, str, str]] = []
     # The arrays grow in place. Many arrays that are concatenated at the end take twice the memory and fragment it.
     per_row, ids = {key: array(kind) for key, kind in PER_ROW.items()}, array("q")
+    are_positions, has_shares, first = True, False, 0
     with pa.ipc.new_stream(str(path), ROW_SCHEMA) as writer:
-        for chunk in _chunks(raw):
+        for chunk in chunks(raw):
             usable = []
             for row in chunk:
                 text, labels, reason = _check(row, len(taxonomy), unlabelled)
                 if reason:
                     quarantined.append((row.file, row.line, row.id, reason))
                 else:
-                    usable.append((row.file, row.line, row.id, text, labels))
+                    usable.append((row.file, row.line, row.id, text, labels, row.shares))
+                    has_shares = has_shares or row.shares is not None
+            first = first if ids else int(chunk[0].id == "1")
+            are_positions = are_positions and all(row.id == str(n) for n, row in enumerate(chunk, start=first + len(ids)))
             ids.extend(hash(row.id) for row in chunk)
             if usable:
                 columns = list(zip(*usable, strict=True))
@@ -105,34 +130,56 @@ def validate(
         raise DataError(f"{name} has no rows: it needs at least one row of text, labels and id")
     hashes = np.asarray(ids)
     hashes.sort()
-    split = Split(path, quarantined, hashes, {key: np.asarray(values) for key, values in per_row.items()})
+    arrays_per_row = {key: np.asarray(values) for key, values in per_row.items()}
+    split = Split(path, quarantined, hashes, are_positions, has_shares, arrays_per_row)
     _refuse_repeated_ids(split)
-    if len(quarantined) > max_quarantined * len(ids):
-        _, line, _, reason = quarantined[0]
-        raise DataError(
-            f"{name}: {len(quarantined)} of {len(ids)} rows are unusable (line {line}: {reason}), more than the allowed "
-            f"{max_quarantined:.0%}: fix the file or raise max_quarantined"
-        )
+    _refuse_many_unusable(name, split, max_quarantined)
     return split
 
 
-def _chunks(raw: Iterable[RawRow]) -> Iterator[list[RawRow]]:
-    rows = iter(raw)
-    while chunk := list(islice(rows, CHUNK)):
+def _refuse_many_unusable(name: str, split: Split, allowed: float) -> None:
+    # Raters who disagree are no fault of the file.
+    unusable = [row for row in split.quarantined if row[3] != DISAGREEMENT]
+    if len(unusable) > allowed * len(split.ids):
+        _, line, _, reason = unusable[0]
+        raise DataError(
+            f"{name}: {len(unusable)} of {len(split.ids)} rows are unusable (line {line}: {reason}), more than the allowed "
+            f"{allowed:.0%}: fix the file or raise max_quarantined"
+        )
+
+
+def chunks(raw: Iterable[RawRow]) -> Iterator[list[RawRow]]:
+    """The rows in lists that are bounded in rows and in characters."""
+    chunk: list[RawRow] = []
+    characters = 0
+    for row in raw:
+        chunk.append(row)
+        characters += len(row.text)
+        if len(chunk) == CHUNK or characters > CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
         yield chunk
 
 
 def _check(row: RawRow, label_count: int, unlabelled: str) -> tuple[str, list[int], str]:
     """The clean text and the sorted labels of a row, and why it is quarantined: empty if it is usable."""
-    text, labels = clean(row.text), _labels(row, label_count)
+    text, labels = clean(row.text), labels_of(row, label_count)
     if not row.id:
         raise _bad_id(row.file, row.line, row.id)
     if not text.strip():
         return text, labels, "blank text"
-    return text, labels, "no label" if not labels and unlabelled == "quarantine" else ""
+    if labels or unlabelled == "keep":
+        return text, labels, ""
+    return text, labels, DISAGREEMENT if row.shares and any(row.shares) else "no label"
 
 
-def _labels(row: RawRow, count: int) -> list[int]:
+def labels_of(row: RawRow, count: int) -> list[int]:
+    """The labels of a row as sorted indices.
+
+    Raises:
+        DataError: one is no index below ``count``, or is there twice.
+    """
     labels = sorted(_label(row, value, count) for value in row.labels)
     for label, following in pairwise(labels):
         if label == following:
@@ -177,20 +224,30 @@ def _refuse_repeated_ids(split: Split) -> None:
         seen.add(row_id)
 
 
-def refuse_shared_ids(splits: dict[str, Split]) -> None:
-    """Raises:
-    DataError: an id is in two splits.
+def tell_apart(splits: dict[str, Split]) -> dict[str, Split]:
+    """The splits; ids that count the rows of each split get its name as a prefix.
+
+    Raises:
+        DataError: an id is in two splits.
     """
-    earlier: list[str] = []
-    for name, split in splits.items():
-        for other in earlier:
-            suspects = set(split.ids[is_in(split.ids, splits[other].ids)].tolist())
-            if suspects:
-                shared = {row_id for *_, row_id in splits[other].places() if hash(row_id) in suspects}
-                for *_, row_id in split.places():
-                    if row_id in shared:
-                        raise DataError(f"id {row_id} is in {other} and in {name}: each row belongs to one split")
-        earlier.append(name)
+    shared = _shared_id(splits)
+    if not shared:
+        return splits
+    if all(split.are_positions for split in splits.values()):
+        return {name: replace(split, prefix=f"{name}-") for name, split in splits.items()}
+    raise DataError(shared)
+
+
+def _shared_id(splits: dict[str, Split]) -> str:
+    """Which id is in which two splits; empty if there is none."""
+    for (other, first), (name, second) in combinations(splits.items(), 2):
+        suspects = set(second.ids[is_in(second.ids, first.ids)].tolist())
+        if suspects:
+            shared = {row_id for *_, row_id in first.places() if hash(row_id) in suspects}
+            for *_, row_id in second.places():
+                if row_id in shared:
+                    return f"id {row_id} is in {other} and in {name}: each row belongs to one split"
+    return ""
 
 
 def repeated(values: np.ndarray) -> np.ndarray:

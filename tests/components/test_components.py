@@ -31,7 +31,7 @@ def test_a_component_has_no_defaults_and_installs_nothing(component: dsl.base_co
 
 def test_ingest_returns_the_digest_and_describes_its_dataset(source: Path, stack: Path, tmp_path: Path) -> None:
     dataset = dsl.Dataset(uri=str(tmp_path / "dataset"))
-    digest = ingest.python_func(str(source), False, "quarantine", 0.05, "component-ingest", dataset)
+    digest = ingest.python_func(str(source), "text", "", 0.1, 0, False, "quarantine", 0.05, "component-ingest", dataset)
     assert json.loads((tmp_path / "dataset" / "dataset.json").read_text())["digest"] == digest == dataset.metadata["digest"]
     assert dataset.metadata["train"] == 240
 

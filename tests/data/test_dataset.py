@@ -129,8 +129,8 @@ BAD_SOURCES: dict[str, tuple[dict[str, bytes | None], str]] = {
     "data-incomplete: header only, parquet": ({"train.parquet": EMPTY_PARQUET}, r"^train\.parquet has no rows"),
     "data-incomplete: empty parquet": ({"train.parquet": b""}, r"^train\.parquet is not a complete Parquet file"),
     "data-incomplete: missing train": ({"train.tsv": None}, r"has no train split: add train\.tsv"),
-    "data-incomplete: missing dev": ({"dev.tsv": None}, r"has no validation split: add .*dev\.tsv"),
-    "data-incomplete: missing test": ({"test.tsv": None}, r"has no test split: add test\.tsv"),
+    "data-incomplete: missing dev": ({"dev.tsv": None}, r"^train\.tsv: 3 rows are too few to draw validation from"),
+    "data-incomplete: missing test": ({"test.tsv": None}, r"^train\.tsv: 3 rows are too few to draw test from"),
     "data-incomplete: missing part of a split": (
         {"train-00000-of-00002.parquet": GOOD},
         r"train-00000-of-00002\.parquet is one of 2 files, but there are 1",
@@ -155,11 +155,7 @@ BAD_SOURCES: dict[str, tuple[dict[str, bytes | None], str]] = {
     ),
     "data-columns: labels are one string": (
         {"train.parquet": parquet([("lake", "12", "t1")])},
-        r"^train\.parquet, line 1: .*labels a list",
-    ),
-    "data-columns: labels are one number": (
-        {"train.parquet": parquet([("lake", 0, "t1")])},
-        r"^train\.parquet, line 1: .*labels a list",
+        r"^train\.parquet, line 1: label '12' is not an index from 0 to 2",
     ),
     "data-columns: text is bytes": (
         {"train.parquet": parquet([(b"lake", [0], "t1")])},
@@ -350,6 +346,10 @@ ACCEPTED: dict[str, dict[str, bytes | None]] = {
         "train-00001-of-00002.parquet": parquet(TRAIN[1:]),
     },
     "parquet with names": {"train.parquet": parquet([(t, [NAMES[label] for label in ls], i) for t, ls, i in TRAIN])},
+    "parquet with one number per row": {
+        "train-00000-of-00002.parquet": parquet([("a quiet lake", 0, "t1")]),
+        "train-00001-of-00002.parquet": parquet([("a storm near the lake", [1, 0], "t2"), ("two red balloons", [2], "t3")]),
+    },
     "parquet of other types": {"train.parquet": parquet(TRAIN, text=pa.large_string(), labels=pa.large_list(pa.int8()))},
     "parquet with floats": {"train.parquet": parquet(TRAIN, labels=pa.list_(pa.float64()))},
     "parquet with more columns": {
@@ -383,13 +383,14 @@ def test_parquet_with_class_labels_has_its_own_names(tmp_path: Path) -> None:
     assert info["digest"] == digest(*canonical(TRAIN))
 
 
-def test_names_beside_a_parquet_file_take_precedence(tmp_path: Path) -> None:
+def test_other_names_beside_a_parquet_file_than_its_own_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "source"
     folder.mkdir()
     for name, rows in (("train", TRAIN), ("validation", DEV), ("test", TEST)):
         hugging_face(rows, folder / f"{name}.parquet")
     (folder / "emotions.txt").write_text("one\ntwo\nthree\n")
-    assert ingest(str(folder), tmp_path / "dataset")["labels"] == ["one", "two", "three"]
+    with pytest.raises(DataError, match=r"train.parquet and emotions.txt name different labels .* number 0 is 'calm' or 'one'"):
+        ingest(str(folder), tmp_path / "dataset")
 
 
 def many(rows: int) -> list[tuple[str, list[int], str]]:
@@ -650,8 +651,8 @@ def test_a_source_in_s3_becomes_the_same_dataset(source: Path, dataset: Path, bu
 
 
 def test_a_bad_source_in_s3_is_named_by_its_address(bucket: str, tmp_path: Path) -> None:
-    store.put(folder_of(tmp_path / "source", {"test.tsv": None}), bucket)
-    with pytest.raises(DataError, match=f"^{bucket} has no test split"):
+    store.put(folder_of(tmp_path / "source", {"train.tsv": None}), bucket)
+    with pytest.raises(DataError, match=f"^{bucket} has no train split.*; there are dev.tsv, emotions.txt, test.tsv"):
         ingest(bucket, tmp_path / "dataset")
 
 

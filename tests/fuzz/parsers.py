@@ -17,7 +17,6 @@ import atheris
 
 with atheris.instrument_imports(include=["goemotions"]):
     from goemotions.data import sources
-    from goemotions.data.taxonomy import Taxonomy
     from goemotions.errors import WorkflowError
     from goemotions.metrics import thresholds
     from goemotions.models import tokenizer
@@ -25,7 +24,7 @@ with atheris.instrument_imports(include=["goemotions"]):
     from goemotions.storage import manifest
 
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-"))
-TAXONOMY = Taxonomy(("calm", "dread", "glee"))
+NAMES = ["calm", "dread", "glee"]
 
 
 def from_file(name: str, parse: Callable[[Path], object]) -> Callable[[bytes], object]:
@@ -36,16 +35,30 @@ def from_file(name: str, parse: Callable[[Path], object]) -> Callable[[bytes], o
     return write_and_parse
 
 
+def rows(path: Path) -> object:
+    """The rows of a source that is a single file."""
+    source = sources._open_files({"train": [path]}, NAMES, path.name, "local", sources.Columns())
+    return list(source.splits["train"][1])
+
+
 def binary(content: bytes) -> object:
     """Open Inference with binary data; the first line replaces the header with the length of the JSON."""
     header, _, body = content.partition(b"\n")
     return openinference.from_rest(body, header.decode("latin-1"))
 
 
+SOURCES = (
+    "train.tsv",
+    "train.tsv.gz",
+    "train.csv",
+    "train.csv.zst",
+    "train.csv.zip",
+    "train.jsonl",
+    "train.parquet",
+    "train.arrow",
+)
 PARSERS: dict[str, Callable[[bytes], object]] = {
-    "tsv": from_file("train.tsv", lambda path: list(sources._read([path], TAXONOMY))),
-    "gzip": from_file("train.tsv.gz", lambda path: list(sources._read([path], TAXONOMY))),
-    "parquet": from_file("train.parquet", lambda path: list(sources._read([path], TAXONOMY))),
+    **{name.partition(".")[2]: from_file(name, rows) for name in SOURCES},
     "thresholds": from_file("thresholds.json", thresholds.read),
     "manifest": from_file("MANIFEST.json", lambda path: manifest.verify(path.parent)),
     "tokenizer": from_file("tokenizer.json", lambda path: tokenizer.TextEncoder.load(path.parent)),
@@ -56,6 +69,8 @@ PARSERS: dict[str, Callable[[bytes], object]] = {
 BINARY = '{"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 5}}]}'
 SEEDS = {
     "tsv": b"a lake\t0,1\tid1\n",
+    "csv": b'text,labels\n"a lake","[0, 1]"\n',
+    "jsonl": b'{"text": "a lake", "labels": ["calm"]}\n',
     "thresholds": b'{"strategy": "global-0.5", "thresholds": {"calm": 0.5}}',
     "manifest": b'{"files": {"a": {"size": 1, "sha256": "x"}}}',
     "v1": b'{"instances": ["thanks"], "parameters": {"top_k": 3, "threshold": "tuned"}}',

@@ -13,7 +13,16 @@ from pipelines.package import compile_pipeline
 from tests.images import containers
 
 PARAMETERS = {
-    "ingest": {"source": "sample", "drop_leaked": True, "unlabelled": "quarantine", "max_quarantined": 0.5},
+    "ingest": {
+        "source": "sample",
+        "text_column": "text",
+        "labels_column": "",
+        "split_share": 0.1,
+        "split_seed": 0,
+        "drop_leaked": True,
+        "unlabelled": "quarantine",
+        "max_quarantined": 0.5,
+    },
     "train": {
         "profile": "minilm",
         "weights": {"minilm": "/mnt/weights"},

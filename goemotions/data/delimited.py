@@ -1,0 +1,192 @@
+"""CSV and TSV: the delimiter, whether cells are quoted, whether the first line names the columns, and the records themselves."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from goemotions.errors import DataError
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+LONGEST_CELL = 2**24
+OFFICIAL = ("text", "labels", "id")
+QUOTED = re.compile(r'"(?:[^"]|"")*"')
+
+Lines = Callable[[], Iterator[str]]
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a file is written.
+
+    Attributes:
+        delimiter: between two cells.
+        is_quoted: whether a cell may be quoted, as in CSV; otherwise a quote is a character like any other, as in the official TSV.
+        has_header: whether the first line names the columns.
+        columns: their names; without a header their numbers, or those of the official layout.
+    """
+
+    delimiter: str
+    is_quoted: bool
+    has_header: bool
+    columns: tuple[str, ...]
+
+
+def find(columns: Sequence[str], name: str) -> str:
+    """The column of this name, in any case if only one matches; empty if there is none."""
+    same = [column for column in columns if column.lower() == name.lower()]
+    return name if name in columns else same[0] if len(same) == 1 else ""
+
+
+def detect(lines: Lines, name: str, ending: str, text_column: str, *, official: bool) -> Dialect:
+    """The dialect of a file.
+
+    Args:
+        lines: returns its lines from the start, each time it is called.
+        name: its name, for error messages.
+        ending: ``.csv`` or ``.tsv``.
+        text_column: the column with the texts; a number for a file without a header.
+        official: whether a TSV without a header has the columns of the official data.
+
+    Raises:
+        DataError: the file is empty or blank, or its quotes have two readings.
+    """
+    first = next((line for line in lines() if line.strip()), "").rstrip("\r\n")
+    if not first:
+        return Dialect(DELIMITERS[ending], ending == ".csv", False, ())
+    delimiter = _delimiter(first, ending, text_column)
+    cells = _cells(first, delimiter)
+    if find(cells, text_column) and not _is_official_row(cells, ending):
+        columns, has_header = tuple(cells), True
+    elif text_column.isdecimal():
+        columns, has_header = tuple(map(str, range(len(cells)))), False
+    elif ending == ".tsv" and official:
+        columns, has_header = OFFICIAL, False
+    else:
+        columns, has_header = tuple(cells), True
+    position = columns.index(found) if (found := find(columns, text_column)) else 0
+    is_quoted = ending == ".csv" or _is_quoted(lines, name, delimiter, position)
+    return Dialect(delimiter, is_quoted, has_header, columns)
+
+
+def _delimiter(first: str, ending: str, text_column: str) -> str:
+    usual = DELIMITERS[ending]
+    if ending == ".tsv":
+        return usual
+    counts = {mark: len(cells) for mark in ",;\t|" if find(cells := _cells(first, mark), text_column)}
+    return max(counts, key=lambda mark: (counts[mark], mark == usual)) if counts else usual
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    if delimiter == "\t" and not all(QUOTED.fullmatch(cell) for cell in line.split("\t")):
+        return line.split("\t")
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return line.split(delimiter)
+
+
+def _is_official_row(cells: Sequence[str], ending: str) -> bool:
+    """Whether a line with a cell ``text`` is a row of the official layout whose text is that word."""
+    return ending == ".tsv" and len(cells) == 3 and bool(re.fullmatch(r"[\d, ]+", cells[1]))
+
+
+def _is_quoted(lines: Lines, name: str, delimiter: str, text: int) -> bool:
+    """Whether a TSV file has quoted cells, as pandas writes them, or quotes that belong to the texts, as in the official data.
+
+    pandas quotes each cell that has a quote, a tab or a line break, and doubles the quotes in it.
+    """
+    widths: set[int] = set()
+    doubled = unquoted = 0
+    whole: set[int] | None = None
+    for line in lines():
+        cells = line.rstrip("\r\n").split(delimiter)
+        widths.add(len(cells))
+        quoted = {position for position, cell in enumerate(cells) if cell.startswith('"') and QUOTED.fullmatch(cell)}
+        whole = quoted if whole is None else whole & quoted
+        if '"' in line:
+            doubled += sum('""' in cells[position][1:-1] for position in quoted)
+            unquoted += sum('"' in cell for position, cell in enumerate(cells) if position not in quoted)
+    if len(widths) > 1:
+        return _reads_quoted(lines, name, delimiter)
+    if unquoted or not (doubled or whole):
+        return False
+    if not doubled and whole == {text} and widths != {1}:
+        raise DataError(
+            f"{name}: every text begins and ends with a quote, which is either part of the text or the quoting of CSV: "
+            "write the file as .csv if it is the quoting, or as .jsonl or .parquet if it is part of the text"
+        )
+    return True
+
+
+def _reads_quoted(lines: Lines, name: str, delimiter: str) -> bool:
+    """Whether lines with different numbers of cells are records of equal length once quotes are read."""
+    if not any('"' in line for line in lines()):
+        return False
+    try:
+        return len({len(cells) for _, cells in _quoted(lines(), name, delimiter) if cells}) == 1
+    except DataError:
+        return False
+
+
+def records(lines: Iterator[str], name: str, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
+    """The first line and the cells of each record, without the header.
+
+    Raises:
+        DataError: the quotes of a record do not match, or it has another number of cells than the file has columns.
+    """
+    read = _quoted(lines, name, dialect.delimiter) if dialect.is_quoted else _unquoted(lines, dialect.delimiter)
+    width = len(dialect.columns)
+    only_blank, blank_line = not dialect.has_header, 0
+    is_header = dialect.has_header
+    for line, cells in read:
+        is_blank = not any(cell.strip() for cell in cells) and len(cells) <= 1
+        # A file of only blank lines has no rows; a blank line before a row is an error like any other.
+        if only_blank and is_blank:
+            blank_line = blank_line or line
+            continue
+        if only_blank and blank_line:
+            raise _wrong_width(name, blank_line, 1, dialect)
+        only_blank = False
+        if is_header and not is_blank:
+            is_header = False
+        elif not is_header and not (is_blank and dialect.has_header and width > 1):
+            # In a file with one column, an empty line is a row with an empty cell.
+            cells = cells or [""]
+            if len(cells) != width:
+                raise _wrong_width(name, line, len(cells), dialect)
+            yield line, cells
+
+
+def _wrong_width(name: str, line: int, count: int, dialect: Dialect) -> DataError:
+    if dialect.columns == OFFICIAL and not dialect.has_header:
+        return DataError(
+            f"{name}, line {line}: {count} columns where 3 are needed (text, label indices, id), tab-separated; "
+            "other columns must be named in a first line"
+        )
+    named = "line 1 names" if dialect.has_header else "line 1 has"
+    return DataError(f"{name}, line {line}: {count} columns where {named} {len(dialect.columns)}: fix it")
+
+
+def _unquoted(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    for line, record in enumerate(lines, start=1):
+        yield line, record.removesuffix("\n").removesuffix("\r").split(delimiter)
+
+
+def _quoted(lines: Iterator[str], name: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    # Python's default limit rejects a long comment; without a limit, an open quote would read the whole file into memory.
+    csv.field_size_limit(LONGEST_CELL)
+    reader = csv.reader(chain(lines), delimiter=delimiter, strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            ending = ".tsv" if delimiter == "\t" else ".csv"
+            raise DataError(f"{name}, line {line}: the row there is no {ending} ({error}): check its quotes") from error
+        yield line, cells

@@ -1,0 +1,415 @@
+"""How the labels of a source are written, and the reading of them that is without doubt.
+
+Labels are in one column (numbers or names, one or several, separated or as a list, or one 0 or 1 per label) or in one column per label.
+If the rows have two readings, both are named and none is taken.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from goemotions import defaults
+from goemotions.data.tables import Table
+from goemotions.data.taxonomy import Taxonomy
+from goemotions.errors import DataError
+
+NAMES = ("labels", "label")
+MARKS = ",;|"
+MOST_LABELS = 10_000
+LONGEST_NAME = 200
+# Columns that tell the raters of a text apart.
+RATERS = ("rater_id", "rater", "annotator_id", "annotator", "worker_id")
+# Columns that are no labels even if they hold 0 and 1 only; the first is one of the raw GoEmotions files.
+NO_LABELS = ("example_very_unclear", "id", "index", "unnamed: 0", *RATERS)
+FLAGS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "0.0": 0.0, "1.0": 1.0}
+SAMPLED, LOOKED_AT = 1000, 100
+
+# The labels of a row as indices (or as what validation rejects), and per label the share of raters who gave it, if that is known.
+Decoded = tuple[list[Any], list[float] | None]
+# Raises ValueError with what is wrong with a row's cells.
+Decode = Callable[[Sequence[Any]], Decoded]
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How the labels of a source are read.
+
+    Attributes:
+        taxonomy: the labels.
+        columns: called with a table, returns its columns with labels.
+        decoder: called with a table, returns the function that reads the cells of these columns.
+        form: how they are read, in words.
+    """
+
+    taxonomy: Taxonomy
+    columns: Callable[[Table], Sequence[str]]
+    decoder: Callable[[Table], Decode]
+    form: str
+
+
+def find_labelling(tables: Sequence[Table], names: Sequence[str] | None, labels_column: str) -> Labelling:
+    """How the labels are written.
+
+    Args:
+        tables: the files of the source, those of train first.
+        names: the label names in index order, if they are listed beside the files.
+        labels_column: the column with the labels, or one per label, separated by commas; empty: ``labels``, ``label``, or the columns
+            of 0 and 1.
+
+    Raises:
+        DataError: there is no such column, the labels have no names, or the rows have two readings.
+    """
+    column = _single_column(tables, labels_column)
+    if column is None:
+        return _one_per_label(tables, names, [part.strip() for part in labels_column.split(",") if part.strip()])
+    known = _known_names(tables, names, column)
+    mark = MARKS
+    if known is None:
+        known, mark = _names_in(tables, column)
+    taxonomy = Taxonomy(known)
+    parse = Parser(taxonomy.names, mark)
+    unnamed: dict[str, list[Table]] = {}
+    for table in tables:
+        if not table.class_names.get(table.column(column)):
+            unnamed.setdefault(table.form, []).append(table)
+    # Files of one format are read alike.
+    readings = {form: _reading(group, column, parse) for form, group in unnamed.items()}
+
+    def decoder(table: Table) -> Decode:
+        own = table.class_names.get(table.column(column))
+        return _by_own_names(own, parse) if own else readings[table.form].decoder(parse)
+
+    forms = dict.fromkeys(reading.form for reading in readings.values())
+    form = f"{' and '.join(forms) or 'ClassLabel numbers'} in column {column!r}"
+    return Labelling(taxonomy, lambda table: [_present(table, column)], decoder, form)
+
+
+def _present(table: Table, column: str) -> str:
+    found = table.column(column)
+    if not found:
+        raise DataError(f"{table.name} has no column {column!r}: {_ways_out(table)}")
+    return found
+
+
+def _ways_out(table: Table) -> str:
+    return f"name the column with the labels (labels_column), of {', '.join(table.columns):.300}"
+
+
+def _single_column(tables: Sequence[Table], labels_column: str) -> str | None:
+    """The column with all labels of a row, or None if there is one column per label."""
+    first = tables[0]
+    if labels_column:
+        return labels_column if first.column(labels_column) or "," not in labels_column else None
+    found = [name for name in NAMES if first.column(name)]
+    if len(found) > 1:
+        raise DataError(f"{first.name} has the columns {found[0]!r} and {found[1]!r}: choose one (labels_column)")
+    return found[0] if found else None
+
+
+# One column per label.
+
+
+def _one_per_label(tables: Sequence[Table], names: Sequence[str] | None, chosen: Sequence[str]) -> Labelling:
+    first = tables[0]
+    if chosen and names and set(chosen) != set(names):
+        raise DataError(
+            f"emotions.txt lists {len(names)} labels and labels_column {len(chosen)} others: remove one of the two lists"
+        )
+    taxonomy = Taxonomy(tuple(names or chosen or _flag_columns(first)))
+
+    def columns(table: Table) -> list[str]:
+        missing = [name for name in taxonomy.names if name not in table.columns]
+        if len(missing) == len(taxonomy):
+            raise DataError(f"{table.name} has no column 'labels', and no column per label: {_ways_out(table)}")
+        if missing:
+            raise DataError(
+                f"{table.name} has no column {missing[0]!r} for this label: add it, or name the columns (labels_column)"
+            )
+        return list(taxonomy.names)
+
+    for table in tables:
+        columns(table)
+    return Labelling(taxonomy, columns, lambda _: _flags_of, f"0 or 1 in {len(taxonomy)} columns, {_listed(taxonomy.names)}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) < 5 else f"{names[0]} to {names[-1]}"
+
+
+def _flag_columns(table: Table) -> list[str]:
+    """The columns whose first values are all 0 or 1, or shares between them."""
+    columns = [column for column in table.columns if column.lower() not in NO_LABELS and column]
+    possible = dict.fromkeys(columns, True)
+    for _, cells in islice(table.rows(columns), SAMPLED):
+        for column, cell in zip(columns, cells, strict=True):
+            possible[column] = possible[column] and _flag(cell) is not None
+    found = [column for column, is_flag in possible.items() if is_flag]
+    if not found:
+        raise DataError(f"{table.name} has no column 'labels', and no column of 0 and 1 per label: {_ways_out(table)}")
+    return found
+
+
+def _flag(cell: Any) -> float | None:
+    """0, 1 or a share between them; None for anything else."""
+    if isinstance(cell, str):
+        value = FLAGS.get(cell.strip().lower())
+        if value is None and re.fullmatch(r"0?\.\d{1,20}", cell.strip()):
+            value = float(cell)
+        return value
+    return float(cell) if isinstance(cell, bool | int | float) and 0 <= cell <= 1 else None
+
+
+def _flags_of(cells: Sequence[Any]) -> Decoded:
+    shares = [_flag(cell) for cell in cells]
+    if None in shares:
+        raise ValueError(f"{cells[shares.index(None)]!r:.80} is neither 0 nor 1, nor a share between them")
+    return _majority([share for share in shares if share is not None])
+
+
+def _majority(shares: list[float]) -> Decoded:
+    """The labels that at least half of the raters gave; the shares are returned if they say more than that."""
+    labels = [position for position, share in enumerate(shares) if share >= defaults.MAJORITY]
+    return labels, None if all(share in (0, 1) for share in shares) else shares
+
+
+# All labels in one column.
+
+
+def _known_names(tables: Sequence[Table], names: Sequence[str] | None, column: str) -> tuple[str, ...] | None:
+    """The names that are listed beside the files or in them; files may have them in any order, but must have the same."""
+    listed = tuple(names) if names is not None else None
+    where = "emotions.txt"
+    for table in tables:
+        own = table.class_names.get(table.column(column))
+        if not own:
+            continue
+        if listed is None:
+            listed, where = own, table.name
+        elif odd := sorted(set(own) ^ set(listed)):
+            raise DataError(
+                f"{table.name} and {where} name different labels ({odd[0]!r} is only in one): number 0 is {own[0]!r} or {listed[0]!r}; "
+                f"remove {where if where == 'emotions.txt' else 'the names of one'} or make them the same"
+            )
+    return listed
+
+
+def _by_own_names(own: Sequence[str], parse: Parser) -> Decode:
+    position = [parse.index[name] for name in own]
+
+    def decode(cells: Sequence[Any]) -> Decoded:
+        items = parse(cells[0])
+        labels = [
+            parse.index.get(item, item)
+            if isinstance(item, str)
+            else position[item]
+            if isinstance(item, int) and not isinstance(item, bool) and 0 <= item < len(own)
+            else item
+            for item in items
+        ]
+        return labels, None
+
+    return decode
+
+
+def _names_in(tables: Sequence[Table], column: str) -> tuple[tuple[str, ...], str]:
+    """The distinct names in a column, sorted, and the marks that separate them.
+
+    Raises:
+        DataError: they are numbers, too many, or may be separated in two ways.
+    """
+    found: dict[str, set[str]] = {mark: set() for mark in ("", MARKS)}
+    parsers = {mark: Parser((), mark) for mark in found}
+    marks: set[str] = set()
+    has_numbers = False
+    for table, value in _values(tables, column):
+        if isinstance(value, str) and not _is_list(value):
+            marks |= set(MARKS) & set(value)
+        for mark, names in found.items():
+            items = parsers[mark](value)
+            has_numbers = has_numbers or not all(isinstance(item, str) for item in items)
+            names.update(item for item in items if isinstance(item, str))
+            if len(names) > MOST_LABELS or any(len(name) > LONGEST_NAME for name in names):
+                raise DataError(f"{table.name}: column {column!r} holds texts rather than labels: {_ways_out(table)}")
+    names = found[MARKS if marks else ""]
+    first = tables[0]
+    if has_numbers or all(name.isdecimal() for name in names):
+        if first.form == "Parquet":
+            raise DataError(f"{first.name} does not name its labels: put their names into emotions.txt beside it")
+        raise DataError(f"{first.name} has no emotions.txt: list the label names there, one per line, in index order")
+    if len(marks) > 1 or (marks and column.lower() == "label"):
+        raise DataError(
+            f"{first.name}: column {column!r} has cells with {' and '.join(map(repr, sorted(marks)))}, which separate labels or belong "
+            "to their names: list the names in emotions.txt, one per line"
+        )
+    return tuple(sorted(names)), MARKS if marks else ""
+
+
+def _values(tables: Sequence[Table], column: str) -> Iterator[tuple[Table, Any]]:
+    for table in tables:
+        for _, cells in table.rows([_present(table, column)]):
+            yield table, cells[0]
+
+
+def _is_list(cell: str) -> bool:
+    return cell.strip().startswith("[") and cell.strip().endswith("]")
+
+
+class Parser:
+    """Splits a cell into numbers (whole ones, or as strings of digits) and names.
+
+    Args:
+        names: the label names, if they are known; one may contain a mark.
+        marks: characters that separate labels.
+    """
+
+    def __init__(self, names: Sequence[str], marks: str) -> None:
+        self.index = {name: position for position, name in enumerate(names)}
+        usable = "".join(mark for mark in marks if not any(mark in name for name in names))
+        self._every = re.compile(f"[{re.escape(marks)}]") if marks else None
+        self._marks = re.compile(f"[{re.escape(usable)}]") if usable else None
+
+    def __call__(self, cell: Any) -> list[Any]:
+        if cell is None:
+            return []
+        if not isinstance(cell, str):
+            return list(cell) if isinstance(cell, list | tuple) else [cell]
+        if _is_list(cell):
+            return _items(cell.strip()[1:-1])
+        return self._separated(cell)
+
+    def _separated(self, cell: str) -> list[str]:
+        whole = cell.strip()
+        if whole in self.index:
+            parts = _stripped(self._every.split(whole)) if self._every else [whole]
+            if len(parts) > 1 and all(part in self.index for part in parts):
+                raise DataError(
+                    f"label {whole!r} is one label or {len(parts)}, since emotions.txt has both: rename the one label"
+                )
+            return [whole]
+        return _stripped(self._marks.split(whole) if self._marks else [whole])
+
+
+def _stripped(parts: Iterable[str]) -> list[str]:
+    stripped = (part.strip() for part in parts)
+    return [part.removesuffix(".0") if re.fullmatch(r"\d{1,9}\.0", part) else part for part in stripped if part]
+
+
+def _items(inner: str) -> list[str]:
+    """The items of a list that Python, NumPy or JSON wrote."""
+    if "'" in inner or '"' in inner:
+        return [single or double for single, double in re.findall(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"", inner)]
+    parts = inner.split(",") if "," in inner else inner.split() if re.fullmatch(r"[\d.\s]*", inner) else [inner]
+    return _stripped(parts)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to read the labels of a row.
+
+    Attributes:
+        form: in words.
+        fits: whether a cell can be read so.
+        decoder: called with the parser, returns the function that reads a cell.
+    """
+
+    form: str
+    fits: Callable[[Any, Parser], bool]
+    decoder: Callable[[Parser], Decode]
+
+
+def _is_whole(item: Any) -> bool:
+    return (isinstance(item, str) and item.isdecimal()) or (isinstance(item, int | float) and not isinstance(item, bool))
+
+
+def _fits_numbers(cell: Any, parse: Parser) -> bool:
+    items = parse(cell)
+    if not all(map(_is_whole, items)):
+        return False
+    values = [float(item) if len(str(item)) < 30 else -1.0 for item in items]
+    return len(set(values)) == len(values) and all(value in range(len(parse.index)) for value in values)
+
+
+def _fits_names(cell: Any, parse: Parser) -> bool:
+    return all(isinstance(item, str) and item in parse.index for item in parse(cell))
+
+
+def _fits_flags(cell: Any, parse: Parser) -> bool:
+    items = parse(cell)
+    return len(items) == len(parse.index) and all(_flag(item) is not None for item in items)
+
+
+def _decode_numbers(parse: Parser) -> Decode:
+    def decode(cells: Sequence[Any]) -> Decoded:
+        items = parse(cells[0])
+        return [parse.index.get(item, item) if isinstance(item, str) and not item.isdecimal() else item for item in items], None
+
+    return decode
+
+
+def _decode_names(parse: Parser) -> Decode:
+    def decode(cells: Sequence[Any]) -> Decoded:
+        items = parse(cells[0])
+        if unknown := [item for item in items if item not in parse.index]:
+            raise ValueError(f"label {unknown[0]!r:.80} is not one of the label names")
+        return [parse.index[item] for item in items], None
+
+    return decode
+
+
+def _decode_flags(parse: Parser) -> Decode:
+    def decode(cells: Sequence[Any]) -> Decoded:
+        items = parse(cells[0])
+        if len(items) != len(parse.index):
+            raise ValueError(f"{len(items)} values where one per label is needed, {len(parse.index)}")
+        return _flags_of(items)
+
+    return decode
+
+
+NUMBERS = Reading("label numbers", _fits_numbers, _decode_numbers)
+BY_NAME = Reading("label names", _fits_names, _decode_names)
+ONE_HOT = Reading("one 0 or 1 per label", _fits_flags, _decode_flags)
+
+
+def _reading(tables: Sequence[Table], column: str, parse: Parser) -> Reading:
+    """The only reading that fits the rows; if none does, the one whose errors say most.
+
+    Raises:
+        DataError: two readings fit every row.
+    """
+    left = [NUMBERS, BY_NAME, ONE_HOT]
+    has_labels = False
+    for table in tables:
+        for position, (_, value) in enumerate(_values([table], column)):
+            if len(left) == 1 and position >= LOOKED_AT:
+                break
+            if not parse(value):
+                continue
+            has_labels = True
+            fitting = [reading for reading in left if reading.fits(value, parse)]
+            if not fitting:
+                return BY_NAME if left == [BY_NAME] else NUMBERS
+            left = fitting
+    if not has_labels or (NUMBERS in left and _agree(left, list(parse.index))):
+        return NUMBERS
+    if len(left) > 1:
+        raise DataError(
+            f"{tables[0].name}: every row of column {column!r} can be read as {' or as '.join(reading.form for reading in left)}: "
+            f"{_way_out(left)}"
+        )
+    return left[0]
+
+
+def _agree(left: Sequence[Reading], names: Sequence[str]) -> bool:
+    """Whether the readings give the same labels: number n is the name of label n, or a single label would never be set."""
+    return len(names) == 1 or (ONE_HOT not in left and list(names) == [str(number) for number in range(len(names))])
+
+
+def _way_out(left: Sequence[Reading]) -> str:
+    if ONE_HOT in left:
+        return "write label names, or one column per label, named as in emotions.txt"
+    return "emotions.txt has numbers as names; give the labels other names, in both files"

@@ -1,0 +1,162 @@
+"""The files of a source and the splits they belong to, by their names and those of their folders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from goemotions.data.tables import is_table
+from goemotions.data.text_files import split_name
+from goemotions.errors import DataError
+
+SPLITS = ("train", "validation", "test")
+NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "dev", "valid", "val"),
+    "test": ("test", "testing"),
+}
+SPLIT_OF = {name: split for split, names in NAMES.items() for name in names}
+# ``train``, ``train-00000-of-00002``, ``train_1``, and the folder ``split=train``.
+SPLIT_NAME = re.compile(rf"(?:split=)?({'|'.join(SPLIT_OF)})([-_.]?\d+(?:[-_]of[-_]\d+)?)?", re.IGNORECASE)
+REFUSED_ENDINGS = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".npy", ".py"}
+LABEL_NAMES = "emotions.txt"
+# JSON files that describe data and hold none.
+DESCRIPTIONS = {"dataset.json", "dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json", "quarantine.csv"}
+DEPTH = 4
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of each split of a source, in order; ``files`` has the key "" if they are not split.
+
+    Attributes:
+        files: paths by split.
+        label_names: the file that lists the label names, or None.
+    """
+
+    files: dict[str, list[Path]]
+    label_names: Path | None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A file of rows: its path, the folder that holds the splits, its split, and what tells two forms of a split apart."""
+
+    path: Path
+    within: PurePath
+    split: str
+    form: tuple[str, ...]
+
+
+def find(folder: Path, name: str = "") -> Layout:
+    """The layout of a source.
+
+    Args:
+        folder: a folder, or a single file of rows.
+        name: what error messages call it.
+
+    Raises:
+        DataError: there is no train split, a split is there twice or incomplete, or several configurations are there.
+    """
+    name = name or str(folder)
+    if folder.is_file():
+        if not is_table(folder.name):
+            raise _nothing(folder.parent, name, [folder])
+        return Layout({"": [folder]}, _label_names(folder.parent))
+    found = [_classify(folder, path) for path in _tables(folder)]
+    if unfinished := sorted(path.parent.name or name for path in folder.rglob("_temporary")):
+        raise DataError(f"{name}: {unfinished[0]} was not written completely (it has a folder _temporary): write it again")
+    splits = [file for file in found if file.split]
+    if not splits:
+        return Layout({"": _unsplit(folder, name, [file.path for file in found])}, _label_names(folder))
+    within = _configuration(folder, name, splits)
+    chosen = [file for file in splits if file.within == within]
+    files = {split: _one_form(name, split, [file for file in chosen if file.split == split]) for split in SPLITS}
+    if not files["train"]:
+        raise _nothing(folder, name, [file.path for file in found])
+    return Layout({split: paths for split, paths in files.items() if paths}, _label_names(folder / within, folder))
+
+
+def _tables(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        is_hidden = any(part.startswith((".", "_")) for part in parts)
+        if len(parts) <= DEPTH and not is_hidden and is_table(path.name) and path.name not in DESCRIPTIONS and path.is_file():
+            yield path
+
+
+def _label_names(*folders: Path) -> Path | None:
+    return next((path for folder in folders if (path := folder / LABEL_NAMES).is_file()), None)
+
+
+def _classify(folder: Path, path: Path) -> _Found:
+    parts = path.relative_to(folder).parts
+    for position, part in enumerate(parts):
+        stem, *_ = split_name(part)
+        is_file = position == len(parts) - 1
+        match = SPLIT_NAME.fullmatch(stem if is_file or is_table(part) else part)
+        if match:
+            _, own_ending, own_compression = split_name(path.name)
+            kind = ("parts" if match[2] else "one file") if is_file else "folder"
+            form = (part if not match[2] else match[1], kind, own_ending + own_compression)
+            return _Found(path, PurePath(*parts[:position]), SPLIT_OF[match[1].lower()], form)
+    return _Found(path, PurePath(*parts[:-1]), "", ())
+
+
+def _configuration(folder: Path, name: str, splits: Sequence[_Found]) -> PurePath:
+    """The folder with the splits: the source itself, or the only one below it."""
+    places = sorted({file.within for file in splits}, key=lambda place: (len(place.parts), place))
+    if len(places) == 1 or not places[0].parts:
+        return places[0]
+    listed = ", ".join(str(place) for place in places)
+    raise DataError(
+        f"{name} holds several data sets ({listed}): give the folder of one, such as {name.rstrip('/')}/{places[0]}"
+    )
+
+
+def _one_form(name: str, split: str, files: Sequence[_Found]) -> list[Path]:
+    forms = sorted({file.form for file in files})
+    if len(forms) > 1:
+        first, second = (next(file.path for file in files if file.form == form) for form in forms[:2])
+        shown = [path.name if path.name != other.name else str(path) for path, other in ((first, second), (second, first))]
+        raise DataError(f"{name}: {shown[0]} and {shown[1]} are both the {split} split: remove one")
+    paths = [file.path for file in files]
+    counts = {int(match[1]) for path in paths if (match := re.search(r"-of-(\d{1,9})\b", path.name))}
+    if counts and counts != {len(paths)}:
+        raise DataError(
+            f"{name}: {paths[0].name} is one of {max(counts)} files, but there are {len(paths)}: copy the missing ones, remove others"
+        )
+    return sorted(paths, key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sorts ``part-10`` after ``part-9``."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path)) if part]
+
+
+def _unsplit(folder: Path, name: str, paths: Sequence[Path]) -> list[Path]:
+    """The files of a source without splits: one, or several whose names differ in a number."""
+    stems = {re.sub(r"\d+", "#", str(path.relative_to(folder))) for path in paths}
+    if not paths:
+        raise _nothing(folder, name, paths)
+    if len(stems) > 1:
+        shown = ", ".join(str(path.relative_to(folder)) for path in paths[:5])
+        raise DataError(
+            f"{name} has no train split, and several files that could be it ({shown}): add train.tsv, or give one file as the source"
+        )
+    return sorted(paths, key=_natural)
+
+
+def _nothing(folder: Path, name: str, paths: Sequence[Path]) -> DataError:
+    """There is no train split: what is there instead."""
+    there = sorted(folder.iterdir()) if folder.is_dir() else []
+    refused = [path.name for path in [*there, *paths] if path.suffix.lower() in REFUSED_ENDINGS]
+    if refused:
+        return DataError(
+            f"{name}: {refused[0]} is refused, since reading pickles and scripts runs code: convert it to .tsv or .parquet"
+        )
+    shown = ", ".join(path.name + "/" * path.is_dir() for path in there[:5] if not path.name.startswith("."))
+    instead = f"; there are {shown}" + (" and others" if len(there) > 5 else "") if shown else "; it is empty"
+    return DataError(f"{name} has no train split: add train.tsv, train.csv, train.jsonl or train.parquet{instead}")

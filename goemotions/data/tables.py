@@ -1,0 +1,277 @@
+"""Files of rows, in every format that is read: CSV, TSV, JSON Lines (each plain or compressed), Parquet and Arrow.
+
+A ``Table`` knows its columns at once and reads its rows one at a time, as often as asked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from goemotions import defaults
+from goemotions.data import delimited, text_files
+from goemotions.errors import DataError
+
+ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow")
+JSON_LINES = (".jsonl", ".ndjson", ".json")
+CHUNK = 4096
+
+Opener = Callable[[], BinaryIO]
+Record = tuple[int, Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file of rows.
+
+    Attributes:
+        name: what messages call the file.
+        form: how it is read, in words.
+        columns: names of its columns.
+        rows: called with columns, returns an iterator over the number of each row's line (from 1) and its cells.
+        class_names: for columns of Hugging Face ClassLabel, the names that their numbers stand for.
+        is_text: whether cells are strings, as in CSV and TSV.
+    """
+
+    name: str
+    form: str
+    columns: tuple[str, ...]
+    rows: Callable[[Sequence[str]], Iterator[Record]]
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    is_text: bool = False
+
+    def column(self, name: str) -> str:
+        """The column of this name, in any case if only one matches; empty if there is none."""
+        return delimited.find(self.columns, name)
+
+
+def is_table(name: str) -> bool:
+    """Whether a file has the name of a format that is read."""
+    stem, ending, compression = text_files.split_name(name)
+    return bool(stem) and ending in ENDINGS and not (compression and ending in (".parquet", ".arrow"))
+
+
+def open_path(path: Path, text_column: str = defaults.TEXT_COLUMN, *, official: bool = True) -> Table:
+    return open_table(path.name, lambda: path.open("rb"), text_column, official=official)
+
+
+def open_table(name: str, opener: Opener, text_column: str = defaults.TEXT_COLUMN, *, official: bool = False) -> Table:
+    """Opens a file of rows.
+
+    Args:
+        name: its name; the ending says its format.
+        opener: opens it for reading and seeking.
+        text_column: the column with the texts; a number for a CSV or TSV file without a header.
+        official: whether a TSV without a header has the columns of the official data.
+
+    Raises:
+        DataError: it has no known ending, cannot be read, is damaged, or has two columns of one name. Also raised while rows are read.
+    """
+    _, ending, _ = text_files.split_name(name)
+    if not is_table(name):
+        raise DataError(f"{name} has none of the endings {', '.join(ENDINGS)}: rename or convert it")
+    if ending == ".parquet":
+        table = _parquet(name, opener)
+    elif ending == ".arrow":
+        table = _arrow(name, opener)
+    elif ending in JSON_LINES:
+        table = _json_lines(name, opener)
+    else:
+        table = _delimited(name, opener, ending, text_column, official=official)
+    if twice := sorted({column for column in table.columns if table.columns.count(column) > 1}):
+        raise DataError(f"{name} has two columns {twice[0]!r}: rename one")
+    return table
+
+
+def _open(name: str, opener: Opener) -> BinaryIO:
+    try:
+        return opener()
+    except OSError as error:
+        raise DataError(f"{name} cannot be read ({error.strerror}): check its path and permissions") from error
+
+
+def _lines(name: str, opener: Opener) -> Iterator[str]:
+    with _open(name, opener) as file:
+        yield from text_files.lines(file, name)
+
+
+def _delimited(name: str, opener: Opener, ending: str, text_column: str, *, official: bool) -> Table:
+    dialect = delimited.detect(lambda: _lines(name, opener), name, ending, text_column, official=official)
+    place = {column: position for position, column in enumerate(dialect.columns)}
+
+    def rows(columns: Sequence[str]) -> Iterator[Record]:
+        places = [place[column] for column in columns]
+        for line, cells in delimited.records(_lines(name, opener), name, dialect):
+            yield line, [cells[position] for position in places]
+
+    return Table(name, _form(dialect, ending), dialect.columns, rows, is_text=True)
+
+
+def _form(dialect: delimited.Dialect, ending: str) -> str:
+    if ending == ".csv":
+        usual = dialect.delimiter == delimited.DELIMITERS[ending]
+        form = "CSV" if usual else f"CSV separated by {dialect.delimiter!r}"
+    else:
+        form = "TSV with quoted cells" if dialect.is_quoted else "TSV"
+    if dialect.has_header:
+        return form
+    return f"{form} without a header" if dialect.columns != delimited.OFFICIAL else "TSV of the official layout"
+
+
+def _json_lines(name: str, opener: Opener) -> Table:
+    def objects() -> Generator[tuple[int, dict[str, Any]], None, None]:
+        for line, content in enumerate(_lines(name, opener), start=1):
+            if content.strip():
+                yield line, _json_object(name, line, content)
+
+    with closing(objects()) as read:
+        # A key may be missing from a line; the first thousand name the columns.
+        columns = tuple(dict.fromkeys(key for _, row in islice(read, 1000) for key in row))
+
+    def rows(columns: Sequence[str]) -> Iterator[Record]:
+        for line, row in objects():
+            yield line, [row.get(column) for column in columns]
+
+    return Table(name, "JSON Lines", columns, rows)
+
+
+def _json_object(name: str, line: int, content: str) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        if line == 1 and content.lstrip().startswith(("[", "{")):
+            raise DataError(f"{name} is not JSON Lines: write one object per line, without a list around them") from error
+        raise DataError(f"{name}, line {line}: not JSON: write one object per line") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{name}, line {line}: not an object with named values: write one object per line")
+    return value
+
+
+def damaged(name: str, form: str = "Parquet") -> DataError:
+    return DataError(f"{name} is not a complete {form} file: copy it again")
+
+
+def open_parquet(file: BinaryIO, name: str, **options: Any) -> pq.ParquetFile:
+    """Opens a Parquet file.
+
+    Raises:
+        DataError: it is not a complete Parquet file, or one of its columns expands to too much.
+    """
+    try:
+        # Without a buffer a whole row group is read at once, and a file may have a single one.
+        parquet = pq.ParquetFile(file, buffer_size=2**20, **options)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise damaged(name) from error
+    metadata = parquet.metadata
+    for group in (metadata.row_group(number) for number in range(metadata.num_row_groups)):
+        for column in (group.column(number) for number in range(group.num_columns)):
+            # Values that repeat are stored once, so that a column may be longer than its pages.
+            size = max(column.total_uncompressed_size, 8 * column.num_values if column.num_values > 64 * group.num_rows else 0)
+            if size > text_files.longest_content(column.total_compressed_size):
+                raise text_files.expands(name)
+    return parquet
+
+
+def string_columns(parquet: pq.ParquetFile) -> list[str]:
+    """The columns of strings, for ``read_dictionary``: a text that is stored once for many rows is then read once."""
+    columns = [parquet.schema.column(number) for number in range(len(parquet.schema))]
+    return [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+
+
+def _parquet(name: str, opener: Opener) -> Table:
+    with _open(name, opener) as file:
+        parquet = open_parquet(file, name)
+        schema, strings = parquet.schema_arrow, string_columns(parquet)
+
+    def rows(columns: Sequence[str]) -> Iterator[Record]:
+        with _open(name, opener) as file:
+            parquet = open_parquet(file, name, read_dictionary=strings)
+            yield from _cells(name, lambda: parquet.iter_batches(CHUNK, columns=list(columns)), columns, _size(file))
+
+    return Table(name, "Parquet", tuple(schema.names), rows, _class_names(schema))
+
+
+def _arrow(name: str, opener: Opener) -> Table:
+    """A file of ``datasets``, which is an Arrow stream; or an Arrow file."""
+
+    def batches(file: BinaryIO) -> Iterator[pa.RecordBatch]:
+        reader = _arrow_reader(file)
+        if isinstance(reader, pa.ipc.RecordBatchFileReader):
+            reader = (reader.get_batch(number) for number in range(reader.num_record_batches))
+        for batch in reader:
+            batch.validate(full=True)
+            yield batch
+
+    def rows(columns: Sequence[str]) -> Iterator[Record]:
+        with _open(name, opener) as file:
+            yield from _cells(name, lambda: batches(file), columns, _size(file), "Arrow")
+
+    try:
+        with _open(name, opener) as file:
+            schema = _arrow_reader(file).schema
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise damaged(name, "Arrow") from error
+    return Table(name, "Arrow", tuple(schema.names), rows, _class_names(schema))
+
+
+def _arrow_reader(file: BinaryIO) -> Any:
+    magic = file.read(6)
+    file.seek(0)
+    return pa.ipc.open_file(file) if magic == b"ARROW1" else pa.ipc.open_stream(file)
+
+
+def _size(file: BinaryIO) -> int:
+    place = file.tell()
+    size = file.seek(0, 2)
+    file.seek(place)
+    return size
+
+
+def _cells(
+    name: str, batches: Callable[[], Iterator[pa.RecordBatch]], columns: Sequence[str], size: int, form: str = "Parquet"
+) -> Iterator[Record]:
+    line, left = 0, text_files.longest_content(size)
+    try:
+        for batch in batches():
+            for row in zip(*(batch.column(column) for column in columns), strict=True):
+                line += 1
+                cells = [value.as_py() for value in row]
+                left -= sum(len(cell) for cell in cells if isinstance(cell, str | bytes))
+                if left < 0:
+                    raise text_files.expands(name)
+                yield line, cells
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}, line {line}: not UTF-8: re-encode it") from error
+    except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
+        if "UTF8" in str(error):
+            raise DataError(f"{name}, one of the rows after {line}: not UTF-8: re-encode it") from error
+        raise damaged(name, form) from error
+
+
+def _class_names(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
+    """The names of ClassLabel columns, alone or in a list, from the metadata that ``datasets`` writes."""
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return class_names(features)
+
+
+def class_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The names of ClassLabel columns, alone or in a list, from features as ``datasets`` writes them."""
+    found = {}
+    for column, feature in features.items():
+        if isinstance(feature, list):
+            feature = feature[0] if feature else None
+        inner = feature.get("feature", feature) if isinstance(feature, dict) else None
+        if isinstance(inner, dict) and isinstance(names := inner.get("names"), list) and names:
+            found[column] = tuple(map(str, names))
+    return found

@@ -1,0 +1,120 @@
+"""Text files, plain or compressed: lines of UTF-8, read one at a time, with bounds on a line and on what a file expands to.
+
+Every reader of lines in this package uses this module: the sources of a data set, and batch scoring.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import PurePath
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+
+from goemotions.errors import DataError
+
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstandard", ".zip": "zip"}
+LONGEST_LINE = 2**25
+# A file that expands to more than both was made to fill memory or disk: text expands 3 to 20 times.
+EXPANSION, EXPANDED_BYTES = 200, 2**28
+BINARY_MAGIC = (b"PAR1\x15", b"PK\x03\x04", b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
+DAMAGES = (EOFError, OSError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError, ValueError, pa.ArrowException)
+
+
+def split_name(name: str) -> tuple[str, str, str]:
+    """A file's name as stem, ending and compression, the last two in lower case: ``Train.CSV.gz`` is ``Train``, ``.csv``, ``.gz``."""
+    path = PurePath(name)
+    compression = path.suffix.lower() if path.suffix.lower() in COMPRESSIONS else ""
+    if compression:
+        path = path.with_suffix("")
+    return path.stem, path.suffix.lower(), compression
+
+
+def lines(file: BinaryIO, name: str) -> Iterator[str]:
+    """The lines of a text file with their line feeds; a byte order mark is removed.
+
+    Args:
+        file: the file, opened; ``name`` says how it is compressed.
+        name: its name, for the ending and for error messages.
+
+    Raises:
+        DataError: the file is damaged, binary or not UTF-8, has a line that is too long, or expands to too much.
+    """
+    for line, content in enumerate(_raw_lines(file, name), start=1):
+        if line == 1 and content.startswith(BINARY_MAGIC):
+            raise DataError(f"{name} is not a text file, as its ending says: unpack it, or rename it by what it is")
+        if len(content) > LONGEST_LINE:
+            raise DataError(f"{name}, line {line}: longer than {LONGEST_LINE >> 20} MiB: check that the file has line feeds")
+        try:
+            yield content.decode("utf-8-sig" if line == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            byte = error.object[error.start]
+            raise DataError(f"{name}, line {line}: not UTF-8 (byte {byte:#04x}): re-encode it") from error
+
+
+def _raw_lines(file: BinaryIO, name: str) -> Iterator[bytes]:
+    *_, compression = split_name(name)
+    try:
+        stream = _decompressed(file, name, compression)
+        while content := stream.readline(LONGEST_LINE + 1):
+            yield content
+    except DAMAGES as error:
+        if not compression:
+            raise DataError(f"{name} cannot be read ({error}): check the file and its permissions") from error
+        raise DataError(f"{name} is not a complete {COMPRESSIONS[compression]} file: copy it again") from error
+
+
+def _decompressed(file: BinaryIO, name: str, compression: str) -> io.BufferedIOBase:
+    if not compression:
+        return cast(io.BufferedIOBase, file)
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    if compression == ".gz":
+        stream: Any = gzip.GzipFile(fileobj=file)
+    elif compression == ".zst":
+        stream = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
+    else:
+        stream = _only_member(zipfile.ZipFile(file), name)
+    return io.BufferedReader(_Bounded(stream, name, size), 2**16)
+
+
+def _only_member(archive: zipfile.ZipFile, name: str) -> Any:
+    members = [item for item in archive.infolist() if not item.is_dir() and not item.filename.startswith("__MACOSX/")]
+    if len(members) != 1:
+        raise DataError(f"{name} holds {len(members)} files, and one is read: unpack it and give the folder")
+    return archive.open(members[0])
+
+
+class _Bounded(io.RawIOBase):
+    """A decompressed stream that ends with a named error if it becomes far longer than its file."""
+
+    def __init__(self, stream: Any, name: str, size: int) -> None:
+        self._stream, self._name = stream, name
+        self._left = longest_content(size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._stream.read(len(buffer))
+        self._left -= len(content)
+        if self._left < 0:
+            raise expands(self._name)
+        buffer[: len(content)] = content
+        return len(content)
+
+
+def longest_content(size: int) -> int:
+    """The largest number of bytes that a compressed file of this size may hold."""
+    return max(EXPANDED_BYTES, EXPANSION * size)
+
+
+def expands(name: str) -> DataError:
+    return DataError(
+        f"{name} expands to more than {EXPANSION} times its size and {EXPANDED_BYTES >> 20} MiB: check where it comes from; "
+        "if it is what you want, write it without compression"
+    )

@@ -1,0 +1,452 @@
+"""Formats that people have: each is read without a flag where it has one reading, and refused with both readings where it has two."""
+
+import gzip
+import io
+import json
+import logging
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from goemotions.data.dataset import DatasetInfo, ingest, load_dataset
+from goemotions.errors import DataError
+
+NAMES = ("calm", "dread", "glee")
+ROWS = [("a quiet lake", ["calm"]), ('a "storm", near the lake', ["calm", "dread"]), ("two red\tballoons", ["glee"])]
+PLAIN = [(text.replace("\t", " "), labels) for text, labels in ROWS]
+Written = dict[str, bytes]
+
+
+def frame(rows: list[tuple[str, list[str]]], **columns: Any) -> pd.DataFrame:
+    return pd.DataFrame({"text": [text for text, _ in rows], **columns})
+
+
+def joined(rows: list[tuple[str, list[str]]], mark: str) -> list[str]:
+    return [mark.join(labels) for _, labels in rows]
+
+
+def numbers(rows: list[tuple[str, list[str]]]) -> list[list[int]]:
+    return [[NAMES.index(label) for label in labels] for _, labels in rows]
+
+
+def flags(rows: list[tuple[str, list[str]]]) -> dict[str, list[int]]:
+    return {name: [int(name in labels) for _, labels in rows] for name in NAMES}
+
+
+def csv_of(table: pd.DataFrame, sep: str = ",", **options: Any) -> bytes:
+    text: str = table.to_csv(sep=sep, index=False, **options)
+    return text.encode()
+
+
+def json_lines(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def zipped(files: Written) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def class_labels(rows: list[tuple[str, list[str]]], names: tuple[str, ...]) -> datasets.Dataset:
+    """Rows as the datasets library has them, their label numbers in the order of these names."""
+    features = datasets.Features(text=datasets.Value("string"), labels=datasets.List(datasets.ClassLabel(names=list(names))))
+    columns = {"text": [text for text, _ in rows], "labels": [labels for _, labels in rows]}
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+def hugging_face(rows: list[tuple[str, list[str]]], names: tuple[str, ...]) -> bytes:
+    buffer = io.BytesIO()
+    class_labels(rows, names).to_parquet(buffer)
+    return buffer.getvalue()
+
+
+LISTED = "\n".join(NAMES).encode()
+BY_NAME = csv_of(frame(ROWS, labels=joined(ROWS, ",")))
+ONE_PER_LABEL = frame(ROWS, **flags(ROWS))
+OBJECTS = [{"text": text, "labels": labels} for text, labels in ROWS]
+RATED = {"author": ["x", "y", "z"], "subreddit": ["s"] * 3, "link_id": ["l"] * 3, "parent_id": ["p"] * 3}
+RATED |= {"created_utc": [1.5e9] * 3, "example_very_unclear": [False] * 3}
+UNKNOWN_NAMES = b"0\n1\n2\n"
+
+FORMATS: dict[str, Written] = {
+    "names, comma": {"train.csv": BY_NAME},
+    "names, |": {"train.csv": csv_of(frame(ROWS, labels=joined(ROWS, "|")))},
+    "names, ;": {"train.csv": csv_of(frame(ROWS, labels=joined(ROWS, ";")))},
+    "names, separated by a comma and a space": {"train.csv": csv_of(frame(ROWS, labels=joined(ROWS, ", ")))},
+    "CSV of another delimiter": {"train.csv": csv_of(frame(ROWS, labels=joined(ROWS, ",")), ";")},
+    "CSV separated by tabs": {"train.csv": csv_of(frame(ROWS, labels=joined(ROWS, ",")), "\t")},
+    "lists as Python writes them": {"train.csv": csv_of(frame(ROWS, labels=[labels for _, labels in ROWS]))},
+    "lists as JSON": {"train.csv": csv_of(frame(ROWS, labels=[json.dumps(labels) for _, labels in ROWS]))},
+    "numbers in lists": {"train.csv": csv_of(frame(ROWS, labels=numbers(ROWS))), "emotions.txt": LISTED},
+    "numbers as NumPy writes them": {
+        "train.csv": csv_of(frame(ROWS, labels=["[0]", "[0 1]", "[2]"])),
+        "emotions.txt": LISTED,
+    },
+    "numbers, comma": {"train.csv": csv_of(frame(ROWS, labels=["0", "0,1", "2"])), "emotions.txt": LISTED},
+    "names that are listed": {"train.csv": BY_NAME, "emotions.txt": LISTED},
+    "TSV of pandas with quoted cells": {"train.tsv": csv_of(frame(ROWS, labels=joined(ROWS, ",")), "\t")},
+    "TSV of pandas without a header": {
+        "train.tsv": csv_of(frame(ROWS, labels=["0", "0,1", "2"], id=[1, 2, 3]), "\t", header=False),
+        "emotions.txt": LISTED,
+    },
+    "TSV of csv.QUOTE_ALL": {"train.tsv": csv_of(frame(ROWS, labels=joined(ROWS, ",")), "\t", quoting=1)},
+    "columns of 0 and 1": {"train.csv": csv_of(ONE_PER_LABEL)},
+    "columns of 0 and 1 in another order": {
+        "train.csv": csv_of(ONE_PER_LABEL[["glee", "text", "calm", "dread"]]),
+        "emotions.txt": LISTED,
+    },
+    "columns of true and false": {
+        "train.csv": csv_of(frame(ROWS, **{k: [bool(v) for v in vs] for k, vs in flags(ROWS).items()}))
+    },
+    "columns of the raw GoEmotions files": {"train.csv": csv_of(frame(ROWS, id=[1, 2, 3], **RATED, **flags(ROWS)))},
+    "columns in Parquet": {"train.parquet": parquet(pa.Table.from_pandas(ONE_PER_LABEL))},
+    "columns in JSON Lines": {"train.jsonl": json_lines(ONE_PER_LABEL.to_dict("records"))},
+    "JSON Lines": {"train.jsonl": json_lines(OBJECTS)},
+    "JSON Lines called .json": {"train.json": json_lines(OBJECTS)},
+    "JSON Lines, names separated": {
+        "train.ndjson": json_lines([{**row, "labels": "|".join(row["labels"])} for row in OBJECTS])
+    },
+    "a list of 0 and 1": {
+        "train.jsonl": json_lines([{"text": t, "labels": [int(n in ls) for n in NAMES]} for t, ls in ROWS]),
+        "emotions.txt": LISTED,
+    },
+    "CSV, gzip": {"train.csv.gz": gzip.compress(BY_NAME)},
+    "CSV, zst": {"train.csv.zst": pa.compress(BY_NAME, codec="zstd", asbytes=True)},
+    "CSV, zip": {"train.csv.zip": zipped({"anything.csv": BY_NAME})},
+    "JSON Lines, gzip": {"train.jsonl.gz": gzip.compress(json_lines(OBJECTS))},
+    "capitals": {"TRAIN.CSV": BY_NAME.replace(b"text,labels", b"Text,Labels")},
+    "names in Parquet": {"train.parquet": parquet(pa.table({"text": [t for t, _ in ROWS], "labels": [ls for _, ls in ROWS]}))},
+    "Hugging Face": {"data/train-00000-of-00001.parquet": hugging_face(ROWS, NAMES)},
+    "Hugging Face, other order than listed": {"train.parquet": hugging_face(ROWS, NAMES[::-1]), "emotions.txt": LISTED},
+    "a folder of parts": {
+        "train/part-00000-f3.csv": csv_of(frame(ROWS[:2], labels=joined(ROWS[:2], "|"))),
+        "train/part-00001-f3.csv": csv_of(frame(ROWS[2:], labels=joined(ROWS[2:], "|"))),
+        "train/_SUCCESS": b"",
+        "train/.part-00000-f3.csv.crc": b"\0",
+    },
+    "Spark": {
+        "train.parquet/part-00000-f3.c000.snappy.parquet": parquet(pa.table({"text": [ROWS[0][0]], "labels": [ROWS[0][1]]})),
+        "train.parquet/part-00001-f3.c000.snappy.parquet": parquet(
+            pa.table({"text": [text for text, _ in ROWS[1:]], "labels": [labels for _, labels in ROWS[1:]]})
+        ),
+        "train.parquet/_SUCCESS": b"",
+    },
+    "numbered files": {f"train_{n}.jsonl": json_lines([row]) for n, row in zip((1, 2, 10), OBJECTS, strict=True)},
+    "a folder per split": {"split=train/a.jsonl": json_lines(OBJECTS)},
+    "below one folder": {"simplified/train.csv": BY_NAME, "simplified/validation.csv": BY_NAME, "simplified/test.csv": BY_NAME},
+}
+
+
+def source(folder: Path, files: Written) -> Path:
+    """A source with these files; the other splits are copies of train, unless they are given."""
+    for split in ("dev", "test"):
+        if not any(split in name or (split == "dev" and "valid" in name) for name in files):
+            files = files | {
+                re.sub("(?i)train", split, name): content for name, content in files.items() if "train" in name.lower()
+            }
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def ingested(tmp_path: Path, files: Written, **options: Any) -> DatasetInfo:
+    return ingest(str(source(tmp_path / "source", files)), tmp_path / "dataset", **options)
+
+
+def named(folder: Path, split: str = "train") -> list[tuple[str, list[str]]]:
+    """The rows of a Dataset with their labels by name."""
+    read = load_dataset(folder)[0][split]
+    return [(row["text"], [read.features["labels"].feature.int2str(label) for label in row["labels"]]) for row in read]
+
+
+@pytest.mark.parametrize("files", FORMATS.values(), ids=FORMATS)
+def test_every_format_has_the_same_rows(tmp_path: Path, files: Written) -> None:
+    info = ingested(tmp_path, files)
+    assert named(tmp_path / "dataset") == ROWS
+    assert info["labels"] == list(NAMES)
+
+
+def test_one_line_says_what_was_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="goemotions"):
+        info = ingested(tmp_path, {"train.csv": csv_of(frame(ROWS, labels=joined(ROWS, "|")), ";")})
+    assert info["form"] == (
+        "train.csv, dev.csv, test.csv (CSV separated by ';'): texts from column 'text', "
+        "label names in column 'labels', ids made from position and text"
+    )
+    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path / 'source'}: {info['form']}"]
+    assert load_dataset(tmp_path / "dataset")[1]["form"] == info["form"]
+
+
+def test_columns_of_other_names_are_parameters(tmp_path: Path) -> None:
+    others = {f"{split}.csv": b"Comment,mood,text\nsome lake,calm,no\n" for split in ("dev", "test")}
+    files = {"train.csv": csv_of(frame(ROWS, mood=joined(ROWS, "|")).rename(columns={"text": "comment"})), **others}
+    ingested(tmp_path, files, text_column="comment", labels_column="mood")
+    assert named(tmp_path / "dataset") == ROWS
+
+
+def test_a_file_without_a_header_has_numbers_as_columns(tmp_path: Path) -> None:
+    content = csv_of(frame(ROWS, labels=joined(ROWS, "|")), header=False)
+    ingested(tmp_path, {"train.csv": content, "dev.csv": content, "test.csv": content}, text_column="0", labels_column="1")
+    assert named(tmp_path / "dataset") == ROWS
+
+
+def test_the_columns_of_the_labels_can_be_listed(tmp_path: Path) -> None:
+    table = csv_of(frame(ROWS, is_reply=[0, 1, 0], **flags(ROWS)))
+    files = {"train.csv": table, "dev.csv": table, "test.csv": table}
+    assert ingested(tmp_path, files)["labels"] == ["is_reply", *NAMES]
+    assert ingest(str(tmp_path / "source"), tmp_path / "dataset", labels_column="calm, dread,glee")["labels"] == list(NAMES)
+    assert named(tmp_path / "dataset") == ROWS
+
+
+def test_one_label_per_row_is_a_label(tmp_path: Path) -> None:
+    ingested(tmp_path, dict.fromkeys(("train.csv", "dev.csv", "test.csv"), b"text,label\na lake,calm\na storm,dread\n"))
+    assert named(tmp_path / "dataset") == [("a lake", ["calm"]), ("a storm", ["dread"])]
+
+
+def test_ids_that_restart_in_each_split_are_told_apart(tmp_path: Path) -> None:
+    table = csv_of(frame(ROWS, labels=joined(ROWS, "|"), id=[0, 1, 2]))
+    ingested(tmp_path, {"train.csv": table, "dev.csv": table, "test.csv": table})
+    read = load_dataset(tmp_path / "dataset")[0]
+    assert read["train"]["id"][:] == ["train-0", "train-1", "train-2"]
+    assert read["test"]["id"][:] == ["test-0", "test-1", "test-2"]
+
+
+def test_an_id_in_two_splits_is_still_refused(tmp_path: Path) -> None:
+    table = csv_of(frame(ROWS, labels=joined(ROWS, "|"), id=[0, 1, 7]))
+    with pytest.raises(DataError, match="is in train and in validation"):
+        ingested(tmp_path, {"train.csv": table, "dev.csv": table, "test.csv": table})
+
+
+def test_made_ids_are_the_same_every_time(tmp_path: Path) -> None:
+    first = ingested(tmp_path, FORMATS["names, |"])
+    ids = load_dataset(tmp_path / "dataset")[0]["train"]["id"][:]
+    assert ids[0].startswith("train-1-")
+    assert ingest(str(tmp_path / "source"), tmp_path / "again")["digest"] == first["digest"]
+
+
+def saved_by_datasets(folder: Path) -> None:
+    split = class_labels(ROWS, NAMES)
+    datasets.DatasetDict({"train": split, "validation": split, "test": split}).save_to_disk(str(folder))
+
+
+def written_by_ingest(folder: Path) -> None:
+    ingest(str(source(folder.with_name("first"), FORMATS["names, |"])), folder)
+
+
+@pytest.mark.parametrize("save", [saved_by_datasets, written_by_ingest])
+def test_a_folder_that_datasets_saved_is_a_source(tmp_path: Path, save: Callable[[Path], None]) -> None:
+    save(tmp_path / "saved")
+    ingest(str(tmp_path / "saved"), tmp_path / "dataset")
+    assert named(tmp_path / "dataset") == ROWS
+
+
+def test_a_dataset_folder_becomes_the_same_dataset(tmp_path: Path) -> None:
+    written_by_ingest(tmp_path / "saved")
+    info = ingest(str(tmp_path / "saved"), tmp_path / "dataset")
+    assert info["digest"] == load_dataset(tmp_path / "saved")[1]["digest"]
+
+
+def test_splits_of_hugging_face_files_may_order_their_names_differently(tmp_path: Path) -> None:
+    orders = {"train": NAMES, "validation": NAMES[::-1], "test": ("dread", "calm", "glee")}
+    files = {f"data/{split}-00000-of-00001.parquet": hugging_face(ROWS, names) for split, names in orders.items()}
+    ingested(tmp_path, files)
+    assert [named(tmp_path / "dataset", split) for split in orders] == [ROWS] * 3
+
+
+def both(files: Written, labels: str) -> Written:
+    content = json_lines([{"text": f"row {n}", "labels": json.loads(labels)} for n in range(3)])
+    return {f"{split}.jsonl": content for split in ("train", "dev", "test")} | files
+
+
+AMBIGUOUS: dict[str, tuple[Written, str]] = {
+    "one-hot rows or label numbers": (
+        both({"emotions.txt": b"calm\ndread"}, "[1, 0]"),
+        r"train.jsonl: every row of column 'labels' can be read as label numbers or as one 0 or 1 per label: write label names",
+    ),
+    "numbers as names": (
+        both({"emotions.txt": b"1\n2\n0"}, '["1"]'),
+        r"can be read as label numbers or as label names: emotions.txt has numbers as names; give the labels other names",
+    ),
+    "two formats": (
+        {"train.tsv": b"a\t0\tb\n", "train.parquet": b""},
+        r"train.parquet and train.tsv are both the train split: remove one",
+    ),
+    "compressed and not": ({"train.csv": BY_NAME, "train.csv.gz": b""}, r"train.csv and train.csv.gz are both the train split"),
+    "two names": (
+        {"dev.csv": BY_NAME, "validation.csv": BY_NAME, "train.csv": BY_NAME},
+        r"dev.csv and validation.csv are both the validation",
+    ),
+    "two cases": ({"Train.csv": BY_NAME, "train.csv": BY_NAME}, r"Train.csv and train.csv are both the train split"),
+    "a folder and a file": ({"train/a.csv": BY_NAME, "train.csv": BY_NAME}, r"a.csv and train.csv are both the train split"),
+    "several configurations": (
+        {"raw/train.csv": BY_NAME, "raw/test.csv": BY_NAME, "simplified/train.csv": BY_NAME, "simplified/test.csv": BY_NAME},
+        r"holds several data sets \(raw, simplified\): give the folder of one, such as .*/raw",
+    ),
+    "two columns of labels": (
+        {"train.csv": b"text,label,labels\na,b,c\n"},
+        r"columns 'labels' and 'label': choose one \(labels_column\)",
+    ),
+    "two marks": (
+        {"train.csv": b'text,labels\na,"calm, mild|glee"\nb,glee\n'},
+        r"cells with ',' and '\|', which separate labels or belong to their names: list the names in emotions.txt",
+    ),
+    "a mark in the only label": (
+        {"train.csv": b'text,label\na,"calm, mild"\n'},
+        r"cells with ',', which separate labels or belong",
+    ),
+    "a name that is two names": (
+        {"train.csv": b'text,labels\na,"calm,glee"\n', "emotions.txt": b"calm\nglee\ncalm,glee"},
+        r"label 'calm,glee' is one label or 2, since emotions.txt has both",
+    ),
+    "every text in quotes": (
+        {"train.tsv": b'"a lake"\t0\ta\n"a storm"\t1\tb\n', "emotions.txt": LISTED},
+        r"train.tsv: every text begins and ends with a quote, which is either part of the text or the quoting of CSV",
+    ),
+    "names that differ": (
+        {"train.parquet": hugging_face(ROWS, NAMES), "emotions.txt": b"calm\ndread\njoy\n"},
+        r"train.parquet and emotions.txt name different labels \('glee' is only in one\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "message"), AMBIGUOUS.values(), ids=AMBIGUOUS)
+@pytest.mark.fault("data-ambiguous")
+def test_two_readings_are_refused_with_both_named(tmp_path: Path, files: Written, message: str) -> None:
+    with pytest.raises(DataError, match=message) as raised:
+        ingested(tmp_path, files)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+WITHOUT_DOUBT: dict[str, tuple[Written, list[list[str]]]] = {
+    "one-hot rows of two labels with an empty one": (
+        {
+            "emotions.txt": b"calm\ndread",
+            "train.jsonl": json_lines([{"text": t, "labels": ls} for t, ls in (("a", [1, 0]), ("b", [1, 1]))]),
+        },
+        [["calm"], ["calm", "dread"]],
+    ),
+    "numbers as names in their own order": (
+        {"emotions.txt": b"0\n1\n2", "train.csv": b"text,labels\na,0\nb,2|1\n"},
+        [["0"], ["1", "2"]],
+    ),
+    "numbers as names that are no index": (
+        {"emotions.txt": b"10\n20\n30", "train.csv": b"text,labels\na,10\nb,30|20\n"},
+        [["10"], ["20", "30"]],
+    ),
+    "a listed name with a comma": (
+        {"emotions.txt": b"calm, mild\ndread", "train.csv": b'text,label\na,"calm, mild"\nb,dread\n'},
+        [["calm, mild"], ["dread"]],
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "labels"), WITHOUT_DOUBT.values(), ids=WITHOUT_DOUBT)
+def test_what_has_one_reading_is_read(tmp_path: Path, files: Written, labels: list[list[str]]) -> None:
+    train = next(name for name in files if name.startswith("train"))
+    others = {train.replace("train", split): files[train] for split in ("dev", "test")}
+    ingested(tmp_path, {**files, **others})
+    assert [row for _, row in named(tmp_path / "dataset")] == labels
+
+
+def test_quotes_that_belong_to_the_text_are_kept(tmp_path: Path) -> None:
+    rows = b'"all of it"\t0\ta\nsaid "hi" to me\t1\tb\n"open\t2\tc\n"twice ""in"""\t2\td\n'
+    other = json_lines([{"text": "a lake", "labels": [0]}])
+    ingested(tmp_path, {"train.tsv": rows, "emotions.txt": LISTED, "dev.jsonl": other, "test.jsonl": other})
+    assert [text for text, _ in named(tmp_path / "dataset")] == ['"all of it"', 'said "hi" to me', '"open', '"twice ""in"""']
+
+
+FOUND: dict[str, tuple[Written, str]] = {
+    "an unknown format": (
+        {"train.xlsx": b""},
+        r"has no train split: add train.tsv, .*; there are dev.xlsx, test.xlsx, train.xlsx",
+    ),
+    "an empty folder of parts": ({"train/_SUCCESS": b""}, r"has no train split: .*; there are dev/, test/, train/"),
+    "a Spark job that did not end": (
+        {"train/_temporary/0/part-0.csv": b"", "train/part-0.csv": BY_NAME},
+        r"was not written completely \(it has a folder _temporary\)",
+    ),
+    "a folder in place of a file": (
+        {"train.csv/notes.txt": b""},
+        r"has no train split: .*there are dev.csv/, test.csv/, train.csv/",
+    ),
+    "no column of texts": (
+        {"train.csv": b"comment,labels\na,calm\n"},
+        r"train.csv has no column 'text': .*text_column\), of comment, labels",
+    ),
+    "no column of labels": (
+        {"train.csv": b"text,mood\na,calm\n"},
+        r"train.csv has no column 'labels', and no column of 0 and 1 per label",
+    ),
+    "a list around the objects": (
+        {"train.json": b'[{"text": "a"},\n {"text": "b"}]\n'},
+        r"train.json is not JSON Lines: write one object",
+    ),
+    "several files in a zip": (
+        {"train.csv.zip": zipped({"a.csv": BY_NAME, "b.csv": BY_NAME}), "dev.csv": BY_NAME, "test.csv": BY_NAME},
+        r"train.csv.zip holds 2 files, and one is read: unpack it",
+    ),
+    "numbers without names": (
+        {"train.csv": b"text,labels\na,1\n", "dev.csv": b"text,labels\na,1\n"} | {"test.csv": b"text,labels\na,1\n"},
+        r"has no emotions.txt",
+    ),
+    "texts as labels": (
+        {"train.csv": b"text,labels\na," + b"x" * 300 + b"\n"},
+        r"column 'labels' holds texts rather than labels",
+    ),
+    "another value than 0 and 1": (
+        {"train.csv": csv_of(ONE_PER_LABEL) + b"a,2,0,0\n", "emotions.txt": LISTED},
+        r"train.csv, line 5: '2' is neither 0 nor 1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "message"), FOUND.values(), ids=FOUND)
+def test_an_error_names_what_is_there(tmp_path: Path, files: Written, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        ingested(tmp_path, files)
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "data.md"
+SECTIONS = re.split(r"^###? ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+EXAMPLE = re.compile(r'```[a-z]+ title="([^"]+)"\n(.*?)```', re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "section", [section for section in SECTIONS if EXAMPLE.search(section)], ids=lambda text: text.split("\n")[0]
+)
+def test_each_example_of_the_page_is_read(tmp_path: Path, section: str) -> None:
+    listed: Written = {}
+    examples = 0
+    for number, (name, content) in enumerate(EXAMPLE.findall(section)):
+        if not name.startswith("train"):
+            listed = {name: content.encode()}
+            continue
+        examples += 1
+        example = {name: content.encode(), **listed}
+        if "\tx1" in content:
+            example |= {f"{split}.tsv": content.replace("\tx", f"\t{split}").encode() for split in ("dev", "test")}
+        if ",x1" in content:
+            example |= {f"{split}.csv": content.replace(",x", f",{split}").encode() for split in ("dev", "test")}
+        ingest(str(source(tmp_path / str(number), example)), tmp_path / "dataset")
+        rows = named(tmp_path / "dataset")
+        assert rows[0] == ("the parcel came early", ["joy"])
+        assert rows[1] in [("broken again, of all days", ["anger", "sadness"]), ("broken again", ["anger"])]
+    assert examples
