@@ -161,8 +161,9 @@ LOAD := tests/serving/test_load.py
 OTHERS := $(foreach file,$(TRAINING) $(LOAD) tests/images,--ignore $(file))
 
 test: setup $(CHECKOV) $(CYCLONEDX) ## the tests, two files at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(OTHERS)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(TRAINING)
+	@export MADE_ONCE=$$(mktemp -d); trap 'rm -rf "$$MADE_ONCE"' EXIT; set -x; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(OTHERS); \
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(TRAINING); \
 	$(BIN)/python -m pytest $(LOAD)
 
 test-images: setup ## run the images of this commit with docker or podman, read-only and without privileges

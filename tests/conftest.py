@@ -142,9 +142,12 @@ def write_split(path: Path, rows: int, seed: int, prefix: str) -> None:
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
-    """A function from a name and a maker to the folder that it made, once for all workers; tests only read such a folder."""
+    """A function from a name and a maker to the folder that it made, once for all workers; tests only read such a folder.
+
+    With MADE_ONCE, once for all processes of `make test`.
+    """
     base = tmp_path_factory.getbasetemp()
-    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made-once"
+    root = Path(os.environ.get("MADE_ONCE") or (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made-once")
     root.mkdir(exist_ok=True)
 
     def get(name: str, make: Callable[[Path], Any]) -> Path:
