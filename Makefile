@@ -130,12 +130,13 @@ promote: $(SERVICES) ## make VERSION the champion if it passes the gate, and wri
 rollback: $(SERVICES) ## make the previous champion of VARIANT the champion again, and write manifests/isvc.yaml
 	@$(ON_SERVICES) model rollback $(call option,--variant,VARIANT) $(NAMED)
 
-isvc: $(SERVICES) ## write the champions and the images of this commit into manifests/isvc.yaml: BUCKET= REGISTRY=
-	@$(ON_SERVICES) model isvc $(NAMED) $(call option,--bucket,BUCKET) \
+isvc: $(SERVICES) ## write the champions and the images of this commit into manifests/isvc.yaml: BUCKET= REGISTRY= PRESET=gke-l4 (nodes with GPUs)
+	@$(ON_SERVICES) model isvc $(NAMED) $(call option,--bucket,BUCKET) $(call option,--preset,PRESET) \
 		$(if $(REGISTRY),--registry '$(REGISTRY)' --image-tag "$$(images/image.sh commit)")
 
-deploy: $(SERVICES) ## set VERSION on its InferenceService: NAMESPACE= CANARY=percent
-	@$(ON_SERVICES) model deploy $(REFERENCE) $(NAMED) $(call option,--namespace,NAMESPACE) $(call option,--canary-percent,CANARY)
+deploy: $(SERVICES) ## set VERSION on its InferenceService: NAMESPACE= CANARY=percent PRESET=
+	@$(ON_SERVICES) model deploy $(REFERENCE) $(NAMED) $(call option,--namespace,NAMESPACE) $(call option,--canary-percent,CANARY) \
+		$(call option,--preset,PRESET)
 
 download-model: $(SERVICES) ## download and verify the files of VERSION (alias or number) to OUT
 	@$(ON_SERVICES) model download $(REFERENCE) $(NAMED) $(call option,--output,OUT)

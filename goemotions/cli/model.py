@@ -9,9 +9,13 @@ import click
 
 from goemotions import defaults
 from goemotions.cli.options import FOLDER, MODEL_NAME
+from goemotions.deployment import node_pools
 
 REFERENCE = click.argument("reference", default=defaults.REFERENCE)
 NAMESPACE = click.option("--namespace", default="", help="Namespace of the InferenceServices; default: the current context's.")
+PRESET = click.option(
+    "--preset", default="", help=f"Node pool of the predictor for GPUs: {', '.join(node_pools.PRESETS)}; default: as it is."
+)
 FILE = click.option(
     "--file", type=click.Path(path_type=Path), default=Path("manifests/isvc.yaml"), show_default=True, help="The manifest."
 )
@@ -90,6 +94,7 @@ def _show_move(move: Any, model_name: str, file: Path) -> None:
 @click.option("--bucket", default="", help="Name of the bucket in the cluster; default: the one it was registered in.")
 @click.option("--registry", help="Prefix of the predictor's image, such as registry.example/team; default: as in the file.")
 @click.option("--image-tag", default="", help="Tag of the image without the variant; default: as in the file.")
+@PRESET
 @FILE
 def write_isvc(model_name: str, file: Path, **options: Any) -> None:
     """Write the champions into the InferenceServices of the manifest."""
@@ -106,6 +111,7 @@ def write_isvc(model_name: str, file: Path, **options: Any) -> None:
 @NAMESPACE
 @click.option("--service", default="", help="The InferenceService; default: <model name>-<variant of the version>.")
 @click.option("--canary-percent", type=click.IntRange(0, 99), default=0, help="Share of the traffic; 0: all of it.")
+@PRESET
 @click.option("--wait-seconds", default=900.0, show_default=True, help="Longest time until it is ready; 0: do not wait.")
 def deploy(reference: str, service: str, namespace: str, **options: Any) -> None:
     """Set a version on its InferenceService and wait until it is served."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from goemotions import defaults
+from goemotions.deployment import node_pools
 from goemotions.deployment.kserve import VERSION, service_name
 from goemotions.errors import DeploymentError, ModelError
 from goemotions.registry import promotion
@@ -36,9 +37,15 @@ def champions(model_name: str = defaults.MODEL_NAME) -> dict[str, Version]:
 
 
 def write(
-    path: Path, versions: Mapping[str, Version], *, bucket: str = "", registry: str | None = None, image_tag: str = ""
+    path: Path,
+    versions: Mapping[str, Version],
+    *,
+    bucket: str = "",
+    registry: str | None = None,
+    image_tag: str = "",
+    preset: str = "",
 ) -> list[str]:
-    """Sets versions on the InferenceServices in a file, and, if ``registry`` is given, images on the ServingRuntimes.
+    """Sets versions on the InferenceServices in a file, images on the ServingRuntimes, and the node pool of those with GPUs.
 
     Args:
         path: the file to rewrite.
@@ -46,14 +53,17 @@ def write(
         bucket: name of the bucket in the cluster, if it differs from the one in the version's source.
         registry: prefix of the predictor's image, such as ``registry.example/team``; None leaves the images as they are.
         image_tag: tag of the images without the variant; empty keeps the present one.
+        preset: the node pool of the services that request GPUs, a name of ``node_pools.PRESETS``; empty keeps the present one.
 
     Returns:
         One line per InferenceService that was set.
 
     Raises:
+        BadArgument: there is no such preset.
         DeploymentError: the file cannot be read, or lacks one of the InferenceServices.
     """
     lines = []
+    pool = node_pools.get(preset) if preset else None
     with _documents(path) as documents:
         services = {document["metadata"]["name"]: document for document in _of_kind(documents, "InferenceService")}
         for name, version in versions.items():
@@ -67,6 +77,13 @@ def write(
             for runtime in _of_kind(documents, "ServingRuntime"):
                 _set_image(runtime["spec"]["containers"][0], registry, image_tag)
         documents[0].yaml_set_start_comment(f"Written from the registry's champions. {'; '.join(lines)}.\n")
+        for name in _with_gpus(documents):
+            predictor = services[name]["spec"]["predictor"]
+            if pool:
+                node_pools.place(predictor, pool)
+                lines.append(f"{name}: nodes of {preset}")
+            elif name in versions and not {"nodeSelector", "affinity"} & set(predictor):
+                lines.append(f"{name}: any node with a GPU; --preset (PRESET=gke-l4) writes the selector of a node pool")
     return lines
 
 
@@ -93,6 +110,17 @@ def refresh(path: Path, version: Version, model_name: str = defaults.MODEL_NAME)
 
 def _of_kind(documents: list[Any], kind: str) -> list[Any]:
     return [document for document in documents if document["kind"] == kind]
+
+
+def _with_gpus(documents: list[Any]) -> set[str]:
+    """The InferenceServices whose runtime requests GPUs."""
+    runtimes = {runtime["metadata"]["name"]: runtime for runtime in _of_kind(documents, "ServingRuntime")}
+    return {
+        service["metadata"]["name"]
+        for service in _of_kind(documents, "InferenceService")
+        if (runtime := runtimes.get(service["spec"]["predictor"]["model"].get("runtime")))
+        and any(node_pools.GPU in container["resources"].get("limits", {}) for container in runtime["spec"]["containers"])
+    }
 
 
 def _set_image(container: Any, registry: str, tag: str) -> None:

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from goemotions import defaults
-from goemotions.errors import DeploymentError
+from goemotions.deployment import node_pools
+from goemotions.deployment.node_pools import NodePool
+from goemotions.errors import BadArgument, DeploymentError
 from goemotions.registry import tracking
 from goemotions.registry.tracking import Version
 from goemotions.storage import store
@@ -90,6 +92,7 @@ def deploy(
     *,
     model_name: str = defaults.MODEL_NAME,
     canary_percent: int = 0,
+    preset: str = "",
     wait_seconds: float = WAIT_SECONDS,
 ) -> ServiceStatus:
     """Sets a version on an InferenceService and waits until it is served. If it is set already, nothing is changed (idempotent).
@@ -100,20 +103,25 @@ def deploy(
         namespace: its namespace; empty for that of the current context.
         model_name: name of the registered model.
         canary_percent: share of the traffic that the version gets beside the one that is served; 0: all of it.
+        preset: the node pool of all pods of a service with GPUs, a name of ``node_pools.PRESETS``; empty keeps the present one.
         wait_seconds: longest time until it is ready; 0: do not wait.
 
     Raises:
         ModelError: there is no such version.
+        BadArgument: there is no such preset, or the version is for CPUs.
         DeploymentError: no cluster, no such InferenceService, the API refuses, or it is not ready in time.
     """
     if not 0 <= canary_percent <= 99:
         raise DeploymentError(f"a canary gets 1 to 99 percent of the traffic, not {canary_percent}: 0 replaces what is served")
     version = tracking.get_version(model_name, reference)
     service = service or service_name(model_name, version.tags["variant"])
+    if preset and version.tags["variant"] != "gpu":
+        raise BadArgument(f"version {version.number} is for CPUs: a preset names a node pool with GPUs, leave it out")
+    pool = node_pools.get(preset) if preset else None
     cluster = Cluster(namespace)
     before = cluster.service(service)
     for _ in range(ATTEMPTS):
-        wanted = with_version(before, version, canary_percent)
+        wanted = with_version(before, version, canary_percent, pool)
         if wanted == before:
             break
         if cluster.replace(service, wanted):
@@ -172,13 +180,17 @@ def list_services(services: list[str], namespace: str) -> list[ServiceStatus]:
     return [ServiceStatus.of(existing[name]) for name in services if name in existing]
 
 
-def with_version(service: dict[str, Any], version: Version, canary_percent: int) -> dict[str, Any]:
-    """The InferenceService with a version set on it, alone or as a canary beside the one it serves."""
+def with_version(
+    service: dict[str, Any], version: Version, canary_percent: int, pool: NodePool | None = None
+) -> dict[str, Any]:
+    """The InferenceService with a version set on it, alone or as a canary beside the one it serves, and with the node pool if given."""
     changed = copy.deepcopy(service)
     # The bucket may have another name in the cluster: the one in the service is kept.
     source = store.in_bucket(version.source, store.bucket_of(service["spec"]["predictor"]["model"].get("storageUri", "")))
     annotations = changed["metadata"].setdefault("annotations", {})
     predictor = changed["spec"]["predictor"]
+    if pool:
+        node_pools.place(predictor, pool)
     changed["spec"].pop("canary", None)
     predictor.pop("canaryTrafficPercent", None)
     annotations.pop(CANARY_VERSION, None)

@@ -11,10 +11,11 @@ from typing import Any
 
 from goemotions.errors import BadArgument
 
+GPU = "nvidia.com/gpu"
 ACCELERATOR = "cloud.google.com/gke-accelerator"
 INSTANCE_TYPE = "node.kubernetes.io/instance-type"
 PRODUCT = "nvidia.com/gpu.product"
-NVIDIA_TAINT = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+NVIDIA_TAINT = {"key": GPU, "operator": "Exists", "effect": "NoSchedule"}
 # The taint that Azure's own instructions give to node pools with GPUs.
 AKS_TAINT = {"key": "sku", "operator": "Equal", "value": "gpu", "effect": "NoSchedule"}
 
@@ -48,6 +49,19 @@ class NodePool:
         """Selector or affinity, and tolerations, by the names of the pipeline's parameters."""
         fields = {"node_selector": self.node_selector, "node_affinity": self.node_affinity, "tolerations": self.tolerations}
         return {name: value for name, value in fields.items() if value}
+
+
+def place(predictor: dict[str, Any], pool: NodePool) -> None:
+    """Sets the pool on the predictor of an InferenceService, in place of another one."""
+    affinity = {name: value for name, value in predictor.get("affinity", {}).items() if name != "nodeAffinity"}
+    if pool.node_affinity:
+        affinity["nodeAffinity"] = pool.node_affinity
+    fields = {"nodeSelector": pool.node_selector, "affinity": affinity, "tolerations": pool.tolerations}
+    for name, value in fields.items():
+        if not value:
+            predictor.pop(name, None)
+        elif predictor.get(name) != value:
+            predictor[name] = value
 
 
 PRESETS = {

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from goemotions.deployment import isvc, kserve, status
-from goemotions.errors import DeploymentError, ModelError
+from goemotions.deployment import isvc, kserve, node_pools, status
+from goemotions.errors import BadArgument, DeploymentError, ModelError
 from goemotions.registry import tracking
 from tests.support import kserve_rules
 from tests.support.kubernetes_server import NAMESPACE, TOKEN
@@ -119,12 +119,31 @@ def test_deploying_the_served_version_removes_the_canary(kubernetes: Kubernetes,
     assert kubernetes.writes()[-1]["spec"]["predictor"]["model"]["storageUri"] == versions["1"]
 
 
+def gpu_service() -> dict[str, Any]:
+    documents = yaml.safe_load_all(MANIFEST.read_text())
+    return next(one for one in documents if one["metadata"]["name"] == "goemotions-gpu" and "predictor" in one["spec"])
+
+
+def test_a_version_and_its_canary_run_on_the_node_pool_that_is_named(versions: dict[str, str]) -> None:
+    version, pool = tracking.get_version("k8s", "2"), node_pools.get("eks-l4")
+    canary = kserve.with_version(gpu_service(), version, 10, pool)
+    assert kserve_rules.violations(canary) == []
+    for predictor in (canary["spec"]["predictor"], canary["spec"]["canary"][0]["predictor"]):
+        assert predictor["affinity"] == {"nodeAffinity": pool.node_affinity}
+        assert "nodeSelector" not in predictor
+    moved = kserve.with_version(canary, version, 0, node_pools.get("gke-l4"))["spec"]["predictor"]
+    assert moved["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-l4"}
+    assert "affinity" not in moved
+    assert kserve.with_version(canary, version, 0)["spec"]["predictor"]["affinity"] == {"nodeAffinity": pool.node_affinity}
+
+
+def test_a_node_pool_for_the_predictor_on_cpus_is_refused(versions: dict[str, str]) -> None:
+    with pytest.raises(BadArgument, match="version 1 is for CPUs: a preset names a node pool with GPUs"):
+        deploy("1", preset="gke-l4")
+
+
 def test_knative_splits_the_traffic_by_its_own_field(versions: dict[str, str]) -> None:
-    service = next(
-        one
-        for one in yaml.safe_load_all(MANIFEST.read_text())
-        if one["metadata"]["name"] == "goemotions-gpu" and "predictor" in one["spec"]
-    )
+    service = gpu_service()
     service["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] = "Knative"
     version = tracking.get_version("k8s", "2")
     canary = kserve.with_version(service, version, 10)
@@ -250,6 +269,27 @@ def test_the_manifest_is_written_from_the_champions(versions: dict[str, str], tm
     assert path.read_text() == text
     isvc.write(path, {"goemotions-cpu": tracking.get_version("k8s", "1")})
     assert "registry.example/team/goemotions-predictor:abc-cpu" in path.read_text()
+
+
+def test_the_manifest_names_the_node_pool_of_the_predictor_for_gpus_or_says_that_it_has_none(
+    versions: dict[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "isvc.yaml"
+    path.write_text(MANIFEST.read_text())
+    champion = {"goemotions-gpu": tracking.get_version("k8s", "1")}
+    assert isvc.write(path, champion)[1] == (
+        "goemotions-gpu: any node with a GPU; --preset (PRESET=gke-l4) writes the selector of a node pool"
+    )
+    assert isvc.write(path, champion, preset="gke-l4")[1:] == ["goemotions-gpu: nodes of gke-l4"]
+    written = path.read_text()
+    assert "nodeSelector:\n      cloud.google.com/gke-accelerator: nvidia-l4" in written
+    # A later version keeps them, and the comments around them.
+    assert len(isvc.write(path, champion)) == 1
+    assert path.read_text() == written
+    assert "- {key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}" in written
+    with pytest.raises(BadArgument, match="there is no preset 'l4': choose from gke-a100"):
+        isvc.write(path, champion, preset="l4")
+    assert path.read_text() == written
 
 
 def test_a_manifest_without_the_service_is_a_named_error(versions: dict[str, str], tmp_path: Path) -> None:

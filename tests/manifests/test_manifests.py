@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
 from goemotions.cli import main as cli
+from goemotions.deployment import isvc as manifest
+from goemotions.deployment import node_pools
 from goemotions.serving import metrics as exported
 from tests.support import kserve_rules, tools
 
@@ -118,13 +121,18 @@ OTHERS = {
 }
 
 
-@functools.cache
-def rendered(folder: str) -> tuple[dict[str, Any], ...]:
+def kustomize(folder: Path) -> list[dict[str, Any]]:
     """What `kubectl apply -k` would send, in order."""
     kubectl = tools.program("kubectl", why="it renders the manifests (1.27 or newer)")
-    finished = subprocess.run([kubectl, "kustomize", MANIFESTS / folder], capture_output=True, text=True, check=False)
+    finished = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
-    return tuple(yaml.safe_load_all(finished.stdout))
+    return list(yaml.safe_load_all(finished.stdout))
+
+
+@functools.cache
+def rendered(folder: str) -> tuple[dict[str, Any], ...]:
+    """The documents of a folder of the manifests."""
+    return tuple(kustomize(MANIFESTS / folder))
 
 
 @functools.cache
@@ -167,7 +175,7 @@ READ = {
         "serving.kserve.io/inferenceservice",
     },
     "selector": {"app.kubernetes.io/name", "app.kubernetes.io/part-of", "matchLabels"},
-    "nodeSelector": {"nvidia.com/gpu.product"},
+    "nodeSelector": {pool.label for pool in node_pools.PRESETS.values()},
     "requests": {"cpu", "memory", "nvidia.com/gpu", "storage"},
     "limits": {"cpu", "memory", "nvidia.com/gpu"},
     "data": {"AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL", "AWS_SECRET_ACCESS_KEY", "dashboard.json"},
@@ -236,6 +244,44 @@ def test_the_file_that_users_apply_is_self_contained() -> None:
         assert service["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "Standard"
     (account,) = (one for one in documents if one["kind"] == "ServiceAccount")
     assert {one["spec"]["predictor"]["serviceAccountName"] for one in services} == {account["metadata"]["name"]}
+
+
+def on_nodes(predictor: dict[str, Any]) -> dict[str, Any]:
+    """Where the pods of an InferenceService may run."""
+    return {name: predictor[name] for name in ("nodeSelector", "affinity", "tolerations") if name in predictor}
+
+
+def test_the_predictor_for_gpus_tolerates_the_taint_of_their_nodes() -> None:
+    for folder in ("base", "overlays/gpu", "overlays/production"):
+        services = every("InferenceService", folder)
+        assert on_nodes(services["goemotions-gpu"]["spec"]["predictor"]) == {"tolerations": [node_pools.NVIDIA_TAINT]}
+        assert on_nodes(services["goemotions-cpu"]["spec"]["predictor"]) == {}
+
+
+@needs_crds
+@pytest.mark.parametrize("preset", ["gke-l4", "eks-l4", "aks-a100-80gb"])
+def test_every_overlay_has_the_node_pool_that_is_written_into_the_manifest(tmp_path: Path, preset: str) -> None:
+    shutil.copytree(MANIFESTS, tmp_path / "manifests", symlinks=True)
+    for other in ("generic-h100", preset):
+        lines = manifest.write(tmp_path / "manifests" / "isvc.yaml", {}, preset=other)
+    assert lines == [f"goemotions-gpu: nodes of {preset}"]
+    pool = node_pools.get(preset)
+    expected = {"nodeSelector": pool.node_selector, "tolerations": pool.tolerations}
+    expected |= {"affinity": {"nodeAffinity": pool.node_affinity}} if pool.node_affinity else {}
+    for folder in ("base", "overlays/gpu", "overlays/production"):
+        finished = kustomize(tmp_path / "manifests" / folder)
+        services = {one["metadata"]["name"]: one for one in finished if one["kind"] == "InferenceService"}
+        assert on_nodes(services["goemotions-gpu"]["spec"]["predictor"]) == {name: one for name, one in expected.items() if one}
+        assert on_nodes(services["goemotions-cpu"]["spec"]["predictor"]) == {}
+        assert [fault for one in services.values() for fault in faults(one)] == []
+
+
+def test_a_process_knows_whether_its_pod_has_a_gpu() -> None:
+    for name, runtime in every("ServingRuntime").items():
+        (container,) = runtime["spec"]["containers"]
+        given = {one["name"]: one["value"] for one in container["env"]}
+        assert given == ({"GOEMOTIONS_DEVICE": "gpu"} if name == "goemotions-gpu" else {"NVIDIA_VISIBLE_DEVICES": "void"})
+        assert (node_pools.GPU in container["resources"]["limits"]) == (name == "goemotions-gpu")
 
 
 def keys(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
