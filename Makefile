@@ -124,8 +124,8 @@ pin-base: ## write the digest of the base image, from its registry, into the Doc
 status: $(SERVICES) ## show what is registered, aliased, in the manifest and served, and where they differ: NAMESPACE=
 	@$(ON_SERVICES) model status $(NAMED) $(call option,--namespace,NAMESPACE)
 
-promote: $(SERVICES) ## make VERSION the champion if it passes the gate, and write manifests/isvc.yaml
-	@$(ON_SERVICES) model promote $(REFERENCE) $(NAMED)
+promote: $(SERVICES) ## make VERSION the champion if it passes the gate, and write manifests/isvc.yaml: DATASET= of a version on new data
+	@$(ON_SERVICES) model promote $(REFERENCE) $(NAMED) $(call option,--dataset,DATASET)
 
 rollback: $(SERVICES) ## make the previous champion of VARIANT the champion again, and write manifests/isvc.yaml
 	@$(ON_SERVICES) model rollback $(call option,--variant,VARIANT) $(NAMED)
@@ -138,8 +138,8 @@ deploy: $(SERVICES) ## set VERSION on its InferenceService: NAMESPACE= CANARY=pe
 	@$(ON_SERVICES) model deploy $(REFERENCE) $(NAMED) $(call option,--namespace,NAMESPACE) $(call option,--canary-percent,CANARY) \
 		$(call option,--preset,PRESET)
 
-download-model: $(SERVICES) ## download and verify the files of VERSION (alias or number) to OUT
-	@$(ON_SERVICES) model download $(REFERENCE) $(NAMED) $(call option,--output,OUT)
+download-model: $(SERVICES) ## download and verify the files of VERSION (alias or number) to OUT, or any trained model: RUN= PROFILE=
+	@$(ON_SERVICES) model download $(REFERENCE) $(NAMED) $(call option,--output,OUT) $(call option,--run,RUN) $(call option,--profile,PROFILE)
 
 report: setup ## write docs/model-performance.md, its figures and tables from the newest run
 	@$(GOEMOTIONS) pipeline report $(NAMED)

@@ -12,18 +12,29 @@ def evaluate(
     model: Input[Model],
     onnx: Input[Model],
     engine: str,
+    variant: str,
+    profile: str,
+    pipeline_run: str,
     validation: Output[Artifact],
     test: Output[Artifact],
     metrics: Output[Metrics],
     roc: Output[ClassificationMetrics],
 ) -> None:
-    """Writes a separate folder of Predictions per split, so that a step that selects can get validation only."""
+    """Writes a separate folder of Predictions per split, so that a step that selects can get validation only.
+
+    The metrics are logged to the model's MLflow run, too.
+    """
     from pathlib import Path
 
     from goemotions.evaluation import evaluate as evaluation
+    from goemotions.evaluation.predictions import Predictions
+    from goemotions.registry import model_run
 
     outputs = {"validation": Path(validation.path), "test": Path(test.path)}
     values = evaluation.evaluate(Path(dataset.path), Path(model.path), Path(onnx.path), engine, outputs)
     for name, value in values.items():
         metrics.log_metric(name, value)
+    evaluated = Predictions.read(Path(validation.path)).computation
+    validation.metadata["evaluated"] = test.metadata["evaluated"] = str(evaluated)
+    model_run.log_evaluation(pipeline_run, profile, variant, values, str(evaluated))
     roc.log_roc_curve(*evaluation.roc(Path(validation.path)))

@@ -7,13 +7,18 @@ from components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
-def export(dataset: Input[Dataset], model: Input[Model], onnx: Output[Model], metrics: Output[Metrics]) -> None:
-    """Writes an Onnx folder with parity and latency."""
+def export(
+    dataset: Input[Dataset], model: Input[Model], profile: str, pipeline_run: str, onnx: Output[Model], metrics: Output[Metrics]
+) -> None:
+    """Writes an Onnx folder with parity and latency, which are logged to the model's MLflow run, too."""
     from dataclasses import asdict
     from pathlib import Path
 
     from goemotions.models.export import export as write
+    from goemotions.registry import model_run
 
-    for engine, record in write(Path(dataset.path), Path(model.path), Path(onnx.path)).items():
+    records = write(Path(dataset.path), Path(model.path), Path(onnx.path))
+    for engine, record in records.items():
         for name, value in asdict(record).items():
             metrics.log_metric(f"{engine}/{name}", value)
+    model_run.log_export(pipeline_run, profile, records)

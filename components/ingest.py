@@ -20,22 +20,24 @@ def ingest(
     dataset: Output[Dataset],
 ) -> str:
     """Writes a Dataset folder and returns its digest."""
+    import json
     from pathlib import Path
+    from typing import Any
 
     from goemotions.data.dataset import ingest
     from goemotions.registry import tracking
 
-    info = ingest(
-        source,
-        Path(dataset.path),
-        text_column=text_column,
-        labels_column=labels_column,
-        split_share=split_share,
-        split_seed=split_seed,
-        drop_leaked=drop_leaked,
-        unlabelled=unlabelled,
-        max_quarantined=max_quarantined,
-    )
-    tracking.get_or_create_run(pipeline_run).set_tags({"dataset.source": source, "dataset.digest": info["digest"]})
+    options: dict[str, Any] = {
+        "text_column": text_column,
+        "labels_column": labels_column,
+        "split_share": split_share,
+        "split_seed": split_seed,
+        "drop_leaked": drop_leaked,
+        "unlabelled": unlabelled,
+        "max_quarantined": max_quarantined,
+    }
+    info = ingest(source, Path(dataset.path), **options)
+    tags = {tracking.SOURCE_TAG: source, tracking.INGEST_TAG: json.dumps(options), "dataset.digest": info["digest"]}
+    tracking.get_or_create_run(pipeline_run).set_tags(tags)
     dataset.metadata.update(source=source, revision=info["revision"], digest=info["digest"], **info["rows"])
     return str(info["digest"])

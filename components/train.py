@@ -25,7 +25,7 @@ def train(
     """Writes a Model folder; checkpoints go to the store, below the pipeline run and the profile."""
     from pathlib import Path
 
-    from goemotions.storage import store as storage
+    from goemotions.storage import layout
     from goemotions.training import launcher
     from goemotions.training.options import TrainOptions
 
@@ -35,7 +35,7 @@ def train(
         epochs=epochs,
         seed=seed,
         precision=precision,
-        checkpoint_location=storage.join(store, "checkpoints", pipeline_run, profile),
+        checkpoint_location=layout.checkpoints(store, pipeline_run, profile),
         checkpoint_steps=checkpoint_steps,
         pipeline_run=pipeline_run,
     )

@@ -8,12 +8,20 @@ from components import IMAGE
 
 @dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
 def tune_thresholds(
-    validation: Input[Artifact], strategy: str, target_precision: float, target_recall: float, thresholds: Output[Artifact]
+    validation: Input[Artifact],
+    strategy: str,
+    target_precision: float,
+    target_recall: float,
+    variant: str,
+    profile: str,
+    pipeline_run: str,
+    thresholds: Output[Artifact],
 ) -> None:
-    """Writes a folder with ``thresholds.json``."""
+    """Writes a folder with ``thresholds.json``; its scores are logged to the model's MLflow run, too."""
     from pathlib import Path
 
     from goemotions.evaluation.tuning import tune
+    from goemotions.registry import model_run
 
     content = tune(
         Path(validation.path),
@@ -24,3 +32,4 @@ def tune_thresholds(
     )
     chosen = content.chosen
     thresholds.metadata.update(strategy=chosen.thresholds.strategy, f1_macro_cross_fitted=chosen.cross_fitted["f1_macro"])
+    model_run.log_thresholds(pipeline_run, profile, variant, content)

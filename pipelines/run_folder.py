@@ -1,7 +1,4 @@
-"""The folder of a local run, as kfp.local lays it out.
-
-An output is in ``<step>/<output>``, and inside a loop in ``for-loop-<n>-iteration-<i>/<step>/<output>``.
-"""
+"""The folder of a local run, as kfp.local lays it out (``assembly.of_folder``)."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from goemotions import defaults
 from goemotions.errors import WorkflowError
-from goemotions.registry.bundle import VARIANTS, Variant
+from goemotions.registry.bundle import Variant
 
 if TYPE_CHECKING:
     from goemotions.registry.assembly import CandidateArtifacts
@@ -66,23 +63,9 @@ class RunFolder:
 
     def candidates(self) -> dict[Variant, list[CandidateArtifacts]]:
         """The artifacts of every profile, by variant."""
-        from goemotions.registry.assembly import CandidateArtifacts
+        from goemotions.registry.assembly import of_folder
 
-        loops = sorted(self.path.glob("for-loop-*-iteration-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-        # KFP numbers the tasks of one component in the order of the pipeline.
-        return {
-            variant: [
-                CandidateArtifacts(
-                    loop / "train" / "model",
-                    loop / "export" / "onnx",
-                    loop / f"evaluate{number}" / "validation",
-                    loop / f"evaluate{number}" / "test",
-                    loop / f"tune-thresholds{number}" / "thresholds",
-                )
-                for loop in loops
-            ]
-            for variant, number in zip(VARIANTS, ("", "-2"), strict=True)
-        }
+        return of_folder(self.path)
 
     def publish(self, whole: Path, output: Path, model_name: str = defaults.MODEL_NAME) -> Path:
         """Writes the report again with the current code and measurements.
@@ -108,9 +91,8 @@ class RunFolder:
 
     def summary(self) -> str:
         """The registered versions and the report, as lines for the terminal."""
-        lines = [
-            f"{variant}: {version['profile']} is version {version['version']} ({version['alias']}), bundle {version['source']}"
-            for variant, version in self.registered().items()
-        ]
+        from goemotions.registry.registration import describe
+
+        lines = [describe(variant, version) for variant, version in self.registered().items()]
         page = self.report / "report.html"
         return "\n".join([*lines, f"report: {page.relative_to(Path.cwd()) if page.is_relative_to(Path.cwd()) else page}"])

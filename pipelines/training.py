@@ -85,7 +85,7 @@ def pipeline(
             target_recall: Share of a text's labels that the threshold strategy recall keeps.
             store: Bucket and prefix for bundles and checkpoints, with the final slash.
             model_name: Name of the registered model in MLflow.
-            latency_budget_ms: Largest p95 latency of the CPU winner, in ms, for one text of 20 tokens on two threads.
+            latency_budget_ms: Largest latency of the CPU winner, in ms, for one text of 20 tokens on one thread.
             auto_promote: Move the champion aliases if the gate passes; otherwise winners become challengers.
             deploy_namespace: Namespace of the InferenceServices that get the new champions; empty: nothing is deployed.
             canary_percent: Share of the traffic for the new versions, challengers too; 0: champions only, with all of the traffic.
@@ -144,12 +144,13 @@ def pipeline(
                 "train",
             )
             model = trained.outputs["model"]
-            exported = placed(export(dataset=dataset, model=model), "export")
+            exported = placed(export(dataset=dataset, model=model, profile=profile, pipeline_run=RUN), "export")
             onnx = exported.outputs["onnx"]
             scored, tuned = {}, {}
             for variant, engine in ENGINES.items():
+                of_model = {"variant": variant, "profile": profile, "pipeline_run": RUN}
                 scored[variant] = placed(
-                    evaluate(dataset=dataset, model=model, onnx=onnx, engine=engine),
+                    evaluate(dataset=dataset, model=model, onnx=onnx, engine=engine, **of_model),
                     f"evaluate_{variant}",
                     f"evaluate ({variant})",
                 )
@@ -159,6 +160,7 @@ def pipeline(
                         strategy=threshold_strategy,
                         target_precision=target_precision,
                         target_recall=target_recall,
+                        **of_model,
                     ),
                     "tune_thresholds",
                     f"tune thresholds ({variant})",

@@ -10,6 +10,7 @@ import click
 from goemotions import defaults
 from goemotions.cli.options import FOLDER, MODEL_NAME
 from goemotions.deployment import node_pools
+from goemotions.errors import BadArgument
 
 REFERENCE = click.argument("reference", default=defaults.REFERENCE)
 NAMESPACE = click.option("--namespace", default="", help="Namespace of the InferenceServices; default: the current context's.")
@@ -47,12 +48,16 @@ def status(model_name: str, namespace: str, cluster: bool, file: Path) -> None:
 @model.command()
 @REFERENCE
 @MODEL_NAME
-@click.option("--dataset", type=FOLDER, help="Dataset folder of the version; needed if the champion was scored on other rows.")
+@click.option(
+    "--dataset",
+    default="",
+    help="Data of the version, if the champion was scored on other data: a Dataset folder, s3:// or a source. Default: its run's.",
+)
 @click.option(
     "--latency-budget-ms",
     default=defaults.LATENCY_BUDGET_MS,
     show_default=True,
-    help="Largest p95 latency for one text of a cpu version, in ms.",
+    help="Largest latency for one text of a cpu version, in ms.",
 )
 @FILE
 def promote(reference: str, model_name: str, file: Path, **options: Any) -> None:
@@ -83,8 +88,12 @@ def _show_move(move: Any, model_name: str, file: Path) -> None:
         click.echo(f"version {move.after} is {move.alias} already: nothing moved")
     else:
         click.echo(f"{move.alias}: version {move.after}, before it {move.before or 'none'}")
-    for name, value in (move.verdict.differences if move.verdict else {}).items():
-        click.echo(f"  {name:<18}{value.difference:+.4f} ({value.low:+.4f} to {value.high:+.4f})")
+    if move.verdict:
+        click.echo(f"the gate passed: {move.verdict.summary()}")
+        for name, value in move.verdict.differences.items():
+            click.echo(f"  {name:<18}{value.difference:+.4f} ({value.low:+.4f} to {value.high:+.4f})")
+        for note in move.verdict.notes:
+            click.echo(f"  note: {note}")
     for line in isvc.refresh(file, tracking.get_version(model_name, move.after), model_name) if file.exists() else ():
         click.echo(f"{file}: {line}")
 
@@ -124,19 +133,34 @@ def deploy(reference: str, service: str, namespace: str, **options: Any) -> None
 
 @model.command()
 @REFERENCE
-@click.option("--output", type=FOLDER, help="Folder to write; default: .local/models/REFERENCE.")
+@click.option("--output", type=FOLDER, help="Folder to write; default: .local/models/REFERENCE, or .local/models/RUN/PROFILE.")
 @MODEL_NAME
-def download(reference: str, output: Path | None, model_name: str) -> None:
+@click.option(
+    "--run",
+    default="",
+    help="Id of a pipeline run, or the folder of a local one: download a model that it trained, winner or not.",
+)
+@click.option("--profile", default="", help="The profile, with --run.")
+@click.option("--store", default="", help="With --run: the store to read, such as s3://bucket/; default: as MLflow says.")
+def download(reference: str, output: Path | None, model_name: str, run: str, profile: str, store: str) -> None:
     """Download and verify the files of a version; another version in the folder is replaced.
 
-    REFERENCE may also be a location: a folder or s3://bucket/prefix/.
+    REFERENCE may also be a location: a folder or s3://bucket/prefix/. With --run and --profile, the model that the run trained is
+    downloaded: weights, tokenizer, metrics, thresholds, predictions and tables.
     """
-    from goemotions.registry import bundle, references
+    from goemotions.registry import bundle, references, trained
 
-    output = output or Path(".local/models", reference.rstrip("/").rpartition("/")[2])
-    version, names = references.download(reference, output, model_name)
-    number = f" (version {version.number})" if version else ""
-    click.echo(f"{output}: {reference}{number}, every file matches its manifest")
+    if bool(run) != bool(profile):
+        raise BadArgument("--run and --profile belong together: give both, or neither")
+    if run:
+        output = output or Path(".local/models", Path(run).name, profile)
+        names = trained.download(run, profile, output, store_location=store)
+        title = f"{profile} of the run {run}"
+    else:
+        output = output or Path(".local/models", reference.rstrip("/").rpartition("/")[2])
+        version, names = references.download(reference, output, model_name)
+        title = f"{reference} (version {version.number})" if version else reference
+    click.echo(f"{output}: {title}, every file matches its manifest")
     for kind, files in bundle.by_kind(names).items():
         size = sum((output / name).stat().st_size for name in files)
         click.echo(f"  {kind:<12}{size / 1000:>11,.0f} kB  {', '.join(files)}")

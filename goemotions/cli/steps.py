@@ -16,6 +16,9 @@ from goemotions.training.options import TrainOptions
 DATASET = click.option("--dataset", type=FOLDER, required=True, help="Dataset folder, from `goemotions ingest`.")
 OUTPUT = click.option("--output", type=FOLDER, required=True, help="Folder to write.")
 MODEL = click.option("--model", type=FOLDER, required=True, help="Model folder, from `goemotions train`.")
+RUN = click.option(
+    "--run", "pipeline_run", default="", help="Id of the pipeline run to log to MLflow under; empty for no logging."
+)
 CANDIDATES = click.option(
     "--candidate",
     "candidates",
@@ -96,11 +99,16 @@ def train(dataset: Path, output: Path, profile: str, **values: Any) -> None:
 @DATASET
 @MODEL
 @OUTPUT
-def export(dataset: Path, model: Path, output: Path) -> None:
+@RUN
+def export(dataset: Path, model: Path, output: Path, pipeline_run: str) -> None:
     """Write a model as ONNX in fp32 and int8, with parity and latency."""
     from goemotions.models.export import export
+    from goemotions.models.records import TrainingRecord
+    from goemotions.registry import model_run
 
-    for name, record in export(dataset, model, output).items():
+    records = export(dataset, model, output)
+    model_run.log_export(pipeline_run, TrainingRecord.read(model).profile["name"], records)
+    for name, record in records.items():
         click.echo(
             f"{output}: {name}, {record.bytes / 2**20:.0f} MiB, largest difference {record.difference_max:.1e}, "
             f"p95 {record.latency_ms_p95:.1f} ms"
@@ -114,11 +122,17 @@ def export(dataset: Path, model: Path, output: Path) -> None:
 @click.option("--engine", type=ENGINE, required=True, help="What computes the scores.")
 @click.option("--validation", type=FOLDER, required=True, help="Folder to write the scored validation split to.")
 @click.option("--test", type=FOLDER, required=True, help="Folder to write the scored test split to.")
-def evaluate(dataset: Path, model: Path, onnx: Path, engine: str, **outputs: Path) -> None:
+@RUN
+def evaluate(dataset: Path, model: Path, onnx: Path, engine: str, pipeline_run: str, **outputs: Path) -> None:
     """Score validation and test once with an engine."""
     from goemotions.evaluation.evaluate import evaluate
+    from goemotions.evaluation.predictions import Predictions
+    from goemotions.registry import bundle, model_run
 
     metrics = evaluate(dataset, model, onnx, engine, outputs)
+    scored = Predictions.read(outputs["validation"])
+    variant = next((name for name, served in bundle.ENGINES.items() if served == engine), engine)
+    model_run.log_evaluation(pipeline_run, scored.profile, variant, metrics, str(scored.computation))
     for split, folder in outputs.items():
         click.echo(f"{folder}: AUC micro {metrics[f'{split}/auc_micro']:.4f}, macro {metrics[f'{split}/auc_macro']:.4f}")
 
@@ -146,11 +160,16 @@ def evaluate(dataset: Path, model: Path, onnx: Path, engine: str, **outputs: Pat
     show_default=True,
     help="Share of a text's labels that the strategy recall keeps.",
 )
-def tune_thresholds(validation: Path, output: Path, **options: Any) -> None:
+@RUN
+@click.option("--variant", type=click.Choice(["gpu", "cpu"]), default="cpu", show_default=True, help="The variant, for MLflow.")
+def tune_thresholds(validation: Path, output: Path, pipeline_run: str, variant: str, **options: Any) -> None:
     """Fit every threshold strategy on validation and choose one."""
+    from goemotions.evaluation.predictions import Predictions
     from goemotions.evaluation.tuning import tune
+    from goemotions.registry import model_run
 
     content = tune(validation, output, **options)
+    model_run.log_thresholds(pipeline_run, Predictions.read(validation).profile, variant, content)
     for result in content.comparison:
         click.echo(
             f"{result.thresholds.strategy:>18}  macro F1 {result.f1_macro_fitted:.4f}, "
@@ -169,7 +188,7 @@ def tune_thresholds(validation: Path, output: Path, **options: Any) -> None:
     "--latency-budget-ms",
     default=defaults.LATENCY_BUDGET_MS,
     show_default=True,
-    help="Largest p95 latency for one text of a cpu winner, in ms.",
+    help="Largest latency for one text of a cpu winner, in ms.",
 )
 @click.option("--auto-promote", is_flag=True, help="Move the champion alias if the gate passes.")
 def register(dataset: Path, candidates: tuple[Path, ...], **options: Any) -> None:
@@ -177,9 +196,7 @@ def register(dataset: Path, candidates: tuple[Path, ...], **options: Any) -> Non
     from goemotions.registry import registration
 
     for variant, version in registration.register(dataset, _artifacts(candidates), **options).items():
-        click.echo(
-            f"{variant}: {version['profile']} is version {version['version']} ({version['alias']}), bundle {version['source']}"
-        )
+        click.echo(registration.describe(variant, version))
 
 
 @click.command()

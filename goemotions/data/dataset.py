@@ -6,6 +6,7 @@ A Dataset folder holds a ``datasets.DatasetDict`` (splits train, validation, tes
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -14,7 +15,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import datasets
 import numpy as np
@@ -204,6 +205,29 @@ def load_dataset(folder: Path, splits: Iterable[str] = SPLITS) -> tuple[datasets
         return datasets.DatasetDict(tables), info
     except (OSError, ValueError) as error:
         raise DataError(f"{folder} is not a Dataset folder: make one with `goemotions ingest`") from error
+
+
+@contextlib.contextmanager
+def as_folder(location: str, **options: Any) -> Iterator[Path]:
+    """A Dataset folder for as long as the block lasts.
+
+    Args:
+        location: a Dataset folder; an ``s3://`` prefix with one; or a source, which is ingested.
+        options: of ``ingest``.
+
+    Raises:
+        DataError, SourceUnreachable, StorageError: as ``ingest`` does.
+    """
+    if (Path(location) / INFO_FILE).is_file():
+        yield Path(location)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "dataset"
+        if store.is_s3(location) and store.has(location, INFO_FILE):
+            store.fetch(location, folder)
+        else:
+            ingest(location, folder, **options)
+        yield folder
 
 
 def taxonomy_of(info: DatasetInfo) -> Taxonomy:

@@ -106,7 +106,7 @@ def write_split(folder: Path, predictions: Predictions, metrics: dict[str, float
     (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=1), encoding="utf-8")
     fitted = at_half(predictions)
     write_csv(folder / PER_LABEL, compute_per_label(predictions, fitted))
-    _write_predictions_csv(folder / PREDICTIONS_CSV, predictions, fitted.apply(predictions.probabilities))
+    write_predictions_csv(folder / PREDICTIONS_CSV, predictions, fitted.apply(predictions.probabilities))
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
@@ -116,7 +116,19 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
         writer.writerows(rows)
 
 
-def _write_predictions_csv(path: Path, predictions: Predictions, predicted: np.ndarray) -> None:
+def write_markdown(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Writes rows as a Markdown table, numbers with four decimals."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    path.write_text("".join(f"| {' | '.join(cells)} |\n" for cells in lines), encoding="utf-8")
+
+
+def _cell(value: object) -> str:
+    text = "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|")
+
+
+def write_predictions_csv(path: Path, predictions: Predictions, predicted: np.ndarray) -> None:
+    """Writes id, labels, predicted labels and probabilities of each row; ``predicted`` is bool [n, labels]."""
     names = np.array(predictions.names, dtype=object)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from goemotions.errors import ModelError
 from goemotions.evaluation.selection import CandidateScores
 from goemotions.metrics import bootstrap, calibration
+from goemotions.models.engine_names import Computation
 
 RESAMPLES = 200
 TOLERATED_LOSS = 0.002
@@ -27,24 +29,46 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the candidate passes, the reasons if it does not, and the differences by metric."""
+    """Whether the candidate passes, the reasons if it does not, and the differences by metric.
+
+    ``notes`` say what did not decide but should be known: an undecided latency, or scores of another engine than the one that serves.
+    """
 
     passes: bool
     reasons: tuple[str, ...]
     differences: dict[str, Difference]
+    notes: tuple[str, ...] = ()
+
+    def summary(self) -> str:
+        """The verdict as one clause."""
+        if not self.passes:
+            return "; ".join(self.reasons)
+        auc = self.differences["auc_micro"]
+        return f"AUC micro rose by {auc.difference:.4f} ({auc.low:+.4f} to {auc.high:+.4f}), and nothing else fell by too much"
 
     def describe(self) -> dict[str, Any]:
         """The verdict as JSON types."""
-        return {**asdict(self), "reasons": list(self.reasons)}
+        return {**asdict(self), "reasons": list(self.reasons), "notes": list(self.notes)}
 
 
 def compare(
-    candidate: CandidateScores, champion: CandidateScores, *, latency_budget_ms: float | None, seed: int = 0
+    candidate: CandidateScores,
+    champion: CandidateScores,
+    *,
+    latency_budget_ms: float | None,
+    serving: Computation | None = None,
+    seed: int = 0,
 ) -> Verdict:
     """Compares two models by a paired bootstrap over the rows.
 
     The candidate passes if its AUC micro is higher, if neither AUC micro nor macro F1 may have fallen by more than 0.002 (the lower
-    ends of their 95% intervals), if its calibration error has not risen by more than 0.01, and if it is within the latency budget.
+    ends of their 95% intervals), if its calibration error has not risen by more than 0.01, and if it is not over the latency budget.
+
+    Args:
+        candidate, champion: their scores on the same rows.
+        latency_budget_ms: limit of the candidate's latency; None for no limit.
+        serving: what will serve the candidate; a note says if other computations made the scores.
+        seed: of the bootstrap.
 
     Raises:
         ModelError: the two have other labels, or were scored on other rows.
@@ -72,9 +96,23 @@ def compare(
     ]
     if calibration_loss > TOLERATED_CALIBRATION_LOSS:
         reasons.append(f"the calibration error rose by {calibration_loss:.4f}")
-    if latency_budget_ms is not None and candidate.latency_ms > latency_budget_ms:
-        reasons.append(f"p95 latency {candidate.latency_ms:.1f} ms is over the budget of {latency_budget_ms:g} ms")
-    return Verdict(not reasons, tuple(reasons), differences)
+    if candidate.is_within(latency_budget_ms) is False:
+        reasons.append(f"the latency for one text, {candidate.latency}, is over the budget of {latency_budget_ms:g} ms")
+    return Verdict(not reasons, tuple(reasons), differences, tuple(_notes(candidate, champion, latency_budget_ms, serving)))
+
+
+def _notes(
+    candidate: CandidateScores, champion: CandidateScores, latency_budget_ms: float | None, serving: Computation | None
+) -> Iterator[str]:
+    if candidate.is_within(latency_budget_ms) is None:
+        measured = candidate.latency or "it was not measured"
+        yield f"whether the latency is within the budget of {latency_budget_ms:g} ms is undecided and did not count: {measured}"
+    if candidate.latency and champion.latency:
+        yield f"one text takes {candidate.latency.ms / champion.latency.ms:.2f} times as long as with the champion"
+    for name, scores in (("candidate", candidate), ("champion", champion)):
+        used = scores.validation.computation
+        if serving and used.device and used != serving:
+            yield f"the {name} was evaluated by {used}, but {serving} will serve it"
 
 
 def _difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:

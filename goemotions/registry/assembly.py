@@ -14,8 +14,11 @@ from goemotions.evaluation.selection import CandidateScores
 from goemotions.metrics import thresholds
 from goemotions.metrics.classification import METRICS_FILE
 from goemotions.metrics.thresholds import Thresholds
+from goemotions.models import engines
 from goemotions.models.engine_names import WEIGHTS
-from goemotions.models.records import TrainingRecord, read_exports
+from goemotions.models.engines import Engine
+from goemotions.models.records import TrainingRecord
+from goemotions.models.tokenizer import TextEncoder
 from goemotions.registry import tracking
 from goemotions.registry.bundle import (
     CARD,
@@ -23,6 +26,7 @@ from goemotions.registry.bundle import (
     LABELS,
     PER_LABEL,
     PREDICTIONS,
+    VARIANTS,
     Bundle,
     BundleMetadata,
     Variant,
@@ -47,14 +51,19 @@ class CandidateArtifacts:
             folder / "model", folder / "onnx", *(folder / variant / name for name in ("validation", "test", "thresholds"))
         )
 
-    def validation_scores(self, variant: Variant) -> CandidateScores:
+    def validation_scores(self) -> CandidateScores:
         """What selection and gate compare; the test split is not read."""
         return CandidateScores(
             TrainingRecord.read(self.model).profile["name"],
             Predictions.read(self.validation),
             thresholds.read(self.thresholds / thresholds.FILE).thresholds,
-            _latency(self.onnx, variant),
         )
+
+    def load_engine(self, variant: Variant) -> Engine:
+        """The engine that serves the variant, on one thread, to measure its latency."""
+        name = ENGINES[variant]
+        folder = self.onnx if name in engines.FILES else self.model
+        return engines.load(name, folder, TextEncoder.load(self.model), threads=1)
 
 
 def collect(
@@ -75,13 +84,36 @@ def collect(
     }
 
 
+def of_folder(folder: Path) -> dict[Variant, list[CandidateArtifacts]]:
+    """The artifacts in the folder of a local run, as kfp.local lays it out, or of a profile whose steps were run by hand.
+
+    In a local run, an output is in ``<step>/<output>``, and inside a loop in ``for-loop-<n>-iteration-<i>/<step>/<output>``.
+    """
+    if (folder / "model").is_dir():
+        return {variant: [CandidateArtifacts.below(folder, variant)] for variant in VARIANTS if (folder / variant).is_dir()}
+    loops = sorted(folder.glob("for-loop-*-iteration-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    # KFP numbers the tasks of one component in the order of the pipeline.
+    return {
+        variant: [
+            CandidateArtifacts(
+                loop / "train" / "model",
+                loop / "export" / "onnx",
+                loop / f"evaluate{number}" / "validation",
+                loop / f"evaluate{number}" / "test",
+                loop / f"tune-thresholds{number}" / "thresholds",
+            )
+            for loop in loops
+        ]
+        for variant, number in zip(VARIANTS, ("", "-2"), strict=True)
+    }
+
+
 def stored_scores(bundle: Bundle) -> CandidateScores:
     """What selection and gate compare, from a bundle."""
     return CandidateScores(
         bundle.metadata.profile,
         Predictions.read(bundle.folder / PREDICTIONS.format(split="validation")),
         bundle.thresholds,
-        _latency(bundle.folder, bundle.metadata.variant),
     )
 
 
@@ -102,7 +134,7 @@ def assemble(output: Path, artifacts: CandidateArtifacts, metadata: BundleMetada
     metrics: dict[str, float] = {}
     for split, folder in (("validation", artifacts.validation), ("test", artifacts.test)):
         predictions = Predictions.read(folder)
-        metrics |= _write_split(output, split, predictions, fitted)
+        metrics |= write_split(output, split, predictions, fitted)
     _write_json(output / LABELS, predictions.names)
     _write_json(output / METRICS_FILE, metrics)
     (output / CARD).write_text(_card(metadata, fitted, metrics), encoding="utf-8")
@@ -114,14 +146,8 @@ def assemble(output: Path, artifacts: CandidateArtifacts, metadata: BundleMetada
     return metrics
 
 
-def _latency(folder: Path, variant: Variant) -> float:
-    """The 95th percentile of the latency in ms, as the export step measured it; 0.0 for engines that it does not measure."""
-    export = read_exports(folder).get(ENGINES[variant])
-    return export.latency_ms_p95 if export else 0.0
-
-
-def _write_split(output: Path, split: str, predictions: Predictions, fitted: Thresholds) -> dict[str, float]:
-    """Writes the predictions of a split and its metrics per label; returns its metrics."""
+def write_split(output: Path, split: str, predictions: Predictions, fitted: Thresholds) -> dict[str, float]:
+    """Writes the predictions of a split and its metrics per label; returns its metrics at the thresholds and at 0.5."""
     predictions.write(output / PREDICTIONS.format(split=split))
     evaluate.write_csv(output / PER_LABEL.format(split=split), evaluate.compute_per_label(predictions, fitted))
     at_half = evaluate.compute_metrics(predictions, evaluate.at_half(predictions))

@@ -14,20 +14,21 @@ be stored in another way without changing the labels. Bundles from before that f
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import ModelError
+from goemotions.evaluation.latency import Latency
 from goemotions.metrics import thresholds
 from goemotions.metrics.classification import METRICS_FILE
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models.engine_names import WEIGHTS, Computation, canonical_name
 from goemotions.models.records import EXPORT_FILE, TRAINING_FILE
 from goemotions.models.tokenizer import TextEncoder
-from goemotions.storage import manifest
+from goemotions.storage import layout, manifest
 from goemotions.storage import store as storage
 
 Variant = Literal["gpu", "cpu"]
@@ -49,16 +50,11 @@ KINDS = {
     "onnx": ("*.onnx", EXPORT_FILE),
     "thresholds": (thresholds.FILE,),
     "labels": (LABELS,),
-    "predictions": (PREDICTIONS.format(split="*"),),
-    "metrics": (METRICS_FILE, PER_LABEL.format(split="*")),
+    "metrics": (METRICS_FILE, PER_LABEL.format(split="*"), "*_per_label.md"),
+    "predictions": (PREDICTIONS.format(split="*"), "*.csv"),
     "description": ("*",),
 }
 NOT_A_BUNDLE = "{} is not a bundle of this workflow: give one that `goemotions register` made"
-
-
-def model_prefix(store: str, model_name: str) -> str:
-    """The prefix of all bundles of a registered model. Whoever changes its versions or aliases locks it."""
-    return storage.join(store, "models", model_name)
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ class BundleLocation:
 
     @property
     def model_prefix(self) -> str:
-        return model_prefix(self.store, self.model_name)
+        return layout.models(self.store, self.model_name)
 
     @classmethod
     def parse(cls, location: str) -> BundleLocation:
@@ -97,6 +93,8 @@ class BundleMetadata:
         run_id: the MLflow run that trained it, on the data with ``dataset_digest``.
         evaluated: what computed its scores, thresholds and metrics; None in bundles from before it was recorded.
         checkpoint_sha256: of the weights that were trained, from which those of the engine were made; empty in bundles of before.
+        selection: why this profile won; empty in bundles of before.
+        latency: for one text, of variants with a latency budget.
     """
 
     variant: Variant
@@ -106,16 +104,20 @@ class BundleMetadata:
     dataset_digest: str
     evaluated: Computation | None = None
     checkpoint_sha256: str = ""
+    selection: str = ""
+    latency: Latency | None = None
 
     @classmethod
     def parse(cls, content: dict[str, Any]) -> BundleMetadata:
         """From the content of a manifest; what bundles of before lack is empty."""
-        required = {field.name: content.get(field.name, "") for field in fields(cls) if field.default is MISSING}
-        evaluated = content.get("evaluated")
+        values = {field.name: content.get(field.name, "") for field in fields(cls)}
+        evaluated, latency = content.get("evaluated"), content.get("latency")
         return cls(
-            **required,
-            evaluated=Computation(**evaluated) if evaluated else None,
-            checkpoint_sha256=content.get("checkpoint_sha256", ""),
+            **values
+            | {
+                "evaluated": Computation(**evaluated) if evaluated else None,
+                "latency": Latency(**latency) if latency else None,
+            }
         )
 
 
@@ -176,7 +178,8 @@ def by_kind(names: list[str]) -> dict[str, list[str]]:
     """The names of a bundle's files by kind, in the order of ``KINDS``."""
     kinds: dict[str, list[str]] = {kind: [] for kind in KINDS}
     for name in names:
-        kinds[next(kind for kind, patterns in KINDS.items() if any(fnmatch(name, pattern) for pattern in patterns))].append(
+        file = name.rpartition("/")[2]
+        kinds[next(kind for kind, patterns in KINDS.items() if any(fnmatch(file, pattern) for pattern in patterns))].append(
             name
         )
     return {kind: files for kind, files in kinds.items() if files}

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import json
 import tempfile
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from goemotions import defaults
-from goemotions.data.dataset import load_dataset
-from goemotions.errors import PromotionRefused
-from goemotions.evaluation import gate
+from goemotions.data.dataset import as_folder, load_dataset
+from goemotions.errors import DataError, PromotionRefused, SourceUnreachable, StorageError
+from goemotions.evaluation import gate, latency
 from goemotions.evaluation.gate import Verdict
 from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.selection import CandidateScores, latency_limit
 from goemotions.models import engines
+from goemotions.models.engines import Engine
 from goemotions.registry import assembly, bundle, tracking
-from goemotions.registry.bundle import Bundle, BundleLocation, Variant
+from goemotions.registry.bundle import SERVING, Bundle, BundleLocation, Variant
 from goemotions.registry.tracking import Action, Version
 from goemotions.storage import lock, store
 from goemotions.storage.lock import Lock
@@ -29,6 +35,15 @@ class Move:
     before: str
     after: str
     verdict: Verdict | None = None
+
+
+@dataclass(frozen=True)
+class Challenger:
+    """What the gate needs of a model that may become champion: its scores, its engine when it is needed, its MLflow run."""
+
+    scores: CandidateScores
+    load_engine: Callable[[], Engine]
+    run_id: str
 
 
 def champion_alias(variant: str) -> str:
@@ -65,7 +80,7 @@ def promote(
     reference: str,
     *,
     model_name: str = defaults.MODEL_NAME,
-    dataset: Path | None = None,
+    dataset: str = "",
     latency_budget_ms: float = defaults.LATENCY_BUDGET_MS,
 ) -> Move:
     """Makes a version the champion of its variant if it passes the gate. Promoting the champion changes nothing.
@@ -73,21 +88,28 @@ def promote(
     Args:
         reference: an alias, such as ``challenger-cpu``, or a version number.
         model_name: name of the registered model.
-        dataset: the Dataset folder of the version; needed only if the champion was scored on other data.
-        latency_budget_ms: limit of a cpu version's 95th percentile for one text of 20 tokens.
+        dataset: the data of the version, as ``dataset.as_folder`` takes it; needed only if the champion was scored on other data.
+            Empty for the source that the pipeline run of the version recorded in MLflow.
+        latency_budget_ms: limit of a cpu version's latency for one text of 20 tokens (``evaluation.latency``).
 
     Raises:
         ModelError: there is no such version, or the champion has other labels.
-        PromotionRefused: the version does not pass the gate, or the Dataset folder is needed.
+        PromotionRefused: the version does not pass the gate, or its data is needed and was not found.
     """
     version = tracking.get_version(model_name, reference)
-    variant = version.tags["variant"]
-    candidate = _scores(version)
+    with _fetched(version) as candidate:
+        return _promote(version, candidate, model_name, dataset, latency_budget_ms)
+
+
+def _promote(version: Version, candidate: Bundle, model_name: str, dataset: str, latency_budget_ms: float) -> Move:
+    variant = candidate.metadata.variant
+    load_engine = functools.partial(_load_engine, candidate)
+    challenger = Challenger(assembly.stored_scores(candidate), load_engine, version.run_id)
     while True:
         before = champion(model_name, variant)
         if before and before.number == version.number:
             return Move(champion_alias(variant), version.number, version.number)
-        verdict = judge(candidate, variant, before, dataset, latency_budget_ms)
+        verdict = judge(challenger, variant, before, dataset, latency_budget_ms)
         if verdict and before and not verdict.passes:
             raise PromotionRefused(
                 f"version {version.number} is not promoted, {champion_alias(variant)} remains version {before.number}: "
@@ -101,13 +123,27 @@ def promote(
 
 
 def judge(
-    candidate: CandidateScores, variant: str, before: Version | None, dataset: Path | None, latency_budget_ms: float
+    challenger: Challenger, variant: Variant, before: Version | None, dataset: str, latency_budget_ms: float
 ) -> Verdict | None:
-    """The gate's verdict on a candidate against the champion; None if there is no champion."""
+    """The gate's verdict on a challenger against the champion; None if there is no champion.
+
+    If the variant has a latency budget, the engines of both are timed in turns. A champion that was scored on other data is scored
+    on the challenger's, whose location ``dataset`` is (see ``promote``).
+
+    Raises:
+        PromotionRefused: the challenger's data is needed and was not found.
+    """
     if before is None:
         return None
     limit = latency_limit(variant, latency_budget_ms)
-    return gate.compare(candidate, _scores(before, candidate.validation, dataset), latency_budget_ms=limit)
+    with _fetched(before) as loaded:
+        ours, theirs = challenger.scores, assembly.stored_scores(loaded)
+        if theirs.validation.digest != ours.validation.digest and theirs.validation.names == ours.validation.names:
+            theirs = replace(theirs, validation=_score_again(loaded, before, challenger, dataset))
+        if limit is not None:
+            our_latency, their_latency = latency.measure([challenger.load_engine(), _load_engine(loaded)])
+            ours, theirs = replace(ours, latency=our_latency), replace(theirs, latency=their_latency)
+    return gate.compare(ours, theirs, latency_budget_ms=limit, serving=SERVING[variant])
 
 
 def rollback(variant: Variant, *, model_name: str = defaults.MODEL_NAME, to: str = "") -> Move:
@@ -148,28 +184,50 @@ def _number(version: Version | None) -> str:
     return version.number if version else ""
 
 
-def _scores(version: Version, rows: Predictions | None = None, dataset: Path | None = None) -> CandidateScores:
-    """The validation scores of a registered version: the stored ones, or new ones if ``rows`` are of other data.
+@contextlib.contextmanager
+def _fetched(version: Version) -> Iterator[Bundle]:
+    with tempfile.TemporaryDirectory() as scratch:
+        yield bundle.load(store.fetch(version.source, Path(scratch)))
+
+
+def _load_engine(loaded: Bundle) -> Engine:
+    """The engine of a bundle on one thread."""
+    return engines.load(loaded.metadata.engine, loaded.folder, loaded.encoder, threads=1)
+
+
+def _score_again(loaded: Bundle, champion: Version, challenger: Challenger, dataset: str) -> Predictions:
+    """A champion's predictions on the validation rows of its challenger.
 
     Raises:
-        PromotionRefused: the data differs, and there is no Dataset folder to score.
+        PromotionRefused: the challenger's data was not found.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        loaded = bundle.load(store.fetch(version.source, Path(scratch)))
-        scores = assembly.stored_scores(loaded)
-        stored = scores.validation
-        if rows is None or stored.digest == rows.digest or stored.names != rows.names:
-            return scores
-        if dataset is None:
-            raise PromotionRefused(
-                f"version {version.number} was scored on other data than its challenger: give the challenger's Dataset folder"
-            )
-        return replace(scores, validation=_score_again(loaded, rows, dataset))
+    rows = challenger.scores.validation
+    try:
+        options: dict[str, Any] = {}
+        if not dataset:
+            dataset, options = _recorded_source(challenger.run_id)
+        with as_folder(dataset, **options) as folder:
+            splits, info = load_dataset(folder, ("validation",))
+            if info["digest"] != rows.digest:
+                raise DataError(f"{dataset} has the digest {info['digest'][:12]}, the challenger's data {rows.digest[:12]}")
+            engine = engines.load(loaded.metadata.engine, loaded.folder, loaded.encoder)
+            probabilities, _ = engines.score(engine, splits["validation"]["text"][:])
+    except (DataError, SourceUnreachable, StorageError) as error:
+        raise PromotionRefused(
+            f"version {champion.number} was scored on other data than its challenger, whose data is needed to compare them: give "
+            "its Dataset folder, s3:// prefix or source by --dataset (make promote DATASET=)"
+            f"; {error}"
+        ) from error
+    return replace(rows, probabilities=probabilities, **asdict(engine.computation))
 
 
-def _score_again(loaded: Bundle, rows: Predictions, dataset: Path) -> Predictions:
-    """A bundle's predictions on the validation rows of a Dataset folder, which are those of ``rows``."""
-    texts = load_dataset(dataset, ("validation",))[0]["validation"]["text"][:]
-    engine = engines.load(loaded.metadata.engine, loaded.folder, loaded.encoder)
-    probabilities, _ = engines.score(engine, texts)
-    return replace(rows, probabilities=probabilities, engine=engine.name)
+def _recorded_source(run_id: str) -> tuple[str, dict[str, Any]]:
+    """The source of the data of a model's run, and the options of its ``ingest``, as that step tagged the pipeline run.
+
+    Raises:
+        DataError: the run has no such tag.
+    """
+    tags = tracking.pipeline_run_tags(run_id)
+    if not (source := tags.get(tracking.SOURCE_TAG)):
+        raise DataError("its run in MLflow does not say where the data is")
+    return source, json.loads(tags.get(tracking.INGEST_TAG, "{}"))

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from goemotions import defaults
 from goemotions.errors import ModelError
+from goemotions.evaluation import latency
 from goemotions.evaluation.gate import Verdict
-from goemotions.evaluation.selection import CandidateScores, latency_limit, select_winner
+from goemotions.evaluation.selection import CandidateScores, describe_winner, latency_limit, select_winner
 from goemotions.metrics import thresholds
 from goemotions.metrics.classification import METRICS_FILE
 from goemotions.models.engine_names import WEIGHTS
-from goemotions.registry import assembly, bundle, promotion, tracking
+from goemotions.registry import assembly, bundle, promotion, tracking, trained
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, BundleLocation, BundleMetadata, Variant
-from goemotions.registry.tracking import Version
-from goemotions.storage import lock, manifest
+from goemotions.registry.promotion import Challenger
+from goemotions.registry.tracking import Run, Version
+from goemotions.storage import layout, lock, manifest
 from goemotions.storage import store as storage
 from goemotions.storage.lock import Lock
 
@@ -31,8 +34,9 @@ CHECKPOINT = WEIGHTS["torch"]
 class RegisteredVersion(TypedDict):
     """What a pipeline run registered for one variant; ``registered.json`` has one per variant.
 
-    ``source`` is the location of the bundle, ``alias`` the one that was set, ``gate`` the verdict against the champion (None if
-    there was no other champion).
+    ``source`` is the location of the bundle, ``alias`` the one that was set, ``selection`` why this profile won, ``latency`` that of
+    the variants with a budget, ``gate`` the verdict against the champion (None if there was no other champion). Files of before lack
+    ``selection`` and ``latency``.
     """
 
     profile: str
@@ -40,8 +44,9 @@ class RegisteredVersion(TypedDict):
     run_id: str
     source: str
     metrics: dict[str, float]
-    latency_ms_p95: float
     alias: str
+    selection: NotRequired[str]
+    latency: NotRequired[dict[str, float] | None]
     gate: dict[str, Any] | None
 
 
@@ -55,6 +60,22 @@ def read(folder: Path) -> dict[Variant, RegisteredVersion]:
     """What ``write`` wrote."""
     registered: dict[Variant, RegisteredVersion] = json.loads((folder / REGISTERED).read_text(encoding="utf-8"))
     return registered
+
+
+def describe(variant: str, version: RegisteredVersion) -> str:
+    """What was registered, and what the gate said of it, as lines for the terminal."""
+    lines = [
+        f"{variant}: {version['profile']} is version {version['version']} ({version['alias']}), bundle {version['source']}"
+    ]
+    if gate := version["gate"]:
+        if not gate["passes"]:
+            lines.append(f"the champion for {variant} remains, because {'; '.join(gate['reasons'])}")
+        elif version["alias"] == promotion.champion_alias(variant):
+            lines.append("the gate passed: it is the champion now")
+        else:
+            lines.append(f"the gate passed: `make promote VERSION={version['alias']}` makes it the champion")
+        lines += [f"note: {note}" for note in gate.get("notes", ())]
+    return "\n  ".join(lines)
 
 
 @storage.raise_on_full_disk
@@ -79,7 +100,7 @@ def register(
         store: location that has ``models/`` below it, such as ``s3://bucket/``.
         pipeline_run: id of the pipeline run.
         model_name: name of the registered model.
-        latency_budget_ms: limit of the cpu winner's 95th percentile for one text of 20 tokens.
+        latency_budget_ms: limit of the cpu winner's latency for one text of 20 tokens (``evaluation.latency``).
         auto_promote: move the champion alias if the gate passes.
         tags: further tags of the versions, such as the git commit and the image.
 
@@ -87,41 +108,78 @@ def register(
         ModelError: the champion has other labels, or the run has registered another model of the same profile.
         DataError, IntegrityError, StorageError, TrackingError: artifacts, bundle, store or MLflow fail.
     """
-    scores = {variant: [folders.validation_scores(variant) for folders in found] for variant, found in candidates.items()}
+    scores = {variant: [folders.validation_scores() for folders in found] for variant, found in candidates.items()}
     for variant, compared in scores.items():
         _refuse_other_labels(model_name, variant, compared)
+    runs = _store_models(candidates, store, pipeline_run, model_name)
     registered: dict[Variant, RegisteredVersion] = {}
     for variant, compared in scores.items():
-        position = select_winner(compared, latency_limit(variant, latency_budget_ms))
-        winner = compared[position]
-        with lock.hold(bundle.model_prefix(store, model_name)):
-            run = tracking.get_or_create_run(pipeline_run, winner.profile)
-        location = BundleLocation(store, model_name, run.run_id, variant)
-        artifacts = candidates[variant][position]
-        metadata = BundleMetadata(
-            variant,
-            ENGINES[variant],
-            winner.profile,
-            run.run_id,
-            winner.validation.digest,
-            winner.validation.computation,
-            manifest.sha256(artifacts.model / CHECKPOINT),
-        )
-        metrics = _store_bundle(location, artifacts, metadata)
-        run.log_metrics({f"{variant}/{name}": value for name, value in metrics.items()})
-        registration = _Registration(location, {**_version_tags(metadata), **(tags or {})}, winner)
+        locations = [BundleLocation(store, model_name, runs[one.profile].run_id, variant) for one in compared]
+        position, metadata = _choose(locations, candidates[variant], compared, latency_budget_ms)
+        winner, artifacts = compared[position], candidates[variant][position]
+        metrics = _store_bundle(locations[position], artifacts, metadata)
+        challenger = Challenger(winner, functools.partial(artifacts.load_engine, variant), metadata.run_id)
+        registration = _Registration(locations[position], {**_version_tags(metadata), **(tags or {})}, challenger)
         version, alias, verdict = registration.complete(dataset, latency_budget_ms, auto_promote=auto_promote)
         registered[variant] = {
             "profile": winner.profile,
             "version": version.number,
-            "run_id": run.run_id,
+            "run_id": metadata.run_id,
             "source": version.source,
             "metrics": metrics,
-            "latency_ms_p95": winner.latency_ms,
             "alias": alias,
+            "selection": metadata.selection,
+            "latency": asdict(metadata.latency) if metadata.latency else None,
             "gate": verdict.describe() if verdict else None,
         }
     return registered
+
+
+def _store_models(
+    candidates: Mapping[Variant, list[CandidateArtifacts]], store: str, pipeline_run: str, model_name: str
+) -> dict[str, Run]:
+    """Stores every trained model and logs its metrics to its MLflow run, whether it wins or not; returns the runs by profile."""
+    runs = {}
+    for profile, variants in trained.variants_by_profile(candidates).items():
+        with lock.hold(layout.models(store, model_name)):
+            run = runs[profile] = tracking.get_or_create_run(pipeline_run, profile)
+        location = layout.trained(store, pipeline_run, profile)
+        trained.put(location, variants, pipeline_run=pipeline_run, run_id=run.run_id)
+        stored = {variant: json.loads(storage.read(location, f"{variant}/{METRICS_FILE}") or b"{}") for variant in variants}
+        metrics = {f"{variant}/{name}": value for variant, values in stored.items() for name, value in values.items()}
+        run.log_once(metrics, {trained.LOCATION_TAG: location})
+    return runs
+
+
+def _choose(
+    locations: list[BundleLocation],
+    candidates: list[CandidateArtifacts],
+    scores: list[CandidateScores],
+    latency_budget_ms: float,
+) -> tuple[int, BundleMetadata]:
+    """Position and metadata of the winner of a variant: that of an earlier attempt of the step if it stored a bundle."""
+    for position, location in enumerate(locations):
+        if (stored := storage.read(str(location), manifest.NAME)) is not None:
+            earlier = BundleMetadata.parse(json.loads(stored))
+            return position, replace(earlier, checkpoint_sha256=manifest.sha256(candidates[position].model / CHECKPOINT))
+    variant = locations[0].variant
+    limit = latency_limit(variant, latency_budget_ms)
+    if limit is not None:
+        times = latency.measure([artifacts.load_engine(variant) for artifacts in candidates])
+        scores = [replace(one, latency=time) for one, time in zip(scores, times, strict=True)]
+    position = select_winner(scores, limit)
+    winner = scores[position]
+    return position, BundleMetadata(
+        variant,
+        ENGINES[variant],
+        winner.profile,
+        locations[position].run_id,
+        winner.validation.digest,
+        winner.validation.computation,
+        manifest.sha256(candidates[position].model / CHECKPOINT),
+        describe_winner(winner, limit),
+        winner.latency,
+    )
 
 
 def _refuse_other_labels(model_name: str, variant: Variant, candidates: list[CandidateScores]) -> None:
@@ -166,7 +224,7 @@ class _Registration:
 
     location: BundleLocation
     tags: dict[str, str]
-    scores: CandidateScores
+    challenger: Challenger
 
     def complete(self, dataset: Path, latency_budget_ms: float, *, auto_promote: bool) -> tuple[Version, str, Verdict | None]:
         """Creates the version and sets the aliases; returns the version, its alias and the gate's verdict."""
@@ -174,7 +232,9 @@ class _Registration:
         while True:
             champion = promotion.champion(model_name, variant)
             is_champion = champion is not None and champion.source == source
-            verdict = None if is_champion else promotion.judge(self.scores, variant, champion, dataset, latency_budget_ms)
+            verdict = None
+            if not is_champion:
+                verdict = promotion.judge(self.challenger, variant, champion, str(dataset), latency_budget_ms)
             with lock.hold(self.location.model_prefix) as held:
                 version = tracking.get_or_create_version(model_name, self.location.run_id, source, self.tags)
                 # The comparison takes long and is not locked: if the champion changed meanwhile, it is repeated with the new one.

@@ -19,7 +19,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,6 +37,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 RUN_TAG = "goemotions.pipeline_run"
 PROFILE_TAG = "goemotions.profile"
+SOURCE_TAG = "dataset.source"
+INGEST_TAG = "dataset.options"
 HISTORY_TAG = "goemotions.history."
 PARAMETER_LIMIT = 6000
 HEALTH_SECONDS = 5
@@ -113,6 +115,20 @@ class Run:
             self._unsent = []
         except MlflowException as error:
             log.warning("MLflow did not accept %d metrics, they are kept: %s", len(self._unsent), type(error).__name__)
+
+    def log_once(self, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        """Logs the metrics and tags that the run does not have yet with these values, so that a retried step adds nothing."""
+        from mlflow.entities import Metric, RunTag
+
+        now = int(time.time() * 1000)
+        with _translate_errors():
+            logged = _client().get_run(self.run_id).data
+            changed = [
+                Metric(name, float(value), now, 0) for name, value in metrics.items() if logged.metrics.get(name) != value
+            ]
+            new_tags = [RunTag(name, value) for name, value in tags.items() if logged.tags.get(name) != value]
+            if changed or new_tags:
+                _client().log_batch(self.run_id, metrics=changed, tags=new_tags)
 
     def log_missing(self, history: Sequence[dict[str, float]]) -> None:
         """Logs the epochs (from 1) that the server lacks, because an earlier attempt of the step could not reach it."""
@@ -196,6 +212,26 @@ def get_or_create_run(pipeline_run: str, profile: str = "") -> Run:
             return Run(_client().create_run(experiment_id, tags=tags).info.run_id)
 
         return _create_once(find, create)
+
+
+def tags_of_runs(pipeline_run: str) -> list[dict[str, str]]:
+    """The tags of a pipeline run's runs, parent and children; none if MLflow has no such pipeline run."""
+    connect()
+    with _translate_errors():
+        experiments = [experiment.experiment_id for experiment in _client().search_experiments()]
+        runs = _client().search_runs(experiments, f"tags.`{RUN_TAG}` = '{pipeline_run}'")
+        return [dict(run.data.tags) for run in runs]
+
+
+def pipeline_run_tags(run_id: str) -> dict[str, str]:
+    """The tags of the pipeline run to which the run of a model belongs: those of its parent, or its own."""
+    from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+    connect()
+    with _translate_errors():
+        tags = _client().get_run(run_id).data.tags
+        parent = tags.get(MLFLOW_PARENT_RUN_ID)
+        return dict(_client().get_run(parent).data.tags if parent else tags)
 
 
 def _experiment() -> str:

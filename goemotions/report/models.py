@@ -49,12 +49,14 @@ def registered_versions(registered: Mapping[Variant, RegisteredVersion]) -> Sect
     rows = [
         [variant, *(entry[key] for key in ("profile", "version", "alias", "source"))] for variant, entry in registered.items()
     ]
-    reasons = [
-        f"{variant}: not promoted, because {', '.join(entry['gate']['reasons'])}."
-        for variant, entry in registered.items()
-        if entry["gate"] and not entry["gate"]["passes"]
-    ]
-    return Section("Registered versions", reasons, (Table(("variant", "profile", "version", "alias", "bundle"), rows),))
+    sentences = []
+    for variant, entry in registered.items():
+        if selection := entry.get("selection"):
+            sentences.append(f"{variant}: {entry['profile']} is {selection}.")
+        if (gate := entry["gate"]) and not gate["passes"]:
+            sentences.append(f"{variant}: not promoted, because {', '.join(gate['reasons'])}.")
+        sentences += [f"{variant}: {note}." for note in (gate or {}).get("notes", ())]
+    return Section("Registered versions", sentences, (Table(("variant", "profile", "version", "alias", "bundle"), rows),))
 
 
 def artifacts(registered: Mapping[Variant, RegisteredVersion], model_name: str) -> Section:

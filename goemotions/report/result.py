@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from goemotions.evaluation import evaluate
+from goemotions.evaluation.latency import Latency
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.evaluation.selection import CandidateScores, select_winner
 from goemotions.metrics import bootstrap, thresholds
@@ -85,7 +86,8 @@ class Result:
     @functools.cached_property
     def scores(self) -> CandidateScores:
         """What the selection of a winner compares."""
-        return CandidateScores(self.profile, self.validation, self.thresholds, self.export.latency_ms_p95)
+        latency = Latency.recorded(self.export.latency_ms_p95)
+        return CandidateScores(self.profile, self.validation, self.thresholds, latency)
 
     @functools.cached_property
     def predicted(self) -> np.ndarray:

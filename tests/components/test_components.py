@@ -63,11 +63,22 @@ def test_train_logs_its_epochs_and_leaves_checkpoints_in_s3(
     assert model.metadata["profile"] == "minilm"
 
 
-def test_evaluate_and_tune_keep_the_splits_apart(dataset: Path, model_folder: Path, onnx_folder: Path, tmp_path: Path) -> None:
+def logged(run: str) -> tuple[dict[str, float], dict[str, str]]:
+    """The metrics and tags of the model of a pipeline run; each metric was logged once."""
+    found = tracking._client().get_run(tracking.get_or_create_run(run, "minilm").run_id)
+    for name in found.data.metrics:
+        assert len(tracking._client().get_metric_history(found.info.run_id, name)) == 1, name
+    return found.data.metrics, found.data.tags
+
+
+def test_evaluate_and_tune_keep_the_splits_apart(
+    dataset: Path, model_folder: Path, onnx_folder: Path, stack: Path, tmp_path: Path
+) -> None:
     outputs = {name: dsl.Artifact(uri=str(tmp_path / name)) for name in ("validation", "test")}
     metrics, roc = dsl.Metrics(uri=str(tmp_path / "metrics")), dsl.ClassificationMetrics(uri=str(tmp_path / "roc"))
     inputs = (dsl.Dataset(uri=str(dataset)), dsl.Model(uri=str(model_folder)), dsl.Model(uri=str(onnx_folder)))
-    evaluate.python_func(*inputs, "openvino-int8", **outputs, metrics=metrics, roc=roc)
+    evaluate.python_func(*inputs, "openvino-int8", "cpu", "minilm", "component-scores", **outputs, metrics=metrics, roc=roc)
+    assert outputs["test"].metadata["evaluated"] == "openvino-int8 on cpu in int8"
     readings = roc.metadata["confidenceMetrics"]
     assert 2 <= len(readings) <= 200
     assert (readings[0]["falsePositiveRate"], readings[0]["confidenceThreshold"]) == (0.0, 1.0)
@@ -79,16 +90,24 @@ def test_evaluate_and_tune_keep_the_splits_apart(dataset: Path, model_folder: Pa
         assert {name.partition("/")[0] for name in stored} == {split}
         assert all(metrics.metadata[name] == value for name, value in stored.items())
     thresholds = dsl.Artifact(uri=str(tmp_path / "thresholds"))
-    tune_thresholds.python_func(outputs["validation"], "recall", 0.7, 0.9, thresholds)
+    for _ in range(2):
+        # A step that is retried logs nothing twice.
+        arguments = ("recall", 0.7, 0.9, "cpu", "minilm", "component-scores")
+        tune_thresholds.python_func(outputs["validation"], *arguments, thresholds)
     assert thresholds.metadata["strategy"] == "recall-0.9"
     assert json.loads((tmp_path / "thresholds" / "thresholds.json").read_text())["strategy"] == thresholds.metadata["strategy"]
+    values, tags = logged("component-scores")
+    assert values["cpu/test/f1_macro/at_0.5"] == metrics.metadata["test/f1_macro"]
+    assert values["cpu/validation/f1_macro/cross_fitted"] == thresholds.metadata["f1_macro_cross_fitted"]
+    assert (tags["cpu.threshold_strategy"], tags["cpu.evaluated"]) == ("recall-0.9", "openvino-int8 on cpu in int8")
 
 
-def test_export_reports_parity_and_latency(dataset: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_export_reports_parity_and_latency(dataset: Path, model_folder: Path, stack: Path, tmp_path: Path) -> None:
     metrics = dsl.Metrics(uri=str(tmp_path / "metrics"))
-    export.python_func(
-        dsl.Dataset(uri=str(dataset)), dsl.Model(uri=str(model_folder)), dsl.Model(uri=str(tmp_path / "onnx")), metrics
-    )
+    inputs = (dsl.Dataset(uri=str(dataset)), dsl.Model(uri=str(model_folder)), "minilm", "component-export")
+    export.python_func(*inputs, dsl.Model(uri=str(tmp_path / "onnx")), metrics)
+    values, _ = logged("component-export")
+    assert values == metrics.metadata
     assert metrics.metadata["openvino-fp32/difference_max"] < 1e-4
     assert metrics.metadata["openvino-int8/bytes"] < metrics.metadata["openvino-fp32/bytes"]
 

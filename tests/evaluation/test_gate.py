@@ -8,9 +8,11 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from goemotions.errors import ModelError
 from goemotions.evaluation import gate
+from goemotions.evaluation.latency import Latency
 from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.selection import CandidateScores
 from goemotions.metrics.thresholds import Thresholds
+from goemotions.models.engine_names import Computation
 
 ROWS = 400
 NAMES = ("calm", "dread", "glee", "scorn", "plain")
@@ -27,7 +29,7 @@ def candidate(noise: float, *, seed: int = 0, latency_ms: float = 5.0) -> Candid
     labels = np.random.default_rng(11).random((ROWS, len(NAMES))) < 0.3
     logits = 4.0 * labels - 2 + noise * np.random.default_rng(seed).normal(size=labels.shape)
     scored = predictions(labels, (1 / (1 + np.exp(-logits))).astype(np.float32))
-    return CandidateScores("x", replace(scored, names=NAMES), HALF, latency_ms)
+    return CandidateScores("x", replace(scored, names=NAMES), HALF, Latency.recorded(latency_ms))
 
 
 def test_a_model_does_not_beat_itself() -> None:
@@ -82,7 +84,37 @@ def test_a_slow_model_passes_only_within_the_budget(latency_ms: float, budget: f
     better = candidate(1.0, seed=1, latency_ms=latency_ms)
     verdict = gate.compare(better, candidate(3.0, seed=2), latency_budget_ms=budget)
     assert verdict.passes is passes
-    assert verdict.reasons == (() if passes else ("p95 latency 25.1 ms is over the budget of 25 ms",))
+    reason = "the latency for one text, 25.1 ms (25.1 to 25.1), is over the budget of 25 ms"
+    assert verdict.reasons == (() if passes else (reason,))
+
+
+def test_an_undecided_latency_refuses_nothing_and_is_noted() -> None:
+    better, champion = candidate(1.0, seed=1), candidate(3.0, seed=2, latency_ms=20.0)
+    noisy = replace(better, latency=Latency(30.0, 18.0, 41.0))
+    verdict = gate.compare(noisy, champion, latency_budget_ms=25.0)
+    assert verdict.passes
+    assert verdict.notes == (
+        "whether the latency is within the budget of 25 ms is undecided and did not count: 30.0 ms (18.0 to 41.0)",
+        "one text takes 1.50 times as long as with the champion",
+    )
+    unmeasured = gate.compare(replace(better, latency=None), champion, latency_budget_ms=25.0)
+    assert unmeasured.passes
+    assert unmeasured.notes[0].endswith("did not count: it was not measured")
+
+
+def test_scores_of_another_engine_than_the_one_that_serves_are_noted() -> None:
+    serving, used = Computation("torch", "cuda", "bf16"), {"engine": "openvino-fp32", "device": "cpu", "precision": "fp32"}
+    ours, theirs = candidate(1.0, seed=1), candidate(3.0, seed=2)
+    on_cpu = replace(ours, validation=replace(ours.validation, **used))
+    on_gpu = replace(theirs, validation=replace(theirs.validation, engine="torch", device="cuda", precision="bf16"))
+    verdict = gate.compare(on_cpu, on_gpu, latency_budget_ms=None, serving=serving)
+    assert (
+        verdict.notes[-1]
+        == "the candidate was evaluated by openvino-fp32 on cpu in fp32, but torch on cuda in bf16 will serve it"
+    )
+    assert not [note for note in verdict.notes if "champion was" in note]
+    former = gate.compare(ours, theirs, latency_budget_ms=None, serving=serving)
+    assert not [note for note in former.notes if "evaluated" in note], "files of before do not say what computed them"
 
 
 def test_the_verdict_is_the_same_every_time() -> None:

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from goemotions.evaluation.latency import Latency
 from goemotions.evaluation.predictions import Predictions
-from goemotions.evaluation.selection import CandidateScores, latency_limit, select_winner
+from goemotions.evaluation.selection import CandidateScores, describe_winner, latency_limit, select_winner
 from goemotions.metrics.thresholds import Thresholds
 
 
@@ -20,7 +21,7 @@ def scores(noise: float, latency_ms: float, profile: str = "x") -> CandidateScor
     predictions = Predictions(
         ("a", "b", "c"), ids, labels, probabilities.astype(np.float32), "validation", "openvino-int8", "d"
     )
-    return CandidateScores(profile, predictions, Thresholds("global-0.5", (0.5,) * 3), latency_ms)
+    return CandidateScores(profile, predictions, Thresholds("global-0.5", (0.5,) * 3), Latency.recorded(latency_ms))
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,27 @@ def test_the_best_within_the_budget_wins(latencies: tuple[float, ...], budget: f
 
 def test_a_winner_over_the_budget_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     select_winner([scores(1.0, 40, "slow"), scores(2.0, 30.5, "less-slow")], 25.0)
-    assert "no candidate is within the latency budget of 25 ms: the fastest, less-slow with 30.5 ms, is selected" in caplog.text
+    reason = "the fastest, since no candidate is within the latency budget of 25 ms: 30.5 ms (30.5 to 30.5)"
+    assert f"less-slow is selected: {reason}" in caplog.text
+
+
+def test_an_undecided_latency_does_not_count_and_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    noisy = Latency(30.0, 18.0, 41.0, slowdown=3.1)
+    candidates = [scores(3.0, 5), replace(scores(0.5, 0, "best"), latency=noisy), replace(scores(1.5, 0), latency=None)]
+    assert select_winner(candidates, 25.0) == 1
+    assert describe_winner(candidates[1], 25.0) == (
+        "the best on validation; whether it is within the latency budget of 25 ms is undecided: 30.0 ms (18.0 to 41.0), on a busy "
+        "machine (3.1 times its fastest time)"
+    )
+    assert "best is selected: the best on validation; whether" in caplog.text
+    assert describe_winner(candidates[2], 25.0).endswith("is undecided: not measured")
+    assert describe_winner(candidates[0], 25.0) == "the best on validation of those within the latency budget of 25 ms"
+    assert describe_winner(candidates[1], None) == "the best on validation"
+
+
+def test_a_clearly_slow_candidate_does_not_win_by_an_undecided_one() -> None:
+    candidates = [scores(1.5, 5), replace(scores(0.5, 0), latency=Latency(40.0, 30.0, 60.0))]
+    assert select_winner(candidates, 25.0) == 0
 
 
 def test_macro_f1_decides_between_equal_auc() -> None:

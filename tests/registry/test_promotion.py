@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from goemotions.evaluation import evaluate, tuning
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.registry import promotion, registration, tracking
 from goemotions.registry.assembly import CandidateArtifacts
+from goemotions.storage import store as storage
 
 ALIAS = "champion-cpu"
 MANIFEST = Path(__file__).parents[2] / "manifests" / "isvc.yaml"
@@ -142,6 +143,8 @@ def test_the_command_promotes_and_writes_the_manifest(model: str, manifest: Path
     result = run("model", "promote", "2", "--model-name", model, "--file", str(manifest))
     assert result.exit_code == 0, result.output
     assert f"{ALIAS}: version 2, before it 1" in result.output
+    assert "the gate passed: AUC micro rose by 0." in result.output
+    assert "  note: one text takes " in result.output
     assert tracking.get_version(model, "2").source in manifest.read_text()
     back = run("model", "rollback", "--model-name", model, "--file", str(manifest))
     assert f"{ALIAS}: version 1, before it 2" in back.output
@@ -150,25 +153,49 @@ def test_the_command_promotes_and_writes_the_manifest(model: str, manifest: Path
     assert "version 1 is champion-cpu already: nothing moved" in again.output
 
 
-def test_comparing_models_of_different_data_needs_the_dataset(
-    model: str, source: Path, candidate: Path, model_folder: Path, onnx_folder: Path, tmp_path: Path
-) -> None:
-    other, dataset = tmp_path / "other", tmp_path / "dataset"
+@dataclass(frozen=True)
+class OtherData:
+    """Data with fewer validation rows: its source, its Dataset folder, and the number of a version that was scored on it."""
+
+    source: Path
+    dataset: Path
+    number: str
+
+
+@pytest.fixture
+def other_data(model: str, source: Path, candidate: Path, model_folder: Path, onnx_folder: Path, tmp_path: Path) -> OtherData:
+    other, dataset, folder = tmp_path / "other", tmp_path / "dataset", tmp_path / "candidate"
     shutil.copytree(source, other)
     lines = (other / "dev.tsv").read_text().splitlines(keepends=True)
     (other / "dev.tsv").write_text("".join(lines[:70]))
     ingest(str(other), dataset)
-    folder = tmp_path / "candidate"
     shutil.copytree(candidate, folder, symlinks=True)
-    outputs = {split: folder / "cpu" / split for split in ("validation", "test")}
     shutil.rmtree(folder / "cpu")
+    outputs = {split: folder / "cpu" / split for split in ("validation", "test")}
     evaluate.evaluate(dataset, model_folder, onnx_folder, "openvino-int8", outputs)
     tuning.tune(folder / "cpu" / "validation", folder / "cpu" / "thresholds")
-    number = add(model, stored("contender-other", folder, dataset))
-    with pytest.raises(PromotionRefused, match=r"version 1 was scored on other data.*Dataset folder"):
-        promotion.promote(number, model_name=model)
+    return OtherData(other, dataset, add(model, stored(f"{model}-other", folder, dataset)))
+
+
+def test_comparing_models_of_different_data_needs_the_data(
+    model: str, other_data: OtherData, source: Path, bucket: str
+) -> None:
+    needed = "version 1 was scored on other data than its challenger.*--dataset .make promote DATASET=.; "
+    with pytest.raises(PromotionRefused, match=f"{needed}its run in MLflow does not say where the data is"):
+        promotion.promote(other_data.number, model_name=model)
+    with pytest.raises(PromotionRefused, match=f"{needed}.* has the digest .*, the challenger's data "):
+        promotion.promote(other_data.number, model_name=model, dataset=str(source))
+    storage.put(other_data.dataset, bucket)
+    for location in (str(other_data.dataset), str(other_data.source), bucket):
+        with pytest.raises(PromotionRefused, match="AUC micro is not higher"):
+            promotion.promote(other_data.number, model_name=model, dataset=location)
+
+
+def test_the_data_is_found_through_the_run_of_the_challenger(model: str, other_data: OtherData) -> None:
+    tags = {tracking.SOURCE_TAG: str(other_data.source), tracking.INGEST_TAG: '{"drop_leaked": false}'}
+    tracking.get_or_create_run(model).set_tags(tags)
     with pytest.raises(PromotionRefused, match="AUC micro is not higher"):
-        promotion.promote(number, model_name=model, dataset=dataset)
+        promotion.promote(other_data.number, model_name=model)
 
 
 def test_a_missing_version_is_a_named_error(model: str) -> None:

@@ -104,7 +104,7 @@ def registered(stack: Path, dataset: Path, candidate: Path) -> Registered:
 def test_candidate_scores_are_read_without_the_test_split(candidate: Path) -> None:
     for variant in VARIANTS:
         parts = replace(CandidateArtifacts.below(candidate, variant), test=Path("not-there"))
-        assert parts.validation_scores(variant).validation.split == "validation"
+        assert parts.validation_scores().validation.split == "validation"
 
 
 def test_a_better_test_split_does_not_win(registry: Registry, candidate: Path, tmp_path: Path) -> None:
@@ -209,7 +209,11 @@ def test_only_the_cpu_model_has_a_latency_budget(registry: Registry, candidate: 
     versions = registry.register("2", better, variants=VARIANTS, auto_promote=True, latency_budget_ms=1e-6)
     assert (versions["gpu"]["alias"], versions["cpu"]["alias"]) == ("champion-gpu", "challenger-cpu")
     (reason,) = versions["cpu"]["gate"]["reasons"]
-    assert reason.startswith("p95 latency ")
+    assert reason.startswith("the latency for one text, ")
+    assert reason.endswith("is over the budget of 1e-06 ms")
+    assert versions["cpu"]["selection"].startswith("the fastest, since no candidate is within the latency budget of 1e-06 ms: ")
+    assert versions["gpu"]["selection"] == "the best on validation"
+    assert (versions["gpu"]["latency"], versions["cpu"]["latency"]["ms"] > 0) == (None, True)
 
 
 @pytest.mark.parametrize("before", ["challenger", "champion"])
@@ -223,7 +227,11 @@ def test_a_crash_before_an_alias_is_completed_by_the_next(
     if before == "challenger":
         client = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
         client.delete_registered_model_alias(registry.name, "challenger-cpu")
-    assert registry.register("2", better, auto_promote=True) == versions
+    again = registry.register("2", better, auto_promote=True)
+    for version in (versions["cpu"], again["cpu"]):
+        # The latency compared with the champion's is measured again.
+        assert any(note.startswith("one text takes ") for note in version["gate"].pop("notes"))
+    assert again == versions
     assert (registry.alias("champion-cpu"), registry.alias("challenger-cpu")) == ("2", "2")
     assert registry.versions() == ["1", "2"]
 

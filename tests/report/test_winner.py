@@ -77,7 +77,7 @@ def test_the_report_names_the_winners_of_registration(
     artifacts = {variant: [CandidateArtifacts.below(folder, variant) for folder in folders] for variant in VARIANTS}
     registered = {}
     for variant in VARIANTS:
-        scores = [one.validation_scores(variant) for one in artifacts[variant]]
+        scores = [Result.read(variant, one).scores for one in artifacts[variant]]
         registered[variant] = scores[select_winner(scores, latency_limit(variant, 25.0))].profile
     assert registered == {"gpu": gpu, "cpu": cpu}
 

@@ -16,7 +16,7 @@ from goemotions.storage import manifest
 def assemble(folder: Path, candidate: Path, variant: Variant = "cpu", run_id: str = "r1") -> dict[str, float]:
     """Writes the bundle of a candidate's folder; returns its metrics."""
     artifacts = CandidateArtifacts.below(candidate, variant)
-    evaluated = artifacts.validation_scores(variant).validation.computation
+    evaluated = artifacts.validation_scores().validation.computation
     metadata = BundleMetadata(variant, ENGINES[variant], "minilm", run_id, "d1", evaluated)
     return assembly.assemble(folder, artifacts, metadata)
 

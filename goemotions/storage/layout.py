@@ -1,0 +1,23 @@
+"""Where everything is below a store (a bucket with a prefix, or a folder), as prefixes with their final ``/``.
+
+Bundles have a class of their own, ``registry.bundle.BundleLocation``, below ``models``.
+"""
+
+from __future__ import annotations
+
+from goemotions.storage.store import join
+
+
+def models(store: str, model_name: str) -> str:
+    """The bundles of a registered model. Whoever changes its versions or aliases locks this prefix."""
+    return join(store, "models", model_name)
+
+
+def checkpoints(store: str, pipeline_run: str, profile: str) -> str:
+    """The state of a training, from which a retried step resumes."""
+    return join(store, "checkpoints", pipeline_run, profile)
+
+
+def trained(store: str, pipeline_run: str, profile: str) -> str:
+    """A trained model with its metrics and predictions, whether it won or not (``registry.trained``)."""
+    return join(store, "trained", pipeline_run, profile)
