@@ -64,7 +64,7 @@ def place(
     _set_retries(task, int(requested["timeout"]))
     if int(requested.get("gpus", 0)):
         task.set_accelerator_type(requested["accelerator"]).set_accelerator_limit(int(requested["gpus"]))
-        task.set_env_variable(devices.VARIABLE, "gpu")
+        task.set_env_variable(devices.VARIABLE, requested["device"])
         kubernetes.add_node_selector_json(task, node_selector)
         kubernetes.add_node_affinity_json(task, node_affinity)
         kubernetes.add_toleration_json(task, tolerations)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from goemotions.errors import WorkflowError
 
 # `<step>.<field>`: cpu and memory are requests, memory is also the limit; shared_memory is the size of /dev/shm; timeout is in seconds.
+# device, of a step with GPUs: gpu fails if the GPU cannot be used, auto falls back to the CPU.
 TRAINING: Mapping[str, str] = {
     "ingest.cpu": "1",
     "ingest.memory": "4Gi",
@@ -20,6 +21,7 @@ TRAINING: Mapping[str, str] = {
     "train.memory": "32Gi",
     "train.accelerator": "nvidia.com/gpu",
     "train.gpus": "1",
+    "train.device": "gpu",
     "train.shared_memory": "8Gi",
     "train.timeout": "86400",
     "export.cpu": "4",
@@ -30,6 +32,7 @@ TRAINING: Mapping[str, str] = {
     "evaluate_gpu.memory": "16Gi",
     "evaluate_gpu.accelerator": "nvidia.com/gpu",
     "evaluate_gpu.gpus": "1",
+    "evaluate_gpu.device": "gpu",
     "evaluate_gpu.timeout": "7200",
     "evaluate_cpu.cpu": "4",
     "evaluate_cpu.memory": "8Gi",
@@ -62,6 +65,7 @@ SCORING: Mapping[str, str] = {
 PEAKS: Mapping[str, Mapping[str, float]] = {"roberta-large": {}, "distilbert": {}}
 MARGIN = 4 / 3
 WHOLE_NUMBERS = ("gpus", "timeout")
+DEVICES = ("gpu", "auto")
 QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|[EPTGMk]i?)?")
 
 
@@ -105,9 +109,16 @@ def changed(overrides: str, defaults: Mapping[str, str]) -> dict[str, str]:
         name = re.sub(r"^evaluate\.", "evaluate_cpu.", name)
         if name not in defaults:
             raise BadResource(f"there is no resource {name!r}: choose from {', '.join(defaults)}")
-        kind = name.rpartition(".")[2]
-        is_whole = kind in WHOLE_NUMBERS
-        if kind != "accelerator" and not (re.fullmatch("[0-9]+", value) if is_whole else QUANTITY.fullmatch(value)):
-            raise BadResource(f"{name} is a {'whole number' if is_whole else 'quantity such as 4 or 16Gi'}, not {value!r}")
+        if wrong := _wrong(name.rpartition(".")[2], value):
+            raise BadResource(f"{name} is {wrong}, not {value!r}")
         resources[name] = value
     return {name: value for name, value in resources.items() if value != defaults[name]}
+
+
+def _wrong(kind: str, value: str) -> str:
+    """What a field is, if a value cannot be it."""
+    if kind in WHOLE_NUMBERS:
+        return "" if re.fullmatch("[0-9]+", value) else "a whole number"
+    if kind == "device":
+        return "" if value in DEVICES else " or ".join(DEVICES)
+    return "" if kind == "accelerator" or QUANTITY.fullmatch(value) else "a quantity such as 4 or 16Gi"

@@ -76,6 +76,14 @@ def test_without_gpus_the_steps_run_on_any_node(tmp_path: Path) -> None:
         assert variables(container) == {"NVIDIA_VISIBLE_DEVICES": "void"}
 
 
+def test_a_step_may_fall_back_to_the_cpu_only_if_that_is_asked_for(tmp_path: Path) -> None:
+    containers, _ = compile_to(tmp_path / "auto.yaml", "train.device=auto")
+    assert variables(containers["exec-train"]) == {"GOEMOTIONS_DEVICE": "auto"}
+    assert variables(containers["exec-evaluate"]) == {"GOEMOTIONS_DEVICE": "gpu"}
+    with pytest.raises(resources.BadResource, match=r"train\.device is gpu or auto, not 'cpu'"):
+        resources.changed("train.device=cpu", resources.TRAINING)
+
+
 def test_on_this_machine_no_step_is_told_of_the_gpus_of_a_pod() -> None:
     """kfp.local would pass the variables on: without a GPU, every training on this machine would fail."""
 
