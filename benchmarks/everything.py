@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import frontier, growth, overhead, scoring, training
+from benchmarks import frontier, growth, overhead, scoring, store, training
 from benchmarks.measuring import Row, machine, table
 from goemotions.data.dataset import ingest
 
@@ -57,6 +57,11 @@ def sections(source: str, reference: str, model_name: str, scratch: Path, *, ful
         ),
         Section(
             "Growth", f"python -m benchmarks.growth{'' if full else ' --quick'}", lambda: growth.measure(is_quick=not full)
+        ),
+        Section(
+            "The object store under checkpoints",
+            f"python -m benchmarks.store --gigabytes {20 if full else 5}",
+            lambda: store.measure(20 if full else 5),
         ),
         Section(
             "Quality against speed",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import everything, frontier, growth, measuring, overhead
+from benchmarks import everything, frontier, growth, measuring, overhead, store
 from benchmarks.frontier import Tier
 from goemotions.report import measurements
 
@@ -70,3 +70,10 @@ def test_a_recorded_frontier_is_read_back(tmp_path: Path, monkeypatch: pytest.Mo
     (first, _) = measurements.read(tmp_path / "frontier.csv", "of the data")
     assert (first["predictor"], first["f1_macro"], first["texts_per_second"]) == ("int8", "0.55000", "100")
     assert measurements.read(tmp_path / "frontier.csv", "of other data") == []
+
+
+@pytest.mark.slow
+def test_the_object_store_stays_below_the_limits_of_its_manifest() -> None:
+    rows = store.measure(0.3, checkpoint_gb=0.1)
+    assert rows[0].measured.startswith("0.3 GB in ")
+    assert [row.is_met for row in rows[1:]] == [True, True, True]

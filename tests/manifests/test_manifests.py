@@ -22,6 +22,7 @@ import pytest
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
+from benchmarks import store
 from goemotions.cli import main as cli
 from goemotions.deployment import isvc as manifest
 from goemotions.deployment import node_pools
@@ -421,6 +422,14 @@ def pod(isvc: dict[str, Any], folder: str) -> dict[str, Any]:
 
 def pods() -> list[tuple[str, str]]:
     return [(folder, name) for folder in OVERLAYS for name in every("InferenceService", folder)]
+
+
+def test_the_memory_of_the_object_store_is_bounded_below_its_limit_and_its_health_is_asked_of_s3() -> None:
+    (container,) = every("Deployment", "overlays/local")["seaweedfs"]["spec"]["template"]["spec"]["containers"]
+    variables = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert store.mebibytes(variables["GOMEMLIMIT"]) <= 0.75 * store.mebibytes(container["resources"]["limits"]["memory"])
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"] == {"path": "/healthz", "port": "s3"}
 
 
 def restricted(spec: dict[str, Any]) -> list[str]:
