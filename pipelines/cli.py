@@ -95,7 +95,10 @@ def pipeline() -> None:
 @MODEL_NAME
 @click.option("--auto-promote/--no-auto-promote", default=False, help="Move the champion aliases if the gate passes.")
 def run(data: str, models: str, weights: dict[str, str], epochs: int, others: dict[str, str], **parameters: Any) -> None:
-    """Run the training pipeline on this machine, with its own MLflow and S3."""
+    """Run the training pipeline on this machine.
+
+    It registers and stores where MLFLOW_TRACKING_URI and the AWS variables say; if they are not set, on this machine.
+    """
     from pipelines import local
     from pipelines.parameters import training_arguments
 

@@ -43,6 +43,8 @@ def run(model_name: str, arguments: Mapping[str, Any]) -> str:
     Raises:
         RunFailed, StackError, ServerFailed: a step or a server failed.
     """
+    # It promotes what it trains, which must not happen in a registry of others.
+    os.environ.update(stack.up())
     finished = local.run(model_name=model_name, settings=WITHOUT_DISTILLATION, auto_promote=True, **arguments)
     with served(stack.FOLDER / "serve.log", model_name) as url:
         response = ask(url, COMMENTS)

@@ -19,6 +19,7 @@ from kfp import local
 
 from goemotions import defaults
 from goemotions.errors import WorkflowError
+from goemotions.registry import tracking
 from pipelines import package, stack
 from pipelines.run_folder import RunFolder
 from pipelines.training import training
@@ -36,17 +37,21 @@ class RunFailed(WorkflowError):
 
 
 def run(folder: Path = stack.FOLDER, **arguments: Any) -> RunFolder:
-    """Runs the pipeline on the local stack, which is started if needed.
+    """Runs the pipeline with the registry and the store of ``stack.services``, and shows which they are.
 
     Args:
-        folder: folder of the stack; the outputs of the steps are written below it.
+        folder: folder of the local stack; the outputs of the steps are written below it.
         arguments: parameters of ``pipelines.training.training``.
 
     Raises:
         RunFailed: a step failed.
         StackError: the stack did not start.
+        TrackingError: the registry of the environment does not respond.
     """
-    os.environ.update(stack.up(folder))
+    os.environ.update(stack.services(folder))
+    arguments = {"store": defaults.STORE, "commit": package.commit(), **arguments}
+    # S3 without an endpoint is that of AWS.
+    print(f"registers at {tracking.connect()}, stores in {arguments['store']} at {os.environ.get('AWS_ENDPOINT_URL', 'AWS')}")
     root = RunFolder.parent(folder.absolute())
     root.mkdir(parents=True, exist_ok=True)
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
@@ -54,7 +59,7 @@ def run(folder: Path = stack.FOLDER, **arguments: Any) -> RunFolder:
     log = root / "last.log"
     try:
         with _adapted_to_this_machine(), _stop_on_interrupt(), _logged_to(log):
-            training(**{"store": defaults.STORE, "commit": package.commit(), **arguments})
+            training(**arguments)
     except RuntimeError as error:
         raise _failure(log) from error
     finished = RunFolder(next(path for path in root.iterdir() if path.is_dir() and path not in before))

@@ -98,6 +98,15 @@ def up(folder: Path = FOLDER) -> dict[str, str]:
     return environment
 
 
+def services(folder: Path = FOLDER) -> dict[str, str]:
+    """The variables of the registry and the store: the environment's if MLFLOW_TRACKING_URI is set, otherwise those of the stack.
+
+    Raises:
+        StackError: the stack did not start.
+    """
+    return dict(os.environ) if os.environ.get("MLFLOW_TRACKING_URI") else up(folder)
+
+
 def down(folder: Path = FOLDER) -> list[str]:
     """Stops the servers; returns the names of those that ran."""
     stopped = []

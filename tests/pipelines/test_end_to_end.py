@@ -1,5 +1,6 @@
 """The whole workflow on real parts: kfp.local, SeaweedFS, MLflow and the model server, with seven labels and tiny models."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,13 @@ def test_a_version_can_be_downloaded_and_verified(registered: dict[str, Any], tm
     assert version.number == registered["gpu"]["version"]
 
 
-def test_a_failing_step_is_named_and_nothing_is_registered(stack: Path, tmp_path: Path) -> None:
+def test_a_run_uses_the_registry_of_the_environment_and_a_failing_step_is_named(
+    stack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = tracking.find_version("goemotions", "champion-cpu")
     with pytest.raises(local.RunFailed, match=r"there is no data folder .*missing: give `sample`"):
-        local.run(stack, data=str(tmp_path / "missing"), models=["minilm"])
+        local.run(tmp_path / "other", data=str(tmp_path / "missing"), models=["minilm"])
     assert tracking.find_version("goemotions", "champion-cpu") == before
+    places = f"registers at {os.environ['MLFLOW_TRACKING_URI']}, stores in s3://goemotions/ at {os.environ['AWS_ENDPOINT_URL']}"
+    assert capsys.readouterr().out.startswith(f"{places}\n")
+    assert not (tmp_path / "other" / "env").exists()
