@@ -24,6 +24,7 @@ import numpy as np
 import scipy.special
 import torch
 
+from benchmarks import all_engines
 from benchmarks.measuring import Row, by_turns, cross_fitted, machine, ratio, spread, table, timed
 from goemotions.data.dataset import ingest, load_dataset, taxonomy_of
 from goemotions.data.taxonomy import Taxonomy
@@ -35,7 +36,6 @@ from goemotions.models import engines, export, profiles
 from goemotions.models.classifier import build_classifier, init_bias_from_frequency, load_tokenizer, save_classifier
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.prediction.predictor import Predictor
-from goemotions.registry import references
 from goemotions.report import measurements
 from goemotions.training import batches
 from goemotions.training.hardware import resolve_precision
@@ -187,7 +187,7 @@ def gate(split: Split, cheap: np.ndarray, expensive: np.ndarray, fitted: Thresho
 def measure(reference: str, model_name: str, source: str, repeats: int, student_epochs: int = 0) -> tuple[list[Tier], str]:
     """All predictors, and the digest of the data. A student is included if ``student_epochs`` is not 0."""
     torch.set_num_threads(THREADS)
-    with references.as_folder(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as scratch:
+    with all_engines.as_folder(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as scratch:
         ingest(source, Path(scratch) / "dataset")
         read, info = load_dataset(Path(scratch) / "dataset", ("train", "validation"))
         taxonomy = taxonomy_of(info)

@@ -24,14 +24,13 @@ from typing import Any
 import click
 import psutil
 
-from benchmarks import load, parity
+from benchmarks import all_engines, load, parity
 from benchmarks.measuring import Row, by_turns, machine, ratio, spread, table, timed
 from goemotions.data.dataset import ingest, load_dataset, taxonomy_of
 from goemotions.evaluation.predictions import Predictions
 from goemotions.metrics import classification, thresholds
 from goemotions.models import engines
 from goemotions.prediction.predictor import Predictor
-from goemotions.registry import references
 from pipelines import stack
 
 REPEATS = 5
@@ -298,7 +297,7 @@ def quality(folder: Path, dataset: Path, predictor: Predictor) -> Row:
 @click.option("--output", type=click.Path(path_type=Path), help="A Markdown file to write.")
 def main(reference: str, model_name: str, source: str, output: Path | None) -> None:
     """Measure the predictor."""
-    with references.as_folder(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as name:
+    with all_engines.as_folder(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         ingest(source, scratch / "dataset")
         split = load_dataset(scratch / "dataset", ("test",))[0]["test"]

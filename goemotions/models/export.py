@@ -68,7 +68,7 @@ def export(dataset: Path, model_folder: Path, output: Path) -> dict[str, ExportR
     float_path, int8_path = (output / file for file in engines.FILES.values())
     encoder = TextEncoder.load(model_folder)
     splits, _ = load_dataset(dataset, ("train", "validation"))
-    _write_float(model_folder, float_path)
+    write_float(model_folder, float_path)
     _write_int8(float_path, int8_path, encoder, splits["train"]["text"][:QUANTIZATION_TEXTS])
 
     texts = splits["validation"]["text"][:PARITY_TEXTS]
@@ -109,7 +109,8 @@ def latency(engine: Engine) -> tuple[float, float]:
     return float(np.median(times)), float(np.percentile(times, 95))
 
 
-def _write_float(model_folder: Path, path: Path) -> None:
+def write_float(model_folder: Path, path: Path) -> None:
+    """Writes the fp32 graph of a Model folder."""
     classifier = load_classifier(model_folder)
     classifier.set_attn_implementation("eager")
     # The second row is padded: if all of the mask were ones, the tracer would drop it.

@@ -223,15 +223,19 @@ def tags_of_runs(pipeline_run: str) -> list[dict[str, str]]:
         return [dict(run.data.tags) for run in runs]
 
 
+def run_tags(run_id: str) -> dict[str, str]:
+    """The tags of a run."""
+    connect()
+    with _translate_errors():
+        return dict(_client().get_run(run_id).data.tags)
+
+
 def pipeline_run_tags(run_id: str) -> dict[str, str]:
     """The tags of the pipeline run to which the run of a model belongs: those of its parent, or its own."""
     from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-    connect()
-    with _translate_errors():
-        tags = _client().get_run(run_id).data.tags
-        parent = tags.get(MLFLOW_PARENT_RUN_ID)
-        return dict(_client().get_run(parent).data.tags if parent else tags)
+    tags = run_tags(run_id)
+    return run_tags(tags[MLFLOW_PARENT_RUN_ID]) if MLFLOW_PARENT_RUN_ID in tags else tags
 
 
 def _experiment() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from goemotions.data.dataset import DatasetInfo
 from goemotions.models import profiles
 from goemotions.models.records import TrainingRecord
-from goemotions.registry.bundle import Variant
+from goemotions.registry.bundle import SERVING, Variant
 from goemotions.registry.registration import RegisteredVersion
 from goemotions.report import figures
 from goemotions.report.document import Cell, Figure, Section, Table
@@ -102,7 +102,7 @@ def _model(profile: str, results: list[Result], run: str | None) -> Section:
     epochs: list[list[Cell]] = [[f"{row['epoch']:.0f}", *(row[key] for key in EPOCH_COLUMNS.values())] for row in history]
     return Section(
         profile,
-        observations(results[0]),
+        [*observations(results[0]), *_other_engines(results)],
         (
             Table(("training", "value"), list(_training_record(training, run).items())),
             Table(("hyperparameter", "value"), _hyperparameters(training.profile)),
@@ -112,6 +112,15 @@ def _model(profile: str, results: list[Result], run: str | None) -> Section:
         [_loss_figure(profile, history)] if len(history) > 1 else (),
         level=3,
     )
+
+
+def _other_engines(results: list[Result]) -> list[str]:
+    """Says of each variant whose scores another engine, device or precision computed than the one that serves it."""
+    return [
+        f"Variant {result.variant}: scores, thresholds and metrics are those of {used}; {SERVING[result.variant]} serves it."
+        for result in results
+        if (used := result.validation.computation).device and used != SERVING[result.variant]
+    ]
 
 
 def _training_record(training: TrainingRecord, run: str | None) -> dict[str, str]:

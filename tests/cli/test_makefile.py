@@ -67,9 +67,11 @@ def command_of(target: str, *settings: str) -> list[str]:
         ("serve", ("VERSION=3", "PORT=9000"), "serve --bundle 3 --port 9000 --grpc-port 8081"),
         ("score", ("INPUT=a", "OUTPUT=b", "WORKERS=2"), "score --input a --output b --workers 2"),
         ("promote", ("VERSION=challenger-cpu",), "model promote challenger-cpu"),
+        ("promote", ("VERSION=3", "DATASET=s3://b/d/"), "model promote 3 --dataset s3://b/d/"),
         ("rollback", ("VARIANT=gpu",), "model rollback --variant gpu"),
         ("deploy", ("VERSION=3", "CANARY=10", "NAMESPACE=n"), "model deploy 3 --namespace n --canary-percent 10"),
         ("download-model", ("VERSION=3", "OUT=o"), "model download 3 --output o"),
+        ("download-model", ("RUN=r", "PROFILE=minilm"), "model download --run r --profile minilm"),
         ("status", (), "model status"),
         (
             "submit-pipeline",

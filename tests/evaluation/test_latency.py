@@ -48,6 +48,7 @@ def busy(request: pytest.FixtureRequest) -> Iterator[bool]:
         loop.wait()
 
 
+@pytest.mark.fault("machine-busy")
 def test_busy_processes_do_not_change_the_decision(busy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "ROUNDS", 10)
     fast, slow, reference = latency.measure([Products(1), Products(40), Products(1)])

@@ -177,6 +177,7 @@ def other_data(model: str, source: Path, candidate: Path, model_folder: Path, on
     return OtherData(other, dataset, add(model, stored(f"{model}-other", folder, dataset)))
 
 
+@pytest.mark.fault("champion-of-other-data")
 def test_comparing_models_of_different_data_needs_the_data(
     model: str, other_data: OtherData, source: Path, bucket: str
 ) -> None:
@@ -191,6 +192,7 @@ def test_comparing_models_of_different_data_needs_the_data(
             promotion.promote(other_data.number, model_name=model, dataset=location)
 
 
+@pytest.mark.fault("champion-of-other-data")
 def test_the_data_is_found_through_the_run_of_the_challenger(model: str, other_data: OtherData) -> None:
     tags = {tracking.SOURCE_TAG: str(other_data.source), tracking.INGEST_TAG: '{"drop_leaked": false}'}
     tracking.get_or_create_run(model).set_tags(tags)

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks import all_engines
 from goemotions.cli import main as cli
 from goemotions.errors import IntegrityError, ModelError, WorkflowError
 from goemotions.evaluation import tuning
@@ -20,11 +21,14 @@ from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.metrics import thresholds
 from goemotions.models.classifier import load_classifier
 from goemotions.models.engine_names import WEIGHTS
-from goemotions.registry import registration, tracking, trained
+from goemotions.models.records import read_exports
+from goemotions.prediction.predictor import Predictor
+from goemotions.registry import model_run, registration, tracking, trained
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import VARIANTS
 from goemotions.storage import layout, manifest
 from goemotions.storage import store as storage
+from pipelines.stack import free_ports
 
 RUN, STORE = "trained-run", "s3://goemotions/tests/trained/"
 PER_SPLIT = ("{}.parquet", "{}.csv", "{}_per_label.csv", "{}_per_label.md")
@@ -169,3 +173,19 @@ def test_a_damaged_file_in_the_store_is_a_named_error(loser: Path, tmp_path: Pat
     (Path(location) / "cpu" / "test.csv").write_text("id\n")
     with pytest.raises(IntegrityError, match=r"test\.csv differs from its manifest"):
         trained.download("r", "worse", tmp_path / "out", store_location=str(tmp_path / "store"))
+
+
+def test_benchmarks_compare_the_engines_that_a_bundle_lacks(registered: dict[str, registration.RegisteredVersion]) -> None:
+    with all_engines.as_folder("champion-cpu", RUN) as (folder, version):
+        assert version == registered["cpu"]["version"]
+        scores = [Predictor.load(folder, engine=name, threads=1).predict(["a lake"]) for name in ("torch", "openvino-fp32")]
+        assert scores[0][0]["labels"] == scores[1][0]["labels"]
+        assert Predictor.load(folder, threads=1).engine.name == "openvino-int8"
+
+
+def test_a_step_goes_on_if_mlflow_cannot_be_reached(
+    candidate: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_ports(1)[0]}")
+    model_run.log_export("r", "minilm", read_exports(candidate / "onnx"))
+    assert "the metrics of minilm are not in MLflow yet, the step register logs them: MLflow does not respond" in caplog.text

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
 
 from goemotions import report
@@ -58,6 +59,13 @@ def test_the_comparison_has_the_metrics_of_scikit_learn(tables: Any, candidate: 
         "F1 micro at 0.5": shown(f1_score(test.labels, half, average="micro", zero_division=0)),
         "p95 ms": row["p95 ms"],
     }
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here the engine that serves computed the scores")
+def test_scores_of_another_engine_than_the_one_that_serves_are_named(markdown: str) -> None:
+    used, serving = "openvino-fp32 on cpu in fp32", "torch on cuda in bf16"
+    assert f"Variant gpu: scores, thresholds and metrics are those of {used}; {serving} serves it." in markdown
+    assert "Variant cpu: scores" not in markdown
 
 
 def test_the_latency_is_the_measured_one(tables: Any, candidate: Path) -> None:
