@@ -25,8 +25,9 @@ import pyarrow.parquet as pq
 from benchmarks.measuring import Row, by_turns, machine, ratio, spread, table
 from goemotions.data.dataset import ingest, load_dataset
 from goemotions.models import engines
-from goemotions.prediction import files, shards
+from goemotions.prediction import shards
 from goemotions.prediction.predictor import Predictor
+from goemotions.prediction.rows import CHUNK
 from goemotions.registry import references
 
 THREADS = 2
@@ -60,7 +61,7 @@ class Scorer:
     def engine(self) -> float:
         """The engine: texts in, probabilities out."""
         taken = 0.0
-        for batch in pq.ParquetFile(self._source).iter_batches(files.CHUNK):
+        for batch in pq.ParquetFile(self._source).iter_batches(CHUNK):
             texts = batch["text"].to_pylist()
             started = time.perf_counter()
             engines.score(self._predictor.engine, texts)

@@ -31,10 +31,10 @@ def pipeline(resources: Mapping[str, str] = resource_tables.SCORING) -> dsl.base
         commit: str = "unknown",
         credentials_secret: str = defaults.CREDENTIALS_SECRET,
     ) -> None:
-        """Labels the rows of Parquet files with a registered model: one output row per input row, in order.
+        """Labels the rows of files with a registered model: one output row per input row, in order.
 
         Args:
-            input: S3 prefix with .parquet files, or one such file.
+            input: S3 prefix with files of rows (.csv, .tsv, .jsonl, .parquet), or one such file.
             output: S3 prefix for the scored shards; a run that is started again continues there.
             version: Alias, version number or location of the bundle.
             model_name: Name of the registered model in MLflow.

@@ -33,14 +33,24 @@ def predict(text: tuple[str, ...], bundle: str, model_name: str) -> None:
 
 @click.command()
 @click.option(
-    "--input", "source", required=True, help="A .csv, .tsv or .parquet file, or a folder or s3:// prefix of .parquet files."
+    "--input",
+    "source",
+    required=True,
+    help="A .csv, .tsv, .jsonl (also .gz, .zst, .zip) or .parquet file, or a folder or s3:// prefix of them.",
 )
 @click.option(
     "--output", required=True, help="File to write, in the format of its extension, or a folder or s3:// prefix for shards."
 )
 @BUNDLE
 @MODEL_NAME
-@click.option("--column", default=defaults.TEXT_COLUMN, show_default=True, help="Column with the texts.")
+@click.option(
+    "--text-column",
+    "--column",
+    "column",
+    default=defaults.TEXT_COLUMN,
+    show_default=True,
+    help="Column with the texts; a number for files that do not name their columns.",
+)
 @click.option("--all-scores/--labels-only", default=True, show_default=True, help="Add the probability of each label.")
 @click.option("--shard-rows", type=COUNT, default=defaults.SHARD_ROWS, show_default=True, help="Most rows per shard.")
 @click.option("--workers", type=COUNT, default=1, show_default=True, help="Processes for the shards of a folder.")
@@ -55,7 +65,7 @@ def score(
     threads: int | None,
     **options: Any,
 ) -> None:
-    """Label the rows of a file, or of a folder of Parquet files shard by shard.
+    """Label the rows of a file, or of a folder of files shard by shard.
 
     A folder that was interrupted is continued by running the same command again.
     """

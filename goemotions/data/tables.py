@@ -38,7 +38,8 @@ class Table:
         columns: names of its columns.
         rows: called with columns, returns an iterator over the number of each row's line (from 1) and its cells.
         class_names: for columns of Hugging Face ClassLabel, the names that their numbers stand for.
-        is_text: whether cells are strings, as in CSV and TSV.
+        schema: the types of the columns, if the file has them.
+        is_json: whether the file is JSON Lines, where a line may have other columns.
     """
 
     name: str
@@ -46,7 +47,8 @@ class Table:
     columns: tuple[str, ...]
     rows: Callable[[Sequence[str]], Iterator[Record]]
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    is_text: bool = False
+    schema: pa.Schema | None = None
+    is_json: bool = False
 
     def column(self, name: str) -> str:
         """The column of this name, in any case if only one matches; empty if there is none."""
@@ -91,7 +93,10 @@ def open_table(name: str, opener: Opener, text_column: str = defaults.TEXT_COLUM
     return table
 
 
-def _open(name: str, opener: Opener) -> BinaryIO:
+def open_binary(name: str, opener: Opener) -> BinaryIO:
+    """Raises:
+    DataError: the file cannot be opened.
+    """
     try:
         return opener()
     except OSError as error:
@@ -99,7 +104,7 @@ def _open(name: str, opener: Opener) -> BinaryIO:
 
 
 def _lines(name: str, opener: Opener) -> Iterator[str]:
-    with _open(name, opener) as file:
+    with open_binary(name, opener) as file:
         yield from text_files.lines(file, name)
 
 
@@ -112,7 +117,7 @@ def _delimited(name: str, opener: Opener, ending: str, text_column: str, *, offi
         for line, cells in delimited.records(_lines(name, opener), name, dialect):
             yield line, [cells[position] for position in places]
 
-    return Table(name, _form(dialect, ending), dialect.columns, rows, is_text=True)
+    return Table(name, _form(dialect, ending), dialect.columns, rows)
 
 
 def _form(dialect: delimited.Dialect, ending: str) -> str:
@@ -126,21 +131,23 @@ def _form(dialect: delimited.Dialect, ending: str) -> str:
     return f"{form} without a header" if dialect.columns != delimited.OFFICIAL else "TSV of the official layout"
 
 
-def _json_lines(name: str, opener: Opener) -> Table:
-    def objects() -> Generator[tuple[int, dict[str, Any]], None, None]:
-        for line, content in enumerate(_lines(name, opener), start=1):
-            if content.strip():
-                yield line, _json_object(name, line, content)
+def json_objects(name: str, opener: Opener) -> Generator[tuple[int, dict[str, Any]], None, None]:
+    """The line and the object of each line of a JSON Lines file that is not blank."""
+    for line, content in enumerate(_lines(name, opener), start=1):
+        if content.strip():
+            yield line, _json_object(name, line, content)
 
-    with closing(objects()) as read:
+
+def _json_lines(name: str, opener: Opener) -> Table:
+    with closing(json_objects(name, opener)) as read:
         # A key may be missing from a line; the first thousand name the columns.
         columns = tuple(dict.fromkeys(key for _, row in islice(read, 1000) for key in row))
 
     def rows(columns: Sequence[str]) -> Iterator[Record]:
-        for line, row in objects():
+        for line, row in json_objects(name, opener):
             yield line, [row.get(column) for column in columns]
 
-    return Table(name, "JSON Lines", columns, rows)
+    return Table(name, "JSON Lines", columns, rows, is_json=True)
 
 
 def _json_object(name: str, line: int, content: str) -> dict[str, Any]:
@@ -187,16 +194,16 @@ def string_columns(parquet: pq.ParquetFile) -> list[str]:
 
 
 def _parquet(name: str, opener: Opener) -> Table:
-    with _open(name, opener) as file:
+    with open_binary(name, opener) as file:
         parquet = open_parquet(file, name)
         schema, strings = parquet.schema_arrow, string_columns(parquet)
 
     def rows(columns: Sequence[str]) -> Iterator[Record]:
-        with _open(name, opener) as file:
+        with open_binary(name, opener) as file:
             parquet = open_parquet(file, name, read_dictionary=strings)
             yield from _cells(name, lambda: parquet.iter_batches(CHUNK, columns=list(columns)), columns, _size(file))
 
-    return Table(name, "Parquet", tuple(schema.names), rows, _class_names(schema))
+    return Table(name, "Parquet", tuple(schema.names), rows, _class_names(schema), schema)
 
 
 def _arrow(name: str, opener: Opener) -> Table:
@@ -211,15 +218,15 @@ def _arrow(name: str, opener: Opener) -> Table:
             yield batch
 
     def rows(columns: Sequence[str]) -> Iterator[Record]:
-        with _open(name, opener) as file:
+        with open_binary(name, opener) as file:
             yield from _cells(name, lambda: batches(file), columns, _size(file), "Arrow")
 
     try:
-        with _open(name, opener) as file:
+        with open_binary(name, opener) as file:
             schema = _arrow_reader(file).schema
     except (pa.ArrowException, OSError, ValueError) as error:
         raise damaged(name, "Arrow") from error
-    return Table(name, "Arrow", tuple(schema.names), rows, _class_names(schema))
+    return Table(name, "Arrow", tuple(schema.names), rows, _class_names(schema), schema)
 
 
 def _arrow_reader(file: BinaryIO) -> Any:

@@ -1,18 +1,18 @@
-"""Batch scoring of a file: labels and probabilities for every row of a CSV, TSV or Parquet file, chunk by chunk.
+"""Batch scoring of a file: labels and probabilities for every row, chunk by chunk, in the formats of `goemotions.data.tables`.
 
-Text files begin with a line of column names; a ``.csv`` may quote its cells, a ``.tsv`` never does, as in the official data.
+The output is a .csv, .tsv, .jsonl or .parquet. A ``.csv`` may quote its cells, a ``.tsv`` never does, as in the official data.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,20 +20,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from goemotions.data import delimited
 from goemotions.errors import DataError, StorageError
 from goemotions.metrics.probabilities import rank_labels
 from goemotions.models import engines
 from goemotions.prediction.predictor import Options, Predictor
+from goemotions.prediction.rows import is_json, open_rows
 from goemotions.storage.folder import replacing
 
-CHUNK = 4096
-LONGEST_CELL = 2**24
 DIALECTS: dict[str, dict[str, Any]] = {
     ".csv": {"strict": True},
     ".tsv": {"strict": True, "delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None},
 }
-ENDINGS = (*DIALECTS, ".parquet")
-BINARY_MAGIC = (b"PAR1", b"PK\x03\x04", b"\x1f\x8b")
+# Of the output. The input may have any format of `goemotions.data.tables`.
+ENDINGS = (*DIALECTS, ".jsonl", ".parquet")
+# Before the name of an input column that has the name of an added one.
+KEPT = "input/"
 
 
 @dataclass(frozen=True)
@@ -46,68 +48,83 @@ class ScoringSummary:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Rows:
-    """The rows of an open file; ``count`` is None if it is known only at the end of the file."""
-
-    schema: pa.Schema
-    count: int | None
-    batches: Iterator[pa.RecordBatch]
-
-
 def score_file(
     predictor: Predictor, input: Path, output: Path, column: str = "text", *, all_scores: bool = True
 ) -> ScoringSummary:
     """Labels the rows of a file, in constant memory.
 
-    The output holds every column and row of the input, in order, and the columns ``labels`` (best first; joined by ``|`` in a text
-    file, a list in Parquet), ``truncated`` and ``p/<label>``. A row without a text gets no labels and no probabilities.
+    The output holds every column and row of the input, in order, and the columns ``labels`` (best first; joined by ``|`` in CSV and
+    TSV, otherwise a list), ``truncated`` and ``p/<label>``. A row without a text gets no labels and no probabilities. A column of the
+    input that is called like one of these is kept as ``input/labels`` and so on.
 
     Args:
         predictor: a loaded predictor.
-        input: a ``.csv``, ``.tsv`` or ``.parquet`` file.
+        input: a file in any format of `goemotions.data.tables`.
         output: the file to write, in the format of its extension; it replaces a file of this name when it is complete.
-        column: the column with the texts.
+        column: the column with the texts; a number for a CSV or TSV file without a header.
         all_scores: add the probability of each label.
 
     Raises:
         DataError: the input is missing or not in the format of its extension, or its columns do not fit.
         StorageError: the output cannot be written.
     """
-    for path in (input, output):
-        if path.suffix.lower() not in ENDINGS:
-            raise DataError(f"{path.name} has none of the endings {', '.join(ENDINGS)}: rename or convert it")
+    if output.suffix.lower() not in ENDINGS:
+        raise DataError(f"{output.name} has none of the endings {', '.join(ENDINGS)}: write one of these formats")
     if output.exists() and input.exists() and output.samefile(input):
         raise DataError(f"{output} is the input itself: write to another file")
     started = time.perf_counter()
     rows = blank = truncated = 0
-    with _open(input) as file:
-        source = _parquet(input, file) if input.suffix.lower() == ".parquet" else _text(input, file)
-        schema = output_schema(source.schema, input.name, column, predictor.bundle.taxonomy.names if all_scores else ())
-        progress = tqdm(total=source.count, desc=input.name, unit=" texts", mininterval=1)
-        with progress, _whole(output) as partial, _writer(partial, output.suffix.lower(), schema) as write:
-            for batch in source.batches:
-                labelled = label_rows(predictor, batch, column, schema)
-                write(labelled)
-                rows += len(batch)
-                blank, truncated = blank + count_blank(labelled), truncated + count_truncated(labelled)
-                progress.update(len(batch))
-            if not rows:
-                raise DataError(f"{input.name} has no rows: it needs at least one")
+    source = open_rows(input.name, lambda: input.open("rb"), column)
+    column = text_column(source.schema, input.name, column)
+    schema = output_schema(source.schema, input.name, column, predictor.bundle.taxonomy.names if all_scores else ())
+    progress = tqdm(total=source.count, desc=input.name, unit=" texts", mininterval=1)
+    with progress, _whole(output) as partial, _writer(partial, output.suffix.lower(), schema) as write:
+        for batch in source.batches(0, None):
+            labelled = label_rows(predictor, batch, column, schema)
+            write(labelled)
+            rows += len(batch)
+            blank, truncated = blank + count_blank(labelled), truncated + count_truncated(labelled)
+            progress.update(len(batch))
+        if not rows:
+            raise DataError(f"{input.name} has no rows: it needs at least one")
     return ScoringSummary(rows, blank, truncated, time.perf_counter() - started)
+
+
+def text_column(schema: pa.Schema, file: str, column: str) -> str:
+    """The name of the column with the texts as the file spells it.
+
+    Raises:
+        DataError: there is no such column, or it holds no texts.
+    """
+    found = delimited.find(schema.names, column)
+    if not found:
+        raise DataError(f"{file} has no column {column!r}: give the one with the texts, of {', '.join(schema.names):.300}")
+    kind = schema.field(found).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    if not is_text or is_json(schema.field(found)):
+        shown = "values other than strings" if is_text else f"type {kind}, not text"
+        raise DataError(f"{file}: column {found!r} has {shown}: give another, or convert it to strings")
+    return found
 
 
 def output_schema(schema: pa.Schema, file: str, column: str, scores: Sequence[str]) -> pa.Schema:
     """The schema of a scored file: its own columns, labels, and the probabilities of the labels in ``scores``.
 
     Raises:
-        DataError: there is no such column of texts, or the file has a column that would be added.
+        DataError: two columns of the file would have the same name.
     """
     added = [("labels", pa.list_(pa.string())), ("truncated", pa.bool_()), *((f"p/{name}", pa.float32()) for name in scores)]
-    _check_columns(file, schema, column, [name for name, _ in added])
+    taken = {name for name, _ in added}
+    if column in taken:
+        raise DataError(f"{file}: the column {column!r} of the texts has the name of one that is added: rename it")
+    kept = [field.with_name(KEPT + field.name) if field.name in taken else field for field in schema]
+    names = [field.name for field in kept]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{file} has two columns {twice[0]!r}: rename one")
     # `datasets` rejects a file whose metadata describes fewer columns than it has.
     metadata = {key: value for key, value in (schema.metadata or {}).items() if key != b"huggingface"}
-    return pa.schema([*schema, *pa.schema(added)], metadata=metadata)
+    return pa.schema([*kept, *pa.schema(added)], metadata=metadata)
 
 
 def label_rows(predictor: Predictor, rows: pa.RecordBatch, column: str, schema: pa.Schema) -> pa.RecordBatch:
@@ -144,124 +161,6 @@ def _best_first(names: Sequence[str], probabilities: np.ndarray, chosen: np.ndar
     return pa.ListArray.from_arrays(ends, pa.array(names, pa.string()).take(pa.array(order[ranked])))
 
 
-def _check_columns(file: str, schema: pa.Schema, column: str, added: list[str]) -> None:
-    names = schema.names
-    if column not in names:
-        raise DataError(f"{file} has no column {column!r}: give the one with the texts, of {', '.join(names):.300}")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"{file} has two columns {twice[0]!r}: rename one")
-    if clashing := [name for name in names if name in added]:
-        raise DataError(f"{file} has a column {clashing[0]!r} already, which the labels need: rename or drop it")
-    kind = schema.field(column).type
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        raise DataError(f"{file}: column {column!r} has type {kind}, not text: give another, or convert it to strings")
-
-
-def _open(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): check its path") from error
-
-
-def open_parquet(file: BinaryIO, name: str) -> pq.ParquetFile:
-    """Opens a Parquet file.
-
-    Raises:
-        DataError: it is not a complete Parquet file.
-    """
-    try:
-        # Without a buffer a whole row group is read at once, and a file may have a single one.
-        return pq.ParquetFile(file, buffer_size=2**20)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(_damaged(name)) from error
-
-
-def batches(parquet: pq.ParquetFile, name: str, groups: Sequence[int] | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows of a Parquet file, or of some of its row groups, in validated batches.
-
-    Raises:
-        DataError: the file is damaged, or has strings that are not UTF-8.
-    """
-    row = 1 + sum(parquet.metadata.row_group(number).num_rows for number in range(groups[0] if groups else 0))
-    try:
-        for batch in parquet.iter_batches(CHUNK, row_groups=groups):
-            batch.validate(full=True)
-            yield batch
-            row += len(batch)
-    except pa.ArrowInvalid as error:
-        if "UTF8" in str(error):
-            raise DataError(f"{name}, one of the {CHUNK} rows from {row} on: not UTF-8: re-encode it") from error
-        raise DataError(_damaged(name)) from error
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(_damaged(name)) from error
-
-
-def _damaged(name: str) -> str:
-    return f"{name} is not a complete Parquet file: copy it again"
-
-
-def _parquet(path: Path, file: BinaryIO) -> Rows:
-    opened = open_parquet(file, path.name)
-    return Rows(opened.schema_arrow, opened.metadata.num_rows, batches(opened, path.name))
-
-
-def _text(path: Path, file: BinaryIO) -> Rows:
-    start = file.read(4)
-    file.seek(0)
-    if start.startswith(BINARY_MAGIC):
-        raise DataError(f"{path.name} is not a text file, which its ending says: unpack, rename or convert it")
-    records = _records(path, file)
-    _, names = next(records, (1, []))
-    if not names:
-        raise DataError(f"{path.name} is empty or begins with an empty line: its first line must name the columns")
-    schema = pa.schema([(name, pa.string()) for name in names])
-
-    def rows() -> Iterator[list[str]]:
-        for line, cells in records:
-            # In a file with one column, an empty line is a row with an empty cell.
-            cells = cells or ([""] if len(names) == 1 else [])
-            if cells and len(cells) != len(names):
-                raise DataError(f"{path.name}, line {line}: {len(cells)} columns where line 1 names {len(names)}: fix it")
-            if cells:
-                yield cells
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        remaining = rows()
-        while chunk := list(islice(remaining, CHUNK)):
-            columns = [pa.array(cells, pa.string()) for cells in zip(*chunk, strict=True)]
-            yield pa.RecordBatch.from_arrays(columns, schema=schema)
-
-    return Rows(schema, None, batches())
-
-
-def _records(path: Path, file: BinaryIO) -> Iterator[tuple[int, list[str]]]:
-    """The first line and the cells of each row."""
-    # Python's default limit rejects a long comment; without a limit, an open quote would read the whole file into memory.
-    csv.field_size_limit(LONGEST_CELL)
-    ending = path.suffix.lower()
-    reader = csv.reader(_lines(path, file), **DIALECTS[ending])
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise DataError(f"{path.name}, line {line}: the row there is no {ending} ({error}): check its quotes") from error
-        yield line, cells
-
-
-def _lines(path: Path, file: BinaryIO) -> Iterator[str]:
-    for line, content in enumerate(file, start=1):
-        try:
-            yield content.decode("utf-8-sig" if line == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            byte = error.object[error.start]
-            raise DataError(f"{path.name}, line {line}: not UTF-8 (byte {byte:#04x}): re-encode it") from error
-
-
 @contextmanager
 def _whole(output: Path) -> Iterator[Path]:
     """``replacing``, with a named error if the file cannot be written."""
@@ -281,6 +180,9 @@ def _writer(path: Path, ending: str, schema: pa.Schema) -> Iterator[Callable[[pa
             yield writer.write_batch
         return
     with path.open("w", newline="", encoding="utf-8") as file:
+        if ending == ".jsonl":
+            yield lambda batch: file.writelines(_json_lines(batch, schema))
+            return
         lines = csv.writer(file, **DIALECTS[ending])
 
         def write(batch: pa.RecordBatch) -> None:
@@ -294,6 +196,13 @@ def _writer(path: Path, ending: str, schema: pa.Schema) -> Iterator[Callable[[pa
 
         lines.writerow(schema.names)
         yield write
+
+
+def _json_lines(batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[str]:
+    parsed = [field.name for field in schema if is_json(field)]
+    for row in batch.to_pylist():
+        row |= {name: json.loads(row[name]) for name in parsed if row[name] is not None}
+        yield json.dumps(row, ensure_ascii=False, default=str) + "\n"
 
 
 def _cells(name: str, column: pa.Array) -> list[str]:

@@ -1,4 +1,4 @@
-"""Batch scoring at scale: a folder of Parquet files in shards, each scored once, by any number of processes and machines.
+"""Batch scoring at scale: a folder of files in shards, each scored once, by any number of processes and machines.
 
 A plan is written first, into the output. Then each shard becomes one file, which appears when it is complete, so that a second run
 scores only the shards without a file. Several machines share the work if each takes a ``share``; two with the same share do no harm,
@@ -19,16 +19,17 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from goemotions import defaults
+from goemotions.data import tables
 from goemotions.errors import DataError, StorageError
 from goemotions.models import engines
 from goemotions.prediction import files
 from goemotions.prediction.files import ScoringSummary
 from goemotions.prediction.predictor import Predictor
+from goemotions.prediction.rows import Rows, open_rows
 from goemotions.registry import bundle, references
 from goemotions.storage import store
 from goemotions.storage.backend import File
@@ -72,16 +73,16 @@ def plan(
     """The plan of an output: the stored one, or a new one if there is none.
 
     Args:
-        input: a folder or S3 prefix of Parquet files, or one such file.
+        input: a folder or S3 prefix of files in any format of `goemotions.data.tables`, or one such file.
         output: folder or S3 prefix for the scored shards.
         reference: an alias, a version number, or a location of a bundle; an alias is resolved once.
         model_name: name of the registered model.
-        column: the column with the texts.
+        column: the column with the texts; a number for CSV or TSV files without a header.
         all_scores: add the probability of each label.
         shard_rows: most rows of a shard.
 
     Raises:
-        DataError: the input has no Parquet rows, or its files differ in their columns or have one that would be added; or the output is
+        DataError: the input has no rows, or its files differ in their columns; or the output is
             within the input, or has the plan of another scoring.
         ModelError: there is no such version, or no bundle.
     """
@@ -198,7 +199,7 @@ def _read_summary(output: str, shard: Shard) -> ScoringSummary:
         DataError: the file does not have the shard's rows.
     """
     with store.open_file(output, shard.name) as file:
-        metadata = files.open_parquet(file, shard.name).metadata
+        metadata = tables.open_parquet(file, shard.name).metadata
     counts = json.loads((metadata.metadata or {}).get(COUNTS, b"{}"))
     if metadata.num_rows != shard.rows or not counts:
         raise DataError(f"{output}: {shard.name} has {metadata.num_rows} rows, not {shard.rows}: remove it and score it again")
@@ -209,23 +210,23 @@ def _input(location: str) -> tuple[str, str]:
     """The folder of the input, and the name of the file if the input is a single one."""
     if not (store.is_s3(location) or Path(location).exists()):
         raise DataError(f"{location} does not exist: check its path")
-    if not location.endswith(".parquet") or Path(location).is_dir():
-        return store.canonical(location), ""
     folder, _, name = location.rpartition("/")
+    if not tables.is_table(name) or Path(location).is_dir():
+        return store.canonical(location), ""
     return store.canonical(folder or "."), name
 
 
 def _input_files(folder: str, name: str) -> list[File]:
-    """The Parquet files of a folder, or the one of this name; hidden ones are skipped."""
+    """The files of rows of a folder, or the one of this name; hidden ones are skipped."""
     inputs = [
         file
         for file in store.files(folder)
-        if file.name.endswith(".parquet")
-        and not file.name.rpartition("/")[2].startswith(("_", "."))
-        and name in ("", file.name)
+        if tables.is_table(file.name) and not file.name.rpartition("/")[2].startswith(("_", ".")) and name in ("", file.name)
     ]
     if not inputs:
-        raise DataError(f"{store.join(folder)}{name} has no .parquet file: give a folder, a prefix or a file of that format")
+        raise DataError(
+            f"{store.join(folder)}{name} has no file of rows, such as .csv or .parquet: give a folder, a prefix or a file"
+        )
     return inputs
 
 
@@ -233,18 +234,21 @@ def _shards(folder: str, inputs: Sequence[File], column: str, scores: Sequence[s
     number = 0
     schema = None
     for file in inputs:
-        with store.open_file(folder, file.name) as opened:
-            parquet = files.open_parquet(opened, file.name)
-        schema = schema or parquet.schema_arrow
-        if not parquet.schema_arrow.equals(schema):
+        opened = _open(folder, file.name, column)
+        schema = schema or opened.schema
+        if not opened.schema.equals(schema):
             raise DataError(f"{file.name} has other columns than {inputs[0].name}: score them into separate folders")
-        files.output_schema(schema, file.name, column, scores)
-        for first in range(0, parquet.metadata.num_rows, shard_rows):
-            rows = min(shard_rows, parquet.metadata.num_rows - first)
-            yield Shard(f"part-{number:06d}.parquet", file.name, first, rows)
+        files.output_schema(schema, file.name, files.text_column(schema, file.name, column), scores)
+        total = opened.total()
+        for first in range(0, total, shard_rows):
+            yield Shard(f"part-{number:06d}.parquet", file.name, first, min(shard_rows, total - first))
             number += 1
     if not number:
         raise DataError(f"{folder} has no rows: it needs at least one")
+
+
+def _open(folder: str, name: str, column: str) -> Rows:
+    return open_rows(name, lambda: store.open_file(folder, name), column)
 
 
 def _score_all(
@@ -259,41 +263,24 @@ def _score_shard(predictor: Predictor, planned: Plan, output: str, shard: Shard)
     if store.has(output, shard.name):
         return shard.rows
     started = time.perf_counter()
-    blank = truncated = 0
-    with store.open_file(planned.input, shard.file) as file:
-        parquet = files.open_parquet(file, shard.file)
-        names = predictor.bundle.taxonomy.names if planned.all_scores else ()
-        schema = files.output_schema(parquet.schema_arrow, shard.file, planned.column, names)
-        with store.writing(output, shard.name) as path, pq.ParquetWriter(path, schema) as writer:
-            for batch in _rows(parquet, shard):
-                labelled = files.label_rows(predictor, batch, planned.column, schema)
-                writer.write_batch(labelled)
-                blank, truncated = blank + files.count_blank(labelled), truncated + files.count_truncated(labelled)
-            counts = {"blank": blank, "truncated": truncated, "seconds": round(time.perf_counter() - started, 3)}
-            writer.add_key_value_metadata({COUNTS: json.dumps(counts)})
+    rows = blank = truncated = 0
+    opened = _open(planned.input, shard.file, planned.column)
+    names = predictor.bundle.taxonomy.names if planned.all_scores else ()
+    column = files.text_column(opened.schema, shard.file, planned.column)
+    schema = files.output_schema(opened.schema, shard.file, column, names)
+    with store.writing(output, shard.name) as path, pq.ParquetWriter(path, schema) as writer:
+        for batch in opened.batches(shard.first, shard.rows):
+            labelled = files.label_rows(predictor, batch, column, schema)
+            writer.write_batch(labelled)
+            rows += len(labelled)
+            blank, truncated = blank + files.count_blank(labelled), truncated + files.count_truncated(labelled)
+        if rows < shard.rows:
+            raise DataError(
+                f"{shard.file} has fewer rows than when it was planned: restore it, or score it into another folder"
+            )
+        counts = {"blank": blank, "truncated": truncated, "seconds": round(time.perf_counter() - started, 3)}
+        writer.add_key_value_metadata({COUNTS: json.dumps(counts)})
     return shard.rows
-
-
-def _rows(parquet: pq.ParquetFile, shard: Shard) -> Iterator[pa.RecordBatch]:
-    """A shard's rows; row groups without any of them are not read."""
-    groups: list[int] = []
-    start = skip = 0
-    for number in range(parquet.metadata.num_row_groups):
-        end = start + parquet.metadata.row_group(number).num_rows
-        if start < shard.first + shard.rows and end > shard.first:
-            skip = skip if groups else shard.first - start
-            groups.append(number)
-        start = end
-    left = shard.rows
-    for batch in files.batches(parquet, shard.file, groups):
-        rows = batch.slice(min(skip, len(batch)), left)
-        skip -= min(skip, len(batch))
-        left -= len(rows)
-        if len(rows):
-            yield rows
-        if not left:
-            return
-    raise DataError(f"{shard.file} has fewer rows than when it was planned: restore it, or score it into another folder")
 
 
 _PREDICTOR: Predictor

@@ -1,7 +1,9 @@
 """Batch scoring: every row of a file gets the prediction of the predictor, and a malformed file is a named error."""
 
 import csv
+import gzip
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from goemotions.errors import DataError, StorageError
-from goemotions.prediction import files
+from goemotions.prediction import files, rows
 from goemotions.prediction.files import score_file
 from goemotions.prediction.predictor import Options, Predictor
 from tests.support.bundles import assemble_former
@@ -98,12 +100,16 @@ def test_every_format_becomes_every_other(predictor: Predictor, tmp_path: Path, 
         pq.write_table(pa.table({"text": texts}), first)
     else:
         contents = {".csv": 'text\na lake\n"the ""old"\nstorm\n', ".tsv": 'text\na lake\nthe "old\nstorm\n'}
+        contents[".jsonl"] = "".join(json.dumps({"text": text}) + "\n" for text in texts)
         first.write_text(contents[ending])
     score_file(predictor, first, second)
     predictions = [prediction["labels"] for prediction in predictor.predict(texts)]
     if other == ".parquet":
         scored = pq.read_table(second)
         assert (scored["text"].to_pylist(), scored["labels"].to_pylist()) == (texts, predictions)
+    elif other == ".jsonl":
+        objects = [json.loads(line) for line in second.read_text().splitlines()]
+        assert [(row["text"], row["labels"]) for row in objects] == list(zip(texts, predictions, strict=True))
     elif other == ".csv":
         assert [(row["text"], row["labels"]) for row in read(second)] == list(
             zip(texts, map("|".join, predictions), strict=True)
@@ -111,6 +117,53 @@ def test_every_format_becomes_every_other(predictor: Predictor, tmp_path: Path, 
     else:
         cells = [line.split("\t")[:2] for line in second.read_text().splitlines()[1:]]
         assert cells == [[text, "|".join(labels)] for text, labels in zip(texts, predictions, strict=True)]
+
+
+CSV_ROWS = b"text,n\na lake,1\ngravel,2\n"
+INPUTS = {
+    "in.csv.gz": gzip.compress(CSV_ROWS),
+    "in.csv.zst": pa.compress(CSV_ROWS, codec="zstd", asbytes=True),
+    "semicolons.csv": CSV_ROWS.replace(b",", b";"),
+    "quoted.tsv": b'"text"\t"n"\n"a lake"\t"1"\n"gravel"\t"2"\n',
+    "in.jsonl": b'{"text": "a lake", "n": "1"}\n{"n": "2", "text": "gravel"}\n',
+    "capitals.csv": CSV_ROWS.replace(b"text", b"Text"),
+}
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_every_format_of_a_data_set_can_be_scored(predictor: Predictor, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(INPUTS[name])
+    score_file(predictor, tmp_path / name, tmp_path / "out.csv")
+    scored = read(tmp_path / "out.csv")
+    assert [(row.get("text") or row["Text"], row["n"]) for row in scored] == [("a lake", "1"), ("gravel", "2")]
+    assert [row["labels"] for row in scored] == ["|".join(p["labels"]) for p in predictor.predict(["a lake", "gravel"])]
+
+
+def test_a_file_without_a_header_has_numbers_as_columns(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "in.tsv").write_text('a "lake\t0\tx\ngravel\t1\ty\n')
+    score_file(predictor, tmp_path / "in.tsv", tmp_path / "out.parquet", column="0")
+    scored = pq.read_table(tmp_path / "out.parquet")
+    assert scored.column_names[:4] == ["0", "1", "2", "labels"]
+    assert scored["0"].to_pylist() == ['a "lake', "gravel"]
+
+
+def test_a_column_with_the_name_of_an_added_one_is_kept_under_another(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("text,labels,p/calm\na lake,dread,9\n")
+    score_file(predictor, tmp_path / "in.csv", tmp_path / "out.csv")
+    [row] = read(tmp_path / "out.csv")
+    assert (row["input/labels"], row["input/p/calm"]) == ("dread", "9")
+    assert row["labels"] == "|".join(predictor.predict(["a lake"])[0]["labels"])
+
+
+def test_json_lines_keep_every_value_even_of_keys_that_come_late(predictor: Predictor, tmp_path: Path) -> None:
+    objects = [{"text": "a lake", "n": 1, "tags": ["x", None]}] * 1100 + [{"text": None, "n": "one", "late": {"y": 1.5}}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in objects))
+    score_file(predictor, tmp_path / "in.jsonl", tmp_path / "out.jsonl", all_scores=False)
+    scored = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    added = ("labels", "truncated")
+    assert [{key: v for key, v in row.items() if key not in added and v is not None} for row in scored] == [
+        {key: v for key, v in row.items() if v is not None} for row in objects
+    ]
 
 
 def test_without_all_scores_only_labels_are_written(predictor: Predictor, tmp_path: Path) -> None:
@@ -127,7 +180,7 @@ def test_predictions_do_not_depend_on_the_chunk_size(
     path = tmp_path / f"in.{ending}"
     write_csv(path, texts) if ending == "csv" else pq.write_table(pa.table({"text": texts}), path)
     expected = score_file(predictor, path, tmp_path / "once.csv")
-    monkeypatch.setattr(files, "CHUNK", 7)
+    monkeypatch.setattr(rows, "CHUNK", 7)
     summary = score_file(predictor, path, tmp_path / "often.csv")
     assert (
         (summary.rows, summary.blank, summary.truncated) == (expected.rows, expected.blank, expected.truncated) == (140, 20, 0)
@@ -176,16 +229,21 @@ BAD = {
         r"in.csv, line 2: the row there is no .csv \(field larger",
     ),
     "another column": ("in.csv", b"id,comment\n1,a\n", r"no column 'text': give the one with the texts, of id, comment"),
-    "another delimiter": ("in.csv", b"id;text\n1;a\n", r"no column 'text': give the one with the texts, of id;text"),
+    "another delimiter": ("in.csv", b"id/text\n1/a\n", r"no column 'text': give the one with the texts, of id/text"),
     "two of a column": ("in.csv", b"text,n,n\na,1,2\n", r"two columns 'n'"),
-    "a column that would be added": ("in.csv", b"text,labels\na,1\n", r"has a column 'labels' already"),
-    "a probability that would be added": ("in.csv", b"text,p/calm\na,1\n", r"has a column 'p/calm' already"),
+    "a column that is kept twice": ("in.csv", b"text,labels,input/labels\na,1,2\n", r"has two columns 'input/labels'"),
+    "a JSON column": ("in.jsonl", b'{"text": "a"}\n{"text": 1}\n', r"column 'text' has values other than strings"),
     "empty": ("in.csv", b"", r"in.csv is empty"),
     "header only": ("in.tsv", b"id\ttext\n", r"in.tsv has no rows"),
-    "gzip": ("in.csv", b"\x1f\x8b\x08\x00", r"is not a text file, which its ending says"),
-    "a spreadsheet": ("in.csv", b"PK\x03\x04....", r"is not a text file, which its ending says"),
+    "gzip": ("in.csv", b"\x1f\x8b\x08\x00", r"is not a text file, as its ending says"),
+    "a spreadsheet": ("in.csv", b"PK\x03\x04....", r"is not a text file, as its ending says"),
+    "several files in a zip": ("in.csv.zip", b"PK\x05\x06" + bytes(18), r"in.csv.zip holds 0 files, and one is read"),
     "no Parquet": ("in.parquet", b"text\na lake\n", r"in.parquet is not a complete Parquet file"),
-    "an unknown ending": ("in.xlsx", b"", r"in.xlsx has none of the endings .csv, .tsv, .parquet"),
+    "an unknown ending": (
+        "in.xlsx",
+        b"",
+        r"in.xlsx has none of the endings .csv, .tsv, .jsonl, .ndjson, .json, .parquet, .arrow",
+    ),
     "a pickle": ("in.pkl", b"", r"in.pkl has none of the endings"),
 }
 
@@ -275,7 +333,7 @@ def test_a_full_disk_is_a_named_error_and_the_earlier_output_is_kept(predictor: 
 def test_a_killed_run_keeps_the_earlier_output_and_can_be_repeated(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
     path, output = write_csv(tmp_path / "in.csv", ["a lake"] * 20_000), tmp_path / "out.csv"
     output.write_text("earlier")
-    script = "from goemotions.cli import main as cli; from goemotions.prediction import files; files.CHUNK = 64; cli.main()"
+    script = "from goemotions.cli import main as cli; from goemotions.prediction import rows; rows.CHUNK = 64; cli.main()"
     arguments = ["score", "--bundle", str(whole), "--input", str(path), "--output", str(output)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     running = subprocess.Popen([sys.executable, "-c", script, *arguments], stderr=subprocess.DEVNULL, env=environment)

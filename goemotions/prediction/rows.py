@@ -1,0 +1,160 @@
+"""The rows of a file that is scored, in any format that `goemotions.data.tables` reads, as Arrow batches with every column.
+
+Columns of a text file are strings. So are those of JSON Lines; one that has other values than strings holds each as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from goemotions.data import tables
+from goemotions.data.tables import Opener, Table
+from goemotions.data.text_files import split_name
+from goemotions.errors import DataError
+
+CHUNK = 4096
+CHUNK_CHARACTERS = 2**24
+# In a field's metadata: its strings are JSON.
+JSON = {b"goemotions": b"json"}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a file.
+
+    Attributes:
+        schema: its columns.
+        count: the number of rows; of a text file None until ``total`` counts them.
+        batches: called with the number of the first row and of rows (None: all others), returns an iterator over them.
+    """
+
+    schema: pa.Schema
+    count: int | None
+    batches: Callable[[int, int | None], Iterator[pa.RecordBatch]]
+
+    def total(self) -> int:
+        """The number of rows; reads a text file."""
+        return sum(map(len, self.batches(0, None))) if self.count is None else self.count
+
+
+def open_rows(name: str, opener: Opener, text_column: str) -> Rows:
+    """Opens a file.
+
+    Args:
+        name: its name; the ending says its format.
+        opener: opens it for reading and seeking.
+        text_column: the column with the texts; a number for a CSV or TSV file without a header.
+
+    Raises:
+        DataError: the file cannot be read, is damaged or has no columns. Also raised while rows are read.
+    """
+    if split_name(name)[1] == ".parquet":
+        return _parquet(name, opener)
+    table = tables.open_table(name, opener, text_column)
+    if not table.columns:
+        raise DataError(f"{name} is empty: its first line must name the columns")
+    schema = table.schema or _json_schema(name, opener, table) or pa.schema([(column, pa.string()) for column in table.columns])
+
+    def batches(first: int, count: int | None) -> Iterator[pa.RecordBatch]:
+        for batch in _chunks(table, schema):
+            rows = batch.slice(min(first, len(batch)), count)
+            first -= min(first, len(batch))
+            count = None if count is None else count - len(rows)
+            if len(rows):
+                yield rows
+            if count == 0:
+                return
+
+    return Rows(schema, None, batches)
+
+
+def _json_schema(name: str, opener: Opener, table: Table) -> pa.Schema | None:
+    """The columns of all lines of a JSON Lines file, in the order in which they appear; None for another format."""
+    if not table.is_json:
+        return None
+    are_strings: dict[str, bool] = {}
+    for _, row in tables.json_objects(name, opener):
+        for key, value in row.items():
+            are_strings[key] = are_strings.get(key, True) and isinstance(value, str | None)
+    return pa.schema([pa.field(key, pa.string(), metadata=None if plain else JSON) for key, plain in are_strings.items()])
+
+
+def _chunks(table: Table, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Batches that are bounded in rows and in characters."""
+    holds_json = [is_json(field) for field in schema]
+    chunk: list[Sequence[object]] = []
+    characters = 0
+    for _, cells in table.rows(schema.names):
+        row = [_as_json(cell) if json_cell else cell for cell, json_cell in zip(cells, holds_json, strict=True)]
+        chunk.append(row)
+        characters += sum(len(cell) for cell in row if isinstance(cell, str))
+        if len(chunk) == CHUNK or characters > CHUNK_CHARACTERS:
+            yield _batch(chunk, schema)
+            chunk, characters = [], 0
+    if chunk:
+        yield _batch(chunk, schema)
+
+
+def is_json(field: pa.Field) -> bool:
+    """Whether the strings of a column are JSON."""
+    return bool(field.metadata and JSON.items() <= field.metadata.items())
+
+
+def _as_json(cell: object) -> str | None:
+    return None if cell is None else json.dumps(cell, ensure_ascii=False)
+
+
+def _batch(chunk: Sequence[Sequence[object]], schema: pa.Schema) -> pa.RecordBatch:
+    try:
+        columns = [pa.array(cells, field.type) for cells, field in zip(zip(*chunk, strict=True), schema, strict=True)]
+    except UnicodeEncodeError as error:
+        # JSON may escape half of a surrogate pair, which no other format can hold.
+        raise DataError(f"a text has a lone surrogate ({error.object[error.start : error.end]!r}): remove it") from error
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _parquet(name: str, opener: Opener) -> Rows:
+    with tables.open_binary(name, opener) as file:
+        parquet = tables.open_parquet(file, name)
+        schema, groups = parquet.schema_arrow, parquet.metadata.num_row_groups
+        starts = [0]
+        for number in range(groups):
+            starts.append(starts[-1] + parquet.metadata.row_group(number).num_rows)
+
+    def batches(first: int, count: int | None) -> Iterator[pa.RecordBatch]:
+        end = starts[-1] if count is None else first + count
+        # Row groups without any of the rows are not read.
+        needed = [number for number in range(groups) if starts[number] < end and starts[number + 1] > first]
+        if not needed:
+            return
+        skip, left = first - starts[needed[0]], end - first
+        with tables.open_binary(name, opener) as file:
+            for batch in _parquet_batches(tables.open_parquet(file, name), name, needed, starts[needed[0]]):
+                rows = batch.slice(min(skip, len(batch)), left)
+                skip -= min(skip, len(batch))
+                left -= len(rows)
+                if len(rows):
+                    yield rows
+                if not left:
+                    return
+
+    return Rows(schema, starts[-1], batches)
+
+
+def _parquet_batches(parquet: pq.ParquetFile, name: str, groups: Sequence[int], start: int) -> Iterator[pa.RecordBatch]:
+    """The rows of some row groups in validated batches."""
+    row = 1 + start
+    try:
+        for batch in parquet.iter_batches(CHUNK, row_groups=groups):
+            batch.validate(full=True)
+            yield batch
+            row += len(batch)
+    except (pa.ArrowException, OSError) as error:
+        if "UTF8" in str(error):
+            raise DataError(f"{name}, one of the {CHUNK} rows from {row} on: not UTF-8: re-encode it") from error
+        raise tables.damaged(name) from error
