@@ -223,27 +223,24 @@ def test_queue_and_priority_are_labels_of_kueue() -> None:
         placement.queue_labels("team queue")
 
 
-PEAKS = {"large": {"train": 12.0, "export": 15.0}, "small": {"train": 3.1, "export": 2.0, "report": 1.0}}
+# GiB; the defaults are 32, 16 and 8.
+PEAKS = {"large": {"train": 30.2, "export": 15.0}, "small": {"train": 3.1, "export": 2.0, "report": 7.0}}
 
 
 @pytest.mark.parametrize(
     ("models", "train", "export", "report"),
     [
-        # A third more than the peak, in whole GiB; the default where a step was not measured for each model.
-        (["small"], "5Gi", "3Gi", "2Gi"),
-        (["small", "large"], "16Gi", "20Gi", resources.TRAINING["report.memory"]),
-        (["small", "mine"], *(resources.TRAINING[f"{step}.memory"] for step in ("train", "export", "report"))),
-        ([], *(resources.TRAINING[f"{step}.memory"] for step in ("train", "export", "report"))),
+        # A third more than the peak, in whole GiB, and at least the default.
+        (["small"], "32Gi", "16Gi", "10Gi"),
+        (["small", "large"], "41Gi", "20Gi", "10Gi"),
+        # A model that was not measured counts as the largest that was.
+        (["mine"], "41Gi", "20Gi", "10Gi"),
     ],
 )
 def test_memory_follows_from_the_largest_model(models: list[str], train: str, export: str, report: str) -> None:
     fitted = resources.for_models(models, PEAKS)
-    assert [fitted[f"{step}.memory"] for step in ("train", "export", "report")] == [train, export, report]
-    assert {name for name, value in fitted.items() if value != resources.TRAINING[name]} <= {
-        "train.memory",
-        "export.memory",
-        "report.memory",
-    }
+    expected = {"train.memory": train, "export.memory": export, "report.memory": report}
+    assert fitted == {**resources.TRAINING, **expected}
 
 
 def test_the_former_name_of_the_evaluation_is_accepted() -> None:
