@@ -33,7 +33,7 @@ from goemotions.storage import manifest, store
 from pipelines import stack
 
 PROFILE, MODEL, STORE = "minilm-3l", "soak", f"s3://{BUCKET}/soak/"
-TRAINING = ("--profile", PROFILE, "--epochs", "1", "--precision", "fp32", "--checkpoint-steps", "10")
+TRAINING = ("--profile", PROFILE, "--epochs", "1", "--precision", "fp32", "--checkpoint-minutes", "0.1")
 COMMENTS = tuple(f"thank you so much, that made my {day} a lot better" for day in ("monday", "friday", "week", "year"))
 CLIENTS = 8
 # A router removes a terminating pod within a second or two; the server accepts requests for longer than that.

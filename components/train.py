@@ -18,7 +18,7 @@ def train(
     seed: int,
     precision: str,
     store: str,
-    checkpoint_steps: int,
+    checkpoint_minutes: float,
     pipeline_run: str,
     model: Output[Model],
 ) -> None:
@@ -36,7 +36,7 @@ def train(
         seed=seed,
         precision=precision,
         checkpoint_location=layout.checkpoints(store, pipeline_run, profile),
-        checkpoint_steps=checkpoint_steps,
+        checkpoint_minutes=checkpoint_minutes,
         pipeline_run=pipeline_run,
     )
     record = launcher.run(Path(dataset.path), Path(model.path), profile, options)

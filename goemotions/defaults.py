@@ -31,7 +31,7 @@ CLUSTER_PROFILES = ("roberta-large", "distilbert")
 EPOCHS = 0
 SEED = 0
 PRECISION = "auto"
-CHECKPOINT_STEPS = 500
+CHECKPOINT_MINUTES = 10.0
 
 # Thresholds, and the choice of the winners.
 THRESHOLD_STRATEGY = "best"

@@ -37,7 +37,7 @@ def pipeline(
         epochs: int = defaults.EPOCHS,
         seed: int = defaults.SEED,
         precision: str = defaults.PRECISION,
-        checkpoint_steps: int = defaults.CHECKPOINT_STEPS,
+        checkpoint_minutes: float = defaults.CHECKPOINT_MINUTES,
         text_column: str = defaults.TEXT_COLUMN,
         labels_column: str = defaults.LABELS_COLUMN,
         split_share: float = defaults.SPLIT_SHARE,
@@ -72,7 +72,7 @@ def pipeline(
             epochs: Epochs of every model; 0 for those of each profile.
             seed: Seed of the heads, the order of the rows and the dropout.
             precision: fp32, bf16, or auto for bf16 if the hardware supports it.
-            checkpoint_steps: Optimizer steps between two checkpoints; a retried or preempted step continues from the last one.
+            checkpoint_minutes: Minutes between two checkpoints; a retried or preempted step continues from the last one.
             text_column: Column with the texts; a number for files that do not name their columns.
             labels_column: Column with the labels, or one per label, separated by commas; empty: labels, label, or columns of 0 and 1.
             split_share: Share of the rows of train that each split gets that the source lacks.
@@ -138,7 +138,7 @@ def pipeline(
                     seed=seed,
                     precision=precision,
                     store=store,
-                    checkpoint_steps=checkpoint_steps,
+                    checkpoint_minutes=checkpoint_minutes,
                     pipeline_run=RUN,
                 ),
                 "train",

@@ -304,7 +304,7 @@ def run(stack: Path, source: Path, weights: Callable[[str], str], planted: dict[
             models=["minilm", "distilbert"],
             weights={name: weights(name) for name in ("minilm", "distilbert")},
             epochs=3,
-            checkpoint_steps=20,
+            checkpoint_minutes=0.0,
             auto_promote=True,
         )
 

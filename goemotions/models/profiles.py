@@ -40,6 +40,7 @@ class Hyperparameters:
         head_lr_multiplier: learning rate of the new head, as a multiple of the encoder's.
         layer_decay: learning rate of a layer, as a multiple of that of the layer above it.
         warmup_ratio: share of the steps with a rising learning rate; afterwards it falls linearly to zero.
+        patience: epochs without a better validation after which training ends; 0: it ends with the last of ``epochs``.
         init_bias_from_frequency: whether the head starts by predicting each label's frequency.
         loss: a name of ``training.losses``.
         label_smoothing: share of each target that is the label's frequency.
@@ -55,6 +56,7 @@ class Hyperparameters:
     dropout: float = 0.1
     max_length: int = 128
     epochs: int = 10
+    patience: int = 0
     weight_decay: float = 0.01
     warmup_ratio: float = 0.1
     init_bias_from_frequency: bool = True
@@ -114,7 +116,7 @@ PROFILES = {
                 parameters=355_388_444,
                 model_type="roberta",
             ),
-            Hyperparameters(batch_size=16),
+            Hyperparameters(batch_size=16, patience=2),
         ),
         Profile(
             "distilbert",
@@ -124,7 +126,7 @@ PROFILES = {
                 parameters=66_975_004,
                 model_type="distilbert",
             ),
-            Hyperparameters(learning_rate=3e-5),
+            Hyperparameters(learning_rate=3e-5, patience=2),
         ),
         Profile("minilm", MINILM, MINILM_HYPERPARAMETERS).changed(epochs=3, teachers=3, distillation_weight=0.7),
         Profile("minilm-3l", dataclasses.replace(MINILM, parameters=17_252_764, layers=3), MINILM_HYPERPARAMETERS).changed(

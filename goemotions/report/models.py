@@ -127,7 +127,7 @@ def _training_record(training: TrainingRecord, run: str | None) -> dict[str, str
     record = {
         "parameters": str(training.parameters),
         "weights": source_name(training.weights),
-        "epochs": f"{len(training.history)}, the best is {training.best_epoch}",
+        "epochs": f"{len(training.history)} of {training.profile['epochs']} planned, the best is {training.best_epoch}",
         "duration": f"{training.seconds:.0f} s" + (", teachers included" if training.teachers else ""),
         "hardware": training.hardware,
         "precision": training.precision,

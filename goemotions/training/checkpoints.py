@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import tempfile
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,8 +20,6 @@ from goemotions.errors import IntegrityError
 from goemotions.storage import manifest, store
 
 log = logging.getLogger(__name__)
-
-KEPT = 2
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Checkpoint:
 
 
 def save(location: str, step: int, checkpoint: Checkpoint) -> None:
-    """Writes the checkpoint of a step below a location (local or S3), then deletes all others but the one before it.
+    """Writes the checkpoint of a step below a location (local or S3), then deletes all others.
 
-    Those of later steps are deleted as well: they belong to another run, since this one did not resume from them.
+    Those of later steps belong to another run, since this one did not resume from them.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -40,10 +41,64 @@ def save(location: str, step: int, checkpoint: Checkpoint) -> None:
         (folder / "state.json").write_text(json.dumps(checkpoint.values), encoding="utf-8")
         manifest.write(folder, step=step)
         store.put(folder, store.join(location, _name(step)))
-    names = _names(location)
-    kept = [name for name in names if name <= _name(step)][-KEPT:]
-    for name in set(names).difference(kept):
+    for name in set(_names(location)) - {_name(step)}:
         store.remove(store.join(location, name))
+
+
+class Writer:
+    """Writes checkpoints one after the other in a thread of its own, while training goes on; waits for the last one when it is left.
+
+    Args:
+        location: folder or S3 prefix; empty for no checkpoints.
+        minutes: time between two checkpoints; 0 for one after each step, if the one before is written.
+    """
+
+    def __init__(self, location: str, minutes: float) -> None:
+        self.location = location
+        self._seconds = 60 * minutes
+        self._began = time.monotonic()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def is_due(self) -> bool:
+        """Whether it is time for the next checkpoint, and the one before is written.
+
+        Raises:
+            StorageError, OSError: the one before could not be written.
+        """
+        return bool(self.location) and time.monotonic() - self._began >= self._seconds and self.is_idle()
+
+    def is_idle(self) -> bool:
+        """Whether no checkpoint is being written; raises what ``wait`` raises."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+        return self._writing is None
+
+    def hasten(self) -> None:
+        """Makes the next checkpoint due as soon as the one before is written."""
+        self._began = -math.inf
+
+    def write(self, step: int, checkpoint: Checkpoint) -> None:
+        """Starts to write a checkpoint, whose tensors nobody changes from now on; waits for the one before."""
+        self.wait()
+        self._began = time.monotonic()
+        self._writing = self._thread.submit(save, self.location, step, checkpoint)
+
+    def wait(self) -> None:
+        """Waits for the checkpoint that is being written.
+
+        Raises:
+            StorageError, OSError: it could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
 
 def newest(location: str, fingerprint: dict[str, Any]) -> Checkpoint | None:

@@ -117,13 +117,13 @@ def on_first(compute: Callable[[], T]) -> T:
     return result
 
 
-def total(value: float) -> float:
-    """Returns the sum of the values of all processes."""
+def total(*values: float) -> tuple[float, ...]:
+    """Returns the sum over all processes of each value."""
     if not is_launched():
-        return value
-    summed = torch.tensor([value], dtype=torch.float64)
+        return values
+    summed = torch.tensor(values, dtype=torch.float64)
     torch.distributed.all_reduce(summed)
-    return float(summed)
+    return tuple(summed.tolist())
 
 
 def wrap(network: torch.nn.Module) -> torch.nn.Module:

@@ -69,10 +69,10 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class CheckpointPlan:
-    """Where checkpoints go (empty: nowhere), how many steps lie between two, and what identifies the run that they belong to."""
+    """Where checkpoints go (empty: nowhere), how many minutes lie between two, and what identifies the run that they belong to."""
 
     location: str = ""
-    steps: int = defaults.CHECKPOINT_STEPS
+    minutes: float = defaults.CHECKPOINT_MINUTES
     fingerprint: dict[str, Any] = field(default_factory=dict)
 
 
@@ -113,6 +113,7 @@ class TrainingLoop:
             hardware.keep_freed_memory()
         self.network = distributed.wrap(self.classifier)
         self.loss: losses.Loss = torch.nn.functional.binary_cross_entropy_with_logits
+        self._parts = 1
 
     def engine(self, precision: str = "") -> engines.TorchEngine:
         """An engine over the current weights, in the precision of evaluation and serving unless another is given."""
@@ -127,13 +128,16 @@ class TrainingLoop:
     ) -> None:
         """Trains to the last epoch, from the newest checkpoint if there is one, and leaves the best epoch's weights.
 
+        The last epoch is the profile's, or the first one after which ``patience`` epochs have brought no better validation.
+
         Args:
             train, validation: the splits.
             on_epoch: called in the first process after each epoch.
             stopped: if it gets set, training stops after the current step.
 
         Raises:
-            TrainingError: the loss is not finite.
+            TrainingError: the loss is not finite, or one text needs more memory than the GPU has.
+            StorageError: a checkpoint could not be written.
             Interrupted: ``stopped`` was set before the last step; a checkpoint was written first.
         """
         hyperparameters = self.profile.hyperparameters
@@ -143,51 +147,96 @@ class TrainingLoop:
         torch.manual_seed(self.seed + DROPOUT_SEED * distributed.rank())
         self._resume(total)
         state = self.state
-        with tqdm(total=total, initial=state.step, desc=self.profile.name, **_bar()) as bar:
-            while state.step < total:
+        bar = tqdm(total=total, initial=state.step, desc=self.profile.name, **_bar())
+        with bar, checkpoints.Writer(self.plan.location, self.plan.minutes) as writer:
+            while state.step < total and not self._is_exhausted():
                 epoch, position = divmod(state.step, steps_per_epoch)
                 started = time.perf_counter()
                 for batch in batches.draw(train.rows, hyperparameters.batch_size, self.seed, epoch)[position:]:
                     self.advance(train, batch, total)
-                    stopping = _is_stopped(stopped)
+                    stopping, is_due = _signals(stopped, writer)
                     bar.update()
                     if state.step % steps_per_epoch == 0:
                         break  # Its checkpoint follows the validation: without that the epoch would be lost on resuming.
-                    if stopping or state.step % self.plan.steps == 0:
+                    if stopping or is_due:
                         state.seconds += time.perf_counter() - started
                         started = time.perf_counter()
-                        self._save_checkpoint()
+                        self._save_checkpoint(writer)
                     if stopping:
-                        raise self._interrupted(total)
+                        raise self._interrupted(writer, total)
                 self._end_epoch(validation, len(train.rows), started)
                 bar.set_postfix(auc=f"{state.history[-1]['validation/auc_micro']:.4f}")
                 if distributed.is_first():
                     on_epoch(epoch + 1, state.history[-1])
-                self._save_checkpoint()
-                if _is_stopped(stopped) and state.step < total:
-                    raise self._interrupted(total)
+                is_last = state.step == total or self._is_exhausted()
+                stopping, _ = _signals(stopped, writer)
+                if stopping or is_last or distributed.on_first(writer.is_idle):
+                    self._save_checkpoint(writer)
+                else:
+                    writer.hasten()
+                if stopping and not is_last:
+                    raise self._interrupted(writer, total)
+            writer.wait()
+        if state.step < total:
+            log.info(
+                "%s ends after epoch %d of %d: none was better than epoch %d",
+                self.profile.name,
+                len(state.history),
+                hyperparameters.epochs,
+                state.best_epoch,
+            )
         self.classifier.load_state_dict(state.best)
 
     def advance(self, split: TokenizedSplit, batch: list[int], total: int) -> None:
         """Does one optimizer step of ``total`` on the rows at these positions."""
         self.classifier.train()
-        if self.masks:
-            self.masks.restart(self.state.step)
         mine, factor = distributed.share(batch)
-        ids, mask = self.encoder.pad([split.rows[position] for position in mine])
-        labels = torch.from_numpy(split.labels[mine]).to(self.device)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            logits = self.network(
-                input_ids=torch.from_numpy(ids).to(self.device), attention_mask=torch.from_numpy(mask).to(self.device)
-            ).logits
-        loss = self.loss(logits.float(), labels) * factor
-        torch.autograd.backward(loss)
+        loss = self._backward(split, mine, factor)
         self.optimizer.step(self.state.step / total)
         self.state.step += 1
         # Reading the loss waits for the GPU, so it is not read at every step.
-        self.state.epoch_loss = self.state.epoch_loss + loss.detach().double() * len(batch) / distributed.size()
+        self.state.epoch_loss = self.state.epoch_loss + loss * len(batch) / distributed.size()
         if self.state.step % FINITE_EVERY == 0:
             self._finite_loss()
+
+    def _backward(self, split: TokenizedSplit, rows: list[int], factor: float) -> torch.Tensor:
+        """Computes gradients and the loss, in more and smaller parts if the GPU has too little memory for all rows at once."""
+        while True:
+            if self.masks:
+                self.masks.restart(self.state.step)
+            try:
+                return self._accumulate(split, rows, factor)
+            except torch.OutOfMemoryError:
+                # Other processes would wait for the gradients of the one that starts again.
+                if distributed.is_launched() or self._parts >= len(rows):
+                    raise
+            self._parts = min(2 * self._parts, len(rows))
+            log.warning(
+                "out of GPU memory: %s computes its batches of %d texts in %d parts from now on, with the same gradients",
+                self.profile.name,
+                self.profile.hyperparameters.batch_size,
+                self._parts,
+            )
+            self.classifier.zero_grad(set_to_none=True)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _accumulate(self, split: TokenizedSplit, rows: list[int], factor: float) -> torch.Tensor:
+        """Adds up the gradients of the parts of a batch; returns its mean loss times ``factor``."""
+        size = math.ceil(len(rows) / self._parts)
+        summed = torch.zeros((), dtype=torch.float64, device=self.device)
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            ids, mask = self.encoder.pad([split.rows[position] for position in part])
+            labels = torch.from_numpy(split.labels[part]).to(self.device)
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+                logits = self.network(
+                    input_ids=torch.from_numpy(ids).to(self.device), attention_mask=torch.from_numpy(mask).to(self.device)
+                ).logits
+            loss = self.loss(logits.float(), labels) * (factor * (len(part) / len(rows)))
+            torch.autograd.backward(loss)
+            summed += loss.detach().double()
+        return summed
 
     def record(self) -> RunRecord:
         """Settings, history, cost and hardware of the run, for ``training.json``."""
@@ -210,7 +259,7 @@ class TrainingLoop:
 
     def _finite_loss(self) -> float:
         """The epoch's loss, summed over all processes."""
-        loss = distributed.total(float(self.state.epoch_loss))
+        (loss,) = distributed.total(float(self.state.epoch_loss))
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the loss of {self.profile.name} is not finite by step {self.state.step}: lower the learning rate "
@@ -240,29 +289,37 @@ class TrainingLoop:
         if state.best_epoch == len(state.history):
             state.best = {name: tensor.detach().cpu().clone() for name, tensor in self.classifier.state_dict().items()}
 
-    def _interrupted(self, total: int) -> Interrupted:
+    def _is_exhausted(self) -> bool:
+        """Whether as many epochs as the profile's patience have brought no better validation."""
+        patience, state = self.profile.hyperparameters.patience, self.state
+        return 0 < patience <= len(state.history) - state.best_epoch
+
+    def _interrupted(self, writer: checkpoints.Writer, total: int) -> Interrupted:
+        writer.wait()
         location = self.plan.location
         return Interrupted(
             f"training of {self.profile.name} was stopped at step {self.state.step} of {total}: "
             + (f"start it again to resume from {location}" if location else "it starts over next time")
         )
 
-    def _save_checkpoint(self) -> None:
+    def _save_checkpoint(self, writer: checkpoints.Writer) -> None:
+        """Copies the state to the CPU's memory and starts to write it."""
         if not self.plan.location:
             return
         state, epoch_loss = self.state, self._finite_loss()
         if not distributed.is_first():
             return
         tensors = {f"model.{name}": tensor for name, tensor in self.classifier.state_dict().items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
         tensors |= {f"optimizer.{name}": tensor for name, tensor in self.optimizer.state().items()}
         tensors["rng.cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state()
+        copied = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        # The best weights are replaced, but never changed.
+        copied |= {f"best.{name}": tensor for name, tensor in state.best.items()}
         values = {"fingerprint": self.plan.fingerprint, "step": state.step, "epoch_loss": epoch_loss}
-        values |= {"seconds": state.seconds, "history": state.history}
-        checkpoint = Checkpoint({name: tensor.cpu().clone() for name, tensor in tensors.items()}, values)
-        checkpoints.save(self.plan.location, state.step, checkpoint)
+        values |= {"seconds": state.seconds, "history": list(state.history)}
+        writer.write(state.step, Checkpoint(copied, values))
 
     def _resume(self, total: int) -> None:
         """Continues from the newest checkpoint of the same run, if there is one."""
@@ -288,9 +345,10 @@ class TrainingLoop:
         log.info("resuming %s at step %d of %d", self.profile.name, self.state.step, total)
 
 
-def _is_stopped(stopped: threading.Event | None) -> bool:
-    """Whether any process was told to stop."""
-    return distributed.total(stopped is not None and stopped.is_set()) > 0
+def _signals(stopped: threading.Event | None, writer: checkpoints.Writer) -> tuple[bool, bool]:
+    """Whether any process was told to stop, and whether a checkpoint is due, which the first one decides."""
+    stops, due = distributed.total(stopped is not None and stopped.is_set(), distributed.is_first() and writer.is_due())
+    return stops > 0, due > 0
 
 
 def _bar() -> dict[str, Any]:

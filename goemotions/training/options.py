@@ -35,8 +35,9 @@ class TrainOptions:
     checkpoint_location: str = _option(
         "", "Folder or s3:// for checkpoints; a run resumes from its newest one. Empty for none.", flag="--checkpoints"
     )
-    checkpoint_steps: int = _option(
-        defaults.CHECKPOINT_STEPS, "Optimizer steps between two checkpoints; each epoch ends with one, too.", least=1
+    checkpoint_minutes: float = _option(
+        defaults.CHECKPOINT_MINUTES,
+        "Minutes between two checkpoints; each epoch ends with one, too. 0 for one after each step.",
     )
     pipeline_run: str = _option("", "Id of the pipeline run to log to MLflow under; empty for no logging.", flag="--run")
     processes: int = _option(0, "Processes that train together; 0 for one per GPU, or one without a GPU.")

@@ -131,7 +131,9 @@ def _fit(
         "format": CHECKPOINT_FORMAT,
         **profile.describe(),
     }
-    plan = CheckpointPlan(location, options.checkpoint_steps, fingerprint)
+    # Patience decides when a training ends, not how it goes on; older checkpoints lack it.
+    del fingerprint["patience"]
+    plan = CheckpointPlan(location, options.checkpoint_minutes, fingerprint)
     loop = TrainingLoop(profile, network, material.encoder, seed, options.precision, plan)
     loop.fit(targets, material.validation, on_epoch, stopped)
     return loop

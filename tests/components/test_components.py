@@ -49,7 +49,7 @@ def test_train_logs_its_epochs_and_leaves_checkpoints_in_s3(
         seed=0,
         precision="fp32",
         store=bucket,
-        checkpoint_steps=5,
+        checkpoint_minutes=0.0,
         pipeline_run="component-train",
         model=model,
     )

@@ -31,7 +31,7 @@ PARAMETERS = {
         "seed": 1,
         "precision": "fp32",
         "store": "/tmp/store",
-        "checkpoint_steps": 500,
+        "checkpoint_minutes": 10.0,
     },
 }
 

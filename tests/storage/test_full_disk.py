@@ -77,8 +77,8 @@ def test_checkpoints_on_a_full_disk_end_the_training_with_a_named_error(
         tmp_path / "model",
         "--checkpoints",
         disk / "checkpoints",
-        "--checkpoint-steps",
-        "2",
+        "--checkpoint-minutes",
+        "0",
     ]
     finished = on_a_small_disk(disk, 64, *arguments)
     assert finished.returncode == 1

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from goemotions.errors import StorageError
 from goemotions.storage import manifest, s3, store
 from goemotions.training import checkpoints
-from goemotions.training.checkpoints import Checkpoint
+from goemotions.training.checkpoints import Checkpoint, Writer
 
 RUN = {"digest": "d", "seed": 0, "name": "minilm"}
 
@@ -23,6 +23,14 @@ RUN = {"digest": "d", "seed": 0, "name": "minilm"}
 def write(location: str, step: int, fingerprint: dict[str, object] = RUN) -> None:
     tensors = {"model.weight": torch.full((4, 3), float(step)), "rng.cpu": torch.arange(16, dtype=torch.uint8)}
     checkpoints.save(location, step, Checkpoint(tensors, {"fingerprint": fingerprint, "step": step, "history": []}))
+
+
+def write_beside(location: Path, *steps: int) -> None:
+    """Writes checkpoints that are there together, as after a process that was killed before it deleted the older one."""
+    for step in steps:
+        write(str(location / "apart"), step)
+        (location / "apart" / f"step-{step:09d}").rename(location / f"step-{step:09d}")
+    (location / "apart").rmdir()
 
 
 def step_of(checkpoint: Checkpoint | None) -> int | None:
@@ -69,10 +77,10 @@ def test_no_checkpoint_is_a_pickle(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [manifest.NAME, "state.json", "state.safetensors"]
 
 
-def test_the_newest_two_checkpoints_are_kept(location: str) -> None:
+def test_only_the_newest_checkpoint_is_kept(location: str) -> None:
     for step in (9, 10, 99, 1000):
         write(location, step)
-    assert store.children(location) == ["step-000000099", "step-000001000"]
+    assert store.children(location) == ["step-000001000"]
     assert step_of(checkpoints.newest(location, RUN)) == 1000
 
 
@@ -125,8 +133,7 @@ DAMAGES = [unfinished, one_file_of_three, half_a_manifest, cut_tensors, a_change
 def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
     damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write(str(tmp_path), 10)
-    write(str(tmp_path), 20)
+    write_beside(tmp_path, 10, 20)
     damage(tmp_path / "step-000000020")
     assert step_of(checkpoints.newest(str(tmp_path), RUN)) == 10
     assert "checkpoint step-000000020 is not used" in caplog.text
@@ -137,8 +144,8 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
 def test_if_every_checkpoint_is_damaged_none_is_used_and_a_warning_is_logged(
     damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    write_beside(tmp_path, 10, 20)
     for step in (10, 20):
-        write(str(tmp_path), step)
         damage(tmp_path / f"step-{step:09d}")
     assert checkpoints.newest(str(tmp_path), RUN) is None
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 3
@@ -155,8 +162,10 @@ def test_a_checkpoint_of_another_run_is_not_used(
 
 
 def test_an_older_checkpoint_of_the_same_run_is_used_despite_a_newer_one_of_another_run(tmp_path: Path) -> None:
-    write(str(tmp_path), 10)
-    write(str(tmp_path), 20, {**RUN, "seed": 1})
+    write_beside(tmp_path, 10, 20)
+    state = tmp_path / "step-000000020" / "state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "fingerprint": {**RUN, "seed": 1}}))
+    manifest.write(state.parent, step=20)
     assert step_of(checkpoints.newest(str(tmp_path), RUN)) == 10
 
 
@@ -166,7 +175,7 @@ def test_unused_later_checkpoints_do_not_displace_a_new_one(location: str) -> No
     for step in (10, 20):
         write(location, step)
         assert step_of(checkpoints.newest(location, RUN)) == step
-    assert store.children(location) == ["step-000000010", "step-000000020"]
+    assert store.children(location) == ["step-000000020"]
 
 
 def test_other_files_at_the_location_are_not_removed(tmp_path: Path) -> None:
@@ -175,7 +184,7 @@ def test_other_files_at_the_location_are_not_removed(tmp_path: Path) -> None:
         (tmp_path / name / "letter.txt").write_text("keep me")
     for step in (1, 2, 3):
         write(str(tmp_path), step)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "step-000000002", "step-000000003", "step-1", "zebra"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "step-000000003", "step-1", "zebra"]
     assert step_of(checkpoints.newest(str(tmp_path), RUN)) == 3
 
 
@@ -224,3 +233,43 @@ def refusing_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_denied_request_to_the_store_ends_the_run_instead_of_starting_over(refusing_store: str) -> None:
     with pytest.raises(StorageError, match="access denied"):
         checkpoints.newest(refusing_store, RUN)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time of writers, in seconds."""
+    now = [0.0]
+    monkeypatch.setattr("goemotions.training.checkpoints.time.monotonic", lambda: now[0])
+    return now
+
+
+def a_checkpoint() -> Checkpoint:
+    return Checkpoint({"t": torch.zeros(1)}, {"fingerprint": RUN, "step": 1})
+
+
+def test_checkpoints_are_due_by_time_and_not_without_a_location(tmp_path: Path, clock: list[float]) -> None:
+    with Writer(str(tmp_path), 10) as writer, Writer("", 0) as nowhere:
+        assert not writer.is_due()
+        clock[0] = 600
+        assert writer.is_due()
+        writer.write(1, a_checkpoint())
+        writer.wait()
+        assert not writer.is_due()
+        writer.hasten()
+        assert writer.is_due()
+        assert not nowhere.is_due()
+
+
+def test_an_error_of_the_writer_is_raised_when_it_is_asked_again(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with Writer(str(tmp_path / "file"), 0) as writer:
+        writer.write(1, a_checkpoint())
+        with pytest.raises(OSError, match="file"):
+            writer.wait()
+        writer.wait()
+
+
+def test_leaving_a_writer_waits_for_its_checkpoint(tmp_path: Path) -> None:
+    with Writer(str(tmp_path), 0) as writer:
+        writer.write(1, a_checkpoint())
+    assert step_of(checkpoints.newest(str(tmp_path), RUN)) == 1

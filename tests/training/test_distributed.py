@@ -12,14 +12,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 from safetensors.numpy import load_file
 
+from goemotions.errors import Interrupted
 from goemotions.models.records import TrainingRecord
 from goemotions.training import launcher
+from goemotions.training.loop import TrainingLoop
 from goemotions.training.options import TrainOptions
 
 # 240 rows in batches of 7, which cannot be split evenly between two processes; with one teacher.
@@ -73,7 +76,7 @@ def alone(dataset: Path, still_weights: str, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="module")
 def together(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("together") / "model"
-    by_two(command, folder, "--epochs", "2", "--checkpoints", str(folder.parent / "checkpoints"), "--checkpoint-steps", "20")
+    by_two(command, folder, "--epochs", "2", "--checkpoints", str(folder.parent / "checkpoints"), "--checkpoint-minutes", "0")
     return folder
 
 
@@ -95,34 +98,51 @@ def test_two_processes_write_the_same_files_as_one(alone: Path, together: Path) 
 
 
 def test_a_checkpoint_of_two_processes_is_resumed_by_one_and_the_other_way_round(
-    command: list[str], dataset: Path, still_weights: str, together: Path, tmp_path: Path
+    command: list[str], dataset: Path, still_weights: str, together: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoints = together.parent / "checkpoints"
-    names = sorted(path.name for path in checkpoints.glob("step-*"))
-    assert names == ["step-000000060", "step-000000070"]
-    shutil.copytree(checkpoints, tmp_path / "c")
-    shutil.rmtree(tmp_path / "c" / names[1])
-    resumed = by_one(dataset, still_weights, tmp_path / "one", str(tmp_path / "c"))
-    whole = TrainingRecord.read(together)
-    np.testing.assert_allclose(metrics(resumed), metrics(whole), atol=2e-3)
-    shutil.rmtree(tmp_path / "c" / names[1])
+    whole = metrics(TrainingRecord.read(together))
+    process = start(command, tmp_path, "--epochs", "2", first="step-*/MANIFEST.json")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    resumed = by_one(dataset, still_weights, tmp_path / "one", str(tmp_path / "checkpoints"))
+    np.testing.assert_allclose(metrics(resumed), whole, atol=2e-3)
+
+    advance = TrainingLoop.advance
+
+    def advance_and_stop(loop: TrainingLoop, *arguments: Any) -> None:
+        advance(loop, *arguments)
+        if loop.state.step == STEPS_PER_EPOCH + 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(TrainingLoop, "advance", advance_and_stop)
+    with pytest.raises(Interrupted):
+        by_one(dataset, still_weights, tmp_path / "none", str(tmp_path / "c"))
     back = by_two(command, tmp_path / "two", "--epochs", "2", "--checkpoints", str(tmp_path / "c"))
-    np.testing.assert_allclose(metrics(back), metrics(whole), atol=2e-3)
+    np.testing.assert_allclose(metrics(back), whole, atol=2e-3)
     assert back.processes == 2
 
 
-def start(command: list[str], tmp_path: Path) -> subprocess.Popen[str]:
-    """A long training by two processes, past its first checkpoint."""
+def start(command: list[str], tmp_path: Path, *options: str, first: str) -> subprocess.Popen[str]:
+    """A training by two processes, past its first checkpoint: the first file of a name."""
     checkpoints = tmp_path / "checkpoints"
-    options = ("--set", "teacher_epochs=50", "--checkpoints", str(checkpoints), "--checkpoint-steps", "5")
     process = subprocess.Popen(
-        [*command, "--output", str(tmp_path / "model"), *options],
+        [
+            *command,
+            "--output",
+            str(tmp_path / "model"),
+            "--checkpoints",
+            str(checkpoints),
+            "--checkpoint-minutes",
+            "0",
+            *options,
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     deadline = time.monotonic() + 180
-    while not list(checkpoints.glob("teacher-1/step-*/MANIFEST.json")):
+    while not list(checkpoints.glob(first)):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.05)
@@ -137,7 +157,7 @@ def members(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 @pytest.mark.fault("training-killed")
 def test_sigterm_leaves_a_checkpoint_of_the_step_at_which_all_processes_stopped(command: list[str], tmp_path: Path) -> None:
-    process = start(command, tmp_path)
+    process = start(command, tmp_path, "--set", "teacher_epochs=50", first="teacher-1/step-*/MANIFEST.json")
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -151,7 +171,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_step_at_which_all_processes_stopped(
 
 @pytest.mark.fault("training-killed")
 def test_if_one_process_is_killed_all_end_within_seconds(command: list[str], tmp_path: Path) -> None:
-    process = start(command, tmp_path)
+    process = start(command, tmp_path, "--set", "teacher_epochs=50", first="teacher-1/step-*/MANIFEST.json")
     trainers = members(process)
     assert len(trainers) >= 2
     os.kill(trainers[-1].pid, signal.SIGKILL)

@@ -1,5 +1,6 @@
 """Training: it learns, is reproducible, keeps the best epoch, and resumes after any interruption."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -9,8 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +26,14 @@ from hypothesis import strategies as st
 
 from goemotions.data.dataset import ingest, load_dataset, taxonomy_of
 from goemotions.data.taxonomy import Taxonomy
-from goemotions.errors import DataError, Interrupted, ModelError, TrainingError
+from goemotions.errors import DataError, Interrupted, ModelError, StorageError, TrainingError
 from goemotions.metrics import calibration, classification
 from goemotions.models import engines, profiles
 from goemotions.models.classifier import MeanPooledClassifier, build_classifier, load_classifier
 from goemotions.models.records import TrainingRecord
 from goemotions.models.tokenizer import TextEncoder
-from goemotions.storage import manifest, store
-from goemotions.training import batches, checkpoints, optimizers, trainer
+from goemotions.storage import manifest, s3, store
+from goemotions.training import batches, optimizers, trainer
 from goemotions.training.loop import CheckpointPlan, OnEpoch, TrainingLoop, ignore_epoch
 from goemotions.training.options import TrainOptions
 
@@ -200,8 +203,8 @@ def material(dataset: Path, tiny: str) -> Iterator[trainer.Material]:
         yield loaded
 
 
-def a_loop(material: trainer.Material, epochs: int, location: str = "") -> TrainingLoop:
-    profile = profiles.get("minilm", {"epochs": epochs, "learning_rate": 1e-3})
+def a_loop(material: trainer.Material, epochs: int, location: str = "", patience: int = 0) -> TrainingLoop:
+    profile = profiles.get("minilm", {"epochs": epochs, "learning_rate": 3e-3, "patience": patience})
     network = build_classifier(profile, material.taxonomy, weights=material.files)
     return TrainingLoop(profile, network, material.encoder, plan=CheckpointPlan(location))
 
@@ -240,6 +243,59 @@ def test_the_best_epoch_before_an_interruption_is_kept_after_it(material: traine
     assert resumed.state.best_epoch == 1
     best = interrupted.state.best
     assert all(torch.equal(tensor, best[name]) for name, tensor in resumed.classifier.state_dict().items())
+
+
+def spoiling(loop: TrainingLoop, epoch: int) -> OnEpoch:
+    """Makes the head worse after an epoch, by more than the next epochs can repair."""
+
+    def spoil(number: int, values: dict[str, float]) -> None:
+        if number == epoch:
+            with torch.no_grad():
+                loop.classifier.classifier.weight.mul_(-100)
+
+    return spoil
+
+
+def test_training_ends_when_no_epoch_is_better_for_as_long_as_its_patience(
+    material: trainer.Material, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = a_loop(material, epochs=6, patience=2)
+    with caplog.at_level(logging.INFO):
+        loop.fit(material.train, material.validation, spoiling(loop, 2))
+    record = loop.record()
+    assert [epoch["epoch"] for epoch in record.history] == [1, 2, 3, 4]
+    assert (record.best_epoch, record.steps, record.profile["epochs"]) == (2, 4 * STEPS_PER_EPOCH, 6)
+    assert "minilm ends after epoch 4 of 6: none was better than epoch 2" in caplog.text
+    best = loop.state.best
+    assert all(torch.equal(tensor, best[name]) for name, tensor in loop.classifier.state_dict().items())
+
+
+@pytest.mark.parametrize("step", [2 * STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH + 5, 3 * STEPS_PER_EPOCH])
+def test_patience_counts_the_epochs_before_an_interruption(step: int, material: trainer.Material, tmp_path: Path) -> None:
+    whole = a_loop(material, epochs=6, patience=2)
+    whole.fit(material.train, material.validation, spoiling(whole, 1))
+    location = str(tmp_path / "checkpoints")
+    interrupted = a_loop(material, 6, location, patience=2)
+    with pytest.MonkeyPatch.context() as patched:
+        stop_at(step, patched)
+        # The signal in the last step of the training comes too late to interrupt it.
+        with trainer.stop_signal() as stopped, contextlib.suppress(Interrupted):
+            interrupted.fit(material.train, material.validation, spoiling(interrupted, 1), stopped)
+    resumed = a_loop(material, 6, location, patience=2)
+    resumed.fit(material.train, material.validation)
+    assert (resumed.state.step, resumed.state.best_epoch, len(resumed.state.history)) == (3 * STEPS_PER_EPOCH, 1, 3)
+    assert all(torch.equal(tensor, whole.state.best[name]) for name, tensor in resumed.classifier.state_dict().items())
+
+
+def test_without_patience_training_goes_on_to_its_last_epoch(material: trainer.Material) -> None:
+    loop = a_loop(material, epochs=4)
+    loop.fit(material.train, material.validation, spoiling(loop, 1))
+    assert len(loop.state.history) == 4
+
+
+@pytest.mark.parametrize("name", ["roberta-large", "distilbert"])
+def test_models_of_many_epochs_have_patience(name: str) -> None:
+    assert 0 < profiles.get(name).hyperparameters.patience < profiles.get(name).hyperparameters.epochs
 
 
 def test_the_training_record_describes_the_run(dataset: Path, model_folder: Path, tiny: str) -> None:
@@ -290,7 +346,9 @@ def test_a_run_interrupted_at_any_step_ends_with_the_same_results(
     location = str(tmp_path / "checkpoints")
 
     def start() -> TrainingRecord:
-        return train(dataset, tmp_path / "model", weights=tiny, epochs=SHORT, checkpoint_location=location, checkpoint_steps=3)
+        return train(
+            dataset, tmp_path / "model", weights=tiny, epochs=SHORT, checkpoint_location=location, checkpoint_minutes=0
+        )
 
     with pytest.MonkeyPatch.context() as patched:
         stop_at(step, patched)
@@ -334,7 +392,7 @@ class Command:
             "--weights": weights,
             "--epochs": str(LONG),
             "--checkpoints": location,
-            "--checkpoint-steps": "5",
+            "--checkpoint-minutes": "0",
         }
         command = [
             sys.executable,
@@ -365,7 +423,7 @@ class Command:
 
 
 def resume(dataset: Path, tiny: str, tmp_path: Path, location: str) -> Result:
-    train(dataset, tmp_path / "model", weights=tiny, epochs=LONG, checkpoint_location=location, checkpoint_steps=50)
+    train(dataset, tmp_path / "model", weights=tiny, epochs=LONG, checkpoint_location=location, checkpoint_minutes=0)
     return result_of(tmp_path / "model")
 
 
@@ -383,7 +441,7 @@ def test_a_terminated_command_writes_one_more_checkpoint_and_resumes_from_it(
     assert command.kill_when(lambda: bool(store.children(bucket)), signal.SIGTERM) == 1
     last = store.children(bucket)[-1]
     step = int(last.removeprefix("step-"))
-    assert 5 <= step < LONG * STEPS_PER_EPOCH
+    assert 1 <= step < LONG * STEPS_PER_EPOCH
     assert (tmp_path / "stderr").read_text().strip().splitlines()[-1] == (
         f"goemotions: training of minilm was stopped at step {step} of 32: start it again to resume from {bucket}"
     )
@@ -428,6 +486,82 @@ def test_a_command_killed_while_writing_a_checkpoint_resumes_from_the_one_before
     assert resumed == result_of(tmp_path / "undisturbed")
 
 
+class SlowStore(BaseHTTPRequestHandler):
+    """An S3 store that holds every upload until it is released, then keeps or denies it."""
+
+    protocol_version = "HTTP/1.1"
+    released: threading.Event
+    status: int
+    stored: dict[str, bytes]
+
+    def do_PUT(self) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        assert self.released.wait(60)
+        self.stored[self.path] = content
+        self.reply(self.status, b"" if self.status == 200 else b"<Error><Code>AccessDenied</Code></Error>")
+
+    def do_GET(self) -> None:
+        self.reply(200, b"<ListBucketResult></ListBucketResult>")
+
+    def reply(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", '"0"')
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(params=[200])
+def slow_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[SlowStore]]:
+    handler = type("Store", (SlowStore,), {"released": threading.Event(), "status": request.param, "stored": {}})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    s3.client.cache_clear()
+    yield handler
+    s3.client.cache_clear()
+    server.shutdown()
+    server.server_close()
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(
+    dataset: Path, tiny: str, tmp_path: Path, slow_store: type[SlowStore]
+) -> None:
+    def release_after_the_third(epoch: int, values: dict[str, float]) -> None:
+        assert not slow_store.stored
+        if epoch == 3:
+            slow_store.released.set()
+
+    options = {"weights": tiny, "epochs": 3, "checkpoint_location": "s3://bucket/run/", "checkpoint_minutes": 0.0}
+    train(dataset, tmp_path / "model", release_after_the_third, **options)
+    # The first one, which was held, and the last one, for which the end of the training waits.
+    written = [path for path in slow_store.stored if path.endswith(manifest.NAME)]
+    assert written == [f"/bucket/run/step-{step:09d}/{manifest.NAME}" for step in (1, 3 * STEPS_PER_EPOCH)]
+
+
+@pytest.mark.fault("store-denied")
+@pytest.mark.parametrize("slow_store", [403], indirect=True)
+def test_a_checkpoint_that_cannot_be_written_ends_the_training_at_the_next_step(
+    dataset: Path, tiny: str, tmp_path: Path, slow_store: type[SlowStore]
+) -> None:
+    epochs: list[int] = []
+
+    def release(epoch: int, values: dict[str, float]) -> None:
+        epochs.append(epoch)
+        slow_store.released.set()
+
+    with pytest.raises(StorageError, match="access denied"):
+        train(dataset, tmp_path / "model", release, weights=tiny, epochs=500, checkpoint_location="s3://bucket/run/")
+    assert 1 <= len(epochs) < 100
+    assert not (tmp_path / "model").exists()
+
+
 def interrupted(dataset: Path, tiny: str, location: str, **options: Any) -> None:
     """Writes the checkpoints of a run that is interrupted in its second epoch."""
     with pytest.MonkeyPatch.context() as patched:
@@ -443,10 +577,10 @@ def test_if_every_checkpoint_is_corrupt_training_starts_over(
     location = tmp_path / "checkpoints"
     interrupted(dataset, tiny, str(location))
     states = list(location.glob("*/state.safetensors"))
-    assert len(states) == checkpoints.KEPT
+    assert len(states) == 1
     for state in states:
         state.write_bytes(state.read_bytes()[:-100])
-    train(dataset, tmp_path / "model", weights=tiny, epochs=SHORT, checkpoint_location=str(location), checkpoint_steps=3)
+    train(dataset, tmp_path / "model", weights=tiny, epochs=SHORT, checkpoint_location=str(location), checkpoint_minutes=0)
     assert f"no checkpoint below {location} can be used: training starts over" in caplog.text
     assert result_of(tmp_path / "model") == undisturbed[SHORT]
 
@@ -487,7 +621,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(dataset: Path, tiny: str, tmp_pa
             weights=tiny,
             settings={"learning_rate": 1e38},
             checkpoint_location=str(location),
-            checkpoint_steps=3,
+            checkpoint_minutes=0,
         )
     assert not (tmp_path / "model").exists()
     for values in location.glob("*/state.json"):
@@ -507,6 +641,45 @@ def test_out_of_memory_names_the_setting_to_lower(
     with pytest.raises(TrainingError, match="out of GPU memory: lower the profile's batch_size or max_length"):
         train(dataset, tmp_path / "model", weights=tiny)
     assert not (tmp_path / "model").exists()
+
+
+def limit_texts(limit: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Gives the network the memory for so many texts at once; returns the sizes of the batches in training, as they come."""
+    forward, sizes = MeanPooledClassifier.forward, []
+
+    def allocate(network: MeanPooledClassifier, input_ids: torch.Tensor, **inputs: Any) -> Any:
+        if network.training:
+            sizes.append(len(input_ids))
+            if len(input_ids) > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return forward(network, input_ids=input_ids, **inputs)
+
+    monkeypatch.setattr(MeanPooledClassifier, "forward", allocate)
+    return sizes
+
+
+@pytest.mark.fault("gpu-memory-full")
+@pytest.mark.parametrize("loss", ["bce", "focal", "asymmetric", "class-balanced"])
+def test_a_batch_that_does_not_fit_into_memory_is_split_with_the_same_result(
+    loss: str, dataset: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without dropout, whose masks depend on the parts."""
+    still = shutil.copytree(tiny, tmp_path / "weights")
+    fields = json.loads((still / "config.json").read_text()) | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (still / "config.json").write_text(json.dumps(fields))
+    changes = {"dropout": 0.0, "loss": loss, "batch_size": 30}
+    options = {"weights": str(still), "epochs": 1, "settings": changes, "precision": "fp32"}
+    whole = train(dataset, tmp_path / "whole", **options)
+    sizes = limit_texts(10, monkeypatch)
+    split = train(dataset, tmp_path / "split", **options)
+    assert sizes[:6] == [30, 15, 8, 8, 8, 6]
+    assert set(sizes[2:]) <= {8, 6}
+    assert [record.message for record in caplog.records if "out of GPU memory" in record.message] == [
+        f"out of GPU memory: minilm computes its batches of 30 texts in {parts} parts from now on, with the same gradients"
+        for parts in (2, 4)
+    ]
+    for name, value in whole.history[0].items():
+        assert name == "seconds" or split.history[0][name] == pytest.approx(value, abs=2e-3), name
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
