@@ -9,14 +9,17 @@ import itertools
 import json
 import logging
 import os
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
+from torch.onnx._internal.torchscript_exporter import onnx_proto_utils
 
 from goemotions.data.dataset import load_dataset
 from goemotions.errors import ModelError
@@ -35,6 +38,8 @@ LATENCY_TOKENS = 20
 LATENCY_THREADS = 2
 # The graph is traced and timed on this token, which every vocabulary has.
 WORD_ID = 5
+# Tensors of fewer bytes stay in a graph whose weights are in a file: shapes depend on them.
+SMALLEST_WEIGHT = 1024
 
 
 class _Logits(torch.nn.Module):
@@ -83,6 +88,8 @@ def export(dataset: Path, model_folder: Path, output: Path) -> dict[str, ExportR
         reference = probabilities if reference is None else reference
         difference = np.abs(probabilities - reference)
         p50, p95 = latency(engine)
+        # Before the next engine is loaded: each holds a copy of the weights.
+        del engine
         records[name] = ExportRecord(float(difference.max()), float(difference.mean()), path.stat().st_size, p50, p95)
     # A GPU computes the reference in bf16, which rounds more coarsely than the tolerance.
     if (largest := records["openvino-fp32"].difference_max) > FLOAT_TOLERANCE and devices.resolve() == "cpu":
@@ -118,7 +125,9 @@ def write_float(model_folder: Path, path: Path) -> None:
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
     axes = {"input_ids": {0: "texts", 1: "tokens"}, "attention_mask": {0: "texts", 1: "tokens"}, "logits": {0: "texts"}}
-    with warnings.catch_warnings():
+    # The exporter parses the finished graph again, to look for functions of onnxscript, which these models do not have.
+    keep_bytes = mock.patch.object(onnx_proto_utils, "_add_onnxscript_fn", lambda graph, _: graph)
+    with keep_bytes, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             _Logits(classifier).eval(),
@@ -135,7 +144,8 @@ def write_float(model_folder: Path, path: Path) -> None:
 def _write_int8(source: Path, path: Path, encoder: TextEncoder, texts: Sequence[str]) -> None:
     """Quantizes a graph after training with static scales of activations, so that a text's score does not depend on its batch.
 
-    Outliers are moved from activations into weights first (SmoothQuant, Xiao et al. 2022).
+    Outliers are moved from activations into weights first (SmoothQuant, Xiao et al. 2022). NNCF copies a graph for each change, so
+    both stages get one without its weights, which stay in a file.
     """
     # NNCF reads it when it is imported, and sends telemetry without it.
     os.environ.setdefault("NNCF_CI", "1")
@@ -148,17 +158,68 @@ def _write_int8(source: Path, path: Path, encoder: TextEncoder, texts: Sequence[
     # Only texts of the same length are batched: activations of padding would affect the scales.
     rows = sorted((item.ids for item in encoder.encode(texts)), key=len)
     batches = [list(group) for _, group in itertools.groupby(rows, key=len)]
-    with _silent():
-        quantized = nncf.quantize(
-            onnx.load(source),
+
+    def quantize(graph: Any, weights: Path, advanced: dict[str, Any], **options: Any) -> Any:
+        return nncf.quantize(
+            graph,
             nncf.Dataset(batches, feed),
             subset_size=len(batches),
             preset=nncf.QuantizationPreset.MIXED,
             model_type=nncf.ModelType.TRANSFORMER,
-            # CPUs without VNNI add pairs of products in 16 bits and saturate; weights of 7 bits avoid that.
-            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                backend_params={"external_data_dir": str(weights)}, **advanced
+            ),
+            **options,
         )
-    onnx.save(quantized, path)
+
+    with _silent(), _shapes_without_weights(), tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        folders = [Path(scratch).absolute() / name for name in ("float", "smoothed")]
+        graph = _without_weights(onnx.load(source), folders[0])
+        # With every operator left out, SmoothQuant alone is applied.
+        operators = nncf.IgnoredScope(types=sorted({node.op_type for node in graph.graph.node}))
+        graph = quantize(graph, folders[0], {"disable_bias_correction": True}, ignored_scope=operators)
+        graph = _without_weights(graph, folders[1])
+        applied = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
+        # CPUs without VNNI add pairs of products in 16 bits and saturate; weights of 7 bits avoid that.
+        advanced = {"smooth_quant_alphas": applied, "overflow_fix": nncf.OverflowFix.ENABLE}
+        onnx.save(quantize(graph, folders[1], advanced), path)
+
+
+def _without_weights(graph: Any, folder: Path) -> Any:
+    """Moves the weights of an ONNX model into a file in a folder; NNCF and ONNX Runtime read them there."""
+    import onnx
+
+    folder.mkdir()
+    onnx.save(graph, folder / "graph.onnx", save_as_external_data=True, location="weights", size_threshold=SMALLEST_WEIGHT)
+    return onnx.load(folder / "graph.onnx", load_external_data=False)
+
+
+@contextlib.contextmanager
+def _shapes_without_weights() -> Iterator[None]:
+    """Lets ``onnx.shape_inference.infer_shapes`` work without the weights, which it copies three times, and in place."""
+    import onnx
+
+    infer = onnx.shape_inference.infer_shapes
+
+    def shape_only(tensor: Any) -> Any:
+        if len(tensor.raw_data) < SMALLEST_WEIGHT and not tensor.external_data:
+            return tensor
+        where = onnx.TensorProto.EXTERNAL
+        return onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, data_location=where)
+
+    def infer_in_place(model: Any) -> Any:
+        graph = model.graph
+        tensors = [shape_only(tensor) for tensor in graph.initializer]
+        skeleton = onnx.helper.make_graph(
+            graph.node, graph.name, graph.input, graph.output, tensors, value_info=graph.value_info
+        )
+        inferred = infer(onnx.helper.make_model(skeleton, ir_version=model.ir_version, opset_imports=model.opset_import))
+        del graph.value_info[:]
+        graph.value_info.extend(inferred.graph.value_info)
+        return model
+
+    with mock.patch.object(onnx.shape_inference, "infer_shapes", infer_in_place):
+        yield
 
 
 @contextlib.contextmanager
