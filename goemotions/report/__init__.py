@@ -27,6 +27,7 @@ from goemotions.report import (
     measurements,
     models,
     thresholds,
+    use_cases,
 )
 from goemotions.report.document import Section
 from goemotions.report.result import Result, best
@@ -82,7 +83,8 @@ def sections(
         models.overview(info, results, winner),
         *([models.registered_versions(registered)] if registered else []),
         *models.sections(results, digest, registered),
-        comparison.section(results, winner, digest, latency_budget_ms),
+        comparison.section(results, winner, digest),
+        use_cases.section(results, winner, latency_budget_ms),
         *labels.sections(results, winner, info["label_counts"]["train"], words["test"]),
         *thresholds.sections(results, winner),
         calibration.section(results, winner),

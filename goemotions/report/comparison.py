@@ -1,22 +1,24 @@
-"""How the models compare: metrics, significance, cost, other systems, and the recommendation per variant."""
+"""How the models compare: metrics, significance, cost, and other systems."""
 
 from __future__ import annotations
 
-from goemotions.evaluation.selection import latency_limit
 from goemotions.metrics import bootstrap
-from goemotions.report import figures
+from goemotions.models import profiles
+from goemotions.report import figures, use_cases
 from goemotions.report.document import Cell, Figure, Section, Table
-from goemotions.report.reference import OFFICIAL_DIGEST, PREVIOUS, PUBLISHED
+from goemotions.report.reference import OFFICIAL_DIGEST, PREVIOUS, PUBLISHED, Reference
 from goemotions.report.result import HEADLINE, Result, best, signed, title_of
 
 HEADLINE_TITLES = tuple(map(title_of, HEADLINE))
+# At thresholds of 0.5, which the previous system used.
+PREVIOUS_METRICS = (*HEADLINE, "precision_macro", "recall_macro", "precision_micro", "recall_micro")
 OTHER_SYSTEMS = (
     "The previous system is the one that this workflow replaces: ten epochs on one A100. The first of the published results is from "
     "the data set's paper. The others are single reports whose training and hardware differ: use them as orientation only."
 )
 
 
-def section(results: list[Result], winner: Result, digest: str, latency_budget_ms: float) -> Section:
+def section(results: list[Result], winner: Result, digest: str) -> Section:
     """Metrics on test; other systems only if the digest is that of the official data."""
     is_official = digest == OFFICIAL_DIGEST
     others = [result for result in results if result is not winner]
@@ -24,14 +26,13 @@ def section(results: list[Result], winner: Result, digest: str, latency_budget_m
         _metrics_table(results),
         *([_differences_table(winner, others)] if others else []),
         _cost_table(results),
-        *([_previous_table(winner, {result.profile for result in results}), _published_table()] if is_official else []),
+        *([*_previous_tables(results), _published_table()] if is_official else []),
     ]
     return Section(
         "Model comparison",
         (
             "Test split, with thresholds fitted on validation. Latency: 95th percentile for one text of 20 tokens; torch on two "
             "threads, the OpenVINO engines on one.",
-            *_recommendations(results, latency_budget_ms),
             *((OTHER_SYSTEMS,) if is_official else ()),
         ),
         tables,
@@ -51,12 +52,11 @@ def _differences_table(winner: Result, others: list[Result]) -> Table:
     rows: list[list[Cell]] = []
     for other in others:
         for name, title in zip(HEADLINE, HEADLINE_TITLES, strict=True):
-            differences = other.bootstrapped[name] - winner.bootstrapped[name]
-            low, high = bootstrap.interval(differences)
-            verdict = "no clear difference" if low <= 0 <= high else "worse" if high < 0 else "better"
-            relative = f"{differences[0] / winner.bootstrapped[name][0]:+.2%}"
+            difference, verdict = use_cases.verdict(other, winner, name)
+            low, high = bootstrap.interval(other.bootstrapped[name] - winner.bootstrapped[name])
+            relative = f"{difference / winner.bootstrapped[name][0]:+.2%}"
             interval = f"{signed(low)} to {signed(high)}"
-            rows.append([f"{other.title}: {title}", signed(differences[0]), relative, interval, verdict])
+            rows.append([f"{other.title}: {title}", signed(difference), relative, interval, verdict])
     return Table((f"compared with {winner.title}", "difference", "relative", "95% interval (paired)", "verdict"), rows)
 
 
@@ -76,41 +76,56 @@ def _cost_table(results: list[Result]) -> Table:
     return Table(("cost", "parameters", "MiB", "p50 ms", "p95 ms", "a million texts, one by one"), rows)
 
 
-def _previous_table(winner: Result, profiles: set[str]) -> Table:
-    rows: list[list[Cell]] = []
-    for reference in PREVIOUS:
-        values = [getattr(reference, name) for name in HEADLINE]
-        rows.append([f"{reference.model}, previous system", *values, reference.seconds])
-        if reference.model not in profiles:
-            rows.append([f"{reference.model}, this system", *["not run"] * 5])
-    names = ("test/auc_micro", "test/auc_macro", "test/at_0.5/f1_macro", "test/at_0.5/f1_micro")
-    values = [winner.metrics[name] for name in names]
-    rows.append([f"{winner.title}, this system", *values, round(winner.training.seconds)])
-    return Table(("thresholds at 0.5", *HEADLINE_TITLES, "training s"), rows)
+def _previous_tables(results: list[Result]) -> list[Table]:
+    """Every trained profile, by its best engine, beside the models of the previous system, and the differences."""
+    trained = [best([one for one in results if one.profile == name]) for name in dict.fromkeys(one.profile for one in results)]
+    columns = {f"{reference.model}, previous system": _previous_figures(reference) for reference in PREVIOUS}
+    missing = [reference.model for reference in PREVIOUS if reference.model not in {one.profile for one in trained}]
+    for result in trained:
+        columns[f"{result.title}, this system"] = _figures(result)
+    for name in missing:
+        columns[f"{name}, this system"] = dict.fromkeys(_figures(trained[0]), "not run")
+    rows: list[list[Cell]] = [[title, *(column[title] for column in columns.values())] for title in _figures(trained[0])]
+    differences: list[list[Cell]] = []
+    for result in trained:
+        for reference in PREVIOUS:
+            changes = [signed(_at_half(result, name) - getattr(reference, name)) for name in HEADLINE]
+            times = f"{result.training.seconds / reference.seconds:.2f} times" if reference.seconds else "not reported"
+            differences.append([f"{result.title} compared with {reference.model}", *changes, times])
+    return [
+        Table(("test split, thresholds at 0.5", *columns), rows),
+        Table(("difference from the previous system", *HEADLINE_TITLES, "training time"), differences),
+    ]
+
+
+def _figures(result: Result) -> dict[str, Cell]:
+    training = result.training
+    return {
+        **{title_of(name): _at_half(result, name) for name in PREVIOUS_METRICS},
+        "parameters": training.parameters,
+        "training time in s": round(training.seconds),
+        "best epoch": f"{training.best_epoch} of {len(training.history)}",
+    }
+
+
+def _previous_figures(reference: Reference) -> dict[str, Cell]:
+    metrics = {title_of(name): getattr(reference, name, None) for name in PREVIOUS_METRICS}
+    rest = {
+        "parameters": profiles.PROFILES[reference.model].encoder.parameters,
+        "training time in s": reference.seconds,
+        "best epoch": f"{reference.best_epoch} of {reference.epochs}" if reference.best_epoch else None,
+    }
+    return {title: "not reported" if value is None else value for title, value in (metrics | rest).items()}
+
+
+def _at_half(result: Result, name: str) -> float:
+    # Ranking metrics do not depend on thresholds.
+    return result.metrics[f"test/at_0.5/{name}"]
 
 
 def _published_table() -> Table:
     rows = [[reference.model, *(getattr(reference, name) for name in HEADLINE)] for reference in PUBLISHED]
     return Table(("published, test split", *HEADLINE_TITLES), rows)
-
-
-def _recommendations(results: list[Result], latency_budget_ms: float) -> list[str]:
-    lines = []
-    for variant in dict.fromkeys(result.variant for result in results):
-        limit = latency_limit(variant, latency_budget_ms)
-        winner = best([result for result in results if result.variant == variant], limit)
-        if limit is None:
-            reason = "the best on validation"
-        elif winner.scores.latency_ms <= limit:
-            reason = f"the best on validation of those within {limit:g} ms"
-        else:
-            reason = f"the fastest, since none is within {limit:g} ms"
-        lines.append(
-            f"For {variant}, use {winner.title}: {reason}; AUC micro {winner.metrics['validation/auc_micro']:.4f} on validation and "
-            f"{winner.metrics['test/auc_micro']:.4f} on test, p95 {winner.scores.latency_ms:.1f} ms, "
-            f"{winner.export.bytes / 2**20:.0f} MiB."
-        )
-    return lines
 
 
 def _latency_figure(results: list[Result]) -> Figure:

@@ -14,8 +14,8 @@ from goemotions.metrics.thresholds import StrategyResult, Thresholds, Thresholds
 from goemotions.models.records import CalibrationRecord, ExportRecord, TrainingRecord
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, VARIANTS
-from goemotions.report import comparison
-from goemotions.report.result import Result
+from goemotions.report import use_cases
+from goemotions.report.result import Result, best
 
 NAMES = ("a", "b", "c")
 # The noise of each profile's logits: the second is the best, the third the next best.
@@ -23,7 +23,7 @@ NOISE = {"first": 3.0, "second": 0.5, "third": 1.5}
 
 
 def write_candidate(folder: Path, profile: str, latency_ms: float) -> Path:
-    """What the steps of a profile leave, as far as selection and the comparison read it."""
+    """What the steps of a profile leave, as far as selection and the use cases read it."""
     random = np.random.default_rng(0)
     labels = random.random((80, 3)) < 0.4
     logits = 2.0 * labels - 1 + NOISE[profile] * random.normal(size=labels.shape)
@@ -82,6 +82,6 @@ def test_the_report_names_the_winners_of_registration(
     assert registered == {"gpu": gpu, "cpu": cpu}
 
     results = [Result.read(variant, one) for variant in VARIANTS for one in artifacts[variant]]
-    text = "\n".join(comparison.section(results, results[0], "digest", 25.0).text)
+    text = "\n".join(use_cases.section(results, best(results), 25.0).text)
     assert f"For gpu, use {gpu} (torch): the best on validation; AUC micro" in text
     assert f"For cpu, use {cpu} (openvino-int8): {reason}; AUC micro" in text

@@ -1,0 +1,132 @@
+"""The comparison with the previous system, and the use cases that follow from the figures."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sklearn.metrics import precision_score, recall_score
+
+from goemotions.registry.assembly import CandidateArtifacts
+from goemotions.registry.bundle import VARIANTS
+from goemotions.report import comparison, use_cases
+from goemotions.report.document import to_markdown
+from goemotions.report.reference import OFFICIAL_DIGEST
+from goemotions.report.result import Result, best
+from tests.report.test_winner import write_candidate
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
+    """Three profiles by both engines: ``second`` is the best, ``third`` the next best; int8 is faster and smaller."""
+    root = tmp_path_factory.mktemp("compared")
+    results = []
+    for profile, seconds, latency in (("first", 100.0, 2.0), ("second", 2000.0, 40.0), ("third", 400.0, 20.0)):
+        folder = write_candidate(root / profile, profile, latency)
+        for variant in VARIANTS:
+            one = Result.read(variant, CandidateArtifacts.below(folder, variant))
+            share = 1 if variant == "gpu" else 4
+            export = replace(one.export, latency_ms_p95=latency / share, bytes=2**24 // share)
+            training = replace(one.training, seconds=seconds, best_epoch=2, history=[{}, {}, {}])
+            results.append(replace(one, export=export, training=training))
+    return results
+
+
+@pytest.fixture(scope="module")
+def text(compared: list[Result]) -> str:
+    return to_markdown("t", [comparison.section(compared, best(compared), OFFICIAL_DIGEST)])
+
+
+@pytest.fixture(scope="module")
+def previous(text: str, markdown_tables: Any) -> dict[str, dict[str, str]]:
+    header, *rows = next(table for table in markdown_tables(text) if table[0][0] == "test split, thresholds at 0.5")
+    return {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows}
+
+
+def test_every_trained_profile_is_compared_with_the_previous_system(previous: Any, compared: list[Result]) -> None:
+    for profile in ("first", "second", "third"):
+        result = best([one for one in compared if one.profile == profile])
+        predicted = result.test.probabilities >= 0.5
+        for average in ("macro", "micro"):
+            scores = (precision_score, recall_score)
+            for name, score in zip(("precision", "recall"), scores, strict=True):
+                expected = score(result.test.labels, predicted, average=average, zero_division=0)
+                assert previous[f"{name} {average}"][f"{result.title}, this system"] == f"{expected:.4f}"
+        assert previous["training time in s"][f"{result.title}, this system"] == f"{result.training.seconds:,.0f}"
+        assert previous["best epoch"][f"{result.title}, this system"] == "2 of 3"
+        assert previous["parameters"][f"{result.title}, this system"] == "10"
+
+
+def test_what_the_previous_system_did_not_report_is_said_so(previous: Any) -> None:
+    column = {row: cells["roberta-large, previous system"] for row, cells in previous.items()}
+    assert (column["AUC micro"], column["training time in s"], column["best epoch"]) == ("0.9045", "7,363", "1 of 10")
+    assert {column[f"{name} {average}"] for name in ("precision", "recall") for average in ("macro", "micro")} == {
+        "not reported"
+    }
+    assert {cells["roberta-large, this system"] for cells in previous.values()} == {"not run"}
+
+
+def test_the_differences_from_the_previous_system_are_those_of_the_figures(
+    text: str, previous: Any, markdown_tables: Any, compared: list[Result]
+) -> None:
+    rows = next(table for table in markdown_tables(text) if table[0][0] == "difference from the previous system")
+    assert len(rows) == 1 + 3 * 2
+    result = best([one for one in compared if one.profile == "third"])
+    row = next(row for row in rows if row[0] == f"{result.title} compared with distilbert")
+    assert float(row[1]) == pytest.approx(result.metrics["test/auc_micro"] - 0.88, abs=1e-4)
+    assert row[-1] == f"{400 / 1113:.2f} times"
+
+
+def test_other_data_has_no_previous_system(compared: list[Result]) -> None:
+    assert "previous system" not in to_markdown("t", [comparison.section(compared, best(compared), "of other data")])
+
+
+def sentences(results: list[Result]) -> list[str]:
+    return list(use_cases.section(results, best(results), 25.0).text)
+
+
+def test_the_use_cases_name_the_model_with_the_figure(compared: list[Result]) -> None:
+    text = sentences(compared)
+    winner = best(compared)
+    assert any(
+        line.startswith("For many texts, or the fastest response, use first (openvino-int8): p95 latency 0.5 ms")
+        for line in text
+    )
+    assert any(line.startswith("For frequent retraining, use first") and "20.0 times lower" in line for line in text)
+    memory = next(line for line in text if line.startswith("For little memory"))
+    assert "4 MiB" in memory
+    assert winner.profile == "second"
+    precise = max(compared, key=lambda one: one.metrics["validation/precision_micro"])
+    line = next(line for line in text if line.startswith("If wrong labels cost more"))
+    assert precise.profile in line
+    assert f"{precise.metrics['validation/precision_micro']:.3f}" in line
+
+
+def test_other_figures_give_other_use_cases(compared: list[Result]) -> None:
+    swapped = [
+        replace(one, export=replace(one.export, latency_ms_p95=0.1)) if one.profile == "third" and one.variant == "gpu" else one
+        for one in compared
+    ]
+    assert any(
+        line.startswith("For many texts, or the fastest response, use third (torch): p95 latency 0.1 ms")
+        for line in sentences(swapped)
+    )
+
+
+def test_a_cost_within_the_interval_is_no_clear_difference(compared: list[Result]) -> None:
+    of_engines = [line for line in sentences(compared) if " instead of torch on a CPU" in line]
+    assert len(of_engines) == 3
+    assert all("AUC micro +0.0000 (no clear difference)" in line and "4.0 times smaller" in line for line in of_engines)
+    fast = next(line for line in sentences(compared) if line.startswith("For many texts"))
+    assert "(worse)" in fast
+
+
+def test_one_model_alone_is_recommended_for_all(compared: list[Result]) -> None:
+    alone = [one for one in compared if one.profile == "second" and one.variant == "gpu"]
+    text = " ".join(sentences(alone))
+    assert "None" not in text
+    assert text.count("second (torch)") >= 5
+
+
+def test_the_page_has_the_section(markdown: str) -> None:
+    section = markdown.split("## When to take which")[1].split("\n## ")[0]
+    assert "For cpu, use minilm" in section
