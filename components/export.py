@@ -20,5 +20,6 @@ def export(
     records = write(Path(dataset.path), Path(model.path), Path(onnx.path))
     for engine, record in records.items():
         for name, value in asdict(record).items():
-            metrics.log_metric(f"{engine}/{name}", value)
+            if value is not None:
+                metrics.log_metric(f"{engine}/{name}", value)
     model_run.log_export(pipeline_run, profile, records)

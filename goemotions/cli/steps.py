@@ -109,9 +109,9 @@ def export(dataset: Path, model: Path, output: Path, pipeline_run: str) -> None:
     records = export(dataset, model, output)
     model_run.log_export(pipeline_run, TrainingRecord.read(model).profile["name"], records)
     for name, record in records.items():
+        latency = "latency not measured" if record.latency_ms_p95 is None else f"p95 {record.latency_ms_p95:.1f} ms"
         click.echo(
-            f"{output}: {name}, {record.bytes / 2**20:.0f} MiB, largest difference {record.difference_max:.1e}, "
-            f"p95 {record.latency_ms_p95:.1f} ms"
+            f"{output}: {name}, {record.bytes / 2**20:.0f} MiB, largest difference {record.difference_max:.1e}, {latency}"
         )
 
 

@@ -19,10 +19,13 @@ from goemotions.metrics.classification import METRICS_FILE, LabelMetrics
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
 from goemotions.models.engine_names import canonical_name
+from goemotions.models.engines import Engine
 from goemotions.models.records import TrainingRecord
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.storage import store
 
+# Metrics of an engine on a GPU: median and 95th percentile for one text of 20 tokens.
+LATENCY = ("validation/latency_ms_p50", "validation/latency_ms_p95")
 # Beside Predictions and metrics in the folder of a scored split.
 PER_LABEL = "per_label.csv"
 PREDICTIONS_CSV = "predictions.csv"
@@ -68,9 +71,18 @@ def evaluate(
             **asdict(engine.computation),
         )
         of_split = {**compute_metrics(predictions, at_half(predictions)), f"{split}/truncated": float(truncated.sum())}
+        if split == "validation" and predictions.device == "cuda":
+            of_split |= _latency(engine)
         write_split(output, predictions, of_split)
         metrics |= of_split
     return metrics
+
+
+def _latency(engine: Engine) -> dict[str, float]:
+    """The latency on a GPU, which the export step, on CPU nodes, cannot measure."""
+    from goemotions.models.export import latency
+
+    return dict(zip(LATENCY, latency(engine), strict=True))
 
 
 def roc(folder: Path) -> tuple[list[float], list[float], list[float]]:

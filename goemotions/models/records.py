@@ -88,13 +88,16 @@ class TrainingRecord(RunRecord):
 
 @dataclass(frozen=True)
 class ExportRecord:
-    """One engine in ``export.json``: its difference in probability to torch, its size, and its latency for one text of 20 tokens."""
+    """One engine in ``export.json``: its difference in probability to torch, its size, and its latency for one text of 20 tokens.
+
+    The latency is None if it was not measured: that of torch counts on a GPU only, where it serves.
+    """
 
     difference_max: float
     difference_mean: float
     bytes: int
-    latency_ms_p50: float
-    latency_ms_p95: float
+    latency_ms_p50: float | None
+    latency_ms_p95: float | None
 
 
 def read_exports(folder: Path) -> dict[str, ExportRecord]:

@@ -84,7 +84,7 @@ def sections(
         *([models.registered_versions(registered)] if registered else []),
         *models.sections(results, digest, registered),
         comparison.section(results, winner, digest),
-        use_cases.section(results, winner, latency_budget_ms),
+        use_cases.section(results, winner, latency_budget_ms, registered),
         *labels.sections(results, winner, info["label_counts"]["train"], words["test"]),
         *thresholds.sections(results, winner),
         calibration.section(results, winner),

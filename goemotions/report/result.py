@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from goemotions.evaluation.latency import Latency
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.evaluation.selection import CandidateScores, select_winner
 from goemotions.metrics import bootstrap, thresholds
-from goemotions.metrics.classification import LabelMetrics
+from goemotions.metrics.classification import METRICS_FILE, LabelMetrics
 from goemotions.metrics.thresholds import Thresholds, ThresholdsFile
 from goemotions.models.records import ExportRecord, TrainingRecord, read_exports
 from goemotions.registry.assembly import CandidateArtifacts
@@ -67,6 +68,16 @@ class Result:
             Predictions.read(artifacts.test / FILE),
         )
 
+    @functools.cached_property
+    def latency_ms(self) -> tuple[float, float] | None:
+        """Median and 95th percentile for one text, by the export step or, on a GPU, by evaluate; None if it was not measured."""
+        if self.export.latency_ms_p50 is not None and self.export.latency_ms_p95 is not None:
+            return self.export.latency_ms_p50, self.export.latency_ms_p95
+        metrics = self.artifacts.validation / METRICS_FILE
+        stored = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
+        p50, p95 = (stored.get(name) for name in evaluate.LATENCY)
+        return (p50, p95) if p50 and p95 else None
+
     @property
     def profile(self) -> str:
         return str(self.training.profile["name"])
@@ -86,7 +97,7 @@ class Result:
     @functools.cached_property
     def scores(self) -> CandidateScores:
         """What the selection of a winner compares."""
-        latency = Latency.recorded(self.export.latency_ms_p95)
+        latency = Latency.recorded(self.latency_ms[1]) if self.latency_ms else None
         return CandidateScores(self.profile, self.validation, self.thresholds, latency)
 
     @functools.cached_property

@@ -43,6 +43,7 @@ def test_the_export_records_match_the_files(onnx_folder: Path) -> None:
         assert records[name]["bytes"] == (onnx_folder / file).stat().st_size
         assert 0 <= records[name]["difference_mean"] <= records[name]["difference_max"] < 1
         assert 0 < records[name]["latency_ms_p50"] <= records[name]["latency_ms_p95"]
+    assert (records["torch"]["latency_ms_p95"] is not None) == torch.cuda.is_available()
 
 
 def test_the_float_graph_scores_like_the_model(probabilities: dict[str, np.ndarray]) -> None:

@@ -184,6 +184,10 @@ def test_a_new_run_becomes_the_challenger(registry: Registry, candidate: Path) -
     registry.register("1", candidate)
     version = registry.register("2", candidate, auto_promote=True)["cpu"]
     assert (version["alias"], version["gate"]["reasons"]) == ("challenger-cpu", ["AUC micro is not higher"])
+    first, second, *notes = registration.describe("cpu", version).splitlines()
+    assert first == f"cpu: minilm is version 2 (challenger-cpu), bundle {version['source']}"
+    assert second == "  the champion for cpu remains, because AUC micro is not higher"
+    assert all(note.startswith("  note: ") for note in notes)
     assert (registry.alias("champion-cpu"), registry.alias("challenger-cpu")) == ("1", "2")
 
 
@@ -195,6 +199,8 @@ def test_a_better_run_becomes_the_champion_only_with_auto_promote(
     version = registry.register("2", better, auto_promote=auto_promote)["cpu"]
     assert (version["gate"]["passes"], version["gate"]["reasons"]) == (True, [])
     assert version["alias"] == ("champion-cpu" if auto_promote else "challenger-cpu")
+    sentence = "it is the champion now" if auto_promote else "`make promote VERSION=challenger-cpu` makes it the champion"
+    assert f"\n  the gate passed: {sentence}" in registration.describe("cpu", version)
     assert (registry.alias("champion-cpu"), registry.alias("challenger-cpu")) == ("2" if auto_promote else "1", "2")
 
 

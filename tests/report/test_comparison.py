@@ -113,11 +113,30 @@ def test_other_figures_give_other_use_cases(compared: list[Result]) -> None:
 
 
 def test_a_cost_within_the_interval_is_no_clear_difference(compared: list[Result]) -> None:
-    of_engines = [line for line in sentences(compared) if " instead of torch on a CPU" in line]
+    of_engines = [line for line in sentences(compared) if " instead of torch is " in line]
     assert len(of_engines) == 3
     assert all("AUC micro +0.0000 (no clear difference)" in line and "4.0 times smaller" in line for line in of_engines)
     fast = next(line for line in sentences(compared) if line.startswith("For many texts"))
     assert "(worse)" in fast
+
+
+def test_a_model_whose_latency_was_not_measured_is_not_called_fast_or_slow(compared: list[Result]) -> None:
+    unmeasured = [
+        replace(one, export=replace(one.export, latency_ms_p50=None, latency_ms_p95=None)) if one.variant == "gpu" else one
+        for one in compared
+    ]
+    text = sentences(unmeasured)
+    fast = next(line for line in text if line.startswith("For many texts"))
+    assert "use first (openvino-int8): p95 latency 0.5 ms" in fast
+    assert "latency not measured" in next(line for line in text if line.startswith("For gpu"))
+    assert "None" not in " ".join(text)
+    assert "nan" not in " ".join(text)
+
+
+def test_the_registered_winner_is_the_one_that_is_recommended(compared: list[Result]) -> None:
+    registered: Any = {"cpu": {"profile": "first", "selection": "the best on validation; the rest is too noisy"}}
+    text = list(use_cases.section(compared, best(compared), 25.0, registered).text)
+    assert "For cpu, use first (openvino-int8): the best on validation; the rest is too noisy; AUC" in "\n".join(text)
 
 
 def test_one_model_alone_is_recommended_for_all(compared: list[Result]) -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_sco
 from goemotions import report
 from goemotions.data.dataset import load_dataset
 from goemotions.evaluation import evaluate
+from goemotions.metrics.classification import METRICS_FILE
 from goemotions.registry.bundle import ENGINES, VARIANTS
-from goemotions.report import measurements
+from goemotions.report import comparison, measurements
 from goemotions.report.document import to_markdown
 from goemotions.report.reference import OFFICIAL_DIGEST
 from goemotions.report.result import Result
@@ -70,8 +72,24 @@ def test_scores_of_another_engine_than_the_one_that_serves_are_named(markdown: s
 
 def test_the_latency_is_the_measured_one(tables: Any, candidate: Path) -> None:
     export = json.loads((candidate / "onnx" / "export.json").read_text(encoding="utf-8"))
-    for engine in ENGINES.values():
-        assert tables["model (engine)"][f"minilm ({engine})"]["p95 ms"] == shown(export[engine]["latency_ms_p95"])
+    rows = tables["model (engine)"]
+    assert rows["minilm (openvino-int8)"]["p95 ms"] == shown(export["openvino-int8"]["latency_ms_p95"])
+    if not torch.cuda.is_available():
+        assert export["torch"]["latency_ms_p95"] is None
+        assert rows["minilm (torch)"]["p95 ms"] == tables["cost"]["minilm (torch)"]["p50 ms"] == "not measured"
+
+
+def test_the_latency_on_a_gpu_is_the_one_that_evaluate_measured(candidate: Path, results: list[Result], tmp_path: Path) -> None:
+    (on_gpu,) = [result for result in results if result.variant == "gpu"]
+    metrics = json.loads((candidate / "gpu" / "validation" / METRICS_FILE).read_text(encoding="utf-8"))
+    (tmp_path / METRICS_FILE).write_text(
+        json.dumps(metrics | dict(zip(evaluate.LATENCY, (4.5, 6.25), strict=True))), encoding="utf-8"
+    )
+    export = replace(on_gpu.export, latency_ms_p50=None, latency_ms_p95=None)
+    assert replace(on_gpu, export=export, artifacts=replace(on_gpu.artifacts, validation=tmp_path)).latency_ms == (4.5, 6.25)
+    text = to_markdown("t", [comparison.section([replace(on_gpu, export=export)], on_gpu, "d")])
+    assert "not measured" in text
+    assert "accuracy-latency" not in text
 
 
 def test_the_headline_metrics_are_within_their_intervals(tables: Any) -> None:
