@@ -16,15 +16,9 @@ from pathlib import Path
 
 import click
 
-from benchmarks import frontier, growth, overhead, scoring, store, training
+from benchmarks import frontier, growth, overhead, scoring, sections, store, training
 from benchmarks.measuring import Row, machine, table
 from goemotions.data.dataset import ingest
-
-HEAD = """# Benchmarks
-
-Written by `make bench` and `make bench-full`, each section by its command. Medians and ranges of alternating runs; a ratio is the
-median over pairs of consecutive runs. Those of the server are in [serving-benchmarks.md](serving-benchmarks.md).
-"""
 
 
 @dataclass(frozen=True)
@@ -36,7 +30,7 @@ class Section:
     measure: Callable[[], list[Row]]
 
 
-def sections(source: str, reference: str, model_name: str, scratch: Path, *, full: bool) -> list[Section]:
+def measured_sections(source: str, reference: str, model_name: str, scratch: Path, *, full: bool) -> list[Section]:
     data_option = f"--data {Path(source).name}"
     repeats, rows = (5, 1_000_000) if full else (2, 40_000)
 
@@ -71,18 +65,6 @@ def sections(source: str, reference: str, model_name: str, scratch: Path, *, ful
     ]
 
 
-def written(path: Path) -> dict[str, str]:
-    """The sections of the file, by title."""
-    parts = path.read_text(encoding="utf-8").split("\n## ")[1:] if path.exists() else []
-    return {title: body.strip() for title, _, body in (part.partition("\n") for part in parts)}
-
-
-def write(path: Path, bodies: dict[str, str]) -> None:
-    """Writes the head and the sections."""
-    text = [HEAD, *(f"## {title}\n\n{body}\n" for title, body in bodies.items())]
-    path.write_text("\n".join(text), encoding="utf-8")
-
-
 @click.command()
 @click.option("--data", "source", default="sample", show_default=True)
 @click.option("--bundle", "reference", default="champion-cpu", show_default=True)
@@ -93,17 +75,18 @@ def write(path: Path, bodies: dict[str, str]) -> None:
 def main(source: str, reference: str, model_name: str, full: bool, only: str, output: Path) -> None:
     """Run every benchmark and write their tables."""
     with tempfile.TemporaryDirectory() as scratch:
-        known = sections(source, reference, model_name, Path(scratch), full=full)
+        known = measured_sections(source, reference, model_name, Path(scratch), full=full)
         if not (chosen := [section for section in known if only in ("", section.title)]):
             raise click.BadParameter(f"{only!r} is not a section: choose from {', '.join(section.title for section in known)}")
         logging.disable(logging.WARNING)
-        bodies = written(output)
+        bodies = sections.read(output)
         for section in chosen:
             started = time.monotonic()
             rows = section.measure()
             how = f"`{section.command}` on {machine()}; {time.monotonic() - started:.0f} s."
             bodies[section.title] = f"{how}\n\n{table(rows)}"
-            write(output, {section.title: bodies[section.title] for section in known if section.title in bodies})
+            order = [section.title for section in known if section.title in bodies]
+            sections.write(output, {title: bodies[title] for title in [*order, *bodies]})
             click.echo(f"## {section.title}\n\n{bodies[section.title]}\n")
     click.echo(f"{output} is written")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import everything, frontier, growth, measuring, overhead, store
+from benchmarks import everything, frontier, growth, measuring, overhead, sections, store
 from benchmarks.frontier import Tier
 from goemotions.report import measurements
 
@@ -54,14 +54,16 @@ def test_a_cascade_meets_its_target_if_it_is_twice_as_fast_and_loses_little(f1: 
 
 def test_measuring_one_section_keeps_the_others(tmp_path: Path) -> None:
     path = tmp_path / "benchmarks.md"
-    sections = {"Training": "`one`\n\n| a |\n|---|\n| 1 |", "Growth": "`two`"}
-    everything.write(path, sections)
-    assert everything.written(path) == sections
+    bodies = {"Training": "`one`\n\n| a |\n|---|\n| 1 |", "Growth": "`two`"}
+    sections.write(path, bodies)
+    assert sections.read(path) == bodies
     ended = CliRunner().invoke(everything.main, ["--only", "Training at night", "--output", str(path)])
     assert ended.exit_code == 2
     assert "choose from Training, Batch scoring" in ended.output
-    assert everything.written(path) == sections
-    assert everything.written(tmp_path / "none.md") == {}
+    assert sections.read(path) == bodies
+    assert sections.read(tmp_path / "none.md") == {}
+    sections.write_one(path, "Growth", "`three`")
+    assert list(sections.read(path).items()) == [("Training", bodies["Training"]), ("Growth", "`three`")]
 
 
 def test_a_recorded_frontier_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,291 @@
+"""The path of a model from the hub's files to the answers of a server, at full size on this machine, each step in its own process.
+
+    python -m benchmarks.rehearsal --models roberta-large,distilbert
+
+The encoders have random weights, in folders as the hub lays them out (``benchmarks.random_weights``), so the metrics mean nothing:
+time and peak memory are measured. A few rows of the sample data are used, some of them as long as a model reads; training is killed
+after its first checkpoint and resumes. The memory limits of the steps follow from this table (``pipelines.resources``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import psutil
+
+from benchmarks import sections
+from goemotions.storage import manifest
+from pipelines import stack
+
+TITLE = "Rehearsal at full size"
+MODELS = ("roberta-large", "distilbert")
+SPLITS = {"train": 64, "dev": 48, "test": 48}
+# Of the rows of train, those that are as long as a model reads.
+LONG_ROWS, LONG_WORDS = 16, 120
+BATCH, EPOCHS = 16, 2
+# Below this much free memory a step is stopped: other processes of the machine need it.
+LEAST_FREE = 2**30
+ENGINES = {"gpu": "torch", "cpu": "openvino-int8"}
+HEADER = ("step", "model", "seconds", "peak MiB")
+
+
+class StepFailed(click.ClickException):
+    """A step ended with an error."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One process of the rehearsal: its duration in seconds and peak memory in bytes."""
+
+    name: str
+    model: str
+    seconds: float
+    peak: int
+
+    def cells(self) -> tuple[str, ...]:
+        return self.name, self.model, f"{self.seconds:,.0f}", f"{self.peak / 2**20:,.0f}"
+
+
+@dataclass(frozen=True)
+class Process:
+    """A running step; ``wait`` returns its exit code and its peak memory, that of the processes it waited for included."""
+
+    popen: subprocess.Popen[bytes]
+    log: Path
+
+    def is_running(self) -> bool:
+        # Not poll, after which its memory cannot be read any more.
+        return os.waitid(os.P_PID, self.popen.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+    def wait(self) -> tuple[int, int]:
+        _, status, usage = os.wait4(self.popen.pid, 0)
+        self.popen.returncode = os.waitstatus_to_exitcode(status)
+        return self.popen.returncode, usage.ru_maxrss * 1024
+
+
+class Rehearsal:
+    """Runs the steps below a folder and collects what they took."""
+
+    def __init__(self, folder: Path, *, small: bool, on_step: Callable[[Step], None]) -> None:
+        self.folder = folder
+        self.small = small
+        self.on_step = on_step
+        self.environment = {**os.environ}
+        self.dataset = folder / "dataset"
+
+    def start(self, arguments: list[str], log: Path) -> Process:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            popen = subprocess.Popen(
+                [sys.executable, "-m", *arguments], stdout=output, stderr=subprocess.STDOUT, env=self.environment
+            )
+        threading.Thread(target=_watch, args=(popen,), daemon=True).start()
+        return Process(popen, log)
+
+    def step(self, name: str, model: str, *arguments: str) -> None:
+        """Runs a step to its end.
+
+        Raises:
+            StepFailed: it ended with another exit code than 0; the message has the end of its output.
+        """
+        started = time.perf_counter()
+        process = self.start(["goemotions.cli", *arguments], self.folder / "logs" / f"{name}-{model or 'all'}.log")
+        code, peak = process.wait()
+        if code:
+            raise StepFailed(f"{name} of {model or 'all'} ended with {code}: {_end_of(process.log)}")
+        self.on_step(Step(name, model, time.perf_counter() - started, peak))
+
+    def weights(self, model: str) -> Path:
+        folder = self.folder / "hub" / model
+        if not (folder / "model.safetensors").exists():
+            options = ["--small"] if self.small else []
+            made = self.start(["benchmarks.random_weights", model, str(folder), *options], self.folder / "logs" / "weights.log")
+            if made.wait()[0]:
+                raise StepFailed(f"the weights of {model} were not made: {_end_of(made.log)}")
+        return folder
+
+    def train(self, model: str) -> None:
+        """Trains, kills the process after its first checkpoint, and trains on."""
+        checkpoints = self.folder / model / "checkpoints"
+        options = ("--dataset", str(self.dataset), "--profile", model, "--weights", str(self.weights(model)))
+        options += ("--epochs", str(EPOCHS), "--set", f"batch_size={BATCH}", "--checkpoints", str(checkpoints))
+        arguments = ("train", *options, "--output", str(self.folder / model / "model"))
+        started = time.perf_counter()
+        process = self.start(["goemotions.cli", *arguments], self.folder / "logs" / f"train-{model}.log")
+        while process.is_running() and not list(checkpoints.glob(f"**/{manifest.NAME}")):
+            time.sleep(0.05)
+        process.popen.send_signal(signal.SIGKILL)
+        code, peak = process.wait()
+        if code != -signal.SIGKILL or not list(checkpoints.glob(f"**/{manifest.NAME}")):
+            raise StepFailed(f"train of {model} ended with {code} before it was killed: {_end_of(process.log)}")
+        self.on_step(Step("train, killed after a checkpoint", model, time.perf_counter() - started, peak))
+        self.step("train, resumed", model, *arguments)
+        if "resuming" not in (log := self.folder / "logs" / f"train, resumed-{model}.log").read_text(encoding="utf-8"):
+            raise StepFailed(f"train of {model} did not resume: {_end_of(log)}")
+
+    def model(self, model: str) -> None:
+        """All steps of one profile."""
+        folder = self.folder / model
+        self.train(model)
+        data = ("--dataset", str(self.dataset), "--model", str(folder / "model"))
+        self.step("export", model, "export", *data, "--output", str(folder / "onnx"))
+        for variant, engine in ENGINES.items():
+            outputs = [word for split in ("validation", "test") for word in (f"--{split}", str(folder / variant / split))]
+            self.step(
+                f"evaluate ({variant})", model, "evaluate", *data, "--onnx", str(folder / "onnx"), "--engine", engine, *outputs
+            )
+            validation = ("--validation", str(folder / variant / "validation"))
+            thresholds = str(folder / variant / "thresholds")
+            self.step(f"tune-thresholds ({variant})", model, "tune-thresholds", *validation, "--output", thresholds)
+
+    def register(self, model: str) -> None:
+        folder = str(self.folder / model)
+        name = ("--model-name", f"rehearsal-{model}", "--run", f"rehearsal-{model}")
+        arguments = ("--dataset", str(self.dataset), "--candidate", folder)
+        self.step("register", model, "register", *arguments, "--store", "s3://goemotions/rehearsal/", *name)
+        self.step("report", model, "report", *arguments, "--output", str(self.folder / model / "report"))
+
+    def serve(self, model: str, variant: str) -> None:
+        """Serves the champion until it has answered; the time is that until the answer."""
+        (port,) = stack.free_ports(1)
+        started = time.perf_counter()
+        arguments = ["serve", "--bundle", f"champion-{variant}", "--model-name", f"rehearsal-{model}", "--port", str(port)]
+        process = self.start(["goemotions.cli", *arguments], self.folder / "logs" / f"serve-{model}-{variant}.log")
+        try:
+            answer = _ask(process, port)
+            seconds = time.perf_counter() - started
+        finally:
+            process.popen.terminate()
+            _, peak = process.wait()
+        if len(answer["predictions"]) != 2:
+            raise StepFailed(f"the server of {model} answered {answer}")
+        self.on_step(Step(f"serve ({variant}), until it has answered", model, seconds, peak))
+
+    def run(self, models: list[str]) -> None:
+        source = self.folder / "source"
+        write_rows(source)
+        self.step("ingest", "", "ingest", "--source", str(source), "--output", str(self.dataset))
+        with _stack(self.folder / "stack") as environment:
+            self.environment |= environment
+            for model in models:
+                self.model(model)
+                self.register(model)
+                for variant in ENGINES:
+                    self.serve(model, variant)
+
+
+@contextlib.contextmanager
+def _stack(folder: Path) -> Iterator[dict[str, str]]:
+    """The local stack, or the one that the environment names."""
+    if "MLFLOW_TRACKING_URI" in os.environ:
+        yield {}
+        return
+    try:
+        yield stack.up(folder)
+    finally:
+        stack.down(folder)
+
+
+def write_rows(folder: Path, seed: int = 0) -> None:
+    """Writes a source folder: the first rows of the sample data, and rows of train that are as long as a model reads."""
+    import goemotions.data
+
+    sample = Path(goemotions.data.__file__).with_name("sample")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "emotions.txt").write_bytes((sample / "emotions.txt").read_bytes())
+    generator = random.Random(seed)
+    for split, count in SPLITS.items():
+        rows = [line.split("\t") for line in (sample / f"{split}.tsv").read_text(encoding="utf-8").splitlines()[:count]]
+        words = [word for text, *_ in rows for word in text.split()]
+        for row in rows[:LONG_ROWS] if split == "train" else ():
+            row[0] = " ".join(generator.choices(words, k=LONG_WORDS))
+        (folder / f"{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _watch(process: subprocess.Popen[bytes]) -> None:
+    """Kills a step before the memory of the machine runs out."""
+    while process.returncode is None:
+        if psutil.virtual_memory().available < LEAST_FREE:
+            process.kill()
+            return
+        time.sleep(0.2)
+
+
+def _ask(process: Process, port: int) -> dict[str, list[object]]:
+    """The answer to a request, as soon as the server gives one."""
+    body = json.dumps({"instances": ["thank you so much!", "what a day"]}).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/models/goemotions:predict", body, {"Content-Type": "application/json"}
+    )
+    while process.is_running():
+        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=60) as response:  # nosec B310 # loopback
+            answer: dict[str, list[object]] = json.load(response)
+            return answer
+        time.sleep(0.1)
+    raise StepFailed(f"the server ended: {_end_of(process.log)}")
+
+
+def _end_of(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")[-1500:]
+
+
+def table(steps: list[Step]) -> str:
+    rows = [HEADER, ("---", "---", "---:", "---:"), *(step.cells() for step in steps)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def body(steps: list[Step], command: str) -> str:
+    """The section: how, where and when it was measured, and the table."""
+    from benchmarks.measuring import machine
+
+    when = datetime.now(UTC).date().isoformat()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    where = f"`{command}` on {machine()}; commit {commit or 'unknown'}, {when}."
+    return (
+        f"{where} Random weights, {sum(SPLITS.values())} rows of the sample data, {LONG_ROWS} of them as long as a model reads; "
+        f"{EPOCHS} epochs in batches of {BATCH}. Memory is the largest resident set of the step's process, mapped files included.\n\n"
+        f"{table(steps)}"
+    )
+
+
+@click.command()
+@click.option("--models", default=",".join(MODELS), show_default=True, help="Profiles, separated by commas.")
+@click.option("--small", is_flag=True, help="Tiny networks, to try the path in a minute; nothing is written to the document.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Where the steps write; default: a temporary folder.")
+@click.option("--output", type=click.Path(path_type=Path), default=Path("docs/benchmarks.md"), show_default=True)
+def main(models: str, small: bool, folder: Path | None, output: Path) -> None:
+    """Run every step on full-size models and write time and memory to the document."""
+    names = models.split(",")
+    if unknown := set(names) - set(MODELS):
+        raise click.BadParameter(f"{', '.join(sorted(unknown))}: choose from {', '.join(MODELS)}", param_hint="--models")
+    steps: list[Step] = []
+
+    def on_step(step: Step) -> None:
+        steps.append(step)
+        click.echo(" ".join(f"{cell:>12}" if i > 1 else f"{cell:<40}" for i, cell in enumerate(step.cells())))
+        if not small:
+            # After each step, so that a run that is cut off leaves what it measured.
+            sections.write_one(output, TITLE, body(steps, f"python -m benchmarks.rehearsal --models {models}"))
+
+    with tempfile.TemporaryDirectory() as scratch:
+        Rehearsal(folder or Path(scratch), small=small, on_step=on_step).run(names)
+    click.echo(f"\n{table(steps)}" if small else f"{output} is written")
+
+
+if __name__ == "__main__":
+    main()
