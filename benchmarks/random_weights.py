@@ -6,13 +6,13 @@ special_tokens_map.json, no padding in tokenizer.json. The vocabularies are lear
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -163,13 +163,14 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-@click.command()
-@click.argument("model", type=click.Choice(MODELS))
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--small", is_flag=True, help="Two narrow layers and some hundred tokens.")
-def main(model: str, folder: Path, small: bool) -> None:
-    """Write the folder of a model."""
-    click.echo(f"{write(folder, model, sample_texts(), small=small)} is written")
+def main() -> None:
+    """Writes the folder of a model."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", choices=MODELS)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--small", action="store_true", help="two narrow layers and some hundred tokens")
+    options = parser.parse_args()
+    print(write(options.folder, options.model, sample_texts(), small=options.small), "is written")
 
 
 if __name__ == "__main__":

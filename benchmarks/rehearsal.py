@@ -122,9 +122,9 @@ class Rehearsal:
     def train(self, model: str) -> None:
         """Trains, kills the process after its first checkpoint, and trains on."""
         checkpoints = self.folder / model / "checkpoints"
-        options = ("--dataset", str(self.dataset), "--profile", model, "--weights", str(self.weights(model)))
-        options += ("--epochs", str(EPOCHS), "--set", f"batch_size={BATCH}", "--checkpoints", str(checkpoints))
-        arguments = ("train", *options, "--output", str(self.folder / model / "model"))
+        data = ["--dataset", str(self.dataset), "--profile", model, "--weights", str(self.weights(model))]
+        options = ["--epochs", str(EPOCHS), "--set", f"batch_size={BATCH}", "--checkpoints", str(checkpoints)]
+        arguments = ["train", *data, *options, "--output", str(self.folder / model / "model")]
         started = time.perf_counter()
         process = self.start(["goemotions.cli", *arguments], self.folder / "logs" / f"train-{model}.log")
         while process.is_running() and not list(checkpoints.glob(f"**/{manifest.NAME}")):
