@@ -102,7 +102,7 @@ class OurLoop:
     def __init__(self, material: Any) -> None:
         self._split = material.split
         precision = resolve_precision("auto")
-        self._loop = TrainingLoop(material.profile, material.network(), material.encoder, precision=precision)
+        self.loop = TrainingLoop(material.profile, material.network(), material.encoder, precision=precision)
         self._batches = batches.draw(material.split.rows, material.profile.hyperparameters.batch_size, 0, 0)
         self._next = 0
         self.advance(3)
@@ -112,7 +112,7 @@ class OurLoop:
         taken = [self._batches[(self._next + step) % len(self._batches)] for step in range(steps)]
         self._next += steps
         for batch in taken:
-            self._loop.advance(self._split, batch, 10 * len(self._batches))
+            self.loop.advance(self._split, batch, 10 * len(self._batches))
         return taken
 
     def rate(self, steps: int) -> float:
