@@ -34,7 +34,7 @@ from pipelines import stack
 
 TITLE = "Rehearsal at full size"
 MODELS = ("roberta-large", "distilbert")
-SPLITS = {"train": 64, "dev": 48, "test": 48}
+SPLITS = {"train": 32, "dev": 24, "test": 24}
 # Of the rows of train, those that are as long as a model reads.
 LONG_ROWS, LONG_WORDS = 16, 120
 BATCH, EPOCHS = 16, 2
