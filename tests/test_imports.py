@@ -36,7 +36,7 @@ OWNERS = {
     "transformers": ("goemotions/models/", "goemotions/training/", "benchmarks/"),
     "openvino": ("goemotions/models/", "benchmarks/"),
     "datasets": ("goemotions/data/",),
-    "tokenizers": ("goemotions/models/",),
+    "tokenizers": ("goemotions/models/", "benchmarks/"),
     "altair": ("goemotions/report/",),
     "jinja2": ("goemotions/report/",),
     "vl_convert": ("goemotions/report/vega.py",),
