@@ -67,7 +67,7 @@ demo: setup ## train, register and serve on this machine; ends with five comment
 run: setup ## run the training pipeline on this machine: DATA= MODELS= EPOCHS= WEIGHTS= SET=
 	@$(GOEMOTIONS) pipeline run $(TRAINED) $(NAMED) $(SETTINGS)
 
-score: $(SERVICES) ## label a file, or a folder or s3:// prefix of Parquet files: INPUT= OUTPUT= VERSION= WORKERS=
+score: $(SERVICES) ## label a file, or a folder or s3:// prefix of files: INPUT= OUTPUT= VERSION= WORKERS=
 	@$(ON_SERVICES) score --input '$(INPUT)' --output '$(OUTPUT)' $(call option,--bundle,VERSION) $(NAMED) $(call option,--workers,WORKERS)
 
 serve: $(SERVICES) ## serve VERSION, by default the champion for CPU: HTTP and a page on PORT, gRPC on GRPC_PORT
@@ -103,7 +103,7 @@ ON_CLUSTER = $(if $(MODEL_NAME),--set 'model_name=$(MODEL_NAME)') $(SETTINGS) $(
 submit-pipeline: setup ## run the pipeline on Kubeflow: PRESET=gke-a100-80gb (nodes) DATA= MODELS= RESOURCES= REGISTRY= QUEUE= WAIT=1 DRY_RUN=1
 	@$(GOEMOTIONS) pipeline submit $(TRAINED) $(PLACEMENT) $(ON_CLUSTER) $(if $(WAIT),--wait)
 
-submit-scoring: setup ## label Parquet files on Kubeflow: INPUT=s3://... OUTPUT=s3://... VERSION= PODS= REGISTRY= WAIT=1 DRY_RUN=1
+submit-scoring: setup ## label files on Kubeflow: INPUT=s3://... OUTPUT=s3://... VERSION= PODS= REGISTRY= WAIT=1 DRY_RUN=1
 	@$(GOEMOTIONS) pipeline score --input '$(INPUT)' --output '$(OUTPUT)' $(if $(VERSION),--set 'version=$(VERSION)') \
 		$(if $(PODS),--set 'pods=$(PODS)') $(ON_CLUSTER) $(if $(WAIT),--wait)
 

@@ -22,8 +22,14 @@ import numpy as np
 
 from benchmarks.measuring import Row, forget_peak, machine, peak_mib, ratio, spread, table
 
-STEPS = ("ingest", "evaluate", "tune_thresholds", "report")
-TITLES = {"report": "the report's analyses of every row"}
+# The sources that ingest reads, by the name of its step here.
+SOURCES = {"ingest": "tsv", "ingest_csv": "csv", "ingest_json_lines": "jsonl"}
+STEPS = (*SOURCES, "evaluate", "tune_thresholds", "report")
+TITLES = {
+    "ingest_csv": "ingest of one CSV that it splits",
+    "ingest_json_lines": "ingest of JSON Lines",
+    "report": "the report's analyses of every row",
+}
 SIZES = {
     "quick": [(10_000, 28), (100_000, 28), (10_000, 100)],
     "full": [(10_000, 28), (100_000, 28), (1_000_000, 28), (10_000, 100), (100_000, 100), (1_000_000, 100), (100_000, 1_000)],
@@ -47,15 +53,28 @@ def names(labels: int) -> list[str]:
     return [f"label-{number:04d}" for number in range(labels)]
 
 
-def write_source(folder: Path, rows: int, labels: int) -> None:
+def write_source(folder: Path, rows: int, labels: int, form: str) -> None:
+    """A source as the official TSV, as a single CSV without ids, or as JSON Lines with label names that no file lists."""
     random = np.random.default_rng(0)
     words = np.array([f"word{number}" for number in range(5000)])
-    (folder / "emotions.txt").write_text("\n".join(names(labels)))
-    for name, count in (("train", rows), ("dev", 10), ("test", 10)):
-        with (folder / f"{name}.tsv").open("w") as file:
+    if form != "jsonl":
+        (folder / "emotions.txt").write_text("\n".join(names(labels)))
+    for name, count in (("train", rows), ("dev", 10), ("test", 10)) if form != "csv" else (("comments", rows),):
+        with (folder / f"{name}.{form}").open("w") as file:
+            if form == "csv":
+                file.write("text,labels\n")
             for number in range(count):
                 text = " ".join(words[random.integers(0, len(words), random.integers(3, 25))])
-                file.write(f"{text}\t{random.integers(labels)}\t{name}{number}\n")
+                label = int(random.integers(labels))
+                file.write(_line(form, text, label, f"{name}{number}"))
+
+
+def _line(form: str, text: str, label: int, row_id: str) -> str:
+    if form == "tsv":
+        return f"{text}\t{label}\t{row_id}\n"
+    if form == "csv":
+        return f'"{text}",{label}\n'
+    return json.dumps({"text": text, "labels": [f"label-{label:04d}"], "id": row_id}) + "\n"
 
 
 def prepare(step: str, scratch: Path) -> Callable[[], object]:
@@ -65,8 +84,8 @@ def prepare(step: str, scratch: Path) -> Callable[[], object]:
     from goemotions.evaluation.predictions import FILE, Predictions
     from goemotions.metrics import thresholds
 
-    if step == "ingest":
-        return lambda: ingest(str(scratch / "source"), scratch / "dataset")
+    if step in SOURCES:
+        return lambda: ingest(str(scratch / SOURCES[step]), scratch / "dataset")
     if step == "tune_thresholds":
         return lambda: tuning.tune(scratch / "validation", scratch / "thresholds")
     predictions = Predictions.read(scratch / "validation" / FILE)
@@ -124,9 +143,10 @@ def generate(scratch: str, rows: str, labels: str) -> None:
     from goemotions.evaluation.predictions import FILE, Predictions
 
     folder = Path(scratch)
-    (folder / "source").mkdir()
     (folder / "validation").mkdir()
-    write_source(folder / "source", int(rows), int(labels))
+    for form in SOURCES.values():
+        (folder / form).mkdir()
+        write_source(folder / form, int(rows), int(labels), form)
     there, scores = probabilities(int(rows), int(labels))
     ids = [f"row{number}" for number in range(int(rows))]
     predictions = Predictions(tuple(names(int(labels))), ids, there, scores, "validation", "openvino-int8", "generated")
@@ -185,7 +205,7 @@ def _rows(step: str, measured: dict[tuple[int, int], tuple[float, float]]) -> li
     rows_of_table.append(
         Row(f"- {title}: exponent of time over rows", f"{time_:.2f}", f"at most {STEEPEST:g}", time_ <= STEEPEST)
     )
-    target = (f"at most {FLAT:g}", memory <= FLAT) if step == "ingest" else ("", None)
+    target = (f"at most {FLAT:g}", memory <= FLAT) if step in SOURCES else ("", None)
     rows_of_table.append(Row(f"- {title}: exponent of memory over rows", f"{memory:.2f}", *target))
     return rows_of_table
 

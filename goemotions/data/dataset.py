@@ -1,6 +1,7 @@
 """The data set: read from a source, validated, described, and written once as a Dataset folder.
 
-A Dataset folder holds a ``datasets.DatasetDict`` (splits train, validation, test; columns id, text, labels), ``dataset.json``
+A Dataset folder holds a ``datasets.DatasetDict`` (splits train, validation, test; columns id, text, labels, and soft_labels if the
+source has the shares of raters), ``dataset.json``
 (digest, counts, statistics) and ``quarantine.csv`` (the rows left out, with the reason; never their text).
 """
 
@@ -37,7 +38,10 @@ log = logging.getLogger(__name__)
 INFO_FILE = "dataset.json"
 QUARANTINE_FILE = "quarantine.csv"
 
-Row = tuple[str, str, list[int]]
+# Id, text, labels; and the soft labels of a source that has them.
+Row = tuple[str, str, list[int]] | tuple[str, str, list[int], list[float]]
+# The column with the share of raters per label; only sources with such shares have it.
+SOFT_LABELS = "soft_labels"
 
 
 class Statistics(TypedDict):
@@ -69,6 +73,14 @@ class Drawn(TypedDict):
     seed: int
 
 
+class Disagreement(TypedDict):
+    """How much the raters of train disagree: rows where they do; per label, the texts that any rater gave it, and the mean share."""
+
+    rows: int
+    texts: dict[str, int]
+    share: dict[str, float]
+
+
 class DatasetInfo(Statistics):
     """The content of ``dataset.json``.
 
@@ -84,6 +96,7 @@ class DatasetInfo(Statistics):
         unlabelled: what was done with rows without a label.
         leakage: for validation and test, how many texts are also in train: ``exact`` and ``normalized``.
         leaked_rows_dropped: whether such texts were left out of train.
+        disagreement: of the raters, if the source has them and they disagree.
     """
 
     source: str
@@ -97,6 +110,7 @@ class DatasetInfo(Statistics):
     unlabelled: str
     leakage: dict[str, dict[str, int]]
     leaked_rows_dropped: bool
+    disagreement: NotRequired[Disagreement | None]
 
 
 @store.raise_on_full_disk
@@ -149,17 +163,19 @@ def ingest(
                 raise DataError(
                     f"no row of {split} is left: all are quarantined or also in validation or test: check the source"
                 )
+        is_soft = any(split.has_shares for split in given.values())
         info: DatasetInfo = {
             "source": source,
             "form": opened.form,
             "revision": opened.revision,
-            "digest": digest(taxonomy, {split: _rows(kept) for split, kept in splits.items()}),
+            "digest": digest(taxonomy, {split: _rows(kept, taxonomy, is_soft=is_soft) for split, kept in splits.items()}),
             "labels": list(taxonomy.names),
             "rows": {split: len(kept) for split, kept in splits.items()},
             "quarantined": {split: dict(Counter(reason for *_, reason in kept.quarantined)) for split, kept in splits.items()},
             "unlabelled": unlabelled,
             "leakage": leakage,
             "leaked_rows_dropped": drop_leaked,
+            "disagreement": _disagreement(splits["train"], taxonomy) if is_soft else None,
             "drawn": {"splits": drawn, "share": split_share, "seed": split_seed},
             **describe(taxonomy, splits),
         }
@@ -169,7 +185,7 @@ def ingest(
             )
         for label in info["labels_absent_from_train"]:
             log.warning("label %s never occurs in train: it cannot be learned, and its scores are meaningless", label)
-        _write(output, taxonomy, splits, info)
+        _write(output, taxonomy, splits, info, is_soft=is_soft)
     return info
 
 
@@ -248,13 +264,23 @@ def _without_leaked(splits: dict[str, Split]) -> Split:
     return splits["train"].keep(~is_in(splits["train"].per_row["normalized"], held_out))
 
 
-def _rows(split: Split) -> Iterator[Row]:
+def _rows(split: Split, taxonomy: Taxonomy, *, is_soft: bool) -> Iterator[Row]:
     for batch in split.batches():
-        yield from zip(*(batch[name].to_pylist() for name in ("id", "text", "labels")), strict=True)
+        columns = [batch[name].to_pylist() for name in ("id", "text", "labels")]
+        yield from zip(*columns, *([_soft_labels(batch, taxonomy).tolist()] if is_soft else []), strict=True)
+
+
+def _soft_labels(batch: pa.RecordBatch, taxonomy: Taxonomy) -> np.ndarray:
+    """The share of raters per label, float32 [rows, labels]; 0 or 1 where all agree."""
+    shares = taxonomy.multi_hot(batch["labels"].to_pylist()).astype(np.float32)
+    for row, known in enumerate(batch["shares"].to_pylist()):
+        if known is not None:
+            shares[row] = known
+    return shares
 
 
 def digest(taxonomy: Taxonomy, splits: Mapping[str, Iterable[Row]]) -> str:
-    """sha256 over the taxonomy and the canonical rows (id, text, labels): one JSON list per row, in order, split by split."""
+    """sha256 over the taxonomy and the canonical rows: one JSON list per row, in order, split by split."""
     state = hashlib.sha256(json.dumps(taxonomy.names).encode())
     for split in SPLITS:
         for row in splits[split]:
@@ -295,6 +321,21 @@ def _duplicates(per_row: dict[str, np.ndarray]) -> dict[str, int]:
     return {"texts": len(texts), "rows": len(rows), "texts_with_other_labels": int((label_sets > 1).sum())}
 
 
+def _disagreement(split: Split, taxonomy: Taxonomy) -> Disagreement:
+    rows, given, shares = 0, np.zeros(len(taxonomy), dtype=np.int64), np.zeros(len(taxonomy))
+    for batch in split.batches():
+        soft = _soft_labels(batch, taxonomy)
+        rows += len(batch) - batch["shares"].null_count
+        given += (soft > 0).sum(axis=0)
+        shares += soft.sum(axis=0, dtype=np.float64)
+    means = np.round(shares / np.maximum(given, 1), 4)
+    return {
+        "rows": rows,
+        "texts": dict(zip(taxonomy.names, given.tolist(), strict=True)),
+        "share": dict(zip(taxonomy.names, means.tolist(), strict=True)),
+    }
+
+
 def _percentiles(values: np.ndarray) -> dict[str, float]:
     if not len(values):
         return {}
@@ -302,18 +343,20 @@ def _percentiles(values: np.ndarray) -> dict[str, float]:
     return {"mean": round(float(np.mean(values)), 2), **{name: float(value) for name, value in named}}
 
 
-def _write(output: Path, taxonomy: Taxonomy, splits: dict[str, Split], info: DatasetInfo) -> None:
+def _write(output: Path, taxonomy: Taxonomy, splits: dict[str, Split], info: DatasetInfo, *, is_soft: bool) -> None:
     features = datasets.Features(
         id=datasets.Value("string"),
         text=datasets.Value("string"),
         labels=datasets.List(datasets.ClassLabel(names=list(taxonomy.names))),
+        **({SOFT_LABELS: datasets.List(datasets.Value("float32"))} if is_soft else {}),
     )
     datasets.disable_progress_bars()
     # `datasets` cannot write rows batch by batch: it writes its folders with a single row, which `_replace_rows` replaces.
-    single = pa.table({"id": [""], "text": [""], "labels": [[]]}, schema=features.arrow_schema)
+    single = pa.Table.from_pylist([{"id": "", "text": "", "labels": [], SOFT_LABELS: []}], schema=features.arrow_schema)
     datasets.DatasetDict({split: datasets.Dataset(single) for split in splits}).save_to_disk(str(output))
     for split, rows in splits.items():
-        _replace_rows(output / split, rows, features.arrow_schema, fingerprint=f"{split}-{info['digest'][:16]}")
+        fingerprint = f"{split}-{info['digest'][:16]}"
+        _replace_rows(output / split, rows, taxonomy, features.arrow_schema, fingerprint=fingerprint)
     with (output / QUARANTINE_FILE).open("w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file)
         lines.writerow(["split", "line", "id", "reason"])
@@ -321,11 +364,14 @@ def _write(output: Path, taxonomy: Taxonomy, splits: dict[str, Split], info: Dat
     (output / INFO_FILE).write_text(json.dumps(info, indent=1), encoding="utf-8")
 
 
-def _replace_rows(folder: Path, split: Split, schema: pa.Schema, fingerprint: str) -> None:
+def _replace_rows(folder: Path, split: Split, taxonomy: Taxonomy, schema: pa.Schema, fingerprint: str) -> None:
     state_file = folder / "state.json"
     state = json.loads(state_file.read_text(encoding="utf-8"))
     with pa.ipc.new_stream(str(folder / state["_data_files"][0]["filename"]), schema) as writer:
         for batch in split.batches():
-            writer.write_batch(batch.select(["id", "text", "labels"]).cast(schema))
+            if SOFT_LABELS in schema.names:
+                soft = pa.array(_soft_labels(batch, taxonomy).tolist(), pa.list_(pa.float32()))
+                batch = batch.append_column(SOFT_LABELS, soft)
+            writer.write_batch(batch.select(schema.names).cast(schema))
     # The cache of `datasets` takes folders with the same fingerprint for the same data.
     state_file.write_text(json.dumps({**state, "_fingerprint": fingerprint}, indent=1), encoding="utf-8")

@@ -14,7 +14,14 @@ PAIRS = 15
 
 def sections(info: DatasetInfo, words: dict[str, np.ndarray]) -> list[Section]:
     """Sections from ``dataset.json``; ``words`` are the numbers of words of each text, by split."""
-    return [_counts(info), _label_distribution(info), _cooccurrence(info), _lengths(info, words), _duplicates(info)]
+    return [
+        _counts(info),
+        _label_distribution(info),
+        _cooccurrence(info),
+        _lengths(info, words),
+        _duplicates(info),
+        *_disagreement(info),
+    ]
 
 
 def _counts(info: DatasetInfo) -> Section:
@@ -92,6 +99,24 @@ def _lengths(info: DatasetInfo, words: dict[str, np.ndarray]) -> Section:
 def _whole(value: float | None) -> Cell:
     """The value, as an integer if it is one."""
     return int(value) if value is not None and float(value).is_integer() else value
+
+
+def _disagreement(info: DatasetInfo) -> list[Section]:
+    raters = info.get("disagreement")
+    if not raters:
+        return []
+    rows: list[list[Cell]] = [[name, raters["texts"][name], f"{raters['share'][name]:.2f}"] for name in info["labels"]]
+    return [
+        Section(
+            "Disagreement of raters",
+            (
+                f"In {raters['rows']:,} rows of train, raters disagree. Training learns from the share of raters per label. Metrics "
+                "use the labels that at least half of the raters gave.",
+            ),
+            (Table(("label", "texts where a rater gave it", "mean share of raters there"), rows),),
+            level=3,
+        )
+    ]
 
 
 def _duplicates(info: DatasetInfo) -> Section:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import transformers
 
-from goemotions.data.dataset import load_dataset, taxonomy_of
+from goemotions.data.dataset import SOFT_LABELS, load_dataset, taxonomy_of
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.metrics import calibration
 from goemotions.models import classifier, engines, profiles
@@ -102,7 +102,10 @@ def load(dataset: Path, profile: Profile, weights: str = "") -> Iterator[Materia
         train, validation = (
             TokenizedSplit(
                 [item.ids for item in encoder.encode(splits[name]["text"][:])],
-                taxonomy.multi_hot(splits[name]["labels"][:]).astype(np.float32),
+                # Metrics need labels; training learns from the shares of raters where the data has them.
+                np.asarray(splits[name][SOFT_LABELS][:], dtype=np.float32)
+                if name == "train" and SOFT_LABELS in splits[name].column_names
+                else taxonomy.multi_hot(splits[name]["labels"][:]).astype(np.float32),
             )
             for name in ("train", "validation")
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -422,6 +423,76 @@ FOUND: dict[str, tuple[Written, str]] = {
 def test_an_error_names_what_is_there(tmp_path: Path, files: Written, message: str) -> None:
     with pytest.raises(DataError, match=message):
         ingested(tmp_path, files)
+
+
+def rated(opinions: list[tuple[str, str, int, list[str]]]) -> bytes:
+    """Rows as in the raw GoEmotions files: id, text, rater, labels."""
+    return csv_of(
+        pd.DataFrame(
+            {"text": text, "id": row_id, **RATED_ROW, "rater_id": rater, **{name: int(name in labels) for name in NAMES}}
+            for row_id, text, rater, labels in opinions
+        )
+    )
+
+
+RATED_ROW = {name: values[0] for name, values in RATED.items()}
+OPINIONS = [
+    ("x1", "a lake", 7, ["calm"]),
+    ("x2", "a storm", 7, ["dread"]),
+    ("x1", "a lake", 8, ["calm", "glee"]),
+    ("x3", "a chair", 8, ["calm"]),
+    ("x2", "a storm", 9, ["dread"]),
+    ("x1", "a lake", 9, []),
+    ("x3", "a chair", 7, ["dread"]),
+    ("x3", "a chair", 5, []),
+]
+
+
+def test_one_row_per_rater_becomes_the_labels_of_the_majority_and_soft_labels(tmp_path: Path) -> None:
+    other = csv_of(frame(ROWS, id=["a", "b", "c"], rater_id=[1, 1, 1], **flags(ROWS)))
+    info = ingested(
+        tmp_path,
+        {
+            "train_1.csv": rated(OPINIONS[:5]),
+            "train_2.csv": rated(OPINIONS[5:]),
+            "dev.csv": other,
+            "test.csv": csv_of(frame(ROWS, id=["d", "e", "f"], rater_id=[1, 1, 1], **flags(ROWS))),
+        },
+    )
+    assert named(tmp_path / "dataset") == [("a lake", ["calm"]), ("a storm", ["dread"])]
+    assert info["quarantined"]["train"] == {"no label of the majority": 1}
+    train = load_dataset(tmp_path / "dataset")[0]["train"]
+    assert train["id"][:] == ["x1", "x2"]
+    assert np.allclose(train["soft_labels"][:], [[2 / 3, 0, 1 / 3], [0, 1, 0]])
+    assert info["disagreement"] == {
+        "rows": 1,
+        "texts": {"calm": 1, "dread": 1, "glee": 1},
+        "share": {"calm": 0.6667, "dread": 1.0, "glee": 0.3333},
+    }
+
+
+def test_raters_that_agree_give_plain_labels(tmp_path: Path) -> None:
+    agreed = [(row_id, text, rater, labels) for row_id, text, _, labels in OPINIONS[:2] for rater in (1, 2)]
+    info = ingested(
+        tmp_path,
+        {name: rated([(name + i, t, r, ls) for i, t, r, ls in agreed]) for name in ("train.csv", "dev.csv", "test.csv")},
+    )
+    assert "soft_labels" not in load_dataset(tmp_path / "dataset")[0]["train"].column_names
+    assert info["disagreement"] is None
+
+
+def test_a_column_of_shares_per_label_is_soft_labels(tmp_path: Path) -> None:
+    content = b"text,calm,dread,glee\na lake,0.9,0,.5\na storm,0,1,0.2\n"
+    info = ingested(tmp_path, {f"{split}.csv": content for split in ("train", "dev", "test")})
+    assert named(tmp_path / "dataset") == [("a lake", ["calm", "glee"]), ("a storm", ["dread"])]
+    assert np.allclose(load_dataset(tmp_path / "dataset")[0]["train"]["soft_labels"][:], [[0.9, 0, 0.5], [0, 1, 0.2]])
+    changed = {f"{split}.csv": content.replace(b"0.9", b"0.8") for split in ("train", "dev", "test")}
+    assert ingest(str(source(tmp_path / "changed", changed)), tmp_path / "other")["digest"] != info["digest"]
+
+
+def test_an_id_with_two_texts_is_a_named_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"train.csv, line 3: id 'x1' has another text than before"):
+        ingested(tmp_path, {"train.csv": rated([OPINIONS[0], ("x1", "another lake", 8, ["calm"])])})
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"

@@ -15,11 +15,12 @@ import torch
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
 
 from goemotions import report
-from goemotions.data.dataset import load_dataset
+from goemotions.data.dataset import ingest, load_dataset
 from goemotions.evaluation import evaluate
 from goemotions.metrics.classification import METRICS_FILE
 from goemotions.registry.bundle import ENGINES, VARIANTS
 from goemotions.report import comparison, measurements
+from goemotions.report import dataset as report_dataset
 from goemotions.report.document import to_markdown
 from goemotions.report.reference import OFFICIAL_DIGEST
 from goemotions.report.result import Result
@@ -223,6 +224,17 @@ def test_the_counts_of_labels_are_those_of_the_splits(tables: Any, candidate: Pa
         stored = Stored(candidate / "gpu", split)
         counts = [int(row[split]) for row in tables["label"].values()]
         assert counts == stored.labels.sum(axis=0).tolist()
+
+
+def test_the_disagreement_of_raters_is_shown_if_the_data_has_them(tmp_path: Path, markdown: str, markdown_tables: Any) -> None:
+    (tmp_path / "source").mkdir()
+    for split in ("train", "dev", "test"):
+        (tmp_path / "source" / f"{split}.csv").write_text("text,calm,dread\na lake,0.75,0.2\na storm,0,1\n")
+    info = ingest(str(tmp_path / "source"), tmp_path / "dataset")
+    sections = report_dataset.sections(info, {split: np.array([2, 2]) for split in info["rows"]})
+    (table,) = markdown_tables(to_markdown("t", [section for section in sections if section.title == "Disagreement of raters"]))
+    assert [row[:3] for row in table[-2:]] == [["calm", "1", "0.75"], ["dread", "2", "0.60"]]
+    assert "Disagreement of raters" not in markdown
 
 
 def test_the_versions_and_the_reason_against_promotion_are_shown(markdown: str, tables: Any) -> None:

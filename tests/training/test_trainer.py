@@ -209,6 +209,17 @@ def a_loop(material: trainer.Material, epochs: int, location: str = "", patience
     return TrainingLoop(profile, network, material.encoder, plan=CheckpointPlan(location))
 
 
+def test_the_targets_of_train_are_the_shares_of_raters_and_those_of_validation_the_labels(tiny: str, tmp_path: Path) -> None:
+    content = "text,calm,dread\na lake,0.75,0.25\na storm,0,1\n"
+    (tmp_path / "source").mkdir()
+    for split in ("train", "dev", "test"):
+        (tmp_path / "source" / f"{split}.csv").write_text(content)
+    ingest(str(tmp_path / "source"), tmp_path / "dataset")
+    with trainer.load(tmp_path / "dataset", profiles.get("minilm"), tiny) as loaded:
+        assert loaded.train.labels.tolist() == [[0.75, 0.25], [0, 1]]
+        assert loaded.validation.labels.tolist() == [[1, 0], [0, 1]]
+
+
 def test_the_best_epoch_is_kept_when_a_later_one_is_worse(material: trainer.Material) -> None:
     loop = a_loop(material, epochs=4)
     best: dict[str, torch.Tensor] = {}
