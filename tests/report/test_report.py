@@ -167,7 +167,8 @@ def test_the_epochs_are_those_of_the_training_record(markdown: str, tables: Any,
         keys = ("train/loss", "validation/loss", "validation/auc_micro", "validation/auc_macro")
         assert row == [f"{values['epoch']:.0f}", *(shown(values[key]) for key in keys)]
     assert tables["training"]["parameters"]["value"] == str(training["parameters"])
-    assert f"the best is {training['best_epoch']}" in tables["training"]["epochs"]["value"]
+    epochs = f"{len(training['history'])} of {training['profile']['epochs']} planned, the best is {training['best_epoch']}"
+    assert tables["training"]["epochs"]["value"] == epochs
     assert tables["hyperparameter"]["learning_rate"]["value"] == f"{training['profile']['learning_rate']:g}"
 
 
