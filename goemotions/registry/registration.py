@@ -191,7 +191,7 @@ def _refuse_other_labels(model_name: str, variant: Variant, candidates: list[Can
 
 def _version_tags(metadata: BundleMetadata) -> dict[str, str]:
     tags = {name: getattr(metadata, name) for name in ("variant", "profile", "run_id", "dataset_digest")}
-    return tags | {"evaluated": str(metadata.evaluated)}
+    return tags | {"evaluated": str(metadata.evaluated or metadata.engine)}
 
 
 def _store_bundle(location: BundleLocation, artifacts: CandidateArtifacts, metadata: BundleMetadata) -> dict[str, float]:
