@@ -24,6 +24,7 @@ import pyarrow as pa
 from scipy import sparse
 
 from goemotions import defaults
+from goemotions.data.labels import SOFT_LABELS
 from goemotions.data.layout import SPLITS
 from goemotions.data.raters import by_text
 from goemotions.data.sources import Columns, Source, open_source
@@ -40,8 +41,6 @@ QUARANTINE_FILE = "quarantine.csv"
 
 # Id, text, labels; and the soft labels of a source that has them.
 Row = tuple[str, str, list[int]] | tuple[str, str, list[int], list[float]]
-# The column with the share of raters per label; only sources with such shares have it.
-SOFT_LABELS = "soft_labels"
 
 
 class Statistics(TypedDict):

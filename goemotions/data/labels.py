@@ -19,6 +19,8 @@ from goemotions.errors import DataError
 
 NAMES = ("labels", "label")
 MARKS = ",;|"
+# The column of a Dataset folder with the share of raters per label; only sources with such shares have it.
+SOFT_LABELS = "soft_labels"
 MOST_LABELS = 10_000
 LONGEST_NAME = 200
 # Columns that tell the raters of a text apart.
@@ -79,13 +81,32 @@ def find_labelling(tables: Sequence[Table], names: Sequence[str] | None, labels_
     # Files of one format are read alike.
     readings = {form: _reading(group, column, parse) for form, group in unnamed.items()}
 
+    def columns(table: Table) -> list[str]:
+        return [_present(table, column), *([SOFT_LABELS] if _has_soft_labels(table, taxonomy, column) else [])]
+
     def decoder(table: Table) -> Decode:
         own = table.class_names.get(table.column(column))
-        return _by_own_names(own, parse) if own else readings[table.form].decoder(parse)
+        decode = _by_own_names(own, parse) if own else readings[table.form].decoder(parse)
+        return _with_shares(decode, len(taxonomy)) if _has_soft_labels(table, taxonomy, column) else decode
 
     forms = dict.fromkeys(reading.form for reading in readings.values())
     form = f"{' and '.join(forms) or 'ClassLabel numbers'} in column {column!r}"
-    return Labelling(taxonomy, lambda table: [_present(table, column)], decoder, form)
+    return Labelling(taxonomy, columns, decoder, form)
+
+
+def _has_soft_labels(table: Table, taxonomy: Taxonomy, column: str) -> bool:
+    """Whether a file of a Dataset folder has the shares of raters, in the order of the labels."""
+    return SOFT_LABELS in table.columns and table.class_names.get(table.column(column)) == taxonomy.names
+
+
+def _with_shares(decode: Decode, label_count: int) -> Decode:
+    def decode_both(cells: Sequence[Any]) -> Decoded:
+        shares = [_flag(share) for share in cells[1] or ()]
+        if len(shares) != label_count or None in shares:
+            raise ValueError(f"{SOFT_LABELS} must have a share between 0 and 1 per label")
+        return decode(cells[:1])[0], _majority([share for share in shares if share is not None])[1]
+
+    return decode_both
 
 
 def _present(table: Table, column: str) -> str:

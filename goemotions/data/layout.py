@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from pathlib import Path, PurePath
 from goemotions.data.tables import is_table
 from goemotions.data.text_files import split_name
 from goemotions.errors import DataError
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 NAMES = {
@@ -108,9 +111,12 @@ def _classify(folder: Path, path: Path) -> _Found:
 def _configuration(folder: Path, name: str, splits: Sequence[_Found]) -> PurePath:
     """The folder with the splits: the source itself, or the only one below it."""
     places = sorted({file.within for file in splits}, key=lambda place: (len(place.parts), place))
-    if len(places) == 1 or not places[0].parts:
+    listed = ", ".join(str(place) for place in places if place.parts)
+    if len(places) == 1:
         return places[0]
-    listed = ", ".join(str(place) for place in places)
+    if not places[0].parts:
+        log.info("%s: its own splits are taken, not those below it (%s)", name, listed)
+        return places[0]
     raise DataError(
         f"{name} holds several data sets ({listed}): give the folder of one, such as {name.rstrip('/')}/{places[0]}"
     )

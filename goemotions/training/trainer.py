@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import transformers
 
-from goemotions.data.dataset import SOFT_LABELS, load_dataset, taxonomy_of
+from goemotions.data.dataset import load_dataset, taxonomy_of
+from goemotions.data.labels import SOFT_LABELS
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.metrics import calibration
 from goemotions.models import classifier, engines, profiles

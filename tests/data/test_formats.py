@@ -217,6 +217,15 @@ def test_the_columns_of_the_labels_can_be_listed(tmp_path: Path) -> None:
     assert named(tmp_path / "dataset") == ROWS
 
 
+def test_the_splits_of_the_folder_itself_are_taken_and_the_others_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="goemotions.data.layout"):
+        ingested(tmp_path, FORMATS["names, |"] | {"raw/train.jsonl": b"{}"})
+    assert named(tmp_path / "dataset") == ROWS
+    assert "its own splits are taken, not those below it (raw)" in caplog.text
+
+
 def test_one_label_per_row_is_a_label(tmp_path: Path) -> None:
     ingested(tmp_path, dict.fromkeys(("train.csv", "dev.csv", "test.csv"), b"text,label\na lake,calm\na storm,dread\n"))
     assert named(tmp_path / "dataset") == [("a lake", ["calm"]), ("a storm", ["dread"])]
@@ -486,6 +495,7 @@ def test_a_column_of_shares_per_label_is_soft_labels(tmp_path: Path) -> None:
     info = ingested(tmp_path, {f"{split}.csv": content for split in ("train", "dev", "test")})
     assert named(tmp_path / "dataset") == [("a lake", ["calm", "glee"]), ("a storm", ["dread"])]
     assert np.allclose(load_dataset(tmp_path / "dataset")[0]["train"]["soft_labels"][:], [[0.9, 0, 0.5], [0, 1, 0.2]])
+    assert ingest(str(tmp_path / "dataset"), tmp_path / "again")["digest"] == info["digest"]
     changed = {f"{split}.csv": content.replace(b"0.9", b"0.8") for split in ("train", "dev", "test")}
     assert ingest(str(source(tmp_path / "changed", changed)), tmp_path / "other")["digest"] != info["digest"]
 
