@@ -78,6 +78,10 @@ CLUSTER = options(
     click.option("--ca-cert", envvar="KF_PIPELINES_SSL_CA_CERT", default="", help="Certificate authority of the endpoint."),
     click.option("--kube-context", envvar="KUBE_CONTEXT", default="", help="Connect through the API server of this context."),
 )
+# What to do after a run that succeeded, by pipeline.
+NEXT = {
+    "goemotions-training": "`make status` lists the registered versions; `make promote VERSION=<number>` makes one the champion"
+}
 WAIT = click.option(
     "--wait/--no-wait", default=False, help="Follow the run until it ends; the exit code is 0 only if it succeeded."
 )
@@ -235,7 +239,8 @@ def _training_package(given: dict[str, Any]) -> Package:
 
 
 def _send(connection: Connection, package: Package, given: dict[str, Any], wait: bool) -> None:
-    from pipelines.submit import start, wait_for
+    from pipelines.progress import wait_for
+    from pipelines.submit import start
 
     if given["dry_run"]:
         _show(connection, package, given["experiment"])
@@ -244,7 +249,8 @@ def _send(connection: Connection, package: Package, given: dict[str, Any], wait:
     click.echo(f"run {started.run_id} of version {package.version}: {started.link}")
     if wait:
         wait_for(started, click.echo)
-        click.echo(f"run {started.run_id} SUCCEEDED")
+        click.echo(f"run {started.run_id} SUCCEEDED: its outputs, such as the report's page, are at {started.link}")
+        click.echo(NEXT.get(package.name, ""), nl=package.name in NEXT)
 
 
 def _show(connection: Connection, package: Package, experiment: str) -> None:

@@ -1,33 +1,19 @@
-"""Runs and schedules on Kubeflow Pipelines: start a run and follow it, or run the training pipeline on a schedule."""
+"""Runs and schedules on Kubeflow Pipelines: start a run, or run the training pipeline on a schedule."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import json
-import re
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import kfp_server_api
 
-from goemotions.errors import WorkflowError
-from pipelines.client import Client, Connection, ServerAway, ServerError, connect, translate_errors
+from pipelines.client import Client, Connection, connect, translate_errors
 from pipelines.package import Package
 
 SCHEDULE = "goemotions-training"
-# Nodes of the workflow that are not steps: drivers, the pods of attempts, and groups of nodes.
-NOT_STEPS = re.compile(r"^(root|executor(\(\d+\))?|iteration-.*)$|driver(\(\d+\))?$")
-FINAL = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
-POLL_SECONDS = 5.0
-# A restart of the API server takes less.
-AWAY_SECONDS = 300.0
-
-
-class RunNotSuccessful(WorkflowError):
-    """A run that was waited for did not succeed, or is no longer waited for."""
 
 
 class PipelineVersion(NamedTuple):
@@ -83,55 +69,6 @@ def upload(client: Client, package: Package, namespace: str) -> PipelineVersion:
     if not versions:
         versions = [client._upload_api.upload_pipeline_version(str(package.path), name=package.version, pipelineid=pipeline_id)]
     return PipelineVersion(pipeline_id, versions[0].pipeline_version_id)
-
-
-def wait_for(run: Run, show: Callable[[str], None]) -> None:
-    """Shows the progress of a run until it ends.
-
-    Raises:
-        RunNotSuccessful: it did not succeed, the wait was interrupted, or the server cannot be reached; the message says which.
-    """
-    try:
-        state = follow(run, show)
-    except KeyboardInterrupt:
-        raise RunNotSuccessful(f"stopped waiting: run {run.run_id} continues") from None
-    except ServerError as error:
-        raise RunNotSuccessful(f"stopped waiting, run {run.run_id} continues: {error}") from error
-    if state != "SUCCEEDED":
-        raise RunNotSuccessful(f"run {run.run_id} ended as {state}: see its steps and logs at the link above")
-
-
-def follow(run: Run, show: Callable[[str], None]) -> str:
-    """Waits for the end of a run, shows each change of a step's state, and returns the final state of the run.
-
-    Raises:
-        ServerError: the server refuses, or cannot be reached for longer than a restart takes.
-    """
-    states: dict[str, str] = {}
-    reached = time.monotonic()
-    while True:
-        try:
-            with translate_errors(run.connection):
-                current = run.client.get_run(run.run_id)
-            reached = time.monotonic()
-        except ServerAway:
-            if time.monotonic() - reached > AWAY_SECONDS:
-                raise
-        else:
-            _show_changes(current, states, show)
-            if current.state in FINAL:
-                return str(current.state)
-        time.sleep(POLL_SECONDS)
-
-
-def _show_changes(run: Any, states: dict[str, str], show: Callable[[str], None]) -> None:
-    """Shows the steps whose state differs from the one in ``states``, and updates it; shows the error of a failed run."""
-    for task in (run.run_details and run.run_details.task_details) or []:
-        if task.state and not NOT_STEPS.search(task.display_name or "") and states.get(task.task_id) != task.state:
-            states[task.task_id] = task.state
-            show(f"  {time.strftime('%H:%M:%S')}  {task.state:<10} {task.display_name}")
-    if run.state in FINAL and run.error and run.error.message:
-        show(f"  {run.error.message}")
 
 
 def set_schedule(connection: Connection, package: Package, experiment: str, cron: str) -> str:

@@ -25,11 +25,12 @@ from kubernetes.config import kube_config
 
 from goemotions.deployment import node_pools
 from goemotions.errors import WorkflowError
-from pipelines import client, package, submit, training
+from pipelines import client, package, progress, submit, training
 from pipelines.cli import pipeline
 from tests.support.kfp_server import TOKEN
 
 ROOT = Path(__file__).parents[2]
+MODELS = ("--models", "minilm,distilbert")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def kubeflow(server: Kubeflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("KF_PIPELINES_TOKEN", TOKEN)
     for name in ("KF_PIPELINES_NAMESPACE", "KF_PIPELINES_COOKIES", "KUBE_CONTEXT"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(submit, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(progress, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(package, "TRAINING_FILE", tmp_path / "training.yaml")
     monkeypatch.setattr(package, "SCORING_FILE", tmp_path / "scoring.yaml")
     return server
@@ -150,29 +151,63 @@ def test_the_same_source_is_uploaded_once_and_other_resources_are_another_versio
 
 
 @pytest.mark.parametrize(("end", "code"), [("SUCCEEDED", 0), ("FAILED", 1), ("CANCELED", 1)])
-def test_waiting_shows_each_step_and_the_final_state(kubeflow: Kubeflow, end: str, code: int) -> None:
+def test_waiting_shows_each_step_with_its_model_and_duration_and_the_final_state(
+    kubeflow: Kubeflow, end: str, code: int
+) -> None:
     kubeflow.switch(end=end)
-    result = run("submit", "--wait")
+    result = run("submit", "--wait", *MODELS)
     assert result.exit_code == code, result.output
-    shown = re.findall(r"^  \d\d:\d\d:\d\d  (\w+) +(\S+)$", result.output, re.MULTILINE)
-    assert [state for state, step in shown if step == "train"] == ["PENDING", "RUNNING", "SUCCEEDED"]
-    assert shown[-1] == (end, "register")
-    assert {step for _, step in shown} == {"ingest", "train", "register"}
+    shown = re.findall(r"^  \d\d:\d\d:\d\d  (\w+) +(\S+(?: [a-z]\S+)?)(?: +(\S+))?$", result.output, re.MULTILINE)
+    assert [line for line in shown if line[1].startswith("train")] == [
+        ("RUNNING", "train minilm", ""),
+        ("SUCCEEDED", "train minilm", "1m01s"),
+        ("RUNNING", "train distilbert", ""),
+        ("SUCCEEDED", "train distilbert", "1m01s"),
+    ]
+    assert shown[-1] == (end, "register", "1m01s")
+    assert {step for _, step, _ in shown} == {"ingest", "train minilm", "train distilbert", "register"}
+    table = re.findall(r"^(\w+)  +(\S*) +([A-Z]+) +1m01s$", result.output, re.MULTILINE)
+    assert table == [
+        ("ingest", "", "SUCCEEDED"),
+        ("train", "minilm", "SUCCEEDED"),
+        ("train", "distilbert", "SUCCEEDED"),
+        ("register", "", end),
+    ]
     if code:
         assert f"ended as {end}" in str(result.exception)
     else:
-        assert result.output.rstrip().endswith("SUCCEEDED")
+        assert "make promote VERSION=" in result.output.splitlines()[-1]
+
+
+def test_a_failed_step_is_named_and_the_end_of_its_log_shown(kubeflow: Kubeflow) -> None:
+    kubeflow.switch(end="FAILED")
+    result = run("submit", "--wait", *MODELS)
+    assert "    | goemotions.errors.GateError: the gate refused" in result.output
+    assert "ended as FAILED: register failed; the log of a step is in the Kubeflow UI" in str(result.exception)
+
+
+def test_a_retried_step_is_shown_with_the_reason(kubeflow: Kubeflow) -> None:
+    kubeflow.switch(retried=True)
+    output = run("submit", "--wait", *MODELS).output
+    lines = re.findall(r"^  \d\d:\d\d:\d\d  RETRIED +train (\S+) +(.*)$", output, re.MULTILINE)
+    assert lines == [("minilm", "attempt 2: pod deleted"), ("distilbert", "attempt 2: pod deleted")]
+
+
+def test_steps_that_the_server_reports_after_the_end_of_the_run_are_shown(kubeflow: Kubeflow) -> None:
+    kubeflow.switch(details_lag=3)
+    output = run("submit", "--wait", *MODELS).output
+    assert re.search(r"SUCCEEDED  register +1m01s", output)
 
 
 def test_waiting_outlasts_a_restart_of_the_server(kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
     connection = client.Connection(kubeflow.url, token=TOKEN)
     started = submit.start(connection, package.pack_training("", "", {}, force=True), "e")
     kubeflow.switch(away=12)
-    assert submit.follow(started, lambda line: None) == "SUCCEEDED"
-    monkeypatch.setattr(submit, "AWAY_SECONDS", 0.2)
+    assert progress.Progress(started, lambda line: None).follow() == "SUCCEEDED"
+    monkeypatch.setattr(progress, "AWAY_SECONDS", 0.2)
     kubeflow.switch(away=10_000)
     with pytest.raises(client.ServerError, match="does not respond"):
-        submit.follow(started, lambda line: None)
+        progress.Progress(started, lambda line: None).follow()
 
 
 def test_interrupting_the_wait_reports_that_the_run_continues(kubeflow: Kubeflow) -> None:
