@@ -65,7 +65,7 @@ class State:
 
 
 class Node:
-    """A node of Argo's workflow: it runs while the number of polls is between that at which the first of its children runs and its rank."""
+    """A node of Argo's workflow: it runs from the poll at which the first of its children runs to the one of its rank."""
 
     def __init__(self, run_id: str, name: str, rank: int, end: str, children: tuple[Node, ...] = (), error: str = "") -> None:
         self.run_id, self.name, self.rank, self.end, self.children, self.error = run_id, name, rank, end, children, error
