@@ -43,7 +43,7 @@ def test_a_small_model_goes_from_the_hub_folder_to_the_answers_of_a_server(stack
 
 @pytest.mark.parametrize("model", random_weights.MODELS)
 def test_the_folders_are_those_of_the_hub(model: str, tmp_path: Path) -> None:
-    random_weights.write(tmp_path, model, ["a few words, and more words"], small=True)
+    random_weights.write(tmp_path, model, random_weights.sample_texts(), small=True)
     vocabulary = {"roberta-large": {"vocab.json", "merges.txt"}, "distilbert": {"vocab.txt"}}[model]
     files = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert {path.name for path in tmp_path.iterdir()} == files | vocabulary
@@ -61,7 +61,7 @@ def test_the_folders_are_those_of_the_hub(model: str, tmp_path: Path) -> None:
 
 def test_a_step_that_fails_is_named_with_the_end_of_its_output(tmp_path: Path) -> None:
     steps: list[Step] = []
-    with pytest.raises(StepFailed, match=r"export of distilbert ended with 2: .*Missing option '--dataset'"):
+    with pytest.raises(StepFailed, match=r"export of distilbert ended with 2: (?s:.*)Missing option '--dataset'"):
         Rehearsal(tmp_path, small=True, on_step=steps.append).step("export", "distilbert", "export")
     assert steps == []
 
@@ -106,6 +106,13 @@ def test_the_limits_of_the_steps_are_at_least_a_third_above_the_measured_peaks()
         for limits in (resources.TRAINING, resources.for_models([model])):
             if limit := limits.get(f"{step}.memory"):
                 assert gib(limit) >= 4 / 3 * peak, f"{step} of {model}: {limit} is too little for a peak of {peak:.1f} GiB"
+
+
+def test_the_peaks_of_the_resources_are_those_of_the_table() -> None:
+    measured = rehearsal.peaks(DOCUMENT)
+    assert {(model, step): peak for model, steps in resources.PEAKS.items() for step, peak in steps.items()} == {
+        key: pytest.approx(peak, abs=0.06) for key, peak in measured.items() if f"{key[1]}.memory" in resources.TRAINING
+    }
 
 
 def gib(quantity: str) -> float:

@@ -223,7 +223,7 @@ def test_queue_and_priority_are_labels_of_kueue() -> None:
         placement.queue_labels("team queue")
 
 
-# GiB; the defaults are 32, 16 and 8.
+# GiB; the default of each is 32, 8 and 8.
 PEAKS = {"large": {"train": 30.2, "export": 15.0}, "small": {"train": 3.1, "export": 2.0, "report": 7.0}}
 
 
@@ -231,7 +231,7 @@ PEAKS = {"large": {"train": 30.2, "export": 15.0}, "small": {"train": 3.1, "expo
     ("models", "train", "export", "report"),
     [
         # A third more than the peak, in whole GiB, and at least the default.
-        (["small"], "32Gi", "16Gi", "10Gi"),
+        (["small"], "32Gi", "8Gi", "10Gi"),
         (["small", "large"], "41Gi", "20Gi", "10Gi"),
         # A model that was not measured counts as the largest that was.
         (["mine"], "41Gi", "20Gi", "10Gi"),
