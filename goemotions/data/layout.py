@@ -75,6 +75,9 @@ def find(folder: Path, name: str = "") -> Layout:
     if not splits:
         return Layout({"": _unsplit(folder, name, [file.path for file in found])}, _label_names(folder))
     within = _configuration(folder, name, splits)
+    beside = [file.path.name for file in found if not file.split and not file.within.parts]
+    if within.parts and beside:
+        raise DataError(f"{name} holds {beside[0]} and the splits in {within}/: give one of the two as the source")
     chosen = [file for file in splits if file.within == within]
     files = {split: _one_form(name, split, [file for file in chosen if file.split == split]) for split in SPLITS}
     if not files["train"]:

@@ -310,6 +310,10 @@ AMBIGUOUS: dict[str, tuple[Written, str]] = {
         {"raw/train.csv": BY_NAME, "raw/test.csv": BY_NAME, "simplified/train.csv": BY_NAME, "simplified/test.csv": BY_NAME},
         r"holds several data sets \(raw, simplified\): give the folder of one, such as .*/raw",
     ),
+    "a file and splits below": (
+        {"comments.csv": BY_NAME, "out/train.csv": BY_NAME, "out/test.csv": BY_NAME},
+        r"holds comments.csv and the splits in out/: give one of the two as the source",
+    ),
     "two columns of labels": (
         {"train.csv": b"text,label,labels\na,b,c\n"},
         r"columns 'labels' and 'label': choose one \(labels_column\)",
