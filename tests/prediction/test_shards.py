@@ -232,7 +232,10 @@ def test_a_shard_that_another_process_wrote_is_not_written_again(
     def label_beside_another(predictor: Predictor, rows: pa.RecordBatch, *others: Any) -> pa.RecordBatch:
         labelled.append(rows["n"][0].as_py())
         if len(labelled) == 1:
-            shards.score(output, predictor=predictor)
+            # Another process has another id, and so another temporary file.
+            with monkeypatch.context() as other:
+                other.setattr(os, "getpid", lambda: 2**22 + 1)
+                shards.score(output, predictor=predictor)
         return label(predictor, rows, *others)
 
     monkeypatch.setattr(files, "label_rows", label_beside_another)
