@@ -18,9 +18,11 @@ def pipeline(folder: Path) -> Any:
     import transformers
 
     from goemotions.models.classifier import load_classifier
+    from goemotions.models.tokenizer import TextEncoder
 
     transformers.logging.set_verbosity(logging.CRITICAL)
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), pad_token="[PAD]")
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(TextEncoder.load(folder).pad_id)
     model = load_classifier(folder).eval()
     return transformers.TextClassificationPipeline(
         model=model, tokenizer=tokenizer, top_k=None, function_to_apply="sigmoid", device="cpu"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,10 +24,10 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
 
     Args:
         path: the file; its folder is created.
-        shared: several processes may write the file at the same time, and the last one to finish wins. The temporary file of a process
-            that was killed then remains until ``sweep``; otherwise the next write overwrites it.
+        shared: several processes or threads may write the file at the same time, and the last one to finish wins. The temporary file
+            of a process that was killed then remains until ``sweep``; otherwise the next write overwrites it.
     """
-    with _temporary(path, f".{os.getpid()}{PARTIAL}" if shared else PARTIAL) as temporary:
+    with _temporary(path, _unique() if shared else PARTIAL) as temporary:
         yield temporary
         try:
             os.replace(temporary, path)
@@ -45,6 +46,11 @@ def _temporary(path: Path, ending: str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _unique() -> str:
+    """An ending that no other writer has, on no host that mounts the folder."""
+    return f".{secrets.token_hex(8)}{PARTIAL}"
 
 
 def sweep(folder: Path) -> None:
@@ -90,7 +96,7 @@ class FolderBackend(Backend):
             yield temporary
 
     def write_new(self, name: str, content: bytes) -> bool:
-        with _temporary(self.root / name, f".{os.getpid()}{PARTIAL}") as temporary:
+        with _temporary(self.root / name, _unique()) as temporary:
             temporary.write_bytes(content)
             try:
                 # Unlike a rename, a link fails if the name is taken.
