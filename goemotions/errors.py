@@ -11,6 +11,10 @@ class BadArgument(WorkflowError):
     """An option or parameter has an unknown name, or a value that cannot be used."""
 
 
+class BadAddress(BadArgument):
+    """The address of files, data, a bundle, a server or an image has an unknown form."""
+
+
 class DataError(WorkflowError):
     """A source, file or row does not have the documented form."""
 

@@ -11,6 +11,8 @@ fail() {
     exit 1
 }
 
+[[ ${REGISTRY:-} != *://* ]] || fail "the name of an image has no scheme: write REGISTRY=${REGISTRY#*://}"
+
 engine() {
     for candidate in ${ENGINE:-docker podman buildah}; do
         if "$candidate" info >/dev/null 2>&1; then

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from goemotions import defaults
-from goemotions.cli.options import MODEL_NAME, pair_option
+from goemotions.cli.options import FILE, FOLDER, IMAGE_PREFIX, LOCATION, MODEL_NAME, SERVER, SOURCE, pair_option
 from goemotions.deployment import node_pools
 from goemotions.errors import BadArgument, WorkflowError
 
@@ -39,6 +39,7 @@ def data_and_models(source: str, profiles: Iterable[str]) -> Callable[[Command],
     return options(
         click.option(
             "--data",
+            type=SOURCE,
             default=source,
             show_default=True,
             help="sample, hub:<dataset>[:<config>][@<revision>], s3://bucket/prefix/, or a folder (on this machine only).",
@@ -55,7 +56,7 @@ WEIGHTS = pair_option(
 )
 TRAINING = options(WEIGHTS, EPOCHS, SET)
 RESOURCES = click.option("--resources", default="", help="Changed resources, such as 'train.gpus=4 train.memory=64Gi'.")
-REGISTRY = click.option("--registry", default="", help="Prefix of the image, such as registry.example/team.")
+REGISTRY = click.option("--registry", type=IMAGE_PREFIX, default="", help="Prefix of the image, such as registry.example/team.")
 PLACEMENT = options(
     click.option("--preset", default="", help=f"Node pool with GPUs: {', '.join(node_pools.PRESETS)}."),
     click.option("--queue", default="", help="Kueue's LocalQueue for the pods that request GPUs."),
@@ -67,7 +68,7 @@ CLUSTER = options(
     click.option("--experiment", default=defaults.EXPERIMENT, show_default=True, help="Experiment of the run in Kubeflow."),
     click.option("--force", is_flag=True, help="Even if the checkout has uncommitted changes."),
     click.option("--dry-run", is_flag=True, help="Show what would be sent, and send nothing."),
-    click.option("--endpoint", envvar="KF_PIPELINES_ENDPOINT", default="", help="Address of Kubeflow Pipelines."),
+    click.option("--endpoint", type=SERVER, envvar="KF_PIPELINES_ENDPOINT", default="", help="Address of Kubeflow Pipelines."),
     click.option(
         "--namespace", envvar="KF_PIPELINES_NAMESPACE", default="", help="Namespace of the profile, on a multi-user Kubeflow."
     ),
@@ -129,7 +130,7 @@ def demo(data: str, models: str, epochs: int, model_name: str) -> None:
 
 
 @pipeline.command()
-@click.option("--output", type=click.Path(path_type=Path), default=Path("docs"), show_default=True, help="Folder to write to.")
+@click.option("--output", type=FOLDER, default=Path("docs"), show_default=True, help="Folder to write to.")
 @MODEL_NAME
 def report(output: Path, model_name: str) -> None:
     """Write the report of the newest local run again, and copy what may be published to OUTPUT.
@@ -144,7 +145,7 @@ def report(output: Path, model_name: str) -> None:
 
 
 @pipeline.command("compile")
-@click.option("--output", type=click.Path(path_type=Path), help="File to write; default: .local/training.yaml.")
+@click.option("--output", type=FILE, help="File to write; default: .local/training.yaml.")
 @RESOURCES
 @REGISTRY
 def compile_command(output: Path | None, resources: str, registry: str) -> None:
@@ -167,8 +168,8 @@ def submit(wait: bool, **given: Any) -> None:
 
 
 @pipeline.command()
-@click.option("--input", required=True, help="S3 prefix with .parquet files.")
-@click.option("--output", required=True, help="S3 prefix for the scored shards.")
+@click.option("--input", type=LOCATION, required=True, help="S3 prefix with .parquet files.")
+@click.option("--output", type=LOCATION, required=True, help="S3 prefix for the scored shards.")
 @SET
 @CLUSTER
 @WAIT

@@ -14,6 +14,7 @@ import kfp
 import kfp_server_api
 import urllib3.exceptions
 
+from goemotions import addresses
 from goemotions.errors import WorkflowError
 
 RESPONSE_SECONDS = 30
@@ -68,6 +69,7 @@ def connect(connection: Connection) -> Client:
     Raises:
         ServerError: there is no address, nothing responds there, it is not Kubeflow Pipelines, it refuses, or the namespace is missing.
     """
+    addresses.server(connection.endpoint, "KF_PIPELINES_ENDPOINT")
     if not (connection.endpoint or connection.kube_context):
         raise ServerError(
             "there is no address of Kubeflow Pipelines: set KF_PIPELINES_ENDPOINT "

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 from kfp import local
 
-from goemotions import defaults
+from goemotions import addresses, defaults
 from goemotions.errors import WorkflowError
 from goemotions.registry import tracking
 from pipelines import package, stack
@@ -48,6 +48,8 @@ def run(folder: Path = stack.FOLDER, **arguments: Any) -> RunFolder:
         StackError: the stack did not start.
         TrackingError: the registry of the environment does not respond.
     """
+    addresses.endpoints(os.environ)
+    addresses.tracking(os.environ.get("MLFLOW_TRACKING_URI", ""))
     os.environ.update(stack.services(folder))
     arguments = {"store": defaults.STORE, "commit": package.commit(), **arguments}
     # S3 without an endpoint is that of AWS.

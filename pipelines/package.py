@@ -13,7 +13,7 @@ from typing import Any
 from kfp import compiler
 from kfp.dsl.base_component import BaseComponent
 
-from goemotions import defaults
+from goemotions import addresses, defaults
 from goemotions.errors import WorkflowError
 from pipelines import batch, placement, resources, training
 
@@ -92,6 +92,7 @@ def pack_scoring(registry: str, overrides: str, arguments: dict[str, Any], *, fo
 def _pack(
     path: Path, registry: str, pipeline: BaseComponent, arguments: dict[str, Any], changed: dict[str, str], force: bool
 ) -> Package:
+    addresses.image_prefix(registry)
     revision = commit()
     if not force:
         _refuse_uncommitted(revision)

@@ -12,6 +12,7 @@ from typing import Any
 
 from kfp.dsl.base_component import BaseComponent
 
+from goemotions import addresses
 from goemotions.errors import BadArgument
 from goemotions.models import profiles
 from pipelines.batch import scoring
@@ -54,6 +55,10 @@ def training_arguments(
         arguments["weights"] = dict(weights)
     arguments |= typed(others, training)
     _check_profiles(arguments)
+    addresses.source(arguments["data"], "data")
+    addresses.location(arguments.get("store", ""), "store")
+    for name, location in arguments.get("weights", {}).items():
+        addresses.location(location, f"weights of {name}")
     locate = _absolute if is_local else _readable_by_pods
     arguments["data"] = locate(arguments["data"])
     if "weights" in arguments:
@@ -68,7 +73,7 @@ def scoring_arguments(input: str, output: str, others: Mapping[str, str]) -> dic
         BadArgument: no such parameter, a value of another type, or a location outside S3.
     """
     for location in (input, output):
-        if not location.startswith("s3://"):
+        if not addresses.is_s3(location):
             raise BadArgument(f"a pod cannot reach {location}: give s3://bucket/prefix/ (`goemotions score` takes folders)")
     return {"input": input, "output": output, **typed(others, scoring)}
 
@@ -113,10 +118,10 @@ def _check_profiles(arguments: Mapping[str, Any]) -> None:
 
 def _absolute(location: str) -> str:
     path = Path(location).expanduser()
-    return location if "://" in location or not path.exists() else str(path.absolute())
+    return location if addresses.scheme(location) or not path.exists() else str(path.absolute())
 
 
 def _readable_by_pods(location: str) -> str:
-    if location != "sample" and not location.startswith(("hub:", "s3://")):
+    if location != addresses.SAMPLE and not location.startswith((addresses.HUB, addresses.S3)):
         raise BadArgument(f"a pod cannot read {location}: put it into S3 (s3://bucket/prefix/) or name a hub:<dataset>")
     return location

@@ -8,18 +8,18 @@ from typing import Any
 import click
 
 from goemotions import defaults
-from goemotions.cli.options import FOLDER, MODEL_NAME
+from goemotions.cli.options import FILE as MANIFEST
+from goemotions.cli.options import FOLDER, IMAGE_PREFIX, LOCATION, MODEL_NAME, SOURCE
+from goemotions.cli.options import REFERENCE as BUNDLE_REFERENCE
 from goemotions.deployment import node_pools
 from goemotions.errors import BadArgument
 
-REFERENCE = click.argument("reference", default=defaults.REFERENCE)
+REFERENCE = click.argument("reference", type=BUNDLE_REFERENCE, default=defaults.REFERENCE)
 NAMESPACE = click.option("--namespace", default="", help="Namespace of the InferenceServices; default: the current context's.")
 PRESET = click.option(
     "--preset", default="", help=f"Node pool of the predictor for GPUs: {', '.join(node_pools.PRESETS)}; default: as it is."
 )
-FILE = click.option(
-    "--file", type=click.Path(path_type=Path), default=Path("manifests/isvc.yaml"), show_default=True, help="The manifest."
-)
+FILE = click.option("--file", type=MANIFEST, default=Path("manifests/isvc.yaml"), show_default=True, help="The manifest.")
 
 
 @click.group()
@@ -50,6 +50,7 @@ def status(model_name: str, namespace: str, cluster: bool, file: Path) -> None:
 @MODEL_NAME
 @click.option(
     "--dataset",
+    type=SOURCE,
     default="",
     help="Data of the version, if the champion was scored on other data: a Dataset folder, s3:// or a source. Default: its run's.",
 )
@@ -101,7 +102,11 @@ def _show_move(move: Any, model_name: str, file: Path) -> None:
 @model.command("isvc")
 @MODEL_NAME
 @click.option("--bucket", default="", help="Name of the bucket in the cluster; default: the one it was registered in.")
-@click.option("--registry", help="Prefix of the predictor's image, such as registry.example/team; default: as in the file.")
+@click.option(
+    "--registry",
+    type=IMAGE_PREFIX,
+    help="Prefix of the predictor's image, such as registry.example/team; default: as in the file.",
+)
 @click.option("--image-tag", default="", help="Tag of the image without the variant; default: as in the file.")
 @PRESET
 @FILE
@@ -141,7 +146,9 @@ def deploy(reference: str, service: str, namespace: str, **options: Any) -> None
     help="Id of a pipeline run, or the folder of a local one: download a model that it trained, winner or not.",
 )
 @click.option("--profile", default="", help="The profile, with --run.")
-@click.option("--store", default="", help="With --run: the store to read, such as s3://bucket/; default: as MLflow says.")
+@click.option(
+    "--store", type=LOCATION, default="", help="With --run: the store to read, such as s3://bucket/; default: as MLflow says."
+)
 def download(reference: str, output: Path | None, model_name: str, run: str, profile: str, store: str) -> None:
     """Download and verify the files of a version; another version in the folder is replaced.
 

@@ -9,11 +9,40 @@ from typing import Any
 
 import click
 
-from goemotions import defaults
+from goemotions import addresses, defaults
 from goemotions.errors import BadArgument
 from goemotions.models import engine_names
 
-FOLDER = click.Path(path_type=Path, file_okay=False)
+
+class LocalPath(click.Path):
+    """A path on this machine; the address of another place is refused."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        addresses.path(str(value), _name(parameter))
+        return super().convert(value, parameter, context)
+
+
+class Address(click.ParamType[str]):
+    """An address, which a function of ``goemotions.addresses`` checks."""
+
+    name = "text"
+
+    def __init__(self, check: Callable[[str, str], str]) -> None:
+        self.check = check
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        return self.check(str(value), _name(parameter))
+
+
+def _name(parameter: click.Parameter | None) -> str:
+    """The longest spelling of an option, or the name of an argument."""
+    return max(parameter.opts, key=len) if parameter else ""
+
+
+FILE = LocalPath(path_type=Path, dir_okay=False)
+FOLDER = LocalPath(path_type=Path, file_okay=False)
+LOCATION, SOURCE, REFERENCE = Address(addresses.location), Address(addresses.source), Address(addresses.reference)
+SERVER, IMAGE_PREFIX = Address(addresses.server), Address(addresses.image_prefix)
 
 
 class EngineName(click.Choice[str]):
@@ -51,8 +80,9 @@ def pair_option(*names: str, metavar: str = "NAME=VALUE", help: str) -> Any:
 def options_of(record: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Returns a decorator that adds one option per field; the command gets each value under the field's name.
 
-    A field's metadata holds ``help`` and, if needed, ``flag`` (the option, if it is not the field's name), ``choices``, and ``least``
-    (the smallest number; otherwise 0). A field without a plain default takes ``NAME=VALUE`` pairs and gets a dictionary.
+    A field's metadata holds ``help`` and, if needed, ``flag`` (the option, if it is not the field's name), ``choices``, ``type``
+    (``location``), and ``least`` (the smallest number; otherwise 0). A field without a plain default takes ``NAME=VALUE`` pairs and
+    gets a dictionary.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -70,6 +100,8 @@ def options_of(record: type[Any]) -> Callable[[Callable[..., Any]], Callable[...
 
 
 def _type(field: dataclasses.Field[Any]) -> Any:
+    if "type" in field.metadata:
+        return {"location": LOCATION}[field.metadata["type"]]
     if "choices" in field.metadata:
         return click.Choice(field.metadata["choices"])
     least = field.metadata.get("least", 0)
@@ -79,6 +111,7 @@ def _type(field: dataclasses.Field[Any]) -> Any:
 MODEL_NAME = click.option("--model-name", default=defaults.MODEL_NAME, show_default=True, help="Name of the registered model.")
 BUNDLE = click.option(
     "--bundle",
+    type=REFERENCE,
     default=defaults.REFERENCE,
     show_default=True,
     help="An alias, a version number, or a location (a folder or s3://).",

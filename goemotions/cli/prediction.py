@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from goemotions import defaults
-from goemotions.cli.options import BUNDLE, ENGINE, MODEL_NAME, options_of
+from goemotions import addresses, defaults
+from goemotions.cli.options import BUNDLE, ENGINE, LOCATION, MODEL_NAME, options_of
 from goemotions.errors import DataError
 from goemotions.serving.limits import Limits
 
@@ -35,11 +35,15 @@ def predict(text: tuple[str, ...], bundle: str, model_name: str) -> None:
 @click.option(
     "--input",
     "source",
+    type=LOCATION,
     required=True,
     help="A .csv, .tsv, .jsonl (also .gz, .zst, .zip) or .parquet file, or a folder or s3:// prefix of them.",
 )
 @click.option(
-    "--output", required=True, help="File to write, in the format of its extension, or a folder or s3:// prefix for shards."
+    "--output",
+    type=LOCATION,
+    required=True,
+    help="File to write, in the format of its extension, or a folder or s3:// prefix for shards.",
 )
 @BUNDLE
 @MODEL_NAME
@@ -90,10 +94,9 @@ def _score_file(source: str, output: str, bundle: str, model_name: str, threads:
     from goemotions.prediction import files
     from goemotions.prediction.predictor import Predictor
     from goemotions.registry.references import as_folder
-    from goemotions.storage import store
 
     for location in (source, output):
-        if store.is_s3(location):
+        if addresses.is_s3(location):
             raise DataError(f"{location}: a single file is labelled on this machine only: give an s3:// prefix as the output")
     with as_folder(bundle, model_name) as (folder, _):
         predictor = Predictor.load(folder, threads=threads, is_verified=True)

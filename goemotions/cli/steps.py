@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from goemotions import defaults
-from goemotions.cli.options import ENGINE, FOLDER, MODEL_NAME, options_of
+from goemotions.cli.options import ENGINE, FOLDER, LOCATION, MODEL_NAME, SOURCE, options_of
 from goemotions.training.options import TrainOptions
 
 # The libraries of a step take seconds to import, so each command imports its own.
@@ -31,7 +31,10 @@ CANDIDATES = click.option(
 
 @click.command()
 @click.option(
-    "--source", required=True, help="sample, hub:<dataset>[:<config>][@<revision>], a folder or file, or s3://bucket/prefix/."
+    "--source",
+    type=SOURCE,
+    required=True,
+    help="sample, hub:<dataset>[:<config>][@<revision>], a folder or file, or s3://bucket/prefix/.",
 )
 @OUTPUT
 @click.option(
@@ -181,7 +184,7 @@ def tune_thresholds(validation: Path, output: Path, pipeline_run: str, variant: 
 @click.command()
 @DATASET
 @CANDIDATES
-@click.option("--store", required=True, help="Where to write bundles: s3://bucket/ or a folder.")
+@click.option("--store", type=LOCATION, required=True, help="Where to write bundles: s3://bucket/ or a folder.")
 @click.option("--run", "pipeline_run", required=True, help="Id of the pipeline run; the same id finds the same versions again.")
 @MODEL_NAME
 @click.option(

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 from scipy import sparse
 
-from goemotions import defaults
+from goemotions import addresses, defaults
 from goemotions.data.labels import SOFT_LABELS
 from goemotions.data.layout import SPLITS
 from goemotions.data.raters import by_text
@@ -238,7 +238,7 @@ def as_folder(location: str, **options: Any) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "dataset"
-        if store.is_s3(location) and store.has(location, INFO_FILE):
+        if addresses.source(location).startswith(addresses.S3) and store.has(location, INFO_FILE):
             store.fetch(location, folder)
         else:
             ingest(location, folder, **options)

@@ -13,7 +13,7 @@ from typing import Any
 
 import datasets
 
-from goemotions import defaults
+from goemotions import addresses, defaults
 from goemotions.data import layout, tables, text_files
 from goemotions.data.labels import RATERS, Labelling, find_labelling
 from goemotions.data.layout import SPLITS
@@ -75,17 +75,19 @@ def open_source(source: str, scratch: Path, columns: Columns = Columns()) -> Sou
     """Opens a source; files from S3 are downloaded into ``scratch``.
 
     Raises:
+        BadAddress: the source has an unknown form.
         DataError: the source does not exist, lacks a train split or the label names, has two readings, or holds pickles or scripts
             instead of data. Also raised while rows are read, with file and line.
         SourceUnreachable: the hub cannot be reached and its data set is not cached.
         StorageError: the bucket cannot be reached, denies access or has no file there.
     """
-    if source == "sample":
+    addresses.source(source)
+    if source == addresses.SAMPLE:
         folder = Path(str(resources.files("goemotions.data") / "sample"))
         return _open_path(folder, source, "shipped", columns)
-    if source.startswith("hub:"):
+    if source.startswith(addresses.HUB):
         return _open_hub(source, columns)
-    if source.startswith("s3://"):
+    if addresses.is_s3(source):
         store.fetch(source, scratch)
         return _open_path(scratch, source, "s3", columns)
     path = Path(source).expanduser()

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from goemotions import addresses
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import ModelError, SourceUnreachable
 from goemotions.metrics.calibration import Calibrator
@@ -101,7 +102,7 @@ def encoder_files(profile: Profile, weights: str | EncoderFiles = "") -> Iterato
     encoder = profile.encoder
     if isinstance(weights, EncoderFiles):
         yield weights
-    elif store.is_s3(weights):
+    elif addresses.is_s3(weights):
         with tempfile.TemporaryDirectory() as scratch:
             yield EncoderFiles(store.fetch(weights, Path(scratch)), is_published=False)
     elif weights:

@@ -22,7 +22,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from goemotions import defaults
+from goemotions import addresses, defaults
 from goemotions.data import tables
 from goemotions.errors import DataError, StorageError
 from goemotions.models import engines
@@ -208,7 +208,7 @@ def _read_summary(output: str, shard: Shard) -> ScoringSummary:
 
 def _input(location: str) -> tuple[str, str]:
     """The folder of the input, and the name of the file if the input is a single one."""
-    if not (store.is_s3(location) or Path(location).exists()):
+    if not (addresses.is_s3(location) or Path(location).exists()):
         raise DataError(f"{location} does not exist: check its path")
     folder, _, name = location.rpartition("/")
     if not tables.is_table(name) or Path(location).is_dir():

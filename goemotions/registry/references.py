@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from goemotions import defaults
+from goemotions import addresses, defaults
 from goemotions.errors import IntegrityError, ModelError, StorageError
 from goemotions.registry import tracking
 from goemotions.registry.tracking import Version
@@ -18,13 +18,14 @@ from goemotions.storage import manifest, store
 
 def is_location(reference: str) -> bool:
     """Whether a reference is an S3 prefix or an existing folder, not an alias or a version number."""
-    return store.is_s3(reference) or Path(reference).is_dir()
+    return addresses.reference(reference).startswith(addresses.S3) or Path(reference).is_dir()
 
 
 def resolve(reference: str, model_name: str = defaults.MODEL_NAME) -> tuple[str, Version | None]:
     """The location of a bundle, and its version if the reference is an alias or a version number.
 
     Raises:
+        BadAddress: the reference has an unknown form.
         ModelError: there is no such alias or version.
     """
     if is_location(reference):
@@ -67,7 +68,7 @@ def as_folder(reference: str, model_name: str = defaults.MODEL_NAME) -> Iterator
     Raises:
         ModelError, IntegrityError: as ``fetch`` does.
     """
-    if Path(reference).is_dir() or ("/" in reference and not store.is_s3(reference)):
+    if Path(reference).is_dir() or ("/" in reference and not is_location(reference)):
         yield Path(reference), str(manifest.verify(Path(reference)).get("run_id"))
         return
     with tempfile.TemporaryDirectory() as scratch:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from goemotions import defaults
+from goemotions import addresses, defaults
 from goemotions.errors import ModelError
 from goemotions.evaluation import latency
 from goemotions.evaluation.gate import Verdict
@@ -105,9 +105,11 @@ def register(
         tags: further tags of the versions, such as the git commit and the image.
 
     Raises:
+        BadAddress: the store has an unknown form.
         ModelError: the champion has other labels, or the run has registered another model of the same profile.
         DataError, IntegrityError, StorageError, TrackingError: artifacts, bundle, store or MLflow fail.
     """
+    addresses.location(store, "the store")
     scores = {variant: [folders.validation_scores() for folders in found] for variant, found in candidates.items()}
     for variant, compared in scores.items():
         _refuse_other_labels(model_name, variant, compared)

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import unquote
 
-from goemotions import defaults
+from goemotions import addresses, defaults
 from goemotions.errors import ModelError, TrackingError
 
 log = logging.getLogger(__name__)
@@ -350,11 +350,12 @@ def connect() -> str:
     """The tracking URI, after its server has responded.
 
     Raises:
+        BadAddress: MLFLOW_TRACKING_URI has an unknown form.
         TrackingError: MLFLOW_TRACKING_URI is not set, or no server responds there.
     """
     if not importlib.util.find_spec("mlflow"):
         raise TrackingError("MLflow's client is not installed: give a location instead of an alias, or install mlflow-skinny")
-    uri = _uri()
+    uri = addresses.tracking(_uri())
     if not uri:
         raise TrackingError("MLFLOW_TRACKING_URI is not set: `make stack-up` starts a server and prints its address")
     # With MLflow's own number of retries a run would hang for minutes if the server is down.

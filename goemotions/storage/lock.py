@@ -16,8 +16,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from goemotions import addresses
 from goemotions.errors import StorageError
-from goemotions.storage import store
 from goemotions.storage.s3 import S3Backend
 
 NAME = "lock.json"
@@ -52,7 +52,7 @@ def hold(location: str) -> Iterator[Lock]:
     Raises:
         StorageError: another process still holds the lock after ``WAIT_SECONDS``, or the store fails.
     """
-    if not store.is_s3(location):
+    if not addresses.is_s3(location):
         Path(location).mkdir(parents=True, exist_ok=True)
         with (Path(location) / NAME).open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
+from goemotions import addresses
 from goemotions.errors import StorageError
 from goemotions.storage.backend import Backend, File
 
@@ -37,15 +39,13 @@ class S3Backend(Backend):
     """The objects below ``s3://bucket/prefix/``; a missing final ``/`` is added, since ``v1`` would also match ``v10``.
 
     Raises:
-        StorageError: the location names no bucket. Every method: no credentials, access denied, or the server failed after all retries.
+        StorageError: of every method: no credentials, access denied, or the server failed after all retries.
     """
 
     def __init__(self, location: str) -> None:
         self.location = location
         self.bucket, _, prefix = location.removeprefix("s3://").partition("/")
         self.prefix = prefix if not prefix or prefix.endswith("/") else prefix + "/"
-        if not self.bucket:
-            raise StorageError(f"{location!r} names no bucket: write s3://bucket/prefix/")
 
     def files(self, prefix: str = "") -> list[File]:
         with translate_errors(self.location):
@@ -160,7 +160,12 @@ class _ObjectReader(io.RawIOBase):
 
 @functools.cache
 def client() -> Any:
-    """The client of this process, with the timeouts and the retries of every request."""
+    """The client of this process, with the timeouts and the retries of every request.
+
+    Raises:
+        BadAddress: the variable of the endpoint has no address of a server.
+    """
+    addresses.endpoints(os.environ)
     return boto3.Session().client(
         "s3",
         config=Config(

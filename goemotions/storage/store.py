@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
 
+from goemotions.addresses import is_s3
 from goemotions.errors import StorageError
 from goemotions.storage import manifest
 from goemotions.storage.backend import Backend, File
@@ -43,10 +44,6 @@ def raise_on_full_disk(function: Callable[P, R]) -> Callable[P, R]:
             raise
 
     return step
-
-
-def is_s3(location: str) -> bool:
-    return location.startswith("s3://")
 
 
 def canonical(location: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from goemotions import addresses
 from goemotions.models import devices
 from goemotions.models.records import TrainingRecord
 from goemotions.registry import tracking
@@ -26,9 +27,12 @@ def run(dataset: Path, output: Path, profile: str, options: TrainOptions) -> Tra
         The content of ``training.json``.
 
     Raises:
+        BadAddress: the weights or the checkpoints have an unknown form.
         DeviceError: this process was given a GPU and cannot use it.
         ModelError, TrainingError, Interrupted: as ``trainer.train`` does; with several processes TrainingError if any of them fails.
     """
+    addresses.location(options.weights, "the weights")
+    addresses.location(options.checkpoint_location, "the checkpoints")
     kind = devices.resolve()
     count = options.processes or (torch.cuda.device_count() if kind == "cuda" else 1)
     log.info("training on %s", hardware.describe())

@@ -19,7 +19,7 @@ def _option(default: Any, help: str, **metadata: Any) -> Any:
 class TrainOptions:
     """How a profile is trained, where its checkpoints go, and by how many processes."""
 
-    weights: str = _option("", "The encoder's files: a folder or s3://; empty for the profile's own.")
+    weights: str = _option("", "The encoder's files: a folder or s3://; empty for the profile's own.", type="location")
     settings: Mapping[str, Any] = field(
         default_factory=dict,
         metadata={
@@ -33,7 +33,10 @@ class TrainOptions:
         defaults.PRECISION, "fp32, bf16, or auto for bf16 if the hardware computes in it.", choices=PRECISIONS
     )
     checkpoint_location: str = _option(
-        "", "Folder or s3:// for checkpoints; a run resumes from its newest one. Empty for none.", flag="--checkpoints"
+        "",
+        "Folder or s3:// for checkpoints; a run resumes from its newest one. Empty for none.",
+        flag="--checkpoints",
+        type="location",
     )
     checkpoint_minutes: float = _option(
         defaults.CHECKPOINT_MINUTES,

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from goemotions.errors import IntegrityError, StorageError
+from goemotions.errors import BadAddress, IntegrityError, StorageError
 from goemotions.storage import manifest, s3, store
 
 FILES = {"config.json": b"{}", "sub/model.safetensors": bytes(range(256)) * 40, "a b/ünï.txt": b"x"}
@@ -227,7 +227,7 @@ def test_a_joined_location_ends_with_a_slash(parts: tuple[str, ...], joined: str
 
 
 def test_a_location_without_a_bucket_is_a_named_error(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="names no bucket: write s3://bucket/prefix/"):
+    with pytest.raises(BadAddress, match="names no bucket: write s3://bucket/prefix/"):
         store.fetch("s3:///prefix/", tmp_path)
 
 
