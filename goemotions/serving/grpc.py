@@ -78,7 +78,7 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
 
     async def _infer(self, message: Any) -> Any:
         self._check_model(message.model_name, message.model_version)
-        request = openinference.from_grpc(message)
+        request = openinference.from_grpc(message, self._service.limits)
         result = await self._service.predict(request.texts, request.options)
         return openinference.to_grpc(request, result, self._service.version)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from goemotions.errors import RequestError
+
 
 def _limit(default: float, help: str) -> Any:
     return field(default=default, metadata={"help": help})
@@ -26,3 +28,12 @@ class Limits:
     drain_seconds: float = _limit(
         5.0, "Time between SIGTERM and the closing of the port, in which requests are still accepted."
     )
+
+    def check_texts(self, count: int) -> None:
+        """Rejects a request with too many texts.
+
+        Raises:
+            RequestError: 413.
+        """
+        if count > self.texts:
+            raise RequestError(f"{count} texts in one request: send at most {self.texts}", 413)

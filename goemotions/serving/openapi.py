@@ -18,7 +18,7 @@ ERRORS = {
     400: "The request is malformed; the error names the field",
     408: "The body arrived too slowly",
     413: "The body is too large, or holds too many texts",
-    415: "The body has another content type, or is compressed",
+    415: "The body has another content type or encoding",
     429: "The server is overloaded; Retry-After says how many seconds to wait",
     500: "The server failed; see its log",
     503: "The engine stopped",

@@ -7,22 +7,40 @@ https://github.com/kserve/open-inference-protocol
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from google.protobuf.unknown_fields import UnknownFieldSet
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
 from goemotions.defaults import MODEL_NAME
 from goemotions.errors import RequestError
 from goemotions.prediction.predictor import Options
-from goemotions.serving.schema import Parameters, V2Request, parse, validate
+from goemotions.serving.limits import Limits
+from goemotions.serving.schema import (
+    MAX_CHARACTERS,
+    MAX_FIELDS,
+    InputParameters,
+    V2InputTensor,
+    V2Parameters,
+    V2Request,
+    V2RequestedOutput,
+    parse,
+    shorten,
+    validate,
+)
 from goemotions.serving.service import Result
 
 OUTPUTS = {"probabilities": "FP32", "labels": "BYTES"}
 BINARY_HEADER = "Inference-Header-Content-Length"
+LIMITS = Limits()
+# Field number and wire type of double_param and uint64_param.
+TRITON_DOUBLE, TRITON_UINT64 = (4, 1), (5, 0)
 
 
 @dataclass(frozen=True)
@@ -35,40 +53,56 @@ class InferRequest:
     id: str | None = None
 
 
-def from_rest(body: bytes, header_length: str | None) -> InferRequest:
+def from_rest(body: bytes, header_length: str | None, limits: Limits = LIMITS) -> InferRequest:
     """Parses a REST request. With binary tensors, ``header_length`` is the length of the JSON before them.
 
     Raises:
-        RequestError: 400; the message names the field.
+        RequestError: 400, and the message names the field; 413 for too many texts.
     """
     binary = None
     if header_length is not None:
         if not re.fullmatch("[0-9]{1,9}", header_length) or int(header_length) > len(body):
             raise RequestError(f"{BINARY_HEADER} must be the length in bytes of the JSON at the start of the body")
         body, binary = body[: int(header_length)], body[int(header_length) :]
-    request = parse(V2Request, body)
-    tensor = request.inputs[0]
-    size = tensor.parameters.get("binary_data_size")
-    if size is None:
+    request = parse(V2Request, body, limits)
+    texts = _texts(request.inputs[0], binary, limits)
+    parameters = request.parameters or V2Parameters()
+    outputs: dict[str, bool] = {
+        output.name: _is_binary(output, parameters.binary_data_output) for output in request.outputs or []
+    }
+    return InferRequest(
+        texts, parameters.options(), outputs or dict.fromkeys(OUTPUTS, parameters.binary_data_output), request.id
+    )
+
+
+def _texts(tensor: V2InputTensor, binary: bytes | None, limits: Limits) -> list[str]:
+    """The texts of a tensor, which are in its JSON or in the bytes after it."""
+    parameters = tensor.parameters or InputParameters()
+    _check_encoding(parameters.content_type)
+    if parameters.binary_data_size is None:
         if binary:
             raise RequestError("inputs[0].parameters.binary_data_size is missing")
         if tensor.data is None:
             raise RequestError("inputs[0].data: field required")
         texts = tensor.data
     else:
-        if tensor.data is not None or binary is None or size != len(binary):
+        if tensor.data is not None or binary is None or parameters.binary_data_size != len(binary):
             raise RequestError(
                 "inputs[0].parameters.binary_data_size must be the number of bytes after the JSON, and inputs[0].data absent"
             )
-        texts = _strings(binary)
+        texts = _strings(binary, limits)
     _check_shape(tensor.shape, len(texts))
-    parameters = dict(request.parameters)
-    all_binary = parameters.pop("binary_data_output", False) is True
-    outputs: dict[str, bool] = {
-        output.name: output.parameters.get("binary_data", all_binary) is True for output in request.outputs
-    }
-    options = validate(Parameters, parameters).options()
-    return InferRequest(texts, options, outputs or dict.fromkeys(OUTPUTS, all_binary), request.id)
+    return texts
+
+
+def _is_binary(output: V2RequestedOutput, default: bool) -> bool:
+    requested = output.parameters.binary_data if output.parameters else None
+    return default if requested is None else requested
+
+
+def _check_encoding(content_type: Any) -> None:
+    if content_type == "base64":
+        raise RequestError("inputs[0].parameters.content_type: base64 is not decoded: send the texts themselves")
 
 
 def to_rest(request: InferRequest, result: Result, version: str) -> tuple[dict[str, Any], bytes]:
@@ -91,12 +125,16 @@ def to_rest(request: InferRequest, result: Result, version: str) -> tuple[dict[s
     return response, tail
 
 
-def from_grpc(message: Any) -> InferRequest:
+def from_grpc(message: Any, limits: Limits = LIMITS) -> InferRequest:
     """Parses a gRPC ``ModelInferRequest``.
 
     Raises:
-        RequestError: 400; the message names the field.
+        RequestError: 400, and the message names the field; 413 for too many texts.
     """
+    if len(message.id) > MAX_CHARACTERS:
+        raise RequestError(f"id: at most {MAX_CHARACTERS} characters")
+    if max(len(message.parameters), len(message.outputs)) > MAX_FIELDS:
+        raise RequestError(f"parameters and outputs must hold at most {MAX_FIELDS} each")
     if len(message.inputs) != 1 or message.inputs[0].name != "text" or message.inputs[0].datatype != "BYTES":
         raise RequestError('inputs must hold one tensor, "text", of datatype BYTES')
     tensor = message.inputs[0]
@@ -104,16 +142,17 @@ def from_grpc(message: Any) -> InferRequest:
     if is_raw:
         if len(message.raw_input_contents) != 1 or tensor.HasField("contents"):
             raise RequestError("raw_input_contents must hold the one tensor, and inputs[0] no contents")
-        texts = _strings(message.raw_input_contents[0])
+        texts = _strings(message.raw_input_contents[0], limits)
     else:
+        limits.check_texts(len(tensor.contents.bytes_contents))
         texts = [_decode(content) for content in tensor.contents.bytes_contents]
     _check_shape(list(tensor.shape), len(texts))
     names = [output.name for output in message.outputs]
     if unknown := sorted(set(names) - set(OUTPUTS)):
-        raise RequestError(f"there is no output {unknown[0]!r}: request probabilities or labels")
-    parameters = {name: _parameter(name, value) for name, value in message.parameters.items()}
-    parameters.pop("binary_data_output", None)
-    return InferRequest(texts, validate(Parameters, parameters).options(), dict.fromkeys(names or OUTPUTS, is_raw), message.id)
+        raise RequestError(f"there is no output {shorten(unknown[0])!r}: request probabilities or labels")
+    _check_encoding(tensor.parameters["content_type"].string_param if "content_type" in tensor.parameters else None)
+    options = validate(V2Parameters, _parameters(message.parameters), "parameters").options()
+    return InferRequest(texts, options, dict.fromkeys(names or OUTPUTS, is_raw), message.id)
 
 
 def to_grpc(request: InferRequest, result: Result, version: str) -> Any:
@@ -155,10 +194,12 @@ def _truncated(result: Result) -> list[int]:
     return [position for position, prediction in enumerate(result.predictions) if prediction["truncated"]]
 
 
-def _strings(content: bytes) -> list[str]:
+def _strings(content: bytes, limits: Limits) -> list[str]:
     """The strings of a raw BYTES tensor: each follows its length, four bytes, little-endian."""
-    texts, position = [], 0
+    texts: list[str] = []
+    position = 0
     while position < len(content):
+        limits.check_texts(len(texts) + 1)
         start = position + 4
         position = start + int.from_bytes(content[position:start], "little")
         if start > len(content) or position > len(content):
@@ -181,12 +222,23 @@ def _check_shape(shape: Sequence[int], count: int) -> None:
         raise RequestError("inputs[0].data must hold at least one text")
 
 
-def _parameter(name: str, parameter: Any) -> Any:
-    """The value of a gRPC parameter. The message has no field for fractions, so ``threshold`` may be sent as a string."""
-    value = getattr(parameter, parameter.WhichOneof("parameter_choice") or "", None)
-    if name == "threshold" and isinstance(value, str) and value != "tuned":
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+def _parameters(message: Any) -> dict[str, Any]:
+    """The parameters of a gRPC message. KServe's messages have no field for fractions, so ``threshold`` may be a string."""
+    parameters = {name: _value(name, parameter) for name, parameter in message.items()}
+    threshold = parameters.get("threshold")
+    if isinstance(threshold, str):
+        with contextlib.suppress(ValueError):
+            parameters["threshold"] = float(threshold)
+    return parameters
+
+
+def _value(name: str, parameter: Any) -> Any:
+    """The value of a parameter, also of the two types of number that Triton's messages have and KServe's have not."""
+    if choice := parameter.WhichOneof("parameter_choice"):
+        return getattr(parameter, choice)
+    for field in UnknownFieldSet(parameter):
+        if (field.field_number, field.wire_type) == TRITON_DOUBLE:
+            return struct.unpack("<d", struct.pack("<Q", field.data))[0]
+        if (field.field_number, field.wire_type) == TRITON_UINT64:
+            return field.data
+    raise RequestError(f"parameters.{shorten(name)} has no value, or one of an unknown type: send a string, a number or a bool")

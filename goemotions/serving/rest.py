@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -23,6 +25,10 @@ from goemotions.serving.openinference import BINARY_HEADER
 from goemotions.serving.service import CLIENT_GONE, Service, handle
 
 BINARY = "application/octet-stream"
+COMPRESSIONS = ("gzip", "deflate")
+SMALL_BYTES = 32 * 1024
+PARSER = ThreadPoolExecutor(1, "parser")
+Parsed = TypeVar("Parsed")
 # An inference request and its body, to the response.
 Handler = Callable[[Request, bytes], Awaitable[Response]]
 
@@ -79,12 +85,13 @@ def _metadata(service: Service) -> list[Route]:
 
 def _inference(service: Service) -> list[Route]:
     async def predict(request: Request, body: bytes) -> Response:
-        parsed = schema.parse(schema.V1Request, body)
+        parsed = await _off_the_loop(lambda: schema.parse(schema.V1Request, body, service.limits), body)
         result = await service.predict(parsed.instances, (parsed.parameters or schema.Parameters()).options())
         return _json({"predictions": result.predictions, "model_name": MODEL_NAME, "model_version": service.version})
 
     async def infer(request: Request, body: bytes) -> Response:
-        parsed = openinference.from_rest(body, request.headers.get(BINARY_HEADER))
+        header_length = request.headers.get(BINARY_HEADER)
+        parsed = await _off_the_loop(lambda: openinference.from_rest(body, header_length, service.limits), body)
         result = await service.predict(parsed.texts, parsed.options)
         content, tensors = openinference.to_rest(parsed, result, service.version)
         if not tensors:
@@ -137,11 +144,22 @@ class RequestLimiter:
             self._requests -= 1
 
     async def _read(self, request: Request) -> bytes:
-        """The body; rejected as soon as its type is known to be wrong, or it is too large or too slow."""
+        """The body; rejected as soon as its type is known to be wrong, or it is too large or too slow.
+
+        The clients of Triton send no content type, or that of binary tensors before plain JSON.
+        """
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        accepted = (BINARY, JSON) if BINARY_HEADER in request.headers else (JSON,)
-        if content_type not in accepted or request.headers.get("content-encoding", "identity") != "identity":
-            raise RequestError(f"send Content-Type: {accepted[0]}, not compressed", 415)
+        if content_type not in ("", JSON, BINARY):
+            raise RequestError(f"send Content-Type: {BINARY if BINARY_HEADER in request.headers else JSON}", 415)
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("identity", *COMPRESSIONS):
+            raise RequestError(f"the body has an unknown Content-Encoding: send {' or '.join(COMPRESSIONS)}, or none", 415)
+        body = await self._receive(request)
+        if encoding == "identity":
+            return body
+        return await asyncio.get_running_loop().run_in_executor(PARSER, _decompress, body, self._limits.body_bytes)
+
+    async def _receive(self, request: Request) -> bytes:
         too_large = RequestError(f"the body is larger than {self._limits.body_bytes:,} bytes: send fewer texts", 413)
         length = request.headers.get("content-length", "0")
         if not length.isdigit() or int(length) > self._limits.body_bytes:
@@ -153,9 +171,32 @@ class RequestLimiter:
                     body += chunk
                     if len(body) > self._limits.body_bytes:
                         raise too_large
+        except ClientDisconnect as error:
+            raise RequestError("the client disconnected", CLIENT_GONE) from error
         except TimeoutError as error:
             raise RequestError(f"the body took longer than {self._limits.read_seconds:g} seconds", 408) from error
         return bytes(body)
+
+
+def _decompress(body: bytes, limit: int) -> bytes:
+    """A body that was compressed by gzip or zlib ("deflate"). It never takes more memory than the limit."""
+    stream = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    try:
+        content = stream.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise RequestError("the body is not what its Content-Encoding says") from error
+    if len(content) > limit:
+        raise RequestError(f"the body is larger than {limit:,} bytes after decompression: send fewer texts", 413)
+    if not stream.eof or stream.unused_data:
+        raise RequestError("the compressed body ends early, or more follows it")
+    return content
+
+
+async def _off_the_loop(parse: Callable[[], Parsed], body: bytes) -> Parsed:
+    """Parses a body; a large one in a thread, one after the other, so that the event loop serves other requests meanwhile."""
+    if len(body) <= SMALL_BYTES:
+        return parse()
+    return await asyncio.get_running_loop().run_in_executor(PARSER, parse)
 
 
 async def _while_connected(request: Request, response: Awaitable[Response]) -> Response:
@@ -208,7 +249,7 @@ def _error(error: RequestError) -> Response:
     if error.status in (408, 413, 429):
         # The rest of the body is not read.
         headers["Connection"] = "close"
-    return _json({"error": str(error)}, error.status, headers)
+    return _json({"error": schema.shorten(str(error))}, error.status, headers)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

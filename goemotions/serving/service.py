@@ -78,8 +78,7 @@ class Service:
         """
         if not self.is_live:
             raise RequestError("the engine stopped and the server will be restarted: try again later", 503)
-        if len(texts) > self.limits.texts:
-            raise RequestError(f"{len(texts)} texts in one request: send at most {self.limits.texts}", 413)
+        self.limits.check_texts(len(texts))
         metrics.REQUEST_TEXTS.observe(len(texts))
         started = time.perf_counter()
         logits, truncated = await self._batcher.logits(texts)

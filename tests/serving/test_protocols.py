@@ -144,7 +144,7 @@ def test_health_and_metadata(server: Server, stub: Any) -> None:
         ("application/json", b"not json", 400, "not valid JSON"),
         ("application/json", b"", 400, "not valid JSON"),
         ("text/plain", b'{"instances": ["a"]}', 415, "application/json"),
-        ("", b'{"instances": ["a"]}', 415, "application/json"),
+        ("application/x-www-form-urlencoded", b'{"instances": ["a"]}', 415, "application/json"),
         ("application/json", b"{}", 400, "instances"),
         ("application/json", b"[1, 2]", 400, "the body"),
         ("application/json", b'{"instances": "text"}', 400, "instances"),
