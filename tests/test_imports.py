@@ -29,7 +29,7 @@ OWNERS = {
     "boto3": ("goemotions/storage/s3.py",),
     "botocore": ("goemotions/storage/s3.py",),
     "mlflow": ("goemotions/registry/tracking.py",),
-    "kubernetes": ("goemotions/deployment/kserve.py", "pipelines/client.py"),
+    "kubernetes": ("goemotions/deployment/cluster.py", "pipelines/client.py"),
     "kfp": ("components/", "pipelines/"),
     "kfp_server_api": ("pipelines/",),
     "kserve": ("goemotions/serving/", "benchmarks/"),

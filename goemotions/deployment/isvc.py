@@ -12,7 +12,8 @@ from typing import Any
 
 from goemotions import defaults
 from goemotions.deployment import node_pools
-from goemotions.deployment.kserve import VERSION, service_name
+from goemotions.deployment.inference_service import VERSION
+from goemotions.deployment.kserve import service_name
 from goemotions.errors import DeploymentError, ModelError
 from goemotions.registry import promotion
 from goemotions.registry.bundle import VARIANTS

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from goemotions.deployment import isvc, kserve
-from goemotions.deployment.kserve import ServiceStatus
+from goemotions.deployment.inference_service import ServiceStatus
 from goemotions.errors import DeploymentError
 from goemotions.registry import promotion, tracking
 from goemotions.registry.bundle import VARIANTS
@@ -39,7 +39,7 @@ class ModelStatus:
                     _title(self.challengers[variant]),
                     self.manifest.get(service, ("", ""))[0] or "-",
                     f"{live.version or '?'}{'' if live.is_ready else ' (not ready)'}" if live else "-",
-                    f"{live.canary_version} ({live.canary_percent}%)" if live and live.canary_percent else "-",
+                    _canary(live) if live else "-",
                 )
             )
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -64,6 +64,13 @@ class ModelStatus:
                 )
             if live and not live.is_ready:
                 lines.append(f"{service} is not ready: `kubectl describe inferenceservice {service}`")
+            if live and live.canary_problem:
+                lines.append(
+                    f"the canary of {service} does not serve its share ({live.canary_problem}): "
+                    f"`make deploy VERSION={live.version}` removes it"
+                )
+            elif live and live.canary_version and not live.canary_percent:
+                lines.append(f"the removal of the canary of {service} was interrupted: `make deploy VERSION={live.version}`")
         return lines
 
 
@@ -98,6 +105,12 @@ def collect(model_name: str, namespace: str, file: Path, *, ask_cluster: bool = 
 
 def _title(version: Version | None) -> str:
     return f"{version.number} ({version.tags.get('profile', '?')})" if version else "-"
+
+
+def _canary(live: ServiceStatus) -> str:
+    if not live.canary_version:
+        return "-"
+    return f"{live.canary_version} ({live.canary_percent}%{', not serving' if live.canary_problem else ''})"
 
 
 def _same_prefix(one: str, other: str) -> bool:

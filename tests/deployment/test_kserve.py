@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from goemotions.deployment import isvc, kserve, node_pools, status
+from goemotions.deployment import inference_service, isvc, kserve, node_pools, problems, rollout, status
+from goemotions.deployment.cluster import Cluster
 from goemotions.errors import BadArgument, DeploymentError, ModelError
 from goemotions.registry import tracking
 from tests.support import kserve_rules
@@ -34,7 +35,18 @@ class Kubernetes:
             writes: list[dict[str, Any]] = json.load(response)
             return writes
 
-    def switch(self, **fields: int) -> None:
+    def state(self, name: str) -> Any:
+        """A field of the server's state, such as the client requests that it counted."""
+        with urllib.request.urlopen(f"{self.url}/tests/{name}", timeout=10) as response:
+            return json.load(response)
+
+    def errors(self) -> int:
+        """How many requests of clients reached no Service, of those that were sent."""
+        traffic = self.state("traffic")
+        assert traffic["requests"] > 0
+        return int(traffic["errors"])
+
+    def switch(self, **fields: Any) -> None:
         request = urllib.request.Request(f"{self.url}/tests/switch", json.dumps(fields).encode(), method="PUT")
         urllib.request.urlopen(request, timeout=10).close()
 
@@ -59,7 +71,9 @@ def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kube
         server = Kubernetes(f"http://127.0.0.1:{int(process.stdout.readline())}")
         kubeconfig(tmp_path / "kubeconfig", server.url)
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-        monkeypatch.setattr(kserve, "POLL_SECONDS", 0.05)
+        monkeypatch.setattr(rollout, "POLL_SECONDS", 0.01)
+        monkeypatch.setattr(rollout, "SETTLE_SECONDS", 0.0)
+        monkeypatch.setattr(problems, "SECONDS", {**dict.fromkeys(problems.SECONDS, 0.2), "start": float("inf")})
         try:
             yield server
         finally:
@@ -68,10 +82,10 @@ def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kube
 
 @pytest.fixture(scope="module")
 def versions(stack: Path) -> dict[str, str]:
-    """Locations of two versions for cpu, and of one that never becomes ready, registered as `goemotions-k8s`."""
-    locations = {str(n): f"s3://goemotions/models/k8s/{n:032x}/cpu/" for n in (1, 2)} | {
-        "3": "s3://goemotions/models/broken/cpu/"
-    }
+    """Locations of two versions for cpu, and of some that never become ready, registered as `goemotions-k8s`."""
+    faults = {"3": "broken", "4": "refused", "5": "no-image", "6": "no-node", "7": "no-store"}
+    locations = {str(n): f"s3://goemotions/models/k8s/{n:032x}/cpu/" for n in (1, 2)}
+    locations |= {number: f"s3://goemotions/models/{fault}/cpu/" for number, fault in faults.items()}
     run = tracking.get_or_create_run("k8s").run_id
     for number, location in locations.items():
         assert tracking.get_or_create_version("k8s", run, location, {"variant": "cpu", "profile": "minilm"}).number == number
@@ -79,7 +93,7 @@ def versions(stack: Path) -> dict[str, str]:
     return locations
 
 
-def deploy(reference: str, **options: Any) -> kserve.ServiceStatus:
+def deploy(reference: str, **options: Any) -> inference_service.ServiceStatus:
     return kserve.deploy(reference, "goemotions-cpu", "", model_name="k8s", **{"wait_seconds": 10, **options})
 
 
@@ -119,6 +133,150 @@ def test_deploying_the_served_version_removes_the_canary(kubernetes: Kubernetes,
     assert kubernetes.writes()[-1]["spec"]["predictor"]["model"]["storageUri"] == versions["1"]
 
 
+STEPS = pytest.mark.parametrize(("version", "steps"), [("2", 3), ("1", 2)], ids=["taken over", "taken back"])
+
+
+@pytest.mark.fault("canary-removed")
+@STEPS
+def test_a_canary_is_removed_without_a_lost_request(
+    kubernetes: Kubernetes, versions: dict[str, str], version: str, steps: int
+) -> None:
+    deploy("1")
+    deploy("2", canary_percent=20)
+    before = len(kubernetes.writes())
+    assert deploy(version).source == versions[version]
+    assert kubernetes.errors() == 0
+    written = [one["spec"] for one in kubernetes.writes()[before:]]
+    assert [one["predictor"]["model"]["storageUri"] for one in written] == [versions[version]] * steps
+    assert [[canary["trafficPercent"] for canary in one.get("canary", [])] for one in written] == [[20], [0], []][-steps:]
+    assert kubernetes.state("autoscalers") == ["goemotions-cpu-predictor", "goemotions-gpu-predictor"]
+
+
+def test_the_stand_in_loses_requests_if_a_canary_is_removed_in_one_step(
+    kubernetes: Kubernetes, versions: dict[str, str]
+) -> None:
+    deploy("1")
+    deploy("2", canary_percent=20)
+    cluster = Cluster("")
+    cluster.replace("goemotions-cpu", inference_service.without_canary(cluster.service("goemotions-cpu")))
+    for _ in range(5):
+        cluster.services()
+    assert kubernetes.errors() == 5
+    assert "goemotions-cpu-canary-predictor" in kubernetes.state("autoscalers")
+
+
+@pytest.mark.parametrize("wait", ["wait_for_predictor", "wait_until_canary_is_idle", "wait_until_canaries_are_gone"])
+def test_a_deployment_that_is_killed_goes_on_where_it_was(
+    kubernetes: Kubernetes, versions: dict[str, str], monkeypatch: pytest.MonkeyPatch, wait: str
+) -> None:
+    deploy("1")
+    deploy("2", canary_percent=20)
+
+    def killed(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rollout.Rollout, wait, killed)
+        with pytest.raises(KeyboardInterrupt):
+            deploy("2")
+    over = deploy("2")
+    assert (over.version, over.canary_version, kubernetes.errors()) == ("2", "", 0)
+    assert "goemotions-cpu-canary-predictor" not in kubernetes.state("autoscalers")
+
+
+def test_another_canary_replaces_one_without_a_lost_request(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
+    deploy("1")
+    deploy("2", canary_percent=20)
+    deploy("2", canary_percent=50)
+    assert deploy("1", canary_percent=10).canary_percent == 10
+    shares = [[canary["trafficPercent"] for canary in one["spec"].get("canary", [])] for one in kubernetes.writes()]
+    assert shares == [[], [20], [50], [0], [], [10]]
+    assert kubernetes.errors() == 0
+
+
+def test_a_canary_is_not_removed_without_waiting(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
+    deploy("1")
+    deploy("2", canary_percent=20)
+    with pytest.raises(DeploymentError, match="goemotions-cpu has a canary, which is removed in several steps"):
+        deploy("2", wait_seconds=0)
+    assert len(kubernetes.writes()) == 2
+
+
+@pytest.mark.fault("canary-not-split")
+def test_a_canary_that_gets_no_traffic_is_a_named_error(
+    kubernetes: Kubernetes, versions: dict[str, str], tmp_path: Path
+) -> None:
+    kubernetes.switch(splits=0)
+    deploy("1")
+    with pytest.raises(
+        DeploymentError, match=r"the traffic is not split: .*canary-predictor': 20.*after 0.20.0, which accepts"
+    ):
+        deploy("2", canary_percent=20)
+    assert deploy("1").canary_version == ""
+    assert kubernetes.errors() == 0
+
+
+@pytest.mark.fault("canary-broken")
+def test_status_shows_a_canary_that_does_not_serve_although_the_service_is_ready(
+    kubernetes: Kubernetes, versions: dict[str, str], tmp_path: Path
+) -> None:
+    deploy("1")
+    with pytest.raises(
+        DeploymentError, match=r"CrashLoopBackOff of storage-initializer: EndpointConnectionError.*stable version"
+    ):
+        deploy("7", canary_percent=10)
+    (served,) = kserve.list_services(["goemotions-cpu"], "")
+    assert served.is_ready
+    champion = tracking.get_version("k8s", "1")
+    champions = {"cpu": champion, "gpu": None}
+    state = status.ModelStatus("goemotions", champions, {"cpu": None, "gpu": None}, {}, {"goemotions-cpu": served})
+    assert "7 (10%, not serving)" in state.table()
+    (line,) = state.disagreements()
+    assert line.startswith("the canary of goemotions-cpu does not serve its share (pod goemotions-cpu-canary-predictor-")
+    assert "EndpointConnectionError" in line
+
+
+@pytest.mark.fault("pods-stopped")
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        ("4", "pods are refused: .*violates PodSecurity"),
+        ("5", "ImagePullBackOff of kserve-container: .*goemotions-predictor:x: not found"),
+        ("6", "Unschedulable: 0/1 nodes: 1 Insufficient cpu"),
+        ("7", "CrashLoopBackOff of storage-initializer: EndpointConnectionError: seaweedfs:8333"),
+    ],
+)
+def test_a_deployment_ends_early_if_its_pods_cannot_start(
+    kubernetes: Kubernetes, versions: dict[str, str], version: str, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        caplog.at_level("INFO"),
+        pytest.raises(DeploymentError, match=rf"by waiting \(.*{message}.*the former version still serves"),
+    ):
+        deploy(version, wait_seconds=600)
+    assert "goemotions-cpu: waiting for the predictor: 2 pods, 1 of them new, 2 available" in caplog.text
+
+
+@pytest.mark.fault("no-gateway")
+def test_a_predictor_that_serves_is_told_apart_from_a_gateway_that_does_not_respond(
+    kubernetes: Kubernetes, versions: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    kubernetes.switch(gateway=0)
+    message = "gateway: no controller responds to HTTPRoute goemotions-cpu.*the predictor serves the new version to pods of the cluster"
+    with caplog.at_level("INFO"), pytest.raises(DeploymentError, match=message):
+        deploy("1", wait_seconds=600)
+    assert "waiting for the route; the predictor serves: Ready: False; IngressReady: HTTPRouteStatusNotAvailable" in caplog.text
+
+
+def test_without_permission_to_see_pods_a_deployment_waits_until_its_time_ends(
+    kubernetes: Kubernetes, versions: dict[str, str]
+) -> None:
+    kubernetes.switch(refuse=403, refuse_path="/api/v1/")
+    assert deploy("1").is_ready
+    with pytest.raises(DeploymentError, match=r"not ready after 0.5 s \(2 pods, 1 of them new"):
+        deploy("7", wait_seconds=0.5)
+
+
 def gpu_service() -> dict[str, Any]:
     documents = yaml.safe_load_all(MANIFEST.read_text())
     return next(one for one in documents if one["metadata"]["name"] == "goemotions-gpu" and "predictor" in one["spec"])
@@ -126,15 +284,17 @@ def gpu_service() -> dict[str, Any]:
 
 def test_a_version_and_its_canary_run_on_the_node_pool_that_is_named(versions: dict[str, str]) -> None:
     version, pool = tracking.get_version("k8s", "2"), node_pools.get("eks-l4")
-    canary = kserve.with_version(gpu_service(), version, 10, pool)
+    canary = inference_service.with_version(gpu_service(), version, 10, pool)
     assert kserve_rules.violations(canary) == []
     for predictor in (canary["spec"]["predictor"], canary["spec"]["canary"][0]["predictor"]):
         assert predictor["affinity"] == {"nodeAffinity": pool.node_affinity}
         assert "nodeSelector" not in predictor
-    moved = kserve.with_version(canary, version, 0, node_pools.get("gke-l4"))["spec"]["predictor"]
+    moved = inference_service.with_version(canary, version, 0, node_pools.get("gke-l4"))["spec"]["predictor"]
     assert moved["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-l4"}
     assert "affinity" not in moved
-    assert kserve.with_version(canary, version, 0)["spec"]["predictor"]["affinity"] == {"nodeAffinity": pool.node_affinity}
+    assert inference_service.with_version(canary, version, 0)["spec"]["predictor"]["affinity"] == {
+        "nodeAffinity": pool.node_affinity
+    }
 
 
 def test_a_node_pool_for_the_predictor_on_cpus_is_refused(versions: dict[str, str]) -> None:
@@ -146,27 +306,27 @@ def test_knative_splits_the_traffic_by_its_own_field(versions: dict[str, str]) -
     service = gpu_service()
     service["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] = "Knative"
     version = tracking.get_version("k8s", "2")
-    canary = kserve.with_version(service, version, 10)
+    canary = inference_service.with_version(service, version, 10)
     assert canary["spec"]["predictor"]["canaryTrafficPercent"] == 10
     assert canary["spec"]["predictor"]["model"]["storageUri"] == versions["2"]
     assert "canary" not in canary["spec"]
-    parsed = kserve.ServiceStatus.of(canary)
+    parsed = inference_service.ServiceStatus.of(canary)
     assert (parsed.canary_version, parsed.canary_percent, parsed.source) == ("2", 10, "")
-    over = kserve.with_version(canary, version, 0)
+    over = inference_service.with_version(canary, version, 0)
     assert "canaryTrafficPercent" not in over["spec"]["predictor"]
-    assert kserve.ServiceStatus.of(over).version == "2"
+    assert inference_service.ServiceStatus.of(over).version == "2"
 
 
 def test_a_canary_that_does_not_load_is_a_named_error(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
     deploy("1")
-    with pytest.raises(DeploymentError, match=r"goemotions-cpu is not ready after 0.5 s \(MANIFEST.json does not match\)"):
+    with pytest.raises(DeploymentError, match=r"after 0.5 s \(goemotions-cpu-canary-predictor: MANIFEST.json does not match\)"):
         deploy("3", canary_percent=10, wait_seconds=0.5)
 
 
 def test_the_bucket_of_the_service_is_kept(kubernetes: Kubernetes, versions: dict[str, str], tmp_path: Path) -> None:
     service = next(one for one in yaml.safe_load_all(MANIFEST.read_text()) if one["kind"] == "InferenceService")
     service["spec"]["predictor"]["model"]["storageUri"] = "s3://theirs/models/x/cpu/"
-    parsed = kserve.ServiceStatus.of(kserve.with_version(service, tracking.get_version("k8s", "2"), 0))
+    parsed = inference_service.ServiceStatus.of(inference_service.with_version(service, tracking.get_version("k8s", "2"), 0))
     assert parsed.source == versions["2"].replace("s3://goemotions/", "s3://theirs/")
 
 

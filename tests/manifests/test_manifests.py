@@ -610,7 +610,9 @@ def test_the_deploy_step_may_change_the_two_services_and_nothing_else() -> None:
     assert allowed == {
         ("inferenceservices", "list", "any"),
         *(("inferenceservices", verb, name) for verb in ("get", "update") for name in services),
-        *(("deployments", "get", f"{name}-predictor") for name in services),
+        *(("deployments", "get", f"{name}{part}-predictor") for name in services for part in ("", "-canary")),
+        *((resource, "list", "any") for resource in ("pods", "events", "httproutes")),
+        *(("horizontalpodautoscalers", "delete", f"{name}-canary-predictor") for name in services),
     }
 
 

@@ -1,8 +1,9 @@
-"""A Kubernetes API with InferenceServices, as a process: the requests of a deployment, and the status that KServe then reports.
+"""A Kubernetes API with InferenceServices, as a process: the requests of a deployment, and what KServe's controller makes of them.
 
-It keeps one namespace in memory. A write is refused if KServe's webhook would refuse it. A service is always ready, as with KServe in
-Standard mode; its Deployment, with its own generations, is updated some polls after a change, unless the location contains
-``broken``.
+It keeps one namespace in memory. A write is refused if KServe's webhook would refuse it. Time is the number of requests: some requests
+after a change the Deployments follow, then KServe's HTTPRoute, then the gateway. The Service of a canary that is removed is deleted at
+once, its autoscaler stays. With each request a client sends one to every backend of the gateway, and errors are counted.
+The location of a version says what goes wrong with its pods: see ``FAULTS``.
 """
 
 from __future__ import annotations
@@ -12,64 +13,157 @@ import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from goemotions.deployment.kserve import SOURCE
+from goemotions.deployment.inference_service import SOURCE
 from tests.support import kserve_rules
 
 TOKEN = "of-the-tests"
 NAMESPACE = "models"
-PREFIX = f"/apis/serving.kserve.io/v1beta1/namespaces/{NAMESPACE}/inferenceservices"
+SERVICES = f"/apis/serving.kserve.io/v1beta1/namespaces/{NAMESPACE}/inferenceservices"
+ROUTES = f"/apis/gateway.networking.k8s.io/v1/namespaces/{NAMESPACE}/httproutes"
 DEPLOYMENTS = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/"
-POLLS_UNTIL_READY = 3
+PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+EVENTS = f"/api/v1/namespaces/{NAMESPACE}/events"
+AUTOSCALERS = f"/apis/autoscaling/v2/namespaces/{NAMESPACE}/horizontalpodautoscalers"
+# In requests: until Deployments change, pods are ready, the route has new weights, and the gateway follows it.
+UPDATED, READY, ROUTED, FOLLOWED = 3, 8, 14, 22
+
+
+def waiting(container: str, reason: str, message: str, ended: str = "") -> dict[str, Any]:
+    state = {"name": container, "state": {"waiting": {"reason": reason, "message": message}}, "restartCount": 3}
+    return state | ({"lastState": {"terminated": {"exitCode": 1, "message": ended}}} if ended else {})
+
+
+FAULTS: dict[str, dict[str, Any]] = {
+    "broken": {},
+    "refused": {},
+    "no-image": {
+        "containerStatuses": [
+            waiting("kserve-container", "ImagePullBackOff", 'Back-off pulling image "goemotions-predictor:x"')
+        ]
+    },
+    "no-node": {
+        "conditions": [
+            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes: 1 Insufficient cpu."}
+        ]
+    },
+    "no-store": {
+        "initContainerStatuses": [
+            waiting("storage-initializer", "CrashLoopBackOff", "back-off 20s", "EndpointConnectionError: seaweedfs:8333")
+        ]
+    },
+}
+EVENT = {"no-image": "Failed to pull image: goemotions-predictor:x: not found"}
+FORBIDDEN = 'pods "x" is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false'
 
 
 class State:
     def __init__(self, manifest: Path) -> None:
         self.services: dict[str, dict[str, Any]] = {}
-        self.polls: dict[str, int] = {}
-        self.rolled: dict[str, str] = {}
+        self.clock: dict[str, int] = {}
+        self.before: dict[str, dict[str, Any]] = {}
+        self.autoscalers: set[str] = set()
         self.writes: list[dict[str, Any]] = []
-        # Set by tests: a status for every response, and the number of writes that conflict with a concurrent one.
+        self.traffic = {"requests": 0, "errors": 0}
+        # Set by tests: a status for every response, or for paths that contain a text; the number of writes that conflict with a
+        # concurrent one; whether a gateway controller responds; whether KServe splits the traffic (0.20.0 does not).
         self.refuse = 0
+        self.refuse_path = ""
         self.conflicts = 0
+        self.gateway = 1
+        self.splits = 1
         for document in yaml.safe_load_all(manifest.read_text()):
             if document["kind"] == "InferenceService":
+                name = document["metadata"]["name"]
                 document["metadata"] |= {"namespace": NAMESPACE, "resourceVersion": "1", "generation": 1}
-                self.services[document["metadata"]["name"]] = document
-                self.polls[document["metadata"]["name"]] = POLLS_UNTIL_READY
-                self.rolled[document["metadata"]["name"]] = document["spec"]["predictor"]["model"]["storageUri"]
+                self.services[name] = self.before[name] = document
+                self.clock[name] = FOLLOWED
+                self.autoscalers.add(f"{name}-predictor")
+
+    def tick(self) -> None:
+        for name, service in self.services.items():
+            self.clock[name] += 1
+            existing = {f"{name}-predictor", *canaries(name, service)}
+            followed = self.weights(name, service if self.clock[name] >= FOLLOWED else self.before[name])
+            for backend, weight in followed.items():
+                self.traffic["requests"] += weight > 0
+                self.traffic["errors"] += weight > 0 and backend not in existing
+
+    def weights(self, name: str, service: dict[str, Any]) -> dict[str, int]:
+        """The weight of each backend; a canary that is not ready has none."""
+        shares = {
+            canary: percent if fault(source) is None else 0 for canary, (source, percent) in canaries(name, service).items()
+        }
+        shares = shares if self.splits else {}
+        return {f"{name}-predictor": 100 - sum(shares.values()), **shares}
 
     def read(self, name: str) -> dict[str, Any]:
         service = self.services[name]
-        self.polls[name] += 1
-        status: dict[str, Any] = {"conditions": [{"type": "Ready", "status": "True"}], "observedGeneration": 3}
-        if "broken" in json.dumps(service["spec"]):
-            failure = {"reason": "ModelLoadFailed", "message": "MANIFEST.json does not match"}
-            status["modelStatus"] = {"transitionStatus": "BlockedByFailedLoad", "lastFailureInfo": failure}
-        for canary in service["spec"].get("canary", []):
-            is_ready = self.polls[name] >= POLLS_UNTIL_READY and "broken" not in json.dumps(canary)
-            status["canaryStatuses"] = [{"name": canary["predictor"]["name"], "ready": is_ready}]
+        is_routed = {"type": "IngressReady", "status": "True"}
+        if not self.gateway:
+            is_routed = {"type": "IngressReady", "status": "False", "reason": "HTTPRouteStatusNotAvailable"}
+        ready = {"type": "Ready", "status": is_routed["status"]}
+        predictor = {"type": "PredictorReady", "status": "True"}
+        status: dict[str, Any] = {"conditions": [ready, predictor, is_routed], "observedGeneration": 3}
+        if "broken" in service["spec"]["predictor"]["model"]["storageUri"]:
+            status["modelStatus"] = blocked()
+        for canary, (source, percent) in canaries(name, service).items() if self.splits else ():
+            is_ready = self.clock[name] >= READY and fault(source) is None
+            entry = {"name": canary.removeprefix(f"{name}-").removesuffix("-predictor"), "ready": is_ready}
+            entry["trafficPercent"] = percent if is_ready else 0
+            status["canaryStatuses"] = [entry | ({"modelStatus": blocked()} if "broken" in source else {})]
         return {**service, "status": status}
 
-    def deployment(self, name: str) -> dict[str, Any]:
+    def deployment(self, deployment: str) -> dict[str, Any] | None:
         """The unchanged Deployment first, then one with pods of both templates, then one with new pods only."""
-        location = self.services[name]["spec"]["predictor"]["model"]["storageUri"]
-        if self.polls[name] >= POLLS_UNTIL_READY - 1:
-            self.rolled[name] = location
-        is_done = self.polls[name] >= POLLS_UNTIL_READY and "broken" not in location
-        counts = {
-            "replicas": 2,
-            "updatedReplicas": 2 if is_done or self.rolled[name] != location else 1,
-            "availableReplicas": 2,
-        }
-        return {
-            "metadata": {"name": f"{name}-predictor", "generation": 17},
-            "spec": {"template": {"metadata": {"annotations": {SOURCE: self.rolled[name]}}}},
-            "status": {"observedGeneration": 17, **counts},
-        }
+        for name, service in self.services.items():
+            sources = {f"{name}-predictor": stable(service)} | {
+                one: source for one, (source, _) in canaries(name, service).items()
+            }
+            if deployment in sources:
+                former = {f"{name}-predictor": stable(self.before[name])}.get(deployment, sources[deployment])
+                template = self.clock[name] >= UPDATED
+                return rolled(deployment, sources[deployment] if template else former, template and self.clock[name] >= READY)
+        return None
+
+    def routes(self) -> list[dict[str, Any]]:
+        routes = []
+        for name, service in self.services.items():
+            is_new = self.clock[name] >= ROUTED
+            seen = service["metadata"]["generation"] - (self.clock[name] < FOLLOWED)
+            weights = self.weights(name, service if is_new else self.before[name])
+            backends = [{"name": backend, "port": 80, "weight": weight} for backend, weight in weights.items()]
+            accepted = {"type": "Accepted", "status": "True", "observedGeneration": seen}
+            generation = service["metadata"]["generation"] - (not is_new)
+            routes.append(
+                {
+                    "metadata": {"name": name, "generation": generation},
+                    "spec": {"rules": [{"backendRefs": backends}]},
+                    "status": {"parents": [{"conditions": [accepted]}] if self.gateway else []},
+                }
+            )
+        return routes
+
+    def pods(self, name: str) -> list[dict[str, Any]]:
+        service = self.services[name]
+        sources = {f"{name}-predictor": stable(service)} | {one: source for one, (source, _) in canaries(name, service).items()}
+        return [
+            {
+                "metadata": {
+                    "name": f"{deployment}-7d9f-{fault(source) or 'x'}".replace("no-", "no"),
+                    "annotations": {SOURCE: source},
+                },
+                "status": FAULTS[fault(source) or "broken"],
+            }
+            for deployment, source in sources.items()
+        ]
+
+    def events(self, selector: str) -> list[dict[str, Any]]:
+        return [{"message": text} for kind, text in EVENT.items() if kind.replace("no-", "no") in selector]
 
     def write(self, name: str, service: dict[str, Any]) -> tuple[int, Any]:
         before = self.services[name]["metadata"]
@@ -84,18 +178,73 @@ class State:
         changed = service["spec"] != self.services[name]["spec"]
         service["metadata"]["resourceVersion"] = str(int(before["resourceVersion"]) + 1)
         service["metadata"]["generation"] = before["generation"] + changed
+        if changed:
+            self.before[name], self.clock[name] = self.services[name], 0
         self.services[name] = service
-        self.polls[name] = 0 if changed else self.polls[name]
+        self.autoscalers |= set(canaries(name, service))
         self.writes.append(service)
         return 200, service
+
+
+def stable(service: dict[str, Any]) -> str:
+    return str(service["spec"]["predictor"]["model"]["storageUri"])
+
+
+def canaries(name: str, service: dict[str, Any]) -> dict[str, tuple[str, int]]:
+    """Location and share of each canary, by the name of its Deployment and Service."""
+    return {
+        f"{name}-{one['predictor']['name']}-predictor": (one["predictor"]["model"]["storageUri"], one["trafficPercent"])
+        for one in service["spec"].get("canary", [])
+    }
+
+
+def fault(source: str) -> str | None:
+    return next((kind for kind in FAULTS if kind in source), None)
+
+
+def blocked() -> dict[str, Any]:
+    failure = {"reason": "ModelLoadFailed", "message": "MANIFEST.json does not match"}
+    return {"transitionStatus": "BlockedByFailedLoad", "lastFailureInfo": failure}
+
+
+def rolled(name: str, source: str, is_done: bool) -> dict[str, Any]:
+    failed = [{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": FORBIDDEN}]
+    return {
+        "metadata": {"name": name, "generation": 17},
+        "spec": {"template": {"metadata": {"annotations": {SOURCE: source}}}},
+        "status": {
+            "observedGeneration": 17,
+            "replicas": 2,
+            "updatedReplicas": 2 if is_done and fault(source) is None else 1,
+            "availableReplicas": 2,
+            "conditions": failed if fault(source) == "refused" else [],
+        },
+    }
 
 
 class Handler(BaseHTTPRequestHandler):
     state: State
 
     def do_GET(self) -> None:
-        if self.path == "/tests/writes":
-            return self._respond(200, self.state.writes)
+        if self.path.startswith("/tests/"):
+            value = getattr(self.state, self.path.removeprefix("/tests/"))
+            return self._respond(200, sorted(value) if isinstance(value, set) else value)
+        if self._is_refused():
+            return None
+        self.state.tick()
+        url = urlsplit(self.path)
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
+        if url.path.startswith(DEPLOYMENTS):
+            found = self.state.deployment(url.path.removeprefix(DEPLOYMENTS))
+            return self._respond(200, found) if found else self._refused(404, "deployments.apps not found")
+        lists = {
+            SERVICES: lambda: [self.state.read(one) for one in self.state.services],
+            ROUTES: self.state.routes,
+            PODS: lambda: self.state.pods(query["labelSelector"].partition("=")[2]),
+            EVENTS: lambda: self.state.events(query["fieldSelector"]),
+        }
+        if url.path.rstrip("/") in lists:
+            return self._respond(200, {"kind": "List", "items": lists[url.path.rstrip("/")]()})
         return self._named(lambda name: (200, self.state.read(name)))
 
     def do_PUT(self) -> None:
@@ -103,24 +252,33 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/tests/switch":
             vars(self.state).update(body)
             return self._respond(200, {})
+        if self._is_refused():
+            return None
         return self._named(lambda name: self.state.write(name, body))
 
-    def _named(self, act: Any) -> None:
+    def do_DELETE(self) -> None:
+        if self._is_refused():
+            return None
+        path, _, name = self.path.partition("?")[0].rpartition("/")
+        if path != AUTOSCALERS or name not in self.state.autoscalers:
+            return self._refused(404, f'horizontalpodautoscalers "{name}" not found')
+        self.state.autoscalers.remove(name)
+        return self._respond(200, {"kind": "Status", "status": "Success"})
+
+    def _is_refused(self) -> bool:
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-            return self._refused(401, "Unauthorized")
-        if self.state.refuse:
-            return self._refused(self.state.refuse, "inferenceservices is forbidden: User cannot update resource")
-        url = self.path.partition("?")[0]
-        if url.startswith(DEPLOYMENTS):
-            return self._respond(200, self.state.deployment(url.removeprefix(DEPLOYMENTS).removesuffix("-predictor")))
-        path, _, name = url.partition(PREFIX)
-        if path or (name and name.strip("/") not in self.state.services):
-            return self._refused(404, f'inferenceservices.serving.kserve.io "{name.strip("/")}" not found')
-        if not name:
-            return self._respond(
-                200, {"kind": "InferenceServiceList", "items": [self.state.read(one) for one in self.state.services]}
-            )
-        status, content = act(name.strip("/"))
+            self._refused(401, "Unauthorized")
+        elif self.state.refuse and self.state.refuse_path in self.path:
+            self._refused(self.state.refuse, "inferenceservices is forbidden: User cannot update resource")
+        else:
+            return False
+        return True
+
+    def _named(self, act: Any) -> None:
+        path, _, name = self.path.partition("?")[0].partition(f"{SERVICES}/")
+        if path or name not in self.state.services:
+            return self._refused(404, f'inferenceservices.serving.kserve.io "{name}" not found')
+        status, content = act(name)
         return self._respond(200, content) if status == 200 else self._refused(status, content)
 
     def _refused(self, status: int, message: str) -> None:

@@ -1,0 +1,145 @@
+"""Changes an InferenceService, and waits for what KServe makes of it. A wait says for what, and ends early if it cannot help."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from goemotions.deployment import inference_service, problems
+from goemotions.deployment.cluster import Cluster, backends
+from goemotions.deployment.problems import Problem
+from goemotions.errors import DeploymentError
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 2.0
+# How long a gateway has, after its controller has seen a route, until all its proxies follow it.
+SETTLE_SECONDS = 5.0
+ATTEMPTS = 5
+
+FORMER = "the former version still serves; deploy that one again"
+RESUME = "both versions serve; deploy again, it goes on from here"
+
+Service = dict[str, Any]
+
+
+class Rollout:
+    """Changes an InferenceService and waits for what comes of it. All waits together end after ``seconds``; with 0 there are none."""
+
+    def __init__(self, cluster: Cluster, name: str, seconds: float) -> None:
+        self.cluster, self.name, self.seconds = cluster, name, seconds
+        self._deadline = time.monotonic() + seconds
+
+    def update(self, change: Callable[[Service], Service]) -> bool:
+        """Changes the InferenceService; returns False if nothing is to change. A concurrent change of another process is kept.
+
+        Raises:
+            DeploymentError: other processes change it each time, or the API refuses.
+        """
+        for _ in range(ATTEMPTS):
+            before = self.cluster.service(self.name)
+            wanted = change(before)
+            if wanted == before:
+                return False
+            if self.cluster.replace(self.name, wanted):
+                return True
+        raise DeploymentError(f"{self.name} was changed by another process at the same time: deploy again")
+
+    def wait_for_predictor(self) -> None:
+        """Waits until every pod of the stable version has the location of the specification."""
+        deployment = f"{self.name}-predictor"
+
+        def source(service: Service) -> str:
+            return str(service["spec"]["predictor"]["model"]["storageUri"])
+
+        def missing(service: Service) -> str:
+            return problems.rolling(self.cluster.deployment(deployment), source(service))
+
+        def problem(service: Service) -> Problem | None:
+            return problems.of_pods(self.cluster, self.name, deployment, source(service))
+
+        self._wait("the predictor", FORMER, missing, problem)
+
+    def wait_for_route(self) -> None:
+        """Waits until KServe reports the service as ready, whose pods are: route and gateway."""
+
+        def missing(service: Service) -> str:
+            return "" if inference_service.conditions(service).get("Ready") == "True" else problems.unmet(service)
+
+        advice = "the predictor serves the new version to pods of the cluster; outside of it nothing may reach it"
+        self._wait("the route; the predictor serves", advice, missing, lambda service: problems.of_route(self.cluster, service))
+
+    def wait_for_canary(self) -> None:
+        """Waits until the canary is ready and gets its share of the traffic."""
+
+        def problem(service: Service) -> Problem | None:
+            return problems.of_canary(self.cluster, service)
+
+        def missing(service: Service) -> str:
+            found = problem(service)
+            return found.text if found else ""
+
+        advice = "the stable version still serves; deploy that one to take the canary back"
+        self._wait("the canary; the stable version serves", advice, missing, problem)
+
+    def wait_until_canary_is_idle(self) -> None:
+        """Waits until no route gives a canary traffic, and the gateways follow that."""
+        if not self.seconds or not inference_service.canaries(self.cluster.service(self.name)):
+            return
+
+        def missing(service: Service) -> str:
+            names = {f"{self.name}-{canary}-predictor" for canary in inference_service.canaries(service)}
+            routes = {route["metadata"]["name"]: route for route in self.cluster.routes(self.name)}
+            busy = [name for name, route in routes.items() if any(backends(route).get(one) for one in names)]
+            return ", ".join(busy or [name for name, route in routes.items() if not problems.is_followed(route)])
+
+        self._wait("HTTPRoutes without traffic to the canary", RESUME, missing)
+        time.sleep(SETTLE_SECONDS)
+
+    def wait_until_canaries_are_gone(self, names: set[str]) -> None:
+        """Waits until KServe has removed the pods of canaries, then removes their autoscalers, which KServe leaves."""
+        deployments = [f"{self.name}-{name}-predictor" for name in sorted(names)]
+        self._wait("the removal of the canary", RESUME, lambda _: ", ".join(filter(self.cluster.deployment, deployments)))
+        for deployment in deployments if self.seconds else ():
+            self.cluster.delete_autoscaler(deployment)
+
+    def wait_for_revision(self) -> None:
+        """Waits until the service is ready with its newest revision (Knative)."""
+
+        def missing(service: Service) -> str:
+            predictor = service.get("status", {}).get("components", {}).get("predictor", {})
+            is_new = predictor.get("latestReadyRevision") == predictor.get("latestCreatedRevision")
+            is_ready = inference_service.conditions(service).get("Ready") == "True"
+            return "" if is_ready and is_new else problems.unmet(service)
+
+        self._wait("the new revision", FORMER, missing)
+
+    def _wait(
+        self,
+        target: str,
+        advice: str,
+        missing: Callable[[Service], str],
+        problem: Callable[[Service], Problem | None] = lambda _: None,
+    ) -> None:
+        """Waits until nothing is missing.
+
+        Raises:
+            DeploymentError: not in time, or a kind of problem lasted for its time.
+        """
+        said, kind, since = "", "", 0.0
+        while self.seconds and (text := missing(service := self.cluster.service(self.name))):
+            if text != said:
+                log.info("%s: waiting for %s: %s", self.name, target, said := text)
+            found = problem(service)
+            if found and found.kind != kind:
+                since = time.monotonic()
+            kind = found.kind if found else ""
+            hint = f"{advice}, or see `kubectl -n {self.cluster.namespace} describe inferenceservice {self.name}`"
+            if found and time.monotonic() - since >= problems.SECONDS[kind]:
+                raise DeploymentError(f"{self.name} does not become ready by waiting ({found.text}): {hint}")
+            if time.monotonic() > self._deadline:
+                reason = problems.failure(service.get("status", {})) or (found.text if found else text)
+                raise DeploymentError(f"{self.name} is not ready after {self.seconds:g} s ({reason}): {hint}")
+            time.sleep(POLL_SECONDS)
