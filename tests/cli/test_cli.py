@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -269,7 +270,7 @@ def test_an_error_is_one_line_and_exit_code_one(
         assert list(folders["out"].rglob("*")) == []
 
 
-def test_running_every_step_by_hand_produces_a_version_that_predicts(
+def test_the_steps_of_the_quickstart_produce_a_version_that_predicts(
     run: Callable[..., Ended],
     source: Path,
     weights: Callable[[str], str],
@@ -278,47 +279,61 @@ def test_running_every_step_by_hand_produces_a_version_that_predicts(
     tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> None:
-    dataset, folder, name = tmp_path / "dataset", tmp_path / "minilm", request.node.name
-    model, onnx = ("--model", folder / "model"), ("--onnx", folder / "onnx")
-
-    def done(*arguments: str | Path) -> str:
-        ended = run(*arguments)
-        assert ended.code == 0, ended.err
-        assert ended.out.strip()
-        return ended.out
-
-    output = done("ingest", "--source", source, "--output", dataset)
-    assert output.startswith(f"{dataset}: 240 train, 80 validation, 80 test rows, 7 labels, digest ")
-    training = ("--profile", "minilm", "--weights", weights("minilm"), "--epochs", "1", "--run", name)
-    output = done("train", "--dataset", dataset, "--output", folder / "model", *training)
-    assert output.splitlines()[-1].startswith(f"{folder / 'model'}: minilm, epoch 1 of 1, validation AUC micro 0.")
-    assert "openvino-int8, " in done("export", "--dataset", dataset, *model, "--output", folder / "onnx")
-    for variant, engine in ENGINES.items():
-        splits = ("--validation", folder / variant / "validation", "--test", folder / variant / "test")
-        output = done("evaluate", "--dataset", dataset, *model, *onnx, "--engine", engine, *splits)
-        assert [line.split(":")[0] for line in output.splitlines()] == [str(splits[1]), str(splits[3])]
-        output = done("tune-thresholds", "--validation", splits[1], "--output", folder / variant / "thresholds")
-        assert f"{folder / variant / 'thresholds'}/thresholds.json: " in output
-    candidates = ("--dataset", dataset, "--candidate", folder)
-    output = done("register", *candidates, "--store", bucket, "--run", name, "--model-name", name)
-    assert [line.split(", bundle ")[0] for line in output.splitlines()] == [
+    """Every command of the page runs as it is written, but with the tests' data, weights, folders and names."""
+    name, work = request.node.name, tmp_path / "work"
+    page = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    block = next(block for block in page.split("```")[1::2] if "goemotions ingest" in block)
+    commands = [shlex.split(line)[1:] for line in block.replace("\\\n", " ").splitlines() if line.startswith("goemotions ")]
+    values = {
+        "sample": str(source),
+        "s3://goemotions/": bucket,
+        "by-hand": name,
+        "comments.csv": str(tmp_path / "comments.csv"),
+    }
+    added = {
+        "train": ["--weights", weights("minilm"), "--epochs", "1"],
+        "register": ["--model-name", name],
+        "predict": ["--model-name", name],
+        "score": ["--model-name", name],
+    }
+    (tmp_path / "comments.csv").write_text("id,text\n1,a balloon over the lake\n2,gravel\n", encoding="utf-8")
+    outputs: dict[str, list[str]] = {}
+    for step, *arguments in commands:
+        moved = (re.sub(r"^(work|labelled.csv)", f"{tmp_path}/\\1", values.get(word, word)) for word in arguments)
+        ended = run(step, *moved, *added.get(step, []))
+        assert ended.code == 0, (step, ended.err)
+        outputs.setdefault(step, []).append(ended.out)
+    assert list(outputs) == [
+        "ingest",
+        "train",
+        "export",
+        "evaluate",
+        "tune-thresholds",
+        "register",
+        "report",
+        "predict",
+        "score",
+    ]
+    assert outputs["ingest"][0].startswith(f"{work / 'dataset'}: 240 train, 80 validation, 80 test rows, 7 labels, digest ")
+    expected = f"{work / 'minilm' / 'model'}: minilm, epoch 1 of 1, validation AUC micro 0."
+    assert outputs["train"][0].splitlines()[-1].startswith(expected)
+    assert "openvino-int8, " in outputs["export"][0]
+    for variant, evaluated, tuned in zip(ENGINES, outputs["evaluate"], outputs["tune-thresholds"], strict=True):
+        folder = work / "minilm" / variant
+        assert [line.split(":")[0] for line in evaluated.splitlines()] == [str(folder / "validation"), str(folder / "test")]
+        assert f"{folder / 'thresholds'}/thresholds.json: " in tuned
+    assert [line.split(", bundle ")[0] for line in outputs["register"][0].splitlines()[:2]] == [
         "gpu: minilm is version 1 (champion-gpu)",
         "cpu: minilm is version 2 (champion-cpu)",
     ]
-    done("report", *candidates, "--output", tmp_path / "report")
-    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
-        "dataset.html",
-        "dataset.md",
-        "figures",
-        "report.html",
-        "report.md",
-        "tables",
-    ]
-    output = done("model", "download", "champion-cpu", "--output", tmp_path / "bundle", "--model-name", name)
-    assert output.splitlines()[0] == f"{tmp_path / 'bundle'}: champion-cpu (version 2), every file matches its manifest"
-    texts = ("a balloon over the lake", "gravel")
-    predictions = [json.loads(line) for line in done("predict", *texts, "--model-name", name).splitlines()]
-    assert predictions == Predictor.load(tmp_path / "bundle").predict(texts)
+    assert {"dataset.html", "dataset.md", "figures", "report.html", "report.md", "tables"} == {
+        path.name for path in (work / "report").iterdir()
+    }
+    downloaded = run("model", "download", "champion-cpu", "--output", tmp_path / "bundle", "--model-name", name).out
+    assert downloaded.splitlines()[0] == f"{tmp_path / 'bundle'}: champion-cpu (version 2), every file matches its manifest"
+    predictor = Predictor.load(tmp_path / "bundle")
+    assert json.loads(outputs["predict"][0]) == predictor.predict(["thank you so much!"])[0]
+    assert (tmp_path / "labelled.csv").read_text(encoding="utf-8").count("\n") == 3
 
 
 def test_a_bundle_in_a_folder_predicts_without_mlflow(
