@@ -26,6 +26,7 @@ from benchmarks import store
 from goemotions.cli import main as cli
 from goemotions.deployment import isvc as manifest
 from goemotions.deployment import node_pools
+from goemotions.registry import bundle
 from goemotions.serving import metrics as exported
 from tests.support import kserve_rules, tools
 
@@ -396,11 +397,12 @@ def pod(isvc: dict[str, Any], folder: str) -> dict[str, Any]:
     """The pod that KServe creates from an InferenceService and its runtime, abridged."""
     predictor = isvc["spec"]["predictor"]
     runtime = every("ServingRuntime", folder)[predictor["model"]["runtime"]]["spec"]
-    storage = yaml.safe_load((MANIFESTS / "storage/clusterstoragecontainer.yaml").read_text())["spec"]["container"]
+    storage = every("ClusterStorageContainer", folder)[predictor["storageContainerName"]]["spec"]["container"]
     models = {"name": "kserve-provision-location", "mountPath": "/mnt/models"}
     container = copy.deepcopy(runtime["containers"][0])
     container["volumeMounts"].append({**models, "readOnly": True})
     taken = ("model", "minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "autoScaling", "deploymentStrategy", "labels")
+    taken += ("storageContainerName",)
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -571,11 +573,47 @@ def test_the_local_overlay_needs_no_secret_but_its_own() -> None:
     assert (host.partition(".")[2], int(port)) == (store["metadata"]["namespace"], store["spec"]["ports"][0]["port"])
 
 
-def test_cluster_wide_objects_are_applied_separately() -> None:
-    (container,) = rendered("storage")
-    assert (container["kind"], "namespace" in container["metadata"]) == ("ClusterStorageContainer", False)
+def test_cluster_wide_objects_have_no_namespace_and_a_name_of_their_own() -> None:
     for folder in OVERLAYS:
-        assert {one["kind"] for one in rendered(folder) if "namespace" not in one["metadata"]} == {"Namespace"}
+        cluster_wide = {
+            (one["kind"], one["metadata"]["name"]) for one in rendered(folder) if "namespace" not in one["metadata"]
+        }
+        assert cluster_wide == {("Namespace", "goemotions"), ("ClusterStorageContainer", "goemotions")}
+
+
+@pytest.mark.parametrize(
+    ("location", "is_ours"),
+    [
+        ("s3://bucket/models/goemotions/0123456789abcdef0123456789abcdef/cpu/", True),
+        ("s3://bucket/a/team/models/mine/0123456789abcdef0123456789abcdef/gpu/", True),
+        ("s3://bucket/models/iris/v1/", False),
+        ("s3://bucket/models/iris/v1/cpu/", False),
+        ("gs://bucket/models/mine/0123456789abcdef0123456789abcdef/gpu/", False),
+        ("https://bucket/s3://bucket/models/mine/0123456789abcdef0123456789abcdef/gpu/", False),
+    ],
+)
+def test_the_storage_container_matches_bundles_and_nothing_of_others(location: str, is_ours: bool) -> None:
+    (container,) = every("ClusterStorageContainer").values()
+    (uri_format,) = container["spec"]["supportedUriFormats"]
+    assert bool(re.search(uri_format["regex"], location)) == is_ours
+    if is_ours:
+        assert str(bundle.BundleLocation.parse(location)) == location
+
+
+def test_the_local_overlay_fits_a_machine_with_two_cpus_and_6_gib() -> None:
+    (isvc,) = every("InferenceService", "overlays/local").values()
+    assert isvc["metadata"]["annotations"][kserve_rules.AUTOSCALER] == "none"
+    assert isvc["spec"]["predictor"]["deploymentStrategy"]["rollingUpdate"]["maxSurge"] == 0
+    deployed = [one["spec"]["template"]["spec"] for one in every("Deployment", "overlays/local").values()]
+    containers = [one for spec in (*deployed, pod(isvc, "overlays/local")["spec"]) for one in spec["containers"]]
+    requests = [one["resources"]["requests"] for one in containers]
+    # kind's own pods request about one CPU; a canary is a second pod of the predictor.
+    assert sum(cores(one["cpu"]) for one in [*requests, requests[-1]]) <= 1
+    assert sum(store.mebibytes(one["memory"]) for one in [*requests, requests[-1]]) <= 3 * 1024
+
+
+def cores(quantity: str) -> float:
+    return float(quantity.removesuffix("m")) / (1000 if quantity.endswith("m") else 1)
 
 
 def test_the_namespace_is_restricted() -> None:
