@@ -89,7 +89,9 @@ def table(texts: tuple[str, ...], response: dict[str, Any]) -> str:
     width = max(map(len, texts))
     lines = []
     for text, prediction in zip(texts, response["predictions"], strict=True):
-        labels = ", ".join(f"{label} {score:.2f}" for label, score in prediction["scores"].items())
+        labels = ", ".join(
+            f"{label} {score:.2f}" for label, score in prediction["scores"].items() if label in prediction["labels"]
+        )
         lines.append(f"  {text:<{width}}  {labels or '(none over its threshold)'}")
     return "\n".join(lines)
 

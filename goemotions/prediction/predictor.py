@@ -10,10 +10,11 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 
 from goemotions.errors import ModelError
-from goemotions.metrics.probabilities import is_top_k, rank_labels
+from goemotions.metrics.probabilities import rank_labels
 from goemotions.models import engines
 from goemotions.models.engine_names import WEIGHTS, canonical_name
 from goemotions.models.engines import Engine
+from goemotions.prediction.texts import as_texts
 from goemotions.registry import bundle
 from goemotions.registry.bundle import Bundle
 
@@ -22,7 +23,7 @@ Threshold = float | Literal["tuned"]
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a request: at most ``top_k`` labels, the tuned thresholds or one of the caller's, the scores of all labels."""
+    """Options of a request: the ``top_k`` best labels, the tuned thresholds or one of the caller's, the scores of all labels."""
 
     top_k: int | None = None
     threshold: Threshold = "tuned"
@@ -32,8 +33,8 @@ class Options:
 class Prediction(TypedDict):
     """The prediction for one text, as it is sent to callers.
 
-    ``labels`` has the chosen labels, best first; ``scores`` the probabilities of these labels, or of all labels if they were requested;
-    ``truncated`` says whether the text was too long and its end was ignored.
+    ``labels`` has the chosen labels, best first. ``scores`` has the probabilities of these labels; with ``top_k``, those of the k best,
+    chosen or not; with ``all_scores``, those of all labels. ``truncated`` says whether the text was too long and its end was ignored.
     """
 
     labels: list[str]
@@ -71,15 +72,11 @@ class Predictor:
         return self.predictions(probabilities, truncated, options or Options())
 
     def choose(self, probabilities: np.ndarray, options: Options) -> np.ndarray:
-        """Which labels are chosen, bool [n, labels], for probabilities, float32 [n, labels]."""
+        """Which labels reach their thresholds, bool [n, labels], for probabilities, float32 [n, labels]."""
         if options.threshold == "tuned":
-            chosen = self.bundle.thresholds.apply(probabilities)
-        else:
-            chosen = probabilities >= options.threshold
-        if options.top_k is None or options.top_k >= chosen.shape[1]:
-            return chosen
-        limited: np.ndarray = chosen & is_top_k(np.where(chosen, probabilities, -1), options.top_k)
-        return limited
+            return self.bundle.thresholds.apply(probabilities)
+        chosen: np.ndarray = probabilities >= options.threshold
+        return chosen
 
     def predictions(self, probabilities: np.ndarray, truncated: np.ndarray, options: Options) -> list[Prediction]:
         """The predictions for n texts from their probabilities, float32 [n, labels], and whether each was truncated, bool [n]."""
@@ -88,8 +85,9 @@ class Predictor:
         for row, over, ranked, cut in zip(
             probabilities.tolist(), chosen.tolist(), rank_labels(probabilities).tolist(), truncated.tolist(), strict=True
         ):
-            labels = [position for position in ranked if over[position]]
-            scored = ranked if options.all_scores else labels
+            best = ranked[: options.top_k]
+            labels = [position for position in best if over[position]]
+            scored = ranked if options.all_scores else labels if options.top_k is None else best
             result.append(
                 {
                     "labels": [names[position] for position in labels],
@@ -115,14 +113,13 @@ def _engine_name(loaded: Bundle, requested: str) -> str:
 
 
 class PyfuncModel:
-    """What ``mlflow.pyfunc.load_model`` returns for a version: ``predict`` takes texts, or a frame with a column ``text``."""
+    """What ``mlflow.pyfunc.load_model`` returns for a version: ``predict`` takes texts in every form of ``as_texts``."""
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
 
     def predict(self, model_input: Any) -> list[Prediction]:
-        texts = model_input["text"] if hasattr(model_input, "columns") else model_input
-        return self._predictor.predict([str(text) for text in texts])
+        return self._predictor.predict(as_texts(model_input))
 
 
 def _load_pyfunc(path: str) -> PyfuncModel:

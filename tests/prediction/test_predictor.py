@@ -15,7 +15,7 @@ import torch
 
 from goemotions.data.dataset import load_dataset
 from goemotions.data.taxonomy import Taxonomy
-from goemotions.errors import IntegrityError, ModelError
+from goemotions.errors import DataError, IntegrityError, ModelError
 from goemotions.evaluation.predictions import Predictions
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
@@ -158,11 +158,14 @@ def test_a_threshold_keeps_what_reaches_it(threshold: float, predictor: Predicto
         assert prediction["labels"] == [name for name, score in full["scores"].items() if score >= threshold]
 
 
-@pytest.mark.parametrize("k", [1, 2, 7, 100])
-def test_top_k_keeps_the_best_of_those_over_the_threshold(k: int, predictor: Predictor) -> None:
-    for options, cut_options in ((Options(threshold=0), Options(k, 0)), (Options(), Options(k))):
-        for full, best in zip(predictor.predict(TEXTS, options), predictor.predict(TEXTS, cut_options), strict=True):
-            assert best["labels"] == full["labels"][:k]
+@pytest.mark.parametrize("k", [1, 2, 3, 7, 100])
+def test_top_k_scores_the_best_and_chooses_those_of_them_over_their_thresholds(k: int, predictor: Predictor) -> None:
+    ranked = [list(prediction["scores"].items()) for prediction in predictor.predict(TEXTS, Options(all_scores=True))]
+    for threshold in (0, 1, "tuned"):
+        full = predictor.predict(TEXTS, Options(threshold=threshold))
+        for scores, chosen, best in zip(ranked, full, predictor.predict(TEXTS, Options(k, threshold)), strict=True):
+            assert list(best["scores"].items()) == scores[:k]
+            assert best["labels"] == [name for name, _ in scores[:k] if name in chosen["labels"]]
 
 
 def test_all_scores_names_every_label_and_changes_no_decision(predictor: Predictor, taxonomy: Taxonomy) -> None:
@@ -202,10 +205,13 @@ def test_a_blank_text_has_a_defined_prediction(predictor: Predictor) -> None:
 def test_mlflow_loads_a_bundle_and_predicts_the_same(bundles: dict[bundle.Variant, Path], predictor: Predictor) -> None:
     loaded = mlflow.pyfunc.load_model(str(bundles["cpu"]))
     expected = predictor.predict(TEXTS)
-    for given_as in (TEXTS, pd.DataFrame({"text": TEXTS})):
+    for given_as in (TEXTS, pd.DataFrame({"text": TEXTS}), [{"text": text} for text in TEXTS], {"text": np.array(TEXTS)}):
         for prediction, wanted in zip(loaded.predict(given_as), expected, strict=True):
             assert prediction["labels"] == wanted["labels"]
             assert prediction["scores"] == pytest.approx(wanted["scores"], abs=1e-5)
+    assert loaded.predict(TEXTS[0]) == predictor.predict(TEXTS[:1])
+    with pytest.raises(DataError, match="item 1 is no text"):
+        loaded.predict([TEXTS[0], None])
 
 
 def test_the_cpu_variant_predicts_without_the_training_libraries(
