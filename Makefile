@@ -22,10 +22,11 @@ GOEMOTIONS := $(BIN)/goemotions
 ON_SERVICES := $(WITH) $(GOEMOTIONS)
 
 # $(call option,--data,DATA) is --data with the value of DATA if it is set: the defaults are those of the commands.
-option = $(if $($2),$1 '$($2)')
-SETTINGS = $(addprefix --weights ,$(WEIGHTS)) $(foreach pair,$(SET),--set '$(pair)')
+quoted = '$(subst ','\'',$1)'
+option = $(if $($2),$1 $(call quoted,$($2)))
+SETTINGS = $(call option,--weights,WEIGHTS) $(call option,--set,SET)
 TRAINED = $(call option,--data,DATA) $(call option,--models,MODELS) $(call option,--epochs,EPOCHS)
-REFERENCE = $(if $(VERSION),'$(VERSION)')
+REFERENCE = $(if $(VERSION),$(call quoted,$(VERSION)))
 NAMED = $(call option,--model-name,MODEL_NAME)
 
 .PHONY: help setup demo test test-images test-faults fuzz soak docs format typecheck lint audit run score serve bench bench-full bench-serving \
@@ -68,10 +69,10 @@ run: setup ## run the training pipeline on this machine: DATA= MODELS= EPOCHS= W
 	@$(GOEMOTIONS) pipeline run $(TRAINED) $(NAMED) $(SETTINGS)
 
 score: $(SERVICES) ## label a file, or a folder or s3:// prefix of files: INPUT= OUTPUT= VERSION= WORKERS=
-	@$(ON_SERVICES) score --input '$(INPUT)' --output '$(OUTPUT)' $(call option,--bundle,VERSION) $(NAMED) $(call option,--workers,WORKERS)
+	@$(ON_SERVICES) score --input $(call quoted,$(INPUT)) --output $(call quoted,$(OUTPUT)) $(call option,--bundle,VERSION) $(NAMED) $(call option,--workers,WORKERS)
 
 serve: $(SERVICES) ## serve VERSION, by default the champion for CPU: HTTP and a page on PORT, gRPC on GRPC_PORT
-	@$(ON_SERVICES) serve $(call option,--bundle,VERSION) $(NAMED) $(call option,--port,PORT) --grpc-port $(or $(GRPC_PORT),8081)
+	@$(ON_SERVICES) serve $(call option,--bundle,VERSION) $(NAMED) $(call option,--port,PORT) --grpc-port $(call quoted,$(or $(GRPC_PORT),8081))
 
 bench-serving: $(SERVICES) ## compare the predictor of VERSION with alternatives, on the test split of DATA: docs/serving-benchmarks.md (15 min)
 	@$(WITH) $(BIN)/python -m benchmarks.serving $(call option,--bundle,VERSION) $(NAMED) $(call option,--data,DATA) \
@@ -97,18 +98,18 @@ compile: setup ## write the pipeline as one file for the Kubeflow UI: REGISTRY= 
 # Endpoint, namespace and token: KF_PIPELINES_ENDPOINT, KF_PIPELINES_NAMESPACE, KF_PIPELINES_TOKEN or KF_PIPELINES_COOKIES, or KUBE_CONTEXT.
 # The defaults of DATA and MODELS are the whole data and the models that need GPUs.
 PLACEMENT = $(call option,--preset,PRESET) $(call option,--queue,QUEUE) $(call option,--priority,PRIORITY)
-ON_CLUSTER = $(if $(MODEL_NAME),--set 'model_name=$(MODEL_NAME)') $(SETTINGS) $(call option,--resources,RESOURCES) \
+ON_CLUSTER = $(if $(MODEL_NAME),--set $(call quoted,model_name=$(MODEL_NAME))) $(SETTINGS) $(call option,--resources,RESOURCES) \
 	$(call option,--registry,REGISTRY) $(call option,--experiment,EXPERIMENT) $(if $(FORCE),--force) $(if $(DRY_RUN),--dry-run)
 
 submit-pipeline: setup ## run the pipeline on Kubeflow: PRESET=gke-a100-80gb (nodes) DATA= MODELS= RESOURCES= REGISTRY= QUEUE= WAIT=1 DRY_RUN=1
 	@$(GOEMOTIONS) pipeline submit $(TRAINED) $(PLACEMENT) $(ON_CLUSTER) $(if $(WAIT),--wait)
 
 submit-scoring: setup ## label files on Kubeflow: INPUT=s3://... OUTPUT=s3://... VERSION= PODS= REGISTRY= WAIT=1 DRY_RUN=1
-	@$(GOEMOTIONS) pipeline score --input '$(INPUT)' --output '$(OUTPUT)' $(if $(VERSION),--set 'version=$(VERSION)') \
-		$(if $(PODS),--set 'pods=$(PODS)') $(ON_CLUSTER) $(if $(WAIT),--wait)
+	@$(GOEMOTIONS) pipeline score --input $(call quoted,$(INPUT)) --output $(call quoted,$(OUTPUT)) $(if $(VERSION),--set $(call quoted,version=$(VERSION))) \
+		$(if $(PODS),--set $(call quoted,pods=$(PODS))) $(ON_CLUSTER) $(if $(WAIT),--wait)
 
 schedule: setup ## run the training pipeline on a schedule: CRON='0 0 3 * * 0' (six fields, seconds first), PRESET=; CRON=off ends it
-	@$(GOEMOTIONS) pipeline schedule $(TRAINED) $(PLACEMENT) $(ON_CLUSTER) --cron '$(CRON)'
+	@$(GOEMOTIONS) pipeline schedule $(TRAINED) $(PLACEMENT) $(ON_CLUSTER) --cron $(call quoted,$(CRON))
 
 # The script also reads REGISTRY, ENGINE, BASE_IMAGE, BUILD_OPTIONS, PIP_OPTIONS, SOURCE and FORCE.
 images: ## build the images of this commit with docker, podman or buildah: REGISTRY= VARIANTS='cpu gpu' BUILD_OPTIONS=
@@ -132,7 +133,7 @@ rollback: $(SERVICES) ## make the previous champion of VARIANT the champion agai
 
 isvc: $(SERVICES) ## write the champions and the images of this commit into manifests/isvc.yaml: BUCKET= REGISTRY= PRESET=gke-l4 (nodes with GPUs)
 	@$(ON_SERVICES) model isvc $(NAMED) $(call option,--bucket,BUCKET) $(call option,--preset,PRESET) \
-		$(if $(REGISTRY),--registry '$(REGISTRY)' --image-tag "$$(images/image.sh commit)")
+		$(if $(REGISTRY),--registry $(call quoted,$(REGISTRY)) --image-tag "$$(images/image.sh commit)")
 
 deploy: $(SERVICES) ## set VERSION on its InferenceService: NAMESPACE= CANARY=percent PRESET=
 	@$(ON_SERVICES) model deploy $(REFERENCE) $(NAMED) $(call option,--namespace,NAMESPACE) $(call option,--canary-percent,CANARY) \

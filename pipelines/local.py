@@ -20,7 +20,7 @@ from kfp import local
 from goemotions import addresses, defaults
 from goemotions.errors import WorkflowError
 from goemotions.registry import tracking
-from pipelines import package, stack
+from pipelines import package, parameters, stack
 from pipelines.run_folder import RunFolder
 from pipelines.training import training
 
@@ -44,10 +44,12 @@ def run(folder: Path = stack.FOLDER, **arguments: Any) -> RunFolder:
         arguments: parameters of ``pipelines.training.training``.
 
     Raises:
+        BadArgument, ModelError: a parameter has a value that it cannot have.
         RunFailed: a step failed.
         StackError: the stack did not start.
         TrackingError: the registry of the environment does not respond.
     """
+    parameters.check(arguments)
     addresses.endpoints(os.environ)
     addresses.tracking(os.environ.get("MLFLOW_TRACKING_URI", ""))
     os.environ.update(stack.services(folder))

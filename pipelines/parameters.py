@@ -12,7 +12,8 @@ from typing import Any
 
 from kfp.dsl.base_component import BaseComponent
 
-from goemotions import addresses
+from goemotions import addresses, defaults
+from goemotions.cli import parameters as rules
 from goemotions.errors import BadArgument
 from goemotions.models import profiles
 from pipelines.batch import scoring
@@ -22,6 +23,7 @@ from pipelines.training import training
 RENAMED = {"stated_precision": "target_precision", "stated_recall": "target_recall"}
 # KFP's name of a type, the type of its JSON value, and what to call it in a message.
 TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "String": (str, "a text"),
     "Integer": (int, "a whole number"),
     "Float": ((int, float), "a number"),
     "Boolean": (bool, "true or false"),
@@ -48,19 +50,20 @@ def training_arguments(
         BadArgument: no such parameter, a value of another type, or a location that a pod cannot read.
         ModelError: no such profile or hyperparameter.
     """
-    arguments: dict[str, Any] = {"data": data, "models": [name.strip() for name in models.split(",")]}
+    arguments: dict[str, Any] = {"data": data, "models": models.split(",")}
     if epochs:
         arguments["epochs"] = epochs
     if weights:
         arguments["weights"] = dict(weights)
     arguments |= typed(others, training)
-    _check_profiles(arguments)
-    addresses.source(arguments["data"], "data")
-    addresses.location(arguments.get("store", ""), "store")
-    for name, location in arguments.get("weights", {}).items():
-        addresses.location(location, f"weights of {name}")
+    arguments["models"] = [name.strip() for name in arguments["models"]]
+    check(arguments)
     locate = _absolute if is_local else _readable_by_pods
     arguments["data"] = locate(arguments["data"])
+    if "store" in arguments and not addresses.is_s3(arguments["store"]):
+        if not is_local:
+            raise BadArgument(f"a pod cannot reach the store {arguments['store']}: give s3://bucket/prefix/")
+        arguments["store"] = str(Path(arguments["store"]).expanduser().absolute())
     if "weights" in arguments:
         arguments["weights"] = {name: locate(location) for name, location in arguments["weights"].items()}
     return arguments
@@ -72,10 +75,36 @@ def scoring_arguments(input: str, output: str, others: Mapping[str, str]) -> dic
     Raises:
         BadArgument: no such parameter, a value of another type, or a location outside S3.
     """
-    for location in (input, output):
+    arguments = {"input": input, "output": output, **typed(others, scoring)}
+    check(arguments, scoring)
+    for location in (arguments["input"], arguments["output"]):
         if not addresses.is_s3(location):
             raise BadArgument(f"a pod cannot reach {location}: give s3://bucket/prefix/ (`goemotions score` takes folders)")
-    return {"input": input, "output": output, **typed(others, scoring)}
+    return arguments
+
+
+def check(arguments: Mapping[str, Any], pipeline: BaseComponent = training) -> None:
+    """Checks every parameter of a run: its name, its type as the pipeline declares it, its bounds and choices, and the profiles.
+
+    Raises:
+        BadArgument: no such parameter, or a value that it cannot have.
+        BadAddress: an address of an unknown form.
+        ModelError: no such profile or hyperparameter, or a hyperparameter with a value that it cannot have.
+    """
+    declared = pipeline.component_spec.inputs
+    for name, value in arguments.items():
+        if name not in declared:
+            raise BadArgument(f"the pipeline has no parameter {name!r}: it has {', '.join(declared)}")
+        accepted, called = TYPES[declared[name].type.partition("[")[0]]
+        if not isinstance(value, accepted) or (isinstance(value, bool) and accepted is not bool):
+            raise BadArgument(f"the parameter {name} is {called}, not {value!r}")
+        rules.check(name, value)
+    if arguments.get("deploy_namespace") and not rules.SERVICE.accepts(
+        name := arguments.get("model_name", defaults.MODEL_NAME)
+    ):
+        raise BadArgument(f"the parameter model_name, with a deploy_namespace, is {rules.SERVICE.description}, not {name!r}")
+    if "models" in declared:
+        _check_profiles(arguments)
 
 
 def typed(values: Mapping[str, str], pipeline: BaseComponent = training) -> dict[str, Any]:
@@ -109,7 +138,9 @@ def _value(name: str, text: str, kind: str) -> Any:
 
 def _check_profiles(arguments: Mapping[str, Any]) -> None:
     weights, settings = arguments.get("weights", {}), arguments.get("settings", {})
-    for name in {*arguments["models"], *weights, *settings}:
+    for name, location in weights.items():
+        addresses.location(location, f"weights of {name}")
+    for name in {*arguments.get("models", ()), *weights, *settings}:
         changed = settings.get(name, {})
         if not isinstance(changed, dict):
             raise BadArgument(f"the settings of {name} are a dictionary of hyperparameters, not {changed!r}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -94,7 +95,7 @@ def up(folder: Path = FOLDER) -> dict[str, str]:
     mlflow = _server(folder, "mlflow") or _start_mlflow(folder, environment)
     _wait(mlflow, folder / "mlflow.log", lambda: responds(f"http://127.0.0.1:{mlflow.port}/health"))
     environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{mlflow.port}"
-    _write_private(folder / "env", "".join(f"export {name}={value}\n" for name, value in environment.items()))
+    _write_private(folder / "env", "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items()))
     return environment
 
 

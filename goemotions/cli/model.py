@@ -11,6 +11,7 @@ from goemotions import defaults
 from goemotions.cli.options import FILE as MANIFEST
 from goemotions.cli.options import FOLDER, IMAGE_PREFIX, LOCATION, MODEL_NAME, SOURCE
 from goemotions.cli.options import REFERENCE as BUNDLE_REFERENCE
+from goemotions.cli.parameters import checked
 from goemotions.deployment import node_pools
 from goemotions.errors import BadArgument
 
@@ -56,6 +57,7 @@ def status(model_name: str, namespace: str, cluster: bool, file: Path) -> None:
 )
 @click.option(
     "--latency-budget-ms",
+    callback=checked,
     default=defaults.LATENCY_BUDGET_MS,
     show_default=True,
     help="Largest latency for one text of a cpu version, in ms.",

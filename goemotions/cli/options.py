@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import click
 
 from goemotions import addresses, defaults
+from goemotions.cli.parameters import checked
 from goemotions.errors import BadArgument
 from goemotions.models import engine_names
 
@@ -40,6 +42,8 @@ def _name(parameter: click.Parameter | None) -> str:
 
 
 FILE = LocalPath(path_type=Path, dir_okay=False)
+# A value may contain spaces, such as those of JSON.
+NEXT_PAIR = re.compile(r"\s+(?=[A-Za-z_][\w-]*=)")
 FOLDER = LocalPath(path_type=Path, file_okay=False)
 LOCATION, SOURCE, REFERENCE = Address(addresses.location), Address(addresses.source), Address(addresses.reference)
 SERVER, IMAGE_PREFIX = Address(addresses.server), Address(addresses.image_prefix)
@@ -56,17 +60,18 @@ ENGINE = EngineName(engine_names.NAMES)
 
 
 def pairs(values: Iterable[str]) -> dict[str, str]:
-    """``name=value`` texts by name.
+    """``name=value`` texts by name; one text may hold several pairs, separated by spaces.
 
     Raises:
-        BadArgument: a text has no ``=``, or nothing before or after it.
+        BadArgument: a pair has no ``=``, or nothing before or after it, or two have the same name.
     """
-    parsed = {}
-    for text in values:
+    parsed: dict[str, str] = {}
+    for text in (pair for value in values for pair in NEXT_PAIR.split(value.strip())):
         name, _, value = text.partition("=")
         if not (name and value):
             raise BadArgument(f"{text!r} is not a name=value pair")
-        parsed[name] = value
+        if parsed.setdefault(name, value) != value:
+            raise BadArgument(f"{name} has two values, {parsed[name]!r} and {value!r}: give one")
     return parsed
 
 
@@ -92,7 +97,9 @@ def options_of(record: type[Any]) -> Callable[[Callable[..., Any]], Callable[...
                 option = pair_option(flag, field.name, help=field.metadata["help"])
             else:
                 shown = {"default": field.default, "show_default": field.default != "", "help": field.metadata["help"]}
-                option = click.option(flag, field.name, type=_type(field), **shown)
+                # A location is checked by its type.
+                callback = None if "type" in field.metadata else checked
+                option = click.option(flag, field.name, type=_type(field), callback=callback, **shown)
             command = option(command)
         return command
 
@@ -108,7 +115,9 @@ def _type(field: dataclasses.Field[Any]) -> Any:
     return {int: click.IntRange(min=least), float: click.FloatRange(min=least)}.get(type(field.default))
 
 
-MODEL_NAME = click.option("--model-name", default=defaults.MODEL_NAME, show_default=True, help="Name of the registered model.")
+MODEL_NAME = click.option(
+    "--model-name", default=defaults.MODEL_NAME, show_default=True, callback=checked, help="Name of the registered model."
+)
 BUNDLE = click.option(
     "--bundle",
     type=REFERENCE,

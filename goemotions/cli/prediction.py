@@ -11,6 +11,7 @@ import click
 
 from goemotions import addresses, defaults
 from goemotions.cli.options import BUNDLE, ENGINE, LOCATION, MODEL_NAME, options_of
+from goemotions.cli.parameters import checked
 from goemotions.errors import DataError
 from goemotions.serving.limits import Limits
 
@@ -51,6 +52,7 @@ def predict(text: tuple[str, ...], bundle: str, model_name: str) -> None:
     "--text-column",
     "--column",
     "column",
+    callback=checked,
     default=defaults.TEXT_COLUMN,
     show_default=True,
     help="Column with the texts; a number for files that do not name their columns.",

@@ -9,6 +9,7 @@ import click
 
 from goemotions import defaults
 from goemotions.cli.options import ENGINE, FOLDER, LOCATION, MODEL_NAME, SOURCE, options_of
+from goemotions.cli.parameters import UNLABELLED, checked
 from goemotions.training.options import TrainOptions
 
 # The libraries of a step take seconds to import, so each command imports its own.
@@ -39,6 +40,7 @@ CANDIDATES = click.option(
 @OUTPUT
 @click.option(
     "--text-column",
+    callback=checked,
     default=defaults.TEXT_COLUMN,
     show_default=True,
     help="Column with the texts; a number for files that do not name their columns.",
@@ -56,18 +58,23 @@ CANDIDATES = click.option(
     help="Share of the rows of train that each split gets that the source lacks.",
 )
 @click.option(
-    "--split-seed", default=defaults.SPLIT_SEED, show_default=True, help="Seed of the rows that are drawn for those splits."
+    "--split-seed",
+    callback=checked,
+    default=defaults.SPLIT_SEED,
+    show_default=True,
+    help="Seed of the rows that are drawn for them.",
 )
 @click.option("--drop-leaked", is_flag=True, help="Remove texts from train that are also in validation or test.")
 @click.option(
     "--unlabelled",
-    type=click.Choice(["quarantine", "keep"]),
+    type=click.Choice(UNLABELLED),
     default=defaults.UNLABELLED,
     show_default=True,
     help="What to do with rows without a label.",
 )
 @click.option(
     "--max-quarantined",
+    callback=checked,
     default=defaults.MAX_QUARANTINED,
     show_default=True,
     help="Largest share of unusable rows per split; more is an error.",
@@ -145,6 +152,7 @@ def evaluate(dataset: Path, model: Path, onnx: Path, engine: str, pipeline_run: 
 @OUTPUT
 @click.option(
     "--strategy",
+    callback=checked,
     default=defaults.THRESHOLD_STRATEGY,
     show_default=True,
     help="Name of a strategy; best: the one with the highest cross-validated macro F1.",
@@ -152,6 +160,7 @@ def evaluate(dataset: Path, model: Path, onnx: Path, engine: str, pipeline_run: 
 @click.option(
     "--precision",
     "target_precision",
+    callback=checked,
     default=defaults.TARGET_PRECISION,
     show_default=True,
     help="Micro precision that the strategy precision meets.",
@@ -159,6 +168,7 @@ def evaluate(dataset: Path, model: Path, onnx: Path, engine: str, pipeline_run: 
 @click.option(
     "--recall",
     "target_recall",
+    callback=checked,
     default=defaults.TARGET_RECALL,
     show_default=True,
     help="Share of a text's labels that the strategy recall keeps.",
@@ -189,6 +199,7 @@ def tune_thresholds(validation: Path, output: Path, pipeline_run: str, variant: 
 @MODEL_NAME
 @click.option(
     "--latency-budget-ms",
+    callback=checked,
     default=defaults.LATENCY_BUDGET_MS,
     show_default=True,
     help="Largest latency for one text of a cpu winner, in ms.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from goemotions.errors import ModelError
 
@@ -69,6 +69,24 @@ class Hyperparameters:
 
 
 HYPERPARAMETERS = tuple(item.name for item in dataclasses.fields(Hyperparameters))
+POOLINGS = get_args(get_type_hints(Hyperparameters)["pooling"])
+# The least and the largest value of each number; ``seed`` and ``epochs`` of a run have their own.
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "learning_rate": (1e-8, 1),
+    "head_lr_multiplier": (1e-3, 1e4),
+    "batch_size": (1, 2**16),
+    "dropout": (0, 0.95),
+    "max_length": (4, 512),
+    "epochs": (1, 10_000),
+    "patience": (0, 10_000),
+    "weight_decay": (0, 10),
+    "warmup_ratio": (0, 1),
+    "layer_decay": (0.01, 1),
+    "label_smoothing": (0, 1),
+    "teachers": (0, 100),
+    "distillation_weight": (0, 1),
+    "teacher_epochs": (1, 10_000),
+}
 # Former names of hyperparameters, in settings and in the training.json of older models, and today's.
 RENAMED = {
     "head_factor": "head_lr_multiplier",
@@ -164,6 +182,10 @@ def _typed(profile: Profile, key: str, value: Any) -> Any:
         converted = kind(value)
         if kind is int and converted != float(value):
             raise ValueError
-        return converted
     except (TypeError, ValueError, KeyError):
         raise ModelError(f"{key} of {profile.name} is a {kind.__name__}, not {value!r}") from None
+    if key in BOUNDS and not BOUNDS[key][0] <= converted <= BOUNDS[key][1]:
+        raise ModelError(f"{key} of {profile.name} is from {BOUNDS[key][0]:g} to {BOUNDS[key][1]:g}, not {value!r}")
+    if key == "pooling" and converted not in POOLINGS:
+        raise ModelError(f"{key} of {profile.name} is {' or '.join(POOLINGS)}, not {value!r}")
+    return converted

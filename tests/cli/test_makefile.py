@@ -59,8 +59,14 @@ def command_of(target: str, *settings: str) -> list[str]:
         (
             "run",
             ("DATA=a folder", "EPOCHS=3", "WEIGHTS=minilm=w", "SET=seed=1 unlabelled=keep"),
-            "pipeline run --data 'a folder' --epochs 3 --weights minilm=w --set seed=1 --set unlabelled=keep",
+            "pipeline run --data 'a folder' --epochs 3 --weights minilm=w --set 'seed=1 unlabelled=keep'",
         ),
+        (
+            "run",
+            ('SET=settings={"a": {"b": 3}} seed=1',),
+            """pipeline run --set 'settings={"a": {"b": 3}} seed=1'""",
+        ),
+        ("run", ("WEIGHTS=minilm=it's here distilbert=b",), """pipeline run --weights "minilm=it's here distilbert=b" """),
         ("demo", (), "pipeline demo --epochs 2"),
         ("demo", ("EPOCHS=1", "MODEL_NAME=mine"), "pipeline demo --epochs 1 --model-name mine"),
         ("serve", (), "serve --grpc-port 8081"),
@@ -97,6 +103,45 @@ def test_a_target_passes_on_only_the_variables_that_are_set(target: str, setting
     while isinstance(context, click.Group):
         context = context.commands[arguments.pop(0)]
     context.make_context(target, arguments)
+
+
+QUOTED = {
+    "run": ("DATA", "MODELS", "EPOCHS", "MODEL_NAME", "WEIGHTS", "SET"),
+    "demo": ("DATA", "MODELS", "EPOCHS", "MODEL_NAME"),
+    "score": ("INPUT", "OUTPUT", "VERSION", "MODEL_NAME", "WORKERS"),
+    "serve": ("VERSION", "MODEL_NAME", "PORT", "GRPC_PORT"),
+    "bench-serving": ("VERSION", "MODEL_NAME", "DATA"),
+    "bench": ("DATA", "VERSION", "MODEL_NAME", "ONLY"),
+    "compile": ("REGISTRY", "RESOURCES"),
+    "submit-pipeline": (
+        "DATA",
+        "MODELS",
+        "PRESET",
+        "QUEUE",
+        "PRIORITY",
+        "MODEL_NAME",
+        "SET",
+        "RESOURCES",
+        "REGISTRY",
+        "EXPERIMENT",
+    ),
+    "submit-scoring": ("INPUT", "OUTPUT", "VERSION", "PODS"),
+    "schedule": ("DATA", "CRON"),
+    "status": ("MODEL_NAME", "NAMESPACE"),
+    "promote": ("VERSION", "MODEL_NAME", "DATASET"),
+    "rollback": ("VARIANT", "MODEL_NAME"),
+    "isvc": ("MODEL_NAME", "BUCKET", "PRESET", "REGISTRY"),
+    "deploy": ("VERSION", "MODEL_NAME", "NAMESPACE", "CANARY", "PRESET"),
+    "download-model": ("VERSION", "MODEL_NAME", "OUT", "RUN", "PROFILE"),
+    "report": ("MODEL_NAME",),
+}
+
+
+@pytest.mark.parametrize("target", QUOTED)
+def test_a_value_with_quotes_reaches_the_command_as_it_is(target: str) -> None:
+    value = 'it\'s "here"; `x` & y\\z'
+    words = command_of(target, *(f"{name}={value}" for name in QUOTED[target]))
+    assert sum(value in word for word in words) == len(QUOTED[target])
 
 
 def test_every_target_is_listed_by_help() -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
+from goemotions.cli import parameters as rules
 from goemotions.cli.options import pairs
 from goemotions.errors import BadArgument, ModelError
-from pipelines import local, parameters, resources
+from pipelines import batch, local, parameters, resources, training
 from pipelines.package import compile_pipeline
 from pipelines.training import pipeline as training_pipeline
 
@@ -237,3 +238,87 @@ def test_a_local_run_does_not_change_the_pipeline(compiled: Path, tmp_path: Path
         compile_pipeline(tmp_path / "local.yaml", "goemotions-trainer:abc123", "abc123")
     compile_pipeline(tmp_path / "after.yaml", "goemotions-trainer:abc123", "abc123")
     assert (tmp_path / "after.yaml").read_bytes() == compiled.read_bytes() != (tmp_path / "local.yaml").read_bytes()
+
+
+# Any text, switch or structure that Kubernetes itself checks.
+FREE = {"settings", "labels_column", "drop_leaked", "auto_promote", "all_scores", "commit", "node_affinity"}
+
+
+def test_every_parameter_has_a_rule_and_its_default_keeps_it() -> None:
+    for one in (training.training, batch.scoring):
+        declared = one.component_spec.inputs
+        assert {name for name in declared if name not in {*rules.RULES, *rules.ADDRESSES}} <= FREE
+        parameters.check({name: spec.default for name, spec in declared.items() if spec.default is not None}, one)
+
+
+WRONG: dict[str, tuple[Any, ...]] = {
+    "data": ("gs://b/d/", "hub:", 3),
+    "models": ([], [""], ["minilm", "minilm"], "minilm", [3]),
+    "weights": ({"minilm": 3}, {"minilm": "gs://b/w/"}, []),
+    "settings": ({"minilm": {"epochs": 0}}, {"minilm": {"dropout": float("nan")}}, {"minilm": {"pooling": "max"}}),
+    "epochs": (-1, 2.5, "two", True, 10**9),
+    "seed": (-1, 2**32),
+    "precision": ("fp16", ""),
+    "checkpoint_minutes": (-1.0, float("inf"), float("nan")),
+    "text_column": ("", " "),
+    "split_share": (0.0, 0.5, float("nan")),
+    "split_seed": (-1,),
+    "drop_leaked": ("False", 0, 1),
+    "unlabelled": ("drop",),
+    "max_quarantined": (-0.1, 1.1, float("nan")),
+    "threshold_strategy": ("per_label", ""),
+    "target_precision": (0.0, 1.0, 70.0),
+    "target_recall": (0.0, 1.0, float("nan")),
+    "store": ("gs://b/", "S3://b/", "s3://"),
+    "model_name": ("", "it's", "a/b", 'a"b', "a:b", "-a", "a b", "a" * 101),
+    "latency_budget_ms": (0.0, -1.0, float("nan")),
+    "deploy_namespace": ("Team", "a/b", "-a"),
+    "canary_percent": (-1, 100),
+    "image": ("", "https://registry.example/x:y"),
+    "credentials_secret": ("", "a_b", "Secret"),
+    "node_selector": ({"pool": 3}, []),
+    "tolerations": (["key"], {}),
+    "mlflow_address": ("mlflow.example:5000",),
+    "epoch": (3,),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_a_value_that_a_parameter_cannot_have_is_refused(name: str, value: Any) -> None:
+    with pytest.raises((BadArgument, ModelError), match=name if name != "settings" else "of minilm is"):
+        parameters.check({name: value})
+
+
+def test_a_local_run_checks_its_parameters_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(BadArgument, match="model_name"):
+        local.run(tmp_path / "stack", data="sample", model_name="it's")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_is_deployed_has_a_name_that_services_can_have() -> None:
+    parameters.check({"model_name": "My_model"})
+    with pytest.raises(BadArgument, match="model_name, with a deploy_namespace, is that of services too"):
+        parameters.check({"model_name": "My_model", "deploy_namespace": "team"})
+
+
+def test_spaces_around_the_names_of_models_are_stripped() -> None:
+    given = parameters.training_arguments("sample", "minilm-3l, minilm ", {}, 0, {}, is_local=True)
+    assert given["models"] == ["minilm-3l", "minilm"]
+
+
+def test_a_store_is_where_the_steps_can_reach_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert arguments("store=mine")["store"] == str(tmp_path / "mine")
+    with pytest.raises(BadArgument, match="a pod cannot reach the store mine: give s3://bucket/prefix/"):
+        arguments("store=mine", is_local=False)
+
+
+def test_pairs_in_one_text_are_told_apart() -> None:
+    assert pairs(['settings={"minilm": {"epochs": 3}} seed=1', "text_column=my text"]) == {
+        "settings": '{"minilm": {"epochs": 3}}',
+        "seed": "1",
+        "text_column": "my text",
+    }
+    for wrong in ("epochs=1 epochs=2", "seed=1 epochs=", "=1"):
+        with pytest.raises(BadArgument):
+            pairs([wrong])
