@@ -30,7 +30,7 @@ REFERENCE = $(if $(VERSION),$(call quoted,$(VERSION)))
 NAMED = $(call option,--model-name,MODEL_NAME)
 
 .PHONY: help setup demo test test-images test-faults fuzz soak docs format typecheck lint audit run score serve bench bench-full bench-serving \
-	stack-up stack-down compile submit-pipeline submit-scoring schedule images push pin-base status promote rollback isvc deploy \
+	stack-up stack-down compile submit-pipeline submit-scoring schedule images push pin-base status promote rollback isvc deploy restart \
 	download-model report clean
 
 help: ## list the targets
@@ -138,6 +138,9 @@ isvc: $(SERVICES) ## write the champions and the images of this commit into mani
 deploy: $(SERVICES) ## set VERSION on its InferenceService: NAMESPACE= CANARY=percent PRESET=
 	@$(ON_SERVICES) model deploy $(REFERENCE) $(NAMED) $(call option,--namespace,NAMESPACE) $(call option,--canary-percent,CANARY) \
 		$(call option,--preset,PRESET)
+
+restart: setup ## replace the pods of VARIANT by new ones of the same version: NAMESPACE= VARIANT=
+	@$(GOEMOTIONS) model restart $(call option,--variant,VARIANT) $(NAMED) $(call option,--namespace,NAMESPACE)
 
 download-model: $(SERVICES) ## download and verify the files of VERSION (alias or number) to OUT, or any trained model: RUN= PROFILE=
 	@$(ON_SERVICES) model download $(REFERENCE) $(NAMED) $(call option,--output,OUT) $(call option,--run,RUN) $(call option,--profile,PROFILE)

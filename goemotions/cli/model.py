@@ -139,6 +139,20 @@ def deploy(reference: str, service: str, namespace: str, **options: Any) -> None
 
 
 @model.command()
+@click.option("--variant", type=click.Choice(["gpu", "cpu"]), default="cpu", show_default=True, help="Whose pods.")
+@MODEL_NAME
+@NAMESPACE
+@click.option("--service", default="", help="The InferenceService; default: <model name>-<variant>.")
+@click.option("--wait-seconds", default=900.0, show_default=True, help="Longest time until it is ready; 0: do not wait.")
+def restart(service: str, namespace: str, **options: Any) -> None:
+    """Replace the pods of an InferenceService by new ones of the same version."""
+    from goemotions.deployment import kserve
+
+    served = kserve.restart(service, namespace, **options)
+    click.echo(f"{served.service}: version {served.version}, {'ready' if served.is_ready else 'not ready yet'}")
+
+
+@model.command()
 @REFERENCE
 @click.option("--output", type=FOLDER, help="Folder to write; default: .local/models/REFERENCE, or .local/models/RUN/PROFILE.")
 @MODEL_NAME

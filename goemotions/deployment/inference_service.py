@@ -15,6 +15,8 @@ VERSION = "goemotions-version"
 CANARY_VERSION = "goemotions-canary-version"
 # The annotation of a pod with the location that its storage initializer downloads.
 SOURCE = "internal.serving.kserve.io/storage-initializer-sourceuri"
+# An annotation of pods: another value makes KServe replace them.
+RESTARTED = "goemotions-restarted-at"
 MODE = "serving.kserve.io/deploymentMode"
 # Its name since KServe 0.16, and before.
 KNATIVE = ("Knative", "Serverless")
@@ -116,6 +118,14 @@ def with_stable_version(service: dict[str, Any], version: Version, pool: NodePoo
         changed["spec"]["canary"] = copy.deepcopy(canary)
         if number := (service["metadata"].get("annotations") or {}).get(CANARY_VERSION):
             changed["metadata"]["annotations"][CANARY_VERSION] = number
+    return changed
+
+
+def restarted(service: dict[str, Any], time: str) -> dict[str, Any]:
+    """The InferenceService with new pods of the same versions."""
+    changed = copy.deepcopy(service)
+    for part in [changed["spec"], *(changed["spec"].get("canary") or [])]:
+        part["predictor"]["annotations"] = {**(part["predictor"].get("annotations") or {}), RESTARTED: time}
     return changed
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from goemotions import defaults
@@ -102,6 +103,40 @@ def _steps(
     if canary_percent:
         yield (lambda service: with_version(service, version, canary_percent, pool)), rollout.wait_for_canary
     yield (lambda service: service), rollout.wait_for_route
+
+
+def restart(
+    service: str,
+    namespace: str,
+    *,
+    model_name: str = defaults.MODEL_NAME,
+    variant: str = "cpu",
+    wait_seconds: float = WAIT_SECONDS,
+) -> ServiceStatus:
+    """Replaces the pods of an InferenceService, and of its canary, by new ones of the same versions, and waits until they serve.
+
+    KServe takes back what ``kubectl rollout restart`` changes.
+
+    Args:
+        service: name of the InferenceService; empty for ``<model name>-<variant>``.
+        namespace, wait_seconds: as for ``deploy``.
+        model_name, variant: of the service, if it is not named.
+
+    Raises:
+        DeploymentError: as ``deploy``.
+    """
+    cluster = Cluster(namespace)
+    rollout = Rollout(cluster, service or service_name(model_name, variant), wait_seconds)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    rollout.update(lambda found: inference_service.restarted(found, now))
+    found = cluster.service(rollout.name)
+    if inference_service.is_knative(found):
+        rollout.wait_for_revision()
+    else:
+        rollout.wait_for_predictor()
+        rollout.wait_for_canary()
+        rollout.wait_for_route()
+    return ServiceStatus.of(cluster.service(rollout.name))
 
 
 def deploy_registered(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from goemotions.deployment.cluster import Cluster, backends
-from goemotions.deployment.inference_service import SOURCE, canaries, is_knative
+from goemotions.deployment.inference_service import RESTARTED, SOURCE, is_knative
 
 # How long each lasts until waiting cannot help. A node may still be added for a pod that fits on none.
 SECONDS = {"pods": 30.0, "nodes": 180.0, "route": 60.0, "split": 60.0, "start": float("inf")}
@@ -26,13 +26,15 @@ class Problem:
     text: str
 
 
-def rolling(deployment: dict[str, Any] | None, source: str) -> str:
-    """What a Deployment lacks until every pod has its newest template, and that template downloads from this location; or nothing."""
+def rolling(deployment: dict[str, Any] | None, predictor: dict[str, Any]) -> str:
+    """What a Deployment lacks until every pod has its newest template, and that template is of this predictor; or nothing."""
     if deployment is None:
         return "KServe has not created it yet"
     template, status = deployment["spec"]["template"], deployment.get("status", {})
-    downloaded = (template["metadata"].get("annotations") or {}).get(SOURCE, source)
-    if downloaded != source or status.get("observedGeneration", 0) < deployment["metadata"]["generation"]:
+    annotations, wanted = template["metadata"].get("annotations") or {}, predictor.get("annotations") or {}
+    source = predictor["model"].get("storageUri", "")
+    is_new = annotations.get(SOURCE, source) == source and annotations.get(RESTARTED) == wanted.get(RESTARTED)
+    if not is_new or status.get("observedGeneration", 0) < deployment["metadata"]["generation"]:
         return "KServe has not updated it yet"
     pods, updated, available = (status.get(name, 0) for name in ("replicas", "updatedReplicas", "availableReplicas"))
     return "" if pods == updated == available > 0 else f"{pods} pods, {updated} of them new, {available} available"
@@ -98,12 +100,15 @@ def of_canary(cluster: Cluster, service: dict[str, Any]) -> Problem | None:
     if is_knative(service):
         return None
     reported = {one["name"]: one for one in service.get("status", {}).get("canaryStatuses") or []}
-    for canary, source in canaries(service).items():
+    for predictor in (one["predictor"] for one in service["spec"].get("canary") or []):
+        canary, source = predictor["name"], predictor["model"].get("storageUri", "")
         deployment = f"{name}-{canary}-predictor"
         if problem := of_pods(cluster, name, deployment, source):
             return problem
         report = reported.get(canary, {})
-        missing = rolling(cluster.deployment(deployment), source) or ("" if report.get("ready", True) else "KServe: not ready")
+        missing = rolling(cluster.deployment(deployment), predictor) or (
+            "" if report.get("ready", True) else "KServe: not ready"
+        )
         if missing:
             # It may only be starting.
             return Problem("start", f"{deployment}: {failure(report) or missing}")
@@ -118,8 +123,11 @@ def _of_split(cluster: Cluster, service: dict[str, Any]) -> Problem | None:
     if not wanted:
         return None
     routes = cluster.routes(name)
-    if any(wanted.items() <= backends(route).items() and is_followed(route) for route in routes):
+    split = [route for route in routes if wanted.items() <= backends(route).items()]
+    if any(map(is_followed, split)):
         return None
+    if split:
+        return Problem("route", f"gateway: HTTPRoute {split[0]['metadata']['name']} is split, and not accepted yet")
     seen = "; ".join(f"{one['metadata']['name']}: {backends(one)}" for one in routes) or "none"
     return Problem(
         "split",

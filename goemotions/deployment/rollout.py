@@ -51,14 +51,12 @@ class Rollout:
         """Waits until every pod of the stable version has the location of the specification."""
         deployment = f"{self.name}-predictor"
 
-        def source(service: Service) -> str:
-            return str(service["spec"]["predictor"]["model"]["storageUri"])
-
         def missing(service: Service) -> str:
-            return problems.rolling(self.cluster.deployment(deployment), source(service))
+            return problems.rolling(self.cluster.deployment(deployment), service["spec"]["predictor"])
 
         def problem(service: Service) -> Problem | None:
-            return problems.of_pods(self.cluster, self.name, deployment, source(service))
+            source = service["spec"]["predictor"]["model"]["storageUri"]
+            return problems.of_pods(self.cluster, self.name, deployment, source)
 
         self._wait("the predictor", FORMER, missing, problem)
 

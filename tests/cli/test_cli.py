@@ -89,7 +89,7 @@ def test_the_group_lists_every_step_and_the_commands_of_the_pipelines() -> None:
 def test_the_commands_on_models_pipelines_and_the_stack() -> None:
     paths = [*COMMANDS, *PLUGIN_COMMANDS]
     assert {path for path in paths if " " in path} == {
-        *(f"model {name}" for name in ["status", "promote", "rollback", "isvc", "deploy", "download"]),
+        *(f"model {name}" for name in ["status", "promote", "rollback", "isvc", "deploy", "restart", "download"]),
         *(f"pipeline {name}" for name in ["run", "submit", "schedule", "compile", "score", "report", "demo"]),
         *(f"stack {name}" for name in ("up", "down")),
     }

@@ -75,6 +75,7 @@ def command_of(target: str, *settings: str) -> list[str]:
         ("promote", ("VERSION=challenger-cpu",), "model promote challenger-cpu"),
         ("promote", ("VERSION=3", "DATASET=s3://b/d/"), "model promote 3 --dataset s3://b/d/"),
         ("rollback", ("VARIANT=gpu",), "model rollback --variant gpu"),
+        ("restart", ("VARIANT=gpu", "NAMESPACE=n"), "model restart --variant gpu --namespace n"),
         ("deploy", ("VERSION=3", "CANARY=10", "NAMESPACE=n"), "model deploy 3 --namespace n --canary-percent 10"),
         ("download-model", ("VERSION=3", "OUT=o"), "model download 3 --output o"),
         ("download-model", ("RUN=r", "PROFILE=minilm"), "model download --run r --profile minilm"),

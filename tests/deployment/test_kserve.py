@@ -202,6 +202,29 @@ def test_a_canary_is_not_removed_without_waiting(kubernetes: Kubernetes, version
     assert len(kubernetes.writes()) == 2
 
 
+@pytest.mark.parametrize("percent", [0, 20])
+def test_a_restart_replaces_the_pods_of_the_same_versions(
+    kubernetes: Kubernetes, versions: dict[str, str], percent: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    deploy("1")
+    deploy("2", canary_percent=percent)
+    with caplog.at_level("INFO"):
+        served = kserve.restart("", "", wait_seconds=10)
+    assert (served.service, served.source, served.canary_percent) == (
+        "goemotions-cpu",
+        versions["1" if percent else "2"],
+        percent,
+    )
+    assert "waiting for the predictor: KServe has not updated it yet" in caplog.text
+    before, after = (one["spec"] for one in kubernetes.writes()[-2:])
+    assert inference_service.RESTARTED in json.dumps(after["predictor"])
+    for part in (after, *after.get("canary", [])):
+        del part["predictor"]["annotations"]
+    assert before == after
+    deploy("1")
+    assert kubernetes.errors() == 0
+
+
 @pytest.mark.fault("canary-not-split")
 def test_a_canary_that_gets_no_traffic_is_a_named_error(
     kubernetes: Kubernetes, versions: dict[str, str], tmp_path: Path

@@ -30,7 +30,7 @@ PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 EVENTS = f"/api/v1/namespaces/{NAMESPACE}/events"
 AUTOSCALERS = f"/apis/autoscaling/v2/namespaces/{NAMESPACE}/horizontalpodautoscalers"
 # In requests: until Deployments change, pods are ready, the route has new weights, and the gateway follows it.
-UPDATED, READY, ROUTED, FOLLOWED = 3, 8, 14, 22
+UPDATED, READY, ROUTED, FOLLOWED = 5, 10, 16, 24
 
 
 def waiting(container: str, reason: str, message: str, ended: str = "") -> dict[str, Any]:
@@ -127,7 +127,9 @@ class State:
             if deployment in sources:
                 former = {f"{name}-predictor": stable(self.before[name])}.get(deployment, sources[deployment])
                 template = self.clock[name] >= UPDATED
-                return rolled(deployment, sources[deployment] if template else former, template and self.clock[name] >= READY)
+                annotations = (service if template else self.before[name])["spec"]["predictor"].get("annotations", {})
+                source = sources[deployment] if template else former
+                return rolled(deployment, {**annotations, SOURCE: source}, template and self.clock[name] >= READY)
         return None
 
     def routes(self) -> list[dict[str, Any]]:
@@ -207,11 +209,12 @@ def blocked() -> dict[str, Any]:
     return {"transitionStatus": "BlockedByFailedLoad", "lastFailureInfo": failure}
 
 
-def rolled(name: str, source: str, is_done: bool) -> dict[str, Any]:
+def rolled(name: str, annotations: dict[str, str], is_done: bool) -> dict[str, Any]:
+    source = annotations[SOURCE]
     failed = [{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": FORBIDDEN}]
     return {
         "metadata": {"name": name, "generation": 17},
-        "spec": {"template": {"metadata": {"annotations": {SOURCE: source}}}},
+        "spec": {"template": {"metadata": {"annotations": annotations}}},
         "status": {
             "observedGeneration": 17,
             "replicas": 2,
