@@ -40,12 +40,27 @@ REQUEST_TEXTS = Histogram("goemotions_request_texts", "Texts per request", bucke
 TRUNCATED = Counter("goemotions_truncated_texts_total", "Texts that exceeded the maximum length and were cut")
 PREDICTIONS = Counter("goemotions_predictions_total", "Texts predicted to have a label; their shares show drift", ["label"])
 REJECTED = Counter("goemotions_rejected_requests_total", "Rejected requests", ["reason"])
+REQUESTS = Counter("goemotions_requests_total", "Requests, by who is to blame if they failed", ["protocol", "outcome"])
 MODEL = Gauge(
     "goemotions_model_info",
     "The model that is served, and what computes its scores",
     ["version", "profile", "engine", "device", "precision"],
     multiprocess_mode="livemostrecent",
 )
+
+
+def outcome(status: int) -> str:
+    """Who is to blame: ``ok`` for nobody, ``client``, ``overload``, or ``server``, on which alerts rest."""
+    if status < 400:
+        return "ok"
+    return "overload" if status == 429 else "client" if status < 500 else "server"
+
+
+def count(protocol: str, status: int) -> None:
+    """Counts a request by its outcome, and a rejected one by its reason, too."""
+    REQUESTS.labels(protocol, outcome(status)).inc()
+    if reason := REASONS.get(status):
+        REJECTED.labels(reason).inc()
 
 
 def render(accept: str | None) -> tuple[bytes, str]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -76,7 +77,10 @@ def serve(settings: Settings) -> None:
     )
     if devices.is_required():
         devices.resolve()
-    listening = _listen(settings.host, settings.port)
+    if settings.grpc_port:
+        # gRPC opens its port itself, where a port in use is no named error, and with several workers no error at all.
+        _listen(settings.host, settings.grpc_port, "--grpc-port").close()
+    listening = _listen(settings.host, settings.port, "--port")
     # After its shutdown uvicorn raises the signal again; this handler makes that a clean exit.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     if settings.workers == 1:
@@ -92,8 +96,10 @@ def create_app(settings: Settings) -> Starlette:
     """The application of one process, with a warm engine."""
     from goemotions.models import engines
     from goemotions.prediction.predictor import Predictor
-    from goemotions.serving import grpc, page, rest
+    from goemotions.serving import grpc, logs, page, rest
     from goemotions.serving.service import Service
+
+    logs.limit_rate()
 
     # The event loop and the worker threads switch ten times as often as by default, so that neither waits long for the other.
     sys.setswitchinterval(0.0005)
@@ -104,7 +110,8 @@ def create_app(settings: Settings) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         _drain_on_sigterm(service)
-        server = grpc.create_server(service, f"{settings.host}:{settings.grpc_port}") if settings.grpc_port else None
+        address, is_shared = f"{settings.host}:{settings.grpc_port}", settings.workers > 1
+        server = grpc.create_server(service, address, is_shared=is_shared) if settings.grpc_port else None
         if server:
             await server.start()
         logger.info(
@@ -123,7 +130,7 @@ def create_app(settings: Settings) -> Starlette:
 
 
 class _HttpProtocol(HttpToolsProtocol):
-    """HTTP/1.1 with a time limit for the head of a request."""
+    """HTTP/1.1 with a time limit for the head of a request; what is not HTTP is counted, and rejected in JSON."""
 
     head_seconds = 10.0
     _deadline: asyncio.TimerHandle | None = None
@@ -140,6 +147,15 @@ class _HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._cancel_deadline()
         super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        from goemotions.serving import metrics
+
+        metrics.count("http", 400)
+        body = orjson.dumps({"error": "this is not a valid HTTP request"})
+        head = b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+        self.transport.write(head % len(body) + body)
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_deadline()
@@ -167,13 +183,13 @@ def _drain_on_sigterm(service: Any) -> None:
     signal.signal(signal.SIGTERM, drain)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, option: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
     except OSError as error:
-        raise WorkflowError(f"cannot listen on {host}:{port} ({error.strerror}): choose another --port") from error
+        raise WorkflowError(f"cannot listen on {host}:{port} ({error.strerror}): choose another {option}") from error
     listening.set_inheritable(True)
     return listening

@@ -128,8 +128,7 @@ async def handle(protocol: str, handler: Awaitable[T]) -> T:
         logger.exception("a request failed")
         raise RequestError("the server failed: see its log", status) from error
     finally:
-        if reason := metrics.REASONS.get(status):
-            metrics.REJECTED.labels(reason).inc()
+        metrics.count(protocol, status)
         metrics.REQUEST_SECONDS.labels(protocol, status).observe(time.perf_counter() - started)
 
 

@@ -294,6 +294,73 @@ def test_a_client_that_sends_single_bytes_times_out_and_others_are_served(server
     assert slow["head"] == b""
 
 
+def grown(server: Server, before: dict[str, float], name: str, by: int = 1) -> bool:
+    """Whether a counter has grown so much, soon."""
+    for _ in range(100):
+        if server.metrics().get(name, 0) - before.get(name, 0) >= by:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.fault("server-blame", "client-disconnect")
+def test_a_client_that_leaves_within_its_body_is_no_failure_of_the_server(server: Server) -> None:
+    before = server.metrics()
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(HEAD + b"Content-Length: 500\r\n\r\n{")
+        time.sleep(0.1)
+    assert grown(server, before, 'goemotions_requests_total{outcome="client",protocol="v1"}')
+    assert grown(server, before, 'goemotions_rejected_requests_total{reason="client-gone"}')
+    assert server.metrics().get('goemotions_rejected_requests_total{reason="failed"}') is None
+    assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.fault("server-blame")
+def test_what_is_not_http_is_rejected_in_json_and_counted(server: Server) -> None:
+    before = server.metrics()
+    response = raw(server, b"\x16\x03\x01 not HTTP\r\n\r\n")
+    assert response.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(response.partition(b"\r\n\r\n")[2]).keys() == {"error"}
+    assert grown(server, before, 'goemotions_requests_total{outcome="client",protocol="http"}')
+
+
+def without_a_message(server: Server, channel: grpc.Channel, ended: threading.Event) -> Any:
+    """A call of ModelInfer that sends nothing until the event."""
+    call = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer", pb.ModelInferRequest.SerializeToString)
+
+    def messages() -> Iterator[Any]:
+        ended.wait(30)
+        yield from ()
+
+    return call.future(messages())
+
+
+@pytest.mark.fault("grpc-no-message", "server-blame")
+def test_a_grpc_call_without_a_message_ends_and_counts_as_the_clients(server: Server) -> None:
+    before, ended = server.metrics(), threading.Event()
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        late = without_a_message(server, channel, ended)
+        assert (late.code(), late.details()) == (grpc.StatusCode.DEADLINE_EXCEEDED, "the message took longer than 1 seconds")
+        left = without_a_message(server, channel, ended)
+        time.sleep(0.2)
+        left.cancel()
+        ended.set()
+        assert grown(server, before, 'goemotions_requests_total{outcome="client",protocol="grpc"}', 2)
+        assert grown(server, before, 'goemotions_request_seconds_count{code="499",protocol="grpc"}')
+        assert grown(server, before, 'goemotions_request_seconds_count{code="408",protocol="grpc"}')
+
+
+@pytest.mark.fault("server-blame")
+def test_a_cancelled_grpc_request_is_not_counted_as_a_200(server: Server, stub: Any) -> None:
+    name, before = 'goemotions_request_seconds_count{code="%d",protocol="grpc"}', server.metrics()
+    calls = [stub.ModelInfer.future(message([f"{n} " + "storm " * 400] * 64)) for n in range(8)]
+    time.sleep(0.05)
+    cancelled = sum(call.cancel() for call in calls)
+    assert cancelled
+    assert grown(server, before, name % 499)
+    assert server.metrics().get(name % 200, 0) - before.get(name % 200, 0) <= 8 - 1
+
+
 def test_no_error_contains_internals(server: Server) -> None:
     bodies = [server.request("POST", PREDICT, body)[2] for body in (b"{", b"\xff", b'{"instances": [[]]}', b"null")]
     for body in bodies:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from goemotions.errors import RequestError
 from goemotions.prediction.predictor import Options
@@ -90,6 +91,43 @@ def test_a_broken_body_is_rejected_and_not_quoted(body: bytes) -> None:
         schema.parse(schema.V1Request, body)
     assert rejected.value.status == 400
     assert len(str(rejected.value)) < 80
+
+
+@pytest.mark.fault("http-work-before-limits")
+@pytest.mark.parametrize(
+    ("model", "body", "status"),
+    [
+        (schema.V1Request, b'{"instances": [' + b"1," * 600 + b"1]}", 413),
+        (schema.V2Request, b'{"inputs": [{"data": [' + b"1," * 600 + b"1]}]}", 413),
+        (schema.V1Request, json.dumps({str(n): 1 for n in range(1000)}).encode(), 400),
+        (schema.V1Request, json.dumps({"instances": ["a"], "parameters": {str(n): 1 for n in range(1000)}}).encode(), 400),
+        (schema.V2Request, b'{"inputs": [' + b"{}," * 1000 + b"{}]}", 400),
+    ],
+)
+def test_counts_are_checked_before_fields(model: Any, body: bytes, status: int) -> None:
+    with pytest.raises(RequestError) as rejected:
+        schema.parse(model, body)
+    assert rejected.value.status == status
+    cause = rejected.value.__cause__
+    assert not isinstance(cause, ValidationError) or cause.error_count() <= 3
+
+
+@pytest.mark.fault("http-work-before-limits")
+def test_the_first_wrong_item_ends_the_validation() -> None:
+    with pytest.raises(RequestError, match=r"instances\[0\]") as rejected:
+        schema.parse(schema.V1Request, b'{"instances": [' + b"1," * 500 + b"1]}")
+    assert isinstance(rejected.value.__cause__, ValidationError)
+    assert rejected.value.__cause__.error_count() == 1
+
+
+@pytest.mark.fault("http-long-name")
+@pytest.mark.parametrize(
+    "fields", [{"instances": ["a"], "n" * 100_000: 1}, {"instances": ["a"], "parameters": {"n" * 100_000: 1}}]
+)
+def test_a_message_does_not_repeat_a_long_name(fields: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match="nnnn") as rejected:
+        request(**fields)
+    assert len(str(rejected.value)) < 300
 
 
 JSON = st.recursive(

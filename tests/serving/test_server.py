@@ -4,12 +4,18 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
+import grpc
 import psutil
 import pytest
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
 from goemotions.cli import prediction
 from goemotions.serving.limits import Limits
@@ -22,6 +28,7 @@ def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("GOEMOTIONS_SERVE_TEXTS", "2")
         environment.setenv("GOEMOTIONS_SERVE_PAGE", "false")
+        environment.setenv("GOEMOTIONS_SERVE_REQUESTS", "4")
         with serving(bundle, tmp_path_factory.mktemp("log") / "serve.log") as running:
             yield running
 
@@ -64,6 +71,36 @@ def test_a_port_in_use_is_an_error(bundle: Path, server: Server) -> None:
     ended = run_serve("--bundle", str(bundle), "--port", str(server.port))
     assert ended.returncode == 1
     assert "choose another --port" in ended.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.fault("grpc-port-in-use")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_grpc_port_in_use_is_an_error(bundle: Path, server: Server, workers: str) -> None:
+    ended = run_serve("--bundle", str(bundle), "--port", "0", "--grpc-port", str(server.grpc_port), "--workers", workers)
+    assert ended.returncode == 1
+    assert "choose another --grpc-port" in ended.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.fault("grpc-no-message", "server-overload")
+def test_grpc_calls_over_the_limit_are_rejected_and_counted_and_health_checks_are_not(server: Server) -> None:
+    idle, ended = [], threading.Event()
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        infer = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer", pb.ModelInferRequest.SerializeToString)
+        idle = [infer.future(iter(lambda: ended.wait(30) and None, None)) for _ in range(5)]
+        refused = next(call for call in as_finished(idle))
+        assert refused.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert dict(refused.trailing_metadata())["retry-after"] == "1"
+        assert stubs.GRPCInferenceServiceStub(channel).ServerLive(pb.ServerLiveRequest()).live
+        assert server.metrics()['goemotions_requests_total{outcome="overload",protocol="grpc"}'] == 1
+        ended.set()
+
+
+def as_finished(calls: list[Any]) -> Iterator[Any]:
+    """The calls that have ended, as soon as there is one."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        yield from (call for call in calls if call.done())
+        time.sleep(0.02)
 
 
 def test_each_option_has_an_environment_variable_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,14 @@
 """What every protocol shares: errors and metrics of a request."""
 
 import asyncio
+import logging
+import time
 
 import pytest
 from prometheus_client import REGISTRY
 
 from goemotions.errors import RequestError
+from goemotions.serving.logs import RateLimit
 from goemotions.serving.service import handle
 
 
@@ -23,6 +26,44 @@ def test_an_unexpected_error_becomes_a_500_without_its_text() -> None:
     assert error.value.status == 500
     assert "/secret/path" not in str(error.value)
     assert rejected("failed") == before + 1
+
+
+@pytest.mark.fault("server-blame")
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [(400, "client"), (408, "client"), (413, "client"), (429, "overload"), (499, "client"), (504, "server")],
+)
+def test_a_rejected_request_is_counted_by_who_is_to_blame(status: int, outcome: str) -> None:
+    async def handler() -> None:
+        raise RequestError("rejected", status)
+
+    def counted() -> float:
+        return REGISTRY.get_sample_value("goemotions_requests_total", {"protocol": "blame", "outcome": outcome}) or 0.0
+
+    before = counted()
+    with pytest.raises(RequestError):
+        asyncio.run(handle("blame", handler()))
+    assert counted() == before + 1
+
+
+@pytest.mark.fault("server-log-flood")
+def test_a_statement_that_logs_without_end_is_limited_and_others_are_not(caplog: pytest.LogCaptureFixture) -> None:
+    logger, other, limit = logging.getLogger("flood"), logging.getLogger("other"), RateLimit(records=3, seconds=0.2)
+    caplog.handler.addFilter(limit)
+    try:
+        for end in (time.monotonic(), time.monotonic() + 0.25):
+            while time.monotonic() < end:
+                time.sleep(0.01)
+            for number in range(1 if caplog.records else 100):
+                logger.warning("request %d", number)
+            other.warning("something else")
+    finally:
+        caplog.handler.removeFilter(limit)
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [
+        *("request 0", "request 1", "request 2", "something else"),
+        *("request 0 (97 more of these were left out before)", "something else"),
+    ]
 
 
 def test_a_cancelled_request_is_counted_as_a_disconnected_client() -> None:
