@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import boto3
-from boto3.exceptions import Boto3Error
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from goemotions import addresses
-from goemotions.errors import StorageError
+from goemotions.errors import WorkflowError
+from goemotions.storage import failures
 from goemotions.storage.backend import Backend, File
 
 # Per request, the first one included.
@@ -30,7 +30,6 @@ CONNECT_TIMEOUT_SECONDS = 10
 READ_TIMEOUT_SECONDS = 60
 READ_BYTES = 2**22
 MISSING = {"NoSuchKey", "404"}
-REFUSALS = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden"}
 # 409: another write of the same object is in progress.
 CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409", "NoSuchKey"}
 
@@ -197,30 +196,17 @@ def is_reachable(bucket: str, environment: Mapping[str, str]) -> bool:
 
 @contextmanager
 def translate_errors(location: str) -> Iterator[None]:
-    """Raises boto3's errors as StorageError."""
+    """Raises every error of boto3 as StorageError. Errors of the disk are left: they are not the store's."""
     try:
         yield
-    except NoCredentialsError as error:
-        raise StorageError(f"{location}: no S3 credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
-    except ClientError as error:
-        raise _error(location, _code(error)) from error
-    except Boto3Error as error:
-        # upload_file wraps the error of the request, and only its text holds the code.
-        code = next((code for code in REFUSALS if f"({code})" in str(error)), "failed")
-        raise _error(location, code) from error
-    except BotoCoreError as error:
-        raise StorageError(
-            f"{location}: the object store cannot be reached ({type(error).__name__}): check AWS_ENDPOINT_URL and that it runs"
-        ) from error
+    except WorkflowError:
+        raise
+    except Exception as error:
+        # Some errors of botocore are derived from OSError.
+        if isinstance(error, OSError) and not isinstance(error, BotoCoreError):
+            raise
+        raise failures.named(location, error) from error
 
 
 def _code(error: ClientError) -> str:
     return str(error.response["Error"].get("Code"))
-
-
-def _error(location: str, code: str) -> StorageError:
-    if code in REFUSALS:
-        return StorageError(f"{location}: access denied ({code}): check the keys and the bucket's policy")
-    if code in ("NoSuchBucket", "404"):
-        return StorageError(f"{location}: there is no such bucket ({code}): create it or check the name")
-    return StorageError(f"{location}: the object store failed {ATTEMPTS} times ({code}): try again later")

@@ -259,7 +259,7 @@ def test_a_wrong_key_is_a_named_error_at_once(
         lambda: store.remove(bucket),
     ):
         started = time.monotonic()
-        with pytest.raises(StorageError, match=r"access denied \(\w+\): check the keys and the bucket's policy"):
+        with pytest.raises(StorageError, match=r"(access denied|credentials are not valid there) \(\w+\): check "):
             action()
         assert time.monotonic() - started < 5
 
@@ -285,7 +285,7 @@ def test_a_store_that_recovers_is_retried(bucket: str, tmp_path: Path, through: 
 def test_retries_are_bounded(bucket: str, monkeypatch: pytest.MonkeyPatch, through: Callable[..., Gateway]) -> None:
     monkeypatch.setattr(s3, "ATTEMPTS", 2)
     gateway = through(lambda method, path, number: "SlowDown")
-    with pytest.raises(StorageError, match=r"the object store failed 2 times \(SlowDown\): try again later"):
+    with pytest.raises(StorageError, match=r"refused 2 times \(SlowDown\): try again later"):
         store.read(bucket, "a")
     assert len(gateway.requests) == 2
 
@@ -312,7 +312,7 @@ def test_missing_keys_are_a_named_error(
         AWS_CONFIG_FILE=str(tmp_path / "none"),
         AWS_ENDPOINT_URL="http://127.0.0.1:9",
     )
-    with pytest.raises(StorageError, match="no S3 credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
+    with pytest.raises(StorageError, match=r"no S3 credentials \(NoCredentialsError\): set AWS_ACCESS_KEY_ID"):
         store.children("s3://bucket/v1/")
 
 
