@@ -71,10 +71,10 @@ run: setup ## run the training pipeline on this machine: DATA= MODELS= EPOCHS= W
 score: $(SERVICES) ## label a file, or a folder or s3:// prefix of files: INPUT= OUTPUT= VERSION= WORKERS=
 	@$(ON_SERVICES) score --input $(call quoted,$(INPUT)) --output $(call quoted,$(OUTPUT)) $(call option,--bundle,VERSION) $(NAMED) $(call option,--workers,WORKERS)
 
-# gRPC is on the port after that of HTTP.
-serve: GRPC_PORT := $(or $(GRPC_PORT),$(shell expr $(call quoted,$(or $(PORT),8080)) + 1))
+NEXT_PORT = $(shell expr $(call quoted,$(or $(PORT),8080)) + 1)
+
 serve: $(SERVICES) ## serve VERSION, by default the champion for CPU: HTTP and a page on PORT, gRPC on GRPC_PORT or the port after PORT
-	@$(ON_SERVICES) serve $(call option,--bundle,VERSION) $(NAMED) $(call option,--port,PORT) --grpc-port $(call quoted,$(GRPC_PORT))
+	@$(ON_SERVICES) serve $(call option,--bundle,VERSION) $(NAMED) $(call option,--port,PORT) --grpc-port $(call quoted,$(or $(GRPC_PORT),$(NEXT_PORT)))
 
 bench-serving: $(SERVICES) ## compare the predictor of VERSION with alternatives, on the test split of DATA: docs/serving-benchmarks.md (15 min)
 	@$(WITH) $(BIN)/python -m benchmarks.serving $(call option,--bundle,VERSION) $(NAMED) $(call option,--data,DATA) \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
@@ -42,6 +43,10 @@ STRINGS = {"type": "array", "items": {"type": "string"}}
 ROWS = {"type": "array", "items": STRINGS | {"minItems": 1, "maxItems": 1}}
 Strings = Annotated[list[str], Field(fail_fast=True), BeforeValidator(_flatten), WithJsonSchema({"anyOf": [STRINGS, ROWS]})]
 MAX_FIELDS = 64
+# Beyond one per text, as in a nested tensor.
+MAX_CONTAINERS = 1000
+# Never backtracks, also without a closing quote.
+JSON_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 MAX_CHARACTERS = 200
 # A value of a client that this server does not use.
 Ignored = Annotated[Any, Field(description="Accepted, without effect.")]
@@ -192,11 +197,13 @@ def parse(model: type[Model], body: bytes, limits: Limits | None = None) -> Mode
         RequestError: 400 if it is not JSON, or a field is missing or wrong; 413 for too many texts. The message names the field
             and never quotes the body.
     """
+    limits = limits or Limits()
+    _check_containers(body, limits)
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise RequestError("the body is not valid JSON") from error
-    _check_counts(content, limits or Limits())
+    _check_counts(content, limits)
     return validate(model, content)
 
 
@@ -211,6 +218,17 @@ def validate(model: type[Model], content: Any, field: str = "") -> Model:
 def shorten(text: str) -> str:
     """A name or message that may hold text of a caller, in bounded length."""
     return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}..."
+
+
+def _check_containers(body: bytes, limits: Limits) -> None:
+    """Arrays and objects, before each becomes an object in memory; brackets within strings do not count."""
+    most = limits.texts + MAX_CONTAINERS
+    if _containers(body) > most and _containers(JSON_STRING.sub(b"", body)) > most:
+        raise RequestError(f"the body has more than {most:,} arrays and objects")
+
+
+def _containers(body: bytes) -> int:
+    return body.count(b"[") + body.count(b"{")
 
 
 def _check_counts(content: Any, limits: Limits) -> None:

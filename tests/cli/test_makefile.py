@@ -70,7 +70,7 @@ def command_of(target: str, *settings: str) -> list[str]:
         ("demo", (), "pipeline demo --epochs 2"),
         ("demo", ("EPOCHS=1", "MODEL_NAME=mine"), "pipeline demo --epochs 1 --model-name mine"),
         ("serve", (), "serve --grpc-port 8081"),
-        ("serve", ("VERSION=3", "PORT=9000"), "serve --bundle 3 --port 9000 --grpc-port 8081"),
+        ("serve", ("VERSION=3", "PORT=9000"), "serve --bundle 3 --port 9000 --grpc-port 9001"),
         ("score", ("INPUT=a", "OUTPUT=b", "WORKERS=2"), "score --input a --output b --workers 2"),
         ("promote", ("VERSION=challenger-cpu",), "model promote challenger-cpu"),
         ("promote", ("VERSION=3", "DATASET=s3://b/d/"), "model promote 3 --dataset s3://b/d/"),

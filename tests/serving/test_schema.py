@@ -102,6 +102,8 @@ def test_a_broken_body_is_rejected_and_not_quoted(body: bytes) -> None:
         (schema.V1Request, json.dumps({str(n): 1 for n in range(1000)}).encode(), 400),
         (schema.V1Request, json.dumps({"instances": ["a"], "parameters": {str(n): 1 for n in range(1000)}}).encode(), 400),
         (schema.V2Request, b'{"inputs": [' + b"{}," * 1000 + b"{}]}", 400),
+        (schema.V1Request, b'{"instances": ' + b"[]," * 690_000 + b"[]]}", 400),
+        (schema.V1Request, b'{"instances": ["' + b'\\"[' * 600_000, 400),
     ],
 )
 def test_counts_are_checked_before_fields(model: Any, body: bytes, status: int) -> None:
@@ -110,6 +112,11 @@ def test_counts_are_checked_before_fields(model: Any, body: bytes, status: int) 
     assert rejected.value.status == status
     cause = rejected.value.__cause__
     assert not isinstance(cause, ValidationError) or cause.error_count() <= 3
+
+
+def test_brackets_within_a_text_are_not_counted() -> None:
+    text = '[{"' * 30_000 + "\\"
+    assert request(instances=[text, "a"]).instances == [text, "a"]
 
 
 @pytest.mark.fault("http-work-before-limits")
