@@ -45,7 +45,7 @@ def pipeline(resources: Mapping[str, str] = resource_tables.SCORING) -> dsl.base
             threads: Threads per pod; 0: every core that it may use.
             image: Trainer image of every step, tagged by commit.
             commit: Git commit of the pipeline.
-            credentials_secret: Kubernetes secret with MLFLOW_TRACKING_URI and the S3 variables.
+            credentials_secret: Kubernetes secret with MLFLOW_TRACKING_URI and the S3 variables, and config map with what is no secret.
         """
 
         def placed(task: dsl.PipelineTask, step: str) -> dsl.PipelineTask:

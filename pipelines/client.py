@@ -112,6 +112,8 @@ def translate_errors(connection: Connection) -> Iterator[None]:
     """
     try:
         yield
+    except WorkflowError:
+        raise
     except urllib3.exceptions.HTTPError as error:
         raise ServerAway(
             f"Kubeflow Pipelines does not respond at {connection.place()}: start it or fix the endpoint"
@@ -124,6 +126,9 @@ def translate_errors(connection: Connection) -> Iterator[None]:
         }.get(error.status, "fix what it says")
         kind = ServerAway if error.status >= 500 else ServerError
         raise kind(f"{connection.place()} refuses ({error.status}, {_reason(error)}): {advice}") from error
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ServerError(f"{connection.place()} cannot be used ({reason}): check the endpoint and the certificate") from error
 
 
 def _require_context(connection: Connection) -> None:

@@ -13,18 +13,35 @@ from goemotions.errors import BadArgument
 from goemotions.models import devices
 from pipelines.resources import TRAINING, changed, gpu_steps
 
-# The environment variables that the steps get from the secret; a key that the secret lacks is left unset.
-CREDENTIALS = (
-    "MLFLOW_TRACKING_URI",
-    "MLFLOW_TRACKING_USERNAME",
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_TOKEN",
-    "AWS_ENDPOINT_URL",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_REGION",
-    "HF_TOKEN",
+# The environment variables that the steps get from the secret and from the config map of the same name; a key that neither has is left
+# unset. KFP has no envFrom, so each is named.
+VARIABLES = (
+    *(
+        "MLFLOW_TRACKING_URI",
+        "MLFLOW_TRACKING_USERNAME",
+        "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_TRACKING_TOKEN",
+        "MLFLOW_TRACKING_AUTH",
+    ),
+    *(
+        "MLFLOW_TRACKING_AWS_SIGV4",
+        "MLFLOW_TRACKING_INSECURE_TLS",
+        "MLFLOW_TRACKING_SERVER_CERT_PATH",
+        "MLFLOW_TRACKING_CLIENT_CERT_PATH",
+    ),
+    *("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_S3_ENDPOINT_URL", "MLFLOW_S3_IGNORE_TLS"),
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    *(
+        "AWS_REGION",
+        "AWS_DEFAULT_REGION",
+        "AWS_REQUEST_CHECKSUM_CALCULATION",
+        "AWS_RESPONSE_CHECKSUM_VALIDATION",
+        "AWS_CA_BUNDLE",
+    ),
+    *("AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_EC2_METADATA_DISABLED"),
+    *("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
 )
 # A preempted node takes minutes to come back; each attempt continues from the last checkpoint.
 RETRIES, BACKOFF_SECONDS = 3, 60
@@ -50,7 +67,7 @@ def place(
         task: the task.
         step: its name in ``resources``.
         resources: ``resources.TRAINING`` or ``resources.SCORING``, with changes.
-        image, secret: of every step, values or pipeline parameters.
+        image, secret: of every step, values or pipeline parameters; the secret's name is also that of a config map.
         node_selector, node_affinity, tolerations: of the GPU node pool, values or pipeline parameters.
         labels: of the pods that request GPUs.
         name: what the UI shows; empty for the step's name.
@@ -59,7 +76,9 @@ def place(
     task.set_display_name(name or step).set_container_image(image)
     # The cache compares names, not contents: other data or another model under the same name would get the old output.
     task.set_caching_options(False)
-    kubernetes.use_secret_as_env(task, secret, {key: key for key in CREDENTIALS}, optional=True)
+    variables = {name: name for name in VARIABLES}
+    kubernetes.use_secret_as_env(task, secret, variables, optional=True)
+    kubernetes.use_config_map_as_env(task, secret, variables, optional=True)
     task.set_cpu_request(requested["cpu"]).set_memory_request(requested["memory"]).set_memory_limit(requested["memory"])
     _set_retries(task, int(requested["timeout"]))
     if int(requested.get("gpus", 0)):

@@ -91,7 +91,7 @@ def pipeline(
             canary_percent: Share of the traffic for the new versions, challengers too; 0: champions only, with all of the traffic.
             image: Trainer image of every step, tagged by commit.
             commit: Git commit of the pipeline, for the tags of what it registers.
-            credentials_secret: Kubernetes secret with MLFLOW_TRACKING_URI and the S3 variables.
+            credentials_secret: Kubernetes secret with MLFLOW_TRACKING_URI and the S3 variables, and config map with what is no secret.
             node_selector: Labels of the nodes with GPUs, such as {"cloud.google.com/gke-accelerator": "nvidia-a100-80gb"}; empty: any.
             node_affinity: Their node affinity, as Kubernetes writes it, where a label may have several values.
             tolerations: Tolerations for the taints of those nodes, as Kubernetes writes them.

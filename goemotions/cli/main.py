@@ -70,6 +70,10 @@ def main() -> None:
         commands(prog_name="goemotions", auto_envvar_prefix="GOEMOTIONS")
     except WorkflowError as error:
         message = str(error)
+    except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        if error.filename is None:
+            raise
+        message = f"{error.filename}: {error.strerror}: check the path"
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in OURS:
             raise

@@ -28,7 +28,7 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import unquote
 
 from goemotions import addresses, defaults
-from goemotions.errors import ModelError, TrackingError
+from goemotions.errors import ModelError, TrackingError, WorkflowError
 
 log = logging.getLogger(__name__)
 
@@ -106,14 +106,13 @@ class Run:
     def log_metrics(self, values: dict[str, float], step: int = 0) -> None:
         """Logs metrics. If the server cannot be reached, they are kept and sent by a later call."""
         from mlflow.entities import Metric
-        from mlflow.exceptions import MlflowException
 
         now = int(time.time() * 1000)
         self._unsent += [Metric(name, float(value), now, step) for name, value in values.items()]
         try:
             _client().log_batch(self.run_id, metrics=self._unsent)
             self._unsent = []
-        except MlflowException as error:
+        except Exception as error:
             log.warning("MLflow did not accept %d metrics, they are kept: %s", len(self._unsent), type(error).__name__)
 
     def log_once(self, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
@@ -418,10 +417,17 @@ def _client() -> Any:
 
 @contextmanager
 def _translate_errors() -> Iterator[None]:
-    from mlflow.exceptions import MlflowException
-
+    """Raises every error of MLflow, and of the libraries that it uses, as TrackingError."""
     try:
         yield
-    except MlflowException as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
+    except WorkflowError:
+        raise
+    except ModuleNotFoundError as error:
+        scheme = _uri().partition(":")[0]
+        raise TrackingError(
+            f"MLFLOW_TRACKING_URI={scheme}: needs the package {error.name}: install it, or give the address of an MLflow server"
+        ) from error
+    except Exception as error:
+        # The address in a message may hold a password.
+        reason = re.sub(r"//\S*@", "//***@", (str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
         raise TrackingError(f"MLflow refused the request or did not respond: {reason}") from error

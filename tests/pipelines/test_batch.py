@@ -39,7 +39,7 @@ def test_every_step_has_an_image_credentials_and_a_timeout(compiled: tuple[dict[
         assert "{{$.inputs.parameters" in container["image"]
         assert "pip install" not in str(container)
         assert container["resources"]["resourceMemoryLimit"]
-        assert {pair["envVar"] for pair in platform[name]["secretAsEnv"][0]["keyToEnv"]} == set(placement.CREDENTIALS)
+        assert {pair["envVar"] for pair in platform[name]["secretAsEnv"][0]["keyToEnv"]} == set(placement.VARIABLES)
         assert int(platform[name]["activeDeadlineSeconds"]) > 0
 
 

@@ -149,8 +149,19 @@ def test_credentials_are_references_to_the_secret(platform: dict[str, Any]) -> N
     assert len(platform) == 10
     for executor in platform.values():
         (secret,) = executor["secretAsEnv"]
-        assert {pair["envVar"] for pair in secret["keyToEnv"]} >= {"MLFLOW_TRACKING_URI", "AWS_SECRET_ACCESS_KEY"}
+        (settings,) = executor["configMapAsEnv"]
+        wanted = {
+            "MLFLOW_TRACKING_URI",
+            "AWS_SECRET_ACCESS_KEY",
+            "AWS_REQUEST_CHECKSUM_CALCULATION",
+            "AWS_CA_BUNDLE",
+            "HTTPS_PROXY",
+        }
+        for one in (secret, settings):
+            assert {pair["envVar"] for pair in one["keyToEnv"]} >= wanted | {"NO_PROXY", "MLFLOW_TRACKING_SERVER_CERT_PATH"}
+            assert one["optional"]
         assert "credentials_secret" in str(secret["secretNameParameter"])
+        assert settings["configMapNameParameter"] == secret["secretNameParameter"]
 
 
 def test_the_same_source_compiles_to_the_same_bytes(compiled: Path, tmp_path: Path) -> None:

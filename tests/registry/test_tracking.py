@@ -385,3 +385,28 @@ def test_mlflow_sends_no_telemetry() -> None:
     )
     finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert finished.stdout.split() == ["True", "False"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ModuleNotFoundError("No module named 'psycopg2'", name="psycopg2"),
+        RuntimeError("postgresql://user:s3cret@host is away"),
+        ConnectionResetError(),
+        UnicodeDecodeError("utf-8", b"x", 0, 1, "r"),
+        KeyError("run"),
+        RecursionError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_any_error_of_mlflow_and_of_what_it_uses_is_a_named_error(error: Exception) -> None:
+    with pytest.raises(TrackingError, match=r"^[^\n]+: [^\n]+$") as named, tracking._translate_errors():
+        raise error
+    assert "s3cret" not in str(named.value)
+
+
+def test_a_database_without_its_driver_is_named(use_server: Callable[[str], None]) -> None:
+    use_server("mysql+nodriver://user:s3cret@127.0.0.1:1/db")
+    with pytest.raises(TrackingError) as named:
+        tracking.find_version("goemotions", "1")
+    assert "s3cret" not in str(named.value)
