@@ -114,6 +114,11 @@ def _score_file(source: str, output: str, bundle: str, model_name: str, threads:
 @click.option("--host", default=defaults.HOST, show_default=True, help="Address to listen on; 0.0.0.0 in a container.")
 @click.option("--port", default=defaults.PORT, show_default=True, help="Port of HTTP.")
 @click.option("--grpc-port", default=0, show_default=True, help="Port of gRPC (Open Inference); 0: no gRPC.")
+@click.option(
+    "--version-number",
+    default="",
+    help="Number of the version in the registry, if the bundle is a location; `make deploy` sets it. Default: the id of its run.",
+)
 @click.option("--page/--no-page", default=True, show_default=True, help="Serve a page to try the model at /.")
 @click.option(
     "--batching/--no-batching",
@@ -122,7 +127,7 @@ def _score_file(source: str, output: str, bundle: str, model_name: str, threads:
     help="Batch the texts of several requests together.",
 )
 @options_of(Limits)
-def serve(bundle: str, model_name: str, engine: str | None, batching: bool, **options: Any) -> None:
+def serve(bundle: str, model_name: str, engine: str | None, batching: bool, version_number: str, **options: Any) -> None:
     """Serve a bundle by the protocols of KServe.
 
     Each option is an environment variable too, such as GOEMOTIONS_SERVE_PORT.
@@ -132,6 +137,7 @@ def serve(bundle: str, model_name: str, engine: str | None, batching: bool, **op
 
     limits = Limits(**{field.name: options.pop(field.name) for field in dataclasses.fields(Limits)})
     with as_folder(bundle, model_name) as (folder, version):
+        version = version_number or version
         server.serve(server.Settings(folder, version, engine or "", across_requests=batching, limits=limits, **options))
 
 

@@ -20,6 +20,8 @@ RESTARTED = "goemotions-restarted-at"
 MODE = "serving.kserve.io/deploymentMode"
 # Its name since KServe 0.16, and before.
 KNATIVE = ("Knative", "Serverless")
+# The variable by which a predictor knows the number of its version: the bundle that it downloads has none.
+NUMBER = "GOEMOTIONS_SERVE_VERSION_NUMBER"
 # Fields that KServe rejects in a canary.
 STABLE_ONLY = ("maxReplicas", "scaleTarget", "scaleMetric", "scaleMetricType", "autoScaling")
 CANARY = "canary"
@@ -86,6 +88,13 @@ def source_in(service: dict[str, Any], version: Version) -> str:
     return store.in_bucket(version.source, store.bucket_of(service["spec"]["predictor"]["model"].get("storageUri", "")))
 
 
+def set_version(model: Any, source: str, number: str) -> None:
+    """Sets a version on the ``model`` of a predictor."""
+    model["storageUri"] = source
+    others = [variable for variable in model.get("env") or [] if variable["name"] != NUMBER]
+    model["env"] = [*others, {"name": NUMBER, "value": number}]
+
+
 def with_version(
     service: dict[str, Any], version: Version, canary_percent: int, pool: NodePool | None = None
 ) -> dict[str, Any]:
@@ -96,17 +105,17 @@ def with_version(
     if pool:
         node_pools.place(predictor, pool)
     if not canary_percent:
-        predictor["model"]["storageUri"] = source
+        set_version(predictor["model"], source, version.number)
         annotations[VERSION] = version.number
         return changed
     annotations[CANARY_VERSION] = version.number
     if is_knative(service):
-        predictor["model"]["storageUri"] = source
+        set_version(predictor["model"], source, version.number)
         predictor["canaryTrafficPercent"] = canary_percent
         return changed
     canary = {name: copy.deepcopy(value) for name, value in predictor.items() if name not in STABLE_ONLY}
     canary |= {"name": CANARY, "minReplicas": 1}
-    canary["model"]["storageUri"] = source
+    set_version(canary["model"], source, version.number)
     changed["spec"]["canary"] = [{"trafficPercent": canary_percent, "predictor": canary}]
     return changed
 

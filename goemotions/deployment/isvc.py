@@ -12,7 +12,7 @@ from typing import Any
 
 from goemotions import defaults
 from goemotions.deployment import node_pools
-from goemotions.deployment.inference_service import VERSION
+from goemotions.deployment.inference_service import VERSION, set_version
 from goemotions.deployment.kserve import service_name
 from goemotions.errors import DeploymentError, ModelError
 from goemotions.registry import promotion
@@ -72,7 +72,7 @@ def write(
                 raise DeploymentError(f"{path} has no InferenceService {name}: it has {', '.join(services) or 'none'}")
             location = store.in_bucket(version.source, bucket)
             services[name]["metadata"]["annotations"][VERSION] = version.number
-            services[name]["spec"]["predictor"]["model"]["storageUri"] = location
+            set_version(services[name]["spec"]["predictor"]["model"], location, version.number)
             lines.append(f"{name}: version {version.number}, {location}")
         if registry is not None:
             for runtime in _of_kind(documents, "ServingRuntime"):

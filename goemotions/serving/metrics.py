@@ -44,7 +44,7 @@ REQUESTS = Counter("goemotions_requests_total", "Requests, by who is to blame if
 MODEL = Gauge(
     "goemotions_model_info",
     "The model that is served, and what computes its scores",
-    ["version", "profile", "engine", "device", "precision"],
+    ["version", "run", "profile", "engine", "device", "precision"],
     multiprocess_mode="livemostrecent",
 )
 

@@ -115,10 +115,11 @@ def create_app(settings: Settings) -> Starlette:
         if server:
             await server.start()
         logger.info(
-            "ready at http://%s:%s/: version %s, %s",
+            "ready at http://%s:%s/: version %s (run %s), %s",
             settings.host,
             settings.port,
             settings.version,
+            service.run_id,
             service.computation,
         )
         yield

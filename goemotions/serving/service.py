@@ -59,8 +59,9 @@ class Service:
         self._counters = {label: metrics.PREDICTIONS.labels(label) for label in self.labels}
         used = predictor.engine.computation
         self.computation = dataclasses.replace(used, device=devices.name(used.device))
+        self.run_id = predictor.bundle.metadata.run_id
         profile = predictor.bundle.metadata.profile
-        metrics.MODEL.labels(version=version, profile=profile, **dataclasses.asdict(self.computation)).set(1)
+        metrics.MODEL.labels(version=version, run=self.run_id, profile=profile, **dataclasses.asdict(self.computation)).set(1)
 
     @property
     def is_live(self) -> bool:

@@ -133,6 +133,13 @@ def test_deploying_the_served_version_removes_the_canary(kubernetes: Kubernetes,
     assert kubernetes.writes()[-1]["spec"]["predictor"]["model"]["storageUri"] == versions["1"]
 
 
+def test_each_part_of_a_service_knows_the_number_of_its_version(versions: dict[str, str]) -> None:
+    service = inference_service.with_version(gpu_service(), tracking.get_version("k8s", "1"), 0)
+    service = inference_service.with_version(service, tracking.get_version("k8s", "2"), 10)
+    variables = [one["predictor"]["model"]["env"] for one in (service["spec"], service["spec"]["canary"][0])]
+    assert variables == [[{"name": "GOEMOTIONS_SERVE_VERSION_NUMBER", "value": number}] for number in ("1", "2")]
+
+
 STEPS = pytest.mark.parametrize(("version", "steps"), [("2", 3), ("1", 2)], ids=["taken over", "taken back"])
 
 
@@ -451,6 +458,7 @@ def test_the_manifest_is_written_from_the_champions(versions: dict[str, str], tm
     isvc.write(path, {"goemotions-cpu": champion}, bucket="mine", registry="registry.example/team/", image_tag="abc")
     assert path.read_text() == text
     isvc.write(path, {"goemotions-cpu": tracking.get_version("k8s", "1")})
+    assert 'GOEMOTIONS_SERVE_VERSION_NUMBER\n          value: "1"' in path.read_text()
     assert "registry.example/team/goemotions-predictor:abc-cpu" in path.read_text()
 
 

@@ -383,7 +383,7 @@ def test_metrics_count_requests_and_predictions(server: Server) -> None:
     assert growth("goemotions_request_texts_sum") == 2
     assert growth("goemotions_batch_texts_sum") == 2
     assert growth('request_predict_seconds_count{model_name="goemotions"}') == 1
-    described = f'device="{cpu_name()}",engine="openvino-int8",precision="int8",profile="minilm",version="r1"'
+    described = f'device="{cpu_name()}",engine="openvino-int8",precision="int8",profile="minilm",run="r1",version="r1"'
     assert after[f"goemotions_model_info{{{described}}}"] == 1
     _, _, metadata = server.request("GET", "/v2/models/goemotions")
     assert json.loads(metadata)["platform"] == f"openvino-int8 on {cpu_name()} in int8"

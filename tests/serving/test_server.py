@@ -29,6 +29,7 @@ def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         environment.setenv("GOEMOTIONS_SERVE_TEXTS", "2")
         environment.setenv("GOEMOTIONS_SERVE_PAGE", "false")
         environment.setenv("GOEMOTIONS_SERVE_REQUESTS", "4")
+        environment.setenv("GOEMOTIONS_SERVE_VERSION_NUMBER", "7")
         with serving(bundle, tmp_path_factory.mktemp("log") / "serve.log") as running:
             yield running
 
@@ -120,3 +121,11 @@ def test_the_documented_limits_are_the_defaults() -> None:
 def test_environment_variables_set_options(server: Server) -> None:
     assert server.predict(instances=["a"] * 3)[0] == 413
     assert server.request("GET", "/")[0] == 404
+
+
+def test_the_number_of_the_version_is_shown_with_its_run_beside_it(server: Server) -> None:
+    _, answer = server.predict(instances=["a"])[:2]
+    assert "'model_version': '7'" in str(answer)
+    (info,) = (name for name in server.metrics() if name.startswith("goemotions_model_info"))
+    assert 'run="r1"' in info
+    assert 'version="7"' in info
