@@ -6,13 +6,14 @@ Files, fields of each JSON, special tokens with their ids, and names of the tens
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
 
 ROBERTA = "FacebookAI/roberta-large"
@@ -41,6 +42,16 @@ def write(repository: str, folder: Path, words: Sequence[str]) -> Path:
     for name in OTHERS:
         (folder / name).write_text("not read")
     WRITERS[repository](folder, words)
+    return folder
+
+
+def diverging(source: Path, folder: Path) -> Path:
+    """A copy of a repository's folder with one weight that is not a number: no loss of it is finite."""
+    shutil.copytree(source, folder)
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    next(value for name, value in sorted(tensors.items()) if name.endswith("weight") and value.dim() == 2)[:] = torch.nan
+    save_file(tensors, path, metadata={"format": "pt"})
     return folder
 
 

@@ -24,6 +24,7 @@ from goemotions.models.records import TrainingRecord
 from goemotions.training import launcher
 from goemotions.training.loop import TrainingLoop
 from goemotions.training.options import TrainOptions
+from tests.support import repositories
 
 # 240 rows in batches of 7, which cannot be split evenly between two processes; with one teacher.
 SETTINGS = {"dropout": "0", "teachers": "1", "batch_size": "7"}
@@ -183,9 +184,12 @@ def test_if_one_process_is_killed_all_end_within_seconds(command: list[str], tmp
     assert [trainer for trainer in trainers if trainer.is_running() and trainer.status() != psutil.STATUS_ZOMBIE] == []
 
 
-def test_an_error_in_every_process_is_reported_once_with_its_own_message(command: list[str], tmp_path: Path) -> None:
+def test_an_error_in_every_process_is_reported_once_with_its_own_message(
+    command: list[str], still_weights: str, tmp_path: Path
+) -> None:
+    weights = repositories.diverging(Path(still_weights), tmp_path / "weights")
     finished = subprocess.run(
-        [*command, "--output", str(tmp_path / "model"), "--set", "learning_rate=1e30"],
+        [*command, "--output", str(tmp_path / "model"), "--weights", str(weights)],
         capture_output=True,
         text=True,
         check=False,
