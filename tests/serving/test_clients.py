@@ -183,6 +183,7 @@ def test_a_compressed_body_is_bounded_after_decompression(server: Server) -> Non
         (b"a", "br", 415),
         (b"a", "gzip, gzip", 415),
     ],
+    ids=["not compressed", "cut", "more after the end", "empty", "another encoding", "two encodings"],
 )
 def test_a_body_that_is_not_what_its_encoding_says_is_rejected(server: Server, body: bytes, encoding: str, status: int) -> None:
     assert post(server, body, PREDICT, Content_Encoding=encoding)[0] == status
