@@ -188,4 +188,4 @@ def _named(what: str) -> str:
 def _shown(text: str) -> str:
     """The address without user, password and query, which may hold a key."""
     text = text.partition("?")[0]
-    return re.sub(r"//.*@", "//***@", text) if "://" in text else re.sub(r"^[^/]*@", "***@", text)
+    return re.sub(r"//.*@", "//***@", text) if "://" in text else re.sub(r"^[^/]*@|^[^/@]*:.*@", "***@", text)

