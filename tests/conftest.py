@@ -186,16 +186,12 @@ def taxonomy() -> Taxonomy:
 
 
 @pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+def weights(made_once: MadeOnce) -> Callable[[str], str]:
     """A function from a profile's name to its encoder's repository as published, but tiny and with random weights."""
-    root = tmp_path_factory.mktemp("weights")
 
     def make(profile: str) -> str:
         encoder = profiles.get(profile).encoder
-        folder = root / encoder.model_type
-        if not folder.exists():
-            repositories.write(encoder.base, folder, WORDS)
-        return str(folder)
+        return str(made_once(f"weights-{encoder.model_type}", lambda folder: repositories.write(encoder.base, folder, WORDS)))
 
     return make
 

@@ -98,6 +98,8 @@ def test_two_processes_write_the_same_files_as_one(alone: Path, together: Path) 
     assert {path.name for path in alone.iterdir()} == {path.name for path in together.iterdir()}
 
 
+@pytest.mark.slow
+@pytest.mark.fault("training-killed")
 def test_a_checkpoint_of_two_processes_is_resumed_by_one_and_the_other_way_round(
     command: list[str], dataset: Path, still_weights: str, together: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
