@@ -51,9 +51,8 @@ def test_a_statement_that_logs_without_end_is_limited_and_others_are_not(caplog:
     logger, other, limit = logging.getLogger("flood"), logging.getLogger("other"), RateLimit(records=3, seconds=0.2)
     caplog.handler.addFilter(limit)
     try:
-        for end in (time.monotonic(), time.monotonic() + 0.25):
-            while time.monotonic() < end:
-                time.sleep(0.01)
+        for pause in (0, 0.5):
+            time.sleep(pause)
             for number in range(1 if caplog.records else 100):
                 logger.warning("request %d", number)
             other.warning("something else")
