@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import re
@@ -126,16 +125,6 @@ def one_thread() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
-
-
-@pytest.fixture(autouse=True)
-def logging_as_at_the_start() -> None:
-    """Libraries that configure logging in this process disable loggers or change their levels: no test meets what another left."""
-    logging.disable(logging.NOTSET)
-    for name, logger in logging.root.manager.loggerDict.items():
-        if name.partition(".")[0] in ("goemotions", "pipelines") and isinstance(logger, logging.Logger):
-            logger.disabled, logger.propagate = False, True
-            logger.setLevel(logging.NOTSET)
 
 
 def write_split(path: Path, rows: int, seed: int, prefix: str) -> None:

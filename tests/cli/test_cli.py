@@ -64,6 +64,8 @@ class Ended:
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ended]]:
     """A function that runs ``goemotions`` with arguments, as the installed program does."""
     levels = {name: logging.getLogger(name).level for name in ("", "httpx", "botocore", "urllib3")}
+    # `serve` limits the rate of every handler, and pytest keeps its own for all tests.
+    filters = {handler: [*handler.filters] for handler in logging.root.handlers}
 
     def command(*arguments: str | Path) -> Ended:
         monkeypatch.setattr(sys, "argv", ["goemotions", *map(str, arguments)])
@@ -74,6 +76,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return Ended(code if isinstance(code, int) else 0, captured.out, captured.err)
 
     yield command
+    for handler, before in filters.items():
+        handler.filters[:] = before
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
 
