@@ -16,6 +16,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
 
+from benchmarks import random_weights
+
 ROBERTA = "FacebookAI/roberta-large"
 DISTILBERT = "distilbert/distilbert-base-uncased"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -81,22 +83,7 @@ def _roberta(folder: Path, words: Sequence[str]) -> None:
     _write_json(folder / "vocab.json", vocabulary)
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *joined, ""]), encoding="utf-8")
     _write_json(folder / "tokenizer_config.json", {"model_max_length": 512})
-    config = {
-        "architectures": ["RobertaForMaskedLM"],
-        "attention_probs_dropout_prob": 0.1,
-        "bos_token_id": 0,
-        "eos_token_id": 2,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.1,
-        "initializer_range": 0.02,
-        "layer_norm_eps": 1e-05,
-        "max_position_embeddings": 514,
-        "model_type": "roberta",
-        "pad_token_id": 1,
-        "type_vocab_size": 1,
-        "vocab_size": len(tokens),
-        **SMALL,
-    }
+    config = random_weights.CONFIGS["roberta-large"] | SMALL | {"vocab_size": len(tokens)}
     network = transformers.RobertaForMaskedLM(_seeded(transformers.RobertaConfig(**config)))
     pooler = transformers.RobertaModel(network.config).pooler.state_dict()
     _write_weights(folder, config, network.state_dict() | {f"roberta.pooler.{name}": value for name, value in pooler.items()})
@@ -109,26 +96,8 @@ def _distilbert(folder: Path, words: Sequence[str]) -> None:
     del content["model"]["type"]
     _write_tokenizer(folder, special, content)
     _write_json(folder / "tokenizer_config.json", {"do_lower_case": True, "model_max_length": 512})
-    config = {
-        "activation": "gelu",
-        "architectures": ["DistilBertForMaskedLM"],
-        "attention_dropout": 0.1,
-        "dim": 32,
-        "dropout": 0.1,
-        "hidden_dim": 64,
-        "initializer_range": 0.02,
-        "max_position_embeddings": 512,
-        "model_type": "distilbert",
-        "n_heads": 2,
-        "n_layers": 2,
-        "pad_token_id": 0,
-        "qa_dropout": 0.1,
-        "seq_classif_dropout": 0.2,
-        "sinusoidal_pos_embds": False,
-        "tie_weights_": True,
-        "transformers_version": "4.10.0.dev0",
-        "vocab_size": len(vocabulary),
-    }
+    small = {"dim": 32, "hidden_dim": 64, "n_heads": 2, "n_layers": 2, "vocab_size": len(vocabulary)}
+    config = random_weights.CONFIGS["distilbert"] | small
     network = transformers.DistilBertForMaskedLM(_seeded(transformers.DistilBertConfig(**config)))
     _write_weights(folder, config, network.state_dict())
 
