@@ -409,14 +409,14 @@ def prepare(archive: Path, wheels: Path) -> None:
         for path in sorted(path for part in PARTS for path in (ROOT / part).rglob("*") if path.is_file()):
             if "__pycache__" not in path.parts:
                 tar.add(path, path.relative_to(ROOT))
-        found = sorted(wheels.glob("*.whl"))
-        for path in found:
+        included = sorted(wheels.glob("*.whl"))
+        for path in included:
             tar.add(path, Path("wheels") / path.name)
     size = archive.stat().st_size
     if size > LARGEST_ARCHIVE:
         archive.unlink()
         sys.exit(f"the archive would have {size / 2**20:.0f} MiB, more than {LARGEST_ARCHIVE / 2**20:.0f}: leave out wheels")
-    print(f"{archive}: {size / 2**20:.1f} MiB, {len(found)} wheels; unpack it and run python -m benchmarks.gpu there")
+    print(f"{archive}: {size / 2**20:.1f} MiB, {len(included)} wheels; unpack it and run python -m benchmarks.gpu there")
 
 
 def publish(folder: Path, document: Path) -> None:

@@ -247,14 +247,14 @@ def _end_of(log: Path) -> str:
 
 def peaks(document: Path) -> dict[tuple[str, str], float]:
     """The largest peak memory in GiB by model and step, the steps named as in ``pipelines.resources``, of the document's table."""
-    found: dict[tuple[str, str], float] = {}
+    peaks: dict[tuple[str, str], float] = {}
     for line in sections.read(document).get(TITLE, "").splitlines():
         if row := re.fullmatch(r"\| ([^|]+) \| ([^|]+) \| [\d,]+ \| ([\d,]+) \|", line):
             step = re.sub(r",.*", "", row[1]).replace("-", "_")
             step = re.sub(r"evaluate \((\w+)\)", r"evaluate_\1", step).partition(" (")[0]
             key = row[2].strip(), step
-            found[key] = max(found.get(key, 0.0), int(row[3].replace(",", "")) / 1024)
-    return found
+            peaks[key] = max(peaks.get(key, 0.0), int(row[3].replace(",", "")) / 1024)
+    return peaks
 
 
 def table(steps: list[Step]) -> str:

@@ -34,8 +34,8 @@ IMAGE_PREFIX = re.compile(rf"{IMAGE_HOST}(/{IMAGE_PATH})*/?")
 
 def scheme(text: str) -> str:
     """The scheme of an address as it is written, such as ``s3`` or ``GS``; empty for a path or a name."""
-    found = SCHEME.match(text.strip())
-    return (found[1] or found[2]) if found else ""
+    match = SCHEME.match(text.strip())
+    return (match[1] or match[2]) if match else ""
 
 
 def is_s3(text: str) -> bool:
@@ -82,9 +82,9 @@ def source(text: str, what: str = "") -> str:
         if REPOSITORY.fullmatch(dataset) and bool(at) == bool(revision) and bool(colon) == bool(config):
             return text
         raise BadAddress(f"{_named(what)}{text!r} names no data set of the hub: write hub:<dataset>[:<config>][@<revision>]")
-    found = re.fullmatch(r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://)datasets/([\w.-]+(?:/[\w.-]+)?).*", text)
-    if found:
-        raise _unknown(text, what, SOURCES, HUB + found[1])
+    match = re.fullmatch(r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://)datasets/([\w.-]+(?:/[\w.-]+)?).*", text)
+    if match:
+        raise _unknown(text, what, SOURCES, HUB + match[1])
     if scheme(text) and not text.startswith(S3):
         raise _unknown(text, what, SOURCES, _right_place(text))
     return location(text, what)
@@ -92,9 +92,9 @@ def source(text: str, what: str = "") -> str:
 
 def reference(text: str, what: str = "") -> str:
     """A bundle: an alias, a version number, ``s3://bucket/prefix/`` or a path."""
-    found = re.fullmatch(r"models:/+([^/@]+)[/@](.+)", text)
-    if found:
-        raise _unknown(text, what, REFERENCES, f"{found[2]}, with the model name {found[1]}")
+    match = re.fullmatch(r"models:/+([^/@]+)[/@](.+)", text)
+    if match:
+        raise _unknown(text, what, REFERENCES, f"{match[2]}, with the model name {match[1]}")
     if scheme(text) and not text.startswith(S3):
         raise _unknown(text, what, REFERENCES, _right_place(text))
     return location(text, what)
@@ -104,8 +104,8 @@ def server(text: str, what: str) -> str:
     """A server: ``http://host:port`` or ``https://host:port``, and a path if it has one. Empty if none is given."""
     if not text:
         return text
-    found = re.fullmatch(r"(?:([A-Za-z][A-Za-z0-9+.-]*):)?//(.*)", text)
-    used, rest = (found[1] or "", found[2]) if found else ("", text)
+    match = re.fullmatch(r"(?:([A-Za-z][A-Za-z0-9+.-]*):)?//(.*)", text)
+    used, rest = (match[1] or "", match[2]) if match else ("", text)
     # Up to the last @: a password may contain an unquoted slash. It must not be shown.
     place = rest.rpartition("@")[2]
     if not _is_server(place):
@@ -154,9 +154,9 @@ def image_prefix(text: str, what: str = "REGISTRY") -> str:
 
 
 def _is_server(place: str) -> bool:
-    found = HOST_AND_PORT.fullmatch(place)
+    match = HOST_AND_PORT.fullmatch(place)
     try:
-        return bool(found) and urlsplit(f"//{place}").port != 0
+        return bool(match) and urlsplit(f"//{place}").port != 0
     except ValueError:
         return False
 
@@ -166,13 +166,13 @@ def _right_place(text: str) -> str:
     used, rest = scheme(text).lower(), text.strip().partition(":")[2]
     if used in ("s3", "s3a", "s3n") and BUCKET.match(rest.lstrip("/")):
         return S3 + rest.lstrip("/")
-    if used == "arn" and (found := re.fullmatch(r"arn:aws[\w-]*:s3:::([\w./-]+)", text.strip())):
-        return S3 + found[1]
+    if used == "arn" and (match := re.fullmatch(r"arn:aws[\w-]*:s3:::([\w./-]+)", text.strip())):
+        return S3 + match[1]
     if used == "file" and rest.startswith("/"):
         return "/" + rest.removeprefix("//localhost").lstrip("/")
     host = r"https?://(?:([\w.-]+)\.)?s3[.-][\w.-]*amazonaws\.com/([^?]*)"
-    if found := re.fullmatch(host, text.strip()):
-        return S3 + "/".join(filter(None, (found[1], found[2])))
+    if match := re.fullmatch(host, text.strip()):
+        return S3 + "/".join(filter(None, (match[1], match[2])))
     return ""
 
 

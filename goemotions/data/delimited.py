@@ -67,7 +67,7 @@ def detect(lines: Lines, name: str, ending: str, text_column: str, *, official: 
         columns, has_header = OFFICIAL, False
     else:
         columns, has_header = tuple(cells), True
-    position = columns.index(found) if (found := find(columns, text_column)) else 0
+    position = columns.index(chosen) if (chosen := find(columns, text_column)) else 0
     is_quoted = ending == ".csv" or _is_quoted(lines, name, delimiter, position)
     return Dialect(delimiter, is_quoted, has_header, columns)
 

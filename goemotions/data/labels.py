@@ -110,10 +110,10 @@ def _with_shares(decode: Decode, label_count: int) -> Decode:
 
 
 def _present(table: Table, column: str) -> str:
-    found = table.column(column)
-    if not found:
+    values = table.column(column)
+    if not values:
         raise DataError(f"{table.name} has no column {column!r}: {_ways_out(table)}")
-    return found
+    return values
 
 
 def _ways_out(table: Table) -> str:
@@ -125,10 +125,10 @@ def _single_column(tables: Sequence[Table], labels_column: str) -> str | None:
     first = tables[0]
     if labels_column:
         return labels_column if first.column(labels_column) or "," not in labels_column else None
-    found = [name for name in NAMES if first.column(name)]
-    if len(found) > 1:
-        raise DataError(f"{first.name} has the columns {found[0]!r} and {found[1]!r}: choose one (labels_column)")
-    return found[0] if found else None
+    present = [name for name in NAMES if first.column(name)]
+    if len(present) > 1:
+        raise DataError(f"{first.name} has the columns {present[0]!r} and {present[1]!r}: choose one (labels_column)")
+    return present[0] if present else None
 
 
 # One column per label.
@@ -168,10 +168,10 @@ def _flag_columns(table: Table) -> list[str]:
     for _, cells in islice(table.rows(columns), SAMPLED):
         for column, cell in zip(columns, cells, strict=True):
             possible[column] = possible[column] and _flag(cell) is not None
-    found = [column for column, is_flag in possible.items() if is_flag]
-    if not found:
+    flags = [column for column, is_flag in possible.items() if is_flag]
+    if not flags:
         raise DataError(f"{table.name} has no column 'labels', and no column of 0 and 1 per label: {_ways_out(table)}")
-    return found
+    return flags
 
 
 def _flag(cell: Any) -> float | None:
@@ -242,20 +242,20 @@ def _names_in(tables: Sequence[Table], column: str) -> tuple[tuple[str, ...], st
     Raises:
         DataError: they are numbers, too many, or may be separated in two ways.
     """
-    found: dict[str, set[str]] = {mark: set() for mark in ("", MARKS)}
-    parsers = {mark: Parser((), mark) for mark in found}
+    by_mark: dict[str, set[str]] = {mark: set() for mark in ("", MARKS)}
+    parsers = {mark: Parser((), mark) for mark in by_mark}
     marks: set[str] = set()
     has_numbers = False
     for table, value in _values(tables, column):
         if isinstance(value, str) and not _is_list(value):
             marks |= set(MARKS) & set(value)
-        for mark, names in found.items():
+        for mark, names in by_mark.items():
             items = parsers[mark](value)
             has_numbers = has_numbers or not all(isinstance(item, str) for item in items)
             names.update(item for item in items if isinstance(item, str))
             if len(names) > MOST_LABELS or any(len(name) > LONGEST_NAME for name in names):
                 raise DataError(f"{table.name}: column {column!r} holds texts rather than labels: {_ways_out(table)}")
-    names = found[MARKS if marks else ""]
+    names = by_mark[MARKS if marks else ""]
     first = tables[0]
     if has_numbers or all(name.isdecimal() for name in names):
         if first.form == "Parquet":

@@ -68,20 +68,20 @@ def find(folder: Path, name: str = "") -> Layout:
         if not is_table(folder.name):
             raise _nothing(folder.parent, name, [folder])
         return Layout({"": [folder]}, _label_names(folder.parent))
-    found = [_classify(folder, path) for path in _tables(folder)]
+    tables = [_classify(folder, path) for path in _tables(folder)]
     if unfinished := sorted(path.parent.name or name for path in folder.rglob("_temporary")):
         raise DataError(f"{name}: {unfinished[0]} was not written completely (it has a folder _temporary): write it again")
-    splits = [file for file in found if file.split]
+    splits = [file for file in tables if file.split]
     if not splits:
-        return Layout({"": _unsplit(folder, name, [file.path for file in found])}, _label_names(folder))
+        return Layout({"": _unsplit(folder, name, [file.path for file in tables])}, _label_names(folder))
     within = _configuration(folder, name, splits)
-    beside = [file.path.name for file in found if not file.split and not file.within.parts]
+    beside = [file.path.name for file in tables if not file.split and not file.within.parts]
     if within.parts and beside:
         raise DataError(f"{name} holds {beside[0]} and the splits in {within}/: give one of the two as the source")
     chosen = [file for file in splits if file.within == within]
     files = {split: _one_form(name, split, [file for file in chosen if file.split == split]) for split in SPLITS}
     if not files["train"]:
-        raise _nothing(folder, name, [file.path for file in found])
+        raise _nothing(folder, name, [file.path for file in tables])
     return Layout({split: paths for split, paths in files.items() if paths}, _label_names(folder / within, folder))
 
 

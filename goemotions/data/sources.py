@@ -99,9 +99,9 @@ def open_source(source: str, scratch: Path, columns: Columns = Columns()) -> Sou
 
 
 def _open_path(path: Path, name: str, revision: str, columns: Columns) -> Source:
-    found = layout.find(path, name)
-    names = _label_names(found.label_names) if found.label_names else None
-    return _open_files(found.files, names, name, revision, columns)
+    chosen = layout.find(path, name)
+    names = _label_names(chosen.label_names) if chosen.label_names else None
+    return _open_files(chosen.files, names, name, revision, columns)
 
 
 def _label_names(path: Path) -> list[str]:
@@ -152,13 +152,13 @@ def _form(every: Sequence[Table], labelling: Labelling, columns: Columns, *, has
 
 
 def _text_column(table: Table, columns: Columns) -> str:
-    found = table.column(columns.text)
-    if not found and table.columns:
+    column = table.column(columns.text)
+    if not column and table.columns:
         raise DataError(
             f"{table.name} has no column {columns.text!r}: name the column with the texts (text_column), "
             f"of {', '.join(table.columns):.300}; a number if the file does not name its columns"
         )
-    return found
+    return column
 
 
 def _raters(table: Table) -> str:

@@ -274,11 +274,11 @@ def _class_names(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
 
 def class_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """The names of ClassLabel columns, alone or in a list, from features as ``datasets`` writes them."""
-    found = {}
+    label_names = {}
     for column, feature in features.items():
         if isinstance(feature, list):
             feature = feature[0] if feature else None
         inner = feature.get("feature", feature) if isinstance(feature, dict) else None
         if isinstance(inner, dict) and isinstance(names := inner.get("names"), list) and names:
-            found[column] = tuple(map(str, names))
-    return found
+            label_names[column] = tuple(map(str, names))
+    return label_names

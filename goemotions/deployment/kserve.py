@@ -128,9 +128,9 @@ def restart(
     cluster = Cluster(namespace)
     rollout = Rollout(cluster, service or service_name(model_name, variant), wait_seconds)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    rollout.update(lambda found: inference_service.restarted(found, now))
-    found = cluster.service(rollout.name)
-    if inference_service.is_knative(found):
+    rollout.update(lambda document: inference_service.restarted(document, now))
+    document = cluster.service(rollout.name)
+    if inference_service.is_knative(document):
         rollout.wait_for_revision()
     else:
         rollout.wait_for_predictor()

@@ -76,8 +76,8 @@ class Rollout:
             return problems.of_canary(self.cluster, service)
 
         def missing(service: Service) -> str:
-            found = problem(service)
-            return found.text if found else ""
+            obstacle = problem(service)
+            return obstacle.text if obstacle else ""
 
         advice = "the stable version still serves; deploy that one to take the canary back"
         self._wait("the canary; the stable version serves", advice, missing, problem)
@@ -130,14 +130,14 @@ class Rollout:
         while self.seconds and (text := missing(service := self.cluster.service(self.name))):
             if text != said:
                 log.info("%s: waiting for %s: %s", self.name, target, said := text)
-            found = problem(service)
-            if found and found.kind != kind:
+            obstacle = problem(service)
+            if obstacle and obstacle.kind != kind:
                 since = time.monotonic()
-            kind = found.kind if found else ""
+            kind = obstacle.kind if obstacle else ""
             hint = f"{advice}, or see `kubectl -n {self.cluster.namespace} describe inferenceservice {self.name}`"
-            if found and time.monotonic() - since >= problems.SECONDS[kind]:
-                raise DeploymentError(f"{self.name} does not become ready by waiting ({found.text}): {hint}")
+            if obstacle and time.monotonic() - since >= problems.SECONDS[kind]:
+                raise DeploymentError(f"{self.name} does not become ready by waiting ({obstacle.text}): {hint}")
             if time.monotonic() > self._deadline:
-                reason = problems.failure(service.get("status", {})) or (found.text if found else text)
+                reason = problems.failure(service.get("status", {})) or (obstacle.text if obstacle else text)
                 raise DeploymentError(f"{self.name} is not ready after {self.seconds:g} s ({reason}): {hint}")
             time.sleep(POLL_SECONDS)

@@ -146,8 +146,8 @@ def _driver_version(root: Path) -> str:
     """The version of the kernel's driver, which containers see even without a GPU; empty if there is none."""
     with contextlib.suppress(OSError):
         first = (root / "proc/driver/nvidia/version").read_text(encoding="utf-8").partition("\n")[0]
-        if found := re.search(r"\b\d+\.\d+(\.\d+)?\b", first):
-            return found.group()
+        if match := re.search(r"\b\d+\.\d+(\.\d+)?\b", first):
+            return match.group()
     return ""
 
 

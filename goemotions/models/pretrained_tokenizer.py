@@ -66,10 +66,10 @@ def _class(folder: Path, profile: Profile, fields: dict[str, Any], file: Tokeniz
         return of_that_name
     tokenizer_class = BY_MODEL_TYPE[profile.encoder.model_type]
     # These classes take the vocabulary from tokenizer.json and build the rest themselves.
-    expected, found = tokenizer_class.model.__name__, type(file.model).__name__
-    if found != expected:
+    expected, actual = tokenizer_class.model.__name__, type(file.model).__name__
+    if actual != expected:
         raise ModelError(
-            f"{folder / 'tokenizer.json'} is a {found} tokenizer, but that of a {profile.encoder.model_type} is {expected}: "
+            f"{folder / 'tokenizer.json'} is a {actual} tokenizer, but that of a {profile.encoder.model_type} is {expected}: "
             f'write "tokenizer_class": "PreTrainedTokenizerFast" to {path.name} if it is right'
         )
     return tokenizer_class

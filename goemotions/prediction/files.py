@@ -96,16 +96,16 @@ def text_column(schema: pa.Schema, file: str, column: str) -> str:
     Raises:
         DataError: there is no such column, or it holds no texts.
     """
-    found = delimited.find(schema.names, column)
-    if not found:
+    name = delimited.find(schema.names, column)
+    if not name:
         raise DataError(f"{file} has no column {column!r}: give the one with the texts, of {', '.join(schema.names):.300}")
-    kind = schema.field(found).type
+    kind = schema.field(name).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    if not is_text or is_json(schema.field(found)):
+    if not is_text or is_json(schema.field(name)):
         shown = "values other than strings" if is_text else f"type {kind}, not text"
-        raise DataError(f"{file}: column {found!r} has {shown}: give another, or convert it to strings")
-    return found
+        raise DataError(f"{file}: column {name!r} has {shown}: give another, or convert it to strings")
+    return name
 
 
 def output_schema(schema: pa.Schema, file: str, column: str, scores: Sequence[str]) -> pa.Schema:

@@ -110,7 +110,7 @@ def register(
         DataError, IntegrityError, StorageError, TrackingError: artifacts, bundle, store or MLflow fail.
     """
     addresses.location(store, "the store")
-    scores = {variant: [folders.validation_scores() for folders in found] for variant, found in candidates.items()}
+    scores = {variant: [folders.validation_scores() for folders in listed] for variant, listed in candidates.items()}
     for variant, compared in scores.items():
         _refuse_other_labels(model_name, variant, compared)
     runs = _store_models(candidates, store, pipeline_run, model_name)

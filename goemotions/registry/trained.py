@@ -97,8 +97,8 @@ def variants_by_profile(
 ) -> dict[str, dict[Variant, CandidateArtifacts]]:
     """Per profile its artifacts by variant."""
     profiles: dict[str, dict[Variant, CandidateArtifacts]] = {}
-    for variant, found in candidates.items():
-        for artifacts in found:
+    for variant, listed in candidates.items():
+        for artifacts in listed:
             profiles.setdefault(TrainingRecord.read(artifacts.model).profile["name"], {})[variant] = artifacts
     return profiles
 
