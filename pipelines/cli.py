@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,7 +164,8 @@ def compile_command(output: Path | None, resources: str, registry: str) -> None:
 @WAIT
 def submit(wait: bool, **given: Any) -> None:
     """Upload the training pipeline as a version named after the commit, and start a run of it."""
-    _send(_connection(given), _training_package(given), given, wait)
+    package = _training_package(given)
+    _send(_connection(given), package, given, wait, package.arguments.get("models", defaults.CLUSTER_PROFILES))
 
 
 @pipeline.command()
@@ -239,7 +240,7 @@ def _training_package(given: dict[str, Any]) -> Package:
     return pack_training(given["registry"], given["resources"], arguments, gpu_labels=labels, force=given["force"])
 
 
-def _send(connection: Connection, package: Package, given: dict[str, Any], wait: bool) -> None:
+def _send(connection: Connection, package: Package, given: dict[str, Any], wait: bool, models: Sequence[str] = ()) -> None:
     from pipelines.progress import wait_for
     from pipelines.submit import start
 
@@ -249,7 +250,7 @@ def _send(connection: Connection, package: Package, given: dict[str, Any], wait:
     started = start(connection, package, given["experiment"])
     click.echo(f"run {started.run_id} of version {package.version}: {started.link}")
     if wait:
-        wait_for(started, click.echo)
+        wait_for(started, click.echo, models)
         click.echo(f"run {started.run_id} SUCCEEDED: its outputs, such as the report's page, are at {started.link}")
         click.echo(NEXT.get(package.name, ""), nl=package.name in NEXT)
 

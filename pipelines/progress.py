@@ -16,7 +16,6 @@ from typing import Any
 
 import kfp_server_api
 
-from goemotions import defaults
 from goemotions.errors import WorkflowError
 from pipelines.client import ServerAway, ServerError, translate_errors
 from pipelines.submit import Run
@@ -42,10 +41,10 @@ class RunNotSuccessful(WorkflowError):
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a run, of one model if it is in the loop over models.
+    """A step of a run, of one model, or one turn, if it is in a loop.
 
     Attributes:
-        name, model: of the step; the model is empty outside the loop.
+        name, model: of the step; the model is empty outside a loop, and a number in a loop over something else.
         state: PENDING, RUNNING, SUCCEEDED, FAILED, SKIPPED or CANCELED.
         attempts: attempts so far.
         reason: why the last attempt but one ended, if there was one; otherwise the error of the step.
@@ -122,7 +121,7 @@ def _model(node: Any, parents: dict[str, Any], models: Sequence[str]) -> str:
         match = ITERATION.match(node.display_name or "")
         if match:
             number = int(match[1])
-            return models[number] if number < len(models) else f"model {number + 1}"
+            return models[number] if number < len(models) else str(number + 1)
         node = parents.get(node.pod_name)
     return ""
 
@@ -140,13 +139,18 @@ def _error(node: Any) -> str:
     return next((str(error.message) for error in reversed(errors) if error and error.message), "")
 
 
-def wait_for(run: Run, show: Callable[[str], None]) -> None:
+def wait_for(run: Run, show: Callable[[str], None], models: Sequence[str] = ()) -> None:
     """Shows the progress of a run until it ends, then a table of its steps.
+
+    Args:
+        run: the run.
+        show: shows a line.
+        models: the models of the loop, in their order; without them the turns of a loop are numbered.
 
     Raises:
         RunNotSuccessful: it did not succeed, the wait was interrupted, or the server cannot be reached; the message says which.
     """
-    progress = Progress(run, show)
+    progress = Progress(run, show, models)
     try:
         state = progress.follow()
     except KeyboardInterrupt:
@@ -161,8 +165,8 @@ def wait_for(run: Run, show: Callable[[str], None]) -> None:
 class Progress:
     """What was shown of a run, and what is to be shown next."""
 
-    def __init__(self, run: Run, show: Callable[[str], None]) -> None:
-        self.run, self.show = run, show
+    def __init__(self, run: Run, show: Callable[[str], None], models: Sequence[str] = ()) -> None:
+        self.run, self.show, self.models = run, show, models
         self.steps: list[Step] = []
         self._shown: dict[str, Step] = {}
         self._logs_due = time.monotonic() + TRAINING_SECONDS
@@ -196,9 +200,8 @@ class Progress:
         return bool(states) and (agree or state not in ("SUCCEEDED", "FAILED")) and not {"RUNNING", "PENDING"} & set(states)
 
     def _update(self, current: Any) -> None:
-        parameters = (current.runtime_config and current.runtime_config.parameters) or {}
         details = (current.run_details and current.run_details.task_details) or []
-        self.steps = steps(details, parameters.get("models") or defaults.CLUSTER_PROFILES)
+        self.steps = steps(details, self.models)
         for step in self.steps:
             before = self._shown.get(step.title)
             if before and step.attempts > before.attempts:

@@ -372,6 +372,9 @@ def test_scoring_is_submitted_like_training(kubeflow: Kubeflow) -> None:
     assert kubeflow.state()["pipelines"] == []
     result = run(*arguments, "--wait")
     assert result.exit_code == 0, result.output
+    assert "make promote" not in result.output
+    # A turn of its loop is a part of the rows, not a model.
+    assert set(re.findall(r"^train +(\S+) +SUCCEEDED", result.output, re.MULTILINE)) == {"1", "2"}
     state = kubeflow.state()
     (uploaded,), (version,), (sent,) = state["pipelines"], state["versions"], state["runs"].values()
     assert uploaded["display_name"] == version["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "goemotions-scoring"
