@@ -73,10 +73,13 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_mib() -> float:
-    """Peak memory of this process, in MiB. Not by getrusage, which includes that of the parent process."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
+def peak_mib(pid: int | str = "self") -> float:
+    """Peak memory of a process, in MiB; 0 if it has ended. Not by getrusage, which includes that of the parent process."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
 def machine(threads: int = 0) -> str:

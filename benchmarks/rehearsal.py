@@ -30,6 +30,7 @@ import click
 import psutil
 
 from benchmarks import sections
+from benchmarks.measuring import machine, peak_mib
 from goemotions.storage import manifest
 from pipelines import stack
 
@@ -62,21 +63,30 @@ class Step:
         return self.name, self.model, f"{self.seconds:,.0f}", f"{self.peak / 2**20:,.0f}"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Process:
-    """A running step; ``wait`` returns its exit code and its peak memory, that of the processes it waited for included."""
+    """A running step, and its peak memory in bytes so far. It is killed before the memory of the machine runs out."""
 
     popen: subprocess.Popen[bytes]
     log: Path
+    peak: int = 0
+
+    def __post_init__(self) -> None:
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def is_running(self) -> bool:
-        # Not poll, after which its memory cannot be read any more.
-        return os.waitid(os.P_PID, self.popen.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        return self.popen.poll() is None
 
-    def wait(self) -> tuple[int, int]:
-        _, status, usage = os.wait4(self.popen.pid, 0)
-        self.popen.returncode = os.waitstatus_to_exitcode(status)
-        return self.popen.returncode, usage.ru_maxrss * 1024
+    def wait(self) -> int:
+        """The exit code, once the step has ended."""
+        return self.popen.wait()
+
+    def _watch(self) -> None:
+        while memory := peak_mib(self.popen.pid):
+            self.peak = int(memory * 2**20)
+            if psutil.virtual_memory().available < LEAST_FREE:
+                self.popen.kill()
+            time.sleep(0.05)
 
 
 class Rehearsal:
@@ -95,7 +105,6 @@ class Rehearsal:
             popen = subprocess.Popen(
                 [sys.executable, "-m", *arguments], stdout=output, stderr=subprocess.STDOUT, env=self.environment
             )
-        threading.Thread(target=_watch, args=(popen,), daemon=True).start()
         return Process(popen, log)
 
     def step(self, name: str, model: str, *arguments: str) -> None:
@@ -106,17 +115,16 @@ class Rehearsal:
         """
         started = time.perf_counter()
         process = self.start(["goemotions.cli", *arguments], self.folder / "logs" / f"{name}-{model or 'all'}.log")
-        code, peak = process.wait()
-        if code:
+        if code := process.wait():
             raise StepFailed(f"{name} of {model or 'all'} ended with {code}: {_end_of(process.log)}")
-        self.on_step(Step(name, model, time.perf_counter() - started, peak))
+        self.on_step(Step(name, model, time.perf_counter() - started, process.peak))
 
     def weights(self, model: str) -> Path:
         folder = self.folder / "hub" / model
         if not (folder / "model.safetensors").exists():
             options = ["--small"] if self.small else []
             made = self.start(["benchmarks.random_weights", model, str(folder), *options], self.folder / "logs" / "weights.log")
-            if made.wait()[0]:
+            if made.wait():
                 raise StepFailed(f"the weights of {model} were not made: {_end_of(made.log)}")
         return folder
 
@@ -131,10 +139,10 @@ class Rehearsal:
         while process.is_running() and not list(checkpoints.glob(f"**/{manifest.NAME}")):
             time.sleep(0.05)
         process.popen.send_signal(signal.SIGKILL)
-        code, peak = process.wait()
+        code = process.wait()
         if code != -signal.SIGKILL or not list(checkpoints.glob(f"**/{manifest.NAME}")):
             raise StepFailed(f"train of {model} ended with {code} before it was killed: {_end_of(process.log)}")
-        self.on_step(Step("train, killed after a checkpoint", model, time.perf_counter() - started, peak))
+        self.on_step(Step("train, killed after a checkpoint", model, time.perf_counter() - started, process.peak))
         self.step("train, resumed", model, *arguments)
         if "resuming" not in (log := self.folder / "logs" / f"train, resumed-{model}.log").read_text(encoding="utf-8"):
             raise StepFailed(f"train of {model} did not resume: {_end_of(log)}")
@@ -172,10 +180,10 @@ class Rehearsal:
             seconds = time.perf_counter() - started
         finally:
             process.popen.terminate()
-            _, peak = process.wait()
+            process.wait()
         if len(answer["predictions"]) != 2:
             raise StepFailed(f"the server of {model} answered {answer}")
-        self.on_step(Step(f"serve ({variant}), until it has answered", model, seconds, peak))
+        self.on_step(Step(f"serve ({variant}), until it has answered", model, seconds, process.peak))
 
     def run(self, models: list[str]) -> None:
         source = self.folder / "source"
@@ -218,15 +226,6 @@ def write_rows(folder: Path, seed: int = 0) -> None:
         (folder / f"{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def _watch(process: subprocess.Popen[bytes]) -> None:
-    """Kills a step before the memory of the machine runs out."""
-    while process.returncode is None:
-        if psutil.virtual_memory().available < LEAST_FREE:
-            process.kill()
-            return
-        time.sleep(0.2)
-
-
 def _ask(process: Process, port: int) -> dict[str, list[object]]:
     """The answer to a request, as soon as the server gives one."""
     body = json.dumps({"instances": ["thank you so much!", "what a day"]}).encode()
@@ -264,8 +263,6 @@ def table(steps: list[Step]) -> str:
 
 def body(steps: list[Step], command: str) -> str:
     """The section: how, where and when it was measured, and the table."""
-    from benchmarks.measuring import machine
-
     when = datetime.now(UTC).date().isoformat()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     where = f"`{command}` on {machine()}; commit {commit or 'unknown'}, {when}."
