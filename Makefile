@@ -29,7 +29,7 @@ TRAINED = $(call option,--data,DATA) $(call option,--models,MODELS) $(call optio
 REFERENCE = $(if $(VERSION),$(call quoted,$(VERSION)))
 NAMED = $(call option,--model-name,MODEL_NAME)
 
-.PHONY: help setup demo test test-images test-faults fuzz soak docs format typecheck lint audit run score serve bench bench-full bench-serving \
+.PHONY: help setup demo test tools test-images test-faults fuzz soak docs format typecheck lint audit run score serve bench bench-full bench-serving \
 	stack-up stack-down compile submit-pipeline submit-scoring schedule images push pin-base status promote rollback isvc deploy restart \
 	download-model report clean
 
@@ -167,7 +167,9 @@ TRAINING := tests/training
 LOAD := tests/serving/test_load.py
 OTHERS := $(foreach file,$(TRAINING) $(LOAD) tests/images,--ignore $(file))
 
-test: setup $(CHECKOV) $(CYCLONEDX) ## the tests, two files at a time
+tools: $(CHECKOV) $(CYCLONEDX)
+
+test: setup tools ## the tests, two files at a time
 	@export MADE_ONCE=$$(mktemp -d); trap 'rm -rf "$$MADE_ONCE"' EXIT; set -x; \
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(OTHERS); \
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(TRAINING); \
