@@ -69,8 +69,8 @@ def served(log: Path, model_name: str = defaults.MODEL_NAME) -> Iterator[str]:
     command = [sys.executable, "-m", "goemotions.cli", "serve", f"--model-name={model_name}", f"--port={port}"]
     with log.open("wb") as output, subprocess.Popen([*command, "--drain-seconds=0"], stdout=output, stderr=output) as process:
         try:
-            _wait(f"http://127.0.0.1:{port}/v1/models/goemotions", process, log)
-            yield f"http://127.0.0.1:{port}/v1/models/goemotions:predict"
+            _wait(f"http://127.0.0.1:{port}/v1/models/{model_name}", process, log)
+            yield f"http://127.0.0.1:{port}/v1/models/{model_name}:predict"
         finally:
             process.terminate()
 

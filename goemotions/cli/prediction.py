@@ -16,6 +16,15 @@ from goemotions.errors import DataError
 from goemotions.serving.limits import Limits
 
 COUNT = click.IntRange(min=1)
+# KServe's own servers, and KServe where it reads the name, spell it with an underscore.
+SERVED_NAME = click.option(
+    "--model-name",
+    "--model_name",
+    default=defaults.MODEL_NAME,
+    show_default=True,
+    callback=checked,
+    help="Name of the registered model, and in the paths of the server.",
+)
 
 
 @click.command()
@@ -107,7 +116,7 @@ def _score_file(source: str, output: str, bundle: str, model_name: str, threads:
 
 @click.command()
 @BUNDLE
-@MODEL_NAME
+@SERVED_NAME
 @click.option("--engine", type=ENGINE, help="Default: the engine for the bundle and the hardware.")
 @click.option("--threads", type=COUNT, help="Threads of the engine; default: every core.")
 @click.option("--workers", type=COUNT, default=1, show_default=True, help="Processes.")
@@ -138,7 +147,9 @@ def serve(bundle: str, model_name: str, engine: str | None, batching: bool, vers
     limits = Limits(**{field.name: options.pop(field.name) for field in dataclasses.fields(Limits)})
     with as_folder(bundle, model_name) as (folder, version):
         version = version_number or version
-        server.serve(server.Settings(folder, version, engine or "", across_requests=batching, limits=limits, **options))
+        server.serve(
+            server.Settings(folder, version, model_name, engine or "", across_requests=batching, limits=limits, **options)
+        )
 
 
 COMMANDS = (predict, score, serve)

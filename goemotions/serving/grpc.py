@@ -10,7 +10,6 @@ import grpc
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
-from goemotions.defaults import MODEL_NAME
 from goemotions.errors import RequestError, WorkflowError
 from goemotions.serving import openinference, schema
 from goemotions.serving.limits import Limits
@@ -19,6 +18,8 @@ from goemotions.serving.service import CLIENT_GONE, Service, handle
 logger = logging.getLogger(__name__)
 # Calls at once on one connection; the client keeps more to itself until one ends.
 STREAMS = 128
+# The metadata of a response with the run of the model, beside the version in its message.
+RUN = "model-run"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -38,6 +39,7 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._run = ((RUN, service.run_id),)
 
     async def ServerLive(self, request: Any, context: Any) -> Any:
         return pb.ServerLiveResponse(live=self._service.is_live)
@@ -50,17 +52,21 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
         return pb.ModelReadyResponse(ready=self._service.is_ready)
 
     async def ServerMetadata(self, request: Any, context: Any) -> Any:
-        return pb.ServerMetadataResponse(name=MODEL_NAME, version=self._service.version, extensions=["binary_tensor_data"])
+        return pb.ServerMetadataResponse(
+            name=self._service.name, version=self._service.version, extensions=["binary_tensor_data"]
+        )
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:
         self._check_model(request.name, request.version)
+        context.set_trailing_metadata(self._run)
         return pb.ModelMetadataResponse(**self._service.metadata())
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         self._check_model(request.model_name, request.model_version)
         parsed = openinference.from_grpc(request, self._service.limits)
         result = await self._service.predict(parsed.texts, parsed.options)
-        return openinference.to_grpc(parsed, result, self._service.version)
+        context.set_trailing_metadata(self._run)
+        return openinference.to_grpc(parsed, result, self._service.version, self._service.name)
 
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:
         raise RequestError("this server serves only the model that it was started with", 501)
@@ -68,8 +74,8 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
     RepositoryModelUnload = RepositoryModelLoad
 
     def _check_model(self, name: str, version: str) -> None:
-        if name != MODEL_NAME or version not in ("", self._service.version):
-            raise RequestError(f"no such model: this server has {MODEL_NAME}, version {self._service.version}", 404)
+        if name != self._service.name or version not in ("", self._service.version):
+            raise RequestError(f"no such model: this server has {self._service.name}, version {self._service.version}", 404)
 
 
 class _Calls(grpc.aio.ServerInterceptor):

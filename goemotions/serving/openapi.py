@@ -8,12 +8,9 @@ from kserve.protocol.rest import v2_datamodels as v2
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from goemotions.defaults import MODEL_NAME
 from goemotions.serving import schema
 
 JSON = "application/json"
-V1_MODEL = f"/v1/models/{MODEL_NAME}"
-V1_PREDICT = f"{V1_MODEL}:predict"
 ERRORS = {
     400: "The request is malformed; the error names the field",
     408: "The body arrived too slowly",
@@ -32,25 +29,30 @@ RESPONSES = (
 )
 
 
-def v2_paths(version: str, action: str = "") -> list[str]:
-    """The two V2 paths of an action on the model, without and with its version; no action: its metadata."""
-    return [f"/v2/models/{MODEL_NAME}{action}", f"/v2/models/{MODEL_NAME}/versions/{version}{action}"]
+def v1_path(name: str) -> str:
+    """The V1 path of a model: its readiness; with ``:predict``, inference."""
+    return f"/v1/models/{name}"
 
 
-def document(version: str) -> dict[str, Any]:
+def v2_paths(name: str, version: str, action: str = "") -> list[str]:
+    """The two V2 paths of an action on a model, without and with its version; no action: its metadata."""
+    return [f"/v2/models/{name}{action}", f"/v2/models/{name}/versions/{version}{action}"]
+
+
+def document(name: str, version: str) -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
     model_ready = _get("Is the model ready?", v2.ModelReadyResponse, 503)
     infer = _post("Label texts (V2, Open Inference)", schema.V2Request, schema.V2Response)
     paths = {
         "/v2/health/live": _get("Is the process alive?", v2.ServerLiveResponse, 503),
         "/v2/health/ready": _get("Is the server ready?", v2.ServerReadyResponse, 503),
-        **dict.fromkeys([V1_MODEL, *v2_paths(version, "/ready")], model_ready),
+        **dict.fromkeys([v1_path(name), *v2_paths(name, version, "/ready")], model_ready),
         "/v1/models": _get("The models of this server", v2.ListModelsResponse),
         "/v2": _get("The server", v2.ServerMetadataResponse),
         "/v2/models": _get("The models of this server", v2.ListModelsResponse),
-        **dict.fromkeys(v2_paths(version), _get("The model: its tensors", v2.ModelMetadataResponse)),
-        V1_PREDICT: _post("Label texts (V1)", schema.V1Request, schema.V1Response),
-        **dict.fromkeys(v2_paths(version, "/infer"), infer),
+        **dict.fromkeys(v2_paths(name, version), _get("The model: its tensors", v2.ModelMetadataResponse)),
+        f"{v1_path(name)}:predict": _post("Label texts (V1)", schema.V1Request, schema.V1Response),
+        **dict.fromkeys(v2_paths(name, version, "/infer"), infer),
         "/metrics": {
             "get": {
                 "summary": "Prometheus metrics",

@@ -105,7 +105,7 @@ def _check_encoding(content_type: Any) -> None:
         raise RequestError("inputs[0].parameters.content_type: base64 is not decoded: send the texts themselves")
 
 
-def to_rest(request: InferRequest, result: Result, version: str) -> tuple[dict[str, Any], bytes]:
+def to_rest(request: InferRequest, result: Result, version: str, name: str = MODEL_NAME) -> tuple[dict[str, Any], bytes]:
     """The JSON of a response, and the binary tensors that follow it."""
     outputs, tail = [], b""
     for output, is_binary in request.outputs.items():
@@ -117,7 +117,7 @@ def to_rest(request: InferRequest, result: Result, version: str) -> tuple[dict[s
         else:
             tensor["data"] = _data(output, result)
         outputs.append(tensor)
-    response: dict[str, Any] = {"model_name": MODEL_NAME, "model_version": version, "outputs": outputs}
+    response: dict[str, Any] = {"model_name": name, "model_version": version, "outputs": outputs}
     if request.id is not None:
         response["id"] = request.id
     if truncated := _truncated(result):
@@ -155,9 +155,9 @@ def from_grpc(message: Any, limits: Limits = LIMITS) -> InferRequest:
     return InferRequest(texts, options, dict.fromkeys(names or OUTPUTS, is_raw), message.id)
 
 
-def to_grpc(request: InferRequest, result: Result, version: str) -> Any:
+def to_grpc(request: InferRequest, result: Result, version: str, name: str = MODEL_NAME) -> Any:
     """The gRPC ``ModelInferResponse``; its tensors are raw if those of the request were."""
-    response = pb.ModelInferResponse(model_name=MODEL_NAME, model_version=version, id=request.id)
+    response = pb.ModelInferResponse(model_name=name, model_version=version, id=request.id)
     for output, is_raw in request.outputs.items():
         tensor = response.outputs.add(name=output, datatype=OUTPUTS[output], shape=_shape(output, result))
         if is_raw:

@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from goemotions.defaults import MODEL_NAME
 from goemotions.serving.service import Service
 
 POLICY = "default-src 'none'; connect-src 'self'; img-src data:; script-src 'self'; style-src 'self'"
@@ -18,7 +17,7 @@ POLICY = "default-src 'none'; connect-src 'self'; img-src data:; script-src 'sel
 def routes(service: Service) -> list[Route]:
     """The routes of the page, its style sheet and its script."""
     model = {
-        "name": MODEL_NAME,
+        "name": service.name,
         "version": service.version,
         "engine": service.predictor.engine.name,
         "thresholds": dict(zip(service.labels, service.predictor.bundle.thresholds.values, strict=True)),

@@ -16,7 +16,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from goemotions.defaults import MODEL_NAME
 from goemotions.errors import RequestError
 from goemotions.serving import metrics, openapi, openinference, schema
 from goemotions.serving.limits import Limits
@@ -25,6 +24,7 @@ from goemotions.serving.openinference import BINARY_HEADER
 from goemotions.serving.service import CLIENT_GONE, Service, handle
 
 BINARY = "application/octet-stream"
+RUN_HEADER = "model-run"
 COMPRESSIONS = ("gzip", "deflate")
 SMALL_BYTES = 32 * 1024
 PARSER = ThreadPoolExecutor(1, "parser")
@@ -37,7 +37,7 @@ def create_app(service: Service, lifespan: Any = None, extra: Sequence[Route] = 
     """The application: the routes of the protocols, and extra ones."""
     return Starlette(
         routes=[*_health(service), *_metadata(service), *_inference(service), Route("/metrics", _metrics), *extra],
-        middleware=[Middleware(_CloseWhileDraining, service=service)],
+        middleware=[Middleware(_Headers, service=service)],
         exception_handlers={HTTPException: _http_error},
         lifespan=lifespan,
     )
@@ -54,9 +54,9 @@ def _health(service: Service) -> list[Route]:
 
     async def model_ready(request: Request) -> Response:
         is_ready = service.is_ready
-        return _json({"name": MODEL_NAME, "ready": is_ready}, 200 if is_ready else 503)
+        return _json({"name": service.name, "ready": is_ready}, 200 if is_ready else 503)
 
-    model_paths = [openapi.V1_MODEL, *openapi.v2_paths(service.version, "/ready")]
+    model_paths = [openapi.v1_path(service.name), *openapi.v2_paths(service.name, service.version, "/ready")]
     return [
         Route("/v2/health/live", live),
         Route("/v2/health/ready", ready),
@@ -65,13 +65,13 @@ def _health(service: Service) -> list[Route]:
 
 
 def _metadata(service: Service) -> list[Route]:
-    models = {"models": [MODEL_NAME]}
+    models = {"models": [service.name]}
     contents: dict[str, dict[str, Any]] = {
         "/v1/models": models,
-        "/v2": {"name": MODEL_NAME, "version": service.version, "extensions": ["binary_tensor_data"]},
+        "/v2": {"name": service.name, "version": service.version, "extensions": ["binary_tensor_data"]},
         "/v2/models": models,
-        **dict.fromkeys(openapi.v2_paths(service.version), service.metadata()),
-        "/openapi.json": openapi.document(service.version),
+        **dict.fromkeys(openapi.v2_paths(service.name, service.version), service.metadata()),
+        "/openapi.json": openapi.document(service.name, service.version),
     }
 
     def route(path: str, content: dict[str, Any]) -> Route:
@@ -87,13 +87,13 @@ def _inference(service: Service) -> list[Route]:
     async def predict(request: Request, body: bytes) -> Response:
         parsed = await _off_the_loop(lambda: schema.parse(schema.V1Request, body, service.limits), body)
         result = await service.predict(parsed.instances, (parsed.parameters or schema.Parameters()).options())
-        return _json({"predictions": result.predictions, "model_name": MODEL_NAME, "model_version": service.version})
+        return _json({"predictions": result.predictions, "model_name": service.name, "model_version": service.version})
 
     async def infer(request: Request, body: bytes) -> Response:
         header_length = request.headers.get(BINARY_HEADER)
         parsed = await _off_the_loop(lambda: openinference.from_rest(body, header_length, service.limits), body)
         result = await service.predict(parsed.texts, parsed.options)
-        content, tensors = openinference.to_rest(parsed, result, service.version)
+        content, tensors = openinference.to_rest(parsed, result, service.version, service.name)
         if not tensors:
             return _json(content)
         head = orjson.dumps(content)
@@ -111,8 +111,11 @@ def _inference(service: Service) -> list[Route]:
         return respond
 
     return [
-        Route(openapi.V1_PREDICT, endpoint("v1", predict), methods=["POST"]),
-        *(Route(path, endpoint("v2", infer), methods=["POST"]) for path in openapi.v2_paths(service.version, "/infer")),
+        Route(f"{openapi.v1_path(service.name)}:predict", endpoint("v1", predict), methods=["POST"]),
+        *(
+            Route(path, endpoint("v2", infer), methods=["POST"])
+            for path in openapi.v2_paths(service.name, service.version, "/infer")
+        ),
     ]
 
 
@@ -224,20 +227,25 @@ async def _while_connected(request: Request, response: Awaitable[Response]) -> R
         watching.cancel()
 
 
-class _CloseWhileDraining:
-    """While the server drains, asks clients to close their connections, so that none sends a request to a closed one."""
+class _Headers:
+    """Adds headers to every response: the run of the model, beside the version that bodies have.
+
+    While the server drains, clients are asked to close their connections, so that none sends a request to a closed one.
+    """
 
     def __init__(self, app: Any, service: Service) -> None:
         self._app = app
         self._service = service
+        self._run = (RUN_HEADER.encode(), service.run_id.encode())
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def send_with_close(message: Any) -> None:
-            if message["type"] == "http.response.start" and self._service.is_draining:
-                message["headers"] = [*message["headers"], (b"connection", b"close")]
+        async def send_with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                closing = ((b"connection", b"close"),) if self._service.is_draining else ()
+                message["headers"] = [*message["headers"], self._run, *closing]
             await send(message)
 
-        await self._app(scope, receive, send_with_close)
+        await self._app(scope, receive, send_with_headers)
 
 
 def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

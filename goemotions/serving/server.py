@@ -40,6 +40,7 @@ class Settings:
 
     folder: Path
     version: str
+    name: str = defaults.MODEL_NAME
     engine: str = ""
     threads: int | None = None
     host: str = defaults.HOST
@@ -105,7 +106,9 @@ def create_app(settings: Settings) -> Starlette:
     sys.setswitchinterval(0.0005)
     threads = settings.threads or max(1, engines.cpus() // settings.workers)
     predictor = Predictor.load(settings.folder, engine=settings.engine, threads=threads, is_verified=True)
-    service = Service(predictor, settings.version, settings.limits, across_requests=settings.across_requests)
+    service = Service(
+        predictor, settings.version, settings.limits, name=settings.name, across_requests=settings.across_requests
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -115,9 +118,10 @@ def create_app(settings: Settings) -> Starlette:
         if server:
             await server.start()
         logger.info(
-            "ready at http://%s:%s/: version %s (run %s), %s",
+            "ready at http://%s:%s/: %s version %s (run %s), %s",
             settings.host,
             settings.port,
+            settings.name,
             settings.version,
             service.run_id,
             service.computation,

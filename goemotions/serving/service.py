@@ -45,11 +45,15 @@ class Service:
         predictor: the bundle and its engine.
         version: the model version that responses carry.
         limits: the limits of a request and of the queue.
+        name: of the model, in paths, responses and metrics.
         across_requests: whether texts of several requests may share a batch.
     """
 
-    def __init__(self, predictor: Predictor, version: str, limits: Limits, *, across_requests: bool = True) -> None:
+    def __init__(
+        self, predictor: Predictor, version: str, limits: Limits, *, name: str = MODEL_NAME, across_requests: bool = True
+    ) -> None:
         self.predictor = predictor
+        self.name = name
         self.version = version
         self.limits = limits
         self.labels = predictor.bundle.taxonomy.names
@@ -83,7 +87,7 @@ class Service:
         metrics.REQUEST_TEXTS.observe(len(texts))
         started = time.perf_counter()
         logits, truncated = await self._batcher.logits(texts)
-        metrics.PREDICT_SECONDS.labels(MODEL_NAME).observe(time.perf_counter() - started)
+        metrics.PREDICT_SECONDS.labels(self.name).observe(time.perf_counter() - started)
         probabilities = sigmoid(logits)
         predictions = self.predictor.predictions(probabilities, truncated, options)
         for label, count in collections.Counter(label for one in predictions for label in one["labels"]).items():
@@ -94,7 +98,7 @@ class Service:
     def metadata(self) -> dict[str, Any]:
         """The model's metadata in Open Inference's form."""
         return {
-            "name": MODEL_NAME,
+            "name": self.name,
             "versions": [self.version],
             "platform": str(self.computation),
             "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],

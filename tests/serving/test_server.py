@@ -1,5 +1,6 @@
 """Start and configuration of the predictor server: options, environment variables, its port, a damaged bundle."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -24,13 +25,13 @@ from tests.support.servers import Server, serving
 
 @pytest.fixture(scope="module")
 def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that gets some of its options from the environment."""
+    """A server of the model `mine`, that gets some of its options from the environment."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("GOEMOTIONS_SERVE_TEXTS", "2")
         environment.setenv("GOEMOTIONS_SERVE_PAGE", "false")
         environment.setenv("GOEMOTIONS_SERVE_REQUESTS", "4")
         environment.setenv("GOEMOTIONS_SERVE_VERSION_NUMBER", "7")
-        with serving(bundle, tmp_path_factory.mktemp("log") / "serve.log") as running:
+        with serving(bundle, tmp_path_factory.mktemp("log") / "serve.log", name="mine") as running:
             yield running
 
 
@@ -129,3 +130,37 @@ def test_the_number_of_the_version_is_shown_with_its_run_beside_it(server: Serve
     (info,) = (name for name in server.metrics() if name.startswith("goemotions_model_info"))
     assert 'run="r1"' in info
     assert 'version="7"' in info
+
+
+def test_the_given_name_is_in_every_path_response_and_metric(server: Server) -> None:
+    texts = [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}]
+    for path in ("/v2/models/mine/infer", "/v2/models/mine/versions/7/infer"):
+        status, headers, body = server.request("POST", path, json.dumps({"inputs": texts}))
+        assert (status, json.loads(body)["model_name"], headers["model-run"]) == (200, "mine", "r1")
+    status, answer = server.predict(instances=["a"])
+    assert (status, answer["model_name"]) == (200, "mine")
+    assert server.request("POST", "/v1/models/goemotions:predict", json.dumps({"instances": ["a"]}))[0] == 404
+    shown = {
+        path: json.loads(server.request("GET", path)[2]) for path in ("/v1/models", "/v2", "/v2/models/mine", "/v1/models/mine")
+    }
+    assert shown["/v1/models"] == {"models": ["mine"]}
+    assert {shown[path]["name"] for path in ("/v2", "/v2/models/mine", "/v1/models/mine")} == {"mine"}
+    paths = json.loads(server.request("GET", "/openapi.json")[2])["paths"]
+    assert {path.split("/")[3].partition(":")[0] for path in paths if "/models/" in path} == {"mine"}
+    assert {name for name in server.metrics() if name.startswith("request_predict_seconds_count")} == {
+        'request_predict_seconds_count{model_name="mine"}'
+    }
+
+
+def test_the_given_name_is_that_of_grpc(server: Server) -> None:
+    request = pb.ModelInferRequest(model_name="mine")
+    request.inputs.add(name="text", datatype="BYTES", shape=[1]).contents.bytes_contents.append(b"a")
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        stub = stubs.GRPCInferenceServiceStub(channel)
+        response, call = stub.ModelInfer.with_call(request)
+        assert (response.model_name, response.model_version) == ("mine", "7")
+        assert dict(call.trailing_metadata())["model-run"] == "r1"
+        assert stub.ModelMetadata(pb.ModelMetadataRequest(name="mine")).name == "mine"
+        assert stub.ServerMetadata(pb.ServerMetadataRequest()).name == "mine"
+        with pytest.raises(grpc.RpcError, match="this server has mine, version 7"):
+            stub.ModelReady(pb.ModelReadyRequest(name="goemotions"))

@@ -24,6 +24,7 @@ class Server:
     grpc_port: int
     process: subprocess.Popen[bytes]
     log: Path
+    name: str
 
     def request(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body of the response."""
@@ -34,7 +35,7 @@ class Server:
         return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
 
     def predict(self, **fields: Any) -> tuple[int, Any]:
-        status, _, body = self.request("POST", PREDICT, json.dumps(fields).encode())
+        status, _, body = self.request("POST", f"/v1/models/{self.name}:predict", json.dumps(fields).encode())
         return status, json.loads(body)
 
     def is_ready(self) -> bool:
@@ -50,8 +51,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(bundle: Path, log: Path, *options: str) -> Iterator[Server]:
-    """A ready server; it is terminated at the end, unless it has already ended."""
+def serving(bundle: Path, log: Path, *options: str, name: str = "goemotions") -> Iterator[Server]:
+    """A ready server of a model with this name; it is terminated at the end, unless it has already ended."""
     port, grpc_port = stack.free_ports(2)
     command = [
         sys.executable,
@@ -60,6 +61,7 @@ def serving(bundle: Path, log: Path, *options: str) -> Iterator[Server]:
         "serve",
         "--bundle",
         str(bundle),
+        f"--model_name={name}",
         "--threads",
         "2",
         "--drain-seconds",
@@ -69,7 +71,7 @@ def serving(bundle: Path, log: Path, *options: str) -> Iterator[Server]:
         process = subprocess.Popen(
             [*command, "--port", str(port), "--grpc-port", str(grpc_port), *options], stdout=output, stderr=output
         )
-    server = Server(port, grpc_port, process, log)
+    server = Server(port, grpc_port, process, log, name)
     try:
         deadline = time.monotonic() + 60
         while not server.is_ready():
