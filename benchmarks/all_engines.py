@@ -11,7 +11,7 @@ from goemotions.errors import ModelError
 from goemotions.models import export
 from goemotions.models.engine_names import WEIGHTS
 from goemotions.registry import bundle, references, tracking, trained
-from goemotions.storage import store
+from goemotions.storage import manifest, store
 
 
 @contextlib.contextmanager
@@ -35,4 +35,7 @@ def as_folder(reference: str, model_name: str) -> Iterator[tuple[Path, str]]:
             if not (complete / path.name).exists():
                 (complete / path.name).symlink_to(path.resolve())
         export.write_float(model, complete / graph)
+        metadata = {name: value for name, value in manifest.read(folder).items() if name != "files"}
+        # Engines read only what the manifest names.
+        manifest.write(complete, **metadata)
         yield complete, version

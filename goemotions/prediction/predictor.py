@@ -64,7 +64,7 @@ class Predictor:
             ModelError: the folder is not a bundle, or the engine cannot be loaded.
         """
         loaded = bundle.load(folder, is_verified=is_verified)
-        return cls(loaded, engines.load(_engine_name(loaded, engine), folder, loaded.encoder, threads=threads))
+        return cls(loaded, loaded.load_engine(_engine_name(loaded, engine), threads=threads))
 
     def predict(self, texts: Sequence[str], options: Options | None = None) -> list[Prediction]:
         """One prediction per text, in order."""

@@ -25,7 +25,9 @@ from goemotions.evaluation.latency import Latency
 from goemotions.metrics import thresholds
 from goemotions.metrics.classification import METRICS_FILE
 from goemotions.metrics.thresholds import Thresholds
+from goemotions.models import engines
 from goemotions.models.engine_names import WEIGHTS, Computation, canonical_name
+from goemotions.models.engines import Engine
 from goemotions.models.records import EXPORT_FILE, TRAINING_FILE
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.storage import layout, manifest
@@ -123,7 +125,7 @@ class BundleMetadata:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle and what a predictor needs of it besides the engine."""
+    """A verified bundle and what a predictor needs of it besides the engine; ``files`` are those that its manifest names."""
 
     folder: Path
     metadata: BundleMetadata
@@ -131,10 +133,20 @@ class Bundle:
     thresholds: Thresholds
     encoder: TextEncoder
 
+    files: frozenset[str]
+
     def has_engine(self, name: str) -> bool:
         """Whether the bundle holds the weights that an engine reads."""
-        weights = WEIGHTS.get(canonical_name(name))
-        return weights is not None and (self.folder / weights).is_file()
+        return WEIGHTS.get(canonical_name(name)) in self.files
+
+    def load_engine(self, name: str = "", *, threads: int | None = None) -> Engine:
+        """Loads an engine, by default the bundle's own, which reads no file that the manifest does not name.
+
+        Raises:
+            ModelError, DeviceError: as ``engines.load``.
+        """
+        with manifest.only_named(self.folder) as folder:
+            return engines.load(name or self.metadata.engine, folder, self.encoder, threads=threads)
 
 
 def load(folder: Path, *, is_verified: bool = False) -> Bundle:
@@ -152,8 +164,10 @@ def load(folder: Path, *, is_verified: bool = False) -> Bundle:
     if content.get("variant") not in VARIANTS:
         raise ModelError(NOT_A_BUNDLE.format(folder))
     metadata = BundleMetadata.parse(content)
-    fitted = thresholds.read(folder / thresholds.FILE).thresholds
-    return Bundle(folder, metadata, taxonomy(str(folder)), fitted, TextEncoder.load(folder))
+    with manifest.only_named(folder) as named:
+        fitted = thresholds.read(named / thresholds.FILE).thresholds
+        encoder = TextEncoder.load(named)
+    return Bundle(folder, metadata, taxonomy(str(folder)), fitted, encoder, frozenset(content["files"]))
 
 
 def taxonomy(location: str) -> Taxonomy:
@@ -161,15 +175,17 @@ def taxonomy(location: str) -> Taxonomy:
 
     Raises:
         ModelError: there is no bundle, or its labels are damaged.
+        IntegrityError: its labels differ from its manifest.
     """
     if not storage.has(location, manifest.NAME):
         raise ModelError(NOT_A_BUNDLE.format(location))
-    content = storage.read(location, LABELS)
-    if content is None:
-        stored = storage.read(location, thresholds.FILE) or b""
+    content = manifest.parse(storage.read(location, manifest.NAME), location)
+    name = LABELS if LABELS in content["files"] else thresholds.FILE
+    stored = manifest.check(content, location, name, storage.read(location, name))
+    if name == thresholds.FILE:
         return Taxonomy(thresholds.parse(stored, f"{location}: {thresholds.FILE}").names)
     try:
-        return Taxonomy(tuple(json.loads(content)))
+        return Taxonomy(tuple(json.loads(stored)))
     except (ValueError, TypeError, AttributeError) as error:
         raise ModelError(f"{location}: {LABELS} is damaged: download it again, or register the model anew") from error
 

@@ -103,7 +103,7 @@ def promote(
 
 def _promote(version: Version, candidate: Bundle, model_name: str, dataset: str, latency_budget_ms: float) -> Move:
     variant = candidate.metadata.variant
-    load_engine = functools.partial(_load_engine, candidate)
+    load_engine = functools.partial(candidate.load_engine, threads=1)
     challenger = Challenger(assembly.stored_scores(candidate), load_engine, version.run_id)
     while True:
         before = champion(model_name, variant)
@@ -141,7 +141,7 @@ def judge(
         if theirs.validation.digest != ours.validation.digest and theirs.validation.names == ours.validation.names:
             theirs = replace(theirs, validation=_score_again(loaded, before, challenger, dataset))
         if limit is not None:
-            our_latency, their_latency = latency.measure([challenger.load_engine(), _load_engine(loaded)])
+            our_latency, their_latency = latency.measure([challenger.load_engine(), loaded.load_engine(threads=1)])
             ours, theirs = replace(ours, latency=our_latency), replace(theirs, latency=their_latency)
     return gate.compare(ours, theirs, latency_budget_ms=limit, serving=SERVING[variant])
 
@@ -187,12 +187,7 @@ def _number(version: Version | None) -> str:
 @contextlib.contextmanager
 def _fetched(version: Version) -> Iterator[Bundle]:
     with tempfile.TemporaryDirectory() as scratch:
-        yield bundle.load(store.fetch(version.source, Path(scratch)))
-
-
-def _load_engine(loaded: Bundle) -> Engine:
-    """The engine of a bundle on one thread."""
-    return engines.load(loaded.metadata.engine, loaded.folder, loaded.encoder, threads=1)
+        yield bundle.load(store.fetch_named(version.source, Path(scratch)))
 
 
 def _score_again(loaded: Bundle, champion: Version, challenger: Challenger, dataset: str) -> Predictions:
@@ -210,7 +205,7 @@ def _score_again(loaded: Bundle, champion: Version, challenger: Challenger, data
             splits, info = load_dataset(folder, ("validation",))
             if info["digest"] != rows.digest:
                 raise DataError(f"{dataset} has the digest {info['digest'][:12]}, the challenger's data {rows.digest[:12]}")
-            engine = engines.load(loaded.metadata.engine, loaded.folder, loaded.encoder)
+            engine = loaded.load_engine()
             probabilities, _ = engines.score(engine, splits["validation"]["text"][:])
     except (DataError, SourceUnreachable, StorageError) as error:
         raise PromotionRefused(

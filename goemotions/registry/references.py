@@ -51,7 +51,7 @@ def fetch(reference: str, output: Path, model_name: str = defaults.MODEL_NAME) -
         IntegrityError: the downloaded files do not match their manifest.
     """
     location, version = resolve(reference, model_name)
-    store.fetch(location, output)
+    store.fetch_named(location, output)
     manifest.verify(output)
     return version
 

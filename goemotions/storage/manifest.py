@@ -1,10 +1,16 @@
-"""The manifest of a folder: every file with size and sha256, written last. A folder whose manifest does not verify is not complete."""
+"""The manifest of a folder: every file with size and sha256, written last. A folder whose manifest does not verify is not complete.
+
+A file that the manifest does not name is never read: whoever can add files could otherwise replace those that are optional.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from goemotions.errors import IntegrityError
@@ -34,15 +40,35 @@ def read(folder: Path) -> dict[str, Any]:
     """Reads a manifest without checking the files that it lists.
 
     Raises:
-        IntegrityError: there is no readable manifest.
+        IntegrityError: there is no readable manifest, or it names a file outside the folder.
     """
     try:
-        content: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        if not all(expected.keys() >= {"size", "sha256"} for expected in content["files"].values()):
+        content = (folder / NAME).read_bytes()
+    except OSError as error:
+        raise _unreadable(str(folder)) from error
+    return parse(content, str(folder))
+
+
+def parse(content: bytes | None, location: str) -> dict[str, Any]:
+    """The manifest of a location from its bytes; None if it has none.
+
+    Raises:
+        IntegrityError: as for ``read``.
+    """
+    try:
+        parsed: dict[str, Any] = json.loads(content or b"")
+        if not all(expected.keys() >= {"size", "sha256"} for expected in parsed["files"].values()):
             raise ValueError("a file has no size or no sha256")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError(f"{folder} has no readable {NAME}: it is not complete, fetch it again") from error
-    return content
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unreadable(location) from error
+    for name in parsed["files"]:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise IntegrityError(f"{location}: {NAME} names {name[:200]!r}, which is outside the folder: fetch it again")
+    return parsed
+
+
+def _unreadable(location: str) -> IntegrityError:
+    return IntegrityError(f"{location} has no readable {NAME}: it is not complete, fetch it again")
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -59,6 +85,44 @@ def verify(folder: Path) -> dict[str, Any]:
         if path.stat().st_size != expected["size"] or sha256(path) != expected["sha256"]:
             raise IntegrityError(f"{path} differs from its manifest: fetch it again, or register the model again")
     return content
+
+
+@contextmanager
+def only_named(folder: Path) -> Iterator[Path]:
+    """A folder with the files that a folder's manifest names, for as long as the block lasts.
+
+    Libraries look for files by themselves, such as an adapter beside the weights. If the folder holds other files, the block gets a
+    temporary folder of links to those that are named.
+    """
+    named = read(folder)["files"]
+    present = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    if {*present} <= {*named, NAME}:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in (*named, NAME):
+            link = Path(scratch) / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to((folder / name).resolve())
+        yield Path(scratch)
+
+
+def check(content: dict[str, Any], location: str, name: str, stored: bytes | None) -> bytes:
+    """The bytes of one file that a manifest names, if they are those that it lists.
+
+    Args:
+        content: the manifest.
+        location: the folder or prefix, for the message.
+        name: the file.
+        stored: its bytes; None if there is no such file.
+
+    Raises:
+        IntegrityError: they are not.
+    """
+    expected = content["files"].get(name)
+    if stored is None or expected is None or hashlib.sha256(stored).hexdigest() != expected["sha256"]:
+        raise IntegrityError(f"{location}: {name} is missing or differs from its manifest: register the model again")
+    return stored
 
 
 def sha256(path: Path) -> str:

@@ -90,16 +90,41 @@ def fetch(location: str, folder: Path) -> Path:
     Raises:
         StorageError: the location holds no file, or one whose name leads out of the folder.
     """
+    return _fetch(location, folder, lambda names: names)
+
+
+def fetch_named(location: str, folder: Path, *others: str) -> Path:
+    """Copies the files that a location's manifest names into a folder, which it returns, and with them the manifest, the last.
+
+    Args:
+        location: the location.
+        folder: the folder.
+        others: names of files that are copied, too, if they are there.
+
+    Raises:
+        IntegrityError: the location has no readable manifest.
+        StorageError: as for ``fetch``.
+    """
+
+    def named(names: list[str]) -> list[str]:
+        content = read(location, manifest.NAME)
+        listed = {*manifest.parse(content, location)["files"], *others}
+        return [name for name in names if name in listed] + [manifest.NAME]
+
+    return _fetch(location, folder, named)
+
+
+def _fetch(location: str, folder: Path, choose: Callable[[list[str]], list[str]]) -> Path:
     backend = _backend(location)
-    files = backend.files()
-    if not files:
+    names = [file.name for file in backend.files()]
+    if not names:
         raise StorageError(f"{location} holds no file: check the location and its final /")
-    for file in files:
-        target = folder / file.name
+    for name in choose(names):
+        target = folder / name
         if not target.resolve().is_relative_to(folder.resolve()):
-            raise StorageError(f"{location} holds a file named {file.name!r}, which would leave its folder: remove it")
+            raise StorageError(f"{location} holds a file named {name[:200]!r}, which would leave its folder: remove it")
         target.parent.mkdir(parents=True, exist_ok=True)
-        backend.download(file.name, target)
+        backend.download(name, target)
     return folder
 
 

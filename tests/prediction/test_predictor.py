@@ -1,5 +1,6 @@
 """The predictor: a bundle that verifies, options that are checked, labels best first."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -180,7 +181,7 @@ def test_all_scores_names_every_label_and_changes_no_decision(predictor: Predict
 
 def test_top_k_thresholds_give_each_text_that_many_labels(predictor: Predictor) -> None:
     opened = predictor.bundle
-    by_rank = bundle.Bundle(opened.folder, opened.metadata, opened.taxonomy, Thresholds("top-k", (0.0,) * 7, 2), opened.encoder)
+    by_rank = dataclasses.replace(opened, thresholds=Thresholds("top-k", (0.0,) * 7, 2))
     predictions = Predictor(by_rank, predictor.engine).predict(TEXTS)
     assert [len(prediction["labels"]) for prediction in predictions] == [2] * len(TEXTS)
 

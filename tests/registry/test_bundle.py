@@ -10,13 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mlflow.pyfunc
+import onnx
 import pytest
 
-from goemotions.errors import DataError, ModelError
+from goemotions.errors import DataError, IntegrityError, ModelError, WorkflowError
+from goemotions.models.engine_names import canonical_name
 from goemotions.prediction.predictor import Predictor
-from goemotions.registry import bundle
-from goemotions.registry.bundle import BundleLocation
+from goemotions.registry import bundle, references
+from goemotions.registry.bundle import BundleLocation, Variant
 from goemotions.storage import manifest
+from tests.conftest import MadeOnce
+from tests.support.bundles import assemble
 from tests.support.servers import serving
 
 ROOT = Path(__file__).parents[2]
@@ -116,3 +120,112 @@ def test_mlflow_loads_a_bundle_that_names_the_former_loader(
 
     loaded = mlflow.pyfunc.load_model(str(rewrite(name_former_loader)))
     assert loaded.predict(TEXTS) == Predictor.load(whole).predict(TEXTS)
+
+
+@pytest.fixture(scope="module")
+def bundles_by_variant(whole: Path, candidate: Path, made_once: MadeOnce) -> dict[Variant, Path]:
+    return {"cpu": whole, "gpu": made_once("bundle-gpu", lambda folder: assemble(folder, candidate, "gpu"))}
+
+
+READ = ("config.json", "training.json", "tokenizer.json", "thresholds.json")
+
+
+@pytest.mark.fault("unnamed-file")
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [
+        (variant, name)
+        for variant, weights in (("cpu", "model.int8.onnx"), ("gpu", "model.safetensors"))
+        for name in (weights, *READ)
+    ],
+)
+def test_a_file_that_the_manifest_does_not_name_counts_as_missing(
+    variant: Variant, name: str, bundles_by_variant: dict[Variant, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(bundles_by_variant[variant], tmp_path / "bundle"))
+    unname(folder, name)
+    with pytest.raises(WorkflowError, match=r"is missing|holds no (usable weights|model)") as raised:
+        Predictor.load(folder, threads=1)
+    assert name in str(raised.value) or "safetensors" in str(raised.value)
+
+
+# What libraries look for beside the weights, and what this package reads if it is there.
+EXTRA = (
+    *("model.onnx", "model.safetensors", "model.int8.onnx.data", "model.onnx.data", "model.int8.bin", "openvino_model.bin"),
+    *(
+        "openvino_model.xml",
+        "pytorch_model.bin",
+        "model.safetensors.index.json",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ),
+    *("config.4.0.0.json", "generation_config.json", "custom_generate/generate.py", "modeling.py", "added_tokens.json"),
+    *("tokenizer.model", "chat_template.jinja", "special_tokens_map.json", "preprocessor_config.json", "quantize_config.json"),
+)
+
+
+@pytest.mark.fault("unnamed-file")
+@pytest.mark.parametrize("variant", ["cpu", "gpu"])
+def test_files_that_the_manifest_does_not_name_are_not_read(
+    variant: Variant, bundles_by_variant: dict[Variant, Path], tmp_path: Path
+) -> None:
+    original = bundles_by_variant[variant]
+    folder = Path(shutil.copytree(original, tmp_path / "bundle"))
+    added = [name for name in EXTRA if not (folder / name).exists()]
+    for name in added:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"{}\n" if name.endswith(".json") else b"no file of this format\n")
+    (folder / "linked.json").symlink_to("/etc/hostname")
+    loaded, expected = Predictor.load(folder, threads=1), Predictor.load(original, threads=1)
+    assert loaded.engine.name == expected.engine.name == canonical_name(loaded.bundle.metadata.engine)
+    assert loaded.predict(TEXTS) == expected.predict(TEXTS)
+    copied = references.fetch(str(folder), tmp_path / "copy")
+    assert copied is None
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == {path.name for path in original.iterdir()}
+
+
+@pytest.mark.fault("unnamed-file")
+def test_labels_that_the_manifest_does_not_name_are_not_read(
+    whole: Path, rewrite: Callable[[Callable[[Path], None]], Path]
+) -> None:
+    older = rewrite(lambda folder: (folder / bundle.LABELS).unlink())
+    (older / bundle.LABELS).write_text(json.dumps([f"forged {number}" for number in range(7)]))
+    assert bundle.load(older).taxonomy == bundle.taxonomy(str(older)) == bundle.load(whole).taxonomy
+
+
+@pytest.mark.fault("unnamed-file")
+@pytest.mark.parametrize("name", [bundle.LABELS, "thresholds.json"])
+def test_labels_that_differ_from_the_manifest_are_refused(name: str, rewrite: Callable[[Callable[[Path], None]], Path]) -> None:
+    folder = rewrite(lambda folder: (folder / bundle.LABELS).unlink() if name != bundle.LABELS else None)
+    (folder / name).write_text((folder / name).read_text().replace("calm", "clam"))
+    with pytest.raises(IntegrityError, match=f"{name} is missing or differs from its manifest"):
+        bundle.taxonomy(str(folder))
+
+
+@pytest.mark.fault("unnamed-file")
+@pytest.mark.parametrize("location", ["weights", "../weights", "{outside}"], ids=["beside", "above", "absolute"])
+def test_weights_outside_the_graph_that_the_manifest_does_not_name_are_not_read(
+    location: str, rewrite: Callable[[Callable[[Path], None]], Path], tmp_path: Path
+) -> None:
+    def move_weights(folder: Path) -> None:
+        onnx.save(
+            onnx.load(folder / "model.int8.onnx"), folder / "model.int8.onnx", save_as_external_data=True, location="weights"
+        )
+        (folder / "weights").rename(tmp_path / "weights")
+        graph = onnx.load(folder / "model.int8.onnx", load_external_data=False)
+        for entry in (entry for tensor in graph.graph.initializer for entry in tensor.external_data if entry.key == "location"):
+            entry.value = location.format(outside=tmp_path / "weights")
+        onnx.save(graph, folder / "model.int8.onnx")
+
+    folder = rewrite(move_weights)
+    if location == "weights":
+        shutil.copyfile(tmp_path / "weights", folder / "weights")
+    with pytest.raises(ModelError, match=r"model\.int8\.onnx is missing or damaged"):
+        Predictor.load(folder, threads=1)
+
+
+def unname(folder: Path, name: str) -> None:
+    """Removes a file from the manifest, and leaves it in the folder."""
+    content = json.loads((folder / manifest.NAME).read_text())
+    del content["files"][name]
+    (folder / manifest.NAME).write_text(json.dumps(content))

@@ -98,6 +98,44 @@ def test_a_file_that_is_not_listed_is_ignored(folder: Path) -> None:
     assert manifest.verify(folder)["variant"] == "cpu"
 
 
+@pytest.mark.fault("unnamed-file")
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "sub/../../outside"])
+def test_a_manifest_that_names_a_file_outside_is_refused(name: str, folder: Path) -> None:
+    content = json.loads((folder / manifest.NAME).read_text())
+    content["files"][name] = content["files"]["weights"]
+    (folder / manifest.NAME).write_text(json.dumps(content))
+    with pytest.raises(IntegrityError, match=r"names '.*', which is outside the folder: fetch it again"):
+        manifest.verify(folder)
+
+
+@pytest.mark.fault("unnamed-file")
+def test_a_link_is_verified_by_what_it_leads_to(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = (folder / "weights").rename(tmp_path_factory.mktemp("outside") / "weights")
+    (folder / "weights").symlink_to(outside)
+    assert manifest.verify(folder)["variant"] == "cpu"
+    outside.write_bytes(b"9876543210")
+    with pytest.raises(IntegrityError, match="weights differs from its manifest"):
+        manifest.verify(folder)
+
+
+def test_a_folder_that_is_a_link_itself_verifies(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    link = tmp_path_factory.mktemp("links") / "link"
+    link.symlink_to(folder)
+    assert manifest.verify(link)["variant"] == "cpu"
+
+
+@pytest.mark.fault("unnamed-file")
+def test_a_folder_with_other_files_is_seen_without_them(folder: Path) -> None:
+    with manifest.only_named(folder) as seen:
+        assert seen == folder
+    (folder / "sub" / "other").write_text("x")
+    (folder / "dangling").symlink_to("nowhere")
+    with manifest.only_named(folder) as seen:
+        names = sorted(path.relative_to(seen).as_posix() for path in seen.rglob("*") if path.is_file())
+        assert names == [manifest.NAME, "sub/config.json", "weights"]
+        assert manifest.verify(folder) == manifest.read(seen)
+
+
 def test_an_empty_file_is_refused_and_no_manifest_is_written(tmp_path: Path) -> None:
     make(tmp_path, {"a": b"x", "sub/empty": b""})
     with pytest.raises(IntegrityError, match="sub/empty is empty"):
