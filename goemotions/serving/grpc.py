@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -11,7 +14,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
 from goemotions.errors import RequestError, WorkflowError
-from goemotions.serving import openinference, schema
+from goemotions.serving import connections, metrics, openinference, schema
 from goemotions.serving.limits import Limits
 from goemotions.serving.service import CLIENT_GONE, Service, handle
 
@@ -20,6 +23,19 @@ logger = logging.getLogger(__name__)
 STREAMS = 128
 # The metadata of a response with the run of the model, beside the version in its message.
 RUN = "model-run"
+# Connections at once; more are closed as they arrive.
+CONNECTIONS = 1024
+METADATA_BYTES = 16 * 2**10
+# Calls in the library that this process has not taken from it yet.
+PENDING_CALLS = 512
+# So many calls may wait for their clients; after that, the oldest gives way to a new one if it had this time.
+WAITING, LEAST_SECONDS = 128, 0.2
+# A client opens a new connection after this time, so that new pods get their share; connections without a call are closed earlier.
+AGE_SECONDS, IDLE_SECONDS = 600, 75
+# Pings show whether a client reads its connection; clients may send them that often.
+PING_SECONDS, PONG_SECONDS, LEAST_PING_SECONDS = 20, 10, 10
+# While the server stops, a message must arrive within this time.
+LAST_MESSAGE_SECONDS = 1.0
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -64,6 +80,7 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         self._check_model(request.model_name, request.model_version)
         parsed = openinference.from_grpc(request, self._service.limits)
+        del request
         result = await self._service.predict(parsed.texts, parsed.options)
         context.set_trailing_metadata(self._run)
         return openinference.to_grpc(parsed, result, self._service.version, self._service.name)
@@ -78,80 +95,199 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
             raise RequestError(f"no such model: this server has {self._service.name}, version {self._service.version}", 404)
 
 
+class _Waiting:
+    """Calls that wait for their clients. Each is ended after some seconds, and the oldest earlier if there are many."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._seconds = limits.read_seconds
+        self._most = min(WAITING, limits.requests)
+        # Per call, oldest first: when it began to wait, its timer, and what ends it.
+        self._calls: dict[object, tuple[float, asyncio.TimerHandle, Callable[[], None]]] = {}
+
+    def add(self, end: Callable[[], None]) -> Callable[[], None]:
+        """Adds a call; returns the function that removes it."""
+        call, now = object(), time.monotonic()
+        if len(self._calls) >= self._most and now - self._calls[oldest := next(iter(self._calls))][0] > LEAST_SECONDS:
+            self._end(oldest)
+        self._calls[call] = now, asyncio.get_running_loop().call_later(self._seconds, self._end, call), end
+        return lambda: self._remove(call)
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def end_all(self) -> None:
+        for call in list(self._calls):
+            self._end(call)
+
+    def _remove(self, call: object) -> None:
+        if call in self._calls:
+            self._calls.pop(call)[1].cancel()
+
+    def _end(self, call: object) -> None:
+        end = self._calls[call][2]
+        self._remove(call)
+        end()
+
+
 class _Calls(grpc.aio.ServerInterceptor):
-    """Limits how many inference calls there are at once and how long each may take to send its message, and names every error.
+    """Limits how many inference calls there are at once, how long they wait for their clients, and names every error.
 
     A unary method is called only when its message is there. As the method of a stream, it is called at once, so that a call without
     a message is counted and ends.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, port: int) -> None:
         self._limits = limits
-        self._inferences = 0
+        self._port = port
+        self._inferences = self._unfinished = 0
+        self._without_message = _Waiting(limits)
+        self._unread = _Waiting(limits)
+        self._is_closing = False
+
+    async def close(self, seconds: float) -> None:
+        """Rejects new inference calls, and awaits the others for at most so many seconds."""
+        self._is_closing = True
+        asyncio.get_running_loop().call_later(LAST_MESSAGE_SECONDS, self._without_message.end_all)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._unfinished:
+                    await asyncio.sleep(0.01)
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
         handler = await continuation(details)
         if handler is None or handler.unary_unary is None:
-            return handler
+            metrics.count("grpc", 404)
+            return None
         is_inference = details.method == INFER
 
-        async def call(messages: Any, context: Any) -> Any:
-            received = self._received(handler.unary_unary, messages, context)
+        async def call(_: Any, context: Any) -> Any:
+            response = self._response(handler.unary_unary, context, is_inference)
             try:
-                return await (handle("grpc", self._admitted(received)) if is_inference else received)
+                return await (handle("grpc", response) if is_inference else response)
             except RequestError as error:
                 if error.retry_after:
                     context.set_trailing_metadata((("retry-after", str(error.retry_after)),))
+                if not is_inference:
+                    metrics.count("grpc", error.status)
                 code, message = CODES.get(error.status, grpc.StatusCode.INTERNAL), schema.shorten(str(error))
             except Exception:
                 logger.exception("a call failed")
                 code, message = grpc.StatusCode.INTERNAL, "the server failed: see its log"
+            finally:
+                self._expect_reader(context)
             return await context.abort(code, message)
 
         return grpc.stream_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
 
-    async def _admitted(self, response: Any) -> Any:
+    async def _response(self, method: Any, context: Any, is_inference: bool) -> Any:
+        if self._is_closing and is_inference:
+            raise RequestError("the server is shutting down: connect again", 503)
+        self._unfinished += 1
+        context.add_done_callback(self._finish)
+        response = method(await self._message(context, is_inference), context)
+        if not is_inference:
+            return await response
         self._inferences += 1
         try:
-            if self._inferences > self._limits.requests:
-                response.close()
-                raise RequestError("the server handles too many requests: try again later", 429, retry_after=1)
+            self._check_count(self._inferences)
             return await response
         finally:
+            response.close()
             self._inferences -= 1
 
-    async def _received(self, method: Any, messages: Any, context: Any) -> Any:
-        """The response of a method to the first message of a call."""
+    def _check_count(self, count: int) -> None:
+        if count > self._limits.requests:
+            raise RequestError("the server handles too many requests: try again later", 429, retry_after=1)
+
+    def _finish(self, _: Any) -> None:
+        self._unfinished -= 1
+
+    async def _message(self, context: Any, is_inference: bool) -> Any:
+        """The message of a call, which nothing else refers to: a large one is freed once it is parsed."""
         try:
-            async with asyncio.timeout(self._limits.read_seconds):
-                message = await anext(aiter(messages))
-        except StopAsyncIteration as error:
-            raise RequestError("the call ended without a message", CLIENT_GONE) from error
+            async with asyncio.timeout(None) as timeout:
+                remove = self._without_message.add(lambda: timeout.reschedule(0))
+                try:
+                    if is_inference:
+                        self._check_count(len(self._without_message))
+                    message = await context.read()
+                finally:
+                    remove()
         except TimeoutError as error:
             raise RequestError(f"the message took longer than {self._limits.read_seconds:g} seconds", 408) from error
-        return await method(message, context)
+        if message is grpc.aio.EOF:
+            raise RequestError("the call ended without a message", CLIENT_GONE)
+        return message
+
+    def _expect_reader(self, context: Any) -> None:
+        """Closes the connection of a client that does not read the response of a call."""
+
+        def end() -> None:
+            metrics.REJECTED.labels("unread").inc()
+            connections.close(self._port, context.peer())
+
+        remove = self._unread.add(end)
+        context.add_done_callback(lambda _: remove())
 
 
-def create_server(service: Service, address: str, *, is_shared: bool = False) -> Any:
+class Server:
+    """The gRPC server of one process."""
+
+    def __init__(self, server: Any, calls: _Calls, port: int) -> None:
+        self._server = server
+        self._calls = calls
+        self._port = port
+
+    async def start(self) -> None:
+        await self._server.start()
+
+    async def stop(self, seconds: float) -> None:
+        """Completes the calls that were admitted, within so many seconds; clients with others are told to connect again.
+
+        The library itself would cancel the calls that reach it while it stops.
+        """
+        await self._calls.close(seconds)
+        connections.close(self._port)
+        await self._server.stop(None)
+
+
+def create_server(service: Service, address: str, *, is_shared: bool = False) -> Server:
     """A gRPC server on an address, which worker processes may share; ``await server.start()`` starts it.
 
     Raises:
         WorkflowError: the port is in use.
     """
-    limits = service.limits
-    server = grpc.aio.server(
-        interceptors=[_Calls(limits)],
-        options=[
-            ("grpc.max_receive_message_length", limits.body_bytes),
-            ("grpc.so_reuseport", int(is_shared)),
-            ("grpc.max_concurrent_streams", STREAMS),
-        ],
-        # A fence behind the limit of _Calls, which counts what it refuses; health checks need room beside inference.
-        maximum_concurrent_rpcs=2 * limits.requests,
-    )
+    port = int(address.rpartition(":")[2])
+    calls = _Calls(service.limits, port)
+    server = grpc.aio.server(interceptors=[calls], options=_options(service.limits, is_shared))
     stubs.add_GRPCInferenceServiceServicer_to_server(Servicer(service), server)
     try:
         server.add_insecure_port(address)
     except RuntimeError as error:
         raise WorkflowError(f"cannot listen on {address} for gRPC: choose another --grpc-port") from error
-    return server
+    return Server(server, calls, port)
+
+
+def _options(limits: Limits, is_shared: bool) -> list[tuple[str, int]]:
+    """What the library itself limits: sizes, counts, and in milliseconds how long a client may do nothing."""
+    seconds = {
+        "grpc.server_handshake_timeout_ms": limits.read_seconds,
+        "grpc.keepalive_time_ms": PING_SECONDS,
+        "grpc.keepalive_timeout_ms": PONG_SECONDS,
+        "grpc.http2.min_ping_interval_without_data_ms": LEAST_PING_SECONDS,
+        "grpc.max_connection_idle_ms": IDLE_SECONDS,
+        "grpc.max_connection_age_ms": AGE_SECONDS,
+        "grpc.max_connection_age_grace_ms": limits.read_seconds + limits.answer_seconds,
+    }
+    return [
+        ("grpc.so_reuseport", int(is_shared)),
+        ("grpc.max_receive_message_length", limits.body_bytes),
+        ("grpc.max_metadata_size", METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", METADATA_BYTES),
+        ("grpc.max_concurrent_streams", STREAMS),
+        ("grpc.max_allowed_incoming_connections", CONNECTIONS),
+        ("grpc.server.max_pending_requests", PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
+        ("grpc.http2.max_pings_without_data", 0),
+        *((name, int(1000 * value)) for name, value in seconds.items()),
+    ]
