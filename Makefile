@@ -130,8 +130,8 @@ status: $(SERVICES) ## show what is registered, aliased, in the manifest and ser
 promote: $(SERVICES) ## make VERSION the champion if it passes the gate, and write manifests/isvc.yaml: DATASET= of a version on new data
 	@$(ON_SERVICES) model promote $(REFERENCE) $(NAMED) $(call option,--dataset,DATASET)
 
-rollback: $(SERVICES) ## make the previous champion of VARIANT the champion again, and write manifests/isvc.yaml
-	@$(ON_SERVICES) model rollback $(call option,--variant,VARIANT) $(NAMED)
+rollback: $(SERVICES) ## make the previous champion of VARIANT, or TO, the champion again, and write manifests/isvc.yaml
+	@$(ON_SERVICES) model rollback $(call option,--variant,VARIANT) $(call option,--to,TO) $(NAMED)
 
 isvc: $(SERVICES) ## write the champions and the images of this commit into manifests/isvc.yaml: BUCKET= REGISTRY= PRESET=gke-l4 (nodes with GPUs)
 	@$(ON_SERVICES) model isvc $(NAMED) $(call option,--bucket,BUCKET) $(call option,--preset,PRESET) \

@@ -65,9 +65,10 @@ def is_champion(model_name: str, variant: str, version: Version | None) -> bool:
 
 def set_champion(model_name: str, version: Version, variant: str, before: str, held: Lock, action: Action = "promote") -> None:
     """Records the move, then moves the alias: after a crash between the two the move can be repeated."""
-    tracking.record(model_name, version, action, champion_alias(variant), before)
-    held.require()
-    tracking.set_alias(model_name, champion_alias(variant), version.number)
+    with held.writing():
+        tracking.record(model_name, version, action, champion_alias(variant), before)
+    with held.writing():
+        tracking.set_alias(model_name, champion_alias(variant), version.number)
 
 
 def was_rolled_back(version: Version, current: Version, variant: str) -> bool:
@@ -147,7 +148,7 @@ def judge(
 
 
 def rollback(variant: Variant, *, model_name: str = defaults.MODEL_NAME, to: str = "") -> Move:
-    """Makes the version that was champion before it again. A second rollback in a row changes nothing.
+    """Makes the version that was champion before it again. A second rollback in a row is refused.
 
     Args:
         variant: ``gpu`` or ``cpu``.
@@ -155,16 +156,19 @@ def rollback(variant: Variant, *, model_name: str = defaults.MODEL_NAME, to: str
         to: number of an earlier champion; empty for the last one.
 
     Raises:
-        PromotionRefused: there is no champion, none before it, or ``to`` never was one.
+        PromotionRefused: nothing would change, there is no champion, none before it, or ``to`` never was one.
     """
     alias = champion_alias(variant)
     current = champion(model_name, variant)
     if current is None:
         raise PromotionRefused(f"{model_name} has no {alias}: promote a version first")
     history = tracking.history(current, alias)
-    was_rollback = bool(history and history[-1].action == "rollback")
-    if to == current.number or (was_rollback and not to):
-        return Move(alias, current.number, current.number)
+    if to == current.number:
+        raise PromotionRefused(f"version {to} is {alias} already: nothing was moved")
+    if history and history[-1].action == "rollback" and not to:
+        raise PromotionRefused(
+            f"version {current.number} is {alias} by a rollback already, nothing was moved: give an earlier champion by --to (TO=)"
+        )
     number = to or (history[-1].before if history else "")
     if not number:
         raise PromotionRefused(f"no version was {alias} before version {current.number}: promote another one")

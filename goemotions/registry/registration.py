@@ -143,7 +143,7 @@ def _store_models(
     """Stores every trained model and logs its metrics to its MLflow run, whether it wins or not; returns the runs by profile."""
     runs = {}
     for profile, variants in trained.variants_by_profile(candidates).items():
-        with lock.hold(layout.models(store, model_name)):
+        with lock.hold(layout.models(store, model_name)) as held, held.writing():
             run = runs[profile] = tracking.get_or_create_run(pipeline_run, profile)
         location = layout.trained(store, pipeline_run, profile)
         trained.put(location, variants, pipeline_run=pipeline_run, run_id=run.run_id)
@@ -238,7 +238,8 @@ class _Registration:
             if not is_champion:
                 verdict = promotion.judge(self.challenger, variant, champion, str(dataset), latency_budget_ms)
             with lock.hold(self.location.model_prefix) as held:
-                version = tracking.get_or_create_version(model_name, self.location.run_id, source, self.tags)
+                with held.writing():
+                    version = tracking.get_or_create_version(model_name, self.location.run_id, source, self.tags)
                 # The comparison takes long and is not locked: if the champion changed meanwhile, it is repeated with the new one.
                 if promotion.is_champion(model_name, variant, champion):
                     return version, self._set_aliases(version, champion, verdict, held, auto_promote=auto_promote), verdict
@@ -252,8 +253,8 @@ class _Registration:
             promotion.set_champion(model_name, version, variant, "", held)
         if champion is None or verdict is None:
             return promotion.champion_alias(variant)
-        held.require()
-        tracking.set_alias(model_name, promotion.challenger_alias(variant), version.number)
+        with held.writing():
+            tracking.set_alias(model_name, promotion.challenger_alias(variant), version.number)
         # A version that was rolled back by hand is not promoted again by a retry.
         if not (auto_promote and verdict.passes) or promotion.was_rolled_back(version, champion, variant):
             return promotion.challenger_alias(variant)

@@ -40,6 +40,8 @@ PROFILE_TAG = "goemotions.profile"
 SOURCE_TAG = "dataset.source"
 INGEST_TAG = "dataset.options"
 HISTORY_TAG = "goemotions.history."
+# Of a registered model: the number of its last change.
+CHANGES_TAG = "goemotions.changes"
 PARAMETER_LIMIT = 6000
 HEALTH_SECONDS = 5
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
@@ -61,7 +63,10 @@ class Version:
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """A change of what an alias or InferenceService refers to; stored as JSON in a tag of the version that it refers to now."""
+    """A change of what an alias or InferenceService refers to; stored as JSON in a tag of the version that it refers to now.
+
+    ``sequence`` orders the changes of a registered model; entries of before have 0, and only their time ``at`` orders them.
+    """
 
     action: Action
     target: str
@@ -70,6 +75,7 @@ class HistoryEntry:
     by: str
     at: str
     percent: int | None = None
+    sequence: int = 0
 
     def to_json(self) -> str:
         names = {
@@ -79,13 +85,14 @@ class HistoryEntry:
             "to": self.after,
             "by": self.by,
             "at": self.at,
+            "sequence": self.sequence,
         }
         return json.dumps(names if self.percent is None else {**names, "percent": self.percent})
 
     @classmethod
     def from_json(cls, text: str) -> HistoryEntry:
-        entry = json.loads(text)
-        names = ("action", "where", "from", "to", "by", "at", "percent")
+        entry = {"sequence": 0, **json.loads(text)}
+        names = ("action", "where", "from", "to", "by", "at", "percent", "sequence")
         return cls(*(entry.get(name) for name in names))
 
 
@@ -299,22 +306,36 @@ def set_alias(model: str, alias: str, number: str) -> None:
 def record(model: str, version: Version, action: Action, target: str, before: str, *, percent: int | None = None) -> None:
     """Records in a version's tags who made an alias or InferenceService refer to it, and when.
 
+    The registry numbers the changes: the clocks of the machines that make them may differ.
+
     Args:
         target: the alias or InferenceService.
         before: number of the version that it referred to; empty if there was none.
         percent: share of the traffic that a deployment gives to the version.
     """
     now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    entry = HistoryEntry(action, target, before, version.number, _user_and_host(), now, percent)
     with _translate_errors():
-        _client().set_model_version_tag(model, version.number, f"{HISTORY_TAG}{now}", entry.to_json())
+        sequence = int(_client().get_registered_model(model).tags.get(CHANGES_TAG, 0)) + 1
+        _client().set_registered_model_tag(model, CHANGES_TAG, str(sequence))
+        entry = HistoryEntry(action, target, before, version.number, _user_and_host(), now, percent, sequence)
+        _client().set_model_version_tag(model, version.number, f"{HISTORY_TAG}{sequence:08d}.{now}", entry.to_json())
 
 
 def history(version: Version, target: str) -> list[HistoryEntry]:
-    """What ``record`` wrote of a version and an alias or InferenceService, oldest first."""
-    tags = sorted(version.tags.items())
-    entries = [HistoryEntry.from_json(value) for name, value in tags if name.startswith(HISTORY_TAG)]
-    return [entry for entry in entries if entry.target == target]
+    """What ``record`` wrote of a version and an alias or InferenceService, oldest first.
+
+    Raises:
+        TrackingError: a tag holds something else.
+    """
+    entries = [_entry(version, name) for name in version.tags if name.startswith(HISTORY_TAG)]
+    return sorted((entry for entry in entries if entry.target == target), key=lambda entry: (entry.sequence, entry.at))
+
+
+def _entry(version: Version, tag: str) -> HistoryEntry:
+    try:
+        return HistoryEntry.from_json(version.tags[tag])
+    except (ValueError, TypeError, AttributeError) as error:
+        raise TrackingError(f"version {version.number}: its tag {tag} is damaged: remove it in MLflow") from error
 
 
 def write_mlmodel(folder: Path, identity: str) -> None:

@@ -2,7 +2,8 @@
 
 In S3 the lock is a small object. It is written only on the condition that it has not changed since it was read. A process that is
 killed does not release its lock: if the object stays unchanged for ``LEASE_SECONDS`` by the clock of a waiting process, that process
-takes the lock over. In a folder the lock is a file lock of the kernel.
+takes the lock over. The holder's clock starts before its write, the waiting process's clock after it has read the result, so that the
+holder's lease ends first. No clock is compared with that of another machine. In a folder the lock is a file lock of the kernel.
 """
 
 from __future__ import annotations
@@ -10,39 +11,60 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
+import os
 import random
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from goemotions import addresses
 from goemotions.errors import StorageError
+from goemotions.storage import probe
 from goemotions.storage.s3 import S3Backend
 
+log = logging.getLogger(__name__)
+
 NAME = "lock.json"
-# Work under a lock takes seconds. After this share of the lease its holder stops, before another process takes over.
+# A write under the lock takes seconds: it begins within this share of the lease, before another process could take over.
 LEASE_SECONDS = 120.0
 MARGIN = 0.5
 WAIT_SECONDS = 600.0
 POLL_SECONDS = 0.2
+# Of a condition that fails although the object has not changed, and of writes whose response takes longer than the lease.
+ATTEMPTS = 10
 
 
-class Lock:
-    """A lock that is held. Call ``require`` before each change that is made under it."""
+class Lock(ABC):
+    """A lock that is held. Each write that counts is made within ``writing``."""
 
-    def __init__(self, location: str) -> None:
-        self._location = location
-        self._expires = time.monotonic() + LEASE_SECONDS * MARGIN
-
+    @abstractmethod
     def require(self) -> None:
-        """Raises:
-        StorageError: the lock was held for so long that another process may take it over.
+        """Begins the lease anew.
+
+        Raises:
+            StorageError: another process has taken over the lock.
         """
-        if time.monotonic() > self._expires:
-            raise StorageError(
-                f"{self._location}: the work took too long, another process may have taken over the lock: run the command again"
-            )
+
+    @abstractmethod
+    def confirm(self) -> None:
+        """Raises:
+        StorageError: the lease has ended since ``require``.
+        """
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """For one write that counts: it begins with a new lease, or not at all.
+
+        Raises:
+            StorageError: another process has taken over the lock, or may have while the write took too long.
+        """
+        self.require()
+        yield
+        self.confirm()
 
 
 @contextlib.contextmanager
@@ -50,42 +72,154 @@ def hold(location: str) -> Iterator[Lock]:
     """Waits for the lock of a location, local or S3, and holds it during the block.
 
     Raises:
-        StorageError: another process still holds the lock after ``WAIT_SECONDS``, or the store fails.
+        StorageError: another process still holds the lock after ``WAIT_SECONDS``, the lock is damaged, the store cannot hold a lock,
+            or it fails.
     """
     if not addresses.is_s3(location):
-        Path(location).mkdir(parents=True, exist_ok=True)
-        with (Path(location) / NAME).open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield Lock(location)
+        with _file_locked(Path(location) / NAME) as file:
+            yield _FileLock(Path(location) / NAME, file)
         return
-    backend = S3Backend(location)
-    tag = _acquire(backend)
+    probe.require(location)
+    lock = _ObjectLock(S3Backend(location))
     try:
-        yield Lock(location)
+        lock.acquire()
+        yield lock
     finally:
-        # If another process took the lock over meanwhile, the tag differs and its lock remains.
-        backend.write_if(NAME, _content(holder=""), tag)
+        lock.release()
 
 
-def _acquire(backend: S3Backend) -> str:
-    """The tag of the lock that was written."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    last_tag, unchanged_since = "", time.monotonic()
-    while True:
-        content, tag = backend.read_tagged(NAME) or (b"", None)
-        if tag != last_tag:
-            last_tag, unchanged_since = tag or "", time.monotonic()
-        is_free = not content or not json.loads(content)["holder"]
-        if is_free or time.monotonic() - unchanged_since > LEASE_SECONDS:
-            if (own_tag := backend.write_if(NAME, _content(holder=uuid.uuid4().hex), tag)) is not None:
-                return own_tag
-        elif time.monotonic() > deadline:
+class _ObjectLock(Lock):
+    def __init__(self, backend: S3Backend) -> None:
+        self._backend = backend
+        self._holder = uuid.uuid4().hex
+        self._tag: str | None = None
+        self._began = 0.0
+
+    def acquire(self) -> None:
+        deadline = time.monotonic() + WAIT_SECONDS
+        last_tag: str | None = ""
+        unchanged_since, failed = 0.0, 0
+        while True:
+            content, tag = self._backend.read_tagged(NAME) or (None, None)
+            if tag != last_tag:
+                last_tag, unchanged_since, failed = tag, time.monotonic(), 0
+            is_free = content is None or self._parse(content) in ("", self._holder)
+            if is_free or time.monotonic() - unchanged_since > LEASE_SECONDS:
+                if not self._write(tag):
+                    failed += 1
+                elif self._spent() < LEASE_SECONDS * MARGIN:
+                    return
+            if failed == ATTEMPTS:
+                raise StorageError(
+                    f"{self._backend.location}: the store refused to write {NAME} {failed} times although it had not changed: it "
+                    "does not keep to the conditions If-Match and If-None-Match; use a store that does"
+                )
+            if time.monotonic() > deadline:
+                raise StorageError(
+                    f"{self._backend.location}: {'the store is too slow to lock' if is_free else 'another process still holds'} "
+                    f"{NAME} after {WAIT_SECONDS:g} s: check what runs, then run it again"
+                )
+            time.sleep(POLL_SECONDS * (0.5 + random.random()))
+
+    def require(self) -> None:
+        for _ in range(ATTEMPTS):
+            if not self._write(self._tag):
+                raise StorageError(
+                    f"{self._backend.location}: another process has taken over {NAME}, because the work took longer than "
+                    f"{LEASE_SECONDS:g} s: run the command again"
+                )
+            if self._spent() < LEASE_SECONDS * MARGIN:
+                return
+        raise StorageError(f"{self._backend.location}: the store is too slow to lock {NAME}: run it again later")
+
+    def confirm(self) -> None:
+        if self._spent() > LEASE_SECONDS:
             raise StorageError(
-                f"{backend.location}: another process still holds {NAME} after {WAIT_SECONDS:g} s: check what runs, then run it again"
+                f"{self._backend.location}: a write took longer than {LEASE_SECONDS:g} s, and another process may have written "
+                "meanwhile: see `make status`, then run the command again"
             )
-        time.sleep(POLL_SECONDS * (0.5 + random.random()))
+
+    def release(self) -> None:
+        """If another process took the lock over meanwhile, the tag differs and its lock remains."""
+        if self._tag is None:
+            return
+        try:
+            self._backend.write_if(NAME, _content(holder=""), self._tag)
+        except StorageError as error:
+            log.warning("%s is not released, others wait for %g s: %s", NAME, LEASE_SECONDS, error)
+
+    def _write(self, tag: str | None) -> bool:
+        """Writes the lock as this process's if it still has this tag; the lease begins before the request."""
+        began = time.monotonic()
+        written = self._backend.write_if(NAME, _content(self._holder), tag)
+        if written is None:
+            return False
+        self._tag, self._began = written, began
+        return True
+
+    def _spent(self) -> float:
+        return time.monotonic() - self._began
+
+    def _parse(self, content: bytes) -> str:
+        """The holder; empty if the lock is free."""
+        try:
+            value = json.loads(content)
+            if value.keys() == {"holder", "written"} and isinstance(value["holder"], str):
+                return str(value["holder"])
+        except (ValueError, AttributeError, RecursionError):
+            pass
+        raise StorageError(
+            f"{self._backend.location}: {NAME} is damaged ({content[:60]!r}): if no process registers or promotes versions there, "
+            "remove it and run the command again"
+        )
 
 
 def _content(holder: str) -> bytes:
     # Unique for each write: tags are hashes of the content, and each write must have its own.
     return json.dumps({"holder": holder, "written": uuid.uuid4().hex}).encode()
+
+
+class _FileLock(Lock):
+    """The kernel releases it when its process ends, so there is no lease."""
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self._path, self._file = path, file
+
+    def require(self) -> None:
+        if not _is_at(self._path, self._file):
+            raise StorageError(f"{self._path} was removed, another process may hold a new one: run the command again")
+
+    confirm = require
+
+
+@contextlib.contextmanager
+def _file_locked(path: Path) -> Iterator[IO[bytes]]:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        with contextlib.ExitStack() as opened:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = opened.enter_context(path.open("ab"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                is_held = True
+            except OSError as error:
+                raise StorageError(f"{path} cannot be locked ({error.strerror}): use a folder whose files can") from error
+            else:
+                is_held = False
+            # A lock on a file that was removed meanwhile excludes nobody.
+            if not is_held and _is_at(path, file):
+                yield file
+                return
+        if time.monotonic() > deadline:
+            raise StorageError(
+                f"another process still holds {path} after {WAIT_SECONDS:g} s: check what runs, then run it again"
+            )
+        time.sleep(POLL_SECONDS / 4 * (0.5 + random.random()))
+
+
+def _is_at(path: Path, file: IO[bytes]) -> bool:
+    """Whether an open file is the one that the path names now."""
+    with contextlib.suppress(OSError):
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    return False

@@ -10,7 +10,7 @@ import functools
 import io
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -117,7 +117,9 @@ class S3Backend(Backend):
         return stored[1] if stored and stored[0] == content else None
 
     def remove(self, first: str) -> None:
-        names = sorted((file.name for file in self.files()), key=lambda name: not name.endswith(first))
+        self.delete(sorted((file.name for file in self.files()), key=lambda name: not name.endswith(first)))
+
+    def delete(self, names: Iterable[str]) -> None:
         with translate_errors(self.location):
             for name in names:
                 client().delete_object(Bucket=self.bucket, Key=self.prefix + name)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass, replace
+from datetime import datetime, tzinfo
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +15,15 @@ from click.testing import CliRunner, Result
 
 from goemotions.cli import main as cli
 from goemotions.data.dataset import ingest
-from goemotions.errors import ModelError, PromotionRefused
+from goemotions.errors import ModelError, PromotionRefused, StorageError, TrackingError
 from goemotions.evaluation import evaluate, tuning
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.registry import promotion, registration, tracking
 from goemotions.registry.assembly import CandidateArtifacts
+from goemotions.registry.bundle import BundleLocation
+from goemotions.storage import lock
 from goemotions.storage import store as storage
+from goemotions.storage.s3 import S3Backend
 
 ALIAS = "champion-cpu"
 MANIFEST = Path(__file__).parents[2] / "manifests" / "isvc.yaml"
@@ -69,6 +75,13 @@ def manifest(tmp_path: Path) -> Path:
     return Path(shutil.copyfile(MANIFEST, tmp_path / "isvc.yaml"))
 
 
+def move_champion(model: str, number: str) -> None:
+    """Makes a version the champion without the gate."""
+    version = tracking.get_version(model, number)
+    with lock.hold(BundleLocation.parse(version.source).model_prefix) as held:
+        promotion.set_champion(model, version, "cpu", champion(model), held)
+
+
 def champion(model: str) -> str:
     return tracking.get_version(model, ALIAS).number
 
@@ -104,11 +117,60 @@ def test_a_rollback_restores_the_previous_champion_once(model: str) -> None:
     promotion.promote("2", model_name=model)
     move = promotion.rollback("cpu", model_name=model)
     assert (move.before, move.after, champion(model)) == ("2", "1", "1")
-    again = promotion.rollback("cpu", model_name=model)
-    assert (again.before, again.after, champion(model)) == ("1", "1", "1")
+    with pytest.raises(PromotionRefused, match="version 1 is champion-cpu by a rollback already, nothing was moved"):
+        promotion.rollback("cpu", model_name=model)
+    with pytest.raises(PromotionRefused, match="version 1 is champion-cpu already: nothing was moved"):
+        promotion.rollback("cpu", model_name=model, to="1")
+    assert champion(model) == "1"
     assert [change.action for change in tracking.history(tracking.get_version(model, "1"), ALIAS)] == ["promote", "rollback"]
     promotion.promote("2", model_name=model)
     assert promotion.rollback("cpu", model_name=model).after == "1"
+
+
+@pytest.mark.fault("clock-differs")
+def test_the_order_of_changes_does_not_come_from_clocks(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each change is made by a host whose clock is an hour behind that of the host before it."""
+    hours = iter(range(20, 0, -1))
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Clock:
+            return cls(2026, 1, 1, next(hours), tzinfo=tz)
+
+    monkeypatch.setattr(tracking, "datetime", Clock)
+    move_champion(model, "2")
+    promotion.rollback("cpu", model_name=model)
+    move_champion(model, "2")
+    move = promotion.rollback("cpu", model_name=model)
+    assert (move.before, move.after, champion(model)) == ("2", "1", "1")
+    changes = tracking.history(tracking.get_version(model, "1"), ALIAS)
+    assert [(change.action, change.sequence) for change in changes] == [("promote", 1), ("rollback", 3), ("rollback", 5)]
+
+
+def test_changes_of_before_they_were_numbered_come_first(model: str) -> None:
+    old = {"action": "rollback", "where": ALIAS, "from": "3", "to": "1", "by": "x@y", "at": "2099-01-01T00:00:00.000000Z"}
+    tracking._client().set_model_version_tag(model, "1", f"{tracking.HISTORY_TAG}{old['at']}", json.dumps(old))
+    changes = tracking.history(tracking.get_version(model, "1"), ALIAS)
+    assert [(change.action, change.sequence) for change in changes] == [("rollback", 0), ("promote", 1)]
+    tracking._client().set_model_version_tag(model, "1", f"{tracking.HISTORY_TAG}x", "[]")
+    with pytest.raises(TrackingError, match=r"version 1: its tag goemotions.history.x is damaged: remove it in MLflow"):
+        tracking.history(tracking.get_version(model, "1"), ALIAS)
+
+
+@pytest.mark.fault("lock-lost")
+def test_a_process_that_lost_the_lock_moves_no_alias(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its record of the change and the move of the alias, another process takes the lock over."""
+    record = tracking.record
+
+    def recorded(*arguments: Any, **options: Any) -> None:
+        record(*arguments, **options)
+        location = BundleLocation.parse(tracking.get_version(model, "2").source).model_prefix
+        S3Backend(location).delete([lock.NAME])
+
+    monkeypatch.setattr(tracking, "record", recorded)
+    with pytest.raises(StorageError, match=r"another process has taken over lock\.json"):
+        move_champion(model, "2")
+    assert champion(model) == "1"
 
 
 def test_a_rollback_goes_to_former_champions_only(model: str) -> None:
@@ -150,7 +212,8 @@ def test_the_command_promotes_and_writes_the_manifest(model: str, manifest: Path
     assert f"{ALIAS}: version 1, before it 2" in back.output
     assert tracking.get_version(model, "1").source in manifest.read_text()
     again = run("model", "rollback", "--model-name", model, "--file", str(manifest))
-    assert "version 1 is champion-cpu already: nothing moved" in again.output
+    assert again.exit_code == 1
+    assert "nothing was moved" in str(again.exception)
 
 
 @dataclass(frozen=True)

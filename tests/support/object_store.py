@@ -1,0 +1,134 @@
+"""An object store in memory that speaks the S3 API as far as this package uses it, and misbehaves as a test says."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.server
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+PRECONDITION = (412, "PreconditionFailed")
+CONDITIONS = ("If-Match", "If-None-Match")
+
+
+@dataclass
+class Behaviour:
+    """How the store differs from S3.
+
+    Attributes:
+        ignored: conditions that are not kept to: If-Match, If-None-Match.
+        refused: codes by method, and by ``PUT if`` for writes on a condition, with which requests are refused.
+        late: seconds between a write and its response, as a function of the number of the write (from 1).
+        tag: the tag of an object as GET returns it, made from the one that PUT returned.
+        listed: whether listings hold an object.
+    """
+
+    ignored: frozenset[str] = frozenset()
+    refused: dict[str, tuple[int, str]] = field(default_factory=dict)
+    late: Callable[[int], float] = lambda number: 0.0
+    tag: Callable[[str], str] = lambda tag: tag
+    listed: Callable[[str], bool] = lambda key: True
+
+
+class ObjectStore(http.server.ThreadingHTTPServer):
+    """``objects`` holds the content by bucket and key; ``requests`` the methods and paths so far."""
+
+    daemon_threads = True
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.behaviour = behaviour
+        self.objects: dict[str, bytes] = {}
+        self.requests: list[tuple[str, str]] = []
+        self.writes = 0
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: ObjectStore
+
+    def respond(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = urlsplit(self.path)
+        key, query = unquote(parts.path.lstrip("/")), parse_qs(parts.query)
+        with self.server.lock:
+            self.server.requests.append((self.command, key))
+            status, headers, content = self.handle_request(key, query, body)
+            number = self.server.writes = self.server.writes + (self.command == "PUT")
+        if self.command == "PUT":
+            time.sleep(self.server.behaviour.late(number))
+        with contextlib.suppress(OSError):
+            self.send_response_only(status)
+            for name, value in ({"Content-Length": str(len(content))} | headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content)
+
+    def handle_request(self, key: str, query: dict[str, list[str]], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        behaviour, objects = self.server.behaviour, self.server.objects
+        is_conditional = any(name in self.headers for name in CONDITIONS)
+        for kind in (f"{self.command} if",) * is_conditional + (self.command,):
+            if kind in behaviour.refused:
+                return error(*behaviour.refused[kind])
+        if "list-type" in query:
+            return self.listing(key.partition("/")[0], query["prefix"][0] if "prefix" in query else "")
+        tag = tag_of(objects[key]) if key in objects else ""
+        wanted = {name: self.headers[name] for name in CONDITIONS if name in self.headers and name not in behaviour.ignored}
+        if self.command == "PUT":
+            if (wanted.get("If-None-Match") == "*" and tag) or wanted.get("If-Match", tag) != tag:
+                return error(*PRECONDITION)
+            objects[key] = body
+            return 200, {"ETag": tag_of(body)}, b""
+        if self.command == "DELETE":
+            objects.pop(key, None)
+            return 204, {}, b""
+        if not tag:
+            return error(404, "NoSuchKey")
+        shown = behaviour.tag(tag)
+        if wanted.get("If-Match", shown) != shown:
+            return error(*PRECONDITION)
+        return 200, {"ETag": shown, "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}, objects[key]
+
+    def listing(self, bucket: str, prefix: str) -> tuple[int, dict[str, str], bytes]:
+        keys = sorted(key.removeprefix(f"{bucket}/") for key in self.server.objects if key.startswith(f"{bucket}/{prefix}"))
+        entries = "".join(
+            f"<Contents><Key>{escape(key)}</Key><Size>{len(content)}</Size><ETag>{escape(tag_of(content))}</ETag></Contents>"
+            for key in filter(self.server.behaviour.listed, keys)
+            for content in [self.server.objects[f"{bucket}/{key}"]]
+        )
+        return 200, {"Content-Type": "application/xml"}, f"<ListBucketResult>{entries}</ListBucketResult>".encode()
+
+    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = respond
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def tag_of(content: bytes) -> str:
+    return f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
+
+
+def error(status: int, code: str) -> tuple[int, dict[str, str], bytes]:
+    return status, {"Content-Type": "application/xml"}, f"<Error><Code>{code}</Code><Message>as told</Message></Error>".encode()
+
+
+@contextlib.contextmanager
+def running(behaviour: Behaviour) -> Iterator[ObjectStore]:
+    server = ObjectStore(behaviour)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
