@@ -91,7 +91,8 @@ class HistoryEntry:
 
     @classmethod
     def from_json(cls, text: str) -> HistoryEntry:
-        entry = {"sequence": 0, **json.loads(text)}
+        entry = json.loads(text)
+        entry.setdefault("sequence", 0)
         names = ("action", "where", "from", "to", "by", "at", "percent", "sequence")
         return cls(*(entry.get(name) for name in names))
 
