@@ -23,7 +23,16 @@ class Limits:
     queue_seconds: float = _limit(
         1.0, "Longest expected wait of a text in the queue; a request that would wait longer is rejected."
     )
+    total_bytes: int = _limit(128 * 2**20, "Most bytes of all bodies in memory.")
+    head_bytes: int = _limit(
+        32 * 1024, "Largest head of a request; also, what its trailers and the framing of its chunks may take."
+    )
+    connections: int = _limit(1024, "Most connections; beyond, those that are idle are closed.")
+    peer_connections: int = _limit(512, "Most connections from one address; a gateway is one address.")
     read_seconds: float = _limit(10.0, "Longest time for a body to arrive.")
+    read_rate: int = _limit(1024, "Fewest bytes per second of a body that takes longer than 2 seconds.")
+    write_seconds: float = _limit(10.0, "Longest time for a client to read what was sent.")
+    idle_seconds: float = _limit(75.0, "Longest time between two requests of a connection.")
     answer_seconds: float = _limit(30.0, "Longest time to score the texts of a request.")
     drain_seconds: float = _limit(
         5.0, "Time between SIGTERM and the closing of the port, in which requests are still accepted."

@@ -16,8 +16,10 @@ REASONS = {
     400: "malformed",
     408: "slow",
     413: "too-large",
+    414: "url-too-large",
     415: "content-type",
     429: "overloaded",
+    431: "head-too-large",
     499: "client-gone",
     500: "failed",
     503: "unavailable",
@@ -41,6 +43,8 @@ TRUNCATED = Counter("goemotions_truncated_texts_total", "Texts that exceeded the
 PREDICTIONS = Counter("goemotions_predictions_total", "Texts predicted to have a label; their shares show drift", ["label"])
 REJECTED = Counter("goemotions_rejected_requests_total", "Rejected requests", ["reason"])
 REQUESTS = Counter("goemotions_requests_total", "Requests, by who is to blame if they failed", ["protocol", "outcome"])
+CONNECTIONS = Gauge("goemotions_connections", "Open HTTP connections", multiprocess_mode="livesum")
+CLOSED = Counter("goemotions_closed_connections_total", "HTTP connections that the server closed", ["reason"])
 MODEL = Gauge(
     "goemotions_model_info",
     "The model that is served, and what computes its scores",

@@ -1,36 +1,29 @@
-"""V1 and V2 over HTTP: health, metadata, inference and metrics. ``schema`` has the fields of a request, ``openinference`` parses V2."""
+"""V1 and V2 over HTTP: health, metadata, inference and metrics.
+
+``bodies`` reads requests, ``schema`` has their fields, ``openinference`` parses V2.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import zlib
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from goemotions.errors import RequestError
-from goemotions.serving import metrics, openapi, openinference, schema
-from goemotions.serving.limits import Limits
+from goemotions.serving import bodies, metrics, openapi, openinference, schema
+from goemotions.serving.bodies import BINARY, Handler, RequestLimiter
 from goemotions.serving.openapi import JSON
 from goemotions.serving.openinference import BINARY_HEADER
-from goemotions.serving.service import CLIENT_GONE, Service, handle
+from goemotions.serving.service import Service, handle
 
-BINARY = "application/octet-stream"
 RUN_HEADER = "model-run"
-COMPRESSIONS = ("gzip", "deflate")
-SMALL_BYTES = 32 * 1024
-PARSER = ThreadPoolExecutor(1, "parser")
-Parsed = TypeVar("Parsed")
-# An inference request and its body, to the response.
-Handler = Callable[[Request, bytes], Awaitable[Response]]
 
 
 def create_app(service: Service, lifespan: Any = None, extra: Sequence[Route] = ()) -> Starlette:
@@ -85,13 +78,13 @@ def _metadata(service: Service) -> list[Route]:
 
 def _inference(service: Service) -> list[Route]:
     async def predict(request: Request, body: bytes) -> Response:
-        parsed = await _off_the_loop(lambda: schema.parse(schema.V1Request, body, service.limits), body)
+        parsed = await bodies.parse(lambda: schema.parse(schema.V1Request, body, service.limits), body)
         result = await service.predict(parsed.instances, (parsed.parameters or schema.Parameters()).options())
         return _json({"predictions": result.predictions, "model_name": service.name, "model_version": service.version})
 
     async def infer(request: Request, body: bytes) -> Response:
         header_length = request.headers.get(BINARY_HEADER)
-        parsed = await _off_the_loop(lambda: openinference.from_rest(body, header_length, service.limits), body)
+        parsed = await bodies.parse(lambda: openinference.from_rest(body, header_length, service.limits), body)
         result = await service.predict(parsed.texts, parsed.options)
         content, tensors = openinference.to_rest(parsed, result, service.version, service.name)
         if not tensors:
@@ -122,109 +115,6 @@ def _inference(service: Service) -> list[Route]:
 async def _metrics(request: Request) -> Response:
     content, content_type = metrics.render(request.headers.get("accept"))
     return Response(content, headers={"content-type": content_type})
-
-
-class RequestLimiter:
-    """Limits the number of inference requests at once, and the size and duration of their bodies."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._requests = 0
-
-    async def handle(self, request: Request, handler: Handler) -> Response:
-        """The response of a handler.
-
-        Raises:
-            RequestError: 408, 413 or 415 for the body, 429 for too many requests, 499 if the client disconnects.
-        """
-        self._requests += 1
-        try:
-            if self._requests > self._limits.requests:
-                raise RequestError("the server handles too many requests: try again later", 429, retry_after=1)
-            body = await self._read(request)
-            return await _while_connected(request, handler(request, body))
-        finally:
-            self._requests -= 1
-
-    async def _read(self, request: Request) -> bytes:
-        """The body; rejected as soon as its type is known to be wrong, or it is too large or too slow.
-
-        The clients of Triton send no content type, or that of binary tensors before plain JSON.
-        """
-        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if content_type not in ("", JSON, BINARY):
-            raise RequestError(f"send Content-Type: {BINARY if BINARY_HEADER in request.headers else JSON}", 415)
-        encoding = request.headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in ("identity", *COMPRESSIONS):
-            raise RequestError(f"the body has an unknown Content-Encoding: send {' or '.join(COMPRESSIONS)}, or none", 415)
-        body = await self._receive(request)
-        if encoding == "identity":
-            return body
-        return await asyncio.get_running_loop().run_in_executor(PARSER, _decompress, body, self._limits.body_bytes)
-
-    async def _receive(self, request: Request) -> bytes:
-        too_large = RequestError(f"the body is larger than {self._limits.body_bytes:,} bytes: send fewer texts", 413)
-        length = request.headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self._limits.body_bytes:
-            raise too_large
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self._limits.read_seconds):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > self._limits.body_bytes:
-                        raise too_large
-        except ClientDisconnect as error:
-            raise RequestError("the client disconnected", CLIENT_GONE) from error
-        except TimeoutError as error:
-            raise RequestError(f"the body took longer than {self._limits.read_seconds:g} seconds", 408) from error
-        return bytes(body)
-
-
-def _decompress(body: bytes, limit: int) -> bytes:
-    """A body that was compressed by gzip or zlib ("deflate"). It never takes more memory than the limit."""
-    stream = zlib.decompressobj(zlib.MAX_WBITS | 32)
-    try:
-        content = stream.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise RequestError("the body is not what its Content-Encoding says") from error
-    if len(content) > limit:
-        raise RequestError(f"the body is larger than {limit:,} bytes after decompression: send fewer texts", 413)
-    if not stream.eof or stream.unused_data:
-        raise RequestError("the compressed body ends early, or more follows it")
-    return content
-
-
-async def _off_the_loop(parse: Callable[[], Parsed], body: bytes) -> Parsed:
-    """Parses a body; a large one in a thread, one after the other, so that the event loop serves other requests meanwhile."""
-    if len(body) <= SMALL_BYTES:
-        return parse()
-    return await asyncio.get_running_loop().run_in_executor(PARSER, parse)
-
-
-async def _while_connected(request: Request, response: Awaitable[Response]) -> Response:
-    """Awaits a response, and cancels it if the client disconnects, so that its queued texts are dropped."""
-    handling = asyncio.current_task()
-    assert handling is not None
-    is_gone = False
-
-    async def watch() -> None:
-        nonlocal is_gone
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        is_gone = True
-        handling.cancel()
-
-    watching = asyncio.create_task(watch())
-    try:
-        return await response
-    except asyncio.CancelledError:
-        if not is_gone:
-            raise
-        handling.uncancel()
-        raise RequestError("the client disconnected", CLIENT_GONE) from None
-    finally:
-        watching.cancel()
 
 
 class _Headers:

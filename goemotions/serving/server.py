@@ -16,15 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
 import uvicorn
 from starlette.applications import Starlette
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
 from goemotions import defaults
 from goemotions.errors import WorkflowError
 from goemotions.models import devices
+from goemotions.serving.http import Connections
 from goemotions.serving.limits import Limits
 
 logger = logging.getLogger(__name__)
@@ -65,7 +64,7 @@ def serve(settings: Settings) -> None:
         factory=True,
         workers=settings.workers,
         loop="uvloop",
-        http=_HttpProtocol,
+        http=Connections(settings.limits),  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
         log_config=None,
@@ -132,44 +131,6 @@ def create_app(settings: Settings) -> Starlette:
         service.close()
 
     return rest.create_app(service, lifespan, page.routes(service) if settings.page else ())
-
-
-class _HttpProtocol(HttpToolsProtocol):
-    """HTTP/1.1 with a time limit for the head of a request; what is not HTTP is counted, and rejected in JSON."""
-
-    head_seconds = 10.0
-    _deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._deadline = self.loop.call_later(self.head_seconds, transport.close)
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        if self._deadline is None:
-            self._deadline = self.loop.call_later(self.head_seconds, self.transport.close)
-
-    def on_headers_complete(self) -> None:
-        self._cancel_deadline()
-        super().on_headers_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        from goemotions.serving import metrics
-
-        metrics.count("http", 400)
-        body = orjson.dumps({"error": "this is not a valid HTTP request"})
-        head = b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
-        self.transport.write(head % len(body) + body)
-        self.transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._cancel_deadline()
-        super().connection_lost(exc)
-
-    def _cancel_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
 
 
 def _drain_on_sigterm(service: Any) -> None:

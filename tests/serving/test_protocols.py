@@ -291,7 +291,7 @@ def test_a_client_that_sends_single_bytes_times_out_and_others_are_served(server
         assert time.monotonic() - started < 30
         time.sleep(0.1)
     assert slow["body"].startswith(b"HTTP/1.1 408 ")
-    assert slow["head"] == b""
+    assert slow["head"].startswith(b"HTTP/1.1 408 ")
 
 
 def grown(server: Server, before: dict[str, float], name: str, by: int = 1) -> bool:

@@ -1,0 +1,186 @@
+"""The bodies of inference requests over HTTP: limits while they arrive, clients that leave, and parsing off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from goemotions.errors import RequestError
+from goemotions.serving.limits import Limits
+from goemotions.serving.openapi import JSON
+from goemotions.serving.openinference import BINARY_HEADER
+from goemotions.serving.service import CLIENT_GONE
+
+BINARY = "application/octet-stream"
+COMPRESSIONS = ("gzip", "deflate")
+# Bodies up to this size are parsed at once, and do not count as memory.
+SMALL_BYTES = 32 * 1024
+# Before the least rate applies.
+GRACE_SECONDS = 2.0
+PARSER = ThreadPoolExecutor(1, "parser")
+Parsed = TypeVar("Parsed")
+# An inference request and its body, to the response.
+Handler = Callable[[Request, bytes], Awaitable[Response]]
+
+
+class RequestLimiter:
+    """Limits the number of inference requests at once, and the number, size, memory and duration of their bodies.
+
+    Bodies that still arrive take no place from requests that are scored. If there are too many of them, or they take too much memory,
+    the one that has arrived for longest is rejected: a body that comes at the usual speed is never it.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._requests = 0
+        self._bytes = 0
+        # The timeouts of the bodies that arrive, oldest first.
+        self._arriving: dict[asyncio.Timeout, None] = {}
+
+    async def handle(self, request: Request, handler: Handler) -> Response:
+        """The response of a handler.
+
+        Raises:
+            RequestError: 408, 413 or 415 for the body, 429 for too many requests, 499 if the client disconnects.
+        """
+        self._check_room()
+        body = _Body()
+        try:
+            content = await self._read(request, body)
+            self._check_room()
+            self._requests += 1
+            try:
+                return await _while_connected(request, handler(request, content))
+            finally:
+                self._requests -= 1
+        finally:
+            self._bytes -= body.held
+
+    def _check_room(self) -> None:
+        if self._requests >= self._limits.requests:
+            raise RequestError("the server handles too many requests: try again later", 429, retry_after=1)
+
+    async def _read(self, request: Request, body: _Body) -> bytes:
+        """The body; rejected as soon as its type is known to be wrong, or it is too large or too slow.
+
+        The clients of Triton send no content type, or that of binary tensors before plain JSON.
+        """
+        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if content_type not in ("", JSON, BINARY):
+            raise RequestError(f"send Content-Type: {BINARY if BINARY_HEADER in request.headers else JSON}", 415)
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("identity", *COMPRESSIONS):
+            raise RequestError(f"the body has an unknown Content-Encoding: send {' or '.join(COMPRESSIONS)}, or none", 415)
+        content = await self._receive(request, body)
+        if encoding == "identity":
+            return content
+        content = await asyncio.get_running_loop().run_in_executor(PARSER, _decompress, content, self._limits.body_bytes)
+        self._hold(body, len(content))
+        return content
+
+    async def _receive(self, request: Request, body: _Body) -> bytes:
+        limits, too_large = self._limits, f"the body is larger than {self._limits.body_bytes:,} bytes: send fewer texts"
+        length = request.headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > limits.body_bytes:
+            raise RequestError(too_large, 413)
+        content, started = bytearray(), asyncio.get_running_loop().time()
+        timeout = asyncio.timeout_at(started + min(GRACE_SECONDS, limits.read_seconds))
+        if len(self._arriving) >= limits.requests:
+            self._reject_oldest()
+        self._arriving[timeout] = None
+        try:
+            async with timeout:
+                async for chunk in request.stream():
+                    content += chunk
+                    if len(content) > limits.body_bytes:
+                        raise RequestError(too_large, 413)
+                    if len(content) != int(length):
+                        self._hold(body, len(content))
+                        timeout.reschedule(started + min(GRACE_SECONDS + len(content) / limits.read_rate, limits.read_seconds))
+        except ClientDisconnect as error:
+            raise RequestError("the client disconnected", CLIENT_GONE) from error
+        except TimeoutError as error:
+            raise RequestError(
+                f"the body arrived too slowly: send {limits.read_rate:,} bytes per second, and all within {limits.read_seconds:g} s",
+                408,
+            ) from error
+        finally:
+            self._arriving.pop(timeout, None)
+        self._hold(body, len(content))
+        return bytes(content)
+
+    def _hold(self, body: _Body, size: int) -> None:
+        """Counts a body of so many bytes as memory until its request ends."""
+        if size <= max(SMALL_BYTES, body.held):
+            return
+        self._bytes += size - body.held
+        body.held = size
+        if self._bytes > self._limits.total_bytes and not self._reject_oldest():
+            raise RequestError("the server holds too many large bodies: try again later", 429, retry_after=1)
+
+    def _reject_oldest(self) -> bool:
+        """Rejects the body that has arrived for longest as too slow; whether there is one."""
+        for timeout in list(self._arriving):
+            del self._arriving[timeout]
+            if not timeout.expired():
+                timeout.reschedule(0)
+                return True
+        return False
+
+
+class _Body:
+    """A body, and the bytes that count as memory: none of a small one."""
+
+    held = 0
+
+
+def _decompress(body: bytes, limit: int) -> bytes:
+    """A body that was compressed by gzip or zlib ("deflate"). It never takes more memory than the limit."""
+    stream = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    try:
+        content = stream.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise RequestError("the body is not what its Content-Encoding says") from error
+    if len(content) > limit:
+        raise RequestError(f"the body is larger than {limit:,} bytes after decompression: send fewer texts", 413)
+    if not stream.eof or stream.unused_data:
+        raise RequestError("the compressed body ends early, or more follows it")
+    return content
+
+
+async def parse(parser: Callable[[], Parsed], body: bytes) -> Parsed:
+    """Parses a body; a large one in a thread, one after the other, so that the event loop serves other requests meanwhile."""
+    if len(body) <= SMALL_BYTES:
+        return parser()
+    return await asyncio.get_running_loop().run_in_executor(PARSER, parser)
+
+
+async def _while_connected(request: Request, response: Awaitable[Response]) -> Response:
+    """Awaits a response, and cancels it if the client disconnects, so that its queued texts are dropped."""
+    handling = asyncio.current_task()
+    assert handling is not None
+    is_gone = False
+
+    async def watch() -> None:
+        nonlocal is_gone
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        is_gone = True
+        handling.cancel()
+
+    watching = asyncio.create_task(watch())
+    try:
+        return await response
+    except asyncio.CancelledError:
+        if not is_gone:
+            raise
+        handling.uncancel()
+        raise RequestError("the client disconnected", CLIENT_GONE) from None
+    finally:
+        watching.cancel()
