@@ -11,7 +11,7 @@ from goemotions import defaults
 from goemotions.cli.options import FILE as MANIFEST
 from goemotions.cli.options import FOLDER, IMAGE_PREFIX, LOCATION, MODEL_NAME, SOURCE
 from goemotions.cli.options import REFERENCE as BUNDLE_REFERENCE
-from goemotions.cli.parameters import checked
+from goemotions.cli.parameters import SERVICE, checked
 from goemotions.deployment import node_pools
 from goemotions.errors import BadArgument
 
@@ -20,7 +20,9 @@ NAMESPACE = click.option("--namespace", default="", help="Namespace of the Infer
 PRESET = click.option(
     "--preset", default="", help=f"Node pool of the predictor for GPUs: {', '.join(node_pools.PRESETS)}; default: as it is."
 )
-FILE = click.option("--file", type=MANIFEST, default=Path("manifests/isvc.yaml"), show_default=True, help="The manifest.")
+FILE = click.option(
+    "--file", type=MANIFEST, help="The manifest; default: manifests/isvc.yaml, or manifests/models/<model name>/isvc.yaml."
+)
 
 
 @click.group()
@@ -36,11 +38,12 @@ def model() -> None:
 @NAMESPACE
 @click.option("--cluster/--no-cluster", default=True, show_default=True, help="Ask Kubernetes what is served.")
 @FILE
-def status(model_name: str, namespace: str, cluster: bool, file: Path) -> None:
+def status(model_name: str, namespace: str, cluster: bool, file: Path | None) -> None:
     """Show what is registered, aliased, in the manifest and served, and where they differ."""
+    from goemotions.deployment.model_folder import file_of
     from goemotions.deployment.status import collect
 
-    state = collect(model_name, namespace, file, ask_cluster=cluster)
+    state = collect(model_name, namespace, file or file_of(model_name), ask_cluster=cluster)
     click.echo(state.table())
     for line in state.disagreements():
         click.echo(f"disagree: {line}")
@@ -63,7 +66,7 @@ def status(model_name: str, namespace: str, cluster: bool, file: Path) -> None:
     help="Largest latency for one text of a cpu version, in ms.",
 )
 @FILE
-def promote(reference: str, model_name: str, file: Path, **options: Any) -> None:
+def promote(reference: str, model_name: str, file: Path | None, **options: Any) -> None:
     """Make a version the champion if it passes the gate, and write the manifest."""
     from goemotions.registry import promotion
 
@@ -75,18 +78,20 @@ def promote(reference: str, model_name: str, file: Path, **options: Any) -> None
 @MODEL_NAME
 @click.option("--to", default="", help="Number of an earlier champion; default: the previous one.")
 @FILE
-def rollback(variant: Any, model_name: str, to: str, file: Path) -> None:
+def rollback(variant: Any, model_name: str, to: str, file: Path | None) -> None:
     """Make the previous champion the champion again, and write the manifest."""
     from goemotions.registry import promotion
 
     _show_move(promotion.rollback(variant, model_name=model_name, to=to), model_name, file)
 
 
-def _show_move(move: Any, model_name: str, file: Path) -> None:
+def _show_move(move: Any, model_name: str, file: Path | None) -> None:
     """Prints what happened to the alias, and updates the manifest if there is one."""
     from goemotions.deployment import isvc
+    from goemotions.deployment.model_folder import file_of
     from goemotions.registry import tracking
 
+    file = file or file_of(model_name)
     if move.before == move.after:
         click.echo(f"version {move.after} is {move.alias} already: nothing moved")
     else:
@@ -112,13 +117,23 @@ def _show_move(move: Any, model_name: str, file: Path) -> None:
 @click.option("--image-tag", default="", help="Tag of the image without the variant; default: as in the file.")
 @PRESET
 @FILE
-def write_isvc(model_name: str, file: Path, **options: Any) -> None:
-    """Write the champions into the InferenceServices of the manifest."""
-    from goemotions.deployment import isvc
+def write_isvc(model_name: str, file: Path | None, **options: Any) -> None:
+    """Write the champions into the InferenceServices of the manifest.
 
-    for line in isvc.write(file, isvc.champions(model_name), **options):
+    A model of another name gets a folder of its own: manifests/models/<model name>.
+    """
+    from goemotions.deployment import isvc, model_folder
+
+    versions = isvc.champions(model_name)
+    path = file or model_folder.file_of(model_name)
+    is_own = not file and model_name != defaults.MODEL_NAME
+    if is_own:
+        if not SERVICE.accepts(model_name):
+            raise BadArgument(f"the name of a model with services is {SERVICE.description}, not {model_name!r}")
+        model_folder.add(path, model_name, versions)
+    for line in isvc.write(path, versions, **options):
         click.echo(line)
-    click.echo(f"{file}: kubectl apply -f {file}")
+    click.echo(f"{path}: kubectl apply {f'-k {path.parent}' if is_own else f'-f {path}'}")
 
 
 @model.command()

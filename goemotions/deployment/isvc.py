@@ -5,8 +5,7 @@ Everything else in the file, comments included, is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,13 @@ from goemotions import defaults
 from goemotions.deployment import node_pools
 from goemotions.deployment.inference_service import VERSION, set_version
 from goemotions.deployment.kserve import service_name
+from goemotions.deployment.manifest_files import dump, load, of_kind
 from goemotions.errors import DeploymentError, ModelError
 from goemotions.registry import promotion
 from goemotions.registry.bundle import VARIANTS
 from goemotions.registry.tracking import Version
 from goemotions.storage import store
 
-FILE = Path("manifests/isvc.yaml")
 IMAGE = "goemotions-predictor"
 
 
@@ -65,39 +64,39 @@ def write(
     """
     lines = []
     pool = node_pools.get(preset) if preset else None
-    with _documents(path) as documents:
-        services = {document["metadata"]["name"]: document for document in _of_kind(documents, "InferenceService")}
-        for name, version in versions.items():
-            if name not in services:
-                raise DeploymentError(f"{path} has no InferenceService {name}: it has {', '.join(services) or 'none'}")
-            location = store.in_bucket(version.source, bucket)
-            services[name]["metadata"]["annotations"][VERSION] = version.number
-            set_version(services[name]["spec"]["predictor"]["model"], location, version.number)
-            lines.append(f"{name}: version {version.number}, {location}")
-        if registry is not None:
-            for runtime in _of_kind(documents, "ServingRuntime"):
-                _set_image(runtime["spec"]["containers"][0], registry, image_tag)
-        documents[0].yaml_set_start_comment(f"Written from the registry's champions. {'; '.join(lines)}.\n")
-        for name in _with_gpus(documents):
-            predictor = services[name]["spec"]["predictor"]
-            if pool:
-                node_pools.place(predictor, pool)
-                lines.append(f"{name}: nodes of {preset}")
-            elif name in versions and not {"nodeSelector", "affinity"} & set(predictor):
-                lines.append(f"{name}: any node with a GPU; --preset (PRESET=gke-l4) writes the selector of a node pool")
+    documents = load(path)
+    services = of_kind(documents, "InferenceService")
+    for name, version in versions.items():
+        if name not in services:
+            raise DeploymentError(f"{path} has no InferenceService {name}: it has {', '.join(services) or 'none'}")
+        location = store.in_bucket(version.source, bucket)
+        services[name]["metadata"]["annotations"][VERSION] = version.number
+        set_version(services[name]["spec"]["predictor"]["model"], location, version.number)
+        lines.append(f"{name}: version {version.number}, {location}")
+    if registry is not None:
+        for runtime in of_kind(documents, "ServingRuntime").values():
+            _set_image(runtime["spec"]["containers"][0], registry, image_tag)
+    documents[0].yaml_set_start_comment(f"Written from the registry's champions. {'; '.join(lines)}.\n")
+    for name in _with_gpus(documents):
+        predictor = services[name]["spec"]["predictor"]
+        if pool:
+            node_pools.place(predictor, pool)
+            lines.append(f"{name}: nodes of {preset}")
+        elif name in versions and not {"nodeSelector", "affinity"} & set(predictor):
+            lines.append(f"{name}: any node with a GPU; --preset (PRESET=gke-l4) writes the selector of a node pool")
+    dump(path, documents)
     return lines
 
 
 def read(path: Path) -> dict[str, tuple[str, str]]:
     """Version and location of each InferenceService in a file, by its name."""
-    with _documents(path, rewrite=False) as documents:
-        return {
-            service["metadata"]["name"]: (
-                str(service["metadata"]["annotations"].get(VERSION, "")),
-                str(service["spec"]["predictor"]["model"]["storageUri"]),
-            )
-            for service in _of_kind(documents, "InferenceService")
-        }
+    return {
+        name: (
+            str(service["metadata"]["annotations"].get(VERSION, "")),
+            str(service["spec"]["predictor"]["model"]["storageUri"]),
+        )
+        for name, service in of_kind(load(path), "InferenceService").items()
+    }
 
 
 def refresh(path: Path, version: Version, model_name: str = defaults.MODEL_NAME) -> list[str]:
@@ -109,16 +108,12 @@ def refresh(path: Path, version: Version, model_name: str = defaults.MODEL_NAME)
     return write(path, {service: version}, bucket=store.bucket_of(services[service][1]))
 
 
-def _of_kind(documents: list[Any], kind: str) -> list[Any]:
-    return [document for document in documents if document["kind"] == kind]
-
-
 def _with_gpus(documents: list[Any]) -> set[str]:
     """The InferenceServices whose runtime requests GPUs."""
-    runtimes = {runtime["metadata"]["name"]: runtime for runtime in _of_kind(documents, "ServingRuntime")}
+    runtimes = of_kind(documents, "ServingRuntime")
     return {
-        service["metadata"]["name"]
-        for service in _of_kind(documents, "InferenceService")
+        name
+        for name, service in of_kind(documents, "InferenceService").items()
         if (runtime := runtimes.get(service["spec"]["predictor"]["model"].get("runtime")))
         and any(node_pools.GPU in container["resources"].get("limits", {}) for container in runtime["spec"]["containers"])
     }
@@ -128,24 +123,3 @@ def _set_image(container: Any, registry: str, tag: str) -> None:
     # The variant is the end of the tag: both variants have the same image name.
     former, _, variant = container["image"].rpartition(":")[2].rpartition("-")
     container["image"] = "/".join(filter(None, [registry.rstrip("/"), f"{IMAGE}:{tag or former}-{variant}"]))
-
-
-@contextmanager
-def _documents(path: Path, *, rewrite: bool = True) -> Iterator[list[Any]]:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 136
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    try:
-        documents = list(yaml.load_all(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise DeploymentError(f"{path} cannot be read ({error.strerror}): run this at the root of the repository") from error
-    except YAMLError as error:
-        raise DeploymentError(f"{path} is not YAML: restore it (`git checkout {path}`)") from error
-    yield documents
-    if rewrite:
-        with path.open("w", encoding="utf-8") as file:
-            yaml.dump_all(documents, file)
