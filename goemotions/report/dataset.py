@@ -34,9 +34,21 @@ def _counts(info: DatasetInfo) -> Section:
         rows.append([split, count, quarantined, mean, f"{sum(texts_by_labels[2:]) / texts:.1%}", len(texts_by_labels) - 1])
     return Section(
         "Dataset",
-        (f"Source: {source_name(info['source'])}, digest {info['digest']}.",),
+        (f"Source: {source_name(info['source'])}, digest {info['digest']}.", *_origin(info)),
         (Table(("split", "rows", "quarantined", "labels per text", "several labels", "most labels"), rows),),
     )
+
+
+def _origin(info: DatasetInfo) -> list[str]:
+    """How the source was read, and which splits were drawn; files of before do not record it."""
+    lines = [f"Read as {info['form']}."] if info.get("form") else []
+    drawn = info.get("drawn")
+    if drawn and drawn["splits"]:
+        lines.append(
+            f"The source has no {' and no '.join(drawn['splits'])}: {drawn['share']:.0%} of the rows of train each, drawn per label set with "
+            f"the seed {drawn['seed']}. Equal texts are in one split."
+        )
+    return lines
 
 
 def _label_distribution(info: DatasetInfo) -> Section:

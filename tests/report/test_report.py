@@ -238,6 +238,18 @@ def test_the_disagreement_of_raters_is_shown_if_the_data_has_them(tmp_path: Path
     assert "Disagreement of raters" not in markdown
 
 
+def test_how_the_source_was_read_and_split_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("text,labels\n" + "".join(f"a lake {n},{'ab'[n % 2]}\n" for n in range(20)))
+    info = ingest(str(tmp_path / "mine.csv"), tmp_path / "dataset", split_share=0.2, split_seed=7)
+    words = {split: np.array([2, 2]) for split in info["rows"]}
+    shown = to_markdown("t", report_dataset.sections(info, words)[:1])
+    assert f"Source: mine.csv, digest {info['digest']}." in shown
+    assert "Read as mine.csv (CSV): texts from column 'text', label names in column 'labels', ids made from position" in shown
+    assert "The source has no validation and no test: 20% of the rows of train each, drawn per label set with the seed 7." in shown
+    former = {name: value for name, value in info.items() if name not in ("form", "drawn")}
+    assert "Read as" not in to_markdown("t", report_dataset.sections(former, words)[:1])  # type: ignore[arg-type]
+
+
 def test_the_versions_and_the_reason_against_promotion_are_shown(markdown: str, tables: Any) -> None:
     assert tables["variant"]["cpu"] == {
         "profile": "minilm",
