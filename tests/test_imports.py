@@ -28,7 +28,7 @@ ORDER = (
 OWNERS = {
     "boto3": ("goemotions/storage/s3.py",),
     "botocore": ("goemotions/storage/s3.py",),
-    "mlflow": ("goemotions/registry/tracking.py",),
+    "mlflow": ("goemotions/registry/tracking.py", "goemotions/registry/mlflow_model.py"),
     "kubernetes": ("goemotions/deployment/cluster.py", "pipelines/client.py"),
     "kfp": ("components/", "pipelines/"),
     "kfp_server_api": ("pipelines/",),

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import numpy as np
 
-from goemotions.errors import ModelError
+from goemotions.errors import DataError, ModelError
 from goemotions.metrics.probabilities import rank_labels
 from goemotions.models import engines
 from goemotions.models.engine_names import WEIGHTS, canonical_name
 from goemotions.models.engines import Engine
 from goemotions.prediction.texts import as_texts
-from goemotions.registry import bundle
+from goemotions.registry import bundle, mlflow_model
 from goemotions.registry.bundle import Bundle
 
 Threshold = float | Literal["tuned"]
@@ -118,8 +118,34 @@ class PyfuncModel:
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
 
-    def predict(self, model_input: Any) -> list[Prediction]:
-        return self._predictor.predict(as_texts(model_input))
+    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> list[Prediction]:
+        """One prediction per text; ``params`` are those of ``Options``, None for its defaults.
+
+        Raises:
+            DataError: the input is no text, or a parameter has an unknown name or value.
+        """
+        try:
+            texts, options = as_texts(model_input), _options(params or {})
+        except DataError as error:
+            raise mlflow_model.refusal(error) from error
+        return self._predictor.predict(texts, options)
+
+
+def _options(params: Mapping[str, Any]) -> Options:
+    known = {field.name for field in fields(Options)}
+    if unknown := sorted(set(params) - known):
+        raise DataError(f"parameter {unknown[0]!r} is unknown: known are {', '.join(sorted(known))}")
+    given = {name: value for name, value in params.items() if value is not None}
+    top_k, threshold = given.get("top_k", 1), given.get("threshold", "tuned")
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+        raise DataError(f"parameter top_k={top_k!r}: must be a whole number from 1")
+    if threshold != "tuned" and (
+        isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1
+    ):
+        raise DataError(f'parameter threshold={threshold!r}: must be "tuned" or a number from 0 to 1')
+    if not isinstance(given.get("all_scores", False), bool):
+        raise DataError(f"parameter all_scores={given['all_scores']!r}: must be true or false")
+    return Options(**given)
 
 
 def _load_pyfunc(path: str) -> PyfuncModel:

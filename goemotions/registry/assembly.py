@@ -19,7 +19,7 @@ from goemotions.models.engine_names import WEIGHTS
 from goemotions.models.engines import Engine
 from goemotions.models.records import TrainingRecord
 from goemotions.models.tokenizer import TextEncoder
-from goemotions.registry import tracking
+from goemotions.registry import mlflow_model
 from goemotions.registry.bundle import (
     CARD,
     ENGINES,
@@ -118,7 +118,7 @@ def stored_scores(bundle: Bundle) -> CandidateScores:
 
 
 def assemble(output: Path, artifacts: CandidateArtifacts, metadata: BundleMetadata) -> dict[str, float]:
-    """Writes a bundle: copies the artifacts, adds labels, metrics, model card and MLmodel, and at last the manifest.
+    """Writes a bundle: copies the artifacts, adds labels, metrics, model card and what MLflow needs, and at last the manifest.
 
     Of the weights, only those of the engine in ``metadata`` are copied.
 
@@ -138,7 +138,7 @@ def assemble(output: Path, artifacts: CandidateArtifacts, metadata: BundleMetada
     _write_json(output / LABELS, predictions.names)
     _write_json(output / METRICS_FILE, metrics)
     (output / CARD).write_text(_card(metadata, fitted, metrics), encoding="utf-8")
-    tracking.write_mlmodel(output, f"{metadata.run_id}/{metadata.variant}")
+    mlflow_model.write(output, metadata.variant, f"{metadata.run_id}/{metadata.variant}")
     manifest.write(output, **asdict(metadata))
     for path in (path for path in output.rglob("*") if path.is_file()):
         # safetensors writes its files for their owner alone, and the server runs as another user.

@@ -18,7 +18,6 @@ import socket
 import time
 import urllib.error
 import urllib.request
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -337,21 +336,6 @@ def _entry(version: Version, tag: str) -> HistoryEntry:
         return HistoryEntry.from_json(version.tags[tag])
     except (ValueError, TypeError, AttributeError) as error:
         raise TrackingError(f"version {version.number}: its tag {tag} is damaged: remove it in MLflow") from error
-
-
-def write_mlmodel(folder: Path, identity: str) -> None:
-    """Writes an MLmodel file, by which ``mlflow.pyfunc.load_model`` loads the bundle through this package, without a pickle.
-
-    The bytes depend on the identity alone, so that two attempts to write one bundle do not differ.
-    """
-    import mlflow.pyfunc
-    from mlflow.models import Model
-
-    description = Model(
-        model_uuid=uuid.uuid5(uuid.NAMESPACE_URL, identity).hex, utc_time_created=str(datetime.fromtimestamp(0, UTC))
-    )
-    mlflow.pyfunc.add_to_model(description, loader_module="goemotions.prediction.predictor")
-    description.save(folder / "MLmodel")
 
 
 def _user_and_host() -> str:

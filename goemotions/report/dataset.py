@@ -44,9 +44,10 @@ def _origin(info: DatasetInfo) -> list[str]:
     lines = [f"Read as {info['form']}."] if info.get("form") else []
     drawn = info.get("drawn")
     if drawn and drawn["splits"]:
+        missing = " and no ".join(drawn["splits"])
         lines.append(
-            f"The source has no {' and no '.join(drawn['splits'])}: {drawn['share']:.0%} of the rows of train each, drawn per label set with "
-            f"the seed {drawn['seed']}. Equal texts are in one split."
+            f"The source has no {missing}: {drawn['share']:.0%} of the rows of train each, drawn per label set with the seed "
+            f"{drawn['seed']}. Equal texts are in one split."
         )
     return lines
 

@@ -245,7 +245,9 @@ def test_how_the_source_was_read_and_split_is_shown(tmp_path: Path) -> None:
     shown = to_markdown("t", report_dataset.sections(info, words)[:1])
     assert f"Source: mine.csv, digest {info['digest']}." in shown
     assert "Read as mine.csv (CSV): texts from column 'text', label names in column 'labels', ids made from position" in shown
-    assert "The source has no validation and no test: 20% of the rows of train each, drawn per label set with the seed 7." in shown
+    assert (
+        "The source has no validation and no test: 20% of the rows of train each, drawn per label set with the seed 7." in shown
+    )
     former = {name: value for name, value in info.items() if name not in ("form", "drawn")}
     assert "Read as" not in to_markdown("t", report_dataset.sections(former, words)[:1])  # type: ignore[arg-type]
 
