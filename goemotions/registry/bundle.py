@@ -54,6 +54,7 @@ KINDS = {
     "labels": (LABELS,),
     "metrics": (METRICS_FILE, PER_LABEL.format(split="*"), "*_per_label.md"),
     "predictions": (PREDICTIONS.format(split="*"), "*.csv"),
+    "mlflow": ("MLmodel", "*input_example.json", "requirements.txt", "*.yaml", "*.whl"),
     "description": ("*",),
 }
 NOT_A_BUNDLE = "{} is not a bundle of this workflow: give one that `goemotions register` made"

@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-import goemotions
 from goemotions.errors import DataError
 
 PACKAGE = "goemotions"
@@ -120,7 +119,7 @@ def _pins(variant: str) -> Iterator[str]:
 
 def _write_wheel(folder: Path, version: str) -> None:
     """This package as a wheel, without the commands and the dependencies, which the requirements list."""
-    root = Path(goemotions.__file__).parent
+    root = Path(__file__).parents[1]
     files = {
         f"{PACKAGE}/{path.relative_to(root).as_posix()}": path.read_bytes()
         for path in sorted(root.rglob("*"))

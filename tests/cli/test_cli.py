@@ -409,7 +409,8 @@ def test_a_download_lists_the_files_by_kind(run: Callable[..., Ended], whole: Pa
     assert listed["metrics"] == ["metrics.json", "test_per_label.csv", "validation_per_label.csv"]
     assert listed["onnx"] == ["export.json", "model.int8.onnx"]
     assert listed["thresholds"] == ["thresholds.json"]
-    assert listed["description"] == ["MLmodel", "README.md"]
+    assert {"MLmodel", "requirements.txt"} < set(listed["mlflow"])
+    assert listed["description"] == ["README.md"]
     names = {name for names in listed.values() for name in names} | {manifest.NAME}
     assert names == {path.name for path in (tmp_path / "got").iterdir()} == {path.name for path in whole.iterdir()}
 
