@@ -66,7 +66,7 @@ def pipeline(
 
         Args:
             data: Source of the data: sample, hub:<dataset>[:<config>][@<revision>], a folder or file, or s3://bucket/prefix/.
-            models: Model profiles to train: roberta-large, distilbert, minilm, minilm-3l.
+            models: Model profiles to train: roberta-large, distilbert, minilm, minilm-3l, mpnet.
             weights: Other weights for a profile, as {"distilbert": "s3://bucket/prefix/"}; empty for those that each profile names.
             settings: Hyperparameters to change in a profile, as {"minilm": {"learning_rate": 1e-4}}.
             epochs: Epochs of every model; 0 for those of each profile.

@@ -7,7 +7,6 @@ import functools
 import importlib.resources
 import importlib.util
 import json
-import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,13 +19,13 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 from goemotions import addresses
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import ModelError, SourceUnreachable
 from goemotions.metrics.calibration import Calibrator
-from goemotions.models import pretrained_tokenizer
+from goemotions.models import architectures, pretrained_tokenizer
+from goemotions.models.architectures import CLASSES, STOCK
 from goemotions.models.profiles import Profile
 from goemotions.models.records import TRAINING_FILE, read_json
 from goemotions.storage import manifest, store
@@ -34,45 +33,8 @@ from goemotions.storage import manifest, store
 HUB_TIMEOUT_SECONDS = 5
 
 
-class MeanPooledConfig(transformers.BertConfig):
-    """A BERT config with its own model type: AutoModel refuses it, where it would leave out the head of a plain ``bert``."""
-
-    model_type = "bert-mean-pooled"
-
-
-class MeanPooledClassifier(transformers.BertPreTrainedModel):
-    """BERT, the mean of its last hidden states over the real tokens, dropout, and one linear layer.
-
-    ``forward`` takes ids and attention mask, int64 [n, tokens], and returns logits [n, labels].
-    """
-
-    config_class = MeanPooledConfig
-
-    def __init__(self, config: MeanPooledConfig) -> None:
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.bert = transformers.BertModel(config, add_pooling_layer=False)
-        self.dropout = nn.Dropout(config.classifier_dropout or 0.0)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> SequenceClassifierOutput:
-        hidden = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
-        pooled = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
-        return SequenceClassifierOutput(logits=self.classifier(self.dropout(pooled)))
-
-
-# Nothing else is built: a config with another type, or with its own code, is refused.
-CLASSES: dict[str, type[transformers.PreTrainedModel]] = {
-    "roberta": transformers.RobertaForSequenceClassification,
-    "distilbert": transformers.DistilBertForSequenceClassification,
-    "bert": transformers.BertForSequenceClassification,
-    MeanPooledConfig.model_type: MeanPooledClassifier,
-}
 # Fields, besides attn_implementation and the like (which may name kernels on the hub), that load code or weights from elsewhere.
 FOREIGN_FIELDS = ("auto_map", "quantization_config", "transformers_weights")
-CLASSIFIER_DROPOUT = {"distilbert": "seq_classif_dropout"}
 # Set by the profile and the taxonomy, whatever the config of the weights says.
 OWN_FIELDS = ("model_type", "architectures", "id2label", "label2id", "num_labels", "problem_type")
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, StrictDataclassError)
@@ -108,10 +70,10 @@ def encoder_files(profile: Profile, weights: str | EncoderFiles = "") -> Iterato
     elif weights:
         yield EncoderFiles(Path(weights).expanduser(), is_published=False)
     else:
-        package, digest = encoder.package or ("", "")
-        packaged = package and importlib.util.find_spec(package)
-        folder = Path(str(importlib.resources.files(package) / "model")) if packaged else _from_hub(profile)
-        if digest and manifest.sha256(folder / "model.safetensors") != digest:
+        packaged = encoder.package and importlib.util.find_spec(encoder.package)
+        folder = Path(str(importlib.resources.files(encoder.package) / "model")) if packaged else _from_hub(profile)
+        path = folder / "model.safetensors"
+        if encoder.sha256 and path.exists() and manifest.sha256(path) != encoder.sha256:
             raise ModelError(
                 f"the weights in {folder} are not the published ones: install or download the pinned version again"
             )
@@ -137,15 +99,14 @@ def build_classifier(
         torch.manual_seed(seed)
         try:
             config = _config(profile, taxonomy, _safe_fields(files.folder))
-            model, report = CLASSES[config.model_type].from_pretrained(
-                files.folder, config=config, use_safetensors=True, local_files_only=True, output_loading_info=True
-            )
+            model, report = _from_folder(files.folder, config.model_type, config=config)
         except UNREADABLE as error:
             raise ModelError(f"{files.folder} holds no usable weights for {profile.name}: {_first_line(error)}") from error
         missing = sorted(name for name in report["missing_keys"] if name.startswith(model.base_model_prefix + "."))
         if missing:
             raise ModelError(f"{files.folder} holds no usable weights for {profile.name}: they lack {missing[0]}")
-    if files.is_published:
+    architectures.set_head_dropout(model, profile.hyperparameters.dropout)
+    if files.is_published and not profile.hyperparameters.layers:
         check_size(profile, model, taxonomy)
     return model
 
@@ -168,18 +129,6 @@ def load_tokenizer(profile: Profile, weights: str | EncoderFiles = "") -> transf
             raise ModelError(f"{files.folder} holds no usable tokenizer for {profile.name}: {_first_line(error)}") from error
 
 
-def head_parameters(model: transformers.PreTrainedModel) -> list[nn.Parameter]:
-    """Returns the parameters of the head: those that the encoder does not have."""
-    return [p for name, p in model.named_parameters() if not name.startswith(model.base_model_prefix + ".")]
-
-
-def layer_depth(model: transformers.PreTrainedModel, name: str) -> int:
-    """Returns the depth of an encoder's parameter: 0 for the embeddings, 1 for the first layer, and so on."""
-    if layer := re.search(r"\.layer\.(\d+)\.", name):
-        return int(layer[1]) + 1
-    return 0 if ".embeddings." in name else int(model.config.num_hidden_layers)
-
-
 def init_bias_from_frequency(model: transformers.PreTrainedModel, labels: np.ndarray) -> None:
     """Sets the last layer's bias so that an untrained head predicts each label's frequency in ``labels`` [n, labels].
 
@@ -200,7 +149,8 @@ def fold_calibration(model: transformers.PreTrainedModel, calibrator: Calibrator
 
 
 def _last_layer(model: transformers.PreTrainedModel) -> nn.Linear:
-    linear: nn.Linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
+    in_head = {id(parameter) for parameter in architectures.head_parameters(model)}
+    linear: nn.Linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and id(layer.weight) in in_head][-1]
     return linear
 
 
@@ -239,20 +189,25 @@ def load_classifier(folder: Path) -> transformers.PreTrainedModel:
         ModelError: it is damaged, incomplete, or of a type that is not loaded.
     """
     model_type = _safe_fields(folder).get("model_type")
-    model_class = CLASSES.get(str(model_type))
-    if model_class is None:
-        raise ModelError(f"{folder} holds a model of type {model_type!r}: only {', '.join(CLASSES)} are loaded")
+    if not isinstance(model_type, str) or model_type not in CLASSES:
+        raise ModelError(f"{folder} holds a model of type {model_type!r}: only {', '.join(STOCK)} are loaded")
     with _quiet_transformers():
         try:
-            model, report = model_class.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, output_loading_info=True
-            )
+            model, report = _from_folder(folder, model_type)
         except UNREADABLE as error:
             raise ModelError(f"{folder} is damaged: {_first_line(error)}") from error
     # transformers fills what a file lacks with random numbers.
     if report["missing_keys"]:
         raise ModelError(f"{folder} is damaged: its weights lack {min(report['missing_keys'])}")
     return model.eval()
+
+
+def _from_folder(folder: Path, model_type: str, **options: Any) -> tuple[transformers.PreTrainedModel, dict[str, Any]]:
+    # By default transformers keeps the type of the weights: DeBERTa's are published in half precision.
+    model, report = CLASSES[model_type].from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
+    )
+    return model, report
 
 
 def _safe_fields(folder: Path) -> dict[str, Any]:
@@ -271,12 +226,13 @@ def _safe_fields(folder: Path) -> dict[str, Any]:
         raise ModelError(
             f"{folder / 'tokenizer.json'} is missing: other tokenizer formats are not read, convert it with "
             "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+            + (" after `pip install sentencepiece protobuf`" if any(name.endswith(".model") for name in names) else "")
         )
     foreign = [name for name in fields if name in FOREIGN_FIELDS or name.endswith("_implementation")]
     foreign += [name for name in names if name == "adapter_config.json"]
     if foreign:
         raise ModelError(
-            f"{folder} takes code or weights from elsewhere ({foreign[0]}): only {', '.join(CLASSES)} are loaded, as they are"
+            f"{folder} takes code or weights from elsewhere ({foreign[0]}): only {', '.join(STOCK)} are loaded, as they are"
         )
     return fields
 
@@ -312,7 +268,7 @@ def _check_type(profile: Profile, fields: dict[str, Any]) -> None:
 def _config(profile: Profile, taxonomy: Taxonomy, fields: dict[str, Any]) -> transformers.PretrainedConfig:
     encoder, hyperparameters = profile.encoder, profile.hyperparameters
     _check_type(profile, fields)
-    config_class = MeanPooledConfig if hyperparameters.pooling == "mean" else CLASSES[encoder.model_type].config_class
+    config_class = architectures.class_for(encoder.model_type, hyperparameters.pooling).config_class
     fields = {key: value for key, value in fields.items() if key not in OWN_FIELDS}
     config = config_class(
         **fields,
@@ -320,9 +276,9 @@ def _config(profile: Profile, taxonomy: Taxonomy, fields: dict[str, Any]) -> tra
         label2id={name: position for position, name in enumerate(taxonomy.names)},
         problem_type="multi_label_classification",
     )
-    setattr(config, CLASSIFIER_DROPOUT.get(encoder.model_type, "classifier_dropout"), hyperparameters.dropout)
-    if encoder.layers:
-        config.num_hidden_layers = min(encoder.layers, config.num_hidden_layers)
+    architectures.set_pooling(config, hyperparameters.pooling)
+    if hyperparameters.layers:
+        architectures.keep_layers(config, hyperparameters.layers)
     return config
 
 

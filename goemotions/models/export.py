@@ -23,7 +23,7 @@ from torch.onnx._internal.torchscript_exporter import onnx_proto_utils
 
 from goemotions.data.dataset import load_dataset
 from goemotions.errors import ModelError
-from goemotions.models import devices, engines
+from goemotions.models import architectures, devices, engines
 from goemotions.models.classifier import load_classifier
 from goemotions.models.engines import Engine
 from goemotions.models.records import EXPORT_FILE, ExportRecord
@@ -120,7 +120,7 @@ def latency(engine: Engine) -> tuple[float, float]:
 def write_float(model_folder: Path, path: Path) -> None:
     """Writes the fp32 graph of a Model folder."""
     classifier = load_classifier(model_folder)
-    classifier.set_attn_implementation("eager")
+    architectures.set_attention(classifier, "eager")
     # The second row is padded: if all of the mask were ones, the tracer would drop it.
     ids = torch.full((2, 8), WORD_ID)
     mask = torch.ones_like(ids)
@@ -175,7 +175,7 @@ def _write_int8(source: Path, path: Path, encoder: TextEncoder, texts: Sequence[
 
     with _silent(), _shapes_without_weights(), tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         folders = [Path(scratch).absolute() / name for name in ("float", "smoothed")]
-        graph = _without_weights(onnx.load(source), folders[0])
+        graph = _without_weights(_without_sharing(onnx.load(source)), folders[0])
         # With every operator left out, SmoothQuant alone is applied.
         operators = nncf.IgnoredScope(types=sorted({node.op_type for node in graph.graph.node}))
         graph = quantize(graph, folders[0], {"disable_bias_correction": True}, ignored_scope=operators)
@@ -184,6 +184,17 @@ def _write_int8(source: Path, path: Path, encoder: TextEncoder, texts: Sequence[
         # CPUs without VNNI add pairs of products in 16 bits and saturate; weights of 7 bits avoid that.
         advanced = {"smooth_quant_alphas": applied, "overflow_fix": nncf.OverflowFix.ENABLE}
         onnx.save(quantize(graph, folders[1], advanced), path)
+
+
+def _without_sharing(model: Any) -> Any:
+    """Gives each operator weights of its own: the exporter writes those of ALBERT's layers once, and NNCF finds no weight twice."""
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in [node for node in model.graph.node if node.op_type == "Identity" and node.input[0] in weights]:
+        copied = model.graph.initializer.add()
+        copied.CopyFrom(weights[node.input[0]])
+        copied.name = node.output[0]
+        model.graph.node.remove(node)
+    return model
 
 
 def _without_weights(graph: Any, folder: Path) -> Any:

@@ -9,20 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import transformers
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from goemotions.errors import ModelError
+from goemotions.models.architectures import POSITIONS_AFTER_PAD, TOKENIZERS
 from goemotions.models.profiles import Profile
 from goemotions.models.records import read_json
 
-BY_MODEL_TYPE: dict[str, type[PreTrainedTokenizerBase]] = {
-    "roberta": transformers.RobertaTokenizer,
-    "distilbert": transformers.DistilBertTokenizer,
-    "bert": transformers.BertTokenizer,
-}
-BY_NAME = {tokenizer_class.__name__: tokenizer_class for tokenizer_class in BY_MODEL_TYPE.values()}
+BY_NAME = {tokenizer_class.__name__: tokenizer_class for tokenizer_class in TOKENIZERS.values()}
 # A text can be encoded without them.
 OPTIONAL = ("pad_token", "mask_token")
 
@@ -64,7 +59,7 @@ def _class(folder: Path, profile: Profile, fields: dict[str, Any], file: Tokeniz
     if named:
         of_that_name: type[PreTrainedTokenizerBase] = BY_NAME.get(str(named).removesuffix("Fast"), PreTrainedTokenizerFast)
         return of_that_name
-    tokenizer_class = BY_MODEL_TYPE[profile.encoder.model_type]
+    tokenizer_class = TOKENIZERS[profile.encoder.model_type]
     # These classes take the vocabulary from tokenizer.json and build the rest themselves.
     expected, actual = tokenizer_class.model.__name__, type(file.model).__name__
     if actual != expected:
@@ -88,8 +83,7 @@ def _set_pad_token(tokenizer: PreTrainedTokenizerBase, folder: Path, fields: dic
         raise ModelError(
             f"{folder} names no pad token of its vocabulary: write pad_token to tokenizer_config.json or pad_token_id to config.json"
         )
-    # RoBERTa counts positions from the pad id of its config.
-    if fields.get("model_type") == "roberta" and pad_id not in (None, tokenizer.pad_token_id):
+    if fields.get("model_type") in POSITIONS_AFTER_PAD and pad_id not in (None, tokenizer.pad_token_id):
         raise ModelError(
             f"{folder} pads with {tokenizer.pad_token_id} by its tokenizer and with {pad_id} by config.json: correct the wrong one"
         )
@@ -103,7 +97,7 @@ def _check_embeddings(tokenizer: PreTrainedTokenizerBase, folder: Path, profile:
             "give the tokenizer that it was trained with"
         )
     positions, length = fields.get("max_position_embeddings"), profile.hyperparameters.max_length
-    if positions is not None and fields.get("model_type") == "roberta":
+    if positions is not None and fields.get("model_type") in POSITIONS_AFTER_PAD:
         positions -= tokenizer.pad_token_id + 1
     if positions is not None and length > positions:
         raise ModelError(f"max_length of {profile.name} is {length}, but {folder} reads {positions} tokens: lower max_length")

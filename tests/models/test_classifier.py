@@ -19,10 +19,9 @@ from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import ModelError, SourceUnreachable
 from goemotions.models import classifier as model_classifier
 from goemotions.models import profiles
+from goemotions.models.architectures import CLASSES, head_parameters
 from goemotions.models.classifier import (
-    CLASSES,
     build_classifier,
-    head_parameters,
     init_bias_from_frequency,
     load_classifier,
     load_tokenizer,

@@ -5,9 +5,10 @@ Files, fields of each JSON, special tokens with their ids, and names of the tens
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,41 @@ ROBERTA = "FacebookAI/roberta-large"
 DISTILBERT = "distilbert/distilbert-base-uncased"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MPNET = "sentence-transformers/all-mpnet-base-v2"
+BERT = "google-bert/bert-base-uncased"
+ELECTRA = "google/electra-base-discriminator"
+ALBERT = "albert/albert-base-v2"
+XLM_ROBERTA = "FacebookAI/xlm-roberta-base"
+DEBERTA = "microsoft/deberta-v3-base"
+MODERNBERT = "answerdotai/ModernBERT-base"
 
 Json = dict[str, Any]
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
 UNUSED = [f"[unused{number}]" for number in range(99)]
 BERT_SPECIAL = ["[PAD]", *UNUSED, "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SYMBOLS = [*"!?'.,abcdefghijklmnopqrstuvwxyz", *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")]
+# An empty table of sentencepiece: a trie of 256 empty nodes (its size in bytes comes first), which replaces no character.
+CHARSMAP: Json = {
+    "type": "Precompiled",
+    "precompiled_charsmap": base64.b64encode((1024).to_bytes(4, "little") + bytes(1024)).decode(),
+}
+BERT_TEMPLATE = (["[CLS]", "A", "[SEP]"], ["[CLS]", "A", "[SEP]", "B1", "[SEP]"])
+METASPACE: Json = {"type": "Metaspace", "replacement": "▁", "add_prefix_space": True}
+BERT_CONFIG: Json = {
+    "attention_probs_dropout_prob": 0.1,
+    "gradient_checkpointing": False,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "initializer_range": 0.02,
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 512,
+    "model_type": "bert",
+    "pad_token_id": 0,
+    "position_embedding_type": "absolute",
+    "transformers_version": "4.6.0.dev0",
+    "type_vocab_size": 2,
+    "use_cache": True,
+    **SMALL,
+}
 # Files in other formats, which are not read.
 OTHERS = (".gitattributes", "README.md", "pytorch_model.bin", "rust_model.ot", "tf_model.h5")
 
@@ -190,11 +220,244 @@ def _mpnet(folder: Path, words: Sequence[str]) -> None:
     _write_weights(folder, config, tensors | {"embeddings.position_ids": torch.arange(514)[None]})
 
 
+def _bert(folder: Path, words: Sequence[str]) -> None:
+    """Weights of 2018: those of the normalization are called gamma and beta."""
+    vocabulary = _bert_tokenizer(folder, words)
+    _write_json(folder / "tokenizer_config.json", {"do_lower_case": True, "model_max_length": 512})
+    config = BERT_CONFIG | {"architectures": ["BertForMaskedLM"], "vocab_size": len(vocabulary)}
+    network = transformers.BertForPreTraining(_seeded(transformers.BertConfig(**config)))
+    renamed = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for name, tensor in network.state_dict().items()
+    }
+    _write_weights(folder, config, renamed)
+
+
+def _electra(folder: Path, words: Sequence[str]) -> None:
+    """The discriminator; published as a pickle only, so these are its converted weights."""
+    vocabulary = _bert_tokenizer(folder, words)
+    _write_json(folder / "tokenizer_config.json", {"do_lower_case": True, "model_max_length": 512})
+    config = BERT_CONFIG | {
+        "architectures": ["ElectraForPreTraining"],
+        "embedding_size": 16,
+        "model_type": "electra",
+        "summary_activation": "gelu",
+        "summary_last_dropout": 0.1,
+        "summary_type": "first",
+        "summary_use_proj": True,
+        "vocab_size": len(vocabulary),
+    }
+    _write_weights(
+        folder, config, transformers.ElectraForPreTraining(_seeded(transformers.ElectraConfig(**config))).state_dict()
+    )
+
+
+def _albert(folder: Path, words: Sequence[str]) -> None:
+    pieces = _pieces(["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"], words)
+    ids = {piece: number for number, (piece, _) in enumerate(pieces)}
+    quotes = [{"type": "Replace", "pattern": {"String": pair}, "content": '"'} for pair in ("``", "''")]
+    normalizers = [*quotes, {"type": "NFKD"}, {"type": "StripAccents"}, {"type": "Lowercase"}, CHARSMAP]
+    post_processor = _template(*BERT_TEMPLATE, ids)
+    content = _unigram(pieces, 1, normalizers, post_processor)
+    special = [_added(ids, token, lstrip=token == "[MASK]") for token, _ in pieces[:5]]
+    _write_tokenizer(folder, special, content)
+    (folder / "spiece.model").write_text("not read")
+    _write_json(folder / "tokenizer_config.json", {"model_max_length": 512})
+    config = {
+        "architectures": ["AlbertForMaskedLM"],
+        "attention_probs_dropout_prob": 0,
+        "bos_token_id": 2,
+        "classifier_dropout_prob": 0.1,
+        "down_scale_factor": 1,
+        "embedding_size": 16,
+        "eos_token_id": 3,
+        "gap_size": 0,
+        "hidden_act": "gelu_new",
+        "hidden_dropout_prob": 0,
+        "initializer_range": 0.02,
+        "inner_group_num": 1,
+        "layer_norm_eps": 1e-12,
+        "max_position_embeddings": 512,
+        "model_type": "albert",
+        "net_structure_type": 0,
+        "num_hidden_groups": 1,
+        "num_memory_blocks": 0,
+        "pad_token_id": 0,
+        "type_vocab_size": 2,
+        "vocab_size": len(pieces),
+        **SMALL,
+    }
+    network = transformers.AlbertForPreTraining(_seeded(transformers.AlbertConfig(**config)))
+    _write_weights(folder, config, network.state_dict())
+
+
+def _xlm_roberta(folder: Path, words: Sequence[str]) -> None:
+    pieces = [*_pieces(["<s>", "<pad>", "</s>", "<unk>"], words), ("<mask>", 0.0)]
+    ids = {piece: number for number, (piece, _) in enumerate(pieces)}
+    post_processor = _template(["<s>", "A", "</s>"], ["<s>", "A", "</s>", "</s>", "B", "</s>"], ids)
+    content = _unigram(pieces, 3, [CHARSMAP], post_processor)
+    special = [_added(ids, token, lstrip=token == "<mask>") for token in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")]
+    _write_tokenizer(folder, special, content)
+    (folder / "sentencepiece.bpe.model").write_text("not read")
+    _write_json(folder / "tokenizer_config.json", {"model_max_length": 512})
+    config = {
+        "architectures": ["XLMRobertaForMaskedLM"],
+        "attention_probs_dropout_prob": 0.1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1,
+        "initializer_range": 0.02,
+        "layer_norm_eps": 1e-05,
+        "max_position_embeddings": 514,
+        "model_type": "xlm-roberta",
+        "output_past": True,
+        "pad_token_id": 1,
+        "position_embedding_type": "absolute",
+        "transformers_version": "4.17.0.dev0",
+        "type_vocab_size": 1,
+        "use_cache": True,
+        "vocab_size": len(pieces),
+        **SMALL,
+    }
+    network = transformers.XLMRobertaForMaskedLM(_seeded(transformers.XLMRobertaConfig(**config)))
+    tensors = {name: tensor for name, tensor in network.state_dict().items() if name != "lm_head.decoder.weight"}
+    pooler = transformers.XLMRobertaModel(network.config).pooler.state_dict()
+    _write_weights(folder, config, tensors | {f"roberta.pooler.{name}": value for name, value in pooler.items()})
+
+
+def _deberta(folder: Path, words: Sequence[str]) -> None:
+    """Published in half precision, as a pickle, and with spm.model alone: converted, as the error for either says."""
+    pieces = [*_pieces(["[PAD]", "[CLS]", "[SEP]", "[UNK]"], words), ("[MASK]", 0.0)]
+    ids = {piece: number for number, (piece, _) in enumerate(pieces)}
+    post_processor = _template(*BERT_TEMPLATE, ids)
+    spaces = {"type": "Replace", "pattern": {"Regex": r"\s{2,}|[\n\r\t]"}, "content": " "}
+    strip = {"type": "Strip", "strip_left": False, "strip_right": True}
+    content = _unigram(pieces, 3, [spaces, {"type": "NFC"}, strip], post_processor)
+    content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [METASPACE]}
+    special = [_added(ids, token, normalized=token == "[UNK]") for token in ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")]
+    _write_tokenizer(folder, special, content)
+    (folder / "spm.model").write_text("not read")
+    _write_json(folder / "tokenizer_config.json", {"do_lower_case": False, "vocab_type": "spm"})
+    config = {
+        "model_type": "deberta-v2",
+        "attention_probs_dropout_prob": 0.1,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1,
+        "initializer_range": 0.02,
+        "max_position_embeddings": 512,
+        "relative_attention": True,
+        "position_buckets": 256,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": "p2c|c2p",
+        "layer_norm_eps": 1e-7,
+        "max_relative_positions": -1,
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+        "vocab_size": len(pieces),
+        **SMALL,
+    }
+    network = transformers.DebertaV2Model(_seeded(transformers.DebertaV2Config(**config)))
+    tensors = {f"deberta.{name}": tensor.half() for name, tensor in network.state_dict().items()}
+    _write_weights(folder, config, tensors)
+
+
+def _modernbert(folder: Path, words: Sequence[str]) -> None:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = list(dict.fromkeys((f"Ġ{word}"[:end], word[end - 1]) for word in words for end in range(1, len(word) + 1)))
+    kinds = ("UNK", "CLS", "SEP", "PAD", "MASK")
+    tokens = [
+        "|||IP_ADDRESS|||",
+        "<|padding|>",
+        *alphabet,
+        *("".join(pair) for pair in merges),
+        *(f"[{kind}]" for kind in kinds),
+    ]
+    ids = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+    special = [_added(ids, f"[{kind}]", lstrip=kind == "MASK") for kind in kinds]
+    content = {
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        "post_processor": _template(["[CLS]", "A", "[SEP]"], ["[CLS]", "A", "[SEP]", "B", "[SEP]"], ids),
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": ids,
+            "merges": [list(pair) for pair in merges],
+        },
+    }
+    _write_tokenizer(folder, special, content)
+    names = {f"{kind.lower()}_token": f"[{kind}]" for kind in kinds}
+    _write_json(folder / "special_tokens_map.json", names)
+    tokenizer = {
+        "clean_up_tokenization_spaces": True,
+        **names,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "model_max_length": 8192,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+    _write_json(folder / "tokenizer_config.json", tokenizer)
+    config = {
+        "architectures": ["ModernBertForMaskedLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": ids["[CLS]"],
+        "classifier_activation": "gelu",
+        "classifier_bias": False,
+        "classifier_dropout": 0.0,
+        "classifier_pooling": "mean",
+        "cls_token_id": ids["[CLS]"],
+        "decoder_bias": True,
+        "deterministic_flash_attn": False,
+        "embedding_dropout": 0.0,
+        "eos_token_id": ids["[SEP]"],
+        "global_attn_every_n_layers": 3,
+        "global_rope_theta": 160000.0,
+        "gradient_checkpointing": False,
+        "hidden_activation": "gelu",
+        "initializer_cutoff_factor": 2.0,
+        "initializer_range": 0.02,
+        "layer_norm_eps": 1e-05,
+        "local_attention": 128,
+        "local_rope_theta": 10000.0,
+        "max_position_embeddings": 8192,
+        "mlp_bias": False,
+        "mlp_dropout": 0.0,
+        "model_type": "modernbert",
+        "norm_bias": False,
+        "norm_eps": 1e-05,
+        "pad_token_id": ids["[PAD]"],
+        "position_embedding_type": "absolute",
+        "sep_token_id": ids["[SEP]"],
+        "tie_word_embeddings": True,
+        "torch_dtype": "float32",
+        "transformers_version": "4.47.0.dev0",
+        "vocab_size": len(ids),
+        **SMALL,
+    }
+    network = transformers.ModernBertForMaskedLM(_seeded(transformers.ModernBertConfig(**config)))
+    _write_weights(folder, config, network.state_dict())
+
+
 WRITERS: dict[str, Callable[[Path, Sequence[str]], None]] = {
     ROBERTA: _roberta,
     DISTILBERT: _distilbert,
     MINILM: _minilm,
     MPNET: _mpnet,
+    BERT: _bert,
+    ELECTRA: _electra,
+    ALBERT: _albert,
+    XLM_ROBERTA: _xlm_roberta,
+    DEBERTA: _deberta,
+    MODERNBERT: _modernbert,
 }
 
 
@@ -204,14 +467,56 @@ def _word_pieces(folder: Path, tokens: list[str]) -> dict[str, int]:
     return vocabulary
 
 
+def _bert_tokenizer(folder: Path, words: Sequence[str]) -> dict[str, int]:
+    vocabulary = _word_pieces(folder, [*BERT_SPECIAL, *SYMBOLS, *words])
+    special = [_added(vocabulary, token) for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")]
+    _write_tokenizer(folder, special, _bert_content(vocabulary))
+    return vocabulary
+
+
+def _pieces(special: list[str], words: Sequence[str]) -> list[tuple[str, float]]:
+    """A vocabulary of sentencepiece: special tokens, words after a space, and letters, with their log-probabilities."""
+    letters = [*"▁!?'.,abcdefghijklmnopqrstuvwxyz"]
+    return [
+        *((token, 0.0) for token in special),
+        *((f"▁{word}", -3.0) for word in words),
+        *((letter, -9.0) for letter in letters),
+    ]
+
+
+def _unigram(pieces: list[tuple[str, float]], unknown: int, normalizers: list[Json], post_processor: Json) -> Json:
+    return {
+        "normalizer": {"type": "Sequence", "normalizers": normalizers} if len(normalizers) > 1 else normalizers[0],
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, METASPACE]},
+        "post_processor": post_processor,
+        "decoder": METASPACE,
+        "model": {"type": "Unigram", "unk_id": unknown, "vocab": pieces},
+    }
+
+
+def _template(single: Sequence[str], pair: Sequence[str], ids: Mapping[str, int]) -> Json:
+    """A post-processor; ``A`` and ``B`` are the texts, and what follows ``B`` has type 1 where a ``B1`` stands for it."""
+
+    def parts(names: Sequence[str]) -> list[Json]:
+        second = names.index("B1") if "B1" in names else len(names)
+        named = [(name.removesuffix("1"), int(number >= second)) for number, name in enumerate(names)]
+        return [_sequence(name, kind) if name in "AB" else _special(name, kind) for name, kind in named]
+
+    special = {name: {"id": name, "ids": [ids[name]], "tokens": [name]} for name in single if name != "A"}
+    return {"type": "TemplateProcessing", "single": parts(single), "pair": parts(pair), "special_tokens": special}
+
+
+def _special(token: str, type_id: int = 0) -> Json:
+    return {"SpecialToken": {"id": token, "type_id": type_id}}
+
+
+def _sequence(name: str, type_id: int = 0) -> Json:
+    return {"Sequence": {"id": name, "type_id": type_id}}
+
+
 def _bert_content(vocabulary: dict[str, int]) -> Json:
     """The parts of tokenizer.json between ``added_tokens`` and its end."""
 
-    def part(kind: str, name: str, type_id: int) -> Json:
-        return {kind: {"id": name, "type_id": type_id}}
-
-    cls, sep = part("SpecialToken", "[CLS]", 0), part("SpecialToken", "[SEP]", 0)
-    single = [cls, part("Sequence", "A", 0), sep]
     return {
         "normalizer": {
             "type": "BertNormalizer",
@@ -221,14 +526,7 @@ def _bert_content(vocabulary: dict[str, int]) -> Json:
             "lowercase": True,
         },
         "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": single,
-            "pair": [*single, part("Sequence", "B", 1), part("SpecialToken", "[SEP]", 1)],
-            "special_tokens": {
-                token: {"id": token, "ids": [vocabulary[token]], "tokens": [token]} for token in ("[CLS]", "[SEP]")
-            },
-        },
+        "post_processor": _template(*BERT_TEMPLATE, vocabulary),
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
         "model": {
             "type": "WordPiece",

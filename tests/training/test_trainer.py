@@ -29,7 +29,8 @@ from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import DataError, Interrupted, ModelError, StorageError, TrainingError
 from goemotions.metrics import calibration, classification
 from goemotions.models import engines, profiles
-from goemotions.models.classifier import MeanPooledClassifier, build_classifier, load_classifier
+from goemotions.models.architectures import MeanPooledClassifier
+from goemotions.models.classifier import build_classifier, load_classifier
 from goemotions.models.records import TrainingRecord
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.storage import manifest, s3, store
