@@ -16,10 +16,12 @@ MINUTES ?= 10
 SECONDS ?= 30
 
 # The registry and the store are those of the environment if MLFLOW_TRACKING_URI is set, otherwise those of this machine.
-SERVICES := $(if $(MLFLOW_TRACKING_URI),setup,stack-up)
-WITH := $(if $(MLFLOW_TRACKING_URI),,. .local/env &&)
+# With IN_CLUSTER=1 a command runs as a Job beside them.
+SERVICES := $(if $(IN_CLUSTER)$(MLFLOW_TRACKING_URI),setup,stack-up)
+WITH := $(if $(IN_CLUSTER)$(MLFLOW_TRACKING_URI),,. .local/env &&)
 GOEMOTIONS := $(BIN)/goemotions
-ON_SERVICES := $(WITH) $(GOEMOTIONS)
+TRAINER = $(if $(REGISTRY),$(REGISTRY)/)goemotions-trainer:$$(images/image.sh commit)
+ON_SERVICES = $(WITH) $(GOEMOTIONS) $(if $(IN_CLUSTER),in-cluster --image "$(TRAINER)")
 
 # $(call option,--data,DATA) is --data with the value of DATA if it is set: the defaults are those of the commands.
 quoted = '$(subst ','\'',$1)'
@@ -29,7 +31,7 @@ TRAINED = $(call option,--data,DATA) $(call option,--models,MODELS) $(call optio
 REFERENCE = $(if $(VERSION),$(call quoted,$(VERSION)))
 NAMED = $(call option,--model-name,MODEL_NAME)
 
-.PHONY: help setup demo test tools test-images test-faults fuzz soak docs format typecheck lint audit run score serve bench bench-full bench-serving \
+.PHONY: help setup demo test test-images test-faults fuzz soak docs format typecheck lint audit run score serve bench bench-full bench-serving \
 	stack-up stack-down compile submit-pipeline submit-scoring schedule images push pin-base status promote rollback isvc deploy restart \
 	download-model report clean
 
@@ -39,7 +41,8 @@ help: ## list the targets
 	@echo "  Variables: DATA=source MODELS=profile,profile EPOCHS=number WEIGHTS=profile=folder SET=parameter=value MODEL_NAME=name"
 	@echo "             VERSION=alias or number OUT=folder PORT=number GRPC_PORT=number REGISTRY=image prefix"
 	@echo "             For their defaults see --help of the command, such as $(GOEMOTIONS) pipeline run --help"
-	@echo "  Registry and store: MLFLOW_TRACKING_URI and the AWS variables if they are set, otherwise those of this machine (make stack-up)"
+	@echo "  Registry and store: MLFLOW_TRACKING_URI and the AWS variables if they are set, otherwise those of this machine (make stack-up);"
+	@echo "             IN_CLUSTER=1 REGISTRY= runs status, promote, rollback, isvc, deploy and score as a Job beside them"
 
 # The stamp holds a checksum: if the pins did not change, nothing is installed, and no network is needed.
 EXTRAS := train,serve,pipeline,local,dev,bench,docs,audit

@@ -12,6 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 import click
 
 from goemotions.cli import prediction, steps
+from goemotions.cli.in_cluster import in_cluster
 from goemotions.cli.model import model
 from goemotions.errors import WorkflowError
 
@@ -57,7 +58,7 @@ def commands() -> None:
     """From a multi-label text data set to served, versioned classifiers."""
 
 
-for command in (*steps.COMMANDS, *prediction.COMMANDS, model):
+for command in (*steps.COMMANDS, *prediction.COMMANDS, model, in_cluster):
     commands.add_command(command)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from goemotions.cli.options import REFERENCE as BUNDLE_REFERENCE
 from goemotions.cli.parameters import SERVICE, checked
 from goemotions.deployment import node_pools
 from goemotions.errors import BadArgument
+
+if TYPE_CHECKING:
+    from goemotions.deployment.job import ManifestChange
 
 REFERENCE = click.argument("reference", type=BUNDLE_REFERENCE, default=defaults.REFERENCE)
 NAMESPACE = click.option("--namespace", default="", help="Namespace of the InferenceServices; default: the current context's.")
@@ -87,11 +90,10 @@ def rollback(variant: Any, model_name: str, to: str, file: Path | None) -> None:
 
 def _show_move(move: Any, model_name: str, file: Path | None) -> None:
     """Prints what happened to the alias, and updates the manifest if there is one."""
-    from goemotions.deployment import isvc
-    from goemotions.deployment.model_folder import file_of
+    from goemotions.deployment.job import ManifestChange
+    from goemotions.deployment.kserve import service_name
     from goemotions.registry import tracking
 
-    file = file or file_of(model_name)
     if move.before == move.after:
         click.echo(f"version {move.after} is {move.alias} already: nothing moved")
     else:
@@ -102,8 +104,29 @@ def _show_move(move: Any, model_name: str, file: Path | None) -> None:
             click.echo(f"  {name:<18}{value.difference:+.4f} ({value.low:+.4f} to {value.high:+.4f})")
         for note in move.verdict.notes:
             click.echo(f"  note: {note}")
-    for line in isvc.refresh(file, tracking.get_version(model_name, move.after), model_name) if file.exists() else ():
-        click.echo(f"{file}: {line}")
+    version = tracking.get_version(model_name, move.after)
+    versions = {service_name(model_name, version.tags["variant"]): version}
+    write_manifest(ManifestChange(model_name, versions, str(file or "")))
+
+
+def write_manifest(change: ManifestChange) -> None:
+    """Writes versions into a manifest and says so. In a Job, the change is handed over to where the command was called."""
+    from goemotions.deployment import isvc, model_folder
+
+    if change.hand_over():
+        return
+    path = Path(change.file) if change.file else model_folder.file_of(change.model_name)
+    if not change.is_complete:
+        for version in change.versions.values() if path.exists() else ():
+            for line in isvc.refresh(path, version, change.model_name):
+                click.echo(f"{path}: {line}")
+        return
+    is_own = not change.file and change.model_name != defaults.MODEL_NAME
+    if is_own:
+        model_folder.add(path, change.model_name, change.versions)
+    for line in isvc.write(path, change.versions, **change.options):
+        click.echo(line)
+    click.echo(f"{path}: kubectl apply {f'-k {path.parent}' if is_own else f'-f {path}'}")
 
 
 @model.command("isvc")
@@ -122,18 +145,12 @@ def write_isvc(model_name: str, file: Path | None, **options: Any) -> None:
 
     A model of another name gets a folder of its own: manifests/models/<model name>.
     """
-    from goemotions.deployment import isvc, model_folder
+    from goemotions.deployment import isvc
+    from goemotions.deployment.job import ManifestChange
 
-    versions = isvc.champions(model_name)
-    path = file or model_folder.file_of(model_name)
-    is_own = not file and model_name != defaults.MODEL_NAME
-    if is_own:
-        if not SERVICE.accepts(model_name):
-            raise BadArgument(f"the name of a model with services is {SERVICE.description}, not {model_name!r}")
-        model_folder.add(path, model_name, versions)
-    for line in isvc.write(path, versions, **options):
-        click.echo(line)
-    click.echo(f"{path}: kubectl apply {f'-k {path.parent}' if is_own else f'-f {path}'}")
+    if not (file or SERVICE.accepts(model_name)):
+        raise BadArgument(f"the name of a model with services is {SERVICE.description}, not {model_name!r}")
+    write_manifest(ManifestChange(model_name, isvc.champions(model_name), str(file or ""), is_complete=True, options=options))
 
 
 @model.command()

@@ -22,6 +22,10 @@ TIMEOUT_SECONDS = 20
 FORBIDDEN, NOT_FOUND, CONFLICT = 403, 404, 409
 
 
+class ClusterAway(DeploymentError):
+    """The Kubernetes API does not respond now; it may later."""
+
+
 class Cluster:
     """The objects of a namespace, by the kubeconfig, or by the pod's service account."""
 
@@ -45,6 +49,7 @@ class Cluster:
         self._api = client.CustomObjectsApi(connection)
         self._apps = client.AppsV1Api(connection)
         self._core = client.CoreV1Api(connection)
+        self._batch = client.BatchV1Api(connection)
         self._autoscaling = client.AutoscalingV2Api(connection)
 
     def service(self, name: str) -> dict[str, Any]:
@@ -81,6 +86,38 @@ class Cluster:
     def pods(self, service: str) -> list[dict[str, Any]]:
         """The pods of an InferenceService; none if the account may not list them."""
         return self._listed(self._core.list_namespaced_pod, label_selector=f"{SERVICE_LABEL}={service}")
+
+    def create_job(self, job: dict[str, Any]) -> None:
+        """Creates a Job, unless one of its name exists."""
+        with self._translate_errors(job["metadata"]["name"]):
+            self._unless(CONFLICT, self._batch.create_namespaced_job, body=job, _preload_content=False)
+
+    def job(self, name: str) -> dict[str, Any] | None:
+        """A Job; None if there is none."""
+        with self._translate_errors(name):
+            response = self._unless(NOT_FOUND, self._batch.read_namespaced_job, name=name, _preload_content=False)
+        return None if response is None else dict(json.loads(response.data))
+
+    def pods_of_job(self, name: str) -> list[dict[str, Any]]:
+        """The pods of a Job."""
+        return self._listed(self._core.list_namespaced_pod, label_selector=f"job-name={name}")
+
+    def log(self, pod: str) -> str:
+        """The log of a pod; empty if there is none yet, or no longer."""
+        with self._translate_errors(pod):
+            response = self._unless(NOT_FOUND, self._core.read_namespaced_pod_log, name=pod, _preload_content=False)
+        return "" if response is None else str(response.data.decode(errors="replace"))
+
+    def delete_job(self, name: str) -> None:
+        """Deletes a Job and its pods, if it exists."""
+        with self._translate_errors(name):
+            self._unless(
+                NOT_FOUND,
+                self._batch.delete_namespaced_job,
+                name=name,
+                propagation_policy="Background",
+                _preload_content=False,
+            )
 
     def warnings(self, name: str) -> list[str]:
         """The texts of the warnings about an object, newest last; none if the account may not list them."""
@@ -125,7 +162,7 @@ class Cluster:
         try:
             yield
         except HTTPError as error:
-            raise DeploymentError(f"the Kubernetes API does not respond: check the context of KUBECONFIG ({place})") from error
+            raise ClusterAway(f"the Kubernetes API does not respond: check the context of KUBECONFIG ({place})") from error
         except ApiException as error:
             try:
                 reason = json.loads(error.body)["message"]
@@ -136,7 +173,8 @@ class Cluster:
                 FORBIDDEN: "the account lacks permissions; manifests/components/rbac grants those that deploying needs",
                 NOT_FOUND: "apply manifests/isvc.yaml first, or name another namespace",
             }.get(error.status, "fix the reported cause")
-            raise DeploymentError(f"Kubernetes refuses {place} ({error.status}, {reason}): {advice}") from error
+            kind = ClusterAway if error.status >= 500 or error.status == 429 else DeploymentError
+            raise kind(f"Kubernetes refuses {place} ({error.status}, {reason}): {advice}") from error
 
 
 def backends(route: dict[str, Any]) -> dict[str, int]:

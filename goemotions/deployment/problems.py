@@ -48,15 +48,22 @@ def of_pods(cluster: Cluster, service: str, deployment: str, source: str) -> Pro
             return Problem("pods", f"pods are refused: {condition.get('message', '')}")
     for pod in cluster.pods(service):
         is_new = (pod["metadata"].get("annotations") or {}).get(SOURCE, source) == source
-        if is_new and re.fullmatch(rf"{re.escape(deployment)}-[^-]+-[^-]+", pod["metadata"]["name"]):
-            for problem in _of_pod(pod["status"]):
-                # The events say more than the status, such as which image was not found.
-                events = [text for text in cluster.warnings(pod["metadata"]["name"])[-1:] if text not in problem.text]
-                return Problem(problem.kind, f"pod {pod['metadata']['name']}: {'; '.join([problem.text, *events])}")
+        is_of_deployment = re.fullmatch(rf"{re.escape(deployment)}-[^-]+-[^-]+", pod["metadata"]["name"])
+        if is_new and is_of_deployment and (problem := of_pod(cluster, pod)):
+            return problem
     return None
 
 
-def _of_pod(status: dict[str, Any]) -> Iterator[Problem]:
+def of_pod(cluster: Cluster, pod: dict[str, Any]) -> Problem | None:
+    """What stops a pod."""
+    for problem in _of_status(pod["status"]):
+        # The events say more than the status, such as which image was not found.
+        events = [text for text in cluster.warnings(pod["metadata"]["name"])[-1:] if text not in problem.text]
+        return Problem(problem.kind, f"pod {pod['metadata']['name']}: {'; '.join([problem.text, *events])}")
+    return None
+
+
+def _of_status(status: dict[str, Any]) -> Iterator[Problem]:
     for condition in status.get("conditions", []):
         if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
             yield Problem("nodes", f"Unschedulable: {condition.get('message', '')}")

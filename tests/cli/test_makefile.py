@@ -106,6 +106,13 @@ def test_a_target_passes_on_only_the_variables_that_are_set(target: str, setting
     context.make_context(target, arguments)
 
 
+def test_a_command_on_the_registry_runs_in_the_cluster_without_the_stack_of_this_machine() -> None:
+    command = command_of("promote", "VERSION=3", "IN_CLUSTER=1", "REGISTRY=r.example")
+    image = "r.example/goemotions-trainer:$(images/image.sh commit)"
+    assert command == [".venv/bin/goemotions", "in-cluster", "--image", image, "model", "promote", "3"]
+    assert "stack up" not in make("-n", "-o", ".venv/.installed", "promote", "VERSION=3", "IN_CLUSTER=1").stdout
+
+
 QUOTED = {
     "run": ("DATA", "MODELS", "EPOCHS", "MODEL_NAME", "WEIGHTS", "SET"),
     "demo": ("DATA", "MODELS", "EPOCHS", "MODEL_NAME"),

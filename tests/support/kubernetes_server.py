@@ -1,15 +1,18 @@
 """A Kubernetes API with InferenceServices, as a process: the requests of a deployment, and what KServe's controller makes of them.
 
-It keeps one namespace in memory. A write is refused if KServe's webhook would refuse it. Time is the number of requests: some requests
-after a change the Deployments follow, then KServe's HTTPRoute, then the gateway. The Service of a canary that is removed is deleted at
-once, its autoscaler stays. With each request a client sends one to every backend of the gateway, and errors are counted.
-The location of a version says what goes wrong with its pods: see ``FAULTS``.
+It runs the commands of Jobs, and keeps one namespace in memory. A write is refused if KServe's webhook would refuse it. Time is
+the number of requests: some requests after a change the Deployments follow, then KServe's HTTPRoute, then the gateway. The
+Service of a canary that is removed is deleted at once, its autoscaler stays. With each request a client sends one to every
+backend of the gateway, and errors are counted. The location of a version says what goes wrong with its pods: see ``FAULTS``.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+import tempfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ ROUTES = f"/apis/gateway.networking.k8s.io/v1/namespaces/{NAMESPACE}/httproutes"
 DEPLOYMENTS = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 EVENTS = f"/api/v1/namespaces/{NAMESPACE}/events"
+JOBS = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
 AUTOSCALERS = f"/apis/autoscaling/v2/namespaces/{NAMESPACE}/horizontalpodautoscalers"
 # In requests: until Deployments change, pods are ready, the route has new weights, and the gateway follows it.
 UPDATED, READY, ROUTED, FOLLOWED = 5, 10, 16, 24
@@ -57,6 +61,10 @@ FAULTS: dict[str, dict[str, Any]] = {
         ]
     },
 }
+JOB_FAULTS = {
+    "no-image": {"containerStatuses": [waiting("goemotions", "ImagePullBackOff", "Back-off pulling image")]},
+    "no-node": FAULTS["no-node"],
+}
 EVENT = {"no-image": "Failed to pull image: goemotions-predictor:x: not found"}
 FORBIDDEN = 'pods "x" is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false'
 
@@ -76,6 +84,11 @@ class State:
         self.conflicts = 0
         self.gateway = 1
         self.splits = 1
+        # What is wrong with pods of Jobs: a key of JOB_FAULTS, `refused`, or `deleted`; and how many requests get no response.
+        self.job_fault = ""
+        self.away = 0
+        self.jobs: dict[str, Job] = {}
+        self.finished: list[dict[str, Any]] = []
         for document in yaml.safe_load_all(manifest.read_text()):
             if document["kind"] == "InferenceService":
                 name = document["metadata"]["name"]
@@ -164,7 +177,15 @@ class State:
             for deployment, source in sources.items()
         ]
 
+    def labelled(self, label: str, value: str) -> list[dict[str, Any]]:
+        if label != "job-name":
+            return self.pods(value)
+        hidden = self.job_fault in ("refused", "deleted")
+        return [] if hidden or value not in self.jobs else [self.jobs[value].pod(self.job_fault)]
+
     def events(self, selector: str) -> list[dict[str, Any]]:
+        if "involvedObject.name=goemotions-" in selector and self.job_fault == "refused":
+            return [{"message": f"Error creating: {FORBIDDEN}"}]
         return [{"message": text} for kind, text in EVENT.items() if kind.replace("no-", "no") in selector]
 
     def write(self, name: str, service: dict[str, Any]) -> tuple[int, Any]:
@@ -186,6 +207,38 @@ class State:
         self.autoscalers |= set(canaries(name, service))
         self.writes.append(service)
         return 200, service
+
+
+class Job:
+    """A Job whose command runs in a process of its own, as in its pod."""
+
+    def __init__(self, manifest: dict[str, Any]) -> None:
+        self.manifest, self.name = manifest, manifest["metadata"]["name"]
+        (container,) = manifest["spec"]["template"]["spec"]["containers"]
+        folder = Path(tempfile.mkdtemp())
+        self.message, self.log = folder / "message", folder / "log"
+        variables = {one["name"]: one["value"].replace("/dev/termination-log", str(self.message)) for one in container["env"]}
+        with self.log.open("wb") as log:
+            command = [sys.executable, "-m", "goemotions.cli", *container["args"]]
+            self.process = subprocess.Popen(command, cwd=folder, env=os.environ | variables, stdout=log, stderr=log)
+
+    def pod(self, fault: str) -> dict[str, Any]:
+        code = self.process.poll()
+        message = self.message.read_text() if self.message.exists() else ""
+        state = (
+            {"running": {}} if code is None else {"terminated": {"exitCode": code, "message": message, "reason": "Completed"}}
+        )
+        status = JOB_FAULTS.get(fault, {"containerStatuses": [{"name": "goemotions", "state": state}]})
+        return {"metadata": {"name": f"{self.name}-x"}, "status": status}
+
+    def status(self, fault: str) -> dict[str, Any]:
+        failed = {
+            "type": "Failed",
+            "status": "True",
+            "reason": "BackoffLimitExceeded",
+            "message": "Job has reached the backoff limit",
+        }
+        return {"conditions": [failed] if fault == "deleted" else []}
 
 
 def stable(service: dict[str, Any]) -> str:
@@ -231,7 +284,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path.startswith("/tests/"):
             value = getattr(self.state, self.path.removeprefix("/tests/"))
-            return self._respond(200, sorted(value) if isinstance(value, set) else value)
+            return self._respond(
+                200, list(value) if value is self.state.jobs else sorted(value) if isinstance(value, set) else value
+            )
         if self._is_refused():
             return None
         self.state.tick()
@@ -240,10 +295,19 @@ class Handler(BaseHTTPRequestHandler):
         if url.path.startswith(DEPLOYMENTS):
             found = self.state.deployment(url.path.removeprefix(DEPLOYMENTS))
             return self._respond(200, found) if found else self._refused(404, "deployments.apps not found")
+        if url.path.startswith(f"{JOBS}/"):
+            job = self.state.jobs.get(url.path.rpartition("/")[2])
+            return (
+                self._respond(200, {"status": job.status(self.state.job_fault)})
+                if job
+                else self._refused(404, "jobs not found")
+            )
+        if url.path.startswith(f"{PODS}/") and url.path.endswith("/log"):
+            return self._send(200, self.state.jobs[url.path.split("/")[-2].removesuffix("-x")].log.read_bytes(), "text/plain")
         lists = {
             SERVICES: lambda: [self.state.read(one) for one in self.state.services],
             ROUTES: self.state.routes,
-            PODS: lambda: self.state.pods(query["labelSelector"].partition("=")[2]),
+            PODS: lambda: self.state.labelled(*query["labelSelector"].split("=")),
             EVENTS: lambda: self.state.events(query["fieldSelector"]),
         }
         if url.path.rstrip("/") in lists:
@@ -259,16 +323,36 @@ class Handler(BaseHTTPRequestHandler):
             return None
         return self._named(lambda name: self.state.write(name, body))
 
+    def do_POST(self) -> None:
+        manifest = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self._is_refused():
+            return None
+        name = manifest["metadata"]["name"]
+        if name in self.state.jobs:
+            return self._refused(409, f'jobs.batch "{name}" already exists')
+        self.state.jobs[name] = Job(manifest)
+        return self._respond(201, manifest)
+
     def do_DELETE(self) -> None:
         if self._is_refused():
             return None
         path, _, name = self.path.partition("?")[0].rpartition("/")
+        if path == JOBS and name in self.state.jobs:
+            job = self.state.jobs.pop(name)
+            job.process.kill()
+            job.process.wait()
+            self.state.finished.append(job.manifest)
+            return self._respond(200, {"kind": "Status", "status": "Success"})
         if path != AUTOSCALERS or name not in self.state.autoscalers:
             return self._refused(404, f'horizontalpodautoscalers "{name}" not found')
         self.state.autoscalers.remove(name)
         return self._respond(200, {"kind": "Status", "status": "Success"})
 
     def _is_refused(self) -> bool:
+        if self.state.away:
+            self.state.away -= 1
+            self.close_connection = True
+            return True
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._refused(401, "Unauthorized")
         elif self.state.refuse and self.state.refuse_path in self.path:
@@ -288,9 +372,11 @@ class Handler(BaseHTTPRequestHandler):
         self._respond(status, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": status})
 
     def _respond(self, status: int, content: Any) -> None:
-        body = json.dumps(content).encode()
+        self._send(status, json.dumps(content).encode(), "application/json")
+
+    def _send(self, status: int, body: bytes, content_type: str) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
