@@ -38,6 +38,8 @@ def ingest(
     }
     info = ingest(source, Path(dataset.path), **options)
     tags = {tracking.SOURCE_TAG: source, tracking.INGEST_TAG: json.dumps(options), "dataset.digest": info["digest"]}
-    tracking.get_or_create_run(pipeline_run).set_tags(tags)
+    run = tracking.get_or_create_run(pipeline_run)
+    run.set_tags(tags)
+    run.log_dataset(info)
     dataset.metadata.update(source=source, revision=info["revision"], digest=info["digest"], **info["rows"])
     return str(info["digest"])

@@ -23,11 +23,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote
 
 from goemotions import addresses, defaults
 from goemotions.errors import ModelError, TrackingError, WorkflowError
+
+if TYPE_CHECKING:
+    # Importing it takes seconds.
+    from goemotions.data.dataset import DatasetInfo
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +46,13 @@ HISTORY_TAG = "goemotions.history."
 # Of a registered model: the number of its last change.
 CHANGES_TAG = "goemotions.changes"
 PARAMETER_LIMIT = 6000
+# MLflow stores so many characters of a data set's digest.
+DIGEST_LIMIT = 36
+DATASET_COLUMNS = [
+    {"type": "string", "name": "id", "required": True},
+    {"type": "string", "name": "text", "required": True},
+    {"type": "array", "items": {"type": "long"}, "name": "labels", "required": True},
+]
 HEALTH_SECONDS = 5
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 WAIT_SECONDS = (1, 2, 4)
@@ -149,6 +160,28 @@ class Run:
             for name, value in values.items():
                 _client().set_tag(self.run_id, name, value)
 
+    def log_dataset(self, info: DatasetInfo) -> None:
+        """Logs each split of a Dataset as an input of the run. Logging it again changes nothing."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source_type, source = _dataset_source(info)
+        inputs = [
+            DatasetInput(
+                Dataset(
+                    name=f"{info['source'].rstrip('/')}/{split}"[-500:],
+                    digest=info["digest"][:DIGEST_LIMIT],
+                    source_type=source_type,
+                    source=json.dumps(source),
+                    schema=json.dumps({"mlflow_colspec": DATASET_COLUMNS}),
+                    profile=json.dumps({"num_rows": rows, "num_labels": len(info["labels"]), "digest": info["digest"]}),
+                ),
+                [InputTag("mlflow.data.context", split)],
+            )
+            for split, rows in info["rows"].items()
+        ]
+        with _translate_errors():
+            _client().log_inputs(self.run_id, inputs)
+
     def log_folder(self, path: Path, name: str) -> None:
         with _translate_errors():
             _client().log_artifacts(self.run_id, str(path), name)
@@ -242,6 +275,15 @@ def pipeline_run_tags(run_id: str) -> dict[str, str]:
 
     tags = run_tags(run_id)
     return run_tags(tags[MLFLOW_PARENT_RUN_ID]) if MLFLOW_PARENT_RUN_ID in tags else tags
+
+
+def _dataset_source(info: DatasetInfo) -> tuple[str, dict[str, str]]:
+    """Type and description of a source, as ``mlflow.data.get_source`` reads them."""
+    source = info["source"]
+    if source.startswith(addresses.HUB):
+        name, _, config = source.removeprefix(addresses.HUB).partition("@")[0].partition(":")
+        return "hugging_face", {"path": name, "config_name": config, "revision": info["revision"]}
+    return "s3" if addresses.is_s3(source) else "local", {"uri": source}
 
 
 def _experiment() -> str:

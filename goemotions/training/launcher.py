@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from goemotions import addresses
+from goemotions.data.dataset import load_dataset
 from goemotions.models import devices
 from goemotions.models.records import TrainingRecord
 from goemotions.registry import tracking
@@ -45,6 +46,7 @@ def _train(dataset: Path, output: Path, profile: str, options: TrainOptions) -> 
     if not (options.pipeline_run and distributed.is_first()):
         return trainer.train(dataset, output, profile, options)
     with tracking.step(options.pipeline_run, profile) as run:
+        run.log_dataset(load_dataset(dataset, splits=())[1])
         record = trainer.train(dataset, output, profile, options, lambda epoch, metrics: run.log_metrics(metrics, epoch))
         run.log_missing(record.history)
         others = {name: getattr(record, name) for name in ("seed", "precision", "dataset_digest", "processes")}

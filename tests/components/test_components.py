@@ -34,6 +34,11 @@ def test_ingest_returns_the_digest_and_describes_its_dataset(source: Path, stack
     digest = ingest.python_func(str(source), "text", "", 0.1, 0, False, "quarantine", 0.05, "component-ingest", dataset)
     assert json.loads((tmp_path / "dataset" / "dataset.json").read_text())["digest"] == digest == dataset.metadata["digest"]
     assert dataset.metadata["train"] == 240
+    inputs = tracking._client().get_run(tracking.get_or_create_run("component-ingest").run_id).inputs.dataset_inputs
+    assert {one.tags[0].value: one.dataset.name for one in inputs} == {
+        split: f"{source}/{split}" for split in ("train", "validation", "test")
+    }
+    assert {one.dataset.digest for one in inputs} == {digest[:36]}
 
 
 def test_train_logs_its_epochs_and_leaves_checkpoints_in_s3(
@@ -56,6 +61,7 @@ def test_train_logs_its_epochs_and_leaves_checkpoints_in_s3(
     run = tracking._client().get_run(tracking.get_or_create_run("component-train", "minilm").run_id)
     history = tracking._client().get_metric_history(run.info.run_id, "validation/auc_micro")
     assert [entry.step for entry in history] == [1, 2]
+    assert [one.tags[0].value for one in run.inputs.dataset_inputs] == ["train", "validation", "test"]
     assert run.data.params["learning_rate"] == "0.003"
     assert run.info.status == "FINISHED"
     checkpoints = registration.storage.children(f"{bucket}checkpoints/component-train/minilm/")

@@ -2,6 +2,7 @@
 
 import http.client
 import http.server
+import json
 import os
 import socket
 import subprocess
@@ -135,6 +136,28 @@ def test_each_pipeline_run_has_its_own_runs(stack: Path, unique_name: str) -> No
         tracking.get_or_create_run(f"{unique_name}-1", "minilm").run_id
         != tracking.get_or_create_run(f"{unique_name}-10", "minilm").run_id
     )
+
+
+@pytest.mark.parametrize(
+    ("source", "described"),
+    [
+        ("hub:owner/data:simplified@main", {"path": "owner/data", "config_name": "simplified", "revision": "c0ffee"}),
+        ("s3://bucket/data/", {"uri": "s3://bucket/data/"}),
+        ("some/folder", {"uri": "some/folder"}),
+    ],
+)
+def test_a_dataset_is_an_input_of_the_run_once(
+    client: mlflow.MlflowClient, unique_name: str, source: str, described: dict[str, str]
+) -> None:
+    rows = {"train": 3, "validation": 2, "test": 1}
+    info: Any = {"source": source, "revision": "c0ffee", "digest": "d" * 64, "labels": ["a", "b"], "rows": rows}
+    run = tracking.get_or_create_run(unique_name.replace("/", "-").replace(":", "-"))
+    for _ in range(2):
+        run.log_dataset(info)
+    inputs = client.get_run(run.run_id).inputs.dataset_inputs
+    assert {one.tags[0].value: json.loads(one.dataset.profile)["num_rows"] for one in inputs} == rows
+    read = mlflow.data.get_source(inputs[0].dataset).to_dict()
+    assert described.items() <= read.items()
 
 
 def test_a_step_that_ends_finishes_its_run_and_one_that_fails_marks_it(client: mlflow.MlflowClient, unique_name: str) -> None:
