@@ -153,13 +153,15 @@ download-model: $(SERVICES) ## download and verify the files of VERSION (alias o
 report: setup ## write docs/model-performance.md, its figures and tables from the newest run
 	@$(GOEMOTIONS) pipeline report $(NAMED)
 
-# Each has an environment of its own: Checkov pins other versions of packages that are used here too, and with the dependencies of
-# CycloneDX every import of kfp takes two seconds more.
+# Each has an environment of its own: Checkov and Triton's client need other versions of packages that are used here too, and with the
+# dependencies of CycloneDX every import of kfp takes two seconds more.
 CHECKOV := .venv/checkov/bin/checkov
 CYCLONEDX := .venv/cyclonedx/bin/cyclonedx-py
+TRITON := .venv/triton/bin/installed
 $(CHECKOV): TOOL := checkov==3.3.30
 $(CYCLONEDX): TOOL := cyclonedx-bom==7.5.0
-$(CHECKOV) $(CYCLONEDX):
+$(TRITON): TOOL := 'tritonclient[grpc,http]==2.73.0'
+$(CHECKOV) $(CYCLONEDX) $(TRITON):
 	$(PYTHON) -m venv $(@D:/bin=)
 	$(@D)/python -m pip install --quiet $(PIP_OPTIONS) $(TOOL)
 	@touch $@
@@ -170,7 +172,7 @@ TRAINING := tests/training
 LOAD := tests/serving/test_load.py
 OTHERS := $(foreach file,$(TRAINING) $(LOAD) tests/images,--ignore $(file))
 
-tools: $(CHECKOV) $(CYCLONEDX)
+tools: $(CHECKOV) $(CYCLONEDX) $(TRITON)
 
 test: setup tools ## the tests, two files at a time
 	@export MADE_ONCE=$$(mktemp -d); trap 'rm -rf "$$MADE_ONCE"' EXIT; set -x; \

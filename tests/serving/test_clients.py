@@ -4,9 +4,12 @@ import asyncio
 import gzip
 import http.client
 import json
+import os
 import struct
+import subprocess
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -21,6 +24,7 @@ from goemotions.prediction.predictor import Options, Predictor
 from tests.support.servers import PREDICT, Server
 
 INFER = "/v2/models/goemotions/infer"
+ROOT = Path(__file__).parents[2]
 TEXTS = ["we found the lake", "a quiet balloon under the table"]
 
 
@@ -207,6 +211,42 @@ def test_a_parameter_without_effect_is_rejected_by_name(
 ) -> None:
     status, _, body = post(server, json.dumps({"inputs": [tensor(**changes)], **fields}).encode())
     assert (status, named in json.loads(body)["error"]) == (400, True), body
+
+
+CLIENTS = ROOT / "tests" / "support" / "triton_clients.py"
+# Triton's own extensions, which the Open Inference Protocol does not have.
+EXTENSIONS = ("get_model_config", "get_inference_statistics")
+
+
+@pytest.fixture(scope="module")
+def calls(server: Server) -> dict[str, Any]:
+    """What every call of Triton's clients returned, in the environment that has them."""
+    python = ROOT / ".venv" / "triton" / "bin" / "python"
+    assert python.exists(), "Triton's client is not installed: `make .venv/triton/bin/installed`"
+    command = [python, CLIENTS, str(server.port), str(server.grpc_port), server.name, *TEXTS]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, env={"PATH": os.environ["PATH"]})
+    assert ended.returncode == 0, ended.stderr
+    returned: dict[str, Any] = json.loads(ended.stdout)
+    return returned
+
+
+@pytest.mark.parametrize("protocol", ["http", "http.aio", "grpc", "grpc.aio"])
+def test_the_clients_of_triton_themselves(calls: dict[str, Any], server: Server, expected: np.ndarray, protocol: str) -> None:
+    own = {name.removeprefix(f"{protocol}: "): value for name, value in calls.items() if name.startswith(f"{protocol}: ")}
+    inferred = {name: value for name, value in own.items() if "infer" in name and name not in EXTENSIONS}
+    assert len(inferred) >= 8
+    for name, value in inferred.items():
+        assert np.array(value, dtype=np.float32) == pytest.approx(expected, abs=1e-5), name
+    for name in ("is_server_live", "is_server_ready", "is_model_ready"):
+        assert own[name] is True
+    assert own["get_server_metadata"] == own["get_model_metadata"] == server.name
+    is_grpc = protocol.startswith("grpc")
+    unknown = "StatusCode.NOT_FOUND: no such model" if is_grpc else "404: no such path or model"
+    assert own["get_model_metadata, unknown"].startswith(f"InferenceServerException {unknown}")
+    assert own["is_model_ready, unknown"] is not True
+    for name in EXTENSIONS:
+        refused = "StatusCode.UNIMPLEMENTED" if is_grpc else "404: no such path or model"
+        assert own[name].startswith(f"InferenceServerException {refused}")
 
 
 def of_triton(field: bytes) -> Any:
