@@ -43,6 +43,10 @@ class StorageError(WorkflowError):
     """A file cannot be read or written, in S3 or on disk: no access, no space, no such object, or a failure after all retries."""
 
 
+class FileChanged(DataError):
+    """A file is not the one that was listed or planned before."""
+
+
 class IntegrityError(WorkflowError):
     """A folder does not match its manifest."""
 

@@ -26,6 +26,7 @@ from goemotions.metrics.probabilities import rank_labels
 from goemotions.models import engines
 from goemotions.prediction.predictor import Options, Predictor
 from goemotions.prediction.rows import is_json, open_rows
+from goemotions.storage import store
 from goemotions.storage.folder import replacing
 
 DIALECTS: dict[str, dict[str, Any]] = {
@@ -66,6 +67,7 @@ def score_file(
 
     Raises:
         DataError: the input is missing or not in the format of its extension, or its columns do not fit.
+        FileChanged: the input was changed meanwhile.
         StorageError: the output cannot be written.
     """
     if output.suffix.lower() not in ENDINGS:
@@ -74,7 +76,11 @@ def score_file(
         raise DataError(f"{output} is the input itself: write to another file")
     started = time.perf_counter()
     rows = blank = truncated = 0
-    source = open_rows(input.name, lambda: input.open("rb"), column)
+    # A file is opened several times: for its columns, and for its rows.
+    listed = store.find(str(input.parent), input.name)
+    source = open_rows(
+        input.name, lambda: store.open_file(str(input.parent), input.name, listed) if listed else input.open("rb"), column
+    )
     column = text_column(source.schema, input.name, column)
     schema = output_schema(source.schema, input.name, column, predictor.bundle.taxonomy.names if all_scores else ())
     progress = tqdm(total=source.count, desc=input.name, unit=" texts", mininterval=1)
@@ -85,8 +91,9 @@ def score_file(
             rows += len(batch)
             blank, truncated = blank + count_blank(labelled), truncated + count_truncated(labelled)
             progress.update(len(batch))
-        if not rows:
+        if not (rows and listed):
             raise DataError(f"{input.name} has no rows: it needs at least one")
+        store.require_unchanged(str(input.parent), listed)
     return ScoringSummary(rows, blank, truncated, time.perf_counter() - started)
 
 

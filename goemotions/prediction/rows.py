@@ -19,6 +19,7 @@ from goemotions.errors import DataError
 
 CHUNK = 4096
 CHUNK_CHARACTERS = 2**24
+READ_AHEAD = 2**25
 # In a field's metadata: its strings are JSON.
 JSON = {b"goemotions": b"json"}
 
@@ -150,11 +151,26 @@ def _parquet_batches(parquet: pq.ParquetFile, name: str, groups: Sequence[int], 
     """The rows of some row groups in validated batches."""
     row = 1 + start
     try:
-        for batch in parquet.iter_batches(CHUNK, row_groups=groups):
-            batch.validate(full=True)
-            yield batch
-            row += len(batch)
+        for some in _bounded(parquet, groups):
+            for batch in parquet.iter_batches(CHUNK, row_groups=some):
+                batch.validate(full=True)
+                yield batch
+                row += len(batch)
     except (pa.ArrowException, OSError) as error:
         if "UTF8" in str(error):
             raise DataError(f"{name}, one of the {CHUNK} rows from {row} on: not UTF-8: re-encode it") from error
         raise tables.damaged(name) from error
+
+
+def _bounded(parquet: pq.ParquetFile, groups: Sequence[int]) -> Iterator[list[int]]:
+    """Consecutive row groups, as few as have enough rows or bytes: PyArrow reads all that it is given ahead."""
+    some: list[int] = []
+    rows = size = 0
+    for number in groups:
+        group = parquet.metadata.row_group(number)
+        some, rows, size = [*some, number], rows + group.num_rows, size + group.total_byte_size
+        if rows >= CHUNK or size >= READ_AHEAD:
+            yield some
+            some, rows, size = [], 0, 0
+    if some:
+        yield some

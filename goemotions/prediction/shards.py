@@ -1,12 +1,14 @@
 """Batch scoring at scale: a folder of files in shards, each scored once, by any number of processes and machines.
 
 A plan is written first, into the output. Then each shard becomes one file, which appears when it is complete, so that a second run
-scores only the shards without a file. Several machines share the work if each takes a ``share``; two with the same share do no harm,
+scores only the shards without a file. The plan holds size and tag of every input file: each read checks them, so that no output mixes
+two versions of a file. Several machines share the work if each takes a ``share``; two with the same share do no harm,
 but repeat work. In the order of their names, the files have one row per row of the input, in order.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -18,13 +20,14 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from goemotions import addresses, defaults
 from goemotions.data import tables
-from goemotions.errors import DataError, StorageError
+from goemotions.errors import DataError, FileChanged, StorageError
 from goemotions.models import engines
 from goemotions.prediction import files
 from goemotions.prediction.files import ScoringSummary
@@ -37,6 +40,7 @@ from goemotions.storage.backend import File
 # Readers of a folder of Parquet files skip names that begin with an underscore.
 PLAN, DONE = "_plan.json", "_scored.json"
 COUNTS = b"goemotions"
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,28 @@ class Shard:
 
 @dataclass(frozen=True)
 class Plan:
-    """The input, the bundle and the shards of a batch scoring. ``input`` and ``bundle`` are locations."""
+    """The input, the bundle and the shards of a batch scoring.
+
+    Attributes:
+        input: location of the input; ``files`` has its files by name.
+        column: the column with the texts.
+        all_scores: whether the probability of each label is added.
+        bundle: location of the bundle.
+        shards: in the order of the rows.
+        digest: of the whole plan; each scored shard holds it.
+    """
 
     input: str
+    files: dict[str, File]
     column: str
     all_scores: bool
     bundle: str
     shards: tuple[Shard, ...]
+    digest: str
+
+    def only(self, shard: Shard) -> Plan:
+        """The plan with the input file of one shard: sent to a worker with each shard, the whole one would be quadratic."""
+        return replace(self, shards=(), files={shard.file: self.files[shard.file]})
 
 
 def plan(
@@ -83,7 +102,8 @@ def plan(
 
     Raises:
         DataError: the input has no rows, or its files differ in their columns; or the output is
-            within the input, or has the plan of another scoring.
+            within the input, or has the plan of another scoring, a damaged one, or shards without one.
+        FileChanged: an input file is not as it was when the output was planned.
         ModelError: there is no such version, or no bundle.
     """
     folder, name = _input(input)
@@ -100,33 +120,79 @@ def plan(
         "all_scores": all_scores,
         "shard_rows": shard_rows,
     }
-    if not (stored := store.read(output, PLAN)):
+    others = [file.name for file in store.files(output) if file.name != PLAN]
+    if store.read(output, PLAN) is None:
+        if scored := next((name for name in others if name.startswith("part-")), ""):
+            raise DataError(f"{output} has scored shards ({scored}) and no {PLAN}: empty it, or choose another folder")
         located = store.canonical(references.resolve(reference, model_name)[0])
         names = bundle.taxonomy(located).names
         shards = [asdict(shard) for shard in _shards(folder, inputs, column, names if all_scores else (), shard_rows)]
-        content = {"asked": request, "bundle": located, "shards": shards}
-        store.write_new(output, PLAN, json.dumps(content, indent=1).encode())
-        # Another process may have written its plan first.
-        stored = store.read(output, PLAN) or b""
-    former = json.loads(stored)["asked"]
-    if differs := [name for name, value in request.items() if former[name] != value]:
+        content = {"format": FORMAT, "asked": request, "bundle": located, "shards": shards}
+        # Another process may write its plan first.
+        store.write_new(output, PLAN, json.dumps(content | {"digest": _digest(content)}, indent=1).encode())
+    former = _read(output)["asked"]
+    if differs := [name for name, value in request.items() if name != "files" and former[name] != value]:
         raise DataError(f"{output} has scores of another {' and '.join(differs)}: empty it, or choose another folder")
+    _require_same(output, [File(**file) for file in former["files"]], inputs)
     return read(output)
+
+
+def _require_same(output: str, planned: Sequence[File], inputs: Sequence[File]) -> None:
+    before, now = ({file.name: file for file in files} for files in (planned, inputs))
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            change = "is new" if name not in before else "is missing" if name not in now else "has changed"
+            raise FileChanged(
+                f"{name} {change} since {output} was planned: restore the input as it was, or choose another folder"
+            )
 
 
 def read(output: str) -> Plan:
     """The plan that an output has.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, it is damaged, or an earlier version of this package wrote it.
     """
+    content = _read(output)
+    try:
+        request = content["asked"]
+        return Plan(
+            request["input"],
+            {file["name"]: File(**file) for file in request["files"]},
+            request["column"],
+            request["all_scores"],
+            content["bundle"],
+            tuple(Shard(**shard) for shard in content["shards"]),
+            content["digest"],
+        )
+    except (KeyError, TypeError) as error:
+        raise _unreadable(output) from error
+
+
+def _read(output: str) -> dict[str, Any]:
     try:
         content = json.loads(store.read(output, PLAN) or b"")
-        request = content["asked"]
-        shards = tuple(Shard(**shard) for shard in content["shards"])
-        return Plan(request["input"], request["column"], request["all_scores"], content["bundle"], shards)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{output} has no readable {PLAN}: plan the scoring first, into an empty folder") from error
+        if not isinstance(content, dict):
+            raise TypeError
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _unreadable(output) from error
+    if content.get("format") != FORMAT:
+        raise DataError(
+            f"{output}: {PLAN} is of another version of this package and lacks the state of the input: score into another folder"
+        )
+    if content.get("digest") != _digest({name: value for name, value in content.items() if name != "digest"}):
+        raise _unreadable(output)
+    return content
+
+
+def _unreadable(output: str) -> DataError:
+    return DataError(
+        f"{output} has no readable {PLAN}: it is missing or damaged; plan the scoring into an empty folder before shards are scored"
+    )
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def score(
@@ -147,7 +213,8 @@ def score(
         predictor: a loaded predictor of the plan's bundle, for one worker.
 
     Raises:
-        DataError: an input file is damaged or has changed its columns.
+        DataError: an input file is damaged.
+        FileChanged: an input file is not as it was when it was planned.
         StorageError: a worker was killed, or the store fails.
     """
     planned = read(output)
@@ -172,14 +239,14 @@ def finish(output: str) -> ScoringSummary:
     """Checks that every shard has a file with all its rows, and writes their sums as ``_scored.json``.
 
     Raises:
-        DataError: shards are missing, or have another number of rows.
+        DataError: shards are missing, have another number of rows, or were scored by another plan.
     """
     planned = read(output)
     done = {file.name for file in store.files(output)}
     if missing := [shard.name for shard in planned.shards if shard.name not in done]:
         raise DataError(f"{output}: {len(missing)} of {len(planned.shards)} shards are missing ({missing[0]}): score it again")
     store.sweep(output)
-    summaries = [_read_summary(output, shard) for shard in planned.shards]
+    summaries = [_read_summary(output, shard, planned) for shard in planned.shards]
     total = ScoringSummary(
         sum(summary.rows for summary in summaries),
         sum(summary.blank for summary in summaries),
@@ -192,17 +259,19 @@ def finish(output: str) -> ScoringSummary:
     return total
 
 
-def _read_summary(output: str, shard: Shard) -> ScoringSummary:
+def _read_summary(output: str, shard: Shard, planned: Plan) -> ScoringSummary:
     """The counts in the metadata of a scored shard.
 
     Raises:
-        DataError: the file does not have the shard's rows.
+        DataError: the file does not have the shard's rows, or another plan's.
     """
     with store.open_file(output, shard.name) as file:
         metadata = tables.open_parquet(file, shard.name).metadata
     counts = json.loads((metadata.metadata or {}).get(COUNTS, b"{}"))
     if metadata.num_rows != shard.rows or not counts:
         raise DataError(f"{output}: {shard.name} has {metadata.num_rows} rows, not {shard.rows}: remove it and score it again")
+    if counts.get("plan") != planned.digest:
+        raise DataError(f"{output}: {shard.name} was scored by another plan: remove it and score it again")
     return ScoringSummary(shard.rows, counts["blank"], counts["truncated"], counts["seconds"])
 
 
@@ -234,12 +303,13 @@ def _shards(folder: str, inputs: Sequence[File], column: str, scores: Sequence[s
     number = 0
     schema = None
     for file in inputs:
-        opened = _open(folder, file.name, column)
+        opened = _open(folder, file, column)
         schema = schema or opened.schema
         if not opened.schema.equals(schema):
             raise DataError(f"{file.name} has other columns than {inputs[0].name}: score them into separate folders")
         files.output_schema(schema, file.name, files.text_column(schema, file.name, column), scores)
         total = opened.total()
+        store.require_unchanged(folder, file)
         for first in range(0, total, shard_rows):
             yield Shard(f"part-{number:06d}.parquet", file.name, first, min(shard_rows, total - first))
             number += 1
@@ -247,8 +317,8 @@ def _shards(folder: str, inputs: Sequence[File], column: str, scores: Sequence[s
         raise DataError(f"{folder} has no rows: it needs at least one")
 
 
-def _open(folder: str, name: str, column: str) -> Rows:
-    return open_rows(name, lambda: store.open_file(folder, name), column)
+def _open(folder: str, file: File, column: str) -> Rows:
+    return open_rows(file.name, lambda: store.open_file(folder, file.name, file), column)
 
 
 def _score_all(
@@ -264,7 +334,7 @@ def _score_shard(predictor: Predictor, planned: Plan, output: str, shard: Shard)
         return shard.rows
     started = time.perf_counter()
     rows = blank = truncated = 0
-    opened = _open(planned.input, shard.file, planned.column)
+    opened = _open(planned.input, planned.files[shard.file], planned.column)
     names = predictor.bundle.taxonomy.names if planned.all_scores else ()
     column = files.text_column(opened.schema, shard.file, planned.column)
     schema = files.output_schema(opened.schema, shard.file, column, names)
@@ -274,11 +344,15 @@ def _score_shard(predictor: Predictor, planned: Plan, output: str, shard: Shard)
             writer.write_batch(labelled)
             rows += len(labelled)
             blank, truncated = blank + files.count_blank(labelled), truncated + files.count_truncated(labelled)
+        store.require_unchanged(planned.input, planned.files[shard.file])
         if rows < shard.rows:
-            raise DataError(
-                f"{shard.file} has fewer rows than when it was planned: restore it, or score it into another folder"
-            )
-        counts = {"blank": blank, "truncated": truncated, "seconds": round(time.perf_counter() - started, 3)}
+            raise DataError(f"{output}: {PLAN} has more rows of {shard.file} than it holds: score into another folder")
+        counts = {
+            "plan": planned.digest,
+            "blank": blank,
+            "truncated": truncated,
+            "seconds": round(time.perf_counter() - started, 3),
+        }
         writer.add_key_value_metadata({COUNTS: json.dumps(counts)})
     return shard.rows
 
@@ -292,12 +366,10 @@ def _in_processes(
     """The number of rows of each shard, as soon as it is scored."""
     # An error of the bundle is raised here once, not by each worker.
     bundle.load(folder, is_verified=True)
-    # The plan is sent to a worker with each shard: with its list of shards that would be quadratic.
-    planned = replace(planned, shards=())
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(shards)), context, _start, (folder, threads, os.getpid()))
     try:
-        for done in as_completed([pool.submit(_score_here, planned, output, shard) for shard in shards]):
+        for done in as_completed([pool.submit(_score_here, planned.only(shard), output, shard) for shard in shards]):
             yield done.result()
     except BrokenProcessPool as error:
         raise StorageError(

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from goemotions.errors import FileChanged
+
 
 @dataclass(frozen=True, order=True)
 class File:
@@ -16,6 +18,12 @@ class File:
     name: str
     size: int
     tag: str
+
+    def changed(self, location: str) -> FileChanged:
+        return FileChanged(
+            f"{location.rstrip('/')}/{self.name} has changed since it was listed, when it had {self.size:,} bytes: "
+            "restore it as it was, or begin again with another output"
+        )
 
 
 class Backend(ABC):
@@ -28,13 +36,16 @@ class Backend(ABC):
     def children(self) -> list[str]: ...
 
     @abstractmethod
-    def has(self, name: str) -> bool: ...
+    def find(self, name: str) -> File | None: ...
 
     @abstractmethod
     def read(self, name: str) -> bytes | None: ...
 
     @abstractmethod
-    def open(self, name: str) -> BinaryIO: ...
+    def open(self, name: str, expected: File | None = None) -> BinaryIO: ...
+
+    @abstractmethod
+    def require_unchanged(self, file: File) -> None: ...
 
     @abstractmethod
     def download(self, name: str, path: Path) -> None: ...

@@ -59,29 +59,42 @@ def sweep(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _file(name: str, stat: os.stat_result) -> File:
+    return File(name, stat.st_size, str(stat.st_mtime_ns))
+
+
 class FolderBackend(Backend):
     def __init__(self, location: str) -> None:
         self.root = Path(location)
 
     def files(self) -> list[File]:
-        stats = [(path.relative_to(self.root).as_posix(), path.stat()) for path in self.root.rglob("*") if path.is_file()]
-        return sorted(File(name, stat.st_size, str(stat.st_mtime_ns)) for name, stat in stats)
+        paths = [path for path in self.root.rglob("*") if path.is_file()]
+        return sorted(_file(path.relative_to(self.root).as_posix(), path.stat()) for path in paths)
 
     def children(self) -> list[str]:
         return sorted(path.name for path in self.root.iterdir() if path.is_dir()) if self.root.is_dir() else []
 
-    def has(self, name: str) -> bool:
-        return (self.root / name).is_file()
+    def find(self, name: str) -> File | None:
+        path = self.root / name
+        return _file(name, path.stat()) if path.is_file() else None
 
     def read(self, name: str) -> bytes | None:
-        return (self.root / name).read_bytes() if self.has(name) else None
+        return (self.root / name).read_bytes() if (self.root / name).is_file() else None
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str, expected: File | None = None) -> BinaryIO:
         path = self.root / name
         try:
-            return path.open("rb")
+            file = path.open("rb")
         except OSError as error:
             raise StorageError(f"{path} cannot be read ({error.strerror}): check its path") from error
+        if expected and _file(name, os.fstat(file.fileno())) != expected:
+            file.close()
+            raise expected.changed(str(self.root))
+        return file
+
+    def require_unchanged(self, file: File) -> None:
+        if self.find(file.name) != file:
+            raise file.changed(str(self.root))
 
     def download(self, name: str, path: Path) -> None:
         shutil.copyfile(self.root / name, path)

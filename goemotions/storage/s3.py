@@ -60,8 +60,8 @@ class S3Backend(Backend):
         # From the keys, not from a listing of folders: some servers keep listing a folder whose files are deleted.
         return sorted({file.name.partition("/")[0] for file in self.files() if "/" in file.name})
 
-    def has(self, name: str) -> bool:
-        return any(file.name == name for file in self.files(name))
+    def find(self, name: str) -> File | None:
+        return next((file for file in self.files(name) if file.name == name), None)
 
     def read(self, name: str) -> bytes | None:
         tagged = self.read_tagged(name)
@@ -78,8 +78,11 @@ class S3Backend(Backend):
                     return None
                 raise
 
-    def open(self, name: str) -> BinaryIO:
-        return io.BufferedReader(_ObjectReader(self, name), READ_BYTES)
+    def open(self, name: str, expected: File | None = None) -> BinaryIO:
+        return io.BufferedReader(_ObjectReader(self, name, expected), READ_BYTES)
+
+    def require_unchanged(self, file: File) -> None:
+        """Nothing to do: each read has this condition."""
 
     def download(self, name: str, path: Path) -> None:
         with translate_errors(self.location):
@@ -129,13 +132,17 @@ class S3Backend(Backend):
 
 
 class _ObjectReader(io.RawIOBase):
-    """An object as a file: each read requests a range of bytes."""
+    """An object as a file: each read requests a range of bytes, on the condition that it is still the same object."""
 
-    def __init__(self, backend: S3Backend, name: str) -> None:
+    def __init__(self, backend: S3Backend, name: str, expected: File | None) -> None:
         self._location, self._position = backend.location, 0
         self._object = {"Bucket": backend.bucket, "Key": backend.prefix + name}
         with translate_errors(self._location):
-            self._size = int(client().head_object(**self._object)["ContentLength"])
+            found = client().head_object(**self._object)
+        self._size = int(found["ContentLength"])
+        self._file = File(name, self._size, _tag(found))
+        if expected and self._file != expected:
+            raise expected.changed(self._location)
 
     def readable(self) -> bool:
         return True
@@ -153,10 +160,22 @@ class _ObjectReader(io.RawIOBase):
             return 0
         span = f"bytes={self._position}-{self._position + wanted - 1}"
         with translate_errors(self._location):
-            content = client().get_object(**self._object, Range=span)["Body"].read()
+            try:
+                response = client().get_object(**self._object, Range=span, IfMatch=f'"{self._file.tag}"')
+            except ClientError as error:
+                if _code(error) in CONFLICTS:
+                    raise self._file.changed(self._location) from error
+                raise
+            if _tag(response) != self._file.tag:
+                raise self._file.changed(self._location)
+            content = response["Body"].read()
         buffer[: len(content)] = content
         self._position += len(content)
         return len(content)
+
+
+def _tag(response: Mapping[str, Any]) -> str:
+    return str(response["ETag"]).strip('"')
 
 
 @functools.cache

@@ -138,9 +138,14 @@ def children(location: str) -> list[str]:
     return _backend(location).children()
 
 
+def find(location: str, name: str) -> File | None:
+    """The file of this name below a location, or None if there is no such file."""
+    return _backend(location).find(name)
+
+
 def has(location: str, name: str) -> bool:
     """Whether a file of this name is below a location."""
-    return _backend(location).has(name)
+    return find(location, name) is not None
 
 
 def read(location: str, name: str) -> bytes | None:
@@ -148,13 +153,28 @@ def read(location: str, name: str) -> bytes | None:
     return _backend(location).read(name)
 
 
-def open_file(location: str, name: str) -> BinaryIO:
+def open_file(location: str, name: str, expected: File | None = None) -> BinaryIO:
     """One file below a location, opened for reading and seeking. In S3 only the parts that are read are downloaded.
+
+    Args:
+        location: a folder or prefix.
+        name: of the file.
+        expected: what ``files`` returned of it.
 
     Raises:
         StorageError: there is no such file, or it cannot be read.
+        FileChanged: it is not the expected one. In S3, reading also raises it; of a local file ``require_unchanged`` does.
     """
-    return _backend(location).open(name)
+    return _backend(location).open(name, expected)
+
+
+def require_unchanged(location: str, file: File) -> None:
+    """Checks a file after it was read.
+
+    Raises:
+        FileChanged: what was read may not be the file that ``files`` returned.
+    """
+    _backend(location).require_unchanged(file)
 
 
 def writing(location: str, name: str) -> AbstractContextManager[Path]:

@@ -18,10 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goemotions.errors import DataError, ModelError, StorageError
+from goemotions.errors import DataError, FileChanged, ModelError, StorageError
 from goemotions.prediction import files, shards
+from goemotions.prediction import rows as rows_module
 from goemotions.prediction.predictor import Options, Predictor
-from goemotions.storage import store
+from goemotions.storage import s3, store
 
 WORDS = ["lake", "storm", "balloon", "harbour", "sparrow", "gravel", "table"]
 
@@ -29,6 +30,12 @@ WORDS = ["lake", "storm", "balloon", "harbour", "sparrow", "gravel", "table"]
 @pytest.fixture(scope="module")
 def predictor(whole: Path) -> Predictor:
     return Predictor.load(whole, threads=1)
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A location that only this test uses, with its final slash."""
+    return request.getfixturevalue("bucket") if request.param == "s3" else f"{tmp_path}/store/"
 
 
 def comments(count: int, start: int = 0) -> pa.Table:
@@ -153,7 +160,6 @@ def test_finished_shards_are_not_scored_again(predictor: Predictor, whole: Path,
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda source: pq.write_table(comments(7), source / "in-000.parquet"), "another files"),
         (lambda source: {"column": "n"}, "another column"),
         (lambda source: {"shard_rows": 10, "all_scores": False}, "another all_scores and shard_rows"),
     ],
@@ -244,13 +250,159 @@ def test_a_shard_that_another_process_wrote_is_not_written_again(
     assert assert_correct(predictor, scored(tmp_path / "out"), 60)
 
 
-def test_a_file_truncated_after_planning_is_a_named_error(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
-    source = write(tmp_path / "in", 40)
-    shards.plan(str(source), str(tmp_path / "out"), str(whole), shard_rows=20)
-    pq.write_table(comments(30), source / "in-000.parquet")
-    with pytest.raises(DataError, match=r"in-000.parquet has fewer rows than when it was planned"):
-        shards.score(str(tmp_path / "out"), predictor=predictor)
-    assert not list((tmp_path / "out").glob("*.partial"))
+@pytest.mark.fault("input-changed")
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda source: pq.write_table(comments(7), source / "in-000.parquet"), r"in-000\.parquet has changed"),
+        (lambda source: os.utime(source / "in-000.parquet", (1, 1)), r"in-000\.parquet has changed"),
+        (lambda source: pq.write_table(comments(7), source / "a.parquet"), r"a\.parquet is new"),
+        (lambda source: (source / "in-001.parquet").unlink(), r"in-001\.parquet is missing"),
+    ],
+)
+def test_a_changed_input_is_not_resumed(
+    predictor: Predictor, whole: Path, tmp_path: Path, change: Callable[[Path], Any], reason: str
+) -> None:
+    source, output = write(tmp_path / "in", 20, 20), str(tmp_path / "out")
+    shards.plan(str(source), output, str(whole), shard_rows=20)
+    shards.score(output, share=(0, 2), predictor=predictor)
+    change(source)
+    with pytest.raises(FileChanged, match=rf"^{reason} since {output} was planned: restore the input as it was, or choose"):
+        run(source, tmp_path / "out", whole, predictor, shard_rows=20)
+
+
+@pytest.mark.fault("input-changed")
+@pytest.mark.parametrize("name", ["in.parquet", "in.csv", "in.jsonl.gz"])
+def test_a_file_that_is_replaced_between_two_shards_is_a_named_error(
+    predictor: Predictor, whole: Path, tmp_path: Path, place: str, name: str
+) -> None:
+    """As many rows before and after, on disk and in S3: without the check, half of the output would be of each."""
+
+    def put(text: str) -> None:
+        rows, path = pa.table({"text": [text] * 40}), tmp_path / "from" / name
+        path.parent.mkdir(exist_ok=True)
+        if name.endswith(".parquet"):
+            pq.write_table(rows, path)
+        else:
+            lines = ["text", *rows["text"].to_pylist()] if name == "in.csv" else map(json.dumps, rows.to_pylist())
+            content = "\n".join(lines).encode() + b"\n"
+            path.write_bytes(gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
+        store.put(path.parent, f"{place}in/")
+
+    put("lake")
+    shards.plan(f"{place}in/", f"{place}out/", str(whole), shard_rows=20)
+    shards.score(f"{place}out/", share=(0, 2), predictor=predictor)
+    put("hill")
+    changed = rf"in/{name} has changed since it was listed, when it had [\d,]+ bytes: restore it as it was, or begin again"
+    with pytest.raises(FileChanged, match=changed):
+        shards.score(f"{place}out/", predictor=predictor)
+    assert not [file for file in store.files(f"{place}out/") if file.name == "part-000001.parquet"]
+
+
+@pytest.mark.fault("input-changed")
+@pytest.mark.parametrize("name", ["in.parquet", "in.csv"])
+def test_a_file_that_is_replaced_while_a_shard_is_read_is_a_named_error(
+    predictor: Predictor, whole: Path, tmp_path: Path, place: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its size and its rows stay the same; it changes after the first batch of rows was read."""
+    source = tmp_path / "from"
+    source.mkdir()
+    rows = 3 * rows_module.CHUNK
+    texts = [random.Random(number).randbytes(60).hex() for number in range(rows)]
+    monkeypatch.setattr(s3, "READ_BYTES", 2**16)
+    pq.write_table(pa.table({"text": texts}), source / "in.parquet", row_group_size=rows_module.CHUNK)
+    (source / "in.csv").write_text("text\n" + "\n".join(texts) + "\n")
+    for other in {"in.parquet", "in.csv"} - {name}:
+        (source / other).unlink()
+    store.put(source, f"{place}in/")
+    shards.plan(f"{place}in/", f"{place}out/", str(whole))
+    labelled = 0
+
+    def label_then_replace(_: Predictor, batch: pa.RecordBatch, column: str, schema: pa.Schema) -> pa.RecordBatch:
+        nonlocal labelled
+        if not labelled:
+            content = bytearray((source / name).read_bytes())
+            content[-len(content) // 3] ^= 1
+            (source / name).write_bytes(content)
+            store.put(source, f"{place}in/")
+        labelled += len(batch)
+        columns = [pa.nulls(len(batch), field.type) for field in list(schema)[1:]]
+        return pa.RecordBatch.from_arrays([batch[column], *columns], schema=schema)
+
+    monkeypatch.setattr(files, "label_rows", label_then_replace)
+    monkeypatch.setattr(files, "count_truncated", lambda _: 0)
+    with pytest.raises(FileChanged, match=rf"in/{name} has changed since it was listed"):
+        shards.score(f"{place}out/", predictor=predictor)
+    assert [file.name for file in store.files(f"{place}out/")] == ["_plan.json"]
+
+
+@pytest.mark.fault("input-changed")
+def test_a_file_that_changes_while_it_is_scored_alone_is_a_named_error(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, label = tmp_path / "in.csv", files.label_rows
+    source.write_text("text\na\nb\n")
+
+    def label_then_append(*arguments: Any) -> pa.RecordBatch:
+        source.write_text("text\nc\nd\n")
+        os.utime(source, (1, 1))
+        return label(*arguments)
+
+    monkeypatch.setattr(files, "label_rows", label_then_append)
+    with pytest.raises(FileChanged, match=r"in\.csv has changed since it was listed, when it had 9 bytes"):
+        files.score_file(predictor, source, tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+
+
+def _older(content: dict[str, Any]) -> None:
+    del content["format"], content["digest"]
+
+
+def _cut(content: dict[str, Any]) -> None:
+    content["shards"].pop()
+
+
+@pytest.mark.fault("plan-damaged")
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: json.dumps(changed(json.loads(text), _older)), "_plan.json is of another version of this package"),
+        (lambda text: json.dumps(changed(json.loads(text), _cut)), "has no readable _plan.json: it is missing or damaged"),
+        (lambda text: text[: len(text) // 2], "has no readable _plan.json: it is missing or damaged"),
+        (lambda text: "", "has no readable _plan.json: it is missing or damaged"),
+        (lambda text: "[]", "has no readable _plan.json: it is missing or damaged"),
+        (lambda text: "[" * 100_000, "has no readable _plan.json: it is missing or damaged"),
+    ],
+    ids=["older", "fewer shards", "half", "empty", "list", "nested"],
+)
+def test_an_older_or_damaged_plan_is_a_named_error(
+    predictor: Predictor, whole: Path, tmp_path: Path, damage: Callable[[str], str], message: str
+) -> None:
+    source, output = write(tmp_path / "in", 40), tmp_path / "out"
+    shards.plan(str(source), str(output), str(whole), shard_rows=20)
+    (output / "_plan.json").write_text(damage((output / "_plan.json").read_text()))
+    for step in (lambda: run(source, output, whole), lambda: shards.score(str(output)), lambda: shards.finish(str(output))):
+        with pytest.raises(DataError, match=message):
+            step()
+
+
+def changed(content: dict[str, Any], change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    change(content)
+    return content
+
+
+@pytest.mark.fault("plan-damaged")
+def test_shards_of_another_plan_are_not_accepted(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+    first, second = write(tmp_path / "in", 40), write(tmp_path / "other", 40)
+    run(first, tmp_path / "out", whole, predictor, shard_rows=20)
+    (tmp_path / "out" / "_plan.json").unlink()
+    with pytest.raises(DataError, match=r"has scored shards .part-000000.parquet. and no _plan.json: empty it"):
+        run(second, tmp_path / "out", whole, predictor, shard_rows=20)
+    shards.plan(str(second), str(tmp_path / "new"), str(whole), shard_rows=20)
+    (tmp_path / "out" / "part-000000.parquet").rename(tmp_path / "new" / "part-000000.parquet")
+    shards.score(str(tmp_path / "new"), predictor=predictor)
+    with pytest.raises(DataError, match=r"part-000000.parquet was scored by another plan: remove it and score it again"):
+        shards.finish(str(tmp_path / "new"))
 
 
 def test_a_shard_with_missing_rows_is_not_accepted(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
