@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
@@ -19,6 +22,8 @@ from goemotions.serving.limits import Limits
 from goemotions.serving.service import CLIENT_GONE, Service, handle
 
 logger = logging.getLogger(__name__)
+# The library's own errors are of clients that left; those of handlers are logged here.
+logging.getLogger("grpc._cython.cygrpc").setLevel(logging.CRITICAL)
 # Calls at once on one connection; the client keeps more to itself until one ends.
 STREAMS = 128
 # The metadata of a response with the run of the model, beside the version in its message.
@@ -34,8 +39,11 @@ WAITING, LEAST_SECONDS = 128, 0.2
 AGE_SECONDS, IDLE_SECONDS = 600, 75
 # Pings show whether a client reads its connection; clients may send them that often.
 PING_SECONDS, PONG_SECONDS, LEAST_PING_SECONDS = 20, 10, 10
+WATCH_SECONDS = 2.0
 # While the server stops, a message must arrive within this time.
 LAST_MESSAGE_SECONDS = 1.0
+SMALL_BYTES = 8 * 2**10
+PARSER = ThreadPoolExecutor(1, "grpc-parser")
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -79,7 +87,7 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         self._check_model(request.model_name, request.model_version)
-        parsed = openinference.from_grpc(request, self._service.limits)
+        parsed = await self._parse(request)
         del request
         result = await self._service.predict(parsed.texts, parsed.options)
         context.set_trailing_metadata(self._run)
@@ -89,6 +97,13 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
         raise RequestError("this server serves only the model that it was started with", 501)
 
     RepositoryModelUnload = RepositoryModelLoad
+
+    async def _parse(self, request: Any) -> openinference.InferRequest:
+        """Parses a message; a large one in a thread, one after the other, so that the event loop serves other calls meanwhile."""
+        if request.ByteSize() <= SMALL_BYTES:
+            return openinference.from_grpc(request, self._service.limits)
+        parse = openinference.from_grpc
+        return await asyncio.get_running_loop().run_in_executor(PARSER, parse, request, self._service.limits)
 
     def _check_model(self, name: str, version: str) -> None:
         if name != self._service.name or version not in ("", self._service.version):
@@ -139,7 +154,10 @@ class _Calls(grpc.aio.ServerInterceptor):
     def __init__(self, limits: Limits, port: int) -> None:
         self._limits = limits
         self._port = port
-        self._inferences = self._unfinished = 0
+        self._inferences = 0
+        # The peer of each call that has not ended, and all those with a call since the last look at the connections.
+        self._unfinished: dict[Any, str] = {}
+        self._active: set[str] = set()
         self._without_message = _Waiting(limits)
         self._unread = _Waiting(limits)
         self._is_closing = False
@@ -152,6 +170,19 @@ class _Calls(grpc.aio.ServerInterceptor):
             async with asyncio.timeout(seconds):
                 while self._unfinished:
                     await asyncio.sleep(0.01)
+
+    async def watch(self) -> None:
+        """Closes connections that had no call for some seconds while there are many: they could keep out all others."""
+        before: set[connections.Peer] = set()
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            active, self._active = self._active.union(self._unfinished.values()), set()
+            peers = connections.peers(self._port) if len(os.listdir("/proc/self/fd")) > CONNECTIONS // 2 else set()
+            if len(peers) > CONNECTIONS // 2:
+                idle = (peers & before).difference(map(connections.parse, active))
+                connections.close(self._port, idle)
+                metrics.REJECTED.labels("idle").inc(len(idle))
+            before = peers
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
         handler = await continuation(details)
@@ -182,7 +213,8 @@ class _Calls(grpc.aio.ServerInterceptor):
     async def _response(self, method: Any, context: Any, is_inference: bool) -> Any:
         if self._is_closing and is_inference:
             raise RequestError("the server is shutting down: connect again", 503)
-        self._unfinished += 1
+        self._unfinished[context] = peer = context.peer()
+        self._active.add(peer)
         context.add_done_callback(self._finish)
         response = method(await self._message(context, is_inference), context)
         if not is_inference:
@@ -199,8 +231,8 @@ class _Calls(grpc.aio.ServerInterceptor):
         if count > self._limits.requests:
             raise RequestError("the server handles too many requests: try again later", 429, retry_after=1)
 
-    def _finish(self, _: Any) -> None:
-        self._unfinished -= 1
+    def _finish(self, context: Any) -> None:
+        del self._unfinished[context]
 
     async def _message(self, context: Any, is_inference: bool) -> Any:
         """The message of a call, which nothing else refers to: a large one is freed once it is parsed."""
@@ -213,6 +245,8 @@ class _Calls(grpc.aio.ServerInterceptor):
                     message = await context.read()
                 finally:
                     remove()
+        except DecodeError as error:
+            raise RequestError("the message is not one of the Open Inference protocol") from error
         except TimeoutError as error:
             raise RequestError(f"the message took longer than {self._limits.read_seconds:g} seconds", 408) from error
         if message is grpc.aio.EOF:
@@ -224,7 +258,7 @@ class _Calls(grpc.aio.ServerInterceptor):
 
         def end() -> None:
             metrics.REJECTED.labels("unread").inc()
-            connections.close(self._port, context.peer())
+            connections.close(self._port, {connections.parse(context.peer())})
 
         remove = self._unread.add(end)
         context.add_done_callback(lambda _: remove())
@@ -240,6 +274,7 @@ class Server:
 
     async def start(self) -> None:
         await self._server.start()
+        self._watching = asyncio.create_task(self._calls.watch())
 
     async def stop(self, seconds: float) -> None:
         """Completes the calls that were admitted, within so many seconds; clients with others are told to connect again.
@@ -247,6 +282,7 @@ class Server:
         The library itself would cancel the calls that reach it while it stops.
         """
         await self._calls.close(seconds)
+        self._watching.cancel()
         connections.close(self._port)
         await self._server.stop(None)
 

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
 INITIAL_WINDOW_SIZE = 4
+FRAME_BYTES = 16384
+# What the server allows per connection.
+MAX_STREAMS = 128
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
@@ -60,8 +63,12 @@ class Connection:
     def call(self, content: bytes = b"", *, end: bool = True, path: str = INFER, **more: str) -> int:
         """Opens a stream and sends what follows its headers, if anything, in frames of the usual size; returns its number."""
         self.stream += 2
-        parts = [content[start : start + 16384] for start in range(0, len(content), 16384)]
-        sent = frame(HEADERS, END_HEADERS, self.stream, headers(path, **more))
+        parts = [content[start : start + FRAME_BYTES] for start in range(0, len(content), FRAME_BYTES)]
+        block = headers(path, **more)
+        sent = frame(HEADERS, END_HEADERS * (len(block) <= FRAME_BYTES), self.stream, block[:FRAME_BYTES])
+        for start in range(FRAME_BYTES, len(block), FRAME_BYTES):
+            part = block[start : start + FRAME_BYTES]
+            sent += frame(CONTINUATION, END_HEADERS * (start + FRAME_BYTES >= len(block)), self.stream, part)
         for number, part in enumerate(parts, 1):
             sent += frame(DATA, END_STREAM if end and number == len(parts) else 0, self.stream, part)
         self.send(sent)

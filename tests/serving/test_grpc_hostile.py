@@ -1,0 +1,208 @@
+"""Clients of the gRPC port that send too much, too little or nonsense, or do not read: others are served, and memory stays bounded."""
+
+import contextlib
+import gzip
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
+
+from tests.support import http2
+from tests.support.http2 import Connection, frame, headers, message
+from tests.support.servers import Server, serving
+
+pytestmark = pytest.mark.slow
+# Beyond what the server has before an attack.
+MEMORY_MIB = 300
+
+
+@pytest.fixture(scope="module")
+def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("log") / "serve.log"
+    with serving(bundle, log, "--read-seconds", "1") as running:
+        yield running
+        assert running.is_ready()
+    assert running.process.returncode == 0
+    assert "Traceback" not in log.read_text(), log.read_text()
+
+
+def request(texts: list[str], id: str = "") -> Any:
+    content = pb.ModelInferRequest(model_name="goemotions", id=id)
+    content.inputs.add(name="text", datatype="BYTES", shape=[len(texts)]).contents.bytes_contents.extend(
+        text.encode() for text in texts
+    )
+    return content
+
+
+INFERENCE = message(request(["we found the lake"]).SerializeToString())
+LARGE = message(request(["a"] * 512, "i" * 200).SerializeToString())
+
+
+# 50 kB that decompress to 50 MB.
+BOMB = gzip.compress(bytes(50_000_000), 9)
+
+
+def nobody_reads(port: int) -> Iterator[Connection]:
+    """Responses for windows of 0 bytes."""
+    for _ in range(10):
+        connection = Connection(port, window=0)
+        for _ in range(4):
+            connection.call(LARGE)
+        yield connection
+
+
+def no_message(port: int) -> Iterator[Connection]:
+    for _ in range(8):
+        connection = Connection(port)
+        for _ in range(http2.MAX_STREAMS):
+            connection.call()
+        yield connection
+
+
+def half_messages(port: int) -> Iterator[Connection]:
+    for _ in range(60):
+        connection = Connection(port)
+        for _ in range(3):
+            connection.call(message(b"x" * 20_000, length=2_000_000), end=False)
+        yield connection
+
+
+def resets(port: int) -> Iterator[Connection]:
+    connection = Connection(port)
+    for stream in range(1, 20_001, 2):
+        connection.send(
+            frame(http2.HEADERS, http2.END_HEADERS, stream, headers())
+            + frame(http2.RST_STREAM, 0, stream, (8).to_bytes(4, "big"))
+        )
+    yield connection
+
+
+def flood(part: bytes, count: int) -> Callable[[int], Iterator[Connection]]:
+    def send(port: int) -> Iterator[Connection]:
+        connection = Connection(port)
+        for _ in range(count):
+            connection.send(part * 100)
+        yield connection
+
+    return send
+
+
+def endless_headers(port: int) -> Iterator[Connection]:
+    connection = Connection(port)
+    connection.send(frame(http2.HEADERS, 0, 1, headers()))
+    for _ in range(500):
+        connection.send(frame(http2.CONTINUATION, 0, 1, b"\x00\x01a\x7e" + b"b" * 126) * 100)
+    yield connection
+
+
+def large_metadata(port: int) -> Iterator[Connection]:
+    for _ in range(20):
+        connection = Connection(port)
+        connection.call(INFERENCE, x="y" * 100_000)
+        yield connection
+
+
+def bombs(port: int) -> Iterator[Connection]:
+    content = message(BOMB, compressed=True)
+    for _ in range(16):
+        connection = Connection(port)
+        connection.call(content, grpc_encoding="gzip")
+        yield connection
+
+
+def large_ids(port: int) -> Iterator[Connection]:
+    for _ in range(8):
+        connection = Connection(port)
+        connection.call(message(request(["a"], "i" * 60_000).SerializeToString()))
+        yield connection
+
+
+def many_outputs(port: int) -> Iterator[Connection]:
+    content = request(["a"])
+    for _ in range(5000):
+        content.outputs.add(name="labels")
+    connection = Connection(port)
+    for _ in range(8):
+        connection.call(message(content.SerializeToString()))
+    yield connection
+
+
+def silent_connections(port: int) -> Iterator[Any]:
+    for _ in range(1200):
+        yield socket.create_connection(("127.0.0.1", port), timeout=10)
+
+
+# Each attack, with the counter that shows it, if the library tells of it.
+ATTACKS: dict[str, tuple[Callable[[int], Iterator[Any]], str]] = {
+    "nobody-reads": (nobody_reads, 'rejected_requests_total{reason="unread"}'),
+    "no-message": (no_message, 'rejected_requests_total{reason="slow"}'),
+    "half-messages": (half_messages, 'rejected_requests_total{reason="slow"}'),
+    "resets": (resets, 'rejected_requests_total{reason="client-gone"}'),
+    "pings": (flood(frame(http2.PING, payload=bytes(8)), 300), ""),
+    "settings": (flood(http2.settings(window=65535), 300), ""),
+    "empty-frames": (flood(frame(http2.DATA, 0, 1), 300), ""),
+    "window-updates": (flood(frame(http2.WINDOW_UPDATE, payload=(1).to_bytes(4, "big")), 300), ""),
+    "endless-headers": (endless_headers, ""),
+    "large-metadata": (large_metadata, ""),
+    "bombs": (bombs, 'requests_total{outcome="client",protocol="grpc"}'),
+    "large-ids": (large_ids, 'rejected_requests_total{reason="malformed"}'),
+    "many-outputs": (many_outputs, 'rejected_requests_total{reason="malformed"}'),
+    "silent-connections": (silent_connections, ""),
+}
+
+
+@pytest.mark.fault("grpc-hostile-client")
+@pytest.mark.parametrize("name", ATTACKS)
+def test_others_are_served_while_one_client_attacks(server: Server, name: str) -> None:
+    attack, counter = ATTACKS[name]
+    process, before = psutil.Process(server.process.pid), server.metrics()
+    used = process.memory_info().rss
+    Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+    outcomes: list[str] = []
+    ended = threading.Event()
+    honest = threading.Thread(target=serve_honestly, args=(server, ended, outcomes))
+    honest.start()
+    opened: list[Any] = []
+    # The server may close a connection in the middle of an attack.
+    with contextlib.suppress(OSError):
+        opened.extend(attack(server.grpc_port))
+    deadline = time.monotonic() + 10
+    while counter and not server.metrics().get(f"goemotions_{counter}", 0) > before.get(f"goemotions_{counter}", 0):
+        assert time.monotonic() < deadline, server.metrics()
+        time.sleep(0.1)
+    assert server.request("GET", "/v2/health/live")[0] == 200
+    ended.set()
+    honest.join()
+    for connection in opened:
+        connection.close()
+    assert set(outcomes) == {"OK"}, outcomes
+    assert peak(process.pid) < used + MEMORY_MIB * 2**20
+    assert server.metrics().get('goemotions_requests_total{outcome="server",protocol="grpc"}', 0) == 0
+
+
+def serve_honestly(server: Server, ended: threading.Event, outcomes: list[str]) -> None:
+    """Sends requests one after the other, each on the connection of the last or, every tenth, on a new one."""
+    while not ended.is_set() or len(outcomes) < 10:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", options=options) as channel:
+            stub = stubs.GRPCInferenceServiceStub(channel)
+            for _ in range(10):
+                try:
+                    stub.ModelInfer(request(["lake"]), timeout=10, wait_for_ready=True)
+                    outcomes.append("OK")
+                except grpc.RpcError as error:
+                    outcomes.append(f"{error.code()} {error.details()}")
+                time.sleep(0.01)
+
+
+def peak(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
