@@ -28,15 +28,13 @@ logging.getLogger("grpc._cython.cygrpc").setLevel(logging.CRITICAL)
 STREAMS = 128
 # The metadata of a response with the run of the model, beside the version in its message.
 RUN = "model-run"
-# Connections at once; more are closed as they arrive.
-CONNECTIONS = 1024
 METADATA_BYTES = 16 * 2**10
 # Calls in the library that this process has not taken from it yet.
 PENDING_CALLS = 512
 # So many calls may wait for their clients; after that, the oldest gives way to a new one if it had this time.
 WAITING, LEAST_SECONDS = 128, 0.2
-# A client opens a new connection after this time, so that new pods get their share; connections without a call are closed earlier.
-AGE_SECONDS, IDLE_SECONDS = 600, 75
+# A client opens a new connection after this time, so that new pods get their share.
+AGE_SECONDS = 600
 # Pings show whether a client reads its connection; clients may send them that often.
 PING_SECONDS, PONG_SECONDS, LEAST_PING_SECONDS = 20, 10, 10
 WATCH_SECONDS = 2.0
@@ -113,8 +111,8 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
 class _Waiting:
     """Calls that wait for their clients. Each is ended after some seconds, and the oldest earlier if there are many."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._seconds = limits.read_seconds
+    def __init__(self, limits: Limits, seconds: float) -> None:
+        self._seconds = seconds
         self._most = min(WAITING, limits.requests)
         # Per call, oldest first: when it began to wait, its timer, and what ends it.
         self._calls: dict[object, tuple[float, asyncio.TimerHandle, Callable[[], None]]] = {}
@@ -158,8 +156,8 @@ class _Calls(grpc.aio.ServerInterceptor):
         # The peer of each call that has not ended, and all those with a call since the last look at the connections.
         self._unfinished: dict[Any, str] = {}
         self._active: set[str] = set()
-        self._without_message = _Waiting(limits)
-        self._unread = _Waiting(limits)
+        self._without_message = _Waiting(limits, limits.read_seconds)
+        self._unread = _Waiting(limits, limits.write_seconds)
         self._is_closing = False
 
     async def close(self, seconds: float) -> None:
@@ -177,11 +175,12 @@ class _Calls(grpc.aio.ServerInterceptor):
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             active, self._active = self._active.union(self._unfinished.values()), set()
-            peers = connections.peers(self._port) if len(os.listdir("/proc/self/fd")) > CONNECTIONS // 2 else set()
-            if len(peers) > CONNECTIONS // 2:
+            many = self._limits.connections // 2
+            peers = connections.peers(self._port) if len(os.listdir("/proc/self/fd")) > many else set()
+            if len(peers) > many:
                 idle = (peers & before).difference(map(connections.parse, active))
                 connections.close(self._port, idle)
-                metrics.REJECTED.labels("idle").inc(len(idle))
+                metrics.CLOSED.labels("idle").inc(len(idle))
             before = peers
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
@@ -257,7 +256,7 @@ class _Calls(grpc.aio.ServerInterceptor):
         """Closes the connection of a client that does not read the response of a call."""
 
         def end() -> None:
-            metrics.REJECTED.labels("unread").inc()
+            metrics.CLOSED.labels("unread-answer").inc()
             connections.close(self._port, {connections.parse(context.peer())})
 
         remove = self._unread.add(end)
@@ -311,9 +310,9 @@ def _options(limits: Limits, is_shared: bool) -> list[tuple[str, int]]:
         "grpc.keepalive_time_ms": PING_SECONDS,
         "grpc.keepalive_timeout_ms": PONG_SECONDS,
         "grpc.http2.min_ping_interval_without_data_ms": LEAST_PING_SECONDS,
-        "grpc.max_connection_idle_ms": IDLE_SECONDS,
+        "grpc.max_connection_idle_ms": limits.idle_seconds,
         "grpc.max_connection_age_ms": AGE_SECONDS,
-        "grpc.max_connection_age_grace_ms": limits.read_seconds + limits.answer_seconds,
+        "grpc.max_connection_age_grace_ms": limits.read_seconds + limits.answer_seconds + limits.write_seconds,
     }
     return [
         ("grpc.so_reuseport", int(is_shared)),
@@ -321,7 +320,7 @@ def _options(limits: Limits, is_shared: bool) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", METADATA_BYTES),
         ("grpc.max_concurrent_streams", STREAMS),
-        ("grpc.max_allowed_incoming_connections", CONNECTIONS),
+        ("grpc.max_allowed_incoming_connections", limits.connections),
         ("grpc.server.max_pending_requests", PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
         ("grpc.http2.max_pings_without_data", 0),

@@ -44,7 +44,7 @@ PREDICTIONS = Counter("goemotions_predictions_total", "Texts predicted to have a
 REJECTED = Counter("goemotions_rejected_requests_total", "Rejected requests", ["reason"])
 REQUESTS = Counter("goemotions_requests_total", "Requests, by who is to blame if they failed", ["protocol", "outcome"])
 CONNECTIONS = Gauge("goemotions_connections", "Open HTTP connections", multiprocess_mode="livesum")
-CLOSED = Counter("goemotions_closed_connections_total", "HTTP connections that the server closed", ["reason"])
+CLOSED = Counter("goemotions_closed_connections_total", "Connections that the server closed", ["reason"])
 MODEL = Gauge(
     "goemotions_model_info",
     "The model that is served, and what computes its scores",

@@ -27,7 +27,7 @@ MEMORY_MIB = 300
 @pytest.fixture(scope="module")
 def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("log") / "serve.log"
-    with serving(bundle, log, "--read-seconds", "1") as running:
+    with serving(bundle, log, "--read-seconds", "1", "--write-seconds", "1") as running:
         yield running
         assert running.is_ready()
     assert running.process.returncode == 0
@@ -142,7 +142,7 @@ def silent_connections(port: int) -> Iterator[Any]:
 
 # Each attack, with the counter that shows it, if the library tells of it.
 ATTACKS: dict[str, tuple[Callable[[int], Iterator[Any]], str]] = {
-    "nobody-reads": (nobody_reads, 'rejected_requests_total{reason="unread"}'),
+    "nobody-reads": (nobody_reads, 'closed_connections_total{reason="unread-answer"}'),
     "no-message": (no_message, 'rejected_requests_total{reason="slow"}'),
     "half-messages": (half_messages, 'rejected_requests_total{reason="slow"}'),
     "resets": (resets, 'rejected_requests_total{reason="client-gone"}'),
