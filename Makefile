@@ -33,7 +33,7 @@ NAMED = $(call option,--model-name,MODEL_NAME)
 
 .PHONY: help setup demo test test-images test-faults fuzz soak docs format typecheck lint audit run score serve bench bench-full bench-serving \
 	stack-up stack-down compile submit-pipeline submit-scoring schedule images push pin-base status promote rollback isvc deploy restart \
-	download-model report clean
+	download-model export-hf report clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -149,6 +149,9 @@ restart: setup ## replace the pods of VARIANT by new ones of the same version: N
 
 download-model: $(SERVICES) ## download and verify the files of VERSION (alias or number) to OUT, or any trained model: RUN= PROFILE=
 	@$(ON_SERVICES) model download $(REFERENCE) $(NAMED) $(call option,--output,OUT) $(call option,--run,RUN) $(call option,--profile,PROFILE)
+
+export-hf: $(SERVICES) ## write VERSION (for GPUs), or any trained model (RUN= PROFILE=), as a folder of the Hugging Face hub: OUT= DATA=
+	@$(ON_SERVICES) export-hf $(REFERENCE) $(NAMED) --output $(call quoted,$(OUT)) $(call option,--run,RUN) $(call option,--profile,PROFILE) $(call option,--data,DATA)
 
 report: setup ## write docs/model-performance.md, its figures and tables from the newest run
 	@$(GOEMOTIONS) pipeline report $(NAMED)

@@ -13,7 +13,7 @@ import click
 
 from goemotions.cli import prediction, steps
 from goemotions.cli.in_cluster import in_cluster
-from goemotions.cli.model import model
+from goemotions.cli.model import export_hf, model
 from goemotions.errors import WorkflowError
 
 # Packages add commands by entry points of this group; the library itself knows nothing of Kubeflow Pipelines.
@@ -58,7 +58,7 @@ def commands() -> None:
     """From a multi-label text data set to served, versioned classifiers."""
 
 
-for command in (*steps.COMMANDS, *prediction.COMMANDS, model, in_cluster):
+for command in (*steps.COMMANDS, *prediction.COMMANDS, model, export_hf, in_cluster):
     commands.add_command(command)
 
 

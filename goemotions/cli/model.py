@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -219,3 +220,34 @@ def download(reference: str, output: Path | None, model_name: str, run: str, pro
     for kind, files in bundle.by_kind(names).items():
         size = sum((output / name).stat().st_size for name in files)
         click.echo(f"  {kind:<12}{size / 1000:>11,.0f} kB  {', '.join(files)}")
+
+
+@click.command("export-hf")
+@click.argument("reference", type=BUNDLE_REFERENCE, default="champion-gpu")
+@click.option("--output", type=FOLDER, required=True, help="Folder to write, which must be empty or absent.")
+@MODEL_NAME
+@click.option("--run", default="", help="Id of a pipeline run, or the folder of a local one: take a model that it trained.")
+@click.option("--profile", default="", help="The profile, with --run.")
+@click.option("--store", type=LOCATION, default="", help="With --run: the store to read; default: as MLflow says.")
+@click.option("--license", "license_name", default="", help="Licence, as the hub names it; default: that of the encoder.")
+@click.option("--language", default="en", show_default=True, help="Code of the language of the texts.")
+@click.option("--data", default="", help="The data set on the hub, for the card, such as google-research-datasets/go_emotions.")
+def export_hf(reference: str, output: Path, model_name: str, run: str, profile: str, store: str, **options: Any) -> None:
+    """Write a model as a folder of the Hugging Face hub, which transformers loads without this package.
+
+    REFERENCE is a version for GPUs; with --run and --profile, any trained model is taken.
+    """
+    from goemotions.registry import hugging_face, references, trained
+
+    if bool(run) != bool(profile):
+        raise BadArgument("--run and --profile belong together: give both, or neither")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch, "model")
+        if run:
+            trained.download(run, profile, folder, store_location=store)
+        elif Path(reference).is_dir():
+            folder = Path(reference)
+        else:
+            references.fetch(reference, folder, model_name)
+        name = hugging_face.export(folder, output, **options)
+    click.echo(f"{output}: {name}, for AutoModelForSequenceClassification and pipeline('text-classification', top_k=None)")

@@ -141,6 +141,7 @@ QUOTED = {
     "isvc": ("MODEL_NAME", "BUCKET", "PRESET", "REGISTRY"),
     "deploy": ("VERSION", "MODEL_NAME", "NAMESPACE", "CANARY", "PRESET"),
     "download-model": ("VERSION", "MODEL_NAME", "OUT", "RUN", "PROFILE"),
+    "export-hf": ("VERSION", "MODEL_NAME", "OUT", "RUN", "PROFILE", "DATA"),
     "report": ("MODEL_NAME",),
 }
 
