@@ -1,10 +1,10 @@
 """The path of a model from the hub's files to the answers of a server, at full size on this machine, each step in its own process.
 
-    python -m benchmarks.rehearsal --models roberta-large,distilbert
+    python -m benchmarks.rehearsal --models roberta-large,distilbert,minilm
 
-The encoders have random weights, in folders as the hub lays them out (``benchmarks.random_weights``), so the metrics mean nothing:
-time and peak memory are measured. A few rows of the sample data are used, some of them as long as a model reads; training is killed
-after its first checkpoint and resumes. The memory limits of the steps follow from this table (``pipelines.resources``).
+All encoders but MiniLM have random weights, in folders as the hub lays them out (``benchmarks.random_weights``), and few rows are
+used, so the metrics mean nothing: time and peak memory are measured. Some rows are as long as a model reads; training is killed after
+its first checkpoint and resumes. The memory limits of the steps follow from this table (``pipelines.resources``).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from pathlib import Path
 import click
 import psutil
 
-from benchmarks import sections
+from benchmarks import random_weights, sections
 from benchmarks.measuring import machine, peak_mib
 from goemotions.storage import manifest
 from pipelines import stack
 
 TITLE = "Rehearsal at full size"
-MODELS = ("roberta-large", "distilbert")
+MODELS = (*random_weights.MODELS, "minilm")
 SPLITS = {"train": 32, "dev": 24, "test": 24}
 # Of the rows of train, those that are as long as a model reads.
 LONG_ROWS, LONG_WORDS = 16, 120
@@ -119,19 +119,22 @@ class Rehearsal:
             raise StepFailed(f"{name} of {model or 'all'} ended with {code}: {_end_of(process.log)}")
         self.on_step(Step(name, model, time.perf_counter() - started, process.peak))
 
-    def weights(self, model: str) -> Path:
+    def weights(self, model: str) -> list[str]:
+        """The option that names the weights of a model; none for those that a package has."""
+        if model not in random_weights.MODELS:
+            return []
         folder = self.folder / "hub" / model
         if not (folder / "model.safetensors").exists():
             options = ["--small"] if self.small else []
             made = self.start(["benchmarks.random_weights", model, str(folder), *options], self.folder / "logs" / "weights.log")
             if made.wait():
                 raise StepFailed(f"the weights of {model} were not made: {_end_of(made.log)}")
-        return folder
+        return ["--weights", str(folder)]
 
     def train(self, model: str) -> None:
         """Trains, kills the process after its first checkpoint, and trains on."""
         checkpoints = self.folder / model / "checkpoints"
-        data = ["--dataset", str(self.dataset), "--profile", model, "--weights", str(self.weights(model))]
+        data = ["--dataset", str(self.dataset), "--profile", model, *self.weights(model)]
         options = ["--epochs", str(EPOCHS), "--set", f"batch_size={BATCH}", "--checkpoints", str(checkpoints)]
         arguments = ["train", *data, *options, "--output", str(self.folder / model / "model")]
         started = time.perf_counter()
@@ -261,14 +264,16 @@ def table(steps: list[Step]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def body(steps: list[Step], command: str) -> str:
-    """The section: how, where and when it was measured, and the table."""
+def body(steps: list[Step], command: str, load: float) -> str:
+    """The section: how, where and when it was measured, at most under which load of the machine, and the table."""
     when = datetime.now(UTC).date().isoformat()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     where = f"`{command}` on {machine()}; commit {commit or 'unknown'}, {when}."
     return (
-        f"{where} Random weights, {sum(SPLITS.values())} rows of the sample data, {LONG_ROWS} of them as long as a model reads; "
-        f"{EPOCHS} epochs in batches of {BATCH}. Memory is the largest resident set of the step's process, mapped files included.\n\n"
+        f"{where} Random weights but for MiniLM, {sum(SPLITS.values())} rows of the sample data, "
+        f"{LONG_ROWS} of them as long as a model reads; {EPOCHS} epochs in batches of {BATCH}. "
+        "Memory is the largest resident set of the step's process, mapped files included. "
+        f"The load of the machine was at most {load:.1f}: where that is more than its cores, the seconds are upper bounds.\n\n"
         f"{table(steps)}"
     )
 
@@ -284,13 +289,16 @@ def main(models: str, small: bool, folder: Path | None, output: Path) -> None:
     if unknown := set(names) - set(MODELS):
         raise click.BadParameter(f"{', '.join(sorted(unknown))}: choose from {', '.join(MODELS)}", param_hint="--models")
     steps: list[Step] = []
+    load = 0.0
 
     def on_step(step: Step) -> None:
+        nonlocal load
         steps.append(step)
+        load = max(load, os.getloadavg()[0])
         click.echo(" ".join(f"{cell:>12}" if i > 1 else f"{cell:<40}" for i, cell in enumerate(step.cells())))
         if not small:
             # After each step, so that a run that is cut off leaves what it measured.
-            sections.write_one(output, TITLE, body(steps, f"python -m benchmarks.rehearsal --models {models}"))
+            sections.write_one(output, TITLE, body(steps, f"python -m benchmarks.rehearsal --models {models}", load))
 
     with tempfile.TemporaryDirectory() as scratch:
         Rehearsal(folder or Path(scratch), small=small, on_step=on_step).run(names)

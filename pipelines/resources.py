@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from goemotions.errors import WorkflowError
+from goemotions.models.profiles import PROFILES
 
 # `<step>.<field>`: cpu and memory are requests, memory is also the limit; shared_memory is the size of /dev/shm; timeout is in seconds.
 # device, of a step with GPUs: gpu fails if the GPU cannot be used, auto falls back to the CPU.
@@ -63,15 +64,32 @@ SCORING: Mapping[str, str] = {
 }
 # Peak memory of a step in GiB by profile, as `python -m benchmarks.rehearsal` measures it (docs/benchmarks.md).
 PEAKS: Mapping[str, Mapping[str, float]] = {
-    "roberta-large": {"train": 12.0},
+    "roberta-large": {
+        "train": 13.3,
+        "export": 8.2,
+        "evaluate_gpu": 3.4,
+        "evaluate_cpu": 1.3,
+        "tune_thresholds": 0.2,
+        "register": 1.2,
+        "report": 1.4,
+    },
     "distilbert": {
-        "train": 2.8,
+        "train": 3.3,
         "export": 2.1,
         "evaluate_gpu": 0.9,
         "evaluate_cpu": 0.5,
         "tune_thresholds": 0.2,
         "register": 0.6,
-        "report": 0.6,
+        "report": 0.8,
+    },
+    "minilm": {
+        "train": 1.8,
+        "export": 1.2,
+        "evaluate_gpu": 0.6,
+        "evaluate_cpu": 0.3,
+        "tune_thresholds": 0.2,
+        "register": 0.4,
+        "report": 0.8,
     },
 }
 MARGIN = 4 / 3
@@ -87,17 +105,26 @@ class BadResource(WorkflowError):
 def for_models(models: Sequence[str], peaks: Mapping[str, Mapping[str, float]] = PEAKS) -> dict[str, str]:
     """``TRAINING`` with the memory that the largest of these models needs: the peak of a step, and a third more.
 
-    The default is the least, because the peaks are measured on few rows and without the libraries of CUDA. A model that was not
-    measured counts as the largest that was.
+    The default is the least, because the peaks are measured on few rows and without the libraries of CUDA.
     """
     resources = dict(TRAINING)
     for name in (name for name in TRAINING if name.endswith(".memory")):
-        measured = {model: known[step] for model, known in peaks.items() if (step := name.partition(".")[0]) in known}
-        largest = max(measured.values(), default=0.0)
-        needed = math.ceil(MARGIN * max((measured.get(model, largest) for model in models), default=largest))
+        step = name.partition(".")[0]
+        measured = {model: known[step] for model, known in peaks.items() if step in known}
+        needed = math.ceil(MARGIN * max((_peak(model, measured) for model in models), default=0.0))
         if needed > _gib(TRAINING[name]):
             resources[name] = f"{needed}Gi"
     return resources
+
+
+def _peak(model: str, measured: Mapping[str, float]) -> float:
+    """That of the model; if it was not measured, of the next larger one that was, by parameters, or else the largest of all."""
+    if model in measured:
+        return measured[model]
+    size = PROFILES[model].encoder.parameters if model in PROFILES else math.inf
+    sizes = {name: PROFILES[name].encoder.parameters for name in measured if name in PROFILES}
+    larger = [name for name, parameters in sizes.items() if parameters >= size]
+    return measured[min(larger, key=sizes.__getitem__)] if larger else max(measured.values(), default=0.0)
 
 
 def gpu_steps(resources: Mapping[str, str]) -> list[str]:

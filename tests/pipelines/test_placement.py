@@ -243,5 +243,11 @@ def test_memory_follows_from_the_largest_model(models: list[str], train: str, ex
     assert fitted == {**resources.TRAINING, **expected}
 
 
+def test_a_model_that_was_not_measured_needs_what_the_next_larger_one_needs() -> None:
+    measured = {"minilm": {"train": 30.0}, "roberta-large": {"train": 60.0}}
+    needed = {model: resources.for_models([model], measured)["train.memory"] for model in ("minilm-3l", "mpnet", "unknown")}
+    assert needed == {"minilm-3l": "40Gi", "mpnet": "80Gi", "unknown": "80Gi"}
+
+
 def test_the_former_name_of_the_evaluation_is_accepted() -> None:
     assert resources.changed("evaluate.memory=12Gi", resources.TRAINING) == {"evaluate_cpu.memory": "12Gi"}
