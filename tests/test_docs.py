@@ -172,13 +172,13 @@ def test_the_readme_is_short() -> None:
 
 
 def marked_faults(path: Path) -> Iterator[str]:
-    """The names in a test file's ``fault`` marks, and those that begin the names of its cases (``data-code: pickle``)."""
+    """The names in a test file's ``fault`` marks, and those that begin its cases (``data-code: pickle``, ``attack-tls``)."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.fault":
             yield from (name.value for name in node.args if isinstance(name, ast.Constant))
         elif isinstance(node, ast.Dict):
             names = [str(key.value) for key in node.keys if isinstance(key, ast.Constant)]
-            yield from (name.partition(":")[0] for name in names if re.fullmatch("data-[a-z0-9-]+(: .+)?", name))
+            yield from (name.partition(":")[0] for name in names if re.fullmatch("(data|attack)-[a-z0-9.-]+(: .+)?", name))
 
 
 def test_the_faults_page_lists_the_faults_that_tests_cover(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 
 import httptools
@@ -23,8 +23,9 @@ logger = logging.getLogger(__name__)
 READ_BYTES, PIECE_BYTES = 16 * 1024, 1024
 URL_BYTES = 8 * 1024
 FIELDS = 100
-HEAD_SECONDS = 10.0
 SWEEP_SECONDS = 0.25
+# What a client still sends is skipped for so long before its connection is closed; it would lose the response otherwise.
+LINGER_SECONDS = 2.0
 # Beyond the seconds for a body and for the scores, when the request itself must have ended.
 MARGIN_SECONDS = 5.0
 MESSAGES = {
@@ -34,8 +35,9 @@ MESSAGES = {
     429: "the server has too many connections: try again later",
     431: "the head of the request, its trailers or the framing of its chunks are too large",
 }
-# The states of a connection. In REQUEST, a request is read, scored or answered; in REST, what is left of its body is skipped.
-FIRST, IDLE, HEAD, REQUEST, REST = "first", "idle", "head", "request", "rest"
+# The states of a connection: before its first request, between two, in a head, in a request until it is answered, in the rest of a body
+# after the answer, and after the last answer. The metric of closed connections has those at their deadline under these names.
+FIRST, IDLE, HEAD, REQUEST, REST, LINGER = "silent", "idle", "slow-head", "stuck", "slow-body", "lingering"
 
 
 class Refused(Exception):
@@ -53,6 +55,7 @@ class Connections:
         self.limits = limits
         self._open: set[Connection] = set()
         self._peers: Counter[str] = Counter()
+        self._is_sweeping = False
 
     def __call__(
         self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None
@@ -67,8 +70,8 @@ class Connections:
         """
         if not self._has_room(connection.peer) and not self._evict(connection.peer):
             return False
-        if not self._open:
-            asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+        if not self._is_sweeping:
+            self._sweep_later()
         self._open.add(connection)
         self._peers[connection.peer] += 1
         metrics.CONNECTIONS.set(len(self._open))
@@ -77,7 +80,9 @@ class Connections:
     def remove(self, connection: Connection) -> None:
         if connection in self._open:
             self._open.remove(connection)
-            self._peers -= Counter([connection.peer])
+            self._peers[connection.peer] -= 1
+            if not self._peers[connection.peer]:
+                del self._peers[connection.peer]
             metrics.CONNECTIONS.set(len(self._open))
 
     def _has_room(self, peer: str) -> bool:
@@ -94,11 +99,16 @@ class Connections:
         return self._has_room(peer) or self._evict(peer)
 
     def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
+        now = asyncio.get_running_loop().time()
         for connection in list(self._open):
-            connection.check(loop.time())
+            connection.check(now)
+        self._is_sweeping = False
         if self._open:
-            loop.call_later(SWEEP_SECONDS, self._sweep)
+            self._sweep_later()
+
+    def _sweep_later(self) -> None:
+        self._is_sweeping = True
+        asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
 
 
 class _Reader(asyncio.BufferedProtocol):
@@ -121,6 +131,21 @@ class _Reader(asyncio.BufferedProtocol):
         self._connection.data_received(bytes(memoryview(self.BUFFER)[:nbytes]))
 
 
+class _Closing:
+    """The transport of a connection as the response sees it: it is closed when the client has read the response."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.close = connection.linger
+
+    def write(self, data: bytes) -> None:
+        if not self.is_closing():
+            self._connection.transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self._connection.transport.is_closing()
+
+
 class Connection(HttpToolsProtocol):
     """One connection. ``since`` is when it entered its state."""
 
@@ -133,22 +158,27 @@ class Connection(HttpToolsProtocol):
         self._state = FIRST
         # Received and not parsed yet, because a request is in progress.
         self._unparsed = bytearray()
+        # Those requests, oldest first, whose responses are not complete.
+        self._cycles: deque[Any] = deque()
         # Whether the head of the message that is being parsed is complete, and whether the message is.
         self._has_head, self._is_complete = False, True
         self._hosts = self._fields = 0
         # What is left of a body of known length; and the bytes of a message beside its body.
         self._body_left = self._overhead = 0
         self._unread_since: float | None = None
+        self._closing = _Closing(self)
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.peer = self.client[0] if self.client else ""
         if not self._connections.add(self):
             self._refuse(429)
+            transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.remove(self)
         self._unparsed.clear()
+        self._disconnect()
         super().connection_lost(exc)
 
     @property
@@ -169,16 +199,26 @@ class Connection(HttpToolsProtocol):
             if self._state == HEAD:
                 self._refuse(408)
             else:
-                self.abort({FIRST: "silent", IDLE: "idle", REST: "slow-body"}.get(self._state, "stuck"))
+                self.abort(self._state)
 
     def abort(self, reason: str) -> None:
         """Closes the connection at once; what was written and not read is dropped."""
         metrics.CLOSED.labels(reason).inc()
         self.transport.abort()
 
+    def linger(self) -> None:
+        """Closes the connection; if the client still sends, only once it has had time to read the response."""
+        if self._is_complete or self.transport.is_closing():
+            self.transport.close()
+            return
+        self._enter(LINGER)
+        self._unparsed.clear()
+        self.transport.write_eof()
+
     def data_received(self, data: bytes) -> None:
-        self._unparsed += data
-        self._parse()
+        if self._state != LINGER:
+            self._unparsed += data
+            self._parse()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -207,6 +247,8 @@ class Connection(HttpToolsProtocol):
         length = dict(self.headers).get(b"content-length", b"0")
         self._body_left = int(length) if length.isdigit() else 0
         super().on_headers_complete()
+        self.cycle.transport = self._closing  # type: ignore[assignment]
+        self._cycles.append(self.cycle)
         if self.parser.should_upgrade():
             # The parser does not read the body of such a request.
             self.cycle.keep_alive = False
@@ -222,8 +264,10 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        self._cycles.popleft()
         super().on_response_complete()
-        self._enter(REQUEST if self.pipeline else self._next_state())
+        if self._state != LINGER:
+            self._enter(self._next_state())
         if self._unparsed:
             self.loop.call_soon(self._parse)
 
@@ -232,7 +276,7 @@ class Connection(HttpToolsProtocol):
 
     def _parse(self) -> None:
         """Parses what was received, as long as no request is in progress."""
-        while self._unparsed and not self.transport.is_closing() and not self._is_busy():
+        while self._unparsed and not self._is_ending() and not self._is_busy():
             size = max(PIECE_BYTES, min(self._body_left, len(self._unparsed)))
             piece = bytes(memoryview(self._unparsed)[:size])
             del self._unparsed[:size]
@@ -240,7 +284,7 @@ class Connection(HttpToolsProtocol):
             self._feed(piece)
             if self._overhead > self._limits.head_bytes:
                 self._refuse(431)
-        if self.transport.is_closing():
+        if self._is_ending():
             self._unparsed.clear()
             return
         if (state := self._next_state()) != self._state:
@@ -257,15 +301,21 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._refuse(error.__context__.status if isinstance(error.__context__, Refused) else 400)
 
-    def _is_answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+    def _is_ending(self) -> bool:
+        return self._state == LINGER or self.transport.is_closing()
 
     def _is_busy(self) -> bool:
         """Whether a request was received completely and its response is not complete."""
-        return bool(self.pipeline) or (self._is_complete and self._is_answering())
+        return len(self._cycles) > 1 or (self._is_complete and bool(self._cycles))
+
+    def _disconnect(self) -> None:
+        """Tells the requests in progress that their client is gone; uvicorn tells the last one only."""
+        for cycle in self._cycles:
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     def _next_state(self) -> str:
-        if self._is_answering():
+        if self._cycles:
             return REQUEST
         if not self._is_complete:
             return REST if self._has_head else HEAD
@@ -279,16 +329,18 @@ class Connection(HttpToolsProtocol):
         limits = self._limits
         if state == REQUEST:
             return limits.read_seconds + limits.answer_seconds + MARGIN_SECONDS
-        return {IDLE: limits.idle_seconds, REST: limits.read_seconds}.get(state, HEAD_SECONDS)
+        return {IDLE: limits.idle_seconds, LINGER: LINGER_SECONDS}.get(state, limits.read_seconds)
 
     def _refuse(self, status: int) -> None:
         """Rejects what was received, and closes the connection."""
-        if self.transport.is_closing():
+        if self._is_ending():
             return
         metrics.count("http", status)
         metrics.CLOSED.labels(metrics.REASONS[status]).inc()
-        if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
+        if not self._cycles or not self._cycles[0].response_started:
             body = orjson.dumps({"error": MESSAGES[status]})
             head = b"Content-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
             self.transport.write(STATUS_LINE[status] + head + body)
-        self.transport.close()
+        self._disconnect()
+        self._is_complete = False
+        self.linger()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 import subprocess
 import sys
 import time
@@ -48,6 +49,10 @@ class Server:
         """The samples of /metrics, by name and labels."""
         lines = self.request("GET", "/metrics")[2].decode().splitlines()
         return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+    def peak_memory(self) -> int:
+        """The most bytes that the process has had in memory."""
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self.process.pid}/status").read_text())[0]) * 1024
 
 
 @contextlib.contextmanager
