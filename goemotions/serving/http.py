@@ -85,6 +85,15 @@ class Connections:
                 del self._peers[connection.peer]
             metrics.CONNECTIONS.set(len(self._open))
 
+    def end_within(self, seconds: float) -> None:
+        """Closes those connections that are left after so many seconds, whatever their state."""
+
+        def end() -> None:
+            for connection in self._open:
+                connection.abort("shutdown")
+
+        asyncio.get_running_loop().call_later(seconds, end)
+
     def _has_room(self, peer: str) -> bool:
         return len(self._open) < self.limits.connections and self._peers[peer] < self.limits.peer_connections
 
@@ -143,7 +152,7 @@ class _Closing:
             self._connection.transport.write(data)
 
     def is_closing(self) -> bool:
-        return self._connection.transport.is_closing()
+        return self._connection.is_ending
 
 
 class Connection(HttpToolsProtocol):
@@ -185,6 +194,11 @@ class Connection(HttpToolsProtocol):
     def is_idle(self) -> bool:
         """Whether no request of it is in progress."""
         return self._state != REQUEST
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether nothing more is read or written."""
+        return self._state == LINGER or self.transport.is_closing()
 
     def check(self, now: float) -> None:
         """Closes the connection if it is past the deadline of its state, or its client does not read."""
@@ -265,9 +279,11 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self._cycles.popleft()
+        if self.is_ending:
+            self._disconnect()
+            return
         super().on_response_complete()
-        if self._state != LINGER:
-            self._enter(self._next_state())
+        self._enter(self._next_state())
         if self._unparsed:
             self.loop.call_soon(self._parse)
 
@@ -276,7 +292,7 @@ class Connection(HttpToolsProtocol):
 
     def _parse(self) -> None:
         """Parses what was received, as long as no request is in progress."""
-        while self._unparsed and not self._is_ending() and not self._is_busy():
+        while self._unparsed and not self.is_ending and not self._is_busy():
             size = max(PIECE_BYTES, min(self._body_left, len(self._unparsed)))
             piece = bytes(memoryview(self._unparsed)[:size])
             del self._unparsed[:size]
@@ -284,7 +300,7 @@ class Connection(HttpToolsProtocol):
             self._feed(piece)
             if self._overhead > self._limits.head_bytes:
                 self._refuse(431)
-        if self._is_ending():
+        if self.is_ending:
             self._unparsed.clear()
             return
         if (state := self._next_state()) != self._state:
@@ -300,9 +316,6 @@ class Connection(HttpToolsProtocol):
             self._unparsed.clear()
         except httptools.HttpParserError as error:
             self._refuse(error.__context__.status if isinstance(error.__context__, Refused) else 400)
-
-    def _is_ending(self) -> bool:
-        return self._state == LINGER or self.transport.is_closing()
 
     def _is_busy(self) -> bool:
         """Whether a request was received completely and its response is not complete."""
@@ -333,7 +346,7 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, status: int) -> None:
         """Rejects what was received, and closes the connection."""
-        if self._is_ending():
+        if self.is_ending:
             return
         metrics.count("http", status)
         metrics.CLOSED.labels(metrics.REASONS[status]).inc()

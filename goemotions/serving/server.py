@@ -6,27 +6,36 @@ import asyncio
 import contextlib
 import functools
 import logging
-import os
+import math
+import multiprocessing.connection
+import resource
 import signal
 import socket
 import sys
-import tempfile
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.applications import Starlette
-from uvicorn.supervisors import Multiprocess
 
 from goemotions import defaults
 from goemotions.errors import WorkflowError
 from goemotions.models import devices
-from goemotions.serving.http import Connections
+from goemotions.serving import workers
 from goemotions.serving.limits import Limits
 
+if TYPE_CHECKING:
+    # At run time only where it is used: a worker imports the metrics after their files exist.
+    from goemotions.serving.http import Connections
+
 logger = logging.getLogger(__name__)
+# Connections that wait to be accepted; files beside those of HTTP connections: those of gRPC, of the engine and of the process.
+BACKLOG, OTHER_FILES = 1024, 1024 + 256
+# For what runs after the last request to end.
+END_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -57,43 +66,53 @@ def serve(settings: Settings) -> None:
     Raises:
         ModelError: the bundle cannot be served.
         DeviceError: this process was given a GPU and cannot use it; no port was opened.
-        WorkflowError: the port is in use or not permitted.
+        WorkflowError: the port is in use or not permitted, or too few files may be open.
     """
+    if devices.is_required():
+        devices.resolve()
+    _allow_files(settings)
+    if settings.grpc_port:
+        # gRPC opens its port itself, where a port in use is no named error, and with several workers no error at all.
+        _listen(settings.host, settings.grpc_port, "--grpc-port").close()
+    listening = _listen(settings.host, settings.port, "--port")
+    if settings.workers == 1:
+        # After its shutdown uvicorn raises the signal again; this handler makes that a clean exit.
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+        _serve(settings, listening)
+        return
+    limits = settings.limits
+    workers.run(
+        settings.workers,
+        functools.partial(_serve, settings, listening),
+        limits.drain_seconds + limits.answer_seconds + 2 * END_SECONDS,
+    )
+
+
+def _serve(settings: Settings, listening: socket.socket, pipe: multiprocessing.connection.Connection | None = None) -> None:
+    """Serves in this process; ``pipe``: that of a worker process."""
+    from goemotions.serving.http import Connections
+
+    connections = Connections(settings.limits)
     config = uvicorn.Config(
-        functools.partial(create_app, settings),
+        functools.partial(create_app, settings, connections, pipe),
         factory=True,
-        workers=settings.workers,
         loop="uvloop",
-        http=Connections(settings.limits),  # type: ignore[arg-type]
+        http=connections,  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=int(settings.limits.answer_seconds),
-        timeout_keep_alive=75,
-        timeout_worker_healthcheck=30,
-        backlog=2048,
+        timeout_graceful_shutdown=math.ceil(settings.limits.answer_seconds + END_SECONDS),
+        # Connections has its own.
+        timeout_keep_alive=math.ceil(settings.limits.idle_seconds) + 60,
+        backlog=BACKLOG,
     )
-    if devices.is_required():
-        devices.resolve()
-    if settings.grpc_port:
-        # gRPC opens its port itself, where a port in use is no named error, and with several workers no error at all.
-        _listen(settings.host, settings.grpc_port, "--grpc-port").close()
-    listening = _listen(settings.host, settings.port, "--port")
-    # After its shutdown uvicorn raises the signal again; this handler makes that a clean exit.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    if settings.workers == 1:
-        uvicorn.Server(config).run([listening])
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        # prometheus_client reads the variable when it is imported, in each worker process.
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = scratch
-        Multiprocess(config, [listening]).run()
+    uvicorn.Server(config).run([listening])
 
 
-def create_app(settings: Settings) -> Starlette:
-    """The application of one process, with a warm engine."""
+def create_app(settings: Settings, connections: Connections, pipe: multiprocessing.connection.Connection | None) -> Starlette:
+    """The application of one process, with a warm engine; ``pipe``: that of a worker process."""
     from goemotions.models import engines
     from goemotions.prediction.predictor import Predictor
     from goemotions.serving import grpc, logs, page, rest
@@ -111,11 +130,12 @@ def create_app(settings: Settings) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        _drain_on_sigterm(service)
         address, is_shared = f"{settings.host}:{settings.grpc_port}", settings.workers > 1
-        server = grpc.create_server(service, address, is_shared=is_shared) if settings.grpc_port else None
-        if server:
-            await server.start()
+        grpc_server = grpc.create_server(service, address, is_shared=is_shared) if settings.grpc_port else None
+        if grpc_server:
+            await grpc_server.start()
+        draining = _Draining(service, connections, grpc_server)
+        beating = asyncio.create_task(_beat(service, pipe)) if pipe else None
         logger.info(
             "ready at http://%s:%s/: %s version %s (run %s), %s",
             settings.host,
@@ -126,27 +146,79 @@ def create_app(settings: Settings) -> Starlette:
             service.computation,
         )
         yield
-        if server:
-            await server.stop(settings.limits.answer_seconds)
-        service.close()
+        if grpc_server:
+            await draining.stop_grpc()
+        if beating:
+            beating.cancel()
+        # A worker thread that hangs does not delay the end of the process.
+        closing = threading.Thread(target=service.close, daemon=True)
+        closing.start()
+        closing.join(END_SECONDS)
 
     return rest.create_app(service, lifespan, page.routes(service) if settings.page else ())
 
 
-def _drain_on_sigterm(service: Any) -> None:
-    """On SIGTERM, makes the server unready; it closes its port after the drain time, when routers have stopped sending requests."""
-    stop: Any = signal.getsignal(signal.SIGTERM)
-    loop = asyncio.get_running_loop()
+class _Draining:
+    """On SIGTERM, makes the server unready; after the drain time, when routers have stopped sending requests, its ports are closed.
 
-    def drain(number: int, frame: Any) -> None:
-        if service.is_draining:
-            stop(number, frame)
-            return
-        service.is_draining = True
-        logger.info("draining for %g seconds", service.limits.drain_seconds)
-        loop.call_soon_threadsafe(loop.call_later, service.limits.drain_seconds, stop, number, frame)
+    On SIGINT, they are closed at once. From then on, requests of every protocol have the same time to be answered.
+    """
 
-    signal.signal(signal.SIGTERM, drain)
+    def __init__(self, service: Any, connections: Connections, grpc_server: Any) -> None:
+        self._service = service
+        self._connections = connections
+        self._grpc_server = grpc_server
+        self._grpc_stops: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        # uvicorn's.
+        self._stop: Any = signal.getsignal(signal.SIGTERM)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._drain)
+
+    async def stop_grpc(self) -> None:
+        """Returns when gRPC has ended."""
+        if self._grpc_stops is None:
+            self._grpc_stops = self._loop.create_task(self._grpc_server.stop(self._service.limits.answer_seconds))
+        await self._grpc_stops
+
+    def _drain(self, number: int, frame: Any) -> None:
+        seconds = 0.0 if self._service.is_draining or number == signal.SIGINT else self._service.limits.drain_seconds
+        self._service.is_draining = True
+        logger.info("draining for %g seconds", seconds)
+        self._loop.call_soon_threadsafe(self._loop.call_later, seconds, self._close, number, frame)
+
+    def _close(self, number: int, frame: Any) -> None:
+        self._connections.end_within(self._service.limits.answer_seconds)
+        if self._grpc_server:
+            self._loop.create_task(self.stop_grpc())
+        self._stop(number, frame)
+
+
+async def _beat(service: Any, pipe: multiprocessing.connection.Connection) -> None:
+    """Shows the supervisor that the event loop runs and the engine works, and learns whether all workers do."""
+    while True:
+        if service.is_live:
+            pipe.send_bytes(b"")
+        while pipe.poll():
+            service.has_hung_peer = not pipe.recv()
+        await asyncio.sleep(workers.BEAT_SECONDS)
+
+
+def _allow_files(settings: Settings) -> None:
+    """Lets this process open as many files as its connections may need.
+
+    Raises:
+        WorkflowError: it may not.
+    """
+    needed = settings.limits.connections + OTHER_FILES + BACKLOG
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if needed > most != resource.RLIM_INFINITY:
+        raise WorkflowError(
+            f"--connections {settings.limits.connections} needs {needed:,} open files and this process may have {most:,}: "
+            "raise the limit (ulimit -n) or lower --connections"
+        )
+    if now < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
 
 
 def _listen(host: str, port: int, option: str) -> socket.socket:

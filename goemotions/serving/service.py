@@ -58,6 +58,8 @@ class Service:
         self.limits = limits
         self.labels = predictor.bundle.taxonomy.names
         self.is_draining = False
+        # Of several worker processes.
+        self.has_hung_peer = False
         _warm_up(predictor.engine)
         self._batcher = Batcher(predictor.engine, limits, across_requests=across_requests)
         self._counters = {label: metrics.PREDICTIONS.labels(label) for label in self.labels}
@@ -73,7 +75,7 @@ class Service:
 
     @property
     def is_ready(self) -> bool:
-        return self.is_live and not self.is_draining
+        return self.is_live and not self.is_draining and not self.has_hung_peer
 
     async def predict(self, texts: Sequence[str], options: Options) -> Result:
         """Labels the texts of one request, in order; the same for every protocol.

@@ -20,20 +20,21 @@ Attack = Callable[[Server], set[int]]
 POST = f"POST {PREDICT} HTTP/1.1\r\nHost: a\r\n".encode()
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+GRPC_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 # Attackers come from addresses of their own; honest clients from 127.0.0.1.
 ATTACKER = "127.0.0.2"
 TEXTS = json.dumps({"instances": ["storm"]}).encode()
 
 
 @contextlib.contextmanager
-def connected(server: Server, source: str = ATTACKER, received: int = 0) -> Iterator[socket.socket]:
-    """A connection from an address, with a receive buffer of so many bytes."""
+def connected(server: Server, source: str = ATTACKER, received: int = 0, port: int = 0) -> Iterator[socket.socket]:
+    """A connection from an address, with a receive buffer of so many bytes; to another port than that of HTTP."""
     with socket.socket() as connection:
         connection.settimeout(10)
         connection.bind((source, 0))
         if received:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, received)
-        connection.connect(("127.0.0.1", server.port))
+        connection.connect(("127.0.0.1", port or server.port))
         yield connection
 
 

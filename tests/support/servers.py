@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,19 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(bundle: Path, log: Path, *options: str, name: str = "goemotions") -> Iterator[Server]:
-    """A ready server of a model with this name; it is terminated at the end, unless it has already ended."""
+def serving(bundle: Path, log: Path, *options: str, name: str = "goemotions", within: Sequence[str] = ()) -> Iterator[Server]:
+    """A ready server of a model with this name; it is terminated at the end, unless it has already ended.
+
+    Args:
+        bundle: what it serves.
+        log: the file for its output.
+        options: further options of its command.
+        name: the name of the model.
+        within: a command that executes the command that follows it.
+    """
     port, grpc_port = stack.free_ports(2)
     command = [
+        *within,
         sys.executable,
         "-m",
         "goemotions.cli",

@@ -1,0 +1,193 @@
+"""Worker processes of the server: each shows life on a pipe, one that ends or hangs is replaced, and none outlives this process.
+
+This module imports no metrics: the files that workers share theirs through must exist before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from goemotions.errors import WorkflowError
+
+logger = logging.getLogger(__name__)
+BEAT_SECONDS = 0.5
+# After so long without a beat, no worker is ready; after so long, the silent one is replaced.
+SILENT_SECONDS, HUNG_SECONDS = 3.0, 10.0
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+# Each kind of metric has a file per process; one that the process would have to extend, it would do so on a full disk, too.
+METRICS_KINDS = ("counter", "histogram", "summary", "gauge_livesum", "gauge_livemostrecent")
+METRICS_BYTES = 512 * 1024
+PR_SET_PDEATHSIG = 1
+# Serves in a worker process, which sends its beats to the pipe and gets whether all workers beat.
+Serve = Callable[[Connection], None]
+
+
+class Worker:
+    """One worker process, as its supervisor sees it."""
+
+    def __init__(self, serve: Serve) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._pipe, its_pipe = spawn.Pipe()
+        self.process = spawn.Process(target=_work, args=(serve, its_pipe, os.getpid()))
+        self.process.start()
+        its_pipe.close()
+        self._beat: float | None = None
+
+    @property
+    def has_started(self) -> bool:
+        return self._beat is not None
+
+    def silence(self) -> float:
+        """Seconds since its last beat; 0 while it starts."""
+        with contextlib.suppress(EOFError, OSError):
+            while self._pipe.poll():
+                self._pipe.recv_bytes()
+                self._beat = time.monotonic()
+        return time.monotonic() - self._beat if self._beat is not None else 0.0
+
+    def tell(self, are_all_well: bool) -> None:
+        with contextlib.suppress(OSError):
+            self._pipe.send(are_all_well)
+
+    def terminate(self) -> None:
+        if self.process.is_alive():
+            self.process.terminate()
+
+    def end(self, seconds: float = 0.0) -> None:
+        """Waits for its end; kills it after so many seconds."""
+        self.process.join(seconds)
+        if self.process.is_alive():
+            logger.error("worker %d was killed: it did not end", self.process.pid)
+            self.process.kill()
+            self.process.join()
+        self._pipe.close()
+
+
+class Supervisor:
+    """Keeps so many workers running until SIGTERM or SIGINT; those have ``seconds`` to end."""
+
+    def __init__(self, count: int, serve: Serve, seconds: float) -> None:
+        self._serve = serve
+        self._seconds = seconds
+        self._is_stopping = False
+        self._have_served = False
+        self._are_all_well = True
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        self._workers = [Worker(serve) for _ in range(count)]
+
+    def run(self) -> None:
+        """Returns after the workers have ended.
+
+        Raises:
+            WorkflowError: a worker ended before any of them was ready.
+        """
+        try:
+            while not self._is_stopping:
+                time.sleep(BEAT_SECONDS / 2)
+                self._check()
+        finally:
+            deadline = time.monotonic() + self._seconds
+            for worker in self._workers:
+                worker.terminate()
+            for worker in self._workers:
+                worker.end(max(0.0, deadline - time.monotonic()))
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._is_stopping = True
+
+    def _check(self) -> None:
+        silences = [worker.silence() for worker in self._workers]
+        self._have_served |= any(worker.has_started for worker in self._workers)
+        are_all_well = max(silences) < SILENT_SECONDS
+        if are_all_well != self._are_all_well:
+            self._are_all_well = are_all_well
+            for worker in self._workers:
+                worker.tell(are_all_well)
+        for position, worker in enumerate(self._workers):
+            if worker.process.is_alive() and silences[position] < HUNG_SECONDS:
+                continue
+            if not self._have_served:
+                raise WorkflowError("a worker ended before it was ready: see its message above")
+            logger.error("worker %d %s: replaced", worker.process.pid, "hangs" if worker.process.is_alive() else "ended")
+            worker.end()
+            _forget(worker.process.pid)
+            self._workers[position] = Worker(self._serve)
+            self._workers[position].tell(are_all_well)
+
+
+def run(count: int, serve: Serve, seconds: float) -> None:
+    """Serves with so many workers until SIGTERM or SIGINT; after that they have so many seconds to end.
+
+    Raises:
+        WorkflowError: a worker ended before any of them was ready.
+    """
+    with _metrics_folder():
+        Supervisor(count, serve, seconds).run()
+
+
+def _work(serve: Serve, pipe: Connection, supervisor: int) -> None:
+    # Without this, a supervisor that is killed leaves its workers on the port.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != supervisor:
+        return
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    _allocate_metrics()
+    try:
+        serve(pipe)
+    except WorkflowError as error:
+        logger.error("%s", error)
+        sys.exit(1)
+
+
+@contextlib.contextmanager
+def _metrics_folder() -> Iterator[None]:
+    """A folder for the metrics of the workers; without space, each has its own."""
+    with contextlib.ExitStack() as stack:
+        try:
+            os.environ[METRICS_FOLDER] = stack.enter_context(tempfile.TemporaryDirectory(prefix="metrics-"))
+        except OSError as error:
+            _warn(error)
+        yield
+
+
+def _allocate_metrics() -> None:
+    """Reserves the space of this process's metrics. Files without it end the process (SIGBUS) when the disk is full."""
+    if not (folder := os.environ.get(METRICS_FOLDER)):
+        return
+    files = [Path(folder) / f"{kind}_{os.getpid()}.db" for kind in METRICS_KINDS]
+    try:
+        for path in files:
+            with path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, METRICS_BYTES)
+    except OSError as error:
+        for path in files:
+            path.unlink(missing_ok=True)
+        del os.environ[METRICS_FOLDER]
+        _warn(error)
+
+
+def _warn(error: OSError) -> None:
+    folder = tempfile.gettempdir()
+    logger.warning("no space for metrics in %s (%s): /metrics has those of one worker only", folder, error.strerror)
+
+
+def _forget(pid: Any) -> None:
+    """Removes the gauges of a worker that ended; its counters stay in the sums."""
+    if folder := os.environ.get(METRICS_FOLDER):
+        for path in Path(folder).glob(f"gauge_live*_{pid}.db"):
+            path.unlink(missing_ok=True)

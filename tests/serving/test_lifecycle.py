@@ -1,0 +1,111 @@
+"""The processes of the predictor server: its end, workers that hang or whose supervisor is killed, a full disk, open files."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support import attacks, tools
+from tests.support.servers import PREDICT, Server, serving
+
+WORKERS = ("--workers", "2", "--threads", "1")
+POST = f"POST {PREDICT} HTTP/1.1\r\nHost: a\r\n".encode()
+DOCUMENT = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def workers(server: Server) -> list[psutil.Process]:
+    children = psutil.Process(server.process.pid).children()
+    running = [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in running if "--multiprocessing-fork" in child.cmdline()]
+
+
+def wait(seconds: float, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("server-drain")
+def test_no_client_delays_the_end(bundle: Path, tmp_path: Path) -> None:
+    """Connections in every state, when SIGTERM arrives: none keeps the server beyond the time to drain and to answer."""
+    sent = [b"", b"GET /", attacks.LIVE, POST + b"Content-Length: 100\r\n\r\n{", DOCUMENT * 1000, attacks.GRPC_PREFACE]
+    options = ("--drain-seconds", "1", "--answer-seconds", "4", "--read-seconds", "30", "--write-seconds", "30")
+    with serving(bundle, tmp_path / "serve.log", *options) as server, contextlib.ExitStack() as stack:
+        for content in sent:
+            port = server.grpc_port if content == attacks.GRPC_PREFACE else server.port
+            stack.enter_context(attacks.connected(server, received=4096, port=port)).sendall(content)
+        server.process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        assert server.process.wait(timeout=30) == 0
+        assert time.monotonic() - started < 1 + 4 + 4
+    assert "Traceback" not in (tmp_path / "serve.log").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.fault("server-worker-hangs")
+def test_a_worker_that_hangs_is_noticed_and_replaced(bundle: Path, tmp_path: Path) -> None:
+    with serving(bundle, tmp_path / "serve.log", *WORKERS) as server:
+        wait(30, lambda: len(workers(server)) == 2 and "ready" in server.log.read_text().split("ready", 1)[1])
+        hanging, other = workers(server)
+        os.kill(hanging.pid, signal.SIGSTOP)
+        wait(8, lambda: not server.is_ready())
+        wait(40, lambda: hanging.pid not in {worker.pid for worker in workers(server)} and server.is_ready())
+        assert other.pid in {worker.pid for worker in workers(server)}
+        assert server.predict(instances=["a"])[0] == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=40) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.fault("server-supervisor-killed")
+def test_workers_end_with_their_supervisor(bundle: Path, tmp_path: Path) -> None:
+    with serving(bundle, tmp_path / "serve.log", *WORKERS) as server:
+        left = workers(server)
+        server.process.kill()
+        wait(5, lambda: not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in left))
+
+
+@pytest.mark.slow
+@pytest.mark.fault("server-disk-full")
+@pytest.mark.parametrize("megabytes", [16, 1])
+def test_a_full_disk_ends_no_worker(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, megabytes: int) -> None:
+    """The disk fills up while the server runs, or is too small from the start, which is a warning."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    monkeypatch.setenv("TMPDIR", str(disk))
+    unshare = tools.program("unshare", why="it mounts a small disk")
+    mount = f'mount -t tmpfs -o size={megabytes}m tmpfs "$TMPDIR" && exec "$@"'
+    rights = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    if subprocess.run([unshare, *rights, "--mount", "sh", "-c", mount, "sh", "true"], check=False).returncode:
+        tools.missing("no permission to make a namespace or to mount in it: a full disk is not tested")
+    within = (unshare, *rights, "--mount", "sh", "-c", mount, "sh")
+    with serving(bundle, tmp_path / "serve.log", *WORKERS, within=within) as server:
+        before = {worker.pid for worker in workers(server)}
+        with contextlib.suppress(OSError), Path(f"/proc/{server.process.pid}/root/{disk}/rest").open("wb") as file:
+            while True:
+                file.write(b"x" * 65536)
+        for path in ("/v9", "/metrics", "/v2/health/live", "/openapi.json"):
+            assert server.request("GET", path)[0] in (200, 404)
+        for fields in ({"instances": ["lake"]}, {"instances": []}, {"instances": ["a"] * 600}, {"instance": 1}):
+            for _ in range(20):
+                assert server.predict(**fields)[0] in (200, 400, 413)
+        assert any(name.startswith("goemotions_requests_total") for name in server.metrics())
+        assert {worker.pid for worker in workers(server)} == before
+    assert ("no space for metrics" in (tmp_path / "serve.log").read_text()) == (megabytes == 1)
+
+
+def test_too_few_open_files_for_the_connections_is_a_named_error(bundle: Path) -> None:
+    command = ["sh", "-c", 'ulimit -n 1000; exec "$@"', "sh", sys.executable, "-m", "goemotions.cli"]
+    command += ["serve", "--bundle", str(bundle), "--port", "0"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "--connections 1024 needs" in ended.stderr.strip().splitlines()[-1]
