@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from goemotions.serving.http import Connections
 
 logger = logging.getLogger(__name__)
-# Connections that wait to be accepted; files beside those of HTTP connections: those of gRPC, of the engine and of the process.
-BACKLOG, OTHER_FILES = 1024, 1024 + 256
+# Connections that wait to be accepted, and files beside those of connections.
+BACKLOG, OTHER_FILES = 1024, 256
 # For what runs after the last request to end.
 END_SECONDS = 2.0
 
@@ -210,7 +210,8 @@ def _allow_files(settings: Settings) -> None:
     Raises:
         WorkflowError: it may not.
     """
-    needed = settings.limits.connections + OTHER_FILES + BACKLOG
+    protocols = 2 if settings.grpc_port else 1
+    needed = protocols * settings.limits.connections + BACKLOG + OTHER_FILES
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if needed > most != resource.RLIM_INFINITY:
         raise WorkflowError(
