@@ -17,6 +17,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,6 +40,7 @@ TEXTS = 2048
 PIPELINE_SIZES = (1, 8, 16, 32, 64)
 SOAK_REQUESTS = 100_000
 OVERLOAD_SECONDS = 60
+LONG_TEXT = "storm lake balloon harbour gravel " * 14
 
 
 @contextlib.contextmanager
@@ -162,7 +164,7 @@ def served(folder: Path, scratch: Path, texts: list[str], engine: engines.Engine
         ):
             value, text = ratio(rates["of 1"], rates[name])
             rows.append(Row(f"- relative to {title}: {spread(rates[name])}", text, f"at least {target:g}", value >= target))
-        return rows + _latency(port, ones, texts, engine, median(rates["of 1"]))
+        return rows + _latency(port, ones, texts, engine, median(rates["of 1"])) + _fairness(port, ones, median(rates["of 1"]))
 
 
 def _latency(port: int, ones: list[bytes], texts: list[str], engine: engines.Engine, saturation: float) -> list[Row]:
@@ -188,6 +190,30 @@ def _latency(port: int, ones: list[bytes], texts: list[str], engine: engines.Eng
         Row(
             what, f"{spread(tails, 'ms')}, {value:.1f} times that of one text on an idle server", "at most 5 times", value <= 5
         ),
+    ]
+
+
+def _fairness(port: int, ones: list[bytes], saturation: float) -> list[Row]:
+    """The latency of single texts at a tenth of saturation, without and with a client that sends as many long texts as it can."""
+    heavy = load.requests([LONG_TEXT] * 512, 512)
+    ratios, rejected = [], 0
+    for seed in range(REPEATS):
+        rate = 0.1 * saturation
+        quiet = load.opened(port, ones, rate=rate, seconds=5, seed=seed)
+        with ThreadPoolExecutor() as pool:
+            greedy = pool.submit(load.closed, port, heavy, clients=4, seconds=6)
+            time.sleep(1)
+            disturbed = load.opened(port, ones, rate=rate, seconds=5, seed=seed)
+            greedy.result()
+        ratios.append(disturbed.percentile(99) / quiet.percentile(99))
+        rejected += len(disturbed.statuses) - disturbed.statuses.count(200)
+    return [
+        Row(
+            "single texts at 10% of saturation beside a client with 4 connections and 512 texts of 126 tokens per request: p99",
+            f"{spread(ratios, 'times')} that without it, {rejected} rejected",
+            "at most 5 times, none",
+            median(ratios) <= 5 and not rejected,
+        )
     ]
 
 
@@ -257,8 +283,6 @@ def agreement(folder: Path, scratch: Path, split: Any, predictor: Predictor) -> 
 
 
 def _terminated(port: int, running: subprocess.Popen[bytes], ones: list[bytes]) -> Row:
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor() as pool:
         loaded = pool.submit(load.closed, port, ones, clients=64, seconds=3)
         time.sleep(1.5)

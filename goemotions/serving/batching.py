@@ -15,13 +15,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from goemotions.errors import RequestError
-from goemotions.models.engines import Engine
+from goemotions.models.engines import LENGTH_STEP, Engine
 from goemotions.models.tokenizer import batch_size
 from goemotions.serving import metrics
 from goemotions.serving.limits import Limits
-from goemotions.serving.queue import QueuedRequest, QueuedText, TextQueue
+from goemotions.serving.queue import Chunk, QueuedRequest, QueuedText, TextQueue
 
 logger = logging.getLogger(__name__)
+# No text of a batch has more than so many times the tokens of that whose turn it is.
+LENGTH_RATIO = 2
+# A request of more batches than this is large; it gets smaller ones so long after a small request arrived.
+LARGE_BATCHES, SMALL_SECONDS = 4, 1.0
 
 
 class Batcher:
@@ -38,6 +42,7 @@ class Batcher:
         self._timeout = limits.answer_seconds
         self._across_requests = across_requests
         self._queue = TextQueue(limits)
+        self._small_arrived = 0.0
         self._results = threading.Lock()
         self._batch_started: dict[int, float] = {}
         self._workers = [
@@ -54,7 +59,10 @@ class Batcher:
         Raises:
             RequestError: 429 if the queue is full, 504 if scoring takes too long.
         """
-        request = QueuedRequest(list(texts), asyncio.get_running_loop().create_future())
+        future = asyncio.get_running_loop().create_future()
+        request = QueuedRequest(list(texts), future, self._engine.encoder.max_length)
+        if request.tokens <= self._engine.batch_tokens:
+            self._small_arrived = request.arrived
         self._queue.put(request)
         try:
             async with asyncio.timeout(self._timeout):
@@ -77,38 +85,47 @@ class Batcher:
             worker.join()
 
     def _work(self) -> None:
-        while (requests := self._queue.get()) is not None:
+        while (chunks := self._queue.get()) is not None:
             try:
-                if requests:
-                    self._tokenize(requests)
+                if chunks:
+                    self._tokenize(chunks)
                 if batch := self._queue.take(self._choose):
                     self._score(batch)
             except Exception:
                 logger.exception("a batch failed")
 
-    def _tokenize(self, requests: list[QueuedRequest]) -> None:
+    def _tokenize(self, chunks: list[Chunk]) -> None:
         try:
-            encoded = iter(self._engine.encoder.encode([text for request in requests for text in request.texts]))
+            encoded = iter(self._engine.encoder.encode([text for chunk in chunks for text in chunk.texts]))
         except Exception as error:
-            _fail(requests, error)
+            _fail([chunk.request for chunk in chunks], error)
             raise
         texts = []
-        for request in requests:
-            encodings = list(itertools.islice(encoded, len(request.texts)))
-            request.truncated = np.array([encoding.truncated for encoding in encodings], dtype=bool)
-            texts += [QueuedText(request, position, encoding.ids) for position, encoding in enumerate(encodings)]
+        for chunk in chunks:
+            for position, encoding in enumerate(itertools.islice(encoded, len(chunk.texts)), chunk.start):
+                chunk.request.truncated[position] = encoding.truncated
+                texts.append(QueuedText(chunk.request, position, encoding.ids))
         self._queue.put_tokenized(texts)
 
     def _choose(self, texts: list[QueuedText]) -> list[QueuedText]:
-        """The oldest text and those nearest to it in length, as many as the budget of tokens allows.
+        """The text whose turn it is and those nearest to it in length, as many as the budget of tokens allows.
 
-        A worker takes its share only: the others are free now or soon, and small batches suffice under a light load.
+        None is much longer, so that a short text does not take the time of long ones. A worker takes its share only: the others are
+        free now or soon, and small batches suffice under a light load.
         """
-        oldest = texts[0]
-        window = texts if self._across_requests else [text for text in texts if text.request is oldest.request]
-        window = sorted(window, key=lambda text: len(text.ids))
+        first = texts[0]
+        longest = LENGTH_RATIO * max(len(first.ids), LENGTH_STEP)
+        window = sorted((text for text in texts if len(text.ids) <= longest), key=lambda text: len(text.ids))
+        if not self._across_requests:
+            window = [text for text in window if text.request is first.request]
         share = sum(len(text.ids) for text in window) // len(self._workers)
-        return _around(window, window.index(oldest), min(self._engine.batch_tokens, share))
+        return _around(window, window.index(first), min(self._budget(first.request), share))
+
+    def _budget(self, request: QueuedRequest) -> int:
+        """The tokens of a batch for a request; fewer if it is large while others are small, which wait for a batch to end."""
+        tokens = self._engine.batch_tokens
+        is_large = request.tokens > LARGE_BATCHES * tokens
+        return tokens // 2 if is_large and time.perf_counter() - self._small_arrived < SMALL_SECONDS else tokens
 
     def _score(self, batch: list[QueuedText]) -> None:
         thread = threading.get_ident()
@@ -125,7 +142,7 @@ class Batcher:
         metrics.BATCH_TEXTS.observe(len(batch))
         metrics.BATCH_TOKENS.observe(ids.size)
         metrics.ENGINE_SECONDS.observe(seconds)
-        self._queue.update_throughput(len(batch) * len(self._workers) / seconds)
+        self._queue.update_throughput(sum(len(text.ids) for text in batch) * len(self._workers) / seconds)
         self._deliver(batch, logits)
 
     def _deliver(self, batch: list[QueuedText], logits: np.ndarray) -> None:
@@ -168,7 +185,6 @@ def _resolve(requests: list[QueuedRequest]) -> None:
     for request in requests:
         if not request.future.done():
             assert request.logits is not None
-            assert request.truncated is not None
             request.future.set_result((request.logits, request.truncated))
 
 

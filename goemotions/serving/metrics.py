@@ -35,6 +35,7 @@ QUEUE_SECONDS = Histogram(
     "goemotions_queue_seconds", "From the admission of a request to a batch with texts of it", buckets=SECONDS
 )
 QUEUE_TEXTS = Gauge("goemotions_queue_texts", "Texts in the queue", multiprocess_mode="livesum")
+QUEUE_TOKENS = Gauge("goemotions_queue_tokens", "Tokens of the texts in the queue, estimated", multiprocess_mode="livesum")
 ENGINE_SECONDS = Histogram("goemotions_engine_seconds", "Scoring of one batch", buckets=SECONDS)
 BATCH_TEXTS = Histogram("goemotions_batch_texts", "Texts per batch", buckets=SIZES)
 BATCH_TOKENS = Histogram("goemotions_batch_tokens", "Tokens per batch, padding included", buckets=TOKENS)

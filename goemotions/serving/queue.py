@@ -1,12 +1,15 @@
-"""The queue of the predictor server: the texts of all requests wait here until a worker takes them into a batch."""
+"""The queue of the predictor server: the texts of all requests wait here until a worker takes them into a batch.
+
+Requests share the workers by tokens (start-time fair queueing): the next batch is made around a text of the request that had the
+fewest tokens scored so far, so that a request of one text waits for at most one batch of each other request.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +21,12 @@ from goemotions.serving.limits import Limits
 
 # Weight of the newest batch in the moving average of the throughput.
 SMOOTHING = 0.2
+# What a worker tokenizes at once, so that no text waits long for the tokenization of others.
+CHUNK_CHARACTERS = 16 * 2**10
+# So many texts of a request are tokenized even if there are enough of others.
+LEAST_TEXTS = 8
+# Before its tokens are known, a text counts as one per so many characters, and as at least one per this larger number.
+CHARACTERS_PER_TOKEN, MEMORY_PER_TOKEN = 4, 64
 
 
 @dataclass(eq=False)
@@ -26,14 +35,26 @@ class QueuedRequest:
 
     texts: list[str]
     future: asyncio.Future[tuple[np.ndarray, np.ndarray]]
+    max_length: int = 512
     arrived: float = field(default_factory=time.perf_counter)
     waiting: int = field(init=False)
     missing: int = field(init=False)
+    # Of its waiting texts; and, of those in batches and with what it had for free at its start, of this request.
+    tokens: int = field(init=False)
+    served: int = 0
+    tokenized: int = 0
+    ready: list[QueuedText] = field(default_factory=list)
     logits: np.ndarray | None = None
-    truncated: np.ndarray | None = None
+    truncated: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
         self.waiting = self.missing = len(self.texts)
+        self.tokens = sum(map(self.weight, self.texts))
+        self.truncated = np.zeros(len(self.texts), dtype=bool)
+
+    def weight(self, text: str) -> int:
+        """An estimate of the tokens of a text: at most what the model reads, unless the text is so long that its memory counts."""
+        return max(min(2 + len(text) // CHARACTERS_PER_TOKEN, self.max_length), len(text) // MEMORY_PER_TOKEN)
 
 
 @dataclass(eq=False)
@@ -45,80 +66,88 @@ class QueuedText:
     ids: list[int]
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """Texts of a request that are to be tokenized, from a position on."""
+
+    request: QueuedRequest
+    start: int
+    texts: list[str]
+
+
 class TextQueue:
-    """Admits requests within the limits, gives out their texts, and drops those of requests that ended early. Thread-safe."""
+    """Admits requests within the limits, gives out their texts in turn, and drops those of requests that ended early. Thread-safe."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._changed = threading.Condition()
-        self._requests: deque[QueuedRequest] = deque()
-        self._texts: deque[QueuedText] = deque()
-        self._waiting = 0
-        self._texts_per_second = 0.0
+        self._requests: dict[QueuedRequest, None] = {}
+        self._waiting = self._tokens = self._ready = 0
+        self._clock = 0
+        self._tokens_per_second = 0.0
         self._is_closed = False
 
     def put(self, request: QueuedRequest) -> None:
         """Admits a request; an empty queue admits every request.
 
         Raises:
-            RequestError: 429 if too many texts wait, or if they are expected to wait too long.
+            RequestError: 429 if too many texts or tokens wait, or if this request is expected to wait too long.
         """
         with self._changed:
-            wait = self._waiting / self._texts_per_second if self._texts_per_second else 0.0
-            is_full = self._waiting + len(request.texts) > self._limits.queue_texts or wait > self._limits.queue_seconds
-            if self._waiting and is_full:
+            wait = self._expected_wait(request)
+            if self._waiting and (self._is_full(request) or wait > self._limits.queue_seconds):
                 raise RequestError("the queue is full: try again later", 429, retry_after=max(1, round(wait)))
-            self._requests.append(request)
-            self._add_waiting(len(request.texts))
+            request.served = self._clock
+            self._requests[request] = None
+            self._count(request.waiting, request.tokens)
             self._changed.notify()
 
     def drop(self, request: QueuedRequest) -> None:
         """Drops the texts of a request that still wait."""
         with self._changed:
-            self._add_waiting(-request.waiting)
-            request.waiting = 0
+            if self._requests.pop(request, request) is None:
+                self._ready -= len(request.ready)
+                self._count(-request.waiting, -request.tokens)
+                request.waiting = request.tokens = 0
 
-    def get(self) -> list[QueuedRequest] | None:
-        """Blocks until something waits; returns the requests to tokenize, if any. None if the queue is closed and empty."""
+    def get(self) -> list[Chunk] | None:
+        """Blocks until something waits; returns texts to tokenize, if any. None if the queue is closed and empty."""
         with self._changed:
-            self._changed.wait_for(lambda: self._requests or self._texts or self._is_closed)
-            if not (self._requests or self._texts):
-                return None
-            requests = [request for request in self._requests if request.waiting]
-            self._requests.clear()
-            return requests
+            self._changed.wait_for(lambda: self._ready or self._has_untokenized() or (self._is_closed and not self._waiting))
+            return list(self._chunks()) if self._waiting else None
 
-    def put_tokenized(self, texts: list[QueuedText]) -> None:
+    def put_tokenized(self, texts: Iterable[QueuedText]) -> None:
         """Adds the tokenized texts of requests that ``get`` returned."""
         with self._changed:
-            self._texts.extend(texts)
-            self._changed.notify(len(texts))
+            for text in texts:
+                if text.request in self._requests:
+                    text.request.ready.append(text)
+                    self._ready += 1
+            self._changed.notify_all()
 
     def take(self, choose: Callable[[list[QueuedText]], list[QueuedText]]) -> list[QueuedText]:
-        """Removes and returns the texts that ``choose`` selects among those that have waited longest (oldest first)."""
+        """Removes and returns the texts that ``choose`` selects.
+
+        The first that it may choose from is the oldest text of the request whose turn it is; the next ones are of the requests
+        whose turn comes next.
+        """
         with self._changed:
-            while self._texts and not self._texts[0].request.waiting:
-                self._texts.popleft()
-            if not self._texts:
+            requests = [request for request in self._in_turn() if request.ready]
+            if not requests:
                 return []
-            head = [self._texts.popleft() for _ in range(min(WINDOW, len(self._texts)))]
-            window = [text for text in head if text.request.waiting]
-            batch = choose(window)
-            taken = set(map(id, batch))
-            self._texts.extendleft(text for text in reversed(window) if id(text) not in taken)
-            for text in batch:
-                text.request.waiting -= 1
-            self._add_waiting(-len(batch))
+            self._clock = requests[0].served
+            batch = choose([text for request in requests for text in request.ready][:WINDOW])
+            self._remove(batch)
             now = time.perf_counter()
-        for request in {id(text.request): text.request for text in batch}.values():
+        for request in {text.request: None for text in batch}:
             metrics.QUEUE_SECONDS.observe(now - request.arrived)
         return batch
 
-    def update_throughput(self, texts_per_second: float) -> None:
+    def update_throughput(self, tokens_per_second: float) -> None:
         """Updates the estimate of the throughput, from which the expected wait follows, with that of the newest batch."""
         with self._changed:
-            before = self._texts_per_second or texts_per_second
-            self._texts_per_second = (1 - SMOOTHING) * before + SMOOTHING * texts_per_second
+            before = self._tokens_per_second or tokens_per_second
+            self._tokens_per_second = (1 - SMOOTHING) * before + SMOOTHING * tokens_per_second
 
     def close(self) -> None:
         """Makes ``get`` return None once nothing waits."""
@@ -126,6 +155,53 @@ class TextQueue:
             self._is_closed = True
             self._changed.notify_all()
 
-    def _add_waiting(self, texts: int) -> None:
+    def _expected_wait(self, request: QueuedRequest) -> float:
+        """Seconds in which each other request gets as many tokens scored as this one has, or all of its own."""
+        if not self._tokens_per_second:
+            return 0.0
+        return sum(min(other.tokens, request.tokens) for other in self._requests) / self._tokens_per_second
+
+    def _is_full(self, request: QueuedRequest) -> bool:
+        limits = self._limits
+        return self._waiting + request.waiting > limits.queue_texts or self._tokens + request.tokens > limits.queue_tokens
+
+    def _in_turn(self) -> list[QueuedRequest]:
+        """Those that had the fewest tokens first; of several, those that came first."""
+        return sorted(self._requests, key=lambda request: request.served)
+
+    def _has_untokenized(self) -> bool:
+        return any(request.tokenized < len(request.texts) for request in self._requests)
+
+    def _chunks(self) -> Iterable[Chunk]:
+        characters, room = CHUNK_CHARACTERS, WINDOW - self._ready
+        for request in self._in_turn():
+            start, texts = request.tokenized, max(room, 0 if request.ready else LEAST_TEXTS)
+            while request.tokenized < min(len(request.texts), start + texts) and characters > 0:
+                # Longer texts are cut before they are tokenized.
+                characters -= min(len(request.texts[request.tokenized]), MEMORY_PER_TOKEN * request.max_length)
+                request.tokenized += 1
+            if request.tokenized > start:
+                room -= request.tokenized - start
+                yield Chunk(request, start, request.texts[start : request.tokenized])
+
+    def _remove(self, batch: list[QueuedText]) -> None:
+        chosen = set(map(id, batch))
+        for request in {text.request: None for text in batch}:
+            request.ready = [text for text in request.ready if id(text) not in chosen]
+        for text in batch:
+            request, weight = text.request, text.request.weight(text.request.texts[text.position])
+            request.waiting -= 1
+            request.tokens -= weight
+            request.served += len(text.ids)
+            self._count(-1, -weight)
+            if not request.waiting:
+                del self._requests[request]
+        self._ready -= len(batch)
+
+    def _count(self, texts: int, tokens: int) -> None:
         self._waiting += texts
+        self._tokens += tokens
+        if not self._waiting:
+            self._changed.notify_all()
         metrics.QUEUE_TEXTS.set(self._waiting)
+        metrics.QUEUE_TOKENS.set(self._tokens)

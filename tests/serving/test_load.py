@@ -54,6 +54,22 @@ def test_excess_load_is_rejected_and_the_rest_served(bundle: Path, tmp_path: Pat
         assert running.metrics()['goemotions_rejected_requests_total{reason="overloaded"}'] > 0
 
 
+@pytest.mark.slow
+@pytest.mark.fault("server-greedy-client")
+def test_others_are_served_beside_a_greedy_client(bundle: Path, tmp_path: Path) -> None:
+    with serving(bundle, tmp_path / "serve.log") as running:
+        ones, heavy = load.requests(["lake", "storm on the lake"], 1), load.requests(["storm " * 130] * 512, 512)
+        load.closed(running.port, ones, clients=4, seconds=1)
+        quiet = load.opened(running.port, ones, rate=20, seconds=5)
+        with ThreadPoolExecutor() as pool:
+            greedy = pool.submit(load.closed, running.port, heavy, clients=4, seconds=6)
+            time.sleep(0.5)
+            disturbed = load.opened(running.port, ones, rate=20, seconds=5)
+        assert set(quiet.statuses) == set(disturbed.statuses) == {200}
+        assert 200 in greedy.result().statuses
+        assert disturbed.percentile(95) < 5 * quiet.percentile(99)
+
+
 def _first_rejected(running: Server, request: bytes) -> tuple[int, dict[str, str], bytes]:
     body = request.partition(b"\r\n\r\n")[2]
     with ThreadPoolExecutor(64) as pool:

@@ -1,0 +1,113 @@
+"""The queue of texts: nothing is lost or given out twice, and each request gets its turn."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from goemotions.errors import RequestError
+from goemotions.serving.limits import Limits
+from goemotions.serving.queue import QueuedRequest, QueuedText, TextQueue
+
+UNLIMITED = Limits(queue_texts=10**6, queue_tokens=10**9, queue_seconds=10**6)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    own = asyncio.new_event_loop()
+    asyncio.set_event_loop(own)
+    yield own
+    asyncio.set_event_loop(None)
+    own.close()
+
+
+def request(*lengths: int) -> QueuedRequest:
+    """A request with texts of so many characters, each of one token."""
+    return QueuedRequest(["a" * length for length in lengths], asyncio.get_event_loop().create_future(), max_length=128)
+
+
+def batch(queue: TextQueue, size: int) -> list[QueuedText]:
+    """What a worker does with the queue: it tokenizes what there is to tokenize, and takes a batch, the first text and next ones."""
+    for chunk in queue.get() or []:
+        ids = [[0] * max(1, len(text)) for text in chunk.texts]
+        queue.put_tokenized(QueuedText(chunk.request, chunk.start + number, one) for number, one in enumerate(ids))
+    return queue.take(lambda texts: texts[:size])
+
+
+# Requests (the lengths of their texts), and in between, the size of a batch.
+STEPS = st.lists(st.one_of(st.lists(st.integers(0, 40), min_size=1, max_size=600), st.integers(1, 64)), max_size=60)
+
+
+@given(steps=STEPS)
+def test_every_text_is_in_one_batch(steps: list[list[int] | int]) -> None:
+    queue, requests, taken = TextQueue(UNLIMITED), [], []
+    for step in steps:
+        if isinstance(step, list):
+            requests.append(request(*step))
+            queue.put(requests[-1])
+        elif len(taken) < sum(len(one.texts) for one in requests):
+            taken += batch(queue, step)
+    queue.close()
+    while len(taken) < sum(len(one.texts) for one in requests):
+        taken += batch(queue, 16)
+    assert queue.get() is None
+    expected = {(id(one), position) for one in requests for position in range(len(one.texts))}
+    assert len(taken) == len(expected)
+    assert {(id(text.request), text.position) for text in taken} == expected
+
+
+@given(large=st.lists(st.integers(1, 600), min_size=1, max_size=12), batches=st.integers(0, 8), size=st.integers(1, 32))
+@pytest.mark.fault("server-greedy-client")
+def test_a_request_of_one_text_waits_for_one_batch_of_each_other(large: list[int], batches: int, size: int) -> None:
+    queue = TextQueue(UNLIMITED)
+    others = [request(*[20] * count) for count in large]
+    for other in others:
+        queue.put(other)
+    left = sum(large)
+    for _ in range(batches):
+        left -= len(batch(queue, size)) if left else 0
+    small = request(5)
+    queue.put(small)
+    unfinished = sum(1 for other in others if other.waiting)
+    waited = 0
+    while small.waiting:
+        batch(queue, size)
+        waited += 1
+        assert waited <= unfinished + 1
+
+
+@pytest.mark.fault("server-greedy-client", "server-overload")
+def test_a_large_request_is_rejected_where_a_small_one_is_admitted() -> None:
+    queue = TextQueue(Limits())
+    queue.update_throughput(10_000)
+    queue.put(request(*[400] * 512))
+    with pytest.raises(RequestError, match="queue is full"):
+        queue.put(request(*[400] * 512))
+    small = request(20)
+    queue.put(small)
+    batch(queue, 8)
+    assert batch(queue, 8)[0].request is small or not small.waiting
+
+
+def test_tokens_of_long_texts_fill_the_queue() -> None:
+    queue = TextQueue(Limits(queue_tokens=50_000))
+    queue.put(request(3))
+    queue.put(request(2_000_000))
+    with pytest.raises(RequestError, match="queue is full"):
+        queue.put(request(2_000_000))
+    queue.put(request(3))
+
+
+def test_a_dropped_request_leaves_nothing_behind() -> None:
+    queue = TextQueue(UNLIMITED)
+    dropped, other = request(*[20] * 300), request(5)
+    queue.put(dropped)
+    batch(queue, 4)
+    queue.put(other)
+    queue.drop(dropped)
+    queue.drop(dropped)
+    assert [text.request for text in batch(queue, 4)] == [other]
+    queue.close()
+    assert queue.get() is None
