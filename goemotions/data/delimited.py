@@ -37,7 +37,7 @@ class Dialect:
 
 def find(columns: Sequence[str], name: str) -> str:
     """The column of this name, in any case if only one matches; empty if there is none."""
-    same = [column for column in columns if column.lower() == name.lower()]
+    same = [column for column in columns if column.strip().lower() == name.lower()]
     return name if name in columns else same[0] if len(same) == 1 else ""
 
 
@@ -58,7 +58,7 @@ def detect(lines: Lines, name: str, ending: str, text_column: str, *, official: 
     if not first:
         return Dialect(DELIMITERS[ending], ending == ".csv", False, ())
     delimiter = _delimiter(first, ending, text_column)
-    cells = _cells(first, delimiter)
+    cells = [cell.strip() for cell in _cells(first, delimiter)]
     if find(cells, text_column) and not _is_official_row(cells, ending):
         columns, has_header = tuple(cells), True
     elif text_column.isdecimal():
@@ -187,6 +187,10 @@ def _quoted(lines: Iterator[str], name: str, delimiter: str) -> Iterator[tuple[i
         except StopIteration:
             return
         except csv.Error as error:
+            if "new-line character" in str(error):
+                raise DataError(
+                    f"{name}, line {line}: a carriage return without a line feed: save it with line feeds"
+                ) from error
             ending = ".tsv" if delimiter == "\t" else ".csv"
             raise DataError(f"{name}, line {line}: the row there is no {ending} ({error}): check its quotes") from error
         yield line, cells

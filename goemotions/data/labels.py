@@ -7,6 +7,7 @@ If the rows have two readings, both are named and none is taken.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -27,6 +28,9 @@ LONGEST_NAME = 200
 RATERS = ("rater_id", "rater", "annotator_id", "annotator", "worker_id")
 # Columns that are no labels even if they hold 0 and 1 only; the first is one of the raw GoEmotions files.
 NO_LABELS = ("example_very_unclear", "id", "index", "unnamed: 0", *RATERS)
+# What programs write for a missing value.
+MISSING = ("None", "nan", "NaN", "null", "NULL", "NA", "N/A", "<NA>")
+NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 FLAGS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "0.0": 0.0, "1.0": 1.0}
 SAMPLED, LOOKED_AT = 1000, 100
 
@@ -247,6 +251,10 @@ def _names_in(tables: Sequence[Table], column: str) -> tuple[tuple[str, ...], st
     marks: set[str] = set()
     has_numbers = False
     for table, value in _values(tables, column):
+        if isinstance(value, dict):
+            raise DataError(
+                f"{table.name}: column {column!r} holds objects: write lists of label names, or one column per label"
+            )
         if isinstance(value, str) and not _is_list(value):
             marks |= set(MARKS) & set(value)
         for mark, names in by_mark.items():
@@ -257,7 +265,9 @@ def _names_in(tables: Sequence[Table], column: str) -> tuple[tuple[str, ...], st
                 raise DataError(f"{table.name}: column {column!r} holds texts rather than labels: {_ways_out(table)}")
     names = by_mark[MARKS if marks else ""]
     first = tables[0]
-    if has_numbers or all(name.isdecimal() for name in names):
+    if not names and not has_numbers:
+        raise DataError(f"{first.name} has no rows with a label in column {column!r}: it needs at least one")
+    if has_numbers or all(NUMBER.fullmatch(name) for name in names):
         if first.form == "Parquet":
             raise DataError(f"{first.name} does not name its labels: put their names into emotions.txt beside it")
         raise DataError(f"{first.name} has no emotions.txt: list the label names there, one per line, in index order")
@@ -266,7 +276,25 @@ def _names_in(tables: Sequence[Table], column: str) -> tuple[tuple[str, ...], st
             f"{first.name}: column {column!r} has cells with {' and '.join(map(repr, sorted(marks)))}, which separate labels or belong "
             "to their names: list the names in emotions.txt, one per line"
         )
+    _refuse_doubtful(first.name, names)
     return tuple(sorted(names)), MARKS if marks else ""
+
+
+def _refuse_doubtful(name: str, labels: Iterable[str]) -> None:
+    """Names that are found in rows and may be a slip: two that look the same, and what programs write for a missing value."""
+    seen: dict[str, str] = {}
+    for label in sorted(labels):
+        form = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
+        if form in seen:
+            raise DataError(
+                f"{name}: labels {seen[form]!a} and {label!a} differ only in case, spaces or Unicode form, which are one label or two: "
+                "write them alike, or list both in emotions.txt"
+            )
+        seen[form] = label
+        if label in MISSING:
+            raise DataError(
+                f"{name}: {label!r} is the name of a label or a missing value: leave the cell empty, or list the names in emotions.txt"
+            )
 
 
 def _values(tables: Sequence[Table], column: str) -> Iterator[tuple[Table, Any]]:

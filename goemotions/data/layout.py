@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -24,6 +25,13 @@ SPLIT_OF = {name: split for split, names in NAMES.items() for name in names}
 # ``train``, ``train-00000-of-00002``, ``train_1``, and the folder ``split=train``.
 SPLIT_NAME = re.compile(rf"(?:split=)?({'|'.join(SPLIT_OF)})([-_.]?\d+(?:[-_]of[-_]\d+)?)?", re.IGNORECASE)
 REFUSED_ENDINGS = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".npy", ".py"}
+# Files that are not read, by ending, and what to do with them.
+UNREAD = {
+    (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar", ".bz2", ".xz"): "unpack it and give the folder, or one file per split",
+    (".xlsx", ".xls", ".ods"): "save it as CSV in UTF-8",
+    (".txt", ".tab", ".dat"): "rename it to .csv if its cells are separated by commas or semicolons, to .tsv if by tabs",
+    (".feather", ".orc", ".avro", ".h5", ".sqlite", ".db"): "write it as .parquet or .csv",
+}
 LABEL_NAMES = "emotions.txt"
 # JSON files that describe data and hold none.
 DESCRIPTIONS = {"dataset.json", "dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json", "quarantine.csv"}
@@ -79,18 +87,33 @@ def find(folder: Path, name: str = "") -> Layout:
     if within.parts and beside:
         raise DataError(f"{name} holds {beside[0]} and the splits in {within}/: give one of the two as the source")
     chosen = [file for file in splits if file.within == within]
+    if unread := [file.path.name for file in tables if not file.split and file.within == within]:
+        log.info("%s: not read, since their names are no splits: %s", name, ", ".join(unread))
     files = {split: _one_form(name, split, [file for file in chosen if file.split == split]) for split in SPLITS}
     if not files["train"]:
         raise _nothing(folder, name, [file.path for file in tables])
     return Layout({split: paths for split, paths in files.items() if paths}, _label_names(folder / within, folder))
 
 
-def _tables(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        is_hidden = any(part.startswith((".", "_")) for part in parts)
-        if len(parts) <= DEPTH and not is_hidden and is_table(path.name) and path.name not in DESCRIPTIONS and path.is_file():
-            yield path
+def _tables(folder: Path) -> list[Path]:
+    """The files of rows below a folder, those in linked folders too."""
+    tables: list[Path] = []
+    walked: set[Path] = set()
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
+        here = Path(place)
+        is_deep = len(here.relative_to(folder).parts) >= DEPTH - 1
+        is_new = here.resolve() not in walked
+        walked.add(here.resolve())
+        folders[:] = [name for name in folders if not name.startswith((".", "_")) and is_new and not is_deep]
+        tables += [here / name for name in names if is_new and not name.startswith((".", "_")) and is_table(name)]
+    for path in tables:
+        if not path.exists():
+            raise DataError(f"{path} is a link to a file that is not there: copy the file, or remove the link")
+    return sorted(path for path in tables if path.name not in DESCRIPTIONS and path.is_file())
+
+
+def _raise(error: OSError) -> None:
+    raise DataError(f"{error.filename} cannot be read ({error.strerror}): check its path and permissions") from error
 
 
 def _label_names(*folders: Path) -> Path | None:
@@ -166,6 +189,10 @@ def _nothing(folder: Path, name: str, paths: Sequence[Path]) -> DataError:
         return DataError(
             f"{name}: {refused[0]} is refused, since reading pickles and scripts runs code: convert it to .tsv or .parquet"
         )
+    for endings, remedy in UNREAD.items():
+        unread = [path.name for path in [*paths, *there] if path.name.lower().endswith(endings) and path.name != LABEL_NAMES]
+        if unread:
+            return DataError(f"{name} has no train split, and {unread[0]} is not of a format that is read: {remedy}")
     shown = ", ".join(path.name + "/" * path.is_dir() for path in there[:5] if not path.name.startswith("."))
     instead = f"; there are {shown}" + (" and others" if len(there) > 5 else "") if shown else "; it is empty"
     return DataError(f"{name} has no train split: add train.tsv, train.csv, train.jsonl or train.parquet{instead}")

@@ -14,7 +14,7 @@ from typing import Any
 import datasets
 
 from goemotions import addresses, defaults
-from goemotions.data import layout, tables, text_files
+from goemotions.data import archives, layout, tables, text_files
 from goemotions.data.labels import RATERS, Labelling, find_labelling
 from goemotions.data.layout import SPLITS
 from goemotions.data.tables import Table
@@ -88,14 +88,18 @@ def open_source(source: str, scratch: Path, columns: Columns = Columns()) -> Sou
     if source.startswith(addresses.HUB):
         return _open_hub(source, columns)
     if addresses.is_s3(source):
-        store.fetch(source, scratch)
-        return _open_path(scratch, source, "s3", columns)
+        fetched = archives.fetch_object(source, scratch / "object") or store.fetch(source, scratch)
+        return _open_path(_unpacked(fetched, source, scratch), source, "s3", columns)
     path = Path(source).expanduser()
     if not path.exists():
         raise DataError(
             f"there is no data folder {source}: give `sample`, `hub:<dataset>`, a folder with train, dev and test, a file, or s3://"
         )
-    return _open_path(path, source, "local", columns)
+    return _open_path(_unpacked(path, source, scratch), source, "local", columns)
+
+
+def _unpacked(path: Path, name: str, scratch: Path) -> Path:
+    return archives.unpack(path, name, scratch / "unpacked") if archives.is_archive(path) else path
 
 
 def _open_path(path: Path, name: str, revision: str, columns: Columns) -> Source:
@@ -106,7 +110,7 @@ def _open_path(path: Path, name: str, revision: str, columns: Columns) -> Source
 
 def _label_names(path: Path) -> list[str]:
     with path.open("rb") as file:
-        names = [line.rstrip("\r\n") for line in text_files.lines(file, path.name)]
+        names = [line.strip() for line in text_files.lines(file, path.name)]
     while names and not names[-1].strip():
         names.pop()
     return list(Taxonomy(tuple(names)).names)
@@ -176,7 +180,7 @@ def _rows(parts: Sequence[Table], labelling: Labelling, columns: Columns, prefix
         wanted = [_text_column(table, columns), *([table.column(ID)] if has_ids else []), *labelling.columns(table)]
         for line, cells in table.rows(wanted):
             number += 1
-            text = "" if cells[0] is None else cells[0]
+            text = _text(cells[0], table.name, line)
             if not isinstance(text, str):
                 raise DataError(
                     f"{table.name}, line {line}: text must be a string, labels a list of indices or names: convert the columns"
@@ -190,7 +194,17 @@ def _rows(parts: Sequence[Table], labelling: Labelling, columns: Columns, prefix
             yield RawRow(table.name, line, row_id, text, labels, shares)
 
 
+def _text(cell: Any, name: str, line: int) -> Any:
+    """A text; some writers of Parquet, such as Impala, store strings as bytes."""
+    try:
+        return "" if cell is None else cell.decode() if isinstance(cell, bytes) else cell
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}, line {line}: not UTF-8: re-encode it") from error
+
+
 def _id(cell: Any) -> str:
+    if isinstance(cell, bytes):
+        return cell.hex()
     return "" if cell is None else str(cell)
 
 

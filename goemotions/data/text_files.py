@@ -9,7 +9,7 @@ import gzip
 import io
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 from typing import Any, BinaryIO, cast
 
@@ -22,6 +22,8 @@ LONGEST_LINE = 2**25
 # A file that expands to more than both was made to fill memory or disk: text expands 3 to 20 times.
 EXPANSION, EXPANDED_BYTES = 200, 2**27
 BINARY_MAGIC = (b"PAR1\x15", b"PK\x03\x04", b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+JUNK = (".DS_Store", "Thumbs.db", "desktop.ini")
 DAMAGES = (EOFError, OSError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError, ValueError, pa.ArrowException)
 
 
@@ -47,6 +49,8 @@ def lines(file: BinaryIO, name: str) -> Iterator[str]:
     for line, content in enumerate(_raw_lines(file, name), start=1):
         if line == 1 and content.startswith(BINARY_MAGIC):
             raise DataError(f"{name} is not a text file, as its ending says: unpack it, or rename it by what it is")
+        if line == 1 and _is_utf16(content):
+            raise DataError(f"{name} is UTF-16, not UTF-8: save it as UTF-8")
         if len(content) > LONGEST_LINE:
             raise DataError(f"{name}, line {line}: longer than {LONGEST_LINE >> 20} MiB: check that the file has line feeds")
         try:
@@ -54,6 +58,11 @@ def lines(file: BinaryIO, name: str) -> Iterator[str]:
         except UnicodeDecodeError as error:
             byte = error.object[error.start]
             raise DataError(f"{name}, line {line}: not UTF-8 (byte {byte:#04x}): re-encode it") from error
+
+
+def _is_utf16(start: bytes) -> bool:
+    """Whether a file begins with the byte order mark of UTF-16, or with letters of which every other byte is 0."""
+    return start.startswith(UTF16) or (len(start) >= 8 and any(set(start[first:16:2]) == {0} for first in (0, 1)))
 
 
 def _raw_lines(file: BinaryIO, name: str) -> Iterator[bytes]:
@@ -83,10 +92,22 @@ def _decompressed(file: BinaryIO, name: str, compression: str) -> io.BufferedIOB
 
 
 def _only_member(archive: zipfile.ZipFile, name: str) -> Any:
-    members = [item for item in archive.infolist() if not item.is_dir() and not item.filename.startswith("__MACOSX/")]
+    members = [item for item in archive.infolist() if not item.is_dir() and not is_junk(item.filename)]
+    refuse_encrypted(members, name)
     if len(members) != 1:
         raise DataError(f"{name} holds {len(members)} files, and one is read: unpack it and give the folder")
     return archive.open(members[0])
+
+
+def is_junk(member: str) -> bool:
+    """Whether a file of a zip was added by the system that made it."""
+    parts = PurePath(member).parts
+    return "__MACOSX" in parts or parts[-1] in JUNK or parts[-1].startswith("._")
+
+
+def refuse_encrypted(members: Iterable[zipfile.ZipInfo], name: str) -> None:
+    if any(item.flag_bits & 1 for item in members):
+        raise DataError(f"{name} is encrypted: unpack it, and give what it holds")
 
 
 class _Bounded(io.RawIOBase):

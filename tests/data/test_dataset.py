@@ -157,8 +157,8 @@ BAD_SOURCES: dict[str, tuple[dict[str, bytes | None], str]] = {
         {"train.parquet": parquet([("lake", "12", "t1")])},
         r"^train\.parquet, line 1: label '12' is not an index from 0 to 2",
     ),
-    "data-columns: text is bytes": (
-        {"train.parquet": parquet([(b"lake", [0], "t1")])},
+    "data-columns: text is a number": (
+        {"train.parquet": parquet([(12, [0], "t1")])},
         r"^train\.parquet, line 1: text must be a string",
     ),
     "data-columns: no id": ({"train.tsv": b"lake\t0\tt1\nlake\t0\t\n"}, r"^train\.tsv, line 2: id '' is empty"),
@@ -172,7 +172,7 @@ BAD_SOURCES: dict[str, tuple[dict[str, bytes | None], str]] = {
         r"^train\.tsv, line 2: not UTF-8 \(byte 0xf6\)",
     ),
     "data-not-utf8: encoded surrogate": ({"train.tsv": b"\xed\xa0\x80\t0\tt1\n"}, r"^train\.tsv, line 1: not UTF-8"),
-    "data-not-utf8: UTF-16": ({"train.tsv": tsv(TRAIN).decode().encode("utf-16")}, r"^train\.tsv, line 1: not UTF-8"),
+    "data-not-utf8: UTF-16": ({"train.tsv": tsv(TRAIN).decode().encode("utf-16")}, r"^train\.tsv is UTF-16, not UTF-8"),
     "data-not-utf8: gz": (
         {"train.tsv.gz": gzip.compress(b"lake\t0\tt1\n\xf6\t1\tt2\n")},
         r"^train\.tsv\.gz, line 2: not UTF-8",

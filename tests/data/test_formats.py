@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from goemotions.data.dataset import DatasetInfo, ingest, load_dataset
-from goemotions.errors import DataError
+from goemotions.errors import DataError, StorageError
+from goemotions.storage import store
 
 NAMES = ("calm", "dread", "glee")
 ROWS = [("a quiet lake", ["calm"]), ('a "storm", near the lake', ["calm", "dread"]), ("two red\tballoons", ["glee"])]
@@ -132,6 +133,35 @@ FORMATS: dict[str, Written] = {
     "CSV, zst": {"train.csv.zst": pa.compress(BY_NAME, codec="zstd", asbytes=True)},
     "CSV, zip": {"train.csv.zip": zipped({"anything.csv": BY_NAME})},
     "JSON Lines, gzip": {"train.jsonl.gz": gzip.compress(json_lines(OBJECTS))},
+    "CSV, zip of a Mac": {
+        "train.csv.zip": zipped({"anything.csv": BY_NAME, "__MACOSX/._anything.csv": b"x", ".DS_Store": b"x"})
+    },
+    "names with spaces around": {
+        "train.csv": BY_NAME.replace(b"text,labels", b" text , labels "),
+        "emotions.txt": b"calm \ndread\n glee\n",
+    },
+    "texts as bytes": {
+        "train.parquet": parquet(
+            pa.table({"text": [t.encode() for t, _ in ROWS], "labels": pa.array([ls for _, ls in ROWS], pa.list_(pa.string()))})
+        )
+    },
+    "views and dictionaries of Arrow": {
+        "train.parquet": parquet(
+            pa.table(
+                {
+                    "text": pa.array([t for t, _ in ROWS], pa.string_view()),
+                    "labels": pa.array(joined(ROWS, ","), pa.large_string()).dictionary_encode(),
+                }
+            )
+        )
+    },
+    "files of the system and an index": {
+        "train.csv": frame(ROWS, labels=joined(ROWS, ",")).to_csv().encode(),
+        ".DS_Store": b"x",
+        "._train.csv": b"x",
+        "Thumbs.db": b"x",
+        "README.md": b"x",
+    },
     "capitals": {"TRAIN.CSV": BY_NAME.replace(b"text,labels", b"Text,Labels")},
     "names in Parquet": {"train.parquet": parquet(pa.table({"text": [t for t, _ in ROWS], "labels": [ls for _, ls in ROWS]}))},
     "Hugging Face": {"data/train-00000-of-00001.parquet": hugging_face(ROWS, NAMES)},
@@ -194,6 +224,76 @@ def test_one_line_says_what_was_taken(tmp_path: Path, caplog: pytest.LogCaptureF
     )
     assert [record.getMessage() for record in caplog.records] == [f"{tmp_path / 'source'}: {info['form']}"]
     assert load_dataset(tmp_path / "dataset")[1]["form"] == info["form"]
+
+
+ARCHIVES: dict[str, Written] = {
+    "splits": {f"{split}.csv": BY_NAME for split in ("train", "dev", "test")},
+    "splits in a folder, with files of a Mac": {
+        "data/train.csv": BY_NAME,
+        "data/dev.csv": BY_NAME,
+        "data/test.csv": BY_NAME,
+        "__MACOSX/data/._train.csv": b"x",
+        "data/.DS_Store": b"x",
+    },
+    "label names beside": {f"{split}.csv": csv_of(frame(ROWS, labels=numbers(ROWS))) for split in ("train", "dev", "test")}
+    | {"emotions.txt": LISTED},
+}
+
+
+@pytest.mark.parametrize("files", ARCHIVES.values(), ids=ARCHIVES)
+def test_a_zip_of_several_files_is_a_source(tmp_path: Path, files: Written) -> None:
+    (tmp_path / "data.zip").write_bytes(zipped(files))
+    ingest(str(tmp_path / "data.zip"), tmp_path / "dataset")
+    assert named(tmp_path / "dataset") == ROWS
+
+
+UNPACKED: dict[str, tuple[bytes, str]] = {
+    "encrypted": (
+        zipped({"train.csv": BY_NAME, "dev.csv": BY_NAME}).replace(b"PK\1\2\x14\3\x14\0\0", b"PK\1\2\x14\3\x14\0\1"),
+        "is encrypted",
+    ),
+    "a file that leaves the folder": (zipped({"../train.csv": BY_NAME}), "which would leave its folder"),
+    "cut": (zipped(ARCHIVES["splits"])[:-40], "is not a complete zip file"),
+    "a bomb": (zipped({"train.csv": b"a" * 2**28}), "expands to more than 200 times its size"),
+    "nothing": (zipped({}), "has no train split"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), UNPACKED.values(), ids=UNPACKED)
+@pytest.mark.fault("data-bomb")
+def test_a_zip_that_cannot_be_unpacked_is_a_named_error(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "data.zip").write_bytes(content)
+    with pytest.raises(DataError, match=rf"data.zip.*{message}"):
+        ingest(str(tmp_path / "data.zip"), tmp_path / "dataset")
+    assert not (tmp_path / "train.csv").exists()
+
+
+def test_linked_folders_are_read_and_files_that_are_no_splits_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = source(tmp_path / "source", {"test.csv": BY_NAME, "train.csv": BY_NAME, "train (1).csv": BY_NAME})
+    (folder / "dev.csv").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.csv").write_bytes(csv_of(frame(ROWS[:2], labels=joined(ROWS[:2], ","))))
+    (folder / "validation").symlink_to(tmp_path / "elsewhere")
+    (folder / "again").symlink_to(folder)
+    with caplog.at_level(logging.INFO, logger="goemotions.data.layout"):
+        info = ingest(str(folder), tmp_path / "dataset")
+    assert info["rows"] == {"train": 3, "validation": 2, "test": 3}
+    assert "not read, since their names are no splits: dev (1).csv, train (1).csv" in caplog.text
+
+
+def test_an_object_of_a_bucket_is_a_source(tmp_path: Path, bucket: str) -> None:
+    rows = "text,labels\n" + "".join(f"a lake {n},{n % 2}\n" for n in range(20))
+    written = {"mine.csv": rows.encode(), "mine.zip": zipped(ARCHIVES["splits"]), "emotions.txt": b"calm\ndread\nglee"}
+    for name, content in written.items():
+        store.write_new(bucket, name, content)
+    assert ingest(f"{bucket}mine.csv", tmp_path / "dataset")["rows"] == {"train": 16, "validation": 2, "test": 2}
+    assert named(tmp_path / "dataset")[:2] == [("a lake 0", ["calm"]), ("a lake 1", ["dread"])]
+    ingest(f"{bucket}mine.zip", tmp_path / "dataset")
+    assert named(tmp_path / "dataset") == ROWS
+    with pytest.raises(StorageError, match=r"other.csv holds no file"):
+        ingest(f"{bucket}other.csv", tmp_path / "dataset")
 
 
 def test_columns_of_other_names_are_parameters(tmp_path: Path) -> None:
@@ -334,6 +434,18 @@ AMBIGUOUS: dict[str, tuple[Written, str]] = {
         {"train.tsv": b'"a lake"\t0\ta\n"a storm"\t1\tb\n', "emotions.txt": LISTED},
         r"train.tsv: every text begins and ends with a quote, which is either part of the text or the quoting of CSV",
     ),
+    "two names that look the same": (
+        {"train.csv": "text,labels\na,caf\u00e9\nb,cafe\u0301\n".encode()},
+        r"train.csv: labels 'cafe\\u0301' and 'caf\\xe9' differ only in case, spaces or Unicode form",
+    ),
+    "two names but for case": (
+        {"train.csv": b"text,labels\na,Calm\nb,calm\n"},
+        r"labels 'Calm' and 'calm' differ only in case",
+    ),
+    "a missing value as a name": (
+        {"train.csv": b"text,labels\na,calm\nb,None\n"},
+        r"train.csv: 'None' is the name of a label or a missing value: leave the cell empty, or list the names in emotions.txt",
+    ),
     "names that differ": (
         {"train.parquet": hugging_face(ROWS, NAMES), "emotions.txt": b"calm\ndread\njoy\n"},
         r"train.parquet and emotions.txt name different labels \('glee' is only in one\)",
@@ -365,6 +477,10 @@ WITHOUT_DOUBT: dict[str, tuple[Written, list[list[str]]]] = {
         {"emotions.txt": b"10\n20\n30", "train.csv": b"text,labels\na,10\nb,30|20\n"},
         [["10"], ["20", "30"]],
     ),
+    "names that are listed although they look the same": (
+        {"emotions.txt": b"Calm\ncalm\nNone", "train.csv": b"text,labels\na,Calm|calm\nb,None\n"},
+        [["Calm", "calm"], ["None"]],
+    ),
     "a listed name with a comma": (
         {"emotions.txt": b"calm, mild\ndread", "train.csv": b'text,label\na,"calm, mild"\nb,dread\n'},
         [["calm, mild"], ["dread"]],
@@ -389,8 +505,26 @@ def test_quotes_that_belong_to_the_text_are_kept(tmp_path: Path) -> None:
 
 FOUND: dict[str, tuple[Written, str]] = {
     "an unknown format": (
-        {"train.xlsx": b""},
-        r"has no train split: add train.tsv, .*; there are dev.xlsx, test.xlsx, train.xlsx",
+        {"train.md": b""},
+        r"has no train split: add train.tsv, .*; there are dev.md, test.md, train.md",
+    ),
+    "a spreadsheet": ({"train.xlsx": b""}, r"has no train split, and dev.xlsx is not of a format .*: save it as CSV in UTF-8"),
+    "a text file": ({"train.txt": b"a;b"}, r"dev.txt is not of a format that is read: rename it to .csv"),
+    "archives": ({"train.tar.gz": b""}, r"dev.tar.gz is not of a format that is read: unpack it and give the folder"),
+    "carriage returns alone": (
+        {"train.csv": BY_NAME.replace(b"\n", b"\r")},
+        r"train.csv, line 1: a carriage return without a line feed: save it with line feeds",
+    ),
+    "UTF-16 without a mark": ({"train.csv": BY_NAME.decode().encode("utf-16-le")}, r"train.csv is UTF-16, not UTF-8"),
+    "labels as objects": (
+        {"train.jsonl": json_lines([{"text": "a", "labels": {"calm": 1}}])},
+        r"train.jsonl: column 'labels' holds objects: write lists of label names",
+    ),
+    "negative numbers as labels": ({"train.csv": b"text,label\na,-1\nb,0\n"}, r"train.csv has no emotions.txt"),
+    "no rows": ({"train.csv": b"text,labels\n"}, r"train.csv has no rows with a label in column 'labels'"),
+    "an encrypted zip": (
+        {"train.csv.zip": zipped({"train.csv": BY_NAME}).replace(b"PK\1\2\x14\3\x14\0\0", b"PK\1\2\x14\3\x14\0\1")},
+        r"train.csv.zip is encrypted: unpack it",
     ),
     "an empty folder of parts": ({"train/_SUCCESS": b""}, r"has no train split: .*; there are dev/, test/, train/"),
     "a Spark job that did not end": (
@@ -436,6 +570,14 @@ FOUND: dict[str, tuple[Written, str]] = {
 def test_an_error_names_what_is_there(tmp_path: Path, files: Written, message: str) -> None:
     with pytest.raises(DataError, match=message):
         ingested(tmp_path, files)
+
+
+def test_a_link_to_nothing_is_not_left_out(tmp_path: Path) -> None:
+    folder = source(tmp_path / "source", {"train.csv": BY_NAME})
+    (folder / "dev.csv").unlink()
+    (folder / "dev.csv").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"dev.csv is a link to a file that is not there: copy the file"):
+        ingest(str(folder), tmp_path / "dataset")
 
 
 def rated(opinions: list[tuple[str, str, int, list[str]]]) -> bytes:
