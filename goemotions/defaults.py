@@ -11,6 +11,7 @@ STORE = f"s3://{BUCKET}/"
 REFERENCE = "champion-cpu"
 TRAINER_IMAGE = "goemotions-trainer"
 CREDENTIALS_SECRET = "goemotions"
+SIGNING_SECRET = "goemotions-signing"
 
 # Data: on one machine the sample, on a cluster all of it.
 SOURCE = "sample"

@@ -51,6 +51,10 @@ class IntegrityError(WorkflowError):
     """A folder does not match its manifest."""
 
 
+class UntrustedBundle(IntegrityError):
+    """A bundle is not signed by a trusted key, is not the one that the registry names, or lies where others than `register` write."""
+
+
 class TrackingError(WorkflowError):
     """The MLflow server cannot be reached or rejected a request."""
 

@@ -19,7 +19,7 @@ from kfp import local
 
 from goemotions import addresses, defaults
 from goemotions.errors import WorkflowError
-from goemotions.registry import tracking
+from goemotions.registry import tracking, trust
 from pipelines import package, parameters, stack
 from pipelines.run_folder import RunFolder
 from pipelines.training import training
@@ -54,6 +54,8 @@ def run(folder: Path = stack.FOLDER, **arguments: Any) -> RunFolder:
     addresses.tracking(os.environ.get("MLFLOW_TRACKING_URI", ""))
     os.environ.update(stack.services(folder))
     arguments = {"store": defaults.STORE, "commit": package.commit(), **arguments}
+    if os.environ.get(trust.STORE):
+        os.environ[trust.STORE] += f" {arguments['store']}"
     # S3 without an endpoint is that of AWS.
     print(f"registers at {tracking.connect()}, stores in {arguments['store']} at {os.environ.get('AWS_ENDPOINT_URL', 'AWS')}")
     root = RunFolder.parent(folder.absolute())

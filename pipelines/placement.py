@@ -11,6 +11,8 @@ from kfp import dsl, kubernetes
 from goemotions.deployment.node_pools import PRESETS
 from goemotions.errors import BadArgument
 from goemotions.models import devices
+from goemotions.registry import trust
+from goemotions.storage import signature
 from pipelines.resources import TRAINING, changed, gpu_steps
 
 # The environment variables that the steps get from the secret and from the config map of the same name; a key that neither has is left
@@ -39,10 +41,13 @@ VARIABLES = (
         "AWS_CA_BUNDLE",
     ),
     *("AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_EC2_METADATA_DISABLED"),
+    *(trust.STORE, signature.TRUSTED_KEYS),
     *("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
 )
+# Those that only the step has that registers: the key that signs, and keys of the store that may write bundles, in place of the others.
+REGISTER_VARIABLES = (signature.SIGNING_KEY, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 # A preempted node takes minutes to come back; each attempt continues from the last checkpoint.
 RETRIES, BACKOFF_SECONDS = 3, 60
 LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
@@ -60,6 +65,7 @@ def place(
     tolerations: Any = None,
     labels: Mapping[str, str] | None = None,
     name: str = "",
+    signing_secret: Any = None,
 ) -> dsl.PipelineTask:
     """Gives a task its image, credentials, resources and retries, and a GPU node pool if the step requests GPUs.
 
@@ -71,6 +77,7 @@ def place(
         node_selector, node_affinity, tolerations: of the GPU node pool, values or pipeline parameters.
         labels: of the pods that request GPUs.
         name: what the UI shows; empty for the step's name.
+        signing_secret: the secret with the variables of the step that registers; None for every other step.
     """
     requested = {field: value for key, value in resources.items() for owner, field in [key.split(".")] if owner == step}
     task.set_display_name(name or step).set_container_image(image)
@@ -79,6 +86,8 @@ def place(
     variables = {name: name for name in VARIABLES}
     kubernetes.use_secret_as_env(task, secret, variables, optional=True)
     kubernetes.use_config_map_as_env(task, secret, variables, optional=True)
+    if signing_secret is not None:
+        kubernetes.use_secret_as_env(task, signing_secret, {name: name for name in REGISTER_VARIABLES}, optional=True)
     task.set_cpu_request(requested["cpu"]).set_memory_request(requested["memory"]).set_memory_limit(requested["memory"])
     _set_retries(task, int(requested["timeout"]))
     if int(requested.get("gpus", 0)):

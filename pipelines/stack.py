@@ -22,8 +22,10 @@ from pathlib import Path
 
 import psutil
 
+from goemotions import defaults
 from goemotions.defaults import BUCKET
 from goemotions.errors import WorkflowError
+from goemotions.registry import trust
 from goemotions.storage import s3
 from goemotions.storage.folder import replacing
 
@@ -90,6 +92,7 @@ def up(folder: Path = FOLDER) -> dict[str, str]:
         "AWS_ACCESS_KEY_ID": keys["accessKey"],
         "AWS_SECRET_ACCESS_KEY": keys["secretKey"],
         "AWS_REGION": "us-east-1",
+        trust.STORE: defaults.STORE,
     }
     _wait(weed, folder / "seaweedfs.log", lambda: s3.is_reachable(BUCKET, environment))
     mlflow = _server(folder, "mlflow") or _start_mlflow(folder, environment)

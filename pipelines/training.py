@@ -57,6 +57,7 @@ def pipeline(
         image: str = f"{defaults.TRAINER_IMAGE}:latest",
         commit: str = "unknown",
         credentials_secret: str = defaults.CREDENTIALS_SECRET,
+        signing_secret: str = defaults.SIGNING_SECRET,
         node_selector: dict[str, str] = {},  # noqa: B006
         node_affinity: dict[str, Any] = {},  # noqa: B006
         tolerations: list[dict[str, Any]] = [NVIDIA_TAINT],  # noqa: B006
@@ -92,13 +93,14 @@ def pipeline(
             image: Trainer image of every step, tagged by commit.
             commit: Git commit of the pipeline, for the tags of what it registers.
             credentials_secret: Kubernetes secret with MLFLOW_TRACKING_URI and the S3 variables, and config map with what is no secret.
+            signing_secret: Secret of the step register alone, if there is one: GOEMOTIONS_SIGNING_KEY, keys that may write bundles.
             node_selector: Labels of the nodes with GPUs, such as {"cloud.google.com/gke-accelerator": "nvidia-a100-80gb"}; empty: any.
             node_affinity: Their node affinity, as Kubernetes writes it, where a label may have several values.
             tolerations: Tolerations for the taints of those nodes, as Kubernetes writes them.
             mlflow_address: Address of MLflow for a browser, for links; empty: MLFLOW_TRACKING_URI.
         """
 
-        def placed(task: dsl.PipelineTask, step: str, name: str = "") -> dsl.PipelineTask:
+        def placed(task: dsl.PipelineTask, step: str, name: str = "", **others: Any) -> dsl.PipelineTask:
             return place(
                 task,
                 step,
@@ -110,6 +112,7 @@ def pipeline(
                 tolerations=tolerations,
                 labels=gpu_labels,
                 name=name,
+                **others,
             )
 
         ingested = placed(
@@ -189,6 +192,7 @@ def pipeline(
                 image=image,
             ),
             "register",
+            signing_secret=signing_secret,
         )
         placed(
             report(

@@ -29,6 +29,7 @@ OWNERS = {
     "boto3": ("goemotions/storage/s3.py",),
     "botocore": ("goemotions/storage/s3.py",),
     "mlflow": ("goemotions/registry/tracking.py", "goemotions/registry/mlflow_model.py"),
+    "cryptography": ("goemotions/storage/signature.py",),
     "kubernetes": ("goemotions/deployment/cluster.py", "pipelines/client.py"),
     "kfp": ("components/", "pipelines/"),
     "kfp_server_api": ("pipelines/",),

@@ -13,6 +13,7 @@ import click
 
 from goemotions.cli import prediction, steps
 from goemotions.cli.in_cluster import in_cluster
+from goemotions.cli.keys import keys
 from goemotions.cli.model import export_hf, model
 from goemotions.errors import WorkflowError
 
@@ -58,7 +59,7 @@ def commands() -> None:
     """From a multi-label text data set to served, versioned classifiers."""
 
 
-for command in (*steps.COMMANDS, *prediction.COMMANDS, model, export_hf, in_cluster):
+for command in (*steps.COMMANDS, *prediction.COMMANDS, model, export_hf, keys, in_cluster):
     commands.add_command(command)
 
 

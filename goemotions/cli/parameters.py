@@ -96,6 +96,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "canary_percent": (between(0, 99),),
     "image": (IMAGE,),
     "credentials_secret": (SECRET,),
+    "signing_secret": (SECRET,),
     "node_selector": (TEXT_BY_NAME,),
     "tolerations": (DICTIONARIES,),
     # Those of the scoring pipeline alone.

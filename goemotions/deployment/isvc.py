@@ -15,7 +15,7 @@ from goemotions.deployment.inference_service import VERSION, set_version
 from goemotions.deployment.kserve import service_name
 from goemotions.deployment.manifest_files import dump, load, of_kind
 from goemotions.errors import DeploymentError, ModelError
-from goemotions.registry import promotion
+from goemotions.registry import promotion, trust
 from goemotions.registry.bundle import VARIANTS
 from goemotions.registry.tracking import Version
 from goemotions.storage import store
@@ -28,11 +28,14 @@ def champions(model_name: str = defaults.MODEL_NAME) -> dict[str, Version]:
 
     Raises:
         ModelError: no variant has one.
+        UntrustedBundle: its bundle is not one that `register` stored (``trust``).
     """
     versions = {service_name(model_name, variant): promotion.champion(model_name, variant) for variant in VARIANTS}
     champions = {service: version for service, version in versions.items() if version}
     if not champions:
         raise ModelError(f"{model_name} has no champion: register a model first")
+    for version in champions.values():
+        trust.check(version)
     return champions
 
 
@@ -69,6 +72,7 @@ def write(
     for name, version in versions.items():
         if name not in services:
             raise DeploymentError(f"{path} has no InferenceService {name}: it has {', '.join(services) or 'none'}")
+        trust.check(version)
         location = store.in_bucket(version.source, bucket)
         services[name]["metadata"]["annotations"][VERSION] = version.number
         set_version(services[name]["spec"]["predictor"]["model"], location, version.number)

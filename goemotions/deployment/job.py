@@ -72,7 +72,7 @@ class ManifestChange:
 
 def _short(version: Version) -> Version:
     tags = {name: tag for name, tag in version.tags.items() if name in ("variant", "profile")}
-    return Version(version.number, version.source, version.run_id, tags)
+    return Version(version.number, version.source, version.run_id, tags, version.model_name)
 
 
 @dataclass(frozen=True)

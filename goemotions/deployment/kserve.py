@@ -17,7 +17,7 @@ from goemotions.deployment.inference_service import ServiceStatus, with_stable_v
 from goemotions.deployment.node_pools import NodePool
 from goemotions.deployment.rollout import Rollout
 from goemotions.errors import BadArgument, DeploymentError
-from goemotions.registry import tracking
+from goemotions.registry import tracking, trust
 from goemotions.registry.tracking import Version
 
 if TYPE_CHECKING:
@@ -57,12 +57,14 @@ def deploy(
 
     Raises:
         ModelError: there is no such version.
+        UntrustedBundle: its bundle is not one that `register` stored (``trust``).
         BadArgument: there is no such preset, or the version is for CPUs.
         DeploymentError: no cluster, no such InferenceService, the API refuses, or it is not ready in time.
     """
     if not 0 <= canary_percent <= 99:
         raise DeploymentError(f"a canary gets 1 to 99 percent of the traffic, not {canary_percent}: 0 replaces what is served")
     version = tracking.get_version(model_name, reference)
+    log.info("version %s of %s: %s", version.number, model_name, trust.check(version, trust.variant_of(reference)))
     service = service or service_name(model_name, version.tags["variant"])
     if preset and version.tags["variant"] != "gpu":
         raise BadArgument(f"version {version.number} is for CPUs: a preset names a node pool with GPUs, leave it out")

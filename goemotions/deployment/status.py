@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from goemotions.deployment import isvc, kserve
 from goemotions.deployment.inference_service import ServiceStatus
-from goemotions.errors import DeploymentError
-from goemotions.registry import promotion, tracking
-from goemotions.registry.bundle import VARIANTS
+from goemotions.errors import DeploymentError, WorkflowError
+from goemotions.registry import promotion, tracking, trust
+from goemotions.registry.bundle import VARIANTS, Variant
 from goemotions.registry.tracking import Version
 from goemotions.storage import store
 
@@ -20,8 +21,8 @@ class ModelStatus:
     """Per variant champion and challenger (None if there is none); per InferenceService its manifest entry and its status."""
 
     model_name: str
-    champions: dict[str, Version | None]
-    challengers: dict[str, Version | None]
+    champions: Mapping[Variant, Version | None]
+    challengers: Mapping[Variant, Version | None]
     manifest: dict[str, tuple[str, str]]
     served: dict[str, ServiceStatus]
     notes: list[str] = field(default_factory=list)
@@ -90,17 +91,32 @@ def collect(model_name: str, namespace: str, file: Path, *, ask_cluster: bool = 
             served = {status.service: status for status in services}
         except DeploymentError as error:
             notes.append(f"served: {error}")
+    champions = {variant: promotion.champion(model_name, variant) for variant in VARIANTS}
+    challengers = {variant: tracking.find_version(model_name, promotion.challenger_alias(variant)) for variant in VARIANTS}
+    notes += dict.fromkeys(_trust(champions) + _trust(challengers))
     manifest: dict[str, tuple[str, str]] = {}
     with contextlib.suppress(DeploymentError):
         manifest = isvc.read(file)
     return ModelStatus(
         model_name,
-        {variant: promotion.champion(model_name, variant) for variant in VARIANTS},
-        {variant: tracking.find_version(model_name, promotion.challenger_alias(variant)) for variant in VARIANTS},
+        champions,
+        challengers,
         manifest,
         served,
         notes,
     )
+
+
+def _trust(versions: Mapping[Variant, Version | None]) -> list[str]:
+    """A line per version with what its signature is, or why it is not used."""
+    lines = []
+    for variant, version in versions.items():
+        if version:
+            try:
+                lines.append(f"version {version.number}: {trust.check(version, variant)}")
+            except WorkflowError as error:
+                lines.append(f"version {version.number}: {error}")
+    return lines
 
 
 def _title(version: Version | None) -> str:

@@ -31,7 +31,7 @@ from goemotions.registry.bundle import (
     BundleMetadata,
     Variant,
 )
-from goemotions.storage import manifest
+from goemotions.storage import manifest, signature
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,11 @@ def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
+def _signed() -> str:
+    key = signature.signing_key()
+    return f"signed by the key `{key}` (`{signature.NAME}`)" if key else "not signed"
+
+
 def _card(metadata: BundleMetadata, fitted: Thresholds, metrics: dict[str, float]) -> str:
     rows = "\n".join(
         f"| {name} | {metrics[f'validation/{name}']:.4f} | {metrics[f'test/{name}']:.4f} |"
@@ -170,7 +175,7 @@ pipeline_tag: text-classification
 
 Multi-label classifier of short texts, one probability per label. Engine: {metadata.engine}; the scores, thresholds and metrics are
 those of {metadata.evaluated or metadata.engine}. Thresholds: {fitted.strategy}, fitted on validation. Trained on data with the
-digest `{metadata.dataset_digest}`.
+digest `{metadata.dataset_digest}`. When it was registered, this bundle was {_signed()}.
 
 | metric | validation | test |
 |---|---|---|

@@ -14,6 +14,7 @@ be stored in another way without changing the labels. Bundles from before that f
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass, fields
 from fnmatch import fnmatch
 from pathlib import Path
@@ -30,8 +31,11 @@ from goemotions.models.engine_names import WEIGHTS, Computation, canonical_name
 from goemotions.models.engines import Engine
 from goemotions.models.records import EXPORT_FILE, TRAINING_FILE
 from goemotions.models.tokenizer import TextEncoder
-from goemotions.storage import layout, manifest
+from goemotions.storage import layout, manifest, signature
 from goemotions.storage import store as storage
+from goemotions.storage.signature import Signature
+
+log = logging.getLogger(__name__)
 
 Variant = Literal["gpu", "cpu"]
 VARIANTS: tuple[Variant, ...] = ("gpu", "cpu")
@@ -135,6 +139,7 @@ class Bundle:
     encoder: TextEncoder
 
     files: frozenset[str]
+    signature: Signature
 
     def has_engine(self, name: str) -> bool:
         """Whether the bundle holds the weights that an engine reads."""
@@ -159,16 +164,19 @@ def load(folder: Path, *, is_verified: bool = False) -> Bundle:
 
     Raises:
         IntegrityError: a file is missing or differs from the manifest.
+        UntrustedBundle: there are trusted keys, and none of them signed the bundle.
         ModelError: every file is there, but the folder is not a bundle.
     """
     content = manifest.read(folder) if is_verified else manifest.verify(folder)
+    signed = signature.verify_folder(folder)
     if content.get("variant") not in VARIANTS:
         raise ModelError(NOT_A_BUNDLE.format(folder))
     metadata = BundleMetadata.parse(content)
     with manifest.only_named(folder) as named:
         fitted = thresholds.read(named / thresholds.FILE).thresholds
         encoder = TextEncoder.load(named)
-    return Bundle(folder, metadata, taxonomy(str(folder)), fitted, encoder, frozenset(content["files"]))
+    log.info("the bundle of the run %s (%s) is %s", metadata.run_id, metadata.variant, signed)
+    return Bundle(folder, metadata, taxonomy(str(folder)), fitted, encoder, frozenset(content["files"]), signed)
 
 
 def taxonomy(location: str) -> Taxonomy:

@@ -20,10 +20,10 @@ from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.selection import CandidateScores, latency_limit
 from goemotions.models import engines
 from goemotions.models.engines import Engine
-from goemotions.registry import assembly, bundle, tracking
+from goemotions.registry import assembly, bundle, tracking, trust
 from goemotions.registry.bundle import SERVING, Bundle, BundleLocation, Variant
 from goemotions.registry.tracking import Action, Version
-from goemotions.storage import lock, store
+from goemotions.storage import lock
 from goemotions.storage.lock import Lock
 
 
@@ -96,9 +96,10 @@ def promote(
     Raises:
         ModelError: there is no such version, or the champion has other labels.
         PromotionRefused: the version does not pass the gate, or its data is needed and was not found.
+        UntrustedBundle: the bundle is not one that `register` stored (``trust``).
     """
     version = tracking.get_version(model_name, reference)
-    with _fetched(version) as candidate:
+    with _fetched(version, trust.variant_of(reference)) as candidate:
         return _promote(version, candidate, model_name, dataset, latency_budget_ms)
 
 
@@ -137,7 +138,7 @@ def judge(
     if before is None:
         return None
     limit = latency_limit(variant, latency_budget_ms)
-    with _fetched(before) as loaded:
+    with _fetched(before, variant) as loaded:
         ours, theirs = challenger.scores, assembly.stored_scores(loaded)
         if theirs.validation.digest != ours.validation.digest and theirs.validation.names == ours.validation.names:
             theirs = replace(theirs, validation=_score_again(loaded, before, challenger, dataset))
@@ -157,6 +158,7 @@ def rollback(variant: Variant, *, model_name: str = defaults.MODEL_NAME, to: str
 
     Raises:
         PromotionRefused: nothing would change, there is no champion, none before it, or ``to`` never was one.
+        UntrustedBundle: the bundle is not one that `register` stored (``trust``).
     """
     alias = champion_alias(variant)
     current = champion(model_name, variant)
@@ -175,6 +177,7 @@ def rollback(variant: Variant, *, model_name: str = defaults.MODEL_NAME, to: str
     version = tracking.get_version(model_name, number)
     if not tracking.history(version, alias):
         raise PromotionRefused(f"version {version.number} never was {alias}: promote it instead")
+    trust.check(version, variant)
     with lock.hold(BundleLocation.parse(version.source).model_prefix) as held:
         if not is_champion(model_name, variant, current):
             raise PromotionRefused(
@@ -189,9 +192,11 @@ def _number(version: Version | None) -> str:
 
 
 @contextlib.contextmanager
-def _fetched(version: Version) -> Iterator[Bundle]:
+def _fetched(version: Version, variant: str = "") -> Iterator[Bundle]:
+    location = str(trust.require_source(version, variant))
     with tempfile.TemporaryDirectory() as scratch:
-        yield bundle.load(store.fetch_named(version.source, Path(scratch)))
+        trust.fetch(location, Path(scratch), version)
+        yield bundle.load(Path(scratch), is_verified=True)
 
 
 def _score_again(loaded: Bundle, champion: Version, challenger: Challenger, dataset: str) -> Predictions:

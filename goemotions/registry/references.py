@@ -6,14 +6,16 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from goemotions import addresses, defaults
-from goemotions.errors import IntegrityError, ModelError, StorageError
-from goemotions.registry import tracking
+from goemotions.errors import BadArgument, IntegrityError, ModelError, StorageError
+from goemotions.registry import tracking, trust
+from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.tracking import Version
-from goemotions.storage import manifest, store
+from goemotions.storage import manifest, signature, store
+from goemotions.storage.signature import Signature
 
 
 def is_location(reference: str) -> bool:
@@ -27,11 +29,12 @@ def resolve(reference: str, model_name: str = defaults.MODEL_NAME) -> tuple[str,
     Raises:
         BadAddress: the reference has an unknown form.
         ModelError: there is no such alias or version.
+        UntrustedBundle: `register` does not write where the version's source is.
     """
     if is_location(reference):
         return reference, None
     version = tracking.get_version(model_name, reference)
-    return version.source, version
+    return str(trust.require_source(version, trust.variant_of(reference))), version
 
 
 @store.raise_on_full_disk
@@ -49,10 +52,10 @@ def fetch(reference: str, output: Path, model_name: str = defaults.MODEL_NAME) -
     Raises:
         ModelError: there is no such alias or version.
         IntegrityError: the downloaded files do not match their manifest.
+        UntrustedBundle: there are trusted keys, and none signed it, or it is another bundle than the registry says.
     """
     location, version = resolve(reference, model_name)
-    store.fetch_named(location, output)
-    manifest.verify(output)
+    trust.fetch(location, output, version)
     return version
 
 
@@ -69,18 +72,29 @@ def as_folder(reference: str, model_name: str = defaults.MODEL_NAME) -> Iterator
         ModelError, IntegrityError: as ``fetch`` does.
     """
     if Path(reference).is_dir() or ("/" in reference and not is_location(reference)):
-        yield Path(reference), str(manifest.verify(Path(reference)).get("run_id"))
+        yield Path(reference), str(trust.verify(Path(reference), reference).get("run_id"))
         return
     with tempfile.TemporaryDirectory() as scratch:
         version = fetch(reference, Path(scratch), model_name)
-        yield Path(scratch), version.number if version else str(manifest.verify(Path(scratch)).get("run_id"))
+        yield Path(scratch), version.number if version else str(manifest.read(Path(scratch)).get("run_id"))
 
 
-def download(reference: str, output: Path, model_name: str = defaults.MODEL_NAME) -> tuple[Version | None, list[str]]:
+def download(
+    reference: str,
+    output: Path,
+    model_name: str = defaults.MODEL_NAME,
+    *,
+    copy: Callable[[str, Path, Version | None], object] = trust.fetch,
+) -> tuple[Version | None, list[str]]:
     """Downloads a bundle into a folder, in place of the bundle that is there.
 
     The files are downloaded to a folder within ``output``, verified there and moved up, the manifest last. If the same bundle is
     there already, nothing is downloaded.
+
+    Args:
+        reference, model_name: as for ``fetch``.
+        output: the folder.
+        copy: copies a location into a folder and verifies it.
 
     Returns:
         The version if the reference is an alias or a version number, and the names of the bundle's files.
@@ -88,26 +102,48 @@ def download(reference: str, output: Path, model_name: str = defaults.MODEL_NAME
     Raises:
         ModelError: there is no such version, or the folder holds files that are no bundle.
         IntegrityError: the downloaded files do not match their manifest.
+        UntrustedBundle: as for ``fetch``.
         StorageError: the location cannot be read, or the folder cannot be written.
     """
     location, version = resolve(reference, model_name)
     closed, partial = output / manifest.NAME, output / ".partial"
     if closed.is_file() and closed.read_bytes() == store.read(location, manifest.NAME):
         with contextlib.suppress(IntegrityError):
-            return version, sorted(manifest.verify(output)["files"])
+            return version, sorted(trust.verify(output, location, version)["files"])
     if output.is_dir() and not closed.is_file() and any(path != partial for path in output.iterdir()):
         raise ModelError(f"{output} holds files but no complete bundle: empty it, or give another folder")
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        fetch(location, partial, model_name)
+        copy(location, partial, version)
         _replace(output, partial)
     except IntegrityError as error:
-        raise IntegrityError(str(error).replace(str(partial), location.rstrip("/"))) from error
+        raise type(error)(str(error).replace(str(partial), location.rstrip("/"))) from error
     except OSError as error:
         raise StorageError(f"{output} cannot be written ({error.strerror}): free space or choose another folder") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return version, sorted(json.loads(closed.read_bytes())["files"])
+
+
+def sign(reference: str, model_name: str = defaults.MODEL_NAME) -> tuple[str, str]:
+    """Signs a stored bundle after its files were verified; returns its location and the id of the key.
+
+    Raises:
+        BadArgument: there is no signing key.
+        ModelError: there is no such version, or the location is not that of a bundle in a store.
+        IntegrityError, UntrustedBundle: the files do not match, or it is another bundle than its location or the registry says.
+    """
+    if not (key := signature.signing_key()):
+        raise BadArgument(f"{signature.SIGNING_KEY} is not set: give the private key (`goemotions keys create` makes one)")
+    location, version = resolve(reference, model_name)
+    identity = trust.identity(BundleLocation.parse(location))
+    with tempfile.TemporaryDirectory() as scratch:
+        store.fetch_named(location, Path(scratch))
+        trust.require_identity(manifest.verify(Path(scratch)), Signature(), location, version)
+        signed = signature.sign((Path(scratch) / manifest.NAME).read_bytes(), identity) or b""
+    with store.writing(location, signature.NAME) as path:
+        path.write_bytes(signed)
+    return location, key
 
 
 def _replace(output: Path, partial: Path) -> None:
@@ -119,6 +155,7 @@ def _replace(output: Path, partial: Path) -> None:
         for path in [path for path in output.rglob("*") if path.relative_to(output).as_posix() in former]:
             path.unlink()
     closed.unlink(missing_ok=True)
+    (output / signature.NAME).unlink(missing_ok=True)
     for path in sorted((path for path in partial.rglob("*") if path.is_file()), key=lambda path: path.name == manifest.NAME):
         target = output / path.relative_to(partial)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -18,12 +18,12 @@ from goemotions.evaluation.selection import CandidateScores, describe_winner, la
 from goemotions.metrics import thresholds
 from goemotions.metrics.classification import METRICS_FILE
 from goemotions.models.engine_names import WEIGHTS
-from goemotions.registry import assembly, bundle, promotion, tracking, trained
+from goemotions.registry import assembly, bundle, promotion, tracking, trained, trust
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, BundleLocation, BundleMetadata, Variant
 from goemotions.registry.promotion import Challenger
 from goemotions.registry.tracking import Run, Version
-from goemotions.storage import layout, lock, manifest
+from goemotions.storage import layout, lock, manifest, signature
 from goemotions.storage import store as storage
 from goemotions.storage.lock import Lock
 
@@ -161,8 +161,8 @@ def _choose(
 ) -> tuple[int, BundleMetadata]:
     """Position and metadata of the winner of a variant: that of an earlier attempt of the step if it stored a bundle."""
     for position, location in enumerate(locations):
-        if (stored := storage.read(str(location), manifest.NAME)) is not None:
-            earlier = BundleMetadata.parse(json.loads(stored))
+        if stored := trust.stored(str(location)):
+            earlier = BundleMetadata.parse(stored[0])
             return position, replace(earlier, checkpoint_sha256=manifest.sha256(candidates[position].model / CHECKPOINT))
     variant = locations[0].variant
     limit = latency_limit(variant, latency_budget_ms)
@@ -187,6 +187,8 @@ def _choose(
 def _refuse_other_labels(model_name: str, variant: Variant, candidates: list[CandidateScores]) -> None:
     """Checked before anything is stored: all versions of a registered model have the same labels."""
     champion = promotion.champion(model_name, variant)
+    if champion:
+        trust.check(champion, variant)
     if champion and {scores.validation.names for scores in candidates} != {bundle.taxonomy(champion.source).names}:
         raise ModelError(f"the champion of {model_name} has other labels than this data: register under another model name")
 
@@ -198,13 +200,14 @@ def _version_tags(metadata: BundleMetadata) -> dict[str, str]:
 
 def _store_bundle(location: BundleLocation, artifacts: CandidateArtifacts, metadata: BundleMetadata) -> dict[str, float]:
     """Writes and uploads the bundle unless it is complete there, since bundles never change; returns its metrics."""
-    if (content := storage.read(str(location), manifest.NAME)) is not None:
-        _refuse_other_files(location, json.loads(content), artifacts, metadata)
+    if stored := trust.stored(str(location)):
+        _refuse_other_files(location, stored[0], artifacts, metadata)
         metrics = json.loads(storage.read(str(location), METRICS_FILE) or b"{}")
         return {name: float(value) for name, value in metrics.items()}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "bundle"
         written = assembly.assemble(folder, artifacts, metadata)
+        signature.sign_folder(folder, trust.identity(location))
         storage.put(folder, str(location))
     return written
 

@@ -69,6 +69,7 @@ class Version:
     source: str
     run_id: str
     tags: dict[str, str]
+    model_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -390,7 +391,7 @@ def _user_and_host() -> str:
 
 
 def _version(entity: Any) -> Version:
-    return Version(str(entity.version), entity.source, entity.run_id, dict(entity.tags))
+    return Version(str(entity.version), entity.source, entity.run_id, dict(entity.tags), entity.name)
 
 
 def connect() -> str:

@@ -23,7 +23,7 @@ from goemotions.models.records import EXPORT_FILE, TrainingRecord
 from goemotions.registry import assembly, references, tracking
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import PER_LABEL, PREDICTIONS, Variant
-from goemotions.storage import layout, manifest, store
+from goemotions.storage import layout, manifest, signature, store
 
 # Tag of a model's MLflow run with the location of its folder.
 LOCATION_TAG = "goemotions.trained"
@@ -59,6 +59,8 @@ def put(location: str, variants: Mapping[Variant, CandidateArtifacts], **metadat
         return
     with tempfile.TemporaryDirectory() as scratch:
         write(Path(scratch), variants, **metadata)
+        profile = next(iter(variants_by_profile({name: [one] for name, one in variants.items()})))
+        signature.sign_folder(Path(scratch), {**metadata, "profile": profile})
         store.put(Path(scratch), location)
 
 
@@ -81,7 +83,8 @@ def download(run: str, profile: str, output: Path, *, store_location: str = "") 
     if Path(run).is_dir():
         with tempfile.TemporaryDirectory() as scratch:
             write(Path(scratch), _of_folder(Path(run), profile), pipeline_run=Path(run).resolve().name)
-            return references.download(scratch, output)[1]
+            # Nobody else has written it, so that it needs no signature.
+            return references.download(scratch, output, copy=lambda source, folder, _: store.fetch_named(source, folder))[1]
     if store_location:
         location = layout.trained(store_location, run, profile)
         if not store.has(location, manifest.NAME):

@@ -87,7 +87,9 @@ def test_the_group_lists_every_step_and_the_commands_of_the_pipelines() -> None:
     assert result.exit_code == 0
     listed = [line.split()[0] for line in result.output.partition("Commands:\n")[2].splitlines()]
     steps = ["ingest", "train", "export", "evaluate", "tune-thresholds", "register", "report"]
-    assert listed == sorted([*steps, "predict", "score", "serve", "model", "pipeline", "stack"])
+    assert listed == sorted(
+        [*steps, "predict", "score", "serve", "keys", "model", "export-hf", "in-cluster", "pipeline", "stack"]
+    )
 
 
 def test_the_commands_on_models_pipelines_and_the_stack() -> None:
@@ -96,6 +98,7 @@ def test_the_commands_on_models_pipelines_and_the_stack() -> None:
         *(f"model {name}" for name in ["status", "promote", "rollback", "isvc", "deploy", "restart", "download"]),
         *(f"pipeline {name}" for name in ["run", "submit", "schedule", "compile", "score", "report", "demo"]),
         *(f"stack {name}" for name in ("up", "down")),
+        *(f"keys {name}" for name in ("create", "cluster", "sign")),
     }
 
 

@@ -85,7 +85,7 @@ def versions(stack: Path) -> dict[str, str]:
     """Locations of two versions for cpu, and of some that never become ready, registered as `goemotions-k8s`."""
     faults = {"3": "broken", "4": "refused", "5": "no-image", "6": "no-node", "7": "no-store"}
     locations = {str(n): f"s3://goemotions/models/k8s/{n:032x}/cpu/" for n in (1, 2)}
-    locations |= {number: f"s3://goemotions/models/{fault}/cpu/" for number, fault in faults.items()}
+    locations |= {number: f"s3://goemotions/models/k8s/{fault}/cpu/" for number, fault in faults.items()}
     run = tracking.get_or_create_run("k8s").run_id
     for number, location in locations.items():
         assert tracking.get_or_create_version("k8s", run, location, {"variant": "cpu", "profile": "minilm"}).number == number
@@ -365,7 +365,7 @@ def test_a_pipeline_deploys_new_champions_and_continues_after_a_failure(
 ) -> None:
     run = tracking.get_or_create_run("goemotions-deploys").run_id
     name = "goemotions"
-    gpu = tracking.get_or_create_version(name, run, "s3://goemotions/models/broken-deploys/gpu/", {"variant": "gpu"})
+    gpu = tracking.get_or_create_version(name, run, "s3://goemotions/models/goemotions/broken-deploys/gpu/", {"variant": "gpu"})
     cpu = tracking.get_or_create_version(name, run, f"s3://goemotions/models/{name}/{run}/cpu/", {"variant": "cpu"})
     registered = {
         "gpu": {"version": gpu.number, "alias": "champion-gpu"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import configparser
 import copy
 import functools
 import json
@@ -9,6 +11,7 @@ import os
 import random
 import re
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +32,7 @@ from goemotions.deployment import node_pools
 from goemotions.registry import bundle
 from goemotions.serving import metrics as exported
 from tests.support import kserve_rules
-from tests.support.rendering import MANIFESTS, OVERLAYS, every, kustomize, pod, pod_labels, rendered
+from tests.support.rendering import MANIFESTS, OVERLAYS, every, kustomize, pod, pod_labels, rendered, with_keys
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = (*OVERLAYS, "storage")
@@ -165,7 +168,11 @@ READ = {
     "nodeSelector": {pool.label for pool in node_pools.PRESETS.values()},
     "requests": {"cpu", "memory", "nvidia.com/gpu", "storage"},
     "limits": {"cpu", "memory", "nvidia.com/gpu"},
-    "data": {"AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL", "AWS_SECRET_ACCESS_KEY", "dashboard.json"},
+    "data": {
+        *("AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL", "AWS_SECRET_ACCESS_KEY", "MLFLOW_AUTH_ADMIN_PASSWORD"),
+        *("MLFLOW_AUTH_ADMIN_USERNAME", "MLFLOW_FLASK_SERVER_SECRET_KEY", "WEED_JWT_FILER_SIGNING_KEY"),
+        *("WEED_JWT_FILER_SIGNING_READ_KEY", "basic_auth.ini", "dashboard.json", "s3.json", "trusted.pub"),
+    },
 }
 
 
@@ -262,7 +269,7 @@ def test_every_overlay_has_the_node_pool_that_is_written_into_the_manifest(tmp_p
 def test_a_process_knows_whether_its_pod_has_a_gpu() -> None:
     for name, runtime in every("ServingRuntime").items():
         (container,) = runtime["spec"]["containers"]
-        given = {one["name"]: one["value"] for one in container["env"]}
+        given = {one["name"]: one["value"] for one in container["env"] if "value" in one}
         assert given == ({"GOEMOTIONS_DEVICE": "gpu"} if name == "goemotions-gpu" else {"NVIDIA_VISIBLE_DEVICES": "void"})
         assert (node_pools.GPU in container["resources"]["limits"]) == (name == "goemotions-gpu")
 
@@ -380,7 +387,7 @@ def pods() -> list[tuple[str, str]]:
 
 def test_the_memory_of_the_object_store_is_bounded_below_its_limit_and_its_health_is_asked_of_s3() -> None:
     (container,) = every("Deployment", "overlays/local")["seaweedfs"]["spec"]["template"]["spec"]["containers"]
-    variables = {variable["name"]: variable["value"] for variable in container["env"]}
+    variables = {variable["name"]: variable.get("value", "") for variable in container["env"]}
     assert store.mebibytes(variables["GOMEMLIMIT"]) <= 0.75 * store.mebibytes(container["resources"]["limits"]["memory"])
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container[probe]["httpGet"] == {"path": "/healthz", "port": "s3"}
@@ -535,6 +542,53 @@ def test_the_local_overlay_needs_no_secret_but_its_own() -> None:
     host, _, port = secrets["goemotions-s3"]["metadata"]["annotations"]["serving.kserve.io/s3-endpoint"].partition(":")
     store = every("Service", "overlays/local")[host.partition(".")[0]]
     assert (host.partition(".")[2], int(port)) == (store["metadata"]["namespace"], store["spec"]["ports"][0]["port"])
+
+
+def test_the_keys_of_the_local_overlay_are_private_and_never_overwritten(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    result = click.testing.CliRunner().invoke(cli.commands, ["keys", "cluster", "--output", str(folder)])
+    assert result.exit_code == 0, result.output
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "trusted.pub"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+    assert len({path.read_text() for path in files if "KEY" in path.name}) >= 10
+    assert not any(line in result.output for path in files for line in path.read_text().splitlines() if len(line) > 15)
+    again = click.testing.CliRunner().invoke(cli.commands, ["keys", "cluster", "--output", str(folder)])
+    assert "keys are never overwritten" in str(again.exception)
+
+
+def test_each_secret_of_the_local_overlay_has_the_keys_of_its_role_alone() -> None:
+    keys = with_keys() / "overlays" / "local" / "keys"
+    for name, role in (("goemotions-s3", "predictor"), ("mlflow", "mlflow")):
+        data = every("Secret", "overlays/local")[name]["data"]
+        assert {key: base64.b64decode(value).decode() for key, value in data.items()} == {
+            path.name: path.read_text() for path in (keys / role).iterdir()
+        }
+    everything = json.dumps([one for one in rendered("overlays/local") if one["kind"] == "Secret"])
+    signing = base64.b64encode((keys / "register" / "GOEMOTIONS_SIGNING_KEY").read_bytes()).decode()
+    assert signing not in everything
+
+
+def test_mlflow_asks_for_a_login() -> None:
+    (server,) = every("Deployment", "overlays/local")["mlflow"]["spec"]["template"]["spec"]["containers"]
+    assert "--app-name=basic-auth" in server["args"]
+    variables = {one["name"]: one.get("value") for one in server["env"]}
+    settings = configparser.ConfigParser()
+    settings.read_string(every("ConfigMap", "overlays/local")["mlflow-auth"]["data"]["basic_auth.ini"])
+    mounts = {one["mountPath"]: one["name"] for one in server["volumeMounts"]}
+    assert mounts[str(Path(variables["MLFLOW_AUTH_CONFIG_PATH"] or "").parent)] == "auth"
+    assert settings["mlflow"]["default_permission"] == "NO_PERMISSIONS"
+    # The root of the container is read-only, and /data a volume.
+    assert settings["mlflow"]["database_uri"].startswith("sqlite:////data/")
+
+
+@pytest.mark.parametrize("folder", OVERLAYS)
+def test_egress_is_named(folder: str) -> None:
+    for policy in every("NetworkPolicy", folder).values():
+        for rule in policy["spec"].get("egress", []):
+            assert rule["ports"], policy["metadata"]["name"]
+            assert rule["to"], policy["metadata"]["name"]
+            cidrs = [peer["ipBlock"] for peer in rule["to"] if "ipBlock" in peer]
+            assert not cidrs or [port["port"] for port in rule["ports"]] == [443]
 
 
 def test_cluster_wide_objects_have_no_namespace_and_a_name_of_their_own() -> None:

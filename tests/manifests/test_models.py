@@ -17,7 +17,7 @@ from goemotions.registry import promotion, tracking
 from goemotions.registry.tracking import Version
 from tests.manifests.test_manifests import faults, needs_crds
 from tests.support.network import Pod, reaches
-from tests.support.rendering import MANIFESTS, OVERLAYS, kustomize
+from tests.support.rendering import OVERLAYS, kustomize, with_keys
 
 VERSIONS = {
     variant: Version(number, f"s3://store/models/mine/{number * 32}/{variant}/", "r", {"variant": variant})
@@ -28,7 +28,7 @@ VERSIONS = {
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the manifests as the working directory; the model ``mine`` has champions."""
-    shutil.copytree(MANIFESTS, tmp_path / "manifests", symlinks=True)
+    shutil.copytree(with_keys(), tmp_path / "manifests", symlinks=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(promotion, "champion", lambda model_name, variant: VERSIONS.get(variant))
     return tmp_path

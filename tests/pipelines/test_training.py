@@ -11,7 +11,7 @@ import yaml
 from goemotions.cli import parameters as rules
 from goemotions.cli.options import pairs
 from goemotions.errors import BadArgument, ModelError
-from pipelines import batch, local, parameters, resources, training
+from pipelines import batch, local, parameters, placement, resources, training
 from pipelines.package import compile_pipeline
 from pipelines.training import pipeline as training_pipeline
 
@@ -46,7 +46,7 @@ def test_every_parameter_is_described_and_has_a_default(pipeline: dict[str, Any]
     declared = pipeline["root"]["inputDefinitions"]["parameters"]
     assert [name for name, field in declared.items() if not field.get("description")] == []
     assert [name for name, field in declared.items() if "defaultValue" not in field and not field.get("isOptional")] == []
-    assert len(declared) == 31
+    assert len(declared) == 32
     assert declared["data"]["defaultValue"] == "hub:google-research-datasets/go_emotions:simplified"
     assert declared["models"]["defaultValue"] == ["roberta-large", "distilbert"]
 
@@ -147,8 +147,17 @@ def test_no_step_uses_the_cache(pipeline: dict[str, Any], loop: dict[str, Any]) 
 
 def test_credentials_are_references_to_the_secret(platform: dict[str, Any]) -> None:
     assert len(platform) == 10
-    for executor in platform.values():
-        (secret,) = executor["secretAsEnv"]
+    for name, executor in platform.items():
+        secret, *others = executor["secretAsEnv"]
+        # The last one wins where both have a key.
+        assert [str(other["secretNameParameter"]) for other in others if "signing_secret" in str(other)] == [
+            str(other["secretNameParameter"]) for other in others
+        ]
+        assert len(others) == (name == "exec-register")
+        for other in others:
+            assert {pair["envVar"] for pair in other["keyToEnv"]} == {*placement.REGISTER_VARIABLES}
+            assert other["optional"]
+        assert "GOEMOTIONS_SIGNING_KEY" not in {pair["envVar"] for pair in secret["keyToEnv"]}
         (settings,) = executor["configMapAsEnv"]
         wanted = {
             "MLFLOW_TRACKING_URI",
@@ -287,6 +296,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "canary_percent": (-1, 100),
     "image": ("", "https://registry.example/x:y"),
     "credentials_secret": ("", "a_b", "Secret"),
+    "signing_secret": ("", "a_b", "Secret"),
     "node_selector": ({"pool": 3}, []),
     "tolerations": (["key"], {}),
     "mlflow_address": ("mlflow.example:5000",),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
+import tempfile
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from pathlib import Path
@@ -51,14 +53,21 @@ def bundles(stack: Path, dataset: Path, candidate: Path, tmp_path_factory: pytes
 
 def stored(name: str, folder: Path, dataset: Path) -> str:
     """The location of a bundle for cpu, registered under the name of its run."""
-    parts = {"cpu": [CandidateArtifacts.below(folder, "cpu")]}
     store = "s3://goemotions/tests/promotion/"
+    parts = {"cpu": [CandidateArtifacts.below(folder, "cpu")]}
     return str(registration.register(dataset, parts, store=store, pipeline_run=name, model_name=name)["cpu"]["source"])
 
 
 def add(model: str, location: str) -> str:
-    run = tracking.get_or_create_run(model).run_id
-    return tracking.get_or_create_version(model, run, location, {"variant": "cpu", "profile": "minilm"}).number
+    """Registers a copy of a bundle under another model; returns the number of the version."""
+    copy = replace(BundleLocation.parse(location), model_name=model)
+    storage.put(downloaded(location), str(copy))
+    return tracking.get_or_create_version(model, copy.run_id, str(copy), {"variant": "cpu", "profile": "minilm"}).number
+
+
+@functools.cache
+def downloaded(location: str) -> Path:
+    return storage.fetch(location, Path(tempfile.mkdtemp()))
 
 
 @pytest.fixture
@@ -258,7 +267,7 @@ def test_comparing_models_of_different_data_needs_the_data(
 @pytest.mark.fault("champion-of-other-data")
 def test_the_data_is_found_through_the_run_of_the_challenger(model: str, other_data: OtherData) -> None:
     tags = {tracking.SOURCE_TAG: str(other_data.source), tracking.INGEST_TAG: '{"drop_leaked": false}'}
-    tracking.get_or_create_run(model).set_tags(tags)
+    tracking.get_or_create_run(f"{model}-other").set_tags(tags)
     with pytest.raises(PromotionRefused, match="AUC micro is not higher"):
         promotion.promote(other_data.number, model_name=model)
 

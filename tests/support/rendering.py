@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import functools
+import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from goemotions.deployment import cluster_keys
 from tests.support import tools
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
@@ -27,7 +30,16 @@ def kustomize(folder: Path) -> list[dict[str, Any]]:
 @functools.cache
 def rendered(folder: str) -> tuple[dict[str, Any], ...]:
     """The documents of a folder of the manifests."""
-    return tuple(kustomize(MANIFESTS / folder))
+    return tuple(kustomize(with_keys() / folder))
+
+
+@functools.cache
+def with_keys() -> Path:
+    """A copy of the manifests with keys, which are not in the repository."""
+    folder = Path(tempfile.mkdtemp()) / "manifests"
+    shutil.copytree(MANIFESTS, folder, ignore=shutil.ignore_patterns("keys"))
+    cluster_keys.write(folder / "overlays" / "local" / "keys")
+    return folder
 
 
 def every(kind: str, folder: str = "base") -> dict[str, dict[str, Any]]:

@@ -1,0 +1,55 @@
+"""``goemotions keys``: the keys by which bundles are signed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from goemotions.cli.options import FOLDER, MODEL_NAME
+from goemotions.cli.options import REFERENCE as BUNDLE_REFERENCE
+
+
+@click.group()
+def keys() -> None:
+    """Create keys: of bundles and of a cluster, and sign bundles that were registered without one."""
+
+
+@keys.command()
+@click.option("--output", type=FOLDER, required=True, help="Folder for the two files.")
+def create(output: Path) -> None:
+    """Write a pair of keys. Only the step register needs the private one; everyone who reads bundles gets the public one."""
+    from goemotions.storage import signature
+
+    key = signature.create_keys(output)
+    click.echo(f"{output / signature.PRIVATE_FILE}: private, for register alone: {signature.SIGNING_KEY}")
+    click.echo(f"{output / signature.PUBLIC_FILE}: the key {key}, for all who read bundles: {signature.TRUSTED_KEYS}")
+
+
+@keys.command()
+@click.option(
+    "--output", type=FOLDER, default=Path("manifests/overlays/local/keys"), show_default=True, help="New folder for the keys."
+)
+def cluster(output: Path) -> None:
+    """Write the keys of manifests/overlays/local: of the object store by role, of MLflow, and those of bundles.
+
+    Each folder in it is a secret: `kubectl create secret generic NAME --from-file=FOLDER`.
+    """
+    from goemotions.deployment import cluster_keys
+
+    cluster_keys.write(output)
+    click.echo(f"{output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
+
+
+@keys.command()
+@click.argument("reference", type=BUNDLE_REFERENCE)
+@MODEL_NAME
+def sign(reference: str, model_name: str) -> None:
+    """Sign a stored bundle: an alias, a version number or a location. Its files are verified first.
+
+    The signature says that you trust it: look at who registered it before.
+    """
+    from goemotions.registry import references
+
+    location, key = references.sign(reference, model_name)
+    click.echo(f"{location}: signed by the key {key}")

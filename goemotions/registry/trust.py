@@ -1,0 +1,157 @@
+"""Whether a bundle is the one that ``register`` stored. Whoever reaches MLflow can create versions and move aliases, so a version alone
+proves nothing: its source must be where only ``register`` writes, and the bundle there must be signed for this model, run and variant.
+
+GOEMOTIONS_STORE names the store, or several separated by spaces. If it is not set, only folders that MLflow itself writes are refused.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from goemotions import addresses
+from goemotions.errors import IntegrityError, ModelError, UntrustedBundle
+from goemotions.registry.bundle import VARIANTS, BundleLocation
+from goemotions.registry.tracking import Version
+from goemotions.storage import manifest, signature, store
+from goemotions.storage.signature import Signature
+
+STORE = "GOEMOTIONS_STORE"
+# Where MLflow's servers keep artifacts, by their documentation and by these manifests: every client can write there by its proxy.
+MLFLOW_FOLDERS = {"mlflow", "mlruns", "mlartifacts", "artifacts", "mlflow-artifacts"}
+SHOWN = 200
+
+
+def require_source(version: Version, variant: str = "") -> BundleLocation:
+    """The location of a version's bundle, before anything is read there.
+
+    Args:
+        version: the version.
+        variant: the one that the alias names; empty for any.
+
+    Raises:
+        UntrustedBundle: ``register`` does not write there, or not the bundles of this model and variant.
+    """
+    source = version.source or ""
+
+    def refused(reason: str) -> UntrustedBundle:
+        return UntrustedBundle(
+            f"version {version.number} of {version.model_name} is not used: its source {source[:SHOWN]!r} {reason}; register the "
+            f"model again, or set {STORE} to the store that `register` writes to"
+        )
+
+    try:
+        location = BundleLocation.parse(source)
+    except ModelError:
+        raise refused("is not a bundle that `register` stored") from None
+    if addresses.scheme(source) not in ("", "s3") or ".." in source.split("/"):
+        raise refused("is not in a store: it is an address of MLflow's artifacts, or of an unknown form")
+    wanted = variant or version.tags.get("variant") or location.variant
+    # A version that a Job of an older image hands over has no name of a model.
+    if (location.model_name, location.variant) != (version.model_name or location.model_name, wanted):
+        raise refused(f"is not that of a {wanted} bundle of this model")
+    stores = os.environ.get(STORE, "").split()
+    if stores and store.canonical(location.store) not in map(store.canonical, stores):
+        raise refused(f"is not below models/ of {' or '.join(stores)}")
+    if not stores and MLFLOW_FOLDERS & {*location.store.split("/")}:
+        raise refused("is in a folder of MLflow's artifacts, where every client of MLflow can write")
+    return location
+
+
+def variant_of(alias: str) -> str:
+    """The variant that an alias names, such as ``champion-cpu``; empty for a version number."""
+    return next((variant for variant in VARIANTS if alias.endswith(f"-{variant}")), "")
+
+
+def fetch(location: str, folder: Path, version: Version | None = None) -> dict[str, Any]:
+    """Copies a bundle, or another folder with a manifest, and verifies it; returns its manifest.
+
+    Raises:
+        IntegrityError, UntrustedBundle: as ``verify``.
+    """
+    store.fetch_named(location, folder, signature.NAME)
+    return verify(folder, location, version)
+
+
+def verify(folder: Path, location: str, version: Version | None = None) -> dict[str, Any]:
+    """Verifies a folder that was copied from a location, or is there; returns its manifest.
+
+    Args:
+        folder: the copy.
+        location: where it is from: that of a bundle says which one it must be.
+        version: the version whose bundle it must be.
+
+    Raises:
+        IntegrityError: it does not match its manifest.
+        UntrustedBundle: it is not signed by a trusted key, or it is another bundle than the location or the version says.
+    """
+    content = manifest.verify(folder)
+    require_identity(content, signature.verify_folder(folder, location), location, version)
+    return content
+
+
+def stored(location: str) -> tuple[dict[str, Any], Signature] | None:
+    """The manifest at a location, verified but for its files, and its signature; None if there is no manifest.
+
+    Raises:
+        IntegrityError, UntrustedBundle: as ``verify``.
+    """
+    if (content := store.read(location, manifest.NAME)) is None:
+        return None
+    parsed = manifest.parse(content, location)
+    signed = signature.verify(content, store.read(location, signature.NAME), location)
+    require_identity(parsed, signed, location)
+    return parsed, signed
+
+
+def check(version: Version, variant: str = "") -> str:
+    """Checks the source and the signature of a version without copying its files; returns what the signature is.
+
+    Without trusted keys the store is not asked.
+
+    Raises:
+        UntrustedBundle: as ``require_source`` and ``verify``.
+    """
+    location = str(require_source(version, variant))
+    if not signature.has_trusted_keys():
+        return f"the signature is not checked, because {signature.TRUSTED_KEYS} is not set"
+    if (found := stored(location)) is None:
+        raise IntegrityError(f"{location} has no {manifest.NAME}: register the model again")
+    return str(found[1])
+
+
+def identity(location: BundleLocation) -> dict[str, str]:
+    """What the signature of a bundle says that it is."""
+    return {"model_name": location.model_name, "run_id": location.run_id, "variant": location.variant}
+
+
+def _identity_of(location: str) -> dict[str, str]:
+    """What a location says of the folder there; nothing for a location of another form."""
+    try:
+        return identity(BundleLocation.parse(location))
+    except ModelError:
+        *_, kind, run, profile = ("", "", "", *location.rstrip("/").split("/"))
+        return {"pipeline_run": run, "profile": profile} if kind == "trained" else {}
+
+
+def require_identity(content: dict[str, Any], signed: Signature, location: str, version: Version | None = None) -> None:
+    """Checks that a folder is the one that its location, and the version if given, say.
+
+    Args:
+        content: its manifest.
+        signed: its signature.
+        location, version: as for ``verify``.
+
+    Raises:
+        UntrustedBundle: it is another one.
+    """
+    named = [_identity_of(location), {"run_id": version.run_id} if version and version.run_id else {}]
+    for name, value in (item for entries in named for item in entries.items()):
+        # Without a signature the manifest says it, which has no name of a model.
+        actual = signed.identity.get(name) if signed.key else content.get(name, value)
+        if actual != value:
+            raise UntrustedBundle(
+                f"{location} holds another bundle: its {name} is {str(actual)[:SHOWN]!r}, not {value[:SHOWN]!r}: register the model "
+                "again"
+            )

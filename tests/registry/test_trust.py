@@ -1,0 +1,331 @@
+"""Trust: a bundle is used only if `register` stored it. Registry and store are real, and whoever attacks has MLflow's address."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow.pyfunc
+import pytest
+from click.testing import CliRunner
+
+from goemotions.cli import main as cli
+from goemotions.deployment import isvc, kserve
+from goemotions.errors import ModelError, UntrustedBundle
+from goemotions.prediction import shards
+from goemotions.prediction.predictor import Predictor
+from goemotions.registry import bundle, promotion, references, registration, tracking, trust
+from goemotions.registry.assembly import CandidateArtifacts
+from goemotions.registry.bundle import BundleLocation
+from goemotions.registry.tracking import Version
+from goemotions.storage import manifest, signature
+from goemotions.storage import store as storage
+from tests.support.bundles import assemble
+
+RUN = 32 * "0"
+STORE = "s3://goemotions/tests/trust/"
+
+
+def version(source: str, **tags: str) -> Version:
+    return Version("7", source, RUN, tags, "goemotions")
+
+
+def test_the_location_that_register_writes_to_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = f"s3://bucket/prefix/models/goemotions/{RUN}/cpu/"
+    for configured in ("", "s3://bucket/prefix/", "s3://bucket/prefix", "s3://other/ s3://bucket/prefix/"):
+        monkeypatch.setenv(trust.STORE, configured)
+        assert str(trust.require_source(version(source, variant="cpu"), "cpu")) == source
+
+
+IN_STORE = f"models/goemotions/{RUN}/cpu/"
+BAD_SOURCES = {
+    "artifact proxy": f"mlflow-artifacts:/1/{RUN}/artifacts/bundle",
+    "artifact proxy in form": f"mlflow-artifacts:/{IN_STORE}",
+    "artifact proxy with host": f"mlflow-artifacts://host:5000/{IN_STORE}",
+    "run": f"runs:/{RUN}/{IN_STORE}",
+    "logged model": "models:/m-0123456789abcdef",
+    "artifacts of a run": f"s3://goemotions/mlflow/1/{RUN}/artifacts/bundle/",
+    "artifacts in form": f"s3://goemotions/mlflow/1/{RUN}/artifacts/{IN_STORE}",
+    "MLflow's prefix in form": f"s3://goemotions/mlflow/{IN_STORE}",
+    "MLflow's folder": f"/home/me/mlruns/{IN_STORE}",
+    "web": f"https://host/{IN_STORE}",
+    "file": f"file:///srv/{IN_STORE}",
+    "capital scheme": f"S3://goemotions/{IN_STORE}",
+    "dots": f"s3://goemotions/mlflow/../{IN_STORE}",
+    "another model": f"s3://goemotions/models/other/{RUN}/cpu/",
+    "another variant": f"s3://goemotions/models/goemotions/{RUN}/gpu/",
+    "a checkpoint": "s3://goemotions/checkpoints/run/minilm/step-1/",
+    "empty": "",
+    "a megabyte": "s3://" + "x" * 2**20,
+}
+
+
+@pytest.mark.fault("bundle-forged")
+@pytest.mark.parametrize("store", ["", "s3://goemotions/"])
+@pytest.mark.parametrize("source", BAD_SOURCES)
+def test_another_location_is_refused(source: str, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(trust.STORE, store)
+    with pytest.raises(
+        UntrustedBundle, match=r"version 7 of goemotions is not used: its source '.*register the model again"
+    ) as raised:
+        trust.require_source(version(BAD_SOURCES[source], variant="cpu"), "cpu")
+    assert len(str(raised.value)) < 700
+
+
+@pytest.mark.fault("bundle-forged")
+def test_a_source_in_another_store_is_refused_if_the_store_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(trust.STORE, "s3://goemotions/")
+    for elsewhere in ("s3://theirs/", "s3://goemotions/deeper/", "s3://goemotions.theirs/", "/tmp/"):
+        with pytest.raises(UntrustedBundle, match=r"is not below models/ of s3://goemotions/; "):
+            trust.require_source(version(elsewhere + IN_STORE))
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A model that was registered twice with a signing key, and the keys."""
+
+    name: str
+    keys: Path
+    key: str
+    locations: list[str]
+
+
+@pytest.fixture(scope="module")
+def registry(stack: Path, dataset: Path, candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    keys = tmp_path_factory.mktemp("keys")
+    key = signature.create_keys(keys)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv(signature.SIGNING_KEY, str(keys / signature.PRIVATE_FILE))
+        parts = {"cpu": [CandidateArtifacts.below(candidate, "cpu")]}
+        locations = [
+            registration.register(dataset, parts, store=STORE, pipeline_run=f"{name}-{run}", model_name=name)["cpu"]["source"]
+            for name, run in (("trust", "1"), ("trust", "2"), ("trust-other", "1"))
+        ]
+    return Registry("trust", keys, key, locations)
+
+
+@pytest.fixture
+def trusting(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """A reader: it has the public key and knows the store."""
+    monkeypatch.setenv(signature.TRUSTED_KEYS, str(registry.keys / signature.PUBLIC_FILE))
+    monkeypatch.setenv(trust.STORE, STORE)
+    return registry
+
+
+@contextlib.contextmanager
+def champion(model: str, number: str) -> Iterator[None]:
+    """Moves the alias, as whoever reaches MLflow can, and back at the end."""
+    before = tracking.get_version(model, "champion-cpu").number
+    tracking.set_alias(model, "champion-cpu", number)
+    yield
+    tracking.set_alias(model, "champion-cpu", before)
+
+
+def forge(original: Path, folder: Path) -> Path:
+    """A bundle with other thresholds, and a manifest that fits them."""
+    shutil.copytree(original, folder)
+    content = json.loads((folder / "thresholds.json").read_text())
+    (folder / "thresholds.json").write_text(json.dumps(content, indent=2))
+    metadata = {name: value for name, value in json.loads((folder / manifest.NAME).read_text()).items() if name != "files"}
+    manifest.write(folder, **metadata)
+    return folder
+
+
+def test_what_register_signed_is_served_by_every_reader(trusting: Registry, tmp_path: Path) -> None:
+    found, names = references.download("champion-cpu", tmp_path / "out", trusting.name)
+    assert found
+    assert (tmp_path / "out" / signature.NAME).is_file()
+    assert signature.NAME not in names
+    assert bundle.load(tmp_path / "out").signature.key == trusting.key
+    assert f"signed by the key `{trusting.key}`" in (tmp_path / "out" / bundle.CARD).read_text()
+    assert trust.check(found, "cpu") == f"signed by the key {trusting.key}"
+    assert len(mlflow.pyfunc.load_model(str(tmp_path / "out")).predict(["the lake"])) == 1
+    result = CliRunner().invoke(cli.commands, ["model", "status", "--model-name", trusting.name, "--no-cluster"])
+    assert f"version {found.number}: signed by the key {trusting.key}" in result.output
+
+
+def test_registering_again_finds_the_signed_bundle(
+    trusting: Registry, dataset: Path, candidate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(signature.SIGNING_KEY, str(trusting.keys / signature.PRIVATE_FILE))
+    parts = {"cpu": [CandidateArtifacts.below(candidate, "cpu")]}
+    again = registration.register(dataset, parts, store=STORE, pipeline_run="trust-1", model_name="trust")
+    assert again["cpu"]["source"] == trusting.locations[0]
+
+
+@pytest.fixture(scope="module")
+def uploaded(registry: Registry, whole: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The numbers of versions of a bundle that was uploaded by MLflow's artifact proxy, by how its source is written."""
+    forged = forge(whole, tmp_path_factory.mktemp("forged") / "bundle")
+    client = mlflow.MlflowClient()
+    run = client.create_run(client.create_experiment("attack")).info
+    with pytest.MonkeyPatch.context() as environment:
+        # The proxy needs no keys of the store.
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+            environment.delenv(name)
+        client.log_artifacts(run.run_id, str(forged), f"models/trust/{run.run_id}/cpu")
+    below = f"{run.experiment_id}/{run.run_id}/artifacts/models/trust/{run.run_id}/cpu"
+    stored = f"s3://goemotions/mlflow/{below}/"
+    assert storage.has(stored, manifest.NAME)
+    sources = {
+        "proxy": f"mlflow-artifacts:/{below}",
+        "run": f"runs:/{run.run_id}/models/trust/{run.run_id}/cpu",
+        "store": stored,
+    }
+    return {
+        way: client.create_model_version("trust", source, run.run_id, tags={"variant": "cpu"}).version
+        for way, source in sources.items()
+    }
+
+
+@pytest.mark.fault("bundle-forged")
+@pytest.mark.parametrize("store", ["", STORE])
+@pytest.mark.parametrize("way", ["proxy", "run", "store"])
+def test_a_bundle_that_was_uploaded_to_mlflow_is_not_used(
+    way: str, store: str, uploaded: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(trust.STORE, store)
+    monkeypatch.setattr(storage, "fetch_named", lambda *_: pytest.fail("it was downloaded"))
+    with champion("trust", uploaded[way]):
+        result = CliRunner().invoke(cli.commands, ["predict", "--model-name", "trust", "the lake"])
+    assert isinstance(result.exception, UntrustedBundle)
+    assert f"version {uploaded[way]} of trust is not used: its source" in str(result.exception)
+
+
+def overwritten(trusting: Registry, change: Callable[[Path], None], scratch: Path) -> Iterator[str]:
+    """Writes into the store in place of a bundle, as whoever has the key of `models/` can; the original returns at the end."""
+    location = trusting.locations[1]
+    original = storage.fetch(location, scratch / "original")
+    shutil.copytree(original, scratch / "changed")
+    change(scratch / "changed")
+    storage.remove(location)
+    storage.put(scratch / "changed", location)
+    yield location
+    storage.remove(location)
+    storage.put(original, location)
+
+
+def replaced_by(other: str) -> Callable[[Path], None]:
+    """A change that makes a bundle another one, with its signature."""
+
+    def change(folder: Path) -> None:
+        shutil.rmtree(folder)
+        storage.fetch(other, folder)
+
+    return change
+
+
+def forge_in_place(folder: Path) -> None:
+    shutil.move(folder, folder.with_name("before"))
+    forge(folder.with_name("before"), folder)
+
+
+FORGED = {
+    "files and manifest": (forge_in_place, "SIGNATURE.json signs another MANIFEST.json"),
+    "no signature": (lambda folder: (folder / signature.NAME).unlink(), "is not signed, and GOEMOTIONS_TRUSTED_KEYS is set"),
+    "an older bundle": (lambda folder: replaced_by(LOCATIONS[0])(folder), "holds another bundle: its run_id is"),
+    "another model's bundle": (
+        lambda folder: replaced_by(LOCATIONS[2])(folder),
+        "its model_name is 'trust-other', not 'trust'",
+    ),
+}
+LOCATIONS: list[str] = []
+
+
+@pytest.mark.fault("bundle-forged")
+@pytest.mark.parametrize(
+    "forgery",
+    [pytest.param(name, marks=[] if name == "files and manifest" else pytest.mark.slow) for name in FORGED],
+)
+def test_a_bundle_that_others_wrote_into_the_store_is_refused_by_every_reader(
+    forgery: str, trusting: Registry, tmp_path: Path
+) -> None:
+    LOCATIONS[:] = trusting.locations
+    change, message = FORGED[forgery]
+    with contextlib.contextmanager(overwritten)(trusting, change, tmp_path) as location:
+        found = next(one for one in (tracking.get_version("trust", number) for number in ("1", "2")) if one.source == location)
+        readers: dict[str, Callable[[], object]] = {
+            "predict": lambda: CliRunner().invoke(
+                cli.commands, ["predict", "--model-name", "trust", "--bundle", found.number, "x"], catch_exceptions=False
+            ),
+            "serve": lambda: CliRunner().invoke(cli.commands, ["serve", "--bundle", location], catch_exceptions=False),
+            "score": lambda: shards.score(planned(found.number, tmp_path)),
+            "download": lambda: references.download(found.number, tmp_path / "out", "trust"),
+            "promote": lambda: promotion.promote(found.number, model_name="trust"),
+            "deploy": lambda: kserve.deploy(found.number, "", "", model_name="trust"),
+            "manifest": lambda: isvc.write(copied_manifest(tmp_path), {"goemotions-cpu": found}),
+        }
+        for name, read in readers.items():
+            with pytest.raises(UntrustedBundle, match=message):
+                pytest.fail(f"{name} used it: {read()}")
+
+
+def planned(number: str, folder: Path) -> str:
+    source = folder / "texts"
+    source.mkdir()
+    (source / "a.csv").write_text("text\nthe lake\n")
+    shards.plan(str(source), str(folder / "scored"), number, model_name="trust")
+    return str(folder / "scored")
+
+
+def copied_manifest(folder: Path) -> Path:
+    return Path(shutil.copyfile(isvc.FILE, folder / "isvc.yaml"))
+
+
+@pytest.mark.fault("bundle-forged")
+def test_a_folder_is_refused_without_the_right_signature(
+    trusting: Registry, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unsigned = Path(shutil.copytree(whole, tmp_path / "bundle"))
+    for read in (lambda: Predictor.load(unsigned), lambda: mlflow.pyfunc.load_model(str(unsigned))):
+        with pytest.raises(UntrustedBundle, match="is not signed"):
+            read()
+    with pytest.raises(UntrustedBundle, match="is not signed"), references.as_folder(str(unsigned)):
+        pass
+    monkeypatch.delenv(signature.TRUSTED_KEYS)
+    assert str(Predictor.load(unsigned, threads=1).bundle.signature) == "not signed"
+
+
+def test_a_bundle_of_before_is_signed_by_hand(
+    trusting: Registry, candidate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tracking.get_or_create_run("trust-before").run_id
+    location = str(BundleLocation(STORE, "trust-before", run, "cpu"))
+    assemble(tmp_path / "bundle", candidate, run_id=run)
+    storage.put(tmp_path / "bundle", location)
+    number = tracking.get_or_create_version("trust-before", run, location, {"variant": "cpu"}).number
+    sign = ["keys", "sign", number, "--model-name", "trust-before"]
+    with pytest.raises(UntrustedBundle, match="is not signed"):
+        references.fetch(number, tmp_path / "refused", "trust-before")
+    assert "GOEMOTIONS_SIGNING_KEY is not set" in str(CliRunner().invoke(cli.commands, sign).exception)
+    monkeypatch.setenv(signature.SIGNING_KEY, str(trusting.keys / signature.PRIVATE_FILE))
+    assert f"{location}: signed by the key {trusting.key}" in CliRunner().invoke(cli.commands, sign).output
+    monkeypatch.delenv(signature.SIGNING_KEY)
+    references.fetch(number, tmp_path / "accepted", "trust-before")
+
+
+@pytest.mark.fault("bundle-forged")
+def test_a_bundle_that_lies_in_wait_is_not_adopted_by_register(
+    trusting: Registry, dataset: Path, candidate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tracking.get_or_create_run("trust-waiting", "minilm").run_id
+    assemble(tmp_path / "bundle", candidate, run_id=run)
+    storage.put(tmp_path / "bundle", str(BundleLocation(STORE, "trust-waiting", run, "cpu")))
+    monkeypatch.setenv(signature.SIGNING_KEY, str(trusting.keys / signature.PRIVATE_FILE))
+    parts = {"cpu": [CandidateArtifacts.below(candidate, "cpu")]}
+    with pytest.raises(UntrustedBundle, match="is not signed"):
+        registration.register(dataset, parts, store=STORE, pipeline_run="trust-waiting", model_name="trust-waiting")
+    with pytest.raises(ModelError, match="has no version or alias"):
+        tracking.get_version("trust-waiting", "1")
+
+
+@pytest.mark.fault("bundle-forged")
+def test_a_version_of_another_run_than_its_bundle_is_refused(trusting: Registry, tmp_path: Path) -> None:
+    run = tracking.get_or_create_run("trust-elsewhere").run_id
+    number = mlflow.MlflowClient().create_model_version("trust", trusting.locations[0], run, tags={"variant": "cpu"}).version
+    with pytest.raises(UntrustedBundle, match=f"its run_id is '.*', not '{run}'"):
+        references.fetch(number, tmp_path / "out", "trust")
