@@ -20,6 +20,7 @@ def train(
     store: str,
     checkpoint_minutes: float,
     pipeline_run: str,
+    teachers: list[str],
     model: Output[Model],
 ) -> None:
     """Writes a Model folder; checkpoints go to the store, below the pipeline run and the profile."""
@@ -38,6 +39,7 @@ def train(
         checkpoint_location=layout.checkpoints(store, pipeline_run, profile),
         checkpoint_minutes=checkpoint_minutes,
         pipeline_run=pipeline_run,
+        teachers="+".join(teachers),
     )
     record = launcher.run(Path(dataset.path), Path(model.path), profile, options)
     model.metadata.update(profile=profile, best_epoch=record.best_epoch, dataset_digest=record.dataset_digest)

@@ -16,13 +16,13 @@ from typing import Any
 
 import psutil
 from kfp import local
+from kfp.dsl.base_component import BaseComponent
 
 from goemotions import addresses, defaults
 from goemotions.errors import WorkflowError
 from goemotions.registry import tracking, trust
-from pipelines import package, parameters, stack
+from pipelines import package, parameters, stack, training
 from pipelines.run_folder import RunFolder
-from pipelines.training import training
 
 SHOWN = re.compile(r"Executing task|finished with status|step/s|WARNING|s/step|Error")
 HIDDEN = re.compile(r"UserWarning|RuntimeWarning")
@@ -63,9 +63,10 @@ def run(folder: Path = stack.FOLDER, **arguments: Any) -> RunFolder:
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
     before = set(root.iterdir())
     log = root / "last.log"
+    pipeline = training.for_run(has_teachers=bool(arguments.get("teachers")))
     try:
-        with _adapted_to_this_machine(), _stop_on_interrupt(), _logged_to(log):
-            training(**arguments)
+        with _adapted_to_this_machine(pipeline), _stop_on_interrupt(), _logged_to(log):
+            pipeline(**arguments)
     except RuntimeError as error:
         raise _failure(log) from error
     finished = RunFolder(next(path for path in root.iterdir() if path.is_dir() and path not in before))
@@ -82,17 +83,18 @@ def _failure(log: Path) -> RunFailed:
 
 
 @contextlib.contextmanager
-def _adapted_to_this_machine() -> Iterator[None]:
+def _adapted_to_this_machine(pipeline: BaseComponent) -> Iterator[None]:
     """Changes the pipeline for a run on this machine: no retries, one model after the other, and no variables of pods.
 
     A retry would meet the same error again. Two trainings at once on a few cores take longer than one after the other, and distort
     the measured latency. The variables say which pods were given a GPU; here a GPU is used if there is one.
     """
-    spec = training.pipeline_spec
+    spec = pipeline.pipeline_spec
     before = type(spec).FromString(spec.SerializeToString())
-    loop = spec.root.dag.tasks["for-loop-1"]
-    loop.iterator_policy.parallelism_limit = 1
-    for dag in (spec.root.dag, spec.components[loop.component_ref.name].dag):
+    loops = [task for task in spec.root.dag.tasks.values() if task.WhichOneof("iterator")]
+    for loop in loops:
+        loop.iterator_policy.parallelism_limit = 1
+    for dag in (spec.root.dag, *(spec.components[loop.component_ref.name].dag for loop in loops)):
         for task in dag.tasks.values():
             task.ClearField("retry_policy")
     for executor in spec.deployment_spec["executors"].values():

@@ -15,6 +15,7 @@ from kfp.dsl.base_component import BaseComponent
 
 from goemotions import addresses, defaults
 from goemotions.errors import WorkflowError
+from goemotions.models import profiles
 from pipelines import batch, placement, resources, training
 
 TRAINING_FILE, SCORING_FILE = Path(".local/training.yaml"), Path(".local/scoring.yaml")
@@ -75,10 +76,13 @@ def pack_training(
         BadResource: a resource is unknown or wrong.
         PackageError: the checkout has uncommitted changes, or there is none.
     """
-    fitting = resources.for_models(arguments.get("models", defaults.CLUSTER_PROFILES))
+    teachers = profiles.teachers(arguments.get("teachers", ()))
+    trained = [*arguments.get("models", defaults.CLUSTER_PROFILES), *(teacher.profile for teacher in teachers)]
+    fitting = resources.for_models(trained)
     changed = resources.changed(overrides, fitting)
     requested = {**fitting, **changed}
-    packed = _pack(path or TRAINING_FILE, registry, training.pipeline(requested, gpu_labels), arguments, changed, force)
+    pipeline = training.pipeline(requested, gpu_labels, has_teachers=bool(arguments.get("teachers")))
+    packed = _pack(path or TRAINING_FILE, registry, pipeline, arguments, changed, force)
     return replace(packed, gpu_pods=placement.gpu_pods(requested, arguments, gpu_labels or {}))
 
 

@@ -64,6 +64,8 @@ def training_arguments(
         if not is_local:
             raise BadArgument(f"a pod cannot reach the store {arguments['store']}: give s3://bucket/prefix/")
         arguments["store"] = str(Path(arguments["store"]).expanduser().absolute())
+    if "teachers" in arguments:
+        arguments["teachers"] = [str(teacher) for teacher in profiles.teachers(arguments["teachers"])]
     if "weights" in arguments:
         arguments["weights"] = {name: locate(location) for name, location in arguments["weights"].items()}
     return arguments
@@ -126,6 +128,8 @@ def typed(values: Mapping[str, str], pipeline: BaseComponent = training) -> dict
 def _value(name: str, text: str, kind: str) -> Any:
     if kind == "String":
         return text
+    if name == "teachers" and not text.startswith("["):
+        return text.split("+")
     accepted, called = TYPES[kind.partition("[")[0]]
     try:
         value = json.loads(text.lower() if kind == "Boolean" else text)

@@ -1,17 +1,20 @@
 """The training pipeline: the order of the steps, and every parameter with its default."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 from kfp import dsl
 from kfp.dsl import Collected, If, ParallelFor
 
+from components.combine_teachers import combine_teachers
 from components.deploy import deploy
 from components.evaluate import evaluate
 from components.export import export
 from components.ingest import ingest
 from components.register import register
 from components.report import report
+from components.teach import teach
 from components.train import train
 from components.tune_thresholds import tune_thresholds
 from goemotions import defaults
@@ -24,9 +27,18 @@ RUN = dsl.PIPELINE_JOB_ID_PLACEHOLDER
 
 
 def pipeline(
-    resources: Mapping[str, str] = resource_tables.TRAINING, gpu_labels: Mapping[str, str] | None = None
+    resources: Mapping[str, str] = resource_tables.TRAINING,
+    gpu_labels: Mapping[str, str] | None = None,
+    *,
+    has_teachers: bool = False,
 ) -> dsl.base_component.BaseComponent:
-    """The pipeline, with these resources for its steps, and labels for the pods that request GPUs."""
+    """The pipeline.
+
+    Args:
+        resources: of its steps.
+        gpu_labels: labels for the pods that request GPUs.
+        has_teachers: whether it has the steps that train the teachers; KFP is not known to run a loop over an empty list.
+    """
 
     @dsl.pipeline(name="goemotions-training", display_name="GoEmotions training")
     def training(
@@ -34,6 +46,7 @@ def pipeline(
         models: list[str] = [*defaults.CLUSTER_PROFILES],  # noqa: B006 - KFP reads it, nothing changes it
         weights: dict[str, str] = {},  # noqa: B006
         settings: dict[str, dict[str, Any]] = {},  # noqa: B006
+        teachers: list[str] = [],  # noqa: B006
         epochs: int = defaults.EPOCHS,
         seed: int = defaults.SEED,
         precision: str = defaults.PRECISION,
@@ -70,6 +83,7 @@ def pipeline(
             models: Model profiles to train: roberta-large, distilbert, minilm, minilm-3l, mpnet.
             weights: Other weights for a profile, as {"distilbert": "s3://bucket/prefix/"}; empty for those that each profile names.
             settings: Hyperparameters to change in a profile, as {"minilm": {"learning_rate": 1e-4}}.
+            teachers: Networks that are trained first and teach every model, such as ["mpnet@1", "minilm@1"]: profile and seed.
             epochs: Epochs of every model; 0 for those of each profile.
             seed: Seed of the heads, the order of the rows and the dropout.
             precision: fp32, bf16, or auto for bf16 if the hardware supports it.
@@ -130,10 +144,28 @@ def pipeline(
             "ingest",
         )
         dataset = ingested.outputs["dataset"]
+        to_learn = dataset
+        if has_teachers:
+            with ParallelFor(teachers, name="teachers") as teacher:
+                taught = placed(
+                    teach(
+                        dataset=dataset,
+                        teacher=teacher,
+                        weights=weights,
+                        settings=settings,
+                        precision=precision,
+                        store=store,
+                        checkpoint_minutes=checkpoint_minutes,
+                    ),
+                    "train",
+                    "teach",
+                )
+            scores = Collected(taught.outputs["scores"])
+            to_learn = placed(combine_teachers(dataset=dataset, scores=scores), "combine_teachers").outputs["taught"]
         with ParallelFor(models, name="models") as profile:
             trained = placed(
                 train(
-                    dataset=dataset,
+                    dataset=to_learn,
                     profile=profile,
                     weights=weights,
                     settings=settings,
@@ -143,6 +175,7 @@ def pipeline(
                     store=store,
                     checkpoint_minutes=checkpoint_minutes,
                     pipeline_run=RUN,
+                    teachers=teachers,
                 ),
                 "train",
             )
@@ -221,3 +254,9 @@ def pipeline(
 
 
 training = pipeline()
+
+
+@functools.cache
+def for_run(*, has_teachers: bool) -> dsl.base_component.BaseComponent:
+    """The pipeline of a run on this machine."""
+    return pipeline(has_teachers=True) if has_teachers else training

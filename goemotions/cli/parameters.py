@@ -15,6 +15,7 @@ import click
 
 from goemotions import addresses
 from goemotions.errors import BadArgument
+from goemotions.models import profiles
 from goemotions.training.options import PRECISIONS
 
 UNLABELLED = ("quarantine", "keep")
@@ -77,6 +78,8 @@ DICTIONARIES = Rule(lambda value: all(isinstance(one, dict) for one in value), "
 RULES: Mapping[str, tuple[Rule, ...]] = {
     "models": (TEXTS, WITHOUT_REPETITION),
     "weights": (TEXT_BY_NAME,),
+    # An error of its own names the profile that does not exist.
+    "teachers": (Rule(lambda value: profiles.teachers(value) is not None, "names of teachers, such as mpnet:2+minilm:3"),),
     "epochs": (between(0, 10_000),),
     "seed": (between(0, LARGEST_SEED),),
     "precision": (one_of(*PRECISIONS),),

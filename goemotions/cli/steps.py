@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
 
 from goemotions import defaults
-from goemotions.cli.options import ENGINE, FOLDER, LOCATION, MODEL_NAME, SOURCE, options_of
+from goemotions.cli.options import ENGINE, FOLDER, LOCATION, MODEL_NAME, SOURCE, options_of, pair_option
 from goemotions.cli.parameters import UNLABELLED, checked
-from goemotions.training.options import TrainOptions
+from goemotions.training.options import PRECISIONS, TrainOptions
 
 # The libraries of a step take seconds to import, so each command imports its own.
 
@@ -103,6 +104,29 @@ def train(dataset: Path, output: Path, profile: str, **values: Any) -> None:
         f"{output}: {profile}, epoch {record.best_epoch} of {len(record.history)}, validation AUC micro "
         f"{best['validation/auc_micro']:.4f}, macro {best['validation/auc_macro']:.4f}, {record.seconds:.0f} s on {record.hardware}"
     )
+
+
+@click.command()
+@DATASET
+@OUTPUT
+@click.option("--teachers", required=True, callback=checked, help="Profiles and seeds, such as mpnet:2+minilm@7.")
+@pair_option("--weights", metavar="PROFILE=LOCATION", help="Other weights for a profile: s3://bucket/prefix/ or a folder.")
+@click.option("--store", type=LOCATION, default="", help="Keeps scores and checkpoints, and finds them again; empty for none.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default=defaults.PRECISION, show_default=True)
+def teach(dataset: Path, output: Path, teachers: str, weights: dict[str, str], store: str, precision: str) -> None:
+    """Train teachers, and write the dataset with the mean of their scores for students."""
+    from goemotions.models import profiles
+    from goemotions.training import launcher
+    from goemotions.training import teachers as scores
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = []
+        for teacher in profiles.teachers(teachers):
+            options = TrainOptions(weights=weights.get(teacher.profile, ""), precision=precision)
+            folders.append(Path(scratch, str(teacher)))
+            launcher.teach(dataset, folders[-1], str(teacher), options, store)
+        for record in scores.combine(dataset, folders, output):
+            click.echo(f"{output}: {scores.name_of(record)}, {record.parameters:,} parameters, {record.seconds:.0f} s")
 
 
 @click.command()
@@ -231,4 +255,4 @@ def _artifacts(candidates: tuple[Path, ...]) -> Any:
     return {variant: [CandidateArtifacts.below(folder, variant) for folder in candidates] for variant in VARIANTS}
 
 
-COMMANDS = (ingest, train, export, evaluate, tune_thresholds, register, report)
+COMMANDS = (ingest, teach, train, export, evaluate, tune_thresholds, register, report)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -48,9 +49,10 @@ class Hyperparameters:
         init_bias_from_frequency: whether the head starts by predicting each label's frequency.
         loss: a name of ``training.losses``.
         label_smoothing: share of each target that is the label's frequency.
-        teachers: networks trained first, each with its own seed, for ensemble distillation.
+        teachers: networks of the profile itself, trained first, each with its own seed, for ensemble distillation; a dataset
+            with the scores of named teachers needs none.
         distillation_weight: share of each target that is the teachers' mean probability.
-        teacher_epochs: epochs of each teacher.
+        teacher_epochs: epochs of a network of this profile as a teacher; 0: as many as ``epochs``.
     """
 
     pooling: Literal["first", "mean"] = "first"
@@ -70,7 +72,7 @@ class Hyperparameters:
     label_smoothing: float = 0.0
     teachers: int = 0
     distillation_weight: float = 0.5
-    teacher_epochs: int = 1
+    teacher_epochs: int = 0
 
 
 HYPERPARAMETERS = tuple(item.name for item in dataclasses.fields(Hyperparameters))
@@ -91,7 +93,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "label_smoothing": (0, 1),
     "teachers": (0, 100),
     "distillation_weight": (0, 1),
-    "teacher_epochs": (1, 10_000),
+    "teacher_epochs": (0, 10_000),
 }
 # Former names of hyperparameters, in settings and in the training.json of older models, and today's.
 RENAMED = {
@@ -112,6 +114,10 @@ class Profile:
 
     def changed(self, **hyperparameters: Any) -> Profile:
         return dataclasses.replace(self, hyperparameters=dataclasses.replace(self.hyperparameters, **hyperparameters))
+
+    def as_teacher(self) -> Profile:
+        """The profile of its teachers: without teachers of its own."""
+        return self.changed(teachers=0, epochs=self.hyperparameters.teacher_epochs or self.hyperparameters.epochs)
 
     def describe(self) -> dict[str, Any]:
         """Name, encoder and hyperparameters in one flat dictionary, for ``training.json``, checkpoints and MLflow."""
@@ -154,8 +160,10 @@ PROFILES = {
             ),
             Hyperparameters(learning_rate=3e-5, patience=2),
         ),
-        Profile("minilm", MINILM, MINILM_HYPERPARAMETERS).changed(epochs=3, teachers=3, distillation_weight=0.7),
-        Profile("minilm-3l", MINILM, MINILM_HYPERPARAMETERS).changed(layers=3, epochs=2),
+        Profile("minilm", MINILM, MINILM_HYPERPARAMETERS).changed(
+            epochs=3, teachers=3, distillation_weight=0.7, teacher_epochs=1
+        ),
+        Profile("minilm-3l", MINILM, MINILM_HYPERPARAMETERS).changed(layers=3, epochs=2, distillation_weight=0.7),
         Profile(
             "mpnet",
             Encoder(
@@ -165,7 +173,7 @@ PROFILES = {
                 model_type="mpnet",
                 sha256="78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
             ),
-            Hyperparameters(pooling="mean", learning_rate=5e-5, head_lr_multiplier=10.0, epochs=2),
+            Hyperparameters(pooling="mean", learning_rate=5e-5, head_lr_multiplier=10.0, epochs=2, distillation_weight=0.7),
         ),
     )
 }
@@ -181,6 +189,41 @@ def get(name: str, settings: Mapping[str, Any] | None = None) -> Profile:
         raise ModelError(f"there is no model profile {name!r}: choose from {', '.join(PROFILES)}")
     profile = PROFILES[name]
     return profile.changed(**{key: _typed(profile, key, value) for key, value in current_names(settings or {}).items()})
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """One network of an ensemble: a profile, and the seed that it is trained with."""
+
+    profile: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.profile}@{self.seed}"
+
+
+def teachers(names: str | Iterable[str]) -> list[Teacher]:
+    """Reads the names of teachers: ``mpnet`` or ``mpnet@4`` for one (with seed 1, or 4), ``mpnet:3`` for those of seeds 1 to 3.
+
+    Args:
+        names: a list of them, or a text in which a ``+`` separates them.
+
+    Raises:
+        ModelError: a text has another form, a profile does not exist, or a network is named twice.
+    """
+    named = []
+    for text in filter(None, names.split("+")) if isinstance(names, str) else names:
+        match = re.fullmatch(r"([\w.-]+)(?::([1-9]\d?)|@(\d{1,9}))?", text)
+        if not match:
+            raise ModelError(
+                f"{text!r} names no teachers: write mpnet, mpnet:3 for three of them, or mpnet@4 for that of seed 4"
+            )
+        name, count, seed = match.groups()
+        get(name)
+        named += [Teacher(name, int(seed))] if seed else [Teacher(name, number) for number in range(1, int(count or 1) + 1)]
+    if repeated := [str(one) for one in named if named.count(one) > 1]:
+        raise ModelError(f"the teacher {repeated[0]} is named twice: give each network once")
+    return named
 
 
 def current_names(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,6 +86,18 @@ class TrainingRecord(RunRecord):
             raise _damaged(path) from error
 
 
+def read_runs(path: Path) -> list[RunRecord]:
+    """Reads the records of teachers.
+
+    Raises:
+        ModelError: the file is missing, damaged, or lacks a field.
+    """
+    try:
+        return [RunRecord(**_known(RunRecord, entry)) for entry in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path) from error
+
+
 @dataclass(frozen=True)
 class ExportRecord:
     """One engine in ``export.json``: its difference in probability to torch, its size, and its latency for one text of 20 tokens.

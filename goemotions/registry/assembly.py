@@ -91,7 +91,9 @@ def of_folder(folder: Path) -> dict[Variant, list[CandidateArtifacts]]:
     """
     if (folder / "model").is_dir():
         return {variant: [CandidateArtifacts.below(folder, variant)] for variant in VARIANTS if (folder / variant).is_dir()}
-    loops = sorted(folder.glob("for-loop-*-iteration-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    # The loop of the teachers has no such step.
+    models = [path.parent for path in folder.glob("for-loop-*-iteration-*/train")]
+    loops = sorted(models, key=lambda path: int(path.name.rpartition("-")[2]))
     # KFP numbers the tasks of one component in the order of the pipeline.
     return {
         variant: [

@@ -128,7 +128,8 @@ def _training_record(training: TrainingRecord, run: str | None) -> dict[str, str
         "parameters": str(training.parameters),
         "weights": source_name(training.weights),
         "epochs": f"{len(training.history)} of {training.profile['epochs']} planned, the best is {training.best_epoch}",
-        "duration": f"{training.seconds:.0f} s" + (", teachers included" if training.teachers else ""),
+        "duration": f"{training.seconds:,.0f} s" + (", teachers included" if training.teachers else ""),
+        **_teachers(training),
         "hardware": training.hardware,
         "precision": training.precision,
         "peak memory": f"{training.peak_memory_bytes / 2**20:,.0f} MiB",
@@ -137,6 +138,17 @@ def _training_record(training: TrainingRecord, run: str | None) -> dict[str, str
         record["peak GPU memory"] = f"{training.peak_gpu_memory_bytes / 2**20:,.0f} MiB"
     record |= {"seed": str(training.seed), "torch": training.torch}
     return record | ({"MLflow run": run} if run else {})
+
+
+def _teachers(training: TrainingRecord) -> dict[str, str]:
+    """What each teacher cost; those of a run teach all of its models, but are counted in the duration of each."""
+    if not training.teachers:
+        return {}
+    costs = [
+        f"{teacher.profile['name']}, seed {teacher.seed}: {teacher.parameters:,} parameters, {teacher.seconds:,.0f} s"
+        for teacher in training.teachers
+    ]
+    return {"teachers": "; ".join(costs)}
 
 
 def _hyperparameters(settings: dict[str, Any]) -> list[list[str]]:

@@ -18,6 +18,11 @@ def checkpoints(store: str, pipeline_run: str, profile: str) -> str:
     return join(store, "checkpoints", pipeline_run, profile)
 
 
+def teacher(store: str, key: str) -> str:
+    """The scores of a teacher, by what determines them (``training.teachers``)."""
+    return join(store, "teachers", key)
+
+
 def trained(store: str, pipeline_run: str, profile: str) -> str:
     """A trained model with its metrics and predictions, whether it won or not (``registry.trained``)."""
     return join(store, "trained", pipeline_run, profile)

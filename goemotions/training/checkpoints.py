@@ -102,7 +102,7 @@ class Writer:
 
 
 def newest(location: str, fingerprint: dict[str, Any]) -> Checkpoint | None:
-    """Returns the newest complete checkpoint with this fingerprint, or None, with a warning if there are only others.
+    """Returns the newest complete checkpoint with these entries in its fingerprint, or None, with a warning if there are only others.
 
     Raises:
         StorageError: the store refuses or fails. Training does not start over then, since it would delete the checkpoints.
@@ -120,7 +120,7 @@ def newest(location: str, fingerprint: dict[str, Any]) -> Checkpoint | None:
                 log.warning("checkpoint %s is not used: %s", name, error)
                 continue
             values = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-            if values["fingerprint"] != fingerprint:
+            if {name: values["fingerprint"].get(name) for name in fingerprint} != fingerprint:
                 log.warning("checkpoint %s is not used: it belongs to another run (other data, profile or seed)", name)
                 continue
             return Checkpoint(load_file(folder / "state.safetensors"), values)

@@ -1,7 +1,7 @@
 """Ensemble distillation: teachers are trained first, and their mean probability becomes a share of each target.
 
 The soft targets are those of Hinton et al. 2015 (arXiv 1503.02531); teachers of the student's own architecture are those of
-Furlanello et al. 2018 (born-again networks, arXiv 1805.04770).
+Furlanello et al. 2018 (born-again networks, arXiv 1805.04770). Teachers of other profiles are in ``teachers.py``.
 """
 
 from __future__ import annotations
@@ -23,33 +23,37 @@ from goemotions.training.loop import TrainingLoop
 FitNetwork = Callable[[Profile, int, TokenizedSplit, str], TrainingLoop]
 
 
-def teach(
+def train_teachers(
     fit: FitNetwork, profile: Profile, train: TokenizedSplit, seed: int, location: str
-) -> tuple[TokenizedSplit, list[RunRecord]]:
-    """Trains the teachers of a profile one after the other, and blends their probabilities into the targets.
+) -> tuple[np.ndarray | None, list[RunRecord]]:
+    """Trains a profile's own teachers one after the other.
 
     Args:
         fit: trains one network.
         profile: the student's.
-        train: the train split; also what each teacher is trained on.
+        train: the train split, which each teacher is trained on.
         seed: the student's; teachers have the following ones.
         location: folder or S3 prefix of the student's checkpoints, below which those of the teachers go; empty for none.
 
     Returns:
-        The train split with blended targets, float32 [n, labels], and the record of each teacher; of a profile without teachers, the
-        split as it is.
+        Their mean probabilities of the train split, float32 [n, labels], and the record of each; None if the profile has none.
     """
-    hyperparameters = profile.hyperparameters
-    if not hyperparameters.teachers:
-        return train, []
-    teacher_profile = profile.changed(teachers=0, epochs=hyperparameters.teacher_epochs)
     probabilities, records = [], []
-    for number in range(1, hyperparameters.teachers + 1):
+    for number in range(1, profile.hyperparameters.teachers + 1):
         teacher_location = location and store.join(location, f"teacher-{number}")
-        teacher = fit(teacher_profile, seed + number, train, teacher_location)
-        score = functools.partial(engines.score_ids, teacher.engine(teacher.precision), train.rows)
-        probabilities.append(distributed.on_first(score))
+        teacher = fit(profile.as_teacher(), seed + number, train, teacher_location)
+        probabilities.append(score(teacher, train))
         records.append(teacher.record())
-    weight = hyperparameters.distillation_weight
-    blended = (1 - weight) * train.labels + weight * np.mean(probabilities, axis=0)
-    return TokenizedSplit(train.rows, blended.astype(np.float32)), records
+    return np.mean(probabilities, axis=0) if probabilities else None, records
+
+
+def score(teacher: TrainingLoop, train: TokenizedSplit) -> np.ndarray:
+    """Returns a teacher's probabilities of the train split, float32 [n, labels], in every process."""
+    return distributed.on_first(functools.partial(engines.score_ids, teacher.engine(teacher.precision), train.rows))
+
+
+def blend(profile: Profile, train: TokenizedSplit, probabilities: np.ndarray) -> TokenizedSplit:
+    """Returns the train split with targets of which a share is the teachers' mean probability."""
+    weight = profile.hyperparameters.distillation_weight
+    targets = (1 - weight) * train.labels + weight * probabilities
+    return TokenizedSplit(train.rows, targets.astype(np.float32))

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
 from goemotions import addresses
 from goemotions.data.dataset import load_dataset
-from goemotions.models import devices
-from goemotions.models.records import TrainingRecord
+from goemotions.errors import BadArgument
+from goemotions.models import devices, profiles
+from goemotions.models.records import RunRecord, TrainingRecord
 from goemotions.registry import tracking
 from goemotions.training import distributed, hardware, trainer
 from goemotions.training.options import TrainOptions
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def run(dataset: Path, output: Path, profile: str, options: TrainOptions) -> TrainingRecord:
@@ -34,12 +38,35 @@ def run(dataset: Path, output: Path, profile: str, options: TrainOptions) -> Tra
     """
     addresses.location(options.weights, "the weights")
     addresses.location(options.checkpoint_location, "the checkpoints")
+    return _launch(options, _train, dataset, output, profile, options)
+
+
+def teach(dataset: Path, output: Path, teacher: str, options: TrainOptions, store: str = "") -> RunRecord:
+    """Trains one teacher with ``trainer.teach``, in one process per GPU.
+
+    Args:
+        dataset, output, options, store: as ``trainer.teach`` takes them.
+        teacher: its name, such as ``mpnet@1``.
+
+    Returns:
+        The record of its run.
+
+    Raises:
+        BadArgument: the name is that of several teachers.
+        BadAddress, DeviceError, ModelError, TrainingError, Interrupted: as for ``run``.
+    """
+    addresses.location(options.weights, "the weights")
+    named = profiles.teachers([teacher])
+    if len(named) != 1:
+        raise BadArgument(f"{teacher} names {len(named)} teachers: a step trains one, such as {named[0]}")
+    return _launch(options, trainer.teach, dataset, output, named[0], options, store)
+
+
+def _launch(options: TrainOptions, function: Callable[..., T], *arguments: Any) -> T:
     kind = devices.resolve()
     count = options.processes or (torch.cuda.device_count() if kind == "cuda" else 1)
     log.info("training on %s", hardware.describe())
-    if count == 1:
-        return _train(dataset, output, profile, options)
-    return distributed.launch(count, _train, dataset, output, profile, options)
+    return function(*arguments) if count == 1 else distributed.launch(count, function, *arguments)
 
 
 def _train(dataset: Path, output: Path, profile: str, options: TrainOptions) -> TrainingRecord:

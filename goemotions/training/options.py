@@ -42,6 +42,9 @@ class TrainOptions:
         defaults.CHECKPOINT_MINUTES,
         "Minutes between two checkpoints; each epoch ends with one, too. 0 for one after each step.",
     )
+    teachers: str = _option(
+        "", "Teachers whose scores the dataset must hold, such as mpnet:2+minilm:3; empty: those that it holds, if any."
+    )
     pipeline_run: str = _option("", "Id of the pipeline run to log to MLflow under; empty for no logging.", flag="--run")
     processes: int = _option(0, "Processes that train together; 0 for one per GPU, or one without a GPU.")
 

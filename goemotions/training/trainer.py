@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import logging
 import signal
 import threading
 from collections.abc import Iterator
@@ -19,14 +21,16 @@ from goemotions.data.taxonomy import Taxonomy
 from goemotions.metrics import calibration
 from goemotions.models import classifier, engines, profiles
 from goemotions.models.classifier import EncoderFiles
-from goemotions.models.profiles import Profile
-from goemotions.models.records import CalibrationRecord, TrainingRecord
+from goemotions.models.profiles import Profile, Teacher
+from goemotions.models.records import CalibrationRecord, RunRecord, TrainingRecord
 from goemotions.models.tokenizer import TextEncoder
-from goemotions.storage import store
-from goemotions.training import distillation, distributed, hardware, losses
+from goemotions.storage import layout, manifest, store
+from goemotions.training import distillation, distributed, hardware, losses, teachers
 from goemotions.training.batches import TokenizedSplit
 from goemotions.training.loop import CheckpointPlan, OnEpoch, TrainingLoop, ignore_epoch
 from goemotions.training.options import TrainOptions
+
+log = logging.getLogger(__name__)
 
 CHECKPOINT_FORMAT = 3
 
@@ -72,24 +76,68 @@ def train(
     profile = profiles.get(profile_name, options.hyperparameters())
     options = dataclasses.replace(options, precision=hardware.resolve_precision(options.precision))
     with load(dataset, profile, options.weights) as material, hardware.memory_errors(), stop_signal() as stopped:
-        fit = functools.partial(_fit, material, options, stopped)
         smoothed = losses.smooth(material.train.labels, profile.hyperparameters.label_smoothing)
-        targets, teachers = distillation.teach(
-            fit, profile, TokenizedSplit(material.train.rows, smoothed), options.seed, options.checkpoint_location
+        targets = TokenizedSplit(material.train.rows, smoothed)
+        fit_network = functools.partial(fit, material, options, stopped)
+        named = teachers.scores_of(dataset, options.teachers)
+        scores, records = named or distillation.train_teachers(
+            fit_network, profile, targets, options.seed, options.checkpoint_location
         )
-        loop = fit(profile, options.seed, targets, options.checkpoint_location, on_epoch)
+        if scores is not None:
+            targets = distillation.blend(profile, targets, scores)
+        taught_by = hashlib.sha256(named[0].tobytes()).hexdigest() if named else ""
+        loop = fit_network(profile, options.seed, targets, options.checkpoint_location, on_epoch, taught_by)
         run = loop.record()
         record = TrainingRecord(
-            **vars(run) | {"seconds": run.seconds + sum(teacher.seconds for teacher in teachers)},
+            **vars(run) | {"seconds": run.seconds + sum(teacher.seconds for teacher in records)},
             weights=options.weights or f"{profile.encoder.base}@{profile.encoder.revision}",
             dataset_digest=material.digest,
             max_length=material.encoder.max_length,
-            teachers=teachers,
+            teachers=records,
             calibration=_calibrate(loop, material.validation),
         )
         if distributed.is_first():
             classifier.save_classifier(output, loop.classifier, material.tokenizer, dataclasses.asdict(record))
     return record
+
+
+@store.raise_on_full_disk
+def teach(dataset: Path, output: Path, teacher: Teacher, options: TrainOptions, store_location: str = "") -> RunRecord:
+    """Trains one teacher and writes the folder of its scores of the train split, or copies it from the store.
+
+    Args:
+        dataset: a Dataset folder; its test split is not opened.
+        output: the folder to write.
+        teacher: the profile and its seed.
+        options: how it is trained.
+        store_location: the store that keeps scores and checkpoints, by what determines them; empty for none.
+
+    Raises:
+        ModelError, TrainingError, Interrupted: as ``train`` does.
+    """
+    profile = profiles.get(teacher.profile, options.settings).as_teacher()
+    options = dataclasses.replace(options, precision=hardware.resolve_precision(options.precision))
+    with load(dataset, profile, options.weights) as material, hardware.memory_errors(), stop_signal() as stopped:
+        key = teachers.key(material.digest, material.files, profile, teacher.seed, options.precision)
+        kept = store_location and layout.teacher(store_location, key)
+        if kept and distributed.on_first(lambda: store.has(kept, manifest.NAME)):
+            if distributed.is_first():
+                log.info("teacher %s: its scores are found in %s", teacher, kept)
+                store.fetch_named(kept, output)
+            return distributed.on_first(lambda: teachers.read(dataset, output)[1][0])
+        smoothed = losses.smooth(material.train.labels, profile.hyperparameters.label_smoothing)
+        train = TokenizedSplit(material.train.rows, smoothed)
+        checkpoints = store_location and layout.checkpoints(store_location, "teachers", key)
+        loop = fit(material, options, stopped, profile, teacher.seed, train, checkpoints)
+        scores = distillation.score(loop, train)
+        if distributed.is_first():
+            teachers.write(output, dataset, str(teacher), scores, [loop.record()])
+            # Another run may have been faster.
+            if kept and not store.has(kept, manifest.NAME):
+                store.put(output, kept)
+            if checkpoints:
+                store.remove(checkpoints)
+    return loop.record()
 
 
 @contextmanager
@@ -113,7 +161,7 @@ def load(dataset: Path, profile: Profile, weights: str = "") -> Iterator[Materia
         yield Material(files, taxonomy, info["digest"], tokenizer, encoder, train, validation)
 
 
-def _fit(
+def fit(
     material: Material,
     options: TrainOptions,
     stopped: threading.Event,
@@ -122,8 +170,9 @@ def _fit(
     targets: TokenizedSplit,
     location: str,
     on_epoch: OnEpoch = ignore_epoch,
+    taught_by: str = "",
 ) -> TrainingLoop:
-    """Builds one network, student or teacher, and trains it."""
+    """Builds one network, student or teacher, and trains it; a digest of the scores that teach it tells its checkpoints from others."""
     network = classifier.build_classifier(profile, material.taxonomy, weights=material.files, seed=seed)
     if profile.hyperparameters.init_bias_from_frequency:
         classifier.init_bias_from_frequency(network, material.train.labels)
@@ -135,8 +184,12 @@ def _fit(
         "format": CHECKPOINT_FORMAT,
         **profile.describe(),
     }
-    # Patience decides when a training ends, not how it goes on; older checkpoints lack it.
-    del fingerprint["patience"]
+    # Patience decides when a training ends, not how it goes on. The others count for students only. Older checkpoints may differ.
+    without_teachers = () if taught_by or profile.hyperparameters.teachers else ("distillation_weight", "teacher_epochs")
+    for unused in ("patience", *without_teachers):
+        del fingerprint[unused]
+    if taught_by:
+        fingerprint |= {"teachers": 0, "taught_by": taught_by}
     plan = CheckpointPlan(location, options.checkpoint_minutes, fingerprint)
     loop = TrainingLoop(profile, network, material.encoder, seed, options.precision, plan)
     loop.fit(targets, material.validation, on_epoch, stopped)

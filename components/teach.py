@@ -1,0 +1,37 @@
+"""Train one teacher."""
+
+from typing import Any
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Output
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+def teach(
+    dataset: Input[Dataset],
+    teacher: str,
+    weights: dict[str, str],
+    settings: dict[str, dict[str, Any]],
+    precision: str,
+    store: str,
+    checkpoint_minutes: float,
+    scores: Output[Artifact],
+) -> None:
+    """Writes the teacher's scores of the train split, or copies them from the store, which keeps them for later runs."""
+    from pathlib import Path
+
+    from goemotions.models import profiles
+    from goemotions.training import launcher
+    from goemotions.training.options import TrainOptions
+
+    profile = profiles.teachers(teacher)[0].profile
+    options = TrainOptions(
+        weights=weights.get(profile, ""),
+        settings=settings.get(profile, {}),
+        precision=precision,
+        checkpoint_minutes=checkpoint_minutes,
+    )
+    record = launcher.teach(Path(dataset.path), Path(scores.path), teacher, options, store)
+    scores.metadata.update(teacher=teacher, parameters=record.parameters, seconds=record.seconds)

@@ -1,0 +1,133 @@
+"""Teachers of any profile, for students of any profile: each is trained once, and its scores of the train split are kept.
+
+A *taught* Dataset is a Dataset folder with the mean of such scores in ``teachers/``; every student that is trained on it learns from
+them. Scores are found again in the store by what determines them: data, weights, recipe and seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from goemotions.data.dataset import DatasetInfo, load_dataset, taxonomy_of
+from goemotions.errors import DataError, TrainingError
+from goemotions.evaluation import predictions
+from goemotions.evaluation.predictions import Predictions
+from goemotions.models import profiles
+from goemotions.models.classifier import EncoderFiles
+from goemotions.models.profiles import Profile, Teacher
+from goemotions.models.records import RunRecord, read_runs
+from goemotions.storage import manifest, store
+
+FOLDER = "teachers"
+RECORDS = "teachers.json"
+# Part of the key of the scores: raise it if the same recipe gives other scores.
+FORMAT = 1
+
+
+def key(digest: str, files: EncoderFiles, profile: Profile, seed: int, precision: str) -> str:
+    """Returns what the scores of a teacher are found by: a digest of all that determines them."""
+    names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    weights = {name: manifest.sha256(files.folder / name) for name in names if (files.folder / name).exists()}
+    recipe = profile.describe()
+    for unused in ("teachers", "teacher_epochs", "distillation_weight"):
+        del recipe[unused]
+    content = {"digest": digest, "weights": weights, "recipe": recipe, "seed": seed, "precision": precision, "format": FORMAT}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def write(folder: Path, dataset: Path, name: str, probabilities: np.ndarray, records: Sequence[RunRecord]) -> None:
+    """Writes the folder of the scores of the train split, of one teacher or of the mean of several, with the records of their runs."""
+    splits, info = load_dataset(dataset, ("train",))
+    taxonomy = taxonomy_of(info)
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = taxonomy.multi_hot(splits["train"]["labels"][:])
+    scored = Predictions(
+        taxonomy.names, splits["train"]["id"][:], labels, probabilities, "train", "torch", info["digest"], profile=name
+    )
+    scored.write(folder / predictions.FILE)
+    content = [dataclasses.asdict(record) for record in records]
+    (folder / RECORDS).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    manifest.write(folder)
+
+
+@store.raise_on_full_disk
+def combine(dataset: Path, scores: Sequence[Path], output: Path) -> list[RunRecord]:
+    """Writes a taught Dataset: a copy of the dataset, and the mean of the teachers' scores.
+
+    Args:
+        dataset: a Dataset folder.
+        scores: the folders of the teachers' scores.
+        output: the Dataset folder to write.
+
+    Raises:
+        DataError: scores of other data, other labels or other rows.
+        TrainingError: there are none.
+    """
+    if not scores:
+        raise TrainingError("there are no scores to combine: name teachers, such as mpnet:2")
+    found = [read(dataset, folder) for folder in scores]
+    records = [record for _, runs in found for record in runs]
+    shutil.copytree(dataset, output, dirs_exist_ok=True)
+    mean = np.mean([probabilities for probabilities, _ in found], axis=0)
+    write(output / FOLDER, dataset, "+".join(name_of(record) for record in records), mean, records)
+    return records
+
+
+def scores_of(dataset: Path, expected: str = "") -> tuple[np.ndarray, list[RunRecord]] | None:
+    """Returns the mean scores in a taught Dataset, float32 [n, labels], and the teachers' records; None if it has none.
+
+    Args:
+        dataset: a Dataset folder.
+        expected: names of teachers, as ``profiles.teachers`` reads them; if there are any, their scores and no others must be there.
+
+    Raises:
+        DataError: scores of other data, labels, rows or teachers.
+    """
+    found = read(dataset, dataset / FOLDER) if (dataset / FOLDER).exists() else None
+    names = sorted(name_of(record) for record in found[1]) if found else []
+    wanted = sorted(map(str, profiles.teachers(expected)))
+    if wanted and names != wanted:
+        raise DataError(
+            f"{dataset} holds scores of {', '.join(names) or 'no teachers'}, but {', '.join(wanted)} are to teach: "
+            "make it with `goemotions teach`, or compile the pipeline with these teachers"
+        )
+    return found
+
+
+def name_of(record: RunRecord) -> str:
+    """The name of a teacher by its record."""
+    return str(Teacher(record.profile["name"], record.seed))
+
+
+def read(dataset: Path, folder: Path) -> tuple[np.ndarray, list[RunRecord]]:
+    """Reads a folder of scores of the train split of a Dataset.
+
+    Returns:
+        The probabilities, float32 [n, labels], and the records of the teachers.
+
+    Raises:
+        DataError: scores of other data, labels or rows.
+        IntegrityError: the folder is not complete.
+    """
+    manifest.verify(folder)
+    splits, info = load_dataset(dataset, ("train",))
+    scored = Predictions.read(folder)
+    _check(scored, folder, info, splits["train"]["id"][:])
+    return scored.probabilities, read_runs(folder / RECORDS)
+
+
+def _check(scored: Predictions, folder: Path, info: DatasetInfo, ids: list[str]) -> None:
+    again = "train the teachers on this dataset (`goemotions teach`)"
+    if scored.digest != info["digest"]:
+        raise DataError(f"{folder} holds scores of the data {scored.digest[:12]}, but {info['digest'][:12]} is given: {again}")
+    if scored.names != taxonomy_of(info).names:
+        raise DataError(f"{folder} holds scores of {len(scored.names)} labels that are not those of the data: {again}")
+    if list(scored.ids) != ids:
+        raise DataError(f"{folder} holds scores of {len(scored.ids)} rows that are not the {len(ids)} of train: {again}")

@@ -1,0 +1,195 @@
+"""Teachers of any profile: trained once, found again by what determines their scores, and checked before they teach."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from goemotions.data.dataset import ingest, load_dataset
+from goemotions.errors import DataError, IntegrityError, Interrupted, ModelError, TrainingError
+from goemotions.evaluation.predictions import Predictions
+from goemotions.models import profiles
+from goemotions.models.profiles import Teacher
+from goemotions.models.records import RunRecord
+from goemotions.storage import store
+from goemotions.training import launcher, teachers, trainer
+from goemotions.training.options import TrainOptions
+from tests.training.test_trainer import result_of, stop_at
+
+SETTINGS = {"teacher_epochs": 1, "learning_rate": 3e-3}
+
+
+@pytest.fixture(scope="module")
+def scores(dataset: Path, weights: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function from a teacher's name to the folder of its scores, which it makes once."""
+    root = tmp_path_factory.mktemp("scores")
+
+    def make(name: str) -> Path:
+        if not (root / name).exists():
+            teach(name, dataset, root / name, weights)
+        return root / name
+
+    return make
+
+
+def teach(
+    name: str, dataset: Path, output: Path, weights: Callable[[str], str], location: str = "", **changed: object
+) -> RunRecord:
+    (teacher,) = profiles.teachers(name)
+    options = TrainOptions(weights=weights(teacher.profile), settings=SETTINGS | changed, precision="fp32")
+    return launcher.teach(dataset, output, name, options, location)
+
+
+def student(dataset: Path, output: Path, profile: str, weights: Callable[[str], str], **options: object) -> None:
+    settings = {"teachers": 0, "epochs": 2, "learning_rate": 3e-3, **options}
+    trainer.train(dataset, output, profile, TrainOptions(weights=weights(profile), settings=settings, precision="fp32"))
+
+
+def test_teachers_are_named_by_profile_and_seed() -> None:
+    expected = [Teacher("mpnet", 1), Teacher("mpnet", 2), Teacher("minilm", 7), Teacher("distilbert", 1)]
+    assert profiles.teachers("mpnet:2+minilm@7+distilbert") == expected
+    assert profiles.teachers([str(teacher) for teacher in expected]) == expected
+    assert profiles.teachers("") == profiles.teachers([]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mpnet:0", "'mpnet:0' names no teachers: write mpnet, mpnet:3 for three of them, or mpnet@4"),
+        ("mpnet:two", "names no teachers"),
+        ("bert-huge:2", "there is no model profile 'bert-huge'"),
+        ("minilm:2+minilm@2", "the teacher minilm@2 is named twice"),
+    ],
+)
+def test_names_of_other_forms_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        profiles.teachers(text)
+
+
+def test_named_teachers_of_the_students_profile_teach_as_its_own_do(
+    dataset: Path, weights: Callable[[str], str], scores: Callable[[str], Path], tmp_path: Path
+) -> None:
+    records = teachers.combine(dataset, [scores("minilm@1"), scores("minilm@2")], tmp_path / "taught")
+    student(tmp_path / "taught", tmp_path / "named", "minilm", weights)
+    student(dataset, tmp_path / "own", "minilm", weights, teachers=2, **SETTINGS)
+    assert result_of(tmp_path / "named") == result_of(tmp_path / "own")
+    content = json.loads((tmp_path / "named" / "training.json").read_text())
+    assert [teacher["seed"] for teacher in content["teachers"]] == [1, 2]
+    assert content["seconds"] > sum(record.seconds for record in records)
+
+
+@pytest.mark.parametrize("profile", ["distilbert", "minilm-3l", "mpnet"])
+def test_teachers_of_several_kinds_teach_students_of_every_kind(
+    profile: str, dataset: Path, weights: Callable[[str], str], scores: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """From large to small, to fewer layers, and to a profile of their own."""
+    names = ["mpnet@1", "minilm@1", "roberta-large@3"]
+    teachers.combine(dataset, [scores(name) for name in names], tmp_path / "taught")
+    mean, records = teachers.scores_of(tmp_path / "taught", "mpnet+minilm+roberta-large@3") or (None, [])
+    assert [teachers.name_of(record) for record in records] == names
+    each = [Predictions.read(scores(name)).probabilities for name in names]
+    assert mean == pytest.approx(np.mean(each, axis=0))
+    student(tmp_path / "taught", tmp_path / "taught-model", profile, weights, distillation_weight=1.0)
+    student(dataset, tmp_path / "alone-model", profile, weights)
+    assert result_of(tmp_path / "taught-model").weights != result_of(tmp_path / "alone-model").weights
+
+
+def test_scores_are_found_again_by_data_weights_recipe_and_seed(
+    dataset: Path, source: Path, weights: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location = str(tmp_path / "store")
+    first = teach("minilm@1", dataset, tmp_path / "first", weights, location)
+    assert not store.children(store.join(location, "checkpoints", "teachers"))
+    trained: list[int] = []
+    fit = trainer.fit
+    monkeypatch.setattr(trainer, "fit", lambda *arguments: trained.append(arguments[4]) or fit(*arguments))
+    assert teach("minilm@1", dataset, tmp_path / "again", weights, location) == first
+    assert not trained
+    assert teachers.read(dataset, tmp_path / "again")[0] == pytest.approx(teachers.read(dataset, tmp_path / "first")[0])
+    # What only students use is no part of the recipe.
+    assert teach("minilm@1", dataset, tmp_path / "student", weights, location, distillation_weight=0.3) == first
+    (tmp_path / "source").mkdir()
+    for path in source.iterdir():
+        lines = path.read_text().splitlines(keepends=True)
+        (tmp_path / "source" / path.name).write_text("".join(lines[:-1] if path.name == "train.tsv" else lines))
+    ingest(str(tmp_path / "source"), tmp_path / "other")
+    other_weights = shutil.copytree(weights("minilm"), tmp_path / "weights")
+    (other_weights / "config.json").write_text((other_weights / "config.json").read_text().replace("0.1", "0.2"))
+    teach("minilm@2", dataset, tmp_path / "seed", weights, location)
+    teach("minilm@1", dataset, tmp_path / "recipe", weights, location, dropout=0.3)
+    teach("minilm@1", tmp_path / "other", tmp_path / "data", weights, location)
+    teach("minilm@1", dataset, tmp_path / "files", lambda _: str(other_weights), location)
+    assert trained == [2, 1, 1, 1]
+
+
+def test_an_interrupted_teacher_resumes_in_another_run(
+    dataset: Path,
+    weights: Callable[[str], str],
+    scores: Callable[[str], Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    location = str(tmp_path / "store")
+    with pytest.MonkeyPatch.context() as patched:
+        stop_at(5, patched)
+        with pytest.raises(Interrupted):
+            teach("minilm@1", dataset, tmp_path / "part", weights, location)
+    with caplog.at_level("INFO"):
+        teach("minilm@1", dataset, tmp_path / "whole", weights, location)
+    assert "resuming minilm at step 5 of 8" in caplog.text
+    resumed, undisturbed = (Predictions.read(folder).probabilities for folder in (tmp_path / "whole", scores("minilm@1")))
+    assert (resumed == undisturbed).all()
+
+
+def other_data(dataset: Path) -> str:
+    path = dataset / "dataset.json"
+    path.write_text(path.read_text().replace(load_dataset(dataset)[1]["digest"], "0" * 64))
+    return "holds scores of the data"
+
+
+def other_labels(dataset: Path) -> str:
+    path = dataset / "dataset.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "labels": list(reversed(content["labels"]))}))
+    return "holds scores of 7 labels that are not those of the data"
+
+
+def fewer_rows(dataset: Path) -> str:
+    splits, _ = load_dataset(dataset)
+    splits["train"].select(range(239)).save_to_disk(str(dataset / "fewer"))
+    shutil.rmtree(dataset / "train")
+    (dataset / "fewer").rename(dataset / "train")
+    return "holds scores of 240 rows that are not the 239 of train"
+
+
+def a_changed_file(dataset: Path) -> str:
+    path = dataset / teachers.FOLDER / "predictions.parquet"
+    path.write_bytes(path.read_bytes()[:-1])
+    return "differs from its manifest"
+
+
+@pytest.mark.fault("teachers-of-other-data")
+@pytest.mark.parametrize("damage", [other_data, other_labels, fewer_rows, a_changed_file], ids=lambda damage: damage.__name__)
+def test_scores_that_do_not_belong_to_the_data_teach_nobody(
+    damage: Callable[[Path], str], dataset: Path, weights: Callable[[str], str], scores: Callable[[str], Path], tmp_path: Path
+) -> None:
+    teachers.combine(dataset, [scores("minilm@1")], tmp_path / "taught")
+    message = damage(tmp_path / "taught")
+    with pytest.raises((DataError, IntegrityError), match=message):
+        student(tmp_path / "taught", tmp_path / "model", "minilm", weights)
+
+
+@pytest.mark.fault("teachers-of-other-data")
+def test_a_student_refuses_other_teachers_than_it_asks_for(
+    dataset: Path, weights: Callable[[str], str], scores: Callable[[str], Path], tmp_path: Path
+) -> None:
+    teachers.combine(dataset, [scores("minilm@1")], tmp_path / "taught")
+    for folder, held in ((tmp_path / "taught", "minilm@1"), (dataset, "no teachers")):
+        options = TrainOptions(weights=weights("minilm"), teachers="minilm:2")
+        with pytest.raises(DataError, match=f"holds scores of {held}, but minilm@1, minilm@2 are to teach"):
+            trainer.train(folder, tmp_path / "model", "minilm", options)
+    with pytest.raises(TrainingError, match="no scores to combine"):
+        teachers.combine(dataset, [], tmp_path / "none")
