@@ -125,7 +125,7 @@ def demo(data: str, models: str, epochs: int, model_name: str) -> None:
         click.echo(demonstration.run(model_name, training_arguments(data, models, {}, epochs, {}, is_local=True)))
     except KeyboardInterrupt:
         raise WorkflowError(
-            "interrupted: start again at any time; the stack keeps running (`make stack-down` stops it)"
+            "interrupted: the same command resumes it; the stack keeps running (`make stack-down` stops it)"
         ) from None
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
+import secrets
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ HIDDEN = re.compile(r"UserWarning|RuntimeWarning")
 NAMED_ERROR = re.compile(r"^\s*goemotions\.errors\.\w+: (.+)$", re.MULTILINE)
 TAIL_CHARACTERS = 6000
 STOP_SECONDS = 15
+UNFINISHED = "unfinished.json"
 
 
 class RunFailed(WorkflowError):
@@ -64,14 +68,44 @@ def run(folder: Path = stack.FOLDER, **arguments: Any) -> RunFolder:
     before = set(root.iterdir())
     log = root / "last.log"
     pipeline = training.for_run(has_teachers=bool(arguments.get("teachers")))
+    pipeline_run, resumed = _begin(root / UNFINISHED, arguments)
+    if resumed:
+        print(f"resumes the run {pipeline_run}, which did not finish: its trainings continue from their checkpoints")
     try:
-        with _adapted_to_this_machine(pipeline), _stop_on_interrupt(), _logged_to(log):
+        with _adapted_to_this_machine(pipeline, pipeline_run), _stop_on_interrupt(), _logged_to(log):
             pipeline(**arguments)
     except RuntimeError as error:
         raise _failure(log) from error
     finished = RunFolder(next(path for path in root.iterdir() if path.is_dir() and path not in before))
     log.rename(finished.log)
+    (root / UNFINISHED).unlink(missing_ok=True)
     return finished
+
+
+def _begin(path: Path, arguments: Mapping[str, Any]) -> tuple[str, bool]:
+    """The id of a run, and whether it is that of one that was interrupted or failed: the same id finds its checkpoints and models.
+
+    Args:
+        path: the record of the last run until it has finished.
+        arguments: the parameters of this one; only a run with the same ones is resumed.
+    """
+    process = [os.getpid(), psutil.Process().create_time()]
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["arguments"] == json.loads(json.dumps(arguments)) and not _is_running(*content["process"]):
+            path.write_text(json.dumps({**content, "process": process}), encoding="utf-8")
+            return content["pipeline_run"], True
+    pipeline_run = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    content = {"pipeline_run": pipeline_run, "arguments": arguments, "process": process}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return pipeline_run, False
+
+
+def _is_running(number: int, started: float) -> bool:
+    try:
+        return bool(psutil.Process(number).create_time() == started)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _failure(log: Path) -> RunFailed:
@@ -83,8 +117,9 @@ def _failure(log: Path) -> RunFailed:
 
 
 @contextlib.contextmanager
-def _adapted_to_this_machine(pipeline: BaseComponent) -> Iterator[None]:
-    """Changes the pipeline for a run on this machine: no retries, one model after the other, and no variables of pods.
+def _adapted_to_this_machine(pipeline: BaseComponent = training.training, pipeline_run: str = training.RUN) -> Iterator[None]:
+    """Changes the pipeline for a run on this machine: no retries, one model after the other, no variables of pods, and an id that a run
+    which resumes it can have, too.
 
     A retry would meet the same error again. Two trainings at once on a few cores take longer than one after the other, and distort
     the measured latency. The variables say which pods were given a GPU; here a GPU is used if there is one.
@@ -97,6 +132,9 @@ def _adapted_to_this_machine(pipeline: BaseComponent) -> Iterator[None]:
     for dag in (spec.root.dag, *(spec.components[loop.component_ref.name].dag for loop in loops)):
         for task in dag.tasks.values():
             task.ClearField("retry_policy")
+            for parameter in task.inputs.parameters.values():
+                if parameter.runtime_value.constant.string_value == training.RUN:
+                    parameter.runtime_value.constant.string_value = pipeline_run
     for executor in spec.deployment_spec["executors"].values():
         executor["container"].fields.pop("env", None)
     try:
@@ -116,7 +154,7 @@ def _stop_on_interrupt() -> Iterator[None]:
         for step in steps:
             step.terminate()
         psutil.wait_procs(steps, timeout=STOP_SECONDS)
-        os.write(2, b"\ninterrupted: start again at any time; the stack keeps running (`make stack-down` stops it)\n")
+        os.write(2, b"\ninterrupted: the same command resumes it; the stack keeps running (`make stack-down` stops it)\n")
         os._exit(130)
 
     if threading.current_thread() is not threading.main_thread():

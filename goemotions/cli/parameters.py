@@ -79,7 +79,10 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "models": (TEXTS, WITHOUT_REPETITION),
     "weights": (TEXT_BY_NAME,),
     # An error of its own names the profile that does not exist.
-    "teachers": (Rule(lambda value: profiles.teachers(value) is not None, "names of teachers, such as mpnet:2+minilm:3"),),
+    "teachers": (
+        Rule(lambda value: all(isinstance(one, str) for one in value), "a list of names"),
+        Rule(lambda value: profiles.teachers(value) is not None, "names of teachers, such as mpnet:2+minilm:3"),
+    ),
     "epochs": (between(0, 10_000),),
     "seed": (between(0, LARGEST_SEED),),
     "precision": (one_of(*PRECISIONS),),

@@ -222,7 +222,7 @@ def teachers(names: str | Iterable[str]) -> list[Teacher]:
         get(name)
         named += [Teacher(name, int(seed))] if seed else [Teacher(name, number) for number in range(1, int(count or 1) + 1)]
     if repeated := [str(one) for one in named if named.count(one) > 1]:
-        raise ModelError(f"the teacher {repeated[0]} is named twice: give each network once")
+        raise ModelError(f"the teachers are not all different: {repeated[0]} is named twice")
     return named
 
 

@@ -12,6 +12,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,10 +21,12 @@ from goemotions.errors import DataError, TrainingError
 from goemotions.evaluation import predictions
 from goemotions.evaluation.predictions import Predictions
 from goemotions.models import profiles
-from goemotions.models.classifier import EncoderFiles
 from goemotions.models.profiles import Profile, Teacher
 from goemotions.models.records import RunRecord, read_runs
 from goemotions.storage import manifest, store
+
+if TYPE_CHECKING:
+    from goemotions.models.classifier import EncoderFiles
 
 FOLDER = "teachers"
 RECORDS = "teachers.json"

@@ -86,7 +86,7 @@ def test_the_group_lists_every_step_and_the_commands_of_the_pipelines() -> None:
     result = CliRunner().invoke(cli.commands, ["--help"])
     assert result.exit_code == 0
     listed = [line.split()[0] for line in result.output.partition("Commands:\n")[2].splitlines()]
-    steps = ["ingest", "train", "export", "evaluate", "tune-thresholds", "register", "report"]
+    steps = ["ingest", "teach", "train", "export", "evaluate", "tune-thresholds", "register", "report"]
     assert listed == sorted(
         [*steps, "predict", "score", "serve", "keys", "model", "export-hf", "in-cluster", "pipeline", "stack"]
     )

@@ -8,17 +8,19 @@ from pathlib import Path
 import pytest
 from kfp import dsl
 
+from components.combine_teachers import combine_teachers
 from components.deploy import deploy
 from components.evaluate import evaluate
 from components.export import export
 from components.ingest import ingest
 from components.register import register
 from components.report import report
+from components.teach import teach
 from components.train import train
 from components.tune_thresholds import tune_thresholds
 from goemotions.registry import registration, tracking
 
-COMPONENTS = (ingest, train, export, evaluate, tune_thresholds, register, report, deploy)
+COMPONENTS = (ingest, teach, combine_teachers, train, export, evaluate, tune_thresholds, register, report, deploy)
 
 
 @pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)
@@ -56,6 +58,7 @@ def test_train_logs_its_epochs_and_leaves_checkpoints_in_s3(
         store=bucket,
         checkpoint_minutes=0.0,
         pipeline_run="component-train",
+        teachers=[],
         model=model,
     )
     run = tracking._client().get_run(tracking.get_or_create_run("component-train", "minilm").run_id)
@@ -67,6 +70,31 @@ def test_train_logs_its_epochs_and_leaves_checkpoints_in_s3(
     checkpoints = registration.storage.children(f"{bucket}checkpoints/component-train/minilm/")
     assert checkpoints == ["step-000000016", "teacher-1"]
     assert model.metadata["profile"] == "minilm"
+
+
+def test_teachers_are_kept_in_s3_and_their_scores_are_in_the_dataset_of_the_students(
+    dataset: Path, stack: Path, bucket: str, weights: Callable[[str], str], tmp_path: Path
+) -> None:
+    folders = [dsl.Artifact(uri=str(tmp_path / name)) for name in ("one", "again")]
+    for scores in folders:
+        teach.python_func(
+            dataset=dsl.Dataset(uri=str(dataset)),
+            teacher="minilm@4",
+            weights={"minilm": weights("minilm")},
+            settings={"minilm": {"learning_rate": 0.003}},
+            precision="fp32",
+            store=bucket,
+            checkpoint_minutes=10.0,
+            scores=scores,
+        )
+    assert len(registration.storage.children(f"{bucket}teachers/")) == 1
+    assert registration.storage.children(f"{bucket}checkpoints/teachers/") == []
+    assert folders[0].metadata == folders[1].metadata
+    assert folders[0].metadata.keys() == {"teacher", "parameters", "seconds"}
+    taught = dsl.Dataset(uri=str(tmp_path / "taught"))
+    combine_teachers.python_func(dsl.Dataset(uri=str(dataset)), folders[:1], taught)
+    assert taught.metadata["teachers"] == "minilm@4"
+    assert (tmp_path / "taught" / "teachers" / "predictions.parquet").exists()
 
 
 def logged(run: str) -> tuple[dict[str, float], dict[str, str]]:

@@ -69,10 +69,12 @@ def compiled_once() -> Iterator[None]:
     files: dict[tuple[str, str, BaseComponent], bytes] = {}
     make, compile_pipeline = training.pipeline, package.compile_pipeline
 
-    def pipeline(settings: dict[str, str], labels: dict[str, str] | None = None) -> BaseComponent:
-        key = json.dumps([settings, labels])
+    def pipeline(
+        settings: dict[str, str], labels: dict[str, str] | None = None, *, has_teachers: bool = False
+    ) -> BaseComponent:
+        key = json.dumps([settings, labels, has_teachers])
         if key not in pipelines:
-            pipelines[key] = make(settings, labels)
+            pipelines[key] = make(settings, labels, has_teachers=has_teachers)
         return pipelines[key]
 
     def compiled(path: Path, image: str, commit: str, pipeline: BaseComponent) -> None:

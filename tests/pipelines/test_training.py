@@ -1,5 +1,7 @@
 """The compiled training pipeline."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import yaml
 from goemotions.cli import parameters as rules
 from goemotions.cli.options import pairs
 from goemotions.errors import BadArgument, ModelError
-from pipelines import batch, local, parameters, placement, resources, training
+from pipelines import batch, local, package, parameters, placement, resources, training
 from pipelines.package import compile_pipeline
 from pipelines.training import pipeline as training_pipeline
 
@@ -70,6 +72,36 @@ def test_the_tasks_are_the_steps_in_their_order(pipeline: dict[str, Any], loop: 
         "evaluate (gpu)",
         "evaluate (cpu)",
     ]
+
+
+def test_teachers_are_trained_side_by_side_before_the_models_which_learn_from_all_of_them(tmp_path: Path) -> None:
+    compile_pipeline(tmp_path / "taught.yaml", "image", "abc123", training.pipeline(has_teachers=True))
+    compiled = next(yaml.safe_load_all((tmp_path / "taught.yaml").read_text()))
+    tasks = compiled["root"]["dag"]["tasks"]
+    assert set(tasks) == {"ingest", "for-loop-1", "combine-teachers", "for-loop-2", "register", "report", "condition-3"}
+    assert tasks["for-loop-1"]["parameterIterator"]["items"] == {"inputParameter": "pipelinechannel--teachers"}
+    assert set(tasks["combine-teachers"]["dependentTasks"]) == {"ingest", "for-loop-1"}
+    assert set(tasks["for-loop-2"]["dependentTasks"]) == {"ingest", "combine-teachers"}
+    train = compiled["components"]["comp-for-loop-2"]["dag"]["tasks"]["train"]
+    assert train["inputs"]["artifacts"]["dataset"] == {"componentInputArtifact": "pipelinechannel--combine-teachers-taught"}
+    executors = compiled["deploymentSpec"]["executors"]
+    requested = [executors[f"exec-{step}"]["container"]["resources"] for step in ("teach", "train")]
+    assert requested[0] == requested[1]
+
+
+@pytest.mark.parametrize("text", ["mpnet:2+minilm@7", '["mpnet:2", "minilm@7"]'])
+def test_teachers_are_given_by_profile_and_number(text: str) -> None:
+    given = parameters.training_arguments("sample", "minilm", {}, 0, {"teachers": text}, is_local=True)
+    assert given["teachers"] == ["mpnet@1", "mpnet@2", "minilm@7"]
+
+
+def test_the_package_has_the_steps_of_its_run(tmp_path: Path) -> None:
+    for teachers, steps in (([], 0), (["roberta-large@1"], 1)):
+        packed = package.pack_training(
+            "", "", {"models": ["distilbert"], "teachers": teachers}, force=True, path=tmp_path / "p.yaml"
+        )
+        executors = next(yaml.safe_load_all(packed.path.read_text()))["deploymentSpec"]["executors"]
+        assert sum(name == "exec-teach" for name in executors) == steps
 
 
 def test_nothing_is_deployed_unless_a_namespace_is_named(pipeline: dict[str, Any]) -> None:
@@ -260,6 +292,32 @@ def test_a_local_run_does_not_change_the_pipeline(compiled: Path, tmp_path: Path
     assert (tmp_path / "after.yaml").read_bytes() == compiled.read_bytes() != (tmp_path / "local.yaml").read_bytes()
 
 
+def test_a_run_that_did_not_finish_is_resumed_under_its_id_by_the_same_parameters(tmp_path: Path) -> None:
+    path, given = tmp_path / "unfinished.json", {"models": ["minilm"], "epochs": 2}
+    first, _ = local._begin(path, given)
+    # Its process runs: another run at the same time is another run.
+    assert local._begin(path, given)[0] != first
+    first = json.loads(path.read_text())["pipeline_run"]
+    for ended in ([2**22 + 1, 1.0], [os.getpid(), 1.0]):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "process": ended}))
+        assert local._begin(path, given) == (first, True)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "process": [2**22 + 1, 1.0]}))
+    other, resumed = local._begin(path, {**given, "epochs": 3})
+    assert other != first
+    assert not resumed
+    path.write_text("{")
+    assert local._begin(path, given)[1] is False
+
+
+def test_every_step_of_a_local_run_has_the_id_of_the_run(tmp_path: Path) -> None:
+    for one in (training.training, training.for_run(has_teachers=True)):
+        with local._adapted_to_this_machine(one, "the-run"):
+            compile_pipeline(tmp_path / "local.yaml", "goemotions-trainer:abc123", "abc123", one)
+        text = (tmp_path / "local.yaml").read_text()
+        assert text.count("constant: the-run") >= 8
+        assert training.RUN not in text
+
+
 # Any text, switch or structure that Kubernetes itself checks.
 FREE = {"settings", "labels_column", "drop_leaked", "auto_promote", "all_scores", "commit", "node_affinity"}
 
@@ -275,6 +333,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "data": ("gs://b/d/", "hub:", 3),
     "models": ([], [""], ["minilm", "minilm"], "minilm", [3]),
     "weights": ({"minilm": 3}, {"minilm": "gs://b/w/"}, []),
+    "teachers": (["mpnet:0"], [3], "mpnet", ["mpnet", "mpnet@1"]),
     "settings": ({"minilm": {"epochs": 0}}, {"minilm": {"dropout": float("nan")}}, {"minilm": {"pooling": "max"}}),
     "epochs": (-1, 2.5, "two", True, 10**9),
     "seed": (-1, 2**32),

@@ -61,7 +61,7 @@ def test_teachers_are_named_by_profile_and_seed() -> None:
         ("mpnet:0", "'mpnet:0' names no teachers: write mpnet, mpnet:3 for three of them, or mpnet@4"),
         ("mpnet:two", "names no teachers"),
         ("bert-huge:2", "there is no model profile 'bert-huge'"),
-        ("minilm:2+minilm@2", "the teacher minilm@2 is named twice"),
+        ("minilm:2+minilm@2", "the teachers are not all different: minilm@2 is named twice"),
     ],
 )
 def test_names_of_other_forms_are_refused(text: str, message: str) -> None:
