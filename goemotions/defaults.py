@@ -34,6 +34,9 @@ SEED = 0
 PRECISION = "auto"
 CHECKPOINT_MINUTES = 10.0
 
+# How long a step of a pipeline waits for a store, a registry or a hub that does not respond.
+OUTAGE_SECONDS = 900
+
 # Thresholds, and the choice of the winners.
 THRESHOLD_STRATEGY = "best"
 TARGET_PRECISION = 0.7

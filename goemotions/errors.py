@@ -47,6 +47,10 @@ class FileChanged(DataError):
     """A file is not the one that was listed or planned before."""
 
 
+class StorageUnavailable(StorageError):
+    """The store does not respond, or fails for now: the same request may succeed later."""
+
+
 class IntegrityError(WorkflowError):
     """A folder does not match its manifest."""
 
@@ -57,6 +61,10 @@ class UntrustedBundle(IntegrityError):
 
 class TrackingError(WorkflowError):
     """The MLflow server cannot be reached or rejected a request."""
+
+
+class TrackingUnavailable(TrackingError):
+    """The MLflow server does not respond, or fails for now."""
 
 
 class DeploymentError(WorkflowError):

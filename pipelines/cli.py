@@ -242,11 +242,14 @@ def _training_package(given: dict[str, Any]) -> Package:
 
 def _send(connection: Connection, package: Package, given: dict[str, Any], wait: bool, models: Sequence[str] = ()) -> None:
     from pipelines.progress import wait_for
+    from pipelines.retries import warnings
     from pipelines.submit import start
 
     if given["dry_run"]:
         _show(connection, package, given["experiment"])
         return
+    for warning in warnings(connection):
+        click.echo(f"note: {warning}", err=True)
     started = start(connection, package, given["experiment"])
     click.echo(f"run {started.run_id} of version {package.version}: {started.link}")
     if wait:

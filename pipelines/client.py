@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,10 @@ import urllib3.exceptions
 from goemotions import addresses
 from goemotions.errors import WorkflowError
 
+log = logging.getLogger(__name__)
+
 RESPONSE_SECONDS = 30
+WORKFLOW_CONTROLLER = "workflow-controller-configmap"
 HEALTH_SECONDS = 10
 
 
@@ -129,6 +133,22 @@ def translate_errors(connection: Connection) -> Iterator[None]:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ServerError(f"{connection.place()} cannot be used ({reason}): check the endpoint and the certificate") from error
+
+
+def workflow_controller(connection: Connection) -> dict[str, str] | None:
+    """The data of the ConfigMap of Argo's workflow controller, read with the kubeconfig; None if it cannot be read or there is none."""
+    from kubernetes import client, config
+
+    try:
+        api = client.CoreV1Api(config.new_client_from_config(context=connection.kube_context or None))
+        read = api.read_namespaced_config_map(
+            WORKFLOW_CONTROLLER, connection.server_namespace, _request_timeout=RESPONSE_SECONDS // 6
+        )
+    except Exception as error:
+        # Whoever submits need not have access to Kubernetes.
+        log.debug("the configuration of Argo cannot be read: %s", error)
+        return None
+    return dict(read.data or {})
 
 
 def _require_context(connection: Connection) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
+from goemotions import defaults, outages
 from goemotions.deployment.node_pools import PRESETS
 from goemotions.errors import BadArgument
 from goemotions.models import devices
@@ -89,6 +90,7 @@ def place(
     if signing_secret is not None:
         kubernetes.use_secret_as_env(task, signing_secret, {name: name for name in REGISTER_VARIABLES}, optional=True)
     task.set_cpu_request(requested["cpu"]).set_memory_request(requested["memory"]).set_memory_limit(requested["memory"])
+    task.set_env_variable(outages.VARIABLE, str(defaults.OUTAGE_SECONDS))
     _set_retries(task, int(requested["timeout"]))
     if int(requested.get("gpus", 0)):
         task.set_accelerator_type(requested["accelerator"]).set_accelerator_limit(int(requested["gpus"]))

@@ -13,7 +13,7 @@ from typing import Any
 
 import datasets
 
-from goemotions import addresses, defaults
+from goemotions import addresses, defaults, outages
 from goemotions.data import archives, layout, tables, text_files
 from goemotions.data.labels import RATERS, Labelling, find_labelling
 from goemotions.data.layout import SPLITS
@@ -244,10 +244,14 @@ def _hub_snapshot(name: str, revision: str | None) -> Path:
         # Parquet and the card only: a loading script or a pickle is not even downloaded.
         allow_patterns=["README.md", "*.parquet"],
     )
-    try:
+
+    def request() -> Path:
         # Without this request and its timeout, an unreachable hub would be retried for half a minute.
         huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
         return Path(snapshot())
+
+    try:
+        return outages.bear(request, outages.is_away, "the hub")
     except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise DataError(f"the hub has no data set {name} at revision {revision or 'main'}: check both names") from error
     except Exception as error:

@@ -20,7 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
-from goemotions import addresses
+from goemotions import addresses, outages
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import ModelError, SourceUnreachable
 from goemotions.metrics.calibration import Calibrator
@@ -243,12 +243,16 @@ def _from_hub(profile: Profile) -> Path:
     base, revision = profile.encoder.base, profile.encoder.revision
     files = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
     download = functools.partial(huggingface_hub.snapshot_download, base, revision=revision, allow_patterns=files)
+
+    def request() -> Path:
+        huggingface_hub.HfApi().model_info(base, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
+        return Path(download())
+
     try:
         # A pinned commit that is in the cache needs no network at all.
         with contextlib.suppress(OSError):
             return Path(download(local_files_only=True))
-        huggingface_hub.HfApi().model_info(base, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
-        return Path(download())
+        return outages.bear(request, outages.is_away, "the hub")
     except Exception as error:
         raise SourceUnreachable(
             f"the hub cannot be reached for {base}: give its files with weights={profile.name}=path/to/folder or "

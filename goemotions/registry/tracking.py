@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote
 
-from goemotions import addresses, defaults
-from goemotions.errors import ModelError, TrackingError, WorkflowError
+from goemotions import addresses, defaults, outages
+from goemotions.errors import ModelError, TrackingError, TrackingUnavailable, WorkflowError
 
 if TYPE_CHECKING:
     # Importing it takes seconds.
@@ -120,7 +120,7 @@ class Run:
 
         parameters = [Param(name, str(value)[:PARAMETER_LIMIT]) for name, value in values.items()]
         with _translate_errors():
-            _client().log_batch(self.run_id, params=parameters)
+            _patient().log_batch(self.run_id, params=parameters)
 
     def log_metrics(self, values: dict[str, float], step: int = 0) -> None:
         """Logs metrics. If the server cannot be reached, they are kept and sent by a later call."""
@@ -140,18 +140,18 @@ class Run:
 
         now = int(time.time() * 1000)
         with _translate_errors():
-            logged = _client().get_run(self.run_id).data
+            logged = _patient().get_run(self.run_id).data
             changed = [
                 Metric(name, float(value), now, 0) for name, value in metrics.items() if logged.metrics.get(name) != value
             ]
             new_tags = [RunTag(name, value) for name, value in tags.items() if logged.tags.get(name) != value]
             if changed or new_tags:
-                _client().log_batch(self.run_id, metrics=changed, tags=new_tags)
+                _patient().log_batch(self.run_id, metrics=changed, tags=new_tags)
 
     def log_missing(self, history: Sequence[dict[str, float]]) -> None:
         """Logs the epochs (from 1) that the server lacks, because an earlier attempt of the step could not reach it."""
         with _translate_errors():
-            logged = {entry.step for entry in _client().get_metric_history(self.run_id, next(iter(history[0])))}
+            logged = {entry.step for entry in _patient().get_metric_history(self.run_id, next(iter(history[0])))}
         for step, values in enumerate(history, start=1):
             if step not in logged:
                 self.log_metrics(values, step)
@@ -159,7 +159,7 @@ class Run:
     def set_tags(self, values: dict[str, str]) -> None:
         with _translate_errors():
             for name, value in values.items():
-                _client().set_tag(self.run_id, name, value)
+                _patient().set_tag(self.run_id, name, value)
 
     def log_dataset(self, info: DatasetInfo) -> None:
         """Logs each split of a Dataset as an input of the run. Logging it again changes nothing."""
@@ -185,7 +185,7 @@ class Run:
 
     def log_folder(self, path: Path, name: str) -> None:
         with _translate_errors():
-            _client().log_artifacts(self.run_id, str(path), name)
+            _patient().log_artifacts(self.run_id, str(path), name)
 
     def link(self, address: str = "") -> str:
         """The URL of the run in MLflow's user interface.
@@ -194,14 +194,15 @@ class Run:
             address: of MLflow as browsers reach it; empty for the tracking URI.
         """
         with _translate_errors():
-            experiment = _client().get_run(self.run_id).info.experiment_id
+            experiment = _patient().get_run(self.run_id).info.experiment_id
         return f"{(address or connect()).rstrip('/')}/#/experiments/{experiment}/runs/{self.run_id}"
 
     def finish(self, status: str = "FINISHED") -> None:
+        with _translate_errors():
+            _patient().set_terminated(self.run_id, status)
+        # The server responds again.
         if self._unsent:
             self.log_metrics({})
-        with _translate_errors():
-            _client().set_terminated(self.run_id, status)
 
 
 @contextmanager
@@ -231,12 +232,12 @@ def get_or_create_run(pipeline_run: str, profile: str = "") -> Run:
 
     connect()
     with _translate_errors():
-        plugin_run = _client().get_run(os.environ["MLFLOW_RUN_ID"]) if os.environ.get("MLFLOW_RUN_ID") else None
+        plugin_run = _patient().get_run(os.environ["MLFLOW_RUN_ID"]) if os.environ.get("MLFLOW_RUN_ID") else None
         experiment_id = plugin_run.info.experiment_id if plugin_run else _experiment()
         query = f"tags.`{RUN_TAG}` = '{pipeline_run}' and tags.`{PROFILE_TAG}` = '{profile or '-'}'"
 
         def find() -> Run | None:
-            runs = _client().search_runs([experiment_id], query, max_results=1, order_by=["attributes.start_time ASC"])
+            runs = _patient().search_runs([experiment_id], query, max_results=1, order_by=["attributes.start_time ASC"])
             return Run(runs[0].info.run_id) if runs else None
 
         def create() -> Run:
@@ -258,8 +259,8 @@ def tags_of_runs(pipeline_run: str) -> list[dict[str, str]]:
     """The tags of a pipeline run's runs, parent and children; none if MLflow has no such pipeline run."""
     connect()
     with _translate_errors():
-        experiments = [experiment.experiment_id for experiment in _client().search_experiments()]
-        runs = _client().search_runs(experiments, f"tags.`{RUN_TAG}` = '{pipeline_run}'")
+        experiments = [experiment.experiment_id for experiment in _patient().search_experiments()]
+        runs = _patient().search_runs(experiments, f"tags.`{RUN_TAG}` = '{pipeline_run}'")
         return [dict(run.data.tags) for run in runs]
 
 
@@ -267,7 +268,7 @@ def run_tags(run_id: str) -> dict[str, str]:
     """The tags of a run."""
     connect()
     with _translate_errors():
-        return dict(_client().get_run(run_id).data.tags)
+        return dict(_patient().get_run(run_id).data.tags)
 
 
 def pipeline_run_tags(run_id: str) -> dict[str, str]:
@@ -288,8 +289,11 @@ def _dataset_source(info: DatasetInfo) -> tuple[str, dict[str, str]]:
 
 
 def _experiment() -> str:
-    experiment = _client().get_experiment_by_name(defaults.EXPERIMENT)
-    return str(experiment.experiment_id if experiment else _client().create_experiment(defaults.EXPERIMENT))
+    def find() -> str | None:
+        experiment = _patient().get_experiment_by_name(defaults.EXPERIMENT)
+        return str(experiment.experiment_id) if experiment else None
+
+    return _create_once(find, lambda: str(_client().create_experiment(defaults.EXPERIMENT)))
 
 
 def get_or_create_version(model: str, run_id: str, source: str, tags: dict[str, str]) -> Version:
@@ -299,13 +303,13 @@ def get_or_create_version(model: str, run_id: str, source: str, tags: dict[str, 
     connect()
     with _translate_errors():
         try:
-            _client().create_registered_model(model)
+            _patient().create_registered_model(model)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
         def find() -> Version | None:
-            versions = _client().search_model_versions(f"name='{model}' and run_id='{run_id}'")
+            versions = _patient().search_model_versions(f"name='{model}' and run_id='{run_id}'")
             return next((_version(version) for version in versions if version.source == source), None)
 
         return _create_once(find, lambda: _version(_client().create_model_version(model, source, run_id, tags=tags)))
@@ -319,8 +323,8 @@ def find_version(model: str, reference: str) -> Version | None:
     with _translate_errors():
         try:
             if reference.isdigit():
-                return _version(_client().get_model_version(model, reference))
-            return _version(_client().get_model_version_by_alias(model, reference))
+                return _version(_patient().get_model_version(model, reference))
+            return _version(_patient().get_model_version_by_alias(model, reference))
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
@@ -343,7 +347,7 @@ def get_version(model: str, reference: str) -> Version:
 
 def set_alias(model: str, alias: str, number: str) -> None:
     with _translate_errors():
-        _client().set_registered_model_alias(model, alias, number)
+        _patient().set_registered_model_alias(model, alias, number)
 
 
 def record(model: str, version: Version, action: Action, target: str, before: str, *, percent: int | None = None) -> None:
@@ -358,10 +362,10 @@ def record(model: str, version: Version, action: Action, target: str, before: st
     """
     now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     with _translate_errors():
-        sequence = int(_client().get_registered_model(model).tags.get(CHANGES_TAG, 0)) + 1
-        _client().set_registered_model_tag(model, CHANGES_TAG, str(sequence))
+        sequence = int(_patient().get_registered_model(model).tags.get(CHANGES_TAG, 0)) + 1
+        _patient().set_registered_model_tag(model, CHANGES_TAG, str(sequence))
         entry = HistoryEntry(action, target, before, version.number, _user_and_host(), now, percent, sequence)
-        _client().set_model_version_tag(model, version.number, f"{HISTORY_TAG}{sequence:08d}.{now}", entry.to_json())
+        _patient().set_model_version_tag(model, version.number, f"{HISTORY_TAG}{sequence:08d}.{now}", entry.to_json())
 
 
 def history(version: Version, target: str) -> list[HistoryEntry]:
@@ -410,16 +414,21 @@ def connect() -> str:
     os.environ.setdefault(RETRIES, "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     if uri.startswith(("http://", "https://")):
-        try:
-            health = f"{uri.rstrip('/')}/health"
-            urllib.request.urlopen(health, timeout=HEALTH_SECONDS).close()  # nosec B310 # http or https, as just checked
-        except urllib.error.HTTPError:
-            pass  # The server responds; a proxy in front of it may protect /health.
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            raise TrackingError(
-                f"MLflow does not respond at {uri}: start it (`make stack-up`) or fix MLFLOW_TRACKING_URI"
-            ) from error
+        _require_response(uri)
     return uri
+
+
+@outages.borne(TrackingUnavailable, "MLflow")
+def _require_response(uri: str) -> None:
+    health = f"{uri.rstrip('/')}/health"
+    try:
+        urllib.request.urlopen(health, timeout=HEALTH_SECONDS).close()  # nosec B310 # http or https, as the caller has checked
+    except urllib.error.HTTPError:
+        pass  # The server responds; a proxy in front of it may protect /health.
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise TrackingUnavailable(
+            f"MLflow does not respond at {uri}: start it (`make stack-up`) or fix MLFLOW_TRACKING_URI"
+        ) from error
 
 
 def _uri() -> str:
@@ -441,7 +450,7 @@ def _create_once(find: Callable[[], Created | None], create: Callable[[], Create
     """What ``find`` returns, or else what ``create`` returns. If the response to ``create`` is lost, ``find`` runs before a retry."""
     from mlflow.exceptions import MlflowException
 
-    waits = list(WAIT_SECONDS)
+    waits, deadline = list(WAIT_SECONDS), time.monotonic() + outages.seconds()
     while (existing := find()) is None:
         retries = os.environ[RETRIES]
         try:
@@ -449,9 +458,9 @@ def _create_once(find: Callable[[], Created | None], create: Callable[[], Create
             os.environ[RETRIES] = "0"
             return create()
         except MlflowException as error:
-            if error.get_http_status_code() < 500 or not waits:
+            if not _is_away(error) or not (waits or time.monotonic() < deadline):
                 raise
-            time.sleep(waits.pop(0))
+            time.sleep(waits.pop(0) if waits else outages.LONGEST_SECONDS)
         finally:
             os.environ[RETRIES] = retries
     return existing
@@ -462,6 +471,29 @@ def _client() -> Any:
     from mlflow import MlflowClient
 
     return MlflowClient(_uri())
+
+
+class _Patient:
+    """MLflow's client, whose requests are repeated while the server is away: those that change nothing when they are repeated."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def request(*arguments: Any, **options: Any) -> Any:
+            return outages.bear(lambda: getattr(_client(), name)(*arguments, **options), _is_away, "MLflow")
+
+        return request
+
+
+def _patient() -> Any:
+    return _Patient()
+
+
+def _is_away(error: Exception) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        status = int(error.get_http_status_code())
+        return status >= 500 or status == outages.TOO_MANY_REQUESTS
+    return outages.is_away(error)
 
 
 @contextmanager

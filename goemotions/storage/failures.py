@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from goemotions import addresses
-from goemotions.errors import StorageError
+from goemotions.errors import StorageError, StorageUnavailable
 
 
 @dataclass(frozen=True)
@@ -20,15 +20,17 @@ class Failure:
         codes: codes of stores, HTTP statuses, and names of the client's exceptions.
         problem: what is wrong; ``{tries}`` is the number of requests.
         remedy: what to do; ``{region}`` is the region that the store names.
+        is_passing: whether the same request may succeed later.
     """
 
     codes: frozenset[str]
     problem: str
     remedy: str
+    is_passing: bool = False
 
 
-def _failure(codes: str, problem: str, remedy: str) -> Failure:
-    return Failure(frozenset(codes.split()), problem, remedy)
+def _failure(codes: str, problem: str, remedy: str, *, is_passing: bool = False) -> Failure:
+    return Failure(frozenset(codes.split()), problem, remedy, is_passing)
 
 
 NOT_KNOWN = _failure(
@@ -94,12 +96,14 @@ FAILURES = (
         "TooManyRequestsException BandwidthLimitExceeded RequestThrottled 429",
         "the store limits the rate of requests and refused {tries}",
         "try again later, or with fewer processes",
+        is_passing=True,
     ),
     _failure(
         "InternalError InternalFailure ServiceUnavailable RequestTimeout RequestTimeoutException "
         "XMinioServerNotInitialized 500 502 503 504",
         "the object store failed {tries}",
         "try again later",
+        is_passing=True,
     ),
     _failure("SSLError", "the store's certificate cannot be verified", "set AWS_CA_BUNDLE to the certificate authority's file"),
     _failure(
@@ -112,6 +116,7 @@ FAILURES = (
         "IncompleteReadError RetriesExceededError ProtocolError HTTPError",
         "the object store cannot be reached",
         "check AWS_ENDPOINT_URL and that it runs",
+        is_passing=True,
     ),
 )
 
@@ -129,7 +134,8 @@ def named(location: str, error: Exception) -> StorageError:
     region = details.get("Region") or headers.get("x-amz-bucket-region") or "<the bucket's region>"
     problem = failure.problem.format(tries="once" if tries == 1 else f"{tries} times")
     said = f"{code}: {details['Message']}"[:200] if failure is NOT_KNOWN and details.get("Message") else code
-    return StorageError(f"{location}: {problem} ({said}): {failure.remedy.format(region=region)}{_endpoint(location, failure)}")
+    kind = StorageUnavailable if failure.is_passing else StorageError
+    return kind(f"{location}: {problem} ({said}): {failure.remedy.format(region=region)}{_endpoint(location, failure)}")
 
 
 def find(code: str) -> Failure | None:

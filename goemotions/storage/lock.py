@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from goemotions import addresses
+from goemotions import addresses, outages
 from goemotions.errors import StorageError
 from goemotions.storage import probe
 from goemotions.storage.s3 import S3Backend
@@ -96,7 +96,7 @@ class _ObjectLock(Lock):
         self._began = 0.0
 
     def acquire(self) -> None:
-        deadline = time.monotonic() + WAIT_SECONDS
+        deadline = time.monotonic() + WAIT_SECONDS + outages.seconds()
         last_tag: str | None = ""
         unchanged_since, failed = 0.0, 0
         while True:

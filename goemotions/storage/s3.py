@@ -10,7 +10,7 @@ import functools
 import io
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,8 +19,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from goemotions import addresses
-from goemotions.errors import WorkflowError
+from goemotions import addresses, outages
+from goemotions.errors import StorageUnavailable, WorkflowError
 from goemotions.storage import failures
 from goemotions.storage.backend import Backend, File
 
@@ -32,6 +32,9 @@ READ_BYTES = 2**22
 MISSING = {"NoSuchKey", "404"}
 # 409: another write of the same object is in progress.
 CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409", "NoSuchKey"}
+
+# For requests that may be repeated, which all of these may.
+BORNE = outages.borne(StorageUnavailable, "the object store")
 
 
 class S3Backend(Backend):
@@ -46,6 +49,7 @@ class S3Backend(Backend):
         self.bucket, _, prefix = location.removeprefix("s3://").partition("/")
         self.prefix = prefix if not prefix or prefix.endswith("/") else prefix + "/"
 
+    @BORNE
     def files(self, prefix: str = "") -> list[File]:
         with translate_errors(self.location):
             pages = client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
@@ -67,6 +71,7 @@ class S3Backend(Backend):
         tagged = self.read_tagged(name)
         return tagged[0] if tagged else None
 
+    @BORNE
     def read_tagged(self, name: str) -> tuple[bytes, str] | None:
         """The content of an object and the tag of this version of it, or None if there is no such object."""
         with translate_errors(self.location):
@@ -84,10 +89,12 @@ class S3Backend(Backend):
     def require_unchanged(self, file: File) -> None:
         """Nothing to do: each read has this condition."""
 
+    @BORNE
     def download(self, name: str, path: Path) -> None:
         with translate_errors(self.location):
             client().download_file(self.bucket, self.prefix + name, str(path))
 
+    @BORNE
     def upload(self, path: Path, name: str) -> None:
         with translate_errors(self.location):
             client().upload_file(str(path), self.bucket, self.prefix + name)
@@ -102,6 +109,7 @@ class S3Backend(Backend):
     def write_new(self, name: str, content: bytes) -> bool:
         return self.write_if(name, content, None) is not None
 
+    @BORNE
     def write_if(self, name: str, content: bytes, tag: str | None) -> str | None:
         """Writes an object if it still has this tag or, with None, if it does not exist yet.
 
@@ -122,7 +130,8 @@ class S3Backend(Backend):
     def remove(self, first: str) -> None:
         self.delete(sorted((file.name for file in self.files()), key=lambda name: not name.endswith(first)))
 
-    def delete(self, names: Iterable[str]) -> None:
+    @BORNE
+    def delete(self, names: Sequence[str]) -> None:
         with translate_errors(self.location):
             for name in names:
                 client().delete_object(Bucket=self.bucket, Key=self.prefix + name)
@@ -137,8 +146,7 @@ class _ObjectReader(io.RawIOBase):
     def __init__(self, backend: S3Backend, name: str, expected: File | None) -> None:
         self._location, self._position = backend.location, 0
         self._object = {"Bucket": backend.bucket, "Key": backend.prefix + name}
-        with translate_errors(self._location):
-            found = client().head_object(**self._object)
+        found = self._head()
         self._size = int(found["ContentLength"])
         self._file = File(name, self._size, _tag(found))
         if expected and self._file != expected:
@@ -159,6 +167,19 @@ class _ObjectReader(io.RawIOBase):
         if wanted <= 0:
             return 0
         span = f"bytes={self._position}-{self._position + wanted - 1}"
+        content = self._content(span)
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+    @BORNE
+    def _head(self) -> Mapping[str, Any]:
+        with translate_errors(self._location):
+            head: Mapping[str, Any] = client().head_object(**self._object)
+            return head
+
+    @BORNE
+    def _content(self, span: str) -> bytes:
         with translate_errors(self._location):
             try:
                 response = client().get_object(**self._object, Range=span, IfMatch=f'"{self._file.tag}"')
@@ -168,10 +189,7 @@ class _ObjectReader(io.RawIOBase):
                 raise
             if _tag(response) != self._file.tag:
                 raise self._file.changed(self._location)
-            content = response["Body"].read()
-        buffer[: len(content)] = content
-        self._position += len(content)
-        return len(content)
+            return bytes(response["Body"].read())
 
 
 def _tag(response: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import http.server
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -150,6 +152,66 @@ def test_the_same_source_is_uploaded_once_and_other_resources_are_another_versio
         one["pipeline_spec"]["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]["image"] for one in state["versions"]
     ]
     assert images[2]["defaultValue"] == f"registry.example/team/goemotions-trainer:{package.commit()}"
+
+
+KUBEFLOW_2_17 = "spec: {templateDefaults: {retryStrategy: {limit: 2, retryPolicy: OnError}}}"
+
+
+@pytest.mark.parametrize(
+    ("data", "notes"),
+    [
+        ({"workflowDefaults": KUBEFLOW_2_17}, ["OnError overrules that of the steps: one that fails is not retried"]),
+        ({"config": f"workflowDefaults: {{{KUBEFLOW_2_17}}}"}, ["OnError overrules"]),
+        ({"workflowDefaults": 'spec: {templateDefaults: {retryStrategy: {limit: "0", retryPolicy: Always}}}'}, []),
+        (
+            {"workflowDefaults": "spec: {templateDefaults: {retryStrategy: {limit: 2, retryPolicy: Always}}}"},
+            ["default limit of retries is 2: it retries groups of steps"],
+        ),
+        (
+            {"workflowDefaults": "spec: {templateDefaults: {retryStrategy: {limit: 3}}}"},
+            ["OnFailure retries no step whose pod is deleted", "default limit of retries is 3"],
+        ),
+        ({}, ["no default retry policy: it retries no step whose pod is deleted"]),
+        ({"workflowDefaults": "spec: []"}, ["no default retry policy"]),
+        (None, []),
+    ],
+)
+def test_a_configuration_of_argo_that_overrules_the_retries_is_noted(
+    kubeflow: Kubeflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: dict[str, str] | None, notes: list[str]
+) -> None:
+    paths = []
+
+    class Api(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            paths.append(self.path)
+            content = {"kind": "ConfigMap", "data": data} if data is not None else {"kind": "Status", "message": "forbidden"}
+            body = json.dumps(content).encode()
+            self.send_response(403 if data is None else 200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    api = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Api)
+    threading.Thread(target=api.serve_forever, args=(0.02,), daemon=True).start()
+    cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{api.server_port}"}}
+    context = {"name": "staging", "context": {"cluster": "c", "user": "u"}}
+    config = {"apiVersion": "v1", "kind": "Config", "current-context": "staging", "users": [{"name": "u", "user": {}}]}
+    (tmp_path / "config").write_text(json.dumps(config | {"contexts": [context], "clusters": [cluster]}))
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config"))
+    try:
+        result = run("submit")
+    finally:
+        api.shutdown()
+        api.server_close()
+    assert result.exit_code == 0, result.output
+    assert paths == ["/api/v1/namespaces/kubeflow/configmaps/workflow-controller-configmap"]
+    shown = [line for line in result.stderr.splitlines() if line.startswith("note: ")]
+    assert len(shown) == len(notes)
+    assert all(note in line for note, line in zip(notes, shown, strict=True))
 
 
 @pytest.mark.parametrize(("end", "code"), [("SUCCEEDED", 0), ("FAILED", 1), ("CANCELED", 1)])

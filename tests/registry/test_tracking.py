@@ -360,6 +360,31 @@ def test_runs_created_by_the_kubeflow_plugin_are_used(
     assert len(client.search_runs([experiment])) == 4
 
 
+def test_a_step_that_runs_again_uses_the_run_of_its_first_attempt(
+    client: mlflow.MlflowClient, unique_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = client.create_experiment(unique_name)
+    parent = client.create_run(experiment).info.run_id
+    first, second = (client.create_run(experiment, tags={"mlflow.parentRunId": parent}).info.run_id for _ in range(2))
+    monkeypatch.setenv("MLFLOW_RUN_ID", first)
+
+    def fail() -> None:
+        with tracking.step(unique_name, "minilm") as run:
+            run.log_metrics({"loss": 2.0}, 1)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    # The plugin makes another run for the second attempt.
+    monkeypatch.setenv("MLFLOW_RUN_ID", second)
+    with tracking.step(unique_name, "minilm") as run:
+        run.log_metrics({"loss": 1.0}, 2)
+    assert run.run_id == first
+    assert client.get_run(first).info.status == "FINISHED"
+    assert [entry.value for entry in client.get_metric_history(first, "loss")] == [2.0, 1.0]
+    assert client.get_run(second).data.metrics == {}
+
+
 def test_the_history_of_a_version_is_returned_in_order(client: mlflow.MlflowClient, unique_name: str) -> None:
     run = tracking.get_or_create_run(unique_name).run_id
     version = tracking.get_or_create_version(unique_name, run, "s3://goemotions/models/x/", {"variant": "cpu"})

@@ -1,0 +1,108 @@
+"""Outages of what a step needs: the store, the registry, the hub. A step waits for them itself, since not every Argo retries a step.
+
+How long is in ``GOEMOTIONS_OUTAGE_SECONDS``, which the pipelines set on their steps. Without it, as on the command line, only the
+clients try again, each by its own rules.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
+
+from goemotions.errors import BadArgument
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+VARIABLE = "GOEMOTIONS_OUTAGE_SECONDS"
+FIRST_SECONDS, LONGEST_SECONDS = 1.0, 30.0
+TOO_MANY_REQUESTS = 429
+# Exceptions of requests, httpx, urllib3 and Python for a server that does not respond.
+AWAY = {"ConnectionError", "Timeout", "TimeoutException", "TransportError", "ProtocolError", "TimeoutError", "URLError"}
+# Derived from ConnectionError, but no outage.
+NOT_AWAY = {"OfflineModeIsEnabled", "SSLError"}
+
+
+def seconds() -> float:
+    """How long an outage is waited for.
+
+    Raises:
+        BadArgument: the variable is not a number of seconds.
+    """
+    text = os.environ.get(VARIABLE, "") or "0"
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise BadArgument(f"{VARIABLE} is a number of seconds from 0, not {text!r}")
+    return value
+
+
+def bear(request: Callable[[], R], is_passing: Callable[[Exception], bool], what: str) -> R:
+    """What a request returns, which is repeated while it fails for a reason that passes. The time counts from its first failure.
+
+    Args:
+        request: a request that changes nothing when it is repeated.
+        is_passing: whether an exception of it is such a reason.
+        what: does not respond, in words.
+
+    Raises:
+        Exception: the last one, after ``seconds``; any other at once.
+    """
+    deadline, wait = math.nan, FIRST_SECONDS
+    while True:
+        try:
+            return request()
+        except Exception as error:
+            if not is_passing(error):
+                raise
+            if math.isnan(deadline):
+                deadline = time.monotonic() + seconds()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise
+            log.warning("%s does not respond, tried again for %.0f s: %s", what, left, error)
+        time.sleep(min(wait * (0.5 + random.random()), max(left, 0)))
+        wait = min(2 * wait, LONGEST_SECONDS)
+
+
+def borne(error: type[Exception], what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorates a function that may be repeated: this exception of it is an outage."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def bearing(*arguments: P.args, **options: P.kwargs) -> R:
+            return bear(lambda: function(*arguments, **options), lambda raised: isinstance(raised, error), what)
+
+        return bearing
+
+    return decorate
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether an exception of an HTTP client, or one that it was raised from, says that a server does not respond, or fails for now."""
+    for one in _chain(error):
+        status = getattr(getattr(one, "response", None), "status_code", None)
+        if isinstance(status, int):
+            return status >= 500 or status == TOO_MANY_REQUESTS
+        names = {kind.__name__ for kind in type(one).__mro__}
+        if names & NOT_AWAY:
+            return False
+        if names & AWAY:
+            return True
+    return False
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
