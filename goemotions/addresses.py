@@ -23,6 +23,14 @@ SCHEMES = (
     *("s3", "s3a", "s3n", "gs", "gcs", "az", "adl", "abfs", "abfss", "wasb", "wasbs", "r2", "oss", "oci", "minio", "arn"),
     *("file", "http", "https", "ftp", "sftp", "hdfs", "webhdfs", "dbfs", "hf", "hub", "models", "runs", "pvc"),
 )
+# What to do instead of an address of another cloud.
+OTHER_CLOUDS = {
+    ("gs", "gcs"): (
+        "Google Cloud Storage is read through its S3 endpoint: s3://bucket/prefix/ with HMAC keys and "
+        "AWS_ENDPOINT_URL=https://storage.googleapis.com"
+    ),
+    ("az", "adl", "abfs", "abfss", "wasb", "wasbs"): "Azure Storage has no S3 endpoint: copy the files to a store that has one",
+}
 SCHEME = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]+):(?=/)|({'|'.join(SCHEMES)}):", re.IGNORECASE)
 BUCKET = re.compile(r"[A-Za-z0-9._-]+")
 REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -178,6 +186,8 @@ def _right_place(text: str) -> str:
 
 def _unknown(text: str, what: str, known: str, right: str) -> BadAddress:
     meant = f"; here it is {right}" if right else ""
+    for schemes, remedy in OTHER_CLOUDS.items():
+        meant += f"; {remedy}" if scheme(text).lower() in schemes else ""
     return BadAddress(f"{_named(what)}{_shown(text)!r} has an unknown form ({scheme(text)}:): give {known}{meant}")
 
 

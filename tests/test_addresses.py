@@ -77,7 +77,17 @@ def test_a_place_of_an_unknown_form_is_refused(check: Check, text: str) -> None:
 @pytest.mark.parametrize(
     ("check", "text", "message"),
     [
-        (addresses.location, "gs://b/p/", r"unknown form \(gs:\): give s3://bucket/prefix/ or a path$"),
+        (
+            addresses.location,
+            "gs://b/p/",
+            r"give s3://bucket/prefix/ or a path; Google Cloud Storage is read through .*=https://storage",
+        ),
+        (
+            addresses.source,
+            "abfss://c@a.dfs.core.windows.net/p",
+            r"\(abfss:\): .*; Azure Storage has no S3 endpoint: copy the files",
+        ),
+        (addresses.reference, "az://c/p/", r"; Azure Storage has no S3 endpoint: copy the files to a store that has one$"),
         (addresses.location, "S3://b/p/", "here it is s3://b/p/$"),
         (addresses.location, "s3a://b/p/", "here it is s3://b/p/$"),
         (addresses.location, "file:///a/b", "here it is /a/b$"),
