@@ -67,7 +67,8 @@ def test_others_are_served_beside_a_greedy_client(bundle: Path, tmp_path: Path) 
             disturbed = load.opened(running.port, ones, rate=20, seconds=5)
         assert set(quiet.statuses) == set(disturbed.statuses) == {200}
         assert 200 in greedy.result().statuses
-        assert disturbed.percentile(95) < 5 * quiet.percentile(99)
+        # They do not wait for requests of the other client, only for batches.
+        assert disturbed.percentile(95) < 0.5 * greedy.result().percentile(50)
 
 
 def _first_rejected(running: Server, request: bytes) -> tuple[int, dict[str, str], bytes]:
