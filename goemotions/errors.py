@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import re
+
+MAX_CHARACTERS = 4000
+# Escape sequences of terminals, and marks that change the direction of the text after them.
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
 
 class WorkflowError(Exception):
-    """Base class of the errors that a user can act on. The command line prints the message and exits with code 1."""
+    """Base class of the errors that a user can act on. The command line prints the message and exits with code 1.
+
+    A message may hold a value of a file, a server or a client: it is bounded, and has no control characters.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        text = str(message)
+        if len(text) > MAX_CHARACTERS:
+            half = MAX_CHARACTERS // 2 - 50
+            text = f"{text[:half]} ... ({len(text) - 2 * half:,} characters left out) ... {text[-half:]}"
+        super().__init__(CONTROLS.sub("\ufffd", text))
 
 
 class BadArgument(WorkflowError):

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from goemotions.data.dataset import load_dataset, taxonomy_of
 from goemotions.data.taxonomy import Taxonomy
+from goemotions.data.text import as_markdown
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.metrics import classification, thresholds
 from goemotions.metrics.classification import METRICS_FILE, LabelMetrics
@@ -136,7 +137,7 @@ def write_markdown(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 def _cell(value: object) -> str:
     text = "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|")
+    return as_markdown(text)
 
 
 def write_predictions_csv(path: Path, predictions: Predictions, predicted: np.ndarray) -> None:

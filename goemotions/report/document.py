@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import html
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 import jinja2
 
+from goemotions.data.text import as_markdown
 from goemotions.report import vega
 
 Cell = str | float | int | None
@@ -81,28 +81,25 @@ def format_cell(cell: Cell) -> str:
 
 def to_markdown(title: str, sections: Iterable[Section], figures: str = "figures") -> str:
     """The document as Markdown; ``figures`` is the folder of ``write_figures``, relative to the Markdown file."""
-    return "\n".join([f"# {_escape(title)}", "", *(line for section in sections for line in _markdown_lines(section, figures))])
+    return "\n".join(
+        [f"# {as_markdown(title)}", "", *(line for section in sections for line in _markdown_lines(section, figures))]
+    )
 
 
 def _markdown_lines(section: Section, figures: str) -> Iterator[str]:
-    yield from (f"{'#' * section.level} {_escape(section.title)}", "")
+    yield from (f"{'#' * section.level} {as_markdown(section.title)}", "")
     for paragraph in section.text:
-        yield from (_escape(paragraph), "")
+        yield from (as_markdown(paragraph), "")
     if section.code:
         yield from ("```sh", *section.code, "```", "")
     for figure in section.figures:
-        caption = _escape(figure.caption)
+        caption = as_markdown(figure.caption)
         yield from (f"![{caption}]({figures}/{figure.name}.svg)", "", caption, "")
     for table in section.tables:
-        yield f"| {' | '.join(map(_escape, table.columns))} |"
+        yield f"| {' | '.join(map(as_markdown, table.columns))} |"
         yield f"|{'|'.join('---:' if right else '---' for right in table.right_aligned)}|"
-        yield from (f"| {' | '.join(_escape(format_cell(cell)) for cell in row)} |" for row in table.rows)
+        yield from (f"| {' | '.join(as_markdown(format_cell(cell)) for cell in row)} |" for row in table.rows)
         yield ""
-
-
-def _escape(text: str) -> str:
-    """Plain text as one line of Markdown, which can neither end a table cell or a link nor be read as HTML."""
-    return " ".join(re.sub(r"([|\[\]])", r"\\\1", html.escape(text, quote=False)).split())
 
 
 def to_html(title: str, sections: Sequence[Section]) -> str:

@@ -28,12 +28,15 @@ RUN_HEADER = "model-run"
 
 def create_app(service: Service, lifespan: Any = None, extra: Sequence[Route] = ()) -> Starlette:
     """The application: the routes of the protocols, and extra ones."""
-    return Starlette(
+    app = Starlette(
         routes=[*_health(service), *_metadata(service), *_inference(service), Route("/metrics", _metrics), *extra],
         middleware=[Middleware(_Headers, service=service)],
-        exception_handlers={HTTPException: _http_error},
+        exception_handlers={HTTPException: _http_error, Exception: _failed},
         lifespan=lifespan,
     )
+    # The router would redirect a path with a slash too many to the host that the client names.
+    app.router.redirect_slashes = False
+    return app
 
 
 def _health(service: Service) -> list[Route]:
@@ -150,7 +153,14 @@ def _error(error: RequestError) -> Response:
     return _json({"error": schema.shorten(str(error))}, error.status, headers)
 
 
+async def _failed(request: Request, error: Exception) -> Response:
+    """Starlette raises the error again, for the log."""
+    return _json({"error": "the server failed: see its log"}, 500)
+
+
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     messages = {404: "no such path or model", 405: "this path does not support that method"}
-    return _json({"error": messages.get(error.status_code, error.detail)}, error.status_code, dict(error.headers or {}))
+    return _json(
+        {"error": messages.get(error.status_code, schema.shorten(error.detail))}, error.status_code, dict(error.headers or {})
+    )

@@ -26,6 +26,7 @@ from goemotions.storage import manifest, signature
 from goemotions.storage import store as storage
 from tests.support.bundles import assemble
 
+ROOT = Path(__file__).parents[2]
 RUN = 32 * "0"
 STORE = "s3://goemotions/tests/trust/"
 
@@ -273,7 +274,7 @@ def planned(number: str, folder: Path) -> str:
 
 
 def copied_manifest(folder: Path) -> Path:
-    return Path(shutil.copyfile(isvc.FILE, folder / "isvc.yaml"))
+    return Path(shutil.copyfile(ROOT / "manifests" / "isvc.yaml", folder / "isvc.yaml"))
 
 
 @pytest.mark.fault("bundle-forged")
