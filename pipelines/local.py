@@ -25,6 +25,7 @@ from goemotions import addresses, defaults
 from goemotions.errors import WorkflowError
 from goemotions.registry import tracking, trust
 from pipelines import package, parameters, stack, training
+from pipelines.remaining import Remaining
 from pipelines.run_folder import RunFolder
 
 SHOWN = re.compile(r"Executing task|finished with status|step/s|WARNING|s/step|Error")
@@ -72,7 +73,7 @@ def run(folder: Path = stack.FOLDER, **arguments: Any) -> RunFolder:
     if resumed:
         print(f"resumes the run {pipeline_run}, which did not finish: its trainings continue from their checkpoints")
     try:
-        with _adapted_to_this_machine(pipeline, pipeline_run), _stop_on_interrupt(), _logged_to(log):
+        with _adapted_to_this_machine(pipeline, pipeline_run), _stop_on_interrupt(), _logged_to(log, Remaining(arguments)):
             pipeline(**arguments)
     except RuntimeError as error:
         raise _failure(log) from error
@@ -168,9 +169,9 @@ def _stop_on_interrupt() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _logged_to(log: Path) -> Iterator[None]:
+def _logged_to(log: Path, remaining: Remaining) -> Iterator[None]:
     """Sends what KFP and the steps print to a log, and the lines of interest to the terminal, too."""
-    with Console(log) as console, warnings.catch_warnings(), contextlib.redirect_stdout(console):
+    with Console(log, remaining) as console, warnings.catch_warnings(), contextlib.redirect_stdout(console):
         # KFP warns at every step that display names and images have no effect on this machine.
         warnings.filterwarnings("ignore", module=r"kfp\.local")
         yield
@@ -179,7 +180,8 @@ def _logged_to(log: Path) -> Iterator[None]:
 class Console(io.TextIOBase):
     """Writes everything to a log, and to the terminal the lines that a user waits for: steps, progress, warnings."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, remaining: Remaining | None = None) -> None:
+        self._remaining = remaining
         self._file = log.open("w", encoding="utf-8")
         self._terminal = sys.stdout
         self._line = ""
@@ -191,6 +193,8 @@ class Console(io.TextIOBase):
         for line in lines:
             if SHOWN.search(line) and not HIDDEN.search(line):
                 print(line.strip(), file=self._terminal, flush=True)
+            if self._remaining and (estimate := self._remaining.read(line)):
+                print(estimate, file=self._terminal, flush=True)
         return len(text)
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import transformers
@@ -129,15 +130,15 @@ def teach(dataset: Path, output: Path, teacher: Teacher, options: TrainOptions, 
         train = TokenizedSplit(material.train.rows, smoothed)
         checkpoints = store_location and layout.checkpoints(store_location, "teachers", key)
         loop = fit(material, options, stopped, profile, teacher.seed, train, checkpoints)
-        scores = distillation.score(loop, train)
+        scores, record = distillation.score(loop, train), loop.record()
         if distributed.is_first():
-            teachers.write(output, dataset, str(teacher), scores, [loop.record()])
+            teachers.write(output, dataset, str(teacher), scores, [record])
             # Another run may have been faster.
             if kept and not store.has(kept, manifest.NAME):
                 store.put(output, kept)
             if checkpoints:
                 store.remove(checkpoints)
-    return loop.record()
+    return record
 
 
 @contextmanager
@@ -176,24 +177,32 @@ def fit(
     network = classifier.build_classifier(profile, material.taxonomy, weights=material.files, seed=seed)
     if profile.hyperparameters.init_bias_from_frequency:
         classifier.init_bias_from_frequency(network, material.train.labels)
-    fingerprint = {
-        "digest": material.digest,
-        "weights": options.weights,
-        "seed": seed,
-        "precision": options.precision,
-        "format": CHECKPOINT_FORMAT,
-        **profile.describe(),
-    }
-    # Patience decides when a training ends, not how it goes on. The others count for students only. Older checkpoints may differ.
-    without_teachers = () if taught_by or profile.hyperparameters.teachers else ("distillation_weight", "teacher_epochs")
-    for unused in ("patience", *without_teachers):
-        del fingerprint[unused]
-    if taught_by:
-        fingerprint |= {"teachers": 0, "taught_by": taught_by}
+    fingerprint = fingerprint_of(material.digest, options, profile, seed, taught_by)
     plan = CheckpointPlan(location, options.checkpoint_minutes, fingerprint)
     loop = TrainingLoop(profile, network, material.encoder, seed, options.precision, plan)
     loop.fit(targets, material.validation, on_epoch, stopped)
     return loop
+
+
+def fingerprint_of(digest: str, options: TrainOptions, profile: Profile, seed: int, taught_by: str = "") -> dict[str, Any]:
+    """Returns what tells the checkpoints of a training from those of others; those of older versions may have more entries."""
+    described = profile.describe()
+    # Patience decides when a training ends, not how it goes on; the revision determines the number of parameters.
+    unused = ["patience", "parameters"]
+    if taught_by:
+        described["teachers"] = 0
+    elif not profile.hyperparameters.teachers:
+        unused += ["distillation_weight", "teacher_epochs"]
+    for name in unused:
+        del described[name]
+    return described | {
+        "digest": digest,
+        "weights": options.weights,
+        "seed": seed,
+        "precision": options.precision,
+        "format": CHECKPOINT_FORMAT,
+        "taught_by": taught_by or None,
+    }
 
 
 def _calibrate(loop: TrainingLoop, validation: TokenizedSplit) -> CalibrationRecord:

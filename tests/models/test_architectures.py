@@ -122,6 +122,15 @@ def test_a_batch_has_the_states_of_auto_model_pooled_by_the_head(
             transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
 
 
+def test_a_stored_mean_pooled_bert_has_the_type_and_the_names_of_before(
+    taxonomy: Taxonomy, repository: Callable[[ModelType], Path]
+) -> None:
+    built = build_classifier(profile_of("bert", pooling="mean"), taxonomy, weights=str(repository("bert")))
+    assert built.config.model_type == "bert-mean-pooled"
+    names = {name for name in built.state_dict() if not name.startswith(("bert.embeddings.", "bert.encoder.layer."))}
+    assert names == {"classifier.weight", "classifier.bias"}
+
+
 @pytest.mark.parametrize("model_type", REPOSITORIES)
 def test_head_layers_and_dropout_are_set_for_every_architecture(
     model_type: ModelType, taxonomy: Taxonomy, repository: Callable[[ModelType], Path]

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goemotions.errors import StorageError
+from goemotions.models import profiles
 from goemotions.storage import manifest, s3, store
-from goemotions.training import checkpoints
+from goemotions.training import checkpoints, trainer
 from goemotions.training.checkpoints import Checkpoint, Writer
+from goemotions.training.options import TrainOptions
 
 RUN = {"digest": "d", "seed": 0, "name": "minilm"}
 
@@ -273,3 +276,48 @@ def test_leaving_a_writer_waits_for_its_checkpoint(tmp_path: Path) -> None:
     with Writer(str(tmp_path), 0) as writer:
         writer.write(1, a_checkpoint())
     assert step_of(checkpoints.newest(str(tmp_path), RUN)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "before"),
+    [
+        ("minilm", {"layers": None, "parameters": 22576156, "epochs": 3, "teachers": 3, "distillation_weight": 0.7}),
+        ("minilm-3l", {"layers": 3, "parameters": 17252764, "epochs": 2, "teachers": 0, "distillation_weight": 0.5}),
+    ],
+)
+def test_a_checkpoint_of_a_version_before_named_teachers_is_resumed(name: str, before: dict[str, Any], tmp_path: Path) -> None:
+    stored = {
+        "digest": "d",
+        "weights": "",
+        "seed": 0,
+        "precision": "fp32",
+        "format": 3,
+        "name": name,
+        "base": "sentence-transformers/all-MiniLM-L6-v2",
+        "revision": "c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
+        "model_type": "bert",
+        "pooling": "mean",
+        "learning_rate": 2e-4,
+        "head_lr_multiplier": 10.0,
+        "batch_size": 32,
+        "dropout": 0.1,
+        "max_length": 128,
+        "weight_decay": 0.01,
+        "warmup_ratio": 0.1,
+        "init_bias_from_frequency": True,
+        "layer_decay": 1.0,
+        "loss": "bce",
+        "label_smoothing": 0.0,
+        "teacher_epochs": 1,
+        **before,
+    }
+    location = str(tmp_path / "checkpoints")
+    checkpoints.save(location, 1, Checkpoint({"weight": torch.zeros(1)}, {"fingerprint": stored}))
+    options = TrainOptions(precision="fp32")
+    assert checkpoints.newest(location, trainer.fingerprint_of("d", options, profiles.get(name), 0))
+    for changed in (
+        trainer.fingerprint_of("d", options, profiles.get(name), 0, taught_by="scores"),
+        trainer.fingerprint_of("d", options, profiles.get(name, {"layers": 2}), 0),
+        trainer.fingerprint_of("d", options, profiles.get(name), 1),
+    ):
+        assert checkpoints.newest(location, changed) is None
