@@ -218,7 +218,7 @@ def load_dataset(folder: Path, splits: Iterable[str] = SPLITS) -> tuple[datasets
         info: DatasetInfo = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
         tables = {split: datasets.Dataset.load_from_disk(str(folder / split)) for split in splits}
         return datasets.DatasetDict(tables), info
-    except (OSError, ValueError) as error:
+    except Exception as error:
         raise DataError(f"{folder} is not a Dataset folder: make one with `goemotions ingest`") from error
 
 

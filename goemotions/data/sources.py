@@ -257,7 +257,7 @@ def _hub_snapshot(name: str, revision: str | None) -> Path:
     except Exception as error:
         try:
             return Path(snapshot(local_files_only=True))
-        except OSError:
+        except Exception:
             raise SourceUnreachable(
                 f"the hub cannot be reached for {name}: use DATA=sample, a local folder (DATA=path/to/folder) "
                 "or DATA=s3://bucket/prefix/"

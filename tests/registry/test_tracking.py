@@ -1,5 +1,6 @@
 """Tracking: runs and versions are created once, and failures of the MLflow server are retried or reported."""
 
+import contextlib
 import http.client
 import http.server
 import json
@@ -16,6 +17,8 @@ from urllib.parse import urlsplit
 
 import mlflow
 import pytest
+import requests
+import sqlalchemy.exc
 
 from goemotions import defaults
 from goemotions.errors import TrackingError
@@ -458,3 +461,53 @@ def test_a_database_without_its_driver_is_named(use_server: Callable[[str], None
     with pytest.raises(TrackingError) as named:
         tracking.find_version("goemotions", "1")
     assert "s3cret" not in str(named.value)
+
+
+class Failing:
+    """A client of MLflow all of whose calls raise an exception."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        def fail(*_: Any, **__: Any) -> None:
+            raise self.error
+
+        return fail
+
+
+def exceptions() -> list[Exception]:
+    """One exception of every class of MLflow, of its HTTP library and of its database library that takes a message."""
+    made: list[Exception] = [OSError("x"), ValueError("x"), KeyError("x"), TypeError("x"), AttributeError("x")]
+    for module in (mlflow.exceptions, requests.exceptions, sqlalchemy.exc):
+        for kind in vars(module).values():
+            if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, Warning):
+                with contextlib.suppress(TypeError, AttributeError):
+                    made.append(kind("at http://user:phrase@host/\nthe second line"))
+    return made
+
+
+CALLS: dict[str, Callable[[], object]] = {
+    "get_or_create_run": lambda: tracking.get_or_create_run("p"),
+    "tags_of_runs": lambda: tracking.tags_of_runs("p"),
+    "run_tags": lambda: tracking.run_tags("r"),
+    "get_or_create_version": lambda: tracking.get_or_create_version("m", "r", "s3://b/", {}),
+    "set_alias": lambda: tracking.set_alias("m", "champion-cpu", "1"),
+    "log_once": lambda: tracking.Run("r").log_once({"a": 1.0}, {}),
+    "set_tags": lambda: tracking.Run("r").set_tags({"a": "b"}),
+    "finish": lambda: tracking.Run("r").finish(),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_whatever_mlflow_raises_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr(tracking, "WAIT_SECONDS", ())
+    made = exceptions()
+    assert len(made) > 40
+    for error in made:
+        monkeypatch.setattr(tracking, "_client", lambda error=error: Failing(error))
+        with pytest.raises(TrackingError) as raised:
+            call()
+        assert "phrase" not in str(raised.value)
+        assert len(str(raised.value).splitlines()) == 1
