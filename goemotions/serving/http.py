@@ -124,6 +124,7 @@ class _Reader(asyncio.BufferedProtocol):
     """Reads for a connection, little at once, into a buffer that all connections share."""
 
     BUFFER = bytearray(READ_BYTES)
+    VIEW = memoryview(BUFFER)
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -137,7 +138,7 @@ class _Reader(asyncio.BufferedProtocol):
         return self.BUFFER
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._connection.data_received(bytes(memoryview(self.BUFFER)[:nbytes]))
+        self._connection.data_received(self.VIEW[:nbytes])
 
 
 class _Closing:
@@ -166,7 +167,7 @@ class Connection(HttpToolsProtocol):
         self.since = self.loop.time()
         self._state = FIRST
         # Received and not parsed yet, because a request is in progress.
-        self._unparsed = bytearray()
+        self._unparsed = b""
         # Those requests, oldest first, whose responses are not complete.
         self._cycles: deque[Any] = deque()
         # Whether the head of the message that is being parsed is complete, and whether the message is.
@@ -186,7 +187,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.remove(self)
-        self._unparsed.clear()
+        self._unparsed = b""
         self._disconnect()
         super().connection_lost(exc)
 
@@ -226,13 +227,12 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
             return
         self._enter(LINGER)
-        self._unparsed.clear()
+        self._unparsed = b""
         self.transport.write_eof()
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         if self._state != LINGER:
-            self._unparsed += data
-            self._parse()
+            self._parse(self._unparsed + data if self._unparsed else data)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -251,15 +251,17 @@ class Connection(HttpToolsProtocol):
         # Trailers are counted and skipped.
         if not self._has_head:
             super().on_header(name, value)
-            self._hosts += name.lower() == b"host"
+            name = self.headers[-1][0]
+            if name == b"host":
+                self._hosts += 1
+            elif name == b"content-length":
+                self._body_left = int(value) if value.isdigit() else 0
 
     def on_headers_complete(self) -> None:
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1") or (self._hosts != 1 and (version, self._hosts) != ("1.0", 0)):
             raise Refused(400)
         self._has_head = True
-        length = dict(self.headers).get(b"content-length", b"0")
-        self._body_left = int(length) if length.isdigit() else 0
         super().on_headers_complete()
         self.cycle.transport = self._closing  # type: ignore[assignment]
         self._cycles.append(self.cycle)
@@ -285,35 +287,40 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         self._enter(self._next_state())
         if self._unparsed:
-            self.loop.call_soon(self._parse)
+            self.loop.call_soon(self._resume)
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400)
 
-    def _parse(self) -> None:
-        """Parses what was received, as long as no request is in progress."""
-        while self._unparsed and not self.is_ending and not self._is_busy():
-            size = max(PIECE_BYTES, min(self._body_left, len(self._unparsed)))
-            piece = bytes(memoryview(self._unparsed)[:size])
-            del self._unparsed[:size]
+    def _resume(self) -> None:
+        self._parse(self._unparsed)
+
+    def _parse(self, data: bytes | memoryview) -> None:
+        """Parses what was received, as long as no request is in progress, and keeps the rest."""
+        position, end = 0, len(data)
+        while position < end and not self._is_busy() and not self.is_ending:
+            piece = data[position : position + max(PIECE_BYTES, min(self._body_left, end))]
+            position += len(piece)
             self._overhead += len(piece)
             self._feed(piece)
             if self._overhead > self._limits.head_bytes:
                 self._refuse(431)
         if self.is_ending:
-            self._unparsed.clear()
+            self._unparsed = b""
             return
-        if (state := self._next_state()) != self._state:
-            self._enter(state)
+        self._unparsed = bytes(data[position:])
         if self._unparsed:
             self.flow.pause_reading()
+        if (state := self._next_state()) != self._state:
+            self._enter(state)
 
-    def _feed(self, piece: bytes) -> None:
+    def _feed(self, piece: bytes | memoryview) -> None:
         self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade:
-            self._unparsed.clear()
+            # What follows the request in the piece is not parsed.
+            pass
         except httptools.HttpParserError as error:
             self._refuse(error.__context__.status if isinstance(error.__context__, Refused) else 400)
 
