@@ -248,14 +248,15 @@ class Connection(HttpToolsProtocol):
         self._fields += 1
         if self._fields > FIELDS:
             raise Refused(431)
-        # Trailers are counted and skipped.
-        if not self._has_head:
-            super().on_header(name, value)
-            name = self.headers[-1][0]
-            if name == b"host":
-                self._hosts += 1
-            elif name == b"content-length":
-                self._body_left = int(value) if value.isdigit() else 0
+        if self._has_head:
+            # Trailers are counted and skipped.
+            return
+        name = name.lower()
+        if name == b"host":
+            self._hosts += 1
+        elif name == b"content-length" and value.isdigit():
+            self._body_left = int(value)
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         version = self.parser.get_http_version()
