@@ -32,7 +32,7 @@ REFERENCE = $(if $(VERSION),$(call quoted,$(VERSION)))
 NAMED = $(call option,--model-name,MODEL_NAME)
 
 .PHONY: help setup demo test test-images test-faults fuzz soak docs format typecheck lint audit run score serve bench bench-full bench-serving \
-	stack-up stack-down compile submit-pipeline submit-scoring schedule images push pin-base status promote rollback isvc deploy restart \
+	stack-up stack-down compile submit-pipeline submit-scoring schedule images push pin-base status promote rollback isvc deploy restart kind-up cluster-test \
 	download-model export-hf report clean
 
 help: ## list the targets
@@ -185,6 +185,12 @@ test: setup tools ## the tests, two files at a time
 
 test-images: setup ## run the images of this commit with docker or podman, read-only and without privileges
 	$(BIN)/python -m pytest tests/images
+
+kind-up: ## a kind cluster with KServe and Kubeflow Pipelines on this machine, with the images of this commit: needs docker, kind, kubectl
+	@manifests/kind/up.sh
+
+cluster-test: setup ## try on the cluster KUBE_CONTEXT= what is claimed of one, as a table (an hour): REGISTRY=; without a cluster against stand-ins
+	@$(if $(KUBE_CONTEXT),$(BIN)/python -m benchmarks.cluster --context $(call quoted,$(KUBE_CONTEXT)) $(call option,--registry,REGISTRY),$(BIN)/python -m pytest tests/benchmarks/test_cluster.py)
 
 test-faults: setup ## the tests of faults and bad inputs, slow ones too; docs/faults.md lists them (20 min)
 	$(BIN)/python -m pytest --faults $(OTHERS)

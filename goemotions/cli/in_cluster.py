@@ -31,6 +31,9 @@ COMMANDS = ("model", "predict", "score")
 )
 @click.option("--secret", default=defaults.CREDENTIALS_SECRET, show_default=True, help="Secret and config map of the steps.")
 @click.option(
+    "--signing-secret", default=defaults.SIGNING_SECRET, show_default=True, help="Secret of the step register, if there is one."
+)
+@click.option(
     "--service-account", default="", help="For commands that use Kubernetes (deploy, status), such as default-editor."
 )
 @click.option("--timeout-seconds", type=click.IntRange(min=1), default=3600, show_default=True, help="Longest duration.")

@@ -83,6 +83,7 @@ class Settings:
         image: the trainer's.
         namespace: empty for that of the current context.
         secret: name of the secret, and of the config map, with the variables of registry and store.
+        signing_secret: name of the secret of the step ``register``, if there is one.
         service_account: of the pod, for commands that use Kubernetes; empty: it gets no token.
         timeout_seconds: longest duration of the command.
     """
@@ -90,6 +91,7 @@ class Settings:
     image: str
     namespace: str = ""
     secret: str = defaults.CREDENTIALS_SECRET
+    signing_secret: str = defaults.SIGNING_SECRET
     service_account: str = ""
     timeout_seconds: int = TIMEOUT_SECONDS
 
@@ -126,7 +128,15 @@ def manifest(name: str, command: Sequence[str], settings: Settings) -> dict[str,
         "image": settings.image,
         "args": list(command),
         "env": [{"name": MESSAGE_VARIABLE, "value": MESSAGE}],
-        "envFrom": [{kind: {"name": settings.secret, "optional": True}} for kind in ("configMapRef", "secretRef")],
+        # Of a variable that two of them have, the last one counts: the keys that may write bundles and locks.
+        "envFrom": [
+            {kind: {"name": name, "optional": True}}
+            for kind, name in (
+                ("configMapRef", settings.secret),
+                ("secretRef", settings.secret),
+                ("secretRef", settings.signing_secret),
+            )
+        ],
         "resources": {"requests": {"cpu": "500m", "memory": "2Gi"}, "limits": {"cpu": "4", "memory": "8Gi"}},
         "securityContext": {
             "allowPrivilegeEscalation": False,

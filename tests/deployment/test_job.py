@@ -56,7 +56,8 @@ def test_a_registry_command_runs_beside_the_registry_and_writes_the_manifest_her
     kubernetes_validate.validate(sent, "1.32", strict=True)
     assert restricted(sent["spec"]["template"]["spec"]) == []
     (container,) = sent["spec"]["template"]["spec"]["containers"]
-    assert {ref["name"] for source in container["envFrom"] for ref in source.values()} == {"goemotions"}
+    names = [ref["name"] for source in container["envFrom"] for ref in source.values()]
+    assert names == ["goemotions", "goemotions", "goemotions-signing"]
     assert sent["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
 
 

@@ -1,0 +1,460 @@
+"""What is claimed of a cluster, tried on one: a table of checks, results and seconds.
+
+python -m benchmarks.cluster --context kind-goemotions
+
+It works in a namespace of its own, which it removes at the end. It needs kubectl, KServe, Kubeflow Pipelines without profiles, and
+images that the nodes have or can pull. The sample is trained on CPUs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+from ruamel.yaml import YAML
+
+from goemotions import defaults
+from goemotions.deployment import cluster_keys
+from goemotions.deployment.manifest_files import dump
+from goemotions.errors import WorkflowError
+
+ROOT = Path(__file__).parents[1]
+PIPELINES, ACCOUNT = "kubeflow", "pipeline-runner"
+CPU = "goemotions-cpu"
+CANARY_PERCENT, LOAD_SECONDS = 20, 60
+ON_CPUS = " ".join(
+    [
+        "train.gpus=0 train.cpu=1 train.memory=3Gi evaluate_gpu.gpus=0 evaluate_gpu.cpu=1 evaluate_gpu.memory=2Gi evaluate_cpu.cpu=1",
+        *(f"{step}.cpu=500m {step}.memory=2Gi" for step in ("ingest", "export", "register", "report")),
+    ]
+)
+# Sends requests until the time is over, by eight threads; prints how many there were and how many failed.
+CLIENT = """
+import concurrent.futures, json, sys, time, urllib.request
+url, host, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
+end, headers = time.monotonic() + seconds, {"Content-Type": "application/json", **({"Host": host} if host else {})}
+body = json.dumps({"instances": ["thank you"]}).encode()
+def send(_):
+    sent = lost = 0
+    while not sent or time.monotonic() < end:
+        sent += 1
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=10).read()
+        except Exception:
+            lost += 1
+    return sent, lost
+with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    counts = list(pool.map(send, range(8)))
+print(json.dumps({"sent": sum(one[0] for one in counts), "lost": sum(one[1] for one in counts)}))
+"""
+
+
+class Skipped(Exception):
+    """A check does not apply to this cluster."""
+
+
+class Failed(Exception):
+    """A check did not hold."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    check: str
+    result: str
+    seconds: float
+
+
+class Tools:
+    """The programs that the checks call."""
+
+    def __init__(self, context: str) -> None:
+        self.context = context
+
+    def kubectl(self, *arguments: str, text: str = "") -> str:
+        return _run(["kubectl", "--context", self.context, *arguments], text)
+
+    def goemotions(self, *arguments: str) -> str:
+        return _run([sys.executable, "-m", "goemotions.cli", *arguments], environment={"KUBE_CONTEXT": self.context})
+
+    def registry(self, *arguments: str, image: str, secret: str) -> str:
+        """A command on the registry, as a Job beside it."""
+        secrets_of_steps = ("--secret", secret, "--signing-secret", f"{secret}-signing")
+        job = ("--namespace", PIPELINES, "--image", image, "--service-account", ACCOUNT, *secrets_of_steps)
+        return self.goemotions("in-cluster", *job, "model", *arguments)
+
+
+def _run(command: list[str], text: str = "", environment: dict[str, str] | None = None) -> str:
+    finished = subprocess.run(
+        command, input=text, capture_output=True, text=True, check=False, cwd=ROOT, env=os.environ | (environment or {})
+    )
+    if finished.returncode:
+        last = (finished.stderr.strip() or finished.stdout.strip()).splitlines()[-1:] or ["no message"]
+        raise Failed(f"{' '.join(command[:6])}: {last[0]}")
+    return finished.stdout
+
+
+@dataclass
+class Trial:
+    """A namespace on a cluster, and the images that it runs."""
+
+    tools: Tools
+    registry: str
+    tag: str
+    folder: Path
+    namespace: str = field(default_factory=lambda: f"goemotions-test-{secrets.token_hex(3)}")
+
+    @property
+    def trainer(self) -> str:
+        return "/".join(filter(None, [self.registry, f"{defaults.TRAINER_IMAGE}:{self.tag}"]))
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / "manifests" / "base" / "isvc.yaml"
+
+    def get(self, *arguments: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(self.tools.kubectl("get", *arguments, "--output", "json"))
+        return content
+
+    def apply(self, documents: list[Any]) -> None:
+        path = self.folder / "applied.yaml"
+        dump(path, documents)
+        self.tools.kubectl(
+            "apply", "--server-side", "--force-conflicts", "--filename", "-", text=path.read_text(encoding="utf-8")
+        )
+
+    def rendered(self) -> list[Any]:
+        """The local overlay with the permissions of the deploy step, moved to the namespace of the trial."""
+        overlay = self.folder / "manifests" / "overlays" / "local" / "kustomization.yaml"
+        if "rbac" not in overlay.read_text(encoding="utf-8"):
+            overlay.write_text(
+                overlay.read_text(encoding="utf-8").replace("components:\n", "components:\n  - ../../components/rbac\n"),
+                encoding="utf-8",
+            )
+        if not self.keys.exists():
+            cluster_keys.write(self.keys)
+            for path in (path for path in self.keys.rglob("*") if path.is_file()):
+                path.write_text(self._moved(path.read_text(encoding="utf-8")), encoding="utf-8")
+        text = self._moved(_run(["kubectl", "kustomize", str(overlay.parent)]))
+        documents = list(YAML().load_all(text))
+        for document in documents:
+            if document["kind"] in ("Namespace", "ClusterStorageContainer"):
+                document["metadata"]["name"] = self.namespace
+            else:
+                document["metadata"]["namespace"] = self.namespace
+            for subject in document.get("subjects", []):
+                subject |= {"name": ACCOUNT, "namespace": PIPELINES}
+            if document["kind"] == "InferenceService":
+                document["spec"]["predictor"]["storageContainerName"] = self.namespace
+        return documents
+
+    @property
+    def keys(self) -> Path:
+        return self.folder / "manifests" / "overlays" / "local" / "keys"
+
+    def _moved(self, text: str) -> str:
+        """A text with the addresses that the servers have in the namespace of the trial."""
+        return re.sub(r"\b(seaweedfs|mlflow)\.goemotions\b", rf"\1.{self.namespace}", text)
+
+    def ask(self, *arguments: str) -> str:
+        return self.tools.registry(*arguments, image=self.trainer, secret=self.namespace)
+
+    def deploy(self, reference: str, *options: str) -> str:
+        return self.ask("deploy", reference, "--namespace", self.namespace, *options)
+
+    def requests(self, url: str, host: str = "", seconds: float = 0) -> dict[str, int]:
+        """What a client in the namespace counts."""
+        name = f"client-{secrets.token_hex(3)}"
+        pod = _client_pod(name, self.namespace, self.trainer, ["python3", "-c", CLIENT, url, host, str(seconds)])
+        self.tools.kubectl("apply", "--filename", "-", text=json.dumps(pod))
+        in_namespace = ("--namespace", self.namespace)
+        limit = f"--timeout={int(seconds) + 180}s"
+        self.tools.kubectl(*in_namespace, "wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{name}", limit)
+        counts: dict[str, int] = json.loads(self.tools.kubectl(*in_namespace, "logs", name))
+        return counts
+
+    @contextlib.contextmanager
+    def load(self, seconds: float) -> Iterator[dict[str, int]]:
+        """Clients that send requests during the block; what they count is there after it."""
+        counts: dict[str, int] = {}
+        url, host = self.entry()
+        clients = threading.Thread(target=lambda: counts.update(self.requests(url, host, seconds)))
+        clients.start()
+        try:
+            yield counts
+        finally:
+            clients.join()
+
+    def entry(self) -> tuple[str, str]:
+        """Address and host by which clients reach the service: the gateway if there is one."""
+        with contextlib.suppress(Skipped):
+            return self.gateway()
+        return f"http://{CPU}-predictor.{self.namespace}/v1/models/goemotions:predict", ""
+
+    def gateway(self) -> tuple[str, str]:
+        routes = self.get("httproutes", "--namespace", self.namespace).get("items", [])
+        gateways = self.get("gateways", "--all-namespaces").get("items", [])
+        addresses = [one["value"] for gateway in gateways for one in gateway.get("status", {}).get("addresses", [])]
+        hosts = [host for route in routes for host in route["spec"].get("hostnames", []) if host.startswith(f"{CPU}-")]
+        if not (addresses and hosts):
+            raise Skipped("no gateway with an address")
+        return f"http://{addresses[0]}/v1/models/goemotions:predict", min(hosts, key=len)
+
+
+def _client_pod(name: str, namespace: str, image: str, command: list[str]) -> dict[str, Any]:
+    security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True}
+    resources = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app": "cluster-test"}},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [
+                {"name": "client", "image": image, "command": command, "securityContext": security, "resources": resources}
+            ],
+        },
+    }
+
+
+def requirements(trial: Trial) -> str:
+    server = json.loads(trial.tools.kubectl("version", "--output", "json"))["serverVersion"]["gitVersion"]
+    trial.get("crd", "inferenceservices.serving.kserve.io")
+    trial.get("deployment", "ml-pipeline", "--namespace", PIPELINES)
+    return f"Kubernetes {server}"
+
+
+def overlay(trial: Trial) -> str:
+    documents = trial.rendered()
+    trial.apply([one for one in documents if one["kind"] != "InferenceService"])
+    client = {"matchLabels": {"app": "cluster-test"}}
+    metadata = {"name": "cluster-test", "namespace": trial.namespace}
+    spec = {"podSelector": client, "policyTypes": ["Egress"], "egress": [{}]}
+    trial.apply([{"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec}])
+    for server in ("seaweedfs", "mlflow"):
+        trial.tools.kubectl("--namespace", trial.namespace, "rollout", "status", f"deployment/{server}", "--timeout=600s")
+    for role, name in (("pipeline", trial.namespace), ("register", f"{trial.namespace}-signing")):
+        data = {path.name: path.read_text(encoding="utf-8") for path in (trial.keys / role).iterdir()}
+        metadata = {"name": name, "namespace": PIPELINES}
+        trial.apply([{"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data}])
+    return "restricted namespace, store and MLflow run"
+
+
+def train(trial: Trial, *others: str) -> str:
+    settings = [
+        f"credentials_secret={trial.namespace}",
+        f"signing_secret={trial.namespace}-signing",
+        f"image={trial.trainer}",
+        *others,
+    ]
+    options = [part for setting in settings for part in ("--set", setting)]
+    arguments = ("--data", "sample", "--models", "minilm", "--epochs", "1", "--resources", ON_CPUS, *options)
+    shown = trial.tools.goemotions("pipeline", "submit", *arguments, "--experiment", trial.namespace, "--force", "--wait")
+    return next(line for line in shown.splitlines() if "SUCCEEDED:" in line).partition(":")[0]
+
+
+def pipeline(trial: Trial) -> str:
+    return train(trial)
+
+
+def deleted_pod(trial: Trial) -> str:
+    """Trains another version, whose training pod is deleted once."""
+    deleted: list[str] = []
+    ended = threading.Event()
+
+    def delete() -> None:
+        while not ended.wait(2):
+            for pod in trial.get("pods", "--namespace", PIPELINES, "--field-selector=status.phase=Running").get("items", []):
+                node = pod["metadata"].get("annotations", {}).get("workflows.argoproj.io/node-name", "")
+                if ".train" in node and "driver" not in node:
+                    trial.tools.kubectl("--namespace", PIPELINES, "delete", "pod", pod["metadata"]["name"], "--wait=false")
+                    deleted.append(pod["metadata"]["name"])
+                    return
+
+    killer = threading.Thread(target=delete)
+    killer.start()
+    try:
+        result = train(trial, "seed=7")
+    finally:
+        ended.set()
+        killer.join()
+    if not deleted:
+        raise Skipped(f"{result}, but its training was over before a pod was deleted")
+    return f"{result} although its training pod was deleted"
+
+
+def services(trial: Trial) -> str:
+    shown = trial.ask(
+        "isvc",
+        "--file",
+        str(trial.manifest),
+        "--bucket",
+        defaults.BUCKET,
+        "--registry",
+        trial.registry,
+        "--image-tag",
+        trial.tag,
+    )
+    trial.apply(trial.rendered())
+    trial.tools.kubectl(
+        "--namespace", trial.namespace, "wait", "--for=condition=Ready", f"inferenceservice/{CPU}", "--timeout=600s"
+    )
+    return next(line for line in shown.splitlines() if line.startswith(f"{CPU}: version")).partition(",")[0]
+
+
+def by_service(trial: Trial) -> str:
+    return _none_lost(trial.requests(f"http://{CPU}-predictor.{trial.namespace}/v1/models/goemotions:predict"))
+
+
+def by_gateway(trial: Trial) -> str:
+    return _none_lost(trial.requests(*trial.gateway()))
+
+
+def canary(trial: Trial) -> str:
+    trial.gateway()
+    return trial.deploy("challenger-cpu", "--canary-percent", str(CANARY_PERCENT)).strip().splitlines()[-1]
+
+
+def take_over(trial: Trial) -> str:
+    with trial.load(LOAD_SECONDS) as counts:
+        trial.deploy("challenger-cpu")
+    return _none_lost(counts)
+
+
+def roll_back(trial: Trial) -> str:
+    with trial.load(LOAD_SECONDS) as counts:
+        trial.deploy("champion-cpu")
+    return _none_lost(counts)
+
+
+def policies(trial: Trial) -> str:
+    """A pod of another namespace does not reach the predictor, if the cluster enforces policies."""
+    name = f"{trial.namespace}-stranger"
+    url = f"http://{CPU}-predictor.{trial.namespace}/v2/health/live"
+    script = f"import urllib.request; urllib.request.urlopen({url!r}, timeout=10)"
+    pod = _client_pod(name, "default", trial.trainer, ["python3", "-c", script])
+    trial.tools.kubectl("apply", "--filename", "-", text=json.dumps(pod))
+    try:
+        trial.tools.kubectl(
+            "--namespace", "default", "wait", "--for=jsonpath={.status.phase}=Failed", f"pod/{name}", "--timeout=60s"
+        )
+    except Failed as error:
+        raise Skipped("the cluster does not enforce network policies") from error
+    finally:
+        trial.tools.kubectl("--namespace", "default", "delete", "pod", name, "--ignore-not-found", "--wait=false")
+    return "a stranger is kept out"
+
+
+def drain(trial: Trial) -> str:
+    nodes = [one["metadata"]["name"] for one in trial.get("nodes")["items"] if not one["spec"].get("taints")]
+    if len(nodes) < 2:
+        raise Skipped("one node")
+    pods = trial.get("pods", "--namespace", trial.namespace, "--selector", f"serving.kserve.io/inferenceservice={CPU}")["items"]
+    node = pods[0]["spec"]["nodeName"]
+    options = (
+        "--ignore-daemonsets",
+        "--delete-emptydir-data",
+        "--pod-selector=serving.kserve.io/inferenceservice",
+        "--timeout=300s",
+    )
+    try:
+        trial.tools.kubectl("drain", node, *options)
+        trial.tools.kubectl(
+            "--namespace", trial.namespace, "wait", "--for=condition=Ready", f"inferenceservice/{CPU}", "--timeout=600s"
+        )
+    finally:
+        trial.tools.kubectl("uncordon", node)
+    return "the predictor runs on another node"
+
+
+def _none_lost(counts: dict[str, int]) -> str:
+    if not counts.get("sent") or counts["lost"]:
+        raise Failed(f"{counts.get('lost', 'no')} of {counts.get('sent', 0)} requests lost")
+    return f"{counts['sent']} requests, none lost"
+
+
+def clean_up(trial: Trial) -> None:
+    """Removes everything that the trial made; what is missing already is no error."""
+    for arguments in (
+        ("namespace", trial.namespace),
+        ("clusterstoragecontainer", trial.namespace),
+        ("--namespace", PIPELINES, "secret", trial.namespace, f"{trial.namespace}-signing"),
+    ):
+        with contextlib.suppress(Failed):
+            trial.tools.kubectl("delete", *arguments, "--ignore-not-found", "--wait=false")
+
+
+Check = Callable[[Trial], str]
+# Each with the number of those before it that it needs.
+CHECKS: tuple[tuple[str, Check, int], ...] = (
+    ("requirements", requirements, 0),
+    ("overlay", overlay, 1),
+    ("pipeline on the sample", pipeline, 2),
+    ("services", services, 3),
+    ("requests by Service", by_service, 4),
+    ("requests by gateway", by_gateway, 4),
+    ("pod deleted in training", deleted_pod, 3),
+    ("canary", canary, 4),
+    ("canary taken over under load", take_over, 4),
+    ("rolled back under load", roll_back, 4),
+    ("network policies", policies, 4),
+    ("node drained", drain, 4),
+)
+
+
+def run(trial: Trial, show: Callable[[str], None]) -> list[Outcome]:
+    """Runs the checks, and removes what they made. One whose requirements failed is left out."""
+    outcomes: list[Outcome] = []
+    try:
+        for title, check, needed in CHECKS:
+            began = time.monotonic()
+            broken = [one.check for one in outcomes[:needed] if one.result.startswith(("FAILED", "left out"))]
+            try:
+                result = f"left out: {broken[0]} failed" if broken else f"ok: {check(trial)}"
+            except Skipped as reason:
+                result = f"skipped: {reason}"
+            except (Failed, WorkflowError, KeyError, ValueError, StopIteration) as error:
+                result = f"FAILED: {error or type(error).__name__}"
+            outcomes.append(Outcome(title, result, time.monotonic() - began))
+            show(f"{title}: {result}")
+    finally:
+        clean_up(trial)
+    return outcomes
+
+
+def table(outcomes: list[Outcome]) -> str:
+    rows = [("check", "result", "seconds"), *((one.check, one.result, f"{one.seconds:.0f}") for one in outcomes)]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+@click.command()
+@click.option("--context", required=True, help="Context of the kubeconfig.")
+@click.option("--registry", default="", help="Prefix of the images.")
+def main(context: str, registry: str) -> None:
+    """Try on a cluster what is claimed of one."""
+    tag = _run(["images/image.sh", "commit"]).strip()
+    with tempfile.TemporaryDirectory() as name:
+        shutil.copytree(ROOT / "manifests", Path(name, "manifests"), symlinks=True)
+        outcomes = run(Trial(Tools(context), registry, tag, Path(name)), click.echo)
+    click.echo(f"\n{table(outcomes)}")
+    sys.exit(any(one.result.startswith(("FAILED", "left out")) for one in outcomes))
+
+
+if __name__ == "__main__":
+    main()
