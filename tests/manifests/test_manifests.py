@@ -27,8 +27,8 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from benchmarks import store
 from goemotions.cli import main as cli
+from goemotions.deployment import inference_service, node_pools
 from goemotions.deployment import isvc as manifest
-from goemotions.deployment import node_pools
 from goemotions.registry import bundle
 from goemotions.serving import metrics as exported
 from tests.support import kserve_rules
@@ -596,7 +596,13 @@ def test_cluster_wide_objects_have_no_namespace_and_a_name_of_their_own() -> Non
         cluster_wide = {
             (one["kind"], one["metadata"]["name"]) for one in rendered(folder) if "namespace" not in one["metadata"]
         }
-        assert cluster_wide == {("Namespace", "goemotions"), ("ClusterStorageContainer", "goemotions")}
+        admission = {
+            ("ValidatingAdmissionPolicy", "goemotions-deployer"),
+            ("ValidatingAdmissionPolicyBinding", "goemotions-deployer"),
+        }
+        has_role = bool(every("Role", folder))
+        expected = {("Namespace", "goemotions"), ("ClusterStorageContainer", "goemotions")}
+        assert cluster_wide == expected | (admission if has_role else set())
 
 
 @pytest.mark.parametrize(
@@ -663,6 +669,27 @@ def test_the_deploy_step_may_change_the_two_services_and_nothing_else() -> None:
         *((resource, "list", "any") for resource in ("pods", "events", "httproutes")),
         *(("horizontalpodautoscalers", "delete", f"{name}-canary-predictor") for name in services),
     }
+
+
+def test_the_admission_policy_is_for_the_account_of_the_deploy_step() -> None:
+    """Its expressions are CEL, for which there is no evaluator here; docs/security.md says how they were tried."""
+    (policy,) = every("ValidatingAdmissionPolicy", "overlays/production").values()
+    (binding,) = every("ValidatingAdmissionPolicyBinding", "overlays/production").values()
+    (role,) = every("RoleBinding", "overlays/production").values()
+    (account,) = role["subjects"]
+    (condition,) = policy["spec"]["matchConditions"]
+    assert f"'system:serviceaccount:{account['namespace']}:{account['name']}'" in condition["expression"]
+    (rule,) = policy["spec"]["matchConstraints"]["resourceRules"]
+    assert (rule["operations"], rule["resources"], rule["apiVersions"]) == (["UPDATE"], ["inferenceservices"], ["*"])
+    assert (policy["spec"]["failurePolicy"], binding["spec"]["validationActions"]) == ("Fail", ["Deny"])
+    assert binding["spec"]["policyName"] == policy["metadata"]["name"]
+    text = yaml.safe_dump(policy)
+    variables = {variable["name"] for variable in policy["spec"]["variables"]}
+    assert {*re.findall(r"variables\.(\w+)", text)} == variables
+    assert f"'{inference_service.NUMBER}'" in text
+    changed = {inference_service.VERSION, inference_service.CANARY_VERSION, inference_service.RESTARTED}
+    assert all(name.startswith("goemotions-") for name in changed)
+    assert all(f"'{name}'" in text for name in inference_service.STABLE_ONLY)
 
 
 def test_one_gpu_is_enough_to_roll_out_a_new_version() -> None:
