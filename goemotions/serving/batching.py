@@ -23,7 +23,7 @@ from goemotions.serving.queue import Chunk, QueuedRequest, QueuedText, TextQueue
 
 logger = logging.getLogger(__name__)
 # No text of a batch has more than so many times the tokens of that whose turn it is.
-LENGTH_RATIO = 2
+LENGTH_RATIO = 4
 # A request of more batches than this is large; it gets smaller ones so long after a small request arrived.
 LARGE_BATCHES, SMALL_SECONDS = 4, 1.0
 
