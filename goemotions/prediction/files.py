@@ -76,24 +76,26 @@ def score_file(
         raise DataError(f"{output} is the input itself: write to another file")
     started = time.perf_counter()
     rows = blank = truncated = 0
-    # A file is opened several times: for its columns, and for its rows.
-    listed = store.find(str(input.parent), input.name)
-    source = open_rows(
-        input.name, lambda: store.open_file(str(input.parent), input.name, listed) if listed else input.open("rb"), column
-    )
-    column = text_column(source.schema, input.name, column)
-    schema = output_schema(source.schema, input.name, column, predictor.bundle.taxonomy.names if all_scores else ())
+    folder = str(input.parent)
+    if not (listed := store.find(folder, input.name)):
+        reason = "Is a directory" if input.is_dir() else "No such file or directory"
+        raise DataError(f"{input.name} cannot be read ({reason}): check its path")
+    with store.reading(folder, listed):
+        # A file is opened several times: for its columns, and for its rows.
+        source = open_rows(input.name, lambda: store.open_file(folder, input.name, listed), column)
+        column = text_column(source.schema, input.name, column)
+        schema = output_schema(source.schema, input.name, column, predictor.bundle.taxonomy.names if all_scores else ())
     progress = tqdm(total=source.count, desc=input.name, unit=" texts", mininterval=1)
-    with progress, _whole(output) as partial, _writer(partial, output.suffix.lower(), schema) as write:
-        for batch in source.batches(0, None):
-            labelled = label_rows(predictor, batch, column, schema)
-            write(labelled)
-            rows += len(batch)
-            blank, truncated = blank + count_blank(labelled), truncated + count_truncated(labelled)
-            progress.update(len(batch))
-        if not (rows and listed):
+    with progress, _whole(output) as partial:
+        with store.reading(folder, listed), _writer(partial, output.suffix.lower(), schema) as write:
+            for batch in source.batches(0, None):
+                labelled = label_rows(predictor, batch, column, schema)
+                write(labelled)
+                rows += len(batch)
+                blank, truncated = blank + count_blank(labelled), truncated + count_truncated(labelled)
+                progress.update(len(batch))
+        if not rows:
             raise DataError(f"{input.name} has no rows: it needs at least one")
-        store.require_unchanged(str(input.parent), listed)
     return ScoringSummary(rows, blank, truncated, time.perf_counter() - started)
 
 

@@ -303,13 +303,13 @@ def _shards(folder: str, inputs: Sequence[File], column: str, scores: Sequence[s
     number = 0
     schema = None
     for file in inputs:
-        opened = _open(folder, file, column)
-        schema = schema or opened.schema
-        if not opened.schema.equals(schema):
-            raise DataError(f"{file.name} has other columns than {inputs[0].name}: score them into separate folders")
-        files.output_schema(schema, file.name, files.text_column(schema, file.name, column), scores)
-        total = opened.total()
-        store.require_unchanged(folder, file)
+        with store.reading(folder, file):
+            opened = _open(folder, file, column)
+            schema = schema or opened.schema
+            if not opened.schema.equals(schema):
+                raise DataError(f"{file.name} has other columns than {inputs[0].name}: score them into separate folders")
+            files.output_schema(schema, file.name, files.text_column(schema, file.name, column), scores)
+            total = opened.total()
         for first in range(0, total, shard_rows):
             yield Shard(f"part-{number:06d}.parquet", file.name, first, min(shard_rows, total - first))
             number += 1
@@ -334,17 +334,18 @@ def _score_shard(predictor: Predictor, planned: Plan, output: str, shard: Shard)
         return shard.rows
     started = time.perf_counter()
     rows = blank = truncated = 0
-    opened = _open(planned.input, planned.files[shard.file], planned.column)
-    names = predictor.bundle.taxonomy.names if planned.all_scores else ()
-    column = files.text_column(opened.schema, shard.file, planned.column)
-    schema = files.output_schema(opened.schema, shard.file, column, names)
+    with store.reading(planned.input, planned.files[shard.file]):
+        opened = _open(planned.input, planned.files[shard.file], planned.column)
+        names = predictor.bundle.taxonomy.names if planned.all_scores else ()
+        column = files.text_column(opened.schema, shard.file, planned.column)
+        schema = files.output_schema(opened.schema, shard.file, column, names)
     with store.writing(output, shard.name) as path, pq.ParquetWriter(path, schema) as writer:
-        for batch in opened.batches(shard.first, shard.rows):
-            labelled = files.label_rows(predictor, batch, column, schema)
-            writer.write_batch(labelled)
-            rows += len(labelled)
-            blank, truncated = blank + files.count_blank(labelled), truncated + files.count_truncated(labelled)
-        store.require_unchanged(planned.input, planned.files[shard.file])
+        with store.reading(planned.input, planned.files[shard.file]):
+            for batch in opened.batches(shard.first, shard.rows):
+                labelled = files.label_rows(predictor, batch, column, schema)
+                writer.write_batch(labelled)
+                rows += len(labelled)
+                blank, truncated = blank + files.count_blank(labelled), truncated + files.count_truncated(labelled)
         if rows < shard.rows:
             raise DataError(f"{output}: {PLAN} has more rows of {shard.file} than it holds: score into another folder")
         counts = {

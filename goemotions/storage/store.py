@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import errno
 import functools
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
 
 from goemotions.addresses import is_s3
-from goemotions.errors import StorageError
+from goemotions.errors import DataError, StorageError
 from goemotions.storage import manifest
 from goemotions.storage.backend import Backend, File
 from goemotions.storage.folder import FolderBackend
@@ -163,18 +163,26 @@ def open_file(location: str, name: str, expected: File | None = None) -> BinaryI
 
     Raises:
         StorageError: there is no such file, or it cannot be read.
-        FileChanged: it is not the expected one. In S3, reading also raises it; of a local file ``require_unchanged`` does.
+        FileChanged: it is not the expected one. In S3, each read also raises it; of a local file ``reading`` does.
     """
     return _backend(location).open(name, expected)
 
 
-def require_unchanged(location: str, file: File) -> None:
-    """Checks a file after it was read.
+@contextmanager
+def reading(location: str, file: File) -> Iterator[None]:
+    """For what is read of a file that ``files`` returned: the block ends with an error if it may have read another one.
 
     Raises:
-        FileChanged: what was read may not be the file that ``files`` returned.
+        FileChanged: the file was changed meanwhile.
     """
-    _backend(location).require_unchanged(file)
+    backend = _backend(location)
+    try:
+        yield
+    except DataError:
+        # A file that is replaced while it is read looks damaged.
+        backend.require_unchanged(file)
+        raise
+    backend.require_unchanged(file)
 
 
 def writing(location: str, name: str) -> AbstractContextManager[Path]:
