@@ -33,7 +33,7 @@ NAMED = $(call option,--model-name,MODEL_NAME)
 
 .PHONY: help setup demo test test-images test-faults fuzz soak docs format typecheck lint audit run score serve bench bench-full bench-serving \
 	stack-up stack-down compile submit-pipeline submit-scoring schedule images push pin-base status promote rollback isvc deploy restart kind-up cluster-test \
-	download-model export-hf report clean
+	download-model export-hf retire report clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -152,6 +152,9 @@ download-model: $(SERVICES) ## download and verify the files of VERSION (alias o
 
 export-hf: $(SERVICES) ## write VERSION (for GPUs), or any trained model (RUN= PROFILE=), as a folder of the Hugging Face hub: OUT= DATA=
 	@$(ON_SERVICES) export-hf $(REFERENCE) $(NAMED) --output $(call quoted,$(OUT)) $(call option,--run,RUN) $(call option,--profile,PROFILE) $(call option,--data,DATA)
+
+retire: $(SERVICES) ## show which old versions' bundles would be removed; YES=1 removes them: KEEP= per variant, DAYS= NAMESPACE=
+	@$(ON_SERVICES) model retire $(NAMED) $(call option,--keep,KEEP) $(call option,--days,DAYS) $(call option,--namespace,NAMESPACE) $(if $(YES),--yes)
 
 report: setup ## write docs/model-performance.md, its figures and tables from the newest run
 	@$(GOEMOTIONS) pipeline report $(NAMED)

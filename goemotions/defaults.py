@@ -9,6 +9,9 @@ EXPERIMENT = "goemotions"
 BUCKET = "goemotions"
 STORE = f"s3://{BUCKET}/"
 REFERENCE = "champion-cpu"
+# Retirement keeps as many of the newest versions per variant, and versions that are younger.
+KEPT_VERSIONS = 3
+KEPT_DAYS = 7.0
 TRAINER_IMAGE = "goemotions-trainer"
 CREDENTIALS_SECRET = "goemotions"
 SIGNING_SECRET = "goemotions-signing"

@@ -6,6 +6,7 @@ clients try again, each by its own rules.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
@@ -13,6 +14,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import ParamSpec, TypeVar
 
 from goemotions.errors import BadArgument
@@ -23,6 +25,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 VARIABLE = "GOEMOTIONS_OUTAGE_SECONDS"
+_CHECK: ContextVar[Callable[[], object] | None] = ContextVar("check", default=None)
 FIRST_SECONDS, LONGEST_SECONDS = 1.0, 30.0
 TOO_MANY_REQUESTS = 429
 # Exceptions of requests, httpx, urllib3 and Python for a server that does not respond.
@@ -72,7 +75,26 @@ def bear(request: Callable[[], R], is_passing: Callable[[Exception], bool], what
                 raise
             log.warning("%s does not respond, tried again for %.0f s: %s", what, left, error)
         time.sleep(min(wait * (0.5 + random.random()), max(left, 0)))
+        guard()
         wait = min(2 * wait, LONGEST_SECONDS)
+
+
+@contextlib.contextmanager
+def guarded(check: Callable[[], object]) -> Iterator[None]:
+    """Within the block, a request is repeated only if this check does not raise: a lock may have been lost meanwhile."""
+    token = _CHECK.set(check)
+    try:
+        yield
+    finally:
+        _CHECK.reset(token)
+
+
+def guard() -> None:
+    """Runs the check of ``guarded``, whose own requests are not guarded."""
+    check = _CHECK.get()
+    if check:
+        with guarded(lambda: None):
+            check()
 
 
 def borne(error: type[Exception], what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

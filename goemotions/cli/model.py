@@ -31,7 +31,7 @@ FILE = click.option(
 
 @click.group()
 def model() -> None:
-    """Show, promote, roll back, deploy and download versions of the registered model.
+    """Show, promote, roll back, deploy, download and retire versions of the registered model.
 
     REFERENCE is an alias such as challenger-cpu, or a version number.
     """
@@ -128,6 +128,43 @@ def write_manifest(change: ManifestChange) -> None:
     for line in isvc.write(path, change.versions, **change.options):
         click.echo(line)
     click.echo(f"{path}: kubectl apply {f'-k {path.parent}' if is_own else f'-f {path}'}")
+
+
+@model.command()
+@MODEL_NAME
+@click.option(
+    "--keep", type=click.IntRange(min=0), default=defaults.KEPT_VERSIONS, show_default=True, help="Newest versions per variant."
+)
+@click.option(
+    "--days",
+    type=click.FloatRange(min=0),
+    default=defaults.KEPT_DAYS,
+    show_default=True,
+    help="Keep versions younger than this.",
+)
+@NAMESPACE
+@click.option("--cluster/--no-cluster", default=True, show_default=True, help="Ask Kubernetes what is served, and keep it.")
+@FILE
+@click.option("--yes/--dry-run", default=False, help="Remove the bundles; default: show what would be removed.")
+def retire(model_name: str, keep: int, days: float, namespace: str, cluster: bool, file: Path | None, yes: bool) -> None:
+    """Remove the bundles of old versions that nothing refers to.
+
+    Kept are versions with an alias, what a rollback goes back to, what is deployed or in the manifest, the newest of each variant, and
+    young ones. Retired versions keep their metrics in MLflow. Interrupted, the same command goes on.
+    """
+    from goemotions.deployment.model_folder import file_of
+    from goemotions.deployment.status import served_sources
+    from goemotions.registry import retirement
+
+    served = served_sources(namespace, file or file_of(model_name), ask_cluster=cluster)
+    decisions = (retirement.retire if yes else retirement.plan)(model_name, retirement.Policy(keep, days), served)
+    for one in decisions:
+        version = one.version
+        what = f"kept: {one.kept}" if one.kept else f"{'removed' if yes else 'would be removed'}, {one.size / 1e6:,.1f} MB"
+        click.echo(f"version {version.number} ({version.tags.get('variant', '?')}, {version.tags.get('profile', '?')}): {what}")
+    retired = [one for one in decisions if not one.kept]
+    total = f"{len(retired)} of {len(decisions)} versions, {sum(one.size for one in retired) / 1e6:,.1f} MB"
+    click.echo(f"{total} removed" if yes else f"{total} would be removed: nothing was, --yes (YES=1) does it")
 
 
 @model.command("isvc")

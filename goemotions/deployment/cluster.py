@@ -26,6 +26,10 @@ class ClusterAway(DeploymentError):
     """The Kubernetes API does not respond now; it may later."""
 
 
+class NoCluster(DeploymentError):
+    """This machine has no configuration of a cluster."""
+
+
 class Cluster:
     """The objects of a namespace, by the kubeconfig, or by the pod's service account."""
 
@@ -41,7 +45,7 @@ class Cluster:
                 config.load_incluster_config()
                 current = POD_NAMESPACE.read_text(encoding="utf-8")
         except (config.ConfigException, OSError) as error:
-            raise DeploymentError("no Kubernetes cluster is configured: set KUBECONFIG, or run inside a cluster") from error
+            raise NoCluster("no Kubernetes cluster is configured: set KUBECONFIG, or run inside a cluster") from error
         self.namespace = namespace or current
         configuration = client.Configuration.get_default_copy()
         configuration.retries = 2

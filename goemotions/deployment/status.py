@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from goemotions.deployment import isvc, kserve
+from goemotions.deployment.cluster import Cluster, NoCluster
 from goemotions.deployment.inference_service import ServiceStatus
 from goemotions.errors import DeploymentError, WorkflowError
 from goemotions.registry import promotion, tracking, trust
@@ -117,6 +119,31 @@ def _trust(versions: Mapping[Variant, Version | None]) -> list[str]:
             except WorkflowError as error:
                 lines.append(f"version {version.number}: {error}")
     return lines
+
+
+def served_sources(namespace: str, file: Path, *, ask_cluster: bool = True) -> set[str]:
+    """The locations that the InferenceServices of a namespace and of the manifest name.
+
+    Raises:
+        DeploymentError: the cluster is configured and does not respond.
+    """
+    served: set[str] = set()
+    if ask_cluster:
+        with contextlib.suppress(NoCluster):
+            served |= set(_storage_uris(Cluster(namespace).services()))
+    with contextlib.suppress(DeploymentError):
+        served |= {source for _, source in isvc.read(file).values()}
+    return served
+
+
+def _storage_uris(content: Any) -> Iterator[str]:
+    if isinstance(content, dict):
+        if isinstance(uri := content.get("storageUri"), str):
+            yield uri
+        content = list(content.values())
+    if isinstance(content, list):
+        for item in content:
+            yield from _storage_uris(item)
 
 
 def _title(version: Version | None) -> str:

@@ -64,7 +64,12 @@ def is_champion(model_name: str, variant: str, version: Version | None) -> bool:
 
 
 def set_champion(model_name: str, version: Version, variant: str, before: str, held: Lock, action: Action = "promote") -> None:
-    """Records the move, then moves the alias: after a crash between the two the move can be repeated."""
+    """Records the move, then moves the alias: after a crash between the two the move can be repeated.
+
+    Raises:
+        ModelError: the version was retired meanwhile.
+    """
+    tracking.get_version(model_name, version.number)
     with held.writing():
         tracking.record(model_name, version, action, champion_alias(variant), before)
     with held.writing():
@@ -194,6 +199,7 @@ def _number(version: Version | None) -> str:
 @contextlib.contextmanager
 def _fetched(version: Version, variant: str = "") -> Iterator[Bundle]:
     location = str(trust.require_source(version, variant))
+    tracking.require_bundle(version)
     with tempfile.TemporaryDirectory() as scratch:
         trust.fetch(location, Path(scratch), version)
         yield bundle.load(Path(scratch), is_verified=True)

@@ -204,6 +204,9 @@ def _store_bundle(location: BundleLocation, artifacts: CandidateArtifacts, metad
         _refuse_other_files(location, stored[0], artifacts, metadata)
         metrics = json.loads(storage.read(str(location), METRICS_FILE) or b"{}")
         return {name: float(value) for name, value in metrics.items()}
+    # The bundle of a version that is retired is not stored again.
+    if version := tracking.version_of_bundle(location.model_name, location.run_id, str(location)):
+        tracking.require_bundle(version)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "bundle"
         written = assembly.assemble(folder, artifacts, metadata)

@@ -45,6 +45,8 @@ INGEST_TAG = "dataset.options"
 HISTORY_TAG = "goemotions.history."
 # Of a registered model: the number of its last change.
 CHANGES_TAG = "goemotions.changes"
+# Of a version whose bundle is to be removed, and of one whose bundle has been removed.
+RETIRED_TAG, REMOVED_TAG = "goemotions.retired", "goemotions.removed"
 PARAMETER_LIMIT = 6000
 # MLflow stores so many characters of a data set's digest.
 DIGEST_LIMIT = 36
@@ -63,13 +65,22 @@ Action = Literal["promote", "rollback", "deploy"]
 
 @dataclass(frozen=True)
 class Version:
-    """A version of a registered model; ``source`` is the location of its bundle."""
+    """A version of a registered model; ``source`` is the location of its bundle, ``created`` in seconds since the epoch."""
 
     number: str
     source: str
     run_id: str
     tags: dict[str, str]
     model_name: str = ""
+    created: float = 0.0
+
+    @property
+    def is_retired(self) -> bool:
+        return RETIRED_TAG in self.tags
+
+    @property
+    def is_removed(self) -> bool:
+        return REMOVED_TAG in self.tags
 
 
 @dataclass(frozen=True)
@@ -297,7 +308,11 @@ def _experiment() -> str:
 
 
 def get_or_create_version(model: str, run_id: str, source: str, tags: dict[str, str]) -> Version:
-    """The version of a registered model that has this source; created if there is none."""
+    """The version of a registered model that has this source; created if there is none.
+
+    Raises:
+        ModelError: it is retired.
+    """
     from mlflow.exceptions import MlflowException
 
     connect()
@@ -308,11 +323,19 @@ def get_or_create_version(model: str, run_id: str, source: str, tags: dict[str, 
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
-        def find() -> Version | None:
-            versions = _patient().search_model_versions(f"name='{model}' and run_id='{run_id}'")
-            return next((_version(version) for version in versions if version.source == source), None)
+        version = _create_once(
+            lambda: version_of_bundle(model, run_id, source),
+            lambda: _version(_client().create_model_version(model, source, run_id, tags=tags)),
+        )
+    require_bundle(version)
+    return version
 
-        return _create_once(find, lambda: _version(_client().create_model_version(model, source, run_id, tags=tags)))
+
+def version_of_bundle(model: str, run_id: str, source: str) -> Version | None:
+    """The version of a registered model that has this source, if there is one."""
+    with _translate_errors():
+        versions = _patient().search_model_versions(f"name='{model}' and run_id='{run_id}'")
+    return next((_version(version) for version in versions if version.source == source), None)
 
 
 def find_version(model: str, reference: str) -> Version | None:
@@ -335,14 +358,82 @@ def get_version(model: str, reference: str) -> Version:
     """The version of an alias or a version number.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is none, or it is retired.
     """
     version = find_version(model, reference)
     if version is None:
         raise ModelError(
             f"{model} has no version or alias {reference!r}: register one first (`make run`), or see `make status`"
         )
+    require_bundle(version)
     return version
+
+
+def require_bundle(version: Version) -> None:
+    """Raises:
+    ModelError: the version is retired.
+    """
+    if version.is_retired:
+        raise ModelError(
+            f"version {version.number} is retired ({version.tags[RETIRED_TAG]}), its bundle is removed: take another version"
+        )
+
+
+def versions(model: str) -> list[Version]:
+    """All versions of a registered model.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    aliases(model)
+    with _translate_errors():
+        return [_version(entity) for entity in _search_versions(f"name='{model}'")]
+
+
+def aliases(model: str) -> dict[str, str]:
+    """The numbers of versions by alias.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    from mlflow.exceptions import MlflowException
+
+    connect()
+    with _translate_errors():
+        try:
+            return {alias: str(number) for alias, number in _patient().get_registered_model(model).aliases.items()}
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise ModelError(f"no model {model} is registered: check its name") from error
+
+
+def is_used_elsewhere(model: str, source: str) -> bool:
+    """Whether a version of another registered model has this bundle, whose location may lack its final slash there."""
+    with _translate_errors():
+        found = [one for end in ("/", "") for one in _search_versions(f"source_path='{source.rstrip('/')}{end}'")]
+    return any(one.name != model for one in found)
+
+
+def _search_versions(query: str) -> list[Any]:
+    page = _patient().search_model_versions(query)
+    found = list(page)
+    while page.token:
+        page = _patient().search_model_versions(query, page_token=page.token)
+        found += page
+    return found
+
+
+def mark_retired(model: str, version: Version) -> None:
+    """From now on a reference to the version is an error."""
+    with _translate_errors():
+        _patient().set_model_version_tag(model, version.number, RETIRED_TAG, f"{_now()} by {_user_and_host()}")
+
+
+def mark_removed(model: str, version: Version) -> None:
+    """The store holds nothing of the version any more."""
+    with _translate_errors():
+        _patient().set_model_version_tag(model, version.number, REMOVED_TAG, "true")
 
 
 def set_alias(model: str, alias: str, number: str) -> None:
@@ -360,7 +451,7 @@ def record(model: str, version: Version, action: Action, target: str, before: st
         before: number of the version that it referred to; empty if there was none.
         percent: share of the traffic that a deployment gives to the version.
     """
-    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    now = _now()
     with _translate_errors():
         sequence = int(_patient().get_registered_model(model).tags.get(CHANGES_TAG, 0)) + 1
         _patient().set_registered_model_tag(model, CHANGES_TAG, str(sequence))
@@ -368,14 +459,14 @@ def record(model: str, version: Version, action: Action, target: str, before: st
         _patient().set_model_version_tag(model, version.number, f"{HISTORY_TAG}{sequence:08d}.{now}", entry.to_json())
 
 
-def history(version: Version, target: str) -> list[HistoryEntry]:
-    """What ``record`` wrote of a version and an alias or InferenceService, oldest first.
+def history(version: Version, target: str = "") -> list[HistoryEntry]:
+    """What ``record`` wrote of a version and an alias or InferenceService (empty: any), oldest first.
 
     Raises:
         TrackingError: a tag holds something else.
     """
     entries = [_entry(version, name) for name in version.tags if name.startswith(HISTORY_TAG)]
-    return sorted((entry for entry in entries if entry.target == target), key=lambda entry: (entry.sequence, entry.at))
+    return sorted((entry for entry in entries if target in ("", entry.target)), key=lambda entry: (entry.sequence, entry.at))
 
 
 def _entry(version: Version, tag: str) -> HistoryEntry:
@@ -383,6 +474,10 @@ def _entry(version: Version, tag: str) -> HistoryEntry:
         return HistoryEntry.from_json(version.tags[tag])
     except (ValueError, TypeError, AttributeError) as error:
         raise TrackingError(f"version {version.number}: its tag {tag} is damaged: remove it in MLflow") from error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _user_and_host() -> str:
@@ -395,7 +490,8 @@ def _user_and_host() -> str:
 
 
 def _version(entity: Any) -> Version:
-    return Version(str(entity.version), entity.source, entity.run_id, dict(entity.tags), entity.name)
+    created = (entity.creation_timestamp or 0) / 1000
+    return Version(str(entity.version), entity.source, entity.run_id, dict(entity.tags), entity.name, created)
 
 
 def connect() -> str:
@@ -461,6 +557,7 @@ def _create_once(find: Callable[[], Created | None], create: Callable[[], Create
             if not _is_away(error) or not (waits or time.monotonic() < deadline):
                 raise
             time.sleep(waits.pop(0) if waits else outages.LONGEST_SECONDS)
+            outages.guard()
         finally:
             os.environ[RETRIES] = retries
     return existing

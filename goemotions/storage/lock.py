@@ -57,13 +57,14 @@ class Lock(ABC):
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """For one write that counts: it begins with a new lease, or not at all.
+        """For one write that counts: it, and each repetition of it, begins with a new lease, or not at all.
 
         Raises:
             StorageError: another process has taken over the lock, or may have while the write took too long.
         """
         self.require()
-        yield
+        with outages.guarded(self.require):
+            yield
         self.confirm()
 
 

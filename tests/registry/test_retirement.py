@@ -1,0 +1,266 @@
+"""Retirement: bundles that nothing refers to are removed, others never, and a retirement that was killed is completed."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import strategies as st
+
+from goemotions.cli import main as cli
+from goemotions.errors import ModelError, PromotionRefused
+from goemotions.registry import promotion, references, retirement, tracking
+from goemotions.registry.bundle import BundleLocation
+from goemotions.registry.retirement import DAY_SECONDS, Policy
+from goemotions.registry.tracking import HISTORY_TAG, HistoryEntry, Version
+from goemotions.storage import lock, manifest, store
+
+EVERYTHING = Policy(newest=0, days=0)
+
+
+@dataclass
+class Model:
+    """A registered model whose bundles are small files in S3."""
+
+    name: str
+    store: str
+    scratch: Path
+
+    def add(self, variant: Any = "cpu", model: str = "", location: str = "") -> Version:
+        """A new version, with a bundle of its own unless the location of one is given."""
+        name = model or self.name
+        run = tracking.get_or_create_run(f"{name}-{variant}-{len(list(self.scratch.iterdir()))}").run_id
+        if not location:
+            folder = self.scratch / run
+            folder.mkdir()
+            (folder / "model.onnx").write_bytes(b"weights")
+            manifest.write(folder, variant=variant, run_id=run)
+            location = str(BundleLocation(self.store, name, run, variant))
+            store.put(folder, location)
+        return tracking.get_or_create_version(name, run, location, {"variant": variant, "profile": "minilm"})
+
+    def make_champion(self, version: Version) -> None:
+        before = promotion.champion(self.name, "cpu")
+        with lock.hold(BundleLocation.parse(version.source).model_prefix) as held:
+            promotion.set_champion(self.name, version, "cpu", before.number if before else "", held)
+
+    def stored(self) -> set[str]:
+        """Numbers of the versions whose bundle is in the store with all its files."""
+        return {one.number for one in tracking.versions(self.name) if len(store.files(one.source)) == 2}
+
+    def retire(self, policy: Policy = EVERYTHING, served: tuple[str, ...] = ()) -> list[str]:
+        return [one.version.number for one in retirement.retire(self.name, policy, served) if not one.kept]
+
+
+@pytest.fixture
+def model(bucket: str, request: pytest.FixtureRequest, tmp_path: Path) -> Model:
+    scratch = tmp_path / "bundles"
+    scratch.mkdir()
+    return Model(re.sub(r"\W+", "-", request.node.name), bucket, scratch)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.commands, ["model", "retire", "--no-cluster", *arguments], catch_exceptions=False)
+
+
+def test_what_is_referred_to_is_kept_and_the_rest_is_removed(model: Model) -> None:
+    first, second, third, fourth, fifth = (model.add() for _ in range(5))
+    for champion in (first, second):
+        model.make_champion(champion)
+    tracking.set_alias(model.name, "challenger-cpu", third.number)
+    tracking.record(model.name, fourth, "deploy", "ns/goemotions-cpu", "")
+    kept = {one.version.number: one.kept for one in retirement.plan(model.name, EVERYTHING)}
+    assert kept == {
+        "1": "champion-cpu was it before version 2: a rollback goes back to it",
+        "2": "champion-cpu",
+        "3": "challenger-cpu",
+        "4": "deployed to ns/goemotions-cpu",
+        "5": "",
+    }
+    assert model.retire() == [fifth.number]
+    assert model.stored() == {"1", "2", "3", "4"}
+    assert store.files(fifth.source) == []
+    assert model.retire() == []
+
+
+def test_references_to_a_retired_version_are_named_errors(model: Model, tmp_path: Path) -> None:
+    first, _, third = (model.add() for _ in range(3))
+    model.make_champion(third)
+    model.retire(Policy(newest=1, days=0))
+    gone = rf"^version {first.number} is retired \(.* by .*@.*\), its bundle is removed: take another version$"
+    for refer in (
+        lambda: promotion.promote(first.number, model_name=model.name),
+        lambda: promotion.rollback("cpu", model_name=model.name, to=first.number),
+        lambda: references.download(first.number, tmp_path / "out", model.name),
+        lambda: tracking.get_or_create_version(model.name, first.run_id, first.source, {}),
+        lambda: model.make_champion(first),
+    ):
+        with pytest.raises((ModelError, PromotionRefused), match=gone):
+            refer()
+
+
+def test_the_newest_of_each_variant_and_young_versions_are_kept(model: Model) -> None:
+    for variant in ("cpu", "cpu", "gpu", "cpu", "gpu"):
+        model.add(variant)
+    assert model.retire(Policy(newest=0, days=1)) == []
+    assert model.retire(Policy(newest=1, days=0)) == ["1", "2", "3"]
+    assert model.stored() == {"4", "5"}
+
+
+def test_a_bundle_that_is_served_or_that_another_version_has_is_kept(model: Model) -> None:
+    first, second, third = (model.add() for _ in range(3))
+    model.add(location=second.source.rstrip("/"))
+    model.add(location=third.source, model=f"{model.name}-other")
+    elsewhere = f"s3://in-the-cluster/{first.source.removeprefix('s3://').partition('/')[2]}"
+    assert model.retire(served=(elsewhere,)) == []
+    assert model.stored() == {"1", "2", "3", "4"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "s3://b/",
+        "s3://b/models/other/r/cpu/",
+        "s3://b/models/m/../cpu/",
+        "s3://b/models/m/r/tpu/",
+        "/",
+        "models:/m/1",
+        "/tmp/m/",
+    ],
+)
+def test_a_source_that_is_no_bundle_of_the_model_is_never_removed(source: str) -> None:
+    versions = [Version("1", source, "r", {"variant": "cpu"})]
+    (decision,) = retirement.decide(versions, {}, EVERYTHING, model_name="m", now=10 * DAY_SECONDS)
+    assert decision.kept == "its source is no bundle of this model"
+
+
+@pytest.mark.fault("retirement-interrupted")
+@pytest.mark.parametrize("step", ["mark_retired", "delete", "mark_removed"])
+def test_a_retirement_that_was_killed_is_completed_by_the_next(
+    model: Model, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Killed before a step; afterwards no version is without a complete bundle unless it is marked."""
+    for _ in range(3):
+        model.add()
+    with monkeypatch.context() as patched:
+        owner: Any = __import__("goemotions.storage.s3", fromlist=["S3Backend"]).S3Backend if step == "delete" else tracking
+        calls, original = [0], getattr(owner, step)
+
+        def killed(*arguments: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == 2:
+                raise KeyboardInterrupt
+            if step == "delete":
+                # Only the first file is deleted: the manifest.
+                return original(arguments[0], list(arguments[1])[:1]) or (_ for _ in ()).throw(KeyboardInterrupt)
+            return original(*arguments)
+
+        patched.setattr(owner, step, killed)
+        with pytest.raises(KeyboardInterrupt):
+            model.retire(Policy(newest=1, days=0))
+    for version in tracking.versions(model.name):
+        files = {file.name for file in store.files(version.source)}
+        assert version.is_retired or len(files) == 2
+        assert manifest.NAME in files or version.is_retired
+        assert files in ({"model.onnx", manifest.NAME}, {"model.onnx"}, set())
+    model.retire(Policy(newest=1, days=0))
+    assert model.stored() == {"3"}
+    assert [store.files(version.source) for version in tracking.versions(model.name)].count([]) == 2
+    assert retirement.plan(model.name, EVERYTHING)[0].version.number == "3"
+
+
+def test_an_alias_that_moves_while_the_plan_is_made_is_respected(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = model.add(), model.add()
+    hold = lock.hold
+
+    def promoted_meanwhile(location: str) -> Any:
+        tracking.set_alias(model.name, "champion-cpu", first.number)
+        return hold(location)
+
+    monkeypatch.setattr(retirement.lock, "hold", promoted_meanwhile)
+    model.retire()
+    assert model.stored() == {first.number}
+
+
+def test_the_command_shows_first_and_removes_with_yes(model: Model, tmp_path: Path) -> None:
+    for _ in range(3):
+        model.add()
+    options = ("--model-name", model.name, "--keep", "1", "--days", "0", "--file", str(tmp_path / "none.yaml"))
+    shown = run(*options)
+    assert "version 1 (cpu, minilm): would be removed, 0.0 MB" in shown.output
+    assert "version 3 (cpu, minilm): kept: one of the 1 newest for cpu" in shown.output
+    assert shown.output.endswith("2 of 3 versions, 0.0 MB would be removed: nothing was, --yes (YES=1) does it\n")
+    assert model.stored() == {"1", "2", "3"}
+    assert run(*options, "--yes").output.endswith("2 of 3 versions, 0.0 MB removed\n")
+    assert model.stored() == {"3"}
+    with pytest.raises(ModelError, match="no model nobody is registered"):
+        run("--model-name", "nobody")
+
+
+NUMBERS = [str(number) for number in range(1, 9)]
+CHANGES = st.lists(
+    st.tuples(st.sampled_from(["champion-cpu", "champion-gpu", "ns/service"]), st.sampled_from(NUMBERS)), max_size=12
+)
+
+
+@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.given(
+    CHANGES,
+    st.dictionaries(st.sampled_from(["challenger-cpu", "mine"]), st.sampled_from(NUMBERS)),
+    st.sets(st.sampled_from(NUMBERS)),
+    st.sets(st.sampled_from(NUMBERS)),
+    st.sets(st.sampled_from(NUMBERS)),
+    st.integers(0, 3),
+)
+def test_no_reference_ever_reaches_a_retired_bundle(
+    changes: list[tuple[str, str]],
+    others: dict[str, str],
+    served: set[str],
+    same_bundle: set[str],
+    marked: set[str],
+    newest: int,
+) -> None:
+    """Any history of aliases and deployments, on hosts with any clocks, and any versions that are marked or share a bundle."""
+    aliases, tags = dict(others), {number: {"variant": "cpu"} for number in NUMBERS}
+    current: dict[str, str] = {}
+    for sequence, (target, number) in enumerate(changes, start=1):
+        action: Any = "deploy" if "/" in target else "promote"
+        clock = f"{9999 - sequence}"
+        entry = HistoryEntry(action, target, current.get(target, ""), number, "x@y", clock, sequence=sequence)
+        tags[number][f"{HISTORY_TAG}{sequence:08d}.{clock}"] = entry.to_json()
+        current[target] = number
+    rollbacks = {
+        json.loads(max(value for name, value in sorted(tags[number].items()) if name.startswith(HISTORY_TAG)))["from"]
+        for target, number in current.items()
+        if "/" not in target and len([name for name in tags[number] if name.startswith(HISTORY_TAG)]) == 1
+    }
+    aliases |= {target: number for target, number in current.items() if "/" not in target}
+    for number in marked:
+        tags[number][tracking.RETIRED_TAG] = "then"
+
+    def source(number: str) -> str:
+        return f"s3://b/models/m/run-{'same' if number in same_bundle else number}/cpu/"
+
+    versions = [Version(number, source(number), "r", tags[number], created=0.0) for number in NUMBERS]
+    decisions = retirement.decide(
+        versions,
+        aliases,
+        Policy(newest, 7),
+        model_name="m",
+        now=8 * DAY_SECONDS,
+        served=[source(number).replace("//b/", "//other/") for number in served],
+    )
+    removed = {source(one.version.number) for one in decisions if not one.kept}
+    reached = {*aliases.values(), *current.values(), *rollbacks, *served} - {""}
+    assert not removed & {source(number) for number in reached}
+    assert not removed & {source(one.version.number) for one in decisions if one.kept}
+    unmarked = [number for number in NUMBERS if number not in marked]
+    assert not removed & {source(number) for number in unmarked[::-1][:newest]}
+    young = retirement.decide(versions, aliases, Policy(0, 7), model_name="m", now=6 * DAY_SECONDS)
+    assert {one.version.number for one in young if not one.kept} <= marked
