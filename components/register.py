@@ -22,6 +22,7 @@ def register(
     model_name: str,
     latency_budget_ms: float,
     auto_promote: bool,
+    keep_checkpoints: bool,
     commit: str,
     image: str,
     registered: Output[Artifact],
@@ -42,6 +43,7 @@ def register(
         model_name=model_name,
         latency_budget_ms=latency_budget_ms,
         auto_promote=auto_promote,
+        keep_checkpoints=keep_checkpoints,
         tags={"commit": commit, "image": image},
     )
     registration.write(Path(registered.path), versions)

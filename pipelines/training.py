@@ -65,6 +65,7 @@ def pipeline(
         model_name: str = defaults.MODEL_NAME,
         latency_budget_ms: float = defaults.LATENCY_BUDGET_MS,
         auto_promote: bool = False,
+        keep_checkpoints: bool = False,
         deploy_namespace: str = "",
         canary_percent: int = 0,
         image: str = f"{defaults.TRAINER_IMAGE}:latest",
@@ -102,6 +103,7 @@ def pipeline(
             model_name: Name of the registered model in MLflow.
             latency_budget_ms: Largest latency of the CPU winner, in ms, for one text of 20 tokens on one thread.
             auto_promote: Move the champion aliases if the gate passes; otherwise winners become challengers.
+            keep_checkpoints: Keep the checkpoints after the models are registered; otherwise they are removed.
             deploy_namespace: Namespace of the InferenceServices that get the new champions; empty: nothing is deployed.
             canary_percent: Share of the traffic for the new versions, challengers too; 0: champions only, with all of the traffic.
             image: Trainer image of every step, tagged by commit.
@@ -221,6 +223,7 @@ def pipeline(
                 model_name=model_name,
                 latency_budget_ms=latency_budget_ms,
                 auto_promote=auto_promote,
+                keep_checkpoints=keep_checkpoints,
                 commit=commit,
                 image=image,
             ),

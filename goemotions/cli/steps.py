@@ -229,6 +229,7 @@ def tune_thresholds(validation: Path, output: Path, pipeline_run: str, variant: 
     help="Largest latency for one text of a cpu winner, in ms.",
 )
 @click.option("--auto-promote", is_flag=True, help="Move the champion alias if the gate passes.")
+@click.option("--keep-checkpoints", is_flag=True, help="Keep the checkpoints of this run's trainings in the store.")
 def register(dataset: Path, candidates: tuple[Path, ...], **options: Any) -> None:
     """Choose the winners and register them in MLflow, their bundles in S3."""
     from goemotions.registry import registration

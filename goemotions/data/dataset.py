@@ -12,7 +12,6 @@ import csv
 import hashlib
 import json
 import logging
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -33,6 +32,7 @@ from goemotions.data.taxonomy import Taxonomy
 from goemotions.data.validation import UNLABELLED, Split, is_in, repeated, tell_apart, validate
 from goemotions.errors import DataError
 from goemotions.storage import store
+from goemotions.storage.temporary import temporary_folder
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ def ingest(
     """
     if unlabelled not in UNLABELLED:
         raise DataError(f"unlabelled={unlabelled!r} is not a policy: choose {' or '.join(UNLABELLED)}")
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         opened = open_source(source, Path(scratch, "source"), Columns(text_column, labels_column))
         taxonomy = opened.taxonomy
         given = _validated(opened, Path(scratch), unlabelled=unlabelled, max_quarantined=max_quarantined)
@@ -236,7 +236,7 @@ def as_folder(location: str, **options: Any) -> Iterator[Path]:
     if (Path(location) / INFO_FILE).is_file():
         yield Path(location)
         return
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         folder = Path(scratch) / "dataset"
         if addresses.source(location).startswith(addresses.S3) and store.has(location, INFO_FILE):
             store.fetch(location, folder)

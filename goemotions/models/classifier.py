@@ -7,7 +7,6 @@ import functools
 import importlib.resources
 import importlib.util
 import json
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from goemotions.models.architectures import CLASSES, STOCK
 from goemotions.models.profiles import Profile
 from goemotions.models.records import TRAINING_FILE, read_json
 from goemotions.storage import manifest, store
+from goemotions.storage.temporary import temporary_folder
 
 HUB_TIMEOUT_SECONDS = 5
 
@@ -65,7 +65,7 @@ def encoder_files(profile: Profile, weights: str | EncoderFiles = "") -> Iterato
     if isinstance(weights, EncoderFiles):
         yield weights
     elif addresses.is_s3(weights):
-        with tempfile.TemporaryDirectory() as scratch:
+        with temporary_folder() as scratch:
             yield EncoderFiles(store.fetch(weights, Path(scratch)), is_published=False)
     elif weights:
         yield EncoderFiles(Path(weights).expanduser(), is_published=False)

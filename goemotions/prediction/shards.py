@@ -41,6 +41,8 @@ from goemotions.storage.backend import File
 PLAN, DONE = "_plan.json", "_scored.json"
 COUNTS = b"goemotions"
 FORMAT = 2
+# A temporary file that was not written to for so long is that of a process that was killed.
+ABANDONED_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -218,6 +220,7 @@ def score(
         StorageError: a worker was killed, or the store fails.
     """
     planned = read(output)
+    store.sweep(output, ABANDONED_SECONDS)
     done = {file.name for file in store.files(output)}
     shards = [shard for shard in planned.shards[share[0] :: share[1]] if shard.name not in done]
     if not shards:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from goemotions import defaults
@@ -25,6 +23,7 @@ from goemotions.registry.bundle import SERVING, Bundle, BundleLocation, Variant
 from goemotions.registry.tracking import Action, Version
 from goemotions.storage import lock
 from goemotions.storage.lock import Lock
+from goemotions.storage.temporary import temporary_folder
 
 
 @dataclass(frozen=True)
@@ -200,9 +199,9 @@ def _number(version: Version | None) -> str:
 def _fetched(version: Version, variant: str = "") -> Iterator[Bundle]:
     location = str(trust.require_source(version, variant))
     tracking.require_bundle(version)
-    with tempfile.TemporaryDirectory() as scratch:
-        trust.fetch(location, Path(scratch), version)
-        yield bundle.load(Path(scratch), is_verified=True)
+    with temporary_folder() as scratch:
+        trust.fetch(location, scratch, version)
+        yield bundle.load(scratch, is_verified=True)
 
 
 def _score_again(loaded: Bundle, champion: Version, challenger: Challenger, dataset: str) -> Predictions:

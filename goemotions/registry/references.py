@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.tracking import Version
 from goemotions.storage import manifest, signature, store
 from goemotions.storage.signature import Signature
+from goemotions.storage.temporary import temporary_folder
 
 
 def is_location(reference: str) -> bool:
@@ -74,7 +74,7 @@ def as_folder(reference: str, model_name: str = defaults.MODEL_NAME) -> Iterator
     if Path(reference).is_dir() or ("/" in reference and not is_location(reference)):
         yield Path(reference), str(trust.verify(Path(reference), reference).get("run_id"))
         return
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         version = fetch(reference, Path(scratch), model_name)
         yield Path(scratch), version.number if version else str(manifest.read(Path(scratch)).get("run_id"))
 

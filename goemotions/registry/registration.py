@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
-import tempfile
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from goemotions import addresses, defaults
-from goemotions.errors import ModelError
+from goemotions.errors import ModelError, StorageError
 from goemotions.evaluation import latency
 from goemotions.evaluation.gate import Verdict
 from goemotions.evaluation.selection import CandidateScores, describe_winner, latency_limit, select_winner
@@ -23,9 +23,12 @@ from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, BundleLocation, BundleMetadata, Variant
 from goemotions.registry.promotion import Challenger
 from goemotions.registry.tracking import Run, Version
-from goemotions.storage import layout, lock, manifest, signature
+from goemotions.storage import layout, lock, manifest, probe, signature
 from goemotions.storage import store as storage
 from goemotions.storage.lock import Lock
+from goemotions.storage.temporary import temporary_folder
+
+log = logging.getLogger(__name__)
 
 REGISTERED = "registered.json"
 CHECKPOINT = WEIGHTS["torch"]
@@ -88,6 +91,7 @@ def register(
     model_name: str = defaults.MODEL_NAME,
     latency_budget_ms: float = defaults.LATENCY_BUDGET_MS,
     auto_promote: bool = False,
+    keep_checkpoints: bool = False,
     tags: dict[str, str] | None = None,
 ) -> dict[Variant, RegisteredVersion]:
     """Registers the winner of each variant.
@@ -102,6 +106,7 @@ def register(
         model_name: name of the registered model.
         latency_budget_ms: limit of the cpu winner's latency for one text of 20 tokens (``evaluation.latency``).
         auto_promote: move the champion alias if the gate passes.
+        keep_checkpoints: keep the checkpoints of the pipeline run's trainings, which nothing needs any more.
         tags: further tags of the versions, such as the git commit and the image.
 
     Raises:
@@ -110,6 +115,8 @@ def register(
         DataError, IntegrityError, StorageError, TrackingError: artifacts, bundle, store or MLflow fail.
     """
     addresses.location(store, "the store")
+    log.info(probe.run(layout.models(store, model_name)))
+    storage.sweep(layout.models(store, model_name))
     scores = {variant: [folders.validation_scores() for folders in listed] for variant, listed in candidates.items()}
     for variant, compared in scores.items():
         _refuse_other_labels(model_name, variant, compared)
@@ -134,7 +141,19 @@ def register(
             "latency": asdict(metadata.latency) if metadata.latency else None,
             "gate": verdict.describe() if verdict else None,
         }
+    if not keep_checkpoints:
+        _remove_checkpoints(store, pipeline_run)
     return registered
+
+
+def _remove_checkpoints(store: str, pipeline_run: str) -> None:
+    """What cannot be removed is left, with a warning: the run has succeeded."""
+    if Path(pipeline_run).name != pipeline_run:
+        return
+    try:
+        storage.remove(layout.checkpoints(store, pipeline_run))
+    except StorageError as error:
+        log.warning("the checkpoints of the run are kept: %s", error)
 
 
 def _store_models(
@@ -207,7 +226,7 @@ def _store_bundle(location: BundleLocation, artifacts: CandidateArtifacts, metad
     # The bundle of a version that is retired is not stored again.
     if version := tracking.version_of_bundle(location.model_name, location.run_id, str(location)):
         tracking.require_bundle(version)
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         folder = Path(scratch) / "bundle"
         written = assembly.assemble(folder, artifacts, metadata)
         signature.sign_folder(folder, trust.identity(location))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +23,7 @@ from goemotions.registry import assembly, references, tracking
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import PER_LABEL, PREDICTIONS, Variant
 from goemotions.storage import layout, manifest, signature, store
+from goemotions.storage.temporary import temporary_folder
 
 # Tag of a model's MLflow run with the location of its folder.
 LOCATION_TAG = "goemotions.trained"
@@ -57,7 +57,7 @@ def put(location: str, variants: Mapping[Variant, CandidateArtifacts], **metadat
         if json.loads(stored)["files"][weights.name]["sha256"] != manifest.sha256(weights):
             raise ModelError(f"{location} has another model of the same run and profile: register under another run id")
         return
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         write(Path(scratch), variants, **metadata)
         profile = next(iter(variants_by_profile({name: [one] for name, one in variants.items()})))
         signature.sign_folder(Path(scratch), {**metadata, "profile": profile})
@@ -81,10 +81,12 @@ def download(run: str, profile: str, output: Path, *, store_location: str = "") 
         IntegrityError, StorageError, TrackingError: the files, the store or MLflow fail.
     """
     if Path(run).is_dir():
-        with tempfile.TemporaryDirectory() as scratch:
+        with temporary_folder() as scratch:
             write(Path(scratch), _of_folder(Path(run), profile), pipeline_run=Path(run).resolve().name)
             # Nobody else has written it, so that it needs no signature.
-            return references.download(scratch, output, copy=lambda source, folder, _: store.fetch_named(source, folder))[1]
+            return references.download(str(scratch), output, copy=lambda source, folder, _: store.fetch_named(source, folder))[
+                1
+            ]
     if store_location:
         location = layout.trained(store_location, run, profile)
         if not store.has(location, manifest.NAME):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -53,10 +54,12 @@ def _unique() -> str:
     return f".{secrets.token_hex(8)}{PARTIAL}"
 
 
-def sweep(folder: Path) -> None:
-    """Removes the temporary files of processes that were killed."""
+def sweep(folder: Path, age_seconds: float = 0.0) -> None:
+    """Removes the temporary files of processes that were killed: those that were not written to for this long."""
     for path in folder.glob(f".*{PARTIAL}"):
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime >= age_seconds:
+                path.unlink()
 
 
 def _file(name: str, stat: os.stat_result) -> File:
@@ -119,8 +122,14 @@ class FolderBackend(Backend):
         return True
 
     def remove(self, first: str) -> None:
-        (self.root / first).unlink(missing_ok=True)
-        shutil.rmtree(self.root, ignore_errors=True)
+        try:
+            for path in sorted(self.root.rglob(first)):
+                path.unlink(missing_ok=True)
+            shutil.rmtree(self.root)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise StorageError(f"{self.root} cannot be removed ({error.strerror}): check its permissions") from error
 
-    def sweep(self) -> None:
-        sweep(self.root)
+    def sweep(self, age_seconds: float) -> None:
+        sweep(self.root, age_seconds)

@@ -13,9 +13,9 @@ def models(store: str, model_name: str) -> str:
     return join(store, "models", model_name)
 
 
-def checkpoints(store: str, pipeline_run: str, profile: str) -> str:
-    """The state of a training, from which a retried step resumes."""
-    return join(store, "checkpoints", pipeline_run, profile)
+def checkpoints(store: str, pipeline_run: str, profile: str = "") -> str:
+    """The state of a training, from which a retried step resumes; without a profile, that of all trainings of a run."""
+    return join(store, "checkpoints", pipeline_run, *filter(None, [profile]))
 
 
 def teacher(store: str, key: str) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import io
+import logging
 import os
-import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,15 +21,19 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from goemotions import addresses, outages
-from goemotions.errors import StorageUnavailable, WorkflowError
+from goemotions.errors import StorageError, StorageUnavailable, WorkflowError
 from goemotions.storage import failures
 from goemotions.storage.backend import Backend, File
+from goemotions.storage.temporary import temporary_folder
+
+log = logging.getLogger(__name__)
 
 # Per request, the first one included.
 ATTEMPTS = 6
 CONNECT_TIMEOUT_SECONDS = 10
 READ_TIMEOUT_SECONDS = 60
 READ_BYTES = 2**22
+ABANDONED_SECONDS = 86_400.0
 MISSING = {"NoSuchKey", "404"}
 # 409: another write of the same object is in progress.
 CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409", "NoSuchKey"}
@@ -101,7 +106,7 @@ class S3Backend(Backend):
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory() as scratch:
+        with temporary_folder() as scratch:
             path = Path(scratch) / Path(name).name
             yield path
             self.upload(path, name)
@@ -129,6 +134,7 @@ class S3Backend(Backend):
 
     def remove(self, first: str) -> None:
         self.delete(sorted((file.name for file in self.files()), key=lambda name: not name.endswith(first)))
+        self._abort_uploads(0.0)
 
     @BORNE
     def delete(self, names: Sequence[str]) -> None:
@@ -136,8 +142,20 @@ class S3Backend(Backend):
             for name in names:
                 client().delete_object(Bucket=self.bucket, Key=self.prefix + name)
 
-    def sweep(self) -> None:
-        """Nothing to do: an upload that was interrupted leaves no object."""
+    def sweep(self, age_seconds: float) -> None:
+        """An upload that was interrupted leaves no object, but its parts; one that is a day old is none of a running process."""
+        self._abort_uploads(max(age_seconds, ABANDONED_SECONDS))
+
+    def _abort_uploads(self, age_seconds: float) -> None:
+        """Aborts the multipart uploads below the prefix that began before. Not every store has such requests, or allows them."""
+        try:
+            with translate_errors(self.location):
+                pages = client().get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self.prefix)
+                for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
+                    if time.time() - upload["Initiated"].timestamp() >= age_seconds:
+                        client().abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        except StorageError as error:
+            log.debug("multipart uploads are left: %s", error)
 
 
 class _ObjectReader(io.RawIOBase):

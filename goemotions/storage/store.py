@@ -195,9 +195,10 @@ def write_new(location: str, name: str, content: bytes) -> bool:
     return _backend(location).write_new(name, content)
 
 
-def sweep(location: str) -> None:
-    """Removes the temporary files of processes that were killed while ``writing``."""
-    _backend(location).sweep()
+def sweep(location: str, age_seconds: float = 0.0) -> None:
+    """Removes what killed processes left while ``writing``: local temporary files that were not written to for this long, and in S3 the
+    parts of uploads that are at least a day old."""
+    _backend(location).sweep(age_seconds)
 
 
 def remove(location: str) -> None:

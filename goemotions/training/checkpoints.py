@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import re
-import tempfile
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from goemotions.errors import IntegrityError
 from goemotions.storage import manifest, store
+from goemotions.storage.temporary import temporary_folder
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def save(location: str, step: int, checkpoint: Checkpoint) -> None:
 
     Those of later steps belong to another run, since this one did not resume from them.
     """
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         folder = Path(scratch)
         save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, folder / "state.safetensors")
         (folder / "state.json").write_text(json.dumps(checkpoint.values), encoding="utf-8")
@@ -107,12 +107,13 @@ def newest(location: str, fingerprint: dict[str, Any]) -> Checkpoint | None:
     Raises:
         StorageError: the store refuses or fails. Training does not start over then, since it would delete the checkpoints.
     """
+    store.sweep(location)
     names = _names(location)
     for name in reversed(names):
         if store.read(store.join(location, name), manifest.NAME) is None:
             log.warning("checkpoint %s is not used: it was never finished", name)
             continue
-        with tempfile.TemporaryDirectory() as scratch:
+        with temporary_folder() as scratch:
             folder = store.fetch(store.join(location, name), Path(scratch))
             try:
                 manifest.verify(folder)

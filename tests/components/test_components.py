@@ -162,6 +162,7 @@ def test_register_writes_versions_and_report_writes_pages(
         model_name="component-register",
         latency_budget_ms=25.0,
         auto_promote=False,
+        keep_checkpoints=False,
         commit="abc",
         image="goemotions-trainer:abc",
         registered=registered,

@@ -319,7 +319,7 @@ def test_every_step_of_a_local_run_has_the_id_of_the_run(tmp_path: Path) -> None
 
 
 # Any text, switch or structure that Kubernetes itself checks.
-FREE = {"settings", "labels_column", "drop_leaked", "auto_promote", "all_scores", "commit", "node_affinity"}
+FREE = {"settings", "labels_column", "drop_leaked", "auto_promote", "keep_checkpoints", "all_scores", "commit", "node_affinity"}
 
 
 def test_every_parameter_has_a_rule_and_its_default_keeps_it() -> None:

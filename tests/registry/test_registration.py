@@ -21,7 +21,7 @@ from goemotions.prediction.predictor import Predictor
 from goemotions.registry import assembly, bundle, references, registration, tracking
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, VARIANTS, Variant
-from goemotions.storage import lock, manifest, s3
+from goemotions.storage import layout, lock, manifest, s3, store
 from tests.support.bundles import assemble
 
 TEXTS = ["a balloon over the lake", "gravel", "", "the quiet harbour and the storm there again", "balloon " * 3000]
@@ -178,6 +178,23 @@ def stored_times(store: str) -> dict[str, str]:
     pages = s3.client().get_paginator("list_objects_v2").paginate(Bucket=place.bucket, Prefix=place.prefix)
     entries = [entry for page in pages for entry in page["Contents"] if not entry["Key"].endswith(lock.NAME)]
     return {entry["Key"]: str(entry["LastModified"]) for entry in entries}
+
+
+def test_the_checkpoints_of_a_run_are_removed_when_it_is_registered(
+    registry: Registry, candidate: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def put(run: str) -> str:
+        location = layout.checkpoints(registry.store, f"{registry.name}-{run}", "minilm")
+        store.write_new(location, "step-000000001/state.json", b"{}")
+        return location
+
+    kept, finished, other = put("1"), put("2"), put("3")
+    caplog.set_level("INFO")
+    registry.register("1", candidate, keep_checkpoints=True)
+    assert f"{registry.store}models/{registry.name}/: conditional writes, reads and listings work (" in caplog.text
+    assert not [file.name for file in store.files(registry.store) if "probe" in file.name]
+    registry.register("2", candidate)
+    assert [len(store.files(location)) for location in (kept, finished, other)] == [1, 0, 1]
 
 
 def test_a_new_run_becomes_the_challenger(registry: Registry, candidate: Path) -> None:
