@@ -137,7 +137,7 @@ def sign(reference: str, model_name: str = defaults.MODEL_NAME) -> tuple[str, st
         raise BadArgument(f"{signature.SIGNING_KEY} is not set: give the private key (`goemotions keys create` makes one)")
     location, version = resolve(reference, model_name)
     identity = trust.identity(BundleLocation.parse(location))
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         store.fetch_named(location, Path(scratch))
         trust.require_identity(manifest.verify(Path(scratch)), Signature(), location, version)
         signed = signature.sign((Path(scratch) / manifest.NAME).read_bytes(), identity) or b""
