@@ -26,10 +26,12 @@ def train(
     """Writes a Model folder; checkpoints go to the store, below the pipeline run and the profile."""
     from pathlib import Path
 
-    from goemotions.storage import layout
+    from goemotions.storage import layout, probe
     from goemotions.training import launcher
     from goemotions.training.options import TrainOptions
 
+    # A store that cannot hold the lock of `register` is refused before hours are spent.
+    print(probe.run(layout.checkpoints(store, pipeline_run, profile)))
     options = TrainOptions(
         weights=weights.get(profile, ""),
         settings=settings.get(profile, {}),

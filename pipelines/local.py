@@ -23,7 +23,8 @@ from kfp.dsl.base_component import BaseComponent
 
 from goemotions import addresses, defaults
 from goemotions.errors import WorkflowError
-from goemotions.registry import tracking, trust
+from goemotions.registry import registration, tracking, trust
+from goemotions.storage import layout, probe
 from pipelines import package, parameters, stack, training
 from pipelines.remaining import Remaining
 from pipelines.run_folder import RunFolder
@@ -52,6 +53,7 @@ def run(folder: Path = stack.FOLDER, **arguments: Any) -> RunFolder:
         BadArgument, ModelError: a parameter has a value that it cannot have.
         RunFailed: a step failed.
         StackError: the stack did not start.
+        StorageError: the store cannot hold a lock, or cannot be used.
         TrackingError: the registry of the environment does not respond.
     """
     parameters.check(arguments)
@@ -63,6 +65,8 @@ def run(folder: Path = stack.FOLDER, **arguments: Any) -> RunFolder:
         os.environ[trust.STORE] += f" {arguments['store']}"
     # S3 without an endpoint is that of AWS.
     print(f"registers at {tracking.connect()}, stores in {arguments['store']} at {os.environ.get('AWS_ENDPOINT_URL', 'AWS')}")
+    # Before hours are spent; `register` does the same.
+    print(probe.run(layout.models(arguments["store"], arguments.get("model_name", defaults.MODEL_NAME))))
     root = RunFolder.parent(folder.absolute())
     root.mkdir(parents=True, exist_ok=True)
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
@@ -74,12 +78,15 @@ def run(folder: Path = stack.FOLDER, **arguments: Any) -> RunFolder:
         print(f"resumes the run {pipeline_run}, which did not finish: its trainings continue from their checkpoints")
     try:
         with _adapted_to_this_machine(pipeline, pipeline_run), _stop_on_interrupt(), _logged_to(log, Remaining(arguments)):
-            pipeline(**arguments)
+            # The whole run is resumed, its trainings too, so the checkpoints stay until it has finished.
+            pipeline(**arguments | {"keep_checkpoints": True})
     except RuntimeError as error:
         raise _failure(log) from error
     finished = RunFolder(next(path for path in root.iterdir() if path.is_dir() and path not in before))
     log.rename(finished.log)
     (root / UNFINISHED).unlink(missing_ok=True)
+    if not arguments.get("keep_checkpoints"):
+        registration.remove_checkpoints(arguments["store"], pipeline_run)
     return finished
 
 

@@ -142,12 +142,12 @@ def register(
             "gate": verdict.describe() if verdict else None,
         }
     if not keep_checkpoints:
-        _remove_checkpoints(store, pipeline_run)
+        remove_checkpoints(store, pipeline_run)
     return registered
 
 
-def _remove_checkpoints(store: str, pipeline_run: str) -> None:
-    """What cannot be removed is left, with a warning: the run has succeeded."""
+def remove_checkpoints(store: str, pipeline_run: str) -> None:
+    """Removes the checkpoints of a run that has succeeded; what cannot be removed is left, with a warning."""
     if Path(pipeline_run).name != pipeline_run:
         return
     try:

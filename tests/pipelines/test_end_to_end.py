@@ -86,7 +86,8 @@ def test_a_run_uses_the_registry_of_the_environment_and_a_failing_step_is_named(
         local.run(tmp_path / "other", data=str(tmp_path / "missing"), models=["minilm"])
     assert tracking.find_version("goemotions", "champion-cpu") == before
     places = f"registers at {os.environ['MLFLOW_TRACKING_URI']}, stores in s3://goemotions/ at {os.environ['AWS_ENDPOINT_URL']}"
-    assert capsys.readouterr().out.startswith(f"{places}\n")
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"{places}\ns3://goemotions/models/goemotions/: conditional writes, reads and listings work (")
     assert not (tmp_path / "other" / "env").exists()
 
 
