@@ -221,7 +221,7 @@ BAD = {
     "ragged row": ("in.csv", b"id,text\n1,a\n2,b,c\n", r"in.csv, line 3: 3 columns where line 1 names 2"),
     "ragged row behind a cell of two lines": ("in.csv", b'id,text\n1,"a\nb"\n2\n', r"in.csv, line 4: 1 columns"),
     "not UTF-8": ("in.csv", b"text\na lake\ncaf\xe9\n", r"in.csv, line 3: not UTF-8 \(byte 0xe9\)"),
-    "UTF-16": ("in.csv", "text\na lake\n".encode("utf-16"), r"in.csv, line 1: not UTF-8"),
+    "UTF-16": ("in.csv", "text\na lake\n".encode("utf-16"), r"in.csv is UTF-16, not UTF-8"),
     "an open quote": ("in.csv", b'id,text\n1,a\n2,"b\n3,c\n', r"in.csv, line 3: the row there is no .csv"),
     "an open quote in a file too long to hold": (
         "in.csv",
