@@ -204,7 +204,7 @@ fuzz: setup ## run a fuzzer on each parser of untrusted input: SECONDS= per pars
 	@cd /tmp && for parser in $$($(CURDIR)/$(BIN)/python $(CURDIR)/tests/fuzz/parsers.py --list); do echo "== $$parser"; \
 		$(CURDIR)/$(BIN)/python $(CURDIR)/tests/fuzz/parsers.py $$parser -max_total_time=$(SECONDS) -verbosity=0; done
 
-soak: setup ## run training, registration and serving together for MINUTES= with random faults; fails if anything is lost
+soak: setup ## run training, registration and serving together for MINUTES= with random faults and hostile clients; fails if anything is lost
 	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
 # The baseline excludes commits of the hub and digests of data and weights, which are public. No advisory is excluded; to exclude one that

@@ -1,4 +1,4 @@
-"""A soak test: training, registration and serving at the same time, with random faults. Nothing may be lost.
+"""A soak test: training, registration and serving at the same time, with random faults and hostile clients. Nothing may be lost.
 
 python -m benchmarks.soak --minutes 10
 """
@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ import psutil
 
 from benchmarks import load
 from benchmarks.measuring import machine
-from goemotions.defaults import BUCKET
+from goemotions.defaults import BUCKET, MODEL_NAME
 from goemotions.errors import IntegrityError, StorageError
 from goemotions.registry import tracking
 from goemotions.storage import manifest, store
 from pipelines import stack
+from tests.support.servers import Server
+from tests.test_hostile import ATTACKS
 
 PROFILE, MODEL, STORE = "minilm-3l", "soak", f"s3://{BUCKET}/soak/"
 TRAINING = ("--profile", PROFILE, "--epochs", "1", "--precision", "fp32", "--checkpoint-minutes", "0.1")
@@ -42,6 +45,8 @@ EVERY_SECONDS = {"serving": 40.0, "training": 15.0, "registering": 20.0, "MLflow
 DOWN_SECONDS = 5.0
 # Starts of one training or registration: far more than the faults of a soak test require.
 ATTEMPTS = 100
+# Of the requests served beside the attacks.
+MOST_REJECTED = 0.01
 PEAK = "peak memory of the server, MiB"
 
 
@@ -111,6 +116,7 @@ def serve(soak: Soak) -> None:
     log, wire = soak.folder / "serve.log", load.requests(COMMENTS, 2)
     port, server = _server(soak.folder, log)
     threading.Thread(target=_watch, args=(soak, lambda: server), daemon=True).start()
+    threading.Thread(target=_attack, args=(soak, lambda: Server(port, 0, server, log, MODEL_NAME)), daemon=True).start()
     while soak.continues():
         until = min(time.monotonic() + EVERY_SECONDS["serving"] * soak.random.uniform(0.5, 1.5), soak.ends)
         while (left := until - time.monotonic()) > 0:
@@ -128,6 +134,16 @@ def serve(soak: Soak) -> None:
     server.wait(timeout=60)
 
 
+def _attack(soak: Soak, server: Callable[[], Server]) -> None:
+    """Sends the attacks of the tests to the server, one after the other in random order; their connections may break."""
+    names = sorted(ATTACKS)
+    while soak.continues():
+        name = soak.random.choice(names)
+        with contextlib.suppress(OSError, HTTPException):
+            ATTACKS[name][0](server())
+        soak.tally.add("attacks")
+
+
 def _server(folder: Path, log: Path) -> tuple[int, subprocess.Popen[bytes]]:
     port = stack.free_ports(1)[0]
     process = goemotions("serve", "--bundle", folder / "bundle", "--port", str(port), log=log)
@@ -141,9 +157,11 @@ def _server(folder: Path, log: Path) -> tuple[int, subprocess.Popen[bytes]]:
 def _count(soak: Soak, outcome: load.Outcome) -> None:
     served = outcome.statuses.count(200)
     lost = sum(status in (load.LOST, load.REFUSED) for status in outcome.statuses)
+    rejected = outcome.statuses.count(429)
     soak.tally.add("requests served", served)
     soak.tally.add("requests lost", lost)
-    soak.tally.add("requests with an error", len(outcome.statuses) - served - lost)
+    soak.tally.add("requests rejected", rejected)
+    soak.tally.add("requests with an error", len(outcome.statuses) - served - lost - rejected)
 
 
 def _watch(soak: Soak, server: Callable[[], subprocess.Popen[bytes]]) -> None:
@@ -316,7 +334,8 @@ def main(minutes: float, seed: int) -> None:
             "trainings with other metrics",
         )
         click.echo(", ".join(f"{name}: {tally.counts[name]}" for name in losses))
-        sys.exit(1 if any(tally.counts[name] for name in losses) else 0)
+        is_overloaded = tally.counts["requests rejected"] > MOST_REJECTED * tally.counts["requests served"]
+        sys.exit(1 if is_overloaded or any(tally.counts[name] for name in losses) else 0)
 
 
 if __name__ == "__main__":
