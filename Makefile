@@ -178,7 +178,7 @@ TRAINING := tests/training
 LOAD := tests/serving/test_load.py
 OTHERS := $(foreach file,$(TRAINING) $(LOAD) tests/images,--ignore $(file))
 
-tools: $(CHECKOV) $(CYCLONEDX) $(TRITON)
+tools: $(CHECKOV) $(CYCLONEDX) $(TRITON) ## the programs that the tests run in environments of their own
 
 test: setup tools ## the tests, two files at a time
 	@export MADE_ONCE=$$(mktemp -d); trap 'rm -rf "$$MADE_ONCE"' EXIT; set -x; \

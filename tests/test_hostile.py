@@ -160,7 +160,7 @@ def attacked(bundle: Path, log: Path, *options: str) -> Iterator[tuple[Server, H
     assert "Traceback" not in log.read_text(), log.read_text()
     assert set(honest.statuses) == {200}
     assert np.median(honest.seconds) < 0.1
-    assert max(honest.seconds) < 2
+    assert max(honest.seconds) < 5
 
 
 @pytest.fixture(scope="module")

@@ -156,6 +156,15 @@ class _Closing:
         return self._connection.is_ending
 
 
+class _Body:
+    """What a parser calls for the body of a request that asks for another protocol, such as h2c: the parser of its head skips it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.on_header = connection.on_header
+        self.on_body = connection.on_body
+        self.on_message_complete = connection.on_message_complete
+
+
 class Connection(HttpToolsProtocol):
     """One connection. ``since`` is when it entered its state."""
 
@@ -267,7 +276,7 @@ class Connection(HttpToolsProtocol):
         self.cycle.transport = self._closing  # type: ignore[assignment]
         self._cycles.append(self.cycle)
         if self.parser.should_upgrade():
-            # The parser does not read the body of such a request.
+            # Its connection needs another parser.
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
@@ -277,6 +286,8 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._is_complete = True
         super().on_message_complete()
 
@@ -319,9 +330,11 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(piece)
-        except httptools.HttpParserUpgrade:
-            # What follows the request in the piece is not parsed.
-            pass
+        except httptools.HttpParserUpgrade as upgrade:
+            self.parser = httptools.HttpRequestParser(_Body(self))
+            framing = [b"%b: %b\r\n" % field for field in self.headers if field[0] in (b"content-length", b"transfer-encoding")]
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n" + b"".join(framing) + b"\r\n")
+            self._feed(piece[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._refuse(error.__context__.status if isinstance(error.__context__, Refused) else 400)
 

@@ -166,6 +166,16 @@ def test_v1_without_a_content_type(server: Server, predictor: Predictor) -> None
         assert (status, json.loads(response)["predictions"]) == (200, predictor.predict(TEXTS))
 
 
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_a_client_that_offers_http_2(server: Server, predictor: Predictor, is_chunked: bool) -> None:
+    """Java's HttpClient asks with its first request for h2c, as curl does with --http2."""
+    body = json.dumps({"instances": ["a quiet lake " * 200]}).encode()
+    fields = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2_Settings": "AAEAAEAAAAIAAAABAAMAAABk"}
+    sent = iter([body[:9], body[9:]]) if is_chunked else body
+    status, _, content = server.request("POST", PREDICT, sent, **fields)
+    assert (status, json.loads(content)["predictions"]) == (200, predictor.predict(["a quiet lake " * 200]))
+
+
 @pytest.mark.fault("http-body-limit")
 def test_a_compressed_body_is_bounded_after_decompression(server: Server) -> None:
     bomb = gzip.compress(b"[" + b" " * 150_000_000)
