@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from goemotions.data import tables
@@ -123,6 +124,7 @@ def _parquet(name: str, opener: Opener) -> Rows:
     with tables.open_binary(name, opener) as file:
         parquet = tables.open_parquet(file, name)
         schema, groups = parquet.schema_arrow, parquet.metadata.num_row_groups
+        strings = [path for path in tables.string_columns(parquet) if not _has_views(schema, path)]
         starts = [0]
         for number in range(groups):
             starts.append(starts[-1] + parquet.metadata.row_group(number).num_rows)
@@ -135,7 +137,8 @@ def _parquet(name: str, opener: Opener) -> Rows:
             return
         skip, left = first - starts[needed[0]], end - first
         with tables.open_binary(name, opener) as file:
-            for batch in _parquet_batches(tables.open_parquet(file, name), name, needed, starts[needed[0]]):
+            parquet = tables.open_parquet(file, name, read_dictionary=strings)
+            for batch in _parquet_batches(parquet, schema, name, needed, starts[needed[0]]):
                 rows = batch.slice(min(skip, len(batch)), left)
                 skip -= min(skip, len(batch))
                 left -= len(rows)
@@ -147,19 +150,49 @@ def _parquet(name: str, opener: Opener) -> Rows:
     return Rows(schema, starts[-1], batches)
 
 
-def _parquet_batches(parquet: pq.ParquetFile, name: str, groups: Sequence[int], start: int) -> Iterator[pa.RecordBatch]:
+def _has_views(schema: pa.Schema, path: str) -> bool:
+    """Whether a column has strings of a type to which PyArrow casts no dictionary."""
+    return "_view" in str(schema.field(path.partition(".")[0]).type)
+
+
+def _parquet_batches(
+    parquet: pq.ParquetFile, schema: pa.Schema, name: str, groups: Sequence[int], start: int
+) -> Iterator[pa.RecordBatch]:
     """The rows of some row groups in validated batches."""
     row = 1 + start
     try:
         for some in _bounded(parquet, groups):
             for batch in parquet.iter_batches(CHUNK, row_groups=some):
                 batch.validate(full=True)
-                yield batch
+                yield from _decoded(batch, schema)
                 row += len(batch)
     except (pa.ArrowException, OSError) as error:
         if "UTF8" in str(error):
             raise DataError(f"{name}, one of the {CHUNK} rows from {row} on: not UTF-8: re-encode it") from error
         raise tables.damaged(name) from error
+
+
+def _decoded(batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """A batch in parts of few bytes: a string that many rows have is stored once in a file, but once per row in memory."""
+    if len(batch) > 1 and sum(map(_string_bytes, batch.columns)) > CHUNK_CHARACTERS:
+        middle = len(batch) // 2
+        yield from _decoded(batch.slice(0, middle), schema)
+        yield from _decoded(batch.slice(middle), schema)
+    else:
+        columns = [column.cast(field.type) for column, field in zip(batch.columns, schema, strict=True)]
+        yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _string_bytes(array: pa.Array) -> int:
+    """The bytes of the strings of an array that was read with dictionaries, each counted as often as it occurs."""
+    kind = array.type
+    if pa.types.is_dictionary(kind) and (pa.types.is_string(kind.value_type) or pa.types.is_binary(kind.value_type)):
+        return pc.sum(pc.binary_length(array.dictionary).take(array.indices)).as_py() or 0
+    if pa.types.is_struct(kind):
+        return sum(map(_string_bytes, array.flatten()))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
+        return _string_bytes(array.flatten())
+    return 0
 
 
 def _bounded(parquet: pq.ParquetFile, groups: Sequence[int]) -> Iterator[list[int]]:

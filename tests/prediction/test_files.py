@@ -345,3 +345,24 @@ def test_a_killed_run_keeps_the_earlier_output_and_can_be_repeated(predictor: Pr
     assert output.read_text() == "earlier"
     assert score_file(predictor, path, output).rows == 20_000
     assert not partial.exists()
+
+
+def test_a_string_that_many_rows_of_a_parquet_file_have_is_not_held_once_per_row(tmp_path: Path) -> None:
+    """Dictionaries hold it once in the file: 400 rows of a megabyte each are half a kilobyte there."""
+    text = "a" * 2**20
+    strings = {
+        "text": [text] * 400,
+        "large": pa.array([text, None] * 200, pa.large_string()),
+        "tags": [[text], [], None, ["b"]] * 100,
+    }
+    table = pa.table(strings | {"view": pa.array(["v"] * 400, pa.string_view()), "number": range(400)})
+    pq.write_table(table, tmp_path / "a.parquet")
+    source = rows.open_rows("a.parquet", lambda: (tmp_path / "a.parquet").open("rb"), "text")
+    batches = []
+    for batch in source.batches(0, None):
+        assert batch.nbytes < 2 * rows.CHUNK_CHARACTERS
+        batches.append(batch.slice(0, 4).to_pylist())
+    first = table.slice(0, 4).to_pylist()
+    assert batches[0] == first
+    assert sum(batch.num_rows for batch in source.batches(0, None)) == 400
+    assert [batch.column("number").to_pylist() for batch in source.batches(7, 2)] == [[7, 8]]
