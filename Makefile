@@ -31,7 +31,7 @@ TRAINED = $(call option,--data,DATA) $(call option,--models,MODELS) $(call optio
 REFERENCE = $(if $(VERSION),$(call quoted,$(VERSION)))
 NAMED = $(call option,--model-name,MODEL_NAME)
 
-.PHONY: help setup demo test test-images test-faults fuzz soak docs format typecheck lint audit run score serve bench bench-full bench-serving \
+.PHONY: help setup demo test tools test-images test-faults fuzz soak docs format typecheck lint audit run score serve bench bench-full bench-serving \
 	stack-up stack-down compile submit-pipeline submit-scoring schedule images push pin-base status promote rollback isvc deploy restart kind-up cluster-test \
 	download-model export-hf retire report clean
 

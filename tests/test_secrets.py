@@ -79,7 +79,7 @@ def test_no_file_of_a_run_contains_credentials(run: RunFolder, credentials_in: C
 
 
 def test_no_object_in_the_store_contains_credentials(run: RunFolder, credentials_in: Callable[[bytes], list[str]]) -> None:
-    locations = [f"s3://{defaults.BUCKET}/{prefix}/" for prefix in ("models", "trained", "mlflow", "checkpoints")]
+    locations = [f"s3://{defaults.BUCKET}/{prefix}/" for prefix in ("models", "trained", "mlflow")]
     assert all(store.files(location) for location in locations)
     contents = {file: store.read(location, file.name) or b"" for location in locations for file in store.files(location)}
     assert {key: names for key, content in contents.items() if (names := credentials_in(content))} == {}

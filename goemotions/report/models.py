@@ -152,7 +152,7 @@ def _teachers(training: TrainingRecord) -> dict[str, str]:
 
 
 def _hyperparameters(settings: dict[str, Any]) -> list[list[str]]:
-    values = [(name, settings[name]) for name in profiles.HYPERPARAMETERS if name in settings]
+    values = [(name, settings[name]) for name in profiles.HYPERPARAMETERS if settings.get(name) is not None]
     return [[name, f"{value:g}" if isinstance(value, float) else str(value)] for name, value in values]
 
 

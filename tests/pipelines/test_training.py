@@ -48,7 +48,7 @@ def test_every_parameter_is_described_and_has_a_default(pipeline: dict[str, Any]
     declared = pipeline["root"]["inputDefinitions"]["parameters"]
     assert [name for name, field in declared.items() if not field.get("description")] == []
     assert [name for name, field in declared.items() if "defaultValue" not in field and not field.get("isOptional")] == []
-    assert len(declared) == 33
+    assert len(declared) == 34
     assert declared["data"]["defaultValue"] == "hub:google-research-datasets/go_emotions:simplified"
     assert declared["models"]["defaultValue"] == ["roberta-large", "distilbert"]
 

@@ -155,7 +155,7 @@ def test_if_every_checkpoint_is_damaged_none_is_used_and_a_warning_is_logged(
     assert caplog.messages[-1] == f"no checkpoint below {tmp_path} can be used: training starts over"
 
 
-@pytest.mark.parametrize("other", [{**RUN, "digest": "e"}, {**RUN, "seed": 1}, {**RUN, "batch_size": 8}, {}])
+@pytest.mark.parametrize("other", [{**RUN, "digest": "e"}, {**RUN, "seed": 1}, {**RUN, "name": "distilbert"}, {}])
 def test_a_checkpoint_of_another_run_is_not_used(
     other: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
