@@ -16,7 +16,7 @@ from tests.support.servers import PREDICT, Server, serving
 @pytest.mark.fault("server-sigterm")
 def test_sigterm_under_load_loses_nothing(bundle: Path, tmp_path: Path) -> None:
     """The server first becomes unready; it completes all requests that arrive before the port closes."""
-    options = ("--drain-seconds", "2", "--queue-seconds", "30", "--queue-tokens", "1000000", "--threads", "1")
+    options = ("--drain-seconds", "2", "--queue-seconds", "300", "--queue-tokens", "1000000", "--threads", "1")
     with serving(bundle, tmp_path / "serve.log", *options) as running:
         wire = load.requests(["lake", "storm", "a quiet balloon"] * 32, 3)
         heavy = load.requests(["storm " * 100] * 512, 512)
