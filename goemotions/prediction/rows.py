@@ -138,7 +138,7 @@ def _parquet(name: str, opener: Opener) -> Rows:
         skip, left = first - starts[needed[0]], end - first
         with tables.open_binary(name, opener) as file:
             parquet = tables.open_parquet(file, name, read_dictionary=strings)
-            for batch in _parquet_batches(parquet, schema, name, needed, starts[needed[0]]):
+            for batch in _together(_parquet_batches(parquet, schema, name, needed, starts[needed[0]])):
                 rows = batch.slice(min(skip, len(batch)), left)
                 skip -= min(skip, len(batch))
                 left -= len(rows)
@@ -181,6 +181,20 @@ def _decoded(batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatc
     else:
         columns = [column.cast(field.type) for column, field in zip(batch.columns, schema, strict=True)]
         yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _together(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Small batches that follow each other as one: where dictionaries are read, each row group ends a batch."""
+    small: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in batches:
+        if small and (rows + len(batch) > CHUNK or size + batch.nbytes > CHUNK_CHARACTERS):
+            yield pa.concat_batches(small)
+            small, rows, size = [], 0, 0
+        small.append(batch)
+        rows, size = rows + len(batch), size + batch.nbytes
+    if small:
+        yield pa.concat_batches(small)
 
 
 def _string_bytes(array: pa.Array) -> int:
