@@ -26,17 +26,17 @@ def warnings(connection: Connection) -> list[str]:
             f"Argo's default retry policy {policy} overrules that of the steps: one that fails is not retried. What steps wait for "
             f"themselves, they still do ({PAGE})"
         ]
-    found = []
+    notes = []
     if policy == "OnFailure":
-        found.append(
+        notes.append(
             f"Argo's default retry policy OnFailure retries no step whose pod is deleted, such as by preemption ({PAGE})"
         )
     if limit != "0":
-        found.append(
+        notes.append(
             f"Argo's default limit of retries is {limit or 'none'}: it retries groups of steps as well, so that one that fails runs "
             f'many times; set it to "0", the steps have their own ({PAGE})'
         )
-    return found
+    return notes
 
 
 def retry_strategy(data: dict[str, str]) -> dict[str, Any]:

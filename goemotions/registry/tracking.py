@@ -411,17 +411,17 @@ def aliases(model: str) -> dict[str, str]:
 def is_used_elsewhere(model: str, source: str) -> bool:
     """Whether a version of another registered model has this bundle, whose location may lack its final slash there."""
     with _translate_errors():
-        found = [one for end in ("/", "") for one in _search_versions(f"source_path='{source.rstrip('/')}{end}'")]
-    return any(one.name != model for one in found)
+        versions = [one for end in ("/", "") for one in _search_versions(f"source_path='{source.rstrip('/')}{end}'")]
+    return any(one.name != model for one in versions)
 
 
 def _search_versions(query: str) -> list[Any]:
     page = _patient().search_model_versions(query)
-    found = list(page)
+    versions = list(page)
     while page.token:
         page = _patient().search_model_versions(query, page_token=page.token)
-        found += page
-    return found
+        versions += page
+    return versions
 
 
 def mark_retired(model: str, version: Version) -> None:

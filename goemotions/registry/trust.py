@@ -116,9 +116,9 @@ def check(version: Version, variant: str = "") -> str:
     location = str(require_source(version, variant))
     if not signature.has_trusted_keys():
         return f"the signature is not checked, because {signature.TRUSTED_KEYS} is not set"
-    if (found := stored(location)) is None:
+    if (signed := stored(location)) is None:
         raise IntegrityError(f"{location} has no {manifest.NAME}: register the model again")
-    return str(found[1])
+    return str(signed[1])
 
 
 def identity(location: BundleLocation) -> dict[str, str]:

@@ -343,7 +343,7 @@ class Connection(HttpToolsProtocol):
         return len(self._cycles) > 1 or (self._is_complete and bool(self._cycles))
 
     def _disconnect(self) -> None:
-        """Tells the requests in progress that their client is gone; uvicorn tells the last one only."""
+        """Ends the requests in progress, whose client is gone; uvicorn ends the last one only."""
         for cycle in self._cycles:
             cycle.disconnected = True
             cycle.message_event.set()

@@ -164,9 +164,9 @@ class _ObjectReader(io.RawIOBase):
     def __init__(self, backend: S3Backend, name: str, expected: File | None) -> None:
         self._location, self._position = backend.location, 0
         self._object = {"Bucket": backend.bucket, "Key": backend.prefix + name}
-        found = self._head()
-        self._size = int(found["ContentLength"])
-        self._file = File(name, self._size, _tag(found))
+        head = self._head()
+        self._size = int(head["ContentLength"])
+        self._file = File(name, self._size, _tag(head))
         if expected and self._file != expected:
             raise expected.changed(self._location)
 

@@ -75,10 +75,10 @@ def combine(dataset: Path, scores: Sequence[Path], output: Path) -> list[RunReco
     """
     if not scores:
         raise TrainingError("there are no scores to combine: name teachers, such as mpnet:2")
-    found = [read(dataset, folder) for folder in scores]
-    records = [record for _, runs in found for record in runs]
+    combined = [read(dataset, folder) for folder in scores]
+    records = [record for _, runs in combined for record in runs]
     shutil.copytree(dataset, output, dirs_exist_ok=True)
-    mean = np.mean([probabilities for probabilities, _ in found], axis=0)
+    mean = np.mean([probabilities for probabilities, _ in combined], axis=0)
     write(output / FOLDER, dataset, "+".join(name_of(record) for record in records), mean, records)
     return records
 
@@ -93,15 +93,15 @@ def scores_of(dataset: Path, expected: str = "") -> tuple[np.ndarray, list[RunRe
     Raises:
         DataError: scores of other data, labels, rows or teachers.
     """
-    found = read(dataset, dataset / FOLDER) if (dataset / FOLDER).exists() else None
-    names = sorted(name_of(record) for record in found[1]) if found else []
+    scores = read(dataset, dataset / FOLDER) if (dataset / FOLDER).exists() else None
+    names = sorted(name_of(record) for record in scores[1]) if scores else []
     wanted = sorted(map(str, profiles.teachers(expected)))
     if wanted and names != wanted:
         raise DataError(
             f"{dataset} holds scores of {', '.join(names) or 'no teachers'}, but {', '.join(wanted)} are to teach: "
             "make it with `goemotions teach`, or compile the pipeline with these teachers"
         )
-    return found
+    return scores
 
 
 def name_of(record: RunRecord) -> str:

@@ -173,7 +173,7 @@ def fit(
     on_epoch: OnEpoch = ignore_epoch,
     taught_by: str = "",
 ) -> TrainingLoop:
-    """Builds one network, student or teacher, and trains it; a digest of the scores that teach it tells its checkpoints from others."""
+    """Builds one network, student or teacher, and trains it; a digest of the scores that teach it distinguishes its checkpoints."""
     network = classifier.build_classifier(profile, material.taxonomy, weights=material.files, seed=seed)
     if profile.hyperparameters.init_bias_from_frequency:
         classifier.init_bias_from_frequency(network, material.train.labels)
@@ -185,7 +185,7 @@ def fit(
 
 
 def fingerprint_of(digest: str, options: TrainOptions, profile: Profile, seed: int, taught_by: str = "") -> dict[str, Any]:
-    """Returns what tells the checkpoints of a training from those of others; those of older versions may have more entries."""
+    """Returns what distinguishes the checkpoints of a training from those of others; those of older versions may have more entries."""
     described = profile.describe()
     # Patience decides when a training ends, not how it goes on; the revision determines the number of parameters.
     unused = ["patience", "parameters"]

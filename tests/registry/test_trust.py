@@ -137,16 +137,16 @@ def forge(original: Path, folder: Path) -> Path:
 
 
 def test_what_register_signed_is_served_by_every_reader(trusting: Registry, tmp_path: Path) -> None:
-    found, names = references.download("champion-cpu", tmp_path / "out", trusting.name)
-    assert found
+    version, names = references.download("champion-cpu", tmp_path / "out", trusting.name)
+    assert version
     assert (tmp_path / "out" / signature.NAME).is_file()
     assert signature.NAME not in names
     assert bundle.load(tmp_path / "out").signature.key == trusting.key
     assert f"signed by the key `{trusting.key}`" in (tmp_path / "out" / bundle.CARD).read_text()
-    assert trust.check(found, "cpu") == f"signed by the key {trusting.key}"
+    assert trust.check(version, "cpu") == f"signed by the key {trusting.key}"
     assert len(mlflow.pyfunc.load_model(str(tmp_path / "out")).predict(["the lake"])) == 1
     result = CliRunner().invoke(cli.commands, ["model", "status", "--model-name", trusting.name, "--no-cluster"])
-    assert f"version {found.number}: signed by the key {trusting.key}" in result.output
+    assert f"version {version.number}: signed by the key {trusting.key}" in result.output
 
 
 def test_registering_again_finds_the_signed_bundle(
@@ -248,17 +248,19 @@ def test_a_bundle_that_others_wrote_into_the_store_is_refused_by_every_reader(
     LOCATIONS[:] = trusting.locations
     change, message = FORGED[forgery]
     with contextlib.contextmanager(overwritten)(trusting, change, tmp_path) as location:
-        found = next(one for one in (tracking.get_version("trust", number) for number in ("1", "2")) if one.source == location)
+        version = next(
+            one for one in (tracking.get_version("trust", number) for number in ("1", "2")) if one.source == location
+        )
         readers: dict[str, Callable[[], object]] = {
             "predict": lambda: CliRunner().invoke(
-                cli.commands, ["predict", "--model-name", "trust", "--bundle", found.number, "x"], catch_exceptions=False
+                cli.commands, ["predict", "--model-name", "trust", "--bundle", version.number, "x"], catch_exceptions=False
             ),
             "serve": lambda: CliRunner().invoke(cli.commands, ["serve", "--bundle", location], catch_exceptions=False),
-            "score": lambda: shards.score(planned(found.number, tmp_path)),
-            "download": lambda: references.download(found.number, tmp_path / "out", "trust"),
-            "promote": lambda: promotion.promote(found.number, model_name="trust"),
-            "deploy": lambda: kserve.deploy(found.number, "", "", model_name="trust"),
-            "manifest": lambda: isvc.write(copied_manifest(tmp_path), {"goemotions-cpu": found}),
+            "score": lambda: shards.score(planned(version.number, tmp_path)),
+            "download": lambda: references.download(version.number, tmp_path / "out", "trust"),
+            "promote": lambda: promotion.promote(version.number, model_name="trust"),
+            "deploy": lambda: kserve.deploy(version.number, "", "", model_name="trust"),
+            "manifest": lambda: isvc.write(copied_manifest(tmp_path), {"goemotions-cpu": version}),
         }
         for name, read in readers.items():
             with pytest.raises(UntrustedBundle, match=message):

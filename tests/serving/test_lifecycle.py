@@ -90,7 +90,8 @@ def test_a_full_disk_ends_no_worker(bundle: Path, tmp_path: Path, monkeypatch: p
     within = (unshare, *rights, "--mount", "sh", "-c", mount, "sh")
     with serving(bundle, tmp_path / "serve.log", *WORKERS, within=within) as server:
         before = {worker.pid for worker in workers(server)}
-        with contextlib.suppress(OSError), Path(f"/proc/{server.process.pid}/root/{disk}/rest").open("wb") as file:
+        inside = Path("/proc", str(server.process.pid), "root", disk.relative_to("/"))
+        with contextlib.suppress(OSError), (inside / "rest").open("wb") as file:
             while True:
                 file.write(b"x" * 65536)
         for path in ("/v9", "/metrics", "/v2/health/live", "/openapi.json"):

@@ -100,9 +100,7 @@ def test_grpc_calls_over_the_limit_are_rejected_and_counted_and_health_checks_ar
 def test_the_modules_of_the_server_do_not_import_what_kserve_itself_needs() -> None:
     needless = ["pandas", "fastapi", "kubernetes", "torch", "transformers", "mlflow"]
     modules = "goemotions.serving.grpc, goemotions.serving.rest, goemotions.serving.page, goemotions.prediction.predictor"
-    code = (
-        f"import sys, {modules}; found = set({needless}) & set(sys.modules); import kserve; print(found, kserve.Model.__name__)"
-    )
+    code = f"import sys, {modules}; loaded = set({needless}) & set(sys.modules); import kserve; print(loaded, kserve.Model.__name__)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.split() == ["set()", "Model"]
 

@@ -22,6 +22,14 @@ import tritonclient.http.aio as http_aio
 from tritonclient.utils import InferenceServerException
 
 COMPRESSIONS = ("gzip", "deflate")
+OPTIONS = {
+    "request_id": "q",
+    "priority": 1,
+    "timeout": 5_000_000,
+    "sequence_id": 7,
+    "sequence_start": True,
+    "sequence_end": True,
+}
 
 
 def text_input(module: Any, texts: list[str], shape: list[int], **options: Any) -> Any:
@@ -68,21 +76,13 @@ def of_http(client: Any, model: str, texts: list[str]) -> dict[str, Any]:
     binary, plain = (text_input(http, texts, shape, binary_data=is_binary) for is_binary in (True, False))
     column = text_input(http, texts, [len(texts), 1])
     outputs = [http.InferRequestedOutput("probabilities", binary_data=is_binary) for is_binary in (True, False)]
-    sent = {
-        "request_id": "q",
-        "priority": 1,
-        "timeout": 5_000_000,
-        "sequence_id": 7,
-        "sequence_start": True,
-        "sequence_end": True,
-    }
     calls = {
         "infer": (lambda: client.infer(model, [binary]), rows),
         "infer, JSON": (lambda: client.infer(model, [plain]), rows),
         "infer, column": (lambda: client.infer(model, [column]), rows),
         "infer, binary outputs": (lambda: client.infer(model, [binary], outputs=[outputs[0]]), rows),
         "infer, JSON outputs": (lambda: client.infer(model, [binary], outputs=[outputs[1]]), rows),
-        "infer, options": (lambda: client.infer(model, [binary], **sent), rows),
+        "infer, options": (lambda: client.infer(model, [binary], **OPTIONS), rows),
         "infer, headers": (lambda: client.infer(model, [binary], headers={"x-tag": "1"}), rows),
         "infer, parameters": (lambda: client.infer(model, [binary], parameters={"top_k": 2}), rows),
     }
@@ -97,19 +97,11 @@ def of_grpc(client: Any, model: str, texts: list[str]) -> dict[str, Any]:
     given = text_input(grpc, texts, [len(texts)])
     column = text_input(grpc, texts, [len(texts), 1])
     outputs = [grpc.InferRequestedOutput("probabilities")]
-    sent = {
-        "request_id": "q",
-        "priority": 1,
-        "timeout": 5_000_000,
-        "sequence_id": 7,
-        "sequence_start": True,
-        "sequence_end": True,
-    }
     calls = {
         "infer": (lambda: client.infer(model, [given]), rows),
         "infer, column": (lambda: client.infer(model, [column]), rows),
         "infer, outputs": (lambda: client.infer(model, [given], outputs=outputs), rows),
-        "infer, options": (lambda: client.infer(model, [given], **sent), rows),
+        "infer, options": (lambda: client.infer(model, [given], **OPTIONS), rows),
         "infer, headers": (lambda: client.infer(model, [given], headers={"x-tag": "1"}), rows),
         "infer, parameters": (lambda: client.infer(model, [given], parameters={"top_k": 2, "threshold": 0.5}), rows),
     }
