@@ -136,7 +136,7 @@ def test_the_environment_pins_what_the_variant_needs_and_is_the_same_every_time(
     assert min(map(len, files.values())) > 0
     pinned = {line.split("==")[0] for line in files["requirements.txt"].decode().splitlines() if "==" in line}
     needed = {"cpu": {"openvino"}, "gpu": {"openvino", "safetensors", "torch", "transformers"}}[variant]
-    assert pinned == {"goemotions", "boto3", "click", "numpy", "tokenizers", "mlflow", *needed}
+    assert pinned == {"goemotions", "boto3", "click", "cryptography", "numpy", "tokenizers", "mlflow", *needed}
     assert "+cpu" not in files["requirements.txt"].decode()
 
 
