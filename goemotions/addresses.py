@@ -1,6 +1,6 @@
 """Addresses as users give them: of files, data, bundles, servers and images. Each is checked here, before anything is made.
 
-A function returns the address unchanged, or raises BadAddress with the known forms and, if it can be told, the right one.
+A function returns the address unchanged, or raises BadAddress with the known forms and, if it is clear, the right one.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class _Found:
-    """A file of rows: its path, the folder that holds the splits, its split, and what tells two forms of a split apart."""
+    """A file of rows: its path, the folder that holds the splits, its split, and what distinguishes two forms of a split."""
 
     path: Path
     within: PurePath

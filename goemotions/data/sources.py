@@ -166,7 +166,7 @@ def _text_column(table: Table, columns: Columns) -> str:
 
 
 def _raters(table: Table) -> str:
-    """The column that tells the raters of a text apart; empty if there is none."""
+    """The column that identifies the rater of a row; empty if there is none."""
     return next((column for name in RATERS if (column := table.column(name))), "")
 
 

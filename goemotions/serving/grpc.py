@@ -276,7 +276,7 @@ class Server:
         self._watching = asyncio.create_task(self._calls.watch())
 
     async def stop(self, seconds: float) -> None:
-        """Completes the calls that were admitted, within so many seconds; clients with others are told to connect again.
+        """Completes the calls that were admitted, within so many seconds; clients with others get the status to connect again.
 
         The library itself would cancel the calls that reach it while it stops.
         """

@@ -135,8 +135,8 @@ def from_grpc(message: Any, limits: Limits = LIMITS) -> InferRequest:
         raise RequestError(f"id: at most {MAX_CHARACTERS} characters")
     if max(len(message.parameters), len(message.outputs)) > MAX_FIELDS:
         raise RequestError(f"parameters and outputs must hold at most {MAX_FIELDS} each")
-    if len(message.inputs) != 1 or message.inputs[0].name != "text" or message.inputs[0].datatype != "BYTES":
-        raise RequestError('inputs must hold one tensor, "text", of datatype BYTES')
+    if len(message.inputs) != 1 or message.inputs[0].datatype != "BYTES":
+        raise RequestError("inputs must hold one tensor, of datatype BYTES")
     tensor = message.inputs[0]
     is_raw = bool(message.raw_input_contents)
     if is_raw:

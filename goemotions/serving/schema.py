@@ -136,7 +136,8 @@ class V1Response(BaseModel):
 
 
 class V2InputTensor(_Tolerant):
-    name: Literal["text"]
+    # Codecs of clients name the only tensor themselves (MLServer's StringRequestCodec: input-1).
+    name: Annotated[str, Field(max_length=MAX_CHARACTERS, description='"text"; any other name is the same.')]
     datatype: Literal["BYTES"]
     shape: Annotated[
         list[Annotated[int, Field(ge=0), INTEGER]],

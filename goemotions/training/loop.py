@@ -346,7 +346,7 @@ class TrainingLoop:
 
 
 def _signals(stopped: threading.Event | None, writer: checkpoints.Writer) -> tuple[bool, bool]:
-    """Whether any process was told to stop, and whether a checkpoint is due, which the first one decides."""
+    """Whether any process has a request to stop, and whether a checkpoint is due, which the first one decides."""
     stops, due = distributed.total(stopped is not None and stopped.is_set(), distributed.is_first() and writer.is_due())
     return stops > 0, due > 0
 

@@ -87,17 +87,17 @@ def test_a_step_may_fall_back_to_the_cpu_only_if_that_is_asked_for(tmp_path: Pat
         resources.changed("train.device=cpu", resources.TRAINING)
 
 
-def test_on_this_machine_no_step_is_told_of_the_gpus_of_a_pod() -> None:
+def test_on_this_machine_no_step_gets_the_variables_of_a_gpu_pod() -> None:
     """kfp.local would pass the variables on: without a GPU, every training on this machine would fail."""
 
-    def told() -> list[str]:
+    def with_variables() -> list[str]:
         executors = training.pipeline_spec.deployment_spec["executors"]
         return [name for name in executors if "env" in executors[name]["container"]]
 
-    assert len(told()) == 10
+    assert len(with_variables()) == 10
     with local._adapted_to_this_machine():
-        assert told() == []
-    assert len(told()) == 10
+        assert with_variables() == []
+    assert len(with_variables()) == 10
 
 
 @pytest.mark.parametrize("preset", node_pools.PRESETS)

@@ -148,6 +148,7 @@ def test_the_client_of_mlserver_sends_nulls_and_content_types(server: Server, ex
         {"parameters": None, "inputs": [tensor(parameters=None)], "outputs": [{"name": "probabilities", "parameters": None}]},
         {"inputs": [tensor(shape=[2, 1], data=[[text] for text in TEXTS])]},
         {"inputs": [tensor(shape=[2, 1])]},
+        {"parameters": {"content_type": "str"}, "inputs": [tensor(name="input-1", parameters={"content_type": "str"})]},
     ):
         status, _, body = post(server, json.dumps(request).encode(), Content_Type="application/json")
         assert status == 200, body
@@ -270,7 +271,7 @@ UINT64 = b"\x28\x02"
 
 def message(**parameters: Any) -> Any:
     request = pb.ModelInferRequest(model_name="goemotions", raw_input_contents=[raw()])
-    request.inputs.add(name="text", datatype="BYTES", shape=[2])
+    request.inputs.add(name="input-1", datatype="BYTES", shape=[2])
     for name, parameter in parameters.items():
         request.parameters[name].CopyFrom(parameter)
     return request

@@ -140,7 +140,7 @@ def silent_connections(port: int) -> Iterator[Any]:
         yield socket.create_connection(("127.0.0.1", port), timeout=10)
 
 
-# Each attack, with the counter that shows it, if the library tells of it.
+# Each attack, with the counter that shows it, if the library reports it.
 ATTACKS: dict[str, tuple[Callable[[int], Iterator[Any]], str]] = {
     "nobody-reads": (nobody_reads, 'closed_connections_total{reason="unread-answer"}'),
     "no-message": (no_message, 'rejected_requests_total{reason="slow"}'),

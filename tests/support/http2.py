@@ -1,4 +1,4 @@
-"""A client of gRPC that writes the frames of HTTP/2 itself, also wrong ones, and reads only what it is told to read."""
+"""A client of gRPC that writes the frames of HTTP/2 itself, also wrong ones, and reads only what the test reads."""
 
 from __future__ import annotations
 

@@ -120,7 +120,11 @@ def tag_of(content: bytes) -> str:
 
 
 def error(status: int, code: str) -> tuple[int, dict[str, str], bytes]:
-    return status, {"Content-Type": "application/xml"}, f"<Error><Code>{code}</Code><Message>as told</Message></Error>".encode()
+    return (
+        status,
+        {"Content-Type": "application/xml"},
+        f"<Error><Code>{code}</Code><Message>as requested</Message></Error>".encode(),
+    )
 
 
 @contextlib.contextmanager
