@@ -34,7 +34,7 @@ def expected_quality(predicted: np.ndarray, predicted_sum: np.ndarray, total_sum
     """
 
     def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-        return np.divide(numerator, denominator, out=np.zeros(len(denominator)), where=denominator > 0)
+        return np.asarray(np.divide(numerator, denominator, out=np.zeros(len(denominator)), where=denominator > 0))
 
     hits = np.asarray(predicted_sum, dtype=float)
     predictions, positives = np.asarray(predicted, dtype=float), np.asarray(total_sum, dtype=float)

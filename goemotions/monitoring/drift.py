@@ -1,0 +1,113 @@
+"""Drift: whether the texts of a window, and what a model predicts for them, are still those of its reference."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from goemotions.errors import DataError
+from goemotions.storage import store
+
+FILE = "drift.json"
+
+
+@dataclass(frozen=True)
+class DriftTest:
+    """One test of a report.
+
+    Attributes:
+        name: what is compared: ``predictions``, ``scores``, or a feature of the texts such as ``tokens``.
+        label: the label, or empty for a feature of the texts.
+        statistic: of the test.
+        p_value: the chance of a statistic at least as large without drift, not corrected for the number of tests.
+        threshold: the largest p-value that is an alarm, after the correction for the number of tests.
+        effect: the size of the move, for ``predictions`` the ratio of the rates, otherwise the Jensen-Shannon distance.
+        alarm: whether the p-value is at most the threshold and the effect is not too small to matter.
+    """
+
+    name: str
+    label: str
+    statistic: float
+    p_value: float
+    threshold: float
+    effect: float
+    alarm: bool
+
+
+@dataclass(frozen=True)
+class LabelQuality:
+    """What is expected of a label without labelled texts, beside the reference.
+
+    Attributes:
+        rate: the share of the texts of the window for which the label is predicted; ``reference_rate`` that of the reference.
+        precision, recall, f1: expected from the scores of the window (``metrics.expected``).
+        reference_f1: expected from the scores of the reference in the same way.
+        measured_f1: of the reference, with its labels; None if the reference lacks it.
+    """
+
+    label: str
+    rate: float
+    reference_rate: float
+    precision: float
+    recall: float
+    f1: float
+    reference_f1: float
+    measured_f1: float | None = None
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """The comparison of a window with a reference; stored as ``drift.json``, where ``start`` and ``end`` are ``from`` and ``to``.
+
+    Attributes:
+        model, version: of the model whose predictions are compared.
+        start, end: of the window, as ISO 8601 in UTC; empty if its source has no times.
+        rows: the number of texts of the window; ``reference_rows`` that of the reference.
+        drifted: whether a test is an alarm.
+        source, reference: where both come from, in words.
+        missing: what could not be compared, and why.
+    """
+
+    model: str
+    version: str
+    start: str
+    end: str
+    rows: int
+    drifted: bool
+    tests: Sequence[DriftTest]
+    quality: Sequence[LabelQuality]
+    reference_rows: int = 0
+    source: str = ""
+    reference: str = ""
+    missing: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def alarms(self) -> list[DriftTest]:
+        """The tests that are alarms."""
+        return [test for test in self.tests if test.alarm]
+
+    def write(self, location: str) -> None:
+        """Writes ``drift.json`` into a folder or S3 prefix."""
+        content = dataclasses.asdict(self)
+        content = {"from": content.pop("start"), "to": content.pop("end"), **content}
+        with store.writing(location, FILE) as path:
+            path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def read_report(location: str) -> DriftReport:
+    """The report in a folder or S3 prefix.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    try:
+        content: dict[str, Any] = json.loads(store.read(location, FILE) or b"")
+        content |= {"start": content.pop("from"), "end": content.pop("to")}
+        content["tests"] = [DriftTest(**test) for test in content["tests"]]
+        content["quality"] = [LabelQuality(**row) for row in content["quality"]]
+        return DriftReport(**content)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{location} has no readable {FILE}: run `goemotions monitor` again") from error
