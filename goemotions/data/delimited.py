@@ -6,13 +6,15 @@ import csv
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import islice
 
 from goemotions.errors import DataError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 LONGEST_CELL = 2**24
 OFFICIAL = ("text", "labels", "id")
+# The line with which Excel's CSV files name their delimiter.
+SEPARATOR_LINE = re.compile(r'"?sep=([,;|\t])"?', re.IGNORECASE)
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 Lines = Callable[[], Iterator[str]]
@@ -27,12 +29,14 @@ class Dialect:
         is_quoted: whether a cell may be quoted, as in CSV; otherwise a quote is a character like any other, as in the official TSV.
         has_header: whether the first line names the columns.
         columns: their names; without a header their numbers, or those of the official layout.
+        skipped_lines: how many lines precede the header or the first row.
     """
 
     delimiter: str
     is_quoted: bool
     has_header: bool
     columns: tuple[str, ...]
+    skipped_lines: int = 0
 
 
 def find(columns: Sequence[str], name: str) -> str:
@@ -54,10 +58,16 @@ def detect(lines: Lines, name: str, ending: str, text_column: str, *, official: 
     Raises:
         DataError: the file is empty or blank, or its quotes have two readings.
     """
-    first = next((line for line in lines() if line.strip()), "").rstrip("\r\n")
+    separator = SEPARATOR_LINE.fullmatch(next(lines(), "").rstrip("\r\n"))
+    skipped = 1 if separator else 0
+
+    def content() -> Iterator[str]:
+        return islice(lines(), skipped, None)
+
+    first = next((line for line in content() if line.strip()), "").rstrip("\r\n")
     if not first:
         return Dialect(DELIMITERS[ending], ending == ".csv", False, ())
-    delimiter = _delimiter(first, ending, text_column)
+    delimiter = separator[1] if separator else _delimiter(first, ending, text_column)
     cells = [cell.strip() for cell in _cells(first, delimiter)]
     if find(cells, text_column) and not _is_official_row(cells, ending):
         columns, has_header = tuple(cells), True
@@ -68,8 +78,8 @@ def detect(lines: Lines, name: str, ending: str, text_column: str, *, official: 
     else:
         columns, has_header = tuple(cells), True
     position = columns.index(chosen) if (chosen := find(columns, text_column)) else 0
-    is_quoted = ending == ".csv" or _is_quoted(lines, name, delimiter, position)
-    return Dialect(delimiter, is_quoted, has_header, columns)
+    is_quoted = ending == ".csv" or _is_quoted(content, name, delimiter, position)
+    return Dialect(delimiter, is_quoted, has_header, columns, skipped)
 
 
 def _delimiter(first: str, ending: str, text_column: str) -> str:
@@ -138,7 +148,11 @@ def records(lines: Iterator[str], name: str, dialect: Dialect) -> Iterator[tuple
     Raises:
         DataError: the quotes of a record do not match, or it has another number of cells than the file has columns.
     """
-    read = _quoted(lines, name, dialect.delimiter) if dialect.is_quoted else _unquoted(lines, dialect.delimiter)
+    skipped = dialect.skipped_lines
+    lines = islice(lines, skipped, None)
+    read = (
+        _quoted(lines, name, dialect.delimiter, skipped) if dialect.is_quoted else _unquoted(lines, dialect.delimiter, skipped)
+    )
     width = len(dialect.columns)
     only_blank, blank_line = not dialect.has_header, 0
     is_header = dialect.has_header
@@ -171,17 +185,17 @@ def _wrong_width(name: str, line: int, count: int, dialect: Dialect) -> DataErro
     return DataError(f"{name}, line {line}: {count} columns where {named} {len(dialect.columns)}: fix it")
 
 
-def _unquoted(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    for line, record in enumerate(lines, start=1):
+def _unquoted(lines: Iterator[str], delimiter: str, skipped: int = 0) -> Iterator[tuple[int, list[str]]]:
+    for line, record in enumerate(lines, start=skipped + 1):
         yield line, record.removesuffix("\n").removesuffix("\r").split(delimiter)
 
 
-def _quoted(lines: Iterator[str], name: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _quoted(lines: Iterator[str], name: str, delimiter: str, skipped: int = 0) -> Iterator[tuple[int, list[str]]]:
     # Python's default limit rejects a long comment; without a limit, an open quote would read the whole file into memory.
     csv.field_size_limit(LONGEST_CELL)
-    reader = csv.reader(chain(lines), delimiter=delimiter, strict=True)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
-        line = reader.line_num + 1
+        line = skipped + reader.line_num + 1
         try:
             cells = next(reader)
         except StopIteration:

@@ -24,6 +24,10 @@ NAMES = {
 SPLIT_OF = {name: split for split, names in NAMES.items() for name in names}
 # ``train``, ``train-00000-of-00002``, ``train_1``, and the folder ``split=train``.
 SPLIT_NAME = re.compile(rf"(?:split=)?({'|'.join(SPLIT_OF)})([-_.]?\d+(?:[-_]of[-_]\d+)?)?", re.IGNORECASE)
+# ``goemotions_train`` and ``train_data``: a training split whose name has a prefix or an ending that those of the other splits share.
+AFFIXED_TRAIN = re.compile(
+    rf"(.*[-_. ])?(?:{'|'.join(NAMES['train'])})(?:[-_.]?\d+(?:[-_]of[-_]\d+)?)?([-_. ]\D.*)?", re.IGNORECASE
+)
 REFUSED_ENDINGS = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".npy", ".py"}
 # Files that are not read, by ending, and what to do with them.
 UNREAD = {
@@ -52,7 +56,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _SplitFile:
     """A file of rows: its path, the folder that holds the splits, its split, and what distinguishes two forms of a split."""
 
     path: Path
@@ -76,7 +80,11 @@ def find(folder: Path, name: str = "") -> Layout:
         if not is_table(folder.name):
             raise _nothing(folder.parent, name, [folder])
         return Layout({"": [folder]}, _label_names(folder.parent))
-    tables = [_classify(folder, path) for path in _tables(folder)]
+    paths = _tables(folder)
+    tables = [_classify(folder, path) for path in paths]
+    if not any(file.split for file in tables):
+        affix = _affix(name, paths)
+        tables = [_classify(folder, path, affix) for path in paths]
     if unfinished := sorted(path.parent.name or name for path in folder.rglob("_temporary")):
         raise DataError(f"{name}: {unfinished[0]} was not written completely (it has a folder _temporary): write it again")
     splits = [file for file in tables if file.split]
@@ -120,21 +128,34 @@ def _label_names(*folders: Path) -> Path | None:
     return next((path for folder in folders if (path := folder / LABEL_NAMES).is_file()), None)
 
 
-def _classify(folder: Path, path: Path) -> _Found:
+def _affix(name: str, paths: Sequence[Path]) -> tuple[str, str]:
+    """What precedes and what follows the split in the names of files, none of which is that of a split alone."""
+    trains = {
+        (match[1] or "", match[2] or ""): path for path in paths if (match := AFFIXED_TRAIN.fullmatch(split_name(path.name)[0]))
+    }
+    if len(trains) > 1:
+        first, second = sorted(path.name for path in trains.values())[:2]
+        raise DataError(f"{name}: {first} and {second} may both be the train split: rename the one to read to train")
+    return next(iter(trains), ("", ""))
+
+
+def _classify(folder: Path, path: Path, affix: tuple[str, str] = ("", "")) -> _SplitFile:
     parts = path.relative_to(folder).parts
     for position, part in enumerate(parts):
         stem, *_ = split_name(part)
         is_file = position == len(parts) - 1
+        if is_file:
+            stem = stem.removeprefix(affix[0]).removesuffix(affix[1])
         match = SPLIT_NAME.fullmatch(stem if is_file or is_table(part) else part)
         if match:
             _, own_ending, own_compression = split_name(path.name)
             kind = ("parts" if match[2] else "one file") if is_file else "folder"
             form = (part if not match[2] else match[1], kind, own_ending + own_compression)
-            return _Found(path, PurePath(*parts[:position]), SPLIT_OF[match[1].lower()], form)
-    return _Found(path, PurePath(*parts[:-1]), "", ())
+            return _SplitFile(path, PurePath(*parts[:position]), SPLIT_OF[match[1].lower()], form)
+    return _SplitFile(path, PurePath(*parts[:-1]), "", ())
 
 
-def _configuration(folder: Path, name: str, splits: Sequence[_Found]) -> PurePath:
+def _configuration(folder: Path, name: str, splits: Sequence[_SplitFile]) -> PurePath:
     """The folder with the splits: the source itself, or the only one below it."""
     places = sorted({file.within for file in splits}, key=lambda place: (len(place.parts), place))
     listed = ", ".join(str(place) for place in places if place.parts)
@@ -148,7 +169,7 @@ def _configuration(folder: Path, name: str, splits: Sequence[_Found]) -> PurePat
     )
 
 
-def _one_form(name: str, split: str, files: Sequence[_Found]) -> list[Path]:
+def _one_form(name: str, split: str, files: Sequence[_SplitFile]) -> list[Path]:
     forms = sorted({file.form for file in files})
     if len(forms) > 1:
         first, second = (next(file.path for file in files if file.form == form) for form in forms[:2])

@@ -179,6 +179,11 @@ FORMATS: dict[str, Written] = {
         ),
         "train.parquet/_SUCCESS": b"",
     },
+    "names with a prefix": {"goemotions_train.csv": BY_NAME},
+    "names with an ending": {"train_data.csv": BY_NAME},
+    "Excel's line with the delimiter": {
+        "train.csv": b"sep=;\r\n" + frame(ROWS, labels=joined(ROWS, ",")).to_csv(sep=";").encode()
+    },
     "numbered files": {f"train_{n}.jsonl": json_lines([row]) for n, row in zip((1, 2, 10), OBJECTS, strict=True)},
     "a folder per split": {"split=train/a.jsonl": json_lines(OBJECTS)},
     "below one folder": {"simplified/train.csv": BY_NAME, "simplified/validation.csv": BY_NAME, "simplified/test.csv": BY_NAME},
@@ -403,6 +408,10 @@ AMBIGUOUS: dict[str, tuple[Written, str]] = {
     "two names": (
         {"dev.csv": BY_NAME, "validation.csv": BY_NAME, "train.csv": BY_NAME},
         r"dev.csv and validation.csv are both the validation",
+    ),
+    "two prefixes": (
+        {"a_train.csv": BY_NAME, "b_train.csv": BY_NAME},
+        r"a_train.csv and b_train.csv may both be the train split",
     ),
     "two cases": ({"Train.csv": BY_NAME, "train.csv": BY_NAME}, r"Train.csv and train.csv are both the train split"),
     "a folder and a file": ({"train/a.csv": BY_NAME, "train.csv": BY_NAME}, r"a.csv and train.csv are both the train split"),
