@@ -86,8 +86,8 @@ def options_of(record: type[Any]) -> Callable[[Callable[..., Any]], Callable[...
     """Returns a decorator that adds one option per field; the command gets each value under the field's name.
 
     A field's metadata holds ``help`` and, if needed, ``flag`` (the option, if it is not the field's name), ``choices``, ``type``
-    (``location``), and ``least`` (the smallest number; otherwise 0). A field without a plain default takes ``NAME=VALUE`` pairs and
-    gets a dictionary.
+    (``location`` or ``server``), and ``least`` (the smallest number; otherwise 0). A field without a plain default takes
+    ``NAME=VALUE`` pairs and gets a dictionary.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -108,7 +108,7 @@ def options_of(record: type[Any]) -> Callable[[Callable[..., Any]], Callable[...
 
 def _type(field: dataclasses.Field[Any]) -> Any:
     if "type" in field.metadata:
-        return {"location": LOCATION}[field.metadata["type"]]
+        return {"location": LOCATION, "server": SERVER}[field.metadata["type"]]
     if "choices" in field.metadata:
         return click.Choice(field.metadata["choices"])
     least = field.metadata.get("least", 0)

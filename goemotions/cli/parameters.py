@@ -109,6 +109,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "column": (NOT_EMPTY,),
     "shard_rows": (at_least(1),),
     "pods": (between(1, 1000),),
+    "shadow_percent": (between(0, 100),),
     "threads": (at_least(0),),
 }
 ADDRESSES: Mapping[str, Callable[[str, str], str]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -13,9 +13,10 @@ from goemotions import addresses, defaults
 from goemotions.cli.options import BUNDLE, ENGINE, LOCATION, MODEL_NAME, options_of
 from goemotions.cli.parameters import checked
 from goemotions.errors import DataError
-from goemotions.serving.limits import Limits
+from goemotions.serving.limits import Limits, ShadowSettings
 
 COUNT = click.IntRange(min=1)
+Record = TypeVar("Record")
 # KServe's own servers, and KServe where it reads the name, spell it with an underscore.
 SERVED_NAME = click.option(
     "--model-name",
@@ -136,6 +137,7 @@ def _score_file(source: str, output: str, bundle: str, model_name: str, threads:
     help="Batch the texts of several requests together.",
 )
 @options_of(Limits)
+@options_of(ShadowSettings)
 def serve(bundle: str, model_name: str, engine: str | None, batching: bool, version_number: str, **options: Any) -> None:
     """Serve a bundle by the protocols of KServe.
 
@@ -144,12 +146,26 @@ def serve(bundle: str, model_name: str, engine: str | None, batching: bool, vers
     from goemotions.registry.references import as_folder
     from goemotions.serving import server
 
-    limits = Limits(**{field.name: options.pop(field.name) for field in dataclasses.fields(Limits)})
+    limits, shadow = _record(Limits, options), _record(ShadowSettings, options)
     with as_folder(bundle, model_name) as (folder, version):
         version = version_number or version
         server.serve(
-            server.Settings(folder, version, model_name, engine or "", across_requests=batching, limits=limits, **options)
+            server.Settings(
+                folder,
+                version,
+                model_name,
+                engine or "",
+                across_requests=batching,
+                limits=limits,
+                shadow=shadow,
+                **options,
+            )
         )
+
+
+def _record(kind: type[Record], options: dict[str, Any]) -> Record:
+    """A record of options, which are taken out of the others."""
+    return kind(**{field.name: options.pop(field.name) for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
 
 
 COMMANDS = (predict, score, serve)

@@ -45,3 +45,14 @@ class Limits:
         """
         if count > self.texts:
             raise RequestError(f"{count} texts in one request: send at most {self.texts}", 413)
+
+
+@dataclass(frozen=True)
+class ShadowSettings:
+    """Copies of requests to a challenger, whose answers are compared and never returned (``serving.shadow``)."""
+
+    shadow_url: str = field(
+        default="",
+        metadata={"help": "Server that gets copies of requests, such as http://host:port; empty: no copies.", "type": "server"},
+    )
+    shadow_percent: float = field(default=0.0, metadata={"help": "Share of the requests that are copied to it, in percent."})

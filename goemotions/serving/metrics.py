@@ -9,6 +9,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+DIFFERENCES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 # The label ``reason`` of a rejected request, by its status.
@@ -46,6 +47,16 @@ REJECTED = Counter("goemotions_rejected_requests_total", "Rejected requests", ["
 REQUESTS = Counter("goemotions_requests_total", "Requests, by who is to blame if they failed", ["protocol", "outcome"])
 CONNECTIONS = Gauge("goemotions_connections", "Open HTTP connections", multiprocess_mode="livesum")
 CLOSED = Counter("goemotions_closed_connections_total", "Connections that the server closed", ["reason"])
+SHADOW_REQUESTS = Counter("goemotions_shadow_requests_total", "Copies of requests for the challenger", ["outcome"])
+SHADOW_TEXTS = Counter(
+    "goemotions_shadow_texts_total", "Texts whose labels were compared with the challenger's", ["version", "labels"]
+)
+SHADOW_LABELS = Counter(
+    "goemotions_shadow_label_differences_total", "Texts that have the label from one of the two only", ["version", "label"]
+)
+SHADOW_SCORES = Histogram(
+    "goemotions_shadow_score_difference", "Largest difference of a score, per text", ["version"], buckets=DIFFERENCES
+)
 MODEL = Gauge(
     "goemotions_model_info",
     "The model that is served, and what computes its scores",

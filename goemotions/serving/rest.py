@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from goemotions.errors import RequestError
-from goemotions.serving import bodies, metrics, openapi, openinference, schema
+from goemotions.serving import bodies, metrics, openapi, openinference, schema, shadow
 from goemotions.serving.bodies import BINARY, Handler, RequestLimiter
 from goemotions.serving.openapi import JSON
 from goemotions.serving.openinference import BINARY_HEADER
@@ -82,13 +82,14 @@ def _metadata(service: Service) -> list[Route]:
 def _inference(service: Service) -> list[Route]:
     async def predict(request: Request, body: bytes) -> Response:
         parsed = await bodies.parse(lambda: schema.parse(schema.V1Request, body, service.limits), body)
-        result = await service.predict(parsed.instances, (parsed.parameters or schema.Parameters()).options())
+        options = (parsed.parameters or schema.Parameters()).options()
+        result = await service.predict(parsed.instances, options, is_copy=_is_copy(request))
         return _json({"predictions": result.predictions, "model_name": service.name, "model_version": service.version})
 
     async def infer(request: Request, body: bytes) -> Response:
         header_length = request.headers.get(BINARY_HEADER)
         parsed = await bodies.parse(lambda: openinference.from_rest(body, header_length, service.limits), body)
-        result = await service.predict(parsed.texts, parsed.options)
+        result = await service.predict(parsed.texts, parsed.options, is_copy=_is_copy(request))
         content, tensors = openinference.to_rest(parsed, result, service.version, service.name)
         if not tensors:
             return _json(content)
@@ -100,7 +101,7 @@ def _inference(service: Service) -> list[Route]:
     def endpoint(protocol: str, handler: Handler) -> Any:
         async def respond(request: Request) -> Response:
             try:
-                return await handle(protocol, limiter.handle(request, handler))
+                return await handle("copy" if _is_copy(request) else protocol, limiter.handle(request, handler))
             except RequestError as error:
                 return _error(error)
 
@@ -113,6 +114,10 @@ def _inference(service: Service) -> list[Route]:
             for path in openapi.v2_paths(service.name, service.version, "/infer")
         ),
     ]
+
+
+def _is_copy(request: Request) -> bool:
+    return shadow.HEADER in request.headers
 
 
 async def _metrics(request: Request) -> Response:

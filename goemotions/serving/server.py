@@ -26,7 +26,7 @@ from goemotions import defaults
 from goemotions.errors import WorkflowError
 from goemotions.models import devices
 from goemotions.serving import workers
-from goemotions.serving.limits import Limits
+from goemotions.serving.limits import Limits, ShadowSettings
 
 if TYPE_CHECKING:
     # At run time only where it is used: a worker imports the metrics after their files exist.
@@ -59,6 +59,7 @@ class Settings:
     page: bool = True
     across_requests: bool = True
     limits: Limits = field(default_factory=Limits)
+    shadow: ShadowSettings = field(default_factory=ShadowSettings)
 
 
 def serve(settings: Settings) -> None:
@@ -118,6 +119,7 @@ def create_app(settings: Settings, connections: Connections, pipe: multiprocessi
     from goemotions.prediction.predictor import Predictor
     from goemotions.serving import grpc, logs, page, rest
     from goemotions.serving.service import Service
+    from goemotions.serving.shadow import Shadow
 
     logs.limit_rate()
 
@@ -128,6 +130,8 @@ def create_app(settings: Settings, connections: Connections, pipe: multiprocessi
     service = Service(
         predictor, settings.version, settings.limits, name=settings.name, across_requests=settings.across_requests
     )
+    if settings.shadow.shadow_url and settings.shadow.shadow_percent:
+        service.shadow = Shadow(settings.shadow, settings.name, service.labels)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

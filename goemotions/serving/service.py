@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from goemotions.prediction.predictor import Options, Prediction, Predictor
 from goemotions.serving import metrics
 from goemotions.serving.batching import Batcher
 from goemotions.serving.limits import Limits
+
+if TYPE_CHECKING:
+    from goemotions.serving.shadow import Shadow
 
 logger = logging.getLogger(__name__)
 # nginx's status for a client that disconnected before the response; it appears in metrics only.
@@ -60,6 +63,7 @@ class Service:
         self.is_draining = False
         # Of several worker processes.
         self.has_hung_peer = False
+        self.shadow: Shadow | None = None
         _warm_up(predictor.engine)
         self._batcher = Batcher(predictor.engine, limits, across_requests=across_requests)
         self._counters = {label: metrics.PREDICTIONS.labels(label) for label in self.labels}
@@ -77,8 +81,10 @@ class Service:
     def is_ready(self) -> bool:
         return self.is_live and not self.is_draining and not self.has_hung_peer
 
-    async def predict(self, texts: Sequence[str], options: Options) -> Result:
+    async def predict(self, texts: Sequence[str], options: Options, *, is_copy: bool = False) -> Result:
         """Labels the texts of one request, in order; the same for every protocol.
+
+        A request that is a copy of another one is neither copied nor counted as traffic.
 
         Raises:
             RequestError: 413 for too many texts, 429 if the queue is full, 503 if the engine stopped, 504 if it took too long.
@@ -86,15 +92,19 @@ class Service:
         if not self.is_live:
             raise RequestError("the engine stopped and the server will be restarted: try again later", 503)
         self.limits.check_texts(len(texts))
-        metrics.REQUEST_TEXTS.observe(len(texts))
+        if not is_copy:
+            metrics.REQUEST_TEXTS.observe(len(texts))
         started = time.perf_counter()
         logits, truncated = await self._batcher.logits(texts)
         metrics.PREDICT_SECONDS.labels(self.name).observe(time.perf_counter() - started)
         probabilities = sigmoid(logits)
         predictions = self.predictor.predictions(probabilities, truncated, options)
-        for label, count in collections.Counter(label for one in predictions for label in one["labels"]).items():
-            self._counters[label].inc(count)
-        metrics.TRUNCATED.inc(int(truncated.sum()))
+        if not is_copy:
+            for label, count in collections.Counter(label for one in predictions for label in one["labels"]).items():
+                self._counters[label].inc(count)
+            metrics.TRUNCATED.inc(int(truncated.sum()))
+            if self.shadow:
+                self.shadow.offer(texts, options, probabilities, predictions)
         return Result(probabilities, predictions)
 
     def metadata(self) -> dict[str, Any]:

@@ -1,0 +1,113 @@
+"""A copy of a sample of the requests to another server, a challenger: its answers are compared and counted, and never returned.
+
+A response waits for nothing here: it is queued when it is ready, and dropped if the queue is full. A copy has the texts and the
+parameters of its request, no header of it, and one that says that it is a copy: a copy is not copied again.
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import queue
+import random
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import orjson
+
+from goemotions.prediction.predictor import Options, Prediction
+from goemotions.serving import metrics, openapi, schema
+from goemotions.serving.limits import ShadowSettings
+
+logger = logging.getLogger(__name__)
+# The header of a copy. Servers count its requests under the protocol `copy`.
+HEADER = "goemotions-copy"
+# Copies that wait, texts per copy, and copies at once.
+QUEUE, TEXTS, THREADS = 64, 32, 2
+TIMEOUT_SECONDS = 5.0
+ANSWER_BYTES = 2 * 2**20
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """A request and this server's answers: probabilities float32 [n, labels], and n predictions."""
+
+    texts: Sequence[str]
+    options: Options
+    probabilities: np.ndarray = field(repr=False)
+    predictions: Sequence[Prediction] = field(repr=False)
+
+
+class Shadow:
+    """Sends copies to a challenger and counts how its answers differ.
+
+    Args:
+        settings: where to, and how many.
+        name: of the model, in the path of the challenger.
+        labels: those of the model, in the order of its probabilities.
+    """
+
+    def __init__(self, settings: ShadowSettings, name: str, labels: Sequence[str]) -> None:
+        self._share = settings.shadow_percent / 100
+        self._address = urlsplit(settings.shadow_url)
+        self._path = f"{self._address.path.rstrip('/')}{openapi.v1_path(name)}:predict"
+        self._labels = labels
+        self._queue: queue.Queue[_Copy] = queue.Queue(QUEUE)
+        for number in range(THREADS):
+            threading.Thread(target=self._work, name=f"shadow-{number}", daemon=True).start()
+
+    def offer(
+        self, texts: Sequence[str], options: Options, probabilities: np.ndarray, predictions: Sequence[Prediction]
+    ) -> None:
+        """Queues a copy of a request if it is in the sample; drops it if the queue is full. The first texts of a large one suffice."""
+        if random.random() >= self._share:
+            return
+        try:
+            self._queue.put_nowait(_Copy(texts[:TEXTS], options, probabilities[:TEXTS], predictions[:TEXTS]))
+        except queue.Full:
+            metrics.SHADOW_REQUESTS.labels("dropped").inc()
+
+    def _work(self) -> None:
+        connection = None
+        while True:
+            copy = self._queue.get()
+            try:
+                connection = connection or self._connect()
+                self._compare(copy, self._ask(connection, copy))
+                outcome = "compared"
+            except Exception as error:
+                # What a challenger answers must not end the thread, and its text is not logged.
+                logger.warning("a copy was not compared: %s", type(error).__name__)
+                connection, outcome = None, "failed"
+            metrics.SHADOW_REQUESTS.labels(outcome).inc()
+
+    def _connect(self) -> http.client.HTTPConnection:
+        kind = http.client.HTTPSConnection if self._address.scheme == "https" else http.client.HTTPConnection
+        return kind(self._address.hostname or "", self._address.port, timeout=TIMEOUT_SECONDS)
+
+    def _ask(self, connection: http.client.HTTPConnection, copy: _Copy) -> Any:
+        parameters = {"threshold": copy.options.threshold, "all_scores": True}
+        if copy.options.top_k is not None:
+            parameters["top_k"] = copy.options.top_k
+        body = orjson.dumps({"instances": copy.texts, "parameters": parameters})
+        connection.request("POST", self._path, body, {"Content-Type": openapi.JSON, HEADER: "shadow"})
+        response = connection.getresponse()
+        content = response.read(ANSWER_BYTES + 1)
+        if response.status != 200 or len(content) > ANSWER_BYTES:
+            raise ValueError(f"status {response.status}, {len(content)} bytes")
+        return orjson.loads(content)
+
+    def _compare(self, copy: _Copy, content: Any) -> None:
+        theirs, version = content["predictions"], schema.shorten(content["model_version"])
+        scores = np.array([[one["scores"][label] for label in self._labels] for one in theirs], dtype=float)
+        for own, other in zip(copy.predictions, theirs, strict=True):
+            different = set(own["labels"]) ^ set(other["labels"])
+            metrics.SHADOW_TEXTS.labels(version, "different" if different else "same").inc()
+            for label in different.intersection(self._labels):
+                metrics.SHADOW_LABELS.labels(version, label).inc()
+        for difference in np.abs(scores - copy.probabilities).max(axis=1).tolist():
+            metrics.SHADOW_SCORES.labels(version).observe(difference)

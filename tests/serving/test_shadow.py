@@ -1,0 +1,187 @@
+"""Copies of requests to a challenger: compared, counted, never returned, and never in the way."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
+
+from goemotions.prediction.predictor import Options, Predictor
+from goemotions.serving import metrics, shadow
+from goemotions.serving.limits import ShadowSettings
+from goemotions.serving.shadow import Shadow
+from tests.support.servers import Server, serving
+
+TEXT = "a quiet lake near the old balloon"
+COMPARED = 'goemotions_shadow_requests_total{outcome="compared"}'
+
+
+class Challenger(http.server.ThreadingHTTPServer):
+    """Answers as the tests say, and keeps what it received."""
+
+    daemon_threads = True
+
+    def __init__(self, answer: Callable[[dict[str, Any]], Any]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answer = answer
+        self.received: list[tuple[dict[str, str], dict[str, Any]]] = []
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Challenger
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.received.append(({name.lower(): value for name, value in self.headers.items()}, body))
+        content = json.dumps(self.server.answer(body)).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+
+@contextmanager
+def challenger(answer: Callable[[dict[str, Any]], Any]) -> Iterator[Challenger]:
+    with Challenger(answer) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+def opposite(predictor: Predictor) -> Callable[[dict[str, Any]], Any]:
+    """A challenger that predicts exactly the labels that the model does not."""
+
+    def answer(body: dict[str, Any]) -> Any:
+        predictions = [
+            {
+                "labels": [label for label in predictor.bundle.taxonomy.names if label not in one["labels"]],
+                "scores": {label: 1 - score for label, score in one["scores"].items()},
+            }
+            for one in predictor.predict(body["instances"], Options(all_scores=True))
+        ]
+        return {"predictions": predictions, "model_version": "9"}
+
+    return answer
+
+
+@pytest.fixture(scope="module")
+def shadowed(
+    bundle: Path, predictor: Predictor, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Server, Challenger]]:
+    """A server that copies every request to a challenger."""
+    with challenger(opposite(predictor)) as other:
+        options = (f"--shadow-url=http://127.0.0.1:{other.server_port}", "--shadow-percent=100")
+        with serving(bundle, tmp_path_factory.mktemp("log") / "serve.log", *options) as server:
+            yield server, other
+
+
+def infer_by_grpc(server: Server) -> None:
+    contents = pb.InferTensorContents(bytes_contents=[TEXT.encode()])
+    tensor = pb.ModelInferRequest.InferInputTensor(name="text", datatype="BYTES", shape=[1], contents=contents)
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        stubs.GRPCInferenceServiceStub(channel).ModelInfer(pb.ModelInferRequest(model_name="goemotions", inputs=[tensor]))
+
+
+def test_requests_of_every_protocol_are_copied_and_compared(shadowed: tuple[Server, Challenger], predictor: Predictor) -> None:
+    server, other = shadowed
+    secret = {"Authorization": "Bearer of-a-client", "Cookie": "session=of-a-client"}
+    own = server.request("POST", "/v1/models/goemotions:predict", json.dumps({"instances": [TEXT]}), **secret)
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "data": [TEXT]}
+    server.request("POST", "/v2/models/goemotions/infer", json.dumps({"inputs": [tensor]}), **secret)
+    infer_by_grpc(server)
+    wait_until(lambda: server.metrics().get(COMPARED) == 3)
+    samples = server.metrics()
+    assert samples['goemotions_shadow_texts_total{labels="different",version="9"}'] == 3
+    for label in predictor.bundle.taxonomy.names:
+        assert samples[f'goemotions_shadow_label_differences_total{{label="{label}",version="9"}}'] == 3
+    assert samples['goemotions_shadow_score_difference_count{version="9"}'] == 3
+    # Not one answer of the challenger was returned, and nothing of a client's headers was sent.
+    assert json.loads(own[2])["predictions"][0]["labels"] == predictor.predict([TEXT])[0]["labels"]
+    for headers, body in other.received:
+        assert headers[shadow.HEADER] == "shadow"
+        assert not {"authorization", "cookie"} & headers.keys()
+        assert body["instances"] == [TEXT]
+
+
+def test_a_copy_is_not_copied_again_and_is_no_traffic(shadowed: tuple[Server, Challenger]) -> None:
+    server, other = shadowed
+    received, before = len(other.received), server.metrics()
+    body = json.dumps({"instances": [TEXT]})
+    assert server.request("POST", "/v1/models/goemotions:predict", body, goemotions_copy="shadow")[0] == 200
+    assert server.request("POST", "/v1/models/goemotions:predict", body)[0] == 200
+    wait_until(lambda: server.metrics().get(COMPARED, 0) > before.get(COMPARED, 0))
+    after = server.metrics()
+    assert len(other.received) == received + 1
+    assert after['goemotions_requests_total{outcome="ok",protocol="copy"}'] == 1
+    assert after["goemotions_request_texts_count"] == before.get("goemotions_request_texts_count", 0) + 1
+
+
+def settings(port: int) -> ShadowSettings:
+    return ShadowSettings(f"http://127.0.0.1:{port}", 100)
+
+
+def requests(outcome: str) -> float:
+    return float(metrics.SHADOW_REQUESTS.labels(outcome)._value.get())
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.fault("challenger-away")
+def test_a_challenger_that_hangs_holds_nothing_up_and_what_does_not_fit_is_dropped(predictor: Predictor) -> None:
+    labels = predictor.bundle.taxonomy.names
+    predictions = predictor.predict([TEXT])
+    release = threading.Event()
+    dropped, failed = requests("dropped"), requests("failed")
+    with challenger(lambda body: release.wait(10) and {}) as other:
+        copies = Shadow(settings(other.server_port), "goemotions", labels)
+        started = time.monotonic()
+        for _ in range(shadow.QUEUE + shadow.THREADS + 50):
+            copies.offer([TEXT], Options(), np.zeros((1, len(labels)), dtype=np.float32), predictions)
+        assert time.monotonic() - started < 1
+        assert requests("dropped") >= dropped + 50
+        release.set()
+        # Its answers are no predictions.
+        wait_until(lambda: requests("failed") >= failed + shadow.QUEUE)
+
+
+@pytest.mark.fault("challenger-away")
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        [],
+        {},
+        {"predictions": [], "model_version": "9"},
+        {"predictions": [{"labels": [], "scores": {}}], "model_version": "9"},
+    ],
+)
+def test_an_answer_of_another_form_or_with_other_labels_is_counted_as_failed(predictor: Predictor, answer: Any) -> None:
+    labels = predictor.bundle.taxonomy.names
+    failed = requests("failed")
+    with challenger(lambda body: answer) as other:
+        copies = Shadow(settings(other.server_port), "goemotions", labels)
+        copies.offer([TEXT], Options(), np.zeros((1, len(labels)), dtype=np.float32), predictor.predict([TEXT]))
+        wait_until(lambda: requests("failed") > failed)
+        # The next one is tried all the same.
+        copies.offer([TEXT], Options(), np.zeros((1, len(labels)), dtype=np.float32), predictor.predict([TEXT]))
+        wait_until(lambda: requests("failed") > failed + 1)
