@@ -81,6 +81,9 @@ def place(
         signing_secret: the secret with the variables of the step that registers; None for every other step.
     """
     requested = {field: value for key, value in resources.items() for owner, field in [key.split(".")] if owner == step}
+    # For the name of the method in an error that no step here can have, KFP inspects every frame and module, at each setting:
+    # seconds per pipeline.
+    task._ensure_container_spec_exists = lambda: None
     task.set_display_name(name or step).set_container_image(image)
     # The cache compares names, not contents: other data or another model under the same name would get the old output.
     task.set_caching_options(False)
