@@ -8,7 +8,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -17,7 +16,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
 from goemotions.errors import RequestError, WorkflowError
-from goemotions.serving import connections, metrics, openinference, schema
+from goemotions.serving import connections, metrics, openinference, schema, wire
 from goemotions.serving.limits import Limits
 from goemotions.serving.service import CLIENT_GONE, Service, handle
 
@@ -40,8 +39,8 @@ PING_SECONDS, PONG_SECONDS, LEAST_PING_SECONDS = 20, 10, 10
 WATCH_SECONDS = 2.0
 # While the server stops, a message must arrive within this time.
 LAST_MESSAGE_SECONDS = 1.0
+# Messages up to this size are parsed without counting their fields; those of calls without texts are not larger.
 SMALL_BYTES = 8 * 2**10
-PARSER = ThreadPoolExecutor(1, "grpc-parser")
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -85,7 +84,7 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         self._check_model(request.model_name, request.model_version)
-        parsed = await self._parse(request)
+        parsed = openinference.from_grpc(request, self._service.limits)
         del request
         result = await self._service.predict(parsed.texts, parsed.options)
         context.set_trailing_metadata(self._run)
@@ -95,13 +94,6 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
         raise RequestError("this server serves only the model that it was started with", 501)
 
     RepositoryModelUnload = RepositoryModelLoad
-
-    async def _parse(self, request: Any) -> openinference.InferRequest:
-        """Parses a message; a large one in a thread, one after the other, so that the event loop serves other calls meanwhile."""
-        if request.ByteSize() <= SMALL_BYTES:
-            return openinference.from_grpc(request, self._service.limits)
-        parse = openinference.from_grpc
-        return await asyncio.get_running_loop().run_in_executor(PARSER, parse, request, self._service.limits)
 
     def _check_model(self, name: str, version: str) -> None:
         if name != self._service.name or version not in ("", self._service.version):
@@ -191,7 +183,7 @@ class _Calls(grpc.aio.ServerInterceptor):
         is_inference = details.method == INFER
 
         async def call(_: Any, context: Any) -> Any:
-            response = self._response(handler.unary_unary, context, is_inference)
+            response = self._response(handler, context, is_inference)
             try:
                 return await (handle("grpc", response) if is_inference else response)
             except RequestError as error:
@@ -207,15 +199,15 @@ class _Calls(grpc.aio.ServerInterceptor):
                 self._expect_reader(context)
             return await context.abort(code, message)
 
-        return grpc.stream_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
 
-    async def _response(self, method: Any, context: Any, is_inference: bool) -> Any:
+    async def _response(self, handler: Any, context: Any, is_inference: bool) -> Any:
         if self._is_closing and is_inference:
             raise RequestError("the server is shutting down: connect again", 503)
         self._unfinished[context] = peer = context.peer()
         self._active.add(peer)
         context.add_done_callback(self._finish)
-        response = method(await self._message(context, is_inference), context)
+        response = handler.unary_unary(self._parse(await self._message(context, is_inference), handler, is_inference), context)
         if not is_inference:
             return await response
         self._inferences += 1
@@ -233,8 +225,19 @@ class _Calls(grpc.aio.ServerInterceptor):
     def _finish(self, context: Any) -> None:
         del self._unfinished[context]
 
-    async def _message(self, context: Any, is_inference: bool) -> Any:
-        """The message of a call, which nothing else refers to: a large one is freed once it is parsed."""
+    def _parse(self, content: bytes, handler: Any, is_inference: bool) -> Any:
+        """A message, which nothing else refers to: a large one is freed once its texts are taken from it."""
+        if len(content) > SMALL_BYTES:
+            if not is_inference:
+                raise RequestError(f"the message is larger than {SMALL_BYTES:,} bytes", 413)
+            wire.check_fields(content, pb.ModelInferRequest.DESCRIPTOR, self._limits)
+        try:
+            return handler.request_deserializer(content)
+        except DecodeError as error:
+            raise RequestError("the message is not one of the Open Inference protocol") from error
+
+    async def _message(self, context: Any, is_inference: bool) -> bytes:
+        """The bytes of the message of a call."""
         try:
             async with asyncio.timeout(None) as timeout:
                 remove = self._without_message.add(lambda: timeout.reschedule(0))
@@ -244,13 +247,11 @@ class _Calls(grpc.aio.ServerInterceptor):
                     message = await context.read()
                 finally:
                     remove()
-        except DecodeError as error:
-            raise RequestError("the message is not one of the Open Inference protocol") from error
         except TimeoutError as error:
             raise RequestError(f"the message took longer than {self._limits.read_seconds:g} seconds", 408) from error
         if message is grpc.aio.EOF:
             raise RequestError("the call ended without a message", CLIENT_GONE)
-        return message
+        return bytes(message)
 
     def _expect_reader(self, context: Any) -> None:
         """Closes the connection of a client that does not read the response of a call."""

@@ -37,6 +37,11 @@ class Limits:
         5.0, "Time between SIGTERM and the closing of the port, in which requests are still accepted."
     )
 
+    @property
+    def values(self) -> int:
+        """Most values of a request: two per text, as in a nested tensor, and what parameters and requested outputs may need."""
+        return 2 * self.texts + 1000
+
     def check_texts(self, count: int) -> None:
         """Rejects a request with too many texts.
 

@@ -42,8 +42,6 @@ STRINGS = {"type": "array", "items": {"type": "string"}}
 ROWS = {"type": "array", "items": STRINGS | {"minItems": 1, "maxItems": 1}}
 Strings = Annotated[list[str], Field(fail_fast=True), BeforeValidator(_flatten), WithJsonSchema({"anyOf": [STRINGS, ROWS]})]
 MAX_FIELDS = 64
-# Beyond one per text, as in a nested tensor.
-MAX_CONTAINERS = 1000
 MAX_CHARACTERS = 200
 # A value of a client that this server does not use.
 Ignored = Annotated[Any, Field(description="Accepted, without effect.")]
@@ -196,7 +194,7 @@ def parse(model: type[Model], body: bytes, limits: Limits | None = None) -> Mode
             and never quotes the body.
     """
     limits = limits or Limits()
-    _check_containers(body, limits)
+    _check_values(body, limits)
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -218,19 +216,19 @@ def shorten(text: str) -> str:
     return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}..."
 
 
-def _check_containers(body: bytes, limits: Limits) -> None:
-    """Arrays and objects, before each becomes an object in memory; brackets within strings do not count."""
-    most = limits.texts + MAX_CONTAINERS
-    if _containers(body) <= most:
+def _check_values(body: bytes, limits: Limits) -> None:
+    """Values, arrays and objects, before the parser makes each in one go and everything else waits; those in strings do not count."""
+    most = limits.values
+    if _values(body) <= most:
         return
     # Without escaped characters, every second piece is outside strings. The last piece is the rest of a body with too many strings.
     pieces = body.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"', 4 * most)
-    if sum(map(_containers, pieces[::2])) > most:
-        raise RequestError(f"the body has more than {most:,} arrays and objects")
+    if sum(map(_values, pieces[::2])) > most:
+        raise RequestError(f"the body has more than {most:,} values: send at most {limits.texts} texts", 413)
 
 
-def _containers(body: bytes) -> int:
-    return body.count(b"[") + body.count(b"{")
+def _values(body: bytes) -> int:
+    return body.count(b",") + body.count(b"[") + body.count(b"{")
 
 
 def _check_counts(content: Any, limits: Limits) -> None:

@@ -151,7 +151,7 @@ def test_health_and_metadata(server: Server, stub: Any) -> None:
         ("application/json", b'{"instances": []}', 400, "instances"),
         ("application/json", b'{"instances": ["a", 5]}', 400, "instances[1]"),
         ("application/json", b'{"instances": ["a"], "parameters": {"top_k": 0}}', 400, "top_k"),
-        ("application/json", b'{"instances": ' + b"[" * 50_000, 400, "arrays and objects"),
+        ("application/json", b'{"instances": ' + b"[" * 50_000, 413, "more than 1,128 values"),
         ("application/json", b'{"instances": [1e999, NaN]}', 400, ""),
         ("application/json", json.dumps({"instances": ["a"] * 65}).encode(), 413, "at most 64"),
         ("application/json", json.dumps({"instances": ["a" * 200_000]}).encode(), 413, "200,000 bytes"),
