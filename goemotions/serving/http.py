@@ -13,14 +13,15 @@ from typing import Any
 
 import httptools
 import orjson
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from goemotions.serving import metrics
 from goemotions.serving.limits import Limits
 
 logger = logging.getLogger(__name__)
-# Read from a connection at once, and parsed at once: so many bytes hold few requests.
-READ_BYTES, PIECE_BYTES = 16 * 1024, 1024
+# Read from a connection at once: of a body of known length, and of what may hold many requests or chunks. And parsed at once.
+READ_BYTES, SHORT_READ_BYTES, PIECE_BYTES = 16 * 1024, 4 * 1024, 1024
 URL_BYTES = 8 * 1024
 FIELDS = 100
 SWEEP_SECONDS = 0.25
@@ -56,6 +57,8 @@ class Connections:
         self._open: set[Connection] = set()
         self._peers: Counter[str] = Counter()
         self._is_sweeping = False
+        # Those with a request that was received before the last one was answered.
+        self._pipelining: deque[Connection] = deque()
 
     def __call__(
         self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None
@@ -84,6 +87,21 @@ class Connections:
             if not self._peers[connection.peer]:
                 del self._peers[connection.peer]
             metrics.CONNECTIONS.set(len(self._open))
+
+    def resume(self, connection: Connection) -> None:
+        """Has a connection parse its next request, which has already been received.
+
+        All connections parse one such request per turn of the event loop, so that pipelined ones do not keep others waiting.
+        """
+        self._pipelining.append(connection)
+        if len(self._pipelining) == 1:
+            connection.loop.call_soon(self._resume_first)
+
+    def _resume_first(self) -> None:
+        connection = self._pipelining.popleft()
+        if self._pipelining:
+            connection.loop.call_soon(self._resume_first)
+        connection.resume()
 
     def end_within(self, seconds: float) -> None:
         """Closes those connections that are left after so many seconds, whatever their state."""
@@ -125,6 +143,7 @@ class _Reader(asyncio.BufferedProtocol):
 
     BUFFER = bytearray(READ_BYTES)
     VIEW = memoryview(BUFFER)
+    SHORT_VIEW = VIEW[:SHORT_READ_BYTES]
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -134,11 +153,23 @@ class _Reader(asyncio.BufferedProtocol):
         self.pause_writing = connection.pause_writing  # type: ignore[method-assign]
         self.resume_writing = connection.resume_writing  # type: ignore[method-assign]
 
-    def get_buffer(self, sizehint: int) -> bytearray:
-        return self.BUFFER
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.VIEW if self._connection.expects_bulk else self.SHORT_VIEW
 
     def buffer_updated(self, nbytes: int) -> None:
         self._connection.data_received(self.VIEW[:nbytes])
+
+
+class _Flow(FlowControl):
+    """Reads nothing for a connection that holds what it has not parsed: pipelined requests wait with their client."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection.transport)
+        self._connection = connection
+
+    def resume_reading(self) -> None:
+        if not self._connection.has_unparsed:
+            super().resume_reading()
 
 
 class _Closing:
@@ -189,6 +220,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.flow = _Flow(self)
         self.peer = self.client[0] if self.client else ""
         if not self._connections.add(self):
             self._refuse(429)
@@ -204,6 +236,15 @@ class Connection(HttpToolsProtocol):
     def is_idle(self) -> bool:
         """Whether no request of it is in progress."""
         return self._state != REQUEST
+
+    @property
+    def expects_bulk(self) -> bool:
+        """Whether what comes next is a body of known length, or is skipped."""
+        return self._body_left > 0 or self._state == LINGER
+
+    @property
+    def has_unparsed(self) -> bool:
+        return bool(self._unparsed)
 
     @property
     def is_ending(self) -> bool:
@@ -242,6 +283,11 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes | memoryview) -> None:
         if self._state != LINGER:
             self._parse(self._unparsed + data if self._unparsed else data)
+
+    def resume(self) -> None:
+        """Parses what was received and is not parsed yet."""
+        self._parse(self._unparsed)
+        self.flow.resume_reading()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -299,13 +345,10 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         self._enter(self._next_state())
         if self._unparsed:
-            self.loop.call_soon(self._resume)
+            self._connections.resume(self)
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400)
-
-    def _resume(self) -> None:
-        self._parse(self._unparsed)
 
     def _parse(self, data: bytes | memoryview) -> None:
         """Parses what was received, as long as no request is in progress, and keeps the rest."""

@@ -12,6 +12,8 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 DIFFERENCES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
+# The formats that scrapers may accept; the library fails on versions that it does not expect.
+PLAIN, OPENMETRICS = "text/plain", "application/openmetrics-text"
 # The label ``reason`` of a rejected request, by its status.
 REASONS = {
     400: "malformed",
@@ -79,9 +81,9 @@ def count(protocol: str, status: int) -> None:
         REJECTED.labels(reason).inc()
 
 
-def render(accept: str | None) -> tuple[bytes, str]:
-    """The metrics of all worker processes in a format that the scraper accepts, and its content type."""
-    encode, content_type = exposition.choose_encoder(accept or "")
+def render(accepted: str) -> tuple[bytes, str]:
+    """The metrics of all worker processes in the format of a content type, and its full content type."""
+    encode, content_type = exposition.choose_encoder(accepted)
     registry = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()

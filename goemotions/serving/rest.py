@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,7 +31,7 @@ RUN_HEADER = "model-run"
 def create_app(service: Service, lifespan: Any = None, extra: Sequence[Route] = ()) -> Starlette:
     """The application: the routes of the protocols, and extra ones."""
     app = Starlette(
-        routes=[*_health(service), *_metadata(service), *_inference(service), Route("/metrics", _metrics), *extra],
+        routes=[*_health(service), *_metadata(service), *_inference(service), _metrics(), *extra],
         middleware=[Middleware(_Headers, service=service)],
         exception_handlers={HTTPException: _http_error, Exception: _failed},
         lifespan=lifespan,
@@ -120,9 +122,23 @@ def _is_copy(request: Request) -> bool:
     return shadow.HEADER in request.headers
 
 
-async def _metrics(request: Request) -> Response:
-    content, content_type = metrics.render(request.headers.get("accept"))
-    return Response(content, headers={"content-type": content_type})
+def _metrics() -> Route:
+    lock = asyncio.Lock()
+    # Per format: when its newest rendering began, the content, and its content type.
+    rendered: dict[str, tuple[float, bytes, str]] = {}
+
+    async def respond(request: Request) -> Response:
+        """Rendered in a thread, once for all requests that arrived before: many of them do not keep others waiting."""
+        arrived = time.monotonic()
+        accepted = metrics.OPENMETRICS if metrics.OPENMETRICS in request.headers.get("accept", "") else metrics.PLAIN
+        async with lock:
+            if accepted not in rendered or rendered[accepted][0] < arrived:
+                began = time.monotonic()
+                rendered[accepted] = began, *await asyncio.to_thread(metrics.render, accepted)
+        _, content, content_type = rendered[accepted]
+        return Response(content, headers={"content-type": content_type})
+
+    return Route("/metrics", respond)
 
 
 class _Headers:

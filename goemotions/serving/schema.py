@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
+import numpy as np
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -219,16 +220,18 @@ def shorten(text: str) -> str:
 def _check_values(body: bytes, limits: Limits) -> None:
     """Values, arrays and objects, before the parser makes each in one go and everything else waits; those in strings do not count."""
     most = limits.values
-    if _values(body) <= most:
+    if len(body) <= most or _values(body) <= most:
         return
     # Without escaped characters, every second piece is outside strings. The last piece is the rest of a body with too many strings.
     pieces = body.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"', 4 * most)
-    if sum(map(_values, pieces[::2])) > most:
+    if _values(b"".join(pieces[::2])) > most:
         raise RequestError(f"the body has more than {most:,} values: send at most {limits.texts} texts", 413)
 
 
 def _values(body: bytes) -> int:
-    return body.count(b",") + body.count(b"[") + body.count(b"{")
+    """NumPy releases the lock of the interpreter while it counts."""
+    characters = np.frombuffer(body, np.uint8)
+    return sum(int(np.count_nonzero(characters == separator)) for separator in b",[{")
 
 
 def _check_counts(content: Any, limits: Limits) -> None:

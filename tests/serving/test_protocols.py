@@ -367,6 +367,20 @@ def test_no_error_contains_internals(server: Server) -> None:
         assert not any(word in body for word in (b"Traceback", b"pydantic", b".py", b"line ", b"column"))
 
 
+@pytest.mark.parametrize(
+    ("accepted", "content_type"),
+    [
+        ("*/*", "text/plain"),
+        ("text/plain; version=x", "text/plain"),
+        ("application/openmetrics-text; version=x, text/plain; version=0.0.4", "application/openmetrics-text"),
+    ],
+)
+def test_metrics_have_a_format_that_the_scraper_accepts(server: Server, accepted: str, content_type: str) -> None:
+    status, headers, body = server.request("GET", "/metrics", accept=accepted)
+    assert (status, headers["content-type"].partition(";")[0]) == (200, content_type)
+    assert body.endswith(b"# EOF\n") == (content_type != "text/plain")
+
+
 def test_metrics_count_requests_and_predictions(server: Server) -> None:
     before = server.metrics()
     server.predict(instances=["lake", "storm " * 400], parameters={"threshold": 0})

@@ -95,7 +95,7 @@ def pipelined(request: bytes, times: int, *, clients: int = 20) -> Attack:
     def attack(server: Server) -> set[int]:
         with contextlib.ExitStack() as stack:
             opened = [stack.enter_context(connected(server)) for _ in range(clients)]
-            content = request * times
+            content = memoryview(request * times)
             for connection in opened:
                 connection.setblocking(False)
             ends = time.monotonic() + 1.5
@@ -103,10 +103,10 @@ def pipelined(request: bytes, times: int, *, clients: int = 20) -> Attack:
             while left and time.monotonic() < ends:
                 for connection in select.select([], list(left), [], 0.1)[1]:
                     try:
-                        left[connection] = left[connection][connection.send(left[connection]) :]
+                        left[connection] = left[connection][connection.send(left[connection]) :] or content
+                    except BlockingIOError:
+                        continue
                     except OSError:
-                        left[connection] = b""
-                    if not left[connection]:
                         del left[connection]
             return set()
 
