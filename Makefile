@@ -27,7 +27,7 @@ ON_SERVICES = $(WITH) $(GOEMOTIONS) $(if $(IN_CLUSTER),in-cluster --image "$(TRA
 quoted = '$(subst ','\'',$1)'
 option = $(if $($2),$1 $(call quoted,$($2)))
 SETTINGS = $(call option,--weights,WEIGHTS) $(call option,--set,SET)
-TRAINED = $(call option,--data,DATA) $(call option,--models,MODELS) $(call option,--epochs,EPOCHS)
+TRAINED = $(call option,--data,DATA) $(call option,--models,MODELS) $(call option,--teachers,TEACHERS) $(call option,--epochs,EPOCHS)
 REFERENCE = $(if $(VERSION),$(call quoted,$(VERSION)))
 NAMED = $(call option,--model-name,MODEL_NAME)
 
@@ -38,7 +38,8 @@ NAMED = $(call option,--model-name,MODEL_NAME)
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 	@echo
-	@echo "  Variables: DATA=source MODELS=profile,profile EPOCHS=number WEIGHTS=profile=folder SET=parameter=value MODEL_NAME=name"
+	@echo "  Variables: DATA=source MODELS=profile,profile TEACHERS=profile:number+profile@seed EPOCHS=number WEIGHTS=profile=folder"
+	@echo "             SET=parameter=value MODEL_NAME=name"
 	@echo "             VERSION=alias or number OUT=folder PORT=number GRPC_PORT=number REGISTRY=image prefix"
 	@echo "             For their defaults see --help of the command, such as $(GOEMOTIONS) pipeline run --help"
 	@echo "  Registry and store: MLFLOW_TRACKING_URI and the AWS variables if they are set, otherwise those of this machine (make stack-up);"
@@ -68,7 +69,7 @@ demo: EPOCHS := $(or $(EPOCHS),2)
 demo: setup ## train, register and serve on this machine; ends with five comments and their emotions
 	@$(GOEMOTIONS) pipeline demo $(TRAINED) $(NAMED)
 
-run: setup ## run the training pipeline on this machine: DATA= MODELS= EPOCHS= WEIGHTS= SET=
+run: setup ## run the training pipeline on this machine: DATA= MODELS= TEACHERS= EPOCHS= WEIGHTS= SET=
 	@$(GOEMOTIONS) pipeline run $(TRAINED) $(NAMED) $(SETTINGS)
 
 score: $(SERVICES) ## label a file, or a folder or s3:// prefix of files: INPUT= OUTPUT= VERSION= WORKERS=
@@ -106,7 +107,7 @@ PLACEMENT = $(call option,--preset,PRESET) $(call option,--queue,QUEUE) $(call o
 ON_CLUSTER = $(if $(MODEL_NAME),--set $(call quoted,model_name=$(MODEL_NAME))) $(SETTINGS) $(call option,--resources,RESOURCES) \
 	$(call option,--registry,REGISTRY) $(call option,--experiment,EXPERIMENT) $(if $(FORCE),--force) $(if $(DRY_RUN),--dry-run)
 
-submit-pipeline: setup ## run the pipeline on Kubeflow: PRESET=gke-a100-80gb (nodes) DATA= MODELS= RESOURCES= REGISTRY= QUEUE= WAIT=1 DRY_RUN=1
+submit-pipeline: setup ## run the pipeline on Kubeflow: PRESET=gke-a100-80gb (nodes) DATA= MODELS= TEACHERS= RESOURCES= REGISTRY= QUEUE= WAIT=1 DRY_RUN=1
 	@$(GOEMOTIONS) pipeline submit $(TRAINED) $(PLACEMENT) $(ON_CLUSTER) $(if $(WAIT),--wait)
 
 submit-scoring: setup ## label files on Kubeflow: INPUT=s3://... OUTPUT=s3://... VERSION= PODS= REGISTRY= WAIT=1 DRY_RUN=1

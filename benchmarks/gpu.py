@@ -364,7 +364,7 @@ def train(model: str, folder: Path, scale: Scale) -> None:
     loop = TrainingLoop(profile, material.network(), material.encoder, 0, resolve_precision("auto"), plan)
     loop.fit(part, part)
     last = loop.state.history[-1]
-    print(f"train loss {last['train/loss']:.4f}, AUC micro {last['validation/auc_micro']:.4f}, step {loop.state.step}")
+    print(f"train loss {last['train/loss']:.4f}, micro AUC {last['validation/auc_micro']:.4f}, step {loop.state.step}")
 
 
 def measure(models: list[str], output: Path, scale: Scale, minutes: float) -> None:

@@ -21,6 +21,7 @@ def report(
     pipeline_run: str,
     model_name: str,
     latency_budget_ms: float,
+    quality_tolerance: float,
     mlflow_address: str,
     folder: Output[Artifact],
     page: Output[HTML],
@@ -38,7 +39,13 @@ def report(
     )
     versions = registration.read(Path(registered.path))
     written = reporting.write(
-        Path(dataset.path), candidates, Path(folder.path), versions, model_name=model_name, latency_budget_ms=latency_budget_ms
+        Path(dataset.path),
+        candidates,
+        Path(folder.path),
+        versions,
+        model_name=model_name,
+        latency_budget_ms=latency_budget_ms,
+        quality_tolerance=quality_tolerance,
     )
     shutil.copyfile(written / "report.html", page.path)
     with tracking.step(pipeline_run) as run:

@@ -17,6 +17,7 @@ def teach(
     precision: str,
     store: str,
     checkpoint_minutes: float,
+    pipeline_run: str,
     scores: Output[Artifact],
 ) -> None:
     """Writes the teacher's scores of the train split, or copies them from the store, which keeps them for later runs."""
@@ -32,6 +33,7 @@ def teach(
         settings=settings.get(profile, {}),
         precision=precision,
         checkpoint_minutes=checkpoint_minutes,
+        pipeline_run=pipeline_run,
     )
     record = launcher.teach(Path(dataset.path), Path(scores.path), teacher, options, store)
     scores.metadata.update(teacher=teacher, parameters=record.parameters, seconds=record.seconds)

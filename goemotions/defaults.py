@@ -45,6 +45,8 @@ THRESHOLD_STRATEGY = "best"
 TARGET_PRECISION = 0.7
 TARGET_RECALL = 0.8
 LATENCY_BUDGET_MS = 25.0
+# Of micro AUC and of macro F1: what a faster model for CPUs may lose and still win.
+QUALITY_TOLERANCE = 0.005
 
 # Batch scoring.
 SHARD_ROWS = 100_000

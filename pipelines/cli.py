@@ -45,6 +45,7 @@ def data_and_models(source: str, profiles: Iterable[str]) -> Callable[[Command],
             help="sample, hub:<dataset>[:<config>][@<revision>], s3://bucket/prefix/, or a folder (on this machine only).",
         ),
         click.option("--models", default=",".join(profiles), show_default=True, help="Profiles, separated by commas."),
+        click.option("--teachers", default="", help="Networks that teach the models: profiles and seeds, as mpnet:2+minilm@7."),
     )
 
 
@@ -99,7 +100,9 @@ def pipeline() -> None:
 @click.option("--seed", default=defaults.SEED, show_default=True)
 @MODEL_NAME
 @click.option("--auto-promote/--no-auto-promote", default=False, help="Move the champion aliases if the gate passes.")
-def run(data: str, models: str, weights: dict[str, str], epochs: int, others: dict[str, str], **parameters: Any) -> None:
+def run(
+    data: str, models: str, teachers: str, weights: dict[str, str], epochs: int, others: dict[str, str], **parameters: Any
+) -> None:
     """Run the training pipeline on this machine.
 
     It registers and stores where MLFLOW_TRACKING_URI and the AWS variables say; if they are not set, on this machine.
@@ -107,7 +110,8 @@ def run(data: str, models: str, weights: dict[str, str], epochs: int, others: di
     from pipelines import local
     from pipelines.parameters import training_arguments
 
-    folder = local.run(**parameters | training_arguments(data, models, weights, epochs, others, is_local=True))
+    arguments = training_arguments(data, models, weights, epochs, others, teachers=teachers, is_local=True)
+    folder = local.run(**parameters | arguments)
     click.echo(folder.summary())
     click.echo(f"MLflow: {os.environ['MLFLOW_TRACKING_URI']}")
 
@@ -116,13 +120,14 @@ def run(data: str, models: str, weights: dict[str, str], epochs: int, others: di
 @ON_THIS_MACHINE
 @EPOCHS
 @MODEL_NAME
-def demo(data: str, models: str, epochs: int, model_name: str) -> None:
+def demo(data: str, models: str, teachers: str, epochs: int, model_name: str) -> None:
     """Train, register and serve on this machine, and label five comments."""
     from pipelines import demo as demonstration
     from pipelines.parameters import training_arguments
 
     try:
-        click.echo(demonstration.run(model_name, training_arguments(data, models, {}, epochs, {}, is_local=True)))
+        arguments = training_arguments(data, models, {}, epochs, {}, teachers=teachers, is_local=True)
+        click.echo(demonstration.run(model_name, arguments))
     except KeyboardInterrupt:
         raise WorkflowError(
             "interrupted: the same command resumes it; the stack keeps running (`make stack-down` stops it)"
@@ -232,7 +237,8 @@ def _training_package(given: dict[str, Any]) -> Package:
     from pipelines.parameters import training_arguments
     from pipelines.placement import queue_labels, require_gpu_nodes
 
-    arguments = training_arguments(*(given[name] for name in ("data", "models", "weights", "epochs", "others")))
+    names = ("data", "models", "weights", "epochs", "others")
+    arguments = training_arguments(*(given[name] for name in names), teachers=given["teachers"])
     if given["preset"]:
         arguments = node_pools.get(given["preset"]).placement() | arguments
     require_gpu_nodes(given["resources"], arguments)

@@ -33,7 +33,14 @@ TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
 
 
 def training_arguments(
-    data: str, models: str, weights: Mapping[str, str], epochs: int, others: Mapping[str, str], *, is_local: bool = False
+    data: str,
+    models: str,
+    weights: Mapping[str, str],
+    epochs: int,
+    others: Mapping[str, str],
+    *,
+    teachers: str = "",
+    is_local: bool = False,
 ) -> dict[str, Any]:
     """Parameters of the training pipeline.
 
@@ -43,6 +50,7 @@ def training_arguments(
         weights: locations by profile.
         epochs: 0 for those of each profile.
         others: any parameters by name, as text; they take precedence.
+        teachers: names of teachers, separated by ``+``.
         is_local: whether the steps run on this machine, where they can read its folders. Paths become absolute, because each step runs
             in a directory of its own.
 
@@ -55,6 +63,8 @@ def training_arguments(
         arguments["epochs"] = epochs
     if weights:
         arguments["weights"] = dict(weights)
+    if teachers:
+        arguments["teachers"] = teachers.split("+")
     arguments |= typed(others, training)
     arguments["models"] = [name.strip() for name in arguments["models"]]
     check(arguments)

@@ -64,6 +64,7 @@ def pipeline(
         store: str = defaults.STORE,
         model_name: str = defaults.MODEL_NAME,
         latency_budget_ms: float = defaults.LATENCY_BUDGET_MS,
+        quality_tolerance: float = defaults.QUALITY_TOLERANCE,
         auto_promote: bool = False,
         keep_checkpoints: bool = False,
         deploy_namespace: str = "",
@@ -102,6 +103,7 @@ def pipeline(
             store: Bucket and prefix for bundles and checkpoints, with the final slash.
             model_name: Name of the registered model in MLflow.
             latency_budget_ms: Largest latency of the CPU winner, in ms, for one text of 20 tokens on one thread.
+            quality_tolerance: Micro AUC and macro F1 on validation that a clearly faster CPU model may lose and still win; 0 for none.
             auto_promote: Move the champion aliases if the gate passes; otherwise winners become challengers.
             keep_checkpoints: Keep the checkpoints after the models are registered; otherwise they are removed.
             deploy_namespace: Namespace of the InferenceServices that get the new champions; empty: nothing is deployed.
@@ -158,6 +160,7 @@ def pipeline(
                         precision=precision,
                         store=store,
                         checkpoint_minutes=checkpoint_minutes,
+                        pipeline_run=RUN,
                     ),
                     "train",
                     "teach",
@@ -222,6 +225,7 @@ def pipeline(
                 pipeline_run=RUN,
                 model_name=model_name,
                 latency_budget_ms=latency_budget_ms,
+                quality_tolerance=quality_tolerance,
                 auto_promote=auto_promote,
                 keep_checkpoints=keep_checkpoints,
                 commit=commit,
@@ -238,6 +242,7 @@ def pipeline(
                 pipeline_run=RUN,
                 model_name=model_name,
                 latency_budget_ms=latency_budget_ms,
+                quality_tolerance=quality_tolerance,
                 mlflow_address=mlflow_address,
             ),
             "report",

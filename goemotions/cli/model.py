@@ -10,7 +10,7 @@ import click
 
 from goemotions import defaults
 from goemotions.cli.options import FILE as MANIFEST
-from goemotions.cli.options import FOLDER, IMAGE_PREFIX, LOCATION, MODEL_NAME, SOURCE
+from goemotions.cli.options import FOLDER, IMAGE_PREFIX, LOCATION, MODEL_NAME, QUALITY_TOLERANCE, SOURCE
 from goemotions.cli.options import REFERENCE as BUNDLE_REFERENCE
 from goemotions.cli.parameters import SERVICE, checked
 from goemotions.deployment import node_pools
@@ -69,6 +69,7 @@ def status(model_name: str, namespace: str, cluster: bool, file: Path | None) ->
     show_default=True,
     help="Largest latency for one text of a cpu version, in ms.",
 )
+@QUALITY_TOLERANCE
 @FILE
 def promote(reference: str, model_name: str, file: Path | None, **options: Any) -> None:
     """Make a version the champion if it passes the gate, and write the manifest."""

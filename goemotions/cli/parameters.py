@@ -98,6 +98,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "target_recall": (within(0, 1),),
     "model_name": (NAME,),
     "latency_budget_ms": (within(0, math.inf),),
+    "quality_tolerance": (between(0, 1),),
     "deploy_namespace": (NAMESPACE,),
     "canary_percent": (between(0, 99),),
     "image": (IMAGE,),

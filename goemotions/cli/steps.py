@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from goemotions import defaults
-from goemotions.cli.options import ENGINE, FOLDER, LOCATION, MODEL_NAME, SOURCE, options_of, pair_option
+from goemotions.cli.options import ENGINE, FOLDER, LOCATION, MODEL_NAME, QUALITY_TOLERANCE, SOURCE, options_of, pair_option
 from goemotions.cli.parameters import UNLABELLED, checked
 from goemotions.training.options import PRECISIONS, TrainOptions
 
@@ -101,7 +101,7 @@ def train(dataset: Path, output: Path, profile: str, **values: Any) -> None:
     record = launcher.run(dataset, output, profile, TrainOptions(**values))
     best = record.history[record.best_epoch - 1]
     click.echo(
-        f"{output}: {profile}, epoch {record.best_epoch} of {len(record.history)}, validation AUC micro "
+        f"{output}: {profile}, epoch {record.best_epoch} of {len(record.history)}, validation micro AUC "
         f"{best['validation/auc_micro']:.4f}, macro {best['validation/auc_macro']:.4f}, {record.seconds:.0f} s on {record.hardware}"
     )
 
@@ -113,7 +113,10 @@ def train(dataset: Path, output: Path, profile: str, **values: Any) -> None:
 @pair_option("--weights", metavar="PROFILE=LOCATION", help="Other weights for a profile: s3://bucket/prefix/ or a folder.")
 @click.option("--store", type=LOCATION, default="", help="Keeps scores and checkpoints, and finds them again; empty for none.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default=defaults.PRECISION, show_default=True)
-def teach(dataset: Path, output: Path, teachers: str, weights: dict[str, str], store: str, precision: str) -> None:
+@RUN
+def teach(
+    dataset: Path, output: Path, teachers: str, weights: dict[str, str], store: str, precision: str, pipeline_run: str
+) -> None:
     """Train teachers, and write the dataset with the mean of their scores for students."""
     from goemotions.models import profiles
     from goemotions.training import launcher
@@ -122,7 +125,7 @@ def teach(dataset: Path, output: Path, teachers: str, weights: dict[str, str], s
     with tempfile.TemporaryDirectory() as scratch:
         folders = []
         for teacher in profiles.teachers(teachers):
-            options = TrainOptions(weights=weights.get(teacher.profile, ""), precision=precision)
+            options = TrainOptions(weights=weights.get(teacher.profile, ""), precision=precision, pipeline_run=pipeline_run)
             folders.append(Path(scratch, str(teacher)))
             launcher.teach(dataset, folders[-1], str(teacher), options, store)
         for record in scores.combine(dataset, folders, output):
@@ -168,7 +171,7 @@ def evaluate(dataset: Path, model: Path, onnx: Path, engine: str, pipeline_run: 
     variant = next((name for name, served in bundle.ENGINES.items() if served == engine), engine)
     model_run.log_evaluation(pipeline_run, scored.profile, variant, metrics, str(scored.computation))
     for split, folder in outputs.items():
-        click.echo(f"{folder}: AUC micro {metrics[f'{split}/auc_micro']:.4f}, macro {metrics[f'{split}/auc_macro']:.4f}")
+        click.echo(f"{folder}: micro AUC {metrics[f'{split}/auc_micro']:.4f}, macro {metrics[f'{split}/auc_macro']:.4f}")
 
 
 @click.command()
@@ -228,6 +231,7 @@ def tune_thresholds(validation: Path, output: Path, pipeline_run: str, variant: 
     show_default=True,
     help="Largest latency for one text of a cpu winner, in ms.",
 )
+@QUALITY_TOLERANCE
 @click.option("--auto-promote", is_flag=True, help="Move the champion alias if the gate passes.")
 @click.option("--keep-checkpoints", is_flag=True, help="Keep the checkpoints of this run's trainings in the store.")
 def register(dataset: Path, candidates: tuple[Path, ...], **options: Any) -> None:

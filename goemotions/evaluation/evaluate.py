@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +28,8 @@ from goemotions.storage import store
 
 # Metrics of an engine on a GPU: median and 95th percentile for one text of 20 tokens.
 LATENCY = ("validation/latency_ms_p50", "validation/latency_ms_p95")
+# How fast the engine scored the validation split, tokenization included.
+THROUGHPUT = "validation/texts_per_second"
 # Beside Predictions and metrics in the folder of a scored split.
 PER_LABEL = "per_label.csv"
 PREDICTIONS_CSV = "predictions.csv"
@@ -58,8 +61,10 @@ def evaluate(
     metrics: dict[str, float] = {}
     for split, output in outputs.items():
         rows = splits[split]
+        started = time.perf_counter()
         with tqdm(total=len(rows), desc=f"{used} {split}", unit="text", mininterval=10) as bar:
             probabilities, truncated = engines.score(engine, rows["text"][:], bar.update)
+        seconds = time.perf_counter() - started
         labels = Taxonomy(names).multi_hot(rows["labels"][:])
         predictions = Predictions(
             names,
@@ -72,8 +77,8 @@ def evaluate(
             **asdict(engine.computation),
         )
         of_split = {**compute_metrics(predictions, at_half(predictions)), f"{split}/truncated": float(truncated.sum())}
-        if split == "validation" and predictions.device == "cuda":
-            of_split |= _latency(engine)
+        if split == "validation":
+            of_split |= {THROUGHPUT: len(rows) / seconds, **(_latency(engine) if predictions.device == "cuda" else {})}
         write_split(output, predictions, of_split)
         metrics |= of_split
     return metrics

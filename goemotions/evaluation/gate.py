@@ -44,7 +44,10 @@ class Verdict:
         if not self.passes:
             return "; ".join(self.reasons)
         auc = self.differences["auc_micro"]
-        return f"AUC micro rose by {auc.difference:.4f} ({auc.low:+.4f} to {auc.high:+.4f}), and nothing else fell by too much"
+        interval = f"({auc.low:+.4f} to {auc.high:+.4f})"
+        if auc.difference <= 0:
+            return f"it is clearly faster, and micro AUC changed by {auc.difference:+.4f} {interval}, which is tolerated"
+        return f"micro AUC rose by {auc.difference:.4f} {interval}, and nothing else fell by too much"
 
     def describe(self) -> dict[str, Any]:
         """The verdict as JSON types."""
@@ -56,17 +59,21 @@ def compare(
     champion: CandidateScores,
     *,
     latency_budget_ms: float | None,
+    quality_tolerance: float = 0.0,
     serving: Computation | None = None,
     seed: int = 0,
 ) -> Verdict:
     """Compares two models by a paired bootstrap over the rows.
 
-    The candidate passes if its AUC micro is higher, if neither AUC micro nor macro F1 may have fallen by more than 0.002 (the lower
+    The candidate passes if its micro AUC is higher, if neither micro AUC nor macro F1 may have fallen by more than 0.002 (the lower
     ends of their 95% intervals), if its calibration error has not risen by more than 0.01, and if it is not over the latency budget.
+    If there is a budget, a faster substitute (``CandidateScores.is_faster_substitute``) passes the first two without being better: the
+    rule by which ``selection.select_winner`` chooses.
 
     Args:
         candidate, champion: their scores on the same rows.
-        latency_budget_ms: limit of the candidate's latency; None for no limit.
+        latency_budget_ms: limit of the candidate's latency; None if latency does not count.
+        quality_tolerance: what a clearly faster candidate may lose of micro AUC and of macro F1.
         serving: what will serve the candidate; a note says if other computations made the scores.
         seed: of the bootstrap.
 
@@ -86,19 +93,22 @@ def compare(
         "f1_macro": _difference(*(_f1_macro(scores, weights) for scores in (candidate, champion))),
         "calibration_error": Difference(calibration_loss, calibration_loss, calibration_loss),
     }
-    reasons = []
-    if differences["auc_micro"].difference <= 0:
-        reasons.append("AUC micro is not higher")
-    reasons += [
-        f"{name} may have fallen by more than {TOLERATED_LOSS}"
-        for name in ("auc_micro", "f1_macro")
-        if differences[name].low < -TOLERATED_LOSS
-    ]
+    is_substitute = latency_budget_ms is not None and candidate.is_faster_substitute(champion, quality_tolerance)
+    reasons = [] if is_substitute else _losses(differences)
     if calibration_loss > TOLERATED_CALIBRATION_LOSS:
         reasons.append(f"the calibration error rose by {calibration_loss:.4f}")
     if candidate.is_within(latency_budget_ms) is False:
         reasons.append(f"the latency for one text, {candidate.latency}, is over the budget of {latency_budget_ms:g} ms")
     return Verdict(not reasons, tuple(reasons), differences, tuple(_notes(candidate, champion, latency_budget_ms, serving)))
+
+
+def _losses(differences: dict[str, Difference]) -> list[str]:
+    reasons = ["micro AUC is not higher"] if differences["auc_micro"].difference <= 0 else []
+    return reasons + [
+        f"{name} may have fallen by more than {TOLERATED_LOSS}"
+        for name in ("auc_micro", "f1_macro")
+        if differences[name].low < -TOLERATED_LOSS
+    ]
 
 
 def _notes(

@@ -45,12 +45,21 @@ class CandidateScores:
 
     @functools.cached_property
     def rank(self) -> tuple[float, float]:
-        """AUC micro, then macro F1, on validation: the higher, the better."""
+        """Micro AUC, then macro F1, on validation: the higher, the better."""
         labels, probabilities = self.validation.labels, self.validation.probabilities
         return (
             classification.ranking(labels, probabilities)["auc_micro"],
             classification.decisions(labels, self.thresholds.apply(probabilities))["f1_macro"],
         )
+
+    def is_clearly_faster(self, other: CandidateScores) -> bool:
+        """Whether both latencies were measured and their ranges do not overlap."""
+        return bool(self.latency and other.latency and self.latency.high_ms < other.latency.low_ms)
+
+    def is_faster_substitute(self, other: CandidateScores, quality_tolerance: float) -> bool:
+        """Whether it is clearly faster than another model, and neither micro AUC nor macro F1 is lower by more than the tolerance."""
+        losses = [theirs - ours for ours, theirs in zip(self.rank, other.rank, strict=True)]
+        return self.is_clearly_faster(other) and max(losses) <= quality_tolerance
 
 
 def latency_limit(variant: str, latency_budget_ms: float) -> float | None:
@@ -58,30 +67,65 @@ def latency_limit(variant: str, latency_budget_ms: float) -> float | None:
     return latency_budget_ms if variant == "cpu" else None
 
 
-def select_winner(candidates: Sequence[CandidateScores], latency_budget_ms: float | None) -> int:
-    """Position of the winner: the best rank of those that are not over the latency budget, or the fastest if all are over it.
+def select_winner(
+    candidates: Sequence[CandidateScores], latency_budget_ms: float | None, quality_tolerance: float = 0.0
+) -> int:
+    """Position of the winner by quality per latency.
+
+    1. The best is the one with the highest rank of those that are not over the latency budget. If all are over it, the fastest wins.
+    2. If there is a budget, the fastest of the best one's faster substitutes within it wins in its place: they lose at most
+       ``quality_tolerance`` of micro AUC and of macro F1.
 
     Of equal candidates the first wins. A latency that is undecided does not count: quality decides.
+
+    Args:
+        candidates: their scores on the same rows of validation.
+        latency_budget_ms: limit of the latency; None if latency does not count at all.
+        quality_tolerance: what a faster model may lose; 0: the best wins unless a faster one is as good.
     """
-    possible = [i for i, scores in enumerate(candidates) if scores.is_within(latency_budget_ms) is not False]
-    if possible:
-        winner = max(possible, key=lambda i: candidates[i].rank)
-    else:
-        winner = min(range(len(candidates)), key=lambda i: candidates[i].latency_ms)
+    best = _best(candidates, latency_budget_ms)
+    winner = best
+    if latency_budget_ms is not None:
+        substitutes = [
+            i
+            for i, scores in enumerate(candidates)
+            if scores.is_within(latency_budget_ms) and scores.is_faster_substitute(candidates[best], quality_tolerance)
+        ]
+        winner = min(substitutes, key=lambda i: candidates[i].latency_ms, default=best)
     if candidates[winner].is_within(latency_budget_ms) is not True:
-        log.warning("%s is selected: %s", candidates[winner].profile, describe_winner(candidates[winner], latency_budget_ms))
+        log.warning(
+            "%s is selected: %s",
+            candidates[winner].profile,
+            describe_winner(candidates, winner, latency_budget_ms, quality_tolerance),
+        )
     return winner
 
 
-def describe_winner(winner: CandidateScores, latency_budget_ms: float | None) -> str:
-    """Why ``select_winner`` chose a candidate, as a phrase."""
+def _best(candidates: Sequence[CandidateScores], latency_budget_ms: float | None) -> int:
+    possible = [i for i, scores in enumerate(candidates) if scores.is_within(latency_budget_ms) is not False]
+    if possible:
+        return max(possible, key=lambda i: candidates[i].rank)
+    return min(range(len(candidates)), key=lambda i: candidates[i].latency_ms)
+
+
+def describe_winner(
+    candidates: Sequence[CandidateScores], winner: int, latency_budget_ms: float | None, quality_tolerance: float = 0.0
+) -> str:
+    """Why ``select_winner`` chose the candidate at this position, as a phrase."""
     if latency_budget_ms is None:
         return "the best on validation"
     within = f"within the latency budget of {latency_budget_ms:g} ms"
-    match winner.is_within(latency_budget_ms):
+    scores, best = candidates[winner], candidates[_best(candidates, latency_budget_ms)]
+    if best is not scores:
+        auc, f1 = (ours - theirs for ours, theirs in zip(scores.rank, best.rank, strict=True))
+        return (
+            f"the fastest {within} that is at most {quality_tolerance:g} below the best on validation, {best.profile}: micro AUC "
+            f"{auc:+.4f}, macro F1 {f1:+.4f}, {best.latency_ms / scores.latency_ms:.1f} times as fast"
+        )
+    match scores.is_within(latency_budget_ms):
         case True:
             return f"the best on validation of those {within}"
         case False:
-            return f"the fastest, since no candidate is {within}: {winner.latency}"
+            return f"the fastest, since no candidate is {within}: {scores.latency}"
         case _:
-            return f"the best on validation; whether it is {within} is undecided: {winner.latency or 'not measured'}"
+            return f"the best on validation; whether it is {within} is undecided: {scores.latency or 'not measured'}"

@@ -87,6 +87,7 @@ def promote(
     model_name: str = defaults.MODEL_NAME,
     dataset: str = "",
     latency_budget_ms: float = defaults.LATENCY_BUDGET_MS,
+    quality_tolerance: float = defaults.QUALITY_TOLERANCE,
 ) -> Move:
     """Makes a version the champion of its variant if it passes the gate. Promoting the champion changes nothing.
 
@@ -96,6 +97,7 @@ def promote(
         dataset: the data of the version, as ``dataset.as_folder`` takes it; needed only if the champion was scored on other data.
             Empty for the source that the pipeline run of the version recorded in MLflow.
         latency_budget_ms: limit of a cpu version's latency for one text of 20 tokens (``evaluation.latency``).
+        quality_tolerance: what a faster cpu version may lose (``gate.compare``).
 
     Raises:
         ModelError: there is no such version, or the champion has other labels.
@@ -104,10 +106,12 @@ def promote(
     """
     version = tracking.get_version(model_name, reference)
     with _fetched(version, trust.variant_of(reference)) as candidate:
-        return _promote(version, candidate, model_name, dataset, latency_budget_ms)
+        return _promote(version, candidate, model_name, dataset, latency_budget_ms, quality_tolerance)
 
 
-def _promote(version: Version, candidate: Bundle, model_name: str, dataset: str, latency_budget_ms: float) -> Move:
+def _promote(
+    version: Version, candidate: Bundle, model_name: str, dataset: str, latency_budget_ms: float, quality_tolerance: float
+) -> Move:
     variant = candidate.metadata.variant
     load_engine = functools.partial(candidate.load_engine, threads=1)
     challenger = Challenger(assembly.stored_scores(candidate), load_engine, version.run_id)
@@ -115,7 +119,7 @@ def _promote(version: Version, candidate: Bundle, model_name: str, dataset: str,
         before = champion(model_name, variant)
         if before and before.number == version.number:
             return Move(champion_alias(variant), version.number, version.number)
-        verdict = judge(challenger, variant, before, dataset, latency_budget_ms)
+        verdict = judge(challenger, variant, before, dataset, latency_budget_ms, quality_tolerance)
         if verdict and before and not verdict.passes:
             raise PromotionRefused(
                 f"version {version.number} is not promoted, {champion_alias(variant)} remains version {before.number}: "
@@ -129,7 +133,12 @@ def _promote(version: Version, candidate: Bundle, model_name: str, dataset: str,
 
 
 def judge(
-    challenger: Challenger, variant: Variant, before: Version | None, dataset: str, latency_budget_ms: float
+    challenger: Challenger,
+    variant: Variant,
+    before: Version | None,
+    dataset: str,
+    latency_budget_ms: float,
+    quality_tolerance: float,
 ) -> Verdict | None:
     """The gate's verdict on a challenger against the champion; None if there is no champion.
 
@@ -149,7 +158,7 @@ def judge(
         if limit is not None:
             our_latency, their_latency = latency.measure([challenger.load_engine(), loaded.load_engine(threads=1)])
             ours, theirs = replace(ours, latency=our_latency), replace(theirs, latency=their_latency)
-    return gate.compare(ours, theirs, latency_budget_ms=limit, serving=SERVING[variant])
+    return gate.compare(ours, theirs, latency_budget_ms=limit, quality_tolerance=quality_tolerance, serving=SERVING[variant])
 
 
 def rollback(variant: Variant, *, model_name: str = defaults.MODEL_NAME, to: str = "") -> Move:

@@ -90,6 +90,7 @@ def register(
     pipeline_run: str,
     model_name: str = defaults.MODEL_NAME,
     latency_budget_ms: float = defaults.LATENCY_BUDGET_MS,
+    quality_tolerance: float = defaults.QUALITY_TOLERANCE,
     auto_promote: bool = False,
     keep_checkpoints: bool = False,
     tags: dict[str, str] | None = None,
@@ -105,6 +106,7 @@ def register(
         pipeline_run: id of the pipeline run.
         model_name: name of the registered model.
         latency_budget_ms: limit of the cpu winner's latency for one text of 20 tokens (``evaluation.latency``).
+        quality_tolerance: what a faster model for cpu may lose and still win (``selection.select_winner``).
         auto_promote: move the champion alias if the gate passes.
         keep_checkpoints: keep the checkpoints of the pipeline run's trainings, which nothing needs any more.
         tags: further tags of the versions, such as the git commit and the image.
@@ -124,12 +126,14 @@ def register(
     registered: dict[Variant, RegisteredVersion] = {}
     for variant, compared in scores.items():
         locations = [BundleLocation(store, model_name, runs[one.profile].run_id, variant) for one in compared]
-        position, metadata = _choose(locations, candidates[variant], compared, latency_budget_ms)
+        position, metadata = _choose(locations, candidates[variant], compared, latency_budget_ms, quality_tolerance)
         winner, artifacts = compared[position], candidates[variant][position]
         metrics = _store_bundle(locations[position], artifacts, metadata)
         challenger = Challenger(winner, functools.partial(artifacts.load_engine, variant), metadata.run_id)
         registration = _Registration(locations[position], {**_version_tags(metadata), **(tags or {})}, challenger)
-        version, alias, verdict = registration.complete(dataset, latency_budget_ms, auto_promote=auto_promote)
+        version, alias, verdict = registration.complete(
+            dataset, latency_budget_ms, quality_tolerance, auto_promote=auto_promote
+        )
         registered[variant] = {
             "profile": winner.profile,
             "version": version.number,
@@ -177,6 +181,7 @@ def _choose(
     candidates: list[CandidateArtifacts],
     scores: list[CandidateScores],
     latency_budget_ms: float,
+    quality_tolerance: float,
 ) -> tuple[int, BundleMetadata]:
     """Position and metadata of the winner of a variant: that of an earlier attempt of the step if it stored a bundle."""
     for position, location in enumerate(locations):
@@ -188,7 +193,7 @@ def _choose(
     if limit is not None:
         times = latency.measure([artifacts.load_engine(variant) for artifacts in candidates])
         scores = [replace(one, latency=time) for one, time in zip(scores, times, strict=True)]
-    position = select_winner(scores, limit)
+    position = select_winner(scores, limit, quality_tolerance)
     winner = scores[position]
     return position, BundleMetadata(
         variant,
@@ -198,7 +203,7 @@ def _choose(
         winner.validation.digest,
         winner.validation.computation,
         manifest.sha256(candidates[position].model / CHECKPOINT),
-        describe_winner(winner, limit),
+        describe_winner(scores, position, limit, quality_tolerance),
         winner.latency,
     )
 
@@ -253,7 +258,9 @@ class _Registration:
     tags: dict[str, str]
     challenger: Challenger
 
-    def complete(self, dataset: Path, latency_budget_ms: float, *, auto_promote: bool) -> tuple[Version, str, Verdict | None]:
+    def complete(
+        self, dataset: Path, latency_budget_ms: float, quality_tolerance: float, *, auto_promote: bool
+    ) -> tuple[Version, str, Verdict | None]:
         """Creates the version and sets the aliases; returns the version, its alias and the gate's verdict."""
         model_name, variant, source = self.location.model_name, self.location.variant, str(self.location)
         while True:
@@ -261,7 +268,9 @@ class _Registration:
             is_champion = champion is not None and champion.source == source
             verdict = None
             if not is_champion:
-                verdict = promotion.judge(self.challenger, variant, champion, str(dataset), latency_budget_ms)
+                verdict = promotion.judge(
+                    self.challenger, variant, champion, str(dataset), latency_budget_ms, quality_tolerance
+                )
             with lock.hold(self.location.model_prefix) as held:
                 with held.writing():
                     version = tracking.get_or_create_version(model_name, self.location.run_id, source, self.tags)

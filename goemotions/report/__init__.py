@@ -43,6 +43,7 @@ def write(
     *,
     model_name: str = defaults.MODEL_NAME,
     latency_budget_ms: float = defaults.LATENCY_BUDGET_MS,
+    quality_tolerance: float = defaults.QUALITY_TOLERANCE,
 ) -> Path:
     """Writes the report into a folder, which it returns.
 
@@ -55,10 +56,12 @@ def write(
         output: the folder to write.
         registered: what ``registration.register`` returned, for the sections on versions and artifacts.
         model_name: name of the registered model, for the commands that download it.
-        latency_budget_ms: the latency that the recommendation for CPU keeps within.
+        latency_budget_ms, quality_tolerance: the rule of the recommendation for CPUs, as ``registration.register`` takes them.
     """
     results = [Result.read(variant, folder) for variant, folders in candidates.items() for folder in folders]
-    about_data, everything = sections(dataset_folder, results, registered or {}, model_name, latency_budget_ms)
+    about_data, everything = sections(
+        dataset_folder, results, registered or {}, model_name, latency_budget_ms, quality_tolerance
+    )
     _write_documents("Model performance", everything, output / "report.md")
     _write_documents("Dataset analysis", about_data, output / "dataset.md")
     document.write_tables(everything, output / "tables")
@@ -72,6 +75,7 @@ def sections(
     registered: Mapping[Variant, RegisteredVersion],
     model_name: str = defaults.MODEL_NAME,
     latency_budget_ms: float = defaults.LATENCY_BUDGET_MS,
+    quality_tolerance: float = defaults.QUALITY_TOLERANCE,
 ) -> tuple[list[Section], list[Section]]:
     """The sections on the data set, and those of the whole report, which include them."""
     splits, info = load_dataset(dataset_folder)
@@ -80,11 +84,12 @@ def sections(
     texts = dict(zip(validation["id"][:], validation["text"][:], strict=True))
     about_data = dataset.sections(info, words)
     return about_data, [
+        use_cases.recommendation(results, latency_budget_ms, quality_tolerance, registered),
         models.overview(info, results, winner),
+        *comparison.sections(results, winner, digest),
+        use_cases.section(results, winner),
         *([models.registered_versions(registered)] if registered else []),
         *models.sections(results, digest, registered),
-        comparison.section(results, winner, digest),
-        use_cases.section(results, winner, latency_budget_ms, registered),
         *labels.sections(results, winner, info["label_counts"]["train"], words["test"]),
         *thresholds.sections(results, winner),
         calibration.section(results, winner),

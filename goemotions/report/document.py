@@ -51,12 +51,21 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Highlight:
+    """A number to read first: the value with its unit, and what it is."""
+
+    value: str
+    caption: str
+
+
+@dataclass(frozen=True)
 class Section:
-    """A heading, followed by text, code, figures, tables and private tables, in this order.
+    """A heading, followed by text, highlights, code, figures, tables and private tables, in this order.
 
     Attributes:
         title: the heading.
         text: paragraphs of plain text.
+        highlights: the few numbers that matter most.
         code: command lines.
         private: tables with users' texts. They appear on the HTML page only, since the Markdown and the CSV files are published.
         level: level of the heading: 2, or 3 for a subsection.
@@ -69,6 +78,7 @@ class Section:
     code: Sequence[str] = ()
     private: Sequence[Table] = ()
     level: int = 2
+    highlights: Sequence[Highlight] = ()
 
 
 def format_cell(cell: Cell) -> str:
@@ -90,6 +100,9 @@ def _markdown_lines(section: Section, figures: str) -> Iterator[str]:
     yield from (f"{'#' * section.level} {as_markdown(section.title)}", "")
     for paragraph in section.text:
         yield from (as_markdown(paragraph), "")
+    if section.highlights:
+        yield from (f"- **{as_markdown(one.value)}**: {as_markdown(one.caption)}" for one in section.highlights)
+        yield ""
     if section.code:
         yield from ("```sh", *section.code, "```", "")
     for figure in section.figures:

@@ -172,10 +172,11 @@ def reliability(rows: Rows) -> Chart:
 
 
 def latency_tradeoff(rows: Rows) -> Chart:
-    """AUC by latency; rows of model, auc_micro, latency_ms, and bytes, which is the area of a dot."""
-    latencies, scores = _column(rows, "latency_ms"), _column(rows, "auc_micro")
+    """Macro F1 with its interval by latency; rows of model, f1_macro, low, high, latency_ms, and bytes, which is the area of a dot."""
+    latencies, scores = _column(rows, "latency_ms"), _column(rows, "f1_macro")
+    domain = [*_column(rows, "low"), *_column(rows, "high")]
     low, high = min(latencies) / 1.3, max(latencies) * 1.3
-    named = _with_name_places(rows, _shares(np.log(latencies), np.log([low, high])), _shares(scores, scores), "model")
+    named = _with_name_places(rows, _shares(np.log(latencies), np.log([low, high])), _shares(scores, domain), "model")
     points = [{**row, "MB": row["bytes"] / 1e6} for row in named]
     sizes = _column(points, "MB")
     x = alt.X(
@@ -184,12 +185,15 @@ def latency_tradeoff(rows: Rows) -> Chart:
         scale=alt.Scale(type="log", domain=[low, high], nice=False),
         axis=alt.Axis(values=_log_ticks(low, high), format="~r"),
     )
-    y = alt.Y("auc_micro:Q", title="AUC micro", scale=alt.Scale(zero=False, padding=40), axis=alt.Axis(format="~r"))
+    y = alt.Y("f1_macro:Q", title="macro F1", scale=alt.Scale(zero=False, padding=40), axis=alt.Axis(format="~r"))
     legend = alt.Legend(values=_log_ticks(min(sizes) / 1.6, max(sizes) * 1.6)[-4:], format="~r", title="MB")
     size = alt.Size("MB:Q", scale=alt.Scale(domainMin=0, range=[20, 500]), legend=legend)
     mark = alt.MarkDef("point", filled=True, opacity=1, color=PALETTE[0])
     dots = _marks(points, mark, hidden=("bytes", "align", "dy")).encode(x=x, y=y, size=size)
-    return _layers(dots, _names(points, x, y, "model"))
+    interval = _chart(points, alt.MarkDef("rule", color=AXIS_COLOR)).encode(
+        x=x, y=alt.Y("low:Q", title="macro F1"), y2="high:Q"
+    )
+    return _layers(interval, dots, _names(points, x, y, "model"))
 
 
 def training_curves(rows: Rows, title: str) -> Chart:

@@ -68,7 +68,7 @@ def ablations(rows: list[dict[str, str]]) -> Section:
         ]
         changes = ", ".join(f"{name} {_setting(value)}" for name, value in json.loads(row["changes"]).items())
         table.append([row["row"], changes or "–", row["seed"], *(float(row[name]) for name in ABLATION_METRICS), *gains])
-    titles = ["AUC micro", "AUC macro", "F1 macro at 0.5", "F1 macro tuned", "F1 micro tuned", "calibration error"]
+    titles = ["micro AUC", "macro AUC", "macro F1 at 0.5", "macro F1 tuned", "micro F1 tuned", "calibration error"]
     return Section(
         "Ablations",
         (
@@ -77,7 +77,7 @@ def ablations(rows: list[dict[str, str]]) -> Section:
             "first row with the same seed.",
             *_noise(list(base.values())),
         ),
-        (Table(("ablation", "changed", "seed", *titles, "AUC micro gained", "F1 macro gained"), table),),
+        (Table(("ablation", "changed", "seed", *titles, "micro AUC gained", "macro F1 gained"), table),),
         code=("python -m benchmarks.ablations --dataset DATASET --row focal --seed 0",),
     )
 
@@ -92,7 +92,7 @@ def _noise(rows: list[dict[str, str]]) -> list[str]:
         return []
     auc, f1 = (np.std([float(row[name]) for row in rows], ddof=1) for name in ("auc_micro", "f1_macro_tuned"))
     return [
-        f"Over {len(rows)} seeds, the standard deviation of the first row is {auc:.4f} (AUC micro) and {f1:.4f} (macro F1). A "
+        f"Over {len(rows)} seeds, the standard deviation of the first row is {auc:.4f} (micro AUC) and {f1:.4f} (macro F1). A "
         f"difference between two single runs exceeds that noise only above {2 * 2**0.5 * auc:.4f} and {2 * 2**0.5 * f1:.4f}."
     ]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from goemotions.data.dataset import DatasetInfo
 from goemotions.models import profiles
-from goemotions.models.records import TrainingRecord
+from goemotions.models.records import RunRecord, TrainingRecord
 from goemotions.registry.bundle import SERVING, Variant
 from goemotions.registry.registration import RegisteredVersion
 from goemotions.report import figures
@@ -19,8 +19,8 @@ METRICS = (*HEADLINE, "precision_macro", "recall_macro", "precision_micro", "rec
 EPOCH_COLUMNS = {
     "train loss": "train/loss",
     "validation loss": "validation/loss",
-    "AUC micro": "validation/auc_micro",
-    "AUC macro": "validation/auc_macro",
+    "micro AUC": "validation/auc_micro",
+    "macro AUC": "validation/auc_macro",
 }
 # Larger changes of a loss (relative) or of an AUC are more than the noise between epochs.
 NOTABLE_LOSS, NOTABLE_AUC = 0.01, 0.001
@@ -38,7 +38,7 @@ def overview(info: DatasetInfo, results: list[Result], winner: Result) -> Sectio
             f"Data: {source_name(info['source'])} ({counts} rows, {len(info['labels'])} labels), digest {info['digest'][:12]}.",
             f"Best on validation: {winner.title}. Epochs, calibration, thresholds and winners are chosen on validation, by steps "
             "that cannot read the test split. Intervals are 95% intervals of a bootstrap over the test rows.",
-            f"F1 macro of {winner.title} is {winner.metrics['test/f1_macro']:.4f} on test and was {expected:.4f} on validation, "
+            f"Macro F1 of {winner.title} is {winner.metrics['test/f1_macro']:.4f} on test and was {expected:.4f} on validation, "
             "cross-fitted.",
         ),
         (Table(("test split", *map(title_of, HEADLINE)), rows),),
@@ -125,11 +125,11 @@ def _other_engines(results: list[Result]) -> list[str]:
 
 def _training_record(training: TrainingRecord, run: str | None) -> dict[str, str]:
     record = {
-        "parameters": str(training.parameters),
+        "parameters": f"{training.parameters:,}",
         "weights": source_name(training.weights),
         "epochs": f"{len(training.history)} of {training.profile['epochs']} planned, the best is {training.best_epoch}",
         "duration": f"{training.seconds:,.0f} s" + (", teachers included" if training.teachers else ""),
-        **_teachers(training),
+        **({"teachers": _names(training.teachers)} if training.teachers else {}),
         "hardware": training.hardware,
         "precision": training.precision,
         "peak memory": f"{training.peak_memory_bytes / 2**20:,.0f} MiB",
@@ -140,20 +140,23 @@ def _training_record(training: TrainingRecord, run: str | None) -> dict[str, str
     return record | ({"MLflow run": run} if run else {})
 
 
-def _teachers(training: TrainingRecord) -> dict[str, str]:
-    """What each teacher cost; those of a run teach all of its models, but are counted in the duration of each."""
-    if not training.teachers:
-        return {}
-    costs = [
-        f"{teacher.profile['name']}, seed {teacher.seed}: {teacher.parameters:,} parameters, {teacher.seconds:,.0f} s"
-        for teacher in training.teachers
-    ]
-    return {"teachers": "; ".join(costs)}
+def _names(teachers: list[RunRecord]) -> str:
+    return ", ".join(f"{teacher.profile['name']} (seed {teacher.seed})" for teacher in teachers)
 
 
 def _hyperparameters(settings: dict[str, Any]) -> list[list[str]]:
     values = [(name, settings[name]) for name in profiles.HYPERPARAMETERS if settings.get(name) is not None]
-    return [[name, f"{value:g}" if isinstance(value, float) else str(value)] for name, value in values]
+    return [[_title(name), _shown(value)] for name, value in values]
+
+
+def _title(hyperparameter: str) -> str:
+    return title_of(hyperparameter).replace("lr", "learning rate").replace("init bias", "initial bias")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _metrics_table(results: list[Result]) -> Table:
@@ -206,5 +209,5 @@ def _training_progress(training: TrainingRecord) -> str:
         return f"{start}; the model overfits: validation loss rises from {rise}."
     gain = last["validation/auc_micro"] - history[-2]["validation/auc_micro"]
     if number == len(history) and gain > NOTABLE_AUC:
-        return f"{start}, with {gain:+.4f} AUC micro: still improving at the end, so more epochs may help, or overfit."
+        return f"{start}, with {gain:+.4f} micro AUC: still improving at the end, so more epochs may help, or overfit."
     return f"{start}; the last validation loss is {last['validation/loss']:.4f}, with no sign of over- or underfitting."

@@ -20,22 +20,18 @@ from goemotions.metrics.classification import METRICS_FILE, LabelMetrics
 from goemotions.metrics.thresholds import Thresholds, ThresholdsFile
 from goemotions.models.records import ExportRecord, TrainingRecord, read_exports
 from goemotions.registry.assembly import CandidateArtifacts
-from goemotions.registry.bundle import ENGINES, Variant
+from goemotions.registry.bundle import ENGINES, SERVING, Variant
 from goemotions.report.document import Table
 
 RESAMPLES = 500
 HEADLINE = ("auc_micro", "auc_macro", "f1_macro", "f1_micro")
 # Counts among the metrics: tables show them without decimals.
 COUNTS = ("labels_ever_predicted",)
-# What tables and charts call metrics and other keys of rows.
+# What tables and charts call metrics and other keys of rows; a key that ends with an average is called by metric and average.
 TITLES = {
     "auc": "AUC",
     "brier": "Brier score",
-    "auc_micro": "AUC micro",
-    "auc_macro": "AUC macro",
     "f1": "F1",
-    "f1_macro": "F1 macro",
-    "f1_micro": "F1 micro",
     "changed": "texts changed",
     "flips": "other labels",
     "shift": "mean shift",
@@ -73,10 +69,24 @@ class Result:
         """Median and 95th percentile for one text, by the export step or, on a GPU, by evaluate; None if it was not measured."""
         if self.export.latency_ms_p50 is not None and self.export.latency_ms_p95 is not None:
             return self.export.latency_ms_p50, self.export.latency_ms_p95
-        metrics = self.artifacts.validation / METRICS_FILE
-        stored = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
-        p50, p95 = (stored.get(name) for name in evaluate.LATENCY)
+        p50, p95 = (self._measured.get(name) for name in evaluate.LATENCY)
         return (p50, p95) if p50 and p95 else None
+
+    @property
+    def texts_per_second(self) -> float | None:
+        """How fast evaluate scored the validation split, if it did so with what serves the variant."""
+        return self._measured.get(evaluate.THROUGHPUT) if self.validation.computation == SERVING[self.variant] else None
+
+    @functools.cached_property
+    def _measured(self) -> dict[str, float]:
+        path = self.artifacts.validation / METRICS_FILE
+        stored: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return stored
+
+    @property
+    def teachers_seconds(self) -> float:
+        """Duration of the trainings of the teachers, in s."""
+        return sum(teacher.seconds for teacher in self.training.teachers)
 
     @property
     def profile(self) -> str:
@@ -133,13 +143,16 @@ class Result:
         return evaluate.compute_per_label(self.test, self.thresholds)
 
 
-def best(results: list[Result], latency_budget_ms: float | None = None) -> Result:
+def best(results: list[Result], latency_budget_ms: float | None = None, quality_tolerance: float = 0.0) -> Result:
     """The winner by ``selection.select_winner``, the rule of registration."""
-    return results[select_winner([result.scores for result in results], latency_budget_ms)]
+    return results[select_winner([result.scores for result in results], latency_budget_ms, quality_tolerance)]
 
 
 def title_of(key: str) -> str:
-    """What tables and charts call a metric or another key of a row."""
+    """What tables and charts call a metric or another key of a row, such as macro F1 for ``f1_macro``."""
+    metric, _, average = key.rpartition("_")
+    if average in ("macro", "micro"):
+        return f"{average} {title_of(metric)}"
     return TITLES.get(key, key.replace("_", " "))
 
 
@@ -154,6 +167,18 @@ def table_of(rows: Iterable[Mapping[str, Any]], keys: Iterable[str], first: str 
 def source_name(source: str) -> str:
     """A source without the folders of this machine: of a local folder only the name."""
     return source if "://" in source or not Path(source).is_absolute() else Path(source).name
+
+
+def milliseconds(value: float) -> str:
+    """A latency with one decimal, or two below 1 ms."""
+    return f"{value:,.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """A duration in the unit that people would say it in."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def signed(value: float) -> str:

@@ -1,46 +1,112 @@
-"""When to take which model: sentences that follow from the metrics, sizes and durations of the trained models."""
+"""Which model for what: sentences, numbers and a chart that follow from the metrics, sizes and durations of the trained models."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from goemotions.evaluation.selection import latency_limit
+from goemotions import defaults
+from goemotions.evaluation.selection import describe_winner, latency_limit
 from goemotions.metrics import bootstrap
 from goemotions.registry.bundle import Variant
 from goemotions.registry.registration import RegisteredVersion
-from goemotions.report.document import Section
-from goemotions.report.result import Result, best, signed, title_of
+from goemotions.report import figures
+from goemotions.report.document import Figure, Highlight, Section
+from goemotions.report.result import Result, best, duration, milliseconds, signed, title_of
 
 # Of two models whose size, latency or duration differ by less, neither is called smaller or faster.
 NOTABLE_RATIO = 1.1
 # Smaller differences of precision or recall on validation are none.
 NOTABLE_DIFFERENCE = 0.0005
 COMPARED = ("auc_micro", "f1_macro")
+PLACES: dict[Variant, str] = {"gpu": "On a GPU", "cpu": "On CPUs"}
 
 
-def section(
+def recommendation(
     results: list[Result],
-    winner: Result,
-    latency_budget_ms: float,
+    latency_budget_ms: float = defaults.LATENCY_BUDGET_MS,
+    quality_tolerance: float = defaults.QUALITY_TOLERANCE,
     registered: Mapping[Variant, RegisteredVersion] | None = None,
 ) -> Section:
-    """One paragraph per use case; a model that is first in several is named in each.
+    """The winner of each variant with the reason, three numbers of the last one, and quality against latency of all models.
 
-    The winners of the variants are those that were registered; without them, those that follow from the latencies of the export step.
+    The winners are those that were registered; without them, those that follow from the latencies of the export step.
     """
+    winners = {
+        variant: _winner(
+            [one for one in results if one.variant == variant], latency_budget_ms, quality_tolerance, registered or {}
+        )
+        for variant in dict.fromkeys(result.variant for result in results)
+    }
+    sentences = [f"{PLACES[variant]}, serve {winner.title}: {reason}." for variant, (winner, reason) in winners.items()]
+    leading, _ = winners.get("cpu") or next(iter(winners.values()))
+    return Section(
+        "Recommendation",
+        sentences,
+        figures=_latency_figures(results),
+        highlights=[_quality(leading), *_speed_and_cost(leading)],
+    )
+
+
+def _winner(
+    candidates: list[Result],
+    latency_budget_ms: float,
+    quality_tolerance: float,
+    registered: Mapping[Variant, RegisteredVersion],
+) -> tuple[Result, str]:
+    variant = candidates[0].variant
+    if (entry := registered.get(variant)) and "selection" in entry:
+        return next(one for one in candidates if one.profile == entry["profile"]), entry["selection"]
+    limit = latency_limit(variant, latency_budget_ms)
+    winner = best(candidates, limit, quality_tolerance)
+    reason = describe_winner([one.scores for one in candidates], candidates.index(winner), limit, quality_tolerance)
+    return winner, reason
+
+
+def _quality(result: Result) -> Highlight:
+    low, high = bootstrap.interval(result.bootstrapped["f1_macro"])
+    what = f"macro F1 on test of {result.title}; 95% interval {low:.3f} to {high:.3f}"
+    return Highlight(f"{result.metrics['test/f1_macro']:.3f}", what)
+
+
+def _speed_and_cost(result: Result) -> list[Highlight]:
+    """The first two of latency, throughput and duration that are known."""
+    teachers = ", teachers included" if result.training.teachers else ""
+    training = f"training of {result.profile} on {result.training.hardware}{teachers}"
+    highlights = [Highlight(duration(result.training.seconds), training)]
+    if result.texts_per_second:
+        highlights = [Highlight(f"{result.texts_per_second:,.0f} texts/s", "in batches, tokenization included"), *highlights]
+    if result.latency_ms:
+        latency = Highlight(f"{milliseconds(result.latency_ms[1])} ms", "95th percentile for one text of 20 tokens")
+        highlights = [latency, *highlights]
+    return highlights[:2]
+
+
+def _latency_figures(results: list[Result]) -> list[Figure]:
+    rows = []
+    for result in (one for one in results if one.latency_ms):
+        low, high = bootstrap.interval(result.bootstrapped["f1_macro"])
+        row = {"model": result.title, "f1_macro": result.metrics["test/f1_macro"], "low": low, "high": high}
+        rows.append({**row, "latency_ms": result.latency_ms and result.latency_ms[1], "bytes": result.export.bytes})
+    caption = (
+        "Macro F1 on test with its 95% interval, and 95th-percentile latency for one text, where it was measured; "
+        "the area of a dot is the size of the model"
+    )
+    return [Figure("accuracy-latency", caption, figures.latency_tradeoff(rows))] if rows else []
+
+
+def section(results: list[Result], winner: Result) -> Section:
+    """One paragraph per use case; a model that is first in several is named in each."""
     paragraphs = [
-        *_for_variants(results, latency_budget_ms, registered or {}),
-        _lowest(results, winner, "many texts, or the fastest response", "p95 latency", _latency, lambda ms: f"{ms:.1f} ms"),
+        _lowest(results, winner, "the fastest response", "p95 latency", _latency, lambda ms: f"{milliseconds(ms)} ms"),
+        _lowest(results, winner, "many texts", "time for a million texts", _million_texts, duration),
         _lowest(results, winner, "little memory", "size", lambda one: one.export.bytes / 2**20, lambda mib: f"{mib:,.0f} MiB"),
-        _lowest(
-            results, winner, "frequent retraining", "training time", lambda one: one.training.seconds, lambda s: f"{s:,.0f} s"
-        ),
+        _lowest(results, winner, "frequent retraining", "training time", lambda one: one.training.seconds, duration),
         _highest(results, "If wrong labels cost more than missing ones", "precision_micro"),
         _highest(results, "If missing labels cost more than wrong ones", "recall_micro"),
         *_int8(results),
     ]
     intro = "Validation decides; differences are on test, with a paired bootstrap. Precision and recall are at the tuned thresholds."
-    return Section("When to take which", [intro, *paragraphs])
+    return Section("Use cases", [intro, *paragraphs])
 
 
 def verdict(one: Result, other: Result, metric: str) -> tuple[float, str]:
@@ -50,41 +116,12 @@ def verdict(one: Result, other: Result, metric: str) -> tuple[float, str]:
     return float(differences[0]), "no clear difference" if low <= 0 <= high else "worse" if high < 0 else "better"
 
 
-def _for_variants(
-    results: list[Result], latency_budget_ms: float, registered: Mapping[Variant, RegisteredVersion]
-) -> list[str]:
-    lines = []
-    for variant in dict.fromkeys(result.variant for result in results):
-        candidates, limit = (
-            [result for result in results if result.variant == variant],
-            latency_limit(variant, latency_budget_ms),
-        )
-        winner = best(candidates, limit)
-        reason = _reason(winner, limit)
-        if (entry := registered.get(variant)) and "selection" in entry:
-            winner, reason = next(one for one in candidates if one.profile == entry["profile"]), entry["selection"]
-        latency = f"p95 {winner.latency_ms[1]:.1f} ms" if winner.latency_ms else "latency not measured"
-        lines.append(
-            f"For {variant}, use {winner.title}: {reason}; AUC micro {winner.metrics['validation/auc_micro']:.4f} on validation and "
-            f"{winner.metrics['test/auc_micro']:.4f} on test, {latency}, {winner.export.bytes / 2**20:.0f} MiB."
-        )
-    return lines
-
-
-def _reason(winner: Result, limit: float | None) -> str:
-    if limit is None:
-        return "the best on validation"
-    match winner.scores.is_within(limit):
-        case True:
-            return f"the best on validation of those within {limit:g} ms"
-        case False:
-            return f"the fastest, since none is within {limit:g} ms"
-        case _:
-            return "the best on validation"
-
-
 def _latency(result: Result) -> float | None:
     return result.latency_ms[1] if result.latency_ms else None
+
+
+def _million_texts(result: Result) -> float | None:
+    return 1e6 / result.texts_per_second if result.texts_per_second else None
 
 
 def _lowest(
@@ -121,7 +158,7 @@ def _lowest(
 def _highest(results: list[Result], case: str, metric: str) -> str:
     first, *others = sorted(results, key=lambda one: -one.metrics[f"validation/{metric}"])
     value, on_test = (first.metrics[f"{split}/{metric}"] for split in ("validation", "test"))
-    title = title_of(metric).replace(" micro", " (micro)")
+    title = title_of(metric)
     if others and value - others[0].metrics[f"validation/{metric}"] < NOTABLE_DIFFERENCE:
         return f"{case}, use {first.title} or {others[0].title}: {title} {value:.3f} on validation, the highest, in both."
     return f"{case}, use {first.title}: {title} {value:.3f} on validation, the highest, and {on_test:.3f} on test."

@@ -13,13 +13,16 @@ from goemotions import addresses
 from goemotions.data.dataset import load_dataset
 from goemotions.errors import BadArgument
 from goemotions.models import devices, profiles
+from goemotions.models.profiles import Teacher
 from goemotions.models.records import RunRecord, TrainingRecord
 from goemotions.registry import tracking
 from goemotions.training import distributed, hardware, trainer
+from goemotions.training.loop import OnEpoch, ignore_epoch
 from goemotions.training.options import TrainOptions
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Record = TypeVar("Record", bound=RunRecord)
 
 
 def run(dataset: Path, output: Path, profile: str, options: TrainOptions) -> TrainingRecord:
@@ -42,7 +45,7 @@ def run(dataset: Path, output: Path, profile: str, options: TrainOptions) -> Tra
 
 
 def teach(dataset: Path, output: Path, teacher: str, options: TrainOptions, store: str = "") -> RunRecord:
-    """Trains one teacher with ``trainer.teach``, in one process per GPU.
+    """Trains one teacher with ``trainer.teach``, in one process per GPU, and logs to MLflow if the options name a pipeline run.
 
     Args:
         dataset, output, options, store: as ``trainer.teach`` takes them.
@@ -59,7 +62,7 @@ def teach(dataset: Path, output: Path, teacher: str, options: TrainOptions, stor
     named = profiles.teachers([teacher])
     if len(named) != 1:
         raise BadArgument(f"{teacher} names {len(named)} teachers: a step trains one, such as {named[0]}")
-    return _launch(options, trainer.teach, dataset, output, named[0], options, store)
+    return _launch(options, _teach, dataset, output, named[0], options, store)
 
 
 def _launch(options: TrainOptions, function: Callable[..., T], *arguments: Any) -> T:
@@ -70,13 +73,30 @@ def _launch(options: TrainOptions, function: Callable[..., T], *arguments: Any) 
 
 
 def _train(dataset: Path, output: Path, profile: str, options: TrainOptions) -> TrainingRecord:
-    if not (options.pipeline_run and distributed.is_first()):
-        return trainer.train(dataset, output, profile, options)
-    with tracking.step(options.pipeline_run, profile) as run:
-        run.log_dataset(load_dataset(dataset, splits=())[1])
-        record = trainer.train(dataset, output, profile, options, lambda epoch, metrics: run.log_metrics(metrics, epoch))
+    return _logged(
+        options.pipeline_run, profile, dataset, lambda on_epoch: trainer.train(dataset, output, profile, options, on_epoch)
+    )
+
+
+def _teach(dataset: Path, output: Path, teacher: Teacher, options: TrainOptions, store: str) -> RunRecord:
+    return _logged(
+        options.pipeline_run,
+        str(teacher),
+        dataset,
+        lambda on_epoch: trainer.teach(dataset, output, teacher, options, store, on_epoch),
+    )
+
+
+def _logged(pipeline_run: str, name: str, dataset: Path, train: Callable[[OnEpoch], Record]) -> Record:
+    """Trains, and logs recipe, metrics and duration to the run of that name below the pipeline run, if there is one."""
+    if not (pipeline_run and distributed.is_first()):
+        return train(ignore_epoch)
+    info = load_dataset(dataset, splits=())[1]
+    with tracking.step(pipeline_run, name) as run:
+        run.log_dataset(info)
+        record = train(lambda epoch, metrics: run.log_metrics(metrics, epoch))
         run.log_missing(record.history)
-        others = {name: getattr(record, name) for name in ("seed", "precision", "dataset_digest", "processes")}
-        run.log_parameters({**record.profile, **others})
+        others = {key: getattr(record, key) for key in ("seed", "precision", "processes")}
+        run.log_parameters({**record.profile, **others, "dataset_digest": info["digest"]})
         run.log_metrics({"best_epoch": record.best_epoch, "train_seconds": record.seconds})
     return record

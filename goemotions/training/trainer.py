@@ -103,7 +103,14 @@ def train(
 
 
 @store.raise_on_full_disk
-def teach(dataset: Path, output: Path, teacher: Teacher, options: TrainOptions, store_location: str = "") -> RunRecord:
+def teach(
+    dataset: Path,
+    output: Path,
+    teacher: Teacher,
+    options: TrainOptions,
+    store_location: str = "",
+    on_epoch: OnEpoch = ignore_epoch,
+) -> RunRecord:
     """Trains one teacher and writes the folder of its scores of the train split, or copies it from the store.
 
     Args:
@@ -112,6 +119,7 @@ def teach(dataset: Path, output: Path, teacher: Teacher, options: TrainOptions, 
         teacher: the profile and its seed.
         options: how it is trained.
         store_location: the store that keeps scores and checkpoints, by what determines them; empty for none.
+        on_epoch: called with the epoch (from 1) and its metrics.
 
     Raises:
         ModelError, TrainingError, Interrupted: as ``train`` does.
@@ -129,7 +137,7 @@ def teach(dataset: Path, output: Path, teacher: Teacher, options: TrainOptions, 
         smoothed = losses.smooth(material.train.labels, profile.hyperparameters.label_smoothing)
         train = TokenizedSplit(material.train.rows, smoothed)
         checkpoints = store_location and layout.checkpoints(store_location, "teachers", key)
-        loop = fit(material, options, stopped, profile, teacher.seed, train, checkpoints)
+        loop = fit(material, options, stopped, profile, teacher.seed, train, checkpoints, on_epoch)
         scores, record = distillation.score(loop, train), loop.record()
         if distributed.is_first():
             teachers.write(output, dataset, str(teacher), scores, [record])

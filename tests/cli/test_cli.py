@@ -323,7 +323,7 @@ def test_the_steps_of_the_quickstart_produce_a_version_that_predicts(
         "score",
     ]
     assert outputs["ingest"][0].startswith(f"{work / 'dataset'}: 240 train, 80 validation, 80 test rows, 7 labels, digest ")
-    expected = f"{work / 'minilm' / 'model'}: minilm, epoch 1 of 1, validation AUC micro 0."
+    expected = f"{work / 'minilm' / 'model'}: minilm, epoch 1 of 1, validation micro AUC 0."
     assert outputs["train"][0].splitlines()[-1].startswith(expected)
     assert "openvino-int8, " in outputs["export"][0]
     for variant, evaluated, tuned in zip(ENGINES, outputs["evaluate"], outputs["tune-thresholds"], strict=True):

@@ -85,12 +85,20 @@ def test_teachers_are_kept_in_s3_and_their_scores_are_in_the_dataset_of_the_stud
             precision="fp32",
             store=bucket,
             checkpoint_minutes=10.0,
+            pipeline_run=f"teach-{scores.uri[-3:]}",
             scores=scores,
         )
     assert len(registration.storage.children(f"{bucket}teachers/")) == 1
     assert registration.storage.children(f"{bucket}checkpoints/teachers/") == []
     assert folders[0].metadata == folders[1].metadata
     assert folders[0].metadata.keys() == {"teacher", "parameters", "seconds"}
+    # The scores of the second run are those of the first; both say in MLflow how the teacher was trained.
+    for run in ("teach-one", "teach-ain"):
+        logged_run = tracking._client().get_run(tracking.get_or_create_run(run, "minilm@4").run_id).data
+        assert logged_run.metrics["train_seconds"] == folders[0].metadata["seconds"]
+        assert {"validation/auc_micro", "train/loss", "best_epoch"} <= logged_run.metrics.keys()
+        recipe = {name: logged_run.params[name] for name in ("name", "learning_rate", "seed", "epochs")}
+        assert recipe == {"name": "minilm", "learning_rate": "0.003", "seed": "4", "epochs": "1"}
     taught = dsl.Dataset(uri=str(tmp_path / "taught"))
     combine_teachers.python_func(dsl.Dataset(uri=str(dataset)), folders[:1], taught)
     assert taught.metadata["teachers"] == "minilm@4"

@@ -35,7 +35,7 @@ def candidate(noise: float, *, seed: int = 0, latency_ms: float = 5.0) -> Candid
 def test_a_model_does_not_beat_itself() -> None:
     verdict = gate.compare(candidate(2.0), candidate(2.0), latency_budget_ms=None)
     assert not verdict.passes
-    assert verdict.reasons == ("AUC micro is not higher",)
+    assert verdict.reasons == ("micro AUC is not higher",)
     assert {name: value.difference for name, value in verdict.differences.items()} == {
         "auc_micro": 0,
         "f1_macro": 0,
@@ -53,6 +53,20 @@ def test_a_clearly_worse_model_does_not_pass() -> None:
     verdict = gate.compare(candidate(3.0, seed=2), candidate(1.0, seed=1), latency_budget_ms=None)
     assert not verdict.passes
     assert {reason.split(" ")[0] for reason in verdict.reasons} >= {"AUC", "auc_micro", "f1_macro"}
+
+
+def test_a_clearly_faster_model_may_lose_the_tolerance_if_latency_counts() -> None:
+    champion, faster = candidate(2.0, seed=1, latency_ms=10.0), candidate(2.02, seed=1, latency_ms=5.0)
+    lost = max(a - b for a, b in zip(champion.rank, faster.rank, strict=True))
+    assert 0 < lost < 0.01
+    verdict = gate.compare(faster, champion, latency_budget_ms=25.0, quality_tolerance=0.01)
+    assert verdict.passes
+    assert verdict.summary().startswith("it is clearly faster, and micro AUC changed by -0.00")
+    assert not gate.compare(faster, champion, latency_budget_ms=None, quality_tolerance=0.01).passes
+    assert not gate.compare(faster, champion, latency_budget_ms=25.0, quality_tolerance=lost / 2).passes
+    assert not gate.compare(
+        faster, candidate(2.0, seed=1, latency_ms=5.0), latency_budget_ms=25.0, quality_tolerance=0.01
+    ).passes
 
 
 def test_two_models_of_the_same_quality_do_not_replace_each_other() -> None:

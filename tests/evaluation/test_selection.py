@@ -52,14 +52,46 @@ def test_an_undecided_latency_does_not_count_and_is_named(caplog: pytest.LogCapt
     noisy = Latency(30.0, 18.0, 41.0, slowdown=3.1)
     candidates = [scores(3.0, 5), replace(scores(0.5, 0, "best"), latency=noisy), replace(scores(1.5, 0), latency=None)]
     assert select_winner(candidates, 25.0) == 1
-    assert describe_winner(candidates[1], 25.0) == (
+    assert describe_winner(candidates, 1, 25.0) == (
         "the best on validation; whether it is within the latency budget of 25 ms is undecided: 30.0 ms (18.0 to 41.0), on a busy "
         "machine (3.1 times its fastest time)"
     )
     assert "best is selected: the best on validation; whether" in caplog.text
-    assert describe_winner(candidates[2], 25.0).endswith("is undecided: not measured")
-    assert describe_winner(candidates[0], 25.0) == "the best on validation of those within the latency budget of 25 ms"
-    assert describe_winner(candidates[1], None) == "the best on validation"
+    assert describe_winner(candidates[2:], 0, 25.0).endswith("is undecided: not measured")
+    assert describe_winner(candidates[:1], 0, 25.0) == "the best on validation of those within the latency budget of 25 ms"
+    assert describe_winner(candidates, 1, None) == "the best on validation"
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "fast", "winner"),
+    [
+        (0.0, Latency.recorded(5.0), 0),
+        (0.05, Latency.recorded(5.0), 1),
+        (0.05, Latency(9.0, 5.0, 10.5), 0),
+        (0.05, Latency.recorded(11.0), 0),
+    ],
+    ids=["no tolerance", "clearly faster", "the ranges overlap", "slower"],
+)
+def test_a_clearly_faster_model_of_about_the_same_quality_wins(tolerance: float, fast: Latency, winner: int) -> None:
+    candidates = [scores(1.0, 10.0, "large"), replace(scores(1.05, 0.0, "small"), latency=fast), scores(3.0, 1.0, "bad")]
+    lost = [a - b for a, b in zip(candidates[0].rank, candidates[1].rank, strict=True)]
+    assert 0 < max(lost) < 0.05
+    assert select_winner(candidates, 25.0, tolerance) == winner
+    assert select_winner(candidates, None, tolerance) == 0
+
+
+def test_the_reason_names_what_the_faster_model_loses() -> None:
+    candidates = [scores(1.0, 10.0, "large"), scores(1.05, 5.0, "small")]
+    auc, f1 = (b - a for a, b in zip(candidates[0].rank, candidates[1].rank, strict=True))
+    assert describe_winner(candidates, 1, 25.0, 0.05) == (
+        "the fastest within the latency budget of 25 ms that is at most 0.05 below the best on validation, large: "
+        f"micro AUC {auc:+.4f}, macro F1 {f1:+.4f}, 2.0 times as fast"
+    )
+
+
+def test_a_faster_model_does_not_win_by_the_quality_of_one_over_the_budget() -> None:
+    assert select_winner([scores(1.0, 40.0), scores(1.05, 30.0)], 25.0, 0.05) == 1
+    assert select_winner([scores(1.0, 20.0), replace(scores(1.05, 0.0), latency=None)], 25.0, 0.05) == 0
 
 
 def test_a_clearly_slow_candidate_does_not_win_by_an_undecided_one() -> None:

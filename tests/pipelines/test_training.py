@@ -48,7 +48,7 @@ def test_every_parameter_is_described_and_has_a_default(pipeline: dict[str, Any]
     declared = pipeline["root"]["inputDefinitions"]["parameters"]
     assert [name for name, field in declared.items() if not field.get("description")] == []
     assert [name for name, field in declared.items() if "defaultValue" not in field and not field.get("isOptional")] == []
-    assert len(declared) == 34
+    assert len(declared) == 35
     assert declared["data"]["defaultValue"] == "hub:google-research-datasets/go_emotions:simplified"
     assert declared["models"]["defaultValue"] == ["roberta-large", "distilbert"]
 
@@ -91,8 +91,10 @@ def test_teachers_are_trained_side_by_side_before_the_models_which_learn_from_al
 
 @pytest.mark.parametrize("text", ["mpnet:2+minilm@7", '["mpnet:2", "minilm@7"]'])
 def test_teachers_are_given_by_profile_and_number(text: str) -> None:
-    given = parameters.training_arguments("sample", "minilm", {}, 0, {"teachers": text}, is_local=True)
+    given = parameters.training_arguments("sample", "minilm", {}, 0, {"teachers": text}, teachers="minilm", is_local=True)
     assert given["teachers"] == ["mpnet@1", "mpnet@2", "minilm@7"]
+    as_option = parameters.training_arguments("sample", "minilm", {}, 0, {}, teachers="mpnet:2+minilm@7", is_local=True)
+    assert as_option == given
 
 
 def test_the_package_has_the_steps_of_its_run(tmp_path: Path) -> None:
@@ -351,6 +353,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "store": ("gs://b/", "S3://b/", "s3://"),
     "model_name": ("", "it's", "a/b", 'a"b', "a:b", "-a", "a b", "a" * 101),
     "latency_budget_ms": (0.0, -1.0, float("nan")),
+    "quality_tolerance": (-0.1, 1.5),
     "deploy_namespace": ("Team", "a/b", "-a"),
     "canary_percent": (-1, 100),
     "image": ("", "https://registry.example/x:y"),

@@ -73,9 +73,9 @@ def test_the_card_has_the_metadata_of_the_hub(exported: Path) -> None:
     named = {
         (result.metric_type, result.metric_name, result.dataset_split): result.metric_value for result in data.eval_results
     }
-    assert named["f1", "F1 macro", "test"] == 0.5
+    assert named["f1", "macro F1", "test"] == 0.5
     assert {name for name, *_ in named} == set(data.metrics) == set(hugging_face.METRICS)
-    assert "| F1 macro | 0.5000 |" in card.text
+    assert "| macro F1 | 0.5000 |" in card.text
 
 
 def test_a_model_that_averages_the_tokens_is_refused(model_folder: Path, tmp_path: Path) -> None:

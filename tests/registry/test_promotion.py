@@ -101,7 +101,7 @@ def run(*arguments: str) -> Result:
 
 def test_a_better_version_is_promoted_and_a_worse_one_refused(model: str) -> None:
     with pytest.raises(
-        PromotionRefused, match=rf"version 3 is not promoted, {ALIAS} remains version 1: AUC micro is not higher"
+        PromotionRefused, match=rf"version 3 is not promoted, {ALIAS} remains version 1: micro AUC is not higher"
     ):
         promotion.promote("3", model_name=model)
     move = promotion.promote("2", model_name=model)
@@ -214,7 +214,7 @@ def test_the_command_promotes_and_writes_the_manifest(model: str, manifest: Path
     result = run("model", "promote", "2", "--model-name", model, "--file", str(manifest))
     assert result.exit_code == 0, result.output
     assert f"{ALIAS}: version 2, before it 1" in result.output
-    assert "the gate passed: AUC micro rose by 0." in result.output
+    assert "the gate passed: micro AUC rose by 0." in result.output
     assert "  note: one text takes " in result.output
     assert tracking.get_version(model, "2").source in manifest.read_text()
     back = run("model", "rollback", "--model-name", model, "--file", str(manifest))
@@ -260,7 +260,7 @@ def test_comparing_models_of_different_data_needs_the_data(
         promotion.promote(other_data.number, model_name=model, dataset=str(source))
     storage.put(other_data.dataset, bucket)
     for location in (str(other_data.dataset), str(other_data.source), bucket):
-        with pytest.raises(PromotionRefused, match="AUC micro is not higher"):
+        with pytest.raises(PromotionRefused, match="micro AUC is not higher"):
             promotion.promote(other_data.number, model_name=model, dataset=location)
 
 
@@ -268,7 +268,7 @@ def test_comparing_models_of_different_data_needs_the_data(
 def test_the_data_is_found_through_the_run_of_the_challenger(model: str, other_data: OtherData) -> None:
     tags = {tracking.SOURCE_TAG: str(other_data.source), tracking.INGEST_TAG: '{"drop_leaked": false}'}
     tracking.get_or_create_run(f"{model}-other").set_tags(tags)
-    with pytest.raises(PromotionRefused, match="AUC micro is not higher"):
+    with pytest.raises(PromotionRefused, match="micro AUC is not higher"):
         promotion.promote(other_data.number, model_name=model)
 
 

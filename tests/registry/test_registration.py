@@ -200,10 +200,10 @@ def test_the_checkpoints_of_a_run_are_removed_when_it_is_registered(
 def test_a_new_run_becomes_the_challenger(registry: Registry, candidate: Path) -> None:
     registry.register("1", candidate)
     version = registry.register("2", candidate, auto_promote=True)["cpu"]
-    assert (version["alias"], version["gate"]["reasons"]) == ("challenger-cpu", ["AUC micro is not higher"])
+    assert (version["alias"], version["gate"]["reasons"]) == ("challenger-cpu", ["micro AUC is not higher"])
     first, second, *notes = registration.describe("cpu", version).splitlines()
     assert first == f"cpu: minilm is version 2 (challenger-cpu), bundle {version['source']}"
-    assert second == "  the champion for cpu remains, because AUC micro is not higher"
+    assert second == "  the champion for cpu remains, because micro AUC is not higher"
     assert all(note.startswith("  note: ") for note in notes)
     assert (registry.alias("champion-cpu"), registry.alias("challenger-cpu")) == ("1", "2")
 

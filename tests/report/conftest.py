@@ -27,7 +27,7 @@ REGISTERED = {
         "alias": "challenger-cpu",
         "run_id": "f00d",
         "source": "s3://b/models/x/cpu/",
-        "gate": {"passes": False, "reasons": ["AUC micro is not higher"], "differences": {}},
+        "gate": {"passes": False, "reasons": ["micro AUC is not higher"], "differences": {}},
     },
 }
 

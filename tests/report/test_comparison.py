@@ -33,7 +33,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
 
 @pytest.fixture(scope="module")
 def text(compared: list[Result]) -> str:
-    return to_markdown("t", [comparison.section(compared, best(compared), OFFICIAL_DIGEST)])
+    return to_markdown("t", [*comparison.sections(compared, best(compared), OFFICIAL_DIGEST)])
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +50,16 @@ def test_every_trained_profile_is_compared_with_the_previous_system(previous: An
             scores = (precision_score, recall_score)
             for name, score in zip(("precision", "recall"), scores, strict=True):
                 expected = score(result.test.labels, predicted, average=average, zero_division=0)
-                assert previous[f"{name} {average}"][f"{result.title}, this system"] == f"{expected:.4f}"
-        assert previous["training time in s"][f"{result.title}, this system"] == f"{result.training.seconds:,.0f}"
+                assert previous[f"{average} {name}"][f"{result.title}, this system"] == f"{expected:.4f}"
+        assert previous["training time (s)"][f"{result.title}, this system"] == f"{result.training.seconds:,.0f}"
         assert previous["best epoch"][f"{result.title}, this system"] == "2 of 3"
         assert previous["parameters"][f"{result.title}, this system"] == "10"
 
 
 def test_what_the_previous_system_did_not_report_is_said_so(previous: Any) -> None:
     column = {row: cells["roberta-large, previous system"] for row, cells in previous.items()}
-    assert (column["AUC micro"], column["training time in s"], column["best epoch"]) == ("0.9045", "7,363", "1 of 10")
-    assert {column[f"{name} {average}"] for name in ("precision", "recall") for average in ("macro", "micro")} == {
+    assert (column["micro AUC"], column["training time (s)"], column["best epoch"]) == ("0.9045", "7,363", "1 of 10")
+    assert {column[f"{average} {name}"] for name in ("precision", "recall") for average in ("macro", "micro")} == {
         "not reported"
     }
     assert {cells["roberta-large, this system"] for cells in previous.values()} == {"not run"}
@@ -76,21 +76,31 @@ def test_the_differences_from_the_previous_system_are_those_of_the_figures(
     assert row[-1] == f"{400 / 1113:.2f} times"
 
 
+def test_published_results_name_source_and_thresholds_and_ours_are_beside_them(
+    text: str, markdown_tables: Any, compared: list[Result]
+) -> None:
+    header, *rows = next(table for table in markdown_tables(text) if table[0][0] == "published, test split")
+    published = [dict(zip(header, row, strict=True)) for row in rows]
+    assert all(row["thresholds"] and row["source"] for row in published)
+    ours = {row["thresholds"]: row for row in published if row["published, test split"].startswith("second (")}
+    result = best([one for one in compared if one.profile == "second"])
+    assert ours["0.5"]["macro F1"] == f"{result.metrics['test/at_0.5/f1_macro']:.4f}"
+    fitted = ours[f"{result.thresholds.strategy}, fitted on validation"]
+    assert fitted["micro F1"] == f"{result.metrics['test/f1_micro']:.4f}"
+
+
 def test_other_data_has_no_previous_system(compared: list[Result]) -> None:
-    assert "previous system" not in to_markdown("t", [comparison.section(compared, best(compared), "of other data")])
+    assert "previous system" not in to_markdown("t", comparison.sections(compared, best(compared), "of other data"))
 
 
 def sentences(results: list[Result]) -> list[str]:
-    return list(use_cases.section(results, best(results), 25.0).text)
+    return [*use_cases.recommendation(results, 25.0, 0.0).text, *use_cases.section(results, best(results)).text]
 
 
 def test_the_use_cases_name_the_model_with_the_figure(compared: list[Result]) -> None:
     text = sentences(compared)
     winner = best(compared)
-    assert any(
-        line.startswith("For many texts, or the fastest response, use first (openvino-int8): p95 latency 0.5 ms")
-        for line in text
-    )
+    assert any(line.startswith("For the fastest response, use first (openvino-int8): p95 latency 0.50 ms") for line in text)
     assert any(line.startswith("For frequent retraining, use first") and "20.0 times lower" in line for line in text)
     memory = next(line for line in text if line.startswith("For little memory"))
     assert "4 MiB" in memory
@@ -107,16 +117,15 @@ def test_other_figures_give_other_use_cases(compared: list[Result]) -> None:
         for one in compared
     ]
     assert any(
-        line.startswith("For many texts, or the fastest response, use third (torch): p95 latency 0.1 ms")
-        for line in sentences(swapped)
+        line.startswith("For the fastest response, use third (torch): p95 latency 0.10 ms") for line in sentences(swapped)
     )
 
 
 def test_a_cost_within_the_interval_is_no_clear_difference(compared: list[Result]) -> None:
     of_engines = [line for line in sentences(compared) if " instead of torch is " in line]
     assert len(of_engines) == 3
-    assert all("AUC micro +0.0000 (no clear difference)" in line and "4.0 times smaller" in line for line in of_engines)
-    fast = next(line for line in sentences(compared) if line.startswith("For many texts"))
+    assert all("micro AUC +0.0000 (no clear difference)" in line and "4.0 times smaller" in line for line in of_engines)
+    fast = next(line for line in sentences(compared) if line.startswith("For the fastest response"))
     assert "(worse)" in fast
 
 
@@ -126,17 +135,16 @@ def test_a_model_whose_latency_was_not_measured_is_not_called_fast_or_slow(compa
         for one in compared
     ]
     text = sentences(unmeasured)
-    fast = next(line for line in text if line.startswith("For many texts"))
-    assert "use first (openvino-int8): p95 latency 0.5 ms" in fast
-    assert "latency not measured" in next(line for line in text if line.startswith("For gpu"))
+    fast = next(line for line in text if line.startswith("For the fastest response"))
+    assert "use first (openvino-int8): p95 latency 0.50 ms" in fast
     assert "None" not in " ".join(text)
     assert "nan" not in " ".join(text)
 
 
 def test_the_registered_winner_is_the_one_that_is_recommended(compared: list[Result]) -> None:
     registered: Any = {"cpu": {"profile": "first", "selection": "the best on validation; the rest is too noisy"}}
-    text = list(use_cases.section(compared, best(compared), 25.0, registered).text)
-    assert "For cpu, use first (openvino-int8): the best on validation; the rest is too noisy; AUC" in "\n".join(text)
+    text = "\n".join(use_cases.recommendation(compared, registered=registered).text)
+    assert "On CPUs, serve first (openvino-int8): the best on validation; the rest is too noisy." in text
 
 
 def test_one_model_alone_is_recommended_for_all(compared: list[Result]) -> None:
@@ -147,5 +155,9 @@ def test_one_model_alone_is_recommended_for_all(compared: list[Result]) -> None:
 
 
 def test_the_page_has_the_section(markdown: str) -> None:
-    section = markdown.split("## When to take which")[1].split("\n## ")[0]
-    assert "For cpu, use minilm" in section
+    answer = markdown.split("\n## ")[1]
+    assert answer.startswith("Recommendation\n\nOn a GPU, serve minilm (torch): ")
+    assert "On CPUs, serve minilm (openvino-int8): " in answer
+    assert answer.count("- **") == 3
+    assert "accuracy-latency.svg" in answer
+    assert "|" not in answer

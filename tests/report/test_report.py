@@ -19,11 +19,11 @@ from goemotions.data.dataset import ingest, load_dataset
 from goemotions.evaluation import evaluate
 from goemotions.metrics.classification import METRICS_FILE
 from goemotions.registry.bundle import ENGINES, VARIANTS
-from goemotions.report import comparison, measurements
+from goemotions.report import comparison, measurements, use_cases
 from goemotions.report import dataset as report_dataset
 from goemotions.report.document import to_markdown
 from goemotions.report.reference import OFFICIAL_DIGEST
-from goemotions.report.result import Result
+from goemotions.report.result import Result, milliseconds
 
 FILES = ["dataset.html", "dataset.md", "figures", "report.html", "report.md", "tables"]
 
@@ -54,13 +54,13 @@ def test_the_comparison_has_the_metrics_of_scikit_learn(tables: Any, candidate: 
     test = Stored(candidate / variant, "test")
     half = test.scores >= 0.5
     assert row == {
-        "AUC micro": shown(roc_auc_score(test.labels, test.scores, average="micro")),
-        "AUC macro": shown(roc_auc_score(test.labels, test.scores, average="macro")),
-        "F1 macro": shown(f1_score(test.labels, test.predicted, average="macro", zero_division=0)),
-        "F1 micro": shown(f1_score(test.labels, test.predicted, average="micro", zero_division=0)),
-        "F1 macro at 0.5": shown(f1_score(test.labels, half, average="macro", zero_division=0)),
-        "F1 micro at 0.5": shown(f1_score(test.labels, half, average="micro", zero_division=0)),
-        "p95 ms": row["p95 ms"],
+        "micro AUC": shown(roc_auc_score(test.labels, test.scores, average="micro")),
+        "macro AUC": shown(roc_auc_score(test.labels, test.scores, average="macro")),
+        "macro F1": shown(f1_score(test.labels, test.predicted, average="macro", zero_division=0)),
+        "micro F1": shown(f1_score(test.labels, test.predicted, average="micro", zero_division=0)),
+        "macro F1 at 0.5": shown(f1_score(test.labels, half, average="macro", zero_division=0)),
+        "micro F1 at 0.5": shown(f1_score(test.labels, half, average="micro", zero_division=0)),
+        "p95 latency (ms)": row["p95 latency (ms)"],
     }
 
 
@@ -74,10 +74,14 @@ def test_scores_of_another_engine_than_the_one_that_serves_are_named(markdown: s
 def test_the_latency_is_the_measured_one(tables: Any, candidate: Path) -> None:
     export = json.loads((candidate / "onnx" / "export.json").read_text(encoding="utf-8"))
     rows = tables["model (engine)"]
-    assert rows["minilm (openvino-int8)"]["p95 ms"] == shown(export["openvino-int8"]["latency_ms_p95"])
+    assert rows["minilm (openvino-int8)"]["p95 latency (ms)"] == milliseconds(export["openvino-int8"]["latency_ms_p95"])
     if not torch.cuda.is_available():
         assert export["torch"]["latency_ms_p95"] is None
-        assert rows["minilm (torch)"]["p95 ms"] == tables["cost"]["minilm (torch)"]["p50 ms"] == "not measured"
+        assert (
+            rows["minilm (torch)"]["p95 latency (ms)"]
+            == tables["cost"]["minilm (torch)"]["median latency (ms)"]
+            == "not measured"
+        )
 
 
 def test_the_latency_on_a_gpu_is_the_one_that_evaluate_measured(candidate: Path, results: list[Result], tmp_path: Path) -> None:
@@ -88,7 +92,13 @@ def test_the_latency_on_a_gpu_is_the_one_that_evaluate_measured(candidate: Path,
     )
     export = replace(on_gpu.export, latency_ms_p50=None, latency_ms_p95=None)
     assert replace(on_gpu, export=export, artifacts=replace(on_gpu.artifacts, validation=tmp_path)).latency_ms == (4.5, 6.25)
-    text = to_markdown("t", [comparison.section([replace(on_gpu, export=export)], on_gpu, "d")])
+    text = to_markdown(
+        "t",
+        [
+            *comparison.sections([replace(on_gpu, export=export)], on_gpu, "d"),
+            use_cases.recommendation([replace(on_gpu, export=export)]),
+        ],
+    )
     assert "not measured" in text
     assert "accuracy-latency" not in text
 
@@ -166,10 +176,10 @@ def test_the_epochs_are_those_of_the_training_record(markdown: str, tables: Any,
     for row, values in zip(epochs[1:], training["history"], strict=True):
         keys = ("train/loss", "validation/loss", "validation/auc_micro", "validation/auc_macro")
         assert row == [f"{values['epoch']:.0f}", *(shown(values[key]) for key in keys)]
-    assert tables["training"]["parameters"]["value"] == str(training["parameters"])
+    assert tables["training"]["parameters"]["value"] == f"{training['parameters']:,}"
     epochs = f"{len(training['history'])} of {training['profile']['epochs']} planned, the best is {training['best_epoch']}"
     assert tables["training"]["epochs"]["value"] == epochs
-    assert tables["hyperparameter"]["learning_rate"]["value"] == f"{training['profile']['learning_rate']:g}"
+    assert tables["hyperparameter"]["learning rate"]["value"] == f"{training['profile']['learning_rate']:g}"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -203,8 +213,8 @@ def test_the_metrics_by_threshold_are_those_of_scikit_learn(tables: Any, markdow
     assert list(tables["threshold"]) == [f"{step / 10:g}" for step in range(1, 10)]
     for threshold, row in tables["threshold"].items():
         predicted = validation.scores >= float(threshold)
-        assert row["F1 macro"] == shown(f1_score(validation.labels, predicted, average="macro", zero_division=0))
-        assert row["recall micro"] == shown(recall_score(validation.labels, predicted, average="micro", zero_division=0))
+        assert row["macro F1"] == shown(f1_score(validation.labels, predicted, average="macro", zero_division=0))
+        assert row["micro recall"] == shown(recall_score(validation.labels, predicted, average="micro", zero_division=0))
 
 
 def test_the_metrics_before_calibration_are_those_of_the_uncalibrated_logits(tables: Any, candidate: Path) -> None:
@@ -259,7 +269,7 @@ def test_the_versions_and_the_reason_against_promotion_are_shown(markdown: str, 
         "alias": "challenger-cpu",
         "bundle": "s3://b/models/x/cpu/",
     }
-    assert "cpu: not promoted, because AUC micro is not higher." in markdown
+    assert "cpu: not promoted, because micro AUC is not higher." in markdown
 
 
 def test_the_best_on_validation_is_named(markdown: str, candidate: Path) -> None:
@@ -365,7 +375,7 @@ def test_the_frontier_is_shown_best_first(recorded: Any, markdown_tables: Any) -
     text = to_markdown("t", measurements.sections("of the data"))
     (table,) = markdown_tables(text)
     assert table == [
-        ["predictor", "F1 macro", "texts per second"],
+        ["predictor", "macro F1", "texts per second"],
         ["openvino-int8", "0.5485", "1,175"],
         ["bag", "0.3719", "49,250"],
     ]
@@ -380,8 +390,8 @@ def test_seeds_are_summarised_per_recipe_and_metric(recorded: Any, markdown_tabl
     recorded("seeds", rows)
     (table,) = markdown_tables(to_markdown("t", measurements.sections("of the data")))
     assert table[1:] == [
-        ["base: validation F1 macro", "0, 1", "0.5000", "0.1414", "0.4000", "0.6000"],
-        ["base: test F1 macro", "0, 1", "0.6000", "0.1414", "0.5000", "0.7000"],
+        ["base: validation macro F1", "0, 1", "0.5000", "0.1414", "0.4000", "0.6000"],
+        ["base: test macro F1", "0, 1", "0.6000", "0.1414", "0.5000", "0.7000"],
     ]
 
 

@@ -15,7 +15,7 @@ from goemotions.models.records import CalibrationRecord, ExportRecord, TrainingR
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, VARIANTS
 from goemotions.report import use_cases
-from goemotions.report.result import Result, best
+from goemotions.report.result import Result
 
 NAMES = ("a", "b", "c")
 # The noise of each profile's logits: the second is the best, the third the next best.
@@ -64,9 +64,9 @@ def write_candidate(folder: Path, profile: str, latency_ms: float) -> Path:
 @pytest.mark.parametrize(
     ("latencies", "gpu", "cpu", "reason"),
     [
-        ((5, 5, 5), "second", "second", "the best on validation of those within 25 ms"),
-        ((5, 25.1, 5), "second", "third", "the best on validation of those within 25 ms"),
-        ((40, 50, 30), "second", "third", "the fastest, since none is within 25 ms"),
+        ((5, 5, 5), "second", "second", "the best on validation of those within the latency budget of 25 ms"),
+        ((5, 25.1, 5), "second", "third", "the best on validation of those within the latency budget of 25 ms"),
+        ((40, 50, 30), "second", "third", "the fastest, since no candidate is within the latency budget of 25 ms"),
     ],
     ids=["all within", "best too slow", "none within"],
 )
@@ -82,6 +82,6 @@ def test_the_report_names_the_winners_of_registration(
     assert registered == {"gpu": gpu, "cpu": cpu}
 
     results = [Result.read(variant, one) for variant in VARIANTS for one in artifacts[variant]]
-    text = "\n".join(use_cases.section(results, best(results), 25.0).text)
-    assert f"For gpu, use {gpu} (torch): the best on validation; AUC micro" in text
-    assert f"For cpu, use {cpu} (openvino-int8): {reason}; AUC micro" in text
+    text = "\n".join(use_cases.recommendation(results, 25.0).text)
+    assert f"On a GPU, serve {gpu} (torch): the best on validation." in text
+    assert f"On CPUs, serve {cpu} (openvino-int8): {reason}" in text
