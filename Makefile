@@ -31,7 +31,7 @@ TRAINED = $(call option,--data,DATA) $(call option,--models,MODELS) $(call optio
 REFERENCE = $(if $(VERSION),$(call quoted,$(VERSION)))
 NAMED = $(call option,--model-name,MODEL_NAME)
 
-.PHONY: help setup demo test tools test-images test-faults fuzz soak docs format typecheck lint audit run score serve bench bench-full bench-serving \
+.PHONY: help setup demo test tools test-images test-faults fuzz soak docs format typecheck lint audit run score serve bench bench-full bench-serving reproduce \
 	stack-up stack-down compile submit-pipeline submit-scoring schedule images push pin-base status promote rollback isvc deploy restart kind-up cluster-test \
 	download-model export-hf retire report clean
 
@@ -91,6 +91,9 @@ bench: $(SERVICES) ## measure training, batch scoring, overhead, growth, and qua
 
 bench-full: $(SERVICES) ## the same with a million rows and every size (hours)
 	@$(BENCHMARKS) --full $(call option,--only,ONLY)
+
+reproduce: stack-up ## train and measure what the published report shows, and write it (7 hours on two cores): DATA= WEIGHTS= TEACHERS=
+	@. .local/env && $(BIN)/python -m benchmarks.reproduce $(call option,--data,DATA) $(call option,--weights,WEIGHTS) $(call option,--teachers,TEACHERS)
 
 stack-up: setup ## start MLflow and S3 on this machine if they are not running
 	@$(GOEMOTIONS) stack up
