@@ -112,6 +112,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "pods": (between(1, 1000),),
     "shadow_percent": (between(0, 100),),
     "threads": (at_least(0),),
+    "log_share": (between(0, 1),),
 }
 ADDRESSES: Mapping[str, Callable[[str, str], str]] = {
     "data": addresses.source,

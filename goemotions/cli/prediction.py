@@ -13,7 +13,7 @@ from goemotions import addresses, defaults
 from goemotions.cli.options import BUNDLE, ENGINE, LOCATION, MODEL_NAME, options_of
 from goemotions.cli.parameters import checked
 from goemotions.errors import DataError
-from goemotions.serving.limits import Limits, ShadowSettings
+from goemotions.serving.limits import Limits, LogSettings, ShadowSettings
 
 COUNT = click.IntRange(min=1)
 Record = TypeVar("Record")
@@ -138,6 +138,7 @@ def _score_file(source: str, output: str, bundle: str, model_name: str, threads:
 )
 @options_of(Limits)
 @options_of(ShadowSettings)
+@options_of(LogSettings)
 def serve(bundle: str, model_name: str, engine: str | None, batching: bool, version_number: str, **options: Any) -> None:
     """Serve a bundle by the protocols of KServe.
 
@@ -146,7 +147,7 @@ def serve(bundle: str, model_name: str, engine: str | None, batching: bool, vers
     from goemotions.registry.references import as_folder
     from goemotions.serving import server
 
-    limits, shadow = _record(Limits, options), _record(ShadowSettings, options)
+    limits, shadow, log = _record(Limits, options), _record(ShadowSettings, options), _record(LogSettings, options)
     with as_folder(bundle, model_name) as (folder, version):
         version = version_number or version
         server.serve(
@@ -158,6 +159,7 @@ def serve(bundle: str, model_name: str, engine: str | None, batching: bool, vers
                 across_requests=batching,
                 limits=limits,
                 shadow=shadow,
+                log=log,
                 **options,
             )
         )

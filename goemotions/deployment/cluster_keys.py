@@ -24,6 +24,8 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "register": (*READ_ALL, "Write:{bucket}/models/*", "Write:{bucket}/trained/*"),
     "pipeline": (*READ_ALL, *(f"Write:{{bucket}}/{prefix}/*" for prefix in ("checkpoints", "data", "labelled"))),
     "predictor": ("Read:{bucket}/models/*", "List:{bucket}/models/*"),
+    # A predictor that logs requests.
+    "requests": ("Write:{bucket}/requests/*",),
     "mlflow": tuple(f"{action}:{{bucket}}/mlflow/*" for action in ("Read", "List", "Write")),
 }
 ADMINISTRATOR = "admin"

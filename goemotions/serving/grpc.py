@@ -16,7 +16,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
 from goemotions.errors import RequestError, WorkflowError
-from goemotions.serving import connections, metrics, openinference, schema, wire
+from goemotions.serving import connections, metrics, openinference, request_ids, schema, wire
 from goemotions.serving.limits import Limits
 from goemotions.serving.service import CLIENT_GONE, Service, handle
 
@@ -86,8 +86,9 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
         self._check_model(request.model_name, request.model_version)
         parsed = openinference.from_grpc(request, self._service.limits)
         del request
-        result = await self._service.predict(parsed.texts, parsed.options)
-        context.set_trailing_metadata(self._run)
+        request_id = request_ids.answer_id(dict(context.invocation_metadata() or ()).get(request_ids.HEADER))
+        result = await self._service.predict(parsed.texts, parsed.options, request_id)
+        context.set_trailing_metadata((*self._run, (request_ids.HEADER, request_id)))
         return openinference.to_grpc(parsed, result, self._service.version, self._service.name)
 
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:

@@ -1,15 +1,18 @@
-"""The limits of one server process: each with its default, and the help text of its option of ``goemotions serve``."""
+"""The limits of a server process and its request log: defaults and help texts of options of ``goemotions serve``."""
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from goemotions import addresses
 from goemotions.errors import RequestError
 
 
-def _limit(default: float, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+def _limit(default: float | str, help: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": help, **metadata})
 
 
 @dataclass(frozen=True)
@@ -61,3 +64,18 @@ class ShadowSettings:
         metadata={"help": "Server that gets copies of requests, such as http://host:port; empty: no copies.", "type": "server"},
     )
     shadow_percent: float = field(default=0.0, metadata={"help": "Share of the requests that are copied to it, in percent."})
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    """The request log: what is logged, and where; docs/serving.md lists the options."""
+
+    log_share: float = _limit(0.0, "Share of the requests whose answers are logged, redacted; 0: no log and no feedback.")
+    log_store: str = _limit("", "Store that the log is uploaded to; empty: it stays in --log-folder.", type="location")
+    log_folder: str = _limit("", "Local folder of the log; empty: one for temporary files.")
+    log_bytes: int = _limit(64 * 2**20, "Most bytes in that folder; beyond, the oldest files are dropped.", least=2**20)
+    log_seconds: float = _limit(300.0, "Longest time until an answer is in a file of the log.")
+
+    @property
+    def folder(self) -> Path:
+        return Path(addresses.path(self.log_folder, "--log-folder") or Path(tempfile.gettempdir(), "request-log-goemotions"))

@@ -59,6 +59,10 @@ SHADOW_LABELS = Counter(
 SHADOW_SCORES = Histogram(
     "goemotions_shadow_score_difference", "Largest difference of a score, per text", ["version"], buckets=DIFFERENCES
 )
+LOGGED = Counter("goemotions_request_log_rows_total", "Answers and feedback in the request log", ["kind"])
+LOG_DROPPED = Counter("goemotions_request_log_dropped_rows_total", "Rows that are not in the request log", ["reason"])
+LOG_DROPPED_FILES = Counter("goemotions_request_log_dropped_files_total", "Oldest files, dropped from a full folder")
+LOG_UPLOADED = Counter("goemotions_request_log_uploaded_files_total", "Files of the request log that the store has")
 MODEL = Gauge(
     "goemotions_model_info",
     "The model that is served, and what computes its scores",

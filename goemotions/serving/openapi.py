@@ -21,9 +21,10 @@ ERRORS = {
     503: "The engine stopped",
     504: "Scoring took too long",
 }
-REQUESTS = (schema.V1Request, schema.V2Request)
+FEEDBACK_PATH = "/v1/feedback"
+REQUESTS = (schema.V1Request, schema.V2Request, schema.FeedbackRequest)
 RESPONSES = (
-    *(schema.V1Response, schema.V2Response, schema.ErrorResponse),
+    *(schema.V1Response, schema.V2Response, schema.FeedbackResponse, schema.ErrorResponse),
     *(v2.ServerLiveResponse, v2.ServerReadyResponse, v2.ServerMetadataResponse),
     *(v2.ListModelsResponse, v2.ModelReadyResponse, v2.ModelMetadataResponse),
 )
@@ -53,6 +54,7 @@ def document(name: str, version: str) -> dict[str, Any]:
         **dict.fromkeys(v2_paths(name, version), _get("The model: its tensors", v2.ModelMetadataResponse)),
         f"{v1_path(name)}:predict": _post("Label texts (V1)", schema.V1Request, schema.V1Response),
         **dict.fromkeys(v2_paths(name, version, "/infer"), infer),
+        FEEDBACK_PATH: _feedback(),
         "/metrics": {
             "get": {
                 "summary": "Prometheus metrics",
@@ -83,6 +85,15 @@ def _post(summary: str, request: type[BaseModel], response: type[BaseModel]) -> 
     responses |= {str(status): _content(text, _reference(schema.ErrorResponse)) for status, text in ERRORS.items()}
     body = {"required": True, "content": {JSON: {"schema": _reference(request)}}}
     return {"post": {"summary": summary, "requestBody": body, "responses": responses}}
+
+
+def _feedback() -> dict[str, Any]:
+    operation = _post("Labels of a user for a text that was answered", schema.FeedbackRequest, schema.FeedbackResponse)
+    operation["post"]["responses"] |= {
+        "200": _content("The feedback was received", _reference(schema.FeedbackResponse)),
+        "404": _content("The server keeps no request log", _reference(schema.ErrorResponse)),
+    }
+    return operation
 
 
 def _content(text: str, content: dict[str, Any], media_type: str = JSON) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from goemotions.errors import RequestError
-from goemotions.serving import bodies, metrics, openapi, openinference, schema, shadow
+from goemotions.serving import bodies, metrics, openapi, openinference, request_ids, schema, shadow
 from goemotions.serving.bodies import BINARY, Handler, RequestLimiter
 from goemotions.serving.openapi import JSON
 from goemotions.serving.openinference import BINARY_HEADER
@@ -85,31 +85,42 @@ def _inference(service: Service) -> list[Route]:
     async def predict(request: Request, body: bytes) -> Response:
         parsed = await bodies.parse(lambda: schema.parse(schema.V1Request, body, service.limits), body)
         options = (parsed.parameters or schema.Parameters()).options()
-        result = await service.predict(parsed.instances, options, is_copy=_is_copy(request))
+        result = await service.predict(parsed.instances, options, request.state.id, is_copy=_is_copy(request))
         return _json({"predictions": result.predictions, "model_name": service.name, "model_version": service.version})
 
     async def infer(request: Request, body: bytes) -> Response:
         header_length = request.headers.get(BINARY_HEADER)
         parsed = await bodies.parse(lambda: openinference.from_rest(body, header_length, service.limits), body)
-        result = await service.predict(parsed.texts, parsed.options, is_copy=_is_copy(request))
+        result = await service.predict(parsed.texts, parsed.options, request.state.id, is_copy=_is_copy(request))
         content, tensors = openinference.to_rest(parsed, result, service.version, service.name)
         if not tensors:
             return _json(content)
         head = orjson.dumps(content)
         return Response(head + tensors, headers={BINARY_HEADER: str(len(head))}, media_type=BINARY)
 
+    async def feedback(request: Request, body: bytes) -> Response:
+        if service.log is None:
+            raise RequestError("this server keeps no request log, so it takes no feedback: start it with --log-share", 404)
+        parsed = await bodies.parse(lambda: schema.parse(schema.FeedbackRequest, body, service.limits), body)
+        is_logged = service.log.add_feedback(parsed.id, parsed.index, parsed.labels)
+        return _json({"id": parsed.id, "index": parsed.index, "logged": is_logged})
+
     limiter = RequestLimiter(service.limits)
 
     def endpoint(protocol: str, handler: Handler) -> Any:
         async def respond(request: Request) -> Response:
+            request.state.id = request_ids.answer_id(request.headers.get(request_ids.HEADER))
             try:
-                return await handle("copy" if _is_copy(request) else protocol, limiter.handle(request, handler))
+                response = await handle("copy" if _is_copy(request) else protocol, limiter.handle(request, handler))
             except RequestError as error:
-                return _error(error)
+                response = _error(error)
+            response.headers[request_ids.HEADER] = request.state.id
+            return response
 
         return respond
 
     return [
+        Route(openapi.FEEDBACK_PATH, endpoint("feedback", feedback), methods=["POST"]),
         Route(f"{openapi.v1_path(service.name)}:predict", endpoint("v1", predict), methods=["POST"]),
         *(
             Route(path, endpoint("v2", infer), methods=["POST"])

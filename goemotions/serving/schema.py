@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from goemotions.errors import RequestError
 from goemotions.prediction.predictor import Options
 from goemotions.serving.limits import Limits
+from goemotions.serving.request_ids import ID
 
 
 def _integer(value: Any) -> Any:
@@ -178,6 +179,24 @@ class V2Response(BaseModel):
     id: str | None = None
     outputs: list[V2OutputTensor]
     parameters: Annotated[dict[str, Any] | None, Field(description='"truncated": positions of the texts that were cut.')] = None
+
+
+class FeedbackRequest(_Strict):
+    id: Annotated[str, Field(pattern=f"^{ID.pattern}$", description="The x-request-id of the answer.")]
+    index: Annotated[int, Field(ge=0, lt=2**31, description="The position of the text in its request."), INTEGER] = 0
+    labels: Annotated[
+        list[str],
+        Field(fail_fast=True, min_length=1, max_length=MAX_CONTAINERS, description="The labels that are right for the text."),
+    ]
+
+
+class FeedbackResponse(BaseModel):
+    id: str
+    index: int
+    logged: Annotated[
+        bool,
+        Field(description="False if the answer is not in the log, which has a share of the requests; the labels are not kept."),
+    ]
 
 
 class ErrorResponse(BaseModel):

@@ -26,11 +26,13 @@ from goemotions import defaults
 from goemotions.errors import WorkflowError
 from goemotions.models import devices
 from goemotions.serving import workers
-from goemotions.serving.limits import Limits, ShadowSettings
+from goemotions.serving.limits import Limits, LogSettings, ShadowSettings
 
 if TYPE_CHECKING:
     # At run time only where it is used: a worker imports the metrics after their files exist.
+    from goemotions.prediction.predictor import Predictor
     from goemotions.serving.http import Connections
+    from goemotions.serving.request_log import RequestLog
 
 logger = logging.getLogger(__name__)
 # Connections that wait to be accepted, and files beside those of connections.
@@ -60,6 +62,7 @@ class Settings:
     across_requests: bool = True
     limits: Limits = field(default_factory=Limits)
     shadow: ShadowSettings = field(default_factory=ShadowSettings)
+    log: LogSettings = field(default_factory=LogSettings)
 
 
 def serve(settings: Settings) -> None:
@@ -128,7 +131,12 @@ def create_app(settings: Settings, connections: Connections, pipe: multiprocessi
     threads = settings.threads or max(1, engines.cpus() // settings.workers)
     predictor = Predictor.load(settings.folder, engine=settings.engine, threads=threads, is_verified=True)
     service = Service(
-        predictor, settings.version, settings.limits, name=settings.name, across_requests=settings.across_requests
+        predictor,
+        settings.version,
+        settings.limits,
+        name=settings.name,
+        across_requests=settings.across_requests,
+        log=_request_log(settings, predictor),
     )
     if settings.shadow.shadow_url and settings.shadow.shadow_percent:
         service.shadow = Shadow(settings.shadow, settings.name, service.labels)
@@ -164,6 +172,16 @@ def create_app(settings: Settings, connections: Connections, pipe: multiprocessi
         closing.join(END_SECONDS)
 
     return rest.create_app(service, lifespan, page.routes(service) if settings.page else ())
+
+
+def _request_log(settings: Settings, predictor: Predictor) -> RequestLog | None:
+    if not settings.log.log_share:
+        return None
+    from goemotions.data.request_log import Labels
+    from goemotions.serving.request_log import RequestLog
+
+    labels = Labels(predictor.bundle.taxonomy.names, predictor.bundle.thresholds.values)
+    return RequestLog(settings.log, settings.name, settings.version, labels, settings.workers)
 
 
 class _Draining:

@@ -25,6 +25,8 @@ from goemotions.serving.batching import Batcher
 from goemotions.serving.limits import Limits
 
 if TYPE_CHECKING:
+    # The log needs pyarrow, which a server without one does not import.
+    from goemotions.serving.request_log import RequestLog
     from goemotions.serving.shadow import Shadow
 
 logger = logging.getLogger(__name__)
@@ -50,15 +52,24 @@ class Service:
         limits: the limits of a request and of the queue.
         name: of the model, in paths, responses and metrics.
         across_requests: whether texts of several requests may share a batch.
+        log: of answers and feedback; None if none is kept.
     """
 
     def __init__(
-        self, predictor: Predictor, version: str, limits: Limits, *, name: str = MODEL_NAME, across_requests: bool = True
+        self,
+        predictor: Predictor,
+        version: str,
+        limits: Limits,
+        *,
+        name: str = MODEL_NAME,
+        across_requests: bool = True,
+        log: RequestLog | None = None,
     ) -> None:
         self.predictor = predictor
         self.name = name
         self.version = version
         self.limits = limits
+        self.log = log
         self.labels = predictor.bundle.taxonomy.names
         self.is_draining = False
         # Of several worker processes.
@@ -81,8 +92,8 @@ class Service:
     def is_ready(self) -> bool:
         return self.is_live and not self.is_draining and not self.has_hung_peer
 
-    async def predict(self, texts: Sequence[str], options: Options, *, is_copy: bool = False) -> Result:
-        """Labels the texts of one request, in order; the same for every protocol.
+    async def predict(self, texts: Sequence[str], options: Options, request_id: str = "", *, is_copy: bool = False) -> Result:
+        """Labels the texts of one request, in order; the same for every protocol. Without an id they are not logged.
 
         A request that is a copy of another one is neither copied nor counted as traffic.
 
@@ -104,8 +115,11 @@ class Service:
                 self._counters[label].inc(count)
             metrics.TRUNCATED.inc(int(truncated.sum()))
             if self.shadow:
-                self.shadow.offer(texts, options, probabilities, predictions)
-        return Result(probabilities, predictions)
+                self.shadow.offer(texts, options, probabilities, predictions, request_id)
+        result = Result(probabilities, predictions)
+        if self.log and request_id:
+            self.log.add_answers(request_id, texts, result)
+        return result
 
     def metadata(self) -> dict[str, Any]:
         """The model's metadata in Open Inference's form."""
@@ -121,8 +135,10 @@ class Service:
         }
 
     def close(self) -> None:
-        """Ends the workers once the queue is empty."""
+        """Ends the workers once the queue is empty, and the log."""
         self._batcher.close()
+        if self.log:
+            self.log.close()
 
 
 async def handle(protocol: str, handler: Awaitable[T]) -> T:

@@ -1,7 +1,7 @@
 """A copy of a sample of the requests to another server, a challenger: its answers are compared and counted, and never returned.
 
 A response waits for nothing here: it is queued when it is ready, and dropped if the queue is full. A copy has the texts and the
-parameters of its request, no header of it, and one that says that it is a copy: a copy is not copied again.
+parameters of its request, of its headers the id alone, and one that says that it is a copy: a copy is not copied again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import orjson
 
 from goemotions.prediction.predictor import Options, Prediction
-from goemotions.serving import metrics, openapi, schema
+from goemotions.serving import metrics, openapi, request_ids, schema
 from goemotions.serving.limits import ShadowSettings
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ class _Copy:
     options: Options
     probabilities: np.ndarray = field(repr=False)
     predictions: Sequence[Prediction] = field(repr=False)
+    request_id: str = ""
 
 
 class Shadow:
@@ -61,13 +62,18 @@ class Shadow:
             threading.Thread(target=self._work, name=f"shadow-{number}", daemon=True).start()
 
     def offer(
-        self, texts: Sequence[str], options: Options, probabilities: np.ndarray, predictions: Sequence[Prediction]
+        self,
+        texts: Sequence[str],
+        options: Options,
+        probabilities: np.ndarray,
+        predictions: Sequence[Prediction],
+        request_id: str = "",
     ) -> None:
         """Queues a copy of a request if it is in the sample; drops it if the queue is full. The first texts of a large one suffice."""
         if random.random() >= self._share:
             return
         try:
-            self._queue.put_nowait(_Copy(texts[:TEXTS], options, probabilities[:TEXTS], predictions[:TEXTS]))
+            self._queue.put_nowait(_Copy(texts[:TEXTS], options, probabilities[:TEXTS], predictions[:TEXTS], request_id))
         except queue.Full:
             metrics.SHADOW_REQUESTS.labels("dropped").inc()
 
@@ -94,7 +100,9 @@ class Shadow:
         if copy.options.top_k is not None:
             parameters["top_k"] = copy.options.top_k
         body = orjson.dumps({"instances": copy.texts, "parameters": parameters})
-        connection.request("POST", self._path, body, {"Content-Type": openapi.JSON, HEADER: "shadow"})
+        # In the request logs of both servers, the answers to a text have one id.
+        given = {request_ids.HEADER: copy.request_id} if copy.request_id else {}
+        connection.request("POST", self._path, body, {"Content-Type": openapi.JSON, HEADER: "shadow", **given})
         response = connection.getresponse()
         content = response.read(ANSWER_BYTES + 1)
         if response.status != 200 or len(content) > ANSWER_BYTES:

@@ -26,3 +26,8 @@ def teacher(store: str, key: str) -> str:
 def trained(store: str, pipeline_run: str, profile: str) -> str:
     """A trained model with its metrics and predictions, whether it won or not (``registry.trained``)."""
     return join(store, "trained", pipeline_run, profile)
+
+
+def requests(store: str, model_name: str) -> str:
+    """The request log of a model, by version and hour (``data.request_log``)."""
+    return join(store, "requests", model_name)

@@ -76,12 +76,29 @@ def _backend(location: str) -> Backend:
     return S3Backend(location)
 
 
+def connect(location: str) -> None:
+    """Prepares a location, without a request to it, so that the first one takes no longer than others.
+
+    Raises:
+        BadAddress: the location, or the endpoint of S3, has an unknown form.
+    """
+    if is_s3(location):
+        from goemotions.storage import s3
+
+        s3.client()
+
+
 def put(folder: Path, location: str) -> None:
     """Copies every file of a folder to a location, the manifest last: until then no reader takes the copy for complete."""
     backend = _backend(location)
     files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: (path.name == manifest.NAME, path))
     for path in files:
         backend.upload(path, path.relative_to(folder).as_posix())
+
+
+def upload(path: Path, location: str, name: str) -> None:
+    """Copies one file to a location, under a name below it."""
+    _backend(location).upload(path, name)
 
 
 def fetch(location: str, folder: Path) -> Path:

@@ -65,12 +65,13 @@ def may(request: Callable[[], Any]) -> bool:
     return True
 
 
-PREFIXES = ("models", "trained", "checkpoints", "data", "labelled", "mlflow", "modelsx")
-READS = {"register": {*PREFIXES}, "pipeline": {*PREFIXES}, "predictor": {"models"}, "mlflow": {"mlflow"}}
+PREFIXES = ("models", "trained", "checkpoints", "data", "labelled", "requests", "mlflow", "modelsx")
+READS = {"register": {*PREFIXES}, "pipeline": {*PREFIXES}, "predictor": {"models"}, "requests": set(), "mlflow": {"mlflow"}}
 WRITES = {
     "register": {"models", "trained"},
     "pipeline": {"checkpoints", "data", "labelled"},
     "predictor": set(),
+    "requests": {"requests"},
     "mlflow": {"mlflow"},
 }
 

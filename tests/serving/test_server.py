@@ -127,6 +127,16 @@ def test_the_documented_limits_are_the_defaults() -> None:
         assert f"| `--{name.replace('_', '-')}` | {value:{',' if isinstance(value, int) else 'g'}} |" in page
 
 
+def test_without_a_request_log_answers_have_ids_and_feedback_is_refused(server: Server) -> None:
+    status, headers, _ = server.request("POST", "/v1/models/mine:predict", json.dumps({"instances": ["a"]}))
+    assert (status, len(headers["x-request-id"])) == (200, 32)
+    feedback = {"id": headers["x-request-id"], "labels": ["glee"]}
+    status, _, body = server.request("POST", "/v1/feedback", json.dumps(feedback))
+    assert status == 404
+    assert "keeps no request log" in json.loads(body)["error"]
+    assert not any("goemotions_request_log" in name and "_total" in name and value for name, value in server.metrics().items())
+
+
 def test_environment_variables_set_options(server: Server) -> None:
     assert server.predict(instances=["a"] * 3)[0] == 413
     assert server.request("GET", "/")[0] == 404

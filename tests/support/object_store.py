@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.server
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -98,7 +99,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         shown = behaviour.tag(tag)
         if wanted.get("If-Match", shown) != shown:
             return error(*PRECONDITION)
-        return 200, {"ETag": shown, "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}, objects[key]
+        start, end = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "bytes=0-99999999")).groups()
+        content = objects[key][int(start) : int(end) + 1]
+        return (
+            206 if "Range" in self.headers else 200,
+            {"ETag": shown, "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"},
+            content,
+        )
 
     def listing(self, bucket: str, prefix: str) -> tuple[int, dict[str, str], bytes]:
         keys = sorted(key.removeprefix(f"{bucket}/") for key in self.server.objects if key.startswith(f"{bucket}/{prefix}"))

@@ -1,0 +1,83 @@
+"""Personal data in texts, replaced by masks such as the data set's own ``[NAME]``.
+
+Patterns, no model: docs/security.md says what is recognized and what is not.
+"""
+
+from __future__ import annotations
+
+import re
+
+# Longer texts are cut before: no model reads more, and it bounds the time of every pattern.
+MAX_CHARACTERS = 1000
+INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
+DOMAINS = "com|org|net|edu|gov|info|io|co|me|dev|app|uk|us|ca|au|de|fr|es|it|nl|eu|ch|at|in|jp|ru|br"
+AT, DOT = r" ?[(\[{]? ?\bat\b ?[)\]}]? ?", r" ?[(\[{]? ?\bdot\b ?[)\]}]? ?"
+IPV6 = r"(?:(?:[0-9a-f]{1,4}:){3,7}|(?:[0-9a-f]{1,4}:){1,6}:)(?:[0-9a-f]{1,4}:?){0,6}"
+# A ratio or a time of day is none.
+NUMBER = r"(?!\d{1,2}[/:]\d{1,2}(?![\d/:.-]))(?<![\d/:])[+(]{0,2}\d(?:[ ().,/:–-]{0,2}\d){3,}"
+# In this order, since a URL may hold an address. Each pattern is tried on texts with one of its marks, in lower case.
+PATTERNS = tuple(
+    (marks, re.compile(pattern, re.IGNORECASE), mask)
+    for marks, pattern, mask in (
+        (("://", "www."), r"(?<!\w)(?:(?:https?|ftp)://|www\.)[^\s<>\"']+", "[URL]"),
+        (("@", "＠"), r"(?<![\w.+%-])[\w.+%-]{1,64}[@＠][\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", "[EMAIL]"),
+        (("dot",), rf"(?<![\w.+-])[\w.+-]{{1,64}}{AT}[\w-]{{1,63}}{DOT}(?:{DOMAINS})\b", "[EMAIL]"),
+        ((".",), rf"(?<![\w.-])(?:[a-z0-9-]{{1,63}}\.){{1,4}}(?:{DOMAINS})\b(?:/[^\s<>\"']*)?", "[URL]"),
+        ((".",), r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\d)", "[IP]"),
+        ((":",), rf"(?<![\w:]){IPV6}(?![\w:])", "[IP]"),
+        (("u/", "user/"), r"(?<![\w/])/?(?:u|user)/[\w-]{2,64}", "[HANDLE]"),
+        (("@", "＠"), r"(?<!\w)[@＠][\w.-]{1,64}", "[HANDLE]"),
+        (("#",), r"(?<!\w)\w{2,32}#\d{4}(?!\d)", "[HANDLE]"),
+        (("",), NUMBER, "[NUMBER]"),
+    )
+)
+
+UPPER = "A-ZÀ-ÖØ-ÞĀĂĄĆĈČĎĐĒĖĘĚĞĢĪĮİĶŁĻŃŅŇŌŐŘŚŞŠŤŪŮŰŲŹŻŽΑ-ΩА-ЯЁ"
+LOWER = "a-zß-öø-ÿāăąćĉčďđēėęěğģīįıķłļńņňōőřśşšťūůűųźżžα-ωа-яё"
+NAME = rf"(?:[{UPPER}]['’])?[{UPPER}][{LOWER}]+(?:[-'’]?[{UPPER}][{LOWER}]+)*"
+NAMES = re.compile(rf"(?<![\w\['’]){NAME}(?:[ \t](?:(?:van|von|de|der|del|da|di|bin|al) )?{NAME}|[ \t][{UPPER}]\.)*")
+OWN_NAME = re.compile(r"\b(my name(?:['’]?s| is)) (?!\[)[^\W\d_]+", re.IGNORECASE)
+WITHIN_SENTENCE = re.compile(rf"[{LOWER}\d,;][ \t]$")
+RELATIVES = "brother|sister|mother|father|son|daughter|wife|husband|friend|boyfriend|girlfriend|cousin|boss|coworker|neighbou?r"
+CUE = re.compile(
+    rf"(?<!\w)(?:name(?:['’]?s| is| was)|call(?:ed)? me|called|named|mrs?\.?|ms\.?|miss|dr\.?|prof\.?|sir|madam|uncle|aunt(?:ie)?|"
+    rf"grandma|grandpa|(?:{RELATIVES}),?|dear|hi|hey|hello|thanks,?|thank you,?|cheers,?|regards,?|sincerely,?|love,|signed,?|"
+    r"i['’]?m|i am|this is)[ \t]$",
+    re.IGNORECASE,
+)
+# Words that are capitalized, also within sentences, and name no person.
+ORDINARY_WORDS = (
+    "Monday Tuesday Wednesday Thursday Friday Saturday Sunday January February March April May June July August September October "
+    "November December Christmas Easter Halloween Thanksgiving Birthday God Jesus Lord Reddit Google Facebook Twitter Youtube "
+    "Instagram Internet English Spanish French German American British Canadian European Asian African Indian Chinese Japanese Russian "
+    "Mexican America Europe Canada China Year Day World Man People Mom Dad Mother Father Bro Dude Guy Guys Buddy Friend "
+    "The This That These Those It He She They We You My Your His Her Our Their What Who Why How When Where There Here If But And Or So "
+    "Not No Yes Yeah Oh Ok Okay Well Just Please Thanks Thank Sorry Good Great Happy Nice Love Lol Wow Mr Mrs Ms Dr Is Are Was Do Does "
+    "Did Can Could Will Would Should All Every Some Any One To In On At Of For From With As By Be Have Has Had Get Go Let Stop Edit "
+    "Hi Hey Hello Dear Cheers Regards Sincerely Signed Especially Seriously Honestly Maybe Never Always"
+)
+ORDINARY = frozenset(ORDINARY_WORDS.split())
+
+
+def redact(text: str) -> str:
+    """A text of at most ``MAX_CHARACTERS`` with masks in place of what looks like personal data."""
+    text = INVISIBLE.sub("", text[: 2 * MAX_CHARACTERS])
+    if len(text) > MAX_CHARACTERS:
+        # At a space: half an address would not be recognized.
+        text = text[:MAX_CHARACTERS].rpartition(" ")[0] or text[:MAX_CHARACTERS]
+    lowered = text.lower()
+    for marks, pattern, mask in PATTERNS:
+        if any(mark in lowered for mark in marks):
+            text = pattern.sub(mask, text)
+    text = NAMES.sub(_mask_name, text)
+    return OWN_NAME.sub(r"\1 [NAME]", text) if "name" in lowered else text
+
+
+def _mask_name(match: re.Match[str]) -> str:
+    """Capitalized words, with a mask for a name: within a sentence or after a cue one word is taken for a name, elsewhere two are."""
+    words, start = match[0].split(" "), match.start()
+    names = [at for at, word in enumerate(words) if word not in ORDINARY]
+    before = match.string[max(start - 24, 0) : start]
+    if not names or (len(names) == 1 and not (names[0] or WITHIN_SENTENCE.search(before) or CUE.search(before))):
+        return match[0]
+    return " ".join([*words[: names[0]], "[NAME]", *words[names[-1] + 1 :]])

@@ -1,0 +1,141 @@
+"""The request log of the server: the Parquet files of its answers and of the feedback to them, by version and hour.
+
+    <store>/requests/<model>/<version>/date=2026-01-31/hour=09/part-<worker>-<number>.parquet       answers
+    <store>/requests/<model>/<version>/date=2026-01-31/hour=09/feedback-<worker>-<number>.parquet   feedback
+
+The metadata of each file hold the labels of the version and their thresholds. Files are read batch by batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from goemotions.data import tables
+from goemotions.errors import DataError
+from goemotions.storage import layout, store
+from goemotions.storage.backend import File
+
+ANSWERS, FEEDBACK = "part", "feedback"
+TIME = pa.timestamp("us", "UTC")
+KEY = [("id", pa.string()), ("index", pa.int32()), ("time", TIME), ("version", pa.string())]
+LABELS = ("labels", pa.list_(pa.string()))
+SCHEMAS = {
+    # Scores are in the order of the labels in the metadata.
+    ANSWERS: pa.schema([*KEY, ("text", pa.string()), LABELS, ("scores", pa.list_(pa.float32())), ("truncated", pa.bool_())]),
+    FEEDBACK: pa.schema([*KEY, LABELS]),
+}
+PATH = re.compile(r"(?P<version>[^/]+)/date=(?P<date>[\d-]{10})/hour=(?P<hour>\d\d)/(?P<kind>part|feedback)-[^/]+\.parquet")
+METADATA = b"goemotions"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a version in their order, and their thresholds."""
+
+    names: tuple[str, ...]
+    thresholds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of the log: its kind, version and hour, which begins at ``start``."""
+
+    file: File
+    kind: str
+    version: str
+    start: datetime
+
+
+def is_logged(request_id: str, share: float) -> bool:
+    """Whether the answers of a request are in a log with this share: decided by its id alone, so that every process agrees."""
+    drawn = int.from_bytes(hashlib.blake2b(request_id.encode(), digest_size=8).digest(), "big")
+    return drawn < share * 2**64
+
+
+def name(kind: str, version: str, hour: datetime, worker: str, number: int) -> str:
+    """The name of a file below the log of a model."""
+    return f"{path_of(version)}/date={hour:%Y-%m-%d}/hour={hour:%H}/{kind}-{worker}-{number:06}.parquet"
+
+
+def path_of(version: str) -> str:
+    """A version as the name of a folder."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", version)[:100] or "unknown"
+
+
+def table(kind: str, rows: Sequence[Mapping[str, Any]], labels: Labels) -> pa.Table:
+    """Rows as they are stored; ``time`` in seconds since 1970."""
+    timed = [{**row, "time": int(row["time"] * 1e6)} for row in rows]
+    metadata = {METADATA: json.dumps({"labels": labels.names, "thresholds": labels.thresholds})}
+    return pa.Table.from_pylist(timed, SCHEMAS[kind]).replace_schema_metadata(metadata)
+
+
+class LogReader:
+    """The log of a model, for reading.
+
+    Args:
+        location: the store, or the server's folder if it has no store.
+        model_name: the model.
+        since, until: hours that begin before, or at and after, are left out.
+    """
+
+    def __init__(self, location: str, model_name: str, since: datetime | None = None, until: datetime | None = None) -> None:
+        self.location = layout.requests(location, model_name)
+        parts = (_part(file) for file in store.files(self.location))
+        first, end = since or datetime.min.replace(tzinfo=UTC), until or datetime.max.replace(tzinfo=UTC)
+        self.parts = sorted(
+            (part for part in parts if part and first <= part.start < end), key=lambda part: (part.start, part.file.name)
+        )
+
+    def labels(self) -> dict[str, Labels]:
+        """The labels and thresholds of each version, those of its newest file.
+
+        Raises:
+            DataError: there are no answers, or two versions have other labels.
+        """
+        newest = {part.version: part for part in self.parts if part.kind == ANSWERS}
+        if not newest:
+            raise DataError(f"{self.location} has no answers of that time: check the store, --model-name and the hours")
+        found = {version: self._labels(part) for version, part in newest.items()}
+        first, *others = found.items()
+        for version, labels in others:
+            if labels.names != first[1].names:
+                raise DataError(f"the versions {first[0]} and {version} have other labels: choose the hours of one of them")
+        return found
+
+    def rows(self, kind: str, version: str = "") -> Iterator[dict[str, Any]]:
+        """The rows of a kind, oldest hours first, and of a version if one is given; ``scores`` is float32 [labels]."""
+        for part in self.parts:
+            if part.kind == kind and version in ("", part.version):
+                with store.open_file(self.location, part.file.name, part.file) as file:
+                    for batch in tables.open_parquet(file, part.file.name).iter_batches(tables.CHUNK):
+                        yield from map(_row, batch.to_pylist())
+
+    def _labels(self, part: Part) -> Labels:
+        with store.open_file(self.location, part.file.name, part.file) as file:
+            schema = tables.open_parquet(file, part.file.name).schema_arrow
+        try:
+            content = json.loads((schema.metadata or {})[METADATA])
+            return Labels(tuple(content["labels"]), tuple(content["thresholds"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{self.location}{part.file.name} is no file of a request log: remove it") from error
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "scores": np.asarray(row["scores"], dtype=np.float32)} if "scores" in row else row
+
+
+def _part(file: File) -> Part | None:
+    match = PATH.fullmatch(file.name)
+    if not match:
+        return None
+    start = datetime.strptime(f"{match['date']} {match['hour']}", "%Y-%m-%d %H").replace(tzinfo=UTC)
+    return Part(file, match["kind"], match["version"], start)

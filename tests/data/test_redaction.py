@@ -1,0 +1,89 @@
+"""Masks of personal data: planted in sentences, per kind; what docs/security.md states is what is measured here."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from goemotions.data.redaction import MAX_CHARACTERS, redact
+
+NAMES = ["Alice", "Oluwaseun", "Łukasz", "Jean-Luc", "O'Brien", "Иван", "McKenna"]
+FULL_NAMES = ["Maria Gonzalez", "Dirk van Dijk", "Thomas J. Hale", "Siobhan O'Connor"]
+# Planted values by kind, and the sentences that they stand in.
+PLANTED: dict[str, tuple[list[str], list[str]]] = {
+    "e-mail addresses": (
+        ["jo@example.org", "first.last+tag@mail.example.co.uk", "jo at example dot com", "jo (at) example (dot) org"],
+        ["write to {} please", "{}", "My address is {}."],
+    ),
+    "links": (
+        ["https://example.org/u?id=7", "www.example.net/me", "HTTP://EXAMPLE.ORG", "blog.example.com/about"],
+        ["look at {} now", "{}", "It is here: {}"],
+    ),
+    "IP addresses": (
+        ["192.0.2.17", "2001:db8::8a2e:370:7334", "fe80:0:0:0:204:61ff:fe9d:f156", "2001:db8::"],
+        ["my server is {} now", "{}", "ban {} please"],
+    ),
+    "handles": (
+        ["@some_one", "@a.b", "u/Some-One", "/u/someone", "user/someone", "someone#1234"],
+        ["ask {} about it", "{}", "Thanks, {}!"],
+    ),
+    "numbers": (
+        ["+1 (555) 010-9999", "555-0199", "078-05-1120", "4111 1111 1111 1111", "12/05/1987", "1987", "٠١٢٣٤٥٦", "10115"],
+        ["call {} today", "{}", "It was {}, I think"],
+    ),
+    "names within a sentence": ([*NAMES, *FULL_NAMES], ["today {} laughed", "I told {} about it", "so, {} knows"]),
+    "names after a cue": (
+        [*NAMES, *FULL_NAMES],
+        ["I'm {}", "My name is {}", "Thanks {}", "Dear {}", "Mr. {}", "my brother {}", "Hey {}, stop", "Love, {}"],
+    ),
+    "full names at the start": (FULL_NAMES, ["{} laughed", "Well. {} laughed"]),
+    "a first name at the start": (NAMES, ["{} laughed", "Well. {} laughed"]),
+    "names in lower case": ([name.lower() for name in NAMES], ["today {} laughed", "thanks {}"]),
+}
+# Share of the planted values that are masked; the last two are the limits of patterns.
+RECALL = dict.fromkeys(PLANTED, 1.0) | {"a first name at the start": 0.0, "names in lower case": 0.0}
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_planted_values_are_masked_as_often_as_stated(kind: str) -> None:
+    values, sentences = PLANTED[kind]
+    planted = [(value, sentence.format(value)) for value in values for sentence in sentences]
+    left = [sentence for value, sentence in planted if any(part in redact(sentence) for part in re.findall(r"\w{2,}", value))]
+    assert 1 - len(left) / len(planted) == RECALL[kind], left
+
+
+def test_the_page_states_these_shares() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
+    for kind, share in RECALL.items():
+        assert f"| {kind} | {share:.0%} |" in page
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I HATE THIS so much",
+        "[NAME] is great, thanks [NAME]!",
+        "10/10 would watch again at 12:30, 2 times",
+        "Happy Birthday! What a day. The end.",
+        "I love Monday. My Mom is a doctor from Canada.",
+        "std::vector is fine: meet me at noon, dot the i",
+    ],
+)
+def test_other_texts_stay_as_they_are(text: str) -> None:
+    assert redact(text) == text
+
+
+def test_a_masked_text_stays_as_it_is() -> None:
+    once = redact("Mary Poppins, mail me: mary@example.org or 555-0199, signed Mary")
+    assert redact(once) == once == "[NAME], mail me: [EMAIL] or [NUMBER], signed [NAME]"
+
+
+def test_invisible_characters_hide_nothing() -> None:
+    assert redact("jo\u200b@exam\u00adple.org") == "[EMAIL]"
+
+
+@pytest.mark.parametrize("piece", ["jo@example.org ", "5", "Ab ", "a.", "u/", "A'"])
+def test_a_long_text_is_cut_and_leaves_no_half_of_a_value(piece: str) -> None:
+    masked = redact(piece * 3000)
+    assert len(masked) <= MAX_CHARACTERS
+    assert "example" not in masked
