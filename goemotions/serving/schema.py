@@ -186,7 +186,7 @@ class FeedbackRequest(_Strict):
     index: Annotated[int, Field(ge=0, lt=2**31, description="The position of the text in its request."), INTEGER] = 0
     labels: Annotated[
         list[str],
-        Field(fail_fast=True, min_length=1, max_length=MAX_CONTAINERS, description="The labels that are right for the text."),
+        Field(fail_fast=True, min_length=1, max_length=1000, description="The labels that are right for the text."),
     ]
 
 
