@@ -185,7 +185,7 @@ OTHERS := $(foreach file,$(TRAINING) $(LOAD) tests/images,--ignore $(file))
 tools: $(CHECKOV) $(CYCLONEDX) $(TRITON) ## the programs that the tests run in environments of their own
 
 test: setup tools ## the tests, two files at a time
-	@export MADE_ONCE=$$(mktemp -d); trap 'rm -rf "$$MADE_ONCE"' EXIT; set -x; \
+	@export MADE_ONCE=$$(mktemp -d) PYTHONDONTWRITEBYTECODE=; trap 'rm -rf "$$MADE_ONCE"' EXIT; set -x; \
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(OTHERS); \
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(TRAINING); \
 	$(BIN)/python -m pytest $(LOAD)
@@ -199,7 +199,7 @@ kind-up: ## a kind cluster with KServe and Kubeflow Pipelines on this machine, w
 cluster-test: setup ## try on the cluster KUBE_CONTEXT= what is claimed of one, as a table (an hour): REGISTRY=; without a cluster against stand-ins
 	@$(if $(KUBE_CONTEXT),$(BIN)/python -m benchmarks.cluster --context $(call quoted,$(KUBE_CONTEXT)) $(call option,--registry,REGISTRY),$(BIN)/python -m pytest tests/benchmarks/test_cluster.py)
 
-test-faults: setup ## the tests of faults and bad inputs, slow ones too; docs/faults.md lists them (20 min)
+test-faults: setup tools ## the slow tests, and those of faults and bad inputs; docs/faults.md lists them (30 min)
 	$(BIN)/python -m pytest --faults $(OTHERS)
 	$(BIN)/python -m pytest --faults $(TRAINING)
 	$(BIN)/python -m pytest --faults $(LOAD)

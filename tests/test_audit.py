@@ -87,7 +87,13 @@ def test_dangerous_code_fails(package: str, code: str, test: str, project: Path)
     assert f"{package}/planted.py" in finished.stdout
 
 
-@pytest.mark.parametrize("environment", [{}, {"HTTPS_PROXY": "http://127.0.0.1:9"}], ids=["no result for it", "no connection"])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        pytest.param({}, id="no result for it"),
+        pytest.param({"HTTPS_PROXY": "http://127.0.0.1:9"}, id="no connection", marks=pytest.mark.slow),
+    ],
+)
 def test_a_package_that_cannot_be_audited_fails(environment: dict[str, str], project: Path) -> None:
     finished = audit(project, **environment)
     assert finished.returncode != 0

@@ -74,6 +74,7 @@ def test_a_recorded_frontier_is_read_back(tmp_path: Path, monkeypatch: pytest.Mo
     assert measurements.read(tmp_path / "frontier.csv", "of other data") == []
 
 
+@pytest.mark.slow
 def test_the_object_store_stays_below_the_limits_of_its_manifest() -> None:
     rows = store.measure(0.3, checkpoint_gb=0.1)
     assert rows[0].measured.startswith("0.3 GB in ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,13 @@ def test_a_lower_bound_is_the_minor_version_that_is_pinned(requirement: str) -> 
     name, bound = requirement.split(";")[0].split(">=")
     pinned = {canonical(package): version for package, version in PINS.items()}[canonical(name)]
     assert pinned.split(".")[:2] == bound.split(".")
+
+
+def test_the_installed_metadata_is_that_of_pyproject() -> None:
+    """Bundles name the requirements of the installed package. A folder goemotions.egg-info in the checkout is read before it."""
+    installed = metadata.distribution("goemotions")
+    requirements = {requirement for requirement in installed.requires or () if "extra ==" not in requirement}
+    assert requirements == {*PROJECT["project"]["dependencies"]}, f"{installed.locate_file('')} is out of date: `make setup`"
 
 
 def test_the_package_is_typed_and_licensed() -> None:

@@ -74,6 +74,7 @@ def test_results_are_published_beside_the_other_sections(tmp_path: Path) -> None
     assert "| distilbert: serving | engine torch, bf16 | 9 texts/s |" in document.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_training_parity_and_serving_are_measured(tmp_path: Path) -> None:
     measured: dict[str, str] = {}
     material = gpu.Material.make("distilbert", tmp_path, gpu.SMALL)

@@ -910,6 +910,7 @@ def test_without_a_network_the_cache_is_used_or_the_error_names_other_sources(hu
     assert outcomes["hub:tests/absent"]["seconds"] < 10
 
 
+@pytest.mark.slow
 def test_memory_grows_little_with_the_rows(tmp_path: Path) -> None:
     """Texts are not kept in memory, only about fifty bytes per row, and a few times that while they are sorted."""
     script = (

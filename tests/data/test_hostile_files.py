@@ -111,6 +111,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.fault("data-bomb")
 def test_files_that_expand_to_gigabytes_are_named_errors_and_memory_stays_flat(tmp_path: Path) -> None:
     sources = [str(write(tmp_path)) for write in BOMBS]

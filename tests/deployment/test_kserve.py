@@ -19,6 +19,7 @@ from goemotions.deployment.cluster import Cluster
 from goemotions.errors import BadArgument, DeploymentError, ModelError
 from goemotions.registry import tracking
 from tests.support import kserve_rules
+from tests.support.documents import yaml_documents
 from tests.support.kubernetes_server import NAMESPACE, TOKEN
 
 ROOT = Path(__file__).parents[2]
@@ -308,7 +309,7 @@ def test_without_permission_to_see_pods_a_deployment_waits_until_its_time_ends(
 
 
 def gpu_service() -> dict[str, Any]:
-    documents = yaml.safe_load_all(MANIFEST.read_text())
+    documents = yaml_documents(MANIFEST.read_text())
     return next(one for one in documents if one["metadata"]["name"] == "goemotions-gpu" and "predictor" in one["spec"])
 
 
@@ -354,7 +355,7 @@ def test_a_canary_that_does_not_load_is_a_named_error(kubernetes: Kubernetes, ve
 
 
 def test_the_bucket_of_the_service_is_kept(kubernetes: Kubernetes, versions: dict[str, str], tmp_path: Path) -> None:
-    service = next(one for one in yaml.safe_load_all(MANIFEST.read_text()) if one["kind"] == "InferenceService")
+    service = next(one for one in yaml_documents(MANIFEST.read_text()) if one["kind"] == "InferenceService")
     service["spec"]["predictor"]["model"]["storageUri"] = "s3://theirs/models/x/cpu/"
     parsed = inference_service.ServiceStatus.of(inference_service.with_version(service, tracking.get_version("k8s", "2"), 0))
     assert parsed.source == versions["2"].replace("s3://goemotions/", "s3://theirs/")
@@ -447,12 +448,12 @@ def test_the_manifest_is_written_from_the_champions(versions: dict[str, str], tm
     assert "The layout of the demo" not in text
     assert "# With one GPU, a second pod could not start" in text
     assert "scaleTarget: 42" in text
-    documents = list(yaml.safe_load_all(text))
+    documents = yaml_documents(text)
     assert [one["spec"]["containers"][0]["image"] for one in documents if one["kind"] == "ServingRuntime"] == [
         "registry.example/team/goemotions-predictor:abc-cpu",
         "registry.example/team/goemotions-predictor:abc-gpu",
     ]
-    before = list(yaml.safe_load_all(MANIFEST.read_text()))
+    before = yaml_documents(MANIFEST.read_text())
     assert documents[1]["spec"]["containers"][0]["args"] == before[1]["spec"]["containers"][0]["args"]
     assert isvc.read(path)["goemotions-cpu"] == ("2", versions["2"].replace("goemotions", "mine", 1))
     isvc.write(path, {"goemotions-cpu": champion}, bucket="mine", registry="registry.example/team/", image_tag="abc")

@@ -32,6 +32,7 @@ from goemotions.deployment import isvc as manifest
 from goemotions.registry import bundle
 from goemotions.serving import metrics as exported
 from tests.support import kserve_rules
+from tests.support.documents import yaml_documents
 from tests.support.rendering import MANIFESTS, OVERLAYS, every, kustomize, pod, pod_labels, rendered, with_keys
 
 ROOT = Path(__file__).parents[2]
@@ -128,7 +129,7 @@ OTHERS = {
 @functools.cache
 def kserve_schema(kind: str, version: str) -> dict[str, Any]:
     for path in CRDS.glob("*.yaml"):
-        for crd in yaml.safe_load_all(path.read_text()):
+        for crd in yaml_documents(path.read_text()):
             if crd and crd["spec"]["names"]["kind"] == kind:
                 return kserve_rules.schema(crd, version)
     raise AssertionError(f"no definition of {kind} in {CRDS}")
@@ -221,7 +222,7 @@ def test_every_document_is_admitted(folder: str, kinds: str) -> None:
 
 @needs_crds
 def test_the_file_that_users_apply_is_self_contained() -> None:
-    documents = list(yaml.safe_load_all((MANIFESTS / "isvc.yaml").read_text()))
+    documents = yaml_documents((MANIFESTS / "isvc.yaml").read_text())
     assert [fault for one in documents for fault in faults(one)] == []
     runtimes = {one["metadata"]["name"] for one in documents if one["kind"] == "ServingRuntime"}
     services = [one for one in documents if one["kind"] == "InferenceService"]

@@ -16,6 +16,7 @@ from goemotions.errors import BadArgument
 from goemotions.registry import promotion, tracking
 from goemotions.registry.tracking import Version
 from tests.manifests.test_manifests import faults, needs_crds
+from tests.support.documents import yaml_documents
 from tests.support.network import Pod, reaches
 from tests.support.rendering import OVERLAYS, kustomize, with_keys
 
@@ -100,7 +101,7 @@ def test_what_was_changed_by_hand_is_kept_and_a_new_variant_is_added(checkout: P
     monkeypatch.setattr(promotion, "champion", lambda model_name, variant: VERSIONS[variant] if variant == "cpu" else None)
     write()
     file = checkout / "manifests" / "models" / "mine" / "isvc.yaml"
-    assert {one["metadata"]["name"] for one in yaml.safe_load_all(file.read_text())} == {"mine-cpu", "mine-predictor"}
+    assert {one["metadata"]["name"] for one in yaml_documents(file.read_text())} == {"mine-cpu", "mine-predictor"}
     file.write_text(file.read_text().replace("maxReplicas: 8", "maxReplicas: 5  # by hand"))
     monkeypatch.setattr(promotion, "champion", lambda model_name, variant: VERSIONS[variant])
     write()

@@ -107,7 +107,9 @@ def test_former_names_of_hyperparameters_are_read_and_removed_ones_are_named_err
             profiles.get("minilm", {removed: 1})
 
 
-@pytest.mark.parametrize("name", ["roberta-large", "distilbert", "minilm"])
+@pytest.mark.parametrize(
+    "name", ["distilbert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("roberta-large", "minilm"))]
+)
 def test_a_profile_trains_exports_and_scores(
     name: str, dataset: Path, weights: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from kfp import local
 
 from goemotions.storage import store
 from pipelines import batch, placement
 from pipelines.package import compile_pipeline
+from tests.support.documents import yaml_documents
 
 PLACE = "s3://goemotions/tests/batch"
 
@@ -22,7 +22,7 @@ PLACE = "s3://goemotions/tests/batch"
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
     path = tmp_path_factory.mktemp("batch") / "scoring.yaml"
     compile_pipeline(path, "goemotions-trainer:abc", "abc", batch.scoring)
-    spec, platform = yaml.safe_load_all(path.read_text())
+    spec, platform = yaml_documents(path.read_text())
     return spec, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 import pytest
-import yaml
 from click.testing import CliRunner
 
 from goemotions import defaults, outages
@@ -17,6 +16,7 @@ from goemotions.errors import BadArgument, WorkflowError
 from pipelines import cli, local, package, placement, resources
 from pipelines.training import pipeline as training_pipeline
 from pipelines.training import training
+from tests.support.documents import yaml_documents
 
 CLOUDS = {
     "gke": node_pools.ACCELERATOR,
@@ -32,7 +32,7 @@ def compile_to(path: Path, overrides: str = "", **options: Any) -> tuple[dict[st
     """Containers and settings for Kubernetes of the compiled pipeline, by executor."""
     changed = resources.changed(overrides, resources.TRAINING)
     package.compile_pipeline(path, "image:1", "1", training_pipeline({**resources.TRAINING, **changed}, **options))
-    spec, platform = yaml.safe_load_all(path.read_text())
+    spec, platform = yaml_documents(path.read_text())
     containers = {name: executor["container"] for name, executor in spec["deploymentSpec"]["executors"].items()}
     return containers, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from goemotions.cli import parameters as rules
 from goemotions.cli.options import pairs
@@ -16,6 +15,7 @@ from goemotions.errors import BadArgument, ModelError
 from pipelines import batch, local, package, parameters, placement, resources, training
 from pipelines.package import compile_pipeline
 from pipelines.training import pipeline as training_pipeline
+from tests.support.documents import yaml_documents
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,13 +29,13 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pipeline(compiled: Path) -> dict[str, Any]:
-    return next(yaml.safe_load_all(compiled.read_text()))
+    return yaml_documents(compiled.read_text())[0]
 
 
 @pytest.fixture(scope="module")
 def platform(compiled: Path) -> dict[str, Any]:
     """The settings of each step that are specific to Kubernetes."""
-    document = list(yaml.safe_load_all(compiled.read_text()))[1]
+    document = yaml_documents(compiled.read_text())[1]
     return document["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
 
@@ -76,7 +76,7 @@ def test_the_tasks_are_the_steps_in_their_order(pipeline: dict[str, Any], loop: 
 
 def test_teachers_are_trained_side_by_side_before_the_models_which_learn_from_all_of_them(tmp_path: Path) -> None:
     compile_pipeline(tmp_path / "taught.yaml", "image", "abc123", training.pipeline(has_teachers=True))
-    compiled = next(yaml.safe_load_all((tmp_path / "taught.yaml").read_text()))
+    compiled = yaml_documents((tmp_path / "taught.yaml").read_text())[0]
     tasks = compiled["root"]["dag"]["tasks"]
     assert set(tasks) == {"ingest", "for-loop-1", "combine-teachers", "for-loop-2", "register", "report", "condition-3"}
     assert tasks["for-loop-1"]["parameterIterator"]["items"] == {"inputParameter": "pipelinechannel--teachers"}
@@ -102,7 +102,7 @@ def test_the_package_has_the_steps_of_its_run(tmp_path: Path) -> None:
         packed = package.pack_training(
             "", "", {"models": ["distilbert"], "teachers": teachers}, force=True, path=tmp_path / "p.yaml"
         )
-        executors = next(yaml.safe_load_all(packed.path.read_text()))["deploymentSpec"]["executors"]
+        executors = yaml_documents(packed.path.read_text())[0]["deploymentSpec"]["executors"]
         assert sum(name == "exec-teach" for name in executors) == steps
 
 
@@ -140,7 +140,7 @@ def compile_with(overrides: str, path: Path) -> None:
 
 def test_resources_are_changed_when_the_pipeline_is_compiled(tmp_path: Path) -> None:
     compile_with("train.gpus=4 train.memory=128Gi train.accelerator=amd.com/gpu report.cpu=500m", tmp_path / "four.yaml")
-    spec = next(yaml.safe_load_all((tmp_path / "four.yaml").read_text()))
+    spec = yaml_documents((tmp_path / "four.yaml").read_text())[0]
     train = spec["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
     assert (train["accelerator"]["resourceType"], train["accelerator"]["resourceCount"]) == ("amd.com/gpu", "4")
     assert train["resourceMemoryLimit"] == "128Gi"

@@ -347,6 +347,7 @@ def test_a_killed_run_keeps_the_earlier_output_and_can_be_repeated(predictor: Pr
     assert not partial.exists()
 
 
+@pytest.mark.slow
 def test_a_string_that_many_rows_of_a_parquet_file_have_is_not_held_once_per_row(tmp_path: Path) -> None:
     """Dictionaries hold it once in the file: 400 rows of a megabyte each are half a kilobyte there."""
     text = "a" * 2**20

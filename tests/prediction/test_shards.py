@@ -418,7 +418,7 @@ def command(source: Path, output: Path, whole: Path, *others: str) -> list[str]:
     return [*program, "--input", str(source), "--output", str(output), *others]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_no_row_is_lost_or_doubled_if_the_command_is_killed(
     predictor: Predictor, whole: Path, tmp_path: Path, workers: int
 ) -> None:
@@ -475,6 +475,7 @@ def test_a_killed_worker_is_a_named_error_and_finished_shards_are_kept(whole: Pa
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(whole: Path, tmp_path: Path) -> None:
     """A file of a single row group, which readers would load whole."""
     peaks = []

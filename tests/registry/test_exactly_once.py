@@ -139,6 +139,7 @@ def test_two_hundred_registrations_by_eight_processes_with_random_kills(
     assert manifest.verify(bundle)["variant"] == "cpu"
 
 
+@pytest.mark.slow
 @pytest.mark.fault("registrations-concurrent")
 def test_two_concurrent_runs_register_two_versions_and_the_better_is_champion(
     stack: Path, dataset: Path, qualities: list[Path], bucket: str

@@ -239,7 +239,7 @@ def test_only_the_cpu_model_has_a_latency_budget(registry: Registry, candidate: 
     assert (versions["gpu"]["latency"], versions["cpu"]["latency"]["ms"] > 0) == (None, True)
 
 
-@pytest.mark.parametrize("before", ["challenger", "champion"])
+@pytest.mark.parametrize("before", [pytest.param("challenger", marks=pytest.mark.slow), "champion"])
 @pytest.mark.fault("registration-interrupted")
 def test_a_crash_before_an_alias_is_completed_by_the_next(
     registry: Registry, candidate: Path, better: Path, before: str

@@ -66,6 +66,7 @@ def test_a_full_disk_is_a_named_error_of_each_step(
     assert {path: manifest.sha256(path) for path in candidate.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 @pytest.mark.fault("disk-full")
 def test_checkpoints_on_a_full_disk_end_the_training_with_a_named_error(
     steps: dict[str, list[str | Path]], tmp_path: Path

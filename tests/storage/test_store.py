@@ -154,6 +154,7 @@ def test_the_children_of_a_location_are_its_folders(location: str, tmp_path: Pat
     assert store.children(store.join(location, "nothing")) == []
 
 
+@pytest.mark.slow
 def test_more_children_than_one_page_are_all_listed(bucket: str, tmp_path: Path) -> None:
     place = s3.S3Backend(bucket)
     with ThreadPoolExecutor(8) as pool:

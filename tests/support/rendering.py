@@ -10,10 +10,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from goemotions.deployment import cluster_keys
 from tests.support import tools
+from tests.support.documents import yaml_documents
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 OVERLAYS = ("base", "overlays/local", "overlays/gpu", "overlays/production", "overlays/knative")
@@ -24,7 +23,7 @@ def kustomize(folder: Path) -> list[dict[str, Any]]:
     kubectl = tools.program("kubectl", why="it renders the manifests (1.27 or newer)")
     finished = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
-    return list(yaml.safe_load_all(finished.stdout))
+    return yaml_documents(finished.stdout)
 
 
 @functools.cache

@@ -158,6 +158,7 @@ def members(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
+@pytest.mark.slow
 @pytest.mark.fault("training-killed")
 def test_sigterm_leaves_a_checkpoint_of_the_step_at_which_all_processes_stopped(command: list[str], tmp_path: Path) -> None:
     process = start(command, tmp_path, "--set", "teacher_epochs=50", first="teacher-1/step-*/MANIFEST.json")
@@ -172,6 +173,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_step_at_which_all_processes_stopped(
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.fault("training-killed")
 def test_if_one_process_is_killed_all_end_within_seconds(command: list[str], tmp_path: Path) -> None:
     process = start(command, tmp_path, "--set", "teacher_epochs=50", first="teacher-1/step-*/MANIFEST.json")
@@ -186,6 +188,7 @@ def test_if_one_process_is_killed_all_end_within_seconds(command: list[str], tmp
     assert [trainer for trainer in trainers if trainer.is_running() and trainer.status() != psutil.STATUS_ZOMBIE] == []
 
 
+@pytest.mark.slow
 def test_an_error_in_every_process_is_reported_once_with_its_own_message(
     command: list[str], still_weights: str, tmp_path: Path
 ) -> None:

@@ -474,6 +474,7 @@ def wide_weights(tiny: str, folder: Path) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("training-killed", "checkpoint-partial")
 def test_a_command_killed_while_writing_a_checkpoint_resumes_from_the_one_before(
     dataset: Path, tiny: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
