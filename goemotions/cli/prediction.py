@@ -30,16 +30,31 @@ SERVED_NAME = click.option(
 
 @click.command()
 @click.argument("text", nargs=-1, required=True)
+@click.option("--explain", "is_explained", is_flag=True, help="Add the contribution of each word to each chosen label.")
+@click.option(
+    "--removals",
+    type=COUNT,
+    default=defaults.REMOVALS,
+    show_default=True,
+    help="For --explain: most removals of words per text. With more, fewer neighbouring words share one, and it takes longer.",
+)
 @BUNDLE
 @MODEL_NAME
-def predict(text: tuple[str, ...], bundle: str, model_name: str) -> None:
+def predict(text: tuple[str, ...], is_explained: bool, removals: int, bundle: str, model_name: str) -> None:
     """Label texts with a registered model; prints one JSON line per text. For files: `goemotions score`."""
-    from goemotions.prediction.predictor import Predictor
+    from goemotions.prediction import explanation
+    from goemotions.prediction.predictor import Options, Predictor
     from goemotions.registry.references import as_folder
 
     with as_folder(bundle, model_name) as (folder, _):
-        for prediction in Predictor.load(folder, is_verified=True).predict(text):
-            click.echo(json.dumps(prediction, ensure_ascii=False))
+        predictor = Predictor.load(folder, is_verified=True)
+        if is_explained:
+            predictions, explanations = explanation.explain(predictor, text, Options(), removals)
+            lines: list[Any] = [{**one, **other} for one, other in zip(predictions, explanations, strict=True)]
+        else:
+            lines = list(predictor.predict(text))
+        for line in lines:
+            click.echo(json.dumps(line, ensure_ascii=False))
 
 
 @click.command()

@@ -62,6 +62,12 @@ class TextEncoder:
             Encoding(item.ids, bool(item.overflowing) or len(text) > limit) for item, text in zip(encoded, texts, strict=True)
         ]
 
+    def characters_read(self, text: str) -> int:
+        """Returns how many characters of a text the model reads; what follows them is truncated."""
+        text = text[: self.max_length * CHARACTERS_PER_TOKEN]
+        encoded = self._tokenizer.encode(clean(text))
+        return max((end for _, end in encoded.offsets), default=0) if encoded.overflowing else len(text)
+
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
         """Pads n rows to the longest: ids and attention mask, int64 [n, longest]."""
         longest = max(len(row) for row in rows)

@@ -54,6 +54,16 @@ class Limits:
         if count > self.texts:
             raise RequestError(f"{count} texts in one request: send at most {self.texts}", 413)
 
+    def check_explained(self, count: int, removals: int) -> None:
+        """Rejects a request with too many texts to explain: each counts as one text, and as one per removal.
+
+        Raises:
+            RequestError: 413.
+        """
+        most = self.texts // (1 + removals)
+        if count > most:
+            raise RequestError(f"{count} texts to explain with {removals} removals each: send at most {most}", 413)
+
 
 @dataclass(frozen=True)
 class ShadowSettings:

@@ -22,9 +22,9 @@ ERRORS = {
     504: "Scoring took too long",
 }
 FEEDBACK_PATH = "/v1/feedback"
-REQUESTS = (schema.V1Request, schema.V2Request, schema.FeedbackRequest)
+REQUESTS = (schema.V1Request, schema.V1ExplainRequest, schema.V2Request, schema.FeedbackRequest)
 RESPONSES = (
-    *(schema.V1Response, schema.V2Response, schema.FeedbackResponse, schema.ErrorResponse),
+    *(schema.V1Response, schema.V1ExplainResponse, schema.V2Response, schema.FeedbackResponse, schema.ErrorResponse),
     *(v2.ServerLiveResponse, v2.ServerReadyResponse, v2.ServerMetadataResponse),
     *(v2.ListModelsResponse, v2.ModelReadyResponse, v2.ModelMetadataResponse),
 )
@@ -53,6 +53,7 @@ def document(name: str, version: str) -> dict[str, Any]:
         "/v2/models": _get("The models of this server", v2.ListModelsResponse),
         **dict.fromkeys(v2_paths(name, version), _get("The model: its tensors", v2.ModelMetadataResponse)),
         f"{v1_path(name)}:predict": _post("Label texts (V1)", schema.V1Request, schema.V1Response),
+        f"{v1_path(name)}:explain": _post("Explain labels (V1)", schema.V1ExplainRequest, schema.V1ExplainResponse),
         **dict.fromkeys(v2_paths(name, version, "/infer"), infer),
         FEEDBACK_PATH: _feedback(),
         "/metrics": {

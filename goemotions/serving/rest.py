@@ -88,6 +88,13 @@ def _inference(service: Service) -> list[Route]:
         result = await service.predict(parsed.instances, options, request.state.id, is_copy=_is_copy(request))
         return _json({"predictions": result.predictions, "model_name": service.name, "model_version": service.version})
 
+    async def explain(request: Request, body: bytes) -> Response:
+        parsed = await bodies.parse(lambda: schema.parse(schema.V1ExplainRequest, body, service.limits), body)
+        parameters = parsed.parameters or schema.ExplainParameters()
+        predictions, explanations = await service.explain(parsed.instances, parameters.options(), parameters.removals)
+        names = {"model_name": service.name, "model_version": service.version}
+        return _json({"predictions": predictions, "explanations": explanations, **names})
+
     async def infer(request: Request, body: bytes) -> Response:
         header_length = request.headers.get(BINARY_HEADER)
         parsed = await bodies.parse(lambda: openinference.from_rest(body, header_length, service.limits), body)
@@ -122,6 +129,7 @@ def _inference(service: Service) -> list[Route]:
     return [
         Route(openapi.FEEDBACK_PATH, endpoint("feedback", feedback), methods=["POST"]),
         Route(f"{openapi.v1_path(service.name)}:predict", endpoint("v1", predict), methods=["POST"]),
+        Route(f"{openapi.v1_path(service.name)}:explain", endpoint("explain", explain), methods=["POST"]),
         *(
             Route(path, endpoint("v2", infer), methods=["POST"])
             for path in openapi.v2_paths(service.name, service.version, "/infer")

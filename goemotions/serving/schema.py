@@ -9,6 +9,7 @@ import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from goemotions import defaults
 from goemotions.errors import RequestError
 from goemotions.prediction.predictor import Options
 from goemotions.serving.limits import Limits
@@ -45,6 +46,8 @@ ROWS = {"type": "array", "items": STRINGS | {"minItems": 1, "maxItems": 1}}
 Strings = Annotated[list[str], Field(fail_fast=True), BeforeValidator(_flatten), WithJsonSchema({"anyOf": [STRINGS, ROWS]})]
 MAX_FIELDS = 64
 MAX_CHARACTERS = 200
+# Of words in one text of an explanation.
+MAX_REMOVALS = 128
 # A value of a client that this server does not use.
 Ignored = Annotated[Any, Field(description="Accepted, without effect.")]
 
@@ -96,6 +99,16 @@ class Parameters(LabelParameters):
         return Options(self.top_k, self.threshold, self.all_scores)
 
 
+class ExplainParameters(Parameters):
+    """How labels are chosen, and how finely a long text is explained."""
+
+    removals: Annotated[
+        int,
+        Field(ge=1, le=MAX_REMOVALS, description="Removals of words per text; with fewer than words, neighbours share one."),
+        INTEGER,
+    ] = defaults.REMOVALS
+
+
 class V2Parameters(LabelParameters):
     """Parameters of a V2 request. There is no ``all_scores``, because the tensor of probabilities has all labels."""
 
@@ -120,6 +133,10 @@ class V1Request(_Strict):
     parameters: Parameters | None = None
 
 
+class V1ExplainRequest(V1Request):
+    parameters: ExplainParameters | None = None
+
+
 class V1Prediction(BaseModel):
     labels: Annotated[list[str], Field(description="The chosen labels, best first.")]
     scores: Annotated[
@@ -133,6 +150,25 @@ class V1Response(BaseModel):
     predictions: list[V1Prediction]
     model_name: str
     model_version: str
+
+
+class V1Word(BaseModel):
+    text: str
+    start: Annotated[int, Field(description="Its first character in the text, counted from 0.")]
+    end: Annotated[int, Field(description="The character after its last one.")]
+    group: Annotated[int, Field(description="Words of the same group were removed together.")]
+
+
+class V1Explanation(BaseModel):
+    words: Annotated[list[V1Word], Field(description="The words, punctuation and emoji that the model reads.")]
+    contributions: Annotated[
+        dict[str, list[float]],
+        Field(description="Per chosen label and word: how far the probability falls without the word; below 0, it rises."),
+    ]
+
+
+class V1ExplainResponse(V1Response):
+    explanations: list[V1Explanation]
 
 
 class V2InputTensor(_Tolerant):

@@ -13,12 +13,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from kserve.metrics import EXPLAIN_HIST_TIME
 
 from goemotions.defaults import MODEL_NAME
 from goemotions.errors import RequestError
+from goemotions.evaluation.occlusion import occlude, to_score
 from goemotions.metrics.probabilities import sigmoid
 from goemotions.models import devices
 from goemotions.models.engines import LENGTH_STEP, Engine
+from goemotions.prediction import explanation
+from goemotions.prediction.explanation import Explanation
 from goemotions.prediction.predictor import Options, Prediction, Predictor
 from goemotions.serving import metrics
 from goemotions.serving.batching import Batcher
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 # nginx's status for a client that disconnected before the response; it appears in metrics only.
 CLIENT_GONE = 499
+# One thread, so that texts to explain take no more than one core from the engine before they are admitted.
+OCCLUDER = ThreadPoolExecutor(1, "occluder")
 T = TypeVar("T")
 
 
@@ -100,8 +106,7 @@ class Service:
         Raises:
             RequestError: 413 for too many texts, 429 if the queue is full, 503 if the engine stopped, 504 if it took too long.
         """
-        if not self.is_live:
-            raise RequestError("the engine stopped and the server will be restarted: try again later", 503)
+        self._check_live()
         self.limits.check_texts(len(texts))
         if not is_copy:
             metrics.REQUEST_TEXTS.observe(len(texts))
@@ -121,6 +126,24 @@ class Service:
             self.log.add_answers(request_id, texts, result)
         return result
 
+    async def explain(
+        self, texts: Sequence[str], options: Options, removals: int
+    ) -> tuple[list[Prediction], list[Explanation]]:
+        """Labels and explains the texts of one request, in order. Explained texts are no traffic, and are not counted as such.
+
+        Raises:
+            RequestError: as ``predict``; each removal counts as a text.
+        """
+        self._check_live()
+        self.limits.check_explained(len(texts), removals)
+        with EXPLAIN_HIST_TIME.labels(self.name).time():
+            encoder = self.predictor.engine.encoder
+            occlusions = await asyncio.get_running_loop().run_in_executor(
+                OCCLUDER, lambda: [occlude(encoder, text, removals) for text in texts]
+            )
+            logits, truncated = await self._batcher.logits(to_score(texts, occlusions))
+        return explanation.describe(self.predictor, occlusions, sigmoid(logits), truncated, options)
+
     def metadata(self) -> dict[str, Any]:
         """The model's metadata in Open Inference's form."""
         return {
@@ -133,6 +156,10 @@ class Service:
                 {"name": "labels", "datatype": "BYTES", "shape": [-1]},
             ],
         }
+
+    def _check_live(self) -> None:
+        if not self.is_live:
+            raise RequestError("the engine stopped and the server will be restarted: try again later", 503)
 
     def close(self) -> None:
         """Ends the workers once the queue is empty, and the log."""

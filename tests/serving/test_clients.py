@@ -84,12 +84,16 @@ def test_the_rest_client_of_kserve(server: Server, expected: np.ndarray, is_bina
 
 def test_the_v1_client_of_kserve(server: Server, predictor: Predictor) -> None:
     async def infer() -> Any:
-        client = InferenceRESTClient(RESTConfig(protocol="v1"))
-        response = await client.infer(f"http://127.0.0.1:{server.port}", {"instances": TEXTS}, model_name="goemotions")
+        client, url = InferenceRESTClient(RESTConfig(protocol="v1")), f"http://127.0.0.1:{server.port}"
+        predicted = await client.infer(url, {"instances": TEXTS}, model_name="goemotions")
+        explained = await client.explain(url, "goemotions", {"instances": TEXTS})
         await client.close()
-        return response
+        return predicted, explained
 
-    assert asyncio.run(infer())["predictions"] == predictor.predict(TEXTS)
+    predicted, explained = asyncio.run(infer())
+    assert predicted["predictions"] == predictor.predict(TEXTS)
+    labels = [prediction["labels"] for prediction in explained["predictions"]]
+    assert [list(one["contributions"]) for one in explained["explanations"]] == labels
 
 
 def test_the_grpc_client_of_kserve(server: Server, expected: np.ndarray) -> None:

@@ -48,6 +48,22 @@ def test_a_comment_is_typed_and_sent_by_keyboard(tab: Tab, server: Server) -> No
     assert bold == labels
 
 
+def test_the_page_shows_in_text_what_each_word_contributes_to_each_chosen_label(tab: Tab, server: Server) -> None:
+    text = "\U0001f600 we saw the balloon, a lake"
+    send(tab, text)
+    tab.wait_for("!document.getElementById('explanation').hidden")
+    _, response = server.predict("explain", instances=[text], parameters={"removals": 31})
+    (explained,) = response["explanations"]
+    assert tab.run("[...document.querySelectorAll('#labels h3')].map(one => one.textContent)") == list(
+        explained["contributions"]
+    )
+    shown = tab.run("[...document.querySelectorAll('#labels .words')].map(one => one.textContent)")
+    for line, values in zip(shown, explained["contributions"].values(), strict=True):
+        points = [f"{value:+.0%}".rstrip("%").replace("-", "\u2212") if abs(value) >= 0.005 else "\xa0" for value in values]
+        pieces = [f"{word['text']}{point}" for word, point in zip(explained["words"], points, strict=True)]
+        assert line == "{} {} {} {} {}{} {} {}".format(*pieces)
+
+
 def test_the_page_says_that_a_long_comment_was_cut(tab: Tab) -> None:
     assert send(tab, "storm " * 200).endswith("The comment was cut: it is longer than the model's maximum length.")
 

@@ -57,6 +57,39 @@ def test_v1_returns_labels_scores_and_the_version(server: Server, predictor: Pre
     assert [prediction["truncated"] for prediction in response["predictions"]] == [False, False, False, True, False]
 
 
+def test_explain_returns_predictions_and_the_contribution_of_each_word(server: Server, predictor: Predictor) -> None:
+    before = server.metrics()
+    status, response = server.predict("explain", instances=TEXTS, parameters={"removals": 3})
+    assert status == 200
+    assert set(response) == {"predictions", "explanations", "model_name", "model_version"}
+    expected = predictor.explain(TEXTS, removals=3)
+    for one, other, prediction in zip(response["explanations"], expected, response["predictions"], strict=True):
+        assert one["words"] == other["words"]
+        assert list(one["contributions"]) == prediction["labels"]
+        for label, values in one["contributions"].items():
+            assert values == pytest.approx(other["contributions"][label], abs=2 * engines.INT8_BOUND)
+    after = server.metrics()
+    assert after["goemotions_request_texts_count"] == before["goemotions_request_texts_count"]
+    assert after['request_explain_seconds_count{model_name="goemotions"}'] == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "named"),
+    [
+        ({"instances": ["lake"], "parameters": {"removals": 0}}, 400, "parameters.removals"),
+        ({"instances": ["lake"], "parameters": {"removals": 1000}}, 400, "parameters.removals"),
+        ({"instances": "lake"}, 400, "instances"),
+        ({"instances": []}, 400, "instances"),
+        ({"instances": ["lake"] * 9}, 413, "send at most 8"),
+        ({"instances": ["lake"], "parameters": {"method": "shap"}}, 400, "parameters.method"),
+    ],
+)
+def test_a_bad_request_to_explain_is_rejected(server: Server, fields: dict[str, Any], status: int, named: str) -> None:
+    got, response = server.predict("explain", **fields)
+    assert got == status
+    assert named in response["error"]
+
+
 def test_options_change_the_prediction(server: Server) -> None:
     _, everything = server.predict(instances=TEXTS[:1], parameters={"threshold": 0, "all_scores": True})
     assert len(everything["predictions"][0]["labels"]) == len(everything["predictions"][0]["scores"]) == 7
@@ -186,7 +219,7 @@ def test_an_unusual_text_has_a_defined_result(server: Server, text: str) -> None
     ("method", "path", "status"),
     [
         ("POST", "/v1/models/other:predict", 404),
-        ("POST", "/v1/models/goemotions:explain", 404),
+        ("POST", "/v1/models/goemotions:generate", 404),
         ("POST", "/v2/models/other/infer", 404),
         ("POST", "/v2/models/goemotions/versions/9/infer", 404),
         ("POST", "/v2/repository/models/goemotions/unload", 404),

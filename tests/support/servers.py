@@ -35,8 +35,8 @@ class Server:
         response = connection.getresponse()
         return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
 
-    def predict(self, **fields: Any) -> tuple[int, Any]:
-        status, _, body = self.request("POST", f"/v1/models/{self.name}:predict", json.dumps(fields).encode())
+    def predict(self, verb: str = "predict", **fields: Any) -> tuple[int, Any]:
+        status, _, body = self.request("POST", f"/v1/models/{self.name}:{verb}", json.dumps(fields).encode())
         return status, json.loads(body)
 
     def is_ready(self) -> bool:

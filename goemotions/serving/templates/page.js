@@ -31,28 +31,71 @@ function row(label, score, isChosen) {
   return tableRow;
 }
 
-async function predict(text) {
-  const request = { instances: [text], parameters: { all_scores: true } };
-  const response = await fetch(`v1/models/${model.name}:predict`, {
-    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(request),
+// Contributions below half a point are not shown.
+const LEAST = 0.005;
+// More than by default: the page is for one comment at a time.
+const REMOVALS = 31;
+
+function word({ text }, contribution, largest) {
+  const shown = element("span", text, "word");
+  const points = Math.round(100 * contribution);
+  if (Math.abs(contribution) >= LEAST && points) {
+    shown.classList.add(contribution > 0 ? "for" : "against");
+    shown.style.setProperty("--share", `${(40 * Math.abs(contribution)) / largest}%`);
+    shown.append(element("small", `${points > 0 ? "+" : "\u2212"}${Math.abs(points)}`));
+  } else {
+    shown.append(element("small", "\u00a0"));
+  }
+  return shown;
+}
+
+function because(characters, words, [label, contributions]) {
+  const largest = Math.max(LEAST, ...contributions.map(Math.abs));
+  const line = element("p", "", "words");
+  let end = 0;
+  words.forEach((one, position) => {
+    line.append(characters.slice(end, one.start).join(""), word(one, contributions[position], largest));
+    end = one.end;
+  });
+  line.append(characters.slice(end).join(""));
+  return [element("h3", label), line];
+}
+
+async function request(verb, text, parameters) {
+  const response = await fetch(`v1/models/${model.name}:${verb}`, {
+    method: "POST", headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ instances: [text], parameters }),
   });
   const content = await response.json();
   if (!response.ok) throw new Error(content.error);
-  return content.predictions[0];
+  return content;
+}
+
+async function explain(text) {
+  const { words, contributions } = (await request("explain", text, { removals: REMOVALS })).explanations[0];
+  // A slow explanation of an earlier comment is not shown beside a later one.
+  if (byId("text").value !== text) return;
+  // The server counts characters; JavaScript counts those beyond U+FFFF twice.
+  const characters = Array.from(text);
+  byId("labels").replaceChildren(...Object.entries(contributions).flatMap((one) => because(characters, words, one)));
+  byId("explanation").hidden = false;
 }
 
 byId("form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const result = byId("result");
+  const text = byId("text").value;
   try {
-    const { labels, scores, truncated } = await predict(byId("text").value);
+    byId("explanation").hidden = true;
+    const { labels, scores, truncated } = (await request("predict", text, { all_scores: true })).predictions[0];
     result.textContent = (labels.length ? `Chosen: ${labels.join(", ")}.` : "No emotion reaches its threshold.") +
       (truncated ? " The comment was cut: it is longer than the model's maximum length." : "");
     byId("rows").replaceChildren(...Object.entries(scores).map(([label, score]) => row(label, score, labels.includes(label))));
     byId("table").hidden = false;
+    if (labels.length) await explain(text);
   } catch (error) {
     result.textContent = `The request failed: ${error.message}`;
-    byId("table").hidden = true;
+    byId("table").hidden = byId("explanation").hidden = true;
   }
 });
 byId("text").addEventListener("keydown", (event) => {
