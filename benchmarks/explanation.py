@@ -6,6 +6,7 @@ is tested on the same torch model; the cost is that of the int8 engine.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ import torch
 
 from benchmarks import measuring
 from benchmarks.measuring import Row
+from goemotions import defaults
 from goemotions.data.dataset import load_dataset
 from goemotions.evaluation import occlusion
 from goemotions.evaluation.occlusion import Occlusion
@@ -43,7 +45,7 @@ def by_occlusion(engine: Engine, removals: int) -> Explain:
 
 def by_captum(model: Any, encoder: TextEncoder) -> dict[str, Explain]:
     """Captum's feature ablation and integrated gradients, summed over the tokens of each word."""
-    from captum import attr
+    attr: Any = importlib.import_module("captum.attr")
 
     forward = lambda ids: model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits  # noqa: E731
     mask_id = encoder._tokenizer.token_to_id("[MASK]")
@@ -102,7 +104,7 @@ def deletion_rows(engine: Engine, texts: Sequence[str], methods: dict[str, Expla
 
 def cost_row(engine: Engine, texts: Sequence[str], repeats: int) -> Row:
     """How many times as long as a prediction an explanation of one text of about ``TOKENS`` tokens takes, both in turn."""
-    explain = by_occlusion(engine, occlusion.defaults.REMOVALS)
+    explain = by_occlusion(engine, defaults.REMOVALS)
     chosen = [text for text, one in zip(texts, engine.encoder.encode(texts), strict=True) if abs(len(one.ids) - TOKENS) <= 1]
     occluded = [occlusion.occlude(engine.encoder, text) for text in chosen]
     seconds: dict[str, list[float]] = {"predict": [], "explain": []}
@@ -136,9 +138,7 @@ def main(candidate: Path, dataset: Path, texts: int, repeats: int, threads: int)
     int8 = engines.load("openvino-int8", candidate / "onnx", encoder, threads=threads or None)
     rows = [cost_row(int8, validation, repeats)]
     engine = engines.load("torch", candidate / "model", encoder)
-    methods = {
-        f"occlusion, {removals} removals": by_occlusion(engine, removals) for removals in (occlusion.defaults.REMOVALS, 100)
-    }
+    methods = {f"occlusion, {removals} removals": by_occlusion(engine, removals) for removals in (defaults.REMOVALS, 100)}
     if importlib.util.find_spec("captum"):
         methods |= by_captum(classifier.load_classifier(candidate / "model").eval(), encoder)
     else:
