@@ -1,9 +1,18 @@
-"""Forms of a text: the one that is stored, the one that is compared, and the one in a Markdown document."""
+"""Forms of a text: the one that is stored, the one that is compared, and the one in a Markdown document; and its script."""
 
 from __future__ import annotations
 
+import functools
 import html
 import re
+import unicodedata
+
+# The scripts that are distinguished, by the first word of the Unicode names of their letters; ``none`` for a text without a letter.
+SCRIPTS = (
+    *("none", "other", "latin", "cyrillic", "greek", "arabic", "hebrew", "devanagari", "bengali", "tamil", "thai"),
+    *("cjk", "hiragana", "katakana", "hangul"),
+)
+ASCII_LETTERS, NOT_ASCII = re.compile("[A-Za-z]+"), re.compile("[^\x00-\x7f]")
 
 
 def clean(text: str) -> str:
@@ -19,3 +28,25 @@ def normalized(text: str) -> str:
 def as_markdown(text: str) -> str:
     """Plain text as one line of Markdown, which can neither end a table cell or a link nor be read as HTML."""
     return " ".join(re.sub(r"([\\|\[\]])", r"\\\1", html.escape(text, quote=False)).split())
+
+
+def script(text: str) -> str:
+    """The script, one of ``SCRIPTS``, that most letters of a text have.
+
+    It separates languages that are written differently, such as English and Russian, but not English and Spanish.
+    """
+    letters = {"latin": sum(map(len, ASCII_LETTERS.findall(text)))}
+    for character in NOT_ASCII.findall(text):
+        if name := _script_of(character):
+            letters[name] = letters.get(name, 0) + 1
+    most = max(letters, key=letters.__getitem__)
+    return most if letters[most] else "none"
+
+
+@functools.lru_cache(maxsize=2**14)
+def _script_of(character: str) -> str:
+    """The script of a letter; empty for another character."""
+    if not character.isalpha():
+        return ""
+    name = unicodedata.name(character, "").partition(" ")[0].lower()
+    return name if name in SCRIPTS else "other"

@@ -15,7 +15,10 @@ from tqdm import tqdm
 from goemotions.data.dataset import load_dataset, taxonomy_of
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.data.text import as_markdown
+from goemotions.evaluation import reference
 from goemotions.evaluation.predictions import FILE, Predictions
+from goemotions.evaluation.reference import Reference
+from goemotions.evaluation.traffic import features_of
 from goemotions.metrics import classification, thresholds
 from goemotions.metrics.classification import METRICS_FILE, LabelMetrics
 from goemotions.metrics.thresholds import Thresholds
@@ -40,6 +43,8 @@ def evaluate(
     dataset: Path, model_folder: Path, onnx_folder: Path, engine_name: str, outputs: dict[str, Path]
 ) -> dict[str, float]:
     """Scores splits with one engine and writes a folder for each (``write_split``), with its metrics at 0.5.
+
+    That of validation gets ``reference.json``, too, with which the texts that a server scores are compared.
 
     The Predictions name the engine that was used: without a GPU, ``torch`` is replaced (``engines.suited``).
 
@@ -80,6 +85,9 @@ def evaluate(
         if split == "validation":
             of_split |= {THROUGHPUT: len(rows) / seconds, **(_latency(engine) if predictions.device == "cuda" else {})}
         write_split(output, predictions, of_split)
+        if split == "validation":
+            features = features_of(engine.encoder, rows["text"][:])
+            Reference.of(predictions, at_half(predictions), features).write(output / reference.FILE)
         metrics |= of_split
     return metrics
 

@@ -18,6 +18,8 @@ from goemotions.models.records import TRAINING_FILE, read_json
 
 # Longer texts are cut before tokenization: a text of 10 MB would take seconds and hundreds of MB.
 CHARACTERS_PER_TOKEN = 64
+# What tokenizers call the token of characters that their vocabulary lacks; those of bytes have it and never use it.
+UNKNOWN_TOKENS = ("[UNK]", "<unk>")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Encoding:
 class TextEncoder:
     """The tokenizer of a model: texts to at most ``max_length`` token ids, and batches with padding.
 
-    Not a network: that is the ``Encoder`` of a profile.
+    Not a network: that is the ``Encoder`` of a profile. ``special_tokens`` is the number that each text gets, ``unknown_id`` the token
+    of characters that the vocabulary lacks, or None.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_length: int, pad_id: int) -> None:
@@ -40,6 +43,14 @@ class TextEncoder:
         self._tokenizer = tokenizer
         self.max_length = max_length
         self.pad_id = pad_id
+        self.special_tokens = int(tokenizer.num_special_tokens_to_add(False))
+        known = [tokenizer.token_to_id(token) for token in UNKNOWN_TOKENS]
+        self.unknown_id: int | None = next((number for number in known if number is not None), None)
+
+    @property
+    def max_characters(self) -> int:
+        """Characters of a text that are read at most."""
+        return self.max_length * CHARACTERS_PER_TOKEN
 
     @classmethod
     def load(cls, folder: Path) -> TextEncoder:
@@ -56,7 +67,7 @@ class TextEncoder:
         return cls(tokenizer, read_json(folder / TRAINING_FILE, "max_length")["max_length"], padding)
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
-        limit = self.max_length * CHARACTERS_PER_TOKEN
+        limit = self.max_characters
         encoded = self._tokenizer.encode_batch_fast([clean(text[:limit]) for text in texts])
         return [
             Encoding(item.ids, bool(item.overflowing) or len(text) > limit) for item, text in zip(encoded, texts, strict=True)

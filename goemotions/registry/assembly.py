@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from goemotions.evaluation import evaluate
+from goemotions.evaluation import evaluate, reference
 from goemotions.evaluation.predictions import Predictions
+from goemotions.evaluation.reference import Reference
 from goemotions.evaluation.selection import CandidateScores
 from goemotions.metrics import thresholds
 from goemotions.metrics.classification import METRICS_FILE
@@ -137,6 +138,9 @@ def assemble(output: Path, artifacts: CandidateArtifacts, metadata: BundleMetada
     for split, folder in (("validation", artifacts.validation), ("test", artifacts.test)):
         predictions = Predictions.read(folder)
         metrics |= write_split(output, split, predictions, fitted)
+        if split == "validation":
+            features = reference.read_features(folder)
+            Reference.of(predictions, fitted, features).write(output / reference.FILE)
     _write_json(output / LABELS, predictions.names)
     _write_json(output / METRICS_FILE, metrics)
     (output / CARD).write_text(_card(metadata, fitted, metrics), encoding="utf-8")

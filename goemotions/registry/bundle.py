@@ -22,7 +22,9 @@ from typing import Any, Literal
 
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import ModelError
+from goemotions.evaluation import reference
 from goemotions.evaluation.latency import Latency
+from goemotions.evaluation.reference import Reference
 from goemotions.metrics import thresholds
 from goemotions.metrics.classification import METRICS_FILE
 from goemotions.metrics.thresholds import Thresholds
@@ -56,7 +58,7 @@ KINDS = {
     "onnx": ("*.onnx", EXPORT_FILE),
     "thresholds": (thresholds.FILE,),
     "labels": (LABELS,),
-    "metrics": (METRICS_FILE, PER_LABEL.format(split="*"), "*_per_label.md"),
+    "metrics": (METRICS_FILE, reference.FILE, PER_LABEL.format(split="*"), "*_per_label.md"),
     "predictions": (PREDICTIONS.format(split="*"), "*.csv"),
     "mlflow": ("MLmodel", "*input_example.json", "requirements.txt", "*.yaml", "*.whl"),
     "description": ("*",),
@@ -130,7 +132,10 @@ class BundleMetadata:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle and what a predictor needs of it besides the engine; ``files`` are those that its manifest names."""
+    """A verified bundle and what a predictor needs of it besides the engine.
+
+    ``files`` are those that its manifest names, ``reference`` is None in bundles from before they had it.
+    """
 
     folder: Path
     metadata: BundleMetadata
@@ -140,6 +145,7 @@ class Bundle:
 
     files: frozenset[str]
     signature: Signature
+    reference: Reference | None = None
 
     def has_engine(self, name: str) -> bool:
         """Whether the bundle holds the weights that an engine reads."""
@@ -175,8 +181,10 @@ def load(folder: Path, *, is_verified: bool = False) -> Bundle:
     with manifest.only_named(folder) as named:
         fitted = thresholds.read(named / thresholds.FILE).thresholds
         encoder = TextEncoder.load(named)
+        path = named / reference.FILE
+        compared = reference.parse(path.read_bytes(), str(path)) if path.is_file() else None
     log.info("the bundle of the run %s (%s) is %s", metadata.run_id, metadata.variant, signed)
-    return Bundle(folder, metadata, taxonomy(str(folder)), fitted, encoder, frozenset(content["files"]), signed)
+    return Bundle(folder, metadata, taxonomy(str(folder)), fitted, encoder, frozenset(content["files"]), signed, compared)
 
 
 def taxonomy(location: str) -> Taxonomy:

@@ -10,18 +10,20 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from goemotions.errors import RequestError
 from goemotions.models.engines import LENGTH_STEP, Engine
-from goemotions.models.tokenizer import batch_size
+from goemotions.models.tokenizer import Encoding, batch_size
 from goemotions.serving import metrics
 from goemotions.serving.limits import Limits
 from goemotions.serving.queue import Chunk, QueuedRequest, QueuedText, TextQueue
 
 logger = logging.getLogger(__name__)
+# Called by a worker after a batch with its texts, their encodings and their logits, float32 [n, labels].
+Count = Callable[[Sequence[str], Sequence[Encoding], np.ndarray], object]
 # No text of a batch has more than so many times the tokens of that whose turn it is.
 LENGTH_RATIO = 4
 # A request of more batches than this is large; it gets smaller ones so long after a small request arrived.
@@ -35,12 +37,14 @@ class Batcher:
         engine: the engine that scores them; it gets as many worker threads as it can use.
         limits: those of the queue, and the seconds for a request; a worker that needs longer for one batch counts as hanging.
         across_requests: whether texts of several requests may share a batch.
+        count: counts the traffic.
     """
 
-    def __init__(self, engine: Engine, limits: Limits, *, across_requests: bool = True) -> None:
+    def __init__(self, engine: Engine, limits: Limits, *, across_requests: bool = True, count: Count | None = None) -> None:
         self._engine = engine
         self._timeout = limits.answer_seconds
         self._across_requests = across_requests
+        self._count = count
         self._queue = TextQueue(limits)
         self._small_arrived = 0.0
         self._results = threading.Lock()
@@ -51,16 +55,16 @@ class Batcher:
         for worker in self._workers:
             worker.start()
 
-    async def logits(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    async def logits(self, texts: Sequence[str], *, is_counted: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """Logits of n texts, float32 [n, labels], and whether each text was truncated, bool [n]; in the order of the texts.
 
-        If the caller is cancelled, its queued texts are dropped.
+        If the caller is cancelled, its queued texts are dropped. ``is_counted``: whether they are traffic.
 
         Raises:
             RequestError: 429 if the queue is full, 504 if scoring takes too long.
         """
         future = asyncio.get_running_loop().create_future()
-        request = QueuedRequest(list(texts), future, self._engine.encoder.max_length)
+        request = QueuedRequest(list(texts), future, self._engine.encoder.max_length, is_counted)
         if request.tokens <= self._engine.batch_tokens:
             self._small_arrived = request.arrived
         self._queue.put(request)
@@ -144,6 +148,11 @@ class Batcher:
         metrics.ENGINE_SECONDS.observe(seconds)
         self._queue.update_throughput(sum(len(text.ids) for text in batch) * len(self._workers) / seconds)
         self._deliver(batch, logits)
+        # No request waits for it.
+        if self._count and (counted := [number for number, text in enumerate(batch) if text.request.is_counted]):
+            texts = [batch[number] for number in counted]
+            encodings = [Encoding(text.ids, bool(text.request.truncated[text.position])) for text in texts]
+            self._count([text.request.texts[text.position] for text in texts], encodings, logits[counted])
 
     def _deliver(self, batch: list[QueuedText], logits: np.ndarray) -> None:
         """Stores each row of logits with its request, and resolves the requests that are complete."""

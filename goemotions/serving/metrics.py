@@ -44,7 +44,32 @@ BATCH_TEXTS = Histogram("goemotions_batch_texts", "Texts per batch", buckets=SIZ
 BATCH_TOKENS = Histogram("goemotions_batch_tokens", "Tokens per batch, padding included", buckets=TOKENS)
 REQUEST_TEXTS = Histogram("goemotions_request_texts", "Texts per request", buckets=SIZES)
 TRUNCATED = Counter("goemotions_truncated_texts_total", "Texts that exceeded the maximum length and were cut")
-PREDICTIONS = Counter("goemotions_predictions_total", "Texts predicted to have a label; their shares show drift", ["label"])
+# The traffic, which `goemotions monitor` compares with the reference of the bundle; ``traffic.TrafficCounters`` increases them.
+SCORED_TEXTS = Counter("goemotions_scored_texts_total", "Texts that were scored", ["version"])
+PREDICTIONS = Counter(
+    "goemotions_predictions_total", "Texts with a label at the tuned thresholds, whatever was requested", ["version", "label"]
+)
+TOTAL_SCORES = Counter("goemotions_label_scores_total", "Sum of the scores of a label", ["version", "label"])
+PREDICTED_SCORES = Counter(
+    "goemotions_predicted_label_scores_total", "Sum of the scores of a label over the texts with it", ["version", "label"]
+)
+SCORES = Counter(
+    "goemotions_score_bins_total", "Texts by the score of a label: bin is the upper bound", ["version", "label", "bin"]
+)
+FEATURES = Counter(
+    "goemotions_text_features_total",
+    "Texts by tokens, tokens_per_word and unknown_tokens (bin is the upper bound), by script and by truncated",
+    ["version", "feature", "bin"],
+)
+REFERENCE_TEXTS = Gauge(
+    "goemotions_reference_texts", "Validation texts of the bundle", ["version"], multiprocess_mode="livemostrecent"
+)
+REFERENCE_PREDICTIONS = Gauge(
+    "goemotions_reference_predictions",
+    "Validation texts of the bundle with a label at the tuned thresholds",
+    ["version", "label"],
+    multiprocess_mode="livemostrecent",
+)
 REJECTED = Counter("goemotions_rejected_requests_total", "Rejected requests", ["reason"])
 REQUESTS = Counter("goemotions_requests_total", "Requests, by who is to blame if they failed", ["protocol", "outcome"])
 CONNECTIONS = Gauge("goemotions_connections", "Open HTTP connections", multiprocess_mode="livesum")

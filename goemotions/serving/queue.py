@@ -31,11 +31,15 @@ CHARACTERS_PER_TOKEN, MEMORY_PER_TOKEN = 4, 64
 
 @dataclass(eq=False)
 class QueuedRequest:
-    """The texts of one request: ``waiting`` of them are in the queue, ``missing`` of them have no logits yet."""
+    """The texts of one request: ``waiting`` of them are in the queue, ``missing`` of them have no logits yet.
+
+    ``is_counted`` says whether they are traffic; copies for a challenger are none.
+    """
 
     texts: list[str]
     future: asyncio.Future[tuple[np.ndarray, np.ndarray]]
     max_length: int = 512
+    is_counted: bool = True
     arrived: float = field(default_factory=time.perf_counter)
     waiting: int = field(init=False)
     missing: int = field(init=False)

@@ -31,7 +31,7 @@ RUN_HEADER = "model-run"
 def create_app(service: Service, lifespan: Any = None, extra: Sequence[Route] = ()) -> Starlette:
     """The application: the routes of the protocols, and extra ones."""
     app = Starlette(
-        routes=[*_health(service), *_metadata(service), *_inference(service), _metrics(), *extra],
+        routes=[*_health(service), *_metadata(service), *_inference(service), _metrics(service), *extra],
         middleware=[Middleware(_Headers, service=service)],
         exception_handlers={HTTPException: _http_error, Exception: _failed},
         lifespan=lifespan,
@@ -141,10 +141,14 @@ def _is_copy(request: Request) -> bool:
     return shadow.HEADER in request.headers
 
 
-def _metrics() -> Route:
+def _metrics(service: Service) -> Route:
     lock = asyncio.Lock()
     # Per format: when its newest rendering began, the content, and its content type.
     rendered: dict[str, tuple[float, bytes, str]] = {}
+
+    def render(accepted: str) -> tuple[bytes, str]:
+        service.flush_metrics()
+        return metrics.render(accepted)
 
     async def respond(request: Request) -> Response:
         """Rendered in a thread, once for all requests that arrived before: many of them do not keep others waiting."""
@@ -153,7 +157,7 @@ def _metrics() -> Route:
         async with lock:
             if accepted not in rendered or rendered[accepted][0] < arrived:
                 began = time.monotonic()
-                rendered[accepted] = began, *await asyncio.to_thread(metrics.render, accepted)
+                rendered[accepted] = began, *await asyncio.to_thread(render, accepted)
         _, content, content_type = rendered[accepted]
         return Response(content, headers={"content-type": content_type})
 

@@ -227,6 +227,8 @@ async def _beat(service: Any, pipe: multiprocessing.connection.Connection) -> No
             pipe.send_bytes(b"")
         while pipe.poll():
             service.has_hung_peer = not pipe.recv()
+        # The process that a scraper reaches adds up the metrics of all.
+        service.flush_metrics()
         await asyncio.sleep(workers.BEAT_SECONDS)
 
 

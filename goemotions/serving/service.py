@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import dataclasses
 import logging
 import time
@@ -27,6 +26,7 @@ from goemotions.prediction.predictor import Options, Prediction, Predictor
 from goemotions.serving import metrics
 from goemotions.serving.batching import Batcher
 from goemotions.serving.limits import Limits
+from goemotions.serving.traffic import TrafficCounters
 
 if TYPE_CHECKING:
     # The log needs pyarrow, which a server without one does not import.
@@ -82,8 +82,8 @@ class Service:
         self.has_hung_peer = False
         self.shadow: Shadow | None = None
         _warm_up(predictor.engine)
-        self._batcher = Batcher(predictor.engine, limits, across_requests=across_requests)
-        self._counters = {label: metrics.PREDICTIONS.labels(label) for label in self.labels}
+        self._traffic = TrafficCounters(predictor.bundle, version)
+        self._batcher = Batcher(predictor.engine, limits, across_requests=across_requests, count=self._traffic.add)
         used = predictor.engine.computation
         self.computation = dataclasses.replace(used, device=devices.name(used.device))
         self.run_id = predictor.bundle.metadata.run_id
@@ -111,13 +111,11 @@ class Service:
         if not is_copy:
             metrics.REQUEST_TEXTS.observe(len(texts))
         started = time.perf_counter()
-        logits, truncated = await self._batcher.logits(texts)
+        logits, truncated = await self._batcher.logits(texts, is_counted=not is_copy)
         metrics.PREDICT_SECONDS.labels(self.name).observe(time.perf_counter() - started)
         probabilities = sigmoid(logits)
         predictions = self.predictor.predictions(probabilities, truncated, options)
         if not is_copy:
-            for label, count in collections.Counter(label for one in predictions for label in one["labels"]).items():
-                self._counters[label].inc(count)
             metrics.TRUNCATED.inc(int(truncated.sum()))
             if self.shadow:
                 self.shadow.offer(texts, options, probabilities, predictions, request_id)
@@ -161,9 +159,14 @@ class Service:
         if not self.is_live:
             raise RequestError("the engine stopped and the server will be restarted: try again later", 503)
 
+    def flush_metrics(self) -> None:
+        """Adds what the workers counted of the traffic to the metrics."""
+        self._traffic.flush()
+
     def close(self) -> None:
         """Ends the workers once the queue is empty, and the log."""
         self._batcher.close()
+        self.flush_metrics()
         if self.log:
             self.log.close()
 

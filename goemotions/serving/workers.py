@@ -29,7 +29,7 @@ SILENT_SECONDS, HUNG_SECONDS = 3.0, 10.0
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 # Each kind of metric has a file per process; one that the process would have to extend, it would do so on a full disk, too.
 METRICS_KINDS = ("counter", "histogram", "summary", "gauge_livesum", "gauge_livemostrecent")
-METRICS_BYTES = 512 * 1024
+METRICS_BYTES = 1024 * 1024
 PR_SET_PDEATHSIG = 1
 # Serves in a worker process, which sends its beats to the pipe and gets whether all workers beat.
 Serve = Callable[[Connection], None]

@@ -105,5 +105,12 @@ def test_workers_share_a_port_and_their_metrics_add_up(bundle: Path, tmp_path: P
         assert set(outcome.statuses) == {200}
         counts = {running.metrics()['goemotions_request_seconds_count{code="200",protocol="v1"}'] for _ in range(5)}
         assert counts == {200}
+        texts = 'goemotions_scored_texts_total{version="r1"}'
+        # A worker adds what it counted twice a second.
+        for _ in range(50):
+            if (scored := running.metrics().get(texts)) == running.metrics()["goemotions_request_texts_sum"]:
+                break
+            time.sleep(0.1)
+        assert scored == running.metrics()["goemotions_request_texts_sum"]
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(timeout=30) == 0

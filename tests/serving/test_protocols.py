@@ -14,6 +14,7 @@ import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
+from goemotions.evaluation.traffic import SCORE_BINS, Traffic
 from goemotions.models import engines
 from goemotions.models.devices import cpu_name
 from goemotions.prediction.predictor import Options, Predictor
@@ -394,6 +395,34 @@ def test_a_cancelled_grpc_request_is_not_counted_as_a_200(server: Server, stub: 
     assert server.metrics().get(name % 200, 0) - before.get(name % 200, 0) <= 8 - 1
 
 
+def test_the_traffic_is_counted_at_the_tuned_thresholds_whatever_is_requested(server: Server, predictor: Predictor) -> None:
+    texts = ["lake", "storm " * 400, "table balloon"]
+    scores, truncated = engines.score(predictor.engine, texts)
+    expected = Traffic.of(predictor.bundle.taxonomy.names, scores, predictor.bundle.thresholds)
+    before = server.metrics()
+    server.predict(instances=texts, parameters={"threshold": 0, "top_k": 1})
+    assert grown(server, before, 'goemotions_scored_texts_total{version="r1"}', 3)
+    after = server.metrics()
+
+    def growth(name: str, **labels: str) -> float:
+        described = ",".join(f'{key}="{value}"' for key, value in sorted({**labels, "version": "r1"}.items()))
+        return after.get(f"{name}{{{described}}}", 0) - before.get(f"{name}{{{described}}}", 0)
+
+    for number, label in enumerate(expected.names):
+        assert growth("goemotions_predictions_total", label=label) == expected.predicted[number]
+        assert growth("goemotions_label_scores_total", label=label) == pytest.approx(expected.total_sum[number], abs=0.1)
+        assert growth("goemotions_predicted_label_scores_total", label=label) == pytest.approx(
+            expected.predicted_sum[number], abs=0.1
+        )
+        assert sum(growth("goemotions_score_bins_total", label=label, bin=name) for name in SCORE_BINS) == 3
+    assert growth("goemotions_text_features_total", feature="truncated", bin="yes") == truncated.sum() == 1
+    assert growth("goemotions_text_features_total", feature="script", bin="latin") == 3
+    assert after['goemotions_reference_texts{version="r1"}'] == 80
+    reference = predictor.bundle.reference
+    assert reference is not None
+    assert after['goemotions_reference_predictions{label="calm",version="r1"}'] == reference.traffic.predicted[0]
+
+
 def test_no_error_contains_internals(server: Server) -> None:
     bodies = [server.request("POST", PREDICT, body)[2] for body in (b"{", b"\xff", b'{"instances": [[]]}', b"null")]
     for body in bodies:
@@ -425,7 +454,6 @@ def test_metrics_count_requests_and_predictions(server: Server) -> None:
 
     assert growth('goemotions_request_seconds_count{code="200",protocol="v1"}') == 1
     assert growth('goemotions_rejected_requests_total{reason="malformed"}') == 1
-    assert growth('goemotions_predictions_total{label="calm"}') == 2
     assert growth("goemotions_truncated_texts_total") == 1
     assert growth("goemotions_request_texts_sum") == 2
     assert growth("goemotions_batch_texts_sum") == 2

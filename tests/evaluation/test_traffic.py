@@ -1,0 +1,118 @@
+"""Traffic and references: what is counted of texts and scores, and how it is stored."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from goemotions.data.text import SCRIPTS, script
+from goemotions.errors import DataError
+from goemotions.evaluation import reference
+from goemotions.evaluation.predictions import Predictions
+from goemotions.evaluation.reference import Reference
+from goemotions.evaluation.traffic import FEATURES, SCORE_BINS, Traffic, features_of
+from goemotions.metrics import thresholds
+from goemotions.metrics.expected import expected_f1, expected_quality
+from goemotions.metrics.thresholds import Thresholds
+from goemotions.models.tokenizer import TextEncoder
+from goemotions.registry import bundle
+
+NAMES = ("calm", "dread")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("the lake", "latin"),
+        ("déjà vu ’", "latin"),
+        ("ok привет как дела", "cyrillic"),
+        ("你好, hi", "latin"),
+        ("你好吗 hi", "cjk"),
+        ("ไทย", "thai"),
+        ("ⴰⵣⵓⵍ", "other"),
+        ("😀 123 …", "none"),
+        ("", "none"),
+    ],
+)
+def test_the_script_of_a_text_is_that_of_most_of_its_letters(text: str, expected: str) -> None:
+    assert script(text) == expected
+
+
+def test_features_are_counted_once_per_text(model_folder: Path) -> None:
+    encoder = TextEncoder.load(model_folder)
+    texts = ["lake", "storm " * 400, "Ω lake Ж the", "a a a a a a a a a a"]
+    features = features_of(encoder, texts)
+    assert set(features) == set(FEATURES)
+    assert {name: counts.sum() for name, counts in features.items()} == dict.fromkeys(FEATURES, len(texts))
+    assert all(len(counts) == len(FEATURES[name]) for name, counts in features.items())
+    assert features["truncated"].tolist() == [3, 1]
+    assert features["tokens"][[0, 2]].tolist() == [1, 1]
+    # Half of the tokens of one text are unknown.
+    assert features["unknown_tokens"].tolist() == [3, 0, 0, 1]
+    assert features["script"][SCRIPTS.index("latin")] == 4
+
+
+def test_counts_of_batches_add_up_to_those_of_all_texts() -> None:
+    probabilities = np.random.default_rng(1).random((90, 2)).astype(np.float32) ** 3
+    fitted = Thresholds("per-label", (0.2, 0.6))
+    whole = Traffic.of(NAMES, probabilities, fitted)
+    parts = [Traffic.of(NAMES, part, fitted) for part in np.split(probabilities, [1, 30])]
+    added = parts[0] + parts[1] + parts[2]
+    assert added.rows == whole.rows == 90
+    assert added.scores.tolist() == whole.scores.tolist()
+    assert whole.scores.sum(axis=1).tolist() == [90, 90]
+    assert added.predicted.tolist() == fitted.apply(probabilities).sum(axis=0).tolist()
+    expected = expected_quality(added.predicted, added.predicted_sum, added.total_sum).f1
+    assert expected == pytest.approx(expected_f1(probabilities, fitted))
+
+
+def test_a_score_at_an_upper_bound_is_in_its_bin() -> None:
+    scores = np.array([[0.002, 0.0], [0.7, 0.70001]], dtype=np.float32)
+    counted = Traffic.of(NAMES, scores, thresholds.fixed(np.zeros((2, 2), dtype=bool), scores)).scores
+    bins = {name: [SCORE_BINS[number] for number in np.flatnonzero(row)] for name, row in zip(NAMES, counted, strict=True)}
+    assert bins == {"calm": ["0.002", "0.7"], "dread": ["0.002", "inf"]}
+
+
+def test_a_bundle_has_the_reference_of_validation_at_its_thresholds(candidate: Path, whole: Path) -> None:
+    loaded = bundle.load(whole)
+    assert loaded.reference is not None
+    predictions = Predictions.read(whole / "validation.parquet")
+    predicted = loaded.thresholds.apply(predictions.probabilities).sum(axis=0)
+    assert loaded.reference.traffic.predicted.tolist() == predicted.tolist()
+    assert loaded.reference.traffic.names == predictions.names
+    assert loaded.reference.traffic.features["tokens"].sum() == len(predictions.ids)
+    rows = (whole / "validation_per_label.csv").read_text().splitlines()[1:]
+    assert loaded.reference.f1 == pytest.approx([float(row.split(",")[5]) for row in rows])
+    evaluated = reference.parse((candidate / "cpu" / "validation" / reference.FILE).read_bytes())
+    assert evaluated.strategy == "global-0.5"
+    assert evaluated.traffic.total_sum.tolist() == loaded.reference.traffic.total_sum.tolist()
+
+
+def test_counts_with_other_bins_are_left_out(tmp_path: Path) -> None:
+    features = {name: np.arange(len(bins)) for name, bins in FEATURES.items()}
+    content = Traffic.of(NAMES, np.full((3, 2), 0.5), Thresholds("global-0.5", (0.5, 0.5)), features).to_json()
+    content["features"]["tokens"] = {"10": 3}
+    content["labels"]["calm"]["scores"] = {"0.5": 3}
+    read = Traffic.from_json(json.loads(json.dumps(content)))
+    assert set(read.features) == set(FEATURES) - {"tokens"}
+    assert read.scores.sum(axis=1).tolist() == [0, 3]
+    assert read.predicted.tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("stored", [b"", b"[]", b'{"traffic": {"rows": 1}}', b'{"traffic": {"rows": 1, "labels": {"a": {}}}}'])
+def test_a_damaged_reference_is_a_named_error(stored: bytes) -> None:
+    with pytest.raises(DataError, match=r"reference\.json is damaged: register the model again"):
+        reference.parse(stored)
+
+
+def test_a_reference_is_read_as_it_was_written(tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    predictions = Predictions(
+        NAMES, list("abc"), random.random((3, 2)) > 0.5, random.random((3, 2)), "validation", "torch", "d1"
+    )
+    written = Reference.of(predictions, Thresholds("per-label", (0.3, 0.4)), {})
+    written.write(tmp_path / reference.FILE)
+    read = reference.parse((tmp_path / reference.FILE).read_bytes())
+    assert read.traffic.to_json() == written.traffic.to_json()
+    assert (read.f1, read.strategy, read.engine, read.digest) == (written.f1, "per-label", "torch", "d1")
