@@ -254,3 +254,15 @@ def test_closing_completes_what_is_queued(engine: Engine) -> None:
 
     assert asyncio.run(run()) == 20
     assert not batcher.is_alive
+
+
+def test_copies_for_a_challenger_are_not_counted_as_traffic(engine: Engine) -> None:
+    counted: list[str] = []
+    batcher = Batcher(engine, LIMITS, count=lambda texts, encodings, logits: counted.extend(texts))
+
+    async def requests() -> None:
+        await asyncio.gather(batcher.logits(["lake", "storm"]), batcher.logits(["gravel"], is_counted=False))
+
+    asyncio.run(requests())
+    batcher.close()
+    assert sorted(counted) == ["lake", "storm"]
