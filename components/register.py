@@ -24,6 +24,8 @@ def register(
     quality_tolerance: float,
     auto_promote: bool,
     keep_checkpoints: bool,
+    cpu_hour_price: float,
+    gpu_hour_price: float,
     commit: str,
     image: str,
     registered: Output[Artifact],
@@ -32,6 +34,7 @@ def register(
     from pathlib import Path
 
     from goemotions.registry import assembly, registration
+    from goemotions.registry.costs import Prices
 
     candidates = assembly.collect(
         models, onnx, {"gpu": (gpu_validation, gpu_test, gpu_thresholds), "cpu": (cpu_validation, cpu_test, cpu_thresholds)}
@@ -46,6 +49,7 @@ def register(
         quality_tolerance=quality_tolerance,
         auto_promote=auto_promote,
         keep_checkpoints=keep_checkpoints,
+        prices=Prices(cpu_hour_price, gpu_hour_price),
         tags={"commit": commit, "image": image},
     )
     registration.write(Path(registered.path), versions)

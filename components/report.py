@@ -22,6 +22,8 @@ def report(
     model_name: str,
     latency_budget_ms: float,
     quality_tolerance: float,
+    cpu_hour_price: float,
+    gpu_hour_price: float,
     mlflow_address: str,
     folder: Output[Artifact],
     page: Output[HTML],
@@ -32,12 +34,15 @@ def report(
     from pathlib import Path
 
     from goemotions import report as reporting
-    from goemotions.registry import assembly, registration, tracking
+    from goemotions import usage
+    from goemotions.registry import assembly, costs, registration, tracking
 
     candidates = assembly.collect(
         models, onnx, {"gpu": (gpu_validation, gpu_test, gpu_thresholds), "cpu": (cpu_validation, cpu_test, cpu_thresholds)}
     )
     versions = registration.read(Path(registered.path))
+    used = costs.of_run(Path(dataset.path), candidates, Path(registered.path))
+    prices = costs.Prices(cpu_hour_price, gpu_hour_price)
     written = reporting.write(
         Path(dataset.path),
         candidates,
@@ -46,10 +51,13 @@ def report(
         model_name=model_name,
         latency_budget_ms=latency_budget_ms,
         quality_tolerance=quality_tolerance,
+        used=used,
+        prices=prices,
     )
     shutil.copyfile(written / "report.html", page.path)
     with tracking.step(pipeline_run) as run:
         run.log_folder(written, "report")
         link = run.link(mlflow_address)
+        costs.log_costs(pipeline_run, [*used, costs.Step("report", "", usage.so_far())], prices)
     Path(text.path).write_text(f"[This run in MLflow]({link})\n\n{(written / 'report.md').read_text()}")
     folder.metadata["mlflow"] = link

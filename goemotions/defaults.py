@@ -52,6 +52,10 @@ QUALITY_TOLERANCE = 0.005
 # a text alone.
 REMOVALS = 7
 
+# Prices per hour of a core and of a GPU: round figures of the order of on-demand list prices in US dollars.
+CPU_HOUR_PRICE = 0.05
+GPU_HOUR_PRICE = 4.0
+
 # Batch scoring.
 SHARD_ROWS = 100_000
 

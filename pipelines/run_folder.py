@@ -55,6 +55,12 @@ class RunFolder:
         """The folder of the report."""
         return self.path / "report" / "folder"
 
+    @property
+    def dataset(self) -> Path:
+        """The Dataset folder; with teachers the taught one, which also has what the steps of the teachers used."""
+        taught = self.path / "combine-teachers" / "taught"
+        return taught if taught.exists() else self.path / "ingest" / "dataset"
+
     def registered(self) -> dict[Variant, RegisteredVersion]:
         """The versions that the register step registered."""
         from goemotions.registry import registration
@@ -79,9 +85,12 @@ class RunFolder:
             The HTML page, below ``whole``.
         """
         from goemotions import report
+        from goemotions.registry import costs
 
         shutil.rmtree(whole, ignore_errors=True)
-        report.write(self.path / "ingest" / "dataset", self.candidates(), whole, self.registered(), model_name=model_name)
+        candidates = self.candidates()
+        used = costs.of_run(self.dataset, candidates, self.path / "register" / "registered")
+        report.write(self.dataset, candidates, whole, self.registered(), model_name=model_name, used=used)
         for folder in ("figures", "tables"):
             shutil.rmtree(output / folder, ignore_errors=True)
             shutil.copytree(whole / folder, output / folder)

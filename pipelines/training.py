@@ -65,6 +65,8 @@ def pipeline(
         model_name: str = defaults.MODEL_NAME,
         latency_budget_ms: float = defaults.LATENCY_BUDGET_MS,
         quality_tolerance: float = defaults.QUALITY_TOLERANCE,
+        cpu_hour_price: float = defaults.CPU_HOUR_PRICE,
+        gpu_hour_price: float = defaults.GPU_HOUR_PRICE,
         auto_promote: bool = False,
         keep_checkpoints: bool = False,
         deploy_namespace: str = "",
@@ -104,6 +106,8 @@ def pipeline(
             model_name: Name of the registered model in MLflow.
             latency_budget_ms: Largest latency of the CPU winner, in ms, for one text of 20 tokens on one thread.
             quality_tolerance: Micro AUC and macro F1 on validation that a clearly faster CPU model may lose and still win; 0 for none.
+            cpu_hour_price: Price of an hour of a core, for the costs in MLflow, the model cards and the report.
+            gpu_hour_price: Price of an hour of a GPU.
             auto_promote: Move the champion aliases if the gate passes; otherwise winners become challengers.
             keep_checkpoints: Keep the checkpoints after the models are registered; otherwise they are removed.
             deploy_namespace: Namespace of the InferenceServices that get the new champions; empty: nothing is deployed.
@@ -219,13 +223,15 @@ def pipeline(
 
         registered = placed(
             register(
-                dataset=dataset,
+                dataset=to_learn,
                 **collected(),
                 store=store,
                 pipeline_run=RUN,
                 model_name=model_name,
                 latency_budget_ms=latency_budget_ms,
                 quality_tolerance=quality_tolerance,
+                cpu_hour_price=cpu_hour_price,
+                gpu_hour_price=gpu_hour_price,
                 auto_promote=auto_promote,
                 keep_checkpoints=keep_checkpoints,
                 commit=commit,
@@ -236,13 +242,15 @@ def pipeline(
         )
         placed(
             report(
-                dataset=dataset,
+                dataset=to_learn,
                 **collected(),
                 registered=registered.outputs["registered"],
                 pipeline_run=RUN,
                 model_name=model_name,
                 latency_budget_ms=latency_budget_ms,
                 quality_tolerance=quality_tolerance,
+                cpu_hour_price=cpu_hour_price,
+                gpu_hour_price=gpu_hour_price,
                 mlflow_address=mlflow_address,
             ),
             "report",

@@ -13,7 +13,7 @@ OUTSIDE = ("goemotions", "components", "pipelines", "benchmarks")
 # Each room may import those of the rows above it and itself.
 ORDER = (
     ("errors", "defaults"),
-    ("addresses", "outages"),
+    ("addresses", "outages", "usage"),
     ("storage", "metrics"),
     ("data",),
     ("models",),

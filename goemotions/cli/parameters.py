@@ -99,6 +99,8 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "model_name": (NAME,),
     "latency_budget_ms": (within(0, math.inf),),
     "quality_tolerance": (between(0, 1),),
+    "cpu_hour_price": (at_least(0),),
+    "gpu_hour_price": (at_least(0),),
     "deploy_namespace": (NAMESPACE,),
     "canary_percent": (between(0, 99),),
     "image": (IMAGE,),

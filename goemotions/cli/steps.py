@@ -21,6 +21,22 @@ MODEL = click.option("--model", type=FOLDER, required=True, help="Model folder, 
 RUN = click.option(
     "--run", "pipeline_run", default="", help="Id of the pipeline run to log to MLflow under; empty for no logging."
 )
+PRICES = (
+    click.option(
+        "--cpu-hour-price",
+        callback=checked,
+        default=defaults.CPU_HOUR_PRICE,
+        show_default=True,
+        help="Price of an hour of a core, for the costs.",
+    ),
+    click.option(
+        "--gpu-hour-price",
+        callback=checked,
+        default=defaults.GPU_HOUR_PRICE,
+        show_default=True,
+        help="Price of an hour of a GPU.",
+    ),
+)
 CANDIDATES = click.option(
     "--candidate",
     "candidates",
@@ -234,11 +250,15 @@ def tune_thresholds(validation: Path, output: Path, pipeline_run: str, variant: 
 @QUALITY_TOLERANCE
 @click.option("--auto-promote", is_flag=True, help="Move the champion alias if the gate passes.")
 @click.option("--keep-checkpoints", is_flag=True, help="Keep the checkpoints of this run's trainings in the store.")
-def register(dataset: Path, candidates: tuple[Path, ...], **options: Any) -> None:
+@PRICES[0]
+@PRICES[1]
+def register(dataset: Path, candidates: tuple[Path, ...], cpu_hour_price: float, gpu_hour_price: float, **options: Any) -> None:
     """Choose the winners and register them in MLflow, their bundles in S3."""
     from goemotions.registry import registration
+    from goemotions.registry.costs import Prices
 
-    for variant, version in registration.register(dataset, _artifacts(candidates), **options).items():
+    prices = Prices(cpu_hour_price, gpu_hour_price)
+    for variant, version in registration.register(dataset, _artifacts(candidates), prices=prices, **options).items():
         click.echo(registration.describe(variant, version))
 
 
@@ -246,11 +266,15 @@ def register(dataset: Path, candidates: tuple[Path, ...], **options: Any) -> Non
 @DATASET
 @CANDIDATES
 @OUTPUT
-def report(dataset: Path, candidates: tuple[Path, ...], output: Path) -> None:
+@PRICES[0]
+@PRICES[1]
+def report(dataset: Path, candidates: tuple[Path, ...], output: Path, cpu_hour_price: float, gpu_hour_price: float) -> None:
     """Write the performance report as Markdown and HTML."""
+    from goemotions.registry.costs import Prices
     from goemotions.report import write
 
-    click.echo(f"{write(dataset, _artifacts(candidates), output)}: report.md, report.html, per_label.csv")
+    folder = write(dataset, _artifacts(candidates), output, prices=Prices(cpu_hour_price, gpu_hour_price))
+    click.echo(f"{folder}: report.md, report.html, per_label.csv")
 
 
 def _artifacts(candidates: tuple[Path, ...]) -> Any:

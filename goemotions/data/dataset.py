@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from scipy import sparse
 
-from goemotions import addresses, defaults
+from goemotions import addresses, defaults, usage
 from goemotions.data.labels import SOFT_LABELS
 from goemotions.data.layout import SPLITS
 from goemotions.data.raters import by_text
@@ -185,6 +185,7 @@ def ingest(
         for label in info["labels_absent_from_train"]:
             log.warning("label %s never occurs in train: it cannot be learned, and its scores are meaningless", label)
         _write(output, taxonomy, splits, info, is_soft=is_soft)
+    usage.end_step(output, "ingest")
     return info
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from goemotions import usage
 from goemotions.data.dataset import load_dataset, taxonomy_of
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.data.text import as_markdown
@@ -89,6 +90,7 @@ def evaluate(
             features = features_of(engine.encoder, rows["text"][:])
             Reference.of(predictions, at_half(predictions), features).write(output / reference.FILE)
         metrics |= of_split
+    usage.end_step(next(iter(outputs.values())), "evaluate")
     return metrics
 
 

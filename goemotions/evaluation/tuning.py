@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from goemotions import defaults
+from goemotions import defaults, usage
 from goemotions.errors import DataError
 from goemotions.evaluation.predictions import Predictions
 from goemotions.metrics import thresholds
@@ -41,4 +41,5 @@ def tune(
     content = ThresholdsFile(chosen, predictions.names, comparison, predictions.split, predictions.engine, predictions.digest)
     output.mkdir(parents=True, exist_ok=True)
     content.write(output / thresholds.FILE)
+    usage.end_step(output, "tune-thresholds")
     return content

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch.onnx._internal.torchscript_exporter import onnx_proto_utils
 
+from goemotions import usage
 from goemotions.data.dataset import load_dataset
 from goemotions.errors import ModelError
 from goemotions.models import architectures, devices, engines
@@ -100,6 +101,7 @@ def export(dataset: Path, model_folder: Path, output: Path) -> dict[str, ExportR
         )
     content = {name: dataclasses.asdict(record) for name, record in records.items()}
     (output / EXPORT_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    usage.end_step(output, "export")
     return records
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from goemotions import usage
 from goemotions.evaluation import evaluate, reference
 from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.reference import Reference
@@ -20,7 +22,7 @@ from goemotions.models.engine_names import WEIGHTS
 from goemotions.models.engines import Engine
 from goemotions.models.records import TrainingRecord
 from goemotions.models.tokenizer import TextEncoder
-from goemotions.registry import mlflow_model
+from goemotions.registry import costs, mlflow_model
 from goemotions.registry.bundle import (
     CARD,
     ENGINES,
@@ -32,7 +34,9 @@ from goemotions.registry.bundle import (
     BundleMetadata,
     Variant,
 )
+from goemotions.registry.costs import Prices
 from goemotions.storage import manifest, signature
+from goemotions.usage import Usage
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,11 @@ class CandidateArtifacts:
             Predictions.read(self.validation),
             thresholds.read(self.thresholds / thresholds.FILE).thresholds,
         )
+
+    def usage(self) -> dict[str, Usage]:
+        """What the steps used that made the model and this variant of it; empty for artifacts of before."""
+        folders = (self.model, self.onnx, self.validation, self.thresholds)
+        return {name: used for folder in folders for name, used in usage.read(folder).items()}
 
     def load_engine(self, variant: Variant) -> Engine:
         """The engine that serves the variant, on one thread, to measure its latency."""
@@ -120,10 +129,15 @@ def stored_scores(bundle: Bundle) -> CandidateScores:
     )
 
 
-def assemble(output: Path, artifacts: CandidateArtifacts, metadata: BundleMetadata) -> dict[str, float]:
+def assemble(
+    output: Path,
+    artifacts: CandidateArtifacts,
+    metadata: BundleMetadata,
+    prices: Prices = Prices(),  # noqa: B008 - it is frozen
+) -> dict[str, float]:
     """Writes a bundle: copies the artifacts, adds labels, metrics, model card and what MLflow needs, and at last the manifest.
 
-    Of the weights, only those of the engine in ``metadata`` are copied.
+    Of the weights, only those of the engine in ``metadata`` are copied. The prices are those of the costs in the model card.
 
     Returns:
         The metrics of both splits at the tuned thresholds, and at 0.5 under ``.../at_0.5``.
@@ -143,7 +157,9 @@ def assemble(output: Path, artifacts: CandidateArtifacts, metadata: BundleMetada
             Reference.of(predictions, fitted, features).write(output / reference.FILE)
     _write_json(output / LABELS, predictions.names)
     _write_json(output / METRICS_FILE, metrics)
-    (output / CARD).write_text(_card(metadata, fitted, metrics), encoding="utf-8")
+    used = artifacts.usage()
+    usage.write(output, used)
+    (output / CARD).write_text(_card(metadata, fitted, metrics, _costs(used, prices)), encoding="utf-8")
     mlflow_model.write(output, metadata.variant, f"{metadata.run_id}/{metadata.variant}")
     manifest.write(output, **asdict(metadata))
     for path in (path for path in output.rglob("*") if path.is_file()):
@@ -169,7 +185,15 @@ def _signed() -> str:
     return f"signed by the key `{key}` (`{signature.NAME}`)" if key else "not signed"
 
 
-def _card(metadata: BundleMetadata, fitted: Thresholds, metrics: dict[str, float]) -> str:
+def _costs(used: Mapping[str, Usage], prices: Prices) -> str:
+    """What it took to make the model, as a paragraph of the card; nothing if it was not recorded."""
+    if not used:
+        return ""
+    taken = costs.sentence(sum(used.values(), Usage()), prices)
+    return f"\nTraining (with the model's own teachers), export, evaluation and thresholds took {taken}.\n"
+
+
+def _card(metadata: BundleMetadata, fitted: Thresholds, metrics: dict[str, float], taken: str) -> str:
     rows = "\n".join(
         f"| {name} | {metrics[f'validation/{name}']:.4f} | {metrics[f'test/{name}']:.4f} |"
         for name in ("auc_micro", "auc_macro", "f1_macro", "f1_micro", "precision_macro", "recall_macro")
@@ -186,6 +210,6 @@ digest `{metadata.dataset_digest}`. When it was registered, this bundle was {_si
 | metric | validation | test |
 |---|---|---|
 {rows}
-
+{taken}
 Not for decisions about a person: the labels are the impressions of raters of English comments, and carry their biases.
 """

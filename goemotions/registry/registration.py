@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from goemotions import addresses, defaults
+from goemotions import addresses, defaults, usage
 from goemotions.errors import ModelError, StorageError
 from goemotions.evaluation import latency
 from goemotions.evaluation.gate import Verdict
@@ -18,9 +18,10 @@ from goemotions.evaluation.selection import CandidateScores, describe_winner, la
 from goemotions.metrics import thresholds
 from goemotions.metrics.classification import METRICS_FILE
 from goemotions.models.engine_names import WEIGHTS
-from goemotions.registry import assembly, bundle, promotion, tracking, trained, trust
+from goemotions.registry import assembly, bundle, costs, promotion, tracking, trained, trust
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, BundleLocation, BundleMetadata, Variant
+from goemotions.registry.costs import Prices
 from goemotions.registry.promotion import Challenger
 from goemotions.registry.tracking import Run, Version
 from goemotions.storage import layout, lock, manifest, probe, signature
@@ -57,6 +58,7 @@ def write(folder: Path, registered: Mapping[Variant, RegisteredVersion]) -> None
     """Writes ``registered.json`` into a folder, for the steps after the registration."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / REGISTERED).write_text(json.dumps(registered, indent=1), encoding="utf-8")
+    usage.end_step(folder, "register")
 
 
 def read(folder: Path) -> dict[Variant, RegisteredVersion]:
@@ -93,6 +95,7 @@ def register(
     quality_tolerance: float = defaults.QUALITY_TOLERANCE,
     auto_promote: bool = False,
     keep_checkpoints: bool = False,
+    prices: Prices = Prices(),  # noqa: B008 - it is frozen
     tags: dict[str, str] | None = None,
 ) -> dict[Variant, RegisteredVersion]:
     """Registers the winner of each variant.
@@ -109,6 +112,7 @@ def register(
         quality_tolerance: what a faster model for cpu may lose and still win (``selection.select_winner``).
         auto_promote: move the champion alias if the gate passes.
         keep_checkpoints: keep the checkpoints of the pipeline run's trainings, which nothing needs any more.
+        prices: those of the costs in the model cards and in MLflow.
         tags: further tags of the versions, such as the git commit and the image.
 
     Raises:
@@ -123,12 +127,13 @@ def register(
     for variant, compared in scores.items():
         _refuse_other_labels(model_name, variant, compared)
     runs = _store_models(candidates, store, pipeline_run, model_name)
+    costs.log_costs(pipeline_run, costs.of_run(dataset, candidates), prices)
     registered: dict[Variant, RegisteredVersion] = {}
     for variant, compared in scores.items():
         locations = [BundleLocation(store, model_name, runs[one.profile].run_id, variant) for one in compared]
         position, metadata = _choose(locations, candidates[variant], compared, latency_budget_ms, quality_tolerance)
         winner, artifacts = compared[position], candidates[variant][position]
-        metrics = _store_bundle(locations[position], artifacts, metadata)
+        metrics = _store_bundle(locations[position], artifacts, metadata, prices)
         challenger = Challenger(winner, functools.partial(artifacts.load_engine, variant), metadata.run_id)
         registration = _Registration(locations[position], {**_version_tags(metadata), **(tags or {})}, challenger)
         version, alias, verdict = registration.complete(
@@ -222,7 +227,9 @@ def _version_tags(metadata: BundleMetadata) -> dict[str, str]:
     return tags | {"evaluated": str(metadata.evaluated or metadata.engine)}
 
 
-def _store_bundle(location: BundleLocation, artifacts: CandidateArtifacts, metadata: BundleMetadata) -> dict[str, float]:
+def _store_bundle(
+    location: BundleLocation, artifacts: CandidateArtifacts, metadata: BundleMetadata, prices: Prices
+) -> dict[str, float]:
     """Writes and uploads the bundle unless it is complete there, since bundles never change; returns its metrics."""
     if stored := trust.stored(str(location)):
         _refuse_other_files(location, stored[0], artifacts, metadata)
@@ -233,7 +240,7 @@ def _store_bundle(location: BundleLocation, artifacts: CandidateArtifacts, metad
         tracking.require_bundle(version)
     with temporary_folder() as scratch:
         folder = Path(scratch) / "bundle"
-        written = assembly.assemble(folder, artifacts, metadata)
+        written = assembly.assemble(folder, artifacts, metadata, prices)
         signature.sign_folder(folder, trust.identity(location))
         storage.put(folder, str(location))
     return written

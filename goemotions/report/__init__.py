@@ -14,12 +14,15 @@ import numpy as np
 from goemotions import defaults
 from goemotions.data.dataset import load_dataset
 from goemotions.evaluation import evaluate
+from goemotions.registry import costs
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import Variant
+from goemotions.registry.costs import Prices, Step
 from goemotions.registry.registration import RegisteredVersion
 from goemotions.report import (
     calibration,
     comparison,
+    cost,
     dataset,
     document,
     error_analysis,
@@ -44,6 +47,8 @@ def write(
     model_name: str = defaults.MODEL_NAME,
     latency_budget_ms: float = defaults.LATENCY_BUDGET_MS,
     quality_tolerance: float = defaults.QUALITY_TOLERANCE,
+    used: Sequence[Step] | None = None,
+    prices: Prices = Prices(),  # noqa: B008 - it is frozen
 ) -> Path:
     """Writes the report into a folder, which it returns.
 
@@ -57,11 +62,15 @@ def write(
         registered: what ``registration.register`` returned, for the sections on versions and artifacts.
         model_name: name of the registered model, for the commands that download it.
         latency_budget_ms, quality_tolerance: the rule of the recommendation for CPUs, as ``registration.register`` takes them.
+        used: what the steps of the run used; None for those that wrote the artifacts.
+        prices: of that.
     """
+    used = costs.of_run(dataset_folder, candidates) if used is None else used
     results = [Result.read(variant, folder) for variant, folders in candidates.items() for folder in folders]
     about_data, everything = sections(
         dataset_folder, results, registered or {}, model_name, latency_budget_ms, quality_tolerance
     )
+    everything += filter(None, [cost.section(used, prices)])
     _write_documents("Model performance", everything, output / "report.md")
     _write_documents("Dataset analysis", about_data, output / "dataset.md")
     document.write_tables(everything, output / "tables")

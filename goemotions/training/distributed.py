@@ -5,6 +5,7 @@ In a process that was not launched here, each function does what a single proces
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,6 +15,7 @@ import torch
 
 from goemotions.errors import Interrupted, TrainingError
 from goemotions.models import devices, engines
+from goemotions.usage import Usage
 
 T = TypeVar("T")
 
@@ -124,6 +126,12 @@ def total(*values: float) -> tuple[float, ...]:
     summed = torch.tensor(values, dtype=torch.float64)
     torch.distributed.all_reduce(summed)
     return tuple(summed.tolist())
+
+
+def total_usage(used: Usage) -> Usage:
+    """Returns what all processes used together; they run at the same time."""
+    cpu, gpu, memory = total(used.cpu_seconds, used.gpu_seconds, used.memory_gb_seconds)
+    return dataclasses.replace(used, cpu_seconds=cpu, gpu_seconds=gpu, memory_gb_seconds=memory)
 
 
 def wrap(network: torch.nn.Module) -> torch.nn.Module:

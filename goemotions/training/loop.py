@@ -8,13 +8,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from goemotions import defaults
+from goemotions import defaults, usage
 from goemotions.errors import Interrupted, TrainingError
 from goemotions.metrics import calibration, classification
 from goemotions.metrics.probabilities import sigmoid
@@ -306,7 +306,7 @@ class TrainingLoop:
         """Copies the state to the CPU's memory and starts to write it."""
         if not self.plan.location:
             return
-        state, epoch_loss = self.state, self._finite_loss()
+        state, epoch_loss, used = self.state, self._finite_loss(), asdict(distributed.total_usage(usage.so_far()))
         if not distributed.is_first():
             return
         tensors = {f"model.{name}": tensor for name, tensor in self.classifier.state_dict().items()}
@@ -318,7 +318,7 @@ class TrainingLoop:
         # The best weights are replaced, but never changed.
         copied |= {f"best.{name}": tensor for name, tensor in state.best.items()}
         values = {"fingerprint": self.plan.fingerprint, "step": state.step, "epoch_loss": epoch_loss}
-        values |= {"seconds": state.seconds, "history": list(state.history)}
+        values |= {"seconds": state.seconds, "history": list(state.history), "usage": used}
         writer.write(state.step, Checkpoint(copied, values))
 
     def _resume(self, total: int) -> None:
@@ -336,6 +336,7 @@ class TrainingLoop:
         self.state = TrainingState(values["step"], 0.0, values["seconds"], values["history"], part("best."))
         if distributed.is_first():
             self.state.epoch_loss = values["epoch_loss"]
+            usage.continue_from(usage.parse(values.get("usage", {})))
             torch.set_rng_state(tensors["rng.cpu"])
             if "rng.cuda" in tensors and self.device.type == "cuda":
                 torch.cuda.set_rng_state(tensors["rng.cuda"])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from goemotions import usage
 from goemotions.data.dataset import DatasetInfo, load_dataset, taxonomy_of
 from goemotions.errors import DataError, TrainingError
 from goemotions.evaluation import predictions
@@ -80,6 +81,9 @@ def combine(dataset: Path, scores: Sequence[Path], output: Path) -> list[RunReco
     shutil.copytree(dataset, output, dirs_exist_ok=True)
     mean = np.mean([probabilities for probabilities, _ in combined], axis=0)
     write(output / FOLDER, dataset, "+".join(name_of(record) for record in records), mean, records)
+    for folder in scores:
+        usage.write(output, usage.read(folder))
+    usage.end_step(output, "combine-teachers")
     return records
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import transformers
 
+from goemotions import usage
 from goemotions.data.dataset import load_dataset, taxonomy_of
 from goemotions.data.labels import SOFT_LABELS
 from goemotions.data.taxonomy import Taxonomy
@@ -99,6 +100,7 @@ def train(
         )
         if distributed.is_first():
             classifier.save_classifier(output, loop.classifier, material.tokenizer, dataclasses.asdict(record))
+    _write_usage(output, "train")
     return record
 
 
@@ -133,6 +135,7 @@ def teach(
             if distributed.is_first():
                 log.info("teacher %s: its scores are found in %s", teacher, kept)
                 store.fetch_named(kept, output)
+            _write_usage(output, f"teach {teacher}")
             return distributed.on_first(lambda: teachers.read(dataset, output)[1][0])
         smoothed = losses.smooth(material.train.labels, profile.hyperparameters.label_smoothing)
         train = TokenizedSplit(material.train.rows, smoothed)
@@ -146,7 +149,15 @@ def teach(
                 store.put(output, kept)
             if checkpoints:
                 store.remove(checkpoints)
+    _write_usage(output, f"teach {teacher}")
     return record
+
+
+def _write_usage(output: Path, step: str) -> None:
+    """Writes what all processes of the step used."""
+    used = distributed.total_usage(usage.so_far())
+    if distributed.is_first():
+        usage.end_step(output, step, used)
 
 
 @contextmanager

@@ -171,6 +171,8 @@ def test_register_writes_versions_and_report_writes_pages(
         latency_budget_ms=25.0,
         auto_promote=False,
         keep_checkpoints=False,
+        cpu_hour_price=1.0,
+        gpu_hour_price=2.0,
         commit="abc",
         image="goemotions-trainer:abc",
         registered=registered,
@@ -188,6 +190,8 @@ def test_register_writes_versions_and_report_writes_pages(
         pipeline_run="component-register",
         model_name="component-register",
         latency_budget_ms=25.0,
+        cpu_hour_price=1.0,
+        gpu_hour_price=2.0,
         mlflow_address="https://mlflow.example/",
         folder=dsl.Artifact(uri=str(tmp_path / "folder")),
         page=page,
@@ -199,3 +203,15 @@ def test_register_writes_versions_and_report_writes_pages(
     assert link.startswith("[This run in MLflow](https://mlflow.example/#/experiments/")
     assert link.endswith(f"/runs/{run})")
     assert "report/report.html" in [file.path for file in tracking._client().list_artifacts(run, "report")]
+    parent = tracking._client().get_run(run).data
+    model = tracking._client().get_run(versions["cpu"]["run_id"]).data.metrics
+    steps = {
+        name: value for name, value in {**parent.metrics, **model}.items() if name.count("/") == 2 and name.endswith("/cost")
+    }
+    names = ["evaluate_cpu", "evaluate_gpu", "export", "ingest", "register", "report", "train"]
+    assert sorted(steps) == [f"costs/{name}/cost" for name in [*names, "tune-thresholds_cpu", "tune-thresholds_gpu"]]
+    assert parent.metrics["costs/cost"] == pytest.approx(sum(steps.values()))
+    assert 0 < model["costs/cost"] < parent.metrics["costs/cost"]
+    assert parent.metrics["costs/cost"] == pytest.approx(parent.metrics["costs/cpu_seconds"] / 3600)
+    assert parent.tags["costs.prices"] == "1 per CPU hour and 2 per GPU hour"
+    assert "## Cost and energy" in (tmp_path / "text.md").read_text()

@@ -48,7 +48,7 @@ def test_every_parameter_is_described_and_has_a_default(pipeline: dict[str, Any]
     declared = pipeline["root"]["inputDefinitions"]["parameters"]
     assert [name for name, field in declared.items() if not field.get("description")] == []
     assert [name for name, field in declared.items() if "defaultValue" not in field and not field.get("isOptional")] == []
-    assert len(declared) == 35
+    assert len(declared) == 37
     assert declared["data"]["defaultValue"] == "hub:google-research-datasets/go_emotions:simplified"
     assert declared["models"]["defaultValue"] == ["roberta-large", "distilbert"]
 
@@ -354,6 +354,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "model_name": ("", "it's", "a/b", 'a"b', "a:b", "-a", "a b", "a" * 101),
     "latency_budget_ms": (0.0, -1.0, float("nan")),
     "quality_tolerance": (-0.1, 1.5),
+    "cpu_hour_price": (-0.1, float("inf")),
+    "gpu_hour_price": (-0.1, float("nan")),
     "deploy_namespace": ("Team", "a/b", "-a"),
     "canary_percent": (-1, 100),
     "image": ("", "https://registry.example/x:y"),
