@@ -56,6 +56,10 @@ REMOVALS = 7
 CPU_HOUR_PRICE = 0.05
 GPU_HOUR_PRICE = 4.0
 
+# A champion that is older, in days, is trained again; on unchanged data, drift trains again after so many days.
+MAX_AGE_DAYS = 90.0
+DRIFT_COOLDOWN_DAYS = 28.0
+
 # Batch scoring.
 SHARD_ROWS = 100_000
 

@@ -1,13 +1,16 @@
 """The training pipeline: the order of the steps, and every parameter with its default."""
 
 import functools
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from kfp import dsl
 from kfp.dsl import Collected, If, ParallelFor
 
 from components.combine_teachers import combine_teachers
+from components.decide_retraining import decide_retraining
 from components.deploy import deploy
 from components.evaluate import evaluate
 from components.export import export
@@ -23,6 +26,8 @@ from goemotions.registry.bundle import ENGINES
 from pipelines import resources as resource_tables
 from pipelines.placement import place
 
+# The last ones of the pipeline, of which only the variant has them that trains on reason.
+RETRAINING_PARAMETERS = ("manual_reason", "max_age_days", "drift_cooldown_days")
 RUN = dsl.PIPELINE_JOB_ID_PLACEHOLDER
 
 
@@ -31,6 +36,7 @@ def pipeline(
     gpu_labels: Mapping[str, str] | None = None,
     *,
     has_teachers: bool = False,
+    on_reason: bool = False,
 ) -> dsl.base_component.BaseComponent:
     """The pipeline.
 
@@ -38,9 +44,9 @@ def pipeline(
         resources: of its steps.
         gpu_labels: labels for the pods that request GPUs.
         has_teachers: whether it has the steps that train the teachers; KFP is not known to run a loop over an empty list.
+        on_reason: whether it trains only if there is a reason to, as a schedule does.
     """
 
-    @dsl.pipeline(name="goemotions-training", display_name="GoEmotions training")
     def training(
         data: str = defaults.CLUSTER_SOURCE,
         models: list[str] = [*defaults.CLUSTER_PROFILES],  # noqa: B006 - KFP reads it, nothing changes it
@@ -79,6 +85,9 @@ def pipeline(
         node_affinity: dict[str, Any] = {},  # noqa: B006
         tolerations: list[dict[str, Any]] = [NVIDIA_TAINT],  # noqa: B006
         mlflow_address: str = "",
+        manual_reason: str = "",
+        max_age_days: float = defaults.MAX_AGE_DAYS,
+        drift_cooldown_days: float = defaults.DRIFT_COOLDOWN_DAYS,
     ) -> None:
         """Ingests a multi-label data set, trains and compares models, and registers the best for GPU and for CPU.
 
@@ -120,6 +129,9 @@ def pipeline(
             node_affinity: Their node affinity, as Kubernetes writes it, where a label may have several values.
             tolerations: Tolerations for the taints of those nodes, as Kubernetes writes them.
             mlflow_address: Address of MLflow for a browser, for links; empty: MLFLOW_TRACKING_URI.
+            manual_reason: A reason to train in words, such as "new guidelines for raters"; the same words train once. Empty: none.
+            max_age_days: A champion that is older is a reason to train; 0: age is none.
+            drift_cooldown_days: Days after a training on the same data in which drift is no reason to train.
         """
 
         def placed(task: dsl.PipelineTask, step: str, name: str = "", **others: Any) -> dsl.PipelineTask:
@@ -152,127 +164,154 @@ def pipeline(
             "ingest",
         )
         dataset = ingested.outputs["dataset"]
-        to_learn = dataset
-        if has_teachers:
-            with ParallelFor(teachers, name="teachers") as teacher:
-                taught = placed(
-                    teach(
-                        dataset=dataset,
-                        teacher=teacher,
+        gate: AbstractContextManager[Any] = nullcontext()
+        if on_reason:
+            decided = placed(
+                decide_retraining(
+                    digest=ingested.outputs["Output"],
+                    store=store,
+                    model_name=model_name,
+                    manual_reason=manual_reason,
+                    max_age_days=max_age_days,
+                    drift_cooldown_days=drift_cooldown_days,
+                    pipeline_run=RUN,
+                ),
+                "decide_retraining",
+                "decide retraining",
+            )
+            gate = If(decided.output != "", name="reasons")
+        with gate:
+            to_learn = dataset
+            if has_teachers:
+                with ParallelFor(teachers, name="teachers") as teacher:
+                    taught = placed(
+                        teach(
+                            dataset=dataset,
+                            teacher=teacher,
+                            weights=weights,
+                            settings=settings,
+                            precision=precision,
+                            store=store,
+                            checkpoint_minutes=checkpoint_minutes,
+                            pipeline_run=RUN,
+                        ),
+                        "train",
+                        "teach",
+                    )
+                scores = Collected(taught.outputs["scores"])
+                to_learn = placed(combine_teachers(dataset=dataset, scores=scores), "combine_teachers").outputs["taught"]
+            with ParallelFor(models, name="models") as profile:
+                trained = placed(
+                    train(
+                        dataset=to_learn,
+                        profile=profile,
                         weights=weights,
                         settings=settings,
+                        epochs=epochs,
+                        seed=seed,
                         precision=precision,
                         store=store,
                         checkpoint_minutes=checkpoint_minutes,
                         pipeline_run=RUN,
+                        teachers=teachers,
                     ),
                     "train",
-                    "teach",
                 )
-            scores = Collected(taught.outputs["scores"])
-            to_learn = placed(combine_teachers(dataset=dataset, scores=scores), "combine_teachers").outputs["taught"]
-        with ParallelFor(models, name="models") as profile:
-            trained = placed(
-                train(
+                model = trained.outputs["model"]
+                exported = placed(export(dataset=dataset, model=model, profile=profile, pipeline_run=RUN), "export")
+                onnx = exported.outputs["onnx"]
+                scored, tuned = {}, {}
+                for variant, engine in ENGINES.items():
+                    of_model = {"variant": variant, "profile": profile, "pipeline_run": RUN}
+                    scored[variant] = placed(
+                        evaluate(dataset=dataset, model=model, onnx=onnx, engine=engine, **of_model),
+                        f"evaluate_{variant}",
+                        f"evaluate ({variant})",
+                    )
+                    tuned[variant] = placed(
+                        tune_thresholds(
+                            validation=scored[variant].outputs["validation"],
+                            strategy=threshold_strategy,
+                            target_precision=target_precision,
+                            target_recall=target_recall,
+                            **of_model,
+                        ),
+                        "tune_thresholds",
+                        f"tune thresholds ({variant})",
+                    )
+
+            def collected() -> dict[str, Collected]:
+                # New objects for each task, because KFP changes them.
+                return {
+                    "models": Collected(model),
+                    "onnx": Collected(onnx),
+                    **{f"{variant}_validation": Collected(task.outputs["validation"]) for variant, task in scored.items()},
+                    **{f"{variant}_test": Collected(task.outputs["test"]) for variant, task in scored.items()},
+                    **{f"{variant}_thresholds": Collected(task.outputs["thresholds"]) for variant, task in tuned.items()},
+                }
+
+            registered = placed(
+                register(
                     dataset=to_learn,
-                    profile=profile,
-                    weights=weights,
-                    settings=settings,
-                    epochs=epochs,
-                    seed=seed,
-                    precision=precision,
+                    **collected(),
                     store=store,
-                    checkpoint_minutes=checkpoint_minutes,
                     pipeline_run=RUN,
-                    teachers=teachers,
-                ),
-                "train",
-            )
-            model = trained.outputs["model"]
-            exported = placed(export(dataset=dataset, model=model, profile=profile, pipeline_run=RUN), "export")
-            onnx = exported.outputs["onnx"]
-            scored, tuned = {}, {}
-            for variant, engine in ENGINES.items():
-                of_model = {"variant": variant, "profile": profile, "pipeline_run": RUN}
-                scored[variant] = placed(
-                    evaluate(dataset=dataset, model=model, onnx=onnx, engine=engine, **of_model),
-                    f"evaluate_{variant}",
-                    f"evaluate ({variant})",
-                )
-                tuned[variant] = placed(
-                    tune_thresholds(
-                        validation=scored[variant].outputs["validation"],
-                        strategy=threshold_strategy,
-                        target_precision=target_precision,
-                        target_recall=target_recall,
-                        **of_model,
-                    ),
-                    "tune_thresholds",
-                    f"tune thresholds ({variant})",
-                )
-
-        def collected() -> dict[str, Collected]:
-            # New objects for each task, because KFP changes them.
-            return {
-                "models": Collected(model),
-                "onnx": Collected(onnx),
-                **{f"{variant}_validation": Collected(task.outputs["validation"]) for variant, task in scored.items()},
-                **{f"{variant}_test": Collected(task.outputs["test"]) for variant, task in scored.items()},
-                **{f"{variant}_thresholds": Collected(task.outputs["thresholds"]) for variant, task in tuned.items()},
-            }
-
-        registered = placed(
-            register(
-                dataset=to_learn,
-                **collected(),
-                store=store,
-                pipeline_run=RUN,
-                model_name=model_name,
-                latency_budget_ms=latency_budget_ms,
-                quality_tolerance=quality_tolerance,
-                cpu_hour_price=cpu_hour_price,
-                gpu_hour_price=gpu_hour_price,
-                auto_promote=auto_promote,
-                keep_checkpoints=keep_checkpoints,
-                commit=commit,
-                image=image,
-            ),
-            "register",
-            signing_secret=signing_secret,
-        )
-        placed(
-            report(
-                dataset=to_learn,
-                **collected(),
-                registered=registered.outputs["registered"],
-                pipeline_run=RUN,
-                model_name=model_name,
-                latency_budget_ms=latency_budget_ms,
-                quality_tolerance=quality_tolerance,
-                cpu_hour_price=cpu_hour_price,
-                gpu_hour_price=gpu_hour_price,
-                mlflow_address=mlflow_address,
-            ),
-            "report",
-        )
-        with If(deploy_namespace != "", name="deploy"):
-            placed(
-                deploy(
-                    registered=registered.outputs["registered"],
-                    namespace=deploy_namespace,
-                    canary_percent=canary_percent,
                     model_name=model_name,
+                    latency_budget_ms=latency_budget_ms,
+                    quality_tolerance=quality_tolerance,
+                    cpu_hour_price=cpu_hour_price,
+                    gpu_hour_price=gpu_hour_price,
+                    auto_promote=auto_promote,
+                    keep_checkpoints=keep_checkpoints,
+                    commit=commit,
+                    image=image,
                 ),
-                "deploy",
+                "register",
+                signing_secret=signing_secret,
             )
+            placed(
+                report(
+                    dataset=to_learn,
+                    **collected(),
+                    registered=registered.outputs["registered"],
+                    pipeline_run=RUN,
+                    model_name=model_name,
+                    latency_budget_ms=latency_budget_ms,
+                    quality_tolerance=quality_tolerance,
+                    cpu_hour_price=cpu_hour_price,
+                    gpu_hour_price=gpu_hour_price,
+                    mlflow_address=mlflow_address,
+                ),
+                "report",
+            )
+            with If(deploy_namespace != "", name="deploy"):
+                placed(
+                    deploy(
+                        registered=registered.outputs["registered"],
+                        namespace=deploy_namespace,
+                        canary_percent=canary_percent,
+                        model_name=model_name,
+                    ),
+                    "deploy",
+                )
 
-    return training
+    if not on_reason:
+        _leave_out(training, RETRAINING_PARAMETERS)
+    name = "retraining" if on_reason else "training"
+    return dsl.pipeline(training, name=f"goemotions-{name}", display_name=f"GoEmotions {name}")
+
+
+def _leave_out(function: Callable[..., None], names: Collection[str]) -> None:
+    """Hides parameters of a function from KFP; it keeps their defaults."""
+    signature = inspect.signature(function)
+    kept = [parameter for parameter in signature.parameters.values() if parameter.name not in names]
+    function.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
 
 
 training = pipeline()
 
 
 @functools.cache
-def for_run(*, has_teachers: bool) -> dsl.base_component.BaseComponent:
+def for_run(*, has_teachers: bool, on_reason: bool = False) -> dsl.base_component.BaseComponent:
     """The pipeline of a run on this machine."""
-    return pipeline(has_teachers=True) if has_teachers else training
+    return pipeline(has_teachers=has_teachers, on_reason=on_reason) if has_teachers or on_reason else training

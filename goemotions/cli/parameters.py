@@ -99,6 +99,8 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "model_name": (NAME,),
     "latency_budget_ms": (within(0, math.inf),),
     "quality_tolerance": (between(0, 1),),
+    "max_age_days": (at_least(0),),
+    "drift_cooldown_days": (at_least(0),),
     "cpu_hour_price": (at_least(0),),
     "gpu_hour_price": (at_least(0),),
     "deploy_namespace": (NAMESPACE,),

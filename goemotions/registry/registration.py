@@ -127,6 +127,7 @@ def register(
     for variant, compared in scores.items():
         _refuse_other_labels(model_name, variant, compared)
     runs = _store_models(candidates, store, pipeline_run, model_name)
+    tags = {**(tags or {}), **_decision(pipeline_run)}
     costs.log_costs(pipeline_run, costs.of_run(dataset, candidates), prices)
     registered: dict[Variant, RegisteredVersion] = {}
     for variant, compared in scores.items():
@@ -135,7 +136,7 @@ def register(
         winner, artifacts = compared[position], candidates[variant][position]
         metrics = _store_bundle(locations[position], artifacts, metadata, prices)
         challenger = Challenger(winner, functools.partial(artifacts.load_engine, variant), metadata.run_id)
-        registration = _Registration(locations[position], {**_version_tags(metadata), **(tags or {})}, challenger)
+        registration = _Registration(locations[position], {**_version_tags(metadata), **tags}, challenger)
         version, alias, verdict = registration.complete(
             dataset, latency_budget_ms, quality_tolerance, auto_promote=auto_promote
         )
@@ -225,6 +226,12 @@ def _refuse_other_labels(model_name: str, variant: Variant, candidates: list[Can
 def _version_tags(metadata: BundleMetadata) -> dict[str, str]:
     tags = {name: getattr(metadata, name) for name in ("variant", "profile", "run_id", "dataset_digest")}
     return tags | {"evaluated": str(metadata.evaluated or metadata.engine)}
+
+
+def _decision(pipeline_run: str) -> dict[str, str]:
+    """Why the pipeline run trains, as a tag, if it was decided on."""
+    logged = tracking.run_tags(tracking.get_or_create_run(pipeline_run).run_id)
+    return {name: logged[name] for name in (tracking.DECISION_TAG,) if name in logged}
 
 
 def _store_bundle(

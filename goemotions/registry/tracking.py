@@ -42,6 +42,8 @@ RUN_TAG = "goemotions.pipeline_run"
 PROFILE_TAG = "goemotions.profile"
 SOURCE_TAG = "dataset.source"
 INGEST_TAG = "dataset.options"
+# Of a pipeline run that was started to see whether there is a reason to train, and of its versions (``monitoring.retraining``).
+DECISION_TAG = "retraining.decision"
 HISTORY_TAG = "goemotions.history."
 # Of a registered model: the number of its last change.
 CHANGES_TAG = "goemotions.changes"

@@ -23,6 +23,11 @@ def teacher(store: str, key: str) -> str:
     return join(store, "teachers", key)
 
 
+def monitoring(store: str, model_name: str) -> str:
+    """The newest drift report of a registered model (``monitoring.drift``)."""
+    return join(store, "monitoring", model_name)
+
+
 def trained(store: str, pipeline_run: str, profile: str) -> str:
     """A trained model with its metrics and predictions, whether it won or not (``registry.trained``)."""
     return join(store, "trained", pipeline_run, profile)

@@ -1,0 +1,248 @@
+"""When a model is trained again: if there is new data, drift, a champion that is too old, or a reason that a person gives.
+
+The versions of the registered model are the memory. A version has the digest of its data and the reasons of its training as tags,
+whether it became the champion or not. So a reason that has led to a version which the gate refused does not train again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from goemotions import defaults
+from goemotions.errors import DataError, ModelError
+from goemotions.monitoring import drift
+from goemotions.monitoring.drift import DriftReport
+from goemotions.registry import promotion, tracking
+from goemotions.registry.bundle import VARIANTS
+from goemotions.registry.tracking import Version
+
+log = logging.getLogger(__name__)
+
+DAY = 86_400.0
+# Of the MLflow run of a pipeline run, beside ``tracking.DECISION_TAG``: the kinds of the reasons, and the decision in words.
+KINDS_TAG, SENTENCE_TAG = "retraining.reasons", "retraining.why"
+
+Kind = Literal["first", "data", "drift", "age", "manual"]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a model is trained.
+
+    Attributes:
+        kind: ``first`` if there is no champion, or which of the four reasons.
+        detail: the reason in words.
+        key: what distinguishes it from another reason of its kind: the data's digest, the drift report, or the words of a person.
+    """
+
+    kind: Kind
+    detail: str
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The reasons to train, none if the run ends here, and what was looked at and is no reason."""
+
+    reasons: Sequence[Reason]
+    dismissed: Sequence[str] = ()
+
+    @property
+    def train(self) -> bool:
+        return bool(self.reasons)
+
+    @property
+    def kinds(self) -> str:
+        """The kinds of the reasons, separated by commas; empty if there are none."""
+        return ", ".join(reason.kind for reason in self.reasons)
+
+    def __str__(self) -> str:
+        if self.train:
+            return f"training, because {'; '.join(reason.detail for reason in self.reasons)}"
+        return f"skipped: {'; '.join(self.dismissed)}"
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Decision:
+        content = json.loads(text)
+        return cls([Reason(**reason) for reason in content["reasons"]], content["dismissed"])
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Limits of the reasons.
+
+    Attributes:
+        max_age_days: a champion that is older is a reason, unless a version is younger; 0: age is no reason.
+        drift_cooldown_days: on unchanged data, drift is a reason only if each version is older that was trained on this data because of
+            drift, or that did not become the champion.
+    """
+
+    max_age_days: float = defaults.MAX_AGE_DAYS
+    drift_cooldown_days: float = defaults.DRIFT_COOLDOWN_DAYS
+
+
+@dataclass(frozen=True)
+class _History:
+    """The champions and all versions of a registered model, at a time in seconds since the epoch."""
+
+    champions: list[Version]
+    versions: list[Version]
+    now: float
+
+    @classmethod
+    def read(cls, model_name: str, now: float) -> _History:
+        try:
+            versions = tracking.versions(model_name)
+        except ModelError:
+            return cls([], [], now)
+        champions = (promotion.champion(model_name, variant) for variant in VARIANTS)
+        return cls([champion for champion in champions if champion], versions, now)
+
+    def days(self, version: Version) -> float:
+        return (self.now - version.created) / DAY
+
+    def trained_for(self, kind: Kind, key: str) -> Version | None:
+        """The newest version that was trained for a reason."""
+        return self.newest([version for version in self.versions if (kind, key) in _recorded(version)])
+
+    def attempts(self) -> list[Version]:
+        """The versions that were trained because of drift, or did not become the champion."""
+        champions = {champion.number for champion in self.champions}
+        return [one for one in self.versions if one.number not in champions or "drift" in {kind for kind, _ in _recorded(one)}]
+
+    def newest(self, versions: Sequence[Version]) -> Version | None:
+        return max(versions, key=lambda version: version.created, default=None)
+
+
+def decide(
+    digest: str,
+    report: DriftReport | None = None,
+    manual: str = "",
+    *,
+    model_name: str = defaults.MODEL_NAME,
+    policy: Policy = Policy(),
+    now: float | None = None,
+) -> Decision:
+    """Decides whether a model is trained again.
+
+    Args:
+        digest: of the Dataset that it would be trained on.
+        report: the newest drift report; None if there is none.
+        manual: a person's reason in words, or empty; the same words train once.
+        model_name: name of the registered model.
+        policy: limits.
+        now: the time in seconds since the epoch; None for the clock's.
+
+    Raises:
+        TrackingError: MLflow does not respond.
+    """
+    history = _History.read(model_name, time.time() if now is None else now)
+    if not history.champions:
+        return Decision([Reason("first", f"{model_name} has no champion")])
+    considered = (
+        _data(history, digest),
+        _drift(history, digest, report, policy.drift_cooldown_days),
+        _age(history, policy.max_age_days),
+        *([_manual(history, manual)] if manual else []),
+    )
+    return Decision(
+        [one for one in considered if isinstance(one, Reason)], [one for one in considered if not isinstance(one, Reason)]
+    )
+
+
+def decide_run(pipeline_run: str, digest: str, drift_location: str, manual: str, model_name: str, policy: Policy) -> Decision:
+    """Decides for a pipeline run and logs the decision to its MLflow run, which ends if nothing is trained.
+
+    A step that is retried decides nothing again: it returns what was logged.
+
+    Args:
+        pipeline_run: id of the pipeline run.
+        digest, manual, model_name, policy: as ``decide`` takes them.
+        drift_location: folder or S3 prefix of the newest drift report; nothing needs to be there.
+
+    Raises:
+        TrackingError: MLflow does not respond.
+    """
+    run = tracking.get_or_create_run(pipeline_run)
+    if logged := tracking.run_tags(run.run_id).get(tracking.DECISION_TAG):
+        return Decision.from_json(logged)
+    report = None
+    try:
+        report = drift.read_report(drift_location)
+    except DataError as error:
+        log.info("drift is no reason: %s", error)
+    decision = decide(digest, report, manual, model_name=model_name, policy=policy)
+    run.set_tags({tracking.DECISION_TAG: decision.to_json(), KINDS_TAG: decision.kinds or "none", SENTENCE_TAG: str(decision)})
+    run.log_parameters({"retraining_reasons": decision.kinds or "none"})
+    if not decision.train:
+        run.finish()
+    return decision
+
+
+def _data(history: _History, digest: str) -> Reason | str:
+    others = [champion for champion in history.champions if _digest(champion) != digest]
+    if not others:
+        return f"the data is unchanged since version {history.champions[0].number} (digest {digest[:12]})"
+    trained = history.newest([version for version in history.versions if _digest(version) == digest])
+    if trained:
+        return f"the data (digest {digest[:12]}) is that of version {trained.number}, which did not replace version {others[0].number}"
+    return Reason("data", f"the data is new: digest {digest[:12]}, the champion's is {_digest(others[0])[:12]}", digest)
+
+
+def _drift(history: _History, digest: str, report: DriftReport | None, cooldown_days: float) -> Reason | str:
+    if report is None:
+        return "there is no drift report"
+    subject = f"the drift report up to {report.end or 'now'}"
+    if report.version not in {champion.number for champion in history.champions}:
+        return f"{subject} is of version {report.version}, which is no champion"
+    if not report.drifted:
+        return f"{subject} has no drift ({report.rows:,} texts)"
+    key = f"{report.version} {report.end}"
+    if trained := history.trained_for("drift", key):
+        return f"version {trained.number} was trained because of {subject}"
+    on_this_data = history.newest([version for version in history.attempts() if _digest(version) == digest])
+    if on_this_data and (days := history.days(on_this_data)) < cooldown_days:
+        return (
+            f"{subject} has drift, but version {on_this_data.number} was trained on this data {days:.0f} days ago, which is less than "
+            f"{cooldown_days:g}"
+        )
+    return Reason("drift", f"{subject} has {len(report.alarms)} alarms of {len(report.tests)} tests", key)
+
+
+def _age(history: _History, max_age_days: float) -> Reason | str:
+    oldest, newest = min(history.champions, key=lambda champion: champion.created), history.newest(history.versions)
+    days = history.days(oldest)
+    if not max_age_days or days <= max_age_days:
+        return f"version {oldest.number} is {days:.0f} days old"
+    if newest and history.days(newest) <= max_age_days:
+        return (
+            f"version {oldest.number} is {days:.0f} days old, but version {newest.number}, which did not replace it, is "
+            f"{history.days(newest):.0f} days old"
+        )
+    return Reason("age", f"version {oldest.number} is {days:.0f} days old, which is more than {max_age_days:g}")
+
+
+def _manual(history: _History, manual: str) -> Reason | str:
+    if trained := history.trained_for("manual", manual):
+        return f"version {trained.number} was trained for the reason {manual!r}: give another one"
+    return Reason("manual", f"the reason given is {manual!r}", manual)
+
+
+def _digest(version: Version) -> str:
+    return version.tags.get("dataset_digest", "")
+
+
+def _recorded(version: Version) -> set[tuple[str, str]]:
+    """Kind and key of the reasons for which a version was trained; none of versions that nobody decided on."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return {(reason.kind, reason.key) for reason in Decision.from_json(version.tags[tracking.DECISION_TAG]).reasons}
+    return set()
