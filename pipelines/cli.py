@@ -202,7 +202,10 @@ def score(wait: bool, input: str, output: str, others: dict[str, str], **given: 
     help="Six fields, seconds first, such as '0 0 3 * * 0' for Sundays at three; off: no schedule.",
 )
 def schedule(cron: str, **given: Any) -> None:
-    """Run the training pipeline on a schedule, which replaces an earlier one."""
+    """Train on a schedule if there is a reason to: new data, drift, an old champion, or --set manual_reason.
+
+    It replaces an earlier schedule.
+    """
     from pipelines.submit import remove_schedules, set_schedule
 
     connection = _connection(given)
@@ -210,7 +213,7 @@ def schedule(cron: str, **given: Any) -> None:
         if not given["dry_run"]:
             click.echo(remove_schedules(connection, given["experiment"]))
         return
-    package = _training_package(given)
+    package = _training_package(given, on_reason=True)
     if given["dry_run"]:
         _show(connection, package, given["experiment"])
     else:
@@ -232,18 +235,22 @@ def _connection(given: dict[str, Any]) -> Connection:
     )
 
 
-def _training_package(given: dict[str, Any]) -> Package:
+def _training_package(given: dict[str, Any], *, on_reason: bool = False) -> Package:
+    from pipelines import training
     from pipelines.package import pack_training
     from pipelines.parameters import training_arguments
     from pipelines.placement import queue_labels, require_gpu_nodes
 
+    variant = training.for_run(has_teachers=False, on_reason=on_reason)
     names = ("data", "models", "weights", "epochs", "others")
-    arguments = training_arguments(*(given[name] for name in names), teachers=given["teachers"])
+    arguments = training_arguments(*(given[name] for name in names), teachers=given["teachers"], pipeline=variant)
     if given["preset"]:
         arguments = node_pools.get(given["preset"]).placement() | arguments
     require_gpu_nodes(given["resources"], arguments)
     labels = queue_labels(given["queue"], given["priority"])
-    return pack_training(given["registry"], given["resources"], arguments, gpu_labels=labels, force=given["force"])
+    return pack_training(
+        given["registry"], given["resources"], arguments, gpu_labels=labels, on_reason=on_reason, force=given["force"]
+    )
 
 
 def _send(connection: Connection, package: Package, given: dict[str, Any], wait: bool, models: Sequence[str] = ()) -> None:

@@ -29,7 +29,7 @@ from pipelines import package, parameters, stack, training
 from pipelines.remaining import Remaining
 from pipelines.run_folder import RunFolder
 
-SHOWN = re.compile(r"Executing task|finished with status|step/s|WARNING|s/step|Error")
+SHOWN = re.compile(r"retraining: |Executing task|finished with status|step/s|WARNING|s/step|Error")
 HIDDEN = re.compile(r"UserWarning|RuntimeWarning")
 # A step is a process of its own: its error is in its traceback only.
 NAMED_ERROR = re.compile(r"^\s*goemotions\.errors\.\w+: (.+)$", re.MULTILINE)
@@ -42,11 +42,12 @@ class RunFailed(WorkflowError):
     """A step of a local run failed; the message has its error or the location of the log."""
 
 
-def run(folder: Path = stack.FOLDER, **arguments: Any) -> RunFolder:
+def run(folder: Path = stack.FOLDER, *, on_reason: bool = False, **arguments: Any) -> RunFolder:
     """Runs the pipeline with the registry and the store of ``stack.services``, and shows which they are.
 
     Args:
         folder: folder of the local stack; the outputs of the steps are written below it.
+        on_reason: train only if there is a reason to (``monitoring.retraining``).
         arguments: parameters of ``pipelines.training.training``.
 
     Raises:
@@ -56,7 +57,8 @@ def run(folder: Path = stack.FOLDER, **arguments: Any) -> RunFolder:
         StorageError: the store cannot hold a lock, or cannot be used.
         TrackingError: the registry of the environment does not respond.
     """
-    parameters.check(arguments)
+    pipeline = training.for_run(has_teachers=bool(arguments.get("teachers")), on_reason=on_reason)
+    parameters.check(arguments, pipeline)
     addresses.endpoints(os.environ)
     addresses.tracking(os.environ.get("MLFLOW_TRACKING_URI", ""))
     os.environ.update(stack.services(folder))
@@ -72,7 +74,6 @@ def run(folder: Path = stack.FOLDER, **arguments: Any) -> RunFolder:
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
     before = set(root.iterdir())
     log = root / "last.log"
-    pipeline = training.for_run(has_teachers=bool(arguments.get("teachers")))
     pipeline_run, resumed = _begin(root / UNFINISHED, arguments)
     if resumed:
         print(f"resumes the run {pipeline_run}, which did not finish: its trainings continue from their checkpoints")
@@ -134,11 +135,10 @@ def _adapted_to_this_machine(pipeline: BaseComponent = training.training, pipeli
     """
     spec = pipeline.pipeline_spec
     before = type(spec).FromString(spec.SerializeToString())
-    loops = [task for task in spec.root.dag.tasks.values() if task.WhichOneof("iterator")]
-    for loop in loops:
-        loop.iterator_policy.parallelism_limit = 1
-    for dag in (spec.root.dag, *(spec.components[loop.component_ref.name].dag for loop in loops)):
+    for dag in (spec.root.dag, *(component.dag for component in spec.components.values())):
         for task in dag.tasks.values():
+            if task.WhichOneof("iterator"):
+                task.iterator_policy.parallelism_limit = 1
             task.ClearField("retry_policy")
             for parameter in task.inputs.parameters.values():
                 if parameter.runtime_value.constant.string_value == training.RUN:

@@ -59,6 +59,7 @@ def pack_training(
     arguments: dict[str, Any],
     *,
     gpu_labels: Mapping[str, str] | None = None,
+    on_reason: bool = False,
     force: bool = False,
     path: Path | None = None,
 ) -> Package:
@@ -69,6 +70,7 @@ def pack_training(
         overrides: changed resources, as ``resources.changed`` takes them.
         arguments: parameters of its runs.
         gpu_labels: labels of the pods that request GPUs, as ``placement.queue_labels`` returns them.
+        on_reason: train only if there is a reason to.
         force: package a checkout with uncommitted changes, too.
         path: the file to write.
 
@@ -81,7 +83,7 @@ def pack_training(
     fitting = resources.for_models(trained)
     changed = resources.changed(overrides, fitting)
     requested = {**fitting, **changed}
-    pipeline = training.pipeline(requested, gpu_labels, has_teachers=bool(arguments.get("teachers")))
+    pipeline = training.pipeline(requested, gpu_labels, has_teachers=bool(arguments.get("teachers")), on_reason=on_reason)
     packed = _pack(path or TRAINING_FILE, registry, pipeline, arguments, changed, force)
     return replace(packed, gpu_pods=placement.gpu_pods(requested, arguments, gpu_labels or {}))
 

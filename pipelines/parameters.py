@@ -41,6 +41,7 @@ def training_arguments(
     *,
     teachers: str = "",
     is_local: bool = False,
+    pipeline: BaseComponent = training,
 ) -> dict[str, Any]:
     """Parameters of the training pipeline.
 
@@ -53,6 +54,7 @@ def training_arguments(
         teachers: names of teachers, separated by ``+``.
         is_local: whether the steps run on this machine, where they can read its folders. Paths become absolute, because each step runs
             in a directory of its own.
+        pipeline: the variant of the pipeline.
 
     Raises:
         BadArgument: no such parameter, a value of another type, or a location that a pod cannot read.
@@ -65,9 +67,9 @@ def training_arguments(
         arguments["weights"] = dict(weights)
     if teachers:
         arguments["teachers"] = teachers.split("+")
-    arguments |= typed(others, training)
+    arguments |= typed(others, pipeline)
     arguments["models"] = [name.strip() for name in arguments["models"]]
-    check(arguments)
+    check(arguments, pipeline)
     locate = _absolute if is_local else _readable_by_pods
     arguments["data"] = locate(arguments["data"])
     if "store" in arguments and not addresses.is_s3(arguments["store"]):

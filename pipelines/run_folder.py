@@ -67,6 +67,11 @@ class RunFolder:
 
         return registration.read(self.path / "register" / "registered")
 
+    @property
+    def has_trained(self) -> bool:
+        """Whether it registered versions; a run that had no reason to train did not."""
+        return (self.path / "register").exists()
+
     def candidates(self) -> dict[Variant, list[CandidateArtifacts]]:
         """The artifacts of every profile, by variant."""
         from goemotions.registry.assembly import of_folder

@@ -2,9 +2,9 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 from kfp import dsl
 from kfp.dsl import Collected, If, ParallelFor
@@ -28,6 +28,7 @@ from pipelines.placement import place
 
 # The last ones of the pipeline, of which only the variant has them that trains on reason.
 RETRAINING_PARAMETERS = ("manual_reason", "max_age_days", "drift_cooldown_days")
+Function = TypeVar("Function", bound=Callable[..., None])
 RUN = dsl.PIPELINE_JOB_ID_PLACEHOLDER
 
 
@@ -47,6 +48,10 @@ def pipeline(
         on_reason: whether it trains only if there is a reason to, as a schedule does.
     """
 
+    name = "retraining" if on_reason else "training"
+
+    @dsl.pipeline(name=f"goemotions-{name}", display_name=f"GoEmotions {name}")
+    @_without(*(() if on_reason else RETRAINING_PARAMETERS))
     def training(
         data: str = defaults.CLUSTER_SOURCE,
         models: list[str] = [*defaults.CLUSTER_PROFILES],  # noqa: B006 - KFP reads it, nothing changes it
@@ -295,17 +300,19 @@ def pipeline(
                     "deploy",
                 )
 
-    if not on_reason:
-        _leave_out(training, RETRAINING_PARAMETERS)
-    name = "retraining" if on_reason else "training"
-    return dsl.pipeline(training, name=f"goemotions-{name}", display_name=f"GoEmotions {name}")
+    return training
 
 
-def _leave_out(function: Callable[..., None], names: Collection[str]) -> None:
-    """Hides parameters of a function from KFP; it keeps their defaults."""
-    signature = inspect.signature(function)
-    kept = [parameter for parameter in signature.parameters.values() if parameter.name not in names]
-    function.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+def _without(*names: str) -> Callable[[Function], Function]:
+    """A decorator that hides parameters of a function from KFP; the function keeps their defaults."""
+
+    def hide(function: Function) -> Function:
+        signature = inspect.signature(function)
+        kept = [parameter for parameter in signature.parameters.values() if parameter.name not in names]
+        function.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+        return function
+
+    return hide
 
 
 training = pipeline()

@@ -81,7 +81,7 @@ class Policy:
     """Limits of the reasons.
 
     Attributes:
-        max_age_days: a champion that is older is a reason, unless a version is younger; 0: age is no reason.
+        max_age_days: a champion that is as old is a reason, unless a version is younger; 0: age is no reason.
         drift_cooldown_days: on unchanged data, drift is a reason only if each version is older that was trained on this data because of
             drift, or that did not become the champion.
     """
@@ -215,20 +215,20 @@ def _drift(history: _History, digest: str, report: DriftReport | None, cooldown_
             f"{subject} has drift, but version {on_this_data.number} was trained on this data {days:.0f} days ago, which is less than "
             f"{cooldown_days:g}"
         )
-    return Reason("drift", f"{subject} has {len(report.alarms)} alarms of {len(report.tests)} tests", key)
+    return Reason("drift", f"{subject} has drift ({len(report.alarms)} of {len(report.tests)} tests)", key)
 
 
 def _age(history: _History, max_age_days: float) -> Reason | str:
     oldest, newest = min(history.champions, key=lambda champion: champion.created), history.newest(history.versions)
     days = history.days(oldest)
-    if not max_age_days or days <= max_age_days:
+    if not max_age_days or days < max_age_days:
         return f"version {oldest.number} is {days:.0f} days old"
-    if newest and history.days(newest) <= max_age_days:
+    if newest and history.days(newest) < max_age_days:
         return (
             f"version {oldest.number} is {days:.0f} days old, but version {newest.number}, which did not replace it, is "
             f"{history.days(newest):.0f} days old"
         )
-    return Reason("age", f"version {oldest.number} is {days:.0f} days old, which is more than {max_age_days:g}")
+    return Reason("age", f"version {oldest.number} is {days:.0f} days old: the limit is {max_age_days:g}")
 
 
 def _manual(history: _History, manual: str) -> Reason | str:

@@ -1,5 +1,6 @@
 """The whole workflow on real parts: kfp.local, SeaweedFS, MLflow and the model server, with seven labels and tiny models."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -118,3 +119,27 @@ def test_teachers_of_two_kinds_teach_the_two_models_of_a_run(stack: Path, source
         assert f"| {title} |" in report
     assert "distilbert, seed 1: " in report
     assert "minilm, seed 2: " in report
+
+
+@pytest.mark.slow
+@pytest.mark.fault("nothing-to-train-for")
+def test_a_run_on_reason_trains_once_and_says_why_it_is_skipped_the_next_time(
+    stack: Path, source: Path, weights: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = {"data": str(source), "models": ["minilm"], "weights": {"minilm": weights("minilm")}, "epochs": 1}
+    first = local.run(stack, on_reason=True, model_name="on-reason", **arguments)
+    assert "training, because on-reason has no champion" in capsys.readouterr().out
+    assert first.has_trained
+    assert "## Cost and energy" in (first.report / "report.md").read_text()
+    assert [one.model.exists() for one in first.candidates()["cpu"]] == [True]
+    version = tracking.find_version("on-reason", "champion-cpu")
+    assert version is not None
+    assert json.loads(version.tags[tracking.DECISION_TAG])["reasons"][0]["kind"] == "first"
+    second = local.run(stack, on_reason=True, model_name="on-reason", **arguments)
+    assert not second.has_trained
+    assert f"skipped: the data is unchanged since version {int(version.number) - 1}" in capsys.readouterr().out
+    third = local.run(
+        stack, on_reason=True, model_name="on-reason", manual_reason="it's the raters' new guidelines", **arguments
+    )
+    assert third.has_trained
+    assert len(tracking.versions("on-reason")) == 4

@@ -97,6 +97,23 @@ def test_teachers_are_given_by_profile_and_number(text: str) -> None:
     assert as_option == given
 
 
+def test_a_run_on_reason_does_nothing_after_the_data_unless_a_reason_is_returned(
+    pipeline: dict[str, Any], tmp_path: Path
+) -> None:
+    packed = package.pack_training("", "", {}, on_reason=True, force=True, path=tmp_path / "retraining.yaml")
+    compiled = next(yaml.safe_load_all(packed.path.read_text()))
+    tasks = compiled["root"]["dag"]["tasks"]
+    assert set(tasks) == {"ingest", "decide-retraining", "condition-1"}
+    assert tasks["condition-1"]["triggerPolicy"]["condition"] == (
+        "inputs.parameter_values['pipelinechannel--decide-retraining-Output'] != ''"
+    )
+    gated = compiled["components"]["comp-condition-1"]["dag"]["tasks"]
+    assert set(gated) == {"for-loop-2", "register", "report", "condition-3"}
+    declared = compiled["root"]["inputDefinitions"]["parameters"]
+    assert set(declared) - set(pipeline["root"]["inputDefinitions"]["parameters"]) == set(training.RETRAINING_PARAMETERS)
+    assert [name for name, field in declared.items() if not field.get("description")] == []
+
+
 def test_the_package_has_the_steps_of_its_run(tmp_path: Path) -> None:
     for teachers, steps in (([], 0), (["roberta-large@1"], 1)):
         packed = package.pack_training(
@@ -321,11 +338,21 @@ def test_every_step_of_a_local_run_has_the_id_of_the_run(tmp_path: Path) -> None
 
 
 # Any text, switch or structure that Kubernetes itself checks.
-FREE = {"settings", "labels_column", "drop_leaked", "auto_promote", "keep_checkpoints", "all_scores", "commit", "node_affinity"}
+FREE = {
+    "manual_reason",
+    "settings",
+    "labels_column",
+    "drop_leaked",
+    "auto_promote",
+    "keep_checkpoints",
+    "all_scores",
+    "commit",
+    "node_affinity",
+}
 
 
 def test_every_parameter_has_a_rule_and_its_default_keeps_it() -> None:
-    for one in (training.training, batch.scoring):
+    for one in (training.training, training.for_run(has_teachers=False, on_reason=True), batch.scoring):
         declared = one.component_spec.inputs
         assert {name for name in declared if name not in {*rules.RULES, *rules.ADDRESSES}} <= FREE
         parameters.check({name: spec.default for name, spec in declared.items() if spec.default is not None}, one)
@@ -354,6 +381,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "model_name": ("", "it's", "a/b", 'a"b', "a:b", "-a", "a b", "a" * 101),
     "latency_budget_ms": (0.0, -1.0, float("nan")),
     "quality_tolerance": (-0.1, 1.5),
+    "max_age_days": (-1.0, float("nan")),
+    "drift_cooldown_days": (-1.0, float("inf")),
     "cpu_hour_price": (-0.1, float("inf")),
     "gpu_hour_price": (-0.1, float("nan")),
     "deploy_namespace": ("Team", "a/b", "-a"),
@@ -371,7 +400,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
 def test_a_value_that_a_parameter_cannot_have_is_refused(name: str, value: Any) -> None:
     with pytest.raises((BadArgument, ModelError), match=name if name != "settings" else "of minilm is"):
-        parameters.check({name: value})
+        parameters.check({name: value}, training.for_run(has_teachers=False, on_reason=True))
 
 
 def test_a_local_run_checks_its_parameters_before_anything_is_made(tmp_path: Path) -> None:
