@@ -61,7 +61,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a run, the profile that it belongs to (empty: all of them), and what it used."""
+    """A step of a run, the profile or teacher that it belongs to (empty: all of them), and what it used."""
 
     name: str
     profile: str
@@ -89,7 +89,9 @@ def of_run(dataset: Path, candidates: Mapping[Variant, Sequence[CandidateArtifac
         candidates: per variant the folders of every profile.
         others: folders of the steps that follow.
     """
-    steps = [Step(name, "", used) for name, used in usage.read(dataset).items()]
+    # The step of a teacher is named after it, such as `teach mpnet@1`.
+    shared = ((*name.partition(" ")[::2], used) for name, used in usage.read(dataset).items())
+    steps = [Step(name, teacher, used) for name, teacher, used in shared]
     models: dict[tuple[str, str], Step] = {}
     for variant, listed in candidates.items():
         for artifacts in listed:

@@ -40,7 +40,7 @@ def test_a_run_counts_each_step_once_and_the_teachers_that_several_models_share(
     steps = costs.of_run(taught, candidates)
     assert [(step.name, step.profile) for step in steps] == [
         ("ingest", ""),
-        ("teach mpnet@1", ""),
+        ("teach", "mpnet@1"),
         *((name, "minilm") for name in ("train", "export", "evaluate (gpu)", "tune-thresholds (gpu)")),
         *((name, "minilm") for name in ("evaluate (cpu)", "tune-thresholds (cpu)")),
     ]
