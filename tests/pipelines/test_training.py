@@ -101,7 +101,7 @@ def test_a_run_on_reason_does_nothing_after_the_data_unless_a_reason_is_returned
     pipeline: dict[str, Any], tmp_path: Path
 ) -> None:
     packed = package.pack_training("", "", {}, on_reason=True, force=True, path=tmp_path / "retraining.yaml")
-    compiled = next(yaml.safe_load_all(packed.path.read_text()))
+    compiled = yaml_documents(packed.path.read_text())[0]
     tasks = compiled["root"]["dag"]["tasks"]
     assert set(tasks) == {"ingest", "decide-retraining", "condition-1"}
     assert tasks["condition-1"]["triggerPolicy"]["condition"] == (
