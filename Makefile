@@ -32,7 +32,7 @@ REFERENCE = $(if $(VERSION),$(call quoted,$(VERSION)))
 NAMED = $(call option,--model-name,MODEL_NAME)
 
 .PHONY: help setup demo test tools test-images test-faults fuzz soak docs format typecheck lint audit run score serve bench bench-full bench-serving reproduce \
-	stack-up stack-down compile submit-pipeline submit-scoring schedule images push pin-base status promote rollback isvc deploy restart kind-up cluster-test \
+	stack-up stack-down compile submit-pipeline submit-scoring schedule images push pin-base status promote rollback isvc deploy rollout restart kind-up cluster-test \
 	download-model export-hf retire report clean
 
 help: ## list the targets
@@ -43,7 +43,7 @@ help: ## list the targets
 	@echo "             VERSION=alias or number OUT=folder PORT=number GRPC_PORT=number REGISTRY=image prefix"
 	@echo "             For their defaults see --help of the command, such as $(GOEMOTIONS) pipeline run --help"
 	@echo "  Registry and store: MLFLOW_TRACKING_URI and the AWS variables if they are set, otherwise those of this machine (make stack-up);"
-	@echo "             IN_CLUSTER=1 REGISTRY= runs status, promote, rollback, isvc, deploy and score as a Job beside them"
+	@echo "             IN_CLUSTER=1 REGISTRY= runs status, promote, rollback, isvc, deploy, rollout and score as a Job beside them"
 
 # The stamp holds a checksum: if the pins did not change, nothing is installed, and no network is needed.
 EXTRAS := train,serve,pipeline,local,dev,bench,docs,audit
@@ -147,6 +147,12 @@ isvc: $(SERVICES) ## write the champions and the images of this commit into mani
 deploy: $(SERVICES) ## set VERSION on its InferenceService: NAMESPACE= CANARY=percent PRESET=
 	@$(ON_SERVICES) model deploy $(REFERENCE) $(NAMED) $(call option,--namespace,NAMESPACE) $(call option,--canary-percent,CANARY) \
 		$(call option,--preset,PRESET)
+
+ROLLOUT = $(if $(IN_CLUSTER)$(NAMESPACE)$(PROMETHEUS),model,stack) rollout
+CHALLENGER = $(or $(VERSION),challenger-cpu)
+rollout: $(SERVICES) ## give VERSION the traffic in steps, promote it or roll it back: two servers here, or NAMESPACE= PROMETHEUS= STEPS= RESTART=1
+	@$(ON_SERVICES) $(ROLLOUT) $(call quoted,$(CHALLENGER)) $(NAMED) $(call option,--namespace,NAMESPACE) $(call option,--prometheus,PROMETHEUS) \
+		$(call option,--steps,STEPS) $(if $(RESTART),--restart)
 
 restart: setup ## replace the pods of VARIANT by new ones of the same version: NAMESPACE= VARIANT=
 	@$(GOEMOTIONS) model restart $(call option,--variant,VARIANT) $(NAMED) $(call option,--namespace,NAMESPACE)

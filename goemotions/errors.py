@@ -91,6 +91,22 @@ class PromotionRefused(WorkflowError):
     """A version does not pass the gate, or there is no earlier champion to roll back to."""
 
 
+class TrafficChanged(DeploymentError):
+    """Somebody else changed the traffic of a service during a rollout."""
+
+
+class MonitoringUnavailable(WorkflowError):
+    """The metrics of servers cannot be read now; they may be later."""
+
+
+class RolloutHeld(WorkflowError):
+    """A rollout stopped undecided: both versions serve, and running it again goes on."""
+
+
+class RolledBack(WorkflowError):
+    """A rollout gave all the traffic back to the champion."""
+
+
 class RequestError(WorkflowError):
     """A prediction request is rejected. ``status`` is the HTTP status, ``retry_after`` the seconds to wait before a retry."""
 

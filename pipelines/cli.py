@@ -15,9 +15,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from goemotions import defaults
-from goemotions.cli.options import FILE, FOLDER, IMAGE_PREFIX, LOCATION, MODEL_NAME, SERVER, SOURCE, pair_option
+from goemotions.cli.options import (
+    FILE,
+    FOLDER,
+    IMAGE_PREFIX,
+    LOCATION,
+    MODEL_NAME,
+    REFERENCE,
+    SERVER,
+    SOURCE,
+    options_of,
+    pair_option,
+)
 from goemotions.deployment import node_pools
 from goemotions.errors import BadArgument, WorkflowError
+from goemotions.monitoring.plan import Plan
 
 if TYPE_CHECKING:
     from pipelines.client import Connection
@@ -289,7 +301,7 @@ def _show(connection: Connection, package: Package, experiment: str) -> None:
 
 @click.group("stack")
 def stack_commands() -> None:
-    """MLflow and S3 on this machine."""
+    """MLflow and S3 on this machine, and a rollout between two servers on it."""
 
 
 @stack_commands.command()
@@ -301,6 +313,26 @@ def up() -> None:
     click.echo(f"MLflow    {environment['MLFLOW_TRACKING_URI']}")
     click.echo(f"S3        {environment['AWS_ENDPOINT_URL']}, bucket {defaults.BUCKET}")
     click.echo(f"variables . {stack.FOLDER}/env")
+
+
+@stack_commands.command()
+@click.argument("reference", type=REFERENCE, default="challenger-cpu")
+@MODEL_NAME
+@click.option(
+    "--rate", type=click.FloatRange(min=0, min_open=True), default=40.0, show_default=True, help="Requests per second."
+)
+@options_of(Plan)
+def rollout(reference: str, model_name: str, rate: float, **options: Any) -> None:
+    """Roll a version out between two servers on this machine, under a load, and show it.
+
+    It is promoted if it is no worse than the champion. REFERENCE is an alias or a version number.
+    """
+    from pipelines import rollout as local_rollout
+    from pipelines import stack
+
+    os.environ.update(stack.services())
+    move = local_rollout.run(reference, Plan(**options), model_name=model_name, rate=rate, show=click.echo)
+    click.echo(f"{move.alias}: version {move.after}, before it {move.before or 'none'}")
 
 
 @stack_commands.command()

@@ -10,11 +10,12 @@ import click
 
 from goemotions import defaults
 from goemotions.cli.options import FILE as MANIFEST
-from goemotions.cli.options import FOLDER, IMAGE_PREFIX, LOCATION, MODEL_NAME, QUALITY_TOLERANCE, SOURCE
+from goemotions.cli.options import FOLDER, IMAGE_PREFIX, LOCATION, MODEL_NAME, QUALITY_TOLERANCE, SERVER, SOURCE, options_of
 from goemotions.cli.options import REFERENCE as BUNDLE_REFERENCE
 from goemotions.cli.parameters import SERVICE, checked
 from goemotions.deployment import node_pools
 from goemotions.errors import BadArgument
+from goemotions.monitoring.plan import Plan
 
 if TYPE_CHECKING:
     from goemotions.deployment.job import ManifestChange
@@ -29,9 +30,24 @@ FILE = click.option(
 )
 
 
+DATASET = click.option(
+    "--dataset",
+    type=SOURCE,
+    default="",
+    help="Data of the version, if the champion was scored on other data: a Dataset folder, s3:// or a source. Default: its run's.",
+)
+LATENCY_BUDGET = click.option(
+    "--latency-budget-ms",
+    callback=checked,
+    default=defaults.LATENCY_BUDGET_MS,
+    show_default=True,
+    help="Largest latency for one text of a cpu version, in ms.",
+)
+
+
 @click.group()
 def model() -> None:
-    """Show, promote, roll back, deploy, download and retire versions of the registered model.
+    """Show, promote, roll out or back, deploy, download and retire versions of the registered model.
 
     REFERENCE is an alias such as challenger-cpu, or a version number.
     """
@@ -56,19 +72,8 @@ def status(model_name: str, namespace: str, cluster: bool, file: Path | None) ->
 @model.command()
 @REFERENCE
 @MODEL_NAME
-@click.option(
-    "--dataset",
-    type=SOURCE,
-    default="",
-    help="Data of the version, if the champion was scored on other data: a Dataset folder, s3:// or a source. Default: its run's.",
-)
-@click.option(
-    "--latency-budget-ms",
-    callback=checked,
-    default=defaults.LATENCY_BUDGET_MS,
-    show_default=True,
-    help="Largest latency for one text of a cpu version, in ms.",
-)
+@DATASET
+@LATENCY_BUDGET
 @QUALITY_TOLERANCE
 @FILE
 def promote(reference: str, model_name: str, file: Path | None, **options: Any) -> None:
@@ -207,6 +212,76 @@ def deploy(reference: str, service: str, namespace: str, **options: Any) -> None
     served = kserve.deploy(reference, service, namespace, **options)
     canary = f", canary version {served.canary_version} with {served.canary_percent}%" if served.canary_percent else ""
     click.echo(f"{served.service}: version {served.version}{canary}, {'ready' if served.is_ready else 'not ready yet'}")
+
+
+@model.command()
+@click.argument("reference", type=BUNDLE_REFERENCE, default="challenger-cpu")
+@MODEL_NAME
+@NAMESPACE
+@click.option("--service", default="", help="The InferenceService; default: <model name>-<variant of the version>.")
+@click.option("--proxy", type=SERVER, default="", help="Address of the proxy of one machine, instead of an InferenceService.")
+@click.option(
+    "--prometheus", type=SERVER, default="", help="Address of Prometheus; default: the servers' own metrics are read."
+)
+@click.option(
+    "--texts", "texts_file", type=MANIFEST, help="Texts for both versions, one per line; default: those of the sample."
+)
+@DATASET
+@LATENCY_BUDGET
+@QUALITY_TOLERANCE
+@click.option("--wait-seconds", default=900.0, show_default=True, help="Longest time until a canary is ready.")
+@click.option("--restart", is_flag=True, help="Begin again, whatever was left of an unfinished rollout of the service.")
+@options_of(Plan)
+@FILE
+def rollout(
+    reference: str,
+    model_name: str,
+    namespace: str,
+    service: str,
+    proxy: str,
+    prometheus: str,
+    texts_file: Path | None,
+    wait_seconds: float,
+    dataset: str,
+    latency_budget_ms: float,
+    quality_tolerance: float,
+    restart: bool,
+    file: Path | None,
+    **options: Any,
+) -> None:
+    """Give a version the traffic in steps; promote it, hold it, or roll it back by what they show.
+
+    Interrupted, the same command goes on. It ends with an error if the version is held or rolled back.
+    """
+    from goemotions.deployment.kserve import service_name
+    from goemotions.deployment.traffic import KServeSplit, ProxySplit, TrafficSplit
+    from goemotions.monitoring import rollout as rollouts
+    from goemotions.monitoring.answers import read_texts
+    from goemotions.monitoring.observations import Prometheus, Scrape
+    from goemotions.registry import tracking
+
+    version = tracking.get_version(model_name, reference)
+    service = service or service_name(model_name, version.tags["variant"])
+    split: TrafficSplit
+    if proxy:
+        split, selector = ProxySplit(proxy, wait_seconds=wait_seconds), ""
+    else:
+        split = KServeSplit(service, namespace, model_name=model_name, wait_seconds=wait_seconds)
+        selector = f'namespace="{split.namespace}",serving_kserve_io_inferenceservice="{service}"'
+    move = rollouts.run(
+        reference,
+        split,
+        Prometheus(prometheus, selector) if prometheus else Scrape(split.targets),
+        Plan(**options),
+        model_name=model_name,
+        texts=read_texts(texts_file),
+        dataset=dataset,
+        latency_budget_ms=latency_budget_ms,
+        quality_tolerance=quality_tolerance,
+        restart=restart,
+        show=click.echo,
+    )
+    _show_move(move, model_name, file)
 
 
 @model.command()

@@ -115,6 +115,9 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "shard_rows": (at_least(1),),
     "pods": (between(1, 1000),),
     "shadow_percent": (between(0, 100),),
+    "false_rollbacks": (within(0, 1),),
+    "slower": (at_least(1),),
+    "window_seconds": (within(0, math.inf),),
     "threads": (at_least(0),),
     "log_share": (between(0, 1),),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,7 +115,10 @@ def with_version(
         predictor["canaryTrafficPercent"] = canary_percent
         return changed
     canary = {name: copy.deepcopy(value) for name, value in predictor.items() if name not in STABLE_ONLY}
-    canary |= {"name": CANARY, "minReplicas": 1}
+    # As many pods per request as the stable version has, as far as KServe lets a canary have.
+    replicas = predictor.get("minReplicas", 1)
+    pods = math.ceil(replicas * canary_percent / (100 - canary_percent))
+    canary |= {"name": CANARY, "minReplicas": max(1, min(replicas, pods))}
     set_version(canary["model"], source, version.number)
     changed["spec"]["canary"] = [{"trafficPercent": canary_percent, "predictor": canary}]
     return changed

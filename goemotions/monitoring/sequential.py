@@ -17,7 +17,7 @@ import numpy as np
 ODDS = np.array([1.5, 2.0, 3.0, 6.0, 15.0, 50.0, 200.0])
 # The stakes of the alternatives of a mean, as shares of the largest possible.
 STAKES = np.array([0.05, 0.1, 0.2, 0.4, 0.8])
-# One window counts for at most this share of what decides: the requests of a burst are not independent.
+# One window of traffic counts for at most this share of what decides: the requests of a burst are not independent.
 WINDOW_SHARE = 1 / 3
 
 
@@ -29,11 +29,13 @@ class Evidence:
         rate: the largest probability with which ``is_decisive`` ever becomes true although the canary is no worse.
         logs: the logarithm of the likelihood ratio of each alternative, [..., alternatives].
         value: the logarithm of the e-process, [...].
+        window_share: the largest share of what decides that one window adds; 1 for independent observations.
     """
 
     rate: float
     logs: np.ndarray = field(default_factory=lambda: np.zeros(1))
     value: Any = 0.0
+    window_share: float = WINDOW_SHARE
 
     @property
     def limit(self) -> float:
@@ -50,15 +52,16 @@ class Evidence:
         logs = self.logs + increments
         growth = _mean(logs) - _mean(np.broadcast_to(self.logs, logs.shape))
         # A factor that is cut at the top still has an expectation of at most 1.
-        self.value = self.value + np.minimum(growth, WINDOW_SHARE * self.limit)
+        self.value = self.value + np.minimum(growth, self.window_share * self.limit)
         self.logs = logs
 
     def to_json(self) -> dict[str, Any]:
-        return {"rate": self.rate, "logs": np.round(self.logs, 6).tolist(), "value": round(float(self.value), 6)}
+        logs = np.round(self.logs, 6).tolist()
+        return {"rate": self.rate, "logs": logs, "value": round(float(self.value), 6), "window_share": self.window_share}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Evidence:
-        return cls(content["rate"], np.asarray(content["logs"], dtype=float), content["value"])
+        return cls(**content | {"logs": np.asarray(content["logs"], dtype=float)})
 
 
 def events(ours: Any, all_events: Any, share: Any, *, fewer: bool = False) -> np.ndarray:

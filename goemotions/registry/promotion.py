@@ -45,6 +45,15 @@ class Challenger:
     run_id: str
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """The scores of a challenger and of the champion on the same validation rows, and the gate's verdict on the challenger."""
+
+    challenger: CandidateScores
+    champion: CandidateScores
+    verdict: Verdict
+
+
 def champion_alias(variant: str) -> str:
     return f"champion-{variant}"
 
@@ -113,8 +122,7 @@ def _promote(
     version: Version, candidate: Bundle, model_name: str, dataset: str, latency_budget_ms: float, quality_tolerance: float
 ) -> Move:
     variant = candidate.metadata.variant
-    load_engine = functools.partial(candidate.load_engine, threads=1)
-    challenger = Challenger(assembly.stored_scores(candidate), load_engine, version.run_id)
+    challenger = _challenger(version, candidate)
     while True:
         before = champion(model_name, variant)
         if before and before.number == version.number:
@@ -130,6 +138,29 @@ def _promote(
             if is_champion(model_name, variant, before):
                 set_champion(model_name, version, variant, _number(before), held)
                 return Move(champion_alias(variant), _number(before), version.number, verdict)
+
+
+def compare(
+    reference: str,
+    *,
+    model_name: str = defaults.MODEL_NAME,
+    dataset: str = "",
+    latency_budget_ms: float = defaults.LATENCY_BUDGET_MS,
+    quality_tolerance: float = defaults.QUALITY_TOLERANCE,
+) -> Comparison | None:
+    """Compares a version with the champion of its variant as ``promote`` does, and moves nothing; None if there is no champion.
+
+    Raises:
+        ModelError, PromotionRefused, UntrustedBundle: as ``promote``, but not for a version that does not pass.
+    """
+    version = tracking.get_version(model_name, reference)
+    with _fetched(version, trust.variant_of(reference)) as candidate:
+        variant = candidate.metadata.variant
+        before = champion(model_name, variant)
+        if before is None:
+            return None
+        challenger = _challenger(version, candidate)
+        return _compare(challenger, variant, before, dataset, latency_budget_ms, quality_tolerance)
 
 
 def judge(
@@ -150,6 +181,22 @@ def judge(
     """
     if before is None:
         return None
+    return _compare(challenger, variant, before, dataset, latency_budget_ms, quality_tolerance).verdict
+
+
+def _challenger(version: Version, candidate: Bundle) -> Challenger:
+    load_engine = functools.partial(candidate.load_engine, threads=1)
+    return Challenger(assembly.stored_scores(candidate), load_engine, version.run_id)
+
+
+def _compare(
+    challenger: Challenger,
+    variant: Variant,
+    before: Version,
+    dataset: str,
+    latency_budget_ms: float,
+    quality_tolerance: float,
+) -> Comparison:
     limit = latency_limit(variant, latency_budget_ms)
     with _fetched(before, variant) as loaded:
         ours, theirs = challenger.scores, assembly.stored_scores(loaded)
@@ -158,7 +205,8 @@ def judge(
         if limit is not None:
             our_latency, their_latency = latency.measure([challenger.load_engine(), loaded.load_engine(threads=1)])
             ours, theirs = replace(ours, latency=our_latency), replace(theirs, latency=their_latency)
-    return gate.compare(ours, theirs, latency_budget_ms=limit, quality_tolerance=quality_tolerance, serving=SERVING[variant])
+    verdict = gate.compare(ours, theirs, latency_budget_ms=limit, quality_tolerance=quality_tolerance, serving=SERVING[variant])
+    return Comparison(ours, theirs, verdict)
 
 
 def rollback(variant: Variant, *, model_name: str = defaults.MODEL_NAME, to: str = "") -> Move:

@@ -47,6 +47,8 @@ DECISION_TAG = "retraining.decision"
 HISTORY_TAG = "goemotions.history."
 # Of a registered model: the number of its last change.
 CHANGES_TAG = "goemotions.changes"
+# Of a version: how its last rollout ended, as JSON.
+ROLLOUT_TAG = "goemotions.rollout"
 # Of a version whose bundle is to be removed, and of one whose bundle has been removed.
 RETIRED_TAG, REMOVED_TAG = "goemotions.retired", "goemotions.removed"
 PARAMETER_LIMIT = 6000
@@ -436,6 +438,12 @@ def mark_removed(model: str, version: Version) -> None:
     """The store holds nothing of the version any more."""
     with _translate_errors():
         _patient().set_model_version_tag(model, version.number, REMOVED_TAG, "true")
+
+
+def tag_rollout(model: str, version: Version, summary: str) -> None:
+    """Notes at a version how its rollout ended."""
+    with _translate_errors():
+        _patient().set_model_version_tag(model, version.number, ROLLOUT_TAG, summary)
 
 
 def set_alias(model: str, alias: str, number: str) -> None:

@@ -36,3 +36,8 @@ def trained(store: str, pipeline_run: str, profile: str) -> str:
 def requests(store: str, model_name: str) -> str:
     """The request log of a model, by version and hour (``data.request_log``)."""
     return join(store, "requests", model_name)
+
+
+def rollout(store: str, model_name: str, service: str) -> str:
+    """The state and the history of the rollouts of a service (``monitoring.rollout``)."""
+    return join(store, "rollouts", model_name, service)

@@ -69,21 +69,25 @@ class Lock(ABC):
 
 
 @contextlib.contextmanager
-def hold(location: str) -> Iterator[Lock]:
+def hold(location: str, wait_seconds: float | None = None) -> Iterator[Lock]:
     """Waits for the lock of a location, local or S3, and holds it during the block.
 
+    Args:
+        location: what is locked.
+        wait_seconds: longest wait, by default ``WAIT_SECONDS``; of a process that was killed the lock is free after ``LEASE_SECONDS``.
+
     Raises:
-        StorageError: another process still holds the lock after ``WAIT_SECONDS``, the lock is damaged, the store cannot hold a lock,
+        StorageError: another process still holds the lock after this time, the lock is damaged, the store cannot hold a lock,
             or it fails.
     """
     if not addresses.is_s3(location):
-        with _file_locked(Path(location) / NAME) as file:
+        with _file_locked(Path(location) / NAME, wait_seconds or WAIT_SECONDS) as file:
             yield _FileLock(Path(location) / NAME, file)
         return
     probe.require(location)
     lock = _ObjectLock(S3Backend(location))
     try:
-        lock.acquire()
+        lock.acquire(wait_seconds or WAIT_SECONDS)
         yield lock
     finally:
         lock.release()
@@ -96,8 +100,8 @@ class _ObjectLock(Lock):
         self._tag: str | None = None
         self._began = 0.0
 
-    def acquire(self) -> None:
-        deadline = time.monotonic() + WAIT_SECONDS + outages.seconds()
+    def acquire(self, wait_seconds: float) -> None:
+        deadline = time.monotonic() + wait_seconds + outages.seconds()
         last_tag: str | None = ""
         unchanged_since, failed = 0.0, 0
         while True:
@@ -118,7 +122,7 @@ class _ObjectLock(Lock):
             if time.monotonic() > deadline:
                 raise StorageError(
                     f"{self._backend.location}: {'the store is too slow to lock' if is_free else 'another process still holds'} "
-                    f"{NAME} after {WAIT_SECONDS:g} s: check what runs, then run it again"
+                    f"{NAME} after {wait_seconds:g} s: check what runs, then run it again"
                 )
             time.sleep(POLL_SECONDS * (0.5 + random.random()))
 
@@ -194,8 +198,8 @@ class _FileLock(Lock):
 
 
 @contextlib.contextmanager
-def _file_locked(path: Path) -> Iterator[IO[bytes]]:
-    deadline = time.monotonic() + WAIT_SECONDS
+def _file_locked(path: Path, wait_seconds: float) -> Iterator[IO[bytes]]:
+    deadline = time.monotonic() + wait_seconds
     while True:
         with contextlib.ExitStack() as opened:
             try:
@@ -214,7 +218,7 @@ def _file_locked(path: Path) -> Iterator[IO[bytes]]:
                 return
         if time.monotonic() > deadline:
             raise StorageError(
-                f"another process still holds {path} after {WAIT_SECONDS:g} s: check what runs, then run it again"
+                f"another process still holds {path} after {wait_seconds:g} s: check what runs, then run it again"
             )
         time.sleep(POLL_SECONDS / 4 * (0.5 + random.random()))
 

@@ -55,6 +55,8 @@ def command_of(target: str, *settings: str) -> list[str]:
 @pytest.mark.parametrize(
     ("target", "settings", "command"),
     [
+        ("rollout", (), "stack rollout challenger-cpu"),
+        ("rollout", ("VERSION=4", "NAMESPACE=models", "STEPS=10,100"), "model rollout 4 --namespace models --steps 10,100"),
         ("run", (), "pipeline run"),
         (
             "run",

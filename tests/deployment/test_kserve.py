@@ -3,82 +3,29 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from goemotions.deployment import inference_service, isvc, kserve, node_pools, problems, rollout, status
+from goemotions.deployment import inference_service, isvc, kserve, node_pools, rollout, status
 from goemotions.deployment.cluster import Cluster
 from goemotions.errors import BadArgument, DeploymentError, ModelError
 from goemotions.registry import tracking
 from tests.support import kserve_rules
 from tests.support.documents import yaml_documents
-from tests.support.kubernetes_server import NAMESPACE, TOKEN
+from tests.support.kubernetes import Kubernetes, kubeconfig, running
+from tests.support.kubernetes_server import NAMESPACE
 
 ROOT = Path(__file__).parents[2]
 MANIFEST = ROOT / "manifests" / "isvc.yaml"
 
 
-@dataclass(frozen=True)
-class Kubernetes:
-    url: str
-
-    def writes(self) -> list[dict[str, Any]]:
-        """The InferenceServices that were written, oldest first."""
-        with urllib.request.urlopen(f"{self.url}/tests/writes", timeout=10) as response:
-            writes: list[dict[str, Any]] = json.load(response)
-            return writes
-
-    def state(self, name: str) -> Any:
-        """A field of the server's state, such as the client requests that it counted."""
-        with urllib.request.urlopen(f"{self.url}/tests/{name}", timeout=10) as response:
-            return json.load(response)
-
-    def errors(self) -> int:
-        """How many requests of clients reached no Service, of those that were sent."""
-        traffic = self.state("traffic")
-        assert traffic["requests"] > 0
-        return int(traffic["errors"])
-
-    def switch(self, **fields: Any) -> None:
-        request = urllib.request.Request(f"{self.url}/tests/switch", json.dumps(fields).encode(), method="PUT")
-        urllib.request.urlopen(request, timeout=10).close()
-
-
-def kubeconfig(path: Path, url: str, token: str = TOKEN) -> None:
-    content = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "c", "cluster": {"server": url}}],
-        "users": [{"name": "u", "user": {"token": token}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": NAMESPACE}}],
-        "current-context": "x",
-    }
-    path.write_text(yaml.safe_dump(content))
-
-
 @pytest.fixture
 def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubernetes]:
-    command = [sys.executable, str(ROOT / "tests" / "support" / "kubernetes_server.py"), str(MANIFEST)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        server = Kubernetes(f"http://127.0.0.1:{int(process.stdout.readline())}")
-        kubeconfig(tmp_path / "kubeconfig", server.url)
-        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-        monkeypatch.setattr(rollout, "POLL_SECONDS", 0.01)
-        monkeypatch.setattr(rollout, "SETTLE_SECONDS", 0.0)
-        monkeypatch.setattr(problems, "SECONDS", {**dict.fromkeys(problems.SECONDS, 0.2), "start": float("inf")})
-        try:
-            yield server
-        finally:
-            process.terminate()
+    with running(MANIFEST, tmp_path, monkeypatch) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

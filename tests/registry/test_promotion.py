@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
-import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -19,28 +16,15 @@ from goemotions.cli import main as cli
 from goemotions.data.dataset import ingest
 from goemotions.errors import ModelError, PromotionRefused, StorageError, TrackingError
 from goemotions.evaluation import evaluate, tuning
-from goemotions.evaluation.predictions import FILE, Predictions
-from goemotions.registry import promotion, registration, tracking
-from goemotions.registry.assembly import CandidateArtifacts
+from goemotions.registry import promotion, tracking
 from goemotions.registry.bundle import BundleLocation
 from goemotions.storage import lock
 from goemotions.storage import store as storage
 from goemotions.storage.s3 import S3Backend
+from tests.support.champions import add, certain, stored
 
 ALIAS = "champion-cpu"
 MANIFEST = Path(__file__).parents[2] / "manifests" / "isvc.yaml"
-
-
-def certain(candidate: Path, folder: Path, right: float) -> Path:
-    """A copy of a profile's folder whose model gives each correct label this probability."""
-    shutil.copytree(candidate, folder, symlinks=True)
-    for split in ("validation", "test"):
-        path = folder / "cpu" / split / FILE
-        predictions = Predictions.read(path)
-        scores = np.where(predictions.labels, right, 1 - right).astype(np.float32)
-        replace(predictions, probabilities=scores).write(path)
-    tuning.tune(folder / "cpu" / "validation", folder / "cpu" / "thresholds")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -49,25 +33,6 @@ def bundles(stack: Path, dataset: Path, candidate: Path, tmp_path_factory: pytes
     root = tmp_path_factory.mktemp("contenders")
     folders = (candidate, certain(candidate, root / "better", 0.99), certain(candidate, root / "worse", 0.01))
     return [stored(f"contender-{number}", folder, dataset) for number, folder in enumerate(folders)]
-
-
-def stored(name: str, folder: Path, dataset: Path) -> str:
-    """The location of a bundle for cpu, registered under the name of its run."""
-    store = "s3://goemotions/tests/promotion/"
-    parts = {"cpu": [CandidateArtifacts.below(folder, "cpu")]}
-    return str(registration.register(dataset, parts, store=store, pipeline_run=name, model_name=name)["cpu"]["source"])
-
-
-def add(model: str, location: str) -> str:
-    """Registers a copy of a bundle under another model; returns the number of the version."""
-    copy = replace(BundleLocation.parse(location), model_name=model)
-    storage.put(downloaded(location), str(copy))
-    return tracking.get_or_create_version(model, copy.run_id, str(copy), {"variant": "cpu", "profile": "minilm"}).number
-
-
-@functools.cache
-def downloaded(location: str) -> Path:
-    return storage.fetch(location, Path(tempfile.mkdtemp()))
 
 
 @pytest.fixture

@@ -1,0 +1,237 @@
+"""The analysis of one step of a rollout: is the canary worse than the champion, and has enough been seen to say that it is not?"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from goemotions.monitoring import sequential
+from goemotions.monitoring.answers import Answers, Expected, Quality
+from goemotions.monitoring.observations import Traffic
+from goemotions.monitoring.plan import Plan
+from goemotions.monitoring.sequential import WINDOW_SHARE, Evidence
+
+TESTS = {
+    "errors": "it fails more often",
+    "latency": "it is slower",
+    "agreement": "its labels differ from the champion's on more texts than in validation",
+    "labels": "it predicts a label more or less often than in validation",
+    "quality": "its scores let expect a lower F1",
+}
+# The tests of answers to chosen texts, which are independent of each other; the others are of traffic.
+OF_TEXTS = ("agreement", "quality")
+# A step has as many windows as are needed to decide, and is not passed while a test has come this near to its limit.
+LEAST_WINDOWS, SUSPECT = 4, 0.5
+# What is no fault: the odds of other labels, those of a label, and the expected F1 of a text may differ by so much from validation.
+DISAGREEMENT_ODDS, LABEL_ODDS, F1_LOSS = 2.0, 2.0, 0.05
+# A champion that fails more often is no measure of a canary.
+CHAMPION_FAILURES, CHAMPION_REQUESTS, RECENT_WINDOWS = 0.05, 20, 4
+
+
+@dataclass
+class Analysis:
+    """What one step has shown so far.
+
+    Args:
+        plan: what it must show.
+        tests: the number of tests of the whole rollout, among which the false alarms are divided.
+        expected: how the answers differ in validation.
+    """
+
+    plan: Plan
+    tests: int
+    expected: Expected
+    seconds: float = 0.0
+    champion: Traffic = field(default_factory=Traffic)
+    canary: Traffic = field(default_factory=Traffic)
+    texts: int = 0
+    different: int = 0
+    asked: int = 0
+    windows: int = 0
+    champion_quality: Quality = field(default_factory=Quality)
+    canary_quality: Quality = field(default_factory=Quality)
+
+    def __post_init__(self) -> None:
+        rate = self.plan.false_rollbacks / self.tests
+        self.evidence = {name: Evidence(rate, window_share=1.0 if name in OF_TEXTS else WINDOW_SHARE) for name in TESTS}
+        self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT_WINDOWS)
+
+    def add_traffic(self, champion: Traffic, canary: Traffic, seconds: float) -> None:
+        """Adds a window."""
+        self.seconds += seconds
+        self._recent.append((sum(champion.requests.values()), sum(champion.failures.values())))
+        self._add_errors(champion, canary)
+        self._add_latency(champion, canary)
+        self._add_labels(champion, canary)
+        self.champion.add(champion)
+        self.canary.add(canary)
+        self.windows += bool(canary.requests)
+
+    def add_answers(self, champion: Answers, canary: Answers) -> None:
+        """Adds the answers of both to the same texts."""
+        different = int((champion.chosen != canary.chosen).any(axis=1).sum())
+        self.add_agreement(len(champion.chosen), different)
+        losses = champion.expected_f1() - canary.expected_f1() - F1_LOSS
+        self.evidence["quality"].add(sequential.means(losses, 1 + F1_LOSS))
+        self.champion_quality.add(champion)
+        self.canary_quality.add(canary)
+
+    def add_agreement(self, texts: int, different: int) -> None:
+        """Adds texts that both answered, and those of them to which they gave other labels."""
+        self.texts, self.different = self.texts + texts, self.different + different
+        allowed = sequential.with_odds(self.expected.disagreement, DISAGREEMENT_ODDS)
+        self.evidence["agreement"].add(sequential.events(different, texts, allowed))
+
+    def _add_errors(self, champion: Traffic, canary: Traffic) -> None:
+        increments = []
+        for protocol in sorted(champion.requests.keys() & canary.requests.keys()):
+            ours, theirs, failed = canary.requests[protocol], champion.requests[protocol], canary.failures[protocol]
+            if ours and theirs:
+                increments.append(sequential.events(failed, failed + champion.failures[protocol], ours / (ours + theirs)))
+        if increments:
+            self.evidence["errors"].add(np.sum(increments, axis=0))
+
+    def _add_latency(self, champion: Traffic, canary: Traffic) -> None:
+        increments = []
+        for protocol in sorted(champion.seconds.keys() & canary.seconds.keys()):
+            ours, theirs = (one.seconds[protocol].get(math.inf, 0.0) for one in (canary, champion))
+            if ours and theirs:
+                bounds = np.array(sorted(canary.seconds[protocol])[:-1])
+                slow = ours - _at_most(canary.seconds[protocol], bounds)
+                also_slow = theirs - _at_most(champion.seconds[protocol], bounds / self.plan.slower)
+                increments.append(sequential.events(slow, slow + also_slow, ours / (ours + theirs)).ravel())
+        if increments:
+            self.evidence["latency"].add(np.sum(increments, axis=0))
+
+    def _add_labels(self, champion: Traffic, canary: Traffic) -> None:
+        """The texts with each label. The texts of one request are alike: together they count as one."""
+        texts = champion.texts + canary.texts
+        if not (champion.texts and canary.texts):
+            return
+        weight = min(1.0, (sum(champion.requests.values()) + sum(canary.requests.values())) / texts)
+        ours, theirs = (np.array([one.labels[label] for label in self.expected.labels]) * weight for one in (canary, champion))
+        (odds, margin), share = self.expected.odds(), canary.texts / texts
+        tolerated = LABEL_ODDS * margin
+        more = sequential.events(ours, ours + theirs, sequential.with_odds(share, odds * tolerated))
+        fewer = sequential.events(ours, ours + theirs, sequential.with_odds(share, odds / tolerated), fewer=True)
+        self.evidence["labels"].add(np.concatenate([more, fewer]).ravel())
+
+    @property
+    def fault(self) -> str:
+        """Why the canary is worse; empty if nothing shows it."""
+        decisive = [name for name, evidence in self.evidence.items() if evidence.is_decisive]
+        return "; ".join(f"{TESTS[name]} ({self._measured(name)})" for name in decisive)
+
+    @property
+    def champion_fails(self) -> str:
+        """What the champion itself fails, if it is no measure now."""
+        requests, failures = (sum(column) for column in zip(*self._recent, strict=True)) if self._recent else (0.0, 0.0)
+        if requests < CHAMPION_REQUESTS or failures <= CHAMPION_FAILURES * requests:
+            return ""
+        return f"the champion itself fails {failures:.0f} of its last {requests:.0f} requests"
+
+    @property
+    def missing(self) -> str:
+        """What the step lacks; empty if it has shown enough."""
+        requests = sum(self.canary.requests.values())
+        lacks = []
+        if requests < self.plan.step_requests:
+            rate = requests / self.seconds if self.seconds else 0.0
+            wait = f", {(self.plan.step_requests - requests) / rate:,.0f} s at this rate" if rate else ""
+            lacks.append(
+                f"{self.plan.step_requests - requests:,.0f} of {self.plan.step_requests:,} requests to the canary{wait}"
+            )
+        if self.texts < self.plan.step_texts:
+            lacks.append(f"{self.plan.step_texts - self.texts:,} of {self.plan.step_texts:,} compared texts")
+        if self.seconds < self.plan.step_seconds:
+            lacks.append(f"{self.plan.step_seconds - self.seconds:,.0f} of {self.plan.step_seconds:,.0f} s")
+        if self.windows < LEAST_WINDOWS:
+            lacks.append(f"{LEAST_WINDOWS - self.windows} of {LEAST_WINDOWS} looks at requests to the canary")
+        if lacks:
+            return ", ".join(lacks) + " missing"
+        suspect = [name for name, one in self.evidence.items() if one.value > SUSPECT * one.limit]
+        return f"it is not decided whether {TESTS[suspect[0]]} ({self._measured(suspect[0])})" if suspect else ""
+
+    def _measured(self, name: str) -> str:
+        """The figures behind a test, canary against champion."""
+        both = (self.canary, self.champion)
+        if name == "errors":
+            return " against ".join(
+                f"{sum(one.failures.values()):.0f} of {sum(one.requests.values()):.0f} requests" for one in both
+            )
+        if name == "latency":
+            return "p95 " + " against ".join(f"{1000 * one.quantile(0.95):.0f} ms" for one in both)
+        if name == "agreement":
+            return f"{self.different} of {self.texts} texts, validation: {self.expected.different} of {self.expected.rows} rows"
+        if name == "labels":
+            label = self.expected.labels[self._largest_move()]
+            return f"{label}: " + " against ".join(f"{one.labels[label]:.0f} of {one.texts:.0f} texts" for one in both)
+        return f"macro {self.canary_quality.f1_macro:.3f} against {self.champion_quality.f1_macro:.3f}"
+
+    def _largest_move(self) -> int:
+        logs = np.reshape(self.evidence["labels"].logs, (2, len(self.expected.labels), -1))
+        return int(logs.max(axis=(0, 2)).argmax())
+
+    def figures(self) -> dict[str, Any]:
+        """The step's figures as JSON types."""
+        versions = {}
+        for name, one, quality in (
+            ("champion", self.champion, self.champion_quality),
+            ("canary", self.canary, self.canary_quality),
+        ):
+            versions[name] = {
+                "requests": round(sum(one.requests.values())),
+                "failures": round(sum(one.failures.values())),
+                "p50_ms": _ms(one.quantile(0.5)),
+                "p95_ms": _ms(one.quantile(0.95)),
+                "texts": round(one.texts),
+                "labels": {label: round(count) for label, count in sorted(one.labels.items())},
+                "expected_f1_macro": round(quality.f1_macro, 4),
+            }
+        evidence = {name: round(float(one.value), 2) for name, one in self.evidence.items()}
+        limit = round(self.evidence["errors"].limit, 2)
+        return {**versions, "compared_texts": self.texts, "different": self.different, "evidence": evidence, "limit": limit}
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything from which the step goes on, as JSON types."""
+        return {
+            "seconds": self.seconds,
+            "champion": self.champion.to_json(),
+            "canary": self.canary.to_json(),
+            "texts": self.texts,
+            "different": self.different,
+            "asked": self.asked,
+            "windows": self.windows,
+            "qualities": [
+                [one.predicted.tolist(), one.predicted_sum.tolist(), one.total_sum.tolist()]
+                for one in (self.champion_quality, self.canary_quality)
+            ],
+            "evidence": {name: one.to_json() for name, one in self.evidence.items()},
+        }
+
+    def resume(self, content: dict[str, Any]) -> None:
+        """Goes on from what ``to_json`` returned."""
+        self.seconds, self.texts = content["seconds"], content["texts"]
+        self.different, self.asked, self.windows = content["different"], content["asked"], content["windows"]
+        self.champion, self.canary = Traffic.from_json(content["champion"]), Traffic.from_json(content["canary"])
+        self.champion_quality, self.canary_quality = (Quality(*map(np.array, sums)) for sums in content["qualities"])
+        self.evidence = {name: Evidence.from_json(one) for name, one in content["evidence"].items()}
+
+
+def _at_most(counts: dict[float, float], seconds: np.ndarray) -> np.ndarray:
+    """How many requests took at most so long, float [n], for seconds, float [n].
+
+    Between two bounds of the counter the number is interpolated: it is never more than at the upper one, so that equal versions are
+    no evidence.
+    """
+    bounds = sorted(counts)[:-1]
+    result: np.ndarray = np.interp(seconds, [0.0, *bounds], [0.0, *(counts[bound] for bound in bounds)])
+    return result
+
+
+def _ms(seconds: float) -> float | None:
+    return None if math.isnan(seconds) else round(1000 * seconds, 1)

@@ -1,0 +1,24 @@
+"""The steps of a rollout and what each of them must show: the defaults and the help texts of the options of ``model rollout``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def _option(default: Any, help: str, **others: Any) -> Any:
+    return field(default=default, metadata={"help": help, **others})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a rollout, and what each of them must show."""
+
+    steps: str = _option("5,25,50,100", "Shares of the traffic, in percent; 100 is the promotion.")
+    step_requests: int = _option(500, "Least requests to the canary per step.")
+    step_texts: int = _option(200, "Texts per step whose answers are compared; 0: none.")
+    step_seconds: float = _option(60.0, "Least duration of a step.")
+    hold_seconds: float = _option(1800.0, "Longest duration of a step; then the rollout stops, and both versions serve.")
+    window_seconds: float = _option(15.0, "Time between two looks; with Prometheus not below its scrape interval.")
+    false_rollbacks: float = _option(0.01, "Largest probability that a version which is no worse is rolled back.")
+    slower: float = _option(1.25, "How many times as long a request may take as with the champion.")

@@ -1,0 +1,139 @@
+"""A rollout on one machine: a server of the champion and one of the challenger, a proxy in front of them, and a load."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import itertools
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from goemotions import defaults
+from goemotions.deployment.traffic import ProxySplit
+from goemotions.errors import WorkflowError
+from goemotions.monitoring import answers
+from goemotions.monitoring import rollout as rollouts
+from goemotions.monitoring.observations import Scrape
+from goemotions.monitoring.plan import Plan
+from goemotions.registry import promotion, tracking
+from goemotions.registry.promotion import Move
+from pipelines import stack
+
+READY_SECONDS = 90.0
+CLIENTS = 4
+
+
+def run(
+    reference: str, plan: Plan, *, model_name: str = defaults.MODEL_NAME, rate: float = 40.0, show: Callable[[str], None]
+) -> Move:
+    """Rolls a version out between two servers on this machine.
+
+    Args:
+        reference: an alias or a version number.
+        plan: the steps.
+        model_name: name of the registered model.
+        rate: requests per second, of one text of the sample each.
+        show: gets a line per look.
+
+    Raises:
+        WorkflowError: as ``monitoring.rollout.run``; or a server did not start.
+    """
+    version = tracking.get_version(model_name, reference)
+    champion = promotion.champion(model_name, version.tags["variant"])
+    if champion is None or champion.number == version.number:
+        state = f"version {version.number} is it" if champion else "there is none"
+        raise WorkflowError(
+            f"a rollout needs a champion and another version ({state}): train and register one more by `make run`"
+        )
+    texts = answers.read_texts()
+    with contextlib.ExitStack() as opened:
+        servers = {
+            number: opened.enter_context(served(number, ["--bundle", number, "--model-name", model_name], stack.FOLDER))
+            for number in (champion.number, version.number)
+        }
+        address = opened.enter_context(proxied(champion.number, servers))
+        show(f"champion: version {champion.number}, {servers[champion.number]}; challenger: version {version.number}, ")
+        show(f"{servers[version.number]}; proxy: {address}, {rate:g} requests per second")
+        opened.enter_context(loaded(address, f"/v1/models/{model_name}:predict", texts, rate))
+        split = ProxySplit(address, name=f"this-machine-{version.tags['variant']}")
+        # The servers and the proxy are new ones, and nothing is left of an earlier rollout.
+        return rollouts.run(
+            version.number, split, Scrape(split.targets), plan, model_name=model_name, texts=texts, restart=True, show=show
+        )
+
+
+@contextlib.contextmanager
+def served(
+    number: str, options: Sequence[str], folder: Path, command: Sequence[str] = ("-m", "goemotions.cli", "serve")
+) -> Iterator[str]:
+    """A server of a version; yields its address when it is ready.
+
+    Raises:
+        WorkflowError: it did not become ready.
+    """
+    port, log = stack.free_ports(1)[0], folder / f"serve-{number}.log"
+    settings = ["--threads", "1", "--port", str(port), "--drain-seconds", "0", "--version-number", number]
+    with log.open("wb") as output:
+        process = subprocess.Popen([sys.executable, *command, *options, *settings], stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + READY_SECONDS
+        while not stack.responds(f"http://127.0.0.1:{port}/v2/health/ready"):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise WorkflowError(f"the server of version {number} did not become ready: its log is {log}")
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextlib.contextmanager
+def proxied(stable: str, servers: dict[str, str]) -> Iterator[str]:
+    """A proxy of servers by the versions' numbers; yields its address."""
+    pairs = [f"{number}={address}" for number, address in servers.items()]
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipelines.proxy", stable, *pairs], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.terminate()
+
+
+@contextlib.contextmanager
+def loaded(
+    address: str, path: str, texts: Sequence[str], rate: float, seen: Callable[[int, Any], None] = lambda status, content: None
+) -> Iterator[None]:
+    """Sends requests of one text each at a rate per second; ``seen`` gets the status and the content of each response."""
+    ended, host = threading.Event(), address.removeprefix("http://")
+
+    def send(first: int) -> None:
+        connection = http.client.HTTPConnection(host, timeout=30)
+        began = time.monotonic()
+        for count, text in enumerate(itertools.islice(itertools.cycle(texts), first, None, CLIENTS)):
+            if ended.wait(max(0.0, began + count * CLIENTS / rate - time.monotonic())):
+                return
+            try:
+                body = json.dumps({"instances": [text]})
+                connection.request("POST", path, body, {"Content-Type": "application/json"})
+                response = connection.getresponse()
+                seen(response.status, json.loads(response.read()))
+            except (OSError, http.client.HTTPException, ValueError):
+                connection.close()
+
+    threads = [threading.Thread(target=send, args=(first,), daemon=True) for first in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()

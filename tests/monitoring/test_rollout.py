@@ -1,0 +1,365 @@
+"""Rollouts: versions behind a proxy, in steps, with every way they end, and whatever interrupts them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from goemotions.deployment.traffic import ProxySplit
+from goemotions.errors import (
+    BadArgument,
+    DeploymentError,
+    MonitoringUnavailable,
+    PromotionRefused,
+    RolledBack,
+    RolloutHeld,
+    StorageError,
+    TrafficChanged,
+)
+from goemotions.monitoring import rollout
+from goemotions.monitoring.answers import Expected, read_texts
+from goemotions.monitoring.observations import Scrape
+from goemotions.monitoring.plan import Plan
+from goemotions.monitoring.rollout import State
+from goemotions.registry import promotion, tracking
+from goemotions.registry.bundle import BundleLocation
+from goemotions.registry.promotion import Move
+from goemotions.storage import layout, lock
+from tests.support.champions import add, certain, stored
+from tests.support.versions import Machine, Version, machine
+
+LABELS = ("calm", "dread", "glee", "longing", "pity", "scorn", "plain")
+PLAN = Plan(step_requests=60, step_texts=40, step_seconds=0, window_seconds=0.1, hold_seconds=20)
+EQUAL = Expected(LABELS, 400, 0, (57,) * 7, (57,) * 7)
+
+
+@pytest.fixture(scope="module")
+def bundles(stack: Path, dataset: Path, candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Locations of two bundles, the second better than the first."""
+    better = certain(candidate, tmp_path_factory.mktemp("better") / "better", 0.99)
+    return [stored(f"rollout-{number}", folder, dataset) for number, folder in enumerate((candidate, better))]
+
+
+@pytest.fixture
+def registered(bundles: list[str], request: pytest.FixtureRequest) -> str:
+    """A registered model with bundles: version 1 is champion, 2 is better."""
+    name = request.node.name
+    assert [add(name, location) for location in bundles] == ["1", "2"]
+    promotion.promote("1", model_name=name)
+    return name
+
+
+@pytest.fixture(scope="module")
+def versions(stack: Path) -> str:
+    """A registered model whose bundles are not needed: version 1 is champion."""
+    name, run = "rolled-out", tracking.get_or_create_run("rolled-out").run_id
+    for number in (1, 2):
+        place = f"s3://goemotions/models/{name}/{number:032x}/cpu/"
+        tracking.get_or_create_version(name, run, place, {"variant": "cpu", "profile": "minilm"})
+    tracking.set_alias(name, "champion-cpu", "1")
+    return name
+
+
+@dataclass
+class Service:
+    """A service on this machine and its rollouts."""
+
+    model: str
+    name: str
+    servers: Machine
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def location(self) -> str:
+        return layout.rollout(BundleLocation.parse(tracking.get_version(self.model, "2").source).store, self.model, self.name)
+
+    @property
+    def shares(self) -> tuple[str, str, int]:
+        return self.servers.shares
+
+    @property
+    def state(self) -> State:
+        found = rollout.read(self.location)
+        assert found is not None
+        return found
+
+    @property
+    def canary(self) -> Version:
+        return self.servers.versions["2"]
+
+    def begun(self, **fields: Any) -> None:
+        """Leaves the state of a rollout that has passed the gate, as a process that was killed then does."""
+        rollout._write(self.location, rollout.FILE, State("2", "1", self.name, [20, 50], asdict(EQUAL), **fields))
+
+    def split(self) -> ProxySplit:
+        return ProxySplit(self.servers.address, name=self.name, wait_seconds=1)
+
+    def roll_out(self, *, split: Any = None, source: Any = None, number: str = "2", texts: Any = None, **plan: Any) -> Move:
+        split = split or self.split()
+        source = source or Scrape(split.targets)
+        return rollout.run(
+            number, split, source, replace(PLAN, **plan), model_name=self.model, show=self.lines.append, texts=texts
+        )
+
+
+@pytest.fixture
+def service(versions: str, request: pytest.FixtureRequest) -> Iterator[Service]:
+    with machine("1", "2", LABELS, versions) as running:
+        yield Service(versions, request.node.name, running)
+
+
+@pytest.fixture
+def complete(registered: str) -> Iterator[Service]:
+    """A service whose versions have bundles."""
+    with machine("1", "2", LABELS, registered) as running:
+        yield Service(registered, "local", running)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("rollout-killed")
+def test_a_version_that_is_no_worse_is_promoted_step_by_step(complete: Service) -> None:
+    move = complete.roll_out(steps="20,50,100")
+    assert (move.before, move.after, complete.shares) == ("1", "2", ("2", "", 0))
+    assert tracking.get_version(complete.model, "champion-cpu").number == "2"
+    ended = complete.state
+    assert (ended.phase, [entry["percent"] for entry in ended.history]) == ("promoted", [20, 50])
+    for entry in ended.history:
+        assert entry["decision"] == "passed"
+        assert entry["figures"]["canary"]["requests"] >= PLAN.step_requests
+        assert entry["figures"]["compared_texts"] == PLAN.step_texts
+    assert any(line.startswith("20%: ") and line.endswith("missing") for line in complete.lines)
+    assert json.loads(tracking.get_version(complete.model, "2").tags[tracking.ROLLOUT_TAG])["decision"] == "promoted"
+    with pytest.raises(PromotionRefused, match="version 2 is the champion already"):
+        complete.roll_out()
+    # Killed between the alias and the traffic, it is completed by the same command.
+    complete.servers.proxy.shares.update(stable="1", canary="2", percent=50)
+    complete.begun(phase=rollout.PROMOTING, step=1)
+    assert complete.roll_out().after == "2"
+    assert complete.shares == ("2", "", 0)
+
+
+@pytest.mark.fault("bad-version")
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        pytest.param({"delay": 0.2}, r"it is slower \(p95 \d+ ms against \d+ ms\)", marks=pytest.mark.slow),
+        pytest.param(
+            {"errors": 0.3}, r"it fails more often \(\d+ of \d+ requests against 0 of \d+ requests\)", marks=pytest.mark.slow
+        ),
+        ({"shift": 1}, r"its labels differ from the champion's on more texts than in validation \(\d+ of \d+ texts"),
+    ],
+    ids=["slow", "failing", "other-labels"],
+)
+def test_a_bad_version_is_rolled_back_and_the_reason_is_recorded(
+    service: Service, fault: dict[str, float], reason: str
+) -> None:
+    service.begun()
+    vars(service.canary).update(fault)
+    with pytest.raises(RolledBack, match=rf"version 2 was rolled back at 20% of .*, version 1 has all the traffic: .*{reason}"):
+        service.roll_out()
+    assert service.shares == ("1", "", 0)
+    assert tracking.get_version(service.model, "champion-cpu").number == "1"
+    ended = service.state
+    assert (ended.phase, ended.history[-1]["decision"]) == ("rolled back", f"rolled back: {ended.reason}")
+    assert json.loads(tracking.get_version(service.model, "2").tags[tracking.ROLLOUT_TAG])["reason"] == ended.reason[:500]
+
+
+@pytest.mark.fault("rollout-undecided")
+def test_without_traffic_the_rollout_is_held_says_how_much_is_missing_and_goes_on(service: Service) -> None:
+    service.begun()
+    service.servers.paused.set()
+    with pytest.raises(RolloutHeld, match=r"held at 20% of .*: 60 of 60 requests to the canary.* missing; both versions serve"):
+        service.roll_out(hold_seconds=0.3)
+    assert service.shares == ("1", "2", 20)
+    assert service.state.history[-1]["decision"].startswith("held: 60 of 60 requests")
+    service.servers.paused.clear()
+    service.canary.errors = 0.5
+    with pytest.raises(RolledBack):
+        service.roll_out()
+
+
+@pytest.mark.slow
+@pytest.mark.fault("rollout-undecided")
+def test_a_canary_is_not_blamed_for_a_champion_that_fails(service: Service) -> None:
+    service.begun()
+    for version in service.servers.versions.values():
+        version.errors = 0.6
+    with pytest.raises(RolloutHeld, match=r"the champion itself fails \d+ of its last \d+ requests"):
+        service.roll_out(hold_seconds=1.5)
+    assert service.shares == ("1", "2", 20)
+
+
+class Away:
+    """Metrics that cannot be read for some looks."""
+
+    def __init__(self, source: Scrape, looks: int) -> None:
+        self.source, self.looks = source, looks
+
+    def read(self) -> Any:
+        self.looks -= 1
+        if self.looks >= 0:
+            raise MonitoringUnavailable("prometheus:9090 does not respond (refused)")
+        return self.source.read()
+
+
+@pytest.mark.slow
+@pytest.mark.fault("rollout-undecided")
+def test_metrics_that_are_away_for_a_while_are_waited_for_and_otherwise_hold_the_rollout(service: Service) -> None:
+    service.begun()
+    source = Scrape(service.split().targets)
+    with pytest.raises(RolloutHeld, match="prometheus:9090 does not respond"):
+        service.roll_out(source=Away(source, 1000), hold_seconds=0.3)
+    service.canary.shift = 1
+    with pytest.raises(RolledBack):
+        service.roll_out(source=Away(source, 3))
+
+
+@pytest.mark.slow
+@pytest.mark.fault("canary-not-ready")
+def test_a_canary_that_does_not_become_ready_is_rolled_back(service: Service) -> None:
+    service.begun()
+    service.canary.is_ready = False
+    with pytest.raises(RolledBack, match=r"it does not become ready: version 2 at .* is not ready after 1 s"):
+        service.roll_out()
+    assert service.shares == ("1", "", 0)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("canary-not-ready")
+def test_a_canary_that_stops_serving_is_rolled_back(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollout, "PROBLEM_SECONDS", 0.4)
+    service.begun()
+    threading.Timer(0.5, lambda: setattr(service.canary, "is_ready", False)).start()
+    with pytest.raises(RolledBack, match=r"it does not serve its share for \d+ s: .* is not ready"):
+        service.roll_out(step_requests=10_000)
+
+
+@pytest.mark.fault("rollout-traffic-changed")
+def test_traffic_that_somebody_else_changes_stops_the_rollout_and_stays_as_it_is(service: Service) -> None:
+    service.begun()
+    service.servers.proxy.shares.update(canary="2", percent=70)
+    with pytest.raises(TrafficChanged, match=r"serves version 1 and 70% version 2, and the rollout had set version 2 to 20%"):
+        service.roll_out()
+    service.servers.proxy.shares.update(percent=20)
+    threading.Timer(0.4, lambda: service.servers.proxy.shares.update(percent=70)).start()
+    with pytest.raises(TrafficChanged):
+        service.roll_out(step_requests=10_000)
+    assert service.shares == ("1", "2", 70)
+
+
+class Killed(BaseException):
+    """What kills a process, so that nothing of it is caught."""
+
+
+class KillingSplit(ProxySplit):
+    """Ends the process before or after it changes the traffic."""
+
+    def __init__(self, split: ProxySplit, *, before: bool) -> None:
+        vars(self).update(vars(split))
+        self.before = before
+
+    def deploy(self, number: str, percent: int) -> None:
+        if not self.before:
+            super().deploy(number, percent)
+        raise Killed
+
+
+@pytest.mark.fault("rollout-killed")
+@pytest.mark.parametrize(
+    "before", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["before-the-traffic-changed", "after-it"]
+)
+def test_a_rollout_that_is_killed_goes_on_at_its_step(service: Service, before: bool) -> None:
+    service.begun(step=1)
+    service.servers.proxy.shares.update(canary="2", percent=20)
+    with pytest.raises(Killed):
+        service.roll_out(split=KillingSplit(service.split(), before=before))
+    assert service.state.step == 1
+    service.canary.errors = 0.5
+    with pytest.raises(RolledBack, match="rolled back at 50%"):
+        service.roll_out()
+
+
+@pytest.mark.fault("rollout-killed")
+def test_a_rollback_that_is_killed_is_completed(service: Service) -> None:
+    service.begun(phase=rollout.ROLLING_BACK, reason="it is slower")
+    service.servers.proxy.shares.update(canary="2", percent=20)
+    with pytest.raises(Killed):
+        service.roll_out(split=KillingSplit(service.split(), before=True))
+    with pytest.raises(RolledBack, match="it is slower"):
+        service.roll_out()
+    assert service.shares == ("1", "", 0)
+
+
+@pytest.mark.fault("rollout-killed")
+def test_the_evidence_of_a_step_survives(service: Service) -> None:
+    service.begun()
+    found = []
+    for seconds in (0.3, 1.0):
+        with pytest.raises(RolloutHeld):
+            service.roll_out(step_requests=10_000, hold_seconds=seconds)
+        assert service.state.analysis is not None
+        found.append(service.state.analysis)
+    before, after = found
+    assert after["canary"]["requests"]["v1"] > before["canary"]["requests"]["v1"] > 0
+    assert after["asked"] >= before["asked"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.fault("rollout-twice")
+def test_a_second_rollout_of_a_service_is_refused_while_one_runs(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 2.0)
+    service.begun()
+    ended: list[BaseException] = []
+
+    def first() -> None:
+        try:
+            service.roll_out(step_requests=100_000, hold_seconds=8)
+        except RolloutHeld as error:
+            ended.append(error)
+
+    running = threading.Thread(target=first)
+    running.start()
+    while service.shares[2] == 0:
+        pass
+    with pytest.raises(StorageError, match=r"another process still holds lock.json after 3 s"):
+        service.roll_out()
+    running.join()
+    assert len(ended) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.fault("rollout-refused")
+def test_what_could_not_be_promoted_is_refused_before_anything_changes(complete: Service) -> None:
+    with pytest.raises(BadArgument, match="rising shares"):
+        complete.roll_out(steps="50,20,100")
+    with pytest.raises(BadArgument, match="--step-texts 5 needs as many texts, and there are 1"):
+        complete.roll_out(step_texts=5, texts=["one"])
+    source = tracking.get_version(complete.model, "2")
+    place = replace(BundleLocation.parse(source.source), run_id="0" * 32)
+    empty = tracking.get_or_create_version(complete.model, source.run_id, str(place), dict(source.tags))
+    with pytest.raises(StorageError, match="holds no file"):
+        complete.roll_out(number=empty.number)
+    complete.servers.proxy.shares.update(stable="7")
+    with pytest.raises(DeploymentError, match="local serves version 7, and the champion is version 1: deploy that one first"):
+        complete.roll_out()
+    assert complete.shares == ("7", "", 0)
+    assert rollout.read(complete.location) is None
+
+
+def test_an_unfinished_rollout_of_another_version_is_named(service: Service) -> None:
+    rollout._write(service.location, rollout.FILE, State("9", "1", service.name, [20], asdict(EQUAL)))
+    service.servers.proxy.shares.update(canary="9", percent=20)
+    with pytest.raises(BadArgument, match=r"the rollout of version 9 on .* is not finished"):
+        service.roll_out()
+
+
+def test_the_shipped_texts_and_a_file_of_texts(tmp_path: Path) -> None:
+    assert len(read_texts()) >= Plan().step_texts
+    (tmp_path / "texts").write_text("one\n\n two \n")
+    assert read_texts(tmp_path / "texts") == ["one", "two"]
