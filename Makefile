@@ -182,19 +182,14 @@ $(CHECKOV) $(CYCLONEDX) $(TRITON):
 	$(@D)/python -m pip install --quiet $(PIP_OPTIONS) $(TOOL)
 	@touch $@
 
-# Training is tested in separate processes, as in the pipeline: torch can crash in a process where OpenVINO has run.
-TRAINING := tests/training
-# The load tests of the server run alone, because other tests would slow it down.
-LOAD := tests/serving/test_load.py
-OTHERS := $(foreach file,$(TRAINING) $(LOAD) tests/images,--ignore $(file))
+# Two files of tests at a time, or more on more cores; each worker needs about 2 GB.
+TEST_WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 2 ? 2 : cores > 4 ? 4 : cores)))
 
 tools: $(CHECKOV) $(CYCLONEDX) $(TRITON) ## the programs that the tests run in environments of their own
 
-test: setup tools ## the tests, two files at a time
-	@export MADE_ONCE=$$(mktemp -d) PYTHONDONTWRITEBYTECODE=; trap 'rm -rf "$$MADE_ONCE"' EXIT; set -x; \
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(OTHERS); \
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(TRAINING); \
-	$(BIN)/python -m pytest $(LOAD)
+# Every process imports much of the package, so that Python keeps what it compiled.
+test: setup tools ## the tests, but for the slow ones, with a process per core
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --ignore tests/images
 
 test-images: setup ## run the images of this commit with docker or podman, read-only and without privileges
 	$(BIN)/python -m pytest tests/images
@@ -206,9 +201,7 @@ cluster-test: setup ## try on the cluster KUBE_CONTEXT= what is claimed of one, 
 	@$(if $(KUBE_CONTEXT),$(BIN)/python -m benchmarks.cluster --context $(call quoted,$(KUBE_CONTEXT)) $(call option,--registry,REGISTRY),$(BIN)/python -m pytest tests/benchmarks/test_cluster.py)
 
 test-faults: setup tools ## the slow tests, and those of faults and bad inputs; docs/faults.md lists them (30 min)
-	$(BIN)/python -m pytest --faults $(OTHERS)
-	$(BIN)/python -m pytest --faults $(TRAINING)
-	$(BIN)/python -m pytest --faults $(LOAD)
+	$(BIN)/python -m pytest --faults --ignore tests/images
 
 fuzz: setup ## run a fuzzer on each parser of untrusted input: SECONDS= per parser
 	@cd /tmp && for parser in $$($(CURDIR)/$(BIN)/python $(CURDIR)/tests/fuzz/parsers.py --list); do echo "== $$parser"; \

@@ -73,25 +73,39 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def order(item: pytest.Item) -> int:
+    return next((place for place, start in enumerate(EARLY) if item.nodeid.startswith(start)), len(EARLY))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     def selected(item: pytest.Item) -> bool:
         slow = item.get_closest_marker("slow") is not None
         return slow or bool(faults_of(item)) if config.getoption("--faults") else not slow
 
     config.hook.pytest_deselected(items=[item for item in items if not selected(item)])
-    items[:] = [item for item in items if selected(item)]
+    items[:] = sorted(filter(selected, items), key=order)
 
 
+# Training comes first in every process: torch can crash in training after OpenVINO has run in the same process.
+TRAINING = "tests/training/"
 # The run of the pipeline that they search takes a minute: one worker makes it.
 SHARE_A_RUN = ("tests/pipelines/test_end_to_end.py", "tests/test_secrets.py")
+SHARE_A_STORE = ("tests/training/test_checkpoints.py", "tests/training/test_trainer.py")
+# What takes longest begins early, so that no worker has to wait for another at the end.
+LONG = ("tests/registry/", "tests/prediction/", "tests/test_audit.py")
+EARLY = (TRAINING, *SHARE_A_RUN, *LONG)
 
 
 class Scheduling(xdist.scheduler.LoadFileScheduling):
-    """The tests of one file go to one worker, and those of the files that share a run, too."""
+    """The tests of one file go to one worker, and those of files that share what takes long to make, too; in the order above."""
+
+    def __init__(self, config: pytest.Config, log: Any) -> None:
+        config.option.loadscopereorder = False
+        super().__init__(config, log)
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return "run" if file in SHARE_A_RUN else file
+        return "run" if file in SHARE_A_RUN else "store" if file in SHARE_A_STORE else file
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -147,7 +161,7 @@ def write_split(path: Path, rows: int, seed: int, prefix: str) -> None:
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
     """A function from a name and a maker to the folder that it made, once for all workers; tests only read such a folder.
 
-    With MADE_ONCE, once for all processes of `make test`.
+    With MADE_ONCE in the environment, in that folder, which later runs of pytest use again.
     """
     base = tmp_path_factory.getbasetemp()
     root = Path(os.environ.get("MADE_ONCE") or (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made-once")

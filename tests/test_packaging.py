@@ -42,7 +42,15 @@ def test_the_package_is_typed_and_licensed() -> None:
         assert (ROOT / name).is_file()
 
 
-@pytest.mark.parametrize("file", [".github/workflows/ci.yml", ".pre-commit-config.yaml", ".devcontainer/devcontainer.json"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        ".github/workflows/ci.yml",
+        ".github/workflows/slow-tests.yml",
+        ".pre-commit-config.yaml",
+        ".devcontainer/devcontainer.json",
+    ],
+)
 def test_other_tools_run_targets_of_the_makefile(file: str) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     commands = re.findall(r"(?:run: |entry: |Command\": \")make ([a-z -]+)", (ROOT / file).read_text(encoding="utf-8"))

@@ -15,9 +15,8 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-import datasets
 import numpy as np
 import pyarrow as pa
 from scipy import sparse
@@ -33,6 +32,9 @@ from goemotions.data.validation import UNLABELLED, Split, is_in, repeated, tell_
 from goemotions.errors import DataError
 from goemotions.storage import store
 from goemotions.storage.temporary import temporary_folder
+
+if TYPE_CHECKING:
+    import datasets
 
 log = logging.getLogger(__name__)
 
@@ -215,6 +217,9 @@ def load_dataset(folder: Path, splits: Iterable[str] = SPLITS) -> tuple[datasets
     Raises:
         DataError: the folder is no Dataset folder, or a part of it is missing.
     """
+    # It takes a second, which only commands that read rows need.
+    import datasets
+
     try:
         info: DatasetInfo = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
         tables = {split: datasets.Dataset.load_from_disk(str(folder / split)) for split in splits}
@@ -344,6 +349,8 @@ def _percentiles(values: np.ndarray) -> dict[str, float]:
 
 
 def _write(output: Path, taxonomy: Taxonomy, splits: dict[str, Split], info: DatasetInfo, *, is_soft: bool) -> None:
+    import datasets
+
     features = datasets.Features(
         id=datasets.Value("string"),
         text=datasets.Value("string"),

@@ -11,8 +11,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import datasets
-
 from goemotions import addresses, defaults, outages
 from goemotions.data import archives, layout, tables, text_files
 from goemotions.data.labels import RATERS, Labelling, find_labelling
@@ -213,6 +211,8 @@ def _made_id(prefix: str, text: str) -> str:
 
 
 def _open_hub(source: str, columns: Columns) -> Source:
+    import datasets
+
     name, _, revision = source.removeprefix("hub:").partition("@")
     name, _, config = name.partition(":")
     folder = _hub_snapshot(name, revision or None)

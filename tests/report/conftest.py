@@ -11,6 +11,7 @@ from goemotions import report
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import VARIANTS
 from goemotions.report.result import Result
+from tests.conftest import MadeOnce
 
 REGISTERED = {
     "gpu": {
@@ -43,9 +44,9 @@ def results(candidates: dict[Any, list[CandidateArtifacts]]) -> list[Result]:
 
 
 @pytest.fixture(scope="session")
-def folder(dataset: Path, candidates: dict[Any, list[CandidateArtifacts]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(dataset: Path, candidates: dict[Any, list[CandidateArtifacts]], made_once: MadeOnce) -> Path:
     """The folder of a report on registered models."""
-    return report.write(dataset, candidates, tmp_path_factory.mktemp("report") / "report", REGISTERED)
+    return made_once("report", lambda folder: report.write(dataset, candidates, folder, REGISTERED))
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,20 @@ from tests.support.servers import PREDICT, Server, serving
 
 
 @pytest.mark.fault("server-sigterm")
+def test_admitted_requests_get_their_responses_after_sigterm(bundle: Path, tmp_path: Path) -> None:
+    options = ("--drain-seconds", "1", "--queue-seconds", "300", "--queue-tokens", "1000000", "--threads", "1")
+    with serving(bundle, tmp_path / "serve.log", *options) as running, ThreadPoolExecutor() as pool:
+        heavy = load.requests(["storm " * 100] * 2048, 512)
+        loaded = pool.submit(load.closed, running.port, heavy, clients=4, count=4)
+        while not running.metrics()["goemotions_queue_texts"]:
+            assert not loaded.done()
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(timeout=60) == 0
+        assert loaded.result().statuses == [200] * 4
+
+
+@pytest.mark.slow
+@pytest.mark.fault("server-sigterm")
 def test_sigterm_under_load_loses_nothing(bundle: Path, tmp_path: Path) -> None:
     """The server first becomes unready; it completes all requests that arrive before the port closes."""
     options = ("--drain-seconds", "2", "--queue-seconds", "300", "--queue-tokens", "1000000", "--threads", "1")
@@ -38,6 +52,7 @@ def test_sigterm_under_load_loses_nothing(bundle: Path, tmp_path: Path) -> None:
             running.request("GET", "/v2/health/ready")
 
 
+@pytest.mark.slow
 @pytest.mark.fault("server-overload")
 def test_excess_load_is_rejected_and_the_rest_served(bundle: Path, tmp_path: Path) -> None:
     with serving(bundle, tmp_path / "serve.log", "--threads", "1", "--queue-seconds", "0.2") as running:
