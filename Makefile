@@ -31,7 +31,7 @@ TRAINED = $(call option,--data,DATA) $(call option,--models,MODELS) $(call optio
 REFERENCE = $(if $(VERSION),$(call quoted,$(VERSION)))
 NAMED = $(call option,--model-name,MODEL_NAME)
 
-.PHONY: help setup demo test tools test-images test-faults fuzz soak docs format typecheck lint audit run score serve bench bench-full bench-serving reproduce \
+.PHONY: help setup demo test tools test-images test-faults fuzz soak docs format typecheck lint audit run monitor score serve bench bench-full bench-serving reproduce \
 	stack-up stack-down compile submit-pipeline submit-scoring schedule images push pin-base status promote rollback isvc deploy rollout restart kind-up cluster-test \
 	download-model export-hf retire report clean
 
@@ -71,6 +71,9 @@ demo: setup ## train, register and serve on this machine; ends with five comment
 
 run: setup ## run the training pipeline on this machine: DATA= MODELS= TEACHERS= EPOCHS= WEIGHTS= SET=
 	@$(GOEMOTIONS) pipeline run $(TRAINED) $(NAMED) $(SETTINGS)
+
+monitor: setup ## train on this machine if there is a reason to, as a schedule does: REASON= DATA= MODELS= TEACHERS= EPOCHS= WEIGHTS= SET=
+	@$(GOEMOTIONS) pipeline monitor $(TRAINED) $(NAMED) $(SETTINGS) $(call option,--reason,REASON)
 
 score: $(SERVICES) ## label a file, or a folder or s3:// prefix of files: INPUT= OUTPUT= VERSION= WORKERS=
 	@$(ON_SERVICES) score --input $(call quoted,$(INPUT)) --output $(call quoted,$(OUTPUT)) $(call option,--bundle,VERSION) $(NAMED) $(call option,--workers,WORKERS)
@@ -117,7 +120,7 @@ submit-scoring: setup ## label files on Kubeflow: INPUT=s3://... OUTPUT=s3://...
 	@$(GOEMOTIONS) pipeline score --input $(call quoted,$(INPUT)) --output $(call quoted,$(OUTPUT)) $(if $(VERSION),--set $(call quoted,version=$(VERSION))) \
 		$(if $(PODS),--set $(call quoted,pods=$(PODS))) $(ON_CLUSTER) $(if $(WAIT),--wait)
 
-schedule: setup ## run the training pipeline on a schedule: CRON='0 0 3 * * 0' (six fields, seconds first), PRESET=; CRON=off ends it
+schedule: setup ## train on a schedule if there is a reason to: CRON='0 0 3 * * 0' (six fields, seconds first), PRESET=; CRON=off ends it
 	@$(GOEMOTIONS) pipeline schedule $(TRAINED) $(PLACEMENT) $(ON_CLUSTER) --cron $(call quoted,$(CRON))
 
 # The script also reads REGISTRY, ENGINE, BASE_IMAGE, BUILD_OPTIONS, PIP_OPTIONS, SOURCE and FORCE.

@@ -130,6 +130,29 @@ def run(
 
 @pipeline.command()
 @ON_THIS_MACHINE
+@TRAINING
+@MODEL_NAME
+@click.option("--auto-promote/--no-auto-promote", default=False, help="Move the champion aliases if the gate passes.")
+@click.option("--reason", "manual_reason", default="", help="A reason to train, in words; the same words train once.")
+def monitor(
+    data: str, models: str, teachers: str, weights: dict[str, str], epochs: int, others: dict[str, str], **parameters: Any
+) -> None:
+    """Train on this machine if there is a reason to: new data, drift, an old champion, or --reason.
+
+    What a schedule does in a cluster (`schedule`), once.
+    """
+    from pipelines import local, training
+    from pipelines.parameters import training_arguments
+
+    variant = training.for_run(has_teachers=False, on_reason=True)
+    arguments = training_arguments(data, models, weights, epochs, others, teachers=teachers, is_local=True, pipeline=variant)
+    folder = local.run(on_reason=True, **parameters | arguments)
+    click.echo(folder.summary() if folder.has_trained else "nothing was trained: the line `retraining:` above says why")
+    click.echo(f"MLflow: {os.environ['MLFLOW_TRACKING_URI']}")
+
+
+@pipeline.command()
+@ON_THIS_MACHINE
 @EPOCHS
 @MODEL_NAME
 def demo(data: str, models: str, teachers: str, epochs: int, model_name: str) -> None:

@@ -95,6 +95,7 @@ def command_of(target: str, *settings: str) -> list[str]:
             "pipeline score --input s3://b/i/ --output s3://b/o/ --set pods=8",
         ),
         ("schedule", ("CRON=0 0 3 * * 0", "MODEL_NAME=m"), "pipeline schedule --set model_name=m --cron '0 0 3 * * 0'"),
+        ("monitor", ("DATA=sample", "REASON=it's time"), "pipeline monitor --data sample --reason 'it'\"'\"'s time'"),
         ("compile", ("REGISTRY=r",), "pipeline compile --registry r"),
         ("report", (), "pipeline report"),
         ("stack-up", (), "stack up"),
@@ -118,6 +119,7 @@ def test_a_command_on_the_registry_runs_in_the_cluster_without_the_stack_of_this
 
 
 QUOTED = {
+    "monitor": ("DATA", "MODELS", "MODEL_NAME", "SET", "REASON"),
     "run": ("DATA", "MODELS", "EPOCHS", "MODEL_NAME", "WEIGHTS", "SET"),
     "demo": ("DATA", "MODELS", "EPOCHS", "MODEL_NAME"),
     "score": ("INPUT", "OUTPUT", "VERSION", "MODEL_NAME", "WORKERS"),
