@@ -12,6 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 import click
 
 from goemotions.cli import prediction, steps
+from goemotions.cli.data import data
 from goemotions.cli.in_cluster import in_cluster
 from goemotions.cli.keys import keys
 from goemotions.cli.model import export_hf, model
@@ -59,7 +60,7 @@ def commands() -> None:
     """From a multi-label text data set to served, versioned classifiers."""
 
 
-for command in (*steps.COMMANDS, *prediction.COMMANDS, model, export_hf, keys, in_cluster):
+for command in (*steps.COMMANDS, *prediction.COMMANDS, data, model, export_hf, keys, in_cluster):
     commands.add_command(command)
 
 

@@ -38,7 +38,16 @@ UNREAD = {
 }
 LABEL_NAMES = "emotions.txt"
 # JSON files that describe data and hold none.
-DESCRIPTIONS = {"dataset.json", "dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json", "quarantine.csv"}
+DESCRIPTIONS = {
+    "dataset.json",
+    "dataset_dict.json",
+    "dataset_info.json",
+    "dataset_infos.json",
+    "state.json",
+    "quarantine.csv",
+    "feedback.json",
+    "conflicts.csv",
+}
 DEPTH = 4
 
 

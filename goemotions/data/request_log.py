@@ -104,12 +104,12 @@ class LogReader:
         newest = {part.version: part for part in self.parts if part.kind == ANSWERS}
         if not newest:
             raise DataError(f"{self.location} has no answers of that time: check the store, --model-name and the hours")
-        found = {version: self._labels(part) for version, part in newest.items()}
-        first, *others = found.items()
+        labels_of = {version: self._labels(part) for version, part in newest.items()}
+        first, *others = labels_of.items()
         for version, labels in others:
             if labels.names != first[1].names:
                 raise DataError(f"the versions {first[0]} and {version} have other labels: choose the hours of one of them")
-        return found
+        return labels_of
 
     def rows(self, kind: str, version: str = "") -> Iterator[dict[str, Any]]:
         """The rows of a kind, oldest hours first, and of a version if one is given; ``scores`` is float32 [labels]."""

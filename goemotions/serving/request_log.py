@@ -202,7 +202,7 @@ class Segments:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for path in self._parts():
                 name = path.relative_to(self._root).as_posix()
-                store.upload(path, self._settings.log_store, name)
+                store.write(self._settings.log_store, name, path.read_bytes())
                 path.unlink(missing_ok=True)
                 metrics.LOG_UPLOADED.inc()
 

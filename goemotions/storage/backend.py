@@ -57,6 +57,9 @@ class Backend(ABC):
     def writing(self, name: str) -> AbstractContextManager[Path]: ...
 
     @abstractmethod
+    def write(self, name: str, content: bytes) -> None: ...
+
+    @abstractmethod
     def write_new(self, name: str, content: bytes) -> bool: ...
 
     @abstractmethod

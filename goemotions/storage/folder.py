@@ -111,6 +111,10 @@ class FolderBackend(Backend):
         with replacing(self.root / name, shared=True) as temporary:
             yield temporary
 
+    def write(self, name: str, content: bytes) -> None:
+        with self.writing(name) as temporary:
+            temporary.write_bytes(content)
+
     def write_new(self, name: str, content: bytes) -> bool:
         with _temporary(self.root / name, _unique()) as temporary:
             temporary.write_bytes(content)

@@ -111,6 +111,11 @@ class S3Backend(Backend):
             yield path
             self.upload(path, name)
 
+    @BORNE
+    def write(self, name: str, content: bytes) -> None:
+        with translate_errors(self.location):
+            client().put_object(Bucket=self.bucket, Key=self.prefix + name, Body=content)
+
     def write_new(self, name: str, content: bytes) -> bool:
         return self.write_if(name, content, None) is not None
 

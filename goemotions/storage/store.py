@@ -96,11 +96,6 @@ def put(folder: Path, location: str) -> None:
         backend.upload(path, path.relative_to(folder).as_posix())
 
 
-def upload(path: Path, location: str, name: str) -> None:
-    """Copies one file to a location, under a name below it."""
-    _backend(location).upload(path, name)
-
-
 def fetch(location: str, folder: Path) -> Path:
     """Copies everything below a location into a folder, which it returns.
 
@@ -205,6 +200,11 @@ def reading(location: str, file: File) -> Iterator[None]:
 def writing(location: str, name: str) -> AbstractContextManager[Path]:
     """A path to write a file to, which appears below the location when the block ends without an error: complete, or not at all."""
     return _backend(location).writing(name)
+
+
+def write(location: str, name: str, content: bytes) -> None:
+    """Writes one small file below a location. In S3 by one request of this thread, so that a process can end while it hangs."""
+    _backend(location).write(name, content)
 
 
 def write_new(location: str, name: str, content: bytes) -> bool:

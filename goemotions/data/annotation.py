@@ -1,0 +1,329 @@
+"""Texts for a labelling tool: those that are worth it most, in the formats of Label Studio and Argilla, and what these export.
+
+Argilla's is the folder of ``Dataset.from_disk`` and ``to_disk`` (version 2). Label Studio's are tasks with predictions and, of its
+exports, JSON and JSON-MIN.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from goemotions.data import tables
+from goemotions.data.layout import LABEL_NAMES
+from goemotions.data.request_log import ANSWERS, FEEDBACK, Labels, LogReader, path_of
+from goemotions.data.text import normalized
+from goemotions.errors import DataError
+from goemotions.metrics.probabilities import logit, sigmoid
+from goemotions.storage.temporary import temporary_folder
+
+MARGIN, ENTROPY, DISAGREEMENT = "margin", "entropy", "disagreement"
+ARGILLA, LABEL_STUDIO = "argilla", "label-studio"
+TASKS, CONFIG, RECORDS = "tasks.json", "labels.xml", "records.json"
+FIELD, QUESTION = "text", "labels"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A text to label: where it is in the log, its labels and scores by name, and how much it is worth it, from 0 to 1."""
+
+    id: str
+    position: int
+    version: str
+    text: str
+    labels: tuple[str, ...]
+    scores: Mapping[str, float]
+    worth: float
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A text with the labels of an annotator, and what was predicted for it; the time in seconds since 1970."""
+
+    id: str
+    position: int
+    version: str
+    text: str
+    time: float
+    labels: tuple[str, ...]
+    predicted: tuple[str, ...]
+
+
+def uncertainty(scores: np.ndarray, thresholds: Sequence[float], by: str) -> np.ndarray:
+    """How uncertain the labels of each row are, from 0 to 1, float [n], for scores [n, labels].
+
+    Scores are shifted in log-odds, so that each threshold becomes 0.5. ``margin`` is that of the label that is nearest to its threshold
+    (BinMin of Brinker, 2006: On active learning in multi-label classification); ``entropy`` the mean binary entropy of the labels.
+    """
+    shifted = sigmoid(logit(scores) - logit(np.clip(np.asarray(thresholds), 0, 1)))
+    if by == MARGIN:
+        nearest: np.ndarray = 1 - np.abs(2 * shifted - 1).min(axis=1)
+        return nearest
+    inside = np.clip(shifted, 1e-12, 1 - 1e-12)
+    entropy: np.ndarray = -(inside * np.log2(inside) + (1 - inside) * np.log2(1 - inside)).mean(axis=1)
+    return entropy
+
+
+def choose(reader: LogReader, count: int, by: str = MARGIN) -> tuple[tuple[str, ...], list[Candidate]]:
+    """The names of the labels, and the texts of the log that are worth labelling most, best first, each text once.
+
+    Texts that have feedback are left out. ``disagreement`` compares the answers of two versions to the same requests, as shadow mode
+    makes them: the share of the labels that one of the two chose.
+
+    Raises:
+        DataError: there are no answers, or for ``disagreement`` none that two versions share.
+    """
+    versions = reader.labels()
+    names = next(iter(versions.values())).names
+    with temporary_folder() as scratch, closing(sqlite3.connect(scratch / "seen.sqlite", isolation_level=None)) as seen:
+        seen.execute("PRAGMA synchronous=OFF")
+        seen.execute("CREATE TABLE done (id TEXT, position INTEGER, PRIMARY KEY (id, position))")
+        seen.execute("BEGIN")
+        for row in reader.rows(FEEDBACK):
+            seen.execute("INSERT OR IGNORE INTO done VALUES (?, ?)", (row["id"], row["index"]))
+        rows = _disagreeing(reader, versions, seen) if by == DISAGREEMENT else _uncertain(reader, versions, by)
+        return names, _best(rows, count, names, seen)
+
+
+def _uncertain(
+    reader: LogReader, versions: Mapping[str, Labels], by: str
+) -> Iterator[tuple[float, dict[str, Any], np.ndarray]]:
+    """Rows with what they are worth and their chosen labels, bool [labels]."""
+    for row in reader.rows(ANSWERS):
+        thresholds = _of(row["version"], versions).thresholds
+        yield (
+            float(uncertainty(row["scores"][None], thresholds, by)[0]),
+            row,
+            row["scores"] >= np.asarray(thresholds, np.float32),
+        )
+
+
+def _disagreeing(
+    reader: LogReader, versions: Mapping[str, Labels], seen: sqlite3.Connection
+) -> Iterator[tuple[float, dict[str, Any], np.ndarray]]:
+    """Rows of a second version, with the difference to the first version that answered the same request."""
+    seen.execute("CREATE TABLE answers (id TEXT, position INTEGER, version TEXT, scores BLOB, PRIMARY KEY (id, position))")
+    shared = 0
+    for row in reader.rows(ANSWERS):
+        key = (row["id"], row["index"])
+        known = seen.execute("SELECT version, scores FROM answers WHERE id = ? AND position = ?", key).fetchone()
+        if known is None:
+            seen.execute("INSERT INTO answers VALUES (?, ?, ?, ?)", (*key, row["version"], row["scores"].tobytes()))
+        elif known[0] != row["version"]:
+            shared += 1
+            other = np.frombuffer(known[1], dtype=np.float32)
+            chosen = row["scores"] >= np.asarray(_of(row["version"], versions).thresholds, np.float32)
+            different = chosen != (other >= np.asarray(_of(known[0], versions).thresholds, np.float32))
+            # Of equal ones that with the larger differences of scores.
+            yield float(different.mean() + np.abs(row["scores"] - other).mean() / len(other)), row, chosen
+    if not shared:
+        raise DataError(
+            f"{reader.location} has no request that two versions answered: log a champion with --shadow-url and its challenger"
+        )
+
+
+def _of(version: str, versions: Mapping[str, Labels]) -> Labels:
+    return versions[path_of(version)]
+
+
+def _best(
+    rows: Iterable[tuple[float, dict[str, Any], np.ndarray]], count: int, names: Sequence[str], seen: sqlite3.Connection
+) -> list[Candidate]:
+    heap: list[tuple[float, int, str, dict[str, Any], np.ndarray]] = []
+    texts: set[str] = set()
+    for number, (worth, row, chosen) in enumerate(rows):
+        text = normalized(row["text"])
+        if text in texts or (len(heap) == count and worth <= heap[0][0]):
+            continue
+        if seen.execute("SELECT 1 FROM done WHERE id = ? AND position = ?", (row["id"], row["index"])).fetchone():
+            continue
+        texts.add(text)
+        heapq.heappush(heap, (worth, -number, text, row, chosen))
+        if len(heap) > count:
+            texts.discard(heapq.heappop(heap)[2])
+    return [
+        _candidate(worth, row, chosen, names)
+        for worth, _, _, row, chosen in sorted(heap, key=lambda one: one[:2], reverse=True)
+    ]
+
+
+def _candidate(worth: float, row: Mapping[str, Any], chosen: np.ndarray, names: Sequence[str]) -> Candidate:
+    scores = {name: round(float(score), 4) for name, score in zip(names, row["scores"], strict=True)}
+    labels = tuple(
+        sorted((name for name, is_chosen in zip(names, chosen, strict=True) if is_chosen), key=lambda name: -scores[name])
+    )
+    return Candidate(row["id"], row["index"], row["version"], row["text"], labels, scores, round(min(worth, 1.0), 4))
+
+
+def write(output: Path, tool: str, names: Sequence[str], candidates: Sequence[Candidate]) -> None:
+    """Writes the candidates in the format of a tool, into a new folder.
+
+    Raises:
+        DataError: the folder is not empty.
+    """
+    if output.exists() and any(output.iterdir()):
+        raise DataError(f"{output} is not empty: give another folder")
+    output.mkdir(parents=True, exist_ok=True)
+    (output / LABEL_NAMES).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    if tool == LABEL_STUDIO:
+        (output / CONFIG).write_text(_config(names), encoding="utf-8")
+        _dump(output / TASKS, [_task(one, rank) for rank, one in enumerate(candidates, start=1)])
+        return
+    _dump(output / ".argilla" / "settings.json", _settings(names))
+    _dump(
+        output / ".argilla" / "dataset.json", {"name": "goemotions-to-label", "status": "draft", "allow_extra_metadata": False}
+    )
+    _dump(output / RECORDS, [_record(one, rank) for rank, one in enumerate(candidates, start=1)])
+
+
+def _dump(path: Path, content: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def _config(names: Sequence[str]) -> str:
+    view = ElementTree.Element("View")
+    ElementTree.SubElement(view, "Text", name=FIELD, value=f"${FIELD}")
+    choices = ElementTree.SubElement(view, "Choices", name=QUESTION, toName=FIELD, choice="multiple", showInLine="true")
+    for name in names:
+        ElementTree.SubElement(choices, "Choice", value=name)
+    ElementTree.indent(view)
+    return ElementTree.tostring(view, encoding="unicode") + "\n"
+
+
+def _task(one: Candidate, rank: int) -> dict[str, Any]:
+    data = {"text": one.text, "answer_id": one.id, "answer_index": one.position, "version": one.version, "rank": rank}
+    choices = {"from_name": QUESTION, "to_name": FIELD, "type": "choices", "value": {"choices": list(one.labels)}}
+    # Label Studio shows the tasks with the lowest score first. A prediction without a label has no result.
+    prediction = {"model_version": one.version, "score": round(1 - one.worth, 4), "result": [{"id": f"r{rank}", **choices}]}
+    return {"data": data, "predictions": [prediction] if one.labels else []}
+
+
+def _settings(names: Sequence[str]) -> dict[str, Any]:
+    options = [{"value": name, "text": name, "description": None} for name in names]
+    question = {"type": "multi_label_selection", "options": options, "options_order": "suggestion"}
+    kinds = {"version": "terms", "rank": "integer", "worth": "float"}
+    return {
+        "guidelines": None,
+        "allow_extra_metadata": False,
+        "fields": [{"name": FIELD, "title": "Text", "required": True, "settings": {"type": "text", "use_markdown": False}}],
+        "questions": [{"name": QUESTION, "title": "Labels", "description": None, "required": True, "settings": question}],
+        "metadata": [
+            {"name": name, "title": name, "type": kind, "visible_for_annotators": True, "settings": {"type": kind}}
+            for name, kind in kinds.items()
+        ],
+        "vectors": [],
+    }
+
+
+def _record(one: Candidate, rank: int) -> dict[str, Any]:
+    suggestion = {"value": list(one.labels), "score": [one.scores[name] for name in one.labels], "agent": one.version}
+    return {
+        "id": f"{one.id}:{one.position}",
+        "fields": {FIELD: one.text},
+        "metadata": {"version": one.version, "rank": rank, "worth": one.worth},
+        "suggestions": {QUESTION: suggestion} if one.labels else {},
+        "responses": {},
+        "vectors": {},
+    }
+
+
+def read_export(path: Path) -> Iterator[Labelled]:
+    """The labels in an export of Label Studio (JSON, JSON-MIN) or of Argilla (the folder of ``to_disk``, or its records as JSON, JSON
+    Lines or Parquet), one per annotator and text; skipped tasks and drafts are left out.
+
+    Raises:
+        DataError: the file is none of these.
+    """
+    file = path / RECORDS if path.is_dir() else path
+    try:
+        for number, row in enumerate(_rows(file)):
+            yield from _read(row, number, file.stat().st_mtime)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{file} is no export of Label Studio or Argilla: export JSON there, or use Dataset.to_disk") from error
+
+
+def _rows(path: Path) -> Iterable[Any]:
+    if path.suffix == ".json":
+        try:
+            rows = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror}): check its path") from error
+        return rows if isinstance(rows, list) else [rows]
+    table = tables.open_path(path)
+    return (dict(zip(table.columns, cells, strict=True)) for _, cells in table.rows(table.columns))
+
+
+def _read(row: Mapping[str, Any], number: int, now: float) -> Iterator[Labelled]:
+    if "data" in row:
+        return _label_studio(row, now)
+    if "fields" in row:
+        return _argilla(
+            row, row["fields"][FIELD], row["responses"].get(QUESTION, ()), row["suggestions"].get(QUESTION) or {}, now
+        )
+    if f"{QUESTION}.responses" in row:
+        values, states = row[f"{QUESTION}.responses"] or (), row.get(f"{QUESTION}.responses.status")
+        given = [{"value": value, "status": states[at] if states else None} for at, value in enumerate(values)]
+        suggested = {"value": row.get(f"{QUESTION}.suggestion"), "agent": row.get(f"{QUESTION}.suggestion.agent")}
+        return _argilla(row, row[FIELD], given, suggested, now)
+    return _label_studio_min(row, number, now)
+
+
+def _label_studio(task: Mapping[str, Any], now: float) -> Iterator[Labelled]:
+    data = task["data"]
+    predicted = [_choices(one["result"]) for one in task.get("predictions") or () if isinstance(one, dict)]
+    for annotation in task.get("annotations") or ():
+        if labels := () if annotation.get("was_cancelled") else _choices(annotation["result"]):
+            time = _time(annotation.get("updated_at") or annotation.get("created_at"), now)
+            about = (
+                str(data.get("answer_id") or f"task-{task.get('id')}"),
+                int(data.get("answer_index") or 0),
+                str(data.get("version") or ""),
+            )
+            yield Labelled(*about, data[FIELD], time, labels, predicted[0] if predicted else ())
+
+
+def _choices(result: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    return tuple(
+        name for one in result if one["type"] == "choices" and one["from_name"] == QUESTION for name in one["value"]["choices"]
+    )
+
+
+def _label_studio_min(row: Mapping[str, Any], number: int, now: float) -> Iterator[Labelled]:
+    given = row[QUESTION]
+    labels = tuple(given["choices"]) if isinstance(given, dict) else (given,) if isinstance(given, str) else tuple(given)
+    about = (
+        str(row.get("answer_id") or f"task-{row.get('id', number)}"),
+        int(row.get("answer_index") or 0),
+        str(row.get("version") or ""),
+    )
+    if labels:
+        yield Labelled(*about, row[FIELD], _time(row.get("updated_at"), now), labels, ())
+
+
+def _argilla(
+    record: Mapping[str, Any], text: str, responses: Sequence[Mapping[str, Any]], suggestion: Mapping[str, Any], now: float
+) -> Iterator[Labelled]:
+    name, _, position = str(record["id"]).rpartition(":")
+    about = (name, int(position)) if name and position.isdecimal() else (str(record["id"]), 0)
+    for response in responses:
+        if response.get("value") and response.get("status") in (None, "submitted"):
+            labels, predicted = tuple(response["value"]), tuple(suggestion.get("value") or ())
+            yield Labelled(*about, str(suggestion.get("agent") or ""), text, now, labels, predicted)
+
+
+def _time(text: Any, now: float) -> float:
+    if not text:
+        return now
+    moment = datetime.fromisoformat(str(text))
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
