@@ -13,9 +13,7 @@ from goemotions.cli.options import FOLDER, LOCATION, SOURCE, LocalPath
 from goemotions.cli.parameters import checked
 
 HOUR = click.DateTime(["%Y-%m-%dT%H", "%Y-%m-%d"])
-LOG = click.option(
-    "--log", "store", type=LOCATION, default="", help="Store of the request log: s3://bucket/prefix/ or a folder."
-)
+LOG_HELP = "Store of the request log: s3://bucket/prefix/ or a folder."
 NAME = click.option(
     "--model-name", default=defaults.MODEL_NAME, show_default=True, callback=checked, help="Model that the log is of."
 )
@@ -37,7 +35,7 @@ def _reader(store: str, model_name: str, since: datetime | None, until: datetime
 
 
 @data.command()
-@LOG
+@click.option("--log", "store", type=LOCATION, default="", help=LOG_HELP)
 @NAME
 @SINCE
 @UNTIL
@@ -80,7 +78,7 @@ def from_feedback(
 
 
 @data.command()
-@LOG
+@click.option("--log", "store", type=LOCATION, required=True, help=LOG_HELP)
 @NAME
 @SINCE
 @UNTIL
@@ -100,8 +98,6 @@ def to_label(
     """Write the texts of the log that are worth labelling most, for a labelling tool."""
     from goemotions.data import annotation
 
-    if not store:
-        raise click.UsageError("give --log")
     names, candidates = annotation.choose(_reader(store, model_name, since, until), rows, by)
     annotation.write(output, tool, names, candidates)
     click.echo(

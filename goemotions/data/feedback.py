@@ -182,9 +182,9 @@ def _join(joined: sqlite3.Connection, reader: LogReader, taxonomy: Taxonomy, cou
                 "INSERT INTO votes VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [(normalized(row["text"]), row["text"], *key, time, labels, *about) for time, labels in given],
             )
-    of_ambiguous = "WHERE (id, position) IN (SELECT id, position FROM ambiguous)"
-    counts.ambiguous = joined.execute(f"SELECT count(*) FROM feedback {of_ambiguous}").fetchone()[0]
-    joined.execute(f"DELETE FROM votes {of_ambiguous}")
+    joined.execute("DELETE FROM votes WHERE (id, position) IN (SELECT id, position FROM ambiguous)")
+    ambiguous = "SELECT count(*) FROM feedback WHERE (id, position) IN (SELECT id, position FROM ambiguous)"
+    counts.ambiguous = joined.execute(ambiguous).fetchone()[0]
     missing = "SELECT count(*) FROM feedback WHERE (id, position) NOT IN (SELECT id, position FROM answers)"
     counts.without_answer = joined.execute(missing).fetchone()[0]
 
