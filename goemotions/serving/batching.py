@@ -28,6 +28,8 @@ Count = Callable[[Sequence[str], Sequence[Encoding], np.ndarray], object]
 LENGTH_RATIO = 4
 # A request of more batches than this is large; it gets smaller ones so long after a small request arrived.
 LARGE_BATCHES, SMALL_SECONDS = 4, 1.0
+# Of the tokens that fit. Smaller batches take longer per token, and say nothing about those of a queue that is full.
+LEAST_MEASURED = 0.25
 
 
 class Batcher:
@@ -146,7 +148,9 @@ class Batcher:
         metrics.BATCH_TEXTS.observe(len(batch))
         metrics.BATCH_TOKENS.observe(ids.size)
         metrics.ENGINE_SECONDS.observe(seconds)
-        self._queue.update_throughput(sum(len(text.ids) for text in batch) * len(self._workers) / seconds)
+        tokens = sum(len(text.ids) for text in batch)
+        if tokens >= LEAST_MEASURED * self._engine.batch_tokens:
+            self._queue.update_throughput(tokens * len(self._workers) / seconds)
         self._deliver(batch, logits)
         # No request waits for it.
         if self._count and (counted := [number for number, text in enumerate(batch) if text.request.is_counted]):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -28,8 +30,8 @@ STREAMS = 128
 # The metadata of a response with the run of the model, beside the version in its message.
 RUN = "model-run"
 METADATA_BYTES = 16 * 2**10
-# Calls in the library that this process has not taken from it yet.
-PENDING_CALLS = 512
+# Calls in the library that this process has not taken from it yet. It rejects others without a choice, so there must be room.
+PENDING_CALLS = 2048
 # So many calls may wait for their clients; after that, the oldest gives way to a new one if it had this time.
 WAITING, LEAST_SECONDS = 128, 0.2
 # A client opens a new connection after this time, so that new pods get their share.
@@ -101,38 +103,50 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
             raise RequestError(f"no such model: this server has {self._service.name}, version {self._service.version}", 404)
 
 
+@dataclass(frozen=True, eq=False)
+class _WaitingCall:
+    """A call of a connection that waits for its client. ``end`` ends it; its argument: whether because there are too many."""
+
+    peer: str
+    since: float
+    end: Callable[[bool], None]
+
+
 class _Waiting:
     """Calls that wait for their clients. Each is ended after some seconds, and the oldest earlier if there are many."""
 
     def __init__(self, limits: Limits, seconds: float) -> None:
         self._seconds = seconds
-        self._most = min(WAITING, limits.requests)
-        # Per call, oldest first: when it began to wait, its timer, and what ends it.
-        self._calls: dict[object, tuple[float, asyncio.TimerHandle, Callable[[], None]]] = {}
+        self._many = min(WAITING, limits.requests)
+        # Oldest first, each with its timer.
+        self._calls: dict[_WaitingCall, asyncio.TimerHandle] = {}
 
-    def add(self, end: Callable[[], None]) -> Callable[[], None]:
+    def add(self, peer: str, end: Callable[[bool], None]) -> Callable[[], None]:
         """Adds a call; returns the function that removes it."""
-        call, now = object(), time.monotonic()
-        if len(self._calls) >= self._most and now - self._calls[oldest := next(iter(self._calls))][0] > LEAST_SECONDS:
-            self._end(oldest)
-        self._calls[call] = now, asyncio.get_running_loop().call_later(self._seconds, self._end, call), end
+        now = time.monotonic()
+        if len(self._calls) >= self._many and now - (oldest := next(iter(self._calls))).since > LEAST_SECONDS:
+            self._end(oldest, are_many=True)
+        call = _WaitingCall(peer, now, end)
+        self._calls[call] = asyncio.get_running_loop().call_later(self._seconds, self._end, call)
         return lambda: self._remove(call)
 
-    def __len__(self) -> int:
-        return len(self._calls)
+    def keep(self, most: int) -> None:
+        """If there are more calls than this, ends the oldest one of the connection that has most: others have few."""
+        if len(self._calls) > most:
+            (busiest, _), *_ = collections.Counter(call.peer for call in self._calls).most_common(1)
+            self._end(next(call for call in self._calls if call.peer == busiest), are_many=True)
 
     def end_all(self) -> None:
         for call in list(self._calls):
             self._end(call)
 
-    def _remove(self, call: object) -> None:
+    def _remove(self, call: _WaitingCall) -> None:
         if call in self._calls:
-            self._calls.pop(call)[1].cancel()
+            self._calls.pop(call).cancel()
 
-    def _end(self, call: object) -> None:
-        end = self._calls[call][2]
+    def _end(self, call: _WaitingCall, are_many: bool = False) -> None:
         self._remove(call)
-        end()
+        call.end(are_many)
 
 
 class _Calls(grpc.aio.ServerInterceptor):
@@ -171,7 +185,7 @@ class _Calls(grpc.aio.ServerInterceptor):
             many = self._limits.connections // 2
             peers = connections.peers(self._port) if len(os.listdir("/proc/self/fd")) > many else set()
             if len(peers) > many:
-                idle = (peers & before).difference(map(connections.parse, active))
+                idle = (peers & before).difference(map(connections.parse, filter(None, active)))
                 connections.close(self._port, idle)
                 metrics.CLOSED.labels("idle").inc(len(idle))
             before = peers
@@ -221,7 +235,7 @@ class _Calls(grpc.aio.ServerInterceptor):
 
     def _check_count(self, count: int) -> None:
         if count > self._limits.requests:
-            raise RequestError("the server handles too many requests: try again later", 429, retry_after=1)
+            raise _too_many()
 
     def _finish(self, context: Any) -> None:
         del self._unfinished[context]
@@ -239,30 +253,45 @@ class _Calls(grpc.aio.ServerInterceptor):
 
     async def _message(self, context: Any, is_inference: bool) -> bytes:
         """The bytes of the message of a call."""
+        is_rejected = False
+
+        def end(are_many: bool) -> None:
+            nonlocal is_rejected
+            is_rejected = are_many
+            timeout.reschedule(0)
+
         try:
             async with asyncio.timeout(None) as timeout:
-                remove = self._without_message.add(lambda: timeout.reschedule(0))
+                remove = self._without_message.add(context.peer(), end)
                 try:
                     if is_inference:
-                        self._check_count(len(self._without_message))
+                        self._without_message.keep(self._limits.requests)
                     message = await context.read()
                 finally:
                     remove()
         except TimeoutError as error:
+            if is_rejected:
+                raise _too_many() from error
             raise RequestError(f"the message took longer than {self._limits.read_seconds:g} seconds", 408) from error
         if message is grpc.aio.EOF:
             raise RequestError("the call ended without a message", CLIENT_GONE)
         return bytes(message)
 
     def _expect_reader(self, context: Any) -> None:
-        """Closes the connection of a client that does not read the response of a call."""
+        """Closes the connection of a client that does not read the response of a call; a call that is over names no client."""
+        if not (peer := context.peer()):
+            return
 
-        def end() -> None:
+        def end(_: bool) -> None:
             metrics.CLOSED.labels("unread-answer").inc()
-            connections.close(self._port, {connections.parse(context.peer())})
+            connections.close(self._port, {connections.parse(peer)})
 
-        remove = self._unread.add(end)
+        remove = self._unread.add(peer, end)
         context.add_done_callback(lambda _: remove())
+
+
+def _too_many() -> RequestError:
+    return RequestError("the server handles too many requests: try again later", 429, retry_after=1)
 
 
 class Server:

@@ -166,7 +166,7 @@ def test_a_request_that_would_wait_too_long_is_rejected(observed: Observed) -> N
     batcher = Batcher(observed, Limits(queue_texts=10_000, queue_seconds=0.0))
 
     async def run() -> RequestError:
-        await batcher.logits(["lake"])
+        await batcher.logits(["lake"] * 100)
         first = await busy(batcher, observed)
         waiting = asyncio.create_task(batcher.logits(["lake"] * 60))
         await asyncio.sleep(0.05)
@@ -266,3 +266,17 @@ def test_copies_for_a_challenger_are_not_counted_as_traffic(engine: Engine) -> N
     asyncio.run(requests())
     batcher.close()
     assert sorted(counted) == ["lake", "storm"]
+
+
+@pytest.mark.fault("server-overload")
+def test_short_texts_do_not_lower_the_expected_throughput(observed: Observed) -> None:
+    """After them, a second large request is admitted while the first one waits; how many more, follows from what those take."""
+    batcher, large = Batcher(observed, Limits(queue_seconds=0.05)), ["storm " * 60] * 100
+
+    async def run() -> list[tuple[np.ndarray, np.ndarray]]:
+        for _ in range(20):
+            await batcher.logits(["lake"])
+        return await asyncio.gather(batcher.logits(large), batcher.logits(large))
+
+    assert [len(logits) for logits, _ in asyncio.run(run())] == [100, 100]
+    batcher.close()

@@ -135,6 +135,18 @@ def many_outputs(port: int) -> Iterator[Connection]:
     yield connection
 
 
+def large(content: bytes) -> Callable[[int], Iterator[grpc.Channel]]:
+    """Messages that are larger than the window of a connection."""
+
+    def send(port: int) -> Iterator[grpc.Channel]:
+        for _ in range(8):
+            channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)])
+            channel.unary_unary(http2.INFER).future(content)
+            yield channel
+
+    return send
+
+
 def silent_connections(port: int) -> Iterator[Any]:
     for _ in range(1200):
         yield socket.create_connection(("127.0.0.1", port), timeout=10)
@@ -154,7 +166,9 @@ ATTACKS: dict[str, tuple[Callable[[int], Iterator[Any]], str]] = {
     "large-metadata": (large_metadata, ""),
     "bombs": (bombs, 'requests_total{outcome="client",protocol="grpc"}'),
     "large-ids": (large_ids, 'rejected_requests_total{reason="malformed"}'),
-    "many-outputs": (many_outputs, 'rejected_requests_total{reason="malformed"}'),
+    "many-outputs": (many_outputs, 'rejected_requests_total{reason="too-large"}'),
+    "empty-tensors": (large(b"\x2a\x00" * 1_000_000), 'rejected_requests_total{reason="too-large"}'),
+    "empty-parameters": (large(b"\x22\x00" * 1_000_000), 'rejected_requests_total{reason="too-large"}'),
     "silent-connections": (silent_connections, ""),
 }
 

@@ -1,5 +1,6 @@
 """The predictor server under load: overload, SIGTERM, disconnecting clients and several workers."""
 
+import collections
 import contextlib
 import signal
 import socket
@@ -7,7 +8,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
 from benchmarks import load
 from tests.support.servers import PREDICT, Server, serving
@@ -50,6 +54,39 @@ def test_sigterm_under_load_loses_nothing(bundle: Path, tmp_path: Path) -> None:
         assert max(late.result().seconds) > 0.3
         with pytest.raises(ConnectionRefusedError):
             running.request("GET", "/v2/health/ready")
+
+
+@pytest.mark.slow
+@pytest.mark.fault("server-sigterm", "server-drain")
+def test_sigterm_under_load_of_grpc_loses_nothing(bundle: Path, tmp_path: Path) -> None:
+    """Calls end that were sent before the port closes; later ones get the status with which clients send again elsewhere."""
+    statuses: list[grpc.StatusCode] = []
+    options = ("--drain-seconds", "0.5", "--queue-seconds", "300", "--queue-tokens", "1000000", "--threads", "1")
+    with serving(bundle, tmp_path / "serve.log", *options) as running:
+        heavy = pb.ModelInferRequest(model_name="goemotions")
+        texts = [b"storm " * 100] * 64
+        heavy.inputs.add(name="text", datatype="BYTES", shape=[64]).contents.bytes_contents.extend(texts)
+        light = pb.ModelInferRequest(model_name="goemotions")
+        light.inputs.add(name="text", datatype="BYTES", shape=[1]).contents.bytes_contents.append(b"lake")
+
+        def call(number: int) -> None:
+            with grpc.insecure_channel(f"127.0.0.1:{running.grpc_port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
+                stub, own = stubs.GRPCInferenceServiceStub(channel), [grpc.StatusCode.OK]
+                while own[-1] == grpc.StatusCode.OK:
+                    try:
+                        stub.ModelInfer(heavy if number == 0 else light, timeout=60)
+                        own.append(grpc.StatusCode.OK)
+                    except grpc.RpcError as error:
+                        own.append(error.code())
+                statuses.extend(own)
+
+        with ThreadPoolExecutor(8) as pool:
+            pool.map(call, range(8))
+            time.sleep(0.5)
+            running.process.send_signal(signal.SIGTERM)
+            assert running.process.wait(timeout=30) == 0
+    assert collections.Counter(statuses)[grpc.StatusCode.UNAVAILABLE] == 8
+    assert set(statuses) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
 
 
 @pytest.mark.slow
