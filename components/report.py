@@ -25,6 +25,7 @@ def report(
     cpu_hour_price: float,
     gpu_hour_price: float,
     mlflow_address: str,
+    commit: str,
     folder: Output[Artifact],
     page: Output[HTML],
     text: Output[Markdown],
@@ -53,6 +54,7 @@ def report(
         quality_tolerance=quality_tolerance,
         used=used,
         prices=prices,
+        commit=commit,
     )
     shutil.copyfile(written / "report.html", page.path)
     with tracking.step(pipeline_run) as run:

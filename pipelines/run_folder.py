@@ -91,11 +91,19 @@ class RunFolder:
         """
         from goemotions import report
         from goemotions.registry import costs
+        from pipelines import package
 
         shutil.rmtree(whole, ignore_errors=True)
         candidates = self.candidates()
-        used = costs.of_run(self.dataset, candidates, self.path / "register" / "registered")
-        report.write(self.dataset, candidates, whole, self.registered(), model_name=model_name, used=used)
+        report.write(
+            self.dataset,
+            candidates,
+            whole,
+            self.registered(),
+            model_name=model_name,
+            used=costs.of_run(self.dataset, candidates, self.path / "register" / "registered"),
+            commit=package.commit(),
+        )
         for folder in ("figures", "tables"):
             shutil.rmtree(output / folder, ignore_errors=True)
             shutil.copytree(whole / folder, output / folder)

@@ -286,6 +286,7 @@ def pipeline(
                     cpu_hour_price=cpu_hour_price,
                     gpu_hour_price=gpu_hour_price,
                     mlflow_address=mlflow_address,
+                    commit=commit,
                 ),
                 "report",
             )

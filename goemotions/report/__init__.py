@@ -6,6 +6,7 @@ Every metric is computed from the stored Predictions, thresholds and training re
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def write(
     quality_tolerance: float = defaults.QUALITY_TOLERANCE,
     used: Sequence[Step] | None = None,
     prices: Prices = Prices(),  # noqa: B008 - it is frozen
+    commit: str = "unknown",
 ) -> Path:
     """Writes the report into a folder, which it returns.
 
@@ -64,6 +66,7 @@ def write(
         latency_budget_ms, quality_tolerance: the rule of the recommendation for CPUs, as ``registration.register`` takes them.
         used: what the steps of the run used; None for those that wrote the artifacts.
         prices: of that.
+        commit: that of the code which writes the report.
     """
     used = costs.of_run(dataset_folder, candidates) if used is None else used
     results = [Result.read(variant, folder) for variant, folders in candidates.items() for folder in folders]
@@ -71,8 +74,9 @@ def write(
         dataset_folder, results, registered or {}, model_name, latency_budget_ms, quality_tolerance
     )
     everything += filter(None, [cost.section(used, prices)])
-    _write_documents("Model performance", everything, output / "report.md")
-    _write_documents("Dataset analysis", about_data, output / "dataset.md")
+    provenance = _provenance(results, commit)
+    _write_documents("Model performance", [*everything, provenance], output / "report.md")
+    _write_documents("Dataset analysis", [*about_data, provenance], output / "dataset.md")
     document.write_tables(everything, output / "tables")
     _write_unrounded_metrics(results, output / "tables")
     return output
@@ -108,6 +112,17 @@ def sections(
         error_analysis.error_section(winner, texts),
         *([models.artifacts(registered, model_name)] if registered else []),
     ]
+
+
+def _provenance(results: Sequence[Result], commit: str) -> Section:
+    machines = " and ".join(dict.fromkeys(result.training.hardware for result in results))
+    return Section(
+        "Provenance",
+        (
+            f"Written by `goemotions` alone, at commit {commit[:12]}, on {datetime.now(UTC):%Y-%m-%d}. Models trained on {machines}. A "
+            "section that shows measurements of another run names its command.",
+        ),
+    )
 
 
 def _write_documents(title: str, sections: Sequence[Section], path: Path) -> None:

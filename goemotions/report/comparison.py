@@ -67,7 +67,7 @@ def _cost_table(results: list[Result]) -> Table:
         [
             result.title,
             result.training.parameters,
-            round(result.export.bytes / 2**20),
+            f"{result.export.bytes / 2**20:,.1f}",
             *_latency(result),
             # A million texts at p50 ms each take p50 thousand seconds.
             f"{result.latency_ms[0] / 3.6:.1f}" if result.latency_ms else NOT_MEASURED,

@@ -288,9 +288,13 @@ def _logarithmic(counts: Sequence[int], zero: bool = False) -> dict[str, Any]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten between two positive numbers."""
+    """1, 2 and 5 times the powers of ten between two positive numbers, or up to 9 times if these are fewer than two."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [value for power in powers for step in (1, 2, 5) if low <= (value := step * 10.0**power) <= high]
+    for steps in ((1, 2, 5), range(1, 10)):
+        ticks = [value for power in powers for step in steps if low <= (value := step * 10.0**power) <= high]
+        if len(ticks) > 1:
+            break
+    return ticks
 
 
 def _shares(values: Any, domain: Any) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from goemotions.report.document import Cell, Section, Table
 from goemotions.report.result import signed, title_of
@@ -44,16 +45,32 @@ def seeds(rows: list[dict[str, str]]) -> Section | None:
     for recipe, members in recipes.items():
         for name in (key for key in members[0] if key.startswith(("validation/", "test/")) and len(members) > 1):
             values = np.array([float(row[name]) for row in members])
-            spread = (float(value) for value in (values.mean(), values.std(ddof=1), values.min(), values.max()))
+            low, high = mean_interval(values)
+            spread = (float(value) for value in (values.std(ddof=1), values.min(), values.max()))
             split, metric = name.split("/")
-            table.append([f"{recipe}: {split} {title_of(metric)}", ", ".join(row["seed"] for row in members), *spread])
+            seeds = ", ".join(row["seed"] for row in members)
+            interval = f"{low:.4f} to {high:.4f}"
+            table.append([f"{recipe}: {split} {title_of(metric)}", seeds, float(values.mean()), interval, *spread])
     if not table:
         return None
     return Section(
         "Variation between seeds",
-        ("Rows of the ablation table, trained with several seeds. Each has its own thresholds and calibration.",),
-        (Table(("over seeds", "seeds", "mean", "standard deviation", "lowest", "highest"), table),),
+        (
+            "Recipes that were trained with several seeds, each with thresholds and a calibration of its own. The interval is that of "
+            "the mean, by Student's t.",
+        ),
+        (Table(("over seeds", "seeds", "mean", "95% interval", "standard deviation", "lowest", "highest"), table),),
+        code=(
+            "python -m benchmarks.reproduce --data DATA",
+            "python -m benchmarks.ablations --dataset DATASET --row base --seed 0 --final",
+        ),
     )
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """The 95% interval of the mean of a normal distribution, from float [n] with n > 1."""
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return float(values.mean() - half), float(values.mean() + half)
 
 
 def ablations(rows: list[dict[str, str]]) -> Section:

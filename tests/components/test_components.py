@@ -195,6 +195,7 @@ def test_register_writes_versions_and_report_writes_pages(
         cpu_hour_price=1.0,
         gpu_hour_price=2.0,
         mlflow_address="https://mlflow.example/",
+        commit="c0ffee",
         folder=dsl.Artifact(uri=str(tmp_path / "folder")),
         page=page,
         text=text,

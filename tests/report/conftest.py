@@ -46,7 +46,7 @@ def results(candidates: dict[Any, list[CandidateArtifacts]]) -> list[Result]:
 @pytest.fixture(scope="session")
 def folder(dataset: Path, candidates: dict[Any, list[CandidateArtifacts]], made_once: MadeOnce) -> Path:
     """The folder of a report on registered models."""
-    return made_once("report", lambda folder: report.write(dataset, candidates, folder, REGISTERED))
+    return made_once("report", lambda folder: report.write(dataset, candidates, folder, REGISTERED, commit="c0ffee"))
 
 
 @pytest.fixture(scope="session")

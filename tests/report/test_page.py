@@ -31,7 +31,10 @@ const report = setInterval(() => {
   clearInterval(report);
   const wider = document.documentElement.scrollWidth - document.documentElement.clientWidth;
   const cut = [...document.querySelectorAll(".chart svg")].filter(svg => svg.getBoundingClientRect().right > innerWidth + 1).length;
-  parent.postMessage({ width: innerWidth, charts, wider, cut, errors }, "*");
+  const header = [...document.querySelectorAll("th")].find(th => th.textContent === "precision");
+  const column = () => [...header.closest("table").tBodies[0].rows].map(row => row.cells[header.cellIndex].textContent);
+  const sorted = [1, 2].map(() => (header.firstChild.click(), [header.getAttribute("aria-sort"), ...column()]));
+  parent.postMessage({ width: innerWidth, charts, wider, cut, errors, sorted }, "*");
 }, 100);
 </script>
 """
@@ -102,3 +105,12 @@ def test_every_plot_is_drawn_without_an_error(frames: dict[int, dict[str, Any]],
 def test_nothing_is_wider_than_the_screen(frames: dict[int, dict[str, Any]], width: int) -> None:
     assert frames[width]["wider"] <= 0
     assert frames[width]["cut"] == 0
+
+
+def test_a_click_on_a_header_sorts_the_table(frames: dict[int, dict[str, Any]]) -> None:
+    for frame in frames.values():
+        (first, *descending), (second, *ascending) = frame["sorted"]
+        assert (first, second) == ("descending", "ascending")
+        assert [float(cell) for cell in descending] == sorted(map(float, ascending), reverse=True)
+        assert [float(cell) for cell in ascending] == sorted(map(float, descending))
+        assert len(set(ascending)) > 1

@@ -335,6 +335,13 @@ def test_no_path_of_this_machine_is_written(folder: Path, source: Path) -> None:
     assert str(Path.home()) not in text.replace(f"{Path.home()}/.", "")
 
 
+def test_each_document_names_commit_machine_and_date(folder: Path, candidate: Path) -> None:
+    machine = json.loads((candidate / "model" / "training.json").read_text(encoding="utf-8"))["hardware"]
+    for name in ("report.md", "dataset.md"):
+        provenance = (folder / name).read_text(encoding="utf-8").split("## Provenance")[1]
+        assert re.search(rf"at commit c0ffee, on \d{{4}}-\d\d-\d\d\. Models trained on {re.escape(machine)}\.", provenance)
+
+
 def test_no_placeholder_is_left(folder: Path) -> None:
     for path in folder.glob("*.md"):
         text = path.read_text(encoding="utf-8")
@@ -390,8 +397,8 @@ def test_seeds_are_summarised_per_recipe_and_metric(recorded: Any, markdown_tabl
     recorded("seeds", rows)
     (table,) = markdown_tables(to_markdown("t", measurements.sections("of the data")))
     assert table[1:] == [
-        ["base: validation macro F1", "0, 1", "0.5000", "0.1414", "0.4000", "0.6000"],
-        ["base: test macro F1", "0, 1", "0.6000", "0.1414", "0.5000", "0.7000"],
+        ["base: validation macro F1", "0, 1", "0.5000", "-0.7706 to 1.7706", "0.1414", "0.4000", "0.6000"],
+        ["base: test macro F1", "0, 1", "0.6000", "-0.6706 to 1.8706", "0.1414", "0.5000", "0.7000"],
     ]
 
 
