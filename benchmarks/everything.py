@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from benchmarks import frontier, growth, overhead, scoring, sections, store, training
-from benchmarks.measuring import Row, machine, table
+from benchmarks.measuring import Row, provenance, table
 from goemotions.data.dataset import ingest
 
 
@@ -83,7 +83,7 @@ def main(source: str, reference: str, model_name: str, full: bool, only: str, ou
         for section in chosen:
             started = time.monotonic()
             rows = section.measure()
-            how = f"`{section.command}` on {machine()}; {time.monotonic() - started:.0f} s."
+            how = f"`{section.command}` on {provenance()}; {time.monotonic() - started:.0f} s."
             bodies[section.title] = f"{how}\n\n{table(rows)}"
             order = [section.title for section in known if section.title in bodies]
             sections.write(output, {title: bodies[title] for title in [*order, *bodies]})

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
@@ -92,6 +94,12 @@ def machine(threads: int = 0) -> str:
         present = set(next(line for line in lines if line.startswith("flags")).split())
         flags = ", ".join(flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8") if flag in present)
     return f"{threads or engines.cpus()} of {engines.cpus()} cores of {name} ({flags}), {psutil.virtual_memory().total / 2**30:.0f} GiB"
+
+
+def provenance(threads: int = 0) -> str:
+    """Where, from which commit and when something is measured, for the pages that benchmarks write."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    return f"{machine(threads)}; commit {commit or 'unknown'}, {datetime.now(UTC):%Y-%m-%d}"
 
 
 def cross_fitted(

@@ -23,14 +23,13 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 import psutil
 
 from benchmarks import random_weights, sections
-from benchmarks.measuring import machine, peak_mib
+from benchmarks.measuring import peak_mib, provenance
 from goemotions.storage import manifest
 from pipelines import stack
 
@@ -266,11 +265,8 @@ def table(steps: list[Step]) -> str:
 
 def body(steps: list[Step], command: str, load: float) -> str:
     """The section: how, where and when it was measured, at most under which load of the machine, and the table."""
-    when = datetime.now(UTC).date().isoformat()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    where = f"`{command}` on {machine()}; commit {commit or 'unknown'}, {when}."
     return (
-        f"{where} Random weights but for MiniLM, {sum(SPLITS.values())} rows of the sample data, "
+        f"`{command}` on {provenance()}. Random weights but for MiniLM, {sum(SPLITS.values())} rows of the sample data, "
         f"{LONG_ROWS} of them as long as a model reads; {EPOCHS} epochs in batches of {BATCH}. "
         "Memory is the largest resident set of the step's process, mapped files included. "
         f"The load of the machine was at most {load:.1f}: where that is more than its cores, the seconds are upper bounds.\n\n"

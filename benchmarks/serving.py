@@ -26,7 +26,7 @@ import click
 import psutil
 
 from benchmarks import all_engines, load, parity
-from benchmarks.measuring import Row, by_turns, machine, ratio, spread, table, timed
+from benchmarks.measuring import Row, by_turns, provenance, ratio, spread, table, timed
 from goemotions.data.dataset import ingest, load_dataset, taxonomy_of
 from goemotions.evaluation.predictions import Predictions
 from goemotions.metrics import classification, thresholds
@@ -333,8 +333,8 @@ def main(reference: str, model_name: str, source: str, output: Path | None) -> N
         rows += agreement(folder, scratch, split, predictor)
         rows += under_load(folder, scratch, texts)
     text = (
-        f"{machine(THREADS)}. {len(texts):,} texts of the test split of {Path(source).name}; medians (and range) of {REPEATS} runs.\n\n"
-        + table(rows)
+        f"{provenance(THREADS)}. {len(texts):,} texts of the test split of {Path(source).name}; "
+        f"medians (and range) of {REPEATS} runs.\n\n" + table(rows)
     )
     click.echo(text)
     if output:

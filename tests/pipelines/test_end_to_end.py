@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from goemotions.storage import manifest, store
 from pipelines import demo, local
 from pipelines.run_folder import RunFolder
 
+ROOT = Path(__file__).parents[2]
 TEXTS = ("we found the lake today", "a balloon under the old table", "they left")
 
 
@@ -93,19 +97,29 @@ def test_a_run_uses_the_registry_of_the_environment_and_a_failing_step_is_named(
 
 
 @pytest.mark.slow
-def test_teachers_of_two_kinds_teach_the_two_models_of_a_run(stack: Path, source: Path, weights: Callable[[str], str]) -> None:
-    finished = local.run(
-        stack,
-        data=str(source),
-        models=["minilm-3l", "distilbert"],
-        teachers=["distilbert@1", "minilm@2"],
-        weights={name: weights(name) for name in ("minilm", "minilm-3l", "distilbert")},
-        settings={"distilbert": {"teacher_epochs": 1}},
-        epochs=1,
-        model_name="taught",
-    )
+@pytest.mark.fault("run-killed")
+def test_a_run_with_teachers_of_two_kinds_that_is_killed_is_resumed(
+    stack: Path, source: Path, weights: Callable[[str], str], tmp_path: Path
+) -> None:
+    command = [
+        *(sys.executable, "-m", "goemotions.cli", "pipeline", "run", f"--data={source}", "--model-name=taught"),
+        *("--models=minilm-3l,distilbert", "--teachers=distilbert+minilm@2", "--epochs=1"),
+        *(f"--weights={name}={weights(name)}" for name in ("minilm", "minilm-3l", "distilbert")),
+        '--set=settings={"distilbert":{"teacher_epochs":1}}',
+    ]
+    options: Any = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **options, start_new_session=True) as killed:
+        assert killed.stdout
+        assert any("1 of 4 trainings are done in" in line for line in killed.stdout)
+        os.killpg(killed.pid, signal.SIGKILL)
+    resumed = subprocess.run(command, **options, check=True).stdout
+    assert "resumes the run" in resumed
+    assert "1 of 4 trainings are done in 0 min; how long the others take is known after" in resumed
+    finished = RunFolder.newest(tmp_path / ".local")
+    assert finished.log.read_text().count("teacher distilbert@1: its scores are found in") == 1
+
     records = [TrainingRecord.read(candidate.model) for candidate in finished.candidates()["cpu"]]
-    assert {record.profile["name"] for record in records} == {"minilm-3l", "distilbert"}
+    assert [record.profile["name"] for record in records] == ["minilm-3l", "distilbert"]
     for record in records:
         assert [(one.profile["name"], one.seed) for one in record.teachers] == [("distilbert", 1), ("minilm", 2)]
     version = tracking.find_version("taught", "champion-cpu")
@@ -113,12 +127,13 @@ def test_teachers_of_two_kinds_teach_the_two_models_of_a_run(stack: Path, source
     parent = tracking._client().get_run(version.run_id).data.tags["mlflow.parentRunId"]
     experiment = tracking._client().get_run(parent).info.experiment_id
     children = tracking._client().search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
-    assert {run.data.tags[tracking.PROFILE_TAG] for run in children} == {"minilm-3l", "distilbert"}
+    assert {run.data.tags[tracking.PROFILE_TAG] for run in children} == {"minilm-3l", "distilbert", "distilbert@1", "minilm@2"}
     report = (finished.report / "report.md").read_text()
+    teachers = report.split("### Teachers")[1].split("\n#")[0]
+    assert "| distilbert, seed 1 |" in teachers
+    assert "| minilm, seed 2 |" in teachers
     for title in ("minilm-3l (torch)", "minilm-3l (openvino-int8)", "distilbert (torch)", "distilbert (openvino-int8)"):
         assert f"| {title} |" in report
-    assert "distilbert, seed 1: " in report
-    assert "minilm, seed 2: " in report
 
 
 @pytest.mark.slow
