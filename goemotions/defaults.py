@@ -66,3 +66,7 @@ SHARD_ROWS = 100_000
 # Serving.
 HOST = "127.0.0.1"
 PORT = 8080
+
+# Drift: the window, and the false alarms that are accepted per month.
+MONITORING_WINDOW = "1d"
+FALSE_ALARMS_PER_MONTH = 0.1

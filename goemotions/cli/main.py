@@ -16,6 +16,7 @@ from goemotions.cli.data import data
 from goemotions.cli.in_cluster import in_cluster
 from goemotions.cli.keys import keys
 from goemotions.cli.model import export_hf, model
+from goemotions.cli.monitoring import monitor
 from goemotions.errors import WorkflowError
 
 # Packages add commands by entry points of this group; the library itself knows nothing of Kubeflow Pipelines.
@@ -60,7 +61,7 @@ def commands() -> None:
     """From a multi-label text data set to served, versioned classifiers."""
 
 
-for command in (*steps.COMMANDS, *prediction.COMMANDS, data, model, export_hf, keys, in_cluster):
+for command in (*steps.COMMANDS, *prediction.COMMANDS, data, model, export_hf, keys, in_cluster, monitor):
     commands.add_command(command)
 
 

@@ -16,12 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from goemotions import defaults
 from goemotions.evaluation.traffic import FEATURES, Traffic
 from goemotions.metrics.expected import expected_quality
 from goemotions.monitoring.drift import DriftTest, LabelQuality
 
-# Expected false alarms per month, far below one, so that hardly any month has two.
-FALSE_ALARMS_PER_MONTH = 0.1
 MONTH_SECONDS = 30 * 86400.0
 WINDOW_SECONDS = 86400.0
 # The chance of a false alarm of one window is at most this, even if the window is a month.
@@ -44,7 +43,7 @@ class Outcome:
     matters: bool
 
 
-def alpha_of(window_seconds: float = WINDOW_SECONDS, false_alarms_per_month: float = FALSE_ALARMS_PER_MONTH) -> float:
+def alpha_of(window_seconds: float = WINDOW_SECONDS, false_alarms_per_month: float = defaults.FALSE_ALARMS_PER_MONTH) -> float:
     """The accepted chance of a false alarm of one window, if windows of this length follow each other."""
     return min(false_alarms_per_month * window_seconds / MONTH_SECONDS, LARGEST_ALPHA)
 

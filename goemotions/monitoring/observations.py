@@ -141,7 +141,7 @@ class Scrape:
         reasons: list[str] = []
         for address in self._targets():
             try:
-                samples += parse(address, _get(f"{address}/metrics").decode())
+                samples += parse(address, get(f"{address}/metrics").decode())
             except MonitoringUnavailable as error:
                 reasons.append(str(error))
         if not samples:
@@ -164,7 +164,7 @@ class Prometheus:
 
     def read(self) -> list[Sample]:
         try:
-            content = json.loads(_get(self._url))
+            content = json.loads(get(self._url))
             samples = [_of_prometheus(one) for one in content["data"]["result"]]
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise MonitoringUnavailable(f"Prometheus answered in an unknown form ({type(error).__name__})") from error
@@ -202,10 +202,10 @@ def addresses(samples: Iterable[Sample]) -> dict[str, str]:
     return {dict(one.labels)["version"]: one.instance for one in samples if one.name == INFO and one.value == 1}
 
 
-def parse(instance: str, text: str) -> Iterator[Sample]:
-    """The samples of ``METRICS`` in a server's text format."""
+def parse(instance: str, text: str, names: tuple[str, ...] = METRICS) -> Iterator[Sample]:
+    """The samples of the metrics of these names in a server's text format."""
     for line in text.splitlines():
-        if line.startswith(METRICS) and (match := LINE.fullmatch(line)) and match["name"] in METRICS:
+        if line.startswith(names) and (match := LINE.fullmatch(line)) and match["name"] in names:
             labels = sorted((name, _unescaped(value)) for name, value in LABEL.findall(match["labels"] or ""))
             yield Sample(instance, match["name"], tuple(labels), float(match["value"]))
 
@@ -222,7 +222,12 @@ def _of_prometheus(series: Any) -> Sample:
     return Sample(str(instance), str(name), kept, float(series["value"][1]))
 
 
-def _get(url: str) -> bytes:
+def get(url: str) -> bytes:
+    """What a server answers.
+
+    Raises:
+        MonitoringUnavailable: it does not respond, or refuses.
+    """
     request = urllib.request.Request(url, headers={"Accept": "text/plain, application/json"})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # nosec B310 # the scheme is checked

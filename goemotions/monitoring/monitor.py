@@ -1,0 +1,132 @@
+"""A window of traffic against the reference of a bundle, as a report in JSON, on a page and in the terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from goemotions.evaluation.predictions import Predictions
+from goemotions.evaluation.reference import Reference
+from goemotions.evaluation.traffic import FEATURES, Traffic
+from goemotions.monitoring import comparison
+from goemotions.monitoring.drift import DriftReport
+from goemotions.registry.bundle import PREDICTIONS, Bundle
+from goemotions.report.document import Section, Table, to_html
+from goemotions.storage import store
+
+PAGE = "drift.html"
+NO_REFERENCE = "the bundle has no reference.json, so that the texts themselves are not compared: register the model again"
+NO_FEATURE = "{} of the texts: the reference or the window lacks it"
+
+
+def reference_of(bundle: Bundle) -> tuple[Reference, list[str]]:
+    """The reference of a bundle, and what it lacks; for bundles of before, what follows from their stored predictions."""
+    if bundle.reference:
+        return bundle.reference, []
+    predictions = Predictions.read(bundle.folder / PREDICTIONS.format(split="validation"))
+    return Reference.of(predictions, bundle.thresholds, {}), [NO_REFERENCE]
+
+
+def report(
+    bundle: Bundle,
+    traffic: Traffic,
+    *,
+    model: str,
+    version: str,
+    source: str,
+    start: str = "",
+    end: str = "",
+    alpha: float | None = None,
+) -> DriftReport:
+    """Compares traffic with the reference of a bundle.
+
+    Args:
+        bundle: of the version that scored the traffic.
+        traffic: with at least one text.
+        model, version, source, start, end: as in ``DriftReport``.
+        alpha: the accepted chance of a false alarm; None for that of the default window (``comparison.alpha_of``).
+    """
+    reference, missing = reference_of(bundle)
+    tests = comparison.compare(reference.traffic, traffic, comparison.alpha_of() if alpha is None else alpha)
+    tested = {test.name for test in tests}
+    missing += [NO_FEATURE.format(name) for name in FEATURES if name not in tested and bundle.reference]
+    return DriftReport(
+        model,
+        version,
+        start,
+        end,
+        traffic.rows,
+        any(test.alarm for test in tests),
+        tests,
+        comparison.quality(reference.traffic, traffic, reference.f1),
+        reference.traffic.rows,
+        source,
+        f"validation of the run {bundle.metadata.run_id}",
+        missing,
+    )
+
+
+def write(report: DriftReport, location: str) -> None:
+    """Writes ``drift.json`` and ``drift.html`` into a folder or S3 prefix."""
+    report.write(location)
+    with store.writing(location, PAGE) as path:
+        Path(path).write_text(to_html(f"Drift of {report.model}", sections(report)), encoding="utf-8")
+
+
+def sections(report: DriftReport) -> list[Section]:
+    """The report as sections of a document."""
+    alarms = [test for test in report.tests if test.alarm]
+    columns = ("what", "label", "effect", "p-value", "threshold", "alarm")
+    rows = [
+        (test.name, test.label or None, test.effect, test.p_value, test.threshold, "yes" if test.alarm else "no")
+        for test in report.tests
+    ]
+    expected = Table(
+        (
+            "label",
+            "predicted",
+            "predicted in the reference",
+            "expected F1",
+            "expected in the reference",
+            "measured in the reference",
+        ),
+        [(row.label, row.rate, row.reference_rate, row.f1, row.reference_f1, row.measured_f1) for row in report.quality],
+    )
+    return [
+        Section("Summary", [summary(report), *(f"Not compared: {one}." for one in report.missing)]),
+        Section(
+            "Alarms", [] if alarms else ["None."], [Table(columns, [row for row in rows if row[-1] == "yes"])] if alarms else []
+        ),
+        Section(
+            "Expected quality",
+            ["Without labels, from the scores of the window: as true as the probabilities are calibrated on its texts."],
+            [expected],
+        ),
+        Section(
+            "All tests",
+            [
+                "An effect is the ratio of the rates for predictions, and otherwise the Jensen-Shannon distance.",
+                f"An alarm has a p-value of at most its threshold, and a rate that is {comparison.LEAST_RATIO:g} times as high or low, "
+                f"or a distance of at least {comparison.LEAST_DISTANCE:g}.",
+            ],
+            [Table(columns, rows)],
+        ),
+    ]
+
+
+def summary(report: DriftReport) -> str:
+    """The outcome in a sentence or two."""
+    time = f" from {report.start or 'the start of the server'} to {report.end}" if report.end else ""
+    count = sum(test.alarm for test in report.tests)
+    outcome = f"Drift: {count} of {len(report.tests)} tests are alarms." if report.drifted else "No drift."
+    return (
+        f"{outcome} {report.rows:,} texts of {report.model} version {report.version}{time} ({report.source}), compared with "
+        f"{report.reference_rows:,} texts of {report.reference}."
+    )
+
+
+def lines(report: DriftReport) -> list[str]:
+    """The report for a terminal: its summary, what is missing, and the alarms, largest first."""
+    alarms = [dataclasses.astuple(test) for test in report.tests if test.alarm]
+    table = [f"{name:<16}{label:<16}effect {effect:<9.3g} p {p:.1e}" for name, label, _, p, _, effect, _ in alarms]
+    return [summary(report), *(f"not compared: {one}" for one in report.missing), *table]

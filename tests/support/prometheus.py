@@ -1,0 +1,86 @@
+"""A stand-in for the HTTP API of Prometheus: instant queries of increases, and any other page, such as /metrics of a server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import promql_parser
+
+INCREASE = re.compile(r"sum by \((?P<by>[\w, ]+)\) \(increase\((?P<name>\w+)(?P<selector>\{.*\})?\[(?P<window>\w+)\]\)\)")
+# The increases of one metric: the labels of each series, and how much it grew.
+Increases = Mapping[str, Sequence[tuple[Mapping[str, str], float]]]
+
+
+class Prometheus(ThreadingHTTPServer):
+    """Serves on a free port of this machine; ``pages`` by path, ``queries`` that it was sent."""
+
+    def __init__(self, increases: Increases, pages: Mapping[str, str] | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.increases = increases
+        self.pages = dict(pages or {})
+        self.queries: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """As the documentation has it: https://prometheus.io/docs/prometheus/latest/querying/api/#instant-queries"""
+
+    server: Prometheus
+
+    def do_GET(self) -> None:
+        split = urlsplit(self.path)
+        if split.path in self.server.pages:
+            self._send(200, self.server.pages[split.path], "text/plain; version=0.0.4; charset=utf-8")
+        elif split.path == "/api/v1/query":
+            self._query(parse_qs(split.query))
+        else:
+            self._send(404, "404 page not found\n", "text/plain; charset=utf-8")
+
+    def _query(self, parameters: dict[str, list[str]]) -> None:
+        query, time = parameters["query"][0], float(parameters["time"][0])
+        self.server.queries.append(query)
+        try:
+            promql_parser.parse(query)
+        except ValueError as error:
+            content = {"status": "error", "errorType": "bad_data", "error": f'invalid parameter "query": {error}'}
+            self._send(400, json.dumps(content), "application/json")
+            return
+        match = INCREASE.fullmatch(query)
+        assert match, query
+        by = match["by"].split(", ")
+        result = [
+            {"metric": {name: labels[name] for name in by if name in labels}, "value": [time, repr(value)]}
+            for labels, value in self.server.increases.get(match["name"], ())
+        ]
+        content = {"status": "success", "data": {"resultType": "vector", "result": result}}
+        self._send(200, json.dumps(content), "application/json")
+
+    def _send(self, status: int, content: str, content_type: str) -> None:
+        encoded = content.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(encoded)))
+        self.end_headers()
+        self.wfile.write(encoded)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def serving(increases: Increases, pages: Mapping[str, str] | None = None) -> Iterator[Prometheus]:
+    with Prometheus(increases, pages) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
