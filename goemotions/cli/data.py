@@ -78,10 +78,19 @@ def from_feedback(
 
 
 @data.command()
-@click.option("--log", "store", type=LOCATION, required=True, help=LOG_HELP)
+@click.option("--log", "store", type=LOCATION, default="", help=LOG_HELP)
 @NAME
 @SINCE
 @UNTIL
+@click.option(
+    "--scored",
+    type=LOCATION,
+    multiple=True,
+    help="Instead of a log, twice: outputs of `goemotions score` of the same texts by two bundles.",
+)
+@click.option(
+    "--text-column", default=defaults.TEXT_COLUMN, show_default=True, callback=checked, help="Their column with the texts."
+)
 @OUTPUT
 @click.option("--format", "tool", type=click.Choice(["argilla", "label-studio"]), required=True, help="The labelling tool.")
 @click.option("--rows", type=click.IntRange(min=1), default=500, show_default=True, help="Most texts.")
@@ -90,15 +99,31 @@ def from_feedback(
     type=click.Choice(["margin", "entropy", "disagreement"]),
     default="margin",
     show_default=True,
-    help="What makes a text worth it: a score near its threshold, the mean entropy of all labels, or other labels of another version.",
+    help="What makes a text of the log worth it: a score near its threshold, the mean entropy of all labels, or other labels of "
+    "another version. Outputs are compared by disagreement.",
 )
 def to_label(
-    store: str, model_name: str, since: datetime | None, until: datetime | None, output: Path, tool: str, rows: int, by: str
+    store: str,
+    model_name: str,
+    since: datetime | None,
+    until: datetime | None,
+    scored: tuple[str, ...],
+    text_column: str,
+    output: Path,
+    tool: str,
+    rows: int,
+    by: str,
 ) -> None:
     """Write the texts of the log that are worth labelling most, for a labelling tool."""
-    from goemotions.data import annotation
+    from goemotions.data import annotation, ranking
 
-    names, candidates = annotation.choose(_reader(store, model_name, since, until), rows, by)
+    if bool(store) == bool(scored) or len(scored) not in (0, 2):
+        raise click.UsageError("Missing option: give --log, or --scored twice")
+    if scored:
+        by = ranking.DISAGREEMENT
+        names, candidates = ranking.compare(scored, rows, text_column)
+    else:
+        names, candidates = ranking.choose(_reader(store, model_name, since, until), rows, by)
     annotation.write(output, tool, names, candidates)
     click.echo(
         f"{output}: {len(candidates):,} texts by {by}, best first, for {tool}; read its export by `from-feedback --labelled`"

@@ -1,4 +1,4 @@
-"""Texts for a labelling tool: those that are worth it most, in the formats of Label Studio and Argilla, and what these export.
+"""Texts for annotators in the formats of Label Studio and Argilla, and what these export.
 
 Argilla's is the folder of ``Dataset.from_disk`` and ``to_disk`` (version 2). Label Studio's are tasks with predictions and, of its
 exports, JSON and JSON-MIN.
@@ -6,44 +6,22 @@ exports, JSON and JSON-MIN.
 
 from __future__ import annotations
 
-import heapq
 import json
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
-
 from goemotions.data import tables
 from goemotions.data.layout import LABEL_NAMES
-from goemotions.data.request_log import ANSWERS, FEEDBACK, Labels, LogReader, path_of
-from goemotions.data.text import normalized
+from goemotions.data.ranking import Candidate
 from goemotions.errors import DataError
-from goemotions.metrics.probabilities import logit, sigmoid
-from goemotions.storage.temporary import temporary_folder
 
-MARGIN, ENTROPY, DISAGREEMENT = "margin", "entropy", "disagreement"
 ARGILLA, LABEL_STUDIO = "argilla", "label-studio"
 TASKS, CONFIG, RECORDS = "tasks.json", "labels.xml", "records.json"
 FIELD, QUESTION = "text", "labels"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A text to label: where it is in the log, its labels and scores by name, and how much it is worth it, from 0 to 1."""
-
-    id: str
-    position: int
-    version: str
-    text: str
-    labels: tuple[str, ...]
-    scores: Mapping[str, float]
-    worth: float
 
 
 @dataclass(frozen=True)
@@ -57,112 +35,6 @@ class Labelled:
     time: float
     labels: tuple[str, ...]
     predicted: tuple[str, ...]
-
-
-def uncertainty(scores: np.ndarray, thresholds: Sequence[float], by: str) -> np.ndarray:
-    """How uncertain the labels of each row are, from 0 to 1, float [n], for scores [n, labels].
-
-    Scores are shifted in log-odds, so that each threshold becomes 0.5. ``margin`` is that of the label that is nearest to its threshold
-    (BinMin of Brinker, 2006: On active learning in multi-label classification); ``entropy`` the mean binary entropy of the labels.
-    """
-    shifted = sigmoid(logit(scores) - logit(np.clip(np.asarray(thresholds), 0, 1)))
-    if by == MARGIN:
-        nearest: np.ndarray = 1 - np.abs(2 * shifted - 1).min(axis=1)
-        return nearest
-    inside = np.clip(shifted, 1e-12, 1 - 1e-12)
-    entropy: np.ndarray = -(inside * np.log2(inside) + (1 - inside) * np.log2(1 - inside)).mean(axis=1)
-    return entropy
-
-
-def choose(reader: LogReader, count: int, by: str = MARGIN) -> tuple[tuple[str, ...], list[Candidate]]:
-    """The names of the labels, and the texts of the log that are worth labelling most, best first, each text once.
-
-    Texts that have feedback are left out. ``disagreement`` compares the answers of two versions to the same requests, as shadow mode
-    makes them: the share of the labels that one of the two chose.
-
-    Raises:
-        DataError: there are no answers, or for ``disagreement`` none that two versions share.
-    """
-    versions = reader.labels()
-    names = next(iter(versions.values())).names
-    with temporary_folder() as scratch, closing(sqlite3.connect(scratch / "seen.sqlite", isolation_level=None)) as seen:
-        seen.execute("PRAGMA synchronous=OFF")
-        seen.execute("CREATE TABLE done (id TEXT, position INTEGER, PRIMARY KEY (id, position))")
-        seen.execute("BEGIN")
-        for row in reader.rows(FEEDBACK):
-            seen.execute("INSERT OR IGNORE INTO done VALUES (?, ?)", (row["id"], row["index"]))
-        rows = _disagreeing(reader, versions, seen) if by == DISAGREEMENT else _uncertain(reader, versions, by)
-        return names, _best(rows, count, names, seen)
-
-
-def _uncertain(
-    reader: LogReader, versions: Mapping[str, Labels], by: str
-) -> Iterator[tuple[float, dict[str, Any], np.ndarray]]:
-    """Rows with what they are worth and their chosen labels, bool [labels]."""
-    for row in reader.rows(ANSWERS):
-        thresholds = _of(row["version"], versions).thresholds
-        yield (
-            float(uncertainty(row["scores"][None], thresholds, by)[0]),
-            row,
-            row["scores"] >= np.asarray(thresholds, np.float32),
-        )
-
-
-def _disagreeing(
-    reader: LogReader, versions: Mapping[str, Labels], seen: sqlite3.Connection
-) -> Iterator[tuple[float, dict[str, Any], np.ndarray]]:
-    """Rows of a second version, with the difference to the first version that answered the same request."""
-    seen.execute("CREATE TABLE answers (id TEXT, position INTEGER, version TEXT, scores BLOB, PRIMARY KEY (id, position))")
-    shared = 0
-    for row in reader.rows(ANSWERS):
-        key = (row["id"], row["index"])
-        known = seen.execute("SELECT version, scores FROM answers WHERE id = ? AND position = ?", key).fetchone()
-        if known is None:
-            seen.execute("INSERT INTO answers VALUES (?, ?, ?, ?)", (*key, row["version"], row["scores"].tobytes()))
-        elif known[0] != row["version"]:
-            shared += 1
-            other = np.frombuffer(known[1], dtype=np.float32)
-            chosen = row["scores"] >= np.asarray(_of(row["version"], versions).thresholds, np.float32)
-            different = chosen != (other >= np.asarray(_of(known[0], versions).thresholds, np.float32))
-            # Of equal ones that with the larger differences of scores.
-            yield float(different.mean() + np.abs(row["scores"] - other).mean() / len(other)), row, chosen
-    if not shared:
-        raise DataError(
-            f"{reader.location} has no request that two versions answered: log a champion with --shadow-url and its challenger"
-        )
-
-
-def _of(version: str, versions: Mapping[str, Labels]) -> Labels:
-    return versions[path_of(version)]
-
-
-def _best(
-    rows: Iterable[tuple[float, dict[str, Any], np.ndarray]], count: int, names: Sequence[str], seen: sqlite3.Connection
-) -> list[Candidate]:
-    heap: list[tuple[float, int, str, dict[str, Any], np.ndarray]] = []
-    texts: set[str] = set()
-    for number, (worth, row, chosen) in enumerate(rows):
-        text = normalized(row["text"])
-        if text in texts or (len(heap) == count and worth <= heap[0][0]):
-            continue
-        if seen.execute("SELECT 1 FROM done WHERE id = ? AND position = ?", (row["id"], row["index"])).fetchone():
-            continue
-        texts.add(text)
-        heapq.heappush(heap, (worth, -number, text, row, chosen))
-        if len(heap) > count:
-            texts.discard(heapq.heappop(heap)[2])
-    return [
-        _candidate(worth, row, chosen, names)
-        for worth, _, _, row, chosen in sorted(heap, key=lambda one: one[:2], reverse=True)
-    ]
-
-
-def _candidate(worth: float, row: Mapping[str, Any], chosen: np.ndarray, names: Sequence[str]) -> Candidate:
-    scores = {name: round(float(score), 4) for name, score in zip(names, row["scores"], strict=True)}
-    labels = tuple(
-        sorted((name for name, is_chosen in zip(names, chosen, strict=True) if is_chosen), key=lambda name: -scores[name])
-    )
-    return Candidate(row["id"], row["index"], row["version"], row["text"], labels, scores, round(min(worth, 1.0), 4))
 
 
 def write(output: Path, tool: str, names: Sequence[str], candidates: Sequence[Candidate]) -> None:

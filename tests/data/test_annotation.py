@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +16,23 @@ import pytest
 from click.testing import CliRunner
 
 from goemotions.cli.main import commands
-from goemotions.data.annotation import choose, read_export, uncertainty
+from goemotions.data.annotation import read_export
 from goemotions.data.feedback import from_feedback
+from goemotions.data.ranking import choose, compare, uncertainty
 from goemotions.data.request_log import Labels, LogReader
 from goemotions.errors import DataError
+from goemotions.metrics.thresholds import Thresholds
+from goemotions.prediction.files import score_file
+from goemotions.prediction.predictor import Predictor
 from tests.support.request_logs import answer, feedback, write
 
 LABELS = Labels(("joy", "anger", 'so "so" & <co>'), (0.5, 0.1, 0.5))
 USER = "7f8a2a52-6f6c-4c0e-9df5-1c1f7d3f0f10"
+
+
+@pytest.fixture(scope="module")
+def predictor(whole: Path) -> Predictor:
+    return Predictor.load(whole, threads=1, is_verified=True)
 
 
 def logged(folder: Path, answers: list[dict[str, Any]], *given: dict[str, Any]) -> LogReader:
@@ -74,6 +84,28 @@ def test_texts_that_two_versions_label_differently_come_first(tmp_path: Path) ->
 def test_disagreement_needs_two_versions(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no request that two versions answered"):
         choose(logged(tmp_path, answers()), 5, "disagreement")
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv"])
+def test_two_outputs_of_batch_scoring_are_compared(tmp_path: Path, predictor: Predictor, ending: str) -> None:
+    """The second bundle has other thresholds for two texts."""
+    texts = ["we saw the lake", "an old balloon", "under the storm", "quiet again"]
+    (tmp_path / "in.csv").write_text("body\n" + "".join(f"{text}\n" for text in texts) + '""\n')
+    outputs = [str(tmp_path / f"{number}{ending}") for number in range(2)]
+    changed = Thresholds("of a test", tuple(1.1 - value for value in predictor.bundle.thresholds.values))
+    second = Predictor(dataclasses.replace(predictor.bundle, thresholds=changed), predictor.engine)
+    for one, output in zip((predictor, second), outputs, strict=True):
+        score_file(one, tmp_path / "in.csv", Path(output), "body")
+    names, candidates = compare(outputs, 3, "body")
+    assert names == predictor.bundle.taxonomy.names
+    first, again = (one.predict(texts) for one in (predictor, second))
+    differences = {
+        text: len(set(one["labels"]) ^ set(other["labels"])) for text, one, other in zip(texts, first, again, strict=True)
+    }
+    assert differences[candidates[0].text] == max(differences.values()) > 0
+    assert [differences[one.text] for one in candidates] == sorted(differences.values(), reverse=True)[:3]
+    with pytest.raises(DataError, match="have no text in common"):
+        compare([outputs[0], outputs[0]], 3, "body")
 
 
 def to_label(folder: Path, tool: str) -> Path:
