@@ -23,6 +23,8 @@ COMPRESSIONS = ("gzip", "deflate")
 SMALL_BYTES = 32 * 1024
 # Before the least rate applies.
 GRACE_SECONDS = 2.0
+# In the state of a request: whether the server ended its connection, through no fault of the client.
+CLOSED_BY_SERVER = "closed-by-server"
 PARSER = ThreadPoolExecutor(1, "parser")
 Parsed = TypeVar("Parsed")
 # An inference request and its body, to the response.
@@ -181,6 +183,8 @@ async def _while_connected(request: Request, response: Awaitable[Response]) -> R
         if not is_gone:
             raise
         handling.uncancel()
+        if request.scope["state"].get(CLOSED_BY_SERVER):
+            raise RequestError("the server closed the connection before it had the scores", 503) from None
         raise RequestError("the client disconnected", CLIENT_GONE) from None
     finally:
         watching.cancel()

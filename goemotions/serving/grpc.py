@@ -165,7 +165,7 @@ class _Calls(grpc.aio.ServerInterceptor):
         self._active: set[str] = set()
         self._without_message = _Waiting(limits, limits.read_seconds)
         self._unread = _Waiting(limits, limits.write_seconds)
-        self._is_closing = False
+        self._is_closing = self._has_closed = False
 
     async def close(self, seconds: float) -> None:
         """Rejects new inference calls, and awaits the others for at most so many seconds."""
@@ -175,6 +175,7 @@ class _Calls(grpc.aio.ServerInterceptor):
             async with asyncio.timeout(seconds):
                 while self._unfinished:
                     await asyncio.sleep(0.01)
+        self._has_closed = True
 
     async def watch(self) -> None:
         """Closes connections that had no call for some seconds while there are many: they could keep out all others."""
@@ -200,7 +201,7 @@ class _Calls(grpc.aio.ServerInterceptor):
         async def call(_: Any, context: Any) -> Any:
             response = self._response(handler, context, is_inference)
             try:
-                return await (handle("grpc", response) if is_inference else response)
+                return await (handle("grpc", response, self._status_if_cancelled) if is_inference else response)
             except RequestError as error:
                 if error.retry_after:
                     context.set_trailing_metadata((("retry-after", str(error.retry_after)),))
@@ -236,6 +237,9 @@ class _Calls(grpc.aio.ServerInterceptor):
     def _check_count(self, count: int) -> None:
         if count > self._limits.requests:
             raise _too_many()
+
+    def _status_if_cancelled(self) -> int:
+        return 503 if self._has_closed else CLIENT_GONE
 
     def _finish(self, context: Any) -> None:
         del self._unfinished[context]

@@ -17,6 +17,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from goemotions.serving import metrics
+from goemotions.serving.bodies import CLOSED_BY_SERVER
 from goemotions.serving.limits import Limits
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ MESSAGES = {
 # The states of a connection: before its first request, between two, in a head, in a request until it is answered, in the rest of a body
 # after the answer, and after the last answer. The metric of closed connections has those at their deadline under these names.
 FIRST, IDLE, HEAD, REQUEST, REST, LINGER = "silent", "idle", "slow-head", "stuck", "slow-body", "lingering"
+SHUTDOWN = "shutdown"
 
 
 class Refused(Exception):
@@ -108,7 +110,7 @@ class Connections:
 
         def end() -> None:
             for connection in self._open:
-                connection.abort("shutdown")
+                connection.abort(SHUTDOWN)
 
         asyncio.get_running_loop().call_later(seconds, end)
 
@@ -269,6 +271,8 @@ class Connection(HttpToolsProtocol):
     def abort(self, reason: str) -> None:
         """Closes the connection at once; what was written and not read is dropped."""
         metrics.CLOSED.labels(reason).inc()
+        for cycle in self._cycles:
+            cycle.scope["state"][CLOSED_BY_SERVER] = reason in (SHUTDOWN, REQUEST)
         self.transport.abort()
 
     def linger(self) -> None:

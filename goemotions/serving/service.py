@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -171,8 +171,10 @@ class Service:
             self.log.close()
 
 
-async def handle(protocol: str, handler: Awaitable[T]) -> T:
+async def handle(protocol: str, handler: Awaitable[T], cancelled: Callable[[], int] = lambda: CLIENT_GONE) -> T:
     """Awaits the handler of one inference request, and records its duration, its status and why it was rejected.
+
+    ``cancelled``: the status of a handler that is cancelled.
 
     Raises:
         RequestError: the handler's own; 500 for any other exception, which is logged.
@@ -184,7 +186,7 @@ async def handle(protocol: str, handler: Awaitable[T]) -> T:
         status = error.status
         raise
     except asyncio.CancelledError:
-        status = CLIENT_GONE
+        status = cancelled()
         raise
     except Exception as error:
         status = 500

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from goemotions.errors import WorkflowError
 
@@ -36,12 +35,12 @@ Serve = Callable[[Connection], None]
 
 
 class Worker:
-    """One worker process, as its supervisor sees it."""
+    """One worker process, as its supervisor sees it. The one that replaces it has its number, and continues its metrics."""
 
-    def __init__(self, serve: Serve) -> None:
+    def __init__(self, serve: Serve, number: int) -> None:
         spawn = multiprocessing.get_context("spawn")
         self._pipe, its_pipe = spawn.Pipe()
-        self.process = spawn.Process(target=_work, args=(serve, its_pipe, os.getpid()))
+        self.process = spawn.Process(target=_work, args=(serve, its_pipe, os.getpid(), number))
         self.process.start()
         its_pipe.close()
         self._beat: float | None = None
@@ -87,7 +86,7 @@ class Supervisor:
         self._are_all_well = True
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        self._workers = [Worker(serve) for _ in range(count)]
+        self._workers = [Worker(serve, number) for number in range(count)]
 
     def run(self) -> None:
         """Returns after the workers have ended.
@@ -124,8 +123,8 @@ class Supervisor:
                 raise WorkflowError("a worker ended before it was ready: see its message above")
             logger.error("worker %d %s: replaced", worker.process.pid, "hangs" if worker.process.is_alive() else "ended")
             worker.end()
-            _forget(worker.process.pid)
-            self._workers[position] = Worker(self._serve)
+            _forget(position)
+            self._workers[position] = Worker(self._serve, position)
             self._workers[position].tell(are_all_well)
 
 
@@ -139,14 +138,14 @@ def run(count: int, serve: Serve, seconds: float) -> None:
         Supervisor(count, serve, seconds).run()
 
 
-def _work(serve: Serve, pipe: Connection, supervisor: int) -> None:
+def _work(serve: Serve, pipe: Connection, supervisor: int, number: int) -> None:
     # Without this, a supervisor that is killed leaves its workers on the port.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != supervisor:
         return
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    _allocate_metrics()
+    _allocate_metrics(number)
     try:
         serve(pipe)
     except WorkflowError as error:
@@ -165,20 +164,27 @@ def _metrics_folder() -> Iterator[None]:
         yield
 
 
-def _allocate_metrics() -> None:
-    """Reserves the space of this process's metrics. Files without it end the process (SIGBUS) when the disk is full."""
+def _allocate_metrics(number: int) -> None:
+    """Reserves the space of this worker's metrics. Files without it end the process (SIGBUS) when the disk is full.
+
+    Those of a worker before it are continued: its counters would be missing in the sums otherwise, or its files would stay for ever.
+    """
     if not (folder := os.environ.get(METRICS_FOLDER)):
         return
-    files = [Path(folder) / f"{kind}_{os.getpid()}.db" for kind in METRICS_KINDS]
+    files = [Path(folder) / f"{kind}_{number}.db" for kind in METRICS_KINDS]
     try:
         for path in files:
-            with path.open("wb") as file:
+            with path.open("ab") as file:
                 os.posix_fallocate(file.fileno(), 0, METRICS_BYTES)
     except OSError as error:
         for path in files:
             path.unlink(missing_ok=True)
         del os.environ[METRICS_FOLDER]
         _warn(error)
+        return
+    from prometheus_client import values
+
+    values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
 
 
 def _warn(error: OSError) -> None:
@@ -186,8 +192,8 @@ def _warn(error: OSError) -> None:
     logger.warning("no space for metrics in %s (%s): /metrics has those of one worker only", folder, error.strerror)
 
 
-def _forget(pid: Any) -> None:
-    """Removes the gauges of a worker that ended; its counters stay in the sums."""
+def _forget(number: int) -> None:
+    """Removes the gauges of a worker that ended."""
     if folder := os.environ.get(METRICS_FOLDER):
-        for path in Path(folder).glob(f"gauge_live*_{pid}.db"):
+        for path in Path(folder).glob(f"gauge_live*_{number}.db"):
             path.unlink(missing_ok=True)

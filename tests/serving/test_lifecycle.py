@@ -56,11 +56,17 @@ def test_a_worker_that_hangs_is_noticed_and_replaced(bundle: Path, tmp_path: Pat
     with serving(bundle, tmp_path / "serve.log", *WORKERS) as server:
         wait(30, lambda: len(workers(server)) == 2 and "ready" in server.log.read_text().split("ready", 1)[1])
         hanging, other = workers(server)
+        folder = Path(hanging.environ()["PROMETHEUS_MULTIPROC_DIR"])
+        files, served = {path.name for path in folder.iterdir()}, 'goemotions_requests_total{outcome="ok",protocol="v1"}'
+        for _ in range(20):
+            server.predict(instances=["a"])
         os.kill(hanging.pid, signal.SIGSTOP)
         wait(8, lambda: not server.is_ready())
         wait(40, lambda: hanging.pid not in {worker.pid for worker in workers(server)} and server.is_ready())
         assert other.pid in {worker.pid for worker in workers(server)}
         assert server.predict(instances=["a"])[0] == 200
+        assert server.metrics()[served] == 21
+        wait(30, lambda: {path.name for path in folder.iterdir()} == files)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(timeout=40) == 0
 
