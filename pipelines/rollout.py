@@ -109,9 +109,13 @@ def proxied(stable: str, servers: dict[str, str]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def loaded(
-    address: str, path: str, texts: Sequence[str], rate: float, seen: Callable[[int, Any], None] = lambda status, content: None
+    address: str,
+    path: str,
+    texts: Sequence[str],
+    rate: float,
+    seen: Callable[[int, Any, float], None] = lambda status, content, seconds: None,
 ) -> Iterator[None]:
-    """Sends requests of one text each at a rate per second; ``seen`` gets the status and the content of each response."""
+    """Sends requests of one text each at a rate per second; ``seen`` gets the status, the content and the seconds of each."""
     ended, host = threading.Event(), address.removeprefix("http://")
 
     def send(first: int) -> None:
@@ -121,10 +125,10 @@ def loaded(
             if ended.wait(max(0.0, began + count * CLIENTS / rate - time.monotonic())):
                 return
             try:
-                body = json.dumps({"instances": [text]})
+                body, sent = json.dumps({"instances": [text]}), time.perf_counter()
                 connection.request("POST", path, body, {"Content-Type": "application/json"})
                 response = connection.getresponse()
-                seen(response.status, json.loads(response.read()))
+                seen(response.status, json.loads(response.read()), time.perf_counter() - sent)
             except (OSError, http.client.HTTPException, ValueError):
                 connection.close()
 

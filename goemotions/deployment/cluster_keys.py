@@ -21,7 +21,7 @@ TRACKING = "http://mlflow.goemotions:5000"
 # What each role may do, as SeaweedFS writes it. Only `register` writes bundles; MLflow sees its own prefix alone.
 READ_ALL = ("Read:{bucket}/*", "List:{bucket}/*")
 ROLES: Mapping[str, tuple[str, ...]] = {
-    "register": (*READ_ALL, "Write:{bucket}/models/*", "Write:{bucket}/trained/*"),
+    "register": (*READ_ALL, *(f"Write:{{bucket}}/{prefix}/*" for prefix in ("models", "rollouts", "trained"))),
     "pipeline": (*READ_ALL, *(f"Write:{{bucket}}/{prefix}/*" for prefix in ("checkpoints", "data", "labelled"))),
     "predictor": ("Read:{bucket}/models/*", "List:{bucket}/models/*"),
     # A predictor that logs requests.

@@ -406,11 +406,11 @@ class _Runner:
     def save(self) -> None:
         """Writes the state, which must still be this process's to write."""
         self.require_lock()
-        _write(self.rollout.location, FILE, self.state)
+        write(self.rollout.location, FILE, self.state)
 
     def _archive(self) -> None:
         started = self.state.started.replace(":", "").replace("+", "-")
-        _write(self.rollout.location, f"{self.state.version}-{started}.json", self.state)
+        write(self.rollout.location, f"{self.state.version}-{started}.json", self.state)
 
 
 @dataclass
@@ -499,7 +499,8 @@ def _locked(location: str) -> Iterator[Callable[[], None]]:
             renewing.join()
 
 
-def _write(location: str, name: str, state: State) -> None:
+def write(location: str, name: str, state: State) -> None:
+    """Writes a state to a file at a location."""
     with store.writing(location, name) as path:
         path.write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
 

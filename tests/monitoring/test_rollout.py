@@ -95,7 +95,7 @@ class Service:
 
     def begun(self, **fields: Any) -> None:
         """Leaves the state of a rollout that has passed the gate, as a process that was killed then does."""
-        rollout._write(self.location, rollout.FILE, State("2", "1", self.name, [20, 50], asdict(EQUAL), **fields))
+        rollout.write(self.location, rollout.FILE, State("2", "1", self.name, [20, 50], asdict(EQUAL), **fields))
 
     def split(self) -> ProxySplit:
         return ProxySplit(self.servers.address, name=self.name, wait_seconds=1)
@@ -353,7 +353,7 @@ def test_what_could_not_be_promoted_is_refused_before_anything_changes(complete:
 
 
 def test_an_unfinished_rollout_of_another_version_is_named(service: Service) -> None:
-    rollout._write(service.location, rollout.FILE, State("9", "1", service.name, [20], asdict(EQUAL)))
+    rollout.write(service.location, rollout.FILE, State("9", "1", service.name, [20], asdict(EQUAL)))
     service.servers.proxy.shares.update(canary="9", percent=20)
     with pytest.raises(BadArgument, match=r"the rollout of version 9 on .* is not finished"):
         service.roll_out()

@@ -1,0 +1,61 @@
+"""A predictor server with a fault, as a bad version has it: ``python -m benchmarks.bad_version <fault> <options of serve>``."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+import sys
+from typing import Any
+
+from goemotions.cli.main import main
+from goemotions.prediction.predictor import Predictor
+from goemotions.serving import service
+
+FAULTS = {
+    "slow": "200 ms slower",
+    "failing": "2% of the requests fail",
+    "thresholds": "thresholds shuffled among the labels",
+    "labels": "labels permuted",
+}
+DELAY_SECONDS, ERRORS, SEED = 0.2, 0.02, 11
+
+
+def shuffled(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(random.Random(SEED).sample(values, len(values)))  # nosec B311 # no secret
+
+
+def predictor(fault: str, loaded: Predictor) -> Predictor:
+    """The predictor of a bad version."""
+    bundle = loaded.bundle
+    if fault == "thresholds":
+        bundle = dataclasses.replace(
+            bundle, thresholds=dataclasses.replace(bundle.thresholds, values=shuffled(bundle.thresholds.values))
+        )
+    if fault == "labels":
+        bundle = dataclasses.replace(
+            bundle, taxonomy=dataclasses.replace(bundle.taxonomy, names=shuffled(bundle.taxonomy.names))
+        )
+    return Predictor(bundle, loaded.engine)
+
+
+class BadService(service.Service):
+    """The service of a bad version; copies of requests have no delay and no errors, as they are not traffic."""
+
+    fault = ""
+
+    def __init__(self, loaded: Predictor, *arguments: Any, **options: Any) -> None:
+        super().__init__(predictor(self.fault, loaded), *arguments, **options)
+
+    async def predict(self, texts: Any, options: Any, *arguments: Any, is_copy: bool = False) -> Any:
+        if self.fault == "slow" and not is_copy:
+            await asyncio.sleep(DELAY_SECONDS)
+        if self.fault == "failing" and not is_copy and random.random() < ERRORS:  # nosec B311 # no secret
+            raise RuntimeError("a fault of the benchmark")
+        return await super().predict(texts, options, *arguments, is_copy=is_copy)
+
+
+if __name__ == "__main__":
+    BadService.fault = sys.argv.pop(1)
+    service.Service = BadService  # type: ignore[misc,assignment]
+    main()

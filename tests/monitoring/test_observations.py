@@ -1,0 +1,125 @@
+"""What is read of the servers' metrics: from them, or from Prometheus."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import math
+import threading
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import promql_parser
+import pytest
+
+from goemotions.errors import MonitoringUnavailable
+from goemotions.monitoring.observations import METRICS, Increases, Prometheus, Sample, Scrape, Traffic, parse
+from tests.support.versions import Version
+
+LABELS = ("joy", 'quo"ted', "other")
+
+
+@pytest.fixture
+def server() -> Iterator[Version]:
+    """A server that has answered three requests and failed one, and three copies."""
+    running = Version("7", LABELS, "goemotions")
+    for protocol, outcome, code in (("v1", "ok", 200), ("v1", "ok", 200), ("v2", "ok", 200), ("v1", "server", 500)):
+        running.requests.labels(protocol, outcome).inc()
+        running.seconds.labels(protocol, code).observe(0.003)
+    for _ in range(3):
+        running.requests.labels("copy", "server").inc()
+        running.seconds.labels("copy", 200).observe(5)
+    running.texts.observe(4)
+    running.predictions.labels('quo"ted').inc(3)
+    yield running
+    running.shutdown()
+
+
+def since_start(samples: list[Sample]) -> dict[str, Traffic]:
+    """All that was counted: the server is seen first with every counter at 0."""
+    increases = Increases()
+    increases.update(
+        [Sample(one.instance, one.name, one.labels, float(one.name == "goemotions_model_info")) for one in samples]
+    )
+    return increases.update(samples)
+
+
+def check(traffic: Traffic) -> None:
+    assert (traffic.requests, traffic.failures) == ({"v1": 3, "v2": 1}, {"v1": 1, "v2": 0})
+    assert (traffic.texts, traffic.labels) == (4, {'quo"ted': 3})
+    assert traffic.seconds["v1"][math.inf] == 2
+    assert 0.002 < traffic.quantile(0.5) <= 0.005
+
+
+def test_metrics_of_servers_are_read_and_copies_are_no_traffic(server: Version) -> None:
+    traffic = since_start(Scrape(lambda: [server.address]).read())
+    assert list(traffic) == ["7"]
+    check(traffic["7"])
+    assert Traffic.from_json(json.loads(json.dumps(traffic["7"].to_json()))) == traffic["7"]
+
+
+class Queries(http.server.BaseHTTPRequestHandler):
+    """Prometheus's API for one query: the series whose names match, as it has them after a scrape."""
+
+    def do_GET(self) -> None:
+        query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)["query"][0]
+        promql_parser.parse(query)
+        self.server.queries.append(query)  # type: ignore[attr-defined]
+        target = {"job": "goemotions", "namespace": "models", "instance": "10.0.0.3:8080", "pod": "goemotions-cpu-x"}
+        series = [
+            {"metric": {"__name__": one.name, **dict(one.labels), **target}, "value": [1764000000.123, f"{one.value:g}"]}
+            for one in self.server.samples  # type: ignore[attr-defined]
+        ]
+        content = json.dumps({"status": "success", "data": {"resultType": "vector", "result": series}}).encode()
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+
+@contextmanager
+def prometheus(samples: list[Sample]) -> Iterator[http.server.HTTPServer]:
+    with http.server.HTTPServer(("127.0.0.1", 0), Queries) as running:
+        running.samples, running.queries = samples, []  # type: ignore[attr-defined]
+        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+def test_prometheus_shows_the_same(server: Version) -> None:
+    with prometheus(Scrape(lambda: [server.address]).read()) as running:
+        source = Prometheus(f"http://127.0.0.1:{running.server_port}", 'namespace="models"')
+        check(since_start(source.read())["7"])
+        assert all(name in running.queries[0] for name in METRICS)  # type: ignore[attr-defined]
+        running.samples = []  # type: ignore[attr-defined]
+        with pytest.raises(MonitoringUnavailable, match="Prometheus has no series"):
+            source.read()
+
+
+@pytest.mark.fault("rollout-undecided")
+def test_what_does_not_respond_is_named() -> None:
+    with pytest.raises(MonitoringUnavailable, match=r"127.0.0.1:9 does not respond"):
+        Prometheus("http://127.0.0.1:9").read()
+    with pytest.raises(MonitoringUnavailable, match=r"127.0.0.1:9 does not respond"):
+        Scrape(lambda: ["http://127.0.0.1:9"]).read()
+    with pytest.raises(MonitoringUnavailable, match="there is no server"):
+        Scrape(list).read()
+
+
+def test_a_server_that_starts_again_counts_from_zero_and_a_new_one_from_its_first_look() -> None:
+    def seen(instance: str, version: str, requests: float) -> list[Sample]:
+        text = f'goemotions_model_info{{version="{version}"}} 1.0\ngoemotions_requests_total{{outcome="ok",protocol="v1"}} {requests}\n'
+        return list(parse(instance, text))
+
+    increases = Increases()
+    assert not increases.update(seen("a", "1", 100))
+    assert increases.update(seen("a", "1", 130))["1"].requests["v1"] == 30
+    assert increases.update(seen("a", "1", 5))["1"].requests["v1"] == 5
+    # Another pod, and another version at the same address.
+    assert increases.update([*seen("a", "1", 6), *seen("b", "1", 900)])["1"].requests["v1"] == 1
+    assert "2" not in increases.update(seen("a", "2", 50))
+    assert increases.update(seen("a", "2", 51))["2"].requests["v1"] == 1
