@@ -24,7 +24,6 @@ from goemotions import defaults
 from goemotions.errors import TrackingError
 from goemotions.registry import registration, tracking
 from goemotions.registry.assembly import CandidateArtifacts
-from goemotions.registry.bundle import VARIANTS
 from goemotions.storage import manifest, store
 
 
@@ -323,21 +322,17 @@ def test_the_tags_of_a_version_are_kept(stack: Path, unique_name: str) -> None:
 def test_a_registration_that_mlflow_interrupts_is_completed_by_a_retry(
     client: mlflow.MlflowClient, gateway: Gateway, dataset: Path, candidate: Path, bucket: str, unique_name: str
 ) -> None:
-    parts: Any = {variant: [CandidateArtifacts.below(candidate, variant)] for variant in VARIANTS}
+    parts: Any = {"cpu": [CandidateArtifacts.below(candidate, "cpu")]}
     options = {"store": bucket, "pipeline_run": unique_name, "model_name": unique_name}
     for down in ("model-versions/create", "registered-models/alias"):
         gateway.down = down
         with pytest.raises(TrackingError, match="MLflow refused the request or did not respond"):
             registration.register(dataset, parts, **options)
         run_id = tracking.get_or_create_run(unique_name, "minilm").run_id
-        assert store.read(f"{bucket}models/{unique_name}/{run_id}/gpu/", manifest.NAME) is not None
+        assert store.read(f"{bucket}models/{unique_name}/{run_id}/cpu/", manifest.NAME) is not None
     gateway.down = ""
-    versions = registration.register(dataset, parts, **options)
-    assert {variant: version["alias"] for variant, version in versions.items()} == {
-        "gpu": "champion-gpu",
-        "cpu": "champion-cpu",
-    }
-    assert sorted(version.version for version in client.search_model_versions(f"name='{unique_name}'")) == ["1", "2"]
+    assert registration.register(dataset, parts, **options)["cpu"]["alias"] == "champion-cpu"
+    assert [version.version for version in client.search_model_versions(f"name='{unique_name}'")] == ["1"]
 
 
 def test_runs_created_by_the_kubeflow_plugin_are_used(
