@@ -16,7 +16,7 @@ from goemotions import usage
 from goemotions.data.dataset import load_dataset, taxonomy_of
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.data.text import as_markdown
-from goemotions.evaluation import reference
+from goemotions.evaluation import counterfactuals, reference, slices
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.evaluation.reference import Reference
 from goemotions.evaluation.traffic import features_of
@@ -46,6 +46,8 @@ def evaluate(
     """Scores splits with one engine and writes a folder for each (``write_split``), with its metrics at 0.5.
 
     That of validation gets ``reference.json``, too, with which the texts that a server scores are compared.
+
+    Each folder also has what needs the texts: the slice of each row and the metrics per slice at 0.5, and scores of counterfactuals.
 
     The Predictions name the engine that was used: without a GPU, ``torch`` is replaced (``engines.suited``).
 
@@ -86,12 +88,19 @@ def evaluate(
         if split == "validation":
             of_split |= {THROUGHPUT: len(rows) / seconds, **(_latency(engine) if predictions.device == "cuda" else {})}
         write_split(output, predictions, of_split)
+        _write_slices(output, engine, predictions, rows["text"][:])
         if split == "validation":
             features = features_of(engine.encoder, rows["text"][:])
             Reference.of(predictions, at_half(predictions), features).write(output / reference.FILE)
         metrics |= of_split
     usage.end_step(next(iter(outputs.values())), "evaluate")
     return metrics
+
+
+def _write_slices(folder: Path, engine: Engine, predictions: Predictions, texts: Sequence[str]) -> None:
+    slices.write(folder / slices.FILE, predictions.ids, texts)
+    write_csv(folder / slices.PER_SLICE, slices.measure(predictions, at_half(predictions), slices.read(folder)))
+    counterfactuals.write(folder / counterfactuals.FILE, engine, texts, predictions.probabilities, predictions.names)
 
 
 def _latency(engine: Engine) -> dict[str, float]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from goemotions import usage
-from goemotions.evaluation import evaluate, reference
+from goemotions.data.text import as_markdown
+from goemotions.evaluation import evaluate, limitations, reference, slices
 from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.reference import Reference
 from goemotions.evaluation.selection import CandidateScores
@@ -28,6 +29,7 @@ from goemotions.registry.bundle import (
     ENGINES,
     LABELS,
     PER_LABEL,
+    PER_SLICE,
     PREDICTIONS,
     VARIANTS,
     Bundle,
@@ -155,11 +157,15 @@ def assemble(
         if split == "validation":
             features = reference.read_features(folder)
             Reference.of(predictions, fitted, features).write(output / reference.FILE)
+        if of_slices := slices.read(folder):
+            rows = slices.measure(predictions, fitted, of_slices)
+            evaluate.write_csv(output / PER_SLICE.format(split=split), rows)
     _write_json(output / LABELS, predictions.names)
     _write_json(output / METRICS_FILE, metrics)
     used = artifacts.usage()
     usage.write(output, used)
-    (output / CARD).write_text(_card(metadata, fitted, metrics, _costs(used, prices)), encoding="utf-8")
+    limits = limitations.sentences(predictions, fitted, artifacts.test)
+    (output / CARD).write_text(_card(metadata, fitted, metrics, _costs(used, prices), limits), encoding="utf-8")
     mlflow_model.write(output, metadata.variant, f"{metadata.run_id}/{metadata.variant}")
     manifest.write(output, **asdict(metadata))
     for path in (path for path in output.rglob("*") if path.is_file()):
@@ -193,11 +199,12 @@ def _costs(used: Mapping[str, Usage], prices: Prices) -> str:
     return f"\nTraining (with the model's own teachers), export, evaluation and thresholds took {taken}.\n"
 
 
-def _card(metadata: BundleMetadata, fitted: Thresholds, metrics: dict[str, float], taken: str) -> str:
+def _card(metadata: BundleMetadata, fitted: Thresholds, metrics: dict[str, float], taken: str, limits: list[str]) -> str:
     rows = "\n".join(
         f"| {name} | {metrics[f'validation/{name}']:.4f} | {metrics[f'test/{name}']:.4f} |"
         for name in ("auc_micro", "auc_macro", "f1_macro", "f1_micro", "precision_macro", "recall_macro")
     )
+    listed = "\n".join(f"- {as_markdown(limit)}" for limit in limits)
     return f"""---
 pipeline_tag: text-classification
 ---
@@ -211,5 +218,7 @@ digest `{metadata.dataset_digest}`. When it was registered, this bundle was {_si
 |---|---|---|
 {rows}
 {taken}
-Not for decisions about a person: the labels are the impressions of raters of English comments, and carry their biases.
+## Where not to use it
+
+{listed}
 """

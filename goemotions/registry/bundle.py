@@ -52,13 +52,14 @@ LABELS = "labels.json"
 CARD = "README.md"
 PREDICTIONS = "{split}.parquet"
 PER_LABEL = "{split}_per_label.csv"
+PER_SLICE = "{split}_per_slice.csv"
 # The files of a bundle by kind, as patterns; the first kind that matches counts.
 KINDS = {
     "checkpoint": (WEIGHTS["torch"], "config.json", TRAINING_FILE, "*token*", "vocab*", "merges*"),
     "onnx": ("*.onnx", EXPORT_FILE),
     "thresholds": (thresholds.FILE,),
     "labels": (LABELS,),
-    "metrics": (METRICS_FILE, reference.FILE, PER_LABEL.format(split="*"), "*_per_label.md"),
+    "metrics": (METRICS_FILE, reference.FILE, PER_LABEL.format(split="*"), PER_SLICE.format(split="*"), "*_per_label.md"),
     "predictions": (PREDICTIONS.format(split="*"), "*.csv"),
     "mlflow": ("MLmodel", "*input_example.json", "requirements.txt", "*.yaml", "*.whl"),
     "description": ("*",),

@@ -30,6 +30,7 @@ from goemotions.report import (
     labels,
     measurements,
     models,
+    slices,
     thresholds,
     use_cases,
 )
@@ -101,6 +102,7 @@ def sections(
         models.overview(info, results, winner),
         *comparison.sections(results, winner, digest),
         use_cases.section(results, winner),
+        slices.limits_section(winner),
         *([models.registered_versions(registered)] if registered else []),
         *models.sections(results, digest, registered),
         *labels.sections(results, winner, info["label_counts"]["train"], words["test"]),
@@ -110,6 +112,7 @@ def sections(
         *measurements.sections(digest),
         error_analysis.robustness_section(winner, list(texts.values())),
         error_analysis.error_section(winner, texts),
+        *slices.sections(winner, list(texts.values())),
         *([models.artifacts(registered, model_name)] if registered else []),
     ]
 

@@ -1,0 +1,100 @@
+"""Where not to use a model: sentences that follow from its scores, and what is known of the data's raters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from goemotions.evaluation import counterfactuals, slices
+from goemotions.evaluation.predictions import Predictions
+from goemotions.metrics import classification
+from goemotions.metrics.thresholds import Thresholds
+
+# Labels with fewer rows, or a lower F1, are not to be relied on.
+FEW_POSITIVES, LOW_F1 = 30, 0.4
+# Labels by which the GoEmotions data is recognized, whatever subset of them is used.
+GOEMOTIONS = frozenset(("admiration", "annoyance", "caring", "curiosity", "disapproval", "gratitude", "remorse", "neutral"))
+ABOUT_GOEMOTIONS = (
+    "The texts are English comments of Reddit from 2005 to 2019, whose users are mostly young men. Three to five people rated each, "
+    "all of them native speakers of English from India (Demszky et al. 2020, GoEmotions). Other domains, such as reviews, mail or "
+    "speech, and other varieties of English were not evaluated.",
+    "The labels are what raters read into a comment without its context, not what its author felt.",
+)
+ALWAYS = "Not for decisions about a person, such as on work, credit, health or safety, without a person who decides."
+
+
+def sentences(predictions: Predictions, fitted: Thresholds, folder: Path) -> list[str]:
+    """The limits of a model, each a sentence or two.
+
+    Args:
+        predictions: the scored test split.
+        fitted: the thresholds that serve.
+        folder: of the scored split, with its slices and counterfactuals; in a folder of before both may be missing.
+    """
+    about = ABOUT_GOEMOTIONS if set(predictions.names) >= GOEMOTIONS else ()
+    of_slices = slices.read(folder)
+    groups, _ = counterfactuals.measure(counterfactuals.read(folder, predictions.names), fitted, predictions.names)
+    return [
+        ALWAYS,
+        *about,
+        *_language(of_slices),
+        *_weak_slices(slices.measure(predictions, fitted, of_slices)),
+        *_weak_labels(predictions, fitted),
+        *_groups(groups),
+    ]
+
+
+def _language(of_slices: Mapping[str, Sequence[str]]) -> list[str]:
+    scripts = of_slices.get("script", ())
+    latin = sum(one in ("latin", "none") for one in scripts)
+    if not scripts or len(scripts) - latin >= slices.FEW_TEXTS:
+        return []
+    return [
+        f"Not for other scripts than Latin: {len(scripts) - latin:,} of {len(scripts):,} test texts have one. Use it for the language "
+        "of the training data only: languages of one script were not separated."
+    ]
+
+
+def _weak_slices(rows: Sequence[slices.SliceRow]) -> list[str]:
+    overall = rows[0]
+    weak = [row for row in rows[1:] if row["texts"] >= slices.FEW_TEXTS and row["difference_high"] < 0]
+    few = [row for row in rows[1:] if row["texts"] < slices.FEW_TEXTS]
+    lines = []
+    if weak:
+        listed = "; ".join(f"{name_of(row)} ({row['f1_micro']:.3f}, {row['texts']:,} texts)" for row in weak)
+        lines.append(f"F1 micro is clearly lower than that of all test texts ({overall['f1_micro']:.3f}) for {listed}.")
+    if few:
+        listed = "; ".join(f"{name_of(row)} ({row['texts']})" for row in few)
+        lines.append(f"Too few test texts, fewer than {slices.FEW_TEXTS}, to say anything: {listed}.")
+    return lines
+
+
+def _weak_labels(predictions: Predictions, fitted: Thresholds) -> list[str]:
+    predicted = fitted.apply(predictions.probabilities)
+    rows = classification.per_label(predictions.names, predictions.labels, predictions.probabilities, predicted)
+    few = [f"{row['label']} ({row['support']})" for row in rows if row["support"] < FEW_POSITIVES]
+    low = [f"{row['label']} ({row['f1']:.2f})" for row in rows if row["f1"] < LOW_F1]
+    lines = []
+    if low:
+        lines.append(f"F1 on test is below {LOW_F1} for {', '.join(low)}: most decisions on them are wrong or missing.")
+    if few:
+        lines.append(f"Fewer than {FEW_POSITIVES} test rows have the labels {', '.join(few)}: their metrics say little.")
+    return lines
+
+
+def _groups(rows: Sequence[counterfactuals.CounterfactualRow]) -> list[str]:
+    if not rows:
+        return []
+    most = max(rows, key=lambda row: row["decisions"])
+    return [
+        f"Which group of people an English text names changes its labels: most for {most['group']}, in {most['decisions']:.1%} "
+        f"({most['decisions_low']:.1%} to {most['decisions_high']:.1%}) of {most['pairs']:,} pairs. Do not compare groups by predicted "
+        "labels."
+    ]
+
+
+def name_of(row: slices.SliceRow) -> str:
+    """A slice in words."""
+    kind, value = row["kind"], row["slice"]
+    forms = {"words": f"texts of {value} words", "script": f"the script {value}"}
+    return forms.get(kind, f"texts with{'' if value == 'yes' else 'out'} {kind}")

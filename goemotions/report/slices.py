@@ -1,0 +1,124 @@
+"""What the metrics depend on beside the labels: kinds of texts, groups of people, words; and where not to use the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from goemotions.evaluation import counterfactuals, limitations, slices, words
+from goemotions.models import engines
+from goemotions.models.tokenizer import TextEncoder
+from goemotions.report.document import Row, Section, Table
+from goemotions.report.result import Result
+
+
+def limits_section(result: Result) -> Section:
+    """Where not to use the model, from its test scores."""
+    return Section("Where not to use it", limitations.sentences(result.test, result.thresholds, result.artifacts.test))
+
+
+def sections(result: Result, texts: Sequence[str]) -> list[Section]:
+    """Metrics per slice and counterfactuals on test, and the words of each label in ``texts``, those of validation."""
+    return [*_slices(result), *_groups(result), *_words(result, texts)]
+
+
+def _slices(result: Result) -> list[Section]:
+    of_slices = slices.read(result.artifacts.test)
+    if not of_slices:
+        return []
+    rows = slices.measure(result.test, result.thresholds, of_slices)
+    overall = rows[0]
+    table: list[Row] = [
+        [
+            "all test texts" if row is overall else limitations.name_of(row),
+            row["texts"],
+            row["auc_micro"],
+            f"{row['f1_micro']:.4f} ({row['f1_low']:.4f} to {row['f1_high']:.4f})",
+            _verdict(row) if row is not overall else "",
+        ]
+        for row in rows
+    ]
+    return [
+        Section(
+            "Metrics per slice",
+            (
+                f"{result.title} on test at the fitted thresholds, with 95% intervals of a bootstrap. A slice is worse or better than "
+                "all texts if the interval of the difference, on the same resamples, excludes 0.",
+            ),
+            (Table(("slice", "texts", "AUC micro", "F1 micro", "against all"), table),),
+        )
+    ]
+
+
+def _verdict(row: slices.SliceRow) -> str:
+    if row["texts"] < slices.FEW_TEXTS:
+        return "too few texts"
+    return "worse" if row["difference_high"] < 0 else "better" if row["difference_low"] > 0 else "no clear difference"
+
+
+def _groups(result: Result) -> list[Section]:
+    names = result.test.names
+    rows, changes = counterfactuals.measure(counterfactuals.read(result.artifacts.test, names), result.thresholds, names)
+    if not rows:
+        return []
+    summary: list[Row] = [
+        [
+            row["group"],
+            row["pairs"],
+            f"{row['decisions']:.1%} ({row['decisions_low']:.1%} to {row['decisions_high']:.1%})",
+            f"{row['difference']:.4f} ({row['difference_low']:.4f} to {row['difference_high']:.4f})",
+            f"{row['label']}: {row['label_difference']:.4f}",
+        ]
+        for row in rows
+    ]
+    by_label: list[Row] = [
+        [
+            label,
+            *(
+                f"{change['difference']:.4f} ({change['difference_low']:.4f} to {change['difference_high']:.4f}), {change['changed']}"
+                for change in changes
+                if change["label"] == label
+            ),
+        ]
+        for label in names
+    ]
+    return [
+        Section(
+            "Names of groups swapped",
+            (
+                f"{result.title}: an English term of a group is replaced by another one (he by she, Christian by Muslim), in the first "
+                f"{counterfactuals.TEXTS} test texts with such a term and in neutral sentences. Other labels: share of the pairs whose "
+                "chosen labels differ. Difference: mean absolute change of a probability, over pairs and labels.",
+                "Per label: mean absolute change of its probability with its 95% interval, and in how many pairs its decision changes.",
+            ),
+            (
+                Table(("group", "pairs", "other labels", "difference", "changes most"), summary),
+                Table(("label, swapped", *(row["group"] for row in rows)), by_label),
+            ),
+        )
+    ]
+
+
+def _words(result: Result, texts: Sequence[str]) -> list[Section]:
+    encoder = TextEncoder.load(result.artifacts.model)
+    folder = result.artifacts.onnx if result.engine in engines.FILES else result.artifacts.model
+    engine = engines.load(result.engine, folder, encoder)
+    scored = result.validation
+    measured = words.measure(engine, texts, scored.labels, result.thresholds.apply(scored.probabilities), scored.names)
+    if not measured:
+        return []
+    by_label: dict[str, list[str]] = {name: [] for name in scored.names}
+    for row in measured.rows:
+        by_label[row["label"]].append(f"{row['word']} ({row['contribution']:+.2f}, {row['texts']})")
+    return [
+        Section(
+            "Words that speak for each label",
+            (
+                f"{result.title}: the mean fall of a label's probability if the word is removed (occlusion), and the texts with it. "
+                f"Explained are the first {words.TEXTS_PER_LABEL} correct predictions of each label on validation, "
+                f"{measured.explained:,} texts in all. Words in at least {words.LEAST_TEXTS} of them.",
+                "Deletion test: if the words of a text are removed in the order of their contributions, the label's probability is "
+                f"lower by {measured.fall:.3f} on average over the first five; in a random order, by {measured.random_fall:.3f}.",
+            ),
+            (Table(("label, explained", "words"), [[label, ", ".join(listed) or None] for label, listed in by_label.items()]),),
+        )
+    ]
