@@ -40,7 +40,7 @@ SLICES: dict[str, Callable[[str], str]] = {
     "script": script,
     "emoji": lambda text: _has(bool(EMOJI.search(text))),
     "masked names": lambda text: _has(bool(PLACEHOLDER.search(text))),
-    "question": lambda text: _has("?" in text),
+    "question marks": lambda text: _has("?" in text),
 }
 
 

@@ -14,8 +14,9 @@ from goemotions.models.engines import Engine
 
 # Correct predictions that are explained per label, and those of all labels that the deletion test takes.
 TEXTS_PER_LABEL, DELETION_TEXTS = 20, 100
-# A word counts if so many of the explained texts have it.
+# A word counts if so many of the explained texts have it, and it contributes so much.
 LEAST_TEXTS = 3
+LEAST_CONTRIBUTION = 0.005
 MOST_WORDS = 6
 
 
@@ -76,7 +77,9 @@ def measure(
             (WordRow(label=name, word=word, texts=len(one), contribution=float(np.mean(one))) for word, one in values.items()),
             key=lambda row: -row["contribution"],
         )
-        result += [row for row in ranked if row["texts"] >= LEAST_TEXTS and row["contribution"] > 0][:MOST_WORDS]
+        result += [row for row in ranked if row["texts"] >= LEAST_TEXTS and row["contribution"] >= LEAST_CONTRIBUTION][
+            :MOST_WORDS
+        ]
     sample = [chosen[i] for i in np.random.default_rng(seed).permutation(len(chosen))[:DELETION_TEXTS]]
     return Words(result, len(rows), *_deletion(engine, texts, sample, words, contributions, seed))
 

@@ -108,7 +108,7 @@ def _words(result: Result, texts: Sequence[str]) -> list[Section]:
         return []
     by_label: dict[str, list[str]] = {name: [] for name in scored.names}
     for row in measured.rows:
-        by_label[row["label"]].append(f"{row['word']} ({row['contribution']:+.2f}, {row['texts']})")
+        by_label[row["label"]].append(f"{row['word']} {row['contribution']:+.2f} ({row['texts']})")
     return [
         Section(
             "Words that speak for each label",

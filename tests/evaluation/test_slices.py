@@ -41,10 +41,10 @@ def fitted(candidate: Path) -> Thresholds:
     [
         (
             "we saw [NAME] there?",
-            {"words": "1 to 5", "script": "latin", "emoji": "no", "masked names": "yes", "question": "yes"},
+            {"words": "1 to 5", "script": "latin", "emoji": "no", "masked names": "yes", "question marks": "yes"},
         ),
         ("\u043c\u044b \u0442\u0430\u043c", {"words": "1 to 5", "script": "cyrillic", "emoji": "no"}),
-        ("\N{GRINNING FACE} " * 30, {"words": "21 or more", "script": "none", "emoji": "yes", "question": "no"}),
+        ("\N{GRINNING FACE} " * 30, {"words": "21 or more", "script": "none", "emoji": "yes", "question marks": "no"}),
     ],
 )
 def test_a_text_is_in_one_slice_of_each_kind(text: str, expected: dict[str, str]) -> None:
