@@ -35,9 +35,9 @@ SIZES = (50, 100, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 5000, 7000, 10_000
 # Everyday Spanish words, in any order: a language of the same script.
 SPANISH = re.findall(
     r"\w+",
-    "yo tú ella nosotros ustedes mi tu su el la los las un una y o pero porque cuando donde como muy también nunca siempre hoy ayer mañana "
-    "es soy eres somos fue estaba tengo tiene quiero puedo hacer decir comer vivir pensar gracias hola adiós amigo hermana perro gato casa "
-    "calle agua pan libro mesa coche ciudad tiempo trabajo bueno malo grande pequeño feliz triste cansado bonito",
+    "yo tú ella nosotros ustedes mi tu su el la los las un una y o pero porque cuando donde como muy también nunca siempre hoy ayer "
+    "mañana es soy eres somos fue estaba tengo tiene quiero puedo hacer decir comer vivir pensar gracias hola adiós amigo hermana "
+    "perro gato casa calle agua pan libro mesa coche ciudad tiempo trabajo bueno malo grande pequeño feliz triste cansado bonito",
 )
 
 

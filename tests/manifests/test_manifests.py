@@ -7,6 +7,7 @@ import configparser
 import copy
 import functools
 import json
+import math
 import os
 import random
 import re
@@ -29,6 +30,7 @@ from benchmarks import store
 from goemotions.cli import main as cli
 from goemotions.deployment import inference_service, node_pools
 from goemotions.deployment import isvc as manifest
+from goemotions.monitoring import comparison
 from goemotions.registry import bundle
 from goemotions.serving import metrics as exported
 from tests.support import kserve_rules
@@ -744,6 +746,45 @@ def test_alerts_and_dashboard_query_metrics_that_the_server_has() -> None:
     )
     ids = [panel["id"] for panel in dashboard["panels"]]
     assert len(set(ids)) == len(ids)
+
+
+def drift_rule_fires(predicted: float, rows: float, reference: float, reference_rows: float) -> bool:
+    """Whether the alert on drift fires for one label with these counts, by arithmetic on its expression."""
+    (rule,) = every("PrometheusRule", "overlays/production").values()
+    (drift,) = (one for group in rule["spec"]["groups"] for one in group["rules"] if one["alert"] == "GoEmotionsDrift")
+    values = {
+        "goemotions_predictions_total": predicted,
+        "goemotions_scored_texts_total": rows,
+        "goemotions_reference_predictions": reference,
+        "goemotions_reference_texts": reference_rows,
+    }
+    expression = re.sub(r" on \([^)]*\) group_left \(\)", "", drift["expr"])
+    for name, value in values.items():
+        expression = re.sub(rf"(sum|max) by \([^)]*\) \((increase\()?{name}(\[1d\]\))?\)", str(value), expression)
+    functions = {"abs": abs, "ln": math.log, "sqrt": math.sqrt, "clamp_min": max}
+    return bool(eval(" ".join(expression.split()), {"__builtins__": {}}, functions))
+
+
+@pytest.mark.parametrize(
+    ("predicted", "rows", "fires"),
+    [
+        (54, 5426, False),  # as in validation
+        (165, 5500, True),  # three times as many, which is two points
+        (0, 5500, True),  # none at all
+        (2, 100, False),  # twice as many, of few texts
+        (12_000, 1_000_000, False),  # 1.2 times as many, of many texts
+        (8500, 1_000_000, False),
+    ],
+)
+def test_the_alert_on_drift_fires_for_a_rare_label(predicted: int, rows: int, fires: bool) -> None:
+    assert drift_rule_fires(predicted, rows, 54, 5426) is fires
+
+
+def test_the_alert_on_drift_has_the_figures_of_the_library() -> None:
+    (rule,) = every("PrometheusRule", "overlays/production").values()
+    (drift,) = (one for group in rule["spec"]["groups"] for one in group["rules"] if one["alert"] == "GoEmotionsDrift")
+    numbers = set(re.findall(r"\d+\.\d{2,}", drift["expr"])) - {"0.375"}
+    assert numbers == {f"{comparison.alert_z(28) / 2:.2f}", f"{math.log(comparison.LEAST_RATIO) / 2:.5f}"}
 
 
 def test_every_alert_has_a_section_in_the_runbook() -> None:
