@@ -32,7 +32,7 @@ REFERENCE = $(if $(VERSION),$(call quoted,$(VERSION)))
 NAMED = $(call option,--model-name,MODEL_NAME)
 
 .PHONY: help setup demo test tools test-images test-faults fuzz soak docs format typecheck lint audit run monitor score serve bench bench-full bench-serving reproduce \
-	stack-up stack-down compile submit-pipeline submit-scoring schedule images push pin-base status promote rollback isvc deploy rollout restart kind-up cluster-test \
+	stack-up stack-down compile submit-pipeline submit-scoring schedule schedule-monitoring images push pin-base status promote rollback isvc deploy rollout restart kind-up cluster-test \
 	download-model export-hf retire report clean
 
 help: ## list the targets
@@ -72,8 +72,10 @@ demo: setup ## train, register and serve on this machine; ends with five comment
 run: setup ## run the training pipeline on this machine: DATA= MODELS= TEACHERS= EPOCHS= WEIGHTS= SET=
 	@$(GOEMOTIONS) pipeline run $(TRAINED) $(NAMED) $(SETTINGS)
 
-monitor: setup ## train on this machine if there is a reason to, as a schedule does: REASON= DATA= MODELS= TEACHERS= EPOCHS= WEIGHTS= SET=
-	@$(GOEMOTIONS) pipeline monitor $(TRAINED) $(NAMED) $(SETTINGS) $(call option,--reason,REASON)
+TRAFFIC = $(call option,--server,SERVER) $(call option,--prometheus,PROMETHEUS) $(call option,--scored,SCORED)
+
+monitor: setup ## check the traffic for drift, and train on this machine if there is a reason to: SERVER= or PROMETHEUS= or SCORED=, REASON= DATA= MODELS= SET=
+	@$(GOEMOTIONS) pipeline monitor $(TRAINED) $(NAMED) $(SETTINGS) $(TRAFFIC) $(call option,--reason,REASON)
 
 score: $(SERVICES) ## label a file, or a folder or s3:// prefix of files: INPUT= OUTPUT= VERSION= WORKERS=
 	@$(ON_SERVICES) score --input $(call quoted,$(INPUT)) --output $(call quoted,$(OUTPUT)) $(call option,--bundle,VERSION) $(NAMED) $(call option,--workers,WORKERS)
@@ -122,6 +124,9 @@ submit-scoring: setup ## label files on Kubeflow: INPUT=s3://... OUTPUT=s3://...
 
 schedule: setup ## train on a schedule if there is a reason to: CRON='0 0 3 * * 0' (six fields, seconds first), PRESET=; CRON=off ends it
 	@$(GOEMOTIONS) pipeline schedule $(TRAINED) $(PLACEMENT) $(ON_CLUSTER) --cron $(call quoted,$(CRON))
+
+schedule-monitoring: setup ## check the traffic for drift on a schedule: CRON= PROMETHEUS= or SERVER= or SCORED=s3://...; CRON=off ends it
+	@$(GOEMOTIONS) pipeline schedule-monitoring $(TRAFFIC) $(ON_CLUSTER) --cron $(call quoted,$(CRON))
 
 # The script also reads REGISTRY, ENGINE, BASE_IMAGE, BUILD_OPTIONS, PIP_OPTIONS, SOURCE and FORCE.
 images: ## build the images of this commit with docker, podman or buildah: REGISTRY= VARIANTS='cpu gpu' BUILD_OPTIONS=

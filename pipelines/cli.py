@@ -68,6 +68,17 @@ WEIGHTS = pair_option(
     "--weights", metavar="PROFILE=LOCATION", help="Other weights for a profile: s3://bucket/prefix/ or a folder."
 )
 TRAINING = options(WEIGHTS, EPOCHS, SET)
+TRAFFIC = options(
+    click.option("--server", type=SERVER, default="", help="A predictor server, such as http://127.0.0.1:8080."),
+    click.option("--prometheus", type=SERVER, default="", help="A Prometheus that has the metrics of the predictors."),
+    click.option("--scored", type=LOCATION, default="", help="Parquet files that `goemotions score` wrote."),
+)
+CRON = click.option(
+    "--cron",
+    required=True,
+    callback=lambda context, parameter, cron: _checked(cron),
+    help="Six fields, seconds first, such as '0 0 3 * * 0' for Sundays at three; off: no schedule.",
+)
 RESOURCES = click.option("--resources", default="", help="Changed resources, such as 'train.gpus=4 train.memory=64Gi'.")
 REGISTRY = click.option("--registry", type=IMAGE_PREFIX, default="", help="Prefix of the image, such as registry.example/team.")
 PLACEMENT = options(
@@ -134,16 +145,30 @@ def run(
 @MODEL_NAME
 @click.option("--auto-promote/--no-auto-promote", default=False, help="Move the champion aliases if the gate passes.")
 @click.option("--reason", "manual_reason", default="", help="A reason to train, in words; the same words train once.")
+@TRAFFIC
 def monitor(
-    data: str, models: str, teachers: str, weights: dict[str, str], epochs: int, others: dict[str, str], **parameters: Any
+    data: str,
+    models: str,
+    teachers: str,
+    weights: dict[str, str],
+    epochs: int,
+    others: dict[str, str],
+    server: str,
+    prometheus: str,
+    scored: str,
+    **parameters: Any,
 ) -> None:
-    """Train on this machine if there is a reason to: new data, drift, an old champion, or --reason.
+    """Check the traffic for drift if it is given, and train if there is a reason to: new data, drift, an old champion, or --reason.
 
-    What a schedule does in a cluster (`schedule`), once.
+    Once on this machine what the schedules do in a cluster (`schedule-monitoring`, `schedule`).
     """
     from pipelines import local, training
-    from pipelines.parameters import training_arguments
+    from pipelines.parameters import monitoring_arguments, training_arguments
 
+    if server or prometheus or scored:
+        shared = {name: others[name] for name in ("store",) if name in others}
+        watched = monitoring_arguments(server, prometheus, scored, shared, is_local=True)
+        local.monitor(model_name=parameters["model_name"], **watched)
     variant = training.for_run(has_teachers=False, on_reason=True)
     arguments = training_arguments(data, models, weights, epochs, others, teachers=teachers, is_local=True, pipeline=variant)
     folder = local.run(on_reason=True, **parameters | arguments)
@@ -230,29 +255,46 @@ def score(wait: bool, input: str, output: str, others: dict[str, str], **given: 
 @TRAINING
 @PLACEMENT
 @CLUSTER
-@click.option(
-    "--cron",
-    required=True,
-    callback=lambda context, parameter, cron: _checked(cron),
-    help="Six fields, seconds first, such as '0 0 3 * * 0' for Sundays at three; off: no schedule.",
-)
+@CRON
 def schedule(cron: str, **given: Any) -> None:
     """Train on a schedule if there is a reason to: new data, drift, an old champion, or --set manual_reason.
 
     It replaces an earlier schedule.
     """
+    from pipelines.submit import SCHEDULE
+
+    _schedule(given, cron, SCHEDULE, lambda: _training_package(given, on_reason=True))
+
+
+@pipeline.command("schedule-monitoring")
+@TRAFFIC
+@SET
+@CLUSTER
+@CRON
+def schedule_monitoring(cron: str, server: str, prometheus: str, scored: str, others: dict[str, str], **given: Any) -> None:
+    """Check the traffic for drift on a schedule, which replaces an earlier one. The schedule of the training reads the report."""
+    from pipelines.package import pack_monitoring
+    from pipelines.parameters import monitoring_arguments
+    from pipelines.submit import MONITORING_SCHEDULE
+
+    def package() -> Package:
+        arguments = monitoring_arguments(server, prometheus, scored, others)
+        return pack_monitoring(given["registry"], given["resources"], arguments, force=given["force"])
+
+    _schedule(given, cron, MONITORING_SCHEDULE, package)
+
+
+def _schedule(given: dict[str, Any], cron: str, name: str, pack: Callable[[], Package]) -> None:
     from pipelines.submit import remove_schedules, set_schedule
 
     connection = _connection(given)
     if cron == "off":
         if not given["dry_run"]:
-            click.echo(remove_schedules(connection, given["experiment"]))
-        return
-    package = _training_package(given, on_reason=True)
-    if given["dry_run"]:
-        _show(connection, package, given["experiment"])
+            click.echo(remove_schedules(connection, given["experiment"], name))
+    elif given["dry_run"]:
+        _show(connection, pack(), given["experiment"])
     else:
-        click.echo(set_schedule(connection, package, given["experiment"], cron))
+        click.echo(set_schedule(connection, pack(), given["experiment"], cron, name))
 
 
 def _checked(cron: str) -> str:

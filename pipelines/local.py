@@ -25,11 +25,11 @@ from goemotions import addresses, defaults
 from goemotions.errors import WorkflowError
 from goemotions.registry import registration, tracking, trust
 from goemotions.storage import layout, probe
-from pipelines import package, parameters, stack, training
+from pipelines import monitoring, package, parameters, stack, training
 from pipelines.remaining import Remaining
 from pipelines.run_folder import RunFolder
 
-SHOWN = re.compile(r"retraining: |Executing task|finished with status|step/s|WARNING|s/step|Error")
+SHOWN = re.compile(r"^\s*(monitoring|retraining): |Executing task|finished with status|step/s|WARNING|s/step|Error")
 HIDDEN = re.compile(r"UserWarning|RuntimeWarning")
 # A step is a process of its own: its error is in its traceback only.
 NAMED_ERROR = re.compile(r"^\s*goemotions\.errors\.\w+: (.+)$", re.MULTILINE)
@@ -69,9 +69,7 @@ def run(folder: Path = stack.FOLDER, *, on_reason: bool = False, **arguments: An
     print(f"registers at {tracking.connect()}, stores in {arguments['store']} at {os.environ.get('AWS_ENDPOINT_URL', 'AWS')}")
     # Before hours are spent; `register` does the same.
     print(probe.run(layout.models(arguments["store"], arguments.get("model_name", defaults.MODEL_NAME))))
-    root = RunFolder.parent(folder.absolute())
-    root.mkdir(parents=True, exist_ok=True)
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
+    root = _root(folder)
     before = set(root.iterdir())
     log = root / "last.log"
     pipeline_run, resumed = _begin(root / UNFINISHED, arguments)
@@ -91,6 +89,41 @@ def run(folder: Path = stack.FOLDER, *, on_reason: bool = False, **arguments: An
     return finished
 
 
+def monitor(folder: Path = stack.FOLDER, **arguments: Any) -> None:
+    """Runs the monitoring pipeline with the registry and the store of ``stack.services``.
+
+    Args:
+        folder: folder of the local stack.
+        arguments: parameters of ``pipelines.monitoring.monitoring``.
+
+    Raises:
+        BadArgument: a parameter has a value that it cannot have.
+        RunFailed: the step failed.
+        StackError: the stack did not start.
+    """
+    parameters.check(arguments, monitoring.monitoring)
+    os.environ.update(stack.services(folder))
+    root = _root(folder)
+    log = root / "monitoring.log"
+    try:
+        with _adapted_to_this_machine(monitoring.monitoring, _run_id()), _stop_on_interrupt(), _logged_to(log):
+            monitoring.monitoring(**{"commit": package.commit(), **arguments})
+    except RuntimeError as error:
+        raise _failure(log) from error
+
+
+def _root(folder: Path) -> Path:
+    """The folder of the runs, to which kfp.local writes from now on."""
+    root = RunFolder.parent(folder.absolute())
+    root.mkdir(parents=True, exist_ok=True)
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
+    return root
+
+
+def _run_id() -> str:
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
 def _begin(path: Path, arguments: Mapping[str, Any]) -> tuple[str, bool]:
     """The id of a run, and whether it is that of one that was interrupted or failed: the same id finds its checkpoints and models.
 
@@ -104,7 +137,7 @@ def _begin(path: Path, arguments: Mapping[str, Any]) -> tuple[str, bool]:
         if content["arguments"] == json.loads(json.dumps(arguments)) and not _is_running(*content["process"]):
             path.write_text(json.dumps({**content, "process": process}), encoding="utf-8")
             return content["pipeline_run"], True
-    pipeline_run = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    pipeline_run = _run_id()
     content = {"pipeline_run": pipeline_run, "arguments": arguments, "process": process}
     path.write_text(json.dumps(content), encoding="utf-8")
     return pipeline_run, False
@@ -176,7 +209,7 @@ def _stop_on_interrupt() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _logged_to(log: Path, remaining: Remaining) -> Iterator[None]:
+def _logged_to(log: Path, remaining: Remaining | None = None) -> Iterator[None]:
     """Sends what KFP and the steps print to a log, and the lines of interest to the terminal, too."""
     with Console(log, remaining) as console, warnings.catch_warnings(), contextlib.redirect_stdout(console):
         # KFP warns at every step that display names and images have no effect on this machine.

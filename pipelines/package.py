@@ -16,9 +16,9 @@ from kfp.dsl.base_component import BaseComponent
 from goemotions import addresses, defaults
 from goemotions.errors import WorkflowError
 from goemotions.models import profiles
-from pipelines import batch, placement, resources, training
+from pipelines import batch, monitoring, placement, resources, training
 
-TRAINING_FILE, SCORING_FILE = Path(".local/training.yaml"), Path(".local/scoring.yaml")
+TRAINING_FILE, SCORING_FILE, MONITORING_FILE = (Path(f".local/{name}.yaml") for name in ("training", "scoring", "monitoring"))
 # As in images/image.sh: a commit that changes none of them builds no new image.
 IMAGE_CONTENT = ("images", "pyproject.toml", "constraints.txt", "LICENSE", "NOTICE", "goemotions", "components", "pipelines")
 # `make promote` rewrites them; that does not change what runs.
@@ -93,6 +93,13 @@ def pack_scoring(registry: str, overrides: str, arguments: dict[str, Any], *, fo
     changed = resources.changed(overrides, resources.SCORING)
     pipeline = batch.pipeline({**resources.SCORING, **changed})
     return _pack(SCORING_FILE, registry, pipeline, arguments, changed, force)
+
+
+def pack_monitoring(registry: str, overrides: str, arguments: dict[str, Any], *, force: bool = False) -> Package:
+    """The monitoring pipeline as a package; arguments and errors as of ``pack_training``."""
+    changed = resources.changed(overrides, resources.MONITORING)
+    pipeline = monitoring.pipeline({**resources.MONITORING, **changed})
+    return _pack(MONITORING_FILE, registry, pipeline, arguments, changed, force)
 
 
 def _pack(

@@ -17,6 +17,7 @@ from goemotions.cli import parameters as rules
 from goemotions.errors import BadArgument
 from goemotions.models import profiles
 from pipelines.batch import scoring
+from pipelines.monitoring import monitoring
 from pipelines.training import training
 
 # Former names of parameters.
@@ -94,6 +95,27 @@ def scoring_arguments(input: str, output: str, others: Mapping[str, str]) -> dic
     for location in (arguments["input"], arguments["output"]):
         if not addresses.is_s3(location):
             raise BadArgument(f"a pod cannot reach {location}: give s3://bucket/prefix/ (`goemotions score` takes folders)")
+    return arguments
+
+
+def monitoring_arguments(
+    server: str, prometheus: str, scored: str, others: Mapping[str, str], *, is_local: bool = False
+) -> dict[str, Any]:
+    """Parameters of the monitoring pipeline; those that are empty are left out.
+
+    Raises:
+        BadArgument: none or several of server, prometheus and scored, no such parameter, a value of another type, or a location that a
+            pod cannot read.
+    """
+    given = {name: value for name, value in (("server", server), ("prometheus", prometheus), ("scored", scored)) if value}
+    arguments = {**given, **typed(others, monitoring)}
+    check(arguments, monitoring)
+    if len({"server", "prometheus", "scored"} & set(arguments)) != 1:
+        raise BadArgument("give one of SERVER, PROMETHEUS and SCORED (--server, --prometheus, --scored): where the traffic is")
+    if location := arguments.get("scored"):
+        if not is_local and not addresses.is_s3(location):
+            raise BadArgument(f"a pod cannot reach {location}: give s3://bucket/prefix/")
+        arguments["scored"] = _absolute(location)
     return arguments
 
 

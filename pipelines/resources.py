@@ -57,6 +57,11 @@ TRAINING: Mapping[str, str] = {
     "deploy.memory": "512Mi",
     "deploy.timeout": "3600",
 }
+MONITORING: Mapping[str, str] = {
+    "monitor.cpu": "1",
+    "monitor.memory": "4Gi",
+    "monitor.timeout": "3600",
+}
 SCORING: Mapping[str, str] = {
     "plan.cpu": "500m",
     "plan.memory": "2Gi",

@@ -13,7 +13,8 @@ import kfp_server_api
 from pipelines.client import Client, Connection, connect, translate_errors
 from pipelines.package import Package
 
-SCHEDULE = "goemotions-training"
+# Names of the schedules; that of the training is also that of schedules from before it asked for a reason.
+SCHEDULE, MONITORING_SCHEDULE = "goemotions-training", "goemotions-monitoring"
 
 
 class PipelineVersion(NamedTuple):
@@ -71,12 +72,13 @@ def upload(client: Client, package: Package, namespace: str) -> PipelineVersion:
     return PipelineVersion(pipeline_id, versions[0].pipeline_version_id)
 
 
-def set_schedule(connection: Connection, package: Package, experiment: str, cron: str) -> str:
+def set_schedule(connection: Connection, package: Package, experiment: str, cron: str, name: str = SCHEDULE) -> str:
     """Runs a package on a schedule, which replaces an earlier one. Returns what was done.
 
     Args:
         connection, package, experiment: as ``start`` takes them.
         cron: six fields, seconds first.
+        name: of the schedule.
 
     Raises:
         ServerError: the server cannot be reached or refuses; an earlier schedule is kept.
@@ -84,7 +86,7 @@ def set_schedule(connection: Connection, package: Package, experiment: str, cron
     client = connect(connection)
     with translate_errors(connection):
         experiment_id = _experiment_id(client, experiment, connection)
-        former = _schedules(client, experiment_id)
+        former = _schedules(client, experiment_id, name)
         version = upload(client, package, connection.namespace)
         wanted = (cron, version.version_id, package.arguments)
         if [_content(schedule) for schedule in former] == [wanted]:
@@ -92,7 +94,7 @@ def set_schedule(connection: Connection, package: Package, experiment: str, cron
         # The new one first: if it is refused, the old one stays.
         client.create_recurring_run(
             experiment_id,
-            SCHEDULE,
+            name,
             cron_expression=cron,
             max_concurrency=1,
             no_catchup=True,
@@ -104,15 +106,15 @@ def set_schedule(connection: Connection, package: Package, experiment: str, cron
     return f"{'replaced the schedule' if former else 'scheduled'}: {cron}"
 
 
-def remove_schedules(connection: Connection, experiment: str) -> str:
-    """Removes the schedule of the training pipeline. Returns what was done.
+def remove_schedules(connection: Connection, experiment: str, name: str = SCHEDULE) -> str:
+    """Removes the schedule of this name. Returns what was done.
 
     Raises:
         ServerError: the server cannot be reached or refuses.
     """
     client = connect(connection)
     with translate_errors(connection):
-        former = _schedules(client, _experiment_id(client, experiment, connection))
+        former = _schedules(client, _experiment_id(client, experiment, connection), name)
         _delete(client, former)
     return f"ended {len(former)} schedule{'' if len(former) == 1 else 's'}"
 
@@ -122,10 +124,10 @@ def _experiment_id(client: Client, experiment: str, connection: Connection) -> s
         return str(client.create_experiment(experiment, namespace=connection.namespace or None).experiment_id)
 
 
-def _schedules(client: Client, experiment_id: str) -> list[Any]:
+def _schedules(client: Client, experiment_id: str, name: str) -> list[Any]:
     api = client._recurring_run_api
     listed = api.recurring_run_service_list_recurring_runs(experiment_id=experiment_id, page_size=200).recurring_runs or []
-    return [schedule for schedule in listed if schedule.display_name == SCHEDULE]
+    return [schedule for schedule in listed if schedule.display_name == name]
 
 
 def _content(schedule: Any) -> tuple[str, str, dict[str, Any]]:

@@ -111,6 +111,8 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "node_selector": (TEXT_BY_NAME,),
     "tolerations": (DICTIONARIES,),
     # Those of the scoring pipeline alone.
+    "service": (Rule(lambda value: not value or SERVICE.accepts(value), "the name of an InferenceService, or empty"),),
+    "window": (matching(r"[1-9][0-9]*[smhdw]", "a number with s, m, h, d or w, such as 1d"),),
     "column": (NOT_EMPTY,),
     "shard_rows": (at_least(1),),
     "pods": (between(1, 1000),),
@@ -129,6 +131,9 @@ ADDRESSES: Mapping[str, Callable[[str, str], str]] = {
     "output": addresses.location,
     "version": addresses.reference,
     "mlflow_address": addresses.server,
+    "server": addresses.server,
+    "prometheus": addresses.server,
+    "scored": addresses.location,
 }
 
 

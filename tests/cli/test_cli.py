@@ -96,7 +96,10 @@ def test_the_commands_on_models_pipelines_and_the_stack() -> None:
     paths = [*COMMANDS, *PLUGIN_COMMANDS]
     assert {path for path in paths if " " in path} == {
         *(f"model {name}" for name in ["status", "promote", "rollback", "retire", "isvc", "deploy", "restart", "download"]),
-        *(f"pipeline {name}" for name in ["run", "monitor", "submit", "schedule", "compile", "score", "report", "demo"]),
+        *(
+            f"pipeline {name}"
+            for name in ["run", "monitor", "submit", "schedule", "schedule-monitoring", "compile", "score", "report", "demo"]
+        ),
         *(f"stack {name}" for name in ("up", "down")),
         *(f"keys {name}" for name in ("create", "cluster", "sign")),
         *(f"data {name}" for name in ("from-feedback", "to-label")),

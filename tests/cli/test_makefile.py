@@ -95,6 +95,12 @@ def command_of(target: str, *settings: str) -> list[str]:
             "pipeline score --input s3://b/i/ --output s3://b/o/ --set pods=8",
         ),
         ("schedule", ("CRON=0 0 3 * * 0", "MODEL_NAME=m"), "pipeline schedule --set model_name=m --cron '0 0 3 * * 0'"),
+        (
+            "schedule-monitoring",
+            ("CRON=0 0 2 * * *", "PROMETHEUS=http://prometheus:9090", "MODEL_NAME=m"),
+            "pipeline schedule-monitoring --prometheus http://prometheus:9090 --set model_name=m --cron '0 0 2 * * *'",
+        ),
+        ("monitor", ("SCORED=s3://b/o/",), "pipeline monitor --scored s3://b/o/"),
         ("monitor", ("DATA=sample", "REASON=it's time"), "pipeline monitor --data sample --reason 'it'\"'\"'s time'"),
         ("compile", ("REGISTRY=r",), "pipeline compile --registry r"),
         ("report", (), "pipeline report"),
@@ -119,7 +125,8 @@ def test_a_command_on_the_registry_runs_in_the_cluster_without_the_stack_of_this
 
 
 QUOTED = {
-    "monitor": ("DATA", "MODELS", "MODEL_NAME", "SET", "REASON"),
+    "monitor": ("DATA", "MODELS", "MODEL_NAME", "SET", "REASON", "SERVER", "PROMETHEUS", "SCORED"),
+    "schedule-monitoring": ("CRON", "SERVER", "PROMETHEUS", "SCORED"),
     "run": ("DATA", "MODELS", "EPOCHS", "MODEL_NAME", "WEIGHTS", "SET"),
     "demo": ("DATA", "MODELS", "EPOCHS", "MODEL_NAME"),
     "score": ("INPUT", "OUTPUT", "VERSION", "MODEL_NAME", "WORKERS"),

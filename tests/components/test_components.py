@@ -9,10 +9,12 @@ import pytest
 from kfp import dsl
 
 from components.combine_teachers import combine_teachers
+from components.decide_retraining import decide_retraining
 from components.deploy import deploy
 from components.evaluate import evaluate
 from components.export import export
 from components.ingest import ingest
+from components.monitor import monitor
 from components.register import register
 from components.report import report
 from components.teach import teach
@@ -20,7 +22,20 @@ from components.train import train
 from components.tune_thresholds import tune_thresholds
 from goemotions.registry import registration, tracking
 
-COMPONENTS = (ingest, teach, combine_teachers, train, export, evaluate, tune_thresholds, register, report, deploy)
+COMPONENTS = (
+    ingest,
+    teach,
+    combine_teachers,
+    train,
+    export,
+    evaluate,
+    tune_thresholds,
+    register,
+    report,
+    deploy,
+    decide_retraining,
+    monitor,
+)
 
 
 @pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)

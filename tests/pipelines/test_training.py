@@ -12,7 +12,7 @@ import pytest
 from goemotions.cli import parameters as rules
 from goemotions.cli.options import pairs
 from goemotions.errors import BadArgument, ModelError
-from pipelines import batch, local, package, parameters, placement, resources, training
+from pipelines import batch, local, monitoring, package, parameters, placement, resources, training
 from pipelines.package import compile_pipeline
 from pipelines.training import pipeline as training_pipeline
 from tests.support.documents import yaml_documents
@@ -352,7 +352,7 @@ FREE = {
 
 
 def test_every_parameter_has_a_rule_and_its_default_keeps_it() -> None:
-    for one in (training.training, training.for_run(has_teachers=False, on_reason=True), batch.scoring):
+    for one in (training.training, training.for_run(has_teachers=False, on_reason=True), batch.scoring, monitoring.monitoring):
         declared = one.component_spec.inputs
         assert {name for name in declared if name not in {*rules.RULES, *rules.ADDRESSES}} <= FREE
         parameters.check({name: spec.default for name, spec in declared.items() if spec.default is not None}, one)

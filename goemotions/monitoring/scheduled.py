@@ -1,0 +1,82 @@
+"""What the pipeline ``monitoring`` does: a drift report of a served version, in MLflow and where ``retraining`` reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from goemotions import defaults
+from goemotions.errors import BadArgument
+from goemotions.monitoring import comparison, monitor, windows
+from goemotions.monitoring.drift import DriftReport
+from goemotions.registry import bundle, tracking
+from goemotions.registry.references import as_folder
+from goemotions.storage import layout
+
+
+def run(
+    pipeline_run: str,
+    output: Path,
+    *,
+    server: str = "",
+    prometheus: str = "",
+    service: str = "",
+    scored: str = "",
+    window: str = defaults.MONITORING_WINDOW,
+    version: str = defaults.REFERENCE,
+    model_name: str = defaults.MODEL_NAME,
+    store: str = defaults.STORE,
+) -> DriftReport:
+    """Compares the traffic of a version with its reference, and keeps the report.
+
+    Args:
+        pipeline_run: id of the pipeline run, whose MLflow run gets the report.
+        output: the folder to write ``drift.json`` and its page to.
+        server: address of a predictor server, which counts since its start.
+        prometheus: address of a Prometheus, which has counted over the window.
+        service: with a Prometheus the InferenceService; empty for all.
+        scored: Parquet that `goemotions score` wrote.
+        window: how much of the time until now, such as ``1d``.
+        version: alias, version number or location of the bundle.
+        model_name: name of the registered model.
+        store: location that has ``monitoring/`` below it, for the newest report.
+
+    Raises:
+        BadArgument: none or several of the server, the Prometheus and the scored files are given.
+        DataError, ModelError, MonitoringUnavailable, StorageError, TrackingError: the traffic, the bundle, the store or MLflow fail.
+    """
+    if sum(map(bool, (server, prometheus, scored))) != 1:
+        raise BadArgument("give one of server, prometheus and scored: the traffic that is compared with the bundle")
+    with as_folder(version, model_name) as (folder, number):
+        loaded = bundle.load(folder, is_verified=True)
+        if scored:
+            traffic, seconds = windows.of_scored(scored, loaded), comparison.WINDOW_SECONDS
+            described = {"source": scored}
+        else:
+            counted = (
+                windows.of_scrapes(server, "", windows.scrape(server))
+                if server
+                else windows.of_prometheus(prometheus, window, service)
+            )
+            traffic = counted.traffic(loaded.taxonomy.names, number)
+            seconds = counted.end - counted.start if counted.start else comparison.WINDOW_SECONDS
+            described = {"source": counted.source, "start": windows.utc(counted.start), "end": windows.utc(counted.end)}
+        report = monitor.report(
+            loaded, traffic, model=model_name, version=number, alpha=comparison.alpha_of(seconds), **described
+        )
+    for location in (str(output), layout.monitoring(store, model_name)):
+        monitor.write(report, location)
+    with tracking.step(pipeline_run) as logged:
+        logged.set_tags({"monitoring.version": number, "monitoring.drifted": str(report.drifted).lower()})
+        logged.log_metrics(metrics(report))
+        logged.log_folder(output, "drift")
+    return report
+
+
+def metrics(report: DriftReport) -> dict[str, float]:
+    """The figures of a report by name: texts, alarms, and per label the rate of predictions and the expected F1."""
+    per_label = {
+        f"drift/{kind}/{row.label}": value
+        for row in report.quality
+        for kind, value in (("rate", row.rate), ("expected_f1", row.f1))
+    }
+    return {"drift/texts": report.rows, "drift/alarms": len(report.alarms), "drift/tests": len(report.tests), **per_label}
