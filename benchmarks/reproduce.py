@@ -102,6 +102,8 @@ def model_folders(run: RunFolder) -> list[Path]:
 
 
 def is_recorded(recipe: str, seed: int, digest: str) -> bool:
+    if not SEEDS.exists():
+        return False
     with SEEDS.open(encoding="utf-8") as file:
         return any((row["row"], row["seed"], row["digest"]) == (recipe, str(seed), digest) for row in csv.DictReader(file))
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import everything, frontier, growth, measuring, overhead, sections, store
+from benchmarks import ablations, everything, frontier, growth, measuring, overhead, reproduce, sections, store
 from benchmarks.frontier import Tier
 from goemotions.report import measurements
+from pipelines.run_folder import RunFolder
 
 LOG = """
 23:59:58.500 - INFO - Executing task \x1b[96m'ingest'\x1b[0m
@@ -79,3 +83,39 @@ def test_the_object_store_stays_below_the_limits_of_its_manifest() -> None:
     rows = store.measure(0.3, checkpoint_gb=0.1)
     assert rows[0].measured.startswith("0.3 GB in ")
     assert [row.is_met for row in rows[1:]] == [True, True, True]
+
+
+def test_a_recipe_is_measured_once_per_seed(
+    candidate: Path,
+    dataset: Path,
+    weights: Callable[[str], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(reproduce, "SEEDS", tmp_path / "seeds.csv")
+    monkeypatch.setattr(reproduce, "WORK", tmp_path / "work")
+    for name in ("model", "onnx", "gpu"):
+        (tmp_path / name).symlink_to(candidate / name)
+    (tmp_path / "combine-teachers").mkdir()
+    (tmp_path / "combine-teachers" / "taught").symlink_to(dataset)
+    arguments = {"weights": {"minilm": weights("minilm")}, "settings": {"minilm": {"teachers": 0, "epochs": 1}}}
+    for seed in (0, 1, 1):
+        reproduce.measure_seed(RunFolder(tmp_path), "minilm", seed, "minilm, taught by none", arguments)
+    with (tmp_path / "seeds.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["row"], row["seed"]) for row in rows] == [("minilm, taught by none", "0"), ("minilm, taught by none", "1")]
+    # The run has trained the model of its own seed for six epochs.
+    assert float(rows[0]["test/auc_micro"]) == pytest.approx(
+        ablations.final_metrics(dataset, candidate / "model")["test/auc_micro"], abs=1e-5
+    )
+    assert rows[0]["test/auc_micro"] != rows[1]["test/auc_micro"]
+    assert capsys.readouterr().out.splitlines()[-1] == "minilm, taught by none, seed 1: is measured"
+    assert not (tmp_path / "work" / "minilm-1").exists()
+
+
+def test_a_finished_run_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reproduce, "WORK", tmp_path)
+    arguments = {"data": "sample", "teachers": ["mpnet@1"]}
+    (tmp_path / "run.json").write_text(json.dumps({"arguments": arguments, "folder": str(tmp_path)}))
+    assert reproduce.finished_run(arguments).path == tmp_path

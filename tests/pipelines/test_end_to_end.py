@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -114,7 +115,7 @@ def test_a_run_with_teachers_of_two_kinds_that_is_killed_is_resumed(
         os.killpg(killed.pid, signal.SIGKILL)
     resumed = subprocess.run(command, **options, check=True).stdout
     assert "resumes the run" in resumed
-    assert "1 of 4 trainings are done in 0 min; how long the others take is known after" in resumed
+    assert re.search(r"1 of 4 trainings are done in \d+ min; how long the others take is known after", resumed)
     finished = RunFolder.newest(tmp_path / ".local")
     assert finished.log.read_text().count("teacher distilbert@1: its scores are found in") == 1
 
