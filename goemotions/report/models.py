@@ -150,6 +150,8 @@ def _hyperparameters(settings: dict[str, Any]) -> list[list[str]]:
 
 
 def _title(hyperparameter: str) -> str:
+    if hyperparameter == "teachers":
+        return "own teachers"
     return title_of(hyperparameter).replace("lr", "learning rate").replace("init bias", "initial bias")
 
 

@@ -38,6 +38,11 @@ def recommendation(
         for variant in dict.fromkeys(result.variant for result in results)
     }
     sentences = [f"{PLACES[variant]}, serve {winner.title}: {reason}." for variant, (winner, reason) in winners.items()]
+    if "cpu" in winners:
+        sentences.append(
+            f"The rule for CPUs: of the models within {latency_budget_ms:g} ms the best on validation wins, or in its place the "
+            f"fastest one that is clearly faster and loses at most {quality_tolerance:g} of micro AUC and of macro F1."
+        )
     variant = "cpu" if "cpu" in winners else next(iter(winners))
     leading, entry = winners[variant][0], (registered or {}).get(variant)
     return Section(
@@ -103,7 +108,7 @@ def section(results: list[Result], winner: Result) -> Section:
     paragraphs = [
         _lowest(results, winner, "the fastest response", "p95 latency", _latency, lambda ms: f"{milliseconds(ms)} ms"),
         _lowest(results, winner, "many texts", "time for a million texts", _million_texts, duration),
-        _lowest(results, winner, "little memory", "size", lambda one: one.export.bytes / 2**20, lambda mib: f"{mib:,.0f} MiB"),
+        _lowest(results, winner, "little memory", "size", lambda one: one.export.bytes / 2**20, lambda mib: f"{mib:,.1f} MiB"),
         _lowest(results, winner, "frequent retraining", "training time", lambda one: one.training.seconds, duration),
         _highest(results, "If wrong labels cost more than missing ones", "precision_micro"),
         _highest(results, "If missing labels cost more than wrong ones", "recall_micro"),
