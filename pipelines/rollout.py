@@ -52,6 +52,7 @@ def run(
             f"a rollout needs a champion and another version ({state}): train and register one more by `make run`"
         )
     texts = answers.read_texts()
+    stack.FOLDER.mkdir(exist_ok=True)
     with contextlib.ExitStack() as opened:
         servers = {
             number: opened.enter_context(served(number, ["--bundle", number, "--model-name", model_name], stack.FOLDER))
