@@ -171,8 +171,8 @@ download-model: $(SERVICES) ## download and verify the files of VERSION (alias o
 export-hf: $(SERVICES) ## write VERSION (for GPUs), or any trained model (RUN= PROFILE=), as a folder of the Hugging Face hub: OUT= DATA=
 	@$(ON_SERVICES) export-hf $(REFERENCE) $(NAMED) --output $(call quoted,$(OUT)) $(call option,--run,RUN) $(call option,--profile,PROFILE) $(call option,--data,DATA)
 
-retire: $(SERVICES) ## show which old versions' bundles would be removed; YES=1 removes them: KEEP= per variant, DAYS= NAMESPACE=
-	@$(ON_SERVICES) model retire $(NAMED) $(call option,--keep,KEEP) $(call option,--days,DAYS) $(call option,--namespace,NAMESPACE) $(if $(YES),--yes)
+retire: $(SERVICES) ## show which old versions' bundles would be removed; YES=1 removes them: KEEP= per variant, DAYS= TRAINED_DAYS= NAMESPACE=
+	@$(ON_SERVICES) model retire $(NAMED) $(call option,--keep,KEEP) $(call option,--days,DAYS) $(call option,--trained-days,TRAINED_DAYS) $(call option,--namespace,NAMESPACE) $(if $(YES),--yes)
 
 report: setup ## write docs/model-performance.md, its figures and tables from the newest run
 	@$(GOEMOTIONS) pipeline report $(NAMED)

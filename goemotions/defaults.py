@@ -12,6 +12,7 @@ REFERENCE = "champion-cpu"
 # Retirement keeps as many of the newest versions per variant, and versions that are younger.
 KEPT_VERSIONS = 3
 KEPT_DAYS = 7.0
+KEPT_TRAINED_DAYS = 90.0
 TRAINER_IMAGE = "goemotions-trainer"
 CREDENTIALS_SECRET = "goemotions"
 SIGNING_SECRET = "goemotions-signing"

@@ -146,21 +146,30 @@ def write_manifest(change: ManifestChange) -> None:
     type=click.FloatRange(min=0),
     default=defaults.KEPT_DAYS,
     show_default=True,
-    help="Keep versions younger than this.",
+    help="Keep versions younger than this, and bundles without a version whose run is younger.",
+)
+@click.option(
+    "--trained-days",
+    type=click.FloatRange(min=0),
+    default=defaults.KEPT_TRAINED_DAYS,
+    show_default=True,
+    help="Keep trained models that are younger than this, and those of versions.",
 )
 @NAMESPACE
 @click.option("--cluster/--no-cluster", default=True, show_default=True, help="Ask Kubernetes what is served, and keep it.")
 @FILE
 @click.option("--yes/--dry-run", default=False, help="Remove the bundles; default: show what would be removed.")
-def retire(model_name: str, keep: int, days: float, namespace: str, cluster: bool, file: Path | None, yes: bool) -> None:
-    """Remove the bundles of old versions that nothing refers to.
+def retire(
+    model_name: str, keep: int, days: float, trained_days: float, namespace: str, cluster: bool, file: Path | None, yes: bool
+) -> None:
+    """Remove the bundles of old versions that nothing refers to, bundles without a version and old trained models.
 
     Kept are versions with an alias, what a rollback goes back to, what is deployed or in the manifest, the newest of each variant, and
     young ones. Retired versions keep their metrics in MLflow. Interrupted, the same command goes on.
     """
     from goemotions.deployment.model_folder import file_of
     from goemotions.deployment.status import served_sources
-    from goemotions.registry import retirement
+    from goemotions.registry import orphans, retirement
 
     served = served_sources(namespace, file or file_of(model_name), ask_cluster=cluster)
     decisions = (retirement.retire if yes else retirement.plan)(model_name, retirement.Policy(keep, days), served)
@@ -170,6 +179,11 @@ def retire(model_name: str, keep: int, days: float, namespace: str, cluster: boo
         click.echo(f"version {version.number} ({version.tags.get('variant', '?')}, {version.tags.get('profile', '?')}): {what}")
     retired = [one for one in decisions if not one.kept]
     total = f"{len(retired)} of {len(decisions)} versions, {sum(one.size for one in retired) / 1e6:,.1f} MB"
+    left = orphans.plan(model_name, days, trained_days)
+    for orphan in orphans.remove(left) if yes else left:
+        click.echo(
+            f"{orphan.location}: {'removed' if yes else 'would be removed'}, {orphan.size / 1e6:,.1f} MB: no version has it"
+        )
     click.echo(f"{total} removed" if yes else f"{total} would be removed: nothing was, --yes (YES=1) does it")
 
 

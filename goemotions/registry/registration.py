@@ -286,6 +286,8 @@ class _Registration:
                     self.challenger, variant, champion, str(dataset), latency_budget_ms, quality_tolerance
                 )
             with lock.hold(self.location.model_prefix) as held:
+                if not storage.has(source, manifest.NAME):
+                    raise ModelError(f"{source} was removed while it was registered: register it again")
                 with held.writing():
                     version = tracking.get_or_create_version(model_name, self.location.run_id, source, self.tags)
                 # The comparison takes long and is not locked: if the champion changed meanwhile, it is repeated with the new one.

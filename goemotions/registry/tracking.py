@@ -413,10 +413,40 @@ def aliases(model: str) -> dict[str, str]:
 
 
 def is_used_elsewhere(model: str, source: str) -> bool:
-    """Whether a version of another registered model has this bundle, whose location may lack its final slash there."""
+    """Whether a version of another registered model has this bundle."""
+    return any(one.name != model for one in _of_source(source))
+
+
+def is_source(location: str) -> bool:
+    """Whether a version of any registered model has this bundle."""
+    return bool(_of_source(location))
+
+
+def versions_of_run(run_id: str) -> list[Version]:
+    """The versions of all registered models whose model an MLflow run trained."""
     with _translate_errors():
-        versions = [one for end in ("/", "") for one in _search_versions(f"source_path='{source.rstrip('/')}{end}'")]
-    return any(one.name != model for one in versions)
+        return [_version(entity) for entity in _search_versions(f"run_id='{run_id}'")]
+
+
+def end_of_run(run_id: str) -> float | None:
+    """When an MLflow run ended, or began if it has not ended, in seconds since the epoch; None if there is no such run."""
+    from mlflow.exceptions import MlflowException
+
+    connect()
+    with _translate_errors():
+        try:
+            info = _patient().get_run(run_id).info
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+    return float(info.end_time or info.start_time) / 1000
+
+
+def _of_source(source: str) -> list[Any]:
+    """The versions with a bundle, whose location may lack its final slash there."""
+    with _translate_errors():
+        return [one for end in ("/", "") for one in _search_versions(f"source_path='{source.rstrip('/')}{end}'")]
 
 
 def _search_versions(query: str) -> list[Any]:

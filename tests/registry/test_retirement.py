@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from goemotions.cli import main as cli
 from goemotions.errors import ModelError, PromotionRefused
-from goemotions.registry import promotion, references, retirement, tracking
+from goemotions.registry import orphans, promotion, references, retirement, tracking
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.retirement import DAY_SECONDS, Policy
 from goemotions.registry.tracking import HISTORY_TAG, HistoryEntry, Version
-from goemotions.storage import lock, manifest, store
+from goemotions.storage import layout, lock, manifest, store
 
 EVERYTHING = Policy(newest=0, days=0)
 
@@ -44,6 +44,13 @@ class Model:
             location = str(BundleLocation(self.store, name, run, variant))
             store.put(folder, location)
         return tracking.get_or_create_version(name, run, location, {"variant": variant, "profile": "minilm"})
+
+    def orphan(self, name: str) -> str:
+        """The location of a bundle without a version."""
+        run_id = tracking.get_or_create_run(f"{self.name}-{name}").run_id
+        location = str(BundleLocation(self.store, self.name, run_id, "cpu"))
+        store.write(location, manifest.NAME, b"{}")
+        return location
 
     def make_champion(self, version: Version) -> None:
         before = promotion.champion(self.name, "cpu")
@@ -264,3 +271,38 @@ def test_no_reference_ever_reaches_a_retired_bundle(
     assert not removed & {source(number) for number in unmarked[::-1][:newest]}
     young = retirement.decide(versions, aliases, Policy(0, 7), model_name="m", now=6 * DAY_SECONDS)
     assert {one.version.number for one in young if not one.kept} <= marked
+
+
+@pytest.mark.fault("registration-interrupted")
+def test_what_no_version_refers_to_is_removed_when_it_is_old(model: Model) -> None:
+    """Bundles of registrations that crashed, and trained models of runs without a version."""
+    version = model.add()
+    orphan = model.orphan("crashed")
+    trained = {name: layout.trained(model.store, name, "minilm") for name in ("kept", "lost")}
+    for name, run_id in (("kept", version.run_id), ("lost", orphan.split("/")[-3])):
+        store.write(trained[name], manifest.NAME, json.dumps({"run_id": run_id}).encode())
+    assert orphans.plan(model.name, days=1, trained_days=1) == []
+    planned = orphans.plan(model.name, days=0, trained_days=0)
+    assert {one.location for one in planned} == {orphan, trained["lost"]}
+    assert run("--model-name", model.name, "--days", "0").output.count("no version has it") == 1
+    assert store.files(orphan)
+    assert [one.location for one in orphans.remove(planned)] == [one.location for one in planned]
+    assert not store.files(orphan)
+    assert not store.files(trained["lost"])
+    assert store.files(trained["kept"])
+    assert model.stored() == {version.number}
+
+
+def test_an_orphan_that_becomes_a_version_meanwhile_is_kept(model: Model) -> None:
+    model.add()
+    orphan = model.orphan("late")
+    planned = orphans.plan(model.name, days=0)
+    tracking.get_or_create_version(model.name, orphan.split("/")[-3], orphan, {"variant": "cpu"})
+    assert orphans.remove(planned) == []
+    assert store.files(orphan)
+
+
+def test_a_bundle_of_an_unknown_run_has_no_age_and_is_kept(model: Model) -> None:
+    model.add()
+    store.write(str(BundleLocation(model.store, model.name, "0" * 32, "cpu")), manifest.NAME, b"{}")
+    assert orphans.plan(model.name, days=0, trained_days=0) == []
