@@ -18,7 +18,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
 from goemotions.prediction.predictor import Options, Predictor
-from goemotions.serving import metrics, shadow
+from goemotions.serving import metrics, request_ids, shadow
 from goemotions.serving.limits import ShadowSettings
 from goemotions.serving.shadow import Shadow
 from tests.support.servers import Server, serving
@@ -115,6 +115,7 @@ def test_requests_of_every_protocol_are_copied_and_compared(shadowed: tuple[Serv
     for headers, body in other.received:
         assert headers[shadow.HEADER] == "shadow"
         assert not {"authorization", "cookie"} & headers.keys()
+        assert request_ids.ID.fullmatch(headers[request_ids.HEADER])
         assert body["instances"] == [TEXT]
 
 
