@@ -59,8 +59,9 @@ def run(
             for number in (champion.number, version.number)
         }
         address = opened.enter_context(proxied(champion.number, servers))
-        show(f"champion: version {champion.number}, {servers[champion.number]}; challenger: version {version.number}, ")
-        show(f"{servers[version.number]}; proxy: {address}, {rate:g} requests per second")
+        for number, server in servers.items():
+            show(f"version {number}{' (champion)' if number == champion.number else ''}: {server}")
+        show(f"proxy: {address}, {rate:g} requests per second")
         opened.enter_context(loaded(address, f"/v1/models/{model_name}:predict", texts, rate))
         split = ProxySplit(address, name=f"this-machine-{version.tags['variant']}")
         # The servers and the proxy are new ones, and nothing is left of an earlier rollout.
