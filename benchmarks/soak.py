@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import json
 import os
 import random
@@ -32,6 +33,7 @@ from goemotions.errors import IntegrityError, StorageError
 from goemotions.registry import tracking
 from goemotions.storage import manifest, store
 from pipelines import stack
+from tests.serving import test_grpc_hostile
 from tests.support.servers import Server
 from tests.test_hostile import ATTACKS
 
@@ -114,9 +116,9 @@ def register(folder: Path, name: str, log: Path) -> subprocess.Popen[bytes]:
 def serve(soak: Soak) -> None:
     """Sends requests without a pause; again and again a new server takes over and the old one gets SIGTERM."""
     log, wire = soak.folder / "serve.log", load.requests(COMMENTS, 2)
-    port, server = _server(soak.folder, log)
+    port, grpc_port, server = _server(soak.folder, log)
     threading.Thread(target=_watch, args=(soak, lambda: server), daemon=True).start()
-    threading.Thread(target=_attack, args=(soak, lambda: Server(port, 0, server, log, MODEL_NAME)), daemon=True).start()
+    threading.Thread(target=_attack, args=(soak, lambda: Server(port, grpc_port, server, log, MODEL_NAME)), daemon=True).start()
     while soak.continues():
         until = min(time.monotonic() + EVERY_SECONDS["serving"] * soak.random.uniform(0.5, 1.5), soak.ends)
         while (left := until - time.monotonic()) > 0:
@@ -128,7 +130,7 @@ def serve(soak: Soak) -> None:
         soak.tally.add("fault: SIGTERM to the server under load")
         _count(soak, load.closed(port, wire, clients=CLIENTS, seconds=ROUTER_SECONDS))
         old = server
-        port, server = successor
+        port, grpc_port, server = successor
         threading.Thread(target=old.wait, daemon=True).start()
     server.terminate()
     server.wait(timeout=60)
@@ -136,22 +138,32 @@ def serve(soak: Soak) -> None:
 
 def _attack(soak: Soak, server: Callable[[], Server]) -> None:
     """Sends the attacks of the tests to the server, one after the other in random order; their connections may break."""
-    names = sorted(ATTACKS)
+    attacks: dict[str, Callable[[Server], Any]] = {name: attack for name, (attack, _) in ATTACKS.items()}
+    attacks |= {f"grpc-{name}": functools.partial(_grpc, attack) for name, (attack, _) in test_grpc_hostile.ATTACKS.items()}
     while soak.continues():
-        name = soak.random.choice(names)
+        name = soak.random.choice(sorted(attacks))
         with contextlib.suppress(OSError, HTTPException):
-            ATTACKS[name][0](server())
-        soak.tally.add("attacks")
+            attacks[name](server())
+        soak.tally.add("attacks over gRPC" if name.startswith("grpc-") else "attacks over HTTP")
 
 
-def _server(folder: Path, log: Path) -> tuple[int, subprocess.Popen[bytes]]:
-    port = stack.free_ports(1)[0]
-    process = goemotions("serve", "--bundle", folder / "bundle", "--port", str(port), log=log)
+def _grpc(attack: Callable[[int], Iterator[Any]], server: Server) -> None:
+    """Sends an attack over gRPC and holds its connections for a second."""
+    with contextlib.ExitStack() as opened:
+        for connection in attack(server.grpc_port):
+            opened.callback(connection.close)
+        time.sleep(1)
+
+
+def _server(folder: Path, log: Path) -> tuple[int, int, subprocess.Popen[bytes]]:
+    port, grpc_port = stack.free_ports(2)
+    ports = ("--port", str(port), "--grpc-port", str(grpc_port))
+    process = goemotions("serve", "--bundle", folder / "bundle", *ports, log=log)
     while not stack.responds(f"http://127.0.0.1:{port}/v2/health/ready"):
         if process.poll() is not None:
             raise click.ClickException(f"the server ended: see {log}")
         time.sleep(0.2)
-    return port, process
+    return port, grpc_port, process
 
 
 def _count(soak: Soak, outcome: load.Outcome) -> None:

@@ -225,6 +225,7 @@ class Connection(HttpToolsProtocol):
         self.flow = _Flow(self)
         self.peer = self.client[0] if self.client else ""
         if not self._connections.add(self):
+            logger.warning("a connection of %s was rejected: none of its own, or of all that are open, is idle", self.peer)
             self._refuse(429)
             transport.close()
 
