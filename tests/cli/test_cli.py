@@ -414,11 +414,12 @@ def test_a_download_lists_the_files_by_kind(run: Callable[..., Ended], whole: Pa
     assert "config.json" in listed["checkpoint"]
     assert "tokenizer.json" in listed["checkpoint"]
     assert listed["predictions"] == ["test.parquet", "validation.parquet"]
-    assert listed["metrics"] == ["metrics.json", "test_per_label.csv", "validation_per_label.csv"]
+    tables = ["test_per_label.csv", "test_per_slice.csv", "validation_per_label.csv", "validation_per_slice.csv"]
+    assert listed["metrics"] == ["metrics.json", "reference.json", *tables]
     assert listed["onnx"] == ["export.json", "model.int8.onnx"]
     assert listed["thresholds"] == ["thresholds.json"]
     assert {"MLmodel", "requirements.txt"} < set(listed["mlflow"])
-    assert listed["description"] == ["README.md"]
+    assert listed["description"] == ["README.md", "usage.json"]
     names = {name for names in listed.values() for name in names} | {manifest.NAME}
     assert names == {path.name for path in (tmp_path / "got").iterdir()} == {path.name for path in whole.iterdir()}
 
