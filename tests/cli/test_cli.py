@@ -88,19 +88,35 @@ def test_the_group_lists_every_step_and_the_commands_of_the_pipelines() -> None:
     listed = [line.split()[0] for line in result.output.partition("Commands:\n")[2].splitlines()]
     steps = ["ingest", "teach", "train", "export", "evaluate", "tune-thresholds", "register", "report"]
     assert listed == sorted(
-        [*steps, "predict", "score", "serve", "data", "keys", "model", "export-hf", "in-cluster", "pipeline", "stack"]
+        [
+            *steps,
+            "predict",
+            "score",
+            "serve",
+            "data",
+            "monitor",
+            "keys",
+            "model",
+            "export-hf",
+            "in-cluster",
+            "pipeline",
+            "stack",
+        ]
     )
 
 
 def test_the_commands_on_models_pipelines_and_the_stack() -> None:
     paths = [*COMMANDS, *PLUGIN_COMMANDS]
     assert {path for path in paths if " " in path} == {
-        *(f"model {name}" for name in ["status", "promote", "rollback", "retire", "isvc", "deploy", "restart", "download"]),
+        *(
+            f"model {name}"
+            for name in ["status", "promote", "rollback", "rollout", "retire", "isvc", "deploy", "restart", "download"]
+        ),
         *(
             f"pipeline {name}"
             for name in ["run", "monitor", "submit", "schedule", "schedule-monitoring", "compile", "score", "report", "demo"]
         ),
-        *(f"stack {name}" for name in ("up", "down")),
+        *(f"stack {name}" for name in ("up", "down", "rollout")),
         *(f"keys {name}" for name in ("create", "cluster", "sign")),
         *(f"data {name}" for name in ("from-feedback", "to-label")),
     }
