@@ -229,6 +229,7 @@ def test_comparing_models_of_different_data_needs_the_data(
             promotion.promote(other_data.number, model_name=model, dataset=location)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("champion-of-other-data")
 def test_the_data_is_found_through_the_run_of_the_challenger(model: str, other_data: OtherData) -> None:
     tags = {tracking.SOURCE_TAG: str(other_data.source), tracking.INGEST_TAG: '{"drop_leaked": false}'}

@@ -259,7 +259,7 @@ def test_a_crash_before_an_alias_is_completed_by_the_next(
     assert registry.versions() == ["1", "2"]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [pytest.param("gpu", marks=pytest.mark.slow), "cpu"])
 def test_a_champion_scored_on_other_data_is_scored_again(
     registry: Registry, candidate: Path, tmp_path: Path, variant: Variant
 ) -> None:
