@@ -151,4 +151,4 @@ Not for decisions about a person: the labels are the impressions of raters, and 
 
 def _title(name: str) -> str:
     metric, _, average = name.rpartition("_")
-    return f"{metric.upper() if len(metric) < 4 else metric.capitalize()} {average}"
+    return f"{average} {metric.upper() if len(metric) < 4 else metric}"
