@@ -141,10 +141,10 @@ def shifts(
     return {**made, **written, **other, "half of the texts in Spanish": (foreign, 0.5), "a tenth in Spanish": (foreign, 0.1)}
 
 
-def table(found: dict[str, tuple[list[float], int]]) -> list[str]:
+def table(detections: dict[str, tuple[list[float], int]]) -> list[str]:
     """Rows of Markdown: texts until an alarm, and the runs in which the old rule fires on a day's texts."""
     lines = ["| shift | texts until an alarm, median | in 9 of 10 runs | old rule, within a day |", "|---|---:|---:|---:|"]
-    for name, (needed, old) in found.items():
+    for name, (needed, old) in detections.items():
         quantiles = [_count(float(np.quantile(needed, share, method="higher"))) for share in (0.5, 0.9)]
         lines.append(f"| {name} | {quantiles[0]} | {quantiles[1]} | {old} of {len(needed)} runs |")
     return lines
@@ -169,11 +169,11 @@ def main(bundle: Path, dataset: Path, runs: int, shift_runs: int, shifted_texts:
     texts = load_dataset(dataset)[0]["test"]["text"][:]
     pool = Pool.of(predictor, texts, test.probabilities)
     made = shifts(predictor, texts, test.labels, pool, shifted_texts)
-    found = {name: detection(pool, shifted, share, shift_runs) for name, (shifted, share) in made.items()}
+    detections = {name: detection(pool, shifted, share, shift_runs) for name, (shifted, share) in made.items()}
     new, old = false_alarms(pool, runs)
     click.echo(provenance())
     click.echo(f"\n{predictor.bundle.metadata.profile}, {len(texts):,} texts of the test split.\n")
-    click.echo("\n".join(table(found)))
+    click.echo("\n".join(table(detections)))
     for name, counts in (("false alarms", new), ("of the old rule", old)):
         most = sum(count > 1 for count in counts)
         click.echo(

@@ -101,7 +101,9 @@ def record(folder: Path, texts: list[str]) -> Recording:
         with local.loaded(address, PATH, texts, RATE, lambda status, content, took: seconds.append(took)):
             while len(seconds) < RECORDED:
                 time.sleep(0.5)
-        batches = [answers.ask(address, "goemotions", texts[start : start + 64], labels) for start in range(0, len(texts), 64)]
+        batches = [
+            answers.request(address, "goemotions", texts[start : start + 64], labels) for start in range(0, len(texts), 64)
+        ]
     return Recording(
         np.array(seconds),
         Answers(np.concatenate([one.chosen for one in batches]), np.concatenate([one.scores for one in batches])),
@@ -138,13 +140,13 @@ class Simulation:
                 champion, canary = self._window(generator, percent / 100)
                 requests += sum(canary.requests.values())
                 analysis.add_traffic(champion, canary, plan.window_seconds)
-                rows = order[analysis.asked : analysis.asked + answers.BATCH]
+                rows = order[analysis.sent_texts : analysis.sent_texts + answers.BATCH]
                 if len(rows):
                     both = [
                         Answers(one.chosen[rows], one.scores[rows]) for one in (self.recording.answers, self.canary_answers)
                     ]
                     analysis.add_answers(*both)
-                    analysis.asked += len(rows)
+                    analysis.sent_texts += len(rows)
                 if fault := analysis.fault:
                     return Outcome(requests, seconds, fault)
         return Outcome(requests, seconds, "")

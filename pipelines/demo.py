@@ -47,7 +47,7 @@ def run(model_name: str, arguments: Mapping[str, Any]) -> str:
     os.environ.update(stack.up())
     finished = local.run(model_name=model_name, settings=WITHOUT_DISTILLATION, auto_promote=True, **arguments)
     with served(stack.FOLDER / "serve.log", model_name) as url:
-        response = ask(url, COMMENTS)
+        response = predict(url, COMMENTS)
     report = (finished.report / "report.md").read_text(encoding="utf-8")
     comparison = next(block for block in report.split("\n\n") if block.startswith("| model (engine) |"))
     return (
@@ -75,7 +75,7 @@ def served(log: Path, model_name: str = defaults.MODEL_NAME) -> Iterator[str]:
             process.terminate()
 
 
-def ask(url: str, texts: tuple[str, ...]) -> dict[str, Any]:
+def predict(url: str, texts: tuple[str, ...]) -> dict[str, Any]:
     """The response of the server to a V1 request."""
     body = json.dumps({"instances": list(texts), "parameters": {"top_k": 3}}).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})

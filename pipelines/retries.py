@@ -1,4 +1,4 @@
-"""Whether Argo retries steps as the pipelines ask for: the defaults of its own configuration are merged into every step."""
+"""Whether Argo retries steps as the pipelines need: the defaults of its own configuration are merged into every step."""
 
 from __future__ import annotations
 

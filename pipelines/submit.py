@@ -13,7 +13,7 @@ import kfp_server_api
 from pipelines.client import Client, Connection, connect, translate_errors
 from pipelines.package import Package
 
-# Names of the schedules; that of the training is also that of schedules from before it asked for a reason.
+# Names of the schedules; that of the training is also that of older schedules, which train without a reason.
 SCHEDULE, MONITORING_SCHEDULE = "goemotions-training", "goemotions-monitoring"
 
 

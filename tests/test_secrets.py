@@ -98,7 +98,7 @@ def test_the_log_of_the_predictor_contains_no_credentials(
     run: RunFolder, credentials_in: Callable[[bytes], list[str]], tmp_path: Path
 ) -> None:
     with demo.served(tmp_path / "serve.log") as url:
-        assert demo.ask(url, ("we found the lake today",))["predictions"]
+        assert demo.predict(url, ("we found the lake today",))["predictions"]
     log = (tmp_path / "serve.log").read_bytes()
     assert log
     assert b"lake" not in log

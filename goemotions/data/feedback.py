@@ -49,7 +49,7 @@ CREATE TABLE votes (text TEXT, shown TEXT, id TEXT, position INTEGER, time REAL,
 
 @dataclass
 class Counts:
-    """What became of the feedback; the content of ``feedback.json`` besides what was asked for.
+    """What became of the feedback; the content of ``feedback.json`` besides the options.
 
     Attributes:
         feedback: labels of users in the log; ``exported``: of annotators in the files.
@@ -142,8 +142,8 @@ def from_feedback(
             _add_export(joined, path, taxonomy, counts)
         output.mkdir(parents=True, exist_ok=True)
         _write(output, base, taxonomy, _chosen(joined, conflicts, output / CONFLICTS_FILE, counts), counts)
-        asked = {"log": reader.location if reader else "", "append_to": append_to, "conflicts_by": conflicts}
-        about = asked | {"labelled": [path.name for path in labelled]} | vars(counts)
+        options = {"log": reader.location if reader else "", "append_to": append_to, "conflicts_by": conflicts}
+        about = options | {"labelled": [path.name for path in labelled]} | vars(counts)
         (output / INFO_FILE).write_text(json.dumps(about, indent=1), encoding="utf-8")
     if not counts.rows:
         raise DataError(f"there is no feedback to write: {_reasons(counts)}")

@@ -1,6 +1,6 @@
 """Files of rows, in every format that is read: CSV, TSV, JSON Lines (each plain or compressed), Parquet and Arrow.
 
-A ``Table`` knows its columns at once and reads its rows one at a time, as often as asked.
+A ``Table`` has its columns at once and reads its rows one at a time, as often as needed.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Analysis:
     canary: Traffic = field(default_factory=Traffic)
     texts: int = 0
     different: int = 0
-    asked: int = 0
+    sent_texts: int = 0
     windows: int = 0
     champion_quality: Quality = field(default_factory=Quality)
     canary_quality: Quality = field(default_factory=Quality)
@@ -204,7 +204,7 @@ class Analysis:
             "canary": self.canary.to_json(),
             "texts": self.texts,
             "different": self.different,
-            "asked": self.asked,
+            "sent_texts": self.sent_texts,
             "windows": self.windows,
             "qualities": [
                 [one.predicted.tolist(), one.predicted_sum.tolist(), one.total_sum.tolist()]
@@ -216,7 +216,7 @@ class Analysis:
     def resume(self, content: dict[str, Any]) -> None:
         """Goes on from what ``to_json`` returned."""
         self.seconds, self.texts = content["seconds"], content["texts"]
-        self.different, self.asked, self.windows = content["different"], content["asked"], content["windows"]
+        self.different, self.sent_texts, self.windows = content["different"], content["sent_texts"], content["windows"]
         self.champion, self.canary = Traffic.from_json(content["champion"]), Traffic.from_json(content["canary"])
         self.champion_quality, self.canary_quality = (Quality(*map(np.array, sums)) for sums in content["qualities"])
         self.evidence = {name: Evidence.from_json(one) for name, one in content["evidence"].items()}

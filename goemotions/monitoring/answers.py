@@ -118,7 +118,7 @@ def read_texts(path: Path | None = None) -> list[str]:
     return texts
 
 
-def ask(address: str, model_name: str, texts: Sequence[str], labels: Sequence[str]) -> Answers:
+def request(address: str, model_name: str, texts: Sequence[str], labels: Sequence[str]) -> Answers:
     """The answers of a server.
 
     Raises:

@@ -149,7 +149,7 @@ def run(
     plan, texts = plan or Plan(), answers.read_texts() if texts is None else texts
     if plan.step_texts > len(texts):
         raise BadArgument(
-            f"--step-texts {plan.step_texts} needs as many texts, and there are {len(texts)}: give more, or ask less"
+            f"--step-texts {plan.step_texts} needs as many texts, and there are {len(texts)}: give more texts, or a smaller number"
         )
     version = tracking.get_version(model_name, reference)
     trust.check(version, trust.variant_of(reference))
@@ -333,22 +333,22 @@ class _Runner:
     def _ask(self, analysis: Analysis, servers: dict[str, str], step: _Step) -> None:
         """Sends the next texts to both versions."""
         state = self.state
-        texts = self.rollout.texts[analysis.asked : min(analysis.asked + answers.BATCH, self.plan.step_texts)]
+        texts = self.rollout.texts[analysis.sent_texts : min(analysis.sent_texts + answers.BATCH, self.plan.step_texts)]
         if not texts:
             return
         try:
             champion, canary = (
-                answers.ask(self._address(servers, number), self.rollout.model_name, texts, self.expected.labels)
+                answers.request(self._address(servers, number), self.rollout.model_name, texts, self.expected.labels)
                 for number in (state.champion, state.version)
             )
         except MonitoringUnavailable as error:
             step.obstacle = step.obstacle or str(error)
             return
         analysis.add_answers(champion, canary)
-        analysis.asked += len(texts)
+        analysis.sent_texts += len(texts)
 
     def _address(self, servers: dict[str, str], number: str) -> str:
-        """The address of a server of a version; where the metrics come from Prometheus, the servers themselves are asked."""
+        """The address of a server of a version; where the metrics come from Prometheus, texts go to the servers themselves."""
         address = servers.get(number, "")
         if not address.startswith("http"):
             address = addresses(Scrape(self.split.targets).read()).get(number, "")

@@ -156,8 +156,8 @@ def of_prometheus(address: str, duration: str, service: str = "") -> Window:
     counts: Counts = []
     for name in METRICS:
         query = f"sum by (version, label, feature, bin) (increase({name}{selector}[{duration}]))"
-        asked = urllib.parse.urlencode({"query": query, "time": f"{end:.3f}"})
-        counts += [(name, labels, value) for labels, value in _vector(f"{address.rstrip('/')}/api/v1/query?{asked}")]
+        parameters = urllib.parse.urlencode({"query": query, "time": f"{end:.3f}"})
+        counts += [(name, labels, value) for labels, value in _vector(f"{address.rstrip('/')}/api/v1/query?{parameters}")]
     return Window(counts, end - seconds_of(duration), end, f"{service or 'all services'} in Prometheus")
 
 

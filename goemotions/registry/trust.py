@@ -108,7 +108,7 @@ def stored(location: str) -> tuple[dict[str, Any], Signature] | None:
 def check(version: Version, variant: str = "") -> str:
     """Checks the source and the signature of a version without copying its files; returns what the signature is.
 
-    Without trusted keys the store is not asked.
+    Without trusted keys the store is not read.
 
     Raises:
         UntrustedBundle: as ``require_source`` and ``verify``.

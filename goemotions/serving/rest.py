@@ -167,7 +167,7 @@ def _metrics(service: Service) -> Route:
 class _Headers:
     """Adds headers to every response: the run of the model, beside the version that bodies have.
 
-    While the server drains, clients are asked to close their connections, so that none sends a request to a closed one.
+    While the server drains, responses carry `Connection: close`, so that no client sends a request to a closed connection.
     """
 
     def __init__(self, app: Any, service: Service) -> None:

@@ -182,12 +182,12 @@ def test_the_shell_can_complete_commands() -> None:
     environment = {
         **os.environ,
         "_GOEMOTIONS_COMPLETE": "bash_complete",
-        "COMP_WORDS": "goemotions model ro",
+        "COMP_WORDS": "goemotions model roll",
         "COMP_CWORD": "2",
     }
     command = [sys.executable, "-m", "goemotions.cli"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
-    assert ended.stdout == "plain,rollback\n"
+    assert ended.stdout == "plain,rollback\nplain,rollout\n"
 
 
 @pytest.mark.parametrize("pair", ["learning_rate", "=1", "learning_rate="])

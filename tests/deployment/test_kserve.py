@@ -15,7 +15,7 @@ from goemotions.errors import BadArgument, DeploymentError, ModelError
 from goemotions.registry import tracking
 from tests.support import kserve_rules
 from tests.support.documents import yaml_documents
-from tests.support.kubernetes import Kubernetes, kubeconfig, running
+from tests.support.kubernetes_process import Kubernetes, kubeconfig, running
 from tests.support.kubernetes_server import NAMESPACE
 
 ROOT = Path(__file__).parents[2]

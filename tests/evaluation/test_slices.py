@@ -48,8 +48,8 @@ def fitted(candidate: Path) -> Thresholds:
     ],
 )
 def test_a_text_is_in_one_slice_of_each_kind(text: str, expected: dict[str, str]) -> None:
-    found = {kind: find(text) for kind, find in slices.SLICES.items()}
-    assert found | expected == found
+    matching = {kind: find(text) for kind, find in slices.SLICES.items()}
+    assert matching | expected == matching
 
 
 def test_evaluate_stores_the_slice_of_each_row_without_its_text(folder: Path, predictions: Predictions, dataset: Path) -> None:

@@ -32,8 +32,8 @@ def probabilities(model_folder: Path, onnx_folder: Path, texts: list[str]) -> di
     return {name: engines.score(engines.load(name, folder, encoder), texts)[0] for name, folder in folders.items()}
 
 
-def test_the_folder_has_two_graphs_and_the_export_records(onnx_folder: Path) -> None:
-    assert {path.name for path in onnx_folder.iterdir()} == {"model.onnx", "model.int8.onnx", "export.json"}
+def test_the_folder_has_two_graphs_and_the_records_of_export_and_usage(onnx_folder: Path) -> None:
+    assert {path.name for path in onnx_folder.iterdir()} == {"model.onnx", "model.int8.onnx", "export.json", "usage.json"}
 
 
 def test_the_export_records_match_the_files(onnx_folder: Path) -> None:

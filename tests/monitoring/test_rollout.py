@@ -85,9 +85,9 @@ class Service:
 
     @property
     def state(self) -> State:
-        found = rollout.read(self.location)
-        assert found is not None
-        return found
+        state = rollout.read(self.location)
+        assert state is not None
+        return state
 
     @property
     def canary(self) -> Version:
@@ -299,15 +299,15 @@ def test_a_rollback_that_is_killed_is_completed(service: Service) -> None:
 @pytest.mark.fault("rollout-killed")
 def test_the_evidence_of_a_step_survives(service: Service) -> None:
     service.begun()
-    found = []
+    analyses = []
     for seconds in (0.3, 1.0):
         with pytest.raises(RolloutHeld):
             service.roll_out(step_requests=10_000, hold_seconds=seconds)
         assert service.state.analysis is not None
-        found.append(service.state.analysis)
-    before, after = found
+        analyses.append(service.state.analysis)
+    before, after = analyses
     assert after["canary"]["requests"]["v1"] > before["canary"]["requests"]["v1"] > 0
-    assert after["asked"] >= before["asked"] > 0
+    assert after["sent_texts"] >= before["sent_texts"] > 0
 
 
 @pytest.mark.slow

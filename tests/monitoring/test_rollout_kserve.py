@@ -19,7 +19,7 @@ from goemotions.monitoring.plan import Plan
 from goemotions.registry import tracking
 from goemotions.storage import layout
 from tests.support import kserve_rules
-from tests.support.kubernetes import Kubernetes, running
+from tests.support.kubernetes_process import Kubernetes, running
 from tests.support.versions import Machine, machine
 
 MANIFEST = Path(__file__).parents[2] / "manifests" / "isvc.yaml"

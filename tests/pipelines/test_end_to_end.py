@@ -69,7 +69,7 @@ def test_the_report_can_be_written_again(run: RunFolder, tmp_path: Path) -> None
 
 def test_the_server_and_mlflow_give_the_same_scores(registered: dict[str, Any], stack: Path) -> None:
     with demo.served(stack / "serve.log") as url:
-        response = demo.ask(url, TEXTS)
+        response = demo.predict(url, TEXTS)
     assert response["model_version"] == registered["cpu"]["version"]
     loaded = mlflow.pyfunc.load_model("models:/goemotions@champion-cpu").predict(list(TEXTS))
     for served, prediction in zip(response["predictions"], loaded, strict=True):

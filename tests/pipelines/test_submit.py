@@ -71,12 +71,10 @@ def compiled_once() -> Iterator[None]:
     files: dict[tuple[str, str, BaseComponent], bytes] = {}
     make, compile_pipeline = training.pipeline, package.compile_pipeline
 
-    def pipeline(
-        settings: dict[str, str], labels: dict[str, str] | None = None, *, has_teachers: bool = False
-    ) -> BaseComponent:
-        key = json.dumps([settings, labels, has_teachers])
+    def pipeline(*resources: dict[str, str] | None, **variant: bool) -> BaseComponent:
+        key = json.dumps([resources, variant])
         if key not in pipelines:
-            pipelines[key] = make(settings, labels, has_teachers=has_teachers)
+            pipelines[key] = make(*resources, **variant)
         return pipelines[key]
 
     def compiled(path: Path, image: str, commit: str, pipeline: BaseComponent) -> None:

@@ -68,7 +68,6 @@ def test_every_encoding_carries_the_same_texts(texts: list[str]) -> None:
         (b"{}", "inputs"),
         (body(), "inputs"),
         (body(tensor(["a"]), tensor(["b"])), "inputs"),
-        (body(tensor(["a"], name="other")), "inputs[0].name"),
         (body(tensor(["a"], datatype="FP32")), "inputs[0].datatype"),
         (body(tensor(["a"], shape=[2])), "inputs[0].shape"),
         (body(tensor(["a"], shape=[1, 2])), "inputs[0].shape"),
@@ -120,7 +119,7 @@ def test_wrong_grpc_messages_are_rejected() -> None:
     both.inputs[0].contents.bytes_contents.append(b"a")
     unknown = message(["a"])
     unknown.outputs.add(name="logits")
-    wrong = [pb.ModelInferRequest(), message(["a"], name="other"), message(["a"], datatype="FP32"), message(["a"], shape=[3])]
+    wrong = [pb.ModelInferRequest(), message(["a"], datatype="FP32"), message(["a"], shape=[3])]
     for malformed in (*wrong, message([]), both, unknown):
         with pytest.raises(RequestError):
             openinference.from_grpc(malformed)

@@ -53,7 +53,7 @@ def a_store(memory_store: tuple[ObjectStore, Any], monkeypatch: pytest.MonkeyPat
 def held_by_another(location: str) -> lock._ObjectLock:
     """A lock as a process that was killed leaves it."""
     one = lock._ObjectLock(S3Backend(location))
-    one.acquire()
+    one.acquire(lock.WAIT_SECONDS)
     return one
 
 
@@ -324,6 +324,6 @@ def test_no_two_processes_write_in_each_others_lease(steps: list[tuple[int, str,
                     one.release()
                     processes[number] = lock._ObjectLock(memory)
                     continue
-                one.acquire() if before is None else one.require()
+                one.acquire(lock.WAIT_SECONDS) if before is None else one.require()
                 assert all(end < clock.now for end in ends.values()), "two leases at once"
                 ends[one] = clock.now - one._spent() + lock.LEASE_SECONDS
