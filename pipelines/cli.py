@@ -19,8 +19,10 @@ from goemotions.cli.options import (
     FILE,
     FOLDER,
     IMAGE_PREFIX,
+    LATENCY_BUDGET,
     LOCATION,
     MODEL_NAME,
+    QUALITY_TOLERANCE,
     REFERENCE,
     SERVER,
     SOURCE,
@@ -386,8 +388,12 @@ def up() -> None:
 @click.option(
     "--rate", type=click.FloatRange(min=0, min_open=True), default=40.0, show_default=True, help="Requests per second."
 )
+@LATENCY_BUDGET
+@QUALITY_TOLERANCE
 @options_of(Plan)
-def rollout(reference: str, model_name: str, rate: float, **options: Any) -> None:
+def rollout(
+    reference: str, model_name: str, rate: float, latency_budget_ms: float, quality_tolerance: float, **options: Any
+) -> None:
     """Roll a version out between two servers on this machine, under a load, and show it.
 
     It is promoted if it is no worse than the champion. REFERENCE is an alias or a version number.
@@ -396,7 +402,15 @@ def rollout(reference: str, model_name: str, rate: float, **options: Any) -> Non
     from pipelines import stack
 
     os.environ.update(stack.services())
-    move = local_rollout.run(reference, Plan(**options), model_name=model_name, rate=rate, show=click.echo)
+    move = local_rollout.run(
+        reference,
+        Plan(**options),
+        model_name=model_name,
+        rate=rate,
+        show=click.echo,
+        latency_budget_ms=latency_budget_ms,
+        quality_tolerance=quality_tolerance,
+    )
     click.echo(f"{move.alias}: version {move.after}, before it {move.before or 'none'}")
 
 

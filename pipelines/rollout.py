@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import itertools
 import json
@@ -30,7 +31,13 @@ CLIENTS = 4
 
 
 def run(
-    reference: str, plan: Plan, *, model_name: str = defaults.MODEL_NAME, rate: float = 40.0, show: Callable[[str], None]
+    reference: str,
+    plan: Plan,
+    *,
+    model_name: str = defaults.MODEL_NAME,
+    rate: float = 40.0,
+    show: Callable[[str], None],
+    **gate: Any,
 ) -> Move:
     """Rolls a version out between two servers on this machine.
 
@@ -40,6 +47,7 @@ def run(
         model_name: name of the registered model.
         rate: requests per second, of one text of the sample each.
         show: gets a line per look.
+        gate: other options of ``promotion.promote``.
 
     Raises:
         WorkflowError: as ``monitoring.rollout.run``; or a server did not start.
@@ -62,12 +70,21 @@ def run(
         for number, server in servers.items():
             show(f"version {number}{' (champion)' if number == champion.number else ''}: {server}")
         show(f"proxy: {address}, {rate:g} requests per second")
-        opened.enter_context(loaded(address, f"/v1/models/{model_name}:predict", texts, rate))
         split = ProxySplit(address, name=f"this-machine-{version.tags['variant']}")
+
+        @functools.cache
+        def begin_load() -> None:
+            opened.enter_context(loaded(address, f"/v1/models/{model_name}:predict", texts, rate))
+
+        def show_look(line: str) -> None:
+            # The gate measures latency before the first look.
+            begin_load()
+            show(line)
+
+        source = Scrape(split.targets)
+        options = {"model_name": model_name, "texts": texts, **gate}
         # The servers and the proxy are new ones, and nothing is left of an earlier rollout.
-        return rollouts.run(
-            version.number, split, Scrape(split.targets), plan, model_name=model_name, texts=texts, restart=True, show=show
-        )
+        return rollouts.run(version.number, split, source, plan, restart=True, show=show_look, **options)
 
 
 @contextlib.contextmanager

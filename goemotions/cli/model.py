@@ -10,9 +10,19 @@ import click
 
 from goemotions import defaults
 from goemotions.cli.options import FILE as MANIFEST
-from goemotions.cli.options import FOLDER, IMAGE_PREFIX, LOCATION, MODEL_NAME, QUALITY_TOLERANCE, SERVER, SOURCE, options_of
+from goemotions.cli.options import (
+    FOLDER,
+    IMAGE_PREFIX,
+    LATENCY_BUDGET,
+    LOCATION,
+    MODEL_NAME,
+    QUALITY_TOLERANCE,
+    SERVER,
+    SOURCE,
+    options_of,
+)
 from goemotions.cli.options import REFERENCE as BUNDLE_REFERENCE
-from goemotions.cli.parameters import SERVICE, checked
+from goemotions.cli.parameters import SERVICE
 from goemotions.deployment import node_pools
 from goemotions.errors import BadArgument
 from goemotions.monitoring.plan import Plan
@@ -35,13 +45,6 @@ DATASET = click.option(
     type=SOURCE,
     default="",
     help="Data of the version, if the champion was scored on other data: a Dataset folder, s3:// or a source. Default: its run's.",
-)
-LATENCY_BUDGET = click.option(
-    "--latency-budget-ms",
-    callback=checked,
-    default=defaults.LATENCY_BUDGET_MS,
-    show_default=True,
-    help="Largest latency for one text of a cpu version, in ms.",
 )
 
 

@@ -115,6 +115,13 @@ def _type(field: dataclasses.Field[Any]) -> Any:
     return {int: click.IntRange(min=least), float: click.FloatRange(min=least)}.get(type(field.default))
 
 
+LATENCY_BUDGET = click.option(
+    "--latency-budget-ms",
+    callback=checked,
+    default=defaults.LATENCY_BUDGET_MS,
+    show_default=True,
+    help="Largest latency for one text of a cpu version, in ms.",
+)
 QUALITY_TOLERANCE = click.option(
     "--quality-tolerance",
     callback=checked,
