@@ -251,8 +251,8 @@ def test_without_permission_to_see_pods_a_deployment_waits_until_its_time_ends(
 ) -> None:
     kubernetes.switch(refuse=403, refuse_path="/api/v1/")
     assert deploy("1").is_ready
-    with pytest.raises(DeploymentError, match=r"not ready after 0.5 s \(2 pods, 1 of them new"):
-        deploy("7", wait_seconds=0.5)
+    with pytest.raises(DeploymentError, match=r"not ready after 1.5 s \(2 pods, 1 of them new"):
+        deploy("7", wait_seconds=1.5)
 
 
 def gpu_service() -> dict[str, Any]:
