@@ -83,7 +83,8 @@ def _speed_and_cost(result: Result, registered_latency: Mapping[str, float] | No
         highlights = [Highlight(f"{result.texts_per_second:,.0f} texts/s", "in batches, tokenization included"), *highlights]
     if registered_latency:
         low, ms, high = (milliseconds(registered_latency[name]) for name in ("low_ms", "ms", "high_ms"))
-        highlights = [Highlight(f"{ms} ms", f"for one text of 20 tokens on one thread; range {low} to {high}"), *highlights]
+        what = f"for one text of 20 tokens on one thread, measured beside the others to choose; range {low} to {high}"
+        highlights = [Highlight(f"{ms} ms", what), *highlights]
     elif result.latency_ms:
         latency = Highlight(f"{milliseconds(result.latency_ms[1])} ms", "95th percentile for one text of 20 tokens")
         highlights = [latency, *highlights]
