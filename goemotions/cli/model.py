@@ -59,7 +59,7 @@ def model() -> None:
 @model.command()
 @MODEL_NAME
 @NAMESPACE
-@click.option("--cluster/--no-cluster", default=True, show_default=True, help="Ask Kubernetes what is served.")
+@click.option("--cluster/--no-cluster", default=True, show_default=True, help="Show what Kubernetes serves.")
 @FILE
 def status(model_name: str, namespace: str, cluster: bool, file: Path | None) -> None:
     """Show what is registered, aliased, in the manifest and served, and where they differ."""
@@ -159,7 +159,7 @@ def write_manifest(change: ManifestChange) -> None:
     help="Keep trained models that are younger than this, and those of versions.",
 )
 @NAMESPACE
-@click.option("--cluster/--no-cluster", default=True, show_default=True, help="Ask Kubernetes what is served, and keep it.")
+@click.option("--cluster/--no-cluster", default=True, show_default=True, help="Keep what Kubernetes serves.")
 @FILE
 @click.option("--yes/--dry-run", default=False, help="Remove the bundles; default: show what would be removed.")
 def retire(
