@@ -63,7 +63,6 @@ def monitor(
 
     Give one of --server, --prometheus and --scored.
     """
-    from goemotions.monitoring import comparison, windows
     from goemotions.monitoring import monitor as monitoring
     from goemotions.registry import bundle as bundles
     from goemotions.registry.references import as_folder
@@ -74,17 +73,14 @@ def monitor(
         raise BadArgument("give one of --server, --prometheus and --scored: what is to be compared with the bundle")
     with as_folder(bundle, model_name) as (folder, number):
         loaded = bundles.load(folder, is_verified=True)
-        version, seconds = version_number or number, comparison.WINDOW_SECONDS
-        described: dict[str, str] = {"source": where["scored"]}
+        version = version_number or number
         if where["scored"]:
-            traffic = windows.of_scored(where["scored"], loaded, where["text_column"])
+            report = monitoring.of_scored(
+                loaded, where["scored"], where["text_column"], model=model_name, version=version, false_alarms=false_alarms
+            )
         else:
             window = _window(output=output, **where)
-            traffic = window.traffic(loaded.taxonomy.names, version)
-            described = {"source": window.source, "start": windows.utc(window.start), "end": windows.utc(window.end)}
-            seconds = window.end - window.start if window.start else seconds
-        alpha = comparison.alpha_of(seconds, false_alarms)
-        report = monitoring.report(loaded, traffic, model=model_name, version=version, alpha=alpha, **described)
+            report = monitoring.of_window(loaded, window, model=model_name, version=version, false_alarms=false_alarms)
     for line in monitoring.lines(report):
         click.echo(line)
     if output:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from goemotions import defaults
 from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.reference import Reference
 from goemotions.evaluation.traffic import FEATURES, Traffic
-from goemotions.monitoring import comparison
+from goemotions.monitoring import comparison, windows
 from goemotions.monitoring.drift import DriftReport
+from goemotions.monitoring.windows import Window
 from goemotions.registry.bundle import PREDICTIONS, Bundle
 from goemotions.report.document import Section, Table, to_html
 from goemotions.storage import store
@@ -64,6 +66,38 @@ def report(
         f"validation of the run {bundle.metadata.run_id}",
         missing,
     )
+
+
+def of_window(
+    bundle: Bundle, window: Window, *, model: str, version: str, false_alarms: float = defaults.FALSE_ALARMS_PER_MONTH
+) -> DriftReport:
+    """Compares what a server or Prometheus counted in a window; ``false_alarms`` are those that are accepted per month."""
+    seconds = window.end - window.start if window.start else comparison.WINDOW_SECONDS
+    return report(
+        bundle,
+        window.traffic(bundle.taxonomy.names, version),
+        model=model,
+        version=version,
+        source=window.source,
+        start=windows.utc(window.start),
+        end=windows.utc(window.end),
+        alpha=comparison.alpha_of(seconds, false_alarms),
+    )
+
+
+def of_scored(
+    bundle: Bundle,
+    location: str,
+    text_column: str = "",
+    *,
+    model: str,
+    version: str,
+    false_alarms: float = defaults.FALSE_ALARMS_PER_MONTH,
+) -> DriftReport:
+    """Compares what `goemotions score` wrote to a location, as one default window."""
+    traffic = windows.of_scored(location, bundle, text_column)
+    alpha = comparison.alpha_of(comparison.WINDOW_SECONDS, false_alarms)
+    return report(bundle, traffic, model=model, version=version, source=location, alpha=alpha)
 
 
 def write(report: DriftReport, location: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from goemotions import defaults
 from goemotions.errors import BadArgument
-from goemotions.monitoring import comparison, monitor, windows
+from goemotions.monitoring import monitor, windows
 from goemotions.monitoring.drift import DriftReport
 from goemotions.registry import bundle, tracking
 from goemotions.registry.references import as_folder
@@ -49,20 +49,14 @@ def run(
     with as_folder(version, model_name) as (folder, number):
         loaded = bundle.load(folder, is_verified=True)
         if scored:
-            traffic, seconds = windows.of_scored(scored, loaded), comparison.WINDOW_SECONDS
-            described = {"source": scored}
+            report = monitor.of_scored(loaded, scored, model=model_name, version=number)
         else:
             counted = (
                 windows.of_scrapes(server, "", windows.scrape(server))
                 if server
                 else windows.of_prometheus(prometheus, window, service)
             )
-            traffic = counted.traffic(loaded.taxonomy.names, number)
-            seconds = counted.end - counted.start if counted.start else comparison.WINDOW_SECONDS
-            described = {"source": counted.source, "start": windows.utc(counted.start), "end": windows.utc(counted.end)}
-        report = monitor.report(
-            loaded, traffic, model=model_name, version=number, alpha=comparison.alpha_of(seconds), **described
-        )
+            report = monitor.of_window(loaded, counted, model=model_name, version=number)
     for location in (str(output), layout.monitoring(store, model_name)):
         monitor.write(report, location)
     with tracking.step(pipeline_run) as logged:

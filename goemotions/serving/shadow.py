@@ -83,7 +83,7 @@ class Shadow:
             copy = self._queue.get()
             try:
                 connection = connection or self._connect()
-                self._compare(copy, self._ask(connection, copy))
+                self._compare(copy, self._send(connection, copy))
                 outcome = "compared"
             except Exception as error:
                 # What a challenger answers must not end the thread, and its text is not logged.
@@ -95,7 +95,7 @@ class Shadow:
         kind = http.client.HTTPSConnection if self._address.scheme == "https" else http.client.HTTPConnection
         return kind(self._address.hostname or "", self._address.port, timeout=TIMEOUT_SECONDS)
 
-    def _ask(self, connection: http.client.HTTPConnection, copy: _Copy) -> Any:
+    def _send(self, connection: http.client.HTTPConnection, copy: _Copy) -> Any:
         parameters = {"threshold": copy.options.threshold, "all_scores": True}
         if copy.options.top_k is not None:
             parameters["top_k"] = copy.options.top_k
