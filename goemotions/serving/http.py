@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from goemotions.serving import metrics
 from goemotions.serving.bodies import CLOSED_BY_SERVER
 from goemotions.serving.limits import Limits
+from goemotions.serving.listening import Turns
 
 logger = logging.getLogger(__name__)
 # Read from a connection at once: of a body of known length, and of what may hold many requests or chunks. And parsed at once.
@@ -59,8 +60,7 @@ class Connections:
         self._open: set[Connection] = set()
         self._peers: Counter[str] = Counter()
         self._is_sweeping = False
-        # Those with a request that was received before the last one was answered.
-        self._pipelining: deque[Connection] = deque()
+        self.turns = Turns()
 
     def __call__(
         self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None
@@ -89,21 +89,6 @@ class Connections:
             if not self._peers[connection.peer]:
                 del self._peers[connection.peer]
             metrics.CONNECTIONS.set(len(self._open))
-
-    def resume(self, connection: Connection) -> None:
-        """Has a connection parse its next request, which has already been received.
-
-        All connections parse one such request per turn of the event loop, so that pipelined ones do not keep others waiting.
-        """
-        self._pipelining.append(connection)
-        if len(self._pipelining) == 1:
-            connection.loop.call_soon(self._resume_first)
-
-    def _resume_first(self) -> None:
-        connection = self._pipelining.popleft()
-        if self._pipelining:
-            connection.loop.call_soon(self._resume_first)
-        connection.resume()
 
     def end_within(self, seconds: float) -> None:
         """Closes those connections that are left after so many seconds, whatever their state."""
@@ -286,10 +271,18 @@ class Connection(HttpToolsProtocol):
         self.transport.write_eof()
 
     def data_received(self, data: bytes | memoryview) -> None:
-        if self._state != LINGER:
-            self._parse(self._unparsed + data if self._unparsed else data)
+        if self._state == LINGER:
+            return
+        if not self._unparsed and self._connections.turns.has_room(self.peer):
+            self._parse(data)
+            return
+        if self._unparsed:
+            self.flow.pause_reading()
+        else:
+            self._connections.turns.wait(self.peer, self._resume)
+        self._unparsed += data
 
-    def resume(self) -> None:
+    def _resume(self) -> None:
         """Parses what was received and is not parsed yet."""
         self._parse(self._unparsed)
         self.flow.resume_reading()
@@ -350,7 +343,8 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         self._enter(self._next_state())
         if self._unparsed:
-            self._connections.resume(self)
+            # In turn, so that pipelined requests do not keep others waiting.
+            self._connections.turns.wait(self.peer, self._resume)
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400)

@@ -74,6 +74,9 @@ REJECTED = Counter("goemotions_rejected_requests_total", "Rejected requests", ["
 REQUESTS = Counter("goemotions_requests_total", "Requests, by who is to blame if they failed", ["protocol", "outcome"])
 CONNECTIONS = Gauge("goemotions_connections", "Open HTTP connections", multiprocess_mode="livesum")
 CLOSED = Counter("goemotions_closed_connections_total", "Connections that the server closed", ["reason"])
+ACCEPT_ERRORS = Counter(
+    "goemotions_accept_errors_total", "Connections that the system had no file for, or could not accept", ["error"]
+)
 SHADOW_REQUESTS = Counter("goemotions_shadow_requests_total", "Copies of requests for the challenger", ["outcome"])
 SHADOW_TEXTS = Counter(
     "goemotions_shadow_texts_total", "Texts whose labels were compared with the challenger's", ["version", "labels"]

@@ -9,7 +9,6 @@ import gc
 import logging
 import math
 import multiprocessing.connection
-import resource
 import signal
 import socket
 import sys
@@ -23,9 +22,8 @@ import uvicorn
 from starlette.applications import Starlette
 
 from goemotions import defaults
-from goemotions.errors import WorkflowError
 from goemotions.models import devices
-from goemotions.serving import workers
+from goemotions.serving import listening, workers
 from goemotions.serving.limits import Limits, LogSettings, ShadowSettings
 
 if TYPE_CHECKING:
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
     from goemotions.serving.request_log import RequestLog
 
 logger = logging.getLogger(__name__)
-# Connections that wait to be accepted, and files beside those of connections.
-BACKLOG, OTHER_FILES = 1024, 256
 # For what runs after the last request to end.
 END_SECONDS = 2.0
 
@@ -75,25 +71,25 @@ def serve(settings: Settings) -> None:
     """
     if devices.is_required():
         devices.resolve()
-    _allow_files(settings)
+    listening.allow_files(settings.limits.connections * (2 if settings.grpc_port else 1))
     if settings.grpc_port:
         # gRPC opens its port itself, where a port in use is no named error, and with several workers no error at all.
-        _listen(settings.host, settings.grpc_port, "--grpc-port").close()
-    listening = _listen(settings.host, settings.port, "--port")
+        listening.bind(settings.host, settings.grpc_port, "--grpc-port").close()
+    port = listening.bind(settings.host, settings.port, "--port")
     if settings.workers == 1:
         # After its shutdown uvicorn raises the signal again; this handler makes that a clean exit.
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-        _serve(settings, listening)
+        _serve(settings, port)
         return
     limits = settings.limits
     workers.run(
         settings.workers,
-        functools.partial(_serve, settings, listening),
+        functools.partial(_serve, settings, port),
         limits.drain_seconds + limits.answer_seconds + 2 * END_SECONDS,
     )
 
 
-def _serve(settings: Settings, listening: socket.socket, pipe: multiprocessing.connection.Connection | None = None) -> None:
+def _serve(settings: Settings, port: socket.socket, pipe: multiprocessing.connection.Connection | None = None) -> None:
     """Serves in this process; ``pipe``: that of a worker process."""
     from goemotions.serving.http import Connections
 
@@ -111,9 +107,20 @@ def _serve(settings: Settings, listening: socket.socket, pipe: multiprocessing.c
         timeout_graceful_shutdown=math.ceil(settings.limits.answer_seconds + END_SECONDS),
         # Connections has its own.
         timeout_keep_alive=math.ceil(settings.limits.idle_seconds) + 60,
-        backlog=BACKLOG,
     )
-    uvicorn.Server(config).run([listening])
+    _Server(config).run([port])
+
+
+class _Server(uvicorn.Server):
+    """Accepts connections itself."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup([])
+        connections: Any = self.config.http_protocol_class
+        protocol = functools.partial(connections, self.config, self.server_state, self.lifespan.state)
+        most = connections.limits.peer_connections
+        listeners: list[Any] = [listening.Listener(port, protocol, connections.turns, most) for port in sockets or []]
+        self.servers.extend(listeners)
 
 
 def create_app(settings: Settings, connections: Connections, pipe: multiprocessing.connection.Connection | None) -> Starlette:
@@ -230,33 +237,3 @@ async def _beat(service: Any, pipe: multiprocessing.connection.Connection) -> No
         # The process that a scraper reaches adds up the metrics of all.
         service.flush_metrics()
         await asyncio.sleep(workers.BEAT_SECONDS)
-
-
-def _allow_files(settings: Settings) -> None:
-    """Lets this process open as many files as its connections may need.
-
-    Raises:
-        WorkflowError: it may not.
-    """
-    protocols = 2 if settings.grpc_port else 1
-    needed = protocols * settings.limits.connections + BACKLOG + OTHER_FILES
-    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if needed > most != resource.RLIM_INFINITY:
-        raise WorkflowError(
-            f"--connections {settings.limits.connections} needs {needed:,} open files and this process may have {most:,}: "
-            "raise the limit (ulimit -n) or lower --connections"
-        )
-    if now < needed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
-
-
-def _listen(host: str, port: int, option: str) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        raise WorkflowError(f"cannot listen on {host}:{port} ({error.strerror}): choose another {option}") from error
-    listening.set_inheritable(True)
-    return listening

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -116,3 +118,23 @@ def test_too_few_open_files_for_the_connections_is_a_named_error(bundle: Path) -
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
     assert "--connections 1024 needs" in ended.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.fault("server-files")
+def test_connections_wait_while_no_file_may_be_opened_and_those_that_are_open_are_served(bundle: Path, tmp_path: Path) -> None:
+    def answer(connection: socket.socket, seconds: float = 10) -> set[int]:
+        connection.sendall(attacks.LIVE)
+        return attacks.statuses(attacks.receive(connection, seconds))
+
+    with serving(bundle, tmp_path / "serve.log") as server, attacks.connected(server) as before:
+        assert answer(before) == {200}
+        pid = server.process.pid
+        allowed = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (psutil.Process(pid).num_fds(), allowed[1]))
+        with attacks.connected(server) as waiting:
+            assert answer(waiting, 0.3) == set()
+            assert answer(before) == {200}
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, allowed)
+            assert attacks.statuses(attacks.receive(waiting)) == {200}
+        assert 1 <= server.metrics()['goemotions_accept_errors_total{error="EMFILE"}'] < 100
+    assert "a connection cannot be accepted: Too many open files" in (tmp_path / "serve.log").read_text()

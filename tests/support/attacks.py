@@ -113,6 +113,28 @@ def pipelined(request: bytes, times: int, *, clients: int = 20) -> Attack:
     return attack
 
 
+def repeated(request: bytes, *, clients: int, seconds: float = 1.5) -> Attack:
+    """Connections that send a request, and the next one as soon as anything of the answer arrives."""
+
+    def attack(server: Server) -> set[int]:
+        received: set[int] = set()
+        with contextlib.ExitStack() as stack:
+            opened = {stack.enter_context(connected(server)) for _ in range(clients)}
+            for connection in opened:
+                connection.sendall(request)
+            ends = time.monotonic() + seconds
+            while opened and time.monotonic() < ends:
+                for connection in select.select(opened, [], [], 0.1)[0]:
+                    try:
+                        received |= statuses(connection.recv(65536))
+                        connection.sendall(request)
+                    except OSError:
+                        opened.remove(connection)
+        return received
+
+    return attack
+
+
 def held(sent: bytes, *, clients: int, seconds: float, received: int = 0) -> Attack:
     """Holds connections that sent the same and then do nothing."""
 

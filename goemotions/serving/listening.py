@@ -1,0 +1,169 @@
+"""The port of the server, and the order in which its clients get their turn."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import logging
+import resource
+import socket
+from collections import deque
+from collections.abc import Callable
+
+from goemotions.errors import WorkflowError
+from goemotions.serving import metrics
+
+logger = logging.getLogger(__name__)
+# Connections that the system keeps until they are accepted, and that wait for their turn; and files beside those of connections.
+BACKLOG, OTHER_FILES = 1024, 256
+# Accepted, and pieces of work, per turn of the event loop; a piece takes up to a millisecond.
+ACCEPTED, WORK = 64, 8
+# Between two attempts, while the system has no file for a connection.
+RETRY_SECONDS = 0.1
+
+
+class Turns:
+    """What clients cause, a few pieces of work per turn of the event loop: one of each address, then the next one of each."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, deque[Callable[[], None]]] = {}
+        self._count, self._left = 0, WORK
+        self._is_scheduled = False
+
+    def has_room(self, address: str) -> bool:
+        """Whether work for an address may be done at once; it is then expected to be done."""
+        if address in self._waiting or not self._left:
+            return False
+        self._left -= 1
+        self._schedule()
+        return True
+
+    def wait(self, address: str, work: Callable[[], None]) -> None:
+        """Does work for an address when it is its turn."""
+        self._waiting.setdefault(address, deque()).append(work)
+        self._count += 1
+        self._schedule()
+
+    def is_full(self, address: str, most: int) -> bool:
+        """Whether so much waits for an address, or too much for several."""
+        return address in self._waiting and (len(self._waiting[address]) >= most or self._count >= BACKLOG)
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._next)
+
+    def _next(self) -> None:
+        self._is_scheduled, self._left = False, WORK
+        while self._waiting and self._left:
+            address = next(iter(self._waiting))
+            waiting = self._waiting.pop(address)
+            work = waiting.popleft()
+            if waiting:
+                self._waiting[address] = waiting
+            self._count -= 1
+            self._left -= 1
+            self._schedule()
+            work()
+
+
+class Listener:
+    """Accepts the connections of a port, and makes a protocol for each when it is the turn of its address.
+
+    The servers of the event loop accept one connection per turn, so that those of all clients wait behind a flood of one, and they
+    close connections that the system has no file for without a trace.
+    """
+
+    def __init__(
+        self, listening: socket.socket, protocol: Callable[[], asyncio.BaseProtocol], turns: Turns, most_waiting: int
+    ) -> None:
+        self._listening = listening
+        self._protocol = protocol
+        self._turns = turns
+        self._most_waiting = most_waiting
+        self._loop = asyncio.get_running_loop()
+        self._connecting: set[asyncio.Task[object]] = set()
+        listening.listen(BACKLOG)
+        listening.setblocking(False)
+        self._loop.add_reader(listening, self._accept)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._listening)
+        self._listening.close()
+
+    async def wait_closed(self) -> None:
+        """Returns at once; uvicorn awaits it."""
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTED):
+            try:
+                connection, (address, *_) = self._listening.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._retry(error)
+                return
+            if self._turns.has_room(address):
+                self._connect(connection)
+            elif self._turns.is_full(address, self._most_waiting):
+                metrics.CLOSED.labels("flood").inc()
+                connection.close()
+            else:
+                self._turns.wait(address, functools.partial(self._connect, connection))
+
+    def _connect(self, connection: socket.socket) -> None:
+        try:
+            self._listening.getsockname(), connection.getpeername()
+        except OSError:
+            # This port is closed, or the client has reset the connection.
+            connection.close()
+            return
+        connecting = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, connection))
+        self._connecting.add(connecting)
+        connecting.add_done_callback(self._connecting.discard)
+
+    def _retry(self, error: OSError) -> None:
+        """Accepts again later: the connection still waits, and the event loop would do nothing else."""
+        metrics.ACCEPT_ERRORS.labels(errno.errorcode.get(error.errno or 0, "unknown")).inc()
+        logger.error("a connection cannot be accepted: %s", error.strerror)
+        self._loop.remove_reader(self._listening)
+        self._loop.call_later(RETRY_SECONDS, self._resume)
+
+    def _resume(self) -> None:
+        if self._listening.fileno() >= 0:
+            self._loop.add_reader(self._listening, self._accept)
+
+
+def bind(host: str, port: int, option: str) -> socket.socket:
+    """A socket with an address, which worker processes may share.
+
+    Raises:
+        WorkflowError: the port is in use or not permitted; ``option`` sets another one.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        raise WorkflowError(f"cannot listen on {host}:{port} ({error.strerror}): choose another {option}") from error
+    listening.set_inheritable(True)
+    return listening
+
+
+def allow_files(connections: int) -> None:
+    """Lets this process open as many files as it may need for so many connections.
+
+    Raises:
+        WorkflowError: it may not.
+    """
+    needed = connections + BACKLOG + OTHER_FILES
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if needed > most != resource.RLIM_INFINITY:
+        raise WorkflowError(
+            f"--connections {connections} needs {needed:,} open files and this process may have {most:,}: "
+            "raise the limit (ulimit -n) or lower --connections"
+        )
+    if now < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))

@@ -1,0 +1,54 @@
+"""The order in which the clients of a server get their turn."""
+
+import asyncio
+import functools
+
+from goemotions.serving.listening import BACKLOG, WORK, Turns
+
+
+def test_what_waits_of_one_address_does_not_delay_another() -> None:
+    async def run() -> list[str]:
+        turns, done = Turns(), list[str]()
+        for _ in range(20 * WORK):
+            turns.wait("greedy", functools.partial(done.append, "greedy"))
+        await asyncio.sleep(0)
+        for _ in range(3):
+            turns.wait("other", functools.partial(done.append, "other"))
+        while len(done) < 20 * WORK + 3:
+            await asyncio.sleep(0)
+        return done
+
+    done = asyncio.run(run())
+    assert [position for position, address in enumerate(done) if address == "other"] == [WORK + 1, WORK + 3, WORK + 5]
+
+
+def test_a_turn_has_room_for_so_much_and_first_for_what_waits() -> None:
+    async def run() -> None:
+        turns = Turns()
+        assert [turns.has_room("a") for _ in range(WORK + 1)] == [True] * WORK + [False]
+        turns.wait("a", lambda: None)
+        for _ in range(WORK):
+            turns.wait("a", lambda: None)
+        await asyncio.sleep(0)
+        assert not turns.has_room("b")
+        await asyncio.sleep(0)
+        assert turns.has_room("b")
+        assert turns.has_room("a")
+
+    asyncio.run(run())
+
+
+def test_beyond_what_may_wait_only_those_with_nothing_waiting_are_admitted() -> None:
+    async def run() -> None:
+        turns = Turns()
+        for _ in range(3):
+            turns.wait("a", lambda: None)
+        assert turns.is_full("a", 3)
+        assert not turns.is_full("a", 4)
+        assert not turns.is_full("b", 0)
+        for _ in range(BACKLOG):
+            turns.wait("c", lambda: None)
+        assert turns.is_full("a", 4)
+        assert not turns.is_full("b", 4)
+
+    asyncio.run(run())
