@@ -17,8 +17,10 @@ from goemotions.serving import metrics
 logger = logging.getLogger(__name__)
 # Connections that the system keeps until they are accepted, and that wait for their turn; and files beside those of connections.
 BACKLOG, OTHER_FILES = 1024, 256
-# Accepted, and pieces of work, per turn of the event loop; a piece takes up to a millisecond.
+# Most that are accepted, and pieces of work, per turn of the event loop; a piece takes up to a millisecond.
 ACCEPTED, WORK = 64, 8
+# So many more connections that waited have one more accepted per turn.
+GROWTH = 16
 # Between two attempts, while the system has no file for a connection.
 RETRY_SECONDS = 0.1
 
@@ -84,6 +86,8 @@ class Listener:
         self._most_waiting = most_waiting
         self._loop = asyncio.get_running_loop()
         self._connecting: set[asyncio.Task[object]] = set()
+        # Since none waited.
+        self._accepted = 0
         listening.listen(BACKLOG)
         listening.setblocking(False)
         self._loop.add_reader(listening, self._accept)
@@ -96,14 +100,17 @@ class Listener:
         """Returns at once; uvicorn awaits it."""
 
     def _accept(self) -> None:
-        for _ in range(ACCEPTED):
+        # One at first, so that worker processes share them.
+        for _ in range(min(1 + self._accepted // GROWTH, ACCEPTED)):
             try:
                 connection, (address, *_) = self._listening.accept()
             except (BlockingIOError, ConnectionAbortedError):
+                self._accepted = 0
                 return
             except OSError as error:
                 self._retry(error)
                 return
+            self._accepted += 1
             if self._turns.has_room(address):
                 self._connect(connection)
             elif self._turns.is_full(address, self._most_waiting):
