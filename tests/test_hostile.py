@@ -1,6 +1,7 @@
 """Hostile clients: the server answers, refuses or drops each, serves an honest client meanwhile, and its memory stays bounded."""
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from tests.support.attacks import (
     repeated,
     resets,
     sends,
+    sent_again,
     slow,
 )
 from tests.support.servers import Server, serving
@@ -32,6 +34,7 @@ MEMORY_BYTES = 2 * 2**30
 LIMITS = {"connections": 200, "peer-connections": 100, "requests": 64, "read-seconds": 3, "write-seconds": 1, "idle-seconds": 3}
 OPTIONS = [f"--{name}={value}" for name, value in LIMITS.items()]
 GET = b"GET /v2/health/live HTTP/1.1\r\n"
+LONG_TEXTS = json.dumps({"instances": ["storm " * 130] * 512}).encode()
 NUMBERS = b'{"instances": [' + b"1," * 690_000 + b"1]}"
 
 # The attack, and the statuses of its responses; 0 if it may get none.
@@ -92,6 +95,8 @@ ATTACKS: dict[str, tuple[Attack, set[int]]] = {
     "attack-million-brackets": (posts(b'{"instances": ' + b"[" * 1_000_000, clients=20), {413}),
     "attack-million-fields": (posts(b"{" + b'"a": 1,' * 200_000 + b'"a": 1}', clients=20), {413}),
     "attack-body-of-one-string": (posts(b'{"instances": ["' + b"storm " * 340_000 + b'"]}', clients=20), {200, 429}),
+    "attack-long-texts-again-and-again": (sent_again(LONG_TEXTS), {200, 429}),
+    "attack-long-texts-from-8-addresses": (sent_again(LONG_TEXTS, addresses=8), {200, 429}),
     "attack-lone-surrogates": (posts(b'{"instances": ["\\ud800", "\\udfff\\udc00"]}'), {200, 400}),
     "attack-escapes": (posts(b'{"instances": ["' + b"\\u0000" * 300_000 + b'"]}', clients=10), {200, 429}),
     "attack-number-of-a-million-digits": (posts(b'{"instances": [' + b"9" * 1_000_000 + b"]}"), {400}),

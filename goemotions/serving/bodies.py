@@ -23,6 +23,8 @@ COMPRESSIONS = ("gzip", "deflate")
 SMALL_BYTES = 32 * 1024
 # Before the least rate applies.
 GRACE_SECONDS = 2.0
+# Large bodies that were read in vain are rejected so long after each other: clients that send them again take the time of others.
+REFUSAL_SECONDS, MOST_REFUSAL_SECONDS = 0.04, 1.0
 # In the state of a request: whether the server ended its connection, through no fault of the client.
 CLOSED_BY_SERVER = "closed-by-server"
 PARSER = ThreadPoolExecutor(1, "parser")
@@ -42,6 +44,7 @@ class RequestLimiter:
         self._limits = limits
         self._requests = 0
         self._bytes = 0
+        self._next_refusal = 0.0
         # The timeouts of the bodies that arrive, oldest first.
         self._arriving: dict[asyncio.Timeout, None] = {}
 
@@ -53,6 +56,19 @@ class RequestLimiter:
         """
         self._check_room()
         body = _Body()
+        try:
+            return await self._handle(request, handler, body)
+        except RequestError as error:
+            if error.status == 429 and body.held:
+                await self._slow_down()
+            raise
+
+    async def _slow_down(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._next_refusal = min(max(now, self._next_refusal) + REFUSAL_SECONDS, now + MOST_REFUSAL_SECONDS)
+        await asyncio.sleep(self._next_refusal - now)
+
+    async def _handle(self, request: Request, handler: Handler, body: _Body) -> Response:
         try:
             content = await self._read(request, body)
             self._check_room()

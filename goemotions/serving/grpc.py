@@ -39,6 +39,8 @@ AGE_SECONDS = 600
 # Pings show whether a client reads its connection; clients may send them that often.
 PING_SECONDS, PONG_SECONDS, LEAST_PING_SECONDS = 20, 10, 10
 WATCH_SECONDS = 2.0
+# Until a client acknowledges the settings of a connection, the library accepts metadata of 16 MB.
+SETTINGS_SECONDS = 2
 # While the server stops, a message must arrive within this time.
 LAST_MESSAGE_SECONDS = 1.0
 # Messages up to this size are parsed without counting their fields; those of calls without texts are not larger.
@@ -342,6 +344,7 @@ def _options(limits: Limits, is_shared: bool) -> list[tuple[str, int]]:
     """What the library itself limits: sizes, counts, and in milliseconds how long a client may do nothing."""
     seconds = {
         "grpc.server_handshake_timeout_ms": limits.read_seconds,
+        "grpc.http2.settings_timeout": SETTINGS_SECONDS,
         "grpc.keepalive_time_ms": PING_SECONDS,
         "grpc.keepalive_timeout_ms": PONG_SECONDS,
         "grpc.http2.min_ping_interval_without_data_ms": LEAST_PING_SECONDS,

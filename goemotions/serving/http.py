@@ -23,7 +23,7 @@ from goemotions.serving.listening import Turns
 
 logger = logging.getLogger(__name__)
 # Read from a connection at once: of a body of known length, and of what may hold many requests or chunks. And parsed at once.
-READ_BYTES, SHORT_READ_BYTES, PIECE_BYTES = 16 * 1024, 4 * 1024, 1024
+READ_BYTES, SHORT_READ_BYTES, PIECE_BYTES = 64 * 1024, 4 * 1024, 1024
 URL_BYTES = 8 * 1024
 FIELDS = 100
 SWEEP_SECONDS = 0.25

@@ -1,4 +1,4 @@
-"""Connections in this process: who is to blame if one ends before its response."""
+"""Requests in this process: who is to blame if a connection ends before its response, and how fast large bodies are refused."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,10 +10,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Message
 from uvicorn.server import ServerState
 
 from goemotions.errors import RequestError
-from goemotions.serving.bodies import RequestLimiter
+from goemotions.serving.bodies import REFUSAL_SECONDS, SMALL_BYTES, RequestLimiter
 from goemotions.serving.http import Connections
 from goemotions.serving.limits import Limits
 from goemotions.serving.service import handle
@@ -66,3 +67,29 @@ def test_a_request_that_ends_without_scores_counts_against_who_ended_it(
     before = REGISTRY.get_sample_value("goemotions_requests_total", labels) or 0
     asyncio.run(end_while_scored(end))
     assert REGISTRY.get_sample_value("goemotions_requests_total", labels) == before + 1
+
+
+@pytest.mark.fault("server-greedy-client")
+def test_large_bodies_are_refused_one_after_the_other() -> None:
+    size = SMALL_BYTES + 1
+
+    async def refuse(request: Request, body: bytes) -> Response:
+        raise RequestError("the queue is full", 429, retry_after=1)
+
+    async def run() -> list[float]:
+        limiter, loop = RequestLimiter(Limits()), asyncio.get_running_loop()
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"a" * size}
+
+        async def refused_after() -> float:
+            scope = {"type": "http", "method": "POST", "headers": [(b"content-length", b"%d" % size)], "state": {}}
+            with pytest.raises(RequestError, match="full"):
+                await limiter.handle(Request(scope, receive), refuse)
+            return loop.time() - started
+
+        started = loop.time()
+        return await asyncio.gather(*(refused_after() for _ in range(5)))
+
+    for number, after in enumerate(sorted(asyncio.run(run())), 1):
+        assert after >= number * REFUSAL_SECONDS

@@ -135,6 +135,27 @@ def repeated(request: bytes, *, clients: int, seconds: float = 1.5) -> Attack:
     return attack
 
 
+def sent_again(body: bytes, *, clients: int = 8, addresses: int = 1, seconds: float = 1.5) -> Attack:
+    """Clients of some addresses that send a body, and send it again once it was answered, whatever the answer."""
+    request = POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+    def attack(server: Server) -> set[int]:
+        ends = time.monotonic() + seconds
+
+        def send_again(client: int) -> set[int]:
+            received: set[int] = set()
+            while time.monotonic() < ends:
+                with connected(server, f"127.0.0.{2 + client % addresses}") as connection:
+                    send(connection, [request])
+                    received |= statuses(receive(connection))
+            return received
+
+        with ThreadPoolExecutor(clients) as pool:
+            return set().union(*pool.map(send_again, range(clients)))
+
+    return attack
+
+
 def held(sent: bytes, *, clients: int, seconds: float, received: int = 0) -> Attack:
     """Holds connections that sent the same and then do nothing."""
 
