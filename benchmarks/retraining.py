@@ -22,9 +22,9 @@ import click
 from goemotions.monitoring import retraining
 from goemotions.monitoring.drift import DriftReport, DriftTest
 from goemotions.monitoring.retraining import DAY, Decision, Policy
-from goemotions.registry import promotion, tracking
+from goemotions.registry import mlflow_client, model_registry, promotion, tracking
 from goemotions.registry.bundle import VARIANTS
-from goemotions.registry.tracking import Version
+from goemotions.registry.model_registry import Version
 
 WEEKS = 26
 START = datetime(2026, 1, 4, 3, tzinfo=UTC).timestamp()
@@ -93,14 +93,16 @@ class Registry:
             tags = {"variant": variant, "dataset_digest": digest}
             if decision:
                 tags[tracking.DECISION_TAG] = decision.to_json()
-            version = tracking.get_or_create_version(self.model_name, run.run_id, f"s3://simulated/{now}/{variant}/", tags)
+            version = model_registry.get_or_create_version(
+                self.model_name, run.run_id, f"s3://simulated/{now}/{variant}/", tags
+            )
             with closing(sqlite3.connect(self.database)) as connection, connection:
                 connection.execute(
                     "UPDATE model_versions SET creation_time = ? WHERE name = ? AND version = ?",
                     (round(now * 1000), self.model_name, version.number),
                 )
             if is_champion:
-                tracking.set_alias(self.model_name, promotion.champion_alias(variant), version.number)
+                model_registry.set_alias(self.model_name, promotion.champion_alias(variant), version.number)
             made.append(version)
         return made
 
@@ -110,12 +112,12 @@ def registry(folder: Path) -> Iterator[Registry]:
     """An MLflow store of its own in a folder; MLFLOW_TRACKING_URI names it for as long as the block lasts."""
     before, database = os.environ.get("MLFLOW_TRACKING_URI"), folder / "mlflow.db"
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{database}"
-    tracking._client.cache_clear()
+    mlflow_client.client.cache_clear()
     try:
         yield Registry(database)
     finally:
         os.environ.pop("MLFLOW_TRACKING_URI") if before is None else os.environ.update(MLFLOW_TRACKING_URI=before)
-        tracking._client.cache_clear()
+        mlflow_client.client.cache_clear()
 
 
 def drift_report(version: str, now: float, *, drifted: bool) -> DriftReport:

@@ -25,7 +25,7 @@ from goemotions.monitoring.analysis import TESTS, Analysis
 from goemotions.monitoring.answers import Answers, Expected
 from goemotions.monitoring.observations import Scrape, Traffic
 from goemotions.monitoring.plan import Plan
-from goemotions.registry import assembly, bundle, tracking
+from goemotions.registry import assembly, bundle, mlflow_client, model_registry, tracking
 from goemotions.serving.metrics import SECONDS
 from goemotions.storage import layout
 from pipelines import rollout as local
@@ -56,11 +56,11 @@ def measure(folder: Path, fault: str, plan: Plan, texts: list[str]) -> Outcome:
     """One rollout of a bad version, or with ``none`` of an equal one, between two servers behind the proxy."""
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{scratch}/registry.db"
-        tracking._client.cache_clear()
+        mlflow_client.client.cache_clear()
         run = tracking.get_or_create_run("benchmark").run_id
         for number in "12":
             place = f"{scratch}/models/goemotions/{number * 32}/cpu/"
-            tracking.get_or_create_version("goemotions", run, place, {"variant": "cpu"})
+            model_registry.get_or_create_version("goemotions", run, place, {"variant": "cpu"})
         scores = assembly.stored_scores(bundle.load(folder, is_verified=True))
         expected = asdict(Expected.of(scores, scores))
         state = rollout.State("2", "1", "local", rollout.steps_of(plan), expected)

@@ -30,7 +30,7 @@ from benchmarks import load
 from benchmarks.measuring import machine
 from goemotions.defaults import BUCKET, MODEL_NAME
 from goemotions.errors import IntegrityError, StorageError
-from goemotions.registry import tracking
+from goemotions.registry import mlflow_client, tracking
 from goemotions.storage import manifest, store
 from pipelines import stack
 from tests.serving import test_grpc_hostile
@@ -268,7 +268,7 @@ def disturb(soak: Soak, name: str, title: str) -> None:
 
 def lost_versions(tally: Tally) -> tuple[int, int]:
     """Over all finished registrations, how many variants have no complete version, and how many have more than one."""
-    client = tracking._client()
+    client = mlflow_client.client()
     names = ["soak-0", *(name.removeprefix("run ") for name in tally.counts if name.startswith("run "))]
     sources: dict[str, list[str]] = collections.defaultdict(list)
     for version in client.search_model_versions(f"name='{MODEL}'", max_results=5000):

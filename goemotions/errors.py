@@ -23,6 +23,11 @@ class WorkflowError(Exception):
         super().__init__(CONTROLS.sub("\ufffd", text))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its class if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class BadArgument(WorkflowError):
     """An option or parameter has an unknown name, or a value that cannot be used."""
 

@@ -112,7 +112,7 @@ def borne(error: type[Exception], what: str) -> Callable[[Callable[P, R]], Calla
 
 def is_away(error: BaseException) -> bool:
     """Whether an exception of an HTTP client, or one that it was raised from, says that a server does not respond, or fails for now."""
-    for one in _chain(error):
+    for one in causes(error):
         status = getattr(getattr(one, "response", None), "status_code", None)
         if isinstance(status, int):
             return status >= 500 or status == TOO_MANY_REQUESTS
@@ -124,7 +124,8 @@ def is_away(error: BaseException) -> bool:
     return False
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it was raised from; botocore keeps that of its last retry in an attribute."""
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = getattr(error, "last_exception", None) or error.__cause__ or error.__context__

@@ -23,7 +23,7 @@ from kfp.dsl.base_component import BaseComponent
 
 from goemotions import addresses, defaults
 from goemotions.errors import WorkflowError
-from goemotions.registry import registration, tracking, trust
+from goemotions.registry import mlflow_client, registration, trust
 from goemotions.storage import layout, probe
 from pipelines import monitoring, package, parameters, stack, training
 from pipelines.remaining import Remaining
@@ -66,7 +66,9 @@ def run(folder: Path = stack.FOLDER, *, on_reason: bool = False, **arguments: An
     if os.environ.get(trust.STORE):
         os.environ[trust.STORE] += f" {arguments['store']}"
     # S3 without an endpoint is that of AWS.
-    print(f"registers at {tracking.connect()}, stores in {arguments['store']} at {os.environ.get('AWS_ENDPOINT_URL', 'AWS')}")
+    print(
+        f"registers at {mlflow_client.connect()}, stores in {arguments['store']} at {os.environ.get('AWS_ENDPOINT_URL', 'AWS')}"
+    )
     # Before hours are spent; `register` does the same.
     print(probe.run(layout.models(arguments["store"], arguments.get("model_name", defaults.MODEL_NAME))))
     root = _root(folder)

@@ -22,7 +22,7 @@ from goemotions.monitoring import answers
 from goemotions.monitoring import rollout as rollouts
 from goemotions.monitoring.observations import Scrape
 from goemotions.monitoring.plan import Plan
-from goemotions.registry import promotion, tracking
+from goemotions.registry import model_registry, promotion
 from goemotions.registry.promotion import Move
 from pipelines import stack
 
@@ -52,7 +52,7 @@ def run(
     Raises:
         WorkflowError: as ``monitoring.rollout.run``; or a server did not start.
     """
-    version = tracking.get_version(model_name, reference)
+    version = model_registry.get_version(model_name, reference)
     champion = promotion.champion(model_name, version.tags["variant"])
     if champion is None or champion.number == version.number:
         state = f"version {version.number} is it" if champion else "there is none"

@@ -21,7 +21,7 @@ import xdist.scheduler
 from goemotions.data.dataset import ingest
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.models import profiles
-from goemotions.registry import tracking, trust
+from goemotions.registry import mlflow_client, trust
 from goemotions.storage import s3
 from pipelines.run_folder import RunFolder
 from tests.support import repositories
@@ -284,7 +284,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         # The tests register in stores of their own.
         os.environ.update({name: value for name, value in local_stack.up(folder).items() if name != trust.STORE})
         s3.client.cache_clear()
-        tracking._client.cache_clear()
+        mlflow_client.client.cache_clear()
         yield folder
     finally:
         local_stack.down(folder)

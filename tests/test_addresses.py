@@ -13,7 +13,7 @@ import pytest
 
 from goemotions import addresses
 from goemotions.errors import BadAddress
-from goemotions.registry import references, tracking
+from goemotions.registry import mlflow_client, references
 from goemotions.storage import lock, s3, store
 from pipelines import client, package
 
@@ -169,7 +169,7 @@ def test_an_endpoint_without_scheme_is_named_at_the_first_request(monkeypatch: p
 def test_servers_and_registries_are_checked_where_they_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "host:5000")
     with pytest.raises(BadAddress, match="MLFLOW_TRACKING_URI"):
-        tracking.connect()
+        mlflow_client.connect()
     with pytest.raises(BadAddress, match=r"KF_PIPELINES_ENDPOINT=http://host:8080"):
         client.connect(client.Connection(endpoint="host:8080"))
     with pytest.raises(BadAddress, match=r"REGISTRY=registry\.example/team"):

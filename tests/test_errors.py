@@ -16,7 +16,7 @@ from goemotions.metrics import thresholds
 from goemotions.models import engines, profiles
 from goemotions.registry import trust
 from goemotions.registry.bundle import BundleLocation
-from goemotions.registry.tracking import Version
+from goemotions.registry.model_registry import Version
 from goemotions.storage import manifest
 
 LONG = "x" * 2**20

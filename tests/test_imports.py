@@ -28,7 +28,11 @@ ORDER = (
 OWNERS = {
     "boto3": ("goemotions/storage/s3.py",),
     "botocore": ("goemotions/storage/s3.py",),
-    "mlflow": ("goemotions/registry/tracking.py", "goemotions/registry/mlflow_model.py"),
+    "mlflow": (
+        "goemotions/registry/mlflow_client.py",
+        "goemotions/registry/tracking.py",
+        "goemotions/registry/mlflow_model.py",
+    ),
     "cryptography": ("goemotions/storage/signature.py",),
     "kubernetes": ("goemotions/deployment/cluster.py", "pipelines/client.py"),
     "kfp": ("components/", "pipelines/"),

@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from goemotions import defaults, outages
 from goemotions.data import sources
 from goemotions.errors import BadArgument, SourceUnreachable, StorageError, StorageUnavailable, TrackingError
-from goemotions.registry import tracking
+from goemotions.registry import changes, mlflow_client, model_registry, tracking
 from goemotions.storage import lock, s3, store
 from tests.support import hub
 from tests.support.away import Port, in_front_of
@@ -29,13 +29,13 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(outages, "FIRST_SECONDS", 0.01)
     monkeypatch.setattr(outages, "LONGEST_SECONDS", 0.02)
     monkeypatch.setattr(s3, "ATTEMPTS", 1)
-    monkeypatch.setenv(tracking.RETRIES, "0")
+    monkeypatch.setenv(mlflow_client.RETRIES, "0")
     s3.client.cache_clear()
-    tracking._client.cache_clear()
+    mlflow_client.client.cache_clear()
     yield
     monkeypatch.undo()
     s3.client.cache_clear()
-    tracking._client.cache_clear()
+    mlflow_client.client.cache_clear()
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def away_registry(stack: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Port
 def after_an_outage(port: Port, request: Callable[[], object]) -> object:
     """What a request returns that begins while the next three connections are dropped."""
     s3.client.cache_clear()
-    tracking._client.cache_clear()
+    mlflow_client.client.cache_clear()
     before = port.dropped
     port.drop(3)
     result = request()
@@ -95,7 +95,7 @@ def test_every_request_to_the_store_outlasts_an_outage(away_store: Port, bucket:
 def test_every_request_to_the_registry_outlasts_an_outage(away_registry: Port, unique_name: str, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("content")
     run = tracking.get_or_create_run(unique_name)
-    version = tracking.get_or_create_version(unique_name, run.run_id, "s3://goemotions/models/x/", {"variant": "cpu"})
+    version = model_registry.get_or_create_version(unique_name, run.run_id, "s3://goemotions/models/x/", {"variant": "cpu"})
     for request in (
         lambda: tracking.get_or_create_run(unique_name, "minilm"),
         lambda: run.log_once({"a": 1.0}, {"b": "c"}),
@@ -103,15 +103,15 @@ def test_every_request_to_the_registry_outlasts_an_outage(away_registry: Port, u
         lambda: run.set_tags({"t": "u"}),
         lambda: run.log_folder(tmp_path, "folder"),
         lambda: run.link(),
-        lambda: tracking.find_version(unique_name, "1"),
-        lambda: tracking.set_alias(unique_name, "champion-cpu", "1"),
-        lambda: tracking.record(unique_name, version, "promote", "champion-cpu", ""),
+        lambda: model_registry.find_version(unique_name, "1"),
+        lambda: model_registry.set_alias(unique_name, "champion-cpu", "1"),
+        lambda: changes.record(unique_name, version, "promote", "champion-cpu", ""),
         lambda: run.finish(),
     ):
         after_an_outage(away_registry, request)
     assert len(tracking.tags_of_runs(unique_name)) == 2
-    stored = tracking.get_version(unique_name, "champion-cpu")
-    assert [entry.action for entry in tracking.history(stored, "champion-cpu")] == ["promote"]
+    stored = model_registry.get_version(unique_name, "champion-cpu")
+    assert [entry.action for entry in changes.history(stored, "champion-cpu")] == ["promote"]
 
 
 def test_training_does_not_wait_for_its_metrics_and_sends_them_at_the_end(away_registry: Port, unique_name: str) -> None:
@@ -121,7 +121,7 @@ def test_training_does_not_wait_for_its_metrics_and_sends_them_at_the_end(away_r
     assert away_registry.dropped < 10
     away_registry.away = 3
     run.finish()
-    assert tracking._client().get_run(run.run_id).data.metrics == {"loss": 1.0}
+    assert mlflow_client.client().get_run(run.run_id).data.metrics == {"loss": 1.0}
 
 
 def test_the_hub_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from goemotions import defaults
 from goemotions.errors import BadAddress
-from goemotions.registry import tracking
+from goemotions.registry import mlflow_client, tracking
 from goemotions.storage import store
 from pipelines import demo, stack
 from pipelines.package import compile_pipeline
@@ -212,7 +212,7 @@ def test_the_error_of_an_invalid_address_has_no_password(
     with pytest.raises(
         BadAddress, match=re.escape(f"MLFLOW_TRACKING_URI: 'http://{host}' is not the address of a server")
     ) as error:
-        tracking.connect()
+        mlflow_client.connect()
     assert credentials_in(str(error.value).encode()) == []
 
 
@@ -221,12 +221,12 @@ def test_links_and_tags_of_a_run_contain_no_password(
 ) -> None:
     address = os.environ["MLFLOW_TRACKING_URI"]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address.replace("://", f"://{login}@"))
-    tracking._client.cache_clear()
+    mlflow_client.client.cache_clear()
     joined = tracking.get_or_create_run("secret-address")
     assert joined.link().startswith(f"{address}/#/experiments/")
-    tags = tracking._client().get_run(joined.run_id).data.tags
+    tags = mlflow_client.client().get_run(joined.run_id).data.tags
     assert credentials_in(repr((joined.link(), tags)).encode()) == []
-    tracking._client.cache_clear()
+    mlflow_client.client.cache_clear()
 
 
 def test_the_token_of_the_hub_is_not_in_the_error(

@@ -102,7 +102,7 @@ def _show_move(move: Any, model_name: str, file: Path | None) -> None:
     """Prints what happened to the alias, and updates the manifest if there is one."""
     from goemotions.deployment.job import ManifestChange
     from goemotions.deployment.kserve import service_name
-    from goemotions.registry import tracking
+    from goemotions.registry import model_registry
 
     if move.before == move.after:
         click.echo(f"version {move.after} is {move.alias} already: nothing moved")
@@ -114,7 +114,7 @@ def _show_move(move: Any, model_name: str, file: Path | None) -> None:
             click.echo(f"  {name:<18}{value.difference:+.4f} ({value.low:+.4f} to {value.high:+.4f})")
         for note in move.verdict.notes:
             click.echo(f"  note: {note}")
-    version = tracking.get_version(model_name, move.after)
+    version = model_registry.get_version(model_name, move.after)
     versions = {service_name(model_name, version.tags["variant"]): version}
     write_manifest(ManifestChange(model_name, versions, str(file or "")))
 
@@ -275,9 +275,9 @@ def rollout(
     from goemotions.monitoring import rollout as rollouts
     from goemotions.monitoring.answers import read_texts
     from goemotions.monitoring.observations import Prometheus, Scrape
-    from goemotions.registry import tracking
+    from goemotions.registry import model_registry
 
-    version = tracking.get_version(model_name, reference)
+    version = model_registry.get_version(model_name, reference)
     service = service or service_name(model_name, version.tags["variant"])
     split: TrafficSplit
     if proxy:

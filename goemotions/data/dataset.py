@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
-from scipy import sparse
 
 from goemotions import addresses, defaults, usage
 from goemotions.data.labels import SOFT_LABELS
@@ -27,8 +26,9 @@ from goemotions.data.layout import SPLITS
 from goemotions.data.raters import by_text
 from goemotions.data.sources import Columns, Source, open_source
 from goemotions.data.splitting import draw_missing
+from goemotions.data.statistics import Disagreement, Statistics, describe, disagreement, leakage
 from goemotions.data.taxonomy import Taxonomy
-from goemotions.data.validation import UNLABELLED, Split, is_in, repeated, tell_apart, validate
+from goemotions.data.validation import UNLABELLED, Split, is_in, soft_labels, tell_apart, validate
 from goemotions.errors import DataError
 from goemotions.storage import store
 from goemotions.storage.temporary import temporary_folder
@@ -45,41 +45,12 @@ QUARANTINE_FILE = "quarantine.csv"
 Row = tuple[str, str, list[int]] | tuple[str, str, list[int], list[float]]
 
 
-class Statistics(TypedDict):
-    """Statistics of the rows that are kept. The outer key of most is the split.
-
-    Attributes:
-        label_counts: rows per label.
-        labels_absent_from_train: labels without a row in train.
-        labels_per_row: at position n the number of rows with n labels.
-        words, characters: mean, min, max and percentiles of the texts' lengths.
-        cooccurrence: rows of train with both labels, [labels][labels]; on the diagonal, rows with the label.
-        duplicates: of train: ``texts`` that are repeated, their ``rows``, and ``texts_with_other_labels``, whose labels differ.
-    """
-
-    label_counts: dict[str, dict[str, int]]
-    labels_absent_from_train: list[str]
-    labels_per_row: dict[str, list[int]]
-    words: dict[str, dict[str, float]]
-    characters: dict[str, dict[str, float]]
-    cooccurrence: list[list[int]]
-    duplicates: dict[str, int]
-
-
 class Drawn(TypedDict):
     """Splits that were drawn from train: their names, the share of train's rows that each got, and the seed."""
 
     splits: list[str]
     share: float
     seed: int
-
-
-class Disagreement(TypedDict):
-    """How much the raters of train disagree: rows where they do; per label, the texts that any rater gave it, and the mean share."""
-
-    rows: int
-    texts: dict[str, int]
-    share: dict[str, float]
 
 
 class DatasetInfo(Statistics):
@@ -156,7 +127,7 @@ def ingest(
         taxonomy = opened.taxonomy
         given = _validated(opened, Path(scratch), unlabelled=unlabelled, max_quarantined=max_quarantined)
         splits, drawn = draw_missing(opened.splits["train"][0], given, split_share, split_seed)
-        leakage = _leakage(splits)
+        leaked = leakage(splits)
         if drop_leaked:
             splits["train"] = _without_leaked(splits)
         for split, kept in splits.items():
@@ -174,9 +145,9 @@ def ingest(
             "rows": {split: len(kept) for split, kept in splits.items()},
             "quarantined": {split: dict(Counter(reason for *_, reason in kept.quarantined)) for split, kept in splits.items()},
             "unlabelled": unlabelled,
-            "leakage": leakage,
+            "leakage": leaked,
             "leaked_rows_dropped": drop_leaked,
-            "disagreement": _disagreement(splits["train"], taxonomy) if is_soft else None,
+            "disagreement": disagreement(splits["train"], taxonomy) if is_soft else None,
             "drawn": {"splits": drawn, "share": split_share, "seed": split_seed},
             **describe(taxonomy, splits),
         }
@@ -255,15 +226,6 @@ def taxonomy_of(info: DatasetInfo) -> Taxonomy:
     return Taxonomy(tuple(info["labels"]))
 
 
-def _leakage(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
-    counts: dict[str, dict[str, int]] = {"validation": {}, "test": {}}
-    for name, key in (("exact", "text"), ("normalized", "normalized")):
-        train = np.sort(splits["train"].per_row[key])
-        for split in counts:
-            counts[split][name] = int(is_in(splits[split].per_row[key], train).sum())
-    return counts
-
-
 def _without_leaked(splits: dict[str, Split]) -> Split:
     held_out = np.sort(np.concatenate([splits[split].per_row["normalized"] for split in ("validation", "test")]))
     return splits["train"].keep(~is_in(splits["train"].per_row["normalized"], held_out))
@@ -272,16 +234,7 @@ def _without_leaked(splits: dict[str, Split]) -> Split:
 def _rows(split: Split, taxonomy: Taxonomy, *, is_soft: bool) -> Iterator[Row]:
     for batch in split.batches():
         columns = [batch[name].to_pylist() for name in ("id", "text", "labels")]
-        yield from zip(*columns, *([_soft_labels(batch, taxonomy).tolist()] if is_soft else []), strict=True)
-
-
-def _soft_labels(batch: pa.RecordBatch, taxonomy: Taxonomy) -> np.ndarray:
-    """The share of raters per label, float32 [rows, labels]; 0 or 1 where all agree."""
-    shares = taxonomy.multi_hot(batch["labels"].to_pylist()).astype(np.float32)
-    for row, known in enumerate(batch["shares"].to_pylist()):
-        if known is not None:
-            shares[row] = known
-    return shares
+        yield from zip(*columns, *([soft_labels(batch, taxonomy).tolist()] if is_soft else []), strict=True)
 
 
 def digest(taxonomy: Taxonomy, splits: Mapping[str, Iterable[Row]]) -> str:
@@ -291,61 +244,6 @@ def digest(taxonomy: Taxonomy, splits: Mapping[str, Iterable[Row]]) -> str:
         for row in splits[split]:
             state.update(json.dumps([split, *row], ensure_ascii=True).encode())
     return state.hexdigest()
-
-
-def describe(taxonomy: Taxonomy, splits: dict[str, Split]) -> Statistics:
-    pairs = {split: _cooccurrence(rows, len(taxonomy)) for split, rows in splits.items()}
-    counts = {split: matrix.diagonal().tolist() for split, matrix in pairs.items()}
-    return {
-        "label_counts": {split: dict(zip(taxonomy.names, values, strict=True)) for split, values in counts.items()},
-        "labels_absent_from_train": [n for n, count in zip(taxonomy.names, counts["train"], strict=True) if count == 0],
-        "labels_per_row": {split: np.bincount(rows.per_row["label_count"]).tolist() for split, rows in splits.items()},
-        "words": {split: _percentiles(rows.per_row["words"]) for split, rows in splits.items()},
-        "characters": {split: _percentiles(rows.per_row["characters"]) for split, rows in splits.items()},
-        "cooccurrence": pairs["train"].tolist(),
-        "duplicates": _duplicates(splits["train"].per_row),
-    }
-
-
-def _cooccurrence(split: Split, label_count: int) -> np.ndarray:
-    """In how many rows two labels occur together and, on the diagonal, each label, int64 [labels, labels]."""
-    total = np.zeros((label_count, label_count), dtype=np.int64)
-    for batch in split.batches():
-        labels = batch["labels"]
-        columns, ends = labels.flatten().to_numpy(), np.concatenate([[0], np.cumsum(labels.value_lengths().to_numpy())])
-        matrix = sparse.csr_matrix((np.ones(len(columns), dtype=np.int64), columns, ends), shape=(len(batch), label_count))
-        total += (matrix.T @ matrix).toarray()
-    return total
-
-
-def _duplicates(per_row: dict[str, np.ndarray]) -> dict[str, int]:
-    texts = repeated(np.sort(per_row["text"]))
-    rows = np.flatnonzero(is_in(per_row["text"], texts))
-    pairs = np.unique(np.column_stack([per_row[name][rows] for name in ("text", "labels")]), axis=0)
-    _, label_sets = np.unique(pairs[:, 0], return_counts=True)
-    return {"texts": len(texts), "rows": len(rows), "texts_with_other_labels": int((label_sets > 1).sum())}
-
-
-def _disagreement(split: Split, taxonomy: Taxonomy) -> Disagreement:
-    rows, given, shares = 0, np.zeros(len(taxonomy), dtype=np.int64), np.zeros(len(taxonomy))
-    for batch in split.batches():
-        soft = _soft_labels(batch, taxonomy)
-        rows += len(batch) - batch["shares"].null_count
-        given += (soft > 0).sum(axis=0)
-        shares += soft.sum(axis=0, dtype=np.float64)
-    means = np.round(shares / np.maximum(given, 1), 4)
-    return {
-        "rows": rows,
-        "texts": dict(zip(taxonomy.names, given.tolist(), strict=True)),
-        "share": dict(zip(taxonomy.names, means.tolist(), strict=True)),
-    }
-
-
-def _percentiles(values: np.ndarray) -> dict[str, float]:
-    if not len(values):
-        return {}
-    named = zip(("min", "p50", "p95", "p99", "max"), np.percentile(values, [0, 50, 95, 99, 100]), strict=True)
-    return {"mean": round(float(np.mean(values)), 2), **{name: float(value) for name, value in named}}
 
 
 def _write(output: Path, taxonomy: Taxonomy, splits: dict[str, Split], info: DatasetInfo, *, is_soft: bool) -> None:
@@ -377,7 +275,7 @@ def _replace_rows(folder: Path, split: Split, taxonomy: Taxonomy, schema: pa.Sch
     with pa.ipc.new_stream(str(folder / state["_data_files"][0]["filename"]), schema) as writer:
         for batch in split.batches():
             if SOFT_LABELS in schema.names:
-                soft = pa.array(_soft_labels(batch, taxonomy).tolist(), pa.list_(pa.float32()))
+                soft = pa.array(soft_labels(batch, taxonomy).tolist(), pa.list_(pa.float32()))
                 batch = batch.append_column(SOFT_LABELS, soft)
             writer.write_batch(batch.select(schema.names).cast(schema))
     # The cache of `datasets` takes folders with the same fingerprint for the same data.

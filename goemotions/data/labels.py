@@ -13,13 +13,26 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from goemotions import defaults
+from goemotions.data.label_cells import (
+    BY_NAME,
+    MARKS,
+    NUMBERS,
+    ONE_HOT,
+    Decode,
+    Decoded,
+    Parser,
+    Reading,
+    by_own_names,
+    flag,
+    flags_of,
+    is_list,
+    majority,
+)
 from goemotions.data.tables import Table
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import DataError
 
 NAMES = ("labels", "label")
-MARKS = ",;|"
 # The column of a Dataset folder with the share of raters per label; only sources with such shares have it.
 SOFT_LABELS = "soft_labels"
 MOST_LABELS = 10_000
@@ -31,13 +44,7 @@ NO_LABELS = ("example_very_unclear", "id", "index", "unnamed: 0", *RATERS)
 # What programs write for a missing value.
 MISSING = ("None", "nan", "NaN", "null", "NULL", "NA", "N/A", "<NA>")
 NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
-FLAGS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "0.0": 0.0, "1.0": 1.0}
 SAMPLED, LOOKED_AT = 1000, 100
-
-# The labels of a row as indices (or as what validation rejects), and per label the share of raters who gave it, if that is known.
-Decoded = tuple[list[Any], list[float] | None]
-# Raises ValueError with what is wrong with a row's cells.
-Decode = Callable[[Sequence[Any]], Decoded]
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,11 @@ def find_labelling(tables: Sequence[Table], names: Sequence[str] | None, labels_
 
     def decoder(table: Table) -> Decode:
         own = table.class_names.get(table.column(column))
-        decode = _by_own_names(own, parse) if own else readings[table.form].decoder(parse)
+        reading = by_own_names(own) if own else readings[table.form]
+
+        def decode(cells: Sequence[Any]) -> Decoded:
+            return reading.decode(parse(cells[0]), parse)
+
         return _with_shares(decode, len(taxonomy)) if _has_soft_labels(table, taxonomy, column) else decode
 
     forms = dict.fromkeys(reading.form for reading in readings.values())
@@ -105,10 +116,10 @@ def _has_soft_labels(table: Table, taxonomy: Taxonomy, column: str) -> bool:
 
 def _with_shares(decode: Decode, label_count: int) -> Decode:
     def decode_both(cells: Sequence[Any]) -> Decoded:
-        shares = [_flag(share) for share in cells[1] or ()]
+        shares = [flag(share) for share in cells[1] or ()]
         if len(shares) != label_count or None in shares:
             raise ValueError(f"{SOFT_LABELS} must have a share between 0 and 1 per label")
-        return decode(cells[:1])[0], _majority([share for share in shares if share is not None])[1]
+        return decode(cells[:1])[0], majority([share for share in shares if share is not None])[1]
 
     return decode_both
 
@@ -158,7 +169,7 @@ def _one_per_label(tables: Sequence[Table], names: Sequence[str] | None, chosen:
 
     for table in tables:
         columns(table)
-    return Labelling(taxonomy, columns, lambda _: _flags_of, f"0 or 1 in {len(taxonomy)} columns, {_listed(taxonomy.names)}")
+    return Labelling(taxonomy, columns, lambda _: flags_of, f"0 or 1 in {len(taxonomy)} columns, {_listed(taxonomy.names)}")
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -171,34 +182,11 @@ def _flag_columns(table: Table) -> list[str]:
     possible = dict.fromkeys(columns, True)
     for _, cells in islice(table.rows(columns), SAMPLED):
         for column, cell in zip(columns, cells, strict=True):
-            possible[column] = possible[column] and _flag(cell) is not None
+            possible[column] = possible[column] and flag(cell) is not None
     flags = [column for column, is_flag in possible.items() if is_flag]
     if not flags:
         raise DataError(f"{table.name} has no column 'labels', and no column of 0 and 1 per label: {_ways_out(table)}")
     return flags
-
-
-def _flag(cell: Any) -> float | None:
-    """0, 1 or a share between them; None for anything else."""
-    if isinstance(cell, str):
-        value = FLAGS.get(cell.strip().lower())
-        if value is None and re.fullmatch(r"0?\.\d{1,20}", cell.strip()):
-            value = float(cell)
-        return value
-    return float(cell) if isinstance(cell, bool | int | float) and 0 <= cell <= 1 else None
-
-
-def _flags_of(cells: Sequence[Any]) -> Decoded:
-    shares = [_flag(cell) for cell in cells]
-    if None in shares:
-        raise ValueError(f"{cells[shares.index(None)]!r:.80} is neither 0 nor 1, nor a share between them")
-    return _majority([share for share in shares if share is not None])
-
-
-def _majority(shares: list[float]) -> Decoded:
-    """The labels that at least half of the raters gave; the shares are returned if they say more than that."""
-    labels = [position for position, share in enumerate(shares) if share >= defaults.MAJORITY]
-    return labels, None if all(share in (0, 1) for share in shares) else shares
 
 
 # All labels in one column.
@@ -222,24 +210,6 @@ def _known_names(tables: Sequence[Table], names: Sequence[str] | None, column: s
     return listed
 
 
-def _by_own_names(own: Sequence[str], parse: Parser) -> Decode:
-    position = [parse.index[name] for name in own]
-
-    def decode(cells: Sequence[Any]) -> Decoded:
-        items = parse(cells[0])
-        labels = [
-            parse.index.get(item, item)
-            if isinstance(item, str)
-            else position[item]
-            if isinstance(item, int) and not isinstance(item, bool) and 0 <= item < len(own)
-            else item
-            for item in items
-        ]
-        return labels, None
-
-    return decode
-
-
 def _names_in(tables: Sequence[Table], column: str) -> tuple[tuple[str, ...], str]:
     """The distinct names in a column, sorted, and the marks that separate them.
 
@@ -255,7 +225,7 @@ def _names_in(tables: Sequence[Table], column: str) -> tuple[tuple[str, ...], st
             raise DataError(
                 f"{table.name}: column {column!r} holds objects: write lists of label names, or one column per label"
             )
-        if isinstance(value, str) and not _is_list(value):
+        if isinstance(value, str) and not is_list(value):
             marks |= set(MARKS) & set(value)
         for mark, names in by_mark.items():
             items = parsers[mark](value)
@@ -303,127 +273,6 @@ def _values(tables: Sequence[Table], column: str) -> Iterator[tuple[Table, Any]]
             yield table, cells[0]
 
 
-def _is_list(cell: str) -> bool:
-    return cell.strip().startswith("[") and cell.strip().endswith("]")
-
-
-class Parser:
-    """Splits a cell into numbers (whole ones, or as strings of digits) and names.
-
-    Args:
-        names: the label names, if they are known; one may contain a mark.
-        marks: characters that separate labels.
-    """
-
-    def __init__(self, names: Sequence[str], marks: str) -> None:
-        self.index = {name: position for position, name in enumerate(names)}
-        usable = "".join(mark for mark in marks if not any(mark in name for name in names))
-        self._every = re.compile(f"[{re.escape(marks)}]") if marks else None
-        self._marks = re.compile(f"[{re.escape(usable)}]") if usable else None
-
-    def __call__(self, cell: Any) -> list[Any]:
-        if cell is None:
-            return []
-        if not isinstance(cell, str):
-            return list(cell) if isinstance(cell, list | tuple) else [cell]
-        if _is_list(cell):
-            return _items(cell.strip()[1:-1])
-        return self._separated(cell)
-
-    def _separated(self, cell: str) -> list[str]:
-        whole = cell.strip()
-        if whole in self.index:
-            parts = _stripped(self._every.split(whole)) if self._every else [whole]
-            if len(parts) > 1 and all(part in self.index for part in parts):
-                raise DataError(
-                    f"label {whole!r} is one label or {len(parts)}, since emotions.txt has both: rename the one label"
-                )
-            return [whole]
-        return _stripped(self._marks.split(whole) if self._marks else [whole])
-
-
-def _stripped(parts: Iterable[str]) -> list[str]:
-    stripped = (part.strip() for part in parts)
-    return [part.removesuffix(".0") if re.fullmatch(r"\d{1,9}\.0", part) else part for part in stripped if part]
-
-
-def _items(inner: str) -> list[str]:
-    """The items of a list that Python, NumPy or JSON wrote."""
-    if "'" in inner or '"' in inner:
-        return [single or double for single, double in re.findall(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"", inner)]
-    parts = inner.split(",") if "," in inner else inner.split() if re.fullmatch(r"[\d.\s]*", inner) else [inner]
-    return _stripped(parts)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One way to read the labels of a row.
-
-    Attributes:
-        form: in words.
-        fits: whether a cell can be read so.
-        decoder: called with the parser, returns the function that reads a cell.
-    """
-
-    form: str
-    fits: Callable[[Any, Parser], bool]
-    decoder: Callable[[Parser], Decode]
-
-
-def _is_whole(item: Any) -> bool:
-    return (isinstance(item, str) and item.isdecimal()) or (isinstance(item, int | float) and not isinstance(item, bool))
-
-
-def _fits_numbers(cell: Any, parse: Parser) -> bool:
-    items = parse(cell)
-    if not all(map(_is_whole, items)):
-        return False
-    values = [float(item) if len(str(item)) < 30 else -1.0 for item in items]
-    return len(set(values)) == len(values) and all(value in range(len(parse.index)) for value in values)
-
-
-def _fits_names(cell: Any, parse: Parser) -> bool:
-    return all(isinstance(item, str) and item in parse.index for item in parse(cell))
-
-
-def _fits_flags(cell: Any, parse: Parser) -> bool:
-    items = parse(cell)
-    return len(items) == len(parse.index) and all(_flag(item) is not None for item in items)
-
-
-def _decode_numbers(parse: Parser) -> Decode:
-    def decode(cells: Sequence[Any]) -> Decoded:
-        items = parse(cells[0])
-        return [parse.index.get(item, item) if isinstance(item, str) and not item.isdecimal() else item for item in items], None
-
-    return decode
-
-
-def _decode_names(parse: Parser) -> Decode:
-    def decode(cells: Sequence[Any]) -> Decoded:
-        items = parse(cells[0])
-        if unknown := [item for item in items if item not in parse.index]:
-            raise ValueError(f"label {unknown[0]!r:.80} is not one of the label names")
-        return [parse.index[item] for item in items], None
-
-    return decode
-
-
-def _decode_flags(parse: Parser) -> Decode:
-    def decode(cells: Sequence[Any]) -> Decoded:
-        items = parse(cells[0])
-        if len(items) != len(parse.index):
-            raise ValueError(f"{len(items)} values where one per label is needed, {len(parse.index)}")
-        return _flags_of(items)
-
-    return decode
-
-
-NUMBERS = Reading("label numbers", _fits_numbers, _decode_numbers)
-BY_NAME = Reading("label names", _fits_names, _decode_names)
-ONE_HOT = Reading("one 0 or 1 per label", _fits_flags, _decode_flags)
-
-
 def _reading(tables: Sequence[Table], column: str, parse: Parser) -> Reading:
     """The only reading that fits the rows; if none does, the one whose errors say most.
 
@@ -436,10 +285,10 @@ def _reading(tables: Sequence[Table], column: str, parse: Parser) -> Reading:
         for position, (_, value) in enumerate(_values([table], column)):
             if len(left) == 1 and position >= LOOKED_AT:
                 break
-            if not parse(value):
+            if not (items := parse(value)):
                 continue
             has_labels = True
-            fitting = [reading for reading in left if reading.fits(value, parse)]
+            fitting = [reading for reading in left if reading.fits(items, parse)]
             if not fitting:
                 return BY_NAME if left == [BY_NAME] else NUMBERS
             left = fitting

@@ -61,8 +61,8 @@ def is_table(name: str) -> bool:
     return bool(stem) and ending in ENDINGS and not (compression and ending in (".parquet", ".arrow"))
 
 
-def open_path(path: Path, text_column: str = defaults.TEXT_COLUMN, *, official: bool = True) -> Table:
-    return open_table(path.name, lambda: path.open("rb"), text_column, official=official)
+def open_path(path: Path, text_column: str = defaults.TEXT_COLUMN) -> Table:
+    return open_table(path.name, lambda: path.open("rb"), text_column, official=True)
 
 
 def open_table(name: str, opener: Opener, text_column: str = defaults.TEXT_COLUMN, *, official: bool = False) -> Table:

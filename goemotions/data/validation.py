@@ -250,6 +250,15 @@ def _shared_id(splits: dict[str, Split]) -> str:
     return ""
 
 
+def soft_labels(batch: pa.RecordBatch, taxonomy: Taxonomy) -> np.ndarray:
+    """The share of raters per label, float32 [rows, labels]; 0 or 1 where all agree."""
+    shares = taxonomy.multi_hot(batch["labels"].to_pylist()).astype(np.float32)
+    for row, known in enumerate(batch["shares"].to_pylist()):
+        if known is not None:
+            shares[row] = known
+    return shares
+
+
 def repeated(values: np.ndarray) -> np.ndarray:
     """The distinct values that occur more than once in a sorted array."""
     return np.unique(values[1:][values[1:] == values[:-1]])

@@ -9,7 +9,7 @@ from typing import Any
 
 from goemotions.deployment import node_pools
 from goemotions.deployment.node_pools import NodePool
-from goemotions.registry.tracking import Version
+from goemotions.registry.model_registry import Version
 from goemotions.storage import store
 
 VERSION = "goemotions-version"

@@ -17,7 +17,7 @@ from goemotions.deployment.manifest_files import dump, load, of_kind
 from goemotions.errors import DeploymentError, ModelError
 from goemotions.registry import promotion, trust
 from goemotions.registry.bundle import VARIANTS
-from goemotions.registry.tracking import Version
+from goemotions.registry.model_registry import Version
 from goemotions.storage import store
 
 IMAGE = "goemotions-predictor"

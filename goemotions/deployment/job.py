@@ -21,7 +21,7 @@ from goemotions import defaults
 from goemotions.deployment import problems
 from goemotions.deployment.cluster import Cluster, ClusterAway
 from goemotions.errors import DeploymentError
-from goemotions.registry.tracking import Version
+from goemotions.registry.model_registry import Version
 
 POLL_SECONDS = 2.0
 # How long the API may be away while a Job is followed.

@@ -17,8 +17,8 @@ from goemotions.deployment.inference_service import ServiceStatus, with_stable_v
 from goemotions.deployment.node_pools import NodePool
 from goemotions.deployment.rollout import Rollout
 from goemotions.errors import BadArgument, DeploymentError
-from goemotions.registry import tracking, trust
-from goemotions.registry.tracking import Version
+from goemotions.registry import changes, model_registry, trust
+from goemotions.registry.model_registry import Version
 
 if TYPE_CHECKING:
     from goemotions.registry.bundle import Variant
@@ -63,7 +63,7 @@ def deploy(
     """
     if not 0 <= canary_percent <= 99:
         raise DeploymentError(f"a canary gets 1 to 99 percent of the traffic, not {canary_percent}: 0 replaces what is served")
-    version = tracking.get_version(model_name, reference)
+    version = model_registry.get_version(model_name, reference)
     log.info("version %s of %s: %s", version.number, model_name, trust.check(version, trust.variant_of(reference)))
     service = service or service_name(model_name, version.tags["variant"])
     if preset and version.tags["variant"] != "gpu":
@@ -78,7 +78,7 @@ def deploy(
     for change, wait in _steps(rollout, before, version, canary_percent, pool):
         if rollout.update(change) and not is_recorded:
             target = f"{cluster.namespace}/{service}"
-            tracking.record(model_name, version, "deploy", target, ServiceStatus.of(before).version, percent=canary_percent)
+            changes.record(model_name, version, "deploy", target, ServiceStatus.of(before).version, percent=canary_percent)
             is_recorded = True
         wait()
     return ServiceStatus.of(cluster.service(service))

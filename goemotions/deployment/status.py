@@ -12,9 +12,9 @@ from goemotions.deployment import isvc, kserve
 from goemotions.deployment.cluster import Cluster, NoCluster
 from goemotions.deployment.inference_service import ServiceStatus
 from goemotions.errors import DeploymentError, WorkflowError
-from goemotions.registry import promotion, tracking, trust
+from goemotions.registry import model_registry, promotion, trust
 from goemotions.registry.bundle import VARIANTS, Variant
-from goemotions.registry.tracking import Version
+from goemotions.registry.model_registry import Version
 from goemotions.storage import store
 
 
@@ -94,7 +94,9 @@ def collect(model_name: str, namespace: str, file: Path, *, ask_cluster: bool = 
         except DeploymentError as error:
             notes.append(f"served: {error}")
     champions = {variant: promotion.champion(model_name, variant) for variant in VARIANTS}
-    challengers = {variant: tracking.find_version(model_name, promotion.challenger_alias(variant)) for variant in VARIANTS}
+    challengers = {
+        variant: model_registry.find_version(model_name, promotion.challenger_alias(variant)) for variant in VARIANTS
+    }
     notes += dict.fromkeys(_trust(champions) + _trust(challengers))
     manifest: dict[str, tuple[str, str]] = {}
     with contextlib.suppress(DeploymentError):

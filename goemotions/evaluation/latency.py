@@ -16,14 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from goemotions.models.engines import Engine
+from goemotions.models.engines import LATENCY_TOKENS, Engine, one_text
 
 ROUNDS = 25
 # The best of so many runs counts in each round: a single run is too easily interrupted.
 RUNS = 3
-TOKENS = 20
-# Every vocabulary has this token.
-WORD_ID = 5
 # The machine counts as busy if the product takes so many times its fastest time (median).
 BUSY = 1.5
 
@@ -62,9 +59,9 @@ class Latency:
 def measure(engines: Sequence[Engine]) -> list[Latency]:
     """Times the engines in turns; one latency per engine, in their order."""
     product = _product()
-    runs = [_one_text(engine) for engine in engines]
+    runs = [one_text(engine) for engine in engines]
     fastest_product = min(_seconds(product) for _ in range(10 * RUNS))
-    repeats = [max(1, round(_warm(run) / fastest_product)) for run in runs]
+    repeats = [max(1, round(min(_seconds(run) for _ in range(2 * RUNS)) / fastest_product)) for run in runs]
     ratios: list[list[float]] = [[] for _ in engines]
     products: list[float] = []
     for _ in range(ROUNDS):
@@ -85,18 +82,8 @@ def _latency(ratios: np.ndarray, product_ms: float, slowdown: float) -> Latency:
 def _product() -> Callable[[], object]:
     """The reference: a matrix product without BLAS, whose threads would depend on the machine."""
     generator = np.random.default_rng(0)
-    left, right = (generator.random(shape, dtype=np.float32) for shape in ((TOKENS, 256), (256, 256)))
+    left, right = (generator.random(shape, dtype=np.float32) for shape in ((LATENCY_TOKENS, 256), (256, 256)))
     return lambda: np.einsum("ij,jk->ik", left, right)
-
-
-def _one_text(engine: Engine) -> Callable[[], object]:
-    ids = np.full((1, TOKENS), WORD_ID, dtype=np.int64)
-    mask = np.ones_like(ids)
-    return lambda: engine.logits(ids, mask)
-
-
-def _warm(run: Callable[[], object]) -> float:
-    return min(_seconds(run) for _ in range(2 * RUNS))
 
 
 def _seconds(run: Callable[[], object], times: int = 1) -> float:

@@ -21,7 +21,7 @@ from torch import nn
 
 from goemotions import addresses, outages
 from goemotions.data.taxonomy import Taxonomy
-from goemotions.errors import ModelError, SourceUnreachable
+from goemotions.errors import ModelError, SourceUnreachable, first_line
 from goemotions.metrics.calibration import Calibrator
 from goemotions.models import architectures, pretrained_tokenizer
 from goemotions.models.architectures import CLASSES, STOCK
@@ -101,7 +101,7 @@ def build_classifier(
             config = _config(profile, taxonomy, _safe_fields(files.folder))
             model, report = _from_folder(files.folder, config.model_type, config=config)
         except UNREADABLE as error:
-            raise ModelError(f"{files.folder} holds no usable weights for {profile.name}: {_first_line(error)}") from error
+            raise ModelError(f"{files.folder} holds no usable weights for {profile.name}: {first_line(error):.200}") from error
         missing = sorted(name for name in report["missing_keys"] if name.startswith(model.base_model_prefix + "."))
         if missing:
             raise ModelError(f"{files.folder} holds no usable weights for {profile.name}: they lack {missing[0]}")
@@ -126,7 +126,9 @@ def load_tokenizer(profile: Profile, weights: str | EncoderFiles = "") -> transf
         except Exception as error:  # tokenizers raises nothing more specific.
             if isinstance(error, ModelError):
                 raise
-            raise ModelError(f"{files.folder} holds no usable tokenizer for {profile.name}: {_first_line(error)}") from error
+            raise ModelError(
+                f"{files.folder} holds no usable tokenizer for {profile.name}: {first_line(error):.200}"
+            ) from error
 
 
 def init_bias_from_frequency(model: transformers.PreTrainedModel, labels: np.ndarray) -> None:
@@ -195,7 +197,7 @@ def load_classifier(folder: Path) -> transformers.PreTrainedModel:
         try:
             model, report = _from_folder(folder, model_type)
         except UNREADABLE as error:
-            raise ModelError(f"{folder} is damaged: {_first_line(error)}") from error
+            raise ModelError(f"{folder} is damaged: {first_line(error):.200}") from error
     # transformers fills what a file lacks with random numbers.
     if report["missing_keys"]:
         raise ModelError(f"{folder} is damaged: its weights lack {min(report['missing_keys'])}")
@@ -296,7 +298,3 @@ def _quiet_transformers() -> Iterator[None]:
         yield
     finally:
         transformers.logging.set_verbosity(before)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

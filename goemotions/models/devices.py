@@ -15,7 +15,7 @@ import platform
 import re
 from pathlib import Path
 
-from goemotions.errors import BadArgument, DeviceError
+from goemotions.errors import BadArgument, DeviceError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ def _cuda_error(torch: object) -> str:
     try:
         (torch.zeros(1, device="cuda") + 1).item()  # type: ignore[attr-defined]
     except (RuntimeError, AssertionError) as error:
-        return f"CUDA reports {str(error).strip().splitlines()[0]!r}: look at nvidia-smi and the node's log"
+        return f"CUDA reports {first_line(error)!r}: look at nvidia-smi and the node's log"
     return ""
 
 

@@ -35,10 +35,7 @@ QUANTIZATION_TEXTS = 256
 PARITY_TEXTS = 128
 FLOAT_TOLERANCE = 1e-4
 LATENCY_RUNS = 200
-LATENCY_TOKENS = 20
 LATENCY_THREADS = 2
-# The graph is traced and timed on this token, which every vocabulary has.
-WORD_ID = 5
 # Tensors of fewer bytes stay in a graph whose weights are in a file: shapes depend on them.
 SMALLEST_WEIGHT = 1024
 
@@ -107,14 +104,13 @@ def export(dataset: Path, model_folder: Path, output: Path) -> dict[str, ExportR
 
 def latency(engine: Engine) -> tuple[float, float]:
     """Measures milliseconds for one text of 20 tokens, without tokenization: median and 95th percentile."""
-    ids = np.full((1, LATENCY_TOKENS), WORD_ID)
-    mask = np.ones_like(ids)
+    run = engines.one_text(engine)
     for _ in range(LATENCY_RUNS // 10):
-        engine.logits(ids, mask)
+        run()
     times = []
     for _ in range(LATENCY_RUNS):
         started = time.perf_counter()
-        engine.logits(ids, mask)
+        run()
         times.append(1000 * (time.perf_counter() - started))
     return float(np.median(times)), float(np.percentile(times, 95))
 
@@ -124,7 +120,7 @@ def write_float(model_folder: Path, path: Path) -> None:
     classifier = load_classifier(model_folder)
     architectures.set_attention(classifier, "eager")
     # The second row is padded: if all of the mask were ones, the tracer would drop it.
-    ids = torch.full((2, 8), WORD_ID)
+    ids = torch.full((2, 8), engines.WORD_ID)
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
     axes = {"input_ids": {0: "texts", 1: "tokens"}, "attention_mask": {0: "texts", 1: "tokens"}, "logits": {0: "texts"}}

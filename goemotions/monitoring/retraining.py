@@ -18,9 +18,9 @@ from goemotions import defaults
 from goemotions.errors import DataError, ModelError
 from goemotions.monitoring import drift
 from goemotions.monitoring.drift import DriftReport
-from goemotions.registry import promotion, tracking
+from goemotions.registry import model_registry, promotion, tracking
 from goemotions.registry.bundle import VARIANTS
-from goemotions.registry.tracking import Version
+from goemotions.registry.model_registry import Version
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class _History:
     @classmethod
     def read(cls, model_name: str, now: float) -> _History:
         try:
-            versions = tracking.versions(model_name)
+            versions = model_registry.versions(model_name)
         except ModelError:
             return cls([], [], now)
         champions = (promotion.champion(model_name, variant) for variant in VARIANTS)

@@ -40,10 +40,10 @@ from goemotions.monitoring.analysis import TESTS, Analysis
 from goemotions.monitoring.answers import Expected
 from goemotions.monitoring.observations import Increases, Scrape, Source, addresses
 from goemotions.monitoring.plan import Plan
-from goemotions.registry import promotion, tracking, trust
+from goemotions.registry import model_registry, promotion, trust
 from goemotions.registry.bundle import BundleLocation
+from goemotions.registry.model_registry import Version
 from goemotions.registry.promotion import Move
-from goemotions.registry.tracking import Version
 from goemotions.storage import layout, lock, store
 
 log = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ def run(
         raise BadArgument(
             f"--step-texts {plan.step_texts} needs as many texts, and there are {len(texts)}: give more texts, or a smaller number"
         )
-    version = tracking.get_version(model_name, reference)
+    version = model_registry.get_version(model_name, reference)
     trust.check(version, trust.variant_of(reference))
     location = layout.rollout(BundleLocation.parse(version.source).store, model_name, split.name)
     rollout = Rollout(model_name, version, split, source, plan, texts, location)
@@ -401,7 +401,9 @@ class _Runner:
                 "at": _now(),
                 "service": state.service,
             }
-            tracking.tag_rollout(self.rollout.model_name, self.rollout.version, json.dumps(summary))
+            model_registry.set_tag(
+                self.rollout.model_name, self.rollout.version, model_registry.ROLLOUT_TAG, json.dumps(summary)
+            )
 
     def save(self) -> None:
         """Writes the state, which must still be this process's to write."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from goemotions import defaults
 from goemotions.errors import ModelError
-from goemotions.registry import tracking
+from goemotions.registry import model_registry, tracking
 from goemotions.registry.bundle import VARIANTS, BundleLocation
 from goemotions.registry.retirement import DAY_SECONDS
 from goemotions.storage import layout, lock, manifest, store
@@ -40,7 +40,7 @@ def plan(model_name: str, days: float = defaults.KEPT_DAYS, trained_days: float 
         StorageError, TrackingError: the store or MLflow fail.
     """
     stores = set()
-    for version in tracking.versions(model_name):
+    for version in model_registry.versions(model_name):
         try:
             stores.add(BundleLocation.parse(version.source).store)
         except ModelError:
@@ -64,7 +64,7 @@ def remove(orphans: list[Orphan]) -> list[Orphan]:
             removed.append(orphan)
             continue
         with lock.hold(orphan.model_prefix) as held, held.writing():
-            if not tracking.is_source(orphan.location):
+            if not model_registry.versions_of_source(orphan.location):
                 store.remove(orphan.location)
                 removed.append(orphan)
     return removed
@@ -75,7 +75,7 @@ def _bundles(location: str, model_name: str, days: float) -> Iterator[Orphan]:
     for run_id in store.children(prefix):
         for variant in VARIANTS:
             bundle = str(BundleLocation(location, model_name, run_id, variant))
-            if (size := _size(bundle)) and _is_older(run_id, days) and not tracking.is_source(bundle):
+            if (size := store.size(bundle)) and _is_older(run_id, days) and not model_registry.versions_of_source(bundle):
                 yield Orphan(bundle, size, prefix)
 
 
@@ -86,14 +86,10 @@ def _trained(location: str, days: float) -> Iterator[Orphan]:
             trained = layout.trained(location, pipeline_run, profile)
             content = store.read(trained, manifest.NAME)
             run_id = json.loads(content).get("run_id", "") if content else ""
-            if _is_older(run_id, days) and all(version.is_retired for version in tracking.versions_of_run(run_id)):
-                yield Orphan(trained, _size(trained))
+            if _is_older(run_id, days) and all(version.is_retired for version in model_registry.versions_of_run(run_id)):
+                yield Orphan(trained, store.size(trained))
 
 
 def _is_older(run_id: str, days: float) -> bool:
     ended = tracking.end_of_run(run_id)
     return ended is not None and time.time() - ended > days * DAY_SECONDS
-
-
-def _size(location: str) -> int:
-    return sum(file.size for file in store.files(location))

@@ -18,9 +18,10 @@ from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.selection import CandidateScores, latency_limit
 from goemotions.models import engines
 from goemotions.models.engines import Engine
-from goemotions.registry import assembly, bundle, tracking, trust
+from goemotions.registry import assembly, bundle, changes, model_registry, tracking, trust
 from goemotions.registry.bundle import SERVING, Bundle, BundleLocation, Variant
-from goemotions.registry.tracking import Action, Version
+from goemotions.registry.changes import Action
+from goemotions.registry.model_registry import Version
 from goemotions.storage import lock
 from goemotions.storage.lock import Lock
 from goemotions.storage.temporary import temporary_folder
@@ -46,6 +47,15 @@ class Challenger:
 
 
 @dataclass(frozen=True)
+class GateOptions:
+    """How a challenger is compared with the champion, as ``promote`` takes it."""
+
+    dataset: str
+    latency_budget_ms: float
+    quality_tolerance: float
+
+
+@dataclass(frozen=True)
 class Comparison:
     """The scores of a challenger and of the champion on the same validation rows, and the gate's verdict on the challenger."""
 
@@ -63,7 +73,7 @@ def challenger_alias(variant: str) -> str:
 
 
 def champion(model_name: str, variant: str) -> Version | None:
-    return tracking.find_version(model_name, champion_alias(variant))
+    return model_registry.find_version(model_name, champion_alias(variant))
 
 
 def is_champion(model_name: str, variant: str, version: Version | None) -> bool:
@@ -77,16 +87,16 @@ def set_champion(model_name: str, version: Version, variant: str, before: str, h
     Raises:
         ModelError: the version was retired meanwhile.
     """
-    tracking.get_version(model_name, version.number)
+    model_registry.get_version(model_name, version.number)
     with held.writing():
-        tracking.record(model_name, version, action, champion_alias(variant), before)
+        changes.record(model_name, version, action, champion_alias(variant), before)
     with held.writing():
-        tracking.set_alias(model_name, champion_alias(variant), version.number)
+        model_registry.set_alias(model_name, champion_alias(variant), version.number)
 
 
 def was_rolled_back(version: Version, current: Version, variant: str) -> bool:
     """Whether the current champion became it by a rollback from this version."""
-    history = tracking.history(current, champion_alias(variant))
+    history = changes.history(current, champion_alias(variant))
     return bool(history and history[-1].action == "rollback" and history[-1].before == version.number)
 
 
@@ -113,31 +123,24 @@ def promote(
         PromotionRefused: the version does not pass the gate, or its data is needed and was not found.
         UntrustedBundle: the bundle is not one that `register` stored (``trust``).
     """
-    version = tracking.get_version(model_name, reference)
-    with _fetched(version, trust.variant_of(reference)) as candidate:
-        return _promote(version, candidate, model_name, dataset, latency_budget_ms, quality_tolerance)
-
-
-def _promote(
-    version: Version, candidate: Bundle, model_name: str, dataset: str, latency_budget_ms: float, quality_tolerance: float
-) -> Move:
-    variant = candidate.metadata.variant
-    challenger = _challenger(version, candidate)
-    while True:
-        before = champion(model_name, variant)
-        if before and before.number == version.number:
-            return Move(champion_alias(variant), version.number, version.number)
-        verdict = judge(challenger, variant, before, dataset, latency_budget_ms, quality_tolerance)
-        if verdict and before and not verdict.passes:
-            raise PromotionRefused(
-                f"version {version.number} is not promoted, {champion_alias(variant)} remains version {before.number}: "
-                f"{'; '.join(verdict.reasons)}"
-            )
-        with lock.hold(BundleLocation.parse(version.source).model_prefix) as held:
-            # The comparison takes long and is not locked: if the champion changed meanwhile, it is repeated with the new one.
-            if is_champion(model_name, variant, before):
-                set_champion(model_name, version, variant, _number(before), held)
-                return Move(champion_alias(variant), _number(before), version.number, verdict)
+    options = GateOptions(dataset, latency_budget_ms, quality_tolerance)
+    with _challenger(model_name, reference) as (challenger, variant, version):
+        while True:
+            before = champion(model_name, variant)
+            if before and before.number == version.number:
+                return Move(champion_alias(variant), version.number, version.number)
+            compared = judge(challenger, variant, before, options)
+            if compared and before and not compared.verdict.passes:
+                raise PromotionRefused(
+                    f"version {version.number} is not promoted, {champion_alias(variant)} remains version {before.number}: "
+                    f"{'; '.join(compared.verdict.reasons)}"
+                )
+            with lock.hold(BundleLocation.parse(version.source).model_prefix) as held:
+                # The comparison takes long and is not locked: if the champion changed meanwhile, it is repeated with the new one.
+                if is_champion(model_name, variant, before):
+                    set_champion(model_name, version, variant, _number(before), held)
+                    verdict = compared.verdict if compared else None
+                    return Move(champion_alias(variant), _number(before), version.number, verdict)
 
 
 def compare(
@@ -153,60 +156,42 @@ def compare(
     Raises:
         ModelError, PromotionRefused, UntrustedBundle: as ``promote``, but not for a version that does not pass.
     """
-    version = tracking.get_version(model_name, reference)
-    with _fetched(version, trust.variant_of(reference)) as candidate:
-        variant = candidate.metadata.variant
-        before = champion(model_name, variant)
-        if before is None:
-            return None
-        challenger = _challenger(version, candidate)
-        return _compare(challenger, variant, before, dataset, latency_budget_ms, quality_tolerance)
+    with _challenger(model_name, reference) as (challenger, variant, _):
+        options = GateOptions(dataset, latency_budget_ms, quality_tolerance)
+        return judge(challenger, variant, champion(model_name, variant), options)
 
 
-def judge(
-    challenger: Challenger,
-    variant: Variant,
-    before: Version | None,
-    dataset: str,
-    latency_budget_ms: float,
-    quality_tolerance: float,
-) -> Verdict | None:
-    """The gate's verdict on a challenger against the champion; None if there is no champion.
+def judge(challenger: Challenger, variant: Variant, before: Version | None, options: GateOptions) -> Comparison | None:
+    """Compares a challenger with the champion; None if there is no champion.
 
     If the variant has a latency budget, the engines of both are timed in turns. A champion that was scored on other data is scored
-    on the challenger's, whose location ``dataset`` is (see ``promote``).
+    on the challenger's.
 
     Raises:
         PromotionRefused: the challenger's data is needed and was not found.
     """
     if before is None:
         return None
-    return _compare(challenger, variant, before, dataset, latency_budget_ms, quality_tolerance).verdict
-
-
-def _challenger(version: Version, candidate: Bundle) -> Challenger:
-    load_engine = functools.partial(candidate.load_engine, threads=1)
-    return Challenger(assembly.stored_scores(candidate), load_engine, version.run_id)
-
-
-def _compare(
-    challenger: Challenger,
-    variant: Variant,
-    before: Version,
-    dataset: str,
-    latency_budget_ms: float,
-    quality_tolerance: float,
-) -> Comparison:
-    limit = latency_limit(variant, latency_budget_ms)
+    limit = latency_limit(variant, options.latency_budget_ms)
     with _fetched(before, variant) as loaded:
         ours, theirs = challenger.scores, assembly.stored_scores(loaded)
         if theirs.validation.digest != ours.validation.digest and theirs.validation.names == ours.validation.names:
-            theirs = replace(theirs, validation=_score_again(loaded, before, challenger, dataset))
+            theirs = replace(theirs, validation=_score_again(loaded, before, challenger, options.dataset))
         if limit is not None:
             our_latency, their_latency = latency.measure([challenger.load_engine(), loaded.load_engine(threads=1)])
             ours, theirs = replace(ours, latency=our_latency), replace(theirs, latency=their_latency)
-    verdict = gate.compare(ours, theirs, latency_budget_ms=limit, quality_tolerance=quality_tolerance, serving=SERVING[variant])
+    verdict = gate.compare(
+        ours, theirs, latency_budget_ms=limit, quality_tolerance=options.quality_tolerance, serving=SERVING[variant]
+    )
     return Comparison(ours, theirs, verdict)
+
+
+@contextlib.contextmanager
+def _challenger(model_name: str, reference: str) -> Iterator[tuple[Challenger, Variant, Version]]:
+    version = model_registry.get_version(model_name, reference)
+    with _fetched(version, trust.variant_of(reference)) as candidate:
+        load_engine = functools.partial(candidate.load_engine, threads=1)
+        yield Challenger(assembly.stored_scores(candidate), load_engine, version.run_id), candidate.metadata.variant, version
 
 
 def rollback(variant: Variant, *, model_name: str = defaults.MODEL_NAME, to: str = "") -> Move:
@@ -225,7 +210,7 @@ def rollback(variant: Variant, *, model_name: str = defaults.MODEL_NAME, to: str
     current = champion(model_name, variant)
     if current is None:
         raise PromotionRefused(f"{model_name} has no {alias}: promote a version first")
-    history = tracking.history(current, alias)
+    history = changes.history(current, alias)
     if to == current.number:
         raise PromotionRefused(f"version {to} is {alias} already: nothing was moved")
     if history and history[-1].action == "rollback" and not to:
@@ -235,8 +220,8 @@ def rollback(variant: Variant, *, model_name: str = defaults.MODEL_NAME, to: str
     number = to or (history[-1].before if history else "")
     if not number:
         raise PromotionRefused(f"no version was {alias} before version {current.number}: promote another one")
-    version = tracking.get_version(model_name, number)
-    if not tracking.history(version, alias):
+    version = model_registry.get_version(model_name, number)
+    if not changes.history(version, alias):
         raise PromotionRefused(f"version {version.number} never was {alias}: promote it instead")
     trust.check(version, variant)
     with lock.hold(BundleLocation.parse(version.source).model_prefix) as held:
@@ -255,7 +240,7 @@ def _number(version: Version | None) -> str:
 @contextlib.contextmanager
 def _fetched(version: Version, variant: str = "") -> Iterator[Bundle]:
     location = str(trust.require_source(version, variant))
-    tracking.require_bundle(version)
+    model_registry.require_bundle(version)
     with temporary_folder() as scratch:
         trust.fetch(location, scratch, version)
         yield bundle.load(scratch, is_verified=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from goemotions import addresses, defaults
 from goemotions.errors import BadArgument, IntegrityError, ModelError, StorageError
-from goemotions.registry import tracking, trust
+from goemotions.registry import model_registry, trust
 from goemotions.registry.bundle import BundleLocation
-from goemotions.registry.tracking import Version
+from goemotions.registry.model_registry import Version
 from goemotions.storage import manifest, signature, store
 from goemotions.storage.signature import Signature
 from goemotions.storage.temporary import temporary_folder
@@ -33,7 +33,7 @@ def resolve(reference: str, model_name: str = defaults.MODEL_NAME) -> tuple[str,
     """
     if is_location(reference):
         return reference, None
-    version = tracking.get_version(model_name, reference)
+    version = model_registry.get_version(model_name, reference)
     return str(trust.require_source(version, trust.variant_of(reference))), version
 
 

@@ -18,12 +18,13 @@ from goemotions.evaluation.selection import CandidateScores, describe_winner, la
 from goemotions.metrics import thresholds
 from goemotions.metrics.classification import METRICS_FILE
 from goemotions.models.engine_names import WEIGHTS
-from goemotions.registry import assembly, bundle, costs, promotion, tracking, trained, trust
+from goemotions.registry import assembly, bundle, costs, model_registry, promotion, tracking, trained, trust
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, BundleLocation, BundleMetadata, Variant
 from goemotions.registry.costs import Prices
-from goemotions.registry.promotion import Challenger
-from goemotions.registry.tracking import Run, Version
+from goemotions.registry.model_registry import Version
+from goemotions.registry.promotion import Challenger, GateOptions
+from goemotions.registry.tracking import Run
 from goemotions.storage import layout, lock, manifest, probe, signature
 from goemotions.storage import store as storage
 from goemotions.storage.lock import Lock
@@ -137,9 +138,8 @@ def register(
         metrics = _store_bundle(locations[position], artifacts, metadata, prices)
         challenger = Challenger(winner, functools.partial(artifacts.load_engine, variant), metadata.run_id)
         registration = _Registration(locations[position], {**_version_tags(metadata), **tags}, challenger)
-        version, alias, verdict = registration.complete(
-            dataset, latency_budget_ms, quality_tolerance, auto_promote=auto_promote
-        )
+        options = GateOptions(str(dataset), latency_budget_ms, quality_tolerance)
+        version, alias, verdict = registration.complete(options, auto_promote=auto_promote)
         registered[variant] = {
             "profile": winner.profile,
             "version": version.number,
@@ -243,8 +243,8 @@ def _store_bundle(
         metrics = json.loads(storage.read(str(location), METRICS_FILE) or b"{}")
         return {name: float(value) for name, value in metrics.items()}
     # The bundle of a version that is retired is not stored again.
-    if version := tracking.version_of_bundle(location.model_name, location.run_id, str(location)):
-        tracking.require_bundle(version)
+    if version := model_registry.version_of_bundle(location.model_name, location.run_id, str(location)):
+        model_registry.require_bundle(version)
     with temporary_folder() as scratch:
         folder = Path(scratch) / "bundle"
         written = assembly.assemble(folder, artifacts, metadata, prices)
@@ -272,24 +272,19 @@ class _Registration:
     tags: dict[str, str]
     challenger: Challenger
 
-    def complete(
-        self, dataset: Path, latency_budget_ms: float, quality_tolerance: float, *, auto_promote: bool
-    ) -> tuple[Version, str, Verdict | None]:
+    def complete(self, options: GateOptions, *, auto_promote: bool) -> tuple[Version, str, Verdict | None]:
         """Creates the version and sets the aliases; returns the version, its alias and the gate's verdict."""
         model_name, variant, source = self.location.model_name, self.location.variant, str(self.location)
         while True:
             champion = promotion.champion(model_name, variant)
             is_champion = champion is not None and champion.source == source
-            verdict = None
-            if not is_champion:
-                verdict = promotion.judge(
-                    self.challenger, variant, champion, str(dataset), latency_budget_ms, quality_tolerance
-                )
+            compared = None if is_champion else promotion.judge(self.challenger, variant, champion, options)
+            verdict = compared.verdict if compared else None
             with lock.hold(self.location.model_prefix) as held:
                 if not storage.has(source, manifest.NAME):
                     raise ModelError(f"{source} was removed while it was registered: register it again")
                 with held.writing():
-                    version = tracking.get_or_create_version(model_name, self.location.run_id, source, self.tags)
+                    version = model_registry.get_or_create_version(model_name, self.location.run_id, source, self.tags)
                 # The comparison takes long and is not locked: if the champion changed meanwhile, it is repeated with the new one.
                 if promotion.is_champion(model_name, variant, champion):
                     return version, self._set_aliases(version, champion, verdict, held, auto_promote=auto_promote), verdict
@@ -304,7 +299,7 @@ class _Registration:
         if champion is None or verdict is None:
             return promotion.champion_alias(variant)
         with held.writing():
-            tracking.set_alias(model_name, promotion.challenger_alias(variant), version.number)
+            model_registry.set_alias(model_name, promotion.challenger_alias(variant), version.number)
         # A version that was rolled back by hand is not promoted again by a retry.
         if not (auto_promote and verdict.passes) or promotion.was_rolled_back(version, champion, variant):
             return promotion.challenger_alias(variant)

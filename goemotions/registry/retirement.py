@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from goemotions import defaults
 from goemotions.errors import BadAddress, ModelError
-from goemotions.registry import tracking
+from goemotions.registry import changes, model_registry
 from goemotions.registry.bundle import BundleLocation
-from goemotions.registry.tracking import HistoryEntry, Version
+from goemotions.registry.changes import Change
+from goemotions.registry.model_registry import Version
 from goemotions.storage import lock, store
 
 DAY_SECONDS = 86_400
@@ -39,7 +40,7 @@ class Decision:
     size: int = 0
 
 
-def plan(model_name: str, policy: Policy | None = None, served: Collection[str] = ()) -> list[Decision]:
+def plan(model_name: str, policy: Policy, served: Collection[str] = ()) -> list[Decision]:
     """What ``retire`` would do, for each version that is not retired yet or whose bundle is not removed yet, oldest first.
 
     Args:
@@ -51,11 +52,11 @@ def plan(model_name: str, policy: Policy | None = None, served: Collection[str] 
         ModelError: there is no such model.
         StorageError, TrackingError: the store or MLflow fail.
     """
-    decisions = _decide(model_name, policy or Policy(), served)
-    return [one if one.kept else replace(one, size=_size(one.version.source)) for one in decisions]
+    decisions = _decide(model_name, policy, served)
+    return [one if one.kept else replace(one, size=store.size(one.version.source)) for one in decisions]
 
 
-def retire(model_name: str, policy: Policy | None = None, served: Collection[str] = ()) -> list[Decision]:
+def retire(model_name: str, policy: Policy, served: Collection[str] = ()) -> list[Decision]:
     """Retires versions and removes their bundles; see ``plan``. Running it again completes what was interrupted.
 
     Returns:
@@ -69,15 +70,15 @@ def retire(model_name: str, policy: Policy | None = None, served: Collection[str
     for prefix, chosen in by_prefix.items():
         with lock.hold(prefix) as held:
             # An alias may have moved since the plan was made.
-            still = {one.version.number for one in _decide(model_name, policy or Policy(), served) if not one.kept}
+            still = {one.version.number for one in _decide(model_name, policy, served) if not one.kept}
             chosen = [one for one in chosen if one.version.number in still]
             for one in chosen:
                 if not one.version.is_retired:
                     with held.writing():
-                        tracking.mark_retired(model_name, one.version)
+                        changes.mark_retired(model_name, one.version)
         for one in chosen:
             store.remove(one.version.source)
-            tracking.mark_removed(model_name, one.version)
+            model_registry.set_tag(model_name, one.version, model_registry.REMOVED_TAG, "true")
     return decisions
 
 
@@ -89,7 +90,7 @@ def decide(
     model_name: str,
     now: float,
     served: Collection[str] = (),
-    shared: Collection[str] = (),
+    is_shared: Callable[[str], bool] = lambda source: False,
 ) -> list[Decision]:
     """Decides for each version, oldest first.
 
@@ -100,7 +101,7 @@ def decide(
         model_name: name of the registered model.
         now: seconds since the epoch.
         served: locations of bundles that are served.
-        shared: locations of bundles that versions of other registered models have.
+        is_shared: whether versions of other registered models have a bundle; called for those only that would be retired.
     """
     ordered = sorted(versions, key=lambda version: int(version.number))
     referred = _references(ordered, aliases)
@@ -120,26 +121,24 @@ def decide(
             return "its source is no bundle of this model"
         if location in kept_bundles:
             return "it is served, or in the manifest"
-        if sources.count(source) > 1 or source in {_canonical(other) for other in shared}:
-            return "another version has the same bundle"
-        if version.is_retired:
-            return ""
         if version.number in newest:
             return f"one of the {policy.newest} newest for {version.tags.get('variant', 'its variant')}"
-        if now - version.created < policy.days * DAY_SECONDS:
+        if not version.is_retired and now - version.created < policy.days * DAY_SECONDS:
             return f"younger than {policy.days:g} days"
+        if sources.count(source) > 1 or is_shared(version.source):
+            return "another version has the same bundle"
         return ""
 
     return [Decision(version, reason(version, source)) for version, source in zip(ordered, sources, strict=True)]
 
 
 def _decide(model_name: str, policy: Policy, served: Collection[str]) -> list[Decision]:
-    versions = [version for version in tracking.versions(model_name) if not version.is_removed]
-    aliases = tracking.aliases(model_name)
-    free = decide(versions, aliases, policy, model_name=model_name, now=time.time(), served=served)
-    # Asked only for those that would be retired.
-    shared = [one.version.source for one in free if not one.kept and tracking.is_used_elsewhere(model_name, one.version.source)]
-    return decide(versions, aliases, policy, model_name=model_name, now=time.time(), served=served, shared=shared)
+    def is_shared(source: str) -> bool:
+        return any(version.model_name != model_name for version in model_registry.versions_of_source(source))
+
+    versions = [version for version in model_registry.versions(model_name) if not version.is_removed]
+    aliases = model_registry.aliases(model_name)
+    return decide(versions, aliases, policy, model_name=model_name, now=time.time(), served=served, is_shared=is_shared)
 
 
 def _references(versions: Sequence[Version], aliases: Mapping[str, str]) -> dict[str, str]:
@@ -148,10 +147,10 @@ def _references(versions: Sequence[Version], aliases: Mapping[str, str]) -> dict
     reasons = {number: alias for alias, number in aliases.items()}
     for alias, number in aliases.items():
         if number in by_number:
-            for entry in tracking.history(by_number[number], alias):
+            for entry in changes.history(by_number[number], alias):
                 reasons.setdefault(entry.before, f"{alias} was it before version {number}: a rollback goes back to it")
-    deployed: dict[str, HistoryEntry] = {}
-    for entry in (entry for version in versions for entry in tracking.history(version)):
+    deployed: dict[str, Change] = {}
+    for entry in (entry for version in versions for entry in changes.history(version)):
         last = deployed.get(entry.target)
         if entry.action == "deploy" and (last is None or (last.sequence, last.at) < (entry.sequence, entry.at)):
             deployed[entry.target] = entry
@@ -175,7 +174,3 @@ def _canonical(location: str) -> str:
     with contextlib.suppress(BadAddress):
         return store.canonical(location)
     return location
-
-
-def _size(location: str) -> int:
-    return sum(file.size for file in store.files(location))

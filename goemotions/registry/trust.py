@@ -13,7 +13,7 @@ from typing import Any
 from goemotions import addresses
 from goemotions.errors import IntegrityError, ModelError, UntrustedBundle
 from goemotions.registry.bundle import VARIANTS, BundleLocation
-from goemotions.registry.tracking import Version
+from goemotions.registry.model_registry import Version
 from goemotions.storage import manifest, signature, store
 from goemotions.storage.signature import Signature
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from goemotions import addresses
+from goemotions import addresses, outages
 from goemotions.errors import StorageError, StorageUnavailable
 
 
@@ -123,12 +122,17 @@ FAILURES = (
 
 def named(location: str, error: Exception) -> StorageError:
     """The error of a request as one that says what is wrong and what to do."""
-    cause = next((one for one in _chain(error) if isinstance(getattr(one, "response", None), dict)), error)
+    cause = next((one for one in outages.causes(error) if isinstance(getattr(one, "response", None), dict)), error)
     response: dict[str, Any] = getattr(cause, "response", None) or {}
     details, metadata = response.get("Error") or {}, response.get("ResponseMetadata") or {}
     code = str(details.get("Code") or type(cause).__name__)
     status = str(metadata.get("HTTPStatusCode", ""))
-    failure = find(code) or next(filter(None, map(find, _names(cause))), None) or find(status) or NOT_KNOWN
+    failure = (
+        find(code)
+        or next(filter(None, (find(kind.__name__) for kind in type(cause).__mro__)), None)
+        or find(status)
+        or NOT_KNOWN
+    )
     tries = int(metadata.get("RetryAttempts") or 0) + 1
     headers = metadata.get("HTTPHeaders") or {}
     region = details.get("Region") or headers.get("x-amz-bucket-region") or "<the bucket's region>"
@@ -141,17 +145,6 @@ def named(location: str, error: Exception) -> StorageError:
 def find(code: str) -> Failure | None:
     """The failure with this code."""
     return next((failure for failure in FAILURES if code in failure.codes), None)
-
-
-def _names(error: BaseException) -> Iterator[str]:
-    return (kind.__name__ for kind in type(error).__mro__)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that it was raised from."""
-    while error is not None:
-        yield error
-        error = getattr(error, "last_exception", None) or error.__cause__ or error.__context__
 
 
 def _endpoint(location: str, failure: Failure) -> str:

@@ -145,6 +145,11 @@ def files(location: str) -> list[File]:
     return _backend(location).files()
 
 
+def size(location: str) -> int:
+    """The bytes of the files below a location."""
+    return sum(file.size for file in files(location))
+
+
 def children(location: str) -> list[str]:
     """Names of the folders directly below a location, sorted; none if there is nothing."""
     return _backend(location).children()

@@ -59,9 +59,8 @@ def launch(processes: int, function: Callable[..., T], *arguments: Any) -> T:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         reason = failure.message["message"] if isinstance(failure.message, dict) else failure.message
-        raise TrainingError(
-            f"process {rank} of {processes} failed, all were ended: {reason.strip().splitlines()[0]}"
-        ) from error
+        first = reason.strip().partition("\n")[0]
+        raise TrainingError(f"process {rank} of {processes} failed, all were ended: {first}") from error
     result: T = results[0]
     return result
 

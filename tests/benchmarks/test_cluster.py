@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from benchmarks import cluster
 from benchmarks.cluster import Trial
 from goemotions.cli import main as cli
-from goemotions.registry import tracking
+from goemotions.registry import mlflow_client, model_registry, tracking
 from pipelines import resources
 from pipelines.cli import pipeline, submit
 from pipelines.parameters import training_arguments
@@ -82,16 +82,16 @@ class DryTools(cluster.Tools):
 @pytest.fixture
 def trial(kubernetes: Kubernetes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trial]:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    tracking._client.cache_clear()
+    mlflow_client.client.cache_clear()
     run = tracking.get_or_create_run("trial").run_id
     for number, alias in ((1, "champion-cpu"), (2, "challenger-cpu")):
         location = f"s3://goemotions/models/goemotions/{number:032x}/cpu/"
-        tracking.get_or_create_version("goemotions", run, location, {"variant": "cpu", "profile": "minilm"})
-        tracking.set_alias("goemotions", alias, str(number))
+        model_registry.get_or_create_version("goemotions", run, location, {"variant": "cpu", "profile": "minilm"})
+        model_registry.set_alias("goemotions", alias, str(number))
     shutil.copytree(MANIFESTS, tmp_path / "manifests", symlinks=True)
     yield Trial(DryTools(kubernetes), "registry.example", "abc", tmp_path, NAMESPACE)
     monkeypatch.undo()
-    tracking._client.cache_clear()
+    mlflow_client.client.cache_clear()
 
 
 @needs_crds

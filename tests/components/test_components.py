@@ -20,7 +20,7 @@ from components.report import report
 from components.teach import teach
 from components.train import train
 from components.tune_thresholds import tune_thresholds
-from goemotions.registry import registration, tracking
+from goemotions.registry import mlflow_client, model_registry, registration, tracking
 
 COMPONENTS = (
     ingest,
@@ -51,7 +51,7 @@ def test_ingest_returns_the_digest_and_describes_its_dataset(source: Path, stack
     digest = ingest.python_func(str(source), "text", "", 0.1, 0, False, "quarantine", 0.05, "component-ingest", dataset)
     assert json.loads((tmp_path / "dataset" / "dataset.json").read_text())["digest"] == digest == dataset.metadata["digest"]
     assert dataset.metadata["train"] == 240
-    inputs = tracking._client().get_run(tracking.get_or_create_run("component-ingest").run_id).inputs.dataset_inputs
+    inputs = mlflow_client.client().get_run(tracking.get_or_create_run("component-ingest").run_id).inputs.dataset_inputs
     assert {one.tags[0].value: one.dataset.name for one in inputs} == {
         split: f"{source}/{split}" for split in ("train", "validation", "test")
     }
@@ -76,8 +76,8 @@ def test_train_logs_its_epochs_and_leaves_checkpoints_in_s3(
         teachers=[],
         model=model,
     )
-    run = tracking._client().get_run(tracking.get_or_create_run("component-train", "minilm").run_id)
-    history = tracking._client().get_metric_history(run.info.run_id, "validation/auc_micro")
+    run = mlflow_client.client().get_run(tracking.get_or_create_run("component-train", "minilm").run_id)
+    history = mlflow_client.client().get_metric_history(run.info.run_id, "validation/auc_micro")
     assert [entry.step for entry in history] == [1, 2]
     assert [one.tags[0].value for one in run.inputs.dataset_inputs] == ["train", "validation", "test"]
     assert run.data.params["learning_rate"] == "0.003"
@@ -109,7 +109,7 @@ def test_teachers_are_kept_in_s3_and_their_scores_are_in_the_dataset_of_the_stud
     assert folders[0].metadata.keys() == {"teacher", "parameters", "seconds"}
     # The scores of the second run are those of the first; both say in MLflow how the teacher was trained.
     for run in ("teach-one", "teach-ain"):
-        logged_run = tracking._client().get_run(tracking.get_or_create_run(run, "minilm@4").run_id).data
+        logged_run = mlflow_client.client().get_run(tracking.get_or_create_run(run, "minilm@4").run_id).data
         assert logged_run.metrics["train_seconds"] == folders[0].metadata["seconds"]
         assert {"validation/auc_micro", "train/loss", "best_epoch"} <= logged_run.metrics.keys()
         recipe = {name: logged_run.params[name] for name in ("name", "learning_rate", "seed", "epochs")}
@@ -122,9 +122,9 @@ def test_teachers_are_kept_in_s3_and_their_scores_are_in_the_dataset_of_the_stud
 
 def logged(run: str) -> tuple[dict[str, float], dict[str, str]]:
     """The metrics and tags of the model of a pipeline run; each metric was logged once."""
-    found = tracking._client().get_run(tracking.get_or_create_run(run, "minilm").run_id)
+    found = mlflow_client.client().get_run(tracking.get_or_create_run(run, "minilm").run_id)
     for name in found.data.metrics:
-        assert len(tracking._client().get_metric_history(found.info.run_id, name)) == 1, name
+        assert len(mlflow_client.client().get_metric_history(found.info.run_id, name)) == 1, name
     return found.data.metrics, found.data.tags
 
 
@@ -194,7 +194,7 @@ def test_register_writes_versions_and_report_writes_pages(
         registered=registered,
     )
     versions = json.loads((tmp_path / "registered" / "registered.json").read_text())
-    version = tracking.find_version("component-register", "champion-cpu")
+    version = model_registry.find_version("component-register", "champion-cpu")
     assert version is not None
     assert (version.number, version.source) == (versions["cpu"]["version"], versions["cpu"]["source"])
     assert version.tags["commit"] == "abc"
@@ -220,9 +220,9 @@ def test_register_writes_versions_and_report_writes_pages(
     link = (tmp_path / "text.md").read_text().splitlines()[0]
     assert link.startswith("[This run in MLflow](https://mlflow.example/#/experiments/")
     assert link.endswith(f"/runs/{run})")
-    assert "report/report.html" in [file.path for file in tracking._client().list_artifacts(run, "report")]
-    parent = tracking._client().get_run(run).data
-    model = tracking._client().get_run(versions["cpu"]["run_id"]).data.metrics
+    assert "report/report.html" in [file.path for file in mlflow_client.client().list_artifacts(run, "report")]
+    parent = mlflow_client.client().get_run(run).data
+    model = mlflow_client.client().get_run(versions["cpu"]["run_id"]).data.metrics
     steps = {
         name: value for name, value in {**parent.metrics, **model}.items() if name.count("/") == 2 and name.endswith("/cost")
     }

@@ -14,7 +14,7 @@ from goemotions.cli import main as cli
 from goemotions.deployment import isvc, job
 from goemotions.deployment.cluster import ClusterAway
 from goemotions.errors import BadArgument, DeploymentError
-from goemotions.registry import tracking
+from goemotions.registry import mlflow_client, model_registry
 from tests.deployment.test_kserve import MANIFEST, Kubernetes, kubernetes, versions
 from tests.manifests.test_manifests import restricted
 
@@ -43,7 +43,7 @@ def test_a_registry_command_runs_beside_the_registry_and_writes_the_manifest_her
     monkeypatch.chdir(tmp_path)
     # Nothing here reaches the registry, and connections to Kubernetes break while the Job runs.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    tracking._client.cache_clear()
+    mlflow_client.client.cache_clear()
     kubernetes.switch(away=7)
     result = in_cluster("model", "isvc", "--model-name", "k8s", "--bucket", "theirs", "--registry", "registry.example")
     assert result.exit_code == 0, (result.output, result.exception)
@@ -110,7 +110,7 @@ def test_other_commands_are_refused_here(kubernetes: Kubernetes) -> None:
 
 def test_a_change_of_a_manifest_fits_into_the_message_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     history = {f"goemotions.history.{number}": "x" * 200 for number in range(100)}
-    version = tracking.Version("7", "s3://b/models/m/" + "0" * 32 + "/cpu/", "0" * 32, {"variant": "cpu", **history})
+    version = model_registry.Version("7", "s3://b/models/m/" + "0" * 32 + "/cpu/", "0" * 32, {"variant": "cpu", **history})
     change = job.ManifestChange("mine", {"mine-cpu": version, "mine-gpu": version}, is_complete=True, options={"bucket": "b"})
     assert not change.hand_over()
     monkeypatch.setenv(job.MESSAGE_VARIABLE, str(tmp_path / "message"))

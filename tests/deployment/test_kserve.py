@@ -12,7 +12,7 @@ import pytest
 from goemotions.deployment import inference_service, isvc, kserve, node_pools, rollout, status
 from goemotions.deployment.cluster import Cluster
 from goemotions.errors import BadArgument, DeploymentError, ModelError
-from goemotions.registry import tracking
+from goemotions.registry import changes, model_registry, tracking
 from tests.support import kserve_rules
 from tests.support.documents import yaml_documents
 from tests.support.kubernetes_process import Kubernetes, kubeconfig, running
@@ -36,8 +36,10 @@ def versions(stack: Path) -> dict[str, str]:
     locations |= {number: f"s3://goemotions/models/k8s/{fault}/cpu/" for number, fault in faults.items()}
     run = tracking.get_or_create_run("k8s").run_id
     for number, location in locations.items():
-        assert tracking.get_or_create_version("k8s", run, location, {"variant": "cpu", "profile": "minilm"}).number == number
-    tracking.set_alias("k8s", "champion-cpu", "2")
+        assert (
+            model_registry.get_or_create_version("k8s", run, location, {"variant": "cpu", "profile": "minilm"}).number == number
+        )
+    model_registry.set_alias("k8s", "champion-cpu", "2")
     return locations
 
 
@@ -51,16 +53,16 @@ def test_deploy_waits_until_the_new_version_is_served(kubernetes: Kubernetes, ve
     (written,) = kubernetes.writes()
     assert written["metadata"]["generation"] == 2
     assert written["spec"]["predictor"]["minReplicas"] == 2
-    last = tracking.history(tracking.get_version("k8s", "2"), f"{NAMESPACE}/goemotions-cpu")[-1]
+    last = changes.history(model_registry.get_version("k8s", "2"), f"{NAMESPACE}/goemotions-cpu")[-1]
     assert (last.action, last.after, last.percent) == ("deploy", "2", 0)
 
 
 def test_deploying_the_served_version_again_writes_nothing(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
     deploy("1")
-    before = tracking.get_version("k8s", "1").tags
+    before = model_registry.get_version("k8s", "1").tags
     deploy("1")
     assert len(kubernetes.writes()) == 1
-    assert tracking.get_version("k8s", "1").tags == before
+    assert model_registry.get_version("k8s", "1").tags == before
 
 
 def test_a_canary_is_served_beside_the_version_and_then_replaces_it(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
@@ -82,8 +84,8 @@ def test_deploying_the_served_version_removes_the_canary(kubernetes: Kubernetes,
 
 
 def test_each_part_of_a_service_knows_the_number_of_its_version(versions: dict[str, str]) -> None:
-    service = inference_service.with_version(gpu_service(), tracking.get_version("k8s", "1"), 0)
-    service = inference_service.with_version(service, tracking.get_version("k8s", "2"), 10)
+    service = inference_service.with_version(gpu_service(), model_registry.get_version("k8s", "1"), 0)
+    service = inference_service.with_version(service, model_registry.get_version("k8s", "2"), 10)
     variables = [one["predictor"]["model"]["env"] for one in (service["spec"], service["spec"]["canary"][0])]
     assert variables == [[{"name": "GOEMOTIONS_SERVE_VERSION_NUMBER", "value": number}] for number in ("1", "2")]
 
@@ -205,7 +207,7 @@ def test_status_shows_a_canary_that_does_not_serve_although_the_service_is_ready
         deploy("7", canary_percent=10)
     (served,) = kserve.list_services(["goemotions-cpu"], "")
     assert served.is_ready
-    champion = tracking.get_version("k8s", "1")
+    champion = model_registry.get_version("k8s", "1")
     champions = {"cpu": champion, "gpu": None}
     state = status.ModelStatus("goemotions", champions, {"cpu": None, "gpu": None}, {}, {"goemotions-cpu": served})
     assert "7 (10%, not serving)" in state.table()
@@ -261,7 +263,7 @@ def gpu_service() -> dict[str, Any]:
 
 
 def test_a_version_and_its_canary_run_on_the_node_pool_that_is_named(versions: dict[str, str]) -> None:
-    version, pool = tracking.get_version("k8s", "2"), node_pools.get("eks-l4")
+    version, pool = model_registry.get_version("k8s", "2"), node_pools.get("eks-l4")
     canary = inference_service.with_version(gpu_service(), version, 10, pool)
     assert kserve_rules.violations(canary) == []
     for predictor in (canary["spec"]["predictor"], canary["spec"]["canary"][0]["predictor"]):
@@ -283,7 +285,7 @@ def test_a_node_pool_for_the_predictor_on_cpus_is_refused(versions: dict[str, st
 def test_knative_splits_the_traffic_by_its_own_field(versions: dict[str, str]) -> None:
     service = gpu_service()
     service["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] = "Knative"
-    version = tracking.get_version("k8s", "2")
+    version = model_registry.get_version("k8s", "2")
     canary = inference_service.with_version(service, version, 10)
     assert canary["spec"]["predictor"]["canaryTrafficPercent"] == 10
     assert canary["spec"]["predictor"]["model"]["storageUri"] == versions["2"]
@@ -304,7 +306,9 @@ def test_a_canary_that_does_not_load_is_a_named_error(kubernetes: Kubernetes, ve
 def test_the_bucket_of_the_service_is_kept(kubernetes: Kubernetes, versions: dict[str, str], tmp_path: Path) -> None:
     service = next(one for one in yaml_documents(MANIFEST.read_text()) if one["kind"] == "InferenceService")
     service["spec"]["predictor"]["model"]["storageUri"] = "s3://theirs/models/x/cpu/"
-    parsed = inference_service.ServiceStatus.of(inference_service.with_version(service, tracking.get_version("k8s", "2"), 0))
+    parsed = inference_service.ServiceStatus.of(
+        inference_service.with_version(service, model_registry.get_version("k8s", "2"), 0)
+    )
     assert parsed.source == versions["2"].replace("s3://goemotions/", "s3://theirs/")
 
 
@@ -313,8 +317,10 @@ def test_a_pipeline_deploys_new_champions_and_continues_after_a_failure(
 ) -> None:
     run = tracking.get_or_create_run("goemotions-deploys").run_id
     name = "goemotions"
-    gpu = tracking.get_or_create_version(name, run, "s3://goemotions/models/goemotions/broken-deploys/gpu/", {"variant": "gpu"})
-    cpu = tracking.get_or_create_version(name, run, f"s3://goemotions/models/{name}/{run}/cpu/", {"variant": "cpu"})
+    gpu = model_registry.get_or_create_version(
+        name, run, "s3://goemotions/models/goemotions/broken-deploys/gpu/", {"variant": "gpu"}
+    )
+    cpu = model_registry.get_or_create_version(name, run, f"s3://goemotions/models/{name}/{run}/cpu/", {"variant": "cpu"})
     registered = {
         "gpu": {"version": gpu.number, "alias": "champion-gpu"},
         "cpu": {"version": cpu.number, "alias": "champion-cpu"},
@@ -334,10 +340,10 @@ def test_a_concurrent_change_is_kept(kubernetes: Kubernetes, versions: dict[str,
     kubernetes.switch(conflicts=2)
     assert deploy("1").version == "1"
     kubernetes.switch(conflicts=99)
-    before = tracking.get_version("k8s", "2").tags
+    before = model_registry.get_version("k8s", "2").tags
     with pytest.raises(DeploymentError, match="changed by another process"):
         deploy("2")
-    assert tracking.get_version("k8s", "2").tags == before, "only deployed versions are recorded"
+    assert model_registry.get_version("k8s", "2").tags == before, "only deployed versions are recorded"
 
 
 def test_the_error_of_a_version_that_never_becomes_ready_has_the_reason_of_kserve(
@@ -387,7 +393,7 @@ def test_without_a_cluster_deploying_is_a_named_error(
 def test_the_manifest_is_written_from_the_champions(versions: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "isvc.yaml"
     path.write_text(MANIFEST.read_text().replace("scaleTarget: 60", "scaleTarget: 42"))
-    champion = tracking.get_version("k8s", "champion-cpu")
+    champion = model_registry.get_version("k8s", "champion-cpu")
     lines = isvc.write(path, {"goemotions-cpu": champion}, bucket="mine", registry="registry.example/team/", image_tag="abc")
     assert lines == [f"goemotions-cpu: version 2, {versions['2'].replace('goemotions', 'mine', 1)}"]
     text = path.read_text()
@@ -405,7 +411,7 @@ def test_the_manifest_is_written_from_the_champions(versions: dict[str, str], tm
     assert isvc.read(path)["goemotions-cpu"] == ("2", versions["2"].replace("goemotions", "mine", 1))
     isvc.write(path, {"goemotions-cpu": champion}, bucket="mine", registry="registry.example/team/", image_tag="abc")
     assert path.read_text() == text
-    isvc.write(path, {"goemotions-cpu": tracking.get_version("k8s", "1")})
+    isvc.write(path, {"goemotions-cpu": model_registry.get_version("k8s", "1")})
     assert 'GOEMOTIONS_SERVE_VERSION_NUMBER\n          value: "1"' in path.read_text()
     assert "registry.example/team/goemotions-predictor:abc-cpu" in path.read_text()
 
@@ -415,7 +421,7 @@ def test_the_manifest_names_the_node_pool_of_the_predictor_for_gpus_or_says_that
 ) -> None:
     path = tmp_path / "isvc.yaml"
     path.write_text(MANIFEST.read_text())
-    champion = {"goemotions-gpu": tracking.get_version("k8s", "1")}
+    champion = {"goemotions-gpu": model_registry.get_version("k8s", "1")}
     assert isvc.write(path, champion)[1] == (
         "goemotions-gpu: any node with a GPU; --preset (PRESET=gke-l4) writes the selector of a node pool"
     )
@@ -452,7 +458,7 @@ def test_status_shows_differences_between_registry_manifest_and_cluster(
     assert "k8s-cpu  2 (minilm)  -           2         -       -" in collected.table().splitlines()
     demo = "s3://goemotions/models/goemotions/0123456789abcdef0123456789abcdef/cpu/"
     assert collected.disagreements() == [f"the manifest has {demo} on k8s-cpu, the champion's is {versions['2']}: `make isvc`"]
-    isvc.write(tmp_path / "isvc.yaml", {"k8s-cpu": tracking.get_version("k8s", "champion-cpu")})
+    isvc.write(tmp_path / "isvc.yaml", {"k8s-cpu": model_registry.get_version("k8s", "champion-cpu")})
     assert status.collect("k8s", "", tmp_path / "isvc.yaml").disagreements() == []
 
 

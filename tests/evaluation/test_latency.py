@@ -11,6 +11,7 @@ import pytest
 
 from goemotions.evaluation import latency
 from goemotions.evaluation.latency import Latency
+from goemotions.models import engines
 from goemotions.models.engine_names import Computation
 from goemotions.models.engines import cpus
 from goemotions.models.tokenizer import TextEncoder
@@ -29,10 +30,10 @@ class Products:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.left, self.right = np.ones((latency.TOKENS, 256), np.float32), np.ones((256, 256), np.float32)
+        self.left, self.right = np.ones((engines.LATENCY_TOKENS, 256), np.float32), np.ones((256, 256), np.float32)
 
     def logits(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        assert ids.shape == mask.shape == (1, latency.TOKENS)
+        assert ids.shape == mask.shape == (1, engines.LATENCY_TOKENS)
         for _ in range(self.count):
             np.einsum("ij,jk->ik", self.left, self.right)
         return np.zeros((1, 3), np.float32)

@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 
 from goemotions.cli import main as cli
 from goemotions.errors import BadArgument
-from goemotions.registry import promotion, tracking
-from goemotions.registry.tracking import Version
+from goemotions.registry import model_registry, promotion
+from goemotions.registry.model_registry import Version
 from tests.manifests.test_manifests import faults, needs_crds
 from tests.support.documents import yaml_documents
 from tests.support.network import Pod, reaches
@@ -115,7 +115,7 @@ def test_what_was_changed_by_hand_is_kept_and_a_new_variant_is_added(checkout: P
 
 def test_status_and_promote_use_the_manifest_of_the_model(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write()
-    monkeypatch.setattr(tracking, "find_version", lambda model_name, reference: None)
+    monkeypatch.setattr(model_registry, "find_version", lambda model_name, reference: None)
     result = CliRunner().invoke(cli.commands, ["model", "status", "--model-name", "mine", "--no-cluster"])
     assert re.search(r"^mine-cpu +7 .* 7 ", result.output, re.MULTILINE), result.output
 

@@ -11,7 +11,7 @@ from benchmarks import retraining as simulation
 from benchmarks.retraining import Registry, drift_report
 from goemotions.errors import TrackingError
 from goemotions.monitoring.retraining import DAY, Decision, Policy, Reason, decide, decide_run
-from goemotions.registry import tracking
+from goemotions.registry import mlflow_client, model_registry, tracking
 
 NOW = simulation.START
 POLICY = Policy(max_age_days=90, drift_cooldown_days=28)
@@ -32,7 +32,7 @@ def registry(store: Registry, request: pytest.FixtureRequest) -> Registry:
 
 
 def decided(registry: Registry, digest: str = "old", *, manual: str = "", days: float = 0.0, drifted: bool = False) -> Decision:
-    version = tracking.get_version(registry.model_name, "champion-cpu").number
+    version = model_registry.get_version(registry.model_name, "champion-cpu").number
     report = drift_report(version, NOW + days * DAY, drifted=drifted)
     return decide(digest, report, manual, model_name=registry.model_name, policy=POLICY, now=NOW + days * DAY)
 
@@ -99,7 +99,7 @@ def test_a_drift_report_of_a_former_champion_is_no_reason(registry: Registry) ->
 
 
 def test_new_data_trains_even_if_only_one_variant_has_a_champion_of_it(registry: Registry) -> None:
-    tracking.set_alias(registry.model_name, "champion-cpu", registry.add(NOW, "new", is_champion=False)[1].number)
+    model_registry.set_alias(registry.model_name, "champion-cpu", registry.add(NOW, "new", is_champion=False)[1].number)
     assert "is that of version 4, which did not replace version 1" in str(decided(registry, "new"))
     assert decided(registry, "newer").kinds == "data"
 
@@ -112,7 +112,7 @@ def test_the_decision_of_a_pipeline_run_is_logged_and_a_retried_step_decides_not
     arguments = ("old", str(tmp_path), "", name, POLICY)
     skipped = decide_run("skipped-run", *arguments)
     assert "there is no drift report" in str(skipped)
-    run = tracking._client().get_run(tracking.get_or_create_run("skipped-run").run_id)
+    run = mlflow_client.client().get_run(tracking.get_or_create_run("skipped-run").run_id)
     assert run.info.status == "FINISHED"
     assert (run.data.tags["retraining.reasons"], run.data.params["retraining_reasons"]) == ("none", "none")
     assert run.data.tags["retraining.why"] == str(skipped)
@@ -120,7 +120,7 @@ def test_the_decision_of_a_pipeline_run_is_logged_and_a_retried_step_decides_not
     assert decide_run("skipped-run", *arguments) == skipped
     training = decide_run("training-run", *arguments)
     assert training.kinds == "drift"
-    run = tracking._client().get_run(tracking.get_or_create_run("training-run").run_id)
+    run = mlflow_client.client().get_run(tracking.get_or_create_run("training-run").run_id)
     assert run.info.status == "RUNNING"
     assert (run.data.tags["retraining.reasons"], run.data.params["retraining_reasons"]) == ("drift", "drift")
 
@@ -129,7 +129,7 @@ def test_a_tag_that_somebody_changed_is_no_memory(registry: Registry) -> None:
     version = registry.add(NOW, "old", Decision([Reason("manual", "guidelines", "guidelines")]))[0]
     assert not decided(registry, manual="guidelines").train
     for variant in (version.number, str(int(version.number) + 1)):
-        tracking._client().set_model_version_tag(registry.model_name, variant, tracking.DECISION_TAG, "[1]")
+        mlflow_client.client().set_model_version_tag(registry.model_name, variant, tracking.DECISION_TAG, "[1]")
     assert decided(registry, manual="guidelines").train
 
 

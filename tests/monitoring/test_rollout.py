@@ -27,7 +27,7 @@ from goemotions.monitoring.answers import Expected, read_texts
 from goemotions.monitoring.observations import Scrape
 from goemotions.monitoring.plan import Plan
 from goemotions.monitoring.rollout import State
-from goemotions.registry import promotion, tracking
+from goemotions.registry import model_registry, promotion, tracking
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.promotion import Move
 from goemotions.storage import layout, lock
@@ -61,8 +61,8 @@ def versions(stack: Path) -> str:
     name, run = "rolled-out", tracking.get_or_create_run("rolled-out").run_id
     for number in (1, 2):
         place = f"s3://goemotions/models/{name}/{number:032x}/cpu/"
-        tracking.get_or_create_version(name, run, place, {"variant": "cpu", "profile": "minilm"})
-    tracking.set_alias(name, "champion-cpu", "1")
+        model_registry.get_or_create_version(name, run, place, {"variant": "cpu", "profile": "minilm"})
+    model_registry.set_alias(name, "champion-cpu", "1")
     return name
 
 
@@ -77,7 +77,9 @@ class Service:
 
     @property
     def location(self) -> str:
-        return layout.rollout(BundleLocation.parse(tracking.get_version(self.model, "2").source).store, self.model, self.name)
+        return layout.rollout(
+            BundleLocation.parse(model_registry.get_version(self.model, "2").source).store, self.model, self.name
+        )
 
     @property
     def shares(self) -> tuple[str, str, int]:
@@ -126,7 +128,7 @@ def complete(registered: str) -> Iterator[Service]:
 def test_a_version_that_is_no_worse_is_promoted_step_by_step(complete: Service) -> None:
     move = complete.roll_out(steps="20,50,100")
     assert (move.before, move.after, complete.shares) == ("1", "2", ("2", "", 0))
-    assert tracking.get_version(complete.model, "champion-cpu").number == "2"
+    assert model_registry.get_version(complete.model, "champion-cpu").number == "2"
     ended = complete.state
     assert (ended.phase, [entry["percent"] for entry in ended.history]) == ("promoted", [20, 50])
     for entry in ended.history:
@@ -134,7 +136,9 @@ def test_a_version_that_is_no_worse_is_promoted_step_by_step(complete: Service) 
         assert entry["figures"]["canary"]["requests"] >= PLAN.step_requests
         assert entry["figures"]["compared_texts"] == PLAN.step_texts
     assert any(line.startswith("20%: ") and line.endswith("missing") for line in complete.lines)
-    assert json.loads(tracking.get_version(complete.model, "2").tags[tracking.ROLLOUT_TAG])["decision"] == "promoted"
+    assert (
+        json.loads(model_registry.get_version(complete.model, "2").tags[model_registry.ROLLOUT_TAG])["decision"] == "promoted"
+    )
     with pytest.raises(PromotionRefused, match="version 2 is the champion already"):
         complete.roll_out()
     # Killed between the alias and the traffic, it is completed by the same command.
@@ -164,10 +168,13 @@ def test_a_bad_version_is_rolled_back_and_the_reason_is_recorded(
     with pytest.raises(RolledBack, match=rf"version 2 was rolled back at 20% of .*, version 1 has all the traffic: .*{reason}"):
         service.roll_out()
     assert service.shares == ("1", "", 0)
-    assert tracking.get_version(service.model, "champion-cpu").number == "1"
+    assert model_registry.get_version(service.model, "champion-cpu").number == "1"
     ended = service.state
     assert (ended.phase, ended.history[-1]["decision"]) == ("rolled back", f"rolled back: {ended.reason}")
-    assert json.loads(tracking.get_version(service.model, "2").tags[tracking.ROLLOUT_TAG])["reason"] == ended.reason[:500]
+    assert (
+        json.loads(model_registry.get_version(service.model, "2").tags[model_registry.ROLLOUT_TAG])["reason"]
+        == ended.reason[:500]
+    )
 
 
 @pytest.mark.fault("rollout-undecided")
@@ -340,9 +347,9 @@ def test_what_could_not_be_promoted_is_refused_before_anything_changes(complete:
         complete.roll_out(steps="50,20,100")
     with pytest.raises(BadArgument, match="--step-texts 5 needs as many texts, and there are 1"):
         complete.roll_out(step_texts=5, texts=["one"])
-    source = tracking.get_version(complete.model, "2")
+    source = model_registry.get_version(complete.model, "2")
     place = replace(BundleLocation.parse(source.source), run_id="0" * 32)
-    empty = tracking.get_or_create_version(complete.model, source.run_id, str(place), dict(source.tags))
+    empty = model_registry.get_or_create_version(complete.model, source.run_id, str(place), dict(source.tags))
     with pytest.raises(StorageError, match="holds no file"):
         complete.roll_out(number=empty.number)
     complete.servers.proxy.shares.update(stable="7")

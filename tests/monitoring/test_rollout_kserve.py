@@ -16,7 +16,7 @@ from goemotions.monitoring import rollout
 from goemotions.monitoring.answers import Expected
 from goemotions.monitoring.observations import Scrape
 from goemotions.monitoring.plan import Plan
-from goemotions.registry import tracking
+from goemotions.registry import model_registry, tracking
 from goemotions.storage import layout
 from tests.support import kserve_rules
 from tests.support.kubernetes_process import Kubernetes, running
@@ -34,8 +34,8 @@ def versions(stack: Path) -> None:
     run = tracking.get_or_create_run(MODEL).run_id
     for place in (f"{1:032x}", f"{2:032x}", "broken"):
         tags = {"variant": "cpu", "profile": "minilm"}
-        tracking.get_or_create_version(MODEL, run, f"s3://goemotions/models/{MODEL}/{place}/cpu/", tags)
-    tracking.set_alias(MODEL, "champion-cpu", "1")
+        model_registry.get_or_create_version(MODEL, run, f"s3://goemotions/models/{MODEL}/{place}/cpu/", tags)
+    model_registry.set_alias(MODEL, "champion-cpu", "1")
 
 
 @pytest.fixture(params=["Standard", "Knative"])

@@ -14,7 +14,7 @@ import mlflow.pyfunc
 import pytest
 
 from goemotions.models.records import TrainingRecord
-from goemotions.registry import references, tracking
+from goemotions.registry import mlflow_client, model_registry, references, tracking
 from goemotions.storage import manifest, store
 from pipelines import demo, local
 from pipelines.run_folder import RunFolder
@@ -30,7 +30,7 @@ def registered(run: RunFolder) -> dict[str, Any]:
 
 def test_each_variant_has_a_champion_with_a_complete_bundle_in_s3(registered: dict[str, Any], tmp_path: Path) -> None:
     for variant in ("gpu", "cpu"):
-        version = tracking.find_version("goemotions", f"champion-{variant}")
+        version = model_registry.find_version("goemotions", f"champion-{variant}")
         assert version is not None
         assert version.source == registered[variant]["source"]
         assert version.tags["variant"] == variant
@@ -40,12 +40,12 @@ def test_each_variant_has_a_champion_with_a_complete_bundle_in_s3(registered: di
 
 
 def test_there_is_one_parent_run_with_a_child_for_each_profile(registered: dict[str, Any]) -> None:
-    version = tracking.find_version("goemotions", "champion-cpu")
+    version = model_registry.find_version("goemotions", "champion-cpu")
     assert version is not None
-    child = tracking._client().get_run(version.run_id)
-    parent = tracking._client().get_run(child.data.tags["mlflow.parentRunId"])
+    child = mlflow_client.client().get_run(version.run_id)
+    parent = mlflow_client.client().get_run(child.data.tags["mlflow.parentRunId"])
     assert parent.data.tags["dataset.digest"] == version.tags["dataset_digest"]
-    children = tracking._client().search_runs(
+    children = mlflow_client.client().search_runs(
         [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
     )
     assert {run.data.tags[tracking.PROFILE_TAG] for run in children} == {"minilm"}
@@ -87,10 +87,10 @@ def test_a_version_can_be_downloaded_and_verified(registered: dict[str, Any], tm
 def test_a_run_uses_the_registry_of_the_environment_and_a_failing_step_is_named(
     stack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = tracking.find_version("goemotions", "champion-cpu")
+    before = model_registry.find_version("goemotions", "champion-cpu")
     with pytest.raises(local.RunFailed, match=r"there is no data folder .*missing: give `sample`"):
         local.run(tmp_path / "other", data=str(tmp_path / "missing"), models=["minilm"])
-    assert tracking.find_version("goemotions", "champion-cpu") == before
+    assert model_registry.find_version("goemotions", "champion-cpu") == before
     places = f"registers at {os.environ['MLFLOW_TRACKING_URI']}, stores in s3://goemotions/ at {os.environ['AWS_ENDPOINT_URL']}"
     shown = capsys.readouterr().out
     assert shown.startswith(f"{places}\ns3://goemotions/models/goemotions/: conditional writes, reads and listings work (")
@@ -123,11 +123,11 @@ def test_a_run_with_teachers_of_two_kinds_that_is_killed_is_resumed(
     assert [record.profile["name"] for record in records] == ["minilm-3l", "distilbert"]
     for record in records:
         assert [(one.profile["name"], one.seed) for one in record.teachers] == [("distilbert", 1), ("minilm", 2)]
-    version = tracking.find_version("taught", "champion-cpu")
+    version = model_registry.find_version("taught", "champion-cpu")
     assert version is not None
-    parent = tracking._client().get_run(version.run_id).data.tags["mlflow.parentRunId"]
-    experiment = tracking._client().get_run(parent).info.experiment_id
-    children = tracking._client().search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
+    parent = mlflow_client.client().get_run(version.run_id).data.tags["mlflow.parentRunId"]
+    experiment = mlflow_client.client().get_run(parent).info.experiment_id
+    children = mlflow_client.client().search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
     assert {run.data.tags[tracking.PROFILE_TAG] for run in children} == {"minilm-3l", "distilbert", "distilbert@1", "minilm@2"}
     report = (finished.report / "report.md").read_text()
     teachers = report.split("### Teachers")[1].split("\n#")[0]
@@ -148,7 +148,7 @@ def test_a_run_on_reason_trains_once_and_says_why_it_is_skipped_the_next_time(
     assert first.has_trained
     assert "## Cost and energy" in (first.report / "report.md").read_text()
     assert [one.model.exists() for one in first.candidates()["cpu"]] == [True]
-    version = tracking.find_version("on-reason", "champion-cpu")
+    version = model_registry.find_version("on-reason", "champion-cpu")
     assert version is not None
     assert json.loads(version.tags[tracking.DECISION_TAG])["reasons"][0]["kind"] == "first"
     second = local.run(stack, on_reason=True, model_name="on-reason", **arguments)
@@ -158,4 +158,4 @@ def test_a_run_on_reason_trains_once_and_says_why_it_is_skipped_the_next_time(
         stack, on_reason=True, model_name="on-reason", manual_reason="it's the raters' new guidelines", **arguments
     )
     assert third.has_trained
-    assert len(tracking.versions("on-reason")) == 4
+    assert len(model_registry.versions("on-reason")) == 4

@@ -15,7 +15,7 @@ from goemotions.errors import BadArgument
 from goemotions.monitoring.drift import read_report
 from goemotions.prediction import files
 from goemotions.prediction.predictor import Predictor
-from goemotions.registry import tracking
+from goemotions.registry import mlflow_client, tracking
 from goemotions.storage import layout, store
 from pipelines import parameters
 from pipelines.package import pack_monitoring
@@ -66,10 +66,10 @@ def test_the_report_is_logged_to_mlflow_and_kept_where_the_decision_to_retrain_r
     assert kept.rows == 600
     assert "<html" in (tmp_path / "page.html").read_text()
     assert store.has(layout.monitoring(bucket, "watched"), "drift.html")
-    run = tracking._client().get_run(tracking.get_or_create_run("watched-run").run_id)
+    run = mlflow_client.client().get_run(tracking.get_or_create_run("watched-run").run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["monitoring.drifted"] == "true"
     assert run.data.metrics["drift/texts"] == outputs["metrics"].metadata["drift/texts"] == 600
     assert run.data.metrics["drift/alarms"] == len(kept.alarms)
-    logged = {file.path for file in tracking._client().list_artifacts(run.info.run_id, "drift")}
+    logged = {file.path for file in mlflow_client.client().list_artifacts(run.info.run_id, "drift")}
     assert logged == {"drift/drift.json", "drift/drift.html"}

@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from goemotions.registry import tracking
+from goemotions.registry import mlflow_client
 from goemotions.storage import s3, store
 from pipelines import stack as local_stack
 
@@ -47,4 +47,4 @@ def test_another_process_with_the_same_id_is_not_taken_for_a_server(stack: Path)
 
 
 def test_mlflow_responds(stack: Path) -> None:
-    assert tracking.connect().startswith("http://127.0.0.1:")
+    assert mlflow_client.connect().startswith("http://127.0.0.1:")

@@ -21,7 +21,7 @@ import pytest
 from goemotions import defaults
 from goemotions.evaluation import tuning
 from goemotions.evaluation.predictions import FILE, Predictions
-from goemotions.registry import promotion, registration, tracking
+from goemotions.registry import changes, mlflow_client, model_registry, promotion, registration, tracking
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.storage import manifest
 from goemotions.storage import store as storage
@@ -125,12 +125,12 @@ def test_two_hundred_registrations_by_eight_processes_with_random_kills(
     experiment = client.get_experiment_by_name(defaults.EXPERIMENT)
     names = [run.data.tags.get(tracking.RUN_TAG) for run in client.search_runs([experiment.experiment_id], max_results=5000)]
     assert [run for run in runs if names.count(run) != 2] == [], "each has one parent and one child"
-    champion = tracking.get_version(model, ALIAS)
+    champion = model_registry.get_version(model, ALIAS)
     assert quality_of[champion.number] == max(runs.values())
     moves = sorted(
         (change.at, change.after)
         for version in versions
-        for change in tracking.history(tracking.get_version(model, version.version), ALIAS)
+        for change in changes.history(model_registry.get_version(model, version.version), ALIAS)
     )
     heights = [quality_of[to] for _, to in moves]
     assert heights == sorted(heights), "the champion never became worse"
@@ -148,10 +148,10 @@ def test_two_concurrent_runs_register_two_versions_and_the_better_is_champion(
     jobs = [f"at-once-{number}={qualities[quality]}" for number, quality in enumerate((0, 5, 3))]
     processes = [subprocess.Popen([*crew.command, job], cwd=ROOT, stdout=subprocess.PIPE, text=True) for job in jobs]
     assert [process.communicate(timeout=120)[0] for process in processes] == [f"done at-once-{n}\n" for n in range(3)]
-    champion = tracking.get_version("at-once", ALIAS)
-    run = tracking._client().get_run(champion.run_id)
+    champion = model_registry.get_version("at-once", ALIAS)
+    run = mlflow_client.client().get_run(champion.run_id)
     assert run.data.tags[tracking.RUN_TAG] == "at-once-1"
-    versions = tracking._client().search_model_versions("name='at-once'")
+    versions = mlflow_client.client().search_model_versions("name='at-once'")
     assert len(versions) == 3
 
 
@@ -163,7 +163,7 @@ def test_a_step_that_runs_twice_at_once_registers_one_version(
     command = [*crew.command, f"twice-1={qualities[2]}"]
     processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert {process.communicate(timeout=120)[0] for process in processes} == {"done twice-1\n"}
-    (version,) = tracking._client().search_model_versions("name='twice'")
+    (version,) = mlflow_client.client().search_model_versions("name='twice'")
     assert manifest.verify(storage.fetch(version.source, dataset.parent / "twice"))["variant"] == "cpu"
 
 
@@ -179,5 +179,5 @@ def test_a_retry_does_not_undo_a_rollback(stack: Path, dataset: Path, qualities:
     assert register("taken-back-2", 5)["alias"] == ALIAS
     promotion.rollback("cpu", model_name="taken-back")
     assert register("taken-back-2", 5)["alias"] == "challenger-cpu"
-    assert tracking.get_version("taken-back", ALIAS).number == "1"
+    assert model_registry.get_version("taken-back", ALIAS).number == "1"
     assert promotion.promote("2", model_name="taken-back").after == "2"

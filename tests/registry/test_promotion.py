@@ -16,7 +16,7 @@ from goemotions.cli import main as cli
 from goemotions.data.dataset import ingest
 from goemotions.errors import ModelError, PromotionRefused, StorageError, TrackingError
 from goemotions.evaluation import evaluate, tuning
-from goemotions.registry import promotion, tracking
+from goemotions.registry import changes, mlflow_client, model_registry, promotion, tracking
 from goemotions.registry.bundle import BundleLocation
 from goemotions.storage import lock
 from goemotions.storage import store as storage
@@ -51,13 +51,13 @@ def manifest(tmp_path: Path) -> Path:
 
 def move_champion(model: str, number: str) -> None:
     """Makes a version the champion without the gate."""
-    version = tracking.get_version(model, number)
+    version = model_registry.get_version(model, number)
     with lock.hold(BundleLocation.parse(version.source).model_prefix) as held:
         promotion.set_champion(model, version, "cpu", champion(model), held)
 
 
 def champion(model: str) -> str:
-    return tracking.get_version(model, ALIAS).number
+    return model_registry.get_version(model, ALIAS).number
 
 
 def run(*arguments: str) -> Result:
@@ -73,7 +73,7 @@ def test_a_better_version_is_promoted_and_a_worse_one_refused(model: str) -> Non
     assert (move.before, move.after, champion(model)) == ("1", "2", "2")
     assert move.verdict is not None
     assert move.verdict.differences["auc_micro"].difference > 0
-    (change,) = tracking.history(tracking.get_version(model, "2"), ALIAS)
+    (change,) = changes.history(model_registry.get_version(model, "2"), ALIAS)
     assert (change.action, change.before, change.after) == ("promote", "1", "2")
     assert "@" in change.by
     assert change.at.endswith("Z")
@@ -81,10 +81,10 @@ def test_a_better_version_is_promoted_and_a_worse_one_refused(model: str) -> Non
 
 def test_promoting_the_champion_again_changes_nothing(model: str) -> None:
     promotion.promote("2", model_name=model)
-    before = tracking.get_version(model, "2").tags
+    before = model_registry.get_version(model, "2").tags
     again = promotion.promote("2", model_name=model)
     assert (again.before, again.after) == ("2", "2")
-    assert tracking.get_version(model, "2").tags == before
+    assert model_registry.get_version(model, "2").tags == before
 
 
 def test_a_rollback_restores_the_previous_champion_once(model: str) -> None:
@@ -96,7 +96,10 @@ def test_a_rollback_restores_the_previous_champion_once(model: str) -> None:
     with pytest.raises(PromotionRefused, match="version 1 is champion-cpu already: nothing was moved"):
         promotion.rollback("cpu", model_name=model, to="1")
     assert champion(model) == "1"
-    assert [change.action for change in tracking.history(tracking.get_version(model, "1"), ALIAS)] == ["promote", "rollback"]
+    assert [change.action for change in changes.history(model_registry.get_version(model, "1"), ALIAS)] == [
+        "promote",
+        "rollback",
+    ]
     promotion.promote("2", model_name=model)
     assert promotion.rollback("cpu", model_name=model).after == "1"
 
@@ -111,37 +114,37 @@ def test_the_order_of_changes_does_not_come_from_clocks(model: str, monkeypatch:
         def now(cls, tz: tzinfo | None = None) -> Clock:
             return cls(2026, 1, 1, next(hours), tzinfo=tz)
 
-    monkeypatch.setattr(tracking, "datetime", Clock)
+    monkeypatch.setattr(changes, "datetime", Clock)
     move_champion(model, "2")
     promotion.rollback("cpu", model_name=model)
     move_champion(model, "2")
     move = promotion.rollback("cpu", model_name=model)
     assert (move.before, move.after, champion(model)) == ("2", "1", "1")
-    changes = tracking.history(tracking.get_version(model, "1"), ALIAS)
-    assert [(change.action, change.sequence) for change in changes] == [("promote", 1), ("rollback", 3), ("rollback", 5)]
+    recorded = changes.history(model_registry.get_version(model, "1"), ALIAS)
+    assert [(change.action, change.sequence) for change in recorded] == [("promote", 1), ("rollback", 3), ("rollback", 5)]
 
 
 def test_changes_of_before_they_were_numbered_come_first(model: str) -> None:
     old = {"action": "rollback", "where": ALIAS, "from": "3", "to": "1", "by": "x@y", "at": "2099-01-01T00:00:00.000000Z"}
-    tracking._client().set_model_version_tag(model, "1", f"{tracking.HISTORY_TAG}{old['at']}", json.dumps(old))
-    changes = tracking.history(tracking.get_version(model, "1"), ALIAS)
-    assert [(change.action, change.sequence) for change in changes] == [("rollback", 0), ("promote", 1)]
-    tracking._client().set_model_version_tag(model, "1", f"{tracking.HISTORY_TAG}x", "[]")
+    mlflow_client.client().set_model_version_tag(model, "1", f"{changes.HISTORY_TAG}{old['at']}", json.dumps(old))
+    recorded = changes.history(model_registry.get_version(model, "1"), ALIAS)
+    assert [(change.action, change.sequence) for change in recorded] == [("rollback", 0), ("promote", 1)]
+    mlflow_client.client().set_model_version_tag(model, "1", f"{changes.HISTORY_TAG}x", "[]")
     with pytest.raises(TrackingError, match=r"version 1: its tag goemotions.history.x is damaged: remove it in MLflow"):
-        tracking.history(tracking.get_version(model, "1"), ALIAS)
+        changes.history(model_registry.get_version(model, "1"), ALIAS)
 
 
 @pytest.mark.fault("lock-lost")
 def test_a_process_that_lost_the_lock_moves_no_alias(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between its record of the change and the move of the alias, another process takes the lock over."""
-    record = tracking.record
+    record = changes.record
 
     def recorded(*arguments: Any, **options: Any) -> None:
         record(*arguments, **options)
-        location = BundleLocation.parse(tracking.get_version(model, "2").source).model_prefix
+        location = BundleLocation.parse(model_registry.get_version(model, "2").source).model_prefix
         S3Backend(location).delete([lock.NAME])
 
-    monkeypatch.setattr(tracking, "record", recorded)
+    monkeypatch.setattr(changes, "record", recorded)
     with pytest.raises(StorageError, match=r"another process has taken over lock\.json"):
         move_champion(model, "2")
     assert champion(model) == "1"
@@ -162,7 +165,7 @@ def test_running_again_completes_a_promotion_that_crashed_before_the_alias_moved
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(tracking, "set_alias", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(model_registry, "set_alias", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             promotion.promote("2", model_name=model)
     assert champion(model) == "1"
@@ -181,10 +184,10 @@ def test_the_command_promotes_and_writes_the_manifest(model: str, manifest: Path
     assert f"{ALIAS}: version 2, before it 1" in result.output
     assert "the gate passed: micro AUC rose by 0." in result.output
     assert "  note: one text takes " in result.output
-    assert tracking.get_version(model, "2").source in manifest.read_text()
+    assert model_registry.get_version(model, "2").source in manifest.read_text()
     back = run("model", "rollback", "--model-name", model, "--file", str(manifest))
     assert f"{ALIAS}: version 1, before it 2" in back.output
-    assert tracking.get_version(model, "1").source in manifest.read_text()
+    assert model_registry.get_version(model, "1").source in manifest.read_text()
     again = run("model", "rollback", "--model-name", model, "--file", str(manifest))
     assert again.exit_code == 1
     assert "nothing was moved" in str(again.exception)

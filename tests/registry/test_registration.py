@@ -18,7 +18,7 @@ from goemotions.evaluation import tuning
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.metrics import thresholds
 from goemotions.prediction.predictor import Predictor
-from goemotions.registry import assembly, bundle, references, registration, tracking
+from goemotions.registry import assembly, bundle, changes, model_registry, references, registration, tracking
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, VARIANTS, Variant
 from goemotions.storage import layout, lock, manifest, s3, store
@@ -47,7 +47,7 @@ class Registry:
         return registration.register(self.dataset, parts, **arguments)
 
     def alias(self, name: str) -> str | None:
-        version = tracking.find_version(self.name, name)
+        version = model_registry.find_version(self.name, name)
         return version.number if version else None
 
     def versions(self) -> list[str]:
@@ -149,11 +149,11 @@ def test_the_first_version_of_each_variant_is_the_champion(registered: Registere
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_version_records_its_origin(registered: Registered, candidate: Path, variant: Variant) -> None:
     registry, run_id = registered.registry, registered.run_id
-    version = tracking.find_version(registry.name, f"champion-{variant}")
+    version = model_registry.find_version(registry.name, f"champion-{variant}")
     assert version is not None
     digest = Predictions.read(candidate / variant / "validation" / FILE).digest
     metadata = {"variant": variant, "profile": "minilm", "run_id": run_id, "dataset_digest": digest}
-    (change,) = tracking.history(version, f"champion-{variant}")
+    (change,) = changes.history(version, f"champion-{variant}")
     assert (change.action, change.before, change.after) == ("promote", "", version.number)
     assert {name: value for name, value in version.tags.items() if name in metadata or name == "commit"} == {
         **metadata,
@@ -246,7 +246,7 @@ def test_a_crash_before_an_alias_is_completed_by_the_next(
 ) -> None:
     registry.register("1", candidate)
     versions = registry.register("2", better, auto_promote=True)
-    tracking.set_alias(registry.name, "champion-cpu", "1")
+    model_registry.set_alias(registry.name, "champion-cpu", "1")
     if before == "challenger":
         client = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
         client.delete_registered_model_alias(registry.name, "challenger-cpu")

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from goemotions.cli import main as cli
 from goemotions.errors import ModelError, PromotionRefused
-from goemotions.registry import orphans, promotion, references, retirement, tracking
+from goemotions.registry import changes, model_registry, orphans, promotion, references, retirement, tracking
 from goemotions.registry.bundle import BundleLocation
+from goemotions.registry.changes import HISTORY_TAG, Change
+from goemotions.registry.model_registry import Version
 from goemotions.registry.retirement import DAY_SECONDS, Policy
-from goemotions.registry.tracking import HISTORY_TAG, HistoryEntry, Version
 from goemotions.storage import layout, lock, manifest, store
 
 EVERYTHING = Policy(newest=0, days=0)
@@ -43,7 +44,7 @@ class Model:
             manifest.write(folder, variant=variant, run_id=run)
             location = str(BundleLocation(self.store, name, run, variant))
             store.put(folder, location)
-        return tracking.get_or_create_version(name, run, location, {"variant": variant, "profile": "minilm"})
+        return model_registry.get_or_create_version(name, run, location, {"variant": variant, "profile": "minilm"})
 
     def orphan(self, name: str) -> str:
         """The location of a bundle without a version."""
@@ -59,7 +60,7 @@ class Model:
 
     def stored(self) -> set[str]:
         """Numbers of the versions whose bundle is in the store with all its files."""
-        return {one.number for one in tracking.versions(self.name) if len(store.files(one.source)) == 2}
+        return {one.number for one in model_registry.versions(self.name) if len(store.files(one.source)) == 2}
 
     def retire(self, policy: Policy = EVERYTHING, served: tuple[str, ...] = ()) -> list[str]:
         return [one.version.number for one in retirement.retire(self.name, policy, served) if not one.kept]
@@ -80,8 +81,8 @@ def test_what_is_referred_to_is_kept_and_the_rest_is_removed(model: Model) -> No
     first, second, third, fourth, fifth = (model.add() for _ in range(5))
     for champion in (first, second):
         model.make_champion(champion)
-    tracking.set_alias(model.name, "challenger-cpu", third.number)
-    tracking.record(model.name, fourth, "deploy", "ns/goemotions-cpu", "")
+    model_registry.set_alias(model.name, "challenger-cpu", third.number)
+    changes.record(model.name, fourth, "deploy", "ns/goemotions-cpu", "")
     kept = {one.version.number: one.kept for one in retirement.plan(model.name, EVERYTHING)}
     assert kept == {
         "1": "champion-cpu was it before version 2: a rollback goes back to it",
@@ -105,7 +106,7 @@ def test_references_to_a_retired_version_are_named_errors(model: Model, tmp_path
         lambda: promotion.promote(first.number, model_name=model.name),
         lambda: promotion.rollback("cpu", model_name=model.name, to=first.number),
         lambda: references.download(first.number, tmp_path / "out", model.name),
-        lambda: tracking.get_or_create_version(model.name, first.run_id, first.source, {}),
+        lambda: model_registry.get_or_create_version(model.name, first.run_id, first.source, {}),
         lambda: model.make_champion(first),
     ):
         with pytest.raises((ModelError, PromotionRefused), match=gone):
@@ -148,20 +149,24 @@ def test_a_source_that_is_no_bundle_of_the_model_is_never_removed(source: str) -
 
 
 @pytest.mark.fault("retirement-interrupted")
-@pytest.mark.parametrize("step", ["mark_retired", "delete", "mark_removed"])
+@pytest.mark.parametrize(
+    ("step", "call"), [("set_tag", 2), ("delete", 2), ("set_tag", 4)], ids=["retired", "delete", "removed"]
+)
 def test_a_retirement_that_was_killed_is_completed_by_the_next(
-    model: Model, monkeypatch: pytest.MonkeyPatch, step: str
+    model: Model, monkeypatch: pytest.MonkeyPatch, step: str, call: int
 ) -> None:
     """Killed before a step; afterwards no version is without a complete bundle unless it is marked."""
     for _ in range(3):
         model.add()
     with monkeypatch.context() as patched:
-        owner: Any = __import__("goemotions.storage.s3", fromlist=["S3Backend"]).S3Backend if step == "delete" else tracking
+        owner: Any = (
+            __import__("goemotions.storage.s3", fromlist=["S3Backend"]).S3Backend if step == "delete" else model_registry
+        )
         calls, original = [0], getattr(owner, step)
 
         def killed(*arguments: Any) -> Any:
             calls[0] += 1
-            if calls[0] == 2:
+            if calls[0] == call:
                 raise KeyboardInterrupt
             if step == "delete":
                 # Only the first file is deleted: the manifest.
@@ -171,14 +176,14 @@ def test_a_retirement_that_was_killed_is_completed_by_the_next(
         patched.setattr(owner, step, killed)
         with pytest.raises(KeyboardInterrupt):
             model.retire(Policy(newest=1, days=0))
-    for version in tracking.versions(model.name):
+    for version in model_registry.versions(model.name):
         files = {file.name for file in store.files(version.source)}
         assert version.is_retired or len(files) == 2
         assert manifest.NAME in files or version.is_retired
         assert files in ({"model.onnx", manifest.NAME}, {"model.onnx"}, set())
     model.retire(Policy(newest=1, days=0))
     assert model.stored() == {"3"}
-    assert [store.files(version.source) for version in tracking.versions(model.name)].count([]) == 2
+    assert [store.files(version.source) for version in model_registry.versions(model.name)].count([]) == 2
     assert retirement.plan(model.name, EVERYTHING)[0].version.number == "3"
 
 
@@ -187,7 +192,7 @@ def test_an_alias_that_moves_while_the_plan_is_made_is_respected(model: Model, m
     hold = lock.hold
 
     def promoted_meanwhile(location: str) -> Any:
-        tracking.set_alias(model.name, "champion-cpu", first.number)
+        model_registry.set_alias(model.name, "champion-cpu", first.number)
         return hold(location)
 
     monkeypatch.setattr(retirement.lock, "hold", promoted_meanwhile)
@@ -239,7 +244,7 @@ def test_no_reference_ever_reaches_a_retired_bundle(
     for sequence, (target, number) in enumerate(changes, start=1):
         action: Any = "deploy" if "/" in target else "promote"
         clock = f"{9999 - sequence}"
-        entry = HistoryEntry(action, target, current.get(target, ""), number, "x@y", clock, sequence=sequence)
+        entry = Change(action, target, current.get(target, ""), number, "x@y", clock, sequence=sequence)
         tags[number][f"{HISTORY_TAG}{sequence:08d}.{clock}"] = entry.to_json()
         current[target] = number
     rollbacks = {
@@ -249,7 +254,7 @@ def test_no_reference_ever_reaches_a_retired_bundle(
     }
     aliases |= {target: number for target, number in current.items() if "/" not in target}
     for number in marked:
-        tags[number][tracking.RETIRED_TAG] = "then"
+        tags[number][model_registry.RETIRED_TAG] = "then"
 
     def source(number: str) -> str:
         return f"s3://b/models/m/run-{'same' if number in same_bundle else number}/cpu/"
@@ -297,7 +302,7 @@ def test_an_orphan_that_becomes_a_version_meanwhile_is_kept(model: Model) -> Non
     model.add()
     orphan = model.orphan("late")
     planned = orphans.plan(model.name, days=0)
-    tracking.get_or_create_version(model.name, orphan.split("/")[-3], orphan, {"variant": "cpu"})
+    model_registry.get_or_create_version(model.name, orphan.split("/")[-3], orphan, {"variant": "cpu"})
     assert orphans.remove(planned) == []
     assert store.files(orphan)
 

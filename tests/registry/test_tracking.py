@@ -22,7 +22,7 @@ import sqlalchemy.exc
 
 from goemotions import defaults
 from goemotions.errors import TrackingError
-from goemotions.registry import registration, tracking
+from goemotions.registry import changes, mlflow_client, model_registry, registration, tracking
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.storage import manifest, store
 
@@ -45,11 +45,11 @@ def use_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None
     def name(uri: str) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        tracking._client.cache_clear()
+        mlflow_client.client.cache_clear()
 
     yield name
     monkeypatch.undo()
-    tracking._client.cache_clear()
+    mlflow_client.client.cache_clear()
 
 
 class Gateway(http.server.ThreadingHTTPServer):
@@ -223,8 +223,8 @@ def test_a_server_that_is_down_is_a_named_error_within_seconds(use_server: Calla
     started = time.monotonic()
     for call in (
         lambda: tracking.get_or_create_run("r"),
-        lambda: tracking.get_or_create_version("m", "r", "s3://b/", {}),
-        lambda: tracking.find_version("m", "champion-cpu"),
+        lambda: model_registry.get_or_create_version("m", "r", "s3://b/", {}),
+        lambda: model_registry.find_version("m", "champion-cpu"),
     ):
         with pytest.raises(TrackingError, match=f"MLflow does not respond at {uri}: start it"):
             call()
@@ -238,13 +238,13 @@ def test_a_server_that_never_responds_is_a_named_error_within_seconds(use_server
         started = time.monotonic()
         with pytest.raises(TrackingError, match="MLflow does not respond"):
             tracking.get_or_create_run("r")
-    assert time.monotonic() - started < 2 * tracking.HEALTH_SECONDS
+    assert time.monotonic() - started < 2 * mlflow_client.HEALTH_SECONDS
 
 
 def test_no_server_is_a_named_error(use_server: Callable[[str], None]) -> None:
     use_server("")
     with pytest.raises(TrackingError, match="MLFLOW_TRACKING_URI is not set: `make stack-up` starts a server"):
-        tracking.connect()
+        mlflow_client.connect()
 
 
 @pytest.mark.fault("mlflow-down-at-registration")
@@ -255,7 +255,7 @@ def test_a_server_that_goes_down_between_two_requests_is_a_named_error(gateway: 
         lambda: run.set_tags({"a": "b"}),
         lambda: run.log_parameters({"a": "b"}),
         lambda: run.finish(),
-        lambda: tracking.set_alias(unique_name, "champion-cpu", "1"),
+        lambda: model_registry.set_alias(unique_name, "champion-cpu", "1"),
     ):
         with pytest.raises(TrackingError, match=r"^MLflow refused the request or did not respond: .+$"):
             call()
@@ -263,9 +263,9 @@ def test_a_server_that_goes_down_between_two_requests_is_a_named_error(gateway: 
 
 def test_a_source_is_registered_as_one_version(client: mlflow.MlflowClient, unique_name: str) -> None:
     run = tracking.get_or_create_run(unique_name)
-    first = tracking.get_or_create_version(unique_name, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
-    again = tracking.get_or_create_version(unique_name, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
-    other = tracking.get_or_create_version(unique_name, run.run_id, "s3://b/models/gpu/", {"variant": "gpu"})
+    first = model_registry.get_or_create_version(unique_name, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
+    again = model_registry.get_or_create_version(unique_name, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
+    other = model_registry.get_or_create_version(unique_name, run.run_id, "s3://b/models/gpu/", {"variant": "gpu"})
     assert (first.number, again.number, other.number) == ("1", "1", "2")
     assert again == first
     assert (first.source, first.run_id, first.tags) == ("s3://b/models/cpu/", run.run_id, {"variant": "cpu"})
@@ -278,7 +278,7 @@ def test_a_version_is_created_once_if_the_response_is_lost(
 ) -> None:
     run = tracking.get_or_create_run(unique_name)
     gateway.lost = "model-versions/create"
-    created = tracking.get_or_create_version(unique_name, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
+    created = model_registry.get_or_create_version(unique_name, run.run_id, "s3://b/models/cpu/", {"variant": "cpu"})
     assert gateway.lost == ""
     assert [version.version for version in client.search_model_versions(f"name='{unique_name}'")] == [created.number]
 
@@ -293,27 +293,27 @@ def test_a_run_is_created_once_if_the_response_is_lost(client: mlflow.MlflowClie
 def test_an_alias_moves(stack: Path, unique_name: str) -> None:
     run = tracking.get_or_create_run(unique_name)
     for source in ("s3://b/1/", "s3://b/2/"):
-        tracking.set_alias(
-            unique_name, "champion-cpu", tracking.get_or_create_version(unique_name, run.run_id, source, {}).number
+        model_registry.set_alias(
+            unique_name, "champion-cpu", model_registry.get_or_create_version(unique_name, run.run_id, source, {}).number
         )
-        resolved = tracking.find_version(unique_name, "champion-cpu")
+        resolved = model_registry.find_version(unique_name, "champion-cpu")
         assert resolved is not None
         assert resolved.source == source
-    assert tracking.find_version(unique_name, "1") is not None
+    assert model_registry.find_version(unique_name, "1") is not None
 
 
 @pytest.mark.parametrize("reference", ["champion-cpu", "7", "no such alias!", ""])
 def test_a_missing_version_is_none(stack: Path, unique_name: str, reference: str) -> None:
-    assert tracking.find_version("no-such-model", reference) is None
-    tracking.get_or_create_version(unique_name, tracking.get_or_create_run(unique_name).run_id, "s3://b/1/", {})
-    assert tracking.find_version(unique_name, reference) is None
+    assert model_registry.find_version("no-such-model", reference) is None
+    model_registry.get_or_create_version(unique_name, tracking.get_or_create_run(unique_name).run_id, "s3://b/1/", {})
+    assert model_registry.find_version(unique_name, reference) is None
 
 
 def test_the_tags_of_a_version_are_kept(stack: Path, unique_name: str) -> None:
-    version = tracking.get_or_create_version(
+    version = model_registry.get_or_create_version(
         unique_name, tracking.get_or_create_run(unique_name).run_id, "s3://b/1/", {"variant": "cpu", "commit": "c1"}
     )
-    stored = tracking.find_version(unique_name, version.number)
+    stored = model_registry.find_version(unique_name, version.number)
     assert stored is not None
     assert stored.tags == {"variant": "cpu", "commit": "c1"}
 
@@ -385,16 +385,16 @@ def test_a_step_that_runs_again_uses_the_run_of_its_first_attempt(
 
 def test_the_history_of_a_version_is_returned_in_order(client: mlflow.MlflowClient, unique_name: str) -> None:
     run = tracking.get_or_create_run(unique_name).run_id
-    version = tracking.get_or_create_version(unique_name, run, "s3://goemotions/models/x/", {"variant": "cpu"})
-    tracking.record(unique_name, version, "promote", "champion-cpu", "")
-    tracking.record(unique_name, version, "deploy", "models/goemotions-cpu", "3", percent=10)
-    tracking.record(unique_name, version, "rollback", "champion-cpu", "4")
-    stored = tracking.get_version(unique_name, version.number)
-    assert [(one.action, one.before, one.after) for one in tracking.history(stored, "champion-cpu")] == [
+    version = model_registry.get_or_create_version(unique_name, run, "s3://goemotions/models/x/", {"variant": "cpu"})
+    changes.record(unique_name, version, "promote", "champion-cpu", "")
+    changes.record(unique_name, version, "deploy", "models/goemotions-cpu", "3", percent=10)
+    changes.record(unique_name, version, "rollback", "champion-cpu", "4")
+    stored = model_registry.get_version(unique_name, version.number)
+    assert [(one.action, one.before, one.after) for one in changes.history(stored, "champion-cpu")] == [
         ("promote", "", version.number),
         ("rollback", "4", version.number),
     ]
-    (deployed,) = tracking.history(stored, "models/goemotions-cpu")
+    (deployed,) = changes.history(stored, "models/goemotions-cpu")
     assert deployed.percent == 10
 
 
@@ -425,7 +425,7 @@ def test_mlflow_sends_no_telemetry() -> None:
         "import os\n"
         "for name in [name for name in os.environ if name.startswith(('PYTEST', 'CI', 'GITHUB', 'MLFLOW', 'DO_NOT_TRACK'))]:\n"
         "    del os.environ[name]\n"
-        "from goemotions.registry import tracking\n"
+        "from goemotions.registry import changes, mlflow_client, model_registry, tracking\n"
         "import mlflow, mlflow.telemetry.utils as utils\n"
         "print(utils.is_telemetry_disabled(), utils._IS_IN_CI_ENV_OR_TESTING)"
     )
@@ -446,7 +446,7 @@ def test_mlflow_sends_no_telemetry() -> None:
     ids=lambda error: type(error).__name__,
 )
 def test_any_error_of_mlflow_and_of_what_it_uses_is_a_named_error(error: Exception) -> None:
-    with pytest.raises(TrackingError, match=r"^[^\n]+: [^\n]+$") as named, tracking._translate_errors():
+    with pytest.raises(TrackingError, match=r"^[^\n]+: [^\n]+$") as named, mlflow_client.translate_errors():
         raise error
     assert "s3cret" not in str(named.value)
 
@@ -454,7 +454,7 @@ def test_any_error_of_mlflow_and_of_what_it_uses_is_a_named_error(error: Excepti
 def test_a_database_without_its_driver_is_named(use_server: Callable[[str], None]) -> None:
     use_server("mysql+nodriver://user:" + "s3cret@127.0.0.1:1/db")
     with pytest.raises(TrackingError) as named:
-        tracking.find_version("goemotions", "1")
+        model_registry.find_version("goemotions", "1")
     assert "s3cret" not in str(named.value)
 
 
@@ -486,8 +486,8 @@ CALLS: dict[str, Callable[[], object]] = {
     "get_or_create_run": lambda: tracking.get_or_create_run("p"),
     "tags_of_runs": lambda: tracking.tags_of_runs("p"),
     "run_tags": lambda: tracking.run_tags("r"),
-    "get_or_create_version": lambda: tracking.get_or_create_version("m", "r", "s3://b/", {}),
-    "set_alias": lambda: tracking.set_alias("m", "champion-cpu", "1"),
+    "get_or_create_version": lambda: model_registry.get_or_create_version("m", "r", "s3://b/", {}),
+    "set_alias": lambda: model_registry.set_alias("m", "champion-cpu", "1"),
     "log_once": lambda: tracking.Run("r").log_once({"a": 1.0}, {}),
     "set_tags": lambda: tracking.Run("r").set_tags({"a": "b"}),
     "finish": lambda: tracking.Run("r").finish(),
@@ -497,11 +497,11 @@ CALLS: dict[str, Callable[[], object]] = {
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_whatever_mlflow_raises_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setattr(tracking, "WAIT_SECONDS", ())
+    monkeypatch.setattr(mlflow_client, "WAIT_SECONDS", ())
     made = exceptions()
     assert len(made) > 40
     for error in made:
-        monkeypatch.setattr(tracking, "_client", lambda error=error: Failing(error))
+        monkeypatch.setattr(mlflow_client, "client", lambda error=error: Failing(error))
         with pytest.raises(TrackingError) as raised:
             call()
         assert "phrase" not in str(raised.value)

@@ -23,7 +23,7 @@ from goemotions.models.classifier import load_classifier
 from goemotions.models.engine_names import WEIGHTS
 from goemotions.models.records import read_exports
 from goemotions.prediction.predictor import Predictor
-from goemotions.registry import model_run, registration, tracking, trained
+from goemotions.registry import mlflow_client, model_run, registration, tracking, trained
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import VARIANTS
 from goemotions.storage import layout, manifest
@@ -110,7 +110,7 @@ def test_the_metrics_of_every_model_and_variant_are_in_its_own_run(
 ) -> None:
     logged = {}
     for profile in ("minilm", "worse"):
-        run = tracking._client().get_run(tracking.get_or_create_run(RUN, profile).run_id)
+        run = mlflow_client.client().get_run(tracking.get_or_create_run(RUN, profile).run_id)
         logged[profile] = run.data.metrics
         assert run.data.tags[trained.LOCATION_TAG] == layout.trained(STORE, RUN, profile)
         assert run.data.tags["mlflow.parentRunId"] == tracking.get_or_create_run(RUN).run_id
@@ -133,8 +133,8 @@ def test_registering_again_logs_and_stores_nothing_twice(
     assert again == registered
     assert storage.files(layout.trained(STORE, RUN, "worse")) == before
     run = tracking.get_or_create_run(RUN, "worse").run_id
-    for name in tracking._client().get_run(run).data.metrics:
-        assert len(tracking._client().get_metric_history(run, name)) == 1, name
+    for name in mlflow_client.client().get_run(run).data.metrics:
+        assert len(mlflow_client.client().get_metric_history(run, name)) == 1, name
 
 
 def test_the_store_alone_is_enough(

@@ -18,10 +18,10 @@ from goemotions.deployment import isvc, kserve
 from goemotions.errors import ModelError, UntrustedBundle
 from goemotions.prediction import shards
 from goemotions.prediction.predictor import Predictor
-from goemotions.registry import bundle, promotion, references, registration, tracking, trust
+from goemotions.registry import bundle, model_registry, promotion, references, registration, tracking, trust
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import BundleLocation
-from goemotions.registry.tracking import Version
+from goemotions.registry.model_registry import Version
 from goemotions.storage import manifest, signature
 from goemotions.storage import store as storage
 from tests.support.bundles import assemble
@@ -120,10 +120,10 @@ def trusting(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
 @contextlib.contextmanager
 def champion(model: str, number: str) -> Iterator[None]:
     """Moves the alias, as whoever reaches MLflow can, and back at the end."""
-    before = tracking.get_version(model, "champion-cpu").number
-    tracking.set_alias(model, "champion-cpu", number)
+    before = model_registry.get_version(model, "champion-cpu").number
+    model_registry.set_alias(model, "champion-cpu", number)
     yield
-    tracking.set_alias(model, "champion-cpu", before)
+    model_registry.set_alias(model, "champion-cpu", before)
 
 
 def forge(original: Path, folder: Path) -> Path:
@@ -249,7 +249,7 @@ def test_a_bundle_that_others_wrote_into_the_store_is_refused_by_every_reader(
     change, message = FORGED[forgery]
     with contextlib.contextmanager(overwritten)(trusting, change, tmp_path) as location:
         version = next(
-            one for one in (tracking.get_version("trust", number) for number in ("1", "2")) if one.source == location
+            one for one in (model_registry.get_version("trust", number) for number in ("1", "2")) if one.source == location
         )
         readers: dict[str, Callable[[], object]] = {
             "predict": lambda: CliRunner().invoke(
@@ -300,7 +300,7 @@ def test_a_bundle_of_before_is_signed_by_hand(
     location = str(BundleLocation(STORE, "trust-before", run, "cpu"))
     assemble(tmp_path / "bundle", candidate, run_id=run)
     storage.put(tmp_path / "bundle", location)
-    number = tracking.get_or_create_version("trust-before", run, location, {"variant": "cpu"}).number
+    number = model_registry.get_or_create_version("trust-before", run, location, {"variant": "cpu"}).number
     sign = ["keys", "sign", number, "--model-name", "trust-before"]
     with pytest.raises(UntrustedBundle, match="is not signed"):
         references.fetch(number, tmp_path / "refused", "trust-before")
@@ -323,7 +323,7 @@ def test_a_bundle_that_lies_in_wait_is_not_adopted_by_register(
     with pytest.raises(UntrustedBundle, match="is not signed"):
         registration.register(dataset, parts, store=STORE, pipeline_run="trust-waiting", model_name="trust-waiting")
     with pytest.raises(ModelError, match="has no version or alias"):
-        tracking.get_version("trust-waiting", "1")
+        model_registry.get_version("trust-waiting", "1")
 
 
 @pytest.mark.fault("bundle-forged")

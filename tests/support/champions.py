@@ -12,7 +12,7 @@ import numpy as np
 
 from goemotions.evaluation import tuning
 from goemotions.evaluation.predictions import FILE, Predictions
-from goemotions.registry import registration, tracking
+from goemotions.registry import model_registry, registration
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import BundleLocation
 from goemotions.storage import store as storage
@@ -41,7 +41,7 @@ def add(model: str, location: str) -> str:
     """Registers a copy of a bundle under another model; returns the number of the version."""
     copy = replace(BundleLocation.parse(location), model_name=model)
     storage.put(downloaded(location), str(copy))
-    return tracking.get_or_create_version(model, copy.run_id, str(copy), {"variant": "cpu", "profile": "minilm"}).number
+    return model_registry.get_or_create_version(model, copy.run_id, str(copy), {"variant": "cpu", "profile": "minilm"}).number
 
 
 @functools.cache

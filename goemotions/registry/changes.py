@@ -1,0 +1,102 @@
+"""Who made an alias or InferenceService refer to which version, and when: recorded in the tags of the versions."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from goemotions.errors import TrackingError
+from goemotions.registry import model_registry
+from goemotions.registry.mlflow_client import patient
+from goemotions.registry.model_registry import Version
+
+HISTORY_TAG = "goemotions.history."
+# Of a registered model: the number of its last change.
+CHANGES_TAG = "goemotions.changes"
+# Names of fields as they are stored.
+NAMES = {"target": "where", "before": "from", "after": "to"}
+
+Action = Literal["promote", "rollback", "deploy"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of what an alias or InferenceService refers to; stored as JSON in a tag of the version that it refers to now.
+
+    ``sequence`` orders the changes of a registered model; entries of before have 0, and only their time ``at`` orders them.
+    """
+
+    action: Action
+    target: str
+    before: str
+    after: str
+    by: str
+    at: str
+    percent: int | None = None
+    sequence: int = 0
+
+    def to_json(self) -> str:
+        content = {NAMES.get(name, name): value for name, value in vars(self).items() if value is not None}
+        return json.dumps(content)
+
+    @classmethod
+    def from_json(cls, text: str) -> Change:
+        stored = json.loads(text)
+        return cls(**{name: stored[NAMES.get(name, name)] for name in cls.__annotations__ if NAMES.get(name, name) in stored})
+
+
+def record(model: str, version: Version, action: Action, target: str, before: str, *, percent: int | None = None) -> None:
+    """Records in a version's tags who made an alias or InferenceService refer to it, and when.
+
+    The registry numbers the changes: the clocks of the machines that make them may differ.
+
+    Args:
+        target: the alias or InferenceService.
+        before: number of the version that it referred to; empty if there was none.
+        percent: share of the traffic that a deployment gives to the version.
+    """
+    now = _now()
+    sequence = int(patient.get_registered_model(model).tags.get(CHANGES_TAG, 0)) + 1
+    patient.set_registered_model_tag(model, CHANGES_TAG, str(sequence))
+    change = Change(action, target, before, version.number, _user_and_host(), now, percent, sequence)
+    model_registry.set_tag(model, version, f"{HISTORY_TAG}{sequence:08d}.{now}", change.to_json())
+
+
+def history(version: Version, target: str = "") -> list[Change]:
+    """What ``record`` wrote of a version and an alias or InferenceService (empty: any), oldest first.
+
+    Raises:
+        TrackingError: a tag holds something else.
+    """
+    changes = [_read(version, name) for name in version.tags if name.startswith(HISTORY_TAG)]
+    return sorted((one for one in changes if target in ("", one.target)), key=lambda one: (one.sequence, one.at))
+
+
+def mark_retired(model: str, version: Version) -> None:
+    """From now on a reference to the version is an error."""
+    model_registry.set_tag(model, version, model_registry.RETIRED_TAG, f"{_now()} by {_user_and_host()}")
+
+
+def _read(version: Version, tag: str) -> Change:
+    try:
+        return Change.from_json(version.tags[tag])
+    except (ValueError, TypeError) as error:
+        raise TrackingError(f"version {version.number}: its tag {tag} is damaged: remove it in MLflow") from error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _user_and_host() -> str:
+    """User and host; in a pod, where the user may have no name, its uid and the pod's name."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
