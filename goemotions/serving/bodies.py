@@ -23,7 +23,7 @@ COMPRESSIONS = ("gzip", "deflate")
 SMALL_BYTES = 32 * 1024
 # Before the least rate applies.
 GRACE_SECONDS = 2.0
-# Large bodies that were read in vain are rejected so long after each other: clients that send them again take the time of others.
+# Between two refusals, and the longest time until one.
 REFUSAL_SECONDS, MOST_REFUSAL_SECONDS = 0.04, 1.0
 # In the state of a request: whether the server ended its connection, through no fault of the client.
 CLOSED_BY_SERVER = "closed-by-server"
@@ -31,6 +31,19 @@ PARSER = ThreadPoolExecutor(1, "parser")
 Parsed = TypeVar("Parsed")
 # An inference request and its body, to the response.
 Handler = Callable[[Request, bytes], Awaitable[Response]]
+
+
+class Refusals:
+    """Large requests that were read in vain are refused in turn: clients that send them again at once take the time of others."""
+
+    def __init__(self) -> None:
+        self._newest = 0.0
+
+    async def wait(self) -> None:
+        """Returns when it is the turn of a refusal."""
+        now = asyncio.get_running_loop().time()
+        self._newest = min(max(now, self._newest) + REFUSAL_SECONDS, now + MOST_REFUSAL_SECONDS)
+        await asyncio.sleep(self._newest - now)
 
 
 class RequestLimiter:
@@ -44,7 +57,7 @@ class RequestLimiter:
         self._limits = limits
         self._requests = 0
         self._bytes = 0
-        self._next_refusal = 0.0
+        self._refusals = Refusals()
         # The timeouts of the bodies that arrive, oldest first.
         self._arriving: dict[asyncio.Timeout, None] = {}
 
@@ -60,13 +73,8 @@ class RequestLimiter:
             return await self._handle(request, handler, body)
         except RequestError as error:
             if error.status == 429 and body.held:
-                await self._slow_down()
+                await self._refusals.wait()
             raise
-
-    async def _slow_down(self) -> None:
-        now = asyncio.get_running_loop().time()
-        self._next_refusal = min(max(now, self._next_refusal) + REFUSAL_SECONDS, now + MOST_REFUSAL_SECONDS)
-        await asyncio.sleep(self._next_refusal - now)
 
     async def _handle(self, request: Request, handler: Handler, body: _Body) -> Response:
         try:

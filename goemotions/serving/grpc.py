@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import functools
 import logging
 import os
 import time
@@ -18,7 +19,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
 from goemotions.errors import RequestError, WorkflowError
-from goemotions.serving import connections, metrics, openinference, request_ids, schema, wire
+from goemotions.serving import bodies, connections, metrics, openinference, request_ids, schema, wire
 from goemotions.serving.limits import Limits
 from goemotions.serving.service import CLIENT_GONE, Service, handle
 
@@ -29,7 +30,7 @@ logging.getLogger("grpc._cython.cygrpc").setLevel(logging.CRITICAL)
 STREAMS = 128
 # The metadata of a response with the run of the model, beside the version in its message.
 RUN = "model-run"
-METADATA_BYTES = 16 * 2**10
+METADATA_BYTES, FIELDS = 16 * 2**10, 100
 # Calls in the library that this process has not taken from it yet. It rejects others without a choice, so there must be room.
 PENDING_CALLS = 2048
 # So many calls may wait for their clients; after that, the oldest gives way to a new one if it had this time.
@@ -39,8 +40,9 @@ AGE_SECONDS = 600
 # Pings show whether a client reads its connection; clients may send them that often.
 PING_SECONDS, PONG_SECONDS, LEAST_PING_SECONDS = 20, 10, 10
 WATCH_SECONDS = 2.0
-# Until a client acknowledges the settings of a connection, the library accepts metadata of 16 MB.
-SETTINGS_SECONDS = 2
+# Until a client acknowledges the settings of a connection, the library accepts metadata of 16 MB. It must within this time, and
+# a connection with too large ones is closed when the response has had some.
+SETTINGS_SECONDS, CLOSE_SECONDS = 2, 0.2
 # While the server stops, a message must arrive within this time.
 LAST_MESSAGE_SECONDS = 1.0
 # Messages up to this size are parsed without counting their fields; those of calls without texts are not larger.
@@ -52,6 +54,7 @@ CODES = {
     408: grpc.StatusCode.DEADLINE_EXCEEDED,
     413: grpc.StatusCode.INVALID_ARGUMENT,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    431: grpc.StatusCode.RESOURCE_EXHAUSTED,
     CLIENT_GONE: grpc.StatusCode.CANCELLED,
     501: grpc.StatusCode.UNIMPLEMENTED,
     503: grpc.StatusCode.UNAVAILABLE,
@@ -167,6 +170,7 @@ class _Calls(grpc.aio.ServerInterceptor):
         self._active: set[str] = set()
         self._without_message = _Waiting(limits, limits.read_seconds)
         self._unread = _Waiting(limits, limits.write_seconds)
+        self._refusals = bodies.Refusals()
         self._is_closing = self._has_closed = False
 
     async def close(self, seconds: float) -> None:
@@ -201,7 +205,7 @@ class _Calls(grpc.aio.ServerInterceptor):
         is_inference = details.method == INFER
 
         async def call(_: Any, context: Any) -> Any:
-            response = self._response(handler, context, is_inference)
+            response = self._response(handler, context, details.invocation_metadata, is_inference)
             try:
                 return await (handle("grpc", response, self._status_if_cancelled) if is_inference else response)
             except RequestError as error:
@@ -219,26 +223,43 @@ class _Calls(grpc.aio.ServerInterceptor):
 
         return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
 
-    async def _response(self, handler: Any, context: Any, is_inference: bool) -> Any:
+    async def _response(self, handler: Any, context: Any, metadata: Any, is_inference: bool) -> Any:
         if self._is_closing and is_inference:
             raise RequestError("the server is shutting down: connect again", 503)
         self._unfinished[context] = peer = context.peer()
         self._active.add(peer)
         context.add_done_callback(self._finish)
-        response = handler.unary_unary(self._parse(await self._message(context, is_inference), handler, is_inference), context)
+        self._check_metadata(metadata, peer)
+        content = await self._message(context, is_inference)
         if not is_inference:
-            return await response
+            return await handler.unary_unary(self._parse(content, handler), context)
+        if self._inferences >= self._limits.requests:
+            raise _too_many()
+        is_large = len(content) > bodies.SMALL_BYTES
+        response = handler.unary_unary(self._parse(content, handler), context)
+        # A large message is freed once its texts are taken from it.
+        del content
+        try:
+            return await self._counted(response)
+        except RequestError as error:
+            if error.status == 429 and is_large:
+                await self._refusals.wait()
+            raise
+
+    async def _counted(self, response: Any) -> Any:
         self._inferences += 1
         try:
-            self._check_count(self._inferences)
             return await response
         finally:
-            response.close()
             self._inferences -= 1
 
-    def _check_count(self, count: int) -> None:
-        if count > self._limits.requests:
-            raise _too_many()
+    def _check_metadata(self, metadata: Any, peer: str) -> None:
+        """The library has this limit only once the client has acknowledged the settings, which those that it serves do at once."""
+        if len(metadata) > FIELDS or sum(len(name) + len(value) for name, value in metadata) > METADATA_BYTES:
+            if peer:
+                close = functools.partial(connections.close, self._port, {connections.parse(peer)})
+                asyncio.get_running_loop().call_later(CLOSE_SECONDS, close)
+            raise RequestError(f"the metadata have more than {METADATA_BYTES:,} bytes or {FIELDS} fields", 431)
 
     def _status_if_cancelled(self) -> int:
         return 503 if self._has_closed else CLIENT_GONE
@@ -246,11 +267,8 @@ class _Calls(grpc.aio.ServerInterceptor):
     def _finish(self, context: Any) -> None:
         del self._unfinished[context]
 
-    def _parse(self, content: bytes, handler: Any, is_inference: bool) -> Any:
-        """A message, which nothing else refers to: a large one is freed once its texts are taken from it."""
+    def _parse(self, content: bytes, handler: Any) -> Any:
         if len(content) > SMALL_BYTES:
-            if not is_inference:
-                raise RequestError(f"the message is larger than {SMALL_BYTES:,} bytes", 413)
             wire.check_fields(content, pb.ModelInferRequest.DESCRIPTOR, self._limits)
         try:
             return handler.request_deserializer(content)
@@ -281,6 +299,8 @@ class _Calls(grpc.aio.ServerInterceptor):
             raise RequestError(f"the message took longer than {self._limits.read_seconds:g} seconds", 408) from error
         if message is grpc.aio.EOF:
             raise RequestError("the call ended without a message", CLIENT_GONE)
+        if len(message) > SMALL_BYTES and not is_inference:
+            raise RequestError(f"the message is larger than {SMALL_BYTES:,} bytes", 413)
         return bytes(message)
 
     def _expect_reader(self, context: Any) -> None:

@@ -163,7 +163,7 @@ ATTACKS: dict[str, tuple[Callable[[int], Iterator[Any]], str]] = {
     "empty-frames": (flood(frame(http2.DATA, 0, 1), 300), ""),
     "window-updates": (flood(frame(http2.WINDOW_UPDATE, payload=(1).to_bytes(4, "big")), 300), ""),
     "endless-headers": (endless_headers, ""),
-    "large-metadata": (large_metadata, ""),
+    "large-metadata": (large_metadata, 'rejected_requests_total{reason="head-too-large"}'),
     "bombs": (bombs, 'requests_total{outcome="client",protocol="grpc"}'),
     "large-ids": (large_ids, 'rejected_requests_total{reason="malformed"}'),
     "many-outputs": (many_outputs, 'rejected_requests_total{reason="too-large"}'),

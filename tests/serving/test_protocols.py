@@ -18,6 +18,7 @@ from goemotions.evaluation.traffic import SCORE_BINS, Traffic
 from goemotions.models import engines
 from goemotions.models.devices import cpu_name
 from goemotions.prediction.predictor import Options, Predictor
+from tests.support import http2
 from tests.support.servers import PREDICT, Server
 
 TEXTS = ["we found the lake", "a quiet balloon under the table", "", "storm " * 400, "\U0001f600 gravel \u202e near"]
@@ -382,6 +383,23 @@ def test_a_grpc_call_without_a_message_ends_and_counts_as_the_clients(server: Se
         assert grown(server, before, 'goemotions_requests_total{outcome="client",protocol="grpc"}', 2)
         assert grown(server, before, 'goemotions_request_seconds_count{code="499",protocol="grpc"}')
         assert grown(server, before, 'goemotions_request_seconds_count{code="408",protocol="grpc"}')
+
+
+@pytest.mark.fault("grpc-hostile-client")
+@pytest.mark.parametrize("metadata", [{"x": "y" * 20_000}, {f"x{n}": "y" for n in range(200)}], ids=["large", "many"])
+def test_large_grpc_metadata_are_refused_also_before_the_client_acknowledges_the_limit(
+    server: Server, stub: Any, metadata: dict[str, str]
+) -> None:
+    before = server.metrics()
+    with pytest.raises(grpc.RpcError, match="metadata") as refused:
+        stub.ModelInfer(message(["lake"]), metadata=tuple({"x": "y" * 20_000}.items()))
+    assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    hostile = http2.Connection(server.grpc_port)
+    hostile.call(http2.message(message(["lake"]).SerializeToString()), **metadata)
+    received = list(hostile.frames(10))
+    assert any(b"the metadata have more than 16,384 bytes or 100 fields" in payload for *_, payload in received)
+    hostile.close()
+    assert grown(server, before, 'goemotions_rejected_requests_total{reason="head-too-large"}')
 
 
 @pytest.mark.fault("server-blame")
