@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from goemotions.data.text_files import LONGEST_LINE
 from goemotions.errors import DataError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -193,9 +194,19 @@ def _unquoted(lines: Iterator[str], delimiter: str, skipped: int = 0) -> Iterato
 def _quoted(lines: Iterator[str], name: str, delimiter: str, skipped: int = 0) -> Iterator[tuple[int, list[str]]]:
     # Python's default limit rejects a long comment; without a limit, an open quote would read the whole file into memory.
     csv.field_size_limit(LONGEST_CELL)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    left = LONGEST_LINE
+
+    def bounded() -> Iterator[str]:
+        nonlocal left
+        for content in lines:
+            left -= len(content)
+            if left < 0:
+                raise DataError(f"{name}, line {line}: the row there has more than {LONGEST_LINE >> 20} MiB: check its quotes")
+            yield content
+
+    reader = csv.reader(bounded(), delimiter=delimiter, strict=True)
     while True:
-        line = skipped + reader.line_num + 1
+        line, left = skipped + reader.line_num + 1, LONGEST_LINE
         try:
             cells = next(reader)
         except StopIteration:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from goemotions.data import archives, layout, tables, text_files
 from goemotions.data.labels import RATERS, Labelling, find_labelling
 from goemotions.data.layout import SPLITS
 from goemotions.data.tables import Table
-from goemotions.data.taxonomy import Taxonomy
+from goemotions.data.taxonomy import MOST_LABELS, Taxonomy
 from goemotions.errors import DataError, SourceUnreachable
 from goemotions.storage import store
 
@@ -108,7 +109,7 @@ def _open_path(path: Path, name: str, revision: str, columns: Columns) -> Source
 
 def _label_names(path: Path) -> list[str]:
     with path.open("rb") as file:
-        names = [line.strip() for line in text_files.lines(file, path.name)]
+        names = [line.strip() for line in islice(text_files.lines(file, path.name), MOST_LABELS + 1)]
     while names and not names[-1].strip():
         names.pop()
     return list(Taxonomy(tuple(names)).names)

@@ -6,8 +6,9 @@ A ``Table`` has its columns at once and reads its rows one at a time, as often a
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,12 +18,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from goemotions import defaults
-from goemotions.data import delimited, text_files
+from goemotions.data import delimited, memory, text_files
 from goemotions.errors import DataError
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow")
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 CHUNK = 4096
+BATCH_BYTES = 2**26
+# Of which a cell may take gigabytes as objects of Python.
+LARGE_BATCH = 2**24
+MOST_COLUMNS = 10_000
+PREFIXES = "DELTA_BYTE_ARRAY"
+# What a row counts at least, in the bound on what a file expands to.
+ROW_BYTES = 8
+# Parquet's footer takes tens of times its size in memory.
+MOST_FOOTER_BYTES = 2**24
 
 Opener = Callable[[], BinaryIO]
 Record = tuple[int, Sequence[Any]]
@@ -88,9 +98,20 @@ def open_table(name: str, opener: Opener, text_column: str = defaults.TEXT_COLUM
         table = _json_lines(name, opener)
     else:
         table = _delimited(name, opener, ending, text_column, official=official)
-    if twice := sorted({column for column in table.columns if table.columns.count(column) > 1}):
+    require_few_columns(name, len(table.columns))
+    if twice := sorted(column for column, count in Counter(table.columns).items() if count > 1):
         raise DataError(f"{name} has two columns {twice[0]!r}: rename one")
     return table
+
+
+def require_few_columns(name: str, count: int) -> None:
+    """Raises:
+    DataError: a file has more columns than are read.
+    """
+    if count > MOST_COLUMNS:
+        raise DataError(
+            f"{name} has {count:,} columns, and at most {MOST_COLUMNS:,} are read: leave out those that are not needed"
+        )
 
 
 def open_binary(name: str, opener: Opener) -> BinaryIO:
@@ -141,7 +162,11 @@ def json_objects(name: str, opener: Opener) -> Generator[tuple[int, dict[str, An
 def _json_lines(name: str, opener: Opener) -> Table:
     with closing(json_objects(name, opener)) as read:
         # A key may be missing from a line; the first thousand name the columns.
-        columns = tuple(dict.fromkeys(key for _, row in islice(read, 1000) for key in row))
+        names: dict[str, None] = {}
+        for _, row in islice(read, 1000):
+            names |= dict.fromkeys(row)
+            require_few_columns(name, len(names))
+        columns = tuple(names)
 
     def rows(columns: Sequence[str]) -> Iterator[Record]:
         for line, row in json_objects(name, opener):
@@ -170,14 +195,26 @@ def open_parquet(file: BinaryIO, name: str, **options: Any) -> pq.ParquetFile:
     """Opens a Parquet file.
 
     Raises:
-        DataError: it is not a complete Parquet file, or one of its columns expands to too much.
+        DataError: it is not a complete Parquet file, has too many columns or row groups, or rows or a column that expand to too much.
     """
     try:
-        # Without a buffer a whole row group is read at once, and a file may have a single one.
-        parquet = pq.ParquetFile(file, buffer_size=2**20, **options)
+        size = file.seek(-8, 2) + 8
+        if MOST_FOOTER_BYTES < (footer := int.from_bytes(file.read(4), "little")) < size:
+            raise DataError(
+                f"{name} has a footer of {footer >> 20} MiB, and at most {MOST_FOOTER_BYTES >> 20} are read: write fewer row groups "
+                "and columns"
+            )
+        file.seek(0)
+        with memory.bounded(name):
+            # Without a buffer a whole row group is read at once, and a file may have a single one.
+            parquet = pq.ParquetFile(file, buffer_size=2**20, **options)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise damaged(name) from error
     metadata = parquet.metadata
+    require_few_columns(name, metadata.num_columns)
+    # Rows that are all alike take no space.
+    if ROW_BYTES * metadata.num_rows > text_files.longest_content(size):
+        raise text_files.expands(name)
     for group in (metadata.row_group(number) for number in range(metadata.num_row_groups)):
         for column in (group.column(number) for number in range(group.num_columns)):
             # Values that repeat are stored once, so that a column may be longer than its pages.
@@ -187,10 +224,49 @@ def open_parquet(file: BinaryIO, name: str, **options: Any) -> pq.ParquetFile:
     return parquet
 
 
+def parquet_batches(parquet: pq.ParquetFile, name: str, size: int, **options: Any) -> Iterator[pa.RecordBatch]:
+    """The rows of a Parquet file in batches that are bounded in rows and, if their texts are about equally long, in bytes.
+
+    Args:
+        parquet: the file, as ``open_parquet`` returns it.
+        name: its name, for error messages.
+        size: of the file, in bytes.
+        options: of ``ParquetFile.iter_batches``, such as ``columns``.
+
+    Raises:
+        DataError: a batch takes too much memory.
+    """
+    groups = [parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups)]
+    row_bytes = [group.total_byte_size // max(group.num_rows, 1) for group in groups]
+    # With this encoding each text may hold the whole one before it.
+    row_bytes += [chunk.total_uncompressed_size // 2 for chunk in _chunks(parquet) if PREFIXES in chunk.encodings]
+    rows = max(1, min(CHUNK, BATCH_BYTES // max(*row_bytes, 1, 1)))
+    return _bounded(parquet.iter_batches(rows, use_threads=False, **options), name, size)
+
+
+def _bounded(batches: Iterator[pa.RecordBatch], name: str, size: int) -> Iterator[pa.RecordBatch]:
+    while True:
+        with memory.bounded(name, size):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
 def string_columns(parquet: pq.ParquetFile) -> list[str]:
-    """The columns of strings, for ``read_dictionary``: a text that is stored once for many rows is then read once."""
-    columns = [parquet.schema.column(number) for number in range(len(parquet.schema))]
-    return [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+    """The columns of strings, for ``read_dictionary``: a text that is stored once for many rows is then read once.
+
+    Left out are those with an encoding that PyArrow does not read as dictionaries.
+    """
+    strings = [chunk for chunk in _chunks(parquet) if chunk.physical_type == "BYTE_ARRAY"]
+    others = {chunk.path_in_schema for chunk in strings if PREFIXES in chunk.encodings}
+    return [name for name in dict.fromkeys(chunk.path_in_schema for chunk in strings) if name not in others]
+
+
+def _chunks(parquet: pq.ParquetFile) -> Iterator[pq.ColumnChunkMetaData]:
+    """The columns of each row group."""
+    groups = (parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups))
+    return (group.column(number) for group in groups for number in range(group.num_columns))
 
 
 def _parquet(name: str, opener: Opener) -> Table:
@@ -201,7 +277,8 @@ def _parquet(name: str, opener: Opener) -> Table:
     def rows(columns: Sequence[str]) -> Iterator[Record]:
         with open_binary(name, opener) as file:
             parquet = open_parquet(file, name, read_dictionary=strings)
-            yield from _cells(name, lambda: parquet.iter_batches(CHUNK, columns=list(columns)), columns, _size(file))
+            size = file_size(file)
+            yield from _cells(name, lambda: parquet_batches(parquet, name, size, columns=list(columns)), columns, size)
 
     return Table(name, "Parquet", tuple(schema.names), rows, _class_names(schema), schema)
 
@@ -219,10 +296,11 @@ def _arrow(name: str, opener: Opener) -> Table:
 
     def rows(columns: Sequence[str]) -> Iterator[Record]:
         with open_binary(name, opener) as file:
-            yield from _cells(name, lambda: batches(file), columns, _size(file), "Arrow")
+            size = file_size(file)
+            yield from _cells(name, lambda: _bounded(batches(file), name, size), columns, size, "Arrow")
 
     try:
-        with open_binary(name, opener) as file:
+        with open_binary(name, opener) as file, memory.bounded(name):
             schema = _arrow_reader(file).schema
     except (pa.ArrowException, OSError, ValueError) as error:
         raise damaged(name, "Arrow") from error
@@ -232,10 +310,13 @@ def _arrow(name: str, opener: Opener) -> Table:
 def _arrow_reader(file: BinaryIO) -> Any:
     magic = file.read(6)
     file.seek(0)
-    return pa.ipc.open_file(file) if magic == b"ARROW1" else pa.ipc.open_stream(file)
+    opened = pa.ipc.open_file if magic == b"ARROW1" else pa.ipc.open_stream
+    # Threads would take memory, too, and end the process if there is none.
+    return opened(file, options=pa.ipc.IpcReadOptions(use_threads=False))
 
 
-def _size(file: BinaryIO) -> int:
+def file_size(file: BinaryIO) -> int:
+    """The size of a file in bytes; its position stays."""
     place = file.tell()
     size = file.seek(0, 2)
     file.seek(place)
@@ -248,10 +329,13 @@ def _cells(
     line, left = 0, text_files.longest_content(size)
     try:
         for batch in batches():
+            if batch.nbytes > left:
+                raise text_files.expands(name)
             for row in zip(*(batch.column(column) for column in columns), strict=True):
                 line += 1
-                cells = [value.as_py() for value in row]
-                left -= sum(len(cell) for cell in cells if isinstance(cell, str | bytes))
+                with memory.bounded(name, size) if batch.nbytes > LARGE_BATCH else nullcontext():
+                    cells = [value.as_py() for value in row]
+                left -= ROW_BYTES + sum(len(cell) for cell in cells if isinstance(cell, str | bytes | list))
                 if left < 0:
                     raise text_files.expands(name)
                 yield line, cells

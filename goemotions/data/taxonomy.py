@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -9,13 +10,15 @@ import numpy as np
 
 from goemotions.errors import DataError
 
+MOST_LABELS, LONGEST_NAME = 10_000, 1_000
+
 
 @dataclass(frozen=True)
 class Taxonomy:
     """Label names in index order.
 
     Raises:
-        DataError: no name, an empty name, or a repeated name.
+        DataError: no name, too many, one that is empty or too long, or a repeated name.
     """
 
     names: tuple[str, ...]
@@ -23,10 +26,14 @@ class Taxonomy:
     def __post_init__(self) -> None:
         if not self.names:
             raise DataError("the taxonomy has no label: list one name per line in emotions.txt")
+        if len(self.names) > MOST_LABELS:
+            raise DataError(f"the taxonomy has more than {MOST_LABELS:,} labels: merge or remove some")
         for position, name in enumerate(self.names):
+            if len(name) > LONGEST_NAME:
+                raise DataError(f"label {position} of the taxonomy has more than {LONGEST_NAME:,} characters: shorten it")
             if not name.strip():
                 raise DataError(f"label {position} of the taxonomy has no name: remove the empty line or name it")
-        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+        repeated = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if repeated:
             raise DataError(f"label {repeated[0]!r} is twice in the taxonomy: give each label a unique name")
 

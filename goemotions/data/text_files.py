@@ -20,7 +20,7 @@ from goemotions.errors import DataError
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstandard", ".zip": "zip"}
 LONGEST_LINE = 2**25
 # A file that expands to more than both was made to fill memory or disk: text expands 3 to 20 times.
-EXPANSION, EXPANDED_BYTES = 200, 2**27
+EXPANSION, EXPANDED_BYTES = 200, 2**26
 BINARY_MAGIC = (b"PAR1\x15", b"PK\x03\x04", b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 JUNK = (".DS_Store", "Thumbs.db", "desktop.ini")

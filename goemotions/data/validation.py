@@ -24,6 +24,7 @@ from goemotions.errors import DataError
 UNLABELLED = ("quarantine", "keep")
 # Rows that are validated together: fewer if their texts are long.
 CHUNK, CHUNK_CHARACTERS = 8192, 2**24
+MOST_QUARANTINED = 2_000_000
 DISAGREEMENT = "no label of the majority"
 ROW_SCHEMA = pa.schema(
     [
@@ -121,6 +122,11 @@ def validate(
             first = first if ids else int(chunk[0].id == "1")
             are_positions = are_positions and all(row.id == str(n) for n, row in enumerate(chunk, start=first + len(ids)))
             ids.extend(hash(row.id) for row in chunk)
+            if len(quarantined) > MOST_QUARANTINED:
+                _, line, _, reason = quarantined[0]
+                raise DataError(
+                    f"{name}: more than {MOST_QUARANTINED:,} rows are unusable (line {line}: {reason}): fix the file"
+                )
             if usable:
                 columns = list(zip(*usable, strict=True))
                 arrays = [pa.array(values, column.type) for values, column in zip(columns, ROW_SCHEMA, strict=True)]

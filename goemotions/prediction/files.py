@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ def output_schema(schema: pa.Schema, file: str, column: str, scores: Sequence[st
         raise DataError(f"{file}: the column {column!r} of the texts has the name of one that is added: rename it")
     kept = [field.with_name(KEPT + field.name) if field.name in taken else field for field in schema]
     names = [field.name for field in kept]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise DataError(f"{file} has two columns {twice[0]!r}: rename one")
     # `datasets` rejects a file whose metadata describes fewer columns than it has.
     metadata = {key: value for key, value in (schema.metadata or {}).items() if key != b"huggingface"}

@@ -83,6 +83,7 @@ def _json_schema(name: str, opener: Opener, table: Table) -> pa.Schema | None:
     for _, row in tables.json_objects(name, opener):
         for key, value in row.items():
             are_strings[key] = are_strings.get(key, True) and isinstance(value, str | None)
+        tables.require_few_columns(name, len(are_strings))
     return pa.schema([pa.field(key, pa.string(), metadata=None if plain else JSON) for key, plain in are_strings.items()])
 
 
@@ -138,7 +139,8 @@ def _parquet(name: str, opener: Opener) -> Rows:
         skip, left = first - starts[needed[0]], end - first
         with tables.open_binary(name, opener) as file:
             parquet = tables.open_parquet(file, name, read_dictionary=strings)
-            for batch in _together(_parquet_batches(parquet, schema, name, needed, starts[needed[0]])):
+            size = tables.file_size(file)
+            for batch in _together(_parquet_batches(parquet, schema, name, size, needed, starts[needed[0]])):
                 rows = batch.slice(min(skip, len(batch)), left)
                 skip -= min(skip, len(batch))
                 left -= len(rows)
@@ -156,13 +158,13 @@ def _has_views(schema: pa.Schema, path: str) -> bool:
 
 
 def _parquet_batches(
-    parquet: pq.ParquetFile, schema: pa.Schema, name: str, groups: Sequence[int], start: int
+    parquet: pq.ParquetFile, schema: pa.Schema, name: str, size: int, groups: Sequence[int], start: int
 ) -> Iterator[pa.RecordBatch]:
     """The rows of some row groups in validated batches."""
     row = 1 + start
     try:
         for some in _bounded(parquet, groups):
-            for batch in parquet.iter_batches(CHUNK, row_groups=some):
+            for batch in tables.parquet_batches(parquet, name, size, row_groups=some):
                 batch.validate(full=True)
                 yield from _decoded(batch, schema)
                 row += len(batch)

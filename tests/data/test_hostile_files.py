@@ -3,8 +3,10 @@
 import gzip
 import json
 import random
+import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from goemotions.data import memory
 from goemotions.data.sources import open_source
-from goemotions.errors import WorkflowError
+from goemotions.errors import DataError, WorkflowError
+from goemotions.prediction.rows import open_rows
 from tests.data.test_formats import (
     BY_NAME,
     NAMES,
@@ -100,9 +104,74 @@ def open_quote(folder: Path) -> Path:
     return path
 
 
+def rows_alike(folder: Path) -> Path:
+    """Ten million rows in 60 kB."""
+    column = pa.DictionaryArray.from_arrays(np.zeros(10_000_000, dtype=np.int32), pa.array(["calm"]))
+    path = folder / "rows.parquet"
+    pq.write_table(pa.table({"text": column, "labels": column}), path, compression="zstd")
+    return path
+
+
+def false_footer(folder: Path) -> Path:
+    """A page of 600 MiB of which the footer says that it has none."""
+    path = folder / "page.parquet"
+    texts = pa.table({"text": ["a" * 600 * MEBIBYTE], "labels": ["calm"]})
+    pq.write_table(texts, path, compression="zstd", use_dictionary=False, write_statistics=False)
+    group, content = pq.read_metadata(path).row_group(0), path.read_bytes()
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    footer = content[start:]
+    for size in {group.column(0).total_uncompressed_size, group.total_byte_size}:
+        # As a varint of the same length.
+        digits = [2 * size >> 7 * place & 127 for place in range(5)]
+        true = bytes([*(digit | 128 for digit in digits[:4]), digits[4]])
+        assert true in footer
+        footer = footer.replace(true, b"\x88\x80\x80\x80\x00")
+    path.write_bytes(content[:start] + footer)
+    return path
+
+
+def shared_prefix(folder: Path) -> Path:
+    """4 GiB in 3 kB: each text is the whole one before it."""
+    path = folder / "prefix.parquet"
+    schema = pa.schema([("text", pa.string()), ("labels", pa.string())])
+    options = {"use_dictionary": False, "column_encoding": {"text": "DELTA_BYTE_ARRAY"}, "data_page_size": 2**30}
+    batch = pa.table({"text": ["a" * MEBIBYTE] * 256, "labels": ["calm"] * 256}, schema)
+    with pq.ParquetWriter(path, schema, compression="zstd", write_statistics=False, **options) as writer:
+        for _ in range(16):
+            writer.write_table(batch)
+    return path
+
+
+def arrow_file(name: str, table: pa.Table) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.OSFile(str(folder / name), "wb") as file, pa.ipc.new_stream(file, table.schema, options=options) as writer:
+            writer.write_table(table)
+        return folder / name
+
+    return write
+
+
+def huge_batch(folder: Path) -> Path:
+    """An Arrow batch that is compressed from 200 MiB."""
+    return arrow_file("batch.arrow", pa.table({"text": ["a" * 200 * MEBIBYTE], "labels": ["calm"]}))(folder)
+
+
+def record_without_end(folder: Path) -> Path:
+    """A row whose quotes never end it, while each of its cells is short."""
+    path = folder / "record.csv.gz"
+    path.write_bytes(gzip.compress(b'text,labels\n"a') + gzip.compress(b'\n","' * MEBIBYTE) * 12)
+    return path
+
+
 BOMBS = {
+    rows_alike: "rows.parquet expands to more than 200 times its size and 64 MiB",
+    false_footer: "page.parquet takes too much memory to read",
+    shared_prefix: "prefix.parquet expands to more than",
+    huge_batch: "batch.arrow expands to more than",
+    record_without_end: "record.csv.gz, line 2: the row there has more than 32 MiB",
     one_line_gzip: "line.tsv.gz, line 1: longer than 32 MiB",
-    repeated_text: "text.parquet expands to more than 200 times its size and 128 MiB",
+    repeated_text: "text.parquet expands to more than 200 times its size and 64 MiB",
     many_values: "values.parquet expands to more than",
     long_page: "page.parquet expands to more than",
     many_lines: "lines.jsonl.zst expands to more than",
@@ -122,6 +191,51 @@ def test_files_that_expand_to_gigabytes_are_named_errors_and_memory_stays_flat(t
     assert [
         message for message, expected in zip(messages, BOMBS.values(), strict=True) if not message.startswith(expected)
     ] == []
+
+
+WIDE = {
+    "wide.csv": b"text,labels" + b"".join(b",c%d" % number for number in range(20_000)) + b"\na,calm\n",
+    "commas.csv": b"text,labels" + b"," * 100_000 + b"\na,calm\n",
+    "wide.jsonl": json.dumps({"text": "a", "labels": ["calm"], **dict.fromkeys(map(str, range(20_000)))}).encode(),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+@pytest.mark.fault("data-bomb")
+def test_a_million_columns_are_a_named_error_at_once(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(WIDE[name])
+    with pytest.raises(DataError, match=rf"{name} has .* columns, and at most 10,000 are read"):
+        open_source(str(path), tmp_path)
+    with pytest.raises(DataError, match=rf"{name} has .* columns, and at most 10,000 are read"):
+        open_rows(name, lambda: path.open("rb"), "text")
+
+
+@pytest.mark.parametrize(("names", "message"), [("x\n" * 20_000, "more than 10,000 labels"), ("x" * 2000, "shorten it")])
+@pytest.mark.fault("data-bomb")
+def test_a_taxonomy_is_bounded(tmp_path: Path, names: str, message: str) -> None:
+    (tmp_path / "train.tsv").write_text("a\t0\tr0\n")
+    (tmp_path / "emotions.txt").write_text(names)
+    with pytest.raises(DataError, match=message):
+        open_source(str(tmp_path), tmp_path / "scratch")
+
+
+@pytest.mark.fault("data-bomb")
+def test_memory_is_bounded_while_a_file_is_read_and_not_afterwards() -> None:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with pytest.raises(DataError, match=r"x.parquet takes too much memory to read"), memory.bounded("x.parquet"):
+        np.empty(2**32, dtype=np.int8)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    assert np.empty(2**32, dtype=np.int8).nbytes == 2**32
+
+
+def test_texts_that_are_stored_by_their_prefixes_are_read(tmp_path: Path) -> None:
+    table = pa.table({"text": ["a lake", "a lake again"] * 500, "labels": ["calm", "glee"] * 500})
+    pq.write_table(table, tmp_path / "a.parquet", use_dictionary=False, column_encoding={"text": "DELTA_BYTE_ARRAY"})
+    rows = open_source(str(tmp_path / "a.parquet"), tmp_path).splits["train"][1]
+    assert [row.text for row in rows] == table["text"].to_pylist()
+    batches = open_rows("a.parquet", lambda: (tmp_path / "a.parquet").open("rb"), "text").batches(0, None)
+    assert pa.Table.from_batches(batches)["text"].to_pylist() == table["text"].to_pylist()
 
 
 def arrow() -> bytes:
