@@ -19,7 +19,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -239,6 +238,9 @@ def _vote(row: Sequence[Any]) -> Vote:
 
 
 def _write(output: Path, base: Path | None, taxonomy: Taxonomy, votes: Iterable[Vote], counts: Counts) -> None:
+    # It takes a second, which only commands that write rows need.
+    import datasets
+
     (output / LABEL_NAMES).write_text("".join(f"{name}\n" for name in taxonomy.names), encoding="utf-8")
     splits = dataset.load_dataset(base)[0] if base else datasets.DatasetDict()
     held_out = set()

@@ -7,7 +7,6 @@ from typing import Literal, TypedDict
 
 import numpy as np
 from scipy import sparse
-from scipy.stats import spearmanr
 
 from goemotions.metrics import classification
 from goemotions.metrics.classification import LabelMetrics
@@ -175,6 +174,9 @@ def support_correlation(rows: Sequence[LabelMetrics], counts: Sequence[int]) -> 
     Returns:
         f1_rho, f1_p, auc_rho and auc_p; None for fewer than three labels, or if all have the same count or the same metric.
     """
+    # It takes a second, which only the report needs.
+    from scipy.stats import spearmanr
+
     result: dict[str, float | None] = {}
     for metric in CORRELATED:
         pairs = [(count, row[metric]) for count, row in zip(counts, rows, strict=True) if row[metric] is not None]

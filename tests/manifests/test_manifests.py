@@ -433,13 +433,14 @@ def hardened(spec: dict[str, Any]) -> list[str]:
     return violations + [f"no limit of {volume['name']}" for volume in spec["volumes"] if volume.get("emptyDir") == {}]
 
 
-@pytest.mark.parametrize(("folder", "name"), pods())
-def test_a_restricted_namespace_admits_the_pod_of_the_predictor(folder: str, name: str) -> None:
-    predictor_pod = pod(every("InferenceService", folder)[name], folder)
-    assert faults(predictor_pod) == []
-    assert restricted(predictor_pod["spec"]) == []
-    # KServe defines the volume of the model.
-    assert hardened(predictor_pod["spec"]) == ["no limit of kserve-provision-location"]
+@pytest.mark.parametrize("folder", OVERLAYS)
+def test_a_restricted_namespace_admits_the_pods_of_the_predictors(folder: str) -> None:
+    for isvc in every("InferenceService", folder).values():
+        predictor_pod = pod(isvc, folder)
+        assert faults(predictor_pod) == []
+        assert restricted(predictor_pod["spec"]) == []
+        # KServe defines the volume of the model.
+        assert hardened(predictor_pod["spec"]) == ["no limit of kserve-provision-location"]
 
 
 def test_a_restricted_namespace_admits_the_pods_of_the_store_and_the_tracking_server() -> None:

@@ -56,9 +56,10 @@ def by_two(command: list[str], output: Path, *options: str) -> TrainingRecord:
     return TrainingRecord.read(output)
 
 
-def by_one(dataset: Path, weights: str, output: Path, checkpoints: str = "") -> TrainingRecord:
+def launched(dataset: Path, weights: str, output: Path, processes: int, checkpoints: str = "") -> TrainingRecord:
+    """Launched by this process, which saves the imports of another."""
     options = TrainOptions(
-        weights=weights, epochs=2, settings=SETTINGS, precision="fp32", checkpoint_location=checkpoints, processes=1
+        weights=weights, epochs=2, settings=SETTINGS, precision="fp32", checkpoint_location=checkpoints, processes=processes
     )
     return launcher.run(dataset, output, "minilm", options)
 
@@ -70,14 +71,14 @@ def metrics(record: TrainingRecord) -> list[list[float]]:
 @pytest.fixture(scope="module")
 def alone(dataset: Path, still_weights: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone") / "model"
-    by_one(dataset, still_weights, folder)
+    launched(dataset, still_weights, folder, 1)
     return folder
 
 
 @pytest.fixture(scope="module")
-def together(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def together(dataset: Path, still_weights: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("together") / "model"
-    by_two(command, folder, "--epochs", "2", "--checkpoints", str(folder.parent / "checkpoints"))
+    launched(dataset, still_weights, folder, 2, str(folder.parent / "checkpoints"))
     return folder
 
 
@@ -108,7 +109,7 @@ def test_a_checkpoint_of_two_processes_is_resumed_by_one_and_the_other_way_round
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 1
-    resumed = by_one(dataset, still_weights, tmp_path / "one", str(tmp_path / "checkpoints"))
+    resumed = launched(dataset, still_weights, tmp_path / "one", 1, str(tmp_path / "checkpoints"))
     np.testing.assert_allclose(metrics(resumed), whole, atol=2e-3)
 
     advance = TrainingLoop.advance
@@ -120,7 +121,7 @@ def test_a_checkpoint_of_two_processes_is_resumed_by_one_and_the_other_way_round
 
     monkeypatch.setattr(TrainingLoop, "advance", advance_and_stop)
     with pytest.raises(Interrupted):
-        by_one(dataset, still_weights, tmp_path / "none", str(tmp_path / "c"))
+        launched(dataset, still_weights, tmp_path / "none", 1, str(tmp_path / "c"))
     back = by_two(command, tmp_path / "two", "--epochs", "2", "--checkpoints", str(tmp_path / "c"))
     np.testing.assert_allclose(metrics(back), whole, atol=2e-3)
     assert back.processes == 2
