@@ -31,7 +31,7 @@ TRAINED = $(call option,--data,DATA) $(call option,--models,MODELS) $(call optio
 REFERENCE = $(if $(VERSION),$(call quoted,$(VERSION)))
 NAMED = $(call option,--model-name,MODEL_NAME)
 
-.PHONY: help setup demo test tools test-images test-faults fuzz soak docs format typecheck lint audit run monitor score serve bench bench-full bench-serving reproduce \
+.PHONY: help setup demo test tools test-images test-faults fuzz soak docs format typecheck lint scan audit run monitor score serve bench bench-full bench-serving reproduce \
 	stack-up stack-down compile submit-pipeline submit-scoring schedule schedule-monitoring images push pin-base status promote rollback isvc deploy rollout restart kind-up cluster-test \
 	download-model export-hf retire report clean
 
@@ -220,9 +220,11 @@ soak: setup ## run training, registration and serving together for MINUTES= with
 
 # The baseline excludes commits of the hub and digests of data and weights, which are public. No advisory is excluded; to exclude one that
 # does not apply here, use --ignore-vuln and write the reason here.
-audit: setup $(CYCLONEDX) ## run bandit, detect-secrets and pip-audit, and write the SBOM to .local/sbom.json: AUDIT_OFFLINE=1
+scan: setup ## look for dangerous code and secrets, with bandit and detect-secrets
 	$(BIN)/bandit -q -ll -r goemotions pipelines components benchmarks
 	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --no-verify --baseline .secrets.baseline
+
+audit: scan $(CYCLONEDX) ## scan, look for advisories with pip-audit, and write the SBOM to .local/sbom.json: AUDIT_OFFLINE=1
 	@mkdir -p .local
 	$(CYCLONEDX) environment --no-validate --pyproject pyproject.toml --output-file .local/sbom.json $(BIN)/python
 ifeq ($(AUDIT_OFFLINE),1)
@@ -244,7 +246,7 @@ format: setup ## format the code, and fix what can be fixed
 typecheck: setup ## check types
 	$(BIN)/mypy
 
-lint: typecheck ## check style, types and Dockerfiles
+lint: typecheck scan ## check style, types, Dockerfiles, dangerous code and secrets
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/hadolint images/*/Dockerfile

@@ -92,7 +92,7 @@ TRAINING = "tests/training/"
 SHARE_A_RUN = ("tests/pipelines/test_end_to_end.py", "tests/test_secrets.py")
 SHARE_A_STORE = ("tests/training/test_checkpoints.py", "tests/training/test_trainer.py")
 # What takes longest begins early, so that no worker has to wait for another at the end.
-LONG = ("tests/registry/", "tests/prediction/", "tests/test_audit.py")
+LONG = ("tests/registry/", "tests/prediction/", "tests/models/", "tests/serving/test_load.py")
 EARLY = (TRAINING, *SHARE_A_RUN, *LONG)
 
 
