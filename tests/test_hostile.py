@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from tests.support.attacks import (
     TEXTS,
     Attack,
     bomb,
+    dribbled,
     half_closed,
     held,
     pipelined,
@@ -36,6 +38,23 @@ OPTIONS = [f"--{name}={value}" for name, value in LIMITS.items()]
 GET = b"GET /v2/health/live HTTP/1.1\r\n"
 LONG_TEXTS = json.dumps({"instances": ["storm " * 130] * 512}).encode()
 NUMBERS = b'{"instances": [' + b"1," * 690_000 + b"1]}"
+
+COMBINING = json.dumps({"instances": ["a" + "\u0300\u0323" * 900] * 512}, ensure_ascii=False).encode()
+EXPLAIN = json.dumps({"instances": ["storm " * 340_000], "parameters": {"removals": 128}}).encode()
+DEEP = b'{"inputs": [], "parameters": {"headers": ' + b"[" * 20_000 + b"]" * 20_000 + b"}}"
+V2 = b"/v2/models/goemotions/infer"
+
+
+def tensors(count: int, **fields: Any) -> bytes:
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]} | fields
+    return json.dumps({"inputs": [tensor] * count}).encode()
+
+
+def binary(count: int, content: bytes) -> tuple[bytes, bytes]:
+    """The body and the field of a request with a binary tensor."""
+    head = tensors(1, shape=[count], data=None, parameters={"binary_data_size": len(content)})
+    return head + content, b"Inference-Header-Content-Length: %d" % len(head)
+
 
 # The attack, and the statuses of its responses; 0 if it may get none.
 ATTACKS: dict[str, tuple[Attack, set[int]]] = {
@@ -101,6 +120,20 @@ ATTACKS: dict[str, tuple[Attack, set[int]]] = {
     "attack-escapes": (posts(b'{"instances": ["' + b"\\u0000" * 300_000 + b'"]}', clients=10), {200, 429}),
     "attack-number-of-a-million-digits": (posts(b'{"instances": [' + b"9" * 1_000_000 + b"]}"), {400}),
     "attack-duplicated-keys": (posts(b'{"instances": 1, "instances": [2], "instances": ["a"]}'), {200, 400}),
+    "attack-combining-characters": (posts(COMBINING), {200}),
+    "attack-explain-a-text-of-2-megabytes": (posts(EXPLAIN, clients=4, path=b"/v1/models/goemotions:explain"), {200, 429}),
+    "attack-500-tensors": (posts(tensors(500), path=V2), {413}),
+    "attack-deep-parameters": (
+        posts(DEEP, path=V2),
+        {413},
+    ),
+    "attack-binary-empty-texts": (posts(*binary(400_000, bytes(1_600_000)), path=V2), {413}),
+    "attack-binary-text-of-4-gigabytes": (posts(*binary(1, b"\xff" * 4), path=V2), {400}),
+    "attack-800-ranges": (
+        sends(b"GET / HTTP/1.1\r\nHost: a\r\nRange: bytes=" + b"0-0," * 800 + b"1-1\r\n\r\n"),
+        {200},
+    ),
+    "attack-100-continue-and-reset": (resets(POST + b"Expect: 100-continue\r\nContent-Length: 1000000\r\n\r\n"), set()),
     "attack-nul-bytes": (posts(b"\x00" * 2_000_000), {400}),
 }
 DOCUMENT = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -119,6 +152,13 @@ SLOW_ATTACKS: dict[str, tuple[Attack, set[int]]] = {
         held(b"POST /v3 HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n", clients=20, seconds=4),
         set(),
     ),
+    "attack-explain-long-texts": (
+        posts(
+            json.dumps({"instances": ["storm lake " * 3000] * 56}).encode(), clients=8, path=b"/v1/models/goemotions:explain"
+        ),
+        {200, 429},
+    ),
+    "attack-answers-that-are-read-byte-by-byte": (dribbled(DOCUMENT, 100, clients=20, seconds=3), set()),
     "attack-answers-that-nobody-reads": (held(DOCUMENT * 1000, clients=20, seconds=4, received=4096), set()),
 }
 # Why the server closed connections of these, as its metric has it.
@@ -129,6 +169,7 @@ REASONS = {
     "attack-slow-head": "slow",
     "attack-body-after-the-answer": "slow-body",
     "attack-answers-that-nobody-reads": "unread-answer",
+    "attack-answers-that-are-read-byte-by-byte": "unread-answer",
 }
 
 

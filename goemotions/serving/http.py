@@ -346,9 +346,6 @@ class Connection(HttpToolsProtocol):
             # In turn, so that pipelined requests do not keep others waiting.
             self._connections.turns.wait(self.peer, self._resume)
 
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(400)
-
     def _parse(self, data: bytes | memoryview) -> None:
         """Parses what was received, as long as no request is in progress, and keeps the rest."""
         position, end = 0, len(data)

@@ -3,10 +3,12 @@
 import contextlib
 import gzip
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -135,16 +137,47 @@ def many_outputs(port: int) -> Iterator[Connection]:
     yield connection
 
 
-def large(content: bytes) -> Callable[[int], Iterator[grpc.Channel]]:
+def large(content: bytes) -> Callable[[int], Iterator[SimpleNamespace]]:
     """Messages that are larger than the window of a connection."""
 
-    def send(port: int) -> Iterator[grpc.Channel]:
+    def send(port: int) -> Iterator[SimpleNamespace]:
         for _ in range(8):
             channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)])
-            channel.unary_unary(http2.INFER).future(content)
-            yield channel
+            # A call that nothing refers to is cancelled.
+            yield SimpleNamespace(call=channel.unary_unary(http2.INFER).future(content), close=channel.close)
 
     return send
+
+
+def frames_of_one_byte(port: int) -> Iterator[Connection]:
+    connection = Connection(port)
+    stream = connection.call(LARGE[:5], end=False)
+    for byte in LARGE[5:]:
+        connection.send(frame(http2.DATA, 0, stream, bytes([byte])))
+    yield connection
+
+
+def header_block(fields: bytes) -> Callable[[int], Iterator[Connection]]:
+    """Calls with further fields, of clients that do not acknowledge the settings."""
+
+    def send(port: int) -> Iterator[Connection]:
+        block = headers() + fields
+        parts = [block[start : start + http2.FRAME_BYTES] for start in range(0, len(block), http2.FRAME_BYTES)]
+        for _ in range(4):
+            connection = Connection(port)
+            connection.send(frame(http2.HEADERS, http2.END_HEADERS * (len(parts) == 1), 1, parts[0]))
+            for number, part in enumerate(parts[1:], 2):
+                connection.send(frame(http2.CONTINUATION, http2.END_HEADERS * (number == len(parts)), 1, part))
+            yield connection
+
+    return send
+
+
+def http_1(port: int) -> Iterator[socket.socket]:
+    for _ in range(100):
+        connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        yield connection
 
 
 def silent_connections(port: int) -> Iterator[Any]:
@@ -169,6 +202,19 @@ ATTACKS: dict[str, tuple[Callable[[int], Iterator[Any]], str]] = {
     "many-outputs": (many_outputs, 'rejected_requests_total{reason="too-large"}'),
     "empty-tensors": (large(b"\x2a\x00" * 1_000_000), 'rejected_requests_total{reason="too-large"}'),
     "empty-parameters": (large(b"\x22\x00" * 1_000_000), 'rejected_requests_total{reason="too-large"}'),
+    "priorities": (flood(frame(http2.PRIORITY, 0, 1, bytes(5)), 300), ""),
+    "unknown-frames": (flood(frame(0x77, 0, 1, bytes(100)), 300), ""),
+    "goaways": (flood(frame(http2.GOAWAY, payload=bytes(8)), 300), ""),
+    "window-overflow": (flood(frame(http2.WINDOW_UPDATE, payload=b"\x7f\xff\xff\xff"), 10), ""),
+    "large-tables": (flood(frame(http2.SETTINGS, payload=struct.pack(">HI", 1, 2**32 - 1)), 300), ""),
+    "frame-of-16-megabytes": (flood(b"\xff\xff\xff" + frame(http2.DATA, 0, 1, bytes(16384))[3:], 100), ""),
+    "frames-of-one-byte": (frames_of_one_byte, ""),
+    "tiny-fields": (header_block(b"\x00\x01a\x01b" * 50_000), 'rejected_requests_total{reason="head-too-large"}'),
+    "table-references": (
+        header_block(b"\x40\x01a\x7f\xbd\x1d" + b"b" * 3900 + b"\xbe" * 4000),
+        'rejected_requests_total{reason="head-too-large"}',
+    ),
+    "http-1": (http_1, ""),
     "silent-connections": (silent_connections, ""),
 }
 

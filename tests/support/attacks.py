@@ -170,6 +170,25 @@ def held(sent: bytes, *, clients: int, seconds: float, received: int = 0) -> Att
     return attack
 
 
+def dribbled(request: bytes, times: int, *, clients: int, seconds: float) -> Attack:
+    """Connections that send requests at once, and read a byte of the answers every tenth of a second."""
+
+    def attack(server: Server) -> set[int]:
+        with contextlib.ExitStack() as stack:
+            opened = [stack.enter_context(connected(server, received=2048)) for _ in range(clients)]
+            for connection in opened:
+                connection.sendall(request * times)
+            ends = time.monotonic() + seconds
+            while time.monotonic() < ends:
+                for connection in select.select(opened, [], [], 0)[0]:
+                    with contextlib.suppress(OSError):
+                        connection.recv(1)
+                time.sleep(0.1)
+        return set()
+
+    return attack
+
+
 def slow(start: bytes, piece: bytes, *, pause: float, times: int = 200) -> Attack:
     """Sends the start at once, then a piece per pause."""
     return sends(start, endless=piece, most=times * len(piece), pause=pause)
