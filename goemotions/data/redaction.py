@@ -14,20 +14,34 @@ DOMAINS = "com|org|net|edu|gov|info|io|co|me|dev|app|uk|us|ca|au|de|fr|es|it|nl|
 AT, DOT = r" ?[(\[{]? ?\bat\b ?[)\]}]? ?", r" ?[(\[{]? ?\bdot\b ?[)\]}]? ?"
 IPV6 = r"(?:(?:[0-9a-f]{1,4}:){3,7}|(?:[0-9a-f]{1,4}:){1,6}:)(?:[0-9a-f]{1,4}:?){0,6}"
 # A ratio or a time of day is none.
-NUMBER = r"(?!\d{1,2}[/:]\d{1,2}(?![\d/:.-]))(?<![\d/:])[+(]{0,2}\d(?:[ ().,/:–-]{0,2}\d){3,}"
+NUMBER = r"(?!\d{1,2}[/:]\d{1,2}(?![\d/:.-]))(?<![\d/:])[+(]{0,2}\d(?:[ \u00a0().,/:\u2010-\u2013-]{0,2}\d){3,}"
+IBAN = r"(?<!\w)(?:(?-i:[A-Z]{2}\d{2}(?: [A-Z0-9]{4}){2,7}(?: [A-Z0-9]{1,3})?)|[a-z]{2}\d{2}(?=[a-z]*\d)[a-z0-9]{11,30})(?!\w)"
+MONTH = r"(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*\.?"
+DATE = rf"(?<!\w)(?:\d{{1,2}}(?:st|nd|rd|th)?(?: of)? {MONTH},?|{MONTH} \d{{1,2}}(?:st|nd|rd|th)?,?) \d{{4}}(?!\d)"
+# A house number and a street: in English a capitalized name or one word of any case, in French and German with their own words.
+STREET = r"(?:street|st|avenue|ave|road|rd|lane|ln|boulevard|blvd)\b\.?"
+ADDRESS = (
+    rf"(?<![\w/])\d{{1,5}}[a-z]? (?:(?:(?-i:[A-Z])[\w'.-]* ){{1,3}}(?:{STREET}|(?:drive|dr|court|ct|place|square|way)\b\.?)"
+    rf"|(?!way )[a-z'-]+ {STREET})|(?<![\w/])\d{{1,5}},? (?:rue|avenue|place) (?:d[eu]s? |la |l['’])*[\w-]+"
+    r"|(?<![\w-])[\w-]{1,40}(?:stra(?:ß|ss)e|str\.|weg|platz|gasse) \d{1,4}[a-z]?(?!\w)"
+)
+DIGITS = tuple("0123456789")
 # In this order, since a URL may hold an address. Each pattern is tried on texts with one of its marks, in lower case.
 PATTERNS = tuple(
     (marks, re.compile(pattern, re.IGNORECASE), mask)
     for marks, pattern, mask in (
-        (("://", "www."), r"(?<!\w)(?:(?:https?|ftp)://|www\.)[^\s<>\"']+", "[URL]"),
+        (("://", "www."), r"(?<!\w)(?:[a-z][a-z0-9+.-]{1,15}://|www\.)[^\s<>\"']+", "[URL]"),
         (("@", "＠"), r"(?<![\w.+%-])[\w.+%-]{1,64}[@＠][\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", "[EMAIL]"),
         (("dot",), rf"(?<![\w.+-])[\w.+-]{{1,64}}{AT}[\w-]{{1,63}}{DOT}(?:{DOMAINS})\b", "[EMAIL]"),
         ((".",), rf"(?<![\w.-])(?:[a-z0-9-]{{1,63}}\.){{1,4}}(?:{DOMAINS})\b(?:/[^\s<>\"']*)?", "[URL]"),
         ((".",), r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\d)", "[IP]"),
         ((":",), rf"(?<![\w:]){IPV6}(?![\w:])", "[IP]"),
-        (("u/", "user/"), r"(?<![\w/])/?(?:u|user)/[\w-]{2,64}", "[HANDLE]"),
+        (("u/", "user/", "r/"), r"(?<![\w/])/?(?:u|user|r)/[\w-]{2,64}", "[HANDLE]"),
         (("@", "＠"), r"(?<!\w)[@＠][\w.-]{1,64}", "[HANDLE]"),
         (("#",), r"(?<!\w)\w{2,32}#\d{4}(?!\d)", "[HANDLE]"),
+        (DIGITS, ADDRESS, "[ADDRESS]"),
+        (DIGITS, IBAN, "[NUMBER]"),
+        (DIGITS, DATE, "[NUMBER]"),
         (("",), NUMBER, "[NUMBER]"),
     )
 )
@@ -45,6 +59,16 @@ CUE = re.compile(
     r"i['’]?m|i am|this is)[ \t]$",
     re.IGNORECASE,
 )
+# What follows a word that begins a sentence if it is a name: who is spoken to, who owns, or a verb of a third person.
+BEGINS_SENTENCE = re.compile(r"(?:^|[.!?\n][\"'”’)]*\s)[\"'“‘(]?$")
+AFTER_NAME = re.compile(
+    r"(?:, (?:you|your|i|please|can|could|what|why|how|come|stop|thanks?)\b|['’]s \w|"
+    r" (?:(?:is|was|has|does|did)(?:n['’]t)?|and (?:i|he|she|his|her|my)|(?!need|feed|speed|weed|seed)[a-z]{2,}ed|"
+    r"says|said|thinks|thought|wants|likes|loves|hates|looks|makes|made|gets|got|goes|went|came|took|told|gave|needs|deserves)\b)",
+    re.IGNORECASE,
+)
+# Endings of nouns, adverbs and pronouns that name no person.
+NO_NAME = re.compile(r"(?:ing|ly|tion|ness|ment|ity|ism|thing|body|one|ever|self|ence|ance|ship|day|hood|logy)$")
 # Words that are capitalized, also within sentences, and name no person.
 ORDINARY_WORDS = (
     "Monday Tuesday Wednesday Thursday Friday Saturday Sunday January February March April May June July August September October "
@@ -54,7 +78,9 @@ ORDINARY_WORDS = (
     "The This That These Those It He She They We You My Your His Her Our Their What Who Why How When Where There Here If But And Or So "
     "Not No Yes Yeah Oh Ok Okay Well Just Please Thanks Thank Sorry Good Great Happy Nice Love Lol Wow Mr Mrs Ms Dr Is Are Was Do Does "
     "Did Can Could Will Would Should All Every Some Any One To In On At Of For From With As By Be Have Has Had Get Go Let Stop Edit "
-    "Hi Hey Hello Dear Cheers Regards Sincerely Signed Especially Seriously Honestly Maybe Never Always"
+    "Hi Hey Hello Dear Cheers Regards Sincerely Signed Especially Seriously Honestly Maybe Never Always Also Again Now First Most Same "
+    "Very Too Up Which Neither Except However Therefore Life Time Food Wait Talk Got Me Mine Yours Hes Kid Girl Daddy Op Haha Ah Aha Ow Eh "
+    "Nah Naw Ya Welp Omg Wtf Idk Lmfao Damn Congrats Alright Cool Funny Brilliant Epic Careful"
 )
 ORDINARY = frozenset(ORDINARY_WORDS.split())
 
@@ -78,6 +104,13 @@ def _mask_name(match: re.Match[str]) -> str:
     words, start = match[0].split(" "), match.start()
     names = [at for at, word in enumerate(words) if word not in ORDINARY]
     before = match.string[max(start - 24, 0) : start]
-    if not names or (len(names) == 1 and not (names[0] or WITHIN_SENTENCE.search(before) or CUE.search(before))):
+    is_cued = names and (names[0] or WITHIN_SENTENCE.search(before) or CUE.search(before) or _begins_with_name(match, before))
+    if not names or (len(names) == 1 and not is_cued):
         return match[0]
     return " ".join([*words[: names[0]], "[NAME]", *words[names[-1] + 1 :]])
+
+
+def _begins_with_name(match: re.Match[str], before: str) -> bool:
+    """Whether a capitalized word that begins a sentence is followed by what follows names."""
+    follows = AFTER_NAME.match(match.string, match.end())
+    return bool(follows and BEGINS_SENTENCE.search(before) and not NO_NAME.search(match[0]))

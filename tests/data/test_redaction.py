@@ -9,14 +9,38 @@ from goemotions.data.redaction import MAX_CHARACTERS, redact
 
 NAMES = ["Alice", "Oluwaseun", "Łukasz", "Jean-Luc", "O'Brien", "Иван", "McKenna"]
 FULL_NAMES = ["Maria Gonzalez", "Dirk van Dijk", "Thomas J. Hale", "Siobhan O'Connor"]
+BEGINNINGS = [
+    "{} laughed",
+    "Well. {} laughed",
+    "{} is late",
+    "{}, you are late",
+    "{}'s mother called",
+    "{} and I left",
+    "{}",
+    "{} never calls",
+    "{} again",
+    "{} can swim",
+]
 # Planted values by kind, and the sentences that they stand in.
 PLANTED: dict[str, tuple[list[str], list[str]]] = {
     "e-mail addresses": (
-        ["jo@example.org", "first.last+tag@mail.example.co.uk", "jo at example dot com", "jo (at) example (dot) org"],
+        [
+            "jo@example.org",
+            "first.last+tag@mail.example.co.uk",
+            "jo at example dot com",
+            "jo (at) example (dot) org",
+            "jö@bücher.example",
+        ],
         ["write to {} please", "{}", "My address is {}."],
     ),
     "links": (
-        ["https://example.org/u?id=7", "www.example.net/me", "HTTP://EXAMPLE.ORG", "blog.example.com/about"],
+        [
+            "https://example.org/u?id=7",
+            "www.example.net/me",
+            "HTTP://EXAMPLE.ORG",
+            "blog.example.com/about",
+            "ssh://jo:secret@example.net:22/",
+        ],
         ["look at {} now", "{}", "It is here: {}"],
     ),
     "IP addresses": (
@@ -24,12 +48,34 @@ PLANTED: dict[str, tuple[list[str], list[str]]] = {
         ["my server is {} now", "{}", "ban {} please"],
     ),
     "handles": (
-        ["@some_one", "@a.b", "u/Some-One", "/u/someone", "user/someone", "someone#1234"],
+        ["@some_one", "@a.b", "u/Some-One", "/u/someone", "user/someone", "r/smalltown", "someone#1234"],
         ["ask {} about it", "{}", "Thanks, {}!"],
     ),
     "numbers": (
-        ["+1 (555) 010-9999", "555-0199", "078-05-1120", "4111 1111 1111 1111", "12/05/1987", "1987", "٠١٢٣٤٥٦", "10115"],
+        [
+            "+1 (555) 010-9999",
+            "555-0199",
+            "078-05-1120",
+            "4111 1111 1111 1111",
+            "12/05/1987",
+            "1987",
+            "٠١٢٣٤٥٦",
+            "10115",
+            "+49 (0) 30 5550\u00a0199",
+        ],
         ["call {} today", "{}", "It was {}, I think"],
+    ),
+    "bank accounts (IBAN)": (
+        ["DE89 3704 0044 0532 0130 00", "GB29 NWBK 6016 1331 9268 19", "gb29nwbk60161331926819"],
+        ["pay to {} please", "{}", "It is {}."],
+    ),
+    "dates of birth": (
+        ["12/05/1987", "1987-05-12", "12.05.87", "May 5th, 1987", "5 May 1987", "the 5th of Sept 1987"],
+        ["born {} there", "{}", "It was {}."],
+    ),
+    "street addresses": (
+        ["12 Elm Street", "7b Old Mill Rd", "221 baker street", "3 Kings Court", "Hauptstraße 5", "10 rue de Lyon"],
+        ["we live at {} now", "{}", "Come to {}!"],
     ),
     "names within a sentence": ([*NAMES, *FULL_NAMES], ["today {} laughed", "I told {} about it", "so, {} knows"]),
     "names after a cue": (
@@ -37,18 +83,19 @@ PLANTED: dict[str, tuple[list[str], list[str]]] = {
         ["I'm {}", "My name is {}", "Thanks {}", "Dear {}", "Mr. {}", "my brother {}", "Hey {}, stop", "Love, {}"],
     ),
     "full names at the start": (FULL_NAMES, ["{} laughed", "Well. {} laughed"]),
-    "a first name at the start": (NAMES, ["{} laughed", "Well. {} laughed"]),
+    "a first name at the start": (NAMES, BEGINNINGS),
     "names in lower case": ([name.lower() for name in NAMES], ["today {} laughed", "thanks {}"]),
 }
-# Share of the planted values that are masked; the last two are the limits of patterns.
-RECALL = dict.fromkeys(PLANTED, 1.0) | {"a first name at the start": 0.0, "names in lower case": 0.0}
+PARTS = re.compile(r"\b(?!(?:the|of)\b)\w{2,}")
+# Share of the planted values that are masked; the last two show the limits of patterns.
+RECALL = dict.fromkeys(PLANTED, 1.0) | {"a first name at the start": 0.6, "names in lower case": 0.0}
 
 
 @pytest.mark.parametrize("kind", PLANTED)
 def test_planted_values_are_masked_as_often_as_stated(kind: str) -> None:
     values, sentences = PLANTED[kind]
     planted = [(value, sentence.format(value)) for value in values for sentence in sentences]
-    left = [sentence for value, sentence in planted if any(part in redact(sentence) for part in re.findall(r"\w{2,}", value))]
+    left = [sentence for value, sentence in planted if any(part in redact(sentence) for part in PARTS.findall(value))]
     assert 1 - len(left) / len(planted) == RECALL[kind], left
 
 
@@ -66,6 +113,8 @@ def test_the_page_states_these_shares() -> None:
         "10/10 would watch again at 12:30, 2 times",
         "Happy Birthday! What a day. The end.",
         "I love Monday. My Mom is a doctor from Canada.",
+        "Everything is fine. Honestly, you did well, and nothing's lost. Nobody liked it",
+        "a 2 way street, 3 people on the street, in May 5 of them",
         "std::vector is fine: meet me at noon, dot the i",
     ],
 )
