@@ -79,8 +79,8 @@ ORDINARY_WORDS = (
     "Not No Yes Yeah Oh Ok Okay Well Just Please Thanks Thank Sorry Good Great Happy Nice Love Lol Wow Mr Mrs Ms Dr Is Are Was Do Does "
     "Did Can Could Will Would Should All Every Some Any One To In On At Of For From With As By Be Have Has Had Get Go Let Stop Edit "
     "Hi Hey Hello Dear Cheers Regards Sincerely Signed Especially Seriously Honestly Maybe Never Always Also Again Now First Most Same "
-    "Very Too Up Which Neither Except However Therefore Life Time Food Wait Talk Got Me Mine Yours Hes Kid Girl Daddy Op Haha Ah Aha Ow Eh "
-    "Nah Naw Ya Welp Omg Wtf Idk Lmfao Damn Congrats Alright Cool Funny Brilliant Epic Careful"
+    "Very Too Up Which Neither Except However Therefore Life Time Food Wait Talk Got Me Mine Yours Hes Kid Girl Daddy Op Haha "
+    "Ah Aha Ow Eh Nah Naw Ya Welp Omg Wtf Idk Lmfao Damn Congrats Alright Cool Funny Brilliant Epic Careful"
 )
 ORDINARY = frozenset(ORDINARY_WORDS.split())
 
