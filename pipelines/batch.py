@@ -1,5 +1,6 @@
 """The scoring pipeline: plan the shards, score them in several pods, and check that every row was scored."""
 
+import functools
 from collections.abc import Mapping
 
 from kfp import dsl
@@ -9,8 +10,8 @@ from components.finish_scoring import finish_scoring
 from components.plan_scoring import plan_scoring
 from components.score import score
 from goemotions import defaults
+from pipelines import placement
 from pipelines import resources as resource_tables
-from pipelines.placement import place
 
 
 def pipeline(resources: Mapping[str, str] = resource_tables.SCORING) -> dsl.base_component.BaseComponent:
@@ -48,25 +49,11 @@ def pipeline(resources: Mapping[str, str] = resource_tables.SCORING) -> dsl.base
             credentials_secret: Kubernetes secret with MLFLOW_TRACKING_URI and the S3 variables, and config map with what is no secret.
         """
 
-        def placed(task: dsl.PipelineTask, step: str) -> dsl.PipelineTask:
-            return place(task, step, resources, image=image, secret=credentials_secret)
-
-        planned = placed(
-            plan_scoring(
-                input=input,
-                output=output,
-                version=version,
-                model_name=model_name,
-                column=column,
-                all_scores=all_scores,
-                shard_rows=shard_rows,
-                pods=pods,
-            ),
-            "plan",
-        )
+        step = functools.partial(placement.step, parameters={**locals()}, resources=resources)
+        planned = step(plan_scoring, resources_of="plan")
         with ParallelFor(planned.output, name="shares") as share:
-            done = placed(score(output=output, share=share, pods=pods, threads=threads), "score")
-        placed(finish_scoring(output=output, shares=Collected(done.output)), "finish")
+            done = step(score, share=share)
+        step(finish_scoring, resources_of="finish", shares=Collected(done.output))
 
     return scoring
 

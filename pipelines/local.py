@@ -25,7 +25,7 @@ from goemotions import addresses, defaults
 from goemotions.errors import WorkflowError
 from goemotions.registry import mlflow_client, registration, trust
 from goemotions.storage import layout, probe
-from pipelines import monitoring, package, parameters, stack, training
+from pipelines import monitoring, package, parameters, placement, stack, training
 from pipelines.remaining import Remaining
 from pipelines.run_folder import RunFolder
 
@@ -136,20 +136,14 @@ def _begin(path: Path, arguments: Mapping[str, Any]) -> tuple[str, bool]:
     process = [os.getpid(), psutil.Process().create_time()]
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["arguments"] == json.loads(json.dumps(arguments)) and not _is_running(*content["process"]):
+        number, started = content["process"]
+        if content["arguments"] == json.loads(json.dumps(arguments)) and not stack.Server(number, started, 0).is_alive():
             path.write_text(json.dumps({**content, "process": process}), encoding="utf-8")
             return content["pipeline_run"], True
     pipeline_run = _run_id()
     content = {"pipeline_run": pipeline_run, "arguments": arguments, "process": process}
     path.write_text(json.dumps(content), encoding="utf-8")
     return pipeline_run, False
-
-
-def _is_running(number: int, started: float) -> bool:
-    try:
-        return bool(psutil.Process(number).create_time() == started)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _failure(log: Path) -> RunFailed:
@@ -161,7 +155,7 @@ def _failure(log: Path) -> RunFailed:
 
 
 @contextlib.contextmanager
-def _adapted_to_this_machine(pipeline: BaseComponent = training.training, pipeline_run: str = training.RUN) -> Iterator[None]:
+def _adapted_to_this_machine(pipeline: BaseComponent = training.training, pipeline_run: str = placement.RUN) -> Iterator[None]:
     """Changes the pipeline for a run on this machine: no retries, one model after the other, no variables of pods, and an id that a run
     which resumes it can have, too.
 
@@ -176,7 +170,7 @@ def _adapted_to_this_machine(pipeline: BaseComponent = training.training, pipeli
                 task.iterator_policy.parallelism_limit = 1
             task.ClearField("retry_policy")
             for parameter in task.inputs.parameters.values():
-                if parameter.runtime_value.constant.string_value == training.RUN:
+                if parameter.runtime_value.constant.string_value == placement.RUN:
                     parameter.runtime_value.constant.string_value = pipeline_run
     for executor in spec.deployment_spec["executors"].values():
         executor["container"].fields.pop("env", None)

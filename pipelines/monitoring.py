@@ -6,8 +6,8 @@ from kfp import dsl
 
 from components.monitor import monitor
 from goemotions import defaults
+from pipelines import placement
 from pipelines import resources as resource_tables
-from pipelines.placement import place
 
 
 def pipeline(resources: Mapping[str, str] = resource_tables.MONITORING) -> dsl.base_component.BaseComponent:
@@ -42,18 +42,7 @@ def pipeline(resources: Mapping[str, str] = resource_tables.MONITORING) -> dsl.b
             commit: Git commit of the pipeline.
             credentials_secret: Kubernetes secret with MLFLOW_TRACKING_URI and the S3 variables, and config map with what is no secret.
         """
-        compared = monitor(
-            server=server,
-            prometheus=prometheus,
-            service=service,
-            scored=scored,
-            window=window,
-            version=version,
-            model_name=model_name,
-            store=store,
-            pipeline_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-        )
-        place(compared, "monitor", resources, image=image, secret=credentials_secret)
+        placement.step(monitor, {**locals()}, resources)
 
     return monitoring
 

@@ -61,7 +61,7 @@ def training_arguments(
         BadArgument: no such parameter, a value of another type, or a location that a pod cannot read.
         ModelError: no such profile or hyperparameter.
     """
-    arguments: dict[str, Any] = {"data": data, "models": models.split(",")}
+    arguments: dict[str, Any] = {"data": data, "models": [name.strip() for name in models.split(",")]}
     if epochs:
         arguments["epochs"] = epochs
     if weights:
@@ -69,13 +69,12 @@ def training_arguments(
     if teachers:
         arguments["teachers"] = teachers.split("+")
     arguments |= typed(others, pipeline)
-    arguments["models"] = [name.strip() for name in arguments["models"]]
     check(arguments, pipeline)
     locate = _absolute if is_local else _readable_by_pods
     arguments["data"] = locate(arguments["data"])
-    if "store" in arguments and not addresses.is_s3(arguments["store"]):
-        if not is_local:
-            raise BadArgument(f"a pod cannot reach the store {arguments['store']}: give s3://bucket/prefix/")
+    if "store" in arguments and not is_local:
+        _require_s3(arguments["store"])
+    elif "store" in arguments and not addresses.is_s3(arguments["store"]):
         arguments["store"] = str(Path(arguments["store"]).expanduser().absolute())
     if "teachers" in arguments:
         arguments["teachers"] = [str(teacher) for teacher in profiles.teachers(arguments["teachers"])]
@@ -93,8 +92,7 @@ def scoring_arguments(input: str, output: str, others: Mapping[str, str]) -> dic
     arguments = {"input": input, "output": output, **typed(others, scoring)}
     check(arguments, scoring)
     for location in (arguments["input"], arguments["output"]):
-        if not addresses.is_s3(location):
-            raise BadArgument(f"a pod cannot reach {location}: give s3://bucket/prefix/ (`goemotions score` takes folders)")
+        _require_s3(location, " (`goemotions score` takes folders)")
     return arguments
 
 
@@ -113,8 +111,8 @@ def monitoring_arguments(
     if len({"server", "prometheus", "scored"} & set(arguments)) != 1:
         raise BadArgument("give one of SERVER, PROMETHEUS and SCORED (--server, --prometheus, --scored): where the traffic is")
     if location := arguments.get("scored"):
-        if not is_local and not addresses.is_s3(location):
-            raise BadArgument(f"a pod cannot reach {location}: give s3://bucket/prefix/")
+        if not is_local:
+            _require_s3(location)
         arguments["scored"] = _absolute(location)
     return arguments
 
@@ -144,19 +142,10 @@ def check(arguments: Mapping[str, Any], pipeline: BaseComponent = training) -> N
 
 
 def typed(values: Mapping[str, str], pipeline: BaseComponent = training) -> dict[str, Any]:
-    """Parameters of a pipeline from text, with the types that the pipeline declares.
-
-    Raises:
-        BadArgument: no such parameter, or a value of another type.
-    """
-    arguments = {}
+    """Parameters of a pipeline from text, with the types that the pipeline declares as far as the text has them, for ``check``."""
     declared = pipeline.component_spec.inputs
-    for given, text in values.items():
-        name = RENAMED.get(given, given)
-        if name not in declared:
-            raise BadArgument(f"the pipeline has no parameter {name!r}: it has {', '.join(declared)}")
-        arguments[name] = _value(name, text, declared[name].type)
-    return arguments
+    names = {RENAMED.get(name, name): text for name, text in values.items()}
+    return {name: _value(name, text, declared[name].type if name in declared else "String") for name, text in names.items()}
 
 
 def _value(name: str, text: str, kind: str) -> Any:
@@ -164,14 +153,10 @@ def _value(name: str, text: str, kind: str) -> Any:
         return text
     if name == "teachers" and not text.startswith("["):
         return text.split("+")
-    accepted, called = TYPES[kind.partition("[")[0]]
     try:
-        value = json.loads(text.lower() if kind == "Boolean" else text)
+        return json.loads(text.lower() if kind == "Boolean" else text)
     except ValueError:
-        value = None
-    if not isinstance(value, accepted) or (isinstance(value, bool) and kind != "Boolean"):
-        raise BadArgument(f"the parameter {name} is {called}, not {text!r}")
-    return value
+        return text
 
 
 def _check_profiles(arguments: Mapping[str, Any]) -> None:
@@ -188,6 +173,11 @@ def _check_profiles(arguments: Mapping[str, Any]) -> None:
 def _absolute(location: str) -> str:
     path = Path(location).expanduser()
     return location if addresses.scheme(location) or not path.exists() else str(path.absolute())
+
+
+def _require_s3(location: str, hint: str = "") -> None:
+    if not addresses.is_s3(location):
+        raise BadArgument(f"a pod cannot reach {location}: give s3://bucket/prefix/{hint}")
 
 
 def _readable_by_pods(location: str) -> str:

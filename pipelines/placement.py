@@ -16,36 +16,36 @@ from goemotions.registry import trust
 from goemotions.storage import signature
 from pipelines.resources import TRAINING, changed, gpu_steps
 
+RUN = dsl.PIPELINE_JOB_ID_PLACEHOLDER
 # The environment variables that the steps get from the secret and from the config map of the same name; a key that neither has is left
 # unset. KFP has no envFrom, so each is named.
 VARIABLES = (
-    *(
+    *[
         "MLFLOW_TRACKING_URI",
         "MLFLOW_TRACKING_USERNAME",
         "MLFLOW_TRACKING_PASSWORD",
         "MLFLOW_TRACKING_TOKEN",
         "MLFLOW_TRACKING_AUTH",
-    ),
-    *(
-        "MLFLOW_TRACKING_AWS_SIGV4",
-        "MLFLOW_TRACKING_INSECURE_TLS",
-        "MLFLOW_TRACKING_SERVER_CERT_PATH",
-        "MLFLOW_TRACKING_CLIENT_CERT_PATH",
-    ),
-    *("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_S3_ENDPOINT_URL", "MLFLOW_S3_IGNORE_TLS"),
-    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
-    *(
-        "AWS_REGION",
-        "AWS_DEFAULT_REGION",
-        "AWS_REQUEST_CHECKSUM_CALCULATION",
-        "AWS_RESPONSE_CHECKSUM_VALIDATION",
-        "AWS_CA_BUNDLE",
-    ),
-    *("AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_EC2_METADATA_DISABLED"),
+    ],
+    *["MLFLOW_TRACKING_AWS_SIGV4", "MLFLOW_TRACKING_INSECURE_TLS", "MLFLOW_TRACKING_SERVER_CERT_PATH"],
+    *["MLFLOW_TRACKING_CLIENT_CERT_PATH", "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"],
+    *["MLFLOW_S3_ENDPOINT_URL", "MLFLOW_S3_IGNORE_TLS", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"],
+    *["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION"],
+    *["AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION", "AWS_CA_BUNDLE"],
+    *["AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_EC2_METADATA_DISABLED"],
     *(trust.STORE, signature.TRUSTED_KEYS),
-    *("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE"),
-    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
-    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
+    *[
+        "HF_TOKEN",
+        "HF_ENDPOINT",
+        "HF_HUB_OFFLINE",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+    ],
+    *["SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"],
 )
 # Those that only the step has that registers: the key that signs, and keys of the store that may write bundles, in place of the others.
 REGISTER_VARIABLES = (signature.SIGNING_KEY, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
@@ -54,42 +54,43 @@ RETRIES, BACKOFF_SECONDS = 3, 60
 LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
-def place(
-    task: dsl.PipelineTask,
-    step: str,
+def step(
+    component: dsl.base_component.BaseComponent,
+    parameters: Mapping[str, Any],
     resources: Mapping[str, str],
     *,
-    image: Any,
-    secret: Any,
-    node_selector: Any = None,
-    node_affinity: Any = None,
-    tolerations: Any = None,
-    labels: Mapping[str, str] | None = None,
+    resources_of: str = "",
     name: str = "",
+    labels: Mapping[str, str] | None = None,
     signing_secret: Any = None,
+    **inputs: Any,
 ) -> dsl.PipelineTask:
-    """Gives a task its image, credentials, resources and retries, and a GPU node pool if the step requests GPUs.
+    """A task with image, credentials, resources and retries, and a GPU node pool if its step requests GPUs.
 
     Args:
-        task: the task.
-        step: its name in ``resources``.
-        resources: ``resources.TRAINING`` or ``resources.SCORING``, with changes.
-        image, secret: of every step, values or pipeline parameters; the secret's name is also that of a config map.
-        node_selector, node_affinity, tolerations: of the GPU node pool, values or pipeline parameters.
-        labels: of the pods that request GPUs.
+        component: what it runs. An input that is not given is the pipeline's parameter of the same name.
+        parameters: of the pipeline; ``image`` and ``credentials_secret`` are those of every step, ``node_selector``,
+            ``node_affinity`` and ``tolerations`` those of the GPU node pool. A config map has the name of the secret, too.
+        resources: ``resources.TRAINING``, ``SCORING`` or ``MONITORING``, with changes.
+        resources_of: the step in ``resources``; empty for the component's name.
         name: what the UI shows; empty for the step's name.
+        labels: of the pods that request GPUs.
         signing_secret: the secret with the variables of the step that registers; None for every other step.
+        inputs: of the component.
     """
-    requested = {field: value for key, value in resources.items() for owner, field in [key.split(".")] if owner == step}
+    given = {"pipeline_run": RUN, **parameters, **inputs}
+    task = component(**{input: given[input] for input in component.component_spec.inputs or () if input in given})
+    step_name = resources_of or component.name.replace("-", "_")
+    requested = {field: value for key, value in resources.items() for owner, field in [key.split(".")] if owner == step_name}
     # For the name of the method in an error that no step here can have, KFP inspects every frame and module, at each setting:
     # seconds per pipeline.
     task._ensure_container_spec_exists = lambda: None
-    task.set_display_name(name or step).set_container_image(image)
+    task.set_display_name(name or step_name).set_container_image(parameters["image"])
     # The cache compares names, not contents: other data or another model under the same name would get the old output.
     task.set_caching_options(False)
     variables = {name: name for name in VARIABLES}
-    kubernetes.use_secret_as_env(task, secret, variables, optional=True)
-    kubernetes.use_config_map_as_env(task, secret, variables, optional=True)
+    kubernetes.use_secret_as_env(task, parameters["credentials_secret"], variables, optional=True)
+    kubernetes.use_config_map_as_env(task, parameters["credentials_secret"], variables, optional=True)
     if signing_secret is not None:
         kubernetes.use_secret_as_env(task, signing_secret, {name: name for name in REGISTER_VARIABLES}, optional=True)
     task.set_cpu_request(requested["cpu"]).set_memory_request(requested["memory"]).set_memory_limit(requested["memory"])
@@ -98,9 +99,9 @@ def place(
     if int(requested.get("gpus", 0)):
         task.set_accelerator_type(requested["accelerator"]).set_accelerator_limit(int(requested["gpus"]))
         task.set_env_variable(devices.VARIABLE, requested["device"])
-        kubernetes.add_node_selector_json(task, node_selector)
-        kubernetes.add_node_affinity_json(task, node_affinity)
-        kubernetes.add_toleration_json(task, tolerations)
+        kubernetes.add_node_selector_json(task, parameters["node_selector"])
+        kubernetes.add_node_affinity_json(task, parameters["node_affinity"])
+        kubernetes.add_toleration_json(task, parameters["tolerations"])
         for label, value in (labels or {}).items():
             kubernetes.add_pod_label(task, label, value)
         if size := requested.get("shared_memory"):

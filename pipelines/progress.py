@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import kfp_server_api
@@ -83,7 +83,7 @@ def steps(details: Sequence[Any], models: Sequence[str]) -> list[Step]:
 
 
 def _step(name: str, model: str, nodes: list[Any], details: Sequence[Any]) -> Step:
-    attempts = sorted((node for node in nodes if ATTEMPT.match(node.display_name)), key=lambda node: _attempt(node))
+    attempts = sorted((node for node in nodes if ATTEMPT.match(node.display_name)), key=_attempt)
     whole = next((node for node in nodes if node not in attempts), attempts[-1] if attempts else nodes[0])
     failed = [node for node in attempts if node.state == "FAILED"] or [whole]
     ended = whole.end_time if whole.state in FINAL else None
@@ -100,17 +100,15 @@ def _step(name: str, model: str, nodes: list[Any], details: Sequence[Any]) -> St
 
 
 def _base(name: str) -> str:
-    match = ATTEMPT.match(name)
-    return match[1] if match else name
+    return ATTEMPT.sub(r"\1", name)
 
 
 def _attempt(node: Any) -> int:
-    match = ATTEMPT.match(node.display_name)
-    return int(match[2]) if match else 0
+    return int(ATTEMPT.sub(r"\2", node.display_name))
 
 
 def _first_start(nodes: list[Any]) -> datetime:
-    return min((node.start_time for node in nodes if node.start_time), default=datetime.max.astimezone())
+    return min((node.start_time for node in nodes if node.start_time), default=datetime.max.replace(tzinfo=UTC))
 
 
 def _model(node: Any, parents: dict[str, Any], models: Sequence[str]) -> str:
@@ -240,15 +238,9 @@ class Progress:
         path = f"/apis/v1alpha1/runs/{self.run.run_id}/nodes/{step.pods[-1]}/log"
         with contextlib.suppress(kfp_server_api.ApiException, ServerError):
             api = self.run.client._run_api.api_client
+            options = {"auth_settings": ["Bearer"], "_return_http_data_only": True, "_preload_content": False}
             with translate_errors(self.run.connection):
-                text = api.call_api(
-                    path,
-                    "GET",
-                    auth_settings=["Bearer"],
-                    response_type="str",
-                    _return_http_data_only=True,
-                    _preload_content=False,
-                )
+                text = api.call_api(path, "GET", response_type="str", **options)
             return [line for line in text.data.decode(errors="replace").splitlines() if line.strip()]
         return []
 

@@ -12,96 +12,44 @@ from collections.abc import Mapping, Sequence
 from goemotions.errors import WorkflowError
 from goemotions.models.profiles import PROFILES
 
+
+def _table(steps: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
+    return {f"{step}.{field}": value for step, fields in steps.items() for field, value in fields.items()}
+
+
 # `<step>.<field>`: cpu and memory are requests, memory is also the limit; shared_memory is the size of /dev/shm; timeout is in seconds.
 # device, of a step with GPUs: gpu fails if the GPU cannot be used, auto falls back to the CPU.
-TRAINING: Mapping[str, str] = {
-    "ingest.cpu": "1",
-    "ingest.memory": "4Gi",
-    "ingest.timeout": "3600",
-    "decide_retraining.cpu": "100m",
-    "decide_retraining.memory": "1Gi",
-    "decide_retraining.timeout": "3600",
-    "train.cpu": "8",
-    "train.memory": "32Gi",
-    "train.accelerator": "nvidia.com/gpu",
-    "train.gpus": "1",
-    "train.device": "gpu",
-    "train.shared_memory": "8Gi",
-    "train.timeout": "86400",
-    "combine_teachers.cpu": "1",
-    "combine_teachers.memory": "4Gi",
-    "combine_teachers.timeout": "3600",
-    "export.cpu": "4",
-    "export.memory": "8Gi",
-    "export.timeout": "7200",
-    # The engine of the GPU variant is evaluated where it serves: on a GPU.
-    "evaluate_gpu.cpu": "4",
-    "evaluate_gpu.memory": "16Gi",
-    "evaluate_gpu.accelerator": "nvidia.com/gpu",
-    "evaluate_gpu.gpus": "1",
-    "evaluate_gpu.device": "gpu",
-    "evaluate_gpu.timeout": "7200",
-    "evaluate_cpu.cpu": "4",
-    "evaluate_cpu.memory": "8Gi",
-    "evaluate_cpu.timeout": "7200",
-    "tune_thresholds.cpu": "2",
-    "tune_thresholds.memory": "4Gi",
-    "tune_thresholds.timeout": "3600",
-    "register.cpu": "2",
-    "register.memory": "8Gi",
-    "register.timeout": "3600",
-    "report.cpu": "4",
-    "report.memory": "8Gi",
-    "report.timeout": "7200",
-    "deploy.cpu": "100m",
-    "deploy.memory": "512Mi",
-    "deploy.timeout": "3600",
-}
-MONITORING: Mapping[str, str] = {
-    "monitor.cpu": "1",
-    "monitor.memory": "4Gi",
-    "monitor.timeout": "3600",
-}
-SCORING: Mapping[str, str] = {
-    "plan.cpu": "500m",
-    "plan.memory": "2Gi",
-    "plan.timeout": "3600",
-    "score.cpu": "4",
-    "score.memory": "4Gi",
-    "score.timeout": "86400",
-    "finish.cpu": "500m",
-    "finish.memory": "2Gi",
-    "finish.timeout": "3600",
-}
+GPU = {"accelerator": "nvidia.com/gpu", "gpus": "1", "device": "gpu"}
+TRAINING = _table(
+    {
+        "ingest": {"cpu": "1", "memory": "4Gi", "timeout": "3600"},
+        "decide_retraining": {"cpu": "100m", "memory": "1Gi", "timeout": "3600"},
+        "train": {"cpu": "8", "memory": "32Gi", **GPU, "shared_memory": "8Gi", "timeout": "86400"},
+        "combine_teachers": {"cpu": "1", "memory": "4Gi", "timeout": "3600"},
+        "export": {"cpu": "4", "memory": "8Gi", "timeout": "7200"},
+        # The engine of the GPU variant is evaluated where it serves: on a GPU.
+        "evaluate_gpu": {"cpu": "4", "memory": "16Gi", **GPU, "timeout": "7200"},
+        "evaluate_cpu": {"cpu": "4", "memory": "8Gi", "timeout": "7200"},
+        "tune_thresholds": {"cpu": "2", "memory": "4Gi", "timeout": "3600"},
+        "register": {"cpu": "2", "memory": "8Gi", "timeout": "3600"},
+        "report": {"cpu": "4", "memory": "8Gi", "timeout": "7200"},
+        "deploy": {"cpu": "100m", "memory": "512Mi", "timeout": "3600"},
+    }
+)
+MONITORING = _table({"monitor": {"cpu": "1", "memory": "4Gi", "timeout": "3600"}})
+SCORING = _table(
+    {
+        "plan": {"cpu": "500m", "memory": "2Gi", "timeout": "3600"},
+        "score": {"cpu": "4", "memory": "4Gi", "timeout": "86400"},
+        "finish": {"cpu": "500m", "memory": "2Gi", "timeout": "3600"},
+    }
+)
 # Peak memory of a step in GiB by profile, as `python -m benchmarks.rehearsal` measures it (docs/benchmarks.md).
+MEASURED = ("train", "export", "evaluate_gpu", "evaluate_cpu", "tune_thresholds", "register", "report")
 PEAKS: Mapping[str, Mapping[str, float]] = {
-    "roberta-large": {
-        "train": 13.3,
-        "export": 8.2,
-        "evaluate_gpu": 3.4,
-        "evaluate_cpu": 1.3,
-        "tune_thresholds": 0.2,
-        "register": 1.2,
-        "report": 1.4,
-    },
-    "distilbert": {
-        "train": 3.3,
-        "export": 2.1,
-        "evaluate_gpu": 0.9,
-        "evaluate_cpu": 0.5,
-        "tune_thresholds": 0.2,
-        "register": 0.6,
-        "report": 0.8,
-    },
-    "minilm": {
-        "train": 1.8,
-        "export": 1.2,
-        "evaluate_gpu": 0.6,
-        "evaluate_cpu": 0.3,
-        "tune_thresholds": 0.2,
-        "register": 0.4,
-        "report": 0.8,
-    },
+    "roberta-large": dict(zip(MEASURED, (13.3, 8.2, 3.4, 1.3, 0.2, 1.2, 1.4), strict=True)),
+    "distilbert": dict(zip(MEASURED, (3.3, 2.1, 0.9, 0.5, 0.2, 0.6, 0.8), strict=True)),
+    "minilm": dict(zip(MEASURED, (1.8, 1.2, 0.6, 0.3, 0.2, 0.4, 0.8), strict=True)),
 }
 MARGIN = 4 / 3
 WHOLE_NUMBERS = ("gpus", "timeout")

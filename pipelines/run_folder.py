@@ -41,10 +41,10 @@ class RunFolder:
         Raises:
             NoRun: there is none.
         """
-        reports = sorted(cls.parent(stack_folder).glob("*/report"))
+        reports = list(cls.parent(stack_folder).glob("*/report"))
         if not reports:
             raise NoRun("there is no finished run to report on: run `make run` first")
-        return cls(reports[-1].parent)
+        return cls(max(reports, key=lambda report: report.stat().st_mtime).parent)
 
     @property
     def log(self) -> Path:

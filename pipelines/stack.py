@@ -24,6 +24,7 @@ import psutil
 
 from goemotions import defaults
 from goemotions.defaults import BUCKET
+from goemotions.deployment import cluster_keys
 from goemotions.errors import WorkflowError
 from goemotions.registry import trust
 from goemotions.storage import s3
@@ -178,8 +179,7 @@ def _keys(folder: Path) -> dict[str, str]:
     """The keys of the S3 server, created at the first start."""
     path = folder / "s3.json"
     if not path.exists():
-        keys = {"accessKey": secrets.token_hex(10), "secretKey": secrets.token_hex(20)}
-        identity = {"name": "goemotions", "credentials": [keys], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
+        identity = cluster_keys.identity("goemotions", ("Admin", "Read", "Write", "List", "Tagging"), cluster_keys.new_keys())
         _write_private(path, json.dumps({"identities": [identity]}))
     stored: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["identities"][0]["credentials"][0]
     return stored

@@ -23,13 +23,12 @@ from components.tune_thresholds import tune_thresholds
 from goemotions import defaults
 from goemotions.deployment.node_pools import NVIDIA_TAINT
 from goemotions.registry.bundle import ENGINES
+from pipelines import placement
 from pipelines import resources as resource_tables
-from pipelines.placement import place
 
 # The last ones of the pipeline, of which only the variant has them that trains on reason.
 RETRAINING_PARAMETERS = ("manual_reason", "max_age_days", "drift_cooldown_days")
 Function = TypeVar("Function", bound=Callable[..., None])
-RUN = dsl.PIPELINE_JOB_ID_PLACEHOLDER
 
 
 def pipeline(
@@ -139,169 +138,63 @@ def pipeline(
             drift_cooldown_days: Days after a training on the same data in which drift is no reason to train.
         """
 
-        def placed(task: dsl.PipelineTask, step: str, name: str = "", **others: Any) -> dsl.PipelineTask:
-            return place(
-                task,
-                step,
-                resources,
-                image=image,
-                secret=credentials_secret,
-                node_selector=node_selector,
-                node_affinity=node_affinity,
-                tolerations=tolerations,
-                labels=gpu_labels,
-                name=name,
-                **others,
-            )
-
-        ingested = placed(
-            ingest(
-                source=data,
-                text_column=text_column,
-                labels_column=labels_column,
-                split_share=split_share,
-                split_seed=split_seed,
-                drop_leaked=drop_leaked,
-                unlabelled=unlabelled,
-                max_quarantined=max_quarantined,
-                pipeline_run=RUN,
-            ),
-            "ingest",
-        )
+        step = functools.partial(placement.step, parameters={**locals()}, resources=resources, labels=gpu_labels)
+        ingested = step(ingest, source=data)
         dataset = ingested.outputs["dataset"]
         gate: AbstractContextManager[Any] = nullcontext()
         if on_reason:
-            decided = placed(
-                decide_retraining(
-                    digest=ingested.outputs["Output"],
-                    store=store,
-                    model_name=model_name,
-                    manual_reason=manual_reason,
-                    max_age_days=max_age_days,
-                    drift_cooldown_days=drift_cooldown_days,
-                    pipeline_run=RUN,
-                ),
-                "decide_retraining",
-                "decide retraining",
-            )
+            decided = step(decide_retraining, name="decide retraining", digest=ingested.outputs["Output"])
             gate = If(decided.output != "", name="reasons")
         with gate:
-            to_learn = dataset
-            if has_teachers:
-                with ParallelFor(teachers, name="teachers") as teacher:
-                    taught = placed(
-                        teach(
-                            dataset=dataset,
-                            teacher=teacher,
-                            weights=weights,
-                            settings=settings,
-                            precision=precision,
-                            store=store,
-                            checkpoint_minutes=checkpoint_minutes,
-                            pipeline_run=RUN,
-                        ),
-                        "train",
-                        "teach",
-                    )
-                scores = Collected(taught.outputs["scores"])
-                to_learn = placed(combine_teachers(dataset=dataset, scores=scores), "combine_teachers").outputs["taught"]
+            to_learn = _taught(step, dataset, teachers) if has_teachers else dataset
             with ParallelFor(models, name="models") as profile:
-                trained = placed(
-                    train(
-                        dataset=to_learn,
-                        profile=profile,
-                        weights=weights,
-                        settings=settings,
-                        epochs=epochs,
-                        seed=seed,
-                        precision=precision,
-                        store=store,
-                        checkpoint_minutes=checkpoint_minutes,
-                        pipeline_run=RUN,
-                        teachers=teachers,
-                    ),
-                    "train",
-                )
-                model = trained.outputs["model"]
-                exported = placed(export(dataset=dataset, model=model, profile=profile, pipeline_run=RUN), "export")
-                onnx = exported.outputs["onnx"]
-                scored, tuned = {}, {}
-                for variant, engine in ENGINES.items():
-                    of_model = {"variant": variant, "profile": profile, "pipeline_run": RUN}
-                    scored[variant] = placed(
-                        evaluate(dataset=dataset, model=model, onnx=onnx, engine=engine, **of_model),
-                        f"evaluate_{variant}",
-                        f"evaluate ({variant})",
-                    )
-                    tuned[variant] = placed(
-                        tune_thresholds(
-                            validation=scored[variant].outputs["validation"],
-                            strategy=threshold_strategy,
-                            target_precision=target_precision,
-                            target_recall=target_recall,
-                            **of_model,
-                        ),
-                        "tune_thresholds",
-                        f"tune thresholds ({variant})",
-                    )
+                candidate = _candidate(step, dataset, to_learn, profile, threshold_strategy)
 
-            def collected() -> dict[str, Collected]:
+            def candidates() -> dict[str, Collected]:
                 # New objects for each task, because KFP changes them.
-                return {
-                    "models": Collected(model),
-                    "onnx": Collected(onnx),
-                    **{f"{variant}_validation": Collected(task.outputs["validation"]) for variant, task in scored.items()},
-                    **{f"{variant}_test": Collected(task.outputs["test"]) for variant, task in scored.items()},
-                    **{f"{variant}_thresholds": Collected(task.outputs["thresholds"]) for variant, task in tuned.items()},
-                }
+                return {name: Collected(output) for name, output in candidate.items()}
 
-            registered = placed(
-                register(
-                    dataset=to_learn,
-                    **collected(),
-                    store=store,
-                    pipeline_run=RUN,
-                    model_name=model_name,
-                    latency_budget_ms=latency_budget_ms,
-                    quality_tolerance=quality_tolerance,
-                    cpu_hour_price=cpu_hour_price,
-                    gpu_hour_price=gpu_hour_price,
-                    auto_promote=auto_promote,
-                    keep_checkpoints=keep_checkpoints,
-                    commit=commit,
-                    image=image,
-                ),
-                "register",
-                signing_secret=signing_secret,
-            )
-            placed(
-                report(
-                    dataset=to_learn,
-                    **collected(),
-                    registered=registered.outputs["registered"],
-                    pipeline_run=RUN,
-                    model_name=model_name,
-                    latency_budget_ms=latency_budget_ms,
-                    quality_tolerance=quality_tolerance,
-                    cpu_hour_price=cpu_hour_price,
-                    gpu_hour_price=gpu_hour_price,
-                    mlflow_address=mlflow_address,
-                    commit=commit,
-                ),
-                "report",
-            )
+            registered = step(register, dataset=to_learn, signing_secret=signing_secret, **candidates())
+            of_run = {"registered": registered.outputs["registered"]}
+            step(report, dataset=to_learn, **candidates(), **of_run)
             with If(deploy_namespace != "", name="deploy"):
-                placed(
-                    deploy(
-                        registered=registered.outputs["registered"],
-                        namespace=deploy_namespace,
-                        canary_percent=canary_percent,
-                        model_name=model_name,
-                    ),
-                    "deploy",
-                )
+                step(deploy, namespace=deploy_namespace, **of_run)
 
     return training
+
+
+def _taught(step: Callable[..., dsl.PipelineTask], dataset: Any, teachers: Any) -> Any:
+    """The dataset with the scores of the teachers."""
+    with ParallelFor(teachers, name="teachers") as teacher:
+        taught = step(teach, resources_of="train", name="teach", dataset=dataset, teacher=teacher)
+    return step(combine_teachers, dataset=dataset, scores=Collected(taught.outputs["scores"])).outputs["taught"]
+
+
+def _candidate(
+    step: Callable[..., dsl.PipelineTask], dataset: Any, to_learn: Any, profile: Any, strategy: Any
+) -> dict[str, Any]:
+    """The outputs of a profile that ``register`` and ``report`` take, by the names of their inputs."""
+    model = step(train, dataset=to_learn, profile=profile).outputs["model"]
+    onnx = step(export, dataset=dataset, model=model, profile=profile).outputs["onnx"]
+    candidate = {"models": model, "onnx": onnx}
+    for variant, engine in ENGINES.items():
+        of_model = {"variant": variant, "profile": profile}
+        scored = step(
+            evaluate,
+            resources_of=f"evaluate_{variant}",
+            name=f"evaluate ({variant})",
+            dataset=dataset,
+            model=model,
+            onnx=onnx,
+            engine=engine,
+            **of_model,
+        ).outputs
+        validation = scored["validation"]
+        name = f"tune thresholds ({variant})"
+        tuned = step(tune_thresholds, name=name, validation=validation, strategy=strategy, **of_model).outputs
+        outputs = {"validation": validation, "test": scored["test"], "thresholds": tuned["thresholds"]}
+        candidate |= {f"{variant}_{output}": value for output, value in outputs.items()}
+    return candidate
 
 
 def _without(*names: str) -> Callable[[Function], Function]:

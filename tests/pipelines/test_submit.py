@@ -16,6 +16,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +262,20 @@ def test_steps_that_the_server_reports_after_the_end_of_the_run_are_shown(kubefl
     assert re.search(r"SUCCEEDED  register +1m01s", output)
 
 
+def test_steps_are_ordered_in_every_time_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def task(name: str, start: datetime | None) -> kfp_server_api.V2beta1PipelineTaskDetail:
+        return kfp_server_api.V2beta1PipelineTaskDetail(display_name=name, pod_name=name, start_time=start)
+
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    for zone in ("America/New_York", "Asia/Tokyo"):
+        with monkeypatch.context() as patched:
+            patched.setenv("TZ", zone)
+            time.tzset()
+            listed = progress.steps([task("train", None), task("ingest", began)], [])
+        time.tzset()
+        assert [step.name for step in listed] == ["ingest", "train"]
+
+
 def test_waiting_outlasts_a_restart_of_the_server(kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
     connection = client.Connection(kubeflow.url, token=TOKEN)
     started = submit.start(connection, package.pack_training("", "", {}, force=True), "e")
@@ -302,6 +317,8 @@ def test_a_schedule_is_created_kept_replaced_and_removed(kubeflow: Kubeflow) -> 
     assert "replaced the schedule" in run("schedule", "--cron", "0 30 4 * * *", "--models", "minilm").output
     (second,) = kubeflow.state()["recurring"]
     assert second["trigger"]["cron_schedule"]["cron"] == "0 30 4 * * *"
+    assert "the schedule goemotions-training would be removed" in run("schedule", "--cron", "off", "--dry-run").output
+    assert kubeflow.state()["recurring"] == [second]
     assert "ended 1 schedule" in run("schedule", "--cron", "off").output
     assert kubeflow.state()["recurring"] == []
 

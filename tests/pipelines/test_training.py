@@ -14,6 +14,7 @@ from goemotions.cli.options import pairs
 from goemotions.errors import BadArgument, ModelError
 from pipelines import batch, local, monitoring, package, parameters, placement, resources, training
 from pipelines.package import compile_pipeline
+from pipelines.run_folder import RunFolder
 from pipelines.training import pipeline as training_pipeline
 from tests.support.documents import yaml_documents
 
@@ -276,12 +277,12 @@ def test_former_names_of_parameters_are_accepted() -> None:
         ("epoch=3", r"no parameter 'epoch'.*epochs"),
         ("epochs", "'epochs' is not a name=value pair"),
         ("epochs=two", "the parameter epochs is a whole number, not 'two'"),
-        ("epochs=2.5", "the parameter epochs is a whole number, not '2.5'"),
-        ("seed=true", "the parameter seed is a whole number, not 'true'"),
+        ("epochs=2.5", "the parameter epochs is a whole number, not 2.5"),
+        ("seed=true", "the parameter seed is a whole number, not True"),
         ("max_quarantined=few", "the parameter max_quarantined is a number, not 'few'"),
         ("auto_promote=yes", "the parameter auto_promote is true or false, not 'yes'"),
         ("models=minilm", "the parameter models is a list in JSON, not 'minilm'"),
-        ("settings=[]", r"the parameter settings is a dictionary in JSON, not '\[\]'"),
+        ("settings=[]", r"the parameter settings is a dictionary in JSON, not \[\]"),
         ('settings={"minilm":3}', "the settings of minilm are a dictionary of hyperparameters, not 3"),
     ],
 )
@@ -328,13 +329,21 @@ def test_a_run_that_did_not_finish_is_resumed_under_its_id_by_the_same_parameter
     assert local._begin(path, given)[1] is False
 
 
+def test_the_newest_run_is_the_last_one_whatever_its_pipeline(tmp_path: Path) -> None:
+    for age, name in enumerate(("goemotions-retraining-2026-02-01", "goemotions-training-2026-01-01")):
+        report = tmp_path / "runs" / name / "report"
+        report.mkdir(parents=True)
+        os.utime(report, (1e9 - age, 1e9 - age))
+    assert RunFolder.newest(tmp_path).path.name == "goemotions-retraining-2026-02-01"
+
+
 def test_every_step_of_a_local_run_has_the_id_of_the_run(tmp_path: Path) -> None:
     for one in (training.training, training.for_run(has_teachers=True)):
         with local._adapted_to_this_machine(one, "the-run"):
             compile_pipeline(tmp_path / "local.yaml", "goemotions-trainer:abc123", "abc123", one)
         text = (tmp_path / "local.yaml").read_text()
         assert text.count("constant: the-run") >= 8
-        assert training.RUN not in text
+        assert placement.RUN not in text
 
 
 # Any text, switch or structure that Kubernetes itself checks.
