@@ -5,7 +5,6 @@ Importing kfp takes seconds, so each command imports what it needs.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -26,8 +25,11 @@ from goemotions.cli.options import (
     REFERENCE,
     SERVER,
     SOURCE,
+    Decorator,
     options_of,
     pair_option,
+    record_of,
+    together,
 )
 from goemotions.deployment import node_pools
 from goemotions.errors import BadArgument, WorkflowError
@@ -37,20 +39,19 @@ if TYPE_CHECKING:
     from pipelines.client import Connection
     from pipelines.package import Package
 
-Command = Callable[..., Any]
-
-
-def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Several options as one decorator; `--help` lists them in this order."""
-    return lambda command: functools.reduce(lambda decorated, add: add(decorated), reversed(decorators), command)
-
-
 SET = pair_option("--set", "others", help="Any parameter of the pipeline; lists and dictionaries as JSON. Repeatable.")
 
 
-def data_and_models(source: str, profiles: Iterable[str]) -> Callable[[Command], Command]:
+def _checked(context: click.Context, parameter: click.Parameter, cron: str) -> str:
+    fields = len(cron.split())
+    if cron != "off" and fields != 6:
+        raise BadArgument(f"{cron!r} has {fields} fields: Kubeflow takes six, seconds first ('0 0 3 * * 0')")
+    return cron
+
+
+def data_and_models(source: str, profiles: Iterable[str]) -> Decorator:
     """The options of the data and of the profiles, with these defaults."""
-    return options(
+    return together(
         click.option(
             "--data",
             type=SOURCE,
@@ -69,26 +70,29 @@ EPOCHS = click.option("--epochs", type=click.IntRange(min=0), default=defaults.E
 WEIGHTS = pair_option(
     "--weights", metavar="PROFILE=LOCATION", help="Other weights for a profile: s3://bucket/prefix/ or a folder."
 )
-TRAINING = options(WEIGHTS, EPOCHS, SET)
-TRAFFIC = options(
+TRAINING = together(WEIGHTS, EPOCHS, SET)
+TRAFFIC = together(
     click.option("--server", type=SERVER, default="", help="A predictor server, such as http://127.0.0.1:8080."),
     click.option("--prometheus", type=SERVER, default="", help="A Prometheus that has the metrics of the predictors."),
     click.option("--scored", type=LOCATION, default="", help="Parquet files that `goemotions score` wrote."),
 )
+AUTO_PROMOTE = click.option(
+    "--auto-promote/--no-auto-promote", default=False, help="Move the champion aliases if the gate passes."
+)
 CRON = click.option(
     "--cron",
     required=True,
-    callback=lambda context, parameter, cron: _checked(cron),
+    callback=_checked,
     help="Six fields, seconds first, such as '0 0 3 * * 0' for Sundays at three; off: no schedule.",
 )
 RESOURCES = click.option("--resources", default="", help="Changed resources, such as 'train.gpus=4 train.memory=64Gi'.")
 REGISTRY = click.option("--registry", type=IMAGE_PREFIX, default="", help="Prefix of the image, such as registry.example/team.")
-PLACEMENT = options(
+PLACEMENT = together(
     click.option("--preset", default="", help=f"Node pool with GPUs: {', '.join(node_pools.PRESETS)}."),
     click.option("--queue", default="", help="Kueue's LocalQueue for the pods that request GPUs."),
     click.option("--priority", default="", help="Kueue's WorkloadPriorityClass of these pods."),
 )
-CLUSTER = options(
+CLUSTER = together(
     RESOURCES,
     REGISTRY,
     click.option("--experiment", default=defaults.EXPERIMENT, show_default=True, help="Experiment of the run in Kubeflow."),
@@ -124,7 +128,7 @@ def pipeline() -> None:
 @TRAINING
 @click.option("--seed", default=defaults.SEED, show_default=True)
 @MODEL_NAME
-@click.option("--auto-promote/--no-auto-promote", default=False, help="Move the champion aliases if the gate passes.")
+@AUTO_PROMOTE
 def run(
     data: str, models: str, teachers: str, weights: dict[str, str], epochs: int, others: dict[str, str], **parameters: Any
 ) -> None:
@@ -145,7 +149,7 @@ def run(
 @ON_THIS_MACHINE
 @TRAINING
 @MODEL_NAME
-@click.option("--auto-promote/--no-auto-promote", default=False, help="Move the champion aliases if the gate passes.")
+@AUTO_PROMOTE
 @click.option("--reason", "manual_reason", default="", help="A reason to train, in words; the same words train once.")
 @TRAFFIC
 def monitor(
@@ -290,20 +294,14 @@ def _schedule(given: dict[str, Any], cron: str, name: str, pack: Callable[[], Pa
     from pipelines.submit import remove_schedules, set_schedule
 
     connection = _connection(given)
-    if cron == "off":
-        if not given["dry_run"]:
-            click.echo(remove_schedules(connection, given["experiment"], name))
+    if cron == "off" and given["dry_run"]:
+        click.echo(f"the schedule {name} would be removed; nothing was sent")
+    elif cron == "off":
+        click.echo(remove_schedules(connection, given["experiment"], name))
     elif given["dry_run"]:
         _show(connection, pack(), given["experiment"])
     else:
         click.echo(set_schedule(connection, pack(), given["experiment"], cron, name))
-
-
-def _checked(cron: str) -> str:
-    fields = len(cron.split())
-    if cron != "off" and fields != 6:
-        raise BadArgument(f"{cron!r} has {fields} fields: Kubeflow takes six, seconds first ('0 0 3 * * 0')")
-    return cron
 
 
 def _connection(given: dict[str, Any]) -> Connection:
@@ -391,9 +389,7 @@ def up() -> None:
 @LATENCY_BUDGET
 @QUALITY_TOLERANCE
 @options_of(Plan)
-def rollout(
-    reference: str, model_name: str, rate: float, latency_budget_ms: float, quality_tolerance: float, **options: Any
-) -> None:
+def rollout(reference: str, **options: Any) -> None:
     """Roll a version out between two servers on this machine, under a load, and show it.
 
     It is promoted if it is no worse than the champion. REFERENCE is an alias or a version number.
@@ -402,15 +398,8 @@ def rollout(
     from pipelines import stack
 
     os.environ.update(stack.services())
-    move = local_rollout.run(
-        reference,
-        Plan(**options),
-        model_name=model_name,
-        rate=rate,
-        show=click.echo,
-        latency_budget_ms=latency_budget_ms,
-        quality_tolerance=quality_tolerance,
-    )
+    plan = record_of(Plan, options)
+    move = local_rollout.run(reference, plan, show=click.echo, **options)
     click.echo(f"{move.alias}: version {move.after}, before it {move.before or 'none'}")
 
 

@@ -9,16 +9,17 @@ from typing import Any
 import click
 
 from goemotions import defaults
-from goemotions.cli.options import FOLDER, LOCATION, SOURCE, LocalPath
-from goemotions.cli.parameters import checked
+from goemotions.cli.options import FOLDER, LOCATION, SOURCE, LocalPath, setting, together
 
 HOUR = click.DateTime(["%Y-%m-%dT%H", "%Y-%m-%d"])
-LOG_HELP = "Store of the request log: s3://bucket/prefix/ or a folder."
-NAME = click.option(
-    "--model-name", default=defaults.MODEL_NAME, show_default=True, callback=checked, help="Model that the log is of."
+LOG = together(
+    click.option(
+        "--log", "store", type=LOCATION, default="", help="Store of the request log: s3://bucket/prefix/ or a folder."
+    ),
+    setting("--model-name", default=defaults.MODEL_NAME, help="Model that the log is of."),
+    click.option("--since", type=HOUR, help="First hour of the log, in UTC, such as 2026-01-31T09 or 2026-01-31."),
+    click.option("--until", type=HOUR, help="Hour before which the log ends."),
 )
-SINCE = click.option("--since", type=HOUR, help="First hour of the log, in UTC, such as 2026-01-31T09 or 2026-01-31.")
-UNTIL = click.option("--until", type=HOUR, help="Hour before which the log ends.")
 OUTPUT = click.option("--output", type=FOLDER, required=True, help="New folder to write.")
 
 
@@ -35,10 +36,7 @@ def _reader(store: str, model_name: str, since: datetime | None, until: datetime
 
 
 @data.command()
-@click.option("--log", "store", type=LOCATION, default="", help=LOG_HELP)
-@NAME
-@SINCE
-@UNTIL
+@LOG
 @OUTPUT
 @click.option(
     "--labelled",
@@ -78,19 +76,14 @@ def from_feedback(
 
 
 @data.command()
-@click.option("--log", "store", type=LOCATION, default="", help=LOG_HELP)
-@NAME
-@SINCE
-@UNTIL
+@LOG
 @click.option(
     "--scored",
     type=LOCATION,
     multiple=True,
     help="Instead of a log, twice: outputs of `goemotions score` of the same texts by two bundles.",
 )
-@click.option(
-    "--text-column", default=defaults.TEXT_COLUMN, show_default=True, callback=checked, help="Their column with the texts."
-)
+@setting("--text-column", default=defaults.TEXT_COLUMN, help="Their column with the texts.")
 @OUTPUT
 @click.option("--format", "tool", type=click.Choice(["argilla", "label-studio"]), required=True, help="The labelling tool.")
 @click.option("--rows", type=click.IntRange(min=1), default=500, show_default=True, help="Most texts.")

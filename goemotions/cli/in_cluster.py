@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from goemotions import defaults
-from goemotions.cli.parameters import checked
+from goemotions.cli.options import setting
 from goemotions.errors import BadArgument
 
 # Those that need nothing of this machine.
@@ -16,11 +16,9 @@ COMMANDS = ("model", "predict", "score")
 
 
 @click.command("in-cluster", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option(
+@setting(
     "--image",
     default=f"{defaults.TRAINER_IMAGE}:latest",
-    show_default=True,
-    callback=checked,
     help="The trainer's image; `make ... IN_CLUSTER=1` gives that of the commit.",
 )
 @click.option(

@@ -20,6 +20,8 @@ from goemotions.cli.options import (
     SERVER,
     SOURCE,
     options_of,
+    record_of,
+    together,
 )
 from goemotions.cli.options import REFERENCE as BUNDLE_REFERENCE
 from goemotions.cli.parameters import SERVICE
@@ -38,13 +40,18 @@ PRESET = click.option(
 FILE = click.option(
     "--file", type=MANIFEST, help="The manifest; default: manifests/isvc.yaml, or manifests/models/<model name>/isvc.yaml."
 )
-
-
+SERVICE_OPTION = click.option("--service", default="", help="The InferenceService; default: <model name>-<variant>.")
+WAIT = click.option("--wait-seconds", default=900.0, show_default=True, help="Longest time until it is ready; 0: do not wait.")
 DATASET = click.option(
     "--dataset",
     type=SOURCE,
     default="",
     help="Data of the version, if the champion was scored on other data: a Dataset folder, s3:// or a source. Default: its run's.",
+)
+TRAINED = together(
+    click.option("--run", default="", help="Id of a pipeline run, or the folder of a local one: take a model that it trained."),
+    click.option("--profile", default="", help="The profile, with --run."),
+    click.option("--store", type=LOCATION, default="", help="With --run: the store to read; default: as MLflow says."),
 )
 
 
@@ -176,18 +183,17 @@ def retire(
 
     served = served_sources(namespace, file or file_of(model_name), ask_cluster=cluster)
     decisions = (retirement.retire if yes else retirement.plan)(model_name, retirement.Policy(keep, days), served)
+    done = "removed" if yes else "would be removed"
     for one in decisions:
         version = one.version
-        what = f"kept: {one.kept}" if one.kept else f"{'removed' if yes else 'would be removed'}, {one.size / 1e6:,.1f} MB"
+        what = f"kept: {one.kept}" if one.kept else f"{done}, {one.size / 1e6:,.1f} MB"
         click.echo(f"version {version.number} ({version.tags.get('variant', '?')}, {version.tags.get('profile', '?')}): {what}")
     retired = [one for one in decisions if not one.kept]
     total = f"{len(retired)} of {len(decisions)} versions, {sum(one.size for one in retired) / 1e6:,.1f} MB"
     left = orphans.plan(model_name, days, trained_days)
     for orphan in orphans.remove(left) if yes else left:
-        click.echo(
-            f"{orphan.location}: {'removed' if yes else 'would be removed'}, {orphan.size / 1e6:,.1f} MB: no version has it"
-        )
-    click.echo(f"{total} removed" if yes else f"{total} would be removed: nothing was, --yes (YES=1) does it")
+        click.echo(f"{orphan.location}: {done}, {orphan.size / 1e6:,.1f} MB: no version has it")
+    click.echo(f"{total} {done}" + ("" if yes else ": nothing was, --yes (YES=1) does it"))
 
 
 @model.command("isvc")
@@ -218,10 +224,10 @@ def write_isvc(model_name: str, file: Path | None, **options: Any) -> None:
 @REFERENCE
 @MODEL_NAME
 @NAMESPACE
-@click.option("--service", default="", help="The InferenceService; default: <model name>-<variant of the version>.")
+@SERVICE_OPTION
 @click.option("--canary-percent", type=click.IntRange(0, 99), default=0, help="Share of the traffic; 0: all of it.")
 @PRESET
-@click.option("--wait-seconds", default=900.0, show_default=True, help="Longest time until it is ready; 0: do not wait.")
+@WAIT
 def deploy(reference: str, service: str, namespace: str, **options: Any) -> None:
     """Set a version on its InferenceService and wait until it is served."""
     from goemotions.deployment import kserve
@@ -235,7 +241,7 @@ def deploy(reference: str, service: str, namespace: str, **options: Any) -> None
 @click.argument("reference", type=BUNDLE_REFERENCE, default="challenger-cpu")
 @MODEL_NAME
 @NAMESPACE
-@click.option("--service", default="", help="The InferenceService; default: <model name>-<variant of the version>.")
+@SERVICE_OPTION
 @click.option("--proxy", type=SERVER, default="", help="Address of the proxy of one machine, instead of an InferenceService.")
 @click.option(
     "--prometheus", type=SERVER, default="", help="Address of Prometheus; default: the servers' own metrics are read."
@@ -259,10 +265,6 @@ def rollout(
     prometheus: str,
     texts_file: Path | None,
     wait_seconds: float,
-    dataset: str,
-    latency_budget_ms: float,
-    quality_tolerance: float,
-    restart: bool,
     file: Path | None,
     **options: Any,
 ) -> None:
@@ -285,19 +287,9 @@ def rollout(
     else:
         split = KServeSplit(service, namespace, model_name=model_name, wait_seconds=wait_seconds)
         selector = f'namespace="{split.namespace}",serving_kserve_io_inferenceservice="{service}"'
-    move = rollouts.run(
-        reference,
-        split,
-        Prometheus(prometheus, selector) if prometheus else Scrape(split.targets),
-        Plan(**options),
-        model_name=model_name,
-        texts=read_texts(texts_file),
-        dataset=dataset,
-        latency_budget_ms=latency_budget_ms,
-        quality_tolerance=quality_tolerance,
-        restart=restart,
-        show=click.echo,
-    )
+    observations = Prometheus(prometheus, selector) if prometheus else Scrape(split.targets)
+    plan, texts = record_of(Plan, options), read_texts(texts_file)
+    move = rollouts.run(reference, split, observations, plan, model_name=model_name, texts=texts, show=click.echo, **options)
     _show_move(move, model_name, file)
 
 
@@ -305,8 +297,8 @@ def rollout(
 @click.option("--variant", type=click.Choice(["gpu", "cpu"]), default="cpu", show_default=True, help="Whose pods.")
 @MODEL_NAME
 @NAMESPACE
-@click.option("--service", default="", help="The InferenceService; default: <model name>-<variant>.")
-@click.option("--wait-seconds", default=900.0, show_default=True, help="Longest time until it is ready; 0: do not wait.")
+@SERVICE_OPTION
+@WAIT
 def restart(service: str, namespace: str, **options: Any) -> None:
     """Replace the pods of an InferenceService by new ones of the same version."""
     from goemotions.deployment import kserve
@@ -319,15 +311,7 @@ def restart(service: str, namespace: str, **options: Any) -> None:
 @REFERENCE
 @click.option("--output", type=FOLDER, help="Folder to write; default: .local/models/REFERENCE, or .local/models/RUN/PROFILE.")
 @MODEL_NAME
-@click.option(
-    "--run",
-    default="",
-    help="Id of a pipeline run, or the folder of a local one: download a model that it trained, winner or not.",
-)
-@click.option("--profile", default="", help="The profile, with --run.")
-@click.option(
-    "--store", type=LOCATION, default="", help="With --run: the store to read, such as s3://bucket/; default: as MLflow says."
-)
+@TRAINED
 def download(reference: str, output: Path | None, model_name: str, run: str, profile: str, store: str) -> None:
     """Download and verify the files of a version; another version in the folder is replaced.
 
@@ -336,8 +320,7 @@ def download(reference: str, output: Path | None, model_name: str, run: str, pro
     """
     from goemotions.registry import bundle, references, trained
 
-    if bool(run) != bool(profile):
-        raise BadArgument("--run and --profile belong together: give both, or neither")
+    _require_both(run, profile)
     if run:
         output = output or Path(".local/models", Path(run).name, profile)
         names = trained.download(run, profile, output, store_location=store)
@@ -352,13 +335,16 @@ def download(reference: str, output: Path | None, model_name: str, run: str, pro
         click.echo(f"  {kind:<12}{size / 1000:>11,.0f} kB  {', '.join(files)}")
 
 
+def _require_both(run: str, profile: str) -> None:
+    if bool(run) != bool(profile):
+        raise BadArgument("--run and --profile belong together: give both, or neither")
+
+
 @click.command("export-hf")
 @click.argument("reference", type=BUNDLE_REFERENCE, default="champion-gpu")
 @click.option("--output", type=FOLDER, required=True, help="Folder to write, which must be empty or absent.")
 @MODEL_NAME
-@click.option("--run", default="", help="Id of a pipeline run, or the folder of a local one: take a model that it trained.")
-@click.option("--profile", default="", help="The profile, with --run.")
-@click.option("--store", type=LOCATION, default="", help="With --run: the store to read; default: as MLflow says.")
+@TRAINED
 @click.option("--license", "license_name", default="", help="Licence, as the hub names it; default: that of the encoder.")
 @click.option("--language", default="en", show_default=True, help="Code of the language of the texts.")
 @click.option("--data", default="", help="The data set on the hub, for the card, such as google-research-datasets/go_emotions.")
@@ -369,8 +355,7 @@ def export_hf(reference: str, output: Path, model_name: str, run: str, profile: 
     """
     from goemotions.registry import hugging_face, references, trained
 
-    if bool(run) != bool(profile):
-        raise BadArgument("--run and --profile belong together: give both, or neither")
+    _require_both(run, profile)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "model")
         if run:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -14,6 +15,9 @@ from goemotions import addresses, defaults
 from goemotions.cli.parameters import checked
 from goemotions.errors import BadArgument
 from goemotions.models import engine_names
+
+Record = TypeVar("Record")
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class LocalPath(click.Path):
@@ -82,7 +86,7 @@ def pair_option(*names: str, metavar: str = "NAME=VALUE", help: str) -> Any:
     )
 
 
-def options_of(record: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def options_of(record: type[Any]) -> Decorator:
     """Returns a decorator that adds one option per field; the command gets each value under the field's name.
 
     A field's metadata holds ``help`` and, if needed, ``flag`` (the option, if it is not the field's name), ``choices``, ``type``
@@ -106,6 +110,11 @@ def options_of(record: type[Any]) -> Callable[[Callable[..., Any]], Callable[...
     return decorate
 
 
+def record_of(kind: type[Record], options: dict[str, Any]) -> Record:
+    """A record of options that ``options_of`` added; they are taken out of the others."""
+    return kind(**{field.name: options.pop(field.name) for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
+
+
 def _type(field: dataclasses.Field[Any]) -> Any:
     if "type" in field.metadata:
         return {"location": LOCATION, "server": SERVER}[field.metadata["type"]]
@@ -115,23 +124,30 @@ def _type(field: dataclasses.Field[Any]) -> Any:
     return {int: click.IntRange(min=least), float: click.FloatRange(min=least)}.get(type(field.default))
 
 
-LATENCY_BUDGET = click.option(
-    "--latency-budget-ms",
-    callback=checked,
-    default=defaults.LATENCY_BUDGET_MS,
-    show_default=True,
-    help="Largest latency for one text of a cpu version, in ms.",
+def setting(*names: str, default: Any, help: str) -> Decorator:
+    """An option with a default, whose value is checked by the rule of its name (``parameters.RULES``)."""
+    return click.option(*names, default=default, show_default=True, callback=checked, help=help)
+
+
+def together(*options: Decorator) -> Decorator:
+    """Several options as one decorator; `--help` lists them in this order."""
+    return lambda command: functools.reduce(lambda decorated, add: add(decorated), reversed(options), command)
+
+
+LATENCY_BUDGET = setting(
+    "--latency-budget-ms", default=defaults.LATENCY_BUDGET_MS, help="Largest latency for one text of a cpu version, in ms."
 )
-QUALITY_TOLERANCE = click.option(
+QUALITY_TOLERANCE = setting(
     "--quality-tolerance",
-    callback=checked,
     default=defaults.QUALITY_TOLERANCE,
-    show_default=True,
     help="Micro AUC and macro F1 on validation that a clearly faster cpu version may lose; 0 for none.",
 )
-MODEL_NAME = click.option(
-    "--model-name", default=defaults.MODEL_NAME, show_default=True, callback=checked, help="Name of the registered model."
+TEXT_COLUMN = setting(
+    "--text-column",
+    default=defaults.TEXT_COLUMN,
+    help="Column with the texts; a number for files that do not name their columns.",
 )
+MODEL_NAME = setting("--model-name", default=defaults.MODEL_NAME, help="Name of the registered model.")
 BUNDLE = click.option(
     "--bundle",
     type=REFERENCE,

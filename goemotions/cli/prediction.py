@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from goemotions import addresses, defaults
-from goemotions.cli.options import BUNDLE, ENGINE, LOCATION, MODEL_NAME, options_of
-from goemotions.cli.parameters import checked
+from goemotions.cli.options import BUNDLE, ENGINE, LOCATION, MODEL_NAME, options_of, record_of, setting
 from goemotions.errors import DataError
 from goemotions.serving.limits import Limits, LogSettings, ShadowSettings
 
 COUNT = click.IntRange(min=1)
-Record = TypeVar("Record")
 # KServe's own servers, and KServe where it reads the name, spell it with an underscore.
-SERVED_NAME = click.option(
+SERVED_NAME = setting(
     "--model-name",
     "--model_name",
     default=defaults.MODEL_NAME,
-    show_default=True,
-    callback=checked,
     help="Name of the registered model, and in the paths of the server.",
 )
 
@@ -73,13 +68,11 @@ def predict(text: tuple[str, ...], is_explained: bool, removals: int, bundle: st
 )
 @BUNDLE
 @MODEL_NAME
-@click.option(
+@setting(
     "--text-column",
     "--column",
     "column",
-    callback=checked,
     default=defaults.TEXT_COLUMN,
-    show_default=True,
     help="Column with the texts; a number for files that do not name their columns.",
 )
 @click.option("--all-scores/--labels-only", default=True, show_default=True, help="Add the probability of each label.")
@@ -162,27 +155,20 @@ def serve(bundle: str, model_name: str, engine: str | None, batching: bool, vers
     from goemotions.registry.references import as_folder
     from goemotions.serving import server
 
-    limits, shadow, log = _record(Limits, options), _record(ShadowSettings, options), _record(LogSettings, options)
-    with as_folder(bundle, model_name) as (folder, version):
-        version = version_number or version
-        server.serve(
-            server.Settings(
-                folder,
-                version,
-                model_name,
-                engine or "",
-                across_requests=batching,
-                limits=limits,
-                shadow=shadow,
-                log=log,
-                **options,
-            )
+    limits, shadow, log = record_of(Limits, options), record_of(ShadowSettings, options), record_of(LogSettings, options)
+    with as_folder(bundle, model_name) as (folder, number):
+        settings = server.Settings(
+            folder,
+            version_number or number,
+            model_name,
+            engine or "",
+            across_requests=batching,
+            limits=limits,
+            shadow=shadow,
+            log=log,
+            **options,
         )
-
-
-def _record(kind: type[Record], options: dict[str, Any]) -> Record:
-    """A record of options, which are taken out of the others."""
-    return kind(**{field.name: options.pop(field.name) for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
+        server.serve(settings)
 
 
 COMMANDS = (predict, score, serve)

@@ -9,7 +9,20 @@ from typing import Any
 import click
 
 from goemotions import defaults
-from goemotions.cli.options import ENGINE, FOLDER, LOCATION, MODEL_NAME, QUALITY_TOLERANCE, SOURCE, options_of, pair_option
+from goemotions.cli.options import (
+    ENGINE,
+    FOLDER,
+    LATENCY_BUDGET,
+    LOCATION,
+    MODEL_NAME,
+    QUALITY_TOLERANCE,
+    SOURCE,
+    TEXT_COLUMN,
+    options_of,
+    pair_option,
+    setting,
+    together,
+)
 from goemotions.cli.parameters import UNLABELLED, checked
 from goemotions.training.options import PRECISIONS, TrainOptions
 
@@ -21,21 +34,9 @@ MODEL = click.option("--model", type=FOLDER, required=True, help="Model folder, 
 RUN = click.option(
     "--run", "pipeline_run", default="", help="Id of the pipeline run to log to MLflow under; empty for no logging."
 )
-PRICES = (
-    click.option(
-        "--cpu-hour-price",
-        callback=checked,
-        default=defaults.CPU_HOUR_PRICE,
-        show_default=True,
-        help="Price of an hour of a core, for the costs.",
-    ),
-    click.option(
-        "--gpu-hour-price",
-        callback=checked,
-        default=defaults.GPU_HOUR_PRICE,
-        show_default=True,
-        help="Price of an hour of a GPU.",
-    ),
+PRICES = together(
+    setting("--cpu-hour-price", default=defaults.CPU_HOUR_PRICE, help="Price of an hour of a core, for the costs."),
+    setting("--gpu-hour-price", default=defaults.GPU_HOUR_PRICE, help="Price of an hour of a GPU."),
 )
 CANDIDATES = click.option(
     "--candidate",
@@ -55,32 +56,18 @@ CANDIDATES = click.option(
     help="sample, hub:<dataset>[:<config>][@<revision>], a folder or file, or s3://bucket/prefix/.",
 )
 @OUTPUT
-@click.option(
-    "--text-column",
-    callback=checked,
-    default=defaults.TEXT_COLUMN,
-    show_default=True,
-    help="Column with the texts; a number for files that do not name their columns.",
-)
+@TEXT_COLUMN
 @click.option(
     "--labels-column",
     default=defaults.LABELS_COLUMN,
     help="Column with the labels, or one per label, separated by commas; default: labels, label, or the columns of 0 and 1.",
 )
-@click.option(
+@setting(
     "--split-share",
-    type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
     default=defaults.SPLIT_SHARE,
-    show_default=True,
     help="Share of the rows of train that each split gets that the source lacks.",
 )
-@click.option(
-    "--split-seed",
-    callback=checked,
-    default=defaults.SPLIT_SEED,
-    show_default=True,
-    help="Seed of the rows that are drawn for them.",
-)
+@setting("--split-seed", default=defaults.SPLIT_SEED, help="Seed of the rows that are drawn for them.")
 @click.option("--drop-leaked", is_flag=True, help="Remove texts from train that are also in validation or test.")
 @click.option(
     "--unlabelled",
@@ -89,12 +76,8 @@ CANDIDATES = click.option(
     show_default=True,
     help="What to do with rows without a label.",
 )
-@click.option(
-    "--max-quarantined",
-    callback=checked,
-    default=defaults.MAX_QUARANTINED,
-    show_default=True,
-    help="Largest share of unusable rows per split; more is an error.",
+@setting(
+    "--max-quarantined", default=defaults.MAX_QUARANTINED, help="Largest share of unusable rows per split; more is an error."
 )
 def ingest(source: str, output: Path, **options: Any) -> None:
     """Read, validate and describe a data set."""
@@ -193,28 +176,19 @@ def evaluate(dataset: Path, model: Path, onnx: Path, engine: str, pipeline_run: 
 @click.command()
 @click.option("--validation", type=FOLDER, required=True, help="Scored validation split, from `goemotions evaluate`.")
 @OUTPUT
-@click.option(
+@setting(
     "--strategy",
-    callback=checked,
     default=defaults.THRESHOLD_STRATEGY,
-    show_default=True,
     help="Name of a strategy; best: the one with the highest cross-validated macro F1.",
 )
-@click.option(
+@setting(
     "--precision",
     "target_precision",
-    callback=checked,
     default=defaults.TARGET_PRECISION,
-    show_default=True,
     help="Micro precision that the strategy precision meets.",
 )
-@click.option(
-    "--recall",
-    "target_recall",
-    callback=checked,
-    default=defaults.TARGET_RECALL,
-    show_default=True,
-    help="Share of a text's labels that the strategy recall keeps.",
+@setting(
+    "--recall", "target_recall", default=defaults.TARGET_RECALL, help="Share of a text's labels that the strategy recall keeps."
 )
 @RUN
 @click.option("--variant", type=click.Choice(["gpu", "cpu"]), default="cpu", show_default=True, help="The variant, for MLflow.")
@@ -240,18 +214,11 @@ def tune_thresholds(validation: Path, output: Path, pipeline_run: str, variant: 
 @click.option("--store", type=LOCATION, required=True, help="Where to write bundles: s3://bucket/ or a folder.")
 @click.option("--run", "pipeline_run", required=True, help="Id of the pipeline run; the same id finds the same versions again.")
 @MODEL_NAME
-@click.option(
-    "--latency-budget-ms",
-    callback=checked,
-    default=defaults.LATENCY_BUDGET_MS,
-    show_default=True,
-    help="Largest latency for one text of a cpu winner, in ms.",
-)
+@LATENCY_BUDGET
 @QUALITY_TOLERANCE
 @click.option("--auto-promote", is_flag=True, help="Move the champion alias if the gate passes.")
 @click.option("--keep-checkpoints", is_flag=True, help="Keep the checkpoints of this run's trainings in the store.")
-@PRICES[0]
-@PRICES[1]
+@PRICES
 def register(dataset: Path, candidates: tuple[Path, ...], cpu_hour_price: float, gpu_hour_price: float, **options: Any) -> None:
     """Choose the winners and register them in MLflow, their bundles in S3."""
     from goemotions.registry import registration
@@ -266,8 +233,7 @@ def register(dataset: Path, candidates: tuple[Path, ...], cpu_hour_price: float,
 @DATASET
 @CANDIDATES
 @OUTPUT
-@PRICES[0]
-@PRICES[1]
+@PRICES
 def report(dataset: Path, candidates: tuple[Path, ...], output: Path, cpu_hour_price: float, gpu_hour_price: float) -> None:
     """Write the performance report as Markdown and HTML."""
     from goemotions.registry.costs import Prices
