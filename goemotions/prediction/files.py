@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import csv
 import json
+import operator
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,13 @@ KEPT = "input/"
 class ScoringSummary:
     """Counts of the rows of a file, of those without a text and of those whose text was truncated, and the seconds it took."""
 
-    rows: int
-    blank: int
-    truncated: int
-    seconds: float
+    rows: int = 0
+    blank: int = 0
+    truncated: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: ScoringSummary) -> ScoringSummary:
+        return ScoringSummary(*map(operator.add, astuple(self), astuple(other)))
 
 
 def score_file(
@@ -76,7 +80,7 @@ def score_file(
     if output.exists() and input.exists() and output.samefile(input):
         raise DataError(f"{output} is the input itself: write to another file")
     started = time.perf_counter()
-    rows = blank = truncated = 0
+    total = ScoringSummary()
     folder = str(input.parent)
     if not (listed := store.find(folder, input.name)):
         reason = "Is a directory" if input.is_dir() else "No such file or directory"
@@ -89,15 +93,13 @@ def score_file(
     progress = tqdm(total=source.count, desc=input.name, unit=" texts", mininterval=1)
     with progress, _whole(output) as partial:
         with store.reading(folder, listed), _writer(partial, output.suffix.lower(), schema) as write:
-            for batch in source.batches(0, None):
-                labelled = label_rows(predictor, batch, column, schema)
+            for labelled in (label_rows(predictor, batch, column, schema) for batch in source.batches(0, None)):
                 write(labelled)
-                rows += len(batch)
-                blank, truncated = blank + count_blank(labelled), truncated + count_truncated(labelled)
-                progress.update(len(batch))
-        if not rows:
+                progress.update(len(labelled))
+                total += count(labelled)
+        if not total.rows:
             raise DataError(f"{input.name} has no rows: it needs at least one")
-    return ScoringSummary(rows, blank, truncated, time.perf_counter() - started)
+    return replace(total, seconds=time.perf_counter() - started)
 
 
 def text_column(schema: pa.Schema, file: str, column: str) -> str:
@@ -154,13 +156,9 @@ def label_rows(predictor: Predictor, rows: pa.RecordBatch, column: str, schema: 
     return pa.RecordBatch.from_arrays([*rows.columns, *columns], schema=schema)
 
 
-def count_blank(labelled: pa.RecordBatch) -> int:
-    """How many rows of ``label_rows`` have no text."""
-    return int(labelled["truncated"].null_count)
-
-
-def count_truncated(labelled: pa.RecordBatch) -> int:
-    return int(pc.sum(labelled["truncated"]).as_py() or 0)
+def count(labelled: pa.RecordBatch) -> ScoringSummary:
+    """The counts of rows of ``label_rows``."""
+    return ScoringSummary(len(labelled), labelled["truncated"].null_count, pc.sum(labelled["truncated"]).as_py() or 0)
 
 
 def _best_first(names: Sequence[str], probabilities: np.ndarray, chosen: np.ndarray) -> pa.Array:

@@ -63,16 +63,21 @@ def open_rows(name: str, opener: Opener, text_column: str) -> Rows:
     schema = table.schema or _json_schema(name, opener, table) or pa.schema([(column, pa.string()) for column in table.columns])
 
     def batches(first: int, count: int | None) -> Iterator[pa.RecordBatch]:
-        for batch in _chunks(table, schema):
-            rows = batch.slice(min(first, len(batch)), count)
-            first -= min(first, len(batch))
-            count = None if count is None else count - len(rows)
-            if len(rows):
-                yield rows
-            if count == 0:
-                return
+        return _window(_chunks(table, schema), first, count)
 
     return Rows(schema, None, batches)
+
+
+def _window(batches: Iterator[pa.RecordBatch], first: int, count: int | None) -> Iterator[pa.RecordBatch]:
+    """The rows from a number on, so many (None: all)."""
+    for batch in batches:
+        rows = batch.slice(min(first, len(batch)), count)
+        first -= min(first, len(batch))
+        count = None if count is None else count - len(rows)
+        if len(rows):
+            yield rows
+        if count == 0:
+            return
 
 
 def _json_schema(name: str, opener: Opener, table: Table) -> pa.Schema | None:
@@ -136,18 +141,11 @@ def _parquet(name: str, opener: Opener) -> Rows:
         needed = [number for number in range(groups) if starts[number] < end and starts[number + 1] > first]
         if not needed:
             return
-        skip, left = first - starts[needed[0]], end - first
+        start = starts[needed[0]]
         with tables.open_binary(name, opener) as file:
             parquet = tables.open_parquet(file, name, read_dictionary=strings)
-            size = tables.file_size(file)
-            for batch in _together(_parquet_batches(parquet, schema, name, size, needed, starts[needed[0]])):
-                rows = batch.slice(min(skip, len(batch)), left)
-                skip -= min(skip, len(batch))
-                left -= len(rows)
-                if len(rows):
-                    yield rows
-                if not left:
-                    return
+            batches = _together(_parquet_batches(parquet, schema, name, tables.file_size(file), needed, start))
+            yield from _window(batches, first - start, end - first)
 
     return Rows(schema, starts[-1], batches)
 

@@ -15,9 +15,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -225,17 +226,17 @@ def score(
     shards = [shard for shard in planned.shards[share[0] :: share[1]] if shard.name not in done]
     if not shards:
         return
-    with tqdm(total=sum(shard.rows for shard in shards), unit=" texts", mininterval=1) as progress:
-        if workers == 1 and predictor:
-            _score_all(predictor, planned, output, shards, progress.update)
-            return
-        with references.as_folder(planned.bundle) as (folder, _):
-            if workers == 1:
-                predictor = Predictor.load(folder, threads=threads, is_verified=True)
-                _score_all(predictor, planned, output, shards, progress.update)
-                return
-            for rows in _in_processes(planned, output, shards, folder, workers, threads or max(1, engines.cpus() // workers)):
-                progress.update(rows)
+    located = nullcontext((Path(), "")) if predictor else references.as_folder(planned.bundle)
+    progress = tqdm(total=sum(shard.rows for shard in shards), unit=" texts", mininterval=1)
+    with progress, located as (folder, _):
+        scored: Iterator[int]
+        if workers == 1:
+            loaded = predictor or Predictor.load(folder, threads=threads, is_verified=True)
+            scored = (_score_shard(loaded, planned, output, shard) for shard in shards)
+        else:
+            scored = _in_processes(planned, output, shards, folder, workers, threads or max(1, engines.cpus() // workers))
+        for rows in scored:
+            progress.update(rows)
 
 
 def finish(output: str) -> ScoringSummary:
@@ -249,13 +250,7 @@ def finish(output: str) -> ScoringSummary:
     if missing := [shard.name for shard in planned.shards if shard.name not in done]:
         raise DataError(f"{output}: {len(missing)} of {len(planned.shards)} shards are missing ({missing[0]}): score it again")
     store.sweep(output)
-    summaries = [_read_summary(output, shard, planned) for shard in planned.shards]
-    total = ScoringSummary(
-        sum(summary.rows for summary in summaries),
-        sum(summary.blank for summary in summaries),
-        sum(summary.truncated for summary in summaries),
-        sum(summary.seconds for summary in summaries),
-    )
+    total = sum((_read_summary(output, shard, planned) for shard in planned.shards), ScoringSummary())
     content = {**asdict(total), "bundle": planned.bundle, "shards": len(planned.shards)}
     with store.writing(output, DONE) as path:
         path.write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -324,19 +319,12 @@ def _open(folder: str, file: File, column: str) -> Rows:
     return open_rows(file.name, lambda: store.open_file(folder, file.name, file), column)
 
 
-def _score_all(
-    predictor: Predictor, planned: Plan, output: str, shards: Sequence[Shard], progress: Callable[[int], object]
-) -> None:
-    for shard in shards:
-        progress(_score_shard(predictor, planned, output, shard))
-
-
 def _score_shard(predictor: Predictor, planned: Plan, output: str, shard: Shard) -> int:
     """Writes the scored rows of a shard, unless another process has; returns their number."""
     if store.has(output, shard.name):
         return shard.rows
     started = time.perf_counter()
-    rows = blank = truncated = 0
+    done = ScoringSummary()
     with store.reading(planned.input, planned.files[shard.file]):
         opened = _open(planned.input, planned.files[shard.file], planned.column)
         names = predictor.bundle.taxonomy.names if planned.all_scores else ()
@@ -347,16 +335,11 @@ def _score_shard(predictor: Predictor, planned: Plan, output: str, shard: Shard)
             for batch in opened.batches(shard.first, shard.rows):
                 labelled = files.label_rows(predictor, batch, column, schema)
                 writer.write_batch(labelled)
-                rows += len(labelled)
-                blank, truncated = blank + files.count_blank(labelled), truncated + files.count_truncated(labelled)
-        if rows < shard.rows:
+                done += files.count(labelled)
+        if done.rows < shard.rows:
             raise DataError(f"{output}: {PLAN} has more rows of {shard.file} than it holds: score into another folder")
-        counts = {
-            "plan": planned.digest,
-            "blank": blank,
-            "truncated": truncated,
-            "seconds": round(time.perf_counter() - started, 3),
-        }
+        seconds = round(time.perf_counter() - started, 3)
+        counts = {"plan": planned.digest, "blank": done.blank, "truncated": done.truncated, "seconds": seconds}
         writer.add_key_value_metadata({COUNTS: json.dumps(counts)})
     return shard.rows
 
