@@ -77,9 +77,7 @@ class Cluster:
 
     def deployment(self, name: str) -> dict[str, Any] | None:
         """A Deployment; None if there is none."""
-        with self._translate_errors(name):
-            response = self._unless(NOT_FOUND, self._apps.read_namespaced_deployment, name=name, _preload_content=False)
-        return None if response is None else dict(json.loads(response.data))
+        return self._read(self._apps.read_namespaced_deployment, name)
 
     def routes(self, service: str) -> list[dict[str, Any]]:
         """The HTTPRoutes to the pods of an InferenceService; none in a cluster without the Gateway API."""
@@ -98,30 +96,24 @@ class Cluster:
 
     def job(self, name: str) -> dict[str, Any] | None:
         """A Job; None if there is none."""
-        with self._translate_errors(name):
-            response = self._unless(NOT_FOUND, self._batch.read_namespaced_job, name=name, _preload_content=False)
-        return None if response is None else dict(json.loads(response.data))
+        return self._read(self._batch.read_namespaced_job, name)
 
     def pods_of_job(self, name: str) -> list[dict[str, Any]]:
         """The pods of a Job."""
         return self._listed(self._core.list_namespaced_pod, label_selector=f"job-name={name}")
 
-    def log(self, pod: str) -> str:
-        """The log of a pod; empty if there is none yet, or no longer."""
+    def log(self, pod: str, container: str) -> str:
+        """The log of a pod's container; empty if there is none yet, or no longer."""
+        method, options = self._core.read_namespaced_pod_log, {"container": container, "_preload_content": False}
         with self._translate_errors(pod):
-            response = self._unless(NOT_FOUND, self._core.read_namespaced_pod_log, name=pod, _preload_content=False)
+            response = self._unless(NOT_FOUND, method, name=pod, **options)
         return "" if response is None else str(response.data.decode(errors="replace"))
 
     def delete_job(self, name: str) -> None:
         """Deletes a Job and its pods, if it exists."""
+        options = {"propagation_policy": "Background", "_preload_content": False}
         with self._translate_errors(name):
-            self._unless(
-                NOT_FOUND,
-                self._batch.delete_namespaced_job,
-                name=name,
-                propagation_policy="Background",
-                _preload_content=False,
-            )
+            self._unless(NOT_FOUND, self._batch.delete_namespaced_job, name=name, **options)
 
     def warnings(self, name: str) -> list[str]:
         """The texts of the warnings about an object, newest last; none if the account may not list them."""
@@ -137,6 +129,11 @@ class Cluster:
         except ApiException as error:
             remedy = f"kubectl -n {self.namespace} delete hpa {name}"
             log.warning("KServe leaves the HorizontalPodAutoscaler %s (%s): `%s`", name, error.reason, remedy)
+
+    def _read(self, method: Callable[..., Any], name: str) -> dict[str, Any] | None:
+        with self._translate_errors(name):
+            response = self._unless(NOT_FOUND, method, name=name, _preload_content=False)
+        return None if response is None else dict(json.loads(response.data))
 
     def _listed(self, method: Callable[..., Any], **arguments: Any) -> list[dict[str, Any]]:
         with self._translate_errors("pods and events"):

@@ -13,7 +13,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,7 @@ class ManifestChange:
 
 
 def _short(version: Version) -> Version:
-    tags = {name: tag for name, tag in version.tags.items() if name in ("variant", "profile")}
-    return Version(version.number, version.source, version.run_id, tags, version.model_name)
+    return replace(version, tags={name: tag for name, tag in version.tags.items() if name in ("variant", "profile")})
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def run(command: Sequence[str], settings: Settings, show: Callable[[str], None])
     job = Job(cluster, f"goemotions-{secrets.token_hex(4)}", show)
     try:
         with job.described():
-            job.bear(lambda: cluster.create_job(manifest(job.name, command, settings)))
+            job.retry(lambda: cluster.create_job(manifest(job.name, command, settings)))
             show(f"job {cluster.namespace}/{job.name}: goemotions {shlex.join(command)}")
             ended = job.follow()
     except ClusterAway:
@@ -117,7 +116,7 @@ def run(command: Sequence[str], settings: Settings, show: Callable[[str], None])
     except DeploymentError:
         cluster.delete_job(job.name)
         raise
-    job.bear(lambda: cluster.delete_job(job.name))
+    job.retry(lambda: cluster.delete_job(job.name))
     return int(ended["exitCode"]), ManifestChange.parse(ended.get("message", ""))
 
 
@@ -130,12 +129,8 @@ def manifest(name: str, command: Sequence[str], settings: Settings) -> dict[str,
         "env": [{"name": MESSAGE_VARIABLE, "value": MESSAGE}],
         # Of a variable that two of them have, the last one counts: the keys that may write bundles and locks.
         "envFrom": [
-            {kind: {"name": name, "optional": True}}
-            for kind, name in (
-                ("configMapRef", settings.secret),
-                ("secretRef", settings.secret),
-                ("secretRef", settings.signing_secret),
-            )
+            {"configMapRef": {"name": settings.secret, "optional": True}},
+            *({"secretRef": {"name": name, "optional": True}} for name in (settings.secret, settings.signing_secret)),
         ],
         "resources": {"requests": {"cpu": "500m", "memory": "2Gi"}, "limits": {"cpu": "4", "memory": "8Gi"}},
         "securityContext": {
@@ -154,16 +149,18 @@ def manifest(name: str, command: Sequence[str], settings: Settings) -> dict[str,
         "containers": [container],
         "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "8Gi"}}],
     }
+    labels = {"app.kubernetes.io/name": "goemotions-command"}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "goemotions-command"}},
+        "metadata": {"name": name, "labels": labels},
         "spec": {
             # A second attempt would run a command again that has failed for a reason.
             "backoffLimit": 0,
             "activeDeadlineSeconds": settings.timeout_seconds,
             "ttlSecondsAfterFinished": KEPT_SECONDS,
-            "template": {"metadata": {"labels": {"app.kubernetes.io/name": "goemotions-command"}}, "spec": pod},
+            # With a sidecar of Istio, which goes on, the pod would not end.
+            "template": {"metadata": {"labels": {**labels, "sidecar.istio.io/inject": "false"}}, "spec": pod},
         },
     }
 
@@ -174,9 +171,9 @@ class Job:
     def __init__(self, cluster: Cluster, name: str, show: Callable[[str], None]) -> None:
         self.cluster, self.name, self.show = cluster, name, show
         self._lines = 0
-        self._kind, self._since = "", 0.0
+        self._watch = problems.Watch()
 
-    def bear(self, request: Callable[[], Any]) -> Any:
+    def retry(self, request: Callable[[], Any]) -> Any:
         """What a request returns.
 
         Raises:
@@ -194,10 +191,11 @@ class Job:
     def follow(self) -> Mapping[str, Any]:
         """Shows the log until the container has ended, and returns the state in which it has."""
         while True:
-            pods = self.bear(lambda: self.cluster.pods_of_job(self.name))
+            pods = self.retry(lambda: self.cluster.pods_of_job(self.name))
             status = pods[-1]["status"] if pods else {}
-            (container,) = status.get("containerStatuses") or [{}]
-            state = container.get("state", {})
+            # A service mesh may add containers.
+            states = {one["name"]: one.get("state", {}) for one in status.get("containerStatuses") or ()}
+            state = states.get(CONTAINER, {})
             ended: Mapping[str, Any] | None = state.get("terminated")
             if "running" in state or ended:
                 self._show_log(pods[-1]["metadata"]["name"], is_complete=bool(ended))
@@ -205,36 +203,32 @@ class Job:
                 if ended.get("reason") == "OOMKilled":
                     raise DeploymentError(f"job {self.name}: the command needs more than its memory of 8Gi: run it elsewhere")
                 return ended
-            self._require_hope(pods)
+            self._require_progress(pods)
             time.sleep(POLL_SECONDS)
 
     def _show_log(self, pod: str, *, is_complete: bool) -> None:
         # All of it each time, so that a connection that breaks loses nothing: the log of a command is short.
-        lines = self.bear(lambda: self.cluster.log(pod)).split("\n")
+        lines = self.retry(lambda: self.cluster.log(pod, CONTAINER)).split("\n")
         whole = lines if is_complete and lines[-1] else lines[:-1]
         for line in whole[self._lines :]:
             self.show(line)
         self._lines = max(self._lines, len(whole))
 
-    def _require_hope(self, pods: list[dict[str, Any]]) -> None:
+    def _require_progress(self, pods: list[dict[str, Any]]) -> None:
         """Raises DeploymentError if the Job has failed, or something stops it that does not pass by waiting."""
-        job = self.bear(lambda: self.cluster.job(self.name))
+        job = self.retry(lambda: self.cluster.job(self.name))
         failed = [one for one in (job or {}).get("status", {}).get("conditions") or [] if one["type"] == "Failed"]
         if failed or job is None:
             reason = failed[0].get("message", "") if failed else "it was deleted"
             raise DeploymentError(f"job {self.name} ended without its command ({reason}): run it again; what was done is kept")
-        problem = self._problem(pods)
-        if problem and problem.kind != self._kind:
-            self._since = time.monotonic()
-        self._kind = problem.kind if problem else ""
-        if problem and time.monotonic() - self._since >= problems.SECONDS[problem.kind]:
+        if problem := self._watch.lasting(self._problem(pods)):
             raise DeploymentError(f"job {self.name} does not start ({problem.text}): fix that, then run it again")
 
     def _problem(self, pods: list[dict[str, Any]]) -> problems.Problem | None:
         if pods:
-            problem: problems.Problem | None = self.bear(lambda: problems.of_pod(self.cluster, pods[-1]))
+            problem: problems.Problem | None = self.retry(lambda: problems.of_pod(self.cluster, pods[-1]))
             return problem
-        events = self.bear(lambda: self.cluster.warnings(self.name))
+        events = self.retry(lambda: self.cluster.warnings(self.name))
         return problems.Problem("pods", f"pods are refused: {events[-1]}") if events else None
 
     @contextmanager

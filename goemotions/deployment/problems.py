@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,20 @@ class Problem:
 
     kind: str
     text: str
+
+
+class Watch:
+    """Follows what stops something, and how long."""
+
+    def __init__(self) -> None:
+        self._kind, self._since = "", 0.0
+
+    def lasting(self, problem: Problem | None) -> Problem | None:
+        """Takes the problem of now, and returns it if its kind has lasted for so long that waiting cannot help."""
+        if problem and problem.kind != self._kind:
+            self._since = time.monotonic()
+        self._kind = problem.kind if problem else ""
+        return problem if problem and time.monotonic() - self._since >= SECONDS[problem.kind] else None
 
 
 def rolling(deployment: dict[str, Any] | None, predictor: dict[str, Any]) -> str:

@@ -126,17 +126,14 @@ class Rollout:
         Raises:
             DeploymentError: not in time, or a kind of problem lasted for its time.
         """
-        said, kind, since = "", "", 0.0
+        said, watch = "", problems.Watch()
         while self.seconds and (text := missing(service := self.cluster.service(self.name))):
             if text != said:
                 log.info("%s: waiting for %s: %s", self.name, target, said := text)
             obstacle = problem(service)
-            if obstacle and obstacle.kind != kind:
-                since = time.monotonic()
-            kind = obstacle.kind if obstacle else ""
             hint = f"{advice}, or see `kubectl -n {self.cluster.namespace} describe inferenceservice {self.name}`"
-            if obstacle and time.monotonic() - since >= problems.SECONDS[kind]:
-                raise DeploymentError(f"{self.name} does not become ready by waiting ({obstacle.text}): {hint}")
+            if lasting := watch.lasting(obstacle):
+                raise DeploymentError(f"{self.name} does not become ready by waiting ({lasting.text}): {hint}")
             if time.monotonic() > self._deadline:
                 reason = problems.failure(service.get("status", {})) or (obstacle.text if obstacle else text)
                 raise DeploymentError(f"{self.name} is not ready after {self.seconds:g} s ({reason}): {hint}")

@@ -101,14 +101,7 @@ def collect(model_name: str, namespace: str, file: Path, *, ask_cluster: bool = 
     manifest: dict[str, tuple[str, str]] = {}
     with contextlib.suppress(DeploymentError):
         manifest = isvc.read(file)
-    return ModelStatus(
-        model_name,
-        champions,
-        challengers,
-        manifest,
-        served,
-        notes,
-    )
+    return ModelStatus(model_name, champions, challengers, manifest, served, notes)
 
 
 def _trust(versions: Mapping[Variant, Version | None]) -> list[str]:

@@ -59,6 +59,7 @@ def test_a_registry_command_runs_beside_the_registry_and_writes_the_manifest_her
     names = [ref["name"] for source in container["envFrom"] for ref in source.values()]
     assert names == ["goemotions", "goemotions", "goemotions-signing"]
     assert sent["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
+    assert sent["spec"]["template"]["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
 
 
 def test_the_exit_code_and_the_error_of_the_command_are_passed_on(kubernetes: Kubernetes) -> None:

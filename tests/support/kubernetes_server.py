@@ -61,6 +61,8 @@ FAULTS: dict[str, dict[str, Any]] = {
         ]
     },
 }
+# The container of a service mesh, which goes on.
+MESH = {"name": "mesh-proxy", "state": {"running": {}}}
 JOB_FAULTS = {
     "no-image": {"containerStatuses": [waiting("goemotions", "ImagePullBackOff", "Back-off pulling image")]},
     "no-node": FAULTS["no-node"],
@@ -228,7 +230,7 @@ class Job:
         state = (
             {"running": {}} if code is None else {"terminated": {"exitCode": code, "message": message, "reason": "Completed"}}
         )
-        status = JOB_FAULTS.get(fault, {"containerStatuses": [{"name": "goemotions", "state": state}]})
+        status = JOB_FAULTS.get(fault, {"containerStatuses": [MESH, {"name": "goemotions", "state": state}]})
         return {"metadata": {"name": f"{self.name}-x"}, "status": status}
 
     def status(self, fault: str) -> dict[str, Any]:
@@ -303,6 +305,8 @@ class Handler(BaseHTTPRequestHandler):
                 else self._refused(404, "jobs not found")
             )
         if url.path.startswith(f"{PODS}/") and url.path.endswith("/log"):
+            if query.get("container") != "goemotions":
+                return self._refused(400, "a container name must be specified for the pod")
             return self._send(200, self.state.jobs[url.path.split("/")[-2].removesuffix("-x")].log.read_bytes(), "text/plain")
         lists = {
             SERVICES: lambda: [self.state.read(one) for one in self.state.services],
