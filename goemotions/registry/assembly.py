@@ -71,11 +71,11 @@ class CandidateArtifacts:
         folders = (self.model, self.onnx, self.validation, self.thresholds)
         return {name: used for folder in folders for name, used in usage.read(folder).items()}
 
-    def load_engine(self, variant: Variant) -> Engine:
-        """The engine that serves the variant, on one thread, to measure its latency."""
+    def load_engine(self, variant: Variant, threads: int | None = None) -> Engine:
+        """The engine that serves the variant; on one thread to measure its latency."""
         name = ENGINES[variant]
         folder = self.onnx if name in engines.FILES else self.model
-        return engines.load(name, folder, TextEncoder.load(self.model), threads=1)
+        return engines.load(name, folder, TextEncoder.load(self.model), threads=threads)
 
 
 def collect(

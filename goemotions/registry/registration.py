@@ -136,7 +136,7 @@ def register(
         position, metadata = _choose(locations, candidates[variant], compared, latency_budget_ms, quality_tolerance)
         winner, artifacts = compared[position], candidates[variant][position]
         metrics = _store_bundle(locations[position], artifacts, metadata, prices)
-        challenger = Challenger(winner, functools.partial(artifacts.load_engine, variant), metadata.run_id)
+        challenger = Challenger(winner, functools.partial(artifacts.load_engine, variant, threads=1), metadata.run_id)
         registration = _Registration(locations[position], {**_version_tags(metadata), **tags}, challenger)
         options = GateOptions(str(dataset), latency_budget_ms, quality_tolerance)
         version, alias, verdict = registration.complete(options, auto_promote=auto_promote)
@@ -197,7 +197,7 @@ def _choose(
     variant = locations[0].variant
     limit = latency_limit(variant, latency_budget_ms)
     if limit is not None:
-        times = latency.measure([artifacts.load_engine(variant) for artifacts in candidates])
+        times = latency.measure([artifacts.load_engine(variant, threads=1) for artifacts in candidates])
         scores = [replace(one, latency=time) for one, time in zip(scores, times, strict=True)]
     position = select_winner(scores, limit, quality_tolerance)
     winner = scores[position]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from goemotions.evaluation import error_analysis, robustness
-from goemotions.models import engines
-from goemotions.models.tokenizer import TextEncoder
 from goemotions.report.document import Section, Table
 from goemotions.report.result import HEADLINE, Result, table_of
 
@@ -17,9 +15,7 @@ LABEL_ERRORS = 25
 
 def robustness_section(result: Result, texts: Sequence[str]) -> Section:
     """Perturbed validation texts, scored by the engine that serves."""
-    encoder = TextEncoder.load(result.artifacts.model)
-    folder = result.artifacts.onnx if result.engine in engines.FILES else result.artifacts.model
-    engine = engines.load(result.engine, folder, encoder)
+    engine = result.artifacts.load_engine(result.variant)
     labels = result.validation.labels[:ROBUSTNESS_TEXTS]
     rows = robustness.measure(engine, texts[:ROBUSTNESS_TEXTS], labels, result.thresholds)
     worst = max(rows, key=lambda row: row["flips"])

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from goemotions.evaluation import counterfactuals, limitations, slices, words
-from goemotions.models import engines
-from goemotions.models.tokenizer import TextEncoder
 from goemotions.report.document import Row, Section, Table
 from goemotions.report.result import Result
 
@@ -99,9 +97,7 @@ def _groups(result: Result) -> list[Section]:
 
 
 def _words(result: Result, texts: Sequence[str]) -> list[Section]:
-    encoder = TextEncoder.load(result.artifacts.model)
-    folder = result.artifacts.onnx if result.engine in engines.FILES else result.artifacts.model
-    engine = engines.load(result.engine, folder, encoder)
+    engine = result.artifacts.load_engine(result.variant)
     scored = result.validation
     measured = words.measure(engine, texts, scored.labels, result.thresholds.apply(scored.probabilities), scored.names)
     if not measured:
