@@ -129,18 +129,15 @@ def pipeline() -> None:
 @click.option("--seed", default=defaults.SEED, show_default=True)
 @MODEL_NAME
 @AUTO_PROMOTE
-def run(
-    data: str, models: str, teachers: str, weights: dict[str, str], epochs: int, others: dict[str, str], **parameters: Any
-) -> None:
+def run(**given: Any) -> None:
     """Run the training pipeline on this machine.
 
     It registers and stores where MLFLOW_TRACKING_URI and the AWS variables say; if they are not set, on this machine.
     """
     from pipelines import local
-    from pipelines.parameters import training_arguments
 
-    arguments = training_arguments(data, models, weights, epochs, others, teachers=teachers, is_local=True)
-    folder = local.run(**parameters | arguments)
+    arguments = _training_arguments(given, is_local=True)
+    folder = local.run(**given | arguments)
     click.echo(folder.summary())
     click.echo(f"MLflow: {os.environ['MLFLOW_TRACKING_URI']}")
 
@@ -152,32 +149,20 @@ def run(
 @AUTO_PROMOTE
 @click.option("--reason", "manual_reason", default="", help="A reason to train, in words; the same words train once.")
 @TRAFFIC
-def monitor(
-    data: str,
-    models: str,
-    teachers: str,
-    weights: dict[str, str],
-    epochs: int,
-    others: dict[str, str],
-    server: str,
-    prometheus: str,
-    scored: str,
-    **parameters: Any,
-) -> None:
+def monitor(server: str, prometheus: str, scored: str, **given: Any) -> None:
     """Check the traffic for drift if it is given, and train if there is a reason to: new data, drift, an old champion, or --reason.
 
     Once on this machine what the schedules do in a cluster (`schedule-monitoring`, `schedule`).
     """
     from pipelines import local, training
-    from pipelines.parameters import monitoring_arguments, training_arguments
+    from pipelines.parameters import monitoring_arguments
 
     if server or prometheus or scored:
-        shared = {name: others[name] for name in ("store",) if name in others}
+        shared = {name: given["others"][name] for name in ("store",) if name in given["others"]}
         watched = monitoring_arguments(server, prometheus, scored, shared, is_local=True)
-        local.monitor(model_name=parameters["model_name"], **watched)
-    variant = training.for_run(has_teachers=False, on_reason=True)
-    arguments = training_arguments(data, models, weights, epochs, others, teachers=teachers, is_local=True, pipeline=variant)
-    folder = local.run(on_reason=True, **parameters | arguments)
+        local.monitor(model_name=given["model_name"], **watched)
+    arguments = _training_arguments(given, is_local=True, pipeline=training.for_run(has_teachers=False, on_reason=True))
+    folder = local.run(on_reason=True, **given | arguments)
     click.echo(folder.summary() if folder.has_trained else "nothing was trained: the line `retraining:` above says why")
     click.echo(f"MLflow: {os.environ['MLFLOW_TRACKING_URI']}")
 
@@ -312,15 +297,20 @@ def _connection(given: dict[str, Any]) -> Connection:
     )
 
 
+def _training_arguments(given: dict[str, Any], **how: Any) -> dict[str, Any]:
+    """The parameters of the training pipeline, from the options of the data, the profiles and ``TRAINING``, which are taken out."""
+    from pipelines.parameters import training_arguments
+
+    names = ("data", "models", "weights", "epochs", "others", "teachers")
+    return training_arguments(**{name: given.pop(name) for name in names}, **how)
+
+
 def _training_package(given: dict[str, Any], *, on_reason: bool = False) -> Package:
     from pipelines import training
     from pipelines.package import pack_training
-    from pipelines.parameters import training_arguments
     from pipelines.placement import queue_labels, require_gpu_nodes
 
-    variant = training.for_run(has_teachers=False, on_reason=on_reason)
-    names = ("data", "models", "weights", "epochs", "others")
-    arguments = training_arguments(*(given[name] for name in names), teachers=given["teachers"], pipeline=variant)
+    arguments = _training_arguments(given, pipeline=training.for_run(has_teachers=False, on_reason=on_reason))
     if given["preset"]:
         arguments = node_pools.get(given["preset"]).placement() | arguments
     require_gpu_nodes(given["resources"], arguments)

@@ -432,7 +432,7 @@ def test_spaces_around_the_names_of_models_are_stripped() -> None:
 def test_a_store_is_where_the_steps_can_reach_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert arguments("store=mine")["store"] == str(tmp_path / "mine")
-    with pytest.raises(BadArgument, match="a pod cannot reach the store mine: give s3://bucket/prefix/"):
+    with pytest.raises(BadArgument, match="a pod cannot reach mine: give s3://bucket/prefix/"):
         arguments("store=mine", is_local=False)
 
 
