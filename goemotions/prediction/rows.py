@@ -144,8 +144,8 @@ def _parquet(name: str, opener: Opener) -> Rows:
         start = starts[needed[0]]
         with tables.open_binary(name, opener) as file:
             parquet = tables.open_parquet(file, name, read_dictionary=strings)
-            batches = _together(_parquet_batches(parquet, schema, name, tables.file_size(file), needed, start))
-            yield from _window(batches, first - start, end - first)
+            batched = _together(_parquet_batches(parquet, schema, name, tables.file_size(file), needed, start))
+            yield from _window(batched, first - start, end - first)
 
     return Rows(schema, starts[-1], batches)
 
