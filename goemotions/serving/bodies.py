@@ -67,7 +67,7 @@ class RequestLimiter:
         Raises:
             RequestError: 408, 413 or 415 for the body, 429 for too many requests, 499 if the client disconnects.
         """
-        self._check_room()
+        self._limits.check_requests(self._requests + 1)
         body = _Body()
         try:
             return await self._handle(request, handler, body)
@@ -79,7 +79,7 @@ class RequestLimiter:
     async def _handle(self, request: Request, handler: Handler, body: _Body) -> Response:
         try:
             content = await self._read(request, body)
-            self._check_room()
+            self._limits.check_requests(self._requests + 1)
             self._requests += 1
             try:
                 return await _while_connected(request, handler(request, content))
@@ -87,10 +87,6 @@ class RequestLimiter:
                 self._requests -= 1
         finally:
             self._bytes -= body.held
-
-    def _check_room(self) -> None:
-        if self._requests >= self._limits.requests:
-            raise RequestError("the server handles too many requests: try again later", 429, retry_after=1)
 
     async def _read(self, request: Request, body: _Body) -> bytes:
         """The body; rejected as soon as its type is known to be wrong, or it is too large or too slow.

@@ -228,13 +228,12 @@ class _Calls(grpc.aio.ServerInterceptor):
             raise RequestError("the server is shutting down: connect again", 503)
         self._unfinished[context] = peer = context.peer()
         self._active.add(peer)
-        context.add_done_callback(self._finish)
+        context.add_done_callback(self._unfinished.pop)
         self._check_metadata(metadata, peer)
         content = await self._message(context, is_inference)
         if not is_inference:
             return await handler.unary_unary(self._parse(content, handler), context)
-        if self._inferences >= self._limits.requests:
-            raise _too_many()
+        self._limits.check_requests(self._inferences + 1)
         is_large = len(content) > bodies.SMALL_BYTES
         response = handler.unary_unary(self._parse(content, handler), context)
         # A large message is freed once its texts are taken from it.
@@ -264,9 +263,6 @@ class _Calls(grpc.aio.ServerInterceptor):
     def _status_if_cancelled(self) -> int:
         return 503 if self._has_closed else CLIENT_GONE
 
-    def _finish(self, context: Any) -> None:
-        del self._unfinished[context]
-
     def _parse(self, content: bytes, handler: Any) -> Any:
         if len(content) > SMALL_BYTES:
             wire.check_fields(content, pb.ModelInferRequest.DESCRIPTOR, self._limits)
@@ -294,8 +290,7 @@ class _Calls(grpc.aio.ServerInterceptor):
                 finally:
                     remove()
         except TimeoutError as error:
-            if is_rejected:
-                raise _too_many() from error
+            self._limits.check_requests(self._limits.requests + is_rejected)
             raise RequestError(f"the message took longer than {self._limits.read_seconds:g} seconds", 408) from error
         if message is grpc.aio.EOF:
             raise RequestError("the call ended without a message", CLIENT_GONE)
@@ -314,10 +309,6 @@ class _Calls(grpc.aio.ServerInterceptor):
 
         remove = self._unread.add(peer, end)
         context.add_done_callback(lambda _: remove())
-
-
-def _too_many() -> RequestError:
-    return RequestError("the server handles too many requests: try again later", 429, retry_after=1)
 
 
 class Server:

@@ -45,6 +45,15 @@ class Limits:
         """Most values of a request: two per text, as in a nested tensor, and what parameters and requested outputs may need."""
         return 2 * self.texts + 1000
 
+    def check_requests(self, count: int) -> None:
+        """Rejects one of so many requests at once.
+
+        Raises:
+            RequestError: 429 if they are too many.
+        """
+        if count > self.requests:
+            raise RequestError("the server handles too many requests: try again later", 429, retry_after=1)
+
     def check_texts(self, count: int) -> None:
         """Rejects a request with too many texts.
 
