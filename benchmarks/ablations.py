@@ -21,7 +21,7 @@ from benchmarks.measuring import cross_fitted
 from goemotions.data.dataset import load_dataset, taxonomy_of
 from goemotions.evaluation import evaluate
 from goemotions.evaluation.predictions import FILE, Predictions
-from goemotions.metrics import calibration, classification, thresholds
+from goemotions.metrics import calibration, classification, strategies
 from goemotions.models import engines
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.report.measurements import ABLATIONS, SEEDS
@@ -135,7 +135,7 @@ def final_metrics(dataset: Path, model: Path) -> dict[str, Any]:
     for split in ("validation", "test"):
         labels[split] = taxonomy.multi_hot(splits[split]["labels"][:])
         scores[split], _ = engines.score(engine, splits[split]["text"][:])
-    fitted, _ = thresholds.choose(labels["validation"], scores["validation"])
+    fitted, _ = strategies.choose(labels["validation"], scores["validation"])
     metrics: dict[str, Any] = {}
     for split in labels:
         decided = classification.decisions(labels[split], fitted.apply(scores[split]))
@@ -148,7 +148,7 @@ def final_metrics(dataset: Path, model: Path) -> dict[str, Any]:
 
 def _tuned(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     """F1 with cross-fitted thresholds."""
-    metrics = classification.decisions(labels, cross_fitted(thresholds.per_label_smoothed, labels, scores))
+    metrics = classification.decisions(labels, cross_fitted(strategies.per_label_smoothed, labels, scores))
     return {"f1_macro_tuned": metrics["f1_macro"], "f1_micro_tuned": metrics["f1_micro"]}
 
 

@@ -29,7 +29,7 @@ from benchmarks.measuring import Row, by_turns, cross_fitted, machine, ratio, sp
 from goemotions.data.dataset import ingest, load_dataset, taxonomy_of
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.evaluation import evaluate
-from goemotions.metrics import classification, thresholds
+from goemotions.metrics import classification, strategies
 from goemotions.metrics.probabilities import sigmoid
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines, export, profiles
@@ -140,7 +140,7 @@ def student(
 
 def f1(split: Split, scores: np.ndarray) -> float:
     """Macro F1 on rows that the thresholds were not fitted on."""
-    decided = cross_fitted(thresholds.per_label_smoothed, split.labels, scores)
+    decided = cross_fitted(strategies.per_label_smoothed, split.labels, scores)
     return classification.decisions(split.labels, decided)["f1_macro"]
 
 
@@ -217,7 +217,7 @@ def _compared(validation: Split, bag: Bag, others: dict[str, Any], engine: Any, 
     encoded = [item.ids for item in engine.encoder.encode(validation.texts)]
     cheap = bag.score(encoded)
     scores = {name: engines.score_ids(other, encoded) for name, other in others.items()}
-    fitted = thresholds.per_label_smoothed(validation.labels, cheap)
+    fitted = strategies.per_label_smoothed(validation.labels, cheap)
     least, kept, loss = gate(validation, cheap, scores[engine.name], fitted)
     cascade = Cascade(bag, engine, fitted, least)
     texts = validation.texts[:TEXTS]

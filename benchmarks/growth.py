@@ -82,14 +82,14 @@ def prepare(step: str, scratch: Path) -> Callable[[], object]:
     from goemotions.data.dataset import ingest
     from goemotions.evaluation import evaluate, tuning
     from goemotions.evaluation.predictions import FILE, Predictions
-    from goemotions.metrics import thresholds
+    from goemotions.metrics import strategies
 
     if step in SOURCES:
         return lambda: ingest(str(scratch / SOURCES[step]), scratch / "dataset")
     if step == "tune_thresholds":
         return lambda: tuning.tune(scratch / "validation", scratch / "thresholds")
     predictions = Predictions.read(scratch / "validation" / FILE)
-    fixed = thresholds.fixed(predictions.labels, predictions.probabilities)
+    fixed = strategies.fixed(predictions.labels, predictions.probabilities)
     if step == "evaluate":
         return lambda: evaluate.write_split(scratch / "evaluated", predictions, evaluate.compute_metrics(predictions, fixed))
     return lambda: _chapters(predictions)
@@ -99,13 +99,13 @@ def _chapters(predictions: object) -> None:
     """The analyses of the report: intervals, calibration, confused labels."""
     from goemotions.evaluation import error_analysis
     from goemotions.evaluation.predictions import Predictions
-    from goemotions.metrics import bootstrap, calibration, thresholds
+    from goemotions.metrics import bootstrap, calibration, strategies
 
     assert isinstance(predictions, Predictions)
     drawn = bootstrap.weights(len(predictions.ids), 20, 0)
     bootstrap.auc_micro(predictions.labels, predictions.probabilities, drawn)
     calibration.reliability(predictions.labels, predictions.probabilities)
-    predicted = thresholds.fixed(predictions.labels, predictions.probabilities).apply(predictions.probabilities)
+    predicted = strategies.fixed(predictions.labels, predictions.probabilities).apply(predictions.probabilities)
     error_analysis.confused(predictions.names, predictions.labels, predicted)
     error_analysis.by_label_count(predictions.labels, predicted, predictions.probabilities)
 
@@ -155,14 +155,14 @@ def generate(scratch: str, rows: str, labels: str) -> None:
 
 def sorting(repeats: int, rows: int, labels: int = 28) -> list[Row]:
     """Fitting thresholds relative to sorting the columns, in alternating runs."""
-    from goemotions.metrics import thresholds
+    from goemotions.metrics import strategies
 
     there, scores = probabilities(rows, labels)
     seconds: dict[str, list[float]] = {"sort": [], "fit": [], "choose": []}
     runs: dict[str, Callable[[], object]] = {
         "sort": lambda: np.sort(scores, axis=0),
-        "fit": lambda: thresholds.per_label(there, scores),
-        "choose": lambda: thresholds.choose(there, scores),
+        "fit": lambda: strategies.per_label(there, scores),
+        "choose": lambda: strategies.choose(there, scores),
     }
     for _ in range(repeats):
         for name, run in runs.items():

@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -95,12 +96,14 @@ def test_every_request_to_the_store_outlasts_an_outage(away_store: Port, bucket:
 def test_every_request_to_the_registry_outlasts_an_outage(away_registry: Port, unique_name: str, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("content")
     run = tracking.get_or_create_run(unique_name)
+    info: Any = {"source": "sample", "revision": "shipped", "digest": "d" * 64, "labels": ["a"], "rows": {"train": 1}}
     version = model_registry.get_or_create_version(unique_name, run.run_id, "s3://goemotions/models/x/", {"variant": "cpu"})
     for request in (
         lambda: tracking.get_or_create_run(unique_name, "minilm"),
         lambda: run.log_once({"a": 1.0}, {"b": "c"}),
         lambda: run.log_parameters({"p": 1}),
         lambda: run.set_tags({"t": "u"}),
+        lambda: run.log_dataset(info),
         lambda: run.log_folder(tmp_path, "folder"),
         lambda: run.link(),
         lambda: model_registry.find_version(unique_name, "1"),

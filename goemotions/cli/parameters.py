@@ -53,7 +53,7 @@ def matching(pattern: str, description: str) -> Rule:
 
 def _is_strategy(name: str) -> bool:
     # Importing NumPy takes a fifth of a second.
-    from goemotions.metrics.thresholds import STRATEGIES
+    from goemotions.metrics.strategies import STRATEGIES
 
     return name in (*STRATEGIES, "best", "precision", "recall")
 

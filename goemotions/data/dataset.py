@@ -123,9 +123,9 @@ def ingest(
     if unlabelled not in UNLABELLED:
         raise DataError(f"unlabelled={unlabelled!r} is not a policy: choose {' or '.join(UNLABELLED)}")
     with temporary_folder() as scratch:
-        opened = open_source(source, Path(scratch, "source"), Columns(text_column, labels_column))
+        opened = open_source(source, scratch / "source", Columns(text_column, labels_column))
         taxonomy = opened.taxonomy
-        given = _validated(opened, Path(scratch), unlabelled=unlabelled, max_quarantined=max_quarantined)
+        given = _validated(opened, scratch, unlabelled=unlabelled, max_quarantined=max_quarantined)
         splits, drawn = draw_missing(opened.splits["train"][0], given, split_share, split_seed)
         leaked = leakage(splits)
         if drop_leaked:
@@ -214,7 +214,7 @@ def as_folder(location: str, **options: Any) -> Iterator[Path]:
         yield Path(location)
         return
     with temporary_folder() as scratch:
-        folder = Path(scratch) / "dataset"
+        folder = scratch / "dataset"
         if addresses.source(location).startswith(addresses.S3) and store.has(location, INFO_FILE):
             store.fetch(location, folder)
         else:

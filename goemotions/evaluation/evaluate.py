@@ -20,7 +20,7 @@ from goemotions.evaluation import counterfactuals, reference, slices
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.evaluation.reference import Reference
 from goemotions.evaluation.traffic import features_of
-from goemotions.metrics import classification, thresholds
+from goemotions.metrics import classification, strategies
 from goemotions.metrics.classification import METRICS_FILE, LabelMetrics
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
@@ -118,7 +118,7 @@ def roc(folder: Path) -> tuple[list[float], list[float], list[float]]:
 
 def at_half(predictions: Predictions) -> Thresholds:
     """A threshold of 0.5 for every label."""
-    return thresholds.fixed(predictions.labels, predictions.probabilities)
+    return strategies.fixed(predictions.labels, predictions.probabilities)
 
 
 def compute_metrics(predictions: Predictions, fitted: Thresholds) -> dict[str, float]:

@@ -66,7 +66,7 @@ def encoder_files(profile: Profile, weights: str | EncoderFiles = "") -> Iterato
         yield weights
     elif addresses.is_s3(weights):
         with temporary_folder() as scratch:
-            yield EncoderFiles(store.fetch(weights, Path(scratch)), is_published=False)
+            yield EncoderFiles(store.fetch(weights, scratch), is_published=False)
     elif weights:
         yield EncoderFiles(Path(weights).expanduser(), is_published=False)
     else:

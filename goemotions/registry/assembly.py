@@ -58,10 +58,15 @@ class CandidateArtifacts:
             folder / "model", folder / "onnx", *(folder / variant / name for name in ("validation", "test", "thresholds"))
         )
 
+    @property
+    def profile(self) -> str:
+        """The name of the profile that was trained."""
+        return str(TrainingRecord.read(self.model).profile["name"])
+
     def validation_scores(self) -> CandidateScores:
         """What selection and gate compare; the test split is not read."""
         return CandidateScores(
-            TrainingRecord.read(self.model).profile["name"],
+            self.profile,
             Predictions.read(self.validation),
             thresholds.read(self.thresholds / thresholds.FILE).thresholds,
         )

@@ -75,8 +75,8 @@ def as_folder(reference: str, model_name: str = defaults.MODEL_NAME) -> Iterator
         yield Path(reference), str(trust.verify(Path(reference), reference).get("run_id"))
         return
     with temporary_folder() as scratch:
-        version = fetch(reference, Path(scratch), model_name)
-        yield Path(scratch), version.number if version else str(manifest.read(Path(scratch)).get("run_id"))
+        version = fetch(reference, scratch, model_name)
+        yield scratch, version.number if version else str(manifest.read(scratch).get("run_id"))
 
 
 def download(
@@ -138,9 +138,9 @@ def sign(reference: str, model_name: str = defaults.MODEL_NAME) -> tuple[str, st
     location, version = resolve(reference, model_name)
     identity = trust.identity(BundleLocation.parse(location))
     with temporary_folder() as scratch:
-        store.fetch_named(location, Path(scratch))
-        trust.require_identity(manifest.verify(Path(scratch)), Signature(), location, version)
-        signed = signature.sign((Path(scratch) / manifest.NAME).read_bytes(), identity) or b""
+        store.fetch_named(location, scratch)
+        trust.require_identity(manifest.verify(scratch), Signature(), location, version)
+        signed = signature.sign((scratch / manifest.NAME).read_bytes(), identity) or b""
     with store.writing(location, signature.NAME) as path:
         path.write_bytes(signed)
     return location, key

@@ -246,7 +246,7 @@ def _store_bundle(
     if version := model_registry.version_of_bundle(location.model_name, location.run_id, str(location)):
         model_registry.require_bundle(version)
     with temporary_folder() as scratch:
-        folder = Path(scratch) / "bundle"
+        folder = scratch / "bundle"
         written = assembly.assemble(folder, artifacts, metadata, prices)
         signature.sign_folder(folder, trust.identity(location))
         storage.put(folder, str(location))

@@ -30,8 +30,8 @@ LOCATION_TAG = "goemotions.trained"
 Metrics = dict[str, float]
 
 
-def write(output: Path, variants: Mapping[Variant, CandidateArtifacts], **metadata: str) -> None:
-    """Writes the folder of a trained model.
+def write(output: Path, variants: Mapping[Variant, CandidateArtifacts], **metadata: str) -> str:
+    """Writes the folder of a trained model; returns the name of its profile.
 
     Args:
         output: the folder to write.
@@ -43,7 +43,9 @@ def write(output: Path, variants: Mapping[Variant, CandidateArtifacts], **metada
     shutil.copyfile(artifacts.onnx / EXPORT_FILE, output / EXPORT_FILE)
     used = {variant: asdict(_write_variant(output / variant, one)) for variant, one in variants.items()}
     record = TrainingRecord.read(artifacts.model)
-    manifest.write(output, profile=record.profile["name"], dataset_digest=record.dataset_digest, evaluated=used, **metadata)
+    profile = str(record.profile["name"])
+    manifest.write(output, profile=profile, dataset_digest=record.dataset_digest, evaluated=used, **metadata)
+    return profile
 
 
 def put(location: str, variants: Mapping[Variant, CandidateArtifacts], **metadata: str) -> None:
@@ -58,10 +60,9 @@ def put(location: str, variants: Mapping[Variant, CandidateArtifacts], **metadat
             raise ModelError(f"{location} has another model of the same run and profile: register under another run id")
         return
     with temporary_folder() as scratch:
-        write(Path(scratch), variants, **metadata)
-        profile = next(iter(variants_by_profile({name: [one] for name, one in variants.items()})))
-        signature.sign_folder(Path(scratch), {**metadata, "profile": profile})
-        store.put(Path(scratch), location)
+        profile = write(scratch, variants, **metadata)
+        signature.sign_folder(scratch, {**metadata, "profile": profile})
+        store.put(scratch, location)
 
 
 def download(run: str, profile: str, output: Path, *, store_location: str = "") -> list[str]:
@@ -82,7 +83,7 @@ def download(run: str, profile: str, output: Path, *, store_location: str = "") 
     """
     if Path(run).is_dir():
         with temporary_folder() as scratch:
-            write(Path(scratch), _of_folder(Path(run), profile), pipeline_run=Path(run).resolve().name)
+            write(scratch, _of_folder(Path(run), profile), pipeline_run=Path(run).resolve().name)
             # Nobody else has written it, so that it needs no signature.
             return references.download(str(scratch), output, copy=lambda source, folder, _: store.fetch_named(source, folder))[
                 1
@@ -104,7 +105,7 @@ def variants_by_profile(
     profiles: dict[str, dict[Variant, CandidateArtifacts]] = {}
     for variant, listed in candidates.items():
         for artifacts in listed:
-            profiles.setdefault(TrainingRecord.read(artifacts.model).profile["name"], {})[variant] = artifacts
+            profiles.setdefault(artifacts.profile, {})[variant] = artifacts
     return profiles
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from goemotions.errors import FileChanged
 
@@ -26,44 +25,19 @@ class File:
         )
 
 
-class Backend(ABC):
+class Backend(Protocol):
     """The files below one location, by their names relative to it. The functions of ``store`` say what each method does."""
 
-    @abstractmethod
     def files(self) -> list[File]: ...
-
-    @abstractmethod
     def children(self) -> list[str]: ...
-
-    @abstractmethod
     def find(self, name: str) -> File | None: ...
-
-    @abstractmethod
     def read(self, name: str) -> bytes | None: ...
-
-    @abstractmethod
     def open(self, name: str, expected: File | None = None) -> BinaryIO: ...
-
-    @abstractmethod
     def require_unchanged(self, file: File) -> None: ...
-
-    @abstractmethod
     def download(self, name: str, path: Path) -> None: ...
-
-    @abstractmethod
     def upload(self, path: Path, name: str) -> None: ...
-
-    @abstractmethod
     def writing(self, name: str) -> AbstractContextManager[Path]: ...
-
-    @abstractmethod
     def write(self, name: str, content: bytes) -> None: ...
-
-    @abstractmethod
     def write_new(self, name: str, content: bytes) -> bool: ...
-
-    @abstractmethod
     def remove(self, first: str) -> None: ...
-
-    @abstractmethod
     def sweep(self, age_seconds: float) -> None: ...

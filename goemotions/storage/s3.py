@@ -107,7 +107,7 @@ class S3Backend(Backend):
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         with temporary_folder() as scratch:
-            path = Path(scratch) / Path(name).name
+            path = scratch / Path(name).name
             yield path
             self.upload(path, name)
 

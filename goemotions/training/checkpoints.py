@@ -9,7 +9,6 @@ import re
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -35,8 +34,7 @@ def save(location: str, step: int, checkpoint: Checkpoint) -> None:
 
     Those of later steps belong to another run, since this one did not resume from them.
     """
-    with temporary_folder() as scratch:
-        folder = Path(scratch)
+    with temporary_folder() as folder:
         save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, folder / "state.safetensors")
         (folder / "state.json").write_text(json.dumps(checkpoint.values), encoding="utf-8")
         manifest.write(folder, step=step)
@@ -114,7 +112,7 @@ def newest(location: str, fingerprint: dict[str, Any]) -> Checkpoint | None:
             log.warning("checkpoint %s is not used: it was never finished", name)
             continue
         with temporary_folder() as scratch:
-            folder = store.fetch(store.join(location, name), Path(scratch))
+            folder = store.fetch(store.join(location, name), scratch)
             try:
                 manifest.verify(folder)
             except IntegrityError as error:

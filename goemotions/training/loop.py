@@ -114,6 +114,7 @@ class TrainingLoop:
         self.network = distributed.wrap(self.classifier)
         self.loss: losses.Loss = torch.nn.functional.binary_cross_entropy_with_logits
         self._parts = 1
+        self._started = 0.0
 
     def engine(self, precision: str = "") -> engines.TorchEngine:
         """An engine over the current weights, in the precision of evaluation and serving unless another is given."""
@@ -151,20 +152,13 @@ class TrainingLoop:
         with bar, checkpoints.Writer(self.plan.location, self.plan.minutes) as writer:
             while state.step < total and not self._is_exhausted():
                 epoch, position = divmod(state.step, steps_per_epoch)
-                started = time.perf_counter()
-                for batch in batches.draw(train.rows, hyperparameters.batch_size, self.seed, epoch)[position:]:
+                self._started = time.perf_counter()
+                drawn = batches.draw(train.rows, hyperparameters.batch_size, self.seed, epoch)
+                for batch in drawn[position:]:
                     self.advance(train, batch, total)
-                    stopping, is_due = _signals(stopped, writer)
                     bar.update()
-                    if state.step % steps_per_epoch == 0:
-                        break  # Its checkpoint follows the validation: without that the epoch would be lost on resuming.
-                    if stopping or is_due:
-                        state.seconds += time.perf_counter() - started
-                        started = time.perf_counter()
-                        self._save_checkpoint(writer)
-                    if stopping:
-                        raise self._interrupted(writer, total)
-                self._end_epoch(validation, len(train.rows), started)
+                    self._after_step(writer, stopped, total, is_last=batch is drawn[-1])
+                self._end_epoch(validation, len(train.rows))
                 bar.set_postfix(auc=f"{state.history[-1]['validation/auc_micro']:.4f}")
                 if distributed.is_first():
                     on_epoch(epoch + 1, state.history[-1])
@@ -186,6 +180,18 @@ class TrainingLoop:
                 state.best_epoch,
             )
         self.classifier.load_state_dict(state.best)
+
+    def _after_step(self, writer: checkpoints.Writer, stopped: threading.Event | None, total: int, *, is_last: bool) -> None:
+        """Writes a checkpoint if one is due, and ends the training if that was requested; after an epoch's last step ``fit`` does."""
+        stopping, is_due = _signals(stopped, writer)
+        # The epoch's checkpoint follows the validation: without that the epoch would be lost on resuming.
+        if is_last or not (stopping or is_due):
+            return
+        now = time.perf_counter()
+        self.state.seconds, self._started = self.state.seconds + now - self._started, now
+        self._save_checkpoint(writer)
+        if stopping:
+            raise self._interrupted(writer, total)
 
     def advance(self, split: TokenizedSplit, batch: list[int], total: int) -> None:
         """Does one optimizer step of ``total`` on the rows at these positions."""
@@ -267,7 +273,7 @@ class TrainingLoop:
             )
         return loss
 
-    def _end_epoch(self, validation: TokenizedSplit, rows: int, started: float) -> None:
+    def _end_epoch(self, validation: TokenizedSplit, rows: int) -> None:
         """Validates, adds the epoch to the history, and keeps its weights if it is the best so far."""
         state, loss = self.state, self._finite_loss() / rows
 
@@ -280,7 +286,7 @@ class TrainingLoop:
                 "validation/loss": calibration.log_loss(validation.labels, logits.astype(float)),
                 "validation/auc_micro": ranking["auc_micro"],
                 "validation/auc_macro": ranking["auc_macro"],
-                "seconds": state.seconds + time.perf_counter() - started,
+                "seconds": state.seconds + time.perf_counter() - self._started,
             }
 
         state.history.append(distributed.on_first(measure))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from goemotions.data.dataset import load_dataset, taxonomy_of
 from goemotions.evaluation import robustness
 from goemotions.evaluation.robustness import PERTURBATIONS
-from goemotions.metrics import classification, thresholds
+from goemotions.metrics import classification, strategies
 from goemotions.models import engines
 from goemotions.models.engines import Engine
 from goemotions.models.tokenizer import TextEncoder
@@ -135,7 +135,7 @@ def test_only_changed_texts_are_scored_again(engine: Engine, split: tuple[list[s
     texts, labels = split
     counting = Counting(engine)
     written, _ = engines.score(engine, texts)
-    fitted, _ = thresholds.choose(labels, written)
+    fitted, _ = strategies.choose(labels, written)
     before = labels.copy()
     rows = robustness.measure(counting, texts, labels, fitted)
     by_name = {row["perturbation"]: row for row in rows}
@@ -152,7 +152,7 @@ def test_only_changed_texts_are_scored_again(engine: Engine, split: tuple[list[s
 def test_only_changes_that_the_tokenizer_sees_change_decisions(engine: Engine, split: tuple[list[str], np.ndarray]) -> None:
     """The tiny tokenizer converts to lower case; an emoji and a full stop are unknown words for it."""
     texts, labels = split
-    rows = robustness.measure(engine, texts, labels, thresholds.fixed(labels, labels))
+    rows = robustness.measure(engine, texts, labels, strategies.fixed(labels, labels))
     by_name = {row["perturbation"]: row for row in rows}
     assert by_name["upper case"]["changed"] == len(texts)
     assert by_name["upper case"]["flips"] == 0
@@ -169,7 +169,7 @@ def test_only_changes_that_the_tokenizer_sees_change_decisions(engine: Engine, s
 
 def test_misspelled_texts_are_ranked_worse(engine: Engine, split: tuple[list[str], np.ndarray]) -> None:
     texts, labels = split
-    rows = robustness.measure(engine, texts, labels, thresholds.fixed(labels, labels))
+    rows = robustness.measure(engine, texts, labels, strategies.fixed(labels, labels))
     by_name = {row["perturbation"]: row for row in rows}
     assert 0 < by_name["typos"]["changed"] < len(texts)
     assert by_name["typos"]["auc_micro"] < by_name[robustness.AS_WRITTEN]["auc_micro"]

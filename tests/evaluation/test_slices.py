@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score
 from goemotions.data.dataset import load_dataset
 from goemotions.evaluation import counterfactuals, limitations, slices, words
 from goemotions.evaluation.predictions import Predictions
-from goemotions.metrics import thresholds
+from goemotions.metrics import strategies, thresholds
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
 from goemotions.models.tokenizer import TextEncoder
@@ -106,7 +106,7 @@ def test_a_model_that_ignores_the_terms_is_unchanged_and_one_that_reads_them_is_
     before = np.tile(np.array([[0.9, 0.1]], dtype=np.float32), (40, 1))
     after = before.copy()
     after[:10, 1] = 0.6
-    at_half = thresholds.fixed(before > 0.5, before)
+    at_half = strategies.fixed(before > 0.5, before)
     rows, changes = counterfactuals.measure({"age": (before, before), "gender": (before, after)}, at_half, names)
     same, other = rows
     assert (same["decisions"], same["difference"], same["difference_high"]) == (0, 0, 0)
@@ -145,7 +145,7 @@ def test_limits_name_weak_labels_and_weak_slices(folder: Path, predictions: Pred
         np.hstack([predictions.probabilities, predictions.probabilities[:, :1]]),
         *("test", "openvino-int8", "d"),
     )
-    about = limitations.sentences(named, thresholds.fixed(named.labels, named.probabilities), Path("none"))
+    about = limitations.sentences(named, strategies.fixed(named.labels, named.probabilities), Path("none"))
     assert set(limitations.ABOUT_GOEMOTIONS) <= set(about)
 
 

@@ -12,7 +12,7 @@ from goemotions.evaluation import reference
 from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.reference import Reference
 from goemotions.evaluation.traffic import FEATURES, SCORE_BINS, Traffic, features_of
-from goemotions.metrics import thresholds
+from goemotions.metrics import strategies
 from goemotions.metrics.expected import expected_f1, expected_quality
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models.tokenizer import TextEncoder
@@ -69,7 +69,7 @@ def test_counts_of_batches_add_up_to_those_of_all_texts() -> None:
 
 def test_a_score_at_an_upper_bound_is_in_its_bin() -> None:
     scores = np.array([[0.002, 0.0], [0.7, 0.70001]], dtype=np.float32)
-    counted = Traffic.of(NAMES, scores, thresholds.fixed(np.zeros((2, 2), dtype=bool), scores)).scores
+    counted = Traffic.of(NAMES, scores, strategies.fixed(np.zeros((2, 2), dtype=bool), scores)).scores
     bins = {name: [SCORE_BINS[number] for number in np.flatnonzero(row)] for name, row in zip(NAMES, counted, strict=True)}
     assert bins == {"calm": ["0.002", "0.7"], "dread": ["0.002", "inf"]}
 

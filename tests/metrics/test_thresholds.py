@@ -13,7 +13,7 @@ from sklearn.metrics import f1_score
 
 from benchmarks.measuring import cross_fitted
 from goemotions.errors import ModelError
-from goemotions.metrics import classification, sorted_scores, thresholds
+from goemotions.metrics import classification, sorted_scores, strategies, thresholds
 from goemotions.metrics.thresholds import StrategyResult, Thresholds, ThresholdsFile
 
 bounded = settings(max_examples=30, deadline=None)
@@ -64,7 +64,7 @@ def test_macro_f1_is_that_of_scikit_learn(case: tuple[np.ndarray, np.ndarray]) -
 @given(scored())
 def test_no_cut_beats_the_threshold_of_a_label(case: tuple[np.ndarray, np.ndarray]) -> None:
     labels, probabilities = case
-    predicted = thresholds.per_label(labels, probabilities).apply(probabilities)
+    predicted = strategies.per_label(labels, probabilities).apply(probabilities)
     for i in range(labels.shape[1]):
         cuts = [f1(labels[:, i], probabilities[:, i] >= cut) for cut in np.unique(probabilities[:, i])]
         assert f1(labels[:, i], predicted[:, i]) == pytest.approx(max(cuts))
@@ -73,33 +73,33 @@ def test_no_cut_beats_the_threshold_of_a_label(case: tuple[np.ndarray, np.ndarra
 def test_a_threshold_between_neighbouring_floats_still_separates_them() -> None:
     labels = np.array([[True], [False]])
     probabilities = np.array([[UPPER], [LOWER]])
-    assert thresholds.per_label(labels, probabilities).apply(probabilities).tolist() == labels.tolist()
+    assert strategies.per_label(labels, probabilities).apply(probabilities).tolist() == labels.tolist()
 
 
 def test_rows_with_the_same_probability_are_decided_alike() -> None:
     labels = np.array([[True], [False], [False]])
     probabilities = np.array([[0.7], [0.7], [0.2]], dtype=np.float32)
-    assert thresholds.per_label(labels, probabilities).apply(probabilities).ravel().tolist() == [True, True, False]
+    assert strategies.per_label(labels, probabilities).apply(probabilities).ravel().tolist() == [True, True, False]
 
 
 def test_a_threshold_lies_midway_to_the_next_probability() -> None:
     labels = np.array([[True], [True], [False]])
     probabilities = np.array([[0.75], [0.5], [0.25]], dtype=np.float32)
-    assert thresholds.per_label(labels, probabilities).values == (0.375,)
+    assert strategies.per_label(labels, probabilities).values == (0.375,)
 
 
 @pytest.mark.fault("data-unseen-label")
 def test_a_label_without_positives_keeps_one_half() -> None:
     labels = np.array([[True, False], [False, False]])
     probabilities = np.array([[0.9, 0.9], [0.1, 0.8]], dtype=np.float32)
-    assert thresholds.per_label(labels, probabilities).values[1] == 0.5
+    assert strategies.per_label(labels, probabilities).values[1] == 0.5
 
 
 @bounded
 @given(scored())
 def test_no_threshold_of_the_grid_beats_the_global_one(case: tuple[np.ndarray, np.ndarray]) -> None:
     labels, probabilities = case
-    fitted = thresholds.global_tuned(labels, probabilities)
+    fitted = strategies.global_tuned(labels, probabilities)
     grid = [macro(labels, probabilities >= np.float32(step / 100)) for step in range(1, 100)]
     assert macro(labels, fitted.apply(probabilities)) == pytest.approx(max(grid))
     assert len(set(fitted.values)) == 1
@@ -110,7 +110,7 @@ def test_no_threshold_of_the_grid_beats_the_global_one(case: tuple[np.ndarray, n
 @given(scored())
 def test_top_k_gives_every_row_exactly_k_labels_and_no_k_is_better(case: tuple[np.ndarray, np.ndarray]) -> None:
     labels, probabilities = case
-    fitted = thresholds.top_k(labels, probabilities)
+    fitted = strategies.top_k(labels, probabilities)
     predicted = fitted.apply(probabilities)
     assert fitted.k is not None
     assert set(predicted.sum(axis=1)) == {fitted.k}
@@ -122,25 +122,25 @@ def test_top_k_gives_every_row_exactly_k_labels_and_no_k_is_better(case: tuple[n
 @given(scored())
 def test_top_k_takes_the_highest(case: tuple[np.ndarray, np.ndarray]) -> None:
     labels, probabilities = case
-    predicted = thresholds.top_k(labels, probabilities).apply(probabilities)
+    predicted = strategies.top_k(labels, probabilities).apply(probabilities)
     for row, chosen in zip(probabilities, predicted, strict=True):
         assert row[chosen].min() >= row[~chosen].max(initial=0)
 
 
 def test_the_fixed_strategy_decides_at_one_half() -> None:
     probabilities = np.array([[0.5, 0.49999997, 0.0, 1.0]], dtype=np.float32)
-    fitted = thresholds.fixed(np.ones((1, 4), dtype=bool), probabilities)
+    fitted = strategies.fixed(np.ones((1, 4), dtype=bool), probabilities)
     assert fitted.apply(probabilities).tolist() == [[True, False, False, True]]
 
 
 @bounded
-@given(scored(), st.sampled_from(sorted(thresholds.STRATEGIES)))
+@given(scored(), st.sampled_from(sorted(strategies.STRATEGIES)))
 def test_thresholds_read_from_json_decide_as_before(
     tmp_path_factory: pytest.TempPathFactory, case: tuple[np.ndarray, np.ndarray], strategy: str
 ) -> None:
     labels, probabilities = case
     names = ["id", "labels", "k", 'joy|"grief"', "жаль"][: labels.shape[1]]
-    fitted = thresholds.STRATEGIES[strategy](labels, probabilities)
+    fitted = strategies.STRATEGIES[strategy](labels, probabilities)
     path = tmp_path_factory.mktemp("json") / "thresholds.json"
     written = ThresholdsFile(fitted, tuple(names), [StrategyResult(fitted, {"f1_macro": 0.5}, 0.25)], split="validation")
     written.write(path)
@@ -199,33 +199,33 @@ def test_a_single_positive_helps_only_the_score_that_may_see_it() -> None:
     labels = np.zeros((50, 1), dtype=bool)
     labels[7] = True
     probabilities = np.where(labels, 0.3, 0.1).astype(np.float32)
-    fitted = thresholds.per_label(labels, probabilities)
+    fitted = strategies.per_label(labels, probabilities)
     assert classification.macro_f1(labels, fitted.apply(probabilities)) == 1
-    assert classification.macro_f1(labels, cross_fitted(thresholds.per_label, labels, probabilities)) == 0
+    assert classification.macro_f1(labels, cross_fitted(strategies.per_label, labels, probabilities)) == 0
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("noise", [0.5, 2.0])
 def test_the_strategy_with_the_best_cross_fitted_score_is_chosen(seed: int, noise: float) -> None:
     labels, probabilities = separable(60, seed, noise)
-    chosen, rows = thresholds.choose(labels, probabilities)
-    draws = range(thresholds.draws(len(labels)))
+    chosen, rows = strategies.choose(labels, probabilities)
+    draws = range(strategies.draws(len(labels)))
     decided = {
         name: np.concatenate([cross_fitted(fit, labels, probabilities, draw) for draw in draws])
-        for name, fit in thresholds.STRATEGIES.items()
+        for name, fit in strategies.STRATEGIES.items()
     }
     scores = {name: macro(np.concatenate([labels for _ in draws]), predicted) for name, predicted in decided.items()}
     compared = {row.thresholds.strategy: row.cross_fitted["f1_macro"] for row in rows if row.thresholds.strategy in scores}
     assert compared == pytest.approx(scores)
     assert scores[chosen.strategy] == pytest.approx(max(scores.values()))
-    assert chosen == thresholds.STRATEGIES[chosen.strategy](labels, probabilities)
+    assert chosen == strategies.STRATEGIES[chosen.strategy](labels, probabilities)
     for row in rows:
         assert row.f1_macro_fitted == pytest.approx(macro(labels, row.thresholds.apply(probabilities)))
 
 
 @pytest.mark.parametrize(("rows", "draws"), [(1, 10), (184, 10), (5_426, 5), (25_000, 1), (1_000_000, 1)])
 def test_folds_of_few_rows_are_drawn_more_than_once(rows: int, draws: int) -> None:
-    assert thresholds.draws(rows) == draws
+    assert strategies.draws(rows) == draws
 
 
 def test_a_strategy_that_only_fits_its_own_rows_best_is_not_chosen() -> None:
@@ -233,17 +233,17 @@ def test_a_strategy_that_only_fits_its_own_rows_best_is_not_chosen() -> None:
     labels = random.random((40, 3)) < 0.5
     labels[:, 2] = np.arange(40) == 7
     probabilities = np.column_stack([np.where(labels[:, :2], 0.9, 0.1), random.random(40) / 9]).astype(np.float32)
-    chosen, rows = thresholds.choose(labels, probabilities)
+    chosen, rows = strategies.choose(labels, probabilities)
     assert max(rows, key=lambda row: row.f1_macro_fitted).thresholds.strategy == "per-label"
     assert chosen.strategy != "per-label"
 
 
 def test_the_file_has_the_comparison_with_the_other_strategies(tmp_path: Path) -> None:
     labels, probabilities = separable(60, 0, 1.0)
-    chosen, rows = thresholds.choose(labels, probabilities)
+    chosen, rows = strategies.choose(labels, probabilities)
     ThresholdsFile(chosen, tuple("abcd"), rows, engine="onnx").write(tmp_path / "thresholds.json")
     content = json.loads((tmp_path / "thresholds.json").read_text(encoding="utf-8"))
-    assert [row["strategy"] for row in content["comparison"]] == [*thresholds.STRATEGIES, "precision-0.7", "recall-0.8"]
+    assert [row["strategy"] for row in content["comparison"]] == [*strategies.STRATEGIES, "precision-0.7", "recall-0.8"]
     assert (content["strategy"], content["engine"]) == (chosen.strategy, "onnx")
 
 
@@ -261,7 +261,7 @@ def test_smoothed_thresholds_score_lower_in_sample_and_higher_on_new_rows() -> N
     for seed in range(5):
         labels, probabilities = sparse(2000, seed)
         unseen_labels, unseen = sparse(20_000, seed + 100)
-        fits = [fit(labels, probabilities) for fit in (thresholds.per_label, thresholds.per_label_smoothed)]
+        fits = [fit(labels, probabilities) for fit in (strategies.per_label, strategies.per_label_smoothed)]
         in_sample.append([macro(labels, fitted.apply(probabilities)) for fitted in fits])
         on_new_rows.append([macro(unseen_labels, fitted.apply(unseen)) for fitted in fits])
     plain, smoothed = np.mean(on_new_rows, axis=0)
@@ -273,14 +273,14 @@ def test_smoothed_thresholds_score_lower_in_sample_and_higher_on_new_rows() -> N
 def test_smoothed_thresholds_of_a_label_without_positives_are_one_half() -> None:
     labels, probabilities = sparse(50, 0)
     labels[:, 3] = False
-    assert thresholds.per_label_smoothed(labels, probabilities).values[3] == 0.5
+    assert strategies.per_label_smoothed(labels, probabilities).values[3] == 0.5
 
 
 @bounded
 @given(scored())
 def test_no_threshold_of_the_grid_has_a_better_micro_f1(case: tuple[np.ndarray, np.ndarray]) -> None:
     labels, probabilities = case
-    fitted = thresholds.global_micro(labels, probabilities)
+    fitted = strategies.global_micro(labels, probabilities)
     grid = [f1(labels.ravel(), (probabilities >= np.float32(step / 100)).ravel()) for step in range(1, 100)]
     assert f1(labels.ravel(), fitted.apply(probabilities).ravel()) == pytest.approx(max(grid))
 
@@ -289,7 +289,7 @@ def test_no_threshold_of_the_grid_has_a_better_micro_f1(case: tuple[np.ndarray, 
 @given(scored())
 def test_top_k_with_a_floor_keeps_to_both_and_is_no_worse_than_the_lowest_floor(case: tuple[np.ndarray, np.ndarray]) -> None:
     labels, probabilities = case
-    fitted = thresholds.top_k_floor(labels, probabilities)
+    fitted = strategies.top_k_floor(labels, probabilities)
     predicted = fitted.apply(probabilities)
     assert fitted.k is not None
     assert predicted.sum(axis=1).max() <= fitted.k
@@ -304,7 +304,7 @@ def test_a_target_recall_is_met_on_rows_like_those_it_was_fitted_on(target: floa
     for seed in range(60):
         labels, probabilities = sparse(200, seed)
         unseen_labels, unseen = sparse(500, seed + 1000)
-        predicted = thresholds.for_recall(target)(labels, probabilities).apply(unseen)
+        predicted = strategies.for_recall(target)(labels, probabilities).apply(unseen)
         recall = (unseen_labels & predicted).sum(axis=1) / np.maximum(unseen_labels.sum(axis=1), 1)
         recalls.append(np.where(unseen_labels.any(axis=1), recall, 1.0).mean())
     assert target - 0.01 < np.mean(recalls) < target + 0.05
@@ -319,7 +319,7 @@ def test_no_higher_threshold_keeps_the_target_recall(case: tuple[np.ndarray, np.
         missed = (labels & (probabilities < np.float32(threshold))).sum(axis=1) / np.maximum(labels.sum(axis=1), 1)
         return float((missed.sum() + 1) / (len(labels) + 1))
 
-    threshold = thresholds.for_recall(target)(labels, probabilities).values[0]
+    threshold = strategies.for_recall(target)(labels, probabilities).values[0]
     assert threshold == 0 or risk(threshold) <= 1 - target + 1e-9
     higher = [float(value) for value in probabilities[labels] if value > threshold]
     assert all(risk(value) > 1 - target - 1e-9 for value in higher)
@@ -330,7 +330,7 @@ def test_a_target_precision_is_missed_about_as_seldom_as_documented() -> None:
     for seed in range(60):
         labels, probabilities = sparse(800, seed)
         unseen_labels, unseen = sparse(4000, seed + 1000)
-        predicted = thresholds.for_precision(0.6)(labels, probabilities).apply(unseen)
+        predicted = strategies.for_precision(0.6)(labels, probabilities).apply(unseen)
         held.append((unseen_labels & predicted).sum() / predicted.sum() >= 0.6)
     assert np.mean(held) >= 0.85
 
@@ -338,7 +338,7 @@ def test_a_target_precision_is_missed_about_as_seldom_as_documented() -> None:
 def test_a_precision_that_cannot_be_met_predicts_nothing() -> None:
     labels, probabilities = sparse(400, 0)
     probabilities[0] = 1
-    fitted = thresholds.for_precision(0.7)(np.zeros_like(labels), probabilities)
+    fitted = strategies.for_precision(0.7)(np.zeros_like(labels), probabilities)
     assert not fitted.apply(probabilities).any()
 
 
@@ -347,11 +347,11 @@ def test_a_precision_that_cannot_be_met_predicts_nothing() -> None:
 )
 def test_a_strategy_can_be_requested(requested: str, expected: str) -> None:
     labels, probabilities = sparse(400, 0)
-    assert thresholds.choose(labels, probabilities, requested, target_precision=0.6, target_recall=0.9)[0].strategy == expected
+    assert strategies.choose(labels, probabilities, requested, target_precision=0.6, target_recall=0.9)[0].strategy == expected
 
 
 @pytest.mark.parametrize("wrong", [{"strategy": "luck"}, {"target_precision": 0.0}, {"target_recall": 1.0}])
 def test_an_impossible_request_is_a_named_error(wrong: dict[str, object]) -> None:
     labels, probabilities = sparse(50, 0)
     with pytest.raises(ModelError):
-        thresholds.choose(labels, probabilities, **wrong)  # type: ignore[arg-type]
+        strategies.choose(labels, probabilities, **wrong)  # type: ignore[arg-type]

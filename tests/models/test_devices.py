@@ -136,16 +136,26 @@ def test_cpu_ignores_a_gpu_and_other_values_are_refused(monkeypatch: pytest.Monk
         devices.resolve()
 
 
-def test_a_gpu_that_fails_to_compute_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "reported"),
+    [
+        (
+            RuntimeError("CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be reported later"),
+            "CUDA error: uncorrectable ECC error encountered",
+        ),
+        (AssertionError(), "AssertionError"),
+    ],
+)
+def test_a_gpu_that_fails_to_compute_is_an_error(error: Exception, reported: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A build of torch without CUDA that claims a GPU fails as a broken GPU does: when it computes."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv(devices.VARIABLE, "gpu")
 
     def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be reported later")
+        raise error
 
     monkeypatch.setattr(torch, "zeros", fail)
-    with pytest.raises(DeviceError, match="CUDA reports 'CUDA error: uncorrectable ECC error encountered'"):
+    with pytest.raises(DeviceError, match=f"CUDA reports '{reported}'"):
         devices.resolve(compute=True)
 
 

@@ -1,0 +1,268 @@
+"""Threshold strategies: fitted on validation probabilities, and compared on rows that they were not fitted on.
+
+Every array has the shape [n, labels]. Fitting sorts each column once (``sorted_scores``); the rest is counting.
+There are two kinds: strategies that seek the best F1, among which one is chosen, and strategies that meet a target precision or
+recall, used on request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from goemotions import defaults
+from goemotions.errors import ModelError
+from goemotions.metrics import classification
+from goemotions.metrics.classification import f1_score
+from goemotions.metrics.probabilities import logit, sigmoid
+from goemotions.metrics.sorted_scores import FLOORS, GRID, Counts, Fold, SortedColumn, SortedScores, add
+from goemotions.metrics.thresholds import StrategyResult, Thresholds
+
+FOLDS = 5
+# Folds are drawn until this many rows were decided: with few rows, the draw changes a score by more than strategies differ.
+DECIDED_ROWS, MAX_DRAWS = 25_000, 10
+# Positives of a label at which its observed labels weigh as much as the probabilities of the model.
+SMOOTHING = 200
+# Share of the way, in log-odds, from a label's own threshold to the best common one.
+PULL = 0.3
+# The lowest float32 above 1: a probability may round to 1.
+NEVER = float(np.nextafter(np.float32(1), np.float32(2)))
+# Accepted chance that the target precision is missed; with fewer predictions than the minimum it is not tested.
+RISK, MIN_PREDICTED = 0.1, 100
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A function that fits thresholds: called with labels and probabilities, or by ``to`` with rows that may be sorted already."""
+
+    to: Callable[[SortedScores], Thresholds]
+
+    def __call__(self, labels: np.ndarray, probabilities: np.ndarray) -> Thresholds:
+        return self.to(SortedScores.of(labels, probabilities))
+
+
+@Fit
+def fixed(scores: SortedScores) -> Thresholds:
+    return Thresholds("global-0.5", (0.5,) * scores.width)
+
+
+@Fit
+def global_tuned(scores: SortedScores) -> Thresholds:
+    """The one threshold, in steps of 0.01, with the best macro F1."""
+    hits, predicted = scores.grid_counts
+    f1 = f1_score(hits, predicted, scores.positives).mean(axis=1)
+    return Thresholds("global-tuned", (float(GRID[f1.argmax()]),) * scores.width)
+
+
+@Fit
+def global_micro(scores: SortedScores) -> Thresholds:
+    """The one threshold, in steps of 0.01, with the best micro F1."""
+    hits, predicted = scores.grid_counts
+    f1 = f1_score(hits.sum(axis=1), predicted.sum(axis=1), scores.positives.sum())
+    return Thresholds("global-micro", (float(GRID[f1.argmax()]),) * scores.width)
+
+
+@Fit
+def per_label(scores: SortedScores) -> Thresholds:
+    """For each label the threshold with the best F1, midway to the next probability; 0.5 if it has no positive."""
+    return Thresholds("per-label", tuple(_best_cut(columns) for columns in scores.columns))
+
+
+@Fit
+def per_label_smoothed(scores: SortedScores) -> Thresholds:
+    """Per-label thresholds that do not depend on a handful of rows.
+
+    The fewer positives a label has, the more its F1 is computed from the model's probabilities rather than from the observed labels
+    (the best threshold is then half of that F1: Lipton et al. 2014). Each threshold is then moved towards the best common one.
+    """
+    cuts = np.array([_best_smoothed_cut(columns) for columns in scores.columns], dtype=np.float32)
+    common = np.asarray(global_micro.to(scores).values)
+    pulled = sigmoid((1 - PULL) * logit(cuts) + PULL * logit(common))
+    return Thresholds("per-label-smoothed", tuple(np.where(scores.positives > 0, pulled, 0.5).astype(np.float32).tolist()))
+
+
+@Fit
+def top_k(scores: SortedScores) -> Thresholds:
+    """The k labels with the highest probability; k with the best macro F1."""
+    hits, predicted = (counts[:, 0] for counts in scores.top_k_counts)
+    f1 = f1_score(hits, predicted, scores.positives).mean(axis=-1)
+    return Thresholds("top-k", (0.0,) * scores.width, int(f1.argmax()) + 1)
+
+
+@Fit
+def top_k_floor(scores: SortedScores) -> Thresholds:
+    """At most k labels, each with a probability of at least a floor; both with the best macro F1."""
+    hits, predicted = (counts[:, 1:] for counts in scores.top_k_counts)
+    f1 = f1_score(hits, predicted, scores.positives).mean(axis=-1)
+    k, floor = np.unravel_index(f1.argmax(), f1.shape)
+    return Thresholds("top-k-floor", (float(FLOORS[floor]),) * scores.width, int(k) + 1)
+
+
+def for_precision(target: float) -> Fit:
+    """The lowest single threshold at which micro precision is at least the target, with a chance of 0.1 that it is not.
+
+    From the strictest threshold down, each is tested until one fails (fixed-sequence testing: Angelopoulos et al. 2021, "Learn then
+    Test", section 3), by a binomial test that assumes independent predictions. If none passes, nothing is predicted.
+    """
+
+    @Fit
+    def fit(scores: SortedScores) -> Thresholds:
+        from scipy.stats import binom
+
+        hits, predicted = (counts.sum(axis=1) for counts in scores.grid_counts)
+        chosen = NEVER
+        for threshold, correct, total in zip(GRID[::-1], hits[::-1], predicted[::-1], strict=True):
+            if total < MIN_PREDICTED:
+                continue
+            if binom.sf(correct - 1, total, target) > RISK:
+                break
+            chosen = float(threshold)
+        return Thresholds(f"precision-{target:g}", (chosen,) * scores.width)
+
+    return fit
+
+
+def for_recall(target: float) -> Fit:
+    """The highest single threshold at which a new row is expected to get at least the target share of its labels.
+
+    Valid for any model and any number of rows, if new rows are drawn like these and nothing else was fitted on these
+    (conformal risk control: Angelopoulos et al. 2022, theorem 1, with the share of a row's labels that is missed as the risk). A
+    calibrator or an epoch chosen on the same rows makes it an approximation.
+    """
+
+    @Fit
+    def fit(scores: SortedScores) -> Thresholds:
+        probabilities, shares = scores.positive_shares
+        order = np.argsort(probabilities, kind="stable")
+        cuts = probabilities[order]
+        missed = np.concatenate([[0], np.cumsum(shares[order])])[np.searchsorted(cuts, cuts, side="left")]
+        allowed = cuts[(missed + 1) / (scores.rows + 1) <= 1 - target]
+        return Thresholds(f"recall-{target:g}", (float(allowed.max(initial=0)),) * scores.width)
+
+    return fit
+
+
+STRATEGIES: dict[str, Fit] = {
+    "global-0.5": fixed,
+    "global-tuned": global_tuned,
+    "global-micro": global_micro,
+    "per-label": per_label,
+    "per-label-smoothed": per_label_smoothed,
+    "top-k": top_k,
+    "top-k-floor": top_k_floor,
+}
+
+
+def _best_cut(columns: Sequence[SortedColumn]) -> float:
+    """The threshold with the best F1 for a label, its rows in several columns; 0.5 if no row has the label."""
+    # A threshold between two positives, or below the last, only adds wrong predictions.
+    cuts = np.unique(np.concatenate([column.positive for column in columns]))
+    if not len(cuts):
+        return 0.5
+    hits, predicted = add([column.counts(cuts) for column in columns])
+    # Of equal ones the highest.
+    best = len(cuts) - 1 - (2 * hits / (predicted + hits[0]))[::-1].argmax()
+    return _midway(columns, cuts[best])
+
+
+def _best_smoothed_cut(columns: Sequence[SortedColumn]) -> float:
+    """The threshold with the best F1 if each row counts partly by its label, partly by its probability; 0.5 if no row has the label."""
+    positive, negative = (np.concatenate(values) for values in zip(*columns, strict=True))
+    if not len(positive):
+        return 0.5
+    # A stable sort merges sorted runs in linear time.
+    rising = np.sort(np.concatenate([positive, negative]), kind="stable")
+    falling = rising[::-1]
+    # Counted at the last of equal probabilities: no threshold lies between them.
+    last = len(falling) - 1 - np.searchsorted(rising, positive)
+    hits = np.cumsum(np.bincount(last, minlength=len(falling)))
+    observed = len(positive) / (len(positive) + SMOOTHING)
+    targets = observed * hits + (1 - observed) * np.cumsum(falling, dtype=float)
+    f1 = 2 * targets / (np.arange(1, len(falling) + 1) + targets[-1])
+    f1[:-1][falling[:-1] == falling[1:]] = -1
+    return _midway(columns, falling[f1.argmax()])
+
+
+def _midway(columns: Sequence[SortedColumn], upper: np.floating[Any]) -> float:
+    """Midway between a probability and the next lower one; the probability itself if no float lies between them."""
+    lower = max(column.next_below(float(upper)) for column in columns)
+    middle = np.float32((float(upper) + lower) / 2)
+    return float(middle) if middle > lower else float(upper)
+
+
+def draws(rows: int) -> int:
+    """How often ``choose`` draws the folds of this many rows."""
+    return min(-(-DECIDED_ROWS // rows), MAX_DRAWS)
+
+
+def fold_numbers(rows: int, seed: int = 0) -> np.ndarray:
+    """The fold that holds each row out, int [rows]."""
+    return np.random.default_rng(seed).permutation(rows) % FOLDS
+
+
+def choose(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    strategy: str = defaults.THRESHOLD_STRATEGY,
+    target_precision: float = defaults.TARGET_PRECISION,
+    target_recall: float = defaults.TARGET_RECALL,
+) -> tuple[Thresholds, list[StrategyResult]]:
+    """Fits every strategy and chooses one: by name, or ``best`` for the best cross-fitted macro F1.
+
+    Cross-fitted metrics are those of the decisions of all draws of the folds together.
+
+    Args:
+        labels: bool [n, labels].
+        probabilities: float32 [n, labels].
+        strategy: ``best``, a name of ``STRATEGIES``, ``precision`` or ``recall``.
+        target_precision: of the strategy ``precision``.
+        target_recall: of the strategy ``recall``.
+
+    Returns:
+        The chosen thresholds, and the result of every strategy.
+
+    Raises:
+        ModelError: there is no such strategy, or a target is not between 0 and 1.
+    """
+    if not (0 < target_precision < 1 and 0 < target_recall < 1):
+        raise ModelError(
+            f"target precision {target_precision} and target recall {target_recall} must be between 0 and 1: change the one that is not"
+        )
+    fits = {**STRATEGIES, "precision": for_precision(target_precision), "recall": for_recall(target_recall)}
+    if strategy not in ("best", *fits):
+        raise ModelError(f"there is no threshold strategy {strategy!r}: choose best, {', '.join(fits)}")
+    numbers = [fold_numbers(len(labels), seed) for seed in range(draws(len(labels)))]
+    drawn = [[Fold(labels[fold == number], probabilities[fold == number]) for number in np.unique(fold)] for fold in numbers]
+    results = {name: _result(fit, drawn) for name, fit in fits.items()}
+    if strategy == "best":
+        strategy = max(STRATEGIES, key=lambda name: results[name].cross_fitted["f1_macro"])
+    return results[strategy].thresholds, list(results.values())
+
+
+def _result(fit: Fit, drawn: Sequence[Sequence[Fold]]) -> StrategyResult:
+    whole = SortedScores(drawn[0])
+    fitted = fit.to(whole)
+    held_out = add([_decision_counts(_fit_without(fold, folds, fit), fold) for folds in drawn for fold in folds])
+    metrics = classification.decisions_from_counts(held_out, len(drawn) * whole.positives, len(drawn) * whole.rows)
+    on_all = add([_decision_counts(fitted, fold) for fold in drawn[0]])
+    return StrategyResult(fitted, metrics, float(f1_score(*on_all, whole.positives).mean()))
+
+
+def _fit_without(held_out: Fold, folds: Sequence[Fold], fit: Fit) -> Thresholds:
+    """Fitted on the other folds; if there is none, nothing is predicted."""
+    others = [fold for fold in folds if fold is not held_out]
+    return fit.to(SortedScores(others)) if others else Thresholds("none", (NEVER,) * held_out.labels.shape[1])
+
+
+def _decision_counts(fitted: Thresholds, fold: Fold) -> Counts:
+    """The decisions of ``fitted.apply`` on a fold, counted, [labels]."""
+    values = np.asarray(fitted.values, dtype=np.float32)
+    if fitted.k is None:
+        counts = [column.counts(value) for column, value in zip(fold.columns, values, strict=True)]
+        return Counts(*(np.array(numbers) for numbers in zip(*counts, strict=True)))
+    columns, probabilities, labels = (array[:, : fitted.k] for array in fold.top)
+    reached = probabilities >= values[columns]
+    return Counts(*(np.bincount(columns[mask], minlength=len(values)) for mask in (reached & labels, reached)))
