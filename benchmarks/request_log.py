@@ -21,10 +21,11 @@ import numpy as np
 import psutil
 from scipy import stats
 
-from benchmarks import all_engines, load
+from benchmarks import load
 from benchmarks.measuring import Row, provenance, table
 from benchmarks.serving import process, serve_command
 from goemotions.data.dataset import ingest, load_dataset
+from goemotions.registry import references
 
 TARGET = 1.02
 WRITE_SECONDS = 0.6
@@ -107,7 +108,7 @@ def cpu_seconds(pid: int) -> float:
 @click.option("--rounds", default=30, show_default=True, help="Turns of each server.")
 def main(reference: str, model_name: str, source: str, rate: float, seconds: float, rounds: int) -> None:
     """Measure what the request log costs."""
-    with all_engines.as_folder(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as name:
+    with references.as_folder(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as name:
         ingest(source, Path(name) / "dataset")
         texts = load_dataset(Path(name) / "dataset", ("test",))[0]["test"]["text"][:]
         rows = measure(folder, Path(name), texts, rate=rate, seconds=seconds, rounds=rounds)
