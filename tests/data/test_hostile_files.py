@@ -114,7 +114,7 @@ def rows_alike(folder: Path) -> Path:
 
 def false_footer(folder: Path) -> Path:
     """A page of 600 MiB of which the footer says that it has none."""
-    path = folder / "page.parquet"
+    path = folder / "footer.parquet"
     texts = pa.table({"text": ["a" * 600 * MEBIBYTE], "labels": ["calm"]})
     pq.write_table(texts, path, compression="zstd", use_dictionary=False, write_statistics=False)
     group, content = pq.read_metadata(path).row_group(0), path.read_bytes()
@@ -166,7 +166,7 @@ def record_without_end(folder: Path) -> Path:
 
 BOMBS = {
     rows_alike: "rows.parquet expands to more than 200 times its size and 64 MiB",
-    false_footer: "page.parquet takes too much memory to read",
+    false_footer: "footer.parquet takes too much memory to read",
     shared_prefix: "prefix.parquet expands to more than",
     huge_batch: "batch.arrow expands to more than",
     record_without_end: "record.csv.gz, line 2: the row there has more than 32 MiB",
