@@ -158,9 +158,9 @@ deploy: $(SERVICES) ## set VERSION on its InferenceService: NAMESPACE= CANARY=pe
 
 ROLLOUT = $(if $(IN_CLUSTER)$(NAMESPACE)$(PROMETHEUS),model,stack) rollout
 CHALLENGER = $(or $(VERSION),challenger-cpu)
-rollout: $(SERVICES) ## give VERSION the traffic in steps, promote it or roll it back: two servers here, or NAMESPACE= PROMETHEUS= STEPS= RESTART=1
+rollout: $(SERVICES) ## give VERSION the traffic in steps, promote it or roll it back: two servers here, or NAMESPACE= PROMETHEUS= STEPS= RESTART=1 FAULT=
 	@$(ON_SERVICES) $(ROLLOUT) $(call quoted,$(CHALLENGER)) $(NAMED) $(call option,--namespace,NAMESPACE) $(call option,--prometheus,PROMETHEUS) \
-		$(call option,--steps,STEPS) $(if $(RESTART),--restart)
+		$(call option,--steps,STEPS) $(call option,--fault,FAULT) $(if $(RESTART),--restart)
 
 restart: setup ## replace the pods of VARIANT by new ones of the same version: NAMESPACE= VARIANT=
 	@$(GOEMOTIONS) model restart $(call option,--variant,VARIANT) $(NAMED) $(call option,--namespace,NAMESPACE)

@@ -16,7 +16,6 @@ from pathlib import Path
 import click
 import numpy as np
 
-from benchmarks import bad_version
 from goemotions.deployment.traffic import ProxySplit
 from goemotions.errors import RolledBack, StorageError
 from goemotions.metrics.thresholds import Thresholds
@@ -28,6 +27,7 @@ from goemotions.monitoring.plan import Plan
 from goemotions.registry import assembly, bundle, mlflow_client, model_registry, tracking
 from goemotions.serving.metrics import SECONDS
 from goemotions.storage import layout
+from pipelines import bad_version
 from pipelines import rollout as local
 
 PATH = "/v1/models/goemotions:predict"
@@ -61,12 +61,13 @@ def measure(folder: Path, fault: str, plan: Plan, texts: list[str]) -> Outcome:
         for number in "12":
             place = f"{scratch}/models/goemotions/{number * 32}/cpu/"
             model_registry.get_or_create_version("goemotions", run, place, {"variant": "cpu"})
+        model_registry.set_alias("goemotions", "champion-cpu", "1")
         scores = assembly.stored_scores(bundle.load(folder, is_verified=True))
         expected = asdict(Expected.of(scores, scores))
         state = rollout.State("2", "1", "local", rollout.steps_of(plan), expected)
         rollout.write(layout.rollout(f"{scratch}/", "goemotions", "local"), rollout.FILE, state)
         options = ["--bundle", str(folder)]
-        bad = ("-m", "benchmarks.bad_version", fault, "serve")
+        bad = ("-m", "pipelines.bad_version", fault, "serve")
         with (
             local.served("1", options, Path(scratch)) as champion,
             local.served("2", options, Path(scratch), bad) as canary,

@@ -15,7 +15,7 @@ from goemotions.errors import BadAddress
 SAMPLE, HUB, S3 = "sample", "hub:", "s3://"
 PLACES = "s3://bucket/prefix/ or a path"
 SOURCES = f"{SAMPLE}, hub:<dataset>[:<config>][@<revision>], {PLACES}"
-REFERENCES = f"an alias such as champion-cpu, a version number, {PLACES}"
+REFERENCES = f"an alias such as champion-cpu, a version number, models:/name@alias, models:/name/number, {PLACES}"
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 # A path may contain a colon, so a scheme is a name before `:/`, or one of these names before `:`.
@@ -99,13 +99,18 @@ def source(text: str, what: str = "") -> str:
 
 
 def reference(text: str, what: str = "") -> str:
-    """A bundle: an alias, a version number, ``s3://bucket/prefix/`` or a path."""
-    match = re.fullmatch(r"models:/+([^/@]+)[/@](.+)", text)
-    if match:
-        raise _unknown(text, what, REFERENCES, f"{match[2]}, with the model name {match[1]}")
+    """A bundle: an alias, a version number, either of them as a URI of MLflow, ``s3://bucket/prefix/`` or a path."""
+    if model_version(text):
+        return text
     if scheme(text) and not text.startswith(S3):
         raise _unknown(text, what, REFERENCES, _right_place(text))
     return location(text, what)
+
+
+def model_version(text: str) -> tuple[str, str] | None:
+    """The name of the model, and the alias or version number, of ``models:/name@alias`` or ``models:/name/number``; None for others."""
+    match = re.fullmatch(r"models:/{1,2}([^/@]+)(?:@([^/@]+)|/(\d+))", text)
+    return (match[1], match[2] or match[3]) if match else None
 
 
 def server(text: str, what: str) -> str:

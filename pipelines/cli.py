@@ -376,20 +376,27 @@ def up() -> None:
 @click.option(
     "--rate", type=click.FloatRange(min=0, min_open=True), default=40.0, show_default=True, help="Requests per second."
 )
+@click.option(
+    "--fault",
+    type=click.Choice(["slow", "failing", "thresholds", "labels"]),
+    help="Rehearse a rollback: the version's server is 200 ms slower, fails 2% of the requests, or gives wrong labels.",
+)
+@click.option("--restart", is_flag=True, help="Begin again, whatever was left of an unfinished rollout.")
 @LATENCY_BUDGET
 @QUALITY_TOLERANCE
 @options_of(Plan)
 def rollout(reference: str, **options: Any) -> None:
     """Roll a version out between two servers on this machine, under a load, and show it.
 
-    It is promoted if it is no worse than the champion. REFERENCE is an alias or a version number.
+    It is promoted if it is no worse than the champion. Interrupted, the same command goes on.
+    REFERENCE is an alias or a version number.
     """
     from pipelines import rollout as local_rollout
     from pipelines import stack
 
     os.environ.update(stack.services())
     plan = record_of(Plan, options)
-    move = local_rollout.run(reference, plan, show=click.echo, **options)
+    move = local_rollout.run(reference, plan, show=click.echo, fault=options.pop("fault") or "", **options)
     click.echo(f"{move.alias}: version {move.after}, before it {move.before or 'none'}")
 
 

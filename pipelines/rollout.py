@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import http.client
 import itertools
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -23,11 +25,16 @@ from goemotions.monitoring import rollout as rollouts
 from goemotions.monitoring.observations import Scrape
 from goemotions.monitoring.plan import Plan
 from goemotions.registry import model_registry, promotion
+from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.promotion import Move
+from goemotions.serving.workers import PR_SET_PDEATHSIG
+from goemotions.storage import layout
 from pipelines import stack
 
 READY_SECONDS = 90.0
 CLIENTS = 4
+SERVE = ("-m", "goemotions.cli", "serve")
+LIBC = ctypes.CDLL(None)
 
 
 def run(
@@ -36,16 +43,20 @@ def run(
     *,
     model_name: str = defaults.MODEL_NAME,
     rate: float = 40.0,
+    fault: str = "",
+    restart: bool = False,
     show: Callable[[str], None],
     **gate: Any,
 ) -> Move:
-    """Rolls a version out between two servers on this machine.
+    """Rolls a version out between two servers on this machine, or goes on with its rollout.
 
     Args:
         reference: an alias or a version number.
         plan: the steps.
         model_name: name of the registered model.
         rate: requests per second, of one text of the sample each.
+        fault: what is wrong with the server of the version, one of ``bad_version.FAULTS``; empty for nothing.
+        restart: begin again, whatever was left of an unfinished rollout.
         show: gets a line per look.
         gate: other options of ``promotion.promote``.
 
@@ -62,9 +73,12 @@ def run(
     texts = answers.read_texts()
     stack.FOLDER.mkdir(exist_ok=True)
     with contextlib.ExitStack() as opened:
+        bad = ("-m", "pipelines.bad_version", fault, "serve") if fault else SERVE
         servers = {
-            number: opened.enter_context(served(number, ["--bundle", number, "--model-name", model_name], stack.FOLDER))
-            for number in (champion.number, version.number)
+            number: opened.enter_context(
+                served(number, ["--bundle", number, "--model-name", model_name], stack.FOLDER, command)
+            )
+            for number, command in ((champion.number, SERVE), (version.number, bad))
         }
         address = opened.enter_context(proxied(champion.number, servers))
         for number, server in servers.items():
@@ -83,14 +97,20 @@ def run(
 
         source = Scrape(split.targets)
         options = {"model_name": model_name, "texts": texts, **gate}
-        # The servers and the proxy are new ones, and nothing is left of an earlier rollout.
-        return rollouts.run(version.number, split, source, plan, restart=True, show=show_look, **options)
+        left = rollouts.read(layout.rollout(BundleLocation.parse(version.source).store, model_name, split.name))
+        restart |= left is None or (left.version, left.champion, left.phase) != (
+            version.number,
+            champion.number,
+            rollouts.RUNNING,
+        )
+        if left and not restart:
+            # The proxy is a new one.
+            split.deploy(version.number, left.percent)
+        return rollouts.run(version.number, split, source, plan, restart=restart, show=show_look, **options)
 
 
 @contextlib.contextmanager
-def served(
-    number: str, options: Sequence[str], folder: Path, command: Sequence[str] = ("-m", "goemotions.cli", "serve")
-) -> Iterator[str]:
+def served(number: str, options: Sequence[str], folder: Path, command: Sequence[str] = SERVE) -> Iterator[str]:
     """A server of a version; yields its address when it is ready.
 
     Raises:
@@ -99,7 +119,9 @@ def served(
     port, log = stack.free_ports(1)[0], folder / f"serve-{number}.log"
     settings = ["--threads", "1", "--port", str(port), "--drain-seconds", "0", "--version-number", number]
     with log.open("wb") as output:
-        process = subprocess.Popen([sys.executable, *command, *options, *settings], stdout=output, stderr=output)
+        process = subprocess.Popen(
+            [sys.executable, *command, *options, *settings], stdout=output, stderr=output, preexec_fn=_end_with_parent
+        )
     try:
         deadline = time.monotonic() + READY_SECONDS
         while not stack.responds(f"http://127.0.0.1:{port}/v2/health/ready"):
@@ -112,12 +134,20 @@ def served(
         process.wait()
 
 
+def _end_with_parent() -> None:
+    """Has the kernel end this process with the one that started it, also if that is killed."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 @contextlib.contextmanager
 def proxied(stable: str, servers: dict[str, str]) -> Iterator[str]:
     """A proxy of servers by the versions' numbers; yields its address."""
     pairs = [f"{number}={address}" for number, address in servers.items()]
     with subprocess.Popen(
-        [sys.executable, "-m", "pipelines.proxy", stable, *pairs], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "pipelines.proxy", stable, *pairs],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=_end_with_parent,
     ) as process:
         assert process.stdout
         try:

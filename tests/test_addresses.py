@@ -58,13 +58,30 @@ UNKNOWN_PLACES = [
         " gs://bucket/",
         "arn:aws:s3:::bucket/prefix",
     ),
-    *("s3://host:9000/bucket/", "s3://user:" + "key@bucket/", "s3:///prefix/", "s3://", "models:/goemotions/3"),
+    *("s3://host:9000/bucket/", "s3://user:" + "key@bucket/", "s3:///prefix/", "s3://", "models:/m-0123456789"),
 ]
 
 
 @pytest.mark.parametrize(("check", "text"), [(check, text) for check, texts in KNOWN for text in texts])
 def test_a_known_form_is_unchanged(check: Check, text: str) -> None:
     assert check(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("models:/goemotions/3", ("goemotions", "3")),
+        ("models:/goemotions@champion-cpu", ("goemotions", "champion-cpu")),
+        ("models://other@a", ("other", "a")),
+        ("models:/goemotions/latest", None),
+        ("champion-cpu", None),
+        ("folder/3", None),
+    ],
+)
+def test_uris_of_mlflow_name_a_model_and_a_version(text: str, version: tuple[str, str] | None) -> None:
+    assert addresses.model_version(text) == version
+    if text.startswith("models:") and version:
+        assert addresses.reference(text) == text
 
 
 @pytest.mark.parametrize("text", UNKNOWN_PLACES)
@@ -101,8 +118,8 @@ def test_a_place_of_an_unknown_form_is_refused(check: Check, text: str) -> None:
         (addresses.source, "hub:a/b@", "names no data set of the hub"),
         (addresses.source, "https://huggingface.co/datasets/a/b/tree/main", "here it is hub:a/b$"),
         (addresses.source, "hf://datasets/a/b", "here it is hub:a/b$"),
-        (addresses.reference, "models:/goemotions/3", "here it is 3, with the model name goemotions$"),
-        (addresses.reference, "models:/goemotions@champion-cpu", "here it is champion-cpu, with the model name goemotions$"),
+        (addresses.reference, "models:/goemotions/latest", r"unknown form \(models:\): give an alias.*, models:/name@alias, "),
+        (addresses.reference, "models:/m-0123456789", r"unknown form \(models:\)"),
         (addresses.reference, "runs:/1a2b/model", r"unknown form \(runs:\): give an alias"),
         (addresses.tracking, "host:5000", "has no scheme: write MLFLOW_TRACKING_URI=http://host:5000, or https://$"),
         (addresses.tracking, "host", "has no scheme: write MLFLOW_TRACKING_URI=http://host, or"),
@@ -185,7 +202,7 @@ COMMANDS = [
     "register --dataset . --candidate . --run r --store S3://b/",
     "score --input az://b/i/ --output out",
     "score --input . --output ftp://b/o/",
-    "predict hello --bundle models:/goemotions/3",
+    "predict hello --bundle models:/goemotions/latest",
     "model download gs://b/m/ --output out",
     "model download --run r --profile minilm --store gs://b/",
     "model isvc --registry https://registry.example/team",

@@ -42,7 +42,7 @@ def test_errors_cross_processes() -> None:
 MESSAGES: dict[str, Callable[[], Any]] = {
     "location": lambda: addresses.location(f"gs://{LONG}"),
     "source": lambda: addresses.source(f"hub:{LONG}@"),
-    "reference": lambda: addresses.reference(f"models:/{LONG}/1"),
+    "reference": lambda: addresses.reference(f"runs:/{LONG}/1"),
     "server": lambda: addresses.server(f"host {LONG}", "URL"),
     "image": lambda: addresses.image_prefix(f"https://{LONG} "),
     "bundle": lambda: BundleLocation.parse(LONG),

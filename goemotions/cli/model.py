@@ -59,7 +59,8 @@ TRAINED = together(
 def model() -> None:
     """Show, promote, roll out or back, deploy, download and retire versions of the registered model.
 
-    REFERENCE is an alias such as challenger-cpu, or a version number.
+    REFERENCE is an alias such as challenger-cpu, a version number, or either as MLflow writes it: models:/goemotions@champion-cpu,
+    models:/goemotions/3.
     """
 
 

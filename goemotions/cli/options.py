@@ -153,5 +153,5 @@ BUNDLE = click.option(
     type=REFERENCE,
     default=defaults.REFERENCE,
     show_default=True,
-    help="An alias, a version number, or a location (a folder or s3://).",
+    help="An alias, a version number, models:/name@alias, models:/name/number, or a location (a folder or s3://).",
 )

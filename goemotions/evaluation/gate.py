@@ -10,7 +10,7 @@ import numpy as np
 
 from goemotions.errors import ModelError
 from goemotions.evaluation.selection import CandidateScores
-from goemotions.metrics import bootstrap, calibration
+from goemotions.metrics import bootstrap
 from goemotions.models.engine_names import Computation
 
 RESAMPLES = 200
@@ -31,6 +31,7 @@ class Difference:
 class Verdict:
     """Whether the candidate passes, the reasons if it does not, and the differences by metric.
 
+    ``losses`` are those reasons that the intervals show: on few rows, a candidate as good as the champion does not pass, and has none.
     ``notes`` say what did not decide but should be known: an undecided latency, or scores of another engine than the one that serves.
     """
 
@@ -38,6 +39,7 @@ class Verdict:
     reasons: tuple[str, ...]
     differences: dict[str, Difference]
     notes: tuple[str, ...] = ()
+    losses: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """The verdict as one clause."""
@@ -51,7 +53,7 @@ class Verdict:
 
     def describe(self) -> dict[str, Any]:
         """The verdict as JSON types."""
-        return {**asdict(self), "reasons": list(self.reasons), "notes": list(self.notes)}
+        return {**asdict(self), "reasons": list(self.reasons), "notes": list(self.notes), "losses": list(self.losses)}
 
 
 def compare(
@@ -86,28 +88,35 @@ def compare(
     if list(ours.ids) != list(theirs.ids) or ours.digest != theirs.digest:
         raise ModelError("candidate and champion were scored on different rows: score the champion on this data first")
     weights = bootstrap.weights(len(ours.ids), RESAMPLES, seed)
-    our_error, their_error = (calibration.error(one.labels, one.probabilities) for one in (ours, theirs))
-    calibration_loss = our_error - their_error
     differences = {
         "auc_micro": _difference(*(bootstrap.auc_micro(one.labels, one.probabilities, weights) for one in (ours, theirs))),
         "f1_macro": _difference(*(_f1_macro(scores, weights) for scores in (candidate, champion))),
-        "calibration_error": Difference(calibration_loss, calibration_loss, calibration_loss),
+        "calibration_error": _difference(
+            *(bootstrap.calibration_error(one.labels, one.probabilities, weights) for one in (ours, theirs))
+        ),
     }
     is_substitute = latency_budget_ms is not None and candidate.is_faster_substitute(champion, quality_tolerance)
-    reasons = [] if is_substitute else _losses(differences)
-    if calibration_loss > TOLERATED_CALIBRATION_LOSS:
-        reasons.append(f"the calibration error rose by {calibration_loss:.4f}")
+    reasons, losses = ([], []) if is_substitute else _of_quality(differences)
+    calibration = differences["calibration_error"]
+    if calibration.difference > TOLERATED_CALIBRATION_LOSS:
+        reasons.append(f"the calibration error rose by {calibration.difference:.4f}")
+        losses += reasons[-1:] if calibration.low > TOLERATED_CALIBRATION_LOSS else []
     if candidate.is_within(latency_budget_ms) is False:
         reasons.append(f"the latency for one text, {candidate.latency}, is over the budget of {latency_budget_ms:g} ms")
-    return Verdict(not reasons, tuple(reasons), differences, tuple(_notes(candidate, champion, latency_budget_ms, serving)))
+        losses += reasons[-1:]
+    notes = tuple(_notes(candidate, champion, latency_budget_ms, serving))
+    return Verdict(not reasons, tuple(reasons), differences, notes, tuple(losses))
 
 
-def _losses(differences: dict[str, Difference]) -> list[str]:
+def _of_quality(differences: dict[str, Difference]) -> tuple[list[str], list[str]]:
+    """Why the candidate is not shown to be good enough, and what is shown to be lost."""
     reasons = ["micro AUC is not higher"] if differences["auc_micro"].difference <= 0 else []
-    return reasons + [
-        f"{name} may have fallen by more than {TOLERATED_LOSS}"
-        for name in ("auc_micro", "f1_macro")
-        if differences[name].low < -TOLERATED_LOSS
+    metrics = [(name, differences[name]) for name in ("auc_micro", "f1_macro")]
+    reasons += [f"{name} may have fallen by more than {TOLERATED_LOSS}" for name, one in metrics if one.low < -TOLERATED_LOSS]
+    return reasons, [
+        f"{name} fell by {-one.difference:.4f} ({one.low:+.4f} to {one.high:+.4f})"
+        for name, one in metrics
+        if one.high < -TOLERATED_LOSS
     ]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from goemotions.metrics import calibration
 from goemotions.metrics.classification import CHANCE, f1_score
 from goemotions.metrics.sorted_scores import SortedColumn
 
@@ -47,6 +48,14 @@ def f1(labels: np.ndarray, predicted: np.ndarray, drawn: np.ndarray) -> tuple[np
     """Macro and micro F1 of decisions, bool [n, labels]; each float [resamples + 1]."""
     counts = [drawn @ array.astype(int) for array in (labels & predicted, predicted, labels)]
     return f1_score(*counts).mean(axis=1), f1_score(*(array.sum(axis=1) for array in counts))
+
+
+def calibration_error(labels: np.ndarray, probabilities: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """The error of ``calibration.error``, float [resamples + 1]."""
+    rows, excess = np.indices(labels.shape)[0], np.zeros((len(labels), calibration.BINS))
+    np.add.at(excess, (rows, calibration.bins(probabilities)), probabilities.astype(float) - labels)
+    errors: np.ndarray = np.abs(drawn @ excess).sum(axis=1) / labels.size
+    return errors
 
 
 def _auc(labels: np.ndarray, probabilities: np.ndarray, rows: np.ndarray, drawn: np.ndarray, undefined: float) -> np.ndarray:

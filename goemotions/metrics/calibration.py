@@ -137,10 +137,16 @@ def error(labels: np.ndarray, probabilities: np.ndarray) -> float:
     return float(sum(row["count"] * abs(row["predicted"] - row["observed"]) for row in rows) / labels.size)
 
 
+def bins(probabilities: np.ndarray) -> np.ndarray:
+    """The position of each probability's bin, int, of the same shape."""
+    index: np.ndarray = np.minimum((probabilities.astype(float) * BINS).astype(int), BINS - 1)
+    return index
+
+
 def reliability(labels: np.ndarray, probabilities: np.ndarray) -> list[ReliabilityBin]:
     """The bins that are not empty, by rising probability."""
     flat = probabilities.ravel().astype(float)
-    index = np.minimum((flat * BINS).astype(int), BINS - 1)
+    index = bins(flat)
     counts = np.bincount(index, minlength=BINS)
     predicted, observed = (np.bincount(index, values, BINS) for values in (flat, labels.ravel()))
     return [

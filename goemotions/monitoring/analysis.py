@@ -13,7 +13,7 @@ from goemotions.monitoring import sequential
 from goemotions.monitoring.answers import Answers, Expected, Quality
 from goemotions.monitoring.observations import Traffic
 from goemotions.monitoring.plan import Plan
-from goemotions.monitoring.sequential import WINDOW_SHARE, Evidence
+from goemotions.monitoring.sequential import Evidence
 
 TESTS = {
     "errors": "it fails more often",
@@ -22,8 +22,6 @@ TESTS = {
     "labels": "it predicts a label more or less often than in validation",
     "quality": "its scores let expect a lower F1",
 }
-# The tests of answers to chosen texts, which are independent of each other; the others are of traffic.
-OF_TEXTS = ("agreement", "quality")
 # A step has as many windows as are needed to decide, and is not passed while a test has come this near to its limit.
 LEAST_WINDOWS, SUSPECT = 4, 0.5
 # What is no fault: the odds of other labels, those of a label, and the expected F1 of a text may differ by so much from validation.
@@ -51,13 +49,14 @@ class Analysis:
     texts: int = 0
     different: int = 0
     sent_texts: int = 0
+    compared: float = 0.0
     windows: int = 0
     champion_quality: Quality = field(default_factory=Quality)
     canary_quality: Quality = field(default_factory=Quality)
 
     def __post_init__(self) -> None:
         rate = self.plan.false_rollbacks / self.tests
-        self.evidence = {name: Evidence(rate, window_share=1.0 if name in OF_TEXTS else WINDOW_SHARE) for name in TESTS}
+        self.evidence = {name: Evidence(rate) for name in TESTS}
         self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT_WINDOWS)
 
     def add_traffic(self, champion: Traffic, canary: Traffic, seconds: float) -> None:
@@ -69,22 +68,29 @@ class Analysis:
         self._add_labels(champion, canary)
         self.champion.add(champion)
         self.canary.add(canary)
-        self.windows += bool(canary.requests)
+        # A version is compared with what the other one did in the same window, by the same protocol.
+        protocols = champion.requests.keys() & canary.requests.keys()
+        compared = sum(min(champion.requests[protocol], canary.requests[protocol]) for protocol in protocols)
+        self.compared += compared
+        self.windows += bool(compared)
 
     def add_answers(self, champion: Answers, canary: Answers) -> None:
-        """Adds the answers of both to the same texts."""
+        """Adds the answers of both to the same texts, which are chosen ones, independent of each other."""
         different = int((champion.chosen != canary.chosen).any(axis=1).sum())
-        self.add_agreement(len(champion.chosen), different)
+        self._add_agreement(len(champion.chosen), different, share=1)
         losses = champion.expected_f1() - canary.expected_f1() - F1_LOSS
-        self.evidence["quality"].add(sequential.means(losses, 1 + F1_LOSS))
+        self.evidence["quality"].add(sequential.means(losses, 1 + F1_LOSS), share=1)
         self.champion_quality.add(champion)
         self.canary_quality.add(canary)
 
-    def add_agreement(self, texts: int, different: int) -> None:
-        """Adds texts that both answered, and those of them to which they gave other labels."""
+    def add_copies(self, texts: int, different: int) -> None:
+        """Adds the texts of a window that a shadow compared, and those of them to which the two gave other labels."""
+        self._add_agreement(texts, different, share=sequential.WINDOW_SHARE)
+
+    def _add_agreement(self, texts: int, different: int, share: float) -> None:
         self.texts, self.different = self.texts + texts, self.different + different
         allowed = sequential.with_odds(self.expected.disagreement, DISAGREEMENT_ODDS)
-        self.evidence["agreement"].add(sequential.events(different, texts, allowed))
+        self.evidence["agreement"].add(sequential.events(different, texts, allowed), share)
 
     def _add_errors(self, champion: Traffic, canary: Traffic) -> None:
         increments = []
@@ -137,20 +143,16 @@ class Analysis:
     @property
     def missing(self) -> str:
         """What the step lacks; empty if it has shown enough."""
-        requests = sum(self.canary.requests.values())
-        lacks = []
-        if requests < self.plan.step_requests:
-            rate = requests / self.seconds if self.seconds else 0.0
-            wait = f", {(self.plan.step_requests - requests) / rate:,.0f} s at this rate" if rate else ""
-            lacks.append(
-                f"{self.plan.step_requests - requests:,.0f} of {self.plan.step_requests:,} requests to the canary{wait}"
-            )
+        lacks, left = [], self.plan.step_requests - self.compared
+        if left > 0:
+            wait = f", {left * self.seconds / self.compared:,.0f} s at this rate" if self.compared else ""
+            lacks.append(f"{left:,.0f} of {self.plan.step_requests:,} requests to each version{wait}")
         if self.texts < self.plan.step_texts:
             lacks.append(f"{self.plan.step_texts - self.texts:,} of {self.plan.step_texts:,} compared texts")
         if self.seconds < self.plan.step_seconds:
             lacks.append(f"{self.plan.step_seconds - self.seconds:,.0f} of {self.plan.step_seconds:,.0f} s")
         if self.windows < LEAST_WINDOWS:
-            lacks.append(f"{LEAST_WINDOWS - self.windows} of {LEAST_WINDOWS} looks at requests to the canary")
+            lacks.append(f"{LEAST_WINDOWS - self.windows} of {LEAST_WINDOWS} looks at requests to both versions")
         if lacks:
             return ", ".join(lacks) + " missing"
         suspect = [name for name, one in self.evidence.items() if one.value > SUSPECT * one.limit]
@@ -205,6 +207,7 @@ class Analysis:
             "texts": self.texts,
             "different": self.different,
             "sent_texts": self.sent_texts,
+            "compared": self.compared,
             "windows": self.windows,
             "qualities": [
                 [one.predicted.tolist(), one.predicted_sum.tolist(), one.total_sum.tolist()]
@@ -215,7 +218,7 @@ class Analysis:
 
     def resume(self, content: dict[str, Any]) -> None:
         """Goes on from what ``to_json`` returned."""
-        self.seconds, self.texts = content["seconds"], content["texts"]
+        self.seconds, self.texts, self.compared = content["seconds"], content["texts"], content.get("compared", 0.0)
         self.different, self.sent_texts, self.windows = content["different"], content["sent_texts"], content["windows"]
         self.champion, self.canary = Traffic.from_json(content["champion"]), Traffic.from_json(content["canary"])
         self.champion_quality, self.canary_quality = (Quality(*map(np.array, sums)) for sums in content["qualities"])

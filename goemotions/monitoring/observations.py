@@ -26,6 +26,7 @@ METRICS = (
 COPY = "copy"
 LINE = re.compile(r"(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)(?: \S+)?")
 LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"')
+Key = tuple[str, str, tuple[tuple[str, str], ...]]
 ESCAPED = {r"\\": "\\", r"\"": '"', r"\n": "\n"}
 
 
@@ -174,27 +175,33 @@ class Prometheus:
 
 
 class Increases:
-    """Turns samples into what each version did since the last ones. Counters that start again at 0 are counted from 0."""
+    """Turns samples into what each version did since the last ones. If one counter of a server fell, it has started again, and all of
+    its counters are counted from 0."""
 
     def __init__(self) -> None:
-        self._before: dict[tuple[str, str, tuple[tuple[str, str], ...]], float] = {}
+        self._before: dict[Key, float] = {}
         self._known: set[tuple[str, str]] = set()
 
     def update(self, samples: Iterable[Sample]) -> dict[str, Traffic]:
         """The traffic of each version, by its number; of a server that is new, from the next samples on."""
         samples = list(samples)
         versions = {one.instance: dict(one.labels)["version"] for one in samples if one.name == INFO and one.value == 1}
+        restarted = {one.instance for one in samples if one.value < self._before.get(_key(one), 0.0)}
         traffic: dict[str, Traffic] = defaultdict(Traffic)
         for one in samples:
             if one.instance not in versions or one.name == INFO:
                 continue
-            version, key = versions[one.instance], (one.instance, one.name, one.labels)
+            version = versions[one.instance]
             if (one.instance, version) in self._known:
-                before = self._before.get(key, 0.0)
-                traffic[version].count(one.name, dict(one.labels), one.value - before if one.value >= before else one.value)
-            self._before[key] = one.value
+                before = 0.0 if one.instance in restarted else self._before.get(_key(one), 0.0)
+                traffic[version].count(one.name, dict(one.labels), one.value - before)
+            self._before[_key(one)] = one.value
         self._known |= set(versions.items())
         return traffic
+
+
+def _key(sample: Sample) -> Key:
+    return sample.instance, sample.name, sample.labels
 
 
 def addresses(samples: Iterable[Sample]) -> dict[str, str]:

@@ -15,7 +15,7 @@ class Plan:
     """The steps of a rollout, and what each of them must show."""
 
     steps: str = _option("5,25,50,100", "Shares of the traffic, in percent; 100 is the promotion.")
-    step_requests: int = _option(500, "Least requests to the canary per step.")
+    step_requests: int = _option(500, "Least requests to each of the two versions per step.")
     step_texts: int = _option(200, "Texts per step whose answers are compared; 0: none.")
     step_seconds: float = _option(60.0, "Least duration of a step.")
     hold_seconds: float = _option(1800.0, "Longest duration of a step; then the rollout stops, and both versions serve.")

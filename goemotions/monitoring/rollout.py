@@ -2,12 +2,12 @@
 
     running --(a step shows a fault, or the canary does not start)--> rolling back --> rolled back
        |  ^                                                                 ^
-       |  +--(the step shows enough: the next share)                        |(the gate refuses it now)
+       |  +--(the step shows enough: the next share)                        |(it may not replace the champion now)
        +-----(the last step shows enough)------------------> promoting -----+--> promoted
 
 The state is in the store, under a lock that the rollout holds, and is written before the traffic is changed: whatever kills the
-process, the same command goes on from there. Too little traffic, metrics that cannot be read and a champion that fails hold the
-rollout: both versions keep their shares.
+process, the same command goes on from there. Too little traffic, metrics or a store that do not respond and a champion that fails
+hold the rollout: both versions keep their shares.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ from goemotions.deployment.traffic import Shares, TrafficSplit
 from goemotions.errors import (
     BadArgument,
     DeploymentError,
+    ModelError,
     MonitoringUnavailable,
     PromotionRefused,
     RolledBack,
     RolloutHeld,
     StorageError,
+    StorageUnavailable,
+    TrackingError,
     TrafficChanged,
 )
 from goemotions.monitoring import answers
@@ -140,7 +143,7 @@ def run(
 
     Raises:
         ModelError, IntegrityError, UntrustedBundle: the version has no bundle, or one of other labels.
-        PromotionRefused: it does not pass the gate; nothing was changed.
+        PromotionRefused: validation shows that it is worse; nothing was changed.
         RolloutHeld: it has seen too little; both versions serve, and the same command goes on.
         RolledBack: the version is worse, or did not start; the champion has all the traffic.
         TrafficChanged: another process or person changed the traffic; it is left as it is.
@@ -151,13 +154,15 @@ def run(
         raise BadArgument(
             f"--step-texts {plan.step_texts} needs as many texts, and there are {len(texts)}: give more texts, or a smaller number"
         )
-    version = model_registry.get_version(model_name, reference)
+    # One that was retired during its rollout is still rolled back.
+    version = model_registry.find_version(model_name, reference) or model_registry.get_version(model_name, reference)
     trust.check(version, trust.variant_of(reference))
     location = layout.rollout(BundleLocation.parse(version.source).store, model_name, split.name)
     rollout = Rollout(model_name, version, split, source, plan, texts, location)
     with _locked(location) as require_lock:
         state = None if restart else _unfinished(rollout)
         if state is None:
+            model_registry.require_bundle(version)
             state = _begin(rollout, gate)
         else:
             show(f"going on with the rollout of version {state.version}: {state.phase}, {state.percent}%")
@@ -232,8 +237,11 @@ def _begin(rollout: Rollout, gate: dict[str, Any]) -> State:
         raise PromotionRefused(f"{rollout.model_name} has no champion to compare version {number} with: promote it")
     if champion.number == number:
         raise PromotionRefused(f"version {number} is the champion already: deploy it")
-    if not comparison.verdict.passes:
-        raise PromotionRefused(f"version {number} is not rolled out, it would not be promoted: {comparison.verdict.summary()}")
+    if comparison.verdict.losses:
+        raise PromotionRefused(
+            f"version {number} is not rolled out, validation shows that it is worse than version {champion.number}: "
+            f"{'; '.join(comparison.verdict.losses)}"
+        )
     if seen.stable != champion.number or seen.canary not in ("", number):
         raise DeploymentError(
             f"{rollout.split.name} serves {_described(seen)}, and the champion is version {champion.number}: deploy that one first"
@@ -247,8 +255,6 @@ class _Runner:
 
     def __init__(self, rollout: Rollout, state: State, require_lock: Callable[[], None], show: Callable[[str], None]) -> None:
         self.rollout, self.state, self.require_lock, self.show = rollout, state, require_lock, show
-        self.plan, self.split = rollout.plan, rollout.split
-        self.expected = Expected.from_json(state.expected)
 
     def run_steps(self) -> None:
         """Returns when the phase is no longer running.
@@ -259,12 +265,8 @@ class _Runner:
         state = self.state
         while state.phase == RUNNING:
             self.save()
-            try:
-                self.split.deploy(state.version, state.percent)
-            except ClusterAway:
-                raise
-            except DeploymentError as error:
-                self._decide(ROLLING_BACK, f"it does not become ready: {error}")
+            if reason := self._obsolete() or self._set_share():
+                self._decide(ROLLING_BACK, reason)
                 return
             self._watch()
             if state.phase == RUNNING and state.step + 1 < len(state.steps):
@@ -272,103 +274,69 @@ class _Runner:
             elif state.phase == RUNNING:
                 self._decide(PROMOTING, "")
 
+    def _obsolete(self) -> str:
+        """Why the two versions are no longer the ones to compare; empty if they are."""
+        state, name, version = self.state, self.rollout.model_name, self.rollout.version
+        champion = promotion.champion(name, version.tags["variant"])
+        if champion is None or champion.number != state.champion:
+            return f"the champion is version {champion.number if champion else '(none)'} now, not version {state.champion}"
+        now = model_registry.find_version(name, state.version)
+        return f"version {state.version} was retired" if now is None or now.is_retired else ""
+
+    def _set_share(self) -> str:
+        """Gives the canary its share; returns why that failed."""
+        try:
+            self.rollout.split.deploy(self.state.version, self.state.percent)
+        except ClusterAway:
+            raise
+        except DeploymentError as error:
+            return f"it does not become ready: {error}"
+        return ""
+
     def _watch(self) -> None:
         """Looks at a step, window by window, until it has shown enough or a fault."""
-        state = self.state
-        analysis = Analysis(self.plan, len(TESTS) * len(state.steps), self.expected)
-        if state.analysis:
-            analysis.resume(state.analysis)
+        state, plan = self.state, self.rollout.plan
+        step = _Step(self.rollout, state)
         entry = {"percent": state.percent, "from": _now(), "to": "", "decision": ""}
         state.history = [*[one for one in state.history if one["percent"] != state.percent], entry]
-        increases, step = Increases(), _Step(time.monotonic())
-        # What was sent before the traffic had changed is not counted.
-        self._look(analysis, increases, step, is_first=True)
         while True:
-            time.sleep(self.plan.window_seconds)
-            self._look(analysis, increases, step)
-            entry |= {"to": _now(), "figures": analysis.figures()}
-            state.analysis = analysis.to_json()
-            self.show(_line(state, analysis, step.obstacle))
-            if fault := analysis.fault or step.lasting_problem:
+            step.look()
+            entry |= {"to": _now(), "figures": step.analysis.figures()}
+            state.analysis = step.analysis.to_json()
+            self.show(_line(state, step))
+            if fault := step.fault:
                 self._decide(ROLLING_BACK, fault)
                 return
-            waits_for = step.obstacle or analysis.champion_fails or analysis.missing
+            waits_for, is_over = step.waits_for, time.monotonic() - step.began > plan.hold_seconds
+            if is_over or not waits_for:
+                entry["decision"] = f"held: {waits_for}" if waits_for else "passed"
+            try:
+                self.save()
+            except StorageUnavailable as error:
+                waits_for = str(error)
             if not waits_for:
-                entry["decision"] = "passed"
-                self.save()
                 return
-            self.save()
-            if time.monotonic() - step.began > self.plan.hold_seconds:
-                entry["decision"] = f"held: {waits_for}"
-                self.save()
+            if is_over:
                 raise RolloutHeld(
                     f"version {state.version} is held at {state.percent}% of {state.service}: {waits_for}; both versions serve: run "
                     f"it again to go on, or take it back by `make deploy VERSION={state.champion}`"
                 )
-
-    def _look(self, analysis: Analysis, increases: Increases, step: _Step, *, is_first: bool = False) -> None:
-        """Adds a window to the analysis, or says in ``step`` what prevents that."""
-        state, now = self.state, time.monotonic()
-        try:
-            _require(self.split.shares(), state, {state.percent})
-            step.note_problem(self.split.problem(), now)
-            samples = self.rollout.source.read()
-        except (ClusterAway, MonitoringUnavailable) as error:
-            step.obstacle = str(error)
-            return
-        step.obstacle = step.problem
-        traffic = increases.update(samples)
-        if is_first:
-            step.last = now
-            return
-        champion, canary = traffic[state.champion], traffic[state.version]
-        analysis.add_traffic(champion, canary, now - step.last)
-        step.last = now
-        for name in ("same", "different"):
-            count = int(champion.copies[state.version][name])
-            if count:
-                analysis.add_agreement(count, count if name == "different" else 0)
-        self._ask(analysis, addresses(samples), step)
-
-    def _ask(self, analysis: Analysis, servers: dict[str, str], step: _Step) -> None:
-        """Sends the next texts to both versions."""
-        state = self.state
-        texts = self.rollout.texts[analysis.sent_texts : min(analysis.sent_texts + answers.BATCH, self.plan.step_texts)]
-        if not texts:
-            return
-        try:
-            champion, canary = (
-                answers.request(self._address(servers, number), self.rollout.model_name, texts, self.expected.labels)
-                for number in (state.champion, state.version)
-            )
-        except MonitoringUnavailable as error:
-            step.obstacle = step.obstacle or str(error)
-            return
-        analysis.add_answers(champion, canary)
-        analysis.sent_texts += len(texts)
-
-    def _address(self, servers: dict[str, str], number: str) -> str:
-        """The address of a server of a version; where the metrics come from Prometheus, texts go to the servers themselves."""
-        address = servers.get(number, "")
-        if not address.startswith("http"):
-            address = addresses(Scrape(self.split.targets).read()).get(number, "")
-        if not address:
-            raise MonitoringUnavailable(f"no server of version {number} can be reached from here")
-        return address
+            time.sleep(plan.window_seconds)
 
     def promote(self, gate: dict[str, Any]) -> Move:
-        """Moves the alias through the gate, then gives the version all the traffic; rolls it back if the gate refuses it now."""
+        """Moves the alias, then gives the version all the traffic; rolls it back if it may not replace the champion now."""
         state = self.state
         self.save()
         try:
-            move = promotion.promote(state.version, model_name=self.rollout.model_name, **gate)
-        except PromotionRefused as error:
+            move = promotion.promote(
+                state.version, model_name=self.rollout.model_name, rolled_out_against=state.champion, **gate
+            )
+        except (PromotionRefused, ModelError) as error:
             self._decide(ROLLING_BACK, str(error))
             self.roll_back()
         self.require_lock()
-        self.split.deploy(state.version, 0)
-        self._decide(PROMOTED, "")
-        self._archive()
+        self.rollout.split.deploy(state.version, 0)
+        self._end(PROMOTED)
         return move
 
     def roll_back(self) -> None:
@@ -378,10 +346,8 @@ class _Runner:
             RolledBack: with the reason.
         """
         state = self.state
-        self.save()
-        self.split.deploy(state.champion, 0)
-        self._decide(ROLLED_BACK, state.reason)
-        self._archive()
+        self.rollout.split.deploy(state.champion, 0)
+        self._end(ROLLED_BACK)
         raise RolledBack(
             f"version {state.version} was rolled back at {state.percent}% of {state.service}, version {state.champion} has all the "
             f"traffic: {state.reason}; the figures of each step are in {self.rollout.location}"
@@ -392,51 +358,117 @@ class _Runner:
         state.phase, state.reason = phase, reason
         if state.history and phase == ROLLING_BACK:
             state.history[-1]["decision"] = f"rolled back: {reason}"
+        try:
+            self.save()
+        except StorageUnavailable as error:
+            # The canary does not keep its traffic until the store is back.
+            log.warning("the decision is not in the store: %s", error)
+
+    def _end(self, phase: str) -> None:
+        """Writes down how the rollout ended."""
+        state = self.state
+        state.phase = phase
         self.save()
-        if phase in ENDED:
-            summary = {
-                "decision": phase,
-                "percent": state.percent,
-                "reason": reason[:500],
-                "at": _now(),
-                "service": state.service,
-            }
+        began = state.started.replace(":", "").replace("+", "-")
+        write(self.rollout.location, f"{state.version}-{began}.json", state)
+        summary = {
+            "decision": phase,
+            "percent": state.percent,
+            "reason": state.reason[:500],
+            "at": _now(),
+            "service": state.service,
+        }
+        try:
             model_registry.set_tag(
                 self.rollout.model_name, self.rollout.version, model_registry.ROLLOUT_TAG, json.dumps(summary)
             )
+        except TrackingError as error:
+            log.warning("version %s has no tag that says how its rollout ended: %s", state.version, error)
 
     def save(self) -> None:
         """Writes the state, which must still be this process's to write."""
         self.require_lock()
         write(self.rollout.location, FILE, self.state)
 
-    def _archive(self) -> None:
-        started = self.state.started.replace(":", "").replace("+", "-")
-        write(self.rollout.location, f"{self.state.version}-{started}.json", self.state)
 
-
-@dataclass
 class _Step:
-    """What is not stored of a step: its clock, and what hinders it now."""
+    """A step as this process watches it.
 
-    began: float
-    last: float = 0.0
-    obstacle: str = ""
-    problem: str = ""
-    problem_since: float = 0.0
+    Attributes:
+        analysis: what it has shown.
+        began: when, by the monotonic clock.
+        obstacle: what kept the last look from showing more.
+    """
 
-    def note_problem(self, problem: str, now: float) -> None:
-        if not self.problem:
-            self.problem_since = now
-        self.problem = problem
+    def __init__(self, rollout: Rollout, state: State) -> None:
+        self._rollout, self._state, self._expected = rollout, state, Expected.from_json(state.expected)
+        self.analysis = Analysis(rollout.plan, len(TESTS) * len(state.steps), self._expected)
+        if state.analysis:
+            self.analysis.resume(state.analysis)
+        self._increases, self.obstacle, self._problem = Increases(), "", ""
+        self.began = self._looked = self._problem_since = time.monotonic()
+
+    def look(self) -> None:
+        """Adds what was served since the last look, and answers to the next texts, to the analysis. The first look has only texts.
+
+        Raises:
+            TrafficChanged: the traffic is not as the rollout set it.
+        """
+        state, now = self._state, time.monotonic()
+        try:
+            _require(self._rollout.split.shares(), state, {state.percent})
+            self._problem_since = self._problem_since if self._problem else now
+            self.obstacle = self._problem = self._rollout.split.problem()
+            samples = self._rollout.source.read()
+        except (ClusterAway, MonitoringUnavailable) as error:
+            self.obstacle = str(error)
+            return
+        traffic = self._increases.update(samples)
+        champion, canary = traffic[state.champion], traffic[state.version]
+        self.analysis.add_traffic(champion, canary, now - self._looked)
+        self._looked = now
+        copies = {name: int(count) for name, count in champion.copies[state.version].items()}
+        if any(copies.values()):
+            self.analysis.add_copies(sum(copies.values()), copies.get("different", 0))
+        self._request(addresses(samples))
+
+    def _request(self, servers: dict[str, str]) -> None:
+        """Sends the next texts to both versions."""
+        sent, plan = self.analysis.sent_texts, self._rollout.plan
+        texts = self._rollout.texts[sent : min(sent + answers.BATCH, plan.step_texts)]
+        if not texts:
+            return
+        try:
+            champion, canary = (
+                answers.request(self._address(servers, number), self._rollout.model_name, texts, self._expected.labels)
+                for number in (self._state.champion, self._state.version)
+            )
+        except (ClusterAway, MonitoringUnavailable) as error:
+            self.obstacle = self.obstacle or str(error)
+            return
+        self.analysis.add_answers(champion, canary)
+        self.analysis.sent_texts += len(texts)
+
+    def _address(self, servers: dict[str, str], number: str) -> str:
+        """The address of a server of a version; if the metrics come from Prometheus, texts go to the servers themselves."""
+        address = servers.get(number, "")
+        if not address.startswith("http"):
+            address = addresses(Scrape(self._rollout.split.targets).read()).get(number, "")
+        if not address:
+            raise MonitoringUnavailable(f"no server of version {number} can be reached from here")
+        return address
 
     @property
-    def lasting_problem(self) -> str:
-        """What has kept the canary from serving its share for too long."""
-        lasts = time.monotonic() - self.problem_since
-        return (
-            f"it does not serve its share for {lasts:.0f} s: {self.problem}" if self.problem and lasts > PROBLEM_SECONDS else ""
-        )
+    def fault(self) -> str:
+        """Why the canary is rolled back; empty if nothing shows a fault."""
+        lasts = time.monotonic() - self._problem_since
+        is_lasting = self._problem and lasts > PROBLEM_SECONDS
+        return self.analysis.fault or (f"it does not serve its share for {lasts:.0f} s: {self._problem}" if is_lasting else "")
+
+    @property
+    def waits_for(self) -> str:
+        """What the step lacks; empty if it has shown enough."""
+        return self.obstacle or self.analysis.champion_fails or self.analysis.missing
 
 
 def _require(seen: Shares, state: State, percents: set[int]) -> None:
@@ -454,18 +486,17 @@ def _described(seen: Shares) -> str:
     return f"version {seen.stable or '(unknown)'}" + (f" and {seen.percent}% version {seen.canary}" if seen.canary else "")
 
 
-def _line(state: State, analysis: Analysis, obstacle: str) -> str:
-    figures = analysis.figures()
+def _line(state: State, step: _Step) -> str:
+    analysis, figures = step.analysis, step.analysis.figures()
     champion, canary = figures["champion"], figures["canary"]
     largest = max(figures["evidence"], key=figures["evidence"].get)
-    waits = obstacle or analysis.champion_fails or analysis.missing
     requests = canary["requests"] + champion["requests"]
     return (
         f"{state.percent}%: {canary['requests']:,} of {requests:,} requests to version {state.version}, failed "
         f"{canary['failures']}/{champion['failures']}, p95 {canary['p95_ms']}/{champion['p95_ms']} ms, {analysis.different} of "
         f"{analysis.texts} texts with other labels, expected F1 {canary['expected_f1_macro']:.3f}/"
         f"{champion['expected_f1_macro']:.3f}; evidence against it {figures['evidence'][largest]:.1f} of {figures['limit']:.1f} "
-        f"({largest})" + (f"; {waits}" if waits else "; passed")
+        f"({largest})" + f"; {step.waits_for or 'passed'}"
     )
 
 
@@ -477,19 +508,24 @@ def _locked(location: str) -> Iterator[Callable[[], None]]:
         StorageError: another rollout of the service runs.
     """
     lost: list[StorageError] = []
-    ended = threading.Event()
+    ended, renewed = threading.Event(), [time.monotonic()]
 
     def renew(held: lock.Lock) -> None:
-        while not ended.wait(lock.LEASE_SECONDS / 4):
+        while not lost and not ended.wait(lock.LEASE_SECONDS / 4):
+            began = time.monotonic()
             try:
                 held.require()
+                renewed[0] = began
+            except StorageUnavailable as error:
+                log.warning("the lock of the rollout is not renewed: %s", error)
             except StorageError as error:
                 lost.append(error)
-                return
 
     def require() -> None:
         if lost:
             raise lost[0]
+        if time.monotonic() - renewed[0] > lock.LEASE_SECONDS:
+            raise StorageUnavailable(f"{location}: the lock is not renewed, as the store does not respond: run it again later")
 
     with lock.hold(location, 1.5 * lock.LEASE_SECONDS) as held:
         renewing = threading.Thread(target=renew, args=(held,), daemon=True)

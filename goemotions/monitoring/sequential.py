@@ -29,13 +29,11 @@ class Evidence:
         rate: the largest probability with which ``is_decisive`` ever becomes true although the canary is no worse.
         logs: the logarithm of the likelihood ratio of each alternative, [..., alternatives].
         value: the logarithm of the e-process, [...].
-        window_share: the largest share of what decides that one window adds; 1 for independent observations.
     """
 
     rate: float
     logs: np.ndarray = field(default_factory=lambda: np.zeros(1))
     value: Any = 0.0
-    window_share: float = WINDOW_SHARE
 
     @property
     def limit(self) -> float:
@@ -47,21 +45,24 @@ class Evidence:
         """Whether the canary is worse, bool [...]."""
         return np.greater_equal(self.value, self.limit)
 
-    def add(self, increments: np.ndarray) -> None:
-        """Adds a window: what it adds to the logarithm of each alternative, [..., alternatives]."""
+    def add(self, increments: np.ndarray, share: float = WINDOW_SHARE) -> None:
+        """Adds a window: what it adds to the logarithm of each alternative, [..., alternatives].
+
+        ``share`` is the largest share of what decides that it adds; 1 for independent observations.
+        """
         logs = self.logs + increments
         growth = _mean(logs) - _mean(np.broadcast_to(self.logs, logs.shape))
         # A factor that is cut at the top still has an expectation of at most 1.
-        self.value = self.value + np.minimum(growth, self.window_share * self.limit)
+        self.value = self.value + np.minimum(growth, share * self.limit)
         self.logs = logs
 
     def to_json(self) -> dict[str, Any]:
         logs = np.round(self.logs, 6).tolist()
-        return {"rate": self.rate, "logs": logs, "value": round(float(self.value), 6), "window_share": self.window_share}
+        return {"rate": self.rate, "logs": logs, "value": round(float(self.value), 6)}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Evidence:
-        return cls(**content | {"logs": np.asarray(content["logs"], dtype=float)})
+        return cls(content["rate"], np.asarray(content["logs"], dtype=float), content["value"])
 
 
 def events(ours: Any, all_events: Any, share: Any, *, fewer: bool = False) -> np.ndarray:

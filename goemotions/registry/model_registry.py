@@ -6,7 +6,8 @@ import contextlib
 from dataclasses import dataclass
 from typing import Any
 
-from goemotions.errors import ModelError
+from goemotions import addresses
+from goemotions.errors import BadArgument, ModelError
 from goemotions.registry.mlflow_client import Absent, Exists, client, connect, create_once, patient
 
 # Of a version: how its last rollout ended, as JSON.
@@ -58,7 +59,17 @@ def version_of_bundle(model: str, run_id: str, source: str) -> Version | None:
 
 
 def find_version(model: str, reference: str) -> Version | None:
-    """The version of an alias or a version number; None if there is none."""
+    """The version of an alias or a version number, or of a URI such as models:/goemotions/3; None if there is none.
+
+    Raises:
+        BadArgument: the URI names another model.
+    """
+    uri = addresses.model_version(reference)
+    if uri and uri[0] != model:
+        raise BadArgument(
+            f"{reference} is a version of {uri[0]}, not of {model}: give --model-name {uri[0]} (MODEL_NAME={uri[0]})"
+        )
+    reference = uri[1] if uri else reference
     connect()
     request = patient.get_model_version if reference.isdigit() else patient.get_model_version_by_alias
     try:

@@ -26,6 +26,8 @@ from goemotions.storage import lock
 from goemotions.storage.lock import Lock
 from goemotions.storage.temporary import temporary_folder
 
+UNDECIDED = "validation does not show that it is worse either: `make rollout VERSION={}` compares them on traffic"
+
 
 @dataclass(frozen=True)
 class Move:
@@ -107,6 +109,7 @@ def promote(
     dataset: str = "",
     latency_budget_ms: float = defaults.LATENCY_BUDGET_MS,
     quality_tolerance: float = defaults.QUALITY_TOLERANCE,
+    rolled_out_against: str = "",
 ) -> Move:
     """Makes a version the champion of its variant if it passes the gate. Promoting the champion changes nothing.
 
@@ -117,10 +120,13 @@ def promote(
             Empty for the source that the pipeline run of the version recorded in MLflow.
         latency_budget_ms: limit of a cpu version's latency for one text of 20 tokens (``evaluation.latency``).
         quality_tolerance: what a faster cpu version may lose (``gate.compare``).
+        rolled_out_against: number of the champion that the version was compared with on traffic. This champion it replaces unless
+            validation shows that it is worse; it need not be shown to be better.
 
     Raises:
         ModelError: there is no such version, or the champion has other labels.
-        PromotionRefused: the version does not pass the gate, or its data is needed and was not found.
+        PromotionRefused: the version does not pass the gate, its data is needed and was not found, or the champion is another one
+            than that of the rollout.
         UntrustedBundle: the bundle is not one that `register` stored (``trust``).
     """
     options = GateOptions(dataset, latency_budget_ms, quality_tolerance)
@@ -129,18 +135,27 @@ def promote(
             before = champion(model_name, variant)
             if before and before.number == version.number:
                 return Move(champion_alias(variant), version.number, version.number)
+            if rolled_out_against and _number(before) != rolled_out_against:
+                moved = f"from version {rolled_out_against} to {_number(before) or 'none'}"
+                raise PromotionRefused(f"{champion_alias(variant)} was moved {moved} during the rollout")
             compared = judge(challenger, variant, before, options)
-            if compared and before and not compared.verdict.passes:
-                raise PromotionRefused(
-                    f"version {version.number} is not promoted, {champion_alias(variant)} remains version {before.number}: "
-                    f"{'; '.join(compared.verdict.reasons)}"
-                )
+            if compared and before:
+                _require(compared.verdict, version, before, variant, is_rolled_out=bool(rolled_out_against))
             with lock.hold(BundleLocation.parse(version.source).model_prefix) as held:
                 # The comparison takes long and is not locked: if the champion changed meanwhile, it is repeated with the new one.
                 if is_champion(model_name, variant, before):
                     set_champion(model_name, version, variant, _number(before), held)
                     verdict = compared.verdict if compared else None
                     return Move(champion_alias(variant), _number(before), version.number, verdict)
+
+
+def _require(verdict: Verdict, version: Version, before: Version, variant: Variant, *, is_rolled_out: bool) -> None:
+    """Raises PromotionRefused for a version that is not shown to be better, or after a rollout for one that is shown to be worse."""
+    if reasons := verdict.losses if is_rolled_out else verdict.reasons:
+        raise PromotionRefused(
+            f"version {version.number} is not promoted, {champion_alias(variant)} remains version {before.number}: "
+            f"{'; '.join(reasons)}" + ("" if verdict.losses else f"; {UNDECIDED.format(version.number)}")
+        )
 
 
 def compare(

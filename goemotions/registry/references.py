@@ -1,4 +1,4 @@
-"""From a reference (an alias, a version number, an S3 prefix or a folder) to a verified bundle on this machine."""
+"""From a reference (an alias, a version number, a URI of MLflow, an S3 prefix or a folder) to a verified bundle on this machine."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def fetch(reference: str, output: Path, model_name: str = defaults.MODEL_NAME) -
     """Downloads a bundle and verifies it.
 
     Args:
-        reference: an alias (``champion-cpu``), a version number, or a location (``s3://...`` or a folder).
+        reference: an alias (``champion-cpu``), a version number, either as a URI (``models:/goemotions@champion-cpu``), or a location
+            (``s3://...`` or a folder).
         output: the folder to write the bundle's files to.
         model_name: name of the registered model.
 
@@ -71,7 +72,8 @@ def as_folder(reference: str, model_name: str = defaults.MODEL_NAME) -> Iterator
     Raises:
         ModelError, IntegrityError: as ``fetch`` does.
     """
-    if Path(reference).is_dir() or ("/" in reference and not is_location(reference)):
+    is_version = "/" not in reference or addresses.model_version(reference)
+    if Path(reference).is_dir() or not (is_version or is_location(reference)):
         yield Path(reference), str(trust.verify(Path(reference), reference).get("run_id"))
         return
     with temporary_folder() as scratch:

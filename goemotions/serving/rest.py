@@ -85,7 +85,7 @@ def _inference(service: Service) -> list[Route]:
     async def predict(request: Request, body: bytes) -> Response:
         parsed = await bodies.parse(lambda: schema.parse(schema.V1Request, body, service.limits), body)
         options = (parsed.parameters or schema.Parameters()).options()
-        result = await service.predict(parsed.instances, options, request.state.id, is_copy=_is_copy(request))
+        result = await service.predict(parsed.instances, options, _id_in_log(request), is_copy=_is_copy(request))
         return _json({"predictions": result.predictions, "model_name": service.name, "model_version": service.version})
 
     async def explain(request: Request, body: bytes) -> Response:
@@ -98,7 +98,7 @@ def _inference(service: Service) -> list[Route]:
     async def infer(request: Request, body: bytes) -> Response:
         header_length = request.headers.get(BINARY_HEADER)
         parsed = await bodies.parse(lambda: openinference.from_rest(body, header_length, service.limits), body)
-        result = await service.predict(parsed.texts, parsed.options, request.state.id, is_copy=_is_copy(request))
+        result = await service.predict(parsed.texts, parsed.options, _id_in_log(request), is_copy=_is_copy(request))
         content, tensors = openinference.to_rest(parsed, result, service.version, service.name)
         if not tensors:
             return _json(content)
@@ -139,6 +139,11 @@ def _inference(service: Service) -> list[Route]:
 
 def _is_copy(request: Request) -> bool:
     return shadow.HEADER in request.headers
+
+
+def _id_in_log(request: Request) -> str:
+    """The id under which answers are logged; empty for the texts of a rollout, which nobody wrote."""
+    return "" if request.headers.get(shadow.HEADER) == shadow.ROLLOUT else request.state.id
 
 
 def _metrics(service: Service) -> Route:

@@ -26,6 +26,8 @@ from goemotions.serving.limits import ShadowSettings
 logger = logging.getLogger(__name__)
 # The header of a copy. Servers count its requests under the protocol `copy`.
 HEADER = "goemotions-copy"
+# The value of the texts that a rollout sends to both versions (``monitoring.answers``). They are not logged either.
+ROLLOUT = "rollout"
 # Copies that wait, texts per copy, and copies at once.
 QUEUE, TEXTS, THREADS = 64, 32, 2
 TIMEOUT_SECONDS = 5.0

@@ -56,6 +56,7 @@ def command_of(target: str, *settings: str) -> list[str]:
     ("target", "settings", "command"),
     [
         ("rollout", (), "stack rollout challenger-cpu"),
+        ("rollout", ("VERSION=4", "FAULT=slow"), "stack rollout 4 --fault slow"),
         ("rollout", ("VERSION=4", "NAMESPACE=models", "STEPS=10,100"), "model rollout 4 --namespace models --steps 10,100"),
         ("run", (), "pipeline run"),
         (

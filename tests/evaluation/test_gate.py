@@ -43,6 +43,18 @@ def test_a_model_does_not_beat_itself() -> None:
     }
 
 
+def test_what_is_as_good_has_no_shown_loss_and_what_is_worse_has() -> None:
+    same = gate.compare(candidate(2.0, seed=1), candidate(2.0, seed=2), latency_budget_ms=None)
+    worse = gate.compare(candidate(3.0, seed=2), candidate(1.0, seed=1), latency_budget_ms=None)
+    assert not same.passes
+    assert same.losses == ()
+    assert [loss.split(" fell by ")[0] for loss in worse.losses[:2]] == ["auc_micro", "f1_macro"]
+    slow = gate.compare(candidate(2.0, latency_ms=40.0), candidate(2.0), latency_budget_ms=25.0)
+    assert slow.losses == slow.reasons[-1:]
+    rise = worse.differences["calibration_error"]
+    assert rise.low < rise.difference < rise.high
+
+
 def test_a_clearly_better_model_passes() -> None:
     verdict = gate.compare(candidate(1.0, seed=1), candidate(3.0, seed=2), latency_budget_ms=None)
     assert verdict.passes, verdict.reasons

@@ -119,6 +119,11 @@ def test_a_server_that_starts_again_counts_from_zero_and_a_new_one_from_its_firs
     assert not increases.update(seen("a", "1", 100))
     assert increases.update(seen("a", "1", 130))["1"].requests["v1"] == 30
     assert increases.update(seen("a", "1", 5))["1"].requests["v1"] == 5
+    # One of its counters is higher than before: it counts from zero, too.
+    many = [*seen("c", "1", 100), Sample("c", "goemotions_request_texts_sum", (), 10)]
+    increases.update(many)
+    again = [*seen("c", "1", 7), Sample("c", "goemotions_request_texts_sum", (), 12)]
+    assert increases.update(again)["1"].texts == 12
     # Another pod, and another version at the same address.
     assert increases.update([*seen("a", "1", 6), *seen("b", "1", 900)])["1"].requests["v1"] == 1
     assert "2" not in increases.update(seen("a", "2", 50))

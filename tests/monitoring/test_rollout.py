@@ -23,8 +23,9 @@ from goemotions.errors import (
     TrafficChanged,
 )
 from goemotions.monitoring import rollout
+from goemotions.monitoring.analysis import Analysis
 from goemotions.monitoring.answers import Expected, read_texts
-from goemotions.monitoring.observations import Scrape
+from goemotions.monitoring.observations import Scrape, Traffic
 from goemotions.monitoring.plan import Plan
 from goemotions.monitoring.rollout import State
 from goemotions.registry import model_registry, promotion, tracking
@@ -181,7 +182,9 @@ def test_a_bad_version_is_rolled_back_and_the_reason_is_recorded(
 def test_without_traffic_the_rollout_is_held_says_how_much_is_missing_and_goes_on(service: Service) -> None:
     service.begun()
     service.servers.paused.set()
-    with pytest.raises(RolloutHeld, match=r"held at 20% of .*: 60 of 60 requests to the canary.* missing; both versions serve"):
+    with pytest.raises(
+        RolloutHeld, match=r"held at 20% of .*: 60 of 60 requests to each version.* missing; both versions serve"
+    ):
         service.roll_out(hold_seconds=0.3)
     assert service.shares == ("1", "2", 20)
     assert service.state.history[-1]["decision"].startswith("held: 60 of 60 requests")
@@ -258,6 +261,18 @@ def test_traffic_that_somebody_else_changes_stops_the_rollout_and_stays_as_it_is
     with pytest.raises(TrafficChanged):
         service.roll_out(step_requests=10_000)
     assert service.shares == ("1", "2", 70)
+
+
+def test_traffic_of_one_version_alone_shows_nothing() -> None:
+    analysis = Analysis(replace(PLAN, step_texts=0), 5, EQUAL)
+    for _ in range(10):
+        canary, champion = Traffic(), Traffic()
+        for outcome in ("server", "ok"):
+            canary.count("goemotions_requests_total", {"protocol": "v1", "outcome": outcome}, 50)
+        champion.count("goemotions_requests_total", {"protocol": "grpc-v2", "outcome": "ok"}, 50)
+        analysis.add_traffic(champion, canary, 1.0)
+    assert not analysis.fault
+    assert analysis.missing.startswith("60 of 60 requests to each version, 4 of 4 looks")
 
 
 class Killed(BaseException):

@@ -1,4 +1,4 @@
-"""A predictor server with a fault, as a bad version has it: ``python -m benchmarks.bad_version <fault> <options of serve>``."""
+"""A predictor server with a fault, as a bad version has it: ``python -m pipelines.bad_version <fault> <options of serve>``."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class BadService(service.Service):
         if self.fault == "slow" and not is_copy:
             await asyncio.sleep(DELAY_SECONDS)
         if self.fault == "failing" and not is_copy and random.random() < ERRORS:  # nosec B311 # no secret
-            raise RuntimeError("a fault of the benchmark")
+            raise RuntimeError("a fault of a rehearsal")
         return await super().predict(texts, options, *arguments, is_copy=is_copy)
 
 
