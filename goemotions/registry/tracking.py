@@ -122,9 +122,10 @@ class Run:
 
     def finish(self, status: str = "FINISHED") -> None:
         patient.set_terminated(self.run_id, status)
-        # The server responds again.
+        # The server responds again; there is no later call that would send them.
         if self._unsent:
-            self.log_metrics({})
+            patient.log_batch(self.run_id, metrics=self._unsent)
+            self._unsent = []
 
 
 @contextmanager

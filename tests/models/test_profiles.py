@@ -114,6 +114,7 @@ def test_a_profile_trains_exports_and_scores(
     name: str, dataset: Path, weights: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "LATENCY_RUNS", 10)
+    monkeypatch.setattr(export, "QUANTIZATION_TEXTS", 16)
     texts = load_dataset(dataset)[0]["validation"]["text"][:40]
     record = trainer.train(
         dataset, tmp_path / "model", name, TrainOptions(weights=weights(name), epochs=1, settings={"teachers": 0})
