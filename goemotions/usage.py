@@ -13,7 +13,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 FILE = "usage.json"
@@ -27,7 +27,7 @@ class Usage:
     Attributes:
         wall_seconds: from its start to its end.
         cpu_seconds: of processor time, summed over cores, processes and their children.
-        gpu_seconds: for which GPUs were taken, summed over GPUs.
+        gpu_seconds: for which GPUs were taken, summed over GPUs: of a process that computes on one, the whole step.
         memory_gb_seconds: its largest memory in GB (10^9 bytes) times its duration.
         device: name of the GPU, or ``cpu``.
     """
@@ -61,7 +61,9 @@ _earlier = Usage()
 
 def so_far() -> Usage:
     """What the current step used up to now, in this attempt and in those that it continues."""
-    return _of_process() - _before + _earlier
+    used = _of_process() - _before
+    # The GPU is held for the whole step, and was not for the steps before it in the same process that did not use it.
+    return replace(used, gpu_seconds=min(used.gpu_seconds, used.wall_seconds)) + _earlier
 
 
 def continue_from(earlier: Usage) -> None:

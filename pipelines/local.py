@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
+import logging
 import os
 import re
 import secrets
@@ -35,7 +37,7 @@ HIDDEN = re.compile(r"UserWarning|RuntimeWarning")
 NAMED_ERROR = re.compile(r"^\s*goemotions\.errors\.\w+: (.+)$", re.MULTILINE)
 TAIL_CHARACTERS = 6000
 STOP_SECONDS = 15
-UNFINISHED = "unfinished.json"
+UNFINISHED, LOCK = "unfinished.json", "lock"
 
 
 class RunFailed(WorkflowError):
@@ -52,7 +54,7 @@ def run(folder: Path = stack.FOLDER, *, on_reason: bool = False, **arguments: An
 
     Raises:
         BadArgument, ModelError: a parameter has a value that it cannot have.
-        RunFailed: a step failed.
+        RunFailed: a step failed, or another run is in progress.
         StackError: the stack did not start.
         StorageError: the store cannot hold a lock, or cannot be used.
         TrackingError: the registry of the environment does not respond.
@@ -72,23 +74,24 @@ def run(folder: Path = stack.FOLDER, *, on_reason: bool = False, **arguments: An
     # Before hours are spent; `register` does the same.
     print(probe.run(layout.models(arguments["store"], arguments.get("model_name", defaults.MODEL_NAME))))
     root = _root(folder)
-    before = set(root.iterdir())
-    log = root / "last.log"
-    pipeline_run, resumed = _begin(root / UNFINISHED, arguments)
-    if resumed:
-        print(f"resumes the run {pipeline_run}, which did not finish: its trainings continue from their checkpoints")
-    try:
-        with _adapted_to_this_machine(pipeline, pipeline_run), _stop_on_interrupt(), _logged_to(log, Remaining(arguments)):
-            # The whole run is resumed, its trainings too, so the checkpoints stay until it has finished.
-            pipeline(**arguments | {"keep_checkpoints": True})
-    except RuntimeError as error:
-        raise _failure(log) from error
-    finished = RunFolder(next(path for path in root.iterdir() if path.is_dir() and path not in before))
-    log.rename(finished.log)
-    (root / UNFINISHED).unlink(missing_ok=True)
-    if not arguments.get("keep_checkpoints"):
-        registration.remove_checkpoints(arguments["store"], pipeline_run)
-    return finished
+    with _alone(root):
+        before = set(root.iterdir())
+        log = root / "last.log"
+        pipeline_run, resumed = _begin(root / UNFINISHED, arguments)
+        if resumed:
+            print(f"resumes the run {pipeline_run}, which did not finish: its trainings continue from their checkpoints")
+        try:
+            with _adapted_to_this_machine(pipeline, pipeline_run), _stop_on_interrupt(), _logged_to(log, Remaining(arguments)):
+                # The whole run is resumed, its trainings too, so the checkpoints stay until it has finished.
+                pipeline(**arguments | {"keep_checkpoints": True})
+        except RuntimeError as error:
+            raise _failure(log) from error
+        finished = RunFolder(next(path for path in root.iterdir() if path.is_dir() and path not in before))
+        log.rename(finished.log)
+        (root / UNFINISHED).unlink(missing_ok=True)
+        if not arguments.get("keep_checkpoints"):
+            registration.remove_checkpoints(arguments["store"], pipeline_run)
+        return finished
 
 
 def monitor(folder: Path = stack.FOLDER, **arguments: Any) -> None:
@@ -100,7 +103,7 @@ def monitor(folder: Path = stack.FOLDER, **arguments: Any) -> None:
 
     Raises:
         BadArgument: a parameter has a value that it cannot have.
-        RunFailed: the step failed.
+        RunFailed: the step failed, or another run is in progress.
         StackError: the stack did not start.
     """
     parameters.check(arguments, monitoring.monitoring)
@@ -108,7 +111,7 @@ def monitor(folder: Path = stack.FOLDER, **arguments: Any) -> None:
     root = _root(folder)
     log = root / "monitoring.log"
     try:
-        with _adapted_to_this_machine(monitoring.monitoring, _run_id()), _stop_on_interrupt(), _logged_to(log):
+        with _alone(root), _adapted_to_this_machine(monitoring.monitoring, _run_id()), _stop_on_interrupt(), _logged_to(log):
             monitoring.monitoring(**{"commit": package.commit(), **arguments})
     except RuntimeError as error:
         raise _failure(log) from error
@@ -120,6 +123,19 @@ def _root(folder: Path) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
     return root
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Refuses a second run at once: both would write the same log, and each would take the other's folder for its own."""
+    with (root / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunFailed(
+                f"another run on this machine writes to {root}: wait until it ends, or stop it with Ctrl-C"
+            ) from None
+        yield
 
 
 def _run_id() -> str:
@@ -210,7 +226,17 @@ def _logged_to(log: Path, remaining: Remaining | None = None) -> Iterator[None]:
     with Console(log, remaining) as console, warnings.catch_warnings(), contextlib.redirect_stdout(console):
         # KFP warns at every step that display names and images have no effect on this machine.
         warnings.filterwarnings("ignore", module=r"kfp\.local")
-        yield
+        root = logging.getLogger()
+        root.addFilter(_is_shown)
+        try:
+            yield
+        finally:
+            root.removeFilter(_is_shown)
+
+
+def _is_shown(record: logging.LogRecord) -> bool:
+    """What KFP logs of its own work is of no interest."""
+    return not record.getMessage().startswith(("Cleaned up workspace", "Skipping conditional task"))
 
 
 class Console(io.TextIOBase):

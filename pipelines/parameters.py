@@ -154,7 +154,9 @@ def _value(name: str, text: str, kind: str) -> Any:
     if name == "teachers" and not text.startswith("["):
         return text.split("+")
     try:
-        return json.loads(text.lower() if kind == "Boolean" else text)
+        value = json.loads(text.lower() if kind == "Boolean" else text)
+        # KFP refuses a whole number for one that may have decimals.
+        return float(value) if kind == "Float" and type(value) is int else value
     except ValueError:
         return text
 

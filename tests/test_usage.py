@@ -53,6 +53,20 @@ def test_a_resumed_step_counts_its_earlier_attempts_once(tmp_path: Path) -> None
     assert steps["next"].cpu_seconds < 10
 
 
+def test_a_step_on_a_gpu_holds_it_from_its_start_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    time.sleep(0.05)
+    usage.end_step(tmp_path, "on the CPU")
+    monkeypatch.setattr(usage, "_gpu", lambda: "NVIDIA L4")
+    usage.end_step(tmp_path, "first")
+    time.sleep(0.05)
+    usage.end_step(tmp_path, "second")
+    steps = usage.read(tmp_path)
+    assert (steps["on the CPU"].gpu_seconds, steps["on the CPU"].device) == (0, "cpu")
+    for name in ("first", "second"):
+        assert steps[name].gpu_seconds == pytest.approx(steps[name].wall_seconds)
+        assert steps[name].device == "NVIDIA L4"
+
+
 @pytest.mark.parametrize("content", [None, "", "[]", '{"train": 1}', '{"train": {"cpu_seconds": 1, "unknown": 2}}'])
 def test_a_folder_of_another_version_is_read(tmp_path: Path, content: str | None) -> None:
     if content is not None:

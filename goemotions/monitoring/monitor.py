@@ -19,6 +19,19 @@ from goemotions.storage import store
 PAGE = "drift.html"
 NO_REFERENCE = "the bundle has no reference.json, so that the texts themselves are not compared: register the model again"
 NO_FEATURE = "{} of the texts: the reference or the window lacks it"
+NO_SCORES = "the histograms of the scores: the reference or the window lacks them"
+MEANING = (
+    "The texts of the window against the reference: how often each label is predicted, its scores, and what the texts are like. "
+    "An effect is, for predictions, the rate of the label divided by that of the reference, and otherwise the Jensen-Shannon distance, "
+    "from 0 for equal histograms to 1. An alarm has a p-value of at most its threshold, and an effect that matters: a rate "
+    f"{comparison.LEAST_RATIO:g} times as high or low, or a distance of at least {comparison.LEAST_DISTANCE:g}."
+)
+NEXT = (
+    "Next: look at the texts. If one client is the cause, mend it there. Otherwise label a sample of the texts, evaluate on it, and "
+    "train with it if the metrics are lower."
+)
+# Of fewer texts only the largest shifts are detected (docs/monitoring.md).
+FEW_TEXTS = 300
 
 
 def reference_of(bundle: Bundle) -> tuple[Reference, list[str]]:
@@ -51,6 +64,7 @@ def report(
     reference, missing = reference_of(bundle)
     tests = comparison.compare(reference.traffic, traffic, comparison.alpha_of() if alpha is None else alpha)
     tested = {test.name for test in tests}
+    missing += [] if "scores" in tested else [NO_SCORES]
     missing += [NO_FEATURE.format(name) for name in FEATURES if name not in tested and bundle.reference]
     return DriftReport(
         model,
@@ -109,12 +123,9 @@ def write(report: DriftReport, location: str) -> None:
 
 def sections(report: DriftReport) -> list[Section]:
     """The report as sections of a document."""
-    alarms = [test for test in report.tests if test.alarm]
-    columns = ("what", "label", "effect", "p-value", "threshold", "alarm")
-    rows = [
-        (test.name, test.label or None, test.effect, test.p_value, test.threshold, "yes" if test.alarm else "no")
-        for test in report.tests
-    ]
+    columns = ("what", "label", "effect", "p-value", "threshold")
+    rows = [(test.name, test.label or None, test.effect, test.p_value, test.threshold) for test in report.tests]
+    alarms = [row for row, test in zip(rows, report.tests, strict=True) if test.alarm]
     expected = Table(
         (
             "label",
@@ -128,22 +139,17 @@ def sections(report: DriftReport) -> list[Section]:
     )
     return [
         Section("Summary", [summary(report), *(f"Not compared: {one}." for one in report.missing)]),
-        Section(
-            "Alarms", [] if alarms else ["None."], [Table(columns, [row for row in rows if row[-1] == "yes"])] if alarms else []
-        ),
+        Section("Alarms", [MEANING, NEXT] if alarms else ["None."], [Table(columns, alarms)] if alarms else []),
         Section(
             "Expected quality",
-            ["Without labels, from the scores of the window: as true as the probabilities are calibrated on its texts."],
+            [
+                "Shares of the texts for which a label is predicted, and the F1 that the scores let expect without labels: as true as "
+                "the probabilities are calibrated on these texts."
+            ],
             [expected],
         ),
         Section(
-            "All tests",
-            [
-                "An effect is the ratio of the rates for predictions, and otherwise the Jensen-Shannon distance.",
-                f"An alarm has a p-value of at most its threshold, and a rate that is {comparison.LEAST_RATIO:g} times as high or low, "
-                f"or a distance of at least {comparison.LEAST_DISTANCE:g}.",
-            ],
-            [Table(columns, rows)],
+            "All tests", [MEANING], [Table((*columns, "alarm"), [(*row, "yes" if row in alarms else "no") for row in rows])]
         ),
     ]
 
@@ -152,7 +158,8 @@ def summary(report: DriftReport) -> str:
     """The outcome in a sentence or two."""
     time = f" from {report.start or 'the start of the server'} to {report.end}" if report.end else ""
     count = sum(test.alarm for test in report.tests)
-    outcome = f"Drift: {count} of {len(report.tests)} tests are alarms." if report.drifted else "No drift."
+    few = f" (of {report.rows:,} texts, only the largest shifts are detected)" if report.rows < FEW_TEXTS else ""
+    outcome = f"Drift: {count} of {len(report.tests)} tests are alarms." if report.drifted else f"No drift{few}."
     return (
         f"{outcome} {report.rows:,} texts of {report.model} version {report.version}{time} ({report.source}), compared with "
         f"{report.reference_rows:,} texts of {report.reference}."

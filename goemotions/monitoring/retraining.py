@@ -7,6 +7,7 @@ whether it became the champion or not. So a reason that has led to a version whi
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import time
@@ -200,13 +201,14 @@ def _data(history: _History, digest: str) -> Reason | str:
 
 def _drift(history: _History, digest: str, report: DriftReport | None, cooldown_days: float) -> Reason | str:
     if report is None:
-        return "there is no drift report"
-    subject = f"the drift report up to {report.end or 'now'}"
+        return "there is no drift report, because no traffic was compared"
+    subject = f"the drift report {f'up to {report.end}' if report.end else f'of {report.source}'}"
     if report.version not in {champion.number for champion in history.champions}:
         return f"{subject} is of version {report.version}, which is no champion"
     if not report.drifted:
         return f"{subject} has no drift ({report.rows:,} texts)"
-    key = f"{report.version} {report.end}"
+    # Batch outputs have no time: another report is one with other figures.
+    key = f"{report.version} {report.end or hashlib.sha256(repr(list(report.tests)).encode()).hexdigest()[:12]}"
     if trained := history.trained_for("drift", key):
         return f"version {trained.number} was trained because of {subject}"
     on_this_data = history.newest([version for version in history.attempts() if _digest(version) == digest])

@@ -7,7 +7,8 @@ import math
 import re
 import time
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -49,10 +50,10 @@ class Window:
 
     def versions(self) -> list[str]:
         """The versions that scored texts."""
-        return sorted({labels["version"] for name, labels, value in self.counts if name == ROWS and value})
+        return sorted({labels.get("version", "") for name, labels, value in self.counts if name == ROWS and round(value)})
 
     def traffic(self, names: tuple[str, ...], version: str) -> Traffic:
-        """The traffic of a version.
+        """The traffic of a version. A histogram with other bins than today's counts as not counted.
 
         Args:
             names: its labels.
@@ -61,36 +62,51 @@ class Window:
         Raises:
             DataError: it scored nothing, or has other labels.
         """
-        if version not in self.versions():
-            served = ", ".join(self.versions()) or "none"
+        served = ", ".join(self.versions())
+        if not served:
             raise DataError(
-                f"{self.source}: version {version} scored no text in the window ({served} did): give --version-number"
+                f"{self.source}: no text was scored in the window: send texts to the server, or take a longer window"
             )
-        numbers = {name: number for number, name in enumerate(names)}
-        counted = Traffic.empty(names)
-        of_labels = {PREDICTIONS: counted.predicted, TOTAL: counted.total_sum, PREDICTED: counted.predicted_sum}
-        rows = 0.0
-        try:
-            for name, labels, value in self.counts:
-                if labels["version"] != version:
-                    continue
-                if name == ROWS:
-                    rows += value
-                elif name == TEXT_FEATURES:
-                    counted.features[labels["feature"]][FEATURES[labels["feature"]].index(labels["bin"])] += round(value)
-                elif name == SCORES:
-                    counted.scores[numbers[labels["label"]], SCORE_BINS.index(labels["bin"])] += round(value)
-                else:
-                    of_labels[name][numbers[labels["label"]]] += value if name != PREDICTIONS else round(value)
-        except (KeyError, ValueError) as error:
+        if version not in self.versions():
             raise DataError(
-                f"{self.source}: the server counts {error}, which the bundle lacks: compare it with its own bundle"
-            ) from error
-        # Prometheus extrapolates to the ends of the window, each series for itself.
-        predicted = np.minimum(counted.predicted, round(rows))
-        return Traffic(
-            names, round(rows), predicted, counted.predicted_sum, counted.total_sum, counted.scores, counted.features
+                f"{self.source}: version {version} scored no text in the window ({served} did): compare with the bundle of that version"
+                ", or give --version-number if the server has another name for it"
+            )
+        counted: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+        for name, labels, value in self.counts:
+            if labels.get("version", "") == version:
+                counted[name, labels.get("label") or labels.get("feature", "")][labels.get("bin", "")] = value
+        self._check_labels(counted, names)
+
+        def values(metric: str, key: str, bins: Sequence[str] = ("",)) -> np.ndarray:
+            by_bin = counted.get((metric, key), {})
+            return np.array([by_bin.get(one, 0.0) if set(by_bin) <= set(bins) else 0.0 for one in bins])
+
+        rows = round(values(ROWS, "").sum())
+        predicted, predicted_sum, total_sum = (
+            np.concatenate([values(metric, name) for name in names]) for metric in (PREDICTIONS, PREDICTED, TOTAL)
         )
+        # Prometheus extrapolates to the ends of the window, each series for itself.
+        predicted = np.minimum(np.rint(predicted), rows).astype(int)
+        return Traffic(
+            names,
+            rows,
+            predicted,
+            np.minimum(predicted_sum, predicted),
+            np.minimum(total_sum, rows),
+            np.rint([values(SCORES, name, SCORE_BINS) for name in names]).astype(int),
+            {name: np.rint(values(TEXT_FEATURES, name, bins)).astype(int) for name, bins in FEATURES.items()},
+        )
+
+    def _check_labels(self, counted: Iterable[tuple[str, str]], names: tuple[str, ...]) -> None:
+        labels = {metric: {label for name, label in counted if name == metric} for metric in (PREDICTIONS, PREDICTED, TOTAL)}
+        for metric, counts in labels.items():
+            if others := sorted(counts - set(names)):
+                raise DataError(
+                    f"{self.source} counts the label {others[0]!r}, which the bundle lacks: compare it with its own bundle"
+                )
+            if absent := [name for name in names if name not in counts]:
+                raise DataError(f"{self.source} has no {metric} of the label {absent[0]!r}: compare it with its own bundle")
 
 
 def seconds_of(duration: str) -> float:
@@ -116,28 +132,42 @@ def scrape(server: str) -> str:
         MonitoringUnavailable: it does not respond.
     """
     address = f"{server.rstrip('/')}/metrics"
-    return f"{SCRAPED}{time.time()}\n{observations.get(address).decode()}"
+    return f"{SCRAPED}{time.time()}\n{observations.get(address).decode(errors='replace')}"
 
 
 def of_scrapes(server: str, before: str, now: str) -> Window:
-    """What a server scored between two scrapes; without a former one since it started. A restart between them is noticed."""
-    counters = [
-        {(one.name, one.labels): one.value for one in observations.parse(server, text, METRICS)} for text in (before, now)
+    """What a server scored between two scrapes; without a former one since it started.
+
+    If a counter is smaller than before, the server was started again, and all of its counters count from 0.
+
+    Raises:
+        DataError: one of them is not what ``scrape`` returned.
+    """
+    earlier, counters = ({(one.name, one.labels): one.value for one in _samples(server, text)} for text in (before, now))
+    is_restarted = any(counters.get(key, math.inf) < value for key, value in earlier.items())
+    counts: Counts = [
+        (name, dict(labels), value - (0.0 if is_restarted else earlier.get((name, labels), 0.0)))
+        for (name, labels), value in counters.items()
     ]
-    counts: Counts = []
-    for key, value in counters[1].items():
-        former = counters[0].get(key, 0.0)
-        counts.append((key[0], dict(key[1]), value - former if value >= former else value))
     start, end = (_scraped(text) for text in (before, now))
     return Window(counts, start, end or time.time(), server)
+
+
+def _samples(server: str, text: str) -> list[observations.Sample]:
+    try:
+        return [one for one in observations.parse(server, text, METRICS) if math.isfinite(one.value)]
+    except ValueError as error:
+        raise DataError(f"{server} has metrics of an unknown form ({error}): give the address of a predictor server") from error
 
 
 def _scraped(text: str) -> float | None:
     line = text.partition("\n")[0]
     try:
-        return float(line.removeprefix(SCRAPED)) if line.startswith(SCRAPED) else None
+        return float(line.removeprefix(SCRAPED)) if text else None
     except ValueError:
-        return None
+        raise DataError(
+            f"an earlier scrape starts with {SCRAPED!r} and a time: give the metrics.txt of an earlier report"
+        ) from None
 
 
 def of_prometheus(address: str, duration: str, service: str = "") -> Window:
@@ -218,7 +248,12 @@ def _scored_rows(folder: str, name: str, column: str, names: Iterable[str]) -> I
                 )
             for batch in parquet.iter_batches(4096, columns=[column, *columns]):
                 table = pa.table(batch).drop_null()
+                probabilities = np.column_stack([table[one].to_numpy() for one in columns])
+                if not ((probabilities >= 0) & (probabilities <= 1)).all():
+                    raise DataError(
+                        f"{name} has values in {columns[0]!r} to {columns[-1]!r} that are no probabilities: score it again"
+                    )
                 if len(table):
-                    yield table[column].to_pylist(), np.column_stack([table[one].to_numpy() for one in columns])
+                    yield table[column].cast(pa.string()).to_pylist(), probabilities
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{name} is not a Parquet file, or damaged: score it again") from error

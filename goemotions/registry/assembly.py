@@ -11,7 +11,7 @@ from typing import Any
 
 from goemotions import usage
 from goemotions.data.text import as_markdown
-from goemotions.evaluation import evaluate, limitations, reference, slices
+from goemotions.evaluation import counterfactuals, evaluate, limitations, reference, slices
 from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.reference import Reference
 from goemotions.evaluation.selection import CandidateScores
@@ -75,6 +75,19 @@ class CandidateArtifacts:
         """What the steps used that made the model and this variant of it; empty for artifacts of before."""
         folders = (self.model, self.onnx, self.validation, self.thresholds)
         return {name: used for folder in folders for name, used in usage.read(folder).items()}
+
+    def slice_metrics(self) -> dict[str, float]:
+        """Of the test split, F1 micro of each slice with enough texts, and per group the share of texts whose labels a swap changes."""
+        predictions = Predictions.read(self.test)
+        fitted = thresholds.read(self.thresholds / thresholds.FILE).thresholds
+        rows = slices.measure(predictions, fitted, slices.read(self.test))[1:]
+        groups, _ = counterfactuals.measure(counterfactuals.read(self.test, predictions.names), fitted, predictions.names)
+        of_slices = {
+            f"test/slices/{row['kind']}/{row['slice']}/f1_micro": row["f1_micro"]
+            for row in rows
+            if row["texts"] >= slices.FEW_TEXTS
+        }
+        return of_slices | {f"test/swapped_names/{row['group']}/changed_decisions": row["decisions"] for row in groups}
 
     def load_engine(self, variant: Variant, threads: int | None = None) -> Engine:
         """The engine that serves the variant; on one thread to measure its latency."""

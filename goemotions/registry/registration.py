@@ -177,7 +177,13 @@ def _store_models(
         location = layout.trained(store, pipeline_run, profile)
         trained.put(location, variants, pipeline_run=pipeline_run, run_id=run.run_id)
         stored = {variant: json.loads(storage.read(location, f"{variant}/{METRICS_FILE}") or b"{}") for variant in variants}
-        metrics = {f"{variant}/{name}": value for variant, values in stored.items() for name, value in values.items()}
+        of_slices = {variant: artifacts.slice_metrics() for variant, artifacts in variants.items()}
+        metrics = {
+            f"{variant}/{name}": value
+            for measured in (stored, of_slices)
+            for variant, values in measured.items()
+            for name, value in values.items()
+        }
         run.log_once(metrics, {trained.LOCATION_TAG: location})
     return runs
 

@@ -788,6 +788,23 @@ def test_the_alert_on_drift_has_the_figures_of_the_library() -> None:
     assert numbers == {f"{comparison.alert_z(28) / 2:.2f}", f"{math.log(comparison.LEAST_RATIO) / 2:.5f}"}
 
 
+@pytest.mark.parametrize(
+    ("rows", "dropped", "files", "fires"),
+    [(0, 0, 0, False), (1000, 0, 0, False), (1000, 9, 0, False), (1000, 11, 0, True), (0, 3, 0, True), (1000, 0, 1, True)],
+)
+def test_the_alert_on_the_request_log_fires_for_rows_and_files_that_are_lost(
+    rows: int, dropped: int, files: int, fires: bool
+) -> None:
+    (rule,) = every("PrometheusRule", "overlays/production").values()
+    (lost,) = (one for group in rule["spec"]["groups"] for one in group["rules"] if one["alert"] == "GoEmotionsRequestLog")
+    expression = lost["expr"]
+    for name, value in (("rows", rows), ("dropped_rows", dropped), ("dropped_files", files)):
+        expression = re.sub(
+            rf"sum by \([^)]*\) \(increase\(goemotions_request_log_{name}_total\[1h\]\)\)", str(value), expression
+        )
+    assert bool(eval(" ".join(expression.split()), {"__builtins__": {}})) is fires
+
+
 def test_every_alert_has_a_section_in_the_runbook() -> None:
     headings = re.findall(r"^#+ (.+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE)
     anchors = {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -105,34 +105,11 @@ def test_without_fail_drift_is_no_failure(predictor: Predictor, whole: Path) -> 
     assert "Drift: " in ended.output
 
 
-def series(traffic: Traffic, version: str) -> dict[str, Counts]:
-    """The increases of a server's counters for traffic."""
-    content = traffic.to_json()
-    labels = content["labels"].items()
-    features = content["features"].items()
-    return {
-        windows.ROWS: [({"version": version}, traffic.rows)],
-        windows.PREDICTIONS: [({"version": version, "label": name}, row["predicted"]) for name, row in labels],
-        windows.TOTAL: [({"version": version, "label": name}, row["total_sum"]) for name, row in labels],
-        windows.PREDICTED: [({"version": version, "label": name}, row["predicted_sum"]) for name, row in labels],
-        windows.SCORES: [
-            ({"version": version, "label": name, "bin": bound}, count)
-            for name, row in labels
-            for bound, count in row["scores"].items()
-        ],
-        windows.TEXT_FEATURES: [
-            ({"version": version, "feature": name, "bin": bound}, count)
-            for name, counts in features
-            for bound, count in counts.items()
-        ],
-    }
-
-
 def test_a_window_of_prometheus_is_the_increase_of_all_servers_of_a_service(
     predictor: Predictor, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = counted(predictor, SHOUTED)
-    both = [series(expected, "r1"), series(counted(predictor, USUAL), "r0")]
+    both = [prometheus.of_traffic(expected, "r1"), prometheus.of_traffic(counted(predictor, USUAL), "r0")]
     with prometheus.serving({name: [*both[0][name], *both[1][name]] for name in windows.METRICS}) as server:
         monkeypatch.setenv("PROMETHEUS_URL", server.url)
         ended = run("--bundle", whole, "--service", "goemotions-cpu", "--window", "6h", "--output", tmp_path)
@@ -167,6 +144,10 @@ def test_scored_rows_without_probabilities_are_a_named_error(predictor: Predicto
         windows.of_scored(str(tmp_path), predictor.bundle)
     with pytest.raises(DataError, match="no scored row"):
         windows.of_scored(str(tmp_path / "empty"), predictor.bundle)
+    columns = {f"p/{name}": [float("nan")] for name in predictor.bundle.taxonomy.names}
+    pq.write_table(pa.table({"text": ["lake"], **columns}), tmp_path / "labels.parquet")
+    with pytest.raises(DataError, match="no probabilities"):
+        windows.of_scored(str(tmp_path), predictor.bundle)
 
 
 def test_a_bundle_without_a_reference_is_compared_by_its_stored_predictions(whole: Path, tmp_path: Path) -> None:
@@ -190,16 +171,80 @@ def test_a_server_that_counts_other_versions_or_labels_is_a_named_error(predicto
     names = predictor.bundle.taxonomy.names
     counts: Counts = [(windows.ROWS, {"version": "7"}, 3.0), (windows.PREDICTIONS, {"version": "7", "label": "new"}, 1.0)]
     window = Window(counts, None, 0.0, "http://server")
-    with pytest.raises(DataError, match=r"version 8 scored no text in the window \(7 did\): give --version-number"):
+    with pytest.raises(
+        DataError, match=r"version 8 scored no text in the window \(7 did\): compare with the bundle of that version"
+    ):
         window.traffic(names, "8")
     with pytest.raises(DataError, match="'new', which the bundle lacks"):
         window.traffic(names, "7")
 
 
-def test_a_counter_that_starts_again_is_counted_from_zero() -> None:
-    line = 'goemotions_scored_texts_total{version="7"} %d.0\n'
-    window = windows.of_scrapes("http://server", windows.SCRAPED + "5\n" + line % 100, windows.SCRAPED + "9\n" + line % 30)
-    assert (window.counts, window.start, window.end) == ([(windows.ROWS, {"version": "7"}, 30.0)], 5.0, 9.0)
+@pytest.mark.parametrize("rows", [0.0, 0.3])
+def test_a_window_without_a_text_is_a_named_error(predictor: Predictor, rows: float) -> None:
+    window = Window([(windows.ROWS, {"version": "7"}, rows)], None, 0.0, "http://server")
+    with pytest.raises(DataError, match="no text was scored in the window: send texts"):
+        window.traffic(predictor.bundle.taxonomy.names, "7")
+
+
+def of_counters(counters: dict[str, Counts]) -> Window:
+    return Window([(name, *one) for name, listed in counters.items() for one in listed], None, 0.0, "a server")
+
+
+def test_labels_without_a_counter_are_a_named_error_and_no_drift(predictor: Predictor) -> None:
+    counters = prometheus.of_traffic(counted(predictor, USUAL), "7")
+    counters[windows.PREDICTIONS] = counters[windows.PREDICTIONS][1:]
+    with pytest.raises(DataError, match=f"has no {windows.PREDICTIONS} of the label"):
+        of_counters(counters).traffic(predictor.bundle.taxonomy.names, "7")
+
+
+def test_histograms_of_a_server_with_other_bins_are_not_compared(predictor: Predictor) -> None:
+    counters = prometheus.of_traffic(counted(predictor, USUAL), "7")
+    for metric in (windows.SCORES, windows.TEXT_FEATURES):
+        counters[metric] = [({**labels, "bin": f"{labels['bin']}5"}, value) for labels, value in counters[metric]]
+    traffic = of_counters(counters).traffic(predictor.bundle.taxonomy.names, "7")
+    report = monitor.report(predictor.bundle, traffic, model="goemotions", version="7", source="a server")
+    assert {test.name for test in report.tests} == {"predictions"}
+    assert len(report.missing) == 6
+    assert monitor.NO_SCORES in report.missing
+
+
+def test_rates_that_prometheus_extrapolates_stay_possible(predictor: Predictor) -> None:
+    """Each series is extrapolated for itself, so that a label can have more predictions than there were texts."""
+    counters = prometheus.of_traffic(counted(predictor, USUAL), "7")
+    for metric in (windows.PREDICTIONS, windows.PREDICTED, windows.TOTAL):
+        counters[metric] = [(labels, 3.3 * len(USUAL)) for labels, _ in counters[metric]]
+    traffic = of_counters(counters).traffic(predictor.bundle.taxonomy.names, "7")
+    report = monitor.report(predictor.bundle, traffic, model="goemotions", version="7", source="a server")
+    assert all(0 <= value <= 1 for row in report.quality for value in (row.rate, row.precision, row.recall, row.f1))
+
+
+def test_no_drift_of_few_texts_says_so(predictor: Predictor) -> None:
+    report = monitor.report(predictor.bundle, counted(predictor, USUAL[:5]), model="goemotions", version="7", source="a server")
+    assert monitor.summary(report).startswith("No drift (of 5 texts, only the largest shifts are detected).")
+
+
+def scraped(second: int, texts: int, calm: int) -> str:
+    lines = (f'{windows.ROWS}{{version="7"}} {texts}.0', f'{windows.PREDICTIONS}{{label="calm",version="7"}} {calm}.0')
+    return f"{windows.SCRAPED}{second}\n" + "\n".join(lines)
+
+
+@pytest.mark.parametrize(("texts", "calm", "counts"), [(30, 2, (30, 2)), (150, 3, (150, 3)), (150, 9, (50, 4))])
+def test_if_one_counter_starts_again_all_do(texts: int, calm: int, counts: tuple[int, int]) -> None:
+    """A server that was started again may have scored more texts than before, but less of a label."""
+    window = windows.of_scrapes("http://server", scraped(5, 100, 5), scraped(9, texts, calm))
+    assert (tuple(value for _, _, value in window.counts), window.start, window.end) == (counts, 5.0, 9.0)
+
+
+def test_what_is_no_earlier_scrape_or_no_predictor_is_a_named_error(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "drift.json").write_text("{}")
+    with prometheus.serving({}, {"/metrics": f"{windows.ROWS} many"}) as server:
+        with pytest.raises(DataError, match="give the address of a predictor server"):
+            run("--bundle", whole, "--server", server.url)
+        server.pages["/metrics"] = "up 1\n"
+        with pytest.raises(DataError, match="no text was scored in the window"):
+            run("--bundle", whole, "--server", server.url)
+        with pytest.raises(DataError, match=r"give the metrics\.txt of an earlier report"):
+            run("--bundle", whole, "--server", server.url, "--since", tmp_path / "drift.json")
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,17 @@ def test_one_drift_report_trains_once_however_long_it_stays_the_newest(registry:
         assert "was trained because of the drift report up to 2026-01-04" in str(again)
 
 
+def test_each_drift_report_of_batch_outputs_trains_though_they_have_no_time(registry: Registry) -> None:
+    first = replace(drift_report("1", NOW, drifted=True), start="", end="", source="s3://bucket/scored/")
+    decision = decide("old", first, model_name=registry.model_name, policy=POLICY, now=NOW)
+    registry.add(NOW, "old", decision, is_champion=False)
+    second = replace(first, tests=[replace(test, statistic=test.statistic + 1) for test in first.tests])
+    later = NOW + 60 * DAY
+    again, new = (decide("old", one, model_name=registry.model_name, policy=POLICY, now=later) for one in (first, second))
+    assert "was trained because of the drift report of s3://bucket/scored/" in str(again)
+    assert new.kinds == "drift"
+
+
 def test_a_drift_report_of_a_former_champion_is_no_reason(registry: Registry) -> None:
     report = drift_report("1", NOW, drifted=True)
     registry.add(NOW + DAY, "old")

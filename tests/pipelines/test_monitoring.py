@@ -12,13 +12,20 @@ from kfp import dsl
 
 from components.monitor import monitor
 from goemotions.errors import BadArgument
+from goemotions.evaluation.traffic import FEATURES, Traffic, features_of
+from goemotions.metrics.probabilities import sigmoid
+from goemotions.models import engines
 from goemotions.monitoring.drift import read_report
 from goemotions.prediction import files
 from goemotions.prediction.predictor import Predictor
 from goemotions.registry import mlflow_client, tracking
+from goemotions.serving import metrics
+from goemotions.serving.traffic import TrafficCounters
 from goemotions.storage import layout, store
-from pipelines import parameters
+from pipelines import local, parameters, training
+from pipelines.local import RunFailed
 from pipelines.package import pack_monitoring
+from tests.support import prometheus
 from tests.support.documents import yaml_documents
 
 NOTHING: dict[str, Any] = {"server": "", "prometheus": "", "service": "", "scored": ""}
@@ -46,6 +53,14 @@ def test_the_traffic_comes_from_one_place_that_a_pod_can_reach() -> None:
     assert parameters.monitoring_arguments("", "", ".", {}, is_local=True) == {"scored": str(Path.cwd())}
 
 
+def artifacts(folder: Path) -> dict[str, Any]:
+    return {
+        "report": dsl.Artifact(uri=str(folder / "report")),
+        "page": dsl.HTML(uri=str(folder / "page.html")),
+        "metrics": dsl.Metrics(uri=str(folder / "metrics")),
+    }
+
+
 def test_the_report_is_logged_to_mlflow_and_kept_where_the_decision_to_retrain_reads_it(
     whole: Path, stack: Path, bucket: str, tmp_path: Path
 ) -> None:
@@ -53,11 +68,7 @@ def test_the_report_is_logged_to_mlflow_and_kept_where_the_decision_to_retrain_r
     pq.write_table(texts, tmp_path / "in.parquet")
     scored = tmp_path / "out.parquet"
     files.score_file(Predictor.load(whole), tmp_path / "in.parquet", scored, all_scores=True)
-    outputs: dict[str, Any] = {
-        "report": dsl.Artifact(uri=str(tmp_path / "report")),
-        "page": dsl.HTML(uri=str(tmp_path / "page.html")),
-        "metrics": dsl.Metrics(uri=str(tmp_path / "metrics")),
-    }
+    outputs = artifacts(tmp_path)
     shared = {"window": "1d", "version": str(whole), "model_name": "watched", "store": bucket, "pipeline_run": "watched-run"}
     monitor.python_func(**{**NOTHING, "scored": str(scored)}, **shared, **outputs)
     kept = read_report(layout.monitoring(bucket, "watched"))
@@ -73,3 +84,53 @@ def test_the_report_is_logged_to_mlflow_and_kept_where_the_decision_to_retrain_r
     assert run.data.metrics["drift/alarms"] == len(kept.alarms)
     logged = {file.path for file in mlflow_client.client().list_artifacts(run.info.run_id, "drift")}
     assert logged == {"drift/drift.json", "drift/drift.html"}
+
+
+@pytest.mark.parametrize("kind", ["server", "prometheus"])
+def test_the_traffic_of_a_server_and_of_prometheus_is_compared(
+    kind: str, whole: Path, stack: Path, bucket: str, tmp_path: Path
+) -> None:
+    predictor = Predictor.load(whole, threads=1)
+    texts = ["we saw a storm by the lake", "they left"] * 200
+    counters = TrafficCounters(predictor.bundle, predictor.bundle.metadata.run_id)
+    encodings = predictor.bundle.encoder.encode(texts)
+    logits = engines.logits(predictor.engine, [encoding.ids for encoding in encodings])
+    counters.add(texts, encodings, logits)
+    counters.flush()
+    traffic = Traffic.of(
+        predictor.bundle.taxonomy.names,
+        sigmoid(logits),
+        predictor.bundle.thresholds,
+        features_of(predictor.bundle.encoder, texts),
+    )
+    increases = prometheus.of_traffic(traffic, predictor.bundle.metadata.run_id)
+    with prometheus.serving(increases, {"/metrics": metrics.render(None)[0].decode()}) as served:
+        given = {**NOTHING, kind: served.url, "service": "goemotions-cpu" if kind == "prometheus" else "", "window": "6h"}
+        shared = {"version": str(whole), "model_name": kind, "store": bucket, "pipeline_run": f"watched-{kind}"}
+        monitor.python_func(**given, **shared, **artifacts(tmp_path))
+    kept = read_report(layout.monitoring(bucket, kind))
+    assert kept.drifted
+    assert kept.end
+    assert bool(kept.start) is (kind == "prometheus")
+    assert kept.rows == 400 or (kind == "server" and kept.rows > 400)
+    assert {test.name for test in kept.tests} == {"predictions", "scores", *FEATURES}
+    run = mlflow_client.client().get_run(tracking.get_or_create_run(f"watched-{kind}").run_id)
+    assert run.data.metrics["drift/texts"] == kept.rows
+    assert all("6h" in query for query in served.queries)
+
+
+def test_a_whole_number_is_accepted_for_a_parameter_with_decimals() -> None:
+    given = parameters.typed(
+        {"drift_cooldown_days": "0", "max_age_days": "365"}, training.for_run(has_teachers=False, on_reason=True)
+    )
+    assert [(name, type(value), value) for name, value in given.items()] == [
+        ("drift_cooldown_days", float, 0.0),
+        ("max_age_days", float, 365.0),
+    ]
+
+
+def test_two_runs_at_once_on_one_machine_are_refused(tmp_path: Path) -> None:
+    with local._alone(tmp_path), pytest.raises(RunFailed, match="another run on this machine"), local._alone(tmp_path):
+        pass
+    with local._alone(tmp_path):
+        pass

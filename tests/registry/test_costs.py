@@ -22,6 +22,15 @@ def test_cost_and_energy_follow_from_seconds_prices_and_power() -> None:
     assert costs.energy_kwh(used) == pytest.approx(1.67 * (24 + 400 + 3.725) / 1000)
 
 
+def test_the_sentence_of_a_run_on_gpus_has_their_hours_price_and_energy() -> None:
+    """Two processes with a GPU each: the GPUs add up, and the name of the device stays beside a step on the CPU."""
+    used = sum([Usage(1800, 7200, 3600, 0.0, "NVIDIA L4"), Usage(wall_seconds=60, cpu_seconds=3600)], Usage())
+    assert costs.sentence(used, Prices(cpu_hour=0.5, gpu_hour=4)) == (
+        "3.00 CPU hours and 1.00 GPU hours, which cost 5.50 at 0.5 per CPU hour and 4 per GPU hour, and about 0.180 kWh "
+        "(Green Algorithms, Lannelongue et al. 2021)"
+    )
+
+
 @pytest.mark.parametrize(
     ("device", "watts"),
     [("NVIDIA L4", 72), ("NVIDIA L40S", 350), ("NVIDIA H100 80GB HBM3", 700), ("Tesla T4", 70), ("another", 200)],

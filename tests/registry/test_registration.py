@@ -14,7 +14,7 @@ import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
 from goemotions.errors import IntegrityError, ModelError
-from goemotions.evaluation import tuning
+from goemotions.evaluation import counterfactuals, tuning
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.metrics import thresholds
 from goemotions.prediction.predictor import Predictor
@@ -328,6 +328,11 @@ def test_the_metrics_are_logged_to_the_run_of_the_profile(registered: Registered
     for variant in VARIANTS:
         for name, value in registered.versions[variant]["metrics"].items():
             assert logged[f"{variant}/{name}"] == pytest.approx(value)
+        of_slices = {name: value for name, value in logged.items() if name.startswith(f"{variant}/test/slices/")}
+        swapped = {name: value for name, value in logged.items() if name.startswith(f"{variant}/test/swapped_names/")}
+        assert all(name.endswith("/f1_micro") and 0 <= value <= 1 for name, value in of_slices.items())
+        assert set(swapped) == {f"{variant}/test/swapped_names/{group}/changed_decisions" for group in counterfactuals.TERMS}
+        assert 1 <= len(of_slices) <= 50
 
 
 def test_a_download_equals_the_bundle_byte_for_byte(registered: Registered, tmp_path: Path) -> None:

@@ -12,9 +12,36 @@ from urllib.parse import parse_qs, urlsplit
 
 import promql_parser
 
+from goemotions.evaluation.traffic import Traffic
+from goemotions.monitoring import windows
+from goemotions.monitoring.windows import Counts
+
 INCREASE = re.compile(r"sum by \((?P<by>[\w, ]+)\) \(increase\((?P<name>\w+)(?P<selector>\{.*\})?\[(?P<window>\w+)\]\)\)")
 # The increases of one metric: the labels of each series, and how much it grew.
 Increases = Mapping[str, Sequence[tuple[Mapping[str, str], float]]]
+
+
+def of_traffic(traffic: Traffic, version: str) -> dict[str, Counts]:
+    """The increases of a server's counters for traffic."""
+    content = traffic.to_json()
+    labels = content["labels"].items()
+    features = content["features"].items()
+    return {
+        windows.ROWS: [({"version": version}, traffic.rows)],
+        windows.PREDICTIONS: [({"version": version, "label": name}, row["predicted"]) for name, row in labels],
+        windows.TOTAL: [({"version": version, "label": name}, row["total_sum"]) for name, row in labels],
+        windows.PREDICTED: [({"version": version, "label": name}, row["predicted_sum"]) for name, row in labels],
+        windows.SCORES: [
+            ({"version": version, "label": name, "bin": bound}, count)
+            for name, row in labels
+            for bound, count in row["scores"].items()
+        ],
+        windows.TEXT_FEATURES: [
+            ({"version": version, "feature": name, "bin": bound}, count)
+            for name, counts in features
+            for bound, count in counts.items()
+        ],
+    }
 
 
 class Prometheus(ThreadingHTTPServer):
