@@ -39,7 +39,7 @@ PLANTED: dict[str, tuple[list[str], list[str]]] = {
             "www.example.net/me",
             "HTTP://EXAMPLE.ORG",
             "blog.example.com/about",
-            "ssh://jo:secret@example.net:22/",
+            "ssh://jo:" + "secret@example.net:22/",
         ],
         ["look at {} now", "{}", "It is here: {}"],
     ),
