@@ -117,7 +117,8 @@ def _show_move(move: Any, model_name: str, file: Path | None) -> None:
     else:
         click.echo(f"{move.alias}: version {move.after}, before it {move.before or 'none'}")
     if move.verdict:
-        click.echo(f"the gate passed: {move.verdict.summary()}")
+        outcome = "the gate passed" if move.verdict.passes else "validation shows no gain, which a rollout does not need"
+        click.echo(f"{outcome}: {move.verdict.summary()}")
         for name, value in move.verdict.differences.items():
             click.echo(f"  {name:<18}{value.difference:+.4f} ({value.low:+.4f} to {value.high:+.4f})")
         for note in move.verdict.notes:

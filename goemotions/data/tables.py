@@ -208,7 +208,8 @@ def open_parquet(file: BinaryIO, name: str, **options: Any) -> pq.ParquetFile:
         with memory.bounded(name):
             # Without a buffer a whole row group is read at once, and a file may have a single one.
             parquet = pq.ParquetFile(file, buffer_size=2**20, **options)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    # A KeyError: the two schemas of the file name a column differently.
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise damaged(name) from error
     metadata = parquet.metadata
     require_few_columns(name, metadata.num_columns)

@@ -20,6 +20,7 @@ from goemotions.errors import (
     RolledBack,
     RolloutHeld,
     StorageError,
+    StorageUnavailable,
     TrafficChanged,
 )
 from goemotions.monitoring import rollout
@@ -385,3 +386,37 @@ def test_the_shipped_texts_and_a_file_of_texts(tmp_path: Path) -> None:
     assert len(read_texts()) >= Plan().step_texts
     (tmp_path / "texts").write_text("one\n\n two \n")
     assert read_texts(tmp_path / "texts") == ["one", "two"]
+
+
+@pytest.mark.fault("rollout-obsolete")
+def test_a_rollout_against_a_champion_of_before_is_rolled_back(service: Service) -> None:
+    service.begun(step=1)
+    service.servers.proxy.shares.update(canary="2", percent=20)
+    state = service.state
+    state.champion = "7"
+    rollout.write(service.location, rollout.FILE, state)
+    service.servers.proxy.shares.update(stable="7")
+    service.servers.proxy.shares["servers"]["7"] = service.servers.proxy.shares["servers"]["1"]
+    with pytest.raises(RolledBack, match="the champion is version 1 now, not version 7"):
+        service.roll_out()
+    assert service.shares == ("7", "", 0)
+
+
+@pytest.mark.fault("rollout-store-away")
+def test_a_store_that_is_away_does_not_keep_traffic_on_a_bad_version(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    service.begun()
+    service.canary.shift = 1
+    write, left = rollout.write, [1]
+
+    def away(location: str, name: str, state: State) -> None:
+        # The first write is that of the start.
+        if state.history and left[0]:
+            left[0] -= 1
+            raise StorageUnavailable("the store does not respond")
+        write(location, name, state)
+
+    monkeypatch.setattr(rollout, "write", away)
+    with pytest.raises(RolledBack, match="its labels differ"):
+        service.roll_out()
+    assert left == [0]
+    assert (service.shares, service.state.phase) == (("1", "", 0), "rolled back")

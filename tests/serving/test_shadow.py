@@ -17,6 +17,7 @@ import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
+from goemotions.monitoring import answers
 from goemotions.prediction.predictor import Options, Predictor
 from goemotions.serving import metrics, request_ids, shadow
 from goemotions.serving.limits import ShadowSettings
@@ -80,12 +81,18 @@ def opposite(predictor: Predictor) -> Callable[[dict[str, Any]], Any]:
 
 
 @pytest.fixture(scope="module")
+def log_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("answers")
+
+
+@pytest.fixture(scope="module")
 def shadowed(
-    bundle: Path, predictor: Predictor, tmp_path_factory: pytest.TempPathFactory
+    bundle: Path, predictor: Predictor, tmp_path_factory: pytest.TempPathFactory, log_folder: Path
 ) -> Iterator[tuple[Server, Challenger]]:
     """A server that copies every request to a challenger."""
     with challenger(opposite(predictor)) as other:
-        options = (f"--shadow-url=http://127.0.0.1:{other.server_port}", "--shadow-percent=100")
+        log = ("--log-share=1", f"--log-folder={log_folder}")
+        options = (f"--shadow-url=http://127.0.0.1:{other.server_port}", "--shadow-percent=100", *log)
         with serving(bundle, tmp_path_factory.mktemp("log") / "serve.log", *options) as server:
             yield server, other
 
@@ -130,6 +137,30 @@ def test_a_copy_is_not_copied_again_and_is_no_traffic(shadowed: tuple[Server, Ch
     assert len(other.received) == received + 1
     assert after['goemotions_requests_total{outcome="ok",protocol="copy"}'] == 1
     assert after["goemotions_request_texts_count"] == before.get("goemotions_request_texts_count", 0) + 1
+
+
+def test_the_texts_of_a_rollout_are_in_no_log_and_no_counter_of_drift(
+    shadowed: tuple[Server, Challenger], log_folder: Path
+) -> None:
+    def logged() -> bytes:
+        return b"".join(file.read_bytes() for file in log_folder.rglob("*") if file.is_file())
+
+    server, _ = shadowed
+    path, scored = "/v1/models/goemotions:predict", "goemotions_scored_texts_total{version="
+    before = server.metrics()
+    probe = json.dumps({"instances": ["a storm of the rollout"]})
+    assert server.request("POST", path, probe, goemotions_copy=answers.HEADER_VALUE)[0] == 200
+    assert server.request("POST", path, json.dumps({"instances": ["a storm of a client"]}))[0] == 200
+    wait_until(lambda: b"a storm of a client" in logged())
+    assert b"a storm of the rollout" not in logged()
+    wait_until(
+        lambda: any(server.metrics().get(name, 0) > before.get(name, 0) for name in server.metrics() if name.startswith(scored))
+    )
+    after = server.metrics()
+    assert [after[name] - before.get(name, 0) for name in after if name.startswith(scored)] == [1]
+    # They are requests like others where limits are concerned.
+    many = json.dumps({"instances": [TEXT] * 10_000})
+    assert server.request("POST", path, many, goemotions_copy=answers.HEADER_VALUE)[0] == 413
 
 
 def settings(port: int) -> ShadowSettings:
