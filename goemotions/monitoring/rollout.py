@@ -508,14 +508,17 @@ def _locked(location: str) -> Iterator[Callable[[], None]]:
         StorageError: another rollout of the service runs.
     """
     lost: list[StorageError] = []
-    ended, renewed = threading.Event(), [time.monotonic()]
+    ended, renewed = threading.Event(), [0.0]
+
+    def renew_once(held: lock.Lock) -> None:
+        began = time.monotonic()
+        held.require()
+        renewed[0] = began
 
     def renew(held: lock.Lock) -> None:
         while not lost and not ended.wait(lock.LEASE_SECONDS / 4):
-            began = time.monotonic()
             try:
-                held.require()
-                renewed[0] = began
+                renew_once(held)
             except StorageUnavailable as error:
                 log.warning("the lock of the rollout is not renewed: %s", error)
             except StorageError as error:
@@ -528,6 +531,8 @@ def _locked(location: str) -> Iterator[Callable[[], None]]:
             raise StorageUnavailable(f"{location}: the lock is not renewed, as the store does not respond: run it again later")
 
     with lock.hold(location, 1.5 * lock.LEASE_SECONDS) as held:
+        # The wait for the lock of a killed process may have taken longer than a lease.
+        renew_once(held)
         renewing = threading.Thread(target=renew, args=(held,), daemon=True)
         renewing.start()
         try:

@@ -356,6 +356,15 @@ def test_a_second_rollout_of_a_service_is_refused_while_one_runs(service: Servic
     assert len(ended) == 1
 
 
+@pytest.mark.fault("rollout-killed")
+def test_the_lock_of_a_killed_rollout_is_taken_over(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollout.lock, "LEASE_SECONDS", 1.0)
+    killed = rollout.lock.hold(service.location)
+    killed.__enter__()
+    with rollout._locked(service.location) as require_lock:
+        require_lock()
+
+
 @pytest.mark.slow
 @pytest.mark.fault("rollout-refused")
 def test_what_could_not_be_promoted_is_refused_before_anything_changes(complete: Service) -> None:
