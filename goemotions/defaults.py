@@ -67,6 +67,8 @@ SHARD_ROWS = 100_000
 # Serving.
 HOST = "127.0.0.1"
 PORT = 8080
+# Requests with this header are copies and no traffic; with this value, that of a rollout's texts, they are not logged either.
+COPY_HEADER, COPY_OF_ROLLOUT = "goemotions-copy", "rollout"
 
 # Drift: the window, and the false alarms that are accepted per month.
 MONITORING_WINDOW = "1d"

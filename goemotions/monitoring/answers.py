@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from goemotions import defaults
 from goemotions.errors import DataError, MonitoringUnavailable
 from goemotions.evaluation.selection import CandidateScores
 from goemotions.metrics.expected import expected_quality
 
-# Requests with this header are no traffic, and with this value they are not logged (``serving.shadow``).
-HEADER, HEADER_VALUE = "goemotions-copy", "rollout"
 BATCH = 20
 TIMEOUT_SECONDS = 20
 
@@ -126,7 +125,9 @@ def request(address: str, model_name: str, texts: Sequence[str], labels: Sequenc
     """
     body = json.dumps({"instances": list(texts), "parameters": {"all_scores": True}}).encode()
     url = f"{address.rstrip('/')}/v1/models/{model_name}:predict"
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json", HEADER: HEADER_VALUE})
+    request = urllib.request.Request(
+        url, body, {"Content-Type": "application/json", defaults.COPY_HEADER: defaults.COPY_OF_ROLLOUT}
+    )
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # nosec B310 # an address of a server
             predictions: list[Any] = json.load(response)["predictions"]

@@ -18,8 +18,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from goemotions import defaults
 from goemotions.errors import RequestError
-from goemotions.serving import bodies, metrics, openapi, openinference, request_ids, schema, shadow
+from goemotions.serving import bodies, metrics, openapi, openinference, request_ids, schema
 from goemotions.serving.bodies import BINARY, Handler, RequestLimiter
 from goemotions.serving.openapi import JSON
 from goemotions.serving.openinference import BINARY_HEADER
@@ -138,12 +139,12 @@ def _inference(service: Service) -> list[Route]:
 
 
 def _is_copy(request: Request) -> bool:
-    return shadow.HEADER in request.headers
+    return defaults.COPY_HEADER in request.headers
 
 
 def _id_in_log(request: Request) -> str:
     """The id under which answers are logged; empty for the texts of a rollout, which nobody wrote."""
-    return "" if request.headers.get(shadow.HEADER) == shadow.ROLLOUT else request.state.id
+    return "" if request.headers.get(defaults.COPY_HEADER) == defaults.COPY_OF_ROLLOUT else request.state.id
 
 
 def _metrics(service: Service) -> Route:

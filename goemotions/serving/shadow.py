@@ -19,15 +19,12 @@ from urllib.parse import urlsplit
 import numpy as np
 import orjson
 
+from goemotions import defaults
 from goemotions.prediction.predictor import Options, Prediction
 from goemotions.serving import metrics, openapi, request_ids, schema
 from goemotions.serving.limits import ShadowSettings
 
 logger = logging.getLogger(__name__)
-# The header of a copy. Servers count its requests under the protocol `copy`.
-HEADER = "goemotions-copy"
-# The value of the texts that a rollout sends to both versions (``monitoring.answers``). They are not logged either.
-ROLLOUT = "rollout"
 # Copies that wait, texts per copy, and copies at once.
 QUEUE, TEXTS, THREADS = 64, 32, 2
 TIMEOUT_SECONDS = 5.0
@@ -104,7 +101,7 @@ class Shadow:
         body = orjson.dumps({"instances": copy.texts, "parameters": parameters})
         # In the request logs of both servers, the answers to a text have one id.
         given = {request_ids.HEADER: copy.request_id} if copy.request_id else {}
-        connection.request("POST", self._path, body, {"Content-Type": openapi.JSON, HEADER: "shadow", **given})
+        connection.request("POST", self._path, body, {"Content-Type": openapi.JSON, defaults.COPY_HEADER: "shadow", **given})
         response = connection.getresponse()
         content = response.read(ANSWER_BYTES + 1)
         if response.status != 200 or len(content) > ANSWER_BYTES:

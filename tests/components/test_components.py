@@ -122,10 +122,10 @@ def test_teachers_are_kept_in_s3_and_their_scores_are_in_the_dataset_of_the_stud
 
 def logged(run: str) -> tuple[dict[str, float], dict[str, str]]:
     """The metrics and tags of the model of a pipeline run; each metric was logged once."""
-    found = mlflow_client.client().get_run(tracking.get_or_create_run(run, "minilm").run_id)
-    for name in found.data.metrics:
-        assert len(mlflow_client.client().get_metric_history(found.info.run_id, name)) == 1, name
-    return found.data.metrics, found.data.tags
+    recorded = mlflow_client.client().get_run(tracking.get_or_create_run(run, "minilm").run_id)
+    for name in recorded.data.metrics:
+        assert len(mlflow_client.client().get_metric_history(recorded.info.run_id, name)) == 1, name
+    return recorded.data.metrics, recorded.data.tags
 
 
 def test_evaluate_and_tune_keep_the_splits_apart(

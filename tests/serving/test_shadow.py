@@ -17,7 +17,7 @@ import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
-from goemotions.monitoring import answers
+from goemotions import defaults
 from goemotions.prediction.predictor import Options, Predictor
 from goemotions.serving import metrics, request_ids, shadow
 from goemotions.serving.limits import ShadowSettings
@@ -120,7 +120,7 @@ def test_requests_of_every_protocol_are_copied_and_compared(shadowed: tuple[Serv
     # Not one answer of the challenger was returned, and nothing of a client's headers was sent.
     assert json.loads(own[2])["predictions"][0]["labels"] == predictor.predict([TEXT])[0]["labels"]
     for headers, body in other.received:
-        assert headers[shadow.HEADER] == "shadow"
+        assert headers[defaults.COPY_HEADER] == "shadow"
         assert not {"authorization", "cookie"} & headers.keys()
         assert request_ids.ID.fullmatch(headers[request_ids.HEADER])
         assert body["instances"] == [TEXT]
@@ -149,7 +149,7 @@ def test_the_texts_of_a_rollout_are_in_no_log_and_no_counter_of_drift(
     path, scored = "/v1/models/goemotions:predict", "goemotions_scored_texts_total{version="
     before = server.metrics()
     probe = json.dumps({"instances": ["a storm of the rollout"]})
-    assert server.request("POST", path, probe, goemotions_copy=answers.HEADER_VALUE)[0] == 200
+    assert server.request("POST", path, probe, goemotions_copy=defaults.COPY_OF_ROLLOUT)[0] == 200
     assert server.request("POST", path, json.dumps({"instances": ["a storm of a client"]}))[0] == 200
     wait_until(lambda: b"a storm of a client" in logged())
     assert b"a storm of the rollout" not in logged()
@@ -160,7 +160,7 @@ def test_the_texts_of_a_rollout_are_in_no_log_and_no_counter_of_drift(
     assert [after[name] - before.get(name, 0) for name in after if name.startswith(scored)] == [1]
     # They are requests like others where limits are concerned.
     many = json.dumps({"instances": [TEXT] * 10_000})
-    assert server.request("POST", path, many, goemotions_copy=answers.HEADER_VALUE)[0] == 413
+    assert server.request("POST", path, many, goemotions_copy=defaults.COPY_OF_ROLLOUT)[0] == 413
 
 
 def settings(port: int) -> ShadowSettings:
