@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 FINITE_EVERY = 20
 # Far enough apart that no two processes, and no two runs with neighbouring seeds, draw the same dropout.
 DROPOUT_SEED = 1_000_003
+# Entries of a checkpoint that those of before do not have.
+MACHINE = ("machines", "peak_memory", "peak_gpu_memory")
 
 # Called with the epoch (from 1) and its metrics.
 OnEpoch = Callable[[int, dict[str, float]], None]
@@ -52,6 +54,7 @@ class TrainingState:
         seconds: duration up to the last checkpoint or epoch.
         history: metrics per finished epoch.
         best: weights of the best epoch.
+        machines: those that trained it, each once, in their order; the largest memory and GPU memory of any of them, in bytes.
     """
 
     step: int = 0
@@ -59,6 +62,15 @@ class TrainingState:
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, torch.Tensor] = field(default_factory=dict)
+    machines: list[str] = field(default_factory=list)
+    peak_memory: int = 0
+    peak_gpu_memory: int = 0
+
+    def measure_machine(self) -> None:
+        """Adds this machine, and the memory that this process has taken on it."""
+        self.machines = list(dict.fromkeys([*self.machines, hardware.describe()]))
+        peak, peak_gpu = hardware.peak_memory()
+        self.peak_memory, self.peak_gpu_memory = max(self.peak_memory, peak), max(self.peak_gpu_memory, peak_gpu)
 
     @property
     def best_epoch(self) -> int:
@@ -165,7 +177,7 @@ class TrainingLoop:
                 is_last = state.step == total or self._is_exhausted()
                 stopping, _ = _signals(stopped, writer)
                 if stopping or is_last or distributed.on_first(writer.is_idle):
-                    self._save_checkpoint(writer)
+                    self._save_checkpoint(writer, is_finished=state.step == total)
                 else:
                     writer.hasten()
                 if stopping and not is_last:
@@ -246,7 +258,6 @@ class TrainingLoop:
 
     def record(self) -> RunRecord:
         """Settings, history, cost and hardware of the run, for ``training.json``."""
-        peak, peak_gpu = hardware.peak_memory()
         return RunRecord(
             profile=self.profile.describe(),
             parameters=sum(parameter.numel() for parameter in self.classifier.parameters()),
@@ -256,10 +267,10 @@ class TrainingLoop:
             best_epoch=self.state.best_epoch,
             history=self.state.history,
             seconds=self.state.seconds,
-            hardware=hardware.describe(),
+            hardware=", then ".join(self.state.machines) or hardware.describe(),
             processes=distributed.size(),
-            peak_memory_bytes=peak,
-            peak_gpu_memory_bytes=peak_gpu,
+            peak_memory_bytes=self.state.peak_memory,
+            peak_gpu_memory_bytes=self.state.peak_gpu_memory,
             torch=torch.__version__,
         )
 
@@ -291,6 +302,7 @@ class TrainingLoop:
 
         state.history.append(distributed.on_first(measure))
         state.seconds = state.history[-1]["seconds"]
+        state.measure_machine()
         state.epoch_loss = 0.0
         if state.best_epoch == len(state.history):
             state.best = {name: tensor.detach().cpu().clone() for name, tensor in self.classifier.state_dict().items()}
@@ -308,24 +320,31 @@ class TrainingLoop:
             + (f"start it again to resume from {location}" if location else "it starts over next time")
         )
 
-    def _save_checkpoint(self, writer: checkpoints.Writer) -> None:
-        """Copies the state to the CPU's memory and starts to write it."""
+    def _save_checkpoint(self, writer: checkpoints.Writer, *, is_finished: bool = False) -> None:
+        """Copies the state to the CPU's memory and starts to write it; after the last step only the best weights are of use."""
         if not self.plan.location:
             return
+        self.state.measure_machine()
         state, epoch_loss, used = self.state, self._finite_loss(), asdict(distributed.total_usage(usage.so_far()))
         if not distributed.is_first():
             return
-        tensors = {f"model.{name}": tensor for name, tensor in self.classifier.state_dict().items()}
-        tensors |= {f"optimizer.{name}": tensor for name, tensor in self.optimizer.state().items()}
-        tensors["rng.cpu"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            tensors["rng.cuda"] = torch.cuda.get_rng_state()
+        tensors = {} if is_finished else self._tensors()
         copied = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
         # The best weights are replaced, but never changed.
         copied |= {f"best.{name}": tensor for name, tensor in state.best.items()}
         values = {"fingerprint": self.plan.fingerprint, "step": state.step, "epoch_loss": epoch_loss}
         values |= {"seconds": state.seconds, "history": list(state.history), "usage": used}
+        values |= {name: getattr(state, name) for name in MACHINE}
         writer.write(state.step, Checkpoint(copied, values))
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """What the next step depends on."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.classifier.state_dict().items()}
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in self.optimizer.state().items()}
+        tensors["rng.cpu"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["rng.cuda"] = torch.cuda.get_rng_state()
+        return tensors
 
     def _resume(self, total: int) -> None:
         """Continues from the newest checkpoint of the same run, if there is one."""
@@ -337,19 +356,23 @@ class TrainingLoop:
         def part(prefix: str) -> dict[str, torch.Tensor]:
             return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
-        self.classifier.load_state_dict(part("model."))
-        self.optimizer.load(part("optimizer."))
-        self.state = TrainingState(values["step"], 0.0, values["seconds"], values["history"], part("best."))
+        machine = {name: values[name] for name in MACHINE if name in values}
+        self.state = TrainingState(values["step"], 0.0, values["seconds"], values["history"], part("best."), **machine)
         if distributed.is_first():
             self.state.epoch_loss = values["epoch_loss"]
             usage.continue_from(usage.parse(values.get("usage", {})))
+        log.info("resuming %s at step %d of %d", self.profile.name, self.state.step, total)
+        if self.state.step == total:
+            return
+        self.classifier.load_state_dict(part("model."))
+        self.optimizer.load(part("optimizer."))
+        if distributed.is_first():
             torch.set_rng_state(tensors["rng.cpu"])
             if "rng.cuda" in tensors and self.device.type == "cuda":
                 torch.cuda.set_rng_state(tensors["rng.cuda"])
         else:
             # The checkpoint holds the first process' generators: here, too, no mask of the dropout may come twice.
             torch.manual_seed(self.seed + DROPOUT_SEED * distributed.rank() + self.state.step)
-        log.info("resuming %s at step %d of %d", self.profile.name, self.state.step, total)
 
 
 def _signals(stopped: threading.Event | None, writer: checkpoints.Writer) -> tuple[bool, bool]:

@@ -34,7 +34,7 @@ from goemotions.models.classifier import build_classifier, load_classifier
 from goemotions.models.records import TrainingRecord
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.storage import manifest, s3, store
-from goemotions.training import batches, optimizers, trainer
+from goemotions.training import batches, checkpoints, optimizers, trainer
 from goemotions.training.loop import CheckpointPlan, OnEpoch, TrainingLoop, ignore_epoch
 from goemotions.training.options import TrainOptions
 from tests.support import repositories
@@ -380,6 +380,24 @@ def test_a_run_interrupted_at_its_last_step_is_finished(
     stop_at(16, monkeypatch)
     train(dataset, tmp_path / "model", weights=tiny, epochs=SHORT)
     assert result_of(tmp_path / "model") == undisturbed[SHORT]
+
+
+def test_a_training_that_finished_on_another_machine_is_taken_from_its_checkpoint_with_the_name_of_that_machine(
+    dataset: Path, tiny: str, tmp_path: Path, undisturbed: dict[int, Result]
+) -> None:
+    location = str(tmp_path / "checkpoints")
+    options = {"weights": tiny, "epochs": SHORT, "checkpoint_location": location}
+    there = train(dataset, tmp_path / "there", **options)
+    (name,) = store.children(location)
+    last = checkpoints.newest(location, {})
+    assert last is not None
+    assert {tensor.split(".")[0] for tensor in last.tensors} == {"best"}
+    entries = {"machines": ["1 x another GPU"], "peak_gpu_memory": 2**40}
+    checkpoints.save(location, int(name.removeprefix("step-")), checkpoints.Checkpoint(last.tensors, last.values | entries))
+    here = train(dataset, tmp_path / "here", **options)
+    assert result_of(tmp_path / "here") == undisturbed[SHORT]
+    assert (here.hardware, here.peak_gpu_memory_bytes) == ("1 x another GPU", 2**40)
+    assert (here.history, here.steps) == (there.history, there.steps)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
