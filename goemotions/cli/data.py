@@ -52,13 +52,21 @@ def _reader(store: str, model_name: str, since: datetime | None, until: datetime
     type=click.Choice(["newest", "majority"]),
     default="newest",
     show_default=True,
-    help="Labels of a text that was given several.",
+    help="Labels of a text that was given several. Each user, or answer of an unknown user, counts once, by the newest labels.",
+)
+@click.option(
+    "--max-quarantined",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Largest share of rows that may be left out because the taxonomy has no such label; 0: such a row is an error.",
 )
 def from_feedback(
     store: str, model_name: str, since: datetime | None, until: datetime | None, output: Path, **options: Any
 ) -> None:
     """Write the feedback to logged answers, and annotators' labels, as a source for `goemotions ingest`."""
     from goemotions.data import feedback
+    from goemotions.data.dataset import QUARANTINE_FILE
 
     counts = feedback.from_feedback(output, _reader(store, model_name, since, until) if store else None, **options)
     versions = ", ".join(f"{count:,} of version {version or 'unknown'}" for version, count in counts.versions.items())
@@ -68,9 +76,15 @@ def from_feedback(
     )
     click.echo(
         f"of {counts.feedback:,} labels in the log {counts.without_answer:,} have no answer there and {counts.ambiguous:,} an id of "
-        f"several texts; {counts.exported:,} were exported; {counts.conflicts:,} texts had other labels, too; {counts.held_out:,} are "
-        f"in validation or test and left out; see {feedback.INFO_FILE} and {feedback.CONFLICTS_FILE} there"
+        f"several texts; {counts.exported:,} were exported; {counts.repeated:,} were replaced by later ones; "
+        f"{counts.conflicts:,} texts had other labels, too; {counts.held_out:,} are in validation or test and left out; "
+        f"see {feedback.INFO_FILE} and {feedback.CONFLICTS_FILE} there"
     )
+    if counts.unknown_labels:
+        click.echo(
+            f"{counts.unknown_labels:,} rows are left out, whose labels the taxonomy does not have: see {QUARANTINE_FILE} there",
+            err=True,
+        )
     if not options["append_to"]:
         click.echo("`goemotions ingest` would draw validation and test from these rows: --append-to keeps those of your data")
 

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import logging
+import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,13 +37,16 @@ log = logging.getLogger(__name__)
 
 NEWEST, MAJORITY = "newest", "majority"
 INFO_FILE, CONFLICTS_FILE = "feedback.json", "conflicts.csv"
+# Most rows with an unknown label that are listed; all are counted.
+MOST_LISTED = 100_000
 BATCH = 4096
 TABLES = """
-CREATE TABLE feedback (id TEXT, position INTEGER, time REAL, labels TEXT);
+CREATE TABLE feedback (id TEXT, position INTEGER, time REAL, labels TEXT, voter TEXT);
 CREATE INDEX of_answer ON feedback (id, position);
 CREATE TABLE answers (id TEXT, position INTEGER, text TEXT, PRIMARY KEY (id, position));
 CREATE TABLE ambiguous (id TEXT, position INTEGER, PRIMARY KEY (id, position));
-CREATE TABLE votes (text TEXT, shown TEXT, id TEXT, position INTEGER, time REAL, labels TEXT, predicted TEXT, version TEXT);
+CREATE TABLE votes
+    (text TEXT, shown TEXT, id TEXT, position INTEGER, time REAL, labels TEXT, predicted TEXT, version TEXT, voter TEXT);
 """
 
 
@@ -54,6 +58,8 @@ class Counts:
         feedback: labels of users in the log; ``exported``: of annotators in the files.
         without_answer: of the former, those whose answer is not in the log.
         ambiguous: those whose id has several texts.
+        unknown_labels: of both, those with a label that is not in the taxonomy.
+        repeated: those that their user, or without one any user of the same answer, gave other labels later.
         texts: different texts with labels.
         conflicts: of those, texts with several label sets, of which one was chosen.
         held_out: texts left out because they are in validation or test.
@@ -66,6 +72,8 @@ class Counts:
     exported: int = 0
     without_answer: int = 0
     ambiguous: int = 0
+    unknown_labels: int = 0
+    repeated: int = 0
     texts: int = 0
     conflicts: int = 0
     held_out: int = 0
@@ -85,7 +93,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Vote:
-    """The labels that somebody gave a text: names in alphabetical order."""
+    """The labels that somebody, the ``voter``, gave a text: names in alphabetical order."""
 
     text: str
     id: str
@@ -94,10 +102,11 @@ class Vote:
     labels: tuple[str, ...]
     predicted: tuple[str, ...]
     version: str
+    voter: str
 
     @property
     def row_id(self) -> str:
-        return f"feedback-{self.id}-{self.position}"
+        return _row_id(self.id, self.position)
 
 
 @store.raise_on_full_disk
@@ -108,21 +117,25 @@ def from_feedback(
     labelled: Sequence[Path] = (),
     append_to: str = "",
     conflicts: str = NEWEST,
+    max_quarantined: float = 1.0,
 ) -> Counts:
     """Writes a source with the labels of users and annotators as train, which ``ingest`` reads.
 
     Args:
-        output: the folder to write: ``train.parquet``, ``emotions.txt``, ``feedback.json`` and ``conflicts.csv``; with ``append_to``
-            also ``validation.parquet`` and ``test.parquet``.
+        output: the folder to write: ``train.parquet``, ``emotions.txt``, ``feedback.json``, ``conflicts.csv`` and ``quarantine.csv``;
+            with ``append_to`` also ``validation.parquet`` and ``test.parquet``.
         reader: the request log; None for annotators' labels alone.
         labelled: exports of Label Studio or Argilla.
         append_to: a source or Dataset folder. Its rows of train come first, and its validation and test stay as they are; texts that
             are in these are left out.
         conflicts: which labels a text has that was given several: the ``newest``, or those of the ``majority`` (of equal ones the
-            newest).
+            newest). Each voter counts once per text, by the newest labels: a user, an annotator's row of an export, or, of users that
+            are not known, all who were given the same answer.
+        max_quarantined: the largest share of the labels of users and annotators that may be left out, because the taxonomy does not
+            have one of them.
 
     Raises:
-        DataError: there is no feedback, a label is not in the taxonomy, or a file is no export.
+        DataError: there is no feedback, too much of it has unknown labels, or a file is no export.
         StorageError: the log cannot be read.
     """
     if output.exists() and any(output.iterdir()):
@@ -135,11 +148,19 @@ def from_feedback(
         joined = stack.enter_context(contextlib.closing(sqlite3.connect(scratch / "joined.sqlite", isolation_level=None)))
         joined.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; {TABLES}")
         joined.execute("BEGIN")
-        if reader:
-            _join(joined, reader, taxonomy, counts)
-        for path in labelled:
-            _add_export(joined, path, taxonomy, counts)
+        with (scratch / dataset.QUARANTINE_FILE).open("w", newline="", encoding="utf-8") as file:
+            known = _KnownLabels(taxonomy, counts, csv.writer(file))
+            if reader:
+                _join(joined, reader, known, counts)
+            for path in labelled:
+                _add_export(joined, path, known, counts)
+        if counts.unknown_labels > max_quarantined * (counts.feedback + counts.exported):
+            raise DataError(
+                f"{counts.unknown_labels:,} rows have labels that the taxonomy does not have ({known.first}): rename them, or allow "
+                "more to be left out"
+            )
         output.mkdir(parents=True, exist_ok=True)
+        shutil.copy(scratch / dataset.QUARANTINE_FILE, output)
         _write(output, base, taxonomy, _chosen(joined, conflicts, output / CONFLICTS_FILE, counts), counts)
         options = {"log": reader.location if reader else "", "append_to": append_to, "conflicts_by": conflicts}
         about = options | {"labelled": [path.name for path in labelled]} | vars(counts)
@@ -152,8 +173,27 @@ def from_feedback(
 def _reasons(counts: Counts) -> str:
     return (
         f"{counts.feedback} in the log, of which {counts.without_answer} have no answer there and {counts.ambiguous} an id of several "
-        f"texts; {counts.exported} in exports; {counts.held_out} texts are in validation or test"
+        f"texts; {counts.exported} in exports; {counts.unknown_labels} have labels that the taxonomy does not have; {counts.held_out} "
+        "texts are in validation or test"
     )
+
+
+class _KnownLabels:
+    """The rows whose labels the taxonomy has; the others are counted and listed."""
+
+    def __init__(self, taxonomy: Taxonomy, counts: Counts, lines: Any) -> None:
+        self._names, self._counts, self._lines = set(taxonomy.names), counts, lines
+        self.first = ""
+        lines.writerow(["file", "id", "reason"])
+
+    def check(self, place: str, row_id: str, labels: Iterable[str]) -> bool:
+        unknown = sorted(set(labels) - self._names)
+        if unknown:
+            self.first = self.first or f"such as {unknown[0][:100]!r} in {place}"
+            if self._counts.unknown_labels < MOST_LISTED:
+                self._lines.writerow([place, row_id, f"the taxonomy has no label {unknown[0][:100]!r}"])
+            self._counts.unknown_labels += 1
+        return not unknown
 
 
 def _taxonomy(reader: LogReader | None, base: Path | None) -> Taxonomy:
@@ -167,19 +207,21 @@ def _taxonomy(reader: LogReader | None, base: Path | None) -> Taxonomy:
     return known[-1]
 
 
-def _join(joined: sqlite3.Connection, reader: LogReader, taxonomy: Taxonomy, counts: Counts) -> None:
+def _join(joined: sqlite3.Connection, reader: LogReader, known: _KnownLabels, counts: Counts) -> None:
     for row in reader.rows(FEEDBACK):
         counts.feedback += 1
-        values = (row["id"], row["index"], row["time"].timestamp(), _labels(row["labels"], taxonomy, reader.location))
-        joined.execute("INSERT INTO feedback VALUES (?, ?, ?, ?)", values)
+        row_id = _row_id(row["id"], row["index"])
+        if known.check(reader.location, row_id, row["labels"]):
+            values = (row["id"], row["index"], row["time"].timestamp(), _json(row["labels"]), row.get("user") or row_id)
+            joined.execute("INSERT INTO feedback VALUES (?, ?, ?, ?, ?)", values)
     for row in reader.rows(ANSWERS):
         key = (row["id"], row["index"])
-        given = joined.execute("SELECT time, labels FROM feedback WHERE id = ? AND position = ?", key).fetchall()
+        given = joined.execute("SELECT time, labels, voter FROM feedback WHERE id = ? AND position = ?", key).fetchall()
         if given and _is_new(joined, key, row["text"]):
-            about = (json.dumps(sorted(row["labels"])), row["version"])
+            about = (_json(row["labels"]), row["version"])
             joined.executemany(
-                "INSERT INTO votes VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [(normalized(row["text"]), row["text"], *key, time, labels, *about) for time, labels in given],
+                "INSERT INTO votes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [(normalized(row["text"]), row["text"], *key, time, labels, *about, voter) for time, labels, voter in given],
             )
     joined.execute("DELETE FROM votes WHERE (id, position) IN (SELECT id, position FROM ambiguous)")
     ambiguous = "SELECT count(*) FROM feedback WHERE (id, position) IN (SELECT id, position FROM ambiguous)"
@@ -198,19 +240,17 @@ def _is_new(joined: sqlite3.Connection, key: tuple[str, int], text: str) -> bool
     return known is None
 
 
-def _add_export(joined: sqlite3.Connection, path: Path, taxonomy: Taxonomy, counts: Counts) -> None:
+def _add_export(joined: sqlite3.Connection, path: Path, known: _KnownLabels, counts: Counts) -> None:
     for one in annotation.read_export(path):
         counts.exported += 1
-        labels, predicted = (_labels(names, taxonomy, str(path)) for names in (one.labels, one.predicted))
-        values = (normalized(one.text), one.text, one.id, one.position, one.time, labels, predicted, one.version)
-        joined.execute("INSERT INTO votes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+        if known.check(path.name, _row_id(one.id, one.position), one.labels):
+            about = (one.id, one.position, one.time, _json(one.labels), _json(one.predicted), one.version)
+            values = (normalized(one.text), one.text, *about, f"row {counts.exported}")
+            joined.execute("INSERT INTO votes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
 
-def _labels(names: Iterable[str], taxonomy: Taxonomy, place: str) -> str:
-    names = sorted(set(names))
-    if unknown := [name for name in names if name not in taxonomy.names]:
-        raise DataError(f"{place} has the label {unknown[0][:100]!r}, which the taxonomy has not: rename it there")
-    return json.dumps(names)
+def _json(names: Iterable[str]) -> str:
+    return json.dumps(sorted(set(names)))
 
 
 def _chosen(joined: sqlite3.Connection, policy: str, conflicts: Path, counts: Counts) -> Iterator[Vote]:
@@ -220,7 +260,10 @@ def _chosen(joined: sqlite3.Connection, policy: str, conflicts: Path, counts: Co
         lines = csv.writer(file)
         lines.writerow(["text_of", "id", "labels", "chosen"])
         for _, group in itertools.groupby(rows, key=lambda row: row[0]):
-            votes = [_vote(row) for row in group]
+            given = [_vote(row) for row in group]
+            newest = {vote.voter: vote for vote in given}
+            votes = [vote for vote in given if newest[vote.voter] is vote]
+            counts.repeated += len(given) - len(votes)
             times_given = Counter(vote.labels for vote in votes)
             most = max(times_given.values()) if policy == MAJORITY else 0
             chosen = next(vote for vote in reversed(votes) if times_given[vote.labels] >= most)
@@ -233,8 +276,12 @@ def _chosen(joined: sqlite3.Connection, policy: str, conflicts: Path, counts: Co
 
 
 def _vote(row: Sequence[Any]) -> Vote:
-    _, text, answer_id, position, time, labels, predicted, version = row
-    return Vote(text, answer_id, position, time, tuple(json.loads(labels)), tuple(json.loads(predicted)), version)
+    _, text, answer_id, position, time, labels, predicted, version, voter = row
+    return Vote(text, answer_id, position, time, tuple(json.loads(labels)), tuple(json.loads(predicted)), version, voter)
+
+
+def _row_id(answer_id: str, position: int) -> str:
+    return f"feedback-{answer_id}-{position}"
 
 
 def _write(output: Path, base: Path | None, taxonomy: Taxonomy, votes: Iterable[Vote], counts: Counts) -> None:

@@ -31,7 +31,8 @@ LABELS = ("labels", pa.list_(pa.string()))
 SCHEMAS = {
     # Scores are in the order of the labels in the metadata.
     ANSWERS: pa.schema([*KEY, ("text", pa.string()), LABELS, ("scores", pa.list_(pa.float32())), ("truncated", pa.bool_())]),
-    FEEDBACK: pa.schema([*KEY, LABELS]),
+    # Files of earlier servers have no users.
+    FEEDBACK: pa.schema([*KEY, LABELS, ("user", pa.string())]),
 }
 PATH = re.compile(r"(?P<version>[^/]+)/date=(?P<date>[\d-]{10})/hour=(?P<hour>\d\d)/(?P<kind>part|feedback)-[^/]+\.parquet")
 METADATA = b"goemotions"

@@ -94,6 +94,8 @@ class LogSettings:
     log_folder: str = _limit("", "Local folder of the log; empty: one for temporary files.")
     log_bytes: int = _limit(64 * 2**20, "Most bytes in that folder; beyond, the oldest files are dropped.", least=2**20)
     log_seconds: float = _limit(300.0, "Longest time until an answer is in a file of the log.")
+    peer_feedback: int = _limit(600, "Most feedback from one address per minute; a gateway is one address.")
+    answer_feedback: int = _limit(20, "Most feedback to one answer per minute.")
 
     @property
     def folder(self) -> Path:

@@ -11,11 +11,12 @@ import contextlib
 import fcntl
 import itertools
 import logging
+import math
 import os
 import secrets
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -35,8 +36,8 @@ from goemotions.storage import layout, store
 from goemotions.storage.folder import replacing
 
 logger = logging.getLogger(__name__)
-# Rows in the queue, and feedback per period of the writing thread.
-QUEUE_ROWS, FEEDBACK_ROWS = 4096, 256
+# Rows in the queue, feedback per period of the writing thread, and seconds for which that of an address and to an answer is counted.
+QUEUE_ROWS, FEEDBACK_ROWS, FEEDBACK_SECONDS = 4096, 256, 60.0
 WRITE_SECONDS, UPLOAD_SECONDS = 0.5, 5.0
 # So many rows are written at once, with a pause after them, so that requests do not wait for the interpreter.
 CHUNK_ROWS, PAUSE_SECONDS = 32, 0.02
@@ -66,6 +67,7 @@ class RequestLog:
         self._queue: deque[tuple[Any, ...]] = deque()
         # The event loop counts what it puts, and the thread that writes what it takes.
         self._put = self._taken = self._feedback = 0
+        self._quotas, self._quotas_since = Counter[tuple[str, str]](), time.monotonic()
         self._is_closing = threading.Event()
         self._threads = [threading.Thread(target=self._write, name="request-log", daemon=True)]
         if settings.log_store:
@@ -80,22 +82,46 @@ class RequestLog:
         cut = [text[: 2 * redaction.MAX_CHARACTERS] for text in texts]
         self._append(len(cut), ANSWERS, request_id, time.time(), cut, result.predictions, result.probabilities)
 
-    def add_feedback(self, request_id: str, index: int, labels: list[str]) -> bool:
+    def add_feedback(self, request_id: str, index: int, labels: list[str], user: str = "", peer: str = "") -> bool:
         """Logs the labels that a user gave a text; returns whether its answer is in the log, without which they are of no use.
 
+        Args:
+            request_id, index: of the answer.
+            labels: the right ones.
+            user: a pseudonym; empty if it is not known.
+            peer: the address that sends them.
+
         Raises:
-            RequestError: 400 for labels that the model does not have, 429 for too much feedback.
+            RequestError: 400 for labels that the model does not have, 429 for too much feedback, of all or of this address or answer.
         """
         if unknown := [label for label in labels if label not in self._labels.names]:
             raise RequestError(f"labels: the model has no label {unknown[0][:50]!r}")
         if not request_log.is_logged(request_id, self._settings.log_share):
             return False
+        counted = self._within_quotas(peer, f"{request_id} {index}")
         self._feedback += 1
         if self._feedback > FEEDBACK_ROWS or not self._append(
-            1, FEEDBACK, request_id, time.time(), index, list(dict.fromkeys(labels))
+            1, FEEDBACK, request_id, time.time(), index, list(dict.fromkeys(labels)), user
         ):
             raise RequestError("too much feedback: try again later", 429, retry_after=1)
+        self._quotas.update(counted)
         return True
+
+    def _within_quotas(self, peer: str, answer: str) -> list[tuple[str, str]]:
+        """What one more feedback counts for, if the quotas of this minute have room for it."""
+        left = FEEDBACK_SECONDS - (time.monotonic() - self._quotas_since)
+        if left <= 0:
+            self._quotas, self._quotas_since, left = Counter(), time.monotonic(), FEEDBACK_SECONDS
+        most = {
+            ("from this address", peer): self._settings.peer_feedback,
+            ("to this answer", answer): self._settings.answer_feedback,
+        }
+        for key, quota in most.items():
+            if self._quotas[key] >= quota:
+                raise RequestError(
+                    f"too much feedback {key[0]}: at most {quota:,} per minute", 429, retry_after=math.ceil(left)
+                )
+        return list(most)
 
     def close(self) -> None:
         """Writes what is queued, and uploads once more."""
@@ -137,8 +163,8 @@ class RequestLog:
     def _rows(self, kind: str, request_id: str, now: float, *content: Any) -> Iterator[dict[str, Any]]:
         key = {"kind": kind, "id": request_id, "time": now, "version": self._version}
         if kind == FEEDBACK:
-            index, labels = content
-            yield {**key, "index": index, "labels": labels}
+            index, labels, user = content
+            yield {**key, "index": index, "labels": labels, "user": user}
             return
         for index, (text, answer, scores) in enumerate(zip(*content, strict=True)):
             values = {"labels": answer["labels"], "truncated": answer["truncated"], "scores": scores}

@@ -110,7 +110,8 @@ def _inference(service: Service) -> list[Route]:
         if service.log is None:
             raise RequestError("this server keeps no request log, so it takes no feedback: start it with --log-share", 404)
         parsed = await bodies.parse(lambda: schema.parse(schema.FeedbackRequest, body, service.limits), body)
-        is_logged = service.log.add_feedback(parsed.id, parsed.index, parsed.labels)
+        peer = request.client.host if request.client else ""
+        is_logged = service.log.add_feedback(parsed.id, parsed.index, parsed.labels, parsed.user, peer)
         return _json({"id": parsed.id, "index": parsed.index, "logged": is_logged})
 
     limiter = RequestLimiter(service.limits)

@@ -224,6 +224,7 @@ class FeedbackRequest(_Strict):
         list[str],
         Field(fail_fast=True, min_length=1, max_length=1000, description="The labels that are right for the text."),
     ]
+    user: Annotated[str, Field(pattern=f"^({ID.pattern})?$", description="Who says so, a pseudonym: one vote per text.")] = ""
 
 
 class FeedbackResponse(BaseModel):

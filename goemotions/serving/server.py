@@ -104,6 +104,8 @@ def _serve(settings: Settings, port: socket.socket, pipe: multiprocessing.connec
         log_config=None,
         access_log=False,
         server_header=False,
+        # An address is that of the connection: a client can write any other one into a header.
+        proxy_headers=False,
         timeout_graceful_shutdown=math.ceil(settings.limits.answer_seconds + END_SECONDS),
         # Connections has its own.
         timeout_keep_alive=math.ceil(settings.limits.idle_seconds) + 60,

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -128,6 +129,56 @@ def test_a_text_has_one_row_and_its_conflicts_are_listed(tmp_path: Path, source:
     ]
 
 
+@pytest.mark.fault("request-log-repeated-feedback")
+def test_who_repeats_himself_counts_once(tmp_path: Path, source: Path) -> None:
+    answers = [said(f"id-{number}", "a kite") for number in range(6)]
+    given = [feedback("id-0", label, time=NOON + number) for number, label in enumerate(["pity", "glee", "pity", "pity"])]
+    given += [feedback(f"id-{number}", "glee", user="user-0001", time=NOON + 10 + number) for number in (1, 2, 3)]
+    given += [feedback(f"id-{number}", "calm", time=NOON - number) for number in (4, 5)]
+    counts = from_feedback(tmp_path / "out", logged(tmp_path, answers, given), append_to=str(source), conflicts="majority")
+    assert rows(tmp_path / "out")["a kite"] == {"calm"}
+    assert (counts.feedback, counts.repeated, counts.rows, counts.conflicts) == (9, 5, 1, 1)
+
+
+def test_a_user_who_corrects_himself_is_taken_at_his_last_word(tmp_path: Path, source: Path) -> None:
+    given = [feedback("one", "pity", time=NOON + 9), feedback("one", "calm", time=NOON)]
+    from_feedback(
+        tmp_path / "out", logged(tmp_path, [said("one", "a kite")], given), append_to=str(source), conflicts="majority"
+    )
+    assert rows(tmp_path / "out")["a kite"] == {"pity"}
+
+
+@pytest.mark.fault("request-log-false-feedback")
+def test_a_label_outside_the_taxonomy_leaves_out_its_row_alone(tmp_path: Path, source: Path) -> None:
+    answers = [said("one", "a kite"), said("two", "a boat")]
+    reader = logged(tmp_path, answers, [feedback("one", "calm"), feedback("two", "calm", "joy of others")])
+    export = tmp_path / "export.json"
+    tasks = [{"id": n, "text": f"task {n}", "labels": label} for n, label in enumerate(["pity", "old name"])]
+    export.write_text(json.dumps(tasks))
+    counts = from_feedback(tmp_path / "out", reader, labelled=[export], append_to=str(source))
+    train = rows(tmp_path / "out")
+    assert (counts.rows, counts.unknown_labels) == (2, 2)
+    assert train["a kite"] == {"calm"}
+    assert train["task 0"] == {"pity"}
+    assert not {"a boat", "task 1"} & set(train)
+    with (tmp_path / "out" / "quarantine.csv").open(newline="") as file:
+        listed = [(row["id"], row["reason"]) for row in csv.DictReader(file)]
+    assert listed == [
+        ("feedback-two-0", "the taxonomy has no label 'joy of others'"),
+        ("feedback-task-1-0", "the taxonomy has no label 'old name'"),
+    ]
+    with pytest.raises(DataError, match=r"2 rows have labels .* \(such as 'joy of others' in"):
+        from_feedback(tmp_path / "strict", reader, labelled=[export], append_to=str(source), max_quarantined=0.4)
+    assert not (tmp_path / "strict").exists()
+
+
+def test_a_log_of_a_server_without_users_is_read(tmp_path: Path, source: Path) -> None:
+    write(tmp_path, LABELS, [said("one", "a kite")], [feedback("one", "calm")])
+    (path,) = tmp_path.rglob("feedback-*.parquet")
+    pq.write_table(pq.read_table(path).drop_columns("user"), path)
+    assert from_feedback(tmp_path / "out", LogReader(str(tmp_path), "goemotions"), append_to=str(source)).rows == 1
+
+
 def test_the_provenance_is_written_beside_the_rows(tmp_path: Path, source: Path) -> None:
     answers = [said("one", "a kite"), said("two", "a boat", version="8")]
     given = [feedback("one", "glee"), feedback("two", "calm", time=NOON + 7200)]
@@ -150,7 +201,7 @@ def test_hours_limit_what_is_read(tmp_path: Path, source: Path) -> None:
     [
         ([], "there is no feedback to write: 0 in the log"),
         ([feedback("missing", "calm")], "1 in the log, of which 1 have no answer there"),
-        ([feedback("one", "joy of others")], "has the label 'joy of others', which the taxonomy has not"),
+        ([feedback("one", "joy of others")], "1 have labels that the taxonomy does not have"),
     ],
 )
 def test_nothing_to_write_is_an_error_with_its_reasons(tmp_path: Path, given: list[dict[str, Any]], message: str) -> None:
@@ -174,7 +225,7 @@ def test_a_long_log_is_read_in_little_memory(tmp_path: Path, source: Path) -> No
 
 
 def test_the_command_says_what_it_wrote(tmp_path: Path, source: Path) -> None:
-    write(tmp_path / "log", LABELS, [said("one", "a kite")], [feedback("one", "glee")])
+    write(tmp_path / "log", LABELS, [said("one", "a kite")], [feedback("one", "glee"), feedback("one", "joy")])
     arguments = [
         "data",
         "from-feedback",
@@ -188,3 +239,6 @@ def test_the_command_says_what_it_wrote(tmp_path: Path, source: Path) -> None:
     ended = CliRunner().invoke(commands, [*arguments, "--since", "2026-01-31T12", "--until", "2026-02-01"])
     assert ended.exit_code == 0, ended.output
     assert "1 texts in train (1 of version 7; 1 with the labels that were predicted)" in ended.output
+    assert "1 rows are left out, whose labels the taxonomy does not have: see quarantine.csv there" in ended.output
+    ended = CliRunner().invoke(commands, [*arguments[:-1], str(tmp_path / "strict"), "--max-quarantined", "0"])
+    assert "1 rows have labels that the taxonomy does not have" in str(ended.exception)

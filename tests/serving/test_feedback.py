@@ -37,7 +37,8 @@ def server(bundle: Path, folder: Path) -> Iterator[Server]:
         for name, value in {"AWS_ENDPOINT_URL": store.url, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}.items():
             environment.setenv(name, value)
         options = ("--log-share", "1", "--log-store", "s3://b/", "--log-folder", str(folder), "--log-seconds", "1")
-        with serving(bundle, folder / "serve.log", *options, "--answer-seconds", "5") as started:
+        limits = ("--answer-seconds", "5", "--peer-feedback", "8")
+        with serving(bundle, folder / "serve.log", *options, *limits) as started:
             yield started
             started.process.terminate()
             # The store still hangs.
@@ -80,6 +81,7 @@ def test_an_answer_has_the_id_of_its_request_or_a_new_one(server: Server) -> Non
         ({"id": "0123456789", "labels": ["joy"]}, "labels: the model has no label 'joy'"),
         ({"id": "0123456789", "labels": ["glee"], "index": -1}, "index: input should be greater than or equal to 0"),
         ({"id": "0123456789", "labels": ["glee"], "comment": "no"}, "comment: there is no such field"),
+        ({"id": "0123456789", "labels": ["glee"], "user": "jo@example.org"}, "user: string should match pattern"),
     ],
 )
 def test_feedback_that_is_none_is_refused(server: Server, fields: dict[str, Any], message: str) -> None:
@@ -97,7 +99,7 @@ def test_feedback_becomes_a_row_of_train(server: Server, folder: Path, source: P
         200,
         {"id": request_id, "index": 1, "logged": True},
     )
-    assert give(server, id=other, labels=predictions[0]["labels"] or ["pity"])[0] == 200
+    assert give(server, id=other, labels=predictions[0]["labels"] or ["pity"], user="user-0001")[0] == 200
     assert give(server, id="0123456789abcdef", labels=["glee"])[0] == 200
     deadline = time.monotonic() + 30
     while not (
@@ -124,3 +126,13 @@ def test_feedback_becomes_a_row_of_train(server: Server, folder: Path, source: P
     written = b"".join(path.read_bytes() for path in folder.rglob("*.*") if path.suffix in (".jsonl", ".log"))
     assert b"jo@example.org" not in written
     assert b"Karenina" not in written
+
+
+@pytest.mark.fault("request-log-repeated-feedback")
+def test_an_address_that_sends_too_much_feedback_is_refused_whatever_its_headers_say(server: Server) -> None:
+    for number in range(9):
+        body = json.dumps({"id": f"0123456789-{number}", "labels": ["glee"]})
+        status, headers, answer = server.request("POST", "/v1/feedback", body, x_forwarded_for=f"10.0.0.{number}")
+    assert (status, json.loads(answer)) == (429, {"error": "too much feedback from this address: at most 8 per minute"})
+    assert 0 < int(headers["retry-after"]) <= 60
+    assert predict(server, "and predictions come")[0]

@@ -162,6 +162,33 @@ def test_a_full_queue_drops_and_counts_answers_and_rejects_feedback(tmp_path: Pa
     assert texts(tmp_path) == ["a"] * 3
 
 
+@pytest.mark.fault("request-log-repeated-feedback")
+def test_an_address_and_an_answer_have_their_own_quotas_of_feedback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_log, "FEEDBACK_SECONDS", 30.0)
+    log = RequestLog(settings(tmp_path, peer_feedback=4, answer_feedback=2), "m", "7", LABELS)
+
+    def refused(request_id: str, peer: str) -> str:
+        with pytest.raises(RequestError) as error:
+            log.add_feedback(request_id, 0, ["joy"], peer=peer)
+        assert (error.value.status, error.value.retry_after) == (429, 30)
+        return str(error.value)
+
+    for number in (1, 1, 2):
+        assert log.add_feedback(f"request-{number}", 0, ["joy"], peer="10.0.0.1")
+    assert refused("request-1", "10.0.0.2") == "too much feedback to this answer: at most 2 per minute"
+    assert log.add_feedback("request-3", 0, ["joy"], peer="10.0.0.1")
+    assert refused("request-4", "10.0.0.1") == "too much feedback from this address: at most 4 per minute"
+    assert log.add_feedback("request-4", 0, ["joy"], peer="10.0.0.2")
+    monkeypatch.setattr(request_log, "FEEDBACK_SECONDS", 0.0)
+    assert log.add_feedback("request-1", 0, ["anger"], "user-0001", "10.0.0.1")
+    log.close()
+    rows = list(LogReader(str(tmp_path), "m").rows(FEEDBACK))
+    assert [(row["id"], row["user"]) for row in rows] == [
+        *((f"request-{n}", "") for n in (1, 1, 2, 3, 4)),
+        ("request-1", "user-0001"),
+    ]
+
+
 @pytest.mark.fault("request-log-disk-full")
 @pytest.mark.usefixtures("fast")
 def test_a_full_disk_drops_and_counts_rows_and_ends_nothing(tmp_path: Path) -> None:
