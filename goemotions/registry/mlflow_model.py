@@ -17,11 +17,18 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from goemotions.errors import DataError
+from goemotions import defaults
+from goemotions.errors import DataError, UntrustedBundle
+from goemotions.registry import references
+from goemotions.storage import manifest
 
 PACKAGE = "goemotions"
 LOADER = "goemotions.prediction.predictor"
+# Bundles of before name the first one.
+LOADERS = ("goemotions.predictor", LOADER)
+MLMODEL = "MLmodel"
 EXAMPLE = ["thank you so much!"]
 EXAMPLE_FILE, SERVING_EXAMPLE_FILE = "input_example.json", "serving_input_example.json"
 REQUIREMENTS, PYTHON_ENV, CONDA_ENV = "requirements.txt", "python_env.yaml", "conda.yaml"
@@ -41,6 +48,28 @@ def write(folder: Path, variant: str, identity: str) -> None:
     (folder / SERVING_EXAMPLE_FILE).write_text(json.dumps({"inputs": EXAMPLE}), encoding="utf-8")
     _write_environment(folder, variant)
     _write_mlmodel(folder, identity)
+
+
+def load(reference: str = defaults.REFERENCE, model_name: str = defaults.MODEL_NAME) -> Any:
+    """What ``mlflow.pyfunc.load_model`` returns for a bundle, which is verified before.
+
+    MLflow alone imports what the MLmodel names before anything is verified.
+
+    Args:
+        reference, model_name: as for ``references.fetch``.
+
+    Raises:
+        ModelError, IntegrityError, UntrustedBundle: as ``references.as_folder``; or the MLmodel names code of others.
+    """
+    import mlflow.pyfunc
+    from mlflow.models import Model
+
+    with references.as_folder(reference, model_name) as (folder, _):
+        is_verified = MLMODEL in manifest.read(folder)["files"]
+        flavor = Model.load(str(folder)).flavors.get(mlflow.pyfunc.FLAVOR_NAME, {}) if is_verified else {}
+        if flavor.get(mlflow.pyfunc.MAIN) not in LOADERS or flavor.keys() & {mlflow.pyfunc.CODE, mlflow.pyfunc.DATA}:
+            raise UntrustedBundle(f"the {MLMODEL} of {reference} is not that of this package: register the model again")
+        return mlflow.pyfunc.load_model(str(folder))
 
 
 def refusal(error: DataError) -> Exception:
@@ -80,7 +109,7 @@ def _write_mlmodel(folder: Path, identity: str) -> None:
         },
     )
     mlflow.pyfunc.add_to_model(description, loader_module=LOADER, conda_env=CONDA_ENV, python_env=PYTHON_ENV)
-    description.save(folder / "MLmodel")
+    description.save(folder / MLMODEL)
 
 
 def _write_environment(folder: Path, variant: str) -> None:

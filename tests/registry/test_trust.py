@@ -15,10 +15,10 @@ from click.testing import CliRunner
 
 from goemotions.cli import main as cli
 from goemotions.deployment import isvc, kserve
-from goemotions.errors import ModelError, UntrustedBundle
+from goemotions.errors import IntegrityError, ModelError, UntrustedBundle
 from goemotions.prediction import shards
 from goemotions.prediction.predictor import Predictor
-from goemotions.registry import bundle, model_registry, promotion, references, registration, tracking, trust
+from goemotions.registry import bundle, mlflow_model, model_registry, promotion, references, registration, tracking, trust
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.model_registry import Version
@@ -291,6 +291,33 @@ def test_a_folder_is_refused_without_the_right_signature(
         pass
     monkeypatch.delenv(signature.TRUSTED_KEYS)
     assert str(Predictor.load(unsigned, threads=1).bundle.signature) == "not signed"
+
+
+def code_in(folder: Path, mark: Path) -> None:
+    """Has the MLmodel name a module within the bundle, whose import leaves a mark."""
+    (folder / "code").mkdir()
+    (folder / "code" / "theirs.py").write_text(f"open({str(mark)!r}, 'w').close()")
+    text = (folder / "MLmodel").read_text()
+    named = text.replace("loader_module: goemotions.prediction.predictor", "loader_module: theirs\n    code: code")
+    assert named != text
+    (folder / "MLmodel").write_text(named)
+
+
+@pytest.mark.fault("bundle-forged")
+@pytest.mark.parametrize("has_keys", [True, False])
+def test_mlflow_imports_nothing_of_a_bundle_that_is_not_verified(
+    trusting: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_keys: bool
+) -> None:
+    assert len(mlflow_model.load("champion-cpu", trusting.name).predict(["the lake"])) == 1
+    original = storage.fetch(trusting.locations[0], tmp_path / "original")
+    code_in(original, tmp_path / "imported")
+    if not has_keys:
+        monkeypatch.delenv(signature.TRUSTED_KEYS)
+    with pytest.raises(IntegrityError, match="MLmodel differs from its manifest"):
+        mlflow_model.load(str(original))
+    with pytest.raises(UntrustedBundle, match="signs another MANIFEST" if has_keys else "MLmodel of .* is not that of this"):
+        mlflow_model.load(str(forge(original, tmp_path / "forged")))
+    assert not (tmp_path / "imported").exists()
 
 
 def test_a_bundle_of_before_is_signed_by_hand(
