@@ -24,7 +24,7 @@ from goemotions.monitoring.analysis import TESTS, Analysis
 from goemotions.monitoring.answers import Answers, Expected
 from goemotions.monitoring.observations import Scrape, Traffic
 from goemotions.monitoring.plan import Plan
-from goemotions.registry import assembly, bundle, mlflow_client, model_registry, tracking
+from goemotions.registry import assembly, bundle, mlflow_client, model_registry, rollouts, tracking
 from goemotions.serving.metrics import SECONDS
 from goemotions.storage import layout
 from pipelines import bad_version
@@ -65,6 +65,7 @@ def measure(folder: Path, fault: str, plan: Plan, texts: list[str]) -> Outcome:
         scores = assembly.stored_scores(bundle.load(folder, is_verified=True))
         expected = asdict(Expected.of(scores, scores))
         state = rollout.State("2", "1", "local", rollout.steps_of(plan), expected)
+        rollouts.write("goemotions", "local", state.record())
         rollout.write(layout.rollout(f"{scratch}/", "goemotions", "local"), rollout.FILE, state)
         options = ["--bundle", str(folder)]
         bad = ("-m", "pipelines.bad_version", fault, "serve")

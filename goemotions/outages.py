@@ -28,6 +28,8 @@ VARIABLE = "GOEMOTIONS_OUTAGE_SECONDS"
 _CHECK: ContextVar[Callable[[], object] | None] = ContextVar("check", default=None)
 FIRST_SECONDS, LONGEST_SECONDS = 1.0, 30.0
 TOO_MANY_REQUESTS = 429
+# Statuses from 400 to 499 of a server that may answer the same request later.
+PASSING = {408, 425, TOO_MANY_REQUESTS}
 # Exceptions of requests, httpx, urllib3 and Python for a server that does not respond.
 AWAY = {"ConnectionError", "Timeout", "TimeoutException", "TransportError", "ProtocolError", "TimeoutError", "URLError"}
 # Derived from ConnectionError, but no outage.
@@ -122,6 +124,11 @@ def is_away(error: BaseException) -> bool:
         if names & AWAY:
             return True
     return False
+
+
+def is_refusal(status: int) -> bool:
+    """Whether a status of HTTP says that the server does not accept the request, now or later."""
+    return 400 <= status < 500 and status not in PASSING
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -26,6 +26,7 @@ from goemotions.monitoring.observations import Scrape
 from goemotions.monitoring.plan import Plan
 from goemotions.registry import model_registry, promotion
 from goemotions.registry.bundle import BundleLocation
+from goemotions.registry.model_registry import Version
 from goemotions.registry.promotion import Move
 from goemotions.serving.workers import PR_SET_PDEATHSIG
 from goemotions.storage import layout
@@ -64,12 +65,12 @@ def run(
         WorkflowError: as ``monitoring.rollout.run``; or a server did not start.
     """
     version = model_registry.get_version(model_name, reference)
-    champion = promotion.champion(model_name, version.tags["variant"])
-    if champion is None or champion.number == version.number:
-        state = f"version {version.number} is it" if champion else "there is none"
-        raise WorkflowError(
-            f"a rollout needs a champion and another version ({state}): train and register one more by `make run`"
-        )
+    name, location = f"this-machine-{version.tags['variant']}", BundleLocation.parse(version.source)
+    place = layout.rollout(location.store, model_name, name)
+    left = None if restart else rollouts.unfinished(place, model_name, version, name)
+    # One that was killed between alias and traffic has the version as champion already.
+    left = left if left and left.version == version.number else None
+    champion = left.champion if left else _champion(model_name, version)
     texts = answers.read_texts()
     stack.FOLDER.mkdir(exist_ok=True)
     with contextlib.ExitStack() as opened:
@@ -78,13 +79,13 @@ def run(
             number: opened.enter_context(
                 served(number, ["--bundle", number, "--model-name", model_name], stack.FOLDER, command)
             )
-            for number, command in ((champion.number, SERVE), (version.number, bad))
+            for number, command in ((champion, SERVE), (version.number, bad))
         }
-        address = opened.enter_context(proxied(champion.number, servers))
+        address = opened.enter_context(proxied(champion, servers))
         for number, server in servers.items():
-            show(f"version {number}{' (champion)' if number == champion.number else ''}: {server}")
+            show(f"version {number}{' (champion)' if number == champion else ''}: {server}")
         show(f"proxy: {address}, {rate:g} requests per second")
-        split = ProxySplit(address, name=f"this-machine-{version.tags['variant']}")
+        split = ProxySplit(address, name=name)
 
         @functools.cache
         def begin_load() -> None:
@@ -97,16 +98,27 @@ def run(
 
         source = Scrape(split.targets)
         options = {"model_name": model_name, "texts": texts, **gate}
-        left = rollouts.read(layout.rollout(BundleLocation.parse(version.source).store, model_name, split.name))
-        restart |= left is None or (left.version, left.champion, left.phase) != (
-            version.number,
-            champion.number,
-            rollouts.RUNNING,
-        )
-        if left and not restart:
+        if left and left.phase == rollouts.RUNNING:
             # The proxy is a new one.
             split.deploy(version.number, left.percent)
+        # Nothing is left of an unfinished rollout of another version: its servers and its proxy have ended.
+        restart = left is None
         return rollouts.run(version.number, split, source, plan, restart=restart, show=show_look, **options)
+
+
+def _champion(model_name: str, version: Version) -> str:
+    """The number of the champion that a version is compared with.
+
+    Raises:
+        WorkflowError: there is none, or the version is it.
+    """
+    champion = promotion.champion(model_name, version.tags["variant"])
+    if champion is None or champion.number == version.number:
+        state = f"version {version.number} is it" if champion else "there is none"
+        raise WorkflowError(
+            f"a rollout needs a champion and another version ({state}): train and register one more by `make run`"
+        )
+    return champion.number
 
 
 @contextlib.contextmanager

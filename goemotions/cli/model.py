@@ -176,8 +176,9 @@ def retire(
 ) -> None:
     """Remove the bundles of old versions that nothing refers to, bundles without a version and old trained models.
 
-    Kept are versions with an alias, what a rollback goes back to, what is deployed or in the manifest, the newest of each variant, and
-    young ones. Retired versions keep their metrics in MLflow. Interrupted, the same command goes on.
+    Kept are versions with an alias, what a rollback goes back to, both versions of an unfinished rollout, what is deployed or in the
+    manifest, the newest of each variant, and young ones. Retired versions keep their metrics in MLflow. Interrupted, the same
+    command goes on.
     """
     from goemotions.deployment.model_folder import file_of
     from goemotions.deployment.status import served_sources

@@ -43,6 +43,7 @@ def deploy(
     canary_percent: int = 0,
     preset: str = "",
     wait_seconds: float = WAIT_SECONDS,
+    require: Callable[[], None] = lambda: None,
 ) -> ServiceStatus:
     """Sets a version on an InferenceService and waits until it is served. If it is set already, nothing is changed (idempotent).
 
@@ -54,6 +55,7 @@ def deploy(
         canary_percent: share of the traffic that the version gets beside the one that is served; 0: all of it.
         preset: the node pool of all pods of a service with GPUs, a name of ``node_pools.PRESETS``; empty keeps the present one.
         wait_seconds: longest time until it is ready; 0: do not wait.
+        require: is called before each change, and raises if it may not be made any more.
 
     Raises:
         ModelError: there is no such version.
@@ -73,7 +75,7 @@ def deploy(
     before = cluster.service(service)
     if not wait_seconds and inference_service.canaries(before):
         raise DeploymentError(f"{service} has a canary, which is removed in several steps: deploy with a time to wait")
-    rollout = Rollout(cluster, service, wait_seconds)
+    rollout = Rollout(cluster, service, wait_seconds, require)
     is_recorded = False
     for change, wait in _steps(rollout, before, version, canary_percent, pool):
         if rollout.update(change) and not is_recorded:

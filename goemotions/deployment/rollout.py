@@ -26,10 +26,13 @@ Service = dict[str, Any]
 
 
 class Rollout:
-    """Changes an InferenceService and waits for what comes of it. All waits together end after ``seconds``; with 0 there are none."""
+    """Changes an InferenceService and waits for what comes of it. All waits together end after ``seconds``; with 0 there are none.
 
-    def __init__(self, cluster: Cluster, name: str, seconds: float) -> None:
-        self.cluster, self.name, self.seconds = cluster, name, seconds
+    ``require`` is called before each change, and raises if it may not be made any more.
+    """
+
+    def __init__(self, cluster: Cluster, name: str, seconds: float, require: Callable[[], None] = lambda: None) -> None:
+        self.cluster, self.name, self.seconds, self._require = cluster, name, seconds, require
         self._deadline = time.monotonic() + seconds
 
     def update(self, change: Callable[[Service], Service]) -> bool:
@@ -43,6 +46,7 @@ class Rollout:
             wanted = change(before)
             if wanted == before:
                 return False
+            self._require()
             if self.cluster.replace(self.name, wanted):
                 return True
         raise DeploymentError(f"{self.name} was changed by another process at the same time: deploy again")
@@ -101,6 +105,7 @@ class Rollout:
         deployments = [f"{self.name}-{name}-predictor" for name in sorted(names)]
         self._wait("the removal of the canary", RESUME, lambda _: ", ".join(filter(self.cluster.deployment, deployments)))
         for deployment in deployments if self.seconds else ():
+            self._require()
             self.cluster.delete_autoscaler(deployment)
 
     def wait_for_revision(self) -> None:

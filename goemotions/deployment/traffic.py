@@ -6,6 +6,7 @@ import http.client
 import json
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,8 +41,12 @@ class TrafficSplit(Protocol):
             ClusterAway: it cannot be read now.
         """
 
-    def deploy(self, number: str, percent: int) -> None:
+    def deploy(self, number: str, percent: int, require: Callable[[], None] = lambda: None) -> None:
         """Gives a version so much of the traffic as a canary, or with 0 all of it, and waits until it is served. Idempotent.
+
+        Args:
+            number, percent: the version and its share.
+            require: is called before each change, and raises if it may not be made any more.
 
         Raises:
             DeploymentError: it does not become ready.
@@ -80,7 +85,7 @@ class KServeSplit:
         status = ServiceStatus.of(self._cluster.service(self.name))
         return Shares(status.version, status.canary_version, status.canary_percent)
 
-    def deploy(self, number: str, percent: int) -> None:
+    def deploy(self, number: str, percent: int, require: Callable[[], None] = lambda: None) -> None:
         kserve.deploy(
             number,
             self.name,
@@ -88,6 +93,7 @@ class KServeSplit:
             model_name=self._model_name,
             canary_percent=percent,
             wait_seconds=self._wait_seconds,
+            require=require,
         )
 
     def problem(self) -> str:
@@ -117,13 +123,17 @@ class ProxySplit:
         state = self._state()
         return Shares(state["stable"], state["canary"], state["percent"])
 
-    def deploy(self, number: str, percent: int) -> None:
-        state = self._state()
-        server, deadline = state["servers"][number], time.monotonic() + self._wait_seconds
+    def deploy(self, number: str, percent: int, require: Callable[[], None] = lambda: None) -> None:
+        servers, deadline = self._state()["servers"], time.monotonic() + self._wait_seconds
+        if not (server := servers.get(number)):
+            raise DeploymentError(
+                f"the proxy at {self._address} has no server of version {number}: it has {', '.join(servers)}"
+            )
         while not _is_ready(server):
             if time.monotonic() > deadline:
                 raise DeploymentError(f"version {number} at {server} is not ready after {self._wait_seconds:g} s: see its log")
             time.sleep(POLL_SECONDS)
+        require()
         shares = {"canary": number, "percent": percent} if percent else {"stable": number, "canary": "", "percent": 0}
         self._request("PUT", json.dumps(shares).encode())
 

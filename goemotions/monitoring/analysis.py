@@ -17,6 +17,7 @@ from goemotions.monitoring.sequential import Evidence
 
 TESTS = {
     "errors": "it fails more often",
+    "rejections": "it rejects more requests than the champion",
     "latency": "it is slower",
     "agreement": "its labels differ from the champion's on more texts than in validation",
     "labels": "it predicts a label more or less often than in validation",
@@ -24,6 +25,8 @@ TESTS = {
 }
 # A step has as many windows as are needed to decide, and is not passed while a test has come this near to its limit.
 LEAST_WINDOWS, SUSPECT = 4, 0.5
+# The share of the requests that the champion has answered which a version that is no worse may reject.
+REJECTED = 0.01
 # What is no fault: the odds of other labels, those of a label, and the expected F1 of a text may differ by so much from validation.
 DISAGREEMENT_ODDS, LABEL_ODDS, F1_LOSS = 2.0, 2.0, 0.05
 # A champion that fails more often is no measure of a canary.
@@ -49,6 +52,8 @@ class Analysis:
     texts: int = 0
     different: int = 0
     sent_texts: int = 0
+    rejected: int = 0
+    repeated: int = 0
     compared: float = 0.0
     windows: int = 0
     champion_quality: Quality = field(default_factory=Quality)
@@ -63,7 +68,8 @@ class Analysis:
         """Adds a window."""
         self.seconds += seconds
         self._recent.append((sum(champion.requests.values()), sum(champion.failures.values())))
-        self._add_errors(champion, canary)
+        self._add_outcomes("errors", "failures", champion, canary)
+        self._add_outcomes("rejections", "rejections", champion, canary)
         self._add_latency(champion, canary)
         self._add_labels(champion, canary)
         self.champion.add(champion)
@@ -87,19 +93,25 @@ class Analysis:
         """Adds the texts of a window that a shadow compared, and those of them to which the two gave other labels."""
         self._add_agreement(texts, different, share=sequential.WINDOW_SHARE)
 
+    def add_repeated(self, requests: int, rejected: int) -> None:
+        """Adds requests that the champion answered and that the canary got too, and how many of them it rejected."""
+        self.repeated, self.rejected = self.repeated + requests, self.rejected + rejected
+        self.evidence["rejections"].add(sequential.events(rejected, requests, REJECTED))
+
     def _add_agreement(self, texts: int, different: int, share: float) -> None:
         self.texts, self.different = self.texts + texts, self.different + different
         allowed = sequential.with_odds(self.expected.disagreement, DISAGREEMENT_ODDS)
         self.evidence["agreement"].add(sequential.events(different, texts, allowed), share)
 
-    def _add_errors(self, champion: Traffic, canary: Traffic) -> None:
+    def _add_outcomes(self, test: str, outcome: str, champion: Traffic, canary: Traffic) -> None:
         increments = []
         for protocol in sorted(champion.requests.keys() & canary.requests.keys()):
-            ours, theirs, failed = canary.requests[protocol], champion.requests[protocol], canary.failures[protocol]
+            ours, theirs = canary.requests[protocol], champion.requests[protocol]
+            failed, also_failed = (getattr(one, outcome)[protocol] for one in (canary, champion))
             if ours and theirs:
-                increments.append(sequential.events(failed, failed + champion.failures[protocol], ours / (ours + theirs)))
+                increments.append(sequential.events(failed, failed + also_failed, ours / (ours + theirs)))
         if increments:
-            self.evidence["errors"].add(np.sum(increments, axis=0))
+            self.evidence[test].add(np.sum(increments, axis=0))
 
     def _add_latency(self, champion: Traffic, canary: Traffic) -> None:
         increments = []
@@ -161,10 +173,12 @@ class Analysis:
     def _measured(self, name: str) -> str:
         """The figures behind a test, canary against champion."""
         both = (self.canary, self.champion)
-        if name == "errors":
-            return " against ".join(
-                f"{sum(one.failures.values()):.0f} of {sum(one.requests.values()):.0f} requests" for one in both
+        if name in ("errors", "rejections"):
+            outcome = "failures" if name == "errors" else name
+            counts = " against ".join(
+                f"{sum(getattr(one, outcome).values()):.0f} of {sum(one.requests.values()):.0f} requests" for one in both
             )
+            return counts + f", {self.rejected} of {self.repeated} that both got" * (name == "rejections")
         if name == "latency":
             return "p95 " + " against ".join(f"{1000 * one.quantile(0.95):.0f} ms" for one in both)
         if name == "agreement":
@@ -188,6 +202,7 @@ class Analysis:
             versions[name] = {
                 "requests": round(sum(one.requests.values())),
                 "failures": round(sum(one.failures.values())),
+                "rejections": round(sum(one.rejections.values())),
                 "p50_ms": _ms(one.quantile(0.5)),
                 "p95_ms": _ms(one.quantile(0.95)),
                 "texts": round(one.texts),
@@ -207,6 +222,8 @@ class Analysis:
             "texts": self.texts,
             "different": self.different,
             "sent_texts": self.sent_texts,
+            "rejected": self.rejected,
+            "repeated": self.repeated,
             "compared": self.compared,
             "windows": self.windows,
             "qualities": [
@@ -220,9 +237,11 @@ class Analysis:
         """Goes on from what ``to_json`` returned."""
         self.seconds, self.texts, self.compared = content["seconds"], content["texts"], content.get("compared", 0.0)
         self.different, self.sent_texts, self.windows = content["different"], content["sent_texts"], content["windows"]
+        self.rejected, self.repeated = content.get("rejected", 0), content.get("repeated", 0)
         self.champion, self.canary = Traffic.from_json(content["champion"]), Traffic.from_json(content["canary"])
         self.champion_quality, self.canary_quality = (Quality(*map(np.array, sums)) for sums in content["qualities"])
-        self.evidence = {name: Evidence.from_json(one) for name, one in content["evidence"].items()}
+        # The evidence of before may lack a test.
+        self.evidence |= {name: Evidence.from_json(one) for name, one in content["evidence"].items()}
 
 
 def _at_most(counts: dict[float, float], seconds: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,13 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from goemotions import defaults
+from goemotions import defaults, outages
 from goemotions.errors import DataError, MonitoringUnavailable
 from goemotions.evaluation.selection import CandidateScores
 from goemotions.metrics.expected import expected_quality
 
 BATCH = 20
 TIMEOUT_SECONDS = 20
+
+
+class Rejected(MonitoringUnavailable):
+    """A server rejected texts, and would again."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,7 @@ def request(address: str, model_name: str, texts: Sequence[str], labels: Sequenc
     """The answers of a server.
 
     Raises:
+        Rejected: it answers with a status that says that the request is not accepted.
         MonitoringUnavailable: it does not respond, fails, or has other labels.
     """
     body = json.dumps({"instances": list(texts), "parameters": {"all_scores": True}}).encode()
@@ -134,7 +140,9 @@ def request(address: str, model_name: str, texts: Sequence[str], labels: Sequenc
         chosen = np.array([[label in one["labels"] for label in labels] for one in predictions], dtype=bool)
         scores = np.array([[one["scores"][label] for label in labels] for one in predictions], dtype=float)
     except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException) as error:
-        raise MonitoringUnavailable(f"{url} did not answer: {type(error).__name__}: {error}") from error
+        is_rejected = isinstance(error, urllib.error.HTTPError) and outages.is_refusal(error.code)
+        kind = Rejected if is_rejected else MonitoringUnavailable
+        raise kind(f"{url} did not answer: {type(error).__name__}: {error}") from error
     if chosen.shape != (len(texts), len(labels)):
         raise MonitoringUnavailable(f"{url} answered {len(chosen)} of {len(texts)} texts")
     return Answers(chosen, scores)

@@ -46,14 +46,16 @@ class Traffic:
 
     Attributes:
         requests, failures: by protocol; failures are those that the server is to blame for, and those that it had no room for.
+        rejections: by protocol, requests that were answered with another error (4xx), or whose client left.
         seconds: of successful requests, by protocol: how many took at most as long as each upper bound, by the bound.
         texts: their number.
         labels: how many texts were predicted to have each label.
-        copies: texts compared with the challenger of a version: same labels, and others, by its version.
+        copies: texts that were also sent to a challenger: same labels, different, or rejected (4xx), by its version.
     """
 
     requests: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     failures: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    rejections: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     seconds: dict[str, dict[float, float]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(float)))
     texts: float = 0.0
     labels: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -67,6 +69,7 @@ class Traffic:
         if name == "goemotions_requests_total":
             self.requests[protocol] += value
             self.failures[protocol] += value * (labels.get("outcome") in ("server", "overload"))
+            self.rejections[protocol] += value * (labels.get("outcome") == "client")
         elif name == "goemotions_request_seconds_bucket" and labels.get("code") == "200":
             self.seconds[protocol][float(labels["le"])] += value
         elif name == "goemotions_request_texts_sum":
@@ -78,7 +81,7 @@ class Traffic:
 
     def add(self, more: Traffic) -> None:
         """Adds other traffic."""
-        for name in ("requests", "failures", "labels"):
+        for name in ("requests", "failures", "rejections", "labels"):
             for key, value in getattr(more, name).items():
                 getattr(self, name)[key] += value
         for name in ("seconds", "copies"):

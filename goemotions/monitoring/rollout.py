@@ -7,11 +7,15 @@
 
 The state is in the store, under a lock that the rollout holds, and is written before the traffic is changed: whatever kills the
 process, the same command goes on from there. Too little traffic, metrics or a store that do not respond and a champion that fails
-hold the rollout: both versions keep their shares.
+hold the rollout: both versions keep their shares. The traffic and the alias are changed only while the lock is surely held.
+
+Whoever can write to the store can change the state. So the registry has a digest of what the gate has passed, and an interrupted
+rollout goes on only if both agree and what it would go back to was champion before.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import threading
@@ -22,7 +26,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from goemotions import defaults
+from goemotions import defaults, outages
 from goemotions.deployment.cluster import ClusterAway
 from goemotions.deployment.traffic import Shares, TrafficSplit
 from goemotions.errors import (
@@ -40,13 +44,14 @@ from goemotions.errors import (
 )
 from goemotions.monitoring import answers
 from goemotions.monitoring.analysis import TESTS, Analysis
-from goemotions.monitoring.answers import Expected
+from goemotions.monitoring.answers import Answers, Expected
 from goemotions.monitoring.observations import Increases, Scrape, Source, addresses
 from goemotions.monitoring.plan import Plan
-from goemotions.registry import model_registry, promotion, trust
+from goemotions.registry import changes, model_registry, promotion, rollouts, trust
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.model_registry import Version
 from goemotions.registry.promotion import Move
+from goemotions.registry.rollouts import Record
 from goemotions.storage import layout, lock, store
 
 log = logging.getLogger(__name__)
@@ -55,8 +60,12 @@ FILE = "rollout.json"
 RUNNING, PROMOTING, PROMOTED = "running", "promoting", "promoted"
 ROLLING_BACK, ROLLED_BACK = "rolling back", "rolled back"
 ENDED = (PROMOTED, ROLLED_BACK)
+PHASES = (RUNNING, PROMOTING, ROLLING_BACK, *ENDED)
+# What does not change from the beginning of a rollout to its end.
+FIXED = ("version", "champion", "service", "steps", "expected", "started")
 # A canary that serves less than its share for so long is rolled back.
 PROBLEM_SECONDS = 120.0
+ANEW = "deploy the champion, then run the rollout with --restart (RESTART=1)"
 
 
 @dataclass
@@ -91,6 +100,18 @@ class State:
     @property
     def percent(self) -> int:
         return self.steps[self.step]
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether what changes has the right types."""
+        is_step = type(self.step) is int and isinstance(self.steps, list) and 0 <= self.step < len(self.steps)
+        is_history = isinstance(self.history, list) and all(isinstance(one, dict) and "percent" in one for one in self.history)
+        return is_step and is_history and self.phase in PHASES and isinstance(self.reason, str)
+
+    def record(self, outcome: str = "") -> Record:
+        """What the registry has of it."""
+        fixed = json.dumps({name: getattr(self, name) for name in FIXED}, sort_keys=True)
+        return Record(self.version, self.champion, hashlib.sha256(fixed.encode()).hexdigest(), outcome)
 
 
 @dataclass(frozen=True)
@@ -184,9 +205,36 @@ def read(location: str) -> State | None:
     """
     content = store.read(location, FILE)
     try:
-        return State(**json.loads(content)) if content else None
+        state = State(**json.loads(content)) if content else None
+        if state and not state.is_valid:
+            raise ValueError("a value is of another kind")
     except (ValueError, TypeError) as error:
-        raise StorageError(f"{location}{FILE} is damaged: run the rollout with --restart") from error
+        raise StorageError(f"{location}{FILE} is damaged: {ANEW}") from error
+    return state
+
+
+def unfinished(location: str, model_name: str, version: Version, service: str) -> State | None:
+    """The state that an interrupted rollout left at a location; None if there is none. One of the version was checked, another not.
+
+    Raises:
+        StorageError: it is not that of the rollout that the registry has, or the version that it names as champion never was it.
+        ModelError, IntegrityError, UntrustedBundle: the champion has no bundle that `register` stored.
+    """
+    state = read(location)
+    if state is None or state.phase in ENDED:
+        return None
+    if state.version == version.number:
+        if rollouts.records(model_name).get(service) != state.record():
+            raise StorageError(
+                f"{location}{FILE} is not the state of the rollout that the registry has, and nothing was changed: find out who "
+                f"wrote it, then {ANEW}"
+            )
+        champion, variant = model_registry.get_version(model_name, state.champion), version.tags["variant"]
+        alias = promotion.champion_alias(variant)
+        if not changes.history(champion, alias) and not promotion.is_champion(model_name, variant, champion):
+            raise StorageError(f"{location}{FILE} goes back to version {state.champion}, which never was {alias}: {ANEW}")
+        trust.check(champion, variant)
+    return state
 
 
 def steps_of(plan: Plan) -> list[int]:
@@ -207,10 +255,11 @@ def _unfinished(rollout: Rollout) -> State | None:
 
     Raises:
         BadArgument: it is that of another version.
+        StorageError, ModelError, IntegrityError, UntrustedBundle: as ``unfinished``.
         TrafficChanged: the traffic is not as it left it.
     """
-    state = read(rollout.location)
-    if state is None or state.phase in ENDED:
+    state = unfinished(rollout.location, rollout.model_name, rollout.version, rollout.split.name)
+    if state is None:
         return None
     seen = rollout.split.shares()
     if state.version != rollout.version.number:
@@ -247,7 +296,9 @@ def _begin(rollout: Rollout, gate: dict[str, Any]) -> State:
             f"{rollout.split.name} serves {_described(seen)}, and the champion is version {champion.number}: deploy that one first"
         )
     expected = asdict(Expected.of(comparison.challenger, comparison.champion))
-    return State(number, champion.number, rollout.split.name, steps, expected)
+    state = State(number, champion.number, rollout.split.name, steps, expected)
+    rollouts.begin(rollout.model_name, state.service, rollout.version, state.record())
+    return state
 
 
 class _Runner:
@@ -286,7 +337,7 @@ class _Runner:
     def _set_share(self) -> str:
         """Gives the canary its share; returns why that failed."""
         try:
-            self.rollout.split.deploy(self.state.version, self.state.percent)
+            self._deploy(self.state.version, self.state.percent)
         except ClusterAway:
             raise
         except DeploymentError as error:
@@ -329,13 +380,16 @@ class _Runner:
         self.save()
         try:
             move = promotion.promote(
-                state.version, model_name=self.rollout.model_name, rolled_out_against=state.champion, **gate
+                state.version,
+                model_name=self.rollout.model_name,
+                rolled_out_against=state.champion,
+                require=self.require_lock,
+                **gate,
             )
         except (PromotionRefused, ModelError) as error:
             self._decide(ROLLING_BACK, str(error))
             self.roll_back()
-        self.require_lock()
-        self.rollout.split.deploy(state.version, 0)
+        self._deploy(state.version, 0)
         self._end(PROMOTED)
         return move
 
@@ -346,12 +400,28 @@ class _Runner:
             RolledBack: with the reason.
         """
         state = self.state
-        self.rollout.split.deploy(state.champion, 0)
+        self._deploy(state.champion, 0)
         self._end(ROLLED_BACK)
         raise RolledBack(
             f"version {state.version} was rolled back at {state.percent}% of {state.service}, version {state.champion} has all the "
             f"traffic: {state.reason}; the figures of each step are in {self.rollout.location}"
         )
+
+    def _deploy(self, number: str, percent: int) -> None:
+        """Changes the traffic. While the lock is not renewed another process may hold it: then this one waits.
+
+        Raises:
+            StorageError: another process holds the lock, or it is not renewed for the longest time of a step.
+        """
+        deadline = time.monotonic() + self.rollout.plan.hold_seconds
+        while True:
+            try:
+                return self.rollout.split.deploy(number, percent, self.require_lock)
+            except StorageUnavailable as error:
+                if time.monotonic() > deadline:
+                    raise
+                log.warning("the traffic is not changed yet: %s", error)
+            time.sleep(self.rollout.plan.window_seconds)
 
     def _decide(self, phase: str, reason: str) -> None:
         state = self.state
@@ -382,13 +452,16 @@ class _Runner:
             model_registry.set_tag(
                 self.rollout.model_name, self.rollout.version, model_registry.ROLLOUT_TAG, json.dumps(summary)
             )
+            rollouts.write(self.rollout.model_name, state.service, state.record(phase))
         except TrackingError as error:
             log.warning("version %s has no tag that says how its rollout ended: %s", state.version, error)
 
     def save(self) -> None:
-        """Writes the state, which must still be this process's to write."""
+        """Writes the state, which must still be this process's to write, also at the end of a write that took long."""
         self.require_lock()
-        write(self.rollout.location, FILE, self.state)
+        with outages.guarded(self.require_lock):
+            write(self.rollout.location, FILE, self.state)
+        self.require_lock()
 
 
 class _Step:
@@ -404,7 +477,10 @@ class _Step:
         self._rollout, self._state, self._expected = rollout, state, Expected.from_json(state.expected)
         self.analysis = Analysis(rollout.plan, len(TESTS) * len(state.steps), self._expected)
         if state.analysis:
-            self.analysis.resume(state.analysis)
+            try:
+                self.analysis.resume(state.analysis)
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                raise StorageError(f"{rollout.location}{FILE}: the analysis is damaged: {ANEW}") from error
         self._increases, self.obstacle, self._problem = Increases(), "", ""
         self.began = self._looked = self._problem_since = time.monotonic()
 
@@ -428,8 +504,11 @@ class _Step:
         self.analysis.add_traffic(champion, canary, now - self._looked)
         self._looked = now
         copies = {name: int(count) for name, count in champion.copies[state.version].items()}
-        if any(copies.values()):
-            self.analysis.add_copies(sum(copies.values()), copies.get("different", 0))
+        rejected, compared = copies.pop("rejected", 0), sum(copies.values())
+        if compared:
+            self.analysis.add_copies(compared, copies.get("different", 0))
+        if compared or rejected:
+            self.analysis.add_repeated(compared + rejected, rejected)
         self._request(addresses(samples))
 
     def _request(self, servers: dict[str, str]) -> None:
@@ -439,15 +518,22 @@ class _Step:
         if not texts:
             return
         try:
-            champion, canary = (
-                answers.request(self._address(servers, number), self._rollout.model_name, texts, self._expected.labels)
-                for number in (self._state.champion, self._state.version)
-            )
+            champion = self._answers(servers, self._state.champion, texts)
+            try:
+                canary = self._answers(servers, self._state.version, texts)
+            except answers.Rejected:
+                # They are sent again by the next look: whether they are rejected again.
+                self.analysis.add_repeated(1, 1)
+                raise
         except (ClusterAway, MonitoringUnavailable) as error:
             self.obstacle = self.obstacle or str(error)
             return
+        self.analysis.add_repeated(1, 0)
         self.analysis.add_answers(champion, canary)
         self.analysis.sent_texts += len(texts)
+
+    def _answers(self, servers: dict[str, str], number: str, texts: list[str]) -> Answers:
+        return answers.request(self._address(servers, number), self._rollout.model_name, texts, self._expected.labels)
 
     def _address(self, servers: dict[str, str], number: str) -> str:
         """The address of a server of a version; if the metrics come from Prometheus, texts go to the servers themselves."""
@@ -527,7 +613,8 @@ def _locked(location: str) -> Iterator[Callable[[], None]]:
     def require() -> None:
         if lost:
             raise lost[0]
-        if time.monotonic() - renewed[0] > lock.LEASE_SECONDS:
+        # What begins now must end before another process could take over.
+        if time.monotonic() - renewed[0] > lock.LEASE_SECONDS * lock.MARGIN:
             raise StorageUnavailable(f"{location}: the lock is not renewed, as the store does not respond: run it again later")
 
     with lock.hold(location, 1.5 * lock.LEASE_SECONDS) as held:
@@ -539,7 +626,8 @@ def _locked(location: str) -> Iterator[Callable[[], None]]:
             yield require
         finally:
             ended.set()
-            renewing.join()
+            # A renewal that hangs is not waited for longer than it counts.
+            renewing.join(lock.LEASE_SECONDS)
 
 
 def write(location: str, name: str, state: State) -> None:

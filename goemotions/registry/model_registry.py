@@ -129,9 +129,22 @@ def aliases(model: str) -> dict[str, str]:
     Raises:
         ModelError: there is no such model.
     """
+    return {alias: str(number) for alias, number in _registered(model).aliases.items()}
+
+
+def tags(model: str) -> dict[str, str]:
+    """The tags of a registered model itself.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    return dict(_registered(model).tags)
+
+
+def _registered(model: str) -> Any:
     connect()
     try:
-        return {alias: str(number) for alias, number in patient.get_registered_model(model).aliases.items()}
+        return patient.get_registered_model(model)
     except Absent as error:
         raise ModelError(f"no model {model} is registered: check its name") from error
 

@@ -110,6 +110,7 @@ def promote(
     latency_budget_ms: float = defaults.LATENCY_BUDGET_MS,
     quality_tolerance: float = defaults.QUALITY_TOLERANCE,
     rolled_out_against: str = "",
+    require: Callable[[], None] = lambda: None,
 ) -> Move:
     """Makes a version the champion of its variant if it passes the gate. Promoting the champion changes nothing.
 
@@ -122,6 +123,7 @@ def promote(
         quality_tolerance: what a faster cpu version may lose (``gate.compare``).
         rolled_out_against: number of the champion that the version was compared with on traffic. This champion it replaces unless
             validation shows that it is worse; it need not be shown to be better.
+        require: is called before the alias moves, and raises if it may not.
 
     Raises:
         ModelError: there is no such version, or the champion has other labels.
@@ -144,6 +146,7 @@ def promote(
             with lock.hold(BundleLocation.parse(version.source).model_prefix) as held:
                 # The comparison takes long and is not locked: if the champion changed meanwhile, it is repeated with the new one.
                 if is_champion(model_name, variant, before):
+                    require()
                     set_champion(model_name, version, variant, _number(before), held)
                     verdict = compared.verdict if compared else None
                     return Move(champion_alias(variant), _number(before), version.number, verdict)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from goemotions import defaults
 from goemotions.errors import BadAddress, ModelError
-from goemotions.registry import changes, model_registry
+from goemotions.registry import changes, model_registry, rollouts
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.changes import Change
 from goemotions.registry.model_registry import Version
@@ -90,6 +90,7 @@ def decide(
     model_name: str,
     now: float,
     served: Collection[str] = (),
+    rolled_out: Mapping[str, str] | None = None,
     is_shared: Callable[[str], bool] = lambda source: False,
 ) -> list[Decision]:
     """Decides for each version, oldest first.
@@ -101,10 +102,11 @@ def decide(
         model_name: name of the registered model.
         now: seconds since the epoch.
         served: locations of bundles that are served.
+        rolled_out: why versions that take part in a rollout are kept, by number.
         is_shared: whether versions of other registered models have a bundle; called for those only that would be retired.
     """
     ordered = sorted(versions, key=lambda version: int(version.number))
-    referred = _references(ordered, aliases)
+    referred = {**(rolled_out or {}), **_references(ordered, aliases)}
     present: dict[str, list[str]] = {}
     for version in reversed(ordered):
         if not version.is_retired:
@@ -137,8 +139,16 @@ def _decide(model_name: str, policy: Policy, served: Collection[str]) -> list[De
         return any(version.model_name != model_name for version in model_registry.versions_of_source(source))
 
     versions = [version for version in model_registry.versions(model_name) if not version.is_removed]
-    aliases = model_registry.aliases(model_name)
-    return decide(versions, aliases, policy, model_name=model_name, now=time.time(), served=served, is_shared=is_shared)
+    return decide(
+        versions,
+        model_registry.aliases(model_name),
+        policy,
+        model_name=model_name,
+        now=time.time(),
+        served=served,
+        rolled_out=rollouts.participants(model_name),
+        is_shared=is_shared,
+    )
 
 
 def _references(versions: Sequence[Version], aliases: Mapping[str, str]) -> dict[str, str]:

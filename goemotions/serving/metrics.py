@@ -79,7 +79,9 @@ ACCEPT_ERRORS = Counter(
 )
 SHADOW_REQUESTS = Counter("goemotions_shadow_requests_total", "Copies of requests for the challenger", ["outcome"])
 SHADOW_TEXTS = Counter(
-    "goemotions_shadow_texts_total", "Texts whose labels were compared with the challenger's", ["version", "labels"]
+    "goemotions_shadow_texts_total",
+    "Texts whose labels were compared with the challenger's, or that it rejected",
+    ["version", "labels"],
 )
 SHADOW_LABELS = Counter(
     "goemotions_shadow_label_differences_total", "Texts that have the label from one of the two only", ["version", "label"]

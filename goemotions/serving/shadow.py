@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import orjson
 
-from goemotions import defaults
+from goemotions import defaults, outages
 from goemotions.prediction.predictor import Options, Prediction
 from goemotions.serving import metrics, openapi, request_ids, schema
 from goemotions.serving.limits import ShadowSettings
@@ -29,6 +29,10 @@ logger = logging.getLogger(__name__)
 QUEUE, TEXTS, THREADS = 64, 32, 2
 TIMEOUT_SECONDS = 5.0
 ANSWER_BYTES = 2 * 2**20
+
+
+class _Rejected(Exception):
+    """The challenger rejected a copy of a request that this server has answered."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,9 @@ class Shadow:
     def __init__(self, settings: ShadowSettings, name: str, labels: Sequence[str]) -> None:
         self._share = settings.shadow_percent / 100
         self._address = urlsplit(settings.shadow_url)
-        self._path = f"{self._address.path.rstrip('/')}{openapi.v1_path(name)}:predict"
+        root = self._address.path.rstrip("/")
+        self._path = f"{root}{openapi.v1_path(name)}:predict"
+        self._metadata_path = root + openapi.v2_paths(name, "")[0]
         self._labels = labels
         self._queue: queue.Queue[_Copy] = queue.Queue(QUEUE)
         for number in range(THREADS):
@@ -84,6 +90,8 @@ class Shadow:
                 connection = connection or self._connect()
                 self._compare(copy, self._send(connection, copy))
                 outcome = "compared"
+            except _Rejected:
+                outcome = "rejected"
             except Exception as error:
                 # What a challenger answers must not end the thread, and its text is not logged.
                 logger.warning("a copy was not compared: %s", type(error).__name__)
@@ -104,9 +112,18 @@ class Shadow:
         connection.request("POST", self._path, body, {"Content-Type": openapi.JSON, defaults.COPY_HEADER: "shadow", **given})
         response = connection.getresponse()
         content = response.read(ANSWER_BYTES + 1)
+        if outages.is_refusal(response.status):
+            metrics.SHADOW_TEXTS.labels(self._version(connection), "rejected").inc(len(copy.texts))
+            raise _Rejected
         if response.status != 200 or len(content) > ANSWER_BYTES:
             raise ValueError(f"status {response.status}, {len(content)} bytes")
         return orjson.loads(content)
+
+    def _version(self, connection: http.client.HTTPConnection) -> str:
+        """The version of the challenger, which its errors do not name."""
+        connection.request("GET", self._metadata_path)
+        (version,) = orjson.loads(connection.getresponse().read(ANSWER_BYTES))["versions"]
+        return schema.shorten(version)
 
     def _compare(self, copy: _Copy, content: Any) -> None:
         theirs, version = content["predictions"], schema.shorten(content["model_version"])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from goemotions.errors import (
     StorageError,
     StorageUnavailable,
     TrafficChanged,
+    WorkflowError,
 )
 from goemotions.monitoring import rollout
 from goemotions.monitoring.analysis import Analysis
@@ -29,11 +33,14 @@ from goemotions.monitoring.answers import Expected, read_texts
 from goemotions.monitoring.observations import Scrape, Traffic
 from goemotions.monitoring.plan import Plan
 from goemotions.monitoring.rollout import State
-from goemotions.registry import model_registry, promotion, tracking
+from goemotions.registry import model_registry, promotion, rollouts, tracking
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.promotion import Move
-from goemotions.storage import layout, lock
+from goemotions.storage import layout, lock, s3
+from pipelines import rollout as local
+from pipelines import stack as services
 from tests.support.champions import add, certain, stored
+from tests.support.object_store import Behaviour, ObjectStore, running
 from tests.support.versions import Machine, Version, machine
 
 LABELS = ("calm", "dread", "glee", "longing", "pity", "scorn", "plain")
@@ -61,11 +68,17 @@ def registered(bundles: list[str], request: pytest.FixtureRequest) -> str:
 def versions(stack: Path) -> str:
     """A registered model whose bundles are not needed: version 1 is champion."""
     name, run = "rolled-out", tracking.get_or_create_run("rolled-out").run_id
-    for number in (1, 2):
+    for number in (1, 2, 3, 4):
         place = f"s3://goemotions/models/{name}/{number:032x}/cpu/"
         model_registry.get_or_create_version(name, run, place, {"variant": "cpu", "profile": "minilm"})
-    model_registry.set_alias(name, "champion-cpu", "1")
+    make_champion(name, "1", "")
     return name
+
+
+def make_champion(name: str, number: str, before: str) -> None:
+    version = model_registry.get_version(name, number)
+    with lock.hold(BundleLocation.parse(version.source).model_prefix) as held:
+        promotion.set_champion(name, version, "cpu", before, held)
 
 
 @dataclass
@@ -99,7 +112,9 @@ class Service:
 
     def begun(self, **fields: Any) -> None:
         """Leaves the state of a rollout that has passed the gate, as a process that was killed then does."""
-        rollout.write(self.location, rollout.FILE, State("2", "1", self.name, [20, 50], asdict(EQUAL), **fields))
+        state = State("2", "1", self.name, [20, 50], asdict(EQUAL), **fields)
+        rollouts.write(self.model, self.name, state.record())
+        rollout.write(self.location, rollout.FILE, state)
 
     def split(self) -> ProxySplit:
         return ProxySplit(self.servers.address, name=self.name, wait_seconds=1)
@@ -115,7 +130,7 @@ class Service:
 @pytest.fixture
 def service(versions: str, request: pytest.FixtureRequest) -> Iterator[Service]:
     with machine("1", "2", LABELS, versions) as running:
-        yield Service(versions, request.node.name, running)
+        yield Service(versions, re.sub(r"\W", "-", request.node.name), running)
 
 
 @pytest.fixture
@@ -158,9 +173,15 @@ def test_a_version_that_is_no_worse_is_promoted_step_by_step(complete: Service) 
         pytest.param(
             {"errors": 0.3}, r"it fails more often \(\d+ of \d+ requests against 0 of \d+ requests\)", marks=pytest.mark.slow
         ),
+        pytest.param(
+            {"rejections": 0.3},
+            r"it rejects more requests than the champion \(\d+ of \d+ requests against 0 of \d+ requests, 0 of \d+ that both",
+            marks=pytest.mark.slow,
+        ),
+        ({"rejected_copies": 1.0}, r"it rejects more requests than the champion \(.*, (\d+) of \1 that both got\)"),
         ({"shift": 1}, r"its labels differ from the champion's on more texts than in validation \(\d+ of \d+ texts"),
     ],
-    ids=["slow", "failing", "other-labels"],
+    ids=["slow", "failing", "rejecting", "rejecting-texts", "other-labels"],
 )
 def test_a_bad_version_is_rolled_back_and_the_reason_is_recorded(
     service: Service, fault: dict[str, float], reason: str
@@ -258,7 +279,13 @@ def test_traffic_that_somebody_else_changes_stops_the_rollout_and_stays_as_it_is
     with pytest.raises(TrafficChanged, match=r"serves version 1 and 70% version 2, and the rollout had set version 2 to 20%"):
         service.roll_out()
     service.servers.proxy.shares.update(percent=20)
-    threading.Timer(0.4, lambda: service.servers.proxy.shares.update(percent=70)).start()
+
+    def change() -> None:
+        while not any(line.startswith("20%") for line in service.lines):
+            time.sleep(0.01)
+        service.servers.proxy.shares.update(percent=70)
+
+    threading.Thread(target=change, daemon=True).start()
     with pytest.raises(TrafficChanged):
         service.roll_out(step_requests=10_000)
     assert service.shares == ("1", "2", 70)
@@ -287,9 +314,9 @@ class KillingSplit(ProxySplit):
         vars(self).update(vars(split))
         self.before = before
 
-    def deploy(self, number: str, percent: int) -> None:
+    def deploy(self, number: str, percent: int, require: Callable[[], None] = lambda: None) -> None:
         if not self.before:
-            super().deploy(number, percent)
+            super().deploy(number, percent, require)
         raise Killed
 
 
@@ -401,14 +428,73 @@ def test_the_shipped_texts_and_a_file_of_texts(tmp_path: Path) -> None:
 def test_a_rollout_against_a_champion_of_before_is_rolled_back(service: Service) -> None:
     service.begun(step=1)
     service.servers.proxy.shares.update(canary="2", percent=20)
-    state = service.state
-    state.champion = "7"
-    rollout.write(service.location, rollout.FILE, state)
-    service.servers.proxy.shares.update(stable="7")
-    service.servers.proxy.shares["servers"]["7"] = service.servers.proxy.shares["servers"]["1"]
-    with pytest.raises(RolledBack, match="the champion is version 1 now, not version 7"):
+    make_champion(service.model, "4", "1")
+    try:
+        with pytest.raises(RolledBack, match="the champion is version 4 now, not version 1"):
+            service.roll_out()
+    finally:
+        make_champion(service.model, "1", "4")
+    assert service.shares == ("1", "", 0)
+
+
+FORGED: dict[str, dict[str, Any]] = {
+    "another champion": {"champion": "3"},
+    "the version itself": {"champion": "2", "phase": rollout.ROLLING_BACK},
+    "other steps": {"steps": [20, 99], "step": 1},
+    "other labels in validation": {"expected": asdict(replace(EQUAL, different=400))},
+    "a rollout that has ended": {"started": "2026-01-01T00:00:00+00:00"},
+}
+
+
+@pytest.mark.fault("rollout-forged")
+@pytest.mark.parametrize("fields", FORGED.values(), ids=FORGED)
+def test_a_state_that_is_not_the_registry_s_changes_nothing(service: Service, fields: dict[str, Any]) -> None:
+    service.begun(phase=rollout.PROMOTING)
+    service.servers.proxy.shares.update(canary="2", percent=20)
+    rollout.write(service.location, rollout.FILE, replace(service.state, **fields))
+    with pytest.raises(
+        StorageError, match=r"rollout.json is not the state of the rollout that the registry has, and nothing was"
+    ):
         service.roll_out()
-    assert service.shares == ("7", "", 0)
+    assert service.shares == ("1", "2", 20)
+    assert promotion.champion(service.model, "cpu") == model_registry.get_version(service.model, "1")
+
+
+@pytest.mark.fault("rollout-forged")
+def test_a_state_of_a_rollout_that_ended_is_not_taken_up_again(service: Service) -> None:
+    service.begun(phase=rollout.ROLLING_BACK)
+    before = service.state
+    with pytest.raises(RolledBack):
+        service.roll_out()
+    rollout.write(service.location, rollout.FILE, replace(before, phase=rollout.PROMOTING))
+    with pytest.raises(StorageError, match="is not the state of the rollout that the registry has"):
+        service.roll_out()
+
+
+@pytest.mark.fault("rollout-forged")
+def test_the_traffic_never_goes_back_to_a_version_that_was_not_champion(service: Service) -> None:
+    """Also if the registry was forged with the state."""
+    for champion, message in (("3", "goes back to version 3, which never was champion-cpu"), ("8", "no version or alias '8'")):
+        state = State("2", champion, service.name, [20, 50], asdict(EQUAL), phase=rollout.ROLLING_BACK)
+        rollouts.write(service.model, service.name, state.record())
+        rollout.write(service.location, rollout.FILE, state)
+        with pytest.raises(WorkflowError, match=message):
+            service.roll_out()
+    assert service.shares == ("1", "", 0)
+
+
+@pytest.mark.fault("rollout-forged")
+@pytest.mark.parametrize(
+    "fields",
+    [{"step": 2}, {"step": "0"}, {"phase": "done"}, {"history": [1]}, {"analysis": {"seconds": 1}}, {"analysis": [1]}],
+    ids=str,
+)
+def test_a_damaged_state_is_a_named_error(service: Service, fields: dict[str, Any]) -> None:
+    service.begun(**fields)
+    with pytest.raises(
+        StorageError, match=r"rollout.json.* is damaged: deploy the champion, then run the rollout with --restart"
+    ):
+        service.roll_out()
 
 
 @pytest.mark.fault("rollout-store-away")
@@ -429,3 +515,60 @@ def test_a_store_that_is_away_does_not_keep_traffic_on_a_bad_version(service: Se
         service.roll_out()
     assert left == [0]
     assert (service.shares, service.state.phase) == (("1", "", 0), "rolled back")
+
+
+@pytest.fixture
+def memory_store(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    """A store in memory in place of S3."""
+    with running(Behaviour()) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        monkeypatch.setattr(s3, "client", functools.cache(s3.client.__wrapped__))
+        yield server
+
+
+@pytest.mark.fault("rollout-lease-over")
+@pytest.mark.parametrize("recovers", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_rollout_whose_lease_may_be_over_changes_no_traffic(
+    service: Service, memory_store: ObjectStore, monkeypatch: pytest.MonkeyPatch, recovers: bool
+) -> None:
+    """The renewals hang in the store from the time on at which it decides to roll back."""
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(lock, "ATTEMPTS", 3 if recovers else 1)
+    service.begun()
+    service.canary.shift = 1
+    decide, changed = rollout._Runner._decide, []
+
+    def decide_while_the_store_hangs(runner: Any, phase: str, reason: str) -> None:
+        hanging = memory_store.writes + 2
+        memory_store.behaviour.late = lambda number: 0.0 if recovers and number > hanging else 1.5
+        time.sleep(0.7)
+        decide(runner, phase, reason)
+        changed.append(service.shares)
+
+    monkeypatch.setattr(rollout._Runner, "_decide", decide_while_the_store_hangs)
+    error = RolledBack if recovers else StorageError
+    with pytest.raises(error, match="its labels differ" if recovers else "the lock is not renewed|too slow to lock"):
+        service.roll_out(hold_seconds=5)
+    assert (changed, service.shares) == ([("1", "2", 20)], ("1", "", 0) if recovers else ("1", "2", 20))
+
+
+@pytest.mark.slow
+@pytest.mark.fault("rollout-killed")
+def test_on_one_machine_a_rollout_that_was_killed_after_the_alias_moved_is_completed(
+    registered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "FOLDER", tmp_path)
+    source = BundleLocation.parse(model_registry.get_version(registered, "2").source)
+    state = State("2", "1", "this-machine-cpu", [20, 50], asdict(EQUAL), step=1, phase=rollout.PROMOTING)
+    location = layout.rollout(source.store, registered, state.service)
+    rollouts.write(registered, state.service, state.record())
+    rollout.write(location, rollout.FILE, state)
+    promotion.promote("2", model_name=registered, rolled_out_against="1")
+    lines: list[str] = []
+    assert local.run("2", PLAN, model_name=registered, show=lines.append).after == "2"
+    assert "going on with the rollout of version 2: promoting, 50%" in lines
+    ended = rollout.read(location)
+    assert ended is not None
+    assert ended.phase == rollout.PROMOTED
+    with pytest.raises(WorkflowError, match=r"a rollout needs a champion and another version \(version 2 is it\)"):
+        local.run("2", PLAN, model_name=registered, show=lines.append)

@@ -16,7 +16,7 @@ from goemotions.monitoring import rollout
 from goemotions.monitoring.answers import Expected
 from goemotions.monitoring.observations import Scrape
 from goemotions.monitoring.plan import Plan
-from goemotions.registry import model_registry, tracking
+from goemotions.registry import model_registry, rollouts, tracking
 from goemotions.storage import layout
 from tests.support import kserve_rules
 from tests.support.kubernetes_process import Kubernetes, running
@@ -67,6 +67,7 @@ def servers() -> Iterator[Machine]:
 def begin(number: str = "2") -> None:
     """Leaves the state of a rollout that has passed the gate."""
     state = rollout.State(number, "1", SERVICE, [20, 50], asdict(EQUAL))
+    rollouts.write(MODEL, SERVICE, state.record())
     rollout.write(layout.rollout("s3://goemotions/", MODEL, SERVICE), rollout.FILE, state)
 
 

@@ -14,12 +14,14 @@ from click.testing import CliRunner, Result
 from hypothesis import strategies as st
 
 from goemotions.cli import main as cli
-from goemotions.errors import ModelError, PromotionRefused
-from goemotions.registry import changes, model_registry, orphans, promotion, references, retirement, tracking
+from goemotions.errors import ModelError, PromotionRefused, TrackingError
+from goemotions.registry import changes, model_registry, orphans, promotion, references, retirement, rollouts, tracking
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.changes import HISTORY_TAG, Change
+from goemotions.registry.mlflow_client import patient
 from goemotions.registry.model_registry import Version
 from goemotions.registry.retirement import DAY_SECONDS, Policy
+from goemotions.registry.rollouts import Record
 from goemotions.storage import layout, lock, manifest, store
 
 EVERYTHING = Policy(newest=0, days=0)
@@ -95,6 +97,34 @@ def test_what_is_referred_to_is_kept_and_the_rest_is_removed(model: Model) -> No
     assert model.stored() == {"1", "2", "3", "4"}
     assert store.files(fifth.source) == []
     assert model.retire() == []
+
+
+@pytest.mark.fault("rollout-participant-retired")
+def test_the_versions_of_an_unfinished_rollout_are_kept(model: Model) -> None:
+    """Also if the champion of the rollout is none any more."""
+    champion, candidate, other, _ = (model.add() for _ in range(4))
+    rollouts.begin(model.name, "this-machine-cpu", candidate, Record(candidate.number, champion.number, "d" * 64))
+    kept = {one.version.number: one.kept for one in retirement.plan(model.name, EVERYTHING)}
+    assert kept == {
+        "1": "the rollout of version 2 on this-machine-cpu goes back to it",
+        "2": "its rollout on this-machine-cpu is not finished",
+        "3": "",
+        "4": "",
+    }
+    assert model.retire(Policy(newest=1, days=0)) == [other.number]
+    with pytest.raises(ModelError, match="version 3 is retired"):
+        rollouts.begin(model.name, "gpu", other, Record(other.number, champion.number, "d" * 64))
+    rollouts.write(model.name, "this-machine-cpu", Record(candidate.number, champion.number, "d" * 64, "rolled back"))
+    assert model.retire(Policy(newest=1, days=0)) == [champion.number, candidate.number]
+
+
+@pytest.mark.fault("rollout-participant-retired")
+@pytest.mark.parametrize("value", ["", "[]", "{", '{"version": 1}'])
+def test_a_damaged_record_of_a_rollout_retires_nothing(model: Model, value: str) -> None:
+    model.add()
+    patient.set_registered_model_tag(model.name, "goemotions.rollout.x", value)
+    with pytest.raises(TrackingError, match=r"its tag goemotions.rollout.x is damaged: remove it in MLflow"):
+        model.retire()
 
 
 def test_references_to_a_retired_version_are_named_errors(model: Model, tmp_path: Path) -> None:

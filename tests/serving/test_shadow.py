@@ -46,8 +46,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.received.append(({name.lower(): value for name, value in self.headers.items()}, body))
-        content = json.dumps(self.server.answer(body)).encode()
-        self.send_response(200)
+        answer = self.server.answer(body)
+        self._send(*answer if isinstance(answer, tuple) else (200, answer))
+
+    def do_GET(self) -> None:
+        self._send(200, {"name": "goemotions", "versions": ["9"]})
+
+    def _send(self, status: int, answer: Any) -> None:
+        content = json.dumps(answer).encode()
+        self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
@@ -194,6 +201,23 @@ def test_a_challenger_that_hangs_holds_nothing_up_and_what_does_not_fit_is_dropp
         release.set()
         # Its answers are no predictions.
         wait_until(lambda: requests("failed") >= failed + shadow.QUEUE)
+
+
+@pytest.mark.fault("challenger-rejects")
+@pytest.mark.parametrize(("status", "is_rejected"), [(400, True), (413, True), (422, True), (429, False), (500, False)])
+def test_a_copy_that_the_challenger_rejects_counts_against_its_version(
+    predictor: Predictor, status: int, is_rejected: bool
+) -> None:
+    labels = predictor.bundle.taxonomy.names
+    rejected = metrics.SHADOW_TEXTS.labels("9", "rejected")._value
+    before, outcome = rejected.get(), "rejected" if is_rejected else "failed"
+    counted = requests(outcome)
+    with challenger(lambda body: (status, {"error": "no"})) as other:
+        copies = Shadow(settings(other.server_port), "goemotions", labels)
+        for count in (1, 2):
+            copies.offer([TEXT] * 2, Options(), np.zeros((2, len(labels)), dtype=np.float32), predictor.predict([TEXT] * 2))
+            wait_until(lambda count=count: requests(outcome) == counted + count)  # type: ignore[misc]
+    assert rejected.get() - before == 4 * is_rejected
 
 
 @pytest.mark.fault("challenger-away")

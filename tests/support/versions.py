@@ -34,7 +34,7 @@ class Version(ThreadingHTTPServer):
     def __init__(self, number: str, labels: Sequence[str], model_name: str) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.number, self.labels, self.path = number, labels, f"/v1/models/{model_name}:predict"
-        self.delay = self.errors = 0.0
+        self.delay = self.errors = self.rejections = self.rejected_copies = 0.0
         self.is_ready, self.shift = True, 0
         self.random = random.Random(number)
         registry = self.registry = CollectorRegistry()
@@ -71,15 +71,17 @@ class Handler(BaseHTTPRequestHandler):
         protocol = "copy" if is_copy else "v1"
         time.sleep(0 if is_copy else server.delay)
         fails = not is_copy and server.random.random() < server.errors
+        rejects = server.random.random() < (server.rejected_copies if is_copy else server.rejections)
+        outcome, status = ("server", 500) if fails else ("client", 400) if rejects else ("ok", 200)
         answers = [server.answer(text) for text in texts]
-        server.requests.labels(protocol, "server" if fails else "ok").inc()
-        server.seconds.labels(protocol, 500 if fails else 200).observe(time.perf_counter() - started)
+        server.requests.labels(protocol, outcome).inc()
+        server.seconds.labels(protocol, status).observe(time.perf_counter() - started)
         if not is_copy:
             server.texts.observe(len(texts))
             for answer in answers:
                 server.predictions.labels(answer["labels"][0]).inc()
         content = {"predictions": answers, "model_version": server.number}
-        self._send(500 if fails else 200, json.dumps(content).encode())
+        self._send(status, json.dumps(content).encode())
 
     def _send(self, status: int, body: bytes) -> None:
         self.send_response(status)
