@@ -19,6 +19,7 @@ from goemotions.storage import store
 PAGE = "drift.html"
 NO_REFERENCE = "the bundle has no reference.json, so that the texts themselves are not compared: register the model again"
 NO_FEATURE = "{} of the texts: the reference or the window lacks it"
+NO_SCORER = "which bundle scored the files: {} of them do not name it, such as {}; check that it is this one"
 NO_SCORES = "the histograms of the scores: the reference or the window lacks them"
 MEANING = (
     "The texts of the window against the reference: how often each label is predicted, its scores, and what the texts are like. "
@@ -109,9 +110,11 @@ def of_scored(
     false_alarms: float = defaults.FALSE_ALARMS_PER_MONTH,
 ) -> DriftReport:
     """Compares what `goemotions score` wrote to a location, as one default window."""
-    traffic = windows.of_scored(location, bundle, text_column)
+    traffic, unnamed = windows.of_scored(location, bundle, text_column)
     alpha = comparison.alpha_of(comparison.WINDOW_SECONDS, false_alarms)
-    return report(bundle, traffic, model=model, version=version, source=location, alpha=alpha)
+    compared = report(bundle, traffic, model=model, version=version, source=location, alpha=alpha)
+    missing = [NO_SCORER.format(len(unnamed), unnamed[0])] if unnamed else []
+    return dataclasses.replace(compared, missing=[*compared.missing, *missing])
 
 
 def write(report: DriftReport, location: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -11,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from goemotions.evaluation.traffic import FEATURES, SCORE_BINS, Traffic, feature
 from goemotions.monitoring import observations
 from goemotions.registry.bundle import Bundle
 from goemotions.storage import store
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 ROWS, PREDICTIONS = "goemotions_scored_texts_total", "goemotions_predictions_total"
 TOTAL, PREDICTED = "goemotions_label_scores_total", "goemotions_predicted_label_scores_total"
@@ -201,8 +205,8 @@ def _vector(url: str) -> Iterator[tuple[Mapping[str, str], float]]:
         raise MonitoringUnavailable(f"Prometheus answered in an unknown form ({type(error).__name__})") from error
 
 
-def of_scored(location: str, bundle: Bundle, column: str = "") -> Traffic:
-    """The traffic in the Parquet outputs of ``goemotions score``.
+def of_scored(location: str, bundle: Bundle, column: str = "") -> tuple[Traffic, list[str]]:
+    """The traffic in the Parquet outputs of ``goemotions score``, and the names of those from before they named their bundle.
 
     Args:
         location: a .parquet file, or the folder or S3 prefix of scored shards.
@@ -210,7 +214,7 @@ def of_scored(location: str, bundle: Bundle, column: str = "") -> Traffic:
         column: the column with the texts; empty for the one that was scored.
 
     Raises:
-        DataError: there is no scored row, or one without the probabilities of the bundle's labels.
+        DataError: there is no scored row, or one without the probabilities of the bundle's labels, or another bundle scored it.
     """
     names = bundle.taxonomy.names
     folder, _, only = location.rpartition("/") if location.endswith(".parquet") else (location, "", "")
@@ -218,13 +222,14 @@ def of_scored(location: str, bundle: Bundle, column: str = "") -> Traffic:
     files = [file.name for file in store.files(folder) if file.name.endswith(".parquet") and only in ("", file.name)]
     column = column or _scored_column(folder)
     counted = Traffic.empty(names)
+    unnamed = [name for name in files if not _is_scored_by(bundle, folder, name)]
     for name in files:
         for texts, probabilities in _scored_rows(folder, name, column, names):
             features = features_of(bundle.encoder, texts)
             counted += Traffic.of(names, probabilities, bundle.thresholds, features)
     if not counted.rows:
         raise DataError(f"{location} has no scored row: give the .parquet or the folder that `goemotions score` wrote")
-    return counted
+    return counted, unnamed
 
 
 def _scored_column(folder: str) -> str:
@@ -234,26 +239,51 @@ def _scored_column(folder: str) -> str:
     return shards.read(folder).column if store.has(folder, shards.PLAN) else defaults.TEXT_COLUMN
 
 
+def _is_scored_by(bundle: Bundle, folder: str, name: str) -> bool:
+    """Whether a file names the bundle that scored it.
+
+    Raises:
+        DataError: it names another one.
+    """
+    from goemotions.prediction import files
+
+    with _opened(folder, name) as parquet:
+        scorer = (parquet.schema_arrow.metadata or {}).get(files.SCORER)
+    if scorer not in (None, files.identity(bundle)):
+        raise DataError(
+            f"{name} was scored by another bundle, {scorer.decode(errors='replace')}: compare it with that one (--bundle), or score it "
+            "again"
+        )
+    return scorer is not None
+
+
 def _scored_rows(folder: str, name: str, column: str, names: Iterable[str]) -> Iterator[tuple[list[str], np.ndarray[Any, Any]]]:
+    import pyarrow as pa
+
+    columns = [f"p/{label}" for label in names]
+    with _opened(folder, name) as parquet:
+        if missing := [one for one in (column, *columns) if one not in parquet.schema_arrow.names]:
+            raise DataError(
+                f"{name} has no column {missing[0]!r}: score it with the probabilities of all labels, or give --text-column"
+            )
+        for batch in parquet.iter_batches(4096, columns=[column, *columns]):
+            table = pa.table(batch).drop_null()
+            probabilities = np.column_stack([table[one].to_numpy() for one in columns])
+            if not ((probabilities >= 0) & (probabilities <= 1)).all():
+                raise DataError(
+                    f"{name} has values in {columns[0]!r} to {columns[-1]!r} that are no probabilities: score it again"
+                )
+            if len(table):
+                yield table[column].cast(pa.string()).to_pylist(), probabilities
+
+
+@contextlib.contextmanager
+def _opened(folder: str, name: str) -> Iterator[pq.ParquetFile]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = [f"p/{label}" for label in names]
     try:
         with store.open_file(folder, name) as file:
-            parquet = pq.ParquetFile(file)
-            if missing := [one for one in (column, *columns) if one not in parquet.schema_arrow.names]:
-                raise DataError(
-                    f"{name} has no column {missing[0]!r}: score it with the probabilities of all labels, or give --text-column"
-                )
-            for batch in parquet.iter_batches(4096, columns=[column, *columns]):
-                table = pa.table(batch).drop_null()
-                probabilities = np.column_stack([table[one].to_numpy() for one in columns])
-                if not ((probabilities >= 0) & (probabilities <= 1)).all():
-                    raise DataError(
-                        f"{name} has values in {columns[0]!r} to {columns[-1]!r} that are no probabilities: score it again"
-                    )
-                if len(table):
-                    yield table[column].cast(pa.string()).to_pylist(), probabilities
+            yield pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{name} is not a Parquet file, or damaged: score it again") from error

@@ -28,6 +28,7 @@ from goemotions.metrics.probabilities import rank_labels
 from goemotions.models import engines
 from goemotions.prediction.predictor import Options, Predictor
 from goemotions.prediction.rows import is_json, open_rows
+from goemotions.registry.bundle import Bundle
 from goemotions.storage import store
 from goemotions.storage.folder import replacing
 
@@ -37,6 +38,8 @@ DIALECTS: dict[str, dict[str, Any]] = {
 }
 # Of the output. The input may have any format of `goemotions.data.tables`.
 ENDINGS = (*DIALECTS, ".jsonl", ".parquet")
+# The metadata of a Parquet output that say which bundle scored its rows.
+SCORER = b"goemotions.bundle"
 # Before the name of an input column that has the name of an added one.
 KEPT = "input/"
 
@@ -90,6 +93,7 @@ def score_file(
         source = open_rows(input.name, lambda: store.open_file(folder, input.name, listed), column)
         column = text_column(source.schema, input.name, column)
         schema = output_schema(source.schema, input.name, column, predictor.bundle.taxonomy.names if all_scores else ())
+        schema = scored_by(predictor.bundle, schema)
     progress = tqdm(total=source.count, desc=input.name, unit=" texts", mininterval=1)
     with progress, _whole(output) as partial:
         with store.reading(folder, listed), _writer(partial, output.suffix.lower(), schema) as write:
@@ -137,6 +141,17 @@ def output_schema(schema: pa.Schema, file: str, column: str, scores: Sequence[st
     # `datasets` rejects a file whose metadata describes fewer columns than it has.
     metadata = {key: value for key, value in (schema.metadata or {}).items() if key != b"huggingface"}
     return pa.schema([*kept, *pa.schema(added)], metadata=metadata)
+
+
+def scored_by(bundle: Bundle, schema: pa.Schema) -> pa.Schema:
+    """The schema of a scored file with the bundle in its metadata."""
+    return schema.with_metadata({**(schema.metadata or {}), SCORER: identity(bundle)})
+
+
+def identity(bundle: Bundle) -> bytes:
+    """What the metadata of a scored file say of a bundle."""
+    about = {"run": bundle.metadata.run_id, "variant": bundle.metadata.variant, "manifest": bundle.digest}
+    return json.dumps(about).encode()
 
 
 def label_rows(predictor: Predictor, rows: pa.RecordBatch, column: str, schema: pa.Schema) -> pa.RecordBatch:

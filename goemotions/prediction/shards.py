@@ -329,7 +329,7 @@ def _score_shard(predictor: Predictor, planned: Plan, output: str, shard: Shard)
         opened = _open(planned.input, planned.files[shard.file], planned.column)
         names = predictor.bundle.taxonomy.names if planned.all_scores else ()
         column = files.text_column(opened.schema, shard.file, planned.column)
-        schema = files.output_schema(opened.schema, shard.file, column, names)
+        schema = files.scored_by(predictor.bundle, files.output_schema(opened.schema, shard.file, column, names))
     with store.writing(output, shard.name) as path, pq.ParquetWriter(path, schema) as writer:
         with store.reading(planned.input, planned.files[shard.file]):
             for batch in opened.batches(shard.first, shard.rows):

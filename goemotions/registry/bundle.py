@@ -148,6 +148,11 @@ class Bundle:
     signature: Signature
     reference: Reference | None = None
 
+    @property
+    def digest(self) -> str:
+        """The sha256 of the manifest, which has that of every other file."""
+        return manifest.sha256(self.folder / manifest.NAME)
+
     def has_engine(self, name: str) -> bool:
         """Whether the bundle holds the weights that an engine reads."""
         return WEIGHTS.get(canonical_name(name)) in self.files

@@ -91,6 +91,11 @@ SHADOW_SCORES = Histogram(
 )
 LOGGED = Counter("goemotions_request_log_rows_total", "Answers and feedback in the request log", ["kind"])
 LOG_DROPPED = Counter("goemotions_request_log_dropped_rows_total", "Rows that are not in the request log", ["reason"])
+# Prometheus sees no increase in the first value of a series: those that alerts read begin at 0.
+for _reason in REASONS.values():
+    REJECTED.labels(_reason)
+for _reason in ("queue", "disk"):
+    LOG_DROPPED.labels(_reason)
 LOG_DROPPED_FILES = Counter("goemotions_request_log_dropped_files_total", "Oldest files, dropped from a full folder")
 LOG_UPLOADED = Counter("goemotions_request_log_uploaded_files_total", "Files of the request log that the store has")
 MODEL = Gauge(

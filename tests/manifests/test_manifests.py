@@ -33,7 +33,7 @@ from goemotions.deployment import isvc as manifest
 from goemotions.monitoring import comparison
 from goemotions.registry import bundle
 from goemotions.serving import metrics as exported
-from tests.support import kserve_rules
+from tests.support import kserve_rules, tools
 from tests.support.documents import yaml_documents
 from tests.support.rendering import MANIFESTS, OVERLAYS, every, kustomize, pod, pod_labels, rendered, with_keys
 
@@ -718,6 +718,22 @@ def test_the_server_takes_the_arguments_of_its_runtime(name: str, tmp_path: Path
     assert predictor["terminationGracePeriodSeconds"] > 5 + 30
 
 
+# What the scraper adds: as the ServiceMonitor names it, and of the target itself.
+TARGET_LABELS = {"serving_kserve_io_inferenceservice", "job", "namespace", "pod", "instance"}
+
+
+def unknown_labels(query: str) -> set[str]:
+    """The labels by which a query selects, groups or joins, and which neither the server's metrics nor a scraper have."""
+    wrappers = (one for one in vars(exported).values() if isinstance(one, MetricWrapperBase))
+    labels = {wrapper._name: set(wrapper._labelnames) | {"le"} for wrapper in wrappers}
+    unknown: set[str] = set()
+    for part in re.findall(r"(goemotions_\w+?)(?:_total|_bucket|_count|_sum)?\{([^}]*)\}", query):
+        unknown |= set(re.findall(r"(\w+) *[=!]~?\"", part[1])) - labels[part[0]] - TARGET_LABELS
+    measured = set().union(*(labels[name] for name in re.findall(r"(goemotions_\w+?)(?:_total|_bucket|_count|_sum)?\b", query)))
+    grouped = {name for group in re.findall(r"(?:by|on) \(([^)]*)\)", query) for name in re.split(r", *", group)}
+    return unknown | grouped - measured - TARGET_LABELS
+
+
 def test_alerts_and_dashboard_query_metrics_that_the_server_has() -> None:
     (rule,) = every("PrometheusRule", "overlays/production").values()
     alerts = [alert for group in rule["spec"]["groups"] for alert in group["rules"]]
@@ -736,6 +752,8 @@ def test_alerts_and_dashboard_query_metrics_that_the_server_has() -> None:
     queried = {name for query in queries for name in re.findall(r"goemotions_\w+", query)}
     assert queried - names == set()
     assert len(queried) >= 10
+    for query in queries:
+        assert unknown_labels(query.replace("$__rate_interval", "5m")) == set()
     reasons = {reason for query in queries for value in re.findall(r'reason=~?"([^"]+)"', query) for reason in value.split("|")}
     assert reasons <= set(exported.REASONS.values())
     services = set(every("InferenceService", "overlays/production"))
@@ -803,6 +821,18 @@ def test_the_alert_on_the_request_log_fires_for_rows_and_files_that_are_lost(
             rf"sum by \([^)]*\) \(increase\(goemotions_request_log_{name}_total\[1h\]\)\)", str(value), expression
         )
     assert bool(eval(" ".join(expression.split()), {"__builtins__": {}})) is fires
+
+
+@pytest.mark.slow
+def test_alerts_fire_and_do_not_in_a_real_prometheus(tmp_path: Path) -> None:
+    promtool = tools.program("promtool", why="the package prometheus of Debian and Ubuntu has it")
+    (rule,) = every("PrometheusRule", "overlays/production").values()
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rule["spec"]))
+    shutil.copy(Path(__file__).with_name("alerts.yaml"), tmp_path)
+    done = subprocess.run(
+        [promtool, "test", "rules", "alerts.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_alert_has_a_section_in_the_runbook() -> None:

@@ -21,7 +21,7 @@ from goemotions.models import engines
 from goemotions.monitoring import drift, monitor, windows
 from goemotions.monitoring.drift import DriftReport
 from goemotions.monitoring.windows import Counts, Window
-from goemotions.prediction import files
+from goemotions.prediction import files, shards
 from goemotions.prediction.predictor import Predictor
 from goemotions.registry import bundle as bundles
 from goemotions.registry.bundle import Bundle
@@ -125,7 +125,8 @@ def test_batch_outputs_give_the_traffic_of_their_texts(predictor: Predictor, who
     texts = [*SHOUTED, None, " "]
     pq.write_table(pa.table({"said": texts}), tmp_path / "in.parquet")
     files.score_file(predictor, tmp_path / "in.parquet", tmp_path / "scored" / "out.parquet", "said")
-    traffic = windows.of_scored(str(tmp_path / "scored" / "out.parquet"), predictor.bundle, "said")
+    traffic, unnamed = windows.of_scored(str(tmp_path / "scored" / "out.parquet"), predictor.bundle, "said")
+    assert unnamed == []
     expected = counted(predictor, SHOUTED)
     assert traffic.rows == len(SHOUTED)
     assert traffic.features["tokens"].tolist() == expected.features["tokens"].tolist()
@@ -133,6 +134,27 @@ def test_batch_outputs_give_the_traffic_of_their_texts(predictor: Predictor, who
     ended = run("--bundle", whole, "--scored", tmp_path / "scored", "--text-column", "said", "--output", tmp_path, "--fail")
     assert ended.exit_code == DRIFTED, ended.output
     assert alarms(drift.read_report(str(tmp_path))) >= {"tokens"}
+
+
+def test_the_bundle_that_scored_a_file_is_the_one_that_it_is_compared_with(
+    predictor: Predictor, whole: Path, tmp_path: Path
+) -> None:
+    pq.write_table(pa.table({"text": SHOUTED}), tmp_path / "in.parquet")
+    scored = tmp_path / "scored"
+    shards.plan(str(tmp_path / "in.parquet"), str(scored), str(whole))
+    shards.score(str(scored), predictor=predictor)
+    retrained = tmp_path / "retrained"
+    shutil.copytree(whole, retrained)
+    content = json.loads((retrained / manifest.NAME).read_text()) | {"run_id": "r9"}
+    manifest.write(retrained, **{name: value for name, value in content.items() if name != "files"})
+    with pytest.raises(DataError, match=r'part-000000\.parquet was scored by another bundle, \{"run": "r1".*--bundle'):
+        run("--bundle", retrained, "--scored", scored)
+    assert "do not name it" not in run("--bundle", whole, "--scored", scored).output
+    # What earlier versions wrote, and what another program wrote again.
+    table = pq.read_table(scored / "part-000000.parquet").replace_schema_metadata(None)
+    pq.write_table(table, scored / "part-000000.parquet")
+    ended = run("--bundle", retrained, "--scored", scored)
+    assert "not compared: which bundle scored the files: 1 of them do not name it, such as part-000000.parquet" in ended.output
 
 
 def test_scored_rows_without_probabilities_are_a_named_error(predictor: Predictor, tmp_path: Path) -> None:
