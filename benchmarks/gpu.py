@@ -377,8 +377,8 @@ def measure(models: list[str], output: Path, scale: Scale, minutes: float) -> No
     signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
     results = Results(output, machine())
     with contextlib.suppress(TimeIsUp), tempfile.TemporaryDirectory() as scratch:
-        for model in models:
-            folder = Path(scratch) / model
+        folders = {model: Path(scratch) / model for model in models}
+        for model, folder in folders.items():
             loop: Any = None
             with results.section(f"{model}: training") as add:
                 material = Material.make(model, folder / "weights", scale)
@@ -389,6 +389,7 @@ def measure(models: list[str], output: Path, scale: Scale, minutes: float) -> No
                 with results.section(f"{model}: serving") as add:
                     serving(material, loop, scale, add)
                 del loop
+        for model, folder in folders.items():
             with results.section(f"{model}: resuming") as add, gpu_memory():
                 resume(model, folder, scale, add)
     signal.setitimer(signal.ITIMER_REAL, 0)
@@ -441,6 +442,7 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--output", type=Path, default=Path("gpu-results"), help="folder for the results")
     parser.add_argument("--minutes", type=float, default=12.0, help="the run ends after this time")
+    parser.add_argument("--seconds", type=float, default=Scale.seconds, help="duration of a measurement of training speed")
     parser.add_argument("--small", action="store_true", help="tiny networks, to try the run on a CPU")
     parser.add_argument("--prepare", type=Path, metavar="ARCHIVE", help="write the archive and end")
     parser.add_argument("--wheels", type=Path, default=Path("wheels"), help="folder with wheels for the archive")
@@ -448,7 +450,7 @@ def main() -> None:
     parser.add_argument("--document", type=Path, default=Path("docs/benchmarks.md"))
     parser.add_argument("--train", nargs=2, metavar=("MODEL", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    scale = SMALL if options.small else Scale()
+    scale = SMALL if options.small else Scale(seconds=options.seconds)
     if options.prepare:
         prepare(options.prepare, options.wheels)
     elif options.publish:
