@@ -10,7 +10,7 @@ from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.reference import Reference
 from goemotions.evaluation.traffic import FEATURES, Traffic
 from goemotions.monitoring import comparison, windows
-from goemotions.monitoring.drift import DriftReport
+from goemotions.monitoring.drift import DriftReport, DriftTest
 from goemotions.monitoring.windows import Window
 from goemotions.registry.bundle import PREDICTIONS, Bundle
 from goemotions.report.document import Section, Table, to_html
@@ -23,7 +23,7 @@ NO_SCORER = "which bundle scored the files: {} of them do not name it, such as {
 NO_SCORES = "the histograms of the scores: the reference or the window lacks them"
 MEANING = (
     "The texts of the window against the reference: how often each label is predicted, its scores, and what the texts are like. "
-    "An effect is, for predictions, the rate of the label divided by that of the reference, and otherwise the Jensen-Shannon distance, "
+    "An effect is, for predictions, how many times the rate of the reference the label has, and otherwise the Jensen-Shannon distance, "
     "from 0 for equal histograms to 1. An alarm has a p-value of at most its threshold, and an effect that matters: a rate "
     f"{comparison.LEAST_RATIO:g} times as high or low, or a distance of at least {comparison.LEAST_DISTANCE:g}."
 )
@@ -66,7 +66,7 @@ def report(
     tests = comparison.compare(reference.traffic, traffic, comparison.alpha_of() if alpha is None else alpha)
     tested = {test.name for test in tests}
     missing += [] if "scores" in tested else [NO_SCORES]
-    missing += [NO_FEATURE.format(name) for name in FEATURES if name not in tested and bundle.reference]
+    missing += [NO_FEATURE.format(_words(name)) for name in FEATURES if name not in tested and bundle.reference]
     return DriftReport(
         model,
         version,
@@ -127,8 +127,8 @@ def write(report: DriftReport, location: str) -> None:
 def sections(report: DriftReport) -> list[Section]:
     """The report as sections of a document."""
     columns = ("what", "label", "effect", "p-value", "threshold")
-    rows = [(test.name, test.label or None, test.effect, test.p_value, test.threshold) for test in report.tests]
-    alarms = [row for row, test in zip(rows, report.tests, strict=True) if test.alarm]
+    rows = [(_words(test.name), test.label or None, _effect(test), test.p_value, test.threshold) for test in report.tests]
+    alarms = [row[:-1] for row, test in zip(rows, report.tests, strict=True) if test.alarm]
     expected = Table(
         (
             "label",
@@ -138,11 +138,14 @@ def sections(report: DriftReport) -> list[Section]:
             "expected in the reference",
             "measured in the reference",
         ),
-        [(row.label, row.rate, row.reference_rate, row.f1, row.reference_f1, row.measured_f1) for row in report.quality],
+        [
+            (row.label, f"{row.rate:.1%}", f"{row.reference_rate:.1%}", row.f1, row.reference_f1, row.measured_f1)
+            for row in report.quality
+        ],
     )
     return [
         Section("Summary", [summary(report), *(f"Not compared: {one}." for one in report.missing)]),
-        Section("Alarms", [MEANING, NEXT] if alarms else ["None."], [Table(columns, alarms)] if alarms else []),
+        Section("Alarms", [MEANING, NEXT] if alarms else ["None."], [Table(columns[:-1], alarms)] if alarms else []),
         Section(
             "Expected quality",
             [
@@ -152,14 +155,21 @@ def sections(report: DriftReport) -> list[Section]:
             [expected],
         ),
         Section(
-            "All tests", [MEANING], [Table((*columns, "alarm"), [(*row, "yes" if row in alarms else "no") for row in rows])]
+            "All tests",
+            [] if alarms else [MEANING],
+            [
+                Table(
+                    (*columns, "alarm"),
+                    [(*row, "yes" if test.alarm else "no") for row, test in zip(rows, report.tests, strict=True)],
+                )
+            ],
         ),
     ]
 
 
 def summary(report: DriftReport) -> str:
     """The outcome in a sentence or two."""
-    time = f" from {report.start or 'the start of the server'} to {report.end}" if report.end else ""
+    time = f" from {_time(report.start) or 'the start of the server'} to {_time(report.end)}" if report.end else ""
     count = sum(test.alarm for test in report.tests)
     few = f" (of {report.rows:,} texts, only the largest shifts are detected)" if report.rows < FEW_TEXTS else ""
     outcome = f"Drift: {count} of {len(report.tests)} tests are alarms." if report.drifted else f"No drift{few}."
@@ -171,6 +181,19 @@ def summary(report: DriftReport) -> str:
 
 def lines(report: DriftReport) -> list[str]:
     """The report for a terminal: its summary, what is missing, and the alarms, largest first."""
-    alarms = [dataclasses.astuple(test) for test in report.tests if test.alarm]
-    table = [f"{name:<16}{label:<16}effect {effect:<9.3g} p {p:.1e}" for name, label, _, p, _, effect, _ in alarms]
+    alarms = [test for test in report.tests if test.alarm]
+    table = [f"{_words(one.name):<16}{one.label:<16}effect {_effect(one):<14} p {one.p_value:.1e}" for one in alarms]
     return [summary(report), *(f"not compared: {one}" for one in report.missing), *table]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _effect(test: DriftTest) -> str:
+    return f"{test.effect:.2f} times" if test.name == "predictions" else f"{test.effect:.3f}"
+
+
+def _time(moment: str) -> str:
+    """A time of the report as people write it: 2026-01-31 09:15 UTC."""
+    return f"{moment[:16].replace('T', ' ')} UTC" if moment else ""

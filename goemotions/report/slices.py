@@ -63,8 +63,8 @@ def _groups(result: Result) -> list[Section]:
             row["group"],
             row["pairs"],
             f"{row['decisions']:.1%} ({row['decisions_low']:.1%} to {row['decisions_high']:.1%})",
-            f"{row['difference']:.4f} ({row['difference_low']:.4f} to {row['difference_high']:.4f})",
-            f"{row['label']}: {row['label_difference']:.4f}",
+            _points(row["difference"], row["difference_low"], row["difference_high"]),
+            f"{row['label']}: {100 * row['label_difference']:.2f}",
         ]
         for row in rows
     ]
@@ -72,7 +72,8 @@ def _groups(result: Result) -> list[Section]:
         [
             label,
             *(
-                f"{change['difference']:.4f} ({change['difference_low']:.4f} to {change['difference_high']:.4f}), {change['changed']}"
+                _points(change["difference"], change["difference_low"], change["difference_high"])
+                + (f", {change['changed']}" if change["changed"] else "")
                 for change in changes
                 if change["label"] == label
             ),
@@ -85,15 +86,20 @@ def _groups(result: Result) -> list[Section]:
             (
                 f"{result.title}: an English term of a group is replaced by another one (he by she, Christian by Muslim), in the first "
                 f"{counterfactuals.TEXTS} test texts with such a term and in neutral sentences. Other labels: share of the pairs whose "
-                "chosen labels differ. Difference: mean absolute change of a probability, over pairs and labels.",
-                "Per label: mean absolute change of its probability with its 95% interval, and in how many pairs its decision changes.",
+                "chosen labels differ. Mean change: of a probability, up or down, over pairs and labels, in percentage points.",
+                "Per label: the mean change of its probability with its 95% interval, in percentage points; after a comma, in how many "
+                "pairs its decision changes, if in any.",
             ),
             (
-                Table(("group", "pairs", "other labels", "difference", "changes most"), summary),
-                Table(("label, swapped", *(row["group"] for row in rows)), by_label),
+                Table(("group", "pairs", "other labels", "mean change", "changes most"), summary),
+                Table(("label", *(row["group"] for row in rows)), by_label),
             ),
         )
     ]
+
+
+def _points(value: float, low: float, high: float) -> str:
+    return f"{100 * value:.2f} ({100 * low:.2f} to {100 * high:.2f})"
 
 
 def _words(result: Result, texts: Sequence[str]) -> list[Section]:
@@ -104,17 +110,19 @@ def _words(result: Result, texts: Sequence[str]) -> list[Section]:
         return []
     by_label: dict[str, list[str]] = {name: [] for name in scored.names}
     for row in measured.rows:
-        by_label[row["label"]].append(f"{row['word']} {row['contribution']:+.2f} ({row['texts']})")
+        by_label[row["label"]].append(f'"{row["word"]}" {100 * row["contribution"]:+.1f} ({row["texts"]:,})')
     return [
         Section(
             "Words that speak for each label",
             (
-                f"{result.title}: the mean fall of a label's probability if the word is removed (occlusion), and the texts with it. "
+                f"{result.title}: the mean fall of a label's probability, in percentage points, if the word is removed (occlusion), "
+                "and in brackets the number of texts with it. "
                 f"Explained are the first {words.TEXTS_PER_LABEL} correct predictions of each label on validation, "
                 f"{measured.explained:,} texts in all. Words in at least {words.LEAST_TEXTS} of them.",
                 "Deletion test: if the words of a text are removed in the order of their contributions, the label's probability is "
-                f"lower by {measured.fall:.3f} on average over the first five; in a random order, by {measured.random_fall:.3f}.",
+                f"lower by {100 * measured.fall:.1f} percentage points on average over the first five; in a random order, by "
+                f"{100 * measured.random_fall:.1f}.",
             ),
-            (Table(("label, explained", "words"), [[label, ", ".join(listed) or None] for label, listed in by_label.items()]),),
+            (Table(("label", "words"), [[label, ", ".join(listed) or None] for label, listed in by_label.items()]),),
         )
     ]

@@ -20,6 +20,7 @@ def routes(service: Service) -> list[Route]:
         "name": service.name,
         "version": service.version,
         "engine": service.predictor.engine.name,
+        "log_share": service.log.share if service.log else 0,
         "thresholds": dict(zip(service.labels, service.predictor.bundle.thresholds.values, strict=True)),
     }
     # Unescaped, "</script" would end the element that holds the JSON.

@@ -75,6 +75,11 @@ class RequestLog:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def share(self) -> float:
+        """The share of the requests whose answers are logged."""
+        return self._settings.log_share
+
     def add_answers(self, request_id: str, texts: Sequence[str], result: Any) -> None:
         """Logs a ``service.Result``, if its request is in the sample; drops and counts it if the queue is full."""
         if not request_log.is_logged(request_id, self._settings.log_share):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -95,6 +96,10 @@ def test_a_window_of_a_server_is_what_it_scored_between_two_scrapes(predictor: P
     page = (tmp_path / "next" / monitor.PAGE).read_text()
     assert "Drift: " in page
     assert "calm" in page
+    assert "tokens per word" in page
+    assert f"from {report.start[:10]} {report.start[11:16]} UTC to " in page
+    assert not re.search(r"tokens_per_word|\+00:00", page)
+    assert re.search(r"<td>\d+\.\d\d times</td>", page)
 
 
 def test_without_fail_drift_is_no_failure(predictor: Predictor, whole: Path) -> None:

@@ -58,10 +58,17 @@ def test_the_page_shows_in_text_what_each_word_contributes_to_each_chosen_label(
         explained["contributions"]
     )
     shown = tab.run("[...document.querySelectorAll('#labels .words')].map(one => one.textContent)")
-    for line, values in zip(shown, explained["contributions"].values(), strict=True):
+    with_words = [values for values in explained["contributions"].values() if max(map(abs, values)) >= 0.005]
+    for line, values in zip(shown, with_words, strict=True):
         points = [f"{value:+.0%}".rstrip("%").replace("-", "\u2212") if abs(value) >= 0.005 else "\xa0" for value in values]
         pieces = [f"{word['text']}{point}" for word, point in zip(explained["words"], points, strict=True)]
         assert line == "{} {} {} {} {}{} {} {}".format(*pieces)
+
+
+def test_the_page_says_what_is_stored(tab: Tab, bundle: Path, tmp_path: Path) -> None:
+    assert tab.run("document.getElementById('model-info').textContent").endswith("Nothing you type is stored.")
+    with serving(bundle, tmp_path / "serve.log", "--log-share", "0.25", "--log-folder", str(tmp_path / "log")) as logging:
+        assert b'"log_share": 0.25' in logging.request("GET", "/")[2]
 
 
 def test_the_page_says_that_a_long_comment_was_cut(tab: Tab) -> None:

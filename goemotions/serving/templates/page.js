@@ -1,6 +1,9 @@
 const byId = (id) => document.getElementById(id);
 const model = JSON.parse(byId("model").textContent);
-byId("model-info").textContent = `Model ${model.name}, version ${model.version}, engine ${model.engine}. Nothing you type is stored.`;
+const stored = model.log_share
+  ? `Of ${(100 * model.log_share).toLocaleString("en", { maximumSignificantDigits: 2 })}% of the comments, the text is stored; what looks like a name, an address or a number is masked.`
+  : "Nothing you type is stored.";
+byId("model-info").textContent = `Model ${model.name}, version ${model.version}, engine ${model.engine}. ${stored}`;
 
 function element(tag, text, className) {
   const created = document.createElement(tag);
@@ -33,16 +36,17 @@ function row(label, score, isChosen) {
 
 // Contributions below half a point are not shown.
 const LEAST = 0.005;
+const points = (contribution) => (Math.abs(contribution) < LEAST ? 0 : Math.round(100 * contribution));
 // More than by default: the page is for one comment at a time.
 const REMOVALS = 31;
 
 function word({ text }, contribution, largest) {
   const shown = element("span", text, "word");
-  const points = Math.round(100 * contribution);
-  if (Math.abs(contribution) >= LEAST && points) {
+  const value = points(contribution);
+  if (value) {
     shown.classList.add(contribution > 0 ? "for" : "against");
     shown.style.setProperty("--share", `${(40 * Math.abs(contribution)) / largest}%`);
-    shown.append(element("small", `${points > 0 ? "+" : "\u2212"}${Math.abs(points)}`));
+    shown.append(element("small", `${value > 0 ? "+" : "\u2212"}${Math.abs(value)}`));
   } else {
     shown.append(element("small", "\u00a0"));
   }
@@ -51,6 +55,7 @@ function word({ text }, contribution, largest) {
 
 function because(characters, words, [label, contributions]) {
   const largest = Math.max(LEAST, ...contributions.map(Math.abs));
+  if (!contributions.some((one) => points(one))) return [element("h3", label), element("p", "No single word changes it by a point.", "soft")];
   const line = element("p", "", "words");
   let end = 0;
   words.forEach((one, position) => {
