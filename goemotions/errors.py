@@ -40,6 +40,10 @@ class DataError(WorkflowError):
     """A source, file or row does not have the documented form."""
 
 
+class BadJson(DataError, ValueError):
+    """A JSON document is missing or damaged, or beyond the bounds of ``strict_json``."""
+
+
 class SourceUnreachable(WorkflowError):
     """The hub with data or weights cannot be reached."""
 

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+from goemotions import strict_json
+
 FILE = "usage.json"
 CPU = "cpu"
 
@@ -95,8 +97,8 @@ def write(folder: Path, steps: Mapping[str, Usage]) -> None:
 
 def read(folder: Path) -> dict[str, Usage]:
     """What the steps used that wrote a folder, by their names; empty if nothing readable is there, as in folders of before."""
-    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
+        content = strict_json.read(folder / FILE)
         return {name: parse(entry) for name, entry in content.items()}
     return {}
 

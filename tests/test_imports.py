@@ -13,6 +13,7 @@ OUTSIDE = ("goemotions", "components", "pipelines", "benchmarks")
 # Each room may import those of the rows above it and itself.
 ORDER = (
     ("errors", "defaults"),
+    ("strict_json",),
     ("addresses", "outages", "usage"),
     ("storage", "metrics"),
     ("data",),

@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from goemotions.data import tables
+from goemotions import strict_json
+from goemotions.data import memory, tables
 from goemotions.data.layout import LABEL_NAMES
 from goemotions.data.ranking import Candidate
-from goemotions.errors import DataError
+from goemotions.errors import BadJson, DataError
 
 ARGILLA, LABEL_STUDIO = "argilla", "label-studio"
 TASKS, CONFIG, RECORDS = "tasks.json", "labels.xml", "records.json"
 FIELD, QUESTION = "text", "labels"
+# Of an export, which is a single JSON list.
+MOST_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -115,22 +118,22 @@ def read_export(path: Path) -> Iterator[Labelled]:
     Lines or Parquet), one per annotator and text; skipped tasks and drafts are left out.
 
     Raises:
-        DataError: the file is none of these.
+        DataError: the file is none of these, or too large.
     """
     file = path / RECORDS if path.is_dir() else path
     try:
         for number, row in enumerate(_rows(file)):
             yield from _read(row, number, file.stat().st_mtime)
+    except BadJson:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{file} is no export of Label Studio or Argilla: export JSON there, or use Dataset.to_disk") from error
 
 
 def _rows(path: Path) -> Iterable[Any]:
     if path.suffix == ".json":
-        try:
-            rows = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror}): check its path") from error
+        with memory.bounded(path.name, path.stat().st_size if path.is_file() else 0):
+            rows = strict_json.read(path, MOST_BYTES)
         return rows if isinstance(rows, list) else [rows]
     table = tables.open_path(path)
     return (dict(zip(table.columns, cells, strict=True)) for _, cells in table.rows(table.columns))

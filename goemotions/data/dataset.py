@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 import numpy as np
 import pyarrow as pa
 
-from goemotions import addresses, defaults, usage
+from goemotions import addresses, defaults, strict_json, usage
 from goemotions.data.labels import SOFT_LABELS
 from goemotions.data.layout import SPLITS
 from goemotions.data.raters import by_text
@@ -192,7 +192,9 @@ def load_dataset(folder: Path, splits: Iterable[str] = SPLITS) -> tuple[datasets
     import datasets
 
     try:
-        info: DatasetInfo = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
+        info: DatasetInfo = strict_json.read(folder / INFO_FILE)
+        strict_json.require(info["labels"], list[str], INFO_FILE)
+        strict_json.require(info["digest"], str, INFO_FILE)
         tables = {split: datasets.Dataset.load_from_disk(str(folder / split)) for split in splits}
         return datasets.DatasetDict(tables), info
     except Exception as error:
@@ -271,7 +273,7 @@ def _write(output: Path, taxonomy: Taxonomy, splits: dict[str, Split], info: Dat
 
 def _replace_rows(folder: Path, split: Split, taxonomy: Taxonomy, schema: pa.Schema, fingerprint: str) -> None:
     state_file = folder / "state.json"
-    state = json.loads(state_file.read_text(encoding="utf-8"))
+    state = strict_json.read(state_file)
     with pa.ipc.new_stream(str(folder / state["_data_files"][0]["filename"]), schema) as writer:
         for batch in split.batches():
             if SOFT_LABELS in schema.names:

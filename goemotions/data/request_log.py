@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from goemotions import strict_json
 from goemotions.data import tables
 from goemotions.errors import DataError
 from goemotions.storage import layout, store
@@ -124,7 +125,7 @@ class LogReader:
         with store.open_file(self.location, part.file.name, part.file) as file:
             schema = tables.open_parquet(file, part.file.name).schema_arrow
         try:
-            content = json.loads((schema.metadata or {})[METADATA])
+            content = strict_json.parse((schema.metadata or {})[METADATA], part.file.name)
             return Labels(tuple(content["labels"]), tuple(content["thresholds"]))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{self.location}{part.file.name} is no file of a request log: remove it") from error

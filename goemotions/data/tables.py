@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from goemotions import defaults
+from goemotions import defaults, strict_json
 from goemotions.data import delimited, memory, text_files
 from goemotions.errors import DataError
 
@@ -351,7 +351,7 @@ def _cells(
 def _class_names(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
     """The names of ClassLabel columns, alone or in a list, from the metadata that ``datasets`` writes."""
     try:
-        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        features = strict_json.parse((schema.metadata or {}).get(b"huggingface", b"{}"), "the metadata")["info"]["features"]
     except (KeyError, TypeError, ValueError):
         return {}
     return class_names(features)

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from goemotions import defaults
+from goemotions import defaults, strict_json
 from goemotions.deployment import problems
 from goemotions.deployment.cluster import Cluster, ClusterAway
 from goemotions.errors import DeploymentError
@@ -66,7 +66,7 @@ class ManifestChange:
         """The change that a command handed over; None if there is none."""
         if not text.startswith("{"):
             return None
-        content = json.loads(text)
+        content = strict_json.parse(text, "the message of the Job")
         return cls(**{**content, "versions": {name: Version(**version) for name, version in content["versions"].items()}})
 
 

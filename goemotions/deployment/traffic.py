@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from goemotions import defaults
+from goemotions import defaults, strict_json
 from goemotions.deployment import inference_service, kserve, problems
 from goemotions.deployment.cluster import Cluster, ClusterAway
 from goemotions.deployment.inference_service import ServiceStatus
@@ -152,7 +152,7 @@ class ProxySplit:
         request = urllib.request.Request(f"{self._address}/-/shares", body, method=method)
         try:
             with urllib.request.urlopen(request, timeout=10) as response:  # nosec B310 # the address of a server
-                content: dict[str, Any] = json.load(response)
+                content: dict[str, Any] = strict_json.load(response, "the answer")
                 return content
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise ClusterAway(f"the proxy at {self._address} does not respond: {error}") from error

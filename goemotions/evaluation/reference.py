@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from goemotions import strict_json
 from goemotions.errors import DataError
 from goemotions.evaluation.traffic import Traffic
 from goemotions.metrics import classification
@@ -69,7 +70,7 @@ def parse(stored: bytes, what: str = FILE) -> Reference:
         DataError: it is damaged.
     """
     try:
-        content: dict[str, Any] = json.loads(stored)
+        content: dict[str, Any] = strict_json.parse(stored, what)
         counted = Traffic.from_json(content["traffic"])
         f1 = tuple(float(content["f1"][name]) for name in counted.names)
         return Reference(counted, f1, content["strategy"], content["engine"], content["digest"])

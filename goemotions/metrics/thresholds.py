@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from goemotions import strict_json
 from goemotions.errors import ModelError
 from goemotions.metrics.probabilities import is_top_k
 
@@ -111,7 +112,9 @@ def read(path: Path) -> ThresholdsFile:
 def parse(content: bytes, name: str) -> ThresholdsFile:
     """``read`` for the bytes of a file of this name."""
     try:
-        values = json.loads(content)
+        values = strict_json.parse(content, name)
+        strict_json.require(values["thresholds"], dict[str, float], name)
+        strict_json.require([values["strategy"], values["k"]], list[str | int | None], name)
         return ThresholdsFile(
             Thresholds(values["strategy"], tuple(values["thresholds"].values()), values["k"]),
             tuple(values["thresholds"]),

@@ -6,11 +6,11 @@ A server reads them too, so this module needs neither torch nor SciPy.
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from goemotions import strict_json
 from goemotions.errors import ModelError
 from goemotions.metrics.calibration import Calibrator, MethodScores
 from goemotions.models import profiles
@@ -75,6 +75,7 @@ class TrainingRecord(RunRecord):
         path = folder / TRAINING_FILE
         content = read_json(path)
         try:
+            strict_json.require(content, cls, str(path))
             return cls(
                 **{
                     **_known(cls, content),
@@ -82,7 +83,7 @@ class TrainingRecord(RunRecord):
                     "teachers": [RunRecord(**_known(RunRecord, teacher)) for teacher in content.get("teachers", [])],
                 }
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _damaged(path) from error
 
 
@@ -93,8 +94,10 @@ def read_runs(path: Path) -> list[RunRecord]:
         ModelError: the file is missing, damaged, or lacks a field.
     """
     try:
-        return [RunRecord(**_known(RunRecord, entry)) for entry in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        content = strict_json.read(path)
+        strict_json.require(content, list[RunRecord], str(path))
+        return [RunRecord(**_known(RunRecord, entry)) for entry in content]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path) from error
 
 
@@ -121,8 +124,9 @@ def read_exports(folder: Path) -> dict[str, ExportRecord]:
     path = folder / EXPORT_FILE
     content = read_json(path)
     try:
+        strict_json.require(content, dict[str, ExportRecord], str(path))
         return {canonical_name(engine): ExportRecord(**entry) for engine, entry in content.items()}
-    except TypeError as error:
+    except (ValueError, TypeError) as error:
         raise _damaged(path) from error
 
 
@@ -133,11 +137,11 @@ def read_json(path: Path, *required: str) -> dict[str, Any]:
         ModelError: the file is missing or damaged, or lacks a required key.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = strict_json.read(path)
         if not isinstance(content, dict) or not content.keys() >= set(required):
             raise ValueError(f"no object with {required}")
         return content
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise _damaged(path) from error
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from goemotions import strict_json
 from goemotions.data.text import clean
 from goemotions.errors import ModelError
 from goemotions.models.records import TRAINING_FILE, read_json
@@ -64,7 +65,14 @@ class TextEncoder:
         except Exception as error:
             raise ModelError(f"{folder / 'tokenizer.json'} is missing or damaged: download or train the model again") from error
         padding = read_json(folder / "config.json").get("pad_token_id") or 0
-        return cls(tokenizer, read_json(folder / TRAINING_FILE, "max_length")["max_length"], padding)
+        length = read_json(folder / TRAINING_FILE, "max_length")["max_length"]
+        try:
+            strict_json.require([padding, length], list[int], f"{folder}: pad_token_id or max_length")
+            return cls(tokenizer, length, padding)
+        except (ValueError, OverflowError) as error:
+            raise ModelError(
+                f"{folder} has a pad_token_id or max_length that is no such number: train the model again"
+            ) from error
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         limit = self.max_characters

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -14,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from goemotions import defaults, outages
+from goemotions import defaults, outages, strict_json
 from goemotions.errors import DataError, MonitoringUnavailable
 from goemotions.evaluation.selection import CandidateScores
 from goemotions.metrics.expected import expected_quality
+from goemotions.monitoring import observations
 
 BATCH = 20
 TIMEOUT_SECONDS = 20
@@ -131,18 +130,16 @@ def request(address: str, model_name: str, texts: Sequence[str], labels: Sequenc
     """
     body = json.dumps({"instances": list(texts), "parameters": {"all_scores": True}}).encode()
     url = f"{address.rstrip('/')}/v1/models/{model_name}:predict"
-    request = urllib.request.Request(
-        url, body, {"Content-Type": "application/json", defaults.COPY_HEADER: defaults.COPY_OF_ROLLOUT}
-    )
+    headers = {"Content-Type": "application/json", defaults.COPY_HEADER: defaults.COPY_OF_ROLLOUT}
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # nosec B310 # an address of a server
-            predictions: list[Any] = json.load(response)["predictions"]
+        predictions: list[Any] = strict_json.parse(observations.get(url, body, headers, TIMEOUT_SECONDS), "it")["predictions"]
         chosen = np.array([[label in one["labels"] for label in labels] for one in predictions], dtype=bool)
         scores = np.array([[one["scores"][label] for label in labels] for one in predictions], dtype=float)
-    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException) as error:
-        is_rejected = isinstance(error, urllib.error.HTTPError) and outages.is_refusal(error.code)
-        kind = Rejected if is_rejected else MonitoringUnavailable
-        raise kind(f"{url} did not answer: {type(error).__name__}: {error}") from error
+    except MonitoringUnavailable as error:
+        status = error.__cause__.code if isinstance(error.__cause__, urllib.error.HTTPError) else 0
+        raise (Rejected if outages.is_refusal(status) else MonitoringUnavailable)(str(error)) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise MonitoringUnavailable(f"{url} answered something else: {type(error).__name__}: {error}") from error
     if chosen.shape != (len(texts), len(labels)):
         raise MonitoringUnavailable(f"{url} answered {len(chosen)} of {len(texts)} texts")
     return Answers(chosen, scores)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from goemotions import strict_json
 from goemotions.errors import DataError
 from goemotions.storage import store
 
@@ -104,8 +105,9 @@ def read_report(location: str) -> DriftReport:
         DataError: there is none, or it is damaged.
     """
     try:
-        content: dict[str, Any] = json.loads(store.read(location, FILE) or b"")
+        content: dict[str, Any] = strict_json.parse(store.read(location, FILE), FILE)
         content |= {"start": content.pop("from"), "end": content.pop("to")}
+        strict_json.require(content, DriftReport, FILE)
         content["tests"] = [DriftTest(**test) for test in content["tests"]]
         content["quality"] = [LabelQuality(**row) for row in content["quality"]]
         return DriftReport(**content)

@@ -6,17 +6,22 @@ import http.client
 import json
 import math
 import re
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from goemotions import strict_json
 from goemotions.errors import MonitoringUnavailable
 
-TIMEOUT_SECONDS = 10
+TIMEOUT_SECONDS = 10.0
+# Of an answer.
+MOST_BYTES = 2**25
+ACCEPT = {"Accept": "text/plain, application/json"}
 INFO = "goemotions_model_info"
 METRICS = (
     INFO, "goemotions_requests_total", "goemotions_request_seconds_bucket", "goemotions_request_texts_sum",
@@ -145,8 +150,8 @@ class Scrape:
         reasons: list[str] = []
         for address in self._targets():
             try:
-                samples += parse(address, get(f"{address}/metrics").decode())
-            except MonitoringUnavailable as error:
+                samples += parse(address, get(f"{address}/metrics").decode(errors="replace"))
+            except (MonitoringUnavailable, ValueError) as error:
                 reasons.append(str(error))
         if not samples:
             raise MonitoringUnavailable("; ".join(reasons) or "there is no server to read metrics from")
@@ -168,7 +173,7 @@ class Prometheus:
 
     def read(self) -> list[Sample]:
         try:
-            content = json.loads(get(self._url))
+            content = strict_json.parse(get(self._url), "the answer", MOST_BYTES)
             samples = [_of_prometheus(one) for one in content["data"]["result"]]
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise MonitoringUnavailable(f"Prometheus answered in an unknown form ({type(error).__name__})") from error
@@ -232,17 +237,25 @@ def _of_prometheus(series: Any) -> Sample:
     return Sample(str(instance), str(name), kept, float(series["value"][1]))
 
 
-def get(url: str) -> bytes:
-    """What a server answers.
+def get(url: str, body: bytes | None = None, headers: Mapping[str, str] = ACCEPT, seconds: float = TIMEOUT_SECONDS) -> bytes:
+    """What a server answers to a GET, or with a body to a POST.
 
     Raises:
-        MonitoringUnavailable: it does not respond, or refuses.
+        MonitoringUnavailable: it does not respond, refuses, takes longer, or answers more than ``MOST_BYTES``.
     """
-    request = urllib.request.Request(url, headers={"Accept": "text/plain, application/json"})
+    request = urllib.request.Request(url, body, dict(headers))
+    place, deadline, content = urllib.parse.urlsplit(url), time.monotonic() + seconds, bytearray()
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # nosec B310 # the scheme is checked
-            content: bytes = response.read()
-            return content
+        with urllib.request.urlopen(request, timeout=seconds) as response:  # nosec B310 # the scheme is checked
+            while part := response.read1(2**16):
+                content += part
+                if len(content) > MOST_BYTES or time.monotonic() > deadline:
+                    raise MonitoringUnavailable(
+                        f"{place.hostname}:{place.port} answers more than {MOST_BYTES >> 20} MiB, or for more than {seconds:g} s"
+                    )
+            # `read1` does not notice that a response is cut.
+            if response.length:
+                raise http.client.IncompleteRead(b"", response.length)
     except (OSError, http.client.HTTPException) as error:
-        place = urllib.parse.urlsplit(url)
         raise MonitoringUnavailable(f"{place.hostname}:{place.port} does not respond ({error})") from error
+    return bytes(content)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from goemotions import defaults
+from goemotions import defaults, strict_json
 from goemotions.errors import DataError, ModelError
 from goemotions.monitoring import drift
 from goemotions.monitoring.drift import DriftReport
@@ -73,8 +73,9 @@ class Decision:
 
     @classmethod
     def from_json(cls, text: str) -> Decision:
-        content = json.loads(text)
-        return cls([Reason(**reason) for reason in content["reasons"]], content["dismissed"])
+        content = strict_json.parse(text, "the decision")
+        strict_json.require(content, cls, "the decision")
+        return cls([Reason(**reason) for reason in content["reasons"]], content.get("dismissed", ()))
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from goemotions import defaults, outages
+from goemotions import defaults, outages, strict_json
 from goemotions.deployment.cluster import ClusterAway
 from goemotions.deployment.traffic import Shares, TrafficSplit
 from goemotions.errors import (
@@ -205,7 +205,10 @@ def read(location: str) -> State | None:
     """
     content = store.read(location, FILE)
     try:
-        state = State(**json.loads(content)) if content else None
+        stored = strict_json.parse(content, FILE) if content else None
+        if stored is not None:
+            strict_json.require(stored, State, FILE)
+        state = None if stored is None else State(**stored)
         if state and not state.is_valid:
             raise ValueError("a value is of another kind")
     except (ValueError, TypeError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import re
 import time
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from goemotions import strict_json
 from goemotions.errors import BadArgument, DataError, MonitoringUnavailable
 from goemotions.evaluation.traffic import FEATURES, SCORE_BINS, Traffic, features_of
 from goemotions.monitoring import observations
@@ -198,7 +198,7 @@ def of_prometheus(address: str, duration: str, service: str = "") -> Window:
 def _vector(url: str) -> Iterator[tuple[Mapping[str, str], float]]:
     """The samples of an instant query."""
     try:
-        for series in json.loads(observations.get(url))["data"]["result"]:
+        for series in strict_json.parse(observations.get(url), "the answer", observations.MOST_BYTES)["data"]["result"]:
             value = float(series["value"][1])
             yield series["metric"], value if math.isfinite(value) else 0.0
     except (ValueError, KeyError, TypeError, IndexError) as error:

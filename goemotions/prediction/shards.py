@@ -26,7 +26,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from goemotions import addresses, defaults
+from goemotions import addresses, defaults, strict_json
 from goemotions.data import tables
 from goemotions.errors import DataError, FileChanged, StorageError
 from goemotions.models import engines
@@ -44,6 +44,8 @@ COUNTS = b"goemotions"
 FORMAT = 2
 # A temporary file that was not written to for so long is that of a process that was killed.
 ABANDONED_SECONDS = 3600.0
+# Of a plan.
+MOST_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -124,15 +126,21 @@ def plan(
         "shard_rows": shard_rows,
     }
     others = [file.name for file in store.files(output) if file.name != PLAN]
-    if store.read(output, PLAN) is None:
+    if not store.has(output, PLAN):
         if scored := next((name for name in others if name.startswith("part-")), ""):
             raise DataError(f"{output} has scored shards ({scored}) and no {PLAN}: empty it, or choose another folder")
         located = store.canonical(references.resolve(reference, model_name)[0])
         names = bundle.taxonomy(located).names
         shards = [asdict(shard) for shard in _shards(folder, inputs, column, names if all_scores else (), shard_rows)]
         content = {"format": FORMAT, "asked": request, "bundle": located, "shards": shards}
+        written = json.dumps(content | {"digest": _digest(content)}, indent=1).encode()
+        if len(written) > MOST_BYTES:
+            raise DataError(
+                f"{input} has {len(inputs):,} files, {len(shards):,} shards in all, which is too many for one plan: score it in "
+                "parts, or use larger shards"
+            )
         # Another process may write its plan first.
-        store.write_new(output, PLAN, json.dumps(content | {"digest": _digest(content)}, indent=1).encode())
+        store.write_new(output, PLAN, written)
     former = _read(output)["asked"]
     if differs := [name for name, value in request.items() if name != "files" and former[name] != value]:
         raise DataError(f"{output} has scores of another {' and '.join(differs)}: empty it, or choose another folder")
@@ -159,6 +167,8 @@ def read(output: str) -> Plan:
     content = _read(output)
     try:
         request = content["asked"]
+        strict_json.require(request["files"], list[File], PLAN)
+        strict_json.require(content["shards"], list[Shard], PLAN)
         return Plan(
             request["input"],
             {file["name"]: File(**file) for file in request["files"]},
@@ -168,16 +178,16 @@ def read(output: str) -> Plan:
             tuple(Shard(**shard) for shard in content["shards"]),
             content["digest"],
         )
-    except (KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise _unreadable(output) from error
 
 
 def _read(output: str) -> dict[str, Any]:
     try:
-        content = json.loads(store.read(output, PLAN) or b"")
+        content = strict_json.parse(store.read(output, PLAN, MOST_BYTES), PLAN, MOST_BYTES)
         if not isinstance(content, dict):
             raise TypeError
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise _unreadable(output) from error
     if content.get("format") != FORMAT:
         raise DataError(
@@ -265,7 +275,7 @@ def _read_summary(output: str, shard: Shard, planned: Plan) -> ScoringSummary:
     """
     with store.open_file(output, shard.name) as file:
         metadata = tables.open_parquet(file, shard.name).metadata
-    counts = json.loads((metadata.metadata or {}).get(COUNTS, b"{}"))
+    counts = strict_json.parse((metadata.metadata or {}).get(COUNTS, b"{}"), shard.name)
     if metadata.num_rows != shard.rows or not counts:
         raise DataError(f"{output}: {shard.name} has {metadata.num_rows} rows, not {shard.rows}: remove it and score it again")
     if counts.get("plan") != planned.digest:

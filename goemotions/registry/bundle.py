@@ -13,13 +13,13 @@ be stored in another way without changing the labels. Bundles from before that f
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, fields
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
+from goemotions import strict_json
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import ModelError
 from goemotions.evaluation import reference
@@ -208,7 +208,7 @@ def taxonomy(location: str) -> Taxonomy:
     if name == thresholds.FILE:
         return Taxonomy(thresholds.parse(stored, f"{location}: {thresholds.FILE}").names)
     try:
-        return Taxonomy(tuple(json.loads(stored)))
+        return Taxonomy(tuple(strict_json.parse(stored, LABELS)))
     except (ValueError, TypeError, AttributeError) as error:
         raise ModelError(f"{location}: {LABELS} is damaged: download it again, or register the model anew") from error
 

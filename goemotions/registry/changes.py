@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from goemotions import strict_json
 from goemotions.errors import TrackingError
 from goemotions.registry import model_registry
 from goemotions.registry.mlflow_client import patient
@@ -46,7 +47,7 @@ class Change:
 
     @classmethod
     def from_json(cls, text: str) -> Change:
-        stored = json.loads(text)
+        stored = strict_json.parse(text, "the tag")
         return cls(**{name: stored[NAMES.get(name, name)] for name in cls.__annotations__ if NAMES.get(name, name) in stored})
 
 

@@ -5,7 +5,6 @@ Their age is that of the MLflow run that made them. What no run names has no age
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -85,7 +84,7 @@ def _trained(location: str, days: float) -> Iterator[Orphan]:
         for profile in store.children(store.join(location, "trained", pipeline_run)):
             trained = layout.trained(location, pipeline_run, profile)
             content = store.read(trained, manifest.NAME)
-            run_id = json.loads(content).get("run_id", "") if content else ""
+            run_id = manifest.parse(content, trained).get("run_id", "") if content else ""
             if _is_older(run_id, days) and all(version.is_retired for version in model_registry.versions_of_run(run_id)):
                 yield Orphan(trained, store.size(trained))
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from goemotions import defaults
+from goemotions import defaults, strict_json
 from goemotions.data.dataset import as_folder, load_dataset
 from goemotions.errors import DataError, PromotionRefused, SourceUnreachable, StorageError
 from goemotions.evaluation import gate, latency
@@ -299,4 +298,4 @@ def _recorded_source(run_id: str) -> tuple[str, dict[str, Any]]:
     tags = tracking.pipeline_run_tags(run_id)
     if not (source := tags.get(tracking.SOURCE_TAG)):
         raise DataError("its run in MLflow does not say where the data is")
-    return source, json.loads(tags.get(tracking.INGEST_TAG, "{}"))
+    return source, strict_json.parse(tags.get(tracking.INGEST_TAG, "{}"), f"the tag {tracking.INGEST_TAG} of the run")

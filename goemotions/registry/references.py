@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -124,7 +123,7 @@ def download(
         raise StorageError(f"{output} cannot be written ({error.strerror}): free space or choose another folder") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return version, sorted(json.loads(closed.read_bytes())["files"])
+    return version, sorted(manifest.read(output)["files"])
 
 
 def sign(reference: str, model_name: str = defaults.MODEL_NAME) -> tuple[str, str]:
@@ -151,8 +150,8 @@ def sign(reference: str, model_name: str = defaults.MODEL_NAME) -> tuple[str, st
 def _replace(output: Path, partial: Path) -> None:
     """Removes the files of the former bundle, its manifest first, and moves those of the new one up, its manifest last."""
     closed = output / manifest.NAME
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        former = set(json.loads(closed.read_bytes())["files"])
+    with contextlib.suppress(OSError, IntegrityError):
+        former = set(manifest.read(output)["files"])
         closed.unlink()
         for path in [path for path in output.rglob("*") if path.relative_to(output).as_posix() in former]:
             path.unlink()

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from goemotions import addresses, defaults, usage
+from goemotions import addresses, defaults, strict_json, usage
 from goemotions.errors import ModelError, StorageError
 from goemotions.evaluation import latency
 from goemotions.evaluation.gate import Verdict
@@ -63,8 +63,13 @@ def write(folder: Path, registered: Mapping[Variant, RegisteredVersion]) -> None
 
 
 def read(folder: Path) -> dict[Variant, RegisteredVersion]:
-    """What ``write`` wrote."""
-    registered: dict[Variant, RegisteredVersion] = json.loads((folder / REGISTERED).read_text(encoding="utf-8"))
+    """What ``write`` wrote.
+
+    Raises:
+        BadJson: it is missing or damaged.
+    """
+    registered: dict[Variant, RegisteredVersion] = strict_json.read(folder / REGISTERED)
+    strict_json.require(registered, dict[Variant, RegisteredVersion], str(folder / REGISTERED))
     return registered
 
 
@@ -176,7 +181,7 @@ def _store_models(
             run = runs[profile] = tracking.get_or_create_run(pipeline_run, profile)
         location = layout.trained(store, pipeline_run, profile)
         trained.put(location, variants, pipeline_run=pipeline_run, run_id=run.run_id)
-        stored = {variant: json.loads(storage.read(location, f"{variant}/{METRICS_FILE}") or b"{}") for variant in variants}
+        stored = {variant: _metrics(location, f"{variant}/{METRICS_FILE}") for variant in variants}
         of_slices = {variant: artifacts.slice_metrics() for variant, artifacts in variants.items()}
         metrics = {
             f"{variant}/{name}": value
@@ -240,14 +245,21 @@ def _decision(pipeline_run: str) -> dict[str, str]:
     return {name: logged[name] for name in (tracking.DECISION_TAG,) if name in logged}
 
 
+def _metrics(location: str, name: str) -> dict[str, float]:
+    """The metrics in a stored file; none if there is no such file."""
+    content = storage.read(location, name)
+    stored: dict[str, float] = {} if content is None else strict_json.parse(content, f"{location}{name}")
+    strict_json.require(stored, dict[str, float], f"{location}{name}")
+    return stored
+
+
 def _store_bundle(
     location: BundleLocation, artifacts: CandidateArtifacts, metadata: BundleMetadata, prices: Prices
 ) -> dict[str, float]:
     """Writes and uploads the bundle unless it is complete there, since bundles never change; returns its metrics."""
     if stored := trust.stored(str(location)):
         _refuse_other_files(location, stored[0], artifacts, metadata)
-        metrics = json.loads(storage.read(str(location), METRICS_FILE) or b"{}")
-        return {name: float(value) for name, value in metrics.items()}
+        return _metrics(str(location), METRICS_FILE)
     # The bundle of a version that is retired is not stored again.
     if version := model_registry.version_of_bundle(location.model_name, location.run_id, str(location)):
         model_registry.require_bundle(version)

@@ -56,7 +56,7 @@ def put(location: str, variants: Mapping[Variant, CandidateArtifacts], **metadat
     """
     if (stored := store.read(location, manifest.NAME)) is not None:
         weights = next(iter(variants.values())).model / WEIGHTS["torch"]
-        if json.loads(stored)["files"][weights.name]["sha256"] != manifest.sha256(weights):
+        if manifest.parse(stored, location)["files"].get(weights.name, {}).get("sha256") != manifest.sha256(weights):
             raise ModelError(f"{location} has another model of the same run and profile: register under another run id")
         return
     with temporary_folder() as scratch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from goemotions import strict_json
 from goemotions.evaluation import evaluate
 from goemotions.evaluation.latency import Latency
 from goemotions.evaluation.predictions import FILE, Predictions
@@ -80,7 +80,7 @@ class Result:
     @functools.cached_property
     def _measured(self) -> dict[str, float]:
         path = self.artifacts.validation / METRICS_FILE
-        stored: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        stored: dict[str, float] = strict_json.read(path) if path.is_file() else {}
         return stored
 
     @property

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from goemotions.errors import FileChanged
+from goemotions.errors import FileChanged, StorageError
+from goemotions.strict_json import MOST_BYTES
 
 
 @dataclass(frozen=True, order=True)
@@ -25,13 +26,19 @@ class File:
         )
 
 
+def too_large(location: str, name: str, most_bytes: int) -> StorageError:
+    return StorageError(
+        f"{location.rstrip('/')}/{name} has more than {most_bytes >> 20} MiB, and is not read: check who wrote it"
+    )
+
+
 class Backend(Protocol):
     """The files below one location, by their names relative to it. The functions of ``store`` say what each method does."""
 
     def files(self) -> list[File]: ...
     def children(self) -> list[str]: ...
     def find(self, name: str) -> File | None: ...
-    def read(self, name: str) -> bytes | None: ...
+    def read(self, name: str, most_bytes: int = MOST_BYTES) -> bytes | None: ...
     def open(self, name: str, expected: File | None = None) -> BinaryIO: ...
     def require_unchanged(self, file: File) -> None: ...
     def download(self, name: str, path: Path) -> None: ...

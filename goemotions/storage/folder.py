@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from goemotions.errors import StorageError
-from goemotions.storage.backend import Backend, File
+from goemotions.storage.backend import Backend, File, too_large
+from goemotions.strict_json import MOST_BYTES
 
 PARTIAL = ".partial"
 
@@ -81,8 +82,14 @@ class FolderBackend(Backend):
         path = self.root / name
         return _file(name, path.stat()) if path.is_file() else None
 
-    def read(self, name: str) -> bytes | None:
-        return (self.root / name).read_bytes() if (self.root / name).is_file() else None
+    def read(self, name: str, most_bytes: int = MOST_BYTES) -> bytes | None:
+        if not (self.root / name).is_file():
+            return None
+        with self.open(name) as file:
+            content = file.read(most_bytes + 1)
+        if len(content) > most_bytes:
+            raise too_large(str(self.root), name, most_bytes)
+        return content
 
     def open(self, name: str, expected: File | None = None) -> BinaryIO:
         path = self.root / name

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from goemotions import addresses, outages
+from goemotions import addresses, outages, strict_json
 from goemotions.errors import StorageError
 from goemotions.storage import probe
 from goemotions.storage.s3 import S3Backend
@@ -168,10 +168,10 @@ class _ObjectLock(Lock):
     def _parse(self, content: bytes) -> str:
         """The holder; empty if the lock is free."""
         try:
-            value = json.loads(content)
+            value = strict_json.parse(content, NAME)
             if value.keys() == {"holder", "written"} and isinstance(value["holder"], str):
                 return str(value["holder"])
-        except (ValueError, AttributeError, RecursionError):
+        except (ValueError, AttributeError):
             pass
         raise StorageError(
             f"{self._backend.location}: {NAME} is damaged ({content[:60]!r}): if no process registers or promotes versions there, "

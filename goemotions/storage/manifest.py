@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from goemotions import strict_json
 from goemotions.errors import IntegrityError
 from goemotions.storage.folder import replacing, sweep
 
@@ -56,7 +57,7 @@ def parse(content: bytes | None, location: str) -> dict[str, Any]:
         IntegrityError: as for ``read``.
     """
     try:
-        parsed: dict[str, Any] = json.loads(content or b"")
+        parsed: dict[str, Any] = strict_json.parse(content, NAME)
         if not all(expected.keys() >= {"size", "sha256"} for expected in parsed["files"].values()):
             raise ValueError("a file has no size or no sha256")
     except (ValueError, KeyError, TypeError, AttributeError) as error:

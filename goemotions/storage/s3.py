@@ -23,8 +23,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from goemotions import addresses, outages
 from goemotions.errors import StorageError, StorageUnavailable, WorkflowError
 from goemotions.storage import failures
-from goemotions.storage.backend import Backend, File
+from goemotions.storage.backend import Backend, File, too_large
 from goemotions.storage.temporary import temporary_folder
+from goemotions.strict_json import MOST_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -72,16 +73,19 @@ class S3Backend(Backend):
     def find(self, name: str) -> File | None:
         return next((file for file in self.files(name) if file.name == name), None)
 
-    def read(self, name: str) -> bytes | None:
-        tagged = self.read_tagged(name)
+    def read(self, name: str, most_bytes: int = MOST_BYTES) -> bytes | None:
+        tagged = self.read_tagged(name, most_bytes)
         return tagged[0] if tagged else None
 
     @BORNE
-    def read_tagged(self, name: str) -> tuple[bytes, str] | None:
+    def read_tagged(self, name: str, most_bytes: int = MOST_BYTES) -> tuple[bytes, str] | None:
         """The content of an object and the tag of this version of it, or None if there is no such object."""
         with translate_errors(self.location):
             try:
                 response = client().get_object(Bucket=self.bucket, Key=self.prefix + name)
+                if response["ContentLength"] > most_bytes:
+                    response["Body"].close()
+                    raise too_large(self.location, name, most_bytes)
                 return bytes(response["Body"].read()), str(response["ETag"])
             except ClientError as error:
                 if _code(error) in MISSING:

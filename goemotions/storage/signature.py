@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from goemotions import strict_json
 from goemotions.errors import BadArgument, UntrustedBundle
 from goemotions.storage import manifest
 
@@ -142,17 +143,17 @@ def _opened(signature: bytes, keys: Mapping[str, Ed25519PublicKey], location: st
     try:
         if len(signature) > MOST_BYTES:
             raise ValueError("too long")
-        parsed = json.loads(signature)
+        parsed = strict_json.parse(signature, NAME)
         statement, made = str(parsed["statement"]), base64.b64decode(parsed["signature"], validate=True)
         claimed = str(parsed["key"])[:64]
     except (ValueError, KeyError, TypeError) as error:
         raise UntrustedBundle(f"{location}: {NAME} is damaged: fetch it again, or register the model again") from error
     for name, key in keys.items():
         try:
-            key.verify(made, CONTEXT + statement.encode("utf-8", "surrogatepass"))
+            key.verify(made, CONTEXT + statement.encode())
         except InvalidSignature:
             continue
-        return name, json.loads(statement)
+        return name, strict_json.parse(statement, NAME)
     raise UntrustedBundle(
         f"{location} is not signed by a trusted key: it names {claimed!r}, and {TRUSTED_KEYS} has {', '.join(keys)}"
     )

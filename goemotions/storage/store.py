@@ -18,6 +18,7 @@ from goemotions.errors import DataError, StorageError
 from goemotions.storage import manifest
 from goemotions.storage.backend import Backend, File
 from goemotions.storage.folder import FolderBackend
+from goemotions.strict_json import MOST_BYTES
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -165,9 +166,13 @@ def has(location: str, name: str) -> bool:
     return find(location, name) is not None
 
 
-def read(location: str, name: str) -> bytes | None:
-    """The content of one file below a location, or None if there is no such file."""
-    return _backend(location).read(name)
+def read(location: str, name: str, most_bytes: int = MOST_BYTES) -> bytes | None:
+    """The content of one file below a location, or None if there is no such file.
+
+    Raises:
+        StorageError: it has more than ``most_bytes``.
+    """
+    return _backend(location).read(name, most_bytes)
 
 
 def open_file(location: str, name: str, expected: File | None = None) -> BinaryIO:

@@ -9,16 +9,29 @@ import re
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NotRequired, Self, TypedDict
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from goemotions.errors import IntegrityError
+from goemotions import strict_json
+from goemotions.errors import BadJson, IntegrityError
 from goemotions.storage import manifest, store
 from goemotions.storage.temporary import temporary_folder
 
 log = logging.getLogger(__name__)
+
+
+class Values(TypedDict):
+    """``state.json``: all that is no tensor."""
+
+    fingerprint: dict[str, Any]
+    step: int
+    epoch_loss: float
+    seconds: float
+    history: list[dict[str, float]]
+    usage: NotRequired[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -115,14 +128,16 @@ def newest(location: str, fingerprint: dict[str, Any]) -> Checkpoint | None:
             folder = store.fetch(store.join(location, name), scratch)
             try:
                 manifest.verify(folder)
-            except IntegrityError as error:
+                values = strict_json.read(folder / "state.json")
+                strict_json.require(values, Values, "state.json")
+                tensors = load_file(folder / "state.safetensors")
+            except (IntegrityError, BadJson, SafetensorError, OSError) as error:
                 log.warning("checkpoint %s is not used: %s", name, error)
                 continue
-            values = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             if {name: values["fingerprint"].get(name) for name in fingerprint} != fingerprint:
                 log.warning("checkpoint %s is not used: it belongs to another run (other data, profile or seed)", name)
                 continue
-            return Checkpoint(load_file(folder / "state.safetensors"), values)
+            return Checkpoint(tensors, values)
     if names:
         log.warning("no checkpoint below %s can be used: training starts over", location)
     return None

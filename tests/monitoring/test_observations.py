@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import math
+import socket
 import threading
+import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +18,7 @@ import promql_parser
 import pytest
 
 from goemotions.errors import MonitoringUnavailable
+from goemotions.monitoring import observations
 from goemotions.monitoring.observations import METRICS, Increases, Prometheus, Sample, Scrape, Traffic, parse
 from tests.support.versions import Version
 
@@ -108,6 +112,44 @@ def test_what_does_not_respond_is_named() -> None:
         Scrape(lambda: ["http://127.0.0.1:9"]).read()
     with pytest.raises(MonitoringUnavailable, match="there is no server"):
         Scrape(list).read()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
+
+
+def without_end(client: socket.socket) -> None:
+    client.sendall(HEAD % 2**40)
+    while True:
+        client.sendall(b"a" * 2**20)
+
+
+def drop_by_drop(client: socket.socket) -> None:
+    client.sendall(HEAD % 2**40)
+    while not time.sleep(0.05):
+        client.sendall(b"a")
+
+
+def cut(client: socket.socket) -> None:
+    client.sendall(HEAD % 100 + b"goemotions_requests_total 1")
+
+
+@pytest.mark.fault("stored-file-unbounded")
+@pytest.mark.parametrize("answer", [without_end, drop_by_drop, cut])
+def test_an_answer_without_an_end_and_one_that_is_cut_are_named_errors(answer: Callable[[socket.socket], None]) -> None:
+    def serve(listening: socket.socket) -> None:
+        client, _ = listening.accept()
+        with client, contextlib.suppress(OSError):
+            client.recv(2**16)
+            answer(client)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = threading.Thread(target=serve, args=(listening,), daemon=True)
+        serving.start()
+        with pytest.raises(
+            MonitoringUnavailable, match=r"127.0.0.1:\d+ (does not respond|answers more than 32 MiB, or for more)"
+        ):
+            observations.get(f"http://127.0.0.1:{listening.getsockname()[1]}/metrics", seconds=1.0)
+        serving.join()
 
 
 def test_a_server_that_starts_again_counts_from_zero_and_a_new_one_from_its_first_look() -> None:

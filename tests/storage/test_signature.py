@@ -86,7 +86,7 @@ FORGERIES = {
     "no base64": (lambda folder: edited(folder, signature="?"), "SIGNATURE.json is damaged"),
     "no JSON": (lambda folder: (folder / signature.NAME).write_bytes(b"\xff{"), "SIGNATURE.json is damaged"),
     "a list": (lambda folder: (folder / signature.NAME).write_text("[]"), "SIGNATURE.json is damaged"),
-    "surrogates": (lambda folder: edited(folder, statement="\ud800"), "is not signed by a trusted key"),
+    "surrogates": (lambda folder: edited(folder, statement="\ud800"), "SIGNATURE.json is damaged"),
     "a megabyte": (lambda folder: (folder / signature.NAME).write_bytes(b" " * 2**20), "SIGNATURE.json is damaged"),
     "a long name of a key": (
         lambda folder: edited(folder, key="x" * 10_000, signature="AAAA"),

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,11 +22,12 @@ from goemotions.training.checkpoints import Checkpoint, Writer
 from goemotions.training.options import TrainOptions
 
 RUN = {"digest": "d", "seed": 0, "name": "minilm"}
+VALUES: Any = {"fingerprint": RUN, "step": 1, "epoch_loss": 0.5, "seconds": 1.0, "history": []}
 
 
 def write(location: str, step: int, fingerprint: dict[str, object] = RUN) -> None:
     tensors = {"model.weight": torch.full((4, 3), float(step)), "rng.cpu": torch.arange(16, dtype=torch.uint8)}
-    checkpoints.save(location, step, Checkpoint(tensors, {"fingerprint": fingerprint, "step": step, "history": []}))
+    checkpoints.save(location, step, Checkpoint(tensors, VALUES | {"fingerprint": fingerprint, "step": step}))
 
 
 def write_beside(location: Path, *steps: int) -> None:
@@ -53,7 +55,7 @@ def test_a_saved_checkpoint_is_restored(location: str) -> None:
         "bytes": torch.get_rng_state(),
         "turned": torch.randn(4, 6).T,
     }
-    values = {"fingerprint": RUN, "step": 3, "epoch_loss": 0.1 + 0.2, "history": [{"validation/auc_micro": 1 / 3}]}
+    values = VALUES | {"step": 3, "epoch_loss": 0.1 + 0.2, "history": [{"validation/auc_micro": 1 / 3}]}
     checkpoints.save(location, 3, Checkpoint(tensors, values))
     checkpoint = checkpoints.newest(location, RUN)
     assert checkpoint is not None
@@ -68,7 +70,9 @@ def test_a_saved_checkpoint_is_restored(location: str) -> None:
 @settings(max_examples=20, deadline=None)
 def test_numbers_are_restored_bit_for_bit(loss: float, seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     location = str(tmp_path_factory.mktemp("checkpoints"))
-    checkpoints.save(location, 1, Checkpoint({"t": torch.zeros(1)}, {"fingerprint": {"seed": seed}, "epoch_loss": loss}))
+    checkpoints.save(
+        location, 1, Checkpoint({"t": torch.zeros(1)}, VALUES | {"fingerprint": {"seed": seed}, "epoch_loss": loss})
+    )
     checkpoint = checkpoints.newest(location, {"seed": seed})
     assert checkpoint is not None
     assert checkpoint.values["epoch_loss"] == loss
@@ -246,8 +250,24 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
+@pytest.mark.fault("stored-json-hostile")
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"step": 1}', '{"fingerprint": 1e999}', "[]", ""])
+def test_a_checkpoint_whose_values_are_damaged_is_not_used(
+    content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(str(tmp_path), 1)
+    write(str(tmp_path / "other"), 2)
+    folder = shutil.copytree(next((tmp_path / "other").iterdir()), tmp_path / "step-000000002")
+    (folder / "state.json").write_text(content + " ")
+    manifest.write(folder, step=2)
+    checkpoint = checkpoints.newest(str(tmp_path), RUN)
+    assert checkpoint is not None
+    assert checkpoint.values["step"] == 1
+    assert "step-000000002 is not used: " in caplog.text
+
+
 def a_checkpoint() -> Checkpoint:
-    return Checkpoint({"t": torch.zeros(1)}, {"fingerprint": RUN, "step": 1})
+    return Checkpoint({"t": torch.zeros(1)}, VALUES)
 
 
 def test_checkpoints_are_due_by_time_and_not_without_a_location(tmp_path: Path, clock: list[float]) -> None:
@@ -312,7 +332,7 @@ def test_a_checkpoint_of_a_version_before_named_teachers_is_resumed(name: str, b
         **before,
     }
     location = str(tmp_path / "checkpoints")
-    checkpoints.save(location, 1, Checkpoint({"weight": torch.zeros(1)}, {"fingerprint": stored}))
+    checkpoints.save(location, 1, Checkpoint({"weight": torch.zeros(1)}, VALUES | {"fingerprint": stored}))
     options = TrainOptions(precision="fp32")
     assert checkpoints.newest(location, trainer.fingerprint_of("d", options, profiles.get(name), 0))
     for changed in (

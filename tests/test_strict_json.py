@@ -1,0 +1,122 @@
+"""Stored JSON: what is damaged or made to do harm is a named error of its reader, and what the project writes is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from goemotions import strict_json, usage
+from goemotions.data import annotation, dataset
+from goemotions.errors import BadJson, StorageError, WorkflowError
+from goemotions.metrics import thresholds
+from goemotions.models import records
+from goemotions.monitoring import drift, retraining, rollout
+from goemotions.prediction import shards
+from goemotions.registry import changes, registration
+from goemotions.storage import manifest, store
+
+HARMFUL = {
+    "empty": b"",
+    "cut": b'{"files": {',
+    "deep": b"[" * 200_000,
+    "deep-objects": b'{"files":' * 900 + b"1" + b"}" * 900,
+    "infinite": b'{"files": 1e999}',
+    "nan": b'{"files": NaN}',
+    "huge-number": b'{"files": 9' + b"9" * 4000 + b"}",
+    "longer-number": b'{"files": 9' + b"9" * 400_000 + b"}",
+    "twice": b'{"files": {}, "files": {"a": 1}}',
+    "half-a-pair": b'{"files": "\\ud800"}',
+    "utf-16": '{"files": {}}'.encode("utf-16"),
+    "not-utf-8": b'{"files": "\xff"}',
+    "too-large": b'"' + b"a" * strict_json.MOST_BYTES + b'"',
+}
+SHAPES = {
+    "list": b"[]",
+    "objects": b"[{}]",
+    "numbers": b"[1, 2]",
+    "null": b"null",
+    "text": b'"a"',
+    "number": b"5",
+    "object": b"{}",
+    "nested": b'{"cpu": [1]}',
+}
+
+
+@pytest.mark.fault("stored-json-hostile")
+@pytest.mark.parametrize("name", HARMFUL)
+def test_harmful_json_is_a_named_error(name: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(HARMFUL[name])
+    with pytest.raises(BadJson, match=r"^\S*a\.json ") as raised:
+        strict_json.read(tmp_path / "a.json")
+    assert len(str(raised.value)) < 400
+
+
+@pytest.mark.parametrize("value", [{"a": [1, -(2**63), 2**64 - 1, 1.5, None, True, "é", "😀"]}, [[[[]]]], "text", 0])
+def test_other_json_is_read_as_it_was_written(value: object, tmp_path: Path) -> None:
+    for ascii_only in (True, False):
+        (tmp_path / "a.json").write_text(json.dumps(value, ensure_ascii=ascii_only), encoding="utf-8")
+        assert strict_json.read(tmp_path / "a.json") == value
+
+
+def test_a_missing_file_is_a_named_error(tmp_path: Path) -> None:
+    with pytest.raises(BadJson, match=r"a\.json cannot be read \(No such file or directory\): check"):
+        strict_json.read(tmp_path / "a.json")
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "training.json": lambda folder: records.TrainingRecord.read(folder),
+    "records.json": lambda folder: records.read_runs(folder / "records.json"),
+    "export.json": lambda folder: records.read_exports(folder),
+    "thresholds.json": lambda folder: thresholds.read(folder / "thresholds.json"),
+    "MANIFEST.json": lambda folder: manifest.verify(folder),
+    "registered.json": lambda folder: registration.read(folder),
+    "rollout.json": lambda folder: rollout.read(f"{folder}/"),
+    "drift.json": lambda folder: drift.read_report(f"{folder}/"),
+    "_plan.json": lambda folder: shards.read(f"{folder}/"),
+    "dataset.json": lambda folder: dataset.load_dataset(folder, ("train",)),
+    "export-of-tool.json": lambda folder: list(annotation.read_export(folder / "export-of-tool.json")),
+    "decision": lambda folder: retraining.Decision.from_json((folder / "decision").read_text(errors="replace")),
+}
+
+
+def outcome(reader: Callable[[Path], object], folder: Path) -> object:
+    try:
+        return reader(folder)
+    except WorkflowError as error:
+        return error
+
+
+@pytest.mark.fault("stored-json-hostile")
+@pytest.mark.parametrize("name", READERS)
+def test_every_reader_of_a_stored_file_reads_it_or_raises_a_named_error(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    for content in (HARMFUL | SHAPES).values():
+        path.write_bytes(content)
+        result = outcome(READERS[name], tmp_path)
+        # An object without entries may be right.
+        assert not result or (isinstance(result, WorkflowError) and (name in str(result) or str(tmp_path) in str(result)))
+
+
+@pytest.mark.fault("stored-json-hostile")
+def test_costs_without_a_readable_file_are_left_out(tmp_path: Path) -> None:
+    for content in (HARMFUL | SHAPES).values():
+        (tmp_path / usage.FILE).write_bytes(content)
+        assert usage.read(tmp_path) == {}
+
+
+@pytest.mark.fault("stored-json-hostile")
+def test_a_tag_of_another_form_is_a_named_error() -> None:
+    for content in (HARMFUL | SHAPES).values():
+        with pytest.raises((ValueError, TypeError)):
+            changes.Change.from_json(content.decode(errors="replace"))
+
+
+@pytest.mark.fault("stored-file-unbounded")
+def test_a_small_file_of_the_store_is_read_up_to_its_bound(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    assert store.read(str(tmp_path), "a", 5) == b"12345"
+    with pytest.raises(StorageError, match=r"/a has more than .* MiB, and is not read: check"):
+        store.read(str(tmp_path), "a", 4)
