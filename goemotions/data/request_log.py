@@ -117,18 +117,28 @@ class LogReader:
         """The rows of a kind, oldest hours first, and of a version if one is given; ``scores`` is float32 [labels]."""
         for part in self.parts:
             if part.kind == kind and version in ("", part.version):
-                with store.open_file(self.location, part.file.name, part.file) as file:
-                    for batch in tables.open_parquet(file, part.file.name).iter_batches(tables.CHUNK):
-                        yield from map(_row, batch.to_pylist())
+                table = self._table(part)
+                if not table.schema or not table.schema.equals(SCHEMAS[kind]):
+                    raise self._foreign(part)
+                for _, cells in table.rows(table.columns):
+                    if None in cells:
+                        raise self._foreign(part)
+                    yield _row(dict(zip(table.columns, cells, strict=True)))
+
+    def _table(self, part: Part) -> tables.Table:
+        return tables.open_table(part.file.name, lambda: store.open_file(self.location, part.file.name, part.file))
 
     def _labels(self, part: Part) -> Labels:
-        with store.open_file(self.location, part.file.name, part.file) as file:
-            schema = tables.open_parquet(file, part.file.name).schema_arrow
+        schema = self._table(part).schema or pa.schema([])
         try:
             content = strict_json.parse((schema.metadata or {})[METADATA], part.file.name)
+            strict_json.require(content, dict[str, list[str | float]], part.file.name)
             return Labels(tuple(content["labels"]), tuple(content["thresholds"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{self.location}{part.file.name} is no file of a request log: remove it") from error
+        except (KeyError, ValueError) as error:
+            raise self._foreign(part) from error
+
+    def _foreign(self, part: Part) -> DataError:
+        return DataError(f"{self.location}{part.file.name} is no file of a request log: remove it")
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:

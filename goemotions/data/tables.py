@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -243,6 +244,46 @@ def parquet_batches(parquet: pq.ParquetFile, name: str, size: int, **options: An
     row_bytes += [chunk.total_uncompressed_size // 2 for chunk in _chunks(parquet) if PREFIXES in chunk.encodings]
     rows = max(1, min(CHUNK, BATCH_BYTES // max(*row_bytes, 1, 1)))
     return _bounded(parquet.iter_batches(rows, use_threads=False, **options), name, size)
+
+
+def whole_batches(parquet: pq.ParquetFile, name: str, size: int, **options: Any) -> Iterator[pa.RecordBatch]:
+    """``parquet_batches``, which end with an error if the file is damaged or expands to too much."""
+    left = text_files.longest_content(size)
+    try:
+        for batch in parquet_batches(parquet, name, size, **options):
+            batch.validate(full=True)
+            left -= batch.nbytes + ROW_BYTES * batch.num_rows
+            if left < 0:
+                raise text_files.expands(name)
+            yield batch
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise damaged(name) from error
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """A whole Parquet file.
+
+    Raises:
+        DataError: it cannot be read, is damaged, or expands to too much.
+    """
+    with open_binary(str(path), lambda: path.open("rb")) as file:
+        parquet = open_parquet(file, str(path))
+        return pa.Table.from_batches(whole_batches(parquet, str(path), file_size(file)), parquet.schema_arrow)
+
+
+def probabilities(table: pa.Table, columns: Sequence[str], name: str) -> np.ndarray:
+    """Columns of probabilities, float [n, columns].
+
+    Raises:
+        DataError: a column is missing, or has something else.
+    """
+    try:
+        values: np.ndarray = np.column_stack([table[column].to_numpy() for column in columns])
+        if values.dtype.kind == "f" and ((values >= 0) & (values <= 1)).all():
+            return values
+    except (KeyError, ValueError, TypeError, pa.ArrowException):
+        pass
+    raise DataError(f"{name} has columns of labels that are no probabilities, or lacks them: score it again")
 
 
 def _bounded(batches: Iterator[pa.RecordBatch], name: str, size: int) -> Iterator[pa.RecordBatch]:

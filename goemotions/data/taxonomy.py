@@ -44,5 +44,8 @@ class Taxonomy:
         """Label indices of n rows as a bool array [n, labels]."""
         matrix = np.zeros((len(rows), len(self)), dtype=bool)
         for position, row in enumerate(rows):
-            matrix[position, list(row)] = True
+            indices = list(row)
+            if min(indices, default=0) < 0:
+                raise IndexError(f"row {position} has a label below 0")
+            matrix[position, indices] = True
         return matrix

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from goemotions.data import tables
 from goemotions.metrics import bootstrap
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
@@ -144,11 +145,13 @@ def read(folder: Path, names: Sequence[str]) -> dict[str, tuple[np.ndarray, np.n
     path = folder / FILE
     if not path.is_file():
         return {}
-    table = pq.read_table(path)
-    groups = np.array(table["group"].to_pylist())
+    table = tables.read_parquet(path)
     before, after = (
-        np.column_stack([table[f"{prefix}/{name}"].to_numpy() for name in names]) for prefix in ("before", "after")
+        tables.probabilities(table, [f"{prefix}/{name}" for name in names], str(path)) for prefix in ("before", "after")
     )
+    if "group" not in table.column_names:
+        raise tables.damaged(str(path))
+    groups = np.array(table["group"].to_pylist(), dtype=object)
     return {group: (before[groups == group], after[groups == group]) for group in TERMS if (groups == group).any()}
 
 

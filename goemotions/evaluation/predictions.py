@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from goemotions.data import memory, tables
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import DataError
 from goemotions.models.engine_names import Computation, canonical_name
@@ -63,14 +64,15 @@ class Predictions:
         """
         path = path / FILE if path.is_dir() else path
         try:
-            table = pq.read_table(path)
-            ids, labels = table["id"].to_pylist(), table["labels"].to_pylist()
+            table = tables.read_parquet(path)
+            names = tuple(name.removeprefix("p/") for name in table.column_names if name.startswith("p/"))
+            probabilities = tables.probabilities(table, [f"p/{name}" for name in names], str(path))
+            with memory.bounded(str(path), path.stat().st_size):
+                ids, labels = table["id"].cast(pa.string()).to_pylist(), table["labels"].to_pylist()
+                truth = Taxonomy(names).multi_hot(labels)
             metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
             split, engine, digest = (metadata[name] for name in REQUIRED)
-        except (OSError, KeyError, pa.ArrowException) as error:
+        except (KeyError, ValueError, TypeError, IndexError, pa.ArrowException, DataError) as error:
             raise DataError(f"{path} is not a Predictions file: run `goemotions evaluate` again") from error
-        names = tuple(name.removeprefix("p/") for name in table.column_names if name.startswith("p/"))
-        probabilities = np.column_stack([table[f"p/{name}"].to_numpy() for name in names])
         others = {name: metadata.get(name, "") for name in OPTIONAL}
-        truth = Taxonomy(names).multi_hot(labels)
         return cls(names, ids, truth, probabilities, split, canonical_name(engine), digest, **others)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 import time
@@ -11,19 +10,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from goemotions import strict_json
+from goemotions.data import memory, tables
 from goemotions.errors import BadArgument, DataError, MonitoringUnavailable
 from goemotions.evaluation.traffic import FEATURES, SCORE_BINS, Traffic, features_of
 from goemotions.monitoring import observations
 from goemotions.registry.bundle import Bundle
 from goemotions.storage import store
-
-if TYPE_CHECKING:
-    import pyarrow.parquet as pq
 
 ROWS, PREDICTIONS = "goemotions_scored_texts_total", "goemotions_predictions_total"
 TOTAL, PREDICTED = "goemotions_label_scores_total", "goemotions_predicted_label_scores_total"
@@ -247,8 +244,8 @@ def _is_scored_by(bundle: Bundle, folder: str, name: str) -> bool:
     """
     from goemotions.prediction import files
 
-    with _opened(folder, name) as parquet:
-        scorer = (parquet.schema_arrow.metadata or {}).get(files.SCORER)
+    with store.open_file(folder, name) as file:
+        scorer = (tables.open_parquet(file, name).schema_arrow.metadata or {}).get(files.SCORER)
     if scorer not in (None, files.identity(bundle)):
         raise DataError(
             f"{name} was scored by another bundle, {scorer.decode(errors='replace')}: compare it with that one (--bundle), or score it "
@@ -261,29 +258,18 @@ def _scored_rows(folder: str, name: str, column: str, names: Iterable[str]) -> I
     import pyarrow as pa
 
     columns = [f"p/{label}" for label in names]
-    with _opened(folder, name) as parquet:
+    with store.open_file(folder, name) as file:
+        parquet, size = tables.open_parquet(file, name), tables.file_size(file)
         if missing := [one for one in (column, *columns) if one not in parquet.schema_arrow.names]:
             raise DataError(
                 f"{name} has no column {missing[0]!r}: score it with the probabilities of all labels, or give --text-column"
             )
-        for batch in parquet.iter_batches(4096, columns=[column, *columns]):
+        for batch in tables.whole_batches(parquet, name, size, columns=[column, *columns]):
             table = pa.table(batch).drop_null()
-            probabilities = np.column_stack([table[one].to_numpy() for one in columns])
-            if not ((probabilities >= 0) & (probabilities <= 1)).all():
-                raise DataError(
-                    f"{name} has values in {columns[0]!r} to {columns[-1]!r} that are no probabilities: score it again"
-                )
+            try:
+                with memory.bounded(name, size):
+                    texts = table[column].cast(pa.string()).to_pylist()
+            except pa.ArrowException as error:
+                raise DataError(f"{name}: column {column!r} has no texts: give --text-column") from error
             if len(table):
-                yield table[column].cast(pa.string()).to_pylist(), probabilities
-
-
-@contextlib.contextmanager
-def _opened(folder: str, name: str) -> Iterator[pq.ParquetFile]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with store.open_file(folder, name) as file:
-            yield pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{name} is not a Parquet file, or damaged: score it again") from error
+                yield texts, tables.probabilities(table, columns, name)

@@ -167,7 +167,7 @@ def test_scored_rows_without_probabilities_are_a_named_error(predictor: Predicto
     with pytest.raises(DataError, match="probabilities of all labels"):
         windows.of_scored(str(tmp_path), predictor.bundle)
     (tmp_path / "labels.parquet").write_bytes(b"no parquet")
-    with pytest.raises(DataError, match="not a Parquet file"):
+    with pytest.raises(DataError, match="not a complete Parquet file"):
         windows.of_scored(str(tmp_path), predictor.bundle)
     with pytest.raises(DataError, match="no scored row"):
         windows.of_scored(str(tmp_path / "empty"), predictor.bundle)

@@ -1,0 +1,132 @@
+"""Parquet files that the project stores and reads again: what is damaged or made to fill the memory is a named error of each reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from goemotions.data import request_log
+from goemotions.data.request_log import ANSWERS, Labels, LogReader
+from goemotions.errors import DataError
+from goemotions.evaluation import counterfactuals
+from goemotions.evaluation.predictions import Predictions
+from goemotions.monitoring import windows
+
+NAMES = ("calm", "dread")
+SCORES = pa.array([0.25, 0.75], pa.float32())
+METADATA = {"split": "validation", "engine": "torch", "digest": "d"}
+LOGGED = {
+    "id": "a",
+    "index": 0,
+    "time": 1.5,
+    "version": "1",
+    "text": "x",
+    "labels": ["calm"],
+    "scores": [0.5, 0.5],
+    "truncated": False,
+}
+LOG = request_log.name(ANSWERS, "1", datetime(2026, 1, 31, 9, tzinfo=UTC), "w", 1)
+
+
+def predictions() -> pa.Table:
+    columns = {"id": ["a", "b"], "labels": pa.array([[0], [1, 0]], pa.list_(pa.int32())), "p/calm": SCORES, "p/dread": SCORES}
+    return pa.table(columns).replace_schema_metadata(METADATA)
+
+
+def swapped() -> pa.Table:
+    columns = {f"{prefix}/{name}": SCORES for prefix in ("before", "after") for name in NAMES}
+    return pa.table({"group": ["gender", "gender"], "row": [0, 1], **columns})
+
+
+READERS: dict[str, tuple[Callable[[], pa.Table], str, Callable[[Path], Any]]] = {
+    "predictions": (predictions, "predictions.parquet", lambda folder: Predictions.read(folder)),
+    "counterfactuals": (swapped, counterfactuals.FILE, lambda folder: counterfactuals.read(folder, NAMES)),
+    "scored": (
+        lambda: pa.table({"text": ["a", "b"], "p/calm": SCORES, "p/dread": SCORES}),
+        "part-000000.parquet",
+        lambda folder: list(windows._scored_rows(str(folder), "part-000000.parquet", "text", NAMES)),
+    ),
+    "log": (
+        lambda: request_log.table(ANSWERS, [LOGGED, LOGGED], Labels(NAMES, (0.5, 0.5))),
+        f"requests/m/{LOG}",
+        lambda folder: (LogReader(str(folder), "m").labels(), list(LogReader(str(folder), "m").rows(ANSWERS))),
+    ),
+}
+
+
+def other_types(table: pa.Table) -> Iterator[pa.Table]:
+    """Each column in turn with nulls, with another type, without values, and missing."""
+    for place, name in enumerate(table.column_names):
+        for column in (pa.nulls(2, table[name].type), pa.array([[1.5], [-1]]), pa.array([b"\xff", b"\xfe"]), pa.array([-7, 2])):
+            yield table.set_column(place, name, column)
+        yield table.drop_columns([name])
+    yield table.select([])
+    yield table.replace_schema_metadata({})
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_what_is_written_is_read(kind: str, tmp_path: Path) -> None:
+    make, name, read = READERS[kind]
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(make(), tmp_path / name)
+    assert read(tmp_path)
+
+
+@pytest.mark.fault("stored-parquet-hostile")
+@pytest.mark.parametrize("kind", READERS)
+def test_rows_that_are_all_alike_are_a_named_error(kind: str, tmp_path: Path) -> None:
+    _, name, read = READERS[kind]
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"id": pa.nulls(9_000_000, pa.int8())}), tmp_path / name, compression="zstd")
+    assert (tmp_path / name).stat().st_size < 2**20
+    with pytest.raises(DataError):
+        read(tmp_path)
+
+
+@pytest.mark.fault("stored-parquet-hostile")
+@pytest.mark.parametrize("kind", READERS)
+def test_other_columns_are_read_or_a_named_error(kind: str, tmp_path: Path) -> None:
+    make, name, read = READERS[kind]
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    refused = 0
+    for table in other_types(make()):
+        pq.write_table(table, tmp_path / name)
+        try:
+            read(tmp_path)
+        except DataError:
+            refused += 1
+    assert refused > 4
+
+
+@pytest.mark.fault("stored-parquet-hostile")
+@pytest.mark.parametrize("kind", READERS)
+def test_a_file_that_is_cut_or_changed_is_read_or_a_named_error(kind: str, tmp_path: Path) -> None:
+    make, name, read = READERS[kind]
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(make(), tmp_path / name)
+    content, random = (tmp_path / name).read_bytes(), np.random.default_rng(0)
+    for _ in range(40):
+        changed = bytearray(content[: random.integers(len(content))] if random.random() < 0.2 else content)
+        if changed:
+            changed[random.integers(len(changed))] ^= 1 << random.integers(8)
+        (tmp_path / name).write_bytes(changed)
+        try:
+            read(tmp_path)
+        except DataError as error:
+            assert name.rpartition("/")[2] in str(error)
+
+
+@pytest.mark.fault("stored-parquet-hostile")
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.5, 1.5])
+def test_a_probability_that_is_none_is_a_named_error(value: float, tmp_path: Path) -> None:
+    table = predictions()
+    pq.write_table(table.set_column(2, "p/calm", pa.array([0.5, value], pa.float32())), tmp_path / "predictions.parquet")
+    with pytest.raises(DataError, match="is not a Predictions file"):
+        Predictions.read(tmp_path)
