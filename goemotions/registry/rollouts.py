@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 
+from goemotions import strict_json
 from goemotions.errors import TrackingError
 from goemotions.registry import model_registry
 from goemotions.registry.bundle import BundleLocation
@@ -76,7 +77,7 @@ def participants(model: str) -> dict[str, str]:
 
 def _parse(model: str, tag: str, value: str) -> Record:
     try:
-        content = json.loads(value)
+        content = strict_json.parse(value, "the tag")
         if content.keys() == {field.name for field in fields(Record)} and all(isinstance(one, str) for one in content.values()):
             return Record(**content)
     except (ValueError, AttributeError, RecursionError):
