@@ -1,55 +1,105 @@
-"""The open connections of this process, for servers whose library closes none that its clients hold open. Linux only."""
+"""The open connections of a port: how many there may be, also from one address, and which one gives way to a new one."""
 
 from __future__ import annotations
 
-import contextlib
-import ipaddress
-import os
-import socket
-from collections.abc import Collection, Iterator
-from urllib.parse import unquote
+import asyncio
+from collections import Counter
+from typing import Any, Generic, Protocol, TypeVar
 
-Peer = tuple[str, int]
+from goemotions.serving import metrics
+from goemotions.serving.limits import Limits
 
-
-def peers(port: int) -> set[Peer]:
-    """Address and port of the other side of each connection of a local port."""
-    return {peer for _, peer in _connected(port)}
+SWEEP_SECONDS = 0.25
 
 
-def close(port: int, closed: Collection[Peer] | None = None) -> None:
-    """Closes the connections of a local port, all or only those with some peers."""
-    for connection, peer in _connected(port):
-        if closed is None or peer in closed:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+class Connection(Protocol):
+    """One connection: the address of its client, and since when it has been in its state."""
+
+    peer: str
+    since: float
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request of it is in progress."""
+
+    def check(self, now: float) -> None:
+        """Closes it if it is past a deadline."""
+
+    def abort(self, reason: str) -> None:
+        """Closes it at once; the metric of closed connections has the reason."""
 
 
-def parse(peer: str) -> Peer:
-    """A peer as gRPC writes it: ``ipv4:127.0.0.1:5000`` or ``ipv6:%5B::1%5D:5000``."""
-    address, _, port = unquote(peer).partition(":")[2].rpartition(":")
-    return _normal(address.strip("[]")), int(port)
+Kind = TypeVar("Kind", bound=Connection)
 
 
-def _connected(port: int) -> Iterator[tuple[socket.socket, Peer]]:
-    for name in os.listdir("/proc/self/fd"):
-        # The number may belong to another file a moment later, its duplicate not.
-        with contextlib.suppress(OSError), _duplicate(int(name)) as connection:
-            if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.getsockname()[1] == port:
-                address, remote = connection.getpeername()[:2]
-                yield connection, (_normal(address), remote)
+class Connections(Generic[Kind]):
+    """The connections of one process over one protocol."""
+
+    def __init__(self, limits: Limits, protocol: str) -> None:
+        self.limits = limits
+        self.open: set[Kind] = set()
+        self._peers: Counter[str] = Counter()
+        self._gauge = metrics.CONNECTIONS.labels(protocol)
+        self._is_sweeping = False
+
+    def add(self, connection: Kind) -> bool:
+        """Admits a connection. If there are too many, an idle one of the peer that has most is closed for it.
+
+        Returns:
+            False if there are too many and none is idle.
+        """
+        if not self._has_room(connection.peer) and not self._evict(connection.peer):
+            return False
+        if not self._is_sweeping:
+            self._sweep_later()
+        self.open.add(connection)
+        self._peers[connection.peer] += 1
+        self._gauge.set(len(self.open))
+        return True
+
+    def remove(self, connection: Kind) -> None:
+        if connection in self.open:
+            self.open.remove(connection)
+            self._peers[connection.peer] -= 1
+            if not self._peers[connection.peer]:
+                del self._peers[connection.peer]
+            self._gauge.set(len(self.open))
+
+    def _has_room(self, peer: str) -> bool:
+        return len(self.open) < self.limits.connections and self._peers[peer] < self.limits.peer_connections
+
+    def _evict(self, peer: str) -> bool:
+        is_full = len(self.open) >= self.limits.connections
+        idle = [one for one in self.open if one.is_idle and (is_full or one.peer == peer)]
+        if not idle:
+            return False
+        longest = max(idle, key=lambda one: (self._peers[one.peer], -one.since))
+        longest.abort("evicted")
+        self.remove(longest)
+        return self._has_room(peer) or self._evict(peer)
+
+    def _sweep(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for connection in list(self.open):
+            connection.check(now)
+        self._is_sweeping = False
+        if self.open:
+            self._sweep_later()
+
+    def _sweep_later(self) -> None:
+        self._is_sweeping = True
+        asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
 
 
-def _duplicate(descriptor: int) -> socket.socket:
-    duplicate = os.dup(descriptor)
-    try:
-        return socket.socket(fileno=duplicate)
-    except OSError:
-        os.close(duplicate)
-        raise
+class Unread:
+    """How long a client has read nothing, or not all, of what was written to it, as seen each time that ``seconds`` is called."""
 
+    def __init__(self) -> None:
+        self._since: float | None = None
 
-def _normal(address: str) -> str:
-    """An address in one form; a socket for both versions of IP shows those of version 4 within version 6."""
-    parsed = ipaddress.ip_address(address)
-    return str(getattr(parsed, "ipv4_mapped", None) or parsed)
+    def seconds(self, transport: Any, now: float) -> float:
+        if not transport.get_write_buffer_size():
+            self._since = None
+        elif self._since is None:
+            self._since = now
+        return now - self._since if self._since is not None else 0.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import functools
 import logging
-import os
+import secrets
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +18,10 @@ from google.protobuf.message import DecodeError
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
-from goemotions.errors import RequestError, WorkflowError
-from goemotions.serving import bodies, connections, metrics, openinference, request_ids, schema, wire
+from goemotions.errors import RequestError
+from goemotions.serving import bodies, metrics, openinference, request_ids, schema, wire
 from goemotions.serving.limits import Limits
+from goemotions.serving.relay import Relays
 from goemotions.serving.service import CLIENT_GONE, Service, handle
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ logging.getLogger("grpc._cython.cygrpc").setLevel(logging.CRITICAL)
 STREAMS = 128
 # The metadata of a response with the run of the model, beside the version in its message.
 RUN = "model-run"
-METADATA_BYTES, FIELDS = 16 * 2**10, 100
+METADATA_BYTES = 16 * 2**10
 # Calls in the library that this process has not taken from it yet. It rejects others without a choice, so there must be room.
 PENDING_CALLS = 2048
 # So many calls may wait for their clients; after that, the oldest gives way to a new one if it had this time.
@@ -39,10 +40,6 @@ WAITING, LEAST_SECONDS = 128, 0.2
 AGE_SECONDS = 600
 # Pings show whether a client reads its connection; clients may send them that often.
 PING_SECONDS, PONG_SECONDS, LEAST_PING_SECONDS = 20, 10, 10
-WATCH_SECONDS = 2.0
-# Until a client acknowledges the settings of a connection, the library accepts metadata of 16 MB. It must within this time, and
-# a connection with too large ones is closed when the response has had some.
-SETTINGS_SECONDS, CLOSE_SECONDS = 2, 0.2
 # While the server stops, a message must arrive within this time.
 LAST_MESSAGE_SECONDS = 1.0
 # Messages up to this size are parsed without counting their fields; those of calls without texts are not larger.
@@ -161,13 +158,11 @@ class _Calls(grpc.aio.ServerInterceptor):
     a message is counted and ends.
     """
 
-    def __init__(self, limits: Limits, port: int) -> None:
+    def __init__(self, limits: Limits, relays: Relays) -> None:
         self._limits = limits
-        self._port = port
-        self._inferences = 0
-        # The peer of each call that has not ended, and all those with a call since the last look at the connections.
-        self._unfinished: dict[Any, str] = {}
-        self._active: set[str] = set()
+        self._relays = relays
+        # Of inference, and all that have not ended.
+        self._inferences = self._unfinished = 0
         self._without_message = _Waiting(limits, limits.read_seconds)
         self._unread = _Waiting(limits, limits.write_seconds)
         self._refusals = bodies.Refusals()
@@ -183,20 +178,6 @@ class _Calls(grpc.aio.ServerInterceptor):
                     await asyncio.sleep(0.01)
         self._has_closed = True
 
-    async def watch(self) -> None:
-        """Closes connections that had no call for some seconds while there are many: they could keep out all others."""
-        before: set[connections.Peer] = set()
-        while True:
-            await asyncio.sleep(WATCH_SECONDS)
-            active, self._active = self._active.union(self._unfinished.values()), set()
-            many = self._limits.connections // 2
-            peers = connections.peers(self._port) if len(os.listdir("/proc/self/fd")) > many else set()
-            if len(peers) > many:
-                idle = (peers & before).difference(map(connections.parse, filter(None, active)))
-                connections.close(self._port, idle)
-                metrics.CLOSED.labels("idle").inc(len(idle))
-            before = peers
-
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
         handler = await continuation(details)
         if handler is None or handler.unary_unary is None:
@@ -205,7 +186,7 @@ class _Calls(grpc.aio.ServerInterceptor):
         is_inference = details.method == INFER
 
         async def call(_: Any, context: Any) -> Any:
-            response = self._response(handler, context, details.invocation_metadata, is_inference)
+            response = self._response(handler, context, is_inference)
             try:
                 return await (handle("grpc", response, self._status_if_cancelled) if is_inference else response)
             except RequestError as error:
@@ -223,13 +204,10 @@ class _Calls(grpc.aio.ServerInterceptor):
 
         return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
 
-    async def _response(self, handler: Any, context: Any, metadata: Any, is_inference: bool) -> Any:
+    async def _response(self, handler: Any, context: Any, is_inference: bool) -> Any:
         if self._is_closing and is_inference:
             raise RequestError("the server is shutting down: connect again", 503)
-        self._unfinished[context] = peer = context.peer()
-        self._active.add(peer)
-        context.add_done_callback(self._unfinished.pop)
-        self._check_metadata(metadata, peer)
+        self._begin(context)
         content = await self._message(context, is_inference)
         if not is_inference:
             return await handler.unary_unary(self._parse(content, handler), context)
@@ -252,13 +230,19 @@ class _Calls(grpc.aio.ServerInterceptor):
         finally:
             self._inferences -= 1
 
-    def _check_metadata(self, metadata: Any, peer: str) -> None:
-        """The library has this limit only once the client has acknowledged the settings, which those that it serves do at once."""
-        if len(metadata) > FIELDS or sum(len(name) + len(value) for name, value in metadata) > METADATA_BYTES:
-            if peer:
-                close = functools.partial(connections.close, self._port, {connections.parse(peer)})
-                asyncio.get_running_loop().call_later(CLOSE_SECONDS, close)
-            raise RequestError(f"the metadata have more than {METADATA_BYTES:,} bytes or {FIELDS} fields", 431)
+    def _begin(self, context: Any) -> None:
+        """Counts a call until it has ended."""
+        relay = self._relays.of(context.peer())
+
+        def end(_: Any) -> None:
+            self._unfinished -= 1
+            if relay:
+                relay.end_call()
+
+        self._unfinished += 1
+        if relay:
+            relay.begin_call()
+        context.add_done_callback(end)
 
     def _status_if_cancelled(self) -> int:
         return 503 if self._has_closed else CLIENT_GONE
@@ -300,12 +284,11 @@ class _Calls(grpc.aio.ServerInterceptor):
 
     def _expect_reader(self, context: Any) -> None:
         """Closes the connection of a client that does not read the response of a call; a call that is over names no client."""
-        if not (peer := context.peer()):
+        if not (relay := self._relays.of(peer := context.peer())):
             return
 
         def end(_: bool) -> None:
-            metrics.CLOSED.labels("unread-answer").inc()
-            connections.close(self._port, {connections.parse(peer)})
+            relay.abort("unread-answer")
 
         remove = self._unread.add(peer, end)
         context.add_done_callback(lambda _: remove())
@@ -314,14 +297,18 @@ class _Calls(grpc.aio.ServerInterceptor):
 class Server:
     """The gRPC server of one process."""
 
-    def __init__(self, server: Any, calls: _Calls, port: int) -> None:
-        self._server = server
-        self._calls = calls
+    def __init__(self, service: Service, port: socket.socket) -> None:
         self._port = port
+        self._relays = Relays(service.limits, f"goemotions-{secrets.token_hex(8)}")
+        self._calls = _Calls(service.limits, self._relays)
+        self._server = grpc.aio.server(interceptors=[self._calls], options=_options(service.limits))
+        stubs.add_GRPCInferenceServiceServicer_to_server(Servicer(service), self._server)
+        self._server.add_insecure_port(f"unix-abstract:{self._relays.name}")
 
     async def start(self) -> None:
+        """Accepts connections on the port, which worker processes may share."""
         await self._server.start()
-        self._watching = asyncio.create_task(self._calls.watch())
+        self._relays.listen(self._port)
 
     async def stop(self, seconds: float) -> None:
         """Completes the calls that were admitted, within so many seconds; clients with others get the status to connect again.
@@ -329,33 +316,13 @@ class Server:
         The library itself would cancel the calls that reach it while it stops.
         """
         await self._calls.close(seconds)
-        self._watching.cancel()
-        connections.close(self._port)
+        await self._relays.close()
         await self._server.stop(None)
 
 
-def create_server(service: Service, address: str, *, is_shared: bool = False) -> Server:
-    """A gRPC server on an address, which worker processes may share; ``await server.start()`` starts it.
-
-    Raises:
-        WorkflowError: the port is in use.
-    """
-    port = int(address.rpartition(":")[2])
-    calls = _Calls(service.limits, port)
-    server = grpc.aio.server(interceptors=[calls], options=_options(service.limits, is_shared))
-    stubs.add_GRPCInferenceServiceServicer_to_server(Servicer(service), server)
-    try:
-        server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise WorkflowError(f"cannot listen on {address} for gRPC: choose another --grpc-port") from error
-    return Server(server, calls, port)
-
-
-def _options(limits: Limits, is_shared: bool) -> list[tuple[str, int]]:
+def _options(limits: Limits) -> list[tuple[str, int]]:
     """What the library itself limits: sizes, counts, and in milliseconds how long a client may do nothing."""
     seconds = {
-        "grpc.server_handshake_timeout_ms": limits.read_seconds,
-        "grpc.http2.settings_timeout": SETTINGS_SECONDS,
         "grpc.keepalive_time_ms": PING_SECONDS,
         "grpc.keepalive_timeout_ms": PONG_SECONDS,
         "grpc.http2.min_ping_interval_without_data_ms": LEAST_PING_SECONDS,
@@ -364,12 +331,10 @@ def _options(limits: Limits, is_shared: bool) -> list[tuple[str, int]]:
         "grpc.max_connection_age_grace_ms": limits.read_seconds + limits.answer_seconds + limits.write_seconds,
     }
     return [
-        ("grpc.so_reuseport", int(is_shared)),
         ("grpc.max_receive_message_length", limits.body_bytes),
         ("grpc.max_metadata_size", METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", METADATA_BYTES),
         ("grpc.max_concurrent_streams", STREAMS),
-        ("grpc.max_allowed_incoming_connections", limits.connections),
         ("grpc.server.max_pending_requests", PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
         ("grpc.http2.max_pings_without_data", 0),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, deque
+from collections import deque
 from typing import Any
 
 import httptools
@@ -16,8 +16,9 @@ import orjson
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from goemotions.serving import metrics
+from goemotions.serving import connections, metrics
 from goemotions.serving.bodies import CLOSED_BY_SERVER
+from goemotions.serving.connections import Unread
 from goemotions.serving.limits import Limits
 from goemotions.serving.listening import Turns
 
@@ -26,7 +27,6 @@ logger = logging.getLogger(__name__)
 READ_BYTES, SHORT_READ_BYTES, PIECE_BYTES = 64 * 1024, 4 * 1024, 1024
 URL_BYTES = 8 * 1024
 FIELDS = 100
-SWEEP_SECONDS = 0.25
 # What a client still sends is skipped for so long before its connection is closed; it would lose the response otherwise.
 LINGER_SECONDS = 2.0
 # Beyond the seconds for a body and for the scores, when the request itself must have ended.
@@ -52,14 +52,11 @@ class Refused(Exception):
         self.status = status
 
 
-class Connections:
+class Connections(connections.Connections["Connection"]):
     """The connections of one process; it makes the protocol of each new one, as uvicorn asks for it."""
 
     def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        self._open: set[Connection] = set()
-        self._peers: Counter[str] = Counter()
-        self._is_sweeping = False
+        super().__init__(limits, "http")
         self.turns = Turns()
 
     def __call__(
@@ -67,62 +64,14 @@ class Connections:
     ) -> asyncio.BufferedProtocol:
         return _Reader(Connection(self, config, server_state, app_state, _loop))
 
-    def add(self, connection: Connection) -> bool:
-        """Admits a connection. If there are too many, an idle one of the peer that has most is closed for it.
-
-        Returns:
-            False if there are too many and none is idle.
-        """
-        if not self._has_room(connection.peer) and not self._evict(connection.peer):
-            return False
-        if not self._is_sweeping:
-            self._sweep_later()
-        self._open.add(connection)
-        self._peers[connection.peer] += 1
-        metrics.CONNECTIONS.set(len(self._open))
-        return True
-
-    def remove(self, connection: Connection) -> None:
-        if connection in self._open:
-            self._open.remove(connection)
-            self._peers[connection.peer] -= 1
-            if not self._peers[connection.peer]:
-                del self._peers[connection.peer]
-            metrics.CONNECTIONS.set(len(self._open))
-
     def end_within(self, seconds: float) -> None:
         """Closes those connections that are left after so many seconds, whatever their state."""
 
         def end() -> None:
-            for connection in self._open:
+            for connection in self.open:
                 connection.abort(SHUTDOWN)
 
         asyncio.get_running_loop().call_later(seconds, end)
-
-    def _has_room(self, peer: str) -> bool:
-        return len(self._open) < self.limits.connections and self._peers[peer] < self.limits.peer_connections
-
-    def _evict(self, peer: str) -> bool:
-        is_full = len(self._open) >= self.limits.connections
-        idle = [one for one in self._open if one.is_idle and (is_full or one.peer == peer)]
-        if not idle:
-            return False
-        longest = max(idle, key=lambda one: (self._peers[one.peer], -one.since))
-        longest.abort("evicted")
-        self.remove(longest)
-        return self._has_room(peer) or self._evict(peer)
-
-    def _sweep(self) -> None:
-        now = asyncio.get_running_loop().time()
-        for connection in list(self._open):
-            connection.check(now)
-        self._is_sweeping = False
-        if self._open:
-            self._sweep_later()
-
-    def _sweep_later(self) -> None:
-        self._is_sweeping = True
-        asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
 
 
 class _Reader(asyncio.BufferedProtocol):
@@ -202,7 +151,7 @@ class Connection(HttpToolsProtocol):
         self._hosts = self._fields = 0
         # What is left of a body of known length; and the bytes of a message beside its body.
         self._body_left = self._overhead = 0
-        self._unread_since: float | None = None
+        self._unread = Unread()
         self._closing = _Closing(self)
 
     def connection_made(self, transport: Any) -> None:
@@ -241,11 +190,7 @@ class Connection(HttpToolsProtocol):
 
     def check(self, now: float) -> None:
         """Closes the connection if it is past the deadline of its state, or its client does not read."""
-        if not self.transport.get_write_buffer_size():
-            self._unread_since = None
-        elif self._unread_since is None:
-            self._unread_since = now
-        elif now - self._unread_since > self._limits.write_seconds:
+        if self._unread.seconds(self.transport, now) > self._limits.write_seconds:
             self.abort("unread-answer")
             return
         if now - self.since > self._seconds(self._state) and not self.transport.is_closing():

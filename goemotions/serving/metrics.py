@@ -72,7 +72,7 @@ REFERENCE_PREDICTIONS = Gauge(
 )
 REJECTED = Counter("goemotions_rejected_requests_total", "Rejected requests", ["reason"])
 REQUESTS = Counter("goemotions_requests_total", "Requests, by who is to blame if they failed", ["protocol", "outcome"])
-CONNECTIONS = Gauge("goemotions_connections", "Open HTTP connections", multiprocess_mode="livesum")
+CONNECTIONS = Gauge("goemotions_connections", "Open connections", ["protocol"], multiprocess_mode="livesum")
 CLOSED = Counter("goemotions_closed_connections_total", "Connections that the server closed", ["reason"])
 ACCEPT_ERRORS = Counter(
     "goemotions_accept_errors_total", "Connections that the system had no file for, or could not accept", ["error"]

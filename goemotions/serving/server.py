@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 # For what runs after the last request to end.
 END_SECONDS = 2.0
+# Of a connection: that of the client, and both ends of that to the library.
+FILES_PER_GRPC = 3
 
 
 @dataclass(frozen=True)
@@ -71,31 +73,34 @@ def serve(settings: Settings) -> None:
     """
     if devices.is_required():
         devices.resolve()
-    listening.allow_files(settings.limits.connections * (2 if settings.grpc_port else 1))
-    if settings.grpc_port:
-        # gRPC opens its port itself, where a port in use is no named error, and with several workers no error at all.
-        listening.bind(settings.host, settings.grpc_port, "--grpc-port").close()
+    listening.allow_files(settings.limits.connections * (1 + FILES_PER_GRPC * bool(settings.grpc_port)))
     port = listening.bind(settings.host, settings.port, "--port")
+    grpc_port = listening.bind(settings.host, settings.grpc_port, "--grpc-port") if settings.grpc_port else None
     if settings.workers == 1:
         # After its shutdown uvicorn raises the signal again; this handler makes that a clean exit.
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-        _serve(settings, port)
+        _serve(settings, port, grpc_port)
         return
     limits = settings.limits
     workers.run(
         settings.workers,
-        functools.partial(_serve, settings, port),
+        functools.partial(_serve, settings, port, grpc_port),
         limits.drain_seconds + limits.answer_seconds + 2 * END_SECONDS,
     )
 
 
-def _serve(settings: Settings, port: socket.socket, pipe: multiprocessing.connection.Connection | None = None) -> None:
+def _serve(
+    settings: Settings,
+    port: socket.socket,
+    grpc_port: socket.socket | None,
+    pipe: multiprocessing.connection.Connection | None = None,
+) -> None:
     """Serves in this process; ``pipe``: that of a worker process."""
     from goemotions.serving.http import Connections
 
     connections = Connections(settings.limits)
     config = uvicorn.Config(
-        functools.partial(create_app, settings, connections, pipe),
+        functools.partial(create_app, settings, connections, grpc_port, pipe),
         factory=True,
         loop="uvloop",
         http=connections,  # type: ignore[arg-type]
@@ -125,7 +130,12 @@ class _Server(uvicorn.Server):
         self.servers.extend(listeners)
 
 
-def create_app(settings: Settings, connections: Connections, pipe: multiprocessing.connection.Connection | None) -> Starlette:
+def create_app(
+    settings: Settings,
+    connections: Connections,
+    grpc_port: socket.socket | None,
+    pipe: multiprocessing.connection.Connection | None,
+) -> Starlette:
     """The application of one process, with a warm engine; ``pipe``: that of a worker process."""
     from goemotions.models import engines
     from goemotions.prediction.predictor import Predictor
@@ -152,8 +162,7 @@ def create_app(settings: Settings, connections: Connections, pipe: multiprocessi
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        address, is_shared = f"{settings.host}:{settings.grpc_port}", settings.workers > 1
-        grpc_server = grpc.create_server(service, address, is_shared=is_shared) if settings.grpc_port else None
+        grpc_server = grpc.Server(service, grpc_port) if grpc_port else None
         if grpc_server:
             await grpc_server.start()
         draining = _Draining(service, connections, grpc_server)

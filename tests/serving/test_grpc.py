@@ -10,7 +10,8 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 from prometheus_client import REGISTRY
 
-from goemotions.serving.grpc import create_server
+from goemotions.serving import listening
+from goemotions.serving.grpc import Server
 from goemotions.serving.limits import Limits
 from goemotions.serving.service import Service
 from pipelines import stack
@@ -27,7 +28,7 @@ def test_a_call_that_is_cut_at_the_deadline_of_the_drain_counts_against_the_serv
 
         (port,) = stack.free_ports(1)
         service = SimpleNamespace(limits=Limits(), name="goemotions", version="1", run_id="r1", predict=predict)
-        server = create_server(cast(Service, service), f"127.0.0.1:{port}")
+        server = Server(cast(Service, service), listening.bind("127.0.0.1", port, ""))
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             request = pb.ModelInferRequest(model_name="goemotions")

@@ -56,6 +56,7 @@ def nobody_reads(port: int) -> Iterator[Connection]:
     """Responses for windows of 0 bytes."""
     for _ in range(10):
         connection = Connection(port, window=0)
+        connection.acknowledge()
         for _ in range(4):
             connection.call(LARGE)
         yield connection
@@ -163,7 +164,7 @@ def header_block(fields: bytes) -> Callable[[int], Iterator[Connection]]:
     def send(port: int) -> Iterator[Connection]:
         block = headers() + fields
         parts = [block[start : start + http2.FRAME_BYTES] for start in range(0, len(block), http2.FRAME_BYTES)]
-        for _ in range(4):
+        for _ in range(40):
             connection = Connection(port)
             connection.send(frame(http2.HEADERS, http2.END_HEADERS * (len(parts) == 1), 1, parts[0]))
             for number, part in enumerate(parts[1:], 2):
@@ -196,7 +197,7 @@ ATTACKS: dict[str, tuple[Callable[[int], Iterator[Any]], str]] = {
     "empty-frames": (flood(frame(http2.DATA, 0, 1), 300), ""),
     "window-updates": (flood(frame(http2.WINDOW_UPDATE, payload=(1).to_bytes(4, "big")), 300), ""),
     "endless-headers": (endless_headers, ""),
-    "large-metadata": (large_metadata, 'rejected_requests_total{reason="head-too-large"}'),
+    "large-metadata": (large_metadata, ""),
     "bombs": (bombs, 'requests_total{outcome="client",protocol="grpc"}'),
     "large-ids": (large_ids, 'rejected_requests_total{reason="malformed"}'),
     "many-outputs": (many_outputs, 'rejected_requests_total{reason="too-large"}'),
@@ -209,11 +210,9 @@ ATTACKS: dict[str, tuple[Callable[[int], Iterator[Any]], str]] = {
     "large-tables": (flood(frame(http2.SETTINGS, payload=struct.pack(">HI", 1, 2**32 - 1)), 300), ""),
     "frame-of-16-megabytes": (flood(b"\xff\xff\xff" + frame(http2.DATA, 0, 1, bytes(16384))[3:], 100), ""),
     "frames-of-one-byte": (frames_of_one_byte, ""),
-    "tiny-fields": (header_block(b"\x00\x01a\x01b" * 50_000), 'rejected_requests_total{reason="head-too-large"}'),
-    "table-references": (
-        header_block(b"\x40\x01a\x7f\xbd\x1d" + b"b" * 3900 + b"\xbe" * 4000),
-        'rejected_requests_total{reason="head-too-large"}',
-    ),
+    "tiny-fields": (header_block(b"\x00\x01a\x01b" * 470_000), ""),
+    "table-references": (header_block(b"\x40\x01a\x01b" + b"\xbe" * 470_000), ""),
+    "long-table-references": (header_block(b"\x40\x01a\x7f\xbd\x1d" + b"b" * 3900 + b"\xbe" * 4000), ""),
     "http-1": (http_1, ""),
     "silent-connections": (silent_connections, ""),
 }

@@ -60,6 +60,11 @@ class Connection:
     def send(self, content: bytes) -> None:
         self.socket.sendall(content)
 
+    def acknowledge(self) -> None:
+        """Acknowledges the settings of the server, once they are there."""
+        self.socket.recv(9)
+        self.send(frame(SETTINGS, ACK))
+
     def call(self, content: bytes = b"", *, end: bool = True, path: str = INFER, **more: str) -> int:
         """Opens a stream and sends what follows its headers, if anything, in frames of the usual size; returns its number."""
         self.stream += 2
