@@ -108,17 +108,28 @@ class LabelChange(TypedDict):
 
 
 def swap(text: str, terms: Sequence[Sequence[str]], *, pronouns: bool = False) -> str:
-    """The text with each term replaced by the next one of its list, in the same case; the text itself if it has none."""
+    """The text with each term replaced by the next one of its list, in the same case; the text itself if it has none.
+
+    The article before a term follows it: an old man, a young man.
+    """
     following = {term: terms[(i + 1) % len(terms)] for terms in terms for i, term in enumerate(terms)}
-    pattern = re.compile(rf"\b({'|'.join(sorted(following, key=len, reverse=True))})\b", re.IGNORECASE)
-    swapped = pattern.sub(lambda match: _in_case(following[match[0].lower()], match[0]), text)
+    pattern = re.compile(rf"\b(?:(a)n? )?({'|'.join(sorted(following, key=len, reverse=True))})\b", re.IGNORECASE)
+
+    def replaced(match: re.Match[str]) -> str:
+        term = following[match[2].lower()]
+        article = f"{match[1]}{'n' if term[0] in 'aeiou' else ''} " if match[1] else ""
+        return article + _in_case(term, match[2])
+
+    swapped = pattern.sub(replaced, text)
     return _HIS.sub(_swap_his, swapped) if pronouns else swapped
 
 
 def pairs(texts: Sequence[str]) -> Iterator[Pair]:
     """Neutral sentences with neighbouring terms of each group, and the first ``TEXTS`` texts with a term of it."""
     for group, terms in TERMS.items():
-        for one, other in (*pairwise(ADJECTIVES[group]), (ADJECTIVES[group][-1], ADJECTIVES[group][0])):
+        adjectives = ADJECTIVES[group]
+        # Of two terms, the way back is the same pair.
+        for one, other in pairwise((*adjectives, adjectives[0]) if len(adjectives) > 2 else adjectives):
             yield from (Pair(group, -1, _sentence(form, one), _sentence(form, other)) for form in SENTENCES)
         left = TEXTS
         for row, text in enumerate(texts):

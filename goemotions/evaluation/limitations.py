@@ -83,9 +83,9 @@ def _weak_labels(predictions: Predictions, fitted: Thresholds) -> list[str]:
 
 
 def _groups(rows: Sequence[counterfactuals.CounterfactualRow]) -> list[str]:
-    if not rows:
+    most = max(rows, key=lambda row: row["decisions"], default=None)
+    if not most or not most["decisions"]:
         return []
-    most = max(rows, key=lambda row: row["decisions"])
     return [
         f"Which group of people an English text names changes its labels: most for {most['group']}, in {most['decisions']:.1%} "
         f"({most['decisions_low']:.1%} to {most['decisions_high']:.1%}) of {most['pairs']:,} pairs. Do not compare groups by predicted "

@@ -213,7 +213,7 @@ def _costs(used: Mapping[str, Usage], prices: Prices) -> str:
     """What it took to make the model, as a paragraph of the card; nothing if it was not recorded."""
     if not used:
         return ""
-    taken = costs.sentence(sum(used.values(), Usage()), prices)
+    taken = costs.sentence(used.values(), prices)
     return f"\nTraining (with the model's own teachers), export, evaluation and thresholds took {taken}.\n"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,12 +68,15 @@ class Step:
     used: Usage
 
 
-def energy_kwh(used: Usage) -> float:
-    """The energy in kWh, by the formula above."""
+def energy_kwh(parts: Iterable[Usage]) -> float:
+    """The energy in kWh, by the formula above. Parts may have used GPUs of different power, so that their sum has no energy."""
+    return POWER_USAGE_EFFECTIVENESS * sum(map(_watt_seconds, parts)) / 3.6e6
+
+
+def _watt_seconds(used: Usage) -> float:
     words = re.split(r"[\s-]+", used.device)
     gpu_watts = next((watts for name, watts in GPU_WATTS.items() if name in words), OTHER_GPU_WATTS)
-    watt_seconds = used.cpu_seconds * CORE_WATTS + used.gpu_seconds * gpu_watts + used.memory_gb_seconds * MEMORY_WATTS
-    return POWER_USAGE_EFFECTIVENESS * watt_seconds / 3.6e6
+    return used.cpu_seconds * CORE_WATTS + used.gpu_seconds * gpu_watts + used.memory_gb_seconds * MEMORY_WATTS
 
 
 def total(steps: Iterable[Step]) -> Usage:
@@ -112,19 +115,20 @@ def log_costs(pipeline_run: str, steps: Sequence[Step], prices: Prices) -> None:
         for profile in dict.fromkeys(["", *(step.profile for step in steps)]):
             own = [step for step in steps if step.profile == profile]
             counted = steps if not profile else own
-            metrics = _metrics("", total(counted), prices) if counted else {}
+            metrics = _metrics("", counted, prices) if counted else {}
             for step in own:
-                metrics |= _metrics(f"{step.name.replace(' (', '_').replace(')', '').replace(' ', '_')}/", step.used, prices)
+                metrics |= _metrics(f"{step.name.replace(' (', '_').replace(')', '').replace(' ', '_')}/", [step], prices)
             run = tracking.get_or_create_run(pipeline_run, profile)
             run.log_once({f"costs/{name}": value for name, value in metrics.items()}, {"costs.prices": str(prices)})
     except TrackingError as error:
         log.warning("the costs of the run are not in MLflow: %s", error)
 
 
-def _metrics(prefix: str, used: Usage, prices: Prices) -> dict[str, float]:
+def _metrics(prefix: str, steps: Sequence[Step], prices: Prices) -> dict[str, float]:
+    used = total(steps)
     values = {
         "cost": prices.of(used),
-        "energy_kwh": energy_kwh(used),
+        "energy_kwh": energy_kwh(step.used for step in steps),
         "wall_seconds": used.wall_seconds,
         "cpu_seconds": used.cpu_seconds,
         "gpu_seconds": used.gpu_seconds,
@@ -132,9 +136,9 @@ def _metrics(prefix: str, used: Usage, prices: Prices) -> dict[str, float]:
     return {f"{prefix}{name}": value for name, value in values.items()}
 
 
-def sentence(used: Usage, prices: Prices) -> str:
+def sentence(parts: Collection[Usage], prices: Prices) -> str:
     """Use, cost and energy as a clause, such as for a model card."""
-    return (
-        f"{used.cpu_seconds / 3600:.2f} CPU hours and {used.gpu_seconds / 3600:.2f} GPU hours, which cost {prices.of(used):.2f} at "
-        f"{prices}, and about {energy_kwh(used):.3f} kWh ({SOURCE})"
-    )
+    used = sum(parts, Usage())
+    values = (used.cpu_seconds / 3600, used.gpu_seconds / 3600, prices.of(used), energy_kwh(parts))
+    cpu_hours, gpu_hours, cost, energy = (f"{value:,.2f}" if value >= 1 else f"{value:.2g}" for value in values)
+    return f"{cpu_hours} CPU hours and {gpu_hours} GPU hours, which cost {cost} at {prices}, and about {energy} kWh ({SOURCE})"

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from goemotions.registry import costs
 from goemotions.registry.costs import Prices, Step
 from goemotions.report.document import Cell, Section, Table
-from goemotions.usage import Usage
 
 COLUMNS = ("step", "model", "device", "duration", "CPU time", "GPU time", "cost", "kWh")
 
@@ -16,8 +15,7 @@ def section(steps: Sequence[Step], prices: Prices) -> Section | None:
     """One row per step and one for all of them; None if the run of the artifacts did not record it."""
     if not steps:
         return None
-    whole = costs.total(steps)
-    rows = [_row(step.name, step.profile, step.used, prices) for step in steps]
+    rows = [_row(step.name, step.profile, step.used.device, [step], prices) for step in steps]
     return Section(
         "Cost and energy",
         (
@@ -27,12 +25,12 @@ def section(steps: Sequence[Step], prices: Prices) -> Section | None:
             f"per GB of memory, the largest power of the GPU, times {costs.POWER_USAGE_EFFECTIVENESS:g} for the data centre. The power "
             "itself was not measured.",
         ),
-        (Table(COLUMNS, [*rows, _row("all steps", "", whole, prices, several_devices=True)]),),
+        (Table(COLUMNS, [*rows, _row("all steps", "", "", steps, prices)]),),
     )
 
 
-def _row(name: str, profile: str, used: Usage, prices: Prices, *, several_devices: bool = False) -> list[Cell]:
-    seconds = (used.wall_seconds, used.cpu_seconds, used.gpu_seconds)
-    device = None if several_devices else used.device
-    times = [f"{value:,.0f} s" for value in seconds]
-    return [name, profile or None, device, *times, prices.of(used), costs.energy_kwh(used)]
+def _row(name: str, profile: str, device: str, steps: Sequence[Step], prices: Prices) -> list[Cell]:
+    used = costs.total(steps)
+    times = [f"{value:,.0f} s" for value in (used.wall_seconds, used.cpu_seconds, used.gpu_seconds)]
+    energy = costs.energy_kwh(step.used for step in steps)
+    return [name, profile or None, device or None, *times, prices.of(used), energy]

@@ -39,8 +39,8 @@ def _slices(result: Result) -> list[Section]:
         Section(
             "Metrics per slice",
             (
-                f"{result.title} on test at the fitted thresholds, with 95% intervals of a bootstrap. A slice is worse or better than "
-                "all texts if the interval of the difference, on the same resamples, excludes 0.",
+                f"{result.title} on test at the fitted thresholds; F1 micro with its 95% interval of a bootstrap. A slice is worse or "
+                "better than all texts if the interval of the difference, on the same resamples, excludes 0.",
             ),
             (Table(("slice", "texts", "AUC micro", "F1 micro", "against all"), table),),
         )
@@ -84,9 +84,10 @@ def _groups(result: Result) -> list[Section]:
         Section(
             "Names of groups swapped",
             (
-                f"{result.title}: an English term of a group is replaced by another one (he by she, Christian by Muslim), in the first "
-                f"{counterfactuals.TEXTS} test texts with such a term and in neutral sentences. Other labels: share of the pairs whose "
-                "chosen labels differ. Mean change: of a probability, up or down, over pairs and labels, in percentage points.",
+                f"{result.title}: an English term of a group is replaced by another one (he by she, Christian by Muslim), whatever it "
+                f"means there (an old song, straight on), in the first {counterfactuals.TEXTS} test texts with such a term and in "
+                "neutral sentences. Other labels: share of the pairs whose chosen labels differ. Mean change: of a probability, up or "
+                "down, over pairs and labels, in percentage points.",
                 "Per label: the mean change of its probability with its 95% interval, in percentage points; after a comma, in how many "
                 "pairs its decision changes, if in any.",
             ),

@@ -84,6 +84,7 @@ def test_the_metrics_of_a_slice_are_those_of_scikit_learn(folder: Path, predicti
         ("religion", "a Muslim and a hindu", "a Jewish and a buddhist"),
         ("orientation", "the bisexual author", "the gay author"),
         ("age", "no term here", "no term here"),
+        ("nationality", "an American or a Brazilian", "a Mexican or an American"),
     ],
 )
 def test_terms_of_a_group_are_swapped(group: str, text: str, swapped: str) -> None:
@@ -95,10 +96,11 @@ def test_each_group_is_measured_in_neutral_sentences_and_in_texts() -> None:
     assert {pair.group for pair in swapped if pair.row < 0} == set(counterfactuals.TERMS)
     assert [(pair.group, pair.row, pair.after) for pair in swapped if pair.row >= 0] == [
         ("gender", 0, "she left"),
-        ("age", 2, "an young table"),
+        ("age", 2, "a young table"),
     ]
     assert any(pair.before == "I met two American people on the train today." for pair in swapped)
     assert all(pair.before != pair.after for pair in swapped)
+    assert len({frozenset((pair.before, pair.after)) for pair in swapped}) == len(swapped)
 
 
 def test_a_model_that_ignores_the_terms_is_unchanged_and_one_that_reads_them_is_not() -> None:

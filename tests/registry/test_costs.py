@@ -9,7 +9,8 @@ from goemotions import usage
 from goemotions.registry import costs
 from goemotions.registry.assembly import CandidateArtifacts, assemble
 from goemotions.registry.bundle import VARIANTS, BundleMetadata
-from goemotions.registry.costs import Prices
+from goemotions.registry.costs import Prices, Step
+from goemotions.report import cost
 from goemotions.usage import Usage
 
 
@@ -19,16 +20,29 @@ def test_cost_and_energy_follow_from_seconds_prices_and_power() -> None:
     )
     assert Prices(cpu_hour=0.5, gpu_hour=4).of(used) == pytest.approx(5.0)
     # 1.67 times (2 core hours of 12 W, a GPU hour of 400 W, 10 GB hours of 0.3725 W).
-    assert costs.energy_kwh(used) == pytest.approx(1.67 * (24 + 400 + 3.725) / 1000)
+    assert costs.energy_kwh([used]) == pytest.approx(1.67 * (24 + 400 + 3.725) / 1000)
 
 
 def test_the_sentence_of_a_run_on_gpus_has_their_hours_price_and_energy() -> None:
     """Two processes with a GPU each: the GPUs add up, and the name of the device stays beside a step on the CPU."""
-    used = sum([Usage(1800, 7200, 3600, 0.0, "NVIDIA L4"), Usage(wall_seconds=60, cpu_seconds=3600)], Usage())
+    used = [Usage(1800, 7200, 3600, 0.0, "NVIDIA L4"), Usage(wall_seconds=60, cpu_seconds=3600)]
     assert costs.sentence(used, Prices(cpu_hour=0.5, gpu_hour=4)) == (
-        "3.00 CPU hours and 1.00 GPU hours, which cost 5.50 at 0.5 per CPU hour and 4 per GPU hour, and about 0.180 kWh "
+        "3.00 CPU hours and 1.00 GPU hours, which cost 5.50 at 0.5 per CPU hour and 4 per GPU hour, and about 0.18 kWh "
         "(Green Algorithms, Lannelongue et al. 2021)"
     )
+
+
+def test_the_sentence_of_a_small_run_rounds_nothing_to_zero() -> None:
+    sentence = costs.sentence([Usage(wall_seconds=61, cpu_seconds=35)], Prices(cpu_hour=0.05))
+    assert sentence.startswith("0.0097 CPU hours and 0 GPU hours, which cost 0.00049 at 0.05 per CPU hour")
+    assert "about 0.00019 kWh" in sentence
+
+
+def test_the_energy_of_a_run_on_different_gpus_is_the_sum_of_its_steps() -> None:
+    steps = [Step(name, "", Usage(gpu_seconds=3600, device=name)) for name in ("NVIDIA H100 80GB HBM3", "Tesla T4")]
+    section = cost.section(steps, Prices())
+    assert section
+    assert [row[-1] for row in section.tables[0].rows] == pytest.approx([1.67 * 0.7, 1.67 * 0.07, 1.67 * 0.77])
 
 
 @pytest.mark.parametrize(
@@ -36,7 +50,7 @@ def test_the_sentence_of_a_run_on_gpus_has_their_hours_price_and_energy() -> Non
     [("NVIDIA L4", 72), ("NVIDIA L40S", 350), ("NVIDIA H100 80GB HBM3", 700), ("Tesla T4", 70), ("another", 200)],
 )
 def test_the_power_of_a_gpu_is_that_of_its_model(device: str, watts: float) -> None:
-    assert costs.energy_kwh(Usage(gpu_seconds=3600, device=device)) == pytest.approx(1.67 * watts / 1000)
+    assert costs.energy_kwh([Usage(gpu_seconds=3600, device=device)]) == pytest.approx(1.67 * watts / 1000)
 
 
 def test_a_run_counts_each_step_once_and_the_teachers_that_several_models_share(
