@@ -356,7 +356,7 @@ def export_hf(reference: str, output: Path, model_name: str, run: str, profile: 
 
     REFERENCE is a version for GPUs; with --run and --profile, any trained model is taken.
     """
-    from goemotions.registry import hugging_face, references, trained
+    from goemotions.registry import hugging_face, references, trained, trust
 
     _require_both(run, profile)
     with tempfile.TemporaryDirectory() as scratch:
@@ -365,6 +365,7 @@ def export_hf(reference: str, output: Path, model_name: str, run: str, profile: 
             trained.download(run, profile, folder, store_location=store)
         elif Path(reference).is_dir():
             folder = Path(reference)
+            trust.verify(folder, reference)
         else:
             references.fetch(reference, folder, model_name)
         name = hugging_face.export(folder, output, **options)

@@ -106,9 +106,13 @@ class _ObjectLock(Lock):
         unchanged_since, failed = 0.0, 0
         while True:
             content, tag = self._backend.read_tagged(NAME) or (None, None)
+            is_free = content is None or self._parse(content) in ("", self._holder)
+            if last_tag == "" and not is_free:
+                log.info(
+                    "%s: another process holds %s, waiting for it at most %g s", self._backend.location, NAME, wait_seconds
+                )
             if tag != last_tag:
                 last_tag, unchanged_since, failed = tag, time.monotonic(), 0
-            is_free = content is None or self._parse(content) in ("", self._holder)
             if is_free or time.monotonic() - unchanged_since > LEASE_SECONDS:
                 if not self._write(tag):
                     failed += 1

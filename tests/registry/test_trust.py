@@ -284,7 +284,14 @@ def test_a_folder_is_refused_without_the_right_signature(
     trusting: Registry, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unsigned = Path(shutil.copytree(whole, tmp_path / "bundle"))
-    for read in (lambda: Predictor.load(unsigned), lambda: mlflow.pyfunc.load_model(str(unsigned))):
+    readers: tuple[Callable[[], object], ...] = (
+        lambda: Predictor.load(unsigned),
+        lambda: mlflow.pyfunc.load_model(str(unsigned)),
+        lambda: CliRunner().invoke(
+            cli.commands, ["export-hf", str(unsigned), "--output", str(tmp_path / "out")], catch_exceptions=False
+        ),
+    )
+    for read in readers:
         with pytest.raises(UntrustedBundle, match="is not signed"):
             read()
     with pytest.raises(UntrustedBundle, match="is not signed"), references.as_folder(str(unsigned)):
