@@ -13,6 +13,7 @@ from goemotions.errors import DataError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 LONGEST_CELL = 2**24
+MOST_COLUMNS = 10_000
 OFFICIAL = ("text", "labels", "id")
 # The line with which Excel's CSV files name their delimiter.
 SEPARATOR_LINE = re.compile(r'"?sep=([,;|\t])"?', re.IGNORECASE)
@@ -46,6 +47,16 @@ def find(columns: Sequence[str], name: str) -> str:
     return name if name in columns else same[0] if len(same) == 1 else ""
 
 
+def require_few_columns(name: str, count: int) -> None:
+    """Raises:
+    DataError: a file has more columns than are read.
+    """
+    if count > MOST_COLUMNS:
+        raise DataError(
+            f"{name} has {count:,} columns, and at most {MOST_COLUMNS:,} are read: leave out those that are not needed"
+        )
+
+
 def detect(lines: Lines, name: str, ending: str, text_column: str, *, official: bool) -> Dialect:
     """The dialect of a file.
 
@@ -57,7 +68,7 @@ def detect(lines: Lines, name: str, ending: str, text_column: str, *, official: 
         official: whether a TSV without a header has the columns of the official data.
 
     Raises:
-        DataError: the file is empty or blank, or its quotes have two readings.
+        DataError: the file is empty or blank, has too many columns, or its quotes have two readings.
     """
     separator = SEPARATOR_LINE.fullmatch(next(lines(), "").rstrip("\r\n"))
     skipped = 1 if separator else 0
@@ -69,6 +80,8 @@ def detect(lines: Lines, name: str, ending: str, text_column: str, *, official: 
     if not first:
         return Dialect(DELIMITERS[ending], ending == ".csv", False, ())
     delimiter = separator[1] if separator else _delimiter(first, ending, text_column)
+    # Before they are split, which takes seconds if there are millions.
+    require_few_columns(name, 1 + first.count(delimiter))
     cells = [cell.strip() for cell in _cells(first, delimiter)]
     if find(cells, text_column) and not _is_official_row(cells, ending):
         columns, has_header = tuple(cells), True
@@ -87,7 +100,8 @@ def _delimiter(first: str, ending: str, text_column: str) -> str:
     usual = DELIMITERS[ending]
     if ending == ".tsv":
         return usual
-    counts = {mark: len(cells) for mark in ",;\t|" if find(cells := _cells(first, mark), text_column)}
+    marks = [mark for mark in ",;\t|" if first.count(mark) < MOST_COLUMNS]
+    counts = {mark: len(cells) for mark in marks if find(cells := _cells(first, mark), text_column)}
     return max(counts, key=lambda mark: (counts[mark], mark == usual)) if counts else usual
 
 
@@ -114,15 +128,15 @@ def _is_quoted(lines: Lines, name: str, delimiter: str, text: int) -> bool:
     doubled = unquoted = 0
     whole: set[int] | None = None
     for line in lines():
+        widths.add(1 + line.count(delimiter))
+        if len(widths) > 1:
+            return _reads_quoted(lines, name, delimiter)
         cells = line.rstrip("\r\n").split(delimiter)
-        widths.add(len(cells))
         quoted = {position for position, cell in enumerate(cells) if cell.startswith('"') and QUOTED.fullmatch(cell)}
         whole = quoted if whole is None else whole & quoted
         if '"' in line:
             doubled += sum('""' in cells[position][1:-1] for position in quoted)
             unquoted += sum('"' in cell for position, cell in enumerate(cells) if position not in quoted)
-    if len(widths) > 1:
-        return _reads_quoted(lines, name, delimiter)
     if unquoted or not (doubled or whole):
         return False
     if not doubled and whole == {text} and widths != {1}:

@@ -28,7 +28,6 @@ CHUNK = 4096
 BATCH_BYTES = 2**26
 # Of which a cell may take gigabytes as objects of Python.
 LARGE_BATCH = 2**24
-MOST_COLUMNS = 10_000
 PREFIXES = "DELTA_BYTE_ARRAY"
 # What a row counts at least, in the bound on what a file expands to.
 ROW_BYTES = 8
@@ -99,20 +98,10 @@ def open_table(name: str, opener: Opener, text_column: str = defaults.TEXT_COLUM
         table = _json_lines(name, opener)
     else:
         table = _delimited(name, opener, ending, text_column, official=official)
-    require_few_columns(name, len(table.columns))
+    delimited.require_few_columns(name, len(table.columns))
     if twice := sorted(column for column, count in Counter(table.columns).items() if count > 1):
         raise DataError(f"{name} has two columns {twice[0]!r}: rename one")
     return table
-
-
-def require_few_columns(name: str, count: int) -> None:
-    """Raises:
-    DataError: a file has more columns than are read.
-    """
-    if count > MOST_COLUMNS:
-        raise DataError(
-            f"{name} has {count:,} columns, and at most {MOST_COLUMNS:,} are read: leave out those that are not needed"
-        )
 
 
 def open_binary(name: str, opener: Opener) -> BinaryIO:
@@ -166,7 +155,7 @@ def _json_lines(name: str, opener: Opener) -> Table:
         names: dict[str, None] = {}
         for _, row in islice(read, 1000):
             names |= dict.fromkeys(row)
-            require_few_columns(name, len(names))
+            delimited.require_few_columns(name, len(names))
         columns = tuple(names)
 
     def rows(columns: Sequence[str]) -> Iterator[Record]:
@@ -213,7 +202,7 @@ def open_parquet(file: BinaryIO, name: str, **options: Any) -> pq.ParquetFile:
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise damaged(name) from error
     metadata = parquet.metadata
-    require_few_columns(name, metadata.num_columns)
+    delimited.require_few_columns(name, metadata.num_columns)
     # Rows that are all alike take no space.
     if ROW_BYTES * metadata.num_rows > text_files.longest_content(size):
         raise text_files.expands(name)

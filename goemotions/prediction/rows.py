@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from goemotions.data import tables
+from goemotions.data.delimited import require_few_columns
 from goemotions.data.tables import Opener, Table
 from goemotions.data.text_files import split_name
 from goemotions.errors import DataError
@@ -88,7 +89,7 @@ def _json_schema(name: str, opener: Opener, table: Table) -> pa.Schema | None:
     for _, row in tables.json_objects(name, opener):
         for key, value in row.items():
             are_strings[key] = are_strings.get(key, True) and isinstance(value, str | None)
-        tables.require_few_columns(name, len(are_strings))
+        require_few_columns(name, len(are_strings))
     return pa.schema([pa.field(key, pa.string(), metadata=None if plain else JSON) for key, plain in are_strings.items()])
 
 

@@ -6,6 +6,7 @@ import random
 import resource
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from goemotions.data import memory
+from goemotions.data import delimited, memory
 from goemotions.data.sources import open_source
 from goemotions.errors import DataError, WorkflowError
 from goemotions.prediction.rows import open_rows
@@ -209,6 +210,18 @@ def test_a_million_columns_are_a_named_error_at_once(tmp_path: Path, name: str) 
         open_source(str(path), tmp_path)
     with pytest.raises(DataError, match=rf"{name} has .* columns, and at most 10,000 are read"):
         open_rows(name, lambda: path.open("rb"), "text")
+
+
+@pytest.mark.parametrize(("ending", "mark"), [(".csv", ","), (".csv", ";"), (".tsv", "\t")])
+@pytest.mark.fault("data-bomb")
+def test_cells_are_counted_before_they_are_split(ending: str, mark: str) -> None:
+    header = "sep=;\n" * (mark == ";"), f"text{mark}labels{mark * MEBIBYTE}\n"
+    tracemalloc.start()
+    with pytest.raises(DataError, match="columns, and at most 10,000 are read"):
+        delimited.detect(lambda: filter(None, header), "wide" + ending, ending, "text", official=False)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * MEBIBYTE
 
 
 @pytest.mark.parametrize(("names", "message"), [("x\n" * 20_000, "more than 10,000 labels"), ("x" * 2000, "shorten it")])
