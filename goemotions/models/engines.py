@@ -18,7 +18,7 @@ import numpy as np
 
 from goemotions.errors import DeviceError, ModelError
 from goemotions.metrics.probabilities import sigmoid
-from goemotions.models import devices
+from goemotions.models import devices, onnx_file
 from goemotions.models.engine_names import FILES as FILES
 from goemotions.models.engine_names import NAMES, Computation, canonical_name
 from goemotions.models.tokenizer import TextEncoder, by_length
@@ -100,6 +100,7 @@ class OpenVinoEngine:
         options = {"NUM_STREAMS": self.workers, "INFERENCE_NUM_THREADS": self.workers, "INFERENCE_PRECISION_HINT": "f32"}
         # OpenVINO pins threads to the first cores in every process, so two engines with fewer threads than cores would share cores.
         options["ENABLE_CPU_PINNING"] = self.workers == cpus()
+        onnx_file.require_own_weights(path)
         try:
             compiled = openvino.Core().compile_model(str(path), "CPU", options)
         except Exception as error:
