@@ -43,7 +43,7 @@ def unpack(path: Path, name: str, folder: Path) -> Path:
                 if not target.resolve().is_relative_to(folder.resolve()):
                     raise DataError(f"{name} holds a file named {item.filename!r}, which would leave its folder: remove it")
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(item) as content, target.open("wb") as file:
+                with text_files.open_member(archive, item, name) as content, target.open("wb") as file:
                     while chunk := content.read(2**20):
                         left -= len(chunk)
                         if left < 0:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import PurePath
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 import pyarrow as pa
 
@@ -24,7 +25,7 @@ EXPANSION, EXPANDED_BYTES = 200, 2**26
 BINARY_MAGIC = (b"PAR1\x15", b"PK\x03\x04", b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 JUNK = (".DS_Store", "Thumbs.db", "desktop.ini")
-DAMAGES = (EOFError, OSError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError, ValueError, pa.ArrowException)
+DAMAGES = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, ValueError, pa.ArrowException)
 
 
 def split_name(name: str) -> tuple[str, str, str]:
@@ -96,7 +97,19 @@ def _only_member(archive: zipfile.ZipFile, name: str) -> Any:
     refuse_encrypted(members, name)
     if len(members) != 1:
         raise DataError(f"{name} holds {len(members)} files, and one is read: unpack it and give the folder")
-    return archive.open(members[0])
+    return open_member(archive, members[0], name)
+
+
+def open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> IO[bytes]:
+    """Opens a file of a zip.
+
+    Raises:
+        DataError: it is compressed in a way that is not read, such as Deflate64.
+    """
+    try:
+        return archive.open(member)
+    except NotImplementedError as error:
+        raise DataError(f"{name} cannot be unpacked here ({error}): unpack it, or write it with Deflate") from error
 
 
 def is_junk(member: str) -> bool:

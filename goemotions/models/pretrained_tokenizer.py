@@ -16,6 +16,7 @@ from goemotions.errors import ModelError
 from goemotions.models.architectures import POSITIONS_AFTER_PAD, TOKENIZERS
 from goemotions.models.profiles import Profile
 from goemotions.models.records import read_json
+from goemotions.models.tokenizer import read_tokenizer
 
 BY_NAME = {tokenizer_class.__name__: tokenizer_class for tokenizer_class in TOKENIZERS.values()}
 # A text can be encoded without them.
@@ -34,7 +35,7 @@ def load(folder: Path, profile: Profile, fields: dict[str, Any]) -> PreTrainedTo
         ModelError: it has no pad token or lacks another special token, or the encoder has no embedding for an id or a position.
     """
     path = folder / "tokenizer.json"
-    file = Tokenizer.from_file(str(path))
+    file = read_tokenizer(path)
     tokenizer_class = _class(folder, profile, fields, file)
     tokenizer = _from_folder(tokenizer_class, folder)
     vocabulary = file.get_vocab(with_added_tokens=True)

@@ -21,6 +21,8 @@ from goemotions.models.records import TRAINING_FILE, read_json
 CHARACTERS_PER_TOKEN = 64
 # What tokenizers call the token of characters that their vocabulary lacks; those of bytes have it and never use it.
 UNKNOWN_TOKENS = ("[UNK]", "<unk>")
+# Of a tokenizer.json; that of the largest known vocabularies has half of it.
+MOST_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,7 @@ class TextEncoder:
         Raises:
             ModelError: a file is missing or damaged.
         """
-        try:
-            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:
-            raise ModelError(f"{folder / 'tokenizer.json'} is missing or damaged: download or train the model again") from error
+        tokenizer = read_tokenizer(folder / "tokenizer.json")
         padding = read_json(folder / "config.json").get("pad_token_id") or 0
         length = read_json(folder / TRAINING_FILE, "max_length")["max_length"]
         try:
@@ -96,6 +95,20 @@ class TextEncoder:
             ids[position, : len(row)] = row
             mask[position, : len(row)] = 1
         return ids, mask
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Reads a ``tokenizer.json``.
+
+    Raises:
+        ModelError: it is missing, damaged or too large.
+    """
+    try:
+        if path.stat().st_size <= MOST_BYTES:
+            return Tokenizer.from_file(str(path))
+    except Exception as error:
+        raise ModelError(f"{path} is missing or damaged: download or train the model again") from error
+    raise ModelError(f"{path} has more than {MOST_BYTES >> 20} MiB, and is not read: check who wrote it")
 
 
 def by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:

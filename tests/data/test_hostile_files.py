@@ -302,3 +302,16 @@ def test_a_file_with_any_byte_changed_or_cut_is_read_or_a_named_error(tmp_path: 
         read(path)
         path.write_bytes(good[: generator.randrange(len(good))])
         read(path)
+
+
+@pytest.mark.parametrize("name", ["train.csv.zip", "data.zip"])
+@pytest.mark.parametrize(("method", "message"), [(9, "cannot be unpacked here .*unpack it"), (14, "is not a complete zip file")])
+@pytest.mark.fault("data-truncated-file")
+def test_a_zip_of_another_compression_says_so(tmp_path: Path, name: str, method: int, message: str) -> None:
+    """9 is Deflate64, which Python does not read; 14 is LZMA, which these bytes are not."""
+    content = bytearray(zipped({"train.csv": BY_NAME}))
+    for place in (8, content.index(b"PK\x01\x02") + 10):
+        content[place] = method
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        list(open_source(str(tmp_path / name), tmp_path / "scratch").splits["train"][1])
