@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,14 +87,19 @@ def require(value: Any, kind: Any, name: str) -> None:
             require(item, inner[expected is dict], f"{name}: {key}")
     elif origin is typing.Literal:
         _require(value in inner, name, f"one of {', '.join(map(str, inner))}")
+    elif origin in (typing.Union, types.UnionType):
+        _require(any(_has_type(value, one) for one in inner), name, str(kind))
     elif kind is not Any:
-        kinds = inner or (kind,)
-        allowed = (*kinds, int) if float in kinds else kinds
-        _require(
-            isinstance(value, allowed) and (bool in kinds or not isinstance(value, bool)),
-            name,
-            getattr(kind, "__name__", str(kind)),
-        )
+        kinds = (float, int) if kind is float else (kind,)
+        _require(isinstance(value, kinds) and (kind is bool or not isinstance(value, bool)), name, kind.__name__)
+
+
+def _has_type(value: Any, kind: Any) -> bool:
+    try:
+        require(value, kind, "")
+    except BadJson:
+        return False
+    return True
 
 
 def _require_fields(value: Any, kind: Any, name: str) -> None:

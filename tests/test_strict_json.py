@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from goemotions.errors import BadJson, StorageError, WorkflowError
 from goemotions.metrics import thresholds
 from goemotions.models import records
 from goemotions.monitoring import drift, retraining, rollout
+from goemotions.monitoring.rollout import State
 from goemotions.prediction import shards
 from goemotions.registry import changes, registration
 from goemotions.storage import manifest, store
@@ -112,6 +114,21 @@ def test_a_tag_of_another_form_is_a_named_error() -> None:
     for content in (HARMFUL | SHAPES).values():
         with pytest.raises((ValueError, TypeError)):
             changes.Change.from_json(content.decode(errors="replace"))
+
+
+GOOD = State("2", "1", "service", [5], {"rows": 1}, analysis={"rows": 1}, history=[{"percent": 5}])
+
+
+@pytest.mark.fault("stored-json-hostile")
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("steps", {}), ("steps", ["5"]), ("step", 1.5), ("step", True), ("analysis", [1]), ("analysis", "text"), ("version", 7)],
+)
+def test_a_value_of_another_type_is_named(field: str, value: object) -> None:
+    for analysis in (None, {"rows": 1}):
+        strict_json.require(json.loads(json.dumps(asdict(replace(GOOD, analysis=analysis)))), State, "rollout.json")
+    with pytest.raises(BadJson, match=rf"^rollout\.json: {field}.* is not "):
+        strict_json.require(asdict(GOOD) | {field: value}, State, "rollout.json")
 
 
 @pytest.mark.fault("stored-file-unbounded")

@@ -305,7 +305,9 @@ def test_a_file_with_any_byte_changed_or_cut_is_read_or_a_named_error(tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["train.csv.zip", "data.zip"])
-@pytest.mark.parametrize(("method", "message"), [(9, "cannot be unpacked here .*unpack it"), (14, "is not a complete zip file")])
+@pytest.mark.parametrize(
+    ("method", "message"), [(9, "cannot be unpacked here .*unpack it"), (14, "is not a complete zip file")]
+)
 @pytest.mark.fault("data-truncated-file")
 def test_a_zip_of_another_compression_says_so(tmp_path: Path, name: str, method: int, message: str) -> None:
     """9 is Deflate64, which Python does not read; 14 is LZMA, which these bytes are not."""
