@@ -3,8 +3,8 @@
     make reproduce DATA=path/to/goemotions WEIGHTS=mpnet=path/to/all-mpnet-base-v2
 
 Teachers are three ``mpnet`` and three ``minilm``. The students, all taught by the mean of their scores, are ``mpnet`` (large),
-``minilm`` (small) and ``minilm-3l`` (smallest); the last two are trained again with other seeds. On two cores with bf16 that takes about
-twelve hours: 50 minutes per epoch of ``mpnet``, 5 of ``minilm``, 3 of ``minilm-3l``, and one hour for the rest.
+``minilm`` (small) and ``minilm-3l`` (smallest); the last two are trained again with other seeds. On two cores with bf16 that takes
+about twelve hours: 50 minutes per epoch of ``mpnet``, 5 of ``minilm``, 3 of ``minilm-3l``, and one hour for the rest.
 
 After an interruption the same command goes on: scores of teachers are found by their recipe, trainings resume from their checkpoints,
 and what has finished is not done again. The test split is scored once per model and engine.
