@@ -62,7 +62,7 @@ def _weak_slices(rows: Sequence[slices.SliceRow]) -> list[str]:
     lines = []
     if weak:
         listed = "; ".join(f"{name_of(row)} ({row['f1_micro']:.3f}, {row['texts']:,} texts)" for row in weak)
-        lines.append(f"F1 micro is clearly lower than that of all test texts ({overall['f1_micro']:.3f}) for {listed}.")
+        lines.append(f"Micro F1 is clearly lower than that of all test texts ({overall['f1_micro']:.3f}) for {listed}.")
     if few:
         listed = "; ".join(f"{name_of(row)} ({row['texts']})" for row in few)
         lines.append(f"Too few test texts, fewer than {slices.FEW_TEXTS}, to say anything: {listed}.")

@@ -49,7 +49,7 @@ class SliceRow(TypedDict):
 
     Attributes:
         f1_low, f1_high: the 95% interval of ``f1_micro``.
-        difference_low, difference_high: that of its difference to the F1 micro of all texts, on the same resamples.
+        difference_low, difference_high: that of its difference to the micro F1 of all texts, on the same resamples.
     """
 
     kind: str

@@ -77,7 +77,7 @@ class CandidateArtifacts:
         return {name: used for folder in folders for name, used in usage.read(folder).items()}
 
     def slice_metrics(self) -> dict[str, float]:
-        """Of the test split, F1 micro of each slice with enough texts, and per group the share of texts whose labels a swap changes."""
+        """Of the test split, micro F1 of each slice with enough texts, and per group the share of texts whose labels a swap changes."""
         predictions = Predictions.read(self.test)
         fitted = thresholds.read(self.thresholds / thresholds.FILE).thresholds
         rows = slices.measure(predictions, fitted, slices.read(self.test))[1:]

@@ -39,10 +39,10 @@ def _slices(result: Result) -> list[Section]:
         Section(
             "Metrics per slice",
             (
-                f"{result.title} on test at the fitted thresholds; F1 micro with its 95% interval of a bootstrap. A slice is worse or "
+                f"{result.title} on test at the fitted thresholds; micro F1 with its 95% interval of a bootstrap. A slice is worse or "
                 "better than all texts if the interval of the difference, on the same resamples, excludes 0.",
             ),
-            (Table(("slice", "texts", "AUC micro", "F1 micro", "against all"), table),),
+            (Table(("slice", "texts", "micro AUC", "micro F1", "against all"), table),),
         )
     ]
 
