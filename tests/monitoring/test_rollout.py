@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import Counter
 
 from goemotions.deployment.traffic import ProxySplit
 from goemotions.errors import (
@@ -224,6 +225,36 @@ def test_a_canary_is_not_blamed_for_a_champion_that_fails(service: Service) -> N
         version.errors = 0.6
     with pytest.raises(RolloutHeld, match=r"the champion itself fails \d+ of its last \d+ requests"):
         service.roll_out(hold_seconds=1.5)
+    assert service.shares == ("1", "2", 20)
+
+
+@pytest.mark.fault("challenger-rejects")
+def test_copies_that_the_version_rejects_count_against_it(service: Service) -> None:
+    """The champion has a shadow; its counter is that of the server."""
+    service.begun()
+    champion = service.servers.versions["1"]
+    copies = Counter("goemotions_shadow_texts", "", ["version", "labels"], registry=champion.registry)
+    for labels in ("same", "rejected"):
+        copies.labels("2", labels)
+
+    def copy() -> None:
+        while not service.servers.ended.wait(0.01):
+            copies.labels("2", "same").inc(5)
+            copies.labels("2", "rejected").inc(2)
+
+    threading.Thread(target=copy, daemon=True).start()
+    with pytest.raises(RolledBack, match=r"it rejects more requests than the champion \(.*, [1-9]\d* of \d+ that both got\)"):
+        service.roll_out(step_requests=10_000)
+    assert service.shares == ("1", "", 0)
+
+
+@pytest.mark.fault("challenger-rejects")
+def test_a_version_is_not_blamed_for_texts_that_the_champion_rejects(service: Service) -> None:
+    service.begun()
+    for version in service.servers.versions.values():
+        version.rejected_copies = 1.0
+    with pytest.raises(RolloutHeld, match="did not answer: HTTPError: HTTP Error 400"):
+        service.roll_out(step_requests=10_000, hold_seconds=0.6)
     assert service.shares == ("1", "2", 20)
 
 
