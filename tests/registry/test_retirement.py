@@ -315,7 +315,7 @@ def test_what_no_version_refers_to_is_removed_when_it_is_old(model: Model) -> No
     orphan = model.orphan("crashed")
     trained = {name: layout.trained(model.store, name, "minilm") for name in ("kept", "lost")}
     for name, run_id in (("kept", version.run_id), ("lost", orphan.split("/")[-3])):
-        store.write(trained[name], manifest.NAME, json.dumps({"run_id": run_id}).encode())
+        store.write(trained[name], manifest.NAME, json.dumps({"run_id": run_id, "files": {}}).encode())
     assert orphans.plan(model.name, days=1, trained_days=1) == []
     planned = orphans.plan(model.name, days=0, trained_days=0)
     assert {one.location for one in planned} == {orphan, trained["lost"]}
