@@ -166,7 +166,12 @@ def main(bundle: Path, dataset: Path, runs: int, shift_runs: int, shifted_texts:
     """Measure rows until detection and false alarms; prints Markdown."""
     predictor = Predictor.load(bundle)
     test = Predictions.read(bundle / "test.parquet")
-    texts = load_dataset(dataset)[0]["test"]["text"][:]
+    splits, info = load_dataset(dataset)
+    texts = splits["test"]["text"][:]
+    if test.digest != info["digest"] or len(texts) <= REFERENCE_ROWS:
+        raise click.UsageError(
+            f"give the Dataset that the bundle was evaluated on, with more than {REFERENCE_ROWS:,} test texts"
+        )
     pool = Pool.of(predictor, texts, test.probabilities)
     made = shifts(predictor, texts, test.labels, pool, shifted_texts)
     detections = {name: detection(pool, shifted, share, shift_runs) for name, (shifted, share) in made.items()}

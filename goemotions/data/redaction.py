@@ -25,24 +25,23 @@ ADDRESS = (
     rf"|(?!way )[a-z'-]+ {STREET})|(?<![\w/])\d{{1,5}},? (?:rue|avenue|place) (?:d[eu]s? |la |l['’])*[\w-]+"
     r"|(?<![\w-])[\w-]{1,40}(?:stra(?:ß|ss)e|str\.|weg|platz|gasse) \d{1,4}[a-z]?(?!\w)"
 )
-DIGITS = tuple("0123456789")
-# In this order, since a URL may hold an address. Each pattern is tried on texts with one of its marks, in lower case.
+# In this order, since a URL may hold an address. Each pattern is tried on texts in which its mark, in lower case, is found first.
 PATTERNS = tuple(
-    (marks, re.compile(pattern, re.IGNORECASE), mask)
-    for marks, pattern, mask in (
-        (("://", "www."), r"(?<!\w)(?:[a-z][a-z0-9+.-]{1,15}://|www\.)[^\s<>\"']+", "[URL]"),
-        (("@", "＠"), r"(?<![\w.+%-])[\w.+%-]{1,64}[@＠][\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", "[EMAIL]"),
-        (("dot",), rf"(?<![\w.+-])[\w.+-]{{1,64}}{AT}[\w-]{{1,63}}{DOT}(?:{DOMAINS})\b", "[EMAIL]"),
-        ((".",), rf"(?<![\w.-])(?:[a-z0-9-]{{1,63}}\.){{1,4}}(?:{DOMAINS})\b(?:/[^\s<>\"']*)?", "[URL]"),
-        ((".",), r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\d)", "[IP]"),
-        ((":",), rf"(?<![\w:]){IPV6}(?![\w:])", "[IP]"),
-        (("u/", "user/", "r/"), r"(?<![\w/])/?(?:u|user|r)/[\w-]{2,64}", "[HANDLE]"),
-        (("@", "＠"), r"(?<!\w)[@＠][\w.-]{1,64}", "[HANDLE]"),
-        (("#",), r"(?<!\w)\w{2,32}#\d{4}(?!\d)", "[HANDLE]"),
-        (DIGITS, ADDRESS, "[ADDRESS]"),
-        (DIGITS, IBAN, "[NUMBER]"),
-        (DIGITS, DATE, "[NUMBER]"),
-        (("",), NUMBER, "[NUMBER]"),
+    (re.compile(mark).search, re.compile(pattern, re.IGNORECASE), replacement)
+    for mark, pattern, replacement in (
+        (r"://|www\.", r"(?<!\w)(?:[a-z][a-z0-9+.-]{1,15}://|www\.)[^\s<>\"']+", "[URL]"),
+        ("[@＠]", r"(?<![\w.+%-])[\w.+%-]{1,64}[@＠][\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", "[EMAIL]"),
+        ("dot", rf"(?<![\w.+-])[\w.+-]{{1,64}}{AT}[\w-]{{1,63}}{DOT}(?:{DOMAINS})\b", "[EMAIL]"),
+        (r"\.[a-z]", rf"(?<![\w.-])(?:[a-z0-9-]{{1,63}}\.){{1,4}}(?:{DOMAINS})\b(?:/[^\s<>\"']*)?", "[URL]"),
+        (r"\.\d", r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\d)", "[IP]"),
+        (":", rf"(?<![\w:]){IPV6}(?![\w:])", "[IP]"),
+        ("/", r"(?<![\w/])/?(?:u|user|r)/[\w-]{2,64}", "[HANDLE]"),
+        ("[@＠]", r"(?<!\w)[@＠][\w.-]{1,64}", "[HANDLE]"),
+        (r"#\d", r"(?<!\w)\w{2,32}#\d{4}(?!\d)", "[HANDLE]"),
+        (r"\d", ADDRESS, "[ADDRESS]"),
+        (r"\d", IBAN, "[NUMBER]"),
+        (r"\d", DATE, "[NUMBER]"),
+        (r"\d", NUMBER, "[NUMBER]"),
     )
 )
 
@@ -92,9 +91,9 @@ def redact(text: str) -> str:
         # At a space: half an address would not be recognized.
         text = text[:MAX_CHARACTERS].rpartition(" ")[0] or text[:MAX_CHARACTERS]
     lowered = text.lower()
-    for marks, pattern, mask in PATTERNS:
-        if any(mark in lowered for mark in marks):
-            text = pattern.sub(mask, text)
+    for is_marked, pattern, replacement in PATTERNS:
+        if is_marked(lowered):
+            text = pattern.sub(replacement, text)
     text = NAMES.sub(_mask_name, text)
     return OWN_NAME.sub(r"\1 [NAME]", text) if "name" in lowered else text
 

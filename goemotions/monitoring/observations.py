@@ -257,5 +257,5 @@ def get(url: str, body: bytes | None = None, headers: Mapping[str, str] = ACCEPT
             if response.length:
                 raise http.client.IncompleteRead(b"", response.length)
     except (OSError, http.client.HTTPException) as error:
-        raise MonitoringUnavailable(f"{place.hostname}:{place.port} does not respond ({error})") from error
+        raise MonitoringUnavailable(f"{place.hostname}:{place.port} does not respond ({error}): check the address") from error
     return bytes(content)
