@@ -20,7 +20,12 @@ class WorkflowError(Exception):
         if len(text) > MAX_CHARACTERS:
             half = MAX_CHARACTERS // 2 - 50
             text = f"{text[:half]} ... ({len(text) - 2 * half:,} characters left out) ... {text[-half:]}"
-        super().__init__(CONTROLS.sub("\ufffd", text))
+        super().__init__(printable(text))
+
+
+def printable(text: str) -> str:
+    """A text that a terminal shows, and obeys in nothing: line feeds and tabs stay."""
+    return CONTROLS.sub("\ufffd", text)
 
 
 def first_line(error: BaseException) -> str:

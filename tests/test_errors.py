@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from goemotions import addresses, errors
 from goemotions.data.taxonomy import Taxonomy
-from goemotions.data.text import as_markdown
+from goemotions.data.text import as_cell, as_markdown
 from goemotions.errors import RequestError, WorkflowError
+from goemotions.evaluation import evaluate
 from goemotions.metrics import thresholds
 from goemotions.models import engines, profiles
 from goemotions.registry import trust
@@ -81,3 +84,17 @@ TEXTS = {
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_text_of_the_data_stays_text_in_markdown(text: str) -> None:
     assert as_markdown(text) == TEXTS[text]
+
+
+FORMULAS = ['=HYPERLINK("http://evil","x")', "+1+1", "-1+cmd|' /C calc'!A0", "@SUM(1)", "\t=1", "\r=1", "\uff1d1"]
+
+
+@pytest.mark.fault("message-unbounded")
+def test_no_spreadsheet_computes_a_text_of_the_data(tmp_path: Path) -> None:
+    assert [as_cell(text) for text in FORMULAS] == [f"'{text}" for text in FORMULAS]
+    for value in ("calm", "a=b", "", "-0.5", "+1", "-1e-05", -0.5, None):
+        assert as_cell(value) == value
+    evaluate.write_csv(tmp_path / "a.csv", [{"label": text, "=f1": -0.5} for text in FORMULAS])
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert rows == [["label", "'=f1"], *([f"'{text}", "-0.5"] for text in FORMULAS)]

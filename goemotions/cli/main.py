@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from importlib.metadata import EntryPoint, entry_points
+from typing import TextIO
 
 import click
 
@@ -17,7 +18,8 @@ from goemotions.cli.in_cluster import in_cluster
 from goemotions.cli.keys import keys
 from goemotions.cli.model import export_hf, model
 from goemotions.cli.monitoring import monitor
-from goemotions.errors import WorkflowError
+from goemotions.errors import WorkflowError, printable
+from goemotions.serving import logs
 
 # Packages add commands by entry points of this group; the library itself knows nothing of Kubeflow Pipelines.
 PLUGINS = "goemotions.commands"
@@ -65,9 +67,17 @@ for command in (*steps.COMMANDS, *prediction.COMMANDS, data, model, export_hf, k
     commands.add_command(command)
 
 
+def protect_terminal(stream: TextIO) -> None:
+    """Leaves control characters of stored or given content out of what a stream shows, if it is a terminal."""
+    if stream.isatty():
+        write = stream.write
+        stream.write = lambda text: write(printable(click.unstyle(text)))  # type: ignore[method-assign]
+
+
 def main() -> None:
     """Runs a command. An error that a user can act on becomes one line and exit code 1."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logs.configure()
+    protect_terminal(sys.stdout)
     for noisy in ("httpx", "botocore", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
@@ -82,7 +92,7 @@ def main() -> None:
         if error.name is None or error.name.partition(".")[0] in OURS:
             raise
         message = f"the package {error.name} is not installed: install goemotions with the extra that needs it"
-    click.echo(f"goemotions: {message}", err=True)
+    click.echo(f"goemotions: {printable(message)}", err=True)
     sys.exit(1)
 
 

@@ -28,6 +28,7 @@ from goemotions.data.sources import Columns, Source, open_source
 from goemotions.data.splitting import draw_missing
 from goemotions.data.statistics import Disagreement, Statistics, describe, disagreement, leakage
 from goemotions.data.taxonomy import Taxonomy
+from goemotions.data.text import as_cell
 from goemotions.data.validation import UNLABELLED, Split, is_in, soft_labels, tell_apart, validate
 from goemotions.errors import DataError
 from goemotions.storage import store
@@ -267,7 +268,7 @@ def _write(output: Path, taxonomy: Taxonomy, splits: dict[str, Split], info: Dat
     with (output / QUARANTINE_FILE).open("w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file)
         lines.writerow(["split", "line", "id", "reason"])
-        lines.writerows([split, *row[1:]] for split, rows in splits.items() for row in rows.quarantined)
+        lines.writerows([split, *map(as_cell, row[1:])] for split, rows in splits.items() for row in rows.quarantined)
     (output / INFO_FILE).write_text(json.dumps(info, indent=1), encoding="utf-8")
 
 

@@ -28,7 +28,7 @@ from goemotions.data.labels import SOFT_LABELS
 from goemotions.data.layout import LABEL_NAMES
 from goemotions.data.request_log import ANSWERS, FEEDBACK, LogReader
 from goemotions.data.taxonomy import Taxonomy
-from goemotions.data.text import normalized
+from goemotions.data.text import as_cell, normalized
 from goemotions.errors import DataError
 from goemotions.storage import store
 from goemotions.storage.temporary import temporary_folder
@@ -271,7 +271,9 @@ def _chosen(joined: sqlite3.Connection, policy: str, conflicts: Path, counts: Co
             counts.conflicts += len(times_given) > 1
             if len(times_given) > 1:
                 rest = [("|".join(vote.labels), vote.labels == chosen.labels) for vote in votes]
-                lines.writerows((chosen.row_id, vote.row_id, *cells) for vote, cells in zip(votes, rest, strict=True))
+                lines.writerows(
+                    map(as_cell, (chosen.row_id, vote.row_id, *cells)) for vote, cells in zip(votes, rest, strict=True)
+                )
             yield chosen
 
 

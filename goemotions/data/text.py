@@ -1,7 +1,8 @@
-"""Forms of a text: the one that is stored, the one that is compared, and the one in a Markdown document; and its script."""
+"""Forms of a text: the one that is stored, the one that is compared, those in a Markdown document and in a CSV; and its script."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import html
 import re
@@ -12,6 +13,7 @@ SCRIPTS = (
     *("none", "other", "latin", "cyrillic", "greek", "arabic", "hebrew", "devanagari", "bengali", "tamil", "thai"),
     *("cjk", "hiragana", "katakana", "hangul"),
 )
+FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 ASCII_LETTERS, NOT_ASCII = re.compile("[A-Za-z]+"), re.compile("[^\x00-\x7f]")
 
 
@@ -28,6 +30,16 @@ def normalized(text: str) -> str:
 def as_markdown(text: str) -> str:
     """Plain text as one line of Markdown, which can neither end a table cell or a link nor be read as HTML."""
     return " ".join(re.sub(r"([\\|\[\]])", r"\\\1", html.escape(text, quote=False)).split())
+
+
+def as_cell(value: object) -> object:
+    """A cell of a CSV for people: a text that begins like a formula gets an apostrophe: no spreadsheet computes it then (CWE-1236)."""
+    if not isinstance(value, str) or not FORMULA.match(value):
+        return value
+    with contextlib.suppress(ValueError):
+        float(value)
+        return value
+    return f"'{value}"
 
 
 def script(text: str) -> str:

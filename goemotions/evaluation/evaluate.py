@@ -15,7 +15,7 @@ from tqdm import tqdm
 from goemotions import usage
 from goemotions.data.dataset import load_dataset, taxonomy_of
 from goemotions.data.taxonomy import Taxonomy
-from goemotions.data.text import as_markdown
+from goemotions.data.text import as_cell, as_markdown
 from goemotions.evaluation import counterfactuals, reference, slices
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.evaluation.reference import Reference
@@ -148,9 +148,7 @@ def write_split(folder: Path, predictions: Predictions, metrics: dict[str, float
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+        csv.writer(file).writerows(map(as_cell, cells) for cells in (rows[0], *(row.values() for row in rows)))
 
 
 def write_markdown(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
@@ -169,7 +167,8 @@ def write_predictions_csv(path: Path, predictions: Predictions, predicted: np.nd
     names = np.array(predictions.names, dtype=object)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["id", "labels", "predicted", *predictions.names])
+        writer.writerow(map(as_cell, ["id", "labels", "predicted", *predictions.names]))
         rows = zip(predictions.ids, predictions.labels, predicted, predictions.probabilities, strict=True)
         for row_id, labels, decided, scores in rows:
-            writer.writerow([row_id, "|".join(names[labels]), "|".join(names[decided]), *(f"{score:.6f}" for score in scores)])
+            texts = map(as_cell, (row_id, "|".join(names[labels]), "|".join(names[decided])))
+            writer.writerow([*texts, *(f"{score:.6f}" for score in scores)])

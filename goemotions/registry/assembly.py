@@ -226,11 +226,11 @@ def _card(metadata: BundleMetadata, fitted: Thresholds, metrics: dict[str, float
     return f"""---
 pipeline_tag: text-classification
 ---
-# {metadata.profile}, variant {metadata.variant}
+# {as_markdown(metadata.profile)}, variant {metadata.variant}
 
 Multi-label classifier of short texts, one probability per label. Engine: {metadata.engine}; the scores, thresholds and metrics are
-those of {metadata.evaluated or metadata.engine}. Thresholds: {fitted.strategy}, fitted on validation. Trained on data with the
-digest `{metadata.dataset_digest}`. When it was registered, this bundle was {_signed()}.
+those of {metadata.evaluated or metadata.engine}. Thresholds: {as_markdown(fitted.strategy)}, fitted on validation. Trained on data
+with the digest `{metadata.dataset_digest}`. When it was registered, this bundle was {_signed()}.
 
 | metric | validation | test |
 |---|---|---|

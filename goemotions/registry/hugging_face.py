@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from goemotions.data.text import as_markdown
 from goemotions.errors import ModelError
 from goemotions.metrics import thresholds
 from goemotions.metrics.classification import METRICS_FILE
@@ -127,7 +128,7 @@ def _card(record: TrainingRecord, metrics: dict[str, float], *, license_name: st
     return f"""---
 {metadata.to_yaml()}
 ---
-# {profile["name"]}
+# {as_markdown(str(profile["name"]))}
 
 Multi-label classifier of short texts, fine-tuned from `{profile["base"]}`. Each label has a probability of its own, which is calibrated
 on validation:

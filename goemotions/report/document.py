@@ -12,7 +12,7 @@ from typing import Any
 
 import jinja2
 
-from goemotions.data.text import as_markdown
+from goemotions.data.text import as_cell, as_markdown
 from goemotions.report import vega
 
 Cell = str | float | int | None
@@ -153,5 +153,5 @@ def write_tables(sections: Iterable[Section], folder: Path) -> list[Path]:
             stem = re.sub(r"[^a-z0-9]+", "-", f"{section.title} {table.columns[0]}".lower()).strip("-")
             paths.append(folder / f"{stem}.csv")
             with paths[-1].open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([table.columns, *table.rows])
+                csv.writer(file).writerows(map(as_cell, row) for row in (table.columns, *table.rows))
     return paths

@@ -1,11 +1,33 @@
-"""A limit on the rate of the log, so that no client can fill it."""
+"""The log: no client can fill it, forge a record, or control a terminal."""
 
 from __future__ import annotations
 
 import logging
 import time
 
+from goemotions.errors import printable
+
 RECORDS, SECONDS = 10, 60.0
+
+
+FORMAT = "%(levelname)s %(name)s: %(message)s"
+
+
+class Formatter(logging.Formatter):
+    """Leaves out control characters, and indents the further lines of a message: it may hold a text of a client or of a file."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return super().formatMessage(record).replace("\n", "\n    ")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def configure() -> None:
+    """Writes the log of this process to the standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter(FORMAT))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 class RateLimit(logging.Filter):

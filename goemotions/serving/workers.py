@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from goemotions.errors import WorkflowError
+from goemotions.serving import logs
 
 logger = logging.getLogger(__name__)
 BEAT_SECONDS = 0.5
@@ -143,7 +144,7 @@ def _work(serve: Serve, pipe: Connection, supervisor: int, number: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != supervisor:
         return
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logs.configure()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     _allocate_metrics(number)
     try:
