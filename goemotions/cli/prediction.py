@@ -76,6 +76,11 @@ def predict(text: tuple[str, ...], is_explained: bool, removals: int, bundle: st
     help="Column with the texts; a number for files that do not name their columns.",
 )
 @click.option("--all-scores/--labels-only", default=True, show_default=True, help="Add the probability of each label.")
+@click.option(
+    "--for-spreadsheet",
+    is_flag=True,
+    help="In a .csv or .tsv, an apostrophe before each text that a spreadsheet would take for a formula.",
+)
 @click.option("--shard-rows", type=COUNT, default=defaults.SHARD_ROWS, show_default=True, help="Most rows per shard.")
 @click.option("--workers", type=COUNT, default=1, show_default=True, help="Processes for the shards of a folder.")
 @click.option("--threads", type=COUNT, help="Threads per process; default: the cores, divided among the processes.")
@@ -87,6 +92,7 @@ def score(
     shard_rows: int,
     workers: int,
     threads: int | None,
+    for_spreadsheet: bool,
     **options: Any,
 ) -> None:
     """Label the rows of a file, or of a folder of files shard by shard.
@@ -96,6 +102,7 @@ def score(
     from goemotions.prediction import files, shards
 
     if Path(output).suffix.lower() in files.ENDINGS:
+        options["for_spreadsheet"] = for_spreadsheet
         counts = _score_file(source, output, bundle, model_name, threads, **options)
         spent, rate = "s", "a second"
     else:

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from goemotions.data import delimited
+from goemotions.data.text import as_cell
 from goemotions.errors import DataError, StorageError
 from goemotions.metrics.probabilities import rank_labels
 from goemotions.models import engines
@@ -58,7 +59,13 @@ class ScoringSummary:
 
 
 def score_file(
-    predictor: Predictor, input: Path, output: Path, column: str = "text", *, all_scores: bool = True
+    predictor: Predictor,
+    input: Path,
+    output: Path,
+    column: str = "text",
+    *,
+    all_scores: bool = True,
+    for_spreadsheet: bool = False,
 ) -> ScoringSummary:
     """Labels the rows of a file, in constant memory.
 
@@ -72,6 +79,7 @@ def score_file(
         output: the file to write, in the format of its extension; it replaces a file of this name when it is complete.
         column: the column with the texts; a number for a CSV or TSV file without a header.
         all_scores: add the probability of each label.
+        for_spreadsheet: in CSV and TSV, texts that begin like a formula get an apostrophe.
 
     Raises:
         DataError: the input is missing or not in the format of its extension, or its columns do not fit.
@@ -96,7 +104,7 @@ def score_file(
         schema = scored_by(predictor.bundle, schema)
     progress = tqdm(total=source.count, desc=input.name, unit=" texts", mininterval=1)
     with progress, _whole(output) as partial:
-        with store.reading(folder, listed), _writer(partial, output.suffix.lower(), schema) as write:
+        with store.reading(folder, listed), _writer(partial, output.suffix.lower(), schema, for_spreadsheet) as write:
             for labelled in (label_rows(predictor, batch, column, schema) for batch in source.batches(0, None)):
                 write(labelled)
                 progress.update(len(labelled))
@@ -197,7 +205,7 @@ def _whole(output: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _writer(path: Path, ending: str, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], None]]:
+def _writer(path: Path, ending: str, schema: pa.Schema, for_spreadsheet: bool) -> Iterator[Callable[[pa.RecordBatch], None]]:
     if ending == ".parquet":
         with pq.ParquetWriter(path, schema) as writer:
             yield writer.write_batch
@@ -207,9 +215,10 @@ def _writer(path: Path, ending: str, schema: pa.Schema) -> Iterator[Callable[[pa
             yield lambda batch: file.writelines(_json_lines(batch, schema))
             return
         lines = csv.writer(file, **DIALECTS[ending])
+        escaped = as_cell if for_spreadsheet else lambda cell: cell
 
         def write(batch: pa.RecordBatch) -> None:
-            columns = [_cells(name, batch[name]) for name in schema.names]
+            columns = [map(escaped, _cells(name, batch[name])) for name in schema.names]
             try:
                 lines.writerows(zip(*columns, strict=True))
             except csv.Error as error:
@@ -217,7 +226,7 @@ def _writer(path: Path, ending: str, schema: pa.Schema) -> Iterator[Callable[[pa
                     f"a cell has a tab or a line break, which a {ending} file cannot have: write a .csv or .parquet"
                 ) from error
 
-        lines.writerow(schema.names)
+        lines.writerow(map(escaped, schema.names))
         yield write
 
 

@@ -45,6 +45,24 @@ def read(path: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
 
 
+@pytest.mark.fault("message-unbounded")
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+def test_a_text_that_is_a_formula_stays_unless_the_file_is_for_a_spreadsheet(
+    predictor: Predictor, tmp_path: Path, ending: str
+) -> None:
+    texts = ["=1+1", "@lake", "-0.5", "a=b"]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": text, "=n": -1}) + "\n" for text in texts))
+    dialect = {".csv": "excel", ".tsv": "excel-tab"}[ending]
+    for for_spreadsheet, expected in ((False, texts), (True, ["'=1+1", "'@lake", "-0.5", "a=b"])):
+        output = tmp_path / f"out{ending}"
+        score_file(predictor, tmp_path / "in.jsonl", output, all_scores=False, for_spreadsheet=for_spreadsheet)
+        with output.open(newline="") as file:
+            header, *rows = csv.reader(file, dialect)
+        assert header[1] == ("'=n" if for_spreadsheet else "=n")
+        assert [row[0] for row in rows] == expected
+        assert {row[1] for row in rows} == {"-1"}
+
+
 def test_every_row_of_a_csv_keeps_its_cells_and_gets_a_prediction(predictor: Predictor, tmp_path: Path) -> None:
     summary = score_file(predictor, write_csv(tmp_path / "in.csv", TEXTS), tmp_path / "out.csv")
     rows = read(tmp_path / "out.csv")
