@@ -114,9 +114,13 @@ def outcome(status: int) -> str:
 
 
 def count(protocol: str, status: int) -> None:
-    """Counts a request by its outcome, and a rejected one by its reason, too."""
-    REQUESTS.labels(protocol, outcome(status)).inc()
-    if reason := REASONS.get(status):
+    """Counts a request by its outcome, and a rejected one by its reason, too.
+
+    Too much feedback of a client is no overload: alerts and rollouts would take it for a fault of the server.
+    """
+    is_feedback = (protocol, status) == ("feedback", 429)
+    REQUESTS.labels(protocol, "client" if is_feedback else outcome(status)).inc()
+    if reason := "feedback" if is_feedback else REASONS.get(status):
         REJECTED.labels(reason).inc()
 
 

@@ -136,3 +136,7 @@ def test_an_address_that_sends_too_much_feedback_is_refused_whatever_its_headers
     assert (status, json.loads(answer)) == (429, {"error": "too much feedback from this address: at most 8 per minute"})
     assert 0 < int(headers["retry-after"]) <= 60
     assert predict(server, "and predictions come")[0]
+    counted = server.metrics()
+    assert counted['goemotions_rejected_requests_total{reason="feedback"}'] >= 1
+    assert counted['goemotions_rejected_requests_total{reason="overloaded"}'] == 0
+    assert 'goemotions_requests_total{outcome="overload",protocol="feedback"}' not in counted
