@@ -1,7 +1,8 @@
 """The queue of the predictor server: the texts of all requests wait here until a worker takes them into a batch.
 
 Requests share the workers by tokens (start-time fair queueing): the next batch is made around a text of the request that had the
-fewest tokens scored so far, so that a request of one text waits for at most one batch of each other request.
+fewest tokens scored so far; if several had as few, as those that come at once, small requests are first. So a request of one text
+waits for batches that have begun and for other small requests, however many large ones there are.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ CHUNK_CHARACTERS = 16 * 2**10
 LEAST_TEXTS = 8
 # Before its tokens are known, a text counts as one per so many characters, and as at least one per this larger number.
 CHARACTERS_PER_TOKEN, MEMORY_PER_TOKEN = 4, 64
+# Requests of at most this share of the texts and tokens of a full queue are small; for them there is so much more room.
+SMALL_SHARE, SMALL_ROOM = 0.01, 1.1
+# For so long after it came, a large request gives way to small ones that had as few tokens.
+YIELD_SECONDS = 1.0
 
 
 @dataclass(eq=False)
@@ -47,6 +52,7 @@ class QueuedRequest:
     tokens: int = field(init=False)
     served: int = 0
     tokenized: int = 0
+    is_small: bool = True
     ready: list[QueuedText] = field(default_factory=list)
     logits: np.ndarray | None = None
     truncated: np.ndarray = field(init=False)
@@ -97,9 +103,13 @@ class TextQueue:
         Raises:
             RequestError: 429 if too many texts or tokens wait, or if this request is expected to wait too long.
         """
+        limits = self._limits
+        request.is_small = request.tokens <= SMALL_SHARE * limits.queue_tokens and (
+            request.waiting <= SMALL_SHARE * limits.queue_texts
+        )
         with self._changed:
             wait = self._expected_wait(request)
-            if self._waiting and (self._is_full(request) or wait > self._limits.queue_seconds):
+            if self._waiting and (self._is_full(request) or wait > limits.queue_seconds):
                 raise RequestError("the queue is full: try again later", 429, retry_after=max(1, round(wait)))
             request.served = self._clock
             self._requests[request] = None
@@ -166,12 +176,14 @@ class TextQueue:
         return sum(min(other.tokens, request.tokens) for other in self._requests) / self._tokens_per_second
 
     def _is_full(self, request: QueuedRequest) -> bool:
-        limits = self._limits
-        return self._waiting + request.waiting > limits.queue_texts or self._tokens + request.tokens > limits.queue_tokens
+        texts, tokens = self._waiting + request.waiting, self._tokens + request.tokens
+        room = SMALL_ROOM if request.is_small else 1
+        return texts > room * self._limits.queue_texts or tokens > room * self._limits.queue_tokens
 
     def _in_turn(self) -> list[QueuedRequest]:
-        """Those that had the fewest tokens first; of several, those that came first."""
-        return sorted(self._requests, key=lambda request: request.served)
+        """Those that had the fewest tokens first; of several, small ones, and then those that came first."""
+        yields = time.perf_counter() - YIELD_SECONDS
+        return sorted(self._requests, key=lambda request: (request.served, not request.is_small and request.arrived > yields))
 
     def _has_untokenized(self) -> bool:
         return any(request.tokenized < len(request.texts) for request in self._requests)

@@ -60,8 +60,8 @@ def test_every_text_is_in_one_batch(steps: list[list[int] | int]) -> None:
 
 @given(large=st.lists(st.integers(1, 600), min_size=1, max_size=12), batches=st.integers(0, 8), size=st.integers(1, 32))
 @pytest.mark.fault("server-greedy-client")
-def test_a_request_of_one_text_waits_for_one_batch_of_each_other(large: list[int], batches: int, size: int) -> None:
-    queue = TextQueue(UNLIMITED)
+def test_a_request_of_one_text_waits_for_small_ones_only(large: list[int], batches: int, size: int) -> None:
+    queue = TextQueue(Limits(queue_texts=10**4, queue_tokens=10**5, queue_seconds=10**6))
     others = [request(*[20] * count) for count in large]
     for other in others:
         queue.put(other)
@@ -70,12 +70,23 @@ def test_a_request_of_one_text_waits_for_one_batch_of_each_other(large: list[int
         left -= len(batch(queue, size)) if left else 0
     small = request(5)
     queue.put(small)
-    unfinished = sum(1 for other in others if other.waiting)
+    others_first = sum(1 for other in others if other.waiting and other.is_small)
     waited = 0
     while small.waiting:
         batch(queue, size)
         waited += 1
-        assert waited <= unfinished + 1
+        assert waited <= others_first + 1
+
+
+@pytest.mark.fault("server-greedy-client")
+def test_a_large_request_gives_way_for_a_second_only() -> None:
+    queue = TextQueue(Limits())
+    large, small = request(*[20] * 300), request(5)
+    queue.put(large)
+    queue.put(small)
+    large.arrived -= 2
+    assert {text.request for text in batch(queue, 4)} == {large}
+    assert small in {text.request for text in batch(queue, 4)}
 
 
 @pytest.mark.fault("server-greedy-client", "server-overload")
@@ -89,6 +100,17 @@ def test_a_large_request_is_rejected_where_a_small_one_is_admitted() -> None:
     queue.put(small)
     batch(queue, 8)
     assert batch(queue, 8)[0].request is small or not small.waiting
+
+
+@pytest.mark.fault("server-greedy-client", "server-overload")
+def test_requests_of_many_texts_leave_room_for_small_ones() -> None:
+    queue = TextQueue(Limits())
+    for _ in range(8):
+        queue.put(request(*[5] * 512))
+    with pytest.raises(RequestError, match="queue is full"):
+        queue.put(request(*[5] * 512))
+    for _ in range(400):
+        queue.put(request(5))
 
 
 def test_tokens_of_long_texts_fill_the_queue() -> None:
