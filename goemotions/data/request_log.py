@@ -32,9 +32,10 @@ LABELS = ("labels", pa.list_(pa.string()))
 SCHEMAS = {
     # Scores are in the order of the labels in the metadata.
     ANSWERS: pa.schema([*KEY, ("text", pa.string()), LABELS, ("scores", pa.list_(pa.float32())), ("truncated", pa.bool_())]),
-    # Files of earlier servers have no users.
     FEEDBACK: pa.schema([*KEY, LABELS, ("user", pa.string())]),
 }
+# Feedback of earlier servers has no users.
+EARLIER_SCHEMAS = {FEEDBACK: pa.schema([*KEY, LABELS])}
 PATH = re.compile(r"(?P<version>[^/]+)/date=(?P<date>[\d-]{10})/hour=(?P<hour>\d\d)/(?P<kind>part|feedback)-[^/]+\.parquet")
 METADATA = b"goemotions"
 
@@ -77,7 +78,7 @@ def path_of(version: str) -> str:
 
 def table(kind: str, rows: Sequence[Mapping[str, Any]], labels: Labels) -> pa.Table:
     """Rows as they are stored; ``time`` in seconds since 1970."""
-    timed = [{**row, "time": int(row["time"] * 1e6)} for row in rows]
+    timed = [{"user": "", **row, "time": int(row["time"] * 1e6)} for row in rows]
     metadata = {METADATA: json.dumps({"labels": labels.names, "thresholds": labels.thresholds})}
     return pa.Table.from_pylist(timed, SCHEMAS[kind]).replace_schema_metadata(metadata)
 
@@ -120,7 +121,7 @@ class LogReader:
         for part in self.parts:
             if part.kind == kind and version in ("", part.version):
                 table = self._table(part)
-                if not table.schema or not table.schema.equals(SCHEMAS[kind]):
+                if not table.schema or table.schema not in (SCHEMAS[kind], EARLIER_SCHEMAS.get(kind)):
                     raise self._foreign(part)
                 for _, cells in table.rows(table.columns):
                     if None in cells:
