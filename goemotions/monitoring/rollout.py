@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -394,7 +394,8 @@ class _Runner:
             self.roll_back()
         self._deploy(state.version, 0)
         self._end(PROMOTED)
-        return move
+        # The alias may have moved before the process was killed.
+        return replace(move, before=state.champion)
 
     def roll_back(self) -> None:
         """Gives the champion all the traffic.

@@ -117,6 +117,16 @@ class Service:
         rollouts.write(self.model, self.name, state.record())
         rollout.write(self.location, rollout.FILE, state)
 
+    def after_a_look(self, change: Callable[[], object]) -> None:
+        """Makes a change once the rollout has looked at its first step."""
+
+        def work() -> None:
+            while not any(line.startswith("20%") for line in self.lines):
+                time.sleep(0.01)
+            change()
+
+        threading.Thread(target=work, daemon=True).start()
+
     def split(self) -> ProxySplit:
         return ProxySplit(self.servers.address, name=self.name, wait_seconds=1)
 
@@ -162,7 +172,8 @@ def test_a_version_that_is_no_worse_is_promoted_step_by_step(complete: Service) 
     # Killed between the alias and the traffic, it is completed by the same command.
     complete.servers.proxy.shares.update(stable="1", canary="2", percent=50)
     complete.begun(phase=rollout.PROMOTING, step=1)
-    assert complete.roll_out().after == "2"
+    move = complete.roll_out()
+    assert (move.before, move.after) == ("1", "2")
     assert complete.shares == ("2", "", 0)
 
 
@@ -298,7 +309,7 @@ def test_a_canary_that_does_not_become_ready_is_rolled_back(service: Service) ->
 def test_a_canary_that_stops_serving_is_rolled_back(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollout, "PROBLEM_SECONDS", 0.4)
     service.begun()
-    threading.Timer(0.5, lambda: setattr(service.canary, "is_ready", False)).start()
+    service.after_a_look(lambda: setattr(service.canary, "is_ready", False))
     with pytest.raises(RolledBack, match=r"it does not serve its share for \d+ s: .* is not ready"):
         service.roll_out(step_requests=10_000)
 
@@ -310,13 +321,7 @@ def test_traffic_that_somebody_else_changes_stops_the_rollout_and_stays_as_it_is
     with pytest.raises(TrafficChanged, match=r"serves version 1 and 70% version 2, and the rollout had set version 2 to 20%"):
         service.roll_out()
     service.servers.proxy.shares.update(percent=20)
-
-    def change() -> None:
-        while not any(line.startswith("20%") for line in service.lines):
-            time.sleep(0.01)
-        service.servers.proxy.shares.update(percent=70)
-
-    threading.Thread(target=change, daemon=True).start()
+    service.after_a_look(lambda: service.servers.proxy.shares.update(percent=70))
     with pytest.raises(TrafficChanged):
         service.roll_out(step_requests=10_000)
     assert service.shares == ("1", "2", 70)
