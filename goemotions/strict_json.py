@@ -55,9 +55,18 @@ def load(file: IO[bytes], name: str, most_bytes: int = MOST_BYTES) -> Any:
 
 def read(path: Path, most_bytes: int = MOST_BYTES) -> Any:
     """``parse`` for a file."""
+    return parse(read_bytes(path, most_bytes), str(path), most_bytes)
+
+
+def read_bytes(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
+    """The content of a file, and no more of it than one byte beyond what ``parse`` reads.
+
+    Raises:
+        BadJson: it cannot be read.
+    """
     try:
         with path.open("rb") as file:
-            return load(file, str(path), most_bytes)
+            return file.read(most_bytes + 1)
     except OSError as error:
         raise BadJson(f"{path} cannot be read ({error.strerror}): check its path and permissions") from error
 

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from goemotions import addresses, defaults, strict_json, usage
+from goemotions.data import memory
 from goemotions.data.labels import SOFT_LABELS
 from goemotions.data.layout import SPLITS
 from goemotions.data.raters import by_text
@@ -196,7 +197,10 @@ def load_dataset(folder: Path, splits: Iterable[str] = SPLITS) -> tuple[datasets
         info: DatasetInfo = strict_json.read(folder / INFO_FILE)
         strict_json.require(info["labels"], list[str], INFO_FILE)
         strict_json.require(info["digest"], str, INFO_FILE)
-        tables = {split: datasets.Dataset.load_from_disk(str(folder / split)) for split in splits}
+        size = sum(path.stat().st_size for path in folder.rglob("*.arrow"))
+        # What is compressed in them is unpacked at once.
+        with memory.bounded(str(folder), size):
+            tables = {split: datasets.Dataset.load_from_disk(str(folder / split)) for split in splits}
         return datasets.DatasetDict(tables), info
     except Exception as error:
         raise DataError(f"{folder} is not a Dataset folder: make one with `goemotions ingest`") from error

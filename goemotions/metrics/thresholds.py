@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from goemotions import strict_json
-from goemotions.errors import ModelError
+from goemotions.errors import BadJson, ModelError
 from goemotions.metrics.probabilities import is_top_k
 
 FILE = "thresholds.json"
@@ -103,14 +103,14 @@ def read(path: Path) -> ThresholdsFile:
     Raises:
         ModelError: the file is missing or damaged.
     """
-    content = b""
-    with suppress(OSError):
-        content = path.read_bytes()
+    content = None
+    with suppress(BadJson):
+        content = strict_json.read_bytes(path)
     return parse(content, str(path))
 
 
-def parse(content: bytes, name: str) -> ThresholdsFile:
-    """``read`` for the bytes of a file of this name."""
+def parse(content: bytes | None, name: str) -> ThresholdsFile:
+    """``read`` for the bytes of a file of this name; None if there is none."""
     try:
         values = strict_json.parse(content, name)
         strict_json.require(values["thresholds"], dict[str, float], name)

@@ -188,7 +188,7 @@ def load(folder: Path, *, is_verified: bool = False) -> Bundle:
         fitted = thresholds.read(named / thresholds.FILE).thresholds
         encoder = TextEncoder.load(named)
         path = named / reference.FILE
-        compared = reference.parse(path.read_bytes(), str(path)) if path.is_file() else None
+        compared = reference.parse(strict_json.read_bytes(path), str(path)) if path.is_file() else None
     log.info("the bundle of the run %s (%s) is %s", metadata.run_id, metadata.variant, signed)
     return Bundle(folder, metadata, taxonomy(str(folder)), fitted, encoder, frozenset(content["files"]), signed, compared)
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from goemotions import addresses, defaults
+from goemotions import addresses, defaults, strict_json
 from goemotions.errors import BadArgument, IntegrityError, ModelError, StorageError
 from goemotions.registry import model_registry, trust
 from goemotions.registry.bundle import BundleLocation
@@ -108,7 +108,7 @@ def download(
     """
     location, version = resolve(reference, model_name)
     closed, partial = output / manifest.NAME, output / ".partial"
-    if closed.is_file() and closed.read_bytes() == store.read(location, manifest.NAME):
+    if closed.is_file() and strict_json.read_bytes(closed) == store.read(location, manifest.NAME):
         with contextlib.suppress(IntegrityError):
             return version, sorted(trust.verify(output, location, version)["files"])
     if output.is_dir() and not closed.is_file() and any(path != partial for path in output.iterdir()):

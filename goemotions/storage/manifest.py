@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from goemotions import strict_json
-from goemotions.errors import IntegrityError
+from goemotions.errors import BadJson, IntegrityError
 from goemotions.storage.folder import replacing, sweep
 
 NAME = "MANIFEST.json"
@@ -44,8 +44,8 @@ def read(folder: Path) -> dict[str, Any]:
         IntegrityError: there is no readable manifest, or it names a file outside the folder.
     """
     try:
-        content = (folder / NAME).read_bytes()
-    except OSError as error:
+        content = strict_json.read_bytes(folder / NAME)
+    except BadJson as error:
         raise _unreadable(str(folder)) from error
     return parse(content, str(folder))
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -18,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from goemotions.data import delimited, memory
+from goemotions.data.dataset import load_dataset
 from goemotions.data.sources import open_source
 from goemotions.errors import DataError, WorkflowError
 from goemotions.prediction.rows import open_rows
@@ -317,3 +319,22 @@ def test_a_zip_of_another_compression_says_so(tmp_path: Path, name: str, method:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         list(open_source(str(tmp_path / name), tmp_path / "scratch").splits["train"][1])
+
+
+@pytest.mark.slow
+@pytest.mark.fault("data-bomb")
+def test_a_dataset_folder_whose_rows_are_a_bomb_is_a_named_error(dataset: Path, tmp_path: Path) -> None:
+    """4 GiB, which would stay in memory."""
+    folder = shutil.copytree(dataset, tmp_path / "dataset")
+    assert load_dataset(folder, ("train",))[0]["train"].num_rows
+    (rows,) = (folder / "train").glob("*.arrow")
+    with pa.ipc.open_stream(rows.read_bytes()) as stream:
+        schema = stream.schema
+    values = {"id": ["a"], "text": ["a" * 64 * MEBIBYTE], "labels": [[0]]}
+    with pa.ipc.new_stream(str(rows), schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        batch = pa.Table.from_pydict(values, schema)
+        for _ in range(64):
+            writer.write_table(batch)
+    assert rows.stat().st_size < MEBIBYTE
+    with pytest.raises(DataError, match="is not a Dataset folder"):
+        load_dataset(folder, ("train",))
