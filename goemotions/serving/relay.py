@@ -176,9 +176,9 @@ class Relay(asyncio.Protocol):
                 write(data[start:position] + data[end:])
                 return
             position, self._frames = end, self._frames + 1
-        if self._frames > FRAMES:
-            self.abort(metrics.REASONS[400])
-            return
+            if self._frames > FRAMES:
+                self.abort(metrics.REASONS[400])
+                return
         passed = min(position, len(data)) if self._frames else 0
         write(data[start:passed])
         self._held, self._next = data[passed:], position - passed

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support import attacks, tools
+from tests.support import attacks, http2, tools
 from tests.support.servers import PREDICT, Server, serving
 
 WORKERS = ("--workers", "2", "--threads", "1")
@@ -45,6 +45,11 @@ def test_no_client_delays_the_end(bundle: Path, tmp_path: Path) -> None:
         for content in sent:
             port = server.grpc_port if content == attacks.GRPC_PREFACE else server.port
             stack.enter_context(attacks.connected(server, received=4096, port=port)).sendall(content)
+        for part in (b"", http2.message(b"{", length=100), http2.message(bytes(100_000))):
+            calling = stack.enter_context(contextlib.closing(http2.Connection(server.grpc_port, window=0)))
+            calling.acknowledge()
+            for _ in range(3):
+                calling.call(part, end=False)
         server.process.send_signal(signal.SIGTERM)
         started = time.monotonic()
         assert server.process.wait(timeout=30) == 0

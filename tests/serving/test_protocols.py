@@ -1,5 +1,6 @@
 """The predictor server as its clients see it: V1 and V2 over HTTP, and gRPC, against one running server."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -394,8 +395,43 @@ def test_large_grpc_metadata_are_refused_also_if_the_client_never_acknowledges_t
     for size, received in ((10, b"application/grpc"), (20_000, b"received metadata size exceeds")):
         hostile = http2.Connection(server.grpc_port)
         hostile.call(content, x="y" * size)
-        assert any(received in payload for *_, payload in hostile.frames(1))
+        assert any(received in payload for *_, payload in hostile.frames(10))
         hostile.close()
+
+
+def test_a_grpc_client_may_send_its_first_bytes_one_by_one(server: Server) -> None:
+    class Slow(http2.Connection):
+        def send(self, content: bytes) -> None:
+            for byte in content:
+                self.socket.sendall(bytes([byte]))
+
+    connection = Slow(server.grpc_port)
+    connection.acknowledge()
+    connection.call(http2.message(message(["lake"]).SerializeToString()))
+    assert any(b"application/grpc" in payload for *_, payload in connection.frames(10))
+    connection.close()
+
+
+@pytest.mark.fault("grpc-hostile-client")
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\n",
+        http2.PREFACE + http2.frame(http2.SETTINGS, http2.ACK),
+        http2.PREFACE + http2.frame(http2.PING, payload=bytes(8)),
+        http2.PREFACE + http2.frame(http2.SETTINGS, payload=bytes(6 * 1000)),
+        http2.PREFACE + http2.settings() + http2.frame(http2.WINDOW_UPDATE, payload=b"\0\0\0\1") * 1001,
+    ],
+    ids=["http-1", "acknowledgement-first", "ping-first", "long-settings", "no-acknowledgement"],
+)
+def test_what_no_grpc_client_sends_first_closes_the_connection(server: Server, sent: bytes) -> None:
+    name, before = 'goemotions_closed_connections_total{reason="malformed"}', server.metrics()
+    with socket.create_connection(("127.0.0.1", server.grpc_port), timeout=10) as connection:
+        connection.sendall(sent)
+        with contextlib.suppress(ConnectionResetError):
+            while connection.recv(65536):
+                pass
+    assert grown(server, before, name)
 
 
 @pytest.mark.fault("server-blame")

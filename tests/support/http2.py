@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 2, 3, 4, 6, 7, 8, 9
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
 INITIAL_WINDOW_SIZE = 4
 FRAME_BYTES = 16384
@@ -54,7 +55,7 @@ class Connection:
 
     def __init__(self, port: int, **initial_settings: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
-        self.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings(**initial_settings))
+        self.send(PREFACE + settings(**initial_settings))
         self.stream = -1
 
     def send(self, content: bytes) -> None:
@@ -62,7 +63,8 @@ class Connection:
 
     def acknowledge(self) -> None:
         """Acknowledges the settings of the server, once they are there."""
-        self.socket.recv(9)
+        head = self.socket.recv(9, socket.MSG_WAITALL)
+        self.socket.recv(int.from_bytes(head[:3], "big"), socket.MSG_WAITALL)
         self.send(frame(SETTINGS, ACK))
 
     def call(self, content: bytes = b"", *, end: bool = True, path: str = INFER, **more: str) -> int:
