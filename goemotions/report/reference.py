@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Digest of the official splits, as `goemotions ingest` computes it.
-OFFICIAL_DIGEST = "232d9ab6abe531d336b5c73429e4402b0affb39567b82a9ea0a0fb268f85f674"
+# Digest of the official splits, as `goemotions ingest` computes it, and that of the same rows before quoted fields were decoded: 2.5%
+# of the texts had quotation marks around them, and doubled ones within.
+OFFICIAL_DIGEST = "584e415ec54d596257aea16b7281bc95e4e93df55fbe38a8049be99dc0e27aee"
+EARLIER_DIGEST = "232d9ab6abe531d336b5c73429e4402b0affb39567b82a9ea0a0fb268f85f674"
 
 
 @dataclass(frozen=True)
