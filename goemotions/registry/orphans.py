@@ -5,16 +5,19 @@ Their age is that of the MLflow run that made them. What no run names has no age
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from goemotions import defaults
-from goemotions.errors import ModelError
+from goemotions.errors import IntegrityError, ModelError
 from goemotions.registry import model_registry, tracking
 from goemotions.registry.bundle import VARIANTS, BundleLocation
 from goemotions.registry.retirement import DAY_SECONDS
 from goemotions.storage import layout, lock, manifest, store
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,7 @@ def _trained(location: str, days: float) -> Iterator[Orphan]:
     for pipeline_run in store.children(store.join(location, "trained")):
         for profile in store.children(store.join(location, "trained", pipeline_run)):
             trained = layout.trained(location, pipeline_run, profile)
-            content = store.read(trained, manifest.NAME)
-            run_id = manifest.parse(content, trained).get("run_id", "") if content else ""
+            run_id = _run_of(trained)
             if _is_older(run_id, days) and all(version.is_retired for version in model_registry.versions_of_run(run_id)):
                 yield Orphan(trained, store.size(trained))
 
@@ -92,3 +94,13 @@ def _trained(location: str, days: float) -> Iterator[Orphan]:
 def _is_older(run_id: str, days: float) -> bool:
     ended = tracking.end_of_run(run_id)
     return ended is not None and time.time() - ended > days * DAY_SECONDS
+
+
+def _run_of(trained: str) -> str:
+    """The MLflow run that a trained model names; empty if it names none, or its manifest is damaged, which stops no cleaning."""
+    try:
+        content = store.read(trained, manifest.NAME)
+        return str(manifest.parse(content, trained).get("run_id", "")) if content else ""
+    except IntegrityError as error:
+        log.warning("%s is kept: %s", trained, error)
+        return ""

@@ -341,3 +341,15 @@ def test_a_bundle_of_an_unknown_run_has_no_age_and_is_kept(model: Model) -> None
     model.add()
     store.write(str(BundleLocation(model.store, model.name, "0" * 32, "cpu")), manifest.NAME, b"{}")
     assert orphans.plan(model.name, days=0, trained_days=0) == []
+
+
+def test_a_trained_model_with_a_damaged_manifest_is_kept_and_the_others_are_cleaned(
+    model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    model.add()
+    orphan = model.orphan("lost")
+    lost, damaged = (layout.trained(model.store, name, "minilm") for name in ("lost", "damaged"))
+    store.write(lost, manifest.NAME, json.dumps({"run_id": orphan.split("/")[-3], "files": {}}).encode())
+    store.write(damaged, manifest.NAME, b"\x00")
+    assert {one.location for one in orphans.plan(model.name, days=0, trained_days=0)} == {orphan, lost}
+    assert f"{damaged} is kept" in caplog.text
