@@ -24,6 +24,8 @@ HEAD_BYTES, SETTINGS, IS_ACK = 9, 4, 1
 ACK = bytes([0, 0, 0, SETTINGS, IS_ACK, 0, 0, 0, 0])
 # The longest first settings of a client, and the most frames before it acknowledges the server's: it does so as soon as it has them.
 SETTINGS_BYTES, FRAMES = 1024, 1000
+# Read at once, so that a flood of one client delays the others little.
+READ_BYTES = 64 * 2**10
 # What the library has sent is at its client after this time, unless that does not read.
 LAST_SECONDS = 0.1
 
@@ -69,7 +71,22 @@ class Relays(connections.Connections["Relay"]):
         self._names.pop(connection.name, None)
 
 
-class Relay(asyncio.Protocol):
+class _Reader(asyncio.BufferedProtocol):
+    """Reads into a buffer that all connections share."""
+
+    BUFFER = memoryview(bytearray(READ_BYTES))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(self.BUFFER[:nbytes]))
+
+    def data_received(self, data: bytes) -> None:
+        raise NotImplementedError
+
+
+class Relay(_Reader):
     """One connection, with the side of the client. ``calls`` of it are in progress."""
 
     def __init__(self, relays: Relays) -> None:
@@ -184,7 +201,7 @@ class Relay(asyncio.Protocol):
         self._held, self._next = data[passed:], position - passed
 
 
-class _Library(asyncio.Protocol):
+class _Library(_Reader):
     """The side of the library."""
 
     def __init__(self, relay: Relay) -> None:
