@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 Count = Callable[[Sequence[str], Sequence[Encoding], np.ndarray], object]
 # No text of a batch has more than so many times the tokens of that whose turn it is.
 LENGTH_RATIO = 4
-# A request of more batches than this is large; it gets smaller ones so long after a small request arrived.
-LARGE_BATCHES, SMALL_SECONDS = 4, 1.0
+# A request of more batches than this is large. So long after a small request arrived, it gets batches of about this duration, or single
+# texts: the next small request waits for one of them.
+LARGE_BATCHES, SMALL_SECONDS, SHORT_SECONDS = 4, 1.0, 0.02
 # Of the tokens that fit. Smaller batches take longer per token, and say nothing about those of a queue that is full.
 LEAST_MEASURED = 0.25
 
@@ -40,14 +41,24 @@ class Batcher:
         limits: those of the queue, and the seconds for a request; a worker that needs longer for one batch counts as hanging.
         across_requests: whether texts of several requests may share a batch.
         count: counts the traffic.
+        tokens_per_second: the throughput before any batch is measured; 0: not known, and every request is admitted.
     """
 
-    def __init__(self, engine: Engine, limits: Limits, *, across_requests: bool = True, count: Count | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        limits: Limits,
+        *,
+        across_requests: bool = True,
+        count: Count | None = None,
+        tokens_per_second: float = 0.0,
+    ) -> None:
         self._engine = engine
         self._timeout = limits.answer_seconds
         self._across_requests = across_requests
         self._count = count
         self._queue = TextQueue(limits)
+        self._queue.update_throughput(tokens_per_second)
         self._small_arrived = 0.0
         self._results = threading.Lock()
         self._batch_started: dict[int, float] = {}
@@ -131,7 +142,9 @@ class Batcher:
         """The tokens of a batch for a request; fewer if it is large while others are small, which wait for a batch to end."""
         tokens = self._engine.batch_tokens
         is_large = request.tokens > LARGE_BATCHES * tokens
-        return tokens // 2 if is_large and time.perf_counter() - self._small_arrived < SMALL_SECONDS else tokens
+        if not is_large or time.perf_counter() - self._small_arrived >= SMALL_SECONDS:
+            return tokens
+        return min(tokens // 2, int(SHORT_SECONDS * self._queue.tokens_per_second / len(self._workers)))
 
     def _score(self, batch: list[QueuedText]) -> None:
         thread = threading.get_ident()

@@ -86,7 +86,10 @@ class Chunk:
 
 
 class TextQueue:
-    """Admits requests within the limits, gives out their texts in turn, and drops those of requests that ended early. Thread-safe."""
+    """Admits requests within the limits, gives out their texts in turn, and drops those of requests that ended early. Thread-safe.
+
+    ``tokens_per_second`` is the measured throughput of all workers, 0 before the first measurement.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -94,7 +97,7 @@ class TextQueue:
         self._requests: dict[QueuedRequest, None] = {}
         self._waiting = self._tokens = self._ready = 0
         self._clock = 0
-        self._tokens_per_second = 0.0
+        self.tokens_per_second = 0.0
         self._is_closed = False
 
     def put(self, request: QueuedRequest) -> None:
@@ -160,8 +163,8 @@ class TextQueue:
     def update_throughput(self, tokens_per_second: float) -> None:
         """Updates the estimate of the throughput, from which the expected wait follows, with that of the newest batch."""
         with self._changed:
-            before = self._tokens_per_second or tokens_per_second
-            self._tokens_per_second = (1 - SMOOTHING) * before + SMOOTHING * tokens_per_second
+            before = self.tokens_per_second or tokens_per_second
+            self.tokens_per_second = (1 - SMOOTHING) * before + SMOOTHING * tokens_per_second
 
     def close(self) -> None:
         """Makes ``get`` return None once nothing waits."""
@@ -171,9 +174,9 @@ class TextQueue:
 
     def _expected_wait(self, request: QueuedRequest) -> float:
         """Seconds in which each other request gets as many tokens scored as this one has, or all of its own."""
-        if not self._tokens_per_second:
+        if not self.tokens_per_second:
             return 0.0
-        return sum(min(other.tokens, request.tokens) for other in self._requests) / self._tokens_per_second
+        return sum(min(other.tokens, request.tokens) for other in self._requests) / self.tokens_per_second
 
     def _is_full(self, request: QueuedRequest) -> bool:
         texts, tokens = self._waiting + request.waiting, self._tokens + request.tokens

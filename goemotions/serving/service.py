@@ -24,7 +24,7 @@ from goemotions.prediction import explanation
 from goemotions.prediction.explanation import Explanation
 from goemotions.prediction.predictor import Options, Prediction, Predictor
 from goemotions.serving import metrics
-from goemotions.serving.batching import Batcher
+from goemotions.serving.batching import LEAST_MEASURED, Batcher
 from goemotions.serving.limits import Limits
 from goemotions.serving.traffic import TrafficCounters
 
@@ -81,9 +81,15 @@ class Service:
         # Of several worker processes.
         self.has_hung_peer = False
         self.shadow: Shadow | None = None
-        _warm_up(predictor.engine)
+        tokens_per_second = _warm_up(predictor.engine)
         self._traffic = TrafficCounters(predictor.bundle, version)
-        self._batcher = Batcher(predictor.engine, limits, across_requests=across_requests, count=self._traffic.add)
+        self._batcher = Batcher(
+            predictor.engine,
+            limits,
+            across_requests=across_requests,
+            count=self._traffic.add,
+            tokens_per_second=tokens_per_second,
+        )
         used = predictor.engine.computation
         self.computation = dataclasses.replace(used, device=devices.name(used.device))
         self.run_id = predictor.bundle.metadata.run_id
@@ -197,12 +203,25 @@ async def handle(protocol: str, handler: Awaitable[T], cancelled: Callable[[], i
         metrics.REQUEST_SECONDS.labels(protocol, status).observe(time.perf_counter() - started)
 
 
-def _warm_up(engine: Engine) -> None:
-    """Has each worker score single texts of every usual length, so that no request waits for kernels to be prepared."""
+def _warm_up(engine: Engine) -> float:
+    """Has each worker score single texts of every usual length, so that no request waits for kernels to be prepared.
 
-    def warm(_: int) -> None:
-        for length in range(LENGTH_STEP, min(64, engine.encoder.max_length) + 1, LENGTH_STEP):
-            engine.logits(np.ones((1, length), dtype=np.int64), np.ones((1, length), dtype=np.int64))
+    Returns:
+        The throughput of all workers in tokens per second, of a batch of the least size that says something about it.
+    """
+    longest = min(64, engine.encoder.max_length)
+    texts = max(1, int(LEAST_MEASURED * engine.batch_tokens) // longest)
+
+    def score(count: int, length: int) -> float:
+        ids = np.ones((count, length), dtype=np.int64)
+        started = time.perf_counter()
+        engine.logits(ids, ids)
+        return time.perf_counter() - started
+
+    def warm(_: int) -> float:
+        for length in range(LENGTH_STEP, longest + 1, LENGTH_STEP):
+            score(1, length)
+        return min(score(texts, longest) for _ in range(2))
 
     with ThreadPoolExecutor(engine.workers) as workers:
-        list(workers.map(warm, range(engine.workers)))
+        return texts * longest * engine.workers / max(workers.map(warm, range(engine.workers)))
