@@ -38,12 +38,14 @@ def sections(digest: str) -> list[Section]:
     shown = [section for path, build in builders.items() if (rows := read(path, digest)) and (section := build(rows))]
     if digest != OFFICIAL_DIGEST:
         return shown
-    return [*shown, *(_of_earlier_texts(section) for section in sections(EARLIER_DIGEST))]
+    titles = {section.title for section in shown}
+    return [*shown, *(_of_earlier_texts(section, titles) for section in sections(EARLIER_DIGEST))]
 
 
-def _of_earlier_texts(section: Section) -> Section:
+def _of_earlier_texts(section: Section, titles: set[str]) -> Section:
     note = "Measured before quoted fields were decoded: 2.5% of the texts had quotation marks around them, and doubled ones within."
-    return replace(section, title=f"{section.title}, earlier texts", text=(*section.text, note))
+    title = f"{section.title}, earlier texts" if section.title in titles else section.title
+    return replace(section, title=title, text=(*section.text, note))
 
 
 def seeds(rows: list[dict[str, str]]) -> Section | None:
