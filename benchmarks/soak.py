@@ -30,7 +30,7 @@ from benchmarks import load
 from benchmarks.measuring import machine
 from goemotions.defaults import BUCKET, MODEL_NAME
 from goemotions.errors import IntegrityError, StorageError
-from goemotions.registry import mlflow_client, tracking
+from goemotions.registry import mlflow_client, tracking, trust
 from goemotions.storage import manifest, store
 from pipelines import stack
 from tests.serving import test_grpc_hostile
@@ -88,8 +88,13 @@ def goemotions(*arguments: str | Path, log: Path) -> subprocess.Popen[bytes]:
 
 
 def run(*arguments: str | Path, log: Path) -> None:
-    if goemotions(*arguments, log=log).wait():
-        raise click.ClickException(f"{arguments[0]} failed: see {log}")
+    _finish(goemotions(*arguments, log=log), str(arguments[0]), log)
+
+
+def _finish(process: subprocess.Popen[bytes], name: str, log: Path) -> None:
+    # The log goes with its folder.
+    if process.wait():
+        raise click.ClickException(f"{name} failed: {log.read_text(encoding='utf-8')[-2000:]}")
 
 
 def prepare(folder: Path) -> None:
@@ -104,7 +109,7 @@ def prepare(folder: Path) -> None:
         run("evaluate", *common, "--engine", engine, *outputs, log=log)
         fitted = ("--validation", candidate / variant / "validation", "--output", candidate / variant / "thresholds")
         run("tune-thresholds", *fitted, log=log)
-    register(folder, "soak-0", log).wait()
+    _finish(register(folder, "soak-0", log), "register", log)
     run("model", "download", "champion-cpu", "--model-name", MODEL, "--output", folder / "bundle", log=log)
 
 
@@ -290,6 +295,7 @@ def _is_complete(source: str) -> bool:
 def _own_stack(folder: Path) -> Iterator[None]:
     try:
         os.environ.update(stack.up(folder))
+        os.environ[trust.STORE] = STORE
         yield
     finally:
         stack.down(folder)
