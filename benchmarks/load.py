@@ -48,9 +48,10 @@ def post(body: bytes, path: str = V1) -> bytes:
 
 
 class Client(asyncio.Protocol):
-    """One connection, one request at a time."""
+    """One connection, one request at a time, from a loopback address; empty for that which the system chooses."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "") -> None:
+        self._address = address
         self._buffer = bytearray()
         self._waiting: asyncio.Future[tuple[int, bytes]] | None = None
         self._transport: Any = None
@@ -91,7 +92,7 @@ class Client(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         if self._transport is None or self._transport.is_closing():
             self._buffer.clear()
-            await loop.create_connection(lambda: self, HOST, port)
+            await loop.create_connection(lambda: self, HOST, port, local_addr=(self._address, 0) if self._address else None)
         self._waiting = loop.create_future()
         self._transport.write(request)
         return await self._waiting
@@ -108,7 +109,9 @@ async def _timed(client: Client, request: bytes, port: int, outcome: Outcome, st
     outcome.statuses.append(status)
 
 
-def closed(port: int, wire: Sequence[bytes], *, clients: int, count: int = 0, seconds: float = 0.0) -> Outcome:
+def closed(
+    port: int, wire: Sequence[bytes], *, clients: int, count: int = 0, seconds: float = 0.0, address: str = ""
+) -> Outcome:
     """Closed loop: each client sends its next request after the response to the last; ``count`` requests, or for some seconds."""
 
     async def run() -> Outcome:
@@ -116,7 +119,7 @@ def closed(port: int, wire: Sequence[bytes], *, clients: int, count: int = 0, se
         upcoming: Iterator[bytes] = itertools.islice(itertools.cycle(wire), count) if count else itertools.cycle(wire)
 
         async def work() -> None:
-            client = Client()
+            client = Client(address)
             for request in upcoming:
                 now = time.perf_counter()
                 if seconds and now - started > seconds:

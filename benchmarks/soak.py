@@ -37,6 +37,8 @@ from tests.serving import test_grpc_hostile
 from tests.support.servers import Server
 from tests.test_hostile import ATTACKS
 
+# That of the honest clients: the server shares its connections by address, and the attacks come from another one.
+HONEST = "127.0.0.2"
 PROFILE, MODEL, STORE = "minilm-3l", "soak", f"s3://{BUCKET}/soak/"
 TRAINING = ("--profile", PROFILE, "--epochs", "1", "--precision", "fp32", "--checkpoint-minutes", "0.1")
 COMMENTS = tuple(f"thank you so much, that made my {day} a lot better" for day in ("monday", "friday", "week", "year"))
@@ -127,13 +129,13 @@ def serve(soak: Soak) -> None:
     while soak.continues():
         until = min(time.monotonic() + EVERY_SECONDS["serving"] * soak.random.uniform(0.5, 1.5), soak.ends)
         while (left := until - time.monotonic()) > 0:
-            _count(soak, load.closed(port, wire, clients=CLIENTS, seconds=min(5.0, left)))
+            _count(soak, load.closed(port, wire, clients=CLIENTS, seconds=min(5.0, left), address=HONEST))
         if not soak.continues():
             break
         successor = _server(soak.folder, log)
         server.terminate()
         soak.tally.add("fault: SIGTERM to the server under load")
-        _count(soak, load.closed(port, wire, clients=CLIENTS, seconds=ROUTER_SECONDS))
+        _count(soak, load.closed(port, wire, clients=CLIENTS, seconds=ROUTER_SECONDS, address=HONEST))
         old = server
         port, grpc_port, server = successor
         threading.Thread(target=old.wait, daemon=True).start()
