@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from goemotions.data import request_log
+from goemotions.data import request_log, tables
 from goemotions.data.request_log import ANSWERS, Labels, LogReader
 from goemotions.errors import DataError
 from goemotions.evaluation import counterfactuals
@@ -129,3 +131,25 @@ def test_a_probability_that_is_none_is_a_named_error(value: float, tmp_path: Pat
     pq.write_table(table.set_column(2, "p/calm", pa.array([0.5, value], pa.float32())), tmp_path / "predictions.parquet")
     with pytest.raises(DataError, match="is not a Predictions file"):
         Predictions.read(tmp_path)
+
+
+class Watched(io.BytesIO):
+    """A file that remembers which threads read it."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self.readers: set[int] = set()
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.readers.add(threading.get_ident())
+        return super().read(size)
+
+
+def test_no_thread_of_arrow_reads_a_file_of_python() -> None:
+    """One that frees what it has read while the process ends aborts it."""
+    content = io.BytesIO()
+    pq.write_table(pa.table({name: range(1000) for name in "abcdefgh"}), content)
+    file = Watched(content.getvalue())
+    parquet = tables.open_parquet(file, "scores")
+    assert sum(batch.num_rows for batch in tables.whole_batches(parquet, "scores", len(content.getvalue()))) == 1000
+    assert file.readers == {threading.get_ident()}

@@ -196,8 +196,9 @@ def open_parquet(file: BinaryIO, name: str, **options: Any) -> pq.ParquetFile:
             )
         file.seek(0)
         with memory.bounded(name):
-            # Without a buffer a whole row group is read at once, and a file may have a single one.
-            parquet = pq.ParquetFile(file, buffer_size=2**20, **options)
+            # Without a buffer a whole row group is read at once, and a file may have a single one. Ahead, threads of Arrow would
+            # read, and one that frees a buffer of a Python file while the process ends aborts it.
+            parquet = pq.ParquetFile(file, buffer_size=2**20, pre_buffer=False, **options)
     # A KeyError: the two schemas of the file name a column differently.
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise damaged(name) from error
