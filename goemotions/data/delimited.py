@@ -100,7 +100,7 @@ def _delimiter(first: str, ending: str, text_column: str) -> str:
     usual = DELIMITERS[ending]
     if ending == ".tsv":
         return usual
-    marks = [mark for mark in ",;\t|" if first.count(mark) < MOST_COLUMNS]
+    marks = [mark for mark in ",;\t|" if 0 < first.count(mark) < MOST_COLUMNS]
     counts = {mark: len(cells) for mark in marks if find(cells := _cells(first, mark), text_column)}
     return max(counts, key=lambda mark: (counts[mark], mark == usual)) if counts else usual
 
