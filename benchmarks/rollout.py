@@ -19,7 +19,7 @@ import numpy as np
 from goemotions.deployment.traffic import ProxySplit
 from goemotions.errors import RolledBack, StorageError
 from goemotions.metrics.thresholds import Thresholds
-from goemotions.monitoring import answers, rollout
+from goemotions.monitoring import answers, rollout, rollout_state
 from goemotions.monitoring.analysis import TESTS, Analysis
 from goemotions.monitoring.answers import Answers, Expected
 from goemotions.monitoring.observations import Scrape, Traffic
@@ -64,9 +64,9 @@ def measure(folder: Path, fault: str, plan: Plan, texts: list[str]) -> Outcome:
         model_registry.set_alias("goemotions", "champion-cpu", "1")
         scores = assembly.stored_scores(bundle.load(folder, is_verified=True))
         expected = asdict(Expected.of(scores, scores))
-        state = rollout.State("2", "1", "local", rollout.steps_of(plan), expected)
+        state = rollout_state.State("2", "1", "local", plan.shares, expected)
         rollouts.write("goemotions", "local", state.record())
-        rollout.write(layout.rollout(f"{scratch}/", "goemotions", "local"), rollout.FILE, state)
+        rollout_state.write(layout.rollout(f"{scratch}/", "goemotions", "local"), rollout_state.FILE, state)
         options = ["--bundle", str(folder)]
         bad = ("-m", "pipelines.bad_version", fault, "serve")
         with (
@@ -133,7 +133,7 @@ class Simulation:
 
     def run(self, generator: np.random.Generator) -> Outcome:
         """One rollout."""
-        plan, steps, requests, seconds = self.plan, rollout.steps_of(self.plan), 0.0, 0.0
+        plan, steps, requests, seconds = self.plan, self.plan.shares, 0.0, 0.0
         for percent in steps:
             analysis = Analysis(plan, len(TESTS) * len(steps), self.expected)
             order = generator.permutation(len(self.canary_answers.chosen))[: plan.step_texts]

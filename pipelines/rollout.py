@@ -20,7 +20,7 @@ from typing import Any
 from goemotions import defaults
 from goemotions.deployment.traffic import ProxySplit
 from goemotions.errors import WorkflowError
-from goemotions.monitoring import answers
+from goemotions.monitoring import answers, rollout_state
 from goemotions.monitoring import rollout as rollouts
 from goemotions.monitoring.observations import Scrape
 from goemotions.monitoring.plan import Plan
@@ -67,7 +67,7 @@ def run(
     version = model_registry.get_version(model_name, reference)
     name, location = f"this-machine-{version.tags['variant']}", BundleLocation.parse(version.source)
     place = layout.rollout(location.store, model_name, name)
-    left = None if restart else rollouts.unfinished(place, model_name, version, name)
+    left = None if restart else rollout_state.unfinished(place, model_name, version, name)
     # One that was killed between alias and traffic has the version as champion already.
     left = left if left and left.version == version.number else None
     champion = left.champion if left else _champion(model_name, version)
@@ -98,7 +98,7 @@ def run(
 
         source = Scrape(split.targets)
         options = {"model_name": model_name, "texts": texts, **gate}
-        if left and left.phase == rollouts.RUNNING:
+        if left and left.phase == rollout_state.RUNNING:
             # The proxy is a new one.
             split.deploy(version.number, left.percent)
         # Nothing is left of an unfinished rollout of another version: its servers and its proxy have ended.

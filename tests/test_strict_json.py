@@ -14,8 +14,8 @@ from goemotions.data import annotation, dataset
 from goemotions.errors import BadJson, StorageError, WorkflowError
 from goemotions.metrics import thresholds
 from goemotions.models import records
-from goemotions.monitoring import drift, retraining, rollout
-from goemotions.monitoring.rollout import State
+from goemotions.monitoring import drift, retraining, rollout_state
+from goemotions.monitoring.rollout_state import State
 from goemotions.prediction import shards
 from goemotions.registry import changes, registration
 from goemotions.storage import manifest, store
@@ -75,7 +75,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "thresholds.json": lambda folder: thresholds.read(folder / "thresholds.json"),
     "MANIFEST.json": lambda folder: manifest.verify(folder),
     "registered.json": lambda folder: registration.read(folder),
-    "rollout.json": lambda folder: rollout.read(f"{folder}/"),
+    "rollout.json": lambda folder: rollout_state.read(f"{folder}/"),
     "drift.json": lambda folder: drift.read_report(f"{folder}/"),
     "_plan.json": lambda folder: shards.read(f"{folder}/"),
     "dataset.json": lambda folder: dataset.load_dataset(folder, ("train",)),

@@ -28,6 +28,10 @@ class Shares:
     canary: str = ""
     percent: int = 0
 
+    def __str__(self) -> str:
+        canary = f" and {self.percent}% version {self.canary}" if self.canary else ""
+        return f"version {self.stable or '(unknown)'}{canary}"
+
 
 class TrafficSplit(Protocol):
     """A service with a stable version, and perhaps a canary."""

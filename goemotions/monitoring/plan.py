@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from goemotions.errors import BadArgument
+
 
 def _option(default: Any, help: str, **others: Any) -> Any:
     return field(default=default, metadata={"help": help, **others})
@@ -22,3 +24,16 @@ class Plan:
     window_seconds: float = _option(15.0, "Time between two looks; with Prometheus not below its scrape interval.")
     false_rollbacks: float = _option(0.01, "Largest probability that a version which is no worse is rolled back.")
     slower: float = _option(1.25, "How many times as long a request may take as with the champion.")
+
+    @property
+    def shares(self) -> list[int]:
+        """The shares of the steps, rising, in percent, without the 100 of the promotion.
+
+        Raises:
+            BadArgument: ``steps`` is something else.
+        """
+        parts = [part.strip() for part in self.steps.split(",")]
+        shares = [int(part) for part in parts if part.isdecimal()]
+        if len(shares) != len(parts) or sorted(set(shares)) != shares or not 0 < shares[0] < 100 or shares[-1] != 100:
+            raise BadArgument(f"--steps is rising shares in percent that end with 100, such as 5,25,50,100, not {self.steps!r}")
+        return shares[:-1]

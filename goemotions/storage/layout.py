@@ -39,5 +39,5 @@ def requests(store: str, model_name: str) -> str:
 
 
 def rollout(store: str, model_name: str, service: str) -> str:
-    """The state and the history of the rollouts of a service (``monitoring.rollout``)."""
+    """The state and the history of the rollouts of a service (``monitoring.rollout_state``)."""
     return join(store, "rollouts", model_name, service)

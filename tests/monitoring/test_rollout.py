@@ -28,16 +28,16 @@ from goemotions.errors import (
     TrafficChanged,
     WorkflowError,
 )
-from goemotions.monitoring import rollout
+from goemotions.monitoring import rollout, rollout_state, rollout_step
 from goemotions.monitoring.analysis import Analysis
 from goemotions.monitoring.answers import Expected, read_texts
 from goemotions.monitoring.observations import Scrape, Traffic
 from goemotions.monitoring.plan import Plan
-from goemotions.monitoring.rollout import State
+from goemotions.monitoring.rollout_state import State
 from goemotions.registry import model_registry, promotion, rollouts, tracking
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.promotion import Move
-from goemotions.storage import layout, lock, s3
+from goemotions.storage import layout, lease, lock, s3
 from pipelines import rollout as local
 from pipelines import stack as services
 from tests.support.champions import add, certain, stored
@@ -103,7 +103,7 @@ class Service:
 
     @property
     def state(self) -> State:
-        state = rollout.read(self.location)
+        state = rollout_state.read(self.location)
         assert state is not None
         return state
 
@@ -115,7 +115,7 @@ class Service:
         """Leaves the state of a rollout that has passed the gate, as a process that was killed then does."""
         state = State("2", "1", self.name, [20, 50], asdict(EQUAL), **fields)
         rollouts.write(self.model, self.name, state.record())
-        rollout.write(self.location, rollout.FILE, state)
+        rollout_state.write(self.location, rollout_state.FILE, state)
 
     def after_a_look(self, change: Callable[[], object]) -> None:
         """Makes a change once the rollout has looked at its first step."""
@@ -171,7 +171,7 @@ def test_a_version_that_is_no_worse_is_promoted_step_by_step(complete: Service) 
         complete.roll_out()
     # Killed between the alias and the traffic, it is completed by the same command.
     complete.servers.proxy.shares.update(stable="1", canary="2", percent=50)
-    complete.begun(phase=rollout.PROMOTING, step=1)
+    complete.begun(phase=rollout_state.PROMOTING, step=1)
     move = complete.roll_out()
     assert (move.before, move.after) == ("1", "2")
     assert complete.shares == ("2", "", 0)
@@ -307,7 +307,7 @@ def test_a_canary_that_does_not_become_ready_is_rolled_back(service: Service) ->
 @pytest.mark.slow
 @pytest.mark.fault("canary-not-ready")
 def test_a_canary_that_stops_serving_is_rolled_back(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollout, "PROBLEM_SECONDS", 0.4)
+    monkeypatch.setattr(rollout_step, "PROBLEM_SECONDS", 0.4)
     service.begun()
     service.after_a_look(lambda: setattr(service.canary, "is_ready", False))
     with pytest.raises(RolledBack, match=r"it does not serve its share for \d+ s: .* is not ready"):
@@ -373,7 +373,7 @@ def test_a_rollout_that_is_killed_goes_on_at_its_step(service: Service, before: 
 
 @pytest.mark.fault("rollout-killed")
 def test_a_rollback_that_is_killed_is_completed(service: Service) -> None:
-    service.begun(phase=rollout.ROLLING_BACK, reason="it is slower")
+    service.begun(phase=rollout_state.ROLLING_BACK, reason="it is slower")
     service.servers.proxy.shares.update(canary="2", percent=20)
     with pytest.raises(Killed):
         service.roll_out(split=KillingSplit(service.split(), before=True))
@@ -421,10 +421,10 @@ def test_a_second_rollout_of_a_service_is_refused_while_one_runs(service: Servic
 
 @pytest.mark.fault("rollout-killed")
 def test_the_lock_of_a_killed_rollout_is_taken_over(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollout.lock, "LEASE_SECONDS", 1.0)
-    killed = rollout.lock.hold(service.location)
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 1.0)
+    killed = lock.hold(service.location)
     killed.__enter__()
-    with rollout._locked(service.location) as require_lock:
+    with lease.hold(service.location) as require_lock:
         require_lock()
 
 
@@ -444,11 +444,11 @@ def test_what_could_not_be_promoted_is_refused_before_anything_changes(complete:
     with pytest.raises(DeploymentError, match="local serves version 7, and the champion is version 1: deploy that one first"):
         complete.roll_out()
     assert complete.shares == ("7", "", 0)
-    assert rollout.read(complete.location) is None
+    assert rollout_state.read(complete.location) is None
 
 
 def test_an_unfinished_rollout_of_another_version_is_named(service: Service) -> None:
-    rollout.write(service.location, rollout.FILE, State("9", "1", service.name, [20], asdict(EQUAL)))
+    rollout_state.write(service.location, rollout_state.FILE, State("9", "1", service.name, [20], asdict(EQUAL)))
     service.servers.proxy.shares.update(canary="9", percent=20)
     with pytest.raises(BadArgument, match=r"the rollout of version 9 on .* is not finished"):
         service.roll_out()
@@ -475,7 +475,7 @@ def test_a_rollout_against_a_champion_of_before_is_rolled_back(service: Service)
 
 FORGED: dict[str, dict[str, Any]] = {
     "another champion": {"champion": "3"},
-    "the version itself": {"champion": "2", "phase": rollout.ROLLING_BACK},
+    "the version itself": {"champion": "2", "phase": rollout_state.ROLLING_BACK},
     "other steps": {"steps": [20, 99], "step": 1},
     "other labels in validation": {"expected": asdict(replace(EQUAL, different=400))},
     "a rollout that has ended": {"started": "2026-01-01T00:00:00+00:00"},
@@ -485,9 +485,9 @@ FORGED: dict[str, dict[str, Any]] = {
 @pytest.mark.fault("rollout-forged")
 @pytest.mark.parametrize("fields", FORGED.values(), ids=FORGED)
 def test_a_state_that_is_not_the_registry_s_changes_nothing(service: Service, fields: dict[str, Any]) -> None:
-    service.begun(phase=rollout.PROMOTING)
+    service.begun(phase=rollout_state.PROMOTING)
     service.servers.proxy.shares.update(canary="2", percent=20)
-    rollout.write(service.location, rollout.FILE, replace(service.state, **fields))
+    rollout_state.write(service.location, rollout_state.FILE, replace(service.state, **fields))
     with pytest.raises(
         StorageError, match=r"rollout.json is not the state of the rollout that the registry has, and nothing was"
     ):
@@ -498,11 +498,11 @@ def test_a_state_that_is_not_the_registry_s_changes_nothing(service: Service, fi
 
 @pytest.mark.fault("rollout-forged")
 def test_a_state_of_a_rollout_that_ended_is_not_taken_up_again(service: Service) -> None:
-    service.begun(phase=rollout.ROLLING_BACK)
+    service.begun(phase=rollout_state.ROLLING_BACK)
     before = service.state
     with pytest.raises(RolledBack):
         service.roll_out()
-    rollout.write(service.location, rollout.FILE, replace(before, phase=rollout.PROMOTING))
+    rollout_state.write(service.location, rollout_state.FILE, replace(before, phase=rollout_state.PROMOTING))
     with pytest.raises(StorageError, match="is not the state of the rollout that the registry has"):
         service.roll_out()
 
@@ -511,9 +511,9 @@ def test_a_state_of_a_rollout_that_ended_is_not_taken_up_again(service: Service)
 def test_the_traffic_never_goes_back_to_a_version_that_was_not_champion(service: Service) -> None:
     """Also if the registry was forged with the state."""
     for champion, message in (("3", "goes back to version 3, which never was champion-cpu"), ("8", "no version or alias '8'")):
-        state = State("2", champion, service.name, [20, 50], asdict(EQUAL), phase=rollout.ROLLING_BACK)
+        state = State("2", champion, service.name, [20, 50], asdict(EQUAL), phase=rollout_state.ROLLING_BACK)
         rollouts.write(service.model, service.name, state.record())
-        rollout.write(service.location, rollout.FILE, state)
+        rollout_state.write(service.location, rollout_state.FILE, state)
         with pytest.raises(WorkflowError, match=message):
             service.roll_out()
     assert service.shares == ("1", "", 0)
@@ -537,7 +537,7 @@ def test_a_damaged_state_is_a_named_error(service: Service, fields: dict[str, An
 def test_a_store_that_is_away_does_not_keep_traffic_on_a_bad_version(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     service.begun()
     service.canary.shift = 1
-    write, left = rollout.write, [1]
+    write, left = rollout_state.write, [1]
 
     def away(location: str, name: str, state: State) -> None:
         # The first write is that of the start.
@@ -546,7 +546,7 @@ def test_a_store_that_is_away_does_not_keep_traffic_on_a_bad_version(service: Se
             raise StorageUnavailable("the store does not respond")
         write(location, name, state)
 
-    monkeypatch.setattr(rollout, "write", away)
+    monkeypatch.setattr(rollout_state, "write", away)
     with pytest.raises(RolledBack, match="its labels differ"):
         service.roll_out()
     assert left == [0]
@@ -595,16 +595,16 @@ def test_on_one_machine_a_rollout_that_was_killed_after_the_alias_moved_is_compl
 ) -> None:
     monkeypatch.setattr(services, "FOLDER", tmp_path)
     source = BundleLocation.parse(model_registry.get_version(registered, "2").source)
-    state = State("2", "1", "this-machine-cpu", [20, 50], asdict(EQUAL), step=1, phase=rollout.PROMOTING)
+    state = State("2", "1", "this-machine-cpu", [20, 50], asdict(EQUAL), step=1, phase=rollout_state.PROMOTING)
     location = layout.rollout(source.store, registered, state.service)
     rollouts.write(registered, state.service, state.record())
-    rollout.write(location, rollout.FILE, state)
+    rollout_state.write(location, rollout_state.FILE, state)
     promotion.promote("2", model_name=registered, rolled_out_against="1")
     lines: list[str] = []
     assert local.run("2", PLAN, model_name=registered, show=lines.append).after == "2"
     assert "going on with the rollout of version 2: promoting, 50%" in lines
-    ended = rollout.read(location)
+    ended = rollout_state.read(location)
     assert ended is not None
-    assert ended.phase == rollout.PROMOTED
+    assert ended.phase == rollout_state.PROMOTED
     with pytest.raises(WorkflowError, match=r"a rollout needs a champion and another version \(version 2 is it\)"):
         local.run("2", PLAN, model_name=registered, show=lines.append)

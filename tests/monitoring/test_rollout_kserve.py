@@ -12,7 +12,7 @@ import yaml
 from goemotions.deployment import kserve
 from goemotions.deployment.traffic import KServeSplit, Shares
 from goemotions.errors import RolledBack, TrafficChanged
-from goemotions.monitoring import rollout
+from goemotions.monitoring import rollout, rollout_state
 from goemotions.monitoring.answers import Expected
 from goemotions.monitoring.observations import Scrape
 from goemotions.monitoring.plan import Plan
@@ -66,9 +66,9 @@ def servers() -> Iterator[Machine]:
 
 def begin(number: str = "2") -> None:
     """Leaves the state of a rollout that has passed the gate."""
-    state = rollout.State(number, "1", SERVICE, [20, 50], asdict(EQUAL))
+    state = rollout_state.State(number, "1", SERVICE, [20, 50], asdict(EQUAL))
     rollouts.write(MODEL, SERVICE, state.record())
-    rollout.write(layout.rollout("s3://goemotions/", MODEL, SERVICE), rollout.FILE, state)
+    rollout_state.write(layout.rollout("s3://goemotions/", MODEL, SERVICE), rollout_state.FILE, state)
 
 
 def roll_out(servers: Machine, number: str = "2") -> None:

@@ -1,0 +1,139 @@
+"""The state of a rollout: a file in the store, from which an interrupted rollout goes on.
+
+Whoever can write to the store can change it. So the registry has a digest of what the gate has passed, and an interrupted rollout goes
+on only if both agree and what it would go back to was champion before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from goemotions import strict_json
+from goemotions.deployment.traffic import Shares
+from goemotions.errors import StorageError, TrafficChanged
+from goemotions.registry import changes, model_registry, promotion, rollouts, trust
+from goemotions.registry.model_registry import Version
+from goemotions.registry.rollouts import Record
+from goemotions.storage import store
+
+FILE = "rollout.json"
+RUNNING, PROMOTING, PROMOTED = "running", "promoting", "promoted"
+ROLLING_BACK, ROLLED_BACK = "rolling back", "rolled back"
+ENDED = (PROMOTED, ROLLED_BACK)
+PHASES = (RUNNING, PROMOTING, ROLLING_BACK, *ENDED)
+# What does not change from the beginning of a rollout to its end.
+FIXED = ("version", "champion", "service", "steps", "expected", "started")
+ANEW = "deploy the champion, then run the rollout with --restart (RESTART=1)"
+
+
+@dataclass
+class State:
+    """A rollout, as the store has it.
+
+    Attributes:
+        version, champion: numbers.
+        service: the service.
+        steps: shares in percent, without that of the promotion.
+        expected: how the answers differ in validation.
+        step: position of the present one.
+        phase: one of ``PHASES``, as ``rollout`` has them.
+        reason: why it was rolled back.
+        history: per step its share, times, figures and decision.
+        analysis: of the present step.
+        started: when.
+    """
+
+    version: str
+    champion: str
+    service: str
+    steps: list[int]
+    expected: dict[str, Any]
+    step: int = 0
+    phase: str = RUNNING
+    reason: str = ""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    analysis: dict[str, Any] | None = None
+    started: str = field(default_factory=lambda: now())
+
+    @property
+    def percent(self) -> int:
+        return self.steps[self.step]
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether what changes has the right types."""
+        is_step = type(self.step) is int and isinstance(self.steps, list) and 0 <= self.step < len(self.steps)
+        is_history = isinstance(self.history, list) and all(isinstance(one, dict) and "percent" in one for one in self.history)
+        return is_step and is_history and self.phase in PHASES and isinstance(self.reason, str)
+
+    def record(self, outcome: str = "") -> Record:
+        """What the registry has of it."""
+        fixed = json.dumps({name: getattr(self, name) for name in FIXED}, sort_keys=True)
+        return Record(self.version, self.champion, hashlib.sha256(fixed.encode()).hexdigest(), outcome)
+
+    def require_traffic(self, seen: Shares, percents: set[int]) -> None:
+        """Raises TrafficChanged unless the version has one of these shares of the traffic, in percent, and the champion the rest."""
+        allowed = [Shares(self.champion, self.version, percent) if percent else Shares(self.champion) for percent in percents]
+        if seen not in allowed:
+            raise TrafficChanged(
+                f"{self.service} serves {seen}, and the rollout had set version {self.version} to {self.percent}% beside version "
+                f"{self.champion}: somebody else changed it, and it is left so; {ANEW}"
+            )
+
+
+def read(location: str) -> State | None:
+    """The state at a location; None if there was no rollout.
+
+    Raises:
+        StorageError: it is damaged.
+    """
+    content = store.read(location, FILE)
+    try:
+        stored = strict_json.parse(content, FILE) if content else None
+        if stored is not None:
+            strict_json.require(stored, State, FILE)
+        state = None if stored is None else State(**stored)
+        if state and not state.is_valid:
+            raise ValueError("a value is of another kind")
+    except (ValueError, TypeError) as error:
+        raise StorageError(f"{location}{FILE} is damaged: {ANEW}") from error
+    return state
+
+
+def write(location: str, name: str, state: State) -> None:
+    """Writes a state to a file at a location."""
+    with store.writing(location, name) as path:
+        path.write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
+
+
+def unfinished(location: str, model_name: str, version: Version, service: str) -> State | None:
+    """The state that an interrupted rollout left at a location; None if there is none. One of the version was checked, another not.
+
+    Raises:
+        StorageError: it is not that of the rollout that the registry has, or the version that it names as champion never was it.
+        ModelError, IntegrityError, UntrustedBundle: the champion has no bundle that `register` stored.
+    """
+    state = read(location)
+    if state is None or state.phase in ENDED:
+        return None
+    if state.version == version.number:
+        if rollouts.records(model_name).get(service) != state.record():
+            raise StorageError(
+                f"{location}{FILE} is not the state of the rollout that the registry has, and nothing was changed: find out who "
+                f"wrote it, then {ANEW}"
+            )
+        champion, variant = model_registry.get_version(model_name, state.champion), version.tags["variant"]
+        alias = promotion.champion_alias(variant)
+        if not changes.history(champion, alias) and not promotion.is_champion(model_name, variant, champion):
+            raise StorageError(f"{location}{FILE} goes back to version {state.champion}, which never was {alias}: {ANEW}")
+        trust.check(champion, variant)
+    return state
+
+
+def now() -> str:
+    """The time, as ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
