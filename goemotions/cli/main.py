@@ -84,7 +84,7 @@ def main() -> None:
         commands(prog_name="goemotions", auto_envvar_prefix="GOEMOTIONS")
     except WorkflowError as error:
         message = str(error)
-    except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+    except OSError as error:
         if error.filename is None:
             raise
         message = f"{error.filename}: {error.strerror}: check the path"

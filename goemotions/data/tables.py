@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from goemotions import defaults, strict_json
-from goemotions.data import delimited, memory, text_files
+from goemotions.data import delimited, memory, parquet_footer, text_files
 from goemotions.errors import DataError
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow")
@@ -193,6 +193,11 @@ def open_parquet(file: BinaryIO, name: str, **options: Any) -> pq.ParquetFile:
             raise DataError(
                 f"{name} has a footer of {footer >> 20} MiB, and at most {MOST_FOOTER_BYTES >> 20} are read: write fewer row groups "
                 "and columns"
+            )
+        file.seek(-8 - footer, 2)
+        if parquet_footer.is_deep(file.read(footer)):
+            raise DataError(
+                f"{name} has columns of more than {parquet_footer.MOST_LEVELS} levels or with long names: write fewer"
             )
         file.seek(0)
         with memory.bounded(name):

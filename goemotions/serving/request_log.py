@@ -13,6 +13,7 @@ import itertools
 import logging
 import math
 import os
+import re
 import secrets
 import threading
 import time
@@ -43,7 +44,8 @@ WRITE_SECONDS, UPLOAD_SECONDS = 0.5, 5.0
 CHUNK_ROWS, PAUSE_SECONDS = 32, 0.02
 SEGMENT_BYTES = 8 * 2**20
 TABLE_ROWS = 128
-SEGMENT, PART = ".jsonl", ".parquet"
+# The folder may hold other files, which stay as they are.
+SEGMENT, SEGMENT_NAME = ".jsonl", re.compile(r"[0-9a-f]{8}-\d{6,}\.jsonl")
 # The columns of which a file has the same values over and over.
 REPEATED = ["version", "labels.list.element"]
 
@@ -203,7 +205,7 @@ class Segments:
     def adopt(self) -> None:
         """Makes Parquet files of the segments of processes that have ended."""
         with _logged("segments of ended processes are left"):
-            for path in sorted(self._root.glob(f"*{SEGMENT}")):
+            for path in sorted(path for path in self._root.glob(f"*{SEGMENT}") if SEGMENT_NAME.fullmatch(path.name)):
                 with contextlib.suppress(BlockingIOError, FileNotFoundError), path.open("rb") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     if path.exists():
@@ -311,7 +313,8 @@ class Segments:
 
     def _parts(self) -> list[Path]:
         """The Parquet files, oldest first."""
-        paths = (path for path in self._root.rglob(f"*{PART}") if not path.name.startswith("."))
+        files = Path(layout.requests(str(self._root), "")).rglob("*.parquet")
+        paths = (path for path in files if request_log.PATH.fullmatch("/".join(path.parts[-4:])))
         return sorted(paths, key=lambda path: (path.parent.parent.name, path.parent.name, path.name.partition("-")[2]))
 
 

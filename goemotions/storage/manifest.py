@@ -76,15 +76,18 @@ def verify(folder: Path) -> dict[str, Any]:
     """Reads a manifest and checks each file that it lists. Other files are ignored (MLflow adds one).
 
     Raises:
-        IntegrityError: there is no readable manifest, or a file is missing, truncated or changed.
+        IntegrityError: there is no readable manifest, or a file is missing, unreadable, truncated or changed.
     """
     content = read(folder)
     for name, expected in content["files"].items():
         path = folder / name
-        if not path.is_file():
-            raise IntegrityError(f"{folder} lacks {name}: fetch it again")
-        if path.stat().st_size != expected["size"] or sha256(path) != expected["sha256"]:
-            raise IntegrityError(f"{path} differs from its manifest: fetch it again, or register the model again")
+        try:
+            if not path.is_file():
+                raise IntegrityError(f"{folder} lacks {name}: fetch it again")
+            if path.stat().st_size != expected["size"] or sha256(path) != expected["sha256"]:
+                raise IntegrityError(f"{path} differs from its manifest: fetch it again, or register the model again")
+        except OSError as error:
+            raise IntegrityError(f"{path} cannot be read ({error.strerror}): fetch it again") from error
     return content
 
 

@@ -20,6 +20,8 @@ from goemotions.storage.backend import Backend, File
 from goemotions.storage.folder import FolderBackend
 from goemotions.strict_json import MOST_BYTES
 
+# Of names that S3 permits and a folder cannot hold: too long, and the name of a file that is also that of a folder.
+NOT_IN_FOLDERS = (errno.ENAMETOOLONG, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -134,10 +136,17 @@ def _fetch(location: str, folder: Path, choose: Callable[[list[str]], list[str]]
         raise StorageError(f"{location} holds no file: check the location and its final /")
     for name in choose(names):
         target = folder / name
-        if not target.resolve().is_relative_to(folder.resolve()):
-            raise StorageError(f"{location} holds a file named {name[:200]!r}, which would leave its folder: remove it")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        backend.download(name, target)
+        try:
+            if not target.resolve().is_relative_to(folder.resolve()):
+                raise StorageError(f"{location} holds a file named {name[:200]!r}, which would leave its folder: remove it")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            backend.download(name, target)
+        except OSError as error:
+            if error.errno not in NOT_IN_FOLDERS:
+                raise
+            raise StorageError(
+                f"{location} holds a file named {name[:200]!r}, which no folder can hold ({error.strerror}): remove it"
+            ) from error
     return folder
 
 

@@ -214,6 +214,7 @@ def test_the_version_is_shown(run: Callable[..., Ended]) -> None:
 # By error: the arguments, with {names} of the folders below, and the expected line.
 MISTAKES = {
     "no such data": ("ingest --source {gone} --output {out}", "there is no data folder"),
+    "a name that is too long": (f"ingest --source {{gone}}{'x' * 300} --output {{out}}", "File name too long: check the path"),
     "data without splits": ("ingest --source {empty} --output {out}", "has no train split"),
     "a bucket without a name": ("ingest --source s3:///x/ --output {out}", "names no bucket"),
     "no data set to train on": ("train --dataset {gone} --output {out} --profile minilm", "is not a Dataset folder"),

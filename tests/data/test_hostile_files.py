@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from goemotions.data import delimited, memory
+from goemotions.data import delimited, memory, parquet_footer
 from goemotions.data.dataset import load_dataset
 from goemotions.data.sources import open_source
 from goemotions.errors import DataError, WorkflowError
@@ -168,7 +168,26 @@ def record_without_end(folder: Path) -> Path:
     return path
 
 
+def nested_footer(name: bytes, levels: int) -> bytes:
+    """A footer of Parquet, in Thrift's compact protocol: a column of integers in so many groups of a name."""
+    group = b"\x35\x02\x18" + varint(len(name)) + name + b"\x15\x02\x00"
+    elements = b"\x48\x01s\x15\x02\x00" + group * levels + b"\x15\x02\x25\x02\x18\x04text\x00"
+    return b"\x15\x02\x19\xfc" + varint(levels + 2) + elements + b"\x16\x00\x19\x0c\x00"
+
+
+def varint(value: int) -> bytes:
+    return bytes([value]) if value < 0x80 else bytes([value & 0x7F | 0x80]) + varint(value >> 7)
+
+
+def deep_schema(folder: Path) -> Path:
+    """100,000 levels in 800 kB, which PyArrow would read by recursion."""
+    footer = nested_footer(b"a", 100_000)
+    (folder / "deep.parquet").write_bytes(b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    return folder / "deep.parquet"
+
+
 BOMBS = {
+    deep_schema: "deep.parquet has columns of more than 100 levels",
     rows_alike: "rows.parquet expands to more than 200 times its size and 64 MiB",
     false_footer: "footer.parquet takes too much memory to read",
     shared_prefix: "prefix.parquet expands to more than",
@@ -237,6 +256,24 @@ def test_a_taxonomy_is_bounded(tmp_path: Path, names: str, message: str) -> None
     (tmp_path / "emotions.txt").write_text(names)
     with pytest.raises(DataError, match=message):
         open_source(str(tmp_path), tmp_path / "scratch")
+
+
+@pytest.mark.fault("data-bomb")
+def test_a_schema_that_is_too_deep_or_has_too_long_paths_is_noticed_before_it_is_read(tmp_path: Path) -> None:
+    deep, long = nested_footer(b"a", 1500), nested_footer(b"a" * 300_000, 50)
+    assert parquet_footer.is_deep(deep)
+    assert parquet_footer.is_deep(long)
+    # A second list of elements would replace the first.
+    assert parquet_footer.is_deep(nested_footer(b"a", 1)[:-1] + b"\x09\x04" + deep[3:])
+    columns = {f"column {number}": [[{"a": 1.5, "b": True}]] for number in range(500)}
+    pq.write_table(pa.table({"text": ["a lake"], "labels": [["calm"]], **columns}), tmp_path / "wide.parquet")
+    content = (tmp_path / "wide.parquet").read_bytes()
+    footer = content[-8 - int.from_bytes(content[-8:-4], "little") : -8]
+    assert len(footer) > parquet_footer.SMALL_BYTES
+    assert not parquet_footer.is_deep(footer)
+    assert [row.text for row in open_source(str(tmp_path / "wide.parquet"), tmp_path).splits["train"][1]] == ["a lake"]
+    with pytest.raises(ValueError, match="damaged"):
+        parquet_footer.is_deep(footer[:-10])
 
 
 @pytest.mark.fault("data-bomb")

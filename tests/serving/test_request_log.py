@@ -237,6 +237,27 @@ def test_a_killed_process_loses_the_last_second_and_no_torn_line_is_read(tmp_pat
     assert not list(tmp_path.glob("*.jsonl"))
 
 
+@pytest.mark.fault("request-log-foreign-files")
+@pytest.mark.usefixtures("fast")
+def test_other_files_of_the_folder_are_neither_read_nor_uploaded_nor_removed(tmp_path: Path, connect: Connect) -> None:
+    others = {
+        "train.jsonl": b"{}\n",
+        "scored.parquet": b"PAR1",
+        "requests/notes.parquet": b"PAR1",
+        "sub/part-1.parquet": b"PAR1",
+    }
+    for name, content in others.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    with running(Behaviour()) as server:
+        connect(server)
+        log = RequestLog(settings(tmp_path, log_store="s3://b/", log_seconds=0.0, log_bytes=2**20), "m", "7", LABELS)
+        log.add_answers("request-1", ["so good"], RESULT)
+        log.close()
+        assert [key.rpartition("/")[2][:5] for key in server.objects] == ["part-"]
+    assert {name: (tmp_path / name).read_bytes() for name in others} == others
+
+
 @pytest.mark.usefixtures("fast")
 def test_the_segment_of_a_process_that_runs_is_left_to_it(tmp_path: Path) -> None:
     first, second = (RequestLog(settings(tmp_path), "m", "7", LABELS, workers=2) for _ in range(2))

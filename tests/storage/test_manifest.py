@@ -108,6 +108,16 @@ def test_a_manifest_that_names_a_file_outside_is_refused(name: str, folder: Path
         manifest.verify(folder)
 
 
+@pytest.mark.fault("stored-name-unfit")
+@pytest.mark.parametrize("name", ["x" * 300, "sub/" * 2000 + "x"])
+def test_a_manifest_that_names_what_cannot_be_read_is_refused(name: str, folder: Path) -> None:
+    content = json.loads((folder / manifest.NAME).read_text())
+    content["files"][name] = content["files"]["weights"]
+    (folder / manifest.NAME).write_text(json.dumps(content))
+    with pytest.raises(IntegrityError, match=r"x cannot be read \(File name too long\): fetch it again"):
+        manifest.verify(folder)
+
+
 @pytest.mark.fault("unnamed-file")
 def test_a_link_is_verified_by_what_it_leads_to(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     outside = (folder / "weights").rename(tmp_path_factory.mktemp("outside") / "weights")

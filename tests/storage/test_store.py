@@ -16,6 +16,7 @@ import pytest
 
 from goemotions.errors import BadAddress, IntegrityError, StorageError
 from goemotions.storage import manifest, s3, store
+from tests.support import object_store
 
 FILES = {"config.json": b"{}", "sub/model.safetensors": bytes(range(256)) * 40, "a b/ünï.txt": b"x"}
 
@@ -361,6 +362,21 @@ def test_an_object_changed_in_the_store_does_not_verify(bucket: str, tmp_path: P
     s3.client().put_object(Bucket=place.bucket, Key=f"{place.prefix}sub/m", Body=changed)
     with pytest.raises(IntegrityError, match=r"sub/m differs from its manifest"):
         manifest.verify(store.fetch(bucket, tmp_path / "to"))
+
+
+@pytest.mark.parametrize("names", [["x" * 300], ["a", "a/b"]])
+@pytest.mark.fault("stored-name-unfit")
+def test_names_that_no_folder_can_hold_are_named_errors(
+    tmp_path: Path, configured: Callable[..., None], names: list[str]
+) -> None:
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
+    with object_store.running(object_store.Behaviour()) as server:
+        configured(AWS_ENDPOINT_URL=server.url, **keys)
+        server.objects.update({f"b/p/{name}": b"x" for name in names})
+        with pytest.raises(
+            StorageError, match=r"holds a file named '.{3,200}', which no folder can hold \(File .*\): remove it"
+        ):
+            store.fetch("s3://b/p/", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../outside", "sub/../../outside", "/outside"])

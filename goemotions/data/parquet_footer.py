@@ -1,0 +1,110 @@
+"""The depth of the schema of a Parquet file. PyArrow reads schemas by recursion, and one that is too deep ends the process.
+
+A footer is a ``FileMetaData`` in Thrift's compact protocol.
+
+https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
+https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+BOOLEANS, BYTE, INTEGERS, DOUBLE, BINARY, LISTS, STRUCT = (1, 2), 3, (4, 5, 6), 7, 8, (9, 10), 12
+# The fields ``schema`` of FileMetaData, and ``name`` and ``num_children`` of SchemaElement.
+SCHEMA, NAME, CHILDREN = 2, 4, 5
+# PyArrow keeps the path of each element, which has the names of all above it. Footers of less bytes have no schema beyond these.
+MOST_LEVELS, MOST_PATH_BYTES, SMALL_BYTES = 100, 2**24, 2**13
+
+
+def is_deep(footer: bytes) -> bool:
+    """Whether a schema in a footer has more levels than are read, or paths of too many bytes.
+
+    Raises:
+        ValueError: the footer is damaged.
+    """
+    if len(footer) < SMALL_BYTES:
+        return False
+    reader = _Reader(footer)
+    try:
+        return any(reader.is_deep() if number == SCHEMA else reader.skip(kind) for number, kind in reader.fields())
+    except (IndexError, RecursionError) as error:
+        raise ValueError("the footer is damaged") from error
+
+
+class _Reader:
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._position = 0
+
+    def fields(self) -> Iterator[tuple[int, int]]:
+        """The number and the type of each field of a struct; the caller reads or skips its value."""
+        number = 0
+        while head := self._unsigned_byte():
+            number = number + (head >> 4) if head >> 4 else self._signed()
+            yield number, head & 15
+
+    def is_deep(self) -> bool:
+        """Whether a list of schema elements, each followed by its children, is."""
+        # Of the elements above the next one: the children that are still to come, and the bytes of their paths.
+        above: list[list[int]] = []
+        total = 0
+        for _ in range(self._list_head()[0]):
+            children, path = 0, above[-1][1] if above else 0
+            for number, kind in self.fields():
+                if number == CHILDREN:
+                    children = self._signed()
+                else:
+                    before = self._position
+                    self.skip(kind)
+                    path += self._position - before if number == NAME else 0
+            total += path
+            if above:
+                above[-1][0] -= 1
+            above.append([children, path])
+            while above and above[-1][0] <= 0:
+                above.pop()
+            if len(above) > MOST_LEVELS or total > MOST_PATH_BYTES:
+                return True
+        return False
+
+    def skip(self, kind: int, *, is_item: bool = False) -> None:
+        """Skips a value. A boolean takes a byte as an item only: that of a field is its type."""
+        if kind in INTEGERS:
+            self._unsigned()
+        elif kind == BINARY:
+            size = self._unsigned()
+            self._position += size
+        elif kind == STRUCT:
+            for _, inner in self.fields():
+                self.skip(inner)
+        elif kind in LISTS:
+            count, inner = self._list_head()
+            for _ in range(count):
+                self.skip(inner, is_item=True)
+        elif kind in BOOLEANS or kind == BYTE:
+            self._position += is_item or kind == BYTE
+        elif kind == DOUBLE:
+            self._position += 8
+        else:
+            raise ValueError("the footer has a value of another type")
+
+    def _list_head(self) -> tuple[int, int]:
+        head = self._unsigned_byte()
+        return (self._unsigned() if head >> 4 == 15 else head >> 4), head & 15
+
+    def _signed(self) -> int:
+        value = self._unsigned()
+        return (value >> 1) ^ -(value & 1)
+
+    def _unsigned(self) -> int:
+        value = shift = 0
+        while (byte := self._unsigned_byte()) >= 0x80:
+            value |= (byte & 0x7F) << shift
+            shift += 7
+        return value | byte << shift
+
+    def _unsigned_byte(self) -> int:
+        byte = self._content[self._position]
+        self._position += 1
+        return byte
