@@ -27,7 +27,12 @@ def is_deep(footer: bytes) -> bool:
         return False
     reader = _Reader(footer)
     try:
-        return any(reader.is_deep() if number == SCHEMA else reader.skip(kind) for number, kind in reader.fields())
+        for number, kind in reader.fields():
+            if number != SCHEMA:
+                reader.skip(kind)
+            elif reader.is_deep():
+                return True
+        return False
     except (IndexError, RecursionError) as error:
         raise ValueError("the footer is damaged") from error
 
