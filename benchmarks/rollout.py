@@ -22,8 +22,9 @@ from goemotions.metrics.thresholds import Thresholds
 from goemotions.monitoring import answers, rollout, rollout_state
 from goemotions.monitoring.analysis import TESTS, Analysis
 from goemotions.monitoring.answers import Answers, Expected
-from goemotions.monitoring.observations import Scrape, Traffic
+from goemotions.monitoring.observations import Scrape
 from goemotions.monitoring.plan import Plan
+from goemotions.monitoring.version_traffic import VersionTraffic
 from goemotions.registry import assembly, bundle, mlflow_client, model_registry, rollouts, tracking
 from goemotions.serving.metrics import SECONDS
 from goemotions.storage import layout
@@ -153,7 +154,7 @@ class Simulation:
                     return Outcome(requests, seconds, fault)
         return Outcome(requests, seconds, "")
 
-    def _window(self, generator: np.random.Generator, share: float) -> tuple[Traffic, Traffic]:
+    def _window(self, generator: np.random.Generator, share: float) -> tuple[VersionTraffic, VersionTraffic]:
         count = generator.poisson(RATE * self.plan.window_seconds)
         start = generator.integers(len(self.recording.seconds))
         seconds = np.take(self.recording.seconds, np.arange(start, start + count), mode="wrap")
@@ -166,8 +167,8 @@ class Simulation:
             self._traffic(seconds[is_canary & ~fails], self.canary_answers.chosen[rows[is_canary & ~fails]], int(fails.sum())),
         )
 
-    def _traffic(self, seconds: np.ndarray, chosen: np.ndarray, failures: int) -> Traffic:
-        traffic = Traffic(texts=len(seconds))
+    def _traffic(self, seconds: np.ndarray, chosen: np.ndarray, failures: int) -> VersionTraffic:
+        traffic = VersionTraffic(texts=len(seconds))
         traffic.requests["v1"], traffic.failures["v1"] = len(seconds) + failures, failures
         traffic.seconds["v1"] = {bound: int((seconds <= bound).sum()) for bound in (*SECONDS, math.inf)}
         traffic.labels.update(zip(self.names, chosen.sum(axis=0).tolist(), strict=True))

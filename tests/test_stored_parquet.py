@@ -20,7 +20,7 @@ from goemotions.data.request_log import ANSWERS, Labels, LogReader
 from goemotions.errors import DataError
 from goemotions.evaluation import counterfactuals
 from goemotions.evaluation.predictions import Predictions
-from goemotions.monitoring import windows
+from goemotions.monitoring import scored
 
 NAMES = ("calm", "dread")
 SCORES = pa.array([0.25, 0.75], pa.float32())
@@ -54,7 +54,7 @@ READERS: dict[str, tuple[Callable[[], pa.Table], str, Callable[[Path], Any]]] = 
     "scored": (
         lambda: pa.table({"text": ["a", "b"], "p/calm": SCORES, "p/dread": SCORES}),
         "part-000000.parquet",
-        lambda folder: list(windows._scored_rows(str(folder), "part-000000.parquet", "text", NAMES)),
+        lambda folder: list(scored._scored_rows(str(folder), "part-000000.parquet", "text", NAMES)),
     ),
     "log": (
         lambda: request_log.table(ANSWERS, [LOGGED, LOGGED], Labels(NAMES, (0.5, 0.5))),

@@ -11,9 +11,9 @@ import numpy as np
 
 from goemotions.monitoring import sequential
 from goemotions.monitoring.answers import Answers, Expected, Quality
-from goemotions.monitoring.observations import Traffic
 from goemotions.monitoring.plan import Plan
 from goemotions.monitoring.sequential import Evidence
+from goemotions.monitoring.version_traffic import VersionTraffic
 
 TESTS = {
     "errors": "it fails more often",
@@ -47,8 +47,8 @@ class Analysis:
     tests: int
     expected: Expected
     seconds: float = 0.0
-    champion: Traffic = field(default_factory=Traffic)
-    canary: Traffic = field(default_factory=Traffic)
+    champion: VersionTraffic = field(default_factory=VersionTraffic)
+    canary: VersionTraffic = field(default_factory=VersionTraffic)
     texts: int = 0
     different: int = 0
     sent_texts: int = 0
@@ -64,7 +64,7 @@ class Analysis:
         self.evidence = {name: Evidence(rate) for name in TESTS}
         self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT_WINDOWS)
 
-    def add_traffic(self, champion: Traffic, canary: Traffic, seconds: float) -> None:
+    def add_traffic(self, champion: VersionTraffic, canary: VersionTraffic, seconds: float) -> None:
         """Adds a window."""
         self.seconds += seconds
         self._recent.append((sum(champion.requests.values()), sum(champion.failures.values())))
@@ -103,7 +103,7 @@ class Analysis:
         allowed = sequential.with_odds(self.expected.disagreement, DISAGREEMENT_ODDS)
         self.evidence["agreement"].add(sequential.events(different, texts, allowed), share)
 
-    def _add_outcomes(self, test: str, outcome: str, champion: Traffic, canary: Traffic) -> None:
+    def _add_outcomes(self, test: str, outcome: str, champion: VersionTraffic, canary: VersionTraffic) -> None:
         increments = []
         for protocol in sorted(champion.requests.keys() & canary.requests.keys()):
             ours, theirs = canary.requests[protocol], champion.requests[protocol]
@@ -113,7 +113,7 @@ class Analysis:
         if increments:
             self.evidence[test].add(np.sum(increments, axis=0))
 
-    def _add_latency(self, champion: Traffic, canary: Traffic) -> None:
+    def _add_latency(self, champion: VersionTraffic, canary: VersionTraffic) -> None:
         increments = []
         for protocol in sorted(champion.seconds.keys() & canary.seconds.keys()):
             ours, theirs = (one.seconds[protocol].get(math.inf, 0.0) for one in (canary, champion))
@@ -125,7 +125,7 @@ class Analysis:
         if increments:
             self.evidence["latency"].add(np.sum(increments, axis=0))
 
-    def _add_labels(self, champion: Traffic, canary: Traffic) -> None:
+    def _add_labels(self, champion: VersionTraffic, canary: VersionTraffic) -> None:
         """The texts with each label. The texts of one request are alike: together they count as one."""
         texts = champion.texts + canary.texts
         if not (champion.texts and canary.texts):
@@ -238,7 +238,7 @@ class Analysis:
         self.seconds, self.texts, self.compared = content["seconds"], content["texts"], content.get("compared", 0.0)
         self.different, self.sent_texts, self.windows = content["different"], content["sent_texts"], content["windows"]
         self.rejected, self.repeated = content.get("rejected", 0), content.get("repeated", 0)
-        self.champion, self.canary = Traffic.from_json(content["champion"]), Traffic.from_json(content["canary"])
+        self.champion, self.canary = VersionTraffic.from_json(content["champion"]), VersionTraffic.from_json(content["canary"])
         self.champion_quality, self.canary_quality = (Quality(*map(np.array, sums)) for sums in content["qualities"])
         # The evidence of before may lack a test.
         self.evidence |= {name: Evidence.from_json(one) for name, one in content["evidence"].items()}

@@ -9,7 +9,7 @@ from goemotions import defaults
 from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.reference import Reference
 from goemotions.evaluation.traffic import FEATURES, Traffic
-from goemotions.monitoring import comparison, windows
+from goemotions.monitoring import comparison, scored, windows
 from goemotions.monitoring.drift import DriftReport, DriftTest
 from goemotions.monitoring.windows import Window
 from goemotions.registry.bundle import PREDICTIONS, Bundle
@@ -110,7 +110,7 @@ def of_scored(
     false_alarms: float = defaults.FALSE_ALARMS_PER_MONTH,
 ) -> DriftReport:
     """Compares what `goemotions score` wrote to a location, as one default window."""
-    traffic, unnamed = windows.of_scored(location, bundle, text_column)
+    traffic, unnamed = scored.traffic_of(location, bundle, text_column)
     alpha = comparison.alpha_of(comparison.WINDOW_SECONDS, false_alarms)
     compared = report(bundle, traffic, model=model, version=version, source=location, alpha=alpha)
     missing = [NO_SCORER.format(len(unnamed), unnamed[0])] if unnamed else []

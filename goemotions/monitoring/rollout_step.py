@@ -11,9 +11,10 @@ from goemotions.errors import MonitoringUnavailable, StorageError
 from goemotions.monitoring import answers
 from goemotions.monitoring.analysis import TESTS, Analysis
 from goemotions.monitoring.answers import Answers, Expected
-from goemotions.monitoring.observations import Increases, Scrape, Source, addresses
+from goemotions.monitoring.observations import Scrape, Source, addresses
 from goemotions.monitoring.plan import Plan
 from goemotions.monitoring.rollout_state import ANEW, FILE, State
+from goemotions.monitoring.version_traffic import Increases
 from goemotions.registry.model_registry import Version
 
 # A canary that serves less than its share for so long is rolled back.

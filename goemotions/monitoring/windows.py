@@ -1,4 +1,4 @@
-"""Windows of traffic: what a server or a service scored in some time, or what is in the outputs of batch scoring."""
+"""Windows of traffic: what a server or a service scored in some time."""
 
 from __future__ import annotations
 
@@ -10,17 +10,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 
 from goemotions import strict_json
-from goemotions.data import memory, tables
 from goemotions.errors import BadArgument, DataError, MonitoringUnavailable
-from goemotions.evaluation.traffic import FEATURES, SCORE_BINS, Traffic, features_of
+from goemotions.evaluation.traffic import FEATURES, SCORE_BINS, Traffic
 from goemotions.monitoring import observations
-from goemotions.registry.bundle import Bundle
-from goemotions.storage import store
 
 ROWS, PREDICTIONS = "goemotions_scored_texts_total", "goemotions_predictions_total"
 TOTAL, PREDICTED = "goemotions_label_scores_total", "goemotions_predicted_label_scores_total"
@@ -142,7 +138,7 @@ def of_scrapes(server: str, before: str, now: str) -> Window:
     If a counter is smaller than before, the server was started again, and all of its counters count from 0.
 
     Raises:
-        DataError: one of them is not what ``scrape`` returned.
+        DataError: one of them is not what ``scrape`` returned, or by the clocks the former one is the later.
     """
     earlier, counters = ({(one.name, one.labels): one.value for one in _samples(server, text)} for text in (before, now))
     is_restarted = any(counters.get(key, math.inf) < value for key, value in earlier.items())
@@ -150,8 +146,10 @@ def of_scrapes(server: str, before: str, now: str) -> Window:
         (name, dict(labels), value - (0.0 if is_restarted else earlier.get((name, labels), 0.0)))
         for (name, labels), value in counters.items()
     ]
-    start, end = (_scraped(text) for text in (before, now))
-    return Window(counts, start, end or time.time(), server)
+    start, end = _scraped(before), _scraped(now) or time.time()
+    if start is not None and not start < end:
+        raise DataError(f"{server}: the earlier scrape is not the earlier one by its time: check the clocks, then scrape again")
+    return Window(counts, start, end, server)
 
 
 def _samples(server: str, text: str) -> list[observations.Sample]:
@@ -200,76 +198,3 @@ def _vector(url: str) -> Iterator[tuple[Mapping[str, str], float]]:
             yield series["metric"], value if math.isfinite(value) else 0.0
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise MonitoringUnavailable(f"Prometheus answered in an unknown form ({type(error).__name__})") from error
-
-
-def of_scored(location: str, bundle: Bundle, column: str = "") -> tuple[Traffic, list[str]]:
-    """The traffic in the Parquet outputs of ``goemotions score``, and the names of those from before they named their bundle.
-
-    Args:
-        location: a .parquet file, or the folder or S3 prefix of scored shards.
-        bundle: whose thresholds and tokenizer are used.
-        column: the column with the texts; empty for the one that was scored.
-
-    Raises:
-        DataError: there is no scored row, or one without the probabilities of the bundle's labels, or another bundle scored it.
-    """
-    names = bundle.taxonomy.names
-    folder, _, only = location.rpartition("/") if location.endswith(".parquet") else (location, "", "")
-    folder = folder or "."
-    files = [file.name for file in store.files(folder) if file.name.endswith(".parquet") and only in ("", file.name)]
-    column = column or _scored_column(folder)
-    counted = Traffic.empty(names)
-    unnamed = [name for name in files if not _is_scored_by(bundle, folder, name)]
-    for name in files:
-        for texts, probabilities in _scored_rows(folder, name, column, names):
-            features = features_of(bundle.encoder, texts)
-            counted += Traffic.of(names, probabilities, bundle.thresholds, features)
-    if not counted.rows:
-        raise DataError(f"{location} has no scored row: give the .parquet or the folder that `goemotions score` wrote")
-    return counted, unnamed
-
-
-def _scored_column(folder: str) -> str:
-    from goemotions import defaults
-    from goemotions.prediction import shards
-
-    return shards.read(folder).column if store.has(folder, shards.PLAN) else defaults.TEXT_COLUMN
-
-
-def _is_scored_by(bundle: Bundle, folder: str, name: str) -> bool:
-    """Whether a file names the bundle that scored it.
-
-    Raises:
-        DataError: it names another one.
-    """
-    from goemotions.prediction import files
-
-    with store.open_file(folder, name) as file:
-        scorer = (tables.open_parquet(file, name).schema_arrow.metadata or {}).get(files.SCORER)
-    if scorer not in (None, files.identity(bundle)):
-        raise DataError(
-            f"{name} was scored by another bundle, {scorer.decode(errors='replace')}: compare it with that one (--bundle), or score it "
-            "again"
-        )
-    return scorer is not None
-
-
-def _scored_rows(folder: str, name: str, column: str, names: Iterable[str]) -> Iterator[tuple[list[str], np.ndarray[Any, Any]]]:
-    import pyarrow as pa
-
-    columns = [f"p/{label}" for label in names]
-    with store.open_file(folder, name) as file:
-        parquet, size = tables.open_parquet(file, name), tables.file_size(file)
-        if missing := [one for one in (column, *columns) if one not in parquet.schema_arrow.names]:
-            raise DataError(
-                f"{name} has no column {missing[0]!r}: score it with the probabilities of all labels, or give --text-column"
-            )
-        for batch in tables.whole_batches(parquet, name, size, columns=[column, *columns]):
-            table = pa.table(batch).drop_null()
-            try:
-                with memory.bounded(name, size):
-                    texts = table[column].cast(pa.string()).to_pylist()
-            except pa.ArrowException as error:
-                raise DataError(f"{name}: column {column!r} has no texts: give --text-column") from error
-            if len(table):
-                yield texts, tables.probabilities(table, columns, name)

@@ -19,7 +19,7 @@ from goemotions.errors import BadArgument, DataError, MonitoringUnavailable
 from goemotions.evaluation import reference
 from goemotions.evaluation.traffic import Traffic, features_of
 from goemotions.models import engines
-from goemotions.monitoring import drift, monitor, windows
+from goemotions.monitoring import drift, monitor, scored, windows
 from goemotions.monitoring.drift import DriftReport
 from goemotions.monitoring.windows import Counts, Window
 from goemotions.prediction import files, shards
@@ -130,7 +130,7 @@ def test_batch_outputs_give_the_traffic_of_their_texts(predictor: Predictor, who
     texts = [*SHOUTED, None, " "]
     pq.write_table(pa.table({"said": texts}), tmp_path / "in.parquet")
     files.score_file(predictor, tmp_path / "in.parquet", tmp_path / "scored" / "out.parquet", "said")
-    traffic, unnamed = windows.of_scored(str(tmp_path / "scored" / "out.parquet"), predictor.bundle, "said")
+    traffic, unnamed = scored.traffic_of(str(tmp_path / "scored" / "out.parquet"), predictor.bundle, "said")
     assert unnamed == []
     expected = counted(predictor, SHOUTED)
     assert traffic.rows == len(SHOUTED)
@@ -165,16 +165,16 @@ def test_the_bundle_that_scored_a_file_is_the_one_that_it_is_compared_with(
 def test_scored_rows_without_probabilities_are_a_named_error(predictor: Predictor, tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["lake"], "labels": [["calm"]]}), tmp_path / "labels.parquet")
     with pytest.raises(DataError, match="probabilities of all labels"):
-        windows.of_scored(str(tmp_path), predictor.bundle)
+        scored.traffic_of(str(tmp_path), predictor.bundle)
     (tmp_path / "labels.parquet").write_bytes(b"no parquet")
     with pytest.raises(DataError, match="not a complete Parquet file"):
-        windows.of_scored(str(tmp_path), predictor.bundle)
+        scored.traffic_of(str(tmp_path), predictor.bundle)
     with pytest.raises(DataError, match="no scored row"):
-        windows.of_scored(str(tmp_path / "empty"), predictor.bundle)
+        scored.traffic_of(str(tmp_path / "empty"), predictor.bundle)
     columns = {f"p/{name}": [float("nan")] for name in predictor.bundle.taxonomy.names}
     pq.write_table(pa.table({"text": ["lake"], **columns}), tmp_path / "labels.parquet")
     with pytest.raises(DataError, match="no probabilities"):
-        windows.of_scored(str(tmp_path), predictor.bundle)
+        scored.traffic_of(str(tmp_path), predictor.bundle)
 
 
 def test_a_bundle_without_a_reference_is_compared_by_its_stored_predictions(whole: Path, tmp_path: Path) -> None:
@@ -260,6 +260,14 @@ def test_if_one_counter_starts_again_all_do(texts: int, calm: int, counts: tuple
     """A server that was started again may have scored more texts than before, but less of a label."""
     window = windows.of_scrapes("http://server", scraped(5, 100, 5), scraped(9, texts, calm))
     assert (tuple(value for _, _, value in window.counts), window.start, window.end) == (counts, 5.0, 9.0)
+
+
+@pytest.mark.parametrize("before", ["9", "10", "nan"])
+def test_an_earlier_scrape_that_is_the_later_one_by_the_clocks_is_a_named_error(before: str) -> None:
+    """A window of negative length would make every test pass."""
+    earlier = scraped(5, 100, 5).replace("5", before, 1)
+    with pytest.raises(DataError, match="check the clocks"):
+        windows.of_scrapes("http://server", earlier, scraped(9, 150, 9))
 
 
 def test_what_is_no_earlier_scrape_or_no_predictor_is_a_named_error(whole: Path, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ import pytest
 
 from goemotions.errors import MonitoringUnavailable
 from goemotions.monitoring import observations
-from goemotions.monitoring.observations import METRICS, Increases, Prometheus, Sample, Scrape, Traffic, parse
+from goemotions.monitoring.observations import METRICS, Prometheus, Sample, Scrape, parse
+from goemotions.monitoring.version_traffic import Increases, VersionTraffic
 from tests.support.versions import Version
 
 LABELS = ("joy", 'quo"ted', "other")
@@ -41,7 +42,7 @@ def server() -> Iterator[Version]:
     running.shutdown()
 
 
-def since_start(samples: list[Sample]) -> dict[str, Traffic]:
+def since_start(samples: list[Sample]) -> dict[str, VersionTraffic]:
     """All that was counted: the server is seen first with every counter at 0."""
     increases = Increases()
     increases.update(
@@ -50,7 +51,7 @@ def since_start(samples: list[Sample]) -> dict[str, Traffic]:
     return increases.update(samples)
 
 
-def check(traffic: Traffic) -> None:
+def check(traffic: VersionTraffic) -> None:
     assert (traffic.requests, traffic.failures) == ({"v1": 3, "v2": 1}, {"v1": 1, "v2": 0})
     assert (traffic.texts, traffic.labels) == (4, {'quo"ted': 3})
     assert traffic.seconds["v1"][math.inf] == 2
@@ -61,7 +62,7 @@ def test_metrics_of_servers_are_read_and_copies_are_no_traffic(server: Version) 
     traffic = since_start(Scrape(lambda: [server.address]).read())
     assert list(traffic) == ["7"]
     check(traffic["7"])
-    assert Traffic.from_json(json.loads(json.dumps(traffic["7"].to_json()))) == traffic["7"]
+    assert VersionTraffic.from_json(json.loads(json.dumps(traffic["7"].to_json()))) == traffic["7"]
 
 
 class Queries(http.server.BaseHTTPRequestHandler):

@@ -31,9 +31,10 @@ from goemotions.errors import (
 from goemotions.monitoring import rollout, rollout_state, rollout_step
 from goemotions.monitoring.analysis import Analysis
 from goemotions.monitoring.answers import Expected, read_texts
-from goemotions.monitoring.observations import Scrape, Traffic
+from goemotions.monitoring.observations import Scrape
 from goemotions.monitoring.plan import Plan
 from goemotions.monitoring.rollout_state import State
+from goemotions.monitoring.version_traffic import VersionTraffic
 from goemotions.registry import model_registry, promotion, rollouts, tracking
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.promotion import Move
@@ -330,7 +331,7 @@ def test_traffic_that_somebody_else_changes_stops_the_rollout_and_stays_as_it_is
 def test_traffic_of_one_version_alone_shows_nothing() -> None:
     analysis = Analysis(replace(PLAN, step_texts=0), 5, EQUAL)
     for _ in range(10):
-        canary, champion = Traffic(), Traffic()
+        canary, champion = VersionTraffic(), VersionTraffic()
         for outcome in ("server", "ok"):
             canary.count("goemotions_requests_total", {"protocol": "v1", "outcome": outcome}, 50)
         champion.count("goemotions_requests_total", {"protocol": "grpc-v2", "outcome": "ok"}, 50)
