@@ -110,6 +110,15 @@ def head_parameters(model: transformers.PreTrainedModel) -> list[nn.Parameter]:
     return [p for name, p in model.named_parameters() if not name.startswith(model.base_model_prefix + ".")]
 
 
+def renew_head(model: transformers.PreTrainedModel) -> None:
+    """Initializes the head again, by torch's random state, as the architecture initializes a new one."""
+    for name, module in model.named_modules():
+        if name and not f"{name}.".startswith(model.base_model_prefix + "."):
+            for parameter in module.parameters(recurse=False):
+                parameter._is_hf_initialized = False  # type: ignore[attr-defined]
+            model._init_weights(module)
+
+
 def set_head_dropout(model: transformers.PreTrainedModel, probability: float) -> None:
     """Sets the dropout of the head; each architecture calls the field of its config by another name, and MPNet's has none."""
     for name, module in model.named_modules():

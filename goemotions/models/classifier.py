@@ -37,7 +37,26 @@ HUB_TIMEOUT_SECONDS = 5
 FOREIGN_FIELDS = ("auto_map", "quantization_config", "transformers_weights")
 # Set by the profile and the taxonomy, whatever the config of the weights says.
 OWN_FIELDS = ("model_type", "architectures", "id2label", "label2id", "num_labels", "problem_type")
-UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, StrictDataclassError)
+# Of these the defaults count: they change the form of what a network returns, or which batches it takes.
+FORM_FIELDS = (
+    "return_dict",
+    "use_return_dict",
+    "torchscript",
+    "output_attentions",
+    "output_hidden_states",
+    "chunk_size_feed_forward",
+)
+UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+)
 
 
 @dataclass(frozen=True)
@@ -102,13 +121,42 @@ def build_classifier(
             model, report = _from_folder(files.folder, config.model_type, config=config)
         except UNREADABLE as error:
             raise ModelError(f"{files.folder} holds no usable weights for {profile.name}: {first_line(error):.200}") from error
-        missing = sorted(name for name in report["missing_keys"] if name.startswith(model.base_model_prefix + "."))
-        if missing:
-            raise ModelError(f"{files.folder} holds no usable weights for {profile.name}: they lack {missing[0]}")
+        if fault := _fault(model, report, cut=bool(profile.hyperparameters.layers)):
+            raise ModelError(f"{files.folder} holds no usable weights for {profile.name}: they {fault}")
+        if _has_head(model, report):
+            torch.manual_seed(seed)
+            architectures.renew_head(model)
     architectures.set_head_dropout(model, profile.hyperparameters.dropout)
     if files.is_published and not profile.hyperparameters.layers:
         check_size(profile, model, taxonomy)
     return model
+
+
+def _fault(model: transformers.PreTrainedModel, report: dict[str, Any], *, cut: bool) -> str:
+    """Returns what is wrong with an encoder's weights by the report of loading; empty if only the head and a pooler are new.
+
+    transformers initializes what a file lacks or has in another shape at random, and ignores what the architecture lacks.
+    """
+    prefix = model.base_model_prefix + "."
+    parts = {name.split(".")[0] for name in model.base_model.state_dict()}
+    for name in sorted(report["missing_keys"]):
+        if name.startswith(prefix) and ".pooler." not in name:
+            return f"lack {name}"
+    for name, stored, expected in sorted(report["mismatched_keys"]):
+        if name.startswith(prefix):
+            return f"have {name} in the shape {list(stored)}, but config.json means {list(expected)}"
+    for name in sorted(report["unexpected_keys"]):
+        inner = name.removeprefix(prefix)
+        left_out = cut and architectures.layer_depth(model, f".{inner}") > model.config.num_hidden_layers
+        if inner.split(".")[0] in parts and not inner.endswith("_ids") and not left_out:
+            return f"have {name}, for which a {model.config.model_type} with this config.json has no use"
+    return ""
+
+
+def _has_head(model: transformers.PreTrainedModel, report: dict[str, Any]) -> bool:
+    """Whether weights of a fine-tuned classifier had a head, which was trained for other labels or another order of them."""
+    head = {name for name, _ in model.named_parameters() if not name.startswith(model.base_model_prefix + ".")}
+    return bool(head - report["missing_keys"])
 
 
 def load_tokenizer(profile: Profile, weights: str | EncoderFiles = "") -> transformers.PreTrainedTokenizerBase:
@@ -198,16 +246,22 @@ def load_classifier(folder: Path) -> transformers.PreTrainedModel:
             model, report = _from_folder(folder, model_type)
         except UNREADABLE as error:
             raise ModelError(f"{folder} is damaged: {first_line(error):.200}") from error
-    # transformers fills what a file lacks with random numbers.
-    if report["missing_keys"]:
-        raise ModelError(f"{folder} is damaged: its weights lack {min(report['missing_keys'])}")
+    # transformers fills what a file lacks, or has in another shape, with random numbers.
+    if missing := report["missing_keys"] | {name for name, *_ in report["mismatched_keys"]}:
+        raise ModelError(f"{folder} is damaged: its weights lack {min(missing)}, or have it in another shape")
     return model.eval()
 
 
 def _from_folder(folder: Path, model_type: str, **options: Any) -> tuple[transformers.PreTrainedModel, dict[str, Any]]:
     # By default transformers keeps the type of the weights: DeBERTa's are published in half precision.
     model, report = CLASSES[model_type].from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
+        folder,
+        dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **options,
     )
     return model, report
 
@@ -243,7 +297,8 @@ def _from_hub(profile: Profile) -> Path:
     import huggingface_hub
 
     base, revision = profile.encoder.base, profile.encoder.revision
-    files = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+    weights = ["model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"]
+    files = ["config.json", *weights, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
     download = functools.partial(huggingface_hub.snapshot_download, base, revision=revision, allow_patterns=files)
 
     def request() -> Path:
@@ -264,6 +319,8 @@ def _from_hub(profile: Profile) -> Path:
 
 def _check_type(profile: Profile, fields: dict[str, Any]) -> None:
     encoder = profile.encoder
+    if encoder.model_type not in STOCK:
+        raise ModelError(f"{profile.name} is a {encoder.model_type}: only {', '.join(STOCK)} are loaded")
     if fields.get("model_type") != encoder.model_type:
         raise ModelError(
             f"{profile.name} is a {encoder.model_type}, but its weights are of type {fields.get('model_type')!r}: "
@@ -275,7 +332,7 @@ def _config(profile: Profile, taxonomy: Taxonomy, fields: dict[str, Any]) -> tra
     encoder, hyperparameters = profile.encoder, profile.hyperparameters
     _check_type(profile, fields)
     config_class = architectures.class_for(encoder.model_type, hyperparameters.pooling).config_class
-    fields = {key: value for key, value in fields.items() if key not in OWN_FIELDS}
+    fields = {key: value for key, value in fields.items() if key not in OWN_FIELDS + FORM_FIELDS}
     config = config_class(
         **fields,
         id2label=dict(enumerate(taxonomy.names)),

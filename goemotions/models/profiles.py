@@ -213,10 +213,11 @@ def teachers(names: str | Iterable[str]) -> list[Teacher]:
     """
     named = []
     for text in filter(None, names.split("+")) if isinstance(names, str) else names:
-        match = re.fullmatch(r"([\w.-]+)(?::([1-9]\d?)|@(\d{1,9}))?", text)
+        match = re.fullmatch(r"([\w.-]+)(?::([1-9]\d?)|@(\d{1,9}))?", text.strip(), re.ASCII)
         if not match:
             raise ModelError(
-                f"{text!r} names no teachers: write mpnet, mpnet:3 for three of them, or mpnet@4 for that of seed 4"
+                f"{text!r} names no teachers: write mpnet, mpnet:3 for three of them, or mpnet@4 for that of seed 4, "
+                "and + between several"
             )
         name, count, seed = match.groups()
         get(name)

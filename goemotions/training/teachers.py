@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,16 +19,19 @@ import numpy as np
 
 from goemotions import usage
 from goemotions.data.dataset import DatasetInfo, load_dataset, taxonomy_of
-from goemotions.errors import DataError, TrainingError
+from goemotions.errors import DataError, IntegrityError, ModelError, TrainingError
 from goemotions.evaluation import predictions
 from goemotions.evaluation.predictions import Predictions
 from goemotions.models import profiles
 from goemotions.models.profiles import Profile, Teacher
 from goemotions.models.records import RunRecord, read_runs
 from goemotions.storage import manifest, store
+from goemotions.storage.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from goemotions.models.classifier import EncoderFiles
+
+log = logging.getLogger(__name__)
 
 FOLDER = "teachers"
 RECORDS = "teachers.json"
@@ -37,8 +41,8 @@ FORMAT = 1
 
 def key(digest: str, files: EncoderFiles, profile: Profile, seed: int, precision: str) -> str:
     """Returns what the scores of a teacher are found by: a digest of all that determines them."""
-    names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-    weights = {name: manifest.sha256(files.folder / name) for name in names if (files.folder / name).exists()}
+    paths = [path for pattern in ("*.safetensors", "*.json") for path in files.folder.glob(pattern)]
+    weights = {path.name: manifest.sha256(path) for path in paths}
     recipe = profile.describe()
     for unused in ("teachers", "teacher_epochs", "distillation_weight"):
         del recipe[unused]
@@ -111,6 +115,20 @@ def scores_of(dataset: Path, expected: str = "") -> tuple[np.ndarray, list[RunRe
 def name_of(record: RunRecord) -> str:
     """The name of a teacher by its record."""
     return str(Teacher(record.profile["name"], record.seed))
+
+
+def from_store(location: str, dataset: Path, output: Path) -> RunRecord | None:
+    """Copies one teacher's scores from the store, and returns the record; None, with a warning, if they cannot be used."""
+    with temporary_folder() as scratch:
+        try:
+            store.fetch_named(location, scratch)
+            (record,) = read(dataset, scratch)[1]
+        except (DataError, IntegrityError, ModelError, ValueError) as error:
+            log.warning("the scores in %s are not used, and the teacher is trained again: %s", location, error)
+            return None
+        shutil.copytree(scratch, output, dirs_exist_ok=True)
+    log.info("teacher %s: its scores are found in %s", name_of(record), location)
+    return record
 
 
 def read(dataset: Path, folder: Path) -> tuple[np.ndarray, list[RunRecord]]:

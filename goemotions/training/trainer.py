@@ -131,12 +131,10 @@ def teach(
     with load(dataset, profile, options.weights) as material, hardware.memory_errors(), stop_signal() as stopped:
         key = teachers.key(material.digest, material.files, profile, teacher.seed, options.precision)
         kept = store_location and layout.teacher(store_location, key)
-        if kept and distributed.on_first(lambda: store.has(kept, manifest.NAME)):
-            if distributed.is_first():
-                log.info("teacher %s: its scores are found in %s", teacher, kept)
-                store.fetch_named(kept, output)
+        is_kept = bool(kept) and distributed.on_first(lambda: store.has(kept, manifest.NAME))
+        if is_kept and (copied := distributed.on_first(lambda: teachers.from_store(kept, dataset, output))):
             _write_usage(output, f"teach {teacher}")
-            return distributed.on_first(lambda: teachers.read(dataset, output)[1][0])
+            return copied
         smoothed = losses.smooth(material.train.labels, profile.hyperparameters.label_smoothing)
         train = TokenizedSplit(material.train.rows, smoothed)
         checkpoints = store_location and layout.checkpoints(store_location, "teachers", key)
@@ -144,8 +142,8 @@ def teach(
         scores, record = distillation.score(loop, train), loop.record()
         if distributed.is_first():
             teachers.write(output, dataset, str(teacher), scores, [record])
-            # Another run may have been faster.
-            if kept and not store.has(kept, manifest.NAME):
+            # Another run may have been faster; what was there before cannot be used.
+            if kept and (is_kept or not store.has(kept, manifest.NAME)):
                 store.put(output, kept)
             if checkpoints:
                 store.remove(checkpoints)

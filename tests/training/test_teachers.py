@@ -1,5 +1,6 @@
 """Teachers of any profile: trained once, found again by what determines their scores, and checked before they teach."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -7,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import transformers
 
 from goemotions.data.dataset import ingest, load_dataset
 from goemotions.errors import DataError, IntegrityError, Interrupted, ModelError, TrainingError
 from goemotions.evaluation.predictions import Predictions
 from goemotions.models import profiles
+from goemotions.models.classifier import EncoderFiles
 from goemotions.models.profiles import Teacher
 from goemotions.models.records import RunRecord
-from goemotions.storage import store
+from goemotions.storage import manifest, store
 from goemotions.training import launcher, teachers, trainer
 from goemotions.training.options import TrainOptions
 from tests.training.test_trainer import result_of, stop_at
@@ -50,7 +53,7 @@ def student(dataset: Path, output: Path, profile: str, weights: Callable[[str], 
 
 def test_teachers_are_named_by_profile_and_seed() -> None:
     expected = [Teacher("mpnet", 1), Teacher("mpnet", 2), Teacher("minilm", 7), Teacher("distilbert", 1)]
-    assert profiles.teachers("mpnet:2+minilm@7+distilbert") == expected
+    assert profiles.teachers("mpnet:2+minilm@7+distilbert") == profiles.teachers("mpnet:2 + minilm@7 +distilbert") == expected
     assert profiles.teachers([str(teacher) for teacher in expected]) == expected
     assert profiles.teachers("") == profiles.teachers([]) == []
 
@@ -60,6 +63,8 @@ def test_teachers_are_named_by_profile_and_seed() -> None:
     [
         ("mpnet:0", "'mpnet:0' names no teachers: write mpnet, mpnet:3 for three of them, or mpnet@4"),
         ("mpnet:two", "names no teachers"),
+        ("mpnet:2,minilm", r"'mpnet:2,minilm' names no teachers: .* and \+ between several"),
+        ("minilm:\u0663", "names no teachers"),
         ("bert-huge:2", "there is no model profile 'bert-huge'"),
         ("minilm:2+minilm@2", "the teachers are not all different: minilm@2 is named twice"),
     ],
@@ -123,6 +128,63 @@ def test_scores_are_found_again_by_data_weights_recipe_and_seed(
     teach("minilm@1", tmp_path / "other", tmp_path / "data", weights, location)
     teach("minilm@1", dataset, tmp_path / "files", lambda _: str(other_weights), location)
     assert trained == [2, 1, 1, 1]
+
+
+def test_other_weights_in_shards_are_other_teachers(weights: Callable[[str], str], tmp_path: Path) -> None:
+    profile, keys = profiles.get("minilm").as_teacher(), set()
+    for change in (0.0, 0.5):
+        folder = Path(shutil.copytree(weights("minilm"), tmp_path / str(change)))
+        encoder = transformers.BertModel.from_pretrained(folder)
+        encoder.embeddings.LayerNorm.bias.data += change
+        (folder / "model.safetensors").unlink()
+        encoder.save_pretrained(folder, max_shard_size="20KB")
+        keys.add(teachers.key("digest", EncoderFiles(folder, is_published=False), profile, 1, "fp32"))
+    assert len(keys) == 2
+
+
+def no_record(location: Path) -> None:
+    (location / teachers.RECORDS).unlink()
+
+
+def half_a_file(location: Path) -> None:
+    path = location / "predictions.parquet"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def an_empty_manifest(location: Path) -> None:
+    (location / "MANIFEST.json").write_text("{}")
+
+
+def scores_of_other_rows(location: Path) -> None:
+    scored = Predictions.read(location)
+    dataclasses.replace(scored, ids=list(reversed(scored.ids))).write(location / "predictions.parquet")
+    manifest.write(location)
+
+
+@pytest.mark.fault("teachers-of-other-data")
+@pytest.mark.parametrize(
+    "damage", [no_record, half_a_file, an_empty_manifest, scores_of_other_rows], ids=lambda damage: damage.__name__
+)
+def test_damaged_scores_in_the_store_are_made_again(
+    damage: Callable[[Path], None],
+    dataset: Path,
+    weights: Callable[[str], str],
+    scores: Callable[[str], Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    options = TrainOptions(weights=weights("minilm"), settings=SETTINGS, precision="fp32")
+    profile = profiles.get("minilm", SETTINGS).as_teacher()
+    digest = load_dataset(dataset)[1]["digest"]
+    key = teachers.key(digest, EncoderFiles(Path(options.weights), is_published=False), profile, 1, "fp32")
+    kept = tmp_path / "store" / "teachers" / key
+    shutil.copytree(scores("minilm@1"), kept)
+    damage(kept)
+    with caplog.at_level("WARNING"):
+        teach("minilm@1", dataset, tmp_path / "again", weights, str(tmp_path / "store"))
+    assert "are not used, and the teacher is trained again" in caplog.text
+    for folder in (tmp_path / "again", kept):
+        assert (teachers.read(dataset, folder)[0] == teachers.read(dataset, scores("minilm@1"))[0]).all()
 
 
 def test_an_interrupted_teacher_resumes_in_another_run(

@@ -1,0 +1,185 @@
+"""Folders of encoders that users bring: fine-tuned, cut, converted or edited ones either work or are refused by name."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from goemotions.data.taxonomy import Taxonomy
+from goemotions.errors import ModelError
+from goemotions.models import architectures
+from goemotions.models.classifier import build_classifier, load_classifier, load_tokenizer, save_classifier
+from goemotions.models.profiles import ModelType
+from tests.conftest import WORDS
+from tests.models.test_architectures import REPOSITORIES, profile_of
+from tests.support import repositories
+
+IDS = torch.tensor([[4, 5, 6, 7], [4, 5, 6, 7]])
+MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Callable[[ModelType], Path]:
+    """A function from an architecture to a folder of a tiny encoder, which the test may change."""
+    return lambda model_type: repositories.write(REPOSITORIES[model_type], tmp_path / model_type, WORDS)
+
+
+def edit(folder: Path, **fields: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path, {"format": "pt"})
+
+
+def states(network: transformers.PreTrainedModel) -> torch.Tensor:
+    with torch.inference_mode():
+        return network.base_model.eval()(input_ids=IDS, attention_mask=MASK).last_hidden_state[MASK.bool()]
+
+
+@pytest.mark.parametrize("labels", [3, 7])
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+@pytest.mark.parametrize("model_type", ["bert", "deberta-v2", "distilbert", "modernbert", "roberta"])
+def test_a_fine_tuned_classifier_gives_its_encoder_and_gets_a_new_head(
+    model_type: ModelType, pooling: str, labels: int, repository: Callable[[ModelType], Path], taxonomy: Taxonomy
+) -> None:
+    folder = repository(model_type)
+    config = transformers.AutoConfig.from_pretrained(folder, num_labels=labels)
+    tuned = architectures.STOCK[model_type].from_pretrained(
+        folder, config=config, ignore_mismatched_sizes=True, dtype=torch.float32
+    )
+    with torch.no_grad():
+        for parameter in architectures.head_parameters(tuned):
+            parameter.add_(3)
+    tuned.save_pretrained(folder)
+    one, again, other = (
+        build_classifier(profile_of(model_type, pooling=pooling), taxonomy, weights=str(folder), seed=seed)
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(states(one), states(tuned))
+    heads = [torch.cat([p.flatten() for p in architectures.head_parameters(network)]) for network in (one, again, other)]
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+    assert heads[0].abs().max() < 2
+    assert len(one.config.id2label) == 7
+
+
+@pytest.mark.parametrize("model_type", ["albert", "bert"])
+def test_weights_without_a_pooler_get_a_new_one(
+    model_type: ModelType, repository: Callable[[ModelType], Path], taxonomy: Taxonomy
+) -> None:
+    """As further pretraining with masked words leaves them."""
+    folder = repository(model_type)
+    rewrite(folder, lambda tensors: {name: tensor for name, tensor in tensors.items() if "pooler" not in name})
+    one, again = (build_classifier(profile_of(model_type), taxonomy, weights=str(folder), seed=4) for _ in range(2))
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in one.state_dict().items())
+
+
+def test_weights_in_shards_are_read(repository: Callable[[ModelType], Path], taxonomy: Taxonomy, tmp_path: Path) -> None:
+    folder = repository("bert")
+    whole = build_classifier(profile_of("bert", pooling="mean"), taxonomy, weights=str(folder))
+    (folder / "model.safetensors").unlink()
+    whole.base_model.save_pretrained(folder, max_shard_size="20KB")
+    edit(folder, model_type="bert")
+    assert len(list(folder.glob("model-*-of-*.safetensors"))) > 2
+    built = build_classifier(profile_of("bert", pooling="mean"), taxonomy, weights=str(folder))
+    assert torch.equal(states(built), states(whole))
+    next(folder.glob("model-00002-of-*")).unlink()
+    with pytest.raises(ModelError, match=r"holds no usable weights for own: .*model-00002-of-"):
+        build_classifier(profile_of("bert", pooling="mean"), taxonomy, weights=str(folder))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"return_dict": False},
+        {"use_return_dict": False},
+        {"torchscript": True, "output_attentions": True, "output_hidden_states": True},
+        {"chunk_size_feed_forward": 3},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_a_config_that_changes_what_a_network_returns_changes_nothing(
+    pooling: str, fields: dict[str, object], repository: Callable[[ModelType], Path], taxonomy: Taxonomy, tmp_path: Path
+) -> None:
+    folder, profile = repository("bert"), profile_of("bert", pooling=pooling)
+    expected = build_classifier(profile, taxonomy, weights=str(folder)).eval()(input_ids=IDS, attention_mask=MASK).logits
+    edit(folder, **fields)
+    built = build_classifier(profile, taxonomy, weights=str(folder)).eval()
+    save_classifier(tmp_path / "model", built, load_tokenizer(profile, str(folder)), {"max_length": 32})
+    for network in (built, load_classifier(tmp_path / "model")):
+        assert torch.equal(network(input_ids=IDS, attention_mask=MASK).logits, expected)
+
+
+def relative_positions(folder: Path) -> None:
+    """As in embedding-relative-key-query, which transformers can no longer compute."""
+    edit(folder, position_embedding_type="relative_key_query")
+    name = "bert.encoder.layer.{}.attention.self.distance_embedding.weight"
+    rewrite(folder, lambda tensors: tensors | {name.format(layer): torch.zeros(1023, 16) for layer in (0, 1)})
+
+
+def layers_that_the_config_lacks(folder: Path) -> None:
+    edit(folder, num_hidden_layers=1)
+
+
+def adapters_in_the_layers(folder: Path) -> None:
+    rewrite(folder, lambda tensors: tensors | {"bert.encoder.layer.0.adapter.down.weight": torch.zeros(4, 4)})
+
+
+def names_of_a_wrapper(folder: Path) -> None:
+    rewrite(folder, lambda tensors: {f"auto_model.{name}": tensor for name, tensor in tensors.items()})
+
+
+def fewer_rows_than_the_vocabulary(folder: Path) -> None:
+    edit(folder, vocab_size=5000)
+
+
+def a_pad_token_outside_of_the_vocabulary(folder: Path) -> None:
+    edit(folder, pad_token_id=5000)
+
+
+@pytest.mark.fault("weights-unusable")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            relative_positions,
+            r"they have bert\.encoder\.layer\.0\.attention\.self\.distance_embedding\.weight, for which a bert",
+        ),
+        (
+            layers_that_the_config_lacks,
+            r"they have bert\.encoder\.layer\.1\..*, for which a bert with this config\.json has no use",
+        ),
+        (adapters_in_the_layers, r"they have bert\.encoder\.layer\.0\.adapter\.down\.weight"),
+        (names_of_a_wrapper, r"they lack bert\.embeddings\.LayerNorm\.bias"),
+        (
+            fewer_rows_than_the_vocabulary,
+            r"word_embeddings\.weight in the shape \[\d+, 32\], but config\.json means \[5000, 32\]",
+        ),
+        (a_pad_token_outside_of_the_vocabulary, "Padding_idx must be within num_embeddings"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_weights_that_would_give_another_network_are_refused(
+    change: Callable[[Path], None], message: str, repository: Callable[[ModelType], Path], taxonomy: Taxonomy
+) -> None:
+    folder = repository("bert")
+    change(folder)
+    with pytest.raises(ModelError, match=f"{folder} holds no usable weights for own: .*{message}"):
+        build_classifier(profile_of("bert"), taxonomy, weights=str(folder))
+
+
+def test_a_profile_of_a_type_that_is_not_loaded_is_refused(repository: Callable[[ModelType], Path]) -> None:
+    folder, profile = repository("xlm-roberta"), profile_of("xlm-roberta")
+    edit(folder, model_type="camembert")
+    other = dataclasses.replace(profile, encoder=dataclasses.replace(profile.encoder, model_type="camembert"))
+    with pytest.raises(ModelError, match=r"own is a camembert: only albert, bert, .* are loaded"):
+        load_tokenizer(other, str(folder))
