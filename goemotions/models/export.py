@@ -27,7 +27,7 @@ from goemotions.errors import ModelError
 from goemotions.models import architectures, devices, engines
 from goemotions.models.classifier import load_classifier
 from goemotions.models.engines import Engine
-from goemotions.models.records import EXPORT_FILE, ExportRecord, read_json
+from goemotions.models.records import EXPORT_FILE, ExportRecord
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.storage import store
 
@@ -73,7 +73,7 @@ def export(dataset: Path, model_folder: Path, output: Path) -> dict[str, ExportR
     encoder = TextEncoder.load(model_folder)
     splits, _ = load_dataset(dataset, ("train", "validation"))
     write_float(model_folder, float_path)
-    _write_int8(float_path, int8_path, encoder, splits["train"]["text"][:QUANTIZATION_TEXTS], _head(model_folder))
+    _write_int8(float_path, int8_path, encoder, splits["train"]["text"][:QUANTIZATION_TEXTS])
 
     texts = splits["validation"]["text"][:PARITY_TEXTS]
     records: dict[str, ExportRecord] = {}
@@ -140,18 +140,11 @@ def write_float(model_folder: Path, path: Path) -> None:
         )
 
 
-def _head(model_folder: Path) -> str:
-    """A pattern for the names of a graph's operators that are not those of the encoder."""
-    model_type = read_json(model_folder / "config.json", "model_type")["model_type"]
-    return f"/classifier/(?!{architectures.CLASSES[model_type].base_model_prefix}/)"
-
-
-def _write_int8(source: Path, path: Path, encoder: TextEncoder, texts: Sequence[str], head: str) -> None:
+def _write_int8(source: Path, path: Path, encoder: TextEncoder, texts: Sequence[str]) -> None:
     """Quantizes a graph after training with static scales of activations, so that a text's score does not depend on its batch.
 
-    Outliers are moved from activations into weights first (SmoothQuant, Xiao et al. 2022). The operators that match ``head`` stay in
-    fp32: they compute one row per text, and most of the difference in probability was theirs. NNCF copies a graph for each change,
-    so both stages get one without its weights, which stay in a file.
+    Outliers are moved from activations into weights first (SmoothQuant, Xiao et al. 2022). NNCF copies a graph for each change, so
+    both stages get one without its weights, which stay in a file.
     """
     # NNCF reads it when it is imported, and sends telemetry without it.
     os.environ.setdefault("NNCF_CI", "1")
@@ -188,8 +181,7 @@ def _write_int8(source: Path, path: Path, encoder: TextEncoder, texts: Sequence[
         applied = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
         # CPUs without VNNI add pairs of products in 16 bits and saturate; weights of 7 bits avoid that.
         advanced = {"smooth_quant_alphas": applied, "overflow_fix": nncf.OverflowFix.ENABLE}
-        in_float = nncf.IgnoredScope(patterns=[head])
-        onnx.save(quantize(graph, folders[1], advanced, ignored_scope=in_float), path)
+        onnx.save(quantize(graph, folders[1], advanced), path)
 
 
 def _without_sharing(model: Any) -> Any:
