@@ -21,12 +21,15 @@ TESTS = {
     "latency": "it is slower",
     "agreement": "its labels differ from the champion's on more texts than in validation",
     "labels": "it predicts a label more or less often than in validation",
+    "thresholds": "its labels are not those that its thresholds choose",
     "quality": "its scores let expect a lower F1",
 }
 # A step has as many windows as are needed to decide, and is not passed while a test has come this near to its limit.
 LEAST_WINDOWS, SUSPECT = 4, 0.5
 # The share of the requests that the champion has answered which a version that is no worse may reject.
 REJECTED = 0.01
+# The share of the answers whose labels may differ from those of the thresholds.
+OFF_THRESHOLDS = 0.01
 # What is no fault: the odds of other labels, those of a label, and the expected F1 of a text may differ by so much from validation.
 DISAGREEMENT_ODDS, LABEL_ODDS, F1_LOSS = 2.0, 2.0, 0.05
 # A champion that fails more often is no measure of a canary.
@@ -52,6 +55,7 @@ class Analysis:
     texts: int = 0
     different: int = 0
     sent_texts: int = 0
+    off_thresholds: int = 0
     rejected: int = 0
     repeated: int = 0
     compared: float = 0.0
@@ -84,6 +88,9 @@ class Analysis:
         """Adds the answers of both to the same texts, which are chosen ones, independent of each other."""
         different = int((champion.chosen != canary.chosen).any(axis=1).sum())
         self._add_agreement(len(champion.chosen), different, share=1)
+        off = self.expected.off_thresholds(canary)
+        self.off_thresholds += off
+        self.evidence["thresholds"].add(sequential.events(off, len(canary.chosen), OFF_THRESHOLDS), share=1)
         losses = champion.expected_f1() - canary.expected_f1() - F1_LOSS
         self.evidence["quality"].add(sequential.means(losses, 1 + F1_LOSS), share=1)
         self.champion_quality.add(champion)
@@ -183,6 +190,8 @@ class Analysis:
             return "p95 " + " against ".join(f"{1000 * one.quantile(0.95):.0f} ms" for one in both)
         if name == "agreement":
             return f"{self.different} of {self.texts} texts, validation: {self.expected.different} of {self.expected.rows} rows"
+        if name == "thresholds":
+            return f"on {self.off_thresholds} texts"
         if name == "labels":
             label = self.expected.labels[self._largest_move()]
             return f"{label}: " + " against ".join(f"{one.labels[label]:.0f} of {one.texts:.0f} texts" for one in both)
@@ -222,6 +231,7 @@ class Analysis:
             "texts": self.texts,
             "different": self.different,
             "sent_texts": self.sent_texts,
+            "off_thresholds": self.off_thresholds,
             "rejected": self.rejected,
             "repeated": self.repeated,
             "compared": self.compared,
@@ -238,6 +248,7 @@ class Analysis:
         self.seconds, self.texts, self.compared = content["seconds"], content["texts"], content.get("compared", 0.0)
         self.different, self.sent_texts, self.windows = content["different"], content["sent_texts"], content["windows"]
         self.rejected, self.repeated = content.get("rejected", 0), content.get("repeated", 0)
+        self.off_thresholds = content.get("off_thresholds", 0)
         self.champion, self.canary = VersionTraffic.from_json(content["champion"]), VersionTraffic.from_json(content["canary"])
         self.champion_quality, self.canary_quality = (Quality(*map(np.array, sums)) for sums in content["qualities"])
         # The evidence of before may lack a test.

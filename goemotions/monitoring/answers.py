@@ -16,6 +16,7 @@ from goemotions import defaults, outages, strict_json
 from goemotions.errors import DataError, MonitoringUnavailable
 from goemotions.evaluation.selection import CandidateScores
 from goemotions.metrics.expected import expected_quality
+from goemotions.metrics.thresholds import Thresholds
 from goemotions.monitoring import observations
 
 BATCH = 20
@@ -68,6 +69,7 @@ class Expected:
         rows: the number of rows.
         different: rows to which the two give other labels.
         champion, challenger: rows with each label.
+        thresholds, k: of the challenger, as ``Thresholds`` has them; no thresholds in a state of before.
     """
 
     labels: tuple[str, ...]
@@ -75,12 +77,15 @@ class Expected:
     different: int
     champion: tuple[int, ...]
     challenger: tuple[int, ...]
+    thresholds: tuple[float, ...] = ()
+    k: int | None = None
 
     @classmethod
     def of(cls, challenger: CandidateScores, champion: CandidateScores) -> Expected:
         ours, theirs = (one.thresholds.apply(one.validation.probabilities) for one in (challenger, champion))
-        counts = (tuple(int(count) for count in chosen.sum(axis=0)) for chosen in (theirs, ours))
-        return cls(challenger.validation.names, len(ours), int((ours != theirs).any(axis=1).sum()), *counts)
+        before, now = (tuple(int(count) for count in chosen.sum(axis=0)) for chosen in (theirs, ours))
+        different, fitted = int((ours != theirs).any(axis=1).sum()), challenger.thresholds
+        return cls(challenger.validation.names, len(ours), different, before, now, fitted.values, fitted.k)
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Expected:
@@ -92,6 +97,13 @@ class Expected:
         """The share of texts with other labels, with a margin of two standard errors for the few rows."""
         share = (self.different + 1) / (self.rows + 2)
         return min(0.95, share + 2 * float(np.sqrt(share * (1 - share) / (self.rows + 2))))
+
+    def off_thresholds(self, answers: Answers) -> int:
+        """The number of the challenger's answers whose labels are not those that its thresholds choose by the scores."""
+        if not self.thresholds:
+            return 0
+        due = Thresholds("", self.thresholds, self.k).apply(answers.scores.astype(np.float32))
+        return int((answers.chosen != due).any(axis=1).sum())
 
     def odds(self) -> tuple[np.ndarray, np.ndarray]:
         """Per label, the odds of it in the challenger's answers relative to the champion's, float [labels], and the factor by which

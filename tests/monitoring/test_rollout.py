@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from prometheus_client import Counter
 
@@ -28,9 +29,10 @@ from goemotions.errors import (
     TrafficChanged,
     WorkflowError,
 )
+from goemotions.metrics.thresholds import Thresholds
 from goemotions.monitoring import rollout, rollout_state, rollout_step
 from goemotions.monitoring.analysis import Analysis
-from goemotions.monitoring.answers import Expected, read_texts
+from goemotions.monitoring.answers import Answers, Expected, read_texts
 from goemotions.monitoring.observations import Scrape
 from goemotions.monitoring.plan import Plan
 from goemotions.monitoring.rollout_state import State
@@ -338,6 +340,23 @@ def test_traffic_of_one_version_alone_shows_nothing() -> None:
         analysis.add_traffic(champion, canary, 1.0)
     assert not analysis.fault
     assert analysis.missing.startswith("60 of 60 requests to each version, 4 of 4 looks")
+
+
+def test_thresholds_of_other_labels_are_a_fault_even_if_they_change_few_answers() -> None:
+    """Thresholds that a large data set was fitted with lie close together."""
+    fitted = Thresholds("per-label", tuple(np.linspace(0.2, 0.4, len(LABELS)).tolist()))
+    scores = np.random.default_rng(1).uniform(0, 0.6, (40, len(LABELS))).astype(np.float32)
+    own = Answers(fitted.apply(scores), scores)
+    others = Answers(replace(fitted, values=fitted.values[::-1]).apply(scores), scores)
+    faults = []
+    for answers in (own, others):
+        analysis, resumed = (Analysis(PLAN, 7, replace(EQUAL, different=390, thresholds=fitted.values)) for _ in range(2))
+        analysis.add_answers(own, answers)
+        resumed.resume(json.loads(json.dumps(analysis.to_json())))
+        resumed.add_answers(own, answers)
+        faults.append(resumed.fault)
+    off = (own.chosen != others.chosen).any(axis=1).sum()
+    assert faults == ["", f"its labels are not those that its thresholds choose (on {2 * off} texts)"]
 
 
 class Killed(BaseException):
