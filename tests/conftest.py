@@ -324,6 +324,20 @@ def run(stack: Path, source: Path, weights: Callable[[str], str], planted: dict[
 
 
 @pytest.fixture
+def configure_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """A function that sets S3's variables for this test alone."""
+
+    def configure(**variables: str) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        s3.client.cache_clear()
+
+    yield configure
+    monkeypatch.undo()
+    s3.client.cache_clear()
+
+
+@pytest.fixture
 def bucket(stack: Path, request: pytest.FixtureRequest) -> str:
     """An S3 location that only this test uses, with its final slash."""
     return f"s3://goemotions/tests/{request.node.name.replace('[', '-').replace(']', '')}/"

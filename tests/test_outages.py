@@ -137,7 +137,7 @@ def test_the_hub_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert (folder / "README.md").read_text() == "card"
         assert port.dropped == 3
         monkeypatch.setenv(outages.VARIABLE, "0.05")
-        port.away = 1000
+        port.drop(1000)
         with pytest.raises(SourceUnreachable):
             sources._hub_snapshot("team/other", None)
 

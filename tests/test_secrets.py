@@ -1,14 +1,12 @@
 """No output contains credentials: a run gets recognizable ones, and everything that it writes is searched for them."""
 
 import base64
-import http.server
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
-import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +21,7 @@ from goemotions.storage import store
 from pipelines import demo, stack
 from pipelines.package import compile_pipeline
 from pipelines.run_folder import RunFolder
+from tests.support import http_server
 
 ROOT = Path(__file__).parents[1]
 # The files from which the stack reads its keys; only their owner can read them.
@@ -153,41 +152,28 @@ def test_keys_that_the_store_rejects_are_not_in_the_error(name: str, planted: di
     assert wrong not in finished.stdout + finished.stderr
 
 
-class Refusing(http.server.BaseHTTPRequestHandler):
+class Refusing(http_server.Handler):
     """An MLflow that rejects every password, and records those that it receives."""
 
     sent: list[str]
 
     def do_GET(self) -> None:
+        self.body()
         self.sent.append(self.headers.get("Authorization", ""))
-        self.send_response(401)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        self.send(401)
 
     do_POST = do_GET
 
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def refusing() -> Iterator[tuple[int, list[str]]]:
-    handler = type("Handler", (Refusing,), {"sent": []})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield server.server_port, handler.sent
-    server.shutdown()
-    server.server_close()
-
 
 def test_a_password_in_mlflows_address_is_sent_and_not_shown(
-    login: str, basic: str, credentials_in: Callable[[bytes], list[str]], refusing: tuple[int, list[str]]
+    login: str, basic: str, credentials_in: Callable[[bytes], list[str]]
 ) -> None:
-    port, sent = refusing
-    finished = goemotions("model", "status", MLFLOW_TRACKING_URI=f"http://{login}@127.0.0.1:{port}")
+    handler = type("Handler", (Refusing,), {"sent": []})
+    with http_server.running(http_server.Server(handler)) as server:
+        finished = goemotions("model", "status", MLFLOW_TRACKING_URI=f"http://{login}@127.0.0.1:{server.server_port}")
     assert finished.returncode == 1
     assert "MLflow refused the request or did not respond" in finished.stderr
-    assert f"Basic {basic}" in sent
+    assert f"Basic {basic}" in handler.sent
     assert credentials_in((finished.stdout + finished.stderr).encode()) == []
 
 

@@ -2,8 +2,6 @@
 
 import contextlib
 import gzip
-import hashlib
-import http.server
 import io
 import json
 import logging
@@ -13,7 +11,6 @@ import random
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +30,7 @@ from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import BadAddress, DataError, SourceUnreachable, StorageError
 from goemotions.metrics import classification
 from goemotions.storage import store
+from tests.support import hub as stand_in
 
 NAMES = ("calm", "dread", "glee")
 TRAIN = [("a quiet lake", [0], "t1"), ("a storm near the lake", [1, 0], "t2"), ("two red balloons", [2], "t3")]
@@ -743,54 +741,6 @@ def test_a_parquet_file_with_any_byte_changed_is_read_or_a_named_error(tmp_path:
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    """Enough of the hub for the datasets client: `good` and `scripted` exist, `failing` sends errors, `silent` nothing."""
-
-    protocol_version = "HTTP/1.1"
-    files: dict[str, dict[str, bytes]]
-    requested: list[str]
-    ended: threading.Event
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        self.requested.append(path)
-        if "/silent" in path:
-            self.ended.wait(60)
-            self.close_connection = True
-            return
-        if "/failing" in path:
-            self.respond(503, b"")
-            return
-        name = next((name for name in self.files if f"/{name}" in path), "")
-        if not name:
-            self.respond(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-        elif f"/resolve/{COMMIT}/" in path:
-            content = self.files[name][path.partition(f"/resolve/{COMMIT}/")[2]]
-            self.respond(200, content, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'})
-        elif "/tree/" in path:
-            tree = [
-                {"type": "file", "path": file, "size": len(content), "oid": "0"} for file, content in self.files[name].items()
-            ]
-            self.respond(200, json.dumps(tree).encode())
-        elif "/revision/" in path and not path.endswith((COMMIT, "/main")):
-            self.respond(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-        else:
-            self.respond(200, json.dumps({"id": f"tests/{name}", "sha": COMMIT, "siblings": []}).encode())
-
-    do_HEAD = do_GET
-
-    def respond(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 INGEST_EACH = """
 import json, sys, time
 from pathlib import Path
@@ -830,23 +780,16 @@ class HubRun:
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> HubRun:
     folder = tmp_path_factory.mktemp("hub")
-    good = {"README.md": b"---\nlicense: mit\n---\n", "good.py": b"raise SystemExit(9)", "train.pkl": b"no pickle"}
+    script = {"README.md": b"---\nlicense: mit\n---\n", "load.py": b"raise SystemExit(9)", "train.pkl": b"no pickle"}
+    for name in ("good", "scripted"):
+        (folder / name / "data").mkdir(parents=True)
+        for file, content in script.items():
+            (folder / name / file).write_bytes(content)
     for split, rows in (("train", TRAIN), ("validation", DEV), ("test", TEST)):
-        hugging_face(rows, folder / "rows.parquet")
-        good[f"data/{split}-00000-of-00001.parquet"] = (folder / "rows.parquet").read_bytes()
-    scripted = {"README.md": good["README.md"], "scripted.py": b"raise SystemExit(9)", "train.pkl": b"no pickle"}
-    handler = type(
-        "Handler", (Hub,), {"files": {"good": good, "scripted": scripted}, "requested": [], "ended": threading.Event()}
-    )
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        outcomes = ingest_each(HUB_SOURCES, f"http://127.0.0.1:{server.server_port}", folder)
-    finally:
-        handler.ended.set()
-        server.shutdown()
-        server.server_close()
-    return HubRun(outcomes, handler.requested, folder)
+        hugging_face(rows, folder / "good" / "data" / f"{split}-00000-of-00001.parquet")
+    repositories = {f"tests/{name}": folder / name for name in ("good", "scripted")}
+    with stand_in.serve(repositories, COMMIT) as (address, requested):
+        return HubRun(ingest_each(HUB_SOURCES, address, folder), requested, folder)
 
 
 def ingest_each(sources: Sequence[str], endpoint: str, folder: Path) -> dict[str, dict[str, Any]]:

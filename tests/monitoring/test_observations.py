@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.server
 import json
 import math
 import socket
@@ -11,8 +10,6 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import promql_parser
 import pytest
@@ -21,6 +18,7 @@ from goemotions.errors import MonitoringUnavailable
 from goemotions.monitoring import observations
 from goemotions.monitoring.observations import METRICS, Prometheus, Sample, Scrape, parse
 from goemotions.monitoring.version_traffic import Increases, VersionTraffic
+from tests.support import http_server
 from tests.support.versions import Version
 
 LABELS = ("joy", 'quo"ted', "other")
@@ -65,42 +63,36 @@ def test_metrics_of_servers_are_read_and_copies_are_no_traffic(server: Version) 
     assert VersionTraffic.from_json(json.loads(json.dumps(traffic["7"].to_json()))) == traffic["7"]
 
 
-class Queries(http.server.BaseHTTPRequestHandler):
+class Queries(http_server.Handler):
     """Prometheus's API for one query: the series whose names match, as it has them after a scrape."""
+
+    server: PrometheusServer
 
     def do_GET(self) -> None:
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)["query"][0]
         promql_parser.parse(query)
-        self.server.queries.append(query)  # type: ignore[attr-defined]
+        self.server.queries.append(query)
         target = {"job": "goemotions", "namespace": "models", "instance": "10.0.0.3:8080", "pod": "goemotions-cpu-x"}
         series = [
             {"metric": {"__name__": one.name, **dict(one.labels), **target}, "value": [1764000000.123, f"{one.value:g}"]}
-            for one in self.server.samples  # type: ignore[attr-defined]
+            for one in self.server.samples
         ]
         content = json.dumps({"status": "success", "data": {"resultType": "vector", "result": series}}).encode()
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        pass
+        self.send(200, content)
 
 
-@contextmanager
-def prometheus(samples: list[Sample]) -> Iterator[http.server.HTTPServer]:
-    with http.server.HTTPServer(("127.0.0.1", 0), Queries) as running:
-        running.samples, running.queries = samples, []  # type: ignore[attr-defined]
-        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
-        yield running
-        running.shutdown()
+class PrometheusServer(http_server.Server):
+    def __init__(self, samples: list[Sample]) -> None:
+        super().__init__(Queries)
+        self.samples, self.queries = samples, []
 
 
 def test_prometheus_shows_the_same(server: Version) -> None:
-    with prometheus(Scrape(lambda: [server.address]).read()) as running:
-        source = Prometheus(f"http://127.0.0.1:{running.server_port}", 'namespace="models"')
+    with http_server.running(PrometheusServer(Scrape(lambda: [server.address]).read())) as running:
+        source = Prometheus(running.url, 'namespace="models"')
         check(since_start(source.read())["7"])
-        assert all(name in running.queries[0] for name in METRICS)  # type: ignore[attr-defined]
-        running.samples = []  # type: ignore[attr-defined]
+        assert all(name in running.queries[0] for name in METRICS)
+        running.samples = []
         with pytest.raises(MonitoringUnavailable, match="Prometheus has no series"):
             source.read()
 

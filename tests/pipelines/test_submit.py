@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import http.server
 import json
 import os
 import re
@@ -11,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -30,6 +28,7 @@ from goemotions.deployment import node_pools
 from goemotions.errors import WorkflowError
 from pipelines import client, package, progress, submit, training
 from pipelines.cli import pipeline
+from tests.support import http_server
 from tests.support.kfp_server import TOKEN
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +55,7 @@ class Kubeflow:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Kubeflow]:
     with subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "support" / "kfp_server.py"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.support.kfp_server"], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout
         try:
@@ -180,32 +179,21 @@ def test_a_configuration_of_argo_that_overrules_the_retries_is_noted(
 ) -> None:
     paths = []
 
-    class Api(http.server.BaseHTTPRequestHandler):
+    class Api(http_server.Handler):
         def do_GET(self) -> None:
             paths.append(self.path)
             content = {"kind": "ConfigMap", "data": data} if data is not None else {"kind": "Status", "message": "forbidden"}
             body = json.dumps(content).encode()
-            self.send_response(403 if data is None else 200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.send(403 if data is None else 200, body, {"Content-Type": "application/json"})
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    api = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Api)
-    threading.Thread(target=api.serve_forever, args=(0.02,), daemon=True).start()
-    cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{api.server_port}"}}
+    server = http_server.Server(Api)
+    cluster = {"name": "c", "cluster": {"server": server.url}}
     context = {"name": "staging", "context": {"cluster": "c", "user": "u"}}
     config = {"apiVersion": "v1", "kind": "Config", "current-context": "staging", "users": [{"name": "u", "user": {}}]}
     (tmp_path / "config").write_text(json.dumps(config | {"contexts": [context], "clusters": [cluster]}))
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config"))
-    try:
+    with http_server.running(server):
         result = run("submit")
-    finally:
-        api.shutdown()
-        api.server_close()
     assert result.exit_code == 0, result.output
     assert paths == ["/api/v1/namespaces/kubeflow/configmaps/workflow-controller-configmap"]
     shown = [line for line in result.stderr.splitlines() if line.startswith("note: ")]

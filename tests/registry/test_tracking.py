@@ -8,7 +8,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from goemotions.errors import TrackingError
 from goemotions.registry import changes, mlflow_client, model_registry, registration, tracking
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.storage import manifest, store
+from tests.support import http_server
 
 
 @pytest.fixture
@@ -52,25 +52,22 @@ def use_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None
     mlflow_client.client.cache_clear()
 
 
-class Gateway(http.server.ThreadingHTTPServer):
+class Gateway(http_server.Server):
     """A proxy of MLflow: forwards requests, drops those to paths with ``down``, and drops one response of a path with ``lost``."""
 
-    daemon_threads = True
-
     def __init__(self, upstream: str) -> None:
-        super().__init__(("127.0.0.1", 0), Forwarding)
+        super().__init__(Forwarding)
         self.upstream = urlsplit(upstream).netloc
         self.down = ""
         self.lost = ""
         self.requests: list[str] = []
 
 
-class Forwarding(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Forwarding(http_server.Handler):
     server: Gateway
 
     def forward(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.body()
         self.server.requests.append(self.path)
         self.close_connection = True
         if self.server.down and self.server.down in self.path:
@@ -83,27 +80,17 @@ class Forwarding(http.server.BaseHTTPRequestHandler):
         if self.server.lost and self.server.lost in self.path:
             self.server.lost = ""
             return
-        self.send_response_only(response.status)
-        self.send_header("Content-Type", response.headers.get("Content-Type", ""))
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        self.send(response.status, content, {"Content-Type": response.headers.get("Content-Type", "")})
 
     do_GET = do_POST = do_PATCH = do_DELETE = forward
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture
 def gateway(stack: Path, use_server: Callable[[str], None]) -> Iterator[Gateway]:
     """A proxy of MLflow that receives all requests of this test."""
-    server = Gateway(os.environ["MLFLOW_TRACKING_URI"])
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    use_server(f"http://127.0.0.1:{server.server_port}")
-    yield server
-    server.shutdown()
-    server.server_close()
+    with http_server.running(Gateway(os.environ["MLFLOW_TRACKING_URI"])) as server:
+        use_server(server.url)
+        yield server
 
 
 def unused_port() -> int:

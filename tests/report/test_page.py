@@ -4,13 +4,11 @@ import html
 import json
 import queue
 import subprocess
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
-from tests.support import browser
+from tests.support import browser, http_server
 
 WIDTHS = (400, 1400)
 SECONDS = 120
@@ -47,25 +45,19 @@ addEventListener("message", event => {
 </script>"""
 
 
-class Frames(BaseHTTPRequestHandler):
+class Frames(http_server.Handler):
     """Serves the page with the frames, and receives their reports."""
 
     page = ""
     reports: queue.Queue[Any]
 
     def do_GET(self) -> None:
-        self.send_response(200 if self.path == "/" else 404)
-        self.send_header("Content-Type", "text/html; charset=utf-8")
-        self.end_headers()
-        self.wfile.write(self.page.encode() if self.path == "/" else b"")
+        status, content = (200, self.page.encode()) if self.path == "/" else (404, b"")
+        self.send(status, content, {"Content-Type": "text/html; charset=utf-8"})
 
     def do_POST(self) -> None:
-        self.reports.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        pass
+        self.reports.put(json.loads(self.body()))
+        self.send(200)
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +67,12 @@ def frames(page: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dic
     probed = html.escape(page.replace("<head>", f"<head>{PROBE}", 1))
     shown = [f'<iframe sandbox="allow-scripts" width="{width}" height="800" srcdoc="{probed}"></iframe>' for width in WIDTHS]
     attributes = {"page": AROUND % ("".join(shown), len(WIDTHS)), "reports": queue.Queue()}
-    with ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Frames,), attributes)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with http_server.running(http_server.Server(type("Handler", (Frames,), attributes))) as server:
         command = [
             chromium,
             *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
             *("--disable-component-update", "--disable-sync", "--remote-debugging-port=0", "--window-size=1500,900"),
-            *(f"--user-data-dir={tmp_path_factory.mktemp('browser')}", f"http://127.0.0.1:{server.server_port}/"),
+            *(f"--user-data-dir={tmp_path_factory.mktemp('browser')}", f"{server.url}/"),
         ]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
             try:
@@ -90,7 +81,6 @@ def frames(page: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dic
                 pytest.fail(f"the frames posted no report within {SECONDS} s")
             finally:
                 running.terminate()
-                server.shutdown()
     return {frame["width"]: frame for frame in reports}
 
 

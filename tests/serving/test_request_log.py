@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,8 +24,7 @@ from goemotions.serving import request_log
 from goemotions.serving.limits import LogSettings
 from goemotions.serving.request_ids import answer_id
 from goemotions.serving.request_log import RequestLog
-from goemotions.storage import s3
-from tests.support.object_store import Behaviour, ObjectStore, running
+from tests.support.object_store import KEYS, Behaviour, ObjectStore, running
 
 LABELS = Labels(("joy", "anger"), (0.5, 0.25))
 RESULT = SimpleNamespace(
@@ -42,15 +41,8 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
-    def to(server: ObjectStore) -> None:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-        for name, value in {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}.items():
-            monkeypatch.setenv(name, value)
-        s3.client.cache_clear()
-
-    yield to
-    s3.client.cache_clear()
+def connect(configure_s3: Callable[..., None]) -> Connect:
+    return lambda server: configure_s3(AWS_ENDPOINT_URL=server.url, **KEYS)
 
 
 def settings(folder: Path, **options: Any) -> LogSettings:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,53 +21,38 @@ from goemotions.prediction.predictor import Options, Predictor
 from goemotions.serving import metrics, request_ids, shadow
 from goemotions.serving.limits import ShadowSettings
 from goemotions.serving.shadow import Shadow
+from tests.support import http_server
 from tests.support.servers import Server, serving
 
 TEXT = "a quiet lake near the old balloon"
 COMPARED = 'goemotions_shadow_requests_total{outcome="compared"}'
 
 
-class Challenger(http.server.ThreadingHTTPServer):
+class Challenger(http_server.Server):
     """Answers as the tests say, and keeps what it received."""
 
-    daemon_threads = True
-
     def __init__(self, answer: Callable[[dict[str, Any]], Any]) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.answer = answer
         self.received: list[tuple[dict[str, str], dict[str, Any]]] = []
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Handler(http_server.Handler):
     server: Challenger
-    protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = json.loads(self.body())
         self.server.received.append(({name.lower(): value for name, value in self.headers.items()}, body))
         answer = self.server.answer(body)
-        self._send(*answer if isinstance(answer, tuple) else (200, answer))
+        status, content = answer if isinstance(answer, tuple) else (200, answer)
+        self.send(status, json.dumps(content).encode())
 
     def do_GET(self) -> None:
-        self._send(200, {"name": "goemotions", "versions": ["9"]})
-
-    def _send(self, status: int, answer: Any) -> None:
-        content = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        pass
+        self.send(200, json.dumps({"name": "goemotions", "versions": ["9"]}).encode())
 
 
-@contextmanager
-def challenger(answer: Callable[[dict[str, Any]], Any]) -> Iterator[Challenger]:
-    with Challenger(answer) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield running
-        running.shutdown()
+def challenger(answer: Callable[[dict[str, Any]], Any]) -> AbstractContextManager[Challenger]:
+    return http_server.running(Challenger(answer))
 
 
 def opposite(predictor: Predictor) -> Callable[[dict[str, Any]], Any]:

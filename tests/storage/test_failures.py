@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import http.server
 import random
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +12,8 @@ from boto3.exceptions import Boto3Error, S3UploadFailedError
 
 from goemotions.errors import StorageError
 from goemotions.storage import failures, s3, store
+from tests.support import http_server
+from tests.support.object_store import KEYS
 
 # Status, code, further elements of the body, and what the error says. The bodies are laid out as AWS, MinIO and Ceph lay them out.
 RESPONSES = [
@@ -41,45 +41,29 @@ RESPONSES = [
 ]
 
 
-class Store(http.server.ThreadingHTTPServer):
+class Store(http_server.Server):
     """A store that responds to each request with one error."""
 
-    daemon_threads = True
     status, content, headers, count = 500, b"", {}, 0  # type: ignore[var-annotated]
 
 
-class Responding(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Responding(http_server.Handler):
     server: Store
 
     def respond(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.body()
         self.server.count += 1
-        self.send_response_only(self.server.status)
-        for name, value in self.server.headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Type", "application/xml")
-        self.send_header("Content-Length", str(len(self.server.content)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(self.server.content)
+        self.send(self.server.status, self.server.content, {"Content-Type": "application/xml", **self.server.headers})
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = respond
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @pytest.fixture
-def responding(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Store]]:
+def responding(configure_s3: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Store]]:
     """A function that starts such a store, which becomes that of this test."""
-    started = Store(("127.0.0.1", 0), Responding)
-    threading.Thread(target=started.serve_forever, args=(0.02,), daemon=True).start()
-    variables = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
-    for name, value in {**variables, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{started.server_port}"}.items():
-        monkeypatch.setenv(name, value)
+    started = Store(Responding)
     monkeypatch.delenv("AWS_PROFILE", raising=False)
-    s3.client.cache_clear()
+    configure_s3(AWS_ENDPOINT_URL=started.url, **KEYS)
 
     def respond(status: int, code: str, elements: str = "", **headers: str) -> Store:
         started.status, started.headers = status, headers
@@ -89,10 +73,8 @@ def responding(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Store]
         ).encode()
         return started
 
-    yield respond
-    started.shutdown()
-    started.server_close()
-    s3.client.cache_clear()
+    with http_server.running(started):
+        yield respond
 
 
 @pytest.mark.parametrize(("status", "code", "elements", "message"), RESPONSES)
@@ -144,14 +126,14 @@ def test_a_redirect_without_a_region_ends_in_a_named_error(responding: Callable[
 
 def test_a_redirect_to_itself_ends_in_a_named_error(responding: Callable[..., Store]) -> None:
     started = responding(307, "TemporaryRedirect")
-    started.headers = {"Location": f"http://127.0.0.1:{started.server_port}/bucket"}
+    started.headers = {"Location": f"{started.url}/bucket"}
     with pytest.raises(StorageError, match="another region or at another endpoint"):
         store.read("s3://bucket/v1/", "a")
 
 
 def test_a_bucket_within_the_endpoint_is_named(responding: Callable[..., Store], monkeypatch: pytest.MonkeyPatch) -> None:
     started = responding(404, "NoSuchBucket")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{started.server_port}/bucket")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"{started.url}/bucket")
     s3.client.cache_clear()
     with pytest.raises(StorageError, match=r"AWS_ENDPOINT_URL must not hold the bucket: it is http://127.0.0.1:.*/bucket"):
         store.files("s3://bucket/v1/")

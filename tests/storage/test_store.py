@@ -1,7 +1,7 @@
 """Storage: the same behaviour on disk and in S3, and named errors if the store fails."""
 
+import contextlib
 import http.client
-import http.server
 import io
 import os
 import socket
@@ -16,7 +16,7 @@ import pytest
 
 from goemotions.errors import BadAddress, IntegrityError, StorageError
 from goemotions.storage import manifest, s3, store
-from tests.support import object_store
+from tests.support import http_server, object_store
 
 FILES = {"config.json": b"{}", "sub/model.safetensors": bytes(range(256)) * 40, "a b/ünï.txt": b"x"}
 
@@ -38,56 +38,35 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return request.getfixturevalue("bucket") if request.param == "s3" else f"{tmp_path}/store/"
 
 
-@pytest.fixture
-def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """A function that sets S3's variables for this test alone."""
-
-    def configure(**variables: str) -> None:
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        s3.client.cache_clear()
-
-    yield configure
-    monkeypatch.undo()
-    s3.client.cache_clear()
-
-
 Response = Callable[[str, str, int], str | bytes | None]
 
 
-class Gateway(http.server.ThreadingHTTPServer):
+class Gateway(http_server.Server):
     """A proxy of the S3 server: records every request, and forwards it or responds with an S3 error or a body instead."""
 
-    daemon_threads = True
-
     def __init__(self, upstream: str, instead: Response) -> None:
-        super().__init__(("127.0.0.1", 0), Passing)
+        super().__init__(Passing)
         self.upstream = urlsplit(upstream).netloc
         self.instead = instead
         self.requests: list[tuple[str, str]] = []
         self.lock = threading.Lock()
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
 
-
-class Passing(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Passing(http_server.Handler):
     server: Gateway
 
     def respond(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.body()
         with self.server.lock:
             self.server.requests.append((self.command, self.path))
             instead = self.server.instead(self.command, self.path, len(self.server.requests))
         if isinstance(instead, bytes):
-            self.reply(200, {"Content-Type": "application/xml"}, instead)
+            self.send(200, instead, {"Content-Type": "application/xml"})
             return
         if instead:
             status = {"AccessDenied": 403, "InternalError": 500, "SlowDown": 503}[instead]
             content = f"<Error><Code>{instead}</Code><Message>injected</Message></Error>".encode()
-            self.reply(status, {"Content-Type": "application/xml"}, content)
+            self.send(status, content, {"Content-Type": "application/xml"})
             return
         connection = http.client.HTTPConnection(self.server.upstream, timeout=30)
         connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -97,41 +76,25 @@ class Passing(http.server.BaseHTTPRequestHandler):
         connection.endheaders(body)
         response = connection.getresponse()
         content = response.read()
-        self.reply(response.status, dict(response.getheaders()), content)
+        left_out = ("transfer-encoding", "connection") + ("content-length",) * (self.command != "HEAD")
+        headers = {name: value for name, value in response.getheaders() if name.lower() not in left_out}
+        self.send(response.status, content, headers)
         connection.close()
-
-    def reply(self, status: int, headers: dict[str, str], content: bytes) -> None:
-        self.send_response_only(status)
-        for name, value in headers.items():
-            if name.lower() not in ("transfer-encoding", "connection", "content-length"):
-                self.send_header(name, value)
-        length = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(content))
-        self.send_header("Content-Length", length)
-        self.end_headers()
-        self.wfile.write(content)
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = respond
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @pytest.fixture
-def through(stack: Path, configured: Callable[..., None]) -> Iterator[Callable[..., Gateway]]:
+def through(stack: Path, configure_s3: Callable[..., None]) -> Iterator[Callable[..., Gateway]]:
     """A function that starts a gateway before S3, which responds with what ``instead`` returns, or forwards the request."""
-    started: list[Gateway] = []
+    with contextlib.ExitStack() as started:
 
-    def start(instead: Response) -> Gateway:
-        gateway = Gateway(os.environ["AWS_ENDPOINT_URL"], instead)
-        threading.Thread(target=gateway.serve_forever, args=(0.05,), daemon=True).start()
-        started.append(gateway)
-        configured(AWS_ENDPOINT_URL=gateway.url)
-        return gateway
+        def start(instead: Response) -> Gateway:
+            gateway = started.enter_context(http_server.running(Gateway(os.environ["AWS_ENDPOINT_URL"], instead)))
+            configure_s3(AWS_ENDPOINT_URL=gateway.url)
+            return gateway
 
-    yield start
-    for gateway in started:
-        gateway.shutdown()
-        gateway.server_close()
+        yield start
 
 
 def test_put_and_fetch_copy_every_byte(location: str, tmp_path: Path) -> None:
@@ -247,10 +210,10 @@ def test_a_missing_bucket_is_a_named_error(stack: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("variable", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
 @pytest.mark.fault("store-denied")
 def test_a_wrong_key_is_a_named_error_at_once(
-    bucket: str, tmp_path: Path, configured: Callable[..., None], variable: str
+    bucket: str, tmp_path: Path, configure_s3: Callable[..., None], variable: str
 ) -> None:
     store.put(make(tmp_path / "from", {"a": b"x"}), bucket)
-    configured(**{variable: "wrong"})
+    configure_s3(**{variable: "wrong"})
     for action in (
         lambda: store.put(tmp_path / "from", bucket),
         lambda: store.fetch(bucket, tmp_path / "to"),
@@ -292,11 +255,11 @@ def test_retries_are_bounded(bucket: str, monkeypatch: pytest.MonkeyPatch, throu
     assert len(gateway.requests) == 2
 
 
-def test_a_server_that_is_down_is_a_named_error_in_bounded_time(configured: Callable[..., None], tmp_path: Path) -> None:
+def test_a_server_that_is_down_is_a_named_error_in_bounded_time(configure_s3: Callable[..., None], tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    configured(AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}", AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b")
+    configure_s3(AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}", AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b")
     started = time.monotonic()
     with pytest.raises(StorageError, match=r"the object store cannot be reached .*: check AWS_ENDPOINT_URL and that it runs"):
         store.fetch("s3://bucket/v1/", tmp_path)
@@ -304,11 +267,11 @@ def test_a_server_that_is_down_is_a_named_error_in_bounded_time(configured: Call
 
 
 def test_missing_keys_are_a_named_error(
-    configured: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    configure_s3: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
-    configured(
+    configure_s3(
         AWS_EC2_METADATA_DISABLED="true",
         AWS_SHARED_CREDENTIALS_FILE=str(tmp_path / "none"),
         AWS_CONFIG_FILE=str(tmp_path / "none"),

@@ -6,8 +6,9 @@ import contextlib
 import socket
 import socketserver
 import threading
-from collections.abc import Iterator
 from urllib.parse import urlsplit
+
+from tests.support.http_server import running
 
 
 class Port(socketserver.ThreadingTCPServer):
@@ -60,12 +61,5 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
         target.shutdown(socket.SHUT_WR)
 
 
-@contextlib.contextmanager
-def in_front_of(address: str) -> Iterator[Port]:
-    port = Port(address)
-    threading.Thread(target=port.serve_forever, args=(0.05,), daemon=True).start()
-    try:
-        yield port
-    finally:
-        port.shutdown()
-        port.server_close()
+def in_front_of(address: str) -> contextlib.AbstractContextManager[Port]:
+    return running(Port(address))

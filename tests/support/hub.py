@@ -1,7 +1,7 @@
 """A stand-in for the Hugging Face hub."""
 
 import contextlib
-import http.server
+import hashlib
 import json
 import threading
 from collections.abc import Iterator, Mapping
@@ -10,6 +10,8 @@ from urllib.parse import unquote
 
 import pytest
 from huggingface_hub import constants
+
+from tests.support import http_server
 
 
 def use_hub(address: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,50 +23,52 @@ def use_hub(address: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.contextmanager
-def serve(repositories: Mapping[str, Path]) -> Iterator[tuple[str, list[str]]]:
-    """Serves repositories, each with the files of a folder at every revision. Yields the hub's address and the requested paths."""
-    requested: list[str] = []
+def serve(repositories: Mapping[str, Path], commit: str = "") -> Iterator[tuple[str, list[str]]]:
+    """Serves repositories, each with the files of a folder. Yields the hub's address and the requested paths.
 
-    class Hub(http.server.BaseHTTPRequestHandler):
+    They have one commit, or every revision if it is not given. Requests for names that begin with ``failing`` are responded to
+    with 503, those for ``silent`` not at all.
+    """
+    requested: list[str] = []
+    ended = threading.Event()
+
+    class Hub(http_server.Handler):
         def do_GET(self) -> None:
             path = unquote(self.path).partition("?")[0]
             requested.append(path)
-            name = next((name for name in repositories if f"/{name}/" in path), "")
-            if not name:
-                self.send_error(404)
-                return
-            folder, (_, _, rest) = repositories[name], path.partition(f"/{name}/")
-            kind, revision, *inside = rest.split("/")
-            if kind == "resolve":
-                self.reply((folder / "/".join(inside)).read_bytes(), revision, inside[-1])
-            elif kind == "tree":
-                files = sorted(path for path in folder.rglob("*") if path.is_file())
-                listing = [
-                    {"type": "file", "path": file.relative_to(folder).as_posix(), "size": file.stat().st_size, "oid": "0"}
-                    for file in files
-                ]
-                self.reply(json.dumps(listing).encode(), revision, "tree")
+            name = next((name for name in repositories if f"/{name}/" in f"{path}/"), "")
+            # Nothing, or revision, tree or resolve, then a revision, and a file of it.
+            rest = path.partition(f"/{name}/")[2] or "revision/main"
+            kind, revision, *file = rest.split("/", 2)
+            if "/silent" in path:
+                ended.wait(60)
+                self.close_connection = True
+            elif "/failing" in path:
+                self.send(503)
+            elif not name:
+                self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+            elif commit and revision not in (commit, "main"):
+                self.send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
             else:
-                self.reply(json.dumps({"id": name, "sha": rest.rpartition("/")[2]}).encode(), revision, "info")
+                content = self.content_of(name, kind, commit or revision, *file)
+                tag = f'"{hashlib.sha256(content).hexdigest()}"'
+                self.send(200, content, {"ETag": tag, "X-Repo-Commit": commit or revision})
+
+        def content_of(self, name: str, kind: str, sha: str, file: str = "") -> bytes:
+            folder = repositories[name]
+            if kind == "resolve":
+                return (folder / file).read_bytes()
+            if kind == "revision":
+                return json.dumps({"id": name, "sha": sha, "siblings": []}).encode()
+            sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+            return json.dumps(
+                [{"type": "file", "path": path, "size": sizes[path], "oid": "0"} for path in sorted(sizes)]
+            ).encode()
 
         do_HEAD = do_GET
 
-        def reply(self, content: bytes, commit: str, tag: str) -> None:
-            self.send_response(200)
-            headers = {"Content-Length": str(len(content)), "ETag": f'"{tag}"', "X-Repo-Commit": commit}
-            for header, value in headers.items():
-                self.send_header(header, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", requested
-    finally:
-        server.shutdown()
-        server.server_close()
+    with http_server.running(http_server.Server(Hub)) as server:
+        try:
+            yield server.url, requested
+        finally:
+            ended.set()

@@ -13,7 +13,7 @@ import json
 import re
 import sys
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,6 +21,8 @@ import kfp_server_api as api
 import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
+
+from tests.support import http_server
 
 TOKEN = "of-the-tests"
 IDS = itertools.count(1)
@@ -124,7 +126,7 @@ class Refused(Exception):
         self.status = status
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(http_server.Handler):
     state: State
 
     def do_GET(self) -> None:
@@ -140,7 +142,7 @@ class Handler(BaseHTTPRequestHandler):
         return self._handle()
 
     def do_PUT(self) -> None:
-        vars(self.state).update(json.loads(self._body()))
+        vars(self.state).update(json.loads(self.body()))
         self._send(200, b"{}")
 
     def _handle(self) -> None:
@@ -148,7 +150,7 @@ class Handler(BaseHTTPRequestHandler):
         if url.path == "/tests/state":
             kept = {name: value for name, value in vars(self.state).items() if name not in ("seen", "workflows")}
             return self._send(200, json.dumps(WRITER.sanitize_for_serialization(kept)).encode())
-        body = self._body()
+        body = self.body()
         if self.state.away:
             self.state.away -= 1
             self.close_connection = True
@@ -239,21 +241,11 @@ class Handler(BaseHTTPRequestHandler):
         if reference.pipeline_version_id not in [one.pipeline_version_id for one in self.state.versions]:
             raise Refused(400, f"no version {reference.pipeline_version_id}")
 
-    def _body(self) -> bytes:
-        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-
     def _error(self, status: int, message: str) -> None:
         self._send(status, json.dumps({"error": message, "message": message, "code": 7}).encode())
 
     def _send(self, status: int, body: bytes, content_type: str = "application/json") -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        pass
+        self.send(status, body, {"Content-Type": content_type})
 
 
 class _Response:

@@ -60,8 +60,8 @@ def kubeconfig(path: Path, url: str, token: str = TOKEN) -> None:
 @contextmanager
 def running(manifest: Path, folder: Path, environment: pytest.MonkeyPatch) -> Iterator[Kubernetes]:
     """The API with the InferenceServices of a manifest; commands use it, and wait for hundredths of seconds."""
-    command = [sys.executable, str(Path(__file__).with_name("kubernetes_server.py")), str(manifest)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "tests.support.kubernetes_server", str(manifest)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         server = Kubernetes(f"http://127.0.0.1:{int(process.stdout.readline())}")
         kubeconfig(folder / "kubeconfig", server.url)

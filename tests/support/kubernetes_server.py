@@ -13,16 +13,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
 from goemotions.deployment.inference_service import SOURCE
-from tests.support import kserve_rules
+from tests.support import http_server, kserve_rules
 
 TOKEN = "of-the-tests"
 NAMESPACE = "models"
@@ -280,7 +278,7 @@ def rolled(name: str, annotations: dict[str, str], is_done: bool) -> dict[str, A
     }
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(http_server.Handler):
     state: State
 
     def do_GET(self) -> None:
@@ -307,7 +305,7 @@ class Handler(BaseHTTPRequestHandler):
         if url.path.startswith(f"{PODS}/") and url.path.endswith("/log"):
             if query.get("container") != "goemotions":
                 return self._refused(400, "a container name must be specified for the pod")
-            return self._send(200, self.state.jobs[url.path.split("/")[-2].removesuffix("-x")].log.read_bytes(), "text/plain")
+            return self.send(200, self.state.jobs[url.path.split("/")[-2].removesuffix("-x")].log.read_bytes())
         lists = {
             SERVICES: lambda: [self.state.read(one) for one in self.state.services],
             ROUTES: self.state.routes,
@@ -319,7 +317,7 @@ class Handler(BaseHTTPRequestHandler):
         return self._named(lambda name: (200, self.state.read(name)))
 
     def do_PUT(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = json.loads(self.body())
         if self.path == "/tests/switch":
             vars(self.state).update(body)
             return self._respond(200, {})
@@ -328,7 +326,7 @@ class Handler(BaseHTTPRequestHandler):
         return self._named(lambda name: self.state.write(name, body))
 
     def do_POST(self) -> None:
-        manifest = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        manifest = json.loads(self.body())
         if self._is_refused():
             return None
         name = manifest["metadata"]["name"]
@@ -338,6 +336,7 @@ class Handler(BaseHTTPRequestHandler):
         return self._respond(201, manifest)
 
     def do_DELETE(self) -> None:
+        self.body()
         if self._is_refused():
             return None
         path, _, name = self.path.partition("?")[0].rpartition("/")
@@ -376,21 +375,11 @@ class Handler(BaseHTTPRequestHandler):
         self._respond(status, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": status})
 
     def _respond(self, status: int, content: Any) -> None:
-        self._send(status, json.dumps(content).encode(), "application/json")
-
-    def _send(self, status: int, body: bytes, content_type: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        pass
+        self.send(status, json.dumps(content).encode(), {"Content-Type": "application/json"})
 
 
 if __name__ == "__main__":
     Handler.state = State(Path(sys.argv[1]))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = http_server.Server(Handler)
     print(server.server_port, flush=True)
     server.serve_forever()

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.server
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
+from tests.support import http_server
+
 PRECONDITION = (412, "PreconditionFailed")
+# That of a store that accepts any.
+KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
 CONDITIONS = ("If-Match", "If-None-Match")
 
 
@@ -36,30 +39,23 @@ class Behaviour:
     listed: Callable[[str], bool] = lambda key: True
 
 
-class ObjectStore(http.server.ThreadingHTTPServer):
+class ObjectStore(http_server.Server):
     """``objects`` holds the content by bucket and key; ``requests`` the methods and paths so far."""
 
-    daemon_threads = True
-
     def __init__(self, behaviour: Behaviour) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.behaviour = behaviour
         self.objects: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.writes = 0
         self.lock = threading.Lock()
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
 
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Handler(http_server.Handler):
     server: ObjectStore
 
     def respond(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.body()
         parts = urlsplit(self.path)
         key, query = unquote(parts.path.lstrip("/")), parse_qs(parts.query)
         with self.server.lock:
@@ -69,12 +65,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.command == "PUT":
             time.sleep(self.server.behaviour.late(number))
         with contextlib.suppress(OSError):
-            self.send_response_only(status)
-            for name, value in ({"Content-Length": str(len(content))} | headers).items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(content)
+            self.send(status, content, headers)
 
     def handle_request(self, key: str, query: dict[str, list[str]], body: bytes) -> tuple[int, dict[str, str], bytes]:
         behaviour, objects = self.server.behaviour, self.server.objects
@@ -118,9 +109,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = respond
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 def tag_of(content: bytes) -> str:
     return f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
@@ -134,12 +122,5 @@ def error(status: int, code: str) -> tuple[int, dict[str, str], bytes]:
     )
 
 
-@contextlib.contextmanager
-def running(behaviour: Behaviour) -> Iterator[ObjectStore]:
-    server = ObjectStore(behaviour)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
+def running(behaviour: Behaviour) -> contextlib.AbstractContextManager[ObjectStore]:
+    return http_server.running(ObjectStore(behaviour))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qs, urlsplit
 
 import promql_parser
@@ -15,6 +13,7 @@ import promql_parser
 from goemotions.evaluation.traffic import Traffic
 from goemotions.monitoring import windows
 from goemotions.monitoring.windows import Counts
+from tests.support import http_server
 
 INCREASE = re.compile(r"sum by \((?P<by>[\w, ]+)\) \(increase\((?P<name>\w+)(?P<selector>\{.*\})?\[(?P<window>\w+)\]\)\)")
 # The increases of one metric: the labels of each series, and how much it grew.
@@ -44,21 +43,17 @@ def of_traffic(traffic: Traffic, version: str) -> dict[str, Counts]:
     }
 
 
-class Prometheus(ThreadingHTTPServer):
+class Prometheus(http_server.Server):
     """Serves on a free port of this machine; ``pages`` by path, ``queries`` that it was sent."""
 
     def __init__(self, increases: Increases, pages: Mapping[str, str] | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.increases = increases
         self.pages = dict(pages or {})
         self.queries: list[str] = []
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
 
-
-class Handler(BaseHTTPRequestHandler):
+class Handler(http_server.Handler):
     """As the documentation has it: https://prometheus.io/docs/prometheus/latest/querying/api/#instant-queries"""
 
     server: Prometheus
@@ -92,22 +87,8 @@ class Handler(BaseHTTPRequestHandler):
         self._send(200, json.dumps(content), "application/json")
 
     def _send(self, status: int, content: str, content_type: str) -> None:
-        encoded = content.encode()
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(encoded)))
-        self.end_headers()
-        self.wfile.write(encoded)
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        pass
+        self.send(status, content.encode(), {"Content-Type": content_type})
 
 
-@contextlib.contextmanager
-def serving(increases: Increases, pages: Mapping[str, str] | None = None) -> Iterator[Prometheus]:
-    with Prometheus(increases, pages) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
+def serving(increases: Increases, pages: Mapping[str, str] | None = None) -> contextlib.AbstractContextManager[Prometheus]:
+    return http_server.running(Prometheus(increases, pages))

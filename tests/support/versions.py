@@ -15,24 +15,22 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from pipelines.proxy import Proxy
+from tests.support import http_server
 
 # The bounds of ``goemotions.serving.metrics``, which registers its metrics when it is imported.
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
-class Version(ThreadingHTTPServer):
+class Version(http_server.Server):
     """A server of one version; the attributes are its faults."""
 
-    daemon_threads = True
-
     def __init__(self, number: str, labels: Sequence[str], model_name: str) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.number, self.labels, self.path = number, labels, f"/v1/models/{model_name}:predict"
         self.delay = self.errors = self.rejections = self.rejected_copies = 0.0
         self.is_ready, self.shift = True, 0
@@ -45,9 +43,7 @@ class Version(ThreadingHTTPServer):
         Gauge("goemotions_model_info", "", ["version", "run"], registry=registry).labels(number, "r").set(1)
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+    address = http_server.Server.url
 
     def answer(self, text: str) -> dict[str, Any]:
         chosen = (len(text) + self.shift) % len(self.labels)
@@ -55,18 +51,17 @@ class Version(ThreadingHTTPServer):
         return {"labels": [self.labels[chosen]], "scores": scores}
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(http_server.Handler):
     server: Version
-    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         if self.path == "/metrics":
-            return self._send(200, generate_latest(self.server.registry))
-        return self._send(200 if self.server.is_ready else 503, b"{}")
+            return self.send(200, generate_latest(self.server.registry))
+        return self.send(200 if self.server.is_ready else 503, b"{}")
 
     def do_POST(self) -> None:
         server, started = self.server, time.perf_counter()
-        texts = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["instances"]
+        texts = json.loads(self.body())["instances"]
         is_copy = "goemotions-copy" in self.headers
         protocol = "copy" if is_copy else "v1"
         time.sleep(0 if is_copy else server.delay)
@@ -81,16 +76,7 @@ class Handler(BaseHTTPRequestHandler):
             for answer in answers:
                 server.predictions.labels(answer["labels"][0]).inc()
         content = {"predictions": answers, "model_version": server.number}
-        self._send(status, json.dumps(content).encode())
-
-    def _send(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        pass
+        self.send(status, json.dumps(content).encode())
 
 
 @dataclass

@@ -3,9 +3,7 @@
 import json
 import logging
 import shutil
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,12 @@ from hypothesis import strategies as st
 
 from goemotions.errors import StorageError
 from goemotions.models import profiles
-from goemotions.storage import manifest, s3, store
+from goemotions.storage import manifest, store
 from goemotions.training import checkpoints, trainer
 from goemotions.training.checkpoints import Checkpoint, Writer
 from goemotions.training.options import TrainOptions
+from tests.support import http_server
+from tests.support.object_store import KEYS
 
 RUN = {"digest": "d", "seed": 0, "name": "minilm"}
 VALUES: Any = {"fingerprint": RUN, "step": 1, "epoch_loss": 0.5, "seconds": 1.0, "history": []}
@@ -202,44 +202,23 @@ def test_a_damaged_checkpoint_can_be_overwritten(tmp_path: Path) -> None:
     assert step_of(checkpoints.newest(str(tmp_path), RUN)) == 10
 
 
-class ListsButRefuses(BaseHTTPRequestHandler):
+class ListsButRefuses(http_server.Handler):
     """A store that lists one checkpoint and responds with 403 to every read."""
 
     def do_GET(self) -> None:
         if "list-type" in self.path:
             entry = b'<Key>run/step-000000010/MANIFEST.json</Key><Size>1</Size><ETag>"1"</ETag>'
-            body = b"<ListBucketResult><Contents>" + entry + b"</Contents></ListBucketResult>"
-            self.send_response(200)
+            self.send(200, b"<ListBucketResult><Contents>" + entry + b"</Contents></ListBucketResult>")
         else:
-            body = b"<Error><Code>AccessDenied</Code></Error>"
-            self.send_response(403)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def refusing_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), ListsButRefuses)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    s3.client.cache_clear()
-    yield "s3://bucket/run/"
-    s3.client.cache_clear()
-    server.shutdown()
-    server.server_close()
+            self.send(403, b"<Error><Code>AccessDenied</Code></Error>")
 
 
 @pytest.mark.fault("store-denied")
-def test_a_denied_request_to_the_store_ends_the_run_instead_of_starting_over(refusing_store: str) -> None:
-    with pytest.raises(StorageError, match="access denied"):
-        checkpoints.newest(refusing_store, RUN)
+def test_a_denied_request_to_the_store_ends_the_run_instead_of_starting_over(configure_s3: Callable[..., None]) -> None:
+    with http_server.running(http_server.Server(ListsButRefuses)) as server:
+        configure_s3(AWS_ENDPOINT_URL=server.url, **KEYS)
+        with pytest.raises(StorageError, match="access denied"):
+            checkpoints.newest("s3://bucket/run/", RUN)
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +32,12 @@ from goemotions.models.architectures import MeanPooledClassifier
 from goemotions.models.classifier import build_classifier, load_classifier
 from goemotions.models.records import TrainingRecord
 from goemotions.models.tokenizer import TextEncoder
-from goemotions.storage import manifest, s3, store
+from goemotions.storage import manifest, store
 from goemotions.training import batches, checkpoints, optimizers, trainer
 from goemotions.training.loop import CheckpointPlan, OnEpoch, TrainingLoop, ignore_epoch
 from goemotions.training.options import TrainOptions
-from tests.support import repositories
+from tests.support import http_server, repositories
+from tests.support.object_store import KEYS
 
 STEPS_PER_EPOCH = 8
 SHORT, LONG = 2, 4
@@ -518,48 +518,30 @@ def test_a_command_killed_while_writing_a_checkpoint_resumes_from_the_one_before
     assert resumed == result_of(tmp_path / "undisturbed")
 
 
-class SlowStore(BaseHTTPRequestHandler):
+class SlowStore(http_server.Handler):
     """An S3 store that holds every upload until it is released, then keeps or denies it."""
 
-    protocol_version = "HTTP/1.1"
     released: threading.Event
     status: int
     stored: dict[str, bytes]
 
     def do_PUT(self) -> None:
-        content = self.rfile.read(int(self.headers["Content-Length"]))
+        content = self.body()
         assert self.released.wait(60)
         self.stored[self.path] = content
-        self.reply(self.status, b"" if self.status == 200 else b"<Error><Code>AccessDenied</Code></Error>")
+        body = b"" if self.status == 200 else b"<Error><Code>AccessDenied</Code></Error>"
+        self.send(self.status, body, {"ETag": '"0"'})
 
     def do_GET(self) -> None:
-        self.reply(200, b"<ListBucketResult></ListBucketResult>")
-
-    def reply(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", '"0"')
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.send(200, b"<ListBucketResult></ListBucketResult>")
 
 
 @pytest.fixture(params=[200])
-def slow_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[SlowStore]]:
+def slow_store(request: pytest.FixtureRequest, configure_s3: Callable[..., None]) -> Iterator[type[SlowStore]]:
     handler = type("Store", (SlowStore,), {"released": threading.Event(), "status": request.param, "stored": {}})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    s3.client.cache_clear()
-    yield handler
-    s3.client.cache_clear()
-    server.shutdown()
-    server.server_close()
+    with http_server.running(http_server.Server(handler)) as server:
+        configure_s3(AWS_ENDPOINT_URL=server.url, **KEYS)
+        yield handler
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(
