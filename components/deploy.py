@@ -12,6 +12,6 @@ def deploy(registered: Input[Artifact], namespace: str, canary_percent: int, mod
     from pathlib import Path
 
     from goemotions.deployment import kserve
-    from goemotions.registry import registration
+    from goemotions.registry import registered_versions
 
-    kserve.deploy_registered(registration.read(Path(registered.path)), namespace, model_name, canary_percent)
+    kserve.deploy_registered(registered_versions.read(Path(registered.path)), namespace, model_name, canary_percent)

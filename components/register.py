@@ -33,7 +33,7 @@ def register(
     """Writes ``registered.json``: per variant the profile, version, bundle, alias, and the gate's verdict."""
     from pathlib import Path
 
-    from goemotions.registry import assembly, registration
+    from goemotions.registry import assembly, registered_versions, registration
     from goemotions.registry.costs import Prices
 
     candidates = assembly.collect(
@@ -52,5 +52,5 @@ def register(
         prices=Prices(cpu_hour_price, gpu_hour_price),
         tags={"commit": commit, "image": image},
     )
-    registration.write(Path(registered.path), versions)
+    registered_versions.write(Path(registered.path), versions)
     registered.metadata.update({name: f"{version['profile']} v{version['version']}" for name, version in versions.items()})

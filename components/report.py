@@ -36,12 +36,12 @@ def report(
 
     from goemotions import report as reporting
     from goemotions import usage
-    from goemotions.registry import assembly, costs, registration, tracking
+    from goemotions.registry import assembly, costs, registered_versions, tracking
 
     candidates = assembly.collect(
         models, onnx, {"gpu": (gpu_validation, gpu_test, gpu_thresholds), "cpu": (cpu_validation, cpu_test, cpu_thresholds)}
     )
-    versions = registration.read(Path(registered.path))
+    versions = registered_versions.read(Path(registered.path))
     used = costs.of_run(Path(dataset.path), candidates, Path(registered.path))
     prices = costs.Prices(cpu_hour_price, gpu_hour_price)
     written = reporting.write(

@@ -13,7 +13,7 @@ from goemotions.registry.bundle import Variant
 
 if TYPE_CHECKING:
     from goemotions.registry.assembly import CandidateArtifacts
-    from goemotions.registry.registration import RegisteredVersion
+    from goemotions.registry.registered_versions import RegisteredVersion
 
 # Files of the report that may be published, and their names in the documentation.
 PUBLISHED = {"report.md": "model-performance.md", "dataset.md": "dataset-analysis.md"}
@@ -63,9 +63,9 @@ class RunFolder:
 
     def registered(self) -> dict[Variant, RegisteredVersion]:
         """The versions that the register step registered."""
-        from goemotions.registry import registration
+        from goemotions.registry import registered_versions
 
-        return registration.read(self.path / "register" / "registered")
+        return registered_versions.read(self.path / "register" / "registered")
 
     @property
     def has_trained(self) -> bool:
@@ -113,8 +113,8 @@ class RunFolder:
 
     def summary(self) -> str:
         """The registered versions and the report, as lines for the terminal."""
-        from goemotions.registry.registration import describe
+        from goemotions.registry import registered_versions
 
-        lines = [describe(variant, version) for variant, version in self.registered().items()]
+        lines = [registered_versions.describe(variant, version) for variant, version in self.registered().items()]
         page = self.report / "report.html"
         return "\n".join([*lines, f"report: {page.relative_to(Path.cwd()) if page.is_relative_to(Path.cwd()) else page}"])

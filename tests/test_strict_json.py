@@ -17,7 +17,7 @@ from goemotions.models import records
 from goemotions.monitoring import drift, retraining, rollout_state
 from goemotions.monitoring.rollout_state import State
 from goemotions.prediction import shards
-from goemotions.registry import changes, registration
+from goemotions.registry import changes, registered_versions
 from goemotions.storage import manifest, store
 
 HARMFUL = {
@@ -74,7 +74,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "export.json": lambda folder: records.read_exports(folder),
     "thresholds.json": lambda folder: thresholds.read(folder / "thresholds.json"),
     "MANIFEST.json": lambda folder: manifest.verify(folder),
-    "registered.json": lambda folder: registration.read(folder),
+    "registered.json": lambda folder: registered_versions.read(folder),
     "rollout.json": lambda folder: rollout_state.read(f"{folder}/"),
     "drift.json": lambda folder: drift.read_report(f"{folder}/"),
     "_plan.json": lambda folder: shards.read(f"{folder}/"),

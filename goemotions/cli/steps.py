@@ -221,12 +221,12 @@ def tune_thresholds(validation: Path, output: Path, pipeline_run: str, variant: 
 @PRICES
 def register(dataset: Path, candidates: tuple[Path, ...], cpu_hour_price: float, gpu_hour_price: float, **options: Any) -> None:
     """Choose the winners and register them in MLflow, their bundles in S3."""
-    from goemotions.registry import registration
+    from goemotions.registry import registered_versions, registration
     from goemotions.registry.costs import Prices
 
     prices = Prices(cpu_hour_price, gpu_hour_price)
     for variant, version in registration.register(dataset, _artifacts(candidates), prices=prices, **options).items():
-        click.echo(registration.describe(variant, version))
+        click.echo(registered_versions.describe(variant, version))
 
 
 @click.command()

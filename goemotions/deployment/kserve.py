@@ -22,7 +22,7 @@ from goemotions.registry.model_registry import Version
 
 if TYPE_CHECKING:
     from goemotions.registry.bundle import Variant
-    from goemotions.registry.registration import RegisteredVersion
+    from goemotions.registry.registered_versions import RegisteredVersion
 
 log = logging.getLogger(__name__)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
-from goemotions import addresses, defaults, strict_json, usage
+from goemotions import addresses, defaults, strict_json
 from goemotions.errors import ModelError, StorageError
 from goemotions.evaluation import latency
 from goemotions.evaluation.gate import Verdict
@@ -24,6 +23,7 @@ from goemotions.registry.bundle import ENGINES, BundleLocation, BundleMetadata, 
 from goemotions.registry.costs import Prices
 from goemotions.registry.model_registry import Version
 from goemotions.registry.promotion import Challenger, GateOptions
+from goemotions.registry.registered_versions import RegisteredVersion, registered_version
 from goemotions.registry.tracking import Run
 from goemotions.storage import layout, lock, manifest, probe, signature
 from goemotions.storage import store as storage
@@ -32,61 +32,7 @@ from goemotions.storage.temporary import temporary_folder
 
 log = logging.getLogger(__name__)
 
-REGISTERED = "registered.json"
 CHECKPOINT = WEIGHTS["torch"]
-
-
-class RegisteredVersion(TypedDict):
-    """What a pipeline run registered for one variant; ``registered.json`` has one per variant.
-
-    ``source`` is the location of the bundle, ``alias`` the one that was set, ``selection`` why this profile won, ``latency`` that of
-    the variants with a budget, ``gate`` the verdict against the champion (None if there was no other champion). Files of before lack
-    ``selection`` and ``latency``.
-    """
-
-    profile: str
-    version: str
-    run_id: str
-    source: str
-    metrics: dict[str, float]
-    alias: str
-    selection: NotRequired[str]
-    latency: NotRequired[dict[str, float] | None]
-    gate: dict[str, Any] | None
-
-
-def write(folder: Path, registered: Mapping[Variant, RegisteredVersion]) -> None:
-    """Writes ``registered.json`` into a folder, for the steps after the registration."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / REGISTERED).write_text(json.dumps(registered, indent=1), encoding="utf-8")
-    usage.end_step(folder, "register")
-
-
-def read(folder: Path) -> dict[Variant, RegisteredVersion]:
-    """What ``write`` wrote.
-
-    Raises:
-        BadJson: it is missing or damaged.
-    """
-    registered: dict[Variant, RegisteredVersion] = strict_json.read(folder / REGISTERED)
-    strict_json.require(registered, dict[Variant, RegisteredVersion], str(folder / REGISTERED))
-    return registered
-
-
-def describe(variant: str, version: RegisteredVersion) -> str:
-    """What was registered, and what the gate said of it, as lines for the terminal."""
-    lines = [
-        f"{variant}: {version['profile']} is version {version['version']} ({version['alias']}), bundle {version['source']}"
-    ]
-    if gate := version["gate"]:
-        if not gate["passes"]:
-            lines.append(f"the champion for {variant} remains, because {'; '.join(gate['reasons'])}")
-        elif version["alias"] == promotion.champion_alias(variant):
-            lines.append("the gate passed: it is the champion now")
-        else:
-            lines.append(f"the gate passed: `make promote VERSION={version['alias']}` makes it the champion")
-        lines += [f"note: {note}" for note in gate.get("notes", ())]
-    return "\n  ".join(lines)
 
 
 @storage.raise_on_full_disk
@@ -126,36 +72,26 @@ def register(
         ModelError: the champion has other labels, or the run has registered another model of the same profile.
         DataError, IntegrityError, StorageError, TrackingError: artifacts, bundle, store or MLflow fail.
     """
-    addresses.location(store, "the store")
-    log.info(probe.run(layout.models(store, model_name)))
-    storage.sweep(layout.models(store, model_name))
+    models = layout.models(addresses.location(store, "the store"), model_name)
+    log.info(probe.run(models))
+    storage.sweep(models)
     scores = {variant: [folders.validation_scores() for folders in listed] for variant, listed in candidates.items()}
     for variant, compared in scores.items():
         _refuse_other_labels(model_name, variant, compared)
     runs = _store_models(candidates, store, pipeline_run, model_name)
     tags = {**(tags or {}), **_decision(pipeline_run)}
     costs.log_costs(pipeline_run, costs.of_run(dataset, candidates), prices)
+    options = GateOptions(str(dataset), latency_budget_ms, quality_tolerance)
     registered: dict[Variant, RegisteredVersion] = {}
     for variant, compared in scores.items():
         locations = [BundleLocation(store, model_name, runs[one.profile].run_id, variant) for one in compared]
-        position, metadata = _choose(locations, candidates[variant], compared, latency_budget_ms, quality_tolerance)
-        winner, artifacts = compared[position], candidates[variant][position]
-        metrics = _store_bundle(locations[position], artifacts, metadata, prices)
-        challenger = Challenger(winner, functools.partial(artifacts.load_engine, variant, threads=1), metadata.run_id)
+        position, metadata = _choose(locations, candidates[variant], compared, options)
+        metrics = _store_bundle(locations[position], candidates[variant][position], metadata, prices)
+        load_engine = functools.partial(candidates[variant][position].load_engine, variant, threads=1)
+        challenger = Challenger(compared[position], load_engine, metadata.run_id)
         registration = _Registration(locations[position], {**_version_tags(metadata), **tags}, challenger)
-        options = GateOptions(str(dataset), latency_budget_ms, quality_tolerance)
         version, alias, verdict = registration.complete(options, auto_promote=auto_promote)
-        registered[variant] = {
-            "profile": winner.profile,
-            "version": version.number,
-            "run_id": metadata.run_id,
-            "source": version.source,
-            "metrics": metrics,
-            "alias": alias,
-            "selection": metadata.selection,
-            "latency": asdict(metadata.latency) if metadata.latency else None,
-            "gate": verdict.describe() if verdict else None,
-        }
+        registered[variant] = registered_version(version, metadata, metrics, alias, verdict)
     if not keep_checkpoints:
         remove_checkpoints(store, pipeline_run)
     return registered
@@ -197,8 +133,7 @@ def _choose(
     locations: list[BundleLocation],
     candidates: list[CandidateArtifacts],
     scores: list[CandidateScores],
-    latency_budget_ms: float,
-    quality_tolerance: float,
+    options: GateOptions,
 ) -> tuple[int, BundleMetadata]:
     """Position and metadata of the winner of a variant: that of an earlier attempt of the step if it stored a bundle."""
     for position, location in enumerate(locations):
@@ -206,11 +141,11 @@ def _choose(
             earlier = BundleMetadata.parse(stored[0])
             return position, replace(earlier, checkpoint_sha256=manifest.sha256(candidates[position].model / CHECKPOINT))
     variant = locations[0].variant
-    limit = latency_limit(variant, latency_budget_ms)
+    limit = latency_limit(variant, options.latency_budget_ms)
     if limit is not None:
         times = latency.measure([artifacts.load_engine(variant, threads=1) for artifacts in candidates])
         scores = [replace(one, latency=time) for one, time in zip(scores, times, strict=True)]
-    position = select_winner(scores, limit, quality_tolerance)
+    position = select_winner(scores, limit, options.quality_tolerance)
     winner = scores[position]
     return position, BundleMetadata(
         variant,
@@ -220,7 +155,7 @@ def _choose(
         winner.validation.digest,
         winner.validation.computation,
         manifest.sha256(candidates[position].model / CHECKPOINT),
-        describe_winner(scores, position, limit, quality_tolerance),
+        describe_winner(scores, position, limit, options.quality_tolerance),
         winner.latency,
     )
 

@@ -19,7 +19,7 @@ from goemotions.registry import costs
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import Variant
 from goemotions.registry.costs import Prices, Step
-from goemotions.registry.registration import RegisteredVersion
+from goemotions.registry.registered_versions import RegisteredVersion
 from goemotions.report import (
     calibration,
     comparison,

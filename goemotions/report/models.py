@@ -9,7 +9,7 @@ from goemotions.data.dataset import DatasetInfo
 from goemotions.models import profiles
 from goemotions.models.records import RunRecord, TrainingRecord
 from goemotions.registry.bundle import SERVING, Variant
-from goemotions.registry.registration import RegisteredVersion
+from goemotions.registry.registered_versions import RegisteredVersion
 from goemotions.report import figures
 from goemotions.report.document import Cell, Figure, Section, Table
 from goemotions.report.reference import OFFICIAL_DIGEST, PREVIOUS

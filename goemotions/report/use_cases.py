@@ -8,7 +8,7 @@ from goemotions import defaults
 from goemotions.evaluation.selection import describe_winner, latency_limit
 from goemotions.metrics import bootstrap
 from goemotions.registry.bundle import Variant
-from goemotions.registry.registration import RegisteredVersion
+from goemotions.registry.registered_versions import RegisteredVersion
 from goemotions.report import figures
 from goemotions.report.document import Figure, Highlight, Section
 from goemotions.report.result import Result, best, duration, milliseconds, signed, title_of

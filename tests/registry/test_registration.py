@@ -18,7 +18,16 @@ from goemotions.evaluation import counterfactuals, tuning
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.metrics import thresholds
 from goemotions.prediction.predictor import Predictor
-from goemotions.registry import assembly, bundle, changes, model_registry, references, registration, tracking
+from goemotions.registry import (
+    assembly,
+    bundle,
+    changes,
+    model_registry,
+    references,
+    registered_versions,
+    registration,
+    tracking,
+)
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, VARIANTS, Variant
 from goemotions.storage import layout, lock, manifest, s3, store
@@ -201,7 +210,7 @@ def test_a_new_run_becomes_the_challenger(registry: Registry, candidate: Path) -
     registry.register("1", candidate)
     version = registry.register("2", candidate, auto_promote=True)["cpu"]
     assert (version["alias"], version["gate"]["reasons"]) == ("challenger-cpu", ["micro AUC is not higher"])
-    first, second, *notes = registration.describe("cpu", version).splitlines()
+    first, second, *notes = registered_versions.describe("cpu", version).splitlines()
     assert first == f"cpu: minilm is version 2 (challenger-cpu), bundle {version['source']}"
     assert second == "  the champion for cpu remains, because micro AUC is not higher"
     assert all(note.startswith("  note: ") for note in notes)
@@ -217,7 +226,7 @@ def test_a_better_run_becomes_the_champion_only_with_auto_promote(
     assert (version["gate"]["passes"], version["gate"]["reasons"]) == (True, [])
     assert version["alias"] == ("champion-cpu" if auto_promote else "challenger-cpu")
     sentence = "it is the champion now" if auto_promote else "`make promote VERSION=challenger-cpu` makes it the champion"
-    assert f"\n  the gate passed: {sentence}" in registration.describe("cpu", version)
+    assert f"\n  the gate passed: {sentence}" in registered_versions.describe("cpu", version)
     assert (registry.alias("champion-cpu"), registry.alias("challenger-cpu")) == ("2" if auto_promote else "1", "2")
 
 

@@ -26,6 +26,7 @@ from goemotions.prediction.predictor import Predictor
 from goemotions.registry import mlflow_client, model_run, registration, tracking, trained
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import VARIANTS
+from goemotions.registry.registered_versions import RegisteredVersion
 from goemotions.storage import layout, manifest
 from goemotions.storage import store as storage
 from pipelines.stack import free_ports
@@ -51,7 +52,7 @@ def loser(candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def registered(stack: Path, dataset: Path, candidate: Path, loser: Path) -> dict[str, registration.RegisteredVersion]:
+def registered(stack: Path, dataset: Path, candidate: Path, loser: Path) -> dict[str, RegisteredVersion]:
     """A pipeline run with two profiles, of which one won both variants."""
     parts = {variant: [CandidateArtifacts.below(folder, variant) for folder in (candidate, loser)] for variant in VARIANTS}
     return dict(registration.register(dataset, parts, store=STORE, pipeline_run=RUN, model_name=RUN))
@@ -67,7 +68,7 @@ def files_of(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("profile", ["minilm", "worse"])
 def test_every_trained_model_is_downloaded_by_its_run_and_profile(
-    registered: dict[str, registration.RegisteredVersion], loser: Path, candidate: Path, tmp_path: Path, profile: str
+    registered: dict[str, RegisteredVersion], loser: Path, candidate: Path, tmp_path: Path, profile: str
 ) -> None:
     assert {version["profile"] for version in registered.values()} == {"minilm"}
     result = download("--run", RUN, "--profile", profile, "--output", tmp_path)
@@ -84,9 +85,7 @@ def test_every_trained_model_is_downloaded_by_its_run_and_profile(
     assert tables | others | {"config.json", "tokenizer.json", "training.json", "export.json"} <= files_of(tmp_path)
 
 
-def test_the_downloaded_files_agree_with_each_other(
-    registered: dict[str, registration.RegisteredVersion], tmp_path: Path
-) -> None:
+def test_the_downloaded_files_agree_with_each_other(registered: dict[str, RegisteredVersion], tmp_path: Path) -> None:
     download("--run", RUN, "--profile", "worse", "--output", tmp_path)
     fitted = thresholds.read(tmp_path / "cpu" / "thresholds.json").thresholds
     predictions = Predictions.read(tmp_path / "cpu" / "test.parquet")
@@ -106,7 +105,7 @@ def test_the_downloaded_files_agree_with_each_other(
 
 
 def test_the_metrics_of_every_model_and_variant_are_in_its_own_run(
-    registered: dict[str, registration.RegisteredVersion],
+    registered: dict[str, RegisteredVersion],
 ) -> None:
     logged = {}
     for profile in ("minilm", "worse"):
@@ -124,7 +123,7 @@ def test_the_metrics_of_every_model_and_variant_are_in_its_own_run(
 
 
 def test_registering_again_logs_and_stores_nothing_twice(
-    registered: dict[str, registration.RegisteredVersion], dataset: Path, candidate: Path, loser: Path
+    registered: dict[str, RegisteredVersion], dataset: Path, candidate: Path, loser: Path
 ) -> None:
     before = storage.files(layout.trained(STORE, RUN, "worse"))
     # In another order the winner stays the one that is registered.
@@ -138,7 +137,7 @@ def test_registering_again_logs_and_stores_nothing_twice(
 
 
 def test_the_store_alone_is_enough(
-    registered: dict[str, registration.RegisteredVersion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    registered: dict[str, RegisteredVersion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     result = download("--run", RUN, "--profile", "worse", "--store", STORE, "--output", tmp_path / "one")
@@ -155,9 +154,7 @@ def test_a_folder_of_steps_that_were_run_by_hand_is_enough(loser: Path, tmp_path
         trained.download(str(loser), "minilm", tmp_path / "two")
 
 
-def test_a_run_or_profile_that_is_not_there_is_a_named_error(
-    registered: dict[str, registration.RegisteredVersion], tmp_path: Path
-) -> None:
+def test_a_run_or_profile_that_is_not_there_is_a_named_error(registered: dict[str, RegisteredVersion], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="MLflow has no models of the pipeline run 'gone'"):
         trained.download("gone", "minilm", tmp_path)
     with pytest.raises(ModelError, match="has no stored model of the profile 'gone': it has minilm, worse"):
@@ -175,7 +172,7 @@ def test_a_damaged_file_in_the_store_is_a_named_error(loser: Path, tmp_path: Pat
         trained.download("r", "worse", tmp_path / "out", store_location=str(tmp_path / "store"))
 
 
-def test_benchmarks_compare_the_engines_that_a_bundle_lacks(registered: dict[str, registration.RegisteredVersion]) -> None:
+def test_benchmarks_compare_the_engines_that_a_bundle_lacks(registered: dict[str, RegisteredVersion]) -> None:
     with all_engines.as_folder("champion-cpu", RUN) as (folder, version):
         assert version == registered["cpu"]["version"]
         scores = [Predictor.load(folder, engine=name, threads=1).predict(["a lake"]) for name in ("torch", "openvino-fp32")]
