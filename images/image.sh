@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Names, builds, pushes and pins the images, with docker, podman or buildah: whichever is running. The make targets
-# of the images call it; docs/operations.md lists the variables.
+# of the images call it; docs/installation.md lists the variables.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

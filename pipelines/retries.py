@@ -9,7 +9,7 @@ from ruamel.yaml.error import YAMLError
 
 from pipelines.client import Connection, workflow_controller
 
-PAGE = "docs/operations.md#retries-after-preemption"
+PAGE = "docs/installation.md#retries-after-preemption"
 
 
 def warnings(connection: Connection) -> list[str]:
