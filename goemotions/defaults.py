@@ -20,7 +20,7 @@ SIGNING_SECRET = "goemotions-signing"
 # Data: on one machine the sample, on a cluster all of it.
 SOURCE = "sample"
 CLUSTER_SOURCE = "hub:google-research-datasets/go_emotions:simplified"
-UNLABELLED = "quarantine"
+UNLABELLED, UNLABELLED_POLICIES = "quarantine", ("quarantine", "keep")
 MAX_QUARANTINED = 0.05
 TEXT_COLUMN = "text"
 LABELS_COLUMN = ""

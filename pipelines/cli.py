@@ -25,6 +25,7 @@ from goemotions.cli.options import (
     REFERENCE,
     SERVER,
     SOURCE,
+    WEIGHTS,
     Decorator,
     options_of,
     pair_option,
@@ -67,9 +68,6 @@ def data_and_models(source: str, profiles: Iterable[str]) -> Decorator:
 ON_THIS_MACHINE = data_and_models(defaults.SOURCE, defaults.PROFILES)
 ON_A_CLUSTER = data_and_models(defaults.CLUSTER_SOURCE, defaults.CLUSTER_PROFILES)
 EPOCHS = click.option("--epochs", type=click.IntRange(min=0), default=defaults.EPOCHS, help="0: as each profile has it.")
-WEIGHTS = pair_option(
-    "--weights", metavar="PROFILE=LOCATION", help="Other weights for a profile: s3://bucket/prefix/ or a folder."
-)
 TRAINING = together(WEIGHTS, EPOCHS, SET)
 TRAFFIC = together(
     click.option("--server", type=SERVER, default="", help="A predictor server, such as http://127.0.0.1:8080."),
@@ -227,13 +225,15 @@ def submit(wait: bool, **given: Any) -> None:
 
 
 @pipeline.command()
-@click.option("--input", type=LOCATION, required=True, help="S3 prefix with .parquet files.")
+@click.option(
+    "--input", type=LOCATION, required=True, help="S3 prefix with files of rows, such as .csv or .parquet, or one such file."
+)
 @click.option("--output", type=LOCATION, required=True, help="S3 prefix for the scored shards.")
 @SET
 @CLUSTER
 @WAIT
 def score(wait: bool, input: str, output: str, others: dict[str, str], **given: Any) -> None:
-    """Label Parquet files in S3 on the cluster, with a registered model, in several pods."""
+    """Label files in S3 on the cluster, with a registered model, in several pods."""
     from pipelines.package import pack_scoring
     from pipelines.parameters import scoring_arguments
 

@@ -86,6 +86,11 @@ def pair_option(*names: str, metavar: str = "NAME=VALUE", help: str) -> Any:
     )
 
 
+WEIGHTS = pair_option(
+    "--weights", metavar="PROFILE=LOCATION", help="Other weights for a profile: s3://bucket/prefix/ or a folder."
+)
+
+
 def options_of(record: type[Any]) -> Decorator:
     """Returns a decorator that adds one option per field; the command gets each value under the field's name.
 

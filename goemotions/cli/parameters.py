@@ -13,12 +13,11 @@ from typing import Any
 
 import click
 
-from goemotions import addresses
+from goemotions import addresses, defaults
 from goemotions.errors import BadArgument
 from goemotions.models import profiles
 from goemotions.training.options import PRECISIONS
 
-UNLABELLED = ("quarantine", "keep")
 LARGEST_SEED = 2**32 - 1
 
 
@@ -90,7 +89,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "text_column": (NOT_EMPTY,),
     "split_share": (within(0, 0.5),),
     "split_seed": (between(0, LARGEST_SEED),),
-    "unlabelled": (one_of(*UNLABELLED),),
+    "unlabelled": (one_of(*defaults.UNLABELLED_POLICIES),),
     "max_quarantined": (between(0, 1),),
     "threshold_strategy": (STRATEGY,),
     "strategy": (STRATEGY,),
@@ -110,7 +109,6 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "signing_secret": (SECRET,),
     "node_selector": (TEXT_BY_NAME,),
     "tolerations": (DICTIONARIES,),
-    # Those of the scoring pipeline alone.
     "service": (Rule(lambda value: not value or SERVICE.accepts(value), "the name of an InferenceService, or empty"),),
     "window": (matching(r"[1-9][0-9]*[smhdw]", "a number with s, m, h, d or w, such as 1d"),),
     "column": (NOT_EMPTY,),

@@ -104,13 +104,13 @@ def score(
     if Path(output).suffix.lower() in files.ENDINGS:
         options["for_spreadsheet"] = for_spreadsheet
         counts = _score_file(source, output, bundle, model_name, threads, **options)
-        spent, rate = "s", "a second"
+        spent, rate = "s", "per second"
     else:
         shards.plan(source, output, bundle, model_name=model_name, shard_rows=shard_rows, **options)
         shards.score(output, workers=workers, threads=threads)
         counts = shards.finish(output)
         # The seconds of shards are added up over workers and over runs.
-        spent, rate = "s of work", "a second and worker"
+        spent, rate = "s of work", "per second and worker"
     click.echo(
         f"{output}: {counts.rows:,} rows in {counts.seconds:,.1f} {spent}, {counts.rows / counts.seconds:,.0f} {rate}; "
         f"{counts.blank:,} without text, {counts.truncated:,} truncated"

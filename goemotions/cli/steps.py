@@ -18,12 +18,12 @@ from goemotions.cli.options import (
     QUALITY_TOLERANCE,
     SOURCE,
     TEXT_COLUMN,
+    WEIGHTS,
     options_of,
-    pair_option,
     setting,
     together,
 )
-from goemotions.cli.parameters import UNLABELLED, checked
+from goemotions.cli.parameters import checked
 from goemotions.training.options import PRECISIONS, TrainOptions
 
 # The libraries of a step take seconds to import, so each command imports its own.
@@ -71,7 +71,7 @@ CANDIDATES = click.option(
 @click.option("--drop-leaked", is_flag=True, help="Remove texts from train that are also in validation or test.")
 @click.option(
     "--unlabelled",
-    type=click.Choice(UNLABELLED),
+    type=click.Choice(defaults.UNLABELLED_POLICIES),
     default=defaults.UNLABELLED,
     show_default=True,
     help="What to do with rows without a label.",
@@ -109,7 +109,7 @@ def train(dataset: Path, output: Path, profile: str, **values: Any) -> None:
 @DATASET
 @OUTPUT
 @click.option("--teachers", required=True, callback=checked, help="Profiles and seeds, such as mpnet:2+minilm@7.")
-@pair_option("--weights", metavar="PROFILE=LOCATION", help="Other weights for a profile: s3://bucket/prefix/ or a folder.")
+@WEIGHTS
 @click.option("--store", type=LOCATION, default="", help="Keeps scores and checkpoints, and finds them again; empty for none.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default=defaults.PRECISION, show_default=True)
 @RUN

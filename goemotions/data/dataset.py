@@ -30,7 +30,7 @@ from goemotions.data.splitting import draw_missing
 from goemotions.data.statistics import Disagreement, Statistics, describe, disagreement, leakage
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.data.text import as_cell
-from goemotions.data.validation import UNLABELLED, Split, is_in, soft_labels, tell_apart, validate
+from goemotions.data.validation import Split, is_in, soft_labels, tell_apart, validate
 from goemotions.errors import DataError
 from goemotions.storage import store
 from goemotions.storage.temporary import temporary_folder
@@ -122,8 +122,8 @@ def ingest(
         SourceUnreachable: the hub cannot be reached.
         StorageError: the bucket cannot be reached, denies access or has no file there.
     """
-    if unlabelled not in UNLABELLED:
-        raise DataError(f"unlabelled={unlabelled!r} is not a policy: choose {' or '.join(UNLABELLED)}")
+    if unlabelled not in (policies := defaults.UNLABELLED_POLICIES):
+        raise DataError(f"unlabelled={unlabelled!r} is not a policy: choose {' or '.join(policies)}")
     with temporary_folder() as scratch:
         opened = open_source(source, scratch / "source", Columns(text_column, labels_column))
         taxonomy = opened.taxonomy

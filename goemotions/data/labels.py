@@ -29,13 +29,12 @@ from goemotions.data.label_cells import (
     majority,
 )
 from goemotions.data.tables import Table
-from goemotions.data.taxonomy import Taxonomy
+from goemotions.data.taxonomy import MOST_LABELS, Taxonomy
 from goemotions.errors import DataError
 
 NAMES = ("labels", "label")
 # The column of a Dataset folder with the share of raters per label; only sources with such shares have it.
 SOFT_LABELS = "soft_labels"
-MOST_LABELS = 10_000
 LONGEST_NAME = 200
 # Columns that tell the raters of a text apart.
 RATERS = ("rater_id", "rater", "annotator_id", "annotator", "worker_id")

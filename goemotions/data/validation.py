@@ -21,7 +21,6 @@ from goemotions.data.taxonomy import Taxonomy
 from goemotions.data.text import clean, normalized
 from goemotions.errors import DataError
 
-UNLABELLED = ("quarantine", "keep")
 # Rows that are validated together: fewer if their texts are long.
 CHUNK, CHUNK_CHARACTERS = 8192, 2**24
 MOST_QUARANTINED = 2_000_000

@@ -389,7 +389,7 @@ def test_a_file_is_labelled(run: Callable[..., Ended], whole: Path, tmp_path: Pa
     ended = run(*arguments, "--output", tmp_path / "out.csv", "--labels-only")
     assert ended.code == 0, ended.err
     assert ended.out.startswith(f"{tmp_path / 'out.csv'}: 3 rows in ")
-    assert ended.out.endswith("a second; 1 without text, 0 truncated\n")
+    assert ended.out.endswith("per second; 1 without text, 0 truncated\n")
     predictions = Predictor.load(whole).predict(["a lake", "gravel"])
     labels = ["|".join(prediction["labels"]) for prediction in predictions]
     assert (tmp_path / "out.csv").read_text().splitlines() == [
@@ -410,7 +410,7 @@ def test_a_folder_is_labelled_by_workers_and_their_time_is_summed(
     ended = run("score", "--bundle", whole, "--input", tmp_path / "in", "--output", tmp_path / "out", "--shard-rows", "2")
     assert ended.code == 0, ended.err
     assert re.fullmatch(
-        r".*: 3 rows in [\d.,]+ s of work, [\d,]+ a second and worker; 1 without text, 0 truncated\n", ended.out
+        r".*: 3 rows in [\d.,]+ s of work, [\d,]+ per second and worker; 1 without text, 0 truncated\n", ended.out
     )
 
 
