@@ -330,11 +330,10 @@ def test_an_object_changed_in_the_store_does_not_verify(bucket: str, tmp_path: P
 @pytest.mark.parametrize("names", [["x" * 300], ["a", "a/b"]])
 @pytest.mark.fault("stored-name-unfit")
 def test_names_that_no_folder_can_hold_are_named_errors(
-    tmp_path: Path, configured: Callable[..., None], names: list[str]
+    tmp_path: Path, configure_s3: Callable[..., None], names: list[str]
 ) -> None:
-    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
     with object_store.running(object_store.Behaviour()) as server:
-        configured(AWS_ENDPOINT_URL=server.url, **keys)
+        configure_s3(AWS_ENDPOINT_URL=server.url, **object_store.KEYS)
         server.objects.update({f"b/p/{name}": b"x" for name in names})
         with pytest.raises(
             StorageError, match=r"holds a file named '.{3,200}', which no folder can hold \(File .*\): remove it"
