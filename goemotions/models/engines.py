@@ -117,8 +117,9 @@ class OpenVinoEngine:
 
     def logits(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         # OpenVINO compiles and keeps kernels for every new shape, tens of milliseconds and some MB each.
-        padding = ((0, 0), (0, -ids.shape[1] % LENGTH_STEP))
-        ids, mask = np.pad(ids, padding), np.pad(mask, padding)
+        if missing := -ids.shape[1] % LENGTH_STEP:
+            padding = np.zeros((len(ids), missing), dtype=np.int64)
+            ids, mask = np.hstack([ids, padding]), np.hstack([mask, padding])
         request = self._idle.get()
         try:
             result: np.ndarray = request.infer({"input_ids": ids, "attention_mask": mask})["logits"].copy()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -11,7 +12,6 @@ import numpy as np
 
 from goemotions import defaults
 from goemotions.errors import DataError, ModelError
-from goemotions.metrics.probabilities import rank_labels
 from goemotions.models import engines
 from goemotions.models.engine_names import WEIGHTS, canonical_name
 from goemotions.models.engines import Engine
@@ -94,12 +94,14 @@ class Predictor:
         """The predictions for n texts from their probabilities, float32 [n, labels], and whether each was truncated, bool [n]."""
         names, chosen = self.bundle.taxonomy.names, self.choose(probabilities, options)
         result: list[Prediction] = []
-        for row, over, ranked, cut in zip(
-            probabilities.tolist(), chosen.tolist(), rank_labels(probabilities).tolist(), truncated.tolist(), strict=True
-        ):
+        for row, over, cut in zip(probabilities.tolist(), chosen.tolist(), truncated.tolist(), strict=True):
+            candidates: Iterable[int] = range(len(row))
+            if options.top_k is None and not options.all_scores:
+                candidates = itertools.compress(candidates, over)
+            ranked = sorted(candidates, key=row.__getitem__, reverse=True)
             best = ranked[: options.top_k]
             labels = [position for position in best if over[position]]
-            scored = ranked if options.all_scores else labels if options.top_k is None else best
+            scored = ranked if options.all_scores else best
             result.append(
                 {
                     "labels": [names[position] for position in labels],

@@ -25,8 +25,9 @@ SMALL_BYTES = 32 * 1024
 GRACE_SECONDS = 2.0
 # Between two refusals, and the longest time until one.
 REFUSAL_SECONDS, MOST_REFUSAL_SECONDS = 0.04, 1.0
-# In the state of a request: whether the server ended its connection, through no fault of the client.
-CLOSED_BY_SERVER = "closed-by-server"
+# What a connection writes into the state of a request: whether the body is complete, whether the connection has ended, and whether the
+# server ended it, through no fault of the client. And what it reads there: the task to cancel when it ends.
+HAS_BODY, HAS_ENDED, CLOSED_BY_SERVER, HANDLING = "has-body", "has-ended", "closed-by-server", "handling"
 PARSER = ThreadPoolExecutor(1, "parser")
 Parsed = TypeVar("Parsed")
 # An inference request and its body, to the response.
@@ -112,7 +113,8 @@ class RequestLimiter:
         if not length.isdigit() or int(length) > limits.body_bytes:
             raise RequestError(too_large, 413)
         content, started = bytearray(), asyncio.get_running_loop().time()
-        timeout = asyncio.timeout_at(started + min(GRACE_SECONDS, limits.read_seconds))
+        has_body = request.scope["state"].get(HAS_BODY)
+        timeout = asyncio.timeout_at(None if has_body else started + min(GRACE_SECONDS, limits.read_seconds))
         if len(self._arriving) >= limits.requests:
             self._reject_oldest()
         self._arriving[timeout] = None
@@ -184,27 +186,20 @@ async def parse(parser: Callable[[], Parsed], body: bytes) -> Parsed:
 
 
 async def _while_connected(request: Request, response: Awaitable[Response]) -> Response:
-    """Awaits a response, and cancels it if the client disconnects, so that its queued texts are dropped."""
-    handling = asyncio.current_task()
+    """Awaits a response, which its connection cancels if the client disconnects, so that its queued texts are dropped."""
+    state, handling = request.scope["state"], asyncio.current_task()
     assert handling is not None
-    is_gone = False
-
-    async def watch() -> None:
-        nonlocal is_gone
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        is_gone = True
+    state[HANDLING] = handling
+    if HAS_ENDED in state:
         handling.cancel()
-
-    watching = asyncio.create_task(watch())
     try:
         return await response
     except asyncio.CancelledError:
-        if not is_gone:
+        if HAS_ENDED not in state:
             raise
         handling.uncancel()
-        if request.scope["state"].get(CLOSED_BY_SERVER):
+        if state.get(CLOSED_BY_SERVER):
             raise RequestError("the server closed the connection before it had the scores", 503) from None
         raise RequestError("the client disconnected", CLIENT_GONE) from None
     finally:
-        watching.cancel()
+        state.pop(HANDLING, None)

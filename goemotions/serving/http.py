@@ -17,7 +17,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from goemotions.serving import connections, metrics
-from goemotions.serving.bodies import CLOSED_BY_SERVER
+from goemotions.serving.bodies import CLOSED_BY_SERVER, HANDLING, HAS_BODY, HAS_ENDED
 from goemotions.serving.connections import Unread
 from goemotions.serving.limits import Limits
 from goemotions.serving.listening import Turns
@@ -108,16 +108,30 @@ class _Flow(FlowControl):
             super().resume_reading()
 
 
-class _Closing:
-    """The transport of a connection as the response sees it: it is closed when the client has read the response."""
+class _Responses:
+    """The transport of a connection as its responses see it: it is closed when the client has read the response.
+
+    Head and body of a response are written at once: one system call, and the client wakes up once.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self.close = connection.linger
+        self._parts: list[bytes] = []
 
     def write(self, data: bytes) -> None:
-        if not self.is_closing():
-            self._connection.transport.write(data)
+        self._parts.append(data)
+        if not self._connection.has_response:
+            # Not part of the response: the client waits for a 100 before it sends the body.
+            self.flush()
+
+    def flush(self) -> None:
+        if self._parts and not self.is_closing():
+            self._connection.transport.writelines(self._parts)
+        self._parts.clear()
+
+    def close(self) -> None:
+        self.flush()
+        self._connection.linger()
 
     def is_closing(self) -> bool:
         return self._connection.is_ending
@@ -152,7 +166,7 @@ class Connection(HttpToolsProtocol):
         # What is left of a body of known length; and the bytes of a message beside its body.
         self._body_left = self._overhead = 0
         self._unread = Unread()
-        self._closing = _Closing(self)
+        self._responses = _Responses(self)
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -182,6 +196,11 @@ class Connection(HttpToolsProtocol):
     @property
     def has_unparsed(self) -> bool:
         return bool(self._unparsed)
+
+    @property
+    def has_response(self) -> bool:
+        """Whether a response has begun and is not complete."""
+        return bool(self._cycles) and self._cycles[0].response_started
 
     @property
     def is_ending(self) -> bool:
@@ -262,7 +281,7 @@ class Connection(HttpToolsProtocol):
             raise Refused(400)
         self._has_head = True
         super().on_headers_complete()
-        self.cycle.transport = self._closing  # type: ignore[assignment]
+        self.cycle.transport = self._responses  # type: ignore[assignment]
         self._cycles.append(self.cycle)
         if self.parser.should_upgrade():
             # Its connection needs another parser.
@@ -278,14 +297,21 @@ class Connection(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         self._is_complete = True
+        self.cycle.scope["state"][HAS_BODY] = True
         super().on_message_complete()
+        # uvicorn stops reading in a large body; only a connection that is read shows its end.
+        self.flow.resume_reading()
 
     def on_response_complete(self) -> None:
+        """As uvicorn's, without its timer for idle connections, and a count of requests."""
+        self._responses.flush()
         self._cycles.popleft()
         if self.is_ending:
             self._disconnect()
             return
-        super().on_response_complete()
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
         self._enter(self._next_state())
         if self._unparsed:
             # In turn, so that pipelined requests do not keep others waiting.
@@ -311,7 +337,6 @@ class Connection(HttpToolsProtocol):
             self._enter(state)
 
     def _feed(self, piece: bytes | memoryview) -> None:
-        self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade as upgrade:
@@ -331,6 +356,10 @@ class Connection(HttpToolsProtocol):
         for cycle in self._cycles:
             cycle.disconnected = True
             cycle.message_event.set()
+            state = cycle.scope["state"]
+            state[HAS_ENDED] = True
+            if handling := state.pop(HANDLING, None):
+                handling.cancel()
 
     def _next_state(self) -> str:
         if self._cycles:
@@ -355,7 +384,7 @@ class Connection(HttpToolsProtocol):
             return
         metrics.count("http", status)
         metrics.CLOSED.labels(metrics.REASONS[status]).inc()
-        if not self._cycles or not self._cycles[0].response_started:
+        if not self.has_response:
             body = orjson.dumps({"error": MESSAGES[status]})
             head = b"Content-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
             self.transport.write(STATUS_LINE[status] + head + body)

@@ -95,6 +95,8 @@ class TextQueue:
         self._limits = limits
         self._changed = threading.Condition()
         self._requests: dict[QueuedRequest, None] = {}
+        # Those of them that have texts without tokens.
+        self._untokenized: dict[QueuedRequest, None] = {}
         self._waiting = self._tokens = self._ready = 0
         self._clock = 0
         self.tokens_per_second = 0.0
@@ -115,13 +117,14 @@ class TextQueue:
             if self._waiting and (self._is_full(request) or wait > limits.queue_seconds):
                 raise RequestError("the queue is full: try again later", 429, retry_after=max(1, round(wait)))
             request.served = self._clock
-            self._requests[request] = None
+            self._requests[request] = self._untokenized[request] = None
             self._count(request.waiting, request.tokens)
             self._changed.notify()
 
     def drop(self, request: QueuedRequest) -> None:
         """Drops the texts of a request that still wait."""
         with self._changed:
+            self._untokenized.pop(request, None)
             if self._requests.pop(request, request) is None:
                 self._ready -= len(request.ready)
                 self._count(-request.waiting, -request.tokens)
@@ -130,7 +133,7 @@ class TextQueue:
     def get(self) -> list[Chunk] | None:
         """Blocks until something waits; returns texts to tokenize, if any. None if the queue is closed and empty."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ready or self._has_untokenized() or (self._is_closed and not self._waiting))
+            self._changed.wait_for(lambda: self._ready or self._untokenized or (self._is_closed and not self._waiting))
             return list(self._chunks()) if self._waiting else None
 
     def put_tokenized(self, texts: Iterable[QueuedText]) -> None:
@@ -140,7 +143,8 @@ class TextQueue:
                 if text.request in self._requests:
                     text.request.ready.append(text)
                     self._ready += 1
-            self._changed.notify_all()
+            # The caller takes the first batch.
+            self._changed.notify(max(0, self._ready + len(self._untokenized) - 1))
 
     def take(self, choose: Callable[[list[QueuedText]], list[QueuedText]]) -> list[QueuedText]:
         """Removes and returns the texts that ``choose`` selects.
@@ -149,7 +153,7 @@ class TextQueue:
         whose turn comes next.
         """
         with self._changed:
-            requests = [request for request in self._in_turn() if request.ready]
+            requests = self._in_turn(request for request in self._requests if request.ready)
             if not requests:
                 return []
             self._clock = requests[0].served
@@ -183,17 +187,14 @@ class TextQueue:
         room = SMALL_ROOM if request.is_small else 1
         return texts > room * self._limits.queue_texts or tokens > room * self._limits.queue_tokens
 
-    def _in_turn(self) -> list[QueuedRequest]:
+    def _in_turn(self, requests: Iterable[QueuedRequest]) -> list[QueuedRequest]:
         """Those that had the fewest tokens first; of several, small ones, and then those that came first."""
         yields = time.perf_counter() - YIELD_SECONDS
-        return sorted(self._requests, key=lambda request: (request.served, not request.is_small and request.arrived > yields))
-
-    def _has_untokenized(self) -> bool:
-        return any(request.tokenized < len(request.texts) for request in self._requests)
+        return sorted(requests, key=lambda request: (request.served, not request.is_small and request.arrived > yields))
 
     def _chunks(self) -> Iterable[Chunk]:
         characters, room = CHUNK_CHARACTERS, WINDOW - self._ready
-        for request in self._in_turn():
+        for request in self._in_turn(self._untokenized):
             start, texts = request.tokenized, max(room, 0 if request.ready else LEAST_TEXTS)
             while request.tokenized < min(len(request.texts), start + texts) and characters > 0:
                 # Longer texts are cut before they are tokenized.
@@ -201,21 +202,25 @@ class TextQueue:
                 request.tokenized += 1
             if request.tokenized > start:
                 room -= request.tokenized - start
+                if request.tokenized == len(request.texts):
+                    del self._untokenized[request]
                 yield Chunk(request, start, request.texts[start : request.tokenized])
 
     def _remove(self, batch: list[QueuedText]) -> None:
         chosen = set(map(id, batch))
         for request in {text.request: None for text in batch}:
             request.ready = [text for text in request.ready if id(text) not in chosen]
+        tokens = 0
         for text in batch:
             request, weight = text.request, text.request.weight(text.request.texts[text.position])
             request.waiting -= 1
             request.tokens -= weight
             request.served += len(text.ids)
-            self._count(-1, -weight)
+            tokens += weight
             if not request.waiting:
                 del self._requests[request]
         self._ready -= len(batch)
+        self._count(-len(batch), -tokens)
 
     def _count(self, texts: int, tokens: int) -> None:
         self._waiting += texts

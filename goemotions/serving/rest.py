@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import orjson
@@ -27,12 +27,15 @@ from goemotions.serving.openinference import BINARY_HEADER
 from goemotions.serving.service import Service, handle
 
 RUN_HEADER = "model-run"
+# In the state of an inference request: its id.
+ID = "id"
 
 
 def create_app(service: Service, lifespan: Any = None, extra: Sequence[Route] = ()) -> Starlette:
     """The application: the routes of the protocols, and extra ones."""
     app = Starlette(
-        routes=[*_health(service), *_metadata(service), *_inference(service), _metrics(service), *extra],
+        # The router tries one after the other.
+        routes=[*_inference(service), *_health(service), *_metadata(service), _metrics(service), *extra],
         middleware=[Middleware(_Headers, service=service)],
         exception_handlers={HTTPException: _http_error, Exception: _failed},
         lifespan=lifespan,
@@ -116,27 +119,35 @@ def _inference(service: Service) -> list[Route]:
 
     limiter = RequestLimiter(service.limits)
 
-    def endpoint(protocol: str, handler: Handler) -> Any:
-        async def respond(request: Request) -> Response:
-            request.state.id = request_ids.answer_id(request.headers.get(request_ids.HEADER))
-            try:
-                response = await handle("copy" if _is_copy(request) else protocol, limiter.handle(request, handler))
-            except RequestError as error:
-                response = _error(error)
-            response.headers[request_ids.HEADER] = request.state.id
-            return response
-
-        return respond
+    def endpoint(protocol: str, handler: Handler) -> _Endpoint:
+        return _Endpoint(protocol, lambda request: limiter.handle(request, handler))
 
     return [
-        Route(openapi.FEEDBACK_PATH, endpoint("feedback", feedback), methods=["POST"]),
         Route(f"{openapi.v1_path(service.name)}:predict", endpoint("v1", predict), methods=["POST"]),
         Route(f"{openapi.v1_path(service.name)}:explain", endpoint("explain", explain), methods=["POST"]),
         *(
             Route(path, endpoint("v2", infer), methods=["POST"])
             for path in openapi.v2_paths(service.name, service.version, "/infer")
         ),
+        Route(openapi.FEEDBACK_PATH, endpoint("feedback", feedback), methods=["POST"]),
     ]
+
+
+class _Endpoint:
+    """An inference endpoint. As it is no function, Starlette calls it without a handler of exceptions of its own around it."""
+
+    def __init__(self, protocol: str, handler: Callable[[Request], Awaitable[Response]]) -> None:
+        self._protocol = protocol
+        self._handler = handler
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope, receive)
+        scope["state"][ID] = request_ids.answer_id(request.headers.get(request_ids.HEADER))
+        try:
+            response = await handle("copy" if _is_copy(request) else self._protocol, self._handler(request))
+        except RequestError as error:
+            response = _error(error)
+        await response(scope, receive, send)
 
 
 def _is_copy(request: Request) -> bool:
@@ -145,7 +156,7 @@ def _is_copy(request: Request) -> bool:
 
 def _id_in_log(request: Request) -> str:
     """The id under which answers are logged; empty for the texts of a rollout, which nobody wrote."""
-    return "" if request.headers.get(defaults.COPY_HEADER) == defaults.COPY_OF_ROLLOUT else request.state.id
+    return "" if request.headers.get(defaults.COPY_HEADER) == defaults.COPY_OF_ROLLOUT else request.scope["state"][ID]
 
 
 def _metrics(service: Service) -> Route:
@@ -172,7 +183,7 @@ def _metrics(service: Service) -> Route:
 
 
 class _Headers:
-    """Adds headers to every response: the run of the model, beside the version that bodies have.
+    """Adds headers to every response: the run of the model, beside the version that bodies have, and the id of the request.
 
     While the server drains, responses carry `Connection: close`, so that no client sends a request to a closed connection.
     """
@@ -181,12 +192,14 @@ class _Headers:
         self._app = app
         self._service = service
         self._run = (RUN_HEADER.encode(), service.run_id.encode())
+        self._id = request_ids.HEADER.encode()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
                 closing = ((b"connection", b"close"),) if self._service.is_draining else ()
-                message["headers"] = [*message["headers"], self._run, *closing]
+                identified = ((self._id, scope["state"][ID].encode()),) if ID in scope["state"] else ()
+                message["headers"] = [*message["headers"], self._run, *identified, *closing]
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

@@ -112,8 +112,6 @@ def _serve(
         # An address is that of the connection: a client can write any other one into a header.
         proxy_headers=False,
         timeout_graceful_shutdown=math.ceil(settings.limits.answer_seconds + END_SECONDS),
-        # Connections has its own.
-        timeout_keep_alive=math.ceil(settings.limits.idle_seconds) + 60,
     )
     _Server(config).run([port])
 
