@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 Count = Callable[[Sequence[str], Sequence[Encoding], np.ndarray], object]
 # No text of a batch has more than so many times the tokens of that whose turn it is.
 LENGTH_RATIO = 4
-# A request of more batches than this is large. So long after a small request arrived, it gets batches of about this duration, or single
-# texts: the next small request waits for one of them.
-LARGE_BATCHES, SMALL_SECONDS, SHORT_SECONDS = 4, 1.0, 0.02
+# For so long after a small request arrived, large ones get batches of about this duration, or single texts: the next small one waits
+# for one of them.
+SMALL_SECONDS, SHORT_SECONDS = 1.0, 0.02
 # Of the tokens that fit. Smaller batches take longer per token, and say nothing about those of a queue that is full.
 LEAST_MEASURED = 0.25
 
@@ -78,9 +78,9 @@ class Batcher:
         """
         future = asyncio.get_running_loop().create_future()
         request = QueuedRequest(list(texts), future, self._engine.encoder.max_length, is_counted)
-        if request.tokens <= self._engine.batch_tokens:
-            self._small_arrived = request.arrived
         self._queue.put(request)
+        if request.is_small:
+            self._small_arrived = request.arrived
         try:
             async with asyncio.timeout(self._timeout):
                 return await request.future
@@ -141,8 +141,7 @@ class Batcher:
     def _budget(self, request: QueuedRequest) -> int:
         """The tokens of a batch for a request; fewer if it is large while others are small, which wait for a batch to end."""
         tokens = self._engine.batch_tokens
-        is_large = request.tokens > LARGE_BATCHES * tokens
-        if not is_large or time.perf_counter() - self._small_arrived >= SMALL_SECONDS:
+        if request.is_small or time.perf_counter() - self._small_arrived >= SMALL_SECONDS:
             return tokens
         return min(tokens // 2, int(SHORT_SECONDS * self._queue.tokens_per_second / len(self._workers)))
 

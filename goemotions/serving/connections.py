@@ -10,6 +10,8 @@ from goemotions.serving import metrics
 from goemotions.serving.limits import Limits
 
 SWEEP_SECONDS = 0.25
+# Read at once, so that a flood of one client delays the others little.
+READ_BYTES = 64 * 1024
 
 
 class Connection(Protocol):
@@ -89,6 +91,21 @@ class Connections(Generic[Kind]):
     def _sweep_later(self) -> None:
         self._is_sweeping = True
         asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+
+
+class Reader(asyncio.BufferedProtocol):
+    """Reads into a buffer that all connections share: what ``data_received`` keeps, it copies."""
+
+    BUFFER = memoryview(bytearray(READ_BYTES))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(self.BUFFER[:nbytes])
+
+    def data_received(self, data: memoryview) -> None:
+        raise NotImplementedError
 
 
 class Unread:

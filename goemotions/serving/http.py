@@ -18,13 +18,13 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from goemotions.serving import connections, metrics
 from goemotions.serving.bodies import CLOSED_BY_SERVER, HANDLING, HAS_BODY, HAS_ENDED
-from goemotions.serving.connections import Unread
+from goemotions.serving.connections import Reader, Unread
 from goemotions.serving.limits import Limits
 from goemotions.serving.listening import Turns
 
 logger = logging.getLogger(__name__)
-# Read from a connection at once: of a body of known length, and of what may hold many requests or chunks. And parsed at once.
-READ_BYTES, SHORT_READ_BYTES, PIECE_BYTES = 64 * 1024, 4 * 1024, 1024
+# Read at once of what may hold many requests or chunks, and parsed at once.
+SHORT_READ_BYTES, PIECE_BYTES = 4 * 1024, 1024
 URL_BYTES = 8 * 1024
 FIELDS = 100
 # What a client still sends is skipped for so long before its connection is closed; it would lose the response otherwise.
@@ -74,15 +74,14 @@ class Connections(connections.Connections["Connection"]):
         asyncio.get_running_loop().call_later(seconds, end)
 
 
-class _Reader(asyncio.BufferedProtocol):
-    """Reads for a connection, little at once, into a buffer that all connections share."""
+class _Reader(Reader):
+    """Reads for a connection, little at once of what may hold many requests or chunks."""
 
-    BUFFER = bytearray(READ_BYTES)
-    VIEW = memoryview(BUFFER)
-    SHORT_VIEW = VIEW[:SHORT_READ_BYTES]
+    SHORT_BUFFER = Reader.BUFFER[:SHORT_READ_BYTES]
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self.data_received = connection.data_received  # type: ignore[method-assign]
         self.connection_made = connection.connection_made  # type: ignore[assignment,method-assign]
         self.connection_lost = connection.connection_lost  # type: ignore[method-assign]
         self.eof_received = connection.eof_received  # type: ignore[method-assign]
@@ -90,10 +89,7 @@ class _Reader(asyncio.BufferedProtocol):
         self.resume_writing = connection.resume_writing  # type: ignore[method-assign]
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self.VIEW if self._connection.expects_bulk else self.SHORT_VIEW
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._connection.data_received(self.VIEW[:nbytes])
+        return self.BUFFER if self._connection.expects_bulk else self.SHORT_BUFFER
 
 
 class _Flow(FlowControl):

@@ -15,7 +15,7 @@ import socket
 from typing import Any
 
 from goemotions.serving import connections, listening, metrics
-from goemotions.serving.connections import Unread
+from goemotions.serving.connections import Reader, Unread
 from goemotions.serving.limits import Limits
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -24,8 +24,6 @@ HEAD_BYTES, SETTINGS, IS_ACK = 9, 4, 1
 ACK = bytes([0, 0, 0, SETTINGS, IS_ACK, 0, 0, 0, 0])
 # The longest first settings of a client, and the most frames before it acknowledges the server's: it does so as soon as it has them.
 SETTINGS_BYTES, FRAMES = 1024, 1000
-# Read at once, so that a flood of one client delays the others little.
-READ_BYTES = 64 * 2**10
 # What the library has sent is at its client after this time, unless that does not read.
 LAST_SECONDS = 0.1
 
@@ -71,22 +69,7 @@ class Relays(connections.Connections["Relay"]):
         self._names.pop(connection.name, None)
 
 
-class _Reader(asyncio.BufferedProtocol):
-    """Reads into a buffer that all connections share."""
-
-    BUFFER = memoryview(bytearray(READ_BYTES))
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self.BUFFER
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(bytes(self.BUFFER[:nbytes]))
-
-    def data_received(self, data: bytes) -> None:
-        raise NotImplementedError
-
-
-class Relay(_Reader):
+class Relay(Reader):
     """One connection, with the side of the client. ``calls`` of it are in progress."""
 
     def __init__(self, relays: Relays) -> None:
@@ -134,9 +117,9 @@ class Relay(_Reader):
         self._relays.remove(self)
         self._library.abort()
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: memoryview) -> None:
         if self.has_acknowledged:
-            self._library.write(data)
+            self._library.write(bytes(data))
         else:
             self._acknowledge(self._held + data)
 
@@ -201,7 +184,7 @@ class Relay(_Reader):
         self._held, self._next = data[passed:], position - passed
 
 
-class _Library(_Reader):
+class _Library(Reader):
     """The side of the library."""
 
     def __init__(self, relay: Relay) -> None:
@@ -217,10 +200,10 @@ class _Library(_Reader):
     def connection_lost(self, exc: Exception | None) -> None:
         self._relay.client.close()
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: memoryview) -> None:
         client = self._relay.client
         if not client.is_closing():
-            client.write(data)
+            client.write(bytes(data))
             if not self.has_settings:
                 self.has_settings = True
                 self._relay.start()
