@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from goemotions import defaults
@@ -11,6 +12,9 @@ from goemotions.monitoring.drift import DriftReport
 from goemotions.registry import bundle, tracking
 from goemotions.registry.references import as_folder
 from goemotions.storage import layout
+
+# In MLflow a name has at most 250 characters, of a few kinds, and no part that a path would leave out.
+NOT_IN_METRICS, LONGEST_METRIC = re.compile(r"[^\w.\- ]|^\.+$"), 200
 
 
 def run(
@@ -69,8 +73,14 @@ def run(
 def metrics(report: DriftReport) -> dict[str, float]:
     """The figures of a report by name: texts, alarms, and per label the rate of predictions and the expected F1."""
     per_label = {
-        f"drift/{kind}/{row.label}": value
-        for row in report.quality
+        f"drift/{kind}/{_metric_name(row.label, position)}": value
+        for position, row in enumerate(report.quality)
         for kind, value in (("rate", row.rate), ("expected_f1", row.f1))
     }
     return {"drift/texts": report.rows, "drift/alarms": len(report.alarms), "drift/tests": len(report.tests), **per_label}
+
+
+def _metric_name(label: str, position: int) -> str:
+    """A label as MLflow accepts it in the name of a metric; one that is changed gets its position, as two may become alike."""
+    name = NOT_IN_METRICS.sub("_", label)[:LONGEST_METRIC]
+    return name if name == label else f"{name}_{position}"

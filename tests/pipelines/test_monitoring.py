@@ -15,7 +15,8 @@ from goemotions.errors import BadArgument
 from goemotions.evaluation.traffic import FEATURES, Traffic, features_of
 from goemotions.metrics.probabilities import sigmoid
 from goemotions.models import engines
-from goemotions.monitoring.drift import read_report
+from goemotions.monitoring import scheduled
+from goemotions.monitoring.drift import DriftReport, LabelQuality, read_report
 from goemotions.prediction import files
 from goemotions.prediction.predictor import Predictor
 from goemotions.registry import mlflow_client, tracking
@@ -84,6 +85,18 @@ def test_the_report_is_logged_to_mlflow_and_kept_where_the_decision_to_retrain_r
     assert run.data.metrics["drift/alarms"] == len(kept.alarms)
     logged = {file.path for file in mlflow_client.client().list_artifacts(run.info.run_id, "drift")}
     assert logged == {"drift/drift.json", "drift/drift.html"}
+
+
+def test_metrics_of_labels_with_any_name_are_accepted_by_mlflow(stack: Path) -> None:
+    labels = ["joy", "c++", "c##", "..", "a//b", "x" * 900, "v1.2", "\u0641\u0631\u062d"]
+    quality = [LabelQuality(label, 0.5, 0.5, 0.5, 0.5, 0.25, 0.5) for label in labels]
+    values = scheduled.metrics(DriftReport("m", "1", "", "", 9, False, [], quality))
+    with tracking.step("watched-labels") as logged:
+        logged.log_metrics(values)
+    stored = mlflow_client.client().get_run(logged.run_id).data.metrics
+    assert stored == values
+    assert len(stored) == 3 + 2 * len(labels)
+    assert {"drift/rate/joy", "drift/expected_f1/c___1", "drift/rate/v1.2"} <= set(stored)
 
 
 @pytest.mark.parametrize("kind", ["server", "prometheus"])
