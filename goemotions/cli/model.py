@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from goemotions.cli.parameters import SERVICE
 from goemotions.deployment import node_pools
 from goemotions.errors import BadArgument
 from goemotions.monitoring.plan import Plan
+from goemotions.storage.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from goemotions.deployment.job import ManifestChange
@@ -359,8 +359,8 @@ def export_hf(reference: str, output: Path, model_name: str, run: str, profile: 
     from goemotions.registry import hugging_face, references, trained, trust
 
     _require_both(run, profile)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch, "model")
+    with temporary_folder() as scratch:
+        folder = scratch / "model"
         if run:
             trained.download(run, profile, folder, store_location=store)
         elif Path(reference).is_dir():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from goemotions.cli.options import (
     together,
 )
 from goemotions.cli.parameters import checked
+from goemotions.storage.temporary import temporary_folder
 from goemotions.training.options import PRECISIONS, TrainOptions
 
 # The libraries of a step take seconds to import, so each command imports its own.
@@ -121,11 +121,11 @@ def teach(
     from goemotions.training import launcher
     from goemotions.training import teachers as scores
 
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         folders = []
         for teacher in profiles.teachers(teachers):
             options = TrainOptions(weights=weights.get(teacher.profile, ""), precision=precision, pipeline_run=pipeline_run)
-            folders.append(Path(scratch, str(teacher)))
+            folders.append(scratch / str(teacher))
             launcher.teach(dataset, folders[-1], str(teacher), options, store)
         for record in scores.combine(dataset, folders, output):
             click.echo(f"{output}: {scores.name_of(record)}, {record.parameters:,} parameters, {record.seconds:.0f} s")

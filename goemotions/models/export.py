@@ -9,7 +9,6 @@ import itertools
 import json
 import logging
 import os
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -30,6 +29,7 @@ from goemotions.models.engines import Engine
 from goemotions.models.records import EXPORT_FILE, ExportRecord
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.storage import store
+from goemotions.storage.temporary import temporary_folder
 
 QUANTIZATION_TEXTS = 256
 PARITY_TEXTS = 128
@@ -171,8 +171,8 @@ def _write_int8(source: Path, path: Path, encoder: TextEncoder, texts: Sequence[
             **options,
         )
 
-    with _silent(), _shapes_without_weights(), tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        folders = [Path(scratch).absolute() / name for name in ("float", "smoothed")]
+    with _silent(), _shapes_without_weights(), temporary_folder() as scratch:
+        folders = [scratch / name for name in ("float", "smoothed")]
         graph = _without_weights(_without_sharing(onnx.load(source)), folders[0])
         # With every operator left out, SmoothQuant alone is applied.
         operators = nncf.IgnoredScope(types=sorted({node.op_type for node in graph.graph.node}))

@@ -21,6 +21,7 @@ from types import FrameType
 
 from goemotions.errors import WorkflowError
 from goemotions.serving import logs
+from goemotions.storage.temporary import temporary_folder
 
 logger = logging.getLogger(__name__)
 BEAT_SECONDS = 0.5
@@ -159,7 +160,7 @@ def _metrics_folder() -> Iterator[None]:
     """A folder for the metrics of the workers; without space, each has its own."""
     with contextlib.ExitStack() as stack:
         try:
-            os.environ[METRICS_FOLDER] = stack.enter_context(tempfile.TemporaryDirectory(prefix="metrics-"))
+            os.environ[METRICS_FOLDER] = str(stack.enter_context(temporary_folder()))
         except OSError as error:
             _warn(error)
         yield

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -16,6 +15,7 @@ from typing import Any
 from goemotions import strict_json
 from goemotions.errors import BadJson, IntegrityError
 from goemotions.storage.folder import replacing, sweep
+from goemotions.storage.temporary import temporary_folder
 
 NAME = "MANIFEST.json"
 
@@ -103,12 +103,12 @@ def only_named(folder: Path) -> Iterator[Path]:
     if {*present} <= {*named, NAME}:
         yield folder
         return
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         for name in (*named, NAME):
-            link = Path(scratch) / name
+            link = scratch / name
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to((folder / name).resolve())
-        yield Path(scratch)
+        yield scratch
 
 
 def check(content: dict[str, Any], location: str, name: str, stored: bytes | None) -> bytes:

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from goemotions.storage import temporary
 from tests.support import attacks, http2, tools
 from tests.support.servers import PREDICT, Server, serving
 
@@ -80,11 +81,20 @@ def test_a_worker_that_hangs_is_noticed_and_replaced(bundle: Path, tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.fault("server-supervisor-killed")
-def test_workers_end_with_their_supervisor(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.fault("leftovers")
+def test_workers_end_with_their_supervisor_and_the_next_start_removes_their_files(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = tmp_path / "tmp"
+    files.mkdir()
+    monkeypatch.setenv("TMPDIR", str(files))
     with serving(bundle, tmp_path / "serve.log", *WORKERS) as server:
         left = workers(server)
         server.process.kill()
         wait(5, lambda: not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in left))
+    assert list(files.rglob("*.db"))
+    temporary.sweep(files)
+    assert not list(files.rglob("*.db"))
 
 
 @pytest.mark.slow

@@ -53,6 +53,16 @@ def test_the_temporary_folder_of_a_killed_process_is_removed_and_others_stay(els
 
 
 @pytest.mark.fault("leftovers")
+def test_every_temporary_folder_is_one_that_the_next_start_removes() -> None:
+    package = Path(temporary.__file__).parents[1]
+    for path in package.rglob("*.py"):
+        made = any(
+            name in path.read_text(encoding="utf-8") for name in ("TemporaryDirectory(", "mkdtemp(", "NamedTemporaryFile(")
+        )
+        assert made == (path == Path(temporary.__file__)), path
+
+
+@pytest.mark.fault("leftovers")
 def test_old_parts_of_scored_files_are_removed_at_the_next_start(tmp_path: Path) -> None:
     for name, age in ((".part-000000.parquet.aa.partial", 7200), (".part-000001.parquet.bb.partial", 0)):
         (tmp_path / name).touch()
