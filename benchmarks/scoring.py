@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from benchmarks.measuring import Row, by_turns, machine, ratio, spread, table
 from goemotions.data.dataset import ingest, load_dataset
 from goemotions.models import engines
-from goemotions.prediction import shards
+from goemotions.prediction import plans, shards
 from goemotions.prediction.predictor import Predictor
 from goemotions.prediction.rows import CHUNK
 from goemotions.registry import references
@@ -79,7 +79,7 @@ class Scorer:
     def _score(self, **options: object) -> float:
         output = self._scratch / "out"
         shutil.rmtree(output, ignore_errors=True)
-        shards.plan(str(self._source), str(output), str(self._folder), shard_rows=max(1, self._rows // 16))
+        plans.plan(str(self._source), str(output), str(self._folder), shard_rows=max(1, self._rows // 16))
         started = time.perf_counter()
         shards.score(str(output), **options)  # type: ignore[arg-type]
         taken = time.perf_counter() - started

@@ -10,9 +10,9 @@ def plan_scoring(
     input: str, output: str, version: str, model_name: str, column: str, all_scores: bool, shard_rows: int, pods: int
 ) -> list[int]:
     """Writes the plan into the output and returns the numbers of the shares, one per pod that gets at least one shard."""
-    from goemotions.prediction import shards
+    from goemotions.prediction import plans
 
-    plan = shards.plan(
+    plan = plans.plan(
         input, output, version, model_name=model_name, column=column, all_scores=all_scores, shard_rows=shard_rows
     )
     return list(range(min(pods, len(plan.shards))))

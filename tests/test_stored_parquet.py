@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from goemotions.data import request_log, tables
+from goemotions.data import columnar, request_log
 from goemotions.data.request_log import ANSWERS, Labels, LogReader
 from goemotions.errors import DataError
 from goemotions.evaluation import counterfactuals
@@ -150,6 +150,6 @@ def test_no_thread_of_arrow_reads_a_file_of_python() -> None:
     content = io.BytesIO()
     pq.write_table(pa.table({name: range(1000) for name in "abcdefgh"}), content)
     file = Watched(content.getvalue())
-    parquet = tables.open_parquet(file, "scores")
-    assert sum(batch.num_rows for batch in tables.whole_batches(parquet, "scores", len(content.getvalue()))) == 1000
+    parquet = columnar.open_parquet(file, "scores")
+    assert sum(batch.num_rows for batch in columnar.whole_batches(parquet, "scores", len(content.getvalue()))) == 1000
     assert file.readers == {threading.get_ident()}

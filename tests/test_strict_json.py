@@ -16,7 +16,7 @@ from goemotions.metrics import thresholds
 from goemotions.models import records
 from goemotions.monitoring import drift, retraining, rollout_state
 from goemotions.monitoring.rollout_state import State
-from goemotions.prediction import shards
+from goemotions.prediction import plans
 from goemotions.registry import changes, registered_versions
 from goemotions.storage import manifest, store
 
@@ -77,7 +77,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "registered.json": lambda folder: registered_versions.read(folder),
     "rollout.json": lambda folder: rollout_state.read(f"{folder}/"),
     "drift.json": lambda folder: drift.read_report(f"{folder}/"),
-    "_plan.json": lambda folder: shards.read(f"{folder}/"),
+    "_plan.json": lambda folder: plans.read(f"{folder}/"),
     "dataset.json": lambda folder: dataset.load_dataset(folder, ("train",)),
     "export-of-tool.json": lambda folder: list(annotation.read_export(folder / "export-of-tool.json")),
     "decision": lambda folder: retraining.Decision.from_json((folder / "decision").read_text(errors="replace")),

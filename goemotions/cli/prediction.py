@@ -99,14 +99,14 @@ def score(
 
     A folder that was interrupted is continued by running the same command again.
     """
-    from goemotions.prediction import files, shards
+    from goemotions.prediction import files, plans, shards
 
     if Path(output).suffix.lower() in files.ENDINGS:
         options["for_spreadsheet"] = for_spreadsheet
         counts = _score_file(source, output, bundle, model_name, threads, **options)
         spent, rate = "s", "per second"
     else:
-        shards.plan(source, output, bundle, model_name=model_name, shard_rows=shard_rows, **options)
+        plans.plan(source, output, bundle, model_name=model_name, shard_rows=shard_rows, **options)
         shards.score(output, workers=workers, threads=threads)
         counts = shards.finish(output)
         # The seconds of shards are added up over workers and over runs.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from goemotions import addresses, defaults, outages
-from goemotions.data import archives, layout, tables, text_files
+from goemotions.data import archives, columnar, layout, tables, text_files
 from goemotions.data.labels import RATERS, Labelling, find_labelling
 from goemotions.data.layout import SPLITS
 from goemotions.data.tables import Table
@@ -229,7 +229,7 @@ def _open_hub(source: str, columns: Columns) -> Source:
         raise DataError(f"{source} has no train split, but {', '.join(files) or 'none'}: prepare a folder instead")
     features = builder.info.features.to_dict() if builder.info.features else {}
     files = {split: files[split] for split in SPLITS if split in files}
-    return _open_files(files, None, source, folder.name, columns, tables.class_names(features))
+    return _open_files(files, None, source, folder.name, columns, columnar.class_names(features))
 
 
 def _hub_snapshot(name: str, revision: str | None) -> Path:

@@ -10,7 +10,7 @@ import io
 import lzma
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePath
 from typing import IO, Any, BinaryIO, cast
 
@@ -26,6 +26,19 @@ BINARY_MAGIC = (b"PAR1\x15", b"PK\x03\x04", b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 JUNK = (".DS_Store", "Thumbs.db", "desktop.ini")
 DAMAGES = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, ValueError, pa.ArrowException)
+
+
+Opener = Callable[[], BinaryIO]
+
+
+def open_binary(name: str, opener: Opener) -> BinaryIO:
+    """Raises:
+    DataError: the file cannot be opened.
+    """
+    try:
+        return opener()
+    except OSError as error:
+        raise DataError(f"{name} cannot be read ({error.strerror}): check its path and permissions") from error
 
 
 def split_name(name: str) -> tuple[str, str, str]:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from goemotions.data import tables
+from goemotions.data import columnar
 from goemotions.metrics import bootstrap
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
@@ -156,12 +156,12 @@ def read(folder: Path, names: Sequence[str]) -> dict[str, tuple[np.ndarray, np.n
     path = folder / FILE
     if not path.is_file():
         return {}
-    table = tables.read_parquet(path)
+    table = columnar.read_parquet(path)
     before, after = (
-        tables.probabilities(table, [f"{prefix}/{name}" for name in names], str(path)) for prefix in ("before", "after")
+        columnar.probabilities(table, [f"{prefix}/{name}" for name in names], str(path)) for prefix in ("before", "after")
     )
     if "group" not in table.column_names:
-        raise tables.damaged(str(path))
+        raise columnar.damaged(str(path))
     groups = np.array(table["group"].to_pylist(), dtype=object)
     return {group: (before[groups == group], after[groups == group]) for group in TERMS if (groups == group).any()}
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from goemotions.data import memory, tables
+from goemotions.data import columnar, memory
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import DataError
 from goemotions.models.engine_names import Computation, canonical_name
@@ -64,9 +64,9 @@ class Predictions:
         """
         path = path / FILE if path.is_dir() else path
         try:
-            table = tables.read_parquet(path)
+            table = columnar.read_parquet(path)
             names = tuple(name.removeprefix("p/") for name in table.column_names if name.startswith("p/"))
-            probabilities = tables.probabilities(table, [f"p/{name}" for name in names], str(path))
+            probabilities = columnar.probabilities(table, [f"p/{name}" for name in names], str(path))
             with memory.bounded(str(path), path.stat().st_size):
                 ids, labels = table["id"].cast(pa.string()).to_pylist(), table["labels"].to_pylist()
                 truth = Taxonomy(names).multi_hot(labels)

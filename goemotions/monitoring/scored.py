@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from goemotions import defaults
-from goemotions.data import memory, tables
+from goemotions.data import columnar, memory
 from goemotions.errors import DataError
 from goemotions.evaluation.traffic import Traffic, features_of
-from goemotions.prediction import files, shards
+from goemotions.prediction import files, plans
 from goemotions.registry.bundle import Bundle
 from goemotions.storage import store
 
@@ -44,7 +44,7 @@ def traffic_of(location: str, bundle: Bundle, column: str = "") -> tuple[Traffic
 
 
 def _scored_column(folder: str) -> str:
-    return shards.read(folder).column if store.has(folder, shards.PLAN) else defaults.TEXT_COLUMN
+    return plans.read(folder).column if store.has(folder, plans.PLAN) else defaults.TEXT_COLUMN
 
 
 def _is_scored_by(bundle: Bundle, folder: str, name: str) -> bool:
@@ -54,7 +54,7 @@ def _is_scored_by(bundle: Bundle, folder: str, name: str) -> bool:
         DataError: it names another one.
     """
     with store.open_file(folder, name) as file:
-        scorer = (tables.open_parquet(file, name).schema_arrow.metadata or {}).get(files.SCORER)
+        scorer = (columnar.open_parquet(file, name).schema_arrow.metadata or {}).get(files.SCORER)
     if scorer not in (None, files.identity(bundle)):
         raise DataError(
             f"{name} was scored by another bundle, {scorer.decode(errors='replace')}: compare it with that one (--bundle), or score it "
@@ -68,12 +68,12 @@ def _scored_rows(folder: str, name: str, column: str, names: Iterable[str]) -> I
 
     columns = [f"p/{label}" for label in names]
     with store.open_file(folder, name) as file:
-        parquet, size = tables.open_parquet(file, name), tables.file_size(file)
+        parquet, size = columnar.open_parquet(file, name), columnar.file_size(file)
         if missing := [one for one in (column, *columns) if one not in parquet.schema_arrow.names]:
             raise DataError(
                 f"{name} has no column {missing[0]!r}: score it with the probabilities of all labels, or give --text-column"
             )
-        for batch in tables.whole_batches(parquet, name, size, columns=[column, *columns]):
+        for batch in columnar.whole_batches(parquet, name, size, columns=[column, *columns]):
             table = pa.table(batch).drop_null()
             try:
                 with memory.bounded(name, size):
@@ -81,4 +81,4 @@ def _scored_rows(folder: str, name: str, column: str, names: Iterable[str]) -> I
             except pa.ArrowException as error:
                 raise DataError(f"{name}: column {column!r} has no texts: give --text-column") from error
             if len(table):
-                yield texts, tables.probabilities(table, columns, name)
+                yield texts, columnar.probabilities(table, columns, name)

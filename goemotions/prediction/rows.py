@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from goemotions.data import tables
+from goemotions.data import columnar, tables, text_files
 from goemotions.data.delimited import require_few_columns
-from goemotions.data.tables import Opener, Table
-from goemotions.data.text_files import split_name
+from goemotions.data.tables import Table
+from goemotions.data.text_files import Opener, split_name
 from goemotions.errors import DataError
 
 CHUNK = 4096
@@ -128,10 +128,10 @@ def _batch(chunk: Sequence[Sequence[object]], schema: pa.Schema) -> pa.RecordBat
 
 
 def _parquet(name: str, opener: Opener) -> Rows:
-    with tables.open_binary(name, opener) as file:
-        parquet = tables.open_parquet(file, name)
+    with text_files.open_binary(name, opener) as file:
+        parquet = columnar.open_parquet(file, name)
         schema, groups = parquet.schema_arrow, parquet.metadata.num_row_groups
-        strings = [path for path in tables.string_columns(parquet) if not _has_views(schema, path)]
+        strings = [path for path in columnar.string_columns(parquet) if not _has_views(schema, path)]
         starts = [0]
         for number in range(groups):
             starts.append(starts[-1] + parquet.metadata.row_group(number).num_rows)
@@ -143,9 +143,9 @@ def _parquet(name: str, opener: Opener) -> Rows:
         if not needed:
             return
         start = starts[needed[0]]
-        with tables.open_binary(name, opener) as file:
-            parquet = tables.open_parquet(file, name, read_dictionary=strings)
-            batched = _together(_parquet_batches(parquet, schema, name, tables.file_size(file), needed, start))
+        with text_files.open_binary(name, opener) as file:
+            parquet = columnar.open_parquet(file, name, read_dictionary=strings)
+            batched = _together(_parquet_batches(parquet, schema, name, columnar.file_size(file), needed, start))
             yield from _window(batched, first - start, end - first)
 
     return Rows(schema, starts[-1], batches)
@@ -163,14 +163,14 @@ def _parquet_batches(
     row = 1 + start
     try:
         for some in _bounded(parquet, groups):
-            for batch in tables.parquet_batches(parquet, name, size, row_groups=some):
+            for batch in columnar.parquet_batches(parquet, name, size, row_groups=some):
                 batch.validate(full=True)
                 yield from _decoded(batch, schema)
                 row += len(batch)
     except (pa.ArrowException, OSError) as error:
         if "UTF8" in str(error):
             raise DataError(f"{name}, one of the {CHUNK} rows from {row} on: not UTF-8: re-encode it") from error
-        raise tables.damaged(name) from error
+        raise columnar.damaged(name) from error
 
 
 def _decoded(batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:

@@ -22,7 +22,7 @@ from goemotions.models import engines
 from goemotions.monitoring import drift, monitor, scored, windows
 from goemotions.monitoring.drift import DriftReport
 from goemotions.monitoring.windows import Counts, Window
-from goemotions.prediction import files, shards
+from goemotions.prediction import files, plans, shards
 from goemotions.prediction.predictor import Predictor
 from goemotions.registry import bundle as bundles
 from goemotions.registry.bundle import Bundle
@@ -146,7 +146,7 @@ def test_the_bundle_that_scored_a_file_is_the_one_that_it_is_compared_with(
 ) -> None:
     pq.write_table(pa.table({"text": SHOUTED}), tmp_path / "in.parquet")
     scored = tmp_path / "scored"
-    shards.plan(str(tmp_path / "in.parquet"), str(scored), str(whole))
+    plans.plan(str(tmp_path / "in.parquet"), str(scored), str(whole))
     shards.score(str(scored), predictor=predictor)
     retrained = tmp_path / "retrained"
     shutil.copytree(whole, retrained)

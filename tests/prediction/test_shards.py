@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goemotions.errors import DataError, FileChanged, ModelError, StorageError
-from goemotions.prediction import files, shards
+from goemotions.prediction import files, plans, shards
 from goemotions.prediction import rows as rows_module
 from goemotions.prediction.predictor import Options, Predictor
 from goemotions.storage import s3, store
@@ -73,7 +73,7 @@ def assert_correct(predictor: Predictor, table: pa.Table, count: int) -> bool:
 
 
 def run(source: Path, output: Path, whole: Path, predictor: Predictor | None = None, **options: Any) -> Any:
-    shards.plan(str(source), str(output), str(whole), **options)
+    plans.plan(str(source), str(output), str(whole), **options)
     shards.score(str(output), predictor=predictor)
     return shards.finish(str(output))
 
@@ -137,7 +137,7 @@ def test_a_single_file_is_accepted_as_input(predictor: Predictor, whole: Path, t
 
 def test_several_processes_share_a_plan(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "in", 100)
-    shards.plan(str(source), str(tmp_path / "out"), str(whole), shard_rows=9)
+    plans.plan(str(source), str(tmp_path / "out"), str(whole), shard_rows=9)
     for number in (2, 0, 1):
         with pytest.raises(DataError, match=r"of 12 shards are missing \(part-00000\d.parquet\)"):
             shards.finish(str(tmp_path / "out"))
@@ -232,7 +232,7 @@ def test_a_shard_that_another_process_wrote_is_not_written_again(
     predictor: Predictor, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output, label = str(tmp_path / "out"), files.label_rows
-    shards.plan(str(write(tmp_path / "in", 60)), output, str(whole), shard_rows=20)
+    plans.plan(str(write(tmp_path / "in", 60)), output, str(whole), shard_rows=20)
     labelled: list[int] = []
 
     def label_beside_another(predictor: Predictor, rows: pa.RecordBatch, *others: Any) -> pa.RecordBatch:
@@ -264,7 +264,7 @@ def test_a_changed_input_is_not_resumed(
     predictor: Predictor, whole: Path, tmp_path: Path, change: Callable[[Path], Any], reason: str
 ) -> None:
     source, output = write(tmp_path / "in", 20, 20), str(tmp_path / "out")
-    shards.plan(str(source), output, str(whole), shard_rows=20)
+    plans.plan(str(source), output, str(whole), shard_rows=20)
     shards.score(output, share=(0, 2), predictor=predictor)
     change(source)
     with pytest.raises(FileChanged, match=rf"^{reason} since {output} was planned: restore the input as it was, or choose"):
@@ -290,7 +290,7 @@ def test_a_file_that_is_replaced_between_two_shards_is_a_named_error(
         store.put(path.parent, f"{place}in/")
 
     put("lake")
-    shards.plan(f"{place}in/", f"{place}out/", str(whole), shard_rows=20)
+    plans.plan(f"{place}in/", f"{place}out/", str(whole), shard_rows=20)
     shards.score(f"{place}out/", share=(0, 2), predictor=predictor)
     put("hill")
     changed = rf"in/{name} has changed since it was listed, when it had [\d,]+ bytes: restore it as it was, or begin again"
@@ -315,7 +315,7 @@ def test_a_file_that_is_replaced_while_a_shard_is_read_is_a_named_error(
     for other in {"in.parquet", "in.csv"} - {name}:
         (source / other).unlink()
     store.put(source, f"{place}in/")
-    shards.plan(f"{place}in/", f"{place}out/", str(whole))
+    plans.plan(f"{place}in/", f"{place}out/", str(whole))
     labelled = 0
 
     def label_then_replace(_: Predictor, batch: pa.RecordBatch, column: str, schema: pa.Schema) -> pa.RecordBatch:
@@ -378,7 +378,7 @@ def test_an_older_or_damaged_plan_is_a_named_error(
     predictor: Predictor, whole: Path, tmp_path: Path, damage: Callable[[str], str], message: str
 ) -> None:
     source, output = write(tmp_path / "in", 40), tmp_path / "out"
-    shards.plan(str(source), str(output), str(whole), shard_rows=20)
+    plans.plan(str(source), str(output), str(whole), shard_rows=20)
     (output / "_plan.json").write_text(damage((output / "_plan.json").read_text()))
     for step in (lambda: run(source, output, whole), lambda: shards.score(str(output)), lambda: shards.finish(str(output))):
         with pytest.raises(DataError, match=message):
@@ -397,7 +397,7 @@ def test_shards_of_another_plan_are_not_accepted(predictor: Predictor, whole: Pa
     (tmp_path / "out" / "_plan.json").unlink()
     with pytest.raises(DataError, match=r"has scored shards .part-000000.parquet. and no _plan.json: empty it"):
         run(second, tmp_path / "out", whole, predictor, shard_rows=20)
-    shards.plan(str(second), str(tmp_path / "new"), str(whole), shard_rows=20)
+    plans.plan(str(second), str(tmp_path / "new"), str(whole), shard_rows=20)
     (tmp_path / "out" / "part-000000.parquet").rename(tmp_path / "new" / "part-000000.parquet")
     shards.score(str(tmp_path / "new"), predictor=predictor)
     with pytest.raises(DataError, match=r"part-000000.parquet was scored by another plan: remove it and score it again"):
@@ -457,7 +457,7 @@ def of_session(leader: int) -> list[int]:
 
 def test_a_killed_worker_is_a_named_error_and_finished_shards_are_kept(whole: Path, tmp_path: Path) -> None:
     source, output = write(tmp_path / "in", 3000), tmp_path / "out"
-    shards.plan(str(source), str(output), str(whole), shard_rows=150)
+    plans.plan(str(source), str(output), str(whole), shard_rows=150)
     arguments = command(source, output, whole, "--workers", "2")
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
         while running.poll() is None and not list(output.glob("part-*")):
@@ -498,10 +498,10 @@ def test_scoring_in_s3_gives_the_same_output(stack: Path, predictor: Predictor, 
     store.put(source, f"{place}/in/")
     store.put(whole, f"{place}/bundle/")
     for _ in range(2):
-        shards.plan(f"{place}/in", f"{place}/out/", f"{place}/bundle/", shard_rows=60)
+        plans.plan(f"{place}/in", f"{place}/out/", f"{place}/bundle/", shard_rows=60)
         shards.score(f"{place}/out/", workers=2)
         assert shards.finish(f"{place}/out/").rows == 201
     store.fetch(f"{place}/out/", tmp_path / "out")
     assert assert_correct(predictor, scored(tmp_path / "out"), 201)
     with pytest.raises(StorageError, match="no such bucket"):
-        shards.plan("s3://none/in/", f"{place}/out/", f"{place}/bundle/")
+        plans.plan("s3://none/in/", f"{place}/out/", f"{place}/bundle/")

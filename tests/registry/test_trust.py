@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from goemotions.cli import main as cli
 from goemotions.deployment import isvc, kserve
 from goemotions.errors import IntegrityError, ModelError, UntrustedBundle
-from goemotions.prediction import shards
+from goemotions.prediction import plans, shards
 from goemotions.prediction.predictor import Predictor
 from goemotions.registry import bundle, mlflow_model, model_registry, promotion, references, registration, tracking, trust
 from goemotions.registry.assembly import CandidateArtifacts
@@ -271,7 +271,7 @@ def planned(number: str, folder: Path) -> str:
     source = folder / "texts"
     source.mkdir()
     (source / "a.csv").write_text("text\nthe lake\n")
-    shards.plan(str(source), str(folder / "scored"), number, model_name="trust")
+    plans.plan(str(source), str(folder / "scored"), number, model_name="trust")
     return str(folder / "scored")
 
 

@@ -1,0 +1,240 @@
+"""The plan of a batch scoring, written into the output before a row is scored: the bundle, the input files, and the shards.
+
+It has size and tag of each input file. Each read of one checks them, so that no output mixes two versions of a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from goemotions import addresses, defaults, strict_json
+from goemotions.data import tables
+from goemotions.errors import DataError, FileChanged
+from goemotions.prediction import files
+from goemotions.prediction.rows import Rows, open_rows
+from goemotions.registry import bundle, references
+from goemotions.storage import store
+from goemotions.storage.backend import File
+
+# Readers of a folder of Parquet files skip names that begin with an underscore.
+PLAN = "_plan.json"
+FORMAT = 2
+# Of a plan.
+MOST_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Consecutive rows of an input file, and the name of the output file for them."""
+
+    name: str
+    file: str
+    first: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The input, the bundle and the shards of a batch scoring.
+
+    Attributes:
+        input: location of the input; ``files`` has its files by name.
+        column: the column with the texts.
+        all_scores: whether the probability of each label is added.
+        bundle: location of the bundle.
+        shards: in the order of the rows.
+        digest: of the whole plan; each scored shard holds it.
+    """
+
+    input: str
+    files: dict[str, File]
+    column: str
+    all_scores: bool
+    bundle: str
+    shards: tuple[Shard, ...]
+    digest: str
+
+    def only(self, shard: Shard) -> Plan:
+        """The plan with the input file of one shard: sent to a worker with each shard, the whole one would be quadratic."""
+        return replace(self, shards=(), files={shard.file: self.files[shard.file]})
+
+
+def plan(
+    input: str,
+    output: str,
+    reference: str = defaults.REFERENCE,
+    *,
+    model_name: str = defaults.MODEL_NAME,
+    column: str = "text",
+    all_scores: bool = True,
+    shard_rows: int = defaults.SHARD_ROWS,
+) -> Plan:
+    """The plan of an output: the stored one, or a new one if there is none.
+
+    Args:
+        input: a folder or S3 prefix of files in any format of `goemotions.data.tables`, or one such file.
+        output: folder or S3 prefix for the scored shards.
+        reference: an alias, a version number, or a location of a bundle; an alias is resolved once.
+        model_name: name of the registered model.
+        column: the column with the texts; a number for CSV or TSV files without a header.
+        all_scores: add the probability of each label.
+        shard_rows: most rows of a shard.
+
+    Raises:
+        DataError: the input has no rows, or its files differ in their columns; or the output is
+            within the input, or has the plan of another scoring, a damaged one, or shards without one.
+        FileChanged: an input file is not as it was when the output was planned.
+        ModelError: there is no such version, or no bundle.
+    """
+    folder, name = _input(input)
+    within = store.join(store.canonical(output))
+    if within == store.join(folder) or (not name and within.startswith(store.join(folder))):
+        raise DataError(f"{output} is the input itself, or within it: write to another folder")
+    inputs = _input_files(folder, name)
+    request = {
+        "input": folder,
+        "files": [asdict(file) for file in inputs],
+        "model": model_name,
+        "version": store.canonical(reference) if references.is_location(reference) else reference,
+        "column": column,
+        "all_scores": all_scores,
+        "shard_rows": shard_rows,
+    }
+    # Listed first: another process may write its plan, and then shards.
+    others = [file.name for file in store.files(output)]
+    if not store.has(output, PLAN):
+        _write(output, others, request, reference, inputs)
+    former = _read(output)["asked"]
+    if differs := [name for name, value in request.items() if name != "files" and former[name] != value]:
+        raise DataError(f"{output} has scores of another {' and '.join(differs)}: empty it, or choose another folder")
+    _require_same(output, [File(**file) for file in former["files"]], inputs)
+    return read(output)
+
+
+def _write(output: str, others: Sequence[str], request: dict[str, Any], reference: str, inputs: Sequence[File]) -> None:
+    """Writes the plan of an output that has none, unless another process writes its own first; ``others`` are the files there."""
+    if scored := next((name for name in others if name.startswith("part-")), ""):
+        raise DataError(f"{output} has scored shards ({scored}) and no {PLAN}: empty it, or choose another folder")
+    located = store.canonical(references.resolve(reference, request["model"])[0])
+    names = bundle.taxonomy(located).names if request["all_scores"] else ()
+    shards = [asdict(shard) for shard in _shards(request["input"], inputs, request["column"], names, request["shard_rows"])]
+    content = {"format": FORMAT, "asked": request, "bundle": located, "shards": shards}
+    written = json.dumps(content | {"digest": _digest(content)}, indent=1).encode()
+    if len(written) > MOST_BYTES:
+        raise DataError(
+            f"{request['input']} has {len(inputs):,} files, {len(shards):,} shards in all, which is too many for one plan: score it in "
+            "parts, or use larger shards"
+        )
+    store.write_new(output, PLAN, written)
+
+
+def _require_same(output: str, planned: Sequence[File], inputs: Sequence[File]) -> None:
+    before, now = ({file.name: file for file in files} for files in (planned, inputs))
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            change = "is new" if name not in before else "is missing" if name not in now else "has changed"
+            raise FileChanged(
+                f"{name} {change} since {output} was planned: restore the input as it was, or choose another folder"
+            )
+
+
+def read(output: str) -> Plan:
+    """The plan that an output has.
+
+    Raises:
+        DataError: there is none, it is damaged, or an earlier version of this package wrote it.
+    """
+    content = _read(output)
+    try:
+        request = content["asked"]
+        strict_json.require(request["files"], list[File], PLAN)
+        strict_json.require(content["shards"], list[Shard], PLAN)
+        return Plan(
+            request["input"],
+            {file["name"]: File(**file) for file in request["files"]},
+            request["column"],
+            request["all_scores"],
+            content["bundle"],
+            tuple(Shard(**shard) for shard in content["shards"]),
+            content["digest"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(output) from error
+
+
+def _read(output: str) -> dict[str, Any]:
+    try:
+        content = strict_json.parse(store.read(output, PLAN, MOST_BYTES), PLAN, MOST_BYTES)
+        if not isinstance(content, dict):
+            raise TypeError
+    except (ValueError, TypeError) as error:
+        raise _unreadable(output) from error
+    if content.get("format") != FORMAT:
+        raise DataError(
+            f"{output}: {PLAN} is of another version of this package and lacks the state of the input: score into another folder"
+        )
+    if content.get("digest") != _digest({name: value for name, value in content.items() if name != "digest"}):
+        raise _unreadable(output)
+    return content
+
+
+def _unreadable(output: str) -> DataError:
+    return DataError(
+        f"{output} has no readable {PLAN}: it is missing or damaged; plan the scoring into an empty folder before shards are scored"
+    )
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _input(location: str) -> tuple[str, str]:
+    """The folder of the input, and the name of the file if the input is a single one."""
+    if not (addresses.is_s3(location) or Path(location).exists()):
+        raise DataError(f"{location} does not exist: check its path")
+    folder, _, name = location.rpartition("/")
+    if not tables.is_table(name) or Path(location).is_dir():
+        return store.canonical(location), ""
+    return store.canonical(folder or "."), name
+
+
+def _input_files(folder: str, name: str) -> list[File]:
+    """The files of rows of a folder, or the one of this name; hidden ones are skipped."""
+    inputs = [
+        file
+        for file in store.files(folder)
+        if tables.is_table(file.name) and not file.name.rpartition("/")[2].startswith(("_", ".")) and name in ("", file.name)
+    ]
+    if not inputs:
+        raise DataError(
+            f"{store.join(folder)}{name} has no file of rows, such as .csv or .parquet: give a folder, a prefix or a file"
+        )
+    return inputs
+
+
+def _shards(folder: str, inputs: Sequence[File], column: str, scores: Sequence[str], shard_rows: int) -> Iterator[Shard]:
+    number = 0
+    schema = None
+    for file in inputs:
+        with store.reading(folder, file):
+            opened = open_input(folder, file, column)
+            schema = schema or opened.schema
+            if not opened.schema.equals(schema):
+                raise DataError(f"{file.name} has other columns than {inputs[0].name}: score them into separate folders")
+            files.output_schema(schema, file.name, files.text_column(schema, file.name, column), scores)
+            total = opened.total()
+        for first in range(0, total, shard_rows):
+            yield Shard(f"part-{number:06d}.parquet", file.name, first, min(shard_rows, total - first))
+            number += 1
+    if not number:
+        raise DataError(f"{folder} has no rows: it needs at least one")
+
+
+def open_input(folder: str, file: File, column: str) -> Rows:
+    """The rows of an input file; each read raises FileChanged if the file is not as planned."""
+    return open_rows(file.name, lambda: store.open_file(folder, file.name, file), column)
