@@ -12,6 +12,8 @@ from goemotions.metrics.thresholds import Thresholds
 
 # Labels with fewer rows, or a lower F1, are not to be relied on.
 FEW_POSITIVES, LOW_F1 = 30, 0.4
+# A sentence names so many of them at most.
+MOST_NAMES = 10
 # Labels by which the GoEmotions data is recognized, whatever subset of them is used.
 GOEMOTIONS = frozenset(("admiration", "annoyance", "caring", "curiosity", "disapproval", "gratitude", "remorse", "neutral"))
 ABOUT_GOEMOTIONS = (
@@ -72,14 +74,25 @@ def _weak_slices(rows: Sequence[slices.SliceRow]) -> list[str]:
 def _weak_labels(predictions: Predictions, fitted: Thresholds) -> list[str]:
     predicted = fitted.apply(predictions.probabilities)
     rows = classification.per_label(predictions.names, predictions.labels, predictions.probabilities, predicted)
-    few = [f"{row['label']} ({row['support']})" for row in rows if row["support"] < FEW_POSITIVES]
-    low = [f"{row['label']} ({row['f1']:.2f})" for row in rows if row["f1"] < LOW_F1]
+    low = [f"{row['label']} ({row['f1']:.2f})" for row in sorted(rows, key=lambda row: row["f1"]) if row["f1"] < LOW_F1]
     lines = []
     if low:
-        lines.append(f"F1 on test is below {LOW_F1} for {', '.join(low)}: most decisions on them are wrong or missing.")
-    if few:
-        lines.append(f"Fewer than {FEW_POSITIVES} test rows have the labels {', '.join(few)}: their metrics say little.")
+        lines.append(f"F1 on test is below {LOW_F1} for {listed(low)}: most decisions on them are wrong or missing.")
+    if few := rare(rows):
+        lines.append(f"Fewer than {FEW_POSITIVES} test rows have the labels {few}: their metrics say little.")
     return lines
+
+
+def rare(rows: Sequence[classification.LabelMetrics]) -> str:
+    """The labels with few rows, the rarest first; empty if there is none."""
+    by_support = sorted(rows, key=lambda row: row["support"])
+    return listed([f"{row['label']} ({row['support']})" for row in by_support if row["support"] < FEW_POSITIVES])
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are: data of others may have hundreds of labels."""
+    more = len(names) - MOST_NAMES
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:MOST_NAMES])} and {more} more"
 
 
 def _groups(rows: Sequence[counterfactuals.CounterfactualRow]) -> list[str]:

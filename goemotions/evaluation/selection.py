@@ -113,7 +113,7 @@ def describe_winner(
 ) -> str:
     """Why ``select_winner`` chose the candidate at this position, as a phrase."""
     if latency_budget_ms is None:
-        return "the best on validation"
+        return "the best on validation" if len(candidates) > 1 else "the only candidate"
     within = f"within the latency budget of {latency_budget_ms:g} ms"
     scores, best = candidates[winner], candidates[_best(candidates, latency_budget_ms)]
     if best is not scores:

@@ -174,7 +174,7 @@ def _teachers_section(results: list[Result]) -> list[Section]:
     columns = ("teacher", "parameters", "epochs", "training (s)", "micro AUC", "macro AUC", "taught")
     table = Table(columns, [[*row, ", ".join(students[name])] for name, row in rows.items()])
     text = (
-        f"The training of the {len(rows)} teachers took {duration(sum(seconds.values()))} in all. A student learns from the mean "
-        "of the probabilities of its teachers; they are not served. The AUCs are on validation."
+        f"The training of {len(rows)} teacher{'s' * (len(rows) > 1)} took {duration(sum(seconds.values()))} in all. A student learns "
+        "from the mean of the probabilities of its teachers; they are not served. The AUCs are on validation."
     )
     return [Section("Teachers", (text,), (table,), level=3)]

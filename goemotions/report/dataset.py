@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from goemotions.data.dataset import DatasetInfo
+from goemotions.evaluation.limitations import listed
 from goemotions.report import figures
 from goemotions.report.document import Cell, Figure, Section, Table
 from goemotions.report.result import source_name
@@ -62,7 +63,7 @@ def _label_distribution(info: DatasetInfo) -> Section:
         (
             f"In train, the most frequent label is {most} ({share:.1%} of the rows) and the rarest {least} "
             f"({counts['train'][least]:,} rows).",
-            *([f"Labels that do not occur in train: {', '.join(absent)}."] if absent else []),
+            *([f"Labels that do not occur in train: {listed(absent)}."] if absent else []),
         ),
         (Table(("label", *splits), [[name, *(counts[split][name] for split in splits)] for name in info["labels"]]),),
         (Figure("class-distribution", "Rows per label", figures.class_distribution(counts)),),

@@ -177,8 +177,8 @@ def latency_tradeoff(rows: Rows) -> Chart:
     domain = [*_column(rows, "low"), *_column(rows, "high")]
     low, high = min(latencies) / 1.3, max(latencies) * 1.3
     named = _with_name_places(rows, _shares(np.log(latencies), np.log([low, high])), _shares(scores, domain), "model")
-    points = [{**row, "MB": row["bytes"] / 1e6} for row in named]
-    sizes = _column(points, "MB")
+    points = [{**row, "MiB": row["bytes"] / 2**20} for row in named]
+    sizes = _column(points, "MiB")
     x = alt.X(
         "latency_ms:Q",
         title="latency in ms (log)",
@@ -186,8 +186,8 @@ def latency_tradeoff(rows: Rows) -> Chart:
         axis=alt.Axis(values=_log_ticks(low, high), format="~r"),
     )
     y = alt.Y("f1_macro:Q", title="macro F1", scale=alt.Scale(zero=False, padding=40), axis=alt.Axis(format="~r"))
-    legend = alt.Legend(values=_log_ticks(min(sizes) / 1.6, max(sizes) * 1.6)[-4:], format="~r", title="MB")
-    size = alt.Size("MB:Q", scale=alt.Scale(domainMin=0, range=[20, 500]), legend=legend)
+    legend = alt.Legend(values=_log_ticks(min(sizes) / 1.6, max(sizes) * 1.6)[-4:], format="~r", title="MiB")
+    size = alt.Size("MiB:Q", scale=alt.Scale(domainMin=0, range=[20, 500]), legend=legend)
     mark = alt.MarkDef("point", filled=True, opacity=1, color=PALETTE[0])
     dots = _marks(points, mark, hidden=("bytes", "align", "dy")).encode(x=x, y=y, size=size)
     interval = _chart(points, alt.MarkDef("rule", color=AXIS_COLOR)).encode(

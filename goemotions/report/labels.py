@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from goemotions.evaluation import error_analysis
+from goemotions.evaluation.limitations import FEW_POSITIVES, rare
 from goemotions.metrics.classification import LabelMetrics
 from goemotions.report import figures
 from goemotions.report.document import Figure, Section
@@ -15,8 +16,6 @@ from goemotions.report.result import Result, table_of, title_of
 
 EXTREMES = 5
 SIGNIFICANCE = 0.05
-# With fewer positives, the metrics of a label say little.
-FEW_POSITIVES = 30
 COLUMNS = ("label", "support", "precision", "recall", "f1", "auc")
 
 
@@ -41,7 +40,7 @@ def _best_first(result: Result) -> list[LabelMetrics]:
 def _summary(result: Result) -> Section:
     rows = _best_first(result)
     shown, best, worst = min(EXTREMES, len(rows)), rows[0], rows[-1]
-    few = ", ".join(f"{row['label']} ({row['support']})" for row in rows if row["support"] < FEW_POSITIVES)
+    few = rare(rows)
     return Section(
         "Metrics per label",
         (

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from goemotions.data.dataset import DatasetInfo
+from goemotions.evaluation.limitations import listed
 from goemotions.models import profiles
 from goemotions.models.records import RunRecord, TrainingRecord
 from goemotions.registry.bundle import SERVING, Variant
@@ -105,7 +106,7 @@ def _model(profile: str, results: list[Result], run: str | None) -> Section:
         [*observations(results[0]), *_other_engines(results)],
         (
             Table(("training", "value"), list(_training_record(training, run).items())),
-            Table(("hyperparameter", "value"), _hyperparameters(training.profile)),
+            Table(("hyperparameter", "value"), _hyperparameters(training)),
             Table(("epoch", *EPOCH_COLUMNS), epochs),
             _metrics_table(results),
         ),
@@ -144,9 +145,12 @@ def _names(teachers: list[RunRecord]) -> str:
     return ", ".join(f"{teacher.profile['name']} (seed {teacher.seed})" for teacher in teachers)
 
 
-def _hyperparameters(settings: dict[str, Any]) -> list[list[str]]:
-    values = [(name, settings[name]) for name in profiles.HYPERPARAMETERS if settings.get(name) is not None]
-    return [[_title(name), _shown(value)] for name, value in values]
+def _hyperparameters(training: TrainingRecord) -> list[list[str]]:
+    """Those that had an effect: a model that was taught by the teachers of the run had none of its own."""
+    settings, taught_by = training.profile, [teacher.profile["name"] for teacher in training.teachers]
+    unused = () if taught_by == [settings["name"]] * settings.get("teachers", 0) else ("teachers", "teacher_epochs")
+    values = [(name, settings.get(name)) for name in profiles.HYPERPARAMETERS if name not in unused]
+    return [[_title(name), _shown(value)] for name, value in values if value is not None]
 
 
 def _title(hyperparameter: str) -> str:
@@ -194,7 +198,7 @@ def observations(result: Result) -> list[str]:
         f"Predictions at the tuned thresholds are {tendency}: {predicted:.2f} labels per text on validation, where the raters gave "
         f"{given:.2f}; precision {metrics['validation/precision_micro']:.3f}, recall {metrics['validation/recall_micro']:.3f} (micro).",
         f"At a threshold of 0.5, recall on validation is {metrics['validation/at_0.5/recall_micro']:.3f}; "
-        + (f"labels never predicted on test: {', '.join(never)}." if never else "every label is predicted on test."),
+        + (f"labels never predicted on test: {listed(never)}." if never else "every label is predicted on test."),
         f"Calibration: {calibration.method}; cross-fitted calibration error {calibration_error['none']:.4f} before, "
         f"{calibration_error[calibration.method]:.4f} after.",
     ]

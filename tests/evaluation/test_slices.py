@@ -151,6 +151,20 @@ def test_limits_name_weak_labels_and_weak_slices(folder: Path, predictions: Pred
     assert set(limitations.ABOUT_GOEMOTIONS) <= set(about)
 
 
+def test_a_limit_of_many_labels_names_the_worst_of_them(folder: Path) -> None:
+    scored = Predictions.read(folder)
+    names = tuple(f"a long label about subject {number:02}" for number in range(60))
+    labels, probabilities = (np.tile(array[:, :1], 60) for array in (scored.labels, scored.probabilities))
+    labels[:, 7] = labels[:, 41] = False
+    labels[:2, 41] = True
+    many = Predictions(names, scored.ids, labels, probabilities, "test", "openvino-int8", "d")
+    sentences = limitations.sentences(many, strategies.fixed(labels, probabilities), Path("none"))
+    rare = next(line for line in sentences if "Fewer than 30" in line)
+    assert "subject 07 (0), a long label about subject 41 (2), " in rare
+    assert "and 50 more" in rare
+    assert max(map(len, sentences)) < 600
+
+
 def test_a_bundle_has_metrics_per_slice_and_limits_and_one_of_former_splits_has_not(
     whole: Path, candidate: Path, tmp_path: Path
 ) -> None:

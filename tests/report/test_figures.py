@@ -62,7 +62,7 @@ CHARTS: dict[str, tuple[Callable[[], figures.Chart], tuple[str, ...]]] = {
         lambda: figures.reliability(BINS),
         ("before", "after", "predicted probability", "observed share"),
     ),
-    "latency": (lambda: figures.latency_tradeoff(LATENCY), (*MODELS, "latency in ms (log)", "macro F1", "MB")),
+    "latency": (lambda: figures.latency_tradeoff(LATENCY), (*MODELS, "latency in ms (log)", "macro F1", "MiB")),
     "training": (lambda: figures.training_curves(EPOCHS, "loss"), (*MODELS, "epoch", "loss")),
     "buckets": (
         lambda: figures.metrics_by_bucket(BUCKETS, "labels of the text"),
