@@ -36,7 +36,7 @@ NAMED = $(call option,--model-name,MODEL_NAME)
 	download-model export-hf retire report clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-19s %s\n", $$1, $$2}'
 	@echo
 	@echo "  Variables: DATA=source MODELS=profile,profile TEACHERS=profile:number+profile@seed EPOCHS=number WEIGHTS=profile=folder"
 	@echo "             SET=parameter=value MODEL_NAME=name"

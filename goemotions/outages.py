@@ -27,6 +27,8 @@ R = TypeVar("R")
 VARIABLE = "GOEMOTIONS_OUTAGE_SECONDS"
 _CHECK: ContextVar[Callable[[], object] | None] = ContextVar("check", default=None)
 FIRST_SECONDS, LONGEST_SECONDS = 1.0, 30.0
+# Of the first request to the hub, which shows whether it responds.
+HUB_TIMEOUT_SECONDS = 5
 TOO_MANY_REQUESTS = 429
 # Statuses from 400 to 499 of a server that may answer the same request later.
 PASSING = {408, 425, TOO_MANY_REQUESTS}

@@ -36,7 +36,6 @@ HIDDEN = re.compile(r"UserWarning|RuntimeWarning")
 # A step is a process of its own: its error is in its traceback only.
 NAMED_ERROR = re.compile(r"^\s*goemotions\.errors\.\w+: (.+)$", re.MULTILINE)
 TAIL_CHARACTERS = 6000
-STOP_SECONDS = 15
 UNFINISHED, LOCK = "unfinished.json", "lock"
 
 
@@ -206,7 +205,7 @@ def _stop_on_interrupt() -> Iterator[None]:
         steps = [child for child in psutil.Process().children(recursive=True) if os.getsid(child.pid) == session]
         for step in steps:
             step.terminate()
-        psutil.wait_procs(steps, timeout=STOP_SECONDS)
+        psutil.wait_procs(steps, timeout=stack.STOP_SECONDS)
         os.write(2, b"\ninterrupted: the same command resumes it; the stack keeps running (`make stack-down` stops it)\n")
         os._exit(130)
 

@@ -23,7 +23,6 @@ from goemotions.storage import store
 
 log = logging.getLogger(__name__)
 
-HUB_TIMEOUT_SECONDS = 5
 ID = "id"
 
 
@@ -248,7 +247,7 @@ def _hub_snapshot(name: str, revision: str | None) -> Path:
 
     def request() -> Path:
         # Without this request and its timeout, an unreachable hub would be retried for half a minute.
-        huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
+        huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=outages.HUB_TIMEOUT_SECONDS)
         return Path(snapshot())
 
     try:

@@ -30,9 +30,6 @@ from goemotions.models.records import TRAINING_FILE, read_json
 from goemotions.storage import manifest, store
 from goemotions.storage.temporary import temporary_folder
 
-HUB_TIMEOUT_SECONDS = 5
-
-
 # Fields, besides attn_implementation and the like (which may name kernels on the hub), that load code or weights from elsewhere.
 FOREIGN_FIELDS = ("auto_map", "quantization_config", "transformers_weights")
 # Set by the profile and the taxonomy, whatever the config of the weights says.
@@ -276,7 +273,8 @@ def _safe_fields(folder: Path) -> dict[str, Any]:
     names = [path.name for path in folder.iterdir()]
     if not any(name.endswith(".safetensors") for name in names):
         raise ModelError(
-            f"{folder} holds no usable weights: pickles and scripts are never read, convert them to model.safetensors"
+            f"{folder} holds no usable weights: pickles and scripts are never read, convert them to model.safetensors; "
+            "a bundle for CPU has none, take one for GPUs"
         )
     if "tokenizer.json" not in names:
         raise ModelError(
@@ -302,7 +300,7 @@ def _from_hub(profile: Profile) -> Path:
     download = functools.partial(huggingface_hub.snapshot_download, base, revision=revision, allow_patterns=files)
 
     def request() -> Path:
-        huggingface_hub.HfApi().model_info(base, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
+        huggingface_hub.HfApi().model_info(base, revision=revision, timeout=outages.HUB_TIMEOUT_SECONDS)
         return Path(download())
 
     try:

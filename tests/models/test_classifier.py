@@ -15,9 +15,9 @@ import transformers
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from goemotions import outages
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import ModelError, SourceUnreachable
-from goemotions.models import classifier as model_classifier
 from goemotions.models import profiles
 from goemotions.models.architectures import CLASSES, head_parameters
 from goemotions.models.classifier import (
@@ -209,7 +209,7 @@ def test_weights_are_read_from_s3(taxonomy: Taxonomy, weights: Callable[[str], s
 def test_the_error_of_a_hub_that_does_not_respond_names_the_alternatives(
     taxonomy: Taxonomy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_classifier, "HUB_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(outages, "HUB_TIMEOUT_SECONDS", 1)
     started = time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         use_hub(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path / "hub", monkeypatch)
