@@ -54,7 +54,7 @@ def seconds() -> float:
     return value
 
 
-def bear(request: Callable[[], R], is_passing: Callable[[Exception], bool], what: str) -> R:
+def retry(request: Callable[[], R], is_passing: Callable[[Exception], bool], what: str) -> R:
     """What a request returns, which is repeated while it fails for a reason that passes. The time counts from its first failure.
 
     Args:
@@ -101,15 +101,15 @@ def guard() -> None:
             check()
 
 
-def borne(error: type[Exception], what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def retried(error: type[Exception], what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorates a function that may be repeated: this exception of it is an outage."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
-        def bearing(*arguments: P.args, **options: P.kwargs) -> R:
-            return bear(lambda: function(*arguments, **options), lambda raised: isinstance(raised, error), what)
+        def repeated(*arguments: P.args, **options: P.kwargs) -> R:
+            return retry(lambda: function(*arguments, **options), lambda raised: isinstance(raised, error), what)
 
-        return bearing
+        return repeated
 
     return decorate
 

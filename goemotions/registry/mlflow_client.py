@@ -59,7 +59,7 @@ def connect() -> str:
     return uri
 
 
-@outages.borne(TrackingUnavailable, "MLflow")
+@outages.retried(TrackingUnavailable, "MLflow")
 def _require_response(uri: str) -> None:
     health = f"{uri.rstrip('/')}/health"
     try:
@@ -104,7 +104,7 @@ class _Patient:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         @translate_errors()
         def request(*arguments: Any, **options: Any) -> Any:
-            return outages.bear(lambda: getattr(client(), name)(*arguments, **options), _is_away, "MLflow")
+            return outages.retry(lambda: getattr(client(), name)(*arguments, **options), _is_away, "MLflow")
 
         return request
 

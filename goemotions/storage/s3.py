@@ -40,7 +40,7 @@ MISSING = {"NoSuchKey", "404"}
 CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409", "NoSuchKey"}
 
 # For requests that may be repeated, which all of these may.
-BORNE = outages.borne(StorageUnavailable, "the object store")
+BORNE = outages.retried(StorageUnavailable, "the object store")
 
 
 class S3Backend(Backend):
