@@ -6,6 +6,8 @@ Completion in the shell is click's own: ``eval "$(_GOEMOTIONS_COMPLETE=bash_sour
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
 from importlib.metadata import EntryPoint, entry_points
 from typing import TextIO
@@ -76,6 +78,9 @@ def protect_terminal(stream: TextIO) -> None:
 
 def main() -> None:
     """Runs a command. An error that a user can act on becomes one line and exit code 1."""
+    if os.getpid() == 1:
+        # The first process of a container gets no signal that it has no handler for.
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     logs.configure()
     protect_terminal(sys.stdout)
     for noisy in ("httpx", "botocore", "urllib3"):

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -15,6 +16,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import click
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -24,6 +26,7 @@ from goemotions.cli import main as cli
 from goemotions.prediction.predictor import Predictor
 from goemotions.registry.bundle import ENGINES
 from goemotions.storage import manifest
+from tests.support import tools
 
 ROOT = Path(__file__).parents[2]
 # The entry points of pyproject.toml; the installed ones may be older.
@@ -203,6 +206,30 @@ def test_the_installed_program_ends_with_one_line_and_no_traceback(tmp_path: Pat
     assert ended.returncode == 1
     assert ended.stdout == ""
     assert ended.stderr == f"goemotions: {tmp_path} holds no file: check the location and its final /\n"
+
+
+@pytest.mark.fault("sigterm-at-start")
+def test_the_first_process_of_a_container_ends_at_sigterm_before_its_command_has_a_handler() -> None:
+    code = (
+        "import time\n"
+        "from goemotions.cli import main as cli\n"
+        "cli.commands = lambda **options: (print('started', flush=True), time.sleep(60))\n"
+        "cli.main()\n"
+    )
+    unshare = [tools.program("unshare", why="it makes a process the first one"), "--pid", "--fork", "--kill-child"]
+    rights = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    if subprocess.run([*unshare, *rights, "true"], check=False).returncode:
+        tools.missing("no permission to make a namespace: SIGTERM to a container that starts is not tested")
+    command = [*unshare, *rights, sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as started:
+        try:
+            assert started.stdout is not None
+            assert started.stdout.readline() == "started\n"
+            (first,) = psutil.Process(started.pid).children()
+            first.terminate()
+            assert started.wait(timeout=10) == 128 + signal.SIGTERM
+        finally:
+            started.kill()
 
 
 def test_the_version_is_shown(run: Callable[..., Ended]) -> None:
