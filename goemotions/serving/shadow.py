@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 QUEUE, TEXTS, THREADS = 64, 32, 2
 TIMEOUT_SECONDS = 5.0
 ANSWER_BYTES = 2 * 2**20
+# Of the challenger in the life of a server: each has counters of its own.
+MOST_VERSIONS = 100
 
 
 class _Rejected(Exception):
@@ -62,6 +64,7 @@ class Shadow:
         self._path = f"{root}{openapi.v1_path(name)}:predict"
         self._metadata_path = root + openapi.v2_paths(name, "")[0]
         self._labels = labels
+        self._versions: set[str] = set()
         self._queue: queue.Queue[_Copy] = queue.Queue(QUEUE)
         for number in range(THREADS):
             threading.Thread(target=self._work, name=f"shadow-{number}", daemon=True).start()
@@ -113,7 +116,7 @@ class Shadow:
         response = connection.getresponse()
         content = response.read(ANSWER_BYTES + 1)
         if outages.is_refusal(response.status):
-            metrics.SHADOW_TEXTS.labels(self._version(connection), "rejected").inc(len(copy.texts))
+            metrics.SHADOW_TEXTS.labels(self._bounded(self._version(connection)), "rejected").inc(len(copy.texts))
             raise _Rejected
         if response.status != 200 or len(content) > ANSWER_BYTES:
             raise ValueError(f"status {response.status}, {len(content)} bytes")
@@ -123,15 +126,33 @@ class Shadow:
         """The version of the challenger, which its errors do not name."""
         connection.request("GET", self._metadata_path)
         (version,) = orjson.loads(connection.getresponse().read(ANSWER_BYTES))["versions"]
-        return schema.shorten(version)
+        return str(version)
+
+    def _bounded(self, version: str) -> str:
+        """A version as counters name it.
+
+        Raises:
+            ValueError: there are more than ``MOST_VERSIONS``.
+        """
+        version = schema.shorten(version)
+        if version not in self._versions and len(self._versions) >= MOST_VERSIONS:
+            raise ValueError(f"more than {MOST_VERSIONS} versions")
+        self._versions.add(version)
+        return version
 
     def _compare(self, copy: _Copy, content: Any) -> None:
-        theirs, version = content["predictions"], schema.shorten(content["model_version"])
-        scores = np.array([[one["scores"][label] for label in self._labels] for one in theirs], dtype=float)
+        theirs = [set(one["labels"]) for one in content["predictions"]]
+        scores = np.array([[one["scores"][label] for label in self._labels] for one in content["predictions"]], dtype=float)
+        # Nothing of an answer is counted unless all of it can be.
+        if scores.shape != copy.probabilities.shape or not ((scores >= 0) & (scores <= 1)).all():
+            raise ValueError("other scores")
+        if not set().union(*theirs) <= set(self._labels):
+            raise ValueError("other labels")
+        version = self._bounded(content["model_version"])
         for own, other in zip(copy.predictions, theirs, strict=True):
-            different = set(own["labels"]) ^ set(other["labels"])
+            different = set(own["labels"]) ^ other
             metrics.SHADOW_TEXTS.labels(version, "different" if different else "same").inc()
-            for label in different.intersection(self._labels):
+            for label in different:
                 metrics.SHADOW_LABELS.labels(version, label).inc()
         for difference in np.abs(scores - copy.probabilities).max(axis=1).tolist():
             metrics.SHADOW_SCORES.labels(version).observe(difference)

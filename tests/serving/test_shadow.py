@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -202,6 +203,45 @@ def test_a_copy_that_the_challenger_rejects_counts_against_its_version(
             copies.offer([TEXT] * 2, Options(), np.zeros((2, len(labels)), dtype=np.float32), predictor.predict([TEXT] * 2))
             wait_until(lambda count=count: requests(outcome) == counted + count)  # type: ignore[misc]
     assert rejected.get() - before == 4 * is_rejected
+
+
+ODD: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "fewer": lambda answer: answer | {"predictions": answer["predictions"][1:]},
+    "no scores": lambda answer: changed(answer, "scores", lambda scores: dict.fromkeys(scores)),
+    "no probabilities": lambda answer: changed(answer, "scores", lambda scores: dict.fromkeys(scores, 1e300)),
+    "other labels": lambda answer: changed(answer, "labels", lambda labels: ["new"]),
+    "no list": lambda answer: changed(answer, "labels", lambda labels: "calm"),
+    "one version too many": lambda answer: answer,
+}
+
+
+def changed(answer: dict[str, Any], field: str, change: Callable[[Any], Any]) -> dict[str, Any]:
+    return answer | {"predictions": [one | {field: change(one[field])} for one in answer["predictions"]]}
+
+
+@pytest.mark.fault("challenger-away")
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_nothing_of_an_answer_with_an_error_is_counted(
+    predictor: Predictor, odd: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half an answer would be evidence in a rollout, one that is no number would stay in a sum, and each version costs memory."""
+    if odd is ODD["one version too many"]:
+        monkeypatch.setattr(shadow, "MOST_VERSIONS", 0)
+    failed, before = requests("failed"), comparisons()
+    with challenger(lambda body: odd(opposite(predictor)(body))) as other:
+        copies = Shadow(settings(other.server_port), "goemotions", predictor.bundle.taxonomy.names)
+        scores = np.zeros((2, len(predictor.bundle.taxonomy)), dtype=np.float32)
+        copies.offer([TEXT] * 2, Options(), scores, predictor.predict([TEXT] * 2))
+        wait_until(lambda: requests("failed") > failed)
+    assert comparisons() == before
+
+
+def comparisons() -> list[str]:
+    return [
+        line
+        for line in metrics.render(None)[0].decode().splitlines()
+        if re.match("goemotions_shadow_(texts|label|score)", line)
+    ]
 
 
 @pytest.mark.fault("challenger-away")
