@@ -27,6 +27,8 @@ const report = setInterval(() => {
   const charts = drawn();
   if (document.readyState !== "complete" || (Math.min(...charts) === 0 && Date.now() - started < 60000)) return;
   clearInterval(report);
+  // As with a long name of a label.
+  document.querySelector("select").add(new Option("a name of a label ".repeat(12)));
   const wider = document.documentElement.scrollWidth - document.documentElement.clientWidth;
   const cut = [...document.querySelectorAll(".chart svg")].filter(svg => svg.getBoundingClientRect().right > innerWidth + 1).length;
   const header = [...document.querySelectorAll("th")].find(th => th.textContent === "precision");
