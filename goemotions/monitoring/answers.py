@@ -24,7 +24,7 @@ TIMEOUT_SECONDS = 20
 
 
 class Rejected(MonitoringUnavailable):
-    """A server rejected texts, and would again."""
+    """A server rejected texts, or answered without labels and probabilities, and would again."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,8 @@ def request(address: str, model_name: str, texts: Sequence[str], labels: Sequenc
     """The answers of a server.
 
     Raises:
-        Rejected: it answers with a status that says that the request is not accepted.
-        MonitoringUnavailable: it does not respond, fails, or has other labels.
+        Rejected: its status says that the request is not accepted, or its answers have other labels or no probabilities.
+        MonitoringUnavailable: it does not respond, or fails.
     """
     body = json.dumps({"instances": list(texts), "parameters": {"all_scores": True}}).encode()
     url = f"{address.rstrip('/')}/v1/models/{model_name}:predict"
@@ -151,7 +151,7 @@ def request(address: str, model_name: str, texts: Sequence[str], labels: Sequenc
         status = error.__cause__.code if isinstance(error.__cause__, urllib.error.HTTPError) else 0
         raise (Rejected if outages.is_refusal(status) else MonitoringUnavailable)(str(error)) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise MonitoringUnavailable(f"{url} answered something else: {type(error).__name__}: {error}") from error
-    if chosen.shape != (len(texts), len(labels)):
-        raise MonitoringUnavailable(f"{url} answered {len(chosen)} of {len(texts)} texts")
+        raise Rejected(f"{url} answered something else: {type(error).__name__}: {error}") from error
+    if chosen.shape != (len(texts), len(labels)) or not ((scores >= 0) & (scores <= 1)).all():
+        raise Rejected(f"{url} answered {len(chosen)} of {len(texts)} texts, or without a probability for each label")
     return Answers(chosen, scores)

@@ -194,9 +194,10 @@ def test_a_version_that_is_no_worse_is_promoted_step_by_step(complete: Service) 
             marks=pytest.mark.slow,
         ),
         ({"rejected_copies": 1.0}, r"it rejects more requests than the champion \(.*, (\d+) of \1 that both got\)"),
+        ({"lacks_scores": True}, r"it rejects more requests than the champion \(.*, (\d+) of \1 that both got\)"),
         ({"shift": 1}, r"its labels differ from the champion's on more texts than in validation \(\d+ of \d+ texts"),
     ],
-    ids=["slow", "failing", "rejecting", "rejecting-texts", "other-labels"],
+    ids=["slow", "failing", "rejecting", "rejecting-texts", "no-scores", "other-labels"],
 )
 def test_a_bad_version_is_rolled_back_and_the_reason_is_recorded(
     service: Service, fault: dict[str, float], reason: str
