@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 from kserve.metrics import PREDICT_HIST_TIME
@@ -105,6 +106,9 @@ MODEL = Gauge(
     multiprocess_mode="livemostrecent",
 )
 
+# The series that every request increases, looked up once each.
+series_of_requests, series_of_request_seconds = functools.cache(REQUESTS.labels), functools.cache(REQUEST_SECONDS.labels)
+
 
 def outcome(status: int) -> str:
     """Who is to blame: ``ok`` for nobody, ``client``, ``overload``, or ``server``, on which alerts rest."""
@@ -119,7 +123,7 @@ def count(protocol: str, status: int) -> None:
     Too much feedback of a client is no overload: alerts and rollouts would take it for a fault of the server.
     """
     is_feedback = (protocol, status) == ("feedback", 429)
-    REQUESTS.labels(protocol, "client" if is_feedback else outcome(status)).inc()
+    series_of_requests(protocol, "client" if is_feedback else outcome(status)).inc()
     if reason := "feedback" if is_feedback else REASONS.get(status):
         REJECTED.labels(reason).inc()
 

@@ -90,6 +90,7 @@ class Service:
             count=self._traffic.add,
             tokens_per_second=tokens_per_second,
         )
+        self._predict_seconds = metrics.PREDICT_SECONDS.labels(name)
         used = predictor.engine.computation
         self.computation = dataclasses.replace(used, device=devices.name(used.device))
         self.run_id = predictor.bundle.metadata.run_id
@@ -118,7 +119,7 @@ class Service:
             metrics.REQUEST_TEXTS.observe(len(texts))
         started = time.perf_counter()
         logits, truncated = await self._batcher.logits(texts, is_counted=not is_copy)
-        metrics.PREDICT_SECONDS.labels(self.name).observe(time.perf_counter() - started)
+        self._predict_seconds.observe(time.perf_counter() - started)
         probabilities = sigmoid(logits)
         predictions = self.predictor.predictions(probabilities, truncated, options)
         if not is_copy:
@@ -200,7 +201,7 @@ async def handle(protocol: str, handler: Awaitable[T], cancelled: Callable[[], i
         raise RequestError("the server failed: see its log", status) from error
     finally:
         metrics.count(protocol, status)
-        metrics.REQUEST_SECONDS.labels(protocol, status).observe(time.perf_counter() - started)
+        metrics.series_of_request_seconds(protocol, status).observe(time.perf_counter() - started)
 
 
 def _warm_up(engine: Engine) -> float:
