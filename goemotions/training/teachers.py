@@ -72,7 +72,7 @@ def combine(dataset: Path, scores: Sequence[Path], output: Path) -> list[RunReco
     Args:
         dataset: a Dataset folder.
         scores: the folders of the teachers' scores.
-        output: the Dataset folder to write.
+        output: the Dataset folder to write; may be that of the dataset.
 
     Raises:
         DataError: scores of other data, other labels or other rows.
@@ -82,7 +82,8 @@ def combine(dataset: Path, scores: Sequence[Path], output: Path) -> list[RunReco
         raise TrainingError("there are no scores to combine: name teachers, such as mpnet:2")
     combined = [read(dataset, folder) for folder in scores]
     records = [record for _, runs in combined for record in runs]
-    shutil.copytree(dataset, output, dirs_exist_ok=True)
+    if output.resolve() != dataset.resolve():
+        shutil.copytree(dataset, output, dirs_exist_ok=True)
     mean = np.mean([probabilities for probabilities, _ in combined], axis=0)
     write(output / FOLDER, dataset, "+".join(name_of(record) for record in records), mean, records)
     for folder in scores:

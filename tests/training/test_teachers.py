@@ -142,6 +142,15 @@ def test_other_weights_in_shards_are_other_teachers(weights: Callable[[str], str
     assert len(keys) == 2
 
 
+def test_a_dataset_may_be_taught_in_its_own_folder(dataset: Path, scores: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(dataset, tmp_path / "dataset"))
+    for name in ("minilm@1", "minilm@2"):
+        teachers.combine(folder, [scores(name)], folder)
+        mean, records = teachers.scores_of(folder, name) or (None, [])
+        assert (mean == Predictions.read(scores(name)).probabilities).all()
+        assert [teachers.name_of(record) for record in records] == [name]
+
+
 def no_record(location: Path) -> None:
     (location / teachers.RECORDS).unlink()
 
