@@ -79,8 +79,8 @@ def protect_terminal(stream: TextIO) -> None:
 def main() -> None:
     """Runs a command. An error that a user can act on becomes one line and exit code 1."""
     if os.getpid() == 1:
-        # The first process of a container gets no signal that it has no handler for.
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        # The first process of a container gets no signal that it has no handler for. Other processes end as abruptly.
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
     logs.configure()
     protect_terminal(sys.stdout)
     for noisy in ("httpx", "botocore", "urllib3"):

@@ -77,8 +77,6 @@ def serve(settings: Settings) -> None:
     port = listening.bind(settings.host, settings.port, "--port")
     grpc_port = listening.bind(settings.host, settings.grpc_port, "--grpc-port") if settings.grpc_port else None
     if settings.workers == 1:
-        # After its shutdown uvicorn raises the signal again; this handler makes that a clean exit.
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
         _serve(settings, port, grpc_port)
         return
     limits = settings.limits
@@ -113,6 +111,9 @@ def _serve(
         proxy_headers=False,
         timeout_graceful_shutdown=math.ceil(settings.limits.answer_seconds + END_SECONDS),
     )
+    # After its shutdown uvicorn raises the signal again; this handler makes that a clean exit. Not earlier: an exception that is raised
+    # while modules are imported may be lost, and the signal with it.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     _Server(config).run([port])
 
 

@@ -146,7 +146,6 @@ def _work(serve: Serve, pipe: Connection, supervisor: int, number: int) -> None:
     if os.getppid() != supervisor:
         return
     logs.configure()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     _allocate_metrics(number)
     try:
         serve(pipe)
