@@ -1,4 +1,7 @@
-"""The port of the server, and the order in which its clients get their turn."""
+"""The port of the server, and the order in which its clients get their turn.
+
+This module imports the metrics late: the files that workers share theirs through must exist before.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ from collections import deque
 from collections.abc import Callable
 
 from goemotions.errors import WorkflowError
-from goemotions.serving import metrics
 
 logger = logging.getLogger(__name__)
 # Connections that the system keeps until they are accepted, and that wait for their turn; and files beside those of connections.
@@ -114,6 +116,8 @@ class Listener:
             if self._turns.has_room(address):
                 self._connect(connection)
             elif self._turns.is_full(address, self._most_waiting):
+                from goemotions.serving import metrics
+
                 metrics.CLOSED.labels("flood").inc()
                 connection.close()
             else:
@@ -132,6 +136,8 @@ class Listener:
 
     def _retry(self, error: OSError) -> None:
         """Accepts again later: the connection still waits, and the event loop would do nothing else."""
+        from goemotions.serving import metrics
+
         metrics.ACCEPT_ERRORS.labels(errno.errorcode.get(error.errno or 0, "unknown")).inc()
         logger.error("a connection cannot be accepted: %s", error.strerror)
         self._loop.remove_reader(self._listening)

@@ -127,6 +127,12 @@ def test_a_full_disk_ends_no_worker(bundle: Path, tmp_path: Path, monkeypatch: p
     assert ("no space for metrics" in (tmp_path / "serve.log").read_text()) == (megabytes == 1)
 
 
+@pytest.mark.fault("server-disk-full")
+def test_a_worker_reserves_the_space_of_its_metrics_before_they_are_imported() -> None:
+    code = "import sys, goemotions.serving.server; print('prometheus_client' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
 def test_too_few_open_files_for_the_connections_is_a_named_error(bundle: Path) -> None:
     command = ["sh", "-c", 'ulimit -n 1000; exec "$@"', "sh", sys.executable, "-m", "goemotions.cli"]
     command += ["serve", "--bundle", str(bundle), "--port", "0"]
