@@ -38,6 +38,14 @@ def predictor(whole: Path) -> Predictor:
     return Predictor.load(whole, threads=1)
 
 
+@pytest.fixture(autouse=True)
+def no_traffic() -> None:
+    """Other tests of the process count texts of a bundle with the same run id."""
+    scores = (metrics.PREDICTIONS, metrics.PREDICTED_SCORES, metrics.TOTAL_SCORES, metrics.SCORES)
+    for metric in (metrics.SCORED_TEXTS, metrics.FEATURES, *scores):
+        metric.clear()
+
+
 def texts_like_validation(count: int, seed: int, *, without: str = "") -> list[str]:
     """Texts as in the data of the fixtures, without the word of one label."""
     generator = random.Random(seed)
