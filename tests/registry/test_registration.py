@@ -244,7 +244,7 @@ def test_only_the_cpu_model_has_a_latency_budget(registry: Registry, candidate: 
     assert reason.startswith("the latency for one text, ")
     assert reason.endswith("is over the budget of 1e-06 ms")
     assert versions["cpu"]["selection"].startswith("the fastest, since no candidate is within the latency budget of 1e-06 ms: ")
-    assert versions["gpu"]["selection"] == "the best on validation"
+    assert versions["gpu"]["selection"] == "the only candidate"
     assert (versions["gpu"]["latency"], versions["cpu"]["latency"]["ms"] > 0) == (None, True)
 
 

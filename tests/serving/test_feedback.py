@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
@@ -90,6 +92,15 @@ def test_feedback_that_is_none_is_refused(server: Server, fields: dict[str, Any]
     assert message in answer["error"]
 
 
+def everything_in(folder: Path) -> str:
+    """What the log and its segments hold, and then the Parquet files, which segments may have become meanwhile."""
+    parts = []
+    for path in [*folder.glob("*.log"), *folder.glob("*.jsonl")]:
+        with contextlib.suppress(FileNotFoundError):
+            parts.append(path.read_text())
+    return "".join([*parts, *(str(pq.read_table(path).to_pylist()) for path in folder.rglob("[!.]*.parquet"))])
+
+
 @pytest.mark.fault("request-log-store-away")
 def test_feedback_becomes_a_row_of_train(server: Server, folder: Path, source: Path, tmp_path: Path) -> None:
     texts = ["we saw the old lake, writes jo@example.org", "the quiet storm again"]
@@ -123,9 +134,10 @@ def test_feedback_becomes_a_row_of_train(server: Server, folder: Path, source: P
     assert "a sparrow under the table, said [NAME]" in rows
     assert len(rows) == 2
     assert not any(row["id"].startswith("feedback-") for split in ("validation", "test") for row in splits[split])
-    written = b"".join(path.read_bytes() for path in folder.rglob("*.*") if path.suffix in (".jsonl", ".log"))
-    assert b"jo@example.org" not in written
-    assert b"Karenina" not in written
+    written = everything_in(folder)
+    assert "[NAME]" in written
+    assert "jo@example.org" not in written
+    assert "Karenina" not in written
 
 
 @pytest.mark.fault("request-log-repeated-feedback")
