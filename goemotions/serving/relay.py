@@ -111,7 +111,7 @@ class Relay(Reader):
             own.close()
             self.abort(metrics.REASONS[429])
             return
-        self._connecting = self._loop.create_task(self._loop.create_unix_connection(lambda: self._library, sock=own))
+        self._connecting = self._loop.create_task(self._loop.connect_accepted_socket(lambda: self._library, own))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._relays.remove(self)
