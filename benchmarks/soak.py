@@ -38,7 +38,7 @@ from tests.support.servers import Server
 from tests.test_hostile import ATTACKS
 
 # That of the honest clients: the server shares its connections by address, and the attacks come from another one.
-HONEST = "127.0.0.2"
+HONEST = "127.0.0.3"
 PROFILE, MODEL, STORE = "minilm-3l", "soak", f"s3://{BUCKET}/soak/"
 TRAINING = ("--profile", PROFILE, "--epochs", "1", "--precision", "fp32", "--checkpoint-minutes", "0.1")
 COMMENTS = tuple(f"thank you so much, that made my {day} a lot better" for day in ("monday", "friday", "week", "year"))

@@ -309,7 +309,7 @@ class Connection(HttpToolsProtocol):
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         self._enter(self._next_state())
-        if self._unparsed:
+        if self._unparsed and not self._is_busy():
             # In turn, so that pipelined requests do not keep others waiting.
             self._connections.turns.wait(self.peer, self._resume)
 

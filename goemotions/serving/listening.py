@@ -50,8 +50,9 @@ class Turns:
         self._schedule()
 
     def is_full(self, address: str, most: int) -> bool:
-        """Whether so much waits for an address, or too much for several."""
-        return address in self._waiting and (len(self._waiting[address]) >= most or self._count >= BACKLOG)
+        """Whether so much waits for an address, or too much for all and its share for this one."""
+        waiting = len(self._waiting.get(address, ()))
+        return waiting >= most or (self._count >= BACKLOG and waiting >= max(1, BACKLOG // max(1, len(self._waiting))))
 
     def _schedule(self) -> None:
         if not self._is_scheduled:

@@ -38,17 +38,29 @@ def test_a_turn_has_room_for_so_much_and_first_for_what_waits() -> None:
     asyncio.run(run())
 
 
-def test_beyond_what_may_wait_only_those_with_nothing_waiting_are_admitted() -> None:
+def test_so_much_waits_of_one_address() -> None:
     async def run() -> None:
         turns = Turns()
         for _ in range(3):
             turns.wait("a", lambda: None)
         assert turns.is_full("a", 3)
         assert not turns.is_full("a", 4)
-        assert not turns.is_full("b", 0)
+        assert not turns.is_full("b", 3)
+
+    asyncio.run(run())
+
+
+def test_a_flood_of_one_address_leaves_the_others_their_share() -> None:
+    async def run() -> None:
+        turns = Turns()
         for _ in range(BACKLOG):
-            turns.wait("c", lambda: None)
-        assert turns.is_full("a", 4)
-        assert not turns.is_full("b", 4)
+            turns.wait("greedy", lambda: None)
+        turns.wait("other", lambda: None)
+        assert turns.is_full("greedy", 2 * BACKLOG)
+        assert not turns.is_full("other", 2 * BACKLOG)
+        for _ in range(BACKLOG // 2):
+            turns.wait("other", lambda: None)
+        assert turns.is_full("other", 2 * BACKLOG)
+        assert not turns.is_full("third", 2 * BACKLOG)
 
     asyncio.run(run())
