@@ -111,6 +111,7 @@ class Relay(Reader):
             own.close()
             self.abort(metrics.REASONS[429])
             return
+        # uvloop's create_unix_connection attaches the socket after the connection may have been closed: its file would be closed twice.
         self._connecting = self._loop.create_task(self._loop.connect_accepted_socket(lambda: self._library, own))
 
     def connection_lost(self, exc: Exception | None) -> None:
