@@ -13,6 +13,7 @@ from collections.abc import Iterator
 BOOLEANS, BYTE, INTEGERS, DOUBLE, BINARY, LISTS, STRUCT = (1, 2), 3, (4, 5, 6), 7, 8, (9, 10), 12
 # The fields ``schema`` of FileMetaData, and ``name`` and ``num_children`` of SchemaElement.
 SCHEMA, NAME, CHILDREN = 2, 4, 5
+LONGEST_BITS = 64
 # PyArrow keeps the path of each element, which has the names of all above it. Footers of less bytes have no schema beyond these.
 MOST_LEVELS, MOST_PATH_BYTES, SMALL_BYTES = 100, 2**24, 2**13
 
@@ -96,7 +97,11 @@ class _Reader:
 
     def _list_head(self) -> tuple[int, int]:
         head = self._unsigned_byte()
-        return (self._unsigned() if head >> 4 == 15 else head >> 4), head & 15
+        count = self._unsigned() if head >> 4 == 15 else head >> 4
+        # Each item takes at least a byte.
+        if count > len(self._content) - self._position:
+            raise ValueError("the footer has a list that is longer than itself")
+        return count, head & 15
 
     def _signed(self) -> int:
         value = self._unsigned()
@@ -107,6 +112,8 @@ class _Reader:
         while (byte := self._unsigned_byte()) >= 0x80:
             value |= (byte & 0x7F) << shift
             shift += 7
+            if shift > LONGEST_BITS:
+                raise ValueError("the footer has a number of more than 64 bits")
         return value | byte << shift
 
     def _unsigned_byte(self) -> int:

@@ -379,3 +379,12 @@ def test_a_dataset_folder_whose_rows_are_a_bomb_is_a_named_error(dataset: Path, 
     assert rows.stat().st_size < MEBIBYTE
     with pytest.raises(DataError, match="is not a Dataset folder"):
         load_dataset(folder, ("train",))
+
+
+@pytest.mark.parametrize(
+    "value", [b"\x19\xf1" + b"\xff" * 8 + b"\x01", b"\x16" + b"\x80" * 2**20], ids=["long-list", "long-number"]
+)
+@pytest.mark.fault("data-bomb")
+def test_a_footer_of_a_number_or_a_list_without_end_is_damaged(value: bytes) -> None:
+    with pytest.raises(ValueError, match="the footer has a"):
+        parquet_footer.is_deep(value + bytes(parquet_footer.SMALL_BYTES))
