@@ -138,7 +138,7 @@ def of_scrapes(server: str, before: str, now: str) -> Window:
     If a counter is smaller than before, the server was started again, and all of its counters count from 0.
 
     Raises:
-        DataError: one of them is not what ``scrape`` returned, or by the clocks the former one is the later.
+        DataError: one of them is not what ``scrape`` returned, or ``before`` was scraped later than ``now``.
     """
     earlier, counters = ({(one.name, one.labels): one.value for one in _samples(server, text)} for text in (before, now))
     is_restarted = any(counters.get(key, math.inf) < value for key, value in earlier.items())
