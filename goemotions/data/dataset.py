@@ -1,8 +1,8 @@
 """The data set: read from a source, validated, described, and written once as a Dataset folder.
 
 A Dataset folder holds a ``datasets.DatasetDict`` (splits train, validation, test; columns id, text, labels, and soft_labels if the
-source has the shares of raters), ``dataset.json``
-(digest, counts, statistics) and ``quarantine.csv`` (the rows left out, with the reason; never their text).
+source has the shares of raters), ``dataset.json`` (digest, counts, statistics) and ``quarantine.csv`` (the rows left out, with the
+reason; never their text).
 """
 
 from __future__ import annotations
@@ -55,7 +55,25 @@ class Drawn(TypedDict):
     seed: int
 
 
-class DatasetInfo(Statistics):
+class Contents(Statistics):
+    """What ``dataset.json`` says of the rows.
+
+    Attributes:
+        digest: see ``digest``.
+        labels: names in index order.
+        rows: number of rows that are kept, per split.
+        quarantined: number of rows left out, per split and reason.
+        disagreement: of the raters, if the source has them and they disagree.
+    """
+
+    digest: str
+    labels: list[str]
+    rows: dict[str, int]
+    quarantined: dict[str, dict[str, int]]
+    disagreement: NotRequired[Disagreement | None]
+
+
+class DatasetInfo(Contents):
     """The content of ``dataset.json``.
 
     Attributes:
@@ -63,28 +81,18 @@ class DatasetInfo(Statistics):
         form: how it was read, in words.
         drawn: the splits that the source lacks, drawn from train; the share and the seed they were drawn with.
         revision: ``shipped``, ``local``, ``s3``, or the commit of the hub's data set.
-        digest: see ``digest``.
-        labels: names in index order.
-        rows: number of rows that are kept, per split.
-        quarantined: number of rows left out, per split and reason.
         unlabelled: what was done with rows without a label.
         leakage: for validation and test, how many texts are also in train: ``exact`` and ``normalized``.
         leaked_rows_dropped: whether such texts were left out of train.
-        disagreement: of the raters, if the source has them and they disagree.
     """
 
     source: str
     form: NotRequired[str]
     drawn: NotRequired[Drawn]
     revision: str
-    digest: str
-    labels: list[str]
-    rows: dict[str, int]
-    quarantined: dict[str, dict[str, int]]
     unlabelled: str
     leakage: dict[str, dict[str, int]]
     leaked_rows_dropped: bool
-    disagreement: NotRequired[Disagreement | None]
 
 
 @store.raise_on_full_disk
@@ -142,16 +150,11 @@ def ingest(
             "source": source,
             "form": opened.form,
             "revision": opened.revision,
-            "digest": digest(taxonomy, {split: _rows(kept, taxonomy, is_soft=is_soft) for split, kept in splits.items()}),
-            "labels": list(taxonomy.names),
-            "rows": {split: len(kept) for split, kept in splits.items()},
-            "quarantined": {split: dict(Counter(reason for *_, reason in kept.quarantined)) for split, kept in splits.items()},
             "unlabelled": unlabelled,
             "leakage": leaked,
             "leaked_rows_dropped": drop_leaked,
-            "disagreement": disagreement(splits["train"], taxonomy) if is_soft else None,
             "drawn": {"splits": drawn, "share": split_share, "seed": split_seed},
-            **describe(taxonomy, splits),
+            **_contents(taxonomy, splits, is_soft=is_soft),
         }
         if drawn:
             log.info(
@@ -175,6 +178,17 @@ def _validated(opened: Source, scratch: Path, *, unlabelled: str, max_quarantine
             path = scratch / f"{split}.rows"
             splits[split] = validate(name, rows, opened.taxonomy, path, unlabelled=unlabelled, max_quarantined=max_quarantined)
     return tell_apart(splits)
+
+
+def _contents(taxonomy: Taxonomy, splits: dict[str, Split], *, is_soft: bool) -> Contents:
+    return {
+        "digest": digest(taxonomy, {split: _rows(kept, taxonomy, is_soft=is_soft) for split, kept in splits.items()}),
+        "labels": list(taxonomy.names),
+        "rows": {split: len(kept) for split, kept in splits.items()},
+        "quarantined": {split: dict(Counter(reason for *_, reason in kept.quarantined)) for split, kept in splits.items()},
+        "disagreement": disagreement(splits["train"], taxonomy) if is_soft else None,
+        **describe(taxonomy, splits),
+    }
 
 
 def load_dataset(folder: Path, splits: Iterable[str] = SPLITS) -> tuple[datasets.DatasetDict, DatasetInfo]:

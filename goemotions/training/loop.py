@@ -174,14 +174,7 @@ class TrainingLoop:
                 bar.set_postfix(auc=f"{state.history[-1]['validation/auc_micro']:.4f}")
                 if distributed.is_first():
                     on_epoch(epoch + 1, state.history[-1])
-                is_last = state.step == total or self._is_exhausted()
-                stopping, _ = _signals(stopped, writer)
-                if stopping or is_last or distributed.on_first(writer.is_idle):
-                    self._save_checkpoint(writer, is_finished=state.step == total)
-                else:
-                    writer.hasten()
-                if stopping and not is_last:
-                    raise self._interrupted(writer, total)
+                self._after_epoch(writer, stopped, total)
             writer.wait()
         if state.step < total:
             log.info(
@@ -203,6 +196,17 @@ class TrainingLoop:
         self.state.seconds, self._started = self.state.seconds + now - self._started, now
         self._save_checkpoint(writer)
         if stopping:
+            raise self._interrupted(writer, total)
+
+    def _after_epoch(self, writer: checkpoints.Writer, stopped: threading.Event | None, total: int) -> None:
+        """Writes the epoch's checkpoint, which waits for one that is still being written unless the training ends here."""
+        is_last = self.state.step == total or self._is_exhausted()
+        stopping, _ = _signals(stopped, writer)
+        if stopping or is_last or distributed.on_first(writer.is_idle):
+            self._save_checkpoint(writer, is_finished=self.state.step == total)
+        else:
+            writer.hasten()
+        if stopping and not is_last:
             raise self._interrupted(writer, total)
 
     def advance(self, split: TokenizedSplit, batch: list[int], total: int) -> None:
