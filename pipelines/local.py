@@ -13,6 +13,7 @@ import secrets
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -22,6 +23,7 @@ from typing import Any
 import psutil
 from kfp import local
 from kfp.dsl.base_component import BaseComponent
+from kfp.local import subprocess_task_handler
 
 from goemotions import addresses, defaults
 from goemotions.errors import WorkflowError
@@ -80,7 +82,7 @@ def run(folder: Path = stack.FOLDER, *, on_reason: bool = False, **arguments: An
         if resumed:
             print(f"resumes the run {pipeline_run}, which did not finish: its trainings continue from their checkpoints")
         try:
-            with _adapted_to_this_machine(pipeline, pipeline_run), _stop_on_interrupt(), _logged_to(log, Remaining(arguments)):
+            with _adapted_to_this_machine(pipeline, pipeline_run), stop_on_interrupt(), _logged_to(log, Remaining(arguments)):
                 # The whole run is resumed, its trainings too, so the checkpoints stay until it has finished.
                 pipeline(**arguments | {"keep_checkpoints": True})
         except RuntimeError as error:
@@ -110,7 +112,7 @@ def monitor(folder: Path = stack.FOLDER, **arguments: Any) -> None:
     root = _root(folder)
     log = root / "monitoring.log"
     try:
-        with _alone(root), _adapted_to_this_machine(monitoring.monitoring, _run_id()), _stop_on_interrupt(), _logged_to(log):
+        with _alone(root), _adapted_to_this_machine(monitoring.monitoring, _run_id()), stop_on_interrupt(), _logged_to(log):
             monitoring.monitoring(**{"commit": package.commit(), **arguments})
     except RuntimeError as error:
         raise _failure(log) from error
@@ -196,27 +198,39 @@ def _adapted_to_this_machine(pipeline: BaseComponent = training.training, pipeli
 
 
 @contextlib.contextmanager
-def _stop_on_interrupt() -> Iterator[None]:
-    """Ctrl-C ends the run. KFP alone would take the interrupted step for a failed one and continue with the next model."""
+def stop_on_interrupt() -> Iterator[None]:
+    """Ctrl-C or SIGTERM ends the run. KFP alone would take the interrupted step for one that has ended, and start the next one."""
 
-    def stop(*_: object) -> None:
-        session = os.getsid(0)
-        # The servers of the stack have sessions of their own and keep running.
-        steps = [child for child in psutil.Process().children(recursive=True) if os.getsid(child.pid) == session]
-        for step in steps:
-            step.terminate()
-        psutil.wait_procs(steps, timeout=stack.STOP_SECONDS)
+    def stop(number: int, _: object) -> None:
+        subprocess_task_handler.run_local_subprocess = lambda **_: threading.Event().wait()
+        ends, terminated = time.monotonic() + stack.STOP_SECONDS, set[psutil.Process]()
+        while (steps := _steps()) and time.monotonic() < ends:
+            for step in steps - terminated:
+                step.terminate()
+            terminated |= steps
+            time.sleep(0.1)
         os.write(2, b"\ninterrupted: the same command resumes it; the stack keeps running (`make stack-down` stops it)\n")
-        os._exit(130)
+        os._exit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _steps() -> set[psutil.Process]:
+    """The processes of steps that run; the servers of the stack have sessions of their own. None is reaped: that is up to KFP."""
+    session, steps = os.getsid(0), set()
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if child.status() != psutil.STATUS_ZOMBIE and os.getsid(child.pid) == session:
+                steps.add(child)
+    return steps
 
 
 @contextlib.contextmanager

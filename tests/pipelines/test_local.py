@@ -1,0 +1,40 @@
+"""The end of a run on this machine by a signal."""
+
+import functools
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support import interruptible
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_ended_leaves_no_step(number: signal.Signals, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", interruptible.__name__, str(tmp_path)]
+    # If the tests run in the background, SIGINT is ignored in child processes by default.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=heed)
+    while not (tmp_path / "started-1").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(number)
+    output = "".join(process.communicate(timeout=60))
+    assert process.returncode == 128 + number
+    assert "SUCCESS" not in output
+    assert not [one for one in psutil.process_iter() if str(tmp_path) in " ".join(_arguments(one))]
+    assert not (tmp_path / "started-2").exists()
+
+
+def _arguments(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
