@@ -76,7 +76,8 @@ def select_winner(
     2. If there is a budget, the fastest of the best one's faster substitutes within it wins in its place: they lose at most
        ``quality_tolerance`` of micro AUC and of macro F1.
 
-    Of equal candidates the first wins. A latency that is undecided does not count: quality decides.
+    Of equal candidates the first wins. A latency that is undecided does not count: quality decides, also between those of which none
+    is clearly the fastest.
 
     Args:
         candidates: their scores on the same rows of validation.
@@ -91,7 +92,7 @@ def select_winner(
             for i, scores in enumerate(candidates)
             if scores.is_within(latency_budget_ms) and scores.is_faster_substitute(candidates[best], quality_tolerance)
         ]
-        winner = min(substitutes, key=lambda i: candidates[i].latency_ms, default=best)
+        winner = _fastest(candidates, substitutes) if substitutes else best
     if candidates[winner].is_within(latency_budget_ms) is not True:
         log.warning(
             "%s is selected: %s",
@@ -105,7 +106,13 @@ def _best(candidates: Sequence[CandidateScores], latency_budget_ms: float | None
     possible = [i for i, scores in enumerate(candidates) if scores.is_within(latency_budget_ms) is not False]
     if possible:
         return max(possible, key=lambda i: candidates[i].rank)
-    return min(range(len(candidates)), key=lambda i: candidates[i].latency_ms)
+    return _fastest(candidates, range(len(candidates)))
+
+
+def _fastest(candidates: Sequence[CandidateScores], positions: Sequence[int]) -> int:
+    """Of the fastest one, and those that it is not clearly faster than, the one with the highest rank."""
+    fastest = candidates[min(positions, key=lambda i: candidates[i].latency_ms)]
+    return max((i for i in positions if not fastest.is_clearly_faster(candidates[i])), key=lambda i: candidates[i].rank)
 
 
 def describe_winner(
@@ -115,16 +122,18 @@ def describe_winner(
     if latency_budget_ms is None:
         return "the best on validation" if len(candidates) > 1 else "the only candidate"
     within = f"within the latency budget of {latency_budget_ms:g} ms"
+    over = [f"{one.profile}, {one.latency}" for one in candidates if one.is_within(latency_budget_ms) is False]
+    over_budget = f"; over it: {'; '.join(over)}" if over else ""
     scores, best = candidates[winner], candidates[_best(candidates, latency_budget_ms)]
     if best is not scores:
         auc, f1 = (ours - theirs for ours, theirs in zip(scores.rank, best.rank, strict=True))
         return (
-            f"the fastest {within} that is at most {quality_tolerance:g} below the best on validation, {best.profile}: micro AUC "
-            f"{auc:+.4f}, macro F1 {f1:+.4f}, {best.latency_ms / scores.latency_ms:.1f} times as fast"
+            f"the fastest {within} that is at most {quality_tolerance:g} below the best that is not over it, {best.profile}: micro AUC "
+            f"{auc:+.4f}, macro F1 {f1:+.4f}, {best.latency_ms / scores.latency_ms:.1f} times as fast{over_budget}"
         )
     match scores.is_within(latency_budget_ms):
         case True:
-            return f"the best on validation of those {within}"
+            return f"the best on validation of those {within}{over_budget}"
         case False:
             return f"the fastest, since no candidate is {within}: {scores.latency}"
         case _:

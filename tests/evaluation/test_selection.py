@@ -84,9 +84,26 @@ def test_the_reason_names_what_the_faster_model_loses() -> None:
     candidates = [scores(1.0, 10.0, "large"), scores(1.05, 5.0, "small")]
     auc, f1 = (b - a for a, b in zip(candidates[0].rank, candidates[1].rank, strict=True))
     assert describe_winner(candidates, 1, 25.0, 0.05) == (
-        "the fastest within the latency budget of 25 ms that is at most 0.05 below the best on validation, large: "
+        "the fastest within the latency budget of 25 ms that is at most 0.05 below the best that is not over it, large: "
         f"micro AUC {auc:+.4f}, macro F1 {f1:+.4f}, 2.0 times as fast"
     )
+
+
+def test_the_reason_names_the_candidates_over_the_budget() -> None:
+    candidates = [scores(0.5, 46.0, "mpnet"), scores(1.0, 10.0, "minilm"), scores(1.05, 5.0, "minilm-3l")]
+    assert select_winner(candidates, 25.0, 0.05) == 2
+    for winner, tolerance in ((2, 0.05), (1, 0.0)):
+        assert describe_winner(candidates, winner, 25.0, tolerance).endswith("; over it: mpnet, 46.0 ms (46.0 to 46.0)")
+
+
+def test_quality_decides_between_models_of_which_none_is_clearly_the_fastest() -> None:
+    fast = [
+        replace(scores(1.1, 0.0), latency=Latency(4.9, 4.4, 5.4)),
+        replace(scores(1.05, 0.0), latency=Latency(5.0, 4.5, 5.5)),
+    ]
+    assert fast[0].rank < fast[1].rank
+    assert select_winner([scores(1.0, 10.0), *fast], 25.0, 0.05) == 2
+    assert select_winner([scores(1.0, 10.0), *fast], 4.0, 0.05) == 2
 
 
 def test_a_faster_model_does_not_win_by_the_quality_of_one_over_the_budget() -> None:
