@@ -139,11 +139,10 @@ def _write_unrounded_metrics(results: Sequence[Result], folder: Path) -> None:
     """Writes every metric, every threshold strategy and every label's metrics of all models as three CSV files."""
     rows: dict[str, list[dict[str, Any]]] = {"metrics": [], "thresholds": [], "per_label": []}
     for result in results:
-        model = {"model": result.profile, "engine": result.engine}
-        rows["metrics"] += [{**model, "metric": name, "value": value} for name, value in result.metrics.items()]
-        rows["per_label"] += [{**model, **row} for row in result.per_label]
+        rows["metrics"] += [{**result.names, "metric": name, "value": value} for name, value in result.metrics.items()]
+        rows["per_label"] += [{**result.names, **row} for row in result.per_label]
         for strategy in result.thresholds_file.comparison:
-            row = {**model, **strategy.to_row()}
+            row = {**result.names, **strategy.to_row()}
             del row["values"]
             rows["thresholds"].append(row)
     for name, table in rows.items():

@@ -29,12 +29,10 @@ class Table:
 
     @functools.cached_property
     def right_aligned(self) -> list[bool]:
-        """Whether each column is aligned to the right: all but the first that hold a number, or no value at all."""
+        """Whether each column is aligned to the right: all but the first whose values are no more often text than a number."""
         cells = list(zip(*self.rows, strict=True)) or [()] * len(self.columns)
-        return [
-            column > 0 and (all(cell is None for cell in values) or any(NUMBER.fullmatch(format_cell(cell)) for cell in values))
-            for column, values in enumerate(cells)
-        ]
+        are_numbers = [[bool(NUMBER.fullmatch(format_cell(cell))) for cell in values if cell is not None] for values in cells]
+        return [column > 0 and 2 * sum(values) >= len(values) for column, values in enumerate(are_numbers)]
 
 
 @dataclass(frozen=True)

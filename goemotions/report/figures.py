@@ -22,8 +22,15 @@ CURVE_POINTS = 60
 MAX_BINS = 30
 # In pixels: the height of a chart, and the height per label if each label has its own line.
 HEIGHT, LINE_HEIGHT = 320, 18
-# In pixels, for the names beside points: the width of a chart on a phone, and half the width and the height of a letter.
+# In pixels, for the names beside points: the width of a chart on a phone, half the width and the height of a letter, and where a name
+# may be: right or left of its point, above or below it, or higher or lower on a side.
 NARROW, HALF_LETTER, TEXT_HEIGHT = 250, 3.3, 13
+SIDES = (("left", 15), ("right", -15))
+NAME_PLACES: list[dict[str, Any]] = [
+    *({"align": align, "dx": dx, "dy": 0} for align, dx in SIDES),
+    *({"align": "center", "dx": 0, "dy": dy} for dy in (-18, 18)),
+    *({"align": align, "dx": dx, "dy": dy} for dy in (-18, 18, -32, 32) for align, dx in SIDES),
+]
 ZERO_TO_ONE = alt.Scale(domain=[0, 1])
 # Properties of the marks of auxiliary lines.
 DASHED: dict[str, Any] = {"color": AXIS_COLOR, "strokeDash": [4, 4]}
@@ -78,18 +85,18 @@ def lengths(words_by_split: Mapping[str, Sequence[int] | np.ndarray]) -> Chart:
 
 
 def per_label_f1(rows: Rows) -> Chart:
-    """F1 per label, the best mean over the models on top; rows of label, f1 and model."""
+    """F1 per label, the best mean over the models on top; rows of label, f1, model and engine."""
     return _dots_per_label(rows, "f1", "F1")
 
 
 def label_thresholds(rows: Rows) -> Chart:
-    """Threshold per label, the highest mean over the models on top; rows of label, threshold and model."""
+    """Threshold per label, the highest mean over the models on top; rows of label, threshold, model and engine."""
     half = _chart([{}], alt.MarkDef("rule", **DASHED)).encode(x=alt.datum(0.5))
     return _layers(half, _dots_per_label(rows, "threshold", "threshold"))
 
 
 def _dots_per_label(rows: Rows, key: str, title: str) -> alt.Chart:
-    """One line per label, with one mark per model."""
+    """One line per label, with one mark per model and engine."""
     values: dict[str, list[float]] = {}
     for row in rows:
         values.setdefault(row["label"], []).append(row[key])
@@ -98,7 +105,7 @@ def _dots_per_label(rows: Rows, key: str, title: str) -> alt.Chart:
 
 
 def f1_against_support(rows: Rows) -> Chart:
-    """F1 per label by its positives; rows of label, support, f1 and model. The three best and worst of the first model are named."""
+    """F1 per label by its positives; rows of label, support, f1, model, engine. The first model's three best and worst are named."""
     first, supports = rows[0]["model"], _column(rows, "support")
     by_f1 = sorted((row for row in rows if row["model"] == first), key=lambda row: float(row["f1"]))
     extremes = list({row["label"]: row for row in by_f1[:3] + by_f1[-3:]}.values())
@@ -172,7 +179,7 @@ def reliability(rows: Rows) -> Chart:
 
 
 def latency_tradeoff(rows: Rows) -> Chart:
-    """Macro F1 with its interval by latency; rows of model, f1_macro, low, high, latency_ms, and bytes, which is the area of a dot."""
+    """Macro F1 with its interval by latency; rows of model, engine, f1_macro, low, high, latency_ms, and bytes, the area of a dot."""
     latencies, scores = _column(rows, "latency_ms"), _column(rows, "f1_macro")
     domain = [*_column(rows, "low"), *_column(rows, "high")]
     low, high = min(latencies) / 1.3, max(latencies) * 1.3
@@ -189,7 +196,7 @@ def latency_tradeoff(rows: Rows) -> Chart:
     legend = alt.Legend(values=_log_ticks(min(sizes) / 1.6, max(sizes) * 1.6)[-4:], format="~r", title="MiB")
     size = alt.Size("MiB:Q", scale=alt.Scale(domainMin=0, range=[20, 500]), legend=legend)
     mark = alt.MarkDef("point", filled=True, opacity=1, color=PALETTE[0])
-    dots = _marks(points, mark, hidden=("bytes", "align", "dy")).encode(x=x, y=y, size=size)
+    dots = _marks(points, mark, hidden=("bytes", *NAME_PLACES[0])).encode(x=x, y=y, size=size, shape=_engine_shape(rows))
     interval = _chart(points, alt.MarkDef("rule", color=AXIS_COLOR)).encode(
         x=x, y=alt.Y("low:Q", title="macro F1"), y2="high:Q"
     )
@@ -233,7 +240,6 @@ def _series(
     rows: Rows, key: str, mark: alt.MarkDef, *, height: int = HEIGHT, hidden: Sequence[str] = (), **channels: Any
 ) -> alt.Chart:
     """Marks coloured by the values of a key, in their order in the rows; a click on the legend shows one value only."""
-    # With `sort` in place of the domain, Vega-Lite would not merge the legends of colour and shape.
     color = alt.Color(f"{key}:N", scale=alt.Scale(domain=_distinct(rows, key)), title=None)
     # Without a name, Altair numbers the parameters of all charts in a process.
     selection = alt.selection_point(name="chosen", fields=[key], bind="legend")
@@ -243,9 +249,12 @@ def _series(
 
 
 def _dots(rows: Rows, x: alt.X, y: alt.Y, size: int, height: int) -> alt.Chart:
-    """A point per row, with a colour and a shape per model."""
-    shape = alt.Shape("model:N", scale=alt.Scale(domain=_distinct(rows, "model")), title=None)
-    return _series(rows, "model", alt.MarkDef("point", size=size), x=x, y=y, height=height, shape=shape)
+    """A point per row, with a colour per model and a shape per engine."""
+    return _series(rows, "model", alt.MarkDef("point", size=size), x=x, y=y, height=height, shape=_engine_shape(rows))
+
+
+def _engine_shape(rows: Rows) -> alt.Shape:
+    return alt.Shape("engine:N", scale=alt.Scale(domain=_distinct(rows, "engine")), title=None)
 
 
 def _json_value(value: Any) -> Any:
@@ -306,12 +315,13 @@ def _shares(values: Any, domain: Any) -> np.ndarray:
 
 def _names(rows: Rows, x: alt.X, y: alt.Y, key: str) -> alt.Chart:
     """Names beside points, where ``_with_name_places`` put them."""
-    mark = alt.MarkDef("text", align=alt.ExprRef("datum.align"), dy=alt.ExprRef("datum.dy"))
+    align, dx, dy = (alt.ExprRef(f"datum.{name}") for name in ("align", "dx", "dy"))
+    mark = alt.MarkDef("text", baseline="middle", align=align, dx=dx, dy=dy)
     return _chart(rows, mark).encode(x=x, y=y, text=f"{key}:N")
 
 
 def _with_name_places(rows: Rows, x: np.ndarray, y: np.ndarray, key: str) -> list[dict[str, Any]]:
-    """The rows with the place of the name beside each point: ``align`` with the point, and ``dy``, pixels down from it.
+    """The rows with the place of the name beside each point, one of ``NAME_PLACES``.
 
     On a chart as small as on a phone, no name covers another name or a point, as long as there is room.
 
@@ -322,14 +332,20 @@ def _with_name_places(rows: Rows, x: np.ndarray, y: np.ndarray, key: str) -> lis
     """
     across, down = x * NARROW, -y * NARROW
     occupied = [(center, middle, 2 * HALF_LETTER) for center, middle in zip(across, down, strict=True)]
-    aligns = ["left" if at < 0.25 else "right" if at > 0.75 else "center" for at in x]
-    placed = [{**row, "align": align, "dy": -18} for row, align in zip(rows, aligns, strict=True)]
+    placed = list(rows)
     for i in np.argsort(across, kind="stable"):
-        half = HALF_LETTER * len(placed[i][key])
-        center = min(max(across[i], half), NARROW - half)
-        for dy in (-18, 18, -31, 31, -44, 44):
-            if all(abs(center - c) > half + h or abs(down[i] + dy - m) > TEXT_HEIGHT for c, m, h in occupied):
-                placed[i]["dy"] = dy
-                break
-        occupied.append((center, down[i] + placed[i]["dy"], half))
-    return placed
+        half = HALF_LETTER * len(rows[i][key])
+
+        def box(place: Mapping[str, Any], i: int = i, half: float = half) -> tuple[float, float, float]:
+            return across[i] + place["dx"] + half * np.sign(place["dx"]), down[i] + place["dy"], half
+
+        free = [place for place in NAME_PLACES if _is_free(*box(place), occupied)]
+        placed[i] = {**rows[i], **(free or NAME_PLACES)[0]}
+        occupied.append(box(placed[i]))
+    return [dict(row) for row in placed]
+
+
+def _is_free(center: float, middle: float, half: float, occupied: Sequence[tuple[float, float, float]]) -> bool:
+    """Whether a text is within the chart and covers nothing of what is given by center, middle and half of the width."""
+    is_within = half <= center <= NARROW - half
+    return is_within and all(abs(center - c) > half + h or abs(middle - m) > TEXT_HEIGHT for c, m, h in occupied)

@@ -53,7 +53,7 @@ def _summary(result: Result) -> Section:
 
 
 def _all_labels(results: list[Result]) -> Section:
-    rows = [{**row, "model": result.title} for result in results for row in result.per_label]
+    rows = [{**row, **result.names} for result in results for row in result.per_label]
     return Section(
         "All labels",
         ("Best F1 first.",),
@@ -73,7 +73,7 @@ def _training_examples(result: Result, counts: dict[str, int]) -> Section:
             lines.append(
                 f"Rank correlation of a label's rows in train with its {title_of(key)} on test: {rho:.2f} (p = {p:.3f}, {verdict})."
             )
-    rows = [{**row, "support": counts[row["label"]], "model": result.title} for row in result.per_label]
+    rows = [{**row, "support": counts[row["label"]], **result.names} for row in result.per_label]
     return Section(
         "F1 and training examples",
         lines or ["There are too few labels for a correlation."],

@@ -97,6 +97,11 @@ class Result:
         return ENGINES[self.variant]
 
     @property
+    def names(self) -> dict[str, str]:
+        """Model and engine, as the rows of charts and of CSV files have them."""
+        return {"model": self.profile, "engine": self.engine}
+
+    @property
     def title(self) -> str:
         return f"{self.profile} ({self.engine})"
 

@@ -11,7 +11,8 @@ from goemotions.report.result import Result
 
 def limits_section(result: Result) -> Section:
     """Where not to use the model, from its test scores."""
-    return Section("Where not to use it", limitations.sentences(result.test, result.thresholds, result.artifacts.test))
+    sentences = limitations.sentences(result.test, result.thresholds, result.artifacts.test)
+    return Section("Where not to use it", [*sentences, f"The figures are those of {result.title} on test."])
 
 
 def sections(result: Result, texts: Sequence[str]) -> list[Section]:

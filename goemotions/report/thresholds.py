@@ -124,7 +124,7 @@ def _chosen_thresholds(results: list[Result]) -> Section:
             f"({expected['f1_micro']:.4f})."
         )
         per_label += [
-            {"label": name, "threshold": value, "model": result.title}
+            {"label": name, "threshold": value, **result.names}
             for name, value in zip(result.test.names, result.thresholds.values, strict=True)
         ]
         on_test += [

@@ -29,6 +29,8 @@ def recommendation(
 ) -> Section:
     """The winner of each variant with the reason, three numbers of the last one, and quality against latency of all models.
 
+    If the winners are two models, what the smaller one loses.
+
     The winners are those that were registered; without them, those that follow from the latencies of the export step.
     """
     winners = {
@@ -43,6 +45,7 @@ def recommendation(
             f"The rule for CPUs: of the models within {latency_budget_ms:g} ms the best on validation wins, or in its place the "
             f"fastest one that is clearly faster and loses at most {quality_tolerance:g} of micro AUC and of macro F1."
         )
+    sentences += _what_size_buys([winner for winner, _ in winners.values()])
     variant = "cpu" if "cpu" in winners else next(iter(winners))
     leading, entry = winners[variant][0], (registered or {}).get(variant)
     return Section(
@@ -68,6 +71,16 @@ def _winner(
     return winner, reason
 
 
+def _what_size_buys(winners: list[Result]) -> list[str]:
+    large, small = (pick(winners, key=lambda one: one.training.parameters) for pick in (max, min))
+    ratio = large.training.parameters / small.training.parameters
+    if ratio < NOTABLE_RATIO:
+        return []
+    return [
+        f"On test, {small.title} compared with {large.title}, which has {ratio:.1f} times as many parameters: {_costs(small, large)}."
+    ]
+
+
 def _quality(result: Result) -> Highlight:
     low, high = bootstrap.interval(result.bootstrapped["f1_macro"])
     what = f"macro F1 on test of {result.title}; 95% interval {low:.3f} to {high:.3f}"
@@ -80,13 +93,16 @@ def _speed_and_cost(result: Result, registered_latency: Mapping[str, float] | No
     training = f"training of {result.profile} on {result.training.hardware}{teachers}"
     highlights = [Highlight(duration(result.training.seconds), training)]
     if result.texts_per_second:
-        highlights = [Highlight(f"{result.texts_per_second:,.0f} texts/s", "in batches, tokenization included"), *highlights]
+        throughput = [Highlight(f"{result.texts_per_second:,.0f} texts/s", f"{result.title} in batches, tokenization included")]
+        highlights = [*throughput, *highlights]
     if registered_latency:
         low, ms, high = (milliseconds(registered_latency[name]) for name in ("low_ms", "ms", "high_ms"))
-        what = f"for one text of 20 tokens on one thread, measured beside the others to choose; range {low} to {high}"
+        what = f"{result.title} for one text of 20 tokens on one thread, measured beside the others; range {low} to {high}"
         highlights = [Highlight(f"{ms} ms", what), *highlights]
     elif result.latency_ms:
-        latency = Highlight(f"{milliseconds(result.latency_ms[1])} ms", "95th percentile for one text of 20 tokens")
+        latency = Highlight(
+            f"{milliseconds(result.latency_ms[1])} ms", f"{result.title} for one text of 20 tokens, 95th percentile"
+        )
         highlights = [latency, *highlights]
     return highlights[:2]
 
@@ -95,7 +111,7 @@ def _latency_figures(results: list[Result]) -> list[Figure]:
     rows = []
     for result in (one for one in results if one.latency_ms):
         low, high = bootstrap.interval(result.bootstrapped["f1_macro"])
-        row = {"model": result.title, "f1_macro": result.metrics["test/f1_macro"], "low": low, "high": high}
+        row = {**result.names, "f1_macro": result.metrics["test/f1_macro"], "low": low, "high": high}
         rows.append({**row, "latency_ms": result.latency_ms and result.latency_ms[0], "bytes": result.export.bytes})
     caption = (
         "Macro F1 on test with its 95% interval, and median latency for one text, where it was measured; "
@@ -115,7 +131,10 @@ def section(results: list[Result], winner: Result) -> Section:
         _highest(results, "If missing labels cost more than wrong ones", "recall_micro"),
         *_int8(results),
     ]
-    intro = "Validation decides; differences are on test, with a paired bootstrap. Precision and recall are at the tuned thresholds."
+    intro = (
+        "Validation decides; differences are on test, with a paired bootstrap. Precision and recall are at the tuned thresholds."
+        + " Training times include the teachers." * any(result.training.teachers for result in results)
+    )
     return Section("Use cases", [intro, *paragraphs])
 
 
@@ -142,26 +161,22 @@ def _lowest(
     value: Callable[[Result], float | None],
     text: Callable[[float], str],
 ) -> str:
-    """The model with the lowest value, and what it costs compared with the best on validation."""
+    """The model with the lowest value, and what it costs compared with the best on validation of those that were measured."""
     values = [(number, result) for result in results if (number := value(result)) is not None]
     if not values:
         return f"For {case}: {measure} was not measured."
     least = min(number for number, _ in values)
     # Of equal ones, such as the engines of one profile in training time, the best on validation.
     lowest = best([result for number, result in values if number == least])
-    of_winner = value(winner)
-    if lowest is not winner and of_winner is None:
-        return (
-            f"For {case}, use {lowest.title}: {measure} {text(least)}, the lowest that was measured. Compared with {winner.title}, the "
-            f"best on validation, whose {measure} was not measured, on test: {_costs(lowest, winner)}."
-        )
-    ratio = of_winner / least if of_winner and least else 1.0
-    best_value = text(of_winner or least)
-    if lowest is winner or ratio < NOTABLE_RATIO:
-        return f"For {case}, use {winner.title}, the best on validation: {measure} {best_value}, and none is clearly lower."
+    reference = winner if value(winner) is not None else best([result for _, result in values])
+    what = "the best on validation" if reference is winner else "the best on validation of those that were measured"
+    of_reference = value(reference) or least
+    ratio = of_reference / least if least else 1.0
+    if lowest is reference or ratio < NOTABLE_RATIO:
+        return f"For {case}, use {reference.title}, {what}: {measure} {text(of_reference)}, and none is clearly lower."
     return (
-        f"For {case}, use {lowest.title}: {measure} {text(least)}, {ratio:.1f} times lower than that of {winner.title}, "
-        f"the best on validation ({best_value}). On test: {_costs(lowest, winner)}."
+        f"For {case}, use {lowest.title}: {measure} {text(least)}, against {text(of_reference)} ({ratio:.1f} times as much) for "
+        f"{reference.title}, {what}. On test: {_costs(lowest, reference)}."
     )
 
 

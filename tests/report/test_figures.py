@@ -17,11 +17,12 @@ NAMES = ("joy", "grief <&>", "a|b.c[d]")
 RNG = np.random.default_rng(0)
 PROBABILITIES = RNG.random((200, 3)).astype(np.float32)
 LABELS = RNG.random((200, 3)) < PROBABILITIES
-MODELS = ("minilm", "minilm-3l")
+MODELS, ENGINES = ("minilm", "minilm-3l"), ("torch", "openvino-int8")
 
 PER_LABEL = [
-    {"label": name, "support": 10 * i, "f1": 0.2 * i, "threshold": 0.3, "model": model}
+    {"label": name, "support": 10 * i, "f1": 0.2 * i, "threshold": 0.3, "model": model, "engine": engine}
     for model in MODELS
+    for engine in ENGINES
     for i, name in enumerate(NAMES)
 ]
 CURVES = [
@@ -32,7 +33,10 @@ CURVES = [
 ]
 COVERAGE = [{"strategy": name, "labels_ever_predicted": 2, "labels_per_row": 1.25} for name in ("global-0.5", "top-k")]
 BINS = [{"probability": 0.1 * i, "observed": 0.1 * i, "count": 5, "series": s} for i in range(10) for s in ("before", "after")]
-LATENCY = [{"model": model, "f1_macro": 0.5, "low": 0.45, "high": 0.54, "latency_ms": 3.0, "bytes": 9e7} for model in MODELS]
+LATENCY = [
+    {"model": model, "engine": engine, "f1_macro": 0.5, "low": 0.45, "high": 0.54, "latency_ms": 3.0, "bytes": 9e7}
+    for model, engine in zip(MODELS, ENGINES, strict=True)
+]
 EPOCHS = [{"epoch": epoch, "value": 1 / epoch, "series": model} for epoch in (1, 2) for model in MODELS]
 BUCKETS = [{"bucket": bucket, "value": 0.5, "metric": "micro F1"} for bucket in ("1", "2", "3 or more")]
 
@@ -43,9 +47,9 @@ CHARTS: dict[str, tuple[Callable[[], figures.Chart], tuple[str, ...]]] = {
     ),
     "cooccurrence": (lambda: figures.cooccurrence(NAMES, LABELS.T.astype(int) @ LABELS), (*NAMES, "also has")),
     "lengths": (lambda: figures.lengths({"train": [1, 5, 90], "test": [3]}), ("train", "test", "share of the split's texts")),
-    "per-label-f1": (lambda: figures.per_label_f1(PER_LABEL), (*NAMES, *MODELS, "F1")),
-    "label-thresholds": (lambda: figures.label_thresholds(PER_LABEL), (*NAMES, *MODELS, "threshold")),
-    "f1-against-support": (lambda: figures.f1_against_support(PER_LABEL), (*NAMES, *MODELS, "positives (log)", "F1")),
+    "per-label-f1": (lambda: figures.per_label_f1(PER_LABEL), (*NAMES, *MODELS, *ENGINES, "F1")),
+    "label-thresholds": (lambda: figures.label_thresholds(PER_LABEL), (*NAMES, *MODELS, *ENGINES, "threshold")),
+    "f1-against-support": (lambda: figures.f1_against_support(PER_LABEL), (*NAMES, *MODELS, *ENGINES, "positives (log)", "F1")),
     "threshold-curves": (
         lambda: figures.threshold_curves(CURVES),
         ("F1", "precision", "macro", "micro", "threshold", "score"),
@@ -62,7 +66,7 @@ CHARTS: dict[str, tuple[Callable[[], figures.Chart], tuple[str, ...]]] = {
         lambda: figures.reliability(BINS),
         ("before", "after", "predicted probability", "observed share"),
     ),
-    "latency": (lambda: figures.latency_tradeoff(LATENCY), (*MODELS, "latency in ms (log)", "macro F1", "MiB")),
+    "latency": (lambda: figures.latency_tradeoff(LATENCY), (*MODELS, *ENGINES, "latency in ms (log)", "macro F1", "MiB")),
     "training": (lambda: figures.training_curves(EPOCHS, "loss"), (*MODELS, "epoch", "loss")),
     "buckets": (
         lambda: figures.metrics_by_bucket(BUCKETS, "labels of the text"),
@@ -143,7 +147,9 @@ def test_numpy_numbers_and_nan_become_json() -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(37, 45), (60, 140), (400, 12_000)])
 def test_a_logarithmic_axis_has_ticks(low: int, high: int, tmp_path: Path) -> None:
-    rows = [{"label": f"label {count}", "support": count, "f1": 0.5, "model": "minilm"} for count in (low, high)]
+    rows = [
+        {"label": f"label {count}", "support": count, "f1": 0.5, "model": "minilm", "engine": "torch"} for count in (low, high)
+    ]
     (path,) = write_figures([Section("s", figures=[Figure("support", "", figures.f1_against_support(rows))])], tmp_path)
     ticks = [int(text.replace(",", "")) for text in re.findall(r">(\d[\d,]*)</text>", path.read_text(encoding="utf-8"))]
     assert sum(low <= tick <= high for tick in ticks) >= 2
@@ -152,4 +158,12 @@ def test_a_logarithmic_axis_has_ticks(low: int, high: int, tmp_path: Path) -> No
 def test_names_beside_points_do_not_cover_each_other() -> None:
     rows = [{"name": name} for name in ("minilm", "minilm-3l", "distilbert")]
     placed = figures._with_name_places(rows, np.array([0.5, 0.5, 0.52]), np.array([0.5, 0.5, 0.5]), "name")
-    assert len({row["dy"] for row in placed}) == 3
+    assert len({(row["align"], row["dy"]) for row in placed}) == 3
+
+
+def test_a_name_is_within_the_chart_and_beside_its_point() -> None:
+    """So that it does not cover the line of the interval through its point."""
+    rows = [{"name": name} for name in ("mpnet", "minilm", "minilm-3l")]
+    placed = figures._with_name_places(rows, np.array([0.9, 0.4, 0.05]), np.array([0.9, 0.5, 0.4]), "name")
+    assert [row["align"] for row in placed] == ["right", "left", "left"]
+    assert all(row["dy"] == 0 and abs(row["dx"]) > 10 for row in placed)
