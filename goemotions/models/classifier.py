@@ -43,6 +43,8 @@ FORM_FIELDS = (
     "output_hidden_states",
     "chunk_size_feed_forward",
 )
+# How a file begins that `git clone` without Git LFS leaves in place of a large one.
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 UNREADABLE = (
     OSError,
     ValueError,
@@ -267,15 +269,24 @@ def _safe_fields(folder: Path) -> dict[str, Any]:
     """Returns the fields of a folder's config, after checking that nothing there makes transformers run code or load other weights.
 
     Raises:
-        ModelError: the folder has no safetensors or no tokenizer.json, or names code or weights from elsewhere.
+        ModelError: the folder has no config, no safetensors or no tokenizer.json, a pointer of Git LFS in place of one, or names code
+            or weights from elsewhere.
     """
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{folder / 'config.json'} is missing: give a folder that `goemotions train` made, or for an encoder one with config.json, "
+            "model.safetensors and tokenizer.json"
+        )
     fields = read_json(folder / "config.json")
     names = [path.name for path in folder.iterdir()]
     if not any(name.endswith(".safetensors") for name in names):
         raise ModelError(
-            f"{folder} holds no usable weights: pickles and scripts are never read, convert them to model.safetensors; "
-            "a bundle for CPU has none, take one for GPUs"
+            f"{folder} holds no usable weights: pickles and scripts are never read, convert them to model.safetensors with "
+            "AutoModel.from_pretrained(folder).save_pretrained(folder); a bundle for CPU has none, take one for GPUs"
         )
+    for path in (folder / name for name in names if name.endswith((".safetensors", "tokenizer.json"))):
+        if path.is_file() and _starts_with(path, LFS_POINTER):
+            raise ModelError(f"{path} is a pointer of Git LFS, not the file itself: run `git lfs pull` in {folder}")
     if "tokenizer.json" not in names:
         raise ModelError(
             f"{folder / 'tokenizer.json'} is missing: other tokenizer formats are not read, convert it with "
@@ -289,6 +300,11 @@ def _safe_fields(folder: Path) -> dict[str, Any]:
             f"{folder} takes code or weights from elsewhere ({foreign[0]}): only {', '.join(STOCK)} are loaded, as they are"
         )
     return fields
+
+
+def _starts_with(path: Path, start: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(start)) == start
 
 
 def _from_hub(profile: Profile) -> Path:

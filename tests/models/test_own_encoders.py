@@ -183,3 +183,25 @@ def test_a_profile_of_a_type_that_is_not_loaded_is_refused(repository: Callable[
     other = dataclasses.replace(profile, encoder=dataclasses.replace(profile.encoder, model_type="camembert"))
     with pytest.raises(ModelError, match=r"own is a camembert: only albert, bert, .* are loaded"):
         load_tokenizer(other, str(folder))
+
+
+@pytest.mark.fault("weights-unusable")
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_clone_without_its_large_files_says_how_to_get_them(
+    name: str, repository: Callable[[ModelType], Path], taxonomy: Taxonomy
+) -> None:
+    folder = repository("bert")
+    (folder / name).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 437955512\n")
+    with pytest.raises(ModelError, match=f"{folder / name} is a pointer of Git LFS, .* run `git lfs pull` in {folder}"):
+        build_classifier(profile_of("bert"), taxonomy, weights=str(folder))
+
+
+@pytest.mark.fault("weights-unusable")
+def test_the_folder_around_an_encoder_says_which_files_are_expected(
+    repository: Callable[[ModelType], Path], taxonomy: Taxonomy
+) -> None:
+    folder = repository("bert").parent
+    with pytest.raises(
+        ModelError, match=f"{folder / 'config.json'} is missing: .*for an encoder one with config.json, model.safetens"
+    ):
+        build_classifier(profile_of("bert"), taxonomy, weights=str(folder))
