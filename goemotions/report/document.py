@@ -19,7 +19,7 @@ Cell = str | float | int | None
 Row = Sequence[Cell]
 
 # A number with an optional sign, percent sign or unit, followed by an optional interval.
-NUMBER = re.compile(r"[-+]?[\d.,]+(e-\d+)?(%| h| times)?( \(.*\)| to .*)?")
+NUMBER = re.compile(r"[-+]?[\d.,]+(e-\d+)?(%| h| s| times)?( \(.*\)| to .*)?")
 
 
 @dataclass(frozen=True)

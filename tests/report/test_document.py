@@ -208,6 +208,8 @@ def test_figures_have_a_caption_and_a_description() -> None:
 def test_columns_of_numbers_are_aligned_to_the_right() -> None:
     rows = [["1", 0.5, "+0.1", "0.3 (0.2 to 0.4)", None, "not run"], ["2", None, "–", "0.1 (0.0 to 0.2)", None, "no"]]
     assert Table(("a", "b", "c", "d", "e", "f"), rows).right_aligned == [False, True, True, True, True, False]
+    # As numbers, so that a click sorts 9 s before 10 s.
+    assert Table(("step", "duration"), [["train", "1,234 s"], ["export", "9 s"]]).right_aligned == [False, True]
     rows = [["BERT", "0.5"], ["RoBERTa", "per label"], ["ModernBERT", "not stated"]]
     assert Table(("published", "thresholds"), rows).right_aligned == [False, False]
     assert Table(("a", "b"), []).right_aligned == [False, True]
