@@ -254,7 +254,9 @@ def _dots(rows: Rows, x: alt.X, y: alt.Y, size: int, height: int) -> alt.Chart:
 
 
 def _engine_shape(rows: Rows) -> alt.Shape:
-    return alt.Shape("engine:N", scale=alt.Scale(domain=_distinct(rows, "engine")), title=None)
+    # Beside another legend it would not fit on a phone.
+    legend = alt.Legend(orient="bottom")
+    return alt.Shape("engine:N", scale=alt.Scale(domain=_distinct(rows, "engine")), title=None, legend=legend)
 
 
 def _json_value(value: Any) -> Any:
