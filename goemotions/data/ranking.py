@@ -19,6 +19,7 @@ from goemotions.data.request_log import ANSWERS, FEEDBACK, Labels, LogReader, pa
 from goemotions.data.text import normalized
 from goemotions.errors import DataError
 from goemotions.metrics.probabilities import logit, sigmoid
+from goemotions.metrics.thresholds import Thresholds
 from goemotions.storage import store
 from goemotions.storage.temporary import temporary_folder
 
@@ -43,13 +44,18 @@ class Candidate:
     worth: float
 
 
-def uncertainty(scores: np.ndarray, thresholds: Sequence[float], by: str) -> np.ndarray:
+def uncertainty(scores: np.ndarray, thresholds: Thresholds, by: str) -> np.ndarray:
     """How uncertain the labels of each row are, from 0 to 1, float [n], for scores [n, labels].
 
-    Scores are shifted in log-odds, so that each threshold becomes 0.5. ``margin`` is that of the label that is nearest to its threshold
+    Scores are shifted in log-odds, so that each threshold becomes 0.5. Of k labels per text, the threshold is at least the middle
+    between the k-th score of the text and the next one. ``margin`` is that of the label that is nearest to its threshold
     (BinMin of Brinker, 2006: On active learning in multi-label classification); ``entropy`` the mean binary entropy of the labels.
     """
-    shifted = sigmoid(logit(scores) - logit(np.clip(np.asarray(thresholds), 0, 1)))
+    odds, least = logit(scores), logit(np.clip(np.asarray(thresholds.values), 0, 1))
+    below = odds.shape[1] - (thresholds.k or odds.shape[1])
+    if below:
+        least = np.maximum(least, np.sort(odds, axis=1)[:, below - 1 : below + 1].mean(axis=1, keepdims=True))
+    shifted = sigmoid(odds - least)
     if by == MARGIN:
         nearest: np.ndarray = 1 - np.abs(2 * shifted - 1).min(axis=1)
         return nearest
@@ -109,13 +115,17 @@ def _seen(scratch: Path) -> closing[sqlite3.Connection]:
 
 def _answers(reader: LogReader, versions: Mapping[str, Labels]) -> Iterator[Row]:
     for row in reader.rows(ANSWERS):
-        thresholds = np.asarray(versions[path_of(row["version"])].thresholds, dtype=np.float32)
-        yield {**row, "chosen": row["scores"] >= thresholds}
+        yield {**row, "chosen": _thresholds(versions, row).apply(row["scores"][None])[0]}
 
 
 def _uncertain(rows: Iterable[Row], versions: Mapping[str, Labels], by: str) -> Iterator[Worth]:
     for row in rows:
-        yield float(uncertainty(row["scores"][None], versions[path_of(row["version"])].thresholds, by)[0]), row
+        yield float(uncertainty(row["scores"][None], _thresholds(versions, row), by)[0]), row
+
+
+def _thresholds(versions: Mapping[str, Labels], row: Row) -> Thresholds:
+    labels = versions[path_of(row["version"])]
+    return Thresholds("", labels.thresholds, labels.k)
 
 
 def _disagreeing(rows: Iterable[Row], seen: sqlite3.Connection, nothing: str) -> Iterator[Worth]:

@@ -50,7 +50,7 @@ def answers() -> list[dict[str, Any]]:
 
 
 def test_a_score_at_its_threshold_is_the_most_uncertain_one() -> None:
-    thresholds = (0.5, 0.1)
+    thresholds = Thresholds("", (0.5, 0.1))
     scores = np.array([[0.5, 0.0], [0.0, 0.1], [0.9, 0.01], [1.0, 0.0]], dtype=np.float32)
     for by in ("margin", "entropy"):
         first, second, third, last = uncertainty(scores, thresholds, by)
@@ -58,6 +58,16 @@ def test_a_score_at_its_threshold_is_the_most_uncertain_one() -> None:
         assert 1 >= first > third > last >= 0
     assert uncertainty(scores, thresholds, "margin")[0] == pytest.approx(1)
     assert uncertainty(scores, thresholds, "entropy")[0] == pytest.approx(0.5, abs=1e-5)
+
+
+@pytest.mark.parametrize("by", ["margin", "entropy"])
+def test_of_one_label_per_text_the_best_is_chosen_and_close_rivals_are_uncertain(tmp_path: Path, by: str) -> None:
+    """A version of single-label data: it has no thresholds, and chooses the label with the highest score."""
+    single = Labels(LABELS.names, (0.0, 0.0, 0.0), 1)
+    scores = {"clear": {"joy": 0.9, "anger": 0.1}, "close": {"joy": 0.41, "anger": 0.4}, "unclear": {"anger": 0.6, "joy": 0.3}}
+    write(tmp_path, single, [answer(name, name, one, single) for name, one in scores.items()])
+    _, candidates = choose(LogReader(str(tmp_path), "goemotions"), 3, by)
+    assert [(one.id, one.labels) for one in candidates] == [("close", ("joy",)), ("unclear", ("anger",)), ("clear", ("joy",))]
 
 
 @pytest.mark.parametrize("by", ["margin", "entropy"])
