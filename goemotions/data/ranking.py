@@ -76,8 +76,7 @@ def choose(reader: LogReader, count: int, by: str = MARGIN) -> tuple[tuple[str, 
     versions = reader.labels()
     names = next(iter(versions.values())).names
     with temporary_folder() as scratch, _seen(scratch) as seen:
-        for row in reader.rows(FEEDBACK):
-            seen.execute("INSERT OR IGNORE INTO done VALUES (?, ?)", (row["id"], row["index"]))
+        _find_labelled(reader, seen)
         answers = _answers(reader, versions)
         if by == DISAGREEMENT:
             remedy = "log a champion with --shadow-url, and its challenger"
@@ -103,14 +102,25 @@ def compare(outputs: Sequence[str], count: int, column: str) -> tuple[tuple[str,
 
 
 def _seen(scratch: Path) -> closing[sqlite3.Connection]:
-    """A database on disk of the answers that have feedback, and of those of a first version."""
+    """A database on disk of the answers that have feedback, their texts, and the answers of a first version."""
     connection = sqlite3.connect(scratch / "seen.sqlite", isolation_level=None)
     connection.execute("PRAGMA synchronous=OFF")
     connection.execute("CREATE TABLE done (id TEXT, position INTEGER, PRIMARY KEY (id, position))")
+    connection.execute("CREATE TABLE labelled (text TEXT PRIMARY KEY)")
     columns = "id TEXT, position INTEGER, version TEXT, scores BLOB, chosen BLOB"
     connection.execute(f"CREATE TABLE answers ({columns}, PRIMARY KEY (id, position))")
     connection.execute("BEGIN")
     return closing(connection)
+
+
+def _find_labelled(reader: LogReader, seen: sqlite3.Connection) -> None:
+    """Notes the texts that have feedback, to whichever of their answers."""
+    for row in reader.rows(FEEDBACK):
+        seen.execute("INSERT OR IGNORE INTO done VALUES (?, ?)", (row["id"], row["index"]))
+    if seen.execute("SELECT 1 FROM done LIMIT 1").fetchone():
+        for row in reader.rows(ANSWERS):
+            if seen.execute("SELECT 1 FROM done WHERE id = ? AND position = ?", (row["id"], row["index"])).fetchone():
+                seen.execute("INSERT OR IGNORE INTO labelled VALUES (?)", (normalized(row["text"]),))
 
 
 def _answers(reader: LogReader, versions: Mapping[str, Labels]) -> Iterator[Row]:
@@ -188,7 +198,7 @@ def _best(ranked: Iterable[Worth], count: int, names: Sequence[str], seen: sqlit
         text = normalized(row["text"])
         if text in texts or (len(heap) == count and worth <= heap[0][0]):
             continue
-        if seen.execute("SELECT 1 FROM done WHERE id = ? AND position = ?", (row["id"], row["index"])).fetchone():
+        if seen.execute("SELECT 1 FROM labelled WHERE text = ?", (text,)).fetchone():
             continue
         texts.add(text)
         heapq.heappush(heap, (worth, -number, text, row))

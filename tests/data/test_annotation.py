@@ -74,7 +74,8 @@ def test_of_one_label_per_text_the_best_is_chosen_and_close_rivals_are_uncertain
 def test_the_most_uncertain_texts_come_first_each_once_and_without_those_that_have_feedback(tmp_path: Path, by: str) -> None:
     again = answer("repeated", "Who can say?", {"joy": 0.97, "anger": 0.1}, LABELS)
     known = answer("labelled", "known", {"anger": 0.1}, LABELS)
-    reader = logged(tmp_path, [*answers(), again, known], feedback("labelled", "joy"))
+    known_again = answer("labelled-text", "Known!", {"anger": 0.1}, LABELS)
+    reader = logged(tmp_path, [known_again, *answers(), again, known], feedback("labelled", "joy"))
     names, candidates = choose(reader, 2, by)
     assert names == LABELS.names
     assert [one.id for one in candidates] == ["uncertain", "middling"]
