@@ -124,8 +124,7 @@ class Simulation:
         self.names = expected.labels
         chosen, scores = recording.answers.chosen, recording.answers.scores
         if fault == "thresholds":
-            bad = replace(thresholds, values=bad_version.shuffled(thresholds.values))
-            chosen = bad.apply(scores.astype(np.float32))
+            chosen = bad_version.wrong(thresholds).apply(scores.astype(np.float32))
         if fault == "labels":
             order = [self.names.index(name) for name in bad_version.shuffled(self.names)]
             chosen, scores = (np.empty_like(one) for one in (chosen, scores))

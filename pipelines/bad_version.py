@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from goemotions.cli.main import main
+from goemotions.metrics.thresholds import Thresholds
 from goemotions.prediction.predictor import Predictor
 from goemotions.serving import service
 
@@ -25,13 +26,18 @@ def shuffled(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(random.Random(SEED).sample(values, len(values)))  # nosec B311 # no secret
 
 
+def wrong(thresholds: Thresholds) -> Thresholds:
+    """Thresholds that choose other labels: equal ones, as of a single threshold or of the best k labels, are the same if shuffled."""
+    if len(set(thresholds.values)) > 1:
+        return dataclasses.replace(thresholds, values=shuffled(thresholds.values))
+    return dataclasses.replace(thresholds, values=tuple(value / 2 for value in thresholds.values), k=None)
+
+
 def predictor(fault: str, loaded: Predictor) -> Predictor:
     """The predictor of a bad version."""
     bundle = loaded.bundle
     if fault == "thresholds":
-        bundle = dataclasses.replace(
-            bundle, thresholds=dataclasses.replace(bundle.thresholds, values=shuffled(bundle.thresholds.values))
-        )
+        bundle = dataclasses.replace(bundle, thresholds=wrong(bundle.thresholds))
     if fault == "labels":
         bundle = dataclasses.replace(
             bundle, taxonomy=dataclasses.replace(bundle.taxonomy, names=shuffled(bundle.taxonomy.names))

@@ -5,6 +5,7 @@ Completion in the shell is click's own: ``eval "$(_GOEMOTIONS_COMPLETE=bash_sour
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -90,9 +91,12 @@ def main() -> None:
     except WorkflowError as error:
         message = str(error)
     except OSError as error:
-        if error.filename is None:
+        if error.errno == errno.ENOSPC:
+            message = f"the disk is full at {error.filename or 'the output'}: free space or write elsewhere"
+        elif error.filename is None:
             raise
-        message = f"{error.filename}: {error.strerror}: check the path"
+        else:
+            message = f"{error.filename}: {error.strerror}: check the path"
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in OURS:
             raise

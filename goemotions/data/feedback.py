@@ -25,7 +25,6 @@ import pyarrow.parquet as pq
 
 from goemotions.data import annotation, dataset
 from goemotions.data.labels import SOFT_LABELS
-from goemotions.data.layout import LABEL_NAMES
 from goemotions.data.request_log import ANSWERS, FEEDBACK, LogReader
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.data.text import as_cell, normalized
@@ -122,8 +121,8 @@ def from_feedback(
     """Writes a source with the labels of users and annotators as train, which ``ingest`` reads.
 
     Args:
-        output: the folder to write: ``train.parquet``, ``emotions.txt``, ``feedback.json``, ``conflicts.csv`` and ``quarantine.csv``;
-            with ``append_to`` also ``validation.parquet`` and ``test.parquet``.
+        output: the folder to write: ``train.parquet``, which has the names of the labels, ``feedback.json``, ``conflicts.csv`` and
+            ``quarantine.csv``; with ``append_to`` also ``validation.parquet`` and ``test.parquet``.
         reader: the request log; None for annotators' labels alone.
         labelled: exports of Label Studio or Argilla.
         append_to: a source or Dataset folder. Its rows of train come first, and its validation and test stay as they are; texts that
@@ -290,7 +289,6 @@ def _write(output: Path, base: Path | None, taxonomy: Taxonomy, votes: Iterable[
     # It takes a second, which only commands that write rows need.
     import datasets
 
-    (output / LABEL_NAMES).write_text("".join(f"{name}\n" for name in taxonomy.names), encoding="utf-8")
     splits = dataset.load_dataset(base)[0] if base else datasets.DatasetDict()
     held_out = set()
     for name in ("validation", "test"):

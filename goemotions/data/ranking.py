@@ -19,6 +19,7 @@ from goemotions.data.request_log import ANSWERS, FEEDBACK, Labels, LogReader, pa
 from goemotions.data.text import normalized
 from goemotions.errors import DataError
 from goemotions.metrics.probabilities import logit, sigmoid
+from goemotions.metrics.thresholds import Thresholds
 from goemotions.storage import store
 from goemotions.storage.temporary import temporary_folder
 
@@ -43,13 +44,18 @@ class Candidate:
     worth: float
 
 
-def uncertainty(scores: np.ndarray, thresholds: Sequence[float], by: str) -> np.ndarray:
+def uncertainty(scores: np.ndarray, thresholds: Thresholds, by: str) -> np.ndarray:
     """How uncertain the labels of each row are, from 0 to 1, float [n], for scores [n, labels].
 
-    Scores are shifted in log-odds, so that each threshold becomes 0.5. ``margin`` is that of the label that is nearest to its threshold
+    Scores are shifted in log-odds, so that each threshold becomes 0.5. Of k labels per text, the threshold is at least the middle
+    between the k-th score of the text and the next one. ``margin`` is that of the label that is nearest to its threshold
     (BinMin of Brinker, 2006: On active learning in multi-label classification); ``entropy`` the mean binary entropy of the labels.
     """
-    shifted = sigmoid(logit(scores) - logit(np.clip(np.asarray(thresholds), 0, 1)))
+    odds, least = logit(scores), logit(np.clip(np.asarray(thresholds.values), 0, 1))
+    below = odds.shape[1] - (thresholds.k or odds.shape[1])
+    if below:
+        least = np.maximum(least, np.sort(odds, axis=1)[:, below - 1 : below + 1].mean(axis=1, keepdims=True))
+    shifted = sigmoid(odds - least)
     if by == MARGIN:
         nearest: np.ndarray = 1 - np.abs(2 * shifted - 1).min(axis=1)
         return nearest
@@ -70,8 +76,7 @@ def choose(reader: LogReader, count: int, by: str = MARGIN) -> tuple[tuple[str, 
     versions = reader.labels()
     names = next(iter(versions.values())).names
     with temporary_folder() as scratch, _seen(scratch) as seen:
-        for row in reader.rows(FEEDBACK):
-            seen.execute("INSERT OR IGNORE INTO done VALUES (?, ?)", (row["id"], row["index"]))
+        _find_labelled(reader, seen)
         answers = _answers(reader, versions)
         if by == DISAGREEMENT:
             remedy = "log a champion with --shadow-url, and its challenger"
@@ -97,25 +102,40 @@ def compare(outputs: Sequence[str], count: int, column: str) -> tuple[tuple[str,
 
 
 def _seen(scratch: Path) -> closing[sqlite3.Connection]:
-    """A database on disk of the answers that have feedback, and of those of a first version."""
+    """A database on disk of the answers that have feedback, their texts, and the answers of a first version."""
     connection = sqlite3.connect(scratch / "seen.sqlite", isolation_level=None)
     connection.execute("PRAGMA synchronous=OFF")
     connection.execute("CREATE TABLE done (id TEXT, position INTEGER, PRIMARY KEY (id, position))")
+    connection.execute("CREATE TABLE labelled (text TEXT PRIMARY KEY)")
     columns = "id TEXT, position INTEGER, version TEXT, scores BLOB, chosen BLOB"
     connection.execute(f"CREATE TABLE answers ({columns}, PRIMARY KEY (id, position))")
     connection.execute("BEGIN")
     return closing(connection)
 
 
+def _find_labelled(reader: LogReader, seen: sqlite3.Connection) -> None:
+    """Notes the texts that have feedback, to whichever of their answers."""
+    for row in reader.rows(FEEDBACK):
+        seen.execute("INSERT OR IGNORE INTO done VALUES (?, ?)", (row["id"], row["index"]))
+    if seen.execute("SELECT 1 FROM done LIMIT 1").fetchone():
+        for row in reader.rows(ANSWERS):
+            if seen.execute("SELECT 1 FROM done WHERE id = ? AND position = ?", (row["id"], row["index"])).fetchone():
+                seen.execute("INSERT OR IGNORE INTO labelled VALUES (?)", (normalized(row["text"]),))
+
+
 def _answers(reader: LogReader, versions: Mapping[str, Labels]) -> Iterator[Row]:
     for row in reader.rows(ANSWERS):
-        thresholds = np.asarray(versions[path_of(row["version"])].thresholds, dtype=np.float32)
-        yield {**row, "chosen": row["scores"] >= thresholds}
+        yield {**row, "chosen": _thresholds(versions, row).apply(row["scores"][None])[0]}
 
 
 def _uncertain(rows: Iterable[Row], versions: Mapping[str, Labels], by: str) -> Iterator[Worth]:
     for row in rows:
-        yield float(uncertainty(row["scores"][None], versions[path_of(row["version"])].thresholds, by)[0]), row
+        yield float(uncertainty(row["scores"][None], _thresholds(versions, row), by)[0]), row
+
+
+def _thresholds(versions: Mapping[str, Labels], row: Row) -> Thresholds:
+    labels = versions[path_of(row["version"])]
+    return Thresholds("", labels.thresholds, labels.k)
 
 
 def _disagreeing(rows: Iterable[Row], seen: sqlite3.Connection, nothing: str) -> Iterator[Worth]:
@@ -178,7 +198,7 @@ def _best(ranked: Iterable[Worth], count: int, names: Sequence[str], seen: sqlit
         text = normalized(row["text"])
         if text in texts or (len(heap) == count and worth <= heap[0][0]):
             continue
-        if seen.execute("SELECT 1 FROM done WHERE id = ? AND position = ?", (row["id"], row["index"])).fetchone():
+        if seen.execute("SELECT 1 FROM labelled WHERE text = ?", (text,)).fetchone():
             continue
         texts.add(text)
         heapq.heappush(heap, (worth, -number, text, row))

@@ -10,11 +10,18 @@ import re
 # Longer texts are cut before: no model reads more, and it bounds the time of every pattern.
 MAX_CHARACTERS = 1000
 INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
+# Scripts in which a word follows another one without a space: Thai to Khmer, kana, ideographs, Hangul.
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
+BETWEEN_WORDS = re.compile(rf"[\s{UNSPACED}]")
+# Where a text changes between such a script and what may be an address: there the patterns find this mark, which is invisible.
+BORDER = re.compile(rf"(?<=[{UNSPACED}])(?=[@＠/]?[A-Za-z0-9_])|(?<=[A-Za-z0-9_])(?=[{UNSPACED}])")
+BORDER_MARK = "\u200b"
 DOMAINS = "com|org|net|edu|gov|info|io|co|me|dev|app|uk|us|ca|au|de|fr|es|it|nl|eu|ch|at|in|jp|ru|br"
 AT, DOT = r" ?[(\[{]? ?\bat\b ?[)\]}]? ?", r" ?[(\[{]? ?\bdot\b ?[)\]}]? ?"
 IPV6 = r"(?:(?:[0-9a-f]{1,4}:){3,7}|(?:[0-9a-f]{1,4}:){1,6}:)(?:[0-9a-f]{1,4}:?){0,6}"
 # A ratio or a time of day is none.
-NUMBER = r"(?!\d{1,2}[/:]\d{1,2}(?![\d/:.-]))(?<![\d/:])[+(]{0,2}\d(?:[ \u00a0().,/:\u2010-\u2013-]{0,2}\d){3,}"
+BETWEEN_DIGITS = r"[ \u00a0\u3000().,/:\u2010-\u2013\uff08\uff09\uff0d\uff0e-]{0,2}"
+NUMBER = rf"(?!\d{{1,2}}[/:]\d{{1,2}}(?![\d/:.-]))(?<![\d/:])[+(]{{0,2}}\d(?:{BETWEEN_DIGITS}\d){{3,}}"
 IBAN = r"(?<!\w)(?:(?-i:[A-Z]{2}\d{2}(?: [A-Z0-9]{4}){2,7}(?: [A-Z0-9]{1,3})?)|[a-z]{2}\d{2}(?=[a-z]*\d)[a-z0-9]{11,30})(?!\w)"
 MONTH = r"(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*\.?"
 DATE = rf"(?<!\w)(?:\d{{1,2}}(?:st|nd|rd|th)?(?: of)? {MONTH},?|{MONTH} \d{{1,2}}(?:st|nd|rd|th)?,?) \d{{4}}(?!\d)"
@@ -30,7 +37,7 @@ PATTERNS = tuple(
     (re.compile(mark).search, re.compile(pattern, re.IGNORECASE), replacement)
     for mark, pattern, replacement in (
         (r"://|www\.", r"(?<!\w)(?:[a-z][a-z0-9+.-]{1,15}://|www\.)[^\s<>\"']+", "[URL]"),
-        ("[@＠]", r"(?<![\w.+%-])[\w.+%-]{1,64}[@＠][\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", "[EMAIL]"),
+        ("[@＠]", r"(?<![\w.+%-])[\w.+%-]{1,64}\u200b?[@＠][\w-]{1,63}(?:[.．][\w-]{1,63}){1,8}", "[EMAIL]"),
         ("dot", rf"(?<![\w.+-])[\w.+-]{{1,64}}{AT}[\w-]{{1,63}}{DOT}(?:{DOMAINS})\b", "[EMAIL]"),
         (r"\.[a-z]", rf"(?<![\w.-])(?:[a-z0-9-]{{1,63}}\.){{1,4}}(?:{DOMAINS})\b(?:/[^\s<>\"']*)?", "[URL]"),
         (r"\.\d", r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\d)", "[IP]"),
@@ -45,8 +52,10 @@ PATTERNS = tuple(
     )
 )
 
-UPPER = "A-ZÀ-ÖØ-ÞĀĂĄĆĈČĎĐĒĖĘĚĞĢĪĮİĶŁĻŃŅŇŌŐŘŚŞŠŤŪŮŰŲŹŻŽΑ-ΩА-ЯЁ"
-LOWER = "a-zß-öø-ÿāăąćĉčďđēėęěğģīįıķłļńņňōőřśşšťūůűųźżžα-ωа-яё"
+# Letters of Latin, Greek and Cyrillic. In a word, a mark that combines with the letter before it counts as a small one.
+CASED = [chr(code) for code in (*range(0x41, 0x530), *range(0x1E00, 0x2000)) if chr(code).isalpha()]
+UPPER = "".join(letter for letter in CASED if letter.isupper())
+LOWER = "".join(letter for letter in CASED if letter.islower()) + "\u0300-\u036f"
 NAME = rf"(?:[{UPPER}]['’])?[{UPPER}][{LOWER}]+(?:[-'’]?[{UPPER}][{LOWER}]+)*"
 NAMES = re.compile(rf"(?<![\w\['’]){NAME}(?:[ \t](?:(?:van|von|de|der|del|da|di|bin|al) )?{NAME}|[ \t][{UPPER}]\.)*")
 OWN_NAME = re.compile(r"\b(my name(?:['’]?s| is)) (?!\[)[^\W\d_]+", re.IGNORECASE)
@@ -88,14 +97,18 @@ def redact(text: str) -> str:
     """A text of at most ``MAX_CHARACTERS`` with masks in place of what looks like personal data."""
     text = INVISIBLE.sub("", text[: 2 * MAX_CHARACTERS])
     if len(text) > MAX_CHARACTERS:
-        # At a space: half an address would not be recognized.
-        text = text[:MAX_CHARACTERS].rpartition(" ")[0] or text[:MAX_CHARACTERS]
+        # Between words: half an address would not be recognized.
+        text = text[:MAX_CHARACTERS]
+        unfinished = BETWEEN_WORDS.search(text[::-1])
+        text = text[: len(text) - unfinished.start()] if unfinished else text
+    text = text if text.isascii() else BORDER.sub(BORDER_MARK, text)
     lowered = text.lower()
     for is_marked, pattern, replacement in PATTERNS:
         if is_marked(lowered):
             text = pattern.sub(replacement, text)
     text = NAMES.sub(_mask_name, text)
-    return OWN_NAME.sub(r"\1 [NAME]", text) if "name" in lowered else text
+    text = OWN_NAME.sub(r"\1 [NAME]", text) if "name" in lowered else text
+    return text.replace(BORDER_MARK, "")
 
 
 def _mask_name(match: re.Match[str]) -> str:

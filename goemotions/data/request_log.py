@@ -42,10 +42,11 @@ METADATA = b"goemotions"
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of a version in their order, and their thresholds."""
+    """The labels of a version in their order, and how it chooses them: ``thresholds`` and ``k`` are those of ``Thresholds``."""
 
     names: tuple[str, ...]
     thresholds: tuple[float, ...]
+    k: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def path_of(version: str) -> str:
 def table(kind: str, rows: Sequence[Mapping[str, Any]], labels: Labels) -> pa.Table:
     """Rows as they are stored; ``time`` in seconds since 1970."""
     timed = [{"user": "", **row, "time": int(row["time"] * 1e6)} for row in rows]
-    metadata = {METADATA: json.dumps({"labels": labels.names, "thresholds": labels.thresholds})}
+    metadata = {METADATA: json.dumps({"labels": labels.names, "thresholds": labels.thresholds, "k": labels.k})}
     return pa.Table.from_pylist(timed, SCHEMAS[kind]).replace_schema_metadata(metadata)
 
 
@@ -135,8 +136,10 @@ class LogReader:
         schema = self._table(part).schema or pa.schema([])
         try:
             content = strict_json.parse((schema.metadata or {})[METADATA], part.file.name)
-            strict_json.require(content, dict[str, list[str | float]], part.file.name)
-            return Labels(tuple(content["labels"]), tuple(content["thresholds"]))
+            # Files of earlier servers have no k.
+            strict_json.require([content["labels"], content["thresholds"]], list[list[str | float]], part.file.name)
+            strict_json.require([content.get("k")], list[int | None], part.file.name)
+            return Labels(tuple(content["labels"]), tuple(content["thresholds"]), content.get("k"))
         except (KeyError, ValueError) as error:
             raise self._foreign(part) from error
 

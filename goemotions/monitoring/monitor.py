@@ -20,7 +20,7 @@ PAGE = "drift.html"
 NO_REFERENCE = "the bundle has no reference.json, so that the texts themselves are not compared: register the model again"
 NO_FEATURE = "{} of the texts: the reference or the window lacks it"
 NO_SCORER = "which bundle scored the files: {} of them do not name it, such as {}; check that it is this one"
-NO_SCORES = "the histograms of the scores: the reference or the window lacks them"
+NO_SCORES = "the histograms of the scores of {:,} labels, such as {}: the reference or the window lacks them"
 MEANING = (
     "The texts of the window against the reference: how often each label is predicted, its scores, and what the texts are like. "
     "An effect is, for predictions, how many times the rate of the reference the label has, and otherwise the Jensen-Shannon distance, "
@@ -65,7 +65,9 @@ def report(
     reference, missing = reference_of(bundle)
     tests = comparison.compare(reference.traffic, traffic, comparison.alpha_of() if alpha is None else alpha)
     tested = {test.name for test in tests}
-    missing += [] if "scores" in tested else [NO_SCORES]
+    with_scores = {test.label for test in tests if test.name == "scores"}
+    without = [name for name in traffic.names if name not in with_scores]
+    missing += [NO_SCORES.format(len(without), without[0])] if without else []
     missing += [NO_FEATURE.format(_words(name)) for name in FEATURES if name not in tested and bundle.reference]
     return DriftReport(
         model,

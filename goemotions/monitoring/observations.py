@@ -10,11 +10,12 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from goemotions import strict_json
 from goemotions.errors import MonitoringUnavailable
 
+T = TypeVar("T")
 TIMEOUT_SECONDS = 10.0
 # Of an answer.
 MOST_BYTES = 2**25
@@ -84,17 +85,27 @@ class Prometheus:
     def __init__(self, address: str, selector: str = "") -> None:
         matchers = [f'__name__=~"{"|".join(METRICS)}"', *filter(None, [selector])]
         self.query = f"{{{','.join(matchers)}}}"
-        self._url = f"{address.rstrip('/')}/api/v1/query?{urllib.parse.urlencode({'query': self.query})}"
+        self._address = address
 
     def read(self) -> list[Sample]:
-        try:
-            content = strict_json.parse(get(self._url), "the answer", MOST_BYTES)
-            samples = [_of_prometheus(one) for one in content["data"]["result"]]
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise MonitoringUnavailable(f"Prometheus answered in an unknown form ({type(error).__name__})") from error
+        samples = query(self._address, self.query, lambda result: [_of_prometheus(one) for one in result])
         if not samples:
             raise MonitoringUnavailable(f"Prometheus has no series for {self.query}: check its targets")
         return samples
+
+
+def query(address: str, text: str, read: Callable[[Any], T], time: float | None = None) -> T:
+    """What ``read`` makes of the result of an instant query; ``time`` in seconds since the epoch, by default Prometheus's own.
+
+    Raises:
+        MonitoringUnavailable: Prometheus does not respond, refuses the query, or the result has another form.
+    """
+    parameters = {"query": text} | ({} if time is None else {"time": f"{time:.3f}"})
+    try:
+        url = f"{address.rstrip('/')}/api/v1/query?{urllib.parse.urlencode(parameters)}"
+        return read(strict_json.parse(get(url), "the answer", MOST_BYTES)["data"]["result"])
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise MonitoringUnavailable(f"Prometheus answered in an unknown form ({type(error).__name__})") from error
 
 
 def addresses(samples: Iterable[Sample]) -> dict[str, str]:
@@ -104,7 +115,8 @@ def addresses(samples: Iterable[Sample]) -> dict[str, str]:
 
 def parse(instance: str, text: str, names: tuple[str, ...] = METRICS) -> Iterator[Sample]:
     """The samples of the metrics of these names in a server's text format."""
-    for line in text.splitlines():
+    # Not ``splitlines``: a label may hold one of its other ends of lines.
+    for line in text.split("\n"):
         if line.startswith(names) and (match := LINE.fullmatch(line)) and match["name"] in names:
             labels = sorted((name, _unescaped(value)) for name, value in LABEL.findall(match["labels"] or ""))
             yield Sample(instance, match["name"], tuple(labels), float(match["value"]))

@@ -30,6 +30,7 @@ from goemotions.errors import (
     PromotionRefused,
     RolledBack,
     RolloutHeld,
+    StorageError,
     StorageUnavailable,
     TrackingError,
 )
@@ -288,8 +289,8 @@ class _Runner:
             state.history[-1]["decision"] = f"rolled back: {reason}"
         try:
             self.save()
-        except StorageUnavailable as error:
-            # The canary does not keep its traffic until the store is back.
+        except StorageError as error:
+            # The canary does not keep its traffic because the store is away or full. The change itself requires the lock.
             log.warning("the decision is not in the store: %s", error)
 
     def _end(self, phase: str) -> None:

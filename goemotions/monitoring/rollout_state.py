@@ -106,8 +106,8 @@ def read(location: str) -> State | None:
 
 def write(location: str, name: str, state: State) -> None:
     """Writes a state to a file at a location."""
-    with store.writing(location, name) as path:
-        path.write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
+    # Without a local file: a full disk does not end a rollout.
+    store.write(location, name, json.dumps(asdict(state), indent=1).encode())
 
 
 def unfinished(location: str, model_name: str, version: Version, service: str) -> State | None:

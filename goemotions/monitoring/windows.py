@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import time
-import urllib.parse
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 
-from goemotions import strict_json
-from goemotions.errors import BadArgument, DataError, MonitoringUnavailable
+from goemotions.errors import BadArgument, DataError
 from goemotions.evaluation.traffic import FEATURES, SCORE_BINS, Traffic
 from goemotions.monitoring import observations
 
@@ -170,7 +170,7 @@ def _scraped(text: str) -> float | None:
 
 
 def of_prometheus(address: str, duration: str, service: str = "") -> Window:
-    """What all servers scored in the time until now, by the HTTP API of Prometheus.
+    """What all servers scored in the time until now, by the HTTP API and the clock of Prometheus.
 
     Args:
         address: such as http://prometheus:9090.
@@ -180,21 +180,18 @@ def of_prometheus(address: str, duration: str, service: str = "") -> Window:
     Raises:
         MonitoringUnavailable: Prometheus does not respond, or refuses the query.
     """
-    end = time.time()
+    # Until a time that is still to come for Prometheus, a part of the window or all of it would be empty.
+    end = observations.query(address, "time()", lambda result: float(result[1]))
     selector = f'{{{SERVICE}="{service}"}}' if service else ""
     counts: Counts = []
     for name in METRICS:
         query = f"sum by (version, label, feature, bin) (increase({name}{selector}[{duration}]))"
-        parameters = urllib.parse.urlencode({"query": query, "time": f"{end:.3f}"})
-        counts += [(name, labels, value) for labels, value in _vector(f"{address.rstrip('/')}/api/v1/query?{parameters}")]
+        read = functools.partial(_increases, name)
+        counts += observations.query(address, query, read, end)
     return Window(counts, end - seconds_of(duration), end, f"{service or 'all services'} in Prometheus")
 
 
-def _vector(url: str) -> Iterator[tuple[Mapping[str, str], float]]:
-    """The samples of an instant query."""
-    try:
-        for series in strict_json.parse(observations.get(url), "the answer", observations.MOST_BYTES)["data"]["result"]:
-            value = float(series["value"][1])
-            yield series["metric"], value if math.isfinite(value) else 0.0
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise MonitoringUnavailable(f"Prometheus answered in an unknown form ({type(error).__name__})") from error
+def _increases(name: str, result: Any) -> Counts:
+    """The series of an instant query for a counter; Prometheus returns NaN, too."""
+    values = [(one["metric"], float(one["value"][1])) for one in result]
+    return [(name, labels, value if math.isfinite(value) else 0.0) for labels, value in values]

@@ -282,7 +282,7 @@ class Segments:
             written: dict[tuple[str, datetime], list[pa.Table]] = {}
             with path.open("rb") as file:
                 about = orjson.loads(file.readline())
-                labels = Labels(tuple(about["names"]), tuple(about["thresholds"]))
+                labels = Labels(tuple(about["names"]), tuple(about["thresholds"]), about.get("k"))
                 # Few at a time: the interpreter is not free for requests while rows become a table.
                 while lines := list(itertools.islice(file, TABLE_ROWS)):
                     for key, rows in _by_hour(lines).items():

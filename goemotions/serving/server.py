@@ -197,7 +197,8 @@ def _request_log(settings: Settings, predictor: Predictor) -> RequestLog | None:
     from goemotions.data.request_log import Labels
     from goemotions.serving.request_log import RequestLog
 
-    labels = Labels(predictor.bundle.taxonomy.names, predictor.bundle.thresholds.values)
+    fitted = predictor.bundle.thresholds
+    labels = Labels(predictor.bundle.taxonomy.names, fitted.values, fitted.k)
     return RequestLog(settings.log, settings.name, settings.version, labels, settings.workers)
 
 

@@ -146,7 +146,7 @@ class Service:
             occlusions = await asyncio.get_running_loop().run_in_executor(
                 OCCLUDER, lambda: [occlude(encoder, text, removals) for text in texts]
             )
-            logits, truncated = await self._batcher.logits(to_score(texts, occlusions))
+            logits, truncated = await self._batcher.logits(to_score(texts, occlusions), is_counted=False)
         return explanation.describe(self.predictor, occlusions, sigmoid(logits), truncated, options)
 
     def metadata(self) -> dict[str, Any]:

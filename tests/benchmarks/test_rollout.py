@@ -23,11 +23,26 @@ def test_a_bad_version_of_the_real_server_is_taken_back(whole: Path, monkeypatch
     assert 0 < outcome.requests < 500
 
 
-@pytest.mark.parametrize(("fault", "is_bad"), [("", False), ("slow", True), ("labels", True)])
-def test_simulated_rollouts_end_as_they_should(fault: str, is_bad: bool) -> None:
+PER_LABEL = Thresholds("per-label", (0.9, 0.8, 0.5, 0.7, 0.6))
+
+
+@pytest.mark.parametrize(
+    ("fault", "thresholds", "is_bad"),
+    [
+        ("", PER_LABEL, False),
+        ("slow", PER_LABEL, True),
+        ("labels", PER_LABEL, True),
+        ("thresholds", PER_LABEL, True),
+        ("thresholds", Thresholds("global-0.5", (0.5,) * 5), True),
+        ("thresholds", Thresholds("top-k", (0.0,) * 5, 1), True),
+        ("thresholds", Thresholds("top-k-floor", (0.3,) * 5, 2), True),
+    ],
+    ids=lambda value: getattr(value, "strategy", None),
+)
+def test_simulated_rollouts_end_as_they_should(fault: str, thresholds: Thresholds, is_bad: bool) -> None:
     generator = np.random.default_rng(4)
     scores = generator.uniform(0, 1, (300, 5))
-    names, thresholds = tuple("abcde"), Thresholds("per-label", (0.9, 0.8, 0.5, 0.7, 0.6))
+    names = tuple("abcde")
     recording = rollout.Recording(generator.lognormal(-4, 0.3, 500), Answers(thresholds.apply(scores), scores))
     counts = tuple(int(count) for count in recording.answers.chosen.sum(axis=0))
     expected = Expected(names, 300, 0, counts, counts)

@@ -50,7 +50,7 @@ def answers() -> list[dict[str, Any]]:
 
 
 def test_a_score_at_its_threshold_is_the_most_uncertain_one() -> None:
-    thresholds = (0.5, 0.1)
+    thresholds = Thresholds("", (0.5, 0.1))
     scores = np.array([[0.5, 0.0], [0.0, 0.1], [0.9, 0.01], [1.0, 0.0]], dtype=np.float32)
     for by in ("margin", "entropy"):
         first, second, third, last = uncertainty(scores, thresholds, by)
@@ -61,10 +61,21 @@ def test_a_score_at_its_threshold_is_the_most_uncertain_one() -> None:
 
 
 @pytest.mark.parametrize("by", ["margin", "entropy"])
+def test_of_one_label_per_text_the_best_is_chosen_and_close_rivals_are_uncertain(tmp_path: Path, by: str) -> None:
+    """A version of single-label data: it has no thresholds, and chooses the label with the highest score."""
+    single = Labels(LABELS.names, (0.0, 0.0, 0.0), 1)
+    scores = {"clear": {"joy": 0.9, "anger": 0.1}, "close": {"joy": 0.41, "anger": 0.4}, "unclear": {"anger": 0.6, "joy": 0.3}}
+    write(tmp_path, single, [answer(name, name, one, single) for name, one in scores.items()])
+    _, candidates = choose(LogReader(str(tmp_path), "goemotions"), 3, by)
+    assert [(one.id, one.labels) for one in candidates] == [("close", ("joy",)), ("unclear", ("anger",)), ("clear", ("joy",))]
+
+
+@pytest.mark.parametrize("by", ["margin", "entropy"])
 def test_the_most_uncertain_texts_come_first_each_once_and_without_those_that_have_feedback(tmp_path: Path, by: str) -> None:
     again = answer("repeated", "Who can say?", {"joy": 0.97, "anger": 0.1}, LABELS)
     known = answer("labelled", "known", {"anger": 0.1}, LABELS)
-    reader = logged(tmp_path, [*answers(), again, known], feedback("labelled", "joy"))
+    known_again = answer("labelled-text", "Known!", {"anger": 0.1}, LABELS)
+    reader = logged(tmp_path, [known_again, *answers(), again, known], feedback("labelled", "joy"))
     names, candidates = choose(reader, 2, by)
     assert names == LABELS.names
     assert [one.id for one in candidates] == ["uncertain", "middling"]

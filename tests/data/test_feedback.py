@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -88,6 +89,17 @@ def test_a_source_without_other_splits_gets_them_from_its_own_rows(tmp_path: Pat
     from_feedback(tmp_path / "out", LogReader(str(tmp_path / "log"), "goemotions"), append_to=str(tmp_path / "mine.csv"))
     for split in ("validation", "test"):
         assert all(text.startswith("text") for text in rows(tmp_path / "out", split))
+
+
+def test_labels_keep_their_names_whatever_they_are(tmp_path: Path) -> None:
+    names = ("trailing ", " leading", "two words", "a|b", "a,b", "x/y", "line\u2028end", "喜び")
+    (tmp_path / "mine").mkdir()
+    written = {"text": [f"text {n}" for n in range(80)], "labels": [[names[n % len(names)]] for n in range(80)]}
+    pq.write_table(pa.table(written), tmp_path / "mine" / "train.parquet")
+    labels = Labels(names, (0.5,) * len(names))
+    write(tmp_path / "log", labels, [answer("one", "a kite", {}, labels)], [feedback("one", *names)])
+    from_feedback(tmp_path / "out", LogReader(str(tmp_path / "log"), "goemotions"), append_to=str(tmp_path / "mine"))
+    assert rows(tmp_path / "out")["a kite"] == set(names)
 
 
 @pytest.mark.fault("request-log-false-feedback")

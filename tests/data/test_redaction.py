@@ -131,7 +131,40 @@ def test_invisible_characters_hide_nothing() -> None:
     assert redact("jo\u200b@exam\u00adple.org") == "[EMAIL]"
 
 
-@pytest.mark.parametrize("piece", ["jo@example.org ", "5", "Ab ", "a.", "u/", "A'"])
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("联系我jo.smith@example.com谢谢", "联系我[EMAIL]谢谢"),
+        (f"{'字' * 100}jo@example.com", f"{'字' * 100}[EMAIL]"),
+        ("메일은 jo@example.com입니다", "메일은 [EMAIL]입니다"),
+        ("邮箱：张三@例子.中国", "邮箱：[EMAIL]"),
+        ("电子邮件jo＠example．com", "电子邮件[EMAIL]"),
+        ("你好@zhang_wei你看", "你好[HANDLE]你看"),
+        ("看看u/someone吧", "看看[HANDLE]吧"),
+        ("请看example.com/zhang好吗", "请看[URL]"),
+        ("我的地址是192.0.2.17吗", "我的地址是[IP]吗"),
+        ("電話０９０－１２３４－５６７８です", "電話[NUMBER]です"),
+        ("โทร 081-234-5678ครับ", "โทร [NUMBER]ครับ"),
+        ("اتصل بي على ٠٥٥١٢٣٤٥٦٧", "اتصل بي على [NUMBER]"),
+        ("今天我们看到GPU和3个苹果", "今天我们看到GPU和3个苹果"),
+    ],
+)
+def test_values_beside_letters_of_scripts_without_spaces_are_masked(text: str, masked: str) -> None:
+    assert redact(text) == masked
+
+
+@pytest.mark.parametrize(
+    "name", ["Γιάννης Παπαδόπουλος", "Їжак Ґанна", "Ђорђе Јовановић", "Nguyễn Văn", "Ju\u0308rgen Mu\u0308ller"]
+)
+def test_names_with_any_letters_of_latin_greek_and_cyrillic_are_masked_whole(name: str) -> None:
+    assert redact(f"we saw {name} today") == "we saw [NAME] today"
+
+
+def test_a_long_text_without_spaces_keeps_what_fits() -> None:
+    assert redact("hi " + "字" * 2000) == "hi " + "字" * (MAX_CHARACTERS - 3)
+
+
+@pytest.mark.parametrize("piece", ["jo@example.org ", "字字字jo@example.org", "5", "Ab ", "a.", "u/", "A'"])
 def test_a_long_text_is_cut_and_leaves_no_half_of_a_value(piece: str) -> None:
     masked = redact(piece * 3000)
     assert len(masked) <= MAX_CHARACTERS

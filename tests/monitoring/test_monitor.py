@@ -124,6 +124,8 @@ def test_a_window_of_prometheus_is_the_increase_of_all_servers_of_a_service(
     expected = counted(predictor, SHOUTED)
     both = [prometheus.of_traffic(expected, "r1"), prometheus.of_traffic(counted(predictor, USUAL), "r0")]
     with prometheus.serving({name: [*both[0][name], *both[1][name]] for name in windows.METRICS}) as server:
+        # This machine's clock is ahead of Prometheus's.
+        server.behind = 7 * 3600.0
         monkeypatch.setenv("PROMETHEUS_URL", server.url)
         ended = run("--bundle", whole, "--service", "goemotions-cpu", "--window", "6h", "--output", tmp_path)
     assert ended.exit_code == 0, ended.output
@@ -240,7 +242,17 @@ def test_histograms_of_a_server_with_other_bins_are_not_compared(predictor: Pred
     report = monitor.report(predictor.bundle, traffic, model="goemotions", version="7", source="a server")
     assert {test.name for test in report.tests} == {"predictions"}
     assert len(report.missing) == 6
-    assert monitor.NO_SCORES in report.missing
+    assert report.missing[0].startswith(f"the histograms of the scores of {len(CUES)} labels, such as {next(iter(CUES))}: ")
+
+
+def test_labels_whose_scores_a_server_does_not_count_are_named(predictor: Predictor) -> None:
+    """Of a long list, a server counts the scores of the first labels only."""
+    counters = prometheus.of_traffic(counted(predictor, USUAL), "7")
+    last = list(CUES)[-1]
+    counters[windows.SCORES] = [one for one in counters[windows.SCORES] if one[0]["label"] != last]
+    traffic = of_counters(counters).traffic(predictor.bundle.taxonomy.names, "7")
+    report = monitor.report(predictor.bundle, traffic, model="goemotions", version="7", source="a server")
+    assert [one for one in report.missing if "scores" in one] == [monitor.NO_SCORES.format(1, last)]
 
 
 def test_rates_that_prometheus_extrapolates_stay_possible(predictor: Predictor) -> None:

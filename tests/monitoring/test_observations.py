@@ -21,7 +21,9 @@ from goemotions.monitoring.version_traffic import Increases, VersionTraffic
 from tests.support import http_server
 from tests.support.versions import Version
 
-LABELS = ("joy", 'quo"ted', "other")
+# One with a quote and an end of a line of Unicode.
+ODD = 'quo"ted\u2028label'
+LABELS = ("joy", ODD, "other")
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def server() -> Iterator[Version]:
         running.requests.labels("copy", "server").inc()
         running.seconds.labels("copy", 200).observe(5)
     running.texts.observe(4)
-    running.predictions.labels('quo"ted').inc(3)
+    running.predictions.labels(ODD).inc(3)
     yield running
     running.shutdown()
 
@@ -51,7 +53,7 @@ def since_start(samples: list[Sample]) -> dict[str, VersionTraffic]:
 
 def check(traffic: VersionTraffic) -> None:
     assert (traffic.requests, traffic.failures) == ({"v1": 3, "v2": 1}, {"v1": 1, "v2": 0})
-    assert (traffic.texts, traffic.labels) == (4, {'quo"ted': 3})
+    assert (traffic.texts, traffic.labels) == (4, {ODD: 3})
     assert traffic.seconds["v1"][math.inf] == 2
     assert 0.002 < traffic.quantile(0.5) <= 0.005
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -581,6 +582,40 @@ def memory_store(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         monkeypatch.setattr(s3, "client", functools.cache(s3.client.__wrapped__))
         yield server
+
+
+@pytest.mark.fault("rollout-store-away")
+@pytest.mark.parametrize("refused", [(507, "InsufficientStorage"), (403, "AccessDenied")], ids=["full", "denied"])
+def test_a_store_that_takes_no_decision_does_not_keep_traffic_on_a_bad_version(
+    service: Service, memory_store: ObjectStore, refused: tuple[int, str]
+) -> None:
+    service.begun()
+    service.canary.shift = 1
+    decide = rollout._Runner._decide
+
+    def decide_while_the_store_refuses(runner: Any, phase: str, reason: str) -> None:
+        memory_store.behaviour.refused["PUT"] = refused
+        decide(runner, phase, reason)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(rollout._Runner, "_decide", decide_while_the_store_refuses)
+        with pytest.raises(StorageError, match=r"full|denied"):
+            service.roll_out()
+    assert service.shares == ("1", "", 0)
+    memory_store.behaviour.refused.clear()
+    with pytest.raises(RolledBack):
+        service.roll_out()
+
+
+@pytest.mark.fault("rollout-full-disk")
+def test_a_full_disk_of_the_machine_does_not_end_a_rollout(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No temporary file can be made, as on a full disk."""
+    service.begun()
+    service.canary.shift = 1
+    monkeypatch.setattr(tempfile, "tempdir", "/dev/null")
+    with pytest.raises(RolledBack, match="its labels differ"):
+        service.roll_out()
+    assert (service.shares, service.state.phase) == (("1", "", 0), "rolled back")
 
 
 @pytest.mark.fault("rollout-lease-over")

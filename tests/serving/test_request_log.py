@@ -26,7 +26,7 @@ from goemotions.serving.request_ids import answer_id
 from goemotions.serving.request_log import RequestLog
 from tests.support.object_store import KEYS, Behaviour, ObjectStore, running
 
-LABELS = Labels(("joy", "anger"), (0.5, 0.25))
+LABELS = Labels(("joy", "anger"), (0.5, 0.25), 2)
 RESULT = SimpleNamespace(
     predictions=[{"labels": ["joy"], "scores": {}, "truncated": False}],
     probabilities=np.array([[0.75, 0.125]], dtype=np.float32),

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from goemotions.data.request_log import Labels
+from goemotions.prediction.files import score_file
+from goemotions.prediction.predictor import Predictor
 from goemotions.storage import manifest
-from tests.support import bundles, tools
+from tests.support import bundles, request_logs, tools
 
 
 def on_a_small_disk(folder: Path, kilobytes: int, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -31,8 +34,23 @@ def on_a_small_disk(folder: Path, kilobytes: int, *arguments: str | Path) -> sub
 
 
 @pytest.fixture(scope="module")
-def steps(source: Path, dataset: Path, candidate: Path, weights: Callable[[str], str]) -> dict[str, list[str | Path]]:
+def steps(
+    source: Path,
+    dataset: Path,
+    candidate: Path,
+    whole: Path,
+    weights: Callable[[str], str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, list[str | Path]]:
     """The arguments of each step except its outputs."""
+    folder = tmp_path_factory.mktemp("inputs")
+    texts, scored, log = folder / "texts.csv", folder / "scored.parquet", folder / "log"
+    texts.write_text("text\n" + "we saw the lake\n" * 300)
+    score_file(Predictor.load(whole, threads=1), texts, scored)
+    labels = Labels(("joy",), (0.5,))
+    request_logs.write(
+        log, labels, [request_logs.answer(f"answer-{at}", f"text {at}", {"joy": 0.9}, labels) for at in range(60)]
+    )
     model, onnx = candidate / "model", candidate / "onnx"
     return {
         "ingest": ["ingest", "--source", source],
@@ -41,6 +59,8 @@ def steps(source: Path, dataset: Path, candidate: Path, weights: Callable[[str],
         "evaluate": ["evaluate", "--dataset", dataset, "--model", model, "--onnx", onnx, "--engine", "torch"],
         "tune-thresholds": ["tune-thresholds", "--validation", candidate / "cpu" / "validation"],
         "report": ["report", "--dataset", dataset, "--candidate", candidate],
+        "monitor": ["monitor", "--bundle", whole, "--scored", scored],
+        "to-label": ["data", "to-label", "--log", log, "--format", "label-studio"],
     }
 
 
@@ -48,7 +68,16 @@ def steps(source: Path, dataset: Path, candidate: Path, weights: Callable[[str],
 @pytest.mark.fault("disk-full")
 @pytest.mark.parametrize(
     ("step", "kilobytes"),
-    [("ingest", 16), ("train", 64), ("export", 64), ("evaluate", 4), ("tune-thresholds", 4), ("report", 64)],
+    [
+        ("ingest", 16),
+        ("train", 64),
+        ("export", 64),
+        ("evaluate", 4),
+        ("tune-thresholds", 4),
+        ("report", 64),
+        ("monitor", 4),
+        ("to-label", 8),
+    ],
 )
 def test_a_full_disk_is_a_named_error_of_each_step(
     steps: dict[str, list[str | Path]], step: str, kilobytes: int, candidate: Path, tmp_path: Path

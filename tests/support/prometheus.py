@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qs, urlsplit
 
@@ -44,13 +45,15 @@ def of_traffic(traffic: Traffic, version: str) -> dict[str, Counts]:
 
 
 class Prometheus(http_server.Server):
-    """Serves on a free port of this machine; ``pages`` by path, ``queries`` that it was sent."""
+    """Serves on a free port of this machine; ``pages`` by path, ``queries`` that it was sent, and how far its clock is ``behind``, in
+    seconds. Its series have no samples after its present time."""
 
     def __init__(self, increases: Increases, pages: Mapping[str, str] | None = None) -> None:
         super().__init__(Handler)
         self.increases = increases
         self.pages = dict(pages or {})
         self.queries: list[str] = []
+        self.behind = 0.0
 
 
 class Handler(http_server.Handler):
@@ -68,7 +71,12 @@ class Handler(http_server.Handler):
             self._send(404, "404 page not found\n", "text/plain; charset=utf-8")
 
     def _query(self, parameters: dict[str, list[str]]) -> None:
-        query, time = parameters["query"][0], float(parameters["time"][0])
+        query, now = parameters["query"][0], time.time() - self.server.behind
+        if query == "time()":
+            content = {"status": "success", "data": {"resultType": "scalar", "result": [now, f"{now:.3f}"]}}
+            self._send(200, json.dumps(content), "application/json")
+            return
+        at = float(parameters["time"][0])
         self.server.queries.append(query)
         try:
             promql_parser.parse(query)
@@ -78,10 +86,11 @@ class Handler(http_server.Handler):
             return
         match = INCREASE.fullmatch(query)
         assert match, query
-        by = match["by"].split(", ")
+        by, is_past = match["by"].split(", "), at - windows.seconds_of(match["window"]) < now
         result = [
-            {"metric": {name: labels[name] for name in by if name in labels}, "value": [time, repr(value)]}
+            {"metric": {name: labels[name] for name in by if name in labels}, "value": [at, repr(value)]}
             for labels, value in self.server.increases.get(match["name"], ())
+            if is_past
         ]
         content = {"status": "success", "data": {"resultType": "vector", "result": result}}
         self._send(200, json.dumps(content), "application/json")

@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from goemotions.data.request_log import ANSWERS, FEEDBACK, Labels, name, table
+from goemotions.metrics.thresholds import Thresholds
 from goemotions.storage import layout
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC).timestamp()
@@ -19,7 +21,8 @@ NOON = datetime(2026, 1, 31, 12, tzinfo=UTC).timestamp()
 def answer(request_id: str, text: str, scores: Mapping[str, float], labels: Labels, **columns: Any) -> dict[str, Any]:
     """A row of the log: labels with a score that is not listed have 0."""
     listed = [scores.get(one, 0.0) for one in labels.names]
-    chosen = [one for one, score, threshold in zip(labels.names, listed, labels.thresholds, strict=True) if score >= threshold]
+    (is_chosen,) = Thresholds("", labels.thresholds, labels.k).apply(np.array([listed], dtype=np.float32))
+    chosen = [one for one, is_one in zip(labels.names, is_chosen, strict=True) if is_one]
     row = {"id": request_id, "index": 0, "time": NOON, "version": "7", "text": text, "labels": chosen, "scores": listed}
     return {**row, "truncated": False, **columns}
 
