@@ -65,7 +65,7 @@ def run(
         WorkflowError: as ``monitoring.rollout.run``; or a server did not start.
     """
     version = model_registry.get_version(model_name, reference)
-    name, location = f"this-machine-{version.tags['variant']}", BundleLocation.parse(version.source)
+    name, location = f"this-machine-{version.variant}", BundleLocation.parse(version.source)
     place = layout.rollout(location.store, model_name, name)
     left = None if restart else rollout_state.unfinished(place, model_name, version, name)
     # One that was killed between alias and traffic has the version as champion already.
@@ -112,7 +112,7 @@ def _champion(model_name: str, version: Version) -> str:
     Raises:
         WorkflowError: there is none, or the version is it.
     """
-    champion = promotion.champion(model_name, version.tags["variant"])
+    champion = promotion.champion(model_name, version.variant)
     if champion is None or champion.number == version.number:
         state = f"version {version.number} is it" if champion else "there is none"
         raise WorkflowError(

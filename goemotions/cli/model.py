@@ -124,7 +124,7 @@ def _show_move(move: Any, model_name: str, file: Path | None) -> None:
         for note in move.verdict.notes:
             click.echo(f"  note: {note}")
     version = model_registry.get_version(model_name, move.after)
-    versions = {service_name(model_name, version.tags["variant"]): version}
+    versions = {service_name(model_name, version.variant): version}
     write_manifest(ManifestChange(model_name, versions, str(file or "")))
 
 
@@ -283,7 +283,7 @@ def rollout(
     from goemotions.registry import model_registry
 
     version = model_registry.get_version(model_name, reference)
-    service = service or service_name(model_name, version.tags["variant"])
+    service = service or service_name(model_name, version.variant)
     split: TrafficSplit
     if proxy:
         split, selector = ProxySplit(proxy, wait_seconds=wait_seconds), ""

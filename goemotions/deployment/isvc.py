@@ -105,7 +105,7 @@ def read(path: Path) -> dict[str, tuple[str, str]]:
 
 def refresh(path: Path, version: Version, model_name: str = defaults.MODEL_NAME) -> list[str]:
     """Sets a new champion on its InferenceService if the file has one; bucket and image are kept."""
-    service = service_name(model_name, version.tags["variant"])
+    service = service_name(model_name, version.variant)
     services = read(path)
     if service not in services:
         return [f"no InferenceService {service}, nothing is written"]

@@ -67,8 +67,8 @@ def deploy(
         raise DeploymentError(f"a canary gets 1 to 99 percent of the traffic, not {canary_percent}: 0 replaces what is served")
     version = model_registry.get_version(model_name, reference)
     log.info("version %s of %s: %s", version.number, model_name, trust.check(version, trust.variant_of(reference)))
-    service = service or service_name(model_name, version.tags["variant"])
-    if preset and version.tags["variant"] != "gpu":
+    service = service or service_name(model_name, version.variant)
+    if preset and version.variant != "gpu":
         raise BadArgument(f"version {version.number} is for CPUs: a preset names a node pool with GPUs, leave it out")
     pool = node_pools.get(preset) if preset else None
     cluster = Cluster(namespace)

@@ -139,7 +139,7 @@ def _begin(rollout: Rollout, gate: dict[str, Any]) -> State:
     number, steps = rollout.version.number, rollout.plan.shares
     seen = rollout.split.shares()
     comparison = promotion.compare(number, model_name=rollout.model_name, **gate)
-    champion = promotion.champion(rollout.model_name, rollout.version.tags["variant"])
+    champion = promotion.champion(rollout.model_name, rollout.version.variant)
     if comparison is None or champion is None:
         raise PromotionRefused(f"{rollout.model_name} has no champion to compare version {number} with: promote it")
     if champion.number == number:
@@ -186,7 +186,7 @@ class _Runner:
     def _obsolete(self) -> str:
         """Why the two versions are no longer the ones to compare; empty if they are."""
         state, name, version = self.state, self.rollout.model_name, self.rollout.version
-        champion = promotion.champion(name, version.tags["variant"])
+        champion = promotion.champion(name, version.variant)
         if champion is None or champion.number != state.champion:
             return f"the champion is version {champion.number if champion else '(none)'} now, not version {state.champion}"
         current = model_registry.find_version(name, state.version)

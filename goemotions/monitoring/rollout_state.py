@@ -126,7 +126,7 @@ def unfinished(location: str, model_name: str, version: Version, service: str) -
                 f"{location}{FILE} is not the state of the rollout that the registry has, and nothing was changed: find out who "
                 f"wrote it, then {ANEW}"
             )
-        champion, variant = model_registry.get_version(model_name, state.champion), version.tags["variant"]
+        champion, variant = model_registry.get_version(model_name, state.champion), version.variant
         alias = promotion.champion_alias(variant)
         if not changes.history(champion, alias) and not promotion.is_champion(model_name, variant, champion):
             raise StorageError(f"{location}{FILE} goes back to version {state.champion}, which never was {alias}: {ANEW}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -48,7 +49,9 @@ class Change:
     @classmethod
     def from_json(cls, text: str) -> Change:
         stored = strict_json.parse(text, "the tag")
-        return cls(**{name: stored[NAMES.get(name, name)] for name in cls.__annotations__ if NAMES.get(name, name) in stored})
+        values = {name: stored[NAMES.get(name, name)] for name in cls.__annotations__ if NAMES.get(name, name) in stored}
+        strict_json.require(values, cls, "the tag")
+        return cls(**values)
 
 
 def record(model: str, version: Version, action: Action, target: str, before: str, *, percent: int | None = None) -> None:
@@ -60,9 +63,12 @@ def record(model: str, version: Version, action: Action, target: str, before: st
         target: the alias or InferenceService.
         before: number of the version that it referred to; empty if there was none.
         percent: share of the traffic that a deployment gives to the version.
+
+    Raises:
+        TrackingError: the registry's number of the last change is damaged.
     """
     now = _now()
-    sequence = int(patient.get_registered_model(model).tags.get(CHANGES_TAG, 0)) + 1
+    sequence = _last(model) + 1
     patient.set_registered_model_tag(model, CHANGES_TAG, str(sequence))
     change = Change(action, target, before, version.number, _user_and_host(), now, percent, sequence)
     model_registry.set_tag(model, version, f"{HISTORY_TAG}{sequence:08d}.{now}", change.to_json())
@@ -88,6 +94,15 @@ def _read(version: Version, tag: str) -> Change:
         return Change.from_json(version.tags[tag])
     except (ValueError, TypeError) as error:
         raise TrackingError(f"version {version.number}: its tag {tag} is damaged: remove it in MLflow") from error
+
+
+def _last(model: str) -> int:
+    """The number of the last change of a registered model; 0 if there was none."""
+    text = patient.get_registered_model(model).tags.get(CHANGES_TAG, "0")
+    if not re.fullmatch("[0-9]{1,18}", text):
+        last = f"the highest number in the tags {HISTORY_TAG}* of its versions"
+        raise TrackingError(f"{model}: its tag {CHANGES_TAG} is damaged: set it in MLflow to {last}")
+    return int(text)
 
 
 def _now() -> str:

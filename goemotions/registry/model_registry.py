@@ -28,6 +28,19 @@ class Version:
     created: float = 0.0
 
     @property
+    def variant(self) -> str:
+        """What it is for, ``gpu`` or ``cpu``, by its tag.
+
+        Raises:
+            ModelError: it has no such tag.
+        """
+        if "variant" not in self.tags:
+            raise ModelError(
+                f"version {self.number} has no tag `variant`: set it in MLflow to cpu or gpu, or register the model again"
+            )
+        return self.tags["variant"]
+
+    @property
     def is_retired(self) -> bool:
         return RETIRED_TAG in self.tags
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from goemotions import defaults
-from goemotions.errors import IntegrityError, ModelError
-from goemotions.registry import model_registry, tracking
+from goemotions.errors import IntegrityError
+from goemotions.registry import model_registry, tracking, trust
 from goemotions.registry.bundle import VARIANTS, BundleLocation
 from goemotions.registry.retirement import DAY_SECONDS
 from goemotions.storage import layout, lock, manifest, store
@@ -41,12 +41,8 @@ def plan(model_name: str, days: float = defaults.KEPT_DAYS, trained_days: float 
         ModelError: there is no such model.
         StorageError, TrackingError: the store or MLflow fail.
     """
-    stores = set()
-    for version in model_registry.versions(model_name):
-        try:
-            stores.add(BundleLocation.parse(version.source).store)
-        except ModelError:
-            continue
+    versions = filter(trust.has_source_of_register, model_registry.versions(model_name))
+    stores = {BundleLocation.parse(version.source).store for version in versions}
     return [
         orphan
         for location in sorted(stores)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from goemotions import defaults, strict_json
-from goemotions.data.dataset import as_folder, load_dataset
+from goemotions.data.dataset import as_folder, ingest, load_dataset
 from goemotions.errors import DataError, PromotionRefused, SourceUnreachable, StorageError
 from goemotions.evaluation import gate, latency
 from goemotions.evaluation.gate import Verdict
@@ -298,4 +298,12 @@ def _recorded_source(run_id: str) -> tuple[str, dict[str, Any]]:
     tags = tracking.pipeline_run_tags(run_id)
     if not (source := tags.get(tracking.SOURCE_TAG)):
         raise DataError("its run in MLflow does not say where the data is")
-    return source, strict_json.parse(tags.get(tracking.INGEST_TAG, "{}"), f"the tag {tracking.INGEST_TAG} of the run")
+    name = f"the tag {tracking.INGEST_TAG} of the run"
+    options = strict_json.parse(tags.get(tracking.INGEST_TAG, "{}"), name)
+    strict_json.require(options, dict[str, Any], name)
+    known = ingest.__kwdefaults__ or {}
+    for option, value in options.items():
+        if option not in known:
+            raise DataError(f"{name} has the unknown option {option[:100]!r}")
+        strict_json.require(value, type(known[option]), f"{name}: {option}")
+    return source, options

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from goemotions import defaults
 from goemotions.errors import BadAddress, ModelError
-from goemotions.registry import changes, model_registry, rollouts
+from goemotions.registry import changes, model_registry, rollouts, trust
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.changes import Change
 from goemotions.registry.model_registry import Version
@@ -121,6 +121,8 @@ def decide(
         location = _bundle(source)
         if location is None or location[0] != model_name:
             return "its source is no bundle of this model"
+        if not trust.has_source_of_register(version):
+            return "`register` does not write where its source is"
         if location in kept_bundles:
             return "it is served, or in the manifest"
         if version.number in newest:

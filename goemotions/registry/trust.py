@@ -59,6 +59,15 @@ def require_source(version: Version, variant: str = "") -> BundleLocation:
     return location
 
 
+def has_source_of_register(version: Version) -> bool:
+    """Whether ``require_source`` accepts the source of a version. What is elsewhere is not removed: anybody may have registered it."""
+    try:
+        require_source(version)
+    except UntrustedBundle:
+        return False
+    return True
+
+
 def variant_of(alias: str) -> str:
     """The variant that an alias names, such as ``champion-cpu``; empty for a version number."""
     return next((variant for variant in VARIANTS if alias.endswith(f"-{variant}")), "")

@@ -97,7 +97,7 @@ class RequestLimiter:
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type not in ("", JSON, BINARY):
             raise RequestError(f"send Content-Type: {BINARY if BINARY_HEADER in request.headers else JSON}", 415)
-        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        encoding = request.headers.get("content-encoding", "identity").lower()
         if encoding not in ("identity", *COMPRESSIONS):
             raise RequestError(f"the body has an unknown Content-Encoding: send {' or '.join(COMPRESSIONS)}, or none", 415)
         content = await self._receive(request, body)

@@ -6,12 +6,18 @@ import asyncio
 import collections
 import contextlib
 import logging
+import os
 import secrets
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+# The library writes a line for each wrong field of a client, past the limits of ``logs``. It reads this when it is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+# isort: split
 
 import grpc
 from google.protobuf.message import DecodeError

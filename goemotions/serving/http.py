@@ -264,7 +264,8 @@ class Connection(HttpToolsProtocol):
         if self._has_head:
             # Trailers are counted and skipped.
             return
-        name = name.lower()
+        # The parser leaves the white space that may follow a value: https://www.rfc-editor.org/rfc/rfc9110#section-5.5
+        name, value = name.lower(), value.rstrip(b" \t")
         if name == b"host":
             self._hosts += 1
         elif name == b"content-length" and value.isdigit():

@@ -224,6 +224,7 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    metrics.count("http", error.status_code)
     messages = {404: "no such path or model", 405: "this path does not support that method"}
     return _json(
         {"error": messages.get(error.status_code, schema.shorten(error.detail))}, error.status_code, dict(error.headers or {})

@@ -233,10 +233,14 @@ def test_comparing_models_of_different_data_needs_the_data(
 
 
 @pytest.mark.slow
-@pytest.mark.fault("champion-of-other-data")
+@pytest.mark.fault("champion-of-other-data", "version-forged")
 def test_the_data_is_found_through_the_run_of_the_challenger(model: str, other_data: OtherData) -> None:
-    tags = {tracking.SOURCE_TAG: str(other_data.source), tracking.INGEST_TAG: '{"drop_leaked": false}'}
-    tracking.get_or_create_run(f"{model}-other").set_tags(tags)
+    run, tags = tracking.get_or_create_run(f"{model}-other"), {tracking.SOURCE_TAG: str(other_data.source)}
+    for damaged in ("[1]", '{"output": "/tmp"}', '{"split_share": "half"}'):
+        run.set_tags(tags | {tracking.INGEST_TAG: damaged})
+        with pytest.raises(PromotionRefused, match=r"the tag dataset\.options of the run"):
+            promotion.promote(other_data.number, model_name=model)
+    run.set_tags(tags | {tracking.INGEST_TAG: '{"drop_leaked": false}'})
     with pytest.raises(PromotionRefused, match="micro AUC is not higher"):
         promotion.promote(other_data.number, model_name=model)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from goemotions.cli import main as cli
 from goemotions.errors import ModelError, PromotionRefused, TrackingError
-from goemotions.registry import changes, model_registry, orphans, promotion, references, retirement, rollouts, tracking
+from goemotions.registry import changes, model_registry, orphans, promotion, references, retirement, rollouts, tracking, trust
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.changes import HISTORY_TAG, Change
 from goemotions.registry.mlflow_client import patient
@@ -176,6 +176,56 @@ def test_a_source_that_is_no_bundle_of_the_model_is_never_removed(source: str) -
     versions = [Version("1", source, "r", {"variant": "cpu"})]
     (decision,) = retirement.decide(versions, {}, EVERYTHING, model_name="m", now=10 * DAY_SECONDS)
     assert decision.kept == "its source is no bundle of this model"
+
+
+@pytest.mark.fault("version-forged")
+def test_what_is_not_where_register_writes_is_never_removed(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whoever can write to MLflow can create a version of any location, and who retires may be able to remove files there.
+    theirs = Model(model.name, f"{model.store}theirs/", model.scratch)
+    foreign, orphan = theirs.add(), theirs.orphan("theirs")
+    model.make_champion(model.add())
+    monkeypatch.setenv(trust.STORE, model.store)
+    assert {one.kept for one in retirement.plan(model.name, EVERYTHING)} == {
+        "champion-cpu",
+        "`register` does not write where its source is",
+    }
+    assert model.retire() == []
+    assert orphans.plan(model.name, days=0) == []
+    assert store.files(foreign.source)
+    assert store.files(orphan)
+
+
+@pytest.mark.fault("version-forged")
+@pytest.mark.parametrize(
+    "values",
+    [{"sequence": "1"}, {"sequence": None}, {"from": 1}, {"from": {"1": 1}}, {"where": ["x"]}, {"at": 5}, {"action": "x"}],
+    ids=str,
+)
+def test_a_forged_history_is_a_named_error(values: dict[str, Any]) -> None:
+    entry = {"action": "promote", "where": "champion-cpu", "from": "1", "to": "2", "by": "x", "at": "2026"} | values
+    forged = Version("2", "s3://b/models/m/r/cpu/", "r", {f"{HISTORY_TAG}2": json.dumps(entry)})
+    with pytest.raises(TrackingError, match=r"version 2: its tag goemotions.history.2 is damaged: remove it in MLflow"):
+        changes.history(forged)
+
+
+@pytest.mark.fault("version-forged")
+@pytest.mark.parametrize("number", ["", "first", "-1", "9" * 5000])
+def test_a_forged_number_of_changes_moves_nothing(model: Model, number: str) -> None:
+    version = model.add()
+    patient.set_registered_model_tag(model.name, changes.CHANGES_TAG, number)
+    with pytest.raises(TrackingError, match=r"its tag goemotions.changes is damaged: set it in MLflow to the highest number"):
+        model.make_champion(version)
+    assert promotion.champion(model.name, "cpu") is None
+
+
+@pytest.mark.fault("version-forged")
+def test_a_version_without_a_variant_is_a_named_error(model: Model) -> None:
+    number = model.add().number
+    patient.delete_model_version_tag(model.name, number, "variant")
+    for command in ("deploy", "rollout"):
+        result = CliRunner().invoke(cli.commands, ["model", command, number, "--model-name", model.name])
+        assert isinstance(result.exception, ModelError), result.exception
+        assert f"version {number} has no tag `variant`: set it in MLflow" in str(result.exception)
 
 
 @pytest.mark.fault("retirement-interrupted")

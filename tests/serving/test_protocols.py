@@ -1,6 +1,7 @@
 """The predictor server as its clients see it: V1 and V2 over HTTP, and gRPC, against one running server."""
 
 import contextlib
+import gzip
 import json
 import socket
 import threading
@@ -237,9 +238,12 @@ def test_an_unusual_text_has_a_defined_result(server: Server, text: str) -> None
 )
 @pytest.mark.fault("http-unknown-path")
 def test_an_unknown_path_or_method_is_rejected(server: Server, method: str, path: str, status: int) -> None:
+    counted = 'goemotions_requests_total{outcome="client",protocol="http"}'
+    before = server.metrics().get(counted, 0)
     received, headers, body = server.request(method, path, b"{}" if method == "POST" else None)
     assert received == status
     assert json.loads(body).keys() == {"error"}
+    assert server.metrics()[counted] == before + 1
     assert status != 405 or headers["allow"]
 
 
@@ -284,6 +288,7 @@ def raw(server: Server, sent: bytes, *, more: bytes = b"", pause: float = 0.0, t
             response += received
 
 
+BODY = b'{"instances": ["a"]}'
 HEAD = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n".encode()
 
 
@@ -306,11 +311,25 @@ def test_an_invalid_length_is_rejected(server: Server, length: bytes) -> None:
     assert raw(server, HEAD + b"Content-Length: " + length + b"\r\n\r\n{}")[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 413")
 
 
+@pytest.mark.parametrize(
+    ("field", "body"),
+    [
+        (b"Content-Length: 20 \t", BODY),
+        (b"Content-Length: 20\r\nExpect: 100-continue ", BODY),
+        (b"Content-Length: 40\r\nContent-Encoding: gzip ", gzip.compress(BODY, mtime=0)),
+    ],
+)
+@pytest.mark.fault("http-white-space")
+def test_white_space_may_follow_the_value_of_a_field(server: Server, field: bytes, body: bytes) -> None:
+    response = raw(server, HEAD + b"Connection: close\r\n" + field + b"\r\n\r\n" + body)
+    assert b"HTTP/1.1 200 " in response
+    assert response.startswith(b"HTTP/1.1 100 ") == (b"Expect" in field)
+
+
 @pytest.mark.fault("http-body-limit")
 def test_a_body_shorter_than_its_length_times_out_and_one_longer_is_cut(server: Server) -> None:
-    body = b'{"instances": ["a"]}'
-    assert raw(server, HEAD + b"Content-Length: 50\r\n\r\n" + body).startswith(b"HTTP/1.1 408 ")
-    assert raw(server, HEAD + b"Connection: close\r\nContent-Length: 20\r\n\r\n" + body + b"xxxx").startswith(b"HTTP/1.1 200 ")
+    assert raw(server, HEAD + b"Content-Length: 50\r\n\r\n" + BODY).startswith(b"HTTP/1.1 408 ")
+    assert raw(server, HEAD + b"Connection: close\r\nContent-Length: 20\r\n\r\n" + BODY + b"xxxx").startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.fault("http-slow-client")
