@@ -100,7 +100,7 @@ def calls(content: bytes = INFERENCE, path: str = http2.INFER, **more: str) -> C
             connection = Connection(port)
             connection.acknowledge()
             for _ in range(1000):
-                connection.call(content, path=path, **more)
+                connection.call(content, end=True, path=path, **more)
             yield connection
 
     return send
