@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -301,9 +302,9 @@ def _recorded_source(run_id: str) -> tuple[str, dict[str, Any]]:
     name = f"the tag {tracking.INGEST_TAG} of the run"
     options = strict_json.parse(tags.get(tracking.INGEST_TAG, "{}"), name)
     strict_json.require(options, dict[str, Any], name)
-    known = ingest.__kwdefaults__ or {}
+    known = inspect.signature(ingest).parameters
     for option, value in options.items():
-        if option not in known:
+        if option not in known or known[option].kind != inspect.Parameter.KEYWORD_ONLY:
             raise DataError(f"{name} has the unknown option {option[:100]!r}")
-        strict_json.require(value, type(known[option]), f"{name}: {option}")
+        strict_json.require(value, type(known[option].default), f"{name}: {option}")
     return source, options
