@@ -3,8 +3,8 @@
     make reproduce DATA=path/to/goemotions WEIGHTS=mpnet=path/to/all-mpnet-base-v2
 
 Teachers are one ``mpnet`` and four ``minilm``, each trained for one epoch. The students, all taught by the mean of their scores, are
-``mpnet`` (large), ``minilm`` (small) and ``minilm-3l`` (smallest); the last two are trained again with other seeds. Two cores of AMD EPYC
-with AVX-512 and bf16 take three hours.
+``mpnet`` (large), ``minilm`` (small) and ``minilm-3l`` (smallest); the last two are trained again with other seeds. Two cores of AMD
+EPYC with AVX-512 and bf16 take three hours.
 
 After an interruption the same command goes on: scores of teachers are found by their recipe, trainings resume from their checkpoints,
 and what has finished is not done again. The test split is scored once per model and engine.
