@@ -83,6 +83,12 @@ class ThresholdsFile:
         """The result of the chosen strategy."""
         return next(result for result in self.comparison if result.thresholds.strategy == self.thresholds.strategy)
 
+    @property
+    def f1_macro(self) -> float | None:
+        """The cross-fitted macro F1 of the chosen strategy; None in files of before it was recorded."""
+        chosen = [one for one in self.comparison if one.thresholds.strategy == self.thresholds.strategy]
+        return chosen[0].cross_fitted.get("f1_macro") if chosen else None
+
     def write(self, path: Path) -> None:
         content = {
             "strategy": self.thresholds.strategy,

@@ -65,11 +65,8 @@ class CandidateArtifacts:
 
     def validation_scores(self) -> CandidateScores:
         """What selection and gate compare; the test split is not read."""
-        return CandidateScores(
-            self.profile,
-            Predictions.read(self.validation),
-            thresholds.read(self.thresholds / thresholds.FILE).thresholds,
-        )
+        fitted = thresholds.read(self.thresholds / thresholds.FILE)
+        return CandidateScores(self.profile, Predictions.read(self.validation), fitted.thresholds, cross_fitted=fitted.f1_macro)
 
     def usage(self) -> dict[str, Usage]:
         """What the steps used that made the model and this variant of it; empty for artifacts of before."""
@@ -146,6 +143,7 @@ def stored_scores(bundle: Bundle) -> CandidateScores:
         bundle.metadata.profile,
         Predictions.read(bundle.folder / PREDICTIONS.format(split="validation")),
         bundle.thresholds,
+        cross_fitted=thresholds.read(bundle.folder / thresholds.FILE).f1_macro,
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from goemotions.evaluation.latency import Latency
 from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.selection import CandidateScores, describe_winner, latency_limit, select_winner
+from goemotions.metrics.classification import macro_f1
 from goemotions.metrics.thresholds import Thresholds
 
 
@@ -129,3 +130,17 @@ def test_selection_does_not_read_the_test_split() -> None:
 
 def test_only_the_cpu_variant_has_a_latency_limit() -> None:
     assert {variant: latency_limit(variant, 25.0) for variant in ("gpu", "cpu")} == {"gpu": None, "cpu": 25.0}
+
+
+def test_thresholds_that_follow_noise_do_not_keep_a_faster_model_from_winning() -> None:
+    """Fitted on validation itself, they look better there than on other rows."""
+    large, small = (replace(scores(1.0, latency), profile=name) for name, latency in (("large", 20.0), ("small", 2.0)))
+    labels, probabilities = large.validation.labels, large.validation.probabilities
+
+    def best(label: int) -> float:
+        column = probabilities[:, [label]]
+        return max(column[:, 0].tolist(), key=lambda threshold: macro_f1(labels[:, [label]], column >= np.float32(threshold)))
+
+    large = replace(large, thresholds=Thresholds("per-label", tuple(best(label) for label in range(3))))
+    assert select_winner([large, small], 25.0, 0.005) == 0
+    assert select_winner([replace(large, cross_fitted=0.55), replace(small, cross_fitted=0.548)], 25.0, 0.005) == 1
