@@ -248,7 +248,7 @@ MISTAKES = {
     "an unknown profile": ("train --dataset {dataset} --output {out} --profile gpt", "there is no model profile 'gpt'"),
     "weights that are not there": (
         "train --dataset {dataset} --output {out} --profile minilm --weights {gone}",
-        "is missing or damaged",
+        "config.json is missing: give a folder",
     ),
     "no model to export": ("export --dataset {dataset} --model {gone} --output {out}", "is missing or damaged"),
     "no model to evaluate": (

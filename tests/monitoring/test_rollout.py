@@ -587,7 +587,7 @@ def memory_store(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 @pytest.mark.fault("rollout-store-away")
 @pytest.mark.parametrize("refused", [(507, "InsufficientStorage"), (403, "AccessDenied")], ids=["full", "denied"])
 def test_a_store_that_takes_no_decision_does_not_keep_traffic_on_a_bad_version(
-    service: Service, memory_store: ObjectStore, refused: tuple[int, str]
+    service: Service, memory_store: ObjectStore, monkeypatch: pytest.MonkeyPatch, refused: tuple[int, str]
 ) -> None:
     service.begun()
     service.canary.shift = 1
@@ -603,6 +603,8 @@ def test_a_store_that_takes_no_decision_does_not_keep_traffic_on_a_bad_version(
             service.roll_out()
     assert service.shares == ("1", "", 0)
     memory_store.behaviour.refused.clear()
+    # The lock could not be released.
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 4.0)
     with pytest.raises(RolledBack):
         service.roll_out()
 
