@@ -97,7 +97,7 @@ class ThresholdsFile:
             "split": self.split,
             "engine": self.engine,
             "digest": self.digest,
-            "f1_macro_cross_fitted": self.chosen.cross_fitted["f1_macro"],
+            "f1_macro_cross_fitted": self.f1_macro,
             "comparison": [result.to_row() for result in self.comparison],
         }
         path.write_text(json.dumps(content, indent=1), encoding="utf-8")
