@@ -112,7 +112,7 @@ def pipeline(
             drop_leaked: Remove texts from train that are also in validation or test.
             unlabelled: What to do with rows without a label: quarantine or keep.
             max_quarantined: Largest share of blank or unlabelled rows per split; more is an error.
-            threshold_strategy: best (cross-fitted macro F1), precision, recall, or a strategy by name, such as per-label.
+            threshold_strategy: best (by cross-fitted macro F1), precision, recall, or a strategy by name, such as per-label.
             target_precision: Micro precision that the threshold strategy precision meets.
             target_recall: Share of a text's labels that the threshold strategy recall keeps.
             store: Bucket and prefix for bundles and checkpoints, with the final slash.

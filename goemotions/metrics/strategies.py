@@ -7,7 +7,8 @@ recall, used on request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,9 @@ SMOOTHING = 200
 PULL = 0.3
 # The lowest float32 above 1: a probability may round to 1.
 NEVER = float(np.nextafter(np.float32(1), np.float32(2)))
+# By how much another strategy must beat the smoothed fit, times the root of the number of rows: about the standard error of a macro F1.
+# Of smaller leads most are noise: on further rows the smoothed fit is better.
+MARGIN = 0.5
 # Accepted chance that the target precision is missed; with fewer predictions than the minimum it is not tested.
 RISK, MIN_PREDICTED = 0.1, 100
 
@@ -154,6 +158,7 @@ STRATEGIES: dict[str, Fit] = {
     "top-k": top_k,
     "top-k-floor": top_k_floor,
 }
+DEFAULT = "per-label-smoothed"
 
 
 def _best_cut(columns: Sequence[SortedColumn]) -> float:
@@ -210,7 +215,7 @@ def choose(
     target_precision: float = defaults.TARGET_PRECISION,
     target_recall: float = defaults.TARGET_RECALL,
 ) -> tuple[Thresholds, list[StrategyResult]]:
-    """Fits every strategy and chooses one: by name, or ``best`` for the best cross-fitted macro F1.
+    """Fits every strategy and chooses one: by name, or ``best`` for the smoothed fit unless another has a clearly better macro F1.
 
     Cross-fitted metrics are those of the decisions of all draws of the folds together.
 
@@ -238,8 +243,13 @@ def choose(
     drawn = [[Fold(labels[fold == number], probabilities[fold == number]) for number in np.unique(fold)] for fold in numbers]
     results = {name: _result(fit, drawn) for name, fit in fits.items()}
     if strategy == "best":
-        strategy = max(STRATEGIES, key=lambda name: results[name].cross_fitted["f1_macro"])
+        strategy = _best({name: results[name].cross_fitted["f1_macro"] for name in STRATEGIES}, len(labels))
     return results[strategy].thresholds, list(results.values())
+
+
+def _best(scores: Mapping[str, float], rows: int) -> str:
+    best = max(scores, key=lambda name: scores[name])
+    return best if scores[best] - scores[DEFAULT] > MARGIN / math.sqrt(rows) else DEFAULT
 
 
 def _result(fit: Fit, drawn: Sequence[Sequence[Fold]]) -> StrategyResult:

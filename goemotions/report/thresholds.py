@@ -41,7 +41,9 @@ def _selection(results: list[Result]) -> Section:
         "Threshold selection",
         (
             "Macro F1 on validation. Cross-fitted: the labels of each fold are predicted with thresholds from the other four folds, "
-            "over several draws of the folds if there are few rows. The strategy is chosen by this column.",
+            "over several draws of the folds if there are few rows. "
+            "By this column per-label-smoothed is chosen, unless another strategy leads by more than about the standard error of a "
+            "macro F1: half of one divided by the root of the number of rows.",
             "The strategies with a target precision or recall are used only if they are requested; they are not chosen by F1.",
         ),
         (Table(("strategy", "cross-fitted", "fitted on all"), rows),),

@@ -206,7 +206,7 @@ def test_a_single_positive_helps_only_the_score_that_may_see_it() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("noise", [0.5, 2.0])
-def test_the_strategy_with_the_best_cross_fitted_score_is_chosen(seed: int, noise: float) -> None:
+def test_the_smoothed_fit_is_chosen_unless_another_has_a_clearly_better_cross_fitted_score(seed: int, noise: float) -> None:
     labels, probabilities = separable(60, seed, noise)
     chosen, rows = strategies.choose(labels, probabilities)
     draws = range(strategies.draws(len(labels)))
@@ -217,7 +217,11 @@ def test_the_strategy_with_the_best_cross_fitted_score_is_chosen(seed: int, nois
     scores = {name: macro(np.concatenate([labels for _ in draws]), predicted) for name, predicted in decided.items()}
     compared = {row.thresholds.strategy: row.cross_fitted["f1_macro"] for row in rows if row.thresholds.strategy in scores}
     assert compared == pytest.approx(scores)
-    assert scores[chosen.strategy] == pytest.approx(max(scores.values()))
+    lead = max(scores.values()) - scores["per-label-smoothed"]
+    if lead > 0.5 / len(labels) ** 0.5:
+        assert scores[chosen.strategy] == pytest.approx(max(scores.values()))
+    else:
+        assert chosen.strategy == "per-label-smoothed"
     assert chosen == strategies.STRATEGIES[chosen.strategy](labels, probabilities)
     for row in rows:
         assert row.f1_macro_fitted == pytest.approx(macro(labels, row.thresholds.apply(probabilities)))
@@ -268,6 +272,30 @@ def test_smoothed_thresholds_score_lower_in_sample_and_higher_on_new_rows() -> N
     assert smoothed > plain
     gap, smoothed_gap = np.mean(in_sample, axis=0) - [plain, smoothed]
     assert smoothed_gap < gap / 2
+
+
+def test_leads_that_are_noise_do_not_choose_the_strategy() -> None:
+    chosen_scores, leader_scores = [], []
+    for seed in range(6):
+        labels, probabilities = sparse(600, seed)
+        unseen_labels, unseen = sparse(20_000, seed + 100)
+        chosen, rows = strategies.choose(labels, probabilities)
+        compared = [row for row in rows if row.thresholds.strategy in strategies.STRATEGIES]
+        leader = max(compared, key=lambda row: row.cross_fitted["f1_macro"]).thresholds
+        chosen_scores.append(macro(unseen_labels, chosen.apply(unseen)))
+        leader_scores.append(macro(unseen_labels, leader.apply(unseen)))
+    assert chosen_scores != leader_scores
+    assert np.mean(chosen_scores) > np.mean(leader_scores)
+
+
+def test_another_strategy_that_is_clearly_better_is_chosen() -> None:
+    """One label per text, of ten with nearly equal probabilities: only the largest says which."""
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 10, 2000)
+    probabilities = (random.uniform(0.0, 0.6, (2000, 1)) + random.uniform(0, 0.02, (2000, 10))).astype(np.float32)
+    probabilities[np.arange(2000), truth] += np.float32(0.03)
+    chosen, _ = strategies.choose(np.eye(10, dtype=bool)[truth], probabilities)
+    assert chosen.strategy in ("top-k", "top-k-floor")
 
 
 def test_smoothed_thresholds_of_a_label_without_positives_are_one_half() -> None:

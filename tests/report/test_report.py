@@ -404,4 +404,4 @@ def test_seeds_are_summarised_per_recipe_and_metric(recorded: Any, markdown_tabl
 
 def test_measurements_of_the_package_are_readable(markdown_tables: Any) -> None:
     text = to_markdown("t", measurements.sections(OFFICIAL_DIGEST))
-    assert [table[0][0] for table in markdown_tables(text)] == ["over seeds", "ablation", "predictor"]
+    assert [table[0][0] for table in markdown_tables(text)] == ["over seeds", "over seeds", "ablation", "predictor"]
