@@ -27,14 +27,12 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 from goemotions.errors import RequestError
 from goemotions.serving import bodies, metrics, openinference, request_ids, schema, wire
 from goemotions.serving.limits import Limits
-from goemotions.serving.relay import Relays
+from goemotions.serving.relay import STREAMS, Relays
 from goemotions.serving.service import CLIENT_GONE, Service, handle
 
 logger = logging.getLogger(__name__)
 # The library's own errors are of clients that left; those of handlers are logged here.
 logging.getLogger("grpc._cython.cygrpc").setLevel(logging.CRITICAL)
-# Calls at once on one connection; the client keeps more to itself until one ends.
-STREAMS = 128
 # The metadata of a response with the run of the model, beside the version in its message.
 RUN = "model-run"
 METADATA_BYTES = 16 * 2**10
@@ -185,6 +183,7 @@ class _Calls(grpc.aio.ServerInterceptor):
         self._has_closed = True
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        self._relays.turns.begin()
         handler = await continuation(details)
         if handler is None or handler.unary_unary is None:
             metrics.count("grpc", 404)

@@ -30,14 +30,16 @@ RETRY_SECONDS = 0.1
 class Turns:
     """What clients cause, a few pieces of work per turn of the event loop: one of each address, then the next one of each."""
 
+    most = WORK
+
     def __init__(self) -> None:
         self._waiting: dict[str, deque[Callable[[], None]]] = {}
-        self._count, self._left = 0, WORK
+        self._count, self._left = 0, self.most
         self._is_scheduled = False
 
     def has_room(self, address: str) -> bool:
         """Whether work for an address may be done at once; it is then expected to be done."""
-        if address in self._waiting or not self._left:
+        if address in self._waiting or self._room() <= 0:
             return False
         self._left -= 1
         self._schedule()
@@ -54,14 +56,20 @@ class Turns:
         waiting = len(self._waiting.get(address, ()))
         return waiting >= most or (self._count >= BACKLOG and waiting >= max(1, BACKLOG // max(1, len(self._waiting))))
 
+    def _room(self) -> int:
+        return self._left
+
     def _schedule(self) -> None:
         if not self._is_scheduled:
             self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._next)
 
     def _next(self) -> None:
-        self._is_scheduled, self._left = False, WORK
-        while self._waiting and self._left:
+        self._is_scheduled, self._left = False, self.most
+        self._work()
+
+    def _work(self) -> None:
+        while self._waiting and self._room() > 0:
             address = next(iter(self._waiting))
             waiting = self._waiting.pop(address)
             work = waiting.popleft()

@@ -15,6 +15,8 @@ TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 # The formats that scrapers may accept; the library fails on versions that it does not expect.
 PLAIN, OPENMETRICS = "text/plain", "application/openmetrics-text"
+# The status of a gRPC connection that resets too many calls, in metrics only: HTTP/2's ENHANCE_YOUR_CALM.
+RESETS = 420
 # The label ``reason`` of a rejected request, by its status.
 REASONS = {
     400: "malformed",
@@ -22,6 +24,7 @@ REASONS = {
     413: "too-large",
     414: "url-too-large",
     415: "content-type",
+    RESETS: "resets",
     429: "overloaded",
     431: "head-too-large",
     499: "client-gone",

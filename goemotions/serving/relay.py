@@ -2,7 +2,8 @@
 
 The library limits the metadata of a client only once that client has acknowledged its settings: until then, it reads 16 MB per call.
 Here the settings are acknowledged in the place of every client, before anything of a call. The library also closes no connection
-that its client holds open, and does not limit those of one address.
+that its client holds open, and does not limit those of one address. It hands over calls in the order in which they arrive, even if they
+are reset at once: here they wait, so that each connection has its turn.
 
 Frames: https://www.rfc-editor.org/rfc/rfc9113#section-4.1
 """
@@ -11,7 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import socket
+import time
 from typing import Any
 
 from goemotions.serving import connections, listening, metrics
@@ -19,13 +22,101 @@ from goemotions.serving.connections import Reader, Unread
 from goemotions.serving.limits import Limits
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-# The bytes before the payload of a frame, the type and the flag of an acknowledgement, and the whole of it.
-HEAD_BYTES, SETTINGS, IS_ACK = 9, 4, 1
+# The bytes before the payload of a frame, types of frames, and the flag of an acknowledgement and the whole of it.
+HEAD_BYTES, HEADERS, RST_STREAM, SETTINGS, IS_ACK = 9, 1, 3, 4, 1
 ACK = bytes([0, 0, 0, SETTINGS, IS_ACK, 0, 0, 0, 0])
 # The longest first settings of a client, and the most frames before it acknowledges the server's: it does so as soon as it has them.
 SETTINGS_BYTES, FRAMES = 1024, 1000
+# Calls at once on one connection; the client keeps more to itself until one ends.
+STREAMS = 128
+# Calls in the library: so many that their texts share batches, or few, so that each connection has its turn soon, while several have
+# more, and for some seconds after that.
+CALLS, FEW_CALLS, FEW_SECONDS = 96, 16, 1.0
+# Frames per turn, besides one that begins a call.
+TURN_FRAMES = 256
+# The library has no call if none has begun at so many such times in a row: one may be over before the event loop has looked for calls.
+QUIET_SECONDS, QUIET_TIMES = 0.001, 5
+# After it had one all the same, it has more than it should from then on. So after this time it gets none until it has none.
+DRAIN_SECONDS = 0.1
+# A call that its client resets sooner is not one of a deadline or of hedging. Beyond so many at once and per second, the connection is
+# closed: https://www.cve.org/CVERecord?id=CVE-2023-44487
+RESET_SECONDS, RESETS, RESETS_PER_SECOND = 0.01, 1000, 200
 # What the library has sent is at its client after this time, unless that does not read.
 LAST_SECONDS = 0.1
+
+
+class CallTurns(listening.Turns):
+    """Few calls are in the library and have not begun; the others wait here: one of each address, then the next one of each.
+
+    Calls that the library rejects itself never begin. They are forgotten once no call begins any more.
+    """
+
+    most = CALLS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._begun, self._few_until = 0, 0.0
+        self._drains_at, self._is_draining = math.inf, False
+
+    def _room(self) -> int:
+        now = time.monotonic()
+        if self._count > 1:
+            self._few_until = now + FEW_SECONDS
+        return self._left - (CALLS - FEW_CALLS) * (now < self._few_until)
+
+    def begin(self) -> None:
+        """Counts a call that has begun."""
+        self._begun += 1
+        self.release()
+
+    def release(self) -> None:
+        """Makes room for another call."""
+        if not self._is_draining:
+            self._left = min(self._left + 1, self.most)
+            self._work()
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._look(QUIET_TIMES, self._begun)
+
+    def _look(self, times: int, begun: int) -> None:
+        """Looks again, so many times, whether a call has begun; if none has, the library has none, and gets new ones."""
+        loop = asyncio.get_running_loop()
+        if begun != self._begun:
+            times = QUIET_TIMES
+        if self._left == self.most:
+            self._is_scheduled = False
+        elif times:
+            if loop.time() > self._drains_at:
+                self._left, self._is_draining, self._drains_at = 0, True, math.inf
+            loop.call_later(QUIET_SECONDS, self._look, times - 1, self._begun)
+        else:
+            if not self._is_draining:
+                self._drains_at = min(self._drains_at, loop.time() + DRAIN_SECONDS)
+            self._is_draining = False
+            self._next()
+
+
+class _Resets:
+    """Counts the calls of a connection that are reset at once."""
+
+    def __init__(self, now: float) -> None:
+        self._left, self._since = float(RESETS), now
+        # When each of the newest calls began, by its stream.
+        self._calls: dict[bytes, float] = {}
+
+    def begin(self, stream: bytes, now: float) -> None:
+        self._calls[stream] = now
+        if len(self._calls) > STREAMS:
+            del self._calls[next(iter(self._calls))]
+
+    def are_many(self, stream: bytes, now: float) -> bool:
+        """Whether the reset of this call is one too many."""
+        if now - self._calls.pop(stream, -math.inf) < RESET_SECONDS:
+            self._left = min(RESETS, self._left + RESETS_PER_SECOND * (now - self._since)) - 1
+            self._since = now
+        return self._left < 0
 
 
 class Relays(connections.Connections["Relay"]):
@@ -37,6 +128,7 @@ class Relays(connections.Connections["Relay"]):
     def __init__(self, limits: Limits, name: str) -> None:
         super().__init__(limits, "grpc")
         self.name = name
+        self.turns = CallTurns()
         self._names: dict[str, Relay] = {}
         self._listener: listening.Listener | None = None
 
@@ -49,7 +141,7 @@ class Relays(connections.Connections["Relay"]):
         if self._listener:
             self._listener.close()
         for relay in self.open:
-            relay.read(False)
+            relay.stop()
         await asyncio.sleep(LAST_SECONDS)
         for relay in self.open:
             relay.abort("shutdown")
@@ -80,15 +172,20 @@ class Relay(Reader):
         self.peer = self.name = ""
         self.since = self._loop.time()
         self.calls = 0
+        self._resets = _Resets(self.since)
         self._unread = Unread()
         self._connecting: asyncio.Task[object] | None = None
-        # Until the client acknowledges the settings: what is held back, where the next frame begins in it, and how many came before.
+        # Received and not passed on; where the next frame begins in it, and how many came before.
         self._held, self._next, self._frames = b"", len(PREFACE), 0
         self.has_acknowledged = False
+        # Whether the library has sent its settings and reads.
+        self._may_write = False
+        # Whether a frame waits for its turn, or has it; the frames that are left of the last one; whether nothing more is passed on.
+        self._is_waiting, self._has_turn, self._left, self._is_stopped = False, False, TURN_FRAMES, False
 
     @property
     def is_idle(self) -> bool:
-        return not self.calls
+        return not self.calls and not self._is_waiting
 
     def begin_call(self) -> None:
         self.calls += 1
@@ -109,7 +206,7 @@ class Relay(Reader):
         self.name = "unix-abstract:" + own.getsockname()[1:].decode()
         if not self._relays.add(self):
             own.close()
-            self.abort(metrics.REASONS[429])
+            self._refuse(429)
             return
         # uvloop's create_unix_connection attaches the socket after the connection may have been closed: its file would be closed twice.
         self._connecting = self._loop.create_task(self._loop.connect_accepted_socket(lambda: self._library, own))
@@ -119,10 +216,8 @@ class Relay(Reader):
         self._library.abort()
 
     def data_received(self, data: memoryview) -> None:
-        if self.has_acknowledged:
-            self._library.write(bytes(data))
-        else:
-            self._acknowledge(self._held + data)
+        self._held += data
+        self._relay()
 
     def pause_writing(self) -> None:
         self._library.read(False)
@@ -130,14 +225,15 @@ class Relay(Reader):
     def resume_writing(self) -> None:
         self._library.read(True)
 
-    def read(self, may_read: bool) -> None:
-        """Reads from the client, or not while the library does not read."""
-        _read(self.client, may_read)
+    def write(self, may_write: bool) -> None:
+        """Passes on what the client sends, or not while the library does not read."""
+        self._may_write = may_write
+        self._relay()
 
-    def start(self) -> None:
-        """Relays, once the library has sent its settings."""
-        self.read(True)
-        self._acknowledge(self._held)
+    def stop(self) -> None:
+        """Passes on nothing more of the client."""
+        self._is_stopped = True
+        self._relay()
 
     def check(self, now: float) -> None:
         limits = self._relays.limits
@@ -150,39 +246,77 @@ class Relay(Reader):
         metrics.CLOSED.labels(reason).inc()
         self.client.abort()
 
-    def _acknowledge(self, data: bytes) -> None:
-        """Relays what a client sends before its acknowledgement, with that of this server after its settings; drops its own."""
-        if not self._library.has_settings:
-            self._held = data
-            self.read(False)
-            return
+    @property
+    def _may_relay(self) -> bool:
+        return self._may_write and not self._is_waiting and not self._is_stopped and not self.client.is_closing()
+
+    def _relay(self) -> None:
+        """Passes on what was received; reads more if it may be passed on, too."""
+        if self._may_relay:
+            self._pass_on()
+        _read(self.client, self._may_relay)
+
+    def _pass_on(self) -> None:
+        """Passes on frames until one has to wait for its turn; of the acknowledgements, that of this server for the client's first."""
+        data, start, position, write = self._held, 0, self._next, self._library.write
         if not self._frames and not data.startswith(PREFACE[: len(data)]):
-            self.abort(metrics.REASONS[400])
+            self._refuse(400)
             return
-        start, position, write = 0, self._next, self._library.write
         while len(data) >= position + HEAD_BYTES:
-            size, is_settings = int.from_bytes(data[position : position + 3], "big"), data[position + 3] == SETTINGS
-            is_ack = is_settings and data[position + 4] & IS_ACK
-            end = position + HEAD_BYTES + size
+            head = data[position : position + HEAD_BYTES]
+            end = position + HEAD_BYTES + int.from_bytes(head[:3], "big")
+            if (head[3] == HEADERS or not self._left) and not self._takes_turn(head[3] == HEADERS):
+                break
+            if status := self._refused(head):
+                self._refuse(status)
+                return
+            if not self._frames and len(data) < end:
+                break
             if not self._frames:
-                if is_ack or not is_settings or size > SETTINGS_BYTES:
-                    self.abort(metrics.REASONS[400])
-                    return
-                if len(data) < end:
-                    break
                 write(data[:end] + ACK)
                 start = end
-            elif is_ack:
-                self.has_acknowledged, self._held = True, b""
-                write(data[start:position] + data[end:])
-                return
-            position, self._frames = end, self._frames + 1
-            if self._frames > FRAMES:
-                self.abort(metrics.REASONS[400])
-                return
+            elif not self.has_acknowledged and _is_ack(head):
+                self.has_acknowledged = True
+                write(data[start:position])
+                start = end
+            position, self._frames, self._left = end, self._frames + 1, self._left - 1
         passed = min(position, len(data)) if self._frames else 0
         write(data[start:passed])
         self._held, self._next = data[passed:], position - passed
+
+    def _refused(self, head: bytes) -> int:
+        """The status with which this connection is closed for a frame; 0 if the frame may be passed on."""
+        kind, stream, now = head[3], head[5:], self._loop.time()
+        if not self._frames and (kind != SETTINGS or _is_ack(head) or int.from_bytes(head[:3], "big") > SETTINGS_BYTES):
+            return 400
+        if not self.has_acknowledged and self._frames > FRAMES:
+            return 400
+        if kind == HEADERS:
+            self._resets.begin(stream, now)
+        return metrics.RESETS if kind == RST_STREAM and self._resets.are_many(stream, now) else 0
+
+    def _refuse(self, status: int) -> None:
+        metrics.count("grpc", status)
+        self.abort(metrics.REASONS[status])
+
+    def _takes_turn(self, is_call: bool) -> bool:
+        """Whether it is the turn of this connection, to pass on a call or other frames; it waits otherwise."""
+        turns = self._relays.turns
+        if not self._has_turn and not turns.has_room(self.peer):
+            self._is_waiting = True
+            turns.wait(self.peer, self._resume)
+            return False
+        self._has_turn, self._left = False, TURN_FRAMES
+        if not is_call:
+            self._loop.call_soon(turns.release)
+        return True
+
+    def _resume(self) -> None:
+        self._is_waiting, self._has_turn = False, True
+        if self.client.is_closing():
+            self._loop.call_soon(self._relays.turns.release)
+        else:
+            self._relay()
 
 
 class _Library(Reader):
@@ -207,16 +341,16 @@ class _Library(Reader):
             client.write(bytes(data))
             if not self.has_settings:
                 self.has_settings = True
-                self._relay.start()
+                self._relay.write(True)
 
     def pause_writing(self) -> None:
-        self._relay.read(False)
+        self._relay.write(False)
 
     def resume_writing(self) -> None:
-        self._relay.read(True)
+        self._relay.write(True)
 
     def write(self, data: bytes) -> None:
-        if not self.transport.is_closing():
+        if data and not self.transport.is_closing():
             self.transport.write(data)
 
     def read(self, may_read: bool) -> None:
@@ -226,6 +360,10 @@ class _Library(Reader):
     def abort(self) -> None:
         if self.transport:
             self.transport.abort()
+
+
+def _is_ack(head: bytes) -> bool:
+    return head[3] == SETTINGS and bool(head[4] & IS_ACK)
 
 
 def _read(transport: Any, may_read: bool) -> None:

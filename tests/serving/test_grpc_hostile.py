@@ -212,7 +212,7 @@ ATTACKS: dict[str, tuple[Callable[[int], Iterator[Any]], str]] = {
     "nobody-reads": (nobody_reads, 'closed_connections_total{reason="unread-answer"}'),
     "no-message": (no_message, 'rejected_requests_total{reason="slow"}'),
     "half-messages": (half_messages, 'rejected_requests_total{reason="slow"}'),
-    "resets": (resets, 'rejected_requests_total{reason="client-gone"}'),
+    "resets": (resets, 'rejected_requests_total{reason="resets"}'),
     "pings": (flood(frame(http2.PING, payload=bytes(8)), 300), ""),
     "settings": (flood(http2.settings(window=65535), 300), ""),
     "empty-frames": (flood(frame(http2.DATA, 0, 1), 300), ""),
