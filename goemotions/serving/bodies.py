@@ -15,19 +15,28 @@ from goemotions.errors import RequestError
 from goemotions.serving.limits import Limits
 from goemotions.serving.openapi import JSON
 from goemotions.serving.openinference import BINARY_HEADER
-from goemotions.serving.service import CLIENT_GONE
+from goemotions.serving.service import CLIENT_GONE, COUNTED
 
 BINARY = "application/octet-stream"
 COMPRESSIONS = ("gzip", "deflate")
+# https://www.rfc-editor.org/rfc/rfc9110#section-8.4.1.3
+OTHER_GZIP = "x-gzip"
 # Bodies up to this size are parsed at once, and do not count as memory.
 SMALL_BYTES = 32 * 1024
 # Before the least rate applies.
 GRACE_SECONDS = 2.0
 # Between two refusals, and the longest time until one.
 REFUSAL_SECONDS, MOST_REFUSAL_SECONDS = 0.04, 1.0
-# What a connection writes into the state of a request: whether the body is complete, whether the connection has ended, and whether the
-# server ended it, through no fault of the client. And what it reads there: the task to cancel when it ends.
-HAS_BODY, HAS_ENDED, CLOSED_BY_SERVER, HANDLING = "has-body", "has-ended", "closed-by-server", "handling"
+# What a connection writes into the state of a request: whether the body is complete, whether the connection has ended, whether it has
+# refused the rest of the request and counted that, and whether the server ended it, through no fault of the client. And what it reads
+# there: the task to cancel when it ends.
+HAS_BODY, HAS_ENDED, IS_REFUSED, CLOSED_BY_SERVER, HANDLING = (
+    "has-body",
+    "has-ended",
+    "is-refused",
+    "closed-by-server",
+    "handling",
+)
 PARSER = ThreadPoolExecutor(1, "parser")
 Parsed = TypeVar("Parsed")
 # An inference request and its body, to the response.
@@ -68,6 +77,8 @@ class RequestLimiter:
         Raises:
             RequestError: 408, 413 or 415 for the body, 429 for too many requests, 499 if the client disconnects.
         """
+        if HAS_ENDED in request.scope["state"]:
+            raise _ended(request)
         self._limits.check_requests(self._requests + 1)
         body = _Body()
         try:
@@ -97,8 +108,8 @@ class RequestLimiter:
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type not in ("", JSON, BINARY):
             raise RequestError(f"send Content-Type: {BINARY if BINARY_HEADER in request.headers else JSON}", 415)
-        encoding = request.headers.get("content-encoding", "identity").lower()
-        if encoding not in ("identity", *COMPRESSIONS):
+        encoding = ",".join(request.headers.getlist("content-encoding")).lower() or "identity"
+        if encoding not in ("identity", OTHER_GZIP, *COMPRESSIONS):
             raise RequestError(f"the body has an unknown Content-Encoding: send {' or '.join(COMPRESSIONS)}, or none", 415)
         content = await self._receive(request, body)
         if encoding == "identity":
@@ -128,7 +139,7 @@ class RequestLimiter:
                         self._hold(body, len(content))
                         timeout.reschedule(started + min(GRACE_SECONDS + len(content) / limits.read_rate, limits.read_seconds))
         except ClientDisconnect as error:
-            raise RequestError("the client disconnected", CLIENT_GONE) from error
+            raise _ended(request) from error
         except TimeoutError as error:
             raise RequestError(
                 f"the body arrived too slowly: send {limits.read_rate:,} bytes per second, and all within {limits.read_seconds:g} s",
@@ -200,6 +211,12 @@ async def _while_connected(request: Request, response: Awaitable[Response]) -> R
         handling.uncancel()
         if state.get(CLOSED_BY_SERVER):
             raise RequestError("the server closed the connection before it had the scores", 503) from None
-        raise RequestError("the client disconnected", CLIENT_GONE) from None
+        raise _ended(request) from None
     finally:
         state.pop(HANDLING, None)
+
+
+def _ended(request: Request) -> RequestError:
+    if IS_REFUSED in request.scope["state"]:
+        return RequestError("the rest of the request was refused", COUNTED)
+    return RequestError("the client disconnected", CLIENT_GONE)

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from goemotions.serving import connections, metrics
-from goemotions.serving.bodies import CLOSED_BY_SERVER, HANDLING, HAS_BODY, HAS_ENDED
+from goemotions.serving.bodies import CLOSED_BY_SERVER, HANDLING, HAS_BODY, HAS_ENDED, IS_REFUSED
 from goemotions.serving.connections import Reader, Unread
 from goemotions.serving.limits import Limits
 from goemotions.serving.listening import Turns
@@ -37,6 +37,7 @@ MESSAGES = {
     414: f"the URL is longer than {URL_BYTES:,} bytes",
     429: "the server has too many connections: try again later",
     431: "the head of the request, its trailers or the framing of its chunks are too large",
+    501: "this server knows no Transfer-Encoding but chunked",
 }
 # The states of a connection: before its first request, between two, in a head, in a request until it is answered, in the rest of a body
 # after the answer, and after the last answer. The metric of closed connections has those at their deadline under these names.
@@ -270,6 +271,8 @@ class Connection(HttpToolsProtocol):
             self._hosts += 1
         elif name == b"content-length" and value.isdigit():
             self._body_left = int(value)
+        elif name == b"transfer-encoding":
+            _check_codings(value)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -277,6 +280,8 @@ class Connection(HttpToolsProtocol):
         if version not in ("1.0", "1.1") or (self._hosts != 1 and (version, self._hosts) != ("1.0", 0)):
             raise Refused(400)
         self._has_head = True
+        # https://www.rfc-editor.org/rfc/rfc9110#section-15.2
+        self.expect_100_continue &= version != "1.0"
         super().on_headers_complete()
         self.cycle.transport = self._responses  # type: ignore[assignment]
         self._cycles.append(self.cycle)
@@ -379,12 +384,23 @@ class Connection(HttpToolsProtocol):
         """Rejects what was received, and closes the connection."""
         if self.is_ending:
             return
-        metrics.count("http", status)
+        is_answered = self._has_head and not self._is_complete and not self._cycles
+        if not is_answered:
+            metrics.count("http", status)
         metrics.CLOSED.labels(metrics.REASONS[status]).inc()
-        if not self.has_response:
+        if not is_answered and not self.has_response:
             body = orjson.dumps({"error": MESSAGES[status]})
             head = b"Content-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
             self.transport.write(STATUS_LINE[status] + head + body)
+        if self._has_head and not self._is_complete and self._cycles:
+            self._cycles[-1].scope["state"][IS_REFUSED] = True
         self._disconnect()
         self._is_complete = False
         self.linger()
+
+
+def _check_codings(value: bytes) -> None:
+    """Refuses any other Transfer-Encoding than chunked: https://www.rfc-editor.org/rfc/rfc9112#section-6.1"""
+    codings = [coding.strip() for coding in value.lower().split(b",")]
+    if codings != [b"chunked"]:
+        raise Refused(501 if codings[-1] == b"chunked" else 400)

@@ -17,6 +17,8 @@ TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 PLAIN, OPENMETRICS = "text/plain", "application/openmetrics-text"
 # The status of a gRPC connection that resets too many calls, in metrics only: HTTP/2's ENHANCE_YOUR_CALM.
 RESETS = 420
+# Of what this server never does, whoever asks for it.
+UNSUPPORTED = 501
 # The label ``reason`` of a rejected request, by its status.
 REASONS = {
     400: "malformed",
@@ -29,6 +31,7 @@ REASONS = {
     431: "head-too-large",
     499: "client-gone",
     500: "failed",
+    UNSUPPORTED: "unsupported",
     503: "unavailable",
     504: "timeout",
 }
@@ -117,7 +120,7 @@ def outcome(status: int) -> str:
     """Who is to blame: ``ok`` for nobody, ``client``, ``overload``, or ``server``, on which alerts rest."""
     if status < 400:
         return "ok"
-    return "overload" if status == 429 else "client" if status < 500 else "server"
+    return "overload" if status == 429 else "client" if status < 500 or status == UNSUPPORTED else "server"
 
 
 def count(protocol: str, status: int) -> None:

@@ -27,6 +27,7 @@ from goemotions.serving.openinference import BINARY_HEADER
 from goemotions.serving.service import Service, handle
 
 RUN_HEADER = "model-run"
+CLOSE = (b"connection", b"close")
 # In the state of an inference request: its id.
 ID = "id"
 
@@ -185,7 +186,8 @@ def _metrics(service: Service) -> Route:
 class _Headers:
     """Adds headers to every response: the run of the model, beside the version that bodies have, and the id of the request.
 
-    While the server drains, responses carry `Connection: close`, so that no client sends a request to a closed connection.
+    While the server drains, responses carry `Connection: close`, so that no client sends a request to a closed connection. So do those
+    before a body that the client sends only if it is asked to: it may send another request instead.
     """
 
     def __init__(self, app: Any, service: Service) -> None:
@@ -197,12 +199,19 @@ class _Headers:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
-                closing = ((b"connection", b"close"),) if self._service.is_draining else ()
-                identified = ((self._id, scope["state"][ID].encode()),) if ID in scope["state"] else ()
-                message["headers"] = [*message["headers"], self._run, *identified, *closing]
+                headers = [*message["headers"], self._run]
+                if ID in scope["state"]:
+                    headers.append((self._id, scope["state"][ID].encode()))
+                if (self._service.is_draining or _may_lack_body(scope)) and CLOSE not in headers:
+                    headers.append(CLOSE)
+                message["headers"] = headers
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
+
+
+def _may_lack_body(scope: Any) -> bool:
+    return bodies.HAS_BODY not in scope["state"] and any(name == b"expect" for name, _ in scope["headers"])
 
 
 def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -224,7 +233,8 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    metrics.count("http", error.status_code)
+    if bodies.IS_REFUSED not in request.scope["state"]:
+        metrics.count("http", error.status_code)
     messages = {404: "no such path or model", 405: "this path does not support that method"}
     return _json(
         {"error": messages.get(error.status_code, schema.shorten(error.detail))}, error.status_code, dict(error.headers or {})

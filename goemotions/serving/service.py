@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 # nginx's status for a client that disconnected before the response; it appears in metrics only.
 CLIENT_GONE = 499
+# The status of a request whose connection refused the rest of it, and has counted it.
+COUNTED = 0
 # One thread, so that texts to explain take no more than one core from the engine before they are admitted.
 OCCLUDER = ThreadPoolExecutor(1, "occluder")
 T = TypeVar("T")
@@ -200,8 +202,9 @@ async def handle(protocol: str, handler: Awaitable[T], cancelled: Callable[[], i
         logger.exception("a request failed")
         raise RequestError("the server failed: see its log", status) from error
     finally:
-        metrics.count(protocol, status)
-        metrics.series_of_request_seconds(protocol, status).observe(time.perf_counter() - started)
+        if status != COUNTED:
+            metrics.count(protocol, status)
+            metrics.series_of_request_seconds(protocol, status).observe(time.perf_counter() - started)
 
 
 def _warm_up(engine: Engine) -> float:

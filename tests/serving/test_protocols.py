@@ -257,16 +257,20 @@ def test_an_unknown_model_is_not_found_over_grpc(stub: Any, name: str, version: 
         assert error.value.code() == grpc.StatusCode.NOT_FOUND
 
 
-def test_a_bad_grpc_request_is_rejected(stub: Any) -> None:
+def test_a_bad_grpc_request_is_rejected(server: Server, stub: Any) -> None:
     wrong = message(["a"])
     wrong.inputs[0].shape[0] = 7
     for request in (wrong, message([]), message(["a"] * 65)):
         with pytest.raises(grpc.RpcError) as error:
             stub.ModelInfer(request)
         assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    before = server.metrics()
     with pytest.raises(grpc.RpcError) as unknown:
         stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="goemotions"))
     assert unknown.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    # No failure of the server, on which alerts rest.
+    assert grown(server, before, 'goemotions_requests_total{outcome="client",protocol="grpc"}')
+    assert server.metrics().get('goemotions_requests_total{outcome="server",protocol="grpc"}', 0) == 0
 
 
 def raw(server: Server, sent: bytes, *, more: bytes = b"", pause: float = 0.0, timeout: float = 30.0) -> bytes:
@@ -324,6 +328,105 @@ def test_white_space_may_follow_the_value_of_a_field(server: Server, field: byte
     response = raw(server, HEAD + b"Connection: close\r\n" + field + b"\r\n\r\n" + body)
     assert b"HTTP/1.1 200 " in response
     assert response.startswith(b"HTTP/1.1 100 ") == (b"Expect" in field)
+
+
+def refusals(metrics: dict[str, float]) -> float:
+    """Requests that were counted as anyone's failure."""
+    return sum(
+        count for name, count in metrics.items() if name.startswith("goemotions_requests_total{") and 'outcome="ok"' not in name
+    )
+
+
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+CHUNKS = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    ("coding", "status"),
+    [
+        (b"gzip, chunked", 501),
+        (b"identity, chunked", 501),
+        (b"chunked, chunked", 400),
+        (b"gzip\r\nTransfer-Encoding: chunked", 400),
+        (b"chunked\r\nTransfer-Encoding: gzip", 400),
+        (b"gzip", 400),
+    ],
+)
+@pytest.mark.parametrize(
+    "head", [HEAD, LIVE, HEAD + b"Connection: Upgrade\r\nUpgrade: h2c\r\n"], ids=["post", "get", "upgrade"]
+)
+@pytest.mark.fault("http-transfer-coding")
+def test_a_body_in_another_coding_is_not_read_as_plain_chunks(server: Server, head: bytes, coding: bytes, status: int) -> None:
+    before = server.metrics()
+    response = raw(server, head + b"Transfer-Encoding: " + coding + b"\r\n\r\n" + CHUNKS + LIVE + b"\r\n")
+    assert response.startswith(b"HTTP/1.1 %d " % status)
+    assert response.count(b"HTTP/1.1 ") == 1
+    after = server.metrics()
+    name = 'goemotions_requests_total{outcome="client",protocol="http"}'
+    assert after[name] - before.get(name, 0) == refusals(after) - refusals(before) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "status"),
+    [
+        (CHUNKED + b"zz\r\n", b"", 400),
+        (CHUNKED, b"zz\r\n", 400),
+        (CHUNKED + b"5\r\nabcde\r\n", b"5;" + b"x" * 40_000, 431),
+        (CHUNKED.replace(b"json", b"csv") + b"zz\r\n", b"", 400),
+        (CHUNKED.replace(b"json", b"csv"), b"zz\r\n", 415),
+        (CHUNKED.replace(b":predict", b":nothing") + b"zz\r\n", b"", 400),
+        (CHUNKED.replace(b":predict", b":nothing"), b"zz\r\n", 404),
+        (HEAD + b"Transfer-Encoding: xchunked\r\n\r\n" + CHUNKS, b"", 400),
+    ],
+    ids=["at-once", "later", "extension", "after-415-at-once", "after-415", "after-404-at-once", "after-404", "unknown-coding"],
+)
+@pytest.mark.fault("server-blame")
+def test_a_request_that_is_refused_in_its_body_is_answered_and_counted_once(
+    server: Server, first: bytes, later: bytes, status: int
+) -> None:
+    before = server.metrics()
+    response = raw(server, first, more=later, pause=0.2)
+    assert response.startswith(b"HTTP/1.1 %d " % status)
+    assert response.count(b"HTTP/1.1 ") == 1
+    time.sleep(0.1)
+    assert refusals(server.metrics()) - refusals(before) == 1
+
+
+@pytest.mark.fault("http-interim-response")
+def test_a_client_of_http_1_0_is_not_told_to_continue(server: Server) -> None:
+    head = HEAD.replace(b"HTTP/1.1", b"HTTP/1.0") + b"Expect: 100-continue\r\nContent-Length: 20\r\n\r\n"
+    assert raw(server, head + BODY).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    ("named", "other", "status"), [(b":predict", b":nothing", 404), (b"application/json", b"text/csv", 415)]
+)
+@pytest.mark.fault("http-interim-response")
+def test_a_client_that_was_not_told_to_continue_may_not_reuse_the_connection(
+    server: Server, named: bytes, other: bytes, status: int
+) -> None:
+    # Its next request would be read as the body that it did not send.
+    head = HEAD.replace(named, other) + b"Expect: 100-continue\r\nContent-Length: 20\r\n\r\n"
+    response = raw(server, head)
+    assert response.startswith(b"HTTP/1.1 %d " % status)
+    assert response.lower().count(b"connection: close\r\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "body", "status"),
+    [
+        (b"Content-Encoding: x-gzip\r\n", gzip.compress(BODY), 200),
+        (b"Content-Encoding:\r\n", BODY, 200),
+        (b"Content-Encoding: identity\r\nContent-Encoding: gzip\r\n", BODY, 415),
+        (b"Content-Encoding: gzip\r\nContent-Encoding: gzip\r\n", gzip.compress(gzip.compress(BODY)), 415),
+    ],
+    ids=["x-gzip", "empty", "identity-and-gzip", "gzip-twice"],
+)
+@pytest.mark.fault("http-content-coding")
+def test_every_content_encoding_counts(server: Server, fields: bytes, body: bytes, status: int) -> None:
+    head = HEAD + b"Connection: close\r\n" + fields + b"Content-Length: %d\r\n\r\n" % len(body)
+    assert raw(server, head + body).startswith(b"HTTP/1.1 %d " % status)
 
 
 @pytest.mark.fault("http-body-limit")
