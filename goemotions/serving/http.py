@@ -279,12 +279,12 @@ class Connection(HttpToolsProtocol):
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1") or (self._hosts != 1 and (version, self._hosts) != ("1.0", 0)):
             raise Refused(400)
-        self._has_head = True
         # https://www.rfc-editor.org/rfc/rfc9110#section-15.2
         self.expect_100_continue &= version != "1.0"
         super().on_headers_complete()
         self.cycle.transport = self._responses  # type: ignore[assignment]
         self._cycles.append(self.cycle)
+        self._has_head = True
         if self.parser.should_upgrade():
             # Its connection needs another parser.
             self.cycle.keep_alive = False
