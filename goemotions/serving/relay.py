@@ -40,7 +40,7 @@ QUIET_SECONDS, QUIET_TIMES = 0.001, 5
 DRAIN_SECONDS = 0.1
 # A call that its client resets sooner is not one of a deadline or of hedging. Beyond so many at once and per second, the connection is
 # closed: https://www.cve.org/CVERecord?id=CVE-2023-44487
-RESET_SECONDS, RESETS, RESETS_PER_SECOND = 0.01, 1000, 200
+RESET_SECONDS, RESETS, RESETS_PER_SECOND = 0.002, 1000, 200
 # What the library has sent is at its client after this time, unless that does not read.
 LAST_SECONDS = 0.1
 
