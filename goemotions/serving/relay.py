@@ -23,7 +23,7 @@ from goemotions.serving.limits import Limits
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 # The bytes before the payload of a frame, types of frames, and the flag of an acknowledgement and the whole of it.
-HEAD_BYTES, HEADERS, RST_STREAM, SETTINGS, IS_ACK = 9, 1, 3, 4, 1
+HEAD_BYTES, DATA, HEADERS, RST_STREAM, SETTINGS, IS_ACK = 9, 0, 1, 3, 4, 1
 ACK = bytes([0, 0, 0, SETTINGS, IS_ACK, 0, 0, 0, 0])
 # The longest first settings of a client, and the most frames before it acknowledges the server's: it does so as soon as it has them.
 SETTINGS_BYTES, FRAMES = 1024, 1000
@@ -33,14 +33,18 @@ STREAMS = 128
 # more, and for some seconds after that.
 CALLS, FEW_CALLS, FEW_SECONDS = 96, 16, 1.0
 # Frames per turn, besides one that begins a call.
-TURN_FRAMES = 256
+TURN_FRAMES = 64
 # The library has no call if none has begun at so many such times in a row: one may be over before the event loop has looked for calls.
 QUIET_SECONDS, QUIET_TIMES = 0.001, 5
 # After it had one all the same, it has more than it should from then on. So after this time it gets none until it has none.
 DRAIN_SECONDS = 0.1
-# A call that its client resets sooner is not one of a deadline or of hedging. Beyond so many at once and per second, the connection is
-# closed: https://www.cve.org/CVERecord?id=CVE-2023-44487
-RESET_SECONDS, RESETS, RESETS_PER_SECOND = 0.002, 1000, 200
+# A connection is closed beyond so many, and so many per second, of calls that its client resets at once, or of frames without a call
+# and data: https://www.cve.org/CVERecord?id=CVE-2023-44487 and https://www.cve.org/CVERecord?id=CVE-2019-9512
+RESETS, CONTROLS, PER_SECOND = 1000, 4000, 200
+# A call that is reset later is one of a deadline, or of hedging.
+RESET_SECONDS = 0.002
+# Frames without data for each with a call or data: a client with a small window sends many updates of it for one large response.
+CONTROLS_PER_FRAME = 100
 # What the library has sent is at its client after this time, unless that does not read.
 LAST_SECONDS = 0.1
 
@@ -98,25 +102,44 @@ class CallTurns(listening.Turns):
             self._next()
 
 
-class _Resets:
-    """Counts the calls of a connection that are reset at once."""
+class _Allowance:
+    """So many, and so many per second more."""
+
+    def __init__(self, most: int, now: float) -> None:
+        self._most = self._left = float(most)
+        self._since = now
+
+    def give(self, count: float) -> None:
+        self._left = min(self._most, self._left + count)
+
+    def take(self, now: float) -> bool:
+        """Whether it was left."""
+        self.give(PER_SECOND * (now - self._since))
+        self._since = now
+        self._left -= 1
+        return self._left >= 0
+
+
+class _Flood:
+    """Whether a connection sends too many frames that cost the server more than the client."""
 
     def __init__(self, now: float) -> None:
-        self._left, self._since = float(RESETS), now
+        self._resets, self._controls = _Allowance(RESETS, now), _Allowance(CONTROLS, now)
         # When each of the newest calls began, by its stream.
         self._calls: dict[bytes, float] = {}
 
-    def begin(self, stream: bytes, now: float) -> None:
-        self._calls[stream] = now
-        if len(self._calls) > STREAMS:
-            del self._calls[next(iter(self._calls))]
-
-    def are_many(self, stream: bytes, now: float) -> bool:
-        """Whether the reset of this call is one too many."""
-        if now - self._calls.pop(stream, -math.inf) < RESET_SECONDS:
-            self._left = min(RESETS, self._left + RESETS_PER_SECOND * (now - self._since)) - 1
-            self._since = now
-        return self._left < 0
+    def is_one_too_many(self, head: bytes, now: float) -> bool:
+        kind, stream = head[3], head[5:]
+        if kind == HEADERS:
+            self._calls[stream] = now
+            if len(self._calls) > STREAMS:
+                del self._calls[next(iter(self._calls))]
+        if kind == HEADERS or (kind == DATA and any(head[:3])):
+            self._controls.give(CONTROLS_PER_FRAME)
+            return False
+        if kind == RST_STREAM and now - self._calls.pop(stream, -math.inf) < RESET_SECONDS and not self._resets.take(now):
+            return True
+        return not self._controls.take(now)
 
 
 class Relays(connections.Connections["Relay"]):
@@ -172,7 +195,7 @@ class Relay(Reader):
         self.peer = self.name = ""
         self.since = self._loop.time()
         self.calls = 0
-        self._resets = _Resets(self.since)
+        self._flood = _Flood(self.since)
         self._unread = Unread()
         self._connecting: asyncio.Task[object] | None = None
         # Received and not passed on; where the next frame begins in it, and how many came before.
@@ -286,14 +309,11 @@ class Relay(Reader):
 
     def _refused(self, head: bytes) -> int:
         """The status with which this connection is closed for a frame; 0 if the frame may be passed on."""
-        kind, stream, now = head[3], head[5:], self._loop.time()
-        if not self._frames and (kind != SETTINGS or _is_ack(head) or int.from_bytes(head[:3], "big") > SETTINGS_BYTES):
+        if not self._frames and (head[3] != SETTINGS or _is_ack(head) or int.from_bytes(head[:3], "big") > SETTINGS_BYTES):
             return 400
         if not self.has_acknowledged and self._frames > FRAMES:
             return 400
-        if kind == HEADERS:
-            self._resets.begin(stream, now)
-        return metrics.RESETS if kind == RST_STREAM and self._resets.are_many(stream, now) else 0
+        return metrics.FLOOD if self._flood.is_one_too_many(head, self._loop.time()) else 0
 
     def _refuse(self, status: int) -> None:
         metrics.count("grpc", status)

@@ -17,6 +17,7 @@ import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
+from goemotions.serving.relay import CONTROLS
 from tests.support import http2
 from tests.support.http2 import Connection, frame, headers, message
 from tests.support.servers import Server, serving
@@ -207,16 +208,17 @@ def silent_connections(port: int) -> Iterator[Any]:
         yield socket.create_connection(("127.0.0.1", port), timeout=10)
 
 
+FLOOD = 'rejected_requests_total{reason="flood"}'
 # Each attack, with the counter that shows it, if the library reports it.
 ATTACKS: dict[str, tuple[Callable[[int], Iterator[Any]], str]] = {
     "nobody-reads": (nobody_reads, 'closed_connections_total{reason="unread-answer"}'),
     "no-message": (no_message, 'rejected_requests_total{reason="slow"}'),
     "half-messages": (half_messages, 'rejected_requests_total{reason="slow"}'),
-    "resets": (resets, 'rejected_requests_total{reason="resets"}'),
+    "resets": (resets, FLOOD),
     "pings": (flood(frame(http2.PING, payload=bytes(8)), 300), ""),
-    "settings": (flood(http2.settings(window=65535), 300), ""),
+    "settings": (flood(http2.settings(window=65535), 300), FLOOD),
     "empty-frames": (flood(frame(http2.DATA, 0, 1), 300), ""),
-    "window-updates": (flood(frame(http2.WINDOW_UPDATE, payload=(1).to_bytes(4, "big")), 300), ""),
+    "window-updates": (flood(frame(http2.WINDOW_UPDATE, payload=(1).to_bytes(4, "big")), 300), FLOOD),
     "endless-headers": (endless_headers, ""),
     "large-metadata": (large_metadata, ""),
     "bombs": (bombs, 'requests_total{outcome="client",protocol="grpc"}'),
@@ -224,8 +226,8 @@ ATTACKS: dict[str, tuple[Callable[[int], Iterator[Any]], str]] = {
     "many-outputs": (many_outputs, 'rejected_requests_total{reason="too-large"}'),
     "empty-tensors": (large(b"\x2a\x00" * 1_000_000), 'rejected_requests_total{reason="too-large"}'),
     "empty-parameters": (large(b"\x22\x00" * 1_000_000), 'rejected_requests_total{reason="too-large"}'),
-    "priorities": (flood(frame(http2.PRIORITY, 0, 1, bytes(5)), 300), ""),
-    "unknown-frames": (flood(frame(0x77, 0, 1, bytes(100)), 300), ""),
+    "priorities": (flood(frame(http2.PRIORITY, 0, 1, bytes(5)), 300), FLOOD),
+    "unknown-frames": (flood(frame(0x77, 0, 1, bytes(100)), 300), FLOOD),
     "goaways": (flood(frame(http2.GOAWAY, payload=bytes(8)), 300), ""),
     "window-overflow": (flood(frame(http2.WINDOW_UPDATE, payload=b"\x7f\xff\xff\xff"), 10), ""),
     "large-tables": (flood(frame(http2.SETTINGS, payload=struct.pack(">HI", 1, 2**32 - 1)), 300), ""),
@@ -277,6 +279,26 @@ def test_others_are_served_while_one_client_attacks(server: Server, name: str) -
     assert set(outcomes) == {"OK"}, outcomes
     assert peak(process.pid) < used + MEMORY_MIB * 2**20
     assert server.metrics().get('goemotions_requests_total{outcome="server",protocol="grpc"}', 0) == 0
+
+
+@pytest.mark.fault("grpc-resets")
+def test_a_client_that_updates_a_small_window_often_is_served(server: Server) -> None:
+    connection, content, answers, updates = Connection(server.grpc_port, window=1024), LARGE, 0, 0
+    connection.acknowledge()
+    connection.call(content)
+    for kind, flags, stream, payload in connection.frames(60):
+        if kind == http2.DATA and payload:
+            size = len(payload).to_bytes(4, "big")
+            connection.send(frame(http2.WINDOW_UPDATE, payload=size) + frame(http2.WINDOW_UPDATE, 0, stream, size))
+            updates += 2
+        if kind == http2.HEADERS and flags & http2.END_STREAM:
+            answers += 1
+            if answers == 120:
+                break
+            connection.call(content)
+    connection.close()
+    assert answers == 120
+    assert updates > CONTROLS
 
 
 def serve_honestly(server: Server, ended: threading.Event, outcomes: list[str]) -> None:

@@ -145,7 +145,7 @@ def test_calls_that_the_library_rejects_itself_hold_up_the_others_for_a_moment()
 @pytest.mark.fault("grpc-resets")
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_client_is_closed_if_it_resets_many_calls_at_once_but_not_if_it_cancels_as_many_later(at_once: bool) -> None:
-    library, batch, names = Library(begins=True), 100, ("goemotions_rejected_requests_total", {"reason": "resets"})
+    library, batch, names = Library(begins=True), 100, ("goemotions_rejected_requests_total", {"reason": "flood"})
     before = REGISTRY.get_sample_value(*names) or 0
 
     async def test(connect: Callable[[], Awaitable[Any]]) -> None:
