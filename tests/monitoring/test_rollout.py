@@ -593,7 +593,10 @@ def test_a_state_of_a_rollout_that_ended_is_not_taken_up_again(service: Service)
 @pytest.mark.fault("rollout-forged")
 def test_the_traffic_never_goes_back_to_a_version_that_was_not_champion(service: Service) -> None:
     """Also if the registry was forged with the state."""
-    for champion, message in (("3", "goes back to version 3, which never was champion-cpu"), ("8", "version 8, which the rollout goes back to, was removed")):
+    for champion, message in (
+        ("3", "goes back to version 3, which never was champion-cpu"),
+        ("8", "version 8, which the rollout goes back to, was removed"),
+    ):
         state = State("2", champion, service.name, [20, 50], asdict(EQUAL), phase=rollout_state.ROLLING_BACK)
         rollouts.write(service.model, service.name, state.record())
         rollout_state.write(service.location, rollout_state.FILE, state)
