@@ -25,6 +25,7 @@ from goemotions.deployment.traffic import TrafficSplit
 from goemotions.errors import (
     BadArgument,
     DeploymentError,
+    IntegrityError,
     LockLost,
     ModelError,
     PromotionRefused,
@@ -247,7 +248,7 @@ class _Runner:
                 require=self.require_lock,
                 **gate,
             )
-        except (PromotionRefused, ModelError) as error:
+        except (PromotionRefused, ModelError, IntegrityError) as error:
             self._decide(ROLLING_BACK, str(error))
             self.roll_back()
         self._deploy(state.version, 0)

@@ -556,6 +556,23 @@ def test_a_rollout_whose_champion_was_removed_meanwhile_says_so(stack: Path) -> 
             service.roll_out()
 
 
+@pytest.mark.fault("rollout-obsolete")
+def test_a_version_whose_bundle_was_changed_during_the_rollout_is_not_promoted(complete: Service) -> None:
+    complete.begun(phase=rollout_state.PROMOTING, step=1)
+    complete.servers.proxy.shares.update(canary="2", percent=50)
+    bundle = model_registry.get_version(complete.model, "2").source
+    content = store.read(bundle, "thresholds.json")
+    assert content
+    store.write(bundle, "thresholds.json", content + b" ")
+    try:
+        with pytest.raises(RolledBack, match=r"thresholds\.json differs from its manifest"):
+            complete.roll_out()
+    finally:
+        store.write(bundle, "thresholds.json", content)
+    assert complete.shares == ("1", "", 0)
+    assert promotion.champion(complete.model, "cpu") == model_registry.get_version(complete.model, "1")
+
+
 FORGED: dict[str, dict[str, Any]] = {
     "another champion": {"champion": "3"},
     "the version itself": {"champion": "2", "phase": rollout_state.ROLLING_BACK},
