@@ -245,7 +245,7 @@ def test_a_canary_is_not_blamed_for_a_champion_that_fails(service: Service) -> N
     for version in service.servers.versions.values():
         version.errors = 0.6
     with pytest.raises(RolloutHeld, match=r"the champion itself fails \d+ of its last \d+ requests"):
-        service.roll_out(hold_seconds=1.5)
+        service.roll_out(hold_seconds=4)
     assert service.shares == ("1", "2", 20)
 
 
