@@ -39,7 +39,7 @@ from goemotions.monitoring.observations import Scrape
 from goemotions.monitoring.plan import Plan
 from goemotions.monitoring.rollout_state import State
 from goemotions.monitoring.version_traffic import VersionTraffic
-from goemotions.registry import mlflow_client, model_registry, promotion, rollouts, tracking
+from goemotions.registry import changes, mlflow_client, model_registry, promotion, rollouts, tracking
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.promotion import Move
 from goemotions.storage import layout, lease, lock, s3, store
@@ -407,6 +407,49 @@ def test_a_rollback_that_is_killed_is_completed(service: Service) -> None:
     with pytest.raises(RolledBack, match="it is slower"):
         service.roll_out()
     assert service.shares == ("1", "", 0)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("rollout-killed")
+@pytest.mark.parametrize("after", [False, True], ids=["before-each-change", "after-each-change"])
+def test_a_rollout_that_is_killed_again_and_again_promotes_once(
+    complete: Service, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    """Each process is killed at one of its first seven changes of the store, the registry or the traffic; the last are left alone."""
+    left, killed = 0, 0
+
+    def kill_at(owner: Any, name: str) -> None:
+        change = getattr(owner, name)
+
+        def changed(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            result = None if left == 0 and not after else change(*arguments, **options)
+            if left == 0:
+                raise Killed
+            return result
+
+        monkeypatch.setattr(owner, name, changed)
+
+    changing = ((rollout_state, "write"), (ProxySplit, "deploy"), (rollouts, "write"), (changes, "record"))
+    for owner, name in (*changing, (model_registry, "set_alias"), (model_registry, "set_tag")):
+        kill_at(owner, name)
+    for number in range(30):
+        left = number % 7 + 1 if number < 20 else 0
+        try:
+            complete.roll_out(steps="20,50,100", step_requests=10, step_texts=10)
+            break
+        except Killed:
+            killed += 1
+        except PromotionRefused:
+            # It was killed at the very end, and the version is the champion already.
+            break
+    assert killed > 5
+    assert (complete.shares, complete.state.phase) == (("2", "", 0), "promoted")
+    assert [(entry["percent"], entry["decision"]) for entry in complete.state.history] == [(20, "passed"), (50, "passed")]
+    version = model_registry.get_version(complete.model, "champion-cpu")
+    assert [(one.action, one.before) for one in changes.history(version, "champion-cpu")] == [("promote", "1")]
+    assert rollouts.records(complete.model)["local"].outcome == "promoted"
 
 
 @pytest.mark.fault("rollout-killed")
