@@ -81,6 +81,10 @@ class StorageUnavailable(StorageError):
     """The store does not respond, or fails for now: the same request may succeed later."""
 
 
+class LockLost(StorageError):
+    """Another process has taken over a lock, or may have: what it protects must not be changed any more."""
+
+
 class IntegrityError(WorkflowError):
     """A folder does not match its manifest."""
 

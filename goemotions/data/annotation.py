@@ -23,6 +23,8 @@ from goemotions.errors import BadJson, DataError
 ARGILLA, LABEL_STUDIO = "argilla", "label-studio"
 TASKS, CONFIG, RECORDS = "tasks.json", "labels.xml", "records.json"
 FIELD, QUESTION = "text", "labels"
+# The status of a record in Argilla that lacks submitted responses.
+PENDING = "pending"
 # Of an export, which is a single JSON list.
 MOST_BYTES = 2**28
 
@@ -115,7 +117,7 @@ def _record(one: Candidate, rank: int) -> dict[str, Any]:
 
 def read_export(path: Path) -> Iterator[Labelled]:
     """The labels in an export of Label Studio (JSON, JSON-MIN) or of Argilla (the folder of ``to_disk``, or its records as JSON, JSON
-    Lines or Parquet), one per annotator and text; skipped tasks and drafts are left out.
+    Lines or Parquet), one per annotator and text. Skipped tasks, drafts and, of ``to_disk``, incomplete records are left out.
 
     Raises:
         DataError: the file is none of these, or too large.
@@ -143,9 +145,9 @@ def _read(row: Mapping[str, Any], number: int, now: float) -> Iterator[Labelled]
     if "data" in row:
         return _label_studio(row, now)
     if "fields" in row:
-        return _argilla(
-            row, row["fields"][FIELD], row["responses"].get(QUESTION, ()), row["suggestions"].get(QUESTION) or {}, now
-        )
+        # This form has no status per response: of a record that is pending, they are drafts, discarded, or not yet enough.
+        given = () if row.get("status") == PENDING else row["responses"].get(QUESTION, ())
+        return _argilla(row, row["fields"][FIELD], given, row["suggestions"].get(QUESTION) or {}, now)
     if f"{QUESTION}.responses" in row:
         values, states = row[f"{QUESTION}.responses"] or (), row.get(f"{QUESTION}.responses.status")
         given = [{"value": value, "status": states[at] if states else None} for at, value in enumerate(values)]

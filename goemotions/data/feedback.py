@@ -35,6 +35,8 @@ from goemotions.storage.temporary import temporary_folder
 log = logging.getLogger(__name__)
 
 NEWEST, MAJORITY = "newest", "majority"
+# Of the ids of the rows.
+ROW_PREFIX = "feedback-"
 INFO_FILE, CONFLICTS_FILE = "feedback.json", "conflicts.csv"
 # Most rows with an unknown label that are listed; all are counted.
 MOST_LISTED = 100_000
@@ -62,6 +64,7 @@ class Counts:
         texts: different texts with labels.
         conflicts: of those, texts with several label sets, of which one was chosen.
         held_out: texts left out because they are in validation or test.
+        replaced: rows of earlier feedback whose text has labels again, and which are therefore left out.
         rows: written; ``as_predicted``: of those, with the labels that the model had predicted.
         versions: rows per version of the model.
         since, until: of the labels that were written.
@@ -76,6 +79,7 @@ class Counts:
     texts: int = 0
     conflicts: int = 0
     held_out: int = 0
+    replaced: int = 0
     rows: int = 0
     as_predicted: int = 0
     versions: Counter[str] = field(default_factory=Counter)
@@ -126,7 +130,7 @@ def from_feedback(
         reader: the request log; None for annotators' labels alone.
         labelled: exports of Label Studio or Argilla.
         append_to: a source or Dataset folder. Its rows of train come first, and its validation and test stay as they are; texts that
-            are in these are left out.
+            are in these are left out. If it has rows of earlier feedback, those are replaced whose text has labels again.
         conflicts: which labels a text has that was given several: the ``newest``, or those of the ``majority`` (of equal ones the
             newest). Each voter counts once per text, by the newest labels: a user, an annotator's row of an export, or, of users that
             are not known, all who were given the same answer.
@@ -160,7 +164,8 @@ def from_feedback(
             )
         output.mkdir(parents=True, exist_ok=True)
         shutil.copy(scratch / dataset.QUARANTINE_FILE, output)
-        _write(output, base, taxonomy, _chosen(joined, conflicts, output / CONFLICTS_FILE, counts), counts)
+        again = {_digest(text) for (text,) in joined.execute("SELECT shown FROM votes")}
+        _write(output, base, taxonomy, _chosen(joined, conflicts, output / CONFLICTS_FILE, counts), again, counts)
         options = {"log": reader.location if reader else "", "append_to": append_to, "conflicts_by": conflicts}
         about = options | {"labelled": [path.name for path in labelled]} | vars(counts)
         (output / INFO_FILE).write_text(json.dumps(about, indent=1), encoding="utf-8")
@@ -282,10 +287,13 @@ def _vote(row: Sequence[Any]) -> Vote:
 
 
 def _row_id(answer_id: str, position: int) -> str:
-    return f"feedback-{answer_id}-{position}"
+    return f"{ROW_PREFIX}{answer_id}-{position}"
 
 
-def _write(output: Path, base: Path | None, taxonomy: Taxonomy, votes: Iterable[Vote], counts: Counts) -> None:
+def _write(
+    output: Path, base: Path | None, taxonomy: Taxonomy, votes: Iterable[Vote], again: set[bytes], counts: Counts
+) -> None:
+    """``again`` has the digests of the texts that have votes."""
     # It takes a second, which only commands that write rows need.
     import datasets
 
@@ -309,17 +317,20 @@ def _write(output: Path, base: Path | None, taxonomy: Taxonomy, votes: Iterable[
     with pq.ParquetWriter(output / "train.parquet", schema) as writer:
         if base:
             for batch in splits["train"].with_format("arrow").iter(BATCH):
-                writer.write_table(batch.cast(schema))
+                rows = zip(batch["id"].to_pylist(), batch["text"].to_pylist(), strict=True)
+                is_kept = [not (row_id.startswith(ROW_PREFIX) and _digest(text) in again) for row_id, text in rows]
+                counts.replaced += is_kept.count(False)
+                writer.write_table(batch.filter(pa.array(is_kept)).cast(schema))
         while some := list(itertools.islice(votes, BATCH)):
             kept = [vote for vote in some if _digest(vote.text) not in held_out]
             counts.held_out += len(some) - len(kept)
-            rows = []
+            written = []
             for vote in kept:
                 counts.add(vote)
                 labels = [place[name] for name in vote.labels]
                 shares = [float(position in labels) for position in range(len(taxonomy))]
-                rows.append({"id": vote.row_id, "text": vote.text, "labels": labels, SOFT_LABELS: shares})
-            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+                written.append({"id": vote.row_id, "text": vote.text, "labels": labels, SOFT_LABELS: shares})
+            writer.write_table(pa.Table.from_pylist(written, schema=schema))
 
 
 def _digest(text: str) -> bytes:

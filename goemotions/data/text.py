@@ -13,6 +13,17 @@ SCRIPTS = (
     *("none", "other", "latin", "cyrillic", "greek", "arabic", "hebrew", "devanagari", "bengali", "tamil", "thai"),
     *("cjk", "hiragana", "katakana", "hangul"),
 )
+# Scripts whose words no blanks separate: Chinese characters and Japanese syllables; then the letters of Thai, Lao, Burmese and Khmer,
+# and their signs for vowels and tones.
+_CHARACTERS = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_LETTERS = r"\u0e01-\u0eff\u1000-\u109f\u1780-\u17ff"
+_SIGNS = (
+    r"\u0e30-\u0e3a\u0e45\u0e47-\u0e4e\u0eb0-\u0ebd\u0ec8-\u0ece\u102b-\u103e\u1056-\u1059\u105e-\u1060\u1062-\u1064\u1067-\u106d"
+    r"\u1071-\u1074\u1082-\u108d\u108f\u109a-\u109d\u17b4-\u17d3\u17dd"
+)
+UNSPACED_CHARACTERS = _CHARACTERS + _LETTERS
+# What a reader sees as one of them: a letter with its signs, with the vowel before it, and with the letters that are stacked below it.
+UNSPACED = re.compile(rf"[{_CHARACTERS}]|[\u0e40-\u0e44\u0ec0-\u0ec4]?[{_LETTERS}](?:[\u1039\u17d2][{_LETTERS}]|[{_SIGNS}])*")
 FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 ASCII_LETTERS, NOT_ASCII = re.compile("[A-Za-z]+"), re.compile("[^\x00-\x7f]")
 
@@ -40,6 +51,12 @@ def as_cell(value: object) -> object:
         float(value)
         return value
     return f"'{value}"
+
+
+def count_words(text: str) -> int:
+    """The number of words between blanks; in scripts without blanks, each character with its signs counts as one."""
+    words = text.split()
+    return len(words) if text.isascii() else sum(max(1, len(UNSPACED.findall(word))) for word in words)
 
 
 def script(text: str) -> str:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from goemotions.data import columnar
+from goemotions.data.text import script
 from goemotions.metrics import bootstrap
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
@@ -139,7 +140,13 @@ def pairs(texts: Sequence[str]) -> Iterator[Pair]:
 
 
 def write(path: Path, engine: Engine, texts: Sequence[str], probabilities: np.ndarray, names: Sequence[str]) -> None:
-    """Scores the pairs of n texts and writes both probabilities of each; ``probabilities`` are those of the texts."""
+    """Scores the pairs of n texts and writes both probabilities of each; ``probabilities`` are those of the texts.
+
+    Nothing is written for texts that are not mostly in Latin letters: the neutral sentences would say nothing about them.
+    """
+    scripts = [script(text) for text in texts]
+    if 2 * scripts.count("latin") < len(texts) - scripts.count("none"):
+        return
     swapped = list(pairs(texts))
     sentences = [pair.before for pair in swapped if pair.row < 0]
     scored, _ = engines.score(engine, [*(pair.after for pair in swapped), *sentences])

@@ -65,7 +65,7 @@ def compare(
     serving: Computation | None = None,
     seed: int = 0,
 ) -> Verdict:
-    """Compares two models by a paired bootstrap over the rows.
+    """Compares two models by a paired bootstrap over the rows; macro F1 is that of ``CandidateScores.decisions``.
 
     The candidate passes if its micro AUC is higher, if neither micro AUC nor macro F1 may have fallen by more than 0.002 (the lower
     ends of their 95% intervals), if its calibration error has not risen by more than 0.01, and if it is not over the latency budget.
@@ -140,5 +140,4 @@ def _difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
 
 
 def _f1_macro(scores: CandidateScores, weights: np.ndarray) -> np.ndarray:
-    predicted = scores.thresholds.apply(scores.validation.probabilities)
-    return bootstrap.f1(scores.validation.labels, predicted, weights)[0]
+    return bootstrap.f1(scores.validation.labels, scores.decisions, weights)[0]

@@ -14,6 +14,8 @@ from goemotions.metrics.thresholds import Thresholds
 FEW_POSITIVES, LOW_F1 = 30, 0.4
 # A sentence names so many of them at most.
 MOST_NAMES = 10
+# Of scripts, where it is not the word in ``data.text.SCRIPTS``.
+NAMES = {"cjk": "that of Chinese", "other": "that of the test texts"}
 # Labels by which the GoEmotions data is recognized, whatever subset of them is used.
 GOEMOTIONS = frozenset(("admiration", "annoyance", "caring", "curiosity", "disapproval", "gratitude", "remorse", "neutral"))
 ABOUT_GOEMOTIONS = (
@@ -39,22 +41,28 @@ def sentences(predictions: Predictions, fitted: Thresholds, folder: Path) -> lis
     return [
         ALWAYS,
         *about,
-        *_language(of_slices),
+        *_language(of_slices, groups),
         *_weak_slices(slices.measure(predictions, fitted, of_slices)),
         *_weak_labels(predictions, fitted),
         *_groups(groups),
     ]
 
 
-def _language(of_slices: Mapping[str, Sequence[str]]) -> list[str]:
-    scripts = of_slices.get("script", ())
-    latin = sum(one in ("latin", "none") for one in scripts)
-    if not scripts or len(scripts) - latin >= slices.FEW_TEXTS:
-        return []
-    return [
-        f"Not for other scripts than Latin: {len(scripts) - latin:,} of {len(scripts):,} test texts have one. Use it for the language "
-        "of the training data only: languages of one script were not separated."
-    ]
+def _language(of_slices: Mapping[str, Sequence[str]], groups: Sequence[counterfactuals.CounterfactualRow]) -> list[str]:
+    scripts = [one for one in of_slices.get("script", ()) if one != "none"]
+    main = max(sorted(set(scripts)), key=scripts.count, default="")
+    others = len(scripts) - scripts.count(main)
+    lines = []
+    if main and others < slices.FEW_TEXTS:
+        lines.append(
+            f"Not for other scripts than {NAMES.get(main, main.title())}: {others:,} of {len(of_slices['script']):,} test texts have "
+            "one. Use it for the language of the training data only: languages of one script were not separated."
+        )
+    if main and not groups and main != "latin":
+        lines.append(
+            "Whether its labels depend on the group of people that a text names was not measured: the terms to swap are English."
+        )
+    return lines
 
 
 def _weak_slices(rows: Sequence[slices.SliceRow]) -> list[str]:

@@ -15,6 +15,7 @@ from typing import TypedDict
 import numpy as np
 
 from goemotions import defaults
+from goemotions.data.text import UNSPACED, UNSPACED_CHARACTERS
 from goemotions.evaluation.robustness import EMOJI
 from goemotions.models import engines
 from goemotions.models.engines import Engine
@@ -24,13 +25,11 @@ _PUNCTUATION = (
     r"!-/:-@\[-`{-~\u00a1-\u00a7\u00ab\u00b6\u00b7\u00bb\u00bf\u060c\u061b\u061f\u0964\u0965\u2010-\u2027\u2030-\u205e\u3001-\u303f"
     r"\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
 )
-# Chinese characters and Japanese syllables, which no blanks separate.
-_UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_LETTERS = rf"(?:(?!{EMOJI.pattern})[^\s{_PUNCTUATION}{_UNSPACED}])+"
+_LETTERS = rf"(?:(?!{EMOJI.pattern})[^\s{_PUNCTUATION}{UNSPACED_CHARACTERS}])+"
 # A placeholder of the data set, adjacent emoji, a character of an unspaced script, a word with its inner apostrophes and hyphens, or
 # adjacent punctuation. Together they are all characters that are not blank.
 WORD = re.compile(
-    rf"(?P<placeholder>\[[A-Z]+\])|(?P<emoji>(?:{EMOJI.pattern})+)|(?P<unspaced>[{_UNSPACED}])"
+    rf"(?P<placeholder>\[[A-Z]+\])|(?P<emoji>(?:{EMOJI.pattern})+)|(?P<unspaced>{UNSPACED.pattern})"
     rf"|(?P<word>{_LETTERS}(?:['’_-]{_LETTERS})*)|(?P<punctuation>[{_PUNCTUATION}]+)"
 )
 # Words that the deletion test removes.
@@ -144,6 +143,8 @@ def _merge(weights: Sequence[float], groups: int) -> list[list[int]]:
 
 
 def _without(text: str, start: int, end: int) -> str:
-    """The text without some characters and the blanks before them; words that they separated stay separate."""
+    """The text without some characters and the blanks before them; words that they separated stay separate, where blanks do that."""
     before, after = text[:start].rstrip(), text[end:]
-    return f"{before} {after}" if before[-1:].isalnum() and after[:1].isalnum() else (before + after).strip()
+    are_words = before[-1:].isalnum() and after[:1].isalnum()
+    are_unspaced = UNSPACED.match(before[-1:]) and UNSPACED.match(after[:1])
+    return f"{before} {after}" if are_words and not are_unspaced else (before + after).strip()

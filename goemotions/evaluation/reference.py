@@ -72,6 +72,8 @@ def parse(stored: bytes, what: str = FILE) -> Reference:
     try:
         content: dict[str, Any] = strict_json.parse(stored, what)
         counted = Traffic.from_json(content["traffic"])
+        if counted.rows < 1:
+            raise DataError("it has no texts")
         f1 = tuple(float(content["f1"][name]) for name in counted.names)
         return Reference(counted, f1, content["strategy"], content["engine"], content["digest"])
     except (ValueError, KeyError, TypeError, DataError) as error:

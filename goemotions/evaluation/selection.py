@@ -8,9 +8,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from goemotions.evaluation.latency import Latency
 from goemotions.evaluation.predictions import Predictions
-from goemotions.metrics import classification
+from goemotions.metrics import bootstrap, classification, strategies
 from goemotions.metrics.thresholds import Thresholds
 
 log = logging.getLogger(__name__)
@@ -25,14 +27,12 @@ class CandidateScores:
         validation: its scored validation split.
         thresholds: its fitted thresholds.
         latency: for one text of 20 tokens; None if it was not measured.
-        cross_fitted: the macro F1 on rows that the thresholds were not fitted on; None if it was not recorded.
     """
 
     profile: str
     validation: Predictions
     thresholds: Thresholds
     latency: Latency | None = None
-    cross_fitted: float | None = None
 
     @property
     def latency_ms(self) -> float:
@@ -47,15 +47,25 @@ class CandidateScores:
 
     @functools.cached_property
     def rank(self) -> tuple[float, float]:
-        """Micro AUC, then macro F1, on validation: the higher, the better.
+        """Micro AUC, then macro F1 of the decisions that count, on validation: the higher, the better."""
+        labels, probabilities = self.validation.labels, self.validation.probabilities
+        return classification.ranking(labels, probabilities)["auc_micro"], self._macro_f1(self.decisions)
 
-        The F1 is cross-fitted: on the rows that they were fitted on, thresholds that follow noise look best.
+    @functools.cached_property
+    def decisions(self) -> np.ndarray:
+        """The decisions by which models are compared, [n, labels], as ``bootstrap.f1`` takes them.
+
+        They are cross-fitted: on the rows that they were fitted on, thresholds that follow noise look best. Thresholds that are worse
+        than that here, because they were fitted on other rows or were changed, count as they are.
         """
         labels, probabilities = self.validation.labels, self.validation.probabilities
-        f1 = self.cross_fitted
-        if f1 is None:
-            f1 = classification.decisions(labels, self.thresholds.apply(probabilities))["f1_macro"]
-        return classification.ranking(labels, probabilities)["auc_micro"], f1
+        served = self.thresholds.apply(probabilities)
+        fit = strategies.named(self.thresholds.strategy)
+        return min([served, strategies.cross_fitted(labels, probabilities, fit)], key=self._macro_f1) if fit else served
+
+    def _macro_f1(self, decisions: np.ndarray) -> float:
+        labels = self.validation.labels
+        return float(bootstrap.f1(labels, decisions, np.ones((1, len(labels))))[0][0])
 
     def is_clearly_faster(self, other: CandidateScores) -> bool:
         """Whether both latencies were measured and their ranges do not overlap."""

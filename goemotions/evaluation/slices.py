@@ -9,7 +9,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from goemotions.data.text import script
+from goemotions.data.text import count_words, script
 from goemotions.evaluation.error_analysis import LENGTHS
 from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.robustness import EMOJI, PLACEHOLDER
@@ -20,12 +20,14 @@ from goemotions.metrics.thresholds import Thresholds
 FILE = "slices.csv"
 PER_SLICE = "per_slice.csv"
 RESAMPLES = 500
+# That of Latin, the wide one of Chinese and Japanese, the Arabic and the Armenian one.
+QUESTION_MARKS = frozenset("?\uff1f\u061f\u055e")
 # Metrics of fewer texts say little.
 FEW_TEXTS = 30
 
 
 def _words(text: str) -> str:
-    count = len(text.split())
+    count = count_words(text)
     edges = (1, *LENGTHS)
     position = int(np.searchsorted(LENGTHS, count, side="right"))
     return f"{edges[position]} to {edges[position + 1] - 1}" if position < len(LENGTHS) else f"{edges[-1]} or more"
@@ -40,7 +42,7 @@ SLICES: dict[str, Callable[[str], str]] = {
     "script": script,
     "emoji": lambda text: _has(bool(EMOJI.search(text))),
     "masked names": lambda text: _has(bool(PLACEHOLDER.search(text))),
-    "question marks": lambda text: _has("?" in text),
+    "question marks": lambda text: _has(not QUESTION_MARKS.isdisjoint(text)),
 }
 
 

@@ -45,8 +45,8 @@ def auc_macro(labels: np.ndarray, probabilities: np.ndarray, drawn: np.ndarray) 
 
 
 def f1(labels: np.ndarray, predicted: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Macro and micro F1 of decisions, bool [n, labels]; each float [resamples + 1]."""
-    counts = [drawn @ array.astype(int) for array in (labels & predicted, predicted, labels)]
+    """Macro and micro F1, each float [resamples + 1], of decisions [n, labels]: bool, or how often of 1 each was taken."""
+    counts = [drawn @ array.astype(float) for array in (labels * predicted, predicted, labels)]
     return f1_score(*counts).mean(axis=1), f1_score(*(array.sum(axis=1) for array in counts))
 
 

@@ -8,7 +8,8 @@ recall, used on request.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,6 +162,15 @@ STRATEGIES: dict[str, Fit] = {
 DEFAULT = "per-label-smoothed"
 
 
+def named(name: str) -> Fit | None:
+    """The strategy that thresholds of this name were fitted by; None if there is none."""
+    kind, _, target = name.partition("-")
+    with_target = {"precision": for_precision, "recall": for_recall}.get(kind)
+    if with_target and re.fullmatch(r"0\.\d{1,9}", target):
+        return with_target(float(target))
+    return STRATEGIES.get(name)
+
+
 def _best_cut(columns: Sequence[SortedColumn]) -> float:
     """The threshold with the best F1 for a label, its rows in several columns; 0.5 if no row has the label."""
     # A threshold between two positives, or below the last, only adds wrong predictions.
@@ -208,6 +218,24 @@ def fold_numbers(rows: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).permutation(rows) % FOLDS
 
 
+def cross_fitted(labels: np.ndarray, probabilities: np.ndarray, fit: Fit) -> np.ndarray:
+    """For each text and label the share of the draws in which it is predicted, by thresholds that were fitted on the other folds.
+
+    Args:
+        labels: bool [n, labels].
+        probabilities: float32 [n, labels].
+        fit: the strategy.
+
+    Returns:
+        float [n, labels]. Its macro F1 is that of ``StrategyResult.cross_fitted``.
+    """
+    predicted = np.zeros(labels.shape)
+    for fold, folds in _draw(labels, probabilities):
+        for number, held_out in enumerate(folds):
+            predicted[fold == number] += _fit_without(held_out, folds, fit).apply(held_out.probabilities)
+    return predicted / draws(len(labels))
+
+
 def choose(
     labels: np.ndarray,
     probabilities: np.ndarray,
@@ -239,8 +267,7 @@ def choose(
     fits = {**STRATEGIES, "precision": for_precision(target_precision), "recall": for_recall(target_recall)}
     if strategy not in ("best", *fits):
         raise ModelError(f"there is no threshold strategy {strategy!r}: choose best, {', '.join(fits)}")
-    numbers = [fold_numbers(len(labels), seed) for seed in range(draws(len(labels)))]
-    drawn = [[Fold(labels[fold == number], probabilities[fold == number]) for number in np.unique(fold)] for fold in numbers]
+    drawn = [folds for _, folds in _draw(labels, probabilities)]
     results = {name: _result(fit, drawn) for name, fit in fits.items()}
     if strategy == "best":
         strategy = _best({name: results[name].cross_fitted["f1_macro"] for name in STRATEGIES}, len(labels))
@@ -250,6 +277,13 @@ def choose(
 def _best(scores: Mapping[str, float], rows: int) -> str:
     best = max(scores, key=lambda name: scores[name])
     return best if scores[best] - scores[DEFAULT] > MARGIN / math.sqrt(rows) else DEFAULT
+
+
+def _draw(labels: np.ndarray, probabilities: np.ndarray) -> Iterator[tuple[np.ndarray, list[Fold]]]:
+    """Each draw: the fold of each row, int [n], and the folds."""
+    for seed in range(draws(len(labels))):
+        fold = fold_numbers(len(labels), seed)
+        yield fold, [Fold(labels[fold == number], probabilities[fold == number]) for number in np.unique(fold)]
 
 
 def _result(fit: Fit, drawn: Sequence[Sequence[Fold]]) -> StrategyResult:

@@ -13,7 +13,6 @@ surely held.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -26,6 +25,8 @@ from goemotions.deployment.traffic import TrafficSplit
 from goemotions.errors import (
     BadArgument,
     DeploymentError,
+    IntegrityError,
+    LockLost,
     ModelError,
     PromotionRefused,
     RolledBack,
@@ -116,6 +117,7 @@ def _unfinished(rollout: Rollout) -> State | None:
         StorageError, ModelError, IntegrityError, UntrustedBundle: as ``rollout_state.unfinished``.
         TrafficChanged: the traffic is not as it left it.
     """
+    rollout_state.complete_end(rollout.location, rollout.model_name)
     state = rollout_state.unfinished(rollout.location, rollout.model_name, rollout.version, rollout.split.name)
     if state is None:
         return None
@@ -190,7 +192,7 @@ class _Runner:
         if champion is None or champion.number != state.champion:
             return f"the champion is version {champion.number if champion else '(none)'} now, not version {state.champion}"
         current = model_registry.find_version(name, state.version)
-        return f"version {state.version} was retired" if current is None or current.is_retired else ""
+        return f"version {state.version} was retired or removed" if current is None or current.is_retired else ""
 
     def _set_share(self) -> str:
         """Gives the canary its share; returns why that failed."""
@@ -205,12 +207,10 @@ class _Runner:
     def _watch(self) -> None:
         """Looks at a step, window by window, until it has shown enough or a fault."""
         state, plan = self.state, self.rollout.plan
-        step = Step(self.rollout, state)
-        entry = {"percent": state.percent, "from": now(), "to": "", "decision": ""}
-        state.history = [*[one for one in state.history if one["percent"] != state.percent], entry]
+        step, entry = Step(self.rollout, state), state.entry
         while True:
             step.look()
-            entry |= {"to": now(), "figures": step.analysis.figures()}
+            entry |= {"to": now(), "figures": step.analysis.figures(), "decision": ""}
             state.analysis = step.analysis.to_json()
             self.show(step.summary)
             if fault := step.fault:
@@ -221,7 +221,11 @@ class _Runner:
                 entry["decision"] = f"held: {waits_for}" if waits_for else "passed"
             try:
                 self.save()
-            except StorageUnavailable as error:
+            except LockLost:
+                raise
+            except StorageError as error:
+                # Also a store that is full: the canary does not keep its traffic without anybody who watches it.
+                log.warning("the state is not in the store: %s", error)
                 waits_for = str(error)
             if not waits_for:
                 return
@@ -244,7 +248,7 @@ class _Runner:
                 require=self.require_lock,
                 **gate,
             )
-        except (PromotionRefused, ModelError) as error:
+        except (PromotionRefused, ModelError, IntegrityError) as error:
             self._decide(ROLLING_BACK, str(error))
             self.roll_back()
         self._deploy(state.version, 0)
@@ -285,8 +289,8 @@ class _Runner:
     def _decide(self, phase: str, reason: str) -> None:
         state = self.state
         state.phase, state.reason = phase, reason
-        if state.history and phase == ROLLING_BACK:
-            state.history[-1]["decision"] = f"rolled back: {reason}"
+        if phase == ROLLING_BACK:
+            state.entry.update(to=now(), decision=f"rolled back: {reason}")
         try:
             self.save()
         except StorageError as error:
@@ -295,25 +299,12 @@ class _Runner:
 
     def _end(self, phase: str) -> None:
         """Writes down how the rollout ended."""
-        state = self.state
-        state.phase = phase
+        self.state.phase = phase
         self.save()
-        began = state.started.replace(":", "").replace("+", "-")
-        rollout_state.write(self.rollout.location, f"{state.version}-{began}.json", state)
-        summary = {
-            "decision": phase,
-            "percent": state.percent,
-            "reason": state.reason[:500],
-            "at": now(),
-            "service": state.service,
-        }
         try:
-            model_registry.set_tag(
-                self.rollout.model_name, self.rollout.version, model_registry.ROLLOUT_TAG, json.dumps(summary)
-            )
-            rollouts.write(self.rollout.model_name, state.service, state.record(phase))
+            rollout_state.record_end(self.rollout.location, self.rollout.model_name, self.state)
         except TrackingError as error:
-            log.warning("version %s has no tag that says how its rollout ended: %s", state.version, error)
+            log.warning("MLflow does not say how the rollout of version %s ended: %s", self.state.version, error)
 
     def save(self) -> None:
         """Writes the state, which must still be this process's to write, also at the end of a write that took long."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from goemotions import strict_json
 from goemotions.deployment.traffic import Shares
-from goemotions.errors import StorageError, TrafficChanged
+from goemotions.errors import ModelError, StorageError, TrafficChanged
 from goemotions.registry import changes, model_registry, promotion, rollouts, trust
 from goemotions.registry.model_registry import Version
 from goemotions.registry.rollouts import Record
@@ -62,6 +62,15 @@ class State:
     @property
     def percent(self) -> int:
         return self.steps[self.step]
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """What the history has of the present step."""
+        for one in self.history:
+            if one["percent"] == self.percent:
+                return one
+        self.history.append({"percent": self.percent, "from": now(), "to": "", "decision": ""})
+        return self.history[-1]
 
     @property
     def is_valid(self) -> bool:
@@ -126,12 +135,41 @@ def unfinished(location: str, model_name: str, version: Version, service: str) -
                 f"{location}{FILE} is not the state of the rollout that the registry has, and nothing was changed: find out who "
                 f"wrote it, then {ANEW}"
             )
-        champion, variant = model_registry.get_version(model_name, state.champion), version.variant
+        champion, variant = model_registry.find_version(model_name, state.champion), version.variant
+        if champion is None:
+            raise ModelError(f"version {state.champion}, which the rollout goes back to, was removed from MLflow: {ANEW}")
+        model_registry.require_bundle(champion)
         alias = promotion.champion_alias(variant)
         if not changes.history(champion, alias) and not promotion.is_champion(model_name, variant, champion):
             raise StorageError(f"{location}{FILE} goes back to version {state.champion}, which never was {alias}: {ANEW}")
         trust.check(champion, variant)
     return state
+
+
+def record_end(location: str, model_name: str, state: State) -> None:
+    """Writes down how a rollout ended: a file for good, and in MLflow, where its versions are no longer kept for it.
+
+    Raises:
+        StorageError, TrackingError: the store or MLflow fail. ``complete_end`` repeats it.
+    """
+    write(location, f"{state.version}-{state.started.replace(':', '').replace('+', '-')}.json", state)
+    rollouts.write(model_name, state.service, state.record(state.phase))
+    summary = {
+        "decision": state.phase,
+        "percent": state.percent,
+        "reason": state.reason[:500],
+        "at": now(),
+        "service": state.service,
+    }
+    if version := model_registry.find_version(model_name, state.version):
+        model_registry.set_tag(model_name, version, model_registry.ROLLOUT_TAG, json.dumps(summary))
+
+
+def complete_end(location: str, model_name: str) -> None:
+    """Writes down how the last rollout ended if its process was killed before it had, or MLflow did not respond."""
+    state = read(location)
+    if state and state.phase in ENDED and rollouts.records(model_name).get(state.service) == state.record():
+        record_end(location, model_name, state)
 
 
 def now() -> str:

@@ -101,10 +101,13 @@ class Increases:
 
     def __init__(self) -> None:
         self._before: dict[Key, float] = {}
-        self._known: set[tuple[str, str]] = set()
+        self._versions: dict[str, str] = {}
 
     def update(self, samples: Iterable[Sample]) -> dict[str, VersionTraffic]:
-        """The traffic of each version, by its number; of a server that is new, from the next samples on."""
+        """The traffic of each version, by its number; of a server that was not among the last samples, from the next ones on.
+
+        What a server did while it was missing would be compared with what another one did in this window.
+        """
         samples = list(samples)
         versions = {one.instance: dict(one.labels)["version"] for one in samples if one.name == INFO and one.value == 1}
         restarted = {one.instance for one in samples if one.value < self._before.get(_key(one), 0.0)}
@@ -113,11 +116,11 @@ class Increases:
             if one.instance not in versions or one.name == INFO:
                 continue
             version = versions[one.instance]
-            if (one.instance, version) in self._known:
+            if self._versions.get(one.instance) == version:
                 before = 0.0 if one.instance in restarted else self._before.get(_key(one), 0.0)
                 traffic[version].count(one.name, dict(one.labels), one.value - before)
-            self._before[_key(one)] = one.value
-        self._known |= set(versions.items())
+        self._before = {_key(one): one.value for one in samples}
+        self._versions = versions
         return traffic
 
 

@@ -66,7 +66,7 @@ class CandidateArtifacts:
     def validation_scores(self) -> CandidateScores:
         """What selection and gate compare; the test split is not read."""
         fitted = thresholds.read(self.thresholds / thresholds.FILE)
-        return CandidateScores(self.profile, Predictions.read(self.validation), fitted.thresholds, cross_fitted=fitted.f1_macro)
+        return CandidateScores(self.profile, Predictions.read(self.validation), fitted.thresholds)
 
     def usage(self) -> dict[str, Usage]:
         """What the steps used that made the model and this variant of it; empty for artifacts of before."""
@@ -143,7 +143,6 @@ def stored_scores(bundle: Bundle) -> CandidateScores:
         bundle.metadata.profile,
         Predictions.read(bundle.folder / PREDICTIONS.format(split="validation")),
         bundle.thresholds,
-        cross_fitted=thresholds.read(bundle.folder / thresholds.FILE).f1_macro,
     )
 
 

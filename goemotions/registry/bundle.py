@@ -177,7 +177,7 @@ def load(folder: Path, *, is_verified: bool = False) -> Bundle:
     Raises:
         IntegrityError: a file is missing or differs from the manifest.
         UntrustedBundle: there are trusted keys, and none of them signed the bundle.
-        ModelError: every file is there, but the folder is not a bundle.
+        ModelError: every file is there, but the folder is not a bundle, or its files have different labels.
     """
     content = manifest.read(folder) if is_verified else manifest.verify(folder)
     signed = signature.verify_folder(folder)
@@ -189,8 +189,14 @@ def load(folder: Path, *, is_verified: bool = False) -> Bundle:
         encoder = TextEncoder.load(named)
         path = named / reference.FILE
         compared = reference.parse(strict_json.read_bytes(path), str(path)) if path.is_file() else None
+    names = taxonomy(str(folder))
+    # Counts are compared by the position of their label.
+    if compared and compared.traffic.names != names.names:
+        raise ModelError(
+            f"{folder}: {reference.FILE} has other labels than the model, or another order: register the model again"
+        )
     log.info("the bundle of the run %s (%s) is %s", metadata.run_id, metadata.variant, signed)
-    return Bundle(folder, metadata, taxonomy(str(folder)), fitted, encoder, frozenset(content["files"]), signed, compared)
+    return Bundle(folder, metadata, names, fitted, encoder, frozenset(content["files"]), signed, compared)
 
 
 def taxonomy(location: str) -> Taxonomy:

@@ -14,6 +14,7 @@ import numpy as np
 
 from goemotions import defaults
 from goemotions.data.dataset import load_dataset
+from goemotions.data.text import count_words
 from goemotions.evaluation import evaluate
 from goemotions.registry import costs
 from goemotions.registry.assembly import CandidateArtifacts
@@ -94,7 +95,7 @@ def sections(
     """The sections on the data set, and those of the whole report, which include them."""
     splits, info = load_dataset(dataset_folder)
     digest, validation, winner = info["digest"], splits["validation"], best(results)
-    words = {split: np.array([len(text.split()) for text in rows["text"][:]]) for split, rows in splits.items()}
+    words = {split: np.array([count_words(text) for text in rows["text"][:]]) for split, rows in splits.items()}
     texts = dict(zip(validation["id"][:], validation["text"][:], strict=True))
     about_data = dataset.sections(info, words)
     return about_data, [

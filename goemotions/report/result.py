@@ -113,7 +113,7 @@ class Result:
     def scores(self) -> CandidateScores:
         """What the selection of a winner compares."""
         latency = Latency.recorded(self.latency_ms[1]) if self.latency_ms else None
-        return CandidateScores(self.profile, self.validation, self.thresholds, latency, self.thresholds_file.f1_macro)
+        return CandidateScores(self.profile, self.validation, self.thresholds, latency)
 
     @functools.cached_property
     def predicted(self) -> np.ndarray:

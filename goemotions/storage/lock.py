@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from goemotions import addresses, outages, strict_json
-from goemotions.errors import StorageError
+from goemotions.errors import LockLost, StorageError
 from goemotions.storage import probe
 from goemotions.storage.s3 import S3Backend
 
@@ -46,7 +46,8 @@ class Lock(ABC):
         """Begins the lease anew.
 
         Raises:
-            StorageError: another process has taken over the lock.
+            LockLost: another process has taken over the lock.
+            StorageError: the store fails, refuses, or is too slow.
         """
 
     @abstractmethod
@@ -133,7 +134,7 @@ class _ObjectLock(Lock):
     def require(self) -> None:
         for _ in range(ATTEMPTS):
             if not self._write(self._tag):
-                raise StorageError(
+                raise LockLost(
                     f"{self._backend.location}: another process has taken over {NAME}, because the work took longer than "
                     f"{LEASE_SECONDS:g} s: run the command again"
                 )
@@ -196,7 +197,7 @@ class _FileLock(Lock):
 
     def require(self) -> None:
         if not _is_at(self._path, self._file):
-            raise StorageError(f"{self._path} was removed, another process may hold a new one: run the command again")
+            raise LockLost(f"{self._path} was removed, another process may hold a new one: run the command again")
 
     confirm = require
 

@@ -211,10 +211,11 @@ def label_studio_min(folder: Path) -> Path:
 
 
 def argilla(folder: Path) -> Path:
-    """The folder of ``to_disk``."""
+    """The folder of ``to_disk`` of version 2.8; the response of the second record is a draft, which only its record shows."""
     exported = to_label(folder, "argilla")
     records = json.loads((exported / "records.json").read_text())
-    records[0] |= {"responses": {"labels": [{"value": ["joy"], "user_id": USER}]}, "_server_id": USER}
+    for record, status in zip(records, ("completed", "pending"), strict=True):
+        record |= {"responses": {"labels": [{"value": ["joy"], "user_id": USER}]}, "status": status, "_server_id": USER}
     (exported / "records.json").write_text(json.dumps(records))
     return exported
 

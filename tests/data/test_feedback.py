@@ -91,6 +91,22 @@ def test_a_source_without_other_splits_gets_them_from_its_own_rows(tmp_path: Pat
         assert all(text.startswith("text") for text in rows(tmp_path / "out", split))
 
 
+def test_feedback_of_the_same_log_can_be_appended_again(tmp_path: Path, source: Path) -> None:
+    """Week by week, to what was written before: one row per text, with its newest labels."""
+    answers = [said("one", "a kite"), said("two", "a boat")]
+    reader = logged(tmp_path / "first", answers, [feedback("one", "calm"), feedback("two", "pity")])
+    from_feedback(tmp_path / "before", reader, append_to=str(source))
+    more = [feedback("one", "glee", time=NOON + 900), feedback("three", "calm", time=NOON + 900)]
+    reader = logged(tmp_path / "second", [said("one", "a kite"), said("three", "A  kite!", time=NOON + 800)], more)
+    counts = from_feedback(tmp_path / "after", reader, append_to=str(tmp_path / "before"))
+    ingest(str(tmp_path / "after"), tmp_path / "ingested", max_quarantined=0)
+    train = load_dataset(tmp_path / "ingested")[0]["train"]
+    names = train.features["labels"].feature.names
+    added = {row["text"]: [names[label] for label in row["labels"]] for row in train if row["id"].startswith("feedback-")}
+    assert added == {"a boat": ["pity"], "A  kite!": ["calm"]}
+    assert (counts.replaced, len(train)) == (1, 242)
+
+
 def test_labels_keep_their_names_whatever_they_are(tmp_path: Path) -> None:
     names = ("trailing ", " leading", "two words", "a|b", "a,b", "x/y", "line\u2028end", "喜び")
     (tmp_path / "mine").mkdir()

@@ -11,6 +11,8 @@ from goemotions.evaluation import gate
 from goemotions.evaluation.latency import Latency
 from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.selection import CandidateScores
+from goemotions.metrics import strategies
+from goemotions.metrics.classification import macro_f1
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models.engine_names import Computation
 
@@ -91,6 +93,35 @@ def test_a_better_ranking_does_not_compensate_worse_decisions() -> None:
     strict = replace(candidate(1.0, seed=1), thresholds=Thresholds("global-tuned", (0.99,) * len(NAMES)))
     verdict = gate.compare(strict, candidate(3.0, seed=2), latency_budget_ms=None)
     assert verdict.reasons == ("f1_macro may have fallen by more than 0.002",)
+
+
+def rare_labels(rows: int, seed: int, model: int) -> Predictions:
+    """Scores of one of two models of the same quality, for labels of which many are rare."""
+    rates = np.geomspace(0.003, 0.2, 20)
+    labels = np.random.default_rng(seed).random((rows, len(rates))) < rates
+    noise = np.random.default_rng([seed, model]).normal(size=labels.shape)
+    logits = np.log(rates / (1 - rates)) + 3.0 * labels + 1.3 * noise
+    return predictions(labels, (1 / (1 + np.exp(-logits))).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [("per-label", "per-label-smoothed"), ("per-label-smoothed", "per-label")],
+    ids=["of the candidate", "of the champion"],
+)
+def test_thresholds_that_follow_noise_are_no_advantage(ours: str, theirs: str) -> None:
+    """On average, the difference is that on rows which the thresholds were not fitted on."""
+    excess = []
+    for seed in range(5):
+        compared, true = [], []
+        for model, strategy in ((1, ours), (2, theirs)):
+            validation, fresh = rare_labels(1000, seed, model), rare_labels(10_000, 100 + seed, model)
+            fitted = strategies.STRATEGIES[strategy](validation.labels, validation.probabilities)
+            compared.append(CandidateScores(strategy, validation, fitted))
+            true.append(macro_f1(fresh.labels, fitted.apply(fresh.probabilities)))
+        difference = gate.compare(*compared, latency_budget_ms=None).differences["f1_macro"]
+        excess.append(difference.difference - (true[0] - true[1]))
+    assert np.mean(excess) == pytest.approx(0, abs=0.04)
 
 
 def test_a_better_ranking_does_not_compensate_worse_calibration() -> None:

@@ -37,6 +37,11 @@ def words_of(text: str) -> list[str]:
             ["\u0939\u093f\u0928\u094d\u0926\u0940", "\u0645\u0631", "\u061f"],
         ),
         (":) ... ?!", [":)", "...", "?!"]),
+        # Thai, Lao, Burmese and Khmer: letters with their signs, and with the vowels that are written before them.
+        ("\u0e09\u0e31\u0e19\u0e40\u0e01\u0e48\u0e07!", ["\u0e09\u0e31", "\u0e19", "\u0e40\u0e01\u0e48", "\u0e07", "!"]),
+        ("\u0ec2\u0e8a\u0e81\u0e94\u0eb5", ["\u0ec2\u0e8a", "\u0e81", "\u0e94\u0eb5"]),
+        ("\u1019\u1004\u103a\u1039\u1002\u101c\u102c", ["\u1019", "\u1004\u103a\u1039\u1002", "\u101c\u102c"]),
+        ("\u1781\u17d2\u1789\u17bb\u17c6 ok", ["\u1781\u17d2\u1789\u17bb\u17c6", "ok"]),
         (" \n", []),
     ],
 )
@@ -58,6 +63,8 @@ def test_the_words_are_all_characters_but_the_blanks(text: str) -> None:
         ("a lake", 1, 6, "a"),
         ("sea,lake", 3, 4, "sea lake"),
         ("lake", 0, 4, ""),
+        ("\u4eca\u5929\u597d", 1, 2, "\u4eca\u597d"),
+        ("go\u4ecaon", 2, 3, "go on"),
     ],
 )
 def test_what_is_left_reads_like_a_text(text: str, start: int, end: int, rest: str) -> None:

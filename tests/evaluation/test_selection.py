@@ -9,6 +9,7 @@ import pytest
 from goemotions.evaluation.latency import Latency
 from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.selection import CandidateScores, describe_winner, latency_limit, select_winner
+from goemotions.metrics import strategies
 from goemotions.metrics.classification import macro_f1
 from goemotions.metrics.thresholds import Thresholds
 
@@ -136,11 +137,22 @@ def test_thresholds_that_follow_noise_do_not_keep_a_faster_model_from_winning() 
     """Fitted on validation itself, they look better there than on other rows."""
     large, small = (replace(scores(1.0, latency), profile=name) for name, latency in (("large", 20.0), ("small", 2.0)))
     labels, probabilities = large.validation.labels, large.validation.probabilities
+    large = replace(large, thresholds=strategies.per_label(labels, probabilities))
+    on_own_rows = macro_f1(labels, large.thresholds.apply(probabilities))
+    assert on_own_rows - small.rank[1] > 0.005
+    assert select_winner([large, small], 25.0, 0.005) == 1
 
-    def best(label: int) -> float:
-        column = probabilities[:, [label]]
-        return max(column[:, 0].tolist(), key=lambda threshold: macro_f1(labels[:, [label]], column >= np.float32(threshold)))
 
-    large = replace(large, thresholds=Thresholds("per-label", tuple(best(label) for label in range(3))))
-    assert select_winner([large, small], 25.0, 0.005) == 0
-    assert select_winner([replace(large, cross_fitted=0.55), replace(small, cross_fitted=0.548)], 25.0, 0.005) == 1
+def test_models_are_ranked_by_the_score_that_their_thresholds_file_has() -> None:
+    validation = scores(1.0, 5.0).validation
+    _, results = strategies.choose(validation.labels, validation.probabilities)
+    for result in results:
+        ranked = CandidateScores("x", validation, result.thresholds).rank[1]
+        assert ranked == pytest.approx(min(result.cross_fitted["f1_macro"], result.f1_macro_fitted)), result.thresholds.strategy
+
+
+def test_thresholds_of_other_rows_count_as_they_are() -> None:
+    validation = scores(1.0, 5.0).validation
+    for fitted in (Thresholds("per-label", (0.9, 0.9, 0.9)), Thresholds("by hand", (0.4, 0.5, 0.6))):
+        served = fitted.apply(validation.probabilities)
+        np.testing.assert_array_equal(CandidateScores("x", validation, fitted).decisions, served)

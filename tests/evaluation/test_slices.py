@@ -44,6 +44,12 @@ def fitted(candidate: Path) -> Thresholds:
             {"words": "1 to 5", "script": "latin", "emoji": "no", "masked names": "yes", "question marks": "yes"},
         ),
         ("\u043c\u044b \u0442\u0430\u043c", {"words": "1 to 5", "script": "cyrillic", "emoji": "no"}),
+        ("\u4eca\u5929\u5929\u6c14\u5f88\u597d\u5417\uff1f", {"words": "6 to 10", "script": "cjk", "question marks": "yes"}),
+        ("\u0e09\u0e31\u0e19\u0e23\u0e31\u0e01\u0e04\u0e38\u0e13\u0e21\u0e32\u0e01", {"words": "6 to 10", "script": "thai"}),
+        (
+            "\u0647\u0644 \u0623\u0646\u062a \u0647\u0646\u0627\u061f",
+            {"words": "1 to 5", "script": "arabic", "question marks": "yes"},
+        ),
         ("\N{GRINNING FACE} " * 30, {"words": "21 or more", "script": "none", "emoji": "yes", "question marks": "no"}),
     ],
 )
@@ -149,6 +155,22 @@ def test_limits_name_weak_labels_and_weak_slices(folder: Path, predictions: Pred
     )
     about = limitations.sentences(named, strategies.fixed(named.labels, named.probabilities), Path("none"))
     assert set(limitations.ABOUT_GOEMOTIONS) <= set(about)
+
+
+def test_english_terms_are_not_swapped_for_texts_in_another_script(
+    candidate: Path, folder: Path, predictions: Predictions, fitted: Thresholds, tmp_path: Path
+) -> None:
+    """What neutral English sentences show says nothing about a model of other texts."""
+    engine = engines.load("openvino-int8", candidate / "onnx", TextEncoder.load(candidate / "model"), threads=1)
+    texts = ["\u4eca\u5929\u5929\u6c14\u5f88\u597d"] * len(predictions.ids)
+    path = tmp_path / counterfactuals.FILE
+    counterfactuals.write(path, engine, texts, predictions.probabilities, predictions.names)
+    slices.write(tmp_path / slices.FILE, predictions.ids, texts)
+    assert not path.exists()
+    listed = limitations.sentences(predictions, fitted, tmp_path)
+    assert any(one.startswith("Not for other scripts than that of Chinese: 0 of 80 test texts have one.") for one in listed)
+    assert any("the group of people that a text names was not measured" in one for one in listed)
+    assert not any("was not measured" in one for one in limitations.sentences(predictions, fitted, folder))
 
 
 def test_a_limit_of_many_labels_names_the_worst_of_them(folder: Path) -> None:

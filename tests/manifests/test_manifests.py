@@ -767,17 +767,23 @@ def test_alerts_and_dashboard_query_metrics_that_the_server_has() -> None:
     assert len(set(ids)) == len(ids)
 
 
-def drift_rule_fires(predicted: float, rows: float, reference: float, reference_rows: float) -> bool:
-    """Whether the alert on drift fires for one label with these counts, by arithmetic on its expression."""
+def drift_rule() -> str:
+    """The expression of the alert on drift."""
     (rule,) = every("PrometheusRule", "overlays/production").values()
     (drift,) = (one for group in rule["spec"]["groups"] for one in group["rules"] if one["alert"] == "GoEmotionsDrift")
+    return str(drift["expr"])
+
+
+def drift_rule_fires(predicted: float, rows: float, reference: float, reference_rows: float, labels: int = 28) -> bool:
+    """Whether the alert on drift fires for one of the labels with these counts, by arithmetic on its expression."""
     values = {
         "goemotions_predictions_total": predicted,
         "goemotions_scored_texts_total": rows,
         "goemotions_reference_predictions": reference,
         "goemotions_reference_texts": reference_rows,
     }
-    expression = re.sub(r" on \([^)]*\) group_left \(\)", "", drift["expr"])
+    expression = re.sub(r" on \([^)]*\) group_left \(\)", "", drift_rule())
+    expression = re.sub(r"count by \([^)]*\) \(max by \([^)]*\) \(\w+\)\)", str(labels), expression)
     for name, value in values.items():
         expression = re.sub(rf"(sum|max) by \([^)]*\) \((increase\()?{name}(\[1d\]\))?\)", str(value), expression)
     functions = {"abs": abs, "ln": math.log, "sqrt": math.sqrt, "clamp_min": max}
@@ -799,11 +805,14 @@ def test_the_alert_on_drift_fires_for_a_rare_label(predicted: int, rows: int, fi
     assert drift_rule_fires(predicted, rows, 54, 5426) is fires
 
 
-def test_the_alert_on_drift_has_the_figures_of_the_library() -> None:
-    (rule,) = every("PrometheusRule", "overlays/production").values()
-    (drift,) = (one for group in rule["spec"]["groups"] for one in group["rules"] if one["alert"] == "GoEmotionsDrift")
-    numbers = set(re.findall(r"\d+\.\d{2,}", drift["expr"])) - {"0.375"}
-    assert numbers == {f"{comparison.alert_z(28) / 2:.2f}", f"{math.log(comparison.LEAST_RATIO) / 2:.5f}"}
+@pytest.mark.parametrize("labels", [1, 3, 28, 200, 1000])
+def test_the_alert_on_drift_has_the_figures_of_the_library_for_any_number_of_labels(labels: int) -> None:
+    assert f"{math.log(comparison.LEAST_RATIO) / 2:.5f}" in drift_rule()
+    rows, reference = 10_000, 20
+    root, error = math.sqrt((reference + 0.375) / rows), math.sqrt(2 / rows) / 2
+    for standard_errors, fires in ((0.99, False), (1.01, True)):
+        predicted = rows * (root + standard_errors * comparison.alert_z(labels) * error) ** 2 - 0.375
+        assert drift_rule_fires(predicted, rows, reference, rows, labels) is fires
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ import json
 import random
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from goemotions.cli.main import commands
 from goemotions.cli.monitoring import DRIFTED
-from goemotions.errors import BadArgument, DataError, MonitoringUnavailable
+from goemotions.errors import BadArgument, DataError, MonitoringUnavailable, WorkflowError
 from goemotions.evaluation import reference
 from goemotions.evaluation.traffic import Traffic, features_of
 from goemotions.models import engines
@@ -202,6 +204,41 @@ def test_a_bundle_without_a_reference_is_compared_by_its_stored_predictions(whol
     assert report.missing == [monitor.NO_REFERENCE]
     assert {test.name for test in report.tests} == {"predictions", "scores"}
     assert monitor.NO_REFERENCE in "\n".join(monitor.lines(report))
+
+
+def _without_a_label(traffic: dict[str, Any]) -> None:
+    traffic["labels"].popitem()
+
+
+def _in_another_order(traffic: dict[str, Any]) -> None:
+    traffic["labels"] = dict(reversed(traffic["labels"].items()))
+
+
+def _without_texts(traffic: dict[str, Any]) -> None:
+    traffic["rows"] = 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_without_a_label, "reference.json has other labels than the model"),
+        (_in_another_order, "reference.json has other labels than the model, or another order: register the model again"),
+        (_without_texts, "reference.json is damaged: register the model again"),
+    ],
+)
+def test_a_reference_that_is_not_of_the_model_is_a_named_error(
+    whole: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    """As another program may have written it, with a manifest that fits."""
+    shutil.copytree(whole, tmp_path / "changed")
+    path = tmp_path / "changed" / reference.FILE
+    content = json.loads(path.read_text())
+    change(content["traffic"])
+    path.write_text(json.dumps(content))
+    fixed = json.loads((tmp_path / "changed" / manifest.NAME).read_text())
+    manifest.write(tmp_path / "changed", **{name: value for name, value in fixed.items() if name != "files"})
+    with pytest.raises(WorkflowError, match=message):
+        bundles.load(tmp_path / "changed")
 
 
 def test_a_server_that_counts_other_versions_or_labels_is_a_named_error(predictor: Predictor) -> None:

@@ -16,7 +16,10 @@ import pytest
 
 from goemotions.errors import MonitoringUnavailable
 from goemotions.monitoring import observations
+from goemotions.monitoring.analysis import Analysis
+from goemotions.monitoring.answers import Expected
 from goemotions.monitoring.observations import METRICS, Prometheus, Sample, Scrape, parse
+from goemotions.monitoring.plan import Plan
 from goemotions.monitoring.version_traffic import Increases, VersionTraffic
 from tests.support import http_server
 from tests.support.versions import Version
@@ -162,6 +165,27 @@ def test_a_server_that_starts_again_counts_from_zero_and_a_new_one_from_its_firs
     again = [*seen("c", "1", 7), Sample("c", "goemotions_request_texts_sum", (), 12)]
     assert increases.update(again)["1"].texts == 12
     # Another pod, and another version at the same address.
+    assert not increases.update(seen("a", "1", 5))["1"].requests
     assert increases.update([*seen("a", "1", 6), *seen("b", "1", 900)])["1"].requests["v1"] == 1
     assert "2" not in increases.update(seen("a", "2", 50))
     assert increases.update(seen("a", "2", 51))["2"].requests["v1"] == 1
+
+
+@pytest.mark.fault("rollout-undecided")
+def test_a_canary_whose_metrics_are_missing_during_incidents_is_not_blamed_for_them() -> None:
+    """Both versions fail alike, but what the canary did meanwhile is seen only later, beside a window without an incident."""
+    totals = {"1": [0, 0], "2": [0, 0]}
+    analysis, increases = Analysis(Plan(step_texts=0), 5, Expected(("a",), 400, 0, (100,), (100,))), Increases()
+    for window in range(40):
+        is_incident, samples = window % 4 in (2, 3), []
+        for version, requests in (("1", 300), ("2", 100)):
+            failures = requests // 5 * is_incident
+            totals[version] = [totals[version][0] + requests - failures, totals[version][1] + failures]
+            if version == "1" or not is_incident:
+                samples.append(Sample(version, "goemotions_model_info", (("version", version),), 1))
+                for outcome, count in zip(("ok", "server"), totals[version], strict=True):
+                    labels = (("outcome", outcome), ("protocol", "v1"))
+                    samples.append(Sample(version, "goemotions_requests_total", labels, count))
+        traffic = increases.update(samples)
+        analysis.add_traffic(traffic["1"], traffic["2"], 15)
+    assert (analysis.fault, analysis.windows) == ("", 10)

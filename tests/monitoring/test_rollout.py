@@ -21,6 +21,7 @@ from goemotions.deployment.traffic import ProxySplit
 from goemotions.errors import (
     BadArgument,
     DeploymentError,
+    ModelError,
     MonitoringUnavailable,
     PromotionRefused,
     RolledBack,
@@ -38,10 +39,10 @@ from goemotions.monitoring.observations import Scrape
 from goemotions.monitoring.plan import Plan
 from goemotions.monitoring.rollout_state import State
 from goemotions.monitoring.version_traffic import VersionTraffic
-from goemotions.registry import model_registry, promotion, rollouts, tracking
+from goemotions.registry import changes, mlflow_client, model_registry, promotion, rollouts, tracking
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.promotion import Move
-from goemotions.storage import layout, lease, lock, s3
+from goemotions.storage import layout, lease, lock, s3, store
 from pipelines import rollout as local
 from pipelines import stack as services
 from tests.support.champions import add, certain, stored
@@ -72,7 +73,11 @@ def registered(bundles: list[str], request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def versions(stack: Path) -> str:
     """A registered model whose bundles are not needed: version 1 is champion."""
-    name, run = "rolled-out", tracking.get_or_create_run("rolled-out").run_id
+    return registered_without_bundles("rolled-out")
+
+
+def registered_without_bundles(name: str) -> str:
+    run = tracking.get_or_create_run(name).run_id
     for number in (1, 2, 3, 4):
         place = f"s3://goemotions/models/{name}/{number:032x}/cpu/"
         model_registry.get_or_create_version(name, run, place, {"variant": "cpu", "profile": "minilm"})
@@ -240,7 +245,7 @@ def test_a_canary_is_not_blamed_for_a_champion_that_fails(service: Service) -> N
     for version in service.servers.versions.values():
         version.errors = 0.6
     with pytest.raises(RolloutHeld, match=r"the champion itself fails \d+ of its last \d+ requests"):
-        service.roll_out(hold_seconds=1.5)
+        service.roll_out(hold_seconds=4)
     assert service.shares == ("1", "2", 20)
 
 
@@ -404,6 +409,71 @@ def test_a_rollback_that_is_killed_is_completed(service: Service) -> None:
     assert service.shares == ("1", "", 0)
 
 
+@pytest.mark.slow
+@pytest.mark.fault("rollout-killed")
+@pytest.mark.parametrize("after", [False, True], ids=["before-each-change", "after-each-change"])
+def test_a_rollout_that_is_killed_again_and_again_promotes_once(
+    complete: Service, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    """Each process is killed at one of its first seven changes of the store, the registry or the traffic; the last are left alone."""
+    left, killed = 0, 0
+
+    def kill_at(owner: Any, name: str) -> None:
+        change = getattr(owner, name)
+
+        def changed(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            result = None if left == 0 and not after else change(*arguments, **options)
+            if left == 0:
+                raise Killed
+            return result
+
+        monkeypatch.setattr(owner, name, changed)
+
+    changing = ((rollout_state, "write"), (ProxySplit, "deploy"), (rollouts, "write"), (changes, "record"))
+    for owner, name in (*changing, (model_registry, "set_alias"), (model_registry, "set_tag")):
+        kill_at(owner, name)
+    for number in range(30):
+        left = number % 7 + 1 if number < 20 else 0
+        try:
+            complete.roll_out(steps="20,50,100", step_requests=10, step_texts=10)
+            break
+        except Killed:
+            killed += 1
+        except PromotionRefused:
+            # It was killed at the very end, and the version is the champion already.
+            break
+    assert killed > 5
+    assert (complete.shares, complete.state.phase) == (("2", "", 0), "promoted")
+    assert [(entry["percent"], entry["decision"]) for entry in complete.state.history] == [(20, "passed"), (50, "passed")]
+    version = model_registry.get_version(complete.model, "champion-cpu")
+    assert [(one.action, one.before) for one in changes.history(version, "champion-cpu")] == [("promote", "1")]
+    assert rollouts.records(complete.model)["local"].outcome == "promoted"
+
+
+@pytest.mark.fault("rollout-killed")
+def test_the_end_of_a_rollout_that_was_killed_before_it_was_recorded_is_recorded(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.begun(phase=rollout_state.ROLLING_BACK, reason="it is slower")
+    kept = {number: reason for number, reason in rollouts.participants(service.model).items() if service.name in reason}
+    assert set(kept) == {"1", "2"}
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rollout_state, "record_end", killed)
+        with pytest.raises(Killed):
+            service.roll_out()
+    # The next one of the service does it, whatever becomes of that.
+    with pytest.raises(StorageError, match="holds no file"):
+        service.roll_out()
+    assert rollouts.records(service.model)[service.name].outcome == "rolled back"
+    assert len(store.files(service.location)) == 3, "the state, the record for good, the lock"
+
+
 @pytest.mark.fault("rollout-killed")
 def test_the_evidence_of_a_step_survives(service: Service) -> None:
     service.begun()
@@ -484,7 +554,7 @@ def test_the_shipped_texts_and_a_file_of_texts(tmp_path: Path) -> None:
 
 @pytest.mark.fault("rollout-obsolete")
 def test_a_rollout_against_a_champion_of_before_is_rolled_back(service: Service) -> None:
-    service.begun(step=1)
+    service.begun(step=1, history=[{"percent": 20, "from": "", "to": "", "decision": "passed"}])
     service.servers.proxy.shares.update(canary="2", percent=20)
     make_champion(service.model, "4", "1")
     try:
@@ -493,6 +563,57 @@ def test_a_rollout_against_a_champion_of_before_is_rolled_back(service: Service)
     finally:
         make_champion(service.model, "1", "4")
     assert service.shares == ("1", "", 0)
+    assert [(entry["percent"], entry["decision"]) for entry in service.state.history] == [
+        (20, "passed"),
+        (50, "rolled back: the champion is version 4 now, not version 1"),
+    ]
+
+
+@pytest.mark.fault("rollout-obsolete")
+@pytest.mark.parametrize(
+    ("removed", "reason"),
+    [("1", r"the champion is version \(none\) now"), ("2", "version 2 was retired or removed")],
+    ids=["champion", "challenger"],
+)
+def test_a_version_that_is_removed_during_the_rollout(stack: Path, removed: str, reason: str) -> None:
+    name = registered_without_bundles(f"removed-{removed}")
+    with machine("1", "2", LABELS, name) as running:
+        service = Service(name, "removed", running)
+        service.begun()
+        service.after_a_look(lambda: mlflow_client.client().delete_model_version(name, removed))
+        with pytest.raises(RolledBack, match=reason):
+            service.roll_out(step_requests=10)
+        assert service.shares == ("1", "", 0)
+        # Nothing is kept for it any more.
+        assert (rollouts.records(name)["removed"].outcome, rollouts.participants(name)) == ("rolled back", {})
+
+
+@pytest.mark.fault("rollout-obsolete")
+def test_a_rollout_whose_champion_was_removed_meanwhile_says_so(stack: Path) -> None:
+    name = registered_without_bundles("removed-meanwhile")
+    with machine("1", "2", LABELS, name) as running:
+        service = Service(name, "removed", running)
+        service.begun()
+        mlflow_client.client().delete_model_version(name, "1")
+        with pytest.raises(ModelError, match=r"version 1, which the rollout goes back to, was removed .*: deploy the champion"):
+            service.roll_out()
+
+
+@pytest.mark.fault("rollout-obsolete")
+def test_a_version_whose_bundle_was_changed_during_the_rollout_is_not_promoted(complete: Service) -> None:
+    complete.begun(phase=rollout_state.PROMOTING, step=1)
+    complete.servers.proxy.shares.update(canary="2", percent=50)
+    bundle = model_registry.get_version(complete.model, "2").source
+    content = store.read(bundle, "thresholds.json")
+    assert content
+    store.write(bundle, "thresholds.json", content + b" ")
+    try:
+        with pytest.raises(RolledBack, match=r"thresholds\.json differs from its manifest"):
+            complete.roll_out()
+    finally:
+        store.write(bundle, "thresholds.json", content)
+    assert complete.shares == ("1", "", 0)
+    assert promotion.champion(complete.model, "cpu") == model_registry.get_version(complete.model, "1")
 
 
 FORGED: dict[str, dict[str, Any]] = {
@@ -532,7 +653,10 @@ def test_a_state_of_a_rollout_that_ended_is_not_taken_up_again(service: Service)
 @pytest.mark.fault("rollout-forged")
 def test_the_traffic_never_goes_back_to_a_version_that_was_not_champion(service: Service) -> None:
     """Also if the registry was forged with the state."""
-    for champion, message in (("3", "goes back to version 3, which never was champion-cpu"), ("8", "no version or alias '8'")):
+    for champion, message in (
+        ("3", "goes back to version 3, which never was champion-cpu"),
+        ("8", "version 8, which the rollout goes back to, was removed"),
+    ):
         state = State("2", champion, service.name, [20, 50], asdict(EQUAL), phase=rollout_state.ROLLING_BACK)
         rollouts.write(service.model, service.name, state.record())
         rollout_state.write(service.location, rollout_state.FILE, state)
@@ -607,6 +731,37 @@ def test_a_store_that_takes_no_decision_does_not_keep_traffic_on_a_bad_version(
     monkeypatch.setattr(lock, "LEASE_SECONDS", 4.0)
     with pytest.raises(RolledBack):
         service.roll_out()
+
+
+@pytest.mark.fault("rollout-store-away")
+def test_a_store_that_is_full_for_a_while_neither_ends_the_rollout_nor_loses_the_lock(
+    service: Service, memory_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 2.0)
+    service.begun()
+
+    def fill() -> None:
+        memory_store.behaviour.refused["PUT"] = (507, "InsufficientStorage")
+        # Longer than from one renewal to the next.
+        time.sleep(0.8)
+        memory_store.behaviour.refused.clear()
+        service.canary.errors = 0.6
+
+    service.after_a_look(fill)
+    with pytest.raises(RolledBack, match="it fails more often"):
+        service.roll_out(step_requests=100_000)
+    assert (service.shares, service.state.phase) == (("1", "", 0), "rolled back")
+
+
+@pytest.mark.fault("rollout-store-away")
+def test_a_store_that_remains_full_holds_the_rollout_and_is_named(
+    service: Service, memory_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.begun()
+    service.after_a_look(lambda: memory_store.behaviour.refused.update({"PUT": (507, "InsufficientStorage")}))
+    with pytest.raises(RolloutHeld, match=r"held at 20% of .*: .* the store is full .*; both versions serve: run it again"):
+        service.roll_out(step_requests=100_000, hold_seconds=1)
+    memory_store.behaviour.refused.clear()
 
 
 @pytest.mark.fault("rollout-full-disk")
