@@ -33,6 +33,7 @@ from goemotions.models.engine_names import WEIGHTS, Computation, canonical_name
 from goemotions.models.engines import Engine
 from goemotions.models.records import EXPORT_FILE, TRAINING_FILE
 from goemotions.models.tokenizer import TextEncoder
+from goemotions.registry import consistency
 from goemotions.storage import layout, manifest, signature
 from goemotions.storage import store as storage
 from goemotions.storage.signature import Signature
@@ -161,10 +162,13 @@ class Bundle:
         """Loads an engine, by default the bundle's own, which reads no file that the manifest does not name.
 
         Raises:
-            ModelError, DeviceError: as ``engines.load``.
+            ModelError: as ``engines.load``, or its model has more or fewer outputs than the bundle has labels.
+            DeviceError: as ``engines.load``.
         """
         with manifest.only_named(self.folder) as folder:
-            return engines.load(name or self.metadata.engine, folder, self.encoder, threads=threads)
+            engine = engines.load(name or self.metadata.engine, folder, self.encoder, threads=threads)
+        consistency.check_engine(self.folder, engine, self.taxonomy)
+        return engine
 
 
 def load(folder: Path, *, is_verified: bool = False) -> Bundle:
@@ -177,7 +181,7 @@ def load(folder: Path, *, is_verified: bool = False) -> Bundle:
     Raises:
         IntegrityError: a file is missing or differs from the manifest.
         UntrustedBundle: there are trusted keys, and none of them signed the bundle.
-        ModelError: every file is there, but the folder is not a bundle.
+        ModelError: every file is there, but the folder is not a bundle, or its files do not fit each other.
     """
     content = manifest.read(folder) if is_verified else manifest.verify(folder)
     signed = signature.verify_folder(folder)
@@ -185,12 +189,14 @@ def load(folder: Path, *, is_verified: bool = False) -> Bundle:
         raise ModelError(NOT_A_BUNDLE.format(folder))
     metadata = BundleMetadata.parse(content)
     with manifest.only_named(folder) as named:
-        fitted = thresholds.read(named / thresholds.FILE).thresholds
+        labels = taxonomy(str(folder))
+        fitted = thresholds.read(named / thresholds.FILE)
         encoder = TextEncoder.load(named)
         path = named / reference.FILE
         compared = reference.parse(strict_json.read_bytes(path), str(path)) if path.is_file() else None
+        consistency.check_files(named, labels, fitted, encoder, compared)
     log.info("the bundle of the run %s (%s) is %s", metadata.run_id, metadata.variant, signed)
-    return Bundle(folder, metadata, taxonomy(str(folder)), fitted, encoder, frozenset(content["files"]), signed, compared)
+    return Bundle(folder, metadata, labels, fitted.thresholds, encoder, frozenset(content["files"]), signed, compared)
 
 
 def taxonomy(location: str) -> Taxonomy:
