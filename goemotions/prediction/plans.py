@@ -1,6 +1,7 @@
 """The plan of a batch scoring, written into the output before a row is scored: the bundle, the input files, and the shards.
 
-It has size and tag of each input file. Each read of one checks them, so that no output mixes two versions of a file.
+It has size and tag of each input file, which each read of one checks, and the digest of the bundle, so that no output mixes two
+versions of a file or two models.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from goemotions.errors import DataError, FileChanged
 from goemotions.prediction import files
 from goemotions.prediction.rows import Rows, open_rows
 from goemotions.registry import bundle, references
-from goemotions.storage import store
+from goemotions.storage import manifest, store
 from goemotions.storage.backend import File
 
 # Readers of a folder of Parquet files skip names that begin with an underscore.
@@ -47,6 +48,7 @@ class Plan:
         column: the column with the texts.
         all_scores: whether the probability of each label is added.
         bundle: location of the bundle.
+        bundle_digest: of the bundle (``Bundle.digest``); empty in plans from before it was recorded.
         shards: in the order of the rows.
         digest: of the whole plan; each scored shard holds it.
     """
@@ -56,6 +58,7 @@ class Plan:
     column: str
     all_scores: bool
     bundle: str
+    bundle_digest: str
     shards: tuple[Shard, ...]
     digest: str
 
@@ -121,9 +124,10 @@ def _write(output: str, others: Sequence[str], request: dict[str, Any], referenc
     if scored := next((name for name in others if name.startswith("part-")), ""):
         raise DataError(f"{output} has scored shards ({scored}) and no {PLAN}: empty it, or choose another folder")
     located = store.canonical(references.resolve(reference, request["model"])[0])
+    digest = hashlib.sha256(store.read(located, manifest.NAME) or b"").hexdigest()
     names = bundle.taxonomy(located).names if request["all_scores"] else ()
     shards = [asdict(shard) for shard in _shards(request["input"], inputs, request["column"], names, request["shard_rows"])]
-    content = {"format": FORMAT, "asked": request, "bundle": located, "shards": shards}
+    content = {"format": FORMAT, "asked": request, "bundle": located, "bundle_digest": digest, "shards": shards}
     written = json.dumps(content | {"digest": _digest(content)}, indent=1).encode()
     if len(written) > MOST_BYTES:
         raise DataError(
@@ -160,6 +164,7 @@ def read(output: str) -> Plan:
             request["column"],
             request["all_scores"],
             content["bundle"],
+            content.get("bundle_digest", ""),
             tuple(Shard(**shard) for shard in content["shards"]),
             content["digest"],
         )

@@ -136,7 +136,8 @@ class BundleMetadata:
 class Bundle:
     """A verified bundle and what a predictor needs of it besides the engine.
 
-    ``files`` are those that its manifest names, ``reference`` is None in bundles from before they had it.
+    ``files`` are those that its manifest names, and ``digest`` is the sha256 of the manifest, which has that of every other file.
+    ``reference`` is None in bundles from before they had it.
     """
 
     folder: Path
@@ -146,13 +147,9 @@ class Bundle:
     encoder: TextEncoder
 
     files: frozenset[str]
+    digest: str
     signature: Signature
     reference: Reference | None = None
-
-    @property
-    def digest(self) -> str:
-        """The sha256 of the manifest, which has that of every other file."""
-        return manifest.sha256(self.folder / manifest.NAME)
 
     def has_engine(self, name: str) -> bool:
         """Whether the bundle holds the weights that an engine reads."""
@@ -184,6 +181,7 @@ def load(folder: Path, *, is_verified: bool = False) -> Bundle:
         ModelError: every file is there, but the folder is not a bundle, or its files do not fit each other.
     """
     content = manifest.read(folder) if is_verified else manifest.verify(folder)
+    digest = manifest.sha256(folder / manifest.NAME)
     signed = signature.verify_folder(folder)
     if content.get("variant") not in VARIANTS:
         raise ModelError(NOT_A_BUNDLE.format(folder))
@@ -196,7 +194,7 @@ def load(folder: Path, *, is_verified: bool = False) -> Bundle:
         compared = reference.parse(strict_json.read_bytes(path), str(path)) if path.is_file() else None
         consistency.check_files(named, labels, fitted, encoder, compared)
     log.info("the bundle of the run %s (%s) is %s", metadata.run_id, metadata.variant, signed)
-    return Bundle(folder, metadata, labels, fitted.thresholds, encoder, frozenset(content["files"]), signed, compared)
+    return Bundle(folder, metadata, labels, fitted.thresholds, encoder, frozenset(content["files"]), digest, signed, compared)
 
 
 def taxonomy(location: str) -> Taxonomy:

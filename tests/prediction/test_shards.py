@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from goemotions.errors import DataError, FileChanged, ModelError, StorageError
 from goemotions.prediction import files, plans, shards
 from goemotions.prediction import rows as rows_module
 from goemotions.prediction.predictor import Options, Predictor
-from goemotions.storage import s3, store
+from goemotions.storage import manifest, s3, store
 
 WORDS = ["lake", "storm", "balloon", "harbour", "sparrow", "gravel", "table"]
 
@@ -297,6 +298,38 @@ def test_a_file_that_is_replaced_between_two_shards_is_a_named_error(
     with pytest.raises(FileChanged, match=changed):
         shards.score(f"{place}out/", predictor=predictor)
     assert not [file for file in store.files(f"{place}out/") if file.name == "part-000001.parquet"]
+
+
+def rewritten(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
+    """Changes a JSON file of a bundle and writes its manifest again."""
+    content = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(change(content) or content))
+    metadata = {key: value for key, value in json.loads((folder / manifest.NAME).read_text()).items() if key != "files"}
+    manifest.write(folder, **metadata)
+
+
+@pytest.mark.fault("input-changed")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_another_bundle_in_the_place_of_the_planned_one_is_a_named_error(
+    predictor: Predictor, whole: Path, tmp_path: Path, workers: int
+) -> None:
+    """Otherwise half of the output would be of each model."""
+    folder, output = Path(shutil.copytree(whole, tmp_path / "bundle")), str(tmp_path / "out")
+    plans.plan(str(write(tmp_path / "in", 60)), output, str(folder), shard_rows=20)
+    shards.score(output, share=(0, 3), predictor=predictor)
+    rewritten(folder, "thresholds.json", lambda content: content.update(thresholds=dict.fromkeys(content["thresholds"], 0.9)))
+    with pytest.raises(FileChanged, match=rf"^{folder} is another bundle than {output} was planned for: restore it, or choose"):
+        shards.score(output, workers=workers, threads=1)
+    assert [file.name for file in store.files(output)] == ["_plan.json", "part-000000.parquet"]
+
+
+@pytest.mark.fault("bundle-mixed")
+def test_workers_name_what_is_wrong_with_a_bundle(whole: Path, tmp_path: Path) -> None:
+    folder, output = Path(shutil.copytree(whole, tmp_path / "bundle")), str(tmp_path / "out")
+    rewritten(folder, "tokenizer.json", lambda content: content["model"]["vocab"].update(lake=9999))
+    plans.plan(str(write(tmp_path / "in", 60)), output, str(folder), shard_rows=20)
+    with pytest.raises(ModelError, match=r"embeds 187 tokens, but the tokenizer beside it has ids up to 9999"):
+        shards.score(output, workers=2, threads=1)
 
 
 @pytest.mark.fault("input-changed")
