@@ -694,6 +694,8 @@ def test_the_admission_policy_is_for_the_account_of_the_deploy_step() -> None:
     changed = {inference_service.VERSION, inference_service.CANARY_VERSION, inference_service.RESTARTED}
     assert all(name.startswith("goemotions-") for name in changed)
     assert all(f"'{name}'" in text for name in inference_service.STABLE_ONLY)
+    compared = {field for field in ("labels", "ownerReferences", "finalizers") if f"oldObject.metadata.{field}" in text}
+    assert compared == {"labels", "ownerReferences", "finalizers"}
 
 
 def test_one_gpu_is_enough_to_roll_out_a_new_version() -> None:
