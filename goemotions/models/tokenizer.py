@@ -115,8 +115,14 @@ def read_tokenizer(path: Path) -> Tokenizer:
     """
     try:
         if path.stat().st_size <= MOST_BYTES:
-            return Tokenizer.from_file(str(path))
-    except Exception as error:
+            tokenizer = Tokenizer.from_file(str(path))
+            # Some damages show only here.
+            tokenizer.encode("a text")
+            return tokenizer
+    except BaseException as error:
+        # What panics in Rust is none of Python's exceptions.
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         raise ModelError(f"{path} is missing or damaged: download or train the model again") from error
     raise ModelError(f"{path} has more than {MOST_BYTES >> 20} MiB, and is not read: check who wrote it")
 

@@ -17,7 +17,7 @@ import logging
 from dataclasses import dataclass, fields
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from goemotions import strict_json
 from goemotions.data.taxonomy import Taxonomy
@@ -41,6 +41,7 @@ from goemotions.storage.signature import Signature
 log = logging.getLogger(__name__)
 
 Variant = Literal["gpu", "cpu"]
+R = TypeVar("R", Computation, Latency)
 VARIANTS: tuple[Variant, ...] = ("gpu", "cpu")
 # What serves each variant.
 SERVING: dict[Variant, Computation] = {
@@ -120,16 +121,26 @@ class BundleMetadata:
 
     @classmethod
     def parse(cls, content: dict[str, Any]) -> BundleMetadata:
-        """From the content of a manifest; what bundles of before lack is empty."""
+        """From the content of a manifest; what bundles of before lack is empty.
+
+        Raises:
+            BadJson: a value has another type.
+        """
         values = {field.name: content.get(field.name, "") for field in fields(cls)}
-        evaluated, latency = content.get("evaluated"), content.get("latency")
+        evaluated, latency = (content.get(name) or None for name in ("evaluated", "latency"))
+        strict_json.require(values | {"evaluated": evaluated, "latency": latency}, cls, manifest.NAME)
         return cls(
             **values
             | {
-                "evaluated": Computation(**evaluated) if evaluated else None,
-                "latency": Latency(**latency) if latency else None,
+                "evaluated": _from_json(Computation, evaluated) if evaluated else None,
+                "latency": _from_json(Latency, latency) if latency else None,
             }
         )
+
+
+def _from_json(record: type[R], content: dict[str, Any]) -> R:
+    """A record from the entries that it has fields for."""
+    return record(**{field.name: content[field.name] for field in fields(record) if field.name in content})
 
 
 @dataclass(frozen=True)

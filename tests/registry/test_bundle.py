@@ -14,7 +14,7 @@ import mlflow.pyfunc
 import onnx
 import pytest
 
-from goemotions.errors import DataError, IntegrityError, ModelError, WorkflowError
+from goemotions.errors import BadJson, DataError, IntegrityError, ModelError, WorkflowError
 from goemotions.models import engines
 from goemotions.models.engine_names import canonical_name
 from goemotions.models.tokenizer import TextEncoder
@@ -157,6 +157,17 @@ def test_files_that_are_not_of_one_model_are_refused_when_they_are_loaded(
     change, message = MISFITS[misfit]
     with pytest.raises(ModelError, match=message):
         Predictor.load(rewrite(change), threads=1)
+
+
+@pytest.mark.fault("stored-json-hostile")
+@pytest.mark.parametrize(("field", "value"), [("engine", {}), ("evaluated", -1), ("latency", [[]]), ("run_id", None)])
+def test_a_manifest_with_a_value_of_another_type_is_a_named_error(
+    whole: Path, tmp_path: Path, field: str, value: object
+) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "bundle"))
+    (folder / manifest.NAME).write_text(json.dumps(json.loads((folder / manifest.NAME).read_text()) | {field: value}))
+    with pytest.raises(BadJson, match=rf"^MANIFEST\.json: {field} is not "):
+        bundle.load(folder)
 
 
 @pytest.mark.fault("bundle-mixed")
