@@ -86,8 +86,10 @@ class TextEncoder:
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         limit = self.max_characters
         encoded = self._tokenizer.encode_batch_fast([clean(text[:limit]) for text in texts])
+        # Without special tokens, an empty text would have no token, and no network reads none.
         return [
-            Encoding(item.ids, bool(item.overflowing) or len(text) > limit) for item, text in zip(encoded, texts, strict=True)
+            Encoding(item.ids or [self.pad_id], bool(item.overflowing) or len(text) > limit)
+            for item, text in zip(encoded, texts, strict=True)
         ]
 
     def characters_read(self, text: str) -> int:

@@ -229,6 +229,13 @@ def test_a_damaged_file_is_a_named_error(folder: Path, name: str, content: bytes
     assert len(str(raised.value).splitlines()) == 1
 
 
+def test_an_empty_text_of_a_tokenizer_without_special_tokens_is_padding(folder: Path) -> None:
+    content = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(content | {"post_processor": None}))
+    encoder = TextEncoder.load(folder)
+    assert [item.ids for item in encoder.encode(["", " "])] == [[encoder.pad_id]] * 2
+
+
 def test_a_special_token_that_the_file_does_not_have_is_a_named_error(folder: Path) -> None:
     """The library reads such a file, and panics at each text."""
     content = json.loads((folder / "tokenizer.json").read_text())
