@@ -1,6 +1,7 @@
 """Batch scoring by shards: one output row per input row, in order, with any number of processes, even if some are killed."""
 
 import gzip
+import hashlib
 import json
 import os
 import random
@@ -421,6 +422,51 @@ def test_an_older_or_damaged_plan_is_a_named_error(
 def changed(content: dict[str, Any], change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     change(content)
     return content
+
+
+FORGED: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "shard elsewhere": lambda plan: plan["shards"][1].update(name="../part-000001.parquet"),
+    "shard at a path": lambda plan: plan["shards"][1].update(name="/tmp/part-000001.parquet"),
+    "shard over the plan": lambda plan: plan["shards"][1].update(name="_plan.json"),
+    "shard of no file": lambda plan: plan["shards"][1].update(file="other.parquet"),
+    "rows before the first": lambda plan: plan["shards"][1].update(first=-1),
+    "rows without end": lambda plan: plan["shards"][1].update(rows=2**63),
+    "no rows": lambda plan: plan["shards"][1].update(rows=-1),
+    "file elsewhere": lambda plan: [part.update({key: "../in/in-000.parquet"}) for key, part in named_files(plan)],
+    "NUL in the input": lambda plan: plan["asked"].update(input="a\0b"),
+    "number as the input": lambda plan: plan["asked"].update(input=5),
+    "nothing asked": lambda plan: plan.pop("asked"),
+    "no size of the shards": lambda plan: plan["asked"].pop("shard_rows"),
+}
+
+
+def named_files(plan: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [("name", plan["asked"]["files"][0]), *(("file", shard) for shard in plan["shards"])]
+
+
+@pytest.mark.fault("plan-damaged")
+@pytest.mark.parametrize("change", FORGED.values(), ids=FORGED.keys())
+def test_a_forged_plan_with_a_digest_of_its_own_is_a_named_error(
+    predictor: Predictor, whole: Path, tmp_path: Path, change: Callable[[dict[str, Any]], Any]
+) -> None:
+    """Whoever can write into the output can compute the digest: a shard could be written to any path of the machine that scores."""
+    source, output = write(tmp_path / "in", 40), tmp_path / "out"
+    plans.plan(str(source), str(output), str(whole), shard_rows=20)
+    content = json.loads((output / "_plan.json").read_text())
+    del content["digest"]
+    change(content)
+    content["digest"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    (output / "_plan.json").write_text(json.dumps(content))
+    before = sorted(tmp_path.rglob("*"))
+    steps = (
+        lambda: run(source, output, whole, predictor, shard_rows=20),
+        lambda: shards.score(str(output), predictor=predictor),
+        lambda: shards.finish(str(output)),
+    )
+    for step in steps:
+        with pytest.raises(DataError, match=r"out has no readable _plan\.json: it is missing or damaged"):
+            step()
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.fault("plan-damaged")
