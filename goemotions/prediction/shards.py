@@ -19,6 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypedDict
 
 import pyarrow.parquet as pq
 from tqdm import tqdm
@@ -39,6 +40,15 @@ DONE = "_scored.json"
 COUNTS = b"goemotions"
 # A temporary file that was not written to for so long is that of a process that was killed.
 ABANDONED_SECONDS = 3600.0
+
+
+class Counts(TypedDict):
+    """What the metadata of a scored shard say of it."""
+
+    plan: str
+    blank: int
+    truncated: int
+    seconds: float
 
 
 def score(
@@ -108,10 +118,11 @@ def _read_summary(output: str, shard: Shard, planned: Plan) -> ScoringSummary:
     """
     with store.open_file(output, shard.name) as file:
         metadata = columnar.open_parquet(file, shard.name).metadata
-    counts = strict_json.parse((metadata.metadata or {}).get(COUNTS, b"{}"), shard.name)
-    if metadata.num_rows != shard.rows or not counts:
+    if metadata.num_rows != shard.rows:
         raise DataError(f"{output}: {shard.name} has {metadata.num_rows} rows, not {shard.rows}: remove it and score it again")
-    if counts.get("plan") != planned.digest:
+    counts = strict_json.parse((metadata.metadata or {}).get(COUNTS), f"the metadata of {shard.name}")
+    strict_json.require(counts, Counts, f"the metadata of {shard.name}")
+    if counts["plan"] != planned.digest:
         raise DataError(f"{output}: {shard.name} was scored by another plan: remove it and score it again")
     return ScoringSummary(shard.rows, counts["blank"], counts["truncated"], counts["seconds"])
 

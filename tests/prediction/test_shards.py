@@ -491,6 +491,22 @@ def test_a_shard_with_missing_rows_is_not_accepted(predictor: Predictor, whole: 
         shards.finish(str(tmp_path / "out"))
 
 
+@pytest.mark.fault("stored-json-hostile")
+@pytest.mark.parametrize(
+    "counts", [b"{}", b"[1]", b'{"plan": "x"}', b'{"plan": 1, "blank": "", "truncated": 0, "seconds": 0}', None]
+)
+def test_a_shard_with_other_metadata_is_not_accepted(
+    predictor: Predictor, whole: Path, tmp_path: Path, counts: bytes | None
+) -> None:
+    run(write(tmp_path / "in", 40), tmp_path / "out", whole, predictor, shard_rows=20)
+    path = tmp_path / "out" / "part-000001.parquet"
+    table = pq.read_table(path)
+    metadata = {name: value for name, value in table.schema.metadata.items() if name != shards.COUNTS}
+    pq.write_table(table.replace_schema_metadata(metadata | ({shards.COUNTS: counts} if counts else {})), path)
+    with pytest.raises(DataError, match=r"the metadata of part-000001\.parquet"):
+        shards.finish(str(tmp_path / "out"))
+
+
 def command(source: Path, output: Path, whole: Path, *others: str) -> list[str]:
     program = [sys.executable, "-m", "goemotions.cli", "score", "--bundle", str(whole), "--threads", "1", "--shard-rows", "150"]
     return [*program, "--input", str(source), "--output", str(output), *others]
