@@ -133,6 +133,41 @@ def test_a_probability_that_is_none_is_a_named_error(value: float, tmp_path: Pat
         Predictions.read(tmp_path)
 
 
+FORGED: dict[str, tuple[dict[str, Any], Labels]] = {
+    "fewer scores": ({"scores": [0.5]}, Labels(NAMES, (0.5, 0.5))),
+    "no number": ({"scores": [float("nan"), 0.5]}, Labels(NAMES, (0.5, 0.5))),
+    "no probability": ({"scores": [7.0, 0.5]}, Labels(NAMES, (0.5, 0.5))),
+    "of another version": ({"version": "2"}, Labels(NAMES, (0.5, 0.5))),
+    "fewer thresholds": ({}, Labels(NAMES, (0.5,))),
+    "thresholds of text": ({}, Labels(NAMES, ("a", "b"))),  # type: ignore[arg-type]
+    "a label twice": ({}, Labels(("calm", "calm"), (0.5, 0.5))),
+    "labels of numbers": ({}, Labels((1, 2), (0.5, 0.5))),  # type: ignore[arg-type]
+    "none of the best": ({}, Labels(NAMES, (0.5, 0.5), 0)),
+}
+
+
+@pytest.mark.fault("stored-parquet-hostile")
+@pytest.mark.parametrize("forged", FORGED)
+def test_rows_of_a_request_log_that_do_not_fit_its_labels_are_a_named_error(forged: str, tmp_path: Path) -> None:
+    changes, labels = FORGED[forged]
+    path = tmp_path / "requests" / "m" / LOG
+    path.parent.mkdir(parents=True)
+    pq.write_table(request_log.table(ANSWERS, [LOGGED, LOGGED | changes], labels), path)
+    with pytest.raises(DataError, match=r"part-w-000001\.parquet is no file of a request log: remove it"):
+        list(LogReader(str(tmp_path), "m").rows(ANSWERS))
+
+
+@pytest.mark.fault("stored-parquet-hostile")
+@pytest.mark.parametrize(
+    "hour", ["date=2026-13-45/hour=09", "date=----------/hour=09", "date=0000-01-01/hour=09", "date=2026-01-31/hour=77"]
+)
+def test_an_hour_that_is_none_is_no_part_of_a_request_log(hour: str, tmp_path: Path) -> None:
+    path = tmp_path / "requests" / "m" / "1" / hour / "part-w-000001.parquet"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x")
+    assert LogReader(str(tmp_path), "m").parts == []
+
+
 class Watched(io.BytesIO):
     """A file that remembers which threads read it."""
 

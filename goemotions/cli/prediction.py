@@ -146,6 +146,11 @@ def _score_file(source: str, output: str, bundle: str, model_name: str, threads:
 )
 @click.option("--page/--no-page", default=True, show_default=True, help="Serve a page to try the model at /.")
 @click.option(
+    "--bundle-source",
+    default="",
+    help="Where a folder was downloaded from, as `make deploy` sets it: another bundle there is refused. Default: not checked.",
+)
+@click.option(
     "--batching/--no-batching",
     default=True,
     show_default=True,
@@ -154,7 +159,9 @@ def _score_file(source: str, output: str, bundle: str, model_name: str, threads:
 @options_of(Limits)
 @options_of(ShadowSettings)
 @options_of(LogSettings)
-def serve(bundle: str, model_name: str, engine: str | None, batching: bool, version_number: str, **options: Any) -> None:
+def serve(
+    bundle: str, bundle_source: str, model_name: str, engine: str | None, batching: bool, version_number: str, **options: Any
+) -> None:
     """Serve a bundle by the protocols of KServe.
 
     Each option is an environment variable too, such as GOEMOTIONS_SERVE_PORT.
@@ -163,7 +170,7 @@ def serve(bundle: str, model_name: str, engine: str | None, batching: bool, vers
     from goemotions.serving import server
 
     limits, shadow, log = record_of(Limits, options), record_of(ShadowSettings, options), record_of(LogSettings, options)
-    with as_folder(bundle, model_name) as (folder, number):
+    with as_folder(bundle, model_name, bundle_source) as (folder, number):
         settings = server.Settings(
             folder,
             version_number or number,

@@ -11,6 +11,7 @@ from goemotions.data.layout import LABEL_NAMES
 from goemotions.data.tables import is_table
 from goemotions.errors import DataError
 from goemotions.storage import store
+from goemotions.storage.backend import File
 
 MOST_FILES = 10_000
 
@@ -65,6 +66,7 @@ def fetch_object(location: str, folder: Path) -> Path | None:
     """Downloads the object that a location names, with the label names beside it; None if it names no object of a known format.
 
     Raises:
+        FileChanged: one of them was changed meanwhile.
         StorageError: the bucket cannot be reached or denies access.
     """
     parent, _, name = location.rpartition("/")
@@ -72,8 +74,13 @@ def fetch_object(location: str, folder: Path) -> Path | None:
     if parent.count("/") < 2 or not is_known or not store.has(parent + "/", name):
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    with store.open_file(parent + "/", name) as content, (folder / name).open("wb") as file:
-        shutil.copyfileobj(content, file)
-    if (names := store.read(parent + "/", LABEL_NAMES)) is not None:
-        (folder / LABEL_NAMES).write_bytes(names)
+    listed = _with_label_names(parent + "/", name)
+    for one in listed:
+        with store.open_file(parent + "/", one.name, one) as content, (folder / one.name).open("wb") as file:
+            shutil.copyfileobj(content, file)
+    store.require_unchanged(parent + "/", listed, _with_label_names(parent + "/", name))
     return folder / name
+
+
+def _with_label_names(location: str, name: str) -> list[File]:
+    return [file for one in (name, LABEL_NAMES) if (file := store.find(location, one))]

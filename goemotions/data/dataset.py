@@ -127,6 +127,7 @@ def ingest(
 
     Raises:
         DataError: the source does not have a documented form.
+        FileChanged: a file of it was changed meanwhile.
         SourceUnreachable: the hub cannot be reached.
         StorageError: the bucket cannot be reached, denies access or has no file there.
     """
@@ -135,7 +136,8 @@ def ingest(
     with temporary_folder() as scratch:
         opened = open_source(source, scratch / "source", Columns(text_column, labels_column))
         taxonomy = opened.taxonomy
-        given = _validated(opened, scratch, unlabelled=unlabelled, max_quarantined=max_quarantined)
+        with opened.reading():
+            given = _validated(opened, scratch, unlabelled=unlabelled, max_quarantined=max_quarantined)
         splits, drawn = draw_missing(opened.splits["train"][0], given, split_share, split_seed)
         leaked = leakage(splits)
         if drop_leaked:

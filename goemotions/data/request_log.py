@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from goemotions import strict_json
 from goemotions.data import tables
+from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import DataError
 from goemotions.storage import layout, store
 from goemotions.storage.backend import File
@@ -118,16 +119,28 @@ class LogReader:
         return labels_of
 
     def rows(self, kind: str, version: str = "") -> Iterator[dict[str, Any]]:
-        """The rows of a kind, oldest hours first, and of a version if one is given; ``scores`` is float32 [labels]."""
+        """The rows of a kind, oldest hours first, and of a version if one is given; ``scores`` is float32 [labels].
+
+        Raises:
+            DataError: a file is none of a request log.
+        """
         for part in self.parts:
             if part.kind == kind and version in ("", part.version):
-                table = self._table(part)
+                table, width = self._table(part), len(self._labels(part).names)
                 if not table.schema or table.schema not in (SCHEMAS[kind], EARLIER_SCHEMAS.get(kind)):
                     raise self._foreign(part)
                 for _, cells in table.rows(table.columns):
                     if None in cells:
                         raise self._foreign(part)
-                    yield _row(dict(zip(table.columns, cells, strict=True)))
+                    row = dict(zip(table.columns, cells, strict=True))
+                    if path_of(row["version"]) != part.version:
+                        raise self._foreign(part)
+                    if "scores" in row:
+                        scores = row["scores"] = np.asarray(row["scores"], dtype=np.float32)
+                        # Not a number is in no range.
+                        if len(scores) != width or not ((scores >= 0) & (scores <= 1)).all():
+                            raise self._foreign(part)
+                    yield row
 
     def _table(self, part: Part) -> tables.Table:
         return tables.open_table(part.file.name, lambda: store.open_file(self.location, part.file.name, part.file))
@@ -137,23 +150,26 @@ class LogReader:
         try:
             content = strict_json.parse((schema.metadata or {})[METADATA], part.file.name)
             # Files of earlier servers have no k.
-            strict_json.require([content["labels"], content["thresholds"]], list[list[str | float]], part.file.name)
-            strict_json.require([content.get("k")], list[int | None], part.file.name)
-            return Labels(tuple(content["labels"]), tuple(content["thresholds"]), content.get("k"))
-        except (KeyError, ValueError) as error:
+            names, k = content["labels"], content.get("k")
+            strict_json.require(names, list[str], part.file.name)
+            strict_json.require(content["thresholds"], list[float], part.file.name)
+            strict_json.require(k, int | None, part.file.name)
+            if len(content["thresholds"]) != len(names) or (k is not None and k < 1):
+                raise ValueError("no thresholds of these labels")
+            return Labels(Taxonomy(tuple(names)).names, tuple(content["thresholds"]), k)
+        except (KeyError, TypeError, ValueError, DataError) as error:
             raise self._foreign(part) from error
 
     def _foreign(self, part: Part) -> DataError:
         return DataError(f"{self.location}{part.file.name} is no file of a request log: remove it")
 
 
-def _row(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "scores": np.asarray(row["scores"], dtype=np.float32)} if "scores" in row else row
-
-
 def _part(file: File) -> Part | None:
     match = PATH.fullmatch(file.name)
     if not match:
         return None
-    start = datetime.strptime(f"{match['date']} {match['hour']}", "%Y-%m-%d %H").replace(tzinfo=UTC)
+    try:
+        start = datetime.strptime(f"{match['date']} {match['hour']}", "%Y-%m-%d %H").replace(tzinfo=UTC)
+    except ValueError:
+        return None
     return Part(file, match["kind"], match["version"], start)

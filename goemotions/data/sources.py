@@ -6,9 +6,10 @@ import functools
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import resources
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from goemotions.data.tables import Table
 from goemotions.data.taxonomy import MOST_LABELS, Taxonomy
 from goemotions.errors import DataError, SourceUnreachable
 from goemotions.storage import store
+from goemotions.storage.backend import File
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class Source:
         revision: ``shipped``, ``local``, ``s3`` or the commit of the hub's data set.
         form: how it is read, in words.
         has_raters: whether several rows may have one id: one row per rater.
+        files: the files of a local source with their folders, as they were before any was read.
     """
 
     taxonomy: Taxonomy
@@ -59,6 +62,19 @@ class Source:
     revision: str
     form: str
     has_raters: bool
+    files: tuple[tuple[str, File], ...] = ()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """For what is read of the splits: the block ends with an error if they may be of two versions of the source.
+
+        Raises:
+            FileChanged: a file was changed meanwhile.
+        """
+        with ExitStack() as stack:
+            for folder, file in self.files:
+                stack.enter_context(store.reading(folder, file))
+            yield
 
 
 @dataclass(frozen=True)
@@ -93,7 +109,9 @@ def open_source(source: str, scratch: Path, columns: Columns = Columns()) -> Sou
         raise DataError(
             f"there is no data folder {source}: give `sample`, `hub:<dataset>`, a folder with train, dev and test, a file, or s3://"
         )
-    return _open_path(_unpacked(path, source, scratch), source, "local", columns)
+    archive = _as_they_are([path]) if archives.is_archive(path) else ()
+    opened = _open_path(_unpacked(path, source, scratch), source, "local", columns)
+    return replace(opened, files=archive or opened.files)
 
 
 def _unpacked(path: Path, name: str, scratch: Path) -> Path:
@@ -102,8 +120,15 @@ def _unpacked(path: Path, name: str, scratch: Path) -> Path:
 
 def _open_path(path: Path, name: str, revision: str, columns: Columns) -> Source:
     chosen = layout.find(path, name)
+    listed = [*chain(*chosen.files.values()), *filter(None, [chosen.label_names])]
+    files = _as_they_are(listed)
     names = _label_names(chosen.label_names) if chosen.label_names else None
-    return _open_files(chosen.files, names, name, revision, columns)
+    return replace(_open_files(chosen.files, names, name, revision, columns), files=files)
+
+
+def _as_they_are(paths: Sequence[Path]) -> tuple[tuple[str, File], ...]:
+    """The folder of each file, and what the store says of the file."""
+    return tuple((folder, file) for path in paths if (file := store.find(folder := str(path.parent), path.name)))
 
 
 def _label_names(path: Path) -> list[str]:

@@ -21,8 +21,8 @@ RESTARTED = "goemotions-restarted-at"
 MODE = "serving.kserve.io/deploymentMode"
 # Its name since KServe 0.16, and before.
 KNATIVE = ("Knative", "Serverless")
-# The variable by which a predictor knows the number of its version: the bundle that it downloads has none.
-NUMBER = "GOEMOTIONS_SERVE_VERSION_NUMBER"
+# The variables by which a predictor knows the number of its version, and where KServe downloaded its bundle from.
+NUMBER, SOURCE = "GOEMOTIONS_SERVE_VERSION_NUMBER", "GOEMOTIONS_SERVE_BUNDLE_SOURCE"
 # Fields that KServe rejects in a canary.
 STABLE_ONLY = ("maxReplicas", "scaleTarget", "scaleMetric", "scaleMetricType", "autoScaling")
 CANARY = "canary"
@@ -92,8 +92,9 @@ def source_in(service: dict[str, Any], version: Version) -> str:
 def set_version(model: Any, source: str, number: str) -> None:
     """Sets a version on the ``model`` of a predictor."""
     model["storageUri"] = source
-    others = [variable for variable in model.get("env") or [] if variable["name"] != NUMBER]
-    model["env"] = [*others, {"name": NUMBER, "value": number}]
+    own = {NUMBER: number, SOURCE: source}
+    others = [variable for variable in model.get("env") or [] if variable["name"] not in own]
+    model["env"] = [*others, *({"name": name, "value": value} for name, value in own.items())]
 
 
 def with_version(

@@ -124,8 +124,9 @@ class Traffic:
         """
         try:
             labels = content["labels"]
-            columns = {
-                name: np.array([row[name] for row in labels.values()]) for name in ("predicted", "predicted_sum", "total_sum")
+            kinds = {"predicted": int, "predicted_sum": float, "total_sum": float}
+            columns: dict[str, np.ndarray] = {
+                name: np.array([row[name] for row in labels.values()], dtype=kind) for name, kind in kinds.items()
             }
             scores = [_counts(SCORE_BINS, row["scores"]) for row in labels.values()]
             features = {name: _counts(bins, content["features"].get(name, {})) for name, bins in FEATURES.items()}
@@ -136,7 +137,7 @@ class Traffic:
                 scores=np.array([np.zeros(len(SCORE_BINS), dtype=int) if row is None else row for row in scores]),
                 features={name: counts for name, counts in features.items() if counts is not None},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DataError("the counts of a reference are damaged: register the model again") from error
 
 

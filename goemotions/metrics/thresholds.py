@@ -120,7 +120,10 @@ def parse(content: bytes | None, name: str) -> ThresholdsFile:
     try:
         values = strict_json.parse(content, name)
         strict_json.require(values["thresholds"], dict[str, float], name)
-        strict_json.require([values["strategy"], values["k"]], list[str | int | None], name)
+        strict_json.require(values["strategy"], str, name)
+        strict_json.require(values["k"], int | None, name)
+        if values["k"] is not None and values["k"] < 1:
+            raise ValueError("no label could be predicted")
         return ThresholdsFile(
             Thresholds(values["strategy"], tuple(values["thresholds"].values()), values["k"]),
             tuple(values["thresholds"]),

@@ -26,8 +26,6 @@ STOCK: dict[str, type[transformers.PreTrainedModel]] = {
     "roberta": transformers.RobertaForSequenceClassification,
     "xlm-roberta": transformers.XLMRobertaForSequenceClassification,
 }
-# Positions are counted from the pad id, so there are as many fewer of them, and a wrong pad id shifts them.
-POSITIONS_AFTER_PAD = ("mpnet", "roberta", "xlm-roberta")
 TOKENIZERS: dict[str, type[transformers.PreTrainedTokenizerBase]] = {
     "albert": transformers.AlbertTokenizer,
     "bert": transformers.BertTokenizer,

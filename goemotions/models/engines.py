@@ -24,6 +24,7 @@ from goemotions.models.engine_names import NAMES, Computation, canonical_name
 from goemotions.models.tokenizer import TextEncoder, by_length
 
 if TYPE_CHECKING:
+    import openvino
     import torch
     import transformers
 
@@ -102,7 +103,13 @@ class OpenVinoEngine:
         options["ENABLE_CPU_PINNING"] = self.workers == cpus()
         onnx_file.require_own_weights(path)
         try:
-            compiled = openvino.Core().compile_model(str(path), "CPU", options)
+            core = openvino.Core()
+            graph = core.read_model(str(path))
+            # It takes ids and positions without an embedding for zeros.
+            _require_embeddings(path, encoder, _embedded_ids(graph))
+            compiled = core.compile_model(graph, "CPU", options)
+        except ModelError:
+            raise
         except Exception as error:
             raise ModelError(f"{path} is missing or damaged: export the model again") from error
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -126,6 +133,23 @@ class OpenVinoEngine:
             return result
         finally:
             self._idle.put(request)
+
+
+def _embedded_ids(graph: openvino.Model) -> int | None:
+    """The rows of the table from which the input ids of a graph take their embeddings."""
+    for user in graph.input("input_ids").get_target_inputs():
+        table = user.get_node().input(0).get_partial_shape()
+        if user.get_node().get_type_name() == "Gather" and user.get_index() == 1 and table.is_static:
+            return int(table.to_shape()[0])
+    return None
+
+
+def _require_embeddings(path: Path, encoder: TextEncoder, rows: int | None) -> None:
+    if rows is not None and encoder.largest_id >= rows:
+        raise ModelError(
+            f"{path} embeds {rows} tokens, but the tokenizer beside it has ids up to {encoder.largest_id}: they are not of one "
+            "model, train or register it again"
+        )
 
 
 def suited(name: str) -> str:
@@ -163,7 +187,7 @@ def load(name: str, folder: Path, encoder: TextEncoder, *, threads: int | None =
         threads: CPU threads; by default one per core.
 
     Raises:
-        ModelError: there is no such engine, it is not installed, or its file is damaged.
+        ModelError: there is no such engine, it is not installed, its file is damaged, or the tokenizer is that of another model.
         DeviceError: this process was given a GPU, and cannot use it or the engine computes on the CPU.
     """
     name = canonical_name(name)
@@ -182,7 +206,9 @@ def load(name: str, folder: Path, encoder: TextEncoder, *, threads: int | None =
     if threads:
         torch.set_num_threads(threads)
     device = torch.device(devices.resolve(compute=True))
-    return TorchEngine(classifier.load_classifier(folder).to(device), encoder, device)
+    model = classifier.load_classifier(folder)
+    _require_embeddings(folder, encoder, model.get_input_embeddings().num_embeddings)
+    return TorchEngine(model.to(device), encoder, device)
 
 
 def score(engine: Engine, texts: Sequence[str], progress: Progress = None) -> tuple[np.ndarray, np.ndarray]:

@@ -13,10 +13,10 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from goemotions.errors import ModelError
-from goemotions.models.architectures import POSITIONS_AFTER_PAD, TOKENIZERS
+from goemotions.models.architectures import TOKENIZERS
 from goemotions.models.profiles import Profile
 from goemotions.models.records import read_json
-from goemotions.models.tokenizer import read_tokenizer
+from goemotions.models.tokenizer import POSITIONS_AFTER_PAD, positions, read_tokenizer
 
 BY_NAME = {tokenizer_class.__name__: tokenizer_class for tokenizer_class in TOKENIZERS.values()}
 # A text can be encoded without them.
@@ -97,8 +97,6 @@ def _check_embeddings(tokenizer: PreTrainedTokenizerBase, folder: Path, profile:
             f"{folder / 'tokenizer.json'} has ids up to {largest}, but the encoder embeds {rows} tokens (vocab_size): "
             "give the tokenizer that it was trained with"
         )
-    positions, length = fields.get("max_position_embeddings"), profile.hyperparameters.max_length
-    if positions is not None and fields.get("model_type") in POSITIONS_AFTER_PAD:
-        positions -= tokenizer.pad_token_id + 1
-    if positions is not None and length > positions:
-        raise ModelError(f"max_length of {profile.name} is {length}, but {folder} reads {positions} tokens: lower max_length")
+    most, length = positions(fields, tokenizer.pad_token_id), profile.hyperparameters.max_length
+    if most is not None and length > most:
+        raise ModelError(f"max_length of {profile.name} is {length}, but {folder} reads {most} tokens: lower max_length")

@@ -152,4 +152,5 @@ def _damaged(path: Path) -> ModelError:
 def _known(record: type[RunRecord], content: dict[str, Any]) -> dict[str, Any]:
     """The entries of a JSON object that a record has fields for."""
     values = {item.name: content[item.name] for item in dataclasses.fields(record) if item.name in content}
+    strict_json.require(content["profile"].get("name"), str, "the name of the profile")
     return values | {"profile": profiles.current_names(content["profile"])}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -21,6 +22,8 @@ from goemotions.models.records import TRAINING_FILE, read_json
 CHARACTERS_PER_TOKEN = 64
 # What tokenizers call the token of characters that their vocabulary lacks; those of bytes have it and never use it.
 UNKNOWN_TOKENS = ("[UNK]", "<unk>")
+# Positions are counted from the pad id, so there are as many fewer of them, and a wrong pad id shifts them.
+POSITIONS_AFTER_PAD = ("mpnet", "roberta", "xlm-roberta")
 # Of a tokenizer.json; that of the largest known vocabularies has half of it.
 MOST_BYTES = 2**26
 
@@ -51,6 +54,11 @@ class TextEncoder:
         self.unknown_id: int | None = next((number for number in known if number is not None), None)
 
     @property
+    def largest_id(self) -> int:
+        """The largest id that a batch can have."""
+        return max(self.pad_id, *self._tokenizer.get_vocab(with_added_tokens=True).values())
+
+    @property
     def max_characters(self) -> int:
         """Characters of a text that are read at most."""
         return self.max_length * CHARACTERS_PER_TOKEN
@@ -67,6 +75,8 @@ class TextEncoder:
         length = read_json(folder / TRAINING_FILE, "max_length")["max_length"]
         try:
             strict_json.require([padding, length], list[int], f"{folder}: pad_token_id or max_length")
+            if padding < 0 or length <= tokenizer.num_special_tokens_to_add(False):
+                raise ValueError("out of range")
             return cls(tokenizer, length, padding)
         except (ValueError, OverflowError) as error:
             raise ModelError(
@@ -76,8 +86,10 @@ class TextEncoder:
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         limit = self.max_characters
         encoded = self._tokenizer.encode_batch_fast([clean(text[:limit]) for text in texts])
+        # Without special tokens, an empty text would have no token, and no network reads none.
         return [
-            Encoding(item.ids, bool(item.overflowing) or len(text) > limit) for item, text in zip(encoded, texts, strict=True)
+            Encoding(item.ids or [self.pad_id], bool(item.overflowing) or len(text) > limit)
+            for item, text in zip(encoded, texts, strict=True)
         ]
 
     def characters_read(self, text: str) -> int:
@@ -105,10 +117,24 @@ def read_tokenizer(path: Path) -> Tokenizer:
     """
     try:
         if path.stat().st_size <= MOST_BYTES:
-            return Tokenizer.from_file(str(path))
-    except Exception as error:
+            tokenizer = Tokenizer.from_file(str(path))
+            # Some damages show only here.
+            tokenizer.encode("a text")
+            return tokenizer
+    except BaseException as error:
+        # What panics in Rust is none of Python's exceptions.
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         raise ModelError(f"{path} is missing or damaged: download or train the model again") from error
     raise ModelError(f"{path} has more than {MOST_BYTES >> 20} MiB, and is not read: check who wrote it")
+
+
+def positions(config: dict[str, Any], pad_id: int) -> int | None:
+    """Returns how many tokens of a text a model reads at most by its ``config.json``; None if that does not say."""
+    stored, model_type = config.get("max_position_embeddings"), str(config.get("model_type")).removesuffix("-mean-pooled")
+    if not isinstance(stored, int):
+        return None
+    return stored - pad_id - 1 if model_type in POSITIONS_AFTER_PAD else stored
 
 
 def by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:

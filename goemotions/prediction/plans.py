@@ -1,16 +1,18 @@
 """The plan of a batch scoring, written into the output before a row is scored: the bundle, the input files, and the shards.
 
-It has size and tag of each input file. Each read of one checks them, so that no output mixes two versions of a file.
+It has size and tag of each input file, which each read of one checks, and the digest of the bundle, so that no output mixes two
+versions of a file or two models.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NotRequired, TypedDict
 
 from goemotions import addresses, defaults, strict_json
 from goemotions.data import tables
@@ -18,14 +20,16 @@ from goemotions.errors import DataError, FileChanged
 from goemotions.prediction import files
 from goemotions.prediction.rows import Rows, open_rows
 from goemotions.registry import bundle, references
-from goemotions.storage import store
+from goemotions.storage import manifest, store
 from goemotions.storage.backend import File
 
 # Readers of a folder of Parquet files skip names that begin with an underscore.
 PLAN = "_plan.json"
 FORMAT = 2
 # Of a plan.
-MOST_BYTES = 2**26
+MOST_BYTES, MOST_ROWS = 2**26, 2**48
+# A shard of any other name would be written outside of the output, or over its plan.
+SHARD_NAME = re.compile(r"part-\d{6,9}\.parquet")
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,28 @@ class Shard:
     rows: int
 
 
+class Request(TypedDict):
+    """What was asked of ``plan``: the arguments, and the files of the input."""
+
+    input: str
+    files: list[File]
+    model: str
+    version: str
+    column: str
+    all_scores: bool
+    shard_rows: int
+
+
+class Content(TypedDict):
+    """The content of ``_plan.json``."""
+
+    asked: Request
+    bundle: str
+    bundle_digest: NotRequired[str]
+    shards: list[Shard]
+    digest: str
+
+
 @dataclass(frozen=True)
 class Plan:
     """The input, the bundle and the shards of a batch scoring.
@@ -47,6 +73,7 @@ class Plan:
         column: the column with the texts.
         all_scores: whether the probability of each label is added.
         bundle: location of the bundle.
+        bundle_digest: of the bundle (``Bundle.digest``); empty in plans from before it was recorded.
         shards: in the order of the rows.
         digest: of the whole plan; each scored shard holds it.
     """
@@ -56,6 +83,7 @@ class Plan:
     column: str
     all_scores: bool
     bundle: str
+    bundle_digest: str
     shards: tuple[Shard, ...]
     digest: str
 
@@ -121,9 +149,10 @@ def _write(output: str, others: Sequence[str], request: dict[str, Any], referenc
     if scored := next((name for name in others if name.startswith("part-")), ""):
         raise DataError(f"{output} has scored shards ({scored}) and no {PLAN}: empty it, or choose another folder")
     located = store.canonical(references.resolve(reference, request["model"])[0])
+    digest = hashlib.sha256(store.read(located, manifest.NAME) or b"").hexdigest()
     names = bundle.taxonomy(located).names if request["all_scores"] else ()
     shards = [asdict(shard) for shard in _shards(request["input"], inputs, request["column"], names, request["shard_rows"])]
-    content = {"format": FORMAT, "asked": request, "bundle": located, "shards": shards}
+    content = {"format": FORMAT, "asked": request, "bundle": located, "bundle_digest": digest, "shards": shards}
     written = json.dumps(content | {"digest": _digest(content)}, indent=1).encode()
     if len(written) > MOST_BYTES:
         raise DataError(
@@ -150,21 +179,17 @@ def read(output: str) -> Plan:
         DataError: there is none, it is damaged, or an earlier version of this package wrote it.
     """
     content = _read(output)
-    try:
-        request = content["asked"]
-        strict_json.require(request["files"], list[File], PLAN)
-        strict_json.require(content["shards"], list[Shard], PLAN)
-        return Plan(
-            request["input"],
-            {file["name"]: File(**file) for file in request["files"]},
-            request["column"],
-            request["all_scores"],
-            content["bundle"],
-            tuple(Shard(**shard) for shard in content["shards"]),
-            content["digest"],
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise _unreadable(output) from error
+    request = content["asked"]
+    return Plan(
+        request["input"],
+        {file["name"]: File(**file) for file in request["files"]},
+        request["column"],
+        request["all_scores"],
+        content["bundle"],
+        content.get("bundle_digest", ""),
+        tuple(Shard(**shard) for shard in content["shards"]),
+        content["digest"],
+    )
 
 
 def _read(output: str) -> dict[str, Any]:
@@ -180,7 +205,25 @@ def _read(output: str) -> dict[str, Any]:
         )
     if content.get("digest") != _digest({name: value for name, value in content.items() if name != "digest"}):
         raise _unreadable(output)
+    try:
+        strict_json.require(content, Content, PLAN)
+        _require_within(content)
+    except ValueError as error:
+        raise _unreadable(output) from error
     return content
+
+
+def _require_within(content: dict[str, Any]) -> None:
+    """Checks that no name in a plan leads out of input or output, and no shard out of its file: whoever can write can forge a plan."""
+    names = {file["name"] for file in content["asked"]["files"]}
+    if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in names):
+        raise ValueError("a file is outside of the input")
+    if any("\0" in text for text in (content["asked"]["input"], content["bundle"], *names)):
+        raise ValueError("a name has a NUL")
+    for shard in content["shards"]:
+        is_span = 0 <= shard["first"] < MOST_ROWS and 0 < shard["rows"] < MOST_ROWS
+        if not (is_span and shard["file"] in names and SHARD_NAME.fullmatch(shard["name"])):
+            raise ValueError("a shard is none of a file of the input")
 
 
 def _unreadable(output: str) -> DataError:

@@ -19,19 +19,20 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypedDict
 
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from goemotions import strict_json
 from goemotions.data import columnar
-from goemotions.errors import DataError, StorageError
+from goemotions.errors import DataError, FileChanged, StorageError, WorkflowError
 from goemotions.models import engines
 from goemotions.prediction import files, plans
 from goemotions.prediction.files import ScoringSummary
 from goemotions.prediction.plans import PLAN, Plan, Shard, open_input
 from goemotions.prediction.predictor import Predictor
-from goemotions.registry import bundle, references
+from goemotions.registry import references
 from goemotions.storage import store
 
 # Readers of a folder of Parquet files skip names that begin with an underscore.
@@ -39,6 +40,15 @@ DONE = "_scored.json"
 COUNTS = b"goemotions"
 # A temporary file that was not written to for so long is that of a process that was killed.
 ABANDONED_SECONDS = 3600.0
+
+
+class Counts(TypedDict):
+    """What the metadata of a scored shard say of it."""
+
+    plan: str
+    blank: int
+    truncated: int
+    seconds: float
 
 
 def score(
@@ -60,7 +70,7 @@ def score(
 
     Raises:
         DataError: an input file is damaged.
-        FileChanged: an input file is not as it was when it was planned.
+        FileChanged: an input file, or the bundle, is not as it was when it was planned.
         StorageError: a worker was killed, or the store fails.
     """
     planned = plans.read(output)
@@ -108,16 +118,21 @@ def _read_summary(output: str, shard: Shard, planned: Plan) -> ScoringSummary:
     """
     with store.open_file(output, shard.name) as file:
         metadata = columnar.open_parquet(file, shard.name).metadata
-    counts = strict_json.parse((metadata.metadata or {}).get(COUNTS, b"{}"), shard.name)
-    if metadata.num_rows != shard.rows or not counts:
+    if metadata.num_rows != shard.rows:
         raise DataError(f"{output}: {shard.name} has {metadata.num_rows} rows, not {shard.rows}: remove it and score it again")
-    if counts.get("plan") != planned.digest:
+    counts = strict_json.parse((metadata.metadata or {}).get(COUNTS), f"the metadata of {shard.name}")
+    strict_json.require(counts, Counts, f"the metadata of {shard.name}")
+    if counts["plan"] != planned.digest:
         raise DataError(f"{output}: {shard.name} was scored by another plan: remove it and score it again")
     return ScoringSummary(shard.rows, counts["blank"], counts["truncated"], counts["seconds"])
 
 
 def _score_shard(predictor: Predictor, planned: Plan, output: str, shard: Shard) -> int:
     """Writes the scored rows of a shard, unless another process has; returns their number."""
+    if planned.bundle_digest not in ("", predictor.bundle.digest):
+        raise FileChanged(
+            f"{planned.bundle} is another bundle than {output} was planned for: restore it, or choose another folder"
+        )
     if store.has(output, shard.name):
         return shard.rows
     started = time.perf_counter()
@@ -141,15 +156,14 @@ def _score_shard(predictor: Predictor, planned: Plan, output: str, shard: Shard)
     return shard.rows
 
 
-_PREDICTOR: Predictor
+# Of a worker; an error of the bundle is raised by its first shard, since one in its start looks like a killed process.
+_PREDICTOR: Predictor | WorkflowError
 
 
 def _in_processes(
     planned: Plan, output: str, shards: Sequence[Shard], folder: Path, workers: int, threads: int
 ) -> Iterator[int]:
     """The number of rows of each shard, as soon as it is scored."""
-    # An error of the bundle is raised here once, not by each worker.
-    bundle.load(folder, is_verified=True)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(shards)), context, _start, (folder, threads, os.getpid()))
     try:
@@ -170,7 +184,10 @@ def _start(folder: Path, threads: int, parent: int) -> None:
     # Ctrl-C is handled by the parent, which ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _PREDICTOR = Predictor.load(folder, threads=threads, is_verified=True)
+    try:
+        _PREDICTOR = Predictor.load(folder, threads=threads, is_verified=True)
+    except WorkflowError as error:
+        _PREDICTOR = error
 
 
 def _end_with(parent: int) -> None:
@@ -181,4 +198,6 @@ def _end_with(parent: int) -> None:
 
 
 def _score_here(planned: Plan, output: str, shard: Shard) -> int:
+    if isinstance(_PREDICTOR, WorkflowError):
+        raise _PREDICTOR
     return _score_shard(_PREDICTOR, planned, output, shard)

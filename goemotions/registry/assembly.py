@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from goemotions import usage
+from goemotions.data.taxonomy import Taxonomy
 from goemotions.data.text import as_markdown
 from goemotions.evaluation import counterfactuals, evaluate, limitations, reference, slices
 from goemotions.evaluation.predictions import Predictions
@@ -17,13 +18,13 @@ from goemotions.evaluation.reference import Reference
 from goemotions.evaluation.selection import CandidateScores
 from goemotions.metrics import thresholds
 from goemotions.metrics.classification import METRICS_FILE
-from goemotions.metrics.thresholds import Thresholds
+from goemotions.metrics.thresholds import Thresholds, ThresholdsFile
 from goemotions.models import engines
 from goemotions.models.engine_names import WEIGHTS
 from goemotions.models.engines import Engine
 from goemotions.models.records import TrainingRecord
 from goemotions.models.tokenizer import TextEncoder
-from goemotions.registry import costs, mlflow_model
+from goemotions.registry import consistency, costs, mlflow_model
 from goemotions.registry.bundle import (
     CARD,
     ENGINES,
@@ -139,9 +140,12 @@ def of_folder(folder: Path) -> dict[Variant, list[CandidateArtifacts]]:
 
 def stored_scores(bundle: Bundle) -> CandidateScores:
     """What selection and gate compare, from a bundle."""
+    name = PREDICTIONS.format(split="validation")
+    predictions = Predictions.read(bundle.folder / name)
+    consistency.check_names(bundle.folder, name, predictions.names, bundle.taxonomy.names)
     return CandidateScores(
         bundle.metadata.profile,
-        Predictions.read(bundle.folder / PREDICTIONS.format(split="validation")),
+        predictions,
         bundle.thresholds,
     )
 
@@ -158,17 +162,22 @@ def assemble(
 
     Returns:
         The metrics of both splits at the tuned thresholds, and at 0.5 under ``.../at_0.5``.
+
+    Raises:
+        ModelError: the artifacts are not of one model.
     """
     own = WEIGHTS[metadata.engine]
     others = shutil.ignore_patterns(*(name for name in WEIGHTS.values() if name != own))
     for folder in (artifacts.model, artifacts.onnx):
         shutil.copytree(folder, output, ignore=others, dirs_exist_ok=True)
     shutil.copyfile(artifacts.thresholds / thresholds.FILE, output / thresholds.FILE)
-    fitted = thresholds.read(output / thresholds.FILE).thresholds
+    stored = thresholds.read(output / thresholds.FILE)
+    consistency.check_files(output, Taxonomy(stored.names), stored, TextEncoder.load(output))
+    fitted = stored.thresholds
     metrics: dict[str, float] = {}
     for split, folder in (("validation", artifacts.validation), ("test", artifacts.test)):
         predictions = Predictions.read(folder)
-        metrics |= write_split(output, split, predictions, fitted)
+        metrics |= write_split(output, split, predictions, stored)
         if split == "validation":
             features = reference.read_features(folder)
             Reference.of(predictions, fitted, features).write(output / reference.FILE)
@@ -189,8 +198,14 @@ def assemble(
     return metrics
 
 
-def write_split(output: Path, split: str, predictions: Predictions, fitted: Thresholds) -> dict[str, float]:
-    """Writes the predictions of a split and its metrics per label; returns its metrics at the thresholds and at 0.5."""
+def write_split(output: Path, split: str, predictions: Predictions, stored: ThresholdsFile) -> dict[str, float]:
+    """Writes the predictions of a split and its metrics per label; returns its metrics at the thresholds and at 0.5.
+
+    Raises:
+        ModelError: the thresholds are of other labels.
+    """
+    consistency.check_names(output, PREDICTIONS.format(split=split), predictions.names, stored.names)
+    fitted = stored.thresholds
     predictions.write(output / PREDICTIONS.format(split=split))
     evaluate.write_csv(output / PER_LABEL.format(split=split), evaluate.compute_per_label(predictions, fitted))
     at_half = evaluate.compute_metrics(predictions, evaluate.at_half(predictions))

@@ -17,7 +17,7 @@ import logging
 from dataclasses import dataclass, fields
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from goemotions import strict_json
 from goemotions.data.taxonomy import Taxonomy
@@ -33,6 +33,7 @@ from goemotions.models.engine_names import WEIGHTS, Computation, canonical_name
 from goemotions.models.engines import Engine
 from goemotions.models.records import EXPORT_FILE, TRAINING_FILE
 from goemotions.models.tokenizer import TextEncoder
+from goemotions.registry import consistency
 from goemotions.storage import layout, manifest, signature
 from goemotions.storage import store as storage
 from goemotions.storage.signature import Signature
@@ -40,6 +41,7 @@ from goemotions.storage.signature import Signature
 log = logging.getLogger(__name__)
 
 Variant = Literal["gpu", "cpu"]
+R = TypeVar("R", Computation, Latency)
 VARIANTS: tuple[Variant, ...] = ("gpu", "cpu")
 # What serves each variant.
 SERVING: dict[Variant, Computation] = {
@@ -119,23 +121,34 @@ class BundleMetadata:
 
     @classmethod
     def parse(cls, content: dict[str, Any]) -> BundleMetadata:
-        """From the content of a manifest; what bundles of before lack is empty."""
+        """From the content of a manifest; what bundles of before lack is empty.
+
+        Raises:
+            BadJson: a value has another type.
+        """
         values = {field.name: content.get(field.name, "") for field in fields(cls)}
-        evaluated, latency = content.get("evaluated"), content.get("latency")
+        evaluated, latency = (content.get(name) or None for name in ("evaluated", "latency"))
+        strict_json.require(values | {"evaluated": evaluated, "latency": latency}, cls, manifest.NAME)
         return cls(
             **values
             | {
-                "evaluated": Computation(**evaluated) if evaluated else None,
-                "latency": Latency(**latency) if latency else None,
+                "evaluated": _from_json(Computation, evaluated) if evaluated else None,
+                "latency": _from_json(Latency, latency) if latency else None,
             }
         )
+
+
+def _from_json(record: type[R], content: dict[str, Any]) -> R:
+    """A record from the entries that it has fields for."""
+    return record(**{field.name: content[field.name] for field in fields(record) if field.name in content})
 
 
 @dataclass(frozen=True)
 class Bundle:
     """A verified bundle and what a predictor needs of it besides the engine.
 
-    ``files`` are those that its manifest names, ``reference`` is None in bundles from before they had it.
+    ``files`` are those that its manifest names, and ``digest`` is the sha256 of the manifest, which has that of every other file.
+    ``reference`` is None in bundles from before they had it.
     """
 
     folder: Path
@@ -145,13 +158,9 @@ class Bundle:
     encoder: TextEncoder
 
     files: frozenset[str]
+    digest: str
     signature: Signature
     reference: Reference | None = None
-
-    @property
-    def digest(self) -> str:
-        """The sha256 of the manifest, which has that of every other file."""
-        return manifest.sha256(self.folder / manifest.NAME)
 
     def has_engine(self, name: str) -> bool:
         """Whether the bundle holds the weights that an engine reads."""
@@ -161,10 +170,13 @@ class Bundle:
         """Loads an engine, by default the bundle's own, which reads no file that the manifest does not name.
 
         Raises:
-            ModelError, DeviceError: as ``engines.load``.
+            ModelError: as ``engines.load``, or its model has more or fewer outputs than the bundle has labels.
+            DeviceError: as ``engines.load``.
         """
         with manifest.only_named(self.folder) as folder:
-            return engines.load(name or self.metadata.engine, folder, self.encoder, threads=threads)
+            engine = engines.load(name or self.metadata.engine, folder, self.encoder, threads=threads)
+        consistency.check_engine(self.folder, engine, self.taxonomy)
+        return engine
 
 
 def load(folder: Path, *, is_verified: bool = False) -> Bundle:
@@ -177,26 +189,23 @@ def load(folder: Path, *, is_verified: bool = False) -> Bundle:
     Raises:
         IntegrityError: a file is missing or differs from the manifest.
         UntrustedBundle: there are trusted keys, and none of them signed the bundle.
-        ModelError: every file is there, but the folder is not a bundle, or its files have different labels.
+        ModelError: every file is there, but the folder is not a bundle, or its files do not fit each other.
     """
     content = manifest.read(folder) if is_verified else manifest.verify(folder)
+    digest = manifest.sha256(folder / manifest.NAME)
     signed = signature.verify_folder(folder)
     if content.get("variant") not in VARIANTS:
         raise ModelError(NOT_A_BUNDLE.format(folder))
     metadata = BundleMetadata.parse(content)
     with manifest.only_named(folder) as named:
-        fitted = thresholds.read(named / thresholds.FILE).thresholds
+        labels = taxonomy(str(folder))
+        fitted = thresholds.read(named / thresholds.FILE)
         encoder = TextEncoder.load(named)
         path = named / reference.FILE
         compared = reference.parse(strict_json.read_bytes(path), str(path)) if path.is_file() else None
-    names = taxonomy(str(folder))
-    # Counts are compared by the position of their label.
-    if compared and compared.traffic.names != names.names:
-        raise ModelError(
-            f"{folder}: {reference.FILE} has other labels than the model, or another order: register the model again"
-        )
+        consistency.check_files(named, labels, fitted, encoder, compared)
     log.info("the bundle of the run %s (%s) is %s", metadata.run_id, metadata.variant, signed)
-    return Bundle(folder, metadata, names, fitted, encoder, frozenset(content["files"]), signed, compared)
+    return Bundle(folder, metadata, labels, fitted.thresholds, encoder, frozenset(content["files"]), digest, signed, compared)
 
 
 def taxonomy(location: str) -> Taxonomy:

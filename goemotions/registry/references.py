@@ -60,20 +60,21 @@ def fetch(reference: str, output: Path, model_name: str = defaults.MODEL_NAME) -
 
 
 @contextlib.contextmanager
-def as_folder(reference: str, model_name: str = defaults.MODEL_NAME) -> Iterator[tuple[Path, str]]:
+def as_folder(reference: str, model_name: str = defaults.MODEL_NAME, source: str = "") -> Iterator[tuple[Path, str]]:
     """A verified bundle as a local folder, and its version number (its run id if the reference is a location).
 
     A folder is used where it is; anything else is downloaded to a temporary folder, which is removed afterwards.
 
     Args:
         reference, model_name: as for ``fetch``.
+        source: where a folder was downloaded from, if that is known: the bundle must be the one that `register` stored there.
 
     Raises:
         ModelError, IntegrityError: as ``fetch`` does.
     """
     is_version = "/" not in reference or addresses.model_version(reference)
     if Path(reference).is_dir() or not (is_version or is_location(reference)):
-        yield Path(reference), str(trust.verify(Path(reference), reference).get("run_id"))
+        yield Path(reference), str(trust.verify(Path(reference), source or reference).get("run_id"))
         return
     with temporary_folder() as scratch:
         version = fetch(reference, scratch, model_name)

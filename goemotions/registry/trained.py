@@ -112,11 +112,12 @@ def variants_by_profile(
 def _write_variant(folder: Path, artifacts: CandidateArtifacts) -> Computation:
     folder.mkdir()
     shutil.copyfile(artifacts.thresholds / thresholds.FILE, folder / thresholds.FILE)
-    fitted = thresholds.read(folder / thresholds.FILE).thresholds
+    stored = thresholds.read(folder / thresholds.FILE)
+    fitted = stored.thresholds
     metrics: Metrics = {}
     for split, scored in (("validation", artifacts.validation), ("test", artifacts.test)):
         predictions = Predictions.read(scored)
-        metrics |= assembly.write_split(folder, split, predictions, fitted)
+        metrics |= assembly.write_split(folder, split, predictions, stored)
         table = (folder / PREDICTIONS.format(split=split)).with_suffix(".csv")
         evaluate.write_predictions_csv(table, predictions, fitted.apply(predictions.probabilities))
         rows = evaluate.compute_per_label(predictions, fitted)

@@ -106,8 +106,11 @@ class FolderBackend(Backend):
         if self.find(file.name) != file:
             raise file.changed(str(self.root))
 
-    def download(self, name: str, path: Path) -> None:
-        shutil.copyfile(self.root / name, path)
+    def download(self, file: File, path: Path) -> None:
+        try:
+            shutil.copyfile(self.root / file.name, path)
+        except FileNotFoundError as error:
+            raise file.changed(str(self.root)) from error
 
     def upload(self, path: Path, name: str) -> None:
         (self.root / name).parent.mkdir(parents=True, exist_ok=True)

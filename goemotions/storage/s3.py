@@ -99,9 +99,16 @@ class S3Backend(Backend):
         """Nothing to do: each read has this condition."""
 
     @BORNE
-    def download(self, name: str, path: Path) -> None:
+    def download(self, file: File, path: Path) -> None:
         with translate_errors(self.location):
-            client().download_file(self.bucket, self.prefix + name, str(path))
+            try:
+                client().download_file(self.bucket, self.prefix + file.name, str(path))
+            except Exception as error:
+                # The parts of a large object are requested on the condition that it is the same.
+                codes = {_code(cause) for cause in outages.causes(error) if isinstance(cause, ClientError)}
+                if codes & (CONFLICTS | MISSING):
+                    raise file.changed(self.location) from error
+                raise
 
     @BORNE
     def upload(self, path: Path, name: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
@@ -103,9 +103,13 @@ def fetch(location: str, folder: Path) -> Path:
     """Copies everything below a location into a folder, which it returns.
 
     Raises:
+        FileChanged: a file was changed or removed meanwhile, so that the copy could be of two versions.
         StorageError: the location holds no file, or one whose name leads out of the folder.
     """
-    return _fetch(location, folder, lambda names: names)
+    copied = files(location)
+    _fetch(location, folder, copied)
+    require_unchanged(location, copied, files(location))
+    return folder
 
 
 def fetch_named(location: str, folder: Path, *others: str) -> Path:
@@ -120,34 +124,42 @@ def fetch_named(location: str, folder: Path, *others: str) -> Path:
         IntegrityError: the location has no readable manifest.
         StorageError: as for ``fetch``.
     """
+    listed = files(location)
+    if listed:
+        named = {*manifest.parse(read(location, manifest.NAME), location)["files"], *others, manifest.NAME}
+        listed = sorted((file for file in listed if file.name in named), key=lambda file: file.name == manifest.NAME)
+    _fetch(location, folder, listed)
+    return folder
 
-    def named(names: list[str]) -> list[str]:
-        content = read(location, manifest.NAME)
-        listed = {*manifest.parse(content, location)["files"], *others}
-        return [name for name in names if name in listed] + [manifest.NAME]
 
-    return _fetch(location, folder, named)
+def require_unchanged(location: str, before: Iterable[File], now: Iterable[File]) -> None:
+    """Compares files below a location with those that are there now.
+
+    Raises:
+        FileChanged: one of them was changed or removed.
+    """
+    present = {*now}
+    if changed := next((file for file in before if file not in present), None):
+        raise changed.changed(location)
 
 
-def _fetch(location: str, folder: Path, choose: Callable[[list[str]], list[str]]) -> Path:
+def _fetch(location: str, folder: Path, listed: Iterable[File]) -> None:
     backend = _backend(location)
-    names = [file.name for file in backend.files()]
-    if not names:
+    if not listed:
         raise StorageError(f"{location} holds no file: check the location and its final /")
-    for name in choose(names):
-        target = folder / name
+    for file in listed:
+        name, target = file.name, folder / file.name
         try:
             if not target.resolve().is_relative_to(folder.resolve()):
                 raise StorageError(f"{location} holds a file named {name[:200]!r}, which would leave its folder: remove it")
             target.parent.mkdir(parents=True, exist_ok=True)
-            backend.download(name, target)
+            backend.download(file, target)
         except OSError as error:
             if error.errno not in NOT_IN_FOLDERS:
                 raise
             raise StorageError(
                 f"{location} holds a file named {name[:200]!r}, which no folder can hold ({error.strerror}): remove it"
             ) from error
-    return folder
 
 
 def files(location: str) -> list[File]:

@@ -11,7 +11,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from goemotions.cli import main as cli
+from goemotions.data import archives
+from goemotions.data import dataset as dataset_module
 from goemotions.data.dataset import Row, digest, ingest, load_dataset, taxonomy_of
 from goemotions.data.taxonomy import Taxonomy
-from goemotions.errors import BadAddress, DataError, SourceUnreachable, StorageError
+from goemotions.errors import BadAddress, DataError, FileChanged, SourceUnreachable, StorageError
 from goemotions.metrics import classification
 from goemotions.storage import store
 from tests.support import hub as stand_in
@@ -627,6 +629,70 @@ DIFFERENT: dict[str, dict[str, bytes | None]] = {
 def test_the_digest_changes_with(tmp_path: Path, changes: dict[str, bytes | None]) -> None:
     """Cached steps are keyed by the digest."""
     assert ingested(tmp_path, changes)["digest"] != digest(*canonical(TRAIN))
+
+
+def replace_all(folder: Path) -> None:
+    for name, rows in (("train.tsv", TRAIN), ("dev.tsv", DEV), ("test.tsv", TEST)):
+        (folder / name).write_bytes(tsv([(f"new {row_id}", labels, row_id) for _, labels, row_id in rows]))
+
+
+# While a source is read, after its train split.
+CHANGES: dict[str, Callable[[Path], None]] = {
+    "all replaced": replace_all,
+    "labels replaced": lambda folder: (folder / "emotions.txt").write_text("dread\ncalm\nglee\n") and None,
+    "test removed": lambda folder: (folder / "test.tsv").unlink(),
+    "test cut within a row": lambda folder: os.truncate(folder / "test.tsv", 25),
+    "test cut after a row": lambda folder: (folder / "test.tsv").write_bytes(tsv(TEST[:1])) and None,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+@pytest.mark.fault("input-changed")
+def test_a_source_that_changes_while_it_is_read_is_a_named_error(
+    tmp_path: Path, change: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, read_split = folder_of(tmp_path / "source"), dataset_module.validate
+
+    def read_then_change(name: str, *arguments: Any, **options: Any) -> Any:
+        split = read_split(name, *arguments, **options)
+        if name == "train.tsv":
+            change(source)
+        return split
+
+    monkeypatch.setattr(dataset_module, "validate", read_then_change)
+    with pytest.raises(FileChanged, match=r"(train|test|emotions)\.(tsv|txt) has changed since it was listed, when it had \d+"):
+        ingest(str(source), tmp_path / "dataset")
+    assert not (tmp_path / "dataset").exists()
+
+
+@pytest.mark.fault("input-changed")
+def test_an_archive_that_is_replaced_while_it_is_read_is_a_named_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive, unpack = tmp_path / "data.zip", archives.unpack
+
+    def unpack_then_replace(*arguments: Any) -> Path:
+        folder = unpack(*arguments)
+        os.utime(archive, (1, 1))
+        return folder
+
+    shutil.make_archive(str(archive.with_suffix("")), "zip", folder_of(tmp_path / "source"))
+    monkeypatch.setattr(archives, "unpack", unpack_then_replace)
+    with pytest.raises(FileChanged, match=r"data\.zip has changed"):
+        ingest(str(archive), tmp_path / "dataset")
+
+
+@pytest.mark.fault("input-changed")
+def test_an_object_whose_label_names_are_replaced_while_it_is_fetched_is_a_named_error(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copy_then_replace(content: Any, file: Any) -> None:
+        file.write(content.read())
+        store.write(bucket, "emotions.txt", b"dread\ncalm\nglee")
+
+    store.write(bucket, "mine.csv", b"text,labels\n" + b"a lake,0\na storm,1\n" * 10)
+    store.write(bucket, "emotions.txt", b"calm\ndread\nglee")
+    monkeypatch.setattr(archives.shutil, "copyfileobj", copy_then_replace)
+    with pytest.raises(FileChanged, match=rf"^{bucket}emotions\.txt has changed"):
+        ingest(f"{bucket}mine.csv", tmp_path / "dataset")
 
 
 def test_the_sample_is_a_source(tmp_path: Path) -> None:

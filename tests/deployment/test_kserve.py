@@ -83,11 +83,17 @@ def test_deploying_the_served_version_removes_the_canary(kubernetes: Kubernetes,
     assert kubernetes.writes()[-1]["spec"]["predictor"]["model"]["storageUri"] == versions["1"]
 
 
-def test_each_part_of_a_service_knows_the_number_of_its_version(versions: dict[str, str]) -> None:
+def test_each_part_of_a_service_knows_the_number_and_the_location_of_its_version(versions: dict[str, str]) -> None:
     service = inference_service.with_version(gpu_service(), model_registry.get_version("k8s", "1"), 0)
     service = inference_service.with_version(service, model_registry.get_version("k8s", "2"), 10)
     variables = [one["predictor"]["model"]["env"] for one in (service["spec"], service["spec"]["canary"][0])]
-    assert variables == [[{"name": "GOEMOTIONS_SERVE_VERSION_NUMBER", "value": number}] for number in ("1", "2")]
+    assert variables == [
+        [
+            {"name": "GOEMOTIONS_SERVE_VERSION_NUMBER", "value": number},
+            {"name": "GOEMOTIONS_SERVE_BUNDLE_SOURCE", "value": one["predictor"]["model"]["storageUri"]},
+        ]
+        for number, one in (("1", service["spec"]), ("2", service["spec"]["canary"][0]))
+    ]
 
 
 STEPS = pytest.mark.parametrize(("version", "steps"), [("2", 3), ("1", 2)], ids=["taken over", "taken back"])

@@ -106,6 +106,15 @@ def test_a_damaged_reference_is_a_named_error(stored: bytes) -> None:
         reference.parse(stored)
 
 
+@pytest.mark.parametrize(("path", "value"), [(("labels", "calm", "predicted"), {}), (("features", "script", "cjk"), 1e30)])
+def test_a_count_of_another_type_is_a_named_error(whole: Path, path: tuple[str, str, str], value: object) -> None:
+    content = json.loads((whole / reference.FILE).read_text())
+    content["traffic"][path[0]][path[1]][path[2]] = value
+    stored = json.dumps(content).encode()
+    with pytest.raises(DataError, match=r"reference\.json is damaged: register the model again"):
+        reference.parse(stored)
+
+
 def test_a_reference_is_read_as_it_was_written(tmp_path: Path) -> None:
     random = np.random.default_rng(2)
     predictions = Predictions(

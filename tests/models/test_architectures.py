@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from goemotions.data.dataset import load_dataset
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.data.text import clean
+from goemotions.errors import ModelError
 from goemotions.models import architectures, engines, export, profiles
 from goemotions.models.classifier import build_classifier, load_classifier, load_tokenizer, save_classifier
 from goemotions.models.profiles import Encoder, Hyperparameters, ModelType, Profile
@@ -181,6 +182,10 @@ def test_every_architecture_is_trained_exported_and_scored(
     assert spreads.max() > 0.005
     assert np.abs(scores["openvino-fp32"] - scores["torch"]).max() < 1e-4
     assert np.abs(scores["openvino-int8"] - scores["torch"]).mean() < spreads.max() / 2
+    encoder.pad_id = 10**6
+    for name, folder in (("torch", "model"), ("openvino-fp32", "onnx"), ("openvino-int8", "onnx")):
+        with pytest.raises(ModelError, match=r"embeds \d+ tokens, but the tokenizer beside it has ids up to 1000000"):
+            engines.load(name, tmp_path / folder, encoder, threads=1)
     generator = np.random.default_rng(0)
     for rows, tokens in ((1, 1), (3, 7), (2, 128)):
         ids = generator.integers(6, 50, (rows, tokens))

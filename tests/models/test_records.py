@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from goemotions.errors import ModelError
-from goemotions.models.records import TrainingRecord, read_exports
+from goemotions.models.records import TrainingRecord, read_exports, read_runs
 
 
 def edited(source: Path, target: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -46,6 +46,16 @@ def test_a_training_record_that_lacks_a_field_is_a_named_error(key: str, model_f
     folder = edited(model_folder / "training.json", tmp_path, lambda content: content.pop(key))
     with pytest.raises(ModelError, match=r"training\.json is missing or damaged"):
         TrainingRecord.read(folder)
+
+
+@pytest.mark.parametrize("name", [None, 5])
+def test_a_profile_without_a_name_is_a_named_error(name: object, model_folder: Path, tmp_path: Path) -> None:
+    folder = edited(model_folder / "training.json", tmp_path, lambda content: content["profile"].update(name=name))
+    with pytest.raises(ModelError, match=r"training\.json is missing or damaged"):
+        TrainingRecord.read(folder)
+    (folder / "records.json").write_text(json.dumps([json.loads((folder / "training.json").read_text())]))
+    with pytest.raises(ModelError, match=r"records\.json is missing or damaged"):
+        read_runs(folder / "records.json")
 
 
 def test_export_records_are_read_by_engine(onnx_folder: Path, tmp_path: Path) -> None:

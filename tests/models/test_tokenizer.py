@@ -229,6 +229,22 @@ def test_a_damaged_file_is_a_named_error(folder: Path, name: str, content: bytes
     assert len(str(raised.value).splitlines()) == 1
 
 
+def test_an_empty_text_of_a_tokenizer_without_special_tokens_is_padding(folder: Path) -> None:
+    content = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(content | {"post_processor": None}))
+    encoder = TextEncoder.load(folder)
+    assert [item.ids for item in encoder.encode(["", " "])] == [[encoder.pad_id]] * 2
+
+
+def test_a_special_token_that_the_file_does_not_have_is_a_named_error(folder: Path) -> None:
+    """The library reads such a file, and panics at each text."""
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["post_processor"]["single"][0]["SpecialToken"]["id"] = "[GONE]"
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=r"tokenizer\.json is missing or damaged: download or train the model again"):
+        TextEncoder.load(folder)
+
+
 def test_a_training_file_without_its_length_is_a_named_error(folder: Path) -> None:
     (folder / "training.json").write_text("{}")
     with pytest.raises(ModelError, match="training\\.json is missing or damaged: "):

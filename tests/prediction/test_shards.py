@@ -1,9 +1,11 @@
 """Batch scoring by shards: one output row per input row, in order, with any number of processes, even if some are killed."""
 
 import gzip
+import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +24,7 @@ from goemotions.errors import DataError, FileChanged, ModelError, StorageError
 from goemotions.prediction import files, plans, shards
 from goemotions.prediction import rows as rows_module
 from goemotions.prediction.predictor import Options, Predictor
-from goemotions.storage import s3, store
+from goemotions.storage import manifest, s3, store
 
 WORDS = ["lake", "storm", "balloon", "harbour", "sparrow", "gravel", "table"]
 
@@ -299,6 +301,38 @@ def test_a_file_that_is_replaced_between_two_shards_is_a_named_error(
     assert not [file for file in store.files(f"{place}out/") if file.name == "part-000001.parquet"]
 
 
+def rewritten(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
+    """Changes a JSON file of a bundle and writes its manifest again."""
+    content = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(change(content) or content))
+    metadata = {key: value for key, value in json.loads((folder / manifest.NAME).read_text()).items() if key != "files"}
+    manifest.write(folder, **metadata)
+
+
+@pytest.mark.fault("input-changed")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_another_bundle_in_the_place_of_the_planned_one_is_a_named_error(
+    predictor: Predictor, whole: Path, tmp_path: Path, workers: int
+) -> None:
+    """Otherwise half of the output would be of each model."""
+    folder, output = Path(shutil.copytree(whole, tmp_path / "bundle")), str(tmp_path / "out")
+    plans.plan(str(write(tmp_path / "in", 60)), output, str(folder), shard_rows=20)
+    shards.score(output, share=(0, 3), predictor=predictor)
+    rewritten(folder, "thresholds.json", lambda content: content.update(thresholds=dict.fromkeys(content["thresholds"], 0.9)))
+    with pytest.raises(FileChanged, match=rf"^{folder} is another bundle than {output} was planned for: restore it, or choose"):
+        shards.score(output, workers=workers, threads=1)
+    assert [file.name for file in store.files(output)] == ["_plan.json", "part-000000.parquet"]
+
+
+@pytest.mark.fault("bundle-mixed")
+def test_workers_name_what_is_wrong_with_a_bundle(whole: Path, tmp_path: Path) -> None:
+    folder, output = Path(shutil.copytree(whole, tmp_path / "bundle")), str(tmp_path / "out")
+    rewritten(folder, "tokenizer.json", lambda content: content["model"]["vocab"].update(lake=9999))
+    plans.plan(str(write(tmp_path / "in", 60)), output, str(folder), shard_rows=20)
+    with pytest.raises(ModelError, match=r"embeds 187 tokens, but the tokenizer beside it has ids up to 9999"):
+        shards.score(output, workers=2, threads=1)
+
+
 @pytest.mark.fault("input-changed")
 @pytest.mark.parametrize("name", ["in.parquet", "in.csv"])
 def test_a_file_that_is_replaced_while_a_shard_is_read_is_a_named_error(
@@ -390,6 +424,51 @@ def changed(content: dict[str, Any], change: Callable[[dict[str, Any]], None]) -
     return content
 
 
+FORGED: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "shard elsewhere": lambda plan: plan["shards"][1].update(name="../part-000001.parquet"),
+    "shard at a path": lambda plan: plan["shards"][1].update(name="/tmp/part-000001.parquet"),
+    "shard over the plan": lambda plan: plan["shards"][1].update(name="_plan.json"),
+    "shard of no file": lambda plan: plan["shards"][1].update(file="other.parquet"),
+    "rows before the first": lambda plan: plan["shards"][1].update(first=-1),
+    "rows without end": lambda plan: plan["shards"][1].update(rows=2**63),
+    "no rows": lambda plan: plan["shards"][1].update(rows=-1),
+    "file elsewhere": lambda plan: [part.update({key: "../in/in-000.parquet"}) for key, part in named_files(plan)],
+    "NUL in the input": lambda plan: plan["asked"].update(input="a\0b"),
+    "number as the input": lambda plan: plan["asked"].update(input=5),
+    "nothing asked": lambda plan: plan.pop("asked"),
+    "no size of the shards": lambda plan: plan["asked"].pop("shard_rows"),
+}
+
+
+def named_files(plan: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [("name", plan["asked"]["files"][0]), *(("file", shard) for shard in plan["shards"])]
+
+
+@pytest.mark.fault("plan-damaged")
+@pytest.mark.parametrize("change", FORGED.values(), ids=FORGED.keys())
+def test_a_forged_plan_with_a_digest_of_its_own_is_a_named_error(
+    predictor: Predictor, whole: Path, tmp_path: Path, change: Callable[[dict[str, Any]], Any]
+) -> None:
+    """Whoever can write into the output can compute the digest: a shard could be written to any path of the machine that scores."""
+    source, output = write(tmp_path / "in", 40), tmp_path / "out"
+    plans.plan(str(source), str(output), str(whole), shard_rows=20)
+    content = json.loads((output / "_plan.json").read_text())
+    del content["digest"]
+    change(content)
+    content["digest"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    (output / "_plan.json").write_text(json.dumps(content))
+    before = sorted(tmp_path.rglob("*"))
+    steps = (
+        lambda: run(source, output, whole, predictor, shard_rows=20),
+        lambda: shards.score(str(output), predictor=predictor),
+        lambda: shards.finish(str(output)),
+    )
+    for step in steps:
+        with pytest.raises(DataError, match=r"out has no readable _plan\.json: it is missing or damaged"):
+            step()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.fault("plan-damaged")
 def test_shards_of_another_plan_are_not_accepted(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
     first, second = write(tmp_path / "in", 40), write(tmp_path / "other", 40)
@@ -409,6 +488,22 @@ def test_a_shard_with_missing_rows_is_not_accepted(predictor: Predictor, whole: 
     run(source, tmp_path / "out", whole, predictor, shard_rows=20)
     pq.write_table(pq.read_table(tmp_path / "out" / "part-000001.parquet").slice(1), tmp_path / "out" / "part-000001.parquet")
     with pytest.raises(DataError, match=r"part-000001.parquet has 19 rows, not 20: remove it and score it again"):
+        shards.finish(str(tmp_path / "out"))
+
+
+@pytest.mark.fault("stored-json-hostile")
+@pytest.mark.parametrize(
+    "counts", [b"{}", b"[1]", b'{"plan": "x"}', b'{"plan": 1, "blank": "", "truncated": 0, "seconds": 0}', None]
+)
+def test_a_shard_with_other_metadata_is_not_accepted(
+    predictor: Predictor, whole: Path, tmp_path: Path, counts: bytes | None
+) -> None:
+    run(write(tmp_path / "in", 40), tmp_path / "out", whole, predictor, shard_rows=20)
+    path = tmp_path / "out" / "part-000001.parquet"
+    table = pq.read_table(path)
+    metadata = {name: value for name, value in table.schema.metadata.items() if name != shards.COUNTS}
+    pq.write_table(table.replace_schema_metadata(metadata | ({shards.COUNTS: counts} if counts else {})), path)
+    with pytest.raises(DataError, match=r"the metadata of part-000001\.parquet"):
         shards.finish(str(tmp_path / "out"))
 
 

@@ -8,13 +8,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlflow.pyfunc
 import onnx
 import pytest
 
-from goemotions.errors import DataError, IntegrityError, ModelError, WorkflowError
+from goemotions.errors import BadJson, DataError, IntegrityError, ModelError, WorkflowError
+from goemotions.models import engines
 from goemotions.models.engine_names import canonical_name
+from goemotions.models.tokenizer import TextEncoder
 from goemotions.prediction.predictor import Predictor
 from goemotions.registry import bundle, references
 from goemotions.registry.bundle import BundleLocation, Variant
@@ -72,6 +75,129 @@ def test_damaged_labels_are_reported(rewrite: Callable[[Callable[[Path], None]],
     folder = rewrite(lambda folder: (folder / bundle.LABELS).write_text(content) and None)
     with pytest.raises((ModelError, DataError), match=r"labels.json is damaged|twice"):
         bundle.load(folder)
+
+
+def edited(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    """A function that changes a JSON file of a folder: to what ``change`` returns, or in place."""
+
+    def apply(folder: Path) -> None:
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(change(content) or content))
+
+    return apply
+
+
+def without(content: dict[str, Any], name: str) -> None:
+    del content[name]
+
+
+def renamed(content: dict[str, Any]) -> dict[str, Any]:
+    return {f"other {name}": value for name, value in content.items()}
+
+
+def for_six_labels(folder: Path) -> None:
+    """All files but the weights: what is left is a model of seven labels."""
+    edited(bundle.LABELS, lambda names: names[:-1])(folder)
+    edited("thresholds.json", lambda content: without(content["thresholds"], "plain"))(folder)
+    edited("reference.json", lambda content: without(content["traffic"]["labels"], "plain"))(folder)
+    model_for_six_labels(folder)
+
+
+def model_for_six_labels(folder: Path) -> None:
+    edited("config.json", lambda content: without(content["id2label"], "6"))(folder)
+    edited("training.json", lambda content: [content["calibration"][name].pop() for name in ("slope", "intercept")] and None)(
+        folder
+    )
+
+
+MISFITS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "fewer labels": (edited("labels.json", lambda names: names[:-2]), r"thresholds\.json has 7 labels, but there are 5"),
+    "more labels": (edited("labels.json", lambda names: [*names, "more"]), r"thresholds\.json has 7 labels, but there are 8"),
+    "other order": (edited("labels.json", lambda names: names[::-1]), r"thresholds\.json calls label 0 'calm', but .* 'plain'"),
+    "thresholds of others": (
+        edited("thresholds.json", lambda content: content.update(thresholds=renamed(content["thresholds"]))),
+        r"thresholds\.json calls label 0 'other calm'",
+    ),
+    "no k": (edited("thresholds.json", lambda content: content.update(k=0)), r"thresholds\.json is missing or damaged"),
+    "k of text": (edited("thresholds.json", lambda content: content.update(k="3")), r"thresholds\.json is missing or damaged"),
+    "reference of others": (
+        edited("reference.json", lambda content: without(content["traffic"]["labels"], "calm")),
+        r"reference\.json has 6 labels",
+    ),
+    "config of others": (
+        edited("config.json", lambda content: content["id2label"].update({"2": "other"})),
+        r"config\.json calls label 2 'other', but it is 'glee'",
+    ),
+    "short calibration": (
+        edited("training.json", lambda content: content["calibration"].update(slope=[1.0])),
+        r"a calibration of 1 labels, but there are 7",
+    ),
+    "longer texts": (
+        edited("training.json", lambda content: content.update(max_length=4096)),
+        r"max_length of 4096, but the model reads 512 tokens",
+    ),
+    "no room": (edited("training.json", lambda content: content.update(max_length=2)), r"max_length that is no such number"),
+    "negative pad": (
+        edited("config.json", lambda content: content.update(pad_token_id=-1)),
+        r"pad_token_id or max_length that is no such number",
+    ),
+    "larger vocabulary": (
+        edited("tokenizer.json", lambda content: content["model"]["vocab"].update(lake=9999)),
+        r"embeds 187 tokens, but the tokenizer beside it has ids up to 9999",
+    ),
+    "other weights": (for_six_labels, r"the model has 7 outputs, but there are 6 labels"),
+}
+
+
+@pytest.mark.fault("bundle-mixed")
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_files_that_are_not_of_one_model_are_refused_when_they_are_loaded(
+    misfit: str, rewrite: Callable[[Callable[[Path], None]], Path]
+) -> None:
+    change, message = MISFITS[misfit]
+    with pytest.raises(ModelError, match=message):
+        Predictor.load(rewrite(change), threads=1)
+
+
+@pytest.mark.fault("stored-json-hostile")
+@pytest.mark.parametrize(("field", "value"), [("engine", {}), ("evaluated", -1), ("latency", [[]]), ("run_id", None)])
+def test_a_manifest_with_a_value_of_another_type_is_a_named_error(
+    whole: Path, tmp_path: Path, field: str, value: object
+) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "bundle"))
+    (folder / manifest.NAME).write_text(json.dumps(json.loads((folder / manifest.NAME).read_text()) | {field: value}))
+    with pytest.raises(BadJson, match=rf"^MANIFEST\.json: {field} is not "):
+        bundle.load(folder)
+
+
+@pytest.mark.fault("bundle-mixed")
+def test_a_network_with_fewer_embeddings_than_the_tokenizer_has_ids_is_refused(
+    bundles_by_variant: dict[Variant, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(bundles_by_variant["gpu"], tmp_path / "bundle"))
+    edited("tokenizer.json", lambda content: content["model"]["vocab"].update(lake=9999))(folder)
+    with pytest.raises(ModelError, match=r"embeds 187 tokens, but the tokenizer beside it has ids up to 9999"):
+        engines.load("torch", folder, TextEncoder.load(folder))
+
+
+@pytest.mark.fault("bundle-mixed")
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("thresholds", r"validation\.parquet has 7 labels, but there are 6"),
+        ("model", r"config\.json calls label 2 'other'"),
+    ],
+)
+def test_artifacts_of_different_models_do_not_become_a_bundle(step: str, message: str, candidate: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(candidate, tmp_path / "candidate"))
+    if step == "model":
+        edited("config.json", lambda content: content["id2label"].update({"2": "other"}))(folder / "model")
+    else:
+        edited("thresholds.json", lambda content: without(content["thresholds"], "plain"))(folder / "cpu" / "thresholds")
+        model_for_six_labels(folder / "model")
+    with pytest.raises(ModelError, match=message):
+        assemble(tmp_path / "bundle", folder)
+    assert not (tmp_path / "bundle" / manifest.NAME).exists()
 
 
 # As sitecustomize.py: each process, and those that it starts, writes the name of every bundle file that Python opens for reading.

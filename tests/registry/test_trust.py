@@ -136,6 +136,28 @@ def forge(original: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.fault("bundle-forged")
+@pytest.mark.parametrize("is_signed", [True, False], ids=["signed", "no key"])
+@pytest.mark.parametrize("other", ["run", "model", "variant"])
+def test_a_server_refuses_another_bundle_than_the_one_of_its_service(
+    trusting: Registry, tmp_path: Path, other: str, is_signed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KServe downloads whatever is at the location of the service: whoever can write there can put another signed bundle there."""
+    if not is_signed:
+        monkeypatch.delenv(signature.TRUSTED_KEYS)
+    own, another, of_other_model = trusting.locations
+    folder = storage.fetch(own, tmp_path / "models")
+    sources = {"run": another, "model": of_other_model, "variant": own.replace("/cpu/", "/gpu/")}
+    with references.as_folder(str(folder), "goemotions", own) as (_, number):
+        assert number in own
+    monkeypatch.setenv("GOEMOTIONS_SERVE_BUNDLE_SOURCE", sources[other])
+    result = CliRunner().invoke(
+        cli.commands, ["serve", "--bundle", str(folder), "--port", "0"], auto_envvar_prefix="GOEMOTIONS"
+    )
+    assert isinstance(result.exception, UntrustedBundle)
+    assert f"{sources[other]} holds another bundle: its " in str(result.exception)
+
+
 def test_what_register_signed_is_served_by_every_reader(trusting: Registry, tmp_path: Path) -> None:
     version, names = references.download("champion-cpu", tmp_path / "out", trusting.name)
     assert version

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from goemotions.errors import BadAddress, IntegrityError, StorageError
+from goemotions.errors import BadAddress, FileChanged, IntegrityError, StorageError
 from goemotions.storage import manifest, s3, store
 from tests.support import http_server, object_store
 
@@ -325,6 +325,35 @@ def test_an_object_changed_in_the_store_does_not_verify(bucket: str, tmp_path: P
     s3.client().put_object(Bucket=place.bucket, Key=f"{place.prefix}sub/m", Body=changed)
     with pytest.raises(IntegrityError, match=r"sub/m differs from its manifest"):
         manifest.verify(store.fetch(bucket, tmp_path / "to"))
+
+
+@pytest.mark.parametrize("size", [1, 20 * 2**20], ids=["at once", "in parts"])
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+@pytest.mark.fault("input-changed")
+def test_files_that_change_while_they_are_fetched_are_a_named_error(
+    bucket: str, tmp_path: Path, through: Callable[..., Gateway], change: str, size: int
+) -> None:
+    """The copy would be of two versions; an object of several parts may itself be."""
+    make(tmp_path / "from", {"a": b"1", "b": b"1" * size})
+    store.put(tmp_path / "from", bucket)
+
+    def act(method: str, path: str, number: int) -> str:
+        if method == "GET" and "/b?" not in path and path.endswith("/b") and not done:
+            done.append(path)
+            if change == "removed":
+                direct.delete_object(Bucket=name, Key=f"{prefix}a")
+                direct.delete_object(Bucket=name, Key=f"{prefix}b")
+            else:
+                direct.put_object(Bucket=name, Key=f"{prefix}a", Body=b"2")
+                direct.put_object(Bucket=name, Key=f"{prefix}b", Body=b"2" * size)
+        return ""
+
+    done: list[str] = []
+    direct, (name, _, prefix) = s3.client(), bucket.removeprefix("s3://").partition("/")
+    through(act)
+    with pytest.raises(FileChanged, match=rf"^{bucket}[ab] has changed since it was listed"):
+        store.fetch(bucket, tmp_path / "to")
+    assert done
 
 
 @pytest.mark.parametrize("names", [["x" * 300], ["a", "a/b"]])
