@@ -676,7 +676,7 @@ def test_the_deploy_step_may_change_the_two_services_and_nothing_else() -> None:
 
 
 def test_the_admission_policy_is_for_the_account_of_the_deploy_step() -> None:
-    """Its expressions are CEL, for which there is no evaluator here; docs/security.md says how they were tried."""
+    """What its expressions allow is tried in ``test_admission.py``."""
     (policy,) = every("ValidatingAdmissionPolicy", "overlays/production").values()
     (binding,) = every("ValidatingAdmissionPolicyBinding", "overlays/production").values()
     (role,) = every("RoleBinding", "overlays/production").values()
