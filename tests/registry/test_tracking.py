@@ -80,7 +80,8 @@ class Forwarding(http_server.Handler):
         if self.server.lost and self.server.lost in self.path:
             self.server.lost = ""
             return
-        self.send(response.status, content, {"Content-Type": response.headers.get("Content-Type", "")})
+        # Said to the client, which would otherwise send its next request to a connection that is closed.
+        self.send(response.status, content, {"Content-Type": response.headers.get("Content-Type", ""), "Connection": "close"})
 
     do_GET = do_POST = do_PATCH = do_DELETE = forward
 
