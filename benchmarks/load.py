@@ -93,6 +93,8 @@ class Client(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             self._buffer.clear()
             await loop.create_connection(lambda: self, HOST, port, local_addr=(self._address, 0) if self._address else None)
+            if self._transport is None:
+                raise ConnectionResetError("the server closed the connection")
         self._waiting = loop.create_future()
         self._transport.write(request)
         return await self._waiting

@@ -163,7 +163,7 @@ SLOW_ATTACKS: dict[str, tuple[Attack, set[int]]] = {
 }
 # Why the server closed connections of these, as its metric has it.
 REASONS = {
-    "attack-one-address-with-every-connection": "evicted",
+    "attack-one-address-with-every-connection": "overloaded",
     "attack-slow-first-byte": "silent",
     "attack-slow-next-request": "idle",
     "attack-slow-head": "slow",

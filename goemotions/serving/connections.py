@@ -10,6 +10,9 @@ from goemotions.serving import metrics
 from goemotions.serving.limits import Limits
 
 SWEEP_SECONDS = 0.25
+# A connection that was opened or answered so recently may carry a request that was not read yet. And most that are kept beside the open
+# ones until their clients have read that there are too many.
+GRACE_SECONDS, MOST_REFUSED = 1.0, 256
 # Read at once, so that a flood of one client delays the others little.
 READ_BYTES = 64 * 1024
 
@@ -41,6 +44,7 @@ class Connections(Generic[Kind]):
         self.limits = limits
         self.open: set[Kind] = set()
         self._peers: Counter[str] = Counter()
+        self._refused: set[Kind] = set()
         self._gauge = metrics.CONNECTIONS.labels(protocol)
         self._is_sweeping = False
 
@@ -59,7 +63,14 @@ class Connections(Generic[Kind]):
         self._gauge.set(len(self.open))
         return True
 
+    def refuse(self, connection: Kind) -> bool:
+        """Whether a connection that was not admitted has time to read why; it is removed as those are that were."""
+        if len(self._refused) < MOST_REFUSED:
+            self._refused.add(connection)
+        return connection in self._refused
+
     def remove(self, connection: Kind) -> None:
+        self._refused.discard(connection)
         if connection in self.open:
             self.open.remove(connection)
             self._peers[connection.peer] -= 1
@@ -71,8 +82,8 @@ class Connections(Generic[Kind]):
         return len(self.open) < self.limits.connections and self._peers[peer] < self.limits.peer_connections
 
     def _evict(self, peer: str) -> bool:
-        is_full = len(self.open) >= self.limits.connections
-        idle = [one for one in self.open if one.is_idle and (is_full or one.peer == peer)]
+        is_full, since = len(self.open) >= self.limits.connections, asyncio.get_running_loop().time() - GRACE_SECONDS
+        idle = [one for one in self.open if one.is_idle and (is_full or (one.peer == peer and one.since < since))]
         if not idle:
             return False
         longest = max(idle, key=lambda one: (self._peers[one.peer], -one.since))

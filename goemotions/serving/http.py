@@ -172,7 +172,10 @@ class Connection(HttpToolsProtocol):
         if not self._connections.add(self):
             logger.warning("a connection of %s was rejected: none of its own, or of all that are open, is idle", self.peer)
             self._refuse(429)
-            transport.close()
+            if self._connections.refuse(self):
+                self.loop.call_later(LINGER_SECONDS, transport.abort)
+            else:
+                transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.remove(self)

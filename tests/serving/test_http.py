@@ -14,6 +14,7 @@ from starlette.types import Message
 from uvicorn.server import ServerState
 
 from goemotions.errors import RequestError
+from goemotions.serving import connections as connections_of
 from goemotions.serving.bodies import REFUSAL_SECONDS, SMALL_BYTES, RequestLimiter
 from goemotions.serving.http import Connections
 from goemotions.serving.limits import Limits
@@ -93,3 +94,46 @@ def test_large_bodies_are_refused_one_after_the_other() -> None:
 
     for number, after in enumerate(sorted(asyncio.run(run())), 1):
         assert after >= number * REFUSAL_SECONDS
+
+
+REQUEST = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 200000\r\n\r\n" + b" " * 200_000
+
+
+async def responses_beyond_the_limit() -> list[bytes]:
+    """The first lines of the responses to one more connection than an address may have, to those that it has, and to a later one."""
+
+    async def respond(request: Request) -> Response:
+        await request.body()
+        return Response()
+
+    config = uvicorn.Config(Starlette(routes=[Route("/", respond, methods=["POST"])]), log_config=None, lifespan="off")
+    config.load()
+    loop, state, connections = asyncio.get_running_loop(), ServerState(), Connections(Limits(peer_connections=2))
+    async with await loop.create_server(lambda: connections(config, state, {}, loop), "127.0.0.1", 0) as server:
+        address = server.sockets[0].getsockname()
+
+        async def respond_to(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+            writer.write(REQUEST)
+            response = await asyncio.wait_for(reader.read(), 10)
+            writer.close()
+            return response.partition(b"\r\n")[0]
+
+        opened = [await asyncio.open_connection(*address) for _ in range(2)]
+        beyond = await respond_to(*await asyncio.open_connection(*address))
+        within = [await respond_to(*one) for one in opened]
+        await asyncio.sleep(0.1)
+        idle = [await asyncio.open_connection(*address) for _ in range(2)]
+        await asyncio.sleep(2 * connections_of.GRACE_SECONDS)
+        later = await respond_to(*await asyncio.open_connection(*address))
+        for _, writer in idle:
+            writer.close()
+        return [beyond, *within, later]
+
+
+@pytest.mark.fault("server-overload")
+def test_a_connection_beyond_those_of_its_address_reads_why_and_replaces_none_that_may_carry_a_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections_of, "GRACE_SECONDS", 0.5)
+    ok = b"HTTP/1.1 200 OK"
+    assert asyncio.run(responses_beyond_the_limit()) == [b"HTTP/1.1 429 Too Many Requests", ok, ok, ok]
