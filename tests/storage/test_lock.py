@@ -325,5 +325,6 @@ def test_no_two_processes_write_in_each_others_lease(steps: list[tuple[int, str,
                     processes[number] = lock._ObjectLock(memory)
                     continue
                 one.acquire(lock.WAIT_SECONDS) if before is None else one.require()
-                assert all(end < clock.now for end in ends.values()), "two leases at once"
+                # The end is summed up in another order than by the process that waits: rounded, it may be now.
+                assert all(end <= clock.now for end in ends.values()), "two leases at once"
                 ends[one] = clock.now - one._spent() + lock.LEASE_SECONDS
