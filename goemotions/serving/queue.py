@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from goemotions.errors import RequestError
-from goemotions.models.engines import WINDOW
 from goemotions.serving import metrics
 from goemotions.serving.limits import Limits
 
@@ -24,6 +23,8 @@ from goemotions.serving.limits import Limits
 SMOOTHING = 0.2
 # What a worker tokenizes at once, so that no text waits long for the tokenization of others.
 CHUNK_CHARACTERS = 16 * 2**10
+# Tokenized texts among which a batch is chosen.
+WINDOW = 512
 # So many texts of a request are tokenized even if there are enough of others.
 LEAST_TEXTS = 8
 # Before its tokens are known, a text counts as one per so many characters, and as at least one per this larger number.
