@@ -22,7 +22,7 @@ MODE = "serving.kserve.io/deploymentMode"
 # Its name since KServe 0.16, and before.
 KNATIVE = ("Knative", "Serverless")
 # The variables by which a predictor knows the number of its version, and where KServe downloaded its bundle from.
-NUMBER, SOURCE = "GOEMOTIONS_SERVE_VERSION_NUMBER", "GOEMOTIONS_SERVE_BUNDLE_SOURCE"
+NUMBER, BUNDLE_SOURCE = "GOEMOTIONS_SERVE_VERSION_NUMBER", "GOEMOTIONS_SERVE_BUNDLE_SOURCE"
 # Fields that KServe rejects in a canary.
 STABLE_ONLY = ("maxReplicas", "scaleTarget", "scaleMetric", "scaleMetricType", "autoScaling")
 CANARY = "canary"
@@ -92,7 +92,7 @@ def source_in(service: dict[str, Any], version: Version) -> str:
 def set_version(model: Any, source: str, number: str) -> None:
     """Sets a version on the ``model`` of a predictor."""
     model["storageUri"] = source
-    own = {NUMBER: number, SOURCE: source}
+    own = {NUMBER: number, BUNDLE_SOURCE: source}
     others = [variable for variable in model.get("env") or [] if variable["name"] not in own]
     model["env"] = [*others, *({"name": name, "value": value} for name, value in own.items())]
 

@@ -19,7 +19,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
-from goemotions.deployment.inference_service import SOURCE
 from tests.support import http_server, kserve_rules
 
 TOKEN = "of-the-tests"
@@ -31,6 +30,8 @@ PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 EVENTS = f"/api/v1/namespaces/{NAMESPACE}/events"
 JOBS = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
 AUTOSCALERS = f"/apis/autoscaling/v2/namespaces/{NAMESPACE}/horizontalpodautoscalers"
+# What KServe itself writes on a pod whose storage initializer downloads a location; not read from the library, which must find it.
+SOURCE = "internal.serving.kserve.io/storage-initializer-sourceuri"
 # In requests: until Deployments change, pods are ready, the route has new weights, and the gateway follows it.
 UPDATED, READY, ROUTED, FOLLOWED = 5, 10, 16, 24
 
@@ -142,7 +143,9 @@ class State:
                 template = self.clock[name] >= UPDATED
                 annotations = (service if template else self.before[name])["spec"]["predictor"].get("annotations", {})
                 source = sources[deployment] if template else former
-                return rolled(deployment, {**annotations, SOURCE: source}, template and self.clock[name] >= READY)
+                # That of before has all its pods: only its annotations tell that it is not the new one.
+                is_done = self.clock[name] >= READY if template else fault(source) is None
+                return rolled(deployment, {**annotations, SOURCE: source}, is_done)
         return None
 
     def routes(self) -> list[dict[str, Any]]:
