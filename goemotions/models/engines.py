@@ -177,6 +177,16 @@ def cpus() -> int:
     return max(available, 1)
 
 
+def set_torch_threads(threads: int | None = None) -> None:
+    """Has torch compute on so many threads; by default on no more than ``cpus``.
+
+    It counts the cores of a node. In a pod with a limit of fewer, all threads wait for those that the kernel stops.
+    """
+    import torch
+
+    torch.set_num_threads(threads or min(torch.get_num_threads(), cpus()))
+
+
 def load(name: str, folder: Path, encoder: TextEncoder, *, threads: int | None = None) -> Engine:
     """Loads an engine.
 
@@ -203,8 +213,7 @@ def load(name: str, folder: Path, encoder: TextEncoder, *, threads: int | None =
         from goemotions.models import classifier
     except ModuleNotFoundError as error:
         raise ModelError(f"the engine torch needs {error.name}: install the extra [train], or choose openvino-int8") from error
-    if threads:
-        torch.set_num_threads(threads)
+    set_torch_threads(threads)
     device = torch.device(devices.resolve(compute=True))
     model = classifier.load_classifier(folder)
     _require_embeddings(folder, encoder, model.get_input_embeddings().num_embeddings)

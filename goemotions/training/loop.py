@@ -123,6 +123,7 @@ class TrainingLoop:
         if self.masks:
             dropout.install(self.classifier, self.masks)
             hardware.keep_freed_memory()
+            engines.set_torch_threads()
         self.network = distributed.wrap(self.classifier)
         self.loss: losses.Loss = torch.nn.functional.binary_cross_entropy_with_logits
         self._parts = 1

@@ -350,6 +350,19 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIG
     monkeypatch.setattr(TrainingLoop, "advance", advance_and_stop)
 
 
+def test_training_uses_as_many_threads_as_the_container_has_cores(
+    dataset: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr(engines, "cpus", lambda: 1)
+    try:
+        torch.set_num_threads(4)
+        record = train(dataset, tmp_path, weights=tiny, epochs=1)
+    finally:
+        torch.set_num_threads(before)
+    assert record.hardware.startswith("1 threads of ")
+
+
 @pytest.mark.fault("training-killed")
 @pytest.mark.parametrize("step", [1, 7, 8, 9, 15])
 def test_a_run_interrupted_at_any_step_ends_with_the_same_results(
@@ -459,7 +472,7 @@ def resume(dataset: Path, tiny: str, tmp_path: Path, location: str) -> Result:
 
 
 @pytest.mark.fault("training-killed")
-def test_a_terminated_command_writes_one_more_checkpoint_and_resumes_from_it(
+def test_a_terminated_command_writes_a_checkpoint_and_resumes_from_it(
     dataset: Path,
     tiny: str,
     tmp_path: Path,
@@ -469,7 +482,8 @@ def test_a_terminated_command_writes_one_more_checkpoint_and_resumes_from_it(
 ) -> None:
     """SIGTERM, checkpoints in S3."""
     command = Command(dataset, tmp_path / "model", tiny, bucket, tmp_path / "stderr")
-    assert command.kill_when(lambda: bool(store.children(bucket)), signal.SIGTERM) == 1
+    # It trains for half a second: on a busy machine the first checkpoint in the store may be seen after the last step.
+    assert command.kill_when(lambda: "0/32" in command.errors.read_text(), signal.SIGTERM) == 1
     last = store.children(bucket)[-1]
     step = int(last.removeprefix("step-"))
     assert 1 <= step < LONG * STEPS_PER_EPOCH
