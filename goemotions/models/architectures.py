@@ -18,6 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 STOCK: dict[str, type[transformers.PreTrainedModel]] = {
     "albert": transformers.AlbertForSequenceClassification,
     "bert": transformers.BertForSequenceClassification,
+    "camembert": transformers.CamembertForSequenceClassification,
     "deberta-v2": transformers.DebertaV2ForSequenceClassification,
     "distilbert": transformers.DistilBertForSequenceClassification,
     "electra": transformers.ElectraForSequenceClassification,
@@ -29,6 +30,7 @@ STOCK: dict[str, type[transformers.PreTrainedModel]] = {
 TOKENIZERS: dict[str, type[transformers.PreTrainedTokenizerBase]] = {
     "albert": transformers.AlbertTokenizer,
     "bert": transformers.BertTokenizer,
+    "camembert": transformers.CamembertTokenizer,
     "deberta-v2": transformers.DebertaV2Tokenizer,
     "distilbert": transformers.DistilBertTokenizer,
     "electra": transformers.BertTokenizer,

@@ -10,7 +10,9 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from goemotions.errors import ModelError
 
-ModelType = Literal["albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta"]
+ModelType = Literal[
+    "albert", "bert", "camembert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta"
+]
 
 
 @dataclass(frozen=True)

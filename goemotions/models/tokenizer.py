@@ -23,7 +23,7 @@ CHARACTERS_PER_TOKEN = 64
 # What tokenizers call the token of characters that their vocabulary lacks; those of bytes have it and never use it.
 UNKNOWN_TOKENS = ("[UNK]", "<unk>")
 # Positions are counted from the pad id, so there are as many fewer of them, and a wrong pad id shifts them.
-POSITIONS_AFTER_PAD = ("mpnet", "roberta", "xlm-roberta")
+POSITIONS_AFTER_PAD = ("camembert", "mpnet", "roberta", "xlm-roberta")
 # Of a tokenizer.json; that of the largest known vocabularies has half of it.
 MOST_BYTES = 2**26
 

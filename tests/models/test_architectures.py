@@ -27,6 +27,7 @@ from tests.support import repositories
 REPOSITORIES: dict[ModelType, str] = {
     "albert": repositories.ALBERT,
     "bert": repositories.BERT,
+    "camembert": repositories.CAMEMBERT,
     "deberta-v2": repositories.DEBERTA,
     "distilbert": repositories.DISTILBERT,
     "electra": repositories.ELECTRA,

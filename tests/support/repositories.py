@@ -29,6 +29,7 @@ ALBERT = "albert/albert-base-v2"
 XLM_ROBERTA = "FacebookAI/xlm-roberta-base"
 DEBERTA = "microsoft/deberta-v3-base"
 MODERNBERT = "answerdotai/ModernBERT-base"
+CAMEMBERT = "almanach/camembert-base"
 
 Json = dict[str, Any]
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
@@ -326,6 +327,38 @@ def _xlm_roberta(folder: Path, words: Sequence[str]) -> None:
     _write_weights(folder, config, tensors | {f"roberta.pooler.{name}": value for name, value in pooler.items()})
 
 
+def _camembert(folder: Path, words: Sequence[str]) -> None:
+    unused = ["<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>"]
+    pieces = [*_pieces(unused, words), ("<mask>", 0.0)]
+    ids = {piece: number for number, (piece, _) in enumerate(pieces)}
+    post_processor = _template(["<s>", "A", "</s>"], ["<s>", "A", "</s>", "</s>", "B", "</s>"], ids)
+    content = _unigram(pieces, 3, [CHARSMAP], post_processor)
+    _write_tokenizer(folder, [_added(ids, token, lstrip=token == "<mask>") for token in (*unused, "<mask>")], content)
+    (folder / "sentencepiece.bpe.model").write_text("not read")
+    _write_json(folder / "tokenizer_config.json", {"model_max_length": 512})
+    config = {
+        "architectures": ["CamembertForMaskedLM"],
+        "attention_probs_dropout_prob": 0.1,
+        "bos_token_id": 5,
+        "eos_token_id": 6,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1,
+        "initializer_range": 0.02,
+        "layer_norm_eps": 1e-05,
+        "max_position_embeddings": 514,
+        "model_type": "camembert",
+        "output_past": True,
+        "pad_token_id": 1,
+        "type_vocab_size": 1,
+        "vocab_size": len(pieces),
+        **SMALL,
+    }
+    network = transformers.CamembertForMaskedLM(_seeded(transformers.CamembertConfig(**config)))
+    tensors = {name: tensor for name, tensor in network.state_dict().items() if name != "lm_head.decoder.weight"}
+    pooler = transformers.CamembertModel(network.config).pooler.state_dict()
+    _write_weights(folder, config, tensors | {f"roberta.pooler.{name}": value for name, value in pooler.items()})
+
+
 def _deberta(folder: Path, words: Sequence[str]) -> None:
     """Published in half precision, as a pickle, and with spm.model alone: converted, as the error for either says."""
     pieces = [*_pieces(["[PAD]", "[CLS]", "[SEP]", "[UNK]"], words), ("[MASK]", 0.0)]
@@ -458,6 +491,7 @@ WRITERS: dict[str, Callable[[Path, Sequence[str]], None]] = {
     XLM_ROBERTA: _xlm_roberta,
     DEBERTA: _deberta,
     MODERNBERT: _modernbert,
+    CAMEMBERT: _camembert,
 }
 
 
