@@ -35,6 +35,8 @@ INT8_BOUND = 0.03
 LENGTH_STEP = 4
 # Latency is that of a text of so many tokens, of one which every vocabulary has.
 LATENCY_TOKENS, WORD_ID = 20, 5
+# Where a container's quota and its period are, by version 2 of the kernel's control groups, and by version 1.
+QUOTAS = (("sys/fs/cgroup", ("cpu.max",)), ("sys/fs/cgroup/cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")))
 # Texts that are tokenized at once and then batched by length: the more, the less padding, and the rarer a change of shape.
 WINDOW = 2048
 
@@ -168,12 +170,19 @@ def _computes_in_bf16() -> bool:
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
-def cpus() -> int:
-    """Returns the number of cores that this process may use, by its affinity and its container's quota."""
+def cpus(root: Path = Path("/")) -> int:
+    """Returns the number of cores that this process may use, by its affinity and its container's quota.
+
+    Args:
+        root: root of the file system; another one in tests.
+    """
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        available = min(available, math.ceil(int(quota) / int(period)))
+    for folder, names in QUOTAS:
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = (int(text) for name in names for text in (root / folder / name).read_text().split())
+            # In version 1, -1 is no quota; in version 2 that is a word.
+            if quota > 0:
+                available = min(available, math.ceil(quota / period))
     return max(available, 1)
 
 
