@@ -12,7 +12,7 @@ CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u20
 class WorkflowError(Exception):
     """Base class of the errors that a user can act on. The command line prints the message and exits with code 1.
 
-    A message may hold a value of a file, a server or a client: it is bounded, and has no control characters.
+    A message may hold a value of a file, a server or a client: it is bounded, on one line, and has no control characters.
     """
 
     def __init__(self, message: object = "") -> None:
@@ -20,7 +20,7 @@ class WorkflowError(Exception):
         if len(text) > MAX_CHARACTERS:
             half = MAX_CHARACTERS // 2 - 50
             text = f"{text[:half]} ... ({len(text) - 2 * half:,} characters left out) ... {text[-half:]}"
-        super().__init__(printable(text))
+        super().__init__(printable(text).replace("\n", " "))
 
 
 def printable(text: str) -> str:

@@ -34,7 +34,7 @@ def test_every_message_is_bounded_and_ends_with_what_to_do(kind: type[WorkflowEr
     assert str(error).startswith("begin x")
     assert str(error).endswith("end: do this")
     assert not set(str(error)) & {"\x1b", "\u202e", "\x00"}
-    assert str(kind("a\nb\tc")) == "a\nb\tc"
+    assert str(kind("a\nb\tc")) == "a b\tc"
 
 
 def test_errors_cross_processes() -> None:
