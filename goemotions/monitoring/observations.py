@@ -91,7 +91,7 @@ class Prometheus:
         samples = query(self._address, self.query, lambda result: [_of_prometheus(one) for one in result])
         if not samples:
             raise MonitoringUnavailable(f"Prometheus has no series for {self.query}: check its targets")
-        return samples
+        return _once(samples)
 
 
 def query(address: str, text: str, read: Callable[[Any], T], time: float | None = None) -> T:
@@ -124,6 +124,14 @@ def parse(instance: str, text: str, names: tuple[str, ...] = METRICS) -> Iterato
 
 def _unescaped(value: str) -> str:
     return re.sub(r"\\.", lambda one: ESCAPED.get(one[0], one[0]), value)
+
+
+def _once(samples: Iterable[Sample]) -> list[Sample]:
+    """Each series of a server once, although several jobs of a Prometheus may scrape it. Of a counter the larger value is the newer."""
+    newest: dict[tuple[str, str, tuple[tuple[str, str], ...]], Sample] = {}
+    for one in sorted(samples, key=lambda sample: sample.value):
+        newest[one.instance, one.name, one.labels] = one
+    return list(newest.values())
 
 
 def _of_prometheus(series: Any) -> Sample:

@@ -185,7 +185,9 @@ def of_prometheus(address: str, duration: str, service: str = "") -> Window:
     selector = f'{{{SERVICE}="{service}"}}' if service else ""
     counts: Counts = []
     for name in METRICS:
-        query = f"sum by (version, label, feature, bin) (increase({name}{selector}[{duration}]))"
+        # Several jobs of a Prometheus may scrape the same server: each server counts once.
+        each = f"max by (instance, version, label, feature, bin) (increase({name}{selector}[{duration}]))"
+        query = f"sum by (version, label, feature, bin) ({each})"
         read = functools.partial(_increases, name)
         counts += observations.query(address, query, read, end)
     return Window(counts, end - seconds_of(duration), end, f"{service or 'all services'} in Prometheus")

@@ -138,6 +138,21 @@ def test_a_window_of_prometheus_is_the_increase_of_all_servers_of_a_service(
     assert all(f"[{'6h'}]" in query and 'inferenceservice="goemotions-cpu"' in query for query in server.queries)
 
 
+def test_a_server_that_two_jobs_of_prometheus_scrape_counts_once(predictor: Predictor) -> None:
+    """A ServiceMonitor and discovery by annotations, side by side: each has its own job, of the same instance."""
+    expected = counted(predictor, USUAL)
+    targets = [("kserve", "10.0.0.3:8080"), ("kubernetes-pods", "10.0.0.3:8080"), ("kserve", "10.0.0.4:8080")]
+    increases = {
+        name: [({**labels, "job": job, "instance": instance}, value) for labels, value in counts for job, instance in targets]
+        for name, counts in prometheus.of_traffic(expected, "r1").items()
+    }
+    with prometheus.serving(increases) as server:
+        traffic = windows.of_prometheus(server.url, "1d").traffic(predictor.bundle.taxonomy.names, "r1")
+    assert traffic.rows == 2 * expected.rows
+    assert traffic.predicted.tolist() == (2 * expected.predicted).tolist()
+    assert traffic.total_sum.tolist() == pytest.approx((2 * expected.total_sum).tolist())
+
+
 def test_batch_outputs_give_the_traffic_of_their_texts(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
     texts = [*SHOUTED, None, " "]
     pq.write_table(pa.table({"said": texts}), tmp_path / "in.parquet")
