@@ -80,7 +80,10 @@ class Queries(http_server.Handler):
         self.server.queries.append(query)
         target = {"namespace": "models", "instance": "10.0.0.3:8080", "pod": "goemotions-cpu-x"}
         series = [
-            {"metric": {"__name__": one.name, **dict(one.labels), **target, "job": job}, "value": [1764000000.123, f"{one.value:g}"]}
+            {
+                "metric": {"__name__": one.name, **dict(one.labels), **target, "job": job},
+                "value": [1764000000.123, f"{one.value:g}"],
+            }
             for job, samples in self.server.jobs.items()
             for one in samples
         ]

@@ -92,9 +92,7 @@ class Handler(http_server.Handler):
         is_past = at - windows.seconds_of(match["window"]) < now
         series = self.server.increases.get(match["name"], ()) if is_past else ()
         each = _grouped(series, match["max"], max)
-        result = [
-            {"metric": labels, "value": [at, repr(value)]} for labels, value in _grouped(each, match["sum"], math.fsum)
-        ]
+        result = [{"metric": labels, "value": [at, repr(value)]} for labels, value in _grouped(each, match["sum"], math.fsum)]
         content = {"status": "success", "data": {"resultType": "vector", "result": result}}
         self._send(200, json.dumps(content), "application/json")
 
