@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from goemotions.data.text import SCRIPTS, script
+from goemotions.data.dataset import ingest
+from goemotions.data.text import SCRIPTS, count_words, script
 from goemotions.errors import DataError
-from goemotions.evaluation import reference
+from goemotions.evaluation import reference, traffic
 from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.reference import Reference
 from goemotions.evaluation.traffic import FEATURES, SCORE_BINS, Traffic, features_of
@@ -51,6 +52,30 @@ def test_features_are_counted_once_per_text(model_folder: Path) -> None:
     # Half of the tokens of one text are unknown.
     assert features["unknown_tokens"].tolist() == [3, 0, 0, 1]
     assert features["script"][SCRIPTS.index("latin")] == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("we saw\u00a0a storm", 4),
+        ("\u4eca\u5929\u5929\u6c14\u5f88\u597d", 6),
+        ("\u0e09\u0e31\u0e19\u0e23\u0e31\u0e01", 4),
+        ("\u304b\u3099\u304d\u3099 \uff76\uff9e", 3),
+        ("\u0f56\u0f7c\u0f51\u0f0b\u0f66\u0f90\u0f51\u0f0b", 2),
+        ("\u12a0\u12ed\u1361\u12c8\u12f5", 2),
+    ],
+)
+def test_words_are_counted_alike_by_drift_the_dataset_and_slices(
+    model_folder: Path, text: str, words: int, tmp_path: Path
+) -> None:
+    """Blanks would make one word of a text in Chinese, and all of its tokens tokens of that word."""
+    encoder = TextEncoder.load(model_folder)
+    (own,) = traffic.measure(encoder, [text], encoder.encode([text]))
+    assert own[1] == count_words(text) == words
+    source = tmp_path / "rows.csv"
+    source.write_text("text,labels\n" + "".join(f"{text} {row},joy\n" for row in range(20)), encoding="utf-8")
+    info = ingest(str(source), tmp_path / "dataset")
+    assert {info["words"][split]["max"] for split in info["words"]} == {words + 1}
 
 
 def test_counts_of_batches_add_up_to_those_of_all_texts() -> None:
