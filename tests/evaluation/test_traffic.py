@@ -13,7 +13,7 @@ from goemotions.evaluation import reference, traffic
 from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.reference import Reference
 from goemotions.evaluation.traffic import FEATURES, SCORE_BINS, Traffic, features_of
-from goemotions.metrics import strategies
+from goemotions.metrics import strategies, thresholds
 from goemotions.metrics.expected import expected_f1, expected_quality
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models.tokenizer import TextEncoder
@@ -107,8 +107,8 @@ def test_a_bundle_has_the_reference_of_validation_at_its_thresholds(candidate: P
     assert loaded.reference.traffic.predicted.tolist() == predicted.tolist()
     assert loaded.reference.traffic.names == predictions.names
     assert loaded.reference.traffic.features["tokens"].sum() == len(predictions.ids)
-    rows = (whole / "validation_per_label.csv").read_text().splitlines()[1:]
-    assert loaded.reference.f1 == pytest.approx([float(row.split(",")[5]) for row in rows])
+    chosen = thresholds.read(whole / thresholds.FILE).chosen
+    assert np.mean(loaded.reference.f1) == pytest.approx(min(chosen.cross_fitted["f1_macro"], chosen.f1_macro_fitted))
     evaluated = reference.parse((candidate / "cpu" / "validation" / reference.FILE).read_bytes())
     assert evaluated.strategy == "global-0.5"
     assert evaluated.traffic.total_sum.tolist() == loaded.reference.traffic.total_sum.tolist()
@@ -138,6 +138,19 @@ def test_a_count_of_another_type_is_a_named_error(whole: Path, path: tuple[str, 
     stored = json.dumps(content).encode()
     with pytest.raises(DataError, match=r"reference\.json is damaged: register the model again"):
         reference.parse(stored)
+
+
+def test_the_measured_f1_of_a_reference_is_that_of_rows_that_its_thresholds_were_not_fitted_on() -> None:
+    """Scores that say nothing about the labels: thresholds of each label's own find some of the rows that they are fitted on."""
+    generator = np.random.default_rng(0)
+    names = tuple(f"l{number}" for number in range(20))
+    labels, scores = generator.random((300, 20)) < 0.03, generator.random((300, 20)).astype(np.float32)
+    validation = Predictions(names, [str(row) for row in range(300)], labels, scores, "validation", "torch", "d1")
+    fitted, results = strategies.choose(labels, scores, "per-label")
+    (row,) = (one for one in results if one.thresholds == fitted)
+    measured = np.mean(Reference.of(validation, fitted, {}).f1)
+    assert measured == pytest.approx(row.cross_fitted["f1_macro"])
+    assert measured < row.f1_macro_fitted - 0.03
 
 
 def test_a_reference_is_read_as_it_was_written(tmp_path: Path) -> None:
