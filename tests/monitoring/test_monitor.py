@@ -43,6 +43,11 @@ def predictor(whole: Path) -> Predictor:
 @pytest.fixture(autouse=True)
 def no_traffic() -> None:
     """Other tests of the process count texts of a bundle with the same run id."""
+    start_again()
+
+
+def start_again() -> None:
+    """All counters of the process's server begin again."""
     scores = (metrics.PREDICTIONS, metrics.PREDICTED_SCORES, metrics.TOTAL_SCORES, metrics.SCORES)
     for metric in (metrics.SCORED_TEXTS, metrics.FEATURES, *scores):
         metric.clear()
@@ -322,8 +327,12 @@ def test_no_drift_of_few_texts_says_so(predictor: Predictor) -> None:
     assert monitor.summary(report).startswith("No drift (of 5 texts, only the largest shifts are detected).")
 
 
-def scraped(second: int, texts: int, calm: int) -> str:
-    lines = (f'{windows.ROWS}{{version="7"}} {texts}.0', f'{windows.PREDICTIONS}{{label="calm",version="7"}} {calm}.0')
+def scraped(second: int, texts: int, calm: int, created: str = "1.7957971742437086e+09") -> str:
+    lines = (
+        f'{windows.ROWS}{{version="7"}} {texts}.0',
+        f'{windows.CREATED}{{version="7"}} {created}',
+        f'{windows.PREDICTIONS}{{label="calm",version="7"}} {calm}.0',
+    )
     return f"{windows.SCRAPED}{second}\n" + "\n".join(lines)
 
 
@@ -332,6 +341,14 @@ def test_if_one_counter_starts_again_all_do(texts: int, calm: int, counts: tuple
     """A server that was started again may have scored more texts than before, but less of a label."""
     window = windows.of_scrapes("http://server", scraped(5, 100, 5), scraped(9, texts, calm))
     assert (tuple(value for _, _, value in window.counts), window.start, window.end) == (counts, 5.0, 9.0)
+
+
+def test_a_server_that_was_started_again_and_has_counted_more_than_before_counts_from_its_start(predictor: Predictor) -> None:
+    counters = TrafficCounters(predictor.bundle, "r1")
+    before = f"{windows.SCRAPED}5\n{serve(predictor, counters, USUAL[:50])}"
+    start_again()
+    now = f"{windows.SCRAPED}9\n{serve(predictor, TrafficCounters(predictor.bundle, 'r1'), USUAL)}"
+    assert windows.of_scrapes("http://server", before, now).traffic(predictor.bundle.taxonomy.names, "r1").rows == len(USUAL)
 
 
 @pytest.mark.parametrize("before", ["9", "10", "nan"])
@@ -377,6 +394,11 @@ def test_what_is_no_prometheus_is_a_named_error(whole: Path) -> None:
         windows.of_prometheus(server.url, "1d")
     with pytest.raises(MonitoringUnavailable, match="does not respond"):
         windows.of_prometheus("http://127.0.0.1:9", "1d")
+    with (
+        prometheus.serving({}) as server,
+        pytest.raises(MonitoringUnavailable, match=r"goemotions-cqu in Prometheus: no metrics .* the name of the service"),
+    ):
+        windows.of_prometheus(server.url, "1d", "goemotions-cqu")
 
 
 def test_the_features_that_a_window_lacks_are_named(whole: Path) -> None:
