@@ -159,7 +159,7 @@ def of_scrapes(server: str, before: str, now: str) -> Window:
 
 def _samples(server: str, text: str) -> list[observations.Sample]:
     try:
-        return [one for one in observations.parse(server, text, (*METRICS, CREATED)) if math.isfinite(one.value)]
+        return list(observations.parse(server, text, (*METRICS, CREATED)))
     except ValueError as error:
         raise DataError(f"{server} has metrics of an unknown form ({error}): give the address of a predictor server") from error
 

@@ -125,6 +125,20 @@ def test_what_does_not_respond_is_named() -> None:
         Scrape(list).read()
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_counter_that_is_no_number_is_no_evidence(server: Version, value: float) -> None:
+    """It would make the evidence NaN, which never decides: a step would be passed whatever the version does."""
+    samples = Scrape(lambda: [server.address]).read()
+    with (
+        http_server.running(PrometheusServer({"kserve": [replace(one, value=value) for one in samples]})) as running,
+        pytest.raises(MonitoringUnavailable, match="unknown form"),
+    ):
+        Prometheus(running.url).read()
+    server.predictions.labels("joy").inc(value)
+    with pytest.raises(MonitoringUnavailable, match="a counter is"):
+        Scrape(lambda: [server.address]).read()
+
+
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 
 
