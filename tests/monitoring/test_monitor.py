@@ -322,6 +322,12 @@ def test_rates_that_prometheus_extrapolates_stay_possible(predictor: Predictor) 
     assert all(0 <= value <= 1 for row in report.quality for value in (row.rate, row.precision, row.recall, row.f1))
 
 
+def test_a_long_label_stands_apart_in_the_terminal(predictor: Predictor) -> None:
+    report = monitor.report(predictor.bundle, counted(predictor, SHOUTED), model="goemotions", version="7", source="a server")
+    alarm = dataclasses.replace(report.alarms[0], name="predictions", label="the customer is angry", alarm=True)
+    assert "predictions     the customer is angry effect " in monitor.lines(dataclasses.replace(report, tests=[alarm]))[-1]
+
+
 def test_no_drift_of_few_texts_says_so(predictor: Predictor) -> None:
     report = monitor.report(predictor.bundle, counted(predictor, USUAL[:5]), model="goemotions", version="7", source="a server")
     assert monitor.summary(report).startswith("No drift (of 5 texts, only the largest shifts are detected).")
