@@ -168,10 +168,9 @@ def main(bundle: Path, dataset: Path, runs: int, shift_runs: int, shifted_texts:
     test = Predictions.read(bundle / "test.parquet")
     splits, info = load_dataset(dataset)
     texts = splits["test"]["text"][:]
-    if test.digest != info["digest"] or len(texts) <= REFERENCE_ROWS:
-        raise click.UsageError(
-            f"give the Dataset that the bundle was evaluated on, with more than {REFERENCE_ROWS:,} test texts"
-        )
+    needed = REFERENCE_ROWS + TEXTS_PER_DAY
+    if test.digest != info["digest"] or len(texts) < needed:
+        raise click.UsageError(f"give the Dataset that the bundle was evaluated on, with at least {needed:,} test texts")
     pool = Pool.of(predictor, texts, test.probabilities)
     made = shifts(predictor, texts, test.labels, pool, shifted_texts)
     detections = {name: detection(pool, shifted, share, shift_runs) for name, (shifted, share) in made.items()}

@@ -15,7 +15,9 @@ SCRIPTS = (
 )
 # Scripts whose words no blanks separate: Chinese characters and Japanese syllables; then the letters of Thai, Lao, Burmese and Khmer,
 # and their signs for vowels and tones.
-_CHARACTERS = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_CHARACTERS = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+# What belongs to the character before it: the marks of voiced syllables, and selectors of a variant of a Chinese character.
+_MARKS = r"\u3099\u309a\uff9e\uff9f\ufe00-\ufe0f\U000e0100-\U000e01ef"
 _LETTERS = r"\u0e01-\u0eff\u1000-\u109f\u1780-\u17ff"
 _SIGNS = (
     r"\u0e30-\u0e3a\u0e45\u0e47-\u0e4e\u0eb0-\u0ebd\u0ec8-\u0ece\u102b-\u103e\u1056-\u1059\u105e-\u1060\u1062-\u1064\u1067-\u106d"
@@ -23,7 +25,12 @@ _SIGNS = (
 )
 UNSPACED_CHARACTERS = _CHARACTERS + _LETTERS
 # What a reader sees as one of them: a letter with its signs, with the vowel before it, and with the letters that are stacked below it.
-UNSPACED = re.compile(rf"[{_CHARACTERS}]|[\u0e40-\u0e44\u0ec0-\u0ec4]?[{_LETTERS}](?:[\u1039\u17d2][{_LETTERS}]|[{_SIGNS}])*")
+UNSPACED = re.compile(
+    rf"[{_CHARACTERS}][{_MARKS}]*|[\u0e40-\u0e44\u0ec0-\u0ec4]?[{_LETTERS}](?:[\u1039\u17d2][{_LETTERS}]|[{_SIGNS}])*"
+)
+# Beside blanks, the points between the syllables of Tibetan and between the words of Ethiopic scripts.
+SEPARATORS = r"\u0f0b\u0f0c\u1361"
+_BETWEEN_WORDS = re.compile(rf"[\s{SEPARATORS}]+")
 FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 ASCII_LETTERS, NOT_ASCII = re.compile("[A-Za-z]+"), re.compile("[^\x00-\x7f]")
 
@@ -55,8 +62,9 @@ def as_cell(value: object) -> object:
 
 def count_words(text: str) -> int:
     """The number of words between blanks; in scripts without blanks, each character with its signs counts as one."""
-    words = text.split()
-    return len(words) if text.isascii() else sum(max(1, len(UNSPACED.findall(word))) for word in words)
+    if text.isascii():
+        return len(text.split())
+    return sum(max(1, len(UNSPACED.findall(word))) for word in _BETWEEN_WORDS.split(text) if word)
 
 
 def script(text: str) -> str:

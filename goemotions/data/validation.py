@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from goemotions.data.sources import RawRow
 from goemotions.data.taxonomy import Taxonomy
-from goemotions.data.text import clean, normalized
+from goemotions.data.text import clean, count_words, normalized
 from goemotions.errors import DataError
 
 # Rows that are validated together: fewer if their texts are long.
@@ -206,7 +206,7 @@ def _extend(per_row: dict[str, array[int]], texts: Sequence[str], labels: Sequen
     per_row["text"].extend(map(hash, texts))
     per_row["normalized"].extend(hash(normalized(text)) for text in texts)
     per_row["labels"].extend(hash(tuple(row)) for row in labels)
-    per_row["words"].extend(len(text.split()) for text in texts)
+    per_row["words"].extend(map(count_words, texts))
     per_row["characters"].extend(map(len, texts))
     per_row["label_count"].extend(map(len, labels))
 

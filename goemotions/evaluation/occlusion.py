@@ -15,13 +15,13 @@ from typing import TypedDict
 import numpy as np
 
 from goemotions import defaults
-from goemotions.data.text import UNSPACED, UNSPACED_CHARACTERS
+from goemotions.data.text import SEPARATORS, UNSPACED, UNSPACED_CHARACTERS
 from goemotions.evaluation.robustness import EMOJI
 from goemotions.models import engines
 from goemotions.models.engines import Engine
 from goemotions.models.tokenizer import TextEncoder
 
-_PUNCTUATION = (
+_PUNCTUATION = SEPARATORS + (
     r"!-/:-@\[-`{-~\u00a1-\u00a7\u00ab\u00b6\u00b7\u00bb\u00bf\u060c\u061b\u061f\u0964\u0965\u2010-\u2027\u2030-\u205e\u3001-\u303f"
     r"\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
 )

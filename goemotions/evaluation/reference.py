@@ -32,7 +32,7 @@ class Reference:
     """The traffic of validation, the measured F1 per label, and what both are of.
 
     Attributes:
-        f1: measured, in the order of the traffic's labels.
+        f1: measured, in the order of the traffic's labels; of cross-fitted decisions, as models are compared.
         strategy: the thresholds at which labels are predicted.
         engine, digest: what computed the probabilities, and the data's digest.
     """
@@ -46,9 +46,11 @@ class Reference:
     @classmethod
     def of(cls, predictions: Predictions, fitted: Thresholds, features: Mapping[str, np.ndarray]) -> Reference:
         """From a scored validation split, thresholds, and features of its texts as ``traffic.count_features`` returns them."""
-        predicted = fitted.apply(predictions.probabilities)
-        labels = predictions.labels
-        f1 = classification.f1_score((labels & predicted).sum(axis=0), predicted.sum(axis=0), labels.sum(axis=0))
+        from goemotions.evaluation.selection import CandidateScores
+
+        # Thresholds look better on the rows that they were fitted on than they are.
+        labels, predicted = predictions.labels, CandidateScores("", predictions, fitted).decisions
+        f1 = classification.f1_score((labels * predicted).sum(axis=0), predicted.sum(axis=0), labels.sum(axis=0))
         counted = Traffic.of(predictions.names, predictions.probabilities, fitted, features)
         return cls(counted, tuple(f1.tolist()), fitted.strategy, predictions.engine, predictions.digest)
 

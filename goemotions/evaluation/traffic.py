@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from goemotions.data.text import SCRIPTS, script
+from goemotions.data.text import SCRIPTS, count_words, script
 from goemotions.errors import DataError
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models.tokenizer import Encoding, TextEncoder
@@ -156,7 +156,7 @@ def measure(encoder: TextEncoder, texts: Sequence[str], encodings: Sequence[Enco
     for text, encoding in zip(texts, encodings, strict=True):
         read = text[: encoder.max_characters]
         absent = encoding.ids.count(unknown) if unknown is not None else 0
-        measured.append((len(encoding.ids), len(read.split()), absent, SCRIPT_NUMBERS[script(read)], encoding.truncated))
+        measured.append((len(encoding.ids), count_words(read), absent, SCRIPT_NUMBERS[script(read)], encoding.truncated))
     return measured
 
 

@@ -46,7 +46,7 @@ class LabelQuality:
         rate: the share of the texts of the window for which the label is predicted; ``reference_rate`` that of the reference.
         precision, recall, f1: expected from the scores of the window (``metrics.expected``).
         reference_f1: expected from the scores of the reference in the same way.
-        measured_f1: of the reference, with its labels; None if the reference lacks it.
+        measured_f1: of the reference, with its labels, at cross-fitted thresholds; None if the reference lacks it.
     """
 
     label: str

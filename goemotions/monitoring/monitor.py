@@ -184,7 +184,7 @@ def summary(report: DriftReport) -> str:
 def lines(report: DriftReport) -> list[str]:
     """The report for a terminal: its summary, what is missing, and the alarms, largest first."""
     alarms = [test for test in report.tests if test.alarm]
-    table = [f"{_words(one.name):<16}{one.label:<16}effect {_effect(one):<14} p {one.p_value:.1e}" for one in alarms]
+    table = [f"{_words(one.name):<15} {one.label:<15} effect {_effect(one):<14} p {one.p_value:.1e}" for one in alarms]
     return [summary(report), *(f"not compared: {one}" for one in report.missing), *table]
 
 

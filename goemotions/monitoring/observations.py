@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import math
 import re
 import time
 import urllib.error
@@ -66,7 +67,8 @@ class Scrape:
         reasons: list[str] = []
         for address in self._targets():
             try:
-                samples += parse(address, get(f"{address}/metrics").decode(errors="replace"))
+                # All of a server's samples or none.
+                samples += list(parse(address, get(f"{address}/metrics").decode(errors="replace")))
             except (MonitoringUnavailable, ValueError) as error:
                 reasons.append(str(error))
         if not samples:
@@ -91,7 +93,7 @@ class Prometheus:
         samples = query(self._address, self.query, lambda result: [_of_prometheus(one) for one in result])
         if not samples:
             raise MonitoringUnavailable(f"Prometheus has no series for {self.query}: check its targets")
-        return samples
+        return _once(samples)
 
 
 def query(address: str, text: str, read: Callable[[Any], T], time: float | None = None) -> T:
@@ -114,16 +116,28 @@ def addresses(samples: Iterable[Sample]) -> dict[str, str]:
 
 
 def parse(instance: str, text: str, names: tuple[str, ...] = METRICS) -> Iterator[Sample]:
-    """The samples of the metrics of these names in a server's text format."""
+    """The samples of the metrics of these names in a server's text format.
+
+    Raises:
+        ValueError: a value is no finite number.
+    """
     # Not ``splitlines``: a label may hold one of its other ends of lines.
     for line in text.split("\n"):
         if line.startswith(names) and (match := LINE.fullmatch(line)) and match["name"] in names:
             labels = sorted((name, _unescaped(value)) for name, value in LABEL.findall(match["labels"] or ""))
-            yield Sample(instance, match["name"], tuple(labels), float(match["value"]))
+            yield Sample(instance, match["name"], tuple(labels), _finite(match["value"]))
 
 
 def _unescaped(value: str) -> str:
     return re.sub(r"\\.", lambda one: ESCAPED.get(one[0], one[0]), value)
+
+
+def _once(samples: Iterable[Sample]) -> list[Sample]:
+    """Each series of a server once, although several jobs of a Prometheus may scrape it. Of a counter the larger value is the newer."""
+    newest: dict[tuple[str, str, tuple[tuple[str, str], ...]], Sample] = {}
+    for one in sorted(samples, key=lambda sample: sample.value):
+        newest[one.instance, one.name, one.labels] = one
+    return list(newest.values())
 
 
 def _of_prometheus(series: Any) -> Sample:
@@ -131,7 +145,18 @@ def _of_prometheus(series: Any) -> Sample:
     name, instance = labels.pop("__name__"), labels.get("instance", "") or labels.get("pod", "")
     own = {"protocol", "outcome", "code", "le", "label", "labels", "version"}
     kept = tuple(sorted((key, str(value)) for key, value in labels.items() if key in own))
-    return Sample(str(instance), str(name), kept, float(series["value"][1]))
+    return Sample(str(instance), str(name), kept, _finite(series["value"][1]))
+
+
+def _finite(value: str) -> float:
+    """The number; evidence that is not one would never decide.
+
+    Raises:
+        ValueError: it is none, or not finite.
+    """
+    if not math.isfinite(number := float(value)):
+        raise ValueError(f"a counter is {value}")
+    return number
 
 
 def get(url: str, body: bytes | None = None, headers: Mapping[str, str] = ACCEPT, seconds: float = TIMEOUT_SECONDS) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from goemotions.errors import BadArgument, DataError
+from goemotions.errors import BadArgument, DataError, MonitoringUnavailable
 from goemotions.evaluation.traffic import FEATURES, SCORE_BINS, Traffic
 from goemotions.monitoring import observations
 
@@ -22,6 +22,8 @@ ROWS, PREDICTIONS = "goemotions_scored_texts_total", "goemotions_predictions_tot
 TOTAL, PREDICTED = "goemotions_label_scores_total", "goemotions_predicted_label_scores_total"
 SCORES, TEXT_FEATURES = "goemotions_score_bins_total", "goemotions_text_features_total"
 METRICS = (ROWS, PREDICTIONS, TOTAL, PREDICTED, SCORES, TEXT_FEATURES)
+# When a server began to count; servers with several processes do not export it.
+CREATED = "goemotions_scored_texts_created"
 # The label of a pod, as the ServiceMonitor of manifests/components/monitoring copies it.
 SERVICE = "serving_kserve_io_inferenceservice"
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -135,16 +137,19 @@ def scrape(server: str) -> str:
 def of_scrapes(server: str, before: str, now: str) -> Window:
     """What a server scored between two scrapes; without a former one since it started.
 
-    If a counter is smaller than before, the server was started again, and all of its counters count from 0.
+    If a counter is smaller than before, or was created at another time, the server was started again, and all of its counters count
+    from 0.
 
     Raises:
         DataError: one of them is not what ``scrape`` returned, or ``before`` was scraped later than ``now``.
     """
     earlier, counters = ({(one.name, one.labels): one.value for one in _samples(server, text)} for text in (before, now))
-    is_restarted = any(counters.get(key, math.inf) < value for key, value in earlier.items())
+    changed = [key for key, value in earlier.items() if counters.get(key, value) != value]
+    is_restarted = any(key[0] == CREATED or counters[key] < earlier[key] for key in changed)
     counts: Counts = [
         (name, dict(labels), value - (0.0 if is_restarted else earlier.get((name, labels), 0.0)))
         for (name, labels), value in counters.items()
+        if name != CREATED
     ]
     start, end = _scraped(before), _scraped(now) or time.time()
     if start is not None and not start < end:
@@ -154,7 +159,7 @@ def of_scrapes(server: str, before: str, now: str) -> Window:
 
 def _samples(server: str, text: str) -> list[observations.Sample]:
     try:
-        return [one for one in observations.parse(server, text, METRICS) if math.isfinite(one.value)]
+        return list(observations.parse(server, text, (*METRICS, CREATED)))
     except ValueError as error:
         raise DataError(f"{server} has metrics of an unknown form ({error}): give the address of a predictor server") from error
 
@@ -178,17 +183,24 @@ def of_prometheus(address: str, duration: str, service: str = "") -> Window:
         service: the InferenceService; empty for all servers that are scraped.
 
     Raises:
-        MonitoringUnavailable: Prometheus does not respond, or refuses the query.
+        MonitoringUnavailable: Prometheus does not respond, refuses the query, or has no metrics of the service.
     """
     # Until a time that is still to come for Prometheus, a part of the window or all of it would be empty.
     end = observations.query(address, "time()", lambda result: float(result[1]))
     selector = f'{{{SERVICE}="{service}"}}' if service else ""
     counts: Counts = []
     for name in METRICS:
-        query = f"sum by (version, label, feature, bin) (increase({name}{selector}[{duration}]))"
+        # Several jobs of a Prometheus may scrape the same server: each server counts once.
+        each = f"max by (instance, version, label, feature, bin) (increase({name}{selector}[{duration}]))"
+        query = f"sum by (version, label, feature, bin) ({each})"
         read = functools.partial(_increases, name)
         counts += observations.query(address, query, read, end)
-    return Window(counts, end - seconds_of(duration), end, f"{service or 'all services'} in Prometheus")
+    source = f"{service or 'all services'} in Prometheus"
+    if not counts:
+        raise MonitoringUnavailable(
+            f"{source}: no metrics of a predictor in the window: check the name of the service and its targets"
+        )
+    return Window(counts, end - seconds_of(duration), end, source)
 
 
 def _increases(name: str, result: Any) -> Counts:

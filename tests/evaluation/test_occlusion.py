@@ -42,6 +42,13 @@ def words_of(text: str) -> list[str]:
         ("\u0ec2\u0e8a\u0e81\u0e94\u0eb5", ["\u0ec2\u0e8a", "\u0e81", "\u0e94\u0eb5"]),
         ("\u1019\u1004\u103a\u1039\u1002\u101c\u102c", ["\u1019", "\u1004\u103a\u1039\u1002", "\u101c\u102c"]),
         ("\u1781\u17d2\u1789\u17bb\u17c6 ok", ["\u1781\u17d2\u1789\u17bb\u17c6", "ok"]),
+        # Voiced syllables in two characters, as file systems have them, and of half width; a variant of a Chinese character.
+        ("\u304b\u3099\u304d\u3099", ["\u304b\u3099", "\u304d\u3099"]),
+        ("\uff76\uff9e\uff77!", ["\uff76\uff9e", "\uff77", "!"]),
+        ("\u845b\U000e0100\u57ce", ["\u845b\U000e0100", "\u57ce"]),
+        # Tibetan and Amharic, with their points between syllables and words.
+        ("\u0f56\u0f7c\u0f51\u0f0b\u0f66\u0f90\u0f51", ["\u0f56\u0f7c\u0f51", "\u0f0b", "\u0f66\u0f90\u0f51"]),
+        ("\u12a0\u12ed\u1361\u12c8\u12f5", ["\u12a0\u12ed", "\u1361", "\u12c8\u12f5"]),
         (" \n", []),
     ],
 )

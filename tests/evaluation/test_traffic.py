@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from goemotions.data.text import SCRIPTS, script
+from goemotions.data.dataset import ingest
+from goemotions.data.text import SCRIPTS, count_words, script
 from goemotions.errors import DataError
-from goemotions.evaluation import reference
+from goemotions.evaluation import reference, traffic
 from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.reference import Reference
 from goemotions.evaluation.traffic import FEATURES, SCORE_BINS, Traffic, features_of
-from goemotions.metrics import strategies
+from goemotions.metrics import strategies, thresholds
 from goemotions.metrics.expected import expected_f1, expected_quality
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models.tokenizer import TextEncoder
@@ -53,6 +54,30 @@ def test_features_are_counted_once_per_text(model_folder: Path) -> None:
     assert features["script"][SCRIPTS.index("latin")] == 4
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("we saw\u00a0a storm", 4),
+        ("\u4eca\u5929\u5929\u6c14\u5f88\u597d", 6),
+        ("\u0e09\u0e31\u0e19\u0e23\u0e31\u0e01", 4),
+        ("\u304b\u3099\u304d\u3099 \uff76\uff9e", 3),
+        ("\u0f56\u0f7c\u0f51\u0f0b\u0f66\u0f90\u0f51\u0f0b", 2),
+        ("\u12a0\u12ed\u1361\u12c8\u12f5", 2),
+    ],
+)
+def test_words_are_counted_alike_by_drift_the_dataset_and_slices(
+    model_folder: Path, text: str, words: int, tmp_path: Path
+) -> None:
+    """Blanks would make one word of a text in Chinese, and all of its tokens tokens of that word."""
+    encoder = TextEncoder.load(model_folder)
+    (own,) = traffic.measure(encoder, [text], encoder.encode([text]))
+    assert own[1] == count_words(text) == words
+    source = tmp_path / "rows.csv"
+    source.write_text("text,labels\n" + "".join(f"{text} {row},joy\n" for row in range(20)), encoding="utf-8")
+    info = ingest(str(source), tmp_path / "dataset")
+    assert {info["words"][split]["max"] for split in info["words"]} == {words + 1}
+
+
 def test_counts_of_batches_add_up_to_those_of_all_texts() -> None:
     probabilities = np.random.default_rng(1).random((90, 2)).astype(np.float32) ** 3
     fitted = Thresholds("per-label", (0.2, 0.6))
@@ -82,8 +107,8 @@ def test_a_bundle_has_the_reference_of_validation_at_its_thresholds(candidate: P
     assert loaded.reference.traffic.predicted.tolist() == predicted.tolist()
     assert loaded.reference.traffic.names == predictions.names
     assert loaded.reference.traffic.features["tokens"].sum() == len(predictions.ids)
-    rows = (whole / "validation_per_label.csv").read_text().splitlines()[1:]
-    assert loaded.reference.f1 == pytest.approx([float(row.split(",")[5]) for row in rows])
+    chosen = thresholds.read(whole / thresholds.FILE).chosen
+    assert np.mean(loaded.reference.f1) == pytest.approx(min(chosen.cross_fitted["f1_macro"], chosen.f1_macro_fitted))
     evaluated = reference.parse((candidate / "cpu" / "validation" / reference.FILE).read_bytes())
     assert evaluated.strategy == "global-0.5"
     assert evaluated.traffic.total_sum.tolist() == loaded.reference.traffic.total_sum.tolist()
@@ -113,6 +138,19 @@ def test_a_count_of_another_type_is_a_named_error(whole: Path, path: tuple[str, 
     stored = json.dumps(content).encode()
     with pytest.raises(DataError, match=r"reference\.json is damaged: register the model again"):
         reference.parse(stored)
+
+
+def test_the_measured_f1_of_a_reference_is_that_of_rows_that_its_thresholds_were_not_fitted_on() -> None:
+    """Scores that say nothing about the labels: thresholds of each label's own find some of the rows that they are fitted on."""
+    generator = np.random.default_rng(0)
+    names = tuple(f"l{number}" for number in range(20))
+    labels, scores = generator.random((300, 20)) < 0.03, generator.random((300, 20)).astype(np.float32)
+    validation = Predictions(names, [str(row) for row in range(300)], labels, scores, "validation", "torch", "d1")
+    fitted, results = strategies.choose(labels, scores, "per-label")
+    (row,) = (one for one in results if one.thresholds == fitted)
+    measured = np.mean(Reference.of(validation, fitted, {}).f1)
+    assert measured == pytest.approx(row.cross_fitted["f1_macro"])
+    assert measured < row.f1_macro_fitted - 0.03
 
 
 def test_a_reference_is_read_as_it_was_written(tmp_path: Path) -> None:

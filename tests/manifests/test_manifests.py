@@ -787,7 +787,8 @@ def drift_rule_fires(predicted: float, rows: float, reference: float, reference_
     expression = re.sub(r" on \([^)]*\) group_left \(\)", "", drift_rule())
     expression = re.sub(r"count by \([^)]*\) \(max by \([^)]*\) \(\w+\)\)", str(labels), expression)
     for name, value in values.items():
-        expression = re.sub(rf"(sum|max) by \([^)]*\) \((increase\()?{name}(\[1d\]\))?\)", str(value), expression)
+        expression = re.sub(rf"max by \([^)]*\) \((increase\()?{name}(\[1d\]\))?\)", str(value), expression)
+    expression = re.sub(r"sum by \([^)]*\) ", "", expression)
     functions = {"abs": abs, "ln": math.log, "sqrt": math.sqrt, "clamp_min": max}
     return bool(eval(" ".join(expression.split()), {"__builtins__": {}}, functions))
 

@@ -43,6 +43,11 @@ def predictor(whole: Path) -> Predictor:
 @pytest.fixture(autouse=True)
 def no_traffic() -> None:
     """Other tests of the process count texts of a bundle with the same run id."""
+    start_again()
+
+
+def start_again() -> None:
+    """All counters of the process's server begin again."""
     scores = (metrics.PREDICTIONS, metrics.PREDICTED_SCORES, metrics.TOTAL_SCORES, metrics.SCORES)
     for metric in (metrics.SCORED_TEXTS, metrics.FEATURES, *scores):
         metric.clear()
@@ -136,6 +141,21 @@ def test_a_window_of_prometheus_is_the_increase_of_all_servers_of_a_service(
     assert [row.rate for row in report.quality] == pytest.approx((expected.predicted / expected.rows).tolist())
     assert len(server.queries) == len(windows.METRICS)
     assert all(f"[{'6h'}]" in query and 'inferenceservice="goemotions-cpu"' in query for query in server.queries)
+
+
+def test_a_server_that_two_jobs_of_prometheus_scrape_counts_once(predictor: Predictor) -> None:
+    """A ServiceMonitor and discovery by annotations, side by side: each has its own job, of the same instance."""
+    expected = counted(predictor, USUAL)
+    targets = [("kserve", "10.0.0.3:8080"), ("kubernetes-pods", "10.0.0.3:8080"), ("kserve", "10.0.0.4:8080")]
+    increases = {
+        name: [({**labels, "job": job, "instance": instance}, value) for labels, value in counts for job, instance in targets]
+        for name, counts in prometheus.of_traffic(expected, "r1").items()
+    }
+    with prometheus.serving(increases) as server:
+        traffic = windows.of_prometheus(server.url, "1d").traffic(predictor.bundle.taxonomy.names, "r1")
+    assert traffic.rows == 2 * expected.rows
+    assert traffic.predicted.tolist() == (2 * expected.predicted).tolist()
+    assert traffic.total_sum.tolist() == pytest.approx((2 * expected.total_sum).tolist())
 
 
 def test_batch_outputs_give_the_traffic_of_their_texts(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
@@ -302,13 +322,23 @@ def test_rates_that_prometheus_extrapolates_stay_possible(predictor: Predictor) 
     assert all(0 <= value <= 1 for row in report.quality for value in (row.rate, row.precision, row.recall, row.f1))
 
 
+def test_a_long_label_stands_apart_in_the_terminal(predictor: Predictor) -> None:
+    report = monitor.report(predictor.bundle, counted(predictor, SHOUTED), model="goemotions", version="7", source="a server")
+    alarm = dataclasses.replace(report.alarms[0], name="predictions", label="the customer is angry", alarm=True)
+    assert "predictions     the customer is angry effect " in monitor.lines(dataclasses.replace(report, tests=[alarm]))[-1]
+
+
 def test_no_drift_of_few_texts_says_so(predictor: Predictor) -> None:
     report = monitor.report(predictor.bundle, counted(predictor, USUAL[:5]), model="goemotions", version="7", source="a server")
     assert monitor.summary(report).startswith("No drift (of 5 texts, only the largest shifts are detected).")
 
 
-def scraped(second: int, texts: int, calm: int) -> str:
-    lines = (f'{windows.ROWS}{{version="7"}} {texts}.0', f'{windows.PREDICTIONS}{{label="calm",version="7"}} {calm}.0')
+def scraped(second: int, texts: int, calm: int, created: str = "1.7957971742437086e+09") -> str:
+    lines = (
+        f'{windows.ROWS}{{version="7"}} {texts}.0',
+        f'{windows.CREATED}{{version="7"}} {created}',
+        f'{windows.PREDICTIONS}{{label="calm",version="7"}} {calm}.0',
+    )
     return f"{windows.SCRAPED}{second}\n" + "\n".join(lines)
 
 
@@ -317,6 +347,14 @@ def test_if_one_counter_starts_again_all_do(texts: int, calm: int, counts: tuple
     """A server that was started again may have scored more texts than before, but less of a label."""
     window = windows.of_scrapes("http://server", scraped(5, 100, 5), scraped(9, texts, calm))
     assert (tuple(value for _, _, value in window.counts), window.start, window.end) == (counts, 5.0, 9.0)
+
+
+def test_a_server_that_was_started_again_and_has_counted_more_than_before_counts_from_its_start(predictor: Predictor) -> None:
+    counters = TrafficCounters(predictor.bundle, "r1")
+    before = f"{windows.SCRAPED}5\n{serve(predictor, counters, USUAL[:50])}"
+    start_again()
+    now = f"{windows.SCRAPED}9\n{serve(predictor, TrafficCounters(predictor.bundle, 'r1'), USUAL)}"
+    assert windows.of_scrapes("http://server", before, now).traffic(predictor.bundle.taxonomy.names, "r1").rows == len(USUAL)
 
 
 @pytest.mark.parametrize("before", ["9", "10", "nan"])
@@ -362,6 +400,11 @@ def test_what_is_no_prometheus_is_a_named_error(whole: Path) -> None:
         windows.of_prometheus(server.url, "1d")
     with pytest.raises(MonitoringUnavailable, match="does not respond"):
         windows.of_prometheus("http://127.0.0.1:9", "1d")
+    with (
+        prometheus.serving({}) as server,
+        pytest.raises(MonitoringUnavailable, match=r"goemotions-cqu in Prometheus: no metrics .* the name of the service"),
+    ):
+        windows.of_prometheus(server.url, "1d", "goemotions-cqu")
 
 
 def test_the_features_that_a_window_lacks_are_named(whole: Path) -> None:

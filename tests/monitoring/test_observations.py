@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import promql_parser
 import pytest
@@ -18,7 +19,7 @@ from goemotions.errors import MonitoringUnavailable
 from goemotions.monitoring import observations
 from goemotions.monitoring.analysis import Analysis
 from goemotions.monitoring.answers import Expected
-from goemotions.monitoring.observations import METRICS, Prometheus, Sample, Scrape, parse
+from goemotions.monitoring.observations import INFO, METRICS, Prometheus, Sample, Scrape, parse
 from goemotions.monitoring.plan import Plan
 from goemotions.monitoring.version_traffic import Increases, VersionTraffic
 from tests.support import http_server
@@ -77,27 +78,39 @@ class Queries(http_server.Handler):
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)["query"][0]
         promql_parser.parse(query)
         self.server.queries.append(query)
-        target = {"job": "goemotions", "namespace": "models", "instance": "10.0.0.3:8080", "pod": "goemotions-cpu-x"}
+        target = {"namespace": "models", "instance": "10.0.0.3:8080", "pod": "goemotions-cpu-x"}
         series = [
-            {"metric": {"__name__": one.name, **dict(one.labels), **target}, "value": [1764000000.123, f"{one.value:g}"]}
-            for one in self.server.samples
+            {
+                "metric": {"__name__": one.name, **dict(one.labels), **target, "job": job},
+                "value": [1764000000.123, f"{one.value:g}"],
+            }
+            for job, samples in self.server.jobs.items()
+            for one in samples
         ]
         content = json.dumps({"status": "success", "data": {"resultType": "vector", "result": series}}).encode()
         self.send(200, content)
 
 
 class PrometheusServer(http_server.Server):
-    def __init__(self, samples: list[Sample]) -> None:
+    """``jobs``: the samples of the job of each scrape configuration."""
+
+    def __init__(self, jobs: dict[str, list[Sample]]) -> None:
         super().__init__(Queries)
-        self.samples, self.queries = samples, []
+        self.jobs, self.queries = jobs, list[str]()
 
 
 def test_prometheus_shows_the_same(server: Version) -> None:
-    with http_server.running(PrometheusServer(Scrape(lambda: [server.address]).read())) as running:
+    with http_server.running(PrometheusServer({"kserve": Scrape(lambda: [server.address]).read()})) as running:
         source = Prometheus(running.url, 'namespace="models"')
         check(since_start(source.read())["7"])
         assert all(name in running.queries[0] for name in METRICS)
-        running.samples = []
+        # A second job scraped the same server, earlier or later than the first one.
+        scraped = running.jobs["kserve"]
+        earlier = [replace(one, value=max(one.value - 1, 0.0)) if one.name != INFO else one for one in scraped]
+        for jobs in ({"kserve": scraped, "pods": earlier}, {"pods": earlier, "kserve": scraped}):
+            running.jobs = jobs
+            check(since_start(source.read())["7"])
+        running.jobs = {}
         with pytest.raises(MonitoringUnavailable, match="Prometheus has no series"):
             source.read()
 
@@ -110,6 +123,20 @@ def test_what_does_not_respond_is_named() -> None:
         Scrape(lambda: ["http://127.0.0.1:9"]).read()
     with pytest.raises(MonitoringUnavailable, match="there is no server"):
         Scrape(list).read()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_counter_that_is_no_number_is_no_evidence(server: Version, value: float) -> None:
+    """It would make the evidence NaN, which never decides: a step would be passed whatever the version does."""
+    samples = Scrape(lambda: [server.address]).read()
+    with (
+        http_server.running(PrometheusServer({"kserve": [replace(one, value=value) for one in samples]})) as running,
+        pytest.raises(MonitoringUnavailable, match="unknown form"),
+    ):
+        Prometheus(running.url).read()
+    server.predictions.labels("joy").inc(value)
+    with pytest.raises(MonitoringUnavailable, match="a counter is"):
+        Scrape(lambda: [server.address]).read()
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"

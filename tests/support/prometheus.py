@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import parse_qs, urlsplit
 
 import promql_parser
@@ -16,7 +17,9 @@ from goemotions.monitoring import windows
 from goemotions.monitoring.windows import Counts
 from tests.support import http_server
 
-INCREASE = re.compile(r"sum by \((?P<by>[\w, ]+)\) \(increase\((?P<name>\w+)(?P<selector>\{.*\})?\[(?P<window>\w+)\]\)\)")
+INCREASE = re.compile(
+    r"sum by \((?P<sum>[\w, ]+)\) \(max by \((?P<max>[\w, ]+)\) \(increase\((?P<name>\w+)(?P<selector>\{.*\})?\[(?P<window>\w+)\]\)\)\)"
+)
 # The increases of one metric: the labels of each series, and how much it grew.
 Increases = Mapping[str, Sequence[tuple[Mapping[str, str], float]]]
 
@@ -86,17 +89,24 @@ class Handler(http_server.Handler):
             return
         match = INCREASE.fullmatch(query)
         assert match, query
-        by, is_past = match["by"].split(", "), at - windows.seconds_of(match["window"]) < now
-        result = [
-            {"metric": {name: labels[name] for name in by if name in labels}, "value": [at, repr(value)]}
-            for labels, value in self.server.increases.get(match["name"], ())
-            if is_past
-        ]
+        is_past = at - windows.seconds_of(match["window"]) < now
+        series = self.server.increases.get(match["name"], ()) if is_past else ()
+        each = _grouped(series, match["max"], max)
+        result = [{"metric": labels, "value": [at, repr(value)]} for labels, value in _grouped(each, match["sum"], math.fsum)]
         content = {"status": "success", "data": {"resultType": "vector", "result": result}}
         self._send(200, json.dumps(content), "application/json")
 
     def _send(self, status: int, content: str, content_type: str) -> None:
         self.send(status, content.encode(), {"Content-Type": content_type})
+
+
+def _grouped(
+    series: Sequence[tuple[Mapping[str, str], float]], by: str, operator: Callable[[list[float]], float]
+) -> list[tuple[dict[str, str], float]]:
+    groups: dict[tuple[tuple[str, str], ...], list[float]] = {}
+    for labels, value in series:
+        groups.setdefault(tuple((name, labels[name]) for name in by.split(", ") if name in labels), []).append(value)
+    return [(dict(key), operator(values)) for key, values in groups.items()]
 
 
 def serving(increases: Increases, pages: Mapping[str, str] | None = None) -> contextlib.AbstractContextManager[Prometheus]:
