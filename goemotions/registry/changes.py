@@ -57,7 +57,8 @@ class Change:
 def record(model: str, version: Version, action: Action, target: str, before: str, *, percent: int | None = None) -> None:
     """Records in a version's tags who made an alias or InferenceService refer to it, and when.
 
-    The registry numbers the changes: the clocks of the machines that make them may differ.
+    The registry numbers the changes: the clocks of the machines that make them may differ. If the newest change is the same one, its
+    process was killed before it had made it, and nothing is recorded again.
 
     Args:
         target: the alias or InferenceService.
@@ -67,8 +68,12 @@ def record(model: str, version: Version, action: Action, target: str, before: st
     Raises:
         TrackingError: the registry's number of the last change is damaged.
     """
-    now = _now()
-    sequence = _last(model) + 1
+    now, last = _now(), _last(model)
+    current = model_registry.get_version(model, version.number)
+    for one in history(current, target)[-1:]:
+        if (one.sequence, one.action, one.before, one.percent) == (last, action, before, percent):
+            return
+    sequence = last + 1
     patient.set_registered_model_tag(model, CHANGES_TAG, str(sequence))
     change = Change(action, target, before, version.number, _user_and_host(), now, percent, sequence)
     model_registry.set_tag(model, version, f"{HISTORY_TAG}{sequence:08d}.{now}", change.to_json())

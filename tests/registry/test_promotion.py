@@ -170,6 +170,7 @@ def test_running_again_completes_a_promotion_that_crashed_before_the_alias_moved
             promotion.promote("2", model_name=model)
     assert champion(model) == "1"
     assert promotion.promote("2", model_name=model).after == "2"
+    assert [one.action for one in changes.history(model_registry.get_version(model, "2"), ALIAS)] == ["promote"]
     assert promotion.rollback("cpu", model_name=model).after == "1"
 
 
