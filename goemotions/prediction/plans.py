@@ -247,12 +247,11 @@ def _input(location: str) -> tuple[str, str]:
 
 
 def _input_files(folder: str, name: str) -> list[File]:
-    """The files of rows of a folder, or the one of this name; hidden ones are skipped."""
-    inputs = [
-        file
-        for file in store.files(folder)
-        if tables.is_table(file.name) and not file.name.rpartition("/")[2].startswith(("_", ".")) and name in ("", file.name)
-    ]
+    """The files of rows of a folder, or the one of this name."""
+    listed = store.files(folder)
+    if not name:
+        tables.require_valid(folder, (file.name for file in listed))
+    inputs = [file for file in listed if (file.name == name if name else tables.holds_rows(file.name))]
     if not inputs:
         raise DataError(
             f"{store.join(folder)}{name} has no file of rows, such as .csv or .parquet: give a folder, a prefix or a file"

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -173,6 +174,23 @@ def test_an_output_of_another_input_or_other_options_is_refused(
     run(source, tmp_path / "out", whole, predictor)
     with pytest.raises(DataError, match=f"has scores of {reason}: empty it, or choose another folder"):
         run(source, tmp_path / "out", whole, predictor, **(change(source) or {}))
+
+
+def test_files_that_are_no_rows_of_the_folder_are_not_scored(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+    """Copies of an editor, and what `datasets` computed from a folder."""
+    datasets.Dataset.from_dict({"text": ["a lake", "gravel"]}).save_to_disk(str(tmp_path / "in" / "saved"))
+    datasets.load_from_disk(str(tmp_path / "in" / "saved")).map(lambda row: {"text": row["text"].upper()})
+    write(tmp_path / "in" / ".ipynb_checkpoints", 5)
+    run(tmp_path / "in", tmp_path / "out", whole, predictor)
+    assert pq.read_table(tmp_path / "out")["text"].to_pylist() == ["a lake", "gravel"]
+
+
+@pytest.mark.parametrize("folder", ["_temporary/0", "_delta_log", ".hoodie"])
+def test_a_folder_of_which_some_files_are_not_rows_of_the_table_is_refused(whole: Path, tmp_path: Path, folder: str) -> None:
+    write(tmp_path / "in", 5)
+    write(tmp_path / "in" / folder, 5)
+    with pytest.raises(DataError, match=r"in (is a (Delta|Hudi) table|was not written completely)"):
+        run(tmp_path / "in", tmp_path / "out", whole)
 
 
 def test_input_that_cannot_be_scored_is_a_named_error_and_nothing_is_written(
