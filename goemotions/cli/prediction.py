@@ -106,9 +106,9 @@ def score(
         counts = _score_file(source, output, bundle, model_name, threads, **options)
         spent, rate = "s", "per second"
     else:
-        plans.plan(source, output, bundle, model_name=model_name, shard_rows=shard_rows, **options)
-        shards.score(output, workers=workers, threads=threads)
-        counts = shards.finish(output)
+        planned = plans.plan(source, output, bundle, model_name=model_name, shard_rows=shard_rows, **options)
+        shards.score(output, digest=planned.digest, workers=workers, threads=threads)
+        counts = shards.finish(output, planned.digest)
         # The seconds of shards are added up over workers and over runs.
         spent, rate = "s of work", "per second and worker"
     click.echo(
