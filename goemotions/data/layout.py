@@ -7,10 +7,11 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePath
 
-from goemotions.data.tables import holds_rows, is_table, require_valid
-from goemotions.data.text_files import split_name
+from goemotions.data.tables import ENDINGS, holds_rows, is_table, require_valid
+from goemotions.data.text_files import COMPRESSIONS, split_name
 from goemotions.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,11 @@ class _SplitFile:
     within: PurePath
     split: str
     form: tuple[str, ...]
+
+
+def names_a_file(location: str) -> bool:
+    """Whether a location ends as files of rows do, in formats that are read or not; a final ``/`` is that of a folder."""
+    return location.lower().endswith((*ENDINGS, *COMPRESSIONS, *chain(*UNREAD)))
 
 
 def find(folder: Path, name: str = "") -> Layout:

@@ -87,8 +87,7 @@ def score_file(
         FileChanged: the input was changed meanwhile.
         StorageError: the output cannot be written.
     """
-    if output.suffix.lower() not in ENDINGS:
-        raise DataError(f"{output.name} has none of the endings {', '.join(ENDINGS)}: write one of these formats")
+    require_ending(output)
     if output.exists() and input.exists() and output.samefile(input):
         raise DataError(f"{output} is the input itself: write to another file")
     started = time.perf_counter()
@@ -113,6 +112,14 @@ def score_file(
         if not total.rows:
             raise DataError(f"{input.name} has no rows: it needs at least one")
     return replace(total, seconds=time.perf_counter() - started)
+
+
+def require_ending(output: Path) -> None:
+    """Raises:
+    DataError: a file of this name cannot be written.
+    """
+    if output.suffix.lower() not in ENDINGS:
+        raise DataError(f"{output.name} has none of the endings {', '.join(ENDINGS)}: write one of these formats")
 
 
 def text_column(schema: pa.Schema, file: str, column: str) -> str:
