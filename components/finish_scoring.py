@@ -7,11 +7,11 @@ from components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
-def finish_scoring(output: str, shares: list[int], metrics: Output[Metrics]) -> None:
+def finish_scoring(output: str, shares: list[str], metrics: Output[Metrics]) -> None:
     """Checks every shard and closes the output. ``shares`` makes this step wait for the scoring of each share."""
     from dataclasses import asdict
 
     from goemotions.prediction import shards
 
-    for name, value in asdict(shards.finish(output)).items():
+    for name, value in asdict(shards.finish(output, shares[0].partition("/")[0])).items():
         metrics.log_metric(name, value)

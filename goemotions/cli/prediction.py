@@ -99,16 +99,17 @@ def score(
 
     A folder that was interrupted is continued by running the same command again.
     """
-    from goemotions.prediction import files, plans, shards
+    from goemotions.data import layout
+    from goemotions.prediction import plans, shards
 
-    if Path(output).suffix.lower() in files.ENDINGS:
+    if layout.names_a_file(output):
         options["for_spreadsheet"] = for_spreadsheet
         counts = _score_file(source, output, bundle, model_name, threads, **options)
         spent, rate = "s", "per second"
     else:
-        plans.plan(source, output, bundle, model_name=model_name, shard_rows=shard_rows, **options)
-        shards.score(output, workers=workers, threads=threads)
-        counts = shards.finish(output)
+        planned = plans.plan(source, output, bundle, model_name=model_name, shard_rows=shard_rows, **options)
+        shards.score(output, digest=planned.digest, workers=workers, threads=threads)
+        counts = shards.finish(output, planned.digest)
         # The seconds of shards are added up over workers and over runs.
         spent, rate = "s of work", "per second and worker"
     click.echo(
@@ -125,6 +126,7 @@ def _score_file(source: str, output: str, bundle: str, model_name: str, threads:
     for location in (source, output):
         if addresses.is_s3(location):
             raise DataError(f"{location}: a single file is labelled on this machine only: give an s3:// prefix as the output")
+    files.require_ending(Path(output))
     with as_folder(bundle, model_name) as (folder, _):
         predictor = Predictor.load(folder, threads=threads, is_verified=True)
         return files.score_file(predictor, Path(source), Path(output), **options)

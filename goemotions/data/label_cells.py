@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +13,8 @@ from goemotions import defaults
 from goemotions.errors import DataError
 
 MARKS = ",;|"
+# A string within a list.
+QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 FLAGS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "0.0": 0.0, "1.0": 1.0}
 
 # The labels of a row as indices (or as what validation rejects), and per label the share of raters who gave it, if that is known.
@@ -89,9 +93,17 @@ def _stripped(parts: Iterable[str]) -> list[str]:
 def _items(inner: str) -> list[str]:
     """The items of a list that Python, NumPy or JSON wrote."""
     if "'" in inner or '"' in inner:
-        return [single or double for single, double in re.findall(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"", inner)]
+        return [_unescaped(quoted) for quoted in QUOTED.findall(inner)]
     parts = inner.split(",") if "," in inner else inner.split() if re.fullmatch(r"[\d.\s]*", inner) else [inner]
     return _stripped(parts)
+
+
+def _unescaped(quoted: str) -> str:
+    """A string as JSON or Python writes it, without its quotes and escapes."""
+    try:
+        return str(json.loads(quoted) if quoted.startswith('"') else ast.literal_eval(quoted))
+    except (ValueError, SyntaxError):
+        return quoted[1:-1]
 
 
 @dataclass(frozen=True)

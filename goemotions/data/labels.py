@@ -43,6 +43,8 @@ NO_LABELS = ("example_very_unclear", "id", "index", "unnamed: 0", *RATERS)
 # What programs write for a missing value.
 MISSING = ("None", "nan", "NaN", "null", "NULL", "NA", "N/A", "<NA>")
 NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
+# A tuple, a set or an object of Python, JSON or PostgreSQL.
+BRACKETED = re.compile(r"\(.*[,'\"].*\)|\{.*[,'\":].*\}", re.DOTALL)
 SAMPLED, LOOKED_AT = 1000, 100
 
 
@@ -225,6 +227,10 @@ def _names_in(tables: Sequence[Table], column: str) -> tuple[tuple[str, ...], st
                 f"{table.name}: column {column!r} holds objects: write lists of label names, or one column per label"
             )
         if isinstance(value, str) and not is_list(value):
+            if BRACKETED.fullmatch(value.strip()):
+                raise DataError(
+                    f'{table.name}: column {column!r} has {value!r:.80}, which is not a list: write ["a", "b"], or one column per label'
+                )
             marks |= set(MARKS) & set(value)
         for mark, names in by_mark.items():
             items = parsers[mark](value)

@@ -7,10 +7,11 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePath
 
-from goemotions.data.tables import is_table
-from goemotions.data.text_files import split_name
+from goemotions.data.tables import ENDINGS, holds_rows, is_table, require_valid
+from goemotions.data.text_files import COMPRESSIONS, split_name
 from goemotions.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -37,17 +38,6 @@ UNREAD = {
     (".feather", ".orc", ".avro", ".h5", ".sqlite", ".db"): "write it as .parquet or .csv",
 }
 LABEL_NAMES = "emotions.txt"
-# JSON files that describe data and hold none.
-DESCRIPTIONS = {
-    "dataset.json",
-    "dataset_dict.json",
-    "dataset_info.json",
-    "dataset_infos.json",
-    "state.json",
-    "quarantine.csv",
-    "feedback.json",
-    "conflicts.csv",
-}
 DEPTH = 4
 
 
@@ -74,6 +64,11 @@ class _SplitFile:
     form: tuple[str, ...]
 
 
+def names_a_file(location: str) -> bool:
+    """Whether a location ends as files of rows do, in formats that are read or not; a final ``/`` is that of a folder."""
+    return location.lower().endswith((*ENDINGS, *COMPRESSIONS, *chain(*UNREAD)))
+
+
 def find(folder: Path, name: str = "") -> Layout:
     """The layout of a source.
 
@@ -89,13 +84,11 @@ def find(folder: Path, name: str = "") -> Layout:
         if not is_table(folder.name):
             raise _nothing(folder.parent, name, [folder])
         return Layout({"": [folder]}, _label_names(folder.parent))
-    paths = _tables(folder)
+    paths = _tables(folder, name)
     tables = [_classify(folder, path) for path in paths]
     if not any(file.split for file in tables):
         affix = _affix(name, paths)
         tables = [_classify(folder, path, affix) for path in paths]
-    if unfinished := sorted(path.parent.name or name for path in folder.rglob("_temporary")):
-        raise DataError(f"{name}: {unfinished[0]} was not written completely (it has a folder _temporary): write it again")
     splits = [file for file in tables if file.split]
     if not splits:
         return Layout({"": _unsplit(folder, name, [file.path for file in tables])}, _label_names(folder))
@@ -112,7 +105,7 @@ def find(folder: Path, name: str = "") -> Layout:
     return Layout({split: paths for split, paths in files.items() if paths}, _label_names(folder / within, folder))
 
 
-def _tables(folder: Path) -> list[Path]:
+def _tables(folder: Path, source: str) -> list[Path]:
     """The files of rows below a folder, those in linked folders too."""
     tables: list[Path] = []
     walked: set[Path] = set()
@@ -121,12 +114,13 @@ def _tables(folder: Path) -> list[Path]:
         is_deep = len(here.relative_to(folder).parts) >= DEPTH - 1
         is_new = here.resolve() not in walked
         walked.add(here.resolve())
+        require_valid(source, (str((here / name).relative_to(folder)) for name in (*folders, *names)))
         folders[:] = [name for name in folders if not name.startswith((".", "_")) and is_new and not is_deep]
-        tables += [here / name for name in names if is_new and not name.startswith((".", "_")) and is_table(name)]
+        tables += [here / name for name in names if is_new and holds_rows(name)]
     for path in tables:
         if not path.exists():
             raise DataError(f"{path} is a link to a file that is not there: copy the file, or remove the link")
-    return sorted(path for path in tables if path.name not in DESCRIPTIONS and path.is_file())
+    return sorted(path for path in tables if path.is_file())
 
 
 def _raise(error: OSError) -> None:

@@ -153,6 +153,11 @@ def _open_files(
         if not any(table.columns for table in parts):
             raise DataError(f"{parts[0].name} has no rows: it needs at least one row of text, labels and id")
     every = [table for split in SPLITS for table in opened.get(split, ()) if table.columns]
+    if "" in files and (column := every[0].column("split")):
+        raise DataError(
+            f"{every[0].name} has a column {column!r}, and its rows would be split anew: write one file per split, such as train.csv, "
+            "or give the column another name"
+        )
     labelling = find_labelling(every, names, columns.labels)
     has_raters = any(_raters(table) for table in every)
     form = _form(every, labelling, columns, has_raters=has_raters)

@@ -6,12 +6,13 @@ A ``Table`` has its columns at once and reads its rows one at a time, as often a
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +25,26 @@ from goemotions.errors import DataError
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow")
 JSON_LINES = (".jsonl", ".ndjson", ".json")
+# Files that describe data and hold none.
+DESCRIPTIONS = {
+    "dataset.json",
+    "dataset_dict.json",
+    "dataset_info.json",
+    "dataset_infos.json",
+    "state.json",
+    "quarantine.csv",
+    "feedback.json",
+    "conflicts.csv",
+}
+# What `datasets` computed from a folder, which it keeps there.
+CACHED = re.compile(r"(cache-[0-9a-f]+.*|tmp\w+)\.arrow")
+# Folders beside files of rows of which some are not, or no longer, rows of the table, and what to do.
+PARTLY_VALID = {
+    "_temporary": "was not written completely (it has a folder _temporary): write it again",
+    "_delta_log": "is a Delta table, whose files also hold rows that were replaced: write it as plain Parquet",
+    ".hoodie": "is a Hudi table, whose files also hold rows that were replaced: write it as plain Parquet",
+}
+ICEBERG = "is an Iceberg table, whose files also hold rows that were replaced: write it as plain Parquet"
 
 
 @dataclass(frozen=True)
@@ -57,6 +78,26 @@ def is_table(name: str) -> bool:
     """Whether a file has the name of a format that is read."""
     stem, ending, compression = text_files.split_name(name)
     return bool(stem) and ending in ENDINGS and not (compression and ending in (".parquet", ".arrow"))
+
+
+def holds_rows(path: str) -> bool:
+    """Whether a file below a folder, by its path there, is read: hidden ones, descriptions of data and caches are not."""
+    *_, name = parts = PurePath(path).parts
+    is_hidden = any(part.startswith((".", "_")) for part in parts)
+    return is_table(name) and not (is_hidden or name in DESCRIPTIONS or CACHED.fullmatch(name))
+
+
+def require_valid(location: str, paths: Iterable[str]) -> None:
+    """Raises:
+    DataError: the files and folders of these paths are those of an unfinished job, or of a table that keeps what was replaced.
+    """
+    for path in map(PurePath, paths):
+        for place in (path, *path.parents):
+            if place.name in PARTLY_VALID:
+                within = f"{location.rstrip('/')}/{place.parent}" if place.parent.name else location
+                raise DataError(f"{within} {PARTLY_VALID[place.name]}")
+        if path.parent.name == "metadata" and path.name.endswith(".metadata.json"):
+            raise DataError(f"{location} {ICEBERG}")
 
 
 def open_path(path: Path, text_column: str = defaults.TEXT_COLUMN) -> Table:

@@ -21,7 +21,7 @@ from goemotions.metrics import classification
 from goemotions.metrics.classification import f1_score
 from goemotions.metrics.probabilities import logit, sigmoid
 from goemotions.metrics.sorted_scores import FLOORS, GRID, Counts, Fold, SortedColumn, SortedScores, add
-from goemotions.metrics.thresholds import StrategyResult, Thresholds
+from goemotions.metrics.thresholds import NEVER, StrategyResult, Thresholds
 
 FOLDS = 5
 # Folds are drawn until this many rows were decided: with few rows, the draw changes a score by more than strategies differ.
@@ -30,8 +30,6 @@ DECIDED_ROWS, MAX_DRAWS = 25_000, 10
 SMOOTHING = 200
 # Share of the way, in log-odds, from a label's own threshold to the best common one.
 PULL = 0.3
-# The lowest float32 above 1: a probability may round to 1.
-NEVER = float(np.nextafter(np.float32(1), np.float32(2)))
 # By how much another strategy must beat the smoothed fit, times the root of the number of rows: about the standard error of a macro F1.
 # Of smaller leads most are noise: on further rows the smoothed fit is better.
 MARGIN = 0.5

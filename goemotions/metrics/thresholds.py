@@ -17,6 +17,8 @@ from goemotions.metrics.probabilities import is_top_k
 FILE = "thresholds.json"
 # Ends the names of cross-fitted metrics in a row of the comparison.
 CROSS_FITTED = "_cross_fitted"
+# Of a label that is never predicted, the lowest float32 above 1: a probability may round to 1.
+NEVER = float(np.nextafter(np.float32(1), np.float32(2)))
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,6 @@ class ThresholdsFile:
         """The result of the chosen strategy."""
         return next(result for result in self.comparison if result.thresholds.strategy == self.thresholds.strategy)
 
-    @property
-    def f1_macro(self) -> float | None:
-        """The cross-fitted macro F1 of the chosen strategy; None in files of before it was recorded."""
-        chosen = [one for one in self.comparison if one.thresholds.strategy == self.thresholds.strategy]
-        return chosen[0].cross_fitted.get("f1_macro") if chosen else None
-
     def write(self, path: Path) -> None:
         content = {
             "strategy": self.thresholds.strategy,
@@ -97,7 +93,7 @@ class ThresholdsFile:
             "split": self.split,
             "engine": self.engine,
             "digest": self.digest,
-            "f1_macro_cross_fitted": self.f1_macro,
+            "f1_macro_cross_fitted": self.chosen.cross_fitted["f1_macro"],
             "comparison": [result.to_row() for result in self.comparison],
         }
         path.write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -124,6 +120,8 @@ def parse(content: bytes | None, name: str) -> ThresholdsFile:
         strict_json.require(values["k"], int | None, name)
         if values["k"] is not None and values["k"] < 1:
             raise ValueError("no label could be predicted")
+        if not all(0 <= threshold <= NEVER for threshold in values["thresholds"].values()):
+            raise ValueError("a threshold is no probability")
         return ThresholdsFile(
             Thresholds(values["strategy"], tuple(values["thresholds"].values()), values["k"]),
             tuple(values["thresholds"]),

@@ -272,6 +272,11 @@ def _safe_fields(folder: Path) -> dict[str, Any]:
         ModelError: the folder has no config, no safetensors or no tokenizer.json, a pointer of Git LFS in place of one, or names code
             or weights from elsewhere.
     """
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{folder} holds an adapter, not a whole model: load it with peft, and write what `merge_and_unload()` returns and the "
+            "tokenizer with save_pretrained(folder)"
+        )
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder / 'config.json'} is missing: give a folder that `goemotions train` made, or for an encoder one with config.json, "
@@ -294,7 +299,6 @@ def _safe_fields(folder: Path) -> dict[str, Any]:
             + (" after `pip install sentencepiece protobuf`" if any(name.endswith(".model") for name in names) else "")
         )
     foreign = [name for name in fields if name in FOREIGN_FIELDS or name.endswith("_implementation")]
-    foreign += [name for name in names if name == "adapter_config.json"]
     if foreign:
         raise ModelError(
             f"{folder} takes code or weights from elsewhere ({foreign[0]}): only {', '.join(STOCK)} are loaded, as they are"

@@ -5,7 +5,8 @@ The Rust tokenizer reads ``tokenizer.json``, so that a server needs neither tran
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,12 @@ class TextEncoder:
             ) from error
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
+        """Raises:
+        ModelError: the tokenizer fails on a text.
+        """
         limit = self.max_characters
-        encoded = self._tokenizer.encode_batch_fast([clean(text[:limit]) for text in texts])
+        with _panics_named():
+            encoded = self._tokenizer.encode_batch_fast([clean(text[:limit]) for text in texts])
         # Without special tokens, an empty text would have no token, and no network reads none.
         return [
             Encoding(item.ids or [self.pad_id], bool(item.overflowing) or len(text) > limit)
@@ -95,7 +100,8 @@ class TextEncoder:
     def characters_read(self, text: str) -> int:
         """Returns how many characters of a text the model reads; what follows them is truncated."""
         text = text[: self.max_length * CHARACTERS_PER_TOKEN]
-        encoded = self._tokenizer.encode(clean(text))
+        with _panics_named():
+            encoded = self._tokenizer.encode(clean(text))
         return max((end for _, end in encoded.offsets), default=0) if encoded.overflowing else len(text)
 
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -107,6 +113,18 @@ class TextEncoder:
             ids[position, : len(row)] = row
             mask[position, : len(row)] = 1
         return ids, mask
+
+
+@contextmanager
+def _panics_named() -> Iterator[None]:
+    """Raises what panics in Rust, such as a regular expression of ``tokenizer.json`` that backtracks too often, as a ModelError."""
+    try:
+        yield
+    except BaseException as error:
+        # It is none of Python's exceptions.
+        if isinstance(error, Exception | KeyboardInterrupt | SystemExit | GeneratorExit):
+            raise
+        raise ModelError(f"the tokenizer fails on a text ({error!s:.200}): give another tokenizer.json") from error
 
 
 def read_tokenizer(path: Path) -> Tokenizer:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import operator
 import time
 from collections import Counter
@@ -86,8 +87,7 @@ def score_file(
         FileChanged: the input was changed meanwhile.
         StorageError: the output cannot be written.
     """
-    if output.suffix.lower() not in ENDINGS:
-        raise DataError(f"{output.name} has none of the endings {', '.join(ENDINGS)}: write one of these formats")
+    require_ending(output)
     if output.exists() and input.exists() and output.samefile(input):
         raise DataError(f"{output} is the input itself: write to another file")
     started = time.perf_counter()
@@ -112,6 +112,14 @@ def score_file(
         if not total.rows:
             raise DataError(f"{input.name} has no rows: it needs at least one")
     return replace(total, seconds=time.perf_counter() - started)
+
+
+def require_ending(output: Path) -> None:
+    """Raises:
+    DataError: a file of this name cannot be written.
+    """
+    if output.suffix.lower() not in ENDINGS:
+        raise DataError(f"{output.name} has none of the endings {', '.join(ENDINGS)}: write one of these formats")
 
 
 def text_column(schema: pa.Schema, file: str, column: str) -> str:
@@ -212,6 +220,8 @@ def _writer(path: Path, ending: str, schema: pa.Schema, for_spreadsheet: bool) -
         return
     with path.open("w", newline="", encoding="utf-8") as file:
         if ending == ".jsonl":
+            if binary := next((field for field in schema if "binary" in str(field.type)), None):
+                raise _no_text(binary.name, binary.type)
             yield lambda batch: file.writelines(_json_lines(batch, schema))
             return
         lines = csv.writer(file, **DIALECTS[ending])
@@ -234,7 +244,16 @@ def _json_lines(batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[str]:
     parsed = [field.name for field in schema if is_json(field)]
     for row in batch.to_pylist():
         row |= {name: json.loads(row[name]) for name in parsed if row[name] is not None}
-        yield json.dumps(row, ensure_ascii=False, default=str) + "\n"
+        yield json.dumps(_finite(row), ensure_ascii=False, default=str) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """A value without NaN and infinities, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _cells(name: str, column: pa.Array) -> list[str]:
@@ -245,4 +264,8 @@ def _cells(name: str, column: pa.Array) -> list[str]:
         cells: list[str] = pc.fill_null(column.cast(pa.string()), "").to_pylist()
         return cells
     except pa.ArrowException as error:
-        raise DataError(f"column {name!r} has type {column.type}, which a text file cannot have: write a .parquet") from error
+        raise _no_text(name, column.type) from error
+
+
+def _no_text(name: str, kind: pa.DataType) -> DataError:
+    return DataError(f"column {name!r} has type {kind}, which a text file cannot have: write a .parquet")

@@ -118,6 +118,7 @@ def plan(
             within the input, or has the plan of another scoring, a damaged one, or shards without one.
         FileChanged: an input file is not as it was when the output was planned.
         ModelError: there is no such version, or no bundle.
+        UntrustedBundle: the stored plan has a bundle that ``reference`` cannot have named.
     """
     folder, name = _input(input)
     within = store.join(store.canonical(output))
@@ -137,11 +138,13 @@ def plan(
     others = [file.name for file in store.files(output)]
     if not store.has(output, PLAN):
         _write(output, others, request, reference, inputs)
-    former = _read(output)["asked"]
+    stored = _read(output)
+    former = stored["asked"]
     if differs := [name for name, value in request.items() if name != "files" and former[name] != value]:
         raise DataError(f"{output} has scores of another {' and '.join(differs)}: empty it, or choose another folder")
     _require_same(output, [File(**file) for file in former["files"]], inputs)
-    return read(output)
+    references.require_possible(reference, stored["bundle"], model_name)
+    return read(output, stored["digest"])
 
 
 def _write(output: str, others: Sequence[str], request: dict[str, Any], reference: str, inputs: Sequence[File]) -> None:
@@ -172,13 +175,18 @@ def _require_same(output: str, planned: Sequence[File], inputs: Sequence[File]) 
             )
 
 
-def read(output: str) -> Plan:
+def read(output: str, digest: str = "") -> Plan:
     """The plan that an output has.
 
     Raises:
         DataError: there is none, it is damaged, or an earlier version of this package wrote it.
+        FileChanged: it is not the one with this digest.
     """
     content = _read(output)
+    if digest not in ("", content["digest"]):
+        raise FileChanged(
+            f"{output}: {PLAN} is another one than was made: find out who wrote it, and score into another folder"
+        )
     request = content["asked"]
     return Plan(
         request["input"],
@@ -247,12 +255,11 @@ def _input(location: str) -> tuple[str, str]:
 
 
 def _input_files(folder: str, name: str) -> list[File]:
-    """The files of rows of a folder, or the one of this name; hidden ones are skipped."""
-    inputs = [
-        file
-        for file in store.files(folder)
-        if tables.is_table(file.name) and not file.name.rpartition("/")[2].startswith(("_", ".")) and name in ("", file.name)
-    ]
+    """The files of rows of a folder, or the one of this name."""
+    listed = store.files(folder)
+    if not name:
+        tables.require_valid(folder, (file.name for file in listed))
+    inputs = [file for file in listed if (file.name == name if name else tables.holds_rows(file.name))]
     if not inputs:
         raise DataError(
             f"{store.join(folder)}{name} has no file of rows, such as .csv or .parquet: give a folder, a prefix or a file"

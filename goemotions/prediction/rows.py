@@ -131,7 +131,7 @@ def _parquet(name: str, opener: Opener) -> Rows:
     with text_files.open_binary(name, opener) as file:
         parquet = columnar.open_parquet(file, name)
         schema, groups = parquet.schema_arrow, parquet.metadata.num_row_groups
-        strings = [path for path in columnar.string_columns(parquet) if not _has_views(schema, path)]
+        strings = [path for path in columnar.string_columns(parquet) if _is_castable(schema, path)]
         starts = [0]
         for number in range(groups):
             starts.append(starts[-1] + parquet.metadata.row_group(number).num_rows)
@@ -151,9 +151,10 @@ def _parquet(name: str, opener: Opener) -> Rows:
     return Rows(schema, starts[-1], batches)
 
 
-def _has_views(schema: pa.Schema, path: str) -> bool:
-    """Whether a column has strings of a type to which PyArrow casts no dictionary."""
-    return "_view" in str(schema.field(path.partition(".")[0]).type)
+def _is_castable(schema: pa.Schema, path: str) -> bool:
+    """Whether PyArrow casts dictionaries to the strings of a column; it does not for views."""
+    # Dots separate fields within each other, and may be in the name of a column.
+    return not any("_view" in str(field.type) for field in schema if f"{path}.".startswith(f"{field.name}."))
 
 
 def _parquet_batches(
@@ -205,8 +206,11 @@ def _string_bytes(array: pa.Array) -> int:
         return pc.sum(pc.binary_length(array.dictionary).take(array.indices)).as_py() or 0
     if pa.types.is_struct(kind):
         return sum(map(_string_bytes, array.flatten()))
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return _string_bytes(array.flatten())
+    if pa.types.is_map(kind):
+        first, last = (array.offsets[place].as_py() for place in (0, -1))
+        return sum(_string_bytes(values.slice(first, last - first)) for values in (array.keys, array.items))
     return 0
 
 

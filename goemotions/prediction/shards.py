@@ -54,6 +54,7 @@ class Counts(TypedDict):
 def score(
     output: str,
     *,
+    digest: str = "",
     share: tuple[int, int] = (0, 1),
     workers: int = 1,
     threads: int | None = None,
@@ -63,6 +64,7 @@ def score(
 
     Args:
         output: folder or S3 prefix with a plan.
+        digest: of the plan, if it is known.
         share: ``(i, n)`` for the i-th of every n shards, if n machines share the work.
         workers: number of processes; with one, this process does the work.
         threads: threads of each worker; default: the cores, divided among the workers.
@@ -70,10 +72,10 @@ def score(
 
     Raises:
         DataError: an input file is damaged.
-        FileChanged: an input file, or the bundle, is not as it was when it was planned.
+        FileChanged: the plan has another digest; or an input file, or the bundle, is not as it was when it was planned.
         StorageError: a worker was killed, or the store fails.
     """
-    planned = plans.read(output)
+    planned = plans.read(output, digest)
     store.sweep(output, ABANDONED_SECONDS)
     done = {file.name for file in store.files(output)}
     shards = [shard for shard in planned.shards[share[0] :: share[1]] if shard.name not in done]
@@ -92,13 +94,14 @@ def score(
             progress.update(rows)
 
 
-def finish(output: str) -> ScoringSummary:
+def finish(output: str, digest: str = "") -> ScoringSummary:
     """Checks that every shard has a file with all its rows, and writes their sums as ``_scored.json``.
 
     Raises:
+        FileChanged: the plan has another digest.
         DataError: shards are missing, have another number of rows, or were scored by another plan.
     """
-    planned = plans.read(output)
+    planned = plans.read(output, digest)
     done = {file.name for file in store.files(output)}
     if missing := [shard.name for shard in planned.shards if shard.name not in done]:
         raise DataError(f"{output}: {len(missing)} of {len(planned.shards)} shards are missing ({missing[0]}): score it again")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from goemotions import addresses, defaults, strict_json
-from goemotions.errors import BadArgument, IntegrityError, ModelError, StorageError
+from goemotions.errors import BadArgument, IntegrityError, ModelError, StorageError, UntrustedBundle
 from goemotions.registry import model_registry, trust
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.model_registry import Version
@@ -34,6 +34,19 @@ def resolve(reference: str, model_name: str = defaults.MODEL_NAME) -> tuple[str,
         return reference, None
     version = model_registry.get_version(model_name, reference)
     return str(trust.require_source(version, trust.variant_of(reference))), version
+
+
+def require_possible(reference: str, location: str, model_name: str = defaults.MODEL_NAME) -> None:
+    """Checks that a reference may have named this location before: since then an alias may have moved.
+
+    Raises:
+        UntrustedBundle: it is another location, or not one of a bundle of this model that ``register`` stored.
+    """
+    if not is_location(reference):
+        name, reference = addresses.model_version(reference) or (model_name, reference)
+        trust.require_source(Version(reference, location, "", {}, name), trust.variant_of(reference))
+    elif store.canonical(reference) != store.canonical(location):
+        raise UntrustedBundle(f"{location[:200]} is not the bundle that was asked for, {reference}: find out who named it")
 
 
 @store.raise_on_full_disk

@@ -133,13 +133,14 @@ class _ObjectLock(Lock):
 
     def require(self) -> None:
         for _ in range(ATTEMPTS):
-            if not self._write(self._tag):
+            if self._write(self._tag):
+                if self._spent() < LEASE_SECONDS * MARGIN:
+                    return
+            elif not self._is_own():
                 raise LockLost(
                     f"{self._backend.location}: another process has taken over {NAME}, because the work took longer than "
                     f"{LEASE_SECONDS:g} s: run the command again"
                 )
-            if self._spent() < LEASE_SECONDS * MARGIN:
-                return
         raise StorageError(f"{self._backend.location}: the store is too slow to lock {NAME}: run it again later")
 
     def confirm(self) -> None:
@@ -154,7 +155,8 @@ class _ObjectLock(Lock):
         if self._tag is None:
             return
         try:
-            self._backend.write_if(NAME, _content(holder=""), self._tag)
+            if self._backend.write_if(NAME, _content(holder=""), self._tag) is None and self._is_own():
+                self._backend.write_if(NAME, _content(holder=""), self._tag)
         except StorageError as error:
             log.warning("%s is not released, others wait for %g s: %s", NAME, LEASE_SECONDS, error)
 
@@ -165,6 +167,14 @@ class _ObjectLock(Lock):
         if written is None:
             return False
         self._tag, self._began = written, began
+        return True
+
+    def _is_own(self) -> bool:
+        """Whether the lock has another tag only because the response to an earlier write of this process was lost."""
+        content, tag = self._backend.read_tagged(NAME) or (None, None)
+        if content is None or self._parse(content) != self._holder:
+            return False
+        self._tag = tag
         return True
 
     def _spent(self) -> float:

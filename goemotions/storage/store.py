@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
 
+from goemotions import outages
 from goemotions.addresses import is_s3
 from goemotions.errors import DataError, StorageError
 from goemotions.storage import manifest
@@ -38,12 +39,13 @@ def raise_on_full_disk(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*arguments, **options)
         except Exception as error:
-            # Some libraries raise errors of their own that contain the system's message.
-            if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
-                place = getattr(error, "filename", None) or "its output"
-                raise StorageError(
-                    f"{function.__name__}: the disk is full at {place}: free space or write elsewhere"
-                ) from error
+            # It may be the cause of an error about what was read, and some libraries have only the system's message in theirs.
+            for cause in outages.causes(error):
+                if getattr(cause, "errno", None) == errno.ENOSPC or "No space left on device" in str(cause):
+                    place = getattr(cause, "filename", None) or "its output"
+                    raise StorageError(
+                        f"{function.__name__}: the disk is full at {place}: free space or write elsewhere"
+                    ) from error
             raise
 
     return step

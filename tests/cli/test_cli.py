@@ -515,3 +515,14 @@ def test_a_killed_download_leaves_no_bundle_and_can_be_repeated(run: Callable[..
     assert [path.name for path in folder.iterdir()] == [".partial"]
     assert run("model", "download", whole, "--output", folder).code == 0
     assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["labelled.xlsx", "labelled.csv.gz", "labelled.json", "labelled.ndjson", "labelled.txt"])
+def test_an_output_of_a_format_that_is_not_written_is_no_folder_of_shards(
+    run: Callable[..., Ended], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "in.csv").write_text("text\na lake\n")
+    ended = run("score", "--input", f"{tmp_path}/in.csv", "--output", f"{tmp_path}/{name}")
+    assert ended.code == 1
+    assert f"{name} has none of the endings .csv, .tsv, .jsonl, .parquet: write one of these formats" in ended.err
+    assert not (tmp_path / name).exists()

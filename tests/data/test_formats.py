@@ -366,7 +366,15 @@ def written_by_ingest(folder: Path) -> None:
     ingest(str(source(folder.with_name("first"), FORMATS["names, |"])), folder)
 
 
-@pytest.mark.parametrize("save", [saved_by_datasets, written_by_ingest])
+def mapped_by_datasets(folder: Path) -> None:
+    """`datasets` keeps what it computes from a folder in that folder, as further Arrow files."""
+    saved_by_datasets(folder)
+    for split in datasets.load_from_disk(str(folder)).values():
+        split.map(lambda row: {"text": row["text"].upper()})
+    assert list(folder.rglob("cache-*.arrow"))
+
+
+@pytest.mark.parametrize("save", [saved_by_datasets, mapped_by_datasets, written_by_ingest])
 def test_a_folder_that_datasets_saved_is_a_source(tmp_path: Path, save: Callable[[Path], None]) -> None:
     save(tmp_path / "saved")
     ingest(str(tmp_path / "saved"), tmp_path / "dataset")
@@ -455,6 +463,29 @@ AMBIGUOUS: dict[str, tuple[Written, str]] = {
         {"train.csv": b"text,labels\na,calm\nb,None\n"},
         r"train.csv: 'None' is the name of a label or a missing value: leave the cell empty, or list the names in emotions.txt",
     ),
+    "a column that says the split": (
+        {"all.csv": b"text,labels,Split\na,calm,train\nb,dread,test\n"},
+        r"all.csv has a column 'Split', and its rows would be split anew: write one file per split, such as train.csv",
+    ),
+    "a tuple": ({"train.csv": b"text,labels\na,\"('calm', 'dread')\"\n"}, r"has \"\('calm', 'dread'\)\", which is not a list"),
+    "a set": ({"train.csv": b"text,labels\na,{'calm'}\n"}, r"has \"\{'calm'\}\", which is not a list"),
+    "an object": (
+        {"train.csv": b'text,labels\na,"{""calm"": 1, ""dread"": 0}"\n'},
+        r"has '\{\"calm\": 1, \"dread\": 0\}', which is not a list: write \[\"a\", \"b\"\], or one column per label",
+    ),
+    "an array of PostgreSQL": ({"train.csv": b'text,labels\na,"{calm,dread}"\n'}, r"has '\{calm,dread\}', which is not a list"),
+    "a Delta table": (
+        {"part-0.parquet": parquet(pa.table({"text": ["a"]})), "_delta_log/00000000000000000000.json": b"{}\n"},
+        r"source is a Delta table, whose files also hold rows that were replaced: write it as plain Parquet",
+    ),
+    "an Iceberg table": (
+        {"data/00000-0.parquet": parquet(pa.table({"text": ["a"]})), "metadata/v1.metadata.json": b"{}"},
+        r"source is an Iceberg table, whose files also hold rows",
+    ),
+    "a Hudi table below a folder": (
+        {"train/a_0.parquet": parquet(pa.table({"text": ["a"]})), "train/.hoodie/hoodie.properties": b""},
+        r"source/(dev|test|train) is a Hudi table, whose files also hold rows",
+    ),
     "names that differ": (
         {"train.parquet": hugging_face(ROWS, NAMES), "emotions.txt": b"calm\ndread\njoy\n"},
         r"train.parquet and emotions.txt name different labels \('glee' is only in one\)",
@@ -503,6 +534,13 @@ def test_what_has_one_reading_is_read(tmp_path: Path, files: Written, labels: li
     others = {train.replace("train", split): files[train] for split in ("dev", "test")}
     ingested(tmp_path, {**files, **others})
     assert [row for _, row in named(tmp_path / "dataset")] == labels
+
+
+@pytest.mark.parametrize("written", [json.dumps, repr])
+def test_names_in_a_list_have_no_escapes(tmp_path: Path, written: Callable[[list[str]], str]) -> None:
+    rows = [("a lake", ["caf\u00e9", "it's"]), ("a storm", ['a "b"', "c\\d"]), ("a chair", ["\U0001f642", "line\nfeed"])]
+    ingested(tmp_path, {"train.csv": csv_of(frame(rows, labels=[written(labels) for _, labels in rows]))})
+    assert [set(labels) for _, labels in named(tmp_path / "dataset")] == [set(labels) for _, labels in rows]
 
 
 def test_quotes_that_belong_to_the_text_are_kept(tmp_path: Path) -> None:

@@ -171,6 +171,14 @@ def test_a_damaged_file_is_a_named_error(tmp_path: Path, content: bytes | None) 
         thresholds.read(path)
 
 
+@pytest.mark.parametrize("threshold", ["1.5", "-0.1", "NaN", "Infinity", "-Infinity", "1e999", "true", '"0.5"'])
+def test_a_threshold_that_is_no_probability_is_a_named_error(tmp_path: Path, threshold: str) -> None:
+    path = tmp_path / "thresholds.json"
+    path.write_text(f'{{"strategy": "x", "thresholds": {{"a": 0.5, "b": {threshold}}}, "k": null}}')
+    with pytest.raises(ModelError, match=r"thresholds\.json is missing or damaged: run"):
+        thresholds.read(path)
+
+
 @dataclass(frozen=True)
 class Memorised:
     """Predicts every label of the rows it was fitted on, and nothing of any other row."""

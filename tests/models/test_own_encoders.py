@@ -197,6 +197,17 @@ def test_a_clone_without_its_large_files_says_how_to_get_them(
 
 
 @pytest.mark.fault("weights-unusable")
+def test_an_adapter_says_how_to_make_a_whole_model(repository: Callable[[ModelType], Path], taxonomy: Taxonomy) -> None:
+    """As peft saves it, without the config of its encoder."""
+    folder = repository("bert")
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    (folder / "config.json").unlink()
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "x/y"}')
+    with pytest.raises(ModelError, match=f"{folder} holds an adapter, not a whole model: .*merge_and_unload"):
+        build_classifier(profile_of("bert"), taxonomy, weights=str(folder))
+
+
+@pytest.mark.fault("weights-unusable")
 def test_the_folder_around_an_encoder_says_which_files_are_expected(
     repository: Callable[[ModelType], Path], taxonomy: Taxonomy
 ) -> None:

@@ -96,7 +96,7 @@ def test_a_config_that_names_code_or_other_weights_is_refused(
 
 def test_an_adapter_of_other_weights_is_refused(folder: Path, read: Callable[[Path], object]) -> None:
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "someone/model"}))
-    with pytest.raises(ModelError, match=rf"from elsewhere \(adapter_config\.json\): {KNOWN}"):
+    with pytest.raises(ModelError, match=r"holds an adapter, not a whole model: .*merge_and_unload"):
         read(folder)
 
 

@@ -229,6 +229,17 @@ def test_a_damaged_file_is_a_named_error(folder: Path, name: str, content: bytes
     assert len(str(raised.value).splitlines()) == 1
 
 
+def test_a_tokenizer_that_panics_on_a_text_is_a_named_error(folder: Path) -> None:
+    """Its regular expression backtracks without end, which the library stops by a panic: not an exception of Python's."""
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    (folder / "tokenizer.json").write_text(json.dumps(content | {"pre_tokenizer": split}), encoding="utf-8")
+    encoder = TextEncoder.load(folder)
+    for read in (lambda text: encoder.encode([text]), encoder.characters_read):
+        with pytest.raises(ModelError, match=r"the tokenizer fails on a text .*retry-limit.*: give another tokenizer"):
+            read("a" * 60 + "!")
+
+
 def test_an_empty_text_of_a_tokenizer_without_special_tokens_is_padding(folder: Path) -> None:
     content = json.loads((folder / "tokenizer.json").read_text())
     (folder / "tokenizer.json").write_text(json.dumps(content | {"post_processor": None}))

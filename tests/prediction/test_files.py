@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from goemotions import strict_json
 from goemotions.errors import DataError, StorageError
 from goemotions.prediction import files, rows
 from goemotions.prediction.files import score_file
@@ -304,9 +305,31 @@ def test_values_that_a_text_file_cannot_hold_are_named_errors(predictor: Predict
         DataError, match=r"column 'place' has type struct<x: int64>, which a text file cannot have: write a .parquet"
     ):
         score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.csv")
+    pq.write_table(pa.table({"text": ["a"], "picture": [b"\xff"]}), tmp_path / "in.parquet")
+    for ending in (".csv", ".jsonl"):
+        with pytest.raises(DataError, match=r"column 'picture' has type binary, which a text file cannot have"):
+            score_file(predictor, tmp_path / "in.parquet", tmp_path / f"out{ending}")
     with pytest.raises(DataError, match=r"a tab or a line break, which a .tsv file cannot have"):
         score_file(predictor, write_csv(tmp_path / "in.csv", ["two\nlines"]), tmp_path / "out.tsv")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "in.parquet"]
+
+
+def test_json_has_null_for_numbers_that_it_does_not_have(predictor: Predictor, tmp_path: Path) -> None:
+    nan = float("nan")
+    table = pa.table({"text": ["a lake", "gravel"], "n": [nan, 1.5], "in": [{"m": [nan]}, None]})
+    pq.write_table(table, tmp_path / "in.parquet")
+    score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.jsonl")
+    rows = [strict_json.parse(line, "row") for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(row["n"], row["in"]) for row in rows] == [(None, {"m": [None]}), (1.5, None)]
+
+
+def test_columns_of_maps_and_with_dots_in_their_names_are_kept(predictor: Predictor, tmp_path: Path) -> None:
+    """As Spark, and pandas with `json_normalize`, write them."""
+    maps = pa.array([[("k", "x")], None], pa.map_(pa.string(), pa.string()))
+    table = pa.table({"body.text": ["a lake", "gravel"], "meta.lang": ["en", "de"], "tags": maps})
+    pq.write_table(table, tmp_path / "in.parquet")
+    score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.parquet", "body.text")
+    assert pq.read_table(tmp_path / "out.parquet").select(table.column_names).equals(table)
 
 
 def test_a_null_in_a_list_is_written_as_an_empty_item(predictor: Predictor, tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goemotions.errors import DataError, FileChanged, ModelError, StorageError
+from goemotions.errors import DataError, FileChanged, ModelError, StorageError, UntrustedBundle
 from goemotions.prediction import files, plans, shards
 from goemotions.prediction import rows as rows_module
 from goemotions.prediction.predictor import Options, Predictor
@@ -173,6 +174,23 @@ def test_an_output_of_another_input_or_other_options_is_refused(
     run(source, tmp_path / "out", whole, predictor)
     with pytest.raises(DataError, match=f"has scores of {reason}: empty it, or choose another folder"):
         run(source, tmp_path / "out", whole, predictor, **(change(source) or {}))
+
+
+def test_files_that_are_no_rows_of_the_folder_are_not_scored(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+    """Copies of an editor, and what `datasets` computed from a folder."""
+    datasets.Dataset.from_dict({"text": ["a lake", "gravel"]}).save_to_disk(str(tmp_path / "in" / "saved"))
+    datasets.load_from_disk(str(tmp_path / "in" / "saved")).map(lambda row: {"text": row["text"].upper()})
+    write(tmp_path / "in" / ".ipynb_checkpoints", 5)
+    run(tmp_path / "in", tmp_path / "out", whole, predictor)
+    assert pq.read_table(tmp_path / "out")["text"].to_pylist() == ["a lake", "gravel"]
+
+
+@pytest.mark.parametrize("folder", ["_temporary/0", "_delta_log", ".hoodie"])
+def test_a_folder_of_which_some_files_are_not_rows_of_the_table_is_refused(whole: Path, tmp_path: Path, folder: str) -> None:
+    write(tmp_path / "in", 5)
+    write(tmp_path / "in" / folder, 5)
+    with pytest.raises(DataError, match=r"in (is a (Delta|Hudi) table|was not written completely)"):
+        run(tmp_path / "in", tmp_path / "out", whole)
 
 
 def test_input_that_cannot_be_scored_is_a_named_error_and_nothing_is_written(
@@ -440,6 +458,15 @@ FORGED: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+def forge(output: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Changes a plan, and gives it the digest that fits: whoever can write into the output can compute it."""
+    content = json.loads((output / "_plan.json").read_text())
+    del content["digest"]
+    change(content)
+    content["digest"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    (output / "_plan.json").write_text(json.dumps(content))
+
+
 def named_files(plan: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return [("name", plan["asked"]["files"][0]), *(("file", shard) for shard in plan["shards"])]
 
@@ -449,14 +476,10 @@ def named_files(plan: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 def test_a_forged_plan_with_a_digest_of_its_own_is_a_named_error(
     predictor: Predictor, whole: Path, tmp_path: Path, change: Callable[[dict[str, Any]], Any]
 ) -> None:
-    """Whoever can write into the output can compute the digest: a shard could be written to any path of the machine that scores."""
+    """A shard could be written to any path of the machine that scores."""
     source, output = write(tmp_path / "in", 40), tmp_path / "out"
     plans.plan(str(source), str(output), str(whole), shard_rows=20)
-    content = json.loads((output / "_plan.json").read_text())
-    del content["digest"]
-    change(content)
-    content["digest"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    (output / "_plan.json").write_text(json.dumps(content))
+    forge(output, change)
     before = sorted(tmp_path.rglob("*"))
     steps = (
         lambda: run(source, output, whole, predictor, shard_rows=20),
@@ -467,6 +490,45 @@ def test_a_forged_plan_with_a_digest_of_its_own_is_a_named_error(
         with pytest.raises(DataError, match=r"out has no readable _plan\.json: it is missing or damaged"):
             step()
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.fault("plan-damaged")
+def test_a_plan_of_another_input_is_not_scored_by_those_who_share_the_one_that_was_made(
+    predictor: Predictor, whole: Path, tmp_path: Path
+) -> None:
+    """Whoever can write into the output could have texts labelled and copied there that only the scoring machine can read."""
+    source, secret, output = write(tmp_path / "in", 20), write(tmp_path / "secret", 20), str(tmp_path / "out")
+    planned = plans.plan(str(source), output, str(whole))
+    shutil.rmtree(output)
+    plans.plan(str(secret), output, str(whole))
+    steps = (
+        lambda: shards.score(output, digest=planned.digest, predictor=predictor),
+        lambda: shards.finish(output, planned.digest),
+    )
+    for step in steps:
+        with pytest.raises(FileChanged, match=r"_plan\.json is another one than was made: find out who wrote it"):
+            step()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["_plan.json"]
+
+
+@pytest.mark.fault("plan-damaged")
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("", "is not the bundle that was asked for, .*: find out who named it"),
+        ("champion-cpu", "its source '.*' is not a bundle that `register` stored"),
+        ("models:/other@champion-cpu", "its source '.*' is not a bundle that `register` stored"),
+    ],
+)
+def test_a_plan_with_a_bundle_that_the_reference_cannot_name_is_a_named_error(
+    whole: Path, tmp_path: Path, reference: str, message: str
+) -> None:
+    source, output = write(tmp_path / "in", 20), tmp_path / "out"
+    plans.plan(str(source), str(output), str(whole))
+    forge(output, lambda plan: plan["asked"].update(version=reference or str(whole)))
+    forge(output, lambda plan: plan.update(bundle=str(tmp_path / "evil")))
+    with pytest.raises(UntrustedBundle, match=message):
+        plans.plan(str(source), str(output), reference or str(whole))
 
 
 @pytest.mark.fault("plan-damaged")

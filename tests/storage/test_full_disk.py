@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,6 +115,19 @@ def test_checkpoints_on_a_full_disk_end_the_training_with_a_named_error(
     assert finished.returncode == 1
     assert "the disk is full at" in finished.stderr
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.fault("disk-full")
+def test_a_source_that_does_not_fit_on_the_disk_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = "".join(f"text {number},{('joy', 'fear')[number % 2]}\n" for number in range(30_000))
+    with zipfile.ZipFile(tmp_path / "data.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for split in ("train", "dev", "test"):
+            archive.writestr(f"{split}.csv", f"text,labels\n{rows}")
+    disk = tmp_path / "disk"
+    monkeypatch.setenv("TMPDIR", str(disk))
+    finished = on_a_small_disk(disk, 64, "ingest", "--source", tmp_path / "data.zip", "--output", tmp_path / "out")
+    assert finished.returncode == 1
+    assert "ingest: the disk is full at" in finished.stderr
 
 
 @pytest.mark.fault("disk-full")

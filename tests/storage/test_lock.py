@@ -105,6 +105,31 @@ def test_a_holder_that_was_slow_goes_on_only_if_nobody_took_over(
 
 
 @pytest.mark.fault("lock-lost")
+@pytest.mark.parametrize("is_renewed", [True, False])
+def test_a_lost_response_to_a_renewal_is_no_takeover(
+    a_store: Callable[..., ObjectStore], monkeypatch: pytest.MonkeyPatch, is_renewed: bool
+) -> None:
+    """The store wrote the lock, but its response came too late for this process."""
+    server = a_store()
+    impatient = Config(s3={"addressing_style": "path"}, read_timeout=0.3, retries={"total_max_attempts": 1})
+    keys = {"aws_access_key_id": "k", "aws_secret_access_key": "s", "region_name": "us-east-1"}
+    client = boto3.client("s3", endpoint_url=server.url, config=impatient, **keys)
+    with lock.hold(PLACE) as held:
+        server.behaviour.late = lambda _: 0.6
+        with monkeypatch.context() as patched:
+            patched.setattr(s3, "client", lambda: client)
+            with pytest.raises(StorageError, match="cannot be reached"):
+                held.require()
+        server.behaviour.late = lambda _: 0.0
+        if is_renewed:
+            with held.writing():
+                pass
+    began = time.monotonic()
+    with lock.hold(PLACE):
+        assert time.monotonic() - began < lock.LEASE_SECONDS / 4
+
+
+@pytest.mark.fault("lock-lost")
 def test_a_write_that_outlasts_the_lease_is_an_error(
     a_store: Callable[..., ObjectStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
