@@ -7,7 +7,6 @@ What a connection may hold in memory is bounded by reading little at once, and n
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from typing import Any
 
@@ -22,7 +21,6 @@ from goemotions.serving.connections import Reader, Unread
 from goemotions.serving.limits import Limits
 from goemotions.serving.listening import Turns
 
-logger = logging.getLogger(__name__)
 # Read at once of what may hold many requests or chunks, and parsed at once.
 SHORT_READ_BYTES, PIECE_BYTES = 4 * 1024, 1024
 URL_BYTES = 8 * 1024
@@ -35,7 +33,7 @@ MESSAGES = {
     400: "this is not a valid HTTP request",
     408: "the head of the request arrived too slowly",
     414: f"the URL is longer than {URL_BYTES:,} bytes",
-    429: "the server has too many connections: try again later",
+    429: "the server has too many requests or connections: try again later",
     431: "the head of the request, its trailers or the framing of its chunks are too large",
     501: "this server knows no Transfer-Encoding but chunked",
 }
@@ -57,7 +55,7 @@ class Connections(connections.Connections["Connection"]):
     """The connections of one process; it makes the protocol of each new one, as uvicorn asks for it."""
 
     def __init__(self, limits: Limits) -> None:
-        super().__init__(limits, "http")
+        super().__init__(limits, "http", _response(429))
         self.turns = Turns()
 
     def __call__(
@@ -169,13 +167,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self.flow = _Flow(self)
         self.peer = self.client[0] if self.client else ""
-        if not self._connections.add(self):
-            logger.warning("a connection of %s was rejected: none of its own, or of all that are open, is idle", self.peer)
-            self._refuse(429)
-            if self._connections.refuse(self):
-                self.loop.call_later(LINGER_SECONDS, transport.abort)
-            else:
-                transport.close()
+        self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.remove(self)
@@ -184,9 +176,13 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     @property
+    def socket_transport(self) -> Any:
+        return self.transport
+
+    @property
     def is_idle(self) -> bool:
-        """Whether no request of it is in progress."""
-        return self._state != REQUEST
+        """Whether no request of it is in progress, or waits for its turn."""
+        return self._state != REQUEST and not self._unparsed
 
     @property
     def expects_bulk(self) -> bool:
@@ -243,13 +239,16 @@ class Connection(HttpToolsProtocol):
         if self._unparsed:
             self.flow.pause_reading()
         else:
-            self._connections.turns.wait(self.peer, self._resume)
+            self._connections.turns.wait(self.peer, self._resume, self._refuse_late)
         self._unparsed += data
 
     def _resume(self) -> None:
         """Parses what was received and is not parsed yet."""
         self._parse(self._unparsed)
         self.flow.resume_reading()
+
+    def _refuse_late(self) -> None:
+        self._refuse(429)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -320,7 +319,7 @@ class Connection(HttpToolsProtocol):
         self._enter(self._next_state())
         if self._unparsed and not self._is_busy():
             # In turn, so that pipelined requests do not keep others waiting.
-            self._connections.turns.wait(self.peer, self._resume)
+            self._connections.turns.wait(self.peer, self._resume, self._refuse_late)
 
     def _parse(self, data: bytes | memoryview) -> None:
         """Parses what was received, as long as no request is in progress, and keeps the rest."""
@@ -392,14 +391,20 @@ class Connection(HttpToolsProtocol):
             metrics.count("http", status)
         metrics.CLOSED.labels(metrics.REASONS[status]).inc()
         if not is_answered and not self.has_response:
-            body = orjson.dumps({"error": MESSAGES[status]})
-            head = b"Content-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
-            self.transport.write(STATUS_LINE[status] + head + body)
+            self.transport.write(_response(status))
         if self._has_head and not self._is_complete and self._cycles:
             self._cycles[-1].scope["state"][IS_REFUSED] = True
         self._disconnect()
         self._is_complete = False
         self.linger()
+
+
+def _response(status: int) -> bytes:
+    """The response of a connection that is closed then."""
+    body = orjson.dumps({"error": MESSAGES[status]})
+    retry = b"Retry-After: 1\r\n" if status == 429 else b""
+    head = b"Content-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+    return STATUS_LINE[status] + retry + head + body
 
 
 def _check_codings(value: bytes) -> None:

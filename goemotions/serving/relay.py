@@ -23,8 +23,10 @@ from goemotions.serving.limits import Limits
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 # The bytes before the payload of a frame, types of frames, and the flag of an acknowledgement and the whole of it.
-HEAD_BYTES, DATA, HEADERS, RST_STREAM, SETTINGS, IS_ACK = 9, 0, 1, 3, 4, 1
-ACK = bytes([0, 0, 0, SETTINGS, IS_ACK, 0, 0, 0, 0])
+HEAD_BYTES, DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY, IS_ACK = 9, 0, 1, 3, 4, 7, 1
+ACK, FIRST_SETTINGS = (bytes([0, 0, 0, SETTINGS, flags, 0, 0, 0, 0]) for flags in (IS_ACK, 0))
+# Errors of a connection: https://www.rfc-editor.org/rfc/rfc9113#section-7
+NO_ERROR, PROTOCOL_ERROR, CALM = 0, 1, 11
 # The longest first settings of a client, and the most frames before it acknowledges the server's: it does so as soon as it has them.
 SETTINGS_BYTES, FRAMES = 1024, 1000
 # Calls at once on one connection; the client keeps more to itself until one ends.
@@ -149,15 +151,14 @@ class Relays(connections.Connections["Relay"]):
     """
 
     def __init__(self, limits: Limits, name: str) -> None:
-        super().__init__(limits, "grpc")
+        super().__init__(limits, "grpc", FIRST_SETTINGS + _goaway(CALM, "the server has too many connections"))
         self.name = name
         self.turns = CallTurns()
         self._names: dict[str, Relay] = {}
         self._listener: listening.Listener | None = None
 
     def listen(self, port: socket.socket) -> None:
-        turns = listening.Turns()
-        self._listener = listening.Listener(port, lambda: Relay(self), turns, self.limits.peer_connections)
+        self._listener = listening.Listener(port, lambda: Relay(self), self, listening.Turns())
 
     async def close(self) -> None:
         """Closes the port, relays nothing more of any client, and closes the connections once their clients have the responses."""
@@ -173,11 +174,9 @@ class Relays(connections.Connections["Relay"]):
         """The connection of a call, by the peer that the library names; None if it is closed."""
         return self._names.get(peer)
 
-    def add(self, connection: Relay) -> bool:
-        is_added = super().add(connection)
-        if is_added:
-            self._names[connection.name] = connection
-        return is_added
+    def add(self, connection: Relay) -> None:
+        super().add(connection)
+        self._names[connection.name] = connection
 
     def remove(self, connection: Relay) -> None:
         super().remove(connection)
@@ -207,6 +206,10 @@ class Relay(Reader):
         self._is_waiting, self._has_turn, self._left, self._is_stopped = False, False, TURN_FRAMES, False
 
     @property
+    def socket_transport(self) -> Any:
+        return self.client
+
+    @property
     def is_idle(self) -> bool:
         return not self.calls and not self._is_waiting
 
@@ -227,10 +230,7 @@ class Relay(Reader):
             transport.abort()
             return
         self.name = "unix-abstract:" + own.getsockname()[1:].decode()
-        if not self._relays.add(self):
-            own.close()
-            self._refuse(429)
-            return
+        self._relays.add(self)
         # uvloop's create_unix_connection attaches the socket after the connection may have been closed: its file would be closed twice.
         self._connecting = self._loop.create_task(self._loop.connect_accepted_socket(lambda: self._library, own))
 
@@ -380,6 +380,12 @@ class _Library(Reader):
     def abort(self) -> None:
         if self.transport:
             self.transport.abort()
+
+
+def _goaway(error: int, reason: str, last: int = 0) -> bytes:
+    """The last frame to a client; calls after the stream ``last`` were not handed over, and clients may send them again."""
+    payload = last.to_bytes(4, "big") + error.to_bytes(4, "big") + reason.encode()
+    return len(payload).to_bytes(3, "big") + bytes([GOAWAY, 0, 0, 0, 0, 0]) + payload
 
 
 def _is_ack(head: bytes) -> bool:

@@ -124,8 +124,7 @@ class _Server(uvicorn.Server):
         await super().startup([])
         connections: Any = self.config.http_protocol_class
         protocol = functools.partial(connections, self.config, self.server_state, self.lifespan.state)
-        most = connections.limits.peer_connections
-        listeners: list[Any] = [listening.Listener(port, protocol, connections.turns, most) for port in sockets or []]
+        listeners: list[Any] = [listening.Listener(port, protocol, connections, connections.turns) for port in sockets or []]
         self.servers.extend(listeners)
 
 
