@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import psutil
 import pytest
 
@@ -34,6 +35,17 @@ def wait(seconds: float, condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+@pytest.mark.fault("server-drain", "server-sigterm")
+def test_who_watches_the_health_over_grpc_learns_that_the_server_drains(bundle: Path, tmp_path: Path) -> None:
+    with serving(bundle, tmp_path / "serve.log", "--drain-seconds", "2") as server:
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+            statuses = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=20)
+            serving_status = next(statuses)
+            server.process.send_signal(signal.SIGTERM)
+            assert [serving_status, *statuses] == [b"\x08\x01", b"\x08\x02"]
+        assert server.process.wait(timeout=30) == 0
 
 
 @pytest.mark.slow

@@ -510,6 +510,59 @@ def test_a_grpc_call_without_a_message_ends_and_counts_as_the_clients(server: Se
         assert grown(server, before, 'goemotions_request_seconds_count{code="408",protocol="grpc"}')
 
 
+@pytest.mark.fault("server-blame")
+def test_a_grpc_message_over_the_limit_counts_as_too_large_and_not_as_a_client_that_left(server: Server, stub: Any) -> None:
+    before = server.metrics()
+    with pytest.raises(grpc.RpcError, match="larger than max") as refused:
+        stub.ModelInfer(message(["a" * 200_000]))
+    assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert grown(server, before, 'goemotions_rejected_requests_total{reason="too-large"}')
+    name = 'goemotions_rejected_requests_total{reason="client-gone"}'
+    assert server.metrics()[name] == before[name]
+
+
+HEALTH = "/grpc.health.v1.Health/"
+
+
+def of_service(name: str) -> bytes:
+    """The request for the health of a service: its only field."""
+    return b"\x0a" + bytes([len(name)]) + name.encode()
+
+
+def test_the_health_service_of_grpc_answers_for_the_server_and_its_service(server: Server) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        check, watch = channel.unary_unary(HEALTH + "Check"), channel.unary_stream(HEALTH + "Watch")
+        for request in (b"", of_service("inference.GRPCInferenceService")):
+            assert check(request) == b"\x08\x01"
+            assert next(watch(request)) == b"\x08\x01"
+        assert next(watch(of_service("another"))) == b"\x08\x03"
+        with pytest.raises(grpc.RpcError) as unknown:
+            check(of_service("another"))
+        assert unknown.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.fault("grpc-no-message")
+def test_calls_that_watch_the_health_are_bounded_and_end_without_a_message(server: Server) -> None:
+    address = f"127.0.0.1:{server.grpc_port}"
+    hostile = http2.Connection(server.grpc_port)
+    hostile.acknowledge()
+    hostile.call(path=HEALTH + "Watch")
+    assert any(kind == http2.HEADERS for kind, *_ in hostile.frames(10))
+    hostile.close()
+    with contextlib.ExitStack() as stack:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        channels = [stack.enter_context(grpc.insecure_channel(address, options=options)) for _ in range(3)]
+        calls = [channels[number % 3].unary_stream(HEALTH + "Watch")(b"", timeout=20) for number in range(200)]
+        codes = set()
+        for call in calls:
+            try:
+                next(call)
+            except grpc.RpcError as error:
+                codes.add(error.code())
+        assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert channels[0].unary_unary(HEALTH + "Check")(b"") == b"\x08\x01"
+
+
 @pytest.mark.fault("grpc-hostile-client")
 def test_large_grpc_metadata_are_refused_also_if_the_client_never_acknowledges_the_limit(server: Server, stub: Any) -> None:
     with pytest.raises(grpc.RpcError, match="metadata") as refused:
