@@ -155,6 +155,8 @@ class Connection(HttpToolsProtocol):
         self._unparsed = b""
         # Those requests, oldest first, whose responses are not complete.
         self._cycles: deque[Any] = deque()
+        # That of the message after them, which is no request.
+        self._status_of_next = 0
         # Whether the head of the message that is being parsed is complete, and whether the message is.
         self._has_head, self._is_complete = False, True
         self._hosts = self._fields = 0
@@ -231,7 +233,7 @@ class Connection(HttpToolsProtocol):
         self.transport.write_eof()
 
     def data_received(self, data: bytes | memoryview) -> None:
-        if self._state == LINGER:
+        if self._state == LINGER or self._status_of_next:
             return
         if not self._unparsed and self._connections.turns.has_room(self.peer):
             self._parse(data)
@@ -248,7 +250,7 @@ class Connection(HttpToolsProtocol):
         self.flow.resume_reading()
 
     def _refuse_late(self) -> None:
-        self._refuse(429)
+        self._refuse_in_turn(429)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -317,21 +319,23 @@ class Connection(HttpToolsProtocol):
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         self._enter(self._next_state())
-        if self._unparsed and not self._is_busy():
+        if self._status_of_next and not self._cycles:
+            self._refuse(self._status_of_next)
+        elif self._unparsed and not self._is_busy():
             # In turn, so that pipelined requests do not keep others waiting.
             self._connections.turns.wait(self.peer, self._resume, self._refuse_late)
 
     def _parse(self, data: bytes | memoryview) -> None:
         """Parses what was received, as long as no request is in progress, and keeps the rest."""
         position, end = 0, len(data)
-        while position < end and not self._is_busy() and not self.is_ending:
+        while position < end and not (self._is_busy() or self.is_ending or self._status_of_next):
             piece = data[position : position + max(PIECE_BYTES, min(self._body_left, end))]
             position += len(piece)
             self._overhead += len(piece)
             self._feed(piece)
             if self._overhead > self._limits.head_bytes:
                 self._refuse(431)
-        if self.is_ending:
+        if self.is_ending or self._status_of_next:
             self._unparsed = b""
             return
         self._unparsed = bytes(data[position:])
@@ -349,7 +353,7 @@ class Connection(HttpToolsProtocol):
             self.parser.feed_data(b"POST / HTTP/1.1\r\n" + b"".join(framing) + b"\r\n")
             self._feed(piece[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            self._refuse(error.__context__.status if isinstance(error.__context__, Refused) else 400)
+            self._refuse_in_turn(error.__context__.status if isinstance(error.__context__, Refused) else 400)
 
     def _is_busy(self) -> bool:
         """Whether a request was received completely and its response is not complete."""
@@ -381,6 +385,19 @@ class Connection(HttpToolsProtocol):
         if state == REQUEST:
             return limits.read_seconds + limits.answer_seconds + MARGIN_SECONDS
         return {IDLE: limits.idle_seconds, LINGER: LINGER_SECONDS}.get(state, limits.read_seconds)
+
+    def _refuse_in_turn(self, status: int) -> None:
+        """Rejects what is being parsed, once the complete requests before it have their responses."""
+        is_request = self._has_head and not self._is_complete
+        if not self._cycles or (is_request and len(self._cycles) == 1):
+            self._refuse(status)
+            return
+        if is_request:
+            # Only the oldest has begun.
+            self._cycles.pop()
+            self.pipeline.popleft()
+            self._has_head = False
+        self._unparsed, self._status_of_next = b"", status
 
     def _refuse(self, status: int) -> None:
         """Rejects what was received, and closes the connection."""

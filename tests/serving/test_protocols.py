@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import json
+import re
 import socket
 import threading
 import time
@@ -482,6 +483,35 @@ def test_what_is_not_http_is_rejected_in_json_and_counted(server: Server) -> Non
     assert response.startswith(b"HTTP/1.1 400 ")
     assert json.loads(response.partition(b"\r\n\r\n")[2]).keys() == {"error"}
     assert grown(server, before, 'goemotions_requests_total{outcome="client",protocol="http"}')
+
+
+@pytest.mark.fault("server-blame")
+@pytest.mark.parametrize(
+    "following",
+    [
+        b"garbage\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        f"POST {PREDICT} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".encode(),
+    ],
+    ids=["garbage", "a request that is refused", "a request that is refused in its body"],
+)
+@pytest.mark.parametrize("between", [b"", b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n"], ids=["", "after two"])
+def test_complete_requests_are_answered_before_what_follows_them_is_refused(
+    server: Server, following: bytes, between: bytes
+) -> None:
+    before, body = server.metrics(), b'{"instances": ["storm"]}'
+    head = f"POST {PREDICT} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    received = b""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(head + body + between + following)
+        while piece := connection.recv(65536):
+            received += piece
+    assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200"] * (1 + bool(between)) + [b"400"]
+    assert b'"predictions"' in received
+    counted = server.metrics()
+    for outcome in ('outcome="ok",protocol="v1"', 'outcome="client",protocol="http"'):
+        name = f"goemotions_requests_total{{{outcome}}}"
+        assert counted[name] == before.get(name, 0) + 1
 
 
 def without_a_message(server: Server, channel: grpc.Channel, ended: threading.Event) -> Any:
