@@ -137,12 +137,14 @@ class Health:
         self._watches += 1
         try:
             sent, is_last = None, False
-            while not is_last:
-                is_last, status = self._service.is_draining, self._status(request.value)
-                if status != sent:
-                    await context.write(sent := status)
-                if not is_last:
-                    await asyncio.sleep(WATCH_SECONDS)
+            # The library does not cancel a call whose client leaves at once.
+            with contextlib.suppress(grpc.aio.InternalError):
+                while not is_last:
+                    is_last, status = self._service.is_draining, self._status(request.value)
+                    if status != sent:
+                        await context.write(sent := status)
+                    if not is_last:
+                        await asyncio.sleep(WATCH_SECONDS)
         finally:
             self._watches -= 1
 
