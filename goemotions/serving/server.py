@@ -205,8 +205,8 @@ def _request_log(settings: Settings, predictor: Predictor) -> RequestLog | None:
 class _Draining:
     """On SIGTERM, makes the server unready; after the drain time, when routers have stopped sending requests, its ports are closed.
 
-    On SIGINT, they are closed at once; another SIGTERM changes nothing. From then on, requests of every protocol have the same time to be
-    answered.
+    On SIGINT, they are closed at once; another SIGTERM changes nothing. From then on, requests of every protocol have the same time to
+    be answered.
     """
 
     def __init__(self, service: Any, connections: Connections, grpc_server: Any) -> None:
