@@ -53,7 +53,9 @@ def test_who_watches_the_health_over_grpc_learns_that_the_server_drains(bundle: 
 
 @pytest.mark.fault("server-sigterm")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_another_sigterm_does_not_shorten_the_drain_but_sigint_does(bundle: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_another_sigterm_does_not_shorten_the_drain_but_sigint_does(
+    bundle: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     with serving(bundle, tmp_path / "serve.log", "--drain-seconds", "4") as server:
         server.process.send_signal(signal.SIGTERM)
         wait(4, lambda: not server.is_ready())
