@@ -53,16 +53,16 @@ class Client(asyncio.Protocol):
     def __init__(self, address: str = "") -> None:
         self._address = address
         self._buffer = bytearray()
-        self._waiting: asyncio.Future[tuple[int, bytes]] | None = None
+        self._waiting: asyncio.Future[tuple[int, bytes]]
         self._transport: Any = None
 
     def connection_made(self, transport: Any) -> None:
-        self._transport = transport
+        self._transport, self._waiting = transport, asyncio.get_running_loop().create_future()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         end = self._buffer.find(b"\r\n\r\n")
-        if end < 0 or self._waiting is None:
+        if end < 0:
             return
         head = bytes(self._buffer[:end]).lower()
         start = head.index(b"content-length:") + 15
@@ -71,15 +71,14 @@ class Client(asyncio.Protocol):
             return
         body = bytes(self._buffer[end + 4 : end + 4 + length])
         del self._buffer[: end + 4 + length]
-        waiting, self._waiting = self._waiting, None
         if b"connection: close" in head:
             self.close()
-        if not waiting.done():
-            waiting.set_result((int(head[9:12]), body))
+        if not self._waiting.done():
+            self._waiting.set_result((int(head[9:12]), body))
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
-        if self._waiting and not self._waiting.done():
+        if not self._waiting.done():
             self._waiting.set_exception(error or ConnectionResetError("the server closed the connection"))
 
     def close(self) -> None:
@@ -90,13 +89,14 @@ class Client(asyncio.Protocol):
     async def send(self, request: bytes, port: int) -> tuple[int, bytes]:
         """Status and body of the response; connects if there is no connection."""
         loop = asyncio.get_running_loop()
-        if self._transport is None or self._transport.is_closing():
+        if self._transport and not self._transport.is_closing():
+            self._waiting = loop.create_future()
+        else:
             self._buffer.clear()
             await loop.create_connection(lambda: self, HOST, port, local_addr=(self._address, 0) if self._address else None)
-            if self._transport is None:
-                raise ConnectionResetError("the server closed the connection")
-        self._waiting = loop.create_future()
-        self._transport.write(request)
+        # A server may reject a connection before it has read a request.
+        if self._transport:
+            self._transport.write(request)
         return await self._waiting
 
 

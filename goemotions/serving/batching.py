@@ -19,7 +19,7 @@ from goemotions.models.engines import LENGTH_STEP, Engine
 from goemotions.models.tokenizer import Encoding, batch_size
 from goemotions.serving import metrics
 from goemotions.serving.limits import Limits
-from goemotions.serving.queue import Chunk, QueuedRequest, QueuedText, TextQueue
+from goemotions.serving.queue import Chunk, QueuedRequest, QueuedText, TextQueue, full
 
 logger = logging.getLogger(__name__)
 # Called by a worker after a batch with its texts, their encodings and their logits, float32 [n, labels].
@@ -103,11 +103,14 @@ class Batcher:
 
     def _work(self) -> None:
         while (chunks := self._queue.get()) is not None:
+            started = time.perf_counter()
             try:
+                _fail(self._queue.take_late(), full())
                 if chunks:
                     self._tokenize(chunks)
                 if batch := self._queue.take(self._choose):
                     self._score(batch)
+                    self._measure(batch, time.perf_counter() - started)
             except Exception:
                 logger.exception("a batch failed")
 
@@ -160,15 +163,18 @@ class Batcher:
         metrics.BATCH_TEXTS.observe(len(batch))
         metrics.BATCH_TOKENS.observe(ids.size)
         metrics.ENGINE_SECONDS.observe(seconds)
-        tokens = sum(len(text.ids) for text in batch)
-        if tokens >= LEAST_MEASURED * self._engine.batch_tokens:
-            self._queue.update_throughput(tokens * len(self._workers) / seconds)
         self._deliver(batch, logits)
         # No request waits for it.
         if self._count and (counted := [number for number, text in enumerate(batch) if text.request.is_counted]):
             texts = [batch[number] for number in counted]
             encodings = [Encoding(text.ids, bool(text.request.truncated[text.position])) for text in texts]
             self._count([text.request.texts[text.position] for text in texts], encodings, logits[counted])
+
+    def _measure(self, batch: list[QueuedText], seconds: float) -> None:
+        """Updates the throughput by all that a worker did for a batch: under load, the engine takes a part of the time only."""
+        if sum(len(text.ids) for text in batch) >= LEAST_MEASURED * self._engine.batch_tokens:
+            tokens = sum(text.request.weight(text.request.texts[text.position]) for text in batch)
+            self._queue.update_throughput(tokens * len(self._workers), seconds)
 
     def _deliver(self, batch: list[QueuedText], logits: np.ndarray) -> None:
         """Stores each row of logits with its request, and resolves the requests that are complete."""

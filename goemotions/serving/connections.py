@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import logging
+import termios
 from collections import Counter
 from typing import Any, Generic, Protocol, TypeVar
 
 from goemotions.serving import metrics
 from goemotions.serving.limits import Limits
 
+logger = logging.getLogger(__name__)
 SWEEP_SECONDS = 0.25
-# A connection that was opened or answered so recently may carry a request that was not read yet. And most that are kept beside the open
-# ones until their clients have read that there are too many.
-GRACE_SECONDS, MOST_REFUSED = 1.0, 256
+# A connection that was opened or answered so recently may carry a request that was not read yet.
+GRACE_SECONDS = 1.0
 # Read at once, so that a flood of one client delays the others little.
 READ_BYTES = 64 * 1024
 
@@ -22,6 +25,10 @@ class Connection(Protocol):
 
     peer: str
     since: float
+
+    @property
+    def socket_transport(self) -> Any:
+        """That of its client."""
 
     @property
     def is_idle(self) -> bool:
@@ -38,39 +45,40 @@ Kind = TypeVar("Kind", bound=Connection)
 
 
 class Connections(Generic[Kind]):
-    """The connections of one process over one protocol."""
+    """The connections of one process over one protocol; ``refusal`` is the answer to one too many, complete."""
 
-    def __init__(self, limits: Limits, protocol: str) -> None:
+    def __init__(self, limits: Limits, protocol: str, refusal: bytes) -> None:
         self.limits = limits
+        self.refusal = refusal
         self.open: set[Kind] = set()
+        self._protocol = protocol
         self._peers: Counter[str] = Counter()
-        self._refused: set[Kind] = set()
+        # Those whose connections, or all, were seen to be in use since the last sweep: to look through them costs more than a refusal.
+        self._busy_peers: set[str] = set()
         self._gauge = metrics.CONNECTIONS.labels(protocol)
         self._is_sweeping = False
 
-    def add(self, connection: Kind) -> bool:
-        """Admits a connection. If there are too many, an idle one of the peer that has most is closed for it.
+    def has_room(self, peer: str) -> bool:
+        """Whether another connection of an address may be opened; for it, an idle one of the peer that has most may be closed.
 
-        Returns:
-            False if there are too many and none is idle.
+        Some more may be open than there should: a connection counts from a turn of the event loop after this.
         """
-        if not self._has_room(connection.peer) and not self._evict(connection.peer):
-            return False
+        return self._is_below(peer) or self._evict(peer)
+
+    def count_refused(self, peer: str) -> None:
+        """Counts a connection for which there was no room."""
+        logger.warning("a connection of %s was rejected: none of its own, or of all that are open, is idle", peer)
+        metrics.count(self._protocol, 429)
+        metrics.CLOSED.labels(metrics.REASONS[429]).inc()
+
+    def add(self, connection: Kind) -> None:
         if not self._is_sweeping:
             self._sweep_later()
         self.open.add(connection)
         self._peers[connection.peer] += 1
         self._gauge.set(len(self.open))
-        return True
-
-    def refuse(self, connection: Kind) -> bool:
-        """Whether a connection that was not admitted has time to read why; it is removed as those are that were."""
-        if len(self._refused) < MOST_REFUSED:
-            self._refused.add(connection)
-        return connection in self._refused
 
     def remove(self, connection: Kind) -> None:
-        self._refused.discard(connection)
         if connection in self.open:
             self.open.remove(connection)
             self._peers[connection.peer] -= 1
@@ -78,20 +86,25 @@ class Connections(Generic[Kind]):
                 del self._peers[connection.peer]
             self._gauge.set(len(self.open))
 
-    def _has_room(self, peer: str) -> bool:
+    def _is_below(self, peer: str) -> bool:
         return len(self.open) < self.limits.connections and self._peers[peer] < self.limits.peer_connections
 
     def _evict(self, peer: str) -> bool:
+        if peer in self._busy_peers:
+            return False
         is_full, since = len(self.open) >= self.limits.connections, asyncio.get_running_loop().time() - GRACE_SECONDS
         idle = [one for one in self.open if one.is_idle and (is_full or (one.peer == peer and one.since < since))]
-        if not idle:
-            return False
-        longest = max(idle, key=lambda one: (self._peers[one.peer], -one.since))
-        longest.abort("evicted")
-        self.remove(longest)
-        return self._has_room(peer) or self._evict(peer)
+        idle.sort(key=lambda one: (-self._peers[one.peer], one.since))
+        for longest in idle:
+            if not _has_unread(longest.socket_transport):
+                longest.abort("evicted")
+                self.remove(longest)
+                return self.has_room(peer)
+        self._busy_peers.add(peer)
+        return False
 
     def _sweep(self) -> None:
+        self._busy_peers.clear()
         now = asyncio.get_running_loop().time()
         for connection in list(self.open):
             connection.check(now)
@@ -102,6 +115,12 @@ class Connections(Generic[Kind]):
     def _sweep_later(self) -> None:
         self._is_sweeping = True
         asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+
+
+def _has_unread(transport: Any) -> bool:
+    """Whether something was received that the event loop has not read yet."""
+    count = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4))
+    return any(count)
 
 
 class Reader(asyncio.BufferedProtocol):

@@ -21,13 +21,14 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 from google.protobuf.message import DecodeError
+from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
 from goemotions.errors import RequestError
 from goemotions.serving import bodies, metrics, openinference, request_ids, schema, wire
 from goemotions.serving.limits import Limits
-from goemotions.serving.relay import STREAMS, Relays
+from goemotions.serving.relay import STREAMS, Relay, Relays
 from goemotions.serving.service import CLIENT_GONE, Service, handle
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ AGE_SECONDS = 600
 PING_SECONDS, PONG_SECONDS, LEAST_PING_SECONDS = 20, 10, 10
 # While the server stops, a message must arrive within this time.
 LAST_MESSAGE_SECONDS = 1.0
+# Between two looks at the status for those that watch it.
+WATCH_SECONDS = 0.5
 # Messages up to this size are parsed without counting their fields; those of calls without texts are not larger.
 SMALL_BYTES = 8 * 2**10
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -107,6 +110,57 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
     def _check_model(self, name: str, version: str) -> None:
         if name != self._service.name or version not in ("", self._service.version):
             raise RequestError(f"no such model: this server has {self._service.name}, version {self._service.version}", 404)
+
+
+class Health:
+    """The health that Kubernetes and balancers ask for: https://github.com/grpc/grpc/blob/master/doc/health-checking.md
+
+    Its messages have one field each, as those of protobuf's wrappers: the name of a service, and a status.
+    """
+
+    NAME, SERVICES = "grpc.health.v1.Health", ("", "inference.GRPCInferenceService")
+    SERVING, NOT_SERVING, UNKNOWN = 1, 2, 3
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._watches = 0
+
+    async def check(self, request: Any, context: Any) -> Any:
+        if request.value not in self.SERVICES:
+            raise RequestError("no such service", 404)
+        return self._status(request.value)
+
+    async def watch(self, request: Any, context: Any) -> Any:
+        """Sends the status whenever it has changed, until the client leaves or the server drains."""
+        if self._watches >= WAITING:
+            raise RequestError("too many clients watch this server: try again later", 429, retry_after=1)
+        self._watches += 1
+        try:
+            sent, is_last = None, False
+            # The library does not cancel a call whose client leaves at once.
+            with contextlib.suppress(grpc.aio.InternalError):
+                while not is_last:
+                    is_last, status = self._service.is_draining, self._status(request.value)
+                    if status != sent:
+                        await context.write(sent := status)
+                    if not is_last:
+                        await asyncio.sleep(WATCH_SECONDS)
+        finally:
+            self._watches -= 1
+
+    def _status(self, name: str) -> Any:
+        if name not in self.SERVICES:
+            return Int32Value(value=self.UNKNOWN)
+        return Int32Value(value=self.SERVING if self._service.is_ready else self.NOT_SERVING)
+
+    def handler(self) -> Any:
+        """Its methods, for a server."""
+        parse, serialize = StringValue.FromString, Int32Value.SerializeToString
+        methods = {
+            "Check": grpc.unary_unary_rpc_method_handler(self.check, parse, serialize),
+            "Watch": grpc.unary_stream_rpc_method_handler(self.watch, parse, serialize),
+        }
+        return grpc.method_handlers_generic_handler(self.NAME, methods)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,15 +239,18 @@ class _Calls(grpc.aio.ServerInterceptor):
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
         self._relays.turns.begin()
         handler = await continuation(details)
-        if handler is None or handler.unary_unary is None:
+        if handler is None or handler.request_streaming:
             metrics.count("grpc", 404)
             return None
         is_inference = details.method == INFER
 
         async def call(_: Any, context: Any) -> Any:
-            response = self._response(handler, context, is_inference)
+            relay = self._relays.of(context.peer())
+            response = self._response(handler, context, relay, is_inference)
             try:
-                return await (handle("grpc", response, self._status_if_cancelled) if is_inference else response)
+                if not is_inference:
+                    return await response
+                return await handle("grpc", response, lambda: self._status_if_ended(relay))
             except RequestError as error:
                 if error.retry_after:
                     context.set_trailing_metadata((("retry-after", str(error.retry_after)),))
@@ -207,15 +264,17 @@ class _Calls(grpc.aio.ServerInterceptor):
                 self._expect_reader(context)
             return await context.abort(code, message)
 
-        return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
+        is_stream = handler.response_streaming
+        method = grpc.stream_stream_rpc_method_handler if is_stream else grpc.stream_unary_rpc_method_handler
+        return method(call, None, handler.response_serializer)
 
-    async def _response(self, handler: Any, context: Any, is_inference: bool) -> Any:
+    async def _response(self, handler: Any, context: Any, relay: Relay | None, is_inference: bool) -> Any:
         if self._is_closing and is_inference:
             raise RequestError("the server is shutting down: connect again", 503)
-        self._begin(context)
-        content = await self._message(context, is_inference)
+        self._begin(context, relay)
+        content = await self._message(context, relay, is_inference)
         if not is_inference:
-            return await handler.unary_unary(self._parse(content, handler), context)
+            return await (handler.unary_unary or handler.unary_stream)(self._parse(content, handler), context)
         self._limits.check_requests(self._inferences + 1)
         is_large = len(content) > bodies.SMALL_BYTES
         response = handler.unary_unary(self._parse(content, handler), context)
@@ -235,9 +294,8 @@ class _Calls(grpc.aio.ServerInterceptor):
         finally:
             self._inferences -= 1
 
-    def _begin(self, context: Any) -> None:
+    def _begin(self, context: Any, relay: Relay | None) -> None:
         """Counts a call until it has ended."""
-        relay = self._relays.of(context.peer())
 
         def end(_: Any) -> None:
             self._unfinished -= 1
@@ -249,8 +307,11 @@ class _Calls(grpc.aio.ServerInterceptor):
             relay.begin_call()
         context.add_done_callback(end)
 
-    def _status_if_cancelled(self) -> int:
-        return 503 if self._has_closed else CLIENT_GONE
+    def _status_if_ended(self, relay: Relay | None) -> int:
+        """The status of a call that the library has ended; it has told the client."""
+        if self._has_closed:
+            return 503
+        return 413 if relay and relay.takes_too_large() else CLIENT_GONE
 
     def _parse(self, content: bytes, handler: Any) -> Any:
         if len(content) > SMALL_BYTES:
@@ -260,7 +321,7 @@ class _Calls(grpc.aio.ServerInterceptor):
         except DecodeError as error:
             raise RequestError("the message is not one of the Open Inference protocol") from error
 
-    async def _message(self, context: Any, is_inference: bool) -> bytes:
+    async def _message(self, context: Any, relay: Relay | None, is_inference: bool) -> bytes:
         """The bytes of the message of a call."""
         is_rejected = False
 
@@ -282,7 +343,7 @@ class _Calls(grpc.aio.ServerInterceptor):
             self._limits.check_requests(self._limits.requests + is_rejected)
             raise RequestError(f"the message took longer than {self._limits.read_seconds:g} seconds", 408) from error
         if message is grpc.aio.EOF:
-            raise RequestError("the call ended without a message", CLIENT_GONE)
+            raise RequestError("the call ended without a message", self._status_if_ended(relay))
         if len(message) > SMALL_BYTES and not is_inference:
             raise RequestError(f"the message is larger than {SMALL_BYTES:,} bytes", 413)
         return bytes(message)
@@ -308,6 +369,7 @@ class Server:
         self._calls = _Calls(service.limits, self._relays)
         self._server = grpc.aio.server(interceptors=[self._calls], options=_options(service.limits))
         stubs.add_GRPCInferenceServiceServicer_to_server(Servicer(service), self._server)
+        self._server.add_generic_rpc_handlers((Health(service).handler(),))
         self._server.add_insecure_port(f"unix-abstract:{self._relays.name}")
 
     async def start(self) -> None:

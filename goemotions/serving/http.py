@@ -7,7 +7,6 @@ What a connection may hold in memory is bounded by reading little at once, and n
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from typing import Any
 
@@ -22,7 +21,6 @@ from goemotions.serving.connections import Reader, Unread
 from goemotions.serving.limits import Limits
 from goemotions.serving.listening import Turns
 
-logger = logging.getLogger(__name__)
 # Read at once of what may hold many requests or chunks, and parsed at once.
 SHORT_READ_BYTES, PIECE_BYTES = 4 * 1024, 1024
 URL_BYTES = 8 * 1024
@@ -35,7 +33,7 @@ MESSAGES = {
     400: "this is not a valid HTTP request",
     408: "the head of the request arrived too slowly",
     414: f"the URL is longer than {URL_BYTES:,} bytes",
-    429: "the server has too many connections: try again later",
+    429: "the server has too many requests or connections: try again later",
     431: "the head of the request, its trailers or the framing of its chunks are too large",
     501: "this server knows no Transfer-Encoding but chunked",
 }
@@ -57,7 +55,7 @@ class Connections(connections.Connections["Connection"]):
     """The connections of one process; it makes the protocol of each new one, as uvicorn asks for it."""
 
     def __init__(self, limits: Limits) -> None:
-        super().__init__(limits, "http")
+        super().__init__(limits, "http", _response(429))
         self.turns = Turns()
 
     def __call__(
@@ -157,6 +155,8 @@ class Connection(HttpToolsProtocol):
         self._unparsed = b""
         # Those requests, oldest first, whose responses are not complete.
         self._cycles: deque[Any] = deque()
+        # That of the message after them, which is no request.
+        self._status_of_next = 0
         # Whether the head of the message that is being parsed is complete, and whether the message is.
         self._has_head, self._is_complete = False, True
         self._hosts = self._fields = 0
@@ -169,13 +169,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self.flow = _Flow(self)
         self.peer = self.client[0] if self.client else ""
-        if not self._connections.add(self):
-            logger.warning("a connection of %s was rejected: none of its own, or of all that are open, is idle", self.peer)
-            self._refuse(429)
-            if self._connections.refuse(self):
-                self.loop.call_later(LINGER_SECONDS, transport.abort)
-            else:
-                transport.close()
+        self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.remove(self)
@@ -184,9 +178,13 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     @property
+    def socket_transport(self) -> Any:
+        return self.transport
+
+    @property
     def is_idle(self) -> bool:
-        """Whether no request of it is in progress."""
-        return self._state != REQUEST
+        """Whether no request of it is in progress, or waits for its turn."""
+        return self._state != REQUEST and not self._unparsed
 
     @property
     def expects_bulk(self) -> bool:
@@ -235,7 +233,7 @@ class Connection(HttpToolsProtocol):
         self.transport.write_eof()
 
     def data_received(self, data: bytes | memoryview) -> None:
-        if self._state == LINGER:
+        if self._state == LINGER or self._status_of_next:
             return
         if not self._unparsed and self._connections.turns.has_room(self.peer):
             self._parse(data)
@@ -243,13 +241,16 @@ class Connection(HttpToolsProtocol):
         if self._unparsed:
             self.flow.pause_reading()
         else:
-            self._connections.turns.wait(self.peer, self._resume)
+            self._connections.turns.wait(self.peer, self._resume, self._refuse_late)
         self._unparsed += data
 
     def _resume(self) -> None:
         """Parses what was received and is not parsed yet."""
         self._parse(self._unparsed)
         self.flow.resume_reading()
+
+    def _refuse_late(self) -> None:
+        self._refuse_in_turn(429)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -318,21 +319,23 @@ class Connection(HttpToolsProtocol):
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         self._enter(self._next_state())
-        if self._unparsed and not self._is_busy():
+        if self._status_of_next and not self._cycles:
+            self._refuse(self._status_of_next)
+        elif self._unparsed and not self._is_busy():
             # In turn, so that pipelined requests do not keep others waiting.
-            self._connections.turns.wait(self.peer, self._resume)
+            self._connections.turns.wait(self.peer, self._resume, self._refuse_late)
 
     def _parse(self, data: bytes | memoryview) -> None:
         """Parses what was received, as long as no request is in progress, and keeps the rest."""
         position, end = 0, len(data)
-        while position < end and not self._is_busy() and not self.is_ending:
+        while position < end and not (self._is_busy() or self.is_ending or self._status_of_next):
             piece = data[position : position + max(PIECE_BYTES, min(self._body_left, end))]
             position += len(piece)
             self._overhead += len(piece)
             self._feed(piece)
             if self._overhead > self._limits.head_bytes:
                 self._refuse(431)
-        if self.is_ending:
+        if self.is_ending or self._status_of_next:
             self._unparsed = b""
             return
         self._unparsed = bytes(data[position:])
@@ -350,7 +353,7 @@ class Connection(HttpToolsProtocol):
             self.parser.feed_data(b"POST / HTTP/1.1\r\n" + b"".join(framing) + b"\r\n")
             self._feed(piece[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            self._refuse(error.__context__.status if isinstance(error.__context__, Refused) else 400)
+            self._refuse_in_turn(error.__context__.status if isinstance(error.__context__, Refused) else 400)
 
     def _is_busy(self) -> bool:
         """Whether a request was received completely and its response is not complete."""
@@ -383,6 +386,19 @@ class Connection(HttpToolsProtocol):
             return limits.read_seconds + limits.answer_seconds + MARGIN_SECONDS
         return {IDLE: limits.idle_seconds, LINGER: LINGER_SECONDS}.get(state, limits.read_seconds)
 
+    def _refuse_in_turn(self, status: int) -> None:
+        """Rejects what is being parsed, once the complete requests before it have their responses."""
+        is_request = self._has_head and not self._is_complete
+        if not self._cycles or (is_request and len(self._cycles) == 1):
+            self._refuse(status)
+            return
+        if is_request:
+            # Only the oldest has begun.
+            self._cycles.pop()
+            self.pipeline.popleft()
+            self._has_head = False
+        self._unparsed, self._status_of_next = b"", status
+
     def _refuse(self, status: int) -> None:
         """Rejects what was received, and closes the connection."""
         if self.is_ending:
@@ -392,14 +408,20 @@ class Connection(HttpToolsProtocol):
             metrics.count("http", status)
         metrics.CLOSED.labels(metrics.REASONS[status]).inc()
         if not is_answered and not self.has_response:
-            body = orjson.dumps({"error": MESSAGES[status]})
-            head = b"Content-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
-            self.transport.write(STATUS_LINE[status] + head + body)
+            self.transport.write(_response(status))
         if self._has_head and not self._is_complete and self._cycles:
             self._cycles[-1].scope["state"][IS_REFUSED] = True
         self._disconnect()
         self._is_complete = False
         self.linger()
+
+
+def _response(status: int) -> bytes:
+    """The response of a connection that is closed then."""
+    body = orjson.dumps({"error": MESSAGES[status]})
+    retry = b"Retry-After: 1\r\n" if status == 429 else b""
+    head = b"Content-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+    return STATUS_LINE[status] + retry + head + body
 
 
 def _check_codings(value: bytes) -> None:

@@ -6,15 +6,22 @@ This module imports the metrics late: the files that workers share theirs throug
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
 import logging
+import math
 import resource
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from goemotions.errors import WorkflowError
+
+if TYPE_CHECKING:
+    from goemotions.serving.connections import Connections
 
 logger = logging.getLogger(__name__)
 # Connections that the system keeps until they are accepted, and that wait for their turn; and files beside those of connections.
@@ -23,8 +30,17 @@ BACKLOG, OTHER_FILES = 1024, 256
 ACCEPTED, WORK = 64, 8
 # So many more connections that waited have one more accepted per turn.
 GROWTH = 16
+# What waits longer for its turn is refused: it would be late, and to refuse it takes less time of those behind it.
+TURN_SECONDS = 0.5
 # Between two attempts, while the system has no file for a connection.
 RETRY_SECONDS = 0.1
+# Refused connections that are kept until their clients have read why, and for how long: a client that still sends would lose the answer
+# if its connection were closed at once.
+REFUSED, REFUSED_SECONDS = 512, 1.0
+READ_BYTES = 64 * 1024
+
+
+Work = Callable[[], None]
 
 
 class Turns:
@@ -33,7 +49,8 @@ class Turns:
     most = WORK
 
     def __init__(self) -> None:
-        self._waiting: dict[str, deque[Callable[[], None]]] = {}
+        # By address: when it is too late for a piece of work, the work, and its refusal.
+        self._waiting: dict[str, deque[tuple[float, Work, Work]]] = {}
         self._count, self._left = 0, self.most
         self._is_scheduled = False
 
@@ -45,9 +62,10 @@ class Turns:
         self._schedule()
         return True
 
-    def wait(self, address: str, work: Callable[[], None]) -> None:
-        """Does work for an address when it is its turn."""
-        self._waiting.setdefault(address, deque()).append(work)
+    def wait(self, address: str, work: Work, refuse: Work | None = None) -> None:
+        """Does work for an address when it is its turn, or refuses it if that is too late."""
+        late = time.monotonic() + (TURN_SECONDS if refuse else math.inf)
+        self._waiting.setdefault(address, deque()).append((late, work, refuse or work))
         self._count += 1
         self._schedule()
 
@@ -72,31 +90,39 @@ class Turns:
         while self._waiting and self._room() > 0:
             address = next(iter(self._waiting))
             waiting = self._waiting.pop(address)
-            work = waiting.popleft()
+            late, work, refuse = waiting.popleft()
             if waiting:
                 self._waiting[address] = waiting
             self._count -= 1
             self._left -= 1
             self._schedule()
-            work()
+            (work if time.monotonic() < late else refuse)()
 
 
 class Listener:
     """Accepts the connections of a port, and makes a protocol for each when it is the turn of its address.
+
+    Connections beyond those that may wait or be open get an answer, and no protocol: that costs a tenth.
 
     The servers of the event loop accept one connection per turn, so that those of all clients wait behind a flood of one, and they
     close connections that the system has no file for without a trace.
     """
 
     def __init__(
-        self, listening: socket.socket, protocol: Callable[[], asyncio.BaseProtocol], turns: Turns, most_waiting: int
+        self,
+        listening: socket.socket,
+        protocol: Callable[[], asyncio.BaseProtocol],
+        connections: Connections[Any],
+        turns: Turns,
     ) -> None:
         self._listening = listening
         self._protocol = protocol
+        self._connections = connections
         self._turns = turns
-        self._most_waiting = most_waiting
+        self._most_waiting = connections.limits.peer_connections
         self._loop = asyncio.get_running_loop()
         self._connecting: set[asyncio.Task[object]] = set()
+        self._refused: deque[socket.socket] = deque()
         # Since none waited.
         self._accepted = 0
         listening.listen(BACKLOG)
@@ -122,26 +148,45 @@ class Listener:
                 self._retry(error)
                 return
             self._accepted += 1
+            connection.setblocking(False)
             if self._turns.has_room(address):
-                self._connect(connection)
+                self._connect(connection, address)
             elif self._turns.is_full(address, self._most_waiting):
-                from goemotions.serving import metrics
-
-                metrics.CLOSED.labels("flood").inc()
-                connection.close()
+                self._refuse(connection, address)
             else:
-                self._turns.wait(address, functools.partial(self._connect, connection))
+                self._turns.wait(
+                    address,
+                    functools.partial(self._connect, connection, address),
+                    functools.partial(self._refuse, connection, address),
+                )
 
-    def _connect(self, connection: socket.socket) -> None:
+    def _connect(self, connection: socket.socket, address: str) -> None:
+        if self._listening.fileno() < 0 or not self._connections.has_room(address):
+            self._refuse(connection, address)
+            return
         try:
-            self._listening.getsockname(), connection.getpeername()
+            connection.getpeername()
         except OSError:
-            # This port is closed, or the client has reset the connection.
+            # The client has reset it.
             connection.close()
             return
         connecting = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, connection))
         self._connecting.add(connecting)
         connecting.add_done_callback(self._connecting.discard)
+
+    def _refuse(self, connection: socket.socket, address: str) -> None:
+        """Answers that there are too many connections."""
+        self._connections.count_refused(address)
+        with contextlib.suppress(OSError):
+            # Bytes that are not read make its end a reset, which may overtake the answer.
+            with contextlib.suppress(BlockingIOError):
+                connection.recv(READ_BYTES)
+            connection.send(self._connections.refusal)
+            connection.shutdown(socket.SHUT_WR)
+        self._refused.append(connection)
+        if len(self._refused) > REFUSED:
+            self._refused.popleft().close()
+        self._loop.call_later(REFUSED_SECONDS, connection.close)
 
     def _retry(self, error: OSError) -> None:
         """Accepts again later: the connection still waits, and the event loop would do nothing else."""
@@ -180,7 +225,7 @@ def allow_files(connections: int) -> None:
     Raises:
         WorkflowError: it may not.
     """
-    needed = connections + BACKLOG + OTHER_FILES
+    needed = connections + BACKLOG + 2 * REFUSED + OTHER_FILES
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if needed > most != resource.RLIM_INFINITY:
         raise WorkflowError(

@@ -1,13 +1,17 @@
 """The queue of the predictor server: the texts of all requests wait here until a worker takes them into a batch.
 
-Requests share the workers by tokens (start-time fair queueing): the next batch is made around a text of the request that had the
-fewest tokens scored so far; if several had as few, as those that come at once, small requests are first. So a request of one text
-waits for batches that have begun and for other small requests, however many large ones there are.
+Requests share the workers by tokens (weighted fair queueing): the next batch is made around a text of the request that would be
+complete first if all that wait had equal shares. Large requests count as if a portion of them were the rest. So a request of one text
+waits for batches that have begun and for other small requests, however many large ones there are; small requests of one size are
+complete in the order in which they came, and later ones do not delay them.
+
+https://en.wikipedia.org/wiki/Fair_queuing
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -19,8 +23,8 @@ from goemotions.errors import RequestError
 from goemotions.serving import metrics
 from goemotions.serving.limits import Limits
 
-# Weight of the newest batch in the moving average of the throughput.
-SMOOTHING = 0.2
+# Weight of the newest batch in the throughput: of some twenty batches, so that a slow one neither hides nor decides.
+SMOOTHING = 0.05
 # What a worker tokenizes at once, so that no text waits long for the tokenization of others.
 CHUNK_CHARACTERS = 16 * 2**10
 # Tokenized texts among which a batch is chosen.
@@ -31,8 +35,8 @@ LEAST_TEXTS = 8
 CHARACTERS_PER_TOKEN, MEMORY_PER_TOKEN = 4, 64
 # Requests of at most this share of the texts and tokens of a full queue are small; for them there is so much more room.
 SMALL_SHARE, SMALL_ROOM = 0.01, 1.1
-# For so long after it came, a large request gives way to small ones that had as few tokens.
-YIELD_SECONDS = 1.0
+# A request that waits for so many times the longest expected wait is too late, and rejected: the estimate was wrong.
+LATE = 2
 
 
 @dataclass(eq=False)
@@ -49,9 +53,11 @@ class QueuedRequest:
     arrived: float = field(default_factory=time.perf_counter)
     waiting: int = field(init=False)
     missing: int = field(init=False)
-    # Of its waiting texts; and, of those in batches and with what it had for free at its start, of this request.
+    # Of its waiting texts.
     tokens: int = field(init=False)
-    served: int = 0
+    # The time of the queue at which it would be complete, or another portion of it; and the time when it is too late.
+    due: float = 0.0
+    late: float = math.inf
     tokenized: int = 0
     is_small: bool = True
     ready: list[QueuedText] = field(default_factory=list)
@@ -89,7 +95,8 @@ class Chunk:
 class TextQueue:
     """Admits requests within the limits, gives out their texts in turn, and drops those of requests that ended early. Thread-safe.
 
-    ``tokens_per_second`` is the measured throughput of all workers, 0 before the first measurement.
+    ``tokens_per_second`` is the measured throughput of all workers, 0 before the first measurement; tokens are estimated, as those
+    that wait.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -99,8 +106,9 @@ class TextQueue:
         # Those of them that have texts without tokens.
         self._untokenized: dict[QueuedRequest, None] = {}
         self._waiting = self._tokens = self._ready = 0
-        self._clock = 0
-        self.tokens_per_second = 0.0
+        # The tokens that each request has had that waited all the time.
+        self._clock = 0.0
+        self._scored = self._seconds = 0.0
         self._is_closed = False
 
     def put(self, request: QueuedRequest) -> None:
@@ -109,15 +117,17 @@ class TextQueue:
         Raises:
             RequestError: 429 if too many texts or tokens wait, or if this request is expected to wait too long.
         """
-        limits = self._limits
-        request.is_small = request.tokens <= SMALL_SHARE * limits.queue_tokens and (
-            request.waiting <= SMALL_SHARE * limits.queue_texts
-        )
+        limits, portion = self._limits, SMALL_SHARE * self._limits.queue_tokens
+        request.is_small = request.tokens <= portion and request.waiting <= SMALL_SHARE * limits.queue_texts
         with self._changed:
-            wait = self._expected_wait(request)
+            request.due = self._clock + (request.tokens if request.is_small else portion)
+            if speed := self.tokens_per_second:
+                wait = self._tokens_before(request) / speed
+                request.late = request.arrived + LATE * limits.queue_seconds + request.tokens / speed
+            else:
+                wait = 0.0
             if self._waiting and (self._is_full(request) or wait > limits.queue_seconds):
-                raise RequestError("the queue is full: try again later", 429, retry_after=max(1, round(wait)))
-            request.served = self._clock
+                raise full(wait)
             self._requests[request] = self._untokenized[request] = None
             self._count(request.waiting, request.tokens)
             self._changed.notify()
@@ -125,11 +135,7 @@ class TextQueue:
     def drop(self, request: QueuedRequest) -> None:
         """Drops the texts of a request that still wait."""
         with self._changed:
-            self._untokenized.pop(request, None)
-            if self._requests.pop(request, request) is None:
-                self._ready -= len(request.ready)
-                self._count(-request.waiting, -request.tokens)
-                request.waiting = request.tokens = 0
+            self._drop(request)
 
     def get(self) -> list[Chunk] | None:
         """Blocks until something waits; returns texts to tokenize, if any. None if the queue is closed and empty."""
@@ -154,10 +160,9 @@ class TextQueue:
         whose turn comes next.
         """
         with self._changed:
-            requests = self._in_turn(request for request in self._requests if request.ready)
+            requests = _in_turn(request for request in self._requests if request.ready)
             if not requests:
                 return []
-            self._clock = requests[0].served
             batch = choose([text for request in requests for text in request.ready][:WINDOW])
             self._remove(batch)
             now = time.perf_counter()
@@ -165,11 +170,28 @@ class TextQueue:
             metrics.QUEUE_SECONDS.observe(now - request.arrived)
         return batch
 
-    def update_throughput(self, tokens_per_second: float) -> None:
-        """Updates the estimate of the throughput, from which the expected wait follows, with that of the newest batch."""
+    def take_late(self) -> list[QueuedRequest]:
+        """Removes and returns the requests that are too late; large ones only if none of their texts had its turn."""
         with self._changed:
-            before = self.tokens_per_second or tokens_per_second
-            self.tokens_per_second = (1 - SMOOTHING) * before + SMOOTHING * tokens_per_second
+            now = time.perf_counter()
+            late = [
+                request
+                for request in self._requests
+                if request.late < now and (request.is_small or request.waiting == len(request.texts))
+            ]
+            for request in late:
+                self._drop(request)
+            return late
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self._scored / self._seconds if self._seconds else 0.0
+
+    def update_throughput(self, tokens: float, seconds: float = 1.0) -> None:
+        """Updates the throughput, from which the expected wait follows: all workers would have scored so many tokens in this time."""
+        with self._changed:
+            self._scored += SMOOTHING * (tokens - self._scored)
+            self._seconds += SMOOTHING * (seconds - self._seconds)
 
     def close(self) -> None:
         """Makes ``get`` return None once nothing waits."""
@@ -177,25 +199,27 @@ class TextQueue:
             self._is_closed = True
             self._changed.notify_all()
 
-    def _expected_wait(self, request: QueuedRequest) -> float:
-        """Seconds in which each other request gets as many tokens scored as this one has, or all of its own."""
-        if not self.tokens_per_second:
-            return 0.0
-        return sum(min(other.tokens, request.tokens) for other in self._requests) / self.tokens_per_second
+    def _tokens_before(self, request: QueuedRequest) -> int:
+        """The tokens of small requests that are due before this one, and of large ones as many as it has itself."""
+        small = (other.tokens for other in self._requests if other.is_small and other.due <= request.due)
+        large = (min(other.tokens, request.tokens) for other in self._requests if not other.is_small)
+        return sum(small) + sum(large)
+
+    def _drop(self, request: QueuedRequest) -> None:
+        self._untokenized.pop(request, None)
+        if self._requests.pop(request, request) is None:
+            self._ready -= len(request.ready)
+            self._count(-request.waiting, -request.tokens)
+            request.waiting = request.tokens = 0
 
     def _is_full(self, request: QueuedRequest) -> bool:
         texts, tokens = self._waiting + request.waiting, self._tokens + request.tokens
         room = SMALL_ROOM if request.is_small else 1
         return texts > room * self._limits.queue_texts or tokens > room * self._limits.queue_tokens
 
-    def _in_turn(self, requests: Iterable[QueuedRequest]) -> list[QueuedRequest]:
-        """Those that had the fewest tokens first; of several, small ones, and then those that came first."""
-        yields = time.perf_counter() - YIELD_SECONDS
-        return sorted(requests, key=lambda request: (request.served, not request.is_small and request.arrived > yields))
-
     def _chunks(self) -> Iterable[Chunk]:
         characters, room = CHUNK_CHARACTERS, WINDOW - self._ready
-        for request in self._in_turn(self._untokenized):
+        for request in _in_turn(self._untokenized):
             start, texts = request.tokenized, max(room, 0 if request.ready else LEAST_TEXTS)
             while request.tokenized < min(len(request.texts), start + texts) and characters > 0:
                 # Longer texts are cut before they are tokenized.
@@ -216,10 +240,12 @@ class TextQueue:
             request, weight = text.request, text.request.weight(text.request.texts[text.position])
             request.waiting -= 1
             request.tokens -= weight
-            request.served += len(text.ids)
+            if not request.is_small:
+                request.due += weight
             tokens += weight
-            if not request.waiting:
-                del self._requests[request]
+        self._clock += tokens / len(self._requests)
+        for request in {text.request for text in batch if not text.request.waiting}:
+            del self._requests[request]
         self._ready -= len(batch)
         self._count(-len(batch), -tokens)
 
@@ -230,3 +256,11 @@ class TextQueue:
             self._changed.notify_all()
         metrics.QUEUE_TEXTS.set(self._waiting)
         metrics.QUEUE_TOKENS.set(self._tokens)
+
+
+def full(wait: float = 1.0) -> RequestError:
+    return RequestError("the queue is full: try again later", 429, retry_after=max(1, round(wait)))
+
+
+def _in_turn(requests: Iterable[QueuedRequest]) -> list[QueuedRequest]:
+    return sorted(requests, key=lambda request: request.due)

@@ -23,8 +23,13 @@ from goemotions.serving.limits import Limits
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 # The bytes before the payload of a frame, types of frames, and the flag of an acknowledgement and the whole of it.
-HEAD_BYTES, DATA, HEADERS, RST_STREAM, SETTINGS, IS_ACK = 9, 0, 1, 3, 4, 1
-ACK = bytes([0, 0, 0, SETTINGS, IS_ACK, 0, 0, 0, 0])
+HEAD_BYTES, DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY, IS_ACK = 9, 0, 1, 3, 4, 7, 1
+# Of a message in its first data: whether it is compressed, and its size.
+PREFIX_BYTES = 5
+ACK, FIRST_SETTINGS = (bytes([0, 0, 0, SETTINGS, flags, 0, 0, 0, 0]) for flags in (IS_ACK, 0))
+# Errors of a connection: https://www.rfc-editor.org/rfc/rfc9113#section-7
+NO_ERROR, PROTOCOL_ERROR, CALM = 0, 1, 11
+ERRORS = {metrics.REASONS[400]: PROTOCOL_ERROR, metrics.REASONS[metrics.FLOOD]: CALM, metrics.REASONS[429]: CALM}
 # The longest first settings of a client, and the most frames before it acknowledges the server's: it does so as soon as it has them.
 SETTINGS_BYTES, FRAMES = 1024, 1000
 # Calls at once on one connection; the client keeps more to itself until one ends.
@@ -149,15 +154,14 @@ class Relays(connections.Connections["Relay"]):
     """
 
     def __init__(self, limits: Limits, name: str) -> None:
-        super().__init__(limits, "grpc")
+        super().__init__(limits, "grpc", FIRST_SETTINGS + _goaway(CALM, "the server has too many connections"))
         self.name = name
         self.turns = CallTurns()
         self._names: dict[str, Relay] = {}
         self._listener: listening.Listener | None = None
 
     def listen(self, port: socket.socket) -> None:
-        turns = listening.Turns()
-        self._listener = listening.Listener(port, lambda: Relay(self), turns, self.limits.peer_connections)
+        self._listener = listening.Listener(port, lambda: Relay(self), self, listening.Turns())
 
     async def close(self) -> None:
         """Closes the port, relays nothing more of any client, and closes the connections once their clients have the responses."""
@@ -173,11 +177,9 @@ class Relays(connections.Connections["Relay"]):
         """The connection of a call, by the peer that the library names; None if it is closed."""
         return self._names.get(peer)
 
-    def add(self, connection: Relay) -> bool:
-        is_added = super().add(connection)
-        if is_added:
-            self._names[connection.name] = connection
-        return is_added
+    def add(self, connection: Relay) -> None:
+        super().add(connection)
+        self._names[connection.name] = connection
 
     def remove(self, connection: Relay) -> None:
         super().remove(connection)
@@ -201,10 +203,17 @@ class Relay(Reader):
         # Received and not passed on; where the next frame begins in it, and how many came before.
         self._held, self._next, self._frames = b"", len(PREFACE), 0
         self.has_acknowledged = False
+        # The stream of the last call that was passed on, whether the next data is the start of its message, and how many messages were
+        # larger than the library takes: it ends their calls as those of a client that left.
+        self._last, self._expects_message, self._too_large = 0, False, 0
         # Whether the library has sent its settings and reads.
         self._may_write = False
         # Whether a frame waits for its turn, or has it; the frames that are left of the last one; whether nothing more is passed on.
         self._is_waiting, self._has_turn, self._left, self._is_stopped = False, False, TURN_FRAMES, False
+
+    @property
+    def socket_transport(self) -> Any:
+        return self.client
 
     @property
     def is_idle(self) -> bool:
@@ -217,6 +226,12 @@ class Relay(Reader):
         self.calls -= 1
         self.since = self._loop.time()
 
+    def takes_too_large(self) -> bool:
+        """Whether a message of it was too large; each is one only once."""
+        is_one = self._too_large > 0
+        self._too_large -= is_one
+        return is_one
+
     def connection_made(self, transport: Any) -> None:
         self.client = transport
         self.peer = transport.get_extra_info("peername")[0]
@@ -227,10 +242,7 @@ class Relay(Reader):
             transport.abort()
             return
         self.name = "unix-abstract:" + own.getsockname()[1:].decode()
-        if not self._relays.add(self):
-            own.close()
-            self._refuse(429)
-            return
+        self._relays.add(self)
         # uvloop's create_unix_connection attaches the socket after the connection may have been closed: its file would be closed twice.
         self._connecting = self._loop.create_task(self._loop.connect_accepted_socket(lambda: self._library, own))
 
@@ -266,8 +278,16 @@ class Relay(Reader):
             self.abort("silent")
 
     def abort(self, reason: str) -> None:
+        """Closes the connection; a client that reads is told why, and that it may send again what was not passed on."""
+        if self.client.is_closing():
+            return
         metrics.CLOSED.labels(reason).inc()
-        self.client.abort()
+        if self._library.is_between_frames and not self.client.get_write_buffer_size():
+            settings = b"" if self._library.has_settings else FIRST_SETTINGS
+            self.client.write(settings + _goaway(ERRORS.get(reason, NO_ERROR), reason, self._last))
+            self.client.close()
+        else:
+            self.client.abort()
 
     @property
     def _may_relay(self) -> bool:
@@ -302,10 +322,21 @@ class Relay(Reader):
                 self.has_acknowledged = True
                 write(data[start:position])
                 start = end
+            self._note(data[position : position + HEAD_BYTES + PREFIX_BYTES])
             position, self._frames, self._left = end, self._frames + 1, self._left - 1
         passed = min(position, len(data)) if self._frames else 0
         write(data[start:passed])
         self._held, self._next = data[passed:], position - passed
+
+    def _note(self, frame: bytes) -> None:
+        """Notes the start of a call, or of its message."""
+        kind = frame[3]
+        if kind == HEADERS:
+            self._last, self._expects_message = int.from_bytes(frame[5:HEAD_BYTES], "big"), True
+        elif kind == DATA and self._expects_message:
+            # https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
+            self._expects_message = False
+            self._too_large += int.from_bytes(frame[HEAD_BYTES + 1 :], "big") > self._relays.limits.body_bytes
 
     def _refused(self, head: bytes) -> int:
         """The status with which this connection is closed for a frame; 0 if the frame may be passed on."""
@@ -346,6 +377,13 @@ class _Library(Reader):
         self._relay = relay
         self.transport: Any = None
         self.has_settings = False
+        # The start of a frame to the client whose kind is not known yet, and what is left of the last frame.
+        self._part, self._left = b"", 0
+
+    @property
+    def is_between_frames(self) -> bool:
+        """Whether the client has complete frames, so that another one may follow."""
+        return not self._part and not self._left
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -358,10 +396,19 @@ class _Library(Reader):
     def data_received(self, data: memoryview) -> None:
         client = self._relay.client
         if not client.is_closing():
-            client.write(bytes(data))
+            content = bytes(data)
+            client.write(content)
+            self._follow(content)
             if not self.has_settings:
                 self.has_settings = True
                 self._relay.write(True)
+
+    def _follow(self, content: bytes) -> None:
+        """Follows the frames to the client."""
+        content, position = self._part + content, self._left
+        while position + HEAD_BYTES <= len(content):
+            position += HEAD_BYTES + int.from_bytes(content[position : position + 3], "big")
+        self._part, self._left = content[position:], max(0, position - len(content))
 
     def pause_writing(self) -> None:
         self._relay.write(False)
@@ -380,6 +427,12 @@ class _Library(Reader):
     def abort(self) -> None:
         if self.transport:
             self.transport.abort()
+
+
+def _goaway(error: int, reason: str, last: int = 0) -> bytes:
+    """The last frame to a client; calls after the stream ``last`` were not handed over, and clients may send them again."""
+    payload = last.to_bytes(4, "big") + error.to_bytes(4, "big") + reason.encode()
+    return len(payload).to_bytes(3, "big") + bytes([GOAWAY, 0, 0, 0, 0, 0]) + payload
 
 
 def _is_ack(head: bytes) -> bool:

@@ -113,7 +113,8 @@ def _serve(
     )
     # After its shutdown uvicorn raises the signal again; this handler makes that a clean exit. Not earlier: an exception that is raised
     # while modules are imported may be lost, and the signal with it.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: sys.exit(0))
     _Server(config).run([port])
 
 
@@ -124,8 +125,7 @@ class _Server(uvicorn.Server):
         await super().startup([])
         connections: Any = self.config.http_protocol_class
         protocol = functools.partial(connections, self.config, self.server_state, self.lifespan.state)
-        most = connections.limits.peer_connections
-        listeners: list[Any] = [listening.Listener(port, protocol, connections.turns, most) for port in sockets or []]
+        listeners: list[Any] = [listening.Listener(port, protocol, connections, connections.turns) for port in sockets or []]
         self.servers.extend(listeners)
 
 
@@ -205,7 +205,8 @@ def _request_log(settings: Settings, predictor: Predictor) -> RequestLog | None:
 class _Draining:
     """On SIGTERM, makes the server unready; after the drain time, when routers have stopped sending requests, its ports are closed.
 
-    On SIGINT, they are closed at once. From then on, requests of every protocol have the same time to be answered.
+    On SIGINT, they are closed at once; another SIGTERM changes nothing. From then on, requests of every protocol have the same time to
+    be answered.
     """
 
     def __init__(self, service: Any, connections: Connections, grpc_server: Any) -> None:
@@ -226,7 +227,9 @@ class _Draining:
         await self._grpc_stops
 
     def _drain(self, number: int, frame: Any) -> None:
-        seconds = 0.0 if self._service.is_draining or number == signal.SIGINT else self._service.limits.drain_seconds
+        if self._service.is_draining and number == signal.SIGTERM:
+            return
+        seconds = 0.0 if number == signal.SIGINT else self._service.limits.drain_seconds
         self._service.is_draining = True
         logger.info("draining for %g seconds", seconds)
         self._loop.call_soon_threadsafe(self._loop.call_later, seconds, self._close, number, frame)

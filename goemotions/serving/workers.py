@@ -25,8 +25,9 @@ from goemotions.storage.temporary import temporary_folder
 
 logger = logging.getLogger(__name__)
 BEAT_SECONDS = 0.5
-# After so long without a beat, no worker is ready; after so long, the silent one is replaced.
-SILENT_SECONDS, HUNG_SECONDS = 3.0, 10.0
+# After so long without a beat, no worker is ready; after so long, the silent one is replaced. The first beat may take longer: the model
+# is loaded before.
+SILENT_SECONDS, HUNG_SECONDS, START_SECONDS = 3.0, 10.0, 300.0
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 # Each kind of metric has a file per process; one that the process would have to extend, it would do so on a full disk, too.
 METRICS_KINDS = ("counter", "histogram", "summary", "gauge_livesum", "gauge_livemostrecent")
@@ -45,6 +46,7 @@ class Worker:
         self.process = spawn.Process(target=_work, args=(serve, its_pipe, os.getpid(), number))
         self.process.start()
         its_pipe.close()
+        self._started = time.monotonic()
         self._beat: float | None = None
 
     @property
@@ -52,12 +54,12 @@ class Worker:
         return self._beat is not None
 
     def silence(self) -> float:
-        """Seconds since its last beat; 0 while it starts."""
+        """Seconds since its last beat, or since it should have started."""
         with contextlib.suppress(EOFError, OSError):
             while self._pipe.poll():
                 self._pipe.recv_bytes()
                 self._beat = time.monotonic()
-        return time.monotonic() - self._beat if self._beat is not None else 0.0
+        return max(0.0, time.monotonic() - (self._started + START_SECONDS if self._beat is None else self._beat))
 
     def tell(self, are_all_well: bool) -> None:
         with contextlib.suppress(OSError):
@@ -94,7 +96,7 @@ class Supervisor:
         """Returns after the workers have ended.
 
         Raises:
-            WorkflowError: a worker ended before any of them was ready.
+            WorkflowError: a worker ended, or hung, before any of them was ready.
         """
         try:
             while not self._is_stopping:
@@ -122,7 +124,7 @@ class Supervisor:
             if worker.process.is_alive() and silences[position] < HUNG_SECONDS:
                 continue
             if not self._have_served:
-                raise WorkflowError("a worker ended before it was ready: see its message above")
+                raise WorkflowError("a worker ended, or hung, before it was ready: see its message above")
             logger.error("worker %d %s: replaced", worker.process.pid, "hangs" if worker.process.is_alive() else "ended")
             worker.end()
             _forget(position)
@@ -134,7 +136,7 @@ def run(count: int, serve: Serve, seconds: float) -> None:
     """Serves with so many workers until SIGTERM or SIGINT; after that they have so many seconds to end.
 
     Raises:
-        WorkflowError: a worker ended before any of them was ready.
+        WorkflowError: a worker ended, or hung, before any of them was ready.
     """
     with _metrics_folder():
         Supervisor(count, serve, seconds).run()

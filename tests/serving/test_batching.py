@@ -162,21 +162,38 @@ def test_a_full_queue_rejects_with_the_time_to_wait(batcher: Batcher, observed: 
     assert rejected.retry_after >= 1
 
 
-def test_a_request_that_would_wait_too_long_is_rejected(observed: Observed) -> None:
-    batcher = Batcher(observed, Limits(queue_texts=10_000, queue_seconds=0.0))
+def test_a_request_that_would_wait_too_long_is_rejected_but_not_one_that_is_due_earlier(observed: Observed) -> None:
+    batcher = Batcher(observed, Limits(queue_texts=10_000, queue_seconds=5.0), tokens_per_second=10)
 
     async def run() -> RequestError:
-        await batcher.logits(["lake"] * 100)
         first = await busy(batcher, observed)
         waiting = asyncio.create_task(batcher.logits(["lake"] * 60))
         await asyncio.sleep(0.05)
         with pytest.raises(RequestError) as rejected:
-            await batcher.logits(["lake"])
+            await batcher.logits(["lake"] * 60)
+        small = asyncio.create_task(batcher.logits(["lake"]))
         observed.unblocked.set()
-        await asyncio.gather(first, waiting)
+        await asyncio.gather(first, waiting, small)
         return rejected.value
 
     assert asyncio.run(run()).status == 429
+    batcher.close()
+
+
+@pytest.mark.fault("server-overload")
+def test_a_request_that_has_waited_too_long_is_rejected_instead_of_served_late(observed: Observed) -> None:
+    batcher = Batcher(observed, Limits(queue_seconds=0.05), tokens_per_second=10_000)
+
+    async def run() -> list[Any]:
+        first = await busy(batcher, observed)
+        waiting = [asyncio.create_task(batcher.logits(["lake"])) for _ in range(3)]
+        await asyncio.sleep(0.2)
+        observed.unblocked.set()
+        return await asyncio.gather(first, *waiting, return_exceptions=True)
+
+    first, *waiting = asyncio.run(run())
+    assert not isinstance(first, Exception)
+    assert [one.status for one in waiting] == [429] * 3
     batcher.close()
 
 

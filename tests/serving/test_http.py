@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 
 from goemotions.errors import RequestError
 from goemotions.serving import connections as connections_of
+from goemotions.serving import listening
 from goemotions.serving.bodies import REFUSAL_SECONDS, SMALL_BYTES, RequestLimiter
 from goemotions.serving.http import Connections
 from goemotions.serving.limits import Limits
@@ -109,25 +110,30 @@ async def responses_beyond_the_limit() -> list[bytes]:
     config = uvicorn.Config(Starlette(routes=[Route("/", respond, methods=["POST"])]), log_config=None, lifespan="off")
     config.load()
     loop, state, connections = asyncio.get_running_loop(), ServerState(), Connections(Limits(peer_connections=2))
-    async with await loop.create_server(lambda: connections(config, state, {}, loop), "127.0.0.1", 0) as server:
-        address = server.sockets[0].getsockname()
+    port = listening.bind("127.0.0.1", 0, "--port")
+    listener = listening.Listener(port, lambda: connections(config, state, {}, loop), connections, connections.turns)
 
-        async def respond_to(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
-            writer.write(REQUEST)
-            response = await asyncio.wait_for(reader.read(), 10)
-            writer.close()
-            return response.partition(b"\r\n")[0]
-
-        opened = [await asyncio.open_connection(*address) for _ in range(2)]
-        beyond = await respond_to(*await asyncio.open_connection(*address))
-        within = [await respond_to(*one) for one in opened]
+    async def opened(count: int) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        streams = [await asyncio.open_connection(*port.getsockname()) for _ in range(count)]
         await asyncio.sleep(0.1)
-        idle = [await asyncio.open_connection(*address) for _ in range(2)]
-        await asyncio.sleep(2 * connections_of.GRACE_SECONDS)
-        later = await respond_to(*await asyncio.open_connection(*address))
-        for _, writer in idle:
-            writer.close()
-        return [beyond, *within, later]
+        return streams
+
+    async def respond_to(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        writer.write(REQUEST)
+        response = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        return response.partition(b"\r\n")[0]
+
+    streams = await opened(2)
+    beyond = await respond_to(*(await opened(1))[0])
+    within = [await respond_to(*one) for one in streams]
+    idle = await opened(2)
+    await asyncio.sleep(2 * connections_of.GRACE_SECONDS)
+    later = await respond_to(*(await opened(1))[0])
+    for _, writer in idle:
+        writer.close()
+    listener.close()
+    return [beyond, *within, later]
 
 
 @pytest.mark.fault("server-overload")

@@ -9,11 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
+import grpc
 import psutil
 import pytest
 
+from goemotions.errors import WorkflowError
+from goemotions.serving import workers as processes
 from goemotions.storage import temporary
 from tests.support import attacks, http2, tools
 from tests.support.servers import PREDICT, Server, serving
@@ -34,6 +38,54 @@ def wait(seconds: float, condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+@pytest.mark.fault("server-drain", "server-sigterm")
+def test_who_watches_the_health_over_grpc_learns_that_the_server_drains(bundle: Path, tmp_path: Path) -> None:
+    with serving(bundle, tmp_path / "serve.log", "--drain-seconds", "2") as server:
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+            statuses = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=20)
+            serving_status = next(statuses)
+            server.process.send_signal(signal.SIGTERM)
+            assert [serving_status, *statuses] == [b"\x08\x01", b"\x08\x02"]
+        assert server.process.wait(timeout=30) == 0
+
+
+@pytest.mark.fault("server-sigterm")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_another_sigterm_does_not_shorten_the_drain_but_sigint_does(
+    bundle: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    with serving(bundle, tmp_path / "serve.log", "--drain-seconds", "4") as server:
+        server.process.send_signal(signal.SIGTERM)
+        wait(4, lambda: not server.is_ready())
+        signalled = time.monotonic()
+        server.process.send_signal(number)
+        if number == signal.SIGTERM:
+            time.sleep(0.5)
+            assert server.predict(instances=["a"])[0] == 200
+        assert server.process.wait(timeout=30) == 0
+        assert (time.monotonic() - signalled > 2) == (number == signal.SIGTERM)
+
+
+def hang(pipe: Connection) -> None:
+    """A worker that never shows life."""
+    time.sleep(60)
+
+
+@pytest.mark.fault("server-worker-hangs")
+def test_a_worker_that_hangs_before_it_is_ready_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The folder that it sets is not that of other servers.
+    monkeypatch.setenv(processes.METRICS_FOLDER, "")
+    monkeypatch.setattr(processes, "START_SECONDS", 1.0)
+    monkeypatch.setattr(processes, "HUNG_SECONDS", 1.0)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with pytest.raises(WorkflowError, match="hung"):
+            processes.run(1, hang, 1.0)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.slow

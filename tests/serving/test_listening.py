@@ -1,8 +1,13 @@
 """The order in which the clients of a server get their turn."""
 
 import asyncio
+import collections
 import functools
+import time
 
+import pytest
+
+from goemotions.serving import listening
 from goemotions.serving.listening import BACKLOG, WORK, Turns
 
 
@@ -36,6 +41,28 @@ def test_a_turn_has_room_for_so_much_and_first_for_what_waits() -> None:
         assert turns.has_room("a")
 
     asyncio.run(run())
+
+
+@pytest.mark.fault("server-overload")
+def test_what_waits_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "TURN_SECONDS", 0.1)
+
+    async def run() -> collections.Counter[str]:
+        turns, done = Turns(), collections.Counter[str]()
+
+        def work() -> None:
+            done["done"] += 1
+            time.sleep(0.005)
+
+        for _ in range(100):
+            turns.wait("a", work, lambda: done.update(["refused"]))
+        while done.total() < 100:
+            await asyncio.sleep(0)
+        return done
+
+    done = asyncio.run(run())
+    assert 0 < done["done"] <= 21
+    assert done["refused"] == 100 - done["done"]
 
 
 def test_so_much_waits_of_one_address() -> None:

@@ -109,6 +109,19 @@ def test_excess_load_is_rejected_and_the_rest_served(bundle: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.fault("server-overload")
+def test_a_client_with_too_many_connections_reads_why_each_of_them_is_rejected(bundle: Path, tmp_path: Path) -> None:
+    with serving(bundle, tmp_path / "serve.log", "--peer-connections", "8") as running:
+        # Of 2,000 requests at once, most find no connection.
+        flood = load.opened(running.port, load.requests(["storm"] * 64, 1), rate=10_000, seconds=0.2)
+        assert set(flood.statuses) == {200, 429}
+        assert flood.statuses.count(429) > 100
+        counted = running.metrics()
+        assert counted['goemotions_closed_connections_total{reason="overloaded"}'] > 100
+        assert counted.get('goemotions_requests_total{outcome="server",protocol="http"}', 0) == 0
+
+
+@pytest.mark.slow
 @pytest.mark.fault("server-greedy-client")
 def test_others_are_served_beside_a_greedy_client(bundle: Path, tmp_path: Path) -> None:
     with serving(bundle, tmp_path / "serve.log") as running:

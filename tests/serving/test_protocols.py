@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import json
+import re
 import socket
 import threading
 import time
@@ -484,6 +485,35 @@ def test_what_is_not_http_is_rejected_in_json_and_counted(server: Server) -> Non
     assert grown(server, before, 'goemotions_requests_total{outcome="client",protocol="http"}')
 
 
+@pytest.mark.fault("server-blame")
+@pytest.mark.parametrize(
+    "following",
+    [
+        b"garbage\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        f"POST {PREDICT} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".encode(),
+    ],
+    ids=["garbage", "a request that is refused", "a request that is refused in its body"],
+)
+@pytest.mark.parametrize("between", [b"", b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n"], ids=["", "after two"])
+def test_complete_requests_are_answered_before_what_follows_them_is_refused(
+    server: Server, following: bytes, between: bytes
+) -> None:
+    before, body = server.metrics(), b'{"instances": ["storm"]}'
+    head = f"POST {PREDICT} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    received = b""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(head + body + between + following)
+        while piece := connection.recv(65536):
+            received += piece
+    assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200"] * (1 + bool(between)) + [b"400"]
+    assert b'"predictions"' in received
+    counted = server.metrics()
+    for outcome in ('outcome="ok",protocol="v1"', 'outcome="client",protocol="http"'):
+        name = f"goemotions_requests_total{{{outcome}}}"
+        assert counted[name] == before.get(name, 0) + 1
+
+
 def without_a_message(server: Server, channel: grpc.Channel, ended: threading.Event) -> Any:
     """A call of ModelInfer that sends nothing until the event."""
     call = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer", pb.ModelInferRequest.SerializeToString)
@@ -508,6 +538,67 @@ def test_a_grpc_call_without_a_message_ends_and_counts_as_the_clients(server: Se
         assert grown(server, before, 'goemotions_requests_total{outcome="client",protocol="grpc"}', 2)
         assert grown(server, before, 'goemotions_request_seconds_count{code="499",protocol="grpc"}')
         assert grown(server, before, 'goemotions_request_seconds_count{code="408",protocol="grpc"}')
+
+
+@pytest.mark.fault("server-blame")
+def test_a_grpc_message_over_the_limit_counts_as_too_large_and_not_as_a_client_that_left(server: Server, stub: Any) -> None:
+    before = server.metrics()
+    with pytest.raises(grpc.RpcError, match="larger than max") as refused:
+        stub.ModelInfer(message(["a" * 200_000]))
+    assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert grown(server, before, 'goemotions_rejected_requests_total{reason="too-large"}')
+    name = 'goemotions_rejected_requests_total{reason="client-gone"}'
+    assert server.metrics()[name] == before[name]
+
+
+HEALTH = "/grpc.health.v1.Health/"
+
+
+def of_service(name: str) -> bytes:
+    """The request for the health of a service: its only field."""
+    return b"\x0a" + bytes([len(name)]) + name.encode()
+
+
+def test_the_health_service_of_grpc_answers_for_the_server_and_its_service(server: Server) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        check, watch = channel.unary_unary(HEALTH + "Check"), channel.unary_stream(HEALTH + "Watch")
+        for request in (b"", of_service("inference.GRPCInferenceService")):
+            assert check(request) == b"\x08\x01"
+            assert next(watch(request)) == b"\x08\x01"
+        assert next(watch(of_service("another"))) == b"\x08\x03"
+        with pytest.raises(grpc.RpcError) as unknown:
+            check(of_service("another"))
+        assert unknown.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.fault("grpc-no-message")
+def test_calls_that_watch_the_health_are_bounded_and_end_without_a_message(server: Server) -> None:
+    address = f"127.0.0.1:{server.grpc_port}"
+    hostile = http2.Connection(server.grpc_port)
+    hostile.acknowledge()
+    hostile.call(path=HEALTH + "Watch")
+    assert any(kind == http2.HEADERS for kind, *_ in hostile.frames(10))
+    hostile.close()
+    # Those that leave at once are no failure, which the fixture would find in the log.
+    for _ in range(5):
+        leaving = http2.Connection(server.grpc_port, window=0)
+        leaving.acknowledge()
+        for _ in range(100):
+            leaving.call(http2.message(b""), path=HEALTH + "Watch")
+        time.sleep(0.05)
+        leaving.close()
+    with contextlib.ExitStack() as stack:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        channels = [stack.enter_context(grpc.insecure_channel(address, options=options)) for _ in range(3)]
+        calls = [channels[number % 3].unary_stream(HEALTH + "Watch")(b"", timeout=20) for number in range(200)]
+        codes = set()
+        for call in calls:
+            try:
+                next(call)
+            except grpc.RpcError as error:
+                codes.add(error.code())
+        assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert channels[0].unary_unary(HEALTH + "Check")(b"") == b"\x08\x01"
 
 
 @pytest.mark.fault("grpc-hostile-client")

@@ -79,14 +79,27 @@ def test_a_request_of_one_text_waits_for_small_ones_only(large: list[int], batch
 
 
 @pytest.mark.fault("server-greedy-client")
-def test_a_large_request_gives_way_for_a_second_only() -> None:
-    queue = TextQueue(Limits())
-    large, small = request(*[20] * 300), request(5)
+def test_a_large_request_gives_way_to_small_ones_but_not_for_ever() -> None:
+    queue, large = TextQueue(Limits()), request(*[20] * 300)
     queue.put(large)
-    queue.put(small)
-    large.arrived -= 2
-    assert {text.request for text in batch(queue, 4)} == {large}
-    assert small in {text.request for text in batch(queue, 4)}
+    batches = 0
+    while large.waiting == 300:
+        queue.put(request(5))
+        batch(queue, 1)
+        batches += 1
+        assert batches < 2000
+    assert batches > 100
+
+
+@pytest.mark.fault("server-overload")
+def test_requests_of_one_size_are_complete_in_the_order_in_which_they_came_while_more_come() -> None:
+    queue, requests = TextQueue(UNLIMITED), [request(*[20] * 8) for _ in range(20)]
+    for number, one in enumerate(requests):
+        queue.put(one)
+        batch(queue, 6)
+        # Three quarters of what comes is served: no request keeps the rest of its texts waiting for those that came later.
+        is_complete = [not other.waiting for other in requests[: number + 1]]
+        assert is_complete == [True] * (6 * (number + 1) // 8) + [False] * (number + 1 - 6 * (number + 1) // 8)
 
 
 @pytest.mark.fault("server-greedy-client", "server-overload")

@@ -16,9 +16,10 @@ import pytest
 import uvloop
 from prometheus_client import REGISTRY
 
+from goemotions.serving import listening
 from goemotions.serving.limits import Limits
 from goemotions.serving.relay import CALLS, FEW_CALLS, RESET_SECONDS, RESETS, Relay, Relays
-from tests.support.http2 import ACK, END_HEADERS, HEADERS, PREFACE, RST_STREAM, SETTINGS, frame, headers, settings
+from tests.support.http2 import ACK, DATA, END_HEADERS, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, frame, headers, settings
 
 
 class _Leaving(Relay):
@@ -171,3 +172,64 @@ def test_a_client_is_closed_if_it_resets_many_calls_at_once_but_not_if_it_cancel
 
     uvloop.run(library.run(test))
     assert REGISTRY.get_sample_value(*names) == before + at_once
+
+
+def closing(received: bytes) -> list[tuple[int, int, bytes]]:
+    """The last stream, the error and the reason of each GOAWAY in what a client received, which is complete frames."""
+    seen, position = list[tuple[int, int, bytes]](), 0
+    while position < len(received):
+        end = position + 9 + int.from_bytes(received[position : position + 3], "big")
+        payload = received[position + 9 : end]
+        if received[position + 3] == GOAWAY:
+            seen.append((int.from_bytes(payload[:4], "big"), int.from_bytes(payload[4:8], "big"), payload[8:]))
+        position = end
+    assert position == len(received)
+    return seen
+
+
+async def received(reader: asyncio.StreamReader) -> bytes:
+    return await asyncio.wait_for(reader.read(), 20)
+
+
+@pytest.mark.fault("grpc-hostile-client")
+@pytest.mark.parametrize(
+    ("sent", "last", "error", "reason"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", 0, 1, b"malformed"),
+        (PREFACE + frame(DATA, 0, 1), 0, 1, b"malformed"),
+        (START + call(1) + b"".join(frame(SETTINGS, ACK) for _ in range(5000)), 1, 11, b"flood"),
+    ],
+    ids=["another protocol", "no settings", "a flood after a call"],
+)
+def test_a_client_reads_why_its_connection_is_closed(sent: bytes, last: int, error: int, reason: bytes) -> None:
+    async def test(connect: Callable[[], Awaitable[Any]]) -> None:
+        reader, writer = await connect()
+        writer.write(sent)
+        assert closing(await received(reader)) == [(last, error, reason)]
+
+    uvloop.run(Library(begins=True).run(test))
+
+
+@pytest.mark.fault("server-overload")
+def test_a_connection_too_many_is_told_so_and_none_is_closed_within_a_frame() -> None:
+    async def run() -> None:
+        relays = Relays(Limits(peer_connections=1), f"goemotions-{secrets.token_hex(8)}")
+        port = listening.bind("127.0.0.1", 0, "")
+        library = await asyncio.start_unix_server(half_a_frame, f"\0{relays.name}")
+        async with library:
+            relays.listen(port)
+            first, _ = await asyncio.open_connection(*port.getsockname())
+            await asyncio.sleep(0.1)
+            second, _ = await asyncio.open_connection(*port.getsockname())
+            assert closing(await received(second)) == [(0, 11, b"the server has too many connections")]
+            await relays.close()
+            with contextlib.suppress(ConnectionError):
+                assert await received(first) == settings() + frame(DATA, 0, 1, bytes(100))[:50]
+
+    uvloop.run(run())
+
+
+async def half_a_frame(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(settings() + frame(DATA, 0, 1, bytes(100))[:50])
+    await reader.read()
+    writer.close()
