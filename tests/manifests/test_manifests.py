@@ -690,7 +690,7 @@ def test_the_admission_policy_is_for_the_account_of_the_deploy_step() -> None:
     text = yaml.safe_dump(policy)
     variables = {variable["name"] for variable in policy["spec"]["variables"]}
     assert {*re.findall(r"variables\.(\w+)", text)} == variables
-    assert all(f"'{name}'" in text for name in (inference_service.NUMBER, inference_service.SOURCE))
+    assert all(f"'{name}'" in text for name in (inference_service.NUMBER, inference_service.BUNDLE_SOURCE))
     changed = {inference_service.VERSION, inference_service.CANARY_VERSION, inference_service.RESTARTED}
     assert all(name.startswith("goemotions-") for name in changed)
     assert all(f"'{name}'" in text for name in inference_service.STABLE_ONLY)
