@@ -25,7 +25,7 @@ class Limits:
     queue_texts: int = _limit(4096, "Most texts in the queue.")
     queue_tokens: int = _limit(262_144, "Most tokens in the queue, estimated from the length of the texts.")
     queue_seconds: float = _limit(
-        1.0, "Longest expected wait in the queue; a request that would wait longer, or waits for twice as long, is rejected."
+        1.0, "Longest wait in the queue; a request that is expected to wait longer, or has waited longer, is rejected."
     )
     total_bytes: int = _limit(128 * 2**20, "Most bytes of all bodies in memory.")
     head_bytes: int = _limit(

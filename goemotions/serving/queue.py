@@ -35,8 +35,6 @@ LEAST_TEXTS = 8
 CHARACTERS_PER_TOKEN, MEMORY_PER_TOKEN = 4, 64
 # Requests of at most this share of the texts and tokens of a full queue are small; for them there is so much more room.
 SMALL_SHARE, SMALL_ROOM = 0.01, 1.1
-# A request that waits for so many times the longest expected wait is too late, and rejected: the estimate was wrong.
-LATE = 2
 
 
 @dataclass(eq=False)
@@ -123,7 +121,7 @@ class TextQueue:
             request.due = self._clock + (request.tokens if request.is_small else portion)
             if speed := self.tokens_per_second:
                 wait = self._tokens_before(request) / speed
-                request.late = request.arrived + LATE * limits.queue_seconds + request.tokens / speed
+                request.late = request.arrived + limits.queue_seconds + request.tokens / speed
             else:
                 wait = 0.0
             if self._waiting and (self._is_full(request) or wait > limits.queue_seconds):
