@@ -308,7 +308,7 @@ class _Calls(grpc.aio.ServerInterceptor):
         context.add_done_callback(end)
 
     def _status_if_ended(self, relay: Relay | None) -> int:
-        """The status of a call that the library has ended; it has told the client."""
+        """The status of a call that the library has ended, with an answer to its client."""
         if self._has_closed:
             return 503
         return 413 if relay and relay.takes_too_large() else CLIENT_GONE
