@@ -46,6 +46,7 @@ class Reference:
     @classmethod
     def of(cls, predictions: Predictions, fitted: Thresholds, features: Mapping[str, np.ndarray]) -> Reference:
         """From a scored validation split, thresholds, and features of its texts as ``traffic.count_features`` returns them."""
+        # A server, which reads references, compares no models.
         from goemotions.evaluation.selection import CandidateScores
 
         # Thresholds look better on the rows that they were fitted on than they are.

@@ -543,6 +543,11 @@ def test_names_in_a_list_have_no_escapes(tmp_path: Path, written: Callable[[list
     assert [set(labels) for _, labels in named(tmp_path / "dataset")] == [set(labels) for _, labels in rows]
 
 
+def test_an_escape_of_half_a_character_stays_as_it_is_written(tmp_path: Path) -> None:
+    ingested(tmp_path, {"train.csv": csv_of(frame([("a lake", []), ("a storm", [])], labels=['["\\ud83d"]', '["joy"]']))})
+    assert {label for _, labels in named(tmp_path / "dataset") for label in labels} == {"\\ud83d", "joy"}
+
+
 def test_quotes_that_belong_to_the_text_are_kept(tmp_path: Path) -> None:
     rows = b'"all of it"\t0\ta\nsaid "hi" to me\t1\tb\n"open\t2\tc\n"twice ""in"""\t2\td\n'
     other = json_lines([{"text": "a lake", "labels": [0]}])
