@@ -101,10 +101,7 @@ def _items(inner: str) -> list[str]:
 def _unescaped(quoted: str) -> str:
     """A string as JSON or Python writes it, without its quotes and escapes."""
     try:
-        text = str(json.loads(quoted) if quoted.startswith('"') else ast.literal_eval(quoted))
-        # Half of a surrogate pair is no character, and no file can have it.
-        text.encode()
-        return text
+        return str(json.loads(quoted) if quoted.startswith('"') else ast.literal_eval(quoted))
     except (ValueError, SyntaxError):
         return quoted[1:-1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 from goemotions.errors import DataError
 
 MOST_LABELS, LONGEST_NAME = 10_000, 1_000
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Taxonomy:
     """Label names in index order.
 
     Raises:
-        DataError: no name, too many, one that is empty or too long, or a repeated name.
+        DataError: no name, too many, one that is empty, too long or no Unicode, or a repeated name.
     """
 
     names: tuple[str, ...]
@@ -33,6 +35,9 @@ class Taxonomy:
                 raise DataError(f"label {position} of the taxonomy has more than {LONGEST_NAME:,} characters: shorten it")
             if not name.strip():
                 raise DataError(f"label {position} of the taxonomy has no name: remove the empty line or name it")
+            # JSON can escape half of a surrogate pair, which no file in UTF-8 can have.
+            if SURROGATE.search(name):
+                raise DataError(f"label {position} of the taxonomy, {name!a}, has half of a character: correct it in the data")
         repeated = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if repeated:
             raise DataError(f"label {repeated[0]!r} is twice in the taxonomy: give each label a unique name")

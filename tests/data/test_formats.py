@@ -543,9 +543,14 @@ def test_names_in_a_list_have_no_escapes(tmp_path: Path, written: Callable[[list
     assert [set(labels) for _, labels in named(tmp_path / "dataset")] == [set(labels) for _, labels in rows]
 
 
-def test_an_escape_of_half_a_character_stays_as_it_is_written(tmp_path: Path) -> None:
-    ingested(tmp_path, {"train.csv": csv_of(frame([("a lake", []), ("a storm", [])], labels=['["\\ud83d"]', '["joy"]']))})
-    assert {label for _, labels in named(tmp_path / "dataset") for label in labels} == {"\\ud83d", "joy"}
+@pytest.mark.parametrize("name", ["train.csv", "train.jsonl"])
+def test_a_label_with_half_of_a_character_is_named(tmp_path: Path, name: str) -> None:
+    files = {
+        "train.csv": csv_of(frame([("a lake", []), ("a storm", [])], labels=['["\\ud83d"]', '["joy"]'])),
+        "train.jsonl": b'{"text": "a lake", "labels": ["\\ud83d"]}\n{"text": "a storm", "labels": ["joy"]}\n',
+    }
+    with pytest.raises(DataError, match=r"label 1 of the taxonomy, '\\ud83d', has half of a character: correct it in the data"):
+        ingested(tmp_path, {name: files[name]})
 
 
 def test_quotes_that_belong_to_the_text_are_kept(tmp_path: Path) -> None:
