@@ -151,7 +151,9 @@ def from_feedback(
         joined = stack.enter_context(contextlib.closing(sqlite3.connect(scratch / "joined.sqlite", isolation_level=None)))
         joined.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; {TABLES}")
         joined.execute("BEGIN")
-        with (scratch / dataset.QUARANTINE_FILE).open("w", newline="", encoding="utf-8") as file:
+        written = scratch / "source"
+        written.mkdir()
+        with (written / dataset.QUARANTINE_FILE).open("w", newline="", encoding="utf-8") as file:
             known = _KnownLabels(taxonomy, counts, csv.writer(file))
             if reader:
                 _join(joined, reader, known, counts)
@@ -162,15 +164,14 @@ def from_feedback(
                 f"{counts.unknown_labels:,} rows have labels that the taxonomy does not have ({known.first}): rename them, or allow "
                 "more to be left out"
             )
-        output.mkdir(parents=True, exist_ok=True)
-        shutil.copy(scratch / dataset.QUARANTINE_FILE, output)
         again = {_digest(text) for (text,) in joined.execute("SELECT shown FROM votes")}
-        _write(output, base, taxonomy, _chosen(joined, conflicts, output / CONFLICTS_FILE, counts), again, counts)
+        _write(written, base, taxonomy, _chosen(joined, conflicts, written / CONFLICTS_FILE, counts), again, counts)
+        if not counts.rows:
+            raise DataError(f"there is no feedback to write: {_reasons(counts)}")
         options = {"log": reader.location if reader else "", "append_to": append_to, "conflicts_by": conflicts}
         about = options | {"labelled": [path.name for path in labelled]} | vars(counts)
-        (output / INFO_FILE).write_text(json.dumps(about, indent=1), encoding="utf-8")
-    if not counts.rows:
-        raise DataError(f"there is no feedback to write: {_reasons(counts)}")
+        (written / INFO_FILE).write_text(json.dumps(about, indent=1), encoding="utf-8")
+        shutil.copytree(written, output, dirs_exist_ok=True)
     return counts
 
 
@@ -324,13 +325,13 @@ def _write(
         while some := list(itertools.islice(votes, BATCH)):
             kept = [vote for vote in some if _digest(vote.text) not in held_out]
             counts.held_out += len(some) - len(kept)
-            written = []
+            added = []
             for vote in kept:
                 counts.add(vote)
                 labels = [place[name] for name in vote.labels]
                 shares = [float(position in labels) for position in range(len(taxonomy))]
-                written.append({"id": vote.row_id, "text": vote.text, "labels": labels, SOFT_LABELS: shares})
-            writer.write_table(pa.Table.from_pylist(written, schema=schema))
+                added.append({"id": vote.row_id, "text": vote.text, "labels": labels, SOFT_LABELS: shares})
+            writer.write_table(pa.Table.from_pylist(added, schema=schema))
 
 
 def _digest(text: str) -> bytes:

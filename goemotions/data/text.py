@@ -41,8 +41,28 @@ def clean(text: str) -> str:
 
 
 def normalized(text: str) -> str:
-    """A text without case, punctuation and spacing: texts with equal results count as the same text."""
-    return re.sub(r"\W+", " ", text.casefold()).strip() or text
+    """A text without case, punctuation and spacing: texts with equal results count as the same text.
+
+    Letters keep their marks, which are the vowels of many scripts, and emoji stay, without the color of their skin.
+    """
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().translate(_COMPARED).split()) or text
+
+
+class _Compared(dict[int, int | str]):
+    """What each character becomes, by its general category; found once."""
+
+    def __missing__(self, code: int) -> int | str:
+        category = unicodedata.category(chr(code))
+        if code in _SELECTORS or category == "Cf":
+            self[code] = ""
+        else:
+            self[code] = code if category[0] in "LNM" or category == "So" else " "
+        return self[code]
+
+
+# How the character before them is drawn.
+_SELECTORS = range(0xFE00, 0xFE10)
+_COMPARED = _Compared()
 
 
 def as_markdown(text: str) -> str:

@@ -232,9 +232,23 @@ def test_hours_limit_what_is_read(tmp_path: Path, source: Path) -> None:
         ([feedback("one", "joy of others")], "1 have labels that the taxonomy does not have"),
     ],
 )
-def test_nothing_to_write_is_an_error_with_its_reasons(tmp_path: Path, given: list[dict[str, Any]], message: str) -> None:
+def test_nothing_to_write_is_an_error_with_its_reasons_and_writes_nothing(
+    tmp_path: Path, source: Path, given: list[dict[str, Any]], message: str
+) -> None:
     with pytest.raises(DataError, match=message):
-        from_feedback(tmp_path / "out", logged(tmp_path, [said("one", "a kite")], given))
+        from_feedback(tmp_path / "out", logged(tmp_path, [said("one", "a kite")], given), append_to=str(source))
+    assert not (tmp_path / "out").exists()
+
+
+def test_texts_that_differ_in_an_emoji_or_a_vowel_sign_keep_their_own_labels(tmp_path: Path, source: Path) -> None:
+    texts = {"one": "that game 😂", "two": "that game 😢", "three": "की", "four": "का", "five": "That game, 😢!"}
+    given = {"one": "glee", "two": "pity", "three": "calm", "four": "glee", "five": "pity"}
+    answers = [said(name, text, time=NOON + number) for number, (name, text) in enumerate(texts.items())]
+    reader = logged(tmp_path, answers, [feedback(name, label) for name, label in given.items()])
+    counts = from_feedback(tmp_path / "out", reader, append_to=str(source))
+    assert (counts.texts, counts.conflicts) == (4, 0)
+    labels = rows(tmp_path / "out")
+    assert [labels[text] for text in list(texts.values())[:4]] == [{"glee"}, {"pity"}, {"calm"}, {"glee"}]
 
 
 def test_versions_with_other_labels_are_refused(tmp_path: Path) -> None:
