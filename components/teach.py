@@ -17,10 +17,11 @@ def teach(
     precision: str,
     store: str,
     checkpoint_minutes: float,
+    transfer_texts: float,
     pipeline_run: str,
     scores: Output[Artifact],
 ) -> None:
-    """Writes the teacher's scores of the train split, or copies them from the store, which keeps them for later runs."""
+    """Writes the teacher's scores of train and the transfer set, or copies them from the store, which keeps them for later runs."""
     from pathlib import Path
 
     from goemotions.models import profiles
@@ -33,6 +34,7 @@ def teach(
         settings=settings.get(profile, {}),
         precision=precision,
         checkpoint_minutes=checkpoint_minutes,
+        transfer_texts=transfer_texts,
         pipeline_run=pipeline_run,
     )
     record = launcher.teach(Path(dataset.path), Path(scores.path), teacher, options, store)

@@ -21,6 +21,7 @@ def train(
     checkpoint_minutes: float,
     pipeline_run: str,
     teachers: list[str],
+    transfer_texts: float,
     model: Output[Model],
 ) -> None:
     """Writes a Model folder; checkpoints go to the store, below the pipeline run and the profile."""
@@ -42,6 +43,7 @@ def train(
         checkpoint_minutes=checkpoint_minutes,
         pipeline_run=pipeline_run,
         teachers="+".join(teachers),
+        transfer_texts=transfer_texts,
     )
     record = launcher.run(Path(dataset.path), Path(model.path), profile, options)
     model.metadata.update(profile=profile, best_epoch=record.best_epoch, dataset_digest=record.dataset_digest)

@@ -65,12 +65,13 @@ class Remaining:
 def _costs(arguments: Mapping[str, Any]) -> list[tuple[str, float]]:
     """Profile and relative cost of each training, in the order of the run."""
     settings, epochs = arguments.get("settings", {}), arguments.get("epochs", 0)
-    teachers = profiles.teachers(arguments.get("teachers", ()))
+    teachers, rows = profiles.teachers(arguments.get("teachers", ())), 1 + arguments.get("transfer_texts", 0.0)
     costs = [(one.profile, _cost(profiles.get(one.profile, settings.get(one.profile)).as_teacher())) for one in teachers]
     for name in arguments.get("models", defaults.CLUSTER_PROFILES):
         profile = profiles.get(name, {**settings.get(name, {}), **({"epochs": epochs} if epochs else {})})
         own = 0 if teachers else profile.hyperparameters.teachers
-        costs.append((name, _cost(profile) + own * _cost(profile.as_teacher())))
+        taught = rows if teachers or own else 1
+        costs.append((name, taught * _cost(profile) + own * _cost(profile.as_teacher())))
     return costs
 
 

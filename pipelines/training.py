@@ -57,6 +57,7 @@ def pipeline(
         weights: dict[str, str] = {},  # noqa: B006
         settings: dict[str, dict[str, Any]] = {},  # noqa: B006
         teachers: list[str] = [],  # noqa: B006
+        transfer_texts: float = 0.0,
         epochs: int = defaults.EPOCHS,
         seed: int = defaults.SEED,
         precision: str = defaults.PRECISION,
@@ -101,6 +102,7 @@ def pipeline(
             weights: Other weights for a profile, as {"distilbert": "s3://bucket/prefix/"}; empty for those that each profile names.
             settings: Hyperparameters to change in a profile, as {"minilm": {"learning_rate": 1e-4}}.
             teachers: Networks that are trained first and teach every model, such as ["mpnet@1", "minilm@1"]: profile and seed.
+            transfer_texts: Texts that teachers label for their students, made of those of train; per text of train. 0 for none.
             epochs: Epochs of every model; 0 for those of each profile.
             seed: Seed of the heads, the order of the rows and the dropout.
             precision: fp32, bf16, or auto for bf16 if the hardware supports it.

@@ -82,6 +82,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         Rule(lambda value: all(isinstance(one, str) for one in value), "a list of names"),
         Rule(lambda value: profiles.teachers(value) is not None, "names of teachers, such as mpnet:2+minilm:3"),
     ),
+    "transfer_texts": (between(0, 100),),
     "epochs": (between(0, 10_000),),
     "seed": (between(0, LARGEST_SEED),),
     "precision": (one_of(*PRECISIONS),),

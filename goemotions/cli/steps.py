@@ -110,12 +110,11 @@ def train(dataset: Path, output: Path, profile: str, **values: Any) -> None:
 @OUTPUT
 @click.option("--teachers", required=True, callback=checked, help="Profiles and seeds, such as mpnet:2+minilm@7.")
 @WEIGHTS
+@setting("--transfer-texts", default=0.0, help="Texts that the teachers label, too, made of those of train; per text of train.")
 @click.option("--store", type=LOCATION, default="", help="Keeps scores and checkpoints, and finds them again; empty for none.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default=defaults.PRECISION, show_default=True)
 @RUN
-def teach(
-    dataset: Path, output: Path, teachers: str, weights: dict[str, str], store: str, precision: str, pipeline_run: str
-) -> None:
+def teach(dataset: Path, output: Path, teachers: str, weights: dict[str, str], store: str, **given: Any) -> None:
     """Train teachers, and write the dataset with the mean of their scores for students."""
     from goemotions.models import profiles
     from goemotions.training import launcher
@@ -124,7 +123,7 @@ def teach(
     with temporary_folder() as scratch:
         folders = []
         for teacher in profiles.teachers(teachers):
-            options = TrainOptions(weights=weights.get(teacher.profile, ""), precision=precision, pipeline_run=pipeline_run)
+            options = TrainOptions(weights=weights.get(teacher.profile, ""), **given)
             folders.append(scratch / str(teacher))
             launcher.teach(dataset, folders[-1], str(teacher), options, store)
         for record in scores.combine(dataset, folders, output):

@@ -57,13 +57,17 @@ class CalibrationRecord(Calibrator):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecord(RunRecord):
-    """``training.json``: the run of the model that was kept, what it was trained on and from, and its teachers' runs."""
+    """``training.json``: the run of the model that was kept, what it was trained on and from, and its teachers' runs.
+
+    ``transfer_texts`` is the number of texts that its teachers alone labelled.
+    """
 
     weights: str
     dataset_digest: str
     max_length: int
     calibration: CalibrationRecord
     teachers: list[RunRecord] = field(default_factory=list)
+    transfer_texts: int = 0
 
     @classmethod
     def read(cls, folder: Path) -> TrainingRecord:

@@ -131,6 +131,7 @@ def _training_record(training: TrainingRecord, run: str | None) -> dict[str, str
         "epochs": f"{len(training.history)} of {training.profile['epochs']} planned, the best is {training.best_epoch}",
         "duration": f"{training.seconds:,.0f} s" + (", teachers included" if training.teachers else ""),
         **({"teachers": _names(training.teachers)} if training.teachers else {}),
+        **({"transfer set": f"{training.transfer_texts:,} texts"} if training.transfer_texts else {}),
         "hardware": training.hardware,
         "precision": training.precision,
         "peak memory": f"{training.peak_memory_bytes / 2**20:,.0f} MiB",

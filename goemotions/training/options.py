@@ -45,6 +45,9 @@ class TrainOptions:
     teachers: str = _option(
         "", "Teachers whose scores the dataset must hold, such as mpnet:2+minilm:3; empty: those that it holds, if any."
     )
+    transfer_texts: float = _option(
+        0.0, "Texts that teachers label for their students, made of those of train; per text of train. 0 for none."
+    )
     pipeline_run: str = _option("", "Id of the pipeline run to log to MLflow under; empty for no logging.", flag="--run")
     processes: int = _option(0, "Processes that train together; 0 for one per GPU, or one without a GPU.")
 

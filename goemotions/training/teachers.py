@@ -1,4 +1,4 @@
-"""Teachers of any profile, for students of any profile: each is trained once, and its scores of the train split are kept.
+"""Teachers of any profile, for students of any profile: each is trained once, and its scores of train and transfer set are kept.
 
 A *taught* Dataset is a Dataset folder with the mean of such scores in ``teachers/``; every student that is trained on it learns from
 them. Scores are found again in the store by what determines them: data, weights, recipe and seed.
@@ -39,7 +39,7 @@ RECORDS = "teachers.json"
 FORMAT = 1
 
 
-def key(digest: str, files: EncoderFiles, profile: Profile, seed: int, precision: str) -> str:
+def key(digest: str, files: EncoderFiles, profile: Profile, seed: int, precision: str, transfer_texts: int = 0) -> str:
     """Returns what the scores of a teacher are found by: a digest of all that determines them."""
     paths = [path for pattern in ("*.safetensors", "*.json") for path in files.folder.glob(pattern)]
     weights = {path.name: manifest.sha256(path) for path in paths}
@@ -47,18 +47,28 @@ def key(digest: str, files: EncoderFiles, profile: Profile, seed: int, precision
     for unused in ("teachers", "teacher_epochs", "distillation_weight"):
         del recipe[unused]
     content = {"digest": digest, "weights": weights, "recipe": recipe, "seed": seed, "precision": precision, "format": FORMAT}
+    content |= {"transfer_texts": transfer_texts} if transfer_texts else {}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def write(folder: Path, dataset: Path, name: str, probabilities: np.ndarray, records: Sequence[RunRecord]) -> None:
-    """Writes the folder of the scores of the train split, of one teacher or of the mean of several, with the records of their runs."""
+    """Writes the scores of the n rows of train, and then of the transfer set, by one teacher or the mean of several.
+
+    Args:
+        folder: the folder to write.
+        dataset: the Dataset folder.
+        name: of the teachers.
+        probabilities: float32 [n + m, labels].
+        records: those of their runs.
+    """
     splits, info = load_dataset(dataset, ("train",))
     taxonomy = taxonomy_of(info)
     folder.mkdir(parents=True, exist_ok=True)
-    labels = taxonomy.multi_hot(splits["train"]["labels"][:])
-    scored = Predictions(
-        taxonomy.names, splits["train"]["id"][:], labels, probabilities, "train", "torch", info["digest"], profile=name
-    )
+    # The texts of the transfer set have no labels.
+    labels = np.zeros(probabilities.shape, dtype=bool)
+    labels[: len(splits["train"])] = taxonomy.multi_hot(splits["train"]["labels"][:])
+    ids = _ids(splits["train"]["id"][:], len(probabilities))
+    scored = Predictions(taxonomy.names, ids, labels, probabilities, "train", "torch", info["digest"], profile=name)
     scored.write(folder / predictions.FILE)
     content = [dataclasses.asdict(record) for record in records]
     (folder / RECORDS).write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -81,6 +91,8 @@ def combine(dataset: Path, scores: Sequence[Path], output: Path) -> list[RunReco
     if not scores:
         raise TrainingError("there are no scores to combine: name teachers, such as mpnet:2")
     combined = [read(dataset, folder) for folder in scores]
+    if len({len(probabilities) for probabilities, _ in combined}) > 1:
+        raise DataError("the teachers scored different transfer sets: make their scores with one value of transfer_texts")
     records = [record for _, runs in combined for record in runs]
     if output.resolve() != dataset.resolve():
         shutil.copytree(dataset, output, dirs_exist_ok=True)
@@ -93,7 +105,7 @@ def combine(dataset: Path, scores: Sequence[Path], output: Path) -> list[RunReco
 
 
 def scores_of(dataset: Path, expected: str = "") -> tuple[np.ndarray, list[RunRecord]] | None:
-    """Returns the mean scores in a taught Dataset, float32 [n, labels], and the teachers' records; None if it has none.
+    """Returns the mean scores in a taught Dataset, float32 [n + m, labels], and the teachers' records; None if it has none.
 
     Args:
         dataset: a Dataset folder.
@@ -133,10 +145,10 @@ def from_store(location: str, dataset: Path, output: Path) -> RunRecord | None:
 
 
 def read(dataset: Path, folder: Path) -> tuple[np.ndarray, list[RunRecord]]:
-    """Reads a folder of scores of the train split of a Dataset.
+    """Reads a folder of scores of the train split of a Dataset, and of the transfer set.
 
     Returns:
-        The probabilities, float32 [n, labels], and the records of the teachers.
+        The probabilities, float32 [n + m, labels], and the records of the teachers.
 
     Raises:
         DataError: scores of other data, labels or rows.
@@ -155,5 +167,10 @@ def _check(scored: Predictions, folder: Path, info: DatasetInfo, ids: list[str])
         raise DataError(f"{folder} holds scores of the data {scored.digest[:12]}, but {info['digest'][:12]} is given: {again}")
     if scored.names != taxonomy_of(info).names:
         raise DataError(f"{folder} holds scores of {len(scored.names)} labels that are not those of the data: {again}")
-    if list(scored.ids) != ids:
+    if list(scored.ids) != _ids(ids, len(scored.ids)):
         raise DataError(f"{folder} holds scores of {len(scored.ids)} rows that are not the {len(ids)} of train: {again}")
+
+
+def _ids(train: list[str], count: int) -> list[str]:
+    """The ids of so many scored rows: those of train, and then of the transfer set."""
+    return [*train, *(f"transfer {number}" for number in range(count - len(train)))]

@@ -27,7 +27,7 @@ from goemotions.models.profiles import Profile, Teacher
 from goemotions.models.records import CalibrationRecord, RunRecord, TrainingRecord
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.storage import layout, manifest, store
-from goemotions.training import distillation, distributed, hardware, losses, teachers
+from goemotions.training import distillation, distributed, hardware, losses, teachers, transfer
 from goemotions.training.batches import TokenizedSplit
 from goemotions.training.loop import CheckpointPlan, OnEpoch, TrainingLoop, ignore_epoch
 from goemotions.training.options import TrainOptions
@@ -39,15 +39,20 @@ CHECKPOINT_FORMAT = 3
 
 @dataclasses.dataclass(frozen=True)
 class Material:
-    """What a training starts from: the encoder's files, its tokenizer, and the tokenized splits."""
+    """What a training starts from: the encoder's files, its tokenizer, the texts of train, and the tokenized splits."""
 
     files: EncoderFiles
     taxonomy: Taxonomy
     digest: str
     tokenizer: transformers.PreTrainedTokenizerBase
     encoder: TextEncoder
+    texts: list[str]
     train: TokenizedSplit
     validation: TokenizedSplit
+
+    def transfer(self, count: int) -> list[list[int]]:
+        """Token ids of so many texts of the transfer set."""
+        return [item.ids for item in self.encoder.encode(transfer.texts(self.texts, count))] if count else []
 
 
 @store.raise_on_full_disk
@@ -82,11 +87,14 @@ def train(
         targets = TokenizedSplit(material.train.rows, smoothed)
         fit_network = functools.partial(fit, material, options, stopped)
         named = teachers.scores_of(dataset, options.teachers)
+        rows = len(material.texts)
+        own = round(options.transfer_texts * rows) if profile.hyperparameters.teachers else 0
+        made = material.transfer(len(named[0]) - rows if named else own)
         scores, records = named or distillation.train_teachers(
-            fit_network, profile, targets, options.seed, options.checkpoint_location
+            fit_network, profile, targets, made, options.seed, options.checkpoint_location
         )
         if scores is not None:
-            targets = distillation.blend(profile, targets, scores)
+            targets = distillation.blend(profile, targets, made, scores)
         taught_by = hashlib.sha256(named[0].tobytes()).hexdigest() if named else ""
         loop = fit_network(profile, options.seed, targets, options.checkpoint_location, on_epoch, taught_by)
         run = loop.record()
@@ -96,6 +104,7 @@ def train(
             dataset_digest=material.digest,
             max_length=material.encoder.max_length,
             teachers=records,
+            transfer_texts=len(made),
             calibration=_calibrate(loop, material.validation),
         )
         if distributed.is_first():
@@ -113,7 +122,7 @@ def teach(
     store_location: str = "",
     on_epoch: OnEpoch = ignore_epoch,
 ) -> RunRecord:
-    """Trains one teacher and writes the folder of its scores of the train split, or copies it from the store.
+    """Trains one teacher and writes the folder of its scores of train and the transfer set, or copies it from the store.
 
     Args:
         dataset: a Dataset folder; its test split is not opened.
@@ -129,7 +138,8 @@ def teach(
     profile = profiles.get(teacher.profile, options.settings).as_teacher()
     options = dataclasses.replace(options, precision=hardware.resolve_precision(options.precision))
     with load(dataset, profile, options.weights) as material, hardware.memory_errors(), stop_signal() as stopped:
-        key = teachers.key(material.digest, material.files, profile, teacher.seed, options.precision)
+        count = round(options.transfer_texts * len(material.texts))
+        key = teachers.key(material.digest, material.files, profile, teacher.seed, options.precision, count)
         kept = store_location and layout.teacher(store_location, key)
         is_kept = bool(kept) and distributed.on_first(lambda: store.has(kept, manifest.NAME))
         if is_kept and (copied := distributed.on_first(lambda: teachers.from_store(kept, dataset, output))):
@@ -139,7 +149,7 @@ def teach(
         train = TokenizedSplit(material.train.rows, smoothed)
         checkpoints = store_location and layout.checkpoints(store_location, "teachers", key)
         loop = fit(material, options, stopped, profile, teacher.seed, train, checkpoints, on_epoch)
-        scores, record = distillation.score(loop, train), loop.record()
+        scores, record = distillation.score(loop, [*train.rows, *material.transfer(count)]), loop.record()
         if distributed.is_first():
             teachers.write(output, dataset, str(teacher), scores, [record])
             # Another run may have been faster; what was there before cannot be used.
@@ -176,7 +186,7 @@ def load(dataset: Path, profile: Profile, weights: str = "") -> Iterator[Materia
             )
             for name in ("train", "validation")
         )
-        yield Material(files, taxonomy, info["digest"], tokenizer, encoder, train, validation)
+        yield Material(files, taxonomy, info["digest"], tokenizer, encoder, splits["train"]["text"][:], train, validation)
 
 
 def fit(
@@ -210,6 +220,8 @@ def fingerprint_of(digest: str, options: TrainOptions, profile: Profile, seed: i
         described["teachers"] = 0
     elif not profile.hyperparameters.teachers:
         unused += ["distillation_weight", "teacher_epochs"]
+    elif options.transfer_texts:
+        described["transfer_texts"] = options.transfer_texts
     for name in unused:
         del described[name]
     return described | {

@@ -74,6 +74,7 @@ def test_train_logs_its_epochs_and_leaves_checkpoints_in_s3(
         checkpoint_minutes=0.0,
         pipeline_run="component-train",
         teachers=[],
+        transfer_texts=0.0,
         model=model,
     )
     run = mlflow_client.client().get_run(tracking.get_or_create_run("component-train", "minilm").run_id)
@@ -100,6 +101,7 @@ def test_teachers_are_kept_in_s3_and_their_scores_are_in_the_dataset_of_the_stud
             precision="fp32",
             store=bucket,
             checkpoint_minutes=10.0,
+            transfer_texts=0.0,
             pipeline_run=f"teach-{scores.uri[-3:]}",
             scores=scores,
         )

@@ -32,6 +32,7 @@ PARAMETERS = {
         "precision": "fp32",
         "store": "/tmp/store",
         "checkpoint_minutes": 10.0,
+        "transfer_texts": 0.0,
     },
 }
 

@@ -64,3 +64,13 @@ def test_the_own_teachers_of_a_profile_count() -> None:
     now[0] = 3600.0
     # Three teachers of one epoch and three epochs; then six.
     assert remaining.read(FINISHED.format("train", "SUCCESS")).endswith("the others take about 1 h 0 min")
+
+
+def test_a_transfer_set_makes_the_epochs_of_students_longer() -> None:
+    now = [0.0]
+    given = {"models": ["minilm", "minilm-3l"], "settings": {"minilm-3l": {"epochs": 6}}, "transfer_texts": 2.0}
+    remaining = Remaining(given, lambda: now[0])
+    remaining.read(EXECUTING.format("train"))
+    now[0] = 3600.0
+    # Three teachers of one epoch and three epochs of three times the texts; then six of a profile that nobody teaches.
+    assert remaining.read(FINISHED.format("train", "SUCCESS")).endswith("the others take about 30 min")

@@ -49,7 +49,7 @@ def test_every_parameter_is_described_and_has_a_default(pipeline: dict[str, Any]
     declared = pipeline["root"]["inputDefinitions"]["parameters"]
     assert [name for name, field in declared.items() if not field.get("description")] == []
     assert [name for name, field in declared.items() if "defaultValue" not in field and not field.get("isOptional")] == []
-    assert len(declared) == 37
+    assert len(declared) == 38
     assert declared["data"]["defaultValue"] == "hub:google-research-datasets/go_emotions:simplified"
     assert declared["models"]["defaultValue"] == ["roberta-large", "distilbert"]
 
@@ -377,6 +377,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "seed": (-1, 2**32),
     "precision": ("fp16", ""),
     "checkpoint_minutes": (-1.0, float("inf"), float("nan")),
+    "transfer_texts": (-0.1, 101.0, float("nan")),
     "text_column": ("", " "),
     "split_share": (0.0, 0.5, float("nan")),
     "split_seed": (-1,),

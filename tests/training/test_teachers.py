@@ -1,7 +1,9 @@
 """Teachers of any profile: trained once, found again by what determines their scores, and checked before they teach."""
 
 import dataclasses
+import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,7 @@ from goemotions.models.classifier import EncoderFiles
 from goemotions.models.profiles import Teacher
 from goemotions.models.records import RunRecord
 from goemotions.storage import manifest, store
-from goemotions.training import launcher, teachers, trainer
+from goemotions.training import launcher, teachers, trainer, transfer
 from goemotions.training.options import TrainOptions
 from tests.training.test_trainer import result_of, stop_at
 
@@ -39,16 +41,32 @@ def scores(dataset: Path, weights: Callable[[str], str], tmp_path_factory: pytes
 
 
 def teach(
-    name: str, dataset: Path, output: Path, weights: Callable[[str], str], location: str = "", **changed: object
+    name: str,
+    dataset: Path,
+    output: Path,
+    weights: Callable[[str], str],
+    location: str = "",
+    transfer_texts: float = 0.0,
+    **changed: object,
 ) -> RunRecord:
     (teacher,) = profiles.teachers(name)
-    options = TrainOptions(weights=weights(teacher.profile), settings=SETTINGS | changed, precision="fp32")
+    options = TrainOptions(
+        weights=weights(teacher.profile), settings=SETTINGS | changed, precision="fp32", transfer_texts=transfer_texts
+    )
     return launcher.teach(dataset, output, name, options, location)
 
 
-def student(dataset: Path, output: Path, profile: str, weights: Callable[[str], str], **options: object) -> None:
-    settings = {"teachers": 0, "epochs": 2, "learning_rate": 3e-3, **options}
-    trainer.train(dataset, output, profile, TrainOptions(weights=weights(profile), settings=settings, precision="fp32"))
+def student(
+    dataset: Path,
+    output: Path,
+    profile: str,
+    weights: Callable[[str], str],
+    transfer_texts: float = 0.0,
+    **changed: object,
+) -> None:
+    settings = {"teachers": 0, "epochs": 2, "learning_rate": 3e-3, **changed}
+    options = TrainOptions(weights=weights(profile), settings=settings, precision="fp32", transfer_texts=transfer_texts)
+    trainer.train(dataset, output, profile, options)
 
 
 def test_teachers_are_named_by_profile_and_seed() -> None:
@@ -100,6 +118,41 @@ def test_teachers_of_several_kinds_teach_students_of_every_kind(
     student(tmp_path / "taught", tmp_path / "taught-model", profile, weights, distillation_weight=1.0)
     student(dataset, tmp_path / "alone-model", profile, weights)
     assert result_of(tmp_path / "taught-model").weights != result_of(tmp_path / "alone-model").weights
+
+
+def test_students_learn_from_teachers_alone_on_the_transfer_set(
+    dataset: Path, weights: Callable[[str], str], scores: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """240 rows of train, and 120 texts that are made of them: by the teachers of a run as by a profile's own."""
+    location, names = str(tmp_path / "store"), ("minilm@1", "minilm@2")
+    for name in names:
+        teach(name, dataset, tmp_path / name, weights, location, transfer_texts=0.5)
+        of_train = teachers.read(dataset, scores(name))[0]
+        assert teachers.read(dataset, tmp_path / name)[0][:240] == pytest.approx(of_train, abs=1e-6)
+    teachers.combine(dataset, [tmp_path / name for name in names], tmp_path / "taught")
+    student(tmp_path / "taught", tmp_path / "named", "minilm", weights)
+    student(dataset, tmp_path / "own", "minilm", weights, teachers=2, transfer_texts=0.5, **SETTINGS)
+    assert result_of(tmp_path / "named") == result_of(tmp_path / "own")
+    content = json.loads((tmp_path / "named" / "training.json").read_text())
+    assert (content["transfer_texts"], content["steps"]) == (120, 2 * math.ceil(360 / 32))
+    # Without teachers nobody knows their labels.
+    student(dataset, tmp_path / "alone", "minilm", weights, transfer_texts=0.5)
+    assert json.loads((tmp_path / "alone" / "training.json").read_text())["steps"] == 2 * math.ceil(240 / 32)
+    with pytest.raises(DataError, match="scored different transfer sets"):
+        teachers.combine(dataset, [tmp_path / "minilm@1", scores("minilm@2")], tmp_path / "mixed")
+
+
+def test_a_text_of_the_transfer_set_begins_as_one_of_train_and_ends_as_another() -> None:
+    train = ["one two three", "four five", "six", "愛してる"]
+    beginnings = {" ".join(text.split()[:count]) for text in train for count in range(4)}
+    endings = {" ".join(text.split()[count:]) for text in train for count in range(4)}
+    made = transfer.texts(train, 200)
+    assert all(any(text == f"{first} {last}".strip() for first in beginnings for last in endings) for text in made)
+    assert len(made) == 200 > len(set(made)) > 40
+    # Scores that are kept belong to these texts.
+    assert hashlib.sha256("\n".join(made).encode()).hexdigest().startswith("df4460c5d6cc")
+    assert transfer.texts(train, 100) == made[:100]
+    assert transfer.texts([], 3) == []
 
 
 def test_scores_are_found_again_by_data_weights_recipe_and_seed(
