@@ -14,4 +14,4 @@ def combine_teachers(dataset: Input[Dataset], scores: Input[list[Artifact]], tau
     from goemotions.training import teachers
 
     records = teachers.combine(Path(dataset.path), [Path(one.path) for one in scores], Path(taught.path))
-    taught.metadata.update(dataset.metadata, teachers="+".join(teachers.name_of(record) for record in records))
+    taught.metadata.update(dataset.metadata, teachers="+".join(record.name for record in records))

@@ -28,7 +28,7 @@ def teach(
     from goemotions.training import launcher
     from goemotions.training.options import TrainOptions
 
-    profile = profiles.teachers(teacher)[0].profile
+    profile = profiles.teachers([teacher])[0].profile
     options = TrainOptions(
         weights=weights.get(profile, ""),
         settings=settings.get(profile, {}),

@@ -79,7 +79,10 @@ def pack_training(
         PackageError: the checkout has uncommitted changes, or there is none.
     """
     teachers = profiles.teachers(arguments.get("teachers", ()))
-    trained = [*arguments.get("models", defaults.CLUSTER_PROFILES), *(teacher.profile for teacher in teachers)]
+    trained = [
+        *arguments.get("models", defaults.CLUSTER_PROFILES),
+        *(teacher.profile for teacher in teachers if teacher.profile),
+    ]
     fitting = resources.for_models(trained)
     changed = resources.changed(overrides, fitting)
     requested = {**fitting, **changed}

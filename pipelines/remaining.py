@@ -45,7 +45,8 @@ class Remaining:
         if self._began is None or not self._left or not DONE.search(line):
             return ""
         profile, cost = self._left.pop(0)
-        if not self._is_resumed:
+        # A teacher that was trained before costs nothing.
+        if cost and not self._is_resumed:
             seconds, costs = self._paces.get(profile, (0.0, 0.0))
             self._paces[profile] = seconds + self._clock() - self._started, costs + cost
         done = f"{self._count - len(self._left)} of {self._count} trainings are done in {_minutes(self._clock() - self._began)}"
@@ -66,7 +67,10 @@ def _costs(arguments: Mapping[str, Any]) -> list[tuple[str, float]]:
     """Profile and relative cost of each training, in the order of the run."""
     settings, epochs = arguments.get("settings", {}), arguments.get("epochs", 0)
     teachers, rows = profiles.teachers(arguments.get("teachers", ())), 1 + arguments.get("transfer_texts", 0.0)
-    costs = [(one.profile, _cost(profiles.get(one.profile, settings.get(one.profile)).as_teacher())) for one in teachers]
+    costs = [
+        (one.profile, 0.0 if one.location else _cost(profiles.get(one.profile, settings.get(one.profile)).as_teacher()))
+        for one in teachers
+    ]
     for name in arguments.get("models", defaults.CLUSTER_PROFILES):
         profile = profiles.get(name, {**settings.get(name, {}), **({"epochs": epochs} if epochs else {})})
         own = 0 if teachers else profile.hyperparameters.teachers

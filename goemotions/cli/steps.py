@@ -108,7 +108,12 @@ def train(dataset: Path, output: Path, profile: str, **values: Any) -> None:
 @click.command()
 @DATASET
 @OUTPUT
-@click.option("--teachers", required=True, callback=checked, help="Profiles and seeds, such as mpnet:2+minilm@7.")
+@click.option(
+    "--teachers",
+    required=True,
+    callback=checked,
+    help="Profiles and seeds, such as mpnet:2+minilm@7, or locations of trained models.",
+)
 @WEIGHTS
 @setting("--transfer-texts", default=0.0, help="Texts that the teachers label, too, made of those of train; per text of train.")
 @click.option("--store", type=LOCATION, default="", help="Keeps scores and checkpoints, and finds them again; empty for none.")
@@ -121,13 +126,13 @@ def teach(dataset: Path, output: Path, teachers: str, weights: dict[str, str], s
     from goemotions.training import teachers as scores
 
     with temporary_folder() as scratch:
-        folders = []
+        folders: list[Path] = []
         for teacher in profiles.teachers(teachers):
             options = TrainOptions(weights=weights.get(teacher.profile, ""), **given)
-            folders.append(scratch / str(teacher))
+            folders.append(scratch / str(len(folders)))
             launcher.teach(dataset, folders[-1], str(teacher), options, store)
         for record in scores.combine(dataset, folders, output):
-            click.echo(f"{output}: {scores.name_of(record)}, {record.parameters:,} parameters, {record.seconds:.0f} s")
+            click.echo(f"{output}: {record.name}, {record.parameters:,} parameters, {record.seconds:.0f} s")
 
 
 @click.command()

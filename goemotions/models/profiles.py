@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
+from goemotions import addresses
 from goemotions.errors import ModelError
 
 ModelType = Literal[
@@ -195,31 +196,39 @@ def get(name: str, settings: Mapping[str, Any] | None = None) -> Profile:
 
 @dataclass(frozen=True)
 class Teacher:
-    """One network of an ensemble: a profile, and the seed that it is trained with."""
+    """One network of an ensemble: a profile and the seed that it is trained with, or the location of a model that is trained."""
 
-    profile: str
-    seed: int
+    profile: str = ""
+    seed: int = 0
+    location: str = ""
 
     def __str__(self) -> str:
-        return f"{self.profile}@{self.seed}"
+        return self.location or f"{self.profile}@{self.seed}"
 
 
 def teachers(names: str | Iterable[str]) -> list[Teacher]:
-    """Reads the names of teachers: ``mpnet`` or ``mpnet@4`` for one (with seed 1, or 4), ``mpnet:3`` for those of seeds 1 to 3.
+    """Reads the names of teachers.
+
+    They are ``mpnet`` or ``mpnet@4`` for one (with seed 1, or 4), ``mpnet:3`` for those of seeds 1 to 3, or what has a ``/``: the
+    folder or ``s3://`` prefix of a trained model.
 
     Args:
         names: a list of them, or a text in which a ``+`` separates them.
 
     Raises:
+        BadAddress: a location has another form.
         ModelError: a text has another form, a profile does not exist, or a network is named twice.
     """
     named = []
     for text in filter(None, names.split("+")) if isinstance(names, str) else names:
+        if "/" in text:
+            named.append(Teacher(location=addresses.location(text.strip(), "the teacher")))
+            continue
         match = re.fullmatch(r"([\w.-]+)(?::([1-9]\d?)|@(\d{1,9}))?", text.strip(), re.ASCII)
         if not match:
             raise ModelError(
-                f"{text!r} names no teachers: write mpnet, mpnet:3 for three of them, or mpnet@4 for that of seed 4, "
-                "and + between several"
+                f"{text!r} names no teachers: write mpnet, mpnet:3 for three of them, mpnet@4 for that of seed 4, or the folder or "
+                "s3:// prefix of a trained model, and + between several"
             )
         name, count, seed = match.groups()
         get(name)

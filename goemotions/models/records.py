@@ -6,6 +6,7 @@ A server reads them too, so this module needs neither torch nor SciPy.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from goemotions.errors import ModelError
 from goemotions.metrics.calibration import Calibrator, MethodScores
 from goemotions.models import profiles
 from goemotions.models.engine_names import canonical_name
+from goemotions.models.profiles import Teacher
 
 TRAINING_FILE = "training.json"
 EXPORT_FILE = "export.json"
@@ -31,6 +33,8 @@ class RunRecord:
         best_epoch: the epoch whose weights were kept, from 1.
         seconds: duration; for a model with teachers, theirs included.
         processes: how many trained it together.
+        teachers: the runs of its teachers.
+        location: of a teacher that was trained before, where it is.
     """
 
     profile: dict[str, Any]
@@ -46,6 +50,18 @@ class RunRecord:
     peak_memory_bytes: int = 0
     peak_gpu_memory_bytes: int = 0
     torch: str = ""
+    teachers: list[RunRecord] = field(default_factory=list)
+    location: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its name as a teacher, as ``profiles.teachers`` reads it."""
+        return str(Teacher(self.profile["name"], self.seed, self.location))
+
+    @classmethod
+    def parse(cls, content: dict[str, Any]) -> RunRecord:
+        """The record in a JSON object of checked types."""
+        return RunRecord(**_known(RunRecord, content))
 
 
 @dataclass(frozen=True)
@@ -57,7 +73,7 @@ class CalibrationRecord(Calibrator):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecord(RunRecord):
-    """``training.json``: the run of the model that was kept, what it was trained on and from, and its teachers' runs.
+    """``training.json``: the run of the model that was kept, and what it was trained on and from.
 
     ``transfer_texts`` is the number of texts that its teachers alone labelled.
     """
@@ -66,7 +82,6 @@ class TrainingRecord(RunRecord):
     dataset_digest: str
     max_length: int
     calibration: CalibrationRecord
-    teachers: list[RunRecord] = field(default_factory=list)
     transfer_texts: int = 0
 
     @classmethod
@@ -80,13 +95,7 @@ class TrainingRecord(RunRecord):
         content = read_json(path)
         try:
             strict_json.require(content, cls, str(path))
-            return cls(
-                **{
-                    **_known(cls, content),
-                    "calibration": CalibrationRecord(**content["calibration"]),
-                    "teachers": [RunRecord(**_known(RunRecord, teacher)) for teacher in content.get("teachers", [])],
-                }
-            )
+            return cls(**{**_known(cls, content), "calibration": CalibrationRecord(**content["calibration"])})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _damaged(path) from error
 
@@ -100,9 +109,19 @@ def read_runs(path: Path) -> list[RunRecord]:
     try:
         content = strict_json.read(path)
         strict_json.require(content, list[RunRecord], str(path))
-        return [RunRecord(**_known(RunRecord, entry)) for entry in content]
+        return [RunRecord.parse(entry) for entry in content]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path) from error
+
+
+def all_runs(teachers: Iterable[RunRecord]) -> dict[str, RunRecord]:
+    """The runs of teachers and of their own teachers, each once, by name, with the seconds of the run alone."""
+    runs: dict[str, RunRecord] = {}
+    for teacher in teachers:
+        before = all_runs(teacher.teachers)
+        alone = teacher.seconds - sum(run.seconds for run in before.values())
+        runs |= {**before, teacher.name: dataclasses.replace(teacher, seconds=alone)}
+    return runs
 
 
 @dataclass(frozen=True)
@@ -157,4 +176,5 @@ def _known(record: type[RunRecord], content: dict[str, Any]) -> dict[str, Any]:
     """The entries of a JSON object that a record has fields for."""
     values = {item.name: content[item.name] for item in dataclasses.fields(record) if item.name in content}
     strict_json.require(content["profile"].get("name"), str, "the name of the profile")
-    return values | {"profile": profiles.current_names(content["profile"])}
+    teachers = [RunRecord.parse(teacher) for teacher in content.get("teachers", [])]
+    return values | {"profile": profiles.current_names(content["profile"]), "teachers": teachers}

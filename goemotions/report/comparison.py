@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from goemotions.metrics import bootstrap
 from goemotions.models import profiles
+from goemotions.models.records import RunRecord, all_runs
 from goemotions.report import use_cases
 from goemotions.report.document import Cell, Section, Table
 from goemotions.report.reference import HALF, OFFICIAL_DIGEST, PREVIOUS, PUBLISHED, Reference
-from goemotions.report.result import HEADLINE, Result, best, duration, milliseconds, signed, title_of
+from goemotions.report.result import HEADLINE, Result, best, duration, milliseconds, signed, teacher_title, title_of
 
 HEADLINE_TITLES = tuple(map(title_of, HEADLINE))
 # At thresholds of 0.5, which the previous system used.
@@ -161,24 +162,30 @@ def _latency(result: Result) -> tuple[Cell, Cell]:
 def _teachers_section(results: list[Result]) -> list[Section]:
     """What each teacher of the models cost, and how good it was; a teacher of several models was trained once."""
     students: dict[str, list[str]] = {}
-    rows: dict[str, list[Cell]] = {}
-    seconds: dict[str, float] = {}
+    runs: dict[str, RunRecord] = {}
     for result in results:
-        for teacher in result.training.teachers:
-            profile = teacher.profile["name"]
-            name, best_epoch = f"{profile}, seed {teacher.seed}", teacher.history[teacher.best_epoch - 1]
-            of_teacher = students.setdefault(name, [])
-            of_teacher += [result.profile] if result.profile not in of_teacher else []
-            scores = (best_epoch.get(f"validation/{metric}") for metric in ("auc_micro", "auc_macro"))
-            rows[name] = [name, teacher.parameters, len(teacher.history), round(teacher.seconds), *scores]
-            seconds[name] = teacher.seconds
+        _add_students(students, result.profile, result.training.teachers)
+        runs |= all_runs(result.training.teachers)
+    rows: dict[str, list[Cell]] = {}
+    for name, run in runs.items():
+        best_epoch = run.history[run.best_epoch - 1]
+        scores = (best_epoch.get(f"validation/{metric}") for metric in ("auc_micro", "auc_macro"))
+        rows[name] = [teacher_title(run), run.parameters, len(run.history), round(run.seconds), *scores]
     if not rows:
         return []
     columns = ("teacher", "parameters", "epochs", "training (s)", "micro AUC", "macro AUC", "taught")
-    table = Table(columns, [[*row, ", ".join(students[name])] for name, row in rows.items()])
+    table = Table(columns, [[*row, "; ".join(students[name])] for name, row in rows.items()])
     text = (
         f"The training of {len(rows)} teacher{'s' * (len(rows) > 1)}, each trained once for all its students, took "
-        f"{duration(sum(seconds.values()))} in all. A student learns from the mean of the probabilities of its teachers; they are not "
-        "served. The AUCs are on validation."
+        f"{duration(sum(run.seconds for run in runs.values()))} in all. A student learns from the mean of the probabilities of its "
+        "teachers; they are not served. The AUCs are on validation."
     )
     return [Section("Teachers", (text,), (table,), level=3)]
+
+
+def _add_students(students: dict[str, list[str]], student: str, teachers: list[RunRecord]) -> None:
+    """Adds the student to those of each teacher, and each teacher to those of its own."""
+    for teacher in teachers:
+        of_teacher = students.setdefault(teacher.name, [])
+        of_teacher += [student] if student not in of_teacher else []
+        _add_students(students, teacher_title(teacher), teacher.teachers)

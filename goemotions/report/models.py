@@ -8,13 +8,13 @@ from typing import Any
 from goemotions.data.dataset import DatasetInfo
 from goemotions.evaluation.limitations import listed
 from goemotions.models import profiles
-from goemotions.models.records import RunRecord, TrainingRecord
+from goemotions.models.records import TrainingRecord
 from goemotions.registry.bundle import SERVING, Variant
 from goemotions.registry.registered_versions import RegisteredVersion
 from goemotions.report import figures
 from goemotions.report.document import Cell, Figure, Section, Table
 from goemotions.report.reference import OFFICIAL_DIGEST, PREVIOUS
-from goemotions.report.result import HEADLINE, Result, source_name, title_of, with_interval
+from goemotions.report.result import HEADLINE, Result, source_name, teacher_title, title_of, with_interval
 
 METRICS = (*HEADLINE, "precision_macro", "recall_macro", "precision_micro", "recall_micro", "labels_per_row")
 EPOCH_COLUMNS = {
@@ -130,7 +130,7 @@ def _training_record(training: TrainingRecord, run: str | None) -> dict[str, str
         "weights": source_name(training.weights),
         "epochs": f"{len(training.history)} of {training.profile['epochs']} planned, the best is {training.best_epoch}",
         "duration": f"{training.seconds:,.0f} s" + (", teachers included" if training.teachers else ""),
-        **({"teachers": _names(training.teachers)} if training.teachers else {}),
+        **({"teachers": "; ".join(map(teacher_title, training.teachers))} if training.teachers else {}),
         **({"transfer set": f"{training.transfer_texts:,} texts"} if training.transfer_texts else {}),
         "hardware": training.hardware,
         "precision": training.precision,
@@ -140,10 +140,6 @@ def _training_record(training: TrainingRecord, run: str | None) -> dict[str, str
         record["peak GPU memory"] = f"{training.peak_gpu_memory_bytes / 2**20:,.0f} MiB"
     record |= {"seed": str(training.seed), "torch": training.torch}
     return record | ({"MLflow run": run} if run else {})
-
-
-def _names(teachers: list[RunRecord]) -> str:
-    return ", ".join(f"{teacher.profile['name']} (seed {teacher.seed})" for teacher in teachers)
 
 
 def _hyperparameters(training: TrainingRecord) -> list[list[str]]:

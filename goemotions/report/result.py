@@ -18,7 +18,7 @@ from goemotions.evaluation.selection import CandidateScores, select_winner
 from goemotions.metrics import bootstrap, thresholds
 from goemotions.metrics.classification import METRICS_FILE, LabelMetrics
 from goemotions.metrics.thresholds import Thresholds, ThresholdsFile
-from goemotions.models.records import ExportRecord, TrainingRecord, read_exports
+from goemotions.models.records import ExportRecord, RunRecord, TrainingRecord, all_runs, read_exports
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, SERVING, Variant
 from goemotions.report.document import Table
@@ -86,7 +86,7 @@ class Result:
     @property
     def teachers_seconds(self) -> float:
         """Duration of the trainings of the teachers, in s."""
-        return sum(teacher.seconds for teacher in self.training.teachers)
+        return sum(run.seconds for run in all_runs(self.training.teachers).values())
 
     @property
     def profile(self) -> str:
@@ -151,6 +151,11 @@ class Result:
 def best(results: list[Result], latency_budget_ms: float | None = None, quality_tolerance: float = 0.0) -> Result:
     """The winner by ``selection.select_winner``, the rule of registration."""
     return results[select_winner([result.scores for result in results], latency_budget_ms, quality_tolerance)]
+
+
+def teacher_title(run: RunRecord) -> str:
+    """A teacher as people read it; one that was taught itself is of a later generation."""
+    return f"{run.profile['name']}, seed {run.seed}" + ", taught" * bool(run.teachers)
 
 
 def title_of(key: str) -> str:

@@ -16,7 +16,7 @@ from goemotions.models import devices, profiles
 from goemotions.models.profiles import Teacher
 from goemotions.models.records import RunRecord, TrainingRecord
 from goemotions.registry import tracking
-from goemotions.training import distributed, hardware, trainer
+from goemotions.training import distributed, hardware, trained_teachers, trainer
 from goemotions.training.loop import OnEpoch, ignore_epoch
 from goemotions.training.options import TrainOptions
 
@@ -47,9 +47,11 @@ def run(dataset: Path, output: Path, profile: str, options: TrainOptions) -> Tra
 def teach(dataset: Path, output: Path, teacher: str, options: TrainOptions, store: str = "") -> RunRecord:
     """Trains one teacher with ``trainer.teach``, in one process per GPU, and logs to MLflow if the options name a pipeline run.
 
+    A model that is trained only scores (``trained_teachers.teach``).
+
     Args:
         dataset, output, options, store: as ``trainer.teach`` takes them.
-        teacher: its name, such as ``mpnet@1``.
+        teacher: its name, such as ``mpnet@1``, or location.
 
     Returns:
         The record of its run.
@@ -62,6 +64,8 @@ def teach(dataset: Path, output: Path, teacher: str, options: TrainOptions, stor
     named = profiles.teachers([teacher])
     if len(named) != 1:
         raise BadArgument(f"{teacher} names {len(named)} teachers: a step trains one, such as {named[0]}")
+    if named[0].location:
+        return trained_teachers.teach(dataset, output, named[0].location, options, store)
     return _launch(options, _teach, dataset, output, named[0], options, store)
 
 

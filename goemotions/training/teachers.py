@@ -11,9 +11,9 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from goemotions.errors import DataError, IntegrityError, ModelError, TrainingErr
 from goemotions.evaluation import predictions
 from goemotions.evaluation.predictions import Predictions
 from goemotions.models import profiles
-from goemotions.models.profiles import Profile, Teacher
+from goemotions.models.profiles import Profile
 from goemotions.models.records import RunRecord, read_runs
 from goemotions.storage import manifest, store
 from goemotions.storage.temporary import temporary_folder
@@ -41,14 +41,19 @@ FORMAT = 1
 
 def key(digest: str, files: EncoderFiles, profile: Profile, seed: int, precision: str, transfer_texts: int = 0) -> str:
     """Returns what the scores of a teacher are found by: a digest of all that determines them."""
-    paths = [path for pattern in ("*.safetensors", "*.json") for path in files.folder.glob(pattern)]
-    weights = {path.name: manifest.sha256(path) for path in paths}
     recipe = profile.describe()
     for unused in ("teachers", "teacher_epochs", "distillation_weight"):
         del recipe[unused]
-    content = {"digest": digest, "weights": weights, "recipe": recipe, "seed": seed, "precision": precision, "format": FORMAT}
-    content |= {"transfer_texts": transfer_texts} if transfer_texts else {}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+    content = {"digest": digest, "recipe": recipe, "seed": seed, "precision": precision}
+    return key_of(files.folder, content | ({"transfer_texts": transfer_texts} if transfer_texts else {}))
+
+
+def key_of(folder: Path, content: Mapping[str, Any]) -> str:
+    """Returns a digest of the files of a network and of what else determines its scores."""
+    paths = [path for pattern in ("*.safetensors", "*.json") for path in folder.glob(pattern)]
+    weights = {path.name: manifest.sha256(path) for path in paths}
+    determining = {**content, "weights": weights, "format": FORMAT}
+    return hashlib.sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def write(folder: Path, dataset: Path, name: str, probabilities: np.ndarray, records: Sequence[RunRecord]) -> None:
@@ -97,7 +102,7 @@ def combine(dataset: Path, scores: Sequence[Path], output: Path) -> list[RunReco
     if output.resolve() != dataset.resolve():
         shutil.copytree(dataset, output, dirs_exist_ok=True)
     mean = np.mean([probabilities for probabilities, _ in combined], axis=0)
-    write(output / FOLDER, dataset, "+".join(name_of(record) for record in records), mean, records)
+    write(output / FOLDER, dataset, "+".join(record.name for record in records), mean, records)
     for folder in scores:
         usage.write(output, usage.read(folder))
     usage.end_step(output, "combine-teachers")
@@ -115,7 +120,7 @@ def scores_of(dataset: Path, expected: str = "") -> tuple[np.ndarray, list[RunRe
         DataError: scores of other data, labels, rows or teachers.
     """
     scores = read(dataset, dataset / FOLDER) if (dataset / FOLDER).exists() else None
-    names = sorted(name_of(record) for record in scores[1]) if scores else []
+    names = sorted(record.name for record in scores[1]) if scores else []
     wanted = sorted(map(str, profiles.teachers(expected)))
     if wanted and names != wanted:
         raise DataError(
@@ -123,11 +128,6 @@ def scores_of(dataset: Path, expected: str = "") -> tuple[np.ndarray, list[RunRe
             "make it with `goemotions teach`, or compile the pipeline with these teachers"
         )
     return scores
-
-
-def name_of(record: RunRecord) -> str:
-    """The name of a teacher by its record."""
-    return str(Teacher(record.profile["name"], record.seed))
 
 
 def from_store(location: str, dataset: Path, output: Path) -> RunRecord | None:
@@ -140,7 +140,7 @@ def from_store(location: str, dataset: Path, output: Path) -> RunRecord | None:
             log.warning("the scores in %s are not used, and the teacher is trained again: %s", location, error)
             return None
         shutil.copytree(scratch, output, dirs_exist_ok=True)
-    log.info("teacher %s: its scores are found in %s", name_of(record), location)
+    log.info("teacher %s: its scores are found in %s", record.name, location)
     return record
 
 

@@ -24,7 +24,7 @@ from goemotions.metrics import calibration
 from goemotions.models import classifier, engines, profiles
 from goemotions.models.classifier import EncoderFiles
 from goemotions.models.profiles import Profile, Teacher
-from goemotions.models.records import CalibrationRecord, RunRecord, TrainingRecord
+from goemotions.models.records import CalibrationRecord, RunRecord, TrainingRecord, all_runs
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.storage import layout, manifest, store
 from goemotions.training import distillation, distributed, hardware, losses, teachers, transfer
@@ -99,11 +99,11 @@ def train(
         loop = fit_network(profile, options.seed, targets, options.checkpoint_location, on_epoch, taught_by)
         run = loop.record()
         record = TrainingRecord(
-            **vars(run) | {"seconds": run.seconds + sum(teacher.seconds for teacher in records)},
+            **vars(run)
+            | {"teachers": records, "seconds": run.seconds + sum(run.seconds for run in all_runs(records).values())},
             weights=options.weights or f"{profile.encoder.base}@{profile.encoder.revision}",
             dataset_digest=material.digest,
             max_length=material.encoder.max_length,
-            teachers=records,
             transfer_texts=len(made),
             calibration=_calibrate(loop, material.validation),
         )

@@ -13,12 +13,13 @@ import pytest
 import transformers
 
 from goemotions.data.dataset import ingest, load_dataset
-from goemotions.errors import DataError, IntegrityError, Interrupted, ModelError, TrainingError
+from goemotions.errors import BadAddress, DataError, IntegrityError, Interrupted, ModelError, TrainingError
 from goemotions.evaluation.predictions import Predictions
-from goemotions.models import profiles
+from goemotions.models import engines, profiles
 from goemotions.models.classifier import EncoderFiles
 from goemotions.models.profiles import Teacher
-from goemotions.models.records import RunRecord
+from goemotions.models.records import RunRecord, TrainingRecord, all_runs
+from goemotions.models.tokenizer import TextEncoder
 from goemotions.storage import manifest, store
 from goemotions.training import launcher, teachers, trainer, transfer
 from goemotions.training.options import TrainOptions
@@ -70,8 +71,10 @@ def student(
 
 
 def test_teachers_are_named_by_profile_and_seed() -> None:
-    expected = [Teacher("mpnet", 1), Teacher("mpnet", 2), Teacher("minilm", 7), Teacher("distilbert", 1)]
-    assert profiles.teachers("mpnet:2+minilm@7+distilbert") == profiles.teachers("mpnet:2 + minilm@7 +distilbert") == expected
+    trained = Teacher(location="s3://bucket/trained/run/mpnet/")
+    expected = [Teacher("mpnet", 1), Teacher("mpnet", 2), Teacher("minilm", 7), Teacher("distilbert", 1), trained]
+    for text in (f"mpnet:2+minilm@7+distilbert+{trained}", f"mpnet:2 + minilm@7 +distilbert + {trained}"):
+        assert profiles.teachers(text) == expected
     assert profiles.teachers([str(teacher) for teacher in expected]) == expected
     assert profiles.teachers("") == profiles.teachers([]) == []
 
@@ -79,16 +82,17 @@ def test_teachers_are_named_by_profile_and_seed() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("mpnet:0", "'mpnet:0' names no teachers: write mpnet, mpnet:3 for three of them, or mpnet@4"),
+        ("mpnet:0", "'mpnet:0' names no teachers: write mpnet, mpnet:3 for three of them, mpnet@4"),
         ("mpnet:two", "names no teachers"),
         ("mpnet:2,minilm", r"'mpnet:2,minilm' names no teachers: .* and \+ between several"),
         ("minilm:\u0663", "names no teachers"),
+        ("gs://bucket/model/", "gs://"),
         ("bert-huge:2", "there is no model profile 'bert-huge'"),
         ("minilm:2+minilm@2", "the teachers are not all different: minilm@2 is named twice"),
     ],
 )
 def test_names_of_other_forms_are_refused(text: str, message: str) -> None:
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises((BadAddress, ModelError), match=message):
         profiles.teachers(text)
 
 
@@ -112,7 +116,7 @@ def test_teachers_of_several_kinds_teach_students_of_every_kind(
     names = ["mpnet@1", "minilm@1", "roberta-large@3"]
     teachers.combine(dataset, [scores(name) for name in names], tmp_path / "taught")
     mean, records = teachers.scores_of(tmp_path / "taught", "mpnet+minilm+roberta-large@3") or (None, [])
-    assert [teachers.name_of(record) for record in records] == names
+    assert [record.name for record in records] == names
     each = [Predictions.read(scores(name)).probabilities for name in names]
     assert mean == pytest.approx(np.mean(each, axis=0))
     student(tmp_path / "taught", tmp_path / "taught-model", profile, weights, distillation_weight=1.0)
@@ -140,6 +144,57 @@ def test_students_learn_from_teachers_alone_on_the_transfer_set(
     assert json.loads((tmp_path / "alone" / "training.json").read_text())["steps"] == 2 * math.ceil(240 / 32)
     with pytest.raises(DataError, match="scored different transfer sets"):
         teachers.combine(dataset, [tmp_path / "minilm@1", scores("minilm@2")], tmp_path / "mixed")
+
+
+def test_models_that_are_trained_teach_without_being_trained_again(
+    dataset: Path, weights: Callable[[str], str], scores: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """A second generation: its teachers are the students of the first, on which a plain teacher was spent once."""
+    teachers.combine(dataset, [scores("minilm@1")], tmp_path / "taught")
+    (plain,) = teachers.read(dataset, scores("minilm@1"))[1]
+    locations, students = [str(tmp_path / name) for name in ("minilm", "mpnet")], []
+    for location in locations:
+        student(tmp_path / "taught", Path(location), Path(location).name, weights)
+        students.append(TrainingRecord.read(Path(location)))
+    options = TrainOptions(precision="fp32", transfer_texts=0.5)
+    folders = [tmp_path / "scores" / str(number) for number in (0, 1)]
+    for location, folder in zip(locations, folders, strict=True):
+        launcher.teach(dataset, folder, location, options, str(tmp_path / "store"))
+    teachers.combine(dataset, folders, tmp_path / "second")
+    mean, records = teachers.scores_of(tmp_path / "second", "+".join(locations)) or (None, [])
+    texts = load_dataset(dataset)[0]["train"]["text"][:]
+    made = transfer.texts(texts, 120)
+    each = []
+    for location in locations:
+        engine = engines.load("torch", Path(location), TextEncoder.load(Path(location)))
+        each.append(engines.score(engine, [*texts, *made])[0])
+    assert mean == pytest.approx(np.mean(each, axis=0), abs=1e-6)
+    student(tmp_path / "second", tmp_path / "third", "minilm-3l", weights)
+    record = TrainingRecord.read(tmp_path / "third")
+    assert [teacher.name for teacher in record.teachers] == [teacher.name for teacher in records] == locations
+    # The plain teacher of both counts once.
+    assert list(all_runs(record.teachers)) == ["minilm@1", *locations]
+    alone = sum(one.seconds - plain.seconds for one in students)
+    assert sum(run.seconds for run in all_runs(record.teachers).values()) == pytest.approx(plain.seconds + alone)
+    assert record.seconds == pytest.approx(plain.seconds + alone + record.history[-1]["seconds"], rel=0.2)
+
+
+@pytest.mark.fault("teachers-of-other-data")
+def test_a_trained_model_of_other_data_or_labels_is_no_teacher(
+    dataset: Path, weights: Callable[[str], str], tmp_path: Path
+) -> None:
+    student(dataset, tmp_path / "model", "minilm", weights)
+    shutil.copytree(dataset, tmp_path / "other")
+    message = other_data(tmp_path / "other") and "was trained on the data .* it may have seen texts of validation and test"
+    with pytest.raises(DataError, match=message):
+        launcher.teach(tmp_path / "other", tmp_path / "scores", str(tmp_path / "model"), TrainOptions())
+    config = tmp_path / "model" / "config.json"
+    content = json.loads(config.read_text())
+    names = dict(zip(content["id2label"], reversed(content["id2label"].values()), strict=True))
+    config.write_text(json.dumps(content | {"id2label": names}))
+    with pytest.raises(DataError, match="other labels than the data, or in another order"):
+        launcher.teach(dataset, tmp_path / "scores", str(tmp_path / "model"), TrainOptions())
+    assert not (tmp_path / "scores").exists()
 
 
 def test_a_text_of_the_transfer_set_begins_as_one_of_train_and_ends_as_another() -> None:
@@ -201,7 +256,7 @@ def test_a_dataset_may_be_taught_in_its_own_folder(dataset: Path, scores: Callab
         teachers.combine(folder, [scores(name)], folder)
         mean, records = teachers.scores_of(folder, name) or (None, [])
         assert (mean == Predictions.read(scores(name)).probabilities).all()
-        assert [teachers.name_of(record) for record in records] == [name]
+        assert [record.name for record in records] == [name]
 
 
 def no_record(location: Path) -> None:

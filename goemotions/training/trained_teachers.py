@@ -1,0 +1,92 @@
+"""Models that were trained before as teachers: a second generation learns from students of the first (Furlanello et al. 2018).
+
+They may be of any run on the same data. A large one that was trained once teaches smaller ones without being trained again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from goemotions import addresses, usage
+from goemotions.data.dataset import DatasetInfo, load_dataset, taxonomy_of
+from goemotions.errors import DataError
+from goemotions.models import classifier, devices, engines
+from goemotions.models.records import RunRecord, TrainingRecord
+from goemotions.models.tokenizer import TextEncoder
+from goemotions.registry import trust
+from goemotions.storage import layout, manifest, store
+from goemotions.storage.temporary import temporary_folder
+from goemotions.training import hardware, teachers, transfer
+from goemotions.training.options import TrainOptions
+
+
+@store.raise_on_full_disk
+def teach(dataset: Path, output: Path, location: str, options: TrainOptions, store_location: str = "") -> RunRecord:
+    """Writes the folder of a trained model's scores of train and the transfer set, or copies it from the store.
+
+    Args:
+        dataset: a Dataset folder; its test split is not opened.
+        output: the folder to write.
+        location: a Model folder, or ``s3://`` prefix of a trained model.
+        options: precision, and size of the transfer set.
+        store_location: the store that keeps scores; empty for none.
+
+    Raises:
+        DataError: the model was trained on other data or has other labels.
+        ModelError, IntegrityError, UntrustedBundle: it is damaged or incomplete, or nobody who is trusted has signed it.
+    """
+    splits, info = load_dataset(dataset, ("train",))
+    texts = splits["train"]["text"][:]
+    count, precision = round(options.transfer_texts * len(texts)), hardware.resolve_precision(options.precision)
+    with _folder(location) as folder, hardware.memory_errors():
+        record = TrainingRecord.read(folder)
+        _require_same_data(record, location, info)
+        determining = {"digest": info["digest"], "location": location, "precision": precision, "transfer_texts": count}
+        key = teachers.key_of(folder, determining)
+        kept = store_location and layout.teacher(store_location, key)
+        if kept and store.has(kept, manifest.NAME) and (copied := teachers.from_store(kept, dataset, output)):
+            usage.end_step(output, f"teach {location}")
+            return copied
+        engine = _engine(folder, location, taxonomy_of(info).names, precision)
+        scores, _ = engines.score(engine, [*texts, *transfer.texts(texts, count)])
+    fields = {field.name: getattr(record, field.name) for field in dataclasses.fields(RunRecord)}
+    run = RunRecord(**fields | {"location": location})
+    teachers.write(output, dataset, location, scores, [run])
+    if kept:
+        store.put(output, kept)
+    usage.end_step(output, f"teach {location}")
+    return run
+
+
+@contextlib.contextmanager
+def _folder(location: str) -> Iterator[Path]:
+    """The files of a trained model, verified if they come from a store."""
+    if not addresses.is_s3(location):
+        yield Path(location).expanduser()
+        return
+    with temporary_folder() as scratch:
+        trust.fetch(location, scratch)
+        yield scratch
+
+
+def _require_same_data(record: TrainingRecord, location: str, info: DatasetInfo) -> None:
+    if record.dataset_digest != info["digest"]:
+        raise DataError(
+            f"the teacher {location} was trained on the data {record.dataset_digest[:12]}, not {info['digest'][:12]}: it may have seen "
+            "texts of validation and test; train it on this dataset"
+        )
+
+
+def _engine(folder: Path, location: str, names: Sequence[str], precision: str) -> engines.TorchEngine:
+    """In the precision of training, as other teachers score."""
+    model = classifier.load_classifier(folder)
+    if list(model.config.id2label.values()) != list(names):
+        raise DataError(f"the teacher {location} has other labels than the data, or in another order: train it on this dataset")
+    engines.set_torch_threads()
+    device = torch.device(devices.resolve(compute=True))
+    return engines.TorchEngine(model.to(device), TextEncoder.load(folder), device, precision)
