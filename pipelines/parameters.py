@@ -77,7 +77,10 @@ def training_arguments(
     elif "store" in arguments and not addresses.is_s3(arguments["store"]):
         arguments["store"] = str(Path(arguments["store"]).expanduser().absolute())
     if "teachers" in arguments:
-        arguments["teachers"] = [str(teacher) for teacher in profiles.teachers(arguments["teachers"])]
+        arguments["teachers"] = [
+            locate(teacher.location) if teacher.location else str(teacher)
+            for teacher in profiles.teachers(arguments["teachers"])
+        ]
     if "weights" in arguments:
         arguments["weights"] = {name: locate(location) for name, location in arguments["weights"].items()}
     return arguments

@@ -117,5 +117,5 @@ def test_a_recipe_is_measured_once_per_seed(
 def test_a_finished_run_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reproduce, "WORK", tmp_path)
     arguments = {"data": "sample", "teachers": ["mpnet@1"]}
-    (tmp_path / "run.json").write_text(json.dumps({"arguments": arguments, "folder": str(tmp_path)}))
-    assert reproduce.finished_run(arguments).path == tmp_path
+    (tmp_path / "second.json").write_text(json.dumps({"arguments": arguments, "folder": str(tmp_path)}))
+    assert reproduce.finished_run("second", arguments).path == tmp_path

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from goemotions import addresses, usage
 from goemotions.data.dataset import DatasetInfo, load_dataset, taxonomy_of
@@ -53,7 +54,9 @@ def teach(dataset: Path, output: Path, location: str, options: TrainOptions, sto
             usage.end_step(output, f"teach {location}")
             return copied
         engine = _engine(folder, location, taxonomy_of(info).names, precision)
-        scores, _ = engines.score(engine, [*texts, *transfer.texts(texts, count)])
+        texts += transfer.texts(texts, count)
+        with tqdm(total=len(texts), desc=f"teacher {location}", unit="text", mininterval=10) as bar:
+            scores, _ = engines.score(engine, texts, bar.update)
     fields = {field.name: getattr(record, field.name) for field in dataclasses.fields(RunRecord)}
     run = RunRecord(**fields | {"location": location})
     teachers.write(output, dataset, location, scores, [run])

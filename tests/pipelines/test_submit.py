@@ -399,6 +399,7 @@ def test_a_context_is_one_of_the_kubeconfig(kubeflow: Kubeflow, tmp_path: Path, 
     [
         (("--data", "./here"), "a pod cannot read ./here: put it into S3"),
         (("--weights", "minilm=/disk/w"), "a pod cannot read /disk/w"),
+        (("--teachers", "mpnet@1+./model"), "a pod cannot read ./model"),
         (("--set", "epoch=3"), "the pipeline has no parameter 'epoch'"),
         (("--resources", "train.gpu=3"), "there is no resource 'train.gpu'"),
     ],

@@ -430,6 +430,14 @@ def test_spaces_around_the_names_of_models_are_stripped() -> None:
     assert given["models"] == ["minilm-3l", "minilm"]
 
 
+def test_a_teacher_that_is_trained_is_found_by_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    trained = "s3://bucket/trained/run/mpnet/"
+    given = parameters.training_arguments("sample", "minilm", {}, 0, {}, teachers=f"minilm:2+./model+{trained}", is_local=True)
+    assert given["teachers"] == ["minilm@1", "minilm@2", str(tmp_path / "model"), trained]
+
+
 def test_a_store_is_where_the_steps_can_reach_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert arguments("store=mine")["store"] == str(tmp_path / "mine")
