@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from sklearn.metrics import precision_score, recall_score
 
+from goemotions.models.records import RunRecord
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import VARIANTS
 from goemotions.report import comparison, use_cases
@@ -98,6 +99,32 @@ def test_published_results_name_source_and_thresholds_and_ours_are_beside_them(
 
 def test_other_data_has_no_previous_system(compared: list[Result]) -> None:
     assert "previous system" not in to_markdown("t", comparison.sections(compared, best(compared), "of other data"))
+
+
+def run(profile: str, seed: int, seconds: float, *teachers: RunRecord) -> RunRecord:
+    epoch = {"validation/auc_micro": 0.9, "validation/auc_macro": 0.8}
+    about = {"parameters": 10, "precision": "fp32", "steps": 1, "hardware": "2 threads"}
+    return RunRecord(
+        profile={"name": profile}, seed=seed, seconds=seconds, best_epoch=1, history=[epoch], teachers=list(teachers), **about
+    )
+
+
+def test_a_teacher_of_teachers_counts_once(compared: list[Result], markdown_tables: Any) -> None:
+    """Two of a second generation, which one plain teacher taught: 100 s, and 300 s and 500 s without those."""
+    plain = run("mpnet", 1, 100.0)
+    second = [run("mpnet", 0, 400.0, plain), run("minilm", 0, 600.0, plain)]
+    taught = [replace(one, training=replace(one.training, teachers=second, seconds=950.0)) for one in compared[:1]]
+    text = to_markdown("t", comparison.sections(taught, taught[0], "of other data"))
+    rows = next(table for table in markdown_tables(text) if table[0][0] == "teacher")[1:]
+    assert [(row[0], row[3], row[-1]) for row in rows] == [
+        ("mpnet, seed 1", "100", "mpnet, seed 0, taught; minilm, seed 0, taught"),
+        ("mpnet, seed 0, taught", "300", "first"),
+        ("minilm, seed 0, taught", "500", "first"),
+    ]
+    assert "The training of 3 teachers" in text
+    assert "took 15 min in all" in text
+    (cost,) = next(table for table in markdown_tables(text) if table[0][0] == "cost")[1:]
+    assert cost[-2:] == ["50", "900"]
 
 
 def sentences(results: list[Result]) -> list[str]:
