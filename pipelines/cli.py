@@ -61,7 +61,11 @@ def data_and_models(source: str, profiles: Iterable[str]) -> Decorator:
             help="sample, hub:<dataset>[:<config>][@<revision>], s3://bucket/prefix/, or a folder (on this machine only).",
         ),
         click.option("--models", default=",".join(profiles), show_default=True, help="Profiles, separated by commas."),
-        click.option("--teachers", default="", help="Networks that teach the models: profiles and seeds, as mpnet:2+minilm@7."),
+        click.option(
+            "--teachers",
+            default="",
+            help="Networks that teach the models: profiles and seeds, as mpnet:2+minilm@7, or locations of trained models.",
+        ),
     )
 
 

@@ -101,7 +101,7 @@ def pipeline(
             models: Model profiles to train: roberta-large, distilbert, minilm, minilm-3l, mpnet.
             weights: Other weights for a profile, as {"distilbert": "s3://bucket/prefix/"}; empty for those that each profile names.
             settings: Hyperparameters to change in a profile, as {"minilm": {"learning_rate": 1e-4}}.
-            teachers: Networks that are trained first and teach every model, such as ["mpnet@1", "minilm@1"]: profile and seed.
+            teachers: Networks that teach every model: profile and seed, such as ["mpnet@1", "minilm@1"], or s3:// of a trained model.
             transfer_texts: Texts that teachers label for their students, made of those of train; per text of train. 0 for none.
             epochs: Epochs of every model; 0 for those of each profile.
             seed: Seed of the heads, the order of the rows and the dropout.
