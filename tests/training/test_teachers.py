@@ -13,14 +13,14 @@ import pytest
 import transformers
 
 from goemotions.data.dataset import ingest, load_dataset
-from goemotions.errors import BadAddress, DataError, IntegrityError, Interrupted, ModelError, TrainingError
+from goemotions.errors import BadAddress, DataError, IntegrityError, Interrupted, ModelError, TrainingError, UntrustedBundle
 from goemotions.evaluation.predictions import Predictions
 from goemotions.models import engines, profiles
 from goemotions.models.classifier import EncoderFiles
 from goemotions.models.profiles import Teacher
 from goemotions.models.records import RunRecord, TrainingRecord, all_runs
 from goemotions.models.tokenizer import TextEncoder
-from goemotions.storage import manifest, store
+from goemotions.storage import manifest, signature, store
 from goemotions.training import launcher, teachers, trainer, transfer
 from goemotions.training.options import TrainOptions
 from tests.training.test_trainer import result_of, stop_at
@@ -195,6 +195,27 @@ def test_a_trained_model_of_other_data_or_labels_is_no_teacher(
     with pytest.raises(DataError, match="other labels than the data, or in another order"):
         launcher.teach(dataset, tmp_path / "scores", str(tmp_path / "model"), TrainOptions())
     assert not (tmp_path / "scores").exists()
+
+
+@pytest.mark.fault("teachers-of-other-data")
+def test_a_trained_model_in_a_store_teaches_if_it_is_signed_and_whole(
+    dataset: Path, weights: Callable[[str], str], bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location = f"{bucket}trained/run/minilm/"
+    student(dataset, tmp_path / "model", "minilm", weights)
+    manifest.write(tmp_path / "model", profile="minilm", pipeline_run="run")
+    store.put(tmp_path / "model", location)
+    launcher.teach(dataset, tmp_path / "local", str(tmp_path / "model"), TrainOptions(precision="fp32"))
+    launcher.teach(dataset, tmp_path / "stored", location, TrainOptions(precision="fp32"), bucket)
+    assert (teachers.read(dataset, tmp_path / "stored")[0] == teachers.read(dataset, tmp_path / "local")[0]).all()
+    signature.create_keys(tmp_path / "keys")
+    monkeypatch.setenv(signature.TRUSTED_KEYS, str(tmp_path / "keys" / signature.PUBLIC_FILE))
+    with pytest.raises(UntrustedBundle, match="is not signed"):
+        launcher.teach(dataset, tmp_path / "unsigned", location, TrainOptions(precision="fp32"))
+    monkeypatch.delenv(signature.TRUSTED_KEYS)
+    store.write(location, "config.json", b"{}")
+    with pytest.raises(IntegrityError):
+        launcher.teach(dataset, tmp_path / "changed", location, TrainOptions(precision="fp32"))
 
 
 def test_a_text_of_the_transfer_set_begins_as_one_of_train_and_ends_as_another() -> None:
