@@ -27,6 +27,7 @@ from kfp.local import subprocess_task_handler
 
 from goemotions import addresses, defaults
 from goemotions.errors import WorkflowError
+from goemotions.models import profiles, weights_folder
 from goemotions.registry import mlflow_client, registration, trust
 from goemotions.storage import layout, probe
 from pipelines import monitoring, package, parameters, placement, stack, training
@@ -54,7 +55,7 @@ def run(folder: Path = stack.FOLDER, *, on_reason: bool = False, **arguments: An
         arguments: parameters of ``pipelines.training.training``.
 
     Raises:
-        BadArgument, ModelError: a parameter has a value that it cannot have.
+        BadArgument, ModelError: a parameter has a value that it cannot have, or weights in a folder cannot be used.
         RunFailed: a step failed, or another run is in progress.
         StackError: the stack did not start.
         StorageError: the store cannot hold a lock, or cannot be used.
@@ -62,6 +63,10 @@ def run(folder: Path = stack.FOLDER, *, on_reason: bool = False, **arguments: An
     """
     pipeline = training.for_run(has_teachers=bool(arguments.get("teachers")), on_reason=on_reason)
     parameters.check(arguments, pipeline)
+    # Before hours are spent on other models and teachers; `train` does the same.
+    for name, location in arguments.get("weights", {}).items():
+        if not addresses.is_s3(location):
+            weights_folder.require(profiles.get(name), Path(location).expanduser())
     addresses.endpoints(os.environ)
     addresses.tracking(os.environ.get("MLFLOW_TRACKING_URI", ""))
     os.environ.update(stack.services(folder))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import stat
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 from goemotions.data import text_files
 from goemotions.data.layout import LABEL_NAMES
@@ -30,8 +32,9 @@ def unpack(path: Path, name: str, folder: Path) -> Path:
         folder: the folder to write.
 
     Raises:
-        DataError: it is damaged, encrypted, or expands to far more than its size.
+        DataError: it is damaged, encrypted, expands to far more than its size, or holds links or two files of one name.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     left = text_files.longest_content(path.stat().st_size)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -43,8 +46,9 @@ def unpack(path: Path, name: str, folder: Path) -> Path:
                 target = folder / item.filename
                 if not target.resolve().is_relative_to(folder.resolve()):
                     raise DataError(f"{name} holds a file named {item.filename!r}, which would leave its folder: remove it")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with text_files.open_member(archive, item, name) as content, target.open("wb") as file:
+                if stat.S_ISLNK(item.external_attr >> 16):
+                    raise DataError(f"{name} holds a link, {item.filename!r}: write the file that it names into the zip")
+                with text_files.open_member(archive, item, name) as content, _new(target, name, item.filename) as file:
                     while chunk := content.read(2**20):
                         left -= len(chunk)
                         if left < 0:
@@ -52,8 +56,22 @@ def unpack(path: Path, name: str, folder: Path) -> Path:
                         file.write(chunk)
     except text_files.DAMAGES as error:
         raise DataError(f"{name} is not a complete zip file: copy it again") from error
-    folder.mkdir(parents=True, exist_ok=True)
     return _only_table(folder) or folder
+
+
+def _new(path: Path, archive: str, name: str) -> BinaryIO:
+    """A file that an archive holds, opened for writing.
+
+    Raises:
+        DataError: the archive holds it twice, or as a folder, too, or its name is too long.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("xb")
+    except OSError as error:
+        raise DataError(
+            f"{archive} holds {name[:200]!r}, which cannot be unpacked ({error.strerror}): rename it, or remove it if it is there twice"
+        ) from error
 
 
 def _only_table(folder: Path) -> Path | None:

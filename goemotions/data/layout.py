@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePath
 
+from goemotions.data import partitions
 from goemotions.data.tables import ENDINGS, holds_rows, is_table, require_valid
 from goemotions.data.text_files import COMPRESSIONS, split_name
 from goemotions.errors import DataError
@@ -84,7 +86,8 @@ def find(folder: Path, name: str = "") -> Layout:
         if not is_table(folder.name):
             raise _nothing(folder.parent, name, [folder])
         return Layout({"": [folder]}, _label_names(folder.parent))
-    paths = _tables(folder, name)
+    paths = tables_below(folder, name, DEPTH)
+    _require_columns(name, folder, paths)
     tables = [_classify(folder, path) for path in paths]
     if not any(file.split for file in tables):
         affix = _affix(name, paths)
@@ -105,26 +108,48 @@ def find(folder: Path, name: str = "") -> Layout:
     return Layout({split: paths for split, paths in files.items() if paths}, _label_names(folder / within, folder))
 
 
-def _tables(folder: Path, source: str) -> list[Path]:
-    """The files of rows below a folder, those in linked folders too."""
+def tables_below(folder: Path, source: str, depth: float = math.inf) -> list[Path]:
+    """The files of rows below a folder, those in linked folders too, each folder once.
+
+    Args:
+        folder: the folder.
+        source: what error messages call it.
+        depth: how many levels are read.
+
+    Raises:
+        DataError: a folder cannot be read, is that of an unfinished job, or of a table that keeps what was replaced; or what is called
+            like a file of rows is a pipe, or a link to nothing.
+    """
     tables: list[Path] = []
     walked: set[Path] = set()
     for place, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
         here = Path(place)
-        is_deep = len(here.relative_to(folder).parts) >= DEPTH - 1
+        is_deep = len(here.relative_to(folder).parts) >= depth - 1
         is_new = here.resolve() not in walked
         walked.add(here.resolve())
         require_valid(source, (str((here / name).relative_to(folder)) for name in (*folders, *names)))
-        folders[:] = [name for name in folders if not name.startswith((".", "_")) and is_new and not is_deep]
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "_")) and is_new and not is_deep)
         tables += [here / name for name in names if is_new and holds_rows(name)]
     for path in tables:
         if not path.exists():
             raise DataError(f"{path} is a link to a file that is not there: copy the file, or remove the link")
-    return sorted(path for path in tables if path.is_file())
+        if not path.is_file():
+            raise DataError(f"{path} is a pipe or a device, not a file: write what it holds to a file")
+    return sorted(tables)
 
 
 def _raise(error: OSError) -> None:
     raise DataError(f"{error.filename} cannot be read ({error.strerror}): check its path and permissions") from error
+
+
+def _require_columns(name: str, folder: Path, paths: Sequence[Path]) -> None:
+    """Raises DataError if texts or labels are not in the files, but in the names of their folders."""
+    for path in paths:
+        if named := {"text", "label", "labels", "emotion", "emotions"} & partitions.columns(path.relative_to(folder)).keys():
+            raise DataError(
+                f"{name} has its {min(named)} in names of folders ({path.relative_to(folder).parent}): write it as a column, such as "
+                "by pyarrow.dataset.dataset(folder, partitioning='hive').to_table()"
+            )
 
 
 def _label_names(*folders: Path) -> Path | None:

@@ -127,8 +127,8 @@ def open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) ->
 
 def is_junk(member: str) -> bool:
     """Whether a file of a zip was added by the system that made it."""
-    parts = PurePath(member).parts
-    return "__MACOSX" in parts or parts[-1] in JUNK or parts[-1].startswith("._")
+    path = PurePath(member)
+    return "__MACOSX" in path.parts or path.name in JUNK or path.name.startswith("._")
 
 
 def refuse_encrypted(members: Iterable[zipfile.ZipInfo], name: str) -> None:

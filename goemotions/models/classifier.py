@@ -23,15 +23,13 @@ from goemotions import addresses, outages
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import ModelError, SourceUnreachable, first_line
 from goemotions.metrics.calibration import Calibrator
-from goemotions.models import architectures, pretrained_tokenizer
+from goemotions.models import architectures, pretrained_tokenizer, weights_folder
 from goemotions.models.architectures import CLASSES, STOCK
 from goemotions.models.profiles import Profile
-from goemotions.models.records import TRAINING_FILE, read_json
+from goemotions.models.records import TRAINING_FILE
 from goemotions.storage import manifest, store
 from goemotions.storage.temporary import temporary_folder
 
-# Fields, besides attn_implementation and the like (which may name kernels on the hub), that load code or weights from elsewhere.
-FOREIGN_FIELDS = ("auto_map", "quantization_config", "transformers_weights")
 # Set by the profile and the taxonomy, whatever the config of the weights says.
 OWN_FIELDS = ("model_type", "architectures", "id2label", "label2id", "num_labels", "problem_type")
 # Of these the defaults count: they change the form of what a network returns, or which batches it takes.
@@ -43,8 +41,6 @@ FORM_FIELDS = (
     "output_hidden_states",
     "chunk_size_feed_forward",
 )
-# How a file begins that `git clone` without Git LFS leaves in place of a large one.
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 UNREADABLE = (
     OSError,
     ValueError,
@@ -116,12 +112,15 @@ def build_classifier(
     with encoder_files(profile, weights) as files, _quiet_transformers():
         torch.manual_seed(seed)
         try:
-            config = _config(profile, taxonomy, _safe_fields(files.folder))
+            config = _config(profile, taxonomy, weights_folder.require(profile, files.folder))
             model, report = _from_folder(files.folder, config.model_type, config=config)
         except UNREADABLE as error:
             raise ModelError(f"{files.folder} holds no usable weights for {profile.name}: {first_line(error):.200}") from error
         if fault := _fault(model, report, cut=bool(profile.hyperparameters.layers)):
-            raise ModelError(f"{files.folder} holds no usable weights for {profile.name}: they {fault}")
+            raise ModelError(
+                f"{files.folder} holds no usable weights for {profile.name}: they {fault}: write the encoder itself, "
+                "without what wraps it, with save_pretrained(folder)"
+            )
         if _has_head(model, report):
             torch.manual_seed(seed)
             architectures.renew_head(model)
@@ -166,8 +165,7 @@ def load_tokenizer(profile: Profile, weights: str | EncoderFiles = "") -> transf
         SourceUnreachable: the hub cannot be reached.
     """
     with encoder_files(profile, weights) as files, _quiet_transformers():
-        fields = _safe_fields(files.folder)
-        _check_type(profile, fields)
+        fields = weights_folder.require(profile, files.folder)
         try:
             return pretrained_tokenizer.load(files.folder, profile, fields)
         except Exception as error:  # tokenizers raises nothing more specific.
@@ -237,7 +235,7 @@ def load_classifier(folder: Path) -> transformers.PreTrainedModel:
     Raises:
         ModelError: it is damaged, incomplete, or of a type that is not loaded.
     """
-    model_type = _safe_fields(folder).get("model_type")
+    model_type = weights_folder.read_config(folder).get("model_type")
     if not isinstance(model_type, str) or model_type not in CLASSES:
         raise ModelError(f"{folder} holds a model of type {model_type!r}: only {', '.join(STOCK)} are loaded")
     with _quiet_transformers():
@@ -262,53 +260,12 @@ def _from_folder(folder: Path, model_type: str, **options: Any) -> tuple[transfo
         ignore_mismatched_sizes=True,
         **options,
     )
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise ModelError(
+                f"{folder} holds no usable weights: {name} has values that are not finite: give weights of before training diverged"
+            )
     return model, report
-
-
-def _safe_fields(folder: Path) -> dict[str, Any]:
-    """Returns the fields of a folder's config, after checking that nothing there makes transformers run code or load other weights.
-
-    Raises:
-        ModelError: the folder has no config, no safetensors or no tokenizer.json, a pointer of Git LFS in place of one, or names code
-            or weights from elsewhere.
-    """
-    if (folder / "adapter_config.json").is_file():
-        raise ModelError(
-            f"{folder} holds an adapter, not a whole model: load it with peft, and write what `merge_and_unload()` returns and the "
-            "tokenizer with save_pretrained(folder)"
-        )
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"{folder / 'config.json'} is missing: give a folder that `goemotions train` made, or for an encoder one with config.json, "
-            "model.safetensors and tokenizer.json"
-        )
-    fields = read_json(folder / "config.json")
-    names = [path.name for path in folder.iterdir()]
-    if not any(name.endswith(".safetensors") for name in names):
-        raise ModelError(
-            f"{folder} holds no usable weights: pickles and scripts are never read, convert them to model.safetensors with "
-            "AutoModel.from_pretrained(folder).save_pretrained(folder); a bundle for CPU has none, take one for GPUs"
-        )
-    for path in (folder / name for name in names if name.endswith((".safetensors", "tokenizer.json"))):
-        if path.is_file() and _starts_with(path, LFS_POINTER):
-            raise ModelError(f"{path} is a pointer of Git LFS, not the file itself: run `git lfs pull` in {folder}")
-    if "tokenizer.json" not in names:
-        raise ModelError(
-            f"{folder / 'tokenizer.json'} is missing: other tokenizer formats are not read, convert it with "
-            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
-            + (" after `pip install sentencepiece protobuf`" if any(name.endswith(".model") for name in names) else "")
-        )
-    foreign = [name for name in fields if name in FOREIGN_FIELDS or name.endswith("_implementation")]
-    if foreign:
-        raise ModelError(
-            f"{folder} takes code or weights from elsewhere ({foreign[0]}): only {', '.join(STOCK)} are loaded, as they are"
-        )
-    return fields
-
-
-def _starts_with(path: Path, start: bytes) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(start)) == start
 
 
 def _from_hub(profile: Profile) -> Path:
@@ -335,21 +292,9 @@ def _from_hub(profile: Profile) -> Path:
         ) from error
 
 
-def _check_type(profile: Profile, fields: dict[str, Any]) -> None:
-    encoder = profile.encoder
-    if encoder.model_type not in STOCK:
-        raise ModelError(f"{profile.name} is a {encoder.model_type}: only {', '.join(STOCK)} are loaded")
-    if fields.get("model_type") != encoder.model_type:
-        raise ModelError(
-            f"{profile.name} is a {encoder.model_type}, but its weights are of type {fields.get('model_type')!r}: "
-            f"give weights of {encoder.base}"
-        )
-
-
 def _config(profile: Profile, taxonomy: Taxonomy, fields: dict[str, Any]) -> transformers.PretrainedConfig:
-    encoder, hyperparameters = profile.encoder, profile.hyperparameters
-    _check_type(profile, fields)
-    config_class = architectures.class_for(encoder.model_type, hyperparameters.pooling).config_class
+    hyperparameters = profile.hyperparameters
+    config_class = architectures.class_for(profile.encoder.model_type, hyperparameters.pooling).config_class
     fields = {key: value for key, value in fields.items() if key not in OWN_FIELDS + FORM_FIELDS}
     config = config_class(
         **fields,

@@ -15,10 +15,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NotRequired, TypedDict
 
 from goemotions import addresses, defaults, strict_json
-from goemotions.data import tables
+from goemotions.data import layout, partitions, tables
 from goemotions.errors import DataError, FileChanged
 from goemotions.prediction import files
-from goemotions.prediction.rows import Rows, open_rows
+from goemotions.prediction.rows import Rows, open_rows, with_columns
 from goemotions.registry import bundle, references
 from goemotions.storage import manifest, store
 from goemotions.storage.backend import File
@@ -256,10 +256,15 @@ def _input(location: str) -> tuple[str, str]:
 
 def _input_files(folder: str, name: str) -> list[File]:
     """The files of rows of a folder, or the one of this name."""
-    listed = store.files(folder)
-    if not name:
+    if name:
+        inputs = [file for file in [store.find(folder, name)] if file]
+    elif addresses.is_s3(folder):
+        listed = store.files(folder)
         tables.require_valid(folder, (file.name for file in listed))
-    inputs = [file for file in listed if (file.name == name if name else tables.holds_rows(file.name))]
+        inputs = [file for file in listed if tables.holds_rows(file.name)]
+    else:
+        paths = [path.relative_to(folder).as_posix() for path in layout.tables_below(Path(folder), folder)]
+        inputs = sorted(file for path in paths if (file := store.find(folder, path)))
     if not inputs:
         raise DataError(
             f"{store.join(folder)}{name} has no file of rows, such as .csv or .parquet: give a folder, a prefix or a file"
@@ -286,5 +291,6 @@ def _shards(folder: str, inputs: Sequence[File], column: str, scores: Sequence[s
 
 
 def open_input(folder: str, file: File, column: str) -> Rows:
-    """The rows of an input file; each read raises FileChanged if the file is not as planned."""
-    return open_rows(file.name, lambda: store.open_file(folder, file.name, file), column)
+    """The rows of an input file, with the columns in the names of its folders; each read raises FileChanged if it is not as planned."""
+    opened = open_rows(file.name, lambda: store.open_file(folder, file.name, file), column)
+    return with_columns(opened, partitions.columns(file.name))

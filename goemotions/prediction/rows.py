@@ -6,7 +6,7 @@ Columns of a text file are strings. So are those of JSON Lines; one that has oth
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -67,6 +67,21 @@ def open_rows(name: str, opener: Opener, text_column: str) -> Rows:
         return _window(_chunks(table, schema), first, count)
 
     return Rows(schema, None, batches)
+
+
+def with_columns(rows: Rows, values: Mapping[str, str | None]) -> Rows:
+    """The rows with columns that have one value each; a column that is there already stays as it is."""
+    added = {name: value for name, value in values.items() if name not in rows.schema.names}
+    schema = rows.schema
+    for name in added:
+        schema = schema.append(pa.field(name, pa.string()))
+
+    def batches(first: int, count: int | None) -> Iterator[pa.RecordBatch]:
+        for batch in rows.batches(first, count):
+            constant = [pa.array([value] * len(batch), pa.string()) for value in added.values()]
+            yield pa.RecordBatch.from_arrays([*batch.columns, *constant], schema=schema)
+
+    return Rows(schema, rows.count, batches) if added else rows
 
 
 def _window(batches: Iterator[pa.RecordBatch], first: int, count: int | None) -> Iterator[pa.RecordBatch]:

@@ -37,6 +37,9 @@ from goemotions.storage import store
 
 # Readers of a folder of Parquet files skip names that begin with an underscore.
 DONE = "_scored.json"
+# Hidden from other readers, too: `datasets` would otherwise take few shards beside two files of JSON for a data set of JSON.
+FOR_DATASETS = ".huggingface.yaml"
+ONLY_SHARDS = b"configs: [{config_name: default, data_files: part-*.parquet}]\n"
 COUNTS = b"goemotions"
 # A temporary file that was not written to for so long is that of a process that was killed.
 ABANDONED_SECONDS = 3600.0
@@ -107,6 +110,7 @@ def finish(output: str, digest: str = "") -> ScoringSummary:
         raise DataError(f"{output}: {len(missing)} of {len(planned.shards)} shards are missing ({missing[0]}): score it again")
     store.sweep(output)
     total = sum((_read_summary(output, shard, planned) for shard in planned.shards), ScoringSummary())
+    store.write(output, FOR_DATASETS, ONLY_SHARDS)
     content = {**asdict(total), "bundle": planned.bundle, "shards": len(planned.shards)}
     with store.writing(output, DONE) as path:
         path.write_text(json.dumps(content, indent=1), encoding="utf-8")

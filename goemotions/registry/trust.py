@@ -79,6 +79,8 @@ def fetch(location: str, folder: Path, version: Version | None = None) -> dict[s
     Raises:
         IntegrityError, UntrustedBundle: as ``verify``.
     """
+    # Before files are copied, of which a manifest that nobody signed may name terabytes.
+    stored(location)
     store.fetch_named(location, folder, signature.NAME)
     return verify(folder, location, version)
 

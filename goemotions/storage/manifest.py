@@ -85,10 +85,15 @@ def verify(folder: Path) -> dict[str, Any]:
             if not path.is_file():
                 raise IntegrityError(f"{folder} lacks {name}: fetch it again")
             if path.stat().st_size != expected["size"] or sha256(path) != expected["sha256"]:
-                raise IntegrityError(f"{path} differs from its manifest: fetch it again, or register the model again")
+                raise differs(str(path))
         except OSError as error:
             raise IntegrityError(f"{path} cannot be read ({error.strerror}): fetch it again") from error
     return content
+
+
+def differs(path: str) -> IntegrityError:
+    """The error for a file that is not the one that a manifest names."""
+    return IntegrityError(f"{path} differs from its manifest: fetch it again, or register the model again")
 
 
 @contextmanager

@@ -9,7 +9,9 @@ from __future__ import annotations
 import functools
 import io
 import logging
+import math
 import os
+import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from typing import Any, BinaryIO
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
 from goemotions import addresses, outages
 from goemotions.errors import StorageError, StorageUnavailable, WorkflowError
@@ -82,11 +84,10 @@ class S3Backend(Backend):
         """The content of an object and the tag of this version of it, or None if there is no such object."""
         with translate_errors(self.location):
             try:
-                response = client().get_object(Bucket=self.bucket, Key=self.prefix + name)
-                if response["ContentLength"] > most_bytes:
-                    response["Body"].close()
+                response, content = _get({"Bucket": self.bucket, "Key": self.prefix + name}, most_bytes)
+                if content is None:
                     raise too_large(self.location, name, most_bytes)
-                return bytes(response["Body"].read()), str(response["ETag"])
+                return content, str(response["ETag"])
             except ClientError as error:
                 if _code(error) in MISSING:
                     return None
@@ -216,14 +217,34 @@ class _ObjectReader(io.RawIOBase):
     def _content(self, span: str) -> bytes:
         with translate_errors(self._location):
             try:
-                response = client().get_object(**self._object, Range=span, IfMatch=f'"{self._file.tag}"')
+                response, content = _get({**self._object, "Range": span, "IfMatch": f'"{self._file.tag}"'})
             except ClientError as error:
                 if _code(error) in CONFLICTS:
                     raise self._file.changed(self._location) from error
                 raise
             if _tag(response) != self._file.tag:
                 raise self._file.changed(self._location)
-            return bytes(response["Body"].read())
+            return content or b""
+
+
+def _get(wanted: Mapping[str, str], most_bytes: float = math.inf) -> tuple[Mapping[str, Any], bytes | None]:
+    """The response to a request for an object, and its body; None if that has more bytes, which are not read.
+
+    boto3 repeats a request, but not one whose connection ends within the body.
+    """
+    attempt = 0
+    while True:
+        response = client().get_object(**wanted)
+        if response["ContentLength"] > most_bytes:
+            response["Body"].close()
+            return response, None
+        try:
+            return response, bytes(response["Body"].read())
+        except (HTTPClientError, IncompleteReadError):
+            attempt += 1
+            if attempt == ATTEMPTS:
+                raise
+        time.sleep(random.random() * 2**attempt / 10)
 
 
 def _tag(response: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from goemotions import outages
 from goemotions.addresses import is_s3
 from goemotions.errors import DataError, StorageError
 from goemotions.storage import manifest
-from goemotions.storage.backend import Backend, File
+from goemotions.storage.backend import Backend, File, too_large
 from goemotions.storage.folder import FolderBackend
 from goemotions.strict_json import MOST_BYTES
 
@@ -123,13 +123,20 @@ def fetch_named(location: str, folder: Path, *others: str) -> Path:
         others: names of files that are copied, too, if they are there.
 
     Raises:
-        IntegrityError: the location has no readable manifest.
-        StorageError: as for ``fetch``.
+        IntegrityError: the location has no readable manifest, or a file has another size than it says.
+        StorageError: as for ``fetch``, or one of the others is too large.
     """
     listed = files(location)
     if listed:
-        named = {*manifest.parse(read(location, manifest.NAME), location)["files"], *others, manifest.NAME}
-        listed = sorted((file for file in listed if file.name in named), key=lambda file: file.name == manifest.NAME)
+        named = manifest.parse(read(location, manifest.NAME), location)["files"]
+        wanted = {*named, *others, manifest.NAME}
+        listed = sorted((file for file in listed if file.name in wanted), key=lambda file: file.name == manifest.NAME)
+        # Before anything is copied: who can write there can put terabytes in the place of a file.
+        for file in listed:
+            if file.name in named and file.size != named[file.name]["size"]:
+                raise manifest.differs(join(location) + file.name)
+            if file.name not in named and file.size > MOST_BYTES:
+                raise too_large(location, file.name, MOST_BYTES)
     _fetch(location, folder, listed)
     return folder
 

@@ -4,9 +4,12 @@ import gzip
 import io
 import json
 import logging
+import os
 import re
+import stat
+import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +56,23 @@ def json_lines(rows: list[dict[str, Any]]) -> bytes:
 
 
 def zipped(files: Written) -> bytes:
+    return archived(files.items())
+
+
+def archived(files: Iterable[tuple[str | zipfile.ZipInfo, bytes]]) -> bytes:
+    """A zip, of which names may be there twice."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive, warnings.catch_warnings(action="ignore"):
+        for name, content in files:
             archive.writestr(name, content)
     return buffer.getvalue()
+
+
+def link(name: str) -> zipfile.ZipInfo:
+    """The entry of a symbolic link, as `zip -y` writes it."""
+    entry = zipfile.ZipInfo(name)
+    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return entry
 
 
 def parquet(table: pa.Table) -> bytes:
@@ -261,6 +276,17 @@ UNPACKED: dict[str, tuple[bytes, str]] = {
     "cut": (zipped(ARCHIVES["splits"])[:-40], "is not a complete zip file"),
     "a bomb": (zipped({"train.csv": b"a" * 2**28}), "expands to more than 200 times its size"),
     "nothing": (zipped({}), "has no train split"),
+    "one name twice": (
+        archived([("train.csv", BY_NAME), ("train.csv", b"text,labels\na,calm\n")]),
+        r"holds 'train.csv', which cannot be unpacked \(File exists\): .*remove it if it is there twice",
+    ),
+    "a file that is a folder": (
+        zipped({"train.csv": BY_NAME, "train.csv/a.csv": BY_NAME}),
+        r"holds 'train.csv/a.csv', which cannot be",
+    ),
+    "a long name": (zipped({"a" * 300 + ".csv": BY_NAME}), r"holds 'a+', which cannot be unpacked \(File name too long\)"),
+    "no name": (zipped({".": BY_NAME}), r"holds '.', which cannot be unpacked"),
+    "a link": (archived([(link("train.csv"), b"/etc/hostname")]), r"holds a link, 'train.csv': write the file that it names"),
 }
 
 
@@ -616,6 +642,10 @@ FOUND: dict[str, tuple[Written, str]] = {
         {"train.csv": b"text,labels\na," + b"x" * 300 + b"\n"},
         r"column 'labels' holds texts rather than labels",
     ),
+    "labels in the names of folders": (
+        {"train/label=calm/part-0.csv": b"text\na\n", "train/label=glee/part-0.csv": b"text\na\n"},
+        r"has its label in names of folders \((train|dev)/label=calm\): write it as a column",
+    ),
     "another value than 0 and 1": (
         {"train.csv": csv_of(ONE_PER_LABEL) + b"a,2,0,0\n", "emotions.txt": LISTED},
         r"train.csv, line 5: '2' is neither 0 nor 1",
@@ -634,6 +664,14 @@ def test_a_link_to_nothing_is_not_left_out(tmp_path: Path) -> None:
     (folder / "dev.csv").unlink()
     (folder / "dev.csv").symlink_to("nowhere")
     with pytest.raises(DataError, match=r"dev.csv is a link to a file that is not there: copy the file"):
+        ingest(str(folder), tmp_path / "dataset")
+
+
+def test_a_pipe_is_named(tmp_path: Path) -> None:
+    folder = source(tmp_path / "source", {"train.csv": BY_NAME})
+    (folder / "dev.csv").unlink()
+    os.mkfifo(folder / "dev.csv")
+    with pytest.raises(DataError, match=r"dev.csv is a pipe or a device, not a file"):
         ingest(str(folder), tmp_path / "dataset")
 
 

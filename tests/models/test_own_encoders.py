@@ -92,8 +92,76 @@ def test_weights_in_shards_are_read(repository: Callable[[ModelType], Path], tax
     built = build_classifier(profile_of("bert", pooling="mean"), taxonomy, weights=str(folder))
     assert torch.equal(states(built), states(whole))
     next(folder.glob("model-00002-of-*")).unlink()
-    with pytest.raises(ModelError, match=r"holds no usable weights for own: .*model-00002-of-"):
+    with pytest.raises(
+        ModelError, match=r"holds no usable weights: model.safetensors.index.json names model-00002-of-.*missing"
+    ):
         build_classifier(profile_of("bert", pooling="mean"), taxonomy, weights=str(folder))
+
+
+@pytest.mark.fault("weights-unusable")
+@pytest.mark.parametrize("name", ["weights.bin", "../weights.safetensors", "/weights.safetensors"])
+def test_an_index_of_other_files_is_refused_and_none_is_opened(
+    name: str, repository: Callable[[ModelType], Path], taxonomy: Taxonomy, tmp_path: Path
+) -> None:
+    folder = repository("bert")
+    (folder / "model.safetensors").rename(folder / name if name != "/weights.safetensors" else tmp_path / "elsewhere")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"bert.pooler.dense.bias": name}}))
+    with pytest.raises(ModelError, match=r"index\.json names .*weights\.\w+', which is no \.safetensors of its folder"):
+        build_classifier(profile_of("bert"), taxonomy, weights=str(folder))
+
+
+@pytest.mark.fault("weights-unusable")
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"weight_map": {"bert.pooler.dense.bias": 1}}', '{"weight_map": []}'])
+def test_a_damaged_index_is_named(content: str, repository: Callable[[ModelType], Path], taxonomy: Taxonomy) -> None:
+    folder = repository("bert")
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    with pytest.raises(ModelError, match=r"it has model-00001-of-.* and neither model\.safetensors nor .*: rename"):
+        build_classifier(profile_of("bert"), taxonomy, weights=str(folder))
+    (folder / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ModelError, match=r"index\.json (is missing or damaged|names no files)"):
+        build_classifier(profile_of("bert"), taxonomy, weights=str(folder))
+
+
+@pytest.mark.fault("weights-unusable")
+@pytest.mark.parametrize("kind", [torch.int8, torch.float8_e4m3fn, torch.bool], ids=str)
+def test_quantized_weights_are_refused_rather_than_read_without_their_scales(
+    kind: torch.dtype, repository: Callable[[ModelType], Path], taxonomy: Taxonomy
+) -> None:
+    folder = repository("bert")
+    name = "bert.encoder.layer.1.output.dense.weight"
+    rewrite(folder, lambda tensors: tensors | {name: tensors[name].to(kind)})
+    with pytest.raises(ModelError, match=rf"{name} as \w+, as quantized weights are: give the weights as they were before"):
+        build_classifier(profile_of("bert"), taxonomy, weights=str(folder))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_weights_of_any_float_are_read(kind: torch.dtype, repository: Callable[[ModelType], Path], taxonomy: Taxonomy) -> None:
+    folder = repository("bert")
+    before = states(build_classifier(profile_of("bert"), taxonomy, weights=str(folder)))
+    positions = {"bert.embeddings.position_ids": torch.arange(512)[None]}
+    rewrite(folder, lambda tensors: {name: tensor.to(kind) for name, tensor in tensors.items()} | positions)
+    assert torch.allclose(states(build_classifier(profile_of("bert"), taxonomy, weights=str(folder))), before, atol=0.02)
+
+
+@pytest.mark.fault("weights-unusable")
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
+def test_weights_that_are_not_finite_are_refused(
+    value: float, repository: Callable[[ModelType], Path], taxonomy: Taxonomy, tmp_path: Path
+) -> None:
+    """As a training leaves them whose loss diverged."""
+    folder = repository("bert")
+    save_classifier(
+        tmp_path / "model",
+        build_classifier(profile_of("bert"), taxonomy, weights=str(folder)),
+        load_tokenizer(profile_of("bert"), str(folder)),
+        {},
+    )
+    name = "bert.encoder.layer.1.output.dense.weight"
+    for place in (folder, tmp_path / "model"):
+        rewrite(place, lambda tensors: tensors | {name: tensors[name].index_fill(0, torch.tensor([3]), value)})
+    for read in (lambda: build_classifier(profile_of("bert"), taxonomy, weights=str(folder)), lambda: load_classifier(place)):
+        with pytest.raises(ModelError, match=rf"holds no usable weights: {name} has values that are not finite"):
+            read()
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,19 @@
 """The end of a run on this machine by a signal."""
 
 import functools
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from goemotions.errors import ModelError
+from pipelines import local
 from tests.support import interruptible
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +35,16 @@ def test_a_run_that_is_ended_leaves_no_step(number: signal.Signals, tmp_path: Pa
     assert "SUCCESS" not in output
     assert not [one for one in psutil.process_iter() if str(tmp_path) in " ".join(_arguments(one))]
     assert not (tmp_path / "started-2").exists()
+
+
+@pytest.mark.fault("weights-unusable")
+def test_weights_that_cannot_be_used_are_refused_before_the_first_step(weights: Callable[[str], str], tmp_path: Path) -> None:
+    """The others would be trained first, for hours."""
+    folder = Path(shutil.copytree(weights("distilbert"), tmp_path / "weights"))
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"weights holds no usable weights: pickles and scripts are never read"):
+        local.run(tmp_path / "stack", data="sample", models=["minilm", "distilbert"], weights={"distilbert": str(folder)})
+    assert not (tmp_path / "stack").exists()
 
 
 def _arguments(process: psutil.Process) -> list[str]:

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas as pd
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -75,7 +77,7 @@ def assert_correct(predictor: Predictor, table: pa.Table, count: int) -> bool:
     return True
 
 
-def run(source: Path, output: Path, whole: Path, predictor: Predictor | None = None, **options: Any) -> Any:
+def run(source: Path | str, output: Path, whole: Path, predictor: Predictor | None = None, **options: Any) -> Any:
     plans.plan(str(source), str(output), str(whole), **options)
     shards.score(str(output), predictor=predictor)
     return shards.finish(str(output))
@@ -86,7 +88,7 @@ def test_every_row_of_every_file_is_scored_in_order(predictor: Predictor, whole:
     assert assert_correct(predictor, scored(tmp_path / "out"), 201)
     assert (summary.rows, summary.blank) == (201, 22)
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["_plan.json", "_scored.json", *(f"part-{number:06d}.parquet" for number in range(5))]
+    assert names == [".huggingface.yaml", "_plan.json", "_scored.json", *(f"part-{number:06d}.parquet" for number in range(5))]
     done = json.loads((tmp_path / "out" / "_scored.json").read_text())
     assert (done["rows"], done["shards"], done["bundle"]) == (201, 5, str(whole))
 
@@ -183,6 +185,57 @@ def test_files_that_are_no_rows_of_the_folder_are_not_scored(predictor: Predicto
     write(tmp_path / "in" / ".ipynb_checkpoints", 5)
     run(tmp_path / "in", tmp_path / "out", whole, predictor)
     assert pq.read_table(tmp_path / "out")["text"].to_pylist() == ["a lake", "gravel"]
+
+
+def test_linked_files_and_folders_are_scored_once(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere", 7, 9)
+    write(tmp_path / "in", 5)
+    (tmp_path / "in" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "again").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "one.parquet").symlink_to(tmp_path / "elsewhere" / "in-000.parquet")
+    assert run(tmp_path / "in", tmp_path / "out", whole, predictor).rows == 5 + 7 + 9 + 7
+
+
+def test_what_looks_like_a_file_of_rows_and_is_none_is_not_left_out(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in", 5)
+    (tmp_path / "in" / "more.csv").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"more.csv is a link to a file that is not there: copy the file"):
+        run(tmp_path / "in", tmp_path / "out", whole, predictor)
+    (tmp_path / "in" / "more.csv").unlink()
+    os.mkfifo(tmp_path / "in" / "more.csv")
+    with pytest.raises(DataError, match=r"more.csv is a pipe or a device, not a file: write what it holds"):
+        run(tmp_path / "in", tmp_path / "out", whole, predictor)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_columns_in_the_names_of_folders_are_kept(
+    predictor: Predictor, whole: Path, place: str, tmp_path: Path, ending: str
+) -> None:
+    """As Spark, Arrow and Polars write a table by the values of some columns."""
+    rows = {"text": ["the lake", "a storm", "gravel"], "day": ["2026-01-02", None, "a b/c=d"], "labels": ["x", "y", "x"]}
+    ds.write_dataset(
+        pa.table(rows),
+        tmp_path / "in",
+        format=ending,
+        partitioning=["day", "labels"],
+        partitioning_flavor="hive",
+    )
+    store.put(tmp_path / "in", place)
+    run(place, tmp_path / "out", whole, predictor)
+    found = scored(tmp_path / "out")
+    assert found.column_names[:4] == ["text", "day", "input/labels", "labels"]
+    assert sorted(zip(*(found[name].to_pylist() for name in found.column_names[:3]), strict=True), key=str) == sorted(
+        zip(*rows.values(), strict=True), key=str
+    )
+
+
+@pytest.mark.parametrize("rows", [100, 25])
+def test_datasets_loads_an_output_by_its_folder(predictor: Predictor, whole: Path, tmp_path: Path, rows: int) -> None:
+    run(write(tmp_path / "in", 50), tmp_path / "out", whole, predictor, shard_rows=rows)
+    loaded = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["train"]
+    assert loaded["n"][:] == list(range(50))
+    # Other readers of the folder pass over what is no shard.
+    assert len(ds.dataset(tmp_path / "out").to_table()) == len(pd.read_parquet(tmp_path / "out")) == 50
 
 
 @pytest.mark.parametrize("folder", ["_temporary/0", "_delta_log", ".hoodie"])

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from goemotions.cli import main as cli
 from goemotions.deployment import isvc, kserve
-from goemotions.errors import IntegrityError, ModelError, UntrustedBundle
+from goemotions.errors import IntegrityError, ModelError, StorageError, UntrustedBundle
 from goemotions.prediction import plans, shards
 from goemotions.prediction.predictor import Predictor
 from goemotions.registry import bundle, mlflow_model, model_registry, promotion, references, registration, tracking, trust
@@ -299,6 +299,43 @@ def planned(number: str, folder: Path) -> str:
 
 def copied_manifest(folder: Path) -> Path:
     return Path(shutil.copyfile(ROOT / "manifests" / "isvc.yaml", folder / "isvc.yaml"))
+
+
+def not_signed(folder: Path) -> None:
+    """A manifest that nobody signed: what it names may have terabytes, too."""
+
+
+def larger_file(folder: Path) -> None:
+    with (folder / "model.int8.onnx").open("ab") as file:
+        file.truncate(2**26)
+
+
+def large_signature(folder: Path) -> None:
+    with (folder / signature.NAME).open("wb") as file:
+        file.truncate(2**26)
+
+
+@pytest.mark.fault("bundle-forged")
+@pytest.mark.parametrize(
+    ("change", "has_keys", "message"),
+    [
+        (not_signed, True, "is not signed"),
+        (larger_file, False, r"model\.int8\.onnx differs from its manifest"),
+        (large_signature, False, r"SIGNATURE\.json has more than 16 MiB"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_of_a_bundle_that_is_refused_nothing_is_copied(
+    change: Callable[[Path], None], has_keys: bool, message: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signature.create_keys(tmp_path / "keys")
+    if has_keys:
+        monkeypatch.setenv(signature.TRUSTED_KEYS, str(tmp_path / "keys" / signature.PUBLIC_FILE))
+    folder = Path(shutil.copytree(whole, tmp_path / "bundle"))
+    change(folder)
+    with pytest.raises((IntegrityError, StorageError, UntrustedBundle), match=message):
+        references.fetch(str(folder), tmp_path / "copy")
+    assert not [path for path in (tmp_path / "copy").rglob("*") if path.is_file()]
 
 
 @pytest.mark.fault("bundle-forged")

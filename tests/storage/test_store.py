@@ -247,6 +247,28 @@ def test_a_store_that_recovers_is_retried(bucket: str, tmp_path: Path, through: 
 
 
 @pytest.mark.fault("store-recovers")
+@pytest.mark.parametrize("cut", [2, 100])
+def test_a_response_that_ends_within_an_object_is_requested_again(
+    cut: int, configure_s3: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "ATTEMPTS", 3)
+    reads: tuple[Callable[[], bytes | None], ...] = (
+        lambda: store.read("s3://bucket/", "a"),
+        lambda: store.open_file("s3://bucket/", "a").read(),
+    )
+    for read in reads:
+        with object_store.running(object_store.Behaviour(cut=cut)) as server:
+            configure_s3(AWS_ENDPOINT_URL=server.url, **object_store.KEYS)
+            server.objects["bucket/a"] = b"abcdef"
+            if cut == 2:
+                assert read() == b"abcdef"
+            else:
+                with pytest.raises(StorageError, match=r"the object store cannot be reached"):
+                    read()
+            assert [method for method, _ in server.requests if method == "GET"] == ["GET"] * 3
+
+
+@pytest.mark.fault("store-recovers")
 def test_retries_are_bounded(bucket: str, monkeypatch: pytest.MonkeyPatch, through: Callable[..., Gateway]) -> None:
     monkeypatch.setattr(s3, "ATTEMPTS", 2)
     gateway = through(lambda method, path, number: "SlowDown")

@@ -30,6 +30,7 @@ class Behaviour:
         late: seconds between a write and its response, as a function of the number of the write (from 1).
         tag: the tag of an object as GET returns it, made from the one that PUT returned.
         listed: whether listings hold an object.
+        cut: how many responses with an object end within it, the first ones.
     """
 
     ignored: frozenset[str] = frozenset()
@@ -37,6 +38,7 @@ class Behaviour:
     late: Callable[[int], float] = lambda number: 0.0
     tag: Callable[[str], str] = lambda tag: tag
     listed: Callable[[str], bool] = lambda key: True
+    cut: int = 0
 
 
 class ObjectStore(http_server.Server):
@@ -61,6 +63,10 @@ class Handler(http_server.Handler):
         with self.server.lock:
             self.server.requests.append((self.command, key))
             status, headers, content = self.handle_request(key, query, body)
+            if self.command == "GET" and "list-type" not in query and status < 300 and self.server.behaviour.cut:
+                self.server.behaviour.cut -= 1
+                headers, content = headers | {"Content-Length": str(len(content))}, content[: len(content) // 2]
+                self.close_connection = True
             number = self.server.writes = self.server.writes + (self.command == "PUT")
         if self.command == "PUT":
             time.sleep(self.server.behaviour.late(number))

@@ -79,11 +79,13 @@ def write(repository: str, folder: Path, words: Sequence[str]) -> Path:
 
 
 def diverging(source: Path, folder: Path) -> Path:
-    """A copy of a repository's folder with one weight that is not a number: no loss of it is finite."""
+    """A copy of a repository's folder with weights that are finite, and so large that no loss is."""
     shutil.copytree(source, folder)
     path = folder / "model.safetensors"
     tensors = load_file(path)
-    next(value for name, value in sorted(tensors.items()) if name.endswith("weight") and value.dim() == 2)[:] = torch.nan
+    next(value for name, value in sorted(tensors.items()) if name.endswith("weight") and value.dim() == 2)[:] = torch.finfo(
+        torch.float32
+    ).max
     save_file(tensors, path, metadata={"format": "pt"})
     return folder
 
