@@ -223,6 +223,15 @@ class Connection(HttpToolsProtocol):
             cycle.scope["state"][CLOSED_BY_SERVER] = reason in (SHUTDOWN, REQUEST)
         self.transport.abort()
 
+    def give_way(self) -> None:
+        """Closes the connection while it is idle; a request may be on its way, so that its client reads why."""
+        metrics.CLOSED.labels("evicted").inc()
+        if self._state != REST and not self.is_ending:
+            self.transport.write(self._connections.refusal)
+        self._is_complete = False
+        self.linger()
+        self._connections.close_later(self.transport.abort)
+
     def linger(self) -> None:
         """Closes the connection; if the client still sends, only once it has had time to read the response."""
         if self._is_complete or self.transport.is_closing():

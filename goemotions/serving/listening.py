@@ -34,9 +34,10 @@ GROWTH = 16
 TURN_SECONDS = 0.5
 # Between two attempts, while the system has no file for a connection.
 RETRY_SECONDS = 0.1
-# Refused connections that are kept until their clients have read why, and for how long: a client that still sends would lose the answer
-# if its connection were closed at once.
+# Connections that are kept, once they are refused or gave way to others, until their clients have read why, and for how long: a client
+# that still sends would lose the answer if its connection were closed at once.
 REFUSED, REFUSED_SECONDS = 512, 1.0
+# Read at once, so that a flood of one client delays the others little.
 READ_BYTES = 64 * 1024
 
 
@@ -122,7 +123,6 @@ class Listener:
         self._most_waiting = connections.limits.peer_connections
         self._loop = asyncio.get_running_loop()
         self._connecting: set[asyncio.Task[object]] = set()
-        self._refused: deque[socket.socket] = deque()
         # Since none waited.
         self._accepted = 0
         listening.listen(BACKLOG)
@@ -183,10 +183,7 @@ class Listener:
                 connection.recv(READ_BYTES)
             connection.send(self._connections.refusal)
             connection.shutdown(socket.SHUT_WR)
-        self._refused.append(connection)
-        if len(self._refused) > REFUSED:
-            self._refused.popleft().close()
-        self._loop.call_later(REFUSED_SECONDS, connection.close)
+        self._connections.close_later(connection.close)
 
     def _retry(self, error: OSError) -> None:
         """Accepts again later: the connection still waits, and the event loop would do nothing else."""

@@ -289,6 +289,9 @@ class Relay(Reader):
         else:
             self.client.abort()
 
+    def give_way(self) -> None:
+        self.abort("evicted")
+
     @property
     def _may_relay(self) -> bool:
         return self._may_write and not self._is_waiting and not self._is_stopped and not self.client.is_closing()

@@ -101,7 +101,8 @@ REQUEST = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2
 
 
 async def responses_beyond_the_limit() -> list[bytes]:
-    """The first lines of the responses to one more connection than an address may have, to those that it has, and to a later one."""
+    """The first lines of the responses to one more connection than an address may have, to those that it has, to a later one, and to that
+    which gave way to it."""
 
     async def respond(request: Request) -> Response:
         await request.body()
@@ -130,10 +131,10 @@ async def responses_beyond_the_limit() -> list[bytes]:
     idle = await opened(2)
     await asyncio.sleep(2 * connections_of.GRACE_SECONDS)
     later = await respond_to(*(await opened(1))[0])
-    for _, writer in idle:
-        writer.close()
+    gave_way = await respond_to(*idle[0])
+    idle[1][1].close()
     listener.close()
-    return [beyond, *within, later]
+    return [beyond, *within, later, gave_way]
 
 
 @pytest.mark.fault("server-overload")
@@ -142,4 +143,5 @@ def test_a_connection_beyond_those_of_its_address_reads_why_and_replaces_none_th
 ) -> None:
     monkeypatch.setattr(connections_of, "GRACE_SECONDS", 0.5)
     ok = b"HTTP/1.1 200 OK"
-    assert asyncio.run(responses_beyond_the_limit()) == [b"HTTP/1.1 429 Too Many Requests", ok, ok, ok]
+    too_many = b"HTTP/1.1 429 Too Many Requests"
+    assert asyncio.run(responses_beyond_the_limit()) == [too_many, ok, ok, ok, too_many]
