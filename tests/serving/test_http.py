@@ -101,8 +101,8 @@ REQUEST = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2
 
 
 async def responses_beyond_the_limit() -> list[bytes]:
-    """The first lines of the responses to one more connection than an address may have, to those that it has, to a later one, and to that
-    which gave way to it."""
+    """The first lines of the responses to one more connection than an address may have, to those that it has, to a later one, and to
+    that which gave way to it."""
 
     async def respond(request: Request) -> Response:
         await request.body()

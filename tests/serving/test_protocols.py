@@ -551,6 +551,25 @@ def test_a_grpc_message_over_the_limit_counts_as_too_large_and_not_as_a_client_t
     assert server.metrics()[name] == before[name]
 
 
+@pytest.mark.fault("server-blame", "grpc-hostile-client")
+@pytest.mark.parametrize(
+    ("sent", "compressed", "reason"),
+    [(gzip.compress(bytes(1_000_000)), True, "too-large"), (b"", False, "malformed")],
+    ids=["expands", "no message"],
+)
+def test_a_call_that_the_library_ends_does_not_count_as_a_client_that_left(
+    server: Server, sent: bytes, compressed: bool, reason: str
+) -> None:
+    before, name = server.metrics(), "goemotions_rejected_requests_total"
+    connection = http2.Connection(server.grpc_port)
+    connection.acknowledge()
+    stream = connection.call(http2.message(sent, compressed=True) if compressed else b"", end=False, grpc_encoding="gzip")
+    connection.send(http2.frame(http2.DATA, http2.END_STREAM, stream))
+    assert grown(server, before, f'{name}{{reason="{reason}"}}')
+    assert server.metrics()[f'{name}{{reason="client-gone"}}'] == before[f'{name}{{reason="client-gone"}}']
+    connection.close()
+
+
 HEALTH = "/grpc.health.v1.Health/"
 
 
