@@ -69,6 +69,10 @@ class Connections(Generic[Kind]):
         """
         return self._is_below(peer) or self._evict(peer)
 
+    def answer_at_once(self, sent: bytes | memoryview) -> bytes:
+        """The answer to what was sent first on a connection, if it waits for nothing; the connection is closed then."""
+        return b""
+
     def count_refused(self, peer: str) -> None:
         """Counts a connection for which there was no room."""
         logger.warning("a connection of %s was rejected: none of its own, or of all that are open, is idle", peer)

@@ -151,6 +151,8 @@ class Listener:
             connection.setblocking(False)
             if self._turns.has_room(address):
                 self._connect(connection, address)
+            elif answer := self._connections.answer_at_once(_sent(connection)):
+                self._end(connection, answer)
             elif self._turns.is_full(address, self._most_waiting):
                 self._refuse(connection, address)
             else:
@@ -177,11 +179,14 @@ class Listener:
     def _refuse(self, connection: socket.socket, address: str) -> None:
         """Answers that there are too many connections."""
         self._connections.count_refused(address)
+        self._end(connection, self._connections.refusal)
+
+    def _end(self, connection: socket.socket, answer: bytes) -> None:
         with contextlib.suppress(OSError):
             # Bytes that are not read make its end a reset, which may overtake the answer.
             with contextlib.suppress(BlockingIOError):
                 connection.recv(READ_BYTES)
-            connection.send(self._connections.refusal)
+            connection.send(answer)
             connection.shutdown(socket.SHUT_WR)
         self._connections.close_later(connection.close)
 
@@ -197,6 +202,13 @@ class Listener:
     def _resume(self) -> None:
         if self._listening.fileno() >= 0:
             self._loop.add_reader(self._listening, self._accept)
+
+
+def _sent(connection: socket.socket) -> bytes:
+    """What a client has sent, which stays unread."""
+    with contextlib.suppress(OSError):
+        return connection.recv(READ_BYTES, socket.MSG_PEEK)
+    return b""
 
 
 def bind(host: str, port: int, option: str) -> socket.socket:
