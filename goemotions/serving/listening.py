@@ -37,8 +37,8 @@ RETRY_SECONDS = 0.1
 # Connections that are kept, once they are refused or gave way to others, until their clients have read why, and for how long: a client
 # that still sends would lose the answer if its connection were closed at once.
 REFUSED, REFUSED_SECONDS = 512, 1.0
-# Read at once, so that a flood of one client delays the others little.
-READ_BYTES = 64 * 1024
+# Read at once, so that a flood of one client delays the others little; and the longest probe of the health.
+READ_BYTES, PROBE_BYTES = 64 * 1024, 1024
 
 
 Work = Callable[[], None]
@@ -205,9 +205,9 @@ class Listener:
 
 
 def _sent(connection: socket.socket) -> bytes:
-    """What a client has sent, which stays unread."""
+    """The start of what a client has sent, which stays unread."""
     with contextlib.suppress(OSError):
-        return connection.recv(READ_BYTES, socket.MSG_PEEK)
+        return connection.recv(PROBE_BYTES, socket.MSG_PEEK)
     return b""
 
 

@@ -31,8 +31,8 @@ ACK, FIRST_SETTINGS = (bytes([0, 0, 0, SETTINGS, flags, 0, 0, 0, 0]) for flags i
 # Errors of a connection: https://www.rfc-editor.org/rfc/rfc9113#section-7
 NO_ERROR, PROTOCOL_ERROR, CALM = 0, 1, 11
 ERRORS = {metrics.REASONS[400]: PROTOCOL_ERROR, metrics.REASONS[metrics.FLOOD]: CALM, metrics.REASONS[429]: CALM}
-# The longest first settings of a client, and the most frames before it acknowledges the server's: it does so as soon as it has them.
-SETTINGS_BYTES, FRAMES = 1024, 1000
+# The longest first settings of a client.
+SETTINGS_BYTES = 1024
 # Calls at once on one connection; the client keeps more to itself until one ends.
 STREAMS = 128
 # Calls in the library: so many that their texts share batches, or few, so that each connection has its turn soon, while several have
@@ -207,9 +207,10 @@ class Relay(Reader):
         self.flood = _Flood(self.since)
         self._unread = Unread()
         self._connecting: asyncio.Task[object] | None = None
-        # Received and not passed on; where the next frame begins in it, and how many came before.
-        self._held, self._next, self._frames = b"", len(PREFACE), 0
-        self.has_acknowledged = False
+        # Received and not passed on, and where the next frame begins in it.
+        self._held, self._next = b"", len(PREFACE)
+        # Whether the client has sent its settings, and acknowledged those of the server.
+        self._has_settings = self._has_acknowledged = False
         # The stream of the last call that was passed on, and whether the next data is the start of its message. How many messages are
         # too large for the library, or compressed so that they may be, and how many calls the client reset: it ends all in one way.
         self._last, self._expects_message, self._too_large, self._resets = 0, False, 0, 0
@@ -285,7 +286,7 @@ class Relay(Reader):
         limits = self._relays.limits
         if self._unread.seconds(self.client, now) > limits.write_seconds:
             self.abort("unread-answer")
-        elif not self.has_acknowledged and now - self.since > limits.read_seconds:
+        elif not self._has_acknowledged and now - self.since > limits.read_seconds:
             self.abort("silent")
 
     def abort(self, reason: str) -> None:
@@ -316,7 +317,7 @@ class Relay(Reader):
     def _pass_on(self) -> None:
         """Passes on frames until one has to wait for its turn; of the acknowledgements, that of this server for the client's first."""
         data, start, position, write = self._held, 0, self._next, self._library.write
-        if not self._frames and not data.startswith(PREFACE[: len(data)]):
+        if not self._has_settings and not data.startswith(PREFACE[: len(data)]):
             self._refuse(400)
             return
         while len(data) >= position + HEAD_BYTES:
@@ -327,18 +328,18 @@ class Relay(Reader):
             if status := self._refused(head):
                 self._refuse(status)
                 return
-            if not self._frames and len(data) < end:
-                break
-            if not self._frames:
+            if not self._has_settings:
+                if len(data) < end:
+                    break
                 write(data[:end] + ACK)
-                start = end
-            elif not self.has_acknowledged and _is_ack(head):
-                self.has_acknowledged = True
+                start, self._has_settings = end, True
+            elif not self._has_acknowledged and _is_ack(head):
+                self._has_acknowledged = True
                 write(data[start:position])
                 start = end
             self._note(data[position : position + HEAD_BYTES + PREFIX_BYTES])
-            position, self._frames, self._left = end, self._frames + 1, self._left - 1
-        passed = min(position, len(data)) if self._frames else 0
+            position, self._left = end, self._left - 1
+        passed = min(position, len(data)) if self._has_settings else 0
         write(data[start:passed])
         self._held, self._next = data[passed:], position - passed
 
@@ -357,9 +358,8 @@ class Relay(Reader):
 
     def _refused(self, head: bytes) -> int:
         """The status with which this connection is closed for a frame; 0 if the frame may be passed on."""
-        if not self._frames and (head[3] != SETTINGS or _is_ack(head) or int.from_bytes(head[:3], "big") > SETTINGS_BYTES):
-            return 400
-        if not self.has_acknowledged and self._frames > FRAMES:
+        is_settings = head[3] == SETTINGS and not _is_ack(head) and int.from_bytes(head[:3], "big") <= SETTINGS_BYTES
+        if not (self._has_settings or is_settings):
             return 400
         return metrics.FLOOD if self.flood.is_one_too_many(head, self._loop.time()) else 0
 

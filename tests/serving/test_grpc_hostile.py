@@ -108,7 +108,7 @@ def calls(content: bytes = INFERENCE, path: str = http2.INFER, **more: str) -> C
 
 
 def flood(part: bytes, count: int) -> Callable[[int], Iterator[Connection]]:
-    """Frames of a client that has acknowledged the settings: before that, the relay passes a thousand."""
+    """Frames of one connection."""
 
     def send(port: int) -> Iterator[Connection]:
         connection = Connection(port)
