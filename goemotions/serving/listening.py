@@ -151,9 +151,7 @@ class Listener:
             connection.setblocking(False)
             if self._turns.has_room(address):
                 self._connect(connection, address)
-            elif answer := self._connections.answer_at_once(_sent(connection)):
-                self._end(connection, answer)
-            elif self._turns.is_full(address, self._most_waiting):
+            elif self._turns.is_full(address, self._most_waiting) or self._is_answered_at_once(connection):
                 self._refuse(connection, address)
             else:
                 self._turns.wait(
@@ -176,17 +174,22 @@ class Listener:
         self._connecting.add(connecting)
         connecting.add_done_callback(self._connecting.discard)
 
-    def _refuse(self, connection: socket.socket, address: str) -> None:
-        """Answers that there are too many connections."""
-        self._connections.count_refused(address)
-        self._end(connection, self._connections.refusal)
+    def _is_answered_at_once(self, connection: socket.socket) -> bool:
+        with contextlib.suppress(OSError):
+            return bool(self._connections.answer_at_once(connection.recv(PROBE_BYTES, socket.MSG_PEEK)))
+        return False
 
-    def _end(self, connection: socket.socket, answer: bytes) -> None:
+    def _refuse(self, connection: socket.socket, address: str) -> None:
+        """Answers that there are too many connections, unless what was sent can be answered at once."""
+        sent = b""
         with contextlib.suppress(OSError):
             # Bytes that are not read make its end a reset, which may overtake the answer.
             with contextlib.suppress(BlockingIOError):
-                connection.recv(READ_BYTES)
-            connection.send(answer)
+                sent = connection.recv(READ_BYTES)
+            answer = self._connections.answer_at_once(sent)
+            if not answer:
+                self._connections.count_refused(address)
+            connection.send(answer or self._connections.refusal)
             connection.shutdown(socket.SHUT_WR)
         self._connections.close_later(connection.close)
 
@@ -202,13 +205,6 @@ class Listener:
     def _resume(self) -> None:
         if self._listening.fileno() >= 0:
             self._loop.add_reader(self._listening, self._accept)
-
-
-def _sent(connection: socket.socket) -> bytes:
-    """The start of what a client has sent, which stays unread."""
-    with contextlib.suppress(OSError):
-        return connection.recv(PROBE_BYTES, socket.MSG_PEEK)
-    return b""
 
 
 def bind(host: str, port: int, option: str) -> socket.socket:
