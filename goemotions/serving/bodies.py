@@ -13,9 +13,10 @@ from starlette.responses import Response
 
 from goemotions.errors import RequestError
 from goemotions.serving.limits import Limits
+from goemotions.serving.metrics import CLIENT_GONE
 from goemotions.serving.openapi import JSON
 from goemotions.serving.openinference import BINARY_HEADER
-from goemotions.serving.service import CLIENT_GONE, COUNTED
+from goemotions.serving.service import COUNTED
 
 BINARY = "application/octet-stream"
 COMPRESSIONS = ("gzip", "deflate")

@@ -6,18 +6,18 @@ import asyncio
 import fcntl
 import logging
 import termios
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 from goemotions.serving import metrics
 from goemotions.serving.limits import Limits
+from goemotions.serving.listening import READ_BYTES, REFUSED, REFUSED_SECONDS
 
 logger = logging.getLogger(__name__)
 SWEEP_SECONDS = 0.25
 # A connection that was opened or answered so recently may carry a request that was not read yet.
 GRACE_SECONDS = 1.0
-# Read at once, so that a flood of one client delays the others little.
-READ_BYTES = 64 * 1024
 
 
 class Connection(Protocol):
@@ -40,6 +40,9 @@ class Connection(Protocol):
     def abort(self, reason: str) -> None:
         """Closes it at once; the metric of closed connections has the reason."""
 
+    def give_way(self) -> None:
+        """Closes it while it is idle; a request may be on its way, so that its client is told."""
+
 
 Kind = TypeVar("Kind", bound=Connection)
 
@@ -57,6 +60,7 @@ class Connections(Generic[Kind]):
         self._busy_peers: set[str] = set()
         self._gauge = metrics.CONNECTIONS.labels(protocol)
         self._is_sweeping = False
+        self._refused: deque[Callable[[], object]] = deque()
 
     def has_room(self, peer: str) -> bool:
         """Whether another connection of an address may be opened; for it, an idle one of the peer that has most may be closed.
@@ -65,11 +69,22 @@ class Connections(Generic[Kind]):
         """
         return self._is_below(peer) or self._evict(peer)
 
+    def answer_at_once(self, sent: bytes | memoryview) -> bytes:
+        """The answer to what was sent first on a connection, if it waits for nothing; the connection is closed then."""
+        return b""
+
     def count_refused(self, peer: str) -> None:
         """Counts a connection for which there was no room."""
         logger.warning("a connection of %s was rejected: none of its own, or of all that are open, is idle", peer)
         metrics.count(self._protocol, 429)
         metrics.CLOSED.labels(metrics.REASONS[429]).inc()
+
+    def close_later(self, close: Callable[[], object]) -> None:
+        """Closes a connection once its client has had time to read why, or sooner if there are many."""
+        self._refused.append(close)
+        if len(self._refused) > REFUSED:
+            self._refused.popleft()()
+        asyncio.get_running_loop().call_later(REFUSED_SECONDS, close)
 
     def add(self, connection: Kind) -> None:
         if not self._is_sweeping:
@@ -97,7 +112,7 @@ class Connections(Generic[Kind]):
         idle.sort(key=lambda one: (-self._peers[one.peer], one.since))
         for longest in idle:
             if not _has_unread(longest.socket_transport):
-                longest.abort("evicted")
+                longest.give_way()
                 self.remove(longest)
                 return self.has_room(peer)
         self._busy_peers.add(peer)

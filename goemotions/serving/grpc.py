@@ -28,8 +28,9 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 from goemotions.errors import RequestError
 from goemotions.serving import bodies, metrics, openinference, request_ids, schema, wire
 from goemotions.serving.limits import Limits
+from goemotions.serving.metrics import CLIENT_GONE
 from goemotions.serving.relay import STREAMS, Relay, Relays
-from goemotions.serving.service import CLIENT_GONE, Service, handle
+from goemotions.serving.service import Service, handle
 
 logger = logging.getLogger(__name__)
 # The library's own errors are of clients that left; those of handlers are logged here.
@@ -250,7 +251,7 @@ class _Calls(grpc.aio.ServerInterceptor):
             try:
                 if not is_inference:
                     return await response
-                return await handle("grpc", response, lambda: self._status_if_ended(relay))
+                return await handle("grpc", response, lambda: self._status_if_ended(context, relay))
             except RequestError as error:
                 if error.retry_after:
                     context.set_trailing_metadata((("retry-after", str(error.retry_after)),))
@@ -307,11 +308,12 @@ class _Calls(grpc.aio.ServerInterceptor):
             relay.begin_call()
         context.add_done_callback(end)
 
-    def _status_if_ended(self, relay: Relay | None) -> int:
+    def _status_if_ended(self, context: Any, relay: Relay | None) -> int:
         """The status of a call that the library has ended, with an answer to its client."""
         if self._has_closed:
             return 503
-        return 413 if relay and relay.takes_too_large() else CLIENT_GONE
+        is_late = context.time_remaining() == 0
+        return CLIENT_GONE if is_late or relay is None else relay.status_of_ended()
 
     def _parse(self, content: bytes, handler: Any) -> Any:
         if len(content) > SMALL_BYTES:
@@ -343,7 +345,7 @@ class _Calls(grpc.aio.ServerInterceptor):
             self._limits.check_requests(self._limits.requests + is_rejected)
             raise RequestError(f"the message took longer than {self._limits.read_seconds:g} seconds", 408) from error
         if message is grpc.aio.EOF:
-            raise RequestError("the call ended without a message", self._status_if_ended(relay))
+            raise RequestError("the call ended without a message", self._status_if_ended(context, relay))
         if len(message) > SMALL_BYTES and not is_inference:
             raise RequestError(f"the message is larger than {SMALL_BYTES:,} bytes", 413)
         return bytes(message)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -24,6 +25,8 @@ from goemotions.serving.listening import Turns
 # Read at once of what may hold many requests or chunks, and parsed at once.
 SHORT_READ_BYTES, PIECE_BYTES = 4 * 1024, 1024
 URL_BYTES = 8 * 1024
+# How a probe of the health begins, and its head ends.
+PROBE, HEAD_END = b"GET /v2/health/", b"\r\n\r\n"
 FIELDS = 100
 # What a client still sends is skipped for so long before its connection is closed; it would lose the response otherwise.
 LINGER_SECONDS = 2.0
@@ -57,6 +60,19 @@ class Connections(connections.Connections["Connection"]):
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits, "http", _response(429))
         self.turns = Turns()
+        # Whether the server is live, and ready, by the last part of the path that asks for it.
+        self.health: dict[bytes, Callable[[], bool]] = {}
+
+    def answer_at_once(self, sent: bytes | memoryview) -> bytes:
+        """That to a probe of the health: under overload, it would be late, and the server be restarted for that."""
+        if sent[: len(PROBE)] != PROBE:
+            return b""
+        head, _, following = bytes(sent).partition(HEAD_END)
+        name = head[len(PROBE) :].partition(b" ")[0]
+        if following or len(head) == len(sent) or name not in self.health:
+            return b""
+        is_so = self.health[name]()
+        return _response(200 if is_so else 503, {name.decode(): is_so})
 
     def __call__(
         self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None
@@ -223,6 +239,15 @@ class Connection(HttpToolsProtocol):
             cycle.scope["state"][CLOSED_BY_SERVER] = reason in (SHUTDOWN, REQUEST)
         self.transport.abort()
 
+    def give_way(self) -> None:
+        """Closes the connection while it is idle; a request may be on its way, so that its client reads why."""
+        metrics.CLOSED.labels("evicted").inc()
+        if self._state != REST and not self.is_ending:
+            self.transport.write(self._connections.refusal)
+        self._is_complete = False
+        self.linger()
+        self._connections.close_later(self.transport.abort)
+
     def linger(self) -> None:
         """Closes the connection; if the client still sends, only once it has had time to read the response."""
         if self._is_complete or self.transport.is_closing():
@@ -237,6 +262,10 @@ class Connection(HttpToolsProtocol):
             return
         if not self._unparsed and self._connections.turns.has_room(self.peer):
             self._parse(data)
+            return
+        if not self._unparsed and self._state in (FIRST, IDLE) and (answer := self._connections.answer_at_once(data)):
+            self.transport.write(answer)
+            self.linger()
             return
         if self._unparsed:
             self.flow.pause_reading()
@@ -416,9 +445,9 @@ class Connection(HttpToolsProtocol):
         self.linger()
 
 
-def _response(status: int) -> bytes:
-    """The response of a connection that is closed then."""
-    body = orjson.dumps({"error": MESSAGES[status]})
+def _response(status: int, content: Any = None) -> bytes:
+    """The response of a connection that is closed then; without a content, it has the error of its status."""
+    body = orjson.dumps(content or {"error": MESSAGES[status]})
     retry = b"Retry-After: 1\r\n" if status == 429 else b""
     head = b"Content-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
     return STATUS_LINE[status] + retry + head + body

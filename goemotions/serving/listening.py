@@ -34,10 +34,11 @@ GROWTH = 16
 TURN_SECONDS = 0.5
 # Between two attempts, while the system has no file for a connection.
 RETRY_SECONDS = 0.1
-# Refused connections that are kept until their clients have read why, and for how long: a client that still sends would lose the answer
-# if its connection were closed at once.
+# Connections that are kept, once they are refused or gave way to others, until their clients have read why, and for how long: a client
+# that still sends would lose the answer if its connection were closed at once.
 REFUSED, REFUSED_SECONDS = 512, 1.0
-READ_BYTES = 64 * 1024
+# Read at once, so that a flood of one client delays the others little; and the longest probe of the health.
+READ_BYTES, PROBE_BYTES = 64 * 1024, 1024
 
 
 Work = Callable[[], None]
@@ -122,7 +123,6 @@ class Listener:
         self._most_waiting = connections.limits.peer_connections
         self._loop = asyncio.get_running_loop()
         self._connecting: set[asyncio.Task[object]] = set()
-        self._refused: deque[socket.socket] = deque()
         # Since none waited.
         self._accepted = 0
         listening.listen(BACKLOG)
@@ -151,7 +151,7 @@ class Listener:
             connection.setblocking(False)
             if self._turns.has_room(address):
                 self._connect(connection, address)
-            elif self._turns.is_full(address, self._most_waiting):
+            elif self._turns.is_full(address, self._most_waiting) or self._is_answered_at_once(connection):
                 self._refuse(connection, address)
             else:
                 self._turns.wait(
@@ -174,19 +174,24 @@ class Listener:
         self._connecting.add(connecting)
         connecting.add_done_callback(self._connecting.discard)
 
+    def _is_answered_at_once(self, connection: socket.socket) -> bool:
+        with contextlib.suppress(OSError):
+            return bool(self._connections.answer_at_once(connection.recv(PROBE_BYTES, socket.MSG_PEEK)))
+        return False
+
     def _refuse(self, connection: socket.socket, address: str) -> None:
-        """Answers that there are too many connections."""
-        self._connections.count_refused(address)
+        """Answers that there are too many connections, unless what was sent can be answered at once."""
+        sent = b""
         with contextlib.suppress(OSError):
             # Bytes that are not read make its end a reset, which may overtake the answer.
             with contextlib.suppress(BlockingIOError):
-                connection.recv(READ_BYTES)
-            connection.send(self._connections.refusal)
+                sent = connection.recv(READ_BYTES)
+            answer = self._connections.answer_at_once(sent)
+            if not answer:
+                self._connections.count_refused(address)
+            connection.send(answer or self._connections.refusal)
             connection.shutdown(socket.SHUT_WR)
-        self._refused.append(connection)
-        if len(self._refused) > REFUSED:
-            self._refused.popleft().close()
-        self._loop.call_later(REFUSED_SECONDS, connection.close)
+        self._connections.close_later(connection.close)
 
     def _retry(self, error: OSError) -> None:
         """Accepts again later: the connection still waits, and the event loop would do nothing else."""

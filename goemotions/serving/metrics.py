@@ -15,8 +15,9 @@ TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 # The formats that scrapers may accept; the library fails on versions that it does not expect.
 PLAIN, OPENMETRICS = "text/plain", "application/openmetrics-text"
-# The status of a gRPC connection that sends too many frames without effect, in metrics only: HTTP/2's ENHANCE_YOUR_CALM.
-FLOOD = 420
+# Statuses in metrics only: nginx's for a client that disconnected before the response, and that of a gRPC connection that sends too
+# many frames without effect, HTTP/2's ENHANCE_YOUR_CALM.
+CLIENT_GONE, FLOOD = 499, 420
 # Of what this server never does, whoever asks for it.
 UNSUPPORTED = 501
 # The label ``reason`` of a rejected request, by its status.
@@ -29,7 +30,7 @@ REASONS = {
     FLOOD: "flood",
     429: "overloaded",
     431: "head-too-large",
-    499: "client-gone",
+    CLIENT_GONE: "client-gone",
     500: "failed",
     UNSUPPORTED: "unsupported",
     503: "unavailable",

@@ -20,6 +20,7 @@ from typing import Any
 from goemotions.serving import connections, listening, metrics
 from goemotions.serving.connections import Reader, Unread
 from goemotions.serving.limits import Limits
+from goemotions.serving.metrics import CLIENT_GONE
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 # The bytes before the payload of a frame, types of frames, and the flag of an acknowledgement and the whole of it.
@@ -30,8 +31,8 @@ ACK, FIRST_SETTINGS = (bytes([0, 0, 0, SETTINGS, flags, 0, 0, 0, 0]) for flags i
 # Errors of a connection: https://www.rfc-editor.org/rfc/rfc9113#section-7
 NO_ERROR, PROTOCOL_ERROR, CALM = 0, 1, 11
 ERRORS = {metrics.REASONS[400]: PROTOCOL_ERROR, metrics.REASONS[metrics.FLOOD]: CALM, metrics.REASONS[429]: CALM}
-# The longest first settings of a client, and the most frames before it acknowledges the server's: it does so as soon as it has them.
-SETTINGS_BYTES, FRAMES = 1024, 1000
+# The longest first settings of a client.
+SETTINGS_BYTES = 1024
 # Calls at once on one connection; the client keeps more to itself until one ends.
 STREAMS = 128
 # Calls in the library: so many that their texts share batches, or few, so that each connection has its turn soon, while several have
@@ -43,13 +44,14 @@ TURN_FRAMES = 64
 QUIET_SECONDS, QUIET_TIMES = 0.001, 5
 # After it had one all the same, it has more than it should from then on. So after this time it gets none until it has none.
 DRAIN_SECONDS = 0.1
-# A connection is closed beyond so many, and so many per second, of calls that its client resets at once, or of frames without a call
-# and data: https://www.cve.org/CVERecord?id=CVE-2023-44487 and https://www.cve.org/CVERecord?id=CVE-2019-9512
-RESETS, CONTROLS, PER_SECOND = 1000, 4000, 200
+# A connection is closed beyond so many, and so many per second, of calls that its client resets at once, or of frames that begin no
+# call: https://www.cve.org/CVERecord?id=CVE-2023-44487 and https://www.cve.org/CVERecord?id=CVE-2019-9512
+RESETS, FRAMES_BESIDE_CALLS, PER_SECOND = 1000, 4000, 200
+# So many more of those frames for each call, and one for so many bytes: large messages have many, and a client with a small window
+# sends many updates of it for a large response.
+FRAMES_PER_CALL, BYTES_PER_FRAME = 10, 256
 # A call that is reset later is one of a deadline, or of hedging.
 RESET_SECONDS = 0.002
-# Frames without data for each with a call or data: a client with a small window sends many updates of it for one large response.
-CONTROLS_PER_FRAME = 100
 # What the library has sent is at its client after this time, unless that does not read.
 LAST_SECONDS = 0.1
 
@@ -129,7 +131,7 @@ class _Flood:
     """Whether a connection sends too many frames that cost the server more than the client."""
 
     def __init__(self, now: float) -> None:
-        self._resets, self._controls = _Allowance(RESETS, now), _Allowance(CONTROLS, now)
+        self._resets, self._frames = _Allowance(RESETS, now), _Allowance(FRAMES_BESIDE_CALLS, now)
         # When each of the newest calls began, by its stream.
         self._calls: dict[bytes, float] = {}
 
@@ -139,12 +141,17 @@ class _Flood:
             self._calls[stream] = now
             if len(self._calls) > STREAMS:
                 del self._calls[next(iter(self._calls))]
-        if kind == HEADERS or (kind == DATA and any(head[:3])):
-            self._controls.give(CONTROLS_PER_FRAME)
+            self._frames.give(FRAMES_PER_CALL)
             return False
+        if kind == DATA:
+            self.count_bytes(int.from_bytes(head[:3], "big"))
         if kind == RST_STREAM and now - self._calls.pop(stream, -math.inf) < RESET_SECONDS and not self._resets.take(now):
             return True
-        return not self._controls.take(now)
+        return not self._frames.take(now)
+
+    def count_bytes(self, count: int) -> None:
+        """Counts bytes of messages, of either side."""
+        self._frames.give(count / BYTES_PER_FRAME)
 
 
 class Relays(connections.Connections["Relay"]):
@@ -197,15 +204,16 @@ class Relay(Reader):
         self.peer = self.name = ""
         self.since = self._loop.time()
         self.calls = 0
-        self._flood = _Flood(self.since)
+        self.flood = _Flood(self.since)
         self._unread = Unread()
         self._connecting: asyncio.Task[object] | None = None
-        # Received and not passed on; where the next frame begins in it, and how many came before.
-        self._held, self._next, self._frames = b"", len(PREFACE), 0
-        self.has_acknowledged = False
-        # The stream of the last call that was passed on, whether the next data is the start of its message, and how many messages were
-        # larger than the library takes: it ends their calls as those of a client that left.
-        self._last, self._expects_message, self._too_large = 0, False, 0
+        # Received and not passed on, and where the next frame begins in it.
+        self._held, self._next = b"", len(PREFACE)
+        # Whether the client has sent its settings, and acknowledged those of the server.
+        self._has_settings = self._has_acknowledged = False
+        # The stream of the last call that was passed on, and whether the next data is the start of its message. How many messages are
+        # too large for the library, or compressed so that they may be, and how many calls the client reset: it ends all in one way.
+        self._last, self._expects_message, self._too_large, self._resets = 0, False, 0, 0
         # Whether the library has sent its settings and reads.
         self._may_write = False
         # Whether a frame waits for its turn, or has it; the frames that are left of the last one; whether nothing more is passed on.
@@ -226,11 +234,15 @@ class Relay(Reader):
         self.calls -= 1
         self.since = self._loop.time()
 
-    def takes_too_large(self) -> bool:
-        """Whether a message of it was too large; each is one only once."""
-        is_one = self._too_large > 0
-        self._too_large -= is_one
-        return is_one
+    def status_of_ended(self) -> int:
+        """The status of a call that the library has ended: the client left, or what it sent was too large or no message."""
+        if self.client.is_closing() or self._resets:
+            self._resets = max(0, self._resets - 1)
+            return CLIENT_GONE
+        if self._too_large:
+            self._too_large -= 1
+            return 413
+        return 400
 
     def connection_made(self, transport: Any) -> None:
         self.client = transport
@@ -274,7 +286,7 @@ class Relay(Reader):
         limits = self._relays.limits
         if self._unread.seconds(self.client, now) > limits.write_seconds:
             self.abort("unread-answer")
-        elif not self.has_acknowledged and now - self.since > limits.read_seconds:
+        elif not self._has_acknowledged and now - self.since > limits.read_seconds:
             self.abort("silent")
 
     def abort(self, reason: str) -> None:
@@ -289,6 +301,9 @@ class Relay(Reader):
         else:
             self.client.abort()
 
+    def give_way(self) -> None:
+        self.abort("evicted")
+
     @property
     def _may_relay(self) -> bool:
         return self._may_write and not self._is_waiting and not self._is_stopped and not self.client.is_closing()
@@ -302,7 +317,7 @@ class Relay(Reader):
     def _pass_on(self) -> None:
         """Passes on frames until one has to wait for its turn; of the acknowledgements, that of this server for the client's first."""
         data, start, position, write = self._held, 0, self._next, self._library.write
-        if not self._frames and not data.startswith(PREFACE[: len(data)]):
+        if not self._has_settings and not data.startswith(PREFACE[: len(data)]):
             self._refuse(400)
             return
         while len(data) >= position + HEAD_BYTES:
@@ -313,38 +328,40 @@ class Relay(Reader):
             if status := self._refused(head):
                 self._refuse(status)
                 return
-            if not self._frames and len(data) < end:
-                break
-            if not self._frames:
+            if not self._has_settings:
+                if len(data) < end:
+                    break
                 write(data[:end] + ACK)
-                start = end
-            elif not self.has_acknowledged and _is_ack(head):
-                self.has_acknowledged = True
+                start, self._has_settings = end, True
+            elif not self._has_acknowledged and _is_ack(head):
+                self._has_acknowledged = True
                 write(data[start:position])
                 start = end
             self._note(data[position : position + HEAD_BYTES + PREFIX_BYTES])
-            position, self._frames, self._left = end, self._frames + 1, self._left - 1
-        passed = min(position, len(data)) if self._frames else 0
+            position, self._left = end, self._left - 1
+        passed = min(position, len(data)) if self._has_settings else 0
         write(data[start:passed])
         self._held, self._next = data[passed:], position - passed
 
     def _note(self, frame: bytes) -> None:
-        """Notes the start of a call, or of its message."""
+        """Notes the start of a call or of its message, or that the client resets it."""
         kind = frame[3]
         if kind == HEADERS:
             self._last, self._expects_message = int.from_bytes(frame[5:HEAD_BYTES], "big"), True
         elif kind == DATA and self._expects_message:
             # https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
             self._expects_message = False
-            self._too_large += int.from_bytes(frame[HEAD_BYTES + 1 :], "big") > self._relays.limits.body_bytes
+            is_compressed, size = frame[HEAD_BYTES : HEAD_BYTES + 1] == b"\1", int.from_bytes(frame[HEAD_BYTES + 1 :], "big")
+            self._too_large += is_compressed or size > self._relays.limits.body_bytes
+        elif kind == RST_STREAM:
+            self._resets += 1
 
     def _refused(self, head: bytes) -> int:
         """The status with which this connection is closed for a frame; 0 if the frame may be passed on."""
-        if not self._frames and (head[3] != SETTINGS or _is_ack(head) or int.from_bytes(head[:3], "big") > SETTINGS_BYTES):
+        is_settings = head[3] == SETTINGS and not _is_ack(head) and int.from_bytes(head[:3], "big") <= SETTINGS_BYTES
+        if not (self._has_settings or is_settings):
             return 400
-        if not self.has_acknowledged and self._frames > FRAMES:
-            return 400
-        return metrics.FLOOD if self._flood.is_one_too_many(head, self._loop.time()) else 0
+        return metrics.FLOOD if self.flood.is_one_too_many(head, self._loop.time()) else 0
 
     def _refuse(self, status: int) -> None:
         metrics.count("grpc", status)
@@ -398,6 +415,7 @@ class _Library(Reader):
         if not client.is_closing():
             content = bytes(data)
             client.write(content)
+            self._relay.flood.count_bytes(len(content))
             self._follow(content)
             if not self.has_settings:
                 self.has_settings = True

@@ -156,6 +156,7 @@ def create_app(
         across_requests=settings.across_requests,
         log=_request_log(settings, predictor),
     )
+    connections.health = {b"live": lambda: service.is_live, b"ready": lambda: service.is_ready}
     if settings.shadow.shadow_url and settings.shadow.shadow_percent:
         service.shadow = Shadow(settings.shadow, settings.name, service.labels)
 

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from goemotions.serving.shadow import Shadow
 
 logger = logging.getLogger(__name__)
-# nginx's status for a client that disconnected before the response; it appears in metrics only.
-CLIENT_GONE = 499
 # The status of a request whose connection refused the rest of it, and has counted it.
 COUNTED = 0
 # One thread, so that texts to explain take no more than one core from the engine before they are admitted.
@@ -180,7 +178,7 @@ class Service:
             self.log.close()
 
 
-async def handle(protocol: str, handler: Awaitable[T], cancelled: Callable[[], int] = lambda: CLIENT_GONE) -> T:
+async def handle(protocol: str, handler: Awaitable[T], cancelled: Callable[[], int] = lambda: metrics.CLIENT_GONE) -> T:
     """Awaits the handler of one inference request, and records its duration, its status and why it was rejected.
 
     ``cancelled``: the status of a handler that is cancelled.

@@ -17,7 +17,7 @@ import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
-from goemotions.serving.relay import CONTROLS
+from goemotions.serving.relay import FRAMES_BESIDE_CALLS
 from tests.support import http2
 from tests.support.http2 import Connection, frame, headers, message
 from tests.support.servers import Server, serving
@@ -108,7 +108,7 @@ def calls(content: bytes = INFERENCE, path: str = http2.INFER, **more: str) -> C
 
 
 def flood(part: bytes, count: int) -> Callable[[int], Iterator[Connection]]:
-    """Frames of a client that has acknowledged the settings: before that, the relay passes a thousand."""
+    """Frames of one connection."""
 
     def send(port: int) -> Iterator[Connection]:
         connection = Connection(port)
@@ -298,7 +298,7 @@ def test_a_client_that_updates_a_small_window_often_is_served(server: Server) ->
             connection.call(content)
     connection.close()
     assert answers == 120
-    assert updates > CONTROLS
+    assert updates > FRAMES_BESIDE_CALLS
 
 
 def serve_honestly(server: Server, ended: threading.Event, outcomes: list[str]) -> None:

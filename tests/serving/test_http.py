@@ -1,6 +1,7 @@
 """Requests in this process: who is to blame if a connection ends before its response, and how fast large bodies are refused."""
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -101,7 +102,8 @@ REQUEST = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2
 
 
 async def responses_beyond_the_limit() -> list[bytes]:
-    """The first lines of the responses to one more connection than an address may have, to those that it has, and to a later one."""
+    """The first lines of the responses to one more connection than an address may have, to those that it has, to a later one, and to
+    that which gave way to it."""
 
     async def respond(request: Request) -> Response:
         await request.body()
@@ -130,10 +132,10 @@ async def responses_beyond_the_limit() -> list[bytes]:
     idle = await opened(2)
     await asyncio.sleep(2 * connections_of.GRACE_SECONDS)
     later = await respond_to(*(await opened(1))[0])
-    for _, writer in idle:
-        writer.close()
+    gave_way = await respond_to(*idle[0])
+    idle[1][1].close()
     listener.close()
-    return [beyond, *within, later]
+    return [beyond, *within, later, gave_way]
 
 
 @pytest.mark.fault("server-overload")
@@ -142,4 +144,46 @@ def test_a_connection_beyond_those_of_its_address_reads_why_and_replaces_none_th
 ) -> None:
     monkeypatch.setattr(connections_of, "GRACE_SECONDS", 0.5)
     ok = b"HTTP/1.1 200 OK"
-    assert asyncio.run(responses_beyond_the_limit()) == [b"HTTP/1.1 429 Too Many Requests", ok, ok, ok]
+    too_many = b"HTTP/1.1 429 Too Many Requests"
+    assert asyncio.run(responses_beyond_the_limit()) == [too_many, ok, ok, ok, too_many]
+
+
+LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+async def probes_while_nobody_has_a_turn() -> list[bytes]:
+    """The responses to a probe on an open connection, on a new one, and to a new one that is not ready."""
+
+    async def never(scope: object, receive: object, send: object) -> None:
+        raise AssertionError
+
+    config = uvicorn.Config(never, log_config=None, lifespan="off")
+    config.load()
+    loop, state, connections = asyncio.get_running_loop(), ServerState(), Connections(Limits())
+    connections.health = {b"live": lambda: True, b"ready": lambda: False}
+    port = listening.bind("127.0.0.1", 0, "--port")
+    listener = listening.Listener(port, lambda: connections(config, state, {}, loop), connections, connections.turns)
+    streams = [await asyncio.open_connection(*port.getsockname())]
+    await asyncio.sleep(0.1)
+    connections.turns.most = 0
+    while connections.turns.has_room("other"):
+        pass
+    streams[0][1].write(LIVE)
+    for probe in (LIVE, LIVE.replace(b"live", b"ready")):
+        client = socket.create_connection(port.getsockname())
+        client.sendall(probe)
+        streams.append(await asyncio.open_connection(sock=client))
+    responses = [await asyncio.wait_for(reader.read(), 10) for reader, _ in streams]
+    for _, writer in streams:
+        writer.close()
+    listener.close()
+    return responses
+
+
+@pytest.mark.fault("server-overload")
+def test_a_probe_of_the_health_does_not_wait_for_its_turn() -> None:
+    responses = [response.split(b"\r\n") for response in asyncio.run(probes_while_nobody_has_a_turn())]
+    assert [(lines[0], lines[-1]) for lines in responses] == [
+        *[(b"HTTP/1.1 200 OK", b'{"live":true}')] * 2,
+        (b"HTTP/1.1 503 Service Unavailable", b'{"ready":false}'),
+    ]

@@ -18,8 +18,22 @@ from prometheus_client import REGISTRY
 
 from goemotions.serving import listening
 from goemotions.serving.limits import Limits
-from goemotions.serving.relay import CALLS, FEW_CALLS, RESET_SECONDS, RESETS, Relay, Relays
-from tests.support.http2 import ACK, DATA, END_HEADERS, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, frame, headers, settings
+from goemotions.serving.relay import CALLS, FEW_CALLS, FRAMES_BESIDE_CALLS, RESET_SECONDS, RESETS, Relay, Relays
+from tests.support.http2 import (
+    ACK,
+    DATA,
+    END_HEADERS,
+    GOAWAY,
+    HEADERS,
+    PING,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    frame,
+    headers,
+    settings,
+)
 
 
 class _Leaving(Relay):
@@ -172,6 +186,30 @@ def test_a_client_is_closed_if_it_resets_many_calls_at_once_but_not_if_it_cancel
 
     uvloop.run(library.run(test))
     assert REGISTRY.get_sample_value(*names) == before + at_once
+
+
+@pytest.mark.fault("grpc-resets")
+@pytest.mark.parametrize(
+    "part",
+    [
+        frame(DATA, 0, 1, b"a") + frame(PING, payload=bytes(8)) * 50,
+        frame(DATA, 0, 1, b"a") + frame(WINDOW_UPDATE, payload=(1).to_bytes(4, "big")) * 50,
+        frame(DATA, 0, 1, b"a") * 50,
+    ],
+    ids=["pings", "window updates", "data of one byte"],
+)
+def test_a_flood_of_frames_is_one_also_with_some_data_between_them(part: bytes) -> None:
+    names = ("goemotions_rejected_requests_total", {"reason": "flood"})
+    before = REGISTRY.get_sample_value(*names) or 0
+
+    async def test(connect: Callable[[], Awaitable[Any]]) -> None:
+        reader, writer = await connect()
+        writer.write(START + call(1) + part * (2 * FRAMES_BESIDE_CALLS // 50))
+        with contextlib.suppress(ConnectionError):
+            await received(reader)
+
+    uvloop.run(Library(begins=True).run(test))
+    assert REGISTRY.get_sample_value(*names) == before + 1
 
 
 def closing(received: bytes) -> list[tuple[int, int, bytes]]:
