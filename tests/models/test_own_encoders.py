@@ -253,34 +253,40 @@ def test_a_profile_of_a_type_that_is_not_loaded_is_refused(repository: Callable[
         load_tokenizer(other, str(folder))
 
 
-@pytest.mark.fault("weights-unusable")
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
-def test_a_clone_without_its_large_files_says_how_to_get_them(
-    name: str, repository: Callable[[ModelType], Path], taxonomy: Taxonomy
-) -> None:
-    folder = repository("bert")
-    (folder / name).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 437955512\n")
-    with pytest.raises(ModelError, match=f"{folder / name} is a pointer of Git LFS, .* run `git lfs pull` in {folder}"):
-        build_classifier(profile_of("bert"), taxonomy, weights=str(folder))
+def lfs_pointer(path: Path) -> Path:
+    """What a clone without Git LFS has in place of a large file."""
+    path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 437955512\n")
+    return path.parent
 
 
-@pytest.mark.fault("weights-unusable")
-def test_an_adapter_says_how_to_make_a_whole_model(repository: Callable[[ModelType], Path], taxonomy: Taxonomy) -> None:
+def adapter(folder: Path) -> Path:
     """As peft saves it, without the config of its encoder."""
-    folder = repository("bert")
     (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
     (folder / "config.json").unlink()
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "x/y"}')
-    with pytest.raises(ModelError, match=f"{folder} holds an adapter, not a whole model: .*merge_and_unload"):
-        build_classifier(profile_of("bert"), taxonomy, weights=str(folder))
+    return folder
 
 
 @pytest.mark.fault("weights-unusable")
-def test_the_folder_around_an_encoder_says_which_files_are_expected(
-    repository: Callable[[ModelType], Path], taxonomy: Taxonomy
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda folder: lfs_pointer(folder / "model.safetensors"),
+            "/model.safetensors is a pointer of Git LFS, .*`git lfs pull`",
+        ),
+        (
+            lambda folder: lfs_pointer(folder / "tokenizer.json"),
+            "/tokenizer.json is a pointer of Git LFS, .* `git lfs pull` in",
+        ),
+        (adapter, " holds an adapter, not a whole model: .*merge_and_unload"),
+        (lambda folder: folder.parent, "/config.json is missing: .*for an encoder one with config.json, model.safetens"),
+    ],
+    ids=["weights in Git LFS", "tokenizer in Git LFS", "adapter", "folder around it"],
+)
+def test_a_folder_that_is_no_encoder_says_what_to_give(
+    change: Callable[[Path], Path], message: str, repository: Callable[[ModelType], Path], taxonomy: Taxonomy
 ) -> None:
-    folder = repository("bert").parent
-    with pytest.raises(
-        ModelError, match=f"{folder / 'config.json'} is missing: .*for an encoder one with config.json, model.safetens"
-    ):
+    folder = change(repository("bert"))
+    with pytest.raises(ModelError, match=f"{folder}{message}"):
         build_classifier(profile_of("bert"), taxonomy, weights=str(folder))
