@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from goemotions import addresses, defaults, strict_json
 from goemotions.data import layout, partitions, tables
@@ -59,7 +59,7 @@ class Content(TypedDict):
 
     asked: Request
     bundle: str
-    bundle_digest: NotRequired[str]
+    bundle_digest: str
     shards: list[Shard]
     digest: str
 
@@ -73,7 +73,7 @@ class Plan:
         column: the column with the texts.
         all_scores: whether the probability of each label is added.
         bundle: location of the bundle.
-        bundle_digest: of the bundle (``Bundle.digest``); empty in plans from before it was recorded.
+        bundle_digest: of the bundle (``Bundle.digest``).
         shards: in the order of the rows.
         digest: of the whole plan; each scored shard holds it.
     """
@@ -194,7 +194,7 @@ def read(output: str, digest: str = "") -> Plan:
         request["column"],
         request["all_scores"],
         content["bundle"],
-        content.get("bundle_digest", ""),
+        content["bundle_digest"],
         tuple(Shard(**shard) for shard in content["shards"]),
         content["digest"],
     )
