@@ -17,6 +17,7 @@ from goemotions.errors import ModelError
 from goemotions.models import engines
 from goemotions.models.engines import Engine
 from goemotions.models.tokenizer import TextEncoder
+from tests.support import damage
 
 ENGINES = ["torch", "openvino-fp32", "openvino-int8"]
 WORDS = ["lake", "storm", "balloon", "harbour", "the", "quiet", "unheard-of", "\N{GRINNING FACE}"]
@@ -140,25 +141,15 @@ def test_the_error_of_an_unknown_engine_lists_the_engines(model_folder: Path) ->
         engines.load("tensorrt", model_folder, TextEncoder.load(model_folder))
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def remove(path: Path) -> None:
-    path.unlink()
-
-
-@pytest.mark.parametrize("damage", [cut, empty, remove], ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize(
+    "change", [damage.cut, lambda path: path.write_bytes(b""), Path.unlink], ids=["cut", "empty", "missing"]
+)
 @pytest.mark.parametrize("name", engines.FILES)
 def test_a_damaged_graph_is_a_named_error(
-    name: str, damage: Callable[[Path], None], model_folder: Path, onnx_folder: Path, tmp_path: Path
+    name: str, change: Callable[[Path], object], model_folder: Path, onnx_folder: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(onnx_folder, tmp_path / "onnx")
-    damage(tmp_path / "onnx" / engines.FILES[name])
+    change(tmp_path / "onnx" / engines.FILES[name])
     with pytest.raises(ModelError, match=rf"{engines.FILES[name]} is missing or damaged: export the model again"):
         engines.load(name, tmp_path / "onnx", TextEncoder.load(model_folder))
 

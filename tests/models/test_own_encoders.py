@@ -194,24 +194,11 @@ def relative_positions(folder: Path) -> None:
     rewrite(folder, lambda tensors: tensors | {name.format(layer): torch.zeros(1023, 16) for layer in (0, 1)})
 
 
-def layers_that_the_config_lacks(folder: Path) -> None:
-    edit(folder, num_hidden_layers=1)
+def wrapped(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"auto_model.{name}": tensor for name, tensor in tensors.items()}
 
 
-def adapters_in_the_layers(folder: Path) -> None:
-    rewrite(folder, lambda tensors: tensors | {"bert.encoder.layer.0.adapter.down.weight": torch.zeros(4, 4)})
-
-
-def names_of_a_wrapper(folder: Path) -> None:
-    rewrite(folder, lambda tensors: {f"auto_model.{name}": tensor for name, tensor in tensors.items()})
-
-
-def fewer_rows_than_the_vocabulary(folder: Path) -> None:
-    edit(folder, vocab_size=5000)
-
-
-def a_pad_token_outside_of_the_vocabulary(folder: Path) -> None:
-    edit(folder, pad_token_id=5000)
+ADAPTER = {"bert.encoder.layer.0.adapter.down.weight": torch.zeros(4, 4)}
 
 
 @pytest.mark.fault("weights-unusable")
@@ -223,18 +210,21 @@ def a_pad_token_outside_of_the_vocabulary(folder: Path) -> None:
             r"they have bert\.encoder\.layer\.0\.attention\.self\.distance_embedding\.weight, for which a bert",
         ),
         (
-            layers_that_the_config_lacks,
+            lambda folder: edit(folder, num_hidden_layers=1),
             r"they have bert\.encoder\.layer\.1\..*, for which a bert with this config\.json has no use",
         ),
-        (adapters_in_the_layers, r"they have bert\.encoder\.layer\.0\.adapter\.down\.weight"),
-        (names_of_a_wrapper, r"they lack bert\.embeddings\.LayerNorm\.bias"),
         (
-            fewer_rows_than_the_vocabulary,
+            lambda folder: rewrite(folder, lambda tensors: tensors | ADAPTER),
+            r"have bert\.encoder\.layer\.0\.adapter\.down\.weight",
+        ),
+        (lambda folder: rewrite(folder, wrapped), r"they lack bert\.embeddings\.LayerNorm\.bias"),
+        (
+            lambda folder: edit(folder, vocab_size=5000),
             r"word_embeddings\.weight in the shape \[\d+, 32\], but config\.json means \[5000, 32\]",
         ),
-        (a_pad_token_outside_of_the_vocabulary, "Padding_idx must be within num_embeddings"),
+        (lambda folder: edit(folder, pad_token_id=5000), "Padding_idx must be within num_embeddings"),
     ],
-    ids=lambda value: getattr(value, "__name__", ""),
+    ids=["relative positions", "layers", "adapters", "names of a wrapper", "vocabulary", "pad token"],
 )
 def test_weights_that_would_give_another_network_are_refused(
     change: Callable[[Path], None], message: str, repository: Callable[[ModelType], Path], taxonomy: Taxonomy

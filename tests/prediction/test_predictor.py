@@ -22,6 +22,7 @@ from goemotions.models import engines
 from goemotions.prediction.predictor import Options, Predictor
 from goemotions.registry import bundle
 from goemotions.storage import manifest
+from tests.support import damage
 from tests.support.bundles import assemble
 
 TEXTS = ["we saw the lake", "storm and gravel", "balloon", "", "two quiet sparrow near the harbour"]
@@ -58,44 +59,23 @@ def test_an_engine_whose_weights_the_bundle_lacks_is_a_named_error(bundles: dict
             Predictor.load(bundles[variant], engine=engine)
 
 
-def cut(folder: Path) -> None:
-    path = folder / "model.int8.onnx"
-    path.write_bytes(path.read_bytes()[:-1])
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "cut weights": lambda folder: damage.cut(folder / "model.int8.onnx"),
+    "changed weights": lambda folder: damage.flip(folder / "model.int8.onnx"),
+    "changed thresholds": lambda folder: damage.flip(folder / "thresholds.json"),
+    "no tokenizer": lambda folder: (folder / "tokenizer.json").unlink(),
+    "no manifest": lambda folder: (folder / manifest.NAME).unlink(),
+    "empty manifest": lambda folder: (folder / manifest.NAME).write_text("[]"),
+}
 
 
-def change(folder: Path) -> None:
-    path = folder / "model.int8.onnx"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-
-
-def edit_thresholds(folder: Path) -> None:
-    path = folder / "thresholds.json"
-    path.write_text(path.read_text().replace("0.", "0.1", 1))
-
-
-def remove(folder: Path) -> None:
-    (folder / "tokenizer.json").unlink()
-
-
-def forget_manifest(folder: Path) -> None:
-    (folder / manifest.NAME).unlink()
-
-
-def empty_manifest(folder: Path) -> None:
-    (folder / manifest.NAME).write_text("[]")
-
-
-@pytest.mark.parametrize(
-    "damage", [cut, change, edit_thresholds, remove, forget_manifest, empty_manifest], ids=lambda damage: damage.__name__
-)
+@pytest.mark.parametrize("change", DAMAGES.values(), ids=DAMAGES)
 @pytest.mark.fault("object-damaged", "model-file-damaged")
 def test_a_damaged_bundle_is_not_loaded(
-    damage: Callable[[Path], None], bundles: dict[bundle.Variant, Path], tmp_path: Path
+    change: Callable[[Path], object], bundles: dict[bundle.Variant, Path], tmp_path: Path
 ) -> None:
     shutil.copytree(bundles["cpu"], tmp_path / "bundle")
-    damage(tmp_path / "bundle")
+    change(tmp_path / "bundle")
     with pytest.raises(IntegrityError, match="fetch it again"):
         Predictor.load(tmp_path / "bundle")
 
