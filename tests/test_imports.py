@@ -64,7 +64,7 @@ def room(dotted: str) -> str:
 
 
 def level(name: str) -> int:
-    """The row of a room; of goemotions' own top-level names, those that only old bundles import come last."""
+    """The row of a room; a module that is in no row comes last."""
     return next((row for row, rooms in enumerate(ORDER) if name in rooms), len(ORDER))
 
 
