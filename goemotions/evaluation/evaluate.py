@@ -129,6 +129,12 @@ def compute_metrics(predictions: Predictions, fitted: Thresholds) -> dict[str, f
     return {f"{predictions.split}/{name}": value for name, value in metrics.items()}
 
 
+def compute_both(predictions: Predictions, fitted: Thresholds) -> dict[str, float]:
+    """The metrics of ``compute_metrics`` under thresholds and at 0.5, the latter as ``<split>/<metric>/at_0.5``."""
+    half = compute_metrics(predictions, at_half(predictions))
+    return compute_metrics(predictions, fitted) | {f"{name}/at_0.5": value for name, value in half.items()}
+
+
 def compute_per_label(predictions: Predictions, fitted: Thresholds) -> list[LabelMetrics]:
     """The metrics of each label of a scored split under thresholds."""
     labels, probabilities = predictions.labels, predictions.probabilities

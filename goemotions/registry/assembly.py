@@ -208,8 +208,7 @@ def write_split(output: Path, split: str, predictions: Predictions, stored: Thre
     fitted = stored.thresholds
     predictions.write(output / PREDICTIONS.format(split=split))
     evaluate.write_csv(output / PER_LABEL.format(split=split), evaluate.compute_per_label(predictions, fitted))
-    at_half = evaluate.compute_metrics(predictions, evaluate.at_half(predictions))
-    return evaluate.compute_metrics(predictions, fitted) | {f"{name}/at_0.5": value for name, value in at_half.items()}
+    return evaluate.compute_both(predictions, fitted)
 
 
 def _write_json(path: Path, content: Any) -> None:
