@@ -508,6 +508,7 @@ FORGED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "number as the input": lambda plan: plan["request"].update(input=5),
     "no request": lambda plan: plan.pop("request"),
     "no size of the shards": lambda plan: plan["request"].pop("shard_rows"),
+    "no digest of the bundle": lambda plan: plan.pop("bundle_digest"),
 }
 
 
