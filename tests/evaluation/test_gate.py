@@ -48,7 +48,12 @@ def test_a_model_does_not_beat_itself() -> None:
 def test_what_is_as_good_has_no_shown_loss_and_what_is_worse_has() -> None:
     same = gate.compare(candidate(2.0, seed=1), candidate(2.0, seed=2), latency_budget_ms=None)
     worse = gate.compare(candidate(3.0, seed=2), candidate(1.0, seed=1), latency_budget_ms=None)
-    assert not same.passes
+    # What may have been lost refuses, and what is not shown to be lost is no loss.
+    assert same.reasons == (
+        "auc_micro may have fallen by more than 0.002",
+        "f1_macro may have fallen by more than 0.002",
+        "the calibration error rose by 0.0124",
+    )
     assert same.losses == ()
     assert [loss.split(" fell by ")[0] for loss in worse.losses[:2]] == ["auc_micro", "f1_macro"]
     slow = gate.compare(candidate(2.0, latency_ms=40.0), candidate(2.0), latency_budget_ms=25.0)

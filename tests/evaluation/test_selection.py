@@ -113,6 +113,17 @@ def test_a_faster_model_does_not_win_by_the_quality_of_one_over_the_budget() -> 
     assert select_winner([scores(1.0, 20.0), replace(scores(1.05, 0.0), latency=None)], 25.0, 0.05) == 0
 
 
+def test_if_all_are_over_the_budget_none_is_a_substitute() -> None:
+    """The fastest may be as slow as the best, by its range, and a third one clearly faster than the best."""
+    fastest, best, third = ((26.0, 30.0, 60.0), (35.0, 40.0, 45.0), (31.0, 32.0, 33.0))
+    candidates = [
+        replace(scores(noise, 0.0), latency=Latency(ms, low, high))
+        for noise, (low, ms, high) in ((3.0, fastest), (1.0, best), (1.05, third))
+    ]
+    assert candidates[2].is_faster_substitute(candidates[1], 0.05)
+    assert select_winner(candidates, 25.0, 0.05) == 1
+
+
 def test_a_clearly_slow_candidate_does_not_win_by_an_undecided_one() -> None:
     candidates = [scores(1.5, 5), replace(scores(0.5, 0), latency=Latency(40.0, 30.0, 60.0))]
     assert select_winner(candidates, 25.0) == 0
