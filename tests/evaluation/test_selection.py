@@ -82,6 +82,12 @@ def test_a_clearly_faster_model_of_about_the_same_quality_wins(tolerance: float,
     assert select_winner(candidates, None, tolerance) == 0
 
 
+def test_a_faster_model_may_lose_the_tolerance_of_neither_metric() -> None:
+    """With the same scores, and thresholds that hardly any reaches."""
+    silent = replace(scores(1.0, 2.0), thresholds=Thresholds("global-tuned", (0.99,) * 3))
+    assert select_winner([scores(1.0, 10.0), silent], 25.0, 0.05) == 0
+
+
 def test_the_reason_names_what_the_faster_model_loses() -> None:
     candidates = [scores(1.0, 10.0, "large"), scores(1.05, 5.0, "small")]
     auc, f1 = (b - a for a, b in zip(candidates[0].rank, candidates[1].rank, strict=True))

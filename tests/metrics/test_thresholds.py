@@ -179,11 +179,16 @@ def test_thresholds_read_from_json_decide_as_before(
 
 OUT_OF_RANGE = ("1.5", "-0.1", "NaN", "Infinity", "-Infinity", "1e999", "true", '"0.5"')
 DAMAGED = (None, b"", b"{", b"{}", b"[]", b"null", b"\xff", b'{"strategy": "x", "thresholds": [], "k": 1}')
+OF_NO_LABEL = b'{"strategy": "x", "thresholds": {"a": 0.5}, "k": 0}'
 
 
 @pytest.mark.parametrize(
     "content",
-    [*DAMAGED, *(f'{{"strategy": "x", "thresholds": {{"a": 0.5, "b": {one}}}, "k": null}}'.encode() for one in OUT_OF_RANGE)],
+    [
+        *DAMAGED,
+        OF_NO_LABEL,
+        *(f'{{"strategy": "x", "thresholds": {{"a": 0.5, "b": {one}}}, "k": null}}'.encode() for one in OUT_OF_RANGE),
+    ],
 )
 def test_a_damaged_file_is_a_named_error(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "thresholds.json"
