@@ -58,7 +58,7 @@ def data_and_models(source: str, profiles: Iterable[str]) -> Decorator:
             type=SOURCE,
             default=source,
             show_default=True,
-            help="sample, hub:<dataset>[:<config>][@<revision>], s3://bucket/prefix/, or a folder (on this machine only).",
+            help="sample, hub:<dataset>[:<config>][@<revision>], s3://bucket/prefix/, or a folder or file (on this machine only).",
         ),
         click.option("--models", default=",".join(profiles), show_default=True, help="Profiles, separated by commas."),
         click.option(
@@ -71,7 +71,13 @@ def data_and_models(source: str, profiles: Iterable[str]) -> Decorator:
 
 ON_THIS_MACHINE = data_and_models(defaults.SOURCE, defaults.PROFILES)
 ON_A_CLUSTER = data_and_models(defaults.CLUSTER_SOURCE, defaults.CLUSTER_PROFILES)
-EPOCHS = click.option("--epochs", type=click.IntRange(min=0), default=defaults.EPOCHS, help="0: as each profile has it.")
+EPOCHS = click.option(
+    "--epochs",
+    type=click.IntRange(min=0),
+    default=defaults.EPOCHS,
+    show_default=True,
+    help="Epochs of every model; 0: as each profile has it.",
+)
 TRAINING = together(WEIGHTS, EPOCHS, SET)
 TRAFFIC = together(
     click.option("--server", type=SERVER, default="", help="A predictor server, such as http://127.0.0.1:8080."),
@@ -128,7 +134,6 @@ def pipeline() -> None:
 @pipeline.command()
 @ON_THIS_MACHINE
 @TRAINING
-@click.option("--seed", default=defaults.SEED, show_default=True)
 @MODEL_NAME
 @AUTO_PROMOTE
 def run(**given: Any) -> None:

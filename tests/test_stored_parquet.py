@@ -24,7 +24,7 @@ from goemotions.monitoring import scored
 
 NAMES = ("calm", "dread")
 SCORES = pa.array([0.25, 0.75], pa.float32())
-METADATA = {"split": "validation", "engine": "torch", "digest": "d"}
+METADATA = {"split": "validation", "engine": "torch", "digest": "d", "device": "cpu", "precision": "fp32", "profile": "x"}
 LOGGED = {
     "id": "a",
     "index": 0,

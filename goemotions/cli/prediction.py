@@ -70,7 +70,6 @@ def predict(text: tuple[str, ...], is_explained: bool, removals: int, bundle: st
 @MODEL_NAME
 @setting(
     "--text-column",
-    "--column",
     "column",
     default=defaults.TEXT_COLUMN,
     help="Column with the texts; a number for files that do not name their columns.",
@@ -135,8 +134,10 @@ def _score_file(source: str, output: str, bundle: str, model_name: str, threads:
 @click.command()
 @BUNDLE
 @SERVED_NAME
-@click.option("--engine", type=ENGINE, help="Default: the engine for the bundle and the hardware.")
-@click.option("--threads", type=COUNT, help="Threads of the engine; default: every core.")
+@click.option("--engine", type=ENGINE, help="Default: that of the bundle.")
+@click.option(
+    "--threads", type=COUNT, help="Threads of the engine per process; default: the cores, divided among the processes."
+)
 @click.option("--workers", type=COUNT, default=1, show_default=True, help="Processes.")
 @click.option("--host", default=defaults.HOST, show_default=True, help="Address to listen on; 0.0.0.0 in a container.")
 @click.option("--port", default=defaults.PORT, show_default=True, help="Port of HTTP.")

@@ -117,7 +117,13 @@ def train(dataset: Path, output: Path, profile: str, **values: Any) -> None:
 @WEIGHTS
 @setting("--transfer-texts", default=0.0, help="Texts that the teachers label, too, made of those of train; per text of train.")
 @click.option("--store", type=LOCATION, default="", help="Keeps scores and checkpoints, and finds them again; empty for none.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default=defaults.PRECISION, show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default=defaults.PRECISION,
+    show_default=True,
+    help="fp32, bf16, or auto for bf16 if the hardware computes in it.",
+)
 @RUN
 def teach(dataset: Path, output: Path, teachers: str, weights: dict[str, str], store: str, **given: Any) -> None:
     """Train teachers, and write the dataset with the mean of their scores for students."""
@@ -183,7 +189,7 @@ def evaluate(dataset: Path, model: Path, onnx: Path, engine: str, pipeline_run: 
 @setting(
     "--strategy",
     default=defaults.THRESHOLD_STRATEGY,
-    help="Name of a strategy; best: the one with the highest cross-validated macro F1.",
+    help="Name of a strategy; best: per-label-smoothed, unless another one is clearly better by cross-fitted macro F1.",
 )
 @setting(
     "--precision",

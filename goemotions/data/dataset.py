@@ -15,7 +15,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -70,7 +70,7 @@ class Contents(Statistics):
     labels: list[str]
     rows: dict[str, int]
     quarantined: dict[str, dict[str, int]]
-    disagreement: NotRequired[Disagreement | None]
+    disagreement: Disagreement | None
 
 
 class DatasetInfo(Contents):
@@ -87,8 +87,8 @@ class DatasetInfo(Contents):
     """
 
     source: str
-    form: NotRequired[str]
-    drawn: NotRequired[Drawn]
+    form: str
+    drawn: Drawn
     revision: str
     unlabelled: str
     leakage: dict[str, dict[str, int]]
@@ -211,8 +211,7 @@ def load_dataset(folder: Path, splits: Iterable[str] = SPLITS) -> tuple[datasets
 
     try:
         info: DatasetInfo = strict_json.read(folder / INFO_FILE)
-        strict_json.require(info["labels"], list[str], INFO_FILE)
-        strict_json.require(info["digest"], str, INFO_FILE)
+        strict_json.require(info, DatasetInfo, INFO_FILE)
         size = sum(path.stat().st_size for path in folder.rglob("*.arrow"))
         # What is compressed in them is unpacked at once.
         with memory.bounded(str(folder), size):

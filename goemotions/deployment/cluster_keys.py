@@ -31,9 +31,9 @@ ROLES: Mapping[str, tuple[str, ...]] = {
 ADMINISTRATOR = "admin"
 
 
-def identity(role: str, actions: tuple[str, ...], keys: Mapping[str, str], bucket: str = defaults.BUCKET) -> dict[str, object]:
+def identity(role: str, actions: tuple[str, ...], keys: Mapping[str, str]) -> dict[str, object]:
     """An identity in SeaweedFS's own form, which ``weed -s3.config`` reads."""
-    return {"name": role, "credentials": [dict(keys)], "actions": [action.format(bucket=bucket) for action in actions]}
+    return {"name": role, "credentials": [dict(keys)], "actions": [action.format(bucket=defaults.BUCKET) for action in actions]}
 
 
 def new_keys() -> dict[str, str]:

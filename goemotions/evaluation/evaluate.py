@@ -24,7 +24,6 @@ from goemotions.metrics import classification, strategies
 from goemotions.metrics.classification import METRICS_FILE, LabelMetrics
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
-from goemotions.models.engine_names import canonical_name
 from goemotions.models.engines import Engine
 from goemotions.models.records import TrainingRecord
 from goemotions.models.tokenizer import TextEncoder
@@ -64,7 +63,7 @@ def evaluate(
     splits, info = load_dataset(dataset)
     names, profile = taxonomy_of(info).names, TrainingRecord.read(model_folder).profile["name"]
     # Without a GPU, the float engine for CPUs returns the probabilities of torch, as the export step has checked, in half the time.
-    used = engines.suited(canonical_name(engine_name))
+    used = engines.suited(engine_name)
     engine = engines.load(used, onnx_folder if used in engines.FILES else model_folder, TextEncoder.load(model_folder))
     metrics: dict[str, float] = {}
     for split, output in outputs.items():
@@ -128,6 +127,12 @@ def compute_metrics(predictions: Predictions, fitted: Thresholds) -> dict[str, f
         **classification.decisions(predictions.labels, fitted.apply(predictions.probabilities)),
     }
     return {f"{predictions.split}/{name}": value for name, value in metrics.items()}
+
+
+def compute_both(predictions: Predictions, fitted: Thresholds) -> dict[str, float]:
+    """The metrics of ``compute_metrics`` under thresholds and at 0.5, the latter as ``<split>/<metric>/at_0.5``."""
+    half = compute_metrics(predictions, at_half(predictions))
+    return compute_metrics(predictions, fitted) | {f"{name}/at_0.5": value for name, value in half.items()}
 
 
 def compute_per_label(predictions: Predictions, fitted: Thresholds) -> list[LabelMetrics]:

@@ -13,13 +13,11 @@ import pyarrow.parquet as pq
 from goemotions.data import columnar, memory
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import DataError
-from goemotions.models.engine_names import Computation, canonical_name
+from goemotions.models.engine_names import Computation
 
 # The file in the folder of a scored split.
 FILE = "predictions.parquet"
-# The metadata of the file; those of before lack the optional ones.
-REQUIRED = ("split", "engine", "digest")
-OPTIONAL = ("device", "precision", "profile")
+METADATA = ("split", "engine", "digest", "device", "precision", "profile")
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Predictions:
     Attributes:
         engine: the engine that computed the probabilities, with ``device`` and ``precision`` as in ``Computation``.
         digest: of the data.
-        profile: of the model; empty in files from before it was recorded.
+        profile: of the model.
     """
 
     names: tuple[str, ...]
@@ -52,7 +50,7 @@ class Predictions:
         columns["labels"] = pa.array([np.flatnonzero(row).tolist() for row in self.labels], pa.list_(pa.int32()))
         # The prefix distinguishes a label called "id" or "labels" from the columns of that name.
         columns |= {f"p/{name}": pa.array(self.probabilities[:, i], pa.float32()) for i, name in enumerate(self.names)}
-        metadata = {name: getattr(self, name) for name in (*REQUIRED, *OPTIONAL)}
+        metadata = {name: getattr(self, name) for name in METADATA}
         pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path)
 
     @classmethod
@@ -71,8 +69,7 @@ class Predictions:
                 ids, labels = table["id"].cast(pa.string()).to_pylist(), table["labels"].to_pylist()
                 truth = Taxonomy(names).multi_hot(labels)
             metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-            split, engine, digest = (metadata[name] for name in REQUIRED)
+            known = {name: metadata[name] for name in METADATA}
         except (KeyError, ValueError, TypeError, IndexError, pa.ArrowException, DataError) as error:
             raise DataError(f"{path} is not a Predictions file: run `goemotions evaluate` again") from error
-        others = {name: metadata.get(name, "") for name in OPTIONAL}
-        return cls(names, ids, truth, probabilities, split, canonical_name(engine), digest, **others)
+        return cls(names, ids, truth, probabilities, **known)

@@ -39,7 +39,7 @@ class Words(NamedTuple):
 
 
 def measure(
-    engine: Engine, texts: Sequence[str], labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], seed: int = 0
+    engine: Engine, texts: Sequence[str], labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]
 ) -> Words | None:
     """Explains the first correct predictions of each label.
 
@@ -48,7 +48,6 @@ def measure(
         texts: n texts.
         labels, predicted: the given and the predicted labels, bool [n, labels].
         names: of the labels.
-        seed: of the random order of the deletion test.
 
     Returns:
         The words of each label, most telling first; None if no prediction is correct.
@@ -80,8 +79,8 @@ def measure(
         result += [row for row in ranked if row["texts"] >= LEAST_TEXTS and row["contribution"] >= LEAST_CONTRIBUTION][
             :MOST_WORDS
         ]
-    sample = [chosen[i] for i in np.random.default_rng(seed).permutation(len(chosen))[:DELETION_TEXTS]]
-    return Words(result, len(rows), *_deletion(engine, texts, sample, words, contributions, seed))
+    sample = [chosen[i] for i in np.random.default_rng(0).permutation(len(chosen))[:DELETION_TEXTS]]
+    return Words(result, len(rows), *_deletion(engine, texts, sample, words, contributions))
 
 
 def _deletion(
@@ -90,10 +89,9 @@ def _deletion(
     sample: Sequence[tuple[int, int]],
     words: dict[int, list[occlusion.Word]],
     contributions: dict[int, np.ndarray],
-    seed: int,
 ) -> tuple[float, float]:
     """The mean fall of the labels' probabilities over the first words in the order of the contributions, and in a random one."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     given = [texts[row] for row, _ in sample], [words[row] for row, _ in sample]
     ranked = [np.argsort(-contributions[row][:, label]) for row, label in sample]
     shuffled = [generator.permutation(len(words[row])) for row, _ in sample]

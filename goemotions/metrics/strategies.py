@@ -195,7 +195,7 @@ def _best_smoothed_cut(columns: Sequence[SortedColumn]) -> float:
     observed = len(positive) / (len(positive) + SMOOTHING)
     targets = observed * hits + (1 - observed) * np.cumsum(falling, dtype=float)
     f1 = 2 * targets / (np.arange(1, len(falling) + 1) + targets[-1])
-    f1[:-1][falling[:-1] == falling[1:]] = -1
+    # Among equal probabilities it rises or falls throughout, so that the best is the last of them, or of the higher ones.
     return _midway(columns, falling[f1.argmax()])
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
@@ -67,7 +68,9 @@ def compare(reference: Traffic, window: Traffic, alpha: float) -> list[DriftTest
         reference, window: of the same labels, at least one text each.
         alpha: the accepted chance of any false alarm.
     """
-    outcomes = sorted((*_rates(reference, window), *_scores(reference, window), *_features(reference, window)), key=_p_value)
+    outcomes = sorted(
+        (*_rates(reference, window), *_scores(reference, window), *_features(reference, window)), key=attrgetter("p_value")
+    )
     tests = []
     is_rejected = True
     for rank, outcome in enumerate(outcomes):
@@ -96,10 +99,6 @@ def quality(reference: Traffic, window: Traffic, measured_f1: tuple[float, ...] 
         )
         for i, name in enumerate(window.names)
     ]
-
-
-def _p_value(outcome: Outcome) -> float:
-    return outcome.p_value
 
 
 def _rates(reference: Traffic, window: Traffic) -> Iterator[Outcome]:

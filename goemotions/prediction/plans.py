@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from goemotions import addresses, defaults, strict_json
 from goemotions.data import layout, partitions, tables
@@ -25,7 +25,7 @@ from goemotions.storage.backend import File
 
 # Readers of a folder of Parquet files skip names that begin with an underscore.
 PLAN = "_plan.json"
-FORMAT = 2
+FORMAT = 3
 # Of a plan.
 MOST_BYTES, MOST_ROWS = 2**26, 2**48
 # A shard of any other name would be written outside of the output, or over its plan.
@@ -43,7 +43,7 @@ class Shard:
 
 
 class Request(TypedDict):
-    """What was asked of ``plan``: the arguments, and the files of the input."""
+    """What ``plan`` was called with: the arguments, and the files of the input."""
 
     input: str
     files: list[File]
@@ -57,9 +57,9 @@ class Request(TypedDict):
 class Content(TypedDict):
     """The content of ``_plan.json``."""
 
-    asked: Request
+    request: Request
     bundle: str
-    bundle_digest: NotRequired[str]
+    bundle_digest: str
     shards: list[Shard]
     digest: str
 
@@ -73,7 +73,7 @@ class Plan:
         column: the column with the texts.
         all_scores: whether the probability of each label is added.
         bundle: location of the bundle.
-        bundle_digest: of the bundle (``Bundle.digest``); empty in plans from before it was recorded.
+        bundle_digest: of the bundle (``Bundle.digest``).
         shards: in the order of the rows.
         digest: of the whole plan; each scored shard holds it.
     """
@@ -139,7 +139,7 @@ def plan(
     if not store.has(output, PLAN):
         _write(output, others, request, reference, inputs)
     stored = _read(output)
-    former = stored["asked"]
+    former = stored["request"]
     if differs := [name for name, value in request.items() if name != "files" and former[name] != value]:
         raise DataError(f"{output} has scores of another {' and '.join(differs)}: empty it, or choose another folder")
     _require_same(output, [File(**file) for file in former["files"]], inputs)
@@ -155,7 +155,7 @@ def _write(output: str, others: Sequence[str], request: dict[str, Any], referenc
     digest = hashlib.sha256(store.read(located, manifest.NAME) or b"").hexdigest()
     names = bundle.taxonomy(located).names if request["all_scores"] else ()
     shards = [asdict(shard) for shard in _shards(request["input"], inputs, request["column"], names, request["shard_rows"])]
-    content = {"format": FORMAT, "asked": request, "bundle": located, "bundle_digest": digest, "shards": shards}
+    content = {"format": FORMAT, "request": request, "bundle": located, "bundle_digest": digest, "shards": shards}
     written = json.dumps(content | {"digest": _digest(content)}, indent=1).encode()
     if len(written) > MOST_BYTES:
         raise DataError(
@@ -187,14 +187,14 @@ def read(output: str, digest: str = "") -> Plan:
         raise FileChanged(
             f"{output}: {PLAN} is another one than was made: find out who wrote it, and score into another folder"
         )
-    request = content["asked"]
+    request = content["request"]
     return Plan(
         request["input"],
         {file["name"]: File(**file) for file in request["files"]},
         request["column"],
         request["all_scores"],
         content["bundle"],
-        content.get("bundle_digest", ""),
+        content["bundle_digest"],
         tuple(Shard(**shard) for shard in content["shards"]),
         content["digest"],
     )
@@ -223,10 +223,10 @@ def _read(output: str) -> dict[str, Any]:
 
 def _require_within(content: dict[str, Any]) -> None:
     """Checks that no name in a plan leads out of input or output, and no shard out of its file: whoever can write can forge a plan."""
-    names = {file["name"] for file in content["asked"]["files"]}
+    names = {file["name"] for file in content["request"]["files"]}
     if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in names):
         raise ValueError("a file is outside of the input")
-    if any("\0" in text for text in (content["asked"]["input"], content["bundle"], *names)):
+    if any("\0" in text for text in (content["request"]["input"], content["bundle"], *names)):
         raise ValueError("a name has a NUL")
     for shard in content["shards"]:
         is_span = 0 <= shard["first"] < MOST_ROWS and 0 < shard["rows"] < MOST_ROWS

@@ -136,7 +136,7 @@ def _read_summary(output: str, shard: Shard, planned: Plan) -> ScoringSummary:
 
 def _score_shard(predictor: Predictor, planned: Plan, output: str, shard: Shard) -> int:
     """Writes the scored rows of a shard, unless another process has; returns their number."""
-    if planned.bundle_digest not in ("", predictor.bundle.digest):
+    if planned.bundle_digest != predictor.bundle.digest:
         raise FileChanged(
             f"{planned.bundle} is another bundle than {output} was planned for: restore it, or choose another folder"
         )

@@ -70,7 +70,7 @@ class CandidateArtifacts:
         return CandidateScores(self.profile, Predictions.read(self.validation), fitted.thresholds)
 
     def usage(self) -> dict[str, Usage]:
-        """What the steps used that made the model and this variant of it; empty for artifacts of before."""
+        """What the steps used that made the model and this variant of it."""
         folders = (self.model, self.onnx, self.validation, self.thresholds)
         return {name: used for folder in folders for name, used in usage.read(folder).items()}
 
@@ -208,8 +208,7 @@ def write_split(output: Path, split: str, predictions: Predictions, stored: Thre
     fitted = stored.thresholds
     predictions.write(output / PREDICTIONS.format(split=split))
     evaluate.write_csv(output / PER_LABEL.format(split=split), evaluate.compute_per_label(predictions, fitted))
-    at_half = evaluate.compute_metrics(predictions, evaluate.at_half(predictions))
-    return evaluate.compute_metrics(predictions, fitted) | {f"{name}/at_0.5": value for name, value in at_half.items()}
+    return evaluate.compute_both(predictions, fitted)
 
 
 def _write_json(path: Path, content: Any) -> None:
@@ -241,7 +240,7 @@ pipeline_tag: text-classification
 # {as_markdown(metadata.profile)}, variant {metadata.variant}
 
 Multi-label classifier of short texts, one probability per label. Engine: {metadata.engine}; the scores, thresholds and metrics are
-those of {metadata.evaluated or metadata.engine}. Thresholds: {as_markdown(fitted.strategy)}, fitted on validation. Trained on data
+those of {metadata.evaluated}. Thresholds: {as_markdown(fitted.strategy)}, fitted on validation. Trained on data
 with the digest `{metadata.dataset_digest}`. When it was registered, this bundle was {_signed()}.
 
 | metric | validation | test |

@@ -45,7 +45,7 @@ def sections(results: list[Result], winner: Result, digest: str) -> list[Section
 
 
 def _metrics_table(results: list[Result]) -> Table:
-    names = (*(f"test/{name}" for name in HEADLINE), "test/at_0.5/f1_macro", "test/at_0.5/f1_micro")
+    names = (*(f"test/{name}" for name in HEADLINE), "test/f1_macro/at_0.5", "test/f1_micro/at_0.5")
     rows: list[list[Cell]] = [
         [result.title, *(result.metrics[name] for name in names), _latency(result)[1]] for result in results
     ]
@@ -135,7 +135,7 @@ def _previous_figures(reference: Reference) -> dict[str, Cell]:
 
 def _at_half(result: Result, name: str) -> float:
     # Ranking metrics do not depend on thresholds.
-    return result.metrics[f"test/at_0.5/{name}"]
+    return result.metrics[f"test/{name}/at_0.5"]
 
 
 def _published_table(trained: list[Result]) -> Table:
@@ -145,10 +145,9 @@ def _published_table(trained: list[Result]) -> Table:
         [one.model, one.thresholds, *(getattr(one, name) for name in names), one.source] for one in PUBLISHED
     ]
     for result in trained:
-        for prefix, fitted in (("test/at_0.5/", HALF), ("test/", f"{result.thresholds.strategy}, fitted on validation")):
-            rows.append(
-                [f"{result.title}, this system", fitted, *(result.metrics[prefix + name] for name in names), "this report"]
-            )
+        for form, fitted in (("test/{}/at_0.5", HALF), ("test/{}", f"{result.thresholds.strategy}, fitted on validation")):
+            shown = (result.metrics[form.format(name)] for name in names)
+            rows.append([f"{result.title}, this system", fitted, *shown, "this report"])
     return Table(("published, test split", "thresholds", *map(title_of, names), "source"), rows)
 
 

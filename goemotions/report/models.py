@@ -52,11 +52,11 @@ def registered_versions(registered: Mapping[Variant, RegisteredVersion]) -> Sect
     ]
     sentences = []
     for variant, entry in registered.items():
-        if selection := entry.get("selection"):
-            sentences.append(f"{variant}: {entry['profile']} is {selection}.")
-        if (gate := entry["gate"]) and not gate["passes"]:
-            sentences.append(f"{variant}: not promoted, because {', '.join(gate['reasons'])}.")
-        sentences += [f"{variant}: {note}." for note in (gate or {}).get("notes", ())]
+        sentences.append(f"{variant}: {entry['profile']} is {entry['selection']}.")
+        if gate := entry["gate"]:
+            if not gate["passes"]:
+                sentences.append(f"{variant}: not promoted, because {', '.join(gate['reasons'])}.")
+            sentences += [f"{variant}: {note}." for note in gate["notes"]]
     return Section("Registered versions", sentences, (Table(("variant", "profile", "version", "alias", "bundle"), rows),))
 
 
@@ -164,9 +164,9 @@ def _shown(value: Any) -> str:
 
 def _metrics_table(results: list[Result]) -> Table:
     titles = ("validation, tuned", "validation at 0.5", "test, tuned", "test at 0.5")
-    prefixes = ("validation/", "validation/at_0.5/", "test/", "test/at_0.5/")
+    forms = ("validation/{}", "validation/{}/at_0.5", "test/{}", "test/{}/at_0.5")
     rows: list[list[Cell]] = [
-        [f"{result.engine}: {title_of(name)}", *(result.metrics[f"{prefix}{name}"] for prefix in prefixes)]
+        [f"{result.engine}: {title_of(name)}", *(result.metrics[form.format(name)] for form in forms)]
         for result in results
         for name in METRICS
     ]
@@ -194,7 +194,7 @@ def observations(result: Result) -> list[str]:
         f"Training: {_training_progress(result.training)}",
         f"Predictions at the tuned thresholds are {tendency}: {predicted:.2f} labels per text on validation, where the raters gave "
         f"{given:.2f}; precision {metrics['validation/precision_micro']:.3f}, recall {metrics['validation/recall_micro']:.3f} (micro).",
-        f"At a threshold of 0.5, recall on validation is {metrics['validation/at_0.5/recall_micro']:.3f}; "
+        f"At a threshold of 0.5, recall on validation is {metrics['validation/recall_micro/at_0.5']:.3f}; "
         + (f"labels never predicted on test: {listed(never)}." if never else "every label is predicted on test."),
         f"Calibration: {calibration.method}; cross-fitted calibration error {calibration_error['none']:.4f} before, "
         f"{calibration_error[calibration.method]:.4f} after.",

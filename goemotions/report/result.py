@@ -122,13 +122,9 @@ class Result:
 
     @functools.cached_property
     def metrics(self) -> dict[str, float]:
-        """Every metric: ``<split>/<metric>`` at the fitted thresholds and ``<split>/at_0.5/<metric>`` at 0.5."""
-        values: dict[str, float] = {}
-        for predictions in (self.validation, self.test):
-            at_half = evaluate.compute_metrics(predictions, evaluate.at_half(predictions))
-            values |= evaluate.compute_metrics(predictions, self.thresholds)
-            values |= {name.replace("/", "/at_0.5/"): value for name, value in at_half.items()}
-        return values
+        """Every metric: ``<split>/<metric>`` at the fitted thresholds and ``<split>/<metric>/at_0.5`` at 0.5."""
+        validation, test = (evaluate.compute_both(one, self.thresholds) for one in (self.validation, self.test))
+        return validation | test
 
     @functools.cached_property
     def bootstrapped(self) -> dict[str, np.ndarray]:

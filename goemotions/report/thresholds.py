@@ -120,9 +120,9 @@ def _chosen_thresholds(results: list[Result]) -> Section:
     for result in results:
         metrics, expected = result.metrics, result.thresholds_file.chosen.cross_fitted
         lines.append(
-            f"{result.title}: {result.thresholds.strategy}. On test, macro F1 is {metrics['test/at_0.5/f1_macro']:.4f} at 0.5 and "
+            f"{result.title}: {result.thresholds.strategy}. On test, macro F1 is {metrics['test/f1_macro/at_0.5']:.4f} at 0.5 and "
             f"{metrics['test/f1_macro']:.4f} at the chosen thresholds ({expected['f1_macro']:.4f} on validation, "
-            f"cross-fitted); micro F1 is {metrics['test/at_0.5/f1_micro']:.4f} and {metrics['test/f1_micro']:.4f} "
+            f"cross-fitted); micro F1 is {metrics['test/f1_micro/at_0.5']:.4f} and {metrics['test/f1_micro']:.4f} "
             f"({expected['f1_micro']:.4f})."
         )
         per_label += [

@@ -62,6 +62,12 @@ def test_each_label_set_has_its_share_in_every_split(tmp_path: Path) -> None:
     assert counts["train"][3,] == 1
 
 
+def test_each_label_is_learned_from_however_small_the_share_of_train(tmp_path: Path) -> None:
+    rows = [row(f"{name} {number}", [name]) for name in NAMES for number in range(2)]
+    info, _ = split(tmp_path, rows, split_share=0.4)
+    assert info["labels_absent_from_train"] == []
+
+
 def test_no_text_is_in_two_splits(tmp_path: Path) -> None:
     info, texts = split(tmp_path, many(500))
     places = Counter(form for name in SPLITS for form in {normalized(text) for text in texts[name]})

@@ -164,13 +164,6 @@ def test_a_scored_split_names_the_engine_that_was_used(candidate: Path, variant:
     assert thresholds.read(candidate / variant / "thresholds" / thresholds.FILE).engine == used.engine
 
 
-def test_predictions_of_before_name_the_engine_alone(tmp_path: Path, predictions: Predictions) -> None:
-    predictions.write(tmp_path / FILE)
-    table = pq.read_table(tmp_path / FILE)
-    pq.write_table(table.replace_schema_metadata({"split": "test", "engine": "onnx-int8", "digest": "d"}), tmp_path / FILE)
-    assert Predictions.read(tmp_path / FILE).computation == Computation("openvino-int8")
-
-
 @pytest.mark.parametrize("variant", sorted(ENGINES))
 def test_the_scores_are_those_of_the_engine(candidate: Path, dataset: Path, variant: str) -> None:
     engine_name = ENGINES[variant]

@@ -82,6 +82,12 @@ def test_a_clearly_faster_model_of_about_the_same_quality_wins(tolerance: float,
     assert select_winner(candidates, None, tolerance) == 0
 
 
+def test_a_faster_model_may_lose_the_tolerance_of_neither_metric() -> None:
+    """With the same scores, and thresholds that hardly any reaches."""
+    silent = replace(scores(1.0, 2.0), thresholds=Thresholds("global-tuned", (0.99,) * 3))
+    assert select_winner([scores(1.0, 10.0), silent], 25.0, 0.05) == 0
+
+
 def test_the_reason_names_what_the_faster_model_loses() -> None:
     candidates = [scores(1.0, 10.0, "large"), scores(1.05, 5.0, "small")]
     auc, f1 = (b - a for a, b in zip(candidates[0].rank, candidates[1].rank, strict=True))
@@ -111,6 +117,17 @@ def test_quality_decides_between_models_of_which_none_is_clearly_the_fastest() -
 def test_a_faster_model_does_not_win_by_the_quality_of_one_over_the_budget() -> None:
     assert select_winner([scores(1.0, 40.0), scores(1.05, 30.0)], 25.0, 0.05) == 1
     assert select_winner([scores(1.0, 20.0), replace(scores(1.05, 0.0), latency=None)], 25.0, 0.05) == 0
+
+
+def test_if_all_are_over_the_budget_none_is_a_substitute() -> None:
+    """The fastest may be as slow as the best, by its range, and a third one clearly faster than the best."""
+    fastest, best, third = ((26.0, 30.0, 60.0), (35.0, 40.0, 45.0), (31.0, 32.0, 33.0))
+    candidates = [
+        replace(scores(noise, 0.0), latency=Latency(ms, low, high))
+        for noise, (low, ms, high) in ((3.0, fastest), (1.0, best), (1.05, third))
+    ]
+    assert candidates[2].is_faster_substitute(candidates[1], 0.05)
+    assert select_winner(candidates, 25.0, 0.05) == 1
 
 
 def test_a_clearly_slow_candidate_does_not_win_by_an_undecided_one() -> None:

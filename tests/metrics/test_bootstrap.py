@@ -79,6 +79,12 @@ def test_every_resample_has_the_same_number_of_rows() -> None:
     assert (drawn != bootstrap.weights(30, 50, seed=1)).any()
 
 
+def test_the_interval_is_that_of_the_resamples_alone() -> None:
+    whole, resamples = [9000.0], np.arange(1001.0)
+    assert bootstrap.interval(np.concatenate([whole, resamples])) == (25.0, 975.0)
+    assert bootstrap.interval(np.array([*whole, 1.0, 1.0])) == (1.0, 1.0)
+
+
 def test_the_interval_covers_the_truth_in_about_95_of_100_cases() -> None:
     covered = []
     for seed in range(80):

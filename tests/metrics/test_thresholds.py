@@ -88,6 +88,34 @@ def test_a_threshold_lies_midway_to_the_next_probability() -> None:
     assert strategies.per_label(labels, probabilities).values == (0.375,)
 
 
+def test_of_thresholds_with_the_same_f1_the_highest_is_taken() -> None:
+    labels = np.array([[True], [False], [False], [True]])
+    probabilities = np.array([[1.0], [0.75], [0.5], [0.25]], dtype=np.float32)
+    assert f1(labels.ravel(), probabilities.ravel() >= 1) == f1(labels.ravel(), probabilities.ravel() >= 0.25)
+    assert strategies.per_label(labels, probabilities).values == (0.875,)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_smoothed_threshold_is_the_best_of_all_cuts_moved_to_the_common_one(seed: int) -> None:
+    """Of rows with many equal probabilities, between which no threshold lies."""
+    random = np.random.default_rng(seed)
+    probabilities = (random.integers(1, 12, (60, 1)) / 12).astype(np.float32)
+    labels = random.random((60, 1)) < probabilities
+    positives = labels.sum()
+    observed = positives / (positives + strategies.SMOOTHING)
+    scores = {}
+    for cut in np.unique(probabilities):
+        reached = probabilities >= cut
+        target = observed * (labels & reached).sum() + (1 - observed) * probabilities[reached].sum()
+        whole = observed * positives + (1 - observed) * probabilities.sum()
+        scores[float(cut)] = 2 * target / (reached.sum() + whole)
+    best = max(scores, key=lambda cut: scores[cut])
+    middle = (best + max((cut for cut in scores if cut < best), default=0.0)) / 2
+    (common,) = strategies.global_micro(labels, probabilities).values
+    logit = np.log(middle / (1 - middle)) * (1 - strategies.PULL) + np.log(common / (1 - common)) * strategies.PULL
+    assert strategies.per_label_smoothed(labels, probabilities).values == pytest.approx((1 / (1 + np.exp(-logit)),), abs=1e-4)
+
+
 @pytest.mark.fault("data-unseen-label")
 def test_a_label_without_positives_keeps_one_half() -> None:
     labels = np.array([[True, False], [False, False]])
@@ -149,32 +177,23 @@ def test_thresholds_read_from_json_decide_as_before(
     assert read.thresholds.apply(probabilities).tolist() == fitted.apply(probabilities).tolist()
 
 
-def test_the_file_of_an_older_bundle_is_read(tmp_path: Path) -> None:
-    path, older = (
-        tmp_path / "thresholds.json",
-        {"strategy": "top-k", "f1_macro_cross_fitted": 0.5, "f1_macro_fitted": 0.6, "k": 2},
-    )
-    path.write_text(json.dumps({"strategy": "top-k", "thresholds": {"a": 0, "b": 0}, "k": 2, "comparison": [older]}))
-    content = thresholds.read(path)
-    assert (content.thresholds, content.names) == (Thresholds("top-k", (0, 0), 2), ("a", "b"))
-    assert (content.chosen.cross_fitted, content.chosen.f1_macro_fitted) == ({"f1_macro": 0.5}, 0.6)
+OUT_OF_RANGE = ("1.5", "-0.1", "NaN", "Infinity", "-Infinity", "1e999", "true", '"0.5"')
+DAMAGED = (None, b"", b"{", b"{}", b"[]", b"null", b"\xff", b'{"strategy": "x", "thresholds": [], "k": 1}')
+OF_NO_LABEL = b'{"strategy": "x", "thresholds": {"a": 0.5}, "k": 0}'
 
 
 @pytest.mark.parametrize(
-    "content", [None, b"", b"{", b"{}", b"[]", b"null", b"\xff", b'{"strategy": "x", "thresholds": [], "k": 1}']
+    "content",
+    [
+        *DAMAGED,
+        OF_NO_LABEL,
+        *(f'{{"strategy": "x", "thresholds": {{"a": 0.5, "b": {one}}}, "k": null}}'.encode() for one in OUT_OF_RANGE),
+    ],
 )
 def test_a_damaged_file_is_a_named_error(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "thresholds.json"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ModelError, match=r"thresholds\.json is missing or damaged: run"):
-        thresholds.read(path)
-
-
-@pytest.mark.parametrize("threshold", ["1.5", "-0.1", "NaN", "Infinity", "-Infinity", "1e999", "true", '"0.5"'])
-def test_a_threshold_that_is_no_probability_is_a_named_error(tmp_path: Path, threshold: str) -> None:
-    path = tmp_path / "thresholds.json"
-    path.write_text(f'{{"strategy": "x", "thresholds": {{"a": 0.5, "b": {threshold}}}, "k": null}}')
     with pytest.raises(ModelError, match=r"thresholds\.json is missing or damaged: run"):
         thresholds.read(path)
 
@@ -369,6 +388,13 @@ def test_a_target_precision_is_missed_about_as_seldom_as_documented() -> None:
         predicted = strategies.for_precision(0.6)(labels, probabilities).apply(unseen)
         held.append((unseen_labels & predicted).sum() / predicted.sum() >= 0.6)
     assert np.mean(held) >= 0.85
+
+
+@pytest.mark.parametrize(("hits", "is_met"), [(66, False), (67, True)])
+def test_a_precision_is_met_if_as_many_hits_would_be_rare_below_it(hits: int, is_met: bool) -> None:
+    """Of 100 predictions with a precision of 0.6, at least 67 are right with a chance of 0.09, and at least 66 with 0.13."""
+    labels, probabilities = (np.arange(100) < hits)[:, None], np.full((100, 1), 0.9, dtype=np.float32)
+    assert strategies.for_precision(0.6)(labels, probabilities).apply(probabilities).all() == is_met
 
 
 def test_a_precision_that_cannot_be_met_predicts_nothing() -> None:

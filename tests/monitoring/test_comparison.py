@@ -98,6 +98,19 @@ def test_thresholds_follow_holm() -> None:
     assert [test.p_value for test in tests] == sorted(test.p_value for test in tests)
 
 
+def test_after_the_first_test_that_is_not_rejected_no_other_is_an_alarm() -> None:
+    def of_one_label(counts: Traffic) -> Traffic:
+        arrays = {name: getattr(counts, name)[:1] for name in ("names", "predicted", "predicted_sum", "total_sum", "scores")}
+        return dataclasses.replace(counts, **arrays, features={})
+
+    reference, window = of_one_label(REFERENCE), of_one_label(traffic(60, 25))
+    first, second = compare(reference, window, 0.05)
+    assert second.p_value < 2 * first.p_value
+    # At its own p-value the second test alone would be an alarm.
+    assert [test.alarm for test in compare(reference, window, second.p_value)] == [False, False]
+    assert [test.alarm for test in compare(reference, window, 2 * first.p_value)] == [True, True]
+
+
 def test_the_accepted_chance_follows_the_window() -> None:
     assert alpha_of(86400, 1) == pytest.approx(1 / 30)
     assert alpha_of(3600, 1) == pytest.approx(1 / 720)

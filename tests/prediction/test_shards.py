@@ -504,10 +504,11 @@ FORGED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "rows without end": lambda plan: plan["shards"][1].update(rows=2**63),
     "no rows": lambda plan: plan["shards"][1].update(rows=-1),
     "file elsewhere": lambda plan: [part.update({key: "../in/in-000.parquet"}) for key, part in named_files(plan)],
-    "NUL in the input": lambda plan: plan["asked"].update(input="a\0b"),
-    "number as the input": lambda plan: plan["asked"].update(input=5),
-    "nothing asked": lambda plan: plan.pop("asked"),
-    "no size of the shards": lambda plan: plan["asked"].pop("shard_rows"),
+    "NUL in the input": lambda plan: plan["request"].update(input="a\0b"),
+    "number as the input": lambda plan: plan["request"].update(input=5),
+    "no request": lambda plan: plan.pop("request"),
+    "no size of the shards": lambda plan: plan["request"].pop("shard_rows"),
+    "no digest of the bundle": lambda plan: plan.pop("bundle_digest"),
 }
 
 
@@ -521,7 +522,7 @@ def forge(output: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 def named_files(plan: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    return [("name", plan["asked"]["files"][0]), *(("file", shard) for shard in plan["shards"])]
+    return [("name", plan["request"]["files"][0]), *(("file", shard) for shard in plan["shards"])]
 
 
 @pytest.mark.fault("plan-damaged")
@@ -578,7 +579,7 @@ def test_a_plan_with_a_bundle_that_the_reference_cannot_name_is_a_named_error(
 ) -> None:
     source, output = write(tmp_path / "in", 20), tmp_path / "out"
     plans.plan(str(source), str(output), str(whole))
-    forge(output, lambda plan: plan["asked"].update(version=reference or str(whole)))
+    forge(output, lambda plan: plan["request"].update(version=reference or str(whole)))
     forge(output, lambda plan: plan.update(bundle=str(tmp_path / "evil")))
     with pytest.raises(UntrustedBundle, match=message):
         plans.plan(str(source), str(output), reference or str(whole))

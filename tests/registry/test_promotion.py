@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
@@ -16,7 +15,7 @@ from goemotions.cli import main as cli
 from goemotions.data.dataset import ingest
 from goemotions.errors import ModelError, PromotionRefused, StorageError, TrackingError
 from goemotions.evaluation import evaluate, tuning
-from goemotions.registry import changes, mlflow_client, model_registry, promotion, tracking
+from goemotions.registry import changes, mlflow_client, model_registry, promotion, tracking, trust
 from goemotions.registry.bundle import BundleLocation
 from goemotions.storage import lock
 from goemotions.storage import store as storage
@@ -124,11 +123,7 @@ def test_the_order_of_changes_does_not_come_from_clocks(model: str, monkeypatch:
     assert [(change.action, change.sequence) for change in recorded] == [("promote", 1), ("rollback", 3), ("rollback", 5)]
 
 
-def test_changes_of_before_they_were_numbered_come_first(model: str) -> None:
-    old = {"action": "rollback", "where": ALIAS, "from": "3", "to": "1", "by": "x@y", "at": "2099-01-01T00:00:00.000000Z"}
-    mlflow_client.client().set_model_version_tag(model, "1", f"{changes.HISTORY_TAG}{old['at']}", json.dumps(old))
-    recorded = changes.history(model_registry.get_version(model, "1"), ALIAS)
-    assert [(change.action, change.sequence) for change in recorded] == [("rollback", 0), ("promote", 1)]
+def test_a_damaged_change_is_a_named_error(model: str) -> None:
     mlflow_client.client().set_model_version_tag(model, "1", f"{changes.HISTORY_TAG}x", "[]")
     with pytest.raises(TrackingError, match=r"version 1: its tag goemotions.history.x is damaged: remove it in MLflow"):
         changes.history(model_registry.get_version(model, "1"), ALIAS)
@@ -148,6 +143,35 @@ def test_a_process_that_lost_the_lock_moves_no_alias(model: str, monkeypatch: py
     with pytest.raises(StorageError, match=r"another process has taken over lock\.json"):
         move_champion(model, "2")
     assert champion(model) == "1"
+
+
+def test_a_champion_of_another_process_is_the_one_to_compare_with(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While version 2 is compared with version 1, version 3 becomes the champion."""
+    judge, others = promotion.judge, iter(["3"])
+
+    def meanwhile(*arguments: Any) -> promotion.Comparison | None:
+        compared = judge(*arguments)
+        for number in others:
+            move_champion(model, number)
+        return compared
+
+    monkeypatch.setattr(promotion, "judge", meanwhile)
+    assert promotion.promote("2", model_name=model).before == "3"
+    assert [one.before for one in changes.history(model_registry.get_version(model, "2"), ALIAS)] == ["3"]
+
+
+def test_a_rollback_does_not_undo_a_move_of_another_process(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    promotion.promote("2", model_name=model)
+    check = trust.check
+
+    def meanwhile(*arguments: Any) -> str:
+        move_champion(model, "3")
+        return check(*arguments)
+
+    monkeypatch.setattr(trust, "check", meanwhile)
+    with pytest.raises(PromotionRefused, match="champion-cpu was moved by another process at the same time: see"):
+        promotion.rollback("cpu", model_name=model)
+    assert champion(model) == "3"
 
 
 def test_a_rollback_goes_to_former_champions_only(model: str) -> None:

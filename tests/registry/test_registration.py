@@ -31,6 +31,7 @@ from goemotions.registry import (
 from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, VARIANTS, Variant
 from goemotions.storage import layout, lock, manifest, s3, store
+from tests.support import damage
 from tests.support.bundles import assemble
 
 TEXTS = ["a balloon over the lake", "gravel", "", "the quiet harbour and the storm there again", "balloon " * 3000]
@@ -396,8 +397,6 @@ def test_another_model_under_the_same_run_is_refused(registry: Registry, candida
     other = change(candidate, tmp_path / "other", {})
     (other / "model").unlink()
     shutil.copytree(candidate / "model", other / "model")
-    content = bytearray((other / "model" / "model.safetensors").read_bytes())
-    content[-1] ^= 1
-    (other / "model" / "model.safetensors").write_bytes(content)
+    damage.flip(other / "model" / "model.safetensors")
     with pytest.raises(ModelError, match="another model of the same run and profile: register under another run id"):
         registry.register("1", other)

@@ -20,6 +20,8 @@ REGISTERED = {
         "alias": "champion-gpu",
         "run_id": "f00d",
         "source": "s3://b/models/x/gpu/",
+        "selection": "the only candidate",
+        "latency": None,
         "gate": None,
     },
     "cpu": {
@@ -28,7 +30,9 @@ REGISTERED = {
         "alias": "challenger-cpu",
         "run_id": "f00d",
         "source": "s3://b/models/x/cpu/",
-        "gate": {"passes": False, "reasons": ["micro AUC is not higher"], "differences": {}},
+        "selection": "the best on validation",
+        "latency": None,
+        "gate": {"passes": False, "reasons": ["micro AUC is not higher"], "differences": {}, "notes": []},
     },
 }
 

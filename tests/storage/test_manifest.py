@@ -98,23 +98,28 @@ def test_a_file_that_is_not_listed_is_ignored(folder: Path) -> None:
     assert manifest.verify(folder)["variant"] == "cpu"
 
 
-@pytest.mark.fault("unnamed-file")
-@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "sub/../../outside"])
-def test_a_manifest_that_names_a_file_outside_is_refused(name: str, folder: Path) -> None:
+OUTSIDE, TOO_LONG = r"names '.*', which is outside the folder", r"x cannot be read \(File name too long\)"
+
+
+@pytest.mark.fault("unnamed-file", "stored-name-unfit")
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("../outside", OUTSIDE),
+        ("/etc/hostname", OUTSIDE),
+        ("sub/../../outside", OUTSIDE),
+        ("x" * 300, TOO_LONG),
+        ("sub/" * 2000 + "x", TOO_LONG),
+    ],
+    ids=["above", "absolute", "above within", "long name", "long path"],
+)
+def test_a_manifest_that_names_a_file_outside_or_one_that_cannot_be_read_is_refused(
+    name: str, reason: str, folder: Path
+) -> None:
     content = json.loads((folder / manifest.NAME).read_text())
     content["files"][name] = content["files"]["weights"]
     (folder / manifest.NAME).write_text(json.dumps(content))
-    with pytest.raises(IntegrityError, match=r"names '.*', which is outside the folder: fetch it again"):
-        manifest.verify(folder)
-
-
-@pytest.mark.fault("stored-name-unfit")
-@pytest.mark.parametrize("name", ["x" * 300, "sub/" * 2000 + "x"])
-def test_a_manifest_that_names_what_cannot_be_read_is_refused(name: str, folder: Path) -> None:
-    content = json.loads((folder / manifest.NAME).read_text())
-    content["files"][name] = content["files"]["weights"]
-    (folder / manifest.NAME).write_text(json.dumps(content))
-    with pytest.raises(IntegrityError, match=r"x cannot be read \(File name too long\): fetch it again"):
+    with pytest.raises(IntegrityError, match=f"{reason}: fetch it again"):
         manifest.verify(folder)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from goemotions.cli import main as cli
 from goemotions.errors import BadArgument, UntrustedBundle
@@ -88,6 +90,10 @@ FORGERIES = {
     "a list": (lambda folder: (folder / signature.NAME).write_text("[]"), "SIGNATURE.json is damaged"),
     "surrogates": (lambda folder: edited(folder, statement="\ud800"), "SIGNATURE.json is damaged"),
     "a megabyte": (lambda folder: (folder / signature.NAME).write_bytes(b" " * 2**20), "SIGNATURE.json is damaged"),
+    "blanks after it": (
+        lambda folder: (folder / signature.NAME).open("ab").write(b" " * signature.MOST_BYTES),
+        "SIGNATURE.json is damaged",
+    ),
     "a long name of a key": (
         lambda folder: edited(folder, key="x" * 10_000, signature="AAAA"),
         r"is not signed by a trusted key: it names 'x{64}'",
@@ -138,6 +144,15 @@ def test_trusted_keys_that_cannot_be_read_are_an_error_not_no_keys(
     (keys[0] / signature.PUBLIC_FILE).rename(keys[0] / "elsewhere")
     monkeypatch.setenv(signature.TRUSTED_KEYS, value.format(folder=keys[0]))
     with pytest.raises(BadArgument, match="GOEMOTIONS_TRUSTED_KEYS"):
+        signature.verify_folder(folder)
+
+
+def test_a_key_of_another_kind_among_the_trusted_ones_is_an_error(
+    folder: Path, keys: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = ec.generate_private_key(ec.SECP256R1()).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    monkeypatch.setenv(signature.TRUSTED_KEYS, (keys[0] / signature.PUBLIC_FILE).read_text() + other.decode())
+    with pytest.raises(BadArgument, match="has no Ed25519 public key, or others too"):
         signature.verify_folder(folder)
 
 

@@ -18,7 +18,7 @@ from goemotions.storage import manifest, store
 from goemotions.training import checkpoints, trainer
 from goemotions.training.checkpoints import Checkpoint, Writer
 from goemotions.training.options import TrainOptions
-from tests.support import http_server
+from tests.support import damage, http_server
 from tests.support.object_store import KEYS
 
 RUN = {"digest": "d", "seed": 0, "name": "minilm"}
@@ -96,64 +96,41 @@ def test_an_empty_location_has_no_checkpoint_and_logs_no_warning(location: str, 
     assert not caplog.records
 
 
-def unfinished(folder: Path) -> None:
-    (folder / manifest.NAME).unlink()
+def remove(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).unlink()
 
 
-def one_file_of_three(folder: Path) -> None:
-    unfinished(folder)
-    (folder / "state.safetensors").unlink()
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "no manifest": lambda folder: remove(folder, manifest.NAME),
+    "one file of three": lambda folder: remove(folder, manifest.NAME, "state.safetensors"),
+    "half a manifest": lambda folder: damage.cut(folder / manifest.NAME, 40),
+    "cut tensors": lambda folder: damage.cut(folder / "state.safetensors"),
+    "a changed byte": lambda folder: damage.flip(folder / "state.safetensors"),
+    "a changed number": lambda folder: damage.flip(folder / "state.json"),
+    "no file": lambda folder: remove(folder, manifest.NAME, "state.safetensors", "state.json"),
+}
 
 
-def half_a_manifest(folder: Path) -> None:
-    path = folder / manifest.NAME
-    path.write_bytes(path.read_bytes()[:40])
-
-
-def cut_tensors(folder: Path) -> None:
-    path = folder / "state.safetensors"
-    path.write_bytes(path.read_bytes()[:-8])
-
-
-def a_changed_byte(folder: Path) -> None:
-    path = folder / "state.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-
-
-def a_changed_number(folder: Path) -> None:
-    path = folder / "state.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "step": 19}))
-
-
-def no_file(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
-
-
-DAMAGES = [unfinished, one_file_of_three, half_a_manifest, cut_tensors, a_changed_byte, a_changed_number, no_file]
-
-
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("change", DAMAGES.values(), ids=DAMAGES)
 @pytest.mark.fault("checkpoint-partial")
 def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
-    damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    change: Callable[[Path], object], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_beside(tmp_path, 10, 20)
-    damage(tmp_path / "step-000000020")
+    change(tmp_path / "step-000000020")
     assert step_of(checkpoints.newest(str(tmp_path), RUN)) == 10
     assert "checkpoint step-000000020 is not used" in caplog.text
 
 
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("change", DAMAGES.values(), ids=DAMAGES)
 @pytest.mark.fault("checkpoints-corrupt")
 def test_if_every_checkpoint_is_damaged_none_is_used_and_a_warning_is_logged(
-    damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    change: Callable[[Path], object], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_beside(tmp_path, 10, 20)
     for step in (10, 20):
-        damage(tmp_path / f"step-{step:09d}")
+        change(tmp_path / f"step-{step:09d}")
     assert checkpoints.newest(str(tmp_path), RUN) is None
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 3
     assert caplog.messages[-1] == f"no checkpoint below {tmp_path} can be used: training starts over"
@@ -197,7 +174,7 @@ def test_other_files_at_the_location_are_not_removed(tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_can_be_overwritten(tmp_path: Path) -> None:
     write(str(tmp_path), 10)
-    unfinished(tmp_path / "step-000000010")
+    (tmp_path / "step-000000010" / manifest.NAME).unlink()
     write(str(tmp_path), 10)
     assert step_of(checkpoints.newest(str(tmp_path), RUN)) == 10
 

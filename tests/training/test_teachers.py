@@ -23,6 +23,7 @@ from goemotions.models.tokenizer import TextEncoder
 from goemotions.storage import manifest, signature, store
 from goemotions.training import launcher, teachers, trainer, transfer
 from goemotions.training.options import TrainOptions
+from tests.support import damage
 from tests.training.test_trainer import result_of, stop_at
 
 SETTINGS = {"teacher_epochs": 1, "learning_rate": 3e-3}
@@ -280,31 +281,24 @@ def test_a_dataset_may_be_taught_in_its_own_folder(dataset: Path, scores: Callab
         assert [record.name for record in records] == [name]
 
 
-def no_record(location: Path) -> None:
-    (location / teachers.RECORDS).unlink()
-
-
-def half_a_file(location: Path) -> None:
-    path = location / "predictions.parquet"
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def an_empty_manifest(location: Path) -> None:
-    (location / "MANIFEST.json").write_text("{}")
-
-
 def scores_of_other_rows(location: Path) -> None:
     scored = Predictions.read(location)
     dataclasses.replace(scored, ids=list(reversed(scored.ids))).write(location / "predictions.parquet")
     manifest.write(location)
 
 
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "no record": lambda folder: (folder / teachers.RECORDS).unlink(),
+    "cut scores": lambda folder: damage.cut(folder / "predictions.parquet"),
+    "an empty manifest": lambda folder: (folder / manifest.NAME).write_text("{}"),
+    "scores of other rows": scores_of_other_rows,
+}
+
+
 @pytest.mark.fault("teachers-of-other-data")
-@pytest.mark.parametrize(
-    "damage", [no_record, half_a_file, an_empty_manifest, scores_of_other_rows], ids=lambda damage: damage.__name__
-)
+@pytest.mark.parametrize("change", DAMAGES.values(), ids=DAMAGES)
 def test_damaged_scores_in_the_store_are_made_again(
-    damage: Callable[[Path], None],
+    change: Callable[[Path], object],
     dataset: Path,
     weights: Callable[[str], str],
     scores: Callable[[str], Path],
@@ -317,7 +311,7 @@ def test_damaged_scores_in_the_store_are_made_again(
     key = teachers.key(digest, EncoderFiles(Path(options.weights), is_published=False), profile, 1, "fp32")
     kept = tmp_path / "store" / "teachers" / key
     shutil.copytree(scores("minilm@1"), kept)
-    damage(kept)
+    change(kept)
     with caplog.at_level("WARNING"):
         teach("minilm@1", dataset, tmp_path / "again", weights, str(tmp_path / "store"))
     assert "are not used, and the teacher is trained again" in caplog.text
@@ -367,7 +361,7 @@ def fewer_rows(dataset: Path) -> str:
 
 def a_changed_file(dataset: Path) -> str:
     path = dataset / teachers.FOLDER / "predictions.parquet"
-    path.write_bytes(path.read_bytes()[:-1])
+    damage.cut(path)
     return "differs from its manifest"
 
 
