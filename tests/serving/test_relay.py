@@ -61,6 +61,8 @@ def test_the_file_of_a_client_that_leaves_at_once_is_closed_once() -> None:
             await asyncio.sleep(0.05)
             server.close()
 
+    # Those of other tests.
+    gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
