@@ -30,6 +30,7 @@ from goemotions.cli.options import (
     options_of,
     pair_option,
     record_of,
+    setting,
     together,
 )
 from goemotions.deployment import node_pools
@@ -134,6 +135,7 @@ def pipeline() -> None:
 @pipeline.command()
 @ON_THIS_MACHINE
 @TRAINING
+@setting("--seed", default=defaults.SEED, help="Seed of the heads, the order of the rows and the dropout.")
 @MODEL_NAME
 @AUTO_PROMOTE
 def run(**given: Any) -> None:

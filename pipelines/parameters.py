@@ -20,6 +20,8 @@ from pipelines.batch import scoring
 from pipelines.monitoring import monitoring
 from pipelines.training import training
 
+# Former names of parameters.
+RENAMED = {"stated_precision": "target_precision", "stated_recall": "target_recall"}
 # KFP's name of a type, the type of its JSON value, and what to call it in a message.
 TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "String": (str, "a text"),
@@ -145,7 +147,8 @@ def check(arguments: Mapping[str, Any], pipeline: BaseComponent = training) -> N
 def typed(values: Mapping[str, str], pipeline: BaseComponent = training) -> dict[str, Any]:
     """Parameters of a pipeline from text, with the types that the pipeline declares as far as the text has them, for ``check``."""
     declared = pipeline.component_spec.inputs
-    return {name: _value(name, text, declared[name].type if name in declared else "String") for name, text in values.items()}
+    names = {RENAMED.get(name, name): text for name, text in values.items()}
+    return {name: _value(name, text, declared[name].type if name in declared else "String") for name, text in names.items()}
 
 
 def _value(name: str, text: str, kind: str) -> Any:

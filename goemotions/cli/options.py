@@ -53,7 +53,14 @@ LOCATION, SOURCE, REFERENCE = Address(addresses.location), Address(addresses.sou
 SERVER, IMAGE_PREFIX = Address(addresses.server), Address(addresses.image_prefix)
 
 
-ENGINE = click.Choice(engine_names.NAMES)
+class EngineName(click.Choice[str]):
+    """The name of an engine; former names are accepted."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        return super().convert(engine_names.canonical_name(value), parameter, context)
+
+
+ENGINE = EngineName(engine_names.NAMES)
 
 
 def pairs(values: Iterable[str]) -> dict[str, str]:

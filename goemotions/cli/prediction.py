@@ -70,6 +70,7 @@ def predict(text: tuple[str, ...], is_explained: bool, removals: int, bundle: st
 @MODEL_NAME
 @setting(
     "--text-column",
+    "--column",
     "column",
     default=defaults.TEXT_COLUMN,
     help="Column with the texts; a number for files that do not name their columns.",

@@ -15,7 +15,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -70,7 +70,7 @@ class Contents(Statistics):
     labels: list[str]
     rows: dict[str, int]
     quarantined: dict[str, dict[str, int]]
-    disagreement: Disagreement | None
+    disagreement: NotRequired[Disagreement | None]
 
 
 class DatasetInfo(Contents):
@@ -87,8 +87,8 @@ class DatasetInfo(Contents):
     """
 
     source: str
-    form: str
-    drawn: Drawn
+    form: NotRequired[str]
+    drawn: NotRequired[Drawn]
     revision: str
     unlabelled: str
     leakage: dict[str, dict[str, int]]
@@ -211,7 +211,8 @@ def load_dataset(folder: Path, splits: Iterable[str] = SPLITS) -> tuple[datasets
 
     try:
         info: DatasetInfo = strict_json.read(folder / INFO_FILE)
-        strict_json.require(info, DatasetInfo, INFO_FILE)
+        strict_json.require(info["labels"], list[str], INFO_FILE)
+        strict_json.require(info["digest"], str, INFO_FILE)
         size = sum(path.stat().st_size for path in folder.rglob("*.arrow"))
         # What is compressed in them is unpacked at once.
         with memory.bounded(str(folder), size):

@@ -35,6 +35,8 @@ SCHEMAS = {
     ANSWERS: pa.schema([*KEY, ("text", pa.string()), LABELS, ("scores", pa.list_(pa.float32())), ("truncated", pa.bool_())]),
     FEEDBACK: pa.schema([*KEY, LABELS, ("user", pa.string())]),
 }
+# Feedback of earlier servers has no users.
+EARLIER_SCHEMAS = {FEEDBACK: pa.schema([*KEY, LABELS])}
 PATH = re.compile(r"(?P<version>[^/]+)/date=(?P<date>[\d-]{10})/hour=(?P<hour>\d\d)/(?P<kind>part|feedback)-[^/]+\.parquet")
 METADATA = b"goemotions"
 
@@ -125,7 +127,7 @@ class LogReader:
         for part in self.parts:
             if part.kind == kind and version in ("", part.version):
                 table, width = self._table(part), len(self._labels(part).names)
-                if not table.schema or table.schema != SCHEMAS[kind]:
+                if not table.schema or table.schema not in (SCHEMAS[kind], EARLIER_SCHEMAS.get(kind)):
                     raise self._foreign(part)
                 for _, cells in table.rows(table.columns):
                     if None in cells:
@@ -147,7 +149,8 @@ class LogReader:
         schema = self._table(part).schema or pa.schema([])
         try:
             content = strict_json.parse((schema.metadata or {})[METADATA], part.file.name)
-            names, k = content["labels"], content["k"]
+            # Files of earlier servers have no k.
+            names, k = content["labels"], content.get("k")
             strict_json.require(names, list[str], part.file.name)
             strict_json.require(content["thresholds"], list[float], part.file.name)
             strict_json.require(k, int | None, part.file.name)

@@ -93,14 +93,17 @@ PRESETS = {
     "generic-h100": NodePool(PRODUCT, ("NVIDIA-H100-80GB-HBM3", "NVIDIA-H100-PCIe", "NVIDIA-H100-NVL")),
     "generic-l4": NodePool(PRODUCT, ("NVIDIA-L4",)),
 }
+# Former names, all of which meant the card with 40 GB.
+RENAMED = {"gke": "gke-a100-40gb", "eks": "eks-a100-40gb", "generic": "generic-a100-40gb"}
 
 
 def get(preset: str) -> NodePool:
-    """The node pool of a preset.
+    """The node pool of a preset, or of a former name.
 
     Raises:
         BadArgument: there is no such preset.
     """
-    if preset not in PRESETS:
+    name = RENAMED.get(preset, preset)
+    if name not in PRESETS:
         raise BadArgument(f"there is no preset {preset!r}: choose from {', '.join(PRESETS)}")
-    return PRESETS[preset]
+    return PRESETS[name]

@@ -24,6 +24,7 @@ from goemotions.metrics import classification, strategies
 from goemotions.metrics.classification import METRICS_FILE, LabelMetrics
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
+from goemotions.models.engine_names import canonical_name
 from goemotions.models.engines import Engine
 from goemotions.models.records import TrainingRecord
 from goemotions.models.tokenizer import TextEncoder
@@ -63,7 +64,7 @@ def evaluate(
     splits, info = load_dataset(dataset)
     names, profile = taxonomy_of(info).names, TrainingRecord.read(model_folder).profile["name"]
     # Without a GPU, the float engine for CPUs returns the probabilities of torch, as the export step has checked, in half the time.
-    used = engines.suited(engine_name)
+    used = engines.suited(canonical_name(engine_name))
     engine = engines.load(used, onnx_folder if used in engines.FILES else model_folder, TextEncoder.load(model_folder))
     metrics: dict[str, float] = {}
     for split, output in outputs.items():

@@ -130,7 +130,7 @@ def _notes(
         yield f"one text takes {candidate.latency.ms / champion.latency.ms:.2f} times as long as with the champion"
     for name, scores in (("candidate", candidate), ("champion", champion)):
         used = scores.validation.computation
-        if serving and used != serving:
+        if serving and used.device and used != serving:
             yield f"the {name} was evaluated by {used}, but {serving} will serve it"
 
 

@@ -13,11 +13,13 @@ import pyarrow.parquet as pq
 from goemotions.data import columnar, memory
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import DataError
-from goemotions.models.engine_names import Computation
+from goemotions.models.engine_names import Computation, canonical_name
 
 # The file in the folder of a scored split.
 FILE = "predictions.parquet"
-METADATA = ("split", "engine", "digest", "device", "precision", "profile")
+# The metadata of the file; those of before lack the optional ones.
+REQUIRED = ("split", "engine", "digest")
+OPTIONAL = ("device", "precision", "profile")
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Predictions:
     Attributes:
         engine: the engine that computed the probabilities, with ``device`` and ``precision`` as in ``Computation``.
         digest: of the data.
-        profile: of the model.
+        profile: of the model; empty in files from before it was recorded.
     """
 
     names: tuple[str, ...]
@@ -50,7 +52,7 @@ class Predictions:
         columns["labels"] = pa.array([np.flatnonzero(row).tolist() for row in self.labels], pa.list_(pa.int32()))
         # The prefix distinguishes a label called "id" or "labels" from the columns of that name.
         columns |= {f"p/{name}": pa.array(self.probabilities[:, i], pa.float32()) for i, name in enumerate(self.names)}
-        metadata = {name: getattr(self, name) for name in METADATA}
+        metadata = {name: getattr(self, name) for name in (*REQUIRED, *OPTIONAL)}
         pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path)
 
     @classmethod
@@ -69,7 +71,8 @@ class Predictions:
                 ids, labels = table["id"].cast(pa.string()).to_pylist(), table["labels"].to_pylist()
                 truth = Taxonomy(names).multi_hot(labels)
             metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-            known = {name: metadata[name] for name in METADATA}
+            split, engine, digest = (metadata[name] for name in REQUIRED)
         except (KeyError, ValueError, TypeError, IndexError, pa.ArrowException, DataError) as error:
             raise DataError(f"{path} is not a Predictions file: run `goemotions evaluate` again") from error
-        return cls(names, ids, truth, probabilities, **known)
+        others = {name: metadata.get(name, "") for name in OPTIONAL}
+        return cls(names, ids, truth, probabilities, split, canonical_name(engine), digest, **others)

@@ -84,6 +84,6 @@ def parse(stored: bytes, what: str = FILE) -> Reference:
 
 
 def read_features(validation: Path) -> Mapping[str, np.ndarray]:
-    """The features of the texts of a scored validation split."""
+    """The features of the texts of a scored validation split; none if it was scored before they were counted."""
     path = validation / FILE
-    return parse(strict_json.read_bytes(path), str(path)).traffic.features
+    return parse(strict_json.read_bytes(path), str(path)).traffic.features if path.is_file() else {}

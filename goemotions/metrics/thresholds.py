@@ -56,7 +56,8 @@ class StrategyResult:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> StrategyResult:
-        fitted = Thresholds(row["strategy"], tuple(row["values"]), row["k"])
+        # Rows of older bundles have no values and fewer metrics.
+        fitted = Thresholds(row["strategy"], tuple(row.get("values", ())), row.get("k"))
         metrics = {key.removesuffix(CROSS_FITTED): value for key, value in row.items() if key.endswith(CROSS_FITTED)}
         return cls(fitted, metrics, row["f1_macro_fitted"])
 

@@ -20,7 +20,7 @@ from goemotions.errors import DeviceError, ModelError
 from goemotions.metrics.probabilities import sigmoid
 from goemotions.models import devices, onnx_file
 from goemotions.models.engine_names import FILES as FILES
-from goemotions.models.engine_names import NAMES, Computation
+from goemotions.models.engine_names import NAMES, Computation, canonical_name
 from goemotions.models.tokenizer import TextEncoder, by_length
 
 if TYPE_CHECKING:
@@ -160,6 +160,7 @@ def suited(name: str) -> str:
     Raises:
         DeviceError: this process was given a GPU and cannot use it.
     """
+    name = canonical_name(name)
     return name if name != "torch" or devices.resolve() == "cuda" else "openvino-fp32"
 
 
@@ -199,7 +200,7 @@ def load(name: str, folder: Path, encoder: TextEncoder, *, threads: int | None =
     """Loads an engine.
 
     Args:
-        name: a name of ``engine_names.NAMES``.
+        name: a name of ``engine_names.NAMES``, or a former one.
         folder: a Model folder for torch, an Onnx folder for the others, or a bundle.
         encoder: the model's tokenizer.
         threads: CPU threads; by default one per core.
@@ -208,6 +209,7 @@ def load(name: str, folder: Path, encoder: TextEncoder, *, threads: int | None =
         ModelError: there is no such engine, it is not installed, its file is damaged, or the tokenizer is that of another model.
         DeviceError: this process was given a GPU, and cannot use it or the engine computes on the CPU.
     """
+    name = canonical_name(name)
     if name in FILES:
         if devices.is_required():
             raise DeviceError(f"{name} computes on the CPU, and {devices.VARIABLE} is gpu: choose a bundle for GPUs, or torch")

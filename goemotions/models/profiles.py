@@ -98,6 +98,13 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "distillation_weight": (0, 1),
     "teacher_epochs": (0, 10_000),
 }
+# Former names of hyperparameters, in settings and in the training.json of older models, and today's.
+RENAMED = {
+    "head_factor": "head_lr_multiplier",
+    "warmup": "warmup_ratio",
+    "prior": "init_bias_from_frequency",
+    "teachers_share": "distillation_weight",
+}
 
 
 @dataclass(frozen=True)
@@ -184,7 +191,7 @@ def get(name: str, settings: Mapping[str, Any] | None = None) -> Profile:
     if name not in PROFILES:
         raise ModelError(f"there is no model profile {name!r}: choose from {', '.join(PROFILES)}")
     profile = PROFILES[name]
-    return profile.changed(**{key: _typed(profile, key, value) for key, value in (settings or {}).items()})
+    return profile.changed(**{key: _typed(profile, key, value) for key, value in current_names(settings or {}).items()})
 
 
 @dataclass(frozen=True)
@@ -229,6 +236,11 @@ def teachers(names: str | Iterable[str]) -> list[Teacher]:
     if repeated := [str(one) for one in named if named.count(one) > 1]:
         raise ModelError(f"the teachers are not all different: {repeated[0]} is named twice")
     return named
+
+
+def current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Replaces every former name of a hyperparameter by today's."""
+    return {RENAMED.get(name, name): value for name, value in settings.items()}
 
 
 def _typed(profile: Profile, key: str, value: Any) -> Any:

@@ -14,6 +14,8 @@ from typing import Any
 from goemotions import strict_json
 from goemotions.errors import ModelError
 from goemotions.metrics.calibration import Calibrator, MethodScores
+from goemotions.models import profiles
+from goemotions.models.engine_names import canonical_name
 from goemotions.models.profiles import Teacher
 
 TRAINING_FILE = "training.json"
@@ -84,7 +86,7 @@ class TrainingRecord(RunRecord):
 
     @classmethod
     def read(cls, folder: Path) -> TrainingRecord:
-        """Reads the record of a Model folder or a bundle.
+        """Reads the record of a Model folder or a bundle; hyperparameters under former names get today's.
 
         Raises:
             ModelError: the file is missing, damaged, or lacks a field.
@@ -137,7 +139,7 @@ class ExportRecord:
 
 
 def read_exports(folder: Path) -> dict[str, ExportRecord]:
-    """Reads the records of an Onnx folder or a bundle, by engine.
+    """Reads the records of an Onnx folder or a bundle, by the engine's name of today.
 
     Raises:
         ModelError: the file is missing, damaged, or lacks a field.
@@ -146,7 +148,7 @@ def read_exports(folder: Path) -> dict[str, ExportRecord]:
     content = read_json(path)
     try:
         strict_json.require(content, dict[str, ExportRecord], str(path))
-        return {engine: ExportRecord(**entry) for engine, entry in content.items()}
+        return {canonical_name(engine): ExportRecord(**entry) for engine, entry in content.items()}
     except (ValueError, TypeError) as error:
         raise _damaged(path) from error
 
@@ -174,4 +176,5 @@ def _known(record: type[RunRecord], content: dict[str, Any]) -> dict[str, Any]:
     """The entries of a JSON object that a record has fields for."""
     values = {item.name: content[item.name] for item in dataclasses.fields(record) if item.name in content}
     strict_json.require(content["profile"].get("name"), str, "the name of the profile")
-    return values | {"teachers": [RunRecord.parse(teacher) for teacher in content.get("teachers", [])]}
+    teachers = [RunRecord.parse(teacher) for teacher in content.get("teachers", [])]
+    return values | {"profile": profiles.current_names(content["profile"]), "teachers": teachers}

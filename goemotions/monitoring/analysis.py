@@ -245,12 +245,13 @@ class Analysis:
 
     def resume(self, content: dict[str, Any]) -> None:
         """Goes on from what ``to_json`` returned."""
-        self.seconds, self.texts, self.compared = content["seconds"], content["texts"], content["compared"]
+        self.seconds, self.texts, self.compared = content["seconds"], content["texts"], content.get("compared", 0.0)
         self.different, self.sent_texts, self.windows = content["different"], content["sent_texts"], content["windows"]
-        self.rejected, self.repeated = content["rejected"], content["repeated"]
-        self.off_thresholds = content["off_thresholds"]
+        self.rejected, self.repeated = content.get("rejected", 0), content.get("repeated", 0)
+        self.off_thresholds = content.get("off_thresholds", 0)
         self.champion, self.canary = VersionTraffic.from_json(content["champion"]), VersionTraffic.from_json(content["canary"])
         self.champion_quality, self.canary_quality = (Quality(*map(np.array, sums)) for sums in content["qualities"])
+        # The evidence of before may lack a test.
         self.evidence |= {name: Evidence.from_json(one) for name, one in content["evidence"].items()}
 
 

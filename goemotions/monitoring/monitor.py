@@ -6,15 +6,18 @@ import dataclasses
 from pathlib import Path
 
 from goemotions import defaults
+from goemotions.evaluation.predictions import Predictions
+from goemotions.evaluation.reference import Reference
 from goemotions.evaluation.traffic import FEATURES, Traffic
 from goemotions.monitoring import comparison, scored, windows
 from goemotions.monitoring.drift import DriftReport, DriftTest
 from goemotions.monitoring.windows import Window
-from goemotions.registry.bundle import Bundle
+from goemotions.registry.bundle import PREDICTIONS, Bundle
 from goemotions.report.document import Section, Table, to_html
 from goemotions.storage import store
 
 PAGE = "drift.html"
+NO_REFERENCE = "the bundle has no reference.json, so that the texts themselves are not compared: register the model again"
 NO_FEATURE = "{} of the texts: the reference or the window lacks it"
 NO_SCORER = "which bundle scored the files: {} of them do not name it, such as {}; check that it is this one"
 NO_SCORES = "the histograms of the scores of {:,} labels, such as {}: the reference or the window lacks them"
@@ -30,6 +33,14 @@ NEXT = (
 )
 # Of fewer texts only the largest shifts are detected (docs/monitoring.md).
 FEW_TEXTS = 300
+
+
+def reference_of(bundle: Bundle) -> tuple[Reference, list[str]]:
+    """The reference of a bundle, and what it lacks; for bundles of before, what follows from their stored predictions."""
+    if bundle.reference:
+        return bundle.reference, []
+    predictions = Predictions.read(bundle.folder / PREDICTIONS.format(split="validation"))
+    return Reference.of(predictions, bundle.thresholds, {}), [NO_REFERENCE]
 
 
 def report(
@@ -51,13 +62,13 @@ def report(
         model, version, source, start, end: as in ``DriftReport``.
         alpha: the accepted chance of a false alarm; None for that of the default window (``comparison.alpha_of``).
     """
-    reference = bundle.reference
+    reference, missing = reference_of(bundle)
     tests = comparison.compare(reference.traffic, traffic, comparison.alpha_of() if alpha is None else alpha)
     tested = {test.name for test in tests}
     with_scores = {test.label for test in tests if test.name == "scores"}
     without = [name for name in traffic.names if name not in with_scores]
-    missing = [NO_SCORES.format(len(without), without[0])] if without else []
-    missing += [NO_FEATURE.format(_words(name)) for name in FEATURES if name not in tested]
+    missing += [NO_SCORES.format(len(without), without[0])] if without else []
+    missing += [NO_FEATURE.format(_words(name)) for name in FEATURES if name not in tested and bundle.reference]
     return DriftReport(
         model,
         version,

@@ -17,7 +17,7 @@ from goemotions.storage import store
 
 
 def traffic_of(location: str, bundle: Bundle, column: str = "") -> tuple[Traffic, list[str]]:
-    """The traffic in the Parquet outputs of ``goemotions score``, and the names of those that do not name their bundle.
+    """The traffic in the Parquet outputs of ``goemotions score``, and the names of those from before they named their bundle.
 
     Args:
         location: a .parquet file, or the folder or S3 prefix of scored shards.

@@ -13,7 +13,7 @@ import numpy as np
 from goemotions import defaults
 from goemotions.errors import DataError, ModelError
 from goemotions.models import engines
-from goemotions.models.engine_names import WEIGHTS
+from goemotions.models.engine_names import WEIGHTS, canonical_name
 from goemotions.models.engines import Engine
 from goemotions.prediction import explanation
 from goemotions.prediction.explanation import Explanation
@@ -54,7 +54,7 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: Path, *, engine: str = "", threads: int | None = None, is_verified: bool = False) -> Predictor:
-        """Verifies the bundle in a folder and loads an engine: ``engine``, or the bundle's own if it is empty.
+        """Verifies the bundle in a folder and loads an engine: ``engine``, or the one that suits bundle and hardware if it is empty.
 
         Args:
             folder: the bundle.
@@ -113,14 +113,17 @@ class Predictor:
 
 
 def _engine_name(loaded: Bundle, requested: str) -> str:
-    """The engine to load: the requested one, or the bundle's own."""
-    own = loaded.metadata.engine
+    """The engine to load: the requested one, or the one that suits the hardware if the bundle holds its weights, or its own."""
+    own = canonical_name(loaded.metadata.engine)
+    if not requested:
+        suited = engines.suited(own)
+        return suited if loaded.has_engine(suited) else own
     if requested in WEIGHTS and not loaded.has_engine(requested):
         raise ModelError(
             f"{loaded.folder} holds no {WEIGHTS[requested]}, which the engine {requested} reads: use {own}, or the bundle of the "
             "other variant"
         )
-    return requested or own
+    return requested
 
 
 class PyfuncModel:

@@ -70,7 +70,7 @@ class CandidateArtifacts:
         return CandidateScores(self.profile, Predictions.read(self.validation), fitted.thresholds)
 
     def usage(self) -> dict[str, Usage]:
-        """What the steps used that made the model and this variant of it."""
+        """What the steps used that made the model and this variant of it; empty for artifacts of before."""
         folders = (self.model, self.onnx, self.validation, self.thresholds)
         return {name: used for folder in folders for name, used in usage.read(folder).items()}
 
@@ -240,7 +240,7 @@ pipeline_tag: text-classification
 # {as_markdown(metadata.profile)}, variant {metadata.variant}
 
 Multi-label classifier of short texts, one probability per label. Engine: {metadata.engine}; the scores, thresholds and metrics are
-those of {metadata.evaluated}. Thresholds: {as_markdown(fitted.strategy)}, fitted on validation. Trained on data
+those of {metadata.evaluated or metadata.engine}. Thresholds: {as_markdown(fitted.strategy)}, fitted on validation. Trained on data
 with the digest `{metadata.dataset_digest}`. When it was registered, this bundle was {_signed()}.
 
 | metric | validation | test |

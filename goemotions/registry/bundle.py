@@ -1,6 +1,6 @@
 """A bundle: everything that one model version consists of, in one immutable folder. Its manifest is written last.
 
-It holds the weights of the engine of its variant only (``engine_names.WEIGHTS``).
+It holds the weights of the engine of its variant only (``engine_names.WEIGHTS``); bundles of before hold those of all engines.
 
 This module has the location of a bundle in the store, the names of the files that are made when it is assembled, and its reading;
 ``assembly.assemble`` writes it. Files that earlier steps wrote keep their names, and docs/models.md lists all of them. Reading needs
@@ -8,13 +8,13 @@ neither torch nor the training libraries nor pyarrow: the server does it.
 
 The labels have a file of their own, ``labels.json``: a JSON list of names in index order. A server reads it without having to
 interpret ``config.json``, whose ``id2label`` is Hugging Face's (keys are strings, absent names become ``LABEL_0``), and thresholds can
-be stored in another way without changing the labels.
+be stored in another way without changing the labels. Bundles from before that file have the names as keys of ``thresholds.json``.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -29,7 +29,7 @@ from goemotions.metrics import thresholds
 from goemotions.metrics.classification import METRICS_FILE
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
-from goemotions.models.engine_names import WEIGHTS, Computation
+from goemotions.models.engine_names import WEIGHTS, Computation, canonical_name
 from goemotions.models.engines import Engine
 from goemotions.models.records import EXPORT_FILE, TRAINING_FILE
 from goemotions.models.tokenizer import TextEncoder
@@ -41,7 +41,7 @@ from goemotions.storage.signature import Signature
 log = logging.getLogger(__name__)
 
 Variant = Literal["gpu", "cpu"]
-R = TypeVar("R", Computation, Latency, "BundleMetadata")
+R = TypeVar("R", Computation, Latency)
 VARIANTS: tuple[Variant, ...] = ("gpu", "cpu")
 # What serves each variant.
 SERVING: dict[Variant, Computation] = {
@@ -103,9 +103,9 @@ class BundleMetadata:
     Attributes:
         engine: the engine that serves it.
         run_id: the MLflow run that trained it, on the data with ``dataset_digest``.
-        evaluated: what computed its scores, thresholds and metrics.
-        checkpoint_sha256: of the weights that were trained, from which those of the engine were made.
-        selection: why this profile won.
+        evaluated: what computed its scores, thresholds and metrics; None in bundles from before it was recorded.
+        checkpoint_sha256: of the weights that were trained, from which those of the engine were made; empty in bundles of before.
+        selection: why this profile won; empty in bundles of before.
         latency: for one text, of variants with a latency budget.
     """
 
@@ -114,21 +114,28 @@ class BundleMetadata:
     profile: str
     run_id: str
     dataset_digest: str
-    evaluated: Computation
+    evaluated: Computation | None = None
     checkpoint_sha256: str = ""
     selection: str = ""
     latency: Latency | None = None
 
     @classmethod
     def parse(cls, content: dict[str, Any]) -> BundleMetadata:
-        """From the content of a manifest.
+        """From the content of a manifest; what bundles of before lack is empty.
 
         Raises:
-            BadJson: a value is missing, or has another type.
+            BadJson: a value has another type.
         """
-        strict_json.require(content, cls, manifest.NAME)
-        latency = _from_json(Latency, content["latency"]) if content.get("latency") else None
-        return replace(_from_json(cls, content), evaluated=_from_json(Computation, content["evaluated"]), latency=latency)
+        values = {field.name: content.get(field.name, "") for field in fields(cls)}
+        evaluated, latency = (content.get(name) or None for name in ("evaluated", "latency"))
+        strict_json.require(values | {"evaluated": evaluated, "latency": latency}, cls, manifest.NAME)
+        return cls(
+            **values
+            | {
+                "evaluated": _from_json(Computation, evaluated) if evaluated else None,
+                "latency": _from_json(Latency, latency) if latency else None,
+            }
+        )
 
 
 def _from_json(record: type[R], content: dict[str, Any]) -> R:
@@ -141,6 +148,7 @@ class Bundle:
     """A verified bundle and what a predictor needs of it besides the engine.
 
     ``files`` are those that its manifest names, and ``digest`` is the sha256 of the manifest, which has that of every other file.
+    ``reference`` is None in bundles from before they had it.
     """
 
     folder: Path
@@ -152,11 +160,11 @@ class Bundle:
     files: frozenset[str]
     digest: str
     signature: Signature
-    reference: Reference
+    reference: Reference | None = None
 
     def has_engine(self, name: str) -> bool:
         """Whether the bundle holds the weights that an engine reads."""
-        return WEIGHTS.get(name) in self.files
+        return WEIGHTS.get(canonical_name(name)) in self.files
 
     def load_engine(self, name: str = "", *, threads: int | None = None) -> Engine:
         """Loads an engine, by default the bundle's own, which reads no file that the manifest does not name.
@@ -194,7 +202,7 @@ def load(folder: Path, *, is_verified: bool = False) -> Bundle:
         fitted = thresholds.read(named / thresholds.FILE)
         encoder = TextEncoder.load(named)
         path = named / reference.FILE
-        compared = reference.parse(strict_json.read_bytes(path), str(path))
+        compared = reference.parse(strict_json.read_bytes(path), str(path)) if path.is_file() else None
         consistency.check_files(named, labels, fitted, encoder, compared)
     log.info("the bundle of the run %s (%s) is %s", metadata.run_id, metadata.variant, signed)
     return Bundle(folder, metadata, labels, fitted.thresholds, encoder, frozenset(content["files"]), digest, signed, compared)
@@ -210,7 +218,10 @@ def taxonomy(location: str) -> Taxonomy:
     if not storage.has(location, manifest.NAME):
         raise ModelError(NOT_A_BUNDLE.format(location))
     content = manifest.parse(storage.read(location, manifest.NAME), location)
-    stored = manifest.check(content, location, LABELS, storage.read(location, LABELS))
+    name = LABELS if LABELS in content["files"] else thresholds.FILE
+    stored = manifest.check(content, location, name, storage.read(location, name))
+    if name == thresholds.FILE:
+        return Taxonomy(thresholds.parse(stored, f"{location}: {thresholds.FILE}").names)
     try:
         return Taxonomy(tuple(strict_json.parse(stored, LABELS)))
     except (ValueError, TypeError, AttributeError) as error:

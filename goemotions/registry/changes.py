@@ -30,7 +30,7 @@ Action = Literal["promote", "rollback", "deploy"]
 class Change:
     """A change of what an alias or InferenceService refers to; stored as JSON in a tag of the version that it refers to now.
 
-    ``sequence`` orders the changes of a registered model.
+    ``sequence`` orders the changes of a registered model; entries of before have 0, and only their time ``at`` orders them.
     """
 
     action: Action
@@ -39,8 +39,8 @@ class Change:
     after: str
     by: str
     at: str
-    sequence: int
     percent: int | None = None
+    sequence: int = 0
 
     def to_json(self) -> str:
         content = {NAMES.get(name, name): value for name, value in vars(self).items() if value is not None}
@@ -75,7 +75,7 @@ def record(model: str, version: Version, action: Action, target: str, before: st
             return
     sequence = last + 1
     patient.set_registered_model_tag(model, CHANGES_TAG, str(sequence))
-    change = Change(action, target, before, version.number, _user_and_host(), now, sequence, percent)
+    change = Change(action, target, before, version.number, _user_and_host(), now, percent, sequence)
     model_registry.set_tag(model, version, f"{HISTORY_TAG}{sequence:08d}.{now}", change.to_json())
 
 
@@ -86,7 +86,7 @@ def history(version: Version, target: str = "") -> list[Change]:
         TrackingError: a tag holds something else.
     """
     changes = [_read(version, name) for name in version.tags if name.startswith(HISTORY_TAG)]
-    return sorted((one for one in changes if target in ("", one.target)), key=lambda one: one.sequence)
+    return sorted((one for one in changes if target in ("", one.target)), key=lambda one: (one.sequence, one.at))
 
 
 def mark_retired(model: str, version: Version) -> None:

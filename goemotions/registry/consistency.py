@@ -30,7 +30,7 @@ def check_files(
         taxonomy: its labels.
         fitted: its thresholds.
         encoder: its tokenizer.
-        compared: its reference; None if it is not made yet.
+        compared: its reference; None if it has none.
 
     Raises:
         ModelError: two of them do not fit each other.

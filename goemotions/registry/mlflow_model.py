@@ -26,6 +26,8 @@ from goemotions.storage import manifest
 
 PACKAGE = "goemotions"
 LOADER = "goemotions.prediction.predictor"
+# Bundles of before name the first one.
+LOADERS = ("goemotions.predictor", LOADER)
 MLMODEL = "MLmodel"
 EXAMPLE = ["thank you so much!"]
 EXAMPLE_FILE, SERVING_EXAMPLE_FILE = "input_example.json", "serving_input_example.json"
@@ -65,7 +67,7 @@ def load(reference: str = defaults.REFERENCE, model_name: str = defaults.MODEL_N
     with references.as_folder(reference, model_name) as (folder, _):
         is_verified = MLMODEL in manifest.read(folder)["files"]
         flavor = Model.load(str(folder)).flavors.get(mlflow.pyfunc.FLAVOR_NAME, {}) if is_verified else {}
-        if flavor.get(mlflow.pyfunc.MAIN) != LOADER or flavor.keys() & {mlflow.pyfunc.CODE, mlflow.pyfunc.DATA}:
+        if flavor.get(mlflow.pyfunc.MAIN) not in LOADERS or flavor.keys() & {mlflow.pyfunc.CODE, mlflow.pyfunc.DATA}:
             raise UntrustedBundle(f"the {MLMODEL} of {reference} is not that of this package: register the model again")
         return mlflow.pyfunc.load_model(str(folder))
 

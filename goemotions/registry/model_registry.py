@@ -24,7 +24,7 @@ class Version:
     source: str
     run_id: str
     tags: dict[str, str]
-    model_name: str
+    model_name: str = ""
     created: float = 0.0
 
     @property

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from goemotions import strict_json, usage
 from goemotions.evaluation.gate import Verdict
@@ -21,7 +21,8 @@ class RegisteredVersion(TypedDict):
     """What a pipeline run registered for one variant; ``registered.json`` has one per variant.
 
     ``source`` is the location of the bundle, ``alias`` the one that was set, ``selection`` why this profile won, ``latency`` that of
-    the variants with a budget, ``gate`` the verdict against the champion (None if there was no other champion).
+    the variants with a budget, ``gate`` the verdict against the champion (None if there was no other champion). Files of before lack
+    ``selection`` and ``latency``.
     """
 
     profile: str
@@ -30,8 +31,8 @@ class RegisteredVersion(TypedDict):
     source: str
     metrics: dict[str, float]
     alias: str
-    selection: str
-    latency: dict[str, float] | None
+    selection: NotRequired[str]
+    latency: NotRequired[dict[str, float] | None]
     gate: dict[str, Any] | None
 
 
@@ -82,5 +83,5 @@ def describe(variant: str, version: RegisteredVersion) -> str:
             lines.append("the gate passed: it is the champion now")
         else:
             lines.append(f"the gate passed: `make promote VERSION={version['alias']}` makes it the champion")
-        lines += [f"note: {note}" for note in gate["notes"]]
+        lines += [f"note: {note}" for note in gate.get("notes", ())]
     return "\n  ".join(lines)

@@ -171,7 +171,7 @@ def _refuse_other_labels(model_name: str, variant: Variant, candidates: list[Can
 
 def _version_tags(metadata: BundleMetadata) -> dict[str, str]:
     tags = {name: getattr(metadata, name) for name in ("variant", "profile", "run_id", "dataset_digest")}
-    return tags | {"evaluated": str(metadata.evaluated)}
+    return tags | {"evaluated": str(metadata.evaluated or metadata.engine)}
 
 
 def _decision(pipeline_run: str) -> dict[str, str]:
@@ -211,7 +211,8 @@ def _refuse_other_files(
 ) -> None:
     """A pipeline run registers one model per profile: another one would get the version and the bytes of the first."""
     files = {name: entry["sha256"] for name, entry in stored["files"].items()}
-    is_same_model = metadata.checkpoint_sha256 == BundleMetadata.parse(stored).checkpoint_sha256
+    # Bundles of before hold the checkpoint itself.
+    is_same_model = metadata.checkpoint_sha256 in (stored.get("checkpoint_sha256"), files.get(CHECKPOINT))
     if not is_same_model or files[thresholds.FILE] != manifest.sha256(artifacts.thresholds / thresholds.FILE):
         raise ModelError(f"{location} has another model of the same run and profile: register under another run id")
 

@@ -48,7 +48,8 @@ def require_source(version: Version, variant: str = "") -> BundleLocation:
     if addresses.scheme(source) not in ("", "s3") or ".." in source.split("/"):
         raise refused("is not in a store: it is an address of MLflow's artifacts, or of an unknown form")
     wanted = variant or version.tags.get("variant") or location.variant
-    if (location.model_name, location.variant) != (version.model_name, wanted):
+    # A version that a Job of an older image hands over has no name of a model.
+    if (location.model_name, location.variant) != (version.model_name or location.model_name, wanted):
         raise refused(f"is not that of a {wanted} bundle of this model")
     stores = os.environ.get(STORE, "").split()
     if stores and store.canonical(location.store) not in map(store.canonical, stores):

@@ -41,9 +41,10 @@ def _counts(info: DatasetInfo) -> Section:
 
 
 def _origin(info: DatasetInfo) -> list[str]:
-    """How the source was read, and which splits were drawn."""
-    lines, drawn = [f"Read as {info['form']}."], info["drawn"]
-    if drawn["splits"]:
+    """How the source was read, and which splits were drawn; files of before do not record it."""
+    lines = [f"Read as {info['form']}."] if info.get("form") else []
+    drawn = info.get("drawn")
+    if drawn and drawn["splits"]:
         missing = " and no ".join(drawn["splits"])
         lines.append(
             f"The source has no {missing}: {drawn['share']:.0%} of the rows of train each, drawn per label set with the seed "
@@ -115,7 +116,7 @@ def _whole(value: float | None) -> Cell:
 
 
 def _disagreement(info: DatasetInfo) -> list[Section]:
-    raters = info["disagreement"]
+    raters = info.get("disagreement")
     if not raters:
         return []
     rows: list[list[Cell]] = [[name, raters["texts"][name], f"{raters['share'][name]:.2f}"] for name in info["labels"]]

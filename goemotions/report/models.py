@@ -52,11 +52,11 @@ def registered_versions(registered: Mapping[Variant, RegisteredVersion]) -> Sect
     ]
     sentences = []
     for variant, entry in registered.items():
-        sentences.append(f"{variant}: {entry['profile']} is {entry['selection']}.")
-        if gate := entry["gate"]:
-            if not gate["passes"]:
-                sentences.append(f"{variant}: not promoted, because {', '.join(gate['reasons'])}.")
-            sentences += [f"{variant}: {note}." for note in gate["notes"]]
+        if selection := entry.get("selection"):
+            sentences.append(f"{variant}: {entry['profile']} is {selection}.")
+        if (gate := entry["gate"]) and not gate["passes"]:
+            sentences.append(f"{variant}: not promoted, because {', '.join(gate['reasons'])}.")
+        sentences += [f"{variant}: {note}." for note in (gate or {}).get("notes", ())]
     return Section("Registered versions", sentences, (Table(("variant", "profile", "version", "alias", "bundle"), rows),))
 
 

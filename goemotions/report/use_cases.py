@@ -52,7 +52,7 @@ def recommendation(
         "Recommendation",
         sentences,
         figures=_latency_figures(results),
-        highlights=[_quality(leading), *_speed_and_cost(leading, entry["latency"] if entry else None)],
+        highlights=[_quality(leading), *_speed_and_cost(leading, entry.get("latency") if entry else None)],
     )
 
 
@@ -63,7 +63,7 @@ def _winner(
     registered: Mapping[Variant, RegisteredVersion],
 ) -> tuple[Result, str]:
     variant = candidates[0].variant
-    if entry := registered.get(variant):
+    if (entry := registered.get(variant)) and "selection" in entry:
         return next(one for one in candidates if one.profile == entry["profile"]), entry["selection"]
     limit = latency_limit(variant, latency_budget_ms)
     winner = best(candidates, limit, quality_tolerance)

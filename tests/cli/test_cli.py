@@ -252,7 +252,7 @@ MISTAKES = {
     ),
     "no model to export": ("export --dataset {dataset} --model {gone} --output {out}", "is missing or damaged"),
     "no model to evaluate": (
-        "evaluate --dataset {dataset} --model {gone} --onnx {gone} --engine openvino-fp32 --validation {out} --test {out}",
+        "evaluate --dataset {dataset} --model {gone} --onnx {gone} --engine onnx --validation {out} --test {out}",
         "is missing or damaged",
     ),
     "no graph to evaluate": (
@@ -412,7 +412,7 @@ def test_a_step_prints_its_output_location(run: Callable[..., Ended], candidate:
 
 def test_a_file_is_labelled(run: Callable[..., Ended], whole: Path, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("id,comment\n1,a lake\n2,\n3,gravel\n")
-    arguments = ("score", "--bundle", whole, "--input", tmp_path / "in.csv", "--text-column", "comment")
+    arguments = ("score", "--bundle", whole, "--input", tmp_path / "in.csv", "--column", "comment")
     ended = run(*arguments, "--output", tmp_path / "out.csv", "--labels-only")
     assert ended.code == 0, ended.err
     assert ended.out.startswith(f"{tmp_path / 'out.csv'}: 3 rows in ")

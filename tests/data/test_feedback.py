@@ -200,6 +200,13 @@ def test_a_label_outside_the_taxonomy_leaves_out_its_row_alone(tmp_path: Path, s
     assert not (tmp_path / "strict").exists()
 
 
+def test_a_log_of_a_server_without_users_is_read(tmp_path: Path, source: Path) -> None:
+    write(tmp_path, LABELS, [said("one", "a kite")], [feedback("one", "calm")])
+    (path,) = tmp_path.rglob("feedback-*.parquet")
+    pq.write_table(pq.read_table(path).drop_columns("user"), path)
+    assert from_feedback(tmp_path / "out", LogReader(str(tmp_path), "goemotions"), append_to=str(source)).rows == 1
+
+
 def test_the_provenance_is_written_beside_the_rows(tmp_path: Path, source: Path) -> None:
     answers = [said("one", "a kite"), said("two", "a boat", version="8")]
     given = [feedback("one", "glee"), feedback("two", "calm", time=NOON + 7200)]

@@ -111,7 +111,7 @@ def test_other_commands_are_refused_here(kubernetes: Kubernetes) -> None:
 
 def test_a_change_of_a_manifest_fits_into_the_message_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     history = {f"goemotions.history.{number}": "x" * 200 for number in range(100)}
-    version = model_registry.Version("7", "s3://b/models/m/" + "0" * 32 + "/cpu/", "0" * 32, {"variant": "cpu", **history}, "m")
+    version = model_registry.Version("7", "s3://b/models/m/" + "0" * 32 + "/cpu/", "0" * 32, {"variant": "cpu", **history})
     change = job.ManifestChange("mine", {"mine-cpu": version, "mine-gpu": version}, is_complete=True, options={"bucket": "b"})
     assert not change.hand_over()
     monkeypatch.setenv(job.MESSAGE_VARIABLE, str(tmp_path / "message"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from goemotions.metrics import strategies, thresholds
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
 from goemotions.models.tokenizer import TextEncoder
+from tests.support.bundles import assemble
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +187,17 @@ def test_a_limit_of_many_labels_names_the_worst_of_them(folder: Path) -> None:
     assert max(map(len, sentences)) < 600
 
 
-def test_a_bundle_has_metrics_per_slice_and_limits(whole: Path) -> None:
+def test_a_bundle_has_metrics_per_slice_and_limits_and_one_of_former_splits_has_not(
+    whole: Path, candidate: Path, tmp_path: Path
+) -> None:
     with (whole / "test_per_slice.csv").open() as file:
         assert next(csv.DictReader(file))["slice"] == "all texts"
     assert f"- {limitations.ALWAYS}" in (whole / "README.md").read_text()
+    former = tmp_path / "former"
+    shutil.copytree(candidate, former)
+    for path in former.rglob("*"):
+        if path.name in (slices.FILE, slices.PER_SLICE, counterfactuals.FILE):
+            path.unlink()
+    assemble(tmp_path / "bundle", former)
+    assert not list((tmp_path / "bundle").glob("*per_slice.csv"))
+    assert limitations.ALWAYS in (tmp_path / "bundle" / "README.md").read_text()

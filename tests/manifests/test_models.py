@@ -21,7 +21,7 @@ from tests.support.network import Pod, reaches
 from tests.support.rendering import OVERLAYS, kustomize, with_keys
 
 VERSIONS = {
-    variant: Version(number, f"s3://store/models/mine/{number * 32}/{variant}/", "r", {"variant": variant}, "mine")
+    variant: Version(number, f"s3://store/models/mine/{number * 32}/{variant}/", "r", {"variant": variant})
     for variant, number in (("cpu", "7"), ("gpu", "4"))
 }
 

@@ -177,6 +177,17 @@ def test_thresholds_read_from_json_decide_as_before(
     assert read.thresholds.apply(probabilities).tolist() == fitted.apply(probabilities).tolist()
 
 
+def test_the_file_of_an_older_bundle_is_read(tmp_path: Path) -> None:
+    path, older = (
+        tmp_path / "thresholds.json",
+        {"strategy": "top-k", "f1_macro_cross_fitted": 0.5, "f1_macro_fitted": 0.6, "k": 2},
+    )
+    path.write_text(json.dumps({"strategy": "top-k", "thresholds": {"a": 0, "b": 0}, "k": 2, "comparison": [older]}))
+    content = thresholds.read(path)
+    assert (content.thresholds, content.names) == (Thresholds("top-k", (0, 0), 2), ("a", "b"))
+    assert (content.chosen.cross_fitted, content.chosen.f1_macro_fitted) == ({"f1_macro": 0.5}, 0.6)
+
+
 OUT_OF_RANGE = ("1.5", "-0.1", "NaN", "Infinity", "-Infinity", "1e999", "true", '"0.5"')
 DAMAGED = (None, b"", b"{", b"{}", b"[]", b"null", b"\xff", b'{"strategy": "x", "thresholds": [], "k": 1}')
 OF_NO_LABEL = b'{"strategy": "x", "thresholds": {"a": 0.5}, "k": 0}'
@@ -194,6 +205,14 @@ def test_a_damaged_file_is_a_named_error(tmp_path: Path, content: bytes | None) 
     path = tmp_path / "thresholds.json"
     if content is not None:
         path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"thresholds\.json is missing or damaged: run"):
+        thresholds.read(path)
+
+
+@pytest.mark.parametrize("threshold", ["1.5", "-0.1", "NaN", "Infinity", "-Infinity", "1e999", "true", '"0.5"'])
+def test_a_threshold_that_is_no_probability_is_a_named_error(tmp_path: Path, threshold: str) -> None:
+    path = tmp_path / "thresholds.json"
+    path.write_text(f'{{"strategy": "x", "thresholds": {{"a": 0.5, "b": {threshold}}}, "k": null}}')
     with pytest.raises(ModelError, match=r"thresholds\.json is missing or damaged: run"):
         thresholds.read(path)
 

@@ -1,6 +1,7 @@
 """Engines: the scores of a text do not depend on its batch or on the engine."""
 
 import functools
+import json
 import os
 import random
 import shutil
@@ -14,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goemotions.errors import ModelError
+from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.models import engines
 from goemotions.models.engines import Engine
+from goemotions.models.records import read_exports
 from goemotions.models.tokenizer import TextEncoder
 from tests.support import damage
 
@@ -139,6 +142,20 @@ def test_scores_do_not_depend_on_the_number_of_threads(threads: int, model_folde
 def test_the_error_of_an_unknown_engine_lists_the_engines(model_folder: Path) -> None:
     with pytest.raises(ModelError, match="there is no engine 'tensorrt': choose from torch, openvino-fp32, openvino-int8"):
         engines.load("tensorrt", model_folder, TextEncoder.load(model_folder))
+
+
+@pytest.mark.parametrize(("former", "name"), [("onnx", "openvino-fp32"), ("onnx-int8", "openvino-int8")])
+def test_former_names_of_engines_are_read(
+    former: str, name: str, model_folder: Path, onnx_folder: Path, tmp_path: Path
+) -> None:
+    assert engines.load(former, onnx_folder, TextEncoder.load(model_folder)).name == name
+    assert engines.suited(former) == name
+    content = json.loads((onnx_folder / "export.json").read_text())
+    (tmp_path / "export.json").write_text(json.dumps({former: content[name]}))
+    assert read_exports(tmp_path).keys() == {name}
+    labels, probabilities = np.ones((1, 1), bool), np.ones((1, 1), np.float32)
+    Predictions(("joy",), ["a"], labels, probabilities, "test", former, "d").write(tmp_path / FILE)
+    assert Predictions.read(tmp_path / FILE).engine == name
 
 
 @pytest.mark.parametrize(

@@ -93,9 +93,18 @@ def test_the_error_of_an_unknown_profile_lists_the_profiles() -> None:
         profiles.get("bert-huge")
 
 
-def test_an_unknown_hyperparameter_is_a_named_error() -> None:
-    with pytest.raises(ModelError, match=r"no hyperparameter 'warmup': choose from pooling, learning_rate, .*, teacher_epochs"):
-        profiles.get("minilm", {"warmup": 1})
+def test_former_names_of_hyperparameters_are_read_and_removed_ones_are_named_errors() -> None:
+    former = {"head_factor": 3, "warmup": 0.2, "prior": "false", "teachers_share": 0.25}
+    hyperparameters = profiles.get("minilm", former).hyperparameters
+    assert hyperparameters.head_lr_multiplier == 3
+    assert hyperparameters.warmup_ratio == 0.2
+    assert hyperparameters.init_bias_from_frequency is False
+    assert hyperparameters.distillation_weight == 0.25
+    for removed in ("average", "groups", "added_tokens"):
+        with pytest.raises(
+            ModelError, match=rf"no hyperparameter '{removed}': choose from pooling, learning_rate, .*, teacher_epochs"
+        ):
+            profiles.get("minilm", {removed: 1})
 
 
 @pytest.mark.parametrize(

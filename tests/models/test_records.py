@@ -1,4 +1,4 @@
-"""Records are read as they were written, and damaged files are rejected."""
+"""Records: the current and the former format are read, and damaged files are rejected."""
 
 from __future__ import annotations
 
@@ -29,9 +29,16 @@ def test_a_training_record_has_the_fields_of_its_file(model_folder: Path) -> Non
     assert [teacher.seed for teacher in record.teachers] == [teacher["seed"] for teacher in content["teachers"]]
 
 
-def test_fields_of_another_version_are_ignored(model_folder: Path, tmp_path: Path) -> None:
-    folder = edited(model_folder / "training.json", tmp_path, lambda content: content.update(of_another_time=1))
-    assert TrainingRecord.read(folder) == TrainingRecord.read(model_folder)
+def test_an_old_record_is_read_with_the_current_names(model_folder: Path, tmp_path: Path) -> None:
+    def older(content: dict[str, Any]) -> None:
+        profile = content["profile"]
+        profile["head_factor"] = profile.pop("head_lr_multiplier")
+        profile["average"] = 0.0
+        content["of_another_time"] = 1
+
+    record = TrainingRecord.read(edited(model_folder / "training.json", tmp_path, older))
+    assert record.profile["head_lr_multiplier"] == 10
+    assert "head_factor" not in record.profile
 
 
 @pytest.mark.parametrize("key", ["profile", "history", "calibration", "weights"])

@@ -187,7 +187,7 @@ def test_the_bundle_that_scored_a_file_is_the_one_that_it_is_compared_with(
     with pytest.raises(DataError, match=r'part-000000\.parquet was scored by another bundle, \{"run": "r1".*--bundle'):
         run("--bundle", retrained, "--scored", scored)
     assert "do not name it" not in run("--bundle", whole, "--scored", scored).output
-    # What another program wrote again.
+    # What earlier versions wrote, and what another program wrote again.
     table = pq.read_table(scored / "part-000000.parquet").replace_schema_metadata(None)
     pq.write_table(table, scored / "part-000000.parquet")
     ended = run("--bundle", retrained, "--scored", scored)
@@ -207,6 +207,23 @@ def test_scored_rows_without_probabilities_are_a_named_error(predictor: Predicto
     pq.write_table(pa.table({"text": ["lake"], **columns}), tmp_path / "labels.parquet")
     with pytest.raises(DataError, match="no probabilities"):
         scored.traffic_of(str(tmp_path), predictor.bundle)
+
+
+def test_a_bundle_without_a_reference_is_compared_by_its_stored_predictions(whole: Path, tmp_path: Path) -> None:
+    former = tmp_path / "former"
+    shutil.copytree(whole, former)
+    (former / reference.FILE).unlink()
+    content = json.loads((former / manifest.NAME).read_text())
+    manifest.write(former, **{name: value for name, value in content.items() if name != "files"})
+    loaded = bundles.load(former)
+    assert loaded.reference is None
+    complete = bundles.load(whole).reference
+    assert complete is not None
+    report = monitor.report(loaded, complete.traffic, model="goemotions", version="1", source="itself")
+    assert not report.drifted
+    assert report.missing == [monitor.NO_REFERENCE]
+    assert {test.name for test in report.tests} == {"predictions", "scores"}
+    assert monitor.NO_REFERENCE in "\n".join(monitor.lines(report))
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,9 @@ def test_a_preset_selects_nodes_by_the_label_of_its_cloud_and_tolerates_their_ta
         ("aks-a100-80gb", "Standard_NC24ads_A100_v4"),
         ("generic-a100-80gb", "NVIDIA-A100-SXM4-80GB"),
         ("generic-l4", "NVIDIA-L4"),
+        ("gke", "nvidia-tesla-a100"),
+        ("eks", "p4d.24xlarge"),
+        ("generic", "NVIDIA-A100-SXM4-40GB"),
     ],
 )
 def test_the_label_of_a_preset_is_that_of_its_cards(preset: str, value: str) -> None:

@@ -412,12 +412,10 @@ def test_arguments_that_a_cluster_cannot_use_are_refused_before_any_request(
 
 
 def test_a_dry_run_shows_everything_and_sends_nothing(kubeflow: Kubeflow) -> None:
-    result = run(
-        "submit", "--dry-run", "--preset", "gke-l4", "--resources", "train.gpus=8", "--registry", "registry.example/team"
-    )
+    result = run("submit", "--dry-run", "--preset", "gke", "--resources", "train.gpus=8", "--registry", "registry.example/team")
     assert result.exit_code == 0, result.output
     shown = json.loads(result.output[: result.output.rindex("}") + 1])
-    assert shown["arguments"]["node_selector"] == {"cloud.google.com/gke-accelerator": "nvidia-l4"}
+    assert shown["arguments"]["node_selector"] == {"cloud.google.com/gke-accelerator": "nvidia-tesla-a100"}
     assert shown["resources"] == {"train.gpus": "8"}
     assert shown["image"].startswith("registry.example/team/goemotions-trainer:")
     assert TOKEN not in result.output

@@ -264,6 +264,13 @@ def test_parameters_have_the_types_that_the_pipeline_declares() -> None:
     }
 
 
+def test_former_names_of_parameters_are_accepted() -> None:
+    assert parameters.typed(pairs(["stated_recall=0.9", "stated_precision=0.6"])) == {
+        "target_recall": 0.9,
+        "target_precision": 0.6,
+    }
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [

@@ -22,7 +22,7 @@ from goemotions.errors import DataError, StorageError
 from goemotions.prediction import files, rows
 from goemotions.prediction.files import score_file
 from goemotions.prediction.predictor import Options, Predictor
-from tests.support.bundles import assemble
+from tests.support.bundles import assemble_former
 
 LABELS = ("calm", "dread", "glee", "longing", "pity", "scorn", "plain")
 TEXTS = ["a lake", "storm, gravel", 'the "old"\nballoon', "", "   ", "жаль 🎈", "sparrow " * 500]
@@ -31,10 +31,8 @@ PRESENT = [text for text in TEXTS if text.strip()]
 
 @pytest.fixture(scope="module")
 def predictor(candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    # The scores of int8 depend a little on the other texts of a batch.
-    folder = tmp_path_factory.mktemp("fp32") / "bundle"
-    assemble(folder, candidate, engine="openvino-fp32")
-    return Predictor.load(folder, threads=1)
+    former = assemble_former(tmp_path_factory.mktemp("former") / "bundle", candidate)
+    return Predictor.load(former, engine="openvino-fp32", threads=1)
 
 
 def write_csv(path: Path, texts: list[str]) -> Path:

@@ -12,6 +12,7 @@ import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from goemotions.data.dataset import load_dataset
 from goemotions.data.taxonomy import Taxonomy
@@ -23,7 +24,7 @@ from goemotions.prediction.predictor import Options, Predictor
 from goemotions.registry import bundle
 from goemotions.storage import manifest
 from tests.support import damage
-from tests.support.bundles import assemble
+from tests.support.bundles import assemble, assemble_former
 
 TEXTS = ["we saw the lake", "storm and gravel", "balloon", "", "two quiet sparrow near the harbour"]
 
@@ -51,12 +52,27 @@ def test_each_variant_uses_the_engine_that_suits_the_hardware(
     assert len(loaded.predict(TEXTS)) == len(TEXTS)
 
 
+def test_a_former_bundle_for_gpu_uses_its_onnx_file_where_there_is_no_gpu(candidate: Path, tmp_path: Path) -> None:
+    loaded = Predictor.load(assemble_former(tmp_path / "former", candidate, "gpu"))
+    assert loaded.engine.name == ("torch" if torch.cuda.is_available() else "openvino-fp32")
+    assert (loaded.bundle.metadata.evaluated, loaded.bundle.metadata.checkpoint_sha256) == (None, "")
+
+
 def test_an_engine_whose_weights_the_bundle_lacks_is_a_named_error(bundles: dict[bundle.Variant, Path]) -> None:
     for variant, engine, file in (("cpu", "torch", "model.safetensors"), ("gpu", "openvino-int8", "model.int8.onnx")):
         with pytest.raises(
             ModelError, match=rf"holds no {file}, which the engine {engine} reads: use {bundle.ENGINES[variant]}"
         ):
             Predictor.load(bundles[variant], engine=engine)
+
+
+def test_another_engine_of_a_former_bundle_can_be_requested(candidate: Path, tmp_path: Path) -> None:
+    former = assemble_former(tmp_path / "former", candidate)
+    named = {name: Predictor.load(former, engine=name) for name in ("torch", "openvino-fp32", "openvino-int8")}
+    assert [loaded.engine.name for loaded in named.values()] == list(named)
+    scores = [loaded.predict(TEXTS, Options(all_scores=True)) for loaded in named.values()]
+    for of_torch, of_onnx in zip(scores[0], scores[1], strict=True):
+        assert of_onnx["scores"] == pytest.approx(of_torch["scores"], abs=1e-5)
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {

@@ -8,7 +8,7 @@ import pytest
 from goemotions import usage
 from goemotions.registry import costs
 from goemotions.registry.assembly import CandidateArtifacts, assemble
-from goemotions.registry.bundle import SERVING, VARIANTS, BundleMetadata
+from goemotions.registry.bundle import VARIANTS, BundleMetadata
 from goemotions.registry.costs import Prices, Step
 from goemotions.report import cost
 from goemotions.usage import Usage
@@ -72,7 +72,7 @@ def test_a_run_counts_each_step_once_and_the_teachers_that_several_models_share(
 
 
 def test_the_model_card_has_the_cost_of_the_model_if_it_was_recorded(candidate: Path, tmp_path: Path) -> None:
-    metadata = BundleMetadata("cpu", "openvino-int8", "minilm", "run", "digest", SERVING["cpu"])
+    metadata = BundleMetadata("cpu", "openvino-int8", "minilm", "run", "digest")
     artifacts = CandidateArtifacts.below(candidate, "cpu")
     assemble(tmp_path / "bundle", artifacts, metadata, Prices(cpu_hour=3600, gpu_hour=0))
     recorded = usage.read(tmp_path / "bundle")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
@@ -123,7 +124,11 @@ def test_the_order_of_changes_does_not_come_from_clocks(model: str, monkeypatch:
     assert [(change.action, change.sequence) for change in recorded] == [("promote", 1), ("rollback", 3), ("rollback", 5)]
 
 
-def test_a_damaged_change_is_a_named_error(model: str) -> None:
+def test_changes_of_before_they_were_numbered_come_first(model: str) -> None:
+    old = {"action": "rollback", "where": ALIAS, "from": "3", "to": "1", "by": "x@y", "at": "2099-01-01T00:00:00.000000Z"}
+    mlflow_client.client().set_model_version_tag(model, "1", f"{changes.HISTORY_TAG}{old['at']}", json.dumps(old))
+    recorded = changes.history(model_registry.get_version(model, "1"), ALIAS)
+    assert [(change.action, change.sequence) for change in recorded] == [("rollback", 0), ("promote", 1)]
     mlflow_client.client().set_model_version_tag(model, "1", f"{changes.HISTORY_TAG}x", "[]")
     with pytest.raises(TrackingError, match=r"version 1: its tag goemotions.history.x is damaged: remove it in MLflow"):
         changes.history(model_registry.get_version(model, "1"), ALIAS)

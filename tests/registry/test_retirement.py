@@ -173,7 +173,7 @@ def test_a_bundle_that_is_served_or_that_another_version_has_is_kept(model: Mode
     ],
 )
 def test_a_source_that_is_no_bundle_of_the_model_is_never_removed(source: str) -> None:
-    versions = [Version("1", source, "r", {"variant": "cpu"}, "m")]
+    versions = [Version("1", source, "r", {"variant": "cpu"})]
     (decision,) = retirement.decide(versions, {}, EVERYTHING, model_name="m", now=10 * DAY_SECONDS)
     assert decision.kept == "its source is no bundle of this model"
 
@@ -202,16 +202,8 @@ def test_what_is_not_where_register_writes_is_never_removed(model: Model, monkey
     ids=str,
 )
 def test_a_forged_history_is_a_named_error(values: dict[str, Any]) -> None:
-    entry = {
-        "action": "promote",
-        "where": "champion-cpu",
-        "from": "1",
-        "to": "2",
-        "by": "x",
-        "at": "2026",
-        "sequence": 1,
-    } | values
-    forged = Version("2", "s3://b/models/m/r/cpu/", "r", {f"{HISTORY_TAG}2": json.dumps(entry)}, "m")
+    entry = {"action": "promote", "where": "champion-cpu", "from": "1", "to": "2", "by": "x", "at": "2026"} | values
+    forged = Version("2", "s3://b/models/m/r/cpu/", "r", {f"{HISTORY_TAG}2": json.dumps(entry)})
     with pytest.raises(TrackingError, match=r"version 2: its tag goemotions.history.2 is damaged: remove it in MLflow"):
         changes.history(forged)
 
@@ -347,7 +339,7 @@ def test_no_reference_ever_reaches_a_retired_bundle(
     def source(number: str) -> str:
         return f"s3://b/models/m/run-{'same' if number in same_bundle else number}/cpu/"
 
-    versions = [Version(number, source(number), "r", tags[number], "m") for number in NUMBERS]
+    versions = [Version(number, source(number), "r", tags[number], created=0.0) for number in NUMBERS]
     decisions = retirement.decide(
         versions,
         aliases,

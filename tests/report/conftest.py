@@ -20,8 +20,6 @@ REGISTERED = {
         "alias": "champion-gpu",
         "run_id": "f00d",
         "source": "s3://b/models/x/gpu/",
-        "selection": "the only candidate",
-        "latency": None,
         "gate": None,
     },
     "cpu": {
@@ -30,9 +28,7 @@ REGISTERED = {
         "alias": "challenger-cpu",
         "run_id": "f00d",
         "source": "s3://b/models/x/cpu/",
-        "selection": "the best on validation",
-        "latency": None,
-        "gate": {"passes": False, "reasons": ["micro AUC is not higher"], "differences": {}, "notes": []},
+        "gate": {"passes": False, "reasons": ["micro AUC is not higher"], "differences": {}},
     },
 }
 

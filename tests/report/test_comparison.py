@@ -181,9 +181,7 @@ def test_a_model_whose_latency_was_not_measured_is_not_called_fast_or_slow(compa
 
 
 def test_the_registered_winner_is_the_one_that_is_recommended(compared: list[Result]) -> None:
-    registered: Any = {
-        "cpu": {"profile": "first", "selection": "the best on validation; the rest is too noisy", "latency": None}
-    }
+    registered: Any = {"cpu": {"profile": "first", "selection": "the best on validation; the rest is too noisy"}}
     text = "\n".join(use_cases.recommendation(compared, registered=registered).text)
     assert "On CPUs, serve first (openvino-int8): the best on validation; the rest is too noisy." in text
 

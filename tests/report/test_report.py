@@ -258,6 +258,8 @@ def test_how_the_source_was_read_and_split_is_shown(tmp_path: Path) -> None:
     assert (
         "The source has no validation and no test: 20% of the rows of train each, drawn per label set with the seed 7." in shown
     )
+    former = {name: value for name, value in info.items() if name not in ("form", "drawn")}
+    assert "Read as" not in to_markdown("t", report_dataset.sections(former, words)[:1])  # type: ignore[arg-type]
 
 
 def test_the_versions_and_the_reason_against_promotion_are_shown(markdown: str, tables: Any) -> None:
