@@ -16,13 +16,13 @@ import pyarrow.parquet as pq
 
 from goemotions import strict_json
 from goemotions.data import delimited, memory, parquet_footer, text_files
+from goemotions.data.parquet_footer import BYTE_ARRAY, DELTA_BYTE_ARRAY
 from goemotions.errors import DataError
 
 CHUNK = 4096
 BATCH_BYTES = 2**26
 # Of which a cell may take gigabytes as objects of Python.
 LARGE_BATCH = 2**24
-PREFIXES = "DELTA_BYTE_ARRAY"
 # What a row counts at least, in the bound on what a file expands to.
 ROW_BYTES = 8
 # Parquet's footer takes tens of times its size in memory.
@@ -36,7 +36,13 @@ def damaged(name: str, form: str = "Parquet") -> DataError:
     return DataError(f"{name} is not a complete {form} file: copy it again")
 
 
-def open_parquet(file: BinaryIO, name: str, **options: Any) -> pq.ParquetFile:
+class Parquet(pq.ParquetFile):
+    """A Parquet file, with its row groups; ``metadata.row_group`` may end the process if the file is damaged."""
+
+    groups: list[parquet_footer.RowGroup]
+
+
+def open_parquet(file: BinaryIO, name: str, **options: Any) -> Parquet:
     """Opens a Parquet file.
 
     Raises:
@@ -50,7 +56,8 @@ def open_parquet(file: BinaryIO, name: str, **options: Any) -> pq.ParquetFile:
                 "and columns"
             )
         file.seek(-8 - footer, 2)
-        if parquet_footer.is_deep(file.read(footer)):
+        content = file.read(footer)
+        if parquet_footer.is_deep(content):
             raise DataError(
                 f"{name} has columns of more than {parquet_footer.MOST_LEVELS} levels or with long names: write fewer"
             )
@@ -58,7 +65,8 @@ def open_parquet(file: BinaryIO, name: str, **options: Any) -> pq.ParquetFile:
         with memory.bounded(name):
             # Without a buffer a whole row group is read at once, and a file may have a single one. Ahead, threads of Arrow would
             # read, and one that frees a buffer of a Python file while the process ends aborts it.
-            parquet = pq.ParquetFile(file, buffer_size=2**20, pre_buffer=False, **options)
+            parquet = Parquet(file, buffer_size=2**20, pre_buffer=False, **options)
+        parquet.groups = parquet_footer.row_groups(content)
     # A KeyError: the two schemas of the file name a column differently.
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise damaged(name) from error
@@ -67,16 +75,16 @@ def open_parquet(file: BinaryIO, name: str, **options: Any) -> pq.ParquetFile:
     # Rows that are all alike take no space.
     if ROW_BYTES * metadata.num_rows > text_files.longest_content(size):
         raise text_files.expands(name)
-    for group in (metadata.row_group(number) for number in range(metadata.num_row_groups)):
-        for column in (group.column(number) for number in range(group.num_columns)):
+    for group in parquet.groups:
+        for column in group.columns:
             # Values that repeat are stored once, so that a column may be longer than its pages.
-            size = max(column.total_uncompressed_size, 8 * column.num_values if column.num_values > 64 * group.num_rows else 0)
-            if size > text_files.longest_content(column.total_compressed_size):
+            size = max(column.uncompressed, 8 * column.values if column.values > 64 * group.rows else 0)
+            if size > text_files.longest_content(column.compressed):
                 raise text_files.expands(name)
     return parquet
 
 
-def parquet_batches(parquet: pq.ParquetFile, name: str, size: int, **options: Any) -> Iterator[pa.RecordBatch]:
+def parquet_batches(parquet: Parquet, name: str, size: int, **options: Any) -> Iterator[pa.RecordBatch]:
     """The rows of a Parquet file in batches that are bounded in rows and, if their texts are about equally long, in bytes.
 
     Args:
@@ -88,15 +96,14 @@ def parquet_batches(parquet: pq.ParquetFile, name: str, size: int, **options: An
     Raises:
         DataError: a batch takes too much memory.
     """
-    groups = [parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups)]
-    row_bytes = [group.total_byte_size // max(group.num_rows, 1) for group in groups]
+    row_bytes = [group.bytes // max(group.rows, 1) for group in parquet.groups]
     # With this encoding each text may hold the whole one before it.
-    row_bytes += [chunk.total_uncompressed_size // 2 for chunk in _chunks(parquet) if PREFIXES in chunk.encodings]
+    row_bytes += [column.uncompressed // 2 for column in _columns(parquet) if DELTA_BYTE_ARRAY in column.encodings]
     rows = max(1, min(CHUNK, BATCH_BYTES // max(*row_bytes, 1, 1)))
     yield from _bounded(parquet.iter_batches(rows, use_threads=False, **options), name, size)
 
 
-def whole_batches(parquet: pq.ParquetFile, name: str, size: int, **options: Any) -> Iterator[pa.RecordBatch]:
+def whole_batches(parquet: Parquet, name: str, size: int, **options: Any) -> Iterator[pa.RecordBatch]:
     """``parquet_batches``, which end with an error if the file is damaged or expands to too much."""
     left = text_files.longest_content(size)
     try:
@@ -121,20 +128,19 @@ def read_parquet(path: Path) -> pa.Table:
         return pa.Table.from_batches(whole_batches(parquet, str(path), file_size(file)), parquet.schema_arrow)
 
 
-def string_columns(parquet: pq.ParquetFile) -> list[str]:
+def string_columns(parquet: Parquet) -> list[str]:
     """The columns of strings, for ``read_dictionary``: a text that is stored once for many rows is then read once.
 
     Left out are those with an encoding that PyArrow does not read as dictionaries.
     """
-    strings = [chunk for chunk in _chunks(parquet) if chunk.physical_type == "BYTE_ARRAY"]
-    others = {chunk.path_in_schema for chunk in strings if PREFIXES in chunk.encodings}
-    return [name for name in dict.fromkeys(chunk.path_in_schema for chunk in strings) if name not in others]
+    strings = [column for column in _columns(parquet) if column.type == BYTE_ARRAY]
+    others = {column.path for column in strings if DELTA_BYTE_ARRAY in column.encodings}
+    return [path for path in dict.fromkeys(column.path for column in strings) if path not in others]
 
 
-def _chunks(parquet: pq.ParquetFile) -> Iterator[pq.ColumnChunkMetaData]:
+def _columns(parquet: Parquet) -> Iterator[parquet_footer.Column]:
     """The columns of each row group."""
-    groups = (parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups))
-    return (group.column(number) for group in groups for number in range(group.num_columns))
+    return (column for group in parquet.groups for column in group.columns)
 
 
 def arrow_schema(file: BinaryIO, name: str) -> pa.Schema:

@@ -1,4 +1,7 @@
-"""The depth of the schema of a Parquet file. PyArrow reads schemas by recursion, and one that is too deep ends the process.
+"""The footer of a Parquet file: the depth of its schema, and its row groups.
+
+PyArrow reads schemas by recursion, and one that is too deep ends the process, as some damages of a column's metadata do if Python asks
+for them.
 
 A footer is a ``FileMetaData`` in Thrift's compact protocol.
 
@@ -9,13 +12,59 @@ https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.m
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 BOOLEANS, BYTE, INTEGERS, DOUBLE, BINARY, LISTS, STRUCT = (1, 2), 3, (4, 5, 6), 7, 8, (9, 10), 12
-# The fields ``schema`` of FileMetaData, and ``name`` and ``num_children`` of SchemaElement.
-SCHEMA, NAME, CHILDREN = 2, 4, 5
+# The fields ``schema`` and ``row_groups`` of FileMetaData, and ``name`` and ``num_children`` of SchemaElement.
+SCHEMA, ROW_GROUPS, NAME, CHILDREN = 2, 4, 4, 5
+# The fields of RowGroup, ``meta_data`` of ColumnChunk, and those of ColumnMetaData.
+COLUMNS, TOTAL_BYTES, ROWS, META_DATA = 1, 2, 3, 3
+TYPE, ENCODINGS, PATH, VALUES, UNCOMPRESSED, COMPRESSED = 1, 2, 3, 5, 6, 7
+# The physical type of texts, and the encoding in which each may hold the one before it.
+BYTE_ARRAY, DELTA_BYTE_ARRAY = 6, 7
 LONGEST_BITS = 64
 # PyArrow keeps the path of each element, which has the names of all above it. Footers of less bytes have no schema beyond these.
 MOST_LEVELS, MOST_PATH_BYTES, SMALL_BYTES = 100, 2**24, 2**13
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a row group: its path in the schema, number of values, and bytes without and with compression."""
+
+    path: str
+    type: int
+    encodings: tuple[int, ...]
+    values: int
+    uncompressed: int
+    compressed: int
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A row group: its rows, their bytes without compression, and its columns."""
+
+    rows: int
+    bytes: int
+    columns: tuple[Column, ...]
+
+
+def row_groups(footer: bytes) -> list[RowGroup]:
+    """The row groups that a footer describes.
+
+    Raises:
+        ValueError: the footer is damaged.
+    """
+    reader = _Reader(footer)
+    groups: list[RowGroup] = []
+    try:
+        for number, kind in reader.fields():
+            if number == ROW_GROUPS:
+                groups = [reader.row_group() for _ in reader.items(STRUCT)]
+            else:
+                reader.skip(kind)
+    except (IndexError, RecursionError) as error:
+        raise ValueError("the footer is damaged") from error
+    return groups
 
 
 def is_deep(footer: bytes) -> bool:
@@ -74,6 +123,51 @@ class _Reader:
                 return True
         return False
 
+    def row_group(self) -> RowGroup:
+        columns: tuple[Column, ...] = ()
+        numbers = {TOTAL_BYTES: 0, ROWS: 0}
+        for number, kind in self.fields():
+            if number == COLUMNS and kind in LISTS:
+                columns = tuple(self._chunk() for _ in self.items(STRUCT))
+            elif number in numbers and kind in INTEGERS:
+                numbers[number] = self._signed()
+            else:
+                self.skip(kind)
+        return RowGroup(numbers[ROWS], numbers[TOTAL_BYTES], columns)
+
+    def _chunk(self) -> Column:
+        column = None
+        for number, kind in self.fields():
+            if number == META_DATA and kind == STRUCT:
+                column = self._column()
+            else:
+                self.skip(kind)
+        if column is None:
+            raise ValueError("the footer has a column without metadata")
+        return column
+
+    def _column(self) -> Column:
+        numbers = {TYPE: -1, VALUES: 0, UNCOMPRESSED: 0, COMPRESSED: 0}
+        encodings: tuple[int, ...] = ()
+        path: tuple[str, ...] = ()
+        for number, kind in self.fields():
+            if number in numbers and kind in INTEGERS:
+                numbers[number] = self._signed()
+            elif number == ENCODINGS and kind in LISTS:
+                encodings = tuple(self._signed() for _ in self.items(*INTEGERS))
+            elif number == PATH and kind in LISTS:
+                path = tuple(self._text() for _ in self.items(BINARY))
+            else:
+                self.skip(kind)
+        return Column(".".join(path), numbers[TYPE], encodings, numbers[VALUES], numbers[UNCOMPRESSED], numbers[COMPRESSED])
+
+    def items(self, *kinds: int) -> range:
+        """The positions of the items of a list of one of these types, which follow."""
+        count, kind = self._list_head()
+        if kind not in kinds:
+            raise ValueError("the footer has a list of another type")
+        return range(count)
+
     def skip(self, kind: int, *, is_item: bool = False) -> None:
         """Skips a value. A boolean takes a byte as an item only: that of a field is its type."""
         if kind in INTEGERS:
@@ -102,6 +196,11 @@ class _Reader:
         if count > len(self._content) - self._position:
             raise ValueError("the footer has a list that is longer than itself")
         return count, head & 15
+
+    def _text(self) -> str:
+        size = self._unsigned()
+        self._position += size
+        return self._content[self._position - size : self._position].decode(errors="replace")
 
     def _signed(self) -> int:
         value = self._unsigned()

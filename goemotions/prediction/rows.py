@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from goemotions.data import columnar, tables, text_files
 from goemotions.data.delimited import require_few_columns
@@ -145,11 +144,11 @@ def _batch(chunk: Sequence[Sequence[object]], schema: pa.Schema) -> pa.RecordBat
 def _parquet(name: str, opener: Opener) -> Rows:
     with text_files.open_binary(name, opener) as file:
         parquet = columnar.open_parquet(file, name)
-        schema, groups = parquet.schema_arrow, parquet.metadata.num_row_groups
+        schema, groups = parquet.schema_arrow, len(parquet.groups)
         strings = [path for path in columnar.string_columns(parquet) if _is_castable(schema, path)]
         starts = [0]
-        for number in range(groups):
-            starts.append(starts[-1] + parquet.metadata.row_group(number).num_rows)
+        for group in parquet.groups:
+            starts.append(starts[-1] + group.rows)
 
     def batches(first: int, count: int | None) -> Iterator[pa.RecordBatch]:
         end = starts[-1] if count is None else first + count
@@ -173,7 +172,7 @@ def _is_castable(schema: pa.Schema, path: str) -> bool:
 
 
 def _parquet_batches(
-    parquet: pq.ParquetFile, schema: pa.Schema, name: str, size: int, groups: Sequence[int], start: int
+    parquet: columnar.Parquet, schema: pa.Schema, name: str, size: int, groups: Sequence[int], start: int
 ) -> Iterator[pa.RecordBatch]:
     """The rows of some row groups in validated batches."""
     row = 1 + start
@@ -229,13 +228,13 @@ def _string_bytes(array: pa.Array) -> int:
     return 0
 
 
-def _bounded(parquet: pq.ParquetFile, groups: Sequence[int]) -> Iterator[list[int]]:
+def _bounded(parquet: columnar.Parquet, groups: Sequence[int]) -> Iterator[list[int]]:
     """Consecutive row groups, as few as have enough rows or bytes: PyArrow reads all that it is given ahead."""
     some: list[int] = []
     rows = size = 0
     for number in groups:
-        group = parquet.metadata.row_group(number)
-        some, rows, size = [*some, number], rows + group.num_rows, size + group.total_byte_size
+        group = parquet.groups[number]
+        some, rows, size = [*some, number], rows + group.rows, size + group.bytes
         if rows >= CHUNK or size >= READ_AHEAD:
             yield some
             some, rows, size = [], 0, 0
