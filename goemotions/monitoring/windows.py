@@ -22,8 +22,8 @@ ROWS, PREDICTIONS = "goemotions_scored_texts_total", "goemotions_predictions_tot
 TOTAL, PREDICTED = "goemotions_label_scores_total", "goemotions_predicted_label_scores_total"
 SCORES, TEXT_FEATURES = "goemotions_score_bins_total", "goemotions_text_features_total"
 METRICS = (ROWS, PREDICTIONS, TOTAL, PREDICTED, SCORES, TEXT_FEATURES)
-# When a server began to count; servers with several processes do not export it.
-CREATED = "goemotions_scored_texts_created"
+# Counters begin at 0 when a server is started.
+STARTED = "goemotions_start_time_seconds"
 # The label of a pod, as the ServiceMonitor of manifests/components/monitoring copies it.
 SERVICE = "serving_kserve_io_inferenceservice"
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -137,7 +137,7 @@ def scrape(server: str) -> str:
 def of_scrapes(server: str, before: str, now: str) -> Window:
     """What a server scored between two scrapes; without a former one since it started.
 
-    If a counter is smaller than before, or was created at another time, the server was started again, and all of its counters count
+    If a counter is smaller than before, or it started at another time, the server was started again, and all of its counters count
     from 0.
 
     Raises:
@@ -145,11 +145,11 @@ def of_scrapes(server: str, before: str, now: str) -> Window:
     """
     earlier, counters = ({(one.name, one.labels): one.value for one in _samples(server, text)} for text in (before, now))
     changed = [key for key, value in earlier.items() if counters.get(key, value) != value]
-    is_restarted = any(key[0] == CREATED or counters[key] < earlier[key] for key in changed)
+    is_restarted = any(key[0] == STARTED or counters[key] < earlier[key] for key in changed)
     counts: Counts = [
         (name, dict(labels), value - (0.0 if is_restarted else earlier.get((name, labels), 0.0)))
         for (name, labels), value in counters.items()
-        if name != CREATED
+        if name != STARTED
     ]
     start, end = _scraped(before), _scraped(now) or time.time()
     if start is not None and not start < end:
@@ -159,7 +159,7 @@ def of_scrapes(server: str, before: str, now: str) -> Window:
 
 def _samples(server: str, text: str) -> list[observations.Sample]:
     try:
-        return list(observations.parse(server, text, (*METRICS, CREATED)))
+        return list(observations.parse(server, text, (*METRICS, STARTED)))
     except ValueError as error:
         raise DataError(f"{server} has metrics of an unknown form ({error}): give the address of a predictor server") from error
 

@@ -69,6 +69,10 @@ FEATURES = Counter(
     "Texts by tokens, tokens_per_word and unknown_tokens (bin is the upper bound), by script and by truncated",
     ["version", "feature", "bin"],
 )
+# All workers of a server set the same, so that one that is replaced changes nothing.
+STARTED = Gauge(
+    "goemotions_start_time_seconds", "When the server was started, by the clock of its host", multiprocess_mode="livemostrecent"
+)
 REFERENCE_TEXTS = Gauge(
     "goemotions_reference_texts", "Validation texts of the bundle", ["version"], multiprocess_mode="livemostrecent"
 )

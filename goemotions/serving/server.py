@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,13 +77,14 @@ def serve(settings: Settings) -> None:
     listening.allow_files(settings.limits.connections * (1 + FILES_PER_GRPC * bool(settings.grpc_port)))
     port = listening.bind(settings.host, settings.port, "--port")
     grpc_port = listening.bind(settings.host, settings.grpc_port, "--grpc-port") if settings.grpc_port else None
+    started = time.time()
     if settings.workers == 1:
-        _serve(settings, port, grpc_port)
+        _serve(settings, port, grpc_port, started)
         return
     limits = settings.limits
     workers.run(
         settings.workers,
-        functools.partial(_serve, settings, port, grpc_port),
+        functools.partial(_serve, settings, port, grpc_port, started),
         limits.drain_seconds + limits.answer_seconds + 2 * END_SECONDS,
     )
 
@@ -91,14 +93,15 @@ def _serve(
     settings: Settings,
     port: socket.socket,
     grpc_port: socket.socket | None,
+    started: float,
     pipe: multiprocessing.connection.Connection | None = None,
 ) -> None:
-    """Serves in this process; ``pipe``: that of a worker process."""
+    """Serves in this process; ``pipe``: that of a worker process, ``started``: when the server was."""
     from goemotions.serving.http import Connections
 
     connections = Connections(settings.limits)
     config = uvicorn.Config(
-        functools.partial(create_app, settings, connections, grpc_port, pipe),
+        functools.partial(create_app, settings, connections, grpc_port, started, pipe),
         factory=True,
         loop="uvloop",
         http=connections,  # type: ignore[arg-type]
@@ -133,16 +136,18 @@ def create_app(
     settings: Settings,
     connections: Connections,
     grpc_port: socket.socket | None,
+    started: float,
     pipe: multiprocessing.connection.Connection | None,
 ) -> Starlette:
-    """The application of one process, with a warm engine; ``pipe``: that of a worker process."""
+    """The application of one process, with a warm engine; ``started`` and ``pipe`` as for ``_serve``."""
     from goemotions.models import engines
     from goemotions.prediction.predictor import Predictor
-    from goemotions.serving import grpc, logs, page, rest
+    from goemotions.serving import grpc, logs, metrics, page, rest
     from goemotions.serving.service import Service
     from goemotions.serving.shadow import Shadow
 
     logs.limit_rate()
+    metrics.STARTED.set(started)
 
     # The event loop and the worker threads switch ten times as often as by default, so that neither waits long for the other.
     sys.setswitchinterval(0.0005)

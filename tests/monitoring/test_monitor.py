@@ -47,7 +47,8 @@ def no_traffic() -> None:
 
 
 def start_again() -> None:
-    """All counters of the process's server begin again."""
+    """The server of this process begins again, with all of its counters."""
+    metrics.STARTED.set(metrics.STARTED._value.get() + 1)
     scores = (metrics.PREDICTIONS, metrics.PREDICTED_SCORES, metrics.TOTAL_SCORES, metrics.SCORES)
     for metric in (metrics.SCORED_TEXTS, metrics.FEATURES, *scores):
         metric.clear()
@@ -325,10 +326,10 @@ def test_no_drift_of_few_texts_says_so(predictor: Predictor) -> None:
     assert monitor.summary(report).startswith("No drift (of 5 texts, only the largest shifts are detected).")
 
 
-def scraped(second: int, texts: int, calm: int, created: str = "1.7957971742437086e+09") -> str:
+def scraped(second: int, texts: int, calm: int, started: str = "1.7957971742437086e+09") -> str:
     lines = (
         f'{windows.ROWS}{{version="7"}} {texts}.0',
-        f'{windows.CREATED}{{version="7"}} {created}',
+        f"{windows.STARTED} {started}",
         f'{windows.PREDICTIONS}{{label="calm",version="7"}} {calm}.0',
     )
     return f"{windows.SCRAPED}{second}\n" + "\n".join(lines)

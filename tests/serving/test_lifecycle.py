@@ -120,12 +120,16 @@ def test_a_worker_that_hangs_is_noticed_and_replaced(bundle: Path, tmp_path: Pat
         files, served = {path.name for path in folder.iterdir()}, 'goemotions_requests_total{outcome="ok",protocol="v1"}'
         for _ in range(20):
             server.predict(instances=["a"])
+        # By which `monitor` knows that the server was started again.
+        began = server.metrics()["goemotions_start_time_seconds"]
+        assert 0 < time.time() - began < 120
         os.kill(hanging.pid, signal.SIGSTOP)
         wait(8, lambda: not server.is_ready())
         wait(40, lambda: hanging.pid not in {worker.pid for worker in workers(server)} and server.is_ready())
         assert other.pid in {worker.pid for worker in workers(server)}
         assert server.predict(instances=["a"])[0] == 200
         assert server.metrics()[served] == 21
+        assert server.metrics()["goemotions_start_time_seconds"] == began
         wait(30, lambda: {path.name for path in folder.iterdir()} == files)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(timeout=40) == 0
