@@ -217,7 +217,7 @@ def _join(joined: sqlite3.Connection, reader: LogReader, known: _KnownLabels, co
         counts.feedback += 1
         row_id = _row_id(row["id"], row["index"])
         if known.check(reader.location, row_id, row["labels"]):
-            values = (row["id"], row["index"], row["time"].timestamp(), _json(row["labels"]), row["user"] or row_id)
+            values = (row["id"], row["index"], row["time"].timestamp(), _json(row["labels"]), row.get("user") or row_id)
             joined.execute("INSERT INTO feedback VALUES (?, ?, ?, ?, ?)", values)
     for row in reader.rows(ANSWERS):
         key = (row["id"], row["index"])

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from goemotions.data import sources
+from goemotions.data import columnar, sources
 from goemotions.data.dataset import ingest, load_dataset
 from goemotions.errors import DataError, SourceUnreachable
 
@@ -70,7 +70,7 @@ def test_whatever_pyarrow_raises_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(own) > 8
     for error in [*own, OSError("x"), ValueError("x")]:
         if ending == "parquet":
-            raises(monkeypatch, pq, "ParquetFile", error)
+            raises(monkeypatch, columnar, "Parquet", error)
         else:
             raises(monkeypatch, pa.ipc, "open_stream", error)
         expected = "takes too much memory" if isinstance(error, MemoryError) else "is not a complete"
