@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,11 +22,16 @@ V1 = "/v1/models/goemotions:predict"
 
 @dataclass
 class Outcome:
-    """Seconds and status (or REFUSED, LOST) of each request, and the seconds of the whole run."""
+    """Seconds and status (or REFUSED, LOST) of each request, why those were lost, and the seconds of the whole run."""
 
     seconds: list[float] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
+    losses: Counter[str] = field(default_factory=Counter)
     duration: float = 0.0
+
+    def lost(self) -> str:
+        """The number of lost requests, with the reasons."""
+        return f"{self.losses.total():,} lost" + (f" ({', '.join(self.losses)})" if self.losses else "")
 
     def rate(self, status: int = 200) -> float:
         """Requests per second with a status."""
@@ -105,8 +111,9 @@ async def _timed(client: Client, request: bytes, port: int, outcome: Outcome, st
         status, _ = await client.send(request, port)
     except ConnectionRefusedError:
         status = REFUSED
-    except OSError:
+    except OSError as error:
         status = LOST
+        outcome.losses[f"{type(error).__name__}: {error}"] += 1
     outcome.seconds.append(time.perf_counter() - started)
     outcome.statuses.append(status)
 

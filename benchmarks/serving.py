@@ -248,10 +248,10 @@ def under_load(folder: Path, scratch: Path, texts: list[str]) -> list[Row]:
         rows += [
             Row(
                 f"tenfold overload for {OVERLOAD_SECONDS} s ({10 * before.rate():,.0f} requests/s of 8 texts)",
-                f"{over.rate():,.0f}/s served, {over.rate(429):,.0f}/s rejected, {over.statuses.count(load.LOST)} lost, "
+                f"{over.rate():,.0f}/s served, {over.rate(429):,.0f}/s rejected, {over.lost()}, "
                 f"p99 of those served {over.percentile(99):.2f} s, {peak:,.0f} MiB, normal again after {recovered:.1f} s",
                 "bounded; normal within seconds",
-                over.percentile(99) < 3 and peak < 1.5 * sizes[-1] and recovered < 10 and not over.statuses.count(load.LOST),
+                over.percentile(99) < 3 and peak < 1.5 * sizes[-1] and recovered < 10 and not over.losses,
             )
         ]
         return [*rows, _terminated(port, running, ones)]
