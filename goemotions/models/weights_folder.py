@@ -23,6 +23,8 @@ FOREIGN_FIELDS = ("auto_map", "quantization_config", "transformers_weights")
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 # Types of tensors that are weights as they are; quantized ones would need their scales.
 FLOATS = ("F16", "BF16", "F32", "F64")
+# Without a layer, transformers builds an encoder of its embeddings alone; each is built before weights are compared with it.
+LAYERS, MOST_LAYERS = ("num_hidden_layers", "n_layers"), 1000
 # Tensors that are no weights, such as position_ids.
 POSITIONS = "_ids"
 
@@ -78,6 +80,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(
             f"{folder} takes code or weights from elsewhere ({foreign[0]}): only {', '.join(TYPES)} are loaded, as they are"
         )
+    for name in LAYERS:
+        if name in fields and fields[name] not in range(1, MOST_LAYERS + 1):
+            raise ModelError(
+                f"{folder / 'config.json'} has {name} {str(fields[name])[:20]}, and an encoder has 1 to {MOST_LAYERS:,}: copy it again"
+            )
     for path in weights:
         _require_floats(path)
     return fields

@@ -123,6 +123,18 @@ def test_a_damaged_index_is_named(content: str, repository: Callable[[ModelType]
 
 
 @pytest.mark.fault("weights-unusable")
+@pytest.mark.parametrize("layers", [0, -1, 10**7, "two", None, 1.5])
+def test_a_config_without_layers_or_with_millions_is_refused(
+    layers: object, repository: Callable[[ModelType], Path], taxonomy: Taxonomy
+) -> None:
+    for kind, name in (("bert", "num_hidden_layers"), ("distilbert", "n_layers")):
+        folder = repository(kind)
+        edit(folder, **{name: layers})
+        with pytest.raises(ModelError, match=f"config.json has {name} .*, and an encoder has 1 to 1,000"):
+            build_classifier(profile_of(kind), taxonomy, weights=str(folder))
+
+
+@pytest.mark.fault("weights-unusable")
 @pytest.mark.parametrize("kind", [torch.int8, torch.float8_e4m3fn, torch.bool], ids=str)
 def test_quantized_weights_are_refused_rather_than_read_without_their_scales(
     kind: torch.dtype, repository: Callable[[ModelType], Path], taxonomy: Taxonomy
