@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from goemotions import strict_json
-from goemotions.errors import BadJson, IntegrityError
+from goemotions.errors import BadJson, IntegrityError, StorageUnavailable
 from goemotions.storage import manifest, store
 from goemotions.storage.temporary import temporary_folder
 
@@ -59,6 +59,8 @@ def save(location: str, step: int, checkpoint: Checkpoint) -> None:
 class Writer:
     """Writes checkpoints one after the other in a thread of its own, while training goes on; waits for the last one when it is left.
 
+    One that a store does not take for now is done without, with a warning: hours of training are worth more than a checkpoint.
+
     Args:
         location: folder or S3 prefix; empty for no checkpoints.
         minutes: time between two checkpoints; 0 for one after each step, if the one before is written.
@@ -81,7 +83,7 @@ class Writer:
         """Whether it is time for the next checkpoint, and the one before is written.
 
         Raises:
-            StorageError, OSError: the one before could not be written.
+            StorageError, OSError: the one before was refused.
         """
         return bool(self.location) and time.monotonic() - self._began >= self._seconds and self.is_idle()
 
@@ -105,11 +107,14 @@ class Writer:
         """Waits for the checkpoint that is being written.
 
         Raises:
-            StorageError, OSError: it could not be written.
+            StorageError, OSError: it was refused.
         """
         writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
+        try:
+            if writing is not None:
+                writing.result()
+        except StorageUnavailable as error:
+            log.warning("a checkpoint was not written, and training goes on: %s", error)
 
 
 def newest(location: str, fingerprint: dict[str, Any]) -> Checkpoint | None:

@@ -151,7 +151,7 @@ class TrainingLoop:
 
         Raises:
             TrainingError: the loss is not finite, or one text needs more memory than the GPU has.
-            StorageError: a checkpoint could not be written.
+            StorageError: a checkpoint was refused.
             Interrupted: ``stopped`` was set before the last step; a checkpoint was written first.
         """
         hyperparameters = self.profile.hyperparameters

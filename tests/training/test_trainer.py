@@ -543,7 +543,7 @@ class SlowStore(http_server.Handler):
         content = self.body()
         assert self.released.wait(60)
         self.stored[self.path] = content
-        body = b"" if self.status == 200 else b"<Error><Code>AccessDenied</Code></Error>"
+        body = b"" if self.status != 403 else b"<Error><Code>AccessDenied</Code></Error>"
         self.send(self.status, body, {"ETag": '"0"'})
 
     def do_GET(self) -> None:
@@ -575,7 +575,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
 
 @pytest.mark.fault("store-denied")
 @pytest.mark.parametrize("slow_store", [403], indirect=True)
-def test_a_checkpoint_that_cannot_be_written_ends_the_training_at_the_next_step(
+def test_a_checkpoint_that_is_denied_ends_the_training_at_the_next_step(
     dataset: Path, tiny: str, tmp_path: Path, slow_store: type[SlowStore]
 ) -> None:
     epochs: list[int] = []
@@ -588,6 +588,17 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_training_at_the_next_step(
         train(dataset, tmp_path / "model", release, weights=tiny, epochs=500, checkpoint_location="s3://bucket/run/")
     assert 1 <= len(epochs) < 100
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.fault("store-away-in-training")
+@pytest.mark.parametrize("slow_store", [503], indirect=True)
+def test_a_store_that_is_away_costs_checkpoints_but_not_the_training(
+    dataset: Path, tiny: str, tmp_path: Path, slow_store: type[SlowStore], caplog: pytest.LogCaptureFixture
+) -> None:
+    slow_store.released.set()
+    train(dataset, tmp_path / "model", weights=tiny, epochs=2, checkpoint_location="s3://bucket/run/")
+    assert result_of(tmp_path / "model")
+    assert "a checkpoint was not written, and training goes on: s3://bucket/run/" in caplog.text
 
 
 def interrupted(dataset: Path, tiny: str, location: str, **options: Any) -> None:
