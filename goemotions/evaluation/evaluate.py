@@ -86,7 +86,10 @@ def evaluate(
         )
         of_split = {**compute_metrics(predictions, at_half(predictions)), f"{split}/truncated": float(truncated.sum())}
         if split == "validation":
-            of_split |= {THROUGHPUT: len(rows) / seconds, **(_latency(engine) if predictions.device == "cuda" else {})}
+            of_split[THROUGHPUT] = len(rows) / seconds
+            if predictions.device == "cuda":
+                # The export step, on CPU nodes, cannot measure it.
+                of_split |= dict(zip(LATENCY, engines.latency(engine), strict=True))
         write_split(output, predictions, of_split)
         _write_slices(output, engine, predictions, rows["text"][:])
         if split == "validation":
@@ -101,13 +104,6 @@ def _write_slices(folder: Path, engine: Engine, predictions: Predictions, texts:
     slices.write(folder / slices.FILE, predictions.ids, texts)
     write_csv(folder / slices.PER_SLICE, slices.measure(predictions, at_half(predictions), slices.read(folder)))
     counterfactuals.write(folder / counterfactuals.FILE, engine, texts, predictions.probabilities, predictions.names)
-
-
-def _latency(engine: Engine) -> dict[str, float]:
-    """The latency on a GPU, which the export step, on CPU nodes, cannot measure."""
-    from goemotions.models.export import latency
-
-    return dict(zip(LATENCY, latency(engine), strict=True))
 
 
 def roc(folder: Path) -> tuple[list[float], list[float], list[float]]:
