@@ -21,8 +21,8 @@ from goemotions.data.dataset import load_dataset, taxonomy_of
 from goemotions.data.labels import SOFT_LABELS
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.metrics import calibration
-from goemotions.models import classifier, engines, profiles
-from goemotions.models.classifier import EncoderFiles
+from goemotions.models import classifier, encoder_files, engines, profiles
+from goemotions.models.encoder_files import EncoderFiles
 from goemotions.models.profiles import Profile, Teacher
 from goemotions.models.records import CalibrationRecord, RunRecord, TrainingRecord, all_runs
 from goemotions.models.tokenizer import TextEncoder
@@ -173,7 +173,7 @@ def load(dataset: Path, profile: Profile, weights: str = "") -> Iterator[Materia
     """Reads and tokenizes the train and validation splits; the encoder's files are there for as long as the block lasts."""
     splits, info = load_dataset(dataset, ("train", "validation"))
     taxonomy = taxonomy_of(info)
-    with classifier.encoder_files(profile, weights) as files:
+    with encoder_files.resolve(profile, weights) as files:
         tokenizer = classifier.load_tokenizer(profile, files)
         encoder = TextEncoder(tokenizer.backend_tokenizer, profile.hyperparameters.max_length, tokenizer.pad_token_id)
         train, validation = (
