@@ -18,8 +18,9 @@ from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.selection import CandidateScores, latency_limit
 from goemotions.models import engines
 from goemotions.models.engines import Engine
-from goemotions.registry import assembly, bundle, changes, model_registry, tracking, trust
+from goemotions.registry import bundle, changes, model_registry, tracking, trust
 from goemotions.registry.bundle import SERVING, Bundle, BundleLocation, Variant
+from goemotions.registry.candidates import stored_scores
 from goemotions.registry.changes import Action
 from goemotions.registry.model_registry import Version
 from goemotions.storage import lock
@@ -192,7 +193,7 @@ def judge(challenger: Challenger, variant: Variant, before: Version | None, opti
         return None
     limit = latency_limit(variant, options.latency_budget_ms)
     with _fetched(before, variant) as loaded:
-        ours, theirs = challenger.scores, assembly.stored_scores(loaded)
+        ours, theirs = challenger.scores, stored_scores(loaded)
         if theirs.validation.digest != ours.validation.digest and theirs.validation.names == ours.validation.names:
             theirs = replace(theirs, validation=_score_again(loaded, before, challenger, options.dataset))
         if limit is not None:
@@ -209,7 +210,7 @@ def _challenger(model_name: str, reference: str) -> Iterator[tuple[Challenger, V
     version = model_registry.get_version(model_name, reference)
     with _fetched(version, trust.variant_of(reference)) as candidate:
         load_engine = functools.partial(candidate.load_engine, threads=1)
-        yield Challenger(assembly.stored_scores(candidate), load_engine, version.run_id), candidate.metadata.variant, version
+        yield Challenger(stored_scores(candidate), load_engine, version.run_id), candidate.metadata.variant, version
 
 
 def rollback(variant: Variant, *, model_name: str = defaults.MODEL_NAME, to: str = "") -> Move:

@@ -18,8 +18,8 @@ from goemotions.metrics import thresholds
 from goemotions.metrics.classification import METRICS_FILE
 from goemotions.models.engine_names import WEIGHTS
 from goemotions.registry import assembly, bundle, costs, model_registry, promotion, tracking, trained, trust
-from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, BundleLocation, BundleMetadata, Variant
+from goemotions.registry.candidates import CandidateArtifacts
 from goemotions.registry.costs import Prices
 from goemotions.registry.model_registry import Version
 from goemotions.registry.promotion import Challenger, GateOptions

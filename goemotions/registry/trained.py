@@ -20,8 +20,8 @@ from goemotions.metrics.classification import METRICS_FILE
 from goemotions.models.engine_names import WEIGHTS, Computation
 from goemotions.models.records import EXPORT_FILE, TrainingRecord
 from goemotions.registry import assembly, references, tracking
-from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import PER_LABEL, PREDICTIONS, Variant
+from goemotions.registry.candidates import CandidateArtifacts, of_folder
 from goemotions.storage import layout, manifest, signature, store
 from goemotions.storage.temporary import temporary_folder
 
@@ -127,7 +127,7 @@ def _write_variant(folder: Path, artifacts: CandidateArtifacts) -> Computation:
 
 
 def _of_folder(folder: Path, profile: str) -> dict[Variant, CandidateArtifacts]:
-    profiles = variants_by_profile(assembly.of_folder(folder))
+    profiles = variants_by_profile(of_folder(folder))
     if profile not in profiles:
         raise ModelError(f"{folder} has no model of the profile {profile!r}: it has {', '.join(profiles) or 'none'}")
     return profiles[profile]

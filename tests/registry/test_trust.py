@@ -19,8 +19,8 @@ from goemotions.errors import IntegrityError, ModelError, StorageError, Untruste
 from goemotions.prediction import plans, shards
 from goemotions.prediction.predictor import Predictor
 from goemotions.registry import bundle, mlflow_model, model_registry, promotion, references, registration, tracking, trust
-from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import BundleLocation
+from goemotions.registry.candidates import CandidateArtifacts
 from goemotions.registry.model_registry import Version
 from goemotions.storage import manifest, signature
 from goemotions.storage import store as storage

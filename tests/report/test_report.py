@@ -14,12 +14,11 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
 
-from goemotions import report
 from goemotions.data.dataset import ingest, load_dataset
 from goemotions.evaluation import evaluate
 from goemotions.metrics.classification import METRICS_FILE
 from goemotions.registry.bundle import ENGINES, VARIANTS
-from goemotions.report import comparison, measurements, use_cases
+from goemotions.report import comparison, measurements, performance, use_cases
 from goemotions.report import dataset as report_dataset
 from goemotions.report.document import to_markdown
 from goemotions.report.reference import OFFICIAL_DIGEST
@@ -291,7 +290,7 @@ def test_each_version_has_the_command_that_downloads_it(markdown: str) -> None:
 
 
 def test_a_report_without_registration_has_no_versions(dataset: Path, results: list[Result]) -> None:
-    _, sections = report.sections(dataset, results, registered={})
+    _, sections = performance.sections(dataset, results, registered={})
     text = to_markdown("t", sections)
     assert "## Models" in text
     assert "Registered versions" not in text
