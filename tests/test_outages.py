@@ -179,7 +179,7 @@ REQUEST = httpx.Request("GET", "http://hub")
 
 
 @pytest.mark.parametrize(
-    ("error", "is_away"),
+    ("error", "is_unavailable"),
     [
         (requests.ConnectionError("refused"), True),
         (requests.ReadTimeout("late"), True),
@@ -195,11 +195,11 @@ REQUEST = httpx.Request("GET", "http://hub")
         (ValueError("wrong"), False),
     ],
 )
-def test_an_outage_is_told_from_other_failures(error: Exception, is_away: bool) -> None:
-    assert outages.is_away(error) == is_away
+def test_an_outage_is_told_from_other_failures(error: Exception, is_unavailable: bool) -> None:
+    assert outages.is_unavailable(error) == is_unavailable
     wrapped = RuntimeError("wrapped")
     wrapped.__cause__ = error
-    assert outages.is_away(wrapped) == is_away
+    assert outages.is_unavailable(wrapped) == is_unavailable
 
 
 @pytest.mark.parametrize("value", ["soon", "-1", "inf", "nan"])

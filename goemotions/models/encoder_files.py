@@ -76,7 +76,7 @@ def _from_hub(profile: Profile) -> Path:
         # A pinned commit that is in the cache needs no network at all.
         with contextlib.suppress(OSError):
             return Path(download(local_files_only=True))
-        return outages.retry(request, outages.is_away, "the hub")
+        return outages.retry(request, outages.is_unavailable, "the hub")
     except Exception as error:
         raise SourceUnreachable(
             f"the hub cannot be reached for {base}: give its files with weights={profile.name}=path/to/folder or "

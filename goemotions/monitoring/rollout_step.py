@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from goemotions.deployment.cluster import ClusterAway
 from goemotions.deployment.traffic import TrafficSplit
-from goemotions.errors import MonitoringUnavailable, StorageError
+from goemotions.errors import ClusterUnavailable, MonitoringUnavailable, StorageError
 from goemotions.monitoring import answers
 from goemotions.monitoring.analysis import TESTS, Analysis
 from goemotions.monitoring.answers import Answers, Expected
@@ -76,7 +75,7 @@ class Step:
             self._problem_since = self._problem_since if self._problem else now
             self.obstacle = self._problem = self._rollout.split.problem()
             samples = self._rollout.source.read()
-        except (ClusterAway, MonitoringUnavailable) as error:
+        except (ClusterUnavailable, MonitoringUnavailable) as error:
             self.obstacle = str(error)
             return
         traffic = self._increases.update(samples)
@@ -105,7 +104,7 @@ class Step:
                 # They are sent again by the next look: whether they are rejected again.
                 self.analysis.add_repeated(1, 1)
                 raise
-        except (ClusterAway, MonitoringUnavailable) as error:
+        except (ClusterUnavailable, MonitoringUnavailable) as error:
             self.obstacle = self.obstacle or str(error)
             return
         self.analysis.add_repeated(1, 0)
