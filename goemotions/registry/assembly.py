@@ -12,7 +12,7 @@ from typing import Any
 from goemotions import usage
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.data.text import as_markdown
-from goemotions.evaluation import evaluate, limitations, reference, slices
+from goemotions.evaluation import evaluate, limitations, reference, slices, tables
 from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.reference import Reference
 from goemotions.metrics import thresholds
@@ -60,20 +60,19 @@ def assemble(
     consistency.check_files(output, Taxonomy(stored.names), stored, TextEncoder.load(output))
     fitted = stored.thresholds
     metrics: dict[str, float] = {}
+    scored = {"validation": Predictions.read(artifacts.validation), "test": Predictions.read(artifacts.test)}
     for split, folder in (("validation", artifacts.validation), ("test", artifacts.test)):
-        predictions = Predictions.read(folder)
-        metrics |= write_split(output, split, predictions, stored)
-        if split == "validation":
-            features = reference.read_features(folder)
-            Reference.of(predictions, fitted, features).write(output / reference.FILE)
+        metrics |= write_split(output, split, scored[split], stored)
         if of_slices := slices.read(folder):
-            rows = slices.measure(predictions, fitted, of_slices)
-            evaluate.write_csv(output / PER_SLICE.format(split=split), rows)
-    _write_json(output / LABELS, predictions.names)
+            rows = slices.measure(scored[split], fitted, of_slices)
+            tables.write_csv(output / PER_SLICE.format(split=split), rows)
+    features = reference.read_features(artifacts.validation)
+    Reference.of(scored["validation"], fitted, features).write(output / reference.FILE)
+    _write_json(output / LABELS, stored.names)
     _write_json(output / METRICS_FILE, metrics)
     used = artifacts.usage()
     usage.write(output, used)
-    limits = limitations.sentences(predictions, fitted, artifacts.test)
+    limits = limitations.sentences(scored["test"], fitted, artifacts.test)
     (output / CARD).write_text(_card(metadata, fitted, metrics, _costs(used, prices), limits), encoding="utf-8")
     mlflow_model.write(output, metadata.variant, f"{metadata.run_id}/{metadata.variant}")
     manifest.write(output, **asdict(metadata))
@@ -92,7 +91,7 @@ def write_split(output: Path, split: str, predictions: Predictions, stored: Thre
     consistency.check_names(output, PREDICTIONS.format(split=split), predictions.names, stored.names)
     fitted = stored.thresholds
     predictions.write(output / PREDICTIONS.format(split=split))
-    evaluate.write_csv(output / PER_LABEL.format(split=split), evaluate.compute_per_label(predictions, fitted))
+    tables.write_csv(output / PER_LABEL.format(split=split), evaluate.compute_per_label(predictions, fitted))
     return evaluate.compute_both(predictions, fitted)
 
 

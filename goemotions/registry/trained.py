@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from goemotions.errors import ModelError
-from goemotions.evaluation import evaluate
+from goemotions.evaluation import evaluate, tables
 from goemotions.evaluation.predictions import Predictions
 from goemotions.metrics import thresholds
 from goemotions.metrics.classification import METRICS_FILE
@@ -119,9 +119,9 @@ def _write_variant(folder: Path, artifacts: CandidateArtifacts) -> Computation:
         predictions = Predictions.read(scored)
         metrics |= assembly.write_split(folder, split, predictions, stored)
         table = (folder / PREDICTIONS.format(split=split)).with_suffix(".csv")
-        evaluate.write_predictions_csv(table, predictions, fitted.apply(predictions.probabilities))
+        tables.write_predictions(table, predictions, fitted.apply(predictions.probabilities))
         rows = evaluate.compute_per_label(predictions, fitted)
-        evaluate.write_markdown((folder / PER_LABEL.format(split=split)).with_suffix(".md"), rows)
+        tables.write_markdown((folder / PER_LABEL.format(split=split)).with_suffix(".md"), rows)
     (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=1), encoding="utf-8")
     return predictions.computation
 

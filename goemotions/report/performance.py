@@ -15,7 +15,7 @@ import numpy as np
 from goemotions import defaults
 from goemotions.data.dataset import load_dataset
 from goemotions.data.text import count_words
-from goemotions.evaluation import evaluate
+from goemotions.evaluation import tables
 from goemotions.registry import costs
 from goemotions.registry.bundle import Variant
 from goemotions.registry.candidates import CandidateArtifacts
@@ -147,4 +147,4 @@ def _write_unrounded_metrics(results: Sequence[Result], folder: Path) -> None:
             del row["values"]
             rows["thresholds"].append(row)
     for name, table in rows.items():
-        evaluate.write_csv(folder / f"{name}.csv", table)
+        tables.write_csv(folder / f"{name}.csv", table)

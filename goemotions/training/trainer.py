@@ -50,6 +50,10 @@ class Material:
     train: TokenizedSplit
     validation: TokenizedSplit
 
+    def targets(self, profile: Profile) -> TokenizedSplit:
+        """The rows of train with their labels, smoothed as the profile says."""
+        return TokenizedSplit(self.train.rows, losses.smooth(self.train.labels, profile.hyperparameters.label_smoothing))
+
     def transfer(self, count: int) -> list[list[int]]:
         """Token ids of so many texts of the transfer set."""
         return [item.ids for item in self.encoder.encode(transfer.texts(self.texts, count))] if count else []
@@ -83,8 +87,7 @@ def train(
     profile = profiles.get(profile_name, options.hyperparameters())
     options = dataclasses.replace(options, precision=hardware.resolve_precision(options.precision))
     with load(dataset, profile, options.weights) as material, hardware.memory_errors(), stop_signal() as stopped:
-        smoothed = losses.smooth(material.train.labels, profile.hyperparameters.label_smoothing)
-        targets = TokenizedSplit(material.train.rows, smoothed)
+        targets = material.targets(profile)
         fit_network = functools.partial(fit, material, options, stopped)
         named = teachers.scores_of(dataset, options.teachers)
         rows = len(material.texts)
@@ -145,8 +148,7 @@ def teach(
         if is_kept and (copied := distributed.on_first(lambda: teachers.from_store(kept, dataset, output))):
             _write_usage(output, f"teach {teacher}")
             return copied
-        smoothed = losses.smooth(material.train.labels, profile.hyperparameters.label_smoothing)
-        train = TokenizedSplit(material.train.rows, smoothed)
+        train = material.targets(profile)
         checkpoints = store_location and layout.checkpoints(store_location, "teachers", key)
         loop = fit(material, options, stopped, profile, teacher.seed, train, checkpoints, on_epoch)
         scores, record = distillation.score(loop, [*train.rows, *material.transfer(count)]), loop.record()

@@ -16,6 +16,7 @@ from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_sco
 
 from goemotions.data.dataset import ingest, load_dataset
 from goemotions.evaluation import evaluate
+from goemotions.evaluation.tables import write_csv
 from goemotions.metrics.classification import METRICS_FILE
 from goemotions.registry.bundle import ENGINES, VARIANTS
 from goemotions.report import comparison, measurements, performance, use_cases
@@ -352,7 +353,7 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
     """A function that replaces the measurements of the package: called with the rows of ``ablations`` or ``frontier``."""
     for name in ("ABLATIONS", "SEEDS", "FRONTIER"):
         monkeypatch.setattr(measurements, name, tmp_path / f"{name.lower()}.csv")
-    return lambda name, rows: evaluate.write_csv(tmp_path / f"{name}.csv", rows)
+    return lambda name, rows: write_csv(tmp_path / f"{name}.csv", rows)
 
 
 def test_measurements_are_shown_for_the_data_they_were_made_on(recorded: Any, markdown_tables: Any) -> None:
