@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import uuid
@@ -16,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from goemotions import defaults, outages
 from goemotions.data import sources
-from goemotions.errors import BadArgument, SourceUnreachable, StorageError, StorageUnavailable, TrackingError
+from goemotions.errors import BadArgument, LockLost, SourceUnreachable, StorageError, StorageUnavailable, TrackingError
 from goemotions.registry import changes, mlflow_client, model_registry, tracking
 from goemotions.storage import lock, s3, store
 from tests.support import hub
@@ -159,6 +160,22 @@ def test_what_does_not_pass_is_not_waited_for(
     with pytest.raises(TrackingError, match="refused"):
         tracking.run_tags("0" * 32)
     assert "tried again" not in caplog.text
+
+
+def test_a_write_is_not_repeated_after_another_process_has_taken_the_lock_over(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(outages.VARIABLE, "2")
+    attempts = []
+
+    def write() -> None:
+        attempts.append("a request without a response, meanwhile the lock is taken over")
+        store.write(bucket, lock.NAME, json.dumps({"holder": "another process", "written": "now"}).encode())
+        raise StorageUnavailable("the store does not respond")
+
+    with pytest.raises(LockLost), lock.hold(bucket) as held, held.writing():
+        outages.retry(write, lambda error: isinstance(error, StorageUnavailable), "the store")
+    assert len(attempts) == 1
 
 
 def test_commands_do_not_wait(away_store: Port, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
