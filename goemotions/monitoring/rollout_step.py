@@ -10,7 +10,7 @@ from goemotions.errors import ClusterUnavailable, MonitoringUnavailable, Storage
 from goemotions.monitoring import answers
 from goemotions.monitoring.analysis import TESTS, Analysis
 from goemotions.monitoring.answers import Answers, Expected
-from goemotions.monitoring.observations import Scrape, Source, addresses
+from goemotions.monitoring.observations import Scrape, Source, server_of_version
 from goemotions.monitoring.plan import Plan
 from goemotions.monitoring.rollout_state import ANEW, FILE, State
 from goemotions.monitoring.version_traffic import Increases
@@ -88,7 +88,7 @@ class Step:
             self.analysis.add_copies(compared, copies.get("different", 0))
         if compared or rejected:
             self.analysis.add_repeated(compared + rejected, rejected)
-        self._request(addresses(samples))
+        self._request(server_of_version(samples))
 
     def _request(self, servers: dict[str, str]) -> None:
         """Sends the next texts to both versions."""
@@ -118,7 +118,7 @@ class Step:
         """The address of a server of a version; if the metrics come from Prometheus, texts go to the servers themselves."""
         address = servers.get(number, "")
         if not address.startswith("http"):
-            address = addresses(Scrape(self._rollout.split.targets).read()).get(number, "")
+            address = server_of_version(Scrape(self._rollout.split.targets).read()).get(number, "")
         if not address:
             raise MonitoringUnavailable(f"no server of version {number} can be reached from here")
         return address

@@ -95,7 +95,7 @@ def client() -> Any:
     return MlflowClient(_uri())
 
 
-class _Patient:
+class _RetryingClient:
     """The client, whose requests are repeated while the server is unavailable, and whose errors are a TrackingError.
 
     For requests that change nothing when they are repeated.
@@ -128,7 +128,7 @@ def translate_errors() -> Iterator[None]:
         raise kind(f"MLflow refused the request or did not respond: {reason}") from error
 
 
-patient: Any = _Patient()
+retrying: Any = _RetryingClient()
 
 
 @translate_errors()

@@ -141,7 +141,7 @@ def promote(
             if rolled_out_against and _number(before) != rolled_out_against:
                 moved = f"from version {rolled_out_against} to {_number(before) or 'none'}"
                 raise PromotionRefused(f"{champion_alias(variant)} was moved {moved} during the rollout")
-            compared = judge(challenger, variant, before, options)
+            compared = compare_with_champion(challenger, variant, before, options)
             if compared and before:
                 _require(compared.verdict, version, before, variant, is_rolled_out=bool(rolled_out_against))
             with lock.hold(BundleLocation.parse(version.source).model_prefix) as held:
@@ -177,10 +177,12 @@ def compare(
     """
     with _challenger(model_name, reference) as (challenger, variant, _):
         options = GateOptions(dataset, latency_budget_ms, quality_tolerance)
-        return judge(challenger, variant, champion(model_name, variant), options)
+        return compare_with_champion(challenger, variant, champion(model_name, variant), options)
 
 
-def judge(challenger: Challenger, variant: Variant, before: Version | None, options: GateOptions) -> Comparison | None:
+def compare_with_champion(
+    challenger: Challenger, variant: Variant, before: Version | None, options: GateOptions
+) -> Comparison | None:
     """Compares a challenger with the champion; None if there is no champion.
 
     If the variant has a latency budget, the engines of both are timed in turns. A champion that was scored on other data is scored

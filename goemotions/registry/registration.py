@@ -231,7 +231,7 @@ class _Registration:
         while True:
             champion = promotion.champion(model_name, variant)
             is_champion = champion is not None and champion.source == source
-            compared = None if is_champion else promotion.judge(self.challenger, variant, champion, options)
+            compared = None if is_champion else promotion.compare_with_champion(self.challenger, variant, champion, options)
             verdict = compared.verdict if compared else None
             with lock.hold(self.location.model_prefix) as held:
                 if not storage.has(source, manifest.NAME):

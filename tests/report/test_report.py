@@ -22,7 +22,7 @@ from goemotions.registry.bundle import ENGINES, VARIANTS
 from goemotions.report import comparison, measurements, performance, use_cases
 from goemotions.report import dataset as report_dataset
 from goemotions.report.document import to_markdown
-from goemotions.report.reference import OFFICIAL_DIGEST
+from goemotions.report.published import OFFICIAL_DIGEST
 from goemotions.report.result import Result, milliseconds
 
 FILES = ["dataset.html", "dataset.md", "figures", "report.html", "report.md", "tables"]
