@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -160,6 +162,24 @@ def test_what_does_not_pass_is_not_waited_for(
     with pytest.raises(TrackingError, match="refused"):
         tracking.run_tags("0" * 32)
     assert "tried again" not in caplog.text
+
+
+def test_the_end_of_a_long_outage_is_noticed_within_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv(outages.VARIABLE, str(defaults.OUTAGE_SECONDS))
+    clock = [0.0]
+    passing = SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda seconds: clock.append(clock.pop() + seconds))
+    monkeypatch.setattr(outages, "time", passing)
+    moments: list[float] = []
+
+    def request() -> None:
+        moments.append(clock[0])
+        raise StorageUnavailable("the store does not respond")
+
+    with pytest.raises(StorageUnavailable):
+        outages.retry(request, lambda _: True, "the store")
+    assert max(later - moment for moment, later in itertools.pairwise(moments)) < 60
+    assert moments[-1] == pytest.approx(defaults.OUTAGE_SECONDS)
 
 
 def test_a_write_is_not_repeated_after_another_process_has_taken_the_lock_over(
