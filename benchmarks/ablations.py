@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.measuring import cross_fitted
 from goemotions.data.dataset import load_dataset, taxonomy_of
-from goemotions.evaluation import evaluate
+from goemotions.evaluation import tables
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.metrics import calibration, classification, strategies
 from goemotions.models import engines
@@ -160,7 +160,7 @@ def record(path: Path, measured: dict[str, Any]) -> None:
         k: f"{v:.5f}" if isinstance(v, float) else v for k, v in measured.items()
     }
     names = list(dict.fromkeys(name for name, *_ in rows))
-    evaluate.write_csv(path, [rows[key] for key in sorted(rows, key=lambda key: (names.index(key[0]), *key[1:]))])
+    tables.write_csv(path, [rows[key] for key in sorted(rows, key=lambda key: (names.index(key[0]), *key[1:]))])
 
 
 if __name__ == "__main__":

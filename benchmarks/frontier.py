@@ -28,7 +28,7 @@ from benchmarks import all_engines
 from benchmarks.measuring import Row, by_turns, cross_fitted, machine, ratio, spread, table, timed
 from goemotions.data.dataset import ingest, load_dataset, taxonomy_of
 from goemotions.data.taxonomy import Taxonomy
-from goemotions.evaluation import evaluate
+from goemotions.evaluation import tables
 from goemotions.metrics import classification, strategies
 from goemotions.metrics.probabilities import sigmoid
 from goemotions.metrics.thresholds import Thresholds
@@ -264,7 +264,7 @@ def record(tiers: Sequence[Tier], digest: str) -> None:
         }
         for tier in tiers
     ]
-    evaluate.write_csv(measurements.FRONTIER, rows)
+    tables.write_csv(measurements.FRONTIER, rows)
 
 
 @click.command()

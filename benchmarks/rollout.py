@@ -25,7 +25,8 @@ from goemotions.monitoring.answers import Answers, Expected
 from goemotions.monitoring.observations import Scrape
 from goemotions.monitoring.plan import Plan
 from goemotions.monitoring.version_traffic import VersionTraffic
-from goemotions.registry import assembly, bundle, mlflow_client, model_registry, rollouts, tracking
+from goemotions.registry import bundle, mlflow_client, model_registry, rollouts, tracking
+from goemotions.registry.candidates import stored_scores
 from goemotions.serving.metrics import SECONDS
 from goemotions.storage import layout
 from pipelines import bad_version
@@ -63,7 +64,7 @@ def measure(folder: Path, fault: str, plan: Plan, texts: list[str]) -> Outcome:
             place = f"{scratch}/models/goemotions/{number * 32}/cpu/"
             model_registry.get_or_create_version("goemotions", run, place, {"variant": "cpu"})
         model_registry.set_alias("goemotions", "champion-cpu", "1")
-        scores = assembly.stored_scores(bundle.load(folder, is_verified=True))
+        scores = stored_scores(bundle.load(folder, is_verified=True))
         expected = asdict(Expected.of(scores, scores))
         state = rollout_state.State("2", "1", "local", plan.shares, expected)
         rollouts.write("goemotions", "local", state.record())
@@ -188,7 +189,7 @@ def main(folder: Path, runs: int, simulated: int, equal: int, steps: str) -> Non
     """Measure and simulate rollouts of bad versions and of equal ones."""
     texts, plan = answers.read_texts(), Plan(window_seconds=WINDOW_SECONDS)
     loaded = bundle.load(folder)
-    scores = assembly.stored_scores(loaded)
+    scores = stored_scores(loaded)
     expected = Expected.of(scores, scores)
     recording = record(folder, texts)
     p50, p95, p99 = (1000 * float(value) for value in np.quantile(recording.seconds, (0.5, 0.95, 0.99)))

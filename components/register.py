@@ -33,10 +33,11 @@ def register(
     """Writes ``registered.json``: per variant the profile, version, bundle, alias, and the gate's verdict."""
     from pathlib import Path
 
-    from goemotions.registry import assembly, registered_versions, registration
+    from goemotions.registry import registered_versions, registration
+    from goemotions.registry.candidates import collect
     from goemotions.registry.costs import Prices
 
-    candidates = assembly.collect(
+    candidates = collect(
         models, onnx, {"gpu": (gpu_validation, gpu_test, gpu_thresholds), "cpu": (cpu_validation, cpu_test, cpu_thresholds)}
     )
     versions = registration.register(

@@ -34,17 +34,18 @@ def report(
     import shutil
     from pathlib import Path
 
-    from goemotions import report as reporting
     from goemotions import usage
-    from goemotions.registry import assembly, costs, registered_versions, tracking
+    from goemotions.registry import costs, registered_versions, tracking
+    from goemotions.registry.candidates import collect
+    from goemotions.report import performance
 
-    candidates = assembly.collect(
+    candidates = collect(
         models, onnx, {"gpu": (gpu_validation, gpu_test, gpu_thresholds), "cpu": (cpu_validation, cpu_test, cpu_thresholds)}
     )
     versions = registered_versions.read(Path(registered.path))
     used = costs.of_run(Path(dataset.path), candidates, Path(registered.path))
     prices = costs.Prices(cpu_hour_price, gpu_hour_price)
-    written = reporting.write(
+    written = performance.write(
         Path(dataset.path),
         candidates,
         Path(folder.path),

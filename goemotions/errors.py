@@ -105,6 +105,14 @@ class DeploymentError(WorkflowError):
     """A cluster cannot be reached, rejects a request, or a version does not become ready."""
 
 
+class ClusterUnavailable(DeploymentError):
+    """The Kubernetes API, or the proxy of one machine, does not respond now; it may later."""
+
+
+class NoCluster(DeploymentError):
+    """This machine has no configuration of a cluster."""
+
+
 class PromotionRefused(WorkflowError):
     """A version does not pass the gate, or there is no earlier champion to roll back to."""
 

@@ -31,11 +31,11 @@ FIRST_SECONDS, LONGEST_SECONDS = 1.0, 30.0
 HUB_TIMEOUT_SECONDS = 5
 TOO_MANY_REQUESTS = 429
 # Statuses from 400 to 499 of a server that may answer the same request later.
-PASSING = {408, 425, TOO_MANY_REQUESTS}
+TRANSIENT = {408, 425, TOO_MANY_REQUESTS}
 # Exceptions of requests, httpx, urllib3 and Python for a server that does not respond.
-AWAY = {"ConnectionError", "Timeout", "TimeoutException", "TransportError", "ProtocolError", "TimeoutError", "URLError"}
+UNAVAILABLE = {"ConnectionError", "Timeout", "TimeoutException", "TransportError", "ProtocolError", "TimeoutError", "URLError"}
 # Derived from ConnectionError, but no outage.
-NOT_AWAY = {"OfflineModeIsEnabled", "SSLError"}
+NO_OUTAGE = {"OfflineModeIsEnabled", "SSLError"}
 
 
 def seconds() -> float:
@@ -54,12 +54,12 @@ def seconds() -> float:
     return value
 
 
-def retry(request: Callable[[], R], is_passing: Callable[[Exception], bool], what: str) -> R:
-    """What a request returns, which is repeated while it fails for a reason that passes. The time counts from its first failure.
+def retry(request: Callable[[], R], is_transient: Callable[[Exception], bool], what: str) -> R:
+    """What a request returns, which is repeated while it fails for a transient reason. The time counts from its first failure.
 
     Args:
         request: a request that changes nothing when it is repeated.
-        is_passing: whether an exception of it is such a reason.
+        is_transient: whether an exception of it has such a reason.
         what: does not respond, in words.
 
     Raises:
@@ -70,7 +70,7 @@ def retry(request: Callable[[], R], is_passing: Callable[[Exception], bool], wha
         try:
             return request()
         except Exception as error:
-            if not is_passing(error):
+            if not is_transient(error):
                 raise
             if math.isnan(deadline):
                 deadline = time.monotonic() + seconds()
@@ -114,23 +114,23 @@ def retried(error: type[Exception], what: str) -> Callable[[Callable[P, R]], Cal
     return decorate
 
 
-def is_away(error: BaseException) -> bool:
+def is_unavailable(error: BaseException) -> bool:
     """Whether an exception of an HTTP client, or one that it was raised from, says that a server does not respond, or fails for now."""
     for one in causes(error):
         status = getattr(getattr(one, "response", None), "status_code", None)
         if isinstance(status, int):
             return status >= 500 or status == TOO_MANY_REQUESTS
         names = {kind.__name__ for kind in type(one).__mro__}
-        if names & NOT_AWAY:
+        if names & NO_OUTAGE:
             return False
-        if names & AWAY:
+        if names & UNAVAILABLE:
             return True
     return False
 
 
 def is_refusal(status: int) -> bool:
     """Whether a status of HTTP says that the server does not accept the request, now or later."""
-    return 400 <= status < 500 and status not in PASSING
+    return 400 <= status < 500 and status not in TRANSIENT
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import io
 import json
-import logging
 import os
 import re
 import secrets
@@ -14,7 +12,6 @@ import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -31,11 +28,10 @@ from goemotions.models import profiles, weights_folder
 from goemotions.registry import mlflow_client, registration, trust
 from goemotions.storage import layout, probe
 from pipelines import monitoring, package, parameters, placement, stack, training
+from pipelines.console import logged_to
 from pipelines.remaining import Remaining
 from pipelines.run_folder import RunFolder
 
-SHOWN = re.compile(r"^\s*(monitoring|retraining): |Executing task|finished with status|step/s|WARNING|s/step|Error")
-HIDDEN = re.compile(r"UserWarning|RuntimeWarning")
 # A step is a process of its own: its error is in its traceback only.
 NAMED_ERROR = re.compile(r"^\s*goemotions\.errors\.\w+: (.+)$", re.MULTILINE)
 TAIL_CHARACTERS = 6000
@@ -87,7 +83,7 @@ def run(folder: Path = stack.FOLDER, *, on_reason: bool = False, **arguments: An
         if resumed:
             print(f"resumes the run {pipeline_run}, which did not finish: its trainings continue from their checkpoints")
         try:
-            with _adapted_to_this_machine(pipeline, pipeline_run), stop_on_interrupt(), _logged_to(log, Remaining(arguments)):
+            with _adapted_to_this_machine(pipeline, pipeline_run), stop_on_interrupt(), logged_to(log, Remaining(arguments)):
                 # The whole run is resumed, its trainings too, so the checkpoints stay until it has finished.
                 pipeline(**arguments | {"keep_checkpoints": True})
         except RuntimeError as error:
@@ -117,7 +113,7 @@ def monitor(folder: Path = stack.FOLDER, **arguments: Any) -> None:
     root = _root(folder)
     log = root / "monitoring.log"
     try:
-        with _alone(root), _adapted_to_this_machine(monitoring.monitoring, _run_id()), stop_on_interrupt(), _logged_to(log):
+        with _alone(root), _adapted_to_this_machine(monitoring.monitoring, _run_id()), stop_on_interrupt(), logged_to(log):
             monitoring.monitoring(**{"commit": package.commit(), **arguments})
     except RuntimeError as error:
         raise _failure(log) from error
@@ -236,47 +232,3 @@ def _steps() -> set[psutil.Process]:
             if child.status() != psutil.STATUS_ZOMBIE and os.getsid(child.pid) == session:
                 steps.add(child)
     return steps
-
-
-@contextlib.contextmanager
-def _logged_to(log: Path, remaining: Remaining | None = None) -> Iterator[None]:
-    """Sends what KFP and the steps print to a log, and the lines of interest to the terminal, too."""
-    with Console(log, remaining) as console, warnings.catch_warnings(), contextlib.redirect_stdout(console):
-        # KFP warns at every step that display names and images have no effect on this machine.
-        warnings.filterwarnings("ignore", module=r"kfp\.local")
-        root = logging.getLogger()
-        root.addFilter(_is_shown)
-        try:
-            yield
-        finally:
-            root.removeFilter(_is_shown)
-
-
-def _is_shown(record: logging.LogRecord) -> bool:
-    """What KFP logs of its own work is of no interest."""
-    return not record.getMessage().startswith(("Cleaned up workspace", "Skipping conditional task"))
-
-
-class Console(io.TextIOBase):
-    """Writes everything to a log, and to the terminal the lines that a user waits for: steps, progress, warnings."""
-
-    def __init__(self, log: Path, remaining: Remaining | None = None) -> None:
-        self._remaining = remaining
-        self._file = log.open("w", encoding="utf-8")
-        self._terminal = sys.stdout
-        self._line = ""
-
-    def write(self, text: str) -> int:
-        self._file.write(text)
-        self._file.flush()
-        *lines, self._line = (self._line + text).split("\n")
-        for line in lines:
-            if SHOWN.search(line) and not HIDDEN.search(line):
-                print(line.strip(), file=self._terminal, flush=True)
-            if self._remaining and (estimate := self._remaining.read(line)):
-                print(estimate, file=self._terminal, flush=True)
-        return len(text)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()

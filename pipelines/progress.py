@@ -27,7 +27,7 @@ ITERATION = re.compile(r"^iteration-item(?:\(|-)(\d+)(?!.*driver)")
 FINAL = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 POLL_SECONDS = 5.0
 # A restart of the API server takes less.
-AWAY_SECONDS = 300.0
+UNAVAILABLE_SECONDS = 300.0
 # The states of the steps reach the API after that of the run.
 SETTLE_SECONDS = 60.0
 TRAINING_SECONDS = 60.0
@@ -182,7 +182,7 @@ class Progress:
                     current = self.run.client.get_run(self.run.run_id)
                 reached = time.monotonic()
             except ServerAway:
-                if time.monotonic() - reached > AWAY_SECONDS:
+                if time.monotonic() - reached > UNAVAILABLE_SECONDS:
                     raise
             else:
                 self._update(current)

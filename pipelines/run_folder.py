@@ -1,4 +1,4 @@
-"""The folder of a local run, as kfp.local lays it out (``assembly.of_folder``)."""
+"""The folder of a local run, as kfp.local lays it out (``candidates.of_folder``)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from goemotions.errors import WorkflowError
 from goemotions.registry.bundle import Variant
 
 if TYPE_CHECKING:
-    from goemotions.registry.assembly import CandidateArtifacts
+    from goemotions.registry.candidates import CandidateArtifacts
     from goemotions.registry.registered_versions import RegisteredVersion
 
 # Files of the report that may be published, and their names in the documentation.
@@ -74,7 +74,7 @@ class RunFolder:
 
     def candidates(self) -> dict[Variant, list[CandidateArtifacts]]:
         """The artifacts of every profile, by variant."""
-        from goemotions.registry.assembly import of_folder
+        from goemotions.registry.candidates import of_folder
 
         return of_folder(self.path)
 
@@ -89,13 +89,13 @@ class RunFolder:
         Returns:
             The HTML page, below ``whole``.
         """
-        from goemotions import report
         from goemotions.registry import costs
+        from goemotions.report import performance
         from pipelines import package
 
         shutil.rmtree(whole, ignore_errors=True)
         candidates = self.candidates()
-        report.write(
+        performance.write(
             self.dataset,
             candidates,
             whole,

@@ -14,7 +14,7 @@ from goemotions import addresses, errors
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.data.text import as_cell, as_markdown
 from goemotions.errors import RequestError, WorkflowError
-from goemotions.evaluation import evaluate
+from goemotions.evaluation import tables
 from goemotions.metrics import thresholds
 from goemotions.models import engines, profiles
 from goemotions.registry import trust
@@ -94,7 +94,7 @@ def test_no_spreadsheet_computes_a_text_of_the_data(tmp_path: Path) -> None:
     assert [as_cell(text) for text in FORMULAS] == [f"'{text}" for text in FORMULAS]
     for value in ("calm", "a=b", "", "-0.5", "+1", "-1e-05", -0.5, None):
         assert as_cell(value) == value
-    evaluate.write_csv(tmp_path / "a.csv", [{"label": text, "=f1": -0.5} for text in FORMULAS])
+    tables.write_csv(tmp_path / "a.csv", [{"label": text, "=f1": -0.5} for text in FORMULAS])
     with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     assert rows == [["label", "'=f1"], *([f"'{text}", "-0.5"] for text in FORMULAS)]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -16,7 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from goemotions import defaults, outages
 from goemotions.data import sources
-from goemotions.errors import BadArgument, SourceUnreachable, StorageError, StorageUnavailable, TrackingError
+from goemotions.errors import BadArgument, LockLost, SourceUnreachable, StorageError, StorageUnavailable, TrackingError
 from goemotions.registry import changes, mlflow_client, model_registry, tracking
 from goemotions.storage import lock, s3, store
 from tests.support import hub
@@ -161,6 +164,40 @@ def test_what_does_not_pass_is_not_waited_for(
     assert "tried again" not in caplog.text
 
 
+def test_the_end_of_a_long_outage_is_noticed_within_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv(outages.VARIABLE, str(defaults.OUTAGE_SECONDS))
+    clock = [0.0]
+    passing = SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda seconds: clock.append(clock.pop() + seconds))
+    monkeypatch.setattr(outages, "time", passing)
+    moments: list[float] = []
+
+    def request() -> None:
+        moments.append(clock[0])
+        raise StorageUnavailable("the store does not respond")
+
+    with pytest.raises(StorageUnavailable):
+        outages.retry(request, lambda _: True, "the store")
+    assert max(later - moment for moment, later in itertools.pairwise(moments)) < 60
+    assert moments[-1] == pytest.approx(defaults.OUTAGE_SECONDS)
+
+
+def test_a_write_is_not_repeated_after_another_process_has_taken_the_lock_over(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(outages.VARIABLE, "2")
+    attempts = []
+
+    def write() -> None:
+        attempts.append("a request without a response, meanwhile the lock is taken over")
+        store.write(bucket, lock.NAME, json.dumps({"holder": "another process", "written": "now"}).encode())
+        raise StorageUnavailable("the store does not respond")
+
+    with pytest.raises(LockLost), lock.hold(bucket) as held, held.writing():
+        outages.retry(write, lambda error: isinstance(error, StorageUnavailable), "the store")
+    assert len(attempts) == 1
+
+
 def test_commands_do_not_wait(away_store: Port, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(outages.VARIABLE)
     away_store.drop(1000)
@@ -179,7 +216,7 @@ REQUEST = httpx.Request("GET", "http://hub")
 
 
 @pytest.mark.parametrize(
-    ("error", "is_away"),
+    ("error", "is_unavailable"),
     [
         (requests.ConnectionError("refused"), True),
         (requests.ReadTimeout("late"), True),
@@ -195,11 +232,11 @@ REQUEST = httpx.Request("GET", "http://hub")
         (ValueError("wrong"), False),
     ],
 )
-def test_an_outage_is_told_from_other_failures(error: Exception, is_away: bool) -> None:
-    assert outages.is_away(error) == is_away
+def test_an_outage_is_told_from_other_failures(error: Exception, is_unavailable: bool) -> None:
+    assert outages.is_unavailable(error) == is_unavailable
     wrapped = RuntimeError("wrapped")
     wrapped.__cause__ = error
-    assert outages.is_away(wrapped) == is_away
+    assert outages.is_unavailable(wrapped) == is_unavailable
 
 
 @pytest.mark.parametrize("value", ["soon", "-1", "inf", "nan"])

@@ -247,15 +247,15 @@ def register(dataset: Path, candidates: tuple[Path, ...], cpu_hour_price: float,
 def report(dataset: Path, candidates: tuple[Path, ...], output: Path, cpu_hour_price: float, gpu_hour_price: float) -> None:
     """Write the performance report as Markdown and HTML."""
     from goemotions.registry.costs import Prices
-    from goemotions.report import write
+    from goemotions.report import performance
 
-    folder = write(dataset, _artifacts(candidates), output, prices=Prices(cpu_hour_price, gpu_hour_price))
-    click.echo(f"{folder}: report.md, report.html, per_label.csv")
+    folder = performance.write(dataset, _artifacts(candidates), output, prices=Prices(cpu_hour_price, gpu_hour_price))
+    click.echo(f"{folder}: report.html, report.md, tables/")
 
 
 def _artifacts(candidates: tuple[Path, ...]) -> Any:
-    from goemotions.registry.assembly import CandidateArtifacts
     from goemotions.registry.bundle import VARIANTS
+    from goemotions.registry.candidates import CandidateArtifacts
 
     return {variant: [CandidateArtifacts.below(folder, variant) for folder in candidates] for variant in VARIANTS}
 

@@ -281,7 +281,7 @@ def _hub_snapshot(name: str, revision: str | None) -> Path:
         return Path(snapshot())
 
     try:
-        return outages.retry(request, outages.is_away, "the hub")
+        return outages.retry(request, outages.is_unavailable, "the hub")
     except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise DataError(f"the hub has no data set {name} at revision {revision or 'main'}: check both names") from error
     except Exception as error:

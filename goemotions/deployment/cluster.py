@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from goemotions.errors import DeploymentError
+from goemotions.errors import ClusterUnavailable, DeploymentError, NoCluster
 
 log = logging.getLogger(__name__)
 
@@ -20,14 +20,6 @@ SERVICE_LABEL = "serving.kserve.io/inferenceservice"
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 TIMEOUT_SECONDS = 20
 FORBIDDEN, NOT_FOUND, CONFLICT = 403, 404, 409
-
-
-class ClusterAway(DeploymentError):
-    """The Kubernetes API does not respond now; it may later."""
-
-
-class NoCluster(DeploymentError):
-    """This machine has no configuration of a cluster."""
 
 
 class Cluster:
@@ -163,7 +155,9 @@ class Cluster:
         try:
             yield
         except HTTPError as error:
-            raise ClusterAway(f"the Kubernetes API does not respond: check the context of KUBECONFIG ({place})") from error
+            raise ClusterUnavailable(
+                f"the Kubernetes API does not respond: check the context of KUBECONFIG ({place})"
+            ) from error
         except ApiException as error:
             try:
                 reason = json.loads(error.body)["message"]
@@ -174,7 +168,7 @@ class Cluster:
                 FORBIDDEN: "the account lacks permissions; manifests/components/rbac grants those that deploying needs",
                 NOT_FOUND: "apply manifests/isvc.yaml first, or name another namespace",
             }.get(error.status, "fix the reported cause")
-            kind = ClusterAway if error.status >= 500 or error.status == 429 else DeploymentError
+            kind = ClusterUnavailable if error.status >= 500 or error.status == 429 else DeploymentError
             raise kind(f"Kubernetes refuses {place} ({error.status}, {reason}): {advice}") from error
 
 

@@ -19,13 +19,13 @@ from typing import Any
 
 from goemotions import defaults, strict_json
 from goemotions.deployment import problems
-from goemotions.deployment.cluster import Cluster, ClusterAway
-from goemotions.errors import DeploymentError
+from goemotions.deployment.cluster import Cluster
+from goemotions.errors import ClusterUnavailable, DeploymentError
 from goemotions.registry.model_registry import Version
 
 POLL_SECONDS = 2.0
-# How long the API may be away while a Job is followed.
-AWAY_SECONDS = 300.0
+# How long the API may be unavailable while a Job is followed.
+UNAVAILABLE_SECONDS = 300.0
 TIMEOUT_SECONDS = 3600
 # A finished Job that nobody follows any more is deleted by Kubernetes.
 KEPT_SECONDS = 3600
@@ -111,7 +111,7 @@ def run(command: Sequence[str], settings: Settings, show: Callable[[str], None])
             job.retry(lambda: cluster.create_job(manifest(job.name, command, settings)))
             show(f"job {cluster.namespace}/{job.name}: goemotions {shlex.join(command)}")
             ended = job.follow()
-    except ClusterAway:
+    except ClusterUnavailable:
         raise
     except DeploymentError:
         cluster.delete_job(job.name)
@@ -166,7 +166,7 @@ def manifest(name: str, command: Sequence[str], settings: Settings) -> dict[str,
 
 
 class Job:
-    """A Job that is followed. Requests to an API that does not respond are repeated for ``AWAY_SECONDS``."""
+    """A Job that is followed. Requests to an API that does not respond are repeated for ``UNAVAILABLE_SECONDS``."""
 
     def __init__(self, cluster: Cluster, name: str, show: Callable[[str], None]) -> None:
         self.cluster, self.name, self.show = cluster, name, show
@@ -177,13 +177,13 @@ class Job:
         """What a request returns.
 
         Raises:
-            ClusterAway: the API does not respond for too long.
+            ClusterUnavailable: the API does not respond for too long.
         """
-        deadline = time.monotonic() + AWAY_SECONDS
+        deadline = time.monotonic() + UNAVAILABLE_SECONDS
         while True:
             try:
                 return request()
-            except ClusterAway:
+            except ClusterUnavailable:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(POLL_SECONDS)
@@ -238,6 +238,6 @@ class Job:
         try:
             yield
         except KeyboardInterrupt:
-            raise ClusterAway(f"stopped waiting, {advice}") from None
-        except ClusterAway as error:
-            raise ClusterAway(f"{error}; {advice}") from error
+            raise ClusterUnavailable(f"stopped waiting, {advice}") from None
+        except ClusterUnavailable as error:
+            raise ClusterUnavailable(f"{error}; {advice}") from error

@@ -14,8 +14,8 @@ from goemotions import defaults
 from goemotions.deployment import inference_service, node_pools, problems
 from goemotions.deployment.cluster import Cluster
 from goemotions.deployment.inference_service import ServiceStatus, with_stable_version, with_version
+from goemotions.deployment.live_service import LiveService
 from goemotions.deployment.node_pools import NodePool
-from goemotions.deployment.rollout import Rollout
 from goemotions.errors import BadArgument, DeploymentError
 from goemotions.registry import changes, model_registry, trust
 from goemotions.registry.model_registry import Version
@@ -75,10 +75,10 @@ def deploy(
     before = cluster.service(service)
     if not wait_seconds and inference_service.canaries(before):
         raise DeploymentError(f"{service} has a canary, which is removed in several steps: deploy with a time to wait")
-    rollout = Rollout(cluster, service, wait_seconds, require)
+    live = LiveService(cluster, service, wait_seconds, require)
     is_recorded = False
-    for change, wait in _steps(rollout, before, version, canary_percent, pool):
-        if rollout.update(change) and not is_recorded:
+    for change, wait in _steps(live, before, version, canary_percent, pool):
+        if live.update(change) and not is_recorded:
             target = f"{cluster.namespace}/{service}"
             changes.record(model_name, version, "deploy", target, ServiceStatus.of(before).version, percent=canary_percent)
             is_recorded = True
@@ -87,7 +87,7 @@ def deploy(
 
 
 def _steps(
-    rollout: Rollout, before: dict[str, Any], version: Version, canary_percent: int, pool: NodePool | None
+    live: LiveService, before: dict[str, Any], version: Version, canary_percent: int, pool: NodePool | None
 ) -> Iterator[tuple[Callable[[dict[str, Any]], dict[str, Any]], Callable[[], None]]]:
     """The changes of a deployment, each with the wait after it.
 
@@ -95,18 +95,18 @@ def _steps(
     deletes its Service at once, and its route follows seconds later: so it is removed only when no route gives it traffic.
     """
     if inference_service.is_knative(before):
-        yield (lambda service: with_version(service, version, canary_percent, pool)), rollout.wait_for_revision
+        yield (lambda service: with_version(service, version, canary_percent, pool)), live.wait_for_revision
         return
     canaries = inference_service.canaries(before)
     if not canary_percent:
-        yield (lambda service: with_stable_version(service, version, pool)), rollout.wait_for_predictor
+        yield (lambda service: with_stable_version(service, version, pool)), live.wait_for_predictor
     if not canary_percent or set(canaries.values()) - {inference_service.source_in(before, version)}:
-        yield inference_service.without_traffic_to_canaries, rollout.wait_until_canary_is_idle
+        yield inference_service.without_traffic_to_canaries, live.wait_until_canary_is_idle
         names = {inference_service.CANARY, *canaries}
-        yield inference_service.without_canary, lambda: rollout.wait_until_canaries_are_gone(names)
+        yield inference_service.without_canary, lambda: live.wait_until_canaries_are_gone(names)
     if canary_percent:
-        yield (lambda service: with_version(service, version, canary_percent, pool)), rollout.wait_for_canary
-    yield (lambda service: service), rollout.wait_for_route
+        yield (lambda service: with_version(service, version, canary_percent, pool)), live.wait_for_canary
+    yield (lambda service: service), live.wait_for_route
 
 
 def restart(
@@ -130,17 +130,17 @@ def restart(
         DeploymentError: as ``deploy``.
     """
     cluster = Cluster(namespace)
-    rollout = Rollout(cluster, service or service_name(model_name, variant), wait_seconds)
+    live = LiveService(cluster, service or service_name(model_name, variant), wait_seconds)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    rollout.update(lambda document: inference_service.restarted(document, now))
-    document = cluster.service(rollout.name)
+    live.update(lambda document: inference_service.restarted(document, now))
+    document = cluster.service(live.name)
     if inference_service.is_knative(document):
-        rollout.wait_for_revision()
+        live.wait_for_revision()
     else:
-        rollout.wait_for_predictor()
-        rollout.wait_for_canary()
-        rollout.wait_for_route()
-    return ServiceStatus.of(cluster.service(rollout.name))
+        live.wait_for_predictor()
+        live.wait_for_canary()
+        live.wait_for_route()
+    return ServiceStatus.of(cluster.service(live.name))
 
 
 def deploy_registered(

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from goemotions.deployment import isvc, kserve
-from goemotions.deployment.cluster import Cluster, NoCluster
+from goemotions.deployment.cluster import Cluster
 from goemotions.deployment.inference_service import ServiceStatus
-from goemotions.errors import DeploymentError, WorkflowError
+from goemotions.errors import DeploymentError, NoCluster, WorkflowError
 from goemotions.registry import model_registry, promotion, trust
 from goemotions.registry.bundle import VARIANTS, Variant
 from goemotions.registry.model_registry import Version

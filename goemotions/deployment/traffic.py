@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from goemotions import defaults, strict_json
 from goemotions.deployment import inference_service, kserve, problems
-from goemotions.deployment.cluster import Cluster, ClusterAway
+from goemotions.deployment.cluster import Cluster
 from goemotions.deployment.inference_service import ServiceStatus
-from goemotions.errors import DeploymentError
+from goemotions.errors import ClusterUnavailable, DeploymentError
 
 HTTP_PORT = 8080
 POLL_SECONDS = 0.2
@@ -42,7 +42,7 @@ class TrafficSplit(Protocol):
         """What is set now.
 
         Raises:
-            ClusterAway: it cannot be read now.
+            ClusterUnavailable: it cannot be read now.
         """
 
     def deploy(self, number: str, percent: int, require: Callable[[], None] = lambda: None) -> None:
@@ -159,7 +159,7 @@ class ProxySplit:
                 content: dict[str, Any] = strict_json.load(response, "the answer")
                 return content
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise ClusterAway(f"the proxy at {self._address} does not respond: {error}") from error
+            raise ClusterUnavailable(f"the proxy at {self._address} does not respond: {error}") from error
 
 
 def _is_ready(server: str) -> bool:

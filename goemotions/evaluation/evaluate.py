@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from goemotions import usage
 from goemotions.data.dataset import load_dataset, taxonomy_of
 from goemotions.data.taxonomy import Taxonomy
-from goemotions.data.text import as_cell, as_markdown
-from goemotions.evaluation import counterfactuals, reference, slices
+from goemotions.evaluation import counterfactuals, reference, slices, tables
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.evaluation.reference import Reference
 from goemotions.evaluation.traffic import features_of
@@ -86,7 +83,10 @@ def evaluate(
         )
         of_split = {**compute_metrics(predictions, at_half(predictions)), f"{split}/truncated": float(truncated.sum())}
         if split == "validation":
-            of_split |= {THROUGHPUT: len(rows) / seconds, **(_latency(engine) if predictions.device == "cuda" else {})}
+            of_split[THROUGHPUT] = len(rows) / seconds
+            if predictions.device == "cuda":
+                # The export step, on CPU nodes, cannot measure it.
+                of_split |= dict(zip(LATENCY, engines.latency(engine), strict=True))
         write_split(output, predictions, of_split)
         _write_slices(output, engine, predictions, rows["text"][:])
         if split == "validation":
@@ -99,15 +99,8 @@ def evaluate(
 
 def _write_slices(folder: Path, engine: Engine, predictions: Predictions, texts: Sequence[str]) -> None:
     slices.write(folder / slices.FILE, predictions.ids, texts)
-    write_csv(folder / slices.PER_SLICE, slices.measure(predictions, at_half(predictions), slices.read(folder)))
+    tables.write_csv(folder / slices.PER_SLICE, slices.measure(predictions, at_half(predictions), slices.read(folder)))
     counterfactuals.write(folder / counterfactuals.FILE, engine, texts, predictions.probabilities, predictions.names)
-
-
-def _latency(engine: Engine) -> dict[str, float]:
-    """The latency on a GPU, which the export step, on CPU nodes, cannot measure."""
-    from goemotions.models.export import latency
-
-    return dict(zip(LATENCY, latency(engine), strict=True))
 
 
 def roc(folder: Path) -> tuple[list[float], list[float], list[float]]:
@@ -148,33 +141,5 @@ def write_split(folder: Path, predictions: Predictions, metrics: dict[str, float
     predictions.write(folder / FILE)
     (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=1), encoding="utf-8")
     fitted = at_half(predictions)
-    write_csv(folder / PER_LABEL, compute_per_label(predictions, fitted))
-    write_predictions_csv(folder / PREDICTIONS_CSV, predictions, fitted.apply(predictions.probabilities))
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(map(as_cell, cells) for cells in (rows[0], *(row.values() for row in rows)))
-
-
-def write_markdown(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Writes rows as a Markdown table, numbers with four decimals."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
-    path.write_text("".join(f"| {' | '.join(cells)} |\n" for cells in lines), encoding="utf-8")
-
-
-def _cell(value: object) -> str:
-    text = "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
-    return as_markdown(text)
-
-
-def write_predictions_csv(path: Path, predictions: Predictions, predicted: np.ndarray) -> None:
-    """Writes id, labels, predicted labels and probabilities of each row; ``predicted`` is bool [n, labels]."""
-    names = np.array(predictions.names, dtype=object)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(map(as_cell, ["id", "labels", "predicted", *predictions.names]))
-        rows = zip(predictions.ids, predictions.labels, predicted, predictions.probabilities, strict=True)
-        for row_id, labels, decided, scores in rows:
-            texts = map(as_cell, (row_id, "|".join(names[labels]), "|".join(names[decided])))
-            writer.writerow([*texts, *(f"{score:.6f}" for score in scores)])
+    tables.write_csv(folder / PER_LABEL, compute_per_label(predictions, fitted))
+    tables.write_predictions(folder / PREDICTIONS_CSV, predictions, fitted.apply(predictions.probabilities))

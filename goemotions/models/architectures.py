@@ -105,15 +105,20 @@ def keep_layers(config: transformers.PretrainedConfig, layers: int) -> None:
         config.layer_types = types[:layers]
 
 
+def is_in_head(model: transformers.PreTrainedModel, name: str) -> bool:
+    """Whether a module or parameter of this name belongs to the head: the encoder does not have it."""
+    return not f"{name}.".startswith(f"{model.base_model_prefix}.")
+
+
 def head_parameters(model: transformers.PreTrainedModel) -> list[nn.Parameter]:
-    """Returns the parameters of the head: those that the encoder does not have."""
-    return [p for name, p in model.named_parameters() if not name.startswith(model.base_model_prefix + ".")]
+    """Returns the parameters of the head."""
+    return [parameter for name, parameter in model.named_parameters() if is_in_head(model, name)]
 
 
 def renew_head(model: transformers.PreTrainedModel) -> None:
     """Initializes the head again, by torch's random state, as the architecture initializes a new one."""
     for name, module in model.named_modules():
-        if name and not f"{name}.".startswith(model.base_model_prefix + "."):
+        if name and is_in_head(model, name):
             for parameter in module.parameters(recurse=False):
                 parameter._is_hf_initialized = False  # type: ignore[attr-defined]
             model._init_weights(module)
@@ -122,7 +127,7 @@ def renew_head(model: transformers.PreTrainedModel) -> None:
 def set_head_dropout(model: transformers.PreTrainedModel, probability: float) -> None:
     """Sets the dropout of the head; each architecture calls the field of its config by another name, and MPNet's has none."""
     for name, module in model.named_modules():
-        if isinstance(module, nn.Dropout) and not name.startswith(model.base_model_prefix + "."):
+        if isinstance(module, nn.Dropout) and is_in_head(model, name):
             module.p = probability
 
 

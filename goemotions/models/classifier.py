@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib.resources
-import importlib.util
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +15,14 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
-from goemotions import addresses, outages
 from goemotions.data.taxonomy import Taxonomy
-from goemotions.errors import ModelError, SourceUnreachable, first_line
+from goemotions.errors import ModelError, first_line
 from goemotions.metrics.calibration import Calibrator
-from goemotions.models import architectures, pretrained_tokenizer, weights_folder
+from goemotions.models import architectures, encoder_files, pretrained_tokenizer, weights_folder
 from goemotions.models.architectures import CLASSES, STOCK
+from goemotions.models.encoder_files import EncoderFiles
 from goemotions.models.profiles import Profile
 from goemotions.models.records import TRAINING_FILE
-from goemotions.storage import manifest, store
-from goemotions.storage.temporary import temporary_folder
 
 # Set by the profile and the taxonomy, whatever the config of the weights says.
 OWN_FIELDS = ("model_type", "architectures", "id2label", "label2id", "num_labels", "problem_type")
@@ -54,46 +48,6 @@ UNREADABLE = (
 )
 
 
-@dataclass(frozen=True)
-class EncoderFiles:
-    """A local folder with an encoder's config, weights and tokenizer; ``is_published``: the profile's own, not given by the user."""
-
-    folder: Path
-    is_published: bool
-
-
-@contextlib.contextmanager
-def encoder_files(profile: Profile, weights: str | EncoderFiles = "") -> Iterator[EncoderFiles]:
-    """Resolves an encoder's files for as long as the block lasts.
-
-    Args:
-        profile: the profile whose encoder it is.
-        weights: a folder or ``s3://`` prefix; empty for the profile's package if it is installed, else its revision on the hub;
-            files that are resolved already are passed on.
-
-    Raises:
-        ModelError: the package's or hub's weights are not the published ones.
-        SourceUnreachable: the hub cannot be reached.
-    """
-    encoder = profile.encoder
-    if isinstance(weights, EncoderFiles):
-        yield weights
-    elif addresses.is_s3(weights):
-        with temporary_folder() as scratch:
-            yield EncoderFiles(store.fetch(weights, scratch), is_published=False)
-    elif weights:
-        yield EncoderFiles(Path(weights).expanduser(), is_published=False)
-    else:
-        packaged = encoder.package and importlib.util.find_spec(encoder.package)
-        folder = Path(str(importlib.resources.files(encoder.package) / "model")) if packaged else _from_hub(profile)
-        path = folder / "model.safetensors"
-        if encoder.sha256 and path.exists() and manifest.sha256(path) != encoder.sha256:
-            raise ModelError(
-                f"the weights in {folder} are not the published ones: install or download the pinned version again"
-            )
-        yield EncoderFiles(folder, is_published=True)
-
-
 def build_classifier(
     profile: Profile, taxonomy: Taxonomy, *, weights: str | EncoderFiles = "", seed: int = 0
 ) -> transformers.PreTrainedModel:
@@ -102,14 +56,14 @@ def build_classifier(
     Args:
         profile: the encoder and its settings.
         taxonomy: the labels of the head.
-        weights: the encoder's files, as ``encoder_files`` takes them.
+        weights: the encoder's files, as ``encoder_files.resolve`` takes them.
         seed: seed of the head's initial weights.
 
     Raises:
         ModelError: the weights do not fit the profile.
         SourceUnreachable: the hub cannot be reached.
     """
-    with encoder_files(profile, weights) as files, _quiet_transformers():
+    with encoder_files.resolve(profile, weights) as files, _quiet_transformers():
         torch.manual_seed(seed)
         try:
             config = _config(profile, taxonomy, weights_folder.require(profile, files.folder))
@@ -153,7 +107,7 @@ def _fault(model: transformers.PreTrainedModel, report: dict[str, Any], *, cut: 
 
 def _has_head(model: transformers.PreTrainedModel, report: dict[str, Any]) -> bool:
     """Whether weights of a fine-tuned classifier had a head, which was trained for other labels or another order of them."""
-    head = {name for name, _ in model.named_parameters() if not name.startswith(model.base_model_prefix + ".")}
+    head = {name for name, _ in model.named_parameters() if architectures.is_in_head(model, name)}
     return bool(head - report["missing_keys"])
 
 
@@ -164,7 +118,7 @@ def load_tokenizer(profile: Profile, weights: str | EncoderFiles = "") -> transf
         ModelError: the folder holds none, one that cannot be read, or one that does not fit the encoder.
         SourceUnreachable: the hub cannot be reached.
     """
-    with encoder_files(profile, weights) as files, _quiet_transformers():
+    with encoder_files.resolve(profile, weights) as files, _quiet_transformers():
         fields = weights_folder.require(profile, files.folder)
         try:
             return pretrained_tokenizer.load(files.folder, profile, fields)
@@ -266,30 +220,6 @@ def _from_folder(folder: Path, model_type: str, **options: Any) -> tuple[transfo
                 f"{folder} holds no usable weights: {name} has values that are not finite: give weights of before training diverged"
             )
     return model, report
-
-
-def _from_hub(profile: Profile) -> Path:
-    import huggingface_hub
-
-    base, revision = profile.encoder.base, profile.encoder.revision
-    weights = ["model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"]
-    files = ["config.json", *weights, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
-    download = functools.partial(huggingface_hub.snapshot_download, base, revision=revision, allow_patterns=files)
-
-    def request() -> Path:
-        huggingface_hub.HfApi().model_info(base, revision=revision, timeout=outages.HUB_TIMEOUT_SECONDS)
-        return Path(download())
-
-    try:
-        # A pinned commit that is in the cache needs no network at all.
-        with contextlib.suppress(OSError):
-            return Path(download(local_files_only=True))
-        return outages.retry(request, outages.is_away, "the hub")
-    except Exception as error:
-        raise SourceUnreachable(
-            f"the hub cannot be reached for {base}: give its files with weights={profile.name}=path/to/folder or "
-            f"weights={profile.name}=s3://bucket/prefix/, or train minilm, whose weights are a package"
-        ) from error
 
 
 def _config(profile: Profile, taxonomy: Taxonomy, fields: dict[str, Any]) -> transformers.PretrainedConfig:

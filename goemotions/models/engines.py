@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 import queue
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -35,6 +36,7 @@ INT8_BOUND = 0.03
 LENGTH_STEP = 4
 # Latency is that of a text of so many tokens, of one which every vocabulary has.
 LATENCY_TOKENS, WORD_ID = 20, 5
+LATENCY_RUNS = 200
 # Where a container's quota and its period are, by version 2 of the kernel's control groups, and by version 1.
 QUOTAS = (("sys/fs/cgroup", ("cpu.max",)), ("sys/fs/cgroup/cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")))
 # Texts that are tokenized at once and then batched by length: the more, the less padding, and the rarer a change of shape.
@@ -255,10 +257,23 @@ def score(engine: Engine, texts: Sequence[str], progress: Progress = None) -> tu
 
 
 def one_text(engine: Engine) -> Callable[[], object]:
-    """Returns a function that scores one text of 20 tokens, without tokenization, by which latency is measured."""
+    """Returns a function that scores one text of 20 tokens, without tokenization."""
     ids = np.full((1, LATENCY_TOKENS), WORD_ID, dtype=np.int64)
     mask = np.ones_like(ids)
     return lambda: engine.logits(ids, mask)
+
+
+def latency(engine: Engine) -> tuple[float, float]:
+    """Measures the latency of one text of 20 tokens, without tokenization, in ms: its median and 95th percentile."""
+    run = one_text(engine)
+    for _ in range(LATENCY_RUNS // 10):
+        run()
+    times = []
+    for _ in range(LATENCY_RUNS):
+        started = time.perf_counter()
+        run()
+        times.append(1000 * (time.perf_counter() - started))
+    return float(np.median(times)), float(np.percentile(times, 95))
 
 
 def score_ids(engine: Engine, rows: Sequence[Sequence[int]]) -> np.ndarray:

@@ -49,18 +49,6 @@ def alpha_of(window_seconds: float = WINDOW_SECONDS, false_alarms_per_month: flo
     return min(false_alarms_per_month * window_seconds / MONTH_SECONDS, LARGEST_ALPHA)
 
 
-def alert_z(labels: int) -> float:
-    """The number of standard errors from which on the alert rule in Prometheus fires for a label.
-
-    The rule compares the square roots of two rates, whose standard error is half the root of the sum of the inverse numbers of texts,
-    whatever the rates are (Anscombe 1948, "The transformation of Poisson, binomial and negative-binomial data"). It has the chance of a
-    false alarm of ``compare`` for the default window, divided among its tests for so many labels (Bonferroni).
-    """
-    from scipy.stats import norm
-
-    return float(norm.isf(alpha_of() / (2 * labels + len(FEATURES)) / 2))
-
-
 def compare(reference: Traffic, window: Traffic, alpha: float) -> list[DriftTest]:
     """Every test that both have the counts for, those with the smallest p-values first.
 

@@ -110,7 +110,7 @@ def query(address: str, text: str, read: Callable[[Any], T], time: float | None 
         raise MonitoringUnavailable(f"Prometheus answered in an unknown form ({type(error).__name__})") from error
 
 
-def addresses(samples: Iterable[Sample]) -> dict[str, str]:
+def server_of_version(samples: Iterable[Sample]) -> dict[str, str]:
     """One server of each version, by the version's number; of samples that ``Scrape`` read."""
     return {dict(one.labels)["version"]: one.instance for one in samples if one.name == INFO and one.value == 1}
 

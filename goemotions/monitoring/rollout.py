@@ -20,10 +20,10 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from goemotions import defaults, outages
-from goemotions.deployment.cluster import ClusterAway
 from goemotions.deployment.traffic import TrafficSplit
 from goemotions.errors import (
     BadArgument,
+    ClusterUnavailable,
     DeploymentError,
     IntegrityError,
     LockLost,
@@ -198,7 +198,7 @@ class _Runner:
         """Gives the canary its share; returns why that failed."""
         try:
             self._deploy(self.state.version, self.state.percent)
-        except ClusterAway:
+        except ClusterUnavailable:
             raise
         except DeploymentError as error:
             return f"it does not become ready: {error}"
@@ -294,7 +294,7 @@ class _Runner:
         try:
             self.save()
         except StorageError as error:
-            # The canary does not keep its traffic because the store is away or full. The change itself requires the lock.
+            # The canary does not keep its traffic because the store is unavailable or full. The change itself requires the lock.
             log.warning("the decision is not in the store: %s", error)
 
     def _end(self, phase: str) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from goemotions.deployment.cluster import ClusterAway
 from goemotions.deployment.traffic import TrafficSplit
-from goemotions.errors import MonitoringUnavailable, StorageError
+from goemotions.errors import ClusterUnavailable, MonitoringUnavailable, StorageError
 from goemotions.monitoring import answers
 from goemotions.monitoring.analysis import TESTS, Analysis
 from goemotions.monitoring.answers import Answers, Expected
-from goemotions.monitoring.observations import Scrape, Source, addresses
+from goemotions.monitoring.observations import Scrape, Source, server_of_version
 from goemotions.monitoring.plan import Plan
 from goemotions.monitoring.rollout_state import ANEW, FILE, State
 from goemotions.monitoring.version_traffic import Increases
@@ -76,7 +75,7 @@ class Step:
             self._problem_since = self._problem_since if self._problem else now
             self.obstacle = self._problem = self._rollout.split.problem()
             samples = self._rollout.source.read()
-        except (ClusterAway, MonitoringUnavailable) as error:
+        except (ClusterUnavailable, MonitoringUnavailable) as error:
             self.obstacle = str(error)
             return
         traffic = self._increases.update(samples)
@@ -89,7 +88,7 @@ class Step:
             self.analysis.add_copies(compared, copies.get("different", 0))
         if compared or rejected:
             self.analysis.add_repeated(compared + rejected, rejected)
-        self._request(addresses(samples))
+        self._request(server_of_version(samples))
 
     def _request(self, servers: dict[str, str]) -> None:
         """Sends the next texts to both versions."""
@@ -105,7 +104,7 @@ class Step:
                 # They are sent again by the next look: whether they are rejected again.
                 self.analysis.add_repeated(1, 1)
                 raise
-        except (ClusterAway, MonitoringUnavailable) as error:
+        except (ClusterUnavailable, MonitoringUnavailable) as error:
             self.obstacle = self.obstacle or str(error)
             return
         self.analysis.add_repeated(1, 0)
@@ -119,7 +118,7 @@ class Step:
         """The address of a server of a version; if the metrics come from Prometheus, texts go to the servers themselves."""
         address = servers.get(number, "")
         if not address.startswith("http"):
-            address = addresses(Scrape(self._rollout.split.targets).read()).get(number, "")
+            address = server_of_version(Scrape(self._rollout.split.targets).read()).get(number, "")
         if not address:
             raise MonitoringUnavailable(f"no server of version {number} can be reached from here")
         return address

@@ -14,7 +14,7 @@ from typing import Literal
 from goemotions import strict_json
 from goemotions.errors import TrackingError
 from goemotions.registry import model_registry
-from goemotions.registry.mlflow_client import patient
+from goemotions.registry.mlflow_client import retrying
 from goemotions.registry.model_registry import Version
 
 HISTORY_TAG = "goemotions.history."
@@ -74,7 +74,7 @@ def record(model: str, version: Version, action: Action, target: str, before: st
         if (one.sequence, one.action, one.before, one.percent) == (last, action, before, percent):
             return
     sequence = last + 1
-    patient.set_registered_model_tag(model, CHANGES_TAG, str(sequence))
+    retrying.set_registered_model_tag(model, CHANGES_TAG, str(sequence))
     change = Change(action, target, before, version.number, _user_and_host(), now, percent, sequence)
     model_registry.set_tag(model, version, f"{HISTORY_TAG}{sequence:08d}.{now}", change.to_json())
 
@@ -103,7 +103,7 @@ def _read(version: Version, tag: str) -> Change:
 
 def _last(model: str) -> int:
     """The number of the last change of a registered model; 0 if there was none."""
-    text = patient.get_registered_model(model).tags.get(CHANGES_TAG, "0")
+    text = retrying.get_registered_model(model).tags.get(CHANGES_TAG, "0")
     if not re.fullmatch("[0-9]{1,18}", text):
         last = f"the highest number in the tags {HISTORY_TAG}* of its versions"
         raise TrackingError(f"{model}: its tag {CHANGES_TAG} is damaged: set it in MLflow to {last}")

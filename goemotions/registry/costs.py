@@ -12,17 +12,14 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from goemotions import defaults, usage
 from goemotions.errors import TrackingError
 from goemotions.models.records import TrainingRecord
 from goemotions.registry import tracking
 from goemotions.registry.bundle import Variant
+from goemotions.registry.candidates import CandidateArtifacts
 from goemotions.usage import Usage
-
-if TYPE_CHECKING:
-    from goemotions.registry.assembly import CandidateArtifacts
 
 log = logging.getLogger(__name__)
 

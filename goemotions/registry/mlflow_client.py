@@ -95,8 +95,8 @@ def client() -> Any:
     return MlflowClient(_uri())
 
 
-class _Patient:
-    """The client, whose requests are repeated while the server is away, and whose errors are a TrackingError.
+class _RetryingClient:
+    """The client, whose requests are repeated while the server is unavailable, and whose errors are a TrackingError.
 
     For requests that change nothing when they are repeated.
     """
@@ -104,7 +104,7 @@ class _Patient:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         @translate_errors()
         def request(*arguments: Any, **options: Any) -> Any:
-            return outages.retry(lambda: getattr(client(), name)(*arguments, **options), _is_away, "MLflow")
+            return outages.retry(lambda: getattr(client(), name)(*arguments, **options), _is_unavailable, "MLflow")
 
         return request
 
@@ -128,7 +128,7 @@ def translate_errors() -> Iterator[None]:
         raise kind(f"MLflow refused the request or did not respond: {reason}") from error
 
 
-patient: Any = _Patient()
+retrying: Any = _RetryingClient()
 
 
 @translate_errors()
@@ -147,7 +147,7 @@ def create_once(find: Callable[[], Created | None], create: Callable[[], Created
             os.environ[RETRIES] = "0"
             return create()
         except MlflowException as error:
-            if not _is_away(error) or not (waits or time.monotonic() < deadline):
+            if not _is_unavailable(error) or not (waits or time.monotonic() < deadline):
                 raise
             time.sleep(waits.pop(0) if waits else outages.LONGEST_SECONDS)
             outages.guard()
@@ -156,10 +156,10 @@ def create_once(find: Callable[[], Created | None], create: Callable[[], Created
     return existing
 
 
-def _is_away(error: Exception) -> bool:
+def _is_unavailable(error: Exception) -> bool:
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException):
         status = int(error.get_http_status_code())
         return status >= 500 or status == outages.TOO_MANY_REQUESTS
-    return outages.is_away(error)
+    return outages.is_unavailable(error)

@@ -8,7 +8,7 @@ from typing import Any
 
 from goemotions import addresses
 from goemotions.errors import BadArgument, ModelError
-from goemotions.registry.mlflow_client import Absent, Exists, client, connect, create_once, patient
+from goemotions.registry.mlflow_client import Absent, Exists, client, connect, create_once, retrying
 
 # Of a version: how its last rollout ended, as JSON.
 ROLLOUT_TAG = "goemotions.rollout"
@@ -57,7 +57,7 @@ def get_or_create_version(model: str, run_id: str, source: str, tags: dict[str, 
     """
     connect()
     with contextlib.suppress(Exists):
-        patient.create_registered_model(model)
+        retrying.create_registered_model(model)
     version = create_once(
         lambda: version_of_bundle(model, run_id, source),
         lambda: _version(client().create_model_version(model, source, run_id, tags=tags)),
@@ -84,7 +84,7 @@ def find_version(model: str, reference: str) -> Version | None:
         )
     reference = uri[1] if uri else reference
     connect()
-    request = patient.get_model_version if reference.isdigit() else patient.get_model_version_by_alias
+    request = retrying.get_model_version if reference.isdigit() else retrying.get_model_version_by_alias
     try:
         return _version(request(model, reference))
     except Absent:
@@ -157,24 +157,24 @@ def tags(model: str) -> dict[str, str]:
 def _registered(model: str) -> Any:
     connect()
     try:
-        return patient.get_registered_model(model)
+        return retrying.get_registered_model(model)
     except Absent as error:
         raise ModelError(f"no model {model} is registered: check its name") from error
 
 
 def set_alias(model: str, alias: str, number: str) -> None:
-    patient.set_registered_model_alias(model, alias, number)
+    retrying.set_registered_model_alias(model, alias, number)
 
 
 def set_tag(model: str, version: Version, name: str, value: str) -> None:
-    patient.set_model_version_tag(model, version.number, name, value)
+    retrying.set_model_version_tag(model, version.number, name, value)
 
 
 def _search(query: str) -> list[Version]:
-    page = patient.search_model_versions(query)
+    page = retrying.search_model_versions(query)
     entities = list(page)
     while page.token:
-        page = patient.search_model_versions(query, page_token=page.token)
+        page = retrying.search_model_versions(query, page_token=page.token)
         entities += page
     return [_version(entity) for entity in entities]
 

@@ -18,8 +18,9 @@ from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.selection import CandidateScores, latency_limit
 from goemotions.models import engines
 from goemotions.models.engines import Engine
-from goemotions.registry import assembly, bundle, changes, model_registry, tracking, trust
+from goemotions.registry import bundle, changes, model_registry, tracking, trust
 from goemotions.registry.bundle import SERVING, Bundle, BundleLocation, Variant
+from goemotions.registry.candidates import stored_scores
 from goemotions.registry.changes import Action
 from goemotions.registry.model_registry import Version
 from goemotions.storage import lock
@@ -140,7 +141,7 @@ def promote(
             if rolled_out_against and _number(before) != rolled_out_against:
                 moved = f"from version {rolled_out_against} to {_number(before) or 'none'}"
                 raise PromotionRefused(f"{champion_alias(variant)} was moved {moved} during the rollout")
-            compared = judge(challenger, variant, before, options)
+            compared = compare_with_champion(challenger, variant, before, options)
             if compared and before:
                 _require(compared.verdict, version, before, variant, is_rolled_out=bool(rolled_out_against))
             with lock.hold(BundleLocation.parse(version.source).model_prefix) as held:
@@ -176,10 +177,12 @@ def compare(
     """
     with _challenger(model_name, reference) as (challenger, variant, _):
         options = GateOptions(dataset, latency_budget_ms, quality_tolerance)
-        return judge(challenger, variant, champion(model_name, variant), options)
+        return compare_with_champion(challenger, variant, champion(model_name, variant), options)
 
 
-def judge(challenger: Challenger, variant: Variant, before: Version | None, options: GateOptions) -> Comparison | None:
+def compare_with_champion(
+    challenger: Challenger, variant: Variant, before: Version | None, options: GateOptions
+) -> Comparison | None:
     """Compares a challenger with the champion; None if there is no champion.
 
     If the variant has a latency budget, the engines of both are timed in turns. A champion that was scored on other data is scored
@@ -192,7 +195,7 @@ def judge(challenger: Challenger, variant: Variant, before: Version | None, opti
         return None
     limit = latency_limit(variant, options.latency_budget_ms)
     with _fetched(before, variant) as loaded:
-        ours, theirs = challenger.scores, assembly.stored_scores(loaded)
+        ours, theirs = challenger.scores, stored_scores(loaded)
         if theirs.validation.digest != ours.validation.digest and theirs.validation.names == ours.validation.names:
             theirs = replace(theirs, validation=_score_again(loaded, before, challenger, options.dataset))
         if limit is not None:
@@ -209,7 +212,7 @@ def _challenger(model_name: str, reference: str) -> Iterator[tuple[Challenger, V
     version = model_registry.get_version(model_name, reference)
     with _fetched(version, trust.variant_of(reference)) as candidate:
         load_engine = functools.partial(candidate.load_engine, threads=1)
-        yield Challenger(assembly.stored_scores(candidate), load_engine, version.run_id), candidate.metadata.variant, version
+        yield Challenger(stored_scores(candidate), load_engine, version.run_id), candidate.metadata.variant, version
 
 
 def rollback(variant: Variant, *, model_name: str = defaults.MODEL_NAME, to: str = "") -> Move:

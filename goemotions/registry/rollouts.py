@@ -13,7 +13,7 @@ from goemotions import strict_json
 from goemotions.errors import TrackingError
 from goemotions.registry import model_registry
 from goemotions.registry.bundle import BundleLocation
-from goemotions.registry.mlflow_client import patient
+from goemotions.registry.mlflow_client import retrying
 from goemotions.registry.model_registry import Version
 from goemotions.storage import lock
 
@@ -51,7 +51,7 @@ def begin(model: str, service: str, version: Version, record: Record) -> None:
 
 def write(model: str, service: str, record: Record) -> None:
     """Writes the record of a service."""
-    patient.set_registered_model_tag(model, TAG + service, json.dumps(asdict(record)))
+    retrying.set_registered_model_tag(model, TAG + service, json.dumps(asdict(record)))
 
 
 def records(model: str) -> dict[str, Record]:

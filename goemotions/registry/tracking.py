@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from goemotions import addresses, defaults
 from goemotions.errors import TrackingError
-from goemotions.registry.mlflow_client import Absent, client, connect, create_once, patient
+from goemotions.registry.mlflow_client import Absent, client, connect, create_once, retrying
 
 if TYPE_CHECKING:
     # Importing it takes seconds.
@@ -51,7 +51,7 @@ class Run:
         from mlflow.entities import Param
 
         parameters = [Param(name, str(value)[:PARAMETER_LIMIT]) for name, value in values.items()]
-        patient.log_batch(self.run_id, params=parameters)
+        retrying.log_batch(self.run_id, params=parameters)
 
     def log_metrics(self, values: dict[str, float], step: int = 0) -> None:
         """Logs metrics. If the server cannot be reached, they are kept and sent by a later call."""
@@ -70,22 +70,22 @@ class Run:
         from mlflow.entities import Metric, RunTag
 
         now = int(time.time() * 1000)
-        logged = patient.get_run(self.run_id).data
+        logged = retrying.get_run(self.run_id).data
         changed = [Metric(name, float(value), now, 0) for name, value in metrics.items() if logged.metrics.get(name) != value]
         new_tags = [RunTag(name, value) for name, value in tags.items() if logged.tags.get(name) != value]
         if changed or new_tags:
-            patient.log_batch(self.run_id, metrics=changed, tags=new_tags)
+            retrying.log_batch(self.run_id, metrics=changed, tags=new_tags)
 
     def log_missing(self, history: Sequence[dict[str, float]]) -> None:
         """Logs the epochs (from 1) that the server lacks, because an earlier attempt of the step could not reach it."""
-        logged = {entry.step for entry in patient.get_metric_history(self.run_id, next(iter(history[0])))}
+        logged = {entry.step for entry in retrying.get_metric_history(self.run_id, next(iter(history[0])))}
         for step, values in enumerate(history, start=1):
             if step not in logged:
                 self.log_metrics(values, step)
 
     def set_tags(self, values: dict[str, str]) -> None:
         for name, value in values.items():
-            patient.set_tag(self.run_id, name, value)
+            retrying.set_tag(self.run_id, name, value)
 
     def log_dataset(self, info: DatasetInfo) -> None:
         """Logs each split of a Dataset as an input of the run. Logging it again changes nothing."""
@@ -106,10 +106,10 @@ class Run:
             )
             for split, rows in info["rows"].items()
         ]
-        patient.log_inputs(self.run_id, inputs)
+        retrying.log_inputs(self.run_id, inputs)
 
     def log_folder(self, path: Path, name: str) -> None:
-        patient.log_artifacts(self.run_id, str(path), name)
+        retrying.log_artifacts(self.run_id, str(path), name)
 
     def link(self, address: str = "") -> str:
         """The URL of the run in MLflow's user interface.
@@ -117,14 +117,14 @@ class Run:
         Args:
             address: of MLflow as browsers reach it; empty for the tracking URI.
         """
-        experiment = patient.get_run(self.run_id).info.experiment_id
+        experiment = retrying.get_run(self.run_id).info.experiment_id
         return f"{(address or connect()).rstrip('/')}/#/experiments/{experiment}/runs/{self.run_id}"
 
     def finish(self, status: str = "FINISHED") -> None:
-        patient.set_terminated(self.run_id, status)
+        retrying.set_terminated(self.run_id, status)
         # The server responds again; there is no later call that would send them.
         if self._unsent:
-            patient.log_batch(self.run_id, metrics=self._unsent)
+            retrying.log_batch(self.run_id, metrics=self._unsent)
             self._unsent = []
 
 
@@ -154,12 +154,12 @@ def get_or_create_run(pipeline_run: str, profile: str = "") -> Run:
     from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
     connect()
-    plugin_run = patient.get_run(os.environ["MLFLOW_RUN_ID"]) if os.environ.get("MLFLOW_RUN_ID") else None
+    plugin_run = retrying.get_run(os.environ["MLFLOW_RUN_ID"]) if os.environ.get("MLFLOW_RUN_ID") else None
     experiment_id = plugin_run.info.experiment_id if plugin_run else _experiment()
     query = f"tags.`{RUN_TAG}` = '{pipeline_run}' and tags.`{PROFILE_TAG}` = '{profile or '-'}'"
 
     def find() -> Run | None:
-        runs = patient.search_runs([experiment_id], query, max_results=1, order_by=["attributes.start_time ASC"])
+        runs = retrying.search_runs([experiment_id], query, max_results=1, order_by=["attributes.start_time ASC"])
         return Run(runs[0].info.run_id) if runs else None
 
     def create() -> Run:
@@ -180,15 +180,15 @@ def get_or_create_run(pipeline_run: str, profile: str = "") -> Run:
 def tags_of_runs(pipeline_run: str) -> list[dict[str, str]]:
     """The tags of a pipeline run's runs, parent and children; none if MLflow has no such pipeline run."""
     connect()
-    experiments = [experiment.experiment_id for experiment in patient.search_experiments()]
-    runs = patient.search_runs(experiments, f"tags.`{RUN_TAG}` = '{pipeline_run}'")
+    experiments = [experiment.experiment_id for experiment in retrying.search_experiments()]
+    runs = retrying.search_runs(experiments, f"tags.`{RUN_TAG}` = '{pipeline_run}'")
     return [dict(run.data.tags) for run in runs]
 
 
 def run_tags(run_id: str) -> dict[str, str]:
     """The tags of a run."""
     connect()
-    return dict(patient.get_run(run_id).data.tags)
+    return dict(retrying.get_run(run_id).data.tags)
 
 
 def pipeline_run_tags(run_id: str) -> dict[str, str]:
@@ -203,7 +203,7 @@ def end_of_run(run_id: str) -> float | None:
     """When an MLflow run ended, or began if it has not ended, in seconds since the epoch; None if there is no such run."""
     connect()
     try:
-        info = patient.get_run(run_id).info
+        info = retrying.get_run(run_id).info
     except Absent:
         return None
     return float(info.end_time or info.start_time) / 1000
@@ -220,7 +220,7 @@ def _dataset_source(info: DatasetInfo) -> tuple[str, dict[str, str]]:
 
 def _experiment() -> str:
     def find() -> str | None:
-        experiment = patient.get_experiment_by_name(defaults.EXPERIMENT)
+        experiment = retrying.get_experiment_by_name(defaults.EXPERIMENT)
         return str(experiment.experiment_id) if experiment else None
 
     return create_once(find, lambda: str(client().create_experiment(defaults.EXPERIMENT)))

@@ -13,15 +13,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from goemotions.errors import ModelError
-from goemotions.evaluation import evaluate
+from goemotions.evaluation import evaluate, tables
 from goemotions.evaluation.predictions import Predictions
 from goemotions.metrics import thresholds
 from goemotions.metrics.classification import METRICS_FILE
 from goemotions.models.engine_names import WEIGHTS, Computation
 from goemotions.models.records import EXPORT_FILE, TrainingRecord
 from goemotions.registry import assembly, references, tracking
-from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import PER_LABEL, PREDICTIONS, Variant
+from goemotions.registry.candidates import CandidateArtifacts, of_folder
 from goemotions.storage import layout, manifest, signature, store
 from goemotions.storage.temporary import temporary_folder
 
@@ -119,15 +119,15 @@ def _write_variant(folder: Path, artifacts: CandidateArtifacts) -> Computation:
         predictions = Predictions.read(scored)
         metrics |= assembly.write_split(folder, split, predictions, stored)
         table = (folder / PREDICTIONS.format(split=split)).with_suffix(".csv")
-        evaluate.write_predictions_csv(table, predictions, fitted.apply(predictions.probabilities))
+        tables.write_predictions(table, predictions, fitted.apply(predictions.probabilities))
         rows = evaluate.compute_per_label(predictions, fitted)
-        evaluate.write_markdown((folder / PER_LABEL.format(split=split)).with_suffix(".md"), rows)
+        tables.write_markdown((folder / PER_LABEL.format(split=split)).with_suffix(".md"), rows)
     (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=1), encoding="utf-8")
     return predictions.computation
 
 
 def _of_folder(folder: Path, profile: str) -> dict[Variant, CandidateArtifacts]:
-    profiles = variants_by_profile(assembly.of_folder(folder))
+    profiles = variants_by_profile(of_folder(folder))
     if profile not in profiles:
         raise ModelError(f"{folder} has no model of the profile {profile!r}: it has {', '.join(profiles) or 'none'}")
     return profiles[profile]

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from goemotions.report.document import Cell, Section, Table
-from goemotions.report.reference import EARLIER_DIGEST, OFFICIAL_DIGEST
+from goemotions.report.published import EARLIER_DIGEST, OFFICIAL_DIGEST
 from goemotions.report.result import signed, title_of
 
 # Written by `python -m benchmarks.ablations`, the second one with `--final`.

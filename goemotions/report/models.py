@@ -13,7 +13,7 @@ from goemotions.registry.bundle import SERVING, Variant
 from goemotions.registry.registered_versions import RegisteredVersion
 from goemotions.report import figures
 from goemotions.report.document import Cell, Figure, Section, Table
-from goemotions.report.reference import OFFICIAL_DIGEST, PREVIOUS
+from goemotions.report.published import OFFICIAL_DIGEST, PREVIOUS
 from goemotions.report.result import HEADLINE, Result, source_name, teacher_title, title_of, with_interval
 
 METRICS = (*HEADLINE, "precision_macro", "recall_macro", "precision_micro", "recall_micro", "labels_per_row")

@@ -19,8 +19,8 @@ from goemotions.metrics import bootstrap, thresholds
 from goemotions.metrics.classification import METRICS_FILE, LabelMetrics
 from goemotions.metrics.thresholds import Thresholds, ThresholdsFile
 from goemotions.models.records import ExportRecord, RunRecord, TrainingRecord, all_runs, read_exports
-from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, SERVING, Variant
+from goemotions.registry.candidates import CandidateArtifacts
 from goemotions.report.document import Table
 
 RESAMPLES = 500

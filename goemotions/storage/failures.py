@@ -19,17 +19,17 @@ class Failure:
         codes: codes of stores, HTTP statuses, and names of the client's exceptions.
         problem: what is wrong; ``{tries}`` is the number of requests.
         remedy: what to do; ``{region}`` is the region that the store names.
-        is_passing: whether the same request may succeed later.
+        is_transient: whether the same request may succeed later.
     """
 
     codes: frozenset[str]
     problem: str
     remedy: str
-    is_passing: bool = False
+    is_transient: bool = False
 
 
-def _failure(codes: str, problem: str, remedy: str, *, is_passing: bool = False) -> Failure:
-    return Failure(frozenset(codes.split()), problem, remedy, is_passing)
+def _failure(codes: str, problem: str, remedy: str, *, is_transient: bool = False) -> Failure:
+    return Failure(frozenset(codes.split()), problem, remedy, is_transient)
 
 
 NOT_KNOWN = _failure(
@@ -95,14 +95,14 @@ FAILURES = (
         "TooManyRequestsException BandwidthLimitExceeded RequestThrottled 429",
         "the store limits the rate of requests and refused {tries}",
         "try again later, or with fewer processes",
-        is_passing=True,
+        is_transient=True,
     ),
     _failure(
         "InternalError InternalFailure ServiceUnavailable RequestTimeout RequestTimeoutException "
         "XMinioServerNotInitialized 500 502 503 504",
         "the object store failed {tries}",
         "try again later",
-        is_passing=True,
+        is_transient=True,
     ),
     _failure("SSLError", "the store's certificate cannot be verified", "set AWS_CA_BUNDLE to the certificate authority's file"),
     _failure(
@@ -115,7 +115,7 @@ FAILURES = (
         "IncompleteReadError RetriesExceededError ProtocolError HTTPError",
         "the object store cannot be reached",
         "check AWS_ENDPOINT_URL and that it runs",
-        is_passing=True,
+        is_transient=True,
     ),
 )
 
@@ -138,7 +138,7 @@ def named(location: str, error: Exception) -> StorageError:
     region = details.get("Region") or headers.get("x-amz-bucket-region") or "<the bucket's region>"
     problem = failure.problem.format(tries="once" if tries == 1 else f"{tries} times")
     said = f"{code}: {details['Message']}"[:200] if failure is NOT_KNOWN and details.get("Message") else code
-    kind = StorageUnavailable if failure.is_passing else StorageError
+    kind = StorageUnavailable if failure.is_transient else StorageError
     return kind(f"{location}: {problem} ({said}): {failure.remedy.format(region=region)}{_endpoint(location, failure)}")
 
 

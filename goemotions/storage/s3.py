@@ -41,8 +41,8 @@ MISSING = {"NoSuchKey", "404"}
 # 409: another write of the same object is in progress.
 CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409", "NoSuchKey"}
 
-# For requests that may be repeated, which all of these may.
-BORNE = outages.retried(StorageUnavailable, "the object store")
+# Decorates requests, all of which may be repeated.
+RETRIED = outages.retried(StorageUnavailable, "the object store")
 
 
 class S3Backend(Backend):
@@ -57,7 +57,7 @@ class S3Backend(Backend):
         self.bucket, _, prefix = location.removeprefix("s3://").partition("/")
         self.prefix = prefix if not prefix or prefix.endswith("/") else prefix + "/"
 
-    @BORNE
+    @RETRIED
     def files(self, prefix: str = "") -> list[File]:
         with translate_errors(self.location):
             pages = client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
@@ -79,7 +79,7 @@ class S3Backend(Backend):
         tagged = self.read_tagged(name, most_bytes)
         return tagged[0] if tagged else None
 
-    @BORNE
+    @RETRIED
     def read_tagged(self, name: str, most_bytes: int = MOST_BYTES) -> tuple[bytes, str] | None:
         """The content of an object and the tag of this version of it, or None if there is no such object."""
         with translate_errors(self.location):
@@ -99,7 +99,7 @@ class S3Backend(Backend):
     def require_unchanged(self, file: File) -> None:
         """Nothing to do: each read has this condition."""
 
-    @BORNE
+    @RETRIED
     def download(self, file: File, path: Path) -> None:
         with translate_errors(self.location):
             try:
@@ -111,7 +111,7 @@ class S3Backend(Backend):
                     raise file.changed(self.location) from error
                 raise
 
-    @BORNE
+    @RETRIED
     def upload(self, path: Path, name: str) -> None:
         with translate_errors(self.location):
             client().upload_file(str(path), self.bucket, self.prefix + name)
@@ -123,7 +123,7 @@ class S3Backend(Backend):
             yield path
             self.upload(path, name)
 
-    @BORNE
+    @RETRIED
     def write(self, name: str, content: bytes) -> None:
         with translate_errors(self.location):
             client().put_object(Bucket=self.bucket, Key=self.prefix + name, Body=content)
@@ -131,7 +131,7 @@ class S3Backend(Backend):
     def write_new(self, name: str, content: bytes) -> bool:
         return self.write_if(name, content, None) is not None
 
-    @BORNE
+    @RETRIED
     def write_if(self, name: str, content: bytes, tag: str | None) -> str | None:
         """Writes an object if it still has this tag or, with None, if it does not exist yet.
 
@@ -153,7 +153,7 @@ class S3Backend(Backend):
         self.delete(sorted((file.name for file in self.files()), key=lambda name: not name.endswith(first)))
         self._abort_uploads(0.0)
 
-    @BORNE
+    @RETRIED
     def delete(self, names: Sequence[str]) -> None:
         with translate_errors(self.location):
             for name in names:
@@ -207,13 +207,13 @@ class _ObjectReader(io.RawIOBase):
         self._position += len(content)
         return len(content)
 
-    @BORNE
+    @RETRIED
     def _head(self) -> Mapping[str, Any]:
         with translate_errors(self._location):
             head: Mapping[str, Any] = client().head_object(**self._object)
             return head
 
-    @BORNE
+    @RETRIED
     def _content(self, span: str) -> bytes:
         with translate_errors(self._location):
             try:

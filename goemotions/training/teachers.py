@@ -13,7 +13,7 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -23,13 +23,11 @@ from goemotions.errors import DataError, IntegrityError, ModelError, TrainingErr
 from goemotions.evaluation import predictions
 from goemotions.evaluation.predictions import Predictions
 from goemotions.models import profiles
+from goemotions.models.encoder_files import EncoderFiles
 from goemotions.models.profiles import Profile
 from goemotions.models.records import RunRecord, read_runs
 from goemotions.storage import manifest, store
 from goemotions.storage.temporary import temporary_folder
-
-if TYPE_CHECKING:
-    from goemotions.models.classifier import EncoderFiles
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from goemotions.data.dataset import load_dataset, taxonomy_of
 from goemotions.data.labels import SOFT_LABELS
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.metrics import calibration
-from goemotions.models import classifier, engines, profiles
-from goemotions.models.classifier import EncoderFiles
+from goemotions.models import classifier, encoder_files, engines, profiles
+from goemotions.models.encoder_files import EncoderFiles
 from goemotions.models.profiles import Profile, Teacher
 from goemotions.models.records import CalibrationRecord, RunRecord, TrainingRecord, all_runs
 from goemotions.models.tokenizer import TextEncoder
@@ -49,6 +49,10 @@ class Material:
     texts: list[str]
     train: TokenizedSplit
     validation: TokenizedSplit
+
+    def targets(self, profile: Profile) -> TokenizedSplit:
+        """The rows of train with their labels, smoothed as the profile says."""
+        return TokenizedSplit(self.train.rows, losses.smooth(self.train.labels, profile.hyperparameters.label_smoothing))
 
     def transfer(self, count: int) -> list[list[int]]:
         """Token ids of so many texts of the transfer set."""
@@ -83,8 +87,7 @@ def train(
     profile = profiles.get(profile_name, options.hyperparameters())
     options = dataclasses.replace(options, precision=hardware.resolve_precision(options.precision))
     with load(dataset, profile, options.weights) as material, hardware.memory_errors(), stop_signal() as stopped:
-        smoothed = losses.smooth(material.train.labels, profile.hyperparameters.label_smoothing)
-        targets = TokenizedSplit(material.train.rows, smoothed)
+        targets = material.targets(profile)
         fit_network = functools.partial(fit, material, options, stopped)
         named = teachers.scores_of(dataset, options.teachers)
         rows = len(material.texts)
@@ -145,8 +148,7 @@ def teach(
         if is_kept and (copied := distributed.on_first(lambda: teachers.from_store(kept, dataset, output))):
             _write_usage(output, f"teach {teacher}")
             return copied
-        smoothed = losses.smooth(material.train.labels, profile.hyperparameters.label_smoothing)
-        train = TokenizedSplit(material.train.rows, smoothed)
+        train = material.targets(profile)
         checkpoints = store_location and layout.checkpoints(store_location, "teachers", key)
         loop = fit(material, options, stopped, profile, teacher.seed, train, checkpoints, on_epoch)
         scores, record = distillation.score(loop, [*train.rows, *material.transfer(count)]), loop.record()
@@ -173,7 +175,7 @@ def load(dataset: Path, profile: Profile, weights: str = "") -> Iterator[Materia
     """Reads and tokenizes the train and validation splits; the encoder's files are there for as long as the block lasts."""
     splits, info = load_dataset(dataset, ("train", "validation"))
     taxonomy = taxonomy_of(info)
-    with classifier.encoder_files(profile, weights) as files:
+    with encoder_files.resolve(profile, weights) as files:
         tokenizer = classifier.load_tokenizer(profile, files)
         encoder = TextEncoder(tokenizer.backend_tokenizer, profile.hyperparameters.max_length, tokenizer.pad_token_id)
         train, validation = (

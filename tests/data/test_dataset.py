@@ -596,7 +596,7 @@ def test_the_digest_of_known_rows_never_changes() -> None:
 
 
 def test_quoted_fields_of_the_official_layout_are_decoded_and_their_digest_never_changes(tmp_path: Path) -> None:
-    """Whoever changes how texts are read computes ``report.reference.OFFICIAL_DIGEST`` again: the report compares by it."""
+    """Whoever changes how texts are read computes ``report.published.OFFICIAL_DIGEST`` again: the report compares by it."""
     quoted = b'"a ""quiet"" lake"\t0\tt1\nsnow on stone\t1\tt2\n"a storm, ""so"" they say"\t1,2\tt3\n'
     info = ingested(tmp_path, {"train.tsv": quoted})
     assert [text for text, *_ in rows_of(tmp_path / "dataset")] == ['a "quiet" lake', "snow on stone", 'a storm, "so" they say']

@@ -12,8 +12,7 @@ from click.testing import CliRunner, Result
 
 from goemotions.cli import main as cli
 from goemotions.deployment import isvc, job
-from goemotions.deployment.cluster import ClusterAway
-from goemotions.errors import BadArgument, DeploymentError
+from goemotions.errors import BadArgument, ClusterUnavailable, DeploymentError
 from goemotions.registry import mlflow_client, model_registry
 from tests.deployment.test_kserve import MANIFEST, Kubernetes, kubernetes, versions
 from tests.manifests.test_manifests import restricted
@@ -90,14 +89,16 @@ def test_a_refused_job_is_a_named_error(kubernetes: Kubernetes) -> None:
 
 
 def test_a_job_that_cannot_be_followed_goes_on_and_is_named(kubernetes: Kubernetes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "AWAY_SECONDS", 0.1)
+    monkeypatch.setattr(job, "UNAVAILABLE_SECONDS", 0.1)
     started: list[str] = []
 
     def show(line: str) -> None:
         started.append(line)
         kubernetes.switch(away=1000)
 
-    with pytest.raises(ClusterAway, match=r"does not respond.*; job goemotions-\w+ goes on: `kubectl -n models logs -f job/"):
+    with pytest.raises(
+        ClusterUnavailable, match=r"does not respond.*; job goemotions-\w+ goes on: `kubectl -n models logs -f job/"
+    ):
         job.run(["model", "--help"], job.Settings("image"), show)
     kubernetes.switch(away=0)
     assert len(kubernetes.state("jobs")) == 1

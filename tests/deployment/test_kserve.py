@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from goemotions.deployment import inference_service, isvc, kserve, node_pools, rollout, status
+from goemotions.deployment import inference_service, isvc, kserve, live_service, node_pools, status
 from goemotions.deployment.cluster import Cluster
 from goemotions.errors import BadArgument, DeploymentError, ModelError
 from goemotions.registry import changes, model_registry, tracking
@@ -139,7 +139,7 @@ def test_a_deployment_that_is_killed_goes_on_where_it_was(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(rollout.Rollout, wait, killed)
+        patched.setattr(live_service.LiveService, wait, killed)
         with pytest.raises(KeyboardInterrupt):
             deploy("2")
     over = deploy("2")

@@ -25,11 +25,13 @@ import promql_parser
 import pytest
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
+from scipy.stats import norm
 
 from benchmarks import store
 from goemotions.cli import main as cli
 from goemotions.deployment import inference_service, node_pools
 from goemotions.deployment import isvc as manifest
+from goemotions.evaluation.traffic import FEATURES
 from goemotions.monitoring import comparison
 from goemotions.registry import bundle
 from goemotions.serving import metrics as exported
@@ -808,13 +810,23 @@ def test_the_alert_on_drift_fires_for_a_rare_label(predicted: int, rows: int, fi
     assert drift_rule_fires(predicted, rows, 54, 5426) is fires
 
 
+def standard_errors_of_an_alarm(labels: int) -> float:
+    """From how many standard errors on the rule fires: with the chance of a false alarm that ``comparison.compare`` has for the default
+    window, divided among its tests for so many labels (Bonferroni).
+
+    The rule compares the square roots of two rates, whose standard error is half the root of the sum of the inverse numbers of texts,
+    whatever the rates are (Anscombe 1948, "The transformation of Poisson, binomial and negative-binomial data").
+    """
+    return float(norm.isf(comparison.alpha_of() / (2 * labels + len(FEATURES)) / 2))
+
+
 @pytest.mark.parametrize("labels", [1, 3, 28, 200, 1000])
 def test_the_alert_on_drift_has_the_figures_of_the_library_for_any_number_of_labels(labels: int) -> None:
     assert f"{math.log(comparison.LEAST_RATIO) / 2:.5f}" in drift_rule()
     rows, reference = 10_000, 20
     root, error = math.sqrt((reference + 0.375) / rows), math.sqrt(2 / rows) / 2
     for standard_errors, fires in ((0.99, False), (1.01, True)):
-        predicted = rows * (root + standard_errors * comparison.alert_z(labels) * error) ** 2 - 0.375
+        predicted = rows * (root + standard_errors * standard_errors_of_an_alarm(labels) * error) ** 2 - 0.375
         assert drift_rule_fires(predicted, rows, reference, rows, labels) is fires
 
 

@@ -164,7 +164,7 @@ def test_every_architecture_is_trained_exported_and_scored(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(export, "LATENCY_RUNS", 10)
+    monkeypatch.setattr(engines, "LATENCY_RUNS", 10)
     monkeypatch.setattr(export, "QUANTIZATION_TEXTS", 16)
     layers = 2 if model_type in NEEDS_TWO_LAYERS else 1
     profile = profile_of(model_type, pooling=pooling, layers=layers, learning_rate=3e-3, head_lr_multiplier=10.0)

@@ -102,7 +102,7 @@ def test_padding_changes_nothing_in_the_float_graph(model_folder: Path, onnx_fol
 def test_the_same_model_exports_to_the_same_bytes_and_keeps_the_log_level(
     dataset: Path, model_folder: Path, onnx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "LATENCY_RUNS", 10)
+    monkeypatch.setattr(engines, "LATENCY_RUNS", 10)
     level = logging.getLogger().level
     export.export(dataset, model_folder, tmp_path)
     assert logging.getLogger().level == level
@@ -121,7 +121,7 @@ class Branching(CLASSES["bert-mean-pooled"]):  # type: ignore[misc]
 def test_a_graph_whose_scores_differ_from_the_model_is_refused(
     dataset: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "LATENCY_RUNS", 10)
+    monkeypatch.setattr(engines, "LATENCY_RUNS", 10)
     monkeypatch.setitem(CLASSES, "bert-mean-pooled", Branching)
     with pytest.raises(ModelError, match="the exported graph differs from the model by up to"):
         export.export(dataset, model_folder, tmp_path)

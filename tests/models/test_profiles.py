@@ -113,7 +113,7 @@ def test_former_names_of_hyperparameters_are_read_and_removed_ones_are_named_err
 def test_a_profile_trains_exports_and_scores(
     name: str, dataset: Path, weights: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "LATENCY_RUNS", 10)
+    monkeypatch.setattr(engines, "LATENCY_RUNS", 10)
     monkeypatch.setattr(export, "QUANTIZATION_TEXTS", 16)
     texts = load_dataset(dataset)[0]["validation"]["text"][:40]
     record = trainer.train(

@@ -269,7 +269,7 @@ def test_waiting_outlasts_a_restart_of_the_server(kubeflow: Kubeflow, monkeypatc
     started = submit.start(connection, package.pack_training("", "", {}, force=True), "e")
     kubeflow.switch(away=12)
     assert progress.Progress(started, lambda line: None).follow() == "SUCCEEDED"
-    monkeypatch.setattr(progress, "AWAY_SECONDS", 0.2)
+    monkeypatch.setattr(progress, "UNAVAILABLE_SECONDS", 0.2)
     kubeflow.switch(away=10_000)
     with pytest.raises(client.ServerError, match="does not respond"):
         progress.Progress(started, lambda line: None).follow()

@@ -7,8 +7,9 @@ import pytest
 
 from goemotions import usage
 from goemotions.registry import costs
-from goemotions.registry.assembly import CandidateArtifacts, assemble
+from goemotions.registry.assembly import assemble
 from goemotions.registry.bundle import VARIANTS, BundleMetadata
+from goemotions.registry.candidates import CandidateArtifacts
 from goemotions.registry.costs import Prices, Step
 from goemotions.report import cost
 from goemotions.usage import Usage

@@ -22,7 +22,7 @@ from goemotions import defaults
 from goemotions.evaluation import tuning
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.registry import changes, mlflow_client, model_registry, promotion, registration, tracking
-from goemotions.registry.assembly import CandidateArtifacts
+from goemotions.registry.candidates import CandidateArtifacts
 from goemotions.storage import manifest
 from goemotions.storage import store as storage
 

@@ -152,15 +152,15 @@ def test_a_process_that_lost_the_lock_moves_no_alias(model: str, monkeypatch: py
 
 def test_a_champion_of_another_process_is_the_one_to_compare_with(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """While version 2 is compared with version 1, version 3 becomes the champion."""
-    judge, others = promotion.judge, iter(["3"])
+    compare, others = promotion.compare_with_champion, iter(["3"])
 
     def meanwhile(*arguments: Any) -> promotion.Comparison | None:
-        compared = judge(*arguments)
+        compared = compare(*arguments)
         for number in others:
             move_champion(model, number)
         return compared
 
-    monkeypatch.setattr(promotion, "judge", meanwhile)
+    monkeypatch.setattr(promotion, "compare_with_champion", meanwhile)
     assert promotion.promote("2", model_name=model).before == "3"
     assert [one.before for one in changes.history(model_registry.get_version(model, "2"), ALIAS)] == ["3"]
 

@@ -19,7 +19,6 @@ from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.metrics import thresholds
 from goemotions.prediction.predictor import Predictor
 from goemotions.registry import (
-    assembly,
     bundle,
     changes,
     model_registry,
@@ -28,8 +27,8 @@ from goemotions.registry import (
     registration,
     tracking,
 )
-from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, VARIANTS, Variant
+from goemotions.registry.candidates import CandidateArtifacts, collect
 from goemotions.storage import layout, lock, manifest, s3, store
 from tests.support import damage
 from tests.support.bundles import assemble
@@ -137,7 +136,7 @@ def test_artifact_lists_are_collected_by_profile() -> None:
         return [Artifact(f"{name}{number}") for number in (1, 2)]
 
     lists = tuple(artifacts(name) for name in ("validation", "test", "thresholds"))
-    collected = assembly.collect(artifacts("model"), artifacts("onnx"), {"cpu": lists})
+    collected = collect(artifacts("model"), artifacts("onnx"), {"cpu": lists})
     assert collected == {
         "cpu": [
             CandidateArtifacts(*(Path(f"{name}{n}") for name in ("model", "onnx", "validation", "test", "thresholds")))

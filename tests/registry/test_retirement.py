@@ -18,7 +18,7 @@ from goemotions.errors import ModelError, PromotionRefused, TrackingError
 from goemotions.registry import changes, model_registry, orphans, promotion, references, retirement, rollouts, tracking, trust
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.changes import HISTORY_TAG, Change
-from goemotions.registry.mlflow_client import patient
+from goemotions.registry.mlflow_client import retrying
 from goemotions.registry.model_registry import Version
 from goemotions.registry.retirement import DAY_SECONDS, Policy
 from goemotions.registry.rollouts import Record
@@ -122,7 +122,7 @@ def test_the_versions_of_an_unfinished_rollout_are_kept(model: Model) -> None:
 @pytest.mark.parametrize("value", ["", "[]", "{", '{"version": 1}'])
 def test_a_damaged_record_of_a_rollout_retires_nothing(model: Model, value: str) -> None:
     model.add()
-    patient.set_registered_model_tag(model.name, "goemotions.rollout.x", value)
+    retrying.set_registered_model_tag(model.name, "goemotions.rollout.x", value)
     with pytest.raises(TrackingError, match=r"its tag goemotions.rollout.x is damaged: remove it in MLflow"):
         model.retire()
 
@@ -212,7 +212,7 @@ def test_a_forged_history_is_a_named_error(values: dict[str, Any]) -> None:
 @pytest.mark.parametrize("number", ["", "first", "-1", "9" * 5000])
 def test_a_forged_number_of_changes_moves_nothing(model: Model, number: str) -> None:
     version = model.add()
-    patient.set_registered_model_tag(model.name, changes.CHANGES_TAG, number)
+    retrying.set_registered_model_tag(model.name, changes.CHANGES_TAG, number)
     with pytest.raises(TrackingError, match=r"its tag goemotions.changes is damaged: set it in MLflow to the highest number"):
         model.make_champion(version)
     assert promotion.champion(model.name, "cpu") is None
@@ -221,7 +221,7 @@ def test_a_forged_number_of_changes_moves_nothing(model: Model, number: str) -> 
 @pytest.mark.fault("version-forged")
 def test_a_version_without_a_variant_is_a_named_error(model: Model) -> None:
     number = model.add().number
-    patient.delete_model_version_tag(model.name, number, "variant")
+    retrying.delete_model_version_tag(model.name, number, "variant")
     for command in ("deploy", "rollout"):
         result = CliRunner().invoke(cli.commands, ["model", command, number, "--model-name", model.name])
         assert isinstance(result.exception, ModelError), result.exception

@@ -22,7 +22,7 @@ import sqlalchemy.exc
 from goemotions import defaults
 from goemotions.errors import TrackingError
 from goemotions.registry import changes, mlflow_client, model_registry, registration, tracking
-from goemotions.registry.assembly import CandidateArtifacts
+from goemotions.registry.candidates import CandidateArtifacts
 from goemotions.storage import manifest, store
 from tests.support import http_server
 

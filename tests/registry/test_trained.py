@@ -24,8 +24,8 @@ from goemotions.models.engine_names import WEIGHTS
 from goemotions.models.records import read_exports
 from goemotions.prediction.predictor import Predictor
 from goemotions.registry import mlflow_client, model_run, registration, tracking, trained
-from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import VARIANTS
+from goemotions.registry.candidates import CandidateArtifacts
 from goemotions.registry.registered_versions import RegisteredVersion
 from goemotions.storage import layout, manifest
 from goemotions.storage import store as storage

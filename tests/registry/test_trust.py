@@ -18,9 +18,19 @@ from goemotions.deployment import isvc, kserve
 from goemotions.errors import IntegrityError, ModelError, StorageError, UntrustedBundle
 from goemotions.prediction import plans, shards
 from goemotions.prediction.predictor import Predictor
-from goemotions.registry import bundle, mlflow_model, model_registry, promotion, references, registration, tracking, trust
-from goemotions.registry.assembly import CandidateArtifacts
+from goemotions.registry import (
+    bundle,
+    changes,
+    mlflow_model,
+    model_registry,
+    promotion,
+    references,
+    registration,
+    tracking,
+    trust,
+)
 from goemotions.registry.bundle import BundleLocation
+from goemotions.registry.candidates import CandidateArtifacts
 from goemotions.registry.model_registry import Version
 from goemotions.storage import manifest, signature
 from goemotions.storage import store as storage
@@ -281,9 +291,12 @@ def test_a_bundle_that_others_wrote_into_the_store_is_refused_by_every_reader(
             "score": lambda: shards.score(planned(version.number, tmp_path)),
             "download": lambda: references.download(version.number, tmp_path / "out", "trust"),
             "promote": lambda: promotion.promote(version.number, model_name="trust"),
+            "rollback": lambda: promotion.rollback("cpu", model_name="trust", to=version.number),
             "deploy": lambda: kserve.deploy(version.number, "", "", model_name="trust"),
             "manifest": lambda: isvc.write(copied_manifest(tmp_path), {"goemotions-cpu": version}),
         }
+        # Whoever reaches MLflow can write that it was champion before.
+        changes.record("trust", version, "promote", "champion-cpu", "")
         for name, read in readers.items():
             with pytest.raises(UntrustedBundle, match=message):
                 pytest.fail(f"{name} used it: {read()}")

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from goemotions import report
-from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import VARIANTS
+from goemotions.registry.candidates import CandidateArtifacts
+from goemotions.report import performance
 from goemotions.report.result import Result
 from tests.conftest import MadeOnce
 
@@ -46,7 +46,7 @@ def results(candidates: dict[Any, list[CandidateArtifacts]]) -> list[Result]:
 @pytest.fixture(scope="session")
 def folder(dataset: Path, candidates: dict[Any, list[CandidateArtifacts]], made_once: MadeOnce) -> Path:
     """The folder of a report on registered models."""
-    return made_once("report", lambda folder: report.write(dataset, candidates, folder, REGISTERED, commit="c0ffee"))
+    return made_once("report", lambda folder: performance.write(dataset, candidates, folder, REGISTERED, commit="c0ffee"))
 
 
 @pytest.fixture(scope="session")

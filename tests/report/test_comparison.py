@@ -7,11 +7,11 @@ import pytest
 from sklearn.metrics import precision_score, recall_score
 
 from goemotions.models.records import RunRecord
-from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import VARIANTS
+from goemotions.registry.candidates import CandidateArtifacts
 from goemotions.report import comparison, use_cases
 from goemotions.report.document import to_markdown
-from goemotions.report.reference import OFFICIAL_DIGEST
+from goemotions.report.published import OFFICIAL_DIGEST
 from goemotions.report.result import Result, best
 from tests.report.test_winner import write_candidate
 

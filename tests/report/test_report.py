@@ -14,15 +14,15 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
 
-from goemotions import report
 from goemotions.data.dataset import ingest, load_dataset
 from goemotions.evaluation import evaluate
+from goemotions.evaluation.tables import write_csv
 from goemotions.metrics.classification import METRICS_FILE
 from goemotions.registry.bundle import ENGINES, VARIANTS
-from goemotions.report import comparison, measurements, use_cases
+from goemotions.report import comparison, measurements, performance, use_cases
 from goemotions.report import dataset as report_dataset
 from goemotions.report.document import to_markdown
-from goemotions.report.reference import OFFICIAL_DIGEST
+from goemotions.report.published import OFFICIAL_DIGEST
 from goemotions.report.result import Result, milliseconds
 
 FILES = ["dataset.html", "dataset.md", "figures", "report.html", "report.md", "tables"]
@@ -291,7 +291,7 @@ def test_each_version_has_the_command_that_downloads_it(markdown: str) -> None:
 
 
 def test_a_report_without_registration_has_no_versions(dataset: Path, results: list[Result]) -> None:
-    _, sections = report.sections(dataset, results, registered={})
+    _, sections = performance.sections(dataset, results, registered={})
     text = to_markdown("t", sections)
     assert "## Models" in text
     assert "Registered versions" not in text
@@ -353,7 +353,7 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
     """A function that replaces the measurements of the package: called with the rows of ``ablations`` or ``frontier``."""
     for name in ("ABLATIONS", "SEEDS", "FRONTIER"):
         monkeypatch.setattr(measurements, name, tmp_path / f"{name.lower()}.csv")
-    return lambda name, rows: evaluate.write_csv(tmp_path / f"{name}.csv", rows)
+    return lambda name, rows: write_csv(tmp_path / f"{name}.csv", rows)
 
 
 def test_measurements_are_shown_for_the_data_they_were_made_on(recorded: Any, markdown_tables: Any) -> None:

@@ -12,8 +12,8 @@ from goemotions.evaluation.selection import latency_limit, select_winner
 from goemotions.metrics import thresholds
 from goemotions.metrics.thresholds import StrategyResult, Thresholds, ThresholdsFile
 from goemotions.models.records import CalibrationRecord, ExportRecord, TrainingRecord
-from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, VARIANTS
+from goemotions.registry.candidates import CandidateArtifacts
 from goemotions.report import use_cases
 from goemotions.report.result import Result
 

@@ -1,12 +1,13 @@
 """The lock: one holder at a time on every store, whatever it does, and a process that was killed blocks no longer than its lease."""
 
+import fcntl
 import json
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import boto3
 import hypothesis
@@ -262,6 +263,25 @@ def test_a_lock_that_was_removed_is_not_held_any_more(location: str) -> None:
             (Path(location) / lock.NAME).unlink()
         with lock.hold(location), pytest.raises(StorageError, match=r"taken over|was removed"), held.writing():
             pytest.fail("two processes wrote")
+
+
+@pytest.mark.fault("lock-lost")
+def test_a_lock_file_that_is_removed_while_it_is_taken_is_not_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flock, removed = fcntl.flock, []
+
+    def after_a_removal(file: IO[bytes], operation: int) -> None:
+        """Another process removes the file after this one has opened it."""
+        if not removed:
+            removed.append((tmp_path / lock.NAME).unlink())
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", after_a_removal)
+    with (
+        lock.hold(f"{tmp_path}/"),
+        pytest.raises(StorageError, match="another process still holds"),
+        lock.hold(f"{tmp_path}/", 0.2),
+    ):
+        pytest.fail("two processes hold the lock")
 
 
 def test_a_folder_that_cannot_be_locked_is_a_named_error(tmp_path: Path) -> None:

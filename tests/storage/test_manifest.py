@@ -151,6 +151,16 @@ def test_a_folder_with_other_files_is_seen_without_them(folder: Path) -> None:
         assert manifest.verify(folder) == manifest.read(seen)
 
 
+@pytest.mark.fault("unnamed-file")
+def test_a_linked_folder_that_is_not_named_is_not_seen(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    adapter = tmp_path_factory.mktemp("adapter")
+    (adapter / "adapter_config.json").write_text("{}")
+    (folder / "linked").symlink_to(adapter)
+    with manifest.only_named(folder) as seen:
+        assert not (seen / "linked").exists()
+        assert (seen / "sub" / "config.json").is_file()
+
+
 def test_an_empty_file_is_refused_and_no_manifest_is_written(tmp_path: Path) -> None:
     make(tmp_path, {"a": b"x", "sub/empty": b""})
     with pytest.raises(IntegrityError, match="sub/empty is empty"):

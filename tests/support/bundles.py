@@ -8,8 +8,8 @@ from pathlib import Path
 
 from goemotions.models.engine_names import WEIGHTS
 from goemotions.registry import assembly
-from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import ENGINES, BundleMetadata, Variant
+from goemotions.registry.candidates import CandidateArtifacts
 from goemotions.storage import manifest
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from goemotions.evaluation import tuning
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.registry import model_registry, registration
-from goemotions.registry.assembly import CandidateArtifacts
 from goemotions.registry.bundle import BundleLocation
+from goemotions.registry.candidates import CandidateArtifacts
 from goemotions.storage import store as storage
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from goemotions.deployment import problems, rollout
+from goemotions.deployment import live_service, problems
 from tests.support.kubernetes_server import NAMESPACE, TOKEN
 
 
@@ -66,8 +66,8 @@ def running(manifest: Path, folder: Path, environment: pytest.MonkeyPatch) -> It
         server = Kubernetes(f"http://127.0.0.1:{int(process.stdout.readline())}")
         kubeconfig(folder / "kubeconfig", server.url)
         environment.setenv("KUBECONFIG", str(folder / "kubeconfig"))
-        environment.setattr(rollout, "POLL_SECONDS", 0.01)
-        environment.setattr(rollout, "SETTLE_SECONDS", 0.0)
+        environment.setattr(live_service, "POLL_SECONDS", 0.01)
+        environment.setattr(live_service, "SETTLE_SECONDS", 0.0)
         environment.setattr(problems, "SECONDS", {**dict.fromkeys(problems.SECONDS, 0.2), "start": float("inf")})
         try:
             yield server

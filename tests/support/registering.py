@@ -11,7 +11,7 @@ from pathlib import Path
 
 from goemotions.errors import WorkflowError
 from goemotions.registry import registration
-from goemotions.registry.assembly import CandidateArtifacts
+from goemotions.registry.candidates import CandidateArtifacts
 from goemotions.storage import lock
 
 # If a process is killed while it holds the lock, the others wait for this long.

@@ -16,7 +16,7 @@ from goemotions.data.dataset import ingest, load_dataset
 from goemotions.errors import BadAddress, DataError, IntegrityError, Interrupted, ModelError, TrainingError, UntrustedBundle
 from goemotions.evaluation.predictions import Predictions
 from goemotions.models import engines, profiles
-from goemotions.models.classifier import EncoderFiles
+from goemotions.models.encoder_files import EncoderFiles
 from goemotions.models.profiles import Teacher
 from goemotions.models.records import RunRecord, TrainingRecord, all_runs
 from goemotions.models.tokenizer import TextEncoder

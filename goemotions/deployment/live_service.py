@@ -1,4 +1,4 @@
-"""Changes an InferenceService, and waits for what KServe makes of it. A wait says for what, and ends early if it cannot help."""
+"""Changes of an InferenceService in the cluster, and waits for what KServe makes of them. A wait ends early if it cannot help."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ RESUME = "both versions serve; deploy again, it goes on from here"
 Service = dict[str, Any]
 
 
-class Rollout:
-    """Changes an InferenceService and waits for what comes of it. All waits together end after ``seconds``; with 0 there are none.
+class LiveService:
+    """An InferenceService in the cluster. All waits together end after ``seconds``; with 0 there are none.
 
     ``require`` is called before each change, and raises if it may not be made any more.
     """
