@@ -5,6 +5,7 @@ Neither torch nor transformers is needed, so that a run can be refused before it
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,8 +24,9 @@ FOREIGN_FIELDS = ("auto_map", "quantization_config", "transformers_weights")
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 # Types of tensors that are weights as they are; quantized ones would need their scales.
 FLOATS = ("F16", "BF16", "F32", "F64")
-# Without a layer, transformers builds an encoder of its embeddings alone; each is built before weights are compared with it.
-LAYERS, MOST_LAYERS = ("num_hidden_layers", "n_layers"), 1000
+# Without a layer, transformers builds an encoder of its embeddings alone, and with less than one head, one that fails at the first
+# batch. Each layer is built before its weights are compared with it.
+COUNTS, MOST = ("num_hidden_layers", "n_layers", "num_attention_heads", "n_heads", "num_hidden_groups", "inner_group_num"), 1000
 # Tensors that are no weights, such as position_ids.
 POSITIONS = "_ids"
 
@@ -80,14 +82,23 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(
             f"{folder} takes code or weights from elsewhere ({foreign[0]}): only {', '.join(TYPES)} are loaded, as they are"
         )
-    for name in LAYERS:
-        if name in fields and fields[name] not in range(1, MOST_LAYERS + 1):
+    for name in COUNTS:
+        if name in fields and fields[name] not in range(1, MOST + 1):
             raise ModelError(
-                f"{folder / 'config.json'} has {name} {str(fields[name])[:20]}, and an encoder has 1 to {MOST_LAYERS:,}: copy it again"
+                f"{folder / 'config.json'} has {name} {str(fields[name])[:20]}, and an encoder has 1 to {MOST:,}: copy it again"
             )
     for path in weights:
         _require_floats(path)
     return fields
+
+
+def elements(folder: Path) -> int:
+    """The number of values in the weights of a folder.
+
+    Raises:
+        ModelError: as ``read_config``.
+    """
+    return sum(math.prod(tensor.get_shape()) for path in _files(folder) for tensor in _tensors(path).values())
 
 
 def _files(folder: Path) -> list[Path]:
@@ -122,16 +133,20 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _require_floats(path: Path) -> None:
-    try:
-        with safe_open(path, "numpy") as file:
-            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - it is no dictionary
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is damaged ({first_line(error):.200}): copy or save it again") from error
-    for name, kind in sorted(kinds.items()):
-        if kind not in FLOATS and not name.endswith(POSITIONS):
+    for name, tensor in sorted(_tensors(path).items()):
+        if (kind := tensor.get_dtype()) not in FLOATS and not name.endswith(POSITIONS):
             raise ModelError(
                 f"{path} has {name} as {kind}, as quantized weights are: give the weights as they were before, in 16 or 32 bits"
             )
+
+
+def _tensors(path: Path) -> dict[str, Any]:
+    """The tensors of a file, by name, of which only types and shapes are read."""
+    try:
+        with safe_open(path, "numpy") as file:
+            return {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is damaged ({first_line(error):.200}): copy or save it again") from error
 
 
 def _starts_with(path: Path, start: bytes) -> bool:
