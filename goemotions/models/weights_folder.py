@@ -12,9 +12,12 @@ from typing import Any, get_args
 from safetensors import SafetensorError, safe_open
 
 from goemotions import strict_json
-from goemotions.errors import ModelError, first_line
+from goemotions.errors import ModelError, StorageError, first_line
 from goemotions.models.profiles import ModelType, Profile
 from goemotions.models.records import read_json
+from goemotions.storage import store
+from goemotions.storage.temporary import temporary_folder
+from goemotions.strict_json import MOST_BYTES
 
 TYPES: tuple[str, ...] = get_args(ModelType)
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -46,6 +49,30 @@ def require(profile: Profile, folder: Path) -> dict[str, Any]:
             f"give weights of {encoder.base}"
         )
     return fields
+
+
+def require_stored(profile: Profile, location: str) -> None:
+    """``require`` for a location in a store, of which little more than the names and shapes of the tensors is downloaded.
+
+    Raises:
+        ModelError: as for ``require``.
+        StorageError: the location has no file, or cannot be read.
+    """
+    with temporary_folder() as folder:
+        listed = [file for file in store.files(location) if "/" not in file.name]
+        if not listed:
+            raise StorageError(f"{location} holds no file: check the location and its final /")
+        for file in listed:
+            with store.open_file(location, file.name, file) as stored, (folder / file.name).open("wb") as outline:
+                # A file of tensors begins with their names, types and shapes, and the size of these.
+                size = int.from_bytes(stored.read(8), "little") if file.name.endswith(".safetensors") else MOST_BYTES
+                stored.seek(0)
+                outline.write(stored.read(min(size + 8, MOST_BYTES)))
+                outline.truncate(file.size)
+        try:
+            require(profile, folder)
+        except ModelError as error:
+            raise ModelError(str(error).replace(str(folder), location.rstrip("/"))) from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import ModelError
-from goemotions.models import architectures
+from goemotions.models import architectures, weights_folder
 from goemotions.models.classifier import build_classifier, load_classifier, load_tokenizer, save_classifier
 from goemotions.models.profiles import ModelType
 from tests.conftest import WORDS
@@ -157,6 +157,18 @@ def test_a_config_that_means_far_more_than_the_weights_have_is_refused_before_me
         ModelError, match=r"means an encoder of [\d,]+ parameters, and its weights have [\d,]+: copy both again"
     ):
         build_classifier(profile_of("bert"), taxonomy, weights=str(folder))
+
+
+@pytest.mark.fault("weights-unusable")
+def test_weights_in_a_store_are_refused_by_what_their_files_begin_with(repository: Callable[[ModelType], Path]) -> None:
+    folder = repository("bert")
+    weights_folder.require_stored(profile_of("bert"), f"{folder}/")
+    rewrite(folder, lambda tensors: tensors | {"bert.pooler.dense.bias": tensors["bert.pooler.dense.bias"].to(torch.int8)})
+    with pytest.raises(ModelError, match=rf"{folder}/model\.safetensors has bert\.pooler\.dense\.bias as I8"):
+        weights_folder.require_stored(profile_of("bert"), f"{folder}/")
+    lfs_pointer(folder / "model.safetensors")
+    with pytest.raises(ModelError, match=rf"{folder}/model\.safetensors is a pointer of Git LFS"):
+        weights_folder.require_stored(profile_of("bert"), f"{folder}/")
 
 
 @pytest.mark.fault("weights-unusable")
