@@ -674,7 +674,7 @@ def test_the_traffic_never_goes_back_to_a_version_that_was_not_champion(service:
         {"analysis": ANALYSIS | {"seconds": "1"}},
         {"analysis": ANALYSIS | {"evidence": {"errors": {"rate": "0.01", "logs": [0.0], "value": 0.0}}}},
     ],
-    ids=str,
+    ids=lambda fields: str(fields)[:40],
 )
 def test_a_damaged_state_is_a_named_error(service: Service, fields: dict[str, Any]) -> None:
     service.begun(**fields)
