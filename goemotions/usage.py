@@ -104,7 +104,12 @@ def read(folder: Path) -> dict[str, Usage]:
 
 
 def parse(entry: dict[str, float | str]) -> Usage:
-    """A ``Usage`` from JSON; other keys are ignored."""
+    """A ``Usage`` from JSON; other keys are ignored.
+
+    Raises:
+        BadJson: a value has another type.
+    """
+    strict_json.require(entry, Usage, FILE)
     known = {field.name for field in fields(Usage)}
     return Usage(**{name: value for name, value in entry.items() if name in known})  # type: ignore[arg-type]
 

@@ -51,7 +51,7 @@ def run(folder: Path = stack.FOLDER, *, on_reason: bool = False, **arguments: An
         arguments: parameters of ``pipelines.training.training``.
 
     Raises:
-        BadArgument, ModelError: a parameter has a value that it cannot have, or weights in a folder cannot be used.
+        BadArgument, ModelError: a parameter has a value that it cannot have, or weights cannot be used.
         RunFailed: a step failed, or another run is in progress.
         StackError: the stack did not start.
         StorageError: the store cannot hold a lock, or cannot be used.
@@ -59,10 +59,11 @@ def run(folder: Path = stack.FOLDER, *, on_reason: bool = False, **arguments: An
     """
     pipeline = training.for_run(has_teachers=bool(arguments.get("teachers")), on_reason=on_reason)
     parameters.check(arguments, pipeline)
+    weights = [(profiles.get(name), location) for name, location in arguments.get("weights", {}).items()]
     # Before hours are spent on other models and teachers; `train` does the same.
-    for name, location in arguments.get("weights", {}).items():
+    for profile, location in weights:
         if not addresses.is_s3(location):
-            weights_folder.require(profiles.get(name), Path(location).expanduser())
+            weights_folder.require(profile, Path(location).expanduser())
     addresses.endpoints(os.environ)
     addresses.tracking(os.environ.get("MLFLOW_TRACKING_URI", ""))
     os.environ.update(stack.services(folder))
@@ -73,6 +74,9 @@ def run(folder: Path = stack.FOLDER, *, on_reason: bool = False, **arguments: An
     print(
         f"registers at {mlflow_client.connect()}, stores in {arguments['store']} at {os.environ.get('AWS_ENDPOINT_URL', 'AWS')}"
     )
+    for profile, location in weights:
+        if addresses.is_s3(location):
+            weights_folder.require_stored(profile, location)
     # Before hours are spent; `register` does the same.
     print(probe.run(layout.models(arguments["store"], arguments.get("model_name", defaults.MODEL_NAME))))
     root = _root(folder)

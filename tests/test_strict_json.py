@@ -104,7 +104,7 @@ def test_every_reader_of_a_stored_file_reads_it_or_raises_a_named_error(name: st
 
 @pytest.mark.fault("stored-json-hostile")
 def test_costs_without_a_readable_file_are_left_out(tmp_path: Path) -> None:
-    for content in (HARMFUL | SHAPES).values():
+    for content in (*(HARMFUL | SHAPES).values(), b'{"train": {"wall_seconds": "1"}}', b'{"train": {"device": 1}}'):
         (tmp_path / usage.FILE).write_bytes(content)
         assert usage.read(tmp_path) == {}
 

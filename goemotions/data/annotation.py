@@ -128,7 +128,7 @@ def read_export(path: Path) -> Iterator[Labelled]:
             yield from _read(row, number, file.stat().st_mtime)
     except BadJson:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise DataError(f"{file} is no export of Label Studio or Argilla: export JSON there, or use Dataset.to_disk") from error
 
 

@@ -20,6 +20,7 @@ from goemotions.data.parquet_footer import BYTE_ARRAY, DELTA_BYTE_ARRAY
 from goemotions.errors import DataError
 
 CHUNK = 4096
+FEATHER_1 = b"FEA1"
 BATCH_BYTES = 2**26
 # Of which a cell may take gigabytes as objects of Python.
 LARGE_BATCH = 2**24
@@ -165,9 +166,8 @@ def arrow_batches(file: BinaryIO, name: str, size: int) -> Iterator[pa.RecordBat
 
     def batches() -> Iterator[pa.RecordBatch]:
         reader = _arrow_reader(file)
-        if isinstance(reader, pa.ipc.RecordBatchFileReader):
-            reader = (reader.get_batch(number) for number in range(reader.num_record_batches))
-        for batch in reader:
+        is_file = isinstance(reader, pa.ipc.RecordBatchFileReader)
+        for batch in map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader:
             batch.validate(full=True)
             yield batch
 
@@ -177,6 +177,8 @@ def arrow_batches(file: BinaryIO, name: str, size: int) -> Iterator[pa.RecordBat
 def _arrow_reader(file: BinaryIO) -> Any:
     magic = file.read(6)
     file.seek(0)
+    if magic.startswith(FEATHER_1):
+        raise ValueError("Feather of version 1")
     opened = pa.ipc.open_file if magic == b"ARROW1" else pa.ipc.open_stream
     # Threads would take memory, too, and end the process if there is none.
     return opened(file, options=pa.ipc.IpcReadOptions(use_threads=False))

@@ -15,6 +15,8 @@ from goemotions.errors import DataError
 MARKS = ",;|"
 # A string within a list.
 QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+# What is between them in lists of Python 2, of NumPy and of others.
+BETWEEN = re.compile(r"(?:[\s,)u]|np\.str_\()*")
 FLAGS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "0.0": 0.0, "1.0": 1.0}
 
 # The labels of a row as indices (or as what validation rejects), and per label the share of raters who gave it, if that is known.
@@ -56,6 +58,8 @@ class Parser:
     Args:
         names: the label names, if they are known; one may contain a mark.
         marks: characters that separate labels.
+
+    Called with a cell, it raises ValueError if that holds something else.
     """
 
     def __init__(self, names: Sequence[str], marks: str) -> None:
@@ -68,7 +72,10 @@ class Parser:
         if cell is None:
             return []
         if not isinstance(cell, str):
-            return list(cell) if isinstance(cell, list | tuple) else [cell]
+            items = list(cell) if isinstance(cell, list | tuple) else [cell]
+            if any(isinstance(item, dict | list | tuple) for item in items):
+                raise ValueError("holds objects, or lists of lists: write lists of label names, or one column per label")
+            return items
         if is_list(cell):
             return _items(cell.strip()[1:-1])
         return self._separated(cell)
@@ -93,6 +100,8 @@ def _stripped(parts: Iterable[str]) -> list[str]:
 def _items(inner: str) -> list[str]:
     """The items of a list that Python, NumPy or JSON wrote."""
     if "'" in inner or '"' in inner:
+        if not BETWEEN.fullmatch(QUOTED.sub("", inner)):
+            raise ValueError(f'has [{inner:.80}], which is no list of names: write ["a", "b"], or one column per label')
         return [_unescaped(quoted) for quoted in QUOTED.findall(inner)]
     parts = inner.split(",") if "," in inner else inner.split() if re.fullmatch(r"[\d.\s]*", inner) else [inner]
     return _stripped(parts)

@@ -222,10 +222,6 @@ def _names_in(tables: Sequence[Table], column: str) -> tuple[tuple[str, ...], st
     marks: set[str] = set()
     has_numbers = False
     for table, value in _values(tables, column):
-        if isinstance(value, dict):
-            raise DataError(
-                f"{table.name}: column {column!r} holds objects: write lists of label names, or one column per label"
-            )
         if isinstance(value, str) and not is_list(value):
             if BRACKETED.fullmatch(value.strip()):
                 raise DataError(
@@ -233,7 +229,7 @@ def _names_in(tables: Sequence[Table], column: str) -> tuple[tuple[str, ...], st
                 )
             marks |= set(MARKS) & set(value)
         for mark, names in by_mark.items():
-            items = parsers[mark](value)
+            items = _parsed(table, column, value, parsers[mark])
             has_numbers = has_numbers or not all(isinstance(item, str) for item in items)
             names.update(item for item in items if isinstance(item, str))
             if len(names) > MOST_LABELS or any(len(name) > LONGEST_NAME for name in names):
@@ -272,6 +268,18 @@ def _refuse_doubtful(name: str, labels: Iterable[str]) -> None:
             )
 
 
+def _parsed(table: Table, column: str, value: Any, parse: Parser) -> list[Any]:
+    """The items of a cell.
+
+    Raises:
+        DataError: they are neither names nor numbers.
+    """
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise DataError(f"{table.name}: column {column!r} {error}") from error
+
+
 def _values(tables: Sequence[Table], column: str) -> Iterator[tuple[Table, Any]]:
     for table in tables:
         for _, cells in table.rows([_present(table, column)]):
@@ -290,7 +298,7 @@ def _reading(tables: Sequence[Table], column: str, parse: Parser) -> Reading:
         for position, (_, value) in enumerate(_values([table], column)):
             if len(left) == 1 and position >= LOOKED_AT:
                 break
-            if not (items := parse(value)):
+            if not (items := _parsed(table, column, value, parse)):
                 continue
             has_labels = True
             fitting = [reading for reading in left if reading.fits(items, parse)]

@@ -37,7 +37,7 @@ UNREAD = {
     (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar", ".bz2", ".xz"): "unpack it and give the folder, or one file per split",
     (".xlsx", ".xls", ".ods"): "save it as CSV in UTF-8",
     (".txt", ".tab", ".dat"): "rename it to .csv if its cells are separated by commas or semicolons, to .tsv if by tabs",
-    (".feather", ".orc", ".avro", ".h5", ".sqlite", ".db"): "write it as .parquet or .csv",
+    (".orc", ".avro", ".h5", ".sqlite", ".db"): "write it as .parquet or .csv",
 }
 LABEL_NAMES = "emotions.txt"
 DEPTH = 4

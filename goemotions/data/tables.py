@@ -23,7 +23,8 @@ from goemotions.data.columnar import Record
 from goemotions.data.text_files import Opener
 from goemotions.errors import DataError
 
-ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow")
+ARROW = (".arrow", ".feather")
+ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", *ARROW)
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 # Files that describe data and hold none.
 DESCRIPTIONS = {
@@ -77,7 +78,7 @@ class Table:
 def is_table(name: str) -> bool:
     """Whether a file has the name of a format that is read."""
     stem, ending, compression = text_files.split_name(name)
-    return bool(stem) and ending in ENDINGS and not (compression and ending in (".parquet", ".arrow"))
+    return bool(stem) and ending in ENDINGS and not (compression and ending in (".parquet", *ARROW))
 
 
 def holds_rows(path: str) -> bool:
@@ -121,7 +122,7 @@ def open_table(name: str, opener: Opener, text_column: str = defaults.TEXT_COLUM
         raise DataError(f"{name} has none of the endings {', '.join(ENDINGS)}: rename or convert it")
     if ending == ".parquet":
         table = _parquet(name, opener)
-    elif ending == ".arrow":
+    elif ending in ARROW:
         table = _arrow(name, opener)
     elif ending in JSON_LINES:
         table = _json_lines(name, opener)
@@ -212,7 +213,7 @@ def _parquet(name: str, opener: Opener) -> Table:
 
 
 def _arrow(name: str, opener: Opener) -> Table:
-    """A file of ``datasets``, which is an Arrow stream; or an Arrow file."""
+    """A file of ``datasets``, which is an Arrow stream; or an Arrow file, which Feather is another name for."""
     with text_files.open_binary(name, opener) as file:
         schema = columnar.arrow_schema(file, name)
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -62,6 +62,16 @@ class Reference:
         path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
+class Content(TypedDict):
+    """The content of ``reference.json``."""
+
+    traffic: dict[str, Any]
+    f1: dict[str, float]
+    strategy: str
+    engine: str
+    digest: str
+
+
 def parse(stored: bytes, what: str = FILE) -> Reference:
     """The reference in the content of its file.
 
@@ -74,10 +84,13 @@ def parse(stored: bytes, what: str = FILE) -> Reference:
     """
     try:
         content: dict[str, Any] = strict_json.parse(stored, what)
+        strict_json.require(content, Content, what)
         counted = Traffic.from_json(content["traffic"])
         if counted.rows < 1:
             raise DataError("it has no texts")
         f1 = tuple(float(content["f1"][name]) for name in counted.names)
+        if not all(0 <= one <= 1 for one in f1):
+            raise DataError("an F1 is none")
         return Reference(counted, f1, content["strategy"], content["engine"], content["digest"])
     except (ValueError, KeyError, TypeError, DataError) as error:
         raise DataError(f"{what} is damaged: register the model again") from error

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import chain
+from typing import Any, TypedDict
 
 import numpy as np
 
+from goemotions import strict_json
 from goemotions.data.text import SCRIPTS, count_words, script
 from goemotions.errors import DataError
 from goemotions.metrics.thresholds import Thresholds
@@ -38,6 +40,25 @@ FEATURES: Mapping[str, tuple[str, ...]] = {
     "truncated": ("no", "yes"),
 }
 SCRIPT_NUMBERS = {name: number for number, name in enumerate(SCRIPTS)}
+
+
+class LabelCounts(TypedDict):
+    """The counts of a label, as they are stored."""
+
+    predicted: int
+    predicted_sum: float
+    total_sum: float
+    scores: dict[str, int]
+
+
+class Content(TypedDict):
+    """The counts as they are stored, with the names of labels and bins."""
+
+    rows: int
+    labels: dict[str, LabelCounts]
+    features: dict[str, dict[str, int]]
+
+
 # Of one text: tokens, words, unknown tokens, the number of its script, and whether it was truncated.
 Measured = tuple[int, int, int, int, bool]
 
@@ -123,16 +144,21 @@ class Traffic:
             DataError: the content has another form.
         """
         try:
-            labels = content["labels"]
+            strict_json.require(content, Content, "the counts")
+            rows, labels = content["rows"], content["labels"]
             kinds = {"predicted": int, "predicted_sum": float, "total_sum": float}
             columns: dict[str, np.ndarray] = {
                 name: np.array([row[name] for row in labels.values()], dtype=kind) for name, kind in kinds.items()
             }
             scores = [_counts(SCORE_BINS, row["scores"]) for row in labels.values()]
             features = {name: _counts(bins, content["features"].get(name, {})) for name, bins in FEATURES.items()}
+            counts = chain(columns.values(), (one for one in (*scores, *features.values()) if one is not None))
+            # The sums may be off by their rounding.
+            if not all(((one >= 0) & (one <= rows + 0.01)).all() for one in counts):
+                raise ValueError("there are fewer than none, or more than all of its texts")
             return cls(
                 tuple(labels),
-                int(content["rows"]),
+                rows,
                 **columns,
                 scores=np.array([np.zeros(len(SCORE_BINS), dtype=int) if row is None else row for row in scores]),
                 features={name: counts for name, counts in features.items() if counts is not None},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,10 @@ FORM_FIELDS = (
     "output_hidden_states",
     "chunk_size_feed_forward",
 )
+# Of an encoder, in parameters: 1 GiB.
+LARGE = 2**28
 UNREADABLE = (
+    ArithmeticError,
     OSError,
     ValueError,
     TypeError,
@@ -203,16 +207,21 @@ def load_classifier(folder: Path) -> transformers.PreTrainedModel:
     return model.eval()
 
 
-def _from_folder(folder: Path, model_type: str, **options: Any) -> tuple[transformers.PreTrainedModel, dict[str, Any]]:
+def _from_folder(
+    folder: Path, model_type: str, config: transformers.PretrainedConfig | None = None
+) -> tuple[transformers.PreTrainedModel, dict[str, Any]]:
+    network = CLASSES[model_type]
+    config = config or network.config_class.from_pretrained(folder, local_files_only=True)
+    _require_size(network, config, folder)
     # By default transformers keeps the type of the weights: DeBERTa's are published in half precision.
-    model, report = CLASSES[model_type].from_pretrained(
+    model, report = network.from_pretrained(
         folder,
+        config=config,
         dtype=torch.float32,
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,
         ignore_mismatched_sizes=True,
-        **options,
     )
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
@@ -220,6 +229,21 @@ def _from_folder(folder: Path, model_type: str, **options: Any) -> tuple[transfo
                 f"{folder} holds no usable weights: {name} has values that are not finite: give weights of before training diverged"
             )
     return model, report
+
+
+def _require_size(network: type[transformers.PreTrainedModel], config: transformers.PretrainedConfig, folder: Path) -> None:
+    """Refuses a config that means far more than the weights have, before memory is taken for it."""
+    with torch.device("meta"):
+        encoder = network(config).base_model
+    meant, stored = (
+        sum(tensor.numel() for tensor in chain(encoder.parameters(), encoder.buffers())),
+        weights_folder.elements(folder),
+    )
+    # Of less, the tensor that differs is named after loading. A pooler may be new, and the numbers of the positions are no weights.
+    if meant > max(2 * stored, LARGE):
+        raise ModelError(
+            f"{folder / 'config.json'} means an encoder of {meant:,} parameters, and its weights have {stored:,}: copy both again"
+        )
 
 
 def _config(profile: Profile, taxonomy: Taxonomy, fields: dict[str, Any]) -> transformers.PretrainedConfig:

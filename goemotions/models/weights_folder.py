@@ -5,15 +5,19 @@ Neither torch nor transformers is needed, so that a run can be refused before it
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, get_args
 
 from safetensors import SafetensorError, safe_open
 
 from goemotions import strict_json
-from goemotions.errors import ModelError, first_line
+from goemotions.errors import ModelError, StorageError, first_line
 from goemotions.models.profiles import ModelType, Profile
 from goemotions.models.records import read_json
+from goemotions.storage import store
+from goemotions.storage.temporary import temporary_folder
+from goemotions.strict_json import MOST_BYTES
 
 TYPES: tuple[str, ...] = get_args(ModelType)
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -23,8 +27,9 @@ FOREIGN_FIELDS = ("auto_map", "quantization_config", "transformers_weights")
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 # Types of tensors that are weights as they are; quantized ones would need their scales.
 FLOATS = ("F16", "BF16", "F32", "F64")
-# Without a layer, transformers builds an encoder of its embeddings alone; each is built before weights are compared with it.
-LAYERS, MOST_LAYERS = ("num_hidden_layers", "n_layers"), 1000
+# Without a layer, transformers builds an encoder of its embeddings alone, and with less than one head, one that fails at the first
+# batch. Each layer is built before its weights are compared with it.
+COUNTS, MOST = ("num_hidden_layers", "n_layers", "num_attention_heads", "n_heads", "num_hidden_groups", "inner_group_num"), 1000
 # Tensors that are no weights, such as position_ids.
 POSITIONS = "_ids"
 
@@ -44,6 +49,30 @@ def require(profile: Profile, folder: Path) -> dict[str, Any]:
             f"give weights of {encoder.base}"
         )
     return fields
+
+
+def require_stored(profile: Profile, location: str) -> None:
+    """``require`` for a location in a store, of which little more than the names and shapes of the tensors is downloaded.
+
+    Raises:
+        ModelError: as for ``require``.
+        StorageError: the location has no file, or cannot be read.
+    """
+    with temporary_folder() as folder:
+        listed = [file for file in store.files(location) if "/" not in file.name]
+        if not listed:
+            raise StorageError(f"{location} holds no file: check the location and its final /")
+        for file in listed:
+            with store.open_file(location, file.name, file) as stored, (folder / file.name).open("wb") as outline:
+                # A file of tensors begins with their names, types and shapes, and the size of these.
+                size = int.from_bytes(stored.read(8), "little") if file.name.endswith(".safetensors") else MOST_BYTES
+                stored.seek(0)
+                outline.write(stored.read(min(size + 8, MOST_BYTES)))
+                outline.truncate(file.size)
+        try:
+            require(profile, folder)
+        except ModelError as error:
+            raise ModelError(str(error).replace(str(folder), location.rstrip("/"))) from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -80,14 +109,23 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(
             f"{folder} takes code or weights from elsewhere ({foreign[0]}): only {', '.join(TYPES)} are loaded, as they are"
         )
-    for name in LAYERS:
-        if name in fields and fields[name] not in range(1, MOST_LAYERS + 1):
+    for name in COUNTS:
+        if name in fields and fields[name] not in range(1, MOST + 1):
             raise ModelError(
-                f"{folder / 'config.json'} has {name} {str(fields[name])[:20]}, and an encoder has 1 to {MOST_LAYERS:,}: copy it again"
+                f"{folder / 'config.json'} has {name} {str(fields[name])[:20]}, and an encoder has 1 to {MOST:,}: copy it again"
             )
     for path in weights:
         _require_floats(path)
     return fields
+
+
+def elements(folder: Path) -> int:
+    """The number of values in the weights of a folder.
+
+    Raises:
+        ModelError: as ``read_config``.
+    """
+    return sum(math.prod(tensor.get_shape()) for path in _files(folder) for tensor in _tensors(path).values())
 
 
 def _files(folder: Path) -> list[Path]:
@@ -122,16 +160,20 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _require_floats(path: Path) -> None:
-    try:
-        with safe_open(path, "numpy") as file:
-            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - it is no dictionary
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is damaged ({first_line(error):.200}): copy or save it again") from error
-    for name, kind in sorted(kinds.items()):
-        if kind not in FLOATS and not name.endswith(POSITIONS):
+    for name, tensor in sorted(_tensors(path).items()):
+        if (kind := tensor.get_dtype()) not in FLOATS and not name.endswith(POSITIONS):
             raise ModelError(
                 f"{path} has {name} as {kind}, as quantized weights are: give the weights as they were before, in 16 or 32 bits"
             )
+
+
+def _tensors(path: Path) -> dict[str, Any]:
+    """The tensors of a file, by name, of which only types and shapes are read."""
+    try:
+        with safe_open(path, "numpy") as file:
+            return {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is damaged ({first_line(error):.200}): copy or save it again") from error
 
 
 def _starts_with(path: Path, start: bytes) -> bool:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
+from goemotions import strict_json
 from goemotions.monitoring import sequential
 from goemotions.monitoring.answers import Answers, Expected, Quality
 from goemotions.monitoring.plan import Plan
-from goemotions.monitoring.sequential import Evidence
+from goemotions.monitoring.sequential import Evidence, StoredEvidence
 from goemotions.monitoring.version_traffic import VersionTraffic
 
 TESTS = {
@@ -34,6 +35,24 @@ OFF_THRESHOLDS = 0.01
 DISAGREEMENT_ODDS, LABEL_ODDS, F1_LOSS = 2.0, 2.0, 0.05
 # A champion that fails more often is no measure of a canary.
 CHAMPION_FAILURES, CHAMPION_REQUESTS, RECENT_WINDOWS = 0.05, 20, 4
+
+
+class Stored(TypedDict):
+    """What is stored of an analysis; what is not required was not counted before."""
+
+    seconds: float
+    champion: dict[str, Any]
+    canary: dict[str, Any]
+    texts: int
+    different: int
+    sent_texts: int
+    off_thresholds: NotRequired[int]
+    rejected: NotRequired[int]
+    repeated: NotRequired[int]
+    compared: NotRequired[float]
+    windows: int
+    qualities: list[list[list[float]]]
+    evidence: dict[str, StoredEvidence]
 
 
 @dataclass
@@ -244,7 +263,12 @@ class Analysis:
         }
 
     def resume(self, content: dict[str, Any]) -> None:
-        """Goes on from what ``to_json`` returned."""
+        """Goes on from what ``to_json`` returned.
+
+        Raises:
+            ValueError, TypeError, LookupError: it is something else.
+        """
+        strict_json.require(content, Stored, "the analysis")
         self.seconds, self.texts, self.compared = content["seconds"], content["texts"], content.get("compared", 0.0)
         self.different, self.sent_texts, self.windows = content["different"], content["sent_texts"], content["windows"]
         self.rejected, self.repeated = content.get("rejected", 0), content.get("repeated", 0)

@@ -9,7 +9,7 @@ The factors are likelihood ratios, mixed over alternatives as in the mixture seq
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -19,6 +19,14 @@ ODDS = np.array([1.5, 2.0, 3.0, 6.0, 15.0, 50.0, 200.0])
 STAKES = np.array([0.05, 0.1, 0.2, 0.4, 0.8])
 # One window of traffic counts for at most this share of what decides: the requests of a burst are not independent.
 WINDOW_SHARE = 1 / 3
+
+
+class StoredEvidence(TypedDict):
+    """What is stored of the evidence of one test."""
+
+    rate: float
+    logs: list[float]
+    value: float
 
 
 @dataclass

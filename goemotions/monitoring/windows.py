@@ -124,6 +124,20 @@ def utc(moment: float | None) -> str:
     return "" if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
 
 
+def _moment(text: str) -> float:
+    """The seconds since the epoch that a text says.
+
+    Raises:
+        ValueError: it says none that a calendar has.
+    """
+    moment = float(text)
+    try:
+        datetime.fromtimestamp(moment, UTC)
+    except (OverflowError, OSError) as error:
+        raise ValueError(f"{text:.20} is no time") from error
+    return moment
+
+
 def scrape(server: str) -> str:
     """The metrics of a server and the time, as text that ``of_scrapes`` reads.
 
@@ -167,7 +181,7 @@ def _samples(server: str, text: str) -> list[observations.Sample]:
 def _scraped(text: str) -> float | None:
     line = text.partition("\n")[0]
     try:
-        return float(line.removeprefix(SCRAPED)) if text else None
+        return _moment(line.removeprefix(SCRAPED)) if text else None
     except ValueError:
         raise DataError(
             f"an earlier scrape starts with {SCRAPED!r} and a time: give the metrics.txt of an earlier report"
@@ -186,7 +200,7 @@ def of_prometheus(address: str, duration: str, service: str = "") -> Window:
         MonitoringUnavailable: Prometheus does not respond, refuses the query, or has no metrics of the service.
     """
     # Until a time that is still to come for Prometheus, a part of the window or all of it would be empty.
-    end = observations.query(address, "time()", lambda result: float(result[1]))
+    end = observations.query(address, "time()", lambda result: _moment(result[1]))
     selector = f'{{{SERVICE}="{service}"}}' if service else ""
     counts: Counts = []
     for name in METRICS:

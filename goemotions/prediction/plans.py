@@ -216,22 +216,25 @@ def _read(output: str) -> dict[str, Any]:
     try:
         strict_json.require(content, Content, PLAN)
         _require_within(content)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise _unreadable(output) from error
     return content
 
 
 def _require_within(content: dict[str, Any]) -> None:
     """Checks that no name in a plan leads out of input or output, and no shard out of its file: whoever can write can forge a plan."""
-    names = {file["name"] for file in content["request"]["files"]}
+    names = {File(**file).name for file in content["request"]["files"]}
     if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in names):
         raise ValueError("a file is outside of the input")
     if any("\0" in text for text in (content["request"]["input"], content["bundle"], *names)):
         raise ValueError("a name has a NUL")
-    for shard in content["shards"]:
-        is_span = 0 <= shard["first"] < MOST_ROWS and 0 < shard["rows"] < MOST_ROWS
-        if not (is_span and shard["file"] in names and SHARD_NAME.fullmatch(shard["name"])):
+    shards = [Shard(**shard) for shard in content["shards"]]
+    for shard in shards:
+        is_span = 0 <= shard.first < MOST_ROWS and 0 < shard.rows < MOST_ROWS
+        if not (is_span and shard.file in names and SHARD_NAME.fullmatch(shard.name)):
             raise ValueError("a shard is none of a file of the input")
+    if len({shard.name for shard in shards}) < max(len(shards), 1) or len(names) < len(content["request"]["files"]):
+        raise ValueError("there is no shard, or a name is there twice")
 
 
 def _unreadable(output: str) -> DataError:

@@ -81,6 +81,7 @@ class Result:
     def _measured(self) -> dict[str, float]:
         path = self.artifacts.validation / METRICS_FILE
         stored: dict[str, float] = strict_json.read(path) if path.is_file() else {}
+        strict_json.require(stored, dict[str, float], str(path))
         return stored
 
     @property

@@ -201,8 +201,7 @@ class _ObjectReader(io.RawIOBase):
         wanted = min(len(buffer), self._size - self._position)
         if wanted <= 0:
             return 0
-        span = f"bytes={self._position}-{self._position + wanted - 1}"
-        content = self._content(span)
+        content = self._content(wanted)
         buffer[: len(content)] = content
         self._position += len(content)
         return len(content)
@@ -214,7 +213,8 @@ class _ObjectReader(io.RawIOBase):
             return head
 
     @RETRIED
-    def _content(self, span: str) -> bytes:
+    def _content(self, count: int) -> bytes:
+        span = f"bytes={self._position}-{self._position + count - 1}"
         with translate_errors(self._location):
             try:
                 response, content = _get({**self._object, "Range": span, "IfMatch": f'"{self._file.tag}"'})
@@ -224,7 +224,12 @@ class _ObjectReader(io.RawIOBase):
                 raise
             if _tag(response) != self._file.tag:
                 raise self._file.changed(self._location)
-            return content or b""
+            if content is None or len(content) != count:
+                raise StorageUnavailable(
+                    f"{self._location}{self._file.name}: the store returned {len(content or b''):,} bytes in place of {count:,}: "
+                    "try again later, and check what is between this machine and the store"
+                )
+            return content
 
 
 def _get(wanted: Mapping[str, str], most_bytes: float = math.inf) -> tuple[Mapping[str, Any], bytes | None]:

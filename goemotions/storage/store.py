@@ -163,6 +163,9 @@ def _fetch(location: str, folder: Path, listed: Iterable[File]) -> None:
                 raise StorageError(f"{location} holds a file named {name[:200]!r}, which would leave its folder: remove it")
             target.parent.mkdir(parents=True, exist_ok=True)
             backend.download(file, target)
+            # A response may also be shorter than the object and say so.
+            if target.stat().st_size != file.size:
+                raise file.changed(location)
         except OSError as error:
             if error.errno not in NOT_IN_FOLDERS:
                 raise

@@ -19,6 +19,7 @@ from goemotions import strict_json
 from goemotions.errors import BadJson, IntegrityError, StorageUnavailable
 from goemotions.storage import manifest, store
 from goemotions.storage.temporary import temporary_folder
+from goemotions.usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class Values(TypedDict):
     epoch_loss: float
     seconds: float
     history: list[dict[str, float]]
-    usage: NotRequired[dict[str, Any]]
+    usage: NotRequired[Usage]
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,8 @@ def newest(location: str, fingerprint: dict[str, Any]) -> Checkpoint | None:
             log.warning("checkpoint %s is not used: it was never finished", name)
             continue
         with temporary_folder() as scratch:
-            folder = store.fetch(store.join(location, name), scratch)
             try:
+                folder = store.fetch_named(store.join(location, name), scratch)
                 manifest.verify(folder)
                 values = strict_json.read(folder / "state.json")
                 strict_json.require(values, Values, "state.json")

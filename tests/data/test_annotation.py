@@ -254,3 +254,9 @@ def test_another_file_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "export.json").write_text(content)
     with pytest.raises(DataError, match=r"export\.json is (no export of Label Studio or Argilla|damaged, or no JSON)"):
         list(read_export(tmp_path / "export.json"))
+
+
+def test_a_position_without_end_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "export.jsonl").write_text('{"id": 1, "text": "a", "labels": ["joy"], "answer_index": 1e999}\n')
+    with pytest.raises(DataError, match=r"export\.jsonl is no export of Label Studio or Argilla"):
+        list(read_export(tmp_path / "export.jsonl"))

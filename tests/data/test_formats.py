@@ -81,6 +81,14 @@ def parquet(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
+def arrow_file(table: pa.Table, most_rows: int | None = None, compression: str | None = None) -> bytes:
+    """As `pyarrow.feather.write_feather` writes it, too."""
+    buffer = io.BytesIO()
+    with pa.ipc.new_file(buffer, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_table(table, most_rows)
+    return buffer.getvalue()
+
+
 def class_labels(rows: list[tuple[str, list[str]]], names: tuple[str, ...]) -> datasets.Dataset:
     """Rows as the datasets library has them, their label numbers in the order of these names."""
     features = datasets.Features(text=datasets.Value("string"), labels=datasets.List(datasets.ClassLabel(names=list(names))))
@@ -110,6 +118,15 @@ FORMATS: dict[str, Written] = {
     "CSV of another delimiter": {"train.csv": csv_of(frame(ROWS, labels=joined(ROWS, ",")), ";")},
     "CSV separated by tabs": {"train.csv": csv_of(frame(ROWS, labels=joined(ROWS, ",")), "\t")},
     "lists as Python writes them": {"train.csv": csv_of(frame(ROWS, labels=[labels for _, labels in ROWS]))},
+    "lists as NumPy writes them": {"train.csv": csv_of(frame(ROWS, labels=[str(np.array(labels)) for _, labels in ROWS]))},
+    "lists of strings of NumPy": {
+        "train.csv": csv_of(
+            frame(ROWS, labels=[f"[{', '.join(f'np.str_({name!r})' for name in labels)}]" for _, labels in ROWS])
+        )
+    },
+    "lists as Python 2 writes them": {
+        "train.csv": csv_of(frame(ROWS, labels=[f"[{', '.join(f'u{name!r}' for name in labels)}]" for _, labels in ROWS]))
+    },
     "lists as JSON": {"train.csv": csv_of(frame(ROWS, labels=[json.dumps(labels) for _, labels in ROWS]))},
     "numbers in lists": {"train.csv": csv_of(frame(ROWS, labels=numbers(ROWS))), "emotions.txt": LISTED},
     "numbers as NumPy writes them": {
@@ -134,6 +151,17 @@ FORMATS: dict[str, Written] = {
     },
     "columns of the raw GoEmotions files": {"train.csv": csv_of(frame(ROWS, id=[1, 2, 3], **RATED, **flags(ROWS)))},
     "columns in Parquet": {"train.parquet": parquet(pa.Table.from_pandas(ONE_PER_LABEL))},
+    "an Arrow file": {"train.arrow": arrow_file(pa.table({"text": [t for t, _ in ROWS], "labels": [ls for _, ls in ROWS]}))},
+    "an Arrow file in batches, with dictionaries": {
+        "train.arrow": arrow_file(
+            pa.table({"text": pa.array([t for t, _ in ROWS]).dictionary_encode(), "labels": joined(ROWS, "|")}), most_rows=2
+        )
+    },
+    "Feather": {
+        "train.feather": arrow_file(
+            pa.table({"text": [t for t, _ in ROWS], "labels": [ls for _, ls in ROWS]}), compression="lz4"
+        )
+    },
     "columns in JSON Lines": {"train.jsonl": json_lines(ONE_PER_LABEL.to_dict("records"))},
     "JSON Lines": {"train.jsonl": json_lines(OBJECTS)},
     "JSON Lines called .json": {"train.json": json_lines(OBJECTS)},
@@ -499,6 +527,22 @@ AMBIGUOUS: dict[str, tuple[Written, str]] = {
         {"train.csv": b'text,labels\na,"{""calm"": 1, ""dread"": 0}"\n'},
         r"has '\{\"calm\": 1, \"dread\": 0\}', which is not a list: write \[\"a\", \"b\"\], or one column per label",
     ),
+    "a list of objects": (
+        {"train.csv": b'text,labels\na,"[{""label"": ""calm""}]"\n'},
+        r"column 'labels' has \[\{\"label\": \"calm\"\}\], which is no list of names: write \[\"a\", \"b\"\], or one column",
+    ),
+    "a name without quotes in a list": (
+        {"train.csv": b'text,labels\na,"[""calm"", dread]"\n', "emotions.txt": LISTED},
+        r"column 'labels' has \[\"calm\", dread\], which is no list of names",
+    ),
+    "a missing value in a list": (
+        {"train.csv": b"text,labels\na,\"['calm', None]\"\n"},
+        r"column 'labels' has \['calm', None\], which is no list of names",
+    ),
+    "a list of lists": (
+        {"train.csv": b'text,labels\na,"[[""calm""], [""dread""]]"\n'},
+        r"column 'labels' has \[\[\"calm\"\], \[\"dread\"\]\], which is no list of names",
+    ),
     "an array of PostgreSQL": ({"train.csv": b'text,labels\na,"{calm,dread}"\n'}, r"has '\{calm,dread\}', which is not a list"),
     "a Delta table": (
         {"part-0.parquet": parquet(pa.table({"text": ["a"]})), "_delta_log/00000000000000000000.json": b"{}\n"},
@@ -599,9 +643,29 @@ FOUND: dict[str, tuple[Written, str]] = {
         r"train.csv, line 1: a carriage return without a line feed: save it with line feeds",
     ),
     "UTF-16 without a mark": ({"train.csv": BY_NAME.decode().encode("utf-16-le")}, r"train.csv is UTF-16, not UTF-8"),
+    "labels as lists of objects": (
+        {"train.jsonl": json_lines([{"text": "a", "labels": [{"name": "calm"}]}])},
+        r"train.jsonl: column 'labels' holds objects, or lists of lists: write lists of label names",
+    ),
+    "labels as a map": (
+        {
+            "train.parquet": parquet(
+                pa.table({"text": ["a"], "labels": pa.array([[("calm", 1)]], pa.map_(pa.string(), pa.int8()))})
+            )
+        },
+        r"train.parquet: column 'labels' holds objects, or lists of lists: write lists of label names",
+    ),
+    "labels as lists of lists among listed names": (
+        {"train.jsonl": json_lines([{"text": "a", "labels": [["calm"]]}]), "emotions.txt": LISTED},
+        r"train.jsonl: column 'labels' holds objects, or lists of lists",
+    ),
+    "a Feather of version 1": (
+        {"train.feather": b"FEA1" + bytes(60)},
+        r"train.feather is not a complete Arrow file",
+    ),
     "labels as objects": (
         {"train.jsonl": json_lines([{"text": "a", "labels": {"calm": 1}}])},
-        r"train.jsonl: column 'labels' holds objects: write lists of label names",
+        r"train.jsonl: column 'labels' holds objects, or lists of lists: write lists of label names",
     ),
     "negative numbers as labels": ({"train.csv": b"text,label\na,-1\nb,0\n"}, r"train.csv has no emotions.txt"),
     "no rows": ({"train.csv": b"text,labels\n"}, r"train.csv has no rows with a label in column 'labels'"),

@@ -115,7 +115,7 @@ def test_a_bundle_has_the_reference_of_validation_at_its_thresholds(candidate: P
 
 
 def test_counts_with_other_bins_are_left_out(tmp_path: Path) -> None:
-    features = {name: np.arange(len(bins)) for name, bins in FEATURES.items()}
+    features = {name: np.arange(len(bins)) % 4 for name, bins in FEATURES.items()}
     content = Traffic.of(NAMES, np.full((3, 2), 0.5), Thresholds("global-0.5", (0.5, 0.5)), features).to_json()
     content["features"]["tokens"] = {"10": 3}
     content["labels"]["calm"]["scores"] = {"0.5": 3}
@@ -131,10 +131,31 @@ def test_a_damaged_reference_is_a_named_error(stored: bytes) -> None:
         reference.parse(stored)
 
 
-@pytest.mark.parametrize(("path", "value"), [(("labels", "calm", "predicted"), {}), (("features", "script", "cjk"), 1e30)])
-def test_a_count_of_another_type_is_a_named_error(whole: Path, path: tuple[str, str, str], value: object) -> None:
-    content = json.loads((whole / reference.FILE).read_text())
-    content["traffic"][path[0]][path[1]][path[2]] = value
+@pytest.mark.fault("stored-json-hostile")
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("traffic", "labels", "calm", "predicted"), {}),
+        (("traffic", "features", "script", "cjk"), 1e30),
+        (("traffic", "features", "script", "cjk"), -1),
+        (("traffic", "labels", "calm", "predicted"), -1),
+        (("traffic", "labels", "calm", "predicted"), 10**6),
+        (("traffic", "labels", "calm", "predicted_sum"), "nan"),
+        (("traffic", "labels", "calm", "total_sum"), 1e300),
+        (("traffic", "labels", "calm", "scores", "0.002"), -1),
+        (("traffic", "rows"), "50"),
+        (("f1", "calm"), "nan"),
+        (("f1", "calm"), 7),
+        (("engine",), [1]),
+    ],
+    ids=str,
+)
+def test_a_count_that_there_cannot_be_is_a_named_error(whole: Path, path: tuple[str, ...], value: object) -> None:
+    """With it, drift would not be tested, or always seen."""
+    content = place = json.loads((whole / reference.FILE).read_text())
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = value
     stored = json.dumps(content).encode()
     with pytest.raises(DataError, match=r"reference\.json is damaged: register the model again"):
         reference.parse(stored)

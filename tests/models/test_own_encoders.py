@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import ModelError
-from goemotions.models import architectures
+from goemotions.models import architectures, weights_folder
 from goemotions.models.classifier import build_classifier, load_classifier, load_tokenizer, save_classifier
 from goemotions.models.profiles import ModelType
 from tests.conftest import WORDS
@@ -124,14 +124,59 @@ def test_a_damaged_index_is_named(content: str, repository: Callable[[ModelType]
 
 @pytest.mark.fault("weights-unusable")
 @pytest.mark.parametrize("layers", [0, -1, 10**7, "two", None, 1.5])
-def test_a_config_without_layers_or_with_millions_is_refused(
+def test_a_config_without_layers_or_heads_or_with_millions_is_refused(
     layers: object, repository: Callable[[ModelType], Path], taxonomy: Taxonomy
 ) -> None:
-    for kind, name in (("bert", "num_hidden_layers"), ("distilbert", "n_layers")):
+    counts = ("num_hidden_layers", "num_attention_heads"), ("n_layers", "n_heads"), ("num_hidden_groups", "inner_group_num")
+    for kind, name in (
+        (kind, name) for kind, names in zip(("bert", "distilbert", "albert"), counts, strict=True) for name in names
+    ):
         folder = repository(kind)
         edit(folder, **{name: layers})
         with pytest.raises(ModelError, match=f"config.json has {name} .*, and an encoder has 1 to 1,000"):
             build_classifier(profile_of(kind), taxonomy, weights=str(folder))
+
+
+@pytest.mark.fault("weights-unusable")
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("hidden_size", 10**5),
+        ("intermediate_size", 10**10),
+        ("type_vocab_size", 10**10),
+        ("vocab_size", 10**8),
+        ("max_position_embeddings", 10**10),
+    ],
+)
+def test_a_config_that_means_far_more_than_the_weights_have_is_refused_before_memory_is_taken(
+    name: str, size: int, repository: Callable[[ModelType], Path], taxonomy: Taxonomy
+) -> None:
+    folder = repository("bert")
+    edit(folder, **{name: size})
+    with pytest.raises(
+        ModelError, match=r"means an encoder of [\d,]+ parameters, and its weights have [\d,]+: copy both again"
+    ):
+        build_classifier(profile_of("bert"), taxonomy, weights=str(folder))
+
+
+@pytest.mark.fault("weights-unusable")
+def test_weights_in_a_store_are_refused_by_what_their_files_begin_with(repository: Callable[[ModelType], Path]) -> None:
+    folder = repository("bert")
+    weights_folder.require_stored(profile_of("bert"), f"{folder}/")
+    rewrite(folder, lambda tensors: tensors | {"bert.pooler.dense.bias": tensors["bert.pooler.dense.bias"].to(torch.int8)})
+    with pytest.raises(ModelError, match=rf"{folder}/model\.safetensors has bert\.pooler\.dense\.bias as I8"):
+        weights_folder.require_stored(profile_of("bert"), f"{folder}/")
+    lfs_pointer(folder / "model.safetensors")
+    with pytest.raises(ModelError, match=rf"{folder}/model\.safetensors is a pointer of Git LFS"):
+        weights_folder.require_stored(profile_of("bert"), f"{folder}/")
+
+
+@pytest.mark.fault("weights-unusable")
+def test_a_size_of_zero_is_refused(repository: Callable[[ModelType], Path], taxonomy: Taxonomy) -> None:
+    folder = repository("bert")
+    edit(folder, hidden_size=0)
+    with pytest.raises(ModelError, match="holds no usable weights"):
+        build_classifier(profile_of("bert"), taxonomy, weights=str(folder))
 
 
 @pytest.mark.fault("weights-unusable")

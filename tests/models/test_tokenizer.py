@@ -240,6 +240,18 @@ def test_a_tokenizer_that_panics_on_a_text_is_a_named_error(folder: Path) -> Non
             read("a" * 60 + "!")
 
 
+def test_a_tokenizer_that_lacks_its_token_of_unknown_characters_is_a_named_error(folder: Path) -> None:
+    """It would fail at the first text with such a character."""
+    bare = Tokenizer(models.WordPiece({"[PAD]": 0, "a": 1}, unk_token="[UNK]"))
+    encoder = TextEncoder(bare, MAX_LENGTH, 0)
+    for read in (lambda text: encoder.encode([text]), encoder.characters_read):
+        with pytest.raises(ModelError, match=r"the tokenizer fails on a text \(.*\[UNK\].*\): give another tokenizer\.json"):
+            read("zebra")
+    bare.save(str(folder / "tokenizer.json"))
+    with pytest.raises(ModelError, match=r"tokenizer\.json is missing or damaged"):
+        TextEncoder.load(folder)
+
+
 def test_an_empty_text_of_a_tokenizer_without_special_tokens_is_padding(folder: Path) -> None:
     content = json.loads((folder / "tokenizer.json").read_text())
     (folder / "tokenizer.json").write_text(json.dumps(content | {"post_processor": None}))

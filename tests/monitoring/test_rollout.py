@@ -52,6 +52,7 @@ from tests.support.versions import Machine, Version, machine
 LABELS = ("calm", "dread", "glee", "longing", "pity", "scorn", "plain")
 PLAN = Plan(step_requests=60, step_texts=40, step_seconds=0, window_seconds=0.1, hold_seconds=20)
 EQUAL = Expected(LABELS, 400, 0, (57,) * 7, (57,) * 7)
+ANALYSIS = Analysis(PLAN, 7, EQUAL).to_json()
 
 
 @pytest.fixture(scope="module")
@@ -668,8 +669,12 @@ def test_the_traffic_never_goes_back_to_a_version_that_was_not_champion(service:
 @pytest.mark.fault("rollout-forged")
 @pytest.mark.parametrize(
     "fields",
-    [{"step": 2}, {"step": "0"}, {"phase": "done"}, {"history": [1]}, {"analysis": {"seconds": 1}}, {"analysis": [1]}],
-    ids=str,
+    [
+        *({"step": 2}, {"step": "0"}, {"phase": "done"}, {"history": [1]}, {"analysis": {"seconds": 1}}, {"analysis": [1]}),
+        {"analysis": ANALYSIS | {"seconds": "1"}},
+        {"analysis": ANALYSIS | {"evidence": {"errors": {"rate": "0.01", "logs": [0.0], "value": 0.0}}}},
+    ],
+    ids=lambda fields: str(fields)[:40],
 )
 def test_a_damaged_state_is_a_named_error(service: Service, fields: dict[str, Any]) -> None:
     service.begun(**fields)

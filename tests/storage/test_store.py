@@ -269,6 +269,24 @@ def test_a_response_that_ends_within_an_object_is_requested_again(
 
 
 @pytest.mark.fault("store-recovers")
+def test_a_response_with_half_of_an_object_is_not_taken_for_all_of_it(
+    configure_s3: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Half of a data set would be read without a word."""
+    with object_store.running(object_store.Behaviour(short=1)) as server:
+        configure_s3(AWS_ENDPOINT_URL=server.url, **object_store.KEYS)
+        server.objects["bucket/a"] = b"abcdef"
+        with pytest.raises(StorageError, match=r"s3://bucket/a: the store returned 3 bytes in place of 6: try again later"):
+            store.open_file("s3://bucket/", "a").read()
+        server.behaviour.short = 1
+        with pytest.raises(StorageError, match=r"s3://bucket/a has changed since it was listed, when it had 6 bytes"):
+            store.fetch("s3://bucket/", tmp_path)
+        server.behaviour.short = 1
+        monkeypatch.setenv("GOEMOTIONS_OUTAGE_SECONDS", "20")
+        assert store.open_file("s3://bucket/", "a").read() == b"abcdef"
+
+
+@pytest.mark.fault("store-recovers")
 def test_retries_are_bounded(bucket: str, monkeypatch: pytest.MonkeyPatch, through: Callable[..., Gateway]) -> None:
     monkeypatch.setattr(s3, "ATTEMPTS", 2)
     gateway = through(lambda method, path, number: "SlowDown")

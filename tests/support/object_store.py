@@ -31,6 +31,7 @@ class Behaviour:
         tag: the tag of an object as GET returns it, made from the one that PUT returned.
         listed: whether listings hold an object.
         cut: how many responses with an object end within it, the first ones.
+        short: how many responses have half of an object, as if it were all of it, the first ones.
     """
 
     ignored: frozenset[str] = frozenset()
@@ -39,6 +40,7 @@ class Behaviour:
     tag: Callable[[str], str] = lambda tag: tag
     listed: Callable[[str], bool] = lambda key: True
     cut: int = 0
+    short: int = 0
 
 
 class ObjectStore(http_server.Server):
@@ -67,6 +69,9 @@ class Handler(http_server.Handler):
                 self.server.behaviour.cut -= 1
                 headers, content = headers | {"Content-Length": str(len(content))}, content[: len(content) // 2]
                 self.close_connection = True
+            elif self.command == "GET" and "list-type" not in query and status < 300 and self.server.behaviour.short:
+                self.server.behaviour.short -= 1
+                content = content[: len(content) // 2]
             number = self.server.writes = self.server.writes + (self.command == "PUT")
         if self.command == "PUT":
             time.sleep(self.server.behaviour.late(number))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -123,6 +124,22 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
     assert "checkpoint step-000000020 is not used" in caplog.text
 
 
+@pytest.mark.fault("checkpoint-partial")
+def test_a_file_that_is_larger_than_the_checkpoint_says_is_not_copied(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It could have terabytes; nor is one that it does not name."""
+    write_beside(tmp_path, 10, 20)
+    for step, name in ((20, "state.safetensors"), (10, "more.bin")):
+        with (tmp_path / f"step-{step:09d}" / name).open("ab") as file:
+            file.truncate(2**26)
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**25, most))
+    try:
+        assert step_of(checkpoints.newest(str(tmp_path), RUN)) == 10
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert "checkpoint step-000000020 is not used" in caplog.text
+
+
 @pytest.mark.parametrize("change", DAMAGES.values(), ids=DAMAGES)
 @pytest.mark.fault("checkpoints-corrupt")
 def test_if_every_checkpoint_is_damaged_none_is_used_and_a_warning_is_logged(
@@ -207,7 +224,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.mark.fault("stored-json-hostile")
-@pytest.mark.parametrize("content", ["[" * 100_000, '{"step": 1}', '{"fingerprint": 1e999}', "[]", ""])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("[" * 100_000, '{"step": 1}', '{"fingerprint": 1e999}', "[]", ""),
+        json.dumps(VALUES | {"step": 2, "usage": {"wall_seconds": "1"}}),
+    ],
+    ids=["deep", "a value", "infinite", "list", "empty", "costs"],
+)
 def test_a_checkpoint_whose_values_are_damaged_is_not_used(
     content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
