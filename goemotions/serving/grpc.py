@@ -27,9 +27,10 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
 from goemotions.errors import RequestError
 from goemotions.serving import bodies, metrics, openinference, request_ids, schema, wire
+from goemotions.serving.frames import STREAMS
 from goemotions.serving.limits import Limits
 from goemotions.serving.metrics import CLIENT_GONE
-from goemotions.serving.relay import STREAMS, Relay, Relays
+from goemotions.serving.relay import Relay, Relays
 from goemotions.serving.service import Service, handle
 
 logger = logging.getLogger(__name__)
