@@ -62,7 +62,7 @@ class Listener:
         self._connecting: set[asyncio.Task[object]] = set()
         # Since none waited.
         self._accepted = 0
-        listening.listen(BACKLOG)
+        listen(listening)
         listening.setblocking(False)
         self._loop.add_reader(listening, self._accept)
 
@@ -159,6 +159,19 @@ def bind(host: str, port: int, option: str) -> socket.socket:
         raise WorkflowError(f"cannot listen on {host}:{port} ({error.strerror}): choose another {option}") from error
     listening.set_inheritable(True)
     return listening
+
+
+def listen(port: socket.socket) -> None:
+    """Has the system keep the connections to a port; again changes nothing.
+
+    Raises:
+        WorkflowError: another server that was bound to it at the same time was sooner.
+    """
+    try:
+        port.listen(BACKLOG)
+    except OSError as error:
+        host, number, *_ = port.getsockname()
+        raise WorkflowError(f"cannot listen on {host}:{number} ({error.strerror}): choose another port") from error
 
 
 def allow_files(connections: int) -> None:
