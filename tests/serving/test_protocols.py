@@ -645,6 +645,12 @@ def test_calls_that_watch_the_health_are_bounded_and_end_without_a_message(serve
                 codes.add(error.code())
         assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED}
         assert channels[0].unary_unary(HEALTH + "Check")(b"") == b"\x08\x01"
+        # A client of another address has room.
+        other = http2.Connection(server.grpc_port, "127.0.0.2")
+        other.acknowledge()
+        other.call(http2.message(b""), path=HEALTH + "Watch")
+        assert any(payload.endswith(b"\x08\x01") for kind, *_, payload in other.frames(10) if kind == http2.DATA)
+        other.close()
 
 
 @pytest.mark.fault("grpc-hostile-client")
