@@ -27,9 +27,10 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
 from goemotions.errors import RequestError
 from goemotions.serving import bodies, metrics, openinference, request_ids, schema, wire
+from goemotions.serving.frames import STREAMS
 from goemotions.serving.limits import Limits
 from goemotions.serving.metrics import CLIENT_GONE
-from goemotions.serving.relay import STREAMS, Relay, Relays
+from goemotions.serving.relay import Relay, Relays
 from goemotions.serving.service import Service, handle
 
 logger = logging.getLogger(__name__)
@@ -122,9 +123,11 @@ class Health:
     NAME, SERVICES = "grpc.health.v1.Health", ("", "inference.GRPCInferenceService")
     SERVING, NOT_SERVING, UNKNOWN = 1, 2, 3
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, relays: Relays) -> None:
         self._service = service
-        self._watches = 0
+        self._relays = relays
+        # Oldest first, each with the address of its client.
+        self._watches: dict[object, str] = {}
 
     async def check(self, request: Any, context: Any) -> Any:
         if request.value not in self.SERVICES:
@@ -133,21 +136,32 @@ class Health:
 
     async def watch(self, request: Any, context: Any) -> Any:
         """Sends the status whenever it has changed, until the client leaves or the server drains."""
-        if self._watches >= WAITING:
-            raise RequestError("too many clients watch this server: try again later", 429, retry_after=1)
-        self._watches += 1
+        watch, relay = object(), self._relays.of(context.peer())
+        self._make_room(address := relay.peer if relay else "")
+        self._watches[watch] = address
         try:
             sent, is_last = None, False
             # The library does not cancel a call whose client leaves at once.
             with contextlib.suppress(grpc.aio.InternalError):
                 while not is_last:
+                    if watch not in self._watches:
+                        raise _too_many_watches()
                     is_last, status = self._service.is_draining, self._status(request.value)
                     if status != sent:
                         await context.write(sent := status)
                     if not is_last:
                         await asyncio.sleep(WATCH_SECONDS)
         finally:
-            self._watches -= 1
+            self._watches.pop(watch, None)
+
+    def _make_room(self, address: str) -> None:
+        """If many watch, ends the oldest call of the address that has most, unless this one would have as many."""
+        if len(self._watches) >= WAITING:
+            watches = collections.Counter(self._watches.values())
+            (busiest, most), *_ = watches.most_common(1)
+            if watches[address] + 1 >= most:
+                raise _too_many_watches()
+            del self._watches[next(watch for watch, peer in self._watches.items() if peer == busiest)]
 
     def _status(self, name: str) -> Any:
         if name not in self.SERVICES:
@@ -162,6 +176,10 @@ class Health:
             "Watch": grpc.unary_stream_rpc_method_handler(self.watch, parse, serialize),
         }
         return grpc.method_handlers_generic_handler(self.NAME, methods)
+
+
+def _too_many_watches() -> RequestError:
+    return RequestError("too many clients watch this server: try again later", 429, retry_after=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -371,7 +389,7 @@ class Server:
         self._calls = _Calls(service.limits, self._relays)
         self._server = grpc.aio.server(interceptors=[self._calls], options=_options(service.limits))
         stubs.add_GRPCInferenceServiceServicer_to_server(Servicer(service), self._server)
-        self._server.add_generic_rpc_handlers((Health(service).handler(),))
+        self._server.add_generic_rpc_handlers((Health(service, self._relays).handler(),))
         self._server.add_insecure_port(f"unix-abstract:{self._relays.name}")
 
     async def start(self) -> None:

@@ -20,7 +20,7 @@ from goemotions.serving import connections, metrics
 from goemotions.serving.bodies import CLOSED_BY_SERVER, HANDLING, HAS_BODY, HAS_ENDED, IS_REFUSED
 from goemotions.serving.connections import Reader, Unread
 from goemotions.serving.limits import Limits
-from goemotions.serving.listening import Turns
+from goemotions.serving.turns import Turns
 
 # Read at once of what may hold many requests or chunks, and parsed at once.
 SHORT_READ_BYTES, PIECE_BYTES = 4 * 1024, 1024

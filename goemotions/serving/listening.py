@@ -1,4 +1,4 @@
-"""The port of the server, and the order in which its clients get their turn.
+"""The port of the server: accepting its connections, or refusing them.
 
 This module imports the metrics late: the files that workers share theirs through must exist before.
 """
@@ -10,28 +10,24 @@ import contextlib
 import errno
 import functools
 import logging
-import math
 import resource
 import socket
-import time
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from goemotions.errors import WorkflowError
+from goemotions.serving.turns import Turns
 
 if TYPE_CHECKING:
     from goemotions.serving.connections import Connections
 
 logger = logging.getLogger(__name__)
-# Connections that the system keeps until they are accepted, and that wait for their turn; and files beside those of connections.
+# Connections that the system keeps until they are accepted; and files beside those of connections.
 BACKLOG, OTHER_FILES = 1024, 256
-# Most that are accepted, and pieces of work, per turn of the event loop; a piece takes up to a millisecond.
-ACCEPTED, WORK = 64, 8
+# Most that are accepted per turn of the event loop.
+ACCEPTED = 64
 # So many more connections that waited have one more accepted per turn.
 GROWTH = 16
-# What waits longer for its turn is refused: it would be late, and to refuse it takes less time of those behind it.
-TURN_SECONDS = 0.5
 # Between two attempts, while the system has no file for a connection.
 RETRY_SECONDS = 0.1
 # Connections that are kept, once they are refused or gave way to others, until their clients have read why, and for how long: a client
@@ -39,65 +35,6 @@ RETRY_SECONDS = 0.1
 REFUSED, REFUSED_SECONDS = 512, 1.0
 # Read at once, so that a flood of one client delays the others little; and the longest probe of the health.
 READ_BYTES, PROBE_BYTES = 64 * 1024, 1024
-
-
-Work = Callable[[], None]
-
-
-class Turns:
-    """What clients cause, a few pieces of work per turn of the event loop: one of each address, then the next one of each."""
-
-    most = WORK
-
-    def __init__(self) -> None:
-        # By address: when it is too late for a piece of work, the work, and its refusal.
-        self._waiting: dict[str, deque[tuple[float, Work, Work]]] = {}
-        self._count, self._left = 0, self.most
-        self._is_scheduled = False
-
-    def has_room(self, address: str) -> bool:
-        """Whether work for an address may be done at once; it is then expected to be done."""
-        if address in self._waiting or self._room() <= 0:
-            return False
-        self._left -= 1
-        self._schedule()
-        return True
-
-    def wait(self, address: str, work: Work, refuse: Work | None = None) -> None:
-        """Does work for an address when it is its turn, or refuses it if that is too late."""
-        late = time.monotonic() + (TURN_SECONDS if refuse else math.inf)
-        self._waiting.setdefault(address, deque()).append((late, work, refuse or work))
-        self._count += 1
-        self._schedule()
-
-    def is_full(self, address: str, most: int) -> bool:
-        """Whether so much waits for an address, or too much for all and its share for this one."""
-        waiting = len(self._waiting.get(address, ()))
-        return waiting >= most or (self._count >= BACKLOG and waiting >= max(1, BACKLOG // max(1, len(self._waiting))))
-
-    def _room(self) -> int:
-        return self._left
-
-    def _schedule(self) -> None:
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._next)
-
-    def _next(self) -> None:
-        self._is_scheduled, self._left = False, self.most
-        self._work()
-
-    def _work(self) -> None:
-        while self._waiting and self._room() > 0:
-            address = next(iter(self._waiting))
-            waiting = self._waiting.pop(address)
-            late, work, refuse = waiting.popleft()
-            if waiting:
-                self._waiting[address] = waiting
-            self._count -= 1
-            self._left -= 1
-            self._schedule()
-            (work if time.monotonic() < late else refuse)()
 
 
 class Listener:
@@ -125,7 +62,7 @@ class Listener:
         self._connecting: set[asyncio.Task[object]] = set()
         # Since none waited.
         self._accepted = 0
-        listening.listen(BACKLOG)
+        listen(listening)
         listening.setblocking(False)
         self._loop.add_reader(listening, self._accept)
 
@@ -222,6 +159,19 @@ def bind(host: str, port: int, option: str) -> socket.socket:
         raise WorkflowError(f"cannot listen on {host}:{port} ({error.strerror}): choose another {option}") from error
     listening.set_inheritable(True)
     return listening
+
+
+def listen(port: socket.socket) -> None:
+    """Has the system keep the connections to a port; again changes nothing.
+
+    Raises:
+        WorkflowError: another server that was bound to it at the same time was sooner.
+    """
+    try:
+        port.listen(BACKLOG)
+    except OSError as error:
+        host, number, *_ = port.getsockname()
+        raise WorkflowError(f"cannot listen on {host}:{number} ({error.strerror}): choose another port") from error
 
 
 def allow_files(connections: int) -> None:

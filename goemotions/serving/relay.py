@@ -12,146 +12,40 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import math
 import socket
-import time
 from typing import Any
 
 from goemotions.serving import connections, listening, metrics
 from goemotions.serving.connections import Reader, Unread
+from goemotions.serving.frames import (
+    CALM,
+    GOAWAY,
+    HEAD_BYTES,
+    HEADERS,
+    IS_ACK,
+    NO_ERROR,
+    PREFIX_BYTES,
+    PROTOCOL_ERROR,
+    RST_STREAM,
+    SETTINGS,
+    Frames,
+    goaway,
+    is_ack,
+    length_of,
+)
 from goemotions.serving.limits import Limits
 from goemotions.serving.metrics import CLIENT_GONE
+from goemotions.serving.turns import CallTurns, Turns
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-# The bytes before the payload of a frame, types of frames, and the flag of an acknowledgement and the whole of it.
-HEAD_BYTES, DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY, IS_ACK = 9, 0, 1, 3, 4, 7, 1
-# Of a message in its first data: whether it is compressed, and its size.
-PREFIX_BYTES = 5
 ACK, FIRST_SETTINGS = (bytes([0, 0, 0, SETTINGS, flags, 0, 0, 0, 0]) for flags in (IS_ACK, 0))
-# Errors of a connection: https://www.rfc-editor.org/rfc/rfc9113#section-7
-NO_ERROR, PROTOCOL_ERROR, CALM = 0, 1, 11
 ERRORS = {metrics.REASONS[400]: PROTOCOL_ERROR, metrics.REASONS[metrics.FLOOD]: CALM, metrics.REASONS[429]: CALM}
 # The longest first settings of a client.
 SETTINGS_BYTES = 1024
-# Calls at once on one connection; the client keeps more to itself until one ends.
-STREAMS = 128
-# Calls in the library: so many that their texts share batches, or few, so that each connection has its turn soon, while several have
-# more, and for some seconds after that.
-CALLS, FEW_CALLS, FEW_SECONDS = 96, 16, 1.0
 # Frames per turn, besides one that begins a call.
 TURN_FRAMES = 64
-# The library has no call if none has begun at so many such times in a row: one may be over before the event loop has looked for calls.
-QUIET_SECONDS, QUIET_TIMES = 0.001, 5
-# After it had one all the same, it has more than it should from then on. So after this time it gets none until it has none.
-DRAIN_SECONDS = 0.1
-# A connection is closed beyond so many, and so many per second, of calls that its client resets at once, or of frames that begin no
-# call: https://www.cve.org/CVERecord?id=CVE-2023-44487 and https://www.cve.org/CVERecord?id=CVE-2019-9512
-RESETS, FRAMES_BESIDE_CALLS, PER_SECOND = 1000, 4000, 200
-# So many more of those frames for each call, and one for so many bytes: large messages have many, and a client with a small window
-# sends many updates of it for a large response.
-FRAMES_PER_CALL, BYTES_PER_FRAME = 10, 256
-# A call that is reset later is one of a deadline, or of hedging.
-RESET_SECONDS = 0.002
 # What the library has sent is at its client after this time, unless that does not read.
 LAST_SECONDS = 0.1
-
-
-class CallTurns(listening.Turns):
-    """Few calls are in the library and have not begun; the others wait here: one of each address, then the next one of each.
-
-    Calls that the library rejects itself never begin. They are forgotten once no call begins any more.
-    """
-
-    most = CALLS
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._begun, self._few_until = 0, 0.0
-        self._drains_at, self._is_draining = math.inf, False
-
-    def _room(self) -> int:
-        now = time.monotonic()
-        if self._count > 1:
-            self._few_until = now + FEW_SECONDS
-        return self._left - (CALLS - FEW_CALLS) * (now < self._few_until)
-
-    def begin(self) -> None:
-        """Counts a call that has begun."""
-        self._begun += 1
-        self.release()
-
-    def release(self) -> None:
-        """Makes room for another call."""
-        if not self._is_draining:
-            self._left = min(self._left + 1, self.most)
-            self._work()
-
-    def _schedule(self) -> None:
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            self._look(QUIET_TIMES, self._begun)
-
-    def _look(self, times: int, begun: int) -> None:
-        """Looks again, so many times, whether a call has begun; if none has, the library has none, and gets new ones."""
-        loop = asyncio.get_running_loop()
-        if begun != self._begun:
-            times = QUIET_TIMES
-        if self._left == self.most:
-            self._is_scheduled = False
-        elif times:
-            if loop.time() > self._drains_at:
-                self._left, self._is_draining, self._drains_at = 0, True, math.inf
-            loop.call_later(QUIET_SECONDS, self._look, times - 1, self._begun)
-        else:
-            if not self._is_draining:
-                self._drains_at = min(self._drains_at, loop.time() + DRAIN_SECONDS)
-            self._is_draining = False
-            self._next()
-
-
-class _Allowance:
-    """So many, and so many per second more."""
-
-    def __init__(self, most: int, now: float) -> None:
-        self._most = self._left = float(most)
-        self._since = now
-
-    def give(self, count: float) -> None:
-        self._left = min(self._most, self._left + count)
-
-    def take(self, now: float) -> bool:
-        """Whether it was left."""
-        self.give(PER_SECOND * (now - self._since))
-        self._since = now
-        self._left -= 1
-        return self._left >= 0
-
-
-class _Flood:
-    """Whether a connection sends too many frames that cost the server more than the client."""
-
-    def __init__(self, now: float) -> None:
-        self._resets, self._frames = _Allowance(RESETS, now), _Allowance(FRAMES_BESIDE_CALLS, now)
-        # When each of the newest calls began, by its stream.
-        self._calls: dict[bytes, float] = {}
-
-    def is_one_too_many(self, head: bytes, now: float) -> bool:
-        kind, stream = head[3], head[5:]
-        if kind == HEADERS:
-            self._calls[stream] = now
-            if len(self._calls) > STREAMS:
-                del self._calls[next(iter(self._calls))]
-            self._frames.give(FRAMES_PER_CALL)
-            return False
-        if kind == DATA:
-            self.count_bytes(int.from_bytes(head[:3], "big"))
-        if kind == RST_STREAM and now - self._calls.pop(stream, -math.inf) < RESET_SECONDS and not self._resets.take(now):
-            return True
-        return not self._frames.take(now)
-
-    def count_bytes(self, count: int) -> None:
-        """Counts bytes of messages, of either side."""
-        self._frames.give(count / BYTES_PER_FRAME)
 
 
 class Relays(connections.Connections["Relay"]):
@@ -161,14 +55,14 @@ class Relays(connections.Connections["Relay"]):
     """
 
     def __init__(self, limits: Limits, name: str) -> None:
-        super().__init__(limits, "grpc", FIRST_SETTINGS + _goaway(CALM, "the server has too many connections"))
+        super().__init__(limits, "grpc", FIRST_SETTINGS + goaway(CALM, "the server has too many connections"))
         self.name = name
         self.turns = CallTurns()
         self._names: dict[str, Relay] = {}
         self._listener: listening.Listener | None = None
 
     def listen(self, port: socket.socket) -> None:
-        self._listener = listening.Listener(port, lambda: Relay(self), self, listening.Turns())
+        self._listener = listening.Listener(port, lambda: Relay(self), self, Turns())
 
     async def close(self) -> None:
         """Closes the port, relays nothing more of any client, and closes the connections once their clients have the responses."""
@@ -204,16 +98,13 @@ class Relay(Reader):
         self.peer = self.name = ""
         self.since = self._loop.time()
         self.calls = 0
-        self.flood = _Flood(self.since)
+        self.frames = Frames(relays.limits.body_bytes, self.since)
         self._unread = Unread()
         self._connecting: asyncio.Task[object] | None = None
         # Received and not passed on, and where the next frame begins in it.
         self._held, self._next = b"", len(PREFACE)
         # Whether the client has sent its settings, and acknowledged those of the server.
         self._has_settings = self._has_acknowledged = False
-        # The stream of the last call that was passed on, and whether the next data is the start of its message. How many messages are
-        # too large for the library, or compressed so that they may be, and how many calls the client reset: it ends all in one way.
-        self._last, self._expects_message, self._too_large, self._resets = 0, False, 0, 0
         # Whether the library has sent its settings and reads.
         self._may_write = False
         # Whether a frame waits for its turn, or has it; the frames that are left of the last one; whether nothing more is passed on.
@@ -235,14 +126,8 @@ class Relay(Reader):
         self.since = self._loop.time()
 
     def status_of_ended(self) -> int:
-        """The status of a call that the library has ended: the client left, or what it sent was too large or no message."""
-        if self.client.is_closing() or self._resets:
-            self._resets = max(0, self._resets - 1)
-            return CLIENT_GONE
-        if self._too_large:
-            self._too_large -= 1
-            return 413
-        return 400
+        """The status of a call that the library has ended."""
+        return CLIENT_GONE if self.client.is_closing() else self.frames.status_of_ended()
 
     def connection_made(self, transport: Any) -> None:
         self.client = transport
@@ -291,15 +176,16 @@ class Relay(Reader):
 
     def abort(self, reason: str) -> None:
         """Closes the connection; a client that reads is told why, and that it may send again what was not passed on."""
-        if self.client.is_closing():
-            return
-        metrics.CLOSED.labels(reason).inc()
-        if self._library.is_between_frames and not self.client.get_write_buffer_size():
-            settings = b"" if self._library.has_settings else FIRST_SETTINGS
-            self.client.write(settings + _goaway(ERRORS.get(reason, NO_ERROR), reason, self._last))
-            self.client.close()
-        else:
-            self.client.abort()
+        if not self.client.is_closing():
+            metrics.CLOSED.labels(reason).inc()
+            if self._library.is_between_frames and not self.client.get_write_buffer_size():
+                settings = b"" if self._library.has_settings else FIRST_SETTINGS
+                self.client.write(settings + goaway(ERRORS.get(reason, NO_ERROR), reason, self.frames.last))
+                self.client.close()
+                # Its client may not read that either.
+                self._relays.close_later(self.client.abort)
+                return
+        self.client.abort()
 
     def give_way(self) -> None:
         self.abort("evicted")
@@ -322,10 +208,10 @@ class Relay(Reader):
             return
         while len(data) >= position + HEAD_BYTES:
             head = data[position : position + HEAD_BYTES]
-            end = position + HEAD_BYTES + int.from_bytes(head[:3], "big")
+            end = position + HEAD_BYTES + length_of(head)
             if (head[3] == HEADERS or not self._left) and not self._takes_turn(head[3] == HEADERS):
                 break
-            if status := self._refused(head):
+            if status := self._refused(data[position : position + HEAD_BYTES + PREFIX_BYTES]):
                 self._refuse(status)
                 return
             if not self._has_settings:
@@ -333,39 +219,45 @@ class Relay(Reader):
                     break
                 write(data[:end] + ACK)
                 start, self._has_settings = end, True
-            elif not self._has_acknowledged and _is_ack(head):
+            elif not self._has_acknowledged and is_ack(head):
                 self._has_acknowledged = True
                 write(data[start:position])
                 start = end
-            self._note(data[position : position + HEAD_BYTES + PREFIX_BYTES])
             position, self._left = end, self._left - 1
         passed = min(position, len(data)) if self._has_settings else 0
         write(data[start:passed])
         self._held, self._next = data[passed:], position - passed
 
-    def _note(self, frame: bytes) -> None:
-        """Notes the start of a call or of its message, or that the client resets it."""
-        kind = frame[3]
-        if kind == HEADERS:
-            self._last, self._expects_message = int.from_bytes(frame[5:HEAD_BYTES], "big"), True
-        elif kind == DATA and self._expects_message:
-            # https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
-            self._expects_message = False
-            is_compressed, size = frame[HEAD_BYTES : HEAD_BYTES + 1] == b"\1", int.from_bytes(frame[HEAD_BYTES + 1 :], "big")
-            self._too_large += is_compressed or size > self._relays.limits.body_bytes
-        elif kind == RST_STREAM:
-            self._resets += 1
+    def note_response(self, frame: bytes) -> None:
+        """Notes a frame of the library that begins an answer, or ends a call or the connection."""
+        if frame[3] == HEADERS:
+            self.frames.note_answer(frame)
+        elif frame[3] == GOAWAY:
+            self.frames.note_goodbye(frame)
+        else:
+            status, is_flood = self.frames.note_reset(frame, self._loop.time())
+            if status:
+                metrics.count("grpc", status)
+            if is_flood:
+                self._refuse(metrics.FLOOD)
 
-    def _refused(self, head: bytes) -> int:
-        """The status with which this connection is closed for a frame; 0 if the frame may be passed on."""
-        is_settings = head[3] == SETTINGS and not _is_ack(head) and int.from_bytes(head[:3], "big") <= SETTINGS_BYTES
+    def end(self) -> None:
+        """Closes the connection, as the library has; if it has not said so, its client has sent what it does not accept."""
+        if status := self.frames.closing_status:
+            self._refuse(status)
+        self.client.close()
+
+    def _refused(self, frame: bytes) -> int:
+        """The status with which this connection is closed for a frame; 0 if it may be passed on."""
+        is_settings = frame[3] == SETTINGS and not is_ack(frame) and length_of(frame) <= SETTINGS_BYTES
         if not (self._has_settings or is_settings):
             return 400
-        return metrics.FLOOD if self.flood.is_one_too_many(head, self._loop.time()) else 0
+        return metrics.FLOOD if self.frames.is_flood(frame, self._loop.time()) else 0
 
     def _refuse(self, status: int) -> None:
-        metrics.count("grpc", status)
-        self.abort(metrics.REASONS[status])
+        if not self.client.is_closing():
+            metrics.count("grpc", status)
+            self.abort(metrics.REASONS[status])
 
     def _takes_turn(self, is_call: bool) -> bool:
         """Whether it is the turn of this connection, to pass on a call or other frames; it waits otherwise."""
@@ -408,25 +300,35 @@ class _Library(Reader):
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._relay.client.close()
+        self._relay.end()
 
     def data_received(self, data: memoryview) -> None:
         client = self._relay.client
         if not client.is_closing():
             content = bytes(data)
             client.write(content)
-            self._relay.flood.count_bytes(len(content))
-            self._follow(content)
+            self._relay.frames.count_bytes(len(content))
+            for frame in self._follow(content):
+                self._relay.note_response(frame)
             if not self.has_settings:
                 self.has_settings = True
                 self._relay.write(True)
 
-    def _follow(self, content: bytes) -> None:
-        """Follows the frames to the client."""
-        content, position = self._part + content, self._left
+    def _follow(self, content: bytes) -> list[bytes]:
+        """Follows the frames to the client; returns the heads of answers, and the frames that end a call or the connection."""
+        content, position, frames = self._part + content, self._left, list[bytes]()
         while position + HEAD_BYTES <= len(content):
-            position += HEAD_BYTES + int.from_bytes(content[position : position + 3], "big")
+            head = content[position : position + HEAD_BYTES]
+            end = position + HEAD_BYTES + length_of(head)
+            if head[3] == HEADERS:
+                frames.append(head)
+            elif head[3] in (RST_STREAM, GOAWAY):
+                if end > len(content):
+                    break
+                frames.append(content[position:end])
+            position = end
         self._part, self._left = content[position:], max(0, position - len(content))
+        return frames
 
     def pause_writing(self) -> None:
         self._relay.write(False)
@@ -445,16 +347,6 @@ class _Library(Reader):
     def abort(self) -> None:
         if self.transport:
             self.transport.abort()
-
-
-def _goaway(error: int, reason: str, last: int = 0) -> bytes:
-    """The last frame to a client; calls after the stream ``last`` were not handed over, and clients may send them again."""
-    payload = last.to_bytes(4, "big") + error.to_bytes(4, "big") + reason.encode()
-    return len(payload).to_bytes(3, "big") + bytes([GOAWAY, 0, 0, 0, 0, 0]) + payload
-
-
-def _is_ack(head: bytes) -> bool:
-    return head[3] == SETTINGS and bool(head[4] & IS_ACK)
 
 
 def _read(transport: Any, may_read: bool) -> None:

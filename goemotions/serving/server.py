@@ -118,13 +118,20 @@ def _serve(
     # while modules are imported may be lost, and the signal with it.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: sys.exit(0))
-    _Server(config).run([port])
+    _Server(config, grpc_port).run([port])
 
 
 class _Server(uvicorn.Server):
     """Accepts connections itself."""
 
+    def __init__(self, config: uvicorn.Config, grpc_port: socket.socket | None) -> None:
+        super().__init__(config)
+        self._grpc_ports = [grpc_port] if grpc_port else []
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        # Before the application starts, which could not end without a traceback.
+        for port in [*(sockets or []), *self._grpc_ports]:
+            listening.listen(port)
         await super().startup([])
         connections: Any = self.config.http_protocol_class
         protocol = functools.partial(connections, self.config, self.server_state, self.lifespan.state)

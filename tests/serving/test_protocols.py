@@ -570,6 +570,33 @@ def test_a_call_that_the_library_ends_does_not_count_as_a_client_that_left(
     connection.close()
 
 
+@pytest.mark.fault("server-blame")
+def test_why_the_library_ends_a_call_does_not_depend_on_the_calls_before_it(server: Server) -> None:
+    content = message(["lake"]).SerializeToString()
+    connection = http2.Connection(server.grpc_port)
+    connection.acknowledge()
+    compressed = http2.message(gzip.compress(content), compressed=True)
+    for sent in (compressed, http2.message(content)):
+        answered = connection.call(sent, grpc_encoding="gzip")
+        ended = next(stream for kind, flags, stream, _ in connection.frames(10) if kind == http2.HEADERS and flags & 1)
+        assert ended == answered
+        # As clients do that have the answer before they have sent all.
+        connection.send(http2.frame(http2.RST_STREAM, 0, answered, (8).to_bytes(4, "big")))
+    before = server.metrics()
+    # Of two calls at once, the second begins before the message of the first.
+    for _ in range(2):
+        connection.call()
+    large = server.metrics()['goemotions_rejected_requests_total{reason="too-large"}']
+    connection.send(http2.frame(http2.DATA, http2.END_STREAM, connection.stream - 2))
+    assert grown(server, before, 'goemotions_rejected_requests_total{reason="malformed"}')
+    connection.send(http2.frame(http2.DATA, 0, connection.stream, http2.message(b"", length=10_000_000)))
+    assert grown(server, before, 'goemotions_rejected_requests_total{reason="too-large"}')
+    assert server.metrics()['goemotions_rejected_requests_total{reason="too-large"}'] == large + 1
+    name = 'goemotions_rejected_requests_total{reason="client-gone"}'
+    assert server.metrics()[name] == before[name]
+    connection.close()
+
+
 HEALTH = "/grpc.health.v1.Health/"
 
 
@@ -618,6 +645,12 @@ def test_calls_that_watch_the_health_are_bounded_and_end_without_a_message(serve
                 codes.add(error.code())
         assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED}
         assert channels[0].unary_unary(HEALTH + "Check")(b"") == b"\x08\x01"
+        # A client of another address has room.
+        other = http2.Connection(server.grpc_port, "127.0.0.2")
+        other.acknowledge()
+        other.call(http2.message(b""), path=HEALTH + "Watch")
+        assert any(payload.endswith(b"\x08\x01") for kind, *_, payload in other.frames(10) if kind == http2.DATA)
+        other.close()
 
 
 @pytest.mark.fault("grpc-hostile-client")

@@ -17,8 +17,10 @@ import uvloop
 from prometheus_client import REGISTRY
 
 from goemotions.serving import listening
+from goemotions.serving.frames import FRAMES_BESIDE_CALLS, RESET_SECONDS, RESETS
 from goemotions.serving.limits import Limits
-from goemotions.serving.relay import CALLS, FEW_CALLS, FRAMES_BESIDE_CALLS, RESET_SECONDS, RESETS, Relay, Relays
+from goemotions.serving.relay import Relay, Relays
+from goemotions.serving.turns import CALLS, FEW_CALLS
 from tests.support.http2 import (
     ACK,
     DATA,
@@ -78,19 +80,20 @@ CANCEL = (8).to_bytes(4, "big")
 
 
 class Library:
-    """A stand-in for the library: notes the connection and stream of each call that it gets, and begins the call if it ``begins``."""
+    """A stand-in for the library: notes connection and stream of each call that it gets, begins it if it ``begins``, and answers."""
 
-    def __init__(self, begins: bool) -> None:
-        self._begins = begins
+    def __init__(self, begins: bool, answer: Callable[[int], bytes] = lambda stream: b"", limits: Limits | None = None) -> None:
+        self._begins, self._answer, self._limits = begins, answer, limits or Limits()
+        self._has_ended = False
         self.calls: list[tuple[int, int]] = []
         self._connections = 0
 
     async def run(self, test: Callable[[Callable[[], Awaitable[Any]]], Awaitable[None]]) -> None:
         """Runs a test with a function that connects a client."""
         name = f"goemotions-{secrets.token_hex(8)}"
-        self._relays = Relays(Limits(), name)
+        self.relays = Relays(self._limits, name)
         library = await asyncio.start_unix_server(self._serve, f"\0{name}")
-        port = await asyncio.get_running_loop().create_server(lambda: Relay(self._relays), "127.0.0.1", 0)
+        port = await asyncio.get_running_loop().create_server(lambda: Relay(self.relays), "127.0.0.1", 0)
         async with library, port:
             await test(lambda: asyncio.open_connection(*port.sockets[0].getsockname()))
 
@@ -105,9 +108,17 @@ class Library:
                 await reader.readexactly(int.from_bytes(head[:3], "big"))
                 if head[3] == HEADERS:
                     self.calls.append((number, int.from_bytes(head[5:], "big")))
+                    writer.write(self._answer(self.calls[-1][1]))
                     if self._begins:
-                        asyncio.get_running_loop().call_soon(self._relays.turns.begin)
-        writer.close()
+                        asyncio.get_running_loop().call_soon(self.relays.turns.begin)
+                    if self._has_ended:
+                        await asyncio.sleep(0.05)
+                        break
+        writer.transport.abort()
+
+    def end(self) -> None:
+        """Closes each connection after its next call, whatever it has not read."""
+        self._has_ended = True
 
     async def has(self, count: int) -> None:
         async with asyncio.timeout(20):
@@ -248,6 +259,118 @@ def test_a_client_reads_why_its_connection_is_closed(sent: bytes, last: int, err
         assert closing(await received(reader)) == [(last, error, reason)]
 
     uvloop.run(Library(begins=True).run(test))
+
+
+def grown(name: str, before: dict[str, float] | None = None) -> dict[str, float]:
+    """A metric by its reasons: its values, or those that have grown since before, and by how much."""
+    samples = (
+        sample for metric in REGISTRY.collect() for sample in metric.samples if sample.name == f"goemotions_{name}_total"
+    )
+    now = {sample.labels["reason"]: sample.value for sample in samples}
+    if before is None:
+        return now
+    return {reason: value - before.get(reason, 0) for reason, value in now.items() if value > before.get(reason, 0)}
+
+
+@pytest.mark.fault("grpc-resets")
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(1, ""), (2, "malformed"), (7, "flood")],
+    ids=["a frame that is wrong", "no head of a call", "calls beyond the limit"],
+)
+def test_calls_that_a_client_makes_the_library_reset_are_counted_and_close_its_connection(error: int, reason: str) -> None:
+    library = Library(True, lambda stream: frame(RST_STREAM, 0, stream, error.to_bytes(4, "big")))
+    before = grown("rejected_requests")
+
+    async def test(connect: Callable[[], Awaitable[Any]]) -> None:
+        reader, writer = await connect()
+        writer.write(START + b"".join(call(stream) for stream in range(1, 4 * RESETS, 2)))
+        ((_, code, why),) = closing(await received(reader))
+        assert (code, why) == (11, b"flood")
+
+    uvloop.run(library.run(test))
+    counted = grown("rejected_requests", before)
+    assert counted.pop("flood") >= (RESETS if reason == "flood" else 1)
+    assert not reason or reason == "flood" or counted.pop(reason) >= RESETS
+    assert not counted
+
+
+@pytest.mark.fault("grpc-resets")
+def test_calls_that_are_answered_before_their_clients_have_sent_all_are_no_flood() -> None:
+    library = Library(
+        True, lambda stream: frame(HEADERS, END_HEADERS | 1, stream, b"\x88") + frame(RST_STREAM, 0, stream, bytes(4))
+    )
+    before = grown("rejected_requests")
+
+    async def test(connect: Callable[[], Awaitable[Any]]) -> None:
+        reader, writer = await connect()
+        writer.write(START)
+        for first in range(1, 4 * RESETS, 200):
+            writer.write(b"".join(call(stream) for stream in range(first, first + 200, 2)))
+            await library.has(first // 2 + 100)
+            await reader.read(65536)
+        writer.write(call(4 * RESETS + 1))
+        await library.has(2 * RESETS + 1)
+
+    uvloop.run(library.run(test))
+    assert not grown("rejected_requests", before)
+
+
+def goodbye(error: int, reason: bytes) -> bytes:
+    return frame(GOAWAY, payload=bytes(4) + error.to_bytes(4, "big") + reason)
+
+
+@pytest.mark.fault("server-blame", "grpc-hostile-client")
+@pytest.mark.parametrize(
+    ("sent", "last", "reason"),
+    [
+        (b"", b"", "malformed"),
+        (b"", goodbye(11, b"too_many_pings"), "flood"),
+        (b"", goodbye(11, b"ping_timeout"), "slow"),
+        (b"", goodbye(0, b"max_age"), ""),
+        (goodbye(0, b""), b"", ""),
+    ],
+    ids=["at once", "pings", "no pongs", "for its age", "after its client has said so"],
+)
+def test_a_connection_that_the_library_closes_for_what_its_client_sent_is_counted(
+    sent: bytes, last: bytes, reason: str
+) -> None:
+    library = Library(True, lambda stream: last)
+    before = grown("closed_connections"), grown("rejected_requests")
+
+    async def test(connect: Callable[[], Awaitable[Any]]) -> None:
+        reader, writer = await connect()
+        writer.write(START + sent + call(1))
+        library.end()
+        seen = closing(await received(reader))
+        assert [why for _, _, why in seen][-1:] == ([reason.encode()] if reason else [last[17:]] if last else [])
+
+    uvloop.run(library.run(test))
+    assert grown("closed_connections", before[0]) == grown("rejected_requests", before[1]) == ({reason: 1} if reason else {})
+
+
+@pytest.mark.fault("grpc-hostile-client")
+@pytest.mark.parametrize("last", [b"", goodbye(0, b"max_age")], ids=["at once", "with a goodbye"])
+def test_no_connection_is_left_whose_client_does_not_read_when_the_library_closes_it(last: bytes) -> None:
+    data = frame(DATA, 0, 1, bytes(16384)) * 1000
+    library = Library(True, lambda stream: last + data, Limits(write_seconds=0.5))
+
+    async def test(connect: Callable[[], Awaitable[Any]]) -> None:
+        _, writer = await connect()
+        writer.transport.pause_reading()
+        library.end()
+        writer.write(START + call(1))
+        await library.has(1)
+        (relay,) = library.relays.open
+        async with asyncio.timeout(20):
+            while not relay.client.is_closing():
+                writer.write(frame(PING, payload=bytes(8)))
+                await asyncio.sleep(0.05)
+            while library.relays.open:
+                await asyncio.sleep(0.05)
+        writer.transport.abort()
+
+    uvloop.run(library.run(test))
 
 
 @pytest.mark.fault("server-overload")

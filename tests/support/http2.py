@@ -53,8 +53,8 @@ def _string(text: str) -> bytes:
 class Connection:
     """One connection; odd streams are numbered as they are opened."""
 
-    def __init__(self, port: int, **initial_settings: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+    def __init__(self, port: int, source: str = "127.0.0.1", **initial_settings: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(source, 0))
         self.send(PREFACE + settings(**initial_settings))
         self.stream = -1
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from goemotions.serving import listening
-from goemotions.serving.listening import BACKLOG, WORK, Turns
+from goemotions.serving import turns as turns_of
+from goemotions.serving.turns import WAITING, WORK, Turns
 
 
 def test_what_waits_of_one_address_does_not_delay_another() -> None:
@@ -45,7 +45,7 @@ def test_a_turn_has_room_for_so_much_and_first_for_what_waits() -> None:
 
 @pytest.mark.fault("server-overload")
 def test_what_waits_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listening, "TURN_SECONDS", 0.1)
+    monkeypatch.setattr(turns_of, "TURN_SECONDS", 0.1)
 
     async def run() -> collections.Counter[str]:
         turns, done = Turns(), collections.Counter[str]()
@@ -80,14 +80,14 @@ def test_so_much_waits_of_one_address() -> None:
 def test_a_flood_of_one_address_leaves_the_others_their_share() -> None:
     async def run() -> None:
         turns = Turns()
-        for _ in range(BACKLOG):
+        for _ in range(WAITING):
             turns.wait("greedy", lambda: None)
         turns.wait("other", lambda: None)
-        assert turns.is_full("greedy", 2 * BACKLOG)
-        assert not turns.is_full("other", 2 * BACKLOG)
-        for _ in range(BACKLOG // 2):
+        assert turns.is_full("greedy", 2 * WAITING)
+        assert not turns.is_full("other", 2 * WAITING)
+        for _ in range(WAITING // 2):
             turns.wait("other", lambda: None)
-        assert turns.is_full("other", 2 * BACKLOG)
-        assert not turns.is_full("third", 2 * BACKLOG)
+        assert turns.is_full("other", 2 * WAITING)
+        assert not turns.is_full("third", 2 * WAITING)
 
     asyncio.run(run())
