@@ -97,7 +97,7 @@ bench: $(SERVICES) ## measure training, batch scoring, overhead, growth, and qua
 bench-full: $(SERVICES) ## the same with a million rows and every size (hours)
 	@$(BENCHMARKS) --full $(call option,--only,ONLY)
 
-reproduce: stack-up ## train and measure what the published report shows, and write it (6 hours on two cores with bf16): DATA= WEIGHTS= MODELS= TEACHERS=
+reproduce: stack-up ## train and measure what the published report shows, and write it (5 hours on two cores with bf16): DATA= WEIGHTS= MODELS= TEACHERS=
 	@. .local/env && $(BIN)/python -m benchmarks.reproduce $(call option,--data,DATA) $(call option,--weights,WEIGHTS) $(call option,--models,MODELS) $(call option,--teachers,TEACHERS)
 
 stack-up: setup ## start MLflow and S3 on this machine if they are not running

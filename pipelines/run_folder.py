@@ -78,13 +78,16 @@ class RunFolder:
 
         return of_folder(self.path)
 
-    def publish(self, whole: Path, output: Path, model_name: str = defaults.MODEL_NAME) -> Path:
+    def publish(
+        self, whole: Path, output: Path, model_name: str = defaults.MODEL_NAME, large: tuple[RunFolder, str] | None = None
+    ) -> Path:
         """Writes the report again with the current code and measurements.
 
         Args:
             whole: folder for the whole report; it is replaced.
             output: folder for the figures, the tables and the files of ``PUBLISHED``.
             model_name: name of the registered model.
+            large: a run on the same data and the profile of its gpu version, which the report has in place of this run's.
 
         Returns:
             The HTML page, below ``whole``.
@@ -94,12 +97,22 @@ class RunFolder:
         from pipelines import package
 
         shutil.rmtree(whole, ignore_errors=True)
-        candidates = self.candidates()
+        candidates, registered = self.candidates(), self.registered()
+        if large:
+            run, profile = large
+            candidates = {
+                variant: [
+                    *(one for one in run.candidates()[variant] if one.profile == profile),
+                    *(one for one in listed if one.profile != profile),
+                ]
+                for variant, listed in candidates.items()
+            }
+            registered |= {"gpu": run.registered()["gpu"]}
         performance.write(
             self.dataset,
             candidates,
             whole,
-            self.registered(),
+            registered,
             model_name=model_name,
             used=costs.of_run(self.dataset, candidates, self.path / "register" / "registered"),
             commit=package.commit(),
