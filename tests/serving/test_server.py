@@ -1,7 +1,6 @@
 """Start and configuration of the predictor server: options, environment variables, its port, a damaged bundle."""
 
 import json
-import os
 import re
 import shutil
 import socket
@@ -21,8 +20,9 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
 from goemotions.cli import prediction
+from goemotions.errors import WorkflowError
+from goemotions.serving import listening
 from goemotions.serving.limits import Limits
-from pipelines import stack
 from tests.support.servers import Server, serving
 
 
@@ -88,28 +88,16 @@ def test_a_grpc_port_in_use_is_an_error(bundle: Path, server: Server, workers: s
 
 
 @pytest.mark.fault("port-in-use")
-@pytest.mark.parametrize("position", [0, 1], ids=["http", "grpc"])
-def test_of_two_servers_that_start_at_once_the_later_one_ends_with_a_named_error(bundle: Path, position: int) -> None:
-    ports = stack.free_ports(2)
-    command = [sys.executable, "-m", "goemotions.cli", "serve", "--bundle", str(bundle), "--port", str(ports[0])]
-    with subprocess.Popen([*command, "--grpc-port", str(ports[1])], stderr=subprocess.PIPE, text=True) as process:
-        while count_sockets(process.pid) < len(ports):
-            assert process.poll() is None
-            time.sleep(0.01)
-        with socket.socket() as sooner:
-            # Until one listens, several may be bound.
-            sooner.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sooner.bind(("127.0.0.1", ports[position]))
-            sooner.listen()
-            _, written = process.communicate(timeout=60)
-    assert process.returncode == 1
-    named = f"goemotions: cannot listen on 127.0.0.1:{ports[position]} (Address already in use): choose another port"
-    assert written.strip().splitlines()[-1] == named
-    assert "Traceback" not in written
-
-
-def count_sockets(pid: int) -> int:
-    return sum(os.readlink(path).startswith("socket:") for path in Path(f"/proc/{pid}/fd").iterdir())
+def test_of_two_servers_that_bound_one_port_the_later_one_to_listen_ends_with_a_named_error() -> None:
+    with socket.socket() as sooner, socket.socket() as later:
+        # Until one listens, several may be bound.
+        for one in (sooner, later):
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sooner.bind(("127.0.0.1", 0))
+        later.bind(sooner.getsockname())
+        sooner.listen()
+        with pytest.raises(WorkflowError, match=r"cannot listen on 127\.0\.0\.1:\d+ \(.*\): choose another port"):
+            listening.listen(later)
 
 
 @pytest.mark.fault("grpc-no-message", "server-overload")

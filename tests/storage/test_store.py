@@ -279,7 +279,7 @@ def test_a_response_with_half_of_an_object_is_not_taken_for_all_of_it(
         with pytest.raises(StorageError, match=r"s3://bucket/a: the store returned 3 bytes in place of 6: try again later"):
             store.open_file("s3://bucket/", "a").read()
         server.behaviour.short = 1
-        with pytest.raises(StorageError, match=r"s3://bucket/a has changed since it was listed, when it had 6 bytes"):
+        with pytest.raises(FileChanged, match=r"s3://bucket/a has changed since it was listed, when it had 6 bytes"):
             store.fetch("s3://bucket/", tmp_path)
         server.behaviour.short = 1
         monkeypatch.setenv("GOEMOTIONS_OUTAGE_SECONDS", "20")
