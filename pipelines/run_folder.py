@@ -87,7 +87,7 @@ class RunFolder:
             whole: folder for the whole report; it is replaced.
             output: folder for the figures, the tables and the files of ``PUBLISHED``.
             model_name: name of the registered model.
-            large: a run on the same data and the profile of its gpu version, which the report has in place of this run's.
+            large: a run on the same data and a profile, whose model of that run the report has in place of this run's.
 
         Returns:
             The HTML page, below ``whole``.
@@ -107,7 +107,9 @@ class RunFolder:
                 ]
                 for variant, listed in candidates.items()
             }
-            registered |= {"gpu": run.registered()["gpu"]}
+            # Only a winner is registered: without it, the version of this run is shown.
+            if (version := run.registered()["gpu"])["profile"] == profile:
+                registered["gpu"] = version
         performance.write(
             self.dataset,
             candidates,
