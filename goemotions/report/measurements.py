@@ -21,6 +21,7 @@ SEEDS = Path(__file__).with_name("seeds.csv")
 # Written by `python -m benchmarks.frontier --record`.
 FRONTIER = Path(__file__).with_name("frontier.csv")
 
+SEED_METRICS = ("auc_micro", "auc_macro", "f1_macro", "f1_micro")
 ABLATION_METRICS = ("auc_micro", "auc_macro", "f1_macro_at_0.5", "f1_macro_tuned", "f1_micro_tuned", "calibration_error")
 
 
@@ -49,34 +50,41 @@ def _of_earlier_texts(section: Section, titles: set[str]) -> Section:
 
 
 def seeds(rows: list[dict[str, str]]) -> Section | None:
-    """Mean and spread over the seeds of each recipe that was trained with several; None if there is none."""
+    """Mean and interval over the seeds of each recipe that was trained with several; None if there is none."""
     recipes: dict[str, list[dict[str, str]]] = {}
     for row in rows:
         recipes.setdefault(row["row"], []).append(row)
-    table: list[list[Cell]] = []
-    for recipe, members in recipes.items():
-        for name in (key for key in members[0] if key.startswith(("validation/", "test/")) and len(members) > 1):
-            values = np.array([float(row[name]) for row in members])
-            low, high = mean_interval(values)
-            spread = (float(value) for value in (values.std(ddof=1), values.min(), values.max()))
-            split, metric = name.split("/")
-            seeds = ", ".join(row["seed"] for row in members)
-            interval = f"{low:.4f} to {high:.4f}"
-            table.append([f"{recipe}: {split} {title_of(metric)}", seeds, float(values.mean()), interval, *spread])
+    table: list[list[Cell]] = [
+        [
+            recipe,
+            ", ".join(row["seed"] for row in members),
+            split,
+            *(_mean(members, f"{split}/{metric}") for metric in SEED_METRICS),
+        ]
+        for recipe, members in recipes.items()
+        if len(members) > 1
+        for split in ("validation", "test")
+    ]
     if not table:
         return None
     return Section(
         "Variation between seeds",
         (
-            "Recipes that were trained with several seeds, each with thresholds and a calibration of its own. The interval is that of "
-            "the mean, by Student's t.",
+            "Recipes that were trained with several seeds, each with thresholds and a calibration of its own: the mean, and its 95% "
+            "interval by Student's t.",
         ),
-        (Table(("over seeds", "seeds", "mean", "95% interval", "standard deviation", "lowest", "highest"), table),),
+        (Table(("over seeds", "seeds", "split", *map(title_of, SEED_METRICS)), table),),
         code=(
             "python -m benchmarks.reproduce --data DATA",
             "python -m benchmarks.ablations --dataset DATASET --row base --seed 0 --final",
         ),
     )
+
+
+def _mean(rows: list[dict[str, str]], name: str) -> str:
+    values = np.array([float(row[name]) for row in rows])
+    low, high = mean_interval(values)
+    return f"{values.mean():.4f} ({low:.4f} to {high:.4f})"
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float]:

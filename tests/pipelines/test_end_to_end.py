@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,6 +66,33 @@ def test_the_report_can_be_written_again(run: RunFolder, tmp_path: Path) -> None
     assert (tmp_path / "docs" / "dataset-analysis.md").read_text() == (report_folder / "dataset.md").read_text()
     assert page.read_text().startswith("<!doctype html>")
     assert not list((tmp_path / "docs").rglob("*.html"))
+
+
+def test_the_report_takes_a_model_from_another_run(run: RunFolder, registered: dict[str, Any], tmp_path: Path) -> None:
+    small = RunFolder(tmp_path / "small")
+    shutil.copytree(run.path, small.path)
+    (loop,) = (path.parent for path in small.path.glob("for-loop-*/train"))
+    for record in loop.rglob("training.json"):
+        record.write_text(record.read_text().replace('"name": "minilm"', '"name": "minilm-3l"'))
+    listed = small.path / "register" / "registered" / "registered.json"
+    versions = {
+        variant: version | {"profile": "minilm-3l", "version": "77"}
+        for variant, version in json.loads(listed.read_text()).items()
+    }
+    listed.write_text(json.dumps(versions))
+
+    small.publish(tmp_path / "whole", tmp_path / "docs", large=(run, "minilm"))
+
+    text = (tmp_path / "docs" / "model-performance.md").read_text()
+    models = re.findall(r"^\| (\S+ \((?:torch|openvino-int8)\)) \|", text, re.MULTILINE)
+    assert list(dict.fromkeys(models)) == [
+        "minilm (torch)",
+        "minilm-3l (torch)",
+        "minilm (openvino-int8)",
+        "minilm-3l (openvino-int8)",
+    ]
+    assert registered["gpu"]["source"] in text
+    print(text[:3000])
 
 
 def test_the_server_and_mlflow_give_the_same_scores(registered: dict[str, Any], stack: Path) -> None:

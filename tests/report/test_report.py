@@ -390,15 +390,29 @@ def test_the_frontier_is_shown_best_first(recorded: Any, markdown_tables: Any) -
 
 
 def test_seeds_are_summarised_per_recipe_and_metric(recorded: Any, markdown_tables: Any) -> None:
-    rows = [
-        {"row": row, "seed": seed, "validation/f1_macro": f1, "test/f1_macro": f1 + 0.1, "digest": "of the data"}
-        for row, seed, f1 in (("base", 0, 0.4), ("base", 1, 0.6), ("once", 0, 0.9))
-    ]
-    recorded("seeds", rows)
+    def measured(row: str, seed: int, f1: float) -> dict[str, Any]:
+        metrics = {
+            f"{split}/{name}_{average}": 0.5
+            for split in ("validation", "test")
+            for name in ("auc", "f1")
+            for average in ("micro", "macro")
+        }
+        return {
+            "row": row,
+            "seed": seed,
+            **metrics,
+            "validation/f1_macro": f1,
+            "test/f1_macro": f1 + 0.1,
+            "digest": "of the data",
+        }
+
+    recorded("seeds", [measured("base", 0, 0.4), measured("base", 1, 0.6), measured("once", 0, 0.9)])
     (table,) = markdown_tables(to_markdown("t", measurements.sections("of the data")))
-    assert table[1:] == [
-        ["base: validation macro F1", "0, 1", "0.5000", "-0.7706 to 1.7706", "0.1414", "0.4000", "0.6000"],
-        ["base: test macro F1", "0, 1", "0.6000", "-0.6706 to 1.8706", "0.1414", "0.5000", "0.7000"],
+    half = "0.5000 (0.5000 to 0.5000)"
+    assert table == [
+        ["over seeds", "seeds", "split", "micro AUC", "macro AUC", "macro F1", "micro F1"],
+        ["base", "0, 1", "validation", half, half, "0.5000 (-0.7706 to 1.7706)", half],
+        ["base", "0, 1", "test", half, half, "0.6000 (-0.6706 to 1.8706)", half],
     ]
 
 
