@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from goemotions import addresses, defaults, outages
-from goemotions.data import archives, columnar, layout, tables, text_files
+from goemotions.data import archives, card, layout, tables, text_files
 from goemotions.data.labels import RATERS, Labelling, find_labelling
 from goemotions.data.layout import SPLITS
 from goemotions.data.tables import Table
@@ -119,11 +119,12 @@ def _unpacked(path: Path, name: str, scratch: Path) -> Path:
 
 
 def _open_path(path: Path, name: str, revision: str, columns: Columns) -> Source:
-    chosen = layout.find(path, name)
+    described = card.read(path, name)
+    chosen = described.layout or layout.find(path, name)
     listed = [*chain(*chosen.files.values()), *filter(None, [chosen.label_names])]
     files = _as_they_are(listed)
     names = _label_names(chosen.label_names) if chosen.label_names else None
-    return replace(_open_files(chosen.files, names, name, revision, columns), files=files)
+    return replace(_open_files(chosen.files, names, name, revision, columns, described.class_names), files=files)
 
 
 def _as_they_are(paths: Sequence[Path]) -> tuple[tuple[str, File], ...]:
@@ -172,7 +173,8 @@ def _open_file(path: Path, columns: Columns, class_names: Mapping[str, tuple[str
     table = tables.open_path(path, columns.text)
     if table.columns:
         _text_column(table, columns)
-    return table if table.class_names else replace(table, class_names=class_names or {})
+    # Numbers in text files mean what emotions.txt says.
+    return replace(table, class_names=class_names or {}) if table.schema and not table.class_names else table
 
 
 def _form(every: Sequence[Table], labelling: Labelling, columns: Columns, *, has_raters: bool) -> str:
@@ -241,24 +243,14 @@ def _made_id(prefix: str, text: str) -> str:
 
 
 def _open_hub(source: str, columns: Columns) -> Source:
-    import datasets
-
     name, _, revision = source.removeprefix("hub:").partition("@")
     name, _, config = name.partition(":")
     folder = _hub_snapshot(name, revision or None)
     if not any(folder.rglob("*.parquet")):
         raise DataError(f"{source} has no Parquet files, and pickles and loading scripts are refused: prepare a folder instead")
-    try:
-        builder = datasets.load_dataset_builder(str(folder), config or None)  # nosec B615 # Parquet on disk, named by its commit
-        files = {str(split): [Path(path) for path in paths] for split, paths in (builder.config.data_files or {}).items()}
-    except Exception as error:
-        raise DataError(f"{source} cannot be read ({type(error).__name__}): check the configuration's name") from error
-    files = {layout.SPLIT_OF.get(split.lower(), split): paths for split, paths in files.items()}
-    if "train" not in files:
-        raise DataError(f"{source} has no train split, but {', '.join(files) or 'none'}: prepare a folder instead")
-    features = builder.info.features.to_dict() if builder.info.features else {}
-    files = {split: files[split] for split in SPLITS if split in files}
-    return _open_files(files, None, source, folder.name, columns, columnar.class_names(features))
+    described = card.read(folder, source, config)
+    chosen = described.layout or layout.find(folder, source)
+    return _open_files(chosen.files, None, source, folder.name, columns, described.class_names)
 
 
 def _hub_snapshot(name: str, revision: str | None) -> Path:
