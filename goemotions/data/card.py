@@ -5,9 +5,11 @@ Names of files may say something else. The card counts, as it does on the hub.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -47,6 +49,7 @@ def read(folder: Path, source: str, config: str = "") -> Card:
     Raises:
         DataError: the configuration is not there or not certain, or a split has no file, or files elsewhere.
     """
+    folder = _with_card(folder)
     head = _head(folder / NAME)
     configs = [one for one in _objects(head.get("configs")) if isinstance(one.get("config_name"), str)]
     chosen = _chosen(configs, source, config) if configs or config else {}
@@ -57,7 +60,16 @@ def read(folder: Path, source: str, config: str = "") -> Card:
     if "data_files" in chosen:
         files = {split: _files(base, split, patterns, source) for split, patterns in _patterns(chosen, source).items()}
         return Card(layout.by_split(files, source, (base, folder)), class_names)
-    return Card(layout.find(base, source) if base != folder else None, class_names)
+    return Card(layout.find(base, source) if "data_dir" in chosen else None, class_names)
+
+
+def _with_card(folder: Path) -> Path:
+    """The folder, or the only one in it if the card is there, as in a zip of a repository."""
+    with contextlib.suppress(OSError):
+        inner = [*islice(folder.iterdir(), 2)]
+        if len(inner) == 1 and (inner[0] / NAME).is_file():
+            return inner[0]
+    return folder
 
 
 def _head(path: Path) -> dict[str, Any]:

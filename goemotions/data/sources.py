@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +16,8 @@ from typing import Any
 
 from goemotions import addresses, defaults, outages
 from goemotions.data import archives, card, layout, tables, text_files
-from goemotions.data.labels import RATERS, Labelling, find_labelling
+from goemotions.data.labels import NAMES as LABELS
+from goemotions.data.labels import RATERS, SAMPLED, Labelling, find_labelling
 from goemotions.data.layout import SPLITS
 from goemotions.data.tables import Table
 from goemotions.data.taxonomy import MOST_LABELS, Taxonomy
@@ -26,6 +28,10 @@ from goemotions.storage.backend import File
 log = logging.getLogger(__name__)
 
 ID = "id"
+SPLIT_COLUMN = re.compile("(data[-_ ]?)?split|is[-_ ]?(train|training|test|val|valid|validation|dev|eval)", re.IGNORECASE)
+# What the cells of such a column have, whatever it is called.
+TRAIN = {*layout.NAMES["train"]}
+SPLIT_VALUE = re.compile(f"(public|private)?({'|'.join(layout.SPLIT_OF)}|eval|evaluation|hold[-_ ]?out)([-_ ]?set)?")
 
 
 @dataclass(frozen=True)
@@ -154,10 +160,10 @@ def _open_files(
         if not any(table.columns for table in parts):
             raise DataError(f"{parts[0].name} has no rows: it needs at least one row of text, labels and id")
     every = [table for split in SPLITS for table in opened.get(split, ()) if table.columns]
-    if "" in files and (column := every[0].column("split")):
+    if not files.keys() & {"validation", "test"} and (column := _split_column(every[0])):
         raise DataError(
             f"{every[0].name} has a column {column!r}, and its rows would be split anew: write one file per split, such as train.csv, "
-            "or give the column another name"
+            "or remove the column"
         )
     labelling = find_labelling(every, names, columns.labels)
     has_raters = any(_raters(table) for table in every)
@@ -167,6 +173,27 @@ def _open_files(
     for split, parts in opened.items():
         splits[split] = (parts[0].name, _rows(parts, labelling, columns, "row" if "" in files else split))
     return Source(labelling.taxonomy, splits, revision, form, has_raters)
+
+
+def _split_column(table: Table) -> str:
+    """The column that says the split of each row, by its name or its first values; empty if there is none."""
+    if named := [column for column in table.columns if SPLIT_COLUMN.fullmatch(column.strip())]:
+        return named[0]
+    possible = [column for column in table.columns if column.lower() not in LABELS]
+    # Of the columns that say one in the first row, of which there is hardly any, more rows are read.
+    for sampled in (1, SAMPLED):
+        if not possible:
+            return ""
+        rows = [cells for _, cells in islice(table.rows(possible), sampled)]
+        values = {column: {_split_value(cells[position]) for cells in rows} for position, column in enumerate(possible)}
+        possible = [column for column, found in values.items() if "" not in found]
+    return next((column for column in possible if values[column] & TRAIN), "")
+
+
+def _split_value(cell: Any) -> str:
+    """The cell if it names a split; empty otherwise."""
+    value = cell.strip().casefold() if isinstance(cell, str) else ""
+    return value if SPLIT_VALUE.fullmatch(value) else ""
 
 
 def _open_file(path: Path, columns: Columns, class_names: Mapping[str, tuple[str, ...]] | None) -> Table:

@@ -1,6 +1,7 @@
 """Folders as the hub has them, with a card that says which files are which split: cloned, in a bucket, or read from a hub."""
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,15 @@ def test_the_splits_are_those_of_the_card_and_as_the_library_of_the_hub_reads_th
 def test_a_card_in_a_bucket_counts_too(cloned: Path, bucket: str, tmp_path: Path) -> None:
     store.put(cloned, f"{bucket}cloned/")
     ingest(f"{bucket}cloned/", tmp_path / "dataset")
+    assert texts(tmp_path / "dataset") == of(*SPLITS)
+
+
+@pytest.mark.fault("data-card")
+def test_a_card_in_a_zip_of_a_repository_counts_too(cloned: Path, tmp_path: Path) -> None:
+    (tmp_path / "zipped").mkdir()
+    cloned.rename(tmp_path / "zipped" / "repository-main")
+    zipped = shutil.make_archive(str(tmp_path / "repository"), "zip", tmp_path / "zipped")
+    ingest(zipped, tmp_path / "dataset")
     assert texts(tmp_path / "dataset") == of(*SPLITS)
 
 

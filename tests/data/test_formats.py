@@ -410,6 +410,28 @@ def test_a_file_that_may_be_a_missing_split_is_asked_about(tmp_path: Path, file:
     assert ingest(str(folder), tmp_path / "dataset")["rows"] == {"train": 3, "validation": 3, "test": 3}
 
 
+@pytest.mark.fault("data-ambiguous")
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("Split", "xyz"),
+        ("is_train", (1, 1, 0)),
+        ("usage", ("Training", "PublicTest", "PrivateTest")),
+        ("set", ("train", "dev", "test")),
+        ("part", ("train",) * 3),
+    ],
+)
+def test_a_column_that_says_the_split_of_a_single_file_is_not_ignored(tmp_path: Path, column: str, values: Any) -> None:
+    rows = frame(ROWS, labels=joined(ROWS, ","), **{column: [*values]})
+    (tmp_path / "a.csv").write_bytes(csv_of(rows))
+    with pytest.raises(
+        DataError, match=f"a.csv has a column '{column}', and its rows would be split anew: write one file per split"
+    ):
+        ingest(str(tmp_path / "a.csv"), tmp_path / "dataset")
+    # Files whose names say the split may have it.
+    assert ingested(tmp_path, {"train.csv": csv_of(rows)})["rows"]["train"] == 3
+
+
 def test_the_splits_of_the_folder_itself_are_taken_and_the_others_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
