@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from goemotions import strict_json, usage
 from goemotions.data import annotation, dataset
+from goemotions.deployment.job import ManifestChange
 from goemotions.errors import BadJson, StorageError, WorkflowError
 from goemotions.metrics import thresholds
 from goemotions.models import records
 from goemotions.monitoring import drift, retraining, rollout_state
 from goemotions.monitoring.rollout_state import State
 from goemotions.prediction import plans
-from goemotions.registry import changes, registered_versions
+from goemotions.registry import changes, registered_versions, rollouts
+from goemotions.registry.bundle import BundleMetadata
+from goemotions.registry.model_registry import Version
+from goemotions.report import models as report
 from goemotions.storage import manifest, store
 
 HARMFUL = {
@@ -129,6 +135,93 @@ def test_a_value_of_another_type_is_named(field: str, value: object) -> None:
         strict_json.require(json.loads(json.dumps(asdict(replace(GOOD, analysis=analysis)))), State, "rollout.json")
     with pytest.raises(BadJson, match=rf"^rollout\.json: {field}.* is not "):
         strict_json.require(asdict(GOOD) | {field: value}, State, "rollout.json")
+
+
+def read_registered(text: str, folder: Path) -> None:
+    (folder / "registered.json").write_text(text)
+    registered = registered_versions.read(folder)
+    for variant, version in registered.items():
+        registered_versions.describe(variant, version)
+    report.registered_versions(registered)
+    report.artifacts(registered, "goemotions")
+
+
+def read_drift(text: str, folder: Path) -> None:
+    (folder / "drift.json").write_text(text)
+    assert drift.read_report(f"{folder}/").alarms is not None
+
+
+def read_rollout(text: str, folder: Path) -> None:
+    (folder / "rollout.json").write_text(text)
+    if state := rollout_state.read(f"{folder}/"):
+        assert state.entry
+        assert state.record()
+
+
+def read_manifest(text: str, folder: Path) -> None:
+    (folder / "MANIFEST.json").write_text(text)
+    assert BundleMetadata.parse(manifest.read(folder))
+
+
+VERDICT = {"passes": False, "reasons": ["it is slower"], "notes": ["on a CPU"]}
+LATENCY = {"ms": 1.0, "low_ms": 1.0, "high_ms": 2.0}
+# What is stored, and how it is read and used.
+STORED: dict[str, tuple[Any, Callable[[str, Path], object]]] = {
+    "registered.json": (
+        {
+            "cpu": dict.fromkeys(("profile", "version", "run_id", "source", "alias", "selection"), "x")
+            | {"metrics": {"a": 0.5}, "latency": LATENCY, "gate": VERDICT}
+        },
+        read_registered,
+    ),
+    "drift.json": (
+        dict.fromkeys(("model", "version", "from", "to", "source", "reference"), "x")
+        | {"rows": 3, "drifted": True, "tests": [], "quality": [], "missing": []},
+        read_drift,
+    ),
+    "rollout.json": (asdict(replace(GOOD, steps=[5, 20], analysis=None)), read_rollout),
+    "MANIFEST.json": (
+        dict.fromkeys(("engine", "profile", "run_id", "dataset_digest"), "x")
+        | {"variant": "cpu", "evaluated": {"engine": "x", "device": "x", "precision": "x"}, "latency": LATENCY}
+        | {"files": {"a": {"size": 1, "sha256": "x"}}},
+        read_manifest,
+    ),
+    "the tag of a decision": (
+        {"reasons": [{"kind": "data", "detail": "x", "key": "y"}], "dismissed": ["z"]},
+        lambda text, _: str(retraining.Decision.from_json(text)),
+    ),
+    "the tag of a rollout": (
+        asdict(rollouts.Record("1", "2", "x")),
+        lambda text, _: rollouts._parse("goemotions", "a tag", text),
+    ),
+    "the message of a Job": (
+        asdict(ManifestChange("mine", {"mine-cpu": Version("7", "x", "y", {"variant": "cpu"})})),
+        lambda text, _: ManifestChange.parse(text),
+    ),
+}
+
+
+def changed(value: Any) -> Iterator[Any]:
+    """A value with each part in turn of another type, empty, left out, or beside one that nobody knows."""
+    yield from (None, True, -1, "x", [], {}, [1], {"a": 1})
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        others = {name: one for name, one in value.items() if name != key} if isinstance(value, dict) else {}
+        if others:
+            yield others
+        for other in changed(inner):
+            yield others | {key: other} if isinstance(value, dict) else [*value[:key], other, *value[key + 1 :]]
+    if isinstance(value, dict):
+        yield value | {"another": 1}
+
+
+@pytest.mark.fault("stored-json-hostile")
+@pytest.mark.parametrize("name", STORED)
+def test_every_value_of_another_form_is_read_or_a_named_error(name: str, tmp_path: Path) -> None:
+    good, read = STORED[name]
+    read(json.dumps(good), tmp_path)
+    for content in changed(good):
+        with contextlib.suppress(WorkflowError):
+            read(json.dumps(content), tmp_path)
 
 
 @pytest.mark.fault("stored-file-unbounded")

@@ -125,11 +125,22 @@ def read_export(path: Path) -> Iterator[Labelled]:
     file = path / RECORDS if path.is_dir() else path
     try:
         for number, row in enumerate(_rows(file)):
-            yield from _read(row, number, file.stat().st_mtime)
+            yield from map(_checked, _read(row, number, file.stat().st_mtime))
     except BadJson:
         raise
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise DataError(f"{file} is no export of Label Studio or Argilla: export JSON there, or use Dataset.to_disk") from error
+
+
+def _checked(one: Labelled) -> Labelled:
+    """Raises ValueError or OverflowError if a value is of another type, or cannot be stored."""
+    texts = [one.text, one.id, one.version, *one.labels, *one.predicted]
+    if not all(isinstance(text, str) for text in texts) or not 0 <= one.position < 2**31:
+        raise ValueError("a text or a label is no text, or a position is none")
+    # Half of a surrogate pair cannot be encoded.
+    "".join(texts).encode()
+    datetime.fromtimestamp(one.time, UTC)
+    return one
 
 
 def _rows(path: Path) -> Iterable[Any]:

@@ -40,6 +40,15 @@ LONGEST_NAME = 200
 RATERS = ("rater_id", "rater", "annotator_id", "annotator", "worker_id")
 # Columns that are no labels even if they hold 0 and 1 only; the first is one of the raw GoEmotions files.
 NO_LABELS = ("example_very_unclear", "id", "index", "unnamed: 0", *RATERS)
+# Columns that often say something else of a row than a label of it, even if they hold 0 and 1.
+DOUBTFUL = re.compile(
+    r"""(is_|in_|use_)?(train(ing)?|test(ing)?|val(id(ation)?)?|dev|eval(uation)?|hold_?out|split|k?fold|partition|subset)(_?(set|id|\d+))?
+    |(is_|has_)?(gold|golden|dup|duplicates?|duplicated|deleted|removed|edited|stickied|archived|nsfw|over_?18|verified|reviewed|annotated
+    |flagged|unclear|retweet|reply|bot)|weights?|confidence|score|agreement|controversiality""",
+    re.VERBOSE,
+)
+# They may be labels if all of them are called so.
+DOUBTFUL_AMONG_OTHERS = re.compile("(is|has)_.+|.+_(weight|confidence|score|agreement)")
 # What programs write for a missing value.
 MISSING = ("None", "nan", "NaN", "null", "NULL", "NA", "N/A", "<NA>")
 NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
@@ -157,6 +166,8 @@ def _one_per_label(tables: Sequence[Table], names: Sequence[str] | None, chosen:
             f"emotions.txt lists {len(names)} labels and labels_column {len(chosen)} others: remove one of the two lists"
         )
     taxonomy = Taxonomy(tuple(names or chosen or _flag_columns(first)))
+    # Columns that nobody listed are all named.
+    shown = _listed(taxonomy.names) if names or chosen else f"{', '.join(taxonomy.names):.1000}"
 
     def columns(table: Table) -> list[str]:
         missing = [name for name in taxonomy.names if name not in table.columns]
@@ -170,7 +181,7 @@ def _one_per_label(tables: Sequence[Table], names: Sequence[str] | None, chosen:
 
     for table in tables:
         columns(table)
-    return Labelling(taxonomy, columns, lambda _: flags_of, f"0 or 1 in {len(taxonomy)} columns, {_listed(taxonomy.names)}")
+    return Labelling(taxonomy, columns, lambda _: flags_of, f"0 or 1 in {len(taxonomy)} columns, {shown}")
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -187,7 +198,21 @@ def _flag_columns(table: Table) -> list[str]:
     flags = [column for column, is_flag in possible.items() if is_flag]
     if not flags:
         raise DataError(f"{table.name} has no column 'labels', and no column of 0 and 1 per label: {_ways_out(table)}")
+    if doubtful := _doubtful(flags):
+        surely = [column for column in flags if column not in doubtful]
+        raise DataError(
+            f"{table.name}: {', '.join(map(repr, doubtful)):.200} may be labels, or say something else of the rows: name the columns "
+            f"with the labels (labels_column), such as {','.join(surely or flags):.300}"
+        )
     return flags
+
+
+def _doubtful(flags: Sequence[str]) -> list[str]:
+    """The columns of 0 and 1 whose names are often no labels."""
+    names = {column: re.sub(r"[\s.-]+", "_", column.strip().casefold()).lstrip("_") for column in flags}
+    among_others = [column for column, name in names.items() if DOUBTFUL_AMONG_OTHERS.fullmatch(name)]
+    are_all = len(among_others) == len(flags)
+    return [column for column, name in names.items() if DOUBTFUL.fullmatch(name) or (column in among_others and not are_all)]
 
 
 # All labels in one column.

@@ -6,7 +6,8 @@ import logging
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePath
@@ -25,11 +26,16 @@ NAMES = {
     "test": ("test", "testing"),
 }
 SPLIT_OF = {name: split for split, names in NAMES.items() for name in names}
-# ``train``, ``train-00000-of-00002``, ``train_1``, and the folder ``split=train``.
-SPLIT_NAME = re.compile(rf"(?:split=)?({'|'.join(SPLIT_OF)})([-_.]?\d+(?:[-_]of[-_]\d+)?)?", re.IGNORECASE)
+# ``train``, ``train-00000-of-00002``, also with the hash that ``datasets`` added once, ``train_1``, and the folder ``split=train``.
+SPLIT_NAME = re.compile(rf"(?:split=)?({'|'.join(SPLIT_OF)})([-_.]?\d+(?:[-_]of[-_]\d+(?:-[0-9a-f]{{16}})?)?)?", re.IGNORECASE)
 # ``goemotions_train`` and ``train_data``: a training split whose name has a prefix or an ending that those of the other splits share.
 AFFIXED_TRAIN = re.compile(
     rf"(.*[-_. ])?(?:{'|'.join(NAMES['train'])})(?:[-_.]?\d+(?:[-_]of[-_]\d+)?)?([-_. ]\D.*)?", re.IGNORECASE
+)
+# ``eval`` and ``my_holdout_set``: what people call the validation split or the test split.
+HELD_OUT = re.compile(
+    r"(?:.*[-_. ])?(?:eval|evaluation|held[-_ ]?out|hold[-_ ]?out)(?:[-_. ]?(?:set|data|split))?(?:[-_.]?\d+(?:[-_]of[-_]\d+)?)?",
+    re.IGNORECASE,
 )
 REFUSED_ENDINGS = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".npy", ".py"}
 # Files that are not read, by ending, and what to do with them.
@@ -100,12 +106,57 @@ def find(folder: Path, name: str = "") -> Layout:
     if within.parts and beside:
         raise DataError(f"{name} holds {beside[0]} and the splits in {within}/: give one of the two as the source")
     chosen = [file for file in splits if file.within == within]
-    if unread := [file.path.name for file in tables if not file.split and file.within == within]:
-        log.info("%s: not read, since their names are no splits: %s", name, ", ".join(unread))
     files = {split: _one_form(name, split, [file for file in chosen if file.split == split]) for split in SPLITS}
     if not files["train"]:
         raise _nothing(folder, name, [file.path for file in tables])
+    _name_unread(name, files, [str(file.path.relative_to(folder)) for file in tables if not file.split])
     return Layout({split: paths for split, paths in files.items() if paths}, _label_names(folder / within, folder))
+
+
+def by_split(named: Mapping[str, Sequence[Path]], name: str, folders: Sequence[Path] = ()) -> Layout:
+    """The layout of a source that names the split of each file itself.
+
+    Args:
+        named: files by the name of their split, such as ``dev``.
+        name: what error messages call the source.
+        folders: where the file with the label names may be.
+
+    Raises:
+        DataError: there is no train split, two are the same one or share a file, one is incomplete, or may be validation or test.
+    """
+    splits: dict[str, str] = {}
+    for given in named:
+        split = SPLIT_OF.get(given.lower(), "")
+        if split in splits:
+            raise DataError(f"{name}: {splits[split]} and {given} are both the {split} split: remove one")
+        splits |= {split: given} if split else {}
+    if "train" not in splits:
+        raise DataError(f"{name} has no train split, but {', '.join(named) or 'none'}: prepare a folder instead")
+    files = {split: [*named[splits[split]]] for split in SPLITS if split in splits}
+    for paths in files.values():
+        _require_all_parts(name, paths)
+    if twice := [path for path, count in Counter(chain(*files.values())).items() if count > 1]:
+        raise DataError(f"{name}: {twice[0].name} is in two splits: give each split files of its own")
+    _name_unread(name, files, [given for given in named if given not in splits.values()])
+    return Layout(files, _label_names(*folders))
+
+
+def _name_unread(name: str, files: Mapping[str, Sequence[Path]], unread: Sequence[str]) -> None:
+    """Logs files or splits that are not read.
+
+    Raises:
+        DataError: one of them may be a split that would be drawn from train.
+    """
+    if not (files.get("validation") and files.get("test")):
+        for path in map(PurePath, unread):
+            if any(HELD_OUT.fullmatch(split_name(part)[0]) for part in path.parts):
+                raise DataError(
+                    f"{name}: {path} may be the validation or the test split: rename it to one of the two, in a copy of "
+                    "the data if it is not yours"
+                )
+    if unread:
+        more = f" and {len(unread) - 10} more" if len(unread) > 10 else ""
+        log.info("%s: not read, since their names are no splits: %s%s", name, ", ".join(unread[:10]), more)
 
 
 def tables_below(folder: Path, source: str, depth: float = math.inf) -> list[Path]:
@@ -203,13 +254,20 @@ def _one_form(name: str, split: str, files: Sequence[_SplitFile]) -> list[Path]:
         first, second = (next(file.path for file in files if file.form == form) for form in forms[:2])
         shown = [path.name if path.name != other.name else str(path) for path, other in ((first, second), (second, first))]
         raise DataError(f"{name}: {shown[0]} and {shown[1]} are both the {split} split: remove one")
-    paths = [file.path for file in files]
-    counts = {int(match[1]) for path in paths if (match := re.search(r"-of-(\d{1,9})\b", path.name))}
-    if counts and counts != {len(paths)}:
-        raise DataError(
-            f"{name}: {paths[0].name} is one of {max(counts)} files, but there are {len(paths)}: copy the missing ones, remove others"
-        )
-    return sorted(paths, key=_natural)
+    paths = sorted((file.path for file in files), key=_natural)
+    _require_all_parts(name, paths)
+    return paths
+
+
+def _require_all_parts(name: str, paths: Sequence[Path]) -> None:
+    numbered = {path: match for path in paths if (match := re.match(r"(.*?)\d+[-_]of[-_](\d{1,9})\b", path.name))}
+    series = {path: (path.parent, *match.groups()) for path, match in numbered.items()}
+    present = Counter(series.values())
+    for path, match in numbered.items():
+        if int(match[2]) != (count := present[series[path]]):
+            raise DataError(
+                f"{name}: {path.name} is one of {int(match[2])} files, but there are {count}: copy the missing ones, remove others"
+            )
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

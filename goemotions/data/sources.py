@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from goemotions import addresses, defaults, outages
-from goemotions.data import archives, columnar, layout, tables, text_files
-from goemotions.data.labels import RATERS, Labelling, find_labelling
+from goemotions.data import archives, card, layout, tables, text_files
+from goemotions.data.labels import NAMES as LABELS
+from goemotions.data.labels import RATERS, SAMPLED, Labelling, find_labelling
 from goemotions.data.layout import SPLITS
 from goemotions.data.tables import Table
 from goemotions.data.taxonomy import MOST_LABELS, Taxonomy
@@ -26,6 +28,10 @@ from goemotions.storage.backend import File
 log = logging.getLogger(__name__)
 
 ID = "id"
+SPLIT_COLUMN = re.compile("(data[-_ ]?)?split|is[-_ ]?(train|training|test|val|valid|validation|dev|eval)", re.IGNORECASE)
+# What the cells of such a column have, whatever it is called.
+TRAIN = {*layout.NAMES["train"]}
+SPLIT_VALUE = re.compile(f"(public|private)?({'|'.join(layout.SPLIT_OF)}|eval|evaluation|hold[-_ ]?out)([-_ ]?set)?")
 
 
 @dataclass(frozen=True)
@@ -119,11 +125,12 @@ def _unpacked(path: Path, name: str, scratch: Path) -> Path:
 
 
 def _open_path(path: Path, name: str, revision: str, columns: Columns) -> Source:
-    chosen = layout.find(path, name)
+    described = card.read(path, name)
+    chosen = described.layout or layout.find(path, name)
     listed = [*chain(*chosen.files.values()), *filter(None, [chosen.label_names])]
     files = _as_they_are(listed)
     names = _label_names(chosen.label_names) if chosen.label_names else None
-    return replace(_open_files(chosen.files, names, name, revision, columns), files=files)
+    return replace(_open_files(chosen.files, names, name, revision, columns, described.class_names), files=files)
 
 
 def _as_they_are(paths: Sequence[Path]) -> tuple[tuple[str, File], ...]:
@@ -153,10 +160,10 @@ def _open_files(
         if not any(table.columns for table in parts):
             raise DataError(f"{parts[0].name} has no rows: it needs at least one row of text, labels and id")
     every = [table for split in SPLITS for table in opened.get(split, ()) if table.columns]
-    if "" in files and (column := every[0].column("split")):
+    if not files.keys() & {"validation", "test"} and (column := _split_column(every[0])):
         raise DataError(
             f"{every[0].name} has a column {column!r}, and its rows would be split anew: write one file per split, such as train.csv, "
-            "or give the column another name"
+            "or remove the column"
         )
     labelling = find_labelling(every, names, columns.labels)
     has_raters = any(_raters(table) for table in every)
@@ -168,11 +175,33 @@ def _open_files(
     return Source(labelling.taxonomy, splits, revision, form, has_raters)
 
 
+def _split_column(table: Table) -> str:
+    """The column that says the split of each row, by its name or its first values; empty if there is none."""
+    if named := [column for column in table.columns if SPLIT_COLUMN.fullmatch(column.strip())]:
+        return named[0]
+    possible = [column for column in table.columns if column.lower() not in LABELS]
+    # Of the columns that say one in the first row, of which there is hardly any, more rows are read.
+    for sampled in (1, SAMPLED):
+        if not possible:
+            return ""
+        rows = [cells for _, cells in islice(table.rows(possible), sampled)]
+        values = {column: {_split_value(cells[position]) for cells in rows} for position, column in enumerate(possible)}
+        possible = [column for column, found in values.items() if "" not in found]
+    return next((column for column in possible if values[column] & TRAIN), "")
+
+
+def _split_value(cell: Any) -> str:
+    """The cell if it names a split; empty otherwise."""
+    value = cell.strip().casefold() if isinstance(cell, str) else ""
+    return value if SPLIT_VALUE.fullmatch(value) else ""
+
+
 def _open_file(path: Path, columns: Columns, class_names: Mapping[str, tuple[str, ...]] | None) -> Table:
     table = tables.open_path(path, columns.text)
     if table.columns:
         _text_column(table, columns)
-    return table if table.class_names else replace(table, class_names=class_names or {})
+    # Numbers in text files mean what emotions.txt says.
+    return replace(table, class_names=class_names or {}) if table.schema and not table.class_names else table
 
 
 def _form(every: Sequence[Table], labelling: Labelling, columns: Columns, *, has_raters: bool) -> str:
@@ -241,24 +270,14 @@ def _made_id(prefix: str, text: str) -> str:
 
 
 def _open_hub(source: str, columns: Columns) -> Source:
-    import datasets
-
     name, _, revision = source.removeprefix("hub:").partition("@")
     name, _, config = name.partition(":")
     folder = _hub_snapshot(name, revision or None)
     if not any(folder.rglob("*.parquet")):
         raise DataError(f"{source} has no Parquet files, and pickles and loading scripts are refused: prepare a folder instead")
-    try:
-        builder = datasets.load_dataset_builder(str(folder), config or None)  # nosec B615 # Parquet on disk, named by its commit
-        files = {str(split): [Path(path) for path in paths] for split, paths in (builder.config.data_files or {}).items()}
-    except Exception as error:
-        raise DataError(f"{source} cannot be read ({type(error).__name__}): check the configuration's name") from error
-    files = {layout.SPLIT_OF.get(split.lower(), split): paths for split, paths in files.items()}
-    if "train" not in files:
-        raise DataError(f"{source} has no train split, but {', '.join(files) or 'none'}: prepare a folder instead")
-    features = builder.info.features.to_dict() if builder.info.features else {}
-    files = {split: files[split] for split in SPLITS if split in files}
-    return _open_files(files, None, source, folder.name, columns, columnar.class_names(features))
+    described = card.read(folder, source, config)
+    chosen = described.layout or layout.find(folder, source)
+    return _open_files(chosen.files, None, source, folder.name, columns, described.class_names)
 
 
 def _hub_snapshot(name: str, revision: str | None) -> Path:

@@ -20,7 +20,7 @@ from typing import Any
 from goemotions import defaults, strict_json
 from goemotions.deployment import problems
 from goemotions.deployment.cluster import Cluster
-from goemotions.errors import ClusterUnavailable, DeploymentError
+from goemotions.errors import BadJson, ClusterUnavailable, DeploymentError
 from goemotions.registry.model_registry import Version
 
 POLL_SECONDS = 2.0
@@ -63,11 +63,21 @@ class ManifestChange:
 
     @classmethod
     def parse(cls, text: str) -> ManifestChange | None:
-        """The change that a command handed over; None if there is none."""
+        """The change that a command handed over; None if there is none.
+
+        Raises:
+            BadJson: it is none.
+        """
         if not text.startswith("{"):
             return None
-        content = strict_json.parse(text, "the message of the Job")
-        return cls(**{**content, "versions": {name: Version(**version) for name, version in content["versions"].items()}})
+        name = "the message of the Job"
+        content = strict_json.parse(text, name)
+        strict_json.require(content, cls, name)
+        try:
+            versions = {service: Version(**version) for service, version in content["versions"].items()}
+            return cls(**{**content, "versions": versions})
+        except TypeError as error:
+            raise BadJson(f"{name} has unknown fields: use images of one version of this package") from error
 
 
 def _short(version: Version) -> Version:

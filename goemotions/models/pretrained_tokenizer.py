@@ -16,7 +16,8 @@ from goemotions.errors import ModelError
 from goemotions.models.architectures import TOKENIZERS
 from goemotions.models.profiles import Profile
 from goemotions.models.records import read_json
-from goemotions.models.tokenizer import POSITIONS_AFTER_PAD, positions, read_tokenizer
+from goemotions.models.tokenizer import POSITIONS_AFTER_PAD, positions
+from goemotions.models.tokenizer_file import read_tokenizer
 
 BY_NAME = {tokenizer_class.__name__: tokenizer_class for tokenizer_class in TOKENIZERS.values()}
 # A text can be encoded without them.

@@ -18,6 +18,7 @@ from goemotions import strict_json
 from goemotions.data.text import clean
 from goemotions.errors import ModelError
 from goemotions.models.records import TRAINING_FILE, read_json
+from goemotions.models.tokenizer_file import read_tokenizer
 
 # Longer texts are cut before tokenization: a text of 10 MB would take seconds and hundreds of MB.
 CHARACTERS_PER_TOKEN = 64
@@ -25,8 +26,6 @@ CHARACTERS_PER_TOKEN = 64
 UNKNOWN_TOKENS = ("[UNK]", "<unk>")
 # Positions are counted from the pad id, so there are as many fewer of them, and a wrong pad id shifts them.
 POSITIONS_AFTER_PAD = ("camembert", "mpnet", "roberta", "xlm-roberta")
-# Of a tokenizer.json; that of the largest known vocabularies has half of it.
-MOST_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,9 @@ class TextEncoder:
     def __init__(self, tokenizer: Tokenizer, max_length: int, pad_id: int) -> None:
         tokenizer.no_padding()
         tokenizer.enable_truncation(max_length)
+        if getattr(tokenizer.model, "dropout", None):
+            # Merges would be left out at random, and a text would have other tokens each time.
+            tokenizer.model.dropout = None
         self._tokenizer = tokenizer
         self.max_length = max_length
         self.pad_id = pad_id
@@ -125,26 +127,6 @@ def _failures_named() -> Iterator[None]:
         if isinstance(error, Exception | KeyboardInterrupt | SystemExit | GeneratorExit) and type(error) is not Exception:
             raise
         raise ModelError(f"the tokenizer fails on a text ({error!s:.200}): give another tokenizer.json") from error
-
-
-def read_tokenizer(path: Path) -> Tokenizer:
-    """Reads a ``tokenizer.json``.
-
-    Raises:
-        ModelError: it is missing, damaged or too large.
-    """
-    try:
-        if path.stat().st_size <= MOST_BYTES:
-            tokenizer = Tokenizer.from_file(str(path))
-            # Some damages show only here: also that the token of unknown characters, such as this Ugaritic one, is missing.
-            tokenizer.encode("a text \U00010380")
-            return tokenizer
-    except BaseException as error:
-        # What panics in Rust is none of Python's exceptions.
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise
-        raise ModelError(f"{path} is missing or damaged: download or train the model again") from error
-    raise ModelError(f"{path} has more than {MOST_BYTES >> 20} MiB, and is not read: check who wrote it")
 
 
 def positions(config: dict[str, Any], pad_id: int) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NotRequired, TypedDict
 
@@ -14,7 +15,7 @@ from goemotions.monitoring import sequential
 from goemotions.monitoring.answers import Answers, Expected, Quality
 from goemotions.monitoring.plan import Plan
 from goemotions.monitoring.sequential import Evidence, StoredEvidence
-from goemotions.monitoring.version_traffic import VersionTraffic
+from goemotions.monitoring.version_traffic import StoredTraffic, VersionTraffic
 
 TESTS = {
     "errors": "it fails more often",
@@ -35,14 +36,16 @@ OFF_THRESHOLDS = 0.01
 DISAGREEMENT_ODDS, LABEL_ODDS, F1_LOSS = 2.0, 2.0, 0.05
 # A champion that fails more often is no measure of a canary.
 CHAMPION_FAILURES, CHAMPION_REQUESTS, RECENT_WINDOWS = 0.05, 20, 4
+# Of any number in a stored analysis: sums of larger ones might not be finite.
+LARGEST = 1e15
 
 
 class Stored(TypedDict):
     """What is stored of an analysis; what is not required was not counted before."""
 
     seconds: float
-    champion: dict[str, Any]
-    canary: dict[str, Any]
+    champion: StoredTraffic
+    canary: StoredTraffic
     texts: int
     different: int
     sent_texts: int
@@ -274,9 +277,37 @@ class Analysis:
         self.rejected, self.repeated = content.get("rejected", 0), content.get("repeated", 0)
         self.off_thresholds = content.get("off_thresholds", 0)
         self.champion, self.canary = VersionTraffic.from_json(content["champion"]), VersionTraffic.from_json(content["canary"])
-        self.champion_quality, self.canary_quality = (Quality(*map(np.array, sums)) for sums in content["qualities"])
+        self.champion_quality, self.canary_quality = map(self._quality, content["qualities"])
         # The evidence of before may lack a test.
-        self.evidence |= {name: Evidence.from_json(one) for name, one in content["evidence"].items()}
+        self.evidence |= {name: self._evidence(name, one) for name, one in content["evidence"].items()}
+        counts = {name: value for name, value in content.items() if name != "evidence"}
+        if not all(0 <= number <= LARGEST for number in _numbers(counts)):
+            raise ValueError("a count is negative or too large")
+
+    def _quality(self, sums: list[list[float]]) -> Quality:
+        if len(sums) != 3 or {len(one) for one in sums} not in ({1}, {len(self.expected.labels)}):
+            raise ValueError("a quality is that of other labels")
+        return Quality(*map(np.array, sums))
+
+    def _evidence(self, test: str, content: StoredEvidence) -> Evidence:
+        evidence, alternatives = Evidence.from_json(content), len(sequential.ODDS)
+        lengths = {"labels": 2 * len(self.expected.labels) * alternatives, "quality": len(sequential.STAKES)}
+        # One logarithm is that of a test to which nothing was added.
+        is_new = evidence.logs.size == 1 and not evidence.value
+        if test not in TESTS or not (is_new or evidence.logs.size == lengths.get(test, alternatives)):
+            raise ValueError("there is evidence of another test")
+        if not 0 < evidence.rate < 1 or not all(abs(number) <= LARGEST for number in _numbers(content)):
+            raise ValueError("there is evidence of impossible numbers")
+        return evidence
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """The numbers within a value of JSON types."""
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(one)
+    else:
+        yield value
 
 
 def _at_most(counts: dict[float, float], seconds: np.ndarray) -> np.ndarray:

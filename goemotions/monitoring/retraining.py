@@ -75,7 +75,8 @@ class Decision:
     def from_json(cls, text: str) -> Decision:
         content = strict_json.parse(text, "the decision")
         strict_json.require(content, cls, "the decision")
-        return cls([Reason(**reason) for reason in content["reasons"]], content.get("dismissed", ()))
+        reasons = [Reason(one["kind"], one["detail"], one.get("key", "")) for one in content["reasons"]]
+        return cls(reasons, content.get("dismissed", ()))
 
 
 @dataclass(frozen=True)

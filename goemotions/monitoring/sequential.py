@@ -8,6 +8,7 @@ The factors are likelihood ratios, mixed over alternatives as in the mixture seq
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
@@ -69,7 +70,7 @@ class Evidence:
         return {"rate": self.rate, "logs": logs, "value": round(float(self.value), 6)}
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Evidence:
+    def from_json(cls, content: Mapping[str, Any]) -> Evidence:
         return cls(content["rate"], np.asarray(content["logs"], dtype=float), content["value"])
 
 

@@ -7,13 +7,25 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from goemotions.monitoring.observations import INFO, Sample
 
 # The protocol of copies and of the texts that a rollout sends itself: no traffic.
 COPY = "copy"
 Key = tuple[str, str, tuple[tuple[str, str], ...]]
+
+
+class StoredTraffic(TypedDict):
+    """What is stored of a ``VersionTraffic``; what is not required was not counted before."""
+
+    requests: dict[str, float]
+    failures: dict[str, float]
+    rejections: NotRequired[dict[str, float]]
+    seconds: dict[str, dict[str, float]]
+    texts: float
+    labels: dict[str, float]
+    copies: NotRequired[dict[str, dict[str, float]]]
 
 
 @dataclass
@@ -70,12 +82,13 @@ class VersionTraffic:
         return {name: json.loads(json.dumps(value)) for name, value in vars(self).items()}
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> VersionTraffic:
+    def from_json(cls, content: StoredTraffic) -> VersionTraffic:
         seconds = {
             name: {float(bound): count for bound, count in counts.items()} for name, counts in content["seconds"].items()
         }
         traffic = cls()
-        traffic.add(cls(**content | {"seconds": seconds}))
+        values: dict[str, Any] = {**content, "seconds": seconds}
+        traffic.add(cls(**values))
         return traffic
 
     def quantile(self, share: float) -> float:

@@ -208,23 +208,30 @@ def load(folder: Path, *, is_verified: bool = False) -> Bundle:
     return Bundle(folder, metadata, labels, fitted.thresholds, encoder, frozenset(content["files"]), digest, signed, compared)
 
 
-def taxonomy(location: str) -> Taxonomy:
+def taxonomy(location: str, content: dict[str, Any] | None = None) -> Taxonomy:
     """The labels of a bundle in a folder or in S3.
+
+    Args:
+        location: the folder or prefix.
+        content: its manifest, if that was read and verified already: what is there now may be another one.
 
     Raises:
         ModelError: there is no bundle, or its labels are damaged.
         IntegrityError: its labels differ from its manifest.
     """
-    if not storage.has(location, manifest.NAME):
-        raise ModelError(NOT_A_BUNDLE.format(location))
-    content = manifest.parse(storage.read(location, manifest.NAME), location)
+    if content is None:
+        if not storage.has(location, manifest.NAME):
+            raise ModelError(NOT_A_BUNDLE.format(location))
+        content = manifest.parse(storage.read(location, manifest.NAME), location)
     name = LABELS if LABELS in content["files"] else thresholds.FILE
     stored = manifest.check(content, location, name, storage.read(location, name))
     if name == thresholds.FILE:
         return Taxonomy(thresholds.parse(stored, f"{location}: {thresholds.FILE}").names)
     try:
-        return Taxonomy(tuple(strict_json.parse(stored, LABELS)))
-    except (ValueError, TypeError, AttributeError) as error:
+        names = strict_json.parse(stored, LABELS)
+        strict_json.require(names, list[str], LABELS)
+        return Taxonomy(tuple(names))
+    except ValueError as error:
         raise ModelError(f"{location}: {LABELS} is damaged: download it again, or register the model anew") from error
 
 

@@ -36,6 +36,14 @@ class RegisteredVersion(TypedDict):
     gate: dict[str, Any] | None
 
 
+class StoredVerdict(TypedDict):
+    """What is read of a verdict, as ``Verdict.describe`` returns it; files of before have no notes."""
+
+    passes: bool
+    reasons: list[str]
+    notes: NotRequired[list[str]]
+
+
 def registered_version(
     version: Version, metadata: BundleMetadata, metrics: dict[str, float], alias: str, verdict: Verdict | None
 ) -> RegisteredVersion:
@@ -68,6 +76,8 @@ def read(folder: Path) -> dict[Variant, RegisteredVersion]:
     """
     registered: dict[Variant, RegisteredVersion] = strict_json.read(folder / REGISTERED)
     strict_json.require(registered, dict[Variant, RegisteredVersion], str(folder / REGISTERED))
+    for variant, version in registered.items():
+        strict_json.require(version["gate"], StoredVerdict | None, f"{folder / REGISTERED}: {variant}: gate")
     return registered
 
 

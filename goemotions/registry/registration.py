@@ -163,9 +163,10 @@ def _choose(
 def _refuse_other_labels(model_name: str, variant: Variant, candidates: list[CandidateScores]) -> None:
     """Checked before anything is stored: all versions of a registered model have the same labels."""
     champion = promotion.champion(model_name, variant)
-    if champion:
-        trust.check(champion, variant)
-    if champion and {scores.validation.names for scores in candidates} != {bundle.taxonomy(champion.source).names}:
+    if champion is None:
+        return
+    content = trust.require_stored(str(trust.require_source(champion, variant)))[0]
+    if {scores.validation.names for scores in candidates} != {bundle.taxonomy(champion.source, content).names}:
         raise ModelError(f"the champion of {model_name} has other labels than this data: register under another model name")
 
 
@@ -181,9 +182,12 @@ def _decision(pipeline_run: str) -> dict[str, str]:
 
 
 def _metrics(location: str, name: str) -> dict[str, float]:
-    """The metrics in a stored file; none if there is no such file."""
-    content = storage.read(location, name)
-    stored: dict[str, float] = {} if content is None else strict_json.parse(content, f"{location}{name}")
+    """The metrics in a stored file, which must be that of the manifest; none if the folder has no such file."""
+    content = trust.require_stored(location)[0]
+    if name not in content["files"]:
+        return {}
+    checked = manifest.check(content, location, name, storage.read(location, name))
+    stored: dict[str, float] = strict_json.parse(checked, f"{location}{name}")
     strict_json.require(stored, dict[str, float], f"{location}{name}")
     return stored
 

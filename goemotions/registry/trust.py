@@ -79,9 +79,9 @@ def fetch(location: str, folder: Path, version: Version | None = None) -> dict[s
     Raises:
         IntegrityError, UntrustedBundle: as ``verify``.
     """
-    # Before files are copied, of which a manifest that nobody signed may name terabytes.
-    stored(location)
-    store.fetch_named(location, folder, signature.NAME)
+    # Before files are copied: a manifest that nobody signed, also one that is put there after the check, may name terabytes.
+    checked = stored(location)
+    store.fetch_named(location, folder, signature.NAME, content=checked and checked[0])
     return verify(folder, location, version)
 
 
@@ -116,6 +116,17 @@ def stored(location: str) -> tuple[dict[str, Any], Signature] | None:
     return parsed, signed
 
 
+def require_stored(location: str) -> tuple[dict[str, Any], Signature]:
+    """As ``stored``, for a location that must have a manifest.
+
+    Raises:
+        IntegrityError, UntrustedBundle: as ``verify``.
+    """
+    if (signed := stored(location)) is None:
+        raise IntegrityError(f"{location} has no {manifest.NAME}: register the model again")
+    return signed
+
+
 def check(version: Version, variant: str = "") -> str:
     """Checks the source and the signature of a version without copying its files; returns what the signature is.
 
@@ -127,9 +138,7 @@ def check(version: Version, variant: str = "") -> str:
     location = str(require_source(version, variant))
     if not signature.has_trusted_keys():
         return f"the signature is not checked, because {signature.TRUSTED_KEYS} is not set"
-    if (signed := stored(location)) is None:
-        raise IntegrityError(f"{location} has no {manifest.NAME}: register the model again")
-    return str(signed[1])
+    return str(require_stored(location)[1])
 
 
 def identity(location: BundleLocation) -> dict[str, str]:
@@ -142,8 +151,9 @@ def _identity_of(location: str) -> dict[str, str]:
     try:
         return identity(BundleLocation.parse(location))
     except ModelError:
-        *_, kind, run, profile = ("", "", "", *location.rstrip("/").split("/"))
-        return {"pipeline_run": run, "profile": profile} if kind == "trained" else {}
+        # The id of a pipeline run may have slashes.
+        run, _, profile = location.rstrip("/").rpartition("/trained/")[2].rpartition("/")
+        return {"pipeline_run": run, "profile": profile} if "/trained/" in location and run else {}
 
 
 def require_identity(content: dict[str, Any], signed: Signature, location: str, version: Version | None = None) -> None:

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO, ParamSpec, TypeVar
+from typing import Any, BinaryIO, ParamSpec, TypeVar
 
 from goemotions import outages
 from goemotions.addresses import is_s3
@@ -114,13 +114,14 @@ def fetch(location: str, folder: Path) -> Path:
     return folder
 
 
-def fetch_named(location: str, folder: Path, *others: str) -> Path:
+def fetch_named(location: str, folder: Path, *others: str, content: dict[str, Any] | None = None) -> Path:
     """Copies the files that a location's manifest names into a folder, which it returns, and with them the manifest, the last.
 
     Args:
         location: the location.
         folder: the folder.
         others: names of files that are copied, too, if they are there.
+        content: the manifest, if it was read and checked before.
 
     Raises:
         IntegrityError: the location has no readable manifest, or a file has another size than it says.
@@ -128,7 +129,7 @@ def fetch_named(location: str, folder: Path, *others: str) -> Path:
     """
     listed = files(location)
     if listed:
-        named = manifest.parse(read(location, manifest.NAME), location)["files"]
+        named = (content or manifest.parse(read(location, manifest.NAME), location))["files"]
         wanted = {*named, *others, manifest.NAME}
         listed = sorted((file for file in listed if file.name in wanted), key=lambda file: file.name == manifest.NAME)
         # Before anything is copied: who can write there can put terabytes in the place of a file.

@@ -33,6 +33,9 @@ class Values(TypedDict):
     seconds: float
     history: list[dict[str, float]]
     usage: NotRequired[Usage]
+    machines: NotRequired[list[str]]
+    peak_memory: NotRequired[int]
+    peak_gpu_memory: NotRequired[int]
 
 
 @dataclass(frozen=True)

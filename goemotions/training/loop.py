@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from goemotions import defaults, usage
-from goemotions.errors import Interrupted, TrainingError
+from goemotions.errors import Interrupted, TrainingError, first_line
 from goemotions.metrics import calibration, classification
 from goemotions.metrics.probabilities import sigmoid
 from goemotions.models import devices, engines
@@ -352,17 +352,37 @@ class TrainingLoop:
         return tensors
 
     def _resume(self, total: int) -> None:
-        """Continues from the newest checkpoint of the same run, if there is one."""
-        checkpoint = checkpoints.newest(self.plan.location, self.plan.fingerprint) if self.plan.location else None
+        """Continues from the newest checkpoint of the same run, if there is one.
+
+        Raises:
+            TrainingError: it does not fit the network or the optimizer.
+        """
+        location = self.plan.location
+        checkpoint = checkpoints.newest(location, self.plan.fingerprint) if location else None
         if checkpoint is None:
             return
+        try:
+            self._restore(checkpoint, total)
+        except torch.OutOfMemoryError:
+            raise
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise TrainingError(
+                f"the checkpoint in {location} does not fit {self.profile.name} ({first_line(error):.200}): remove it, and training "
+                "starts over"
+            ) from error
+
+    def _restore(self, checkpoint: Checkpoint, total: int) -> None:
         tensors, values = checkpoint.tensors, checkpoint.values
+        if not 0 <= values["step"] <= total:
+            raise ValueError(f"its step is {values['step']} of {total}")
 
         def part(prefix: str) -> dict[str, torch.Tensor]:
             return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
         machine = {name: values[name] for name in MACHINE if name in values}
         self.state = TrainingState(values["step"], 0.0, values["seconds"], values["history"], part("best."), **machine)
+        if self.state.best_epoch and self.state.best.keys() != self.classifier.state_dict().keys():
+            raise ValueError("it lacks the weights of its best epoch")
         if distributed.is_first():
             self.state.epoch_loss = values["epoch_loss"]
             usage.continue_from(usage.parse(values.get("usage", {})))

@@ -71,7 +71,11 @@ class Optimizer:
         }
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Restores what ``state`` of an optimizer for the same classifier returned."""
+        """Restores what ``state`` of an optimizer for the same classifier returned.
+
+        Raises:
+            LookupError, ValueError: it is that of another classifier.
+        """
         for number, part in enumerate(self._parts):
             state: dict[int, dict[str, Any]] = {}
             for key, value in tensors.items():
@@ -81,6 +85,9 @@ class Optimizer:
                     is_count = name == "step" and isinstance(part, torch.optim.SparseAdam)
                     state.setdefault(int(index), {})[name] = int(value) if is_count else value
             part.load_state_dict({**part.state_dict(), "state": state})
+            for parameter, values in part.state.items():
+                if any(torch.is_tensor(value) and value.ndim and value.shape != parameter.shape for value in values.values()):
+                    raise ValueError("the state of the optimizer has another shape than its parameters")
 
 
 def schedule(progress: float, warmup_ratio: float) -> float:

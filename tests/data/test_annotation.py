@@ -260,3 +260,22 @@ def test_a_position_without_end_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "export.jsonl").write_text('{"id": 1, "text": "a", "labels": ["joy"], "answer_index": 1e999}\n')
     with pytest.raises(DataError, match=r"export\.jsonl is no export of Label Studio or Argilla"):
         list(read_export(tmp_path / "export.jsonl"))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"text": text} for text in (5, None, ["a"], "a \ud800")),
+        *({"labels": labels} for labels in ([["joy"]], [1], [None])),
+        *({"answer_index": position} for position in (2**63, -1)),
+        {"updated_at": "0001-01-01T00:00:00+23:00"},
+    ],
+    ids=ascii,
+)
+def test_a_value_of_another_kind_is_an_error_before_it_is_joined(tmp_path: Path, changed: dict[str, Any]) -> None:
+    row = {"id": 1, "text": "a", "labels": ["joy"], "answer_index": 0, "updated_at": "2026-02-01T10:00:00Z"}
+    (tmp_path / "export.jsonl").write_text(json.dumps(row) + "\n")
+    assert [one.text for one in read_export(tmp_path / "export.jsonl")] == ["a"]
+    (tmp_path / "export.jsonl").write_text(json.dumps(row | changed) + "\n")
+    with pytest.raises(DataError, match=r"export\.jsonl"):
+        list(read_export(tmp_path / "export.jsonl"))

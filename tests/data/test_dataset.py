@@ -894,7 +894,7 @@ def test_scripts_and_pickles_on_the_hub_are_not_downloaded(hub: HubRun) -> None:
         ("hub:tests/good@nowhere", "the hub has no data set tests/good at revision nowhere: check both names"),
         ("hub:tests/absent", "the hub has no data set tests/absent at revision main: check both names"),
         ("hub:tests/too/many/parts", "'hub:tests/too/many/parts' names no data set of the hub: write hub:"),
-        ("hub:tests/good:other", "hub:tests/good:other cannot be read (ValueError): check the configuration's name"),
+        ("hub:tests/good:other", "hub:tests/good:other has the configurations none by its README.md: name one of them"),
         ("hub:tests/scripted", "hub:tests/scripted has no Parquet files, and pickles and loading scripts are refused"),
     ],
     ids=["revision", "name", "no name", "configuration", "script and pickle"],

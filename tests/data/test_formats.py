@@ -207,6 +207,7 @@ FORMATS: dict[str, Written] = {
     },
     "capitals": {"TRAIN.CSV": BY_NAME.replace(b"text,labels", b"Text,Labels")},
     "names in Parquet": {"train.parquet": parquet(pa.table({"text": [t for t, _ in ROWS], "labels": [ls for _, ls in ROWS]}))},
+    "Hugging Face, as it was written once": {"data/train-00000-of-00001-2a1df75c6bce91ab.parquet": hugging_face(ROWS, NAMES)},
     "Hugging Face": {"data/train-00000-of-00001.parquet": hugging_face(ROWS, NAMES)},
     "Hugging Face, other order than listed": {"train.parquet": hugging_face(ROWS, NAMES[::-1]), "emotions.txt": LISTED},
     "a folder of parts": {
@@ -371,9 +372,64 @@ def test_a_file_without_a_header_has_numbers_as_columns(tmp_path: Path) -> None:
 def test_the_columns_of_the_labels_can_be_listed(tmp_path: Path) -> None:
     table = csv_of(frame(ROWS, is_reply=[0, 1, 0], **flags(ROWS)))
     files = {"train.csv": table, "dev.csv": table, "test.csv": table}
-    assert ingested(tmp_path, files)["labels"] == ["is_reply", *NAMES]
+    listed = ingested(tmp_path, files, labels_column="is_reply,calm,dread,glee")
+    assert listed["labels"] == ["is_reply", *NAMES]
     assert ingest(str(tmp_path / "source"), tmp_path / "dataset", labels_column="calm, dread,glee")["labels"] == list(NAMES)
     assert named(tmp_path / "dataset") == ROWS
+
+
+@pytest.mark.fault("data-ambiguous")
+@pytest.mark.parametrize(
+    "column", ["is_train", "Is Train", "fold", "kfold2", "weight", "sample_weight", "is_duplicate", "has_url", "label_score"]
+)
+def test_a_column_of_0_and_1_that_may_be_no_label_is_asked_about(tmp_path: Path, column: str) -> None:
+    table = csv_of(frame(ROWS, **flags(ROWS), **{column: [1, 0, 1]}))
+    with pytest.raises(DataError, match=f"'{column}' may be labels, or say something else .*such as calm,dread,glee"):
+        ingested(tmp_path, {"train.csv": table})
+    # Listed beside the files, the labels are certain.
+    assert ingested(tmp_path, {"train.csv": table, "emotions.txt": LISTED})["labels"] == list(NAMES)
+
+
+@pytest.mark.parametrize("form", ["is_{}", "has_{}", "{}_score", "{}"])
+def test_columns_that_are_all_called_alike_are_labels(tmp_path: Path, form: str) -> None:
+    columns = {form.format(name): cells for name, cells in flags(ROWS).items()}
+    info = ingested(tmp_path, {"train.csv": csv_of(frame(ROWS, **columns))})
+    assert info["labels"] == list(columns)
+    assert f"0 or 1 in 3 columns, {', '.join(columns)}" in info["form"]
+
+
+@pytest.mark.fault("data-ambiguous")
+@pytest.mark.parametrize("file", ["eval.csv", "my_evaluation.csv", "Hold-out.csv", "holdout/part-0.csv", "held_out_set.csv"])
+def test_a_file_that_may_be_a_missing_split_is_asked_about(tmp_path: Path, file: str) -> None:
+    files = {"train.csv": BY_NAME, "test.csv": BY_NAME, file: BY_NAME, "eval_results.csv": b"model,f1\na,0.5\n"}
+    folder = source(tmp_path / "source", files)
+    (folder / "dev.csv").unlink()
+    with pytest.raises(DataError, match=f"{file} may be the validation or the test split: rename it to one of the two"):
+        ingest(str(folder), tmp_path / "dataset")
+    (folder / "dev.csv").write_bytes(BY_NAME)
+    assert ingest(str(folder), tmp_path / "dataset")["rows"] == {"train": 3, "validation": 3, "test": 3}
+
+
+@pytest.mark.fault("data-ambiguous")
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("Split", "xyz"),
+        ("is_train", (1, 1, 0)),
+        ("usage", ("Training", "PublicTest", "PrivateTest")),
+        ("set", ("train", "dev", "test")),
+        ("part", ("train",) * 3),
+    ],
+)
+def test_a_column_that_says_the_split_of_a_single_file_is_not_ignored(tmp_path: Path, column: str, values: Any) -> None:
+    rows = frame(ROWS, labels=joined(ROWS, ","), **{column: [*values]})
+    (tmp_path / "a.csv").write_bytes(csv_of(rows))
+    with pytest.raises(
+        DataError, match=f"a.csv has a column '{column}', and its rows would be split anew: write one file per split"
+    ):
+        ingest(str(tmp_path / "a.csv"), tmp_path / "dataset")
+    # Files whose names say the split may have it.
+    assert ingested(tmp_path, {"train.csv": csv_of(rows)})["rows"]["train"] == 3
 
 
 def test_the_splits_of_the_folder_itself_are_taken_and_the_others_named(

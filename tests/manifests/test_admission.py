@@ -99,6 +99,21 @@ def test_what_kserve_has_added_is_no_obstacle() -> None:
     assert not refused(as_stored(), inference_service.with_version(as_stored(), version(), 0))
 
 
+def test_a_service_without_annotations_or_variables_gets_a_version_and_keeps_what_it_has() -> None:
+    """As one that was applied by hand, or by an earlier version of these manifests."""
+    bare = service()
+    del bare["metadata"]["annotations"]
+    del bare["spec"]["predictor"]["model"]["env"]
+    for percent in (0, 10):
+        assert not refused(bare, inference_service.with_version(bare, version(), percent))
+    assert not refused(bare, inference_service.restarted(bare, "2026-01-02T03:04:05Z"))
+    canary = inference_service.with_version(bare, version(), 10)
+    assert not refused(canary, inference_service.without_canary(canary))
+    forbidden = copy.deepcopy(bare)
+    forbidden["metadata"]["annotations"] = {"serving.kserve.io/deploymentMode": "Knative"}
+    assert refused(bare, forbidden) == "only annotations of this project may change"
+
+
 def at(source: str) -> Change:
     return lambda one: inference_service.set_version(one["spec"]["predictor"]["model"], source, "7")
 
@@ -117,6 +132,14 @@ def metadata(**values: Any) -> Change:
 
 def variable(**values: Any) -> Change:
     return lambda one: one["spec"]["predictor"]["model"]["env"].append(values)
+
+
+def without(name: str) -> Change:
+    def remove(one: Service) -> None:
+        model = one["spec"]["predictor"]["model"]
+        model["env"] = [variable for variable in model["env"] if variable["name"] != name]
+
+    return remove
 
 
 REFUSED: dict[str, Change] = {
@@ -146,7 +169,23 @@ REFUSED: dict[str, Change] = {
     "variable": variable(name="LD_PRELOAD", value="another"),
     "number from a secret": variable(name=inference_service.NUMBER, valueFrom={"secretKeyRef": {"name": "a", "key": "b"}}),
     "number with an option": variable(name=inference_service.NUMBER, value="7 --another"),
-    "source of another bundle": variable(name=inference_service.SOURCE, value=f"{STORE}goemotions/{'b' * 32}/cpu/"),
+    "source of another bundle": variable(name=inference_service.BUNDLE_SOURCE, value=f"{STORE}goemotions/{'b' * 32}/cpu/"),
+    "no number": without(inference_service.NUMBER),
+    "no source": without(inference_service.BUNDLE_SOURCE),
+    "no variables": lambda one: one["spec"]["predictor"]["model"].pop("env"),
+    "no variables of another bundle": lambda one: (
+        at(f"{STORE}goemotions/{RUN}/cpu/")(one),
+        one["spec"]["predictor"]["model"].pop("env"),
+    ),
+    "two numbers": variable(name=inference_service.NUMBER, value="8"),
+    "variables of a secret": model(envFrom=[{"secretRef": {"name": "another"}}]),
+    "probe": model(readinessProbe={"exec": {"command": ["sh"]}}),
+    "lifecycle": model(lifecycle={"postStart": {"exec": {"command": ["sh"]}}}),
+    "resources": model(resources={"limits": {"cpu": "64"}}),
+    "several locations": predictor(storageUris=[{"uri": "hf://another/model"}]),
+    "class of the pods": predictor(runtimeClassName="another"),
+    "names of hosts": predictor(hostAliases=[{"ip": "10.0.0.1", "hostnames": ["another"]}]),
+    "explainer": lambda one: one["spec"].update(explainer={"containers": [{"name": "another", "image": "another"}]}),
     "another store": at(f"s3://another/models/goemotions/{RUN}/cpu/"),
     "another folder": at(f"s3://goemotions/requests/models/goemotions/{RUN}/cpu/"),
     "parent folder": at(f"{STORE}../models/goemotions/{RUN}/cpu/"),
@@ -177,6 +216,9 @@ CANARY: dict[str, Change] = {
     "another store": lambda one: one["predictor"]["model"].update(storageUri=f"s3://another/models/goemotions/{RUN}/cpu/"),
     "variable": lambda one: one["predictor"]["model"]["env"].append({"name": "LD_PRELOAD", "value": "another"}),
     "annotations of the pods": lambda one: one["predictor"].update(annotations={"another": "annotation"}),
+    "no variables": lambda one: one["predictor"]["model"].pop("env"),
+    "no source": lambda one: one["predictor"]["model"]["env"].pop(),
+    "containers": lambda one: one["predictor"].update(initContainers=[{"name": "another", "image": "another"}]),
     "name": lambda one: one["predictor"].update(name="another"),
     "many replicas": lambda one: one["predictor"].update(minReplicas=9),
     "another field": lambda one: one.update(another="field"),

@@ -673,8 +673,9 @@ def test_the_traffic_never_goes_back_to_a_version_that_was_not_champion(service:
         *({"step": 2}, {"step": "0"}, {"phase": "done"}, {"history": [1]}, {"analysis": {"seconds": 1}}, {"analysis": [1]}),
         {"analysis": ANALYSIS | {"seconds": "1"}},
         {"analysis": ANALYSIS | {"evidence": {"errors": {"rate": "0.01", "logs": [0.0], "value": 0.0}}}},
+        {"analysis": ANALYSIS | {"evidence": {"errors": {"rate": 0.01, "logs": [0.0] * 3, "value": 0.0}}}},
     ],
-    ids=lambda fields: str(fields)[:40],
+    ids=lambda fields: str(fields)[-60:],
 )
 def test_a_damaged_state_is_a_named_error(service: Service, fields: dict[str, Any]) -> None:
     service.begun(**fields)
@@ -682,6 +683,33 @@ def test_a_damaged_state_is_a_named_error(service: Service, fields: dict[str, An
         StorageError, match=r"rollout.json.* is damaged: deploy the champion, then run the rollout with --restart"
     ):
         service.roll_out()
+
+
+@pytest.mark.fault("rollout-forged")
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *(
+            {"evidence": {test: {"rate": 0.01, "logs": [0.0], "value": 0.0} | changed}}
+            for test, changed in (
+                ("errors", {"rate": -1}),
+                ("errors", {"logs": []}),
+                ("errors", {"value": 1e300}),
+                ("labels", {"value": 1e9}),
+                ("quality", {"logs": [0.0] * 7}),
+                ("another", {}),
+            )
+        ),
+        *({"qualities": [sums] * 2} for sums in ([[0.0] * 3] * 3, [[0.0]] * 2, [[], [], []])),
+        *({"canary": ANALYSIS["canary"] | {"requests": {"http": count, "grpc": count}}} for count in ("1", -1, 1e308)),
+        *({"canary": ANALYSIS["canary"] | changed} for changed in ({"seconds": {"http": {"soon": 1}}}, {"another": {}})),
+    ],
+    ids=lambda changed: str(changed)[:80],
+)
+def test_an_analysis_of_sizes_that_there_cannot_be_is_refused(changed: dict[str, Any]) -> None:
+    """Before it is added to: numbers of other tests, labels or signs would be a traceback, or no evidence, only at the next look."""
+    with pytest.raises((ValueError, TypeError)):
+        Analysis(PLAN, 7, EQUAL).resume(json.loads(json.dumps(ANALYSIS | changed)))
 
 
 @pytest.mark.fault("rollout-store-away")

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from goemotions.cli import main as cli
 from goemotions.deployment import isvc, kserve
 from goemotions.errors import IntegrityError, ModelError, StorageError, UntrustedBundle
+from goemotions.metrics.classification import METRICS_FILE
 from goemotions.prediction import plans, shards
 from goemotions.prediction.predictor import Predictor
 from goemotions.registry import (
@@ -32,7 +33,7 @@ from goemotions.registry import (
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.candidates import CandidateArtifacts
 from goemotions.registry.model_registry import Version
-from goemotions.storage import manifest, signature
+from goemotions.storage import layout, manifest, signature
 from goemotions.storage import store as storage
 from tests.support.bundles import assemble
 
@@ -188,6 +189,26 @@ def test_registering_again_finds_the_signed_bundle(
     parts = {"cpu": [CandidateArtifacts.below(candidate, "cpu")]}
     again = registration.register(dataset, parts, store=STORE, pipeline_run="trust-1", model_name="trust")
     assert again["cpu"]["source"] == trusting.locations[0]
+
+
+@pytest.mark.fault("bundle-forged")
+@pytest.mark.parametrize("changed", ["bundle", "trained"])
+def test_metrics_that_were_changed_in_the_store_are_not_registered(
+    trusting: Registry, dataset: Path, candidate: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    """A step that is retried reads back what its first attempt stored."""
+    monkeypatch.setenv(signature.SIGNING_KEY, str(trusting.keys / signature.PRIVATE_FILE))
+    run = {"pipeline_run": f"team/trust-{changed}", "model_name": f"trust-{changed}"}
+    parts = {"cpu": [CandidateArtifacts.below(candidate, "cpu")]}
+    first = registration.register(dataset, parts, store=STORE, **run)["cpu"]
+    assert registration.register(dataset, parts, store=STORE, **run)["cpu"]["metrics"] == first["metrics"]
+    location, name = {
+        "bundle": (first["source"], METRICS_FILE),
+        "trained": (layout.trained(STORE, run["pipeline_run"], first["profile"]), f"cpu/{METRICS_FILE}"),
+    }[changed]
+    storage.write(location, name, json.dumps(first["metrics"] | {"test/f1_macro": 0.999}).encode())
+    with pytest.raises(IntegrityError, match=rf"{name} is missing or differs from its manifest"):
+        registration.register(dataset, parts, store=STORE, **run)
 
 
 @pytest.fixture(scope="module")
@@ -415,6 +436,56 @@ def test_a_bundle_of_before_is_signed_by_hand(
     assert f"{location}: signed by the key {trusting.key}" in CliRunner().invoke(cli.commands, sign).output
     monkeypatch.delenv(signature.SIGNING_KEY)
     references.fetch(number, tmp_path / "accepted", "trust-before")
+
+
+def test_a_bundle_of_a_key_that_is_taken_away_is_signed_again(
+    trusting: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/security.md describes it: the readers trust both keys until every version that is needed has the new one."""
+    signature.create_keys(tmp_path / "new")
+    old, new = (folder / signature.PUBLIC_FILE for folder in (trusting.keys, tmp_path / "new"))
+    number = model_registry.get_version("trust-other", "champion-cpu").number
+    before = references.fetch(number, tmp_path / "0", "trust-other")
+    monkeypatch.setenv(signature.TRUSTED_KEYS, new.read_text())
+    with pytest.raises(UntrustedBundle, match=f"it names '{trusting.key}'"):
+        references.fetch(number, tmp_path / "1", "trust-other")
+    monkeypatch.setenv(signature.SIGNING_KEY, str(tmp_path / "new" / signature.PRIVATE_FILE))
+    sign = CliRunner().invoke(cli.commands, ["keys", "sign", number, "--model-name", "trust-other"])
+    assert sign.exit_code == 0, sign.output
+    assert references.fetch(number, tmp_path / "2", "trust-other") == before
+    monkeypatch.setenv(signature.TRUSTED_KEYS, old.read_text() + new.read_text())
+    references.fetch(number, tmp_path / "3", "trust-other")
+    assert promotion.champion("trust-other", "cpu")
+    # The others of this file trust the old key.
+    monkeypatch.setenv(signature.SIGNING_KEY, str(trusting.keys / signature.PRIVATE_FILE))
+    CliRunner().invoke(cli.commands, ["keys", "sign", number, "--model-name", "trust-other"])
+
+
+@pytest.mark.fault("bundle-forged")
+def test_of_a_manifest_that_replaces_the_checked_one_nothing_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(signature.TRUSTED_KEYS, str(tmp_path / "keys" / signature.PUBLIC_FILE))
+    signature.create_keys(tmp_path / "keys")
+    monkeypatch.setenv(signature.SIGNING_KEY, str(tmp_path / "keys" / signature.PRIVATE_FILE))
+    location = BundleLocation(f"{tmp_path}/", "goemotions", RUN, "cpu")
+    folder = Path(str(location))
+    folder.mkdir(parents=True)
+    (folder / "a.json").write_text("{}")
+    manifest.write(folder, run_id=RUN, variant="cpu")
+    signature.sign_folder(folder, trust.identity(location))
+    assert trust.fetch(str(location), tmp_path / "copy")["run_id"] == RUN
+    check = trust.stored
+
+    def replaced(place: str) -> object:
+        checked = check(place)
+        (folder / "a.json").write_text("x" * 1000)
+        (folder / "another.json").write_text("x" * 1000)
+        manifest.write(folder, run_id=RUN, variant="cpu")
+        return checked
+
+    monkeypatch.setattr(trust, "stored", replaced)
+    with pytest.raises(IntegrityError, match=r"a\.json differs from its manifest"):
+        trust.fetch(str(location), tmp_path / "again")
+    assert not [path for path in tmp_path.joinpath("again").rglob("*") if path.is_file()]
 
 
 @pytest.mark.fault("bundle-forged")

@@ -229,8 +229,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     [
         *("[" * 100_000, '{"step": 1}', '{"fingerprint": 1e999}', "[]", ""),
         json.dumps(VALUES | {"step": 2, "usage": {"wall_seconds": "1"}}),
+        json.dumps(VALUES | {"step": 2, "machines": "one"}),
+        json.dumps(VALUES | {"step": 2, "peak_memory": "1"}),
     ],
-    ids=["deep", "a value", "infinite", "list", "empty", "costs"],
+    ids=["deep", "a value", "infinite", "list", "empty", "costs", "machines", "memory"],
 )
 def test_a_checkpoint_whose_values_are_damaged_is_not_used(
     content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -211,6 +211,33 @@ def a_loop(material: trainer.Material, epochs: int, location: str = "", patience
     return TrainingLoop(profile, network, material.encoder, plan=CheckpointPlan(location))
 
 
+@pytest.mark.fault("checkpoints-corrupt")
+def test_a_checkpoint_of_another_network_is_a_named_error(material: trainer.Material, tmp_path: Path) -> None:
+    """Whoever can write to the store can write one whose manifest fits its files."""
+    loop = a_loop(material, 2)
+    tensors, bias = loop._tensors(), torch.zeros(3)
+    values = {"fingerprint": {}, "step": 1, "epoch_loss": 0.0, "seconds": 1.0, "history": []}
+    epoch = {"validation/auc_micro": 0.5, "validation/auc_macro": 0.5}
+    weight = "model.classifier.weight"
+    damaged: dict[str, tuple[dict[str, torch.Tensor], dict[str, object]]] = {
+        "step": (tensors, {"step": 10**6}),
+        "history": (tensors, {"history": [{}]}),
+        "best": (tensors, {"history": [epoch]}),
+        "generator": ({name: tensor for name, tensor in tensors.items() if name != "rng.cpu"}, {}),
+        "weight": ({name: tensor for name, tensor in tensors.items() if name != weight}, {}),
+        "shape": (tensors | {weight: bias}, {}),
+        "optimizer": (tensors | {"optimizer.0.0.exp_avg": bias}, {}),
+        "name": (tensors | {"optimizer.another": bias}, {}),
+    }
+    for name, (stored, changed) in damaged.items():
+        location = str(tmp_path / name)
+        checkpoints.save(location, 1, checkpoints.Checkpoint(stored, values | changed))
+        with pytest.raises(
+            TrainingError, match=f"the checkpoint in {location} does not fit minilm .*: remove it, and training"
+        ):
+            a_loop(material, 2, location).fit(material.train, material.validation)
+
+
 def test_the_targets_of_train_are_the_shares_of_raters_and_those_of_validation_the_labels(tiny: str, tmp_path: Path) -> None:
     content = "text,calm,dread\na lake,0.75,0.25\na storm,0,1\n"
     (tmp_path / "source").mkdir()
