@@ -160,8 +160,11 @@ class Analysis:
         ours, theirs = (np.array([one.labels[label] for label in self.expected.labels]) * weight for one in (canary, champion))
         (odds, margin), share = self.expected.odds(), canary.texts / texts
         tolerated = LABEL_ODDS * margin
-        more = sequential.events(ours, ours + theirs, sequential.with_odds(share, odds * tolerated))
-        fewer = sequential.events(ours, ours + theirs, sequential.with_odds(share, odds / tolerated), fewer=True)
+        # The canary's share of the texts with a label lies between its share of all texts and what the odds make of that, whatever
+        # their number (Fisher's noncentral hypergeometric distribution). So odds below 1 are no upper bound, and those above no lower.
+        most, least = np.maximum(odds * tolerated, 1), np.minimum(odds / tolerated, 1)
+        more = sequential.events(ours, ours + theirs, sequential.with_odds(share, most))
+        fewer = sequential.events(ours, ours + theirs, sequential.with_odds(share, least), fewer=True)
         self.evidence["labels"].add(np.concatenate([more, fewer]).ravel())
 
     @property

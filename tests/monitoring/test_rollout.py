@@ -350,6 +350,28 @@ def test_traffic_of_one_version_alone_shows_nothing() -> None:
     assert analysis.missing.startswith("60 of 60 requests to each version, 4 of 4 looks")
 
 
+@pytest.mark.parametrize(("champion", "challenger"), [(0.9, 0.7), (0.7, 0.9), (0.3, 0.3)])
+def test_a_version_that_predicts_labels_as_in_validation_is_no_fault_however_frequent_they_are(
+    champion: float, challenger: float
+) -> None:
+    """The odds of a label on most texts differ by more than its rates do."""
+    generator, rows = np.random.default_rng(4), 5000
+    expected = Expected(("plain",), rows, 0, (int(champion * rows),), (int(challenger * rows),))
+    analysis = Analysis(replace(PLAN, step_texts=0), 7, expected)
+    for _ in range(60):
+        both = [(150, champion), (50, challenger)]
+        seen = [
+            VersionTraffic({"v1": texts}, texts=texts, labels={"plain": generator.binomial(texts, rate)})
+            for texts, rate in both
+        ]
+        analysis.add_traffic(*seen, seconds=1.0)
+    assert not analysis.fault
+    for _ in range(60):
+        seen = [VersionTraffic({"v1": texts}, texts=texts, labels={"plain": count}) for texts, count in ((150, 140), (50, 2))]
+        analysis.add_traffic(*seen, seconds=1.0)
+    assert "predicts a label" in analysis.fault
+
+
 def test_thresholds_of_other_labels_are_a_fault_even_if_they_change_few_answers() -> None:
     """Thresholds that a large data set was fitted with lie close together."""
     fitted = Thresholds("per-label", tuple(np.linspace(0.2, 0.4, len(LABELS)).tolist()))
