@@ -33,6 +33,8 @@ REJECTED = 0.01
 OFF_THRESHOLDS = 0.01
 # What is no fault: the odds of other labels, those of a label, and the expected F1 of a text may differ by so much from validation.
 DISAGREEMENT_ODDS, LABEL_ODDS, F1_LOSS = 2.0, 2.0, 0.05
+# What is stored as it is.
+COUNTS = ("seconds", "texts", "different", "sent_texts", "off_thresholds", "rejected", "repeated", "compared", "windows")
 # A champion that fails more often is no measure of a canary.
 CHAMPION_FAILURES, CHAMPION_REQUESTS, RECENT_WINDOWS = 0.05, 20, 4
 
@@ -247,17 +249,9 @@ class Analysis:
     def to_json(self) -> dict[str, Any]:
         """Everything from which the step goes on, as JSON types."""
         return {
-            "seconds": self.seconds,
+            **{name: getattr(self, name) for name in COUNTS},
             "champion": self.champion.to_json(),
             "canary": self.canary.to_json(),
-            "texts": self.texts,
-            "different": self.different,
-            "sent_texts": self.sent_texts,
-            "off_thresholds": self.off_thresholds,
-            "rejected": self.rejected,
-            "repeated": self.repeated,
-            "compared": self.compared,
-            "windows": self.windows,
             "qualities": [
                 [one.predicted.tolist(), one.predicted_sum.tolist(), one.total_sum.tolist()]
                 for one in (self.champion_quality, self.canary_quality)
@@ -272,14 +266,15 @@ class Analysis:
             ValueError, TypeError, LookupError: it is something else.
         """
         strict_json.require(content, Stored, "the analysis")
-        self.seconds, self.texts, self.compared = content["seconds"], content["texts"], content.get("compared", 0.0)
-        self.different, self.sent_texts, self.windows = content["different"], content["sent_texts"], content["windows"]
-        self.rejected, self.repeated = content.get("rejected", 0), content.get("repeated", 0)
-        self.off_thresholds = content.get("off_thresholds", 0)
+        for name in COUNTS:
+            setattr(self, name, content.get(name, 0))
         self.champion, self.canary = VersionTraffic.from_json(content["champion"]), VersionTraffic.from_json(content["canary"])
         self.champion_quality, self.canary_quality = (Quality(*map(np.array, sums)) for sums in content["qualities"])
         # The evidence of before may lack a test.
         self.evidence |= {name: Evidence.from_json(one) for name, one in content["evidence"].items()}
+        labels = self.evidence["labels"]
+        if labels.logs.size != 2 * len(self.expected.labels) * len(sequential.ODDS) and labels.value:
+            raise ValueError("the evidence is that of other labels")
 
 
 def _at_most(counts: dict[float, float], seconds: np.ndarray) -> np.ndarray:

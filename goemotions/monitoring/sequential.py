@@ -66,9 +66,11 @@ class Evidence:
         ``share`` is the largest share of what decides that it adds; 1 for independent observations.
         """
         later = LATE / (self.windows + 1)
-        logs = self.logs + increments
-        both = (logs, np.broadcast_to(self.logs, logs.shape))
-        now, before = (np.logaddexp(_mean(one), np.log(later)) for one in both)
+        # Evidence for other alternatives, such as other bounds of a histogram, has its value only.
+        is_same = self.logs.shape[-1] in (1, increments.shape[-1])
+        earlier = np.broadcast_to(self.logs if is_same else np.log([1 - LATE]), increments.shape)
+        logs = earlier + increments
+        now, before = (np.logaddexp(_mean(one), np.log(later)) for one in (logs, earlier))
         # A factor that is cut at the top still has an expectation of at most 1.
         self.value = self.value + np.minimum(now - before, share * self.limit)
         self.windows += 1

@@ -695,6 +695,7 @@ def test_the_traffic_never_goes_back_to_a_version_that_was_not_champion(service:
         *({"step": 2}, {"step": "0"}, {"phase": "done"}, {"history": [1]}, {"analysis": {"seconds": 1}}, {"analysis": [1]}),
         {"analysis": ANALYSIS | {"seconds": "1"}},
         {"analysis": ANALYSIS | {"evidence": {"errors": {"rate": "0.01", "logs": [0.0], "value": 0.0}}}},
+        {"analysis": ANALYSIS | {"evidence": {"labels": {"rate": 0.01, "logs": [0.0] * 3, "value": 9.0}}}},
     ],
     ids=lambda fields: str(fields)[:40],
 )

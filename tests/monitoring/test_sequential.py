@@ -96,3 +96,8 @@ def test_evidence_that_is_stored_and_read_again_goes_on() -> None:
     for one in (evidence, again):
         one.add(sequential.events(1, 4, 0.2))
     assert again.value == pytest.approx(evidence.value, abs=1e-4)
+    # A server with other bounds of its histogram, and evidence of before, which counted no windows.
+    before = again.value
+    again.add(np.zeros(3))
+    assert again.value == pytest.approx(before)
+    assert Evidence.from_json({"rate": RATE, "logs": [0.5], "value": 0.5}).windows == 1
