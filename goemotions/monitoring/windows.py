@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from goemotions import addresses
 from goemotions.errors import BadArgument, DataError, MonitoringUnavailable
 from goemotions.evaluation.traffic import FEATURES, SCORE_BINS, Traffic
 from goemotions.monitoring import observations
@@ -161,6 +162,7 @@ def of_scrapes(server: str, before: str, now: str) -> Window:
     Raises:
         DataError: one of them is not what ``scrape`` returned, ``before`` was scraped later than ``now``, or of another server.
     """
+    server = addresses.shown(server)
     earlier, counters = ({(one.name, one.labels): one.value for one in _samples(server, text)} for text in (before, now))
     changed = [key for key, value in earlier.items() if counters.get(key, value) != value]
     is_restarted = any(key[0] == STARTED or counters[key] < earlier[key] for key in changed)

@@ -371,8 +371,9 @@ def test_a_server_that_was_started_again_and_has_counted_more_than_before_counts
 
 
 def test_the_window_of_a_server_that_was_started_again_begins_with_its_start() -> None:
-    window = windows.of_scrapes("http://server", scraped(1000, 100, 5, "10"), scraped(5000, 150, 9, "3000"))
+    window = windows.of_scrapes("http://me:geheim@server", scraped(1000, 100, 5, "10"), scraped(5000, 150, 9, "3000"))
     assert (window.start, window.end, window.counts[0][2]) == (3000, 5000, 150)
+    assert window.source == "http://***@server"
 
 
 def test_another_server_behind_the_same_address_is_a_named_error() -> None:
