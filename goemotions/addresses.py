@@ -78,7 +78,7 @@ def location(text: str, what: str = "") -> str:
 def path(text: str, what: str = "") -> str:
     """A path on this machine."""
     if scheme(text):
-        raise BadAddress(f"{_named(what)}{_shown(text)!r} must be a path on this machine")
+        raise BadAddress(f"{_named(what)}{shown(text)!r} must be a path on this machine")
     return text
 
 
@@ -122,13 +122,11 @@ def server(text: str, what: str) -> str:
     # Up to the last @: a password may contain an unquoted slash. It must not be shown.
     place = rest.rpartition("@")[2]
     if not _is_server(place):
-        raise BadAddress(
-            f"{what}: {_shown(text)!r} is not the address of a server: write http://host:port or https://host:port"
-        )
+        raise BadAddress(f"{what}: {shown(text)!r} is not the address of a server: write http://host:port or https://host:port")
     if used not in ("http", "https"):
         near = used.lower() if used.lower() in ("http", "https") else "http"
         wrong = f"has the scheme {used}" if used else "has no scheme"
-        raise BadAddress(f"{what}: {_shown(text)!r} {wrong}: write {what}={near}://{place}" + ("" if used else ", or https://"))
+        raise BadAddress(f"{what}: {shown(text)!r} {wrong}: write {what}={near}://{place}" + ("" if used else ", or https://"))
     return text
 
 
@@ -147,7 +145,7 @@ def tracking(text: str, what: str = "MLFLOW_TRACKING_URI") -> str:
     if used and used.lower() not in ("http", "https"):
         known = ", ".join(["http", "https", *DATABASES, "file", "databricks"])
         raise BadAddress(
-            f"{what}: {_shown(text)!r} has an unknown scheme {used}: known are {known}; write {what}=http://host:port"
+            f"{what}: {shown(text)!r} has an unknown scheme {used}: known are {known}; write {what}=http://host:port"
         )
     return server(text, what)
 
@@ -161,7 +159,7 @@ def image_prefix(text: str, what: str = "REGISTRY") -> str:
     if used and IMAGE_PREFIX.fullmatch(bare):
         raise BadAddress(f"{what}: {text!r} has a scheme, and the name of an image has none: write {what}={bare}")
     raise BadAddress(
-        f"{what}: {_shown(text)!r} is not the prefix of an image's name: write host[:port]/path in small letters, without a tag, "
+        f"{what}: {shown(text)!r} is not the prefix of an image's name: write host[:port]/path in small letters, without a tag, "
         "such as registry.example/team"
     )
 
@@ -193,14 +191,14 @@ def _unknown(text: str, what: str, known: str, right: str) -> BadAddress:
     meant = f"; here it is {right}" if right else ""
     for schemes, remedy in OTHER_CLOUDS.items():
         meant += f"; {remedy}" if scheme(text).lower() in schemes else ""
-    return BadAddress(f"{_named(what)}{_shown(text)!r} has an unknown form ({scheme(text)}:): give {known}{meant}")
+    return BadAddress(f"{_named(what)}{shown(text)!r} has an unknown form ({scheme(text)}:): give {known}{meant}")
 
 
 def _named(what: str) -> str:
     return f"{what}: " if what else ""
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """The address without user, password and query, which may hold a key."""
     text = text.partition("?")[0]
     return re.sub(r"//.*@", "//***@", text) if "://" in text else re.sub(r"^[^/]*@|^[^/@]*:.*@", "***@", text)

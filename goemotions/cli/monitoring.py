@@ -97,7 +97,7 @@ def _window(server: str, since: Path | None, prometheus: str, service: str, wind
 
     if not server:
         return windows.of_prometheus(prometheus, window or defaults.MONITORING_WINDOW, service)
-    before = since.read_text(encoding="utf-8") if since else ""
+    before = since.read_text(encoding="utf-8", errors="replace") if since else ""
     if window and not since:
         before = windows.scrape(server)
         time.sleep(windows.seconds_of(window))

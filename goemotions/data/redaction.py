@@ -16,15 +16,36 @@ BETWEEN_WORDS = re.compile(rf"[\s{UNSPACED}]")
 # Where a text changes between such a script and what may be an address: there the patterns find this mark, which is invisible.
 BORDER = re.compile(rf"(?<=[{UNSPACED}])(?=[@＠/]?[A-Za-z0-9_])|(?<=[A-Za-z0-9_])(?=[{UNSPACED}])")
 BORDER_MARK = "\u200b"
-DOMAINS = "com|org|net|edu|gov|info|io|co|me|dev|app|uk|us|ca|au|de|fr|es|it|nl|eu|ch|at|in|jp|ru|br"
-AT, DOT = r" ?[(\[{]? ?\bat\b ?[)\]}]? ?", r" ?[(\[{]? ?\bdot\b ?[)\]}]? ?"
+# Blanks beside the usual ones, such as those that do not break a line: in their place the patterns find a space.
+BLANKS = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
+DOMAINS = (
+    "com|org|net|edu|gov|info|io|co|me|dev|app|ai|xyz|uk|us|ca|au|nz|ie|de|fr|es|it|nl|eu|ch|at|pl|pt|cz|dk|fi|se|gr|hu|ro|ua|ru|tr|"
+    "in|jp|cn|kr|tw|hk|sg|za|br|mx"
+)
+LOCAL, DOTTED = r"(?<![\w.%+-])[\w.%+-]{1,64}", r"[\w-]{1,63}(?:[.．][\w-]{1,63}){1,8}"
+# Written so that no program finds an address: the words, or either sign in brackets.
+AT_IN_BRACKETS = r" ?[(\[{<] ?(?:at?|@) ?[)\]}>] ?"
+AT, DOT = rf"(?: ?\bat\b ?|{AT_IN_BRACKETS}|@)", r"(?: ?\bdot\b ?| ?[(\[{<] ?(?:dot|\.) ?[)\]}>] ?)"
 IPV6 = r"(?:(?:[0-9a-f]{1,4}:){3,7}|(?:[0-9a-f]{1,4}:){1,6}:)(?:[0-9a-f]{1,4}:?){0,6}"
 # A ratio or a time of day is none.
-BETWEEN_DIGITS = r"[ \u00a0\u3000().,/:\u2010-\u2013\uff08\uff09\uff0d\uff0e-]{0,2}"
-NUMBER = rf"(?!\d{{1,2}}[/:]\d{{1,2}}(?![\d/:.-]))(?<![\d/:])[+(]{{0,2}}\d(?:{BETWEEN_DIGITS}\d){{3,}}"
-IBAN = r"(?<!\w)(?:(?-i:[A-Z]{2}\d{2}(?: [A-Z0-9]{4}){2,7}(?: [A-Z0-9]{1,3})?)|[a-z]{2}\d{2}(?=[a-z]*\d)[a-z0-9]{11,30})(?!\w)"
+BETWEEN_DIGITS = r"[ ().,/:\u2010-\u2013\uff08\uff09\uff0d\uff0e\ufe0f\u20e3-]{0,3}"
+# Also those above, below and in circles.
+DIGIT = (
+    r"[\d\u00b2\u00b3\u00b9\u2070-\u2079\u2080-\u2089\u2460-\u2468\u24ea\u24f5-\u24ff\u2776-\u277e\u2780-\u2788\u278a-\u2792]"
+)
+NUMBER = rf"(?!\d{{1,2}}[/:]\d{{1,2}}(?![\d/:.-]))(?<![\d/:])[+(]{{0,2}}{DIGIT}(?:{BETWEEN_DIGITS}{DIGIT}){{3,}}[\ufe0f\u20e3]*"
+IBAN = r"(?<!\w)(?:(?-i:[A-Z]{2}\d{2}(?:[ -][A-Z0-9]{4}){2,7}(?:[ -][A-Z0-9]{1,3})?)|[a-z]{2}\d{2}(?=[a-z]*\d)[a-z0-9]{11,30})(?!\w)"
+# Documents, accounts and keys: a UUID, a word with letters and four digits, or a long one with both.
+IDENTIFIER = (
+    r"(?<!\w)(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?=\d*[a-z_])(?:[a-z_]{0,40}\d){4}[a-z0-9_]*"
+    r"|(?=[a-z_]{0,40}\d)(?=\d{0,40}[a-z_])[a-z0-9_]{16,})(?!\w)"
+)
 MONTH = r"(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*\.?"
 DATE = rf"(?<!\w)(?:\d{{1,2}}(?:st|nd|rd|th)?(?: of)? {MONTH},?|{MONTH} \d{{1,2}}(?:st|nd|rd|th)?,?) \d{{4}}(?!\d)"
+DATE += "".join(
+    rf"|\d{{1,4}}[ \u200b]?[{year}][ \u200b]?\d{{1,2}}[ \u200b]?[{month}][ \u200b]?\d{{1,2}}[ \u200b]?[{day}]"
+    for year, month, day in ("年月日", "년월일")
+)
 # A house number and a street: in English a capitalized name or one word of any case, in French and German with their own words.
 STREET = r"(?:street|st|avenue|ave|road|rd|lane|ln|boulevard|blvd)\b\.?"
 ADDRESS = (
@@ -37,9 +58,20 @@ PATTERNS = tuple(
     (re.compile(mark).search, re.compile(pattern, re.IGNORECASE), replacement)
     for mark, pattern, replacement in (
         (r"://|www\.", r"(?<!\w)(?:[a-z][a-z0-9+.-]{1,15}://|www\.)[^\s<>\"']+", "[URL]"),
-        ("[@＠]", r"(?<![\w.+%-])[\w.+%-]{1,64}\u200b?[@＠][\w-]{1,63}(?:[.．][\w-]{1,63}){1,8}", "[EMAIL]"),
-        ("dot", rf"(?<![\w.+-])[\w.+-]{{1,64}}{AT}[\w-]{{1,63}}{DOT}(?:{DOMAINS})\b", "[EMAIL]"),
-        (r"\.[a-z]", rf"(?<![\w.-])(?:[a-z0-9-]{{1,63}}\.){{1,4}}(?:{DOMAINS})\b(?:/[^\s<>\"']*)?", "[URL]"),
+        (
+            "[@＠]|%40|&#64;",
+            rf"{LOCAL}\u200b?(?:(?:[@＠]|%40|&#64;){DOTTED}| ?[@＠] (?:[\w-]{{1,63}}[.．]){{1,8}}[a-z]{{2,24}}(?!\w))",
+            "[EMAIL]",
+        ),
+        (r"[(\[{<] ?(?:at?|@) ?[)\]}>]", rf"{LOCAL}{AT_IN_BRACKETS}{DOTTED}", "[EMAIL]"),
+        (r"dot|[(\[{<] ?\.", rf"{LOCAL}{AT}(?:[\w-]{{1,63}}(?:{DOT}|\.)){{0,4}}[\w-]{{1,63}}{DOT}(?:{DOMAINS})\b", "[EMAIL]"),
+        (
+            r"\.[a-z]",
+            rf"(?<![\w.-])(?:[a-z0-9-]{{1,63}}\.){{1,4}}(?:{DOMAINS})\b(?::\d{{1,5}})?(?:/[^\s<>\"']*|[?#]\w[^\s<>\"']*)?",
+            "[URL]",
+        ),
+        # Of other domains, or without one, only with a path.
+        ("/", r"(?<![\w.-])(?:(?:[\w-]{1,63}\.){1,4}[a-z]{2,24}(?::\d{1,5})?|[a-z][\w-]{1,62}:\d{2,5})/[^\s<>\"']+", "[URL]"),
         (r"\.\d", r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\d)", "[IP]"),
         (":", rf"(?<![\w:]){IPV6}(?![\w:])", "[IP]"),
         ("/", r"(?<![\w/])/?(?:u|user|r)/[\w-]{2,64}", "[HANDLE]"),
@@ -47,8 +79,9 @@ PATTERNS = tuple(
         (r"#\d", r"(?<!\w)\w{2,32}#\d{4}(?!\d)", "[HANDLE]"),
         (r"\d", ADDRESS, "[ADDRESS]"),
         (r"\d", IBAN, "[NUMBER]"),
+        (r"\d", IDENTIFIER, "[NUMBER]"),
         (r"\d", DATE, "[NUMBER]"),
-        (r"\d", NUMBER, "[NUMBER]"),
+        (DIGIT, NUMBER, "[NUMBER]"),
     )
 )
 
@@ -64,9 +97,10 @@ RELATIVES = "brother|sister|mother|father|son|daughter|wife|husband|friend|boyfr
 CUE = re.compile(
     rf"(?<!\w)(?:name(?:['’]?s| is| was)|call(?:ed)? me|called|named|mrs?\.?|ms\.?|miss|dr\.?|prof\.?|sir|madam|uncle|aunt(?:ie)?|"
     rf"grandma|grandpa|(?:{RELATIVES}),?|dear|hi|hey|hello|thanks,?|thank you,?|cheers,?|regards,?|sincerely,?|love,|signed,?|"
-    r"i['’]?m|i am|this is)[ \t]$",
+    r"i['’]?m|i am|this is)(?:[ \t]|(?P<line>[ \t]*[\r\n]\s*))$",
     re.IGNORECASE,
 )
+END_OF_LINE = re.compile(r"[ \t]*(?:[\r\n]|$)")
 # What follows a word that begins a sentence if it is a name: who is spoken to, who owns, or a verb of a third person.
 BEGINS_SENTENCE = re.compile(r"(?:^|[.!?\n][\"'”’)]*\s)[\"'“‘(]?$")
 AFTER_NAME = re.compile(
@@ -101,7 +135,7 @@ def redact(text: str) -> str:
         text = text[:MAX_CHARACTERS]
         unfinished = BETWEEN_WORDS.search(text[::-1])
         text = text[: len(text) - unfinished.start()] if unfinished else text
-    text = text if text.isascii() else BORDER.sub(BORDER_MARK, text)
+    text = text if text.isascii() else BORDER.sub(BORDER_MARK, BLANKS.sub(" ", text))
     lowered = text.lower()
     for is_marked, pattern, replacement in PATTERNS:
         if is_marked(lowered):
@@ -116,10 +150,18 @@ def _mask_name(match: re.Match[str]) -> str:
     words, start = match[0].split(" "), match.start()
     names = [at for at, word in enumerate(words) if word not in ORDINARY]
     before = match.string[max(start - 24, 0) : start]
-    is_cued = names and (names[0] or WITHIN_SENTENCE.search(before) or CUE.search(before) or _begins_with_name(match, before))
+    is_cued = names and (
+        names[0] or WITHIN_SENTENCE.search(before) or _is_cued(match, before) or _begins_with_name(match, before)
+    )
     if not names or (len(names) == 1 and not is_cued):
         return match[0]
     return " ".join([*words[: names[0]], "[NAME]", *words[names[-1] + 1 :]])
+
+
+def _is_cued(match: re.Match[str], before: str) -> bool:
+    """Whether a cue precedes a name; at the end of the line before it, one has the line for itself: a letter that is signed."""
+    cue = CUE.search(before)
+    return bool(cue and (cue["line"] is None or END_OF_LINE.match(match.string, match.end())))
 
 
 def _begins_with_name(match: re.Match[str], before: str) -> bool:

@@ -80,7 +80,8 @@ class CounterfactualRow(TypedDict):
 
     Attributes:
         pairs: texts and neutral sentences with a swapped term.
-        decisions: share of the pairs whose chosen labels change, with ``decisions_low`` and ``decisions_high``, its 95% interval.
+        decisions: share of the pairs whose chosen labels change, with ``decisions_low`` and ``decisions_high``, its 95% interval
+            (Wilson 1927).
         difference: mean absolute change of a probability, over pairs and labels, with its interval.
         label: the label that changes most, and ``label_difference``, its mean absolute change.
     """
@@ -177,24 +178,28 @@ def measure(
     scored: Mapping[str, tuple[np.ndarray, np.ndarray]], fitted: Thresholds, names: Sequence[str], seed: int = 0
 ) -> tuple[list[CounterfactualRow], list[LabelChange]]:
     """What swaps change, per group, and per group and label; ``scored`` is what ``read`` returns."""
+    from scipy.stats import binomtest
+
     rows: list[CounterfactualRow] = []
     changes: list[LabelChange] = []
     for group, (before, after) in scored.items():
         drawn = bootstrap.weights(len(before), RESAMPLES, seed) / len(before)
         flipped = fitted.apply(before) != fitted.apply(after)
+        changed = int(flipped.any(axis=1).sum())
         differences = np.abs(after - before)
         per_label = drawn @ differences
-        decisions, difference = drawn @ flipped.any(axis=1), per_label.mean(axis=1)
+        difference = per_label.mean(axis=1)
         most = int(per_label[0].argmax())
-        decisions_low, decisions_high = bootstrap.interval(decisions)
+        # The bootstrap would be sure that no pair of many changes if none of these does.
+        decisions_low, decisions_high = binomtest(changed, len(before)).proportion_ci(method="wilson")
         difference_low, difference_high = bootstrap.interval(difference)
         rows.append(
             {
                 "group": group,
                 "pairs": len(before),
-                "decisions": float(decisions[0]),
-                "decisions_low": decisions_low,
-                "decisions_high": decisions_high,
+                "decisions": changed / len(before),
+                "decisions_low": float(decisions_low),
+                "decisions_high": float(decisions_high),
                 "difference": float(difference[0]),
                 "difference_low": difference_low,
                 "difference_high": difference_high,

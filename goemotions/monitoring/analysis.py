@@ -34,6 +34,8 @@ REJECTED = 0.01
 OFF_THRESHOLDS = 0.01
 # What is no fault: the odds of other labels, those of a label, and the expected F1 of a text may differ by so much from validation.
 DISAGREEMENT_ODDS, LABEL_ODDS, F1_LOSS = 2.0, 2.0, 0.05
+# What is stored as it is.
+COUNTS = ("seconds", "texts", "different", "sent_texts", "off_thresholds", "rejected", "repeated", "compared", "windows")
 # A champion that fails more often is no measure of a canary.
 CHAMPION_FAILURES, CHAMPION_REQUESTS, RECENT_WINDOWS = 0.05, 20, 4
 # Of any number in a stored analysis: sums of larger ones might not be finite.
@@ -163,8 +165,11 @@ class Analysis:
         ours, theirs = (np.array([one.labels[label] for label in self.expected.labels]) * weight for one in (canary, champion))
         (odds, margin), share = self.expected.odds(), canary.texts / texts
         tolerated = LABEL_ODDS * margin
-        more = sequential.events(ours, ours + theirs, sequential.with_odds(share, odds * tolerated))
-        fewer = sequential.events(ours, ours + theirs, sequential.with_odds(share, odds / tolerated), fewer=True)
+        # The canary's share of the texts with a label lies between its share of all texts and what the odds make of that, whatever
+        # their number (Fisher's noncentral hypergeometric distribution). So odds below 1 are no upper bound, and those above no lower.
+        most, least = np.maximum(odds * tolerated, 1), np.minimum(odds / tolerated, 1)
+        more = sequential.events(ours, ours + theirs, sequential.with_odds(share, most))
+        fewer = sequential.events(ours, ours + theirs, sequential.with_odds(share, least), fewer=True)
         self.evidence["labels"].add(np.concatenate([more, fewer]).ravel())
 
     @property
@@ -247,17 +252,9 @@ class Analysis:
     def to_json(self) -> dict[str, Any]:
         """Everything from which the step goes on, as JSON types."""
         return {
-            "seconds": self.seconds,
+            **{name: getattr(self, name) for name in COUNTS},
             "champion": self.champion.to_json(),
             "canary": self.canary.to_json(),
-            "texts": self.texts,
-            "different": self.different,
-            "sent_texts": self.sent_texts,
-            "off_thresholds": self.off_thresholds,
-            "rejected": self.rejected,
-            "repeated": self.repeated,
-            "compared": self.compared,
-            "windows": self.windows,
             "qualities": [
                 [one.predicted.tolist(), one.predicted_sum.tolist(), one.total_sum.tolist()]
                 for one in (self.champion_quality, self.canary_quality)
@@ -272,10 +269,8 @@ class Analysis:
             ValueError, TypeError, LookupError: it is something else.
         """
         strict_json.require(content, Stored, "the analysis")
-        self.seconds, self.texts, self.compared = content["seconds"], content["texts"], content.get("compared", 0.0)
-        self.different, self.sent_texts, self.windows = content["different"], content["sent_texts"], content["windows"]
-        self.rejected, self.repeated = content.get("rejected", 0), content.get("repeated", 0)
-        self.off_thresholds = content.get("off_thresholds", 0)
+        for name in COUNTS:
+            setattr(self, name, content.get(name, 0))
         self.champion, self.canary = VersionTraffic.from_json(content["champion"]), VersionTraffic.from_json(content["canary"])
         self.champion_quality, self.canary_quality = map(self._quality, content["qualities"])
         # The evidence of before may lack a test.
@@ -292,9 +287,10 @@ class Analysis:
     def _evidence(self, test: str, content: StoredEvidence) -> Evidence:
         evidence, alternatives = Evidence.from_json(content), len(sequential.ODDS)
         lengths = {"labels": 2 * len(self.expected.labels) * alternatives, "quality": len(sequential.STAKES)}
-        # One logarithm is that of a test to which nothing was added.
-        is_new = evidence.logs.size == 1 and not evidence.value
-        if test not in TESTS or not (is_new or evidence.logs.size == lengths.get(test, alternatives)):
+        size = evidence.logs.size
+        # One logarithm is that of a test to which nothing was added; latency has alternatives per bound of a histogram.
+        is_new, is_of_bounds = size == 1 and not evidence.value, test == "latency" and size > 0 and not size % alternatives
+        if test not in TESTS or not (is_new or is_of_bounds or size == lengths.get(test, alternatives)):
             raise ValueError("there is evidence of another test")
         if not 0 < evidence.rate < 1 or not all(abs(number) <= LARGEST for number in _numbers(content)):
             raise ValueError("there is evidence of impossible numbers")

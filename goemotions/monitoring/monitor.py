@@ -20,6 +20,7 @@ PAGE = "drift.html"
 NO_REFERENCE = "the bundle has no reference.json, so that the texts themselves are not compared: register the model again"
 NO_FEATURE = "{} of the texts: the reference or the window lacks it"
 NO_SCORER = "which bundle scored the files: {} of them do not name it, such as {}; check that it is this one"
+INCOMPLETE = "texts that the metrics may lack: {}"
 NO_SCORES = "the histograms of the scores of {:,} labels, such as {}: the reference or the window lacks them"
 MEANING = (
     "The texts of the window against the reference: how often each label is predicted, its scores, and what the texts are like. "
@@ -90,7 +91,7 @@ def of_window(
 ) -> DriftReport:
     """Compares what a server or Prometheus counted in a window; ``false_alarms`` are those that are accepted per month."""
     seconds = window.end - window.start if window.start else comparison.WINDOW_SECONDS
-    return report(
+    compared = report(
         bundle,
         window.traffic(bundle.taxonomy.names, version),
         model=model,
@@ -100,6 +101,7 @@ def of_window(
         end=windows.utc(window.end),
         alpha=comparison.alpha_of(seconds, false_alarms),
     )
+    return dataclasses.replace(compared, missing=[*compared.missing, *map(INCOMPLETE.format, window.warnings)])
 
 
 def of_scored(

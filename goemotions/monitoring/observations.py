@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
+import logging
 import math
 import re
 import time
@@ -15,6 +17,8 @@ from typing import Any, Protocol, TypeVar
 
 from goemotions import strict_json
 from goemotions.errors import MonitoringUnavailable
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 TIMEOUT_SECONDS = 10.0
@@ -96,8 +100,21 @@ class Prometheus:
         return _once(samples)
 
 
-def query(address: str, text: str, read: Callable[[Any], T], time: float | None = None) -> T:
-    """What ``read`` makes of the result of an instant query; ``time`` in seconds since the epoch, by default Prometheus's own.
+def query(
+    address: str,
+    text: str,
+    read: Callable[[Any], T],
+    time: float | None = None,
+    warn: Callable[[str], None] = log.warning,
+) -> T:
+    """What ``read`` makes of the result of an instant query.
+
+    Args:
+        address: of Prometheus, or of what has its API.
+        text: the query, whose result is a vector: VictoriaMetrics returns nothing else.
+        read: gets the result.
+        time: in seconds since the epoch, by default that of Prometheus's clock.
+        warn: gets each reason for which the result may lack a part, such as a store of Thanos that does not respond.
 
     Raises:
         MonitoringUnavailable: Prometheus does not respond, refuses the query, or the result has another form.
@@ -105,8 +122,12 @@ def query(address: str, text: str, read: Callable[[Any], T], time: float | None 
     parameters = {"query": text} | ({} if time is None else {"time": f"{time:.3f}"})
     try:
         url = f"{address.rstrip('/')}/api/v1/query?{urllib.parse.urlencode(parameters)}"
-        return read(strict_json.parse(get(url), "the answer", MOST_BYTES)["data"]["result"])
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+        answer = strict_json.parse(get(url), "the answer", MOST_BYTES)
+        warnings = [*(answer.get("warnings") or ()), *(["a part of the storage is missing"] if answer.get("isPartial") else ())]
+        for warning in warnings:
+            warn(f"Prometheus warns: {str(warning)[:200]}")
+        return read(answer["data"]["result"])
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise MonitoringUnavailable(f"Prometheus answered in an unknown form ({type(error).__name__})") from error
 
 
@@ -160,24 +181,29 @@ def _finite(value: str) -> float:
 
 
 def get(url: str, body: bytes | None = None, headers: Mapping[str, str] = ACCEPT, seconds: float = TIMEOUT_SECONDS) -> bytes:
-    """What a server answers to a GET, or with a body to a POST.
+    """What a server answers to a GET, or with a body to a POST. User and password in the address are sent as basic authentication.
 
     Raises:
         MonitoringUnavailable: it does not respond, refuses, takes longer, or answers more than ``MOST_BYTES``.
     """
-    request = urllib.request.Request(url, body, dict(headers))
-    place, deadline, content = urllib.parse.urlsplit(url), time.monotonic() + seconds, bytearray()
+    parts, deadline, content = urllib.parse.urlsplit(url), time.monotonic() + seconds, bytearray()
+    credentials, _, place = parts.netloc.rpartition("@")
+    request = urllib.request.Request(parts._replace(netloc=place).geturl(), body, dict(headers))
+    if credentials:
+        encoded = base64.b64encode(urllib.parse.unquote(credentials).encode()).decode()
+        # Not sent again to where a redirect leads.
+        request.add_unredirected_header("Authorization", f"Basic {encoded}")
     try:
         with urllib.request.urlopen(request, timeout=seconds) as response:  # nosec B310 # the scheme is checked
             while part := response.read1(2**16):
                 content += part
                 if len(content) > MOST_BYTES or time.monotonic() > deadline:
                     raise MonitoringUnavailable(
-                        f"{place.hostname}:{place.port} answers more than {MOST_BYTES >> 20} MiB, or for more than {seconds:g} s"
+                        f"{place} answers more than {MOST_BYTES >> 20} MiB, or for more than {seconds:g} s"
                     )
             # `read1` does not notice that a response is cut.
             if response.length:
                 raise http.client.IncompleteRead(b"", response.length)
     except (OSError, http.client.HTTPException) as error:
-        raise MonitoringUnavailable(f"{place.hostname}:{place.port} does not respond ({error}): check the address") from error
+        raise MonitoringUnavailable(f"{place} does not respond ({error}): check the address") from error
     return bytes(content)

@@ -3,14 +3,15 @@
 The evidence against a canary is an e-process: a product of factors, one per window, each with an expectation of at most 1 if the
 canary is no worse. By Ville's inequality such a product exceeds 1/a with a probability of at most a, however often one looks and
 whenever one stops (Johari, Pekelis and Walsh 2017, "Always Valid Inference", arXiv:1512.04922; Ramdas et al. 2023, arXiv:2210.01948).
-The factors are likelihood ratios, mixed over alternatives as in the mixture sequential probability ratio test (Robbins 1970).
+The factors are likelihood ratios, mixed over alternatives as in the mixture sequential probability ratio test (Robbins 1970), and over
+the windows in which a fault may begin: what a canary did before it had the fault does not speak for it for ever.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -18,6 +19,8 @@ import numpy as np
 ODDS = np.array([1.5, 2.0, 3.0, 6.0, 15.0, 50.0, 200.0])
 # The stakes of the alternatives of a mean, as shares of the largest possible.
 STAKES = np.array([0.05, 0.1, 0.2, 0.4, 0.8])
+# The weight of faults that begin after the first window. Of it, those that begin in window w have 1 / (w - 1) - 1 / w.
+LATE = 0.2
 # One window of traffic counts for at most this share of what decides: the requests of a burst are not independent.
 WINDOW_SHARE = 1 / 3
 
@@ -28,6 +31,7 @@ class StoredEvidence(TypedDict):
     rate: float
     logs: list[float]
     value: float
+    windows: NotRequired[int]
 
 
 @dataclass
@@ -36,13 +40,16 @@ class Evidence:
 
     Attributes:
         rate: the largest probability with which ``is_decisive`` ever becomes true although the canary is no worse.
-        logs: the logarithm of the likelihood ratio of each alternative, [..., alternatives].
+        logs: the logarithm of the weighted likelihood ratios of each alternative, for faults that begin until the next window,
+            [..., alternatives].
         value: the logarithm of the e-process, [...].
+        windows: that were added.
     """
 
     rate: float
-    logs: np.ndarray = field(default_factory=lambda: np.zeros(1))
+    logs: np.ndarray = field(default_factory=lambda: np.log([1 - LATE]))
     value: Any = 0.0
+    windows: int = 0
 
     @property
     def limit(self) -> float:
@@ -59,19 +66,27 @@ class Evidence:
 
         ``share`` is the largest share of what decides that it adds; 1 for independent observations.
         """
-        logs = self.logs + increments
-        growth = _mean(logs) - _mean(np.broadcast_to(self.logs, logs.shape))
+        later = LATE / (self.windows + 1)
+        # Evidence for other alternatives, such as other bounds of a histogram, has its value only.
+        is_same = self.logs.shape[-1] in (1, increments.shape[-1])
+        earlier = np.broadcast_to(self.logs if is_same else np.log([1 - LATE]), increments.shape)
+        logs = earlier + increments
+        now, before = (np.logaddexp(_mean(one), np.log(later)) for one in (logs, earlier))
         # A factor that is cut at the top still has an expectation of at most 1.
-        self.value = self.value + np.minimum(growth, share * self.limit)
-        self.logs = logs
+        self.value = self.value + np.minimum(now - before, share * self.limit)
+        self.windows += 1
+        self.logs = np.logaddexp(logs, np.log(later / (self.windows + 1)))
 
     def to_json(self) -> dict[str, Any]:
         logs = np.round(self.logs, 6).tolist()
-        return {"rate": self.rate, "logs": logs, "value": round(float(self.value), 6)}
+        return {"rate": self.rate, "logs": logs, "value": round(float(self.value), 6), "windows": self.windows}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Evidence:
-        return cls(content["rate"], np.asarray(content["logs"], dtype=float), content["value"])
+        # Evidence of before counted no windows.
+        return cls(
+            content["rate"], np.asarray(content["logs"], dtype=float), content["value"], max(content.get("windows", 1), 0)
+        )
 
 
 def events(ours: Any, all_events: Any, share: Any, *, fewer: bool = False) -> np.ndarray:

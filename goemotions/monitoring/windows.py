@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from goemotions import addresses
 from goemotions.errors import BadArgument, DataError, MonitoringUnavailable
 from goemotions.evaluation.traffic import FEATURES, SCORE_BINS, Traffic
 from goemotions.monitoring import observations
@@ -24,6 +25,8 @@ SCORES, TEXT_FEATURES = "goemotions_score_bins_total", "goemotions_text_features
 METRICS = (ROWS, PREDICTIONS, TOTAL, PREDICTED, SCORES, TEXT_FEATURES)
 # Counters begin at 0 when a server is started.
 STARTED = "goemotions_start_time_seconds"
+# A server that was started so long before its earlier scrape is another one, whatever the difference of the clocks.
+CLOCK_SKEW_SECONDS = 60.0
 # The label of a pod, as the ServiceMonitor of manifests/components/monitoring copies it.
 SERVICE = "serving_kserve_io_inferenceservice"
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -40,12 +43,14 @@ class Window:
         counts: how much each counter grew.
         start, end: in seconds since the epoch; the start is None if it is not known.
         source: where the counters were read, in words.
+        warnings: why the counts may lack a part.
     """
 
     counts: Counts
     start: float | None
     end: float
     source: str
+    warnings: tuple[str, ...] = ()
 
     def versions(self) -> list[str]:
         """The versions that scored texts."""
@@ -155,8 +160,9 @@ def of_scrapes(server: str, before: str, now: str) -> Window:
     from 0.
 
     Raises:
-        DataError: one of them is not what ``scrape`` returned, or ``before`` was scraped later than ``now``.
+        DataError: one of them is not what ``scrape`` returned, ``before`` was scraped later than ``now``, or of another server.
     """
+    server = addresses.shown(server)
     earlier, counters = ({(one.name, one.labels): one.value for one in _samples(server, text)} for text in (before, now))
     changed = [key for key, value in earlier.items() if counters.get(key, value) != value]
     is_restarted = any(key[0] == STARTED or counters[key] < earlier[key] for key in changed)
@@ -168,6 +174,14 @@ def of_scrapes(server: str, before: str, now: str) -> Window:
     start, end = _scraped(before), _scraped(now) or time.time()
     if start is not None and not start < end:
         raise DataError(f"{server}: the earlier scrape is not the earlier one by its time: check the clocks, then scrape again")
+    started = counters.get((STARTED, ()))
+    if start is not None and started is not None and (STARTED, ()) in changed:
+        if started < start - CLOCK_SKEW_SECONDS:
+            raise DataError(
+                f"{server}: the earlier scrape is of another server behind the same address, or of another one: give the address of "
+                "one server, or --prometheus for all of a service"
+            )
+        start = started if start < started < end else start
     return Window(counts, start, end, server)
 
 
@@ -200,21 +214,22 @@ def of_prometheus(address: str, duration: str, service: str = "") -> Window:
         MonitoringUnavailable: Prometheus does not respond, refuses the query, or has no metrics of the service.
     """
     # Until a time that is still to come for Prometheus, a part of the window or all of it would be empty.
-    end = observations.query(address, "time()", lambda result: _moment(result[1]))
+    end = observations.query(address, "vector(time())", lambda result: _moment(result[0]["value"][1]))
     selector = f'{{{SERVICE}="{service}"}}' if service else ""
     counts: Counts = []
+    warnings: list[str] = []
     for name in METRICS:
         # Several jobs of a Prometheus may scrape the same server: each server counts once.
         each = f"max by (instance, version, label, feature, bin) (increase({name}{selector}[{duration}]))"
         query = f"sum by (version, label, feature, bin) ({each})"
         read = functools.partial(_increases, name)
-        counts += observations.query(address, query, read, end)
+        counts += observations.query(address, query, read, end, warnings.append)
     source = f"{service or 'all services'} in Prometheus"
     if not counts:
         raise MonitoringUnavailable(
             f"{source}: no metrics of a predictor in the window: check the name of the service and its targets"
         )
-    return Window(counts, end - seconds_of(duration), end, source)
+    return Window(counts, end - seconds_of(duration), end, source, tuple(dict.fromkeys(warnings)))
 
 
 def _increases(name: str, result: Any) -> Counts:

@@ -25,13 +25,14 @@ import promql_parser
 import pytest
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
+from scipy.optimize import brentq
 from scipy.stats import norm
 
 from benchmarks import store
+from goemotions import defaults
 from goemotions.cli import main as cli
 from goemotions.deployment import inference_service, node_pools
 from goemotions.deployment import isvc as manifest
-from goemotions.evaluation.traffic import FEATURES
 from goemotions.monitoring import comparison
 from goemotions.registry import bundle
 from goemotions.serving import metrics as exported
@@ -811,13 +812,15 @@ def test_the_alert_on_drift_fires_for_a_rare_label(predicted: int, rows: int, fi
 
 
 def standard_errors_of_an_alarm(labels: int) -> float:
-    """From how many standard errors on the rule fires: with the chance of a false alarm that ``comparison.compare`` has for the default
-    window, divided among its tests for so many labels (Bonferroni).
+    """From how many standard errors on the rule fires, so that it has the false alarms per month that a report has.
 
     The rule compares the square roots of two rates, whose standard error is half the root of the sum of the inverse numbers of texts,
-    whatever the rates are (Anscombe 1948, "The transformation of Poisson, binomial and negative-binomial data").
+    whatever the rates are (Anscombe 1948, "The transformation of Poisson, binomial and negative-binomial data"). It looks all the time
+    at the day until now: per day, the difference rises over z standard errors z times the normal density at z times (Aldous 1989,
+    "Probability Approximations via the Poisson Clumping Heuristic"), and falls below them as often, for each label.
     """
-    return float(norm.isf(comparison.alpha_of() / (2 * labels + len(FEATURES)) / 2))
+    days = comparison.MONTH_SECONDS / comparison.WINDOW_SECONDS
+    return float(brentq(lambda z: 2 * labels * days * z * norm.pdf(z) - defaults.FALSE_ALARMS_PER_MONTH, 1.5, 9))
 
 
 @pytest.mark.parametrize("labels", [1, 3, 28, 200, 1000])

@@ -144,6 +144,26 @@ def test_a_window_of_prometheus_is_the_increase_of_all_servers_of_a_service(
     assert all(f"[{'6h'}]" in query and 'inferenceservice="goemotions-cpu"' in query for query in server.queries)
 
 
+@pytest.mark.parametrize(
+    ("beside", "reason"),
+    [
+        (
+            {"warnings": ["No StoreAPIs matched for this query"], "infos": ["of no matter"]},
+            "No StoreAPIs matched for this query",
+        ),
+        ({"isPartial": True}, "a part of the storage is missing"),
+    ],
+    ids=["Thanos", "VictoriaMetrics"],
+)
+def test_a_result_that_may_lack_a_part_is_named(predictor: Predictor, beside: dict[str, Any], reason: str) -> None:
+    with prometheus.serving(prometheus.of_traffic(counted(predictor, USUAL), "r1")) as server:
+        server.beside = beside
+        window = windows.of_prometheus(server.url, "1d")
+    report = monitor.of_window(predictor.bundle, window, model="goemotions", version="r1")
+    assert report.missing == [f"texts that the metrics may lack: Prometheus warns: {reason}"]
+    assert monitor.lines(report)[1] == f"not compared: {report.missing[0]}"
+
+
 def test_a_server_that_two_jobs_of_prometheus_scrape_counts_once(predictor: Predictor) -> None:
     """A ServiceMonitor and discovery by annotations, side by side: each has its own job, of the same instance."""
     expected = counted(predictor, USUAL)
@@ -350,6 +370,18 @@ def test_a_server_that_was_started_again_and_has_counted_more_than_before_counts
     assert windows.of_scrapes("http://server", before, now).traffic(predictor.bundle.taxonomy.names, "r1").rows == len(USUAL)
 
 
+def test_the_window_of_a_server_that_was_started_again_begins_with_its_start() -> None:
+    window = windows.of_scrapes("http://me:geheim@server", scraped(1000, 100, 5, "10"), scraped(5000, 150, 9, "3000"))
+    assert (window.start, window.end, window.counts[0][2]) == (3000, 5000, 150)
+    assert window.source == "http://***@server"
+
+
+def test_another_server_behind_the_same_address_is_a_named_error() -> None:
+    """A Service with two pods: what the other one has scored since its start would be the traffic of the window."""
+    with pytest.raises(DataError, match="of another server behind the same address"):
+        windows.of_scrapes("http://service", scraped(1000, 100, 5, "10"), scraped(5000, 150, 9, "20"))
+
+
 @pytest.mark.parametrize("before", ["9", "10"])
 def test_an_earlier_scrape_that_is_the_later_one_by_the_clocks_is_a_named_error(before: str) -> None:
     """A window of negative length would make every test pass."""
@@ -367,15 +399,16 @@ def test_an_earlier_scrape_of_a_time_that_no_calendar_has_is_a_named_error(befor
 
 
 def test_what_is_no_earlier_scrape_or_no_predictor_is_a_named_error(whole: Path, tmp_path: Path) -> None:
-    (tmp_path / "drift.json").write_text("{}")
     with prometheus.serving({}, {"/metrics": f"{windows.ROWS} many"}) as server:
         with pytest.raises(DataError, match="give the address of a predictor server"):
             run("--bundle", whole, "--server", server.url)
         server.pages["/metrics"] = "up 1\n"
         with pytest.raises(DataError, match="no text was scored in the window"):
             run("--bundle", whole, "--server", server.url)
-        with pytest.raises(DataError, match=r"give the metrics\.txt of an earlier report"):
-            run("--bundle", whole, "--server", server.url, "--since", tmp_path / "drift.json")
+        for content in (b"{}", b"\xff\xfe\x00"):
+            (tmp_path / "drift.json").write_bytes(content)
+            with pytest.raises(DataError, match=r"give the metrics\.txt of an earlier report"):
+                run("--bundle", whole, "--server", server.url, "--since", tmp_path / "drift.json")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import math
@@ -123,6 +124,34 @@ def test_what_does_not_respond_is_named() -> None:
         Scrape(lambda: ["http://127.0.0.1:9"]).read()
     with pytest.raises(MonitoringUnavailable, match="there is no server"):
         Scrape(list).read()
+
+
+class Guarded(http_server.Handler):
+    """A server that asks for a user and a password, and elsewhere has moved to another one."""
+
+    def do_GET(self) -> None:
+        given.append(self.headers.get("Authorization", ""))
+        if self.path.startswith("/moved"):
+            self.send(302, headers={"Location": f"http://127.0.0.1:{self.server.server_address[1]}/"})
+        else:
+            self.send(200 if self.path == "/" or given[-1] else 401)
+
+
+given: list[str] = []
+
+
+def test_a_password_in_the_address_is_sent_to_its_server_alone_and_never_shown() -> None:
+    given.clear()
+    with http_server.running(http_server.Server(Guarded)) as running:
+        place = running.url.removeprefix("http://")
+        observations.get(f"http://me:ge%2Fheim@{place}/metrics")
+        observations.get(f"http://me:ge%2Fheim@{place}/moved")
+    own = f"Basic {base64.b64encode(b'me:ge/heim').decode()}"
+    assert given == [own, own, ""]
+    for address in ("http://me:geheim@127.0.0.1:9", "http://me:geheim@127.0.0.1/x"):
+        with pytest.raises(MonitoringUnavailable, match=r"^127\.0\.0\.1") as raised:
+            Prometheus(address).read()
+        assert "geheim" not in str(raised.value)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

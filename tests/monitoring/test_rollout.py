@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 import tempfile
 import threading
@@ -350,6 +351,28 @@ def test_traffic_of_one_version_alone_shows_nothing() -> None:
     assert analysis.missing.startswith("60 of 60 requests to each version, 4 of 4 looks")
 
 
+@pytest.mark.parametrize(("champion", "challenger"), [(0.9, 0.7), (0.7, 0.9), (0.3, 0.3)])
+def test_a_version_that_predicts_labels_as_in_validation_is_no_fault_however_frequent_they_are(
+    champion: float, challenger: float
+) -> None:
+    """The odds of a label on most texts differ by more than its rates do."""
+    generator, rows = np.random.default_rng(4), 5000
+    expected = Expected(("plain",), rows, 0, (int(champion * rows),), (int(challenger * rows),))
+    analysis = Analysis(replace(PLAN, step_texts=0), 7, expected)
+    for _ in range(60):
+        both = [(150, champion), (50, challenger)]
+        seen = [
+            VersionTraffic({"v1": texts}, texts=texts, labels={"plain": generator.binomial(texts, rate)})
+            for texts, rate in both
+        ]
+        analysis.add_traffic(*seen, seconds=1.0)
+    assert not analysis.fault
+    for _ in range(60):
+        seen = [VersionTraffic({"v1": texts}, texts=texts, labels={"plain": count}) for texts, count in ((150, 140), (50, 2))]
+        analysis.add_traffic(*seen, seconds=1.0)
+    assert "predicts a label" in analysis.fault
+
+
 def test_thresholds_of_other_labels_are_a_fault_even_if_they_change_few_answers() -> None:
     """Thresholds that a large data set was fitted with lie close together."""
     fitted = Thresholds("per-label", tuple(np.linspace(0.2, 0.4, len(LABELS)).tolist()))
@@ -365,6 +388,19 @@ def test_thresholds_of_other_labels_are_a_fault_even_if_they_change_few_answers(
         faults.append(resumed.fault)
     off = (own.chosen != others.chosen).any(axis=1).sum()
     assert faults == ["", f"its labels are not those that its thresholds choose (on {2 * off} texts)"]
+
+
+def test_evidence_on_latencies_is_resumed_however_many_bounds_the_histogram_has() -> None:
+    bounds = {"v1": {0.01: 40.0, 0.02: 70.0, 0.05: 90.0, math.inf: 100.0}}
+    champion, canary = (
+        VersionTraffic({"v1": 100.0}, seconds=seconds) for seconds in (bounds, {"v1": bounds["v1"] | {0.01: 0.0, 0.02: 30.0}})
+    )
+    analysis, resumed = (Analysis(PLAN, 7, EQUAL) for _ in range(2))
+    analysis.add_traffic(champion, canary, seconds=1.0)
+    resumed.resume(json.loads(json.dumps(analysis.to_json())))
+    for one in (analysis, resumed):
+        one.add_traffic(champion, canary, seconds=1.0)
+    assert resumed.evidence["latency"].value == pytest.approx(analysis.evidence["latency"].value, abs=1e-4)
 
 
 class Killed(BaseException):
@@ -674,6 +710,7 @@ def test_the_traffic_never_goes_back_to_a_version_that_was_not_champion(service:
         {"analysis": ANALYSIS | {"seconds": "1"}},
         {"analysis": ANALYSIS | {"evidence": {"errors": {"rate": "0.01", "logs": [0.0], "value": 0.0}}}},
         {"analysis": ANALYSIS | {"evidence": {"errors": {"rate": 0.01, "logs": [0.0] * 3, "value": 0.0}}}},
+        {"analysis": ANALYSIS | {"evidence": {"labels": {"rate": 0.01, "logs": [0.0] * 3, "value": 9.0}}}},
     ],
     ids=lambda fields: str(fields)[-60:],
 )

@@ -45,6 +45,19 @@ def test_evidence_against_a_canary_needs_more_than_one_window() -> None:
     assert evidence.is_decisive
 
 
+@pytest.mark.parametrize("calm", [0, 30, 100])
+def test_a_fault_that_begins_late_is_seen_nearly_as_soon(calm: int) -> None:
+    """Thrice as many events as before: what the version did before it had the fault hides it for some windows only."""
+    generator, evidence, took = np.random.default_rng(5), Evidence(RATE), np.zeros(200, dtype=int)
+    share = sequential.with_odds(0.2, 1.5)
+    for window in range(calm + 60):
+        ours, others = generator.binomial(10, 0.2 if window < calm else 0.6, 200), generator.binomial(40, 0.2, 200)
+        evidence.add(sequential.events(ours, ours + others, share))
+        took += ~evidence.is_decisive & (window >= calm)
+    assert evidence.is_decisive.mean() > 0.95
+    assert np.median(took) <= 30
+
+
 def test_fewer_events_are_evidence_where_they_are_the_fault() -> None:
     generator, evidence = np.random.default_rng(1), Evidence(RATE)
     same = Evidence(RATE)
@@ -83,3 +96,8 @@ def test_evidence_that_is_stored_and_read_again_goes_on() -> None:
     for one in (evidence, again):
         one.add(sequential.events(1, 4, 0.2))
     assert again.value == pytest.approx(evidence.value, abs=1e-4)
+    # A server with other bounds of its histogram, and evidence of before, which counted no windows.
+    before = again.value
+    again.add(np.zeros(3))
+    assert again.value == pytest.approx(before)
+    assert Evidence.from_json({"rate": RATE, "logs": [0.5], "value": 0.5}).windows == 1

@@ -8,6 +8,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import promql_parser
@@ -48,14 +49,15 @@ def of_traffic(traffic: Traffic, version: str) -> dict[str, Counts]:
 
 
 class Prometheus(http_server.Server):
-    """Serves on a free port of this machine; ``pages`` by path, ``queries`` that it was sent, and how far its clock is ``behind``, in
-    seconds. Its series have no samples after its present time."""
+    """Serves on a free port of this machine; ``pages`` by path, ``queries`` that it was sent, what is ``beside`` a result, and how far
+    its clock is ``behind``, in seconds. Its series have no samples after its present time."""
 
     def __init__(self, increases: Increases, pages: Mapping[str, str] | None = None) -> None:
         super().__init__(Handler)
         self.increases = increases
         self.pages = dict(pages or {})
         self.queries: list[str] = []
+        self.beside: dict[str, Any] = {}
         self.behind = 0.0
 
 
@@ -75,9 +77,8 @@ class Handler(http_server.Handler):
 
     def _query(self, parameters: dict[str, list[str]]) -> None:
         query, now = parameters["query"][0], time.time() - self.server.behind
-        if query == "time()":
-            content = {"status": "success", "data": {"resultType": "scalar", "result": [now, f"{now:.3f}"]}}
-            self._send(200, json.dumps(content), "application/json")
+        if query == "vector(time())":
+            self._succeed([{"metric": {}, "value": [now, f"{now:.3f}"]}])
             return
         at = float(parameters["time"][0])
         self.server.queries.append(query)
@@ -93,7 +94,10 @@ class Handler(http_server.Handler):
         series = self.server.increases.get(match["name"], ()) if is_past else ()
         each = _grouped(series, match["max"], max)
         result = [{"metric": labels, "value": [at, repr(value)]} for labels, value in _grouped(each, match["sum"], math.fsum)]
-        content = {"status": "success", "data": {"resultType": "vector", "result": result}}
+        self._succeed(result)
+
+    def _succeed(self, result: list[dict[str, Any]]) -> None:
+        content = {"status": "success", **self.server.beside, "data": {"resultType": "vector", "result": result}}
         self._send(200, json.dumps(content), "application/json")
 
     def _send(self, status: int, content: str, content_type: str) -> None:
