@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from goemotions.data import annotation, dataset
 from goemotions.data.labels import SOFT_LABELS
-from goemotions.data.request_log import ANSWERS, FEEDBACK, LogReader
+from goemotions.data.request_log import ANSWERS, FEEDBACK, FEEDBACK_DELAY, LogReader
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.data.text import as_cell, normalized
 from goemotions.errors import DataError
@@ -219,7 +219,7 @@ def _join(joined: sqlite3.Connection, reader: LogReader, known: _KnownLabels, co
         if known.check(reader.location, row_id, row["labels"]):
             values = (row["id"], row["index"], row["time"].timestamp(), _json(row["labels"]), row.get("user") or row_id)
             joined.execute("INSERT INTO feedback VALUES (?, ?, ?, ?, ?)", values)
-    for row in reader.rows(ANSWERS):
+    for row in reader.rows(ANSWERS, earlier=FEEDBACK_DELAY):
         key = (row["id"], row["index"])
         given = joined.execute("SELECT time, labels, voter FROM feedback WHERE id = ? AND position = ?", key).fetchall()
         if given and _is_new(joined, key, row["text"]):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from goemotions.data import tables
-from goemotions.data.request_log import ANSWERS, FEEDBACK, Labels, LogReader, path_of
+from goemotions.data.request_log import ANSWERS, FEEDBACK, FEEDBACK_DELAY, Labels, LogReader, path_of
 from goemotions.data.text import normalized
 from goemotions.errors import DataError
 from goemotions.metrics.probabilities import logit, sigmoid
@@ -115,7 +115,7 @@ def _seen(scratch: Path) -> closing[sqlite3.Connection]:
 
 def _find_labelled(reader: LogReader, seen: sqlite3.Connection) -> None:
     """Notes the texts that have feedback, to whichever of their answers."""
-    for row in reader.rows(FEEDBACK):
+    for row in reader.rows(FEEDBACK, later=FEEDBACK_DELAY):
         seen.execute("INSERT OR IGNORE INTO done VALUES (?, ?)", (row["id"], row["index"]))
     if seen.execute("SELECT 1 FROM done LIMIT 1").fetchone():
         for row in reader.rows(ANSWERS):

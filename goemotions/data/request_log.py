@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ SCHEMAS = {
 EARLIER_SCHEMAS = {FEEDBACK: pa.schema([*KEY, LABELS])}
 PATH = re.compile(r"(?P<version>[^/]+)/date=(?P<date>[\d-]{10})/hour=(?P<hour>\d\d)/(?P<kind>part|feedback)-[^/]+\.parquet")
 METADATA = b"goemotions"
+# Feedback may follow its answer by so many seconds: it may be in another hour of the log, and on the other side of a limit.
+FEEDBACK_DELAY = 7 * 86400.0
 
 
 @dataclass(frozen=True)
@@ -91,16 +94,20 @@ class LogReader:
     Args:
         location: the store, or the server's folder if it has no store.
         model_name: the model.
-        since, until: hours that begin before, or at and after, are left out.
+        since, until: hours that begin before, or at and after, are left out: of answers and of feedback, but not of what they are
+            joined with.
     """
 
     def __init__(self, location: str, model_name: str, since: datetime | None = None, until: datetime | None = None) -> None:
         self.location = layout.requests(location, model_name)
         parts = (_part(file) for file in store.files(self.location))
-        first, end = since or datetime.min.replace(tzinfo=UTC), until or datetime.max.replace(tzinfo=UTC)
-        self.parts = sorted(
-            (part for part in parts if part and first <= part.start < end), key=lambda part: (part.start, part.file.name)
-        )
+        self._parts = sorted((part for part in parts if part), key=lambda part: (part.start, part.file.name))
+        self._first, self._end = since.timestamp() if since else -math.inf, until.timestamp() if until else math.inf
+
+    def _within(self, kind: str, earlier: float = 0.0, later: float = 0.0) -> list[Part]:
+        """The files of a kind that are of the hours, and of so many seconds before and after them."""
+        first, end = self._first - earlier, self._end + later
+        return [part for part in self._parts if part.kind == kind and first <= part.start.timestamp() < end]
 
     def labels(self) -> dict[str, Labels]:
         """The labels and thresholds of each version, those of its newest file.
@@ -108,7 +115,9 @@ class LogReader:
         Raises:
             DataError: there are no answers, or two versions have other labels.
         """
-        newest = {part.version: part for part in self.parts if part.kind == ANSWERS}
+        # Feedback of the hours may be to earlier answers alone.
+        parts = self._within(ANSWERS) or self._within(ANSWERS, earlier=FEEDBACK_DELAY)
+        newest = {part.version: part for part in parts}
         if not newest:
             raise DataError(f"{self.location} has no answers of that time: check the store, --model-name and the hours")
         labels_of = {version: self._labels(part) for version, part in newest.items()}
@@ -118,14 +127,19 @@ class LogReader:
                 raise DataError(f"the versions {first[0]} and {version} have other labels: choose the hours of one of them")
         return labels_of
 
-    def rows(self, kind: str, version: str = "") -> Iterator[dict[str, Any]]:
-        """The rows of a kind, oldest hours first, and of a version if one is given; ``scores`` is float32 [labels].
+    def rows(self, kind: str, version: str = "", earlier: float = 0.0, later: float = 0.0) -> Iterator[dict[str, Any]]:
+        """The rows of a kind, oldest hours first; ``scores`` is float32 [labels].
+
+        Args:
+            kind: answers or feedback.
+            version: of this one only, if it is given.
+            earlier, later: seconds before and after the hours of the reader, of which rows are read, too.
 
         Raises:
             DataError: a file is none of a request log.
         """
-        for part in self.parts:
-            if part.kind == kind and version in ("", part.version):
+        for part in self._within(kind, earlier, later):
+            if version in ("", part.version):
                 table, width = self._table(part), len(self._labels(part).names)
                 if not table.schema or table.schema not in (SCHEMAS[kind], EARLIER_SCHEMAS.get(kind)):
                     raise self._foreign(part)

@@ -203,7 +203,7 @@ def _data(history: _History, digest: str) -> Reason | str:
 
 def _drift(history: _History, digest: str, report: DriftReport | None, cooldown_days: float) -> Reason | str:
     if report is None:
-        return "there is no drift report, because no traffic was compared"
+        return "there is no drift report that can be read: no traffic was compared, or the report is damaged"
     subject = f"the drift report {f'up to {report.end}' if report.end else f'of {report.source}'}"
     if report.version not in {champion.number for champion in history.champions}:
         return f"{subject} is of version {report.version}, which is no champion"

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from goemotions.cli.main import commands
 from goemotions.data.dataset import ingest, load_dataset
 from goemotions.data.feedback import CONFLICTS_FILE, INFO_FILE, Counts, from_feedback
+from goemotions.data.ranking import choose
 from goemotions.data.request_log import Labels, LogReader
 from goemotions.errors import DataError
 from tests.conftest import CUES
@@ -222,6 +223,16 @@ def test_hours_limit_what_is_read(tmp_path: Path, source: Path) -> None:
     given = [feedback("one", "glee"), feedback("two", "calm", time=NOON + 7200)]
     reader = logged(tmp_path, answers, given, since=datetime(2026, 1, 31, 13, tzinfo=UTC))
     assert from_feedback(tmp_path / "out", reader, append_to=str(source)).rows == 1
+
+
+def test_feedback_of_the_next_hours_finds_its_answer(tmp_path: Path, source: Path) -> None:
+    """Week by week: neither the call for the hours of the answer nor that for those of the feedback would have both."""
+    given = [feedback("one", "calm", time=NOON + 7200)]
+    reader = logged(tmp_path, [said("one", "a kite")], given, since=datetime(2026, 1, 31, 13, tzinfo=UTC))
+    counts = from_feedback(tmp_path / "out", reader, append_to=str(source))
+    assert (counts.feedback, counts.without_answer, counts.rows) == (1, 0, 1)
+    reader = LogReader(str(tmp_path), "goemotions", until=datetime(2026, 1, 31, 13, tzinfo=UTC))
+    assert not choose(reader, 5)[1]
 
 
 @pytest.mark.parametrize(

@@ -514,15 +514,21 @@ def test_the_end_of_a_rollout_that_was_killed_before_it_was_recorded_is_recorded
 @pytest.mark.fault("rollout-killed")
 def test_the_evidence_of_a_step_survives(service: Service) -> None:
     service.begun()
-    analyses = []
-    for seconds in (0.3, 1.0):
+    analyses = [ANALYSIS]
+    for _ in range(20):
         with pytest.raises(RolloutHeld):
-            service.roll_out(step_requests=10_000, hold_seconds=seconds)
-        assert service.state.analysis is not None
-        analyses.append(service.state.analysis)
-    before, after = analyses
-    assert after["canary"]["requests"]["v1"] > before["canary"]["requests"]["v1"] > 0
-    assert after["sent_texts"] >= before["sent_texts"] > 0
+            service.roll_out(step_requests=10_000, hold_seconds=0.5)
+        analysis = service.state.analysis
+        assert analysis is not None
+        before, after = (one["canary"]["requests"].get("v1", 0) for one in (analyses[-1], analysis))
+        assert after >= before
+        assert analysis["sent_texts"] >= analyses[-1]["sent_texts"]
+        # A busy machine may serve nothing between two looks.
+        analyses += [analysis] * (after > before)
+        if len(analyses) == 4:
+            break
+    assert len(analyses) == 4
+    assert analysis["sent_texts"] > 0
 
 
 @pytest.mark.slow
