@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from goemotions.errors import RequestError
-from goemotions.serving.limits import Limits
+from goemotions.serving.limits import Limits, Requests
 from goemotions.serving.metrics import CLIENT_GONE
 from goemotions.serving.openapi import JSON
 from goemotions.serving.openinference import BINARY_HEADER
@@ -64,9 +64,9 @@ class RequestLimiter:
     the one that has arrived for longest is rejected: a body that comes at the usual speed is never it.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, requests: Requests) -> None:
         self._limits = limits
-        self._requests = 0
+        self._requests = requests
         self._bytes = 0
         self._refusals = Refusals()
         # The timeouts of the bodies that arrive, oldest first.
@@ -80,7 +80,7 @@ class RequestLimiter:
         """
         if HAS_ENDED in request.scope["state"]:
             raise _ended(request)
-        self._limits.check_requests(self._requests + 1)
+        self._requests.check(address(request))
         body = _Body()
         try:
             return await self._handle(request, handler, body)
@@ -92,12 +92,8 @@ class RequestLimiter:
     async def _handle(self, request: Request, handler: Handler, body: _Body) -> Response:
         try:
             content = await self._read(request, body)
-            self._limits.check_requests(self._requests + 1)
-            self._requests += 1
-            try:
+            with self._requests.admitted(address(request)):
                 return await _while_connected(request, handler(request, content))
-            finally:
-                self._requests -= 1
         finally:
             self._bytes -= body.held
 
@@ -168,6 +164,11 @@ class RequestLimiter:
                 timeout.reschedule(0)
                 return True
         return False
+
+
+def address(request: Request) -> str:
+    """That of the client; behind a gateway, that of the gateway."""
+    return request.client.host if request.client else ""
 
 
 class _Body:

@@ -28,7 +28,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 from goemotions.errors import RequestError
 from goemotions.serving import bodies, metrics, openinference, request_ids, schema, wire
 from goemotions.serving.frames import STREAMS
-from goemotions.serving.limits import Limits
+from goemotions.serving.limits import Limits, Requests, too_many_requests
 from goemotions.serving.metrics import CLIENT_GONE
 from goemotions.serving.relay import Relay, Relays
 from goemotions.serving.service import Service, handle
@@ -71,8 +71,9 @@ CODES = {
 class Servicer(stubs.GRPCInferenceServiceServicer):
     """Health, metadata and inference. Clients cannot load or unload models."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, relays: Relays) -> None:
         self._service = service
+        self._relays = relays
         self._run = ((RUN, service.run_id),)
 
     async def ServerLive(self, request: Any, context: Any) -> Any:
@@ -100,7 +101,10 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
         parsed = openinference.from_grpc(request, self._service.limits)
         del request
         request_id = request_ids.answer_id(dict(context.invocation_metadata() or ()).get(request_ids.HEADER))
-        result = await self._service.predict(parsed.texts, parsed.options, request_id)
+        relay = self._relays.of(context.peer())
+        result = await self._service.predict(
+            parsed.texts, parsed.options, request_id=request_id, peer=relay.peer if relay else ""
+        )
         context.set_trailing_metadata((*self._run, (request_ids.HEADER, request_id)))
         return openinference.to_grpc(parsed, result, self._service.version, self._service.name)
 
@@ -235,11 +239,11 @@ class _Calls(grpc.aio.ServerInterceptor):
     a message is counted and ends.
     """
 
-    def __init__(self, limits: Limits, relays: Relays) -> None:
+    def __init__(self, limits: Limits, requests: Requests, relays: Relays) -> None:
         self._limits = limits
+        self._requests = requests
         self._relays = relays
-        # Of inference, and all that have not ended.
-        self._inferences = self._unfinished = 0
+        self._unfinished = 0
         self._without_message = _Waiting(limits, limits.read_seconds)
         self._unread = _Waiting(limits, limits.write_seconds)
         self._refusals = bodies.Refusals()
@@ -294,24 +298,17 @@ class _Calls(grpc.aio.ServerInterceptor):
         content = await self._message(context, relay, is_inference)
         if not is_inference:
             return await (handler.unary_unary or handler.unary_stream)(self._parse(content, handler), context)
-        self._limits.check_requests(self._inferences + 1)
         is_large = len(content) > bodies.SMALL_BYTES
-        response = handler.unary_unary(self._parse(content, handler), context)
-        # A large message is freed once its texts are taken from it.
-        del content
         try:
-            return await self._counted(response)
+            with self._requests.admitted(relay.peer if relay else ""):
+                response = handler.unary_unary(self._parse(content, handler), context)
+                # A large message is freed once its texts are taken from it.
+                del content
+                return await response
         except RequestError as error:
             if error.status == 429 and is_large:
                 await self._refusals.wait()
             raise
-
-    async def _counted(self, response: Any) -> Any:
-        self._inferences += 1
-        try:
-            return await response
-        finally:
-            self._inferences -= 1
 
     def _begin(self, context: Any, relay: Relay | None) -> None:
         """Counts a call until it has ended."""
@@ -360,7 +357,8 @@ class _Calls(grpc.aio.ServerInterceptor):
                 finally:
                     remove()
         except TimeoutError as error:
-            self._limits.check_requests(self._limits.requests + is_rejected)
+            if is_rejected:
+                raise too_many_requests() from error
             raise RequestError(f"the message took longer than {self._limits.read_seconds:g} seconds", 408) from error
         if message is grpc.aio.EOF:
             raise RequestError("the call ended without a message", self._status_if_ended(context, relay))
@@ -386,9 +384,9 @@ class Server:
     def __init__(self, service: Service, port: socket.socket) -> None:
         self._port = port
         self._relays = Relays(service.limits, f"goemotions-{secrets.token_hex(8)}")
-        self._calls = _Calls(service.limits, self._relays)
+        self._calls = _Calls(service.limits, service.requests, self._relays)
         self._server = grpc.aio.server(interceptors=[self._calls], options=_options(service.limits))
-        stubs.add_GRPCInferenceServiceServicer_to_server(Servicer(service), self._server)
+        stubs.add_GRPCInferenceServiceServicer_to_server(Servicer(service, self._relays), self._server)
         self._server.add_generic_rpc_handlers((Health(service, self._relays).handler(),))
         self._server.add_insecure_port(f"unix-abstract:{self._relays.name}")
 

@@ -25,7 +25,7 @@ from goemotions.prediction.explanation import Explanation
 from goemotions.prediction.predictor import Options, Prediction, Predictor
 from goemotions.serving import metrics
 from goemotions.serving.batching import LEAST_MEASURED, Batcher
-from goemotions.serving.limits import Limits
+from goemotions.serving.limits import Limits, Requests
 from goemotions.serving.traffic import TrafficCounters
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ class Service:
         self.name = name
         self.version = version
         self.limits = limits
+        self.requests = Requests(limits.requests)
         self.log = log
         self.labels = predictor.bundle.taxonomy.names
         self.is_draining = False
@@ -105,8 +106,10 @@ class Service:
     def is_ready(self) -> bool:
         return self.is_live and not self.is_draining and not self.has_hung_peer
 
-    async def predict(self, texts: Sequence[str], options: Options, request_id: str = "", *, is_copy: bool = False) -> Result:
-        """Labels the texts of one request, in order; the same for every protocol. Without an id they are not logged.
+    async def predict(
+        self, texts: Sequence[str], options: Options, *, request_id: str = "", peer: str = "", is_copy: bool = False
+    ) -> Result:
+        """Labels the texts of one request of an address, in order. Without an id they are not logged.
 
         A request that is a copy of another one is neither copied nor counted as traffic.
 
@@ -118,7 +121,7 @@ class Service:
         if not is_copy:
             metrics.REQUEST_TEXTS.observe(len(texts))
         started = time.perf_counter()
-        logits, truncated = await self._batcher.logits(texts, is_counted=not is_copy)
+        logits, truncated = await self._batcher.logits(texts, peer, is_counted=not is_copy)
         self._predict_seconds.observe(time.perf_counter() - started)
         probabilities = sigmoid(logits)
         predictions = self.predictor.predictions(probabilities, truncated, options)
@@ -132,7 +135,7 @@ class Service:
         return result
 
     async def explain(
-        self, texts: Sequence[str], options: Options, removals: int
+        self, texts: Sequence[str], options: Options, removals: int, peer: str = ""
     ) -> tuple[list[Prediction], list[Explanation]]:
         """Labels and explains the texts of one request, in order. Explained texts are no traffic, and are not counted as such.
 
@@ -146,7 +149,7 @@ class Service:
             occlusions = await asyncio.get_running_loop().run_in_executor(
                 OCCLUDER, lambda: [occlude(encoder, text, removals) for text in texts]
             )
-            logits, truncated = await self._batcher.logits(to_score(texts, occlusions), is_counted=False)
+            logits, truncated = await self._batcher.logits(to_score(texts, occlusions), peer, is_counted=False)
         return explanation.describe(self.predictor, occlusions, sigmoid(logits), truncated, options)
 
     def metadata(self) -> dict[str, Any]:

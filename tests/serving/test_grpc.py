@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 
 from goemotions.serving import listening
 from goemotions.serving.grpc import Server
-from goemotions.serving.limits import Limits
+from goemotions.serving.limits import Limits, Requests
 from goemotions.serving.service import Service
 from pipelines import stack
 
@@ -22,12 +22,14 @@ def test_a_call_that_is_cut_at_the_deadline_of_the_drain_counts_against_the_serv
     async def run() -> grpc.StatusCode:
         began = asyncio.Event()
 
-        async def predict(*_: Any) -> None:
+        async def predict(*_: Any, **__: Any) -> None:
             began.set()
             await asyncio.Event().wait()
 
         (port,) = stack.free_ports(1)
-        service = SimpleNamespace(limits=Limits(), name="goemotions", version="1", run_id="r1", predict=predict)
+        service = SimpleNamespace(
+            limits=Limits(), requests=Requests(1), name="goemotions", version="1", run_id="r1", predict=predict
+        )
         server = Server(cast(Service, service), listening.bind("127.0.0.1", port, ""))
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

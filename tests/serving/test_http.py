@@ -19,14 +19,14 @@ from goemotions.serving import connections as connections_of
 from goemotions.serving import listening
 from goemotions.serving.bodies import REFUSAL_SECONDS, SMALL_BYTES, RequestLimiter
 from goemotions.serving.http import Connections
-from goemotions.serving.limits import Limits
+from goemotions.serving.limits import Limits, Requests
 from goemotions.serving.service import handle
 
 
 async def end_while_scored(end: Callable[[Connections, asyncio.StreamWriter], None]) -> None:
     """Ends the connection of a request whose scores never come."""
     began, ended = asyncio.Event(), asyncio.Event()
-    connections, limiter = Connections(Limits()), RequestLimiter(Limits())
+    connections, limiter = Connections(Limits()), RequestLimiter(Limits(), Requests(1))
 
     async def score(request: Request, body: bytes) -> Response:
         began.set()
@@ -80,7 +80,7 @@ def test_large_bodies_are_refused_one_after_the_other() -> None:
         raise RequestError("the queue is full", 429, retry_after=1)
 
     async def run() -> list[float]:
-        limiter, loop = RequestLimiter(Limits()), asyncio.get_running_loop()
+        limiter, loop = RequestLimiter(Limits(), Requests(5)), asyncio.get_running_loop()
 
         async def receive() -> Message:
             return {"type": "http.request", "body": b"a" * size}
