@@ -101,10 +101,8 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
         parsed = openinference.from_grpc(request, self._service.limits)
         del request
         request_id = request_ids.answer_id(dict(context.invocation_metadata() or ()).get(request_ids.HEADER))
-        relay = self._relays.of(context.peer())
-        result = await self._service.predict(
-            parsed.texts, parsed.options, request_id=request_id, peer=relay.peer if relay else ""
-        )
+        peer = self._relays.address(context.peer())
+        result = await self._service.predict(parsed.texts, parsed.options, request_id=request_id, peer=peer)
         context.set_trailing_metadata((*self._run, (request_ids.HEADER, request_id)))
         return openinference.to_grpc(parsed, result, self._service.version, self._service.name)
 
@@ -140,8 +138,8 @@ class Health:
 
     async def watch(self, request: Any, context: Any) -> Any:
         """Sends the status whenever it has changed, until the client leaves or the server drains."""
-        watch, relay = object(), self._relays.of(context.peer())
-        self._make_room(address := relay.peer if relay else "")
+        watch, address = object(), self._relays.address(context.peer())
+        self._make_room(address)
         self._watches[watch] = address
         try:
             sent, is_last = None, False
@@ -300,7 +298,7 @@ class _Calls(grpc.aio.ServerInterceptor):
             return await (handler.unary_unary or handler.unary_stream)(self._parse(content, handler), context)
         is_large = len(content) > bodies.SMALL_BYTES
         try:
-            with self._requests.admitted(relay.peer if relay else ""):
+            with self._requests.admitted(self._relays.address(context.peer())):
                 response = handler.unary_unary(self._parse(content, handler), context)
                 # A large message is freed once its texts are taken from it.
                 del content

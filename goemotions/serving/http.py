@@ -7,6 +7,7 @@ What a connection may hold in memory is bounded by reading little at once, and n
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from goemotions.serving import connections, metrics
 from goemotions.serving.bodies import CLOSED_BY_SERVER, HANDLING, HAS_BODY, HAS_ENDED, IS_REFUSED
-from goemotions.serving.connections import Reader, Unread
+from goemotions.serving.connections import Reader
 from goemotions.serving.limits import Limits
 from goemotions.serving.turns import Turns
 
@@ -96,12 +97,8 @@ class _Reader(Reader):
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self.data_received = connection.data_received  # type: ignore[method-assign]
-        self.connection_made = connection.connection_made  # type: ignore[assignment,method-assign]
-        self.connection_lost = connection.connection_lost  # type: ignore[method-assign]
-        self.eof_received = connection.eof_received  # type: ignore[method-assign]
-        self.pause_writing = connection.pause_writing  # type: ignore[method-assign]
-        self.resume_writing = connection.resume_writing  # type: ignore[method-assign]
+        for name in ("data_received", "connection_made", "connection_lost", "eof_received", "pause_writing", "resume_writing"):
+            setattr(self, name, getattr(connection, name))
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self.BUFFER if self._connection.expects_bulk else self.SHORT_BUFFER
@@ -165,7 +162,7 @@ class Connection(HttpToolsProtocol):
         self._connections = connections
         self._limits = connections.limits
         self.peer = ""
-        self.since = self.loop.time()
+        self.since, self.unread_since = self.loop.time(), math.inf
         self._state = FIRST
         # Received and not parsed yet, because a request is in progress.
         self._unparsed = b""
@@ -178,7 +175,6 @@ class Connection(HttpToolsProtocol):
         self._hosts = self._fields = 0
         # What is left of a body of known length; and the bytes of a message beside its body.
         self._body_left = self._overhead = 0
-        self._unread = Unread()
         self._responses = _Responses(self)
 
     def connection_made(self, transport: Any) -> None:
@@ -222,10 +218,7 @@ class Connection(HttpToolsProtocol):
         return self._state == LINGER or self.transport.is_closing()
 
     def check(self, now: float) -> None:
-        """Closes the connection if it is past the deadline of its state, or its client does not read."""
-        if self._unread.seconds(self.transport, now) > self._limits.write_seconds:
-            self.abort("unread-answer")
-            return
+        """Closes the connection if it is past the deadline of its state."""
         if now - self.since > self._seconds(self._state) and not self.transport.is_closing():
             if self._state == HEAD:
                 self._refuse(408)

@@ -47,23 +47,17 @@ def create_app(service: Service, lifespan: Any = None, extra: Sequence[Route] = 
 
 
 def _health(service: Service) -> list[Route]:
-    async def live(request: Request) -> Response:
-        is_live = service.is_live
-        return _json({"live": is_live}, 200 if is_live else 503)
+    def route(path: str, field: str, is_so: Callable[[], bool], **more: str) -> Route:
+        async def respond(request: Request) -> Response:
+            return _json({**more, field: (now := is_so())}, 200 if now else 503)
 
-    async def ready(request: Request) -> Response:
-        is_ready = service.is_ready
-        return _json({"ready": is_ready}, 200 if is_ready else 503)
-
-    async def model_ready(request: Request) -> Response:
-        is_ready = service.is_ready
-        return _json({"name": service.name, "ready": is_ready}, 200 if is_ready else 503)
+        return Route(path, respond)
 
     model_paths = [openapi.v1_path(service.name), *openapi.v2_paths(service.name, service.version, "/ready")]
     return [
-        Route("/v2/health/live", live),
-        Route("/v2/health/ready", ready),
-        *(Route(path, model_ready) for path in model_paths),
+        route("/v2/health/live", "live", lambda: service.is_live),
+        route("/v2/health/ready", "ready", lambda: service.is_ready),
+        *(route(path, "ready", lambda: service.is_ready, name=service.name) for path in model_paths),
     ]
 
 
