@@ -421,5 +421,7 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.server.max_pending_requests", PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
         ("grpc.http2.max_pings_without_data", 0),
+        # Calls that are over and not freed yet would count, and those of a client within the limit be refused; ``turns`` bounds both.
+        ("grpc.http.overload_protection", 0),
         *((name, int(1000 * value)) for name, value in seconds.items()),
     ]
