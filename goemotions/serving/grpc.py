@@ -11,8 +11,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 # The library writes a line for each wrong field of a client, past the limits of ``logs``. It reads this when it is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -34,6 +33,7 @@ from goemotions.serving.relay import Relay, Relays
 from goemotions.serving.service import Service, handle
 
 logger = logging.getLogger(__name__)
+Call = TypeVar("Call")
 # The library's own errors are of clients that left; those of handlers are logged here.
 logging.getLogger("grpc._cython.cygrpc").setLevel(logging.CRITICAL)
 # The metadata of a response with the run of the model, beside the version in its message.
@@ -142,28 +142,27 @@ class Health:
         self._make_room(address)
         self._watches[watch] = address
         try:
-            sent, is_last = None, False
+            sent = None
             # The library does not cancel a call whose client leaves at once.
             with contextlib.suppress(grpc.aio.InternalError):
-                while not is_last:
-                    if watch not in self._watches:
-                        raise _too_many_watches()
+                while watch in self._watches:
                     is_last, status = self._service.is_draining, self._status(request.value)
                     if status != sent:
                         await context.write(sent := status)
-                    if not is_last:
-                        await asyncio.sleep(WATCH_SECONDS)
+                    if is_last:
+                        return
+                    await asyncio.sleep(WATCH_SECONDS)
+                raise _too_many_watches()
         finally:
             self._watches.pop(watch, None)
 
     def _make_room(self, address: str) -> None:
         """If many watch, ends the oldest call of the address that has most, unless this one would have as many."""
         if len(self._watches) >= WAITING:
-            watches = collections.Counter(self._watches.values())
-            (busiest, most), *_ = watches.most_common(1)
-            if watches[address] + 1 >= most:
+            oldest, addresses = _oldest_of_busiest(self._watches), list(self._watches.values())
+            if addresses.count(address) + 1 >= addresses.count(self._watches[oldest]):
                 raise _too_many_watches()
-            del self._watches[next(watch for watch, peer in self._watches.items() if peer == busiest)]
+            del self._watches[oldest]
 
     def _status(self, name: str) -> Any:
         if name not in self.SERVICES:
@@ -184,50 +183,50 @@ def _too_many_watches() -> RequestError:
     return RequestError("too many clients watch this server: try again later", 429, retry_after=1)
 
 
-@dataclass(frozen=True, eq=False)
-class _WaitingCall:
-    """A call of a connection that waits for its client. ``end`` ends it; its argument: whether because there are too many."""
-
-    peer: str
-    since: float
-    end: Callable[[bool], None]
-
-
 class _Waiting:
-    """Calls that wait for their clients. Each is ended after some seconds, and the oldest earlier if there are many."""
+    """Calls that wait for their clients. Each is ended after some seconds, and the oldest earlier if there are many.
+
+    A call is known by the function that ends it, whose argument is whether there are too many.
+    """
 
     def __init__(self, limits: Limits, seconds: float) -> None:
         self._seconds = seconds
         self._many = min(WAITING, limits.requests)
-        # Oldest first, each with its timer.
-        self._calls: dict[_WaitingCall, asyncio.TimerHandle] = {}
+        # Oldest first, each with its connection, since when it waits, and its timer.
+        self._calls: dict[Callable[[bool], None], tuple[str, float, asyncio.TimerHandle]] = {}
 
     def add(self, peer: str, end: Callable[[bool], None]) -> Callable[[], None]:
-        """Adds a call; returns the function that removes it."""
+        """Adds a call of a connection; returns the function that removes it."""
         now = time.monotonic()
-        if len(self._calls) >= self._many and now - (oldest := next(iter(self._calls))).since > LEAST_SECONDS:
-            self._end(oldest, are_many=True)
-        call = _WaitingCall(peer, now, end)
-        self._calls[call] = asyncio.get_running_loop().call_later(self._seconds, self._end, call)
-        return lambda: self._remove(call)
+        if len(self._calls) >= self._many:
+            oldest, (_, since, _) = next(iter(self._calls.items()))
+            if now - since > LEAST_SECONDS:
+                self._end(oldest, are_many=True)
+        self._calls[end] = peer, now, asyncio.get_running_loop().call_later(self._seconds, self._end, end)
+        return lambda: self._remove(end)
 
     def keep(self, most: int) -> None:
         """If there are more calls than this, ends the oldest one of the connection that has most: others have few."""
         if len(self._calls) > most:
-            (busiest, _), *_ = collections.Counter(call.peer for call in self._calls).most_common(1)
-            self._end(next(call for call in self._calls if call.peer == busiest), are_many=True)
+            self._end(_oldest_of_busiest({end: peer for end, (peer, *_) in self._calls.items()}), are_many=True)
 
     def end_all(self) -> None:
-        for call in list(self._calls):
-            self._end(call)
+        for end in list(self._calls):
+            self._end(end)
 
-    def _remove(self, call: _WaitingCall) -> None:
-        if call in self._calls:
-            self._calls.pop(call).cancel()
+    def _remove(self, end: Callable[[bool], None]) -> None:
+        if end in self._calls:
+            self._calls.pop(end)[-1].cancel()
 
-    def _end(self, call: _WaitingCall, are_many: bool = False) -> None:
-        self._remove(call)
-        call.end(are_many)
+    def _end(self, end: Callable[[bool], None], are_many: bool = False) -> None:
+        self._remove(end)
+        end(are_many)
+
+
+def _oldest_of_busiest(peers: dict[Call, str]) -> Call:
+    """Of calls, oldest first, that of the peer which has most of them."""
+    (busiest, _), *_ = collections.Counter(peers.values()).most_common(1)
+    return next(call for call, peer in peers.items() if peer == busiest)
 
 
 class _Calls(grpc.aio.ServerInterceptor):
