@@ -224,6 +224,8 @@ class TextQueue:
     def _in_turn(self, requests: Iterable[QueuedRequest]) -> list[QueuedRequest]:
         """By the time at which they are due; the places of small ones, by what their addresses have had."""
         due = sorted(requests, key=lambda request: request.due)
+        if len(self._served) < 2:
+            return due
         small = iter(sorted((one for one in due if one.is_small), key=lambda one: self._served[one.peer]))
         return [next(small) if request.is_small else request for request in due]
 
