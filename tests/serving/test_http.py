@@ -98,6 +98,40 @@ def test_large_bodies_are_refused_one_after_the_other() -> None:
         assert after >= number * REFUSAL_SECONDS
 
 
+@pytest.mark.fault("server-greedy-client")
+def test_an_address_whose_bodies_take_all_memory_leaves_room_for_those_of_another() -> None:
+    size = SMALL_BYTES + 1
+
+    async def run() -> tuple[int, int]:
+        limiter, ended = RequestLimiter(Limits(total_bytes=4 * size), Requests(100)), asyncio.Event()
+
+        async def respond(request: Request, body: bytes) -> Response:
+            assert request.client is not None
+            if request.client.host == "greedy":
+                await ended.wait()
+            return Response()
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"a" * size}
+
+        async def send(address: str) -> int:
+            headers = [(b"content-length", b"%d" % size)]
+            scope = {"type": "http", "method": "POST", "headers": headers, "state": {}, "client": (address, 1)}
+            try:
+                return (await limiter.handle(Request(scope, receive), respond)).status_code
+            except RequestError as error:
+                return error.status
+
+        greedy = [asyncio.create_task(send("greedy")) for _ in range(5)]
+        refused, _ = await asyncio.wait(greedy, return_when=asyncio.FIRST_COMPLETED)
+        other = await send("other")
+        ended.set()
+        await asyncio.gather(*greedy)
+        return refused.pop().result(), other
+
+    assert asyncio.run(run()) == (429, 200)
+
+
 REQUEST = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 200000\r\n\r\n" + b" " * 200_000
 
 
