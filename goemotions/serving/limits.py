@@ -15,6 +15,8 @@ from goemotions.errors import RequestError
 
 # So many times a limit may be taken, if what is beyond it is for addresses with less than an equal share.
 ROOM_FOR_OTHERS = 1.25
+# Words that may be explained, for each text of a request without explanations.
+WORDS_PER_TEXT = 16
 
 
 def _limit(default: float | str, help: str, **metadata: Any) -> Any:
@@ -71,6 +73,15 @@ class Limits:
         most = self.texts // (1 + removals)
         if count > most:
             raise RequestError(f"{count} texts to explain with {removals} removals each: send at most {most}", 413)
+
+    def check_words(self, count: int) -> None:
+        """Rejects a request with too many words to explain, of each of which the response has as many numbers as labels.
+
+        Raises:
+            RequestError: 413.
+        """
+        if count > (most := WORDS_PER_TEXT * self.texts):
+            raise RequestError(f"the texts to explain have more than {most:,} words: send fewer", 413)
 
 
 class Shares:
