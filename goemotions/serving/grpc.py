@@ -39,8 +39,6 @@ logging.getLogger("grpc._cython.cygrpc").setLevel(logging.CRITICAL)
 # The metadata of a response with the run of the model, beside the version in its message.
 RUN = "model-run"
 METADATA_BYTES = 16 * 2**10
-# Calls in the library that this process has not taken from it yet. It rejects others without a choice, so there must be room.
-PENDING_CALLS = 2048
 # So many calls may wait for their clients; after that, the oldest gives way to a new one if it had this time.
 WAITING, LEAST_SECONDS = 128, 0.2
 # A client opens a new connection after this time, so that new pods get their share.
@@ -417,8 +415,6 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", METADATA_BYTES),
         ("grpc.max_concurrent_streams", STREAMS),
-        ("grpc.server.max_pending_requests", PENDING_CALLS),
-        ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
         ("grpc.http2.max_pings_without_data", 0),
         # Calls that are over and not freed yet would count, and those of a client within the limit be refused; ``turns`` bounds both.
         ("grpc.http.overload_protection", 0),
