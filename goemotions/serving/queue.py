@@ -3,8 +3,8 @@
 Requests share the workers by tokens (weighted fair queueing): the next batch is made around a text of the request that would be
 complete first if all that wait had equal shares. Large requests count as if a portion of them were the rest. So a request of one text
 waits for batches that have begun and for other small requests, however many large ones there are; small requests of one size and client
-are complete in the order in which they came, and later ones do not delay them. Addresses with small requests have their turn by tokens,
-too, so that one of them with many does not delay another's; a gateway is one address.
+are complete in the order in which they came, and later ones do not delay them. Addresses have their turn by tokens, too, among small
+requests and among large ones, so that one with many does not delay another's; a gateway is one address.
 
 https://en.wikipedia.org/wiki/Fair_queuing
 """
@@ -70,6 +70,11 @@ class QueuedRequest:
         self.tokens = sum(map(self.weight, self.texts))
         self.truncated = np.zeros(len(self.texts), dtype=bool)
 
+    @property
+    def share(self) -> tuple[str, bool]:
+        """The requests among which it has its turn: those of its address that are small, or large, as it is."""
+        return self.peer, self.is_small
+
     def weight(self, text: str) -> int:
         """An estimate of the tokens of a text: at most what the model reads, unless the text is so long that its memory counts."""
         return max(min(2 + len(text) // CHARACTERS_PER_TOKEN, self.max_length), len(text) // MEMORY_PER_TOKEN)
@@ -108,9 +113,9 @@ class TextQueue:
         self._untokenized: dict[QueuedRequest, None] = {}
         self._texts, self._tokens = Shares(limits.queue_texts), Shares(limits.queue_tokens)
         self._ready = 0
-        # Of small requests: what each address has had that waits, and had when it last had a turn; a new one begins there.
-        self._served: dict[str, int] = {}
-        self._turn = 0
+        # Of small requests, and of large ones: what each address has had that waits, and where a new one begins.
+        self._served: dict[tuple[str, bool], int] = {}
+        self._begin = {True: 0, False: 0}
         # The tokens that each request has had that waited all the time.
         self._clock = 0.0
         self._scored = self._seconds = 0.0
@@ -134,8 +139,7 @@ class TextQueue:
             if self._requests and (self._is_full(request) or wait > limits.queue_seconds):
                 raise full(wait)
             self._requests[request] = self._untokenized[request] = None
-            if request.is_small:
-                self._served[request.peer] = max(self._served.get(request.peer, 0), self._turn)
+            self._served[request.share] = max(self._served.get(request.share, 0), self._begin[request.is_small])
             self._count(request, request.waiting, request.tokens)
             self._show_size()
             self._changed.notify()
@@ -210,24 +214,28 @@ class TextQueue:
     def _tokens_before(self, request: QueuedRequest) -> int:
         """The tokens of small requests that are due before this one, and of large ones as many as it has itself.
 
-        Of another address, they are no more than of its own.
+        Of each, those of another address are no more than those of its own.
         """
-        small, large = Counter[str](), 0
+        small, large = Counter[str](), Counter[str]()
         for other in self._requests:
             if not other.is_small:
-                large += min(other.tokens, request.tokens)
+                large[other.peer] += min(other.tokens, request.tokens)
             elif other.due <= request.due:
                 small[other.peer] += other.tokens
-        own = small.pop(request.peer, 0)
-        return own + sum(min(tokens, own + request.tokens) for tokens in small.values()) + large
+        before = 0
+        for tokens in (small, large):
+            own = tokens.pop(request.peer, 0)
+            before += own + sum(min(others, own + request.tokens) for others in tokens.values())
+        return before
 
     def _in_turn(self, requests: Iterable[QueuedRequest]) -> list[QueuedRequest]:
-        """By the time at which they are due; the places of small ones, by what their addresses have had."""
+        """By the time at which they are due; the places of small ones, and those of large ones, by what their addresses have had."""
         due = sorted(requests, key=lambda request: request.due)
         if len(self._served) < 2:
             return due
-        small = iter(sorted((one for one in due if one.is_small), key=lambda one: self._served[one.peer]))
-        return [next(small) if request.is_small else request for request in due]
+        shares = sorted(due, key=lambda request: self._served[request.share])
+        upcoming = {is_small: iter([one for one in shares if one.is_small == is_small]) for is_small in (True, False)}
+        return [next(upcoming[request.is_small]) for request in due]
 
     def _drop(self, request: QueuedRequest) -> None:
         self._untokenized.pop(request, None)
@@ -259,13 +267,14 @@ class TextQueue:
         chosen, tokens = set(map(id, batch)), Counter[QueuedRequest]()
         for text in batch:
             tokens[text.request] += text.request.weight(text.request.texts[text.position])
-        self._turn = max(self._turn, min((self._served[one.peer] for one in tokens if one.is_small), default=0))
+        for is_small, begin in self._begin.items():
+            served = (self._served[one.share] for one in tokens if one.is_small == is_small)
+            self._begin[is_small] = max(begin, min(served, default=0))
         for request, weight in tokens.items():
+            self._served[request.share] += weight
             left = [text for text in request.ready if id(text) not in chosen]
             count, request.ready = len(request.ready) - len(left), left
-            if request.is_small:
-                self._served[request.peer] += weight
-            else:
+            if not request.is_small:
                 request.due += weight
             request.waiting -= count
             request.tokens -= weight
@@ -281,7 +290,8 @@ class TextQueue:
         self._texts.add(request.peer, texts)
         self._tokens.add(request.peer, tokens)
         if request.peer not in self._texts:
-            self._served.pop(request.peer, None)
+            for is_small in (True, False):
+                self._served.pop((request.peer, is_small), None)
 
     def _show_size(self) -> None:
         if not self._texts.total:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goemotions.errors import RequestError
@@ -42,6 +42,7 @@ STEPS = st.lists(st.one_of(st.lists(st.integers(0, 40), min_size=1, max_size=600
 
 
 @given(steps=STEPS)
+@settings(deadline=None)
 def test_every_text_is_in_one_batch(steps: list[list[int] | int]) -> None:
     queue, requests, taken = TextQueue(UNLIMITED), [], []
     for step in steps:
@@ -60,6 +61,7 @@ def test_every_text_is_in_one_batch(steps: list[list[int] | int]) -> None:
 
 
 @given(large=st.lists(st.integers(1, 600), min_size=1, max_size=12), batches=st.integers(0, 8), size=st.integers(1, 32))
+@settings(deadline=None)
 @pytest.mark.fault("server-greedy-client")
 def test_a_request_of_one_text_waits_for_small_ones_only(large: list[int], batches: int, size: int) -> None:
     queue = TextQueue(Limits(queue_texts=10**4, queue_tokens=10**5, queue_seconds=10**6))
@@ -139,6 +141,25 @@ def test_many_small_requests_of_one_address_do_not_delay_those_of_another() -> N
         batch(queue, 8)
         batch(queue, 8)
         assert not other.waiting
+
+
+@pytest.mark.fault("server-greedy-client")
+def test_many_large_requests_of_one_address_do_not_delay_those_of_another() -> None:
+    queue = TextQueue(Limits(queue_seconds=2.0))
+    for _ in range(90):
+        queue.put(request(*[150] * 45, peer="greedy"))
+        batch(queue, 8)
+    queue.update_throughput(10_000)
+    with pytest.raises(RequestError, match="queue is full"):
+        queue.put(request(*[150] * 45, peer="greedy"))
+    other = request(*[150] * 45, peer="other")
+    queue.put(other)
+    batches = 0
+    while other.waiting:
+        batch(queue, 8)
+        batches += 1
+    # Six for its own texts.
+    assert batches <= 14
 
 
 @pytest.mark.fault("server-greedy-client")
