@@ -227,7 +227,7 @@ def _oldest_of_busiest(peers: dict[Call, str]) -> Call:
     return next(call for call, peer in peers.items() if peer == busiest)
 
 
-class _Calls(grpc.aio.ServerInterceptor):
+class CallLimiter(grpc.aio.ServerInterceptor):
     """Limits how many inference calls there are at once, how long they wait for their clients, and names every error.
 
     A unary method is called only when its message is there. As the method of a stream, it is called at once, so that a call without
@@ -379,7 +379,7 @@ class Server:
     def __init__(self, service: Service, port: socket.socket) -> None:
         self._port = port
         self._relays = Relays(service.limits, f"goemotions-{secrets.token_hex(8)}")
-        self._calls = _Calls(service.limits, service.requests, self._relays)
+        self._calls = CallLimiter(service.limits, service.requests, self._relays)
         self._server = grpc.aio.server(interceptors=[self._calls], options=_options(service.limits))
         stubs.add_GRPCInferenceServiceServicer_to_server(Servicer(service, self._relays), self._server)
         self._server.add_generic_rpc_handlers((Health(service, self._relays).handler(),))

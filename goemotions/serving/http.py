@@ -55,7 +55,7 @@ class Refused(Exception):
         self.status = status
 
 
-class Connections(connections.Connections["Connection"]):
+class HttpConnections(connections.Connections["HttpConnection"]):
     """The connections of one process; it makes the protocol of each new one, as uvicorn asks for it."""
 
     def __init__(self, limits: Limits) -> None:
@@ -78,7 +78,7 @@ class Connections(connections.Connections["Connection"]):
     def __call__(
         self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None
     ) -> asyncio.BufferedProtocol:
-        return _Reader(Connection(self, config, server_state, app_state, _loop))
+        return _Reader(HttpConnection(self, config, server_state, app_state, _loop))
 
     def end_within(self, seconds: float) -> None:
         """Closes those connections that are left after so many seconds, whatever their state."""
@@ -95,7 +95,7 @@ class _Reader(Reader):
 
     SHORT_BUFFER = Reader.BUFFER[:SHORT_READ_BYTES]
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: HttpConnection) -> None:
         self._connection = connection
         for name in ("data_received", "connection_made", "connection_lost", "eof_received", "pause_writing", "resume_writing"):
             setattr(self, name, getattr(connection, name))
@@ -107,7 +107,7 @@ class _Reader(Reader):
 class _Flow(FlowControl):
     """Reads nothing for a connection that holds what it has not parsed: pipelined requests wait with their client."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: HttpConnection) -> None:
         super().__init__(connection.transport)
         self._connection = connection
 
@@ -122,7 +122,7 @@ class _Responses:
     Head and body of a response are written at once: one system call, and the client wakes up once.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: HttpConnection) -> None:
         self._connection = connection
         self._parts: list[bytes] = []
 
@@ -145,19 +145,19 @@ class _Responses:
         return self._connection.is_ending
 
 
-class _Body:
+class _BodyEvents:
     """What a parser calls for the body of a request that asks for another protocol, such as h2c: the parser of its head skips it."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: HttpConnection) -> None:
         self.on_header = connection.on_header
         self.on_body = connection.on_body
         self.on_message_complete = connection.on_message_complete
 
 
-class Connection(HttpToolsProtocol):
+class HttpConnection(HttpToolsProtocol):
     """One connection. ``since`` is when it entered its state."""
 
-    def __init__(self, connections: Connections, *options: Any) -> None:
+    def __init__(self, connections: HttpConnections, *options: Any) -> None:
         super().__init__(*options)
         self._connections = connections
         self._limits = connections.limits
@@ -370,7 +370,7 @@ class Connection(HttpToolsProtocol):
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade as upgrade:
-            self.parser = httptools.HttpRequestParser(_Body(self))
+            self.parser = httptools.HttpRequestParser(_BodyEvents(self))
             framing = [b"%b: %b\r\n" % field for field in self.headers if field[0] in (b"content-length", b"transfer-encoding")]
             self.parser.feed_data(b"POST / HTTP/1.1\r\n" + b"".join(framing) + b"\r\n")
             self._feed(piece[upgrade.args[0] :])

@@ -30,7 +30,7 @@ from goemotions.serving.limits import Limits, LogSettings, ShadowSettings
 if TYPE_CHECKING:
     # At run time only where it is used: a worker imports the metrics after their files exist.
     from goemotions.prediction.predictor import Predictor
-    from goemotions.serving.http import Connections
+    from goemotions.serving.http import HttpConnections
     from goemotions.serving.request_log import RequestLog
     from goemotions.serving.service import Service
 
@@ -98,9 +98,9 @@ def _serve(
     pipe: multiprocessing.connection.Connection | None = None,
 ) -> None:
     """Serves in this process; ``pipe``: that of a worker process, ``started``: when the server was."""
-    from goemotions.serving.http import Connections
+    from goemotions.serving.http import HttpConnections
 
-    connections = Connections(settings.limits)
+    connections = HttpConnections(settings.limits)
     config = uvicorn.Config(
         functools.partial(create_app, settings, connections, grpc_port, started, pipe),
         factory=True,
@@ -142,7 +142,7 @@ class _Server(uvicorn.Server):
 
 def create_app(
     settings: Settings,
-    connections: Connections,
+    connections: HttpConnections,
     grpc_port: socket.socket | None,
     started: float,
     pipe: multiprocessing.connection.Connection | None,
@@ -185,7 +185,7 @@ def _service(settings: Settings) -> Service:
 async def _lifespan(
     settings: Settings,
     service: Service,
-    connections: Connections,
+    connections: HttpConnections,
     grpc_port: socket.socket | None,
     pipe: multiprocessing.connection.Connection | None,
     _: Starlette,
@@ -232,7 +232,7 @@ class _Draining:
     be answered.
     """
 
-    def __init__(self, service: Any, connections: Connections, grpc_server: Any) -> None:
+    def __init__(self, service: Service, connections: HttpConnections, grpc_server: Any) -> None:
         self._service = service
         self._connections = connections
         self._grpc_server = grpc_server
@@ -264,7 +264,7 @@ class _Draining:
         self._stop(number, frame)
 
 
-async def _beat(service: Any, pipe: multiprocessing.connection.Connection) -> None:
+async def _beat(service: Service, pipe: multiprocessing.connection.Connection) -> None:
     """Shows the supervisor that the event loop runs and the engine works, and learns whether all workers do."""
     while True:
         if service.is_live:

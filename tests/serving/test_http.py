@@ -18,15 +18,15 @@ from goemotions.errors import RequestError
 from goemotions.serving import connections as connections_of
 from goemotions.serving import listening
 from goemotions.serving.bodies import REFUSAL_SECONDS, SMALL_BYTES, RequestLimiter
-from goemotions.serving.http import Connections
+from goemotions.serving.http import HttpConnections
 from goemotions.serving.limits import Limits, Requests
 from goemotions.serving.service import handle
 
 
-async def end_while_scored(end: Callable[[Connections, asyncio.StreamWriter], None]) -> None:
+async def end_while_scored(end: Callable[[HttpConnections, asyncio.StreamWriter], None]) -> None:
     """Ends the connection of a request whose scores never come."""
     began, ended = asyncio.Event(), asyncio.Event()
-    connections, limiter = Connections(Limits()), RequestLimiter(Limits(), Requests(1))
+    connections, limiter = HttpConnections(Limits()), RequestLimiter(Limits(), Requests(1))
 
     async def score(request: Request, body: bytes) -> Response:
         began.set()
@@ -64,7 +64,7 @@ async def end_while_scored(end: Callable[[Connections, asyncio.StreamWriter], No
     ids=["at the deadline of the drain", "by the client"],
 )
 def test_a_request_that_ends_without_scores_counts_against_who_ended_it(
-    end: Callable[[Connections, asyncio.StreamWriter], None], outcome: str
+    end: Callable[[HttpConnections, asyncio.StreamWriter], None], outcome: str
 ) -> None:
     labels = {"protocol": "test", "outcome": outcome}
     before = REGISTRY.get_sample_value("goemotions_requests_total", labels) or 0
@@ -145,7 +145,7 @@ async def responses_beyond_the_limit() -> list[bytes]:
 
     config = uvicorn.Config(Starlette(routes=[Route("/", respond, methods=["POST"])]), log_config=None, lifespan="off")
     config.load()
-    loop, state, connections = asyncio.get_running_loop(), ServerState(), Connections(Limits(peer_connections=2))
+    loop, state, connections = asyncio.get_running_loop(), ServerState(), HttpConnections(Limits(peer_connections=2))
     port = listening.bind("127.0.0.1", 0, "--port")
     listener = listening.Listener(port, lambda: connections(config, state, {}, loop), connections, connections.turns)
 
@@ -193,7 +193,7 @@ async def probes_while_nobody_has_a_turn() -> list[bytes]:
 
     config = uvicorn.Config(never, log_config=None, lifespan="off")
     config.load()
-    loop, state, connections = asyncio.get_running_loop(), ServerState(), Connections(Limits())
+    loop, state, connections = asyncio.get_running_loop(), ServerState(), HttpConnections(Limits())
     connections.health = {b"live": lambda: True, b"ready": lambda: False}
     port = listening.bind("127.0.0.1", 0, "--port")
     listener = listening.Listener(port, lambda: connections(config, state, {}, loop), connections, connections.turns)
