@@ -68,8 +68,8 @@ class Batcher:
         for worker in self._workers:
             worker.start()
 
-    async def logits(self, texts: Sequence[str], *, is_counted: bool = True) -> tuple[np.ndarray, np.ndarray]:
-        """Logits of n texts, float32 [n, labels], and whether each text was truncated, bool [n]; in the order of the texts.
+    async def logits(self, texts: Sequence[str], peer: str = "", *, is_counted: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Logits of n texts of an address, float32 [n, labels], and whether each was truncated, bool [n]; in their order.
 
         If the caller is cancelled, its queued texts are dropped. ``is_counted``: whether they are traffic.
 
@@ -77,7 +77,7 @@ class Batcher:
             RequestError: 429 if the queue is full, 504 if scoring takes too long.
         """
         future = asyncio.get_running_loop().create_future()
-        request = QueuedRequest(list(texts), future, self._engine.encoder.max_length, is_counted)
+        request = QueuedRequest(list(texts), future, self._engine.encoder.max_length, is_counted, peer)
         self._queue.put(request)
         if request.is_small:
             self._small_arrived = request.arrived

@@ -6,13 +6,14 @@ import asyncio
 import zlib
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from goemotions.errors import RequestError
-from goemotions.serving.limits import Limits
+from goemotions.serving.limits import Limits, Requests, Shares
 from goemotions.serving.metrics import CLIENT_GONE
 from goemotions.serving.openapi import JSON
 from goemotions.serving.openinference import BINARY_HEADER
@@ -64,10 +65,10 @@ class RequestLimiter:
     the one that has arrived for longest is rejected: a body that comes at the usual speed is never it.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, requests: Requests) -> None:
         self._limits = limits
-        self._requests = 0
-        self._bytes = 0
+        self._requests = requests
+        self._bytes = Shares(limits.total_bytes)
         self._refusals = Refusals()
         # The timeouts of the bodies that arrive, oldest first.
         self._arriving: dict[asyncio.Timeout, None] = {}
@@ -80,8 +81,8 @@ class RequestLimiter:
         """
         if HAS_ENDED in request.scope["state"]:
             raise _ended(request)
-        self._limits.check_requests(self._requests + 1)
-        body = _Body()
+        body = _Body(address(request))
+        self._requests.check(body.peer)
         try:
             return await self._handle(request, handler, body)
         except RequestError as error:
@@ -92,14 +93,10 @@ class RequestLimiter:
     async def _handle(self, request: Request, handler: Handler, body: _Body) -> Response:
         try:
             content = await self._read(request, body)
-            self._limits.check_requests(self._requests + 1)
-            self._requests += 1
-            try:
+            with self._requests.admitted(body.peer):
                 return await _while_connected(request, handler(request, content))
-            finally:
-                self._requests -= 1
         finally:
-            self._bytes -= body.held
+            self._bytes.add(body.peer, -body.held)
 
     async def _read(self, request: Request, body: _Body) -> bytes:
         """The body; rejected as soon as its type is known to be wrong, or it is too large or too slow.
@@ -155,10 +152,11 @@ class RequestLimiter:
         """Counts a body of so many bytes as memory until its request ends."""
         if size <= max(SMALL_BYTES, body.held):
             return
-        self._bytes += size - body.held
-        body.held = size
-        if self._bytes > self._limits.total_bytes and not self._reject_oldest():
+        more = size - body.held
+        if not self._bytes.has_room(body.peer, more) and not self._reject_oldest():
             raise RequestError("the server holds too many large bodies: try again later", 429, retry_after=1)
+        self._bytes.add(body.peer, more)
+        body.held = size
 
     def _reject_oldest(self) -> bool:
         """Rejects the body that has arrived for longest as too slow; whether there is one."""
@@ -170,10 +168,17 @@ class RequestLimiter:
         return False
 
 
-class _Body:
-    """A body, and the bytes that count as memory: none of a small one."""
+def address(request: Request) -> str:
+    """That of the client; behind a gateway, that of the gateway."""
+    return request.client.host if request.client else ""
 
-    held = 0
+
+@dataclass
+class _Body:
+    """A body of an address, and the bytes that count as memory: none of a small one."""
+
+    peer: str
+    held: int = 0
 
 
 def _decompress(body: bytes, limit: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import math
 import termios
 from collections import Counter, deque
 from collections.abc import Callable
@@ -21,10 +22,11 @@ GRACE_SECONDS = 1.0
 
 
 class Connection(Protocol):
-    """One connection: the address of its client, and since when it has been in its state."""
+    """One connection: the address of its client, and since when it has been in its state, and its client has read too little."""
 
     peer: str
     since: float
+    unread_since: float
 
     @property
     def socket_transport(self) -> Any:
@@ -122,7 +124,12 @@ class Connections(Generic[Kind]):
         self._busy_peers.clear()
         now = asyncio.get_running_loop().time()
         for connection in list(self.open):
-            connection.check(now)
+            is_unread = bool(connection.socket_transport.get_write_buffer_size())
+            connection.unread_since = min(connection.unread_since, now) if is_unread else math.inf
+            if now - connection.unread_since > self.limits.write_seconds:
+                connection.abort("unread-answer")
+            else:
+                connection.check(now)
         self._is_sweeping = False
         if self.open:
             self._sweep_later()
@@ -151,17 +158,3 @@ class Reader(asyncio.BufferedProtocol):
 
     def data_received(self, data: memoryview) -> None:
         raise NotImplementedError
-
-
-class Unread:
-    """How long a client has read nothing, or not all, of what was written to it, as seen each time that ``seconds`` is called."""
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-
-    def seconds(self, transport: Any, now: float) -> float:
-        if not transport.get_write_buffer_size():
-            self._since = None
-        elif self._since is None:
-            self._since = now
-        return now - self._since if self._since is not None else 0.0

@@ -11,8 +11,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 # The library writes a line for each wrong field of a client, past the limits of ``logs``. It reads this when it is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -28,19 +27,18 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 from goemotions.errors import RequestError
 from goemotions.serving import bodies, metrics, openinference, request_ids, schema, wire
 from goemotions.serving.frames import STREAMS
-from goemotions.serving.limits import Limits
+from goemotions.serving.limits import Limits, Requests, too_many_requests
 from goemotions.serving.metrics import CLIENT_GONE
 from goemotions.serving.relay import Relay, Relays
 from goemotions.serving.service import Service, handle
 
 logger = logging.getLogger(__name__)
+Call = TypeVar("Call")
 # The library's own errors are of clients that left; those of handlers are logged here.
 logging.getLogger("grpc._cython.cygrpc").setLevel(logging.CRITICAL)
 # The metadata of a response with the run of the model, beside the version in its message.
 RUN = "model-run"
 METADATA_BYTES = 16 * 2**10
-# Calls in the library that this process has not taken from it yet. It rejects others without a choice, so there must be room.
-PENDING_CALLS = 2048
 # So many calls may wait for their clients; after that, the oldest gives way to a new one if it had this time.
 WAITING, LEAST_SECONDS = 128, 0.2
 # A client opens a new connection after this time, so that new pods get their share.
@@ -71,8 +69,9 @@ CODES = {
 class Servicer(stubs.GRPCInferenceServiceServicer):
     """Health, metadata and inference. Clients cannot load or unload models."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, relays: Relays) -> None:
         self._service = service
+        self._relays = relays
         self._run = ((RUN, service.run_id),)
 
     async def ServerLive(self, request: Any, context: Any) -> Any:
@@ -100,7 +99,8 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
         parsed = openinference.from_grpc(request, self._service.limits)
         del request
         request_id = request_ids.answer_id(dict(context.invocation_metadata() or ()).get(request_ids.HEADER))
-        result = await self._service.predict(parsed.texts, parsed.options, request_id)
+        peer = self._relays.address(context.peer())
+        result = await self._service.predict(parsed.texts, parsed.options, request_id=request_id, peer=peer)
         context.set_trailing_metadata((*self._run, (request_ids.HEADER, request_id)))
         return openinference.to_grpc(parsed, result, self._service.version, self._service.name)
 
@@ -136,32 +136,31 @@ class Health:
 
     async def watch(self, request: Any, context: Any) -> Any:
         """Sends the status whenever it has changed, until the client leaves or the server drains."""
-        watch, relay = object(), self._relays.of(context.peer())
-        self._make_room(address := relay.peer if relay else "")
+        watch, address = object(), self._relays.address(context.peer())
+        self._make_room(address)
         self._watches[watch] = address
         try:
-            sent, is_last = None, False
+            sent = None
             # The library does not cancel a call whose client leaves at once.
             with contextlib.suppress(grpc.aio.InternalError):
-                while not is_last:
-                    if watch not in self._watches:
-                        raise _too_many_watches()
+                while watch in self._watches:
                     is_last, status = self._service.is_draining, self._status(request.value)
                     if status != sent:
                         await context.write(sent := status)
-                    if not is_last:
-                        await asyncio.sleep(WATCH_SECONDS)
+                    if is_last:
+                        return
+                    await asyncio.sleep(WATCH_SECONDS)
+                raise _too_many_watches()
         finally:
             self._watches.pop(watch, None)
 
     def _make_room(self, address: str) -> None:
         """If many watch, ends the oldest call of the address that has most, unless this one would have as many."""
         if len(self._watches) >= WAITING:
-            watches = collections.Counter(self._watches.values())
-            (busiest, most), *_ = watches.most_common(1)
-            if watches[address] + 1 >= most:
+            oldest, addresses = _oldest_of_busiest(self._watches), list(self._watches.values())
+            if addresses.count(address) + 1 >= addresses.count(self._watches[oldest]):
                 raise _too_many_watches()
-            del self._watches[next(watch for watch, peer in self._watches.items() if peer == busiest)]
+            del self._watches[oldest]
 
     def _status(self, name: str) -> Any:
         if name not in self.SERVICES:
@@ -182,64 +181,64 @@ def _too_many_watches() -> RequestError:
     return RequestError("too many clients watch this server: try again later", 429, retry_after=1)
 
 
-@dataclass(frozen=True, eq=False)
-class _WaitingCall:
-    """A call of a connection that waits for its client. ``end`` ends it; its argument: whether because there are too many."""
-
-    peer: str
-    since: float
-    end: Callable[[bool], None]
-
-
 class _Waiting:
-    """Calls that wait for their clients. Each is ended after some seconds, and the oldest earlier if there are many."""
+    """Calls that wait for their clients. Each is ended after some seconds, and the oldest earlier if there are many.
+
+    A call is known by the function that ends it, whose argument is whether there are too many.
+    """
 
     def __init__(self, limits: Limits, seconds: float) -> None:
         self._seconds = seconds
         self._many = min(WAITING, limits.requests)
-        # Oldest first, each with its timer.
-        self._calls: dict[_WaitingCall, asyncio.TimerHandle] = {}
+        # Oldest first, each with its connection, since when it waits, and its timer.
+        self._calls: dict[Callable[[bool], None], tuple[str, float, asyncio.TimerHandle]] = {}
 
     def add(self, peer: str, end: Callable[[bool], None]) -> Callable[[], None]:
-        """Adds a call; returns the function that removes it."""
+        """Adds a call of a connection; returns the function that removes it."""
         now = time.monotonic()
-        if len(self._calls) >= self._many and now - (oldest := next(iter(self._calls))).since > LEAST_SECONDS:
-            self._end(oldest, are_many=True)
-        call = _WaitingCall(peer, now, end)
-        self._calls[call] = asyncio.get_running_loop().call_later(self._seconds, self._end, call)
-        return lambda: self._remove(call)
+        if len(self._calls) >= self._many:
+            oldest, (_, since, _) = next(iter(self._calls.items()))
+            if now - since > LEAST_SECONDS:
+                self._end(oldest, are_many=True)
+        self._calls[end] = peer, now, asyncio.get_running_loop().call_later(self._seconds, self._end, end)
+        return lambda: self._remove(end)
 
     def keep(self, most: int) -> None:
         """If there are more calls than this, ends the oldest one of the connection that has most: others have few."""
         if len(self._calls) > most:
-            (busiest, _), *_ = collections.Counter(call.peer for call in self._calls).most_common(1)
-            self._end(next(call for call in self._calls if call.peer == busiest), are_many=True)
+            self._end(_oldest_of_busiest({end: peer for end, (peer, *_) in self._calls.items()}), are_many=True)
 
     def end_all(self) -> None:
-        for call in list(self._calls):
-            self._end(call)
+        for end in list(self._calls):
+            self._end(end)
 
-    def _remove(self, call: _WaitingCall) -> None:
-        if call in self._calls:
-            self._calls.pop(call).cancel()
+    def _remove(self, end: Callable[[bool], None]) -> None:
+        if end in self._calls:
+            self._calls.pop(end)[-1].cancel()
 
-    def _end(self, call: _WaitingCall, are_many: bool = False) -> None:
-        self._remove(call)
-        call.end(are_many)
+    def _end(self, end: Callable[[bool], None], are_many: bool = False) -> None:
+        self._remove(end)
+        end(are_many)
 
 
-class _Calls(grpc.aio.ServerInterceptor):
+def _oldest_of_busiest(peers: dict[Call, str]) -> Call:
+    """Of calls, oldest first, that of the peer which has most of them."""
+    (busiest, _), *_ = collections.Counter(peers.values()).most_common(1)
+    return next(call for call, peer in peers.items() if peer == busiest)
+
+
+class CallLimiter(grpc.aio.ServerInterceptor):
     """Limits how many inference calls there are at once, how long they wait for their clients, and names every error.
 
     A unary method is called only when its message is there. As the method of a stream, it is called at once, so that a call without
     a message is counted and ends.
     """
 
-    def __init__(self, limits: Limits, relays: Relays) -> None:
+    def __init__(self, limits: Limits, requests: Requests, relays: Relays) -> None:
         self._limits = limits
+        self._requests = requests
         self._relays = relays
-        # Of inference, and all that have not ended.
-        self._inferences = self._unfinished = 0
+        self._unfinished = 0
         self._without_message = _Waiting(limits, limits.read_seconds)
         self._unread = _Waiting(limits, limits.write_seconds)
         self._refusals = bodies.Refusals()
@@ -294,24 +293,17 @@ class _Calls(grpc.aio.ServerInterceptor):
         content = await self._message(context, relay, is_inference)
         if not is_inference:
             return await (handler.unary_unary or handler.unary_stream)(self._parse(content, handler), context)
-        self._limits.check_requests(self._inferences + 1)
         is_large = len(content) > bodies.SMALL_BYTES
-        response = handler.unary_unary(self._parse(content, handler), context)
-        # A large message is freed once its texts are taken from it.
-        del content
         try:
-            return await self._counted(response)
+            with self._requests.admitted(self._relays.address(context.peer())):
+                response = handler.unary_unary(self._parse(content, handler), context)
+                # A large message is freed once its texts are taken from it.
+                del content
+                return await response
         except RequestError as error:
             if error.status == 429 and is_large:
                 await self._refusals.wait()
             raise
-
-    async def _counted(self, response: Any) -> Any:
-        self._inferences += 1
-        try:
-            return await response
-        finally:
-            self._inferences -= 1
 
     def _begin(self, context: Any, relay: Relay | None) -> None:
         """Counts a call until it has ended."""
@@ -360,7 +352,8 @@ class _Calls(grpc.aio.ServerInterceptor):
                 finally:
                     remove()
         except TimeoutError as error:
-            self._limits.check_requests(self._limits.requests + is_rejected)
+            if is_rejected:
+                raise too_many_requests() from error
             raise RequestError(f"the message took longer than {self._limits.read_seconds:g} seconds", 408) from error
         if message is grpc.aio.EOF:
             raise RequestError("the call ended without a message", self._status_if_ended(context, relay))
@@ -386,9 +379,9 @@ class Server:
     def __init__(self, service: Service, port: socket.socket) -> None:
         self._port = port
         self._relays = Relays(service.limits, f"goemotions-{secrets.token_hex(8)}")
-        self._calls = _Calls(service.limits, self._relays)
+        self._calls = CallLimiter(service.limits, service.requests, self._relays)
         self._server = grpc.aio.server(interceptors=[self._calls], options=_options(service.limits))
-        stubs.add_GRPCInferenceServiceServicer_to_server(Servicer(service), self._server)
+        stubs.add_GRPCInferenceServiceServicer_to_server(Servicer(service, self._relays), self._server)
         self._server.add_generic_rpc_handlers((Health(service, self._relays).handler(),))
         self._server.add_insecure_port(f"unix-abstract:{self._relays.name}")
 
@@ -422,8 +415,8 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", METADATA_BYTES),
         ("grpc.max_concurrent_streams", STREAMS),
-        ("grpc.server.max_pending_requests", PENDING_CALLS),
-        ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
         ("grpc.http2.max_pings_without_data", 0),
+        # Calls that are over and not freed yet would count, and those of a client within the limit be refused; ``turns`` bounds both.
+        ("grpc.http.overload_protection", 0),
         *((name, int(1000 * value)) for name, value in seconds.items()),
     ]

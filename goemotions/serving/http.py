@@ -7,6 +7,7 @@ What a connection may hold in memory is bounded by reading little at once, and n
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from goemotions.serving import connections, metrics
 from goemotions.serving.bodies import CLOSED_BY_SERVER, HANDLING, HAS_BODY, HAS_ENDED, IS_REFUSED
-from goemotions.serving.connections import Reader, Unread
+from goemotions.serving.connections import Reader
 from goemotions.serving.limits import Limits
 from goemotions.serving.turns import Turns
 
@@ -54,7 +55,7 @@ class Refused(Exception):
         self.status = status
 
 
-class Connections(connections.Connections["Connection"]):
+class HttpConnections(connections.Connections["HttpConnection"]):
     """The connections of one process; it makes the protocol of each new one, as uvicorn asks for it."""
 
     def __init__(self, limits: Limits) -> None:
@@ -77,7 +78,7 @@ class Connections(connections.Connections["Connection"]):
     def __call__(
         self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None
     ) -> asyncio.BufferedProtocol:
-        return _Reader(Connection(self, config, server_state, app_state, _loop))
+        return _Reader(HttpConnection(self, config, server_state, app_state, _loop))
 
     def end_within(self, seconds: float) -> None:
         """Closes those connections that are left after so many seconds, whatever their state."""
@@ -94,14 +95,10 @@ class _Reader(Reader):
 
     SHORT_BUFFER = Reader.BUFFER[:SHORT_READ_BYTES]
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: HttpConnection) -> None:
         self._connection = connection
-        self.data_received = connection.data_received  # type: ignore[method-assign]
-        self.connection_made = connection.connection_made  # type: ignore[assignment,method-assign]
-        self.connection_lost = connection.connection_lost  # type: ignore[method-assign]
-        self.eof_received = connection.eof_received  # type: ignore[method-assign]
-        self.pause_writing = connection.pause_writing  # type: ignore[method-assign]
-        self.resume_writing = connection.resume_writing  # type: ignore[method-assign]
+        for name in ("data_received", "connection_made", "connection_lost", "eof_received", "pause_writing", "resume_writing"):
+            setattr(self, name, getattr(connection, name))
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self.BUFFER if self._connection.expects_bulk else self.SHORT_BUFFER
@@ -110,7 +107,7 @@ class _Reader(Reader):
 class _Flow(FlowControl):
     """Reads nothing for a connection that holds what it has not parsed: pipelined requests wait with their client."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: HttpConnection) -> None:
         super().__init__(connection.transport)
         self._connection = connection
 
@@ -125,7 +122,7 @@ class _Responses:
     Head and body of a response are written at once: one system call, and the client wakes up once.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: HttpConnection) -> None:
         self._connection = connection
         self._parts: list[bytes] = []
 
@@ -148,24 +145,24 @@ class _Responses:
         return self._connection.is_ending
 
 
-class _Body:
+class _BodyEvents:
     """What a parser calls for the body of a request that asks for another protocol, such as h2c: the parser of its head skips it."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: HttpConnection) -> None:
         self.on_header = connection.on_header
         self.on_body = connection.on_body
         self.on_message_complete = connection.on_message_complete
 
 
-class Connection(HttpToolsProtocol):
+class HttpConnection(HttpToolsProtocol):
     """One connection. ``since`` is when it entered its state."""
 
-    def __init__(self, connections: Connections, *options: Any) -> None:
+    def __init__(self, connections: HttpConnections, *options: Any) -> None:
         super().__init__(*options)
         self._connections = connections
         self._limits = connections.limits
         self.peer = ""
-        self.since = self.loop.time()
+        self.since, self.unread_since = self.loop.time(), math.inf
         self._state = FIRST
         # Received and not parsed yet, because a request is in progress.
         self._unparsed = b""
@@ -178,7 +175,6 @@ class Connection(HttpToolsProtocol):
         self._hosts = self._fields = 0
         # What is left of a body of known length; and the bytes of a message beside its body.
         self._body_left = self._overhead = 0
-        self._unread = Unread()
         self._responses = _Responses(self)
 
     def connection_made(self, transport: Any) -> None:
@@ -222,10 +218,7 @@ class Connection(HttpToolsProtocol):
         return self._state == LINGER or self.transport.is_closing()
 
     def check(self, now: float) -> None:
-        """Closes the connection if it is past the deadline of its state, or its client does not read."""
-        if self._unread.seconds(self.transport, now) > self._limits.write_seconds:
-            self.abort("unread-answer")
-            return
+        """Closes the connection if it is past the deadline of its state."""
         if now - self.since > self._seconds(self._state) and not self.transport.is_closing():
             if self._state == HEAD:
                 self._refuse(408)
@@ -377,7 +370,7 @@ class Connection(HttpToolsProtocol):
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade as upgrade:
-            self.parser = httptools.HttpRequestParser(_Body(self))
+            self.parser = httptools.HttpRequestParser(_BodyEvents(self))
             framing = [b"%b: %b\r\n" % field for field in self.headers if field[0] in (b"content-length", b"transfer-encoding")]
             self.parser.feed_data(b"POST / HTTP/1.1\r\n" + b"".join(framing) + b"\r\n")
             self._feed(piece[upgrade.args[0] :])

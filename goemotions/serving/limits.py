@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from goemotions import addresses
 from goemotions.errors import RequestError
+
+# So many times a limit may be taken, if what is beyond it is for addresses with less than an equal share.
+ROOM_FOR_OTHERS = 1.25
+# Words that may be explained, for each text of a request without explanations.
+WORDS_PER_TEXT = 16
 
 
 def _limit(default: float | str, help: str, **metadata: Any) -> Any:
@@ -47,15 +55,6 @@ class Limits:
         """Most values of a request: two per text, as in a nested tensor, and what parameters and requested outputs may need."""
         return 2 * self.texts + 1000
 
-    def check_requests(self, count: int) -> None:
-        """Rejects one of so many requests at once.
-
-        Raises:
-            RequestError: 429 if they are too many.
-        """
-        if count > self.requests:
-            raise RequestError("the server handles too many requests: try again later", 429, retry_after=1)
-
     def check_texts(self, count: int) -> None:
         """Rejects a request with too many texts.
 
@@ -74,6 +73,67 @@ class Limits:
         most = self.texts // (1 + removals)
         if count > most:
             raise RequestError(f"{count} texts to explain with {removals} removals each: send at most {most}", 413)
+
+    def check_words(self, count: int) -> None:
+        """Rejects a request with too many words to explain, of each of which the response has as many numbers as labels.
+
+        Raises:
+            RequestError: 413.
+        """
+        if count > (most := WORDS_PER_TEXT * self.texts):
+            raise RequestError(f"the texts to explain have more than {most:,} words: send fewer", 413)
+
+
+class Shares:
+    """How much each address takes of something that is limited: one may take all of it, and others still find room."""
+
+    def __init__(self, most: float) -> None:
+        self._most = most
+        self._taken = Counter[str]()
+        self.total = 0
+
+    def has_room(self, peer: str, amount: int = 1, room: float = 1.0) -> bool:
+        """Whether an address may take so much more; ``room``: of so many times the limit."""
+        total, peers = self.total + amount, len(self._taken) + (peer not in self._taken)
+        is_below_share = self._taken[peer] + amount <= self._most / peers
+        return total <= room * self._most or (is_below_share and total <= ROOM_FOR_OTHERS * self._most)
+
+    def add(self, peer: str, amount: int = 1) -> None:
+        """Counts what an address takes, or gives back."""
+        self.total += amount
+        self._taken[peer] += amount
+        if not self._taken[peer]:
+            del self._taken[peer]
+
+    def __contains__(self, peer: str) -> bool:
+        return peer in self._taken
+
+
+class Requests(Shares):
+    """The inference requests in progress, over all protocols of a process."""
+
+    def check(self, peer: str) -> None:
+        """Rejects a request of an address if there are too many.
+
+        Raises:
+            RequestError: 429.
+        """
+        if not self.has_room(peer):
+            raise too_many_requests()
+
+    @contextlib.contextmanager
+    def admitted(self, peer: str) -> Iterator[None]:
+        """Counts a request of an address while it is in progress; raises as ``check``."""
+        self.check(peer)
+        self.add(peer)
+        try:
+            yield
+        finally:
+            self.add(peer, -1)
+
+
+def too_many_requests() -> RequestError:
+    return RequestError("the server handles too many requests: try again later", 429, retry_after=1)
 
 
 @dataclass(frozen=True)

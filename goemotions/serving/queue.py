@@ -2,8 +2,9 @@
 
 Requests share the workers by tokens (weighted fair queueing): the next batch is made around a text of the request that would be
 complete first if all that wait had equal shares. Large requests count as if a portion of them were the rest. So a request of one text
-waits for batches that have begun and for other small requests, however many large ones there are; small requests of one size are
-complete in the order in which they came, and later ones do not delay them.
+waits for batches that have begun and for other small requests, however many large ones there are; small requests of one size and client
+are complete in the order in which they came, and later ones do not delay them. Addresses have their turn by tokens, too, among small
+requests and among large ones, so that one with many does not delay another's; a gateway is one address.
 
 https://en.wikipedia.org/wiki/Fair_queuing
 """
@@ -14,6 +15,7 @@ import asyncio
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -21,7 +23,7 @@ import numpy as np
 
 from goemotions.errors import RequestError
 from goemotions.serving import metrics
-from goemotions.serving.limits import Limits
+from goemotions.serving.limits import Limits, Shares
 
 # Weight of the newest batch in the throughput: of some twenty batches, so that a slow one neither hides nor decides.
 SMOOTHING = 0.05
@@ -39,7 +41,7 @@ SMALL_SHARE, SMALL_ROOM = 0.01, 1.1
 
 @dataclass(eq=False)
 class QueuedRequest:
-    """The texts of one request: ``waiting`` of them are in the queue, ``missing`` of them have no logits yet.
+    """The texts of one request of an address: ``waiting`` of them are in the queue, ``missing`` of them have no logits yet.
 
     ``is_counted`` says whether they are traffic; copies for a challenger are none.
     """
@@ -48,6 +50,7 @@ class QueuedRequest:
     future: asyncio.Future[tuple[np.ndarray, np.ndarray]]
     max_length: int = 512
     is_counted: bool = True
+    peer: str = ""
     arrived: float = field(default_factory=time.perf_counter)
     waiting: int = field(init=False)
     missing: int = field(init=False)
@@ -66,6 +69,11 @@ class QueuedRequest:
         self.waiting = self.missing = len(self.texts)
         self.tokens = sum(map(self.weight, self.texts))
         self.truncated = np.zeros(len(self.texts), dtype=bool)
+
+    @property
+    def share(self) -> tuple[str, bool]:
+        """The requests among which it has its turn: those of its address that are small, or large, as it is."""
+        return self.peer, self.is_small
 
     def weight(self, text: str) -> int:
         """An estimate of the tokens of a text: at most what the model reads, unless the text is so long that its memory counts."""
@@ -103,7 +111,11 @@ class TextQueue:
         self._requests: dict[QueuedRequest, None] = {}
         # Those of them that have texts without tokens.
         self._untokenized: dict[QueuedRequest, None] = {}
-        self._waiting = self._tokens = self._ready = 0
+        self._texts, self._tokens = Shares(limits.queue_texts), Shares(limits.queue_tokens)
+        self._ready = 0
+        # Of small requests, and of large ones: what each address has had that waits, and where a new one begins.
+        self._served: dict[tuple[str, bool], int] = {}
+        self._begin = {True: 0, False: 0}
         # The tokens that each request has had that waited all the time.
         self._clock = 0.0
         self._scored = self._seconds = 0.0
@@ -124,10 +136,12 @@ class TextQueue:
                 request.late = request.arrived + limits.queue_seconds + request.tokens / speed
             else:
                 wait = 0.0
-            if self._waiting and (self._is_full(request) or wait > limits.queue_seconds):
+            if self._requests and (self._is_full(request) or wait > limits.queue_seconds):
                 raise full(wait)
             self._requests[request] = self._untokenized[request] = None
-            self._count(request.waiting, request.tokens)
+            self._served[request.share] = max(self._served.get(request.share, 0), self._begin[request.is_small])
+            self._count(request, request.waiting, request.tokens)
+            self._show_size()
             self._changed.notify()
 
     def drop(self, request: QueuedRequest) -> None:
@@ -138,8 +152,8 @@ class TextQueue:
     def get(self) -> list[Chunk] | None:
         """Blocks until something waits; returns texts to tokenize, if any. None if the queue is closed and empty."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ready or self._untokenized or (self._is_closed and not self._waiting))
-            return list(self._chunks()) if self._waiting else None
+            self._changed.wait_for(lambda: self._ready or self._untokenized or (self._is_closed and not self._requests))
+            return list(self._chunks()) if self._requests else None
 
     def put_tokenized(self, texts: Iterable[QueuedText]) -> None:
         """Adds the tokenized texts of requests that ``get`` returned."""
@@ -158,7 +172,7 @@ class TextQueue:
         whose turn comes next.
         """
         with self._changed:
-            requests = _in_turn(request for request in self._requests if request.ready)
+            requests = self._in_turn(request for request in self._requests if request.ready)
             if not requests:
                 return []
             batch = choose([text for request in requests for text in request.ready][:WINDOW])
@@ -198,26 +212,46 @@ class TextQueue:
             self._changed.notify_all()
 
     def _tokens_before(self, request: QueuedRequest) -> int:
-        """The tokens of small requests that are due before this one, and of large ones as many as it has itself."""
-        small = (other.tokens for other in self._requests if other.is_small and other.due <= request.due)
-        large = (min(other.tokens, request.tokens) for other in self._requests if not other.is_small)
-        return sum(small) + sum(large)
+        """The tokens of small requests that are due before this one, and of large ones as many as it has itself.
+
+        Of each, those of another address are no more than those of its own.
+        """
+        small, large = Counter[str](), Counter[str]()
+        for other in self._requests:
+            if not other.is_small:
+                large[other.peer] += min(other.tokens, request.tokens)
+            elif other.due <= request.due:
+                small[other.peer] += other.tokens
+        before = 0
+        for tokens in (small, large):
+            own = tokens.pop(request.peer, 0)
+            before += own + sum(min(others, own + request.tokens) for others in tokens.values())
+        return before
+
+    def _in_turn(self, requests: Iterable[QueuedRequest]) -> list[QueuedRequest]:
+        """By the time at which they are due; the places of small ones, and those of large ones, by what their addresses have had."""
+        due = sorted(requests, key=lambda request: request.due)
+        if len(self._served) < 2:
+            return due
+        shares = sorted(due, key=lambda request: self._served[request.share])
+        upcoming = {is_small: iter([one for one in shares if one.is_small == is_small]) for is_small in (True, False)}
+        return [next(upcoming[request.is_small]) for request in due]
 
     def _drop(self, request: QueuedRequest) -> None:
         self._untokenized.pop(request, None)
         if self._requests.pop(request, request) is None:
             self._ready -= len(request.ready)
-            self._count(-request.waiting, -request.tokens)
+            self._count(request, -request.waiting, -request.tokens)
+            self._show_size()
             request.waiting = request.tokens = 0
 
     def _is_full(self, request: QueuedRequest) -> bool:
-        texts, tokens = self._waiting + request.waiting, self._tokens + request.tokens
-        room = SMALL_ROOM if request.is_small else 1
-        return texts > room * self._limits.queue_texts or tokens > room * self._limits.queue_tokens
+        room, peer = SMALL_ROOM if request.is_small else 1.0, request.peer
+        return not (self._texts.has_room(peer, request.waiting, room) and self._tokens.has_room(peer, request.tokens, room))
 
     def _chunks(self) -> Iterable[Chunk]:
         characters, room = CHUNK_CHARACTERS, WINDOW - self._ready
-        for request in _in_turn(self._untokenized):
+        for request in self._in_turn(self._untokenized):
             start, texts = request.tokenized, max(room, 0 if request.ready else LEAST_TEXTS)
             while request.tokenized < min(len(request.texts), start + texts) and characters > 0:
                 # Longer texts are cut before they are tokenized.
@@ -230,35 +264,41 @@ class TextQueue:
                 yield Chunk(request, start, request.texts[start : request.tokenized])
 
     def _remove(self, batch: list[QueuedText]) -> None:
-        chosen = set(map(id, batch))
-        for request in {text.request: None for text in batch}:
-            request.ready = [text for text in request.ready if id(text) not in chosen]
-        tokens = 0
+        chosen, tokens = set(map(id, batch)), Counter[QueuedRequest]()
         for text in batch:
-            request, weight = text.request, text.request.weight(text.request.texts[text.position])
-            request.waiting -= 1
-            request.tokens -= weight
+            tokens[text.request] += text.request.weight(text.request.texts[text.position])
+        for is_small, begin in self._begin.items():
+            served = (self._served[one.share] for one in tokens if one.is_small == is_small)
+            self._begin[is_small] = max(begin, min(served, default=0))
+        for request, weight in tokens.items():
+            self._served[request.share] += weight
+            left = [text for text in request.ready if id(text) not in chosen]
+            count, request.ready = len(request.ready) - len(left), left
             if not request.is_small:
                 request.due += weight
-            tokens += weight
-        self._clock += tokens / len(self._requests)
-        for request in {text.request for text in batch if not text.request.waiting}:
-            del self._requests[request]
+            request.waiting -= count
+            request.tokens -= weight
+            self._count(request, -count, -weight)
+        self._clock += tokens.total() / len(self._requests)
+        for request in tokens:
+            if not request.waiting:
+                del self._requests[request]
         self._ready -= len(batch)
-        self._count(-len(batch), -tokens)
+        self._show_size()
 
-    def _count(self, texts: int, tokens: int) -> None:
-        self._waiting += texts
-        self._tokens += tokens
-        if not self._waiting:
+    def _count(self, request: QueuedRequest, texts: int, tokens: int) -> None:
+        self._texts.add(request.peer, texts)
+        self._tokens.add(request.peer, tokens)
+        if request.peer not in self._texts:
+            for is_small in (True, False):
+                self._served.pop((request.peer, is_small), None)
+
+    def _show_size(self) -> None:
+        if not self._texts.total:
             self._changed.notify_all()
-        metrics.QUEUE_TEXTS.set(self._waiting)
-        metrics.QUEUE_TOKENS.set(self._tokens)
+        metrics.QUEUE_TEXTS.set(self._texts.total)
+        metrics.QUEUE_TOKENS.set(self._tokens.total)
 
 
 def full(wait: float = 1.0) -> RequestError:
     return RequestError("the queue is full: try again later", 429, retry_after=max(1, round(wait)))
-
-
-def _in_turn(requests: Iterable[QueuedRequest]) -> list[QueuedRequest]:
-    return sorted(requests, key=lambda request: request.due)

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import socket
 from typing import Any
 
 from goemotions.serving import connections, listening, metrics
-from goemotions.serving.connections import Reader, Unread
+from goemotions.serving.connections import Reader
 from goemotions.serving.frames import (
     CALM,
     GOAWAY,
@@ -78,6 +79,11 @@ class Relays(connections.Connections["Relay"]):
         """The connection of a call, by the peer that the library names; None if it is closed."""
         return self._names.get(peer)
 
+    def address(self, peer: str) -> str:
+        """The address of the client of a call; empty if its connection is closed."""
+        relay = self.of(peer)
+        return relay.peer if relay else ""
+
     def add(self, connection: Relay) -> None:
         super().add(connection)
         self._names[connection.name] = connection
@@ -96,10 +102,9 @@ class Relay(Reader):
         self.client: Any = None
         self._library = _Library(self)
         self.peer = self.name = ""
-        self.since = self._loop.time()
+        self.since, self.unread_since = self._loop.time(), math.inf
         self.calls = 0
         self.frames = Frames(relays.limits.body_bytes, self.since)
-        self._unread = Unread()
         self._connecting: asyncio.Task[object] | None = None
         # Received and not passed on, and where the next frame begins in it.
         self._held, self._next = b"", len(PREFACE)
@@ -168,10 +173,7 @@ class Relay(Reader):
         self._relay()
 
     def check(self, now: float) -> None:
-        limits = self._relays.limits
-        if self._unread.seconds(self.client, now) > limits.write_seconds:
-            self.abort("unread-answer")
-        elif not self._has_acknowledged and now - self.since > limits.read_seconds:
+        if not self._has_acknowledged and now - self.since > self._relays.limits.read_seconds:
             self.abort("silent")
 
     def abort(self, reason: str) -> None:

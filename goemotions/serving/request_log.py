@@ -18,7 +18,7 @@ import secrets
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,7 +68,8 @@ class RequestLog:
         if settings.log_store:
             store.connect(settings.log_store)
         self._segments = Segments(settings, model_name, version, labels, workers)
-        self._queue: deque[tuple[Any, ...]] = deque()
+        # Numbers of rows, and the rows, which the thread that writes them makes.
+        self._queue: deque[tuple[int, Iterable[dict[str, Any]]]] = deque()
         # The event loop counts what it puts, and the thread that writes what it takes.
         self._put = self._taken = self._feedback = 0
         self._quotas, self._quotas_since = Counter[tuple[str, str]](), time.monotonic()
@@ -89,7 +90,7 @@ class RequestLog:
         if not request_log.is_logged(request_id, self._settings.log_share):
             return
         cut = [text[: 2 * redaction.MAX_CHARACTERS] for text in texts]
-        self._append(len(cut), ANSWERS, request_id, time.time(), cut, result.predictions, result.probabilities)
+        self._append(len(cut), self._answers(self._row(ANSWERS, request_id), cut, result))
 
     def add_feedback(self, request_id: str, index: int, labels: list[str], user: str = "", peer: str = "") -> bool:
         """Logs the labels that a user gave a text; returns whether its answer is in the log, without which they are of no use.
@@ -109,9 +110,8 @@ class RequestLog:
             return False
         counted = self._within_quotas(peer, f"{request_id} {index}")
         self._feedback += 1
-        if self._feedback > FEEDBACK_ROWS or not self._append(
-            1, FEEDBACK, request_id, time.time(), index, list(dict.fromkeys(labels)), user
-        ):
+        row = {**self._row(FEEDBACK, request_id), "index": index, "labels": list(dict.fromkeys(labels)), "user": user}
+        if self._feedback > FEEDBACK_ROWS or not self._append(1, [row]):
             raise RequestError("too much feedback: try again later", 429, retry_after=1)
         self._quotas.update(counted)
         return True
@@ -138,12 +138,12 @@ class RequestLog:
         for thread in self._threads:
             thread.join()
 
-    def _append(self, count: int, *entry: Any) -> bool:
+    def _append(self, count: int, rows: Iterable[dict[str, Any]]) -> bool:
         if self._put - self._taken + count > QUEUE_ROWS:
             metrics.LOG_DROPPED.labels("queue").inc(count)
             return False
         self._put += count
-        self._queue.append((count, *entry))
+        self._queue.append((count, rows))
         return True
 
     def _write(self) -> None:
@@ -158,9 +158,9 @@ class RequestLog:
         self._feedback = 0
         rows: list[dict[str, Any]] = []
         for _ in range(len(self._queue)):
-            count, *entry = self._queue.popleft()
+            count, queued = self._queue.popleft()
             with _logged("an answer is not logged"):
-                for row in self._rows(*entry):
+                for row in queued:
                     rows.append(row)
                     if len(rows) == CHUNK_ROWS:
                         self._segments.append(rows)
@@ -169,15 +169,13 @@ class RequestLog:
             self._taken += count
         self._segments.append(rows)
 
-    def _rows(self, kind: str, request_id: str, now: float, *content: Any) -> Iterator[dict[str, Any]]:
-        key = {"kind": kind, "id": request_id, "time": now, "version": self._version}
-        if kind == FEEDBACK:
-            index, labels, user = content
-            yield {**key, "index": index, "labels": labels, "user": user}
-            return
-        for index, (text, answer, scores) in enumerate(zip(*content, strict=True)):
+    def _row(self, kind: str, request_id: str) -> dict[str, Any]:
+        return {"kind": kind, "id": request_id, "time": time.time(), "version": self._version}
+
+    def _answers(self, row: dict[str, Any], texts: Sequence[str], result: Any) -> Iterator[dict[str, Any]]:
+        for index, (text, answer, scores) in enumerate(zip(texts, result.predictions, result.probabilities, strict=True)):
             values = {"labels": answer["labels"], "truncated": answer["truncated"], "scores": scores}
-            yield {**key, "index": index, "text": redaction.redact(text), **values}
+            yield {**row, "index": index, "text": redaction.redact(text), **values}
 
     def _upload(self) -> None:
         while not self._is_closing.wait(UPLOAD_SECONDS):

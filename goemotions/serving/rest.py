@@ -47,23 +47,17 @@ def create_app(service: Service, lifespan: Any = None, extra: Sequence[Route] = 
 
 
 def _health(service: Service) -> list[Route]:
-    async def live(request: Request) -> Response:
-        is_live = service.is_live
-        return _json({"live": is_live}, 200 if is_live else 503)
+    def route(path: str, field: str, is_so: Callable[[], bool], **more: str) -> Route:
+        async def respond(request: Request) -> Response:
+            return _json({**more, field: (now := is_so())}, 200 if now else 503)
 
-    async def ready(request: Request) -> Response:
-        is_ready = service.is_ready
-        return _json({"ready": is_ready}, 200 if is_ready else 503)
-
-    async def model_ready(request: Request) -> Response:
-        is_ready = service.is_ready
-        return _json({"name": service.name, "ready": is_ready}, 200 if is_ready else 503)
+        return Route(path, respond)
 
     model_paths = [openapi.v1_path(service.name), *openapi.v2_paths(service.name, service.version, "/ready")]
     return [
-        Route("/v2/health/live", live),
-        Route("/v2/health/ready", ready),
-        *(Route(path, model_ready) for path in model_paths),
+        route("/v2/health/live", "live", lambda: service.is_live),
+        route("/v2/health/ready", "ready", lambda: service.is_ready),
+        *(route(path, "ready", lambda: service.is_ready, name=service.name) for path in model_paths),
     ]
 
 
@@ -90,20 +84,22 @@ def _inference(service: Service) -> list[Route]:
     async def predict(request: Request, body: bytes) -> Response:
         parsed = await bodies.parse(lambda: schema.parse(schema.V1Request, body, service.limits), body)
         options = (parsed.parameters or schema.Parameters()).options()
-        result = await service.predict(parsed.instances, options, _id_in_log(request), is_copy=_is_copy(request))
+        result = await service.predict(parsed.instances, options, **_source(request))
         return _json({"predictions": result.predictions, "model_name": service.name, "model_version": service.version})
 
     async def explain(request: Request, body: bytes) -> Response:
         parsed = await bodies.parse(lambda: schema.parse(schema.V1ExplainRequest, body, service.limits), body)
         parameters = parsed.parameters or schema.ExplainParameters()
-        predictions, explanations = await service.explain(parsed.instances, parameters.options(), parameters.removals)
+        predictions, explanations = await service.explain(
+            parsed.instances, parameters.options(), parameters.removals, bodies.address(request)
+        )
         names = {"model_name": service.name, "model_version": service.version}
         return _json({"predictions": predictions, "explanations": explanations, **names})
 
     async def infer(request: Request, body: bytes) -> Response:
         header_length = request.headers.get(BINARY_HEADER)
         parsed = await bodies.parse(lambda: openinference.from_rest(body, header_length, service.limits), body)
-        result = await service.predict(parsed.texts, parsed.options, _id_in_log(request), is_copy=_is_copy(request))
+        result = await service.predict(parsed.texts, parsed.options, **_source(request))
         content, tensors = openinference.to_rest(parsed, result, service.version, service.name)
         if not tensors:
             return _json(content)
@@ -114,11 +110,10 @@ def _inference(service: Service) -> list[Route]:
         if service.log is None:
             raise RequestError("this server keeps no request log, so it takes no feedback: start it with --log-share", 404)
         parsed = await bodies.parse(lambda: schema.parse(schema.FeedbackRequest, body, service.limits), body)
-        peer = request.client.host if request.client else ""
-        is_logged = service.log.add_feedback(parsed.id, parsed.index, parsed.labels, parsed.user, peer)
+        is_logged = service.log.add_feedback(parsed.id, parsed.index, parsed.labels, parsed.user, bodies.address(request))
         return _json({"id": parsed.id, "index": parsed.index, "logged": is_logged})
 
-    limiter = RequestLimiter(service.limits)
+    limiter = RequestLimiter(service.limits, service.requests)
 
     def endpoint(protocol: str, handler: Handler) -> _Endpoint:
         return _Endpoint(protocol, lambda request: limiter.handle(request, handler))
@@ -155,9 +150,11 @@ def _is_copy(request: Request) -> bool:
     return defaults.COPY_HEADER in request.headers
 
 
-def _id_in_log(request: Request) -> str:
-    """The id under which answers are logged; empty for the texts of a rollout, which nobody wrote."""
-    return "" if request.headers.get(defaults.COPY_HEADER) == defaults.COPY_OF_ROLLOUT else request.scope["state"][ID]
+def _source(request: Request) -> dict[str, Any]:
+    """Where a request comes from, for ``Service.predict``. The texts of a rollout, which nobody wrote, are not logged."""
+    is_of_rollout = request.headers.get(defaults.COPY_HEADER) == defaults.COPY_OF_ROLLOUT
+    request_id = "" if is_of_rollout else request.scope["state"][ID]
+    return {"request_id": request_id, "peer": bodies.address(request), "is_copy": _is_copy(request)}
 
 
 def _metrics(service: Service) -> Route:

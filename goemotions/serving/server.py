@@ -30,8 +30,9 @@ from goemotions.serving.limits import Limits, LogSettings, ShadowSettings
 if TYPE_CHECKING:
     # At run time only where it is used: a worker imports the metrics after their files exist.
     from goemotions.prediction.predictor import Predictor
-    from goemotions.serving.http import Connections
+    from goemotions.serving.http import HttpConnections
     from goemotions.serving.request_log import RequestLog
+    from goemotions.serving.service import Service
 
 logger = logging.getLogger(__name__)
 # For what runs after the last request to end.
@@ -97,9 +98,9 @@ def _serve(
     pipe: multiprocessing.connection.Connection | None = None,
 ) -> None:
     """Serves in this process; ``pipe``: that of a worker process, ``started``: when the server was."""
-    from goemotions.serving.http import Connections
+    from goemotions.serving.http import HttpConnections
 
-    connections = Connections(settings.limits)
+    connections = HttpConnections(settings.limits)
     config = uvicorn.Config(
         functools.partial(create_app, settings, connections, grpc_port, started, pipe),
         factory=True,
@@ -141,23 +142,30 @@ class _Server(uvicorn.Server):
 
 def create_app(
     settings: Settings,
-    connections: Connections,
+    connections: HttpConnections,
     grpc_port: socket.socket | None,
     started: float,
     pipe: multiprocessing.connection.Connection | None,
 ) -> Starlette:
     """The application of one process, with a warm engine; ``started`` and ``pipe`` as for ``_serve``."""
-    from goemotions.models import engines
-    from goemotions.prediction.predictor import Predictor
-    from goemotions.serving import grpc, logs, metrics, page, rest
-    from goemotions.serving.service import Service
-    from goemotions.serving.shadow import Shadow
+    from goemotions.serving import logs, metrics, page, rest
 
     logs.limit_rate()
     metrics.STARTED.set(started)
-
     # The event loop and the worker threads switch ten times as often as by default, so that neither waits long for the other.
     sys.setswitchinterval(0.0005)
+    service = _service(settings)
+    connections.health = {b"live": lambda: service.is_live, b"ready": lambda: service.is_ready}
+    lifespan = functools.partial(_lifespan, settings, service, connections, grpc_port, pipe)
+    return rest.create_app(service, lifespan, page.routes(service) if settings.page else ())
+
+
+def _service(settings: Settings) -> Service:
+    from goemotions.models import engines
+    from goemotions.prediction.predictor import Predictor
+    from goemotions.serving.service import Service
+    from goemotions.serving.shadow import Shadow
+
     threads = settings.threads or max(1, engines.cpus() // settings.workers)
     predictor = Predictor.load(settings.folder, engine=settings.engine, threads=threads, is_verified=True)
     service = Service(
@@ -168,40 +176,42 @@ def create_app(
         across_requests=settings.across_requests,
         log=_request_log(settings, predictor),
     )
-    connections.health = {b"live": lambda: service.is_live, b"ready": lambda: service.is_ready}
     if settings.shadow.shadow_url and settings.shadow.shadow_percent:
         service.shadow = Shadow(settings.shadow, settings.name, service.labels)
+    return service
 
-    @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        grpc_server = grpc.Server(service, grpc_port) if grpc_port else None
-        if grpc_server:
-            await grpc_server.start()
-        draining = _Draining(service, connections, grpc_server)
-        beating = asyncio.create_task(_beat(service, pipe)) if pipe else None
-        # What was imported never becomes garbage, and looking through it would stop all requests for up to a tenth of a second.
-        gc.collect()
-        gc.freeze()
-        logger.info(
-            "ready at http://%s:%s/: %s version %s (run %s), %s",
-            settings.host,
-            settings.port,
-            settings.name,
-            settings.version,
-            service.run_id,
-            service.computation,
-        )
-        yield
-        if grpc_server:
-            await draining.stop_grpc()
-        if beating:
-            beating.cancel()
-        # A worker thread that hangs does not delay the end of the process.
-        closing = threading.Thread(target=service.close, daemon=True)
-        closing.start()
-        closing.join(END_SECONDS)
 
-    return rest.create_app(service, lifespan, page.routes(service) if settings.page else ())
+@contextlib.asynccontextmanager
+async def _lifespan(
+    settings: Settings,
+    service: Service,
+    connections: HttpConnections,
+    grpc_port: socket.socket | None,
+    pipe: multiprocessing.connection.Connection | None,
+    _: Starlette,
+) -> AsyncIterator[None]:
+    """What runs beside the application: gRPC, and what shows the supervisor that this process is alive."""
+    from goemotions.serving import grpc
+
+    grpc_server = grpc.Server(service, grpc_port) if grpc_port else None
+    if grpc_server:
+        await grpc_server.start()
+    draining = _Draining(service, connections, grpc_server)
+    beating = asyncio.create_task(_beat(service, pipe)) if pipe else None
+    # What was imported never becomes garbage, and looking through it would stop all requests for up to a tenth of a second.
+    gc.collect()
+    gc.freeze()
+    ready = "ready at http://%s:%s/: %s version %s (run %s), %s"
+    logger.info(ready, settings.host, settings.port, settings.name, settings.version, service.run_id, service.computation)
+    yield
+    if grpc_server:
+        await draining.stop_grpc()
+    if beating:
+        beating.cancel()
+    # A worker thread that hangs does not delay the end of the process.
+    closing = threading.Thread(target=service.close, daemon=True)
+    closing.start()
+    closing.join(END_SECONDS)
 
 
 def _request_log(settings: Settings, predictor: Predictor) -> RequestLog | None:
@@ -222,7 +232,7 @@ class _Draining:
     be answered.
     """
 
-    def __init__(self, service: Any, connections: Connections, grpc_server: Any) -> None:
+    def __init__(self, service: Service, connections: HttpConnections, grpc_server: Any) -> None:
         self._service = service
         self._connections = connections
         self._grpc_server = grpc_server
@@ -254,7 +264,7 @@ class _Draining:
         self._stop(number, frame)
 
 
-async def _beat(service: Any, pipe: multiprocessing.connection.Connection) -> None:
+async def _beat(service: Service, pipe: multiprocessing.connection.Connection) -> None:
     """Shows the supervisor that the event loop runs and the engine works, and learns whether all workers do."""
     while True:
         if service.is_live:

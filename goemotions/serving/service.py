@@ -16,7 +16,7 @@ from kserve.metrics import EXPLAIN_HIST_TIME
 
 from goemotions.defaults import MODEL_NAME
 from goemotions.errors import RequestError
-from goemotions.evaluation.occlusion import occlude, to_score
+from goemotions.evaluation.occlusion import Occlusion, occlude, to_score
 from goemotions.metrics.probabilities import sigmoid
 from goemotions.models import devices
 from goemotions.models.engines import LENGTH_STEP, Engine
@@ -25,7 +25,8 @@ from goemotions.prediction.explanation import Explanation
 from goemotions.prediction.predictor import Options, Prediction, Predictor
 from goemotions.serving import metrics
 from goemotions.serving.batching import LEAST_MEASURED, Batcher
-from goemotions.serving.limits import Limits
+from goemotions.serving.limits import Limits, Requests
+from goemotions.serving.queue import full
 from goemotions.serving.traffic import TrafficCounters
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 # The status of a request whose connection refused the rest of it, and has counted it.
 COUNTED = 0
-# One thread, so that texts to explain take no more than one core from the engine before they are admitted.
+# One thread, so that texts to explain take no more than one core from the engine.
 OCCLUDER = ThreadPoolExecutor(1, "occluder")
 T = TypeVar("T")
 
@@ -75,6 +76,7 @@ class Service:
         self.name = name
         self.version = version
         self.limits = limits
+        self.requests = Requests(limits.requests)
         self.log = log
         self.labels = predictor.bundle.taxonomy.names
         self.is_draining = False
@@ -105,8 +107,10 @@ class Service:
     def is_ready(self) -> bool:
         return self.is_live and not self.is_draining and not self.has_hung_peer
 
-    async def predict(self, texts: Sequence[str], options: Options, request_id: str = "", *, is_copy: bool = False) -> Result:
-        """Labels the texts of one request, in order; the same for every protocol. Without an id they are not logged.
+    async def predict(
+        self, texts: Sequence[str], options: Options, *, request_id: str = "", peer: str = "", is_copy: bool = False
+    ) -> Result:
+        """Labels the texts of one request of an address, in order. Without an id they are not logged.
 
         A request that is a copy of another one is neither copied nor counted as traffic.
 
@@ -118,7 +122,7 @@ class Service:
         if not is_copy:
             metrics.REQUEST_TEXTS.observe(len(texts))
         started = time.perf_counter()
-        logits, truncated = await self._batcher.logits(texts, is_counted=not is_copy)
+        logits, truncated = await self._batcher.logits(texts, peer, is_counted=not is_copy)
         self._predict_seconds.observe(time.perf_counter() - started)
         probabilities = sigmoid(logits)
         predictions = self.predictor.predictions(probabilities, truncated, options)
@@ -132,22 +136,35 @@ class Service:
         return result
 
     async def explain(
-        self, texts: Sequence[str], options: Options, removals: int
+        self, texts: Sequence[str], options: Options, removals: int, peer: str = ""
     ) -> tuple[list[Prediction], list[Explanation]]:
         """Labels and explains the texts of one request, in order. Explained texts are no traffic, and are not counted as such.
 
         Raises:
-            RequestError: as ``predict``; each removal counts as a text.
+            RequestError: as ``predict``; each removal counts as a text. 413 also for too many words, 429 if the texts of others take
+                too long.
         """
         self._check_live()
         self.limits.check_explained(len(texts), removals)
         with EXPLAIN_HIST_TIME.labels(self.name).time():
-            encoder = self.predictor.engine.encoder
-            occlusions = await asyncio.get_running_loop().run_in_executor(
-                OCCLUDER, lambda: [occlude(encoder, text, removals) for text in texts]
-            )
-            logits, truncated = await self._batcher.logits(to_score(texts, occlusions), is_counted=False)
-        return explanation.describe(self.predictor, occlusions, sigmoid(logits), truncated, options)
+            occlusions = await self._occlude(texts, removals)
+            logits, truncated = await self._batcher.logits(to_score(texts, occlusions), peer, is_counted=False)
+        return await asyncio.get_running_loop().run_in_executor(
+            OCCLUDER, explanation.describe, self.predictor, occlusions, sigmoid(logits), truncated, options
+        )
+
+    async def _occlude(self, texts: Sequence[str], removals: int) -> list[Occlusion]:
+        """One text after the other, so that requests have their turn; in half of the time for an answer, since they are scored then."""
+        loop, encoder = asyncio.get_running_loop(), self.predictor.engine.encoder
+        occlusions: list[Occlusion] = []
+        try:
+            async with asyncio.timeout(self.limits.answer_seconds / 2):
+                for text in texts:
+                    occlusions.append(await loop.run_in_executor(OCCLUDER, occlude, encoder, text, removals))
+                    self.limits.check_words(sum(len(one.words) for one in occlusions))
+        except TimeoutError as error:
+            raise full() from error
+        return occlusions
 
     def metadata(self) -> dict[str, Any]:
         """The model's metadata in Open Inference's form."""

@@ -18,15 +18,15 @@ from goemotions.errors import RequestError
 from goemotions.serving import connections as connections_of
 from goemotions.serving import listening
 from goemotions.serving.bodies import REFUSAL_SECONDS, SMALL_BYTES, RequestLimiter
-from goemotions.serving.http import Connections
-from goemotions.serving.limits import Limits
+from goemotions.serving.http import HttpConnections
+from goemotions.serving.limits import Limits, Requests
 from goemotions.serving.service import handle
 
 
-async def end_while_scored(end: Callable[[Connections, asyncio.StreamWriter], None]) -> None:
+async def end_while_scored(end: Callable[[HttpConnections, asyncio.StreamWriter], None]) -> None:
     """Ends the connection of a request whose scores never come."""
     began, ended = asyncio.Event(), asyncio.Event()
-    connections, limiter = Connections(Limits()), RequestLimiter(Limits())
+    connections, limiter = HttpConnections(Limits()), RequestLimiter(Limits(), Requests(1))
 
     async def score(request: Request, body: bytes) -> Response:
         began.set()
@@ -64,7 +64,7 @@ async def end_while_scored(end: Callable[[Connections, asyncio.StreamWriter], No
     ids=["at the deadline of the drain", "by the client"],
 )
 def test_a_request_that_ends_without_scores_counts_against_who_ended_it(
-    end: Callable[[Connections, asyncio.StreamWriter], None], outcome: str
+    end: Callable[[HttpConnections, asyncio.StreamWriter], None], outcome: str
 ) -> None:
     labels = {"protocol": "test", "outcome": outcome}
     before = REGISTRY.get_sample_value("goemotions_requests_total", labels) or 0
@@ -80,7 +80,7 @@ def test_large_bodies_are_refused_one_after_the_other() -> None:
         raise RequestError("the queue is full", 429, retry_after=1)
 
     async def run() -> list[float]:
-        limiter, loop = RequestLimiter(Limits()), asyncio.get_running_loop()
+        limiter, loop = RequestLimiter(Limits(), Requests(5)), asyncio.get_running_loop()
 
         async def receive() -> Message:
             return {"type": "http.request", "body": b"a" * size}
@@ -98,6 +98,40 @@ def test_large_bodies_are_refused_one_after_the_other() -> None:
         assert after >= number * REFUSAL_SECONDS
 
 
+@pytest.mark.fault("server-greedy-client")
+def test_an_address_whose_bodies_take_all_memory_leaves_room_for_those_of_another() -> None:
+    size = SMALL_BYTES + 1
+
+    async def run() -> tuple[int, int]:
+        limiter, ended = RequestLimiter(Limits(total_bytes=4 * size), Requests(100)), asyncio.Event()
+
+        async def respond(request: Request, body: bytes) -> Response:
+            assert request.client is not None
+            if request.client.host == "greedy":
+                await ended.wait()
+            return Response()
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"a" * size}
+
+        async def send(address: str) -> int:
+            headers = [(b"content-length", b"%d" % size)]
+            scope = {"type": "http", "method": "POST", "headers": headers, "state": {}, "client": (address, 1)}
+            try:
+                return (await limiter.handle(Request(scope, receive), respond)).status_code
+            except RequestError as error:
+                return error.status
+
+        greedy = [asyncio.create_task(send("greedy")) for _ in range(5)]
+        refused, _ = await asyncio.wait(greedy, return_when=asyncio.FIRST_COMPLETED)
+        other = await send("other")
+        ended.set()
+        await asyncio.gather(*greedy)
+        return refused.pop().result(), other
+
+    assert asyncio.run(run()) == (429, 200)
+
+
 REQUEST = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 200000\r\n\r\n" + b" " * 200_000
 
 
@@ -111,7 +145,7 @@ async def responses_beyond_the_limit() -> list[bytes]:
 
     config = uvicorn.Config(Starlette(routes=[Route("/", respond, methods=["POST"])]), log_config=None, lifespan="off")
     config.load()
-    loop, state, connections = asyncio.get_running_loop(), ServerState(), Connections(Limits(peer_connections=2))
+    loop, state, connections = asyncio.get_running_loop(), ServerState(), HttpConnections(Limits(peer_connections=2))
     port = listening.bind("127.0.0.1", 0, "--port")
     listener = listening.Listener(port, lambda: connections(config, state, {}, loop), connections, connections.turns)
 
@@ -159,7 +193,7 @@ async def probes_while_nobody_has_a_turn() -> list[bytes]:
 
     config = uvicorn.Config(never, log_config=None, lifespan="off")
     config.load()
-    loop, state, connections = asyncio.get_running_loop(), ServerState(), Connections(Limits())
+    loop, state, connections = asyncio.get_running_loop(), ServerState(), HttpConnections(Limits())
     connections.health = {b"live": lambda: True, b"ready": lambda: False}
     port = listening.bind("127.0.0.1", 0, "--port")
     listener = listening.Listener(port, lambda: connections(config, state, {}, loop), connections, connections.turns)

@@ -2,8 +2,10 @@
 
 import collections
 import contextlib
+import itertools
 import signal
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +16,8 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
 from benchmarks import load
+from tests.support import http2
+from tests.support.attacks import ATTACKER
 from tests.support.servers import PREDICT, Server, serving
 
 
@@ -136,6 +140,55 @@ def test_others_are_served_beside_a_greedy_client(bundle: Path, tmp_path: Path) 
         assert 200 in greedy.result().statuses
         # They do not wait for requests of the other client, only for batches.
         assert disturbed.percentile(95) < 0.5 * greedy.result().percentile(50)
+
+
+@pytest.mark.fault("server-greedy-client")
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_an_address_with_all_requests_keeps_no_other_out(bundle: Path, tmp_path: Path, protocol: str) -> None:
+    with serving(bundle, tmp_path / "serve.log", "--requests", "8", "--queue-seconds", "60") as running:
+        fill = {"http": _fill_over_http, "grpc": _fill_over_grpc}[protocol]
+        with ThreadPoolExecutor() as pool, grpc.insecure_channel(f"127.0.0.1:{running.grpc_port}") as channel:
+            stub = stubs.GRPCInferenceServiceStub(channel)
+            call = pb.ModelInferRequest(model_name="goemotions")
+            call.inputs.add(name="text", datatype="BYTES", shape=[1]).contents.bytes_contents.append(b"lake")
+            ended = threading.Event()
+            greedy = pool.submit(fill, running, ended)
+            try:
+                while not running.metrics()['goemotions_rejected_requests_total{reason="overloaded"}']:
+                    assert not greedy.done()
+                for _ in range(10):
+                    assert running.predict(instances=["lake"])[0] == 200
+                    assert stub.ModelInfer(call).model_name == "goemotions"
+            finally:
+                ended.set()
+        assert greedy.result() > 0
+
+
+def _fill_over_http(running: Server, ended: threading.Event) -> int:
+    """Requests of an address whose responses are as many as may be handled at once, and more; how many are served."""
+    wire = load.requests(["storm on the lake"] * 32, 32)
+    served = 0
+    while not ended.is_set():
+        served += load.closed(running.port, wire, clients=24, seconds=1, address=ATTACKER).statuses.count(200)
+    return served
+
+
+def _fill_over_grpc(running: Server, ended: threading.Event) -> int:
+    """As over HTTP; how many calls get a response."""
+    call = pb.ModelInferRequest(model_name="goemotions")
+    call.inputs.add(name="text", datatype="BYTES", shape=[32]).contents.bytes_contents.extend([b"storm on the lake"] * 32)
+    content, served = http2.message(call.SerializeToString()), 0
+    with contextlib.closing(http2.Connection(running.grpc_port, ATTACKER)) as connection:
+        connection.acknowledge()
+        for _ in range(24):
+            connection.call(content)
+        for kind, flags, _, payload in itertools.takewhile(lambda _: not ended.is_set(), connection.frames(60)):
+            served += kind == http2.HEADERS and not flags & http2.END_STREAM
+            if kind == http2.HEADERS and flags & http2.END_STREAM:
+                connection.call(content)
+            elif payload and kind == http2.DATA:
+                connection.send(http2.frame(http2.WINDOW_UPDATE, payload=len(payload).to_bytes(4, "big")))
+    return served
 
 
 def _first_rejected(running: Server, request: bytes) -> tuple[int, dict[str, str], bytes]:

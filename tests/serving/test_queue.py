@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goemotions.errors import RequestError
@@ -23,9 +23,10 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     own.close()
 
 
-def request(*lengths: int) -> QueuedRequest:
-    """A request with texts of so many characters, each of one token."""
-    return QueuedRequest(["a" * length for length in lengths], asyncio.get_event_loop().create_future(), max_length=128)
+def request(*lengths: int, peer: str = "") -> QueuedRequest:
+    """A request of an address, with texts of so many characters, each of one token."""
+    future = asyncio.get_event_loop().create_future()
+    return QueuedRequest(["a" * length for length in lengths], future, max_length=128, peer=peer)
 
 
 def batch(queue: TextQueue, size: int) -> list[QueuedText]:
@@ -41,6 +42,7 @@ STEPS = st.lists(st.one_of(st.lists(st.integers(0, 40), min_size=1, max_size=600
 
 
 @given(steps=STEPS)
+@settings(deadline=None)
 def test_every_text_is_in_one_batch(steps: list[list[int] | int]) -> None:
     queue, requests, taken = TextQueue(UNLIMITED), [], []
     for step in steps:
@@ -59,6 +61,7 @@ def test_every_text_is_in_one_batch(steps: list[list[int] | int]) -> None:
 
 
 @given(large=st.lists(st.integers(1, 600), min_size=1, max_size=12), batches=st.integers(0, 8), size=st.integers(1, 32))
+@settings(deadline=None)
 @pytest.mark.fault("server-greedy-client")
 def test_a_request_of_one_text_waits_for_small_ones_only(large: list[int], batches: int, size: int) -> None:
     queue = TextQueue(Limits(queue_texts=10**4, queue_tokens=10**5, queue_seconds=10**6))
@@ -124,6 +127,79 @@ def test_requests_of_many_texts_leave_room_for_small_ones() -> None:
         queue.put(request(*[5] * 512))
     for _ in range(400):
         queue.put(request(5))
+
+
+@pytest.mark.fault("server-greedy-client")
+def test_many_small_requests_of_one_address_do_not_delay_those_of_another() -> None:
+    queue = TextQueue(UNLIMITED)
+    for _ in range(200):
+        queue.put(request(*[5] * 8, peer="greedy"))
+    batch(queue, 8)
+    for _ in range(20):
+        other = request(*[5] * 8, peer="other")
+        queue.put(other)
+        batch(queue, 8)
+        batch(queue, 8)
+        assert not other.waiting
+
+
+@pytest.mark.fault("server-greedy-client")
+def test_many_large_requests_of_one_address_do_not_delay_those_of_another() -> None:
+    queue = TextQueue(Limits(queue_seconds=2.0))
+    for _ in range(90):
+        queue.put(request(*[150] * 45, peer="greedy"))
+        batch(queue, 8)
+    queue.update_throughput(10_000)
+    with pytest.raises(RequestError, match="queue is full"):
+        queue.put(request(*[150] * 45, peer="greedy"))
+    other = request(*[150] * 45, peer="other")
+    queue.put(other)
+    batches = 0
+    while other.waiting:
+        batch(queue, 8)
+        batches += 1
+    # Six for its own texts.
+    assert batches <= 14
+
+
+@pytest.mark.fault("server-greedy-client")
+def test_an_address_has_no_claim_from_the_time_in_which_it_had_a_large_request_only() -> None:
+    queue = TextQueue(UNLIMITED)
+    queue.put(request(*[5] * 600, peer="large"))
+    for _ in range(40):
+        queue.put(request(*[5] * 8, peer="other"))
+        batch(queue, 8)
+    for _ in range(20):
+        queue.put(request(*[5] * 8, peer="large"))
+        queue.put(other := request(*[5] * 8, peer="other"))
+        batch(queue, 8)
+        batch(queue, 8)
+        assert not other.waiting
+
+
+@pytest.mark.fault("server-greedy-client", "server-overload")
+def test_an_address_that_fills_the_queue_leaves_room_for_another_and_not_for_itself() -> None:
+    queue = TextQueue(Limits(queue_texts=1000))
+    for _ in range(110):
+        queue.put(request(*[5] * 10, peer="greedy"))
+    with pytest.raises(RequestError, match="queue is full"):
+        queue.put(request(5, peer="greedy"))
+    for _ in range(15):
+        queue.put(request(*[5] * 10, peer="other"))
+    with pytest.raises(RequestError, match="queue is full"):
+        queue.put(request(5, peer="other"))
+
+
+@pytest.mark.fault("server-greedy-client", "server-overload")
+def test_the_expected_wait_of_an_address_is_that_of_its_share() -> None:
+    queue = TextQueue(Limits(queue_seconds=1.0))
+    queue.update_throughput(1000)
+    for _ in range(42):
+        queue.put(request(*[5] * 8, peer="greedy"))
+    with pytest.raises(RequestError, match="queue is full"):
+        queue.put(request(*[5] * 8, peer="greedy"))
+    for _ in range(5):
+        queue.put(request(5, peer="other"))
 
 
 def test_tokens_of_long_texts_fill_the_queue() -> None:

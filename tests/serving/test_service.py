@@ -8,8 +8,13 @@ import pytest
 from prometheus_client import REGISTRY
 
 from goemotions.errors import RequestError
+from goemotions.evaluation.occlusion import Occlusion, occlude
+from goemotions.models.tokenizer import TextEncoder
+from goemotions.prediction.predictor import Options, Predictor
+from goemotions.serving import service as service_of
+from goemotions.serving.limits import Limits
 from goemotions.serving.logs import RateLimit
-from goemotions.serving.service import handle
+from goemotions.serving.service import Service, handle
 
 
 def rejected(reason: str) -> float:
@@ -80,3 +85,56 @@ def test_a_cancelled_request_is_counted_as_a_disconnected_client() -> None:
         asyncio.run(cancel())
     assert rejected("client-gone") == before + 1
     assert timed() == timed_before + 1
+
+
+@pytest.mark.fault("server-greedy-client")
+def test_a_text_to_explain_does_not_wait_for_all_texts_of_other_requests(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    occluded: list[str] = []
+
+    def record(encoder: TextEncoder, text: str, removals: int) -> Occlusion:
+        occluded.append(text)
+        return occlude(encoder, text, removals)
+
+    monkeypatch.setattr(service_of, "occlude", record)
+    service = Service(predictor, "r1", Limits())
+
+    async def run() -> None:
+        greedy = (service.explain(["storm"] * 40, Options(), 1) for _ in range(3))
+        await asyncio.gather(*greedy, service.explain(["lake"], Options(), 1))
+
+    asyncio.run(run())
+    service.close()
+    assert len(occluded) == 121
+    assert occluded.index("lake") <= 3
+
+
+@pytest.mark.fault("server-overload")
+def test_texts_to_explain_that_wait_too_long_are_rejected(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_of, "occlude", lambda *_: time.sleep(0.5))
+    service = Service(predictor, "r1", Limits(answer_seconds=0.1))
+    with pytest.raises(RequestError, match="try again later") as rejected:
+        asyncio.run(service.explain(["lake"] * 2, Options(), 1))
+    service.close()
+    assert rejected.value.status == 429
+
+
+@pytest.mark.fault("http-text-limit")
+def test_words_to_explain_are_bounded_and_counted_before_all_texts_are_read(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    occluded: list[Occlusion] = []
+
+    def record(encoder: TextEncoder, text: str, removals: int) -> Occlusion:
+        occluded.append(occlude(encoder, text, removals))
+        return occluded[-1]
+
+    monkeypatch.setattr(service_of, "occlude", record)
+    service = Service(predictor, "r1", Limits(texts=64))
+    with pytest.raises(RequestError, match="more than 1,024 words") as rejected:
+        asyncio.run(service.explain(["a, " * 32] * 32, Options(threshold=0.0), 1))
+    service.close()
+    assert rejected.value.status == 413
+    assert sum(len(one.words) for one in occluded[:-1]) <= 1024
+    assert len(occluded) < 32
