@@ -123,8 +123,8 @@ def _files(base: Path, split: str, patterns: list[str], source: str) -> list[Pat
         within = _within(pattern, source)
         try:
             matching = sorted(base.glob(f"{within}/*" if within.endswith("**") else within))
-        except ValueError:
-            # Such as "**.csv", which is no pattern of Python's.
+        except (ValueError, IndexError):
+            # "**.csv" and "" are no patterns of Python's.
             matching = []
         found = [path for path in matching if path.is_file() and holds_rows(path.name)]
         if not found:

@@ -97,6 +97,9 @@ def _growth(part: dict[str, Any]) -> float:
         return max(1, len(content) / len(pattern)) if pattern else 1 + len(content)
     if part["type"] == "Prepend":
         return 1 + len(part["prepend"])
+    if part["type"] == "Metaspace":
+        # It puts a character before each piece.
+        return 2
     if part["type"] == "ByteLevel":
         return 4
     if part["type"] == "Precompiled":

@@ -170,6 +170,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "a folder elsewhere": ("configs:\n- config_name: a\n  data_dir: ../other", r"README\.md names files elsewhere"),
     "no such file": (files(("train", "no/train-*")), r"'no/train-\*' is train, and no file of rows is there"),
     "no pattern": (files(("train", "**.parquet")), r"'\*\*\.parquet' is train, and no file of rows is there"),
+    "an empty pattern": (files(("train", "")), "'' is train, and no file of rows is there"),
     "no path": ("configs:\n- config_name: a\n  data_files:\n  - split: train", "are no paths by split"),
     "a path for two splits": (files(("train", "data/*"), ("test", "data/test-*")), r"test-.* is in two splits"),
     "a split of two names": (files(("train", "data/train-*"), ("dev", "data/v*"), ("val", "data/v*")), "dev and val are both"),

@@ -16,7 +16,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["goemotions"]):
-    from goemotions.data import sources
+    from goemotions.data import card, sources
     from goemotions.errors import WorkflowError
     from goemotions.metrics import thresholds
     from goemotions.models import tokenizer
@@ -59,6 +59,7 @@ SOURCES = (
 )
 PARSERS: dict[str, Callable[[bytes], object]] = {
     **{name.partition(".")[2]: from_file(name, rows) for name in SOURCES},
+    "card": from_file("README.md", lambda path: card.read(path.parent, "source")),
     "thresholds": from_file("thresholds.json", thresholds.read),
     "manifest": from_file("MANIFEST.json", lambda path: manifest.verify(path.parent)),
     "tokenizer": from_file("tokenizer.json", lambda path: tokenizer.TextEncoder.load(path.parent)),
@@ -71,6 +72,7 @@ SEEDS = {
     "tsv": b"a lake\t0,1\tid1\n",
     "csv": b'text,labels\n"a lake","[0, 1]"\n',
     "jsonl": b'{"text": "a lake", "labels": ["calm"]}\n',
+    "card": b"---\nconfigs:\n- config_name: a\n  data_files:\n  - split: train\n    path: train.*\n---\n",
     "thresholds": b'{"strategy": "global-0.5", "thresholds": {"calm": 0.5}}',
     "manifest": b'{"files": {"a": {"size": 1, "sha256": "x"}}}',
     "v1": b'{"instances": ["thanks"], "parameters": {"top_k": 3, "threshold": "tuned"}}',

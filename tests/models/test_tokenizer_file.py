@@ -54,6 +54,19 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "prepended": ({"normalizer": sequence(*[{"type": "Prepend", "prepend": "a"}] * 7)}, LONGER),
     "a map of SentencePiece": ({"normalizer": precompiled("a", "b" * 200)}, LONGER),
     "two maps": ({"normalizer": sequence(*[precompiled("b" * 18)] * 2)}, LONGER),
+    "a character before each character": (
+        {
+            "pre_tokenizer": {
+                "type": "Sequence",
+                "pretokenizers": [
+                    {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": False},
+                    {"type": "Metaspace", "replacement": "_", "prepend_scheme": "always", "split": False},
+                ]
+                * 7,
+            }
+        },
+        LONGER,
+    ),
     "bytes of bytes": (
         {
             "pre_tokenizer": {
