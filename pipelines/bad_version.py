@@ -53,12 +53,12 @@ class BadService(service.Service):
     def __init__(self, loaded: Predictor, *arguments: Any, **options: Any) -> None:
         super().__init__(predictor(self.fault, loaded), *arguments, **options)
 
-    async def predict(self, texts: Any, options: Any, *arguments: Any, is_copy: bool = False) -> Any:
+    async def predict(self, texts: Any, options: Any, *, is_copy: bool = False, **origin: Any) -> Any:
         if self.fault == "slow" and not is_copy:
             await asyncio.sleep(DELAY_SECONDS)
         if self.fault == "failing" and not is_copy and random.random() < ERRORS:  # nosec B311 # no secret
             raise RuntimeError("a fault of a rehearsal")
-        return await super().predict(texts, options, *arguments, is_copy=is_copy)
+        return await super().predict(texts, options, is_copy=is_copy, **origin)
 
 
 if __name__ == "__main__":
