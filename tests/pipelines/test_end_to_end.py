@@ -92,7 +92,6 @@ def test_the_report_takes_a_model_from_another_run(run: RunFolder, registered: d
         "minilm-3l (openvino-int8)",
     ]
     assert registered["gpu"]["source"] in text
-    print(text[:3000])
 
 
 def test_the_server_and_mlflow_give_the_same_scores(registered: dict[str, Any], stack: Path) -> None:
