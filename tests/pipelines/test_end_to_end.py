@@ -75,10 +75,8 @@ def test_the_report_takes_a_model_from_another_run(run: RunFolder, registered: d
     for record in loop.rglob("training.json"):
         record.write_text(record.read_text().replace('"name": "minilm"', '"name": "minilm-3l"'))
     listed = small.path / "register" / "registered" / "registered.json"
-    versions = {
-        variant: version | {"profile": "minilm-3l", "version": "77"}
-        for variant, version in json.loads(listed.read_text()).items()
-    }
+    other = {"profile": "minilm-3l", "version": "77", "source": "s3://goemotions/models/other/0/gpu/"}
+    versions = {variant: version | other for variant, version in json.loads(listed.read_text()).items()}
     listed.write_text(json.dumps(versions))
 
     small.publish(tmp_path / "whole", tmp_path / "docs", large=(run, "minilm"))
@@ -92,6 +90,7 @@ def test_the_report_takes_a_model_from_another_run(run: RunFolder, registered: d
         "minilm-3l (openvino-int8)",
     ]
     assert registered["gpu"]["source"] in text
+    assert registered["cpu"]["source"] not in text
 
 
 def test_the_server_and_mlflow_give_the_same_scores(registered: dict[str, Any], stack: Path) -> None:
