@@ -126,10 +126,10 @@ def _files(base: Path, split: str, patterns: list[str], source: str) -> list[Pat
         except (ValueError, IndexError):
             # "**.csv" and "" are no patterns of Python's.
             matching = []
-        found = [path for path in matching if path.is_file() and holds_rows(path.name)]
-        if not found:
+        of_rows = [path for path in matching if path.is_file() and holds_rows(path.name)]
+        if not of_rows:
             raise DataError(f"{source}: its {NAME} says that {pattern!r:.200} is {split}, and no file of rows is there: {HOW}")
-        paths |= dict.fromkeys(found)
+        paths |= dict.fromkeys(of_rows)
     return [*paths]
 
 
