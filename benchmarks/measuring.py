@@ -98,7 +98,8 @@ def machine(threads: int = 0) -> str:
 
 def provenance(threads: int = 0) -> str:
     """Where, from which commit and when something is measured, for the pages that benchmarks write."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     return f"{machine(threads)}; commit {commit or 'unknown'}, {datetime.now(UTC):%Y-%m-%d}"
 
 
