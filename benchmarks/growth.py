@@ -155,14 +155,14 @@ def generate(scratch: str, rows: str, labels: str) -> None:
 
 def sorting(repeats: int, rows: int, labels: int = 28) -> list[Row]:
     """Fitting thresholds relative to sorting the columns, in alternating runs."""
-    from goemotions.metrics import strategies
+    from goemotions.metrics import cross_fitting, strategies
 
     there, scores = probabilities(rows, labels)
     seconds: dict[str, list[float]] = {"sort": [], "fit": [], "choose": []}
     runs: dict[str, Callable[[], object]] = {
         "sort": lambda: np.sort(scores, axis=0),
         "fit": lambda: strategies.per_label(there, scores),
-        "choose": lambda: strategies.choose(there, scores),
+        "choose": lambda: cross_fitting.choose(there, scores),
     }
     for _ in range(repeats):
         for name, run in runs.items():

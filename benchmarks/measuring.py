@@ -15,7 +15,7 @@ from statistics import median
 import numpy as np
 import psutil
 
-from goemotions.metrics import strategies
+from goemotions.metrics import cross_fitting
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
 
@@ -107,9 +107,9 @@ def cross_fitted(
     fit: Callable[[np.ndarray, np.ndarray], Thresholds], labels: np.ndarray, probabilities: np.ndarray, seed: int = 0
 ) -> np.ndarray:
     """Decisions, bool [n, labels], each made with thresholds that were fitted on the other folds: an estimate for unseen rows."""
-    fold = strategies.fold_numbers(len(labels), seed)
+    fold = cross_fitting.fold_numbers(len(labels), seed)
     predicted = np.zeros(labels.shape, dtype=bool)
-    for number in range(strategies.FOLDS):
+    for number in range(cross_fitting.FOLDS):
         held_out = fold == number
         if held_out.any() and not held_out.all():
             predicted[held_out] = fit(labels[~held_out], probabilities[~held_out]).apply(probabilities[held_out])
