@@ -25,9 +25,10 @@ from scipy import stats
 
 from benchmarks import load
 from benchmarks.measuring import Row, provenance, table
-from benchmarks.serving import process, serve_command
+from benchmarks.serving import predictor_arguments
 from goemotions.data.dataset import ingest, load_dataset
 from goemotions.registry import references
+from pipelines.server import serving
 
 TARGET = 1.02
 RESAMPLES = 1000
@@ -52,7 +53,7 @@ def measure(folder: Path, scratch: Path, texts: list[str], *, rate: float, secon
         os.environ |= {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}"}
         os.environ |= dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"), "none")
         servers = {
-            name: stack.enter_context(process(serve_command(folder, *chosen), scratch / f"{number}.log"))[:2]
+            name: stack.enter_context(serving(predictor_arguments(folder, *chosen), scratch / f"{number}.log"))[:2]
             for number, (name, chosen) in enumerate(options.items())
         }
         for turn in range(rounds + 1):
