@@ -12,12 +12,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
+import click
 import numpy as np
 import psutil
 
+from goemotions import defaults
+from goemotions.cli.options import MODEL_NAME, together
 from goemotions.metrics import cross_fitting
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
+
+DATA = click.option("--data", "source", default="sample", show_default=True, help="The source of the texts.")
+# A bundle, by reference and model name, and texts.
+BUNDLE_AND_DATA = together(
+    click.option("--bundle", "reference", default=defaults.REFERENCE, show_default=True, help="The bundle to measure."),
+    MODEL_NAME,
+    DATA,
+)
 
 
 @dataclass(frozen=True)

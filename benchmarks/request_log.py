@@ -24,7 +24,7 @@ import psutil
 from scipy import stats
 
 from benchmarks import load
-from benchmarks.measuring import Row, provenance, table
+from benchmarks.measuring import BUNDLE_AND_DATA, Row, provenance, table
 from benchmarks.serving import predictor_arguments
 from goemotions.data.dataset import ingest, load_dataset
 from goemotions.registry import references
@@ -112,9 +112,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 @click.command()
-@click.option("--bundle", "reference", default="champion-cpu", show_default=True)
-@click.option("--model-name", default="goemotions", show_default=True)
-@click.option("--data", "source", default="sample", show_default=True, help="The source of the test split.")
+@BUNDLE_AND_DATA
 @click.option("--rate", default=200.0, show_default=True, help="Requests per second; well below what the machine can do.")
 @click.option("--seconds", default=5.0, show_default=True, help="Seconds per turn.")
 @click.option("--rounds", default=60, show_default=True, help="Turns of each server.")

@@ -23,7 +23,7 @@ import click
 import psutil
 
 from benchmarks import all_engines, load, parity
-from benchmarks.measuring import Row, by_turns, provenance, ratio, spread, table, timed
+from benchmarks.measuring import BUNDLE_AND_DATA, Row, by_turns, provenance, ratio, spread, table, timed
 from goemotions.data.dataset import ingest, load_dataset, taxonomy_of
 from goemotions.evaluation.predictions import Predictions
 from goemotions.metrics import classification, strategies
@@ -288,9 +288,7 @@ def quality(folder: Path, dataset: Path, predictor: Predictor) -> Row:
 
 
 @click.command()
-@click.option("--bundle", "reference", default="champion-cpu", show_default=True)
-@click.option("--model-name", default="goemotions", show_default=True)
-@click.option("--data", "source", default="sample", show_default=True, help="The source of the test split.")
+@BUNDLE_AND_DATA
 @click.option("--output", type=click.Path(path_type=Path), help="A Markdown file to write.")
 def main(reference: str, model_name: str, source: str, output: Path | None) -> None:
     """Measure the predictor."""
