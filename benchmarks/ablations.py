@@ -21,7 +21,7 @@ from benchmarks.measuring import cross_fitted
 from goemotions.data.dataset import load_dataset, taxonomy_of
 from goemotions.evaluation import tables
 from goemotions.evaluation.predictions import FILE, Predictions
-from goemotions.metrics import calibration, classification, strategies
+from goemotions.metrics import calibration, classification, cross_fitting, strategies
 from goemotions.models import engines
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.report.measurements import ABLATIONS, SEEDS
@@ -135,7 +135,7 @@ def final_metrics(dataset: Path, model: Path) -> dict[str, Any]:
     for split in ("validation", "test"):
         labels[split] = taxonomy.multi_hot(splits[split]["labels"][:])
         scores[split], _ = engines.score(engine, splits[split]["text"][:])
-    fitted, _ = strategies.choose(labels["validation"], scores["validation"])
+    fitted, _ = cross_fitting.choose(labels["validation"], scores["validation"])
     metrics: dict[str, Any] = {}
     for split in labels:
         decided = classification.decisions(labels[split], fitted.apply(scores[split]))

@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from benchmarks import frontier, growth, overhead, scoring, sections, store, training
-from benchmarks.measuring import Row, provenance, table
+from benchmarks.measuring import BUNDLE_AND_DATA, Row, provenance, table
 from goemotions.data.dataset import ingest
 
 
@@ -66,9 +66,7 @@ def measured_sections(source: str, reference: str, model_name: str, scratch: Pat
 
 
 @click.command()
-@click.option("--data", "source", default="sample", show_default=True)
-@click.option("--bundle", "reference", default="champion-cpu", show_default=True)
-@click.option("--model-name", default="goemotions", show_default=True)
+@BUNDLE_AND_DATA
 @click.option("--full", is_flag=True, help="The long form: a million rows and all sizes.")
 @click.option("--only", default="", help="Measure only the section with this title and keep the others.")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("docs/benchmarks.md"), show_default=True)

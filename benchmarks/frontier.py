@@ -25,7 +25,7 @@ import scipy.special
 import torch
 
 from benchmarks import all_engines
-from benchmarks.measuring import Row, by_turns, cross_fitted, machine, ratio, spread, table, timed
+from benchmarks.measuring import BUNDLE_AND_DATA, Row, by_turns, cross_fitted, machine, ratio, spread, table, timed
 from goemotions.data.dataset import ingest, load_dataset, taxonomy_of
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.evaluation import tables
@@ -268,9 +268,7 @@ def record(tiers: Sequence[Tier], digest: str) -> None:
 
 
 @click.command()
-@click.option("--bundle", "reference", default="champion-cpu", show_default=True)
-@click.option("--model-name", default="goemotions", show_default=True)
-@click.option("--data", "source", default="sample", show_default=True)
+@BUNDLE_AND_DATA
 @click.option("--repeats", default=REPEATS, show_default=True)
 @click.option(
     "--student-epochs", default=0, show_default=True, help="Epochs of a smaller encoder (minutes per epoch); 0: without it."

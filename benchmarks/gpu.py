@@ -139,9 +139,9 @@ class Material:
         return build_classifier(self.profile, Taxonomy(names), weights=str(self.folder), seed=seed)
 
 
-def made_up_texts(sample: list[str], count: int, seed: int = 0) -> list[str]:
+def made_up_texts(sample: list[str], count: int) -> list[str]:
     """Texts of the sample's words, with its numbers of words per text."""
-    generator = random.Random(seed)
+    generator = random.Random(0)
     words = [word for text in sample for word in text.split()]
     return [" ".join(generator.choices(words, k=len(generator.choice(sample).split()))) for _ in range(count)]
 

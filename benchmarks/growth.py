@@ -34,6 +34,7 @@ SIZES = {
     "quick": [(10_000, 28), (100_000, 28), (10_000, 100)],
     "full": [(10_000, 28), (100_000, 28), (1_000_000, 28), (10_000, 100), (100_000, 100), (1_000_000, 100), (100_000, 1_000)],
 }
+LABELS = 28
 # n log n from 10^4 to 10^6 rows is n to the power of 1.09; the margin is for small sizes and caches.
 STEEPEST = 1.2
 FLAT = 0.35
@@ -153,23 +154,23 @@ def generate(scratch: str, rows: str, labels: str) -> None:
     predictions.write(folder / "validation" / FILE)
 
 
-def sorting(repeats: int, rows: int, labels: int = 28) -> list[Row]:
+def sorting(repeats: int, rows: int) -> list[Row]:
     """Fitting thresholds relative to sorting the columns, in alternating runs."""
-    from goemotions.metrics import strategies
+    from goemotions.metrics import cross_fitting, strategies
 
-    there, scores = probabilities(rows, labels)
+    there, scores = probabilities(rows, LABELS)
     seconds: dict[str, list[float]] = {"sort": [], "fit": [], "choose": []}
     runs: dict[str, Callable[[], object]] = {
         "sort": lambda: np.sort(scores, axis=0),
         "fit": lambda: strategies.per_label(there, scores),
-        "choose": lambda: strategies.choose(there, scores),
+        "choose": lambda: cross_fitting.choose(there, scores),
     }
     for _ in range(repeats):
         for name, run in runs.items():
             started = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - started)
-    rows_of_table = [Row(f"sorting {rows:,} rows of {labels} columns by NumPy", spread(seconds["sort"], "s"))]
+    rows_of_table = [Row(f"sorting {rows:,} rows of {LABELS} columns by NumPy", spread(seconds["sort"], "s"))]
     for name, what, target in (
         ("fit", "one threshold per label", SORTS),
         ("choose", "all nine strategies, cross-fitted", 0),
@@ -200,7 +201,7 @@ def _rows(step: str, measured: dict[tuple[int, int], tuple[float, float]]) -> li
         )
         for (rows, labels), (seconds, mebibytes) in measured.items()
     ]
-    same = {rows: values for (rows, labels), values in measured.items() if labels == 28}
+    same = {rows: values for (rows, labels), values in measured.items() if labels == LABELS}
     time_, memory = (exponent(list(same), [values[part] for values in same.values()]) for part in (0, 1))
     rows_of_table.append(
         Row(f"- {title}: exponent of time over rows", f"{time_:.2f}", f"at most {STEEPEST:g}", time_ <= STEEPEST)

@@ -12,12 +12,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
+import click
 import numpy as np
 import psutil
 
-from goemotions.metrics import strategies
+from goemotions import defaults
+from goemotions.cli.options import MODEL_NAME, together
+from goemotions.metrics import cross_fitting
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
+
+DATA = click.option("--data", "source", default="sample", show_default=True, help="The source of the texts.")
+# A bundle, by reference and model name, and texts.
+BUNDLE_AND_DATA = together(
+    click.option("--bundle", "reference", default=defaults.REFERENCE, show_default=True, help="The bundle to measure."),
+    MODEL_NAME,
+    DATA,
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,8 @@ def machine(threads: int = 0) -> str:
 
 def provenance(threads: int = 0) -> str:
     """Where, from which commit and when something is measured, for the pages that benchmarks write."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     return f"{machine(threads)}; commit {commit or 'unknown'}, {datetime.now(UTC):%Y-%m-%d}"
 
 
@@ -106,9 +118,9 @@ def cross_fitted(
     fit: Callable[[np.ndarray, np.ndarray], Thresholds], labels: np.ndarray, probabilities: np.ndarray, seed: int = 0
 ) -> np.ndarray:
     """Decisions, bool [n, labels], each made with thresholds that were fitted on the other folds: an estimate for unseen rows."""
-    fold = strategies.fold_numbers(len(labels), seed)
+    fold = cross_fitting.fold_numbers(len(labels), seed)
     predicted = np.zeros(labels.shape, dtype=bool)
-    for number in range(strategies.FOLDS):
+    for number in range(cross_fitting.FOLDS):
         held_out = fold == number
         if held_out.any() and not held_out.all():
             predicted[held_out] = fit(labels[~held_out], probabilities[~held_out]).apply(probabilities[held_out])

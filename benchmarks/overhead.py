@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks.measuring import Row, machine, table
+from benchmarks.measuring import DATA, Row, machine, table
 from pipelines import local, parameters, stack
 
 LONGEST = 60.0
@@ -67,7 +67,7 @@ def measure(source: str) -> list[Row]:
 
 
 @click.command()
-@click.option("--data", "source", default="sample", show_default=True)
+@DATA
 def main(source: str) -> None:
     """Measure the steps of a run on this machine."""
     rows = measure(source)

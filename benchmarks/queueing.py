@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from benchmarks.measuring import Row, provenance, table
+from benchmarks.measuring import BUNDLE_AND_DATA, Row, provenance, table
 from goemotions.data.dataset import ingest, load_dataset
 from goemotions.models.engines import Engine
 from goemotions.prediction.predictor import Predictor
@@ -124,9 +124,7 @@ def measure(engine: Engine, texts: list[str]) -> list[Row]:
 
 
 @click.command()
-@click.option("--bundle", "reference", default="champion-cpu", show_default=True)
-@click.option("--model-name", default="goemotions", show_default=True)
-@click.option("--data", "source", default="sample", show_default=True, help="The source of the test split.")
+@BUNDLE_AND_DATA
 def main(reference: str, model_name: str, source: str) -> None:
     """Measure the wait for batches alone."""
     with references.as_folder(reference, model_name) as (folder, _), tempfile.TemporaryDirectory() as name:

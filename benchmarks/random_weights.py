@@ -99,9 +99,9 @@ def write(folder: Path, model: str, texts: list[str], *, small: bool = False, se
     return folder
 
 
-def made_up_words(count: int, seed: int = 0) -> Iterator[str]:
+def made_up_words(count: int) -> Iterator[str]:
     """Words of two to four syllables."""
-    generator = random.Random(seed)
+    generator = random.Random(0)
     syllables = [one + two + three for one in "bdfgklmnprstvz" for two in "aeiou" for three in ("", "n", "r", "s", "l")]
     for _ in range(count):
         yield "".join(generator.choices(syllables, k=generator.randrange(2, 5)))

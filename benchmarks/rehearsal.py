@@ -212,14 +212,14 @@ def _stack(folder: Path) -> Iterator[dict[str, str]]:
         stack.down(folder)
 
 
-def write_rows(folder: Path, seed: int = 0) -> None:
+def write_rows(folder: Path) -> None:
     """Writes a source folder: the first rows of the sample data, and rows of train that are as long as a model reads."""
     import goemotions.data
 
     sample = Path(goemotions.data.__file__).with_name("sample")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "emotions.txt").write_bytes((sample / "emotions.txt").read_bytes())
-    generator = random.Random(seed)
+    generator = random.Random(0)
     for split, count in SPLITS.items():
         rows = [line.split("\t") for line in (sample / f"{split}.tsv").read_text(encoding="utf-8").splitlines()[:count]]
         words = [word for text, *_ in rows for word in text.split()]

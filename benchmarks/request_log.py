@@ -24,10 +24,11 @@ import psutil
 from scipy import stats
 
 from benchmarks import load
-from benchmarks.measuring import Row, provenance, table
-from benchmarks.serving import process, serve_command
+from benchmarks.measuring import BUNDLE_AND_DATA, Row, provenance, table
+from benchmarks.serving import predictor_arguments
 from goemotions.data.dataset import ingest, load_dataset
 from goemotions.registry import references
+from pipelines.server import serving
 
 TARGET = 1.02
 RESAMPLES = 1000
@@ -52,7 +53,7 @@ def measure(folder: Path, scratch: Path, texts: list[str], *, rate: float, secon
         os.environ |= {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}"}
         os.environ |= dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"), "none")
         servers = {
-            name: stack.enter_context(process(serve_command(folder, *chosen), scratch / f"{number}.log"))[:2]
+            name: stack.enter_context(serving(predictor_arguments(folder, *chosen), scratch / f"{number}.log"))[:2]
             for number, (name, chosen) in enumerate(options.items())
         }
         for turn in range(rounds + 1):
@@ -111,9 +112,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 @click.command()
-@click.option("--bundle", "reference", default="champion-cpu", show_default=True)
-@click.option("--model-name", default="goemotions", show_default=True)
-@click.option("--data", "source", default="sample", show_default=True, help="The source of the test split.")
+@BUNDLE_AND_DATA
 @click.option("--rate", default=200.0, show_default=True, help="Requests per second; well below what the machine can do.")
 @click.option("--seconds", default=5.0, show_default=True, help="Seconds per turn.")
 @click.option("--rounds", default=60, show_default=True, help="Turns of each server.")

@@ -127,15 +127,15 @@ def drift_report(version: str, now: float, *, drifted: bool) -> DriftReport:
     return DriftReport(MODEL, version, start, end, 10_000, drifted, [test], [])
 
 
-def simulate(registry: Registry, changes: Sequence[Change] = CHANGES, weeks: int = WEEKS) -> list[Week]:
+def simulate(registry: Registry) -> list[Week]:
     """The runs of a weekly schedule. The first champion is made a day before the first run."""
     champions = registry.add(START - DAY, "data-0")
     digest, manual, result = "data-0", "", list[Week]()
     pending: list[Change] = []
-    for number in range(1, weeks + 1):
+    for number in range(1, WEEKS + 1):
         day = 7.0 * number
         now = START + day * DAY
-        happened = [change for change in changes if day - 7 < change.day <= day]
+        happened = [change for change in CHANGES if day - 7 < change.day <= day]
         pending += happened
         for change in happened:
             digest = change.name if change.kind == "data" else digest

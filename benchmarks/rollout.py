@@ -70,10 +70,9 @@ def measure(folder: Path, fault: str, plan: Plan, texts: list[str]) -> Outcome:
         rollouts.write("goemotions", "local", state.record())
         rollout_state.write(layout.rollout(f"{scratch}/", "goemotions", "local"), rollout_state.FILE, state)
         options = ["--bundle", str(folder)]
-        bad = ("-m", "pipelines.bad_version", fault, "serve")
         with (
             local.served("1", options, Path(scratch)) as champion,
-            local.served("2", options, Path(scratch), bad) as canary,
+            local.served("2", options, Path(scratch), local.with_fault(fault)) as canary,
             local.proxied("1", {"1": champion, "2": canary}) as address,
             local.loaded(address, PATH, texts, RATE),
         ):

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.measuring import Row, by_turns, machine, ratio, spread, table
+from benchmarks.measuring import BUNDLE_AND_DATA, Row, by_turns, machine, ratio, spread, table
 from goemotions.data.dataset import ingest, load_dataset
 from goemotions.models import engines
 from goemotions.prediction import plans, shards
@@ -141,9 +141,7 @@ def measure(reference: str, model_name: str, source: str, rows: int, repeats: in
 
 
 @click.command()
-@click.option("--bundle", "reference", default="champion-cpu", show_default=True)
-@click.option("--model-name", default="goemotions", show_default=True)
-@click.option("--data", "source", default="sample", show_default=True, help="The source of the comments.")
+@BUNDLE_AND_DATA
 @click.option("--rows", default=ROWS, show_default=True)
 @click.option("--repeats", default=REPEATS, show_default=True)
 def main(reference: str, model_name: str, source: str, rows: int, repeats: int) -> None:

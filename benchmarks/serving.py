@@ -8,15 +8,12 @@ and texts are reordered within windows of at most 512. Ratios compare runs that 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -26,13 +23,14 @@ import click
 import psutil
 
 from benchmarks import all_engines, load, parity
-from benchmarks.measuring import Row, by_turns, provenance, ratio, spread, table, timed
+from benchmarks.measuring import BUNDLE_AND_DATA, Row, by_turns, provenance, ratio, spread, table, timed
 from goemotions.data.dataset import ingest, load_dataset, taxonomy_of
 from goemotions.evaluation.predictions import Predictions
 from goemotions.metrics import classification, strategies
 from goemotions.models import engines
 from goemotions.prediction.predictor import Predictor
-from pipelines import stack
+from pipelines import server, stack
+from pipelines.server import serving
 
 REPEATS = 5
 THREADS = 2
@@ -43,33 +41,8 @@ OVERLOAD_SECONDS = 60
 LONG_TEXT = "storm lake balloon harbour gravel " * 14
 
 
-@contextlib.contextmanager
-def process(
-    command: Sequence[str], log: Path, path: str = "/v2/health/ready"
-) -> Iterator[tuple[int, subprocess.Popen[bytes], float]]:
-    """A ready server on a free port: the port, the process, and the seconds from its start until it was ready."""
-    port = stack.free_ports(1)[0]
-    started = time.monotonic()
-    with log.open("wb") as output:
-        running = subprocess.Popen([part.replace("PORT", str(port)) for part in command], stdout=output, stderr=output)
-    try:
-        while True:
-            url = f"http://127.0.0.1:{port}{path}"
-            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):  # nosec B310 # loopback, as above
-                break
-            if running.poll() is not None or time.monotonic() - started > 120:
-                raise click.ClickException(f"the server did not become ready: {log.read_text()}")
-            time.sleep(0.02)
-        yield port, running, time.monotonic() - started
-    finally:
-        if running.poll() is None:
-            running.terminate()
-        running.wait(timeout=60)
-
-
-def serve_command(folder: Path, *options: str) -> list[str]:
-    command = [sys.executable, "-m", "goemotions.cli", "serve", "--bundle", str(folder), "--port", "PORT"]
-    return [*command, "--threads", str(THREADS), "--drain-seconds", "0", *options]
+def predictor_arguments(folder: Path, *options: str) -> list[str]:
+    return [*server.PREDICTOR, "--bundle", str(folder), "--threads", str(THREADS), *options]
 
 
 def in_process(folder: Path, texts: list[str], engine: engines.Engine) -> tuple[list[Row], int]:
@@ -135,9 +108,9 @@ def served(folder: Path, scratch: Path, texts: list[str], engine: engines.Engine
     """The server under closed and open loops, compared with the engine alone, without batching, and the stock server."""
     ones, batches = load.requests(texts, 1), load.requests(texts, 32)
     with (
-        process(serve_command(folder), scratch / "server.log") as (port, _, ready),
-        process(serve_command(folder, "--no-batching"), scratch / "unbatched.log") as (unbatched, _, _),
-        process([sys.executable, "-m", "benchmarks.stock", str(folder), "PORT", str(best)], scratch / "stock.log") as (
+        serving(predictor_arguments(folder), scratch / "server.log") as (port, _, ready),
+        serving(predictor_arguments(folder, "--no-batching"), scratch / "unbatched.log") as (unbatched, _, _),
+        serving(["-m", "benchmarks.stock", str(folder), str(best)], scratch / "stock.log") as (
             stock,
             _,
             _,
@@ -220,7 +193,7 @@ def _fairness(port: int, ones: list[bytes], saturation: float) -> list[Row]:
 def under_load(folder: Path, scratch: Path, texts: list[str]) -> list[Row]:
     """Memory over many requests, tenfold overload, and SIGTERM under load."""
     ones, eights = load.requests(texts, 1), load.requests(texts, 8)
-    with process(serve_command(folder, "--drain-seconds", "2"), scratch / "load.log") as (port, running, _):
+    with serving(predictor_arguments(folder, "--drain-seconds", "2"), scratch / "load.log") as (port, running, _):
         memory = psutil.Process(running.pid).memory_info
         sizes = []
         for part in range(10):
@@ -271,7 +244,7 @@ def agreement(folder: Path, scratch: Path, split: Any, predictor: Predictor) -> 
     rows = []
     for name, probabilities, reference, bound in cases:
         grpc_port = stack.free_ports(1)[0]
-        with process(serve_command(folder, "--engine", name, "--grpc-port", str(grpc_port)), scratch / "parity.log") as (
+        with serving(predictor_arguments(folder, "--engine", name, "--grpc-port", str(grpc_port)), scratch / "parity.log") as (
             port,
             _,
             _,
@@ -315,9 +288,7 @@ def quality(folder: Path, dataset: Path, predictor: Predictor) -> Row:
 
 
 @click.command()
-@click.option("--bundle", "reference", default="champion-cpu", show_default=True)
-@click.option("--model-name", default="goemotions", show_default=True)
-@click.option("--data", "source", default="sample", show_default=True, help="The source of the test split.")
+@BUNDLE_AND_DATA
 @click.option("--output", type=click.Path(path_type=Path), help="A Markdown file to write.")
 def main(reference: str, model_name: str, source: str, output: Path | None) -> None:
     """Measure the predictor."""

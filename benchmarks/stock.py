@@ -51,5 +51,6 @@ def _on_loopback(*arguments: Any, **options: Any) -> RESTServer:
 if __name__ == "__main__":
     # ModelServer binds every interface and has no option for the address.
     kserve.model_server.RESTServer = functools.partial(_on_loopback)
-    model = Stock(Path(sys.argv[1]), int(sys.argv[3]))
-    kserve.ModelServer(http_port=int(sys.argv[2]), enable_grpc=False, workers=1).start([model])
+    folder, batch_size, _, port = sys.argv[1:]
+    model = Stock(Path(folder), int(batch_size))
+    kserve.ModelServer(http_port=int(port), enable_grpc=False, workers=1).start([model])

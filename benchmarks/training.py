@@ -41,6 +41,7 @@ from goemotions.training.options import TrainOptions
 REPEATS = 5
 # Batches of the Trainer's sampler by length between two draws of texts.
 TURN = 50
+PEAK_SECONDS, PROFILED_STEPS = 0.5, 20
 DROPOUT = "dropout"
 # Kinds of operators, by parts of their names in torch.
 KINDS = {
@@ -70,7 +71,7 @@ class Material:
         return build_classifier(self.profile, self.taxonomy, seed=seed)
 
 
-def peak(precision: torch.dtype, shapes: Sequence[tuple[int, int, int]], seconds: float = 0.5) -> float:
+def peak(precision: torch.dtype, shapes: Sequence[tuple[int, int, int]]) -> float:
     """Floating-point operations per second of matrix products of these shapes, [n, k] by [k, m]."""
     pairs = [(torch.randn(n, k, dtype=precision), torch.randn(m, k, dtype=precision), 2 * n * k * m) for n, k, m in shapes]
 
@@ -79,12 +80,12 @@ def peak(precision: torch.dtype, shapes: Sequence[tuple[int, int, int]], seconds
 
     once()
     done, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
+    while time.perf_counter() - started < PEAK_SECONDS:
         done += once()
     return done / (time.perf_counter() - started)
 
 
-def shares(ours: OurLoop, steps: int = 20) -> dict[str, float]:
+def shares(ours: OurLoop) -> dict[str, float]:
     """The share of a step's time that each kind of operator takes."""
     apply = Masks.apply
 
@@ -93,7 +94,7 @@ def shares(ours: OurLoop, steps: int = 20) -> dict[str, float]:
             return apply(masks, values, probability)
 
     with mock.patch.object(Masks, "apply", named), profile(activities=[ProfilerActivity.CPU]) as measured:
-        ours.advance(steps)
+        ours.advance(PROFILED_STEPS)
     totals = dict.fromkeys([*KINDS, "the rest"], 0.0)
     for event in measured.events():
         totals[_kind(event)] += event.self_cpu_time_total

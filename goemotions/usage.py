@@ -117,7 +117,7 @@ def parse(entry: dict[str, float | str]) -> Usage:
 def _of_process() -> Usage:
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     wall = _seconds_since_start()
-    peak = max(own.ru_maxrss, children.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+    peak = 1024 * max(own.ru_maxrss, children.ru_maxrss)
     device = _gpu()
     return Usage(
         wall_seconds=wall,

@@ -5,17 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
-import sys
-import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from goemotions import defaults
-from goemotions.errors import WorkflowError
-from pipelines import local, stack
+from pipelines import local, server, stack
 
 # On as little data as the sample, distillation takes minutes and improves nothing.
 WITHOUT_DISTILLATION = {"minilm": {"teachers": 0}}
@@ -26,11 +22,6 @@ COMMENTS = (
     "This is disgusting, who leaves food like that in a shared fridge?",
     "The meeting was moved to Thursday at ten.",
 )
-READY_SECONDS = 60
-
-
-class ServerFailed(WorkflowError):
-    """The model server did not become ready."""
 
 
 def run(model_name: str, arguments: Mapping[str, Any]) -> str:
@@ -65,14 +56,8 @@ def served(log: Path, model_name: str = defaults.MODEL_NAME) -> Iterator[str]:
     Raises:
         ServerFailed: it did not become ready.
     """
-    port = stack.free_ports(1)[0]
-    command = [sys.executable, "-m", "goemotions.cli", "serve", f"--model-name={model_name}", f"--port={port}"]
-    with log.open("wb") as output, subprocess.Popen([*command, "--drain-seconds=0"], stdout=output, stderr=output) as process:
-        try:
-            _wait(f"http://127.0.0.1:{port}/v1/models/{model_name}", process, log)
-            yield f"http://127.0.0.1:{port}/v1/models/{model_name}:predict"
-        finally:
-            process.terminate()
+    with server.serving([*server.PREDICTOR, f"--model-name={model_name}"], log) as running:
+        yield f"{running.address}/v1/models/{model_name}:predict"
 
 
 def predict(url: str, texts: tuple[str, ...]) -> dict[str, Any]:
@@ -94,12 +79,3 @@ def table(texts: tuple[str, ...], response: dict[str, Any]) -> str:
         )
         lines.append(f"  {text:<{width}}  {labels or '(none over its threshold)'}")
     return "\n".join(lines)
-
-
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        if stack.responds(url):
-            return
-        time.sleep(0.2)
-    raise ServerFailed(f"the model server did not become ready: its log is {log}")

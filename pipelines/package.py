@@ -19,6 +19,7 @@ from goemotions.models import profiles
 from pipelines import batch, monitoring, placement, resources, training
 
 TRAINING_FILE, SCORING_FILE, MONITORING_FILE = (Path(f".local/{name}.yaml") for name in ("training", "scoring", "monitoring"))
+CHECKOUT = Path(__file__).parents[1]
 # As in images/image.sh: a commit that changes none of them builds no new image.
 IMAGE_CONTENT = ("images", "pyproject.toml", "constraints.txt", "LICENSE", "NOTICE", "goemotions", "components", "pipelines")
 # `make promote` rewrites them; that does not change what runs.
@@ -128,7 +129,7 @@ def compile_pipeline(path: Path, image: str, commit: str, pipeline: BaseComponen
 
 
 def commit() -> str:
-    """The last commit that changed the content of the images, which are tagged by it; ``unknown`` outside a git checkout."""
+    """The last commit that changed the content of the images, which are tagged by it; ``unknown`` if this is no git checkout."""
     return _git("log", "-1", "--format=%H", "--", *IMAGE_CONTENT) or _git("rev-parse", "HEAD") or "unknown"
 
 
@@ -141,4 +142,6 @@ def _refuse_uncommitted(revision: str) -> None:
 
 
 def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.rstrip()
+    # An installed package has no checkout, even if its environment lies within that of another project.
+    command = ["git", "-C", str(CHECKOUT), "--git-dir", ".git", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.rstrip()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import http.client
 import itertools
 import json
-import signal
 import subprocess
 import sys
 import threading
@@ -28,14 +26,11 @@ from goemotions.registry import model_registry, promotion
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.model_registry import Version
 from goemotions.registry.promotion import Move
-from goemotions.serving.workers import PR_SET_PDEATHSIG
 from goemotions.storage import layout
 from pipelines import stack
+from pipelines.server import PREDICTOR, end_with_parent, serving
 
-READY_SECONDS = 90.0
 CLIENTS = 4
-SERVE = ("-m", "goemotions.cli", "serve")
-LIBC = ctypes.CDLL(None)
 
 
 def run(
@@ -74,12 +69,11 @@ def run(
     texts = answers.read_texts()
     stack.FOLDER.mkdir(exist_ok=True)
     with contextlib.ExitStack() as opened:
-        bad = ("-m", "pipelines.bad_version", fault, "serve") if fault else SERVE
         servers = {
             number: opened.enter_context(
                 served(number, ["--bundle", number, "--model-name", model_name], stack.FOLDER, command)
             )
-            for number, command in ((champion, SERVE), (version.number, bad))
+            for number, command in ((champion, PREDICTOR), (version.number, with_fault(fault)))
         }
         address = opened.enter_context(proxied(champion, servers))
         for number, server in servers.items():
@@ -121,34 +115,21 @@ def _champion(model_name: str, version: Version) -> str:
     return champion.number
 
 
+def with_fault(fault: str) -> tuple[str, ...]:
+    """What Python runs for the server of a version with a fault; with none, that of any other."""
+    return ("-m", "pipelines.bad_version", fault, *PREDICTOR[2:]) if fault else PREDICTOR
+
+
 @contextlib.contextmanager
-def served(number: str, options: Sequence[str], folder: Path, command: Sequence[str] = SERVE) -> Iterator[str]:
+def served(number: str, options: Sequence[str], folder: Path, command: Sequence[str] = PREDICTOR) -> Iterator[str]:
     """A server of a version; yields its address when it is ready.
 
     Raises:
-        WorkflowError: it did not become ready.
+        ServerFailed: it did not become ready.
     """
-    port, log = stack.free_ports(1)[0], folder / f"serve-{number}.log"
-    settings = ["--threads", "1", "--port", str(port), "--drain-seconds", "0", "--version-number", number]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, *command, *options, *settings], stdout=output, stderr=output, preexec_fn=_end_with_parent
-        )
-    try:
-        deadline = time.monotonic() + READY_SECONDS
-        while not stack.responds(f"http://127.0.0.1:{port}/v2/health/ready"):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise WorkflowError(f"the server of version {number} did not become ready: its log is {log}")
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _end_with_parent() -> None:
-    """Has the kernel end this process with the one that started it, also if that is killed."""
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    settings = ["--threads", "1", "--version-number", number]
+    with serving([*command, *options, *settings], folder / f"serve-{number}.log") as running:
+        yield running.address
 
 
 @contextlib.contextmanager
@@ -159,7 +140,7 @@ def proxied(stable: str, servers: dict[str, str]) -> Iterator[str]:
         [sys.executable, "-m", "pipelines.proxy", stable, *pairs],
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=_end_with_parent,
+        preexec_fn=end_with_parent,
     ) as process:
         assert process.stdout
         try:

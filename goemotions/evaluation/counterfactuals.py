@@ -98,14 +98,14 @@ class CounterfactualRow(TypedDict):
     label_difference: float
 
 
-class LabelChange(TypedDict):
+class LabelChange(NamedTuple):
     """What swaps of one group change for one label: mean absolute difference, its 95% interval, and decisions that change."""
 
     group: str
     label: str
     difference: float
-    difference_low: float
-    difference_high: float
+    low: float
+    high: float
     changed: int
 
 
@@ -176,50 +176,53 @@ def read(folder: Path, names: Sequence[str]) -> dict[str, tuple[np.ndarray, np.n
 
 def measure(
     scored: Mapping[str, tuple[np.ndarray, np.ndarray]], fitted: Thresholds, names: Sequence[str], seed: int = 0
-) -> tuple[list[CounterfactualRow], list[LabelChange]]:
-    """What swaps change, per group, and per group and label; ``scored`` is what ``read`` returns."""
+) -> list[CounterfactualRow]:
+    """What swaps change, one row per group; ``scored`` is what ``read`` returns."""
     from scipy.stats import binomtest
 
     rows: list[CounterfactualRow] = []
-    changes: list[LabelChange] = []
     for group, (before, after) in scored.items():
-        drawn = bootstrap.weights(len(before), RESAMPLES, seed) / len(before)
-        flipped = fitted.apply(before) != fitted.apply(after)
-        changed = int(flipped.any(axis=1).sum())
-        differences = np.abs(after - before)
-        per_label = drawn @ differences
-        difference = per_label.mean(axis=1)
-        most = int(per_label[0].argmax())
+        changed = int((fitted.apply(before) != fitted.apply(after)).any(axis=1).sum())
+        per_label = _mean_change(before, after, seed)
+        difference, most = per_label.mean(axis=1), int(per_label[0].argmax())
         # The bootstrap would be sure that no pair of many changes if none of these does.
         decisions_low, decisions_high = binomtest(changed, len(before)).proportion_ci(method="wilson")
-        difference_low, difference_high = bootstrap.interval(difference)
+        low, high = bootstrap.interval(difference)
         rows.append(
-            {
-                "group": group,
-                "pairs": len(before),
-                "decisions": changed / len(before),
-                "decisions_low": float(decisions_low),
-                "decisions_high": float(decisions_high),
-                "difference": float(difference[0]),
-                "difference_low": difference_low,
-                "difference_high": difference_high,
-                "label": names[most],
-                "label_difference": float(per_label[0, most]),
-            }
-        )
-        for column, label in enumerate(names):
-            low, high = bootstrap.interval(per_label[:, column])
-            changes.append(
-                {
-                    "group": group,
-                    "label": label,
-                    "difference": float(per_label[0, column]),
-                    "difference_low": low,
-                    "difference_high": high,
-                    "changed": int(flipped[:, column].sum()),
-                }
+            CounterfactualRow(
+                group=group,
+                pairs=len(before),
+                decisions=changed / len(before),
+                decisions_low=float(decisions_low),
+                decisions_high=float(decisions_high),
+                difference=float(difference[0]),
+                difference_low=low,
+                difference_high=high,
+                label=names[most],
+                label_difference=float(per_label[0, most]),
             )
-    return rows, changes
+        )
+    return rows
+
+
+def measure_labels(
+    scored: Mapping[str, tuple[np.ndarray, np.ndarray]], fitted: Thresholds, names: Sequence[str], seed: int = 0
+) -> list[LabelChange]:
+    """What swaps change, one row per group and label; ``scored`` is what ``read`` returns."""
+    changes = []
+    for group, (before, after) in scored.items():
+        flipped = (fitted.apply(before) != fitted.apply(after)).sum(axis=0).tolist()
+        for label, values, changed in zip(names, _mean_change(before, after, seed).T, flipped, strict=True):
+            low, high = bootstrap.interval(values)
+            changes.append(LabelChange(group, label, float(values[0]), low, high, changed))
+    return changes
+
+
+def _mean_change(before: np.ndarray, after: np.ndarray, seed: int) -> np.ndarray:
+    """Mean absolute change of the probability of each label, float [RESAMPLES + 1, labels], of all pairs and on each resample."""
+    drawn = bootstrap.weights(len(before), RESAMPLES, seed) / len(before)
+    changes: np.ndarray = drawn @ np.abs(after - before)
+    return changes
 
 
 def _sentence(form: str, term: str) -> str:

@@ -37,7 +37,7 @@ def sentences(predictions: Predictions, fitted: Thresholds, folder: Path) -> lis
     """
     about = ABOUT_GOEMOTIONS if set(predictions.names) >= GOEMOTIONS else ()
     of_slices = slices.read(folder)
-    groups, _ = counterfactuals.measure(counterfactuals.read(folder, predictions.names), fitted, predictions.names)
+    groups = counterfactuals.measure(counterfactuals.read(folder, predictions.names), fitted, predictions.names)
     return [
         ALWAYS,
         *about,

@@ -12,7 +12,7 @@ import numpy as np
 
 from goemotions.evaluation.latency import Latency
 from goemotions.evaluation.predictions import Predictions
-from goemotions.metrics import bootstrap, classification, strategies
+from goemotions.metrics import bootstrap, classification, cross_fitting, strategies
 from goemotions.metrics.thresholds import Thresholds
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class CandidateScores:
         labels, probabilities = self.validation.labels, self.validation.probabilities
         served = self.thresholds.apply(probabilities)
         fit = strategies.named(self.thresholds.strategy)
-        return min([served, strategies.cross_fitted(labels, probabilities, fit)], key=self._macro_f1) if fit else served
+        return min([served, cross_fitting.cross_fitted(labels, probabilities, fit)], key=self._macro_f1) if fit else served
 
     def _macro_f1(self, decisions: np.ndarray) -> float:
         labels = self.validation.labels

@@ -7,7 +7,7 @@ from pathlib import Path
 from goemotions import defaults, usage
 from goemotions.errors import DataError
 from goemotions.evaluation.predictions import Predictions
-from goemotions.metrics import strategies, thresholds
+from goemotions.metrics import cross_fitting, thresholds
 from goemotions.metrics.thresholds import ThresholdsFile
 from goemotions.storage import store
 
@@ -23,7 +23,7 @@ def tune(
 ) -> ThresholdsFile:
     """Fits every threshold strategy on a scored validation split and writes the chosen one as ``thresholds.json``.
 
-    ``strategy``, ``target_precision`` and ``target_recall`` are those of ``strategies.choose``.
+    ``strategy``, ``target_precision`` and ``target_recall`` are those of ``cross_fitting.choose``.
 
     Returns:
         The content of ``thresholds.json``.
@@ -35,7 +35,7 @@ def tune(
     predictions = Predictions.read(validation)
     if predictions.split != "validation":
         raise DataError(f"thresholds are fitted on validation, not on {predictions.split}: pass the validation Predictions")
-    chosen, comparison = strategies.choose(
+    chosen, comparison = cross_fitting.choose(
         predictions.labels, predictions.probabilities, strategy, target_precision, target_recall
     )
     content = ThresholdsFile(chosen, predictions.names, comparison, predictions.split, predictions.engine, predictions.digest)

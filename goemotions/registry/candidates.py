@@ -58,7 +58,7 @@ class CandidateArtifacts:
         predictions = Predictions.read(self.test)
         fitted = thresholds.read(self.thresholds / thresholds.FILE).thresholds
         rows = slices.measure(predictions, fitted, slices.read(self.test))[1:]
-        groups, _ = counterfactuals.measure(counterfactuals.read(self.test, predictions.names), fitted, predictions.names)
+        groups = counterfactuals.measure(counterfactuals.read(self.test, predictions.names), fitted, predictions.names)
         of_slices = {
             f"test/slices/{row['kind']}/{row['slice']}/f1_micro": row["f1_micro"]
             for row in rows

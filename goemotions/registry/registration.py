@@ -18,11 +18,12 @@ from goemotions.metrics import thresholds
 from goemotions.metrics.classification import METRICS_FILE
 from goemotions.models.engine_names import WEIGHTS
 from goemotions.registry import assembly, bundle, costs, model_registry, promotion, tracking, trained, trust
+from goemotions.registry import challenger as challengers
 from goemotions.registry.bundle import ENGINES, BundleLocation, BundleMetadata, Variant
 from goemotions.registry.candidates import CandidateArtifacts
+from goemotions.registry.challenger import Challenger, GateOptions
 from goemotions.registry.costs import Prices
 from goemotions.registry.model_registry import Version
-from goemotions.registry.promotion import Challenger, GateOptions
 from goemotions.registry.registered_versions import RegisteredVersion, registered_version
 from goemotions.registry.tracking import Run
 from goemotions.storage import layout, lock, manifest, probe, signature
@@ -235,7 +236,7 @@ class _Registration:
         while True:
             champion = promotion.champion(model_name, variant)
             is_champion = champion is not None and champion.source == source
-            compared = None if is_champion else promotion.compare_with_champion(self.challenger, variant, champion, options)
+            compared = None if is_champion else challengers.compare(self.challenger, variant, champion, options)
             verdict = compared.verdict if compared else None
             with lock.hold(self.location.model_prefix) as held:
                 if not storage.has(source, manifest.NAME):

@@ -14,6 +14,7 @@ import altair as alt
 import numpy as np
 
 from goemotions.metrics.classification import counts_by_threshold
+from goemotions.report.name_places import NAME_PLACES, on_axis, with_places
 from goemotions.report.vega import AXIS_COLOR, PALETTE, Chart
 
 Rows = Sequence[Mapping[str, Any]]
@@ -22,15 +23,6 @@ CURVE_POINTS = 60
 MAX_BINS = 30
 # In pixels: the height of a chart, and the height per label if each label has its own line.
 HEIGHT, LINE_HEIGHT = 320, 18
-# In pixels, for the names beside points: the width of a chart on a phone, half the width and the height of a letter, and where a name
-# may be: right or left of its point, above or below it, or higher or lower on a side.
-NARROW, HALF_LETTER, TEXT_HEIGHT = 250, 3.3, 13
-SIDES = (("left", 15), ("right", -15))
-NAME_PLACES: list[dict[str, Any]] = [
-    *({"align": align, "dx": dx, "dy": 0} for align, dx in SIDES),
-    *({"align": "center", "dx": 0, "dy": dy} for dy in (-18, 18)),
-    *({"align": align, "dx": dx, "dy": dy} for dy in (-18, 18, -32, 32) for align, dx in SIDES),
-]
 ZERO_TO_ONE = alt.Scale(domain=[0, 1])
 # Properties of the marks of auxiliary lines.
 DASHED: dict[str, Any] = {"color": AXIS_COLOR, "strokeDash": [4, 4]}
@@ -109,8 +101,8 @@ def f1_against_support(rows: Rows) -> Chart:
     first, supports = rows[0]["model"], _column(rows, "support")
     by_f1 = sorted((row for row in rows if row["model"] == first), key=lambda row: float(row["f1"]))
     extremes = list({row["label"]: row for row in by_f1[:3] + by_f1[-3:]}.values())
-    places = _shares(np.log1p(_column(extremes, "support")), np.log1p(supports))
-    named = _with_name_places(extremes, places, np.array(_column(extremes, "f1")), "label")
+    places = on_axis(np.log1p(_column(extremes, "support")), np.log1p(supports))
+    named = with_places(extremes, places, np.array(_column(extremes, "f1")), "label")
     x = alt.X("support:Q", title="positives (log)", **_logarithmic(supports))
     y = alt.Y("f1:Q", title="F1", scale=ZERO_TO_ONE)
     return _layers(_dots(rows, x, y, size=60, height=HEIGHT), _names(named, x, y, "label"))
@@ -183,7 +175,7 @@ def latency_tradeoff(rows: Rows) -> Chart:
     latencies, scores = _column(rows, "latency_ms"), _column(rows, "f1_macro")
     domain = [*_column(rows, "low"), *_column(rows, "high")]
     low, high = min(latencies) / 1.3, max(latencies) * 1.3
-    named = _with_name_places(rows, _shares(np.log(latencies), np.log([low, high])), _shares(scores, domain), "model")
+    named = with_places(rows, on_axis(np.log(latencies), np.log([low, high])), on_axis(scores, domain), "model")
     points = [{**row, "MiB": row["bytes"] / 2**20} for row in named]
     sizes = _column(points, "MiB")
     x = alt.X(
@@ -308,46 +300,8 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return ticks
 
 
-def _shares(values: Any, domain: Any) -> np.ndarray:
-    """Where values lie on an axis from the least to the greatest value of the domain, from 0 to 1, float [n]."""
-    low, high = np.min(domain), np.max(domain)
-    shares: np.ndarray = (np.asarray(values, dtype=float) - low) / max(high - low, 1e-9)
-    return shares
-
-
 def _names(rows: Rows, x: alt.X, y: alt.Y, key: str) -> alt.Chart:
-    """Names beside points, where ``_with_name_places`` put them."""
+    """Names beside points, where ``name_places`` put them."""
     align, dx, dy = (alt.ExprRef(f"datum.{name}") for name in ("align", "dx", "dy"))
     mark = alt.MarkDef("text", baseline="middle", align=align, dx=dx, dy=dy)
     return _chart(rows, mark).encode(x=x, y=y, text=f"{key}:N")
-
-
-def _with_name_places(rows: Rows, x: np.ndarray, y: np.ndarray, key: str) -> list[dict[str, Any]]:
-    """The rows with the place of the name beside each point, one of ``NAME_PLACES``.
-
-    On a chart as small as on a phone, no name covers another name or a point, as long as there is room.
-
-    Args:
-        rows: one per point, with the name under ``key``.
-        x: the points' places on the axis, from 0 to 1, float [n].
-        y: the same, upwards.
-    """
-    across, down = x * NARROW, -y * NARROW
-    occupied = [(center, middle, 2 * HALF_LETTER) for center, middle in zip(across, down, strict=True)]
-    placed = list(rows)
-    for i in np.argsort(across, kind="stable"):
-        half = HALF_LETTER * len(rows[i][key])
-
-        def box(place: Mapping[str, Any], i: int = i, half: float = half) -> tuple[float, float, float]:
-            return across[i] + place["dx"] + half * np.sign(place["dx"]), down[i] + place["dy"], half
-
-        free = [place for place in NAME_PLACES if _is_free(*box(place), occupied)]
-        placed[i] = {**rows[i], **(free or NAME_PLACES)[0]}
-        occupied.append(box(placed[i]))
-    return [dict(row) for row in placed]
-
-
-def _is_free(center: float, middle: float, half: float, occupied: Sequence[tuple[float, float, float]]) -> bool:
-    """Whether a text is within the chart and covers nothing of what is given by center, middle and half of the width."""
-    is_within = half <= center <= NARROW - half
-    return is_within and all(abs(center - c) > half + h or abs(middle - m) > TEXT_HEIGHT for c, m, h in occupied)

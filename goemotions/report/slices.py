@@ -56,9 +56,11 @@ def _verdict(row: slices.SliceRow) -> str:
 
 def _groups(result: Result) -> list[Section]:
     names = result.test.names
-    rows, changes = counterfactuals.measure(counterfactuals.read(result.artifacts.test, names), result.thresholds, names)
-    if not rows:
+    scored = counterfactuals.read(result.artifacts.test, names)
+    if not scored:
         return []
+    rows = counterfactuals.measure(scored, result.thresholds, names)
+    changes = counterfactuals.measure_labels(scored, result.thresholds, names)
     summary: list[Row] = [
         [
             row["group"],
@@ -73,10 +75,9 @@ def _groups(result: Result) -> list[Section]:
         [
             label,
             *(
-                _points(change["difference"], change["difference_low"], change["difference_high"])
-                + (f", {change['changed']}" if change["changed"] else "")
+                _points(change.difference, change.low, change.high) + (f", {change.changed}" if change.changed else "")
                 for change in changes
-                if change["label"] == label
+                if change.label == label
             ),
         ]
         for label in names

@@ -45,6 +45,10 @@ class Checkpoint:
     tensors: dict[str, torch.Tensor]
     values: dict[str, Any]
 
+    def part(self, prefix: str) -> dict[str, torch.Tensor]:
+        """The tensors whose names have this prefix, by the rest of their names."""
+        return {name.removeprefix(prefix): tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
+
 
 def save(location: str, step: int, checkpoint: Checkpoint) -> None:
     """Writes the checkpoint of a step below a location (local or S3), then deletes all others.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import resource
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -40,7 +39,7 @@ def describe() -> str:
 
 def peak_memory() -> tuple[int, int]:
     """Bytes of memory, and of GPU memory, that this process took at most."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak, torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +18,9 @@ from goemotions.models.profiles import Teacher
 from goemotions.models.records import RunRecord, TrainingRecord
 from goemotions.registry import tracking
 from goemotions.training import distributed, hardware, trained_teachers, trainer
-from goemotions.training.loop import OnEpoch, ignore_epoch
 from goemotions.training.options import TrainOptions
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 Record = TypeVar("Record", bound=RunRecord)
 
 
@@ -41,7 +40,7 @@ def run(dataset: Path, output: Path, profile: str, options: TrainOptions) -> Tra
     """
     addresses.location(options.weights, "the weights")
     addresses.location(options.checkpoint_location, "the checkpoints")
-    return _launch(options, _train, dataset, output, profile, options)
+    return _launch(trainer.train, dataset, output, profile, options)
 
 
 def teach(dataset: Path, output: Path, teacher: str, options: TrainOptions, store: str = "") -> RunRecord:
@@ -66,41 +65,33 @@ def teach(dataset: Path, output: Path, teacher: str, options: TrainOptions, stor
         raise BadArgument(f"{teacher} names {len(named)} teachers: a step trains one, such as {named[0]}")
     if named[0].location:
         return trained_teachers.teach(dataset, output, named[0].location, options, store)
-    return _launch(options, _teach, dataset, output, named[0], options, store)
+    return _launch(trainer.teach, dataset, output, named[0], options, store)
 
 
-def _launch(options: TrainOptions, function: Callable[..., T], *arguments: Any) -> T:
-    kind = devices.resolve()
-    count = options.processes or (torch.cuda.device_count() if kind == "cuda" else 1)
+def _launch(
+    train: Callable[..., Record], dataset: Path, output: Path, network: str | Teacher, options: TrainOptions, *others: Any
+) -> Record:
+    """Calls ``trainer.train`` or ``trainer.teach`` in as many processes as the options or the GPUs say."""
+    count = options.processes or (torch.cuda.device_count() if devices.resolve() == "cuda" else 1)
     log.info("training on %s", hardware.describe())
-    return function(*arguments) if count == 1 else distributed.launch(count, function, *arguments)
+    start = functools.partial(_logged, train, dataset, output, network, options, *others)
+    return start() if count == 1 else distributed.launch(count, start)
 
 
-def _train(dataset: Path, output: Path, profile: str, options: TrainOptions) -> TrainingRecord:
-    return _logged(
-        options.pipeline_run, profile, dataset, lambda on_epoch: trainer.train(dataset, output, profile, options, on_epoch)
-    )
-
-
-def _teach(dataset: Path, output: Path, teacher: Teacher, options: TrainOptions, store: str) -> RunRecord:
-    return _logged(
-        options.pipeline_run,
-        str(teacher),
-        dataset,
-        lambda on_epoch: trainer.teach(dataset, output, teacher, options, store, on_epoch),
-    )
-
-
-def _logged(pipeline_run: str, name: str, dataset: Path, train: Callable[[OnEpoch], Record]) -> Record:
-    """Trains, and logs recipe, metrics and duration to the run of that name below the pipeline run, if there is one."""
-    if not (pipeline_run and distributed.is_first()):
-        return train(ignore_epoch)
+def _logged(
+    train: Callable[..., Record], dataset: Path, output: Path, network: str | Teacher, options: TrainOptions, *others: Any
+) -> Record:
+    """Trains in this process. The first one logs recipe, metrics and duration to the run of the network, if there is a pipeline run."""
+    if not (options.pipeline_run and distributed.is_first()):
+        return train(dataset, output, network, options, *others)
     info = load_dataset(dataset, splits=())[1]
-    with tracking.step(pipeline_run, name) as run:
+    with tracking.step(options.pipeline_run, str(network)) as run:
         run.log_dataset(info)
-        record = train(lambda epoch, metrics: run.log_metrics(metrics, epoch))
+        record = train(
+            dataset, output, network, options, *others, on_epoch=lambda epoch, metrics: run.log_metrics(metrics, epoch)
+        )
         run.log_missing(record.history)
-        others = {key: getattr(record, key) for key in ("seed", "precision", "processes")}
-        run.log_parameters({**record.profile, **others, "dataset_digest": info["digest"]})
+        measured = {key: getattr(record, key) for key in ("seed", "precision", "processes")}
+        run.log_parameters({**record.profile, **measured, "dataset_digest": info["digest"]})
         run.log_metrics({"best_epoch": record.best_epoch, "train_seconds": record.seconds})
     return record

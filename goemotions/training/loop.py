@@ -27,14 +27,13 @@ from goemotions.training.batches import TokenizedSplit
 from goemotions.training.checkpoints import Checkpoint
 from goemotions.training.dropout import Masks
 from goemotions.training.optimizers import Optimizer
+from goemotions.training.state import TrainingState
 
 log = logging.getLogger(__name__)
 
 FINITE_EVERY = 20
 # Far enough apart that no two processes, and no two runs with neighbouring seeds, draw the same dropout.
 DROPOUT_SEED = 1_000_003
-# Entries of a checkpoint that those of before do not have.
-MACHINE = ("machines", "peak_memory", "peak_gpu_memory")
 
 # Called with the epoch (from 1) and its metrics.
 OnEpoch = Callable[[int, dict[str, float]], None]
@@ -42,41 +41,6 @@ OnEpoch = Callable[[int, dict[str, float]], None]
 
 def ignore_epoch(epoch: int, metrics: dict[str, float]) -> None:
     """An ``OnEpoch`` that does nothing."""
-
-
-@dataclass
-class TrainingState:
-    """What changes while a model is trained, apart from weights and optimizer; a checkpoint holds it.
-
-    Attributes:
-        step: optimizer steps done.
-        epoch_loss: sum over the rows that were trained on in this epoch, of this process.
-        seconds: duration up to the last checkpoint or epoch.
-        history: metrics per finished epoch.
-        best: weights of the best epoch.
-        machines: those that trained it, each once, in their order; the largest memory and GPU memory of any of them, in bytes.
-    """
-
-    step: int = 0
-    epoch_loss: float | torch.Tensor = 0.0
-    seconds: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
-    best: dict[str, torch.Tensor] = field(default_factory=dict)
-    machines: list[str] = field(default_factory=list)
-    peak_memory: int = 0
-    peak_gpu_memory: int = 0
-
-    def measure_machine(self) -> None:
-        """Adds this machine, and the memory that this process has taken on it."""
-        self.machines = list(dict.fromkeys([*self.machines, hardware.describe()]))
-        peak, peak_gpu = hardware.peak_memory()
-        self.peak_memory, self.peak_gpu_memory = max(self.peak_memory, peak), max(self.peak_gpu_memory, peak_gpu)
-
-    @property
-    def best_epoch(self) -> int:
-        """The epoch (from 1) with the best validation AUC, micro before macro; 0 before the first."""
-        scores = [(epoch["validation/auc_micro"], epoch["validation/auc_macro"]) for epoch in self.history]
-        return scores.index(max(scores)) + 1 if scores else 0
 
 
 @dataclass(frozen=True)
@@ -330,17 +294,10 @@ class TrainingLoop:
         if not self.plan.location:
             return
         self.state.measure_machine()
-        state, epoch_loss, used = self.state, self._finite_loss(), asdict(distributed.total_usage(usage.so_far()))
-        if not distributed.is_first():
-            return
-        tensors = {} if is_finished else self._tensors()
-        copied = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-        # The best weights are replaced, but never changed.
-        copied |= {f"best.{name}": tensor for name, tensor in state.best.items()}
-        values = {"fingerprint": self.plan.fingerprint, "step": state.step, "epoch_loss": epoch_loss}
-        values |= {"seconds": state.seconds, "history": list(state.history), "usage": used}
-        values |= {name: getattr(state, name) for name in MACHINE}
-        writer.write(state.step, Checkpoint(copied, values))
+        epoch_loss, used = self._finite_loss(), asdict(distributed.total_usage(usage.so_far()))
+        if distributed.is_first():
+            values = {"fingerprint": self.plan.fingerprint, "epoch_loss": epoch_loss, "usage": used}
+            writer.write(self.state.step, self.state.to_checkpoint({} if is_finished else self._tensors(), values))
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """What the next step depends on."""
@@ -375,12 +332,7 @@ class TrainingLoop:
         tensors, values = checkpoint.tensors, checkpoint.values
         if not 0 <= values["step"] <= total:
             raise ValueError(f"its step is {values['step']} of {total}")
-
-        def part(prefix: str) -> dict[str, torch.Tensor]:
-            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-        machine = {name: values[name] for name in MACHINE if name in values}
-        self.state = TrainingState(values["step"], 0.0, values["seconds"], values["history"], part("best."), **machine)
+        self.state = TrainingState.from_checkpoint(checkpoint)
         if self.state.best_epoch and self.state.best.keys() != self.classifier.state_dict().keys():
             raise ValueError("it lacks the weights of its best epoch")
         if distributed.is_first():
@@ -389,8 +341,8 @@ class TrainingLoop:
         log.info("resuming %s at step %d of %d", self.profile.name, self.state.step, total)
         if self.state.step == total:
             return
-        self.classifier.load_state_dict(part("model."))
-        self.optimizer.load(part("optimizer."))
+        self.classifier.load_state_dict(checkpoint.part("model."))
+        self.optimizer.load(checkpoint.part("optimizer."))
         if distributed.is_first():
             torch.set_rng_state(tensors["rng.cpu"])
             if "rng.cuda" in tensors and self.device.type == "cuda":

@@ -20,7 +20,7 @@ from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import DataError, ModelError
 from goemotions.evaluation import evaluate, tuning
 from goemotions.evaluation.predictions import FILE, Predictions
-from goemotions.metrics import strategies, thresholds
+from goemotions.metrics import cross_fitting, thresholds
 from goemotions.metrics.classification import METRICS_FILE
 from goemotions.models import engines
 from goemotions.models.engine_names import Computation
@@ -207,7 +207,7 @@ def test_the_thresholds_record_what_they_were_fitted_on(tmp_path: Path, predicti
     assert thresholds.read(tmp_path / "out" / "thresholds.json") == content
     assert (content.split, content.engine, content.digest) == ("validation", "openvino-fp32", "d1")
     assert content.names == predictions.names
-    assert (content.thresholds, content.comparison) == strategies.choose(predictions.labels, predictions.probabilities)
+    assert (content.thresholds, content.comparison) == cross_fitting.choose(predictions.labels, predictions.probabilities)
     stored = json.loads((tmp_path / "out" / "thresholds.json").read_text(encoding="utf-8"))
     cross_fitted = {row["strategy"]: row["f1_macro_cross_fitted"] for row in stored["comparison"]}
     assert stored["f1_macro_cross_fitted"] == cross_fitted[stored["strategy"]]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from goemotions.data.dataset import load_dataset, taxonomy_of
 from goemotions.evaluation import robustness
 from goemotions.evaluation.robustness import PERTURBATIONS
-from goemotions.metrics import classification, strategies
+from goemotions.metrics import classification, cross_fitting, strategies
 from goemotions.models import engines
 from goemotions.models.engines import Engine
 from goemotions.models.tokenizer import TextEncoder
@@ -135,7 +135,7 @@ def test_only_changed_texts_are_scored_again(engine: Engine, split: tuple[list[s
     texts, labels = split
     counting = Counting(engine)
     written, _ = engines.score(engine, texts)
-    fitted, _ = strategies.choose(labels, written)
+    fitted, _ = cross_fitting.choose(labels, written)
     before = labels.copy()
     rows = robustness.measure(counting, texts, labels, fitted)
     by_name = {row["perturbation"]: row for row in rows}

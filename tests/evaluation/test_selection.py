@@ -9,7 +9,7 @@ import pytest
 from goemotions.evaluation.latency import Latency
 from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.selection import CandidateScores, describe_winner, latency_limit, select_winner
-from goemotions.metrics import strategies
+from goemotions.metrics import cross_fitting, strategies
 from goemotions.metrics.classification import macro_f1
 from goemotions.metrics.thresholds import Thresholds
 
@@ -162,7 +162,7 @@ def test_thresholds_that_follow_noise_do_not_keep_a_faster_model_from_winning() 
 
 def test_models_are_ranked_by_the_score_that_their_thresholds_file_has() -> None:
     validation = scores(1.0, 5.0).validation
-    _, results = strategies.choose(validation.labels, validation.probabilities)
+    _, results = cross_fitting.choose(validation.labels, validation.probabilities)
     for result in results:
         ranked = CandidateScores("x", validation, result.thresholds).rank[1]
         assert ranked == pytest.approx(min(result.cross_fitted["f1_macro"], result.f1_macro_fitted)), result.thresholds.strategy

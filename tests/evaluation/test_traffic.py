@@ -13,7 +13,7 @@ from goemotions.evaluation import reference, traffic
 from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.reference import Reference
 from goemotions.evaluation.traffic import FEATURES, SCORE_BINS, Traffic, features_of
-from goemotions.metrics import strategies, thresholds
+from goemotions.metrics import cross_fitting, strategies, thresholds
 from goemotions.metrics.expected import expected_f1, expected_quality
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models.tokenizer import TextEncoder
@@ -167,7 +167,7 @@ def test_the_measured_f1_of_a_reference_is_that_of_rows_that_its_thresholds_were
     names = tuple(f"l{number}" for number in range(20))
     labels, scores = generator.random((300, 20)) < 0.03, generator.random((300, 20)).astype(np.float32)
     validation = Predictions(names, [str(row) for row in range(300)], labels, scores, "validation", "torch", "d1")
-    fitted, results = strategies.choose(labels, scores, "per-label")
+    fitted, results = cross_fitting.choose(labels, scores, "per-label")
     (row,) = (one for one in results if one.thresholds == fitted)
     measured = np.mean(Reference.of(validation, fitted, {}).f1)
     assert measured == pytest.approx(row.cross_fitted["f1_macro"])

@@ -13,7 +13,7 @@ from sklearn.metrics import f1_score
 
 from benchmarks.measuring import cross_fitted
 from goemotions.errors import ModelError
-from goemotions.metrics import classification, sorted_scores, strategies, thresholds
+from goemotions.metrics import classification, cross_fitting, sorted_scores, strategies, thresholds
 from goemotions.metrics.thresholds import StrategyResult, Thresholds, ThresholdsFile
 
 bounded = settings(max_examples=30, deadline=None)
@@ -254,8 +254,8 @@ def test_a_single_positive_helps_only_the_score_that_may_see_it() -> None:
 @pytest.mark.parametrize("noise", [0.5, 2.0])
 def test_the_smoothed_fit_is_chosen_unless_another_has_a_clearly_better_cross_fitted_score(seed: int, noise: float) -> None:
     labels, probabilities = separable(60, seed, noise)
-    chosen, rows = strategies.choose(labels, probabilities)
-    draws = range(strategies.draws(len(labels)))
+    chosen, rows = cross_fitting.choose(labels, probabilities)
+    draws = range(cross_fitting.draws(len(labels)))
     decided = {
         name: np.concatenate([cross_fitted(fit, labels, probabilities, draw) for draw in draws])
         for name, fit in strategies.STRATEGIES.items()
@@ -275,7 +275,7 @@ def test_the_smoothed_fit_is_chosen_unless_another_has_a_clearly_better_cross_fi
 
 @pytest.mark.parametrize(("rows", "draws"), [(1, 10), (184, 10), (5_426, 5), (25_000, 1), (1_000_000, 1)])
 def test_folds_of_few_rows_are_drawn_more_than_once(rows: int, draws: int) -> None:
-    assert strategies.draws(rows) == draws
+    assert cross_fitting.draws(rows) == draws
 
 
 def test_a_strategy_that_only_fits_its_own_rows_best_is_not_chosen() -> None:
@@ -283,14 +283,14 @@ def test_a_strategy_that_only_fits_its_own_rows_best_is_not_chosen() -> None:
     labels = random.random((40, 3)) < 0.5
     labels[:, 2] = np.arange(40) == 7
     probabilities = np.column_stack([np.where(labels[:, :2], 0.9, 0.1), random.random(40) / 9]).astype(np.float32)
-    chosen, rows = strategies.choose(labels, probabilities)
+    chosen, rows = cross_fitting.choose(labels, probabilities)
     assert max(rows, key=lambda row: row.f1_macro_fitted).thresholds.strategy == "per-label"
     assert chosen.strategy != "per-label"
 
 
 def test_the_file_has_the_comparison_with_the_other_strategies(tmp_path: Path) -> None:
     labels, probabilities = separable(60, 0, 1.0)
-    chosen, rows = strategies.choose(labels, probabilities)
+    chosen, rows = cross_fitting.choose(labels, probabilities)
     ThresholdsFile(chosen, tuple("abcd"), rows, engine="onnx").write(tmp_path / "thresholds.json")
     content = json.loads((tmp_path / "thresholds.json").read_text(encoding="utf-8"))
     assert [row["strategy"] for row in content["comparison"]] == [*strategies.STRATEGIES, "precision-0.7", "recall-0.8"]
@@ -325,7 +325,7 @@ def test_leads_that_are_noise_do_not_choose_the_strategy() -> None:
     for seed in range(6):
         labels, probabilities = sparse(600, seed)
         unseen_labels, unseen = sparse(20_000, seed + 100)
-        chosen, rows = strategies.choose(labels, probabilities)
+        chosen, rows = cross_fitting.choose(labels, probabilities)
         compared = [row for row in rows if row.thresholds.strategy in strategies.STRATEGIES]
         leader = max(compared, key=lambda row: row.cross_fitted["f1_macro"]).thresholds
         chosen_scores.append(macro(unseen_labels, chosen.apply(unseen)))
@@ -340,7 +340,7 @@ def test_another_strategy_that_is_clearly_better_is_chosen() -> None:
     truth = random.integers(0, 10, 2000)
     probabilities = (random.uniform(0.0, 0.6, (2000, 1)) + random.uniform(0, 0.02, (2000, 10))).astype(np.float32)
     probabilities[np.arange(2000), truth] += np.float32(0.03)
-    chosen, _ = strategies.choose(np.eye(10, dtype=bool)[truth], probabilities)
+    chosen, _ = cross_fitting.choose(np.eye(10, dtype=bool)[truth], probabilities)
     assert chosen.strategy in ("top-k", "top-k-floor")
 
 
@@ -428,11 +428,13 @@ def test_a_precision_that_cannot_be_met_predicts_nothing() -> None:
 )
 def test_a_strategy_can_be_requested(requested: str, expected: str) -> None:
     labels, probabilities = sparse(400, 0)
-    assert strategies.choose(labels, probabilities, requested, target_precision=0.6, target_recall=0.9)[0].strategy == expected
+    assert (
+        cross_fitting.choose(labels, probabilities, requested, target_precision=0.6, target_recall=0.9)[0].strategy == expected
+    )
 
 
 @pytest.mark.parametrize("wrong", [{"strategy": "luck"}, {"target_precision": 0.0}, {"target_recall": 1.0}])
 def test_an_impossible_request_is_a_named_error(wrong: dict[str, object]) -> None:
     labels, probabilities = sparse(50, 0)
     with pytest.raises(ModelError):
-        strategies.choose(labels, probabilities, **wrong)  # type: ignore[arg-type]
+        cross_fitting.choose(labels, probabilities, **wrong)  # type: ignore[arg-type]

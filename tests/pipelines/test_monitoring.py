@@ -23,9 +23,9 @@ from goemotions.registry import mlflow_client, tracking
 from goemotions.serving import metrics
 from goemotions.serving.traffic import TrafficCounters
 from goemotions.storage import layout, store
-from pipelines import local, parameters, training
-from pipelines.local import RunFailed
+from pipelines import parameters, training, unfinished
 from pipelines.package import pack_monitoring
+from pipelines.unfinished import RunFailed
 from tests.support import prometheus
 from tests.support.documents import yaml_documents
 
@@ -143,7 +143,7 @@ def test_a_whole_number_is_accepted_for_a_parameter_with_decimals() -> None:
 
 
 def test_two_runs_at_once_on_one_machine_are_refused(tmp_path: Path) -> None:
-    with local._alone(tmp_path), pytest.raises(RunFailed, match="another run on this machine"), local._alone(tmp_path):
+    with unfinished.alone(tmp_path), pytest.raises(RunFailed, match="another run on this machine"), unfinished.alone(tmp_path):
         pass
-    with local._alone(tmp_path):
+    with unfinished.alone(tmp_path):
         pass

@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from goemotions import defaults, outages
 from goemotions.deployment import node_pools
 from goemotions.errors import BadArgument, WorkflowError
-from pipelines import cli, local, package, placement, resources
+from pipelines import cli, package, placement, resources
+from pipelines.kfp_local import adapted_to_this_machine
 from pipelines.training import pipeline as training_pipeline
 from pipelines.training import training
 from tests.support.documents import yaml_documents
@@ -95,7 +96,7 @@ def test_on_this_machine_no_step_gets_the_variables_of_a_gpu_pod() -> None:
         return [name for name in executors if "env" in executors[name]["container"]]
 
     assert len(with_variables()) == 10
-    with local._adapted_to_this_machine():
+    with adapted_to_this_machine(training, "the-run"):
         assert with_variables() == []
     assert len(with_variables()) == 10
 

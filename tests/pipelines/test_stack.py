@@ -8,6 +8,7 @@ import pytest
 from goemotions.registry import mlflow_client
 from goemotions.storage import s3, store
 from pipelines import stack as local_stack
+from pipelines.server import ServerFailed, serving
 
 
 def test_up_starts_no_server_that_is_running(stack: Path) -> None:
@@ -48,3 +49,13 @@ def test_another_process_with_the_same_id_is_not_taken_for_a_server(stack: Path)
 
 def test_mlflow_responds(stack: Path) -> None:
     assert mlflow_client.connect().startswith("http://127.0.0.1:")
+
+
+def test_a_server_that_ends_is_an_error_with_its_log(tmp_path: Path) -> None:
+    log = tmp_path / "serve.log"
+    with (
+        pytest.raises(ServerFailed, match=rf"the server did not become ready: its log is {log}"),
+        serving(["-c", "1 / 0"], log),
+    ):
+        pass
+    assert "ZeroDivisionError" in log.read_text()

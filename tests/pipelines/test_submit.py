@@ -456,21 +456,34 @@ def test_scoring_is_submitted_like_training(kubeflow: Kubeflow) -> None:
     assert "the pipeline has no parameter 'pod'" in failure(*arguments, "--set", "pod=3")
 
 
-def test_uncommitted_changes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def git(*arguments: str) -> None:
-        subprocess.run(
-            ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", *arguments], check=True, capture_output=True
-        )
+def _git(folder: Path, *arguments: str) -> None:
+    names = ("-c", "user.name=t", "-c", "user.email=t@localhost")
+    subprocess.run(["git", "-C", str(folder), *names, *arguments], check=True, capture_output=True)
 
+
+def test_the_commit_is_that_of_the_checkout_wherever_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images would be named by the commit of another repository, and pulled in vain."""
+    here = package.commit()
+    assert re.fullmatch("[0-9a-f]{40}", here)
+    _git(tmp_path, "init", "-q")
+    _git(tmp_path, "commit", "-q", "--allow-empty", "-m", "another repository")
     monkeypatch.chdir(tmp_path)
+    assert package.commit() == here
+    monkeypatch.setattr(package, "CHECKOUT", tmp_path / ".venv")
+    package.CHECKOUT.mkdir()
+    assert package.commit() == "unknown"
+
+
+def test_uncommitted_changes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(package, "CHECKOUT", tmp_path)
     with pytest.raises(package.PackageError, match="this is not a git checkout"):
         package.pack_training("", "", {}, path=tmp_path / "p.yaml")
-    git("init", "-q")
+    _git(tmp_path, "init", "-q")
     shutil.copytree(ROOT / "manifests", tmp_path / "manifests", symlinks=True)
     (tmp_path / "code.py").write_text("a = 1\n")
     (tmp_path / ".gitignore").write_text("p.yaml\n")
-    git("add", "-A")
-    git("commit", "-q", "-m", "one")
+    _git(tmp_path, "add", "-A")
+    _git(tmp_path, "commit", "-q", "-m", "one")
     package.pack_training("", "", {}, path=tmp_path / "p.yaml")
     with (tmp_path / "manifests" / "isvc.yaml").open("a") as file:
         file.write("# promoted\n")

@@ -1,6 +1,5 @@
 """The compiled training pipeline."""
 
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,8 @@ import pytest
 from goemotions.cli import parameters as rules
 from goemotions.cli.options import pairs
 from goemotions.errors import BadArgument, ModelError
-from pipelines import batch, local, monitoring, package, parameters, placement, resources, training
+from pipelines import batch, local, monitoring, package, parameters, placement, resources, training, unfinished
+from pipelines.kfp_local import adapted_to_this_machine
 from pipelines.package import compile_pipeline
 from pipelines.run_folder import RunFolder
 from pipelines.training import pipeline as training_pipeline
@@ -306,27 +306,23 @@ def test_profiles_weights_and_settings_are_checked_before_the_first_step(other: 
 
 
 def test_a_local_run_does_not_change_the_pipeline(compiled: Path, tmp_path: Path) -> None:
-    with local._adapted_to_this_machine():
+    with adapted_to_this_machine(training.training, "the-run"):
         compile_pipeline(tmp_path / "local.yaml", "goemotions-trainer:abc123", "abc123")
     compile_pipeline(tmp_path / "after.yaml", "goemotions-trainer:abc123", "abc123")
     assert (tmp_path / "after.yaml").read_bytes() == compiled.read_bytes() != (tmp_path / "local.yaml").read_bytes()
 
 
 def test_a_run_that_did_not_finish_is_resumed_under_its_id_by_the_same_parameters(tmp_path: Path) -> None:
-    path, given = tmp_path / "unfinished.json", {"models": ["minilm"], "epochs": 2}
-    first, _ = local._begin(path, given)
-    # Its process runs: another run at the same time is another run.
-    assert local._begin(path, given)[0] != first
-    first = json.loads(path.read_text())["pipeline_run"]
-    for ended in ([2**22 + 1, 1.0], [os.getpid(), 1.0]):
-        path.write_text(json.dumps({**json.loads(path.read_text()), "process": ended}))
-        assert local._begin(path, given) == (first, True)
-    path.write_text(json.dumps({**json.loads(path.read_text()), "process": [2**22 + 1, 1.0]}))
-    other, resumed = local._begin(path, {**given, "epochs": 3})
+    given = {"models": ["minilm"], "epochs": 2}
+    first, _ = unfinished.begin(tmp_path, given)
+    assert unfinished.begin(tmp_path, given) == (first, True)
+    other, resumed = unfinished.begin(tmp_path, {**given, "epochs": 3})
     assert other != first
     assert not resumed
-    path.write_text("{")
-    assert local._begin(path, given)[1] is False
+    unfinished.end(tmp_path)
+    assert unfinished.begin(tmp_path, {**given, "epochs": 3})[1] is False
+    (tmp_path / unfinished.RECORD).write_text("{")
+    assert unfinished.begin(tmp_path, given)[1] is False
 
 
 def test_the_newest_run_is_the_last_one_whatever_its_pipeline(tmp_path: Path) -> None:
@@ -339,7 +335,7 @@ def test_the_newest_run_is_the_last_one_whatever_its_pipeline(tmp_path: Path) ->
 
 def test_every_step_of_a_local_run_has_the_id_of_the_run(tmp_path: Path) -> None:
     for one in (training.training, training.for_run(has_teachers=True)):
-        with local._adapted_to_this_machine(one, "the-run"):
+        with adapted_to_this_machine(one, "the-run"):
             compile_pipeline(tmp_path / "local.yaml", "goemotions-trainer:abc123", "abc123", one)
         text = (tmp_path / "local.yaml").read_text()
         assert text.count("constant: the-run") >= 8

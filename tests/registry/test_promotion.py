@@ -16,7 +16,7 @@ from goemotions.cli import main as cli
 from goemotions.data.dataset import ingest
 from goemotions.errors import ModelError, PromotionRefused, StorageError, TrackingError
 from goemotions.evaluation import evaluate, tuning
-from goemotions.registry import changes, mlflow_client, model_registry, promotion, tracking, trust
+from goemotions.registry import challenger, changes, mlflow_client, model_registry, promotion, tracking, trust
 from goemotions.registry.bundle import BundleLocation
 from goemotions.storage import lock
 from goemotions.storage import store as storage
@@ -152,15 +152,15 @@ def test_a_process_that_lost_the_lock_moves_no_alias(model: str, monkeypatch: py
 
 def test_a_champion_of_another_process_is_the_one_to_compare_with(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """While version 2 is compared with version 1, version 3 becomes the champion."""
-    compare, others = promotion.compare_with_champion, iter(["3"])
+    compare, others = challenger.compare, iter(["3"])
 
-    def meanwhile(*arguments: Any) -> promotion.Comparison | None:
+    def meanwhile(*arguments: Any) -> challenger.Comparison | None:
         compared = compare(*arguments)
         for number in others:
             move_champion(model, number)
         return compared
 
-    monkeypatch.setattr(promotion, "compare_with_champion", meanwhile)
+    monkeypatch.setattr(challenger, "compare", meanwhile)
     assert promotion.promote("2", model_name=model).before == "3"
     assert [one.before for one in changes.history(model_registry.get_version(model, "2"), ALIAS)] == ["3"]
 

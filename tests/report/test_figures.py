@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_curve
 
-from goemotions.report import figures
+from goemotions.report import figures, name_places
 from goemotions.report.document import Figure, Section, to_html, write_figures
 
 NAMES = ("joy", "grief <&>", "a|b.c[d]")
@@ -157,13 +157,13 @@ def test_a_logarithmic_axis_has_ticks(low: int, high: int, tmp_path: Path) -> No
 
 def test_names_beside_points_do_not_cover_each_other() -> None:
     rows = [{"name": name} for name in ("minilm", "minilm-3l", "distilbert")]
-    placed = figures._with_name_places(rows, np.array([0.5, 0.5, 0.52]), np.array([0.5, 0.5, 0.5]), "name")
+    placed = name_places.with_places(rows, np.array([0.5, 0.5, 0.52]), np.array([0.5, 0.5, 0.5]), "name")
     assert len({(row["align"], row["dy"]) for row in placed}) == 3
 
 
 def test_a_name_is_within_the_chart_and_beside_its_point() -> None:
     """So that it does not cover the line of the interval through its point."""
     rows = [{"name": name} for name in ("mpnet", "minilm", "minilm-3l")]
-    placed = figures._with_name_places(rows, np.array([0.9, 0.4, 0.05]), np.array([0.9, 0.5, 0.4]), "name")
+    placed = name_places.with_places(rows, np.array([0.9, 0.4, 0.05]), np.array([0.9, 0.5, 0.4]), "name")
     assert [row["align"] for row in placed] == ["right", "left", "left"]
     assert all(row["dy"] == 0 and abs(row["dx"]) > 10 for row in placed)

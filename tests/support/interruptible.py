@@ -1,11 +1,11 @@
-"""A run of two steps, one after the other, as ``pipelines.local`` runs them; each leaves a file and takes a minute."""
+"""A run of two steps, one after the other, as ``pipelines.kfp_local`` runs them; each leaves a file and takes a minute."""
 
 import sys
 from pathlib import Path
 
 from kfp import dsl, local
 
-from pipelines.local import stop_on_interrupt
+from pipelines.kfp_local import stop_on_interrupt
 
 
 @dsl.component

@@ -34,6 +34,7 @@ CAMEMBERT = "almanach/camembert-base"
 Json = dict[str, Any]
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
 UNUSED = [f"[unused{number}]" for number in range(99)]
+BERT_NAMES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 BERT_SPECIAL = ["[PAD]", *UNUSED, "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SYMBOLS = [*"!?'.,abcdefghijklmnopqrstuvwxyz", *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")]
 # An empty table of sentencepiece: a trie of 256 empty nodes (its size in bytes comes first), which replaces no character.
@@ -43,12 +44,16 @@ CHARSMAP: Json = {
 }
 BERT_TEMPLATE = (["[CLS]", "A", "[SEP]"], ["[CLS]", "A", "[SEP]", "B1", "[SEP]"])
 METASPACE: Json = {"type": "Metaspace", "replacement": "▁", "add_prefix_space": True}
-BERT_CONFIG: Json = {
+COMMON: Json = {
     "attention_probs_dropout_prob": 0.1,
-    "gradient_checkpointing": False,
     "hidden_act": "gelu",
     "hidden_dropout_prob": 0.1,
     "initializer_range": 0.02,
+    **SMALL,
+}
+BERT_CONFIG: Json = {
+    **COMMON,
+    "gradient_checkpointing": False,
     "layer_norm_eps": 1e-12,
     "max_position_embeddings": 512,
     "model_type": "bert",
@@ -57,7 +62,14 @@ BERT_CONFIG: Json = {
     "transformers_version": "4.6.0.dev0",
     "type_vocab_size": 2,
     "use_cache": True,
-    **SMALL,
+}
+SENTENCEPIECE_ROBERTA_CONFIG: Json = {
+    **COMMON,
+    "layer_norm_eps": 1e-05,
+    "max_position_embeddings": 514,
+    "output_past": True,
+    "pad_token_id": 1,
+    "type_vocab_size": 1,
 }
 # Files in other formats, which are not read.
 OTHERS = (".gitattributes", "README.md", "pytorch_model.bin", "rust_model.ot", "tf_model.h5")
@@ -124,7 +136,7 @@ def _roberta(folder: Path, words: Sequence[str]) -> None:
 
 def _distilbert(folder: Path, words: Sequence[str]) -> None:
     vocabulary = _word_pieces(folder, [*BERT_SPECIAL, *SYMBOLS, *words])
-    special = [_added(vocabulary, token) for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")]
+    special = [_added(vocabulary, token) for token in BERT_NAMES]
     content = _bert_content(vocabulary)
     del content["model"]["type"]
     _write_tokenizer(folder, special, content)
@@ -136,9 +148,7 @@ def _distilbert(folder: Path, words: Sequence[str]) -> None:
 
 
 def _minilm(folder: Path, words: Sequence[str]) -> None:
-    vocabulary = _word_pieces(folder, [*BERT_SPECIAL, *SYMBOLS, *words])
-    special = [_added(vocabulary, token) for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")]
-    _write_tokenizer(folder, special, _bert_content(vocabulary), padding=(0, "[PAD]"))
+    vocabulary = _bert_tokenizer(folder, words, padding=(0, "[PAD]"))
     names = {f"{kind}_token": f"[{kind.upper()}]" for kind in ("unk", "sep", "pad", "cls", "mask")}
     _write_json(folder / "special_tokens_map.json", names)
     tokenizer = {
@@ -154,25 +164,12 @@ def _minilm(folder: Path, words: Sequence[str]) -> None:
     }
     _write_json(folder / "tokenizer_config.json", tokenizer)
     _write_sentence_transformer(folder, max_length=256)
-    config = {
+    published = {
         "_name_or_path": "nreimers/MiniLM-L6-H384-uncased",
         "architectures": ["BertModel"],
-        "attention_probs_dropout_prob": 0.1,
-        "gradient_checkpointing": False,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.1,
-        "initializer_range": 0.02,
-        "layer_norm_eps": 1e-12,
-        "max_position_embeddings": 512,
-        "model_type": "bert",
-        "pad_token_id": 0,
-        "position_embedding_type": "absolute",
         "transformers_version": "4.8.2",
-        "type_vocab_size": 2,
-        "use_cache": True,
-        "vocab_size": len(vocabulary),
-        **SMALL,
     }
+    config = BERT_CONFIG | published | {"vocab_size": len(vocabulary)}
     tensors = transformers.BertModel(_seeded(transformers.BertConfig(**config))).state_dict()
     _write_weights(folder, config, tensors | {"embeddings.position_ids": torch.arange(512)[None]})
 
@@ -202,14 +199,11 @@ def _mpnet(folder: Path, words: Sequence[str]) -> None:
     _write_json(folder / "tokenizer_config.json", tokenizer)
     _write_sentence_transformer(folder, max_length=384)
     config = {
+        **COMMON,
         "_name_or_path": "microsoft/mpnet-base",
         "architectures": ["MPNetForMaskedLM"],
-        "attention_probs_dropout_prob": 0.1,
         "bos_token_id": 0,
         "eos_token_id": 2,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.1,
-        "initializer_range": 0.02,
         "layer_norm_eps": 1e-05,
         "max_position_embeddings": 514,
         "model_type": "mpnet",
@@ -217,7 +211,6 @@ def _mpnet(folder: Path, words: Sequence[str]) -> None:
         "relative_attention_num_buckets": 32,
         "transformers_version": "4.8.2",
         "vocab_size": len(vocabulary),
-        **SMALL,
     }
     tensors = transformers.MPNetModel(_seeded(transformers.MPNetConfig(**config))).state_dict()
     _write_weights(folder, config, tensors | {"embeddings.position_ids": torch.arange(514)[None]})
@@ -295,69 +288,45 @@ def _albert(folder: Path, words: Sequence[str]) -> None:
 
 
 def _xlm_roberta(folder: Path, words: Sequence[str]) -> None:
-    pieces = [*_pieces(["<s>", "<pad>", "</s>", "<unk>"], words), ("<mask>", 0.0)]
-    ids = {piece: number for number, (piece, _) in enumerate(pieces)}
-    post_processor = _template(["<s>", "A", "</s>"], ["<s>", "A", "</s>", "</s>", "B", "</s>"], ids)
-    content = _unigram(pieces, 3, [CHARSMAP], post_processor)
-    special = [_added(ids, token, lstrip=token == "<mask>") for token in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")]
-    _write_tokenizer(folder, special, content)
-    (folder / "sentencepiece.bpe.model").write_text("not read")
-    _write_json(folder / "tokenizer_config.json", {"model_max_length": 512})
-    config = {
+    published = {
         "architectures": ["XLMRobertaForMaskedLM"],
-        "attention_probs_dropout_prob": 0.1,
         "bos_token_id": 0,
         "eos_token_id": 2,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.1,
-        "initializer_range": 0.02,
-        "layer_norm_eps": 1e-05,
-        "max_position_embeddings": 514,
         "model_type": "xlm-roberta",
-        "output_past": True,
-        "pad_token_id": 1,
         "position_embedding_type": "absolute",
         "transformers_version": "4.17.0.dev0",
-        "type_vocab_size": 1,
         "use_cache": True,
-        "vocab_size": len(pieces),
-        **SMALL,
     }
-    network = transformers.XLMRobertaForMaskedLM(_seeded(transformers.XLMRobertaConfig(**config)))
-    tensors = {name: tensor for name, tensor in network.state_dict().items() if name != "lm_head.decoder.weight"}
-    pooler = transformers.XLMRobertaModel(network.config).pooler.state_dict()
-    _write_weights(folder, config, tensors | {f"roberta.pooler.{name}": value for name, value in pooler.items()})
+    names = ["<s>", "<pad>", "</s>", "<unk>"]
+    _sentencepiece_roberta(folder, words, names, published, transformers.XLMRobertaForMaskedLM, transformers.XLMRobertaModel)
 
 
 def _camembert(folder: Path, words: Sequence[str]) -> None:
-    unused = ["<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>"]
-    pieces = [*_pieces(unused, words), ("<mask>", 0.0)]
+    published = {
+        "architectures": ["CamembertForMaskedLM"],
+        "bos_token_id": 5,
+        "eos_token_id": 6,
+        "model_type": "camembert",
+    }
+    names = ["<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>"]
+    _sentencepiece_roberta(folder, words, names, published, transformers.CamembertForMaskedLM, transformers.CamembertModel)
+
+
+def _sentencepiece_roberta(
+    folder: Path, words: Sequence[str], names: list[str], published: Json, masked: Any, encoder: Any
+) -> None:
+    """RoBERTa with a vocabulary of sentencepiece, which begins with special tokens of these names."""
+    pieces = [*_pieces(names, words), ("<mask>", 0.0)]
     ids = {piece: number for number, (piece, _) in enumerate(pieces)}
     post_processor = _template(["<s>", "A", "</s>"], ["<s>", "A", "</s>", "</s>", "B", "</s>"], ids)
     content = _unigram(pieces, 3, [CHARSMAP], post_processor)
-    _write_tokenizer(folder, [_added(ids, token, lstrip=token == "<mask>") for token in (*unused, "<mask>")], content)
+    _write_tokenizer(folder, [_added(ids, token, lstrip=token == "<mask>") for token in (*names, "<mask>")], content)
     (folder / "sentencepiece.bpe.model").write_text("not read")
     _write_json(folder / "tokenizer_config.json", {"model_max_length": 512})
-    config = {
-        "architectures": ["CamembertForMaskedLM"],
-        "attention_probs_dropout_prob": 0.1,
-        "bos_token_id": 5,
-        "eos_token_id": 6,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.1,
-        "initializer_range": 0.02,
-        "layer_norm_eps": 1e-05,
-        "max_position_embeddings": 514,
-        "model_type": "camembert",
-        "output_past": True,
-        "pad_token_id": 1,
-        "type_vocab_size": 1,
-        "vocab_size": len(pieces),
-        **SMALL,
-    }
-    network = transformers.CamembertForMaskedLM(_seeded(transformers.CamembertConfig(**config)))
+    config = SENTENCEPIECE_ROBERTA_CONFIG | published | {"vocab_size": len(pieces)}
+    network = masked(_seeded(masked.config_class(**config)))
     tensors = {name: tensor for name, tensor in network.state_dict().items() if name != "lm_head.decoder.weight"}
-    pooler = transformers.CamembertModel(network.config).pooler.state_dict()
+    pooler = encoder(network.config).pooler.state_dict()
     _write_weights(folder, config, tensors | {f"roberta.pooler.{name}": value for name, value in pooler.items()})
 
 
@@ -375,11 +344,8 @@ def _deberta(folder: Path, words: Sequence[str]) -> None:
     (folder / "spm.model").write_text("not read")
     _write_json(folder / "tokenizer_config.json", {"do_lower_case": False, "vocab_type": "spm"})
     config = {
+        **COMMON,
         "model_type": "deberta-v2",
-        "attention_probs_dropout_prob": 0.1,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.1,
-        "initializer_range": 0.02,
         "max_position_embeddings": 512,
         "relative_attention": True,
         "position_buckets": 256,
@@ -391,7 +357,6 @@ def _deberta(folder: Path, words: Sequence[str]) -> None:
         "position_biased_input": False,
         "type_vocab_size": 0,
         "vocab_size": len(pieces),
-        **SMALL,
     }
     network = transformers.DebertaV2Model(_seeded(transformers.DebertaV2Config(**config)))
     tensors = {f"deberta.{name}": tensor.half() for name, tensor in network.state_dict().items()}
@@ -503,10 +468,10 @@ def _word_pieces(folder: Path, tokens: list[str]) -> dict[str, int]:
     return vocabulary
 
 
-def _bert_tokenizer(folder: Path, words: Sequence[str]) -> dict[str, int]:
+def _bert_tokenizer(folder: Path, words: Sequence[str], padding: tuple[int, str] | None = None) -> dict[str, int]:
     vocabulary = _word_pieces(folder, [*BERT_SPECIAL, *SYMBOLS, *words])
-    special = [_added(vocabulary, token) for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")]
-    _write_tokenizer(folder, special, _bert_content(vocabulary))
+    special = [_added(vocabulary, token) for token in BERT_NAMES]
+    _write_tokenizer(folder, special, _bert_content(vocabulary), padding)
     return vocabulary
 
 
