@@ -8,11 +8,12 @@ import click
 
 from goemotions.cli.options import FOLDER, MODEL_NAME
 from goemotions.cli.options import REFERENCE as BUNDLE_REFERENCE
+from goemotions.errors import IntegrityError
 
 
 @click.group()
 def keys() -> None:
-    """Create keys: of bundles and of a cluster, and sign bundles that were registered without one."""
+    """Create keys, of bundles and of a cluster; show by which key versions are signed, and sign them by hand."""
 
 
 @keys.command()
@@ -53,3 +54,22 @@ def sign(reference: str, model_name: str) -> None:
 
     location, key = references.sign(reference, model_name)
     click.echo(f"{location}: signed by the key {key}")
+
+
+@keys.command("list")
+@MODEL_NAME
+def show(model_name: str) -> None:
+    """Show by which key each version is signed, and which ones are refused with the keys that are trusted here."""
+    from goemotions.registry import model_registry, trust
+
+    names = {number: alias for alias, number in model_registry.aliases(model_name).items()}
+    versions = [version for version in model_registry.versions(model_name) if not version.is_retired]
+    refused = 0
+    for version in sorted(versions, key=lambda one: int(one.number)):
+        try:
+            said = trust.check(version)
+        except IntegrityError as error:
+            refused, said = refused + 1, f"refused: {error}"
+        title = ", ".join(filter(None, [version.tags.get("variant"), names.get(version.number)]))
+        click.echo(f"version {version.number} ({title}): {said}")
+    click.echo(f"{model_name}: {refused} of {len(versions)} versions are refused here")

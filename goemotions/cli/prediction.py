@@ -174,10 +174,10 @@ def serve(
     from goemotions.serving import server
 
     limits, shadow, log = record_of(Limits, options), record_of(ShadowSettings, options), record_of(LogSettings, options)
-    with as_folder(bundle, model_name, bundle_source) as (folder, number):
+    with as_folder(bundle, model_name, bundle_source, version_number) as (folder, number):
         settings = server.Settings(
             folder,
-            version_number or number,
+            number,
             model_name,
             engine or "",
             across_requests=batching,

@@ -73,25 +73,31 @@ def fetch(reference: str, output: Path, model_name: str = defaults.MODEL_NAME) -
 
 
 @contextlib.contextmanager
-def as_folder(reference: str, model_name: str = defaults.MODEL_NAME, source: str = "") -> Iterator[tuple[Path, str]]:
-    """A verified bundle as a local folder, and its version number (its run id if the reference is a location).
+def as_folder(
+    reference: str, model_name: str = defaults.MODEL_NAME, source: str = "", number: str = ""
+) -> Iterator[tuple[Path, str]]:
+    """A verified bundle as a local folder, and its version number (its run id if that is not known).
 
     A folder is used where it is; anything else is downloaded to a temporary folder, which is removed afterwards.
 
     Args:
         reference, model_name: as for ``fetch``.
         source: where a folder was downloaded from, if that is known: the bundle must be the one that `register` stored there.
+        number: the number that whoever deployed it says that it has, if any.
 
     Raises:
         ModelError, IntegrityError: as ``fetch`` does.
+        UntrustedBundle: as ``fetch`` does, or its signature has another number.
     """
     is_version = "/" not in reference or addresses.model_version(reference)
     if Path(reference).is_dir() or not (is_version or is_location(reference)):
-        yield Path(reference), str(trust.verify(Path(reference), source or reference).get("run_id"))
+        run_id = trust.verify(Path(reference), source or reference).get("run_id")
+        yield Path(reference), trust.number_of(Path(reference), number) or str(run_id)
         return
     with temporary_folder() as scratch:
         version = fetch(reference, scratch, model_name)
-        yield scratch, version.number if version else str(manifest.read(scratch).get("run_id"))
+        number = trust.number_of(scratch, number or (version.number if version else ""))
+        yield scratch, number or str(manifest.read(scratch).get("run_id"))
 
 
 def download(
@@ -151,7 +157,7 @@ def sign(reference: str, model_name: str = defaults.MODEL_NAME) -> tuple[str, st
     if not (key := signature.signing_key()):
         raise BadArgument(f"{signature.SIGNING_KEY} is not set: give the private key (`goemotions keys create` makes one)")
     location, version = resolve(reference, model_name)
-    identity = trust.identity(BundleLocation.parse(location))
+    identity = trust.identity(BundleLocation.parse(location), version.number if version else "")
     with temporary_folder() as scratch:
         store.fetch_named(location, scratch)
         trust.require_identity(manifest.verify(scratch), Signature(), location, version)

@@ -243,6 +243,7 @@ class _Registration:
                     raise ModelError(f"{source} was removed while it was registered: register it again")
                 with held.writing():
                     version = model_registry.get_or_create_version(model_name, self.location.run_id, source, self.tags)
+                    trust.sign_number(version)
                 # The comparison takes long and is not locked: if the champion changed meanwhile, it is repeated with the new one.
                 if promotion.is_champion(model_name, variant, champion):
                     return version, self._set_aliases(version, champion, verdict, held, auto_promote=auto_promote), verdict

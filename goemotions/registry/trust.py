@@ -20,6 +20,8 @@ from goemotions.storage.signature import Signature
 STORE = "GOEMOTIONS_STORE"
 # Where MLflow's servers keep artifacts, by their documentation and by these manifests: every client can write there by its proxy.
 MLFLOW_FOLDERS = {"mlflow", "mlruns", "mlartifacts", "artifacts", "mlflow-artifacts"}
+# Of a signature: the number of the version.
+NUMBER = "version"
 SHOWN = 200
 
 
@@ -102,29 +104,66 @@ def verify(folder: Path, location: str, version: Version | None = None) -> dict[
     return content
 
 
-def stored(location: str) -> tuple[dict[str, Any], Signature] | None:
+def number_of(folder: Path, given: str = "") -> str:
+    """The number of the version that a verified bundle was registered as, by its signature; otherwise the one that is given.
+
+    Args:
+        folder: the bundle.
+        given: the number that whoever deployed it says that it has; empty if none.
+
+    Raises:
+        UntrustedBundle: the signature says another one.
+    """
+    signed = signature.verify_folder(folder).identity.get(NUMBER, "")
+    if signed and given not in ("", signed):
+        raise UntrustedBundle(
+            f"{folder} is version {signed} of its model, not {given[:SHOWN]}: deploy the version by its alias or number"
+        )
+    return signed or given
+
+
+def stored(location: str, version: Version | None = None) -> tuple[dict[str, Any], Signature] | None:
     """The manifest at a location, verified but for its files, and its signature; None if there is no manifest.
 
     Raises:
         IntegrityError, UntrustedBundle: as ``verify``.
     """
-    if (content := store.read(location, manifest.NAME)) is None:
-        return None
-    parsed = manifest.parse(content, location)
-    signed = signature.verify(content, store.read(location, signature.NAME), location)
-    require_identity(parsed, signed, location)
-    return parsed, signed
+    content = store.read(location, manifest.NAME)
+    return None if content is None else _opened(content, location, version)
 
 
-def require_stored(location: str) -> tuple[dict[str, Any], Signature]:
+def require_stored(location: str, version: Version | None = None) -> tuple[dict[str, Any], Signature]:
     """As ``stored``, for a location that must have a manifest.
 
     Raises:
         IntegrityError, UntrustedBundle: as ``verify``.
     """
-    if (signed := stored(location)) is None:
+    if (opened := stored(location, version)) is None:
         raise IntegrityError(f"{location} has no {manifest.NAME}: register the model again")
-    return signed
+    return opened
+
+
+def _opened(content: bytes, location: str, version: Version | None = None) -> tuple[dict[str, Any], Signature]:
+    parsed = manifest.parse(content, location)
+    signed = signature.verify(content, store.read(location, signature.NAME), location)
+    require_identity(parsed, signed, location, version)
+    return parsed, signed
+
+
+def sign_number(version: Version) -> None:
+    """Adds the number of a version, which the registry has given it, to the signature of its bundle, if there is a signing key.
+
+    Without it, whoever may deploy could have a bundle served under the number of another one.
+
+    Raises:
+        IntegrityError, UntrustedBundle: as ``verify``.
+    """
+    if not signature.signing_key():
+        return
+    content = store.read(version.source, manifest.NAME) or b""
+    if _opened(content, version.source)[1].identity.get(NUMBER) != version.number:
+        signed = signature.sign(content, identity(BundleLocation.parse(version.source), version.number)) or b""
+        store.write(version.source, signature.NAME, signed)
 
 
 def check(version: Version, variant: str = "") -> str:
@@ -138,12 +177,18 @@ def check(version: Version, variant: str = "") -> str:
     location = str(require_source(version, variant))
     if not signature.has_trusted_keys():
         return f"the signature is not checked, because {signature.TRUSTED_KEYS} is not set"
-    return str(require_stored(location)[1])
+    signed = require_stored(location, version)[1]
+    return (
+        str(signed)
+        if NUMBER in signed.identity
+        else f"{signed}, but without its number: `goemotions keys sign {version.number}`"
+    )
 
 
-def identity(location: BundleLocation) -> dict[str, str]:
-    """What the signature of a bundle says that it is."""
-    return {"model_name": location.model_name, "run_id": location.run_id, "variant": location.variant}
+def identity(location: BundleLocation, number: str = "") -> dict[str, str]:
+    """What the signature of a bundle says that it is, with the number of its version once that is known."""
+    named = {"model_name": location.model_name, "run_id": location.run_id, "variant": location.variant}
+    return named | ({NUMBER: number} if number else {})
 
 
 def _identity_of(location: str) -> dict[str, str]:
@@ -167,8 +212,12 @@ def require_identity(content: dict[str, Any], signed: Signature, location: str, 
     Raises:
         UntrustedBundle: it is another one.
     """
-    named = [_identity_of(location), {"run_id": version.run_id} if version and version.run_id else {}]
-    for name, value in (item for entries in named for item in entries.items()):
+    named = [*_identity_of(location).items()]
+    if version:
+        # Signatures of before have no number.
+        named += [("run_id", version.run_id)] * bool(version.run_id)
+        named += [(NUMBER, version.number)] * (NUMBER in signed.identity)
+    for name, value in named:
         # Without a signature the manifest says it, which has no name of a model.
         actual = signed.identity.get(name) if signed.key else content.get(name, value)
         if actual != value:

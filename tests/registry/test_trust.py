@@ -160,13 +160,61 @@ def test_a_server_refuses_another_bundle_than_the_one_of_its_service(
     folder = storage.fetch(own, tmp_path / "models")
     sources = {"run": another, "model": of_other_model, "variant": own.replace("/cpu/", "/gpu/")}
     with references.as_folder(str(folder), "goemotions", own) as (_, number):
-        assert number in own
+        assert number == ("1" if is_signed else own.split("/")[-3])
     monkeypatch.setenv("GOEMOTIONS_SERVE_BUNDLE_SOURCE", sources[other])
     result = CliRunner().invoke(
         cli.commands, ["serve", "--bundle", str(folder), "--port", "0"], auto_envvar_prefix="GOEMOTIONS"
     )
     assert isinstance(result.exception, UntrustedBundle)
     assert f"{sources[other]} holds another bundle: its " in str(result.exception)
+
+
+@pytest.mark.fault("version-renumbered")
+def test_a_server_refuses_the_number_of_another_version(trusting: Registry, tmp_path: Path) -> None:
+    """The deploy account writes the number into the service; a dashboard, a rollout and the request log go by it."""
+    folder = storage.fetch(trusting.locations[0], tmp_path / "models")
+    environment = {"GOEMOTIONS_SERVE_VERSION_NUMBER": "2", "GOEMOTIONS_SERVE_BUNDLE_SOURCE": trusting.locations[0]}
+    serve = ["serve", "--bundle", str(folder), "--port", "0"]
+    result = CliRunner().invoke(cli.commands, serve, env=environment, auto_envvar_prefix="GOEMOTIONS")
+    assert isinstance(result.exception, UntrustedBundle)
+    assert str(result.exception).startswith(f"{folder} is version 1 of its model, not 2: ")
+    for number in ("1", ""):
+        with references.as_folder(str(folder), "trust", trusting.locations[0], number) as (_, served):
+            assert served == "1"
+
+
+@pytest.mark.fault("version-renumbered")
+def test_a_version_with_the_bundle_of_another_one_is_refused(trusting: Registry, tmp_path: Path) -> None:
+    """Whoever can write to MLflow can give an older bundle the newest number."""
+    original = model_registry.get_version("trust", "1")
+    tags = {"variant": "cpu"}
+    number = mlflow.MlflowClient().create_model_version("trust", original.source, original.run_id, tags=tags).version
+    repeated = model_registry.get_version("trust", number)
+    for read in (lambda: references.fetch(number, tmp_path / "out", "trust"), lambda: trust.check(repeated, "cpu")):
+        with pytest.raises(UntrustedBundle, match=f"its version is '1', not '{number}'"):
+            read()
+    mlflow.MlflowClient().delete_model_version("trust", number)
+
+
+@pytest.mark.fault("version-renumbered", "registration-interrupted")
+def test_a_registration_that_was_killed_before_it_signed_the_number_is_completed(
+    trusting: Registry, dataset: Path, candidate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location, number = trusting.locations[2], model_registry.get_version("trust-other", "champion-cpu").number
+    monkeypatch.setenv(signature.SIGNING_KEY, str(trusting.keys / signature.PRIVATE_FILE))
+    content = storage.read(location, manifest.NAME) or b""
+    before = signature.sign(content, trust.identity(BundleLocation.parse(location))) or b""
+    storage.write(location, signature.NAME, before)
+    references.fetch(number, tmp_path / "of-before", "trust-other")
+    assert trust.number_of(tmp_path / "of-before", "9") == "9"
+    assert trust.check(model_registry.get_version("trust-other", number)).endswith(
+        f"without its number: `goemotions keys sign {number}`"
+    )
+    parts = {"cpu": [CandidateArtifacts.below(candidate, "cpu")]}
+    for _ in range(2):
+        registration.register(dataset, parts, store=STORE, pipeline_run="trust-other-1", model_name="trust-other")
+        references.fetch(number, tmp_path / "completed", "trust-other")
+        assert trust.number_of(tmp_path / "completed") == number
 
 
 def test_what_register_signed_is_served_by_every_reader(trusting: Registry, tmp_path: Path) -> None:
@@ -436,6 +484,7 @@ def test_a_bundle_of_before_is_signed_by_hand(
     assert f"{location}: signed by the key {trusting.key}" in CliRunner().invoke(cli.commands, sign).output
     monkeypatch.delenv(signature.SIGNING_KEY)
     references.fetch(number, tmp_path / "accepted", "trust-before")
+    assert trust.number_of(tmp_path / "accepted") == number
 
 
 def test_a_bundle_of_a_key_that_is_taken_away_is_signed_again(
@@ -459,6 +508,22 @@ def test_a_bundle_of_a_key_that_is_taken_away_is_signed_again(
     # The others of this file trust the old key.
     monkeypatch.setenv(signature.SIGNING_KEY, str(trusting.keys / signature.PRIVATE_FILE))
     CliRunner().invoke(cli.commands, ["keys", "sign", number, "--model-name", "trust-other"])
+
+
+def test_the_keys_of_all_versions_are_listed_before_one_is_taken_away(
+    trusting: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listed() -> list[str]:
+        return CliRunner().invoke(cli.commands, ["keys", "list", "--model-name", "trust-other"]).output.splitlines()
+
+    signed = f"version 1 (cpu, champion-cpu): signed by the key {trusting.key}"
+    assert listed() == [signed, "trust-other: 0 of 1 versions are refused here"]
+    signature.create_keys(tmp_path)
+    monkeypatch.setenv(signature.TRUSTED_KEYS, str(tmp_path / signature.PUBLIC_FILE))
+    version, last = listed()
+    assert version.startswith("version 1 (cpu, champion-cpu): refused: ")
+    assert f"it names '{trusting.key}'" in version
+    assert last == "trust-other: 1 of 1 versions are refused here"
 
 
 @pytest.mark.fault("bundle-forged")
