@@ -25,8 +25,8 @@ def monitor(
     import shutil
     from pathlib import Path
 
-    from goemotions.monitoring import monitor as monitoring
-    from goemotions.monitoring import scheduled
+    from goemotions.monitoring.drift import monitor as monitoring
+    from goemotions.monitoring.drift import scheduled
 
     written = scheduled.run(
         pipeline_run,

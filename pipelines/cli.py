@@ -35,7 +35,7 @@ from goemotions.cli.options import (
 )
 from goemotions.deployment import node_pools
 from goemotions.errors import BadArgument, WorkflowError
-from goemotions.monitoring.plan import Plan
+from goemotions.monitoring.rollout.plan import Plan
 
 if TYPE_CHECKING:
     from pipelines.client import Connection

@@ -17,8 +17,8 @@ from typing import Literal
 
 from goemotions import defaults, strict_json
 from goemotions.errors import DataError, ModelError
-from goemotions.monitoring import drift
-from goemotions.monitoring.drift import DriftReport
+from goemotions.evaluation import drift
+from goemotions.evaluation.drift import DriftReport
 from goemotions.registry import model_registry, promotion, tracking
 from goemotions.registry.bundle import VARIANTS
 from goemotions.registry.model_registry import Version

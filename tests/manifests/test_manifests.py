@@ -33,7 +33,7 @@ from goemotions import defaults
 from goemotions.cli import main as cli
 from goemotions.deployment import inference_service, node_pools
 from goemotions.deployment import isvc as manifest
-from goemotions.monitoring import comparison
+from goemotions.monitoring.drift import comparison
 from goemotions.registry import bundle
 from goemotions.serving import metrics as exported
 from tests.support import kserve_rules, tools

@@ -12,11 +12,11 @@ from kfp import dsl
 
 from components.monitor import monitor
 from goemotions.errors import BadArgument
+from goemotions.evaluation.drift import DriftReport, LabelQuality, read_report
 from goemotions.evaluation.traffic import FEATURES, Traffic, features_of
 from goemotions.metrics.probabilities import sigmoid
 from goemotions.models import engines
-from goemotions.monitoring import scheduled
-from goemotions.monitoring.drift import DriftReport, LabelQuality, read_report
+from goemotions.monitoring.drift import scheduled
 from goemotions.prediction import files
 from goemotions.prediction.predictor import Predictor
 from goemotions.registry import mlflow_client, tracking

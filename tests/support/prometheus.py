@@ -14,8 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 import promql_parser
 
 from goemotions.evaluation.traffic import Traffic
-from goemotions.monitoring import windows
-from goemotions.monitoring.windows import Counts
+from goemotions.monitoring.drift import window
+from goemotions.monitoring.drift.window import Counts, seconds_of
 from tests.support import http_server
 
 INCREASE = re.compile(
@@ -31,16 +31,16 @@ def of_traffic(traffic: Traffic, version: str) -> dict[str, Counts]:
     labels = content["labels"].items()
     features = content["features"].items()
     return {
-        windows.ROWS: [({"version": version}, traffic.rows)],
-        windows.PREDICTIONS: [({"version": version, "label": name}, row["predicted"]) for name, row in labels],
-        windows.TOTAL: [({"version": version, "label": name}, row["total_sum"]) for name, row in labels],
-        windows.PREDICTED: [({"version": version, "label": name}, row["predicted_sum"]) for name, row in labels],
-        windows.SCORES: [
+        window.ROWS: [({"version": version}, traffic.rows)],
+        window.PREDICTIONS: [({"version": version, "label": name}, row["predicted"]) for name, row in labels],
+        window.TOTAL: [({"version": version, "label": name}, row["total_sum"]) for name, row in labels],
+        window.PREDICTED: [({"version": version, "label": name}, row["predicted_sum"]) for name, row in labels],
+        window.SCORES: [
             ({"version": version, "label": name, "bin": bound}, count)
             for name, row in labels
             for bound, count in row["scores"].items()
         ],
-        windows.TEXT_FEATURES: [
+        window.TEXT_FEATURES: [
             ({"version": version, "feature": name, "bin": bound}, count)
             for name, counts in features
             for bound, count in counts.items()
@@ -90,7 +90,7 @@ class Handler(http_server.Handler):
             return
         match = INCREASE.fullmatch(query)
         assert match, query
-        is_past = at - windows.seconds_of(match["window"]) < now
+        is_past = at - seconds_of(match["window"]) < now
         series = self.server.increases.get(match["name"], ()) if is_past else ()
         each = _grouped(series, match["max"], max)
         result = [{"metric": labels, "value": [at, repr(value)]} for labels, value in _grouped(each, match["sum"], math.fsum)]

@@ -18,12 +18,24 @@ from click.testing import CliRunner, Result
 from goemotions.cli.main import commands
 from goemotions.cli.monitoring import DRIFTED
 from goemotions.errors import BadArgument, DataError, MonitoringUnavailable, WorkflowError
-from goemotions.evaluation import reference
+from goemotions.evaluation import drift, reference
+from goemotions.evaluation.drift import DriftReport
 from goemotions.evaluation.traffic import Traffic, features_of
 from goemotions.models import engines
-from goemotions.monitoring import drift, monitor, scored, windows
-from goemotions.monitoring.drift import DriftReport
-from goemotions.monitoring.windows import Counts, Window
+from goemotions.monitoring.counters import STARTED
+from goemotions.monitoring.drift import monitor, prometheus_series, scored, server_scrapes
+from goemotions.monitoring.drift.window import (
+    METRICS,
+    PREDICTED,
+    PREDICTIONS,
+    ROWS,
+    SCORES,
+    TEXT_FEATURES,
+    TOTAL,
+    Counts,
+    Window,
+    seconds_of,
+)
 from goemotions.prediction import files, plans, shards
 from goemotions.prediction.predictor import Predictor
 from goemotions.registry import bundle as bundles
@@ -131,7 +143,7 @@ def test_a_window_of_prometheus_is_the_increase_of_all_servers_of_a_service(
 ) -> None:
     expected = counted(predictor, SHOUTED)
     both = [prometheus.of_traffic(expected, "r1"), prometheus.of_traffic(counted(predictor, USUAL), "r0")]
-    with prometheus.serving({name: [*both[0][name], *both[1][name]] for name in windows.METRICS}) as server:
+    with prometheus.serving({name: [*both[0][name], *both[1][name]] for name in METRICS}) as server:
         # This machine's clock is ahead of Prometheus's.
         server.behind = 7 * 3600.0
         monkeypatch.setenv("PROMETHEUS_URL", server.url)
@@ -140,7 +152,7 @@ def test_a_window_of_prometheus_is_the_increase_of_all_servers_of_a_service(
     report = drift.read_report(str(tmp_path))
     assert (report.rows, report.version) == (len(SHOUTED), "r1")
     assert [row.rate for row in report.quality] == pytest.approx((expected.predicted / expected.rows).tolist())
-    assert len(server.queries) == len(windows.METRICS)
+    assert len(server.queries) == len(METRICS)
     assert all(f"[{'6h'}]" in query and 'inferenceservice="goemotions-cpu"' in query for query in server.queries)
 
 
@@ -158,7 +170,7 @@ def test_a_window_of_prometheus_is_the_increase_of_all_servers_of_a_service(
 def test_a_result_that_may_lack_a_part_is_named(predictor: Predictor, beside: dict[str, Any], reason: str) -> None:
     with prometheus.serving(prometheus.of_traffic(counted(predictor, USUAL), "r1")) as server:
         server.beside = beside
-        window = windows.of_prometheus(server.url, "1d")
+        window = prometheus_series.window(server.url, "1d")
     report = monitor.of_window(predictor.bundle, window, model="goemotions", version="r1")
     assert report.missing == [f"texts that the metrics may lack: Prometheus warns: {reason}"]
     assert monitor.lines(report)[1] == f"not compared: {report.missing[0]}"
@@ -173,7 +185,7 @@ def test_a_server_that_two_jobs_of_prometheus_scrape_counts_once(predictor: Pred
         for name, counts in prometheus.of_traffic(expected, "r1").items()
     }
     with prometheus.serving(increases) as server:
-        traffic = windows.of_prometheus(server.url, "1d").traffic(predictor.bundle.taxonomy.names, "r1")
+        traffic = prometheus_series.window(server.url, "1d").traffic(predictor.bundle.taxonomy.names, "r1")
     assert traffic.rows == 2 * expected.rows
     assert traffic.predicted.tolist() == (2 * expected.predicted).tolist()
     assert traffic.total_sum.tolist() == pytest.approx((2 * expected.total_sum).tolist())
@@ -276,7 +288,7 @@ def test_a_reference_that_is_not_of_the_model_is_a_named_error(
 
 def test_a_server_that_counts_other_versions_or_labels_is_a_named_error(predictor: Predictor) -> None:
     names = predictor.bundle.taxonomy.names
-    counts: Counts = [(windows.ROWS, {"version": "7"}, 3.0), (windows.PREDICTIONS, {"version": "7", "label": "new"}, 1.0)]
+    counts: Counts = [(ROWS, {"version": "7"}, 3.0), (PREDICTIONS, {"version": "7", "label": "new"}, 1.0)]
     window = Window(counts, None, 0.0, "http://server")
     with pytest.raises(
         DataError, match=r"version 8 scored no text in the window \(7 did\): compare with the bundle of that version"
@@ -288,7 +300,7 @@ def test_a_server_that_counts_other_versions_or_labels_is_a_named_error(predicto
 
 @pytest.mark.parametrize("rows", [0.0, 0.3])
 def test_a_window_without_a_text_is_a_named_error(predictor: Predictor, rows: float) -> None:
-    window = Window([(windows.ROWS, {"version": "7"}, rows)], None, 0.0, "http://server")
+    window = Window([(ROWS, {"version": "7"}, rows)], None, 0.0, "http://server")
     with pytest.raises(DataError, match="no text was scored in the window: send texts"):
         window.traffic(predictor.bundle.taxonomy.names, "7")
 
@@ -299,14 +311,14 @@ def of_counters(counters: dict[str, Counts]) -> Window:
 
 def test_labels_without_a_counter_are_a_named_error_and_no_drift(predictor: Predictor) -> None:
     counters = prometheus.of_traffic(counted(predictor, USUAL), "7")
-    counters[windows.PREDICTIONS] = counters[windows.PREDICTIONS][1:]
-    with pytest.raises(DataError, match=f"has no {windows.PREDICTIONS} of the label"):
+    counters[PREDICTIONS] = counters[PREDICTIONS][1:]
+    with pytest.raises(DataError, match=f"has no {PREDICTIONS} of the label"):
         of_counters(counters).traffic(predictor.bundle.taxonomy.names, "7")
 
 
 def test_histograms_of_a_server_with_other_bins_are_not_compared(predictor: Predictor) -> None:
     counters = prometheus.of_traffic(counted(predictor, USUAL), "7")
-    for metric in (windows.SCORES, windows.TEXT_FEATURES):
+    for metric in (SCORES, TEXT_FEATURES):
         counters[metric] = [({**labels, "bin": f"{labels['bin']}5"}, value) for labels, value in counters[metric]]
     traffic = of_counters(counters).traffic(predictor.bundle.taxonomy.names, "7")
     report = monitor.report(predictor.bundle, traffic, model="goemotions", version="7", source="a server")
@@ -319,7 +331,7 @@ def test_labels_whose_scores_a_server_does_not_count_are_named(predictor: Predic
     """Of a long list, a server counts the scores of the first labels only."""
     counters = prometheus.of_traffic(counted(predictor, USUAL), "7")
     last = list(CUES)[-1]
-    counters[windows.SCORES] = [one for one in counters[windows.SCORES] if one[0]["label"] != last]
+    counters[SCORES] = [one for one in counters[SCORES] if one[0]["label"] != last]
     traffic = of_counters(counters).traffic(predictor.bundle.taxonomy.names, "7")
     report = monitor.report(predictor.bundle, traffic, model="goemotions", version="7", source="a server")
     assert [one for one in report.missing if "scores" in one] == [monitor.NO_SCORES.format(1, last)]
@@ -328,7 +340,7 @@ def test_labels_whose_scores_a_server_does_not_count_are_named(predictor: Predic
 def test_rates_that_prometheus_extrapolates_stay_possible(predictor: Predictor) -> None:
     """Each series is extrapolated for itself, so that a label can have more predictions than there were texts."""
     counters = prometheus.of_traffic(counted(predictor, USUAL), "7")
-    for metric in (windows.PREDICTIONS, windows.PREDICTED, windows.TOTAL):
+    for metric in (PREDICTIONS, PREDICTED, TOTAL):
         counters[metric] = [(labels, 3.3 * len(USUAL)) for labels, _ in counters[metric]]
     traffic = of_counters(counters).traffic(predictor.bundle.taxonomy.names, "7")
     report = monitor.report(predictor.bundle, traffic, model="goemotions", version="7", source="a server")
@@ -348,30 +360,30 @@ def test_no_drift_of_few_texts_says_so(predictor: Predictor) -> None:
 
 def scraped(second: int, texts: int, calm: int, started: str = "1.7957971742437086e+09") -> str:
     lines = (
-        f'{windows.ROWS}{{version="7"}} {texts}.0',
-        f"{windows.STARTED} {started}",
-        f'{windows.PREDICTIONS}{{label="calm",version="7"}} {calm}.0',
+        f'{ROWS}{{version="7"}} {texts}.0',
+        f"{STARTED} {started}",
+        f'{PREDICTIONS}{{label="calm",version="7"}} {calm}.0',
     )
-    return f"{windows.SCRAPED}{second}\n" + "\n".join(lines)
+    return f"{server_scrapes.SCRAPED}{second}\n" + "\n".join(lines)
 
 
 @pytest.mark.parametrize(("texts", "calm", "counts"), [(30, 2, (30, 2)), (150, 3, (150, 3)), (150, 9, (50, 4))])
 def test_if_one_counter_starts_again_all_do(texts: int, calm: int, counts: tuple[int, int]) -> None:
     """A server that was started again may have scored more texts than before, but less of a label."""
-    window = windows.of_scrapes("http://server", scraped(5, 100, 5), scraped(9, texts, calm))
+    window = server_scrapes.window("http://server", scraped(5, 100, 5), scraped(9, texts, calm))
     assert (tuple(value for _, _, value in window.counts), window.start, window.end) == (counts, 5.0, 9.0)
 
 
 def test_a_server_that_was_started_again_and_has_counted_more_than_before_counts_from_its_start(predictor: Predictor) -> None:
     counters = TrafficCounters(predictor.bundle, "r1")
-    before = f"{windows.SCRAPED}5\n{serve(predictor, counters, USUAL[:50])}"
+    before = f"{server_scrapes.SCRAPED}5\n{serve(predictor, counters, USUAL[:50])}"
     start_again()
-    now = f"{windows.SCRAPED}9\n{serve(predictor, TrafficCounters(predictor.bundle, 'r1'), USUAL)}"
-    assert windows.of_scrapes("http://server", before, now).traffic(predictor.bundle.taxonomy.names, "r1").rows == len(USUAL)
+    now = f"{server_scrapes.SCRAPED}9\n{serve(predictor, TrafficCounters(predictor.bundle, 'r1'), USUAL)}"
+    assert server_scrapes.window("http://server", before, now).traffic(predictor.bundle.taxonomy.names, "r1").rows == len(USUAL)
 
 
 def test_the_window_of_a_server_that_was_started_again_begins_with_its_start() -> None:
-    window = windows.of_scrapes("http://me:geheim@server", scraped(1000, 100, 5, "10"), scraped(5000, 150, 9, "3000"))
+    window = server_scrapes.window("http://me:geheim@server", scraped(1000, 100, 5, "10"), scraped(5000, 150, 9, "3000"))
     assert (window.start, window.end, window.counts[0][2]) == (3000, 5000, 150)
     assert window.source == "http://***@server"
 
@@ -379,7 +391,7 @@ def test_the_window_of_a_server_that_was_started_again_begins_with_its_start() -
 def test_another_server_behind_the_same_address_is_a_named_error() -> None:
     """A Service with two pods: what the other one has scored since its start would be the traffic of the window."""
     with pytest.raises(DataError, match="of another server behind the same address"):
-        windows.of_scrapes("http://service", scraped(1000, 100, 5, "10"), scraped(5000, 150, 9, "20"))
+        server_scrapes.window("http://service", scraped(1000, 100, 5, "10"), scraped(5000, 150, 9, "20"))
 
 
 @pytest.mark.parametrize("before", ["9", "10"])
@@ -387,7 +399,7 @@ def test_an_earlier_scrape_that_is_the_later_one_by_the_clocks_is_a_named_error(
     """A window of negative length would make every test pass."""
     earlier = scraped(5, 100, 5).replace("5", before, 1)
     with pytest.raises(DataError, match="check the clocks"):
-        windows.of_scrapes("http://server", earlier, scraped(9, 150, 9))
+        server_scrapes.window("http://server", earlier, scraped(9, 150, 9))
 
 
 @pytest.mark.fault("stored-json-hostile")
@@ -395,11 +407,11 @@ def test_an_earlier_scrape_that_is_the_later_one_by_the_clocks_is_a_named_error(
 def test_an_earlier_scrape_of_a_time_that_no_calendar_has_is_a_named_error(before: str) -> None:
     earlier = scraped(5, 100, 5).replace("5", before, 1)
     with pytest.raises(DataError, match=r"an earlier scrape starts with '# scraped ' and a time: give the"):
-        windows.of_scrapes("http://server", earlier, scraped(9, 150, 9))
+        server_scrapes.window("http://server", earlier, scraped(9, 150, 9))
 
 
 def test_what_is_no_earlier_scrape_or_no_predictor_is_a_named_error(whole: Path, tmp_path: Path) -> None:
-    with prometheus.serving({}, {"/metrics": f"{windows.ROWS} many"}) as server:
+    with prometheus.serving({}, {"/metrics": f"{ROWS} many"}) as server:
         with pytest.raises(DataError, match="give the address of a predictor server"):
             run("--bundle", whole, "--server", server.url)
         server.pages["/metrics"] = "up 1\n"
@@ -423,7 +435,7 @@ def test_a_window_needs_one_source(arguments: tuple[str, ...], message: str) -> 
 @pytest.mark.parametrize("duration", ["", "1", "0d", "1 d", "1y"])
 def test_a_window_of_an_unknown_form_is_a_named_error(duration: str) -> None:
     with pytest.raises(BadArgument, match="is not a duration"):
-        windows.seconds_of(duration)
+        seconds_of(duration)
 
 
 def test_what_is_no_prometheus_is_a_named_error(whole: Path) -> None:
@@ -431,14 +443,14 @@ def test_what_is_no_prometheus_is_a_named_error(whole: Path) -> None:
         prometheus.serving({}, {"/api/v1/query": "<html>"}) as server,
         pytest.raises(MonitoringUnavailable, match="unknown form"),
     ):
-        windows.of_prometheus(server.url, "1d")
+        prometheus_series.window(server.url, "1d")
     with pytest.raises(MonitoringUnavailable, match="does not respond"):
-        windows.of_prometheus("http://127.0.0.1:9", "1d")
+        prometheus_series.window("http://127.0.0.1:9", "1d")
     with (
         prometheus.serving({}) as server,
         pytest.raises(MonitoringUnavailable, match=r"goemotions-cqu in Prometheus: no metrics .* the name of the service"),
     ):
-        windows.of_prometheus(server.url, "1d", "goemotions-cqu")
+        prometheus_series.window(server.url, "1d", "goemotions-cqu")
 
 
 def test_the_features_that_a_window_lacks_are_named(whole: Path) -> None:

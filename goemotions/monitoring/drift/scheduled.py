@@ -7,8 +7,8 @@ from pathlib import Path
 
 from goemotions import defaults
 from goemotions.errors import BadArgument
-from goemotions.monitoring import monitor, windows
-from goemotions.monitoring.drift import DriftReport
+from goemotions.evaluation.drift import DriftReport
+from goemotions.monitoring.drift import monitor, prometheus_series, server_scrapes
 from goemotions.registry import bundle, tracking
 from goemotions.registry.references import as_folder
 from goemotions.storage import layout
@@ -56,9 +56,9 @@ def run(
             report = monitor.of_scored(loaded, scored, model=model_name, version=number)
         else:
             counted = (
-                windows.of_scrapes(server, "", windows.scrape(server))
+                server_scrapes.window(server, "", server_scrapes.scrape(server))
                 if server
-                else windows.of_prometheus(prometheus, window, service)
+                else prometheus_series.window(prometheus, window, service)
             )
             report = monitor.of_window(loaded, counted, model=model_name, version=number)
     for location in (str(output), layout.monitoring(store, model_name)):

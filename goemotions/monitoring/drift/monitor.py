@@ -6,12 +6,12 @@ import dataclasses
 from pathlib import Path
 
 from goemotions import defaults
+from goemotions.evaluation.drift import DriftReport, DriftTest
 from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.reference import Reference
 from goemotions.evaluation.traffic import FEATURES, Traffic
-from goemotions.monitoring import comparison, scored, windows
-from goemotions.monitoring.drift import DriftReport, DriftTest
-from goemotions.monitoring.windows import Window
+from goemotions.monitoring.drift import comparison, scored
+from goemotions.monitoring.drift.window import Window, utc
 from goemotions.registry.bundle import PREDICTIONS, Bundle
 from goemotions.report.document import Section, Table, to_html
 from goemotions.storage import store
@@ -97,8 +97,8 @@ def of_window(
         model=model,
         version=version,
         source=window.source,
-        start=windows.utc(window.start),
-        end=windows.utc(window.end),
+        start=utc(window.start),
+        end=utc(window.end),
         alpha=comparison.alpha_of(seconds, false_alarms),
     )
     return dataclasses.replace(compared, missing=[*compared.missing, *map(INCOMPLETE.format, window.warnings)])

@@ -18,9 +18,9 @@ from operator import attrgetter
 import numpy as np
 
 from goemotions import defaults
+from goemotions.evaluation.drift import DriftTest, LabelQuality
 from goemotions.evaluation.traffic import FEATURES, Traffic
 from goemotions.metrics.expected import expected_quality
-from goemotions.monitoring.drift import DriftTest, LabelQuality
 
 MONTH_SECONDS = 30 * 86400.0
 WINDOW_SECONDS = 86400.0
