@@ -66,6 +66,7 @@ def monitor(
     from goemotions.monitoring.drift import monitor as monitoring
     from goemotions.registry import bundle as bundles
     from goemotions.registry.references import as_folder
+    from goemotions.report import drift
 
     if (where["scored"] and (where["server"] or where["service"])) or not (
         where["scored"] or where["server"] or where["prometheus"]
@@ -81,9 +82,10 @@ def monitor(
         else:
             window = _window(output=output, **where)
             report = monitoring.of_window(loaded, window, model=model_name, version=version, false_alarms=false_alarms)
-    for line in monitoring.lines(report):
+    for line in drift.lines(report):
         click.echo(line)
-    if output:
+    # What was compared before stays.
+    if output and report.rows:
         monitoring.write(report, output)
         click.echo(f"{output}: {monitoring.PAGE}, drift.json")
     if fail and report.drifted:

@@ -15,12 +15,15 @@ import promql_parser
 
 from goemotions.evaluation.traffic import Traffic
 from goemotions.monitoring.drift import window
+from goemotions.monitoring.drift.prometheus_series import MODEL, SERVICE
 from goemotions.monitoring.drift.window import Counts, seconds_of
 from tests.support import http_server
 
 INCREASE = re.compile(
     r"sum by \((?P<sum>[\w, ]+)\) \(max by \((?P<max>[\w, ]+)\) \(increase\((?P<name>\w+)(?P<selector>\{.*\})?\[(?P<window>\w+)\]\)\)\)"
 )
+KNOWN = re.compile(rf"count by \({SERVICE}\) \(last_over_time\({MODEL}\[\w+\]\)\)")
+SCRAPED = re.compile(rf'max\(max_over_time\(up\{{{SERVICE}(?:="(?P<service>[^"]+)"|!="")\}}\[\w+\]\)\)')
 # The increases of one metric: the labels of each series, and how much it grew.
 Increases = Mapping[str, Sequence[tuple[Mapping[str, str], float]]]
 
@@ -50,7 +53,8 @@ def of_traffic(traffic: Traffic, version: str) -> dict[str, Counts]:
 
 class Prometheus(http_server.Server):
     """Serves on a free port of this machine; ``pages`` by path, ``queries`` that it was sent, what is ``beside`` a result, and how far
-    its clock is ``behind``, in seconds. Its series have no samples after its present time."""
+    its clock is ``behind``, in seconds. Its series have no samples after its present time. ``services`` are those that it has seen,
+    with the largest value of ``up`` in the window, if they had targets then."""
 
     def __init__(self, increases: Increases, pages: Mapping[str, str] | None = None) -> None:
         super().__init__(Handler)
@@ -59,6 +63,7 @@ class Prometheus(http_server.Server):
         self.queries: list[str] = []
         self.beside: dict[str, Any] = {}
         self.behind = 0.0
+        self.services: dict[str, float | None] = {}
 
 
 class Handler(http_server.Handler):
@@ -87,6 +92,15 @@ class Handler(http_server.Handler):
         except ValueError as error:
             content = {"status": "error", "errorType": "bad_data", "error": f'invalid parameter "query": {error}'}
             self._send(400, json.dumps(content), "application/json")
+            return
+        if KNOWN.fullmatch(query):
+            seen = [{SERVICE: service} if service else {} for service in self.server.services]
+            self._succeed([{"metric": labels, "value": [at, "1"]} for labels in seen])
+            return
+        if scraped := SCRAPED.fullmatch(query):
+            wanted = [scraped["service"]] if scraped["service"] else filter(None, self.server.services)
+            values = [value for value in map(self.server.services.get, wanted) if value is not None]
+            self._succeed([{"metric": {}, "value": [at, repr(max(values))]}] if values else [])
             return
         match = INCREASE.fullmatch(query)
         assert match, query

@@ -39,6 +39,8 @@ def window(server: str, before: str, now: str) -> Window:
     start, end = _scraped(before), _scraped(now) or time.time()
     if start is not None and not start < end:
         raise DataError(f"{server}: the earlier scrape is not the earlier one by its time: check the clocks, then scrape again")
+    if not later:
+        raise DataError(f"{server} has no metrics of a predictor: give the address of a predictor server")
     started_before, started = (_started(samples) for samples in (earlier, later))
     if start is not None and started_before is not None and started is not None and started != started_before:
         if started < start - CLOCK_SKEW_SECONDS:

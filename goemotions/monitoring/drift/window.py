@@ -43,25 +43,24 @@ class Window:
         return sorted({labels.get("version", "") for name, labels, value in self.counts if name == ROWS and round(value)})
 
     def traffic(self, names: tuple[str, ...], version: str) -> Traffic:
-        """The traffic of a version. A histogram with other bins than today's counts as not counted.
+        """The traffic of a version; no texts if the servers of the window scored none. A histogram with other bins than today's counts
+        as not counted.
 
         Args:
             names: its labels.
             version: as the server calls it.
 
         Raises:
-            DataError: it scored nothing, or has other labels.
+            DataError: other versions scored texts and this one is not known, or it has other labels.
         """
-        served = ", ".join(self.versions())
-        if not served:
+        served, known = self.versions(), {labels.get("version", "") for name, labels, _ in self.counts if name == ROWS}
+        if served and version not in known:
             raise DataError(
-                f"{self.source}: no text was scored in the window: send texts to the server, or take a longer window"
+                f"{self.source}: version {version} scored no text in the window ({', '.join(served)} did): compare with the bundle of "
+                "that version, or give --version-number if the server has another name for it"
             )
-        if version not in self.versions():
-            raise DataError(
-                f"{self.source}: version {version} scored no text in the window ({served} did): compare with the bundle of that version"
-                ", or give --version-number if the server has another name for it"
-            )
+        if version not in served:
+            return Traffic.empty(names)
         counted: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
         for name, labels, value in self.counts:
             if labels.get("version", "") == version:

@@ -40,6 +40,7 @@ from goemotions.prediction import files, plans, shards
 from goemotions.prediction.predictor import Predictor
 from goemotions.registry import bundle as bundles
 from goemotions.registry.bundle import Bundle
+from goemotions.report import drift as pages
 from goemotions.serving import metrics
 from goemotions.serving.traffic import TrafficCounters
 from goemotions.storage import manifest
@@ -173,7 +174,7 @@ def test_a_result_that_may_lack_a_part_is_named(predictor: Predictor, beside: di
         window = prometheus_series.window(server.url, "1d")
     report = monitor.of_window(predictor.bundle, window, model="goemotions", version="r1")
     assert report.missing == [f"texts that the metrics may lack: Prometheus warns: {reason}"]
-    assert monitor.lines(report)[1] == f"not compared: {report.missing[0]}"
+    assert pages.lines(report)[1] == f"not compared: {report.missing[0]}"
 
 
 def test_a_server_that_two_jobs_of_prometheus_scrape_counts_once(predictor: Predictor) -> None:
@@ -234,7 +235,7 @@ def test_scored_rows_without_probabilities_are_a_named_error(predictor: Predicto
     (tmp_path / "labels.parquet").write_bytes(b"no parquet")
     with pytest.raises(DataError, match="not a complete Parquet file"):
         scored.traffic_of(str(tmp_path), predictor.bundle)
-    with pytest.raises(DataError, match="no scored row"):
+    with pytest.raises(DataError, match=r"has no \.parquet"):
         scored.traffic_of(str(tmp_path / "empty"), predictor.bundle)
     columns = {f"p/{name}": [float("nan")] for name in predictor.bundle.taxonomy.names}
     pq.write_table(pa.table({"text": ["lake"], **columns}), tmp_path / "labels.parquet")
@@ -256,7 +257,7 @@ def test_a_bundle_without_a_reference_is_compared_by_its_stored_predictions(whol
     assert not report.drifted
     assert report.missing == [monitor.NO_REFERENCE]
     assert {test.name for test in report.tests} == {"predictions", "scores"}
-    assert monitor.NO_REFERENCE in "\n".join(monitor.lines(report))
+    assert monitor.NO_REFERENCE in "\n".join(pages.lines(report))
 
 
 @pytest.mark.parametrize(
@@ -299,10 +300,28 @@ def test_a_server_that_counts_other_versions_or_labels_is_a_named_error(predicto
 
 
 @pytest.mark.parametrize("rows", [0.0, 0.3])
-def test_a_window_without_a_text_is_a_named_error(predictor: Predictor, rows: float) -> None:
+def test_a_window_without_a_text_is_nothing_to_compare(predictor: Predictor, rows: float) -> None:
     window = Window([(ROWS, {"version": "7"}, rows)], None, 0.0, "http://server")
-    with pytest.raises(DataError, match="no text was scored in the window: send texts"):
-        window.traffic(predictor.bundle.taxonomy.names, "7")
+    for version in ("7", "8"):
+        report = monitor.of_window(predictor.bundle, window, model="goemotions", version=version)
+        assert (report.rows, report.drifted, report.tests, report.quality) == (0, False, [], [])
+        assert pages.summary(report).startswith(f"Nothing to compare: no text of goemotions version {version} ")
+        assert [section.title for section in pages.sections(report)] == ["Summary"]
+    # Another version scored texts, but the server knows this one.
+    served = Window([*window.counts, (ROWS, {"version": "6"}, 50.0)], None, 0.0, "http://server")
+    assert served.traffic(predictor.bundle.taxonomy.names, "7").rows == 0
+
+
+def test_without_a_text_the_earlier_report_stays(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+    pages = {"/metrics": serve(predictor, TrafficCounters(predictor.bundle, "shouted"), SHOUTED)}
+    arguments = ("--bundle", whole, "--version-number", "shouted", "--output", tmp_path, "--fail", "--server")
+    with prometheus.serving({}, pages) as server:
+        assert run(*arguments, server.url).exit_code == DRIFTED
+        ended = run(*arguments, server.url, "--since", tmp_path / "metrics.txt")
+    assert ended.exit_code == 0
+    assert re.match(r"Nothing to compare: no text of goemotions version shouted from .* UTC to .* UTC \(http", ended.output)
+    assert drift.read_report(str(tmp_path)).rows == len(SHOUTED)
+    assert f"{tmp_path}: " not in ended.output
 
 
 def of_counters(counters: dict[str, Counts]) -> Window:
@@ -350,12 +369,12 @@ def test_rates_that_prometheus_extrapolates_stay_possible(predictor: Predictor) 
 def test_a_long_label_stands_apart_in_the_terminal(predictor: Predictor) -> None:
     report = monitor.report(predictor.bundle, counted(predictor, SHOUTED), model="goemotions", version="7", source="a server")
     alarm = dataclasses.replace(report.alarms[0], name="predictions", label="the customer is angry", alarm=True)
-    assert "predictions     the customer is angry effect " in monitor.lines(dataclasses.replace(report, tests=[alarm]))[-1]
+    assert "predictions     the customer is angry effect " in pages.lines(dataclasses.replace(report, tests=[alarm]))[-1]
 
 
 def test_no_drift_of_few_texts_says_so(predictor: Predictor) -> None:
     report = monitor.report(predictor.bundle, counted(predictor, USUAL[:5]), model="goemotions", version="7", source="a server")
-    assert monitor.summary(report).startswith("No drift (of 5 texts, only the largest shifts are detected).")
+    assert pages.summary(report).startswith("No drift (of 5 texts, only the largest shifts are detected).")
 
 
 def scraped(second: int, texts: int, calm: int, started: str = "1.7957971742437086e+09") -> str:
@@ -415,7 +434,7 @@ def test_what_is_no_earlier_scrape_or_no_predictor_is_a_named_error(whole: Path,
         with pytest.raises(DataError, match="give the address of a predictor server"):
             run("--bundle", whole, "--server", server.url)
         server.pages["/metrics"] = "up 1\n"
-        with pytest.raises(DataError, match="no text was scored in the window"):
+        with pytest.raises(DataError, match="no metrics of a predictor: give the address of a predictor server"):
             run("--bundle", whole, "--server", server.url)
         for content in (b"{}", b"\xff\xfe\x00"):
             (tmp_path / "drift.json").write_bytes(content)
@@ -446,11 +465,43 @@ def test_what_is_no_prometheus_is_a_named_error(whole: Path) -> None:
         prometheus_series.window(server.url, "1d")
     with pytest.raises(MonitoringUnavailable, match="does not respond"):
         prometheus_series.window("http://127.0.0.1:9", "1d")
-    with (
-        prometheus.serving({}) as server,
-        pytest.raises(MonitoringUnavailable, match=r"goemotions-cqu in Prometheus: no metrics .* the name of the service"),
-    ):
-        prometheus_series.window(server.url, "1d", "goemotions-cqu")
+
+
+@pytest.mark.parametrize(
+    ("services", "service", "beside", "message"),
+    [
+        (
+            {"goemotions-gpu": 1.0, "goemotions-cpu": None},
+            "goemotions-cqu",
+            {},
+            "it has goemotions-cpu, goemotions-gpu: check the name",
+        ),
+        ({}, "goemotions-cpu", {}, "it has none at all: check the name of the service, the address"),
+        ({}, "", {}, "all services in Prometheus: no metrics of such a predictor in 30d, it has none at all"),
+        ({"goemotions-cpu": 0.0}, "goemotions-cpu", {}, "did not respond to Prometheus in the window.*: look at the targets"),
+        ({"goemotions-cpu": 0.0}, "", {}, "did not respond to Prometheus"),
+        ({"goemotions-cpu": None}, "goemotions-cpu", {"isPartial": True}, "a part of the storage is missing: try again later"),
+    ],
+    ids=["wrong name", "no service", "no predictor", "not scraped", "none scraped", "partial"],
+)
+def test_a_window_without_series_of_a_service_that_may_have_texts_is_a_named_error(
+    services: dict[str, float | None], service: str, beside: dict[str, Any], message: str
+) -> None:
+    with prometheus.serving({}) as server:
+        server.services, server.beside = services, beside
+        with pytest.raises(MonitoringUnavailable, match=message):
+            prometheus_series.window(server.url, "1d", service)
+
+
+@pytest.mark.parametrize(
+    "services", [{"goemotions-cpu": None}, {"goemotions-cpu": 1.0}, {"": None}], ids=["no pods", "new pods", "no KServe"]
+)
+def test_a_service_that_scored_nothing_is_nothing_to_compare(predictor: Predictor, services: dict[str, float | None]) -> None:
+    """As one that is scaled to zero, or whose pods are so new that Prometheus has one sample of them."""
+    with prometheus.serving({}) as server:
+        server.services = services
+        window = prometheus_series.window(server.url, "1d", next(iter(services)))
+    assert monitor.of_window(predictor.bundle, window, model="goemotions", version="7").rows == 0
 
 
 def test_the_features_that_a_window_lacks_are_named(whole: Path) -> None:
