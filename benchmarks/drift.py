@@ -26,7 +26,7 @@ from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.robustness import typos
 from goemotions.evaluation.traffic import FEATURES, SCORE_BINS, SCORE_EDGES, Traffic, features_of
 from goemotions.models import engines
-from goemotions.monitoring.comparison import alpha_of, compare
+from goemotions.monitoring.drift.comparison import alpha_of, compare
 from goemotions.prediction.predictor import Predictor
 
 REFERENCE_ROWS, TEXTS_PER_DAY, DAYS = 5426, 1000, 30

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import click
 
+from goemotions.evaluation.drift import DriftReport, DriftTest
 from goemotions.monitoring import retraining
-from goemotions.monitoring.drift import DriftReport, DriftTest
 from goemotions.monitoring.retraining import DAY, Decision, Policy
 from goemotions.registry import mlflow_client, model_registry, promotion, tracking
 from goemotions.registry.bundle import VARIANTS

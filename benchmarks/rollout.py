@@ -19,12 +19,13 @@ import numpy as np
 from goemotions.deployment.traffic import ProxySplit
 from goemotions.errors import RolledBack, StorageError
 from goemotions.metrics.thresholds import Thresholds
-from goemotions.monitoring import answers, rollout, rollout_state
-from goemotions.monitoring.analysis import TESTS, Analysis
-from goemotions.monitoring.answers import Answers, Expected
-from goemotions.monitoring.observations import Scrape
-from goemotions.monitoring.plan import Plan
-from goemotions.monitoring.version_traffic import VersionTraffic
+from goemotions.monitoring.rollout import answers, rollout
+from goemotions.monitoring.rollout import state as rollout_state
+from goemotions.monitoring.rollout.analysis import TESTS, Analysis
+from goemotions.monitoring.rollout.answers import Answers, Expected
+from goemotions.monitoring.rollout.plan import Plan
+from goemotions.monitoring.rollout.sources import Scrape
+from goemotions.monitoring.rollout.version_traffic import VersionTraffic
 from goemotions.registry import bundle, mlflow_client, model_registry, rollouts, tracking
 from goemotions.registry.candidates import stored_scores
 from goemotions.serving.metrics import SECONDS

@@ -25,8 +25,9 @@ def monitor(
     import shutil
     from pathlib import Path
 
-    from goemotions.monitoring import monitor as monitoring
-    from goemotions.monitoring import scheduled
+    from goemotions.monitoring.drift import monitor as monitoring
+    from goemotions.monitoring.drift import scheduled
+    from goemotions.report import drift
 
     written = scheduled.run(
         pipeline_run,
@@ -43,4 +44,4 @@ def monitor(
     shutil.copyfile(Path(report.path) / monitoring.PAGE, page.path)
     for name, value in scheduled.metrics(written).items():
         metrics.log_metric(name, value)
-    print(f"monitoring: {monitoring.summary(written)}")
+    print(f"monitoring: {drift.summary(written)}")

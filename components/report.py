@@ -20,6 +20,7 @@ def report(
     registered: Input[Artifact],
     pipeline_run: str,
     model_name: str,
+    store: str,
     latency_budget_ms: float,
     quality_tolerance: float,
     cpu_hour_price: float,
@@ -35,9 +36,11 @@ def report(
     from pathlib import Path
 
     from goemotions import usage
+    from goemotions.evaluation import drift
     from goemotions.registry import costs, registered_versions, tracking
     from goemotions.registry.candidates import collect
     from goemotions.report import performance
+    from goemotions.storage import layout
 
     candidates = collect(
         models, onnx, {"gpu": (gpu_validation, gpu_test, gpu_thresholds), "cpu": (cpu_validation, cpu_test, cpu_thresholds)}
@@ -55,6 +58,7 @@ def report(
         quality_tolerance=quality_tolerance,
         used=used,
         prices=prices,
+        drift_report=drift.find_report(layout.monitoring(store, model_name)),
         commit=commit,
     )
     shutil.copyfile(written / "report.html", page.path)

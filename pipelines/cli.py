@@ -28,7 +28,7 @@ from goemotions.cli.options import (
 )
 from goemotions.deployment import node_pools
 from goemotions.errors import WorkflowError
-from goemotions.monitoring.plan import Plan
+from goemotions.monitoring.rollout.plan import Plan
 from pipelines.options import (
     AUTO_PROMOTE,
     CLUSTER,

@@ -18,10 +18,11 @@ from typing import Any
 from goemotions import defaults
 from goemotions.deployment.traffic import ProxySplit
 from goemotions.errors import WorkflowError
-from goemotions.monitoring import answers, rollout_state
-from goemotions.monitoring import rollout as rollouts
-from goemotions.monitoring.observations import Scrape
-from goemotions.monitoring.plan import Plan
+from goemotions.monitoring.rollout import answers
+from goemotions.monitoring.rollout import rollout as rollouts
+from goemotions.monitoring.rollout import state as rollout_state
+from goemotions.monitoring.rollout.plan import Plan
+from goemotions.monitoring.rollout.sources import Scrape
 from goemotions.registry import model_registry, promotion
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.model_registry import Version
@@ -57,7 +58,7 @@ def run(
         gate: other options of ``promotion.promote``.
 
     Raises:
-        WorkflowError: as ``monitoring.rollout.run``; or a server did not start.
+        WorkflowError: as ``monitoring.rollout.rollout.run``; or a server did not start.
     """
     version = model_registry.get_version(model_name, reference)
     name, location = f"this-machine-{version.variant}", BundleLocation.parse(version.source)

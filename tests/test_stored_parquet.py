@@ -20,7 +20,7 @@ from goemotions.data.request_log import ANSWERS, Labels, LogReader
 from goemotions.errors import DataError
 from goemotions.evaluation import counterfactuals
 from goemotions.evaluation.predictions import Predictions
-from goemotions.monitoring import scored
+from goemotions.monitoring.drift import scored
 
 NAMES = ("calm", "dread")
 SCORES = pa.array([0.25, 0.75], pa.float32())

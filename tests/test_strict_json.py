@@ -15,10 +15,12 @@ from goemotions import strict_json, usage
 from goemotions.data import annotation, dataset
 from goemotions.deployment.job import ManifestChange
 from goemotions.errors import BadJson, StorageError, WorkflowError
+from goemotions.evaluation import drift
 from goemotions.metrics import thresholds
 from goemotions.models import records
-from goemotions.monitoring import drift, retraining, rollout_state
-from goemotions.monitoring.rollout_state import State
+from goemotions.monitoring import retraining
+from goemotions.monitoring.rollout import state as rollout_state
+from goemotions.monitoring.rollout.state import State
 from goemotions.prediction import plans
 from goemotions.registry import changes, registered_versions, rollouts
 from goemotions.registry.bundle import BundleMetadata

@@ -26,7 +26,7 @@ from goemotions.cli.options import REFERENCE as BUNDLE_REFERENCE
 from goemotions.cli.parameters import SERVICE
 from goemotions.deployment import node_pools
 from goemotions.errors import BadArgument
-from goemotions.monitoring.plan import Plan
+from goemotions.monitoring.rollout.plan import Plan
 from goemotions.storage.temporary import temporary_folder
 
 if TYPE_CHECKING:
@@ -277,9 +277,9 @@ def rollout(
     """
     from goemotions.deployment.kserve import service_name
     from goemotions.deployment.traffic import KServeSplit, ProxySplit, TrafficSplit
-    from goemotions.monitoring import rollout as rollouts
-    from goemotions.monitoring.answers import read_texts
-    from goemotions.monitoring.observations import Prometheus, Scrape
+    from goemotions.monitoring.rollout import rollout as rollouts
+    from goemotions.monitoring.rollout.answers import read_texts
+    from goemotions.monitoring.rollout.sources import Prometheus, Scrape
     from goemotions.registry import model_registry
 
     version = model_registry.get_version(model_name, reference)

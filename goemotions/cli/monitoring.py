@@ -14,7 +14,7 @@ from goemotions.cli.options import BUNDLE, FILE, LOCATION, MODEL_NAME, SERVER
 from goemotions.errors import BadArgument
 
 if TYPE_CHECKING:
-    from goemotions.monitoring.windows import Window
+    from goemotions.monitoring.drift.window import Window
 
 # Beside 1 for an error and 2 for wrong usage.
 DRIFTED = 3
@@ -63,9 +63,10 @@ def monitor(
 
     Give one of --server, --prometheus and --scored.
     """
-    from goemotions.monitoring import monitor as monitoring
+    from goemotions.monitoring.drift import monitor as monitoring
     from goemotions.registry import bundle as bundles
     from goemotions.registry.references import as_folder
+    from goemotions.report import drift
 
     if (where["scored"] and (where["server"] or where["service"])) or not (
         where["scored"] or where["server"] or where["prometheus"]
@@ -81,9 +82,10 @@ def monitor(
         else:
             window = _window(output=output, **where)
             report = monitoring.of_window(loaded, window, model=model_name, version=version, false_alarms=false_alarms)
-    for line in monitoring.lines(report):
+    for line in drift.lines(report):
         click.echo(line)
-    if output:
+    # What was compared before stays.
+    if output and report.rows:
         monitoring.write(report, output)
         click.echo(f"{output}: {monitoring.PAGE}, drift.json")
     if fail and report.drifted:
@@ -92,17 +94,18 @@ def monitor(
 
 def _window(server: str, since: Path | None, prometheus: str, service: str, window: str, output: str, **_: Any) -> Window:
     """The window of a server or of Prometheus; the newest scrape of a server is stored in the output, for the next window."""
-    from goemotions.monitoring import windows
+    from goemotions.monitoring.drift import prometheus_series, server_scrapes
+    from goemotions.monitoring.drift.window import seconds_of
     from goemotions.storage import store
 
     if not server:
-        return windows.of_prometheus(prometheus, window or defaults.MONITORING_WINDOW, service)
+        return prometheus_series.window(prometheus, window or defaults.MONITORING_WINDOW, service)
     before = since.read_text(encoding="utf-8", errors="replace") if since else ""
     if window and not since:
-        before = windows.scrape(server)
-        time.sleep(windows.seconds_of(window))
-    now = windows.scrape(server)
+        before = server_scrapes.scrape(server)
+        time.sleep(seconds_of(window))
+    now = server_scrapes.scrape(server)
     if output:
         with store.writing(output, SCRAPE) as path:
             path.write_text(now, encoding="utf-8")
-    return windows.of_scrapes(server, before, now)
+    return server_scrapes.window(server, before, now)

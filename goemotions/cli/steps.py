@@ -244,12 +244,17 @@ def register(dataset: Path, candidates: tuple[Path, ...], cpu_hour_price: float,
 @CANDIDATES
 @OUTPUT
 @PRICES
-def report(dataset: Path, candidates: tuple[Path, ...], output: Path, cpu_hour_price: float, gpu_hour_price: float) -> None:
+@click.option("--drift", type=LOCATION, default="", help="Folder or s3:// prefix of `goemotions monitor`, for a section on it.")
+def report(
+    dataset: Path, candidates: tuple[Path, ...], output: Path, cpu_hour_price: float, gpu_hour_price: float, drift: str
+) -> None:
     """Write the performance report as Markdown and HTML."""
+    from goemotions.evaluation.drift import read_report
     from goemotions.registry.costs import Prices
     from goemotions.report import performance
 
-    folder = performance.write(dataset, _artifacts(candidates), output, prices=Prices(cpu_hour_price, gpu_hour_price))
+    prices, drift_report = Prices(cpu_hour_price, gpu_hour_price), read_report(drift) if drift else None
+    folder = performance.write(dataset, _artifacts(candidates), output, prices=prices, drift_report=drift_report)
     click.echo(f"{folder}: report.html, report.md, tables/")
 
 

@@ -9,21 +9,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 from goemotions import defaults, strict_json
-from goemotions.errors import DataError, ModelError
-from goemotions.monitoring import drift
-from goemotions.monitoring.drift import DriftReport
+from goemotions.errors import ModelError
+from goemotions.evaluation import drift
+from goemotions.evaluation.drift import DriftReport
 from goemotions.registry import model_registry, promotion, tracking
 from goemotions.registry.bundle import VARIANTS
 from goemotions.registry.model_registry import Version
-
-log = logging.getLogger(__name__)
 
 DAY = 86_400.0
 # Of the MLflow run of a pipeline run, beside ``tracking.DECISION_TAG``: the kinds of the reasons, and the decision in words.
@@ -178,11 +175,7 @@ def decide_run(pipeline_run: str, digest: str, drift_location: str, manual: str,
     run = tracking.get_or_create_run(pipeline_run)
     if logged := tracking.run_tags(run.run_id).get(tracking.DECISION_TAG):
         return Decision.from_json(logged)
-    report = None
-    try:
-        report = drift.read_report(drift_location)
-    except DataError as error:
-        log.info("drift is no reason: %s", error)
+    report = drift.find_report(drift_location)
     decision = decide(digest, report, manual, model_name=model_name, policy=policy)
     run.set_tags({tracking.DECISION_TAG: decision.to_json(), KINDS_TAG: decision.kinds or "none", SENTENCE_TAG: str(decision)})
     run.log_parameters({"retraining_reasons": decision.kinds or "none"})

@@ -16,6 +16,7 @@ from goemotions import defaults
 from goemotions.data.dataset import load_dataset
 from goemotions.data.text import count_words
 from goemotions.evaluation import tables
+from goemotions.evaluation.drift import DriftReport
 from goemotions.registry import costs
 from goemotions.registry.bundle import Variant
 from goemotions.registry.candidates import CandidateArtifacts
@@ -27,6 +28,7 @@ from goemotions.report import (
     cost,
     dataset,
     document,
+    drift,
     error_analysis,
     labels,
     measurements,
@@ -52,6 +54,7 @@ def write(
     quality_tolerance: float = defaults.QUALITY_TOLERANCE,
     used: Sequence[Step] | None = None,
     prices: Prices = Prices(),  # noqa: B008 - it is frozen
+    drift_report: DriftReport | None = None,
     commit: str = "unknown",
 ) -> Path:
     """Writes the report into a folder, which it returns.
@@ -68,6 +71,7 @@ def write(
         latency_budget_ms, quality_tolerance: the rule of the recommendation for CPUs, as ``registration.register`` takes them.
         used: what the steps of the run used; None for those that wrote the artifacts.
         prices: of that.
+        drift_report: of the model that is served, for a section on it.
         commit: that of the code which writes the report.
     """
     used = costs.of_run(dataset_folder, candidates) if used is None else used
@@ -75,6 +79,7 @@ def write(
     about_data, everything = sections(
         dataset_folder, results, registered or {}, model_name, latency_budget_ms, quality_tolerance
     )
+    everything += drift.of_performance_report(drift_report) if drift_report else []
     everything += filter(None, [cost.section(used, prices)])
     provenance = _provenance(results, commit)
     _write_documents("Model performance", [*everything, provenance], output / "report.md")

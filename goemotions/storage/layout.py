@@ -24,7 +24,7 @@ def teacher(store: str, key: str) -> str:
 
 
 def monitoring(store: str, model_name: str) -> str:
-    """The newest drift report of a registered model (``monitoring.drift``)."""
+    """The newest drift report of a registered model (``evaluation.drift``)."""
     return join(store, "monitoring", model_name)
 
 
@@ -39,5 +39,5 @@ def requests(store: str, model_name: str) -> str:
 
 
 def rollout(store: str, model_name: str, service: str) -> str:
-    """The state and the history of the rollouts of a service (``monitoring.rollout_state``)."""
+    """The state and the history of the rollouts of a service (``monitoring.rollout.state``)."""
     return join(store, "rollouts", model_name, service)

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks import rollout
 from goemotions.metrics.thresholds import Thresholds
-from goemotions.monitoring.answers import Answers, Expected, read_texts
-from goemotions.monitoring.plan import Plan
+from goemotions.monitoring.rollout.answers import Answers, Expected, read_texts
+from goemotions.monitoring.rollout.plan import Plan
 
 
 @pytest.mark.slow

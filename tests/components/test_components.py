@@ -20,7 +20,9 @@ from components.report import report
 from components.teach import teach
 from components.train import train
 from components.tune_thresholds import tune_thresholds
+from goemotions.evaluation.drift import DriftReport
 from goemotions.registry import mlflow_client, model_registry, registration, tracking
+from goemotions.storage import layout
 
 COMPONENTS = (
     ingest,
@@ -200,6 +202,7 @@ def test_register_writes_versions_and_report_writes_pages(
     assert version is not None
     assert (version.number, version.source) == (versions["cpu"]["version"], versions["cpu"]["source"])
     assert version.tags["commit"] == "abc"
+    DriftReport("component-register", "1", "", "", 900, False, [], []).write(layout.monitoring(bucket, "component-register"))
     page, text = dsl.HTML(uri=str(tmp_path / "page.html")), dsl.Markdown(uri=str(tmp_path / "text.md"))
     report.python_func(
         dataset=dsl.Dataset(uri=str(dataset)),
@@ -207,6 +210,7 @@ def test_register_writes_versions_and_report_writes_pages(
         registered=registered,
         pipeline_run="component-register",
         model_name="component-register",
+        store=bucket,
         latency_budget_ms=25.0,
         quality_tolerance=0.0,
         cpu_hour_price=1.0,
@@ -234,4 +238,5 @@ def test_register_writes_versions_and_report_writes_pages(
     assert 0 < model["costs/cost"] < parent.metrics["costs/cost"]
     assert parent.metrics["costs/cost"] == pytest.approx(parent.metrics["costs/cpu_seconds"] / 3600)
     assert parent.tags["costs.prices"] == "1 per CPU hour and 2 per GPU hour"
+    assert "## Drift since the deployment" in (tmp_path / "text.md").read_text()
     assert "## Cost and energy" in (tmp_path / "text.md").read_text()

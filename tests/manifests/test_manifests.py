@@ -33,7 +33,8 @@ from goemotions import defaults
 from goemotions.cli import main as cli
 from goemotions.deployment import inference_service, node_pools
 from goemotions.deployment import isvc as manifest
-from goemotions.monitoring import comparison
+from goemotions.evaluation import drift
+from goemotions.monitoring.drift import comparison
 from goemotions.registry import bundle
 from goemotions.serving import metrics as exported
 from tests.support import kserve_rules, tools
@@ -825,7 +826,7 @@ def standard_errors_of_an_alarm(labels: int) -> float:
 
 @pytest.mark.parametrize("labels", [1, 3, 28, 200, 1000])
 def test_the_alert_on_drift_has_the_figures_of_the_library_for_any_number_of_labels(labels: int) -> None:
-    assert f"{math.log(comparison.LEAST_RATIO) / 2:.5f}" in drift_rule()
+    assert f"{math.log(drift.LEAST_RATIO) / 2:.5f}" in drift_rule()
     rows, reference = 10_000, 20
     root, error = math.sqrt((reference + 0.375) / rows), math.sqrt(2 / rows) / 2
     for standard_errors, fires in ((0.99, False), (1.01, True)):

@@ -12,11 +12,11 @@ from kfp import dsl
 
 from components.monitor import monitor
 from goemotions.errors import BadArgument
+from goemotions.evaluation.drift import DriftReport, LabelQuality, read_report
 from goemotions.evaluation.traffic import FEATURES, Traffic, features_of
 from goemotions.metrics.probabilities import sigmoid
 from goemotions.models import engines
-from goemotions.monitoring import scheduled
-from goemotions.monitoring.drift import DriftReport, LabelQuality, read_report
+from goemotions.monitoring.drift import scheduled
 from goemotions.prediction import files
 from goemotions.prediction.predictor import Predictor
 from goemotions.registry import mlflow_client, tracking
@@ -85,6 +85,35 @@ def test_the_report_is_logged_to_mlflow_and_kept_where_the_decision_to_retrain_r
     assert run.data.metrics["drift/alarms"] == len(kept.alarms)
     logged = {file.path for file in mlflow_client.client().list_artifacts(run.info.run_id, "drift")}
     assert logged == {"drift/drift.json", "drift/drift.html"}
+
+
+@pytest.mark.fault("no-traffic")
+@pytest.mark.parametrize("kind", ["server", "prometheus", "no series", "scored"])
+def test_without_a_text_the_step_succeeds_says_so_and_keeps_the_earlier_report(
+    kind: str, whole: Path, stack: Path, bucket: str, tmp_path: Path
+) -> None:
+    place = layout.monitoring(bucket, "idle")
+    DriftReport("idle", "r1", "", "2026-01-02T00:00:00+00:00", 900, True, [], []).write(place)
+    earlier = read_report(place)
+    loaded = Predictor.load(whole)
+    pq.write_table(pa.table({"text": ["lake"]}), tmp_path / "in.parquet")
+    files.score_file(loaded, tmp_path / "in.parquet", tmp_path / "out.parquet", all_scores=True)
+    pq.write_table(pq.read_table(tmp_path / "out.parquet").slice(0, 0), tmp_path / "out.parquet")
+    increases = prometheus.of_traffic(Traffic.empty(loaded.bundle.taxonomy.names), "r1") if kind == "prometheus" else {}
+    with prometheus.serving(increases, {"/metrics": "goemotions_start_time_seconds 1.7e+09"}) as served:
+        served.services = {"goemotions-cpu": None}
+        places = {"server": {"server": served.url}, "scored": {"scored": str(tmp_path / "out.parquet")}}
+        given = places.get(kind, {"prometheus": served.url, "service": "goemotions-cpu"})
+        shared = {"window": "6h", "version": str(whole), "model_name": "idle", "store": bucket, "pipeline_run": f"idle-{kind}"}
+        outputs = artifacts(tmp_path)
+        monitor.python_func(**{**NOTHING, **given}, **shared, **outputs)
+    assert read_report(place) == earlier
+    assert read_report(str(tmp_path / "report")).rows == outputs["metrics"].metadata["drift/texts"] == 0
+    assert "Nothing to compare: no text of idle version r1" in (tmp_path / "page.html").read_text()
+    run = mlflow_client.client().get_run(tracking.get_or_create_run(f"idle-{kind}").run_id)
+    assert (run.info.status, run.data.tags["monitoring.drifted"]) == ("FINISHED", "not compared")
+    assert run.data.tags["monitoring.summary"].startswith("Nothing to compare: ")
+    assert run.data.metrics["drift/texts"] == 0
 
 
 def test_metrics_of_labels_with_any_name_are_accepted_by_mlflow(stack: Path) -> None:

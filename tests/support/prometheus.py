@@ -14,13 +14,16 @@ from urllib.parse import parse_qs, urlsplit
 import promql_parser
 
 from goemotions.evaluation.traffic import Traffic
-from goemotions.monitoring import windows
-from goemotions.monitoring.windows import Counts
+from goemotions.monitoring.drift import window
+from goemotions.monitoring.drift.prometheus_series import MODEL, SERVICE
+from goemotions.monitoring.drift.window import Counts, seconds_of
 from tests.support import http_server
 
 INCREASE = re.compile(
     r"sum by \((?P<sum>[\w, ]+)\) \(max by \((?P<max>[\w, ]+)\) \(increase\((?P<name>\w+)(?P<selector>\{.*\})?\[(?P<window>\w+)\]\)\)\)"
 )
+KNOWN = re.compile(rf"count by \({SERVICE}\) \(last_over_time\({MODEL}\[\w+\]\)\)")
+SCRAPED = re.compile(rf'max\(max_over_time\(up\{{{SERVICE}(?:="(?P<service>[^"]+)"|!="")\}}\[\w+\]\)\)')
 # The increases of one metric: the labels of each series, and how much it grew.
 Increases = Mapping[str, Sequence[tuple[Mapping[str, str], float]]]
 
@@ -31,16 +34,16 @@ def of_traffic(traffic: Traffic, version: str) -> dict[str, Counts]:
     labels = content["labels"].items()
     features = content["features"].items()
     return {
-        windows.ROWS: [({"version": version}, traffic.rows)],
-        windows.PREDICTIONS: [({"version": version, "label": name}, row["predicted"]) for name, row in labels],
-        windows.TOTAL: [({"version": version, "label": name}, row["total_sum"]) for name, row in labels],
-        windows.PREDICTED: [({"version": version, "label": name}, row["predicted_sum"]) for name, row in labels],
-        windows.SCORES: [
+        window.ROWS: [({"version": version}, traffic.rows)],
+        window.PREDICTIONS: [({"version": version, "label": name}, row["predicted"]) for name, row in labels],
+        window.TOTAL: [({"version": version, "label": name}, row["total_sum"]) for name, row in labels],
+        window.PREDICTED: [({"version": version, "label": name}, row["predicted_sum"]) for name, row in labels],
+        window.SCORES: [
             ({"version": version, "label": name, "bin": bound}, count)
             for name, row in labels
             for bound, count in row["scores"].items()
         ],
-        windows.TEXT_FEATURES: [
+        window.TEXT_FEATURES: [
             ({"version": version, "feature": name, "bin": bound}, count)
             for name, counts in features
             for bound, count in counts.items()
@@ -50,7 +53,8 @@ def of_traffic(traffic: Traffic, version: str) -> dict[str, Counts]:
 
 class Prometheus(http_server.Server):
     """Serves on a free port of this machine; ``pages`` by path, ``queries`` that it was sent, what is ``beside`` a result, and how far
-    its clock is ``behind``, in seconds. Its series have no samples after its present time."""
+    its clock is ``behind``, in seconds. Its series have no samples after its present time. ``services`` are those that it has seen,
+    with the largest value of ``up`` in the window, if they had targets then."""
 
     def __init__(self, increases: Increases, pages: Mapping[str, str] | None = None) -> None:
         super().__init__(Handler)
@@ -59,6 +63,7 @@ class Prometheus(http_server.Server):
         self.queries: list[str] = []
         self.beside: dict[str, Any] = {}
         self.behind = 0.0
+        self.services: dict[str, float | None] = {}
 
 
 class Handler(http_server.Handler):
@@ -88,9 +93,18 @@ class Handler(http_server.Handler):
             content = {"status": "error", "errorType": "bad_data", "error": f'invalid parameter "query": {error}'}
             self._send(400, json.dumps(content), "application/json")
             return
+        if KNOWN.fullmatch(query):
+            seen = [{SERVICE: service} if service else {} for service in self.server.services]
+            self._succeed([{"metric": labels, "value": [at, "1"]} for labels in seen])
+            return
+        if scraped := SCRAPED.fullmatch(query):
+            wanted = [scraped["service"]] if scraped["service"] else filter(None, self.server.services)
+            values = [value for value in map(self.server.services.get, wanted) if value is not None]
+            self._succeed([{"metric": {}, "value": [at, repr(max(values))]}] if values else [])
+            return
         match = INCREASE.fullmatch(query)
         assert match, query
-        is_past = at - windows.seconds_of(match["window"]) < now
+        is_past = at - seconds_of(match["window"]) < now
         series = self.server.increases.get(match["name"], ()) if is_past else ()
         each = _grouped(series, match["max"], max)
         result = [{"metric": labels, "value": [at, repr(value)]} for labels, value in _grouped(each, match["sum"], math.fsum)]

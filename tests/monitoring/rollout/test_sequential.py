@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from goemotions.monitoring import sequential
-from goemotions.monitoring.sequential import Evidence
+from goemotions.monitoring.rollout import sequential
+from goemotions.monitoring.rollout.sequential import Evidence
 
 RUNS, WINDOWS, RATE = 1000, 80, 0.05
 

@@ -9,11 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NotRequired, TypedDict
 
-from goemotions.monitoring.observations import INFO, Sample
+from goemotions.monitoring import counters
+from goemotions.monitoring.exposition import Sample
+from goemotions.monitoring.rollout.sources import INFO
 
 # The protocol of copies and of the texts that a rollout sends itself: no traffic.
 COPY = "copy"
-Key = tuple[str, str, tuple[tuple[str, str], ...]]
 
 
 class StoredTraffic(TypedDict):
@@ -109,11 +110,10 @@ class VersionTraffic:
 
 
 class Increases:
-    """Turns samples into what each version did since the last ones. If one counter of a server fell, it has started again, and all of
-    its counters are counted from 0."""
+    """Turns samples into what each version did since the last ones."""
 
     def __init__(self) -> None:
-        self._before: dict[Key, float] = {}
+        self._before: list[Sample] = []
         self._versions: dict[str, str] = {}
 
     def update(self, samples: Iterable[Sample]) -> dict[str, VersionTraffic]:
@@ -123,19 +123,10 @@ class Increases:
         """
         samples = list(samples)
         versions = {one.instance: dict(one.labels)["version"] for one in samples if one.name == INFO and one.value == 1}
-        restarted = {one.instance for one in samples if one.value < self._before.get(_key(one), 0.0)}
         traffic: dict[str, VersionTraffic] = defaultdict(VersionTraffic)
-        for one in samples:
-            if one.instance not in versions or one.name == INFO:
-                continue
-            version = versions[one.instance]
-            if self._versions.get(one.instance) == version:
-                before = 0.0 if one.instance in restarted else self._before.get(_key(one), 0.0)
-                traffic[version].count(one.name, dict(one.labels), one.value - before)
-        self._before = {_key(one): one.value for one in samples}
-        self._versions = versions
+        for one in counters.increases(self._before, samples):
+            version = versions.get(one.instance)
+            if version is not None and self._versions.get(one.instance) == version:
+                traffic[version].count(one.name, dict(one.labels), one.value)
+        self._before, self._versions = samples, versions
         return traffic
-
-
-def _key(sample: Sample) -> Key:
-    return sample.instance, sample.name, sample.labels

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from goemotions.deployment.traffic import TrafficSplit
 from goemotions.errors import ClusterUnavailable, MonitoringUnavailable, StorageError
-from goemotions.monitoring import answers
-from goemotions.monitoring.analysis import TESTS, Analysis
-from goemotions.monitoring.answers import Answers, Expected
-from goemotions.monitoring.observations import Scrape, Source, server_of_version
-from goemotions.monitoring.plan import Plan
-from goemotions.monitoring.rollout_state import ANEW, FILE, State
-from goemotions.monitoring.version_traffic import Increases
+from goemotions.monitoring.rollout import answers
+from goemotions.monitoring.rollout.analysis import TESTS, Analysis
+from goemotions.monitoring.rollout.answers import Answers, Expected
+from goemotions.monitoring.rollout.plan import Plan
+from goemotions.monitoring.rollout.sources import Scrape, Source, server_of_version
+from goemotions.monitoring.rollout.state import ANEW, FILE, State
+from goemotions.monitoring.rollout.version_traffic import Increases
 from goemotions.registry.model_registry import Version
 
 # A canary that serves less than its share for so long is rolled back.

@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import chi2_contingency, fisher_exact, poisson
 
 from goemotions.evaluation.traffic import TOKEN_EDGES, Traffic
-from goemotions.monitoring import comparison
-from goemotions.monitoring.comparison import alpha_of, compare
+from goemotions.monitoring.drift import comparison
+from goemotions.monitoring.drift.comparison import alpha_of, compare
 
 # From a label on a third of the texts to one on two in a thousand, as in the official data.
 RATES = np.array([0.33, 0.1, 0.05, 0.02, 0.01, 0.002])

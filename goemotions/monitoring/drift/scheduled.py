@@ -7,12 +7,15 @@ from pathlib import Path
 
 from goemotions import defaults
 from goemotions.errors import BadArgument
-from goemotions.monitoring import monitor, windows
-from goemotions.monitoring.drift import DriftReport
+from goemotions.evaluation.drift import DriftReport
+from goemotions.monitoring.drift import monitor, prometheus_series, server_scrapes
 from goemotions.registry import bundle, tracking
 from goemotions.registry.references import as_folder
+from goemotions.report import drift
 from goemotions.storage import layout
 
+# Of the MLflow run.
+DRIFTED_TAG, SUMMARY_TAG, NOT_COMPARED = "monitoring.drifted", "monitoring.summary", "not compared"
 # In MLflow a name has at most 250 characters, of a few kinds, and no part that a path would leave out.
 NOT_IN_METRICS, LONGEST_METRIC = re.compile(r"[^\w.\- ]|^\.+$"), 200
 
@@ -30,7 +33,7 @@ def run(
     model_name: str = defaults.MODEL_NAME,
     store: str = defaults.STORE,
 ) -> DriftReport:
-    """Compares the traffic of a version with its reference, and keeps the report.
+    """Compares the traffic of a version with its reference, and keeps the report, if there was a text to compare.
 
     Args:
         pipeline_run: id of the pipeline run, whose MLflow run gets the report.
@@ -56,15 +59,18 @@ def run(
             report = monitor.of_scored(loaded, scored, model=model_name, version=number)
         else:
             counted = (
-                windows.of_scrapes(server, "", windows.scrape(server))
+                server_scrapes.window(server, "", server_scrapes.scrape(server))
                 if server
-                else windows.of_prometheus(prometheus, window, service)
+                else prometheus_series.window(prometheus, window, service)
             )
             report = monitor.of_window(loaded, counted, model=model_name, version=number)
-    for location in (str(output), layout.monitoring(store, model_name)):
-        monitor.write(report, location)
+    monitor.write(report, str(output))
+    # Without a text, what was compared before stays the newest report, on which the next training is decided.
+    if report.rows:
+        monitor.write(report, layout.monitoring(store, model_name))
     with tracking.step(pipeline_run) as logged:
-        logged.set_tags({"monitoring.version": number, "monitoring.drifted": str(report.drifted).lower()})
+        drifted = str(report.drifted).lower() if report.rows else NOT_COMPARED
+        logged.set_tags({"monitoring.version": number, DRIFTED_TAG: drifted, SUMMARY_TAG: drift.summary(report)})
         logged.log_metrics(metrics(report))
         logged.log_folder(output, "drift")
     return report

@@ -18,16 +18,29 @@ from click.testing import CliRunner, Result
 from goemotions.cli.main import commands
 from goemotions.cli.monitoring import DRIFTED
 from goemotions.errors import BadArgument, DataError, MonitoringUnavailable, WorkflowError
-from goemotions.evaluation import reference
+from goemotions.evaluation import drift, reference
+from goemotions.evaluation.drift import DriftReport
 from goemotions.evaluation.traffic import Traffic, features_of
 from goemotions.models import engines
-from goemotions.monitoring import drift, monitor, scored, windows
-from goemotions.monitoring.drift import DriftReport
-from goemotions.monitoring.windows import Counts, Window
+from goemotions.monitoring.counters import STARTED
+from goemotions.monitoring.drift import monitor, prometheus_series, scored, server_scrapes
+from goemotions.monitoring.drift.window import (
+    METRICS,
+    PREDICTED,
+    PREDICTIONS,
+    ROWS,
+    SCORES,
+    TEXT_FEATURES,
+    TOTAL,
+    Counts,
+    Window,
+    seconds_of,
+)
 from goemotions.prediction import files, plans, shards
 from goemotions.prediction.predictor import Predictor
 from goemotions.registry import bundle as bundles
 from goemotions.registry.bundle import Bundle
+from goemotions.report import drift as pages
 from goemotions.serving import metrics
 from goemotions.serving.traffic import TrafficCounters
 from goemotions.storage import manifest
@@ -131,7 +144,7 @@ def test_a_window_of_prometheus_is_the_increase_of_all_servers_of_a_service(
 ) -> None:
     expected = counted(predictor, SHOUTED)
     both = [prometheus.of_traffic(expected, "r1"), prometheus.of_traffic(counted(predictor, USUAL), "r0")]
-    with prometheus.serving({name: [*both[0][name], *both[1][name]] for name in windows.METRICS}) as server:
+    with prometheus.serving({name: [*both[0][name], *both[1][name]] for name in METRICS}) as server:
         # This machine's clock is ahead of Prometheus's.
         server.behind = 7 * 3600.0
         monkeypatch.setenv("PROMETHEUS_URL", server.url)
@@ -140,7 +153,7 @@ def test_a_window_of_prometheus_is_the_increase_of_all_servers_of_a_service(
     report = drift.read_report(str(tmp_path))
     assert (report.rows, report.version) == (len(SHOUTED), "r1")
     assert [row.rate for row in report.quality] == pytest.approx((expected.predicted / expected.rows).tolist())
-    assert len(server.queries) == len(windows.METRICS)
+    assert len(server.queries) == len(METRICS)
     assert all(f"[{'6h'}]" in query and 'inferenceservice="goemotions-cpu"' in query for query in server.queries)
 
 
@@ -158,10 +171,10 @@ def test_a_window_of_prometheus_is_the_increase_of_all_servers_of_a_service(
 def test_a_result_that_may_lack_a_part_is_named(predictor: Predictor, beside: dict[str, Any], reason: str) -> None:
     with prometheus.serving(prometheus.of_traffic(counted(predictor, USUAL), "r1")) as server:
         server.beside = beside
-        window = windows.of_prometheus(server.url, "1d")
+        window = prometheus_series.window(server.url, "1d")
     report = monitor.of_window(predictor.bundle, window, model="goemotions", version="r1")
     assert report.missing == [f"texts that the metrics may lack: Prometheus warns: {reason}"]
-    assert monitor.lines(report)[1] == f"not compared: {report.missing[0]}"
+    assert pages.lines(report)[1] == f"not compared: {report.missing[0]}"
 
 
 def test_a_server_that_two_jobs_of_prometheus_scrape_counts_once(predictor: Predictor) -> None:
@@ -173,7 +186,7 @@ def test_a_server_that_two_jobs_of_prometheus_scrape_counts_once(predictor: Pred
         for name, counts in prometheus.of_traffic(expected, "r1").items()
     }
     with prometheus.serving(increases) as server:
-        traffic = windows.of_prometheus(server.url, "1d").traffic(predictor.bundle.taxonomy.names, "r1")
+        traffic = prometheus_series.window(server.url, "1d").traffic(predictor.bundle.taxonomy.names, "r1")
     assert traffic.rows == 2 * expected.rows
     assert traffic.predicted.tolist() == (2 * expected.predicted).tolist()
     assert traffic.total_sum.tolist() == pytest.approx((2 * expected.total_sum).tolist())
@@ -222,7 +235,7 @@ def test_scored_rows_without_probabilities_are_a_named_error(predictor: Predicto
     (tmp_path / "labels.parquet").write_bytes(b"no parquet")
     with pytest.raises(DataError, match="not a complete Parquet file"):
         scored.traffic_of(str(tmp_path), predictor.bundle)
-    with pytest.raises(DataError, match="no scored row"):
+    with pytest.raises(DataError, match=r"has no \.parquet"):
         scored.traffic_of(str(tmp_path / "empty"), predictor.bundle)
     columns = {f"p/{name}": [float("nan")] for name in predictor.bundle.taxonomy.names}
     pq.write_table(pa.table({"text": ["lake"], **columns}), tmp_path / "labels.parquet")
@@ -244,7 +257,7 @@ def test_a_bundle_without_a_reference_is_compared_by_its_stored_predictions(whol
     assert not report.drifted
     assert report.missing == [monitor.NO_REFERENCE]
     assert {test.name for test in report.tests} == {"predictions", "scores"}
-    assert monitor.NO_REFERENCE in "\n".join(monitor.lines(report))
+    assert monitor.NO_REFERENCE in "\n".join(pages.lines(report))
 
 
 @pytest.mark.parametrize(
@@ -276,7 +289,7 @@ def test_a_reference_that_is_not_of_the_model_is_a_named_error(
 
 def test_a_server_that_counts_other_versions_or_labels_is_a_named_error(predictor: Predictor) -> None:
     names = predictor.bundle.taxonomy.names
-    counts: Counts = [(windows.ROWS, {"version": "7"}, 3.0), (windows.PREDICTIONS, {"version": "7", "label": "new"}, 1.0)]
+    counts: Counts = [(ROWS, {"version": "7"}, 3.0), (PREDICTIONS, {"version": "7", "label": "new"}, 1.0)]
     window = Window(counts, None, 0.0, "http://server")
     with pytest.raises(
         DataError, match=r"version 8 scored no text in the window \(7 did\): compare with the bundle of that version"
@@ -287,10 +300,28 @@ def test_a_server_that_counts_other_versions_or_labels_is_a_named_error(predicto
 
 
 @pytest.mark.parametrize("rows", [0.0, 0.3])
-def test_a_window_without_a_text_is_a_named_error(predictor: Predictor, rows: float) -> None:
-    window = Window([(windows.ROWS, {"version": "7"}, rows)], None, 0.0, "http://server")
-    with pytest.raises(DataError, match="no text was scored in the window: send texts"):
-        window.traffic(predictor.bundle.taxonomy.names, "7")
+def test_a_window_without_a_text_is_nothing_to_compare(predictor: Predictor, rows: float) -> None:
+    window = Window([(ROWS, {"version": "7"}, rows)], None, 0.0, "http://server")
+    for version in ("7", "8"):
+        report = monitor.of_window(predictor.bundle, window, model="goemotions", version=version)
+        assert (report.rows, report.drifted, report.tests, report.quality) == (0, False, [], [])
+        assert pages.summary(report).startswith(f"Nothing to compare: no text of goemotions version {version} ")
+        assert [section.title for section in pages.sections(report)] == ["Summary"]
+    # Another version scored texts, but the server knows this one.
+    served = Window([*window.counts, (ROWS, {"version": "6"}, 50.0)], None, 0.0, "http://server")
+    assert served.traffic(predictor.bundle.taxonomy.names, "7").rows == 0
+
+
+def test_without_a_text_the_earlier_report_stays(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
+    pages = {"/metrics": serve(predictor, TrafficCounters(predictor.bundle, "shouted"), SHOUTED)}
+    arguments = ("--bundle", whole, "--version-number", "shouted", "--output", tmp_path, "--fail", "--server")
+    with prometheus.serving({}, pages) as server:
+        assert run(*arguments, server.url).exit_code == DRIFTED
+        ended = run(*arguments, server.url, "--since", tmp_path / "metrics.txt")
+    assert ended.exit_code == 0
+    assert re.match(r"Nothing to compare: no text of goemotions version shouted from .* UTC to .* UTC \(http", ended.output)
+    assert drift.read_report(str(tmp_path)).rows == len(SHOUTED)
+    assert f"{tmp_path}: " not in ended.output
 
 
 def of_counters(counters: dict[str, Counts]) -> Window:
@@ -299,14 +330,14 @@ def of_counters(counters: dict[str, Counts]) -> Window:
 
 def test_labels_without_a_counter_are_a_named_error_and_no_drift(predictor: Predictor) -> None:
     counters = prometheus.of_traffic(counted(predictor, USUAL), "7")
-    counters[windows.PREDICTIONS] = counters[windows.PREDICTIONS][1:]
-    with pytest.raises(DataError, match=f"has no {windows.PREDICTIONS} of the label"):
+    counters[PREDICTIONS] = counters[PREDICTIONS][1:]
+    with pytest.raises(DataError, match=f"has no {PREDICTIONS} of the label"):
         of_counters(counters).traffic(predictor.bundle.taxonomy.names, "7")
 
 
 def test_histograms_of_a_server_with_other_bins_are_not_compared(predictor: Predictor) -> None:
     counters = prometheus.of_traffic(counted(predictor, USUAL), "7")
-    for metric in (windows.SCORES, windows.TEXT_FEATURES):
+    for metric in (SCORES, TEXT_FEATURES):
         counters[metric] = [({**labels, "bin": f"{labels['bin']}5"}, value) for labels, value in counters[metric]]
     traffic = of_counters(counters).traffic(predictor.bundle.taxonomy.names, "7")
     report = monitor.report(predictor.bundle, traffic, model="goemotions", version="7", source="a server")
@@ -319,7 +350,7 @@ def test_labels_whose_scores_a_server_does_not_count_are_named(predictor: Predic
     """Of a long list, a server counts the scores of the first labels only."""
     counters = prometheus.of_traffic(counted(predictor, USUAL), "7")
     last = list(CUES)[-1]
-    counters[windows.SCORES] = [one for one in counters[windows.SCORES] if one[0]["label"] != last]
+    counters[SCORES] = [one for one in counters[SCORES] if one[0]["label"] != last]
     traffic = of_counters(counters).traffic(predictor.bundle.taxonomy.names, "7")
     report = monitor.report(predictor.bundle, traffic, model="goemotions", version="7", source="a server")
     assert [one for one in report.missing if "scores" in one] == [monitor.NO_SCORES.format(1, last)]
@@ -328,7 +359,7 @@ def test_labels_whose_scores_a_server_does_not_count_are_named(predictor: Predic
 def test_rates_that_prometheus_extrapolates_stay_possible(predictor: Predictor) -> None:
     """Each series is extrapolated for itself, so that a label can have more predictions than there were texts."""
     counters = prometheus.of_traffic(counted(predictor, USUAL), "7")
-    for metric in (windows.PREDICTIONS, windows.PREDICTED, windows.TOTAL):
+    for metric in (PREDICTIONS, PREDICTED, TOTAL):
         counters[metric] = [(labels, 3.3 * len(USUAL)) for labels, _ in counters[metric]]
     traffic = of_counters(counters).traffic(predictor.bundle.taxonomy.names, "7")
     report = monitor.report(predictor.bundle, traffic, model="goemotions", version="7", source="a server")
@@ -338,40 +369,40 @@ def test_rates_that_prometheus_extrapolates_stay_possible(predictor: Predictor) 
 def test_a_long_label_stands_apart_in_the_terminal(predictor: Predictor) -> None:
     report = monitor.report(predictor.bundle, counted(predictor, SHOUTED), model="goemotions", version="7", source="a server")
     alarm = dataclasses.replace(report.alarms[0], name="predictions", label="the customer is angry", alarm=True)
-    assert "predictions     the customer is angry effect " in monitor.lines(dataclasses.replace(report, tests=[alarm]))[-1]
+    assert "predictions     the customer is angry effect " in pages.lines(dataclasses.replace(report, tests=[alarm]))[-1]
 
 
 def test_no_drift_of_few_texts_says_so(predictor: Predictor) -> None:
     report = monitor.report(predictor.bundle, counted(predictor, USUAL[:5]), model="goemotions", version="7", source="a server")
-    assert monitor.summary(report).startswith("No drift (of 5 texts, only the largest shifts are detected).")
+    assert pages.summary(report).startswith("No drift (of 5 texts, only the largest shifts are detected).")
 
 
 def scraped(second: int, texts: int, calm: int, started: str = "1.7957971742437086e+09") -> str:
     lines = (
-        f'{windows.ROWS}{{version="7"}} {texts}.0',
-        f"{windows.STARTED} {started}",
-        f'{windows.PREDICTIONS}{{label="calm",version="7"}} {calm}.0',
+        f'{ROWS}{{version="7"}} {texts}.0',
+        f"{STARTED} {started}",
+        f'{PREDICTIONS}{{label="calm",version="7"}} {calm}.0',
     )
-    return f"{windows.SCRAPED}{second}\n" + "\n".join(lines)
+    return f"{server_scrapes.SCRAPED}{second}\n" + "\n".join(lines)
 
 
 @pytest.mark.parametrize(("texts", "calm", "counts"), [(30, 2, (30, 2)), (150, 3, (150, 3)), (150, 9, (50, 4))])
 def test_if_one_counter_starts_again_all_do(texts: int, calm: int, counts: tuple[int, int]) -> None:
     """A server that was started again may have scored more texts than before, but less of a label."""
-    window = windows.of_scrapes("http://server", scraped(5, 100, 5), scraped(9, texts, calm))
+    window = server_scrapes.window("http://server", scraped(5, 100, 5), scraped(9, texts, calm))
     assert (tuple(value for _, _, value in window.counts), window.start, window.end) == (counts, 5.0, 9.0)
 
 
 def test_a_server_that_was_started_again_and_has_counted_more_than_before_counts_from_its_start(predictor: Predictor) -> None:
     counters = TrafficCounters(predictor.bundle, "r1")
-    before = f"{windows.SCRAPED}5\n{serve(predictor, counters, USUAL[:50])}"
+    before = f"{server_scrapes.SCRAPED}5\n{serve(predictor, counters, USUAL[:50])}"
     start_again()
-    now = f"{windows.SCRAPED}9\n{serve(predictor, TrafficCounters(predictor.bundle, 'r1'), USUAL)}"
-    assert windows.of_scrapes("http://server", before, now).traffic(predictor.bundle.taxonomy.names, "r1").rows == len(USUAL)
+    now = f"{server_scrapes.SCRAPED}9\n{serve(predictor, TrafficCounters(predictor.bundle, 'r1'), USUAL)}"
+    assert server_scrapes.window("http://server", before, now).traffic(predictor.bundle.taxonomy.names, "r1").rows == len(USUAL)
 
 
 def test_the_window_of_a_server_that_was_started_again_begins_with_its_start() -> None:
-    window = windows.of_scrapes("http://me:geheim@server", scraped(1000, 100, 5, "10"), scraped(5000, 150, 9, "3000"))
+    window = server_scrapes.window("http://me:geheim@server", scraped(1000, 100, 5, "10"), scraped(5000, 150, 9, "3000"))
     assert (window.start, window.end, window.counts[0][2]) == (3000, 5000, 150)
     assert window.source == "http://***@server"
 
@@ -379,7 +410,7 @@ def test_the_window_of_a_server_that_was_started_again_begins_with_its_start() -
 def test_another_server_behind_the_same_address_is_a_named_error() -> None:
     """A Service with two pods: what the other one has scored since its start would be the traffic of the window."""
     with pytest.raises(DataError, match="of another server behind the same address"):
-        windows.of_scrapes("http://service", scraped(1000, 100, 5, "10"), scraped(5000, 150, 9, "20"))
+        server_scrapes.window("http://service", scraped(1000, 100, 5, "10"), scraped(5000, 150, 9, "20"))
 
 
 @pytest.mark.parametrize("before", ["9", "10"])
@@ -387,7 +418,7 @@ def test_an_earlier_scrape_that_is_the_later_one_by_the_clocks_is_a_named_error(
     """A window of negative length would make every test pass."""
     earlier = scraped(5, 100, 5).replace("5", before, 1)
     with pytest.raises(DataError, match="check the clocks"):
-        windows.of_scrapes("http://server", earlier, scraped(9, 150, 9))
+        server_scrapes.window("http://server", earlier, scraped(9, 150, 9))
 
 
 @pytest.mark.fault("stored-json-hostile")
@@ -395,15 +426,15 @@ def test_an_earlier_scrape_that_is_the_later_one_by_the_clocks_is_a_named_error(
 def test_an_earlier_scrape_of_a_time_that_no_calendar_has_is_a_named_error(before: str) -> None:
     earlier = scraped(5, 100, 5).replace("5", before, 1)
     with pytest.raises(DataError, match=r"an earlier scrape starts with '# scraped ' and a time: give the"):
-        windows.of_scrapes("http://server", earlier, scraped(9, 150, 9))
+        server_scrapes.window("http://server", earlier, scraped(9, 150, 9))
 
 
 def test_what_is_no_earlier_scrape_or_no_predictor_is_a_named_error(whole: Path, tmp_path: Path) -> None:
-    with prometheus.serving({}, {"/metrics": f"{windows.ROWS} many"}) as server:
+    with prometheus.serving({}, {"/metrics": f"{ROWS} many"}) as server:
         with pytest.raises(DataError, match="give the address of a predictor server"):
             run("--bundle", whole, "--server", server.url)
         server.pages["/metrics"] = "up 1\n"
-        with pytest.raises(DataError, match="no text was scored in the window"):
+        with pytest.raises(DataError, match="no metrics of a predictor: give the address of a predictor server"):
             run("--bundle", whole, "--server", server.url)
         for content in (b"{}", b"\xff\xfe\x00"):
             (tmp_path / "drift.json").write_bytes(content)
@@ -423,7 +454,7 @@ def test_a_window_needs_one_source(arguments: tuple[str, ...], message: str) -> 
 @pytest.mark.parametrize("duration", ["", "1", "0d", "1 d", "1y"])
 def test_a_window_of_an_unknown_form_is_a_named_error(duration: str) -> None:
     with pytest.raises(BadArgument, match="is not a duration"):
-        windows.seconds_of(duration)
+        seconds_of(duration)
 
 
 def test_what_is_no_prometheus_is_a_named_error(whole: Path) -> None:
@@ -431,14 +462,46 @@ def test_what_is_no_prometheus_is_a_named_error(whole: Path) -> None:
         prometheus.serving({}, {"/api/v1/query": "<html>"}) as server,
         pytest.raises(MonitoringUnavailable, match="unknown form"),
     ):
-        windows.of_prometheus(server.url, "1d")
+        prometheus_series.window(server.url, "1d")
     with pytest.raises(MonitoringUnavailable, match="does not respond"):
-        windows.of_prometheus("http://127.0.0.1:9", "1d")
-    with (
-        prometheus.serving({}) as server,
-        pytest.raises(MonitoringUnavailable, match=r"goemotions-cqu in Prometheus: no metrics .* the name of the service"),
-    ):
-        windows.of_prometheus(server.url, "1d", "goemotions-cqu")
+        prometheus_series.window("http://127.0.0.1:9", "1d")
+
+
+@pytest.mark.parametrize(
+    ("services", "service", "beside", "message"),
+    [
+        (
+            {"goemotions-gpu": 1.0, "goemotions-cpu": None},
+            "goemotions-cqu",
+            {},
+            "it has goemotions-cpu, goemotions-gpu: check the name",
+        ),
+        ({}, "goemotions-cpu", {}, "it has none at all: check the name of the service, the address"),
+        ({}, "", {}, "all services in Prometheus: no metrics of such a predictor in 30d, it has none at all"),
+        ({"goemotions-cpu": 0.0}, "goemotions-cpu", {}, "did not respond to Prometheus in the window.*: look at the targets"),
+        ({"goemotions-cpu": 0.0}, "", {}, "did not respond to Prometheus"),
+        ({"goemotions-cpu": None}, "goemotions-cpu", {"isPartial": True}, "a part of the storage is missing: try again later"),
+    ],
+    ids=["wrong name", "no service", "no predictor", "not scraped", "none scraped", "partial"],
+)
+def test_a_window_without_series_of_a_service_that_may_have_texts_is_a_named_error(
+    services: dict[str, float | None], service: str, beside: dict[str, Any], message: str
+) -> None:
+    with prometheus.serving({}) as server:
+        server.services, server.beside = services, beside
+        with pytest.raises(MonitoringUnavailable, match=message):
+            prometheus_series.window(server.url, "1d", service)
+
+
+@pytest.mark.parametrize(
+    "services", [{"goemotions-cpu": None}, {"goemotions-cpu": 1.0}, {"": None}], ids=["no pods", "new pods", "no KServe"]
+)
+def test_a_service_that_scored_nothing_is_nothing_to_compare(predictor: Predictor, services: dict[str, float | None]) -> None:
+    """As one that is scaled to zero, or whose pods are so new that Prometheus has one sample of them."""
+    with prometheus.serving({}) as server:
+        server.services = services
+        window = prometheus_series.window(server.url, "1d", next(iter(services)))
+    assert monitor.of_window(predictor.bundle, window, model="goemotions", version="7").rows == 0
 
 
 def test_the_features_that_a_window_lacks_are_named(whole: Path) -> None:

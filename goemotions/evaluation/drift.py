@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,11 @@ from goemotions import strict_json
 from goemotions.errors import DataError
 from goemotions.storage import store
 
+log = logging.getLogger(__name__)
+
 FILE = "drift.json"
+# An alarm needs a rate that is so many times that of the reference, or the inverse, or a distance of histograms of at least so much.
+LEAST_RATIO, LEAST_DISTANCE = 1.25, 0.1
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class DriftReport:
     Attributes:
         model, version: of the model whose predictions are compared.
         start, end: of the window, as ISO 8601 in UTC; empty if its source has no times.
-        rows: the number of texts of the window; ``reference_rows`` that of the reference.
+        rows: the number of texts of the window, without which nothing is compared; ``reference_rows`` that of the reference.
         drifted: whether a test is an alarm.
         source, reference: where both come from, in words.
         missing: what could not be compared, and why.
@@ -113,3 +118,12 @@ def read_report(location: str) -> DriftReport:
         return DriftReport(**content)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{location} has no readable {FILE}: run `goemotions monitor` again") from error
+
+
+def find_report(location: str) -> DriftReport | None:
+    """As ``read_report``; None if there is none, or it is damaged."""
+    try:
+        return read_report(location)
+    except DataError as error:
+        log.info("%s", error)
+        return None

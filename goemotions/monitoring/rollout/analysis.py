@@ -11,11 +11,11 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 
 from goemotions import strict_json
-from goemotions.monitoring import sequential
-from goemotions.monitoring.answers import Answers, Expected, Quality
-from goemotions.monitoring.plan import Plan
-from goemotions.monitoring.sequential import Evidence, StoredEvidence
-from goemotions.monitoring.version_traffic import StoredTraffic, VersionTraffic
+from goemotions.monitoring.rollout import sequential
+from goemotions.monitoring.rollout.answers import Answers, Expected, Quality
+from goemotions.monitoring.rollout.plan import Plan
+from goemotions.monitoring.rollout.sequential import Evidence, StoredEvidence
+from goemotions.monitoring.rollout.version_traffic import StoredTraffic, VersionTraffic
 
 TESTS = {
     "errors": "it fails more often",

@@ -17,7 +17,7 @@ from goemotions.errors import DataError, MonitoringUnavailable
 from goemotions.evaluation.selection import CandidateScores
 from goemotions.metrics.expected import expected_quality
 from goemotions.metrics.thresholds import Thresholds
-from goemotions.monitoring import observations
+from goemotions.monitoring import http
 
 BATCH = 20
 TIMEOUT_SECONDS = 20
@@ -144,7 +144,7 @@ def request(address: str, model_name: str, texts: Sequence[str], labels: Sequenc
     url = f"{address.rstrip('/')}/v1/models/{model_name}:predict"
     headers = {"Content-Type": "application/json", defaults.COPY_HEADER: defaults.COPY_OF_ROLLOUT}
     try:
-        predictions: list[Any] = strict_json.parse(observations.get(url, body, headers, TIMEOUT_SECONDS), "it")["predictions"]
+        predictions: list[Any] = strict_json.parse(http.get(url, body, headers, TIMEOUT_SECONDS), "it")["predictions"]
         chosen = np.array([[label in one["labels"] for label in labels] for one in predictions], dtype=bool)
         scores = np.array([[one["scores"][label] for label in labels] for one in predictions], dtype=float)
     except MonitoringUnavailable as error:

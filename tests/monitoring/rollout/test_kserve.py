@@ -12,17 +12,18 @@ import yaml
 from goemotions.deployment import kserve
 from goemotions.deployment.traffic import KServeSplit, Shares
 from goemotions.errors import RolledBack, TrafficChanged
-from goemotions.monitoring import rollout, rollout_state
-from goemotions.monitoring.answers import Expected
-from goemotions.monitoring.observations import Scrape
-from goemotions.monitoring.plan import Plan
+from goemotions.monitoring.rollout import rollout
+from goemotions.monitoring.rollout import state as rollout_state
+from goemotions.monitoring.rollout.answers import Expected
+from goemotions.monitoring.rollout.plan import Plan
+from goemotions.monitoring.rollout.sources import Scrape
 from goemotions.registry import model_registry, rollouts, tracking
 from goemotions.storage import layout
 from tests.support import kserve_rules
 from tests.support.kubernetes_process import Kubernetes, running
 from tests.support.versions import Machine, machine
 
-MANIFEST = Path(__file__).parents[2] / "manifests" / "isvc.yaml"
+MANIFEST = Path(__file__).parents[3] / "manifests" / "isvc.yaml"
 LABELS, SERVICE, MODEL = ("calm", "dread", "glee"), "goemotions-cpu", "on-kserve"
 PLAN = Plan(step_requests=20, step_texts=40, step_seconds=0, window_seconds=0.05, hold_seconds=20)
 EQUAL = Expected(LABELS, 400, 0, (130,) * 3, (130,) * 3)

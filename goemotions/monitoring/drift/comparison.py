@@ -18,16 +18,14 @@ from operator import attrgetter
 import numpy as np
 
 from goemotions import defaults
+from goemotions.evaluation.drift import LEAST_DISTANCE, LEAST_RATIO, DriftTest, LabelQuality
 from goemotions.evaluation.traffic import FEATURES, Traffic
 from goemotions.metrics.expected import expected_quality
-from goemotions.monitoring.drift import DriftTest, LabelQuality
 
 MONTH_SECONDS = 30 * 86400.0
 WINDOW_SECONDS = 86400.0
 # The chance of a false alarm of one window is at most this, even if the window is a month.
 LARGEST_ALPHA = 0.05
-# An alarm needs a rate that is so many times that of the reference, or the inverse, or a distance of histograms of at least so much.
-LEAST_RATIO, LEAST_DISTANCE = 1.25, 0.1
 # Bins with fewer expected texts are merged: below this, chi-square is a poor approximation.
 LEAST_EXPECTED = 10
 
@@ -50,12 +48,14 @@ def alpha_of(window_seconds: float = WINDOW_SECONDS, false_alarms_per_month: flo
 
 
 def compare(reference: Traffic, window: Traffic, alpha: float) -> list[DriftTest]:
-    """Every test that both have the counts for, those with the smallest p-values first.
+    """Every test that both have the counts for, those with the smallest p-values first; none for a window without texts.
 
     Args:
-        reference, window: of the same labels, at least one text each.
+        reference, window: of the same labels.
         alpha: the accepted chance of any false alarm.
     """
+    if not window.rows:
+        return []
     outcomes = sorted(
         (*_rates(reference, window), *_scores(reference, window), *_features(reference, window)), key=attrgetter("p_value")
     )
@@ -72,7 +72,9 @@ def compare(reference: Traffic, window: Traffic, alpha: float) -> list[DriftTest
 
 
 def quality(reference: Traffic, window: Traffic, measured_f1: tuple[float, ...] | None) -> list[LabelQuality]:
-    """The expected quality of each label in the window, beside that of the reference."""
+    """The expected quality of each label in the window, beside that of the reference; none for a window without texts."""
+    if not window.rows:
+        return []
     now, before = (expected_quality(one.predicted, one.predicted_sum, one.total_sum) for one in (window, reference))
     return [
         LabelQuality(

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from goemotions.errors import DataError
-from goemotions.monitoring import drift
-from goemotions.monitoring.drift import DriftReport, DriftTest, LabelQuality
+from goemotions.evaluation import drift
+from goemotions.evaluation.drift import DriftReport, DriftTest, LabelQuality
 
 
 def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -35,12 +35,13 @@ from goemotions.errors import (
     StorageUnavailable,
     TrackingError,
 )
-from goemotions.monitoring import answers, rollout_state
-from goemotions.monitoring.answers import Expected
-from goemotions.monitoring.observations import Source
-from goemotions.monitoring.plan import Plan
-from goemotions.monitoring.rollout_state import FILE, PROMOTED, PROMOTING, ROLLED_BACK, ROLLING_BACK, RUNNING, State, now
-from goemotions.monitoring.rollout_step import Rollout, Step
+from goemotions.monitoring.rollout import answers
+from goemotions.monitoring.rollout import state as rollout_state
+from goemotions.monitoring.rollout.answers import Expected
+from goemotions.monitoring.rollout.plan import Plan
+from goemotions.monitoring.rollout.sources import Source
+from goemotions.monitoring.rollout.state import FILE, PROMOTED, PROMOTING, ROLLED_BACK, ROLLING_BACK, RUNNING, State, now
+from goemotions.monitoring.rollout.step import Rollout, Step
 from goemotions.registry import model_registry, promotion, rollouts, trust
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.promotion import Move

@@ -33,13 +33,14 @@ from goemotions.errors import (
     WorkflowError,
 )
 from goemotions.metrics.thresholds import Thresholds
-from goemotions.monitoring import rollout, rollout_state, rollout_step
-from goemotions.monitoring.analysis import Analysis
-from goemotions.monitoring.answers import Answers, Expected, read_texts
-from goemotions.monitoring.observations import Scrape
-from goemotions.monitoring.plan import Plan
-from goemotions.monitoring.rollout_state import State
-from goemotions.monitoring.version_traffic import VersionTraffic
+from goemotions.monitoring.rollout import rollout, step
+from goemotions.monitoring.rollout import state as rollout_state
+from goemotions.monitoring.rollout.analysis import Analysis
+from goemotions.monitoring.rollout.answers import Answers, Expected, read_texts
+from goemotions.monitoring.rollout.plan import Plan
+from goemotions.monitoring.rollout.sources import Scrape
+from goemotions.monitoring.rollout.state import State
+from goemotions.monitoring.rollout.version_traffic import VersionTraffic
 from goemotions.registry import changes, mlflow_client, model_registry, promotion, rollouts, tracking
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.promotion import Move
@@ -319,7 +320,7 @@ def test_a_canary_that_does_not_become_ready_is_rolled_back(service: Service) ->
 @pytest.mark.slow
 @pytest.mark.fault("canary-not-ready")
 def test_a_canary_that_stops_serving_is_rolled_back(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollout_step, "PROBLEM_SECONDS", 0.4)
+    monkeypatch.setattr(step, "PROBLEM_SECONDS", 0.4)
     service.begun()
     service.after_a_look(lambda: setattr(service.canary, "is_ready", False))
     with pytest.raises(RolledBack, match=r"it does not serve its share for \d+ s: .* is not ready"):

@@ -25,21 +25,21 @@ def traffic_of(location: str, bundle: Bundle, column: str = "") -> tuple[Traffic
         column: the column with the texts; empty for the one that was scored.
 
     Raises:
-        DataError: there is no scored row, or one without the probabilities of the bundle's labels, or another bundle scored it.
+        DataError: there is no file, or a row without the probabilities of the bundle's labels, or another bundle scored it.
     """
     names = bundle.taxonomy.names
     folder, _, only = location.rpartition("/") if location.endswith(".parquet") else (location, "", "")
     folder = folder or "."
     parts = [file.name for file in store.files(folder) if file.name.endswith(".parquet") and only in ("", file.name)]
     column = column or _scored_column(folder)
+    if not parts:
+        raise DataError(f"{location} has no .parquet: give the file or the folder that `goemotions score` wrote")
     counted = Traffic.empty(names)
     unnamed = [name for name in parts if not _is_scored_by(bundle, folder, name)]
     for name in parts:
         for texts, probabilities in _scored_rows(folder, name, column, names):
             features = features_of(bundle.encoder, texts)
             counted += Traffic.of(names, probabilities, bundle.thresholds, features)
-    if not counted.rows:
-        raise DataError(f"{location} has no scored row: give the .parquet or the folder that `goemotions score` wrote")
     return counted, unnamed
 
 

@@ -17,12 +17,14 @@ import promql_parser
 import pytest
 
 from goemotions.errors import MonitoringUnavailable
-from goemotions.monitoring import observations
-from goemotions.monitoring.analysis import Analysis
-from goemotions.monitoring.answers import Expected
-from goemotions.monitoring.observations import INFO, METRICS, Prometheus, Sample, Scrape, parse
-from goemotions.monitoring.plan import Plan
-from goemotions.monitoring.version_traffic import Increases, VersionTraffic
+from goemotions.monitoring import http
+from goemotions.monitoring.counters import STARTED
+from goemotions.monitoring.exposition import Sample, parse
+from goemotions.monitoring.rollout.analysis import Analysis
+from goemotions.monitoring.rollout.answers import Expected
+from goemotions.monitoring.rollout.plan import Plan
+from goemotions.monitoring.rollout.sources import INFO, METRICS, Prometheus, Scrape
+from goemotions.monitoring.rollout.version_traffic import Increases, VersionTraffic
 from tests.support import http_server
 from tests.support.versions import Version
 
@@ -145,7 +147,7 @@ def test_a_password_in_the_address_is_sent_to_its_server_alone_and_never_shown()
     with http_server.running(http_server.Server(Guarded)) as running:
         place = running.url.removeprefix("http://")
         for path in ("metrics", "moved"):
-            observations.get("http://me:" + f"ge%2Fheim@{place}/{path}")
+            http.get("http://me:" + f"ge%2Fheim@{place}/{path}")
     own = f"Basic {base64.b64encode(b'me:ge/heim').decode()}"
     assert given == [own, own, ""]
     for address in ("127.0.0.1:9", "127.0.0.1/x"):
@@ -202,14 +204,14 @@ def test_an_answer_without_an_end_and_one_that_is_cut_are_named_errors(answer: C
         with pytest.raises(
             MonitoringUnavailable, match=r"127.0.0.1:\d+ (does not respond|answers more than 32 MiB, or for more)"
         ):
-            observations.get(f"http://127.0.0.1:{listening.getsockname()[1]}/metrics", seconds=1.0)
+            http.get(f"http://127.0.0.1:{listening.getsockname()[1]}/metrics", seconds=1.0)
         serving.join()
 
 
 def test_a_server_that_starts_again_counts_from_zero_and_a_new_one_from_its_first_look() -> None:
     def seen(instance: str, version: str, requests: float) -> list[Sample]:
         text = f'goemotions_model_info{{version="{version}"}} 1.0\ngoemotions_requests_total{{outcome="ok",protocol="v1"}} {requests}\n'
-        return list(parse(instance, text))
+        return list(parse(instance, text, METRICS))
 
     increases = Increases()
     assert not increases.update(seen("a", "1", 100))
@@ -220,6 +222,9 @@ def test_a_server_that_starts_again_counts_from_zero_and_a_new_one_from_its_firs
     increases.update(many)
     again = [*seen("c", "1", 7), Sample("c", "goemotions_request_texts_sum", (), 12)]
     assert increases.update(again)["1"].texts == 12
+    # All of its counters are higher than before, but it names another start.
+    increases.update([*seen("d", "1", 100), Sample("d", STARTED, (), 5)])
+    assert increases.update([*seen("d", "1", 130), Sample("d", STARTED, (), 9)])["1"].requests["v1"] == 130
     # Another pod, and another version at the same address.
     assert not increases.update(seen("a", "1", 5))["1"].requests
     assert increases.update([*seen("a", "1", 6), *seen("b", "1", 900)])["1"].requests["v1"] == 1

@@ -1,0 +1,1 @@
+"""Drift: the traffic of a served version against the reference that its bundle carries."""

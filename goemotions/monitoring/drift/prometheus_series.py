@@ -1,0 +1,75 @@
+"""The window of a Prometheus: what all servers of a service scored."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+from goemotions.errors import MonitoringUnavailable
+from goemotions.monitoring import prometheus_api
+from goemotions.monitoring.drift.window import METRICS, Counts, Window, moment_of, seconds_of
+
+# The label of a pod, as the ServiceMonitor of manifests/components/monitoring copies it.
+SERVICE = "serving_kserve_io_inferenceservice"
+# What every server exports, and for how long a service is known that has no servers.
+MODEL, KNOWN = "goemotions_model_info", "30d"
+
+
+def window(address: str, duration: str, service: str = "") -> Window:
+    """What all servers scored in the time until now, by the HTTP API and the clock of Prometheus.
+
+    Args:
+        address: such as http://prometheus:9090.
+        duration: of the window, such as ``1d``.
+        service: the InferenceService; empty for all servers that are scraped.
+
+    Raises:
+        MonitoringUnavailable: Prometheus does not respond, refuses the query, does not know the service, or could not scrape it.
+    """
+    # Until a time that is still to come for Prometheus, a part of the window or all of it would be empty.
+    end = prometheus_api.query(address, "vector(time())", lambda result: moment_of(result[0]["value"][1]))
+    selector = f'{{{SERVICE}="{service}"}}' if service else ""
+    counts: Counts = []
+    warnings: list[str] = []
+    for name in METRICS:
+        # Several jobs of a Prometheus may scrape the same server: each server counts once.
+        each = f"max by (instance, version, label, feature, bin) (increase({name}{selector}[{duration}]))"
+        query = f"sum by (version, label, feature, bin) ({each})"
+        read = functools.partial(_increases, name)
+        counts += prometheus_api.query(address, query, read, end, warnings.append)
+    source = f"{service or 'all services'} in Prometheus"
+    if not counts:
+        if warnings:
+            raise MonitoringUnavailable(f"{source}: no metrics of a predictor in the window: {warnings[0]}: try again later")
+        _require_idle(address, duration, service, end, source)
+    return Window(counts, end - seconds_of(duration), end, source, tuple(dict.fromkeys(warnings)))
+
+
+def _require_idle(address: str, duration: str, service: str, end: float, source: str) -> None:
+    """Checks that a window without series is that of a service without servers, as one that is scaled to zero.
+
+    Raises:
+        MonitoringUnavailable: Prometheus has never seen the service, or its servers did not respond to it.
+    """
+    known = f"count by ({SERVICE}) (last_over_time({MODEL}[{max(KNOWN, duration, key=seconds_of)}]))"
+    services = prometheus_api.query(address, known, lambda result: [one["metric"].get(SERVICE, "") for one in result], end)
+    if service not in ("", *services) or not services:
+        others = f"it has {', '.join(sorted(filter(None, services)))}" if any(services) else "it has none at all"
+        raise MonitoringUnavailable(
+            f"{source}: no metrics of such a predictor in {KNOWN}, {others}: check the name of the service, the address, and that "
+            "its servers are scraped (manifests/components/monitoring)"
+        )
+    targets = f'{SERVICE}="{service}"' if service else f'{SERVICE}!=""'
+    scraped = f"max(max_over_time(up{{{targets}}}[{duration}]))"
+    if prometheus_api.query(address, scraped, lambda result: [float(one["value"][1]) for one in result], end) == [0.0]:
+        raise MonitoringUnavailable(
+            f"{source}: its servers did not respond to Prometheus in the window, so that their texts are not known: look at the "
+            "targets of Prometheus"
+        )
+
+
+def _increases(name: str, result: Any) -> Counts:
+    """The series of an instant query for a counter; Prometheus returns NaN, too."""
+    values = [(one["metric"], float(one["value"][1])) for one in result]
+    return [(name, labels, value if math.isfinite(value) else 0.0) for labels, value in values]

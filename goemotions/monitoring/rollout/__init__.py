@@ -1,0 +1,1 @@
+"""Rollouts: a version gets the traffic of a service in steps, each of which is analysed."""
