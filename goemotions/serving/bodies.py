@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import zlib
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from goemotions.serving.metrics import CLIENT_GONE
 from goemotions.serving.openapi import JSON
 from goemotions.serving.openinference import BINARY_HEADER
 from goemotions.serving.service import COUNTED
+from goemotions.serving.turns import FairThread
 
 BINARY = "application/octet-stream"
 COMPRESSIONS = ("gzip", "deflate")
@@ -39,7 +40,6 @@ HAS_BODY, HAS_ENDED, IS_REFUSED, CLOSED_BY_SERVER, HANDLING = (
     "closed-by-server",
     "handling",
 )
-PARSER = ThreadPoolExecutor(1, "parser")
 Parsed = TypeVar("Parsed")
 # An inference request and its body, to the response.
 Handler = Callable[[Request, bytes], Awaitable[Response]]
@@ -70,6 +70,7 @@ class RequestLimiter:
         self._requests = requests
         self._bytes = Shares(limits.total_bytes)
         self._refusals = Refusals()
+        self._parser = FairThread("parser")
         # The timeouts of the bodies that arrive, oldest first.
         self._arriving: dict[asyncio.Timeout, None] = {}
 
@@ -89,6 +90,12 @@ class RequestLimiter:
             if error.status == 429 and body.held:
                 await self._refusals.wait()
             raise
+
+    async def parse(self, request: Request, body: bytes, parser: Callable[[bytes], Parsed]) -> Parsed:
+        """Parses a body; a large one in a thread, in turn, so that the event loop serves other requests meanwhile."""
+        if len(body) <= SMALL_BYTES:
+            return parser(body)
+        return await self._parser.run(address(request), lambda: parser(body))
 
     async def _handle(self, request: Request, handler: Handler, body: _Body) -> Response:
         try:
@@ -112,7 +119,7 @@ class RequestLimiter:
         content = await self._receive(request, body)
         if encoding == "identity":
             return content
-        content = await asyncio.get_running_loop().run_in_executor(PARSER, _decompress, content, self._limits.body_bytes)
+        content = await self._parser.run(body.peer, functools.partial(_decompress, content, self._limits.body_bytes))
         self._hold(body, len(content))
         return content
 
@@ -193,13 +200,6 @@ def _decompress(body: bytes, limit: int) -> bytes:
     if not stream.eof or stream.unused_data:
         raise RequestError("the compressed body ends early, or more follows it")
     return content
-
-
-async def parse(parser: Callable[[], Parsed], body: bytes) -> Parsed:
-    """Parses a body; a large one in a thread, one after the other, so that the event loop serves other requests meanwhile."""
-    if len(body) <= SMALL_BYTES:
-        return parser()
-    return await asyncio.get_running_loop().run_in_executor(PARSER, parser)
 
 
 async def _while_connected(request: Request, response: Awaitable[Response]) -> Response:

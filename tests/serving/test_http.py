@@ -132,6 +132,24 @@ def test_an_address_whose_bodies_take_all_memory_leaves_room_for_those_of_anothe
     assert asyncio.run(run()) == (429, 200)
 
 
+@pytest.mark.fault("server-greedy-client")
+def test_a_large_body_does_not_wait_for_all_those_of_another_address_to_be_parsed() -> None:
+    parsed: list[str] = []
+
+    async def run() -> None:
+        limiter = RequestLimiter(Limits(), Requests(100))
+
+        async def parse(address: str) -> None:
+            request = Request({"type": "http", "client": (address, 1)})
+            await limiter.parse(request, b"a" * (SMALL_BYTES + 1), lambda body: parsed.append(address))
+
+        await asyncio.gather(*(parse(address) for address in ["greedy"] * 50 + ["other"]))
+
+    asyncio.run(run())
+    assert len(parsed) == 51
+    assert parsed.index("other") <= 2
+
+
 REQUEST = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 200000\r\n\r\n" + b" " * 200_000
 
 
