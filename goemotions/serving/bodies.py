@@ -13,11 +13,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from goemotions.errors import RequestError
-from goemotions.serving.limits import Limits, Requests, Shares
+from goemotions.serving.limits import Limits
 from goemotions.serving.metrics import CLIENT_GONE
 from goemotions.serving.openapi import JSON
 from goemotions.serving.openinference import BINARY_HEADER
 from goemotions.serving.service import COUNTED
+from goemotions.serving.shares import ByAddress, Requests, Shares
 from goemotions.serving.turns import FairThread
 
 BINARY = "application/octet-stream"
@@ -62,7 +63,7 @@ class RequestLimiter:
     """Limits the number of inference requests at once, and the number, size, memory and duration of their bodies.
 
     Bodies that still arrive take no place from requests that are scored. If there are too many of them, or they take too much memory,
-    the one that has arrived for longest is rejected: a body that comes at the usual speed is never it.
+    that of the address with most which has arrived for longest is rejected: a body that comes at the usual speed is never it.
     """
 
     def __init__(self, limits: Limits, requests: Requests) -> None:
@@ -71,8 +72,8 @@ class RequestLimiter:
         self._bytes = Shares(limits.total_bytes)
         self._refusals = Refusals()
         self._parser = FairThread("parser")
-        # The timeouts of the bodies that arrive, oldest first.
-        self._arriving: dict[asyncio.Timeout, None] = {}
+        # The timeouts of the bodies that arrive.
+        self._arriving = ByAddress[asyncio.Timeout]()
 
     async def handle(self, request: Request, handler: Handler) -> Response:
         """The response of a handler.
@@ -133,7 +134,7 @@ class RequestLimiter:
         timeout = asyncio.timeout_at(None if has_body else started + min(GRACE_SECONDS, limits.read_seconds))
         if len(self._arriving) >= limits.requests:
             self._reject_oldest()
-        self._arriving[timeout] = None
+        self._arriving.add(body.peer, timeout)
         try:
             async with timeout:
                 async for chunk in request.stream():
@@ -151,7 +152,7 @@ class RequestLimiter:
                 408,
             ) from error
         finally:
-            self._arriving.pop(timeout, None)
+            self._arriving.remove(timeout)
         self._hold(body, len(content))
         return bytes(content)
 
@@ -160,15 +161,16 @@ class RequestLimiter:
         if size <= max(SMALL_BYTES, body.held):
             return
         more = size - body.held
-        if not self._bytes.has_room(body.peer, more) and not self._reject_oldest():
+        if not self._bytes.has_room(body.peer, more) and not self._reject_oldest(self._bytes.of):
             raise RequestError("the server holds too many large bodies: try again later", 429, retry_after=1)
         self._bytes.add(body.peer, more)
         body.held = size
 
-    def _reject_oldest(self) -> bool:
-        """Rejects the body that has arrived for longest as too slow; whether there is one."""
-        for timeout in list(self._arriving):
-            del self._arriving[timeout]
+    def _reject_oldest(self, amount: Callable[[str], int] | None = None) -> bool:
+        """Rejects a body as too slow, if one arrives: of the address that has most of them, or of an amount, the oldest."""
+        while self._arriving:
+            timeout = self._arriving.oldest(self._arriving.busiest(amount))
+            self._arriving.remove(timeout)
             if not timeout.expired():
                 timeout.reschedule(0)
                 return True

@@ -26,8 +26,9 @@ from goemotions.prediction.explanation import Explanation
 from goemotions.prediction.predictor import Options, Prediction, Predictor
 from goemotions.serving import metrics
 from goemotions.serving.batching import LEAST_MEASURED, Batcher
-from goemotions.serving.limits import Limits, Requests
+from goemotions.serving.limits import Limits
 from goemotions.serving.queue import full
+from goemotions.serving.shares import Requests
 from goemotions.serving.traffic import TrafficCounters
 from goemotions.serving.turns import FairThread
 
