@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import zlib
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,11 +13,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from goemotions.errors import RequestError
-from goemotions.serving.limits import Limits, Requests, Shares
+from goemotions.serving.limits import Limits
 from goemotions.serving.metrics import CLIENT_GONE
 from goemotions.serving.openapi import JSON
 from goemotions.serving.openinference import BINARY_HEADER
 from goemotions.serving.service import COUNTED
+from goemotions.serving.shares import ByAddress, Requests, Shares
+from goemotions.serving.turns import FairThread
 
 BINARY = "application/octet-stream"
 COMPRESSIONS = ("gzip", "deflate")
@@ -39,7 +41,6 @@ HAS_BODY, HAS_ENDED, IS_REFUSED, CLOSED_BY_SERVER, HANDLING = (
     "closed-by-server",
     "handling",
 )
-PARSER = ThreadPoolExecutor(1, "parser")
 Parsed = TypeVar("Parsed")
 # An inference request and its body, to the response.
 Handler = Callable[[Request, bytes], Awaitable[Response]]
@@ -62,7 +63,7 @@ class RequestLimiter:
     """Limits the number of inference requests at once, and the number, size, memory and duration of their bodies.
 
     Bodies that still arrive take no place from requests that are scored. If there are too many of them, or they take too much memory,
-    the one that has arrived for longest is rejected: a body that comes at the usual speed is never it.
+    that of the address with most which has arrived for longest is rejected: a body that comes at the usual speed is never it.
     """
 
     def __init__(self, limits: Limits, requests: Requests) -> None:
@@ -70,8 +71,9 @@ class RequestLimiter:
         self._requests = requests
         self._bytes = Shares(limits.total_bytes)
         self._refusals = Refusals()
-        # The timeouts of the bodies that arrive, oldest first.
-        self._arriving: dict[asyncio.Timeout, None] = {}
+        self._parser = FairThread("parser")
+        # The timeouts of the bodies that arrive.
+        self._arriving = ByAddress[asyncio.Timeout]()
 
     async def handle(self, request: Request, handler: Handler) -> Response:
         """The response of a handler.
@@ -89,6 +91,12 @@ class RequestLimiter:
             if error.status == 429 and body.held:
                 await self._refusals.wait()
             raise
+
+    async def parse(self, request: Request, body: bytes, parser: Callable[[bytes], Parsed]) -> Parsed:
+        """Parses a body; a large one in a thread, in turn, so that the event loop serves other requests meanwhile."""
+        if len(body) <= SMALL_BYTES:
+            return parser(body)
+        return await self._parser.run(address(request), lambda: parser(body))
 
     async def _handle(self, request: Request, handler: Handler, body: _Body) -> Response:
         try:
@@ -112,7 +120,7 @@ class RequestLimiter:
         content = await self._receive(request, body)
         if encoding == "identity":
             return content
-        content = await asyncio.get_running_loop().run_in_executor(PARSER, _decompress, content, self._limits.body_bytes)
+        content = await self._parser.run(body.peer, functools.partial(_decompress, content, self._limits.body_bytes))
         self._hold(body, len(content))
         return content
 
@@ -126,7 +134,7 @@ class RequestLimiter:
         timeout = asyncio.timeout_at(None if has_body else started + min(GRACE_SECONDS, limits.read_seconds))
         if len(self._arriving) >= limits.requests:
             self._reject_oldest()
-        self._arriving[timeout] = None
+        self._arriving.add(body.peer, timeout)
         try:
             async with timeout:
                 async for chunk in request.stream():
@@ -144,7 +152,7 @@ class RequestLimiter:
                 408,
             ) from error
         finally:
-            self._arriving.pop(timeout, None)
+            self._arriving.remove(timeout)
         self._hold(body, len(content))
         return bytes(content)
 
@@ -153,15 +161,16 @@ class RequestLimiter:
         if size <= max(SMALL_BYTES, body.held):
             return
         more = size - body.held
-        if not self._bytes.has_room(body.peer, more) and not self._reject_oldest():
+        if not self._bytes.has_room(body.peer, more) and not self._reject_oldest(self._bytes.of):
             raise RequestError("the server holds too many large bodies: try again later", 429, retry_after=1)
         self._bytes.add(body.peer, more)
         body.held = size
 
-    def _reject_oldest(self) -> bool:
-        """Rejects the body that has arrived for longest as too slow; whether there is one."""
-        for timeout in list(self._arriving):
-            del self._arriving[timeout]
+    def _reject_oldest(self, amount: Callable[[str], int] | None = None) -> bool:
+        """Rejects a body as too slow, if one arrives: of the address that has most of them, or of an amount, the oldest."""
+        while self._arriving:
+            timeout = self._arriving.oldest(self._arriving.busiest(amount))
+            self._arriving.remove(timeout)
             if not timeout.expired():
                 timeout.reschedule(0)
                 return True
@@ -193,13 +202,6 @@ def _decompress(body: bytes, limit: int) -> bytes:
     if not stream.eof or stream.unused_data:
         raise RequestError("the compressed body ends early, or more follows it")
     return content
-
-
-async def parse(parser: Callable[[], Parsed], body: bytes) -> Parsed:
-    """Parses a body; a large one in a thread, one after the other, so that the event loop serves other requests meanwhile."""
-    if len(body) <= SMALL_BYTES:
-        return parser()
-    return await asyncio.get_running_loop().run_in_executor(PARSER, parser)
 
 
 async def _while_connected(request: Request, response: Awaitable[Response]) -> Response:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 from goemotions.serving.metrics import CLIENT_GONE, FLOOD
 
-# The bytes before the payload of a frame; types of frames; the flags of an acknowledgement, and of the last frame of a stream.
-HEAD_BYTES, IS_ACK, ENDS_STREAM = 9, 1, 1
+# The bytes before the payload of a frame; types of frames; the flag of an acknowledgement.
+HEAD_BYTES, IS_ACK = 9, 1
 DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY = 0, 1, 3, 4, 7
 # Of a message in its first data: whether it is compressed, and its size.
 PREFIX_BYTES = 5
+# In the answer of the library to a call whose message is too large once it is decompressed: a field and its value.
+EXPANDED = b"grpc-message\x24Decompressed message larger than max"
 # https://www.rfc-editor.org/rfc/rfc9113#section-7
 NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, REFUSED_STREAM, CALM = 0, 1, 2, 7, 11
 # Errors of streams that the library ends before a call of them begins: their heads are none of a call, or there are too many.
@@ -51,7 +53,7 @@ class _Allowance:
 
 @dataclass
 class _Call:
-    """A call without an answer: when it began, whether its message did, and whether the library ends it for its size, or may."""
+    """A call without an answer: when it began, whether its message did, and whether the library ends it for its size."""
 
     began: float
     has_message: bool = False
@@ -66,8 +68,7 @@ class Frames:
         self._resets, self._others = _Allowance(RESETS, now), _Allowance(FRAMES_BESIDE_CALLS, now)
         # The newest calls by their streams.
         self._calls: dict[int, _Call] = {}
-        # How many messages are too large, or compressed so that they may be, and how many calls the client left: the library ends them
-        # all in one way.
+        # How many messages are too large, and how many calls the client left: the library ends them all in one way.
         self._too_large = self._left = 0
         # The stream of the newest call.
         self.last = 0
@@ -98,10 +99,10 @@ class Frames:
             self.closing_status = 0
         return (is_reset_at_once and not self._resets.take(now)) or not self._others.take(now)
 
-    def note_answer(self, head: bytes) -> None:
-        """Notes the head of an answer's first frame. If that is also the last, it is an error, and it may be asked why."""
-        call = self._calls.pop(stream_of(head), None)
-        self._too_large -= call is not None and call.is_too_large and not head[4] & ENDS_STREAM
+    def note_answer(self, frame: bytes) -> None:
+        """Notes the first or the last frame of an answer. One of the library precedes the question why the call has ended."""
+        self._calls.pop(stream_of(frame), None)
+        self._too_large += EXPANDED in frame
 
     def note_reset(self, frame: bytes, now: float) -> tuple[int, bool]:
         """Notes that the library resets a call: the status of one that never begins, otherwise 0, and whether it is one too many."""
@@ -135,8 +136,8 @@ class Frames:
 
     def _note_message(self, call: _Call, prefix: bytes) -> None:
         """Notes the start of a message: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md"""
-        is_compressed, size = prefix[:1] == b"\1", int.from_bytes(prefix[1:], "big")
-        call.has_message, call.is_too_large = True, is_compressed or size > self._most_bytes
+        size = int.from_bytes(prefix[1:], "big")
+        call.has_message, call.is_too_large = True, size > self._most_bytes
         self._too_large += call.is_too_large
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
+import functools
 import logging
+import math
 import os
 import secrets
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
 # The library writes a line for each wrong field of a client, past the limits of ``logs``. It reads this when it is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -27,13 +29,13 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 from goemotions.errors import RequestError
 from goemotions.serving import bodies, metrics, openinference, request_ids, schema, wire
 from goemotions.serving.frames import STREAMS
-from goemotions.serving.limits import Limits, Requests, too_many_requests
+from goemotions.serving.limits import Limits
 from goemotions.serving.metrics import CLIENT_GONE
 from goemotions.serving.relay import Relay, Relays
 from goemotions.serving.service import Service, handle
+from goemotions.serving.shares import ByAddress, Requests, too_many_requests
 
 logger = logging.getLogger(__name__)
-Call = TypeVar("Call")
 # The library's own errors are of clients that left; those of handlers are logged here.
 logging.getLogger("grpc._cython.cygrpc").setLevel(logging.CRITICAL)
 # The metadata of a response with the run of the model, beside the version in its message.
@@ -126,8 +128,7 @@ class Health:
     def __init__(self, service: Service, relays: Relays) -> None:
         self._service = service
         self._relays = relays
-        # Oldest first, each with the address of its client.
-        self._watches: dict[object, str] = {}
+        self._watches = ByAddress[object]()
 
     async def check(self, request: Any, context: Any) -> Any:
         if request.value not in self.SERVICES:
@@ -138,7 +139,7 @@ class Health:
         """Sends the status whenever it has changed, until the client leaves or the server drains."""
         watch, address = object(), self._relays.address(context.peer())
         self._make_room(address)
-        self._watches[watch] = address
+        self._watches.add(address, watch)
         try:
             sent = None
             # The library does not cancel a call whose client leaves at once.
@@ -152,15 +153,15 @@ class Health:
                     await asyncio.sleep(WATCH_SECONDS)
                 raise _too_many_watches()
         finally:
-            self._watches.pop(watch, None)
+            self._watches.remove(watch)
 
     def _make_room(self, address: str) -> None:
         """If many watch, ends the oldest call of the address that has most, unless this one would have as many."""
         if len(self._watches) >= WAITING:
-            oldest, addresses = _oldest_of_busiest(self._watches), list(self._watches.values())
-            if addresses.count(address) + 1 >= addresses.count(self._watches[oldest]):
+            busiest = self._watches.busiest()
+            if self._watches.count(address) + 1 >= self._watches.count(busiest):
                 raise _too_many_watches()
-            del self._watches[oldest]
+            self._watches.remove(self._watches.oldest(busiest))
 
     def _status(self, name: str) -> Any:
         if name not in self.SERVICES:
@@ -181,50 +182,49 @@ def _too_many_watches() -> RequestError:
     return RequestError("too many clients watch this server: try again later", 429, retry_after=1)
 
 
-class _Waiting:
-    """Calls that wait for their clients. Each is ended after some seconds, and the oldest earlier if there are many.
+@dataclass(eq=False)
+class _WaitingCall:
+    """A call that waits for its client; ``end`` ends it, with whether there are too many."""
 
-    A call is known by the function that ends it, whose argument is whether there are too many.
+    end: Callable[[bool], None]
+    since: float
+    timer: asyncio.TimerHandle = field(init=False)
+
+
+class _Waiting:
+    """Calls that wait for their clients. Each is ended after some seconds, and one earlier if there are many and it had some time.
+
+    Of more than ``most``, one is ended even if it had none.
     """
 
-    def __init__(self, limits: Limits, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, limits: Limits, seconds: float, most: float = math.inf) -> None:
+        self._seconds, self._most = seconds, most
         self._many = min(WAITING, limits.requests)
-        # Oldest first, each with its connection, since when it waits, and its timer.
-        self._calls: dict[Callable[[bool], None], tuple[str, float, asyncio.TimerHandle]] = {}
+        self._calls = ByAddress[_WaitingCall]()
 
-    def add(self, peer: str, end: Callable[[bool], None]) -> Callable[[], None]:
-        """Adds a call of a connection; returns the function that removes it."""
+    def add(self, address: str, end: Callable[[bool], None]) -> Callable[[], None]:
+        """Adds a call of an address; returns the function that removes it."""
         now = time.monotonic()
         if len(self._calls) >= self._many:
-            oldest, (_, since, _) = next(iter(self._calls.items()))
-            if now - since > LEAST_SECONDS:
+            oldest = self._calls.oldest(self._calls.busiest())
+            if now - oldest.since > LEAST_SECONDS or len(self._calls) >= self._most:
                 self._end(oldest, are_many=True)
-        self._calls[end] = peer, now, asyncio.get_running_loop().call_later(self._seconds, self._end, end)
-        return lambda: self._remove(end)
-
-    def keep(self, most: int) -> None:
-        """If there are more calls than this, ends the oldest one of the connection that has most: others have few."""
-        if len(self._calls) > most:
-            self._end(_oldest_of_busiest({end: peer for end, (peer, *_) in self._calls.items()}), are_many=True)
+        call = _WaitingCall(end, now)
+        call.timer = asyncio.get_running_loop().call_later(self._seconds, self._end, call)
+        self._calls.add(address, call)
+        return functools.partial(self._remove, call)
 
     def end_all(self) -> None:
-        for end in list(self._calls):
-            self._end(end)
+        for call in self._calls:
+            self._end(call)
 
-    def _remove(self, end: Callable[[bool], None]) -> None:
-        if end in self._calls:
-            self._calls.pop(end)[-1].cancel()
+    def _remove(self, call: _WaitingCall) -> None:
+        call.timer.cancel()
+        self._calls.remove(call)
 
-    def _end(self, end: Callable[[bool], None], are_many: bool = False) -> None:
-        self._remove(end)
-        end(are_many)
-
-
-def _oldest_of_busiest(peers: dict[Call, str]) -> Call:
-    """Of calls, oldest first, that of the peer which has most of them."""
-    (busiest, _), *_ = collections.Counter(peers.values()).most_common(1)
-    return next(call for call, peer in peers.items() if peer == busiest)
+    def _end(self, call: _WaitingCall, are_many: bool = False) -> None:
+        self._remove(call)
+        call.end(are_many)
 
 
 class CallLimiter(grpc.aio.ServerInterceptor):
@@ -239,7 +239,7 @@ class CallLimiter(grpc.aio.ServerInterceptor):
         self._requests = requests
         self._relays = relays
         self._unfinished = 0
-        self._without_message = _Waiting(limits, limits.read_seconds)
+        self._without_message = _Waiting(limits, limits.read_seconds, most=limits.requests)
         self._unread = _Waiting(limits, limits.write_seconds)
         self._refusals = bodies.Refusals()
         self._is_closing = self._has_closed = False
@@ -344,10 +344,8 @@ class CallLimiter(grpc.aio.ServerInterceptor):
 
         try:
             async with asyncio.timeout(None) as timeout:
-                remove = self._without_message.add(context.peer(), end)
+                remove = self._without_message.add(self._relays.address(context.peer()), end)
                 try:
-                    if is_inference:
-                        self._without_message.keep(self._limits.requests)
                     message = await context.read()
                 finally:
                     remove()
@@ -363,13 +361,13 @@ class CallLimiter(grpc.aio.ServerInterceptor):
 
     def _expect_reader(self, context: Any) -> None:
         """Closes the connection of a client that does not read the response of a call; a call that is over names no client."""
-        if not (relay := self._relays.of(peer := context.peer())):
+        if not (relay := self._relays.of(context.peer())):
             return
 
         def end(_: bool) -> None:
             relay.abort("unread-answer")
 
-        remove = self._unread.add(peer, end)
+        remove = self._unread.add(relay.peer, end)
         context.add_done_callback(lambda _: remove())
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +10,6 @@ from typing import Any
 from goemotions import addresses
 from goemotions.errors import RequestError
 
-# So many times a limit may be taken, if what is beyond it is for addresses with less than an equal share.
-ROOM_FOR_OTHERS = 1.25
 # Words that may be explained, for each text of a request without explanations.
 WORDS_PER_TEXT = 16
 
@@ -82,58 +77,6 @@ class Limits:
         """
         if count > (most := WORDS_PER_TEXT * self.texts):
             raise RequestError(f"the texts to explain have more than {most:,} words: send fewer", 413)
-
-
-class Shares:
-    """How much each address takes of something that is limited: one may take all of it, and others still find room."""
-
-    def __init__(self, most: float) -> None:
-        self._most = most
-        self._taken = Counter[str]()
-        self.total = 0
-
-    def has_room(self, peer: str, amount: int = 1, room: float = 1.0) -> bool:
-        """Whether an address may take so much more; ``room``: of so many times the limit."""
-        total, peers = self.total + amount, len(self._taken) + (peer not in self._taken)
-        is_below_share = self._taken[peer] + amount <= self._most / peers
-        return total <= room * self._most or (is_below_share and total <= ROOM_FOR_OTHERS * self._most)
-
-    def add(self, peer: str, amount: int = 1) -> None:
-        """Counts what an address takes, or gives back."""
-        self.total += amount
-        self._taken[peer] += amount
-        if not self._taken[peer]:
-            del self._taken[peer]
-
-    def __contains__(self, peer: str) -> bool:
-        return peer in self._taken
-
-
-class Requests(Shares):
-    """The inference requests in progress, over all protocols of a process."""
-
-    def check(self, peer: str) -> None:
-        """Rejects a request of an address if there are too many.
-
-        Raises:
-            RequestError: 429.
-        """
-        if not self.has_room(peer):
-            raise too_many_requests()
-
-    @contextlib.contextmanager
-    def admitted(self, peer: str) -> Iterator[None]:
-        """Counts a request of an address while it is in progress; raises as ``check``."""
-        self.check(peer)
-        self.add(peer)
-        try:
-            yield
-        finally:
-            self.add(peer, -1)
-
-
-def too_many_requests() -> RequestError:
-    return RequestError("the server handles too many requests: try again later", 429, retry_after=1)
 
 
 @dataclass(frozen=True)

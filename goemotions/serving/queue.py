@@ -23,7 +23,8 @@ import numpy as np
 
 from goemotions.errors import RequestError
 from goemotions.serving import metrics
-from goemotions.serving.limits import Limits, Shares
+from goemotions.serving.limits import Limits
+from goemotions.serving.shares import Shares
 
 # Weight of the newest batch in the throughput: of some twenty batches, so that a slow one neither hides nor decides.
 SMOOTHING = 0.05
@@ -289,7 +290,7 @@ class TextQueue:
     def _count(self, request: QueuedRequest, texts: int, tokens: int) -> None:
         self._texts.add(request.peer, texts)
         self._tokens.add(request.peer, tokens)
-        if request.peer not in self._texts:
+        if not self._texts.of(request.peer):
             for is_small in (True, False):
                 self._served.pop((request.peer, is_small), None)
 

@@ -317,14 +317,12 @@ class _Library(Reader):
                 self._relay.write(True)
 
     def _follow(self, content: bytes) -> list[bytes]:
-        """Follows the frames to the client; returns the heads of answers, and the frames that end a call or the connection."""
+        """Follows the frames to the client; returns those that begin an answer, or end a call or the connection."""
         content, position, frames = self._part + content, self._left, list[bytes]()
         while position + HEAD_BYTES <= len(content):
             head = content[position : position + HEAD_BYTES]
             end = position + HEAD_BYTES + length_of(head)
-            if head[3] == HEADERS:
-                frames.append(head)
-            elif head[3] in (RST_STREAM, GOAWAY):
+            if head[3] in (HEADERS, RST_STREAM, GOAWAY):
                 if end > len(content):
                     break
                 frames.append(content[position:end])

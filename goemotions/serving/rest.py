@@ -81,14 +81,16 @@ def _metadata(service: Service) -> list[Route]:
 
 
 def _inference(service: Service) -> list[Route]:
+    limiter = RequestLimiter(service.limits, service.requests)
+
     async def predict(request: Request, body: bytes) -> Response:
-        parsed = await bodies.parse(lambda: schema.parse(schema.V1Request, body, service.limits), body)
+        parsed = await limiter.parse(request, body, lambda body: schema.parse(schema.V1Request, body, service.limits))
         options = (parsed.parameters or schema.Parameters()).options()
         result = await service.predict(parsed.instances, options, **_source(request))
         return _json({"predictions": result.predictions, "model_name": service.name, "model_version": service.version})
 
     async def explain(request: Request, body: bytes) -> Response:
-        parsed = await bodies.parse(lambda: schema.parse(schema.V1ExplainRequest, body, service.limits), body)
+        parsed = await limiter.parse(request, body, lambda body: schema.parse(schema.V1ExplainRequest, body, service.limits))
         parameters = parsed.parameters or schema.ExplainParameters()
         predictions, explanations = await service.explain(
             parsed.instances, parameters.options(), parameters.removals, bodies.address(request)
@@ -98,7 +100,7 @@ def _inference(service: Service) -> list[Route]:
 
     async def infer(request: Request, body: bytes) -> Response:
         header_length = request.headers.get(BINARY_HEADER)
-        parsed = await bodies.parse(lambda: openinference.from_rest(body, header_length, service.limits), body)
+        parsed = await limiter.parse(request, body, lambda body: openinference.from_rest(body, header_length, service.limits))
         result = await service.predict(parsed.texts, parsed.options, **_source(request))
         content, tensors = openinference.to_rest(parsed, result, service.version, service.name)
         if not tensors:
@@ -109,11 +111,9 @@ def _inference(service: Service) -> list[Route]:
     async def feedback(request: Request, body: bytes) -> Response:
         if service.log is None:
             raise RequestError("this server keeps no request log, so it takes no feedback: start it with --log-share", 404)
-        parsed = await bodies.parse(lambda: schema.parse(schema.FeedbackRequest, body, service.limits), body)
+        parsed = await limiter.parse(request, body, lambda body: schema.parse(schema.FeedbackRequest, body, service.limits))
         is_logged = service.log.add_feedback(parsed.id, parsed.index, parsed.labels, parsed.user, bodies.address(request))
         return _json({"id": parsed.id, "index": parsed.index, "logged": is_logged})
-
-    limiter = RequestLimiter(service.limits, service.requests)
 
     def endpoint(protocol: str, handler: Handler) -> _Endpoint:
         return _Endpoint(protocol, lambda request: limiter.handle(request, handler))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -25,9 +26,11 @@ from goemotions.prediction.explanation import Explanation
 from goemotions.prediction.predictor import Options, Prediction, Predictor
 from goemotions.serving import metrics
 from goemotions.serving.batching import LEAST_MEASURED, Batcher
-from goemotions.serving.limits import Limits, Requests
+from goemotions.serving.limits import Limits
 from goemotions.serving.queue import full
+from goemotions.serving.shares import Requests
 from goemotions.serving.traffic import TrafficCounters
+from goemotions.serving.turns import FairThread
 
 if TYPE_CHECKING:
     # The log needs pyarrow, which a server without one does not import.
@@ -37,8 +40,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 # The status of a request whose connection refused the rest of it, and has counted it.
 COUNTED = 0
-# One thread, so that texts to explain take no more than one core from the engine.
-OCCLUDER = ThreadPoolExecutor(1, "occluder")
 T = TypeVar("T")
 
 
@@ -83,6 +84,8 @@ class Service:
         # Of several worker processes.
         self.has_hung_peer = False
         self.shadow: Shadow | None = None
+        # One thread, so that texts to explain take no more than one core from the engine.
+        self._explainer = FairThread("explainer")
         tokens_per_second = _warm_up(predictor.engine)
         self._traffic = TrafficCounters(predictor.bundle, version)
         self._batcher = Batcher(
@@ -147,20 +150,19 @@ class Service:
         self._check_live()
         self.limits.check_explained(len(texts), removals)
         with EXPLAIN_HIST_TIME.labels(self.name).time():
-            occlusions = await self._occlude(texts, removals)
+            occlusions = await self._occlude(texts, removals, peer)
             logits, truncated = await self._batcher.logits(to_score(texts, occlusions), peer, is_counted=False)
-        return await asyncio.get_running_loop().run_in_executor(
-            OCCLUDER, explanation.describe, self.predictor, occlusions, sigmoid(logits), truncated, options
-        )
+        describe = functools.partial(explanation.describe, self.predictor, occlusions, sigmoid(logits), truncated, options)
+        return await self._explainer.run(peer, describe)
 
-    async def _occlude(self, texts: Sequence[str], removals: int) -> list[Occlusion]:
+    async def _occlude(self, texts: Sequence[str], removals: int, peer: str) -> list[Occlusion]:
         """One text after the other, so that requests have their turn; in half of the time for an answer, since they are scored then."""
-        loop, encoder = asyncio.get_running_loop(), self.predictor.engine.encoder
+        encoder = self.predictor.engine.encoder
         occlusions: list[Occlusion] = []
         try:
             async with asyncio.timeout(self.limits.answer_seconds / 2):
                 for text in texts:
-                    occlusions.append(await loop.run_in_executor(OCCLUDER, occlude, encoder, text, removals))
+                    occlusions.append(await self._explainer.run(peer, functools.partial(occlude, encoder, text, removals)))
                     self.limits.check_words(sum(len(one.words) for one in occlusions))
         except TimeoutError as error:
             raise full() from error

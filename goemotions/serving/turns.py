@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 # Pieces of work per turn of the event loop, each of which takes up to a millisecond, and those that wait.
 WORK, WAITING = 8, 1024
@@ -20,6 +23,7 @@ QUIET_SECONDS, QUIET_TIMES = 0.001, 5
 # After it had one all the same, it has more than it should from then on. So after this time it gets none until it has none.
 DRAIN_SECONDS = 0.1
 Work = Callable[[], None]
+Result = TypeVar("Result")
 
 
 class Turns:
@@ -129,3 +133,38 @@ class CallTurns(Turns):
                 self._drains_at = min(self._drains_at, loop.time() + DRAIN_SECONDS)
             self._is_draining = False
             self._next()
+
+
+class FairThread(Turns):
+    """A thread for work that would hold the event loop: one piece of each address, then the next one of each."""
+
+    most = 1
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._executor = ThreadPoolExecutor(1, name)
+
+    async def run(self, address: str, work: Callable[[], Result]) -> Result:
+        """Does work for an address in the thread when it is its turn, and returns its result."""
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        self.wait(address, functools.partial(self._begin, turn))
+        try:
+            await turn
+            return await loop.run_in_executor(self._executor, work)
+        finally:
+            if not turn.cancelled():
+                self._release()
+
+    def _begin(self, turn: asyncio.Future[None]) -> None:
+        if turn.cancelled():
+            asyncio.get_running_loop().call_soon(self._release)
+        else:
+            turn.set_result(None)
+
+    def _release(self) -> None:
+        self._left = self.most
+        self._work()
+
+    def _schedule(self) -> None:
+        self._work()

@@ -15,8 +15,9 @@ from prometheus_client import REGISTRY
 from goemotions.serving import listening
 from goemotions.serving.frames import STREAMS
 from goemotions.serving.grpc import Server
-from goemotions.serving.limits import Limits, Requests
+from goemotions.serving.limits import Limits
 from goemotions.serving.service import Result, Service
+from goemotions.serving.shares import Requests
 from pipelines import stack
 
 

@@ -19,8 +19,9 @@ from goemotions.serving import connections as connections_of
 from goemotions.serving import listening
 from goemotions.serving.bodies import REFUSAL_SECONDS, SMALL_BYTES, RequestLimiter
 from goemotions.serving.http import HttpConnections
-from goemotions.serving.limits import Limits, Requests
+from goemotions.serving.limits import Limits
 from goemotions.serving.service import handle
+from goemotions.serving.shares import Requests
 
 
 async def end_while_scored(end: Callable[[HttpConnections, asyncio.StreamWriter], None]) -> None:
@@ -130,6 +131,62 @@ def test_an_address_whose_bodies_take_all_memory_leaves_room_for_those_of_anothe
         return refused.pop().result(), other
 
     assert asyncio.run(run()) == (429, 200)
+
+
+@pytest.mark.fault("server-greedy-client")
+def test_a_body_that_still_arrives_gives_way_to_none_of_an_address_that_holds_more() -> None:
+    size = SMALL_BYTES + 1
+
+    async def run() -> list[int]:
+        limiter, rest = RequestLimiter(Limits(total_bytes=6 * size), Requests(100)), asyncio.Event()
+
+        async def respond(request: Request, body: bytes) -> Response:
+            return Response()
+
+        async def send(address: str, most: int) -> int:
+            started = False
+
+            async def receive() -> Message:
+                nonlocal started
+                if started:
+                    await rest.wait()
+                part, started = (b"a" if started else b"a" * (most - 1)), True
+                return {"type": "http.request", "body": part, "more_body": len(part) > 1}
+
+            headers = [(b"content-length", b"%d" % most)]
+            scope = {"type": "http", "method": "POST", "headers": headers, "state": {}, "client": (address, 1)}
+            try:
+                return (await limiter.handle(Request(scope, receive), respond)).status_code
+            except RequestError as error:
+                return error.status
+
+        bodies = []
+        for address, most in [("other", size + 1), ("other", size + 1), ("greedy", 3 * size), ("greedy", 3 * size)]:
+            bodies.append(asyncio.create_task(send(address, most)))
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.1)
+        rest.set()
+        return await asyncio.gather(*bodies)
+
+    assert asyncio.run(run()) == [200, 200, 408, 200]
+
+
+@pytest.mark.fault("server-greedy-client")
+def test_a_large_body_does_not_wait_for_all_those_of_another_address_to_be_parsed() -> None:
+    parsed: list[str] = []
+
+    async def run() -> None:
+        limiter = RequestLimiter(Limits(), Requests(100))
+
+        async def parse(address: str) -> None:
+            request = Request({"type": "http", "client": (address, 1)})
+            await limiter.parse(request, b"a" * (SMALL_BYTES + 1), lambda body: parsed.append(address))
+
+        await asyncio.gather(*(parse(address) for address in ["greedy"] * 50 + ["other"]))
+
+    asyncio.run(run())
+    assert len(parsed) == 51
+    assert parsed.index("other") <= 2
 
 
 REQUEST = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 200000\r\n\r\n" + b" " * 200_000

@@ -17,7 +17,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
 from benchmarks import load
 from tests.support import http2
-from tests.support.attacks import ATTACKER
+from tests.support.attacks import ATTACKER, connected
 from tests.support.servers import PREDICT, Server, serving
 
 
@@ -189,6 +189,34 @@ def _fill_over_grpc(running: Server, ended: threading.Event) -> int:
             elif payload and kind == http2.DATA:
                 connection.send(http2.frame(http2.WINDOW_UPDATE, payload=len(payload).to_bytes(4, "big")))
     return served
+
+
+@pytest.mark.fault("server-greedy-client")
+def test_a_request_that_still_arrives_does_not_give_way_to_those_of_an_address_that_has_most(
+    bundle: Path, tmp_path: Path
+) -> None:
+    call = pb.ModelInferRequest(model_name="goemotions")
+    call.inputs.add(name="text", datatype="BYTES", shape=[1]).contents.bytes_contents.append(b"lake")
+    content, (sent,) = http2.message(call.SerializeToString()), load.requests(["lake"], 1)
+    with serving(bundle, tmp_path / "serve.log", "--requests", "8") as running, contextlib.ExitStack() as stack:
+        over_grpc = stack.enter_context(contextlib.closing(http2.Connection(running.grpc_port)))
+        over_grpc.acknowledge()
+        stream = over_grpc.call(content[:10], end=False)
+        over_http = stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=10))
+        over_http.sendall(sent[:-1])
+        time.sleep(0.3)
+        for _ in range(12):
+            greedy = stack.enter_context(contextlib.closing(http2.Connection(running.grpc_port, ATTACKER)))
+            greedy.acknowledge()
+            greedy.call()
+            stack.enter_context(connected(running)).sendall(sent[:-1])
+        while running.metrics()['goemotions_rejected_requests_total{reason="slow"}'] < 4:
+            pass
+        over_http.sendall(sent[-1:])
+        assert over_http.recv(100).startswith(b"HTTP/1.1 200 ")
+        over_grpc.send(http2.frame(http2.DATA, http2.END_STREAM, stream, content[10:]))
+        ends = (payload for kind, flags, _, payload in over_grpc.frames(10) if kind == http2.HEADERS and flags & 1)
+        assert b"grpc-status\x010" in next(ends)
 
 
 def _first_rejected(running: Server, request: bytes) -> tuple[int, dict[str, str], bytes]:

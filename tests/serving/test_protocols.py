@@ -554,8 +554,8 @@ def test_a_grpc_message_over_the_limit_counts_as_too_large_and_not_as_a_client_t
 @pytest.mark.fault("server-blame", "grpc-hostile-client")
 @pytest.mark.parametrize(
     ("sent", "compressed", "reason"),
-    [(gzip.compress(bytes(1_000_000)), True, "too-large"), (b"", False, "malformed")],
-    ids=["expands", "no message"],
+    [(gzip.compress(bytes(1_000_000)), True, "too-large"), (b"lake", True, "malformed"), (b"", False, "malformed")],
+    ids=["expands", "not compressed", "no message"],
 )
 def test_a_call_that_the_library_ends_does_not_count_as_a_client_that_left(
     server: Server, sent: bytes, compressed: bool, reason: str
@@ -575,8 +575,9 @@ def test_why_the_library_ends_a_call_does_not_depend_on_the_calls_before_it(serv
     content = message(["lake"]).SerializeToString()
     connection = http2.Connection(server.grpc_port)
     connection.acknowledge()
-    compressed = http2.message(gzip.compress(content), compressed=True)
-    for sent in (compressed, http2.message(content)):
+    of_no_model = pb.ModelInferRequest(model_name="other").SerializeToString()
+    compressed, rejected = (http2.message(gzip.compress(one), compressed=True) for one in (content, of_no_model))
+    for sent in (compressed, rejected, http2.message(content)):
         answered = connection.call(sent, grpc_encoding="gzip")
         ended = next(stream for kind, flags, stream, _ in connection.frames(10) if kind == http2.HEADERS and flags & 1)
         assert ended == answered

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from goemotions.serving import turns as turns_of
-from goemotions.serving.turns import WAITING, WORK, Turns
+from goemotions.serving.turns import WAITING, WORK, FairThread, Turns
 
 
 def test_what_waits_of_one_address_does_not_delay_another() -> None:
@@ -91,3 +91,32 @@ def test_a_flood_of_one_address_leaves_the_others_their_share() -> None:
         assert not turns.is_full("third", 2 * WAITING)
 
     asyncio.run(run())
+
+
+def test_a_thread_does_one_piece_of_work_of_each_address_also_after_some_failed_or_were_cancelled() -> None:
+    def fail() -> None:
+        raise ValueError
+
+    async def run() -> list[str]:
+        thread, done = FairThread("test"), list[str]()
+
+        def begin(address: str) -> asyncio.Task[None]:
+            return asyncio.create_task(thread.run(address, functools.partial(done.append, address)))
+
+        running = asyncio.create_task(thread.run("greedy", functools.partial(time.sleep, 0.1)))
+        greedy = [begin("greedy") for _ in range(9)]
+        failed = asyncio.create_task(thread.run("greedy", fail))
+        other = begin("other")
+        await asyncio.sleep(0.02)
+        # One that runs, one that is next, and one that waits behind others.
+        for left in (running, greedy[0], greedy[4]):
+            left.cancel()
+        async with asyncio.timeout(10):
+            ended = await asyncio.gather(running, *greedy, failed, other, return_exceptions=True)
+        assert [type(one) for one in ended if one] == [asyncio.CancelledError] * 3 + [ValueError]
+        assert await thread.run("third", lambda: 3) == 3
+        return done
+
+    done = asyncio.run(run())
+    assert sorted(done) == ["greedy"] * 7 + ["other"]
+    assert "other" in done[:2]
