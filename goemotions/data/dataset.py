@@ -162,8 +162,7 @@ def ingest(
             log.info(
                 "%s: %s drawn from train, %g of its rows each, seed %d", source, " and ".join(drawn), split_share, split_seed
             )
-        for label in info["labels_absent_from_train"]:
-            log.warning("label %s never occurs in train: it cannot be learned, and its scores are meaningless", label)
+        _warn(info)
         _write(output, taxonomy, splits, info, is_soft=is_soft)
     usage.end_step(output, "ingest")
     return info
@@ -180,6 +179,21 @@ def _validated(opened: Source, scratch: Path, *, unlabelled: str, max_quarantine
             path = scratch / f"{split}.rows"
             splits[split] = validate(name, rows, opened.taxonomy, path, unlabelled=unlabelled, max_quarantined=max_quarantined)
     return tell_apart(splits)
+
+
+def _warn(info: DatasetInfo) -> None:
+    """Logs what somebody who trains on these rows should know of them."""
+    for split, reasons in info["quarantined"].items():
+        if reasons:
+            listed = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+            log.warning("rows of %s that are left out: %s; %s lists them", split, listed, QUARANTINE_FILE)
+    for split, texts in info["leakage"].items():
+        if texts["normalized"] and not info["leaked_rows_dropped"]:
+            log.warning(
+                "texts of %s that are also in train: %d; drop_leaked leaves them out of train", split, texts["normalized"]
+            )
+    for label in info["labels_absent_from_train"]:
+        log.warning("label %s never occurs in train: it cannot be learned, and its scores are meaningless", label)
 
 
 def _contents(taxonomy: Taxonomy, splits: dict[str, Split], *, is_soft: bool) -> Contents:

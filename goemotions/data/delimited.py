@@ -14,6 +14,8 @@ from goemotions.errors import DataError
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 LONGEST_CELL = 2**24
 MOST_COLUMNS = 10_000
+# Rows by which a delimiter is chosen.
+LOOKED_AT = 1000
 OFFICIAL = ("text", "labels", "id")
 # The line with which Excel's CSV files name their delimiter.
 SEPARATOR_LINE = re.compile(r'"?sep=([,;|\t])"?', re.IGNORECASE)
@@ -79,7 +81,7 @@ def detect(lines: Lines, name: str, ending: str, text_column: str, *, official: 
     first = next((line for line in content() if line.strip()), "").rstrip("\r\n")
     if not first:
         return Dialect(DELIMITERS[ending], ending == ".csv", False, ())
-    delimiter = separator[1] if separator else _delimiter(first, ending, text_column)
+    delimiter = separator[1] if separator else _delimiter(content, first, name, ending, text_column)
     # Before they are split, which takes seconds if there are millions.
     require_few_columns(name, 1 + first.count(delimiter))
     cells = [cell.strip() for cell in _cells(first, delimiter)]
@@ -96,13 +98,30 @@ def detect(lines: Lines, name: str, ending: str, text_column: str, *, official: 
     return Dialect(delimiter, is_quoted, has_header, columns, skipped)
 
 
-def _delimiter(first: str, ending: str, text_column: str) -> str:
+def _delimiter(lines: Lines, first: str, name: str, ending: str, text_column: str) -> str:
     usual = DELIMITERS[ending]
     if ending == ".tsv":
         return usual
     marks = [mark for mark in ",;\t|" if 0 < first.count(mark) < MOST_COLUMNS]
     counts = {mark: len(cells) for mark in marks if find(cells := _cells(first, mark), text_column)}
-    return max(counts, key=lambda mark: (counts[mark], mark == usual)) if counts else usual
+    if counts or not text_column.isdecimal():
+        return max(counts, key=lambda mark: (counts[mark], mark == usual), default=usual)
+    # Without a header, it is the mark by which the first rows have equally many cells.
+    fitting = [mark for mark in marks if _has_equal_rows(lines, name, mark, LOOKED_AT)]
+    if len(fitting) > 1:
+        raise DataError(
+            f"{name} can be separated by {' or by '.join(map(repr, fitting))}: name the columns in a first line, or write a line "
+            "such as sep=; before the first"
+        )
+    return fitting[0] if fitting else usual
+
+
+def _has_equal_rows(lines: Lines, name: str, delimiter: str, most: int | None = None) -> bool:
+    """Whether all rows, or the first ``most``, have equally many cells."""
+    try:
+        return len({len(cells) for _, cells in islice(_quoted(lines(), name, delimiter), most) if cells}) == 1
+    except DataError:
+        return False
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
@@ -149,12 +168,7 @@ def _is_quoted(lines: Lines, name: str, delimiter: str, text: int) -> bool:
 
 def _reads_quoted(lines: Lines, name: str, delimiter: str) -> bool:
     """Whether lines with different numbers of cells are records of equal length once quotes are read."""
-    if not any('"' in line for line in lines()):
-        return False
-    try:
-        return len({len(cells) for _, cells in _quoted(lines(), name, delimiter) if cells}) == 1
-    except DataError:
-        return False
+    return any('"' in line for line in lines()) and _has_equal_rows(lines, name, delimiter)
 
 
 def records(lines: Iterator[str], name: str, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
@@ -231,5 +245,8 @@ def _quoted(lines: Iterator[str], name: str, delimiter: str, skipped: int = 0) -
                     f"{name}, line {line}: a carriage return without a line feed: save it with line feeds"
                 ) from error
             ending = ".tsv" if delimiter == "\t" else ".csv"
-            raise DataError(f"{name}, line {line}: the row there is no {ending} ({error}): check its quotes") from error
+            raise DataError(
+                f"{name}, line {line}: the row there is no {ending} ({error}): check its quotes; one within a cell is written twice, "
+                "not after a backslash as Spark and MySQL write it"
+            ) from error
         yield line, cells

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from goemotions import defaults
@@ -29,6 +30,11 @@ def is_list(cell: str) -> bool:
     return cell.strip().startswith("[") and cell.strip().endswith("]")
 
 
+def is_missing(cell: Any) -> bool:
+    """Whether a cell of a column of 0 and 1 says nothing: empty, null or NaN."""
+    return cell is None or cell != cell or (isinstance(cell, str) and not cell.strip())
+
+
 def flag(cell: Any) -> float | None:
     """0, 1 or a share between them; None for anything else."""
     if isinstance(cell, str):
@@ -36,7 +42,12 @@ def flag(cell: Any) -> float | None:
         if value is None and re.fullmatch(r"0?\.\d{1,20}", cell.strip()):
             value = float(cell)
         return value
-    return float(cell) if isinstance(cell, bool | int | float) and 0 <= cell <= 1 else None
+    return float(cell) if isinstance(cell, bool | int | float | Decimal) and 0 <= cell <= 1 else None
+
+
+def flags_if_any(cells: Sequence[Any]) -> Decoded:
+    """``flags_of``; no label if no cell says anything, as in a row that nobody has labelled."""
+    return ([], None) if all(map(is_missing, cells)) else flags_of(cells)
 
 
 def flags_of(cells: Sequence[Any]) -> Decoded:
@@ -69,10 +80,11 @@ class Parser:
         self._marks = re.compile(f"[{re.escape(usable)}]") if usable else None
 
     def __call__(self, cell: Any) -> list[Any]:
-        if cell is None:
+        if is_missing(cell):
             return []
+        cell = plain(cell)
         if not isinstance(cell, str):
-            items = list(cell) if isinstance(cell, list | tuple) else [cell]
+            items = list(map(plain, cell)) if isinstance(cell, list | tuple) else [cell]
             if any(isinstance(item, dict | list | tuple) for item in items):
                 raise ValueError("holds objects, or lists of lists: write lists of label names, or one column per label")
             return items
@@ -90,6 +102,17 @@ class Parser:
                 )
             return [whole]
         return _stripped(self._marks.split(whole) if self._marks else [whole])
+
+
+def plain(item: Any) -> Any:
+    """A number or string that a writer of Parquet stored as another type: Snowflake's whole numbers are decimals, Impala's texts bytes.
+
+    Raises:
+        ValueError: the bytes are not UTF-8.
+    """
+    if isinstance(item, bytes):
+        return item.decode()
+    return float(item) if isinstance(item, Decimal) else item
 
 
 def _stripped(parts: Iterable[str]) -> list[str]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -24,9 +25,12 @@ from goemotions.data.label_cells import (
     Reading,
     by_own_names,
     flag,
+    flags_if_any,
     flags_of,
     is_list,
+    is_missing,
     majority,
+    plain,
 )
 from goemotions.data.tables import Table
 from goemotions.data.taxonomy import MOST_LABELS, Taxonomy
@@ -179,9 +183,13 @@ def _one_per_label(tables: Sequence[Table], names: Sequence[str] | None, chosen:
             )
         return list(taxonomy.names)
 
+    def decoder(table: Table) -> Decode:
+        # A row of a rater who said nothing would count as an opinion.
+        return flags_of if any(map(table.column, RATERS)) else flags_if_any
+
     for table in tables:
         columns(table)
-    return Labelling(taxonomy, columns, lambda _: flags_of, f"0 or 1 in {len(taxonomy)} columns, {shown}")
+    return Labelling(taxonomy, columns, decoder, f"0 or 1 in {len(taxonomy)} columns, {shown}")
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -189,22 +197,50 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _flag_columns(table: Table) -> list[str]:
-    """The columns whose first values are all 0 or 1, or shares between them."""
+    """The columns whose first values are all 0 or 1, or shares between them.
+
+    Raises:
+        DataError: there is none, or one may be no label, or has no value in rows where others have one.
+    """
     columns = [column for column in table.columns if column.lower() not in NO_LABELS and column]
-    possible = dict.fromkeys(columns, True)
-    for _, cells in islice(table.rows(columns), SAMPLED):
+    values: dict[str, set[float | None]] = {column: set() for column in columns}
+    empty: dict[str, set[int]] = {column: set() for column in columns}
+    for line, cells in islice(table.rows(columns), SAMPLED):
         for column, cell in zip(columns, cells, strict=True):
-            possible[column] = possible[column] and flag(cell) is not None
-    flags = [column for column, is_flag in possible.items() if is_flag]
+            if is_missing(cell):
+                empty[column].add(line)
+            else:
+                values[column].add(flag(cell))
+    flags = [column for column, found in values.items() if found and None not in found]
     if not flags:
         raise DataError(f"{table.name} has no column 'labels', and no column of 0 and 1 per label: {_ways_out(table)}")
-    if doubtful := _doubtful(flags):
+    constant = [
+        column for column in flags if len(values[column]) == 1 and 0.0 not in values[column] and _is_constant(table, column)
+    ]
+    if doubtful := list(dict.fromkeys([*_doubtful(flags), *constant])):
         surely = [column for column in flags if column not in doubtful]
         raise DataError(
             f"{table.name}: {', '.join(map(repr, doubtful)):.200} may be labels, or say something else of the rows: name the columns "
             f"with the labels (labels_column), such as {','.join(surely or flags):.300}"
         )
+    # A row without any value has no label.
+    fewest, most = min(flags, key=lambda column: len(empty[column])), max(flags, key=lambda column: len(empty[column]))
+    if only := sorted(empty[most] - empty[fewest]):
+        raise DataError(
+            f"{table.name}, line {only[0]}: column {most!r} has 0 and 1 in other rows and no value here: write 0 or 1, or name the "
+            "columns with the labels (labels_column) if it is none"
+        )
     return flags
+
+
+def _is_constant(table: Table, column: str) -> bool:
+    """Whether a column has one value in all rows, which no label has, in a file of more than a few."""
+    values: Counter[Any] = Counter()
+    for _, cells in table.rows([column]):
+        values.update(cells)
+        if len(values) > 1:
+            return False
+    return values.total() >= LOOKED_AT
 
 
 def _doubtful(flags: Sequence[str]) -> list[str]:
@@ -245,6 +281,8 @@ def _names_in(tables: Sequence[Table], column: str) -> tuple[tuple[str, ...], st
     by_mark: dict[str, set[str]] = {mark: set() for mark in ("", MARKS)}
     parsers = {mark: Parser((), mark) for mark in by_mark}
     marks: set[str] = set()
+    # Names that a list has set apart.
+    listed: set[str] = set()
     has_numbers = False
     for table, value in _values(tables, column):
         if isinstance(value, str) and not is_list(value):
@@ -253,6 +291,8 @@ def _names_in(tables: Sequence[Table], column: str) -> tuple[tuple[str, ...], st
                     f'{table.name}: column {column!r} has {value!r:.80}, which is not a list: write ["a", "b"], or one column per label'
                 )
             marks |= set(MARKS) & set(value)
+        elif isinstance(value, str | list):
+            listed.update(map(str, _parsed(table, column, value, parsers[""])))
         for mark, names in by_mark.items():
             items = _parsed(table, column, value, parsers[mark])
             has_numbers = has_numbers or not all(isinstance(item, str) for item in items)
@@ -273,6 +313,7 @@ def _names_in(tables: Sequence[Table], column: str) -> tuple[tuple[str, ...], st
             "to their names: list the names in emotions.txt, one per line"
         )
     _refuse_doubtful(first.name, names)
+    _refuse_joined(first.name, names, names - listed)
     return tuple(sorted(names)), MARKS if marks else ""
 
 
@@ -293,6 +334,17 @@ def _refuse_doubtful(name: str, labels: Iterable[str]) -> None:
             )
 
 
+def _refuse_joined(name: str, labels: Set[str], from_cells: Iterable[str]) -> None:
+    """Cells with several labels that are separated by something else than ``MARKS``, such as the # of doccano."""
+    for cell in sorted(from_cells):
+        for mark in sorted(set(re.findall(r"\W+", cell))):
+            if len(parts := cell.split(mark)) > 1 and all(part.strip() in labels for part in parts):
+                raise DataError(
+                    f"{name}: {cell!r:.200} is one label, or {len(parts)} that other rows have: separate labels by a comma, or list "
+                    "the names in emotions.txt if it is one"
+                )
+
+
 def _parsed(table: Table, column: str, value: Any, parse: Parser) -> list[Any]:
     """The items of a cell.
 
@@ -308,7 +360,7 @@ def _parsed(table: Table, column: str, value: Any, parse: Parser) -> list[Any]:
 def _values(tables: Sequence[Table], column: str) -> Iterator[tuple[Table, Any]]:
     for table in tables:
         for _, cells in table.rows([_present(table, column)]):
-            yield table, cells[0]
+            yield table, plain(cells[0])
 
 
 def _reading(tables: Sequence[Table], column: str, parse: Parser) -> Reading:

@@ -240,7 +240,8 @@ def _rows(parts: Sequence[Table], labelling: Labelling, columns: Columns, prefix
             text = _text(cells[0], table.name, line)
             if not isinstance(text, str):
                 raise DataError(
-                    f"{table.name}, line {line}: text must be a string, labels a list of indices or names: convert the columns"
+                    f"{table.name}, line {line}: column {wanted[0]!r} has {text!r:.80}, and a text must be a string: convert it, or "
+                    "name the column with the texts (text_column)"
                 )
             try:
                 labels, shares = decode(cells[1 + has_ids :])
@@ -252,9 +253,9 @@ def _rows(parts: Sequence[Table], labelling: Labelling, columns: Columns, prefix
 
 
 def _text(cell: Any, name: str, line: int) -> Any:
-    """A text; some writers of Parquet, such as Impala, store strings as bytes."""
+    """A text; a missing one is NaN in pandas, and some writers of Parquet, such as Impala, store strings as bytes."""
     try:
-        return "" if cell is None else cell.decode() if isinstance(cell, bytes) else cell
+        return "" if cell is None or cell != cell else cell.decode() if isinstance(cell, bytes) else cell
     except UnicodeDecodeError as error:
         raise DataError(f"{name}, line {line}: not UTF-8: re-encode it") from error
 

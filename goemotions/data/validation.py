@@ -24,7 +24,8 @@ from goemotions.errors import DataError
 # Rows that are validated together: fewer if their texts are long.
 CHUNK, CHUNK_CHARACTERS = 8192, 2**24
 MOST_QUARANTINED = 2_000_000
-DISAGREEMENT = "no label of the majority"
+DISAGREEMENT, NO_LABEL = "no label of the majority", "no label"
+KEEP = "; if such rows have none of the labels, keep them (unlabelled=keep)"
 ROW_SCHEMA = pa.schema(
     [
         ("file", pa.string()),
@@ -149,7 +150,7 @@ def _refuse_many_unusable(name: str, split: Split, allowed: float) -> None:
         _, line, _, reason = unusable[0]
         raise DataError(
             f"{name}: {len(unusable)} of {len(split.ids)} rows are unusable (line {line}: {reason}), more than the allowed "
-            f"{allowed:.0%}: fix the file or raise max_quarantined"
+            f"{allowed:.0%}: fix the file or raise max_quarantined" + KEEP * (reason == NO_LABEL)
         )
 
 
@@ -176,7 +177,7 @@ def _check(row: RawRow, label_count: int, unlabelled: str) -> tuple[str, list[in
         return text, labels, "blank text"
     if labels or unlabelled == "keep":
         return text, labels, ""
-    return text, labels, DISAGREEMENT if row.shares and any(row.shares) else "no label"
+    return text, labels, DISAGREEMENT if row.shares and any(row.shares) else NO_LABEL
 
 
 def labels_of(row: RawRow, count: int) -> list[int]:
@@ -212,7 +213,9 @@ def _extend(per_row: dict[str, array[int]], texts: Sequence[str], labels: Sequen
 
 
 def _bad_id(file: str, line: int, row_id: str) -> DataError:
-    return DataError(f"{file}, line {line}: id {row_id!r} is empty or repeated: give each row a unique id")
+    return DataError(
+        f"{file}, line {line}: id {row_id!r} is empty or repeated: give each row a unique id, or leave out the column"
+    )
 
 
 def _refuse_repeated_ids(split: Split) -> None:
@@ -251,7 +254,7 @@ def _shared_id(splits: dict[str, Split]) -> str:
             shared = {row_id for *_, row_id in first.places() if hash(row_id) in suspects}
             for *_, row_id in second.places():
                 if row_id in shared:
-                    return f"id {row_id} is in {other} and in {name}: each row belongs to one split"
+                    return f"id {row_id} is in {other} and in {name}: give each row a unique id, or leave out the column"
     return ""
 
 

@@ -159,7 +159,7 @@ BAD_SOURCES: dict[str, tuple[dict[str, bytes | None], str]] = {
     ),
     "data-columns: text is a number": (
         {"train.parquet": parquet([(12, [0], "t1")])},
-        r"^train\.parquet, line 1: text must be a string",
+        r"^train\.parquet, line 1: column 'text' has 12, and a text must be a string: convert it, or name the column",
     ),
     "data-columns: no id": ({"train.tsv": b"lake\t0\tt1\nlake\t0\t\n"}, r"^train\.tsv, line 2: id '' is empty"),
     "data-columns: no id, parquet": (
@@ -399,10 +399,11 @@ def many(rows: int) -> list[tuple[str, list[int], str]]:
 
 @pytest.mark.parametrize("blank", ["", " ", "\u00a0\u2003", "\x0b\x0c\r"], ids=repr)
 @pytest.mark.fault("data-blank-text")
-def test_a_blank_text_is_left_out_and_counted(tmp_path: Path, blank: str) -> None:
+def test_a_blank_text_is_left_out_and_counted(tmp_path: Path, blank: str, caplog: pytest.LogCaptureFixture) -> None:
     rows = many(19)
     rows.insert(7, (blank, [1], "blank one"))
     info = ingested(tmp_path, {"train.tsv": tsv(rows)})
+    assert "rows of train that are left out: 1 blank text; quarantine.csv lists them" in caplog.messages
     assert info["rows"]["train"] == 19
     assert info["quarantined"] == {"train": {"blank text": 1}, "validation": {}, "test": {}}
     assert rows_of(tmp_path / "dataset") == many(19)
@@ -486,16 +487,18 @@ LEAKED = [("storm tonight", [1], "t4"), ("One balloon... LEFT!", [2], "t5"), ("a
 
 
 @pytest.mark.fault("data-leakage")
-def test_texts_of_train_in_validation_and_test_are_counted(tmp_path: Path) -> None:
+def test_texts_of_train_in_validation_and_test_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     info = ingested(tmp_path, {"train.tsv": tsv(TRAIN + LEAKED)})
+    assert "texts of validation that are also in train: 1; drop_leaked leaves them out of train" in caplog.messages
     assert info["leakage"] == {"validation": {"exact": 1, "normalized": 1}, "test": {"exact": 0, "normalized": 1}}
     assert info["leaked_rows_dropped"] is False
     assert info["rows"]["train"] == 6
 
 
 @pytest.mark.fault("data-leakage")
-def test_leaked_texts_are_dropped_from_train_with_the_option(tmp_path: Path) -> None:
+def test_leaked_texts_are_dropped_from_train_with_the_option(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     info = ingested(tmp_path, {"train.tsv": tsv(LEAKED + TRAIN)}, drop_leaked=True)
+    assert not any("also in train" in message for message in caplog.messages)
     assert info["leaked_rows_dropped"] is True
     assert info["leakage"]["validation"] == {"exact": 1, "normalized": 1}
     assert info["rows"] == {"train": 4, "validation": 2, "test": 2}
