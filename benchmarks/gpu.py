@@ -20,18 +20,16 @@ import random
 import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import gpu_archive
+
 ROOT = Path(__file__).parents[1]
-PARTS = ("goemotions", "benchmarks")
-LARGEST_ARCHIVE = 60 * 2**20
 TITLE = "On a GPU"
 MODELS = ("roberta-large", "distilbert")
 LABELS = 28
@@ -405,22 +403,6 @@ def machine() -> str:
     return f"{name}, torch {torch.__version__}, transformers {transformers.__version__}"
 
 
-def prepare(archive: Path, wheels: Path) -> None:
-    """Writes the archive: the packages with the sample data, and the wheels of a folder."""
-    with tarfile.open(archive, "w:gz") as tar:
-        for path in sorted(path for part in PARTS for path in (ROOT / part).rglob("*") if path.is_file()):
-            if "__pycache__" not in path.parts:
-                tar.add(path, path.relative_to(ROOT))
-        included = sorted(wheels.glob("*.whl"))
-        for path in included:
-            tar.add(path, Path("wheels") / path.name)
-    size = archive.stat().st_size
-    if size > LARGEST_ARCHIVE:
-        archive.unlink()
-        sys.exit(f"the archive would have {size / 2**20:.0f} MiB, more than {LARGEST_ARCHIVE / 2**20:.0f}: leave out wheels")
-    print(f"{archive}: {size / 2**20:.1f} MiB, {len(included)} wheels; unpack it and run python -m benchmarks.gpu there")
-
-
 def publish(folder: Path, document: Path) -> None:
     """Writes the results of a run as a section of the document."""
     from benchmarks import sections
@@ -428,14 +410,6 @@ def publish(folder: Path, document: Path) -> None:
     content = json.loads((folder / JSON_FILE).read_text(encoding="utf-8"))
     sections.write_one(document, TITLE, markdown(content["where"], content["rows"]))
     print(f"{document} is written")
-
-
-def add_wheels(folder: Path, target: Path) -> None:
-    """Makes the packages of the archive's wheels importable, after those that are installed."""
-    for wheel in sorted(folder.glob("*.whl")):
-        with zipfile.ZipFile(wheel) as content:
-            content.extractall(target)  # nosec B202 # wheels of the archive's author
-    sys.path.append(str(target))
 
 
 def main() -> None:
@@ -453,7 +427,7 @@ def main() -> None:
     options = parser.parse_args()
     scale = SMALL if options.small else Scale(seconds=options.seconds)
     if options.prepare:
-        prepare(options.prepare, options.wheels)
+        gpu_archive.prepare(options.prepare, options.wheels)
     elif options.publish:
         publish(options.publish, options.document)
     else:
@@ -462,7 +436,7 @@ def main() -> None:
 
 def run(options: argparse.Namespace, scale: Scale) -> None:
     with tempfile.TemporaryDirectory() as packages:
-        add_wheels(ROOT / "wheels", Path(packages))
+        gpu_archive.add_wheels(ROOT / "wheels", Path(packages))
         if options.train:
             train(options.train[0], Path(options.train[1]), scale)
         else:

@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -191,25 +191,15 @@ class Rehearsal:
         source = self.folder / "source"
         write_rows(source)
         self.step("ingest", "", "ingest", "--source", str(source), "--output", str(self.dataset))
-        with _stack(self.folder / "stack") as environment:
+        # If the environment names a registry and a store, those are used.
+        named: contextlib.AbstractContextManager[dict[str, str]] = contextlib.nullcontext({})
+        with named if "MLFLOW_TRACKING_URI" in os.environ else stack.running(self.folder / "stack") as environment:
             self.environment |= environment
             for model in models:
                 self.model(model)
                 self.register(model)
                 for variant in ENGINES:
                     self.serve(model, variant)
-
-
-@contextlib.contextmanager
-def _stack(folder: Path) -> Iterator[dict[str, str]]:
-    """The local stack, or the one that the environment names."""
-    if "MLFLOW_TRACKING_URI" in os.environ:
-        yield {}
-        return
-    try:
-        yield stack.up(folder)
-    finally:
-        stack.down(folder)
 
 
 def write_rows(folder: Path) -> None:

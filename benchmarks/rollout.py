@@ -32,6 +32,7 @@ from goemotions.serving.metrics import SECONDS
 from goemotions.storage import layout
 from pipelines import bad_version
 from pipelines import rollout as local
+from pipelines.options import FAULTS
 
 PATH = "/v1/models/goemotions:predict"
 RATE, WINDOW_SECONDS = 40.0, 5.0
@@ -199,7 +200,7 @@ def main(folder: Path, runs: int, simulated: int, equal: int, steps: str) -> Non
         "|---|---|---|---|---|---|",
     ]
     generator = np.random.default_rng(0)
-    for fault, text in bad_version.FAULTS.items():
+    for fault, text in FAULTS.items():
         measured = [measure(folder, fault, replace(plan, steps=steps), texts) for _ in range(runs)]
         outcomes = [Simulation(recording, loaded.thresholds, expected, plan, fault).run(generator) for _ in range(simulated)]
         caught = [one for one in outcomes if one.reason]

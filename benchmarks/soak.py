@@ -9,7 +9,6 @@ import collections
 import contextlib
 import functools
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -293,16 +292,6 @@ def _is_complete(source: str) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def _own_stack(folder: Path) -> Iterator[None]:
-    try:
-        os.environ.update(stack.up(folder))
-        os.environ[trust.STORE] = STORE
-        yield
-    finally:
-        stack.down(folder)
-
-
 def table(tally: Tally, minutes: float) -> str:
     """The counts as a Markdown table, faults first."""
     rows = {name: number for name, number in sorted(tally.counts.items()) if not name.startswith("run ")}
@@ -315,7 +304,7 @@ def table(tally: Tally, minutes: float) -> str:
 @click.option("--seed", default=0, show_default=True, help="Seed of the times of the faults.")
 def main(minutes: float, seed: int) -> None:
     """Run training, registration and serving with random faults, and count what is lost."""
-    with tempfile.TemporaryDirectory(prefix="soak-") as scratch, _own_stack(Path(scratch) / "stack"):
+    with tempfile.TemporaryDirectory(prefix="soak-") as scratch, stack.running(Path(scratch) / "stack", **{trust.STORE: STORE}):
         folder, tally = Path(scratch), Tally()
         click.echo("making a dataset, a model and its first version")
         prepare(folder)

@@ -71,10 +71,7 @@ class Watch(threading.Thread):
 @contextmanager
 def watched(folder: Path, limit: str) -> Iterator[Watch]:
     """The object store of a local stack with that GOMEMLIMIT, and what is watched of it."""
-    before = dict(os.environ)
-    os.environ.update(GOMEMLIMIT=limit)
-    try:
-        os.environ.update(stack.up(folder))
+    with stack.running(folder, GOMEMLIMIT=limit):
         port = int(os.environ["AWS_ENDPOINT_URL"].rpartition(":")[2])
         server = next(each for each in psutil.process_iter(["cmdline"]) if f"-s3.port={port}" in (each.info["cmdline"] or []))
         watch = Watch(server, port)
@@ -82,10 +79,6 @@ def watched(folder: Path, limit: str) -> Iterator[Watch]:
         yield watch
         watch.done.set()
         watch.join()
-    finally:
-        stack.down(folder)
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def measure(gigabytes: float, checkpoint_gb: float = CHECKPOINT_GB) -> list[Row]:

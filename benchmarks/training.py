@@ -178,8 +178,8 @@ def quality(material: Material, dataset: Path, epochs: int, seeds: Sequence[int]
             )
             hf_trainer.train()
             loop = TrainingLoop(material.profile, hf_trainer.model.network, material.encoder, seed)
-            scores = engines.score_ids(loop.engine(), texts)
-            results["Trainer"].append(tuple(classification.ranking(labels, scores).values()))  # type: ignore[arg-type]
+            ranking = classification.ranking(labels, engines.score_ids(loop.engine(), texts))
+            results["Trainer"].append((ranking["auc_micro"], ranking["auc_macro"]))
             options = TrainOptions(epochs=epochs, seed=seed, settings={"teachers": 0})
             record = training.train(dataset, Path(scratch) / "ours", material.profile.name, options)
             last = record.history[-1]

@@ -1,4 +1,4 @@
-"""A predictor server with a fault, as a bad version has it: ``python -m pipelines.bad_version <fault> <options of serve>``."""
+"""A predictor server with one of ``options.FAULTS``: ``python -m pipelines.bad_version <fault> <options of serve>``."""
 
 from __future__ import annotations
 
@@ -13,12 +13,6 @@ from goemotions.metrics.thresholds import Thresholds
 from goemotions.prediction.predictor import Predictor
 from goemotions.serving import service
 
-FAULTS = {
-    "slow": "200 ms slower",
-    "failing": "2% of the requests fail",
-    "thresholds": "thresholds shuffled among the labels",
-    "labels": "labels permuted",
-}
 DELAY_SECONDS, ERRORS, SEED = 0.2, 0.02, 11
 
 

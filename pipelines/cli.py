@@ -34,6 +34,7 @@ from pipelines.options import (
     CLUSTER,
     CRON,
     EPOCHS,
+    FAULT,
     ON_A_CLUSTER,
     ON_THIS_MACHINE,
     PLACEMENT,
@@ -317,11 +318,7 @@ def up() -> None:
 @click.option(
     "--rate", type=click.FloatRange(min=0, min_open=True), default=40.0, show_default=True, help="Requests per second."
 )
-@click.option(
-    "--fault",
-    type=click.Choice(["slow", "failing", "thresholds", "labels"]),
-    help="Rehearse a rollback: the version's server is 200 ms slower, fails 2% of the requests, or gives wrong labels.",
-)
+@FAULT
 @click.option("--restart", is_flag=True, help="Begin again, whatever was left of an unfinished rollout.")
 @LATENCY_BUDGET
 @QUALITY_TOLERANCE

@@ -22,7 +22,7 @@ from pipelines.run_folder import RunFolder
 from pipelines.unfinished import RunFailed
 
 # A step is a process of its own: its error is in its traceback only.
-NAMED_ERROR = re.compile(r"^\s*goemotions\.errors\.\w+: (.+)$", re.MULTILINE)
+NAMED_ERROR = re.compile(r"^\s*goemotions(?:\.\w+)*\.[A-Z]\w+: (.+)$", re.MULTILINE)
 TAIL_CHARACTERS = 6000
 
 
@@ -75,7 +75,7 @@ def run(folder: Path = stack.FOLDER, *, on_reason: bool = False, **arguments: An
                 # The whole run is resumed, its trainings too, so the checkpoints stay until it has finished.
                 pipeline(**arguments | {"keep_checkpoints": True})
         except RuntimeError as error:
-            raise _failure(log) from error
+            raise failure(log) from error
         finished = RunFolder(next(path for path in root.iterdir() if path.is_dir() and path not in before))
         log.rename(finished.log)
         unfinished.end(root)
@@ -109,10 +109,11 @@ def monitor(folder: Path = stack.FOLDER, **arguments: Any) -> None:
         ):
             monitoring.monitoring(**{"commit": package.commit(), **arguments})
     except RuntimeError as error:
-        raise _failure(log) from error
+        raise failure(log) from error
 
 
-def _failure(log: Path) -> RunFailed:
+def failure(log: Path) -> RunFailed:
+    """The error of a run, by its log: that of the step, if it is a named one; otherwise the end of the log is shown."""
     text = log.read_text(encoding="utf-8")
     if errors := NAMED_ERROR.findall(text):
         return RunFailed(f"{errors[-1]} (the log is {log})")

@@ -88,6 +88,18 @@ CLUSTER = together(
     click.option("--ca-cert", envvar="KF_PIPELINES_SSL_CA_CERT", default="", help="Certificate authority of the endpoint."),
     click.option("--kube-context", envvar="KUBE_CONTEXT", default="", help="Connect through the API server of this context."),
 )
+# What the server of a bad version may have.
+FAULTS = {
+    "slow": "200 ms slower",
+    "failing": "2% of the requests fail",
+    "thresholds": "thresholds shuffled among the labels",
+    "labels": "labels permuted",
+}
+FAULT = click.option(
+    "--fault",
+    type=click.Choice(list(FAULTS)),
+    help=f"Rehearse a rollback by a fault of the version's server: {'; '.join(FAULTS.values())}.",
+)
 WAIT = click.option(
     "--wait/--no-wait", default=False, help="Follow the run until it ends; the exit code is 0 only if it succeeded."
 )

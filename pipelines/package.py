@@ -16,7 +16,7 @@ from kfp.dsl.base_component import BaseComponent
 from goemotions import addresses, defaults
 from goemotions.errors import WorkflowError
 from goemotions.models import profiles
-from pipelines import batch, monitoring, placement, resources, training
+from pipelines import monitoring, placement, resources, scoring, training
 
 TRAINING_FILE, SCORING_FILE, MONITORING_FILE = (Path(f".local/{name}.yaml") for name in ("training", "scoring", "monitoring"))
 CHECKOUT = Path(__file__).parents[1]
@@ -95,7 +95,7 @@ def pack_training(
 def pack_scoring(registry: str, overrides: str, arguments: dict[str, Any], *, force: bool = False) -> Package:
     """The scoring pipeline as a package; arguments and errors as of ``pack_training``."""
     changed = resources.changed(overrides, resources.SCORING)
-    pipeline = batch.pipeline({**resources.SCORING, **changed})
+    pipeline = scoring.pipeline({**resources.SCORING, **changed})
     return _pack(SCORING_FILE, registry, pipeline, arguments, changed, force)
 
 

@@ -16,8 +16,8 @@ from goemotions import addresses, defaults
 from goemotions.cli import parameters as rules
 from goemotions.errors import BadArgument
 from goemotions.models import profiles
-from pipelines.batch import scoring
 from pipelines.monitoring import monitoring
+from pipelines.scoring import scoring
 from pipelines.training import training
 
 # Former names of parameters.

@@ -52,7 +52,7 @@ def run(
         plan: the steps.
         model_name: name of the registered model.
         rate: requests per second, of one text of the sample each.
-        fault: what is wrong with the server of the version, one of ``bad_version.FAULTS``; empty for nothing.
+        fault: what is wrong with the server of the version, one of ``options.FAULTS``; empty for nothing.
         restart: begin again, whatever was left of an unfinished rollout.
         show: gets a line per look.
         gate: other options of ``promotion.promote``.

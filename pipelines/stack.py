@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,6 +123,29 @@ def down(folder: Path = FOLDER) -> list[str]:
             stopped.append(name)
         _record(folder, name).unlink(missing_ok=True)
     return stopped
+
+
+@contextlib.contextmanager
+def running(folder: Path, **variables: str) -> Iterator[dict[str, str]]:
+    """The servers for as long as the block lasts; the environment of this process has the variables of their clients meanwhile.
+
+    Args:
+        folder: as for ``up``.
+        variables: others, which the servers get, too.
+
+    Raises:
+        StackError: a server did not start.
+    """
+    before = dict(os.environ)
+    try:
+        os.environ.update(variables)
+        environment = up(folder) | variables
+        os.environ.update(environment)
+        yield environment
+    finally:
+        down(folder)
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _bypass_proxies() -> None:

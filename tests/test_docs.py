@@ -102,7 +102,7 @@ def test_make_commands_name_targets_and_variables_of_the_makefile(page: Path) ->
 def parameters() -> set[str]:
     """The parameters of the pipelines, by the signatures in their source."""
     names: set[str] = set()
-    for module in (training, importlib.import_module("pipelines.batch")):
+    for module in (training, importlib.import_module("pipelines.scoring")):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.FunctionDef) and node.decorator_list:
                 names |= {argument.arg for argument in node.args.args}

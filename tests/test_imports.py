@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,3 +111,11 @@ def test_a_violation_is_reported_with_file_and_line(tmp_path: Path, file: str, s
     assert len(reported := violations(tmp_path)) == 1
     assert reported[0].startswith(f"{file}:")
     assert reason in reported[0]
+
+
+@pytest.mark.parametrize("room", ["registry", "training", "deployment", "evaluation", "../pipelines"])
+def test_the_map_of_a_large_room_names_each_module_once(room: str) -> None:
+    folder = ROOT / "goemotions" / room
+    table = re.findall(r"^\| ([a-z_, ]+) \|", (folder / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)[1:]
+    named = ", ".join(table).split(", ")
+    assert sorted(named) == sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")

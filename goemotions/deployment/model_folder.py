@@ -13,6 +13,7 @@ from typing import Any
 
 from goemotions import defaults
 from goemotions.deployment.manifest_files import dump, load, of_kind
+from goemotions.registry.bundle import VARIANTS
 
 MANIFESTS = Path("manifests")
 ISVC, BUDGETS, RULE = "isvc.yaml", "poddisruptionbudgets.yaml", "alerts/prometheusrule.yaml"
@@ -95,7 +96,7 @@ def _complete(path: Path, wanted: list[Any], names: set[str]) -> None:
 
 def _renamed(documents: list[Any], model_name: str) -> list[Any]:
     shipped = defaults.MODEL_NAME
-    names = {f"{shipped}-{part}": f"{model_name}-{part}" for part in ("cpu", "gpu", "predictor")}
+    names = {f"{shipped}-{part}": f"{model_name}-{part}" for part in (*VARIANTS, "predictor")}
     names[f"--model_name={shipped}"] = f"--model_name={model_name}"
 
     def rename(value: Any) -> Any:

@@ -42,12 +42,12 @@ log = logging.getLogger(__name__)
 
 Variant = Literal["gpu", "cpu"]
 R = TypeVar("R", Computation, Latency)
-VARIANTS: tuple[Variant, ...] = ("gpu", "cpu")
 # What serves each variant.
 SERVING: dict[Variant, Computation] = {
     "gpu": Computation("torch", "cuda", "bf16"),
     "cpu": Computation("openvino-int8", "cpu", "int8"),
 }
+VARIANTS = tuple(SERVING)
 ENGINES: dict[str, str] = {variant: computation.engine for variant, computation in SERVING.items()}
 
 LABELS = "labels.json"
@@ -91,9 +91,10 @@ class BundleLocation:
         ModelError: it is not the location of a bundle.
         """
         store, *others = location.rstrip("/").rsplit("/", 4)
-        if len(others) != 4 or others[0] != "models" or others[3] not in VARIANTS:
+        variant = next((one for one in VARIANTS if others[3:] == [one]), None)
+        if variant is None or others[0] != "models":
             raise ModelError(f"{location} is not <store>/models/<model>/<run>/<variant>/: give a bundle that was registered")
-        return cls(storage.join(store), others[1], others[2], "gpu" if others[3] == "gpu" else "cpu")
+        return cls(storage.join(store), others[1], others[2], variant)
 
 
 @dataclass(frozen=True)

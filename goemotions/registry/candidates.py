@@ -113,7 +113,7 @@ def of_folder(folder: Path) -> dict[Variant, list[CandidateArtifacts]]:
             )
             for loop in loops
         ]
-        for variant, number in zip(VARIANTS, ("", "-2"), strict=True)
+        for variant, number in zip(VARIANTS, ("", *(f"-{number}" for number in range(2, len(VARIANTS) + 1))), strict=True)
     }
 
 

@@ -103,7 +103,7 @@ def promote(
                 return Move(champion_alias(variant), version.number, version.number)
             if rolled_out_against and _number(before) != rolled_out_against:
                 moved = f"from version {rolled_out_against} to {_number(before) or 'none'}"
-                raise PromotionRefused(f"{champion_alias(variant)} was moved {moved} during the rollout")
+                raise PromotionRefused(f"{champion_alias(variant)} was moved {moved} during the rollout: begin another one")
             compared = challengers.compare(challenger, variant, before, options)
             if compared and before:
                 _require(compared.verdict, version, before, variant, is_rolled_out=bool(rolled_out_against))

@@ -16,7 +16,7 @@ import yaml
 from click.testing import CliRunner
 
 from benchmarks import cluster
-from benchmarks.cluster import Trial
+from benchmarks.trial import Failed, Tools, Trial
 from goemotions.cli import main as cli
 from goemotions.registry import mlflow_client, model_registry, tracking
 from pipelines import resources
@@ -37,7 +37,7 @@ LISTS = {
 }
 
 
-class DryTools(cluster.Tools):
+class DryTools(Tools):
     """Commands on the registry run here, on the stand-in for Kubernetes; what kubectl would apply is checked and kept."""
 
     def __init__(self, server: Kubernetes) -> None:
@@ -75,7 +75,7 @@ class DryTools(cluster.Tools):
         result = CliRunner().invoke(cli.commands, ["model", *arguments])
         self.deployed.set()
         if result.exception:
-            raise cluster.Failed(str(result.exception))
+            raise Failed(str(result.exception))
         return result.output
 
 
@@ -124,7 +124,7 @@ def test_a_failed_check_leaves_out_those_that_need_it_and_the_rest_is_removed(
     trial: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> str:
-        raise cluster.Failed("step train failed")
+        raise Failed("step train failed")
 
     monkeypatch.setattr(trial.tools, "goemotions", fail)
     results = {one.check: one.result for one in cluster.run(trial, lambda line: None)}
@@ -135,9 +135,9 @@ def test_a_failed_check_leaves_out_those_that_need_it_and_the_rest_is_removed(
 
 
 def test_a_lost_request_is_a_failure() -> None:
-    with pytest.raises(cluster.Failed, match="1 of 10 requests lost"):
+    with pytest.raises(Failed, match="1 of 10 requests lost"):
         cluster._none_lost({"sent": 10, "lost": 1})
-    with pytest.raises(cluster.Failed, match="no of 0 requests"):
+    with pytest.raises(Failed, match="no of 0 requests"):
         cluster._none_lost({})
 
 

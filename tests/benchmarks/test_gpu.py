@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu, sections
+from benchmarks import gpu, gpu_archive, sections
 
 # Installed here, but not on the machine that the benchmark is for: modules of the archive must not import them. torch and
 # transformers may, since they look first whether a package is there.
@@ -37,7 +37,7 @@ sys.meta_path.insert(0, Missing())
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of the small form, run from the unpacked archive without the libraries that a bare machine lacks."""
     folder = tmp_path_factory.mktemp("gpu")
-    gpu.prepare(folder / "gpu.tar.gz", folder / "no-wheels")
+    gpu_archive.prepare(folder / "gpu.tar.gz", folder / "no-wheels")
     with tarfile.open(folder / "gpu.tar.gz") as tar:
         tar.extractall(folder / "machine", filter="data")
     (folder / "site").mkdir()
@@ -108,19 +108,19 @@ def test_the_archive_has_source_sample_data_and_wheels_and_a_limit(tmp_path: Pat
     wheels.mkdir()
     with zipfile.ZipFile(wheels / "travelling-1.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr("travelling.py", "WHERE = 'a wheel'\n")
-    gpu.prepare(tmp_path / "gpu.tar.gz", wheels)
+    gpu_archive.prepare(tmp_path / "gpu.tar.gz", wheels)
     with tarfile.open(tmp_path / "gpu.tar.gz") as tar:
         names = tar.getnames()
     assert {"benchmarks/gpu.py", "goemotions/data/sample/train.tsv", "wheels/travelling-1.0-py3-none-any.whl"} <= set(names)
     assert not [name for name in names if "__pycache__" in name]
     monkeypatch.setattr(sys, "path", list(sys.path))
-    gpu.add_wheels(wheels, tmp_path / "packages")
+    gpu_archive.add_wheels(wheels, tmp_path / "packages")
     import travelling  # type: ignore[import-not-found]
 
     assert travelling.WHERE == "a wheel"
-    monkeypatch.setattr(gpu, "LARGEST_ARCHIVE", 1000)
+    monkeypatch.setattr(gpu_archive, "LARGEST_ARCHIVE", 1000)
     with pytest.raises(SystemExit, match="leave out wheels"):
-        gpu.prepare(tmp_path / "gpu.tar.gz", wheels)
+        gpu_archive.prepare(tmp_path / "gpu.tar.gz", wheels)
     assert not (tmp_path / "gpu.tar.gz").exists()
 
 

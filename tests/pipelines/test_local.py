@@ -47,6 +47,16 @@ def test_weights_that_cannot_be_used_are_refused_before_the_first_step(weights: 
     assert not (tmp_path / "stack").exists()
 
 
+@pytest.mark.parametrize("error", ["errors.DataError", "registry.mlflow_client.Absent"])
+def test_the_error_of_a_step_is_that_of_its_run(error: str, tmp_path: Path) -> None:
+    """KFP itself says only that a step failed."""
+    module, _, name = error.rpartition(".")
+    code = f"from goemotions.{module} import {name}\nraise {name}('what is wrong: what to do')"
+    with (tmp_path / "last.log").open("w") as log:
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=log, check=False)
+    assert str(local.failure(tmp_path / "last.log")) == f"what is wrong: what to do (the log is {tmp_path / 'last.log'})"
+
+
 def _arguments(process: psutil.Process) -> list[str]:
     try:
         return process.cmdline()

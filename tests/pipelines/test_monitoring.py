@@ -158,6 +158,7 @@ def test_the_traffic_of_a_server_and_of_prometheus_is_compared(
     assert {test.name for test in kept.tests} == {"predictions", "scores", *FEATURES}
     run = mlflow_client.client().get_run(tracking.get_or_create_run(f"watched-{kind}").run_id)
     assert run.data.metrics["drift/texts"] == kept.rows
+    assert bool(served.queries) is (kind == "prometheus")
     assert all("6h" in query for query in served.queries)
 
 

@@ -11,7 +11,7 @@ import pytest
 from goemotions.cli import parameters as rules
 from goemotions.cli.options import pairs
 from goemotions.errors import BadArgument, ModelError
-from pipelines import batch, local, monitoring, package, parameters, placement, resources, training, unfinished
+from pipelines import local, monitoring, package, parameters, placement, resources, scoring, training, unfinished
 from pipelines.kfp_local import adapted_to_this_machine
 from pipelines.package import compile_pipeline
 from pipelines.run_folder import RunFolder
@@ -357,7 +357,12 @@ FREE = {
 
 
 def test_every_parameter_has_a_rule_and_its_default_keeps_it() -> None:
-    for one in (training.training, training.for_run(has_teachers=False, on_reason=True), batch.scoring, monitoring.monitoring):
+    for one in (
+        training.training,
+        training.for_run(has_teachers=False, on_reason=True),
+        scoring.scoring,
+        monitoring.monitoring,
+    ):
         declared = one.component_spec.inputs
         assert {name for name in declared if name not in {*rules.RULES, *rules.ADDRESSES}} <= FREE
         parameters.check({name: spec.default for name, spec in declared.items() if spec.default is not None}, one)

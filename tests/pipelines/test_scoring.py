@@ -11,7 +11,7 @@ import pytest
 from kfp import local
 
 from goemotions.storage import store
-from pipelines import batch, placement
+from pipelines import placement, scoring
 from pipelines.package import compile_pipeline
 from tests.support.documents import yaml_documents
 
@@ -21,7 +21,7 @@ PLACE = "s3://goemotions/tests/batch"
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
     path = tmp_path_factory.mktemp("batch") / "scoring.yaml"
-    compile_pipeline(path, "goemotions-trainer:abc", "abc", batch.scoring)
+    compile_pipeline(path, "goemotions-trainer:abc", "abc", scoring.scoring)
     spec, platform = yaml_documents(path.read_text())
     return spec, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
@@ -70,7 +70,9 @@ def test_the_pipeline_scores_s3_to_s3(stored: str, tmp_path: Path) -> None:
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "runs"))
     output = f"{PLACE}/out/"
     for _ in range(2):
-        batch.scoring(input=stored, output=output, version=f"{PLACE}/bundle/", column="body", shard_rows=15, pods=2, threads=1)
+        scoring.scoring(
+            input=stored, output=output, version=f"{PLACE}/bundle/", column="body", shard_rows=15, pods=2, threads=1
+        )
     scored = pq.read_table(store.fetch(output, tmp_path / "out"))
     assert scored["n"].to_pylist() == list(range(70))
     assert sorted(path.name for path in (tmp_path / "out").glob("part-*")) == [f"part-{n:06d}.parquet" for n in range(5)]
