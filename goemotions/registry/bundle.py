@@ -14,6 +14,7 @@ be stored in another way without changing the labels. Bundles from before that f
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, fields
 from fnmatch import fnmatch
 from pathlib import Path
@@ -91,7 +92,8 @@ class BundleLocation:
         ModelError: it is not the location of a bundle.
         """
         store, *others = location.rstrip("/").rsplit("/", 4)
-        if len(others) != 4 or others[0] != "models" or others[3] not in VARIANTS:
+        # MLflow looks versions up by their location, and its filters take no quotes.
+        if len(others) != 4 or others[0] != "models" or others[3] not in VARIANTS or not re.fullmatch(r"[\w-]+", others[2]):
             raise ModelError(f"{location} is not <store>/models/<model>/<run>/<variant>/: give a bundle that was registered")
         return cls(storage.join(store), others[1], others[2], "gpu" if others[3] == "gpu" else "cpu")
 
