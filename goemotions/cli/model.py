@@ -193,7 +193,7 @@ def retire(
         click.echo(f"version {version.number} ({version.tags.get('variant', '?')}, {version.tags.get('profile', '?')}): {what}")
     retired = [one for one in decisions if not one.kept]
     total = f"{len(retired)} of {len(decisions)} versions, {sum(one.size for one in retired) / 1e6:,.1f} MB"
-    left = orphans.plan(model_name, days, trained_days)
+    left = orphans.plan(model_name, days, trained_days, served)
     for orphan in orphans.remove(left) if yes else left:
         click.echo(f"{orphan.location}: {done}, {orphan.size / 1e6:,.1f} MB: no version has it")
     click.echo(f"{total} {done}" + ("" if yes else ": nothing was, --yes (YES=1) does it"))

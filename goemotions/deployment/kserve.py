@@ -5,6 +5,7 @@ A version is set by its ``storageUri``, an immutable prefix: KServe starts pods 
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -58,7 +59,7 @@ def deploy(
         require: is called before each change, and raises if it may not be made any more.
 
     Raises:
-        ModelError: there is no such version.
+        ModelError: there is no such version, or it is retired meanwhile.
         UntrustedBundle: its bundle is not one that `register` stored (``trust``).
         BadArgument: there is no such preset, or the version is for CPUs.
         DeploymentError: no cluster, no such InferenceService, the API refuses, or it is not ready in time.
@@ -75,13 +76,20 @@ def deploy(
     before = cluster.service(service)
     if not wait_seconds and inference_service.canaries(before):
         raise DeploymentError(f"{service} has a canary, which is removed in several steps: deploy with a time to wait")
+
+    @functools.cache
+    def record() -> None:
+        target = f"{cluster.namespace}/{service}"
+        changes.record(model_name, version, "deploy", target, ServiceStatus.of(before).version, percent=canary_percent)
+
+    def announce() -> None:
+        # In this order: a retirement marks a version, then looks whether it was deployed meanwhile.
+        record()
+        model_registry.get_version(model_name, version.number)
+
     live = LiveService(cluster, service, wait_seconds, require)
-    is_recorded = False
     for change, wait in _steps(live, before, version, canary_percent, pool):
-        if live.update(change) and not is_recorded:
-            target = f"{cluster.namespace}/{service}"
-            changes.record(model_name, version, "deploy", target, ServiceStatus.of(before).version, percent=canary_percent)
-            is_recorded = True
+        live.update(change, announce)
         wait()
     return ServiceStatus.of(cluster.service(service))
 

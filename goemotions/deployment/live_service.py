@@ -35,8 +35,12 @@ class LiveService:
         self.cluster, self.name, self.seconds, self._require = cluster, name, seconds, require
         self._deadline = time.monotonic() + seconds
 
-    def update(self, change: Callable[[Service], Service]) -> bool:
+    def update(self, change: Callable[[Service], Service], announce: Callable[[], object] = lambda: None) -> bool:
         """Changes the InferenceService; returns False if nothing is to change. A concurrent change of another process is kept.
+
+        Args:
+            change: returns what is wanted of what is there.
+            announce: is called before something changes.
 
         Raises:
             DeploymentError: other processes change it each time, or the API refuses.
@@ -47,6 +51,7 @@ class LiveService:
             if wanted == before:
                 return False
             self._require()
+            announce()
             if self.cluster.replace(self.name, wanted):
                 return True
         raise DeploymentError(f"{self.name} was changed by another process at the same time: deploy again")

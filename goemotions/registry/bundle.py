@@ -14,6 +14,7 @@ be stored in another way without changing the labels. Bundles from before that f
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, fields
 from fnmatch import fnmatch
 from pathlib import Path
@@ -92,7 +93,8 @@ class BundleLocation:
         """
         store, *others = location.rstrip("/").rsplit("/", 4)
         variant = next((one for one in VARIANTS if others[3:] == [one]), None)
-        if variant is None or others[0] != "models":
+        # MLflow looks versions up by their location, and its filters take no quotes.
+        if variant is None or others[0] != "models" or not re.fullmatch(r"[\w-]+", others[2]):
             raise ModelError(f"{location} is not <store>/models/<model>/<run>/<variant>/: give a bundle that was registered")
         return cls(storage.join(store), others[1], others[2], variant)
 

@@ -94,6 +94,11 @@ def mark_retired(model: str, version: Version) -> None:
     model_registry.set_tag(model, version, model_registry.RETIRED_TAG, f"{_now()} by {_user_and_host()}")
 
 
+def unmark_retired(model: str, version: Version) -> None:
+    """Takes the mark back, while the bundle is still there."""
+    retrying.delete_model_version_tag(model, version.number, model_registry.RETIRED_TAG)
+
+
 def _read(version: Version, tag: str) -> Change:
     try:
         return Change.from_json(version.tags[tag])

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from goemotions import defaults
 from goemotions.errors import IntegrityError
 from goemotions.registry import model_registry, tracking, trust
 from goemotions.registry.bundle import VARIANTS, BundleLocation
-from goemotions.registry.retirement import DAY_SECONDS
+from goemotions.registry.retirement import DAY_SECONDS, bundle_of
 from goemotions.storage import layout, lock, manifest, store
 
 log = logging.getLogger(__name__)
@@ -29,13 +29,19 @@ class Orphan:
     model_prefix: str = ""
 
 
-def plan(model_name: str, days: float = defaults.KEPT_DAYS, trained_days: float = defaults.KEPT_TRAINED_DAYS) -> list[Orphan]:
+def plan(
+    model_name: str,
+    days: float = defaults.KEPT_DAYS,
+    trained_days: float = defaults.KEPT_TRAINED_DAYS,
+    served: Collection[str] = (),
+) -> list[Orphan]:
     """What ``remove`` would remove, in the stores that the versions of a registered model are in.
 
     Args:
         model_name: name of the registered model.
         days: bundles whose run is younger are kept, as their registration may be running or be repeated.
         trained_days: the same of trained models.
+        served: locations of bundles that are served, in any bucket: their version may have been deleted from MLflow.
 
     Raises:
         ModelError: there is no such model.
@@ -43,10 +49,12 @@ def plan(model_name: str, days: float = defaults.KEPT_DAYS, trained_days: float 
     """
     versions = filter(trust.has_source_of_register, model_registry.versions(model_name))
     stores = {BundleLocation.parse(version.source).store for version in versions}
+    kept = {bundle_of(location) for location in served}
     return [
         orphan
         for location in sorted(stores)
         for orphan in (*_bundles(location, model_name, days), *_trained(location, trained_days))
+        if bundle_of(orphan.location) not in kept - {None}
     ]
 
 

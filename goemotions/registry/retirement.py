@@ -63,23 +63,35 @@ def retire(model_name: str, policy: Policy, served: Collection[str] = ()) -> lis
         The decisions; those of the retired versions have the size that was removed.
     """
     decisions = plan(model_name, policy, served)
-    by_prefix: dict[str, list[Decision]] = {}
+    by_prefix: dict[str, list[Version]] = {}
     for one in decisions:
         if not one.kept:
-            by_prefix.setdefault(BundleLocation.parse(one.version.source).model_prefix, []).append(one)
-    for prefix, chosen in by_prefix.items():
+            by_prefix.setdefault(BundleLocation.parse(one.version.source).model_prefix, []).append(one.version)
+    kept: dict[str, str] = {}
+
+    def still(versions: list[Version]) -> list[Version]:
+        """Those that nothing refers to by now."""
+        kept.update({one.version.number: one.kept for one in _decide(model_name, policy, served) if one.kept})
+        return [version for version in versions if version.number not in kept]
+
+    for prefix, versions in by_prefix.items():
         with lock.hold(prefix) as held:
             # An alias may have moved since the plan was made.
-            still = {one.version.number for one in _decide(model_name, policy, served) if not one.kept}
-            chosen = [one for one in chosen if one.version.number in still]
-            for one in chosen:
-                if not one.version.is_retired:
+            marked = still(versions)
+            for version in marked:
+                if not version.is_retired:
                     with held.writing():
-                        changes.mark_retired(model_name, one.version)
-        for one in chosen:
-            store.remove(one.version.source)
-            model_registry.set_tag(model_name, one.version, model_registry.REMOVED_TAG, "true")
-    return decisions
+                        changes.mark_retired(model_name, version)
+            # A deployment holds no lock: it records itself, then looks whether the version is marked.
+            removed = still(marked)
+            for version in marked:
+                if version not in removed and not version.is_retired:
+                    with held.writing():
+                        changes.unmark_retired(model_name, version)
+        for version in removed:
+            store.remove(version.source)
+            model_registry.set_tag(model_name, version, model_registry.REMOVED_TAG, "true")
+    return [replace(one, kept=one.kept or kept.get(one.version.number, "")) for one in decisions]
 
 
 def decide(
@@ -112,13 +124,13 @@ def decide(
         if not version.is_retired:
             present.setdefault(version.tags.get("variant", ""), []).append(version.number)
     newest = {number for numbers in present.values() for number in numbers[: policy.newest]}
-    kept_bundles = {_bundle(location) for location in served}
+    kept_bundles = {bundle_of(location) for location in served}
     sources = [_canonical(version.source) for version in ordered]
 
     def reason(version: Version, source: str) -> str:
         if version.number in referred:
             return referred[version.number]
-        location = _bundle(source)
+        location = bundle_of(source)
         if location is None or location[0] != model_name:
             return "its source is no bundle of this model"
         if not trust.has_source_of_register(version):
@@ -172,7 +184,7 @@ def _references(versions: Sequence[Version], aliases: Mapping[str, str]) -> dict
     return reasons
 
 
-def _bundle(location: str) -> tuple[str, str, str] | None:
+def bundle_of(location: str) -> tuple[str, str, str] | None:
     """Model, run and variant of a bundle's location; the bucket may have another name in a cluster."""
     with contextlib.suppress(ModelError):
         bundle = BundleLocation.parse(location)

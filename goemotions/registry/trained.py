@@ -19,7 +19,7 @@ from goemotions.metrics import thresholds
 from goemotions.metrics.classification import METRICS_FILE
 from goemotions.models.engine_names import WEIGHTS, Computation
 from goemotions.models.records import EXPORT_FILE, TrainingRecord
-from goemotions.registry import assembly, references, tracking
+from goemotions.registry import assembly, references, tracking, trust
 from goemotions.registry.bundle import PER_LABEL, PREDICTIONS, Variant
 from goemotions.registry.candidates import CandidateArtifacts, of_folder
 from goemotions.storage import layout, manifest, signature, store
@@ -79,6 +79,7 @@ def download(run: str, profile: str, output: Path, *, store_location: str = "") 
 
     Raises:
         ModelError: there is no such run or profile.
+        UntrustedBundle: as ``trust.require_trained`` and ``references.download``.
         IntegrityError, StorageError, TrackingError: the files, the store or MLflow fail.
     """
     if Path(run).is_dir():
@@ -146,4 +147,4 @@ def _of_run(run: str, profile: str) -> str:
             f"the pipeline run {run} has no stored model of the profile {profile!r}: it has {', '.join(stored) or 'none'}; "
             "models are stored by the step register"
         )
-    return tags[profile]
+    return trust.require_trained(tags[profile], run, profile)

@@ -14,7 +14,7 @@ from goemotions import addresses
 from goemotions.errors import IntegrityError, ModelError, UntrustedBundle
 from goemotions.registry.bundle import VARIANTS, BundleLocation
 from goemotions.registry.model_registry import Version
-from goemotions.storage import manifest, signature, store
+from goemotions.storage import layout, manifest, signature, store
 from goemotions.storage.signature import Signature
 
 STORE = "GOEMOTIONS_STORE"
@@ -47,18 +47,41 @@ def require_source(version: Version, variant: str = "") -> BundleLocation:
         location = BundleLocation.parse(source)
     except ModelError:
         raise refused("is not a bundle that `register` stored") from None
-    if addresses.scheme(source) not in ("", "s3") or ".." in source.split("/"):
-        raise refused("is not in a store: it is an address of MLflow's artifacts, or of an unknown form")
     wanted = variant or version.tags.get("variant") or location.variant
     # A version that a Job of an older image hands over has no name of a model.
     if (location.model_name, location.variant) != (version.model_name or location.model_name, wanted):
         raise refused(f"is not that of a {wanted} bundle of this model")
-    stores = os.environ.get(STORE, "").split()
-    if stores and store.canonical(location.store) not in map(store.canonical, stores):
-        raise refused(f"is not below models/ of {' or '.join(stores)}")
-    if not stores and MLFLOW_FOLDERS & {*location.store.split("/")}:
-        raise refused("is in a folder of MLflow's artifacts, where every client of MLflow can write")
+    if reason := _is_elsewhere(source, location.store):
+        raise refused(reason)
     return location
+
+
+def require_trained(location: str, pipeline_run: str, profile: str) -> str:
+    """The location of a trained model, which MLflow names, before anything is read there.
+
+    Raises:
+        UntrustedBundle: ``register`` does not write there, or not this model.
+    """
+    end = layout.trained("", pipeline_run, profile)
+    reason = "is not that of this model" if not location.endswith(end) else _is_elsewhere(location, location.removesuffix(end))
+    if reason:
+        raise UntrustedBundle(
+            f"the model {profile} of the run {pipeline_run} is not downloaded: its location {location[:SHOWN]!r} in MLflow {reason}; "
+            f"give the store by --store, or set {STORE} to the one that `register` writes to"
+        )
+    return location
+
+
+def _is_elsewhere(location: str, its_store: str) -> str:
+    """Why ``register`` does not write at a location, which is in a store; empty if it does."""
+    if addresses.scheme(location) not in ("", "s3") or ".." in location.split("/"):
+        return "is not in a store: it is an address of MLflow's artifacts, or of an unknown form"
+    stores = os.environ.get(STORE, "").split()
+    if stores and store.canonical(its_store) not in map(store.canonical, stores):
+        return f"is not in {' or '.join(stores)}"
+    if not stores and MLFLOW_FOLDERS & {*its_store.split("/")}:
+        return "is in a folder of MLflow's artifacts, where every client of MLflow can write"
+    return ""
 
 
 def has_source_of_register(version: Version) -> bool:

@@ -12,7 +12,8 @@ import pytest
 from goemotions.deployment import inference_service, isvc, kserve, live_service, node_pools, status
 from goemotions.deployment.cluster import Cluster
 from goemotions.errors import BadArgument, DeploymentError, ModelError
-from goemotions.registry import changes, model_registry, tracking
+from goemotions.registry import changes, model_registry, retirement, tracking
+from goemotions.registry.retirement import Policy
 from tests.support import kserve_rules
 from tests.support.documents import yaml_documents
 from tests.support.kubernetes_process import Kubernetes, kubeconfig, running
@@ -44,7 +45,7 @@ def versions(stack: Path) -> dict[str, str]:
 
 
 def deploy(reference: str, **options: Any) -> inference_service.ServiceStatus:
-    return kserve.deploy(reference, "goemotions-cpu", "", model_name="k8s", **{"wait_seconds": 10, **options})
+    return kserve.deploy(reference, "goemotions-cpu", "", **{"model_name": "k8s", "wait_seconds": 10, **options})
 
 
 def test_deploy_waits_until_the_new_version_is_served(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
@@ -63,6 +64,52 @@ def test_deploying_the_served_version_again_writes_nothing(kubernetes: Kubernete
     deploy("1")
     assert len(kubernetes.writes()) == 1
     assert model_registry.get_version("k8s", "1").tags == before
+
+
+@pytest.fixture
+def two(stack: Path, request: pytest.FixtureRequest) -> str:
+    """A model of two versions; the second one is champion."""
+    name = request.node.name.partition("[")[0].replace("_", "-")[:60]
+    for number in ("1", "2"):
+        run = tracking.get_or_create_run(f"{name}-{number}").run_id
+        location = f"s3://goemotions/models/{name}/{run}/cpu/"
+        model_registry.get_or_create_version(name, run, location, {"variant": "cpu", "profile": "minilm"})
+    model_registry.set_alias(name, "champion-cpu", "2")
+    return name
+
+
+@pytest.mark.fault("retired-while-deployed")
+def test_a_version_that_is_deployed_while_versions_are_retired_is_kept(
+    kubernetes: Kubernetes, two: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is served was read before; the deploy step has no keys to lock the bundles."""
+    replace, retired = Cluster.replace, []
+
+    def replaced(cluster: Cluster, name: str, service: Any) -> bool:
+        done = replace(cluster, name, service)
+        retired.extend(one.version.number for one in retirement.retire(two, Policy(0, 0)) if not one.kept)
+        return done
+
+    monkeypatch.setattr(Cluster, "replace", replaced)
+    assert deploy("1", model_name=two).version == "1"
+    assert retired == []
+    assert not model_registry.get_version(two, "1").is_retired
+
+
+@pytest.mark.fault("retired-while-deployed")
+def test_a_version_that_is_retired_while_it_is_deployed_is_not_set(
+    kubernetes: Kubernetes, two: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = kserve.trust.check
+
+    def checked(*arguments: Any) -> str:
+        assert [one.version.number for one in retirement.retire(two, Policy(0, 0)) if not one.kept] == ["1"]
+        return check(*arguments)
+
+    monkeypatch.setattr(kserve.trust, "check", checked)
+    with pytest.raises(ModelError, match="version 1 is retired"):
+        deploy("1", model_name=two)
+    assert kubernetes.writes() == []
 
 
 def test_a_canary_is_served_beside_the_version_and_then_replaces_it(kubernetes: Kubernetes, versions: dict[str, str]) -> None:
@@ -346,10 +393,11 @@ def test_a_concurrent_change_is_kept(kubernetes: Kubernetes, versions: dict[str,
     kubernetes.switch(conflicts=2)
     assert deploy("1").version == "1"
     kubernetes.switch(conflicts=99)
-    before = model_registry.get_version("k8s", "2").tags
     with pytest.raises(DeploymentError, match="changed by another process"):
         deploy("2")
-    assert model_registry.get_version("k8s", "2").tags == before, "only deployed versions are recorded"
+    # Recorded before it is made, as a move of an alias: until the next deployment both bundles are kept.
+    last = changes.history(model_registry.get_version("k8s", "2"), f"{NAMESPACE}/goemotions-cpu")[-1]
+    assert (last.before, last.after) == ("1", "2")
 
 
 def test_the_error_of_a_version_that_never_becomes_ready_has_the_reason_of_kserve(

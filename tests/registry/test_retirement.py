@@ -276,7 +276,7 @@ def test_an_alias_that_moves_while_the_plan_is_made_is_respected(model: Model, m
         return hold(location)
 
     monkeypatch.setattr(retirement.lock, "hold", promoted_meanwhile)
-    model.retire()
+    assert model.retire() == ["2"]
     assert model.stored() == {first.number}
 
 
@@ -376,6 +376,34 @@ def test_what_no_version_refers_to_is_removed_when_it_is_old(model: Model) -> No
     assert not store.files(trained["lost"])
     assert store.files(trained["kept"])
     assert model.stored() == {version.number}
+
+
+@pytest.mark.fault("version-forged")
+def test_a_bundle_that_is_served_is_kept_if_its_version_was_deleted(model: Model, tmp_path: Path) -> None:
+    """Whoever can write to MLflow can delete versions there."""
+    served, lost, _ = (model.add() for _ in range(3))
+    for version in (served, lost):
+        retrying.delete_model_version(model.name, version.number)
+    file = tmp_path / "isvc.yaml"
+    kinds = {"kind": "InferenceService", "metadata": {"name": "x", "annotations": {}}}
+    file.write_text(json.dumps(kinds | {"spec": {"predictor": {"model": {"storageUri": served.source}}}}))
+    output = run("--model-name", model.name, "--days", "0", "--file", str(file), "--yes").output
+    assert f"{lost.source}: removed" in output
+    assert served.source not in output
+    assert len(store.files(served.source)) == 2
+
+
+@pytest.mark.fault("version-forged")
+def test_a_version_with_quotes_in_its_source_does_not_stop_retirements(model: Model) -> None:
+    """MLflow's filters cannot hold them."""
+    first, _ = model.add(), model.add()
+    model_registry.get_or_create_version(
+        model.name, first.run_id, f"{model.store}models/{model.name}/a'b/cpu/", {"variant": "cpu"}
+    )
+    store.write(f"{model.store}models/{model.name}/a'b/cpu/", "theirs", b"x")
+    assert {one.kept for one in retirement.plan(model.name, EVERYTHING)} == {"", "its source is no bundle of this model"}
+    assert model.retire() == ["1", "2"]
+    assert orphans.plan(model.name, days=0) == []
 
 
 def test_an_orphan_that_becomes_a_version_meanwhile_is_kept(model: Model) -> None:

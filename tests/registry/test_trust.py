@@ -28,6 +28,7 @@ from goemotions.registry import (
     references,
     registration,
     tracking,
+    trained,
     trust,
 )
 from goemotions.registry.bundle import BundleLocation
@@ -92,7 +93,7 @@ def test_another_location_is_refused(source: str, store: str, monkeypatch: pytes
 def test_a_source_in_another_store_is_refused_if_the_store_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(trust.STORE, "s3://goemotions/")
     for elsewhere in ("s3://theirs/", "s3://goemotions/deeper/", "s3://goemotions.theirs/", "/tmp/"):
-        with pytest.raises(UntrustedBundle, match=r"is not below models/ of s3://goemotions/; "):
+        with pytest.raises(UntrustedBundle, match=r"is not in s3://goemotions/; "):
             trust.require_source(version(elsewhere + IN_STORE))
 
 
@@ -296,6 +297,36 @@ def test_a_bundle_that_was_uploaded_to_mlflow_is_not_used(
         result = CliRunner().invoke(cli.commands, ["predict", "--model-name", "trust", "the lake"])
     assert isinstance(result.exception, UntrustedBundle)
     assert f"version {uploaded[way]} of trust is not used: its source" in str(result.exception)
+
+
+@pytest.mark.fault("version-forged")
+@pytest.mark.parametrize("has_keys", [True, False])
+@pytest.mark.parametrize("elsewhere", ["another run", "a bundle", "an alias", "MLflow's artifacts", "a folder"])
+def test_a_trained_model_is_not_fetched_from_where_mlflow_alone_says_that_it_is(
+    trusting: Registry, whole: Path, tmp_path: Path, elsewhere: str, has_keys: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The location is a tag of the run, which whoever can write to MLflow can change."""
+    if not has_keys:
+        monkeypatch.delenv(signature.TRUSTED_KEYS)
+    run = next(run for run in tracking.tags_of_runs("trust-2") if trained.LOCATION_TAG in run)
+    child, profile = trusting.locations[1].split("/")[-3], run[tracking.PROFILE_TAG]
+    download = ["model", "download", "--run", "trust-2", "--profile", profile, "--output", str(tmp_path / "out")]
+    location = {
+        "another run": layout.trained(STORE, "trust-1", profile),
+        "a bundle": trusting.locations[0],
+        "an alias": "champion-cpu",
+        "MLflow's artifacts": layout.trained("s3://goemotions/mlflow/1/artifacts/", "trust-2", profile),
+        "a folder": str(whole),
+    }[elsewhere]
+    client = mlflow.MlflowClient()
+    try:
+        client.set_tag(child, trained.LOCATION_TAG, location)
+        result = CliRunner().invoke(cli.commands, download)
+    finally:
+        client.set_tag(child, trained.LOCATION_TAG, run[trained.LOCATION_TAG])
+    assert isinstance(result.exception, UntrustedBundle), result.output
+    assert f"its location '{location}' in MLflow is not " in str(result.exception)
+    assert CliRunner().invoke(cli.commands, download).exit_code == 0
 
 
 def overwritten(trusting: Registry, change: Callable[[Path], None], scratch: Path) -> Iterator[str]:
