@@ -46,8 +46,10 @@ def write(output: Path, tool: str, names: Sequence[str], candidates: Sequence[Ca
     """Writes the candidates in the format of a tool, into a new folder.
 
     Raises:
-        DataError: the folder is not empty.
+        DataError: there are no candidates, or the folder is not empty.
     """
+    if not candidates:
+        raise DataError("there is no text to label: no answers are of that time, or all of them have feedback")
     if output.exists() and any(output.iterdir()):
         raise DataError(f"{output} is not empty: give another folder")
     output.mkdir(parents=True, exist_ok=True)

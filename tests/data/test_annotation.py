@@ -92,6 +92,17 @@ def test_texts_that_two_versions_label_differently_come_first(tmp_path: Path) ->
     assert [one.id for one in candidates] == ["middling", "uncertain", "certain-1"]
 
 
+def test_a_log_without_a_text_to_label_is_an_error(tmp_path: Path) -> None:
+    """A folder of no tasks would be imported as if there was nothing to do."""
+    blank = answer("blank", " ", {"joy": 0.5}, LABELS)
+    reader = logged(tmp_path, [*answers()[:1], blank], feedback("certain-1", "joy"))
+    assert choose(reader, 10)[1] == []
+    arguments = ["data", "to-label", "--log", tmp_path, "--format", "argilla", "--output", tmp_path / "to-label"]
+    with pytest.raises(DataError, match="there is no text to label: no answers are of that time, or all of them have feedback"):
+        CliRunner().invoke(commands, list(map(str, arguments)), catch_exceptions=False)
+    assert not (tmp_path / "to-label").exists()
+
+
 def test_disagreement_needs_two_versions(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no request that two versions answered"):
         choose(logged(tmp_path, answers()), 5, "disagreement")
