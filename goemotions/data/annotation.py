@@ -185,13 +185,22 @@ def _label_studio(task: Mapping[str, Any], now: float) -> Iterator[Labelled]:
 
 def _choices(result: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(
-        name for one in result if one["type"] == "choices" and one["from_name"] == QUESTION for name in one["value"]["choices"]
+        name
+        for one in result
+        if one["type"] == "choices" and one["from_name"] == QUESTION
+        for name in _names(one["value"]["choices"])
     )
 
 
+def _names(value: Any) -> tuple[str, ...]:
+    """The names of labels in a value, which is one name if the question allows a single label."""
+    return (value,) if value and isinstance(value, str) else tuple(value or ())
+
+
 def _label_studio_min(row: Mapping[str, Any], number: int, now: float) -> Iterator[Labelled]:
-    given = row[QUESTION]
-    labels = tuple(given["choices"]) if isinstance(given, dict) else (given,) if isinstance(given, str) else tuple(given)
+    # Annotations without a choice have no column of the question.
+    given = row.get(QUESTION) if "annotation_id" in row else row[QUESTION]
+    labels = _names(given["choices"] if isinstance(given, dict) else given)
     about = (
         str(row.get("answer_id") or f"task-{row.get('id', number)}"),
         int(row.get("answer_index") or 0),
@@ -208,7 +217,7 @@ def _argilla(
     about = (name, int(position)) if name and position.isdecimal() else (str(record["id"]), 0)
     for response in responses:
         if response.get("value") and response.get("status") in (None, "submitted"):
-            labels, predicted = tuple(response["value"]), tuple(suggestion.get("value") or ())
+            labels, predicted = _names(response["value"]), _names(suggestion.get("value"))
             yield Labelled(*about, str(suggestion.get("agent") or ""), text, now, labels, predicted)
 
 

@@ -267,6 +267,24 @@ def test_another_file_is_an_error(tmp_path: Path, content: str) -> None:
         list(read_export(tmp_path / "export.json"))
 
 
+CHOSEN = {"type": "choices", "from_name": "labels", "value": {"choices": "joy"}}
+
+
+@pytest.mark.parametrize(
+    ("row", "labels"),
+    [
+        ({"id": "a:0", "fields": {"text": "a"}, "responses": {"labels": [{"value": "joy"}]}, "suggestions": {}}, ["joy"]),
+        ({"data": {"text": "a"}, "annotations": [{"result": [CHOSEN]}]}, ["joy"]),
+        ({"text": "a", "annotation_id": 3, "annotator": 1}, []),
+        ({"text": "a", "labels": "", "annotation_id": 3}, []),
+    ],
+    ids=["one label in Argilla", "one label in Label Studio", "no choice in JSON-MIN", "an empty choice"],
+)
+def test_a_question_with_one_label_or_without_an_answer_is_read(tmp_path: Path, row: dict[str, Any], labels: list[str]) -> None:
+    (tmp_path / "export.json").write_text(json.dumps([row]))
+    assert [name for one in read_export(tmp_path / "export.json") for name in one.labels] == labels
+
+
 def test_a_position_without_end_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "export.jsonl").write_text('{"id": 1, "text": "a", "labels": ["joy"], "answer_index": 1e999}\n')
     with pytest.raises(DataError, match=r"export\.jsonl is no export of Label Studio or Argilla"):
