@@ -177,8 +177,8 @@ STORED: dict[str, tuple[Any, Callable[[str, Path], object]]] = {
         read_registered,
     ),
     "drift.json": (
-        dict.fromkeys(("model", "version", "from", "to", "source", "reference"), "x")
-        | {"rows": 3, "drifted": True, "tests": [], "quality": [], "missing": []},
+        dict.fromkeys(("model", "version", "from", "source", "reference"), "x")
+        | {"to": "2026-01-02T00:00:00+00:00", "rows": 3, "drifted": True, "tests": [], "quality": [], "missing": []},
         read_drift,
     ),
     "rollout.json": (asdict(replace(GOOD, steps=[5, 20], analysis=None)), read_rollout),

@@ -46,8 +46,10 @@ def write(output: Path, tool: str, names: Sequence[str], candidates: Sequence[Ca
     """Writes the candidates in the format of a tool, into a new folder.
 
     Raises:
-        DataError: the folder is not empty.
+        DataError: there are no candidates, or the folder is not empty.
     """
+    if not candidates:
+        raise DataError("there is no text to label: no answers are of that time, or all of them have feedback")
     if output.exists() and any(output.iterdir()):
         raise DataError(f"{output} is not empty: give another folder")
     output.mkdir(parents=True, exist_ok=True)
@@ -183,13 +185,22 @@ def _label_studio(task: Mapping[str, Any], now: float) -> Iterator[Labelled]:
 
 def _choices(result: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(
-        name for one in result if one["type"] == "choices" and one["from_name"] == QUESTION for name in one["value"]["choices"]
+        name
+        for one in result
+        if one["type"] == "choices" and one["from_name"] == QUESTION
+        for name in _names(one["value"]["choices"])
     )
 
 
+def _names(value: Any) -> tuple[str, ...]:
+    """The names of labels in a value, which is one name if the question allows a single label."""
+    return (value,) if value and isinstance(value, str) else tuple(value or ())
+
+
 def _label_studio_min(row: Mapping[str, Any], number: int, now: float) -> Iterator[Labelled]:
-    given = row[QUESTION]
-    labels = tuple(given["choices"]) if isinstance(given, dict) else (given,) if isinstance(given, str) else tuple(given)
+    # Annotations without a choice have no column of the question.
+    given = row.get(QUESTION) if "annotation_id" in row else row[QUESTION]
+    labels = _names(given["choices"] if isinstance(given, dict) else given)
     about = (
         str(row.get("answer_id") or f"task-{row.get('id', number)}"),
         int(row.get("answer_index") or 0),
@@ -206,7 +217,7 @@ def _argilla(
     about = (name, int(position)) if name and position.isdecimal() else (str(record["id"]), 0)
     for response in responses:
         if response.get("value") and response.get("status") in (None, "submitted"):
-            labels, predicted = tuple(response["value"]), tuple(suggestion.get("value") or ())
+            labels, predicted = _names(response["value"]), _names(suggestion.get("value"))
             yield Labelled(*about, str(suggestion.get("agent") or ""), text, now, labels, predicted)
 
 

@@ -125,7 +125,8 @@ def _find_labelled(reader: LogReader, seen: sqlite3.Connection) -> None:
 
 def _answers(reader: LogReader, versions: Mapping[str, Labels]) -> Iterator[Row]:
     for row in reader.rows(ANSWERS):
-        yield {**row, "chosen": _thresholds(versions, row).apply(row["scores"][None])[0]}
+        if row["text"].strip():
+            yield {**row, "chosen": _thresholds(versions, row).apply(row["scores"][None])[0]}
 
 
 def _uncertain(rows: Iterable[Row], versions: Mapping[str, Labels], by: str) -> Iterator[Worth]:

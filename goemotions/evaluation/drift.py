@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from goemotions import strict_json
@@ -95,6 +96,18 @@ class DriftReport:
         """The tests that are alarms."""
         return [test for test in self.tests if test.alarm]
 
+    @property
+    def ended(self) -> float | None:
+        """The end of the window, in seconds since the epoch; None if it has no times.
+
+        Raises:
+            ValueError: it is no time.
+        """
+        if not self.end:
+            return None
+        moment = datetime.fromisoformat(self.end)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
     def write(self, location: str) -> None:
         """Writes ``drift.json`` into a folder or S3 prefix."""
         content = dataclasses.asdict(self)
@@ -115,8 +128,11 @@ def read_report(location: str) -> DriftReport:
         strict_json.require(content, DriftReport, FILE)
         content["tests"] = [DriftTest(**test) for test in content["tests"]]
         content["quality"] = [LabelQuality(**row) for row in content["quality"]]
-        return DriftReport(**content)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        report = DriftReport(**content)
+        # That it is a time.
+        _ = report.ended
+        return report
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise DataError(f"{location} has no readable {FILE}: run `goemotions monitor` again") from error
 
 

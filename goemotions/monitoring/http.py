@@ -42,6 +42,8 @@ def get(url: str, body: bytes | None = None, headers: Mapping[str, str] = ACCEPT
             # `read1` does not notice that a response is cut.
             if response.length:
                 raise http.client.IncompleteRead(b"", response.length)
+    except urllib.error.HTTPError as error:
+        raise MonitoringUnavailable(f"{place} does not accept the request ({error}): check the address") from error
     except (OSError, http.client.HTTPException) as error:
         raise MonitoringUnavailable(f"{place} does not respond ({error}): check the address") from error
     return bytes(content)

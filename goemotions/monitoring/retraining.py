@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 from goemotions import defaults, strict_json
-from goemotions.errors import ModelError
+from goemotions.errors import BadArgument, ModelError
 from goemotions.evaluation import drift
 from goemotions.evaluation.drift import DriftReport
 from goemotions.registry import model_registry, promotion, tracking
@@ -23,6 +24,8 @@ from goemotions.registry.bundle import VARIANTS
 from goemotions.registry.model_registry import Version
 
 DAY = 86_400.0
+# In characters, of what a person gives as a reason; of a longer one the beginning is shown.
+LONGEST_REASON = 500
 # Of the MLflow run of a pipeline run, beside ``tracking.DECISION_TAG``: the kinds of the reasons, and the decision in words.
 KINDS_TAG, SENTENCE_TAG = "retraining.reasons", "retraining.why"
 
@@ -80,6 +83,9 @@ class Decision:
 class Policy:
     """Limits of the reasons.
 
+    Raises:
+        BadArgument: one is no number of days.
+
     Attributes:
         max_age_days: a champion that is as old is a reason, unless a version is younger; 0: age is no reason.
         drift_cooldown_days: on unchanged data, drift is a reason only if each version is older that was trained on this data because of
@@ -88,6 +94,12 @@ class Policy:
 
     max_age_days: float = defaults.MAX_AGE_DAYS
     drift_cooldown_days: float = defaults.DRIFT_COOLDOWN_DAYS
+
+    def __post_init__(self) -> None:
+        for name, days in vars(self).items():
+            # Against a negative number, or one that is none, every champion is too old.
+            if not 0 <= days < math.inf:
+                raise BadArgument(f"{name} is a number of days, not {days:g}")
 
 
 @dataclass(frozen=True)
@@ -198,8 +210,13 @@ def _drift(history: _History, digest: str, report: DriftReport | None, cooldown_
     if report is None:
         return "there is no drift report that can be read: no traffic was compared, or the report is damaged"
     subject = f"the drift report {f'up to {report.end}' if report.end else f'of {report.source}'}"
-    if report.version not in {champion.number for champion in history.champions}:
+    champion = next((one for one in history.champions if one.number == report.version), None)
+    if champion is None:
         return f"{subject} is of version {report.version}, which is no champion"
+    if report.ended is not None and report.ended < champion.created:
+        return (
+            f"{subject} is from before version {report.version} was registered: it is of another registry, or the clocks differ"
+        )
     if not report.drifted:
         return f"{subject} has no drift ({report.rows:,} texts)"
     # Batch outputs have no time: another report is one with other figures.
@@ -229,9 +246,11 @@ def _age(history: _History, max_age_days: float) -> Reason | str:
 
 
 def _manual(history: _History, manual: str) -> Reason | str:
-    if trained := history.trained_for("manual", manual):
-        return f"version {trained.number} was trained for the reason {manual!r}: give another one"
-    return Reason("manual", f"the reason given is {manual!r}", manual)
+    # MLflow cuts long tags.
+    key = manual if len(manual) <= LONGEST_REASON else hashlib.sha256(manual.encode()).hexdigest()
+    if trained := history.trained_for("manual", key):
+        return f"version {trained.number} was trained for the reason {manual[:LONGEST_REASON]!r}: give another one"
+    return Reason("manual", f"the reason given is {manual[:LONGEST_REASON]!r}", key)
 
 
 def _digest(version: Version) -> str:

@@ -92,6 +92,17 @@ def test_texts_that_two_versions_label_differently_come_first(tmp_path: Path) ->
     assert [one.id for one in candidates] == ["middling", "uncertain", "certain-1"]
 
 
+def test_a_log_without_a_text_to_label_is_an_error(tmp_path: Path) -> None:
+    """A folder of no tasks would be imported as if there was nothing to do."""
+    blank = answer("blank", " ", {"joy": 0.5}, LABELS)
+    reader = logged(tmp_path, [*answers()[:1], blank], feedback("certain-1", "joy"))
+    assert choose(reader, 10)[1] == []
+    arguments = ["data", "to-label", "--log", tmp_path, "--format", "argilla", "--output", tmp_path / "to-label"]
+    with pytest.raises(DataError, match="there is no text to label: no answers are of that time, or all of them have feedback"):
+        CliRunner().invoke(commands, list(map(str, arguments)), catch_exceptions=False)
+    assert not (tmp_path / "to-label").exists()
+
+
 def test_disagreement_needs_two_versions(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no request that two versions answered"):
         choose(logged(tmp_path, answers()), 5, "disagreement")
@@ -254,6 +265,24 @@ def test_another_file_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "export.json").write_text(content)
     with pytest.raises(DataError, match=r"export\.json is (no export of Label Studio or Argilla|damaged, or no JSON)"):
         list(read_export(tmp_path / "export.json"))
+
+
+CHOSEN = {"type": "choices", "from_name": "labels", "value": {"choices": "joy"}}
+
+
+@pytest.mark.parametrize(
+    ("row", "labels"),
+    [
+        ({"id": "a:0", "fields": {"text": "a"}, "responses": {"labels": [{"value": "joy"}]}, "suggestions": {}}, ["joy"]),
+        ({"data": {"text": "a"}, "annotations": [{"result": [CHOSEN]}]}, ["joy"]),
+        ({"text": "a", "annotation_id": 3, "annotator": 1}, []),
+        ({"text": "a", "labels": "", "annotation_id": 3}, []),
+    ],
+    ids=["one label in Argilla", "one label in Label Studio", "no choice in JSON-MIN", "an empty choice"],
+)
+def test_a_question_with_one_label_or_without_an_answer_is_read(tmp_path: Path, row: dict[str, Any], labels: list[str]) -> None:
+    (tmp_path / "export.json").write_text(json.dumps([row]))
+    assert [name for one in read_export(tmp_path / "export.json") for name in one.labels] == labels
 
 
 def test_a_position_without_end_is_an_error(tmp_path: Path) -> None:

@@ -23,6 +23,13 @@ def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert (stored["from"], stored["to"]) == (report.start, report.end)
 
 
+def test_a_report_of_no_time_is_a_named_error(tmp_path: Path) -> None:
+    for end in ("yesterday", "2026-13-01"):
+        DriftReport("goemotions", "7", "", end, 900, True, [], []).write(str(tmp_path))
+        with pytest.raises(DataError, match="run `goemotions monitor` again"):
+            drift.read_report(str(tmp_path))
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"from": "", "to": ""}', '{"from": "", "to": "", "tests": [1]}'])
 def test_a_damaged_report_is_a_named_error(tmp_path: Path, content: str) -> None:
     (tmp_path / drift.FILE).write_text(content)

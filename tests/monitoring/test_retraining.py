@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import retraining as simulation
 from benchmarks.retraining import Registry, drift_report
-from goemotions.errors import TrackingError
+from goemotions.errors import BadArgument, TrackingError
 from goemotions.monitoring.retraining import DAY, Decision, Policy, Reason, decide, decide_run
 from goemotions.registry import mlflow_client, model_registry, tracking
 
@@ -107,6 +107,34 @@ def test_a_drift_report_of_a_former_champion_is_no_reason(registry: Registry) ->
     registry.add(NOW + DAY, "old")
     decision = decide("old", report, model_name=registry.model_name, policy=POLICY, now=NOW + 2 * DAY)
     assert "is of version 1, which is no champion" in str(decision)
+
+
+def test_a_drift_report_from_before_the_version_is_that_of_another_registry(registry: Registry) -> None:
+    """MLflow's database was set up anew, and the store still has a report of a former version 1."""
+    former = drift_report("1", NOW - 30 * DAY, drifted=True)
+    decision = decide("old", former, model_name=registry.model_name, policy=POLICY, now=NOW)
+    assert "is from before version 1 was registered" in str(decision)
+    assert not decision.train
+
+
+def test_a_long_reason_is_remembered_as_others_are(registry: Registry, tmp_path: Path) -> None:
+    """MLflow cuts a tag after some thousand characters."""
+    manual = "because \U0001f600" * 2000
+    for _ in range(2):
+        decision = decide_run("long", "old", str(tmp_path), manual, registry.model_name, Policy(0))
+        assert decision.kinds == "manual"
+    registry.add(NOW, "old", decision, is_champion=False)
+    again = decide("old", None, manual, model_name=registry.model_name, policy=POLICY, now=NOW)
+    assert "was trained for the reason" in str(again)
+    assert decide("old", None, manual + ".", model_name=registry.model_name, policy=POLICY, now=NOW).kinds == "manual"
+
+
+@pytest.mark.parametrize("days", [-1.0, float("nan"), float("inf")])
+def test_limits_that_are_no_number_of_days_are_named_errors(days: float) -> None:
+    """They would train with every run of the schedule."""
+    for name in ("max_age_days", "drift_cooldown_days"):
+        with pytest.raises(BadArgument, match=f"{name} is a number of days, not "):
+            Policy(**{name: days})
 
 
 def test_new_data_trains_even_if_only_one_variant_has_a_champion_of_it(registry: Registry) -> None:

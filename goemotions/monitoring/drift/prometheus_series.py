@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import math
+import re
 from typing import Any
 
-from goemotions.errors import MonitoringUnavailable
+from goemotions.errors import BadArgument, MonitoringUnavailable
 from goemotions.monitoring import prometheus_api
 from goemotions.monitoring.drift.window import METRICS, Counts, Window, moment_of, seconds_of
 
@@ -25,8 +25,15 @@ def window(address: str, duration: str, service: str = "") -> Window:
         service: the InferenceService; empty for all servers that are scraped.
 
     Raises:
+        BadArgument: the time or the service has another form.
+        DataError: a value is none of a counter, such as NaN.
         MonitoringUnavailable: Prometheus does not respond, refuses the query, does not know the service, or could not scrape it.
     """
+    seconds = seconds_of(duration)
+    if not re.fullmatch(r"[a-z0-9.-]*", service):
+        raise BadArgument(
+            f"{service[:100]!r} is no name of an InferenceService: give one such as goemotions-cpu, or none for all"
+        )
     # Until a time that is still to come for Prometheus, a part of the window or all of it would be empty.
     end = prometheus_api.query(address, "vector(time())", lambda result: moment_of(result[0]["value"][1]))
     selector = f'{{{SERVICE}="{service}"}}' if service else ""
@@ -43,7 +50,7 @@ def window(address: str, duration: str, service: str = "") -> Window:
         if warnings:
             raise MonitoringUnavailable(f"{source}: no metrics of a predictor in the window: {warnings[0]}: try again later")
         _require_idle(address, duration, service, end, source)
-    return Window(counts, end - seconds_of(duration), end, source, tuple(dict.fromkeys(warnings)))
+    return Window(counts, end - seconds, end, source, tuple(dict.fromkeys(warnings)))
 
 
 def _require_idle(address: str, duration: str, service: str, end: float, source: str) -> None:
@@ -70,6 +77,5 @@ def _require_idle(address: str, duration: str, service: str, end: float, source:
 
 
 def _increases(name: str, result: Any) -> Counts:
-    """The series of an instant query for a counter; Prometheus returns NaN, too."""
-    values = [(one["metric"], float(one["value"][1])) for one in result]
-    return [(name, labels, value if math.isfinite(value) else 0.0) for labels, value in values]
+    """The series of an instant query for a counter."""
+    return [(name, one["metric"], float(one["value"][1])) for one in result]

@@ -17,13 +17,19 @@ ROWS, PREDICTIONS = "goemotions_scored_texts_total", "goemotions_predictions_tot
 TOTAL, PREDICTED = "goemotions_label_scores_total", "goemotions_predicted_label_scores_total"
 SCORES, TEXT_FEATURES = "goemotions_score_bins_total", "goemotions_text_features_total"
 METRICS = (ROWS, PREDICTIONS, TOTAL, PREDICTED, SCORES, TEXT_FEATURES)
+# A million per second for a day. With many more, the exact test takes hours.
+MOST_TEXTS = 1e11
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+LONGEST_SECONDS = 10 * 366 * 86400.0
 Counts = list[tuple[str, Mapping[str, str], float]]
 
 
 @dataclass(frozen=True)
 class Window:
     """Counters of some time, by name and labels.
+
+    Raises:
+        DataError: one grew as no counter does.
 
     Attributes:
         counts: how much each counter grew.
@@ -37,6 +43,12 @@ class Window:
     end: float
     source: str
     warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, _, value in self.counts:
+            # Not a number is in no range.
+            if not 0 <= value <= MOST_TEXTS:
+                raise DataError(f"{self.source}: {name} grew by {value:g}, which no counter does: look at what exports it")
 
     def versions(self) -> list[str]:
         """The versions that scored texts."""
@@ -53,10 +65,12 @@ class Window:
         Raises:
             DataError: other versions scored texts and this one is not known, or it has other labels.
         """
-        served, known = self.versions(), {labels.get("version", "") for name, labels, _ in self.counts if name == ROWS}
+        served = self.versions()
+        known = {labels.get("version", "") for name, labels, _ in self.counts if name == ROWS}
         if served and version not in known:
+            others = ", ".join(one or "(no name)" for one in served)
             raise DataError(
-                f"{self.source}: version {version} scored no text in the window ({', '.join(served)} did): compare with the bundle of "
+                f"{self.source}: version {version} scored no text in the window ({others} did): compare with the bundle of "
                 "that version, or give --version-number if the server has another name for it"
             )
         if version not in served:
@@ -102,11 +116,13 @@ def seconds_of(duration: str) -> float:
     """The seconds of a duration such as ``90s``, ``6h`` or ``1d``.
 
     Raises:
-        BadArgument: it has another form.
+        BadArgument: it has another form, or is longer than ten years.
     """
     if not (match := re.fullmatch(r"([1-9]\d*)([smhdw])", duration)):
         raise BadArgument(f"{duration!r} is not a duration: write a number and s, m, h, d or w, such as 1d")
-    return float(match[1]) * UNITS[match[2]]
+    if (seconds := float(match[1]) * UNITS[match[2]]) > LONGEST_SECONDS:
+        raise BadArgument(f"{duration[:50]} is longer than ten years: give a shorter time")
+    return seconds
 
 
 def utc(moment: float | None) -> str:

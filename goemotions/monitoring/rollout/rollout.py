@@ -134,7 +134,16 @@ def _unfinished(rollout: Rollout) -> State | None:
         # The process may have been killed before it changed the traffic.
         before = state.steps[state.step - 1] if state.step else 0
         state.require_traffic(seen, {state.percent, before})
+    if state.phase in (RUNNING, PROMOTING) and not state.is_trusted and not _is_promoted(rollout):
+        log.warning("%s%s is not signed by a trusted key: its evidence does not count", rollout.location, FILE)
+        state.phase, state.step, state.analysis, state.history = RUNNING, 0, None, []
     return state
+
+
+def _is_promoted(rollout: Rollout) -> bool:
+    """Whether the alias has moved already: then only the traffic is left."""
+    champion = promotion.champion(rollout.model_name, rollout.version.variant)
+    return champion is not None and champion.number == rollout.version.number
 
 
 def _begin(rollout: Rollout, gate: dict[str, Any]) -> State:

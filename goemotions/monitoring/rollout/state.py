@@ -1,26 +1,31 @@
 """The state of a rollout: a file in the store, from which an interrupted rollout goes on.
 
 Whoever can write to the store can change it. So the registry has a digest of what the gate has passed, and an interrupted rollout goes
-on only if both agree and what it would go back to was champion before.
+on only if both agree and what it would go back to was champion before. If there are trusted keys, the evidence of a state that none of
+them signed does not count.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from goemotions import strict_json
 from goemotions.deployment.traffic import Shares
-from goemotions.errors import ModelError, StorageError, TrafficChanged
+from goemotions.errors import ModelError, StorageError, TrafficChanged, UntrustedBundle
 from goemotions.registry import changes, model_registry, promotion, rollouts, trust
 from goemotions.registry.model_registry import Version
 from goemotions.registry.rollouts import Record
-from goemotions.storage import store
+from goemotions.storage import signature, store
 
-FILE = "rollout.json"
+log = logging.getLogger(__name__)
+
+# Within the file, so that both are written at once.
+FILE, SIGNATURE = "rollout.json", "signature"
 RUNNING, PROMOTING, PROMOTED = "running", "promoting", "promoted"
 ROLLING_BACK, ROLLED_BACK = "rolling back", "rolled back"
 ENDED = (PROMOTED, ROLLED_BACK)
@@ -46,6 +51,9 @@ class State:
         analysis: of the present step.
         started: when.
     """
+
+    # Of a state that was read: whether a trusted key has signed it, or there is none. It is not stored.
+    is_trusted = True
 
     version: str
     champion: str
@@ -103,20 +111,39 @@ def read(location: str) -> State | None:
     content = store.read(location, FILE)
     try:
         stored = strict_json.parse(content, FILE) if content else None
-        if stored is not None:
-            strict_json.require(stored, State, FILE)
-        state = None if stored is None else State(**stored)
-        if state and not state.is_valid:
+        if stored is None:
+            return None
+        signed = stored.pop(SIGNATURE, "")
+        strict_json.require(stored, State, FILE)
+        state = State(**stored)
+        if not (state.is_valid and isinstance(signed, str)):
             raise ValueError("a value is of another kind")
-    except (ValueError, TypeError) as error:
+        state.is_trusted = _is_trusted(stored, signed, location)
+    except (ValueError, TypeError, AttributeError) as error:
         raise StorageError(f"{location}{FILE} is damaged: {ANEW}") from error
     return state
 
 
 def write(location: str, name: str, state: State) -> None:
-    """Writes a state to a file at a location."""
+    """Writes a state to a file at a location, signed if there is a key."""
+    content = asdict(state)
+    signed = signature.sign(_statement(content), {"rollout": state.service})
+    stored = content | ({SIGNATURE: signed.decode()} if signed else {})
     # Without a local file: a full disk does not end a rollout.
-    store.write(location, name, json.dumps(asdict(state), indent=1).encode())
+    store.write(location, name, json.dumps(stored, indent=1).encode())
+
+
+def _statement(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, sort_keys=True).encode()
+
+
+def _is_trusted(content: dict[str, Any], signed: str, location: str) -> bool:
+    try:
+        checked = signature.verify(_statement(content), signed.encode() or None, f"{location}{FILE}")
+    except UntrustedBundle as error:
+        log.info("%s", error)
+        return False
+    return not checked.key or checked.identity == {"rollout": content["service"]}
 
 
 def unfinished(location: str, model_name: str, version: Version, service: str) -> State | None:

@@ -34,7 +34,6 @@ from goemotions.monitoring.drift.window import (
     TOTAL,
     Counts,
     Window,
-    seconds_of,
 )
 from goemotions.prediction import files, plans, shards
 from goemotions.prediction.predictor import Predictor
@@ -328,6 +327,18 @@ def of_counters(counters: dict[str, Counts]) -> Window:
     return Window([(name, *one) for name, listed in counters.items() for one in listed], None, 0.0, "a server")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -3.0, 1e12])
+@pytest.mark.parametrize("metric", [ROWS, TOTAL, SCORES])
+def test_what_no_counter_can_be_is_a_named_error_and_no_drift(predictor: Predictor, metric: str, value: float) -> None:
+    counters = prometheus.of_traffic(counted(predictor, USUAL), "7")
+    counters[metric] = [(counters[metric][0][0], value), *counters[metric][1:]]
+    with (
+        prometheus.serving(counters) as server,
+        pytest.raises(DataError, match=f"{metric} grew by .*, which no counter does: look"),
+    ):
+        prometheus_series.window(server.url, "1d")
+
+
 def test_labels_without_a_counter_are_a_named_error_and_no_drift(predictor: Predictor) -> None:
     counters = prometheus.of_traffic(counted(predictor, USUAL), "7")
     counters[PREDICTIONS] = counters[PREDICTIONS][1:]
@@ -451,10 +462,23 @@ def test_a_window_needs_one_source(arguments: tuple[str, ...], message: str) -> 
         run(*arguments)
 
 
-@pytest.mark.parametrize("duration", ["", "1", "0d", "1 d", "1y"])
-def test_a_window_of_an_unknown_form_is_a_named_error(duration: str) -> None:
-    with pytest.raises(BadArgument, match="is not a duration"):
-        seconds_of(duration)
+@pytest.mark.parametrize("duration", ["", "1", "0d", "1 d", "1y", "999999999999w"])
+def test_a_window_of_an_unknown_form_is_a_named_error_before_anything_is_asked(duration: str) -> None:
+    with pytest.raises(BadArgument, match=r"is not a duration|is longer than ten years"):
+        prometheus_series.window("http://127.0.0.1:9", duration)
+
+
+def test_a_service_that_no_cluster_can_have_is_a_named_error() -> None:
+    with pytest.raises(BadArgument, match="is no name of an InferenceService"):
+        prometheus_series.window("http://127.0.0.1:9", "1d", 'goemotions"} or up{job="')
+
+
+def test_a_server_that_refuses_is_not_said_to_be_away() -> None:
+    with (
+        prometheus.serving({}) as server,
+        pytest.raises(MonitoringUnavailable, match=r"does not accept the request \(HTTP Error 404"),
+    ):
+        server_scrapes.scrape(server.url)
 
 
 def test_what_is_no_prometheus_is_a_named_error(whole: Path) -> None:

@@ -41,10 +41,10 @@ from goemotions.monitoring.rollout.plan import Plan
 from goemotions.monitoring.rollout.sources import Scrape
 from goemotions.monitoring.rollout.state import State
 from goemotions.monitoring.rollout.version_traffic import VersionTraffic
-from goemotions.registry import changes, mlflow_client, model_registry, promotion, rollouts, tracking
+from goemotions.registry import changes, mlflow_client, model_registry, promotion, references, rollouts, tracking
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.promotion import Move
-from goemotions.storage import layout, lease, lock, s3, store
+from goemotions.storage import layout, lease, lock, s3, signature, store
 from pipelines import rollout as local
 from pipelines import stack as services
 from tests.support.champions import add, certain, stored
@@ -681,6 +681,69 @@ def test_a_state_that_is_not_the_registry_s_changes_nothing(service: Service, fi
         service.roll_out()
     assert service.shares == ("1", "2", 20)
     assert promotion.champion(service.model, "cpu") == model_registry.get_version(service.model, "1")
+
+
+@pytest.mark.fault("rollout-forged")
+def test_a_state_is_trusted_that_was_written_with_a_trusted_key_for_its_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("own", "other"):
+        signature.create_keys(tmp_path / name)
+    location, keys = f"{tmp_path}/store/", {name: str(tmp_path / name / signature.PRIVATE_FILE) for name in ("own", "other")}
+    state = State("2", "1", "local", [20, 50], asdict(EQUAL), history=[{"percent": 20}], analysis=ANALYSIS)
+
+    def is_trusted(writer: str, reader: str) -> bool:
+        monkeypatch.setenv(signature.SIGNING_KEY, keys.get(writer, ""))
+        rollout_state.write(location, rollout_state.FILE, state)
+        monkeypatch.setenv(signature.SIGNING_KEY, keys.get(reader, ""))
+        read = rollout_state.read(location)
+        assert read is not None
+        assert read.record() == state.record()
+        return read.is_trusted
+
+    pairs = (("own", "own"), ("other", "own"), ("", "own"), ("", ""), ("own", ""))
+    assert [is_trusted(*pair) for pair in pairs] == [True, False, False, True, True]
+    assert is_trusted("own", "own")
+    content = store.read(location, rollout_state.FILE) or b""
+    changes_of_it = {
+        "its step": (b'"step": 0', b'"step": 1'),
+        "its service": (b'"service": "local"', b'"service": "other"'),
+        "no text": (b'"signature": "', b'"signature": "x'),
+    }
+    for what, (before, after) in changes_of_it.items():
+        assert before in content, what
+        store.write(location, rollout_state.FILE, content.replace(before, after))
+        changed = rollout_state.read(location)
+        assert changed is not None
+        assert not changed.is_trusted, what
+
+
+@pytest.mark.slow
+@pytest.mark.fault("rollout-forged")
+@pytest.mark.parametrize("writer", ["own", "other", "nobody"])
+def test_evidence_that_no_trusted_key_has_signed_does_not_count(
+    complete: Service, writer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state by which the last step has been passed, of a version that fails."""
+    for name in ("own", "other"):
+        signature.create_keys(tmp_path / name)
+    key = tmp_path / "own" / signature.PRIVATE_FILE
+    monkeypatch.setenv(signature.SIGNING_KEY, str(key))
+    for number in ("1", "2"):
+        references.sign(number, complete.model)
+    monkeypatch.setenv(signature.SIGNING_KEY, str(key.parent.with_name(writer) / key.name) if writer != "nobody" else "")
+    complete.begun(phase=rollout_state.PROMOTING, step=1)
+    complete.servers.proxy.shares.update(canary="2", percent=50)
+    monkeypatch.setenv(signature.SIGNING_KEY, str(key))
+    complete.canary.errors = 0.5
+    if writer == "own":
+        assert complete.roll_out().after == "2"
+    else:
+        with pytest.raises(RolledBack, match=r"rolled back at 20% .*it fails more often"):
+            complete.roll_out()
+    assert promotion.champion(complete.model, "cpu") == model_registry.get_version(
+        complete.model, "2" if writer == "own" else "1"
+    )
 
 
 @pytest.mark.fault("rollout-forged")
