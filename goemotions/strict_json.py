@@ -28,7 +28,7 @@ def parse(content: bytes | str | None, name: str, most_bytes: int = MOST_BYTES) 
 
     Raises:
         BadJson: it is missing, too large, not UTF-8 or not JSON, is nested too deeply, names a value twice, or has a number that is
-            not finite or a whole one of more than 64 bits.
+            not finite; a whole one of more than 64 bits is a float.
     """
     if content is None:
         raise BadJson(f"{name} is missing")
@@ -144,11 +144,10 @@ def _finite(text: str) -> float:
     return value
 
 
-def _whole(text: str) -> int:
+def _whole(text: str) -> int | float:
     value = int(text[:21])
-    if value.bit_length() > 64:
-        raise ValueError(f"{text[:20]} has more than 64 bits")
-    return value
+    # transformers writes 10**30 for no limit, digit by digit.
+    return value if value.bit_length() <= 64 else _finite(text)
 
 
 def _require_flat(value: Any) -> None:

@@ -136,13 +136,13 @@ def test_the_hub_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with hub.serve({"team/data": tmp_path / "repository"}) as (address, _), in_front_of(address) as port:
         hub.use_hub(port.address, tmp_path / "cache", monkeypatch)
         port.away = 3
-        folder = sources._hub_snapshot("team/data", "main")
+        folder = sources._hub_snapshot("hub:team/data")
         assert (folder / "README.md").read_text() == "card"
         assert port.dropped == 3
         monkeypatch.setenv(outages.VARIABLE, "0.05")
         port.drop(1000)
         with pytest.raises(SourceUnreachable):
-            sources._hub_snapshot("team/other", None)
+            sources._hub_snapshot("hub:team/other")
 
 
 def test_an_outage_that_lasts_longer_is_a_named_error(away_store: Port, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

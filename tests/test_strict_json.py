@@ -64,7 +64,7 @@ def test_harmful_json_is_a_named_error(name: str, tmp_path: Path) -> None:
     assert len(str(raised.value)) < 400
 
 
-@pytest.mark.parametrize("value", [{"a": [1, -(2**63), 2**64 - 1, 1.5, None, True, "é", "😀"]}, [[[[]]]], "text", 0])
+@pytest.mark.parametrize("value", [{"a": [1, -(2**63), 2**64 - 1, 1.5, None, True, "é", "😀"]}, [[[[]]]], "text", 0, int(1e30)])
 def test_other_json_is_read_as_it_was_written(value: object, tmp_path: Path) -> None:
     for ascii_only in (True, False):
         (tmp_path / "a.json").write_text(json.dumps(value, ensure_ascii=ascii_only), encoding="utf-8")

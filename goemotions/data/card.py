@@ -5,11 +5,11 @@ Names of files may say something else. The card counts, as it does on the hub.
 
 from __future__ import annotations
 
-import contextlib
+import fnmatch
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,7 +18,8 @@ from goemotions.data.layout import Layout
 from goemotions.data.tables import holds_rows
 from goemotions.errors import DataError
 
-NAME = "README.md"
+# In place of the head of the card there may be a file of YAML alone.
+NAME, HEAD_ALONE = "README.md", ".huggingface.yaml"
 # Of what is read of a card, to the end of its head.
 MOST_BYTES = 2**20
 HEAD = re.compile(r"\A\ufeff?---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
@@ -50,9 +51,8 @@ def read(folder: Path, source: str, config: str = "") -> Card:
         DataError: the configuration is not there or not certain, or a split has no file, or files elsewhere.
     """
     folder = _with_card(folder)
-    head = _head(folder / NAME)
-    configs = [one for one in _objects(head.get("configs")) if isinstance(one.get("config_name"), str)]
-    chosen = _chosen(configs, source, config) if configs or config else {}
+    head = _head(folder)
+    chosen = _configuration(head, source, config)
     infos = _objects(head.get("dataset_info"))
     described = infos if len(infos) == 1 else [one for one in infos if one.get("config_name") == chosen.get("config_name")]
     class_names = dict(pair for one in described[:1] for pair in _class_names(one))
@@ -63,21 +63,47 @@ def read(folder: Path, source: str, config: str = "") -> Card:
     return Card(layout.find(base, source) if "data_dir" in chosen else None, class_names)
 
 
+def named(folder: Path, source: str, config: str, files: Iterable[str]) -> list[str] | None:
+    """Of the files of a repository, those that its card names, and maybe some more; None if it leaves them to their names.
+
+    Args:
+        folder: a folder with the card.
+        source, config: as for ``read``.
+        files: the names of the files, which need not be there.
+
+    Raises:
+        DataError: the configuration is not there or not certain, or names files elsewhere.
+    """
+    chosen = _configuration(_head(folder), source, config)
+    base = PurePosixPath(_within(chosen.get("data_dir") or ".", source))
+    if "data_files" not in chosen:
+        return [name for name in files if PurePosixPath(name).is_relative_to(base)] if "data_dir" in chosen else None
+    given = [str(base / _within(path, source)) for paths in _patterns(chosen, source).values() for path in paths]
+    # Here a * matches a / too, and without them, a folder in between.
+    patterns = [pattern.replace("**/", "*") for pattern in given]
+    return [name for name in files if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+
 def _with_card(folder: Path) -> Path:
-    """The folder, or the only one in it if the card is there, as in a zip of a repository."""
-    with contextlib.suppress(OSError):
-        inner = [*islice(folder.iterdir(), 2)]
-        if len(inner) == 1 and (inner[0] / NAME).is_file():
-            return inner[0]
-    return folder
+    """The folder, or the one below it that holds the card and all files of rows, as in a zip of a repository or a cache of the hub."""
+    if _head(folder) or not folder.is_dir() or not (rows := layout.tables_below(folder, str(folder), layout.DEPTH)):
+        return folder
+    within = Path(os.path.commonpath([path.parent for path in rows]))
+    places = [place for place in (within, *within.parents) if place.is_relative_to(folder) and _head(place)]
+    return places[-1] if places else folder
 
 
-def _head(path: Path) -> dict[str, Any]:
+def _head(folder: Path) -> dict[str, Any]:
+    """What the head of the card says, or a file in its place."""
+    return _yaml(folder / NAME, HEAD) | _yaml(folder / HEAD_ALONE, re.compile(r"(.*)", re.DOTALL))
+
+
+def _yaml(path: Path, pattern: re.Pattern[str]) -> dict[str, Any]:
     import yaml
 
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
-            match = HEAD.match(file.read(MOST_BYTES))
+            match = pattern.match(file.read(MOST_BYTES))
         # Only texts, lists and objects: what else YAML has could take all memory.
         content = yaml.load(match[1], yaml.BaseLoader) if match else None  # nosec B506 # it makes no other objects
     except (OSError, RecursionError, yaml.YAMLError):
@@ -89,9 +115,12 @@ def _objects(value: Any) -> list[dict[str, Any]]:
     return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, dict)]
 
 
-def _chosen(configs: list[dict[str, Any]], source: str, config: str) -> dict[str, Any]:
+def _configuration(head: Mapping[str, Any], source: str, config: str) -> dict[str, Any]:
+    configs = [one for one in _objects(head.get("configs")) if isinstance(one.get("config_name"), str)]
+    if not configs and not config:
+        return {}
     names = [one["config_name"] for one in configs]
-    defaults = [one for one in configs if one.get("default") == "true" or one["config_name"] == "default"]
+    defaults = [one for one in configs if _is_true(one.get("default")) or one["config_name"] == "default"]
     chosen = [one for one in configs if one["config_name"] == config] if config else configs if len(names) == 1 else defaults
     if len(chosen) != 1:
         raise DataError(
@@ -99,6 +128,10 @@ def _chosen(configs: list[dict[str, Any]], source: str, config: str) -> dict[str
             "(hub:<dataset>:<config>), or give the folder or the file of one"
         )
     return chosen[0]
+
+
+def _is_true(value: Any) -> bool:
+    return isinstance(value, str) and value.lower() in ("true", "yes", "on")
 
 
 def _patterns(config: Mapping[str, Any], source: str) -> dict[str, list[str]]:

@@ -195,8 +195,13 @@ ONE_HOT = Reading("one 0 or 1 per label", _fit_flags, _decode_flags)
 
 def by_own_names(own: Sequence[str]) -> Reading:
     """The reading of numbers whose names a file has itself, maybe in another order than the taxonomy; and of names."""
+    names_are_numbers = any(name.isdecimal() for name in own)
 
     def label(item: Any, parse: Parser) -> Any:
+        if isinstance(item, str) and item.isdecimal() and len(item) < 10:
+            if names_are_numbers and list(own) != [str(number) for number in range(len(own))]:
+                raise ValueError(f"{item!r} is the number of a label or a name: write names that are no numbers")
+            item = int(item)
         is_number = isinstance(item, int) and not isinstance(item, bool) and 0 <= item < len(own)
         return parse.index[own[item]] if is_number else parse.index.get(item, item) if isinstance(item, str) else item
 

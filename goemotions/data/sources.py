@@ -7,6 +7,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -28,6 +29,8 @@ from goemotions.storage.backend import File
 log = logging.getLogger(__name__)
 
 ID = "id"
+# At once, from the hub.
+DOWNLOADS = 8
 SPLIT_COLUMN = re.compile("(data[-_ ]?)?split|is[-_ ]?(train|training|test|val|valid|validation|dev|eval)", re.IGNORECASE)
 # What the cells of such a column have, whatever it is called.
 TRAIN = {*layout.NAMES["train"]}
@@ -124,8 +127,8 @@ def _unpacked(path: Path, name: str, scratch: Path) -> Path:
     return archives.unpack(path, name, scratch / "unpacked") if archives.is_archive(path) else path
 
 
-def _open_path(path: Path, name: str, revision: str, columns: Columns) -> Source:
-    described = card.read(path, name)
+def _open_path(path: Path, name: str, revision: str, columns: Columns, config: str = "") -> Source:
+    described = card.read(path, name, config)
     chosen = described.layout or layout.find(path, name)
     listed = [*chain(*chosen.files.values()), *filter(None, [chosen.label_names])]
     files = _as_they_are(listed)
@@ -155,7 +158,9 @@ def _open_files(
     class_names: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Source:
     """Opens the files of each split; ``class_names`` are those of files without names of their own."""
-    opened = {split or "train": [_open_file(path, columns, class_names) for path in paths] for split, paths in files.items()}
+    opened = {
+        split or "train": [_open_file(path, columns, class_names, names) for path in paths] for split, paths in files.items()
+    }
     for parts in opened.values():
         if not any(table.columns for table in parts):
             raise DataError(f"{parts[0].name} has no rows: it needs at least one row of text, labels and id")
@@ -196,12 +201,15 @@ def _split_value(cell: Any) -> str:
     return value if SPLIT_VALUE.fullmatch(value) else ""
 
 
-def _open_file(path: Path, columns: Columns, class_names: Mapping[str, tuple[str, ...]] | None) -> Table:
+def _open_file(
+    path: Path, columns: Columns, class_names: Mapping[str, tuple[str, ...]] | None, names: Sequence[str] | None
+) -> Table:
     table = tables.open_path(path, columns.text)
     if table.columns:
         _text_column(table, columns)
-    # Numbers in text files mean what emotions.txt says.
-    return replace(table, class_names=class_names or {}) if table.schema and not table.class_names else table
+    # Numbers in text files mean what emotions.txt says, if it is there.
+    is_named = table.class_names or (names is not None and not table.schema)
+    return table if is_named else replace(table, class_names=class_names or {})
 
 
 def _form(every: Sequence[Table], labelling: Labelling, columns: Columns, *, has_raters: bool) -> str:
@@ -271,44 +279,71 @@ def _made_id(prefix: str, text: str) -> str:
 
 
 def _open_hub(source: str, columns: Columns) -> Source:
-    name, _, revision = source.removeprefix("hub:").partition("@")
+    folder = _hub_snapshot(source)
+    if not any(tables.holds_rows(str(path.relative_to(folder))) for path in folder.rglob("*")):
+        raise DataError(
+            f"{source} has no file of rows that is read, and pickles and loading scripts are refused: prepare a folder instead"
+        )
+    _, config, _ = _hub_parts(source)
+    return _open_path(folder, source, folder.name, columns, config)
+
+
+def _hub_parts(source: str) -> tuple[str, str, str]:
+    """Name, configuration (maybe empty) and revision."""
+    name, _, revision = source.removeprefix(addresses.HUB).partition("@")
     name, _, config = name.partition(":")
-    folder = _hub_snapshot(name, revision or None)
-    if not any(folder.rglob("*.parquet")):
-        raise DataError(f"{source} has no Parquet files, and pickles and loading scripts are refused: prepare a folder instead")
-    described = card.read(folder, source, config)
-    chosen = described.layout or layout.find(folder, source)
-    return _open_files(chosen.files, None, source, folder.name, columns, described.class_names)
+    return name, config, revision or "main"
 
 
-def _hub_snapshot(name: str, revision: str | None) -> Path:
-    """The folder, named by its commit, with the data set's Parquet files and card; from the cache if the hub cannot be reached."""
+def _hub_snapshot(source: str) -> Path:
+    """The folder, named by its commit, with the files of rows and the card of a data set; from the cache if the hub cannot be reached.
+
+    A loading script or a pickle is not even downloaded.
+    """
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
+    name, config, revision = _hub_parts(source)
+    described = [card.NAME, card.HEAD_ALONE, layout.LABEL_NAMES]
     snapshot = functools.partial(
-        huggingface_hub.snapshot_download,
-        name,
-        repo_type="dataset",
-        revision=revision,
-        # Parquet and the card only: a loading script or a pickle is not even downloaded.
-        allow_patterns=["README.md", "*.parquet"],
+        huggingface_hub.snapshot_download, name, repo_type="dataset", revision=revision, allow_patterns=described
     )
 
-    def request() -> Path:
+    def describe() -> tuple[Path, list[str]]:
         # Without this request and its timeout, an unreachable hub would be retried for half a minute.
-        huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=outages.HUB_TIMEOUT_SECONDS)
-        return Path(snapshot())
+        info = huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=outages.HUB_TIMEOUT_SECONDS)
+        return Path(snapshot()), [file.rfilename for file in info.siblings or ()]
 
     try:
-        return outages.retry(request, outages.is_unavailable, "the hub")
+        folder, listed = outages.retry(describe, outages.is_unavailable, "the hub")
     except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise DataError(f"the hub has no data set {name} at revision {revision or 'main'}: check both names") from error
+        raise DataError(
+            f"the hub has no data set {name} at revision {revision}: check both names, and HF_TOKEN if it is private or gated"
+        ) from error
     except Exception as error:
         try:
             return Path(snapshot(local_files_only=True))
         except Exception:
-            raise SourceUnreachable(
-                f"the hub cannot be reached for {name}: use DATA=sample, a local folder (DATA=path/to/folder) "
-                "or DATA=s3://bucket/prefix/"
-            ) from error
+            raise _unreachable(name) from error
+    rows = _of_hub(folder, source, config, listed)
+    download = functools.partial(huggingface_hub.hf_hub_download, name, repo_type="dataset", revision=folder.name)
+    try:
+        with ThreadPoolExecutor(DOWNLOADS) as downloads:
+            outages.retry(lambda: list(downloads.map(download, rows)), outages.is_unavailable, "the hub")
+    # What is in the cache then lacks files.
+    except Exception as error:
+        raise _unreachable(name) from error
+    return folder
+
+
+def _unreachable(name: str) -> SourceUnreachable:
+    return SourceUnreachable(
+        f"the hub cannot be reached for {name}: use DATA=sample, a local folder (DATA=path/to/folder) or DATA=s3://bucket/prefix/"
+    )
+
+
+def _of_hub(folder: Path, source: str, config: str, listed: Sequence[str]) -> list[str]:
+    """Of the files of a data set, those to download: what its card names, or Parquet if it has any, since others may say the same."""
+    named = card.named(folder, source, config, listed)
+    rows = [file for file in (listed if named is None else named) if tables.holds_rows(file)]
+    return [file for file in rows if named or file.endswith(".parquet")] or rows

@@ -1,5 +1,6 @@
 """Folders as the hub has them, with a card that says which files are which split: cloned, in a bucket, or read from a hub."""
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -96,6 +97,39 @@ def test_a_card_in_a_zip_of_a_repository_counts_too(cloned: Path, tmp_path: Path
     assert texts(tmp_path / "dataset") == of(*SPLITS)
 
 
+@pytest.mark.fault("data-card")
+def test_the_card_in_a_cache_of_the_hub_counts_too(cloned: Path, tmp_path: Path) -> None:
+    """As the hub's library lays a data set out below ``~/.cache/huggingface/hub``."""
+    cache = tmp_path / "datasets--a--b"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text("0123abcd")
+    for number, path in enumerate(path for path in cloned.rglob("*") if path.is_file()):
+        blob, link = cache / "blobs" / str(number), cache / "snapshots" / "0123abcd" / path.relative_to(cloned)
+        blob.parent.mkdir(exist_ok=True)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(blob)
+        link.symlink_to(blob)
+    ingest(str(cache), tmp_path / "dataset")
+    assert texts(tmp_path / "dataset") == of(*SPLITS)
+
+
+@pytest.mark.fault("data-card")
+@pytest.mark.parametrize("default", ["True", "yes", "'true'"])
+def test_a_default_configuration_may_be_written_as_yaml_allows(cloned: Path, tmp_path: Path, default: str) -> None:
+    readme = cloned / "README.md"
+    readme.write_text(readme.read_text().replace("default: true", f"default: {default}"))
+    ingest(str(cloned), tmp_path / "dataset")
+    assert texts(tmp_path / "dataset") == of(*SPLITS)
+
+
+@pytest.mark.fault("data-card")
+def test_a_file_in_place_of_the_head_of_the_card_counts(cloned: Path, tmp_path: Path) -> None:
+    (cloned / "README.md").write_text("# A data set\n")
+    (cloned / ".huggingface.yaml").write_text(CONFIGS)
+    ingest(str(cloned), tmp_path / "dataset")
+    assert texts(tmp_path / "dataset") == of(*SPLITS)
+
+
 def test_a_configuration_of_the_hub_is_chosen_by_its_name(cloned: Path) -> None:
     chosen = card.read(cloned, "hub:a/b:raw", "raw").layout
     assert chosen is not None
@@ -104,8 +138,7 @@ def test_a_configuration_of_the_hub_is_chosen_by_its_name(cloned: Path) -> None:
     }
 
 
-def test_names_of_labels_are_read_from_the_card_if_the_files_have_none(tmp_path: Path) -> None:
-    head = """
+LABEL_NAMES = """
 dataset_info:
   features:
   - name: text
@@ -117,7 +150,39 @@ dataset_info:
           '0': zeal
           '1': calm
 """
-    folder = repository(tmp_path / "source", head)
+LINES = "".join(json.dumps({"text": f"text {number}", "labels": [number % 2]}) + "\n" for number in range(4))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("train.csv", "text,labels\ntext 0,0\ntext 1,1\ntext 2,zeal\ntext 3,[1]\n"),
+        ("train.jsonl", LINES),
+        ("train.tsv", "text\tlabels\ntext 0\t0\ntext 1\t1\ntext 2\t0\ntext 3\t1\n"),
+    ],
+)
+def test_names_of_labels_in_the_card_are_those_of_text_files_too(tmp_path: Path, name: str, content: str) -> None:
+    folder = repository(tmp_path / "source", LABEL_NAMES)
+    for split in SPLITS:
+        (folder / name.replace("train", split)).write_text(content)
+    assert ingest(str(folder), tmp_path / "dataset")["labels"] == ["zeal", "calm"]
+    assert load_dataset(tmp_path / "dataset")[0]["train"]["labels"][:] == [[0], [1], [0], [1]]
+    # Names that are listed beside the files say what their numbers mean.
+    (folder / "emotions.txt").write_text("calm\nzeal\n")
+    assert ingest(str(folder), tmp_path / "dataset")["labels"] == ["calm", "zeal"]
+
+
+def test_a_number_that_may_be_a_name_of_the_card_is_a_named_error(tmp_path: Path) -> None:
+    folder = repository(tmp_path / "source", LABEL_NAMES.replace("zeal", "1").replace("calm", "2"))
+    (folder / "train.csv").write_text("text,labels\ntext 0,1\n")
+    with pytest.raises(
+        DataError, match=r"train.csv, line 2: '1' is the number of a label or a name: write names that are no n"
+    ):
+        ingest(str(folder), tmp_path / "dataset")
+
+
+def test_names_of_labels_are_read_from_the_card_if_the_files_have_none(tmp_path: Path) -> None:
+    folder = repository(tmp_path / "source", LABEL_NAMES)
     for split in SPLITS:
         rows = pa.table({"text": [f"{split} {number}" for number in range(4)], "labels": [[0], [1], [0, 1], [1]]})
         (folder / f"{split}.parquet").write_bytes(parquet(rows))

@@ -818,7 +818,7 @@ from goemotions.errors import WorkflowError
 for number, source in enumerate(sys.argv[2:]):
     began = time.monotonic()
     try:
-        outcome = ingest(source, Path(sys.argv[1], str(number)))
+        outcome = {**ingest(source, folder := Path(sys.argv[1], str(number))), "folder": str(folder)}
     except WorkflowError as error:
         outcome = {"error": type(error).__name__, "message": str(error)}
     print(json.dumps({**outcome, "source": source, "seconds": time.monotonic() - began}))
@@ -830,11 +830,34 @@ HUB_SOURCES = (
     "hub:tests/good@nowhere",
     "hub:tests/good:other",
     "hub:tests/scripted",
+    "hub:tests/text:stars",
+    "hub:tests/text",
+    "hub:tests/lines",
+    "hub:tests/partly",
     "hub:tests/absent",
     "hub:tests/too/many/parts",
     "hub:tests/failing",
     "hub:tests/silent",
 )
+
+
+# The files of validation and test have each other's names.
+CARD = """---
+configs:
+- config_name: stars
+  data_files: stars.parquet
+- config_name: comments
+  default: true
+  data_files:
+  - {split: train, path: "data/train*"}
+  - {split: validation, path: "**/test*.tsv"}
+  - {split: test, path: "data/validation*"}
+dataset_info:
+- config_name: comments
+  features:
+  - {name: labels, sequence: {class_label: {names: {"0": calm, "1": dread, "2": glee}}}}
+---
+"""
 
 
 @dataclass(frozen=True)
@@ -850,13 +873,27 @@ class HubRun:
 def hub(tmp_path_factory: pytest.TempPathFactory) -> HubRun:
     folder = tmp_path_factory.mktemp("hub")
     script = {"README.md": b"---\nlicense: mit\n---\n", "load.py": b"raise SystemExit(9)", "train.pkl": b"no pickle"}
-    for name in ("good", "scripted"):
+    for name in ("good", "scripted", "text", "lines", "partly"):
         (folder / name / "data").mkdir(parents=True)
         for file, content in script.items():
             (folder / name / file).write_bytes(content)
     for split, rows in (("train", TRAIN), ("validation", DEV), ("test", TEST)):
         hugging_face(rows, folder / "good" / "data" / f"{split}-00000-of-00001.parquet")
-    repositories = {f"tests/{name}": folder / name for name in ("good", "scripted")}
+        # Text beside it may hold the same rows.
+        (folder / "good" / "data" / f"{split}.tsv").write_bytes(tsv(rows))
+        (folder / "text" / "data" / f"{split} of [all].tsv").write_bytes(b"text\tlabels\tid\n" + tsv(rows))
+        (folder / "lines" / f"{split}.jsonl").write_bytes(
+            b"".join(
+                json.dumps({"text": text, "labels": [NAMES[n] for n in labels], "id": i}).encode() + b"\n"
+                for text, labels, i in rows
+            )
+        )
+    (folder / "text" / "stars.parquet").write_bytes(EMPTY_PARQUET)
+    (folder / "text" / "README.md").write_text(CARD, encoding="utf-8")
+    shutil.copytree(folder / "lines", folder / "partly", dirs_exist_ok=True)
+    (folder / "partly" / "refused").mkdir()
+    (folder / "partly" / "test.jsonl").rename(folder / "partly" / "refused" / "test.jsonl")
+    repositories = {f"tests/{name}": folder / name for name in ("good", "scripted", "text", "lines", "partly")}
     with stand_in.serve(repositories, COMMIT) as (address, requested):
         return HubRun(ingest_each(HUB_SOURCES, address, folder), requested, folder)
 
@@ -883,11 +920,39 @@ def test_a_source_on_the_hub_becomes_the_same_dataset(hub: HubRun, source: str) 
     assert hub.outcomes[source]["digest"] == digest(*canonical(TRAIN))
 
 
+def fetched(hub: HubRun, name: str) -> set[str]:
+    """What was downloaded of a data set."""
+    paths = (path.partition(f"/{name}/resolve/")[2] for path in hub.requested)
+    return {path.partition("/")[2] for path in paths if path}
+
+
 @pytest.mark.fault("data-code")
 def test_scripts_and_pickles_on_the_hub_are_not_downloaded(hub: HubRun) -> None:
-    fetched = {path.rpartition("/")[2] for path in hub.requested if "/resolve/" in path}
-    assert "train-00000-of-00001.parquet" in fetched
-    assert not [name for name in fetched if not name.endswith((".parquet", ".md"))]
+    rows = {f"data/{split}-00000-of-00001.parquet" for split in ("train", "validation", "test")}
+    assert fetched(hub, "tests/good") - {"README.md"} == rows
+    assert fetched(hub, "tests/scripted") - {"README.md"} == set()
+
+
+def test_text_files_on_the_hub_are_read_by_what_its_card_says(hub: HubRun) -> None:
+    outcome = hub.outcomes["hub:tests/text"]
+    assert outcome.get("message") is None
+    assert outcome["labels"] == list(NAMES)
+    read = load_dataset(Path(outcome["folder"]))[0]
+    assert {split: rows["text"][:] for split, rows in read.items()} == {
+        split: [text for text, *_ in rows] for split, rows in (("train", TRAIN), ("validation", TEST), ("test", DEV))
+    }
+    assert [row["labels"] for row in read["train"]] == [sorted(labels) for _, labels, _ in TRAIN]
+    rows = {f"data/{split} of [all].tsv" for split in ("train", "validation", "test")}
+    assert fetched(hub, "tests/text") - {"README.md"} == rows | {"stars.parquet"}
+    assert (
+        hub.outcomes["hub:tests/text:stars"]["message"]
+        == "stars.parquet has no rows: it needs at least one row of text, labels and id"
+    )
+
+
+def test_text_files_on_the_hub_are_read_by_their_names(hub: HubRun) -> None:
+    assert hub.outcomes["hub:tests/lines"].get("message") is None
+    assert hub.outcomes["hub:tests/lines"]["digest"] == digest(*canonical(TRAIN))
 
 
 @pytest.mark.fault("data-incomplete", "data-code")
@@ -898,7 +963,10 @@ def test_scripts_and_pickles_on_the_hub_are_not_downloaded(hub: HubRun) -> None:
         ("hub:tests/absent", "the hub has no data set tests/absent at revision main: check both names"),
         ("hub:tests/too/many/parts", "'hub:tests/too/many/parts' names no data set of the hub: write hub:"),
         ("hub:tests/good:other", "hub:tests/good:other has the configurations none by its README.md: name one of them"),
-        ("hub:tests/scripted", "hub:tests/scripted has no Parquet files, and pickles and loading scripts are refused"),
+        (
+            "hub:tests/scripted",
+            "hub:tests/scripted has no file of rows that is read, and pickles and loading scripts are refused",
+        ),
     ],
     ids=["revision", "name", "no name", "configuration", "script and pickle"],
 )
@@ -916,6 +984,11 @@ def test_a_hub_that_cannot_be_reached_is_a_named_error_within_seconds(hub: HubRu
     assert "local folder" in outcome["message"]
     assert "s3://bucket/prefix/" in outcome["message"]
     assert outcome["seconds"] < 10
+
+
+@pytest.mark.fault("hub-unreachable")
+def test_a_split_that_cannot_be_downloaded_is_not_drawn_from_train(hub: HubRun) -> None:
+    assert hub.outcomes["hub:tests/partly"]["error"] == SourceUnreachable.__name__
 
 
 @pytest.mark.fault("hub-unreachable")

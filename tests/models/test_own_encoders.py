@@ -82,6 +82,25 @@ def test_weights_without_a_pooler_get_a_new_one(
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in one.state_dict().items())
 
 
+@pytest.mark.parametrize("model_type", REPOSITORIES)
+def test_a_folder_that_transformers_saved_is_read(
+    model_type: ModelType, repository: Callable[[ModelType], Path], taxonomy: Taxonomy, tmp_path: Path
+) -> None:
+    """As docs/models.md converts one. Without a length, the tokenizer has one of 31 digits; a token was added to the vocabulary."""
+    folder, saved = repository(model_type), tmp_path / "saved"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, model_max_length=int(1e30))
+    tokenizer.add_tokens(["<url>"])
+    encoder = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32)
+    encoder.resize_token_embeddings(len(tokenizer))
+    encoder.save_pretrained(saved)
+    tokenizer.save_pretrained(saved)
+    assert '"model_max_length": 1000000000000000019884624838656' in (saved / "tokenizer_config.json").read_text()
+    profile = profile_of(model_type)
+    assert torch.equal(states(build_classifier(profile, taxonomy, weights=str(saved))), states(encoder))
+    ours = load_tokenizer(profile, str(saved))
+    assert ours("a lake <url>").input_ids == tokenizer("a lake <url>").input_ids
+
+
 def test_weights_in_shards_are_read(repository: Callable[[ModelType], Path], taxonomy: Taxonomy, tmp_path: Path) -> None:
     folder = repository("bert")
     whole = build_classifier(profile_of("bert", pooling="mean"), taxonomy, weights=str(folder))
@@ -314,6 +333,14 @@ def adapter(folder: Path) -> Path:
     return folder
 
 
+def hub_cache(folder: Path) -> Path:
+    """As the hub's library lays a model out below ``~/.cache/huggingface/hub``."""
+    cache = folder.parent / "models--a--b"
+    (cache / "snapshots").mkdir(parents=True)
+    folder.rename(cache / "snapshots" / "0123abcd")
+    return cache
+
+
 @pytest.mark.fault("weights-unusable")
 @pytest.mark.parametrize(
     ("change", "message"),
@@ -327,13 +354,20 @@ def adapter(folder: Path) -> Path:
             "/tokenizer.json is a pointer of Git LFS, .* `git lfs pull` in",
         ),
         (adapter, " holds an adapter, not a whole model: .*merge_and_unload"),
-        (lambda folder: folder.parent, "/config.json is missing: .*for an encoder one with config.json, model.safetens"),
+        (
+            lambda folder: folder.parent,
+            "/config.json is missing: .*for an encoder one with config.json, .*, such as {folder}/bert$",
+        ),
+        (
+            hub_cache,
+            "/config.json is missing: .*for an encoder one with config.json, .*, such as {folder}/snapshots/0123abcd$",
+        ),
     ],
-    ids=["weights in Git LFS", "tokenizer in Git LFS", "adapter", "folder around it"],
+    ids=["weights in Git LFS", "tokenizer in Git LFS", "adapter", "folder around it", "cache of the hub"],
 )
 def test_a_folder_that_is_no_encoder_says_what_to_give(
     change: Callable[[Path], Path], message: str, repository: Callable[[ModelType], Path], taxonomy: Taxonomy
 ) -> None:
     folder = change(repository("bert"))
-    with pytest.raises(ModelError, match=f"{folder}{message}"):
+    with pytest.raises(ModelError, match=f"{folder}{message.replace('{folder}', str(folder))}"):
         build_classifier(profile_of("bert"), taxonomy, weights=str(folder))

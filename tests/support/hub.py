@@ -27,7 +27,7 @@ def serve(repositories: Mapping[str, Path], commit: str = "") -> Iterator[tuple[
     """Serves repositories, each with the files of a folder. Yields the hub's address and the requested paths.
 
     They have one commit, or every revision if it is not given. Requests for names that begin with ``failing`` are responded to
-    with 503, those for ``silent`` not at all.
+    with 503, those for ``silent`` not at all, and files in a folder ``refused`` with 403.
     """
     requested: list[str] = []
     ended = threading.Event()
@@ -45,6 +45,8 @@ def serve(repositories: Mapping[str, Path], commit: str = "") -> Iterator[tuple[
                 self.close_connection = True
             elif "/failing" in path:
                 self.send(503)
+            elif "/refused/" in path:
+                self.send(403)
             elif not name:
                 self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
             elif commit and revision not in (commit, "main"):
@@ -58,9 +60,11 @@ def serve(repositories: Mapping[str, Path], commit: str = "") -> Iterator[tuple[
             folder = repositories[name]
             if kind == "resolve":
                 return (folder / file).read_bytes()
-            if kind == "revision":
-                return json.dumps({"id": name, "sha": sha, "siblings": []}).encode()
             sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+            if kind == "revision":
+                return json.dumps(
+                    {"id": name, "sha": sha, "siblings": [{"rfilename": path} for path in sorted(sizes)]}
+                ).encode()
             return json.dumps(
                 [{"type": "file", "path": path, "size": sizes[path], "oid": "0"} for path in sorted(sizes)]
             ).encode()
