@@ -30,6 +30,8 @@ import psutil
 
 from benchmarks import random_weights, sections
 from benchmarks.measuring import peak_mib, provenance
+from benchmarks.steps import after_training
+from goemotions.registry.bundle import VARIANTS
 from goemotions.storage import manifest
 from pipelines import stack
 
@@ -41,7 +43,6 @@ LONG_ROWS, LONG_WORDS = 16, 120
 BATCH, EPOCHS = 16, 2
 # Below this much free memory a step is stopped: other processes of the machine need it.
 LEAST_FREE = 2**30
-ENGINES = {"gpu": "torch", "cpu": "openvino-int8"}
 HEADER = ("step", "model", "seconds", "peak MiB")
 
 
@@ -151,18 +152,9 @@ class Rehearsal:
 
     def model(self, model: str) -> None:
         """All steps of one profile."""
-        folder = self.folder / model
         self.train(model)
-        data = ("--dataset", str(self.dataset), "--model", str(folder / "model"))
-        self.step("export", model, "export", *data, "--output", str(folder / "onnx"))
-        for variant, engine in ENGINES.items():
-            outputs = [word for split in ("validation", "test") for word in (f"--{split}", str(folder / variant / split))]
-            self.step(
-                f"evaluate ({variant})", model, "evaluate", *data, "--onnx", str(folder / "onnx"), "--engine", engine, *outputs
-            )
-            validation = ("--validation", str(folder / variant / "validation"))
-            thresholds = str(folder / variant / "thresholds")
-            self.step(f"tune-thresholds ({variant})", model, "tune-thresholds", *validation, "--output", thresholds)
+        for title, arguments in after_training(self.dataset, self.folder / model):
+            self.step(title, model, *arguments)
 
     def register(self, model: str) -> None:
         folder = str(self.folder / model)
@@ -198,7 +190,7 @@ class Rehearsal:
             for model in models:
                 self.model(model)
                 self.register(model)
-                for variant in ENGINES:
+                for variant in VARIANTS:
                     self.serve(model, variant)
 
 
