@@ -170,7 +170,7 @@ class Rehearsal:
         arguments = ["serve", "--bundle", f"champion-{variant}", "--model-name", f"rehearsal-{model}", "--port", str(port)]
         process = self.start(["goemotions.cli", *arguments], self.folder / "logs" / f"serve-{model}-{variant}.log")
         try:
-            answer = _ask(process, port)
+            answer = _ask(process, port, f"rehearsal-{model}")
             seconds = time.perf_counter() - started
         finally:
             process.popen.terminate()
@@ -210,18 +210,25 @@ def write_rows(folder: Path) -> None:
         (folder / f"{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def _ask(process: Process, port: int) -> dict[str, list[object]]:
-    """The answer to a request, as soon as the server gives one."""
+def _ask(process: Process, port: int, name: str) -> dict[str, list[object]]:
+    """The answer of a model of this name to a request, as soon as its server is ready.
+
+    Raises:
+        StepFailed: the server ended, or refused the request.
+    """
     body = json.dumps({"instances": ["thank you so much!", "what a day"]}).encode()
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/models/goemotions:predict", body, {"Content-Type": "application/json"}
-    )
-    while process.is_running():
-        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=60) as response:  # nosec B310 # loopback
+    address = f"http://127.0.0.1:{port}"
+    while not stack.responds(f"{address}/v2/health/ready"):
+        if not process.is_running():
+            raise StepFailed(f"the server ended: {_end_of(process.log)}")
+        time.sleep(0.1)
+    request = urllib.request.Request(f"{address}/v1/models/{name}:predict", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:  # nosec B310 # loopback
             answer: dict[str, list[object]] = json.load(response)
             return answer
-        time.sleep(0.1)
-    raise StepFailed(f"the server ended: {_end_of(process.log)}")
+    except OSError as error:
+        raise StepFailed(f"the server refused a request ({error}): {_end_of(process.log)}") from error
 
 
 def _end_of(log: Path) -> str:
