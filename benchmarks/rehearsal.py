@@ -30,6 +30,8 @@ import psutil
 
 from benchmarks import random_weights, sections
 from benchmarks.measuring import peak_mib, provenance
+from benchmarks.steps import after_training
+from goemotions.registry.bundle import VARIANTS
 from goemotions.storage import manifest
 from pipelines import stack
 
@@ -41,7 +43,6 @@ LONG_ROWS, LONG_WORDS = 16, 120
 BATCH, EPOCHS = 16, 2
 # Below this much free memory a step is stopped: other processes of the machine need it.
 LEAST_FREE = 2**30
-ENGINES = {"gpu": "torch", "cpu": "openvino-int8"}
 HEADER = ("step", "model", "seconds", "peak MiB")
 
 
@@ -151,18 +152,9 @@ class Rehearsal:
 
     def model(self, model: str) -> None:
         """All steps of one profile."""
-        folder = self.folder / model
         self.train(model)
-        data = ("--dataset", str(self.dataset), "--model", str(folder / "model"))
-        self.step("export", model, "export", *data, "--output", str(folder / "onnx"))
-        for variant, engine in ENGINES.items():
-            outputs = [word for split in ("validation", "test") for word in (f"--{split}", str(folder / variant / split))]
-            self.step(
-                f"evaluate ({variant})", model, "evaluate", *data, "--onnx", str(folder / "onnx"), "--engine", engine, *outputs
-            )
-            validation = ("--validation", str(folder / variant / "validation"))
-            thresholds = str(folder / variant / "thresholds")
-            self.step(f"tune-thresholds ({variant})", model, "tune-thresholds", *validation, "--output", thresholds)
+        for title, arguments in after_training(self.dataset, self.folder / model):
+            self.step(title, model, *arguments)
 
     def register(self, model: str) -> None:
         folder = str(self.folder / model)
@@ -178,7 +170,7 @@ class Rehearsal:
         arguments = ["serve", "--bundle", f"champion-{variant}", "--model-name", f"rehearsal-{model}", "--port", str(port)]
         process = self.start(["goemotions.cli", *arguments], self.folder / "logs" / f"serve-{model}-{variant}.log")
         try:
-            answer = _ask(process, port)
+            answer = _ask(process, port, f"rehearsal-{model}")
             seconds = time.perf_counter() - started
         finally:
             process.popen.terminate()
@@ -198,7 +190,7 @@ class Rehearsal:
             for model in models:
                 self.model(model)
                 self.register(model)
-                for variant in ENGINES:
+                for variant in VARIANTS:
                     self.serve(model, variant)
 
 
@@ -218,18 +210,25 @@ def write_rows(folder: Path) -> None:
         (folder / f"{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def _ask(process: Process, port: int) -> dict[str, list[object]]:
-    """The answer to a request, as soon as the server gives one."""
+def _ask(process: Process, port: int, name: str) -> dict[str, list[object]]:
+    """The answer of a model of this name to a request, as soon as its server is ready.
+
+    Raises:
+        StepFailed: the server ended, or refused the request.
+    """
     body = json.dumps({"instances": ["thank you so much!", "what a day"]}).encode()
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/models/goemotions:predict", body, {"Content-Type": "application/json"}
-    )
-    while process.is_running():
-        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=60) as response:  # nosec B310 # loopback
+    address = f"http://127.0.0.1:{port}"
+    while not stack.responds(f"{address}/v2/health/ready"):
+        if not process.is_running():
+            raise StepFailed(f"the server ended: {_end_of(process.log)}")
+        time.sleep(0.1)
+    request = urllib.request.Request(f"{address}/v1/models/{name}:predict", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:  # nosec B310 # loopback
             answer: dict[str, list[object]] = json.load(response)
             return answer
-        time.sleep(0.1)
-    raise StepFailed(f"the server ended: {_end_of(process.log)}")
+    except OSError as error:
+        raise StepFailed(f"the server refused a request ({error}): {_end_of(process.log)}") from error
 
 
 def _end_of(log: Path) -> str:

@@ -27,6 +27,7 @@ import psutil
 
 from benchmarks import load
 from benchmarks.measuring import machine
+from benchmarks.steps import after_training
 from goemotions.defaults import BUCKET, MODEL_NAME
 from goemotions.errors import IntegrityError, StorageError
 from goemotions.registry import mlflow_client, tracking, trust
@@ -103,13 +104,8 @@ def prepare(folder: Path) -> None:
     dataset, candidate, log = folder / "dataset", folder / "candidate", folder / "prepare.log"
     run("ingest", "--source", "sample", "--output", dataset, log=log)
     run("train", "--dataset", dataset, "--output", candidate / "model", *TRAINING, log=log)
-    run("export", "--dataset", dataset, "--model", candidate / "model", "--output", candidate / "onnx", log=log)
-    for variant, engine in (("gpu", "torch"), ("cpu", "openvino-int8")):
-        outputs = [f"--{split}={candidate / variant / split}" for split in ("validation", "test")]
-        common = ("--dataset", dataset, "--model", candidate / "model", "--onnx", candidate / "onnx")
-        run("evaluate", *common, "--engine", engine, *outputs, log=log)
-        fitted = ("--validation", candidate / variant / "validation", "--output", candidate / variant / "thresholds")
-        run("tune-thresholds", *fitted, log=log)
+    for _, arguments in after_training(dataset, candidate):
+        run(*arguments, log=log)
     _finish(register(folder, "soak-0", log), "register", log)
     run("model", "download", "champion-cpu", "--model-name", MODEL, "--output", folder / "bundle", log=log)
 

@@ -29,7 +29,7 @@ class ServerError(WorkflowError):
     """Kubeflow Pipelines has no address, does not respond, or refuses."""
 
 
-class ServerAway(ServerError):
+class ServerUnavailable(ServerError):
     """Kubeflow Pipelines does not respond now; it may later."""
 
 
@@ -111,7 +111,7 @@ def translate_errors(connection: Connection) -> Iterator[None]:
     """Turns errors of requests into named errors.
 
     Raises:
-        ServerAway: the server does not respond, or returns a status from 500.
+        ServerUnavailable: the server does not respond, or returns a status from 500.
         ServerError: it refuses.
     """
     try:
@@ -119,7 +119,7 @@ def translate_errors(connection: Connection) -> Iterator[None]:
     except WorkflowError:
         raise
     except urllib3.exceptions.HTTPError as error:
-        raise ServerAway(
+        raise ServerUnavailable(
             f"Kubeflow Pipelines does not respond at {connection.place()}: start it or fix the endpoint"
         ) from error
     except kfp_server_api.ApiException as error:
@@ -128,7 +128,7 @@ def translate_errors(connection: Connection) -> Iterator[None]:
             403: "the account has no permission for this: check KF_PIPELINES_NAMESPACE and the token",
             404: "check the endpoint and KF_PIPELINES_NAMESPACE",
         }.get(error.status, "fix what it says")
-        kind = ServerAway if error.status >= 500 else ServerError
+        kind = ServerUnavailable if error.status >= 500 else ServerError
         raise kind(f"{connection.place()} refuses ({error.status}, {_reason(error)}): {advice}") from error
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]

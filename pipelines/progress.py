@@ -17,7 +17,7 @@ from typing import Any
 import kfp_server_api
 
 from goemotions.errors import WorkflowError
-from pipelines.client import ServerAway, ServerError, translate_errors
+from pipelines.client import ServerError, ServerUnavailable, translate_errors
 from pipelines.submit import Run
 
 # Drivers, the pods of executors, and groups of nodes.
@@ -181,7 +181,7 @@ class Progress:
                 with translate_errors(self.run.connection):
                     current = self.run.client.get_run(self.run.run_id)
                 reached = time.monotonic()
-            except ServerAway:
+            except ServerUnavailable:
                 if time.monotonic() - reached > UNAVAILABLE_SECONDS:
                     raise
             else:

@@ -16,7 +16,6 @@ from goemotions.deployment.cluster import Cluster
 from goemotions.deployment.inference_service import ServiceStatus
 from goemotions.errors import ClusterUnavailable, DeploymentError
 
-HTTP_PORT = 8080
 POLL_SECONDS = 0.2
 
 
@@ -109,7 +108,7 @@ class KServeSplit:
 
     def targets(self) -> list[str]:
         addresses = [pod["status"].get("podIP") for pod in self._cluster.pods(self.name)]
-        return [f"http://{address}:{HTTP_PORT}" for address in addresses if address]
+        return [f"http://{address}:{defaults.PORT}" for address in addresses if address]
 
 
 class ProxySplit:
@@ -156,7 +155,7 @@ class ProxySplit:
         request = urllib.request.Request(f"{self._address}/-/shares", body, method=method)
         try:
             with urllib.request.urlopen(request, timeout=10) as response:  # nosec B310 # the address of a server
-                content: dict[str, Any] = strict_json.load(response, "the answer")
+                content: dict[str, Any] = strict_json.load(response, "the response")
                 return content
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise ClusterUnavailable(f"the proxy at {self._address} does not respond: {error}") from error

@@ -89,16 +89,20 @@ def train(
     with load(dataset, profile, options.weights) as material, hardware.memory_errors(), stop_signal() as stopped:
         targets = material.targets(profile)
         fit_network = functools.partial(fit, material, options, stopped)
-        named = teachers.scores_of(dataset, options.teachers)
+        # Those of a taught Dataset; without them, the profile trains its own teachers, if it has any.
+        scores, records = teachers.scores_of(dataset, options.teachers) or (None, [])
         rows = len(material.texts)
-        own = round(options.transfer_texts * rows) if profile.hyperparameters.teachers else 0
-        made = material.transfer(len(named[0]) - rows if named else own)
-        scores, records = named or distillation.train_teachers(
-            fit_network, profile, targets, made, options.seed, options.checkpoint_location
-        )
         if scores is not None:
-            targets = distillation.blend(profile, targets, made, scores)
-        taught_by = hashlib.sha256(named[0].tobytes()).hexdigest() if named else ""
+            transfer_rows = material.transfer(len(scores) - rows)
+            taught_by = hashlib.sha256(scores.tobytes()).hexdigest()
+        else:
+            transfer_rows = material.transfer(round(options.transfer_texts * rows) if profile.hyperparameters.teachers else 0)
+            taught_by = ""
+            scores, records = distillation.train_teachers(
+                fit_network, profile, targets, transfer_rows, options.seed, options.checkpoint_location
+            )
+        if scores is not None:
+            targets = distillation.blend(profile, targets, transfer_rows, scores)
         loop = fit_network(profile, options.seed, targets, options.checkpoint_location, on_epoch, taught_by)
         run = loop.record()
         record = TrainingRecord(
@@ -107,7 +111,7 @@ def train(
             weights=options.weights or f"{profile.encoder.base}@{profile.encoder.revision}",
             dataset_digest=material.digest,
             max_length=material.encoder.max_length,
-            transfer_texts=len(made),
+            transfer_texts=len(transfer_rows),
             calibration=_calibrate(loop, material.validation),
         )
         if distributed.is_first():
