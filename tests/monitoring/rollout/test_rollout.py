@@ -277,7 +277,7 @@ def test_a_version_is_not_blamed_for_texts_that_the_champion_rejects(service: Se
     service.begun()
     for version in service.servers.versions.values():
         version.rejected_copies = 1.0
-    with pytest.raises(RolloutHeld, match=r"does not respond \(HTTP Error 400: Bad Request\)"):
+    with pytest.raises(RolloutHeld, match=r"does not accept the request \(HTTP Error 400: Bad Request\)"):
         service.roll_out(step_requests=10_000, hold_seconds=0.6)
     assert service.shares == ("1", "2", 20)
 
