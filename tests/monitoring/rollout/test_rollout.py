@@ -590,6 +590,17 @@ def test_an_unfinished_rollout_of_another_version_is_named(service: Service) -> 
         service.roll_out()
 
 
+@pytest.mark.parametrize("name", ["false_rollbacks", "slower", "window_seconds", "hold_seconds", "step_seconds"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_a_plan_by_which_no_version_is_ever_worse_is_a_named_error(name: str, value: float) -> None:
+    """Without a limit that can be reached, a version that fails on most requests was promoted."""
+    with pytest.raises(BadArgument, match=f"--{name.replace('_', '-')} is .*, not "):
+        Plan(**{name: value})
+    for other in ({"false_rollbacks": 0.0}, {"slower": 0.5}, {"window_seconds": 0.0}, {"step_requests": 0}):
+        with pytest.raises(BadArgument):
+            Plan(**other)
+
+
 def test_the_shipped_texts_and_a_file_of_texts(tmp_path: Path) -> None:
     assert len(read_texts()) >= Plan().step_texts
     (tmp_path / "texts").write_text("one\n\n two \n")
