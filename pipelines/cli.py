@@ -22,6 +22,7 @@ from goemotions.cli.options import (
     MODEL_NAME,
     QUALITY_TOLERANCE,
     REFERENCE,
+    Number,
     options_of,
     record_of,
     setting,
@@ -315,9 +316,7 @@ def up() -> None:
 @stack_commands.command()
 @click.argument("reference", type=REFERENCE, default="challenger-cpu")
 @MODEL_NAME
-@click.option(
-    "--rate", type=click.FloatRange(min=0, min_open=True), default=40.0, show_default=True, help="Requests per second."
-)
+@click.option("--rate", type=Number(min=0, min_open=True), default=40.0, show_default=True, help="Requests per second.")
 @FAULT
 @click.option("--restart", is_flag=True, help="Begin again, whatever was left of an unfinished rollout.")
 @LATENCY_BUDGET

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from goemotions import defaults
-from goemotions.cli.options import FOLDER, LOCATION, SOURCE, LocalPath, setting, together
+from goemotions.cli.options import FOLDER, LOCATION, SOURCE, LocalPath, Number, setting, together
 
 HOUR = click.DateTime(["%Y-%m-%dT%H", "%Y-%m-%d"])
 LOG = together(
@@ -58,7 +58,7 @@ def _reader(store: str, model_name: str, since: datetime | None, until: datetime
     "--max-quarantined",
     default=1.0,
     show_default=True,
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     help="Largest share of rows that may be left out because the taxonomy has no such label; 0: such a row is an error.",
 )
 def from_feedback(

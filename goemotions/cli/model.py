@@ -18,6 +18,7 @@ from goemotions.cli.options import (
     QUALITY_TOLERANCE,
     SERVER,
     SOURCE,
+    Number,
     options_of,
     record_of,
     together,
@@ -155,14 +156,14 @@ def write_manifest(change: ManifestChange) -> None:
 )
 @click.option(
     "--days",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=defaults.KEPT_DAYS,
     show_default=True,
     help="Keep versions younger than this, and bundles without a version whose run is younger.",
 )
 @click.option(
     "--trained-days",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=defaults.KEPT_TRAINED_DAYS,
     show_default=True,
     help="Keep trained models that are younger than this, and those of versions.",

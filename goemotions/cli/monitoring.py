@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from goemotions import defaults
-from goemotions.cli.options import BUNDLE, FILE, LOCATION, MODEL_NAME, SERVER
+from goemotions.cli.options import BUNDLE, FILE, LOCATION, MODEL_NAME, SERVER, Number
 from goemotions.errors import BadArgument
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ SCRAPE = "metrics.txt"
 @click.option("--version-number", default="", help="The version as the server calls it. Default: that of the bundle.")
 @click.option(
     "--false-alarms",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=defaults.FALSE_ALARMS_PER_MONTH,
     show_default=True,
     help="False alarms that are accepted per month, if windows follow each other.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,6 +19,15 @@ from goemotions.models import engine_names
 
 Record = TypeVar("Record")
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Number(click.FloatRange):
+    """A number of a range. Click accepts ``nan`` in any, and no comparison with it is true: no limit would hold."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        if math.isnan(number := super().convert(value, parameter, context)):
+            self.fail(f"{value!r} is no number", parameter, context)
+        return number
 
 
 class LocalPath(click.Path):
@@ -126,7 +136,7 @@ def _type(field: dataclasses.Field[Any]) -> Any:
     if "choices" in field.metadata:
         return click.Choice(field.metadata["choices"])
     least = field.metadata.get("least", 0)
-    return {int: click.IntRange(min=least), float: click.FloatRange(min=least)}.get(type(field.default))
+    return {int: click.IntRange(min=least), float: Number(min=least)}.get(type(field.default))
 
 
 def setting(*names: str, default: Any, help: str) -> Decorator:

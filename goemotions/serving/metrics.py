@@ -108,7 +108,9 @@ for _reason in REASONS.values():
     REJECTED.labels(_reason)
 for _reason in ("queue", "disk"):
     LOG_DROPPED.labels(_reason)
-LOG_DROPPED_FILES = Counter("goemotions_request_log_dropped_files_total", "Oldest files, dropped from a full folder")
+LOG_DROPPED_FILES = Counter(
+    "goemotions_request_log_dropped_files_total", "Files that made room, or could not be read or written"
+)
 LOG_UPLOADED = Counter("goemotions_request_log_uploaded_files_total", "Files of the request log that the store has")
 MODEL = Gauge(
     "goemotions_model_info",

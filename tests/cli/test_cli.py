@@ -526,3 +526,21 @@ def test_an_output_of_a_format_that_is_not_written_is_no_folder_of_shards(
     assert ended.code == 1
     assert f"{name} has none of the endings .csv, .tsv, .jsonl, .parquet: write one of these formats" in ended.err
     assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("model", "retire", "--days", "nan"),
+        ("model", "retire", "--trained-days", "NaN"),
+        ("monitor", "--false-alarms", "nan", "--server", "http://127.0.0.1:9"),
+        ("model", "rollout", "--false-rollbacks", "nan"),
+        ("data", "from-feedback", "--max-quarantined", "nan", "--output", "x"),
+    ],
+    ids=" ".join,
+)
+def test_no_limit_is_a_value_that_is_no_number(arguments: tuple[str, ...]) -> None:
+    """No comparison with it is true: retire would keep no version because it is young, and no alarm would ever be one."""
+    ended = CliRunner().invoke(cli.commands, arguments)
+    assert ended.exit_code == 2
+    assert "is no number" in ended.output

@@ -62,7 +62,8 @@ def _require_idle(address: str, duration: str, service: str, end: float, source:
     known = f"count by ({SERVICE}) (last_over_time({MODEL}[{max(KNOWN, duration, key=seconds_of)}]))"
     services = prometheus_api.query(address, known, lambda result: [one["metric"].get(SERVICE, "") for one in result], end)
     if service not in ("", *services) or not services:
-        others = f"it has {', '.join(sorted(filter(None, services)))}" if any(services) else "it has none at all"
+        names = [name or f"some without the label {SERVICE}" for name in sorted(services)]
+        others = f"it has {', '.join(names)}" if names else "it has none at all"
         raise MonitoringUnavailable(
             f"{source}: no metrics of such a predictor in {KNOWN}, {others}: check the name of the service, the address, and that "
             "its servers are scraped (manifests/components/monitoring)"

@@ -34,6 +34,7 @@ from goemotions.errors import (
     StorageError,
     StorageUnavailable,
     TrackingError,
+    TrackingUnavailable,
 )
 from goemotions.monitoring.rollout import answers
 from goemotions.monitoring.rollout import state as rollout_state
@@ -48,6 +49,9 @@ from goemotions.registry.promotion import Move
 from goemotions.storage import layout, lease
 
 log = logging.getLogger(__name__)
+
+# What does not respond now may do so later.
+AWAY = (ClusterUnavailable, StorageUnavailable, TrackingUnavailable)
 
 
 def run(
@@ -281,16 +285,18 @@ class _Runner:
         )
 
     def _deploy(self, number: str, percent: int) -> None:
-        """Changes the traffic. While the lock is not renewed another process may hold it: then this one waits.
+        """Changes the traffic. This waits while cluster, store or MLflow do not respond: otherwise a bad version would keep its share
+        with nobody who watches it. While the lock is not renewed, another process may hold it, too.
 
         Raises:
-            StorageError: another process holds the lock, or it is not renewed for the longest time of a step.
+            StorageError: another process holds the lock.
+            DeploymentError, StorageError, TrackingError: as ``AWAY``, for the longest time of a step; or the version is not ready.
         """
         deadline = time.monotonic() + self.rollout.plan.hold_seconds
         while True:
             try:
                 return self.rollout.split.deploy(number, percent, self.require_lock)
-            except StorageUnavailable as error:
+            except AWAY as error:
                 if time.monotonic() > deadline:
                     raise
                 log.warning("the traffic is not changed yet: %s", error)

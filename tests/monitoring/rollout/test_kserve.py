@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -98,6 +99,26 @@ def test_a_bad_version_is_rolled_back_on_kserve(kubernetes: Kubernetes, servers:
     assert KServeSplit(SERVICE).shares() == Shares("1")
     assert not [error for one in kubernetes.writes() for error in kserve_rules.violations(one)]
     assert kubernetes.errors() == 0
+
+
+@pytest.mark.fault("rollout-api-away")
+@pytest.mark.parametrize("kubernetes", ["Standard"], indirect=True)
+def test_an_api_that_is_away_for_a_while_does_not_keep_traffic_on_a_bad_version(
+    kubernetes: Kubernetes, servers: Machine
+) -> None:
+    begin()
+    servers.versions["2"].shift = 1
+    split = KServeSplit(SERVICE, model_name=MODEL, wait_seconds=10)
+
+    def show(_: str) -> None:
+        # After a look, and before what it decides.
+        kubernetes.switch(refuse=503)
+        threading.Timer(1.0, kubernetes.switch, kwargs={"refuse": 0}).start()
+
+    source = Scrape(lambda: [version.address for version in servers.versions.values()])
+    with pytest.raises(RolledBack, match="version 2 was rolled back at 20% of goemotions-cpu"):
+        rollout.run("2", split, source, PLAN, model_name=MODEL, show=show)
+    assert split.shares() == Shares("1")
 
 
 @pytest.mark.slow

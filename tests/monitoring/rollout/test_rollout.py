@@ -277,7 +277,7 @@ def test_a_version_is_not_blamed_for_texts_that_the_champion_rejects(service: Se
     service.begun()
     for version in service.servers.versions.values():
         version.rejected_copies = 1.0
-    with pytest.raises(RolloutHeld, match=r"does not respond \(HTTP Error 400: Bad Request\)"):
+    with pytest.raises(RolloutHeld, match=r"does not accept the request \(HTTP Error 400: Bad Request\)"):
         service.roll_out(step_requests=10_000, hold_seconds=0.6)
     assert service.shares == ("1", "2", 20)
 
@@ -588,6 +588,17 @@ def test_an_unfinished_rollout_of_another_version_is_named(service: Service) -> 
     service.servers.proxy.shares.update(canary="9", percent=20)
     with pytest.raises(BadArgument, match=r"the rollout of version 9 on .* is not finished"):
         service.roll_out()
+
+
+@pytest.mark.parametrize("name", ["false_rollbacks", "slower", "window_seconds", "hold_seconds", "step_seconds"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_a_plan_by_which_no_version_is_ever_worse_is_a_named_error(name: str, value: float) -> None:
+    """Without a limit that can be reached, a version that fails on most requests was promoted."""
+    with pytest.raises(BadArgument, match=f"--{name.replace('_', '-')} is .*, not "):
+        Plan(**{name: value})
+    for other in ({"false_rollbacks": 0.0}, {"slower": 0.5}, {"window_seconds": 0.0}, {"step_requests": 0}):
+        with pytest.raises(BadArgument):
+            Plan(**other)
 
 
 def test_the_shipped_texts_and_a_file_of_texts(tmp_path: Path) -> None:
