@@ -51,6 +51,9 @@ Kind = TypeVar("Kind", bound=Connection)
 class Connections(Generic[Kind]):
     """The connections of one process over one protocol; ``refusal`` is the answer to one too many, complete."""
 
+    # Whether there is anything that ``answer_at_once`` answers.
+    answers_at_once = False
+
     def __init__(self, limits: Limits, protocol: str, refusal: bytes) -> None:
         self.limits = limits
         self.refusal = refusal

@@ -128,7 +128,7 @@ class Listener:
             try:
                 sent = connection.recv(READ_BYTES)
             except BlockingIOError:
-                if may_wait and len(self._silent) < REFUSED:
+                if may_wait and self._connections.answers_at_once and len(self._silent) < REFUSED:
                     self._wait_for_probe(connection, address)
                     return
             answer = self._connections.answer_at_once(sent)
