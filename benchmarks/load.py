@@ -165,7 +165,7 @@ def responses(port: int, wire: Sequence[bytes], *, clients: int) -> list[bytes]:
     return uvloop.run(run())
 
 
-def opened(port: int, wire: Sequence[bytes], *, rate: float, seconds: float, seed: int = 0) -> Outcome:
+def opened(port: int, wire: Sequence[bytes], *, rate: float, seconds: float, seed: int = 0, address: str = "") -> Outcome:
     """Open loop: requests arrive at random (Poisson), ``rate`` per second, whether or not earlier ones are complete."""
 
     async def run() -> Outcome:
@@ -174,7 +174,7 @@ def opened(port: int, wire: Sequence[bytes], *, rate: float, seconds: float, see
         running: set[asyncio.Task[None]] = set()
 
         async def one(request: bytes, due: float) -> None:
-            client = idle.pop() if idle else Client()
+            client = idle.pop() if idle else Client(address)
             await _timed(client, request, port, outcome, due)
             idle.append(client)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import math
-import termios
+import select
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, Protocol, TypeVar
 
 from goemotions.serving import metrics
@@ -52,6 +51,9 @@ Kind = TypeVar("Kind", bound=Connection)
 class Connections(Generic[Kind]):
     """The connections of one process over one protocol; ``refusal`` is the answer to one too many, complete."""
 
+    # Whether there is anything that ``answer_at_once`` answers.
+    answers_at_once = False
+
     def __init__(self, limits: Limits, protocol: str, refusal: bytes) -> None:
         self.limits = limits
         self.refusal = refusal
@@ -62,7 +64,8 @@ class Connections(Generic[Kind]):
         self._busy_peers: set[str] = set()
         self._gauge = metrics.CONNECTIONS.labels(protocol)
         self._is_sweeping = False
-        self._refused: deque[Callable[[], object]] = deque()
+        # Until when each is kept, and what closes it.
+        self._refused: deque[tuple[float, Callable[[], object]]] = deque()
 
     def has_room(self, peer: str) -> bool:
         """Whether another connection of an address may be opened; for it, an idle one of the peer that has most may be closed.
@@ -83,10 +86,12 @@ class Connections(Generic[Kind]):
 
     def close_later(self, close: Callable[[], object]) -> None:
         """Closes a connection once its client has had time to read why, or sooner if there are many."""
-        self._refused.append(close)
+        loop = asyncio.get_running_loop()
+        self._refused.append((loop.time() + REFUSED_SECONDS, close))
         if len(self._refused) > REFUSED:
-            self._refused.popleft()()
-        asyncio.get_running_loop().call_later(REFUSED_SECONDS, close)
+            self._close_oldest()
+        elif len(self._refused) == 1:
+            loop.call_later(REFUSED_SECONDS, self._close_due)
 
     def add(self, connection: Kind) -> None:
         if not self._is_sweeping:
@@ -103,6 +108,17 @@ class Connections(Generic[Kind]):
                 del self._peers[connection.peer]
             self._gauge.set(len(self.open))
 
+    def _close_due(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._refused and self._refused[0][0] <= loop.time():
+            self._close_oldest()
+        if self._refused:
+            loop.call_at(self._refused[0][0], self._close_due)
+
+    def _close_oldest(self) -> None:
+        _, close = self._refused.popleft()
+        close()
+
     def _is_below(self, peer: str) -> bool:
         return len(self.open) < self.limits.connections and self._peers[peer] < self.limits.peer_connections
 
@@ -111,14 +127,13 @@ class Connections(Generic[Kind]):
             return False
         is_full, since = len(self.open) >= self.limits.connections, asyncio.get_running_loop().time() - GRACE_SECONDS
         idle = [one for one in self.open if one.is_idle and (is_full or (one.peer == peer and one.since < since))]
-        idle.sort(key=lambda one: (-self._peers[one.peer], one.since))
-        for longest in idle:
-            if not _has_unread(longest.socket_transport):
-                longest.give_way()
-                self.remove(longest)
-                return self.has_room(peer)
-        self._busy_peers.add(peer)
-        return False
+        longest = min(_without_unread(idle), key=lambda one: (-self._peers[one.peer], one.since), default=None)
+        if longest is None:
+            self._busy_peers.add(peer)
+            return False
+        longest.give_way()
+        self.remove(longest)
+        return self.has_room(peer)
 
     def _sweep(self) -> None:
         self._busy_peers.clear()
@@ -139,10 +154,18 @@ class Connections(Generic[Kind]):
         asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
 
 
-def _has_unread(transport: Any) -> bool:
-    """Whether something was received that the event loop has not read yet."""
-    count = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4))
-    return any(count)
+def _without_unread(connections: Iterable[Kind]) -> list[Kind]:
+    """Those of which nothing was received that the event loop has not read yet.
+
+    One system call for all of them: in each, another thread may take the interpreter for as long as it needs.
+    """
+    poll = select.poll()
+    files = {one.socket_transport.get_extra_info("socket").fileno(): one for one in connections}
+    for file in files:
+        poll.register(file, select.POLLIN)
+    for file, _ in poll.poll(0):
+        del files[file]
+    return list(files.values())
 
 
 class Reader(asyncio.BufferedProtocol):

@@ -192,22 +192,19 @@ class _WaitingCall:
 
 
 class _Waiting:
-    """Calls that wait for their clients. Each is ended after some seconds, and one earlier if there are many and it had some time.
+    """Calls that wait for their clients. Each is ended after some seconds, and one earlier if there are many and it had some time."""
 
-    Of more than ``most``, one is ended even if it had none.
-    """
-
-    def __init__(self, limits: Limits, seconds: float, most: float = math.inf) -> None:
-        self._seconds, self._most = seconds, most
+    def __init__(self, limits: Limits, seconds: float) -> None:
+        self._seconds = seconds
         self._many = min(WAITING, limits.requests)
         self._calls = ByAddress[_WaitingCall]()
 
-    def add(self, address: str, end: Callable[[bool], None]) -> Callable[[], None]:
-        """Adds a call of an address; returns the function that removes it."""
+    def add(self, address: str, end: Callable[[bool], None], most: float = math.inf) -> Callable[[], None]:
+        """Adds a call of an address; returns the function that removes it. Of ``most``, one is ended even if it had no time."""
         now = time.monotonic()
         if len(self._calls) >= self._many:
             oldest = self._calls.oldest(self._calls.busiest())
-            if now - oldest.since > LEAST_SECONDS or len(self._calls) >= self._most:
+            if now - oldest.since > LEAST_SECONDS or len(self._calls) >= most:
                 self._end(oldest, are_many=True)
         call = _WaitingCall(end, now)
         call.timer = asyncio.get_running_loop().call_later(self._seconds, self._end, call)
@@ -239,7 +236,7 @@ class CallLimiter(grpc.aio.ServerInterceptor):
         self._requests = requests
         self._relays = relays
         self._unfinished = 0
-        self._without_message = _Waiting(limits, limits.read_seconds, most=limits.requests)
+        self._without_message = _Waiting(limits, limits.read_seconds)
         self._unread = _Waiting(limits, limits.write_seconds)
         self._refusals = bodies.Refusals()
         self._is_closing = self._has_closed = False
@@ -344,7 +341,8 @@ class CallLimiter(grpc.aio.ServerInterceptor):
 
         try:
             async with asyncio.timeout(None) as timeout:
-                remove = self._without_message.add(self._relays.address(context.peer()), end)
+                most = self._limits.requests if is_inference else math.inf
+                remove = self._without_message.add(self._relays.address(context.peer()), end, most)
                 try:
                     message = await context.read()
                 finally:

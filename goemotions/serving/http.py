@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -57,6 +58,8 @@ class Refused(Exception):
 
 class HttpConnections(connections.Connections["HttpConnection"]):
     """The connections of one process; it makes the protocol of each new one, as uvicorn asks for it."""
+
+    answers_at_once = True
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits, "http", _response(429))
@@ -109,7 +112,7 @@ class _Flow(FlowControl):
 
     def __init__(self, connection: HttpConnection) -> None:
         super().__init__(connection.transport)
-        self._connection = connection
+        self._connection = weakref.proxy(connection)
 
     def resume_reading(self) -> None:
         if not self._connection.has_unparsed:
@@ -123,7 +126,7 @@ class _Responses:
     """
 
     def __init__(self, connection: HttpConnection) -> None:
-        self._connection = connection
+        self._connection: HttpConnection = weakref.proxy(connection)
         self._parts: list[bytes] = []
 
     def write(self, data: bytes) -> None:
@@ -188,6 +191,8 @@ class HttpConnection(HttpToolsProtocol):
         self._unparsed = b""
         self._disconnect()
         super().connection_lost(exc)
+        # What refers to itself is freed by the garbage collector only, and that stops all requests for the longer, the more there is.
+        self.cycle = None  # type: ignore[assignment]
 
     @property
     def socket_transport(self) -> Any:

@@ -33,6 +33,8 @@ RETRY_SECONDS = 0.1
 # Connections that are kept, once they are refused or gave way to others, until their clients have read why, and for how long: a client
 # that still sends would lose the answer if its connection were closed at once.
 REFUSED, REFUSED_SECONDS = 512, 1.0
+# Before they are refused, as many may wait so long for what their clients send, which may be a probe of the health.
+SILENT_SECONDS = 0.1
 # Read at once, so that a flood of one client delays the others little; and the longest probe of the health.
 READ_BYTES, PROBE_BYTES = 64 * 1024, 1024
 
@@ -60,6 +62,8 @@ class Listener:
         self._most_waiting = connections.limits.peer_connections
         self._loop = asyncio.get_running_loop()
         self._connecting: set[asyncio.Task[object]] = set()
+        # Connections whose clients have not sent anything before they are refused, each with its timer.
+        self._silent: dict[socket.socket, asyncio.TimerHandle] = {}
         # Since none waited.
         self._accepted = 0
         listen(listening)
@@ -116,19 +120,34 @@ class Listener:
             return bool(self._connections.answer_at_once(connection.recv(PROBE_BYTES, socket.MSG_PEEK)))
         return False
 
-    def _refuse(self, connection: socket.socket, address: str) -> None:
-        """Answers that there are too many connections, unless what was sent can be answered at once."""
+    def _refuse(self, connection: socket.socket, address: str, may_wait: bool = True) -> None:
+        """Answers that there are too many connections, unless what is sent can be answered at once; it may be on its way."""
         sent = b""
         with contextlib.suppress(OSError):
             # Bytes that are not read make its end a reset, which may overtake the answer.
-            with contextlib.suppress(BlockingIOError):
+            try:
                 sent = connection.recv(READ_BYTES)
+            except BlockingIOError:
+                if may_wait and self._connections.answers_at_once and len(self._silent) < REFUSED:
+                    self._wait_for_probe(connection, address)
+                    return
             answer = self._connections.answer_at_once(sent)
             if not answer:
                 self._connections.count_refused(address)
             connection.send(answer or self._connections.refusal)
             connection.shutdown(socket.SHUT_WR)
         self._connections.close_later(connection.close)
+
+    def _wait_for_probe(self, connection: socket.socket, address: str) -> None:
+        """Refuses a connection when its client has sent something, or not soon."""
+
+        def refuse() -> None:
+            self._loop.remove_reader(connection)
+            self._silent.pop(connection).cancel()
+            self._refuse(connection, address, may_wait=False)
+
+        self._loop.add_reader(connection, refuse)
+        self._silent[connection] = self._loop.call_later(SILENT_SECONDS, refuse)
 
     def _retry(self, error: OSError) -> None:
         """Accepts again later: the connection still waits, and the event loop would do nothing else."""
@@ -180,7 +199,7 @@ def allow_files(connections: int) -> None:
     Raises:
         WorkflowError: it may not.
     """
-    needed = connections + BACKLOG + 2 * REFUSED + OTHER_FILES
+    needed = connections + BACKLOG + 4 * REFUSED + OTHER_FILES
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if needed > most != resource.RLIM_INFINITY:
         raise WorkflowError(

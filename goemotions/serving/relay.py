@@ -59,6 +59,7 @@ class Relays(connections.Connections["Relay"]):
         super().__init__(limits, "grpc", FIRST_SETTINGS + goaway(CALM, "the server has too many connections"))
         self.name = name
         self.turns = CallTurns()
+        self.connecting: set[asyncio.Task[object]] = set()
         self._names: dict[str, Relay] = {}
         self._listener: listening.Listener | None = None
 
@@ -105,7 +106,6 @@ class Relay(Reader):
         self.since, self.unread_since = self._loop.time(), math.inf
         self.calls = 0
         self.frames = Frames(relays.limits.body_bytes, self.since)
-        self._connecting: asyncio.Task[object] | None = None
         # Received and not passed on, and where the next frame begins in it.
         self._held, self._next = b"", len(PREFACE)
         # Whether the client has sent its settings, and acknowledged those of the server.
@@ -146,7 +146,9 @@ class Relay(Reader):
         self.name = "unix-abstract:" + own.getsockname()[1:].decode()
         self._relays.add(self)
         # uvloop's create_unix_connection attaches the socket after the connection may have been closed: its file would be closed twice.
-        self._connecting = self._loop.create_task(self._loop.connect_accepted_socket(lambda: self._library, own))
+        connecting = self._loop.create_task(self._loop.connect_accepted_socket(lambda: self._library, own))
+        self._relays.connecting.add(connecting)
+        connecting.add_done_callback(self._relays.connecting.discard)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._relays.remove(self)
@@ -285,7 +287,7 @@ class _Library(Reader):
     """The side of the library."""
 
     def __init__(self, relay: Relay) -> None:
-        self._relay = relay
+        self._relay: Any = relay
         self.transport: Any = None
         self.has_settings = False
         # The start of a frame to the client whose kind is not known yet, and what is left of the last frame.
@@ -303,6 +305,8 @@ class _Library(Reader):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._relay.end()
+        # They refer to each other, and only the garbage collector would free them.
+        self._relay = None
 
     def data_received(self, data: memoryview) -> None:
         client = self._relay.client

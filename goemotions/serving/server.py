@@ -101,8 +101,21 @@ def _serve(
     from goemotions.serving.http import HttpConnections
 
     connections = HttpConnections(settings.limits)
+
+    def create_app() -> Starlette:
+        from goemotions.serving import logs, metrics, page, rest
+
+        logs.limit_rate()
+        metrics.STARTED.set(started)
+        # The event loop and the worker threads switch ten times as often as by default, so that neither waits long for the other.
+        sys.setswitchinterval(0.0005)
+        service = _service(settings)
+        connections.health = {b"live": lambda: service.is_live, b"ready": lambda: service.is_ready}
+        lifespan = functools.partial(_lifespan, settings, service, connections, grpc_port, pipe)
+        return rest.create_app(service, lifespan, page.routes(service) if settings.page else ())
+
     config = uvicorn.Config(
-        functools.partial(create_app, settings, connections, grpc_port, started, pipe),
+        create_app,
         factory=True,
         loop="uvloop",
         http=connections,  # type: ignore[arg-type]
@@ -138,26 +151,6 @@ class _Server(uvicorn.Server):
         protocol = functools.partial(connections, self.config, self.server_state, self.lifespan.state)
         listeners: list[Any] = [listening.Listener(port, protocol, connections, connections.turns) for port in sockets or []]
         self.servers.extend(listeners)
-
-
-def create_app(
-    settings: Settings,
-    connections: HttpConnections,
-    grpc_port: socket.socket | None,
-    started: float,
-    pipe: multiprocessing.connection.Connection | None,
-) -> Starlette:
-    """The application of one process, with a warm engine; ``started`` and ``pipe`` as for ``_serve``."""
-    from goemotions.serving import logs, metrics, page, rest
-
-    logs.limit_rate()
-    metrics.STARTED.set(started)
-    # The event loop and the worker threads switch ten times as often as by default, so that neither waits long for the other.
-    sys.setswitchinterval(0.0005)
-    service = _service(settings)
-    connections.health = {b"live": lambda: service.is_live, b"ready": lambda: service.is_ready}
-    lifespan = functools.partial(_lifespan, settings, service, connections, grpc_port, pipe)
-    return rest.create_app(service, lifespan, page.routes(service) if settings.page else ())
 
 
 def _service(settings: Settings) -> Service:

@@ -1,14 +1,17 @@
 """Requests in this process: who is to blame if a connection ends before its response, and how fast large bodies are refused."""
 
 import asyncio
+import contextlib
+import gc
 import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
 import uvicorn
+import uvloop
 from prometheus_client import REGISTRY
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message
@@ -18,7 +21,7 @@ from goemotions.errors import RequestError
 from goemotions.serving import connections as connections_of
 from goemotions.serving import listening
 from goemotions.serving.bodies import REFUSAL_SECONDS, SMALL_BYTES, RequestLimiter
-from goemotions.serving.http import HttpConnections
+from goemotions.serving.http import HttpConnection, HttpConnections
 from goemotions.serving.limits import Limits
 from goemotions.serving.service import handle
 from goemotions.serving.shares import Requests
@@ -278,3 +281,62 @@ def test_a_probe_of_the_health_does_not_wait_for_its_turn() -> None:
         *[(b"HTTP/1.1 200 OK", b'{"live":true}')] * 2,
         (b"HTTP/1.1 503 Service Unavailable", b'{"ready":false}'),
     ]
+
+
+async def probe_that_is_sent_late() -> tuple[bytes, bytes]:
+    """The responses to a probe and to another request, whose connections are too many and which are sent a moment after those."""
+
+    async def respond(scope: object, receive: object, send: object) -> None:
+        raise AssertionError
+
+    config = uvicorn.Config(respond, log_config=None, lifespan="off")
+    config.load()
+    loop, state, connections = asyncio.get_running_loop(), ServerState(), HttpConnections(Limits(peer_connections=0))
+    connections.health = {b"live": lambda: True}
+    port = listening.bind("127.0.0.1", 0, "--port")
+    listener = listening.Listener(port, lambda: connections(config, state, {}, loop), connections, connections.turns)
+    responses = []
+    for sent in (LIVE, LIVE.replace(b"live", b"other")):
+        reader, writer = await asyncio.open_connection(*port.getsockname())
+        await asyncio.sleep(0.02)
+        writer.write(sent)
+        responses.append((await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n")[0])
+        writer.close()
+    listener.close()
+    return responses[0], responses[1]
+
+
+@pytest.mark.fault("server-overload")
+def test_a_probe_is_answered_if_its_connection_is_too_many_and_it_arrives_after_that() -> None:
+    assert asyncio.run(probe_that_is_sent_late()) == (b"HTTP/1.1 200 OK", b"HTTP/1.1 429 Too Many Requests")
+
+
+@pytest.mark.fault("server-overload")
+@pytest.mark.parametrize("sent", [b"", b"nonsense\r\n\r\n", REQUEST, REQUEST[:200]], ids=["nothing", "nonsense", "all", "part"])
+def test_a_closed_connection_leaves_nothing_for_the_garbage_collector(sent: bytes) -> None:
+    """It stops all requests, for up to a tenth of a second after a flood of connections."""
+
+    async def respond(request: Request) -> Response:
+        with contextlib.suppress(ClientDisconnect):
+            await request.body()
+        return Response()
+
+    async def run() -> int:
+        config = uvicorn.Config(Starlette(routes=[Route("/", respond, methods=["POST"])]), log_config=None, lifespan="off")
+        config.load()
+        loop, state, connections = asyncio.get_running_loop(), ServerState(), HttpConnections(Limits())
+        async with await loop.create_server(lambda: connections(config, state, {}, loop), "127.0.0.1", 0) as server:
+            for _ in range(3):
+                _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+                writer.write(sent)
+                await asyncio.sleep(0.05)
+                writer.close()
+            await asyncio.sleep(0.05)
+        return sum(type(one) is HttpConnection for one in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert uvloop.run(run()) == 0
+    finally:
+        gc.enable()

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
@@ -110,6 +111,27 @@ def test_excess_load_is_rejected_and_the_rest_served(bundle: Path, tmp_path: Pat
         assert set(after.statuses) == {200}
         assert after.percentile(50) < 5 * alone
         assert running.metrics()['goemotions_rejected_requests_total{reason="overloaded"}'] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.fault("server-overload")
+@pytest.mark.parametrize("address", [ATTACKER, "127.0.0.1"], ids=["another address", "that of the probe"])
+def test_the_server_says_at_once_that_it_is_live_under_ten_times_the_load(bundle: Path, tmp_path: Path, address: str) -> None:
+    with serving(bundle, tmp_path / "serve.log") as running, ThreadPoolExecutor() as pool:
+        wire = load.requests(["storm " * 100] * 256, 64)
+        most = load.closed(running.port, wire, clients=8, seconds=2).rate()
+        loaded = pool.submit(load.opened, running.port, wire, rate=10 * most, seconds=5, address=address)
+        time.sleep(1)
+        seconds: list[float] = []
+        while not loaded.done():
+            started = time.perf_counter()
+            assert running.request("GET", "/v2/health/live")[0] == 200
+            seconds.append(time.perf_counter() - started)
+            time.sleep(0.02)
+        assert loaded.result().statuses.count(429) > 0.5 * len(loaded.result().statuses)
+    assert np.percentile(seconds, 90) < 0.1
+    # Those that other processes of the machine delay.
+    assert max(seconds) < 1
 
 
 @pytest.mark.slow

@@ -134,6 +134,26 @@ def reset(stream: int) -> bytes:
     return frame(RST_STREAM, 0, stream, CANCEL)
 
 
+@pytest.mark.fault("grpc-hostile-client")
+@pytest.mark.parametrize("sent", [b"", START, START + call(1), b"nonsense" * 10], ids=["nothing", "start", "call", "nonsense"])
+def test_a_closed_connection_leaves_nothing_for_the_garbage_collector(sent: bytes) -> None:
+    async def test(connect: Callable[[], Awaitable[Any]]) -> None:
+        for _ in range(3):
+            _, writer = await connect()
+            writer.write(sent)
+            await asyncio.sleep(0.05)
+            writer.close()
+        await asyncio.sleep(0.1)
+        assert not any(type(one) is Relay for one in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        uvloop.run(Library(begins=True).run(test))
+    finally:
+        gc.enable()
+
+
 @pytest.mark.fault("grpc-resets")
 def test_a_call_waits_for_few_of_the_calls_that_others_sent_before() -> None:
     library, floods, each = Library(begins=True), 4, 500
