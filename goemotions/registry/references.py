@@ -128,21 +128,22 @@ def download(
     """
     location, version = resolve(reference, model_name)
     closed, partial = output / manifest.NAME, output / ".partial"
+    if (partial / manifest.NAME).is_file() and not closed.is_file():
+        # A process that moved the files up was killed.
+        with _writing(output, partial):
+            _replace(output, partial)
     if closed.is_file() and strict_json.read_bytes(closed) == store.read(location, manifest.NAME):
         with contextlib.suppress(IntegrityError):
             return version, sorted(trust.verify(output, location, version)["files"])
     if output.is_dir() and not closed.is_file() and any(path != partial for path in output.iterdir()):
         raise ModelError(f"{output} holds files but no complete bundle: empty it, or give another folder")
-    try:
+    with _writing(output, partial):
         shutil.rmtree(partial, ignore_errors=True)
-        copy(location, partial, version)
+        try:
+            copy(location, partial, version)
+        except IntegrityError as error:
+            raise type(error)(str(error).replace(str(partial), location.rstrip("/"))) from error
         _replace(output, partial)
-    except IntegrityError as error:
-        raise type(error)(str(error).replace(str(partial), location.rstrip("/"))) from error
-    except OSError as error:
-        raise StorageError(f"{output} cannot be written ({error.strerror}): free space or choose another folder") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return version, sorted(manifest.read(output)["files"])
 
 
@@ -165,6 +166,17 @@ def sign(reference: str, model_name: str = defaults.MODEL_NAME) -> tuple[str, st
     with store.writing(location, signature.NAME) as path:
         path.write_bytes(signed)
     return location, key
+
+
+@contextlib.contextmanager
+def _writing(output: Path, partial: Path) -> Iterator[None]:
+    """Removes the partial folder at the end. Raises StorageError if the output cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{output} cannot be written ({error.strerror}): free space or choose another folder") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _replace(output: Path, partial: Path) -> None:

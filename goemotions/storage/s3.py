@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import boto3
+from boto3.s3.transfer import TransferConfig, create_transfer_manager
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+from s3transfer.subscribers import BaseSubscriber
 
 from goemotions import addresses, outages
 from goemotions.errors import StorageError, StorageUnavailable, WorkflowError
@@ -41,6 +43,8 @@ MISSING = {"NoSuchKey", "404"}
 # 409: another write of the same object is in progress.
 CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409", "NoSuchKey"}
 
+# A part is requested on the condition that the object has its tag; an object without parts is not.
+IN_PARTS = TransferConfig(multipart_threshold=1, preferred_transfer_client="classic")
 # Decorates requests, all of which may be repeated.
 RETRIED = outages.retried(StorageUnavailable, "the object store")
 
@@ -103,9 +107,13 @@ class S3Backend(Backend):
     def download(self, file: File, path: Path) -> None:
         with translate_errors(self.location):
             try:
-                client().download_file(self.bucket, self.prefix + file.name, str(path))
+                if not file.size:
+                    path.touch()
+                    return
+                # Its size and tag are those that were listed: what is put in its place meanwhile, of any size, is not downloaded.
+                with create_transfer_manager(client(), IN_PARTS) as transfers:
+                    transfers.download(self.bucket, self.prefix + file.name, str(path), subscribers=[_Listed(file)]).result()
             except Exception as error:
-                # The parts of a large object are requested on the condition that it is the same.
                 codes = {_code(cause) for cause in outages.causes(error) if isinstance(cause, ClientError)}
                 if codes & (CONFLICTS | MISSING):
                     raise file.changed(self.location) from error
@@ -173,6 +181,17 @@ class S3Backend(Backend):
                         client().abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
         except StorageError as error:
             log.debug("multipart uploads are left: %s", error)
+
+
+class _Listed(BaseSubscriber):  # type: ignore[misc]
+    """What a download knows of its object beforehand."""
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+
+    def on_queued(self, future: Any, **_: Any) -> None:
+        future.meta.provide_transfer_size(self._file.size)
+        future.meta.provide_object_etag(f'"{self._file.tag}"')
 
 
 class _ObjectReader(io.RawIOBase):

@@ -173,7 +173,8 @@ def _private_key() -> Ed25519PrivateKey | None:
 
     try:
         key = load_pem_private_key(_pem(value), None)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RuntimeError):
+        # The last one is that of a home folder that there is not.
         key = None
     if not isinstance(key, Ed25519PrivateKey):
         # The value is not shown: it may be the key itself.
@@ -195,7 +196,7 @@ def _trusted_keys() -> dict[str, Ed25519PublicKey]:
             [_pem(value)] if value.startswith("-----") else [part for path in value.split(os.pathsep) for part in _pems(path)]
         )
         loaded = [load_pem_public_key(pem) for part in parts for pem in PUBLIC_KEY.findall(part)]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise BadArgument(f"{TRUSTED_KEYS}: the keys cannot be read: give PEM, as text, files or a folder of .pub") from error
     trusted = [key for key in loaded if isinstance(key, Ed25519PublicKey)]
     if not trusted or len(trusted) < len(loaded):

@@ -517,6 +517,29 @@ def test_a_killed_download_leaves_no_bundle_and_can_be_repeated(run: Callable[..
     assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
 
 
+@pytest.mark.fault("leftovers")
+@pytest.mark.parametrize("moved", [0, 5])
+def test_a_download_that_is_killed_while_it_moves_files_up_can_be_repeated(
+    run: Callable[..., Ended], whole: Path, tmp_path: Path, moved: int
+) -> None:
+    """Then the folder has files and no manifest, as one of somebody else, which is never written to."""
+    folder = tmp_path / "got"
+    run("model", "download", copied(whole, tmp_path / "older", run_id="older"), "--output", folder)
+    script = (
+        "import os, pathlib\n"
+        "from goemotions.cli import main as cli\n"
+        f"left, replace = [None] * {moved}, pathlib.Path.replace\n"
+        "pathlib.Path.replace = lambda path, target: replace(path, target) if left and not left.pop() else os._exit(9)\n"
+        "cli.main()\n"
+    )
+    command = [sys.executable, "-c", script, "model", "download", str(whole), "--output", str(folder)]
+    assert subprocess.run(command, capture_output=True, timeout=120, check=False).returncode == 9
+    assert not (folder / manifest.NAME).exists()
+    assert run("model", "download", whole, "--output", folder).code == 0
+    assert manifest.verify(folder) == manifest.verify(whole)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+
+
 @pytest.mark.parametrize("name", ["labelled.xlsx", "labelled.csv.gz", "labelled.json", "labelled.ndjson", "labelled.txt"])
 def test_an_output_of_a_format_that_is_not_written_is_no_folder_of_shards(
     run: Callable[..., Ended], tmp_path: Path, name: str

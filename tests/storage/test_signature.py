@@ -136,7 +136,10 @@ def test_who_signs_trusts_its_own_key(folder: Path, tmp_path: Path, monkeypatch:
         signature.verify_folder(folder)
 
 
-@pytest.mark.parametrize("value", ["{folder}/absent", "{folder}/empty", "{folder}", "{folder}/signing.key", "-----BEGIN x"])
+@pytest.mark.parametrize(
+    "value",
+    ["{folder}/absent", "{folder}/empty", "{folder}", "{folder}/signing.key", "-----BEGIN x", "~nobody-here/trusted.pub"],
+)
 def test_trusted_keys_that_cannot_be_read_are_an_error_not_no_keys(
     value: str, folder: Path, keys: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,7 +159,9 @@ def test_a_key_of_another_kind_among_the_trusted_ones_is_an_error(
         signature.verify_folder(folder)
 
 
-@pytest.mark.parametrize("value", ["-----BEGIN " + "PRIVATE KEY-----\nMC4CAQAwBQYDK2Vw", "/absent/secret-name", "trusted"])
+@pytest.mark.parametrize(
+    "value", ["-----BEGIN " + "PRIVATE KEY-----\nMC4CAQAwBQYDK2Vw", "/absent/secret-name", "~nobody-here/key", "trusted"]
+)
 def test_a_signing_key_that_cannot_be_read_is_not_shown(
     value: str, keys: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

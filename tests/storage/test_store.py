@@ -396,6 +396,27 @@ def test_files_that_change_while_they_are_fetched_are_a_named_error(
     assert done
 
 
+@pytest.mark.fault("bundle-forged")
+def test_of_a_file_that_is_replaced_by_a_large_one_nothing_is_downloaded(
+    bucket: str, tmp_path: Path, through: Callable[..., Gateway]
+) -> None:
+    """Its size was compared with the signed manifest; who can write there waits until then, and fills the disk."""
+    manifest.write(make(tmp_path / "from", {"a": b"1"}))
+    store.put(tmp_path / "from", bucket)
+
+    def act(method: str, path: str, number: int) -> str:
+        if path.endswith("/a"):
+            direct.put_object(Bucket=name, Key=f"{prefix}a", Body=bytes(40 * 2**20))
+        return ""
+
+    direct, (name, _, prefix) = s3.client(), bucket.removeprefix("s3://").partition("/")
+    gateway = through(act)
+    with pytest.raises(FileChanged, match=rf"^{bucket}a has changed since it was listed, when it had 1 bytes"):
+        store.fetch_named(bucket, tmp_path / "to")
+    assert len([path for _, path in gateway.requests if path.endswith("/a")]) == 1, "parts of it were requested"
+    assert list((tmp_path / "to").iterdir()) == []
+
+
 @pytest.mark.parametrize("names", [["x" * 300], ["a", "a/b"]])
 @pytest.mark.fault("stored-name-unfit")
 def test_names_that_no_folder_can_hold_are_named_errors(

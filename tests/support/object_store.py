@@ -101,13 +101,13 @@ class Handler(http_server.Handler):
         shown = behaviour.tag(tag)
         if wanted.get("If-Match", shown) != shown:
             return error(*PRECONDITION)
-        start, end = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "bytes=0-99999999")).groups()
-        content = objects[key][int(start) : int(end) + 1]
-        return (
-            206 if "Range" in self.headers else 200,
-            {"ETag": shown, "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"},
-            content,
-        )
+        start, end = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "bytes=0-")).groups()
+        content = objects[key][int(start) : int(end or 99999999) + 1]
+        headers = {"ETag": shown, "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
+        if "Range" not in self.headers:
+            return 200, headers, content
+        span = f"bytes {start}-{int(start) + len(content) - 1}/{len(objects[key])}"
+        return 206, headers | {"Content-Range": span}, content
 
     def listing(self, bucket: str, prefix: str) -> tuple[int, dict[str, str], bytes]:
         keys = sorted(key.removeprefix(f"{bucket}/") for key in self.server.objects if key.startswith(f"{bucket}/{prefix}"))
