@@ -135,6 +135,18 @@ def with_stable_version(service: dict[str, Any], version: Version, pool: NodePoo
     return changed
 
 
+def revisions(service: dict[str, Any]) -> tuple[str, str]:
+    """The newest revision that Knative has created, and the newest one that was ready; empty if there is none."""
+    predictor = service.get("status", {}).get("components", {}).get("predictor", {})
+    return predictor.get("latestCreatedRevision", ""), predictor.get("latestReadyRevision", "")
+
+
+def needs_revision(before: dict[str, Any], service: dict[str, Any]) -> bool:
+    """Whether Knative creates a revision for a change: for any of the predictor but of its share of the traffic."""
+    templates = [{**one["spec"]["predictor"], "canaryTrafficPercent": None} for one in (before, service)]
+    return templates[0] != templates[1]
+
+
 def restarted(service: dict[str, Any], time: str) -> dict[str, Any]:
     """The InferenceService with new pods of the same versions."""
     changed = copy.deepcopy(service)

@@ -103,7 +103,7 @@ def _steps(
     deletes its Service at once, and its route follows seconds later: so it is removed only when no route gives it traffic.
     """
     if inference_service.is_knative(before):
-        yield (lambda service: with_version(service, version, canary_percent, pool)), live.wait_for_revision
+        yield (lambda service: with_version(service, version, canary_percent, pool)), lambda: live.wait_for_revision(before)
         return
     canaries = inference_service.canaries(before)
     if not canary_percent:
@@ -140,10 +140,10 @@ def restart(
     cluster = Cluster(namespace)
     live = LiveService(cluster, service or service_name(model_name, variant), wait_seconds)
     now = datetime.now(UTC).isoformat(timespec="seconds")
+    before = cluster.service(live.name)
     live.update(lambda document: inference_service.restarted(document, now))
-    document = cluster.service(live.name)
-    if inference_service.is_knative(document):
-        live.wait_for_revision()
+    if inference_service.is_knative(before):
+        live.wait_for_revision(before)
     else:
         live.wait_for_predictor()
         live.wait_for_canary()

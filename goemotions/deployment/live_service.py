@@ -113,14 +113,18 @@ class LiveService:
             self._require()
             self.cluster.delete_autoscaler(deployment)
 
-    def wait_for_revision(self) -> None:
-        """Waits until the service is ready with its newest revision (Knative)."""
+    def wait_for_revision(self, before: Service) -> None:
+        """Waits until the service is ready with its newest revision (Knative).
+
+        Args:
+            before: the service before it was changed. Until the controller has seen the change, the status is the one from before.
+        """
 
         def missing(service: Service) -> str:
-            predictor = service.get("status", {}).get("components", {}).get("predictor", {})
-            is_new = predictor.get("latestReadyRevision") == predictor.get("latestCreatedRevision")
+            created, ready = inference_service.revisions(service)
+            is_seen = created != inference_service.revisions(before)[0] or not inference_service.needs_revision(before, service)
             is_ready = inference_service.conditions(service).get("Ready") == "True"
-            return "" if is_ready and is_new else problems.unmet(service)
+            return "" if is_seen and is_ready and created == ready else problems.unmet(service)
 
         self._wait("the new revision", FORMER, missing)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from goemotions.deployment import inference_service, isvc, kserve, live_service, node_pools, status
 from goemotions.deployment.cluster import Cluster
@@ -348,6 +349,37 @@ def test_knative_splits_the_traffic_by_its_own_field(versions: dict[str, str]) -
     over = inference_service.with_version(canary, version, 0)
     assert "canaryTrafficPercent" not in over["spec"]["predictor"]
     assert inference_service.ServiceStatus.of(over).version == "2"
+
+
+@pytest.fixture
+def knative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubernetes]:
+    documents = yaml_documents(MANIFEST.read_text())
+    for document in documents:
+        if document["kind"] == "InferenceService":
+            document["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] = "Knative"
+            # As manifests/overlays/knative leaves it out.
+            document["spec"]["predictor"].pop("deploymentStrategy", None)
+    (tmp_path / "isvc.yaml").write_text(yaml.safe_dump_all(documents))
+    with running(tmp_path / "isvc.yaml", tmp_path, monkeypatch) as server:
+        yield server
+
+
+def served(kubernetes: Kubernetes) -> tuple[str, str]:
+    return inference_service.revisions(Cluster(NAMESPACE).service("goemotions-cpu"))
+
+
+def test_knative_waits_for_the_revision_of_the_change(knative: Kubernetes, versions: dict[str, str]) -> None:
+    """The controller sees a change some time after it: until then the service is ready, with the revision from before."""
+    deploy("1")
+    assert served(knative) == ("goemotions-cpu-predictor-00002",) * 2
+    deploy("2", canary_percent=10)
+    assert served(knative) == ("goemotions-cpu-predictor-00003",) * 2
+    deploy("2", canary_percent=50)
+    assert served(knative) == ("goemotions-cpu-predictor-00003",) * 2
+    kserve.restart("goemotions-cpu", "", wait_seconds=10)
+    assert served(knative) == ("goemotions-cpu-predictor-00004",) * 2
+    with pytest.raises(DeploymentError, match=r"goemotions-cpu is not ready after 0\.5 s \(MANIFEST.json does not match\)"):
+        deploy("3", wait_seconds=0.5)
 
 
 def test_a_canary_that_does_not_load_is_a_named_error(kubernetes: Kubernetes, versions: dict[str, str]) -> None:

@@ -76,6 +76,8 @@ class State:
         self.clock: dict[str, int] = {}
         self.before: dict[str, dict[str, Any]] = {}
         self.autoscalers: set[str] = set()
+        # Of Knative: how many revisions each service has.
+        self.revisions: dict[str, int] = {}
         self.writes: list[dict[str, Any]] = []
         self.traffic = {"requests": 0, "errors": 0}
         # Set by tests: a status for every response, or for paths that contain a text; the number of writes that conflict with a
@@ -95,7 +97,7 @@ class State:
                 name = document["metadata"]["name"]
                 document["metadata"] |= {"namespace": NAMESPACE, "resourceVersion": "1", "generation": 1}
                 self.services[name] = self.before[name] = document
-                self.clock[name] = FOLLOWED
+                self.clock[name], self.revisions[name] = FOLLOWED, 1
                 self.autoscalers.add(f"{name}-predictor")
 
     def tick(self) -> None:
@@ -130,7 +132,21 @@ class State:
             entry = {"name": canary.removeprefix(f"{name}-").removesuffix("-predictor"), "ready": is_ready}
             entry["trafficPercent"] = percent if is_ready else 0
             status["canaryStatuses"] = [entry | ({"modelStatus": blocked()} if "broken" in source else {})]
+        if service["metadata"]["annotations"].get("serving.kserve.io/deploymentMode") == "Knative":
+            self.add_revisions(name, status)
         return {**service, "status": status}
+
+    def add_revisions(self, name: str, status: dict[str, Any]) -> None:
+        """The controller sees a change some requests after it; then a revision is created, and its pods start."""
+        service, newest = self.services[name], self.revisions[name]
+        is_new = template(service) != template(self.before[name])
+        created = newest - (is_new and self.clock[name] < UPDATED)
+        ready = newest - (is_new and (self.clock[name] < READY or fault(stable(service)) is not None))
+        names = {"latestCreatedRevision": created, "latestReadyRevision": ready}
+        status["components"] = {"predictor": {key: f"{name}-predictor-{number:05}" for key, number in names.items()}}
+        if created != ready:
+            for condition in status["conditions"][:2]:
+                condition |= {"status": "Unknown", "reason": "RevisionMissing"}
 
     def deployment(self, deployment: str) -> dict[str, Any] | None:
         """The unchanged Deployment first, then one with pods of both templates, then one with new pods only."""
@@ -206,6 +222,7 @@ class State:
         service["metadata"]["generation"] = before["generation"] + changed
         if changed:
             self.before[name], self.clock[name] = self.services[name], 0
+            self.revisions[name] += template(service) != template(self.before[name])
         self.services[name] = service
         self.autoscalers |= set(canaries(name, service))
         self.writes.append(service)
@@ -246,6 +263,11 @@ class Job:
 
 def stable(service: dict[str, Any]) -> str:
     return str(service["spec"]["predictor"]["model"]["storageUri"])
+
+
+def template(service: dict[str, Any]) -> dict[str, Any]:
+    """What Knative makes revisions of."""
+    return {name: value for name, value in service["spec"]["predictor"].items() if name != "canaryTrafficPercent"}
 
 
 def canaries(name: str, service: dict[str, Any]) -> dict[str, tuple[str, int]]:
