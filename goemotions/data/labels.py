@@ -107,7 +107,7 @@ def find_labelling(tables: Sequence[Table], names: Sequence[str] | None, labels_
     readings = {form: _reading(group, column, parse) for form, group in unnamed.items()}
 
     def columns(table: Table) -> list[str]:
-        return [_present(table, column), *([SOFT_LABELS] if _has_soft_labels(table, taxonomy, column) else [])]
+        return [_present(table, column, tables[0]), *([SOFT_LABELS] if _has_soft_labels(table, taxonomy, column) else [])]
 
     def decoder(table: Table) -> Decode:
         own = table.class_names.get(table.column(column))
@@ -138,15 +138,17 @@ def _with_shares(decode: Decode, label_count: int) -> Decode:
     return decode_both
 
 
-def _present(table: Table, column: str) -> str:
+def _present(table: Table, column: str, first: Table) -> str:
     values = table.column(column)
     if not values:
-        raise DataError(f"{table.name} has no column {column!r}: {_ways_out(table)}")
+        raise DataError(f"{table.name} has no column {column!r}: {_ways_out(table, first)}")
     return values
 
 
-def _ways_out(table: Table) -> str:
-    return f"name the column with the labels (labels_column), of {', '.join(table.columns):.300}"
+def _ways_out(table: Table, first: Table) -> str:
+    """How a file is read that has no labels, or ``first`` of them, that of train."""
+    way_out = f"name the column with the labels (labels_column), of {', '.join(table.columns):.300}"
+    return way_out if table is first else f"{way_out}; or leave the file out if it has none, and its split is drawn from train"
 
 
 def _single_column(tables: Sequence[Table], labels_column: str) -> str | None:
@@ -176,7 +178,7 @@ def _one_per_label(tables: Sequence[Table], names: Sequence[str] | None, chosen:
     def columns(table: Table) -> list[str]:
         missing = [name for name in taxonomy.names if name not in table.columns]
         if len(missing) == len(taxonomy):
-            raise DataError(f"{table.name} has no column 'labels', and no column per label: {_ways_out(table)}")
+            raise DataError(f"{table.name} has no column 'labels', and no column per label: {_ways_out(table, first)}")
         if missing:
             raise DataError(
                 f"{table.name} has no column {missing[0]!r} for this label: add it, or name the columns (labels_column)"
@@ -213,7 +215,7 @@ def _flag_columns(table: Table) -> list[str]:
                 values[column].add(flag(cell))
     flags = [column for column, found in values.items() if found and None not in found]
     if not flags:
-        raise DataError(f"{table.name} has no column 'labels', and no column of 0 and 1 per label: {_ways_out(table)}")
+        raise DataError(f"{table.name} has no column 'labels', and no column of 0 and 1 per label: {_ways_out(table, table)}")
     constant = [
         column for column in flags if len(values[column]) == 1 and 0.0 not in values[column] and _is_constant(table, column)
     ]
@@ -298,7 +300,7 @@ def _names_in(tables: Sequence[Table], column: str) -> tuple[tuple[str, ...], st
             has_numbers = has_numbers or not all(isinstance(item, str) for item in items)
             names.update(item for item in items if isinstance(item, str))
             if len(names) > MOST_LABELS or any(len(name) > LONGEST_NAME for name in names):
-                raise DataError(f"{table.name}: column {column!r} holds texts rather than labels: {_ways_out(table)}")
+                raise DataError(f"{table.name}: column {column!r} holds texts rather than labels: {_ways_out(table, table)}")
     names = by_mark[MARKS if marks else ""]
     first = tables[0]
     if not names and not has_numbers:
@@ -306,7 +308,9 @@ def _names_in(tables: Sequence[Table], column: str) -> tuple[tuple[str, ...], st
     if has_numbers or all(NUMBER.fullmatch(name) for name in names):
         if first.form == "Parquet":
             raise DataError(f"{first.name} does not name its labels: put their names into emotions.txt beside it")
-        raise DataError(f"{first.name} has no emotions.txt: list the label names there, one per line, in index order")
+        raise DataError(
+            f"{first.name} has no emotions.txt: list the label names there, one per line, in index order, or {_ways_out(first, first)}"
+        )
     if len(marks) > 1 or (marks and column.lower() == "label"):
         raise DataError(
             f"{first.name}: column {column!r} has cells with {' and '.join(map(repr, sorted(marks)))}, which separate labels or belong "
@@ -359,7 +363,7 @@ def _parsed(table: Table, column: str, value: Any, parse: Parser) -> list[Any]:
 
 def _values(tables: Sequence[Table], column: str) -> Iterator[tuple[Table, Any]]:
     for table in tables:
-        for _, cells in table.rows([_present(table, column)]):
+        for _, cells in table.rows([_present(table, column, tables[0])]):
             yield table, plain(cells[0])
 
 

@@ -510,6 +510,21 @@ def test_a_column_that_says_the_split_of_a_single_file_is_not_ignored(tmp_path: 
     assert ingested(tmp_path, {"train.csv": csv_of(rows)})["rows"]["train"] == 3
 
 
+@pytest.mark.fault("data-ambiguous")
+@pytest.mark.parametrize(
+    ("column", "values"), [("answer", ("accept", "accept", "reject")), ("Status", ("submitted", "discarded", ""))]
+)
+def test_rows_that_a_labelling_tool_did_not_accept_are_not_learned_from(tmp_path: Path, column: str, values: Any) -> None:
+    """As Prodigy and Argilla export them."""
+    table = frame(ROWS, labels=joined(ROWS, ","), **{column: values})
+    with pytest.raises(
+        DataError, match=f"train.csv, line [34]: '(reject|discarded)' in column '{column}', .*: leave out such rows"
+    ):
+        ingested(tmp_path, {"train.csv": csv_of(table)})
+    table[column] = ["accept", "submitted", "open"]
+    assert ingested(tmp_path / "accepted", {"train.csv": csv_of(table)})["rows"]["train"] == 3
+
+
 def test_the_splits_of_the_folder_itself_are_taken_and_the_others_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -852,6 +867,26 @@ FOUND: dict[str, tuple[Written, str]] = {
     "no column of labels": (
         {"train.csv": b"text,mood\na,calm\n"},
         r"train.csv has no column 'labels', and no column of 0 and 1 per label",
+    ),
+    "a test split without labels": (
+        {"train.csv": csv_of(ONE_PER_LABEL), "test.csv": b"text,id\na,1\n"},
+        r"test.csv has no column 'labels', .*, of text, id; or leave the file out if it has none, and its split is drawn from train$",
+    ),
+    "a test split without the column of labels": (
+        {"train.csv": BY_NAME, "test.csv": b"text,id\na,1\n"},
+        r"test.csv has no column 'labels': .*; or leave the file out if it has none, and its split is drawn from train$",
+    ),
+    "numbers beside a column of names": (
+        {"train.jsonl": json_lines([{"text": "a", "label": 0, "label_text": "calm"}])},
+        r"train.jsonl has no emotions.txt: list .*, or name the column with the labels .*, of text, label, label_text$",
+    ),
+    "columns without a name": (
+        {"train.csv": b"text,labels,,\na,calm,,\n"},
+        r"train.csv has two columns without a name: remove one",
+    ),
+    "a list of objects in a file": (
+        {"train.json": b'[{"text": "a", "labels": ["calm"]}]'},
+        r"not an object with named values: write one object per line, as `jq -c .\[\]` does",
     ),
     "a list around the objects": (
         {"train.json": b'[{"text": "a"},\n {"text": "b"}]\n'},
