@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -216,33 +215,44 @@ def _flag_columns(table: Table) -> list[str]:
     flags = [column for column, found in values.items() if found and None not in found]
     if not flags:
         raise DataError(f"{table.name} has no column 'labels', and no column of 0 and 1 per label: {_ways_out(table, table)}")
-    constant = [
-        column for column in flags if len(values[column]) == 1 and 0.0 not in values[column] and _is_constant(table, column)
-    ]
-    if doubtful := list(dict.fromkeys([*_doubtful(flags), *constant])):
+    if doubtful := [
+        *dict.fromkeys([*_doubtful(flags), *_doubtful_by_values(table, {column: values[column] for column in flags})])
+    ]:
         surely = [column for column in flags if column not in doubtful]
         raise DataError(
             f"{table.name}: {', '.join(map(repr, doubtful)):.200} may be labels, or say something else of the rows: name the columns "
             f"with the labels (labels_column), such as {','.join(surely or flags):.300}"
         )
     # A row without any value has no label.
-    fewest, most = min(flags, key=lambda column: len(empty[column])), max(flags, key=lambda column: len(empty[column]))
-    if only := sorted(empty[most] - empty[fewest]):
-        raise DataError(
-            f"{table.name}, line {only[0]}: column {most!r} has 0 and 1 in other rows and no value here: write 0 or 1, or name the "
-            "columns with the labels (labels_column) if it is none"
-        )
+    unlabelled = set.intersection(*(empty[column] for column in flags))
+    for column in flags:
+        if only := sorted(empty[column] - unlabelled):
+            raise DataError(
+                f"{table.name}, line {only[0]}: column {column!r} has 0 or 1 in other rows and no value here: write 0 or 1, or name "
+                "the columns with the labels (labels_column) if it is none"
+            )
     return flags
 
 
+def _doubtful_by_values(table: Table, values: Mapping[str, Set[float | None]]) -> list[str]:
+    """The columns, of those of 0 and 1 or shares, with one value in all rows, and those of shares beside some of 0 and 1 alone.
+
+    No label has one value, and the others are scores, such as a polarity. In a file of a few rows either may be by chance.
+    """
+    if len([*islice(table.rows([*values][:1]), LOOKED_AT)]) < LOOKED_AT:
+        return []
+    constant = [
+        column for column, found in values.items() if len(found) == 1 and 0 not in found and _is_constant(table, column)
+    ]
+    are_plain = any(found == {0, 1} for found in values.values())
+    return constant + [column for column, found in values.items() if are_plain and found - {0, 1}]
+
+
 def _is_constant(table: Table, column: str) -> bool:
-    """Whether a column has one value in all rows, which no label has, in a file of more than a few."""
-    values: Counter[Any] = Counter()
-    for _, cells in table.rows([column]):
-        values.update(cells)
-        if len(values) > 1:
-            return False
-    return values.total() >= LOOKED_AT
+    """Whether a column has one value in all rows, not only in the first."""
+    rows = (cells[0] for _, cells in table.rows([column]))
+    first = next(rows, None)
+    return all(cell == first for cell in rows)
 
 
 def _doubtful(flags: Sequence[str]) -> list[str]:

@@ -443,8 +443,23 @@ def test_a_column_of_one_value_is_no_label(tmp_path: Path, value: Any) -> None:
     table = pd.concat([ONE_PER_LABEL.assign(version=value).astype({"version": object})] * 40)
     with pytest.raises(DataError, match=r"'version' may be labels, or say something else .*such as calm,dread,glee"):
         ingested(tmp_path, {"train.csv": csv_of(table)})
+
+
+def test_a_column_that_has_another_value_in_a_late_row_is_a_label(tmp_path: Path) -> None:
+    table = pd.concat([ONE_PER_LABEL.assign(version=1)] * 400)
     table.iloc[-1, -1] = 0
-    assert ingested(tmp_path / "another", {"train.csv": csv_of(table)})["labels"] == [*NAMES, "version"]
+    assert ingested(tmp_path, {"train.csv": csv_of(table)})["labels"] == [*NAMES, "version"]
+
+
+@pytest.mark.fault("data-ambiguous")
+def test_a_score_beside_columns_of_0_and_1_is_no_label(tmp_path: Path) -> None:
+    table = pd.concat([ONE_PER_LABEL] * 40).assign(polarity=[number % 10 / 10 for number in range(120)])
+    for name, content in {"train.csv": csv_of(table), "train.parquet": parquet(pa.Table.from_pandas(table))}.items():
+        with pytest.raises(DataError, match=r"'polarity' may be labels, or say something else .*such as calm,dread,glee"):
+            ingested(tmp_path / name, {name: content})
+    # Where all have shares, they are those of raters.
+    shares = table.assign(**{name: table[name] * 0.9 for name in NAMES})
+    assert ingested(tmp_path / "shares", {"train.csv": csv_of(shares)})["labels"] == [*NAMES, "polarity"]
 
 
 @pytest.mark.fault("data-ambiguous")
@@ -457,7 +472,7 @@ def test_a_label_without_a_value_in_a_row_is_not_left_out(tmp_path: Path, ending
         "jsonl": table.to_json(orient="records", lines=True).encode(),
         "parquet": parquet(pa.Table.from_pandas(table)),
     }
-    with pytest.raises(DataError, match=r"line [23]: column 'glee' has 0 and 1 in other rows and no value here: write 0 or 1"):
+    with pytest.raises(DataError, match=r"line [23]: column 'glee' has 0 or 1 in other rows and no value here: write 0 or 1"):
         ingested(tmp_path, {f"train.{ending}": written[ending]})
 
 
