@@ -18,7 +18,7 @@ import requests
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from goemotions import defaults, outages
-from goemotions.data import sources
+from goemotions.data import hub as data_hub
 from goemotions.errors import BadArgument, LockLost, SourceUnreachable, StorageError, StorageUnavailable, TrackingError
 from goemotions.registry import changes, mlflow_client, model_registry, tracking
 from goemotions.storage import lock, s3, store
@@ -133,16 +133,17 @@ def test_training_does_not_wait_for_its_metrics_and_sends_them_at_the_end(away_r
 def test_the_hub_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "repository").mkdir()
     (tmp_path / "repository" / "README.md").write_text("card")
+    (tmp_path / "repository" / "train.csv").write_text("text,label\na lake,calm\n")
     with hub.serve({"team/data": tmp_path / "repository"}) as (address, _), in_front_of(address) as port:
         hub.use_hub(port.address, tmp_path / "cache", monkeypatch)
         port.away = 3
-        folder = sources._hub_snapshot("hub:team/data")
+        folder = data_hub.fetch("hub:team/data")
         assert (folder / "README.md").read_text() == "card"
         assert port.dropped == 3
         monkeypatch.setenv(outages.VARIABLE, "0.05")
         port.drop(1000)
         with pytest.raises(SourceUnreachable):
-            sources._hub_snapshot("hub:team/other")
+            data_hub.fetch("hub:team/other")
 
 
 def test_an_outage_that_lasts_longer_is_a_named_error(away_store: Port, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

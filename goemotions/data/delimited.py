@@ -67,7 +67,7 @@ def detect(lines: Lines, name: str, ending: str, text_column: str, *, official: 
         name: its name, for error messages.
         ending: ``.csv`` or ``.tsv``.
         text_column: the column with the texts; a number for a file without a header.
-        official: whether a TSV without a header has the columns of the official data.
+        official: whether it is one of a data set, so that a TSV without a header has the columns of the official data.
 
     Raises:
         DataError: the file is empty or blank, has too many columns, or its quotes have two readings.
@@ -81,7 +81,7 @@ def detect(lines: Lines, name: str, ending: str, text_column: str, *, official: 
     first = next((line for line in content() if line.strip()), "").rstrip("\r\n")
     if not first:
         return Dialect(DELIMITERS[ending], ending == ".csv", False, ())
-    delimiter = separator[1] if separator else _delimiter(content, first, name, ending, text_column)
+    delimiter = separator[1] if separator else _delimiter(content, first, name, ending, text_column, is_alone=not official)
     # Before they are split, which takes seconds if there are millions.
     require_few_columns(name, 1 + first.count(delimiter))
     cells = [cell.strip() for cell in _cells(first, delimiter)]
@@ -98,13 +98,14 @@ def detect(lines: Lines, name: str, ending: str, text_column: str, *, official: 
     return Dialect(delimiter, is_quoted, has_header, columns, skipped)
 
 
-def _delimiter(lines: Lines, first: str, name: str, ending: str, text_column: str) -> str:
+def _delimiter(lines: Lines, first: str, name: str, ending: str, text_column: str, *, is_alone: bool) -> str:
+    """What separates cells; ``is_alone``: whether the file may have no other column than that of the texts."""
     usual = DELIMITERS[ending]
     if ending == ".tsv":
         return usual
     marks = [mark for mark in ",;\t|" if 0 < first.count(mark) < MOST_COLUMNS]
     counts = {mark: len(cells) for mark in marks if find(cells := _cells(first, mark), text_column)}
-    if counts or not text_column.isdecimal():
+    if counts or not text_column.isdecimal() or (is_alone and not int(text_column)):
         return max(counts, key=lambda mark: (counts[mark], mark == usual), default=usual)
     # Without a header, it is the mark by which the first rows have equally many cells.
     fitting = [mark for mark in marks if _has_equal_rows(lines, name, mark, LOOKED_AT)]

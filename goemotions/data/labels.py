@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -107,7 +106,7 @@ def find_labelling(tables: Sequence[Table], names: Sequence[str] | None, labels_
     readings = {form: _reading(group, column, parse) for form, group in unnamed.items()}
 
     def columns(table: Table) -> list[str]:
-        return [_present(table, column), *([SOFT_LABELS] if _has_soft_labels(table, taxonomy, column) else [])]
+        return [_present(table, column, tables[0]), *([SOFT_LABELS] if _has_soft_labels(table, taxonomy, column) else [])]
 
     def decoder(table: Table) -> Decode:
         own = table.class_names.get(table.column(column))
@@ -138,15 +137,17 @@ def _with_shares(decode: Decode, label_count: int) -> Decode:
     return decode_both
 
 
-def _present(table: Table, column: str) -> str:
+def _present(table: Table, column: str, first: Table) -> str:
     values = table.column(column)
     if not values:
-        raise DataError(f"{table.name} has no column {column!r}: {_ways_out(table)}")
+        raise DataError(f"{table.name} has no column {column!r}: {_ways_out(table, first)}")
     return values
 
 
-def _ways_out(table: Table) -> str:
-    return f"name the column with the labels (labels_column), of {', '.join(table.columns):.300}"
+def _ways_out(table: Table, first: Table) -> str:
+    """How a file is read that has no labels, or ``first`` of them, that of train."""
+    way_out = f"name the column with the labels (labels_column), of {', '.join(table.columns):.300}"
+    return way_out if table is first else f"{way_out}; or leave the file out if it has none, and its split is drawn from train"
 
 
 def _single_column(tables: Sequence[Table], labels_column: str) -> str | None:
@@ -176,7 +177,7 @@ def _one_per_label(tables: Sequence[Table], names: Sequence[str] | None, chosen:
     def columns(table: Table) -> list[str]:
         missing = [name for name in taxonomy.names if name not in table.columns]
         if len(missing) == len(taxonomy):
-            raise DataError(f"{table.name} has no column 'labels', and no column per label: {_ways_out(table)}")
+            raise DataError(f"{table.name} has no column 'labels', and no column per label: {_ways_out(table, first)}")
         if missing:
             raise DataError(
                 f"{table.name} has no column {missing[0]!r} for this label: add it, or name the columns (labels_column)"
@@ -213,34 +214,45 @@ def _flag_columns(table: Table) -> list[str]:
                 values[column].add(flag(cell))
     flags = [column for column, found in values.items() if found and None not in found]
     if not flags:
-        raise DataError(f"{table.name} has no column 'labels', and no column of 0 and 1 per label: {_ways_out(table)}")
-    constant = [
-        column for column in flags if len(values[column]) == 1 and 0.0 not in values[column] and _is_constant(table, column)
-    ]
-    if doubtful := list(dict.fromkeys([*_doubtful(flags), *constant])):
+        raise DataError(f"{table.name} has no column 'labels', and no column of 0 and 1 per label: {_ways_out(table, table)}")
+    if doubtful := [
+        *dict.fromkeys([*_doubtful(flags), *_doubtful_by_values(table, {column: values[column] for column in flags})])
+    ]:
         surely = [column for column in flags if column not in doubtful]
         raise DataError(
             f"{table.name}: {', '.join(map(repr, doubtful)):.200} may be labels, or say something else of the rows: name the columns "
             f"with the labels (labels_column), such as {','.join(surely or flags):.300}"
         )
     # A row without any value has no label.
-    fewest, most = min(flags, key=lambda column: len(empty[column])), max(flags, key=lambda column: len(empty[column]))
-    if only := sorted(empty[most] - empty[fewest]):
-        raise DataError(
-            f"{table.name}, line {only[0]}: column {most!r} has 0 and 1 in other rows and no value here: write 0 or 1, or name the "
-            "columns with the labels (labels_column) if it is none"
-        )
+    unlabelled = set.intersection(*(empty[column] for column in flags))
+    for column in flags:
+        if only := sorted(empty[column] - unlabelled):
+            raise DataError(
+                f"{table.name}, line {only[0]}: column {column!r} has 0 or 1 in other rows and no value here: write 0 or 1, or name "
+                "the columns with the labels (labels_column) if it is none"
+            )
     return flags
 
 
+def _doubtful_by_values(table: Table, values: Mapping[str, Set[float | None]]) -> list[str]:
+    """The columns, of those of 0 and 1 or shares, with one value in all rows, and those of shares beside some of 0 and 1 alone.
+
+    No label has one value, and the others are scores, such as a polarity. In a file of a few rows either may be by chance.
+    """
+    if len([*islice(table.rows([*values][:1]), LOOKED_AT)]) < LOOKED_AT:
+        return []
+    constant = [
+        column for column, found in values.items() if len(found) == 1 and 0 not in found and _is_constant(table, column)
+    ]
+    are_plain = any(found == {0, 1} for found in values.values())
+    return constant + [column for column, found in values.items() if are_plain and found - {0, 1}]
+
+
 def _is_constant(table: Table, column: str) -> bool:
-    """Whether a column has one value in all rows, which no label has, in a file of more than a few."""
-    values: Counter[Any] = Counter()
-    for _, cells in table.rows([column]):
-        values.update(cells)
-        if len(values) > 1:
-            return False
-    return values.total() >= LOOKED_AT
+    """Whether a column has one value in all rows, not only in the first."""
+    rows = (cells[0] for _, cells in table.rows([column]))
+    first = next(rows, None)
+    return all(cell == first for cell in rows)
 
 
 def _doubtful(flags: Sequence[str]) -> list[str]:
@@ -298,7 +310,7 @@ def _names_in(tables: Sequence[Table], column: str) -> tuple[tuple[str, ...], st
             has_numbers = has_numbers or not all(isinstance(item, str) for item in items)
             names.update(item for item in items if isinstance(item, str))
             if len(names) > MOST_LABELS or any(len(name) > LONGEST_NAME for name in names):
-                raise DataError(f"{table.name}: column {column!r} holds texts rather than labels: {_ways_out(table)}")
+                raise DataError(f"{table.name}: column {column!r} holds texts rather than labels: {_ways_out(table, table)}")
     names = by_mark[MARKS if marks else ""]
     first = tables[0]
     if not names and not has_numbers:
@@ -306,7 +318,9 @@ def _names_in(tables: Sequence[Table], column: str) -> tuple[tuple[str, ...], st
     if has_numbers or all(NUMBER.fullmatch(name) for name in names):
         if first.form == "Parquet":
             raise DataError(f"{first.name} does not name its labels: put their names into emotions.txt beside it")
-        raise DataError(f"{first.name} has no emotions.txt: list the label names there, one per line, in index order")
+        raise DataError(
+            f"{first.name} has no emotions.txt: list the label names there, one per line, in index order, or {_ways_out(first, first)}"
+        )
     if len(marks) > 1 or (marks and column.lower() == "label"):
         raise DataError(
             f"{first.name}: column {column!r} has cells with {' and '.join(map(repr, sorted(marks)))}, which separate labels or belong "
@@ -359,7 +373,7 @@ def _parsed(table: Table, column: str, value: Any, parse: Parser) -> list[Any]:
 
 def _values(tables: Sequence[Table], column: str) -> Iterator[tuple[Table, Any]]:
     for table in tables:
-        for _, cells in table.rows([_present(table, column)]):
+        for _, cells in table.rows([_present(table, column, tables[0])]):
             yield table, plain(cells[0])
 
 

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import resources
-from itertools import chain, islice
+from itertools import chain, islice, product
 from pathlib import Path
 from typing import Any
 
-from goemotions import addresses, defaults, outages
-from goemotions.data import archives, card, layout, tables, text_files
+from goemotions import addresses, defaults
+from goemotions.data import archives, card, hub, layout, tables, text_files
 from goemotions.data.labels import NAMES as LABELS
 from goemotions.data.labels import RATERS, SAMPLED, Labelling, find_labelling
 from goemotions.data.layout import SPLITS
 from goemotions.data.tables import Table
 from goemotions.data.taxonomy import MOST_LABELS, Taxonomy
-from goemotions.errors import DataError, SourceUnreachable
+from goemotions.errors import DataError
 from goemotions.storage import store
 from goemotions.storage.backend import File
 
 log = logging.getLogger(__name__)
 
 ID = "id"
-# At once, from the hub.
-DOWNLOADS = 8
 SPLIT_COLUMN = re.compile("(data[-_ ]?)?split|is[-_ ]?(train|training|test|val|valid|validation|dev|eval)", re.IGNORECASE)
 # What the cells of such a column have, whatever it is called.
 TRAIN = {*layout.NAMES["train"]}
 SPLIT_VALUE = re.compile(f"(public|private)?({'|'.join(layout.SPLIT_OF)}|eval|evaluation|hold[-_ ]?out)([-_ ]?set)?")
+
+# Where Prodigy and Argilla say that a row was not accepted, and how.
+REJECTED = {"answer": ("reject", "ignore"), "status": ("discarded",)}
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,8 @@ def open_source(source: str, scratch: Path, columns: Columns = Columns()) -> Sou
         folder = Path(str(resources.files("goemotions.data") / "sample"))
         return _open_path(folder, source, "shipped", columns)
     if source.startswith(addresses.HUB):
-        return _open_hub(source, columns)
+        folder = hub.fetch(source)
+        return _open_path(folder, source, folder.name, columns, hub.configuration(source))
     if addresses.is_s3(source):
         fetched = archives.fetch_object(source, scratch / "object") or store.fetch(source, scratch)
         return _open_path(_unpacked(fetched, source, scratch), source, "s3", columns)
@@ -170,6 +170,7 @@ def _open_files(
             f"{every[0].name} has a column {column!r}, and its rows would be split anew: write one file per split, such as train.csv, "
             "or remove the column"
         )
+    _refuse_rejected(every)
     labelling = find_labelling(every, names, columns.labels)
     has_raters = any(_raters(table) for table in every)
     form = _form(every, labelling, columns, has_raters=has_raters)
@@ -199,6 +200,18 @@ def _split_value(cell: Any) -> str:
     """The cell if it names a split; empty otherwise."""
     value = cell.strip().casefold() if isinstance(cell, str) else ""
     return value if SPLIT_VALUE.fullmatch(value) else ""
+
+
+def _refuse_rejected(every: Sequence[Table]) -> None:
+    """Raises DataError if a row was not accepted, by a column of a labelling tool that would not be looked at."""
+    for table, (name, values) in product(every, REJECTED.items()):
+        if column := table.column(name):
+            for line, (cell,) in table.rows([column]):
+                if cell in values:
+                    raise DataError(
+                        f"{table.name}, line {line}: {cell!r} in column {column!r}, and the row would be learned from: leave out such "
+                        "rows, or the column"
+                    )
 
 
 def _open_file(
@@ -276,74 +289,3 @@ def _id(cell: Any) -> str:
 
 def _made_id(prefix: str, text: str) -> str:
     return f"{prefix}-{hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}"
-
-
-def _open_hub(source: str, columns: Columns) -> Source:
-    folder = _hub_snapshot(source)
-    if not any(tables.holds_rows(str(path.relative_to(folder))) for path in folder.rglob("*")):
-        raise DataError(
-            f"{source} has no file of rows that is read, and pickles and loading scripts are refused: prepare a folder instead"
-        )
-    _, config, _ = _hub_parts(source)
-    return _open_path(folder, source, folder.name, columns, config)
-
-
-def _hub_parts(source: str) -> tuple[str, str, str]:
-    """Name, configuration (maybe empty) and revision."""
-    name, _, revision = source.removeprefix(addresses.HUB).partition("@")
-    name, _, config = name.partition(":")
-    return name, config, revision or "main"
-
-
-def _hub_snapshot(source: str) -> Path:
-    """The folder, named by its commit, with the files of rows and the card of a data set; from the cache if the hub cannot be reached.
-
-    A loading script or a pickle is not even downloaded.
-    """
-    import huggingface_hub
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
-
-    name, config, revision = _hub_parts(source)
-    described = [card.NAME, card.HEAD_ALONE, layout.LABEL_NAMES]
-    snapshot = functools.partial(
-        huggingface_hub.snapshot_download, name, repo_type="dataset", revision=revision, allow_patterns=described
-    )
-
-    def describe() -> tuple[Path, list[str]]:
-        # Without this request and its timeout, an unreachable hub would be retried for half a minute.
-        info = huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=outages.HUB_TIMEOUT_SECONDS)
-        return Path(snapshot()), [file.rfilename for file in info.siblings or ()]
-
-    try:
-        folder, listed = outages.retry(describe, outages.is_unavailable, "the hub")
-    except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise DataError(
-            f"the hub has no data set {name} at revision {revision}: check both names, and HF_TOKEN if it is private or gated"
-        ) from error
-    except Exception as error:
-        try:
-            return Path(snapshot(local_files_only=True))
-        except Exception:
-            raise _unreachable(name) from error
-    rows = _of_hub(folder, source, config, listed)
-    download = functools.partial(huggingface_hub.hf_hub_download, name, repo_type="dataset", revision=folder.name)
-    try:
-        with ThreadPoolExecutor(DOWNLOADS) as downloads:
-            outages.retry(lambda: list(downloads.map(download, rows)), outages.is_unavailable, "the hub")
-    # What is in the cache then lacks files.
-    except Exception as error:
-        raise _unreachable(name) from error
-    return folder
-
-
-def _unreachable(name: str) -> SourceUnreachable:
-    return SourceUnreachable(
-        f"the hub cannot be reached for {name}: use DATA=sample, a local folder (DATA=path/to/folder) or DATA=s3://bucket/prefix/"
-    )
-
-
-def _of_hub(folder: Path, source: str, config: str, listed: Sequence[str]) -> list[str]:
-    """Of the files of a data set, those to download: what its card names, or Parquet if it has any, since others may say the same."""
-    named = card.named(folder, source, config, listed)
-    rows = [file for file in (listed if named is None else named) if tables.holds_rows(file)]
-    return [file for file in rows if named or file.endswith(".parquet")] or rows

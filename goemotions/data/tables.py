@@ -130,7 +130,11 @@ def open_table(name: str, opener: Opener, text_column: str = defaults.TEXT_COLUM
         table = _delimited(name, opener, ending, text_column, official=official)
     delimited.require_few_columns(name, len(table.columns))
     if twice := sorted(column for column, count in Counter(table.columns).items() if count > 1):
-        raise DataError(f"{name} has two columns {twice[0]!r}: rename one")
+        raise DataError(
+            f"{name} has two columns {twice[0]!r}: rename one"
+            if twice[0]
+            else f"{name} has two columns without a name: remove one"
+        )
     return table
 
 
@@ -190,10 +194,12 @@ def _json_object(name: str, line: int, content: str) -> dict[str, Any]:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
         if line == 1 and content.lstrip().startswith(("[", "{")):
-            raise DataError(f"{name} is not JSON Lines: write one object per line, without a list around them") from error
+            raise DataError(
+                f"{name} is not JSON Lines: write one object per line, without a list around them, as `jq -c .[]` does"
+            ) from error
         raise DataError(f"{name}, line {line}: not JSON: write one object per line") from error
     if not isinstance(value, dict):
-        raise DataError(f"{name}, line {line}: not an object with named values: write one object per line")
+        raise DataError(f"{name}, line {line}: not an object with named values: write one object per line, as `jq -c .[]` does")
     return value
 
 

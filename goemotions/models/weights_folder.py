@@ -89,10 +89,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     if not (folder / "config.json").is_file():
         # In a cache of the hub, beside checkpoints of a Trainer, or in an older folder of sentence-transformers.
-        within = [path.parent for form in ("*", "snapshots/*") for path in folder.glob(f"{form}/tokenizer*.json")]
+        within = sorted(path.parent for form in ("*", "snapshots/*") for path in folder.glob(f"{form}/tokenizer*.json"))
         raise ModelError(
             f"{folder / 'config.json'} is missing: give a folder that `goemotions train` made, or for an encoder one with config.json, "
-            "model.safetensors and tokenizer.json" + f", such as {min(within)}" * bool(within)
+            "model.safetensors and tokenizer.json" + "".join(f", such as {place}" for place in within[:1])
         )
     fields = read_json(folder / "config.json")
     weights = _files(folder)

@@ -42,7 +42,7 @@ def export(folder: Path, output: Path, *, license_name: str = "", language: str 
     Args:
         folder: a bundle for GPUs or a trained model, as ``goemotions model download`` writes them.
         output: the folder to write, which must be empty or absent.
-        license_name: as the hub names it; empty for that of the encoder.
+        license_name: as the hub names it; empty for that of the profile's encoder, or `other` for weights that the user gave.
         language: code of the language.
         data: the data set on the hub, or another name of it.
 
@@ -112,12 +112,15 @@ def _card(record: TrainingRecord, metrics: dict[str, float], *, license_name: st
         for kind, names in METRICS.items()
         for name in names
     ]
+    # Weights that the user gave are maybe not those of the profile's encoder.
+    is_base_known = not record.weights
+    base = f"`{profile['base']}`" if is_base_known else f"other weights of the architecture of `{profile['base']}`"
     metadata = ModelCardData(
         language=language,
-        license=license_name or LICENSES.get(profile["base"], "other"),
+        license=license_name or LICENSES.get(profile["base"] if is_base_known else "", "other"),
         library_name="transformers",
         pipeline_tag="text-classification",
-        base_model=profile["base"],
+        base_model=profile["base"] if is_base_known else None,
         datasets=[data] if "/" in data else None,
         metrics=list(METRICS),
         tags=["multi-label-classification"],
@@ -130,8 +133,8 @@ def _card(record: TrainingRecord, metrics: dict[str, float], *, license_name: st
 ---
 # {as_markdown(str(profile["name"]))}
 
-Multi-label classifier of short texts, fine-tuned from `{profile["base"]}`. Each label has a probability of its own, which is calibrated
-on validation:
+Multi-label classifier of short texts, fine-tuned from {base}. Each label has a probability of its own, which is
+calibrated on validation:
 
 ```python
 from transformers import pipeline

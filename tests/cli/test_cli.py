@@ -120,7 +120,7 @@ def test_the_commands_on_models_pipelines_and_the_stack() -> None:
             for name in ["run", "monitor", "submit", "schedule", "schedule-monitoring", "compile", "score", "report", "demo"]
         ),
         *(f"stack {name}" for name in ("up", "down", "rollout")),
-        *(f"keys {name}" for name in ("create", "cluster", "sign")),
+        *(f"keys {name}" for name in ("create", "cluster", "list", "sign")),
         *(f"data {name}" for name in ("from-feedback", "to-label")),
     }
 

@@ -443,8 +443,23 @@ def test_a_column_of_one_value_is_no_label(tmp_path: Path, value: Any) -> None:
     table = pd.concat([ONE_PER_LABEL.assign(version=value).astype({"version": object})] * 40)
     with pytest.raises(DataError, match=r"'version' may be labels, or say something else .*such as calm,dread,glee"):
         ingested(tmp_path, {"train.csv": csv_of(table)})
+
+
+def test_a_column_that_has_another_value_in_a_late_row_is_a_label(tmp_path: Path) -> None:
+    table = pd.concat([ONE_PER_LABEL.assign(version=1)] * 400)
     table.iloc[-1, -1] = 0
-    assert ingested(tmp_path / "another", {"train.csv": csv_of(table)})["labels"] == [*NAMES, "version"]
+    assert ingested(tmp_path, {"train.csv": csv_of(table)})["labels"] == [*NAMES, "version"]
+
+
+@pytest.mark.fault("data-ambiguous")
+def test_a_score_beside_columns_of_0_and_1_is_no_label(tmp_path: Path) -> None:
+    table = pd.concat([ONE_PER_LABEL] * 40).assign(polarity=[number % 10 / 10 for number in range(120)])
+    for name, content in {"train.csv": csv_of(table), "train.parquet": parquet(pa.Table.from_pandas(table))}.items():
+        with pytest.raises(DataError, match=r"'polarity' may be labels, or say something else .*such as calm,dread,glee"):
+            ingested(tmp_path / name, {name: content})
+    # Where all have shares, they are those of raters.
+    shares = table.assign(**{name: table[name] * 0.9 for name in NAMES})
+    assert ingested(tmp_path / "shares", {"train.csv": csv_of(shares)})["labels"] == [*NAMES, "polarity"]
 
 
 @pytest.mark.fault("data-ambiguous")
@@ -457,7 +472,7 @@ def test_a_label_without_a_value_in_a_row_is_not_left_out(tmp_path: Path, ending
         "jsonl": table.to_json(orient="records", lines=True).encode(),
         "parquet": parquet(pa.Table.from_pandas(table)),
     }
-    with pytest.raises(DataError, match=r"line [23]: column 'glee' has 0 and 1 in other rows and no value here: write 0 or 1"):
+    with pytest.raises(DataError, match=r"line [23]: column 'glee' has 0 or 1 in other rows and no value here: write 0 or 1"):
         ingested(tmp_path, {f"train.{ending}": written[ending]})
 
 
@@ -508,6 +523,21 @@ def test_a_column_that_says_the_split_of_a_single_file_is_not_ignored(tmp_path: 
         ingest(str(tmp_path / "a.csv"), tmp_path / "dataset")
     # Files whose names say the split may have it.
     assert ingested(tmp_path, {"train.csv": csv_of(rows)})["rows"]["train"] == 3
+
+
+@pytest.mark.fault("data-ambiguous")
+@pytest.mark.parametrize(
+    ("column", "values"), [("answer", ("accept", "accept", "reject")), ("Status", ("submitted", "discarded", ""))]
+)
+def test_rows_that_a_labelling_tool_did_not_accept_are_not_learned_from(tmp_path: Path, column: str, values: Any) -> None:
+    """As Prodigy and Argilla export them."""
+    table = frame(ROWS, labels=joined(ROWS, ","), **{column: values})
+    with pytest.raises(
+        DataError, match=f"train.csv, line [34]: '(reject|discarded)' in column '{column}', .*: leave out such rows"
+    ):
+        ingested(tmp_path, {"train.csv": csv_of(table)})
+    table[column] = ["accept", "submitted", "open"]
+    assert ingested(tmp_path / "accepted", {"train.csv": csv_of(table)})["rows"]["train"] == 3
 
 
 def test_the_splits_of_the_folder_itself_are_taken_and_the_others_named(
@@ -852,6 +882,26 @@ FOUND: dict[str, tuple[Written, str]] = {
     "no column of labels": (
         {"train.csv": b"text,mood\na,calm\n"},
         r"train.csv has no column 'labels', and no column of 0 and 1 per label",
+    ),
+    "a test split without labels": (
+        {"train.csv": csv_of(ONE_PER_LABEL), "test.csv": b"text,id\na,1\n"},
+        r"test.csv has no column 'labels', .*, of text, id; or leave the file out if it has none, and its split is drawn from train$",
+    ),
+    "a test split without the column of labels": (
+        {"train.csv": BY_NAME, "test.csv": b"text,id\na,1\n"},
+        r"test.csv has no column 'labels': .*; or leave the file out if it has none, and its split is drawn from train$",
+    ),
+    "numbers beside a column of names": (
+        {"train.jsonl": json_lines([{"text": "a", "label": 0, "label_text": "calm"}])},
+        r"train.jsonl has no emotions.txt: list .*, or name the column with the labels .*, of text, label, label_text$",
+    ),
+    "columns without a name": (
+        {"train.csv": b"text,labels,,\na,calm,,\n"},
+        r"train.csv has two columns without a name: remove one",
+    ),
+    "a list of objects in a file": (
+        {"train.json": b'[{"text": "a", "labels": ["calm"]}]'},
+        r"not an object with named values: write one object per line, as `jq -c .\[\]` does",
     ),
     "a list around the objects": (
         {"train.json": b'[{"text": "a"},\n {"text": "b"}]\n'},

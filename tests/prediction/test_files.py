@@ -166,6 +166,15 @@ def test_a_file_without_a_header_has_numbers_as_columns(predictor: Predictor, tm
     assert scored["0"].to_pylist() == ['a "lake', "gravel"]
 
 
+def test_a_file_of_texts_alone_is_not_cut_at_marks_that_all_of_them_have(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("a lake; a storm\ngravel; a lake\n")
+    score_file(predictor, tmp_path / "in.csv", tmp_path / "out.parquet", column="0", all_scores=False)
+    assert pq.read_table(tmp_path / "out.parquet")["0"].to_pylist() == ["a lake; a storm", "gravel; a lake"]
+    # With the text in another column, there are several.
+    score_file(predictor, tmp_path / "in.csv", tmp_path / "out.parquet", column="1", all_scores=False)
+    assert pq.read_table(tmp_path / "out.parquet")["1"].to_pylist() == [" a storm", " a lake"]
+
+
 def test_a_column_with_the_name_of_an_added_one_is_kept_under_another(predictor: Predictor, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("text,labels,p/calm\na lake,dread,9\n")
     score_file(predictor, tmp_path / "in.csv", tmp_path / "out.csv")

@@ -1,6 +1,7 @@
 """The export for the hub: classes of transformers return the probabilities of the bundle, and the card has the hub's metadata."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from huggingface_hub import ModelCard
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import IntegrityError, ModelError
 from goemotions.models import classifier, engines, profiles
-from goemotions.models.records import TrainingRecord
+from goemotions.models.records import TRAINING_FILE, TrainingRecord
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.registry import hugging_face
 from goemotions.storage import manifest
@@ -35,7 +36,7 @@ def bundle(
     profile = profiles.get(request.param, {"pooling": "first"})
     files = weights(request.param)
     model = classifier.build_classifier(profile, taxonomy, weights=files, seed=3)
-    training = asdict(TrainingRecord.read(candidate / "model")) | {"profile": profile.describe()}
+    training = asdict(TrainingRecord.read(candidate / "model")) | {"profile": profile.describe(), "weights": ""}
     classifier.save_classifier(folder, model, classifier.load_tokenizer(profile, files), training)
     (folder / "thresholds.json").write_bytes((candidate / "gpu" / "thresholds" / "thresholds.json").read_bytes())
     (folder / "metrics.json").write_text(
@@ -76,6 +77,20 @@ def test_the_card_has_the_metadata_of_the_hub(exported: Path) -> None:
     assert named["f1", "macro F1", "test"] == 0.5
     assert {name for name, *_ in named} == set(data.metrics) == set(hugging_face.METRICS)
     assert "| macro F1 | 0.5000 |" in card.text
+
+
+def test_weights_that_the_user_gave_have_no_licence_and_base_of_others(bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    shutil.copytree(bundle, folder)
+    record = json.loads((folder / TRAINING_FILE).read_text()) | {"weights": "/home/ann/my-encoder"}
+    (folder / TRAINING_FILE).write_text(json.dumps(record))
+    manifest.write(folder, variant="gpu")
+    hugging_face.export(folder, tmp_path / "exported")
+    card = ModelCard.load(tmp_path / "exported" / "README.md")
+    assert (card.data.license, card.data.base_model) == ("other", None)
+    assert "fine-tuned from other weights of the architecture of `" in card.text
+    hugging_face.export(folder, tmp_path / "licensed", license_name="mit")
+    assert ModelCard.load(tmp_path / "licensed" / "README.md").data.license == "mit"
 
 
 def test_a_model_that_averages_the_tokens_is_refused(model_folder: Path, tmp_path: Path) -> None:
