@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import re
 import time
 import uuid
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from goemotions import addresses
@@ -18,6 +20,7 @@ from goemotions.storage import s3
 from goemotions.storage.folder import FolderBackend
 from goemotions.storage.s3 import S3Backend
 
+PREFIX = "probe-"
 REMEDY = "use a store that has it, such as AWS S3, SeaweedFS or a current MinIO"
 # A tag that no object has.
 OTHER_TAG = f'"{"0" * 32}"'
@@ -42,7 +45,7 @@ def run(location: str) -> str:
         StorageError: the store cannot be used, refuses a request, or cannot hold a lock.
     """
     began = time.monotonic()
-    name = f"probe-{uuid.uuid4().hex}.json"
+    name = f"{PREFIX}{int(time.time())}-{uuid.uuid4().hex}.json"
     if not addresses.is_s3(location):
         _test_folder(Path(location), name)
         return f"{location}: files can be written, listed and locked there"
@@ -50,7 +53,8 @@ def run(location: str) -> str:
     try:
         _test_bucket(backend, name)
     finally:
-        kept = _remove(backend, name)
+        # Those of processes that were killed, too; one that is a day old is none of a running process.
+        kept = _remove(backend, [name, *_left(backend)])
     _suitable.add(_key(location))
     return (
         f"{location}: conditional writes, reads and listings work ({time.monotonic() - began:.1f} s)"
@@ -84,10 +88,18 @@ def _unsuitable(backend: S3Backend, problem: str) -> StorageError:
     return StorageError(f"{backend.location}: the object store {problem}: {REMEDY}")
 
 
-def _remove(backend: S3Backend, name: str) -> bool:
-    """Deletes the object; returns whether it remains, because registration itself needs no right to delete."""
+def _left(backend: S3Backend) -> Iterator[str]:
+    with contextlib.suppress(StorageError):
+        for file in backend.files(PREFIX):
+            made = re.match(r"[0-9]{1,12}(?=-)", file.name.removeprefix(PREFIX))
+            if made and time.time() - int(made[0]) > s3.ABANDONED_SECONDS:
+                yield file.name
+
+
+def _remove(backend: S3Backend, names: Sequence[str]) -> bool:
+    """Deletes the objects; returns whether some remain, because registration itself needs no right to delete."""
     try:
-        backend.delete([name])
+        backend.delete(names)
     except StorageError:
         return True
     return False

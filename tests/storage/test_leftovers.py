@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from goemotions.errors import StorageError
-from goemotions.storage import manifest, s3, store, temporary
+from goemotions.storage import manifest, probe, s3, store, temporary
 from goemotions.storage.temporary import temporary_folder
 
 KILLED = """
@@ -89,6 +89,15 @@ def test_uploads_that_were_interrupted_are_aborted(bucket: str, monkeypatch: pyt
     monkeypatch.setattr(s3, "ABANDONED_SECONDS", 0.0)
     store.sweep(bucket)
     assert uploads(bucket) == []
+
+
+@pytest.mark.fault("leftovers")
+def test_the_probe_of_a_killed_process_is_removed_by_a_later_one(bucket: str) -> None:
+    old, young = (f"probe-{int(time.time()) - age}-0.json" for age in (2 * 86_400, 60))
+    for name in (old, young, "probe-mine.json"):
+        store.write(bucket, name, b"{}")
+    probe.run(bucket)
+    assert [file.name for file in store.files(bucket)] == [young, "probe-mine.json"]
 
 
 def test_a_folder_is_removed_with_its_manifests_first_or_is_a_named_error(
