@@ -1,10 +1,11 @@
 """Addresses as users give them: of files, data, bundles, servers and images. Each is checked here, before anything is made.
 
-A function returns the address unchanged, or raises BadAddress with the known forms and, if it is clear, the right one.
+A function that checks returns the address unchanged, or raises BadAddress with the known forms and, if it is clear, the right one.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,6 +81,12 @@ def path(text: str, what: str = "") -> str:
     if scheme(text):
         raise BadAddress(f"{_named(what)}{shown(text)!r} must be a path on this machine")
     return text
+
+
+def local(text: str) -> Path:
+    """A path on this machine, with ``~`` as the home folder."""
+    # Not that of pathlib, which raises a RuntimeError if there is no such user.
+    return Path(os.path.expanduser(text))
 
 
 def source(text: str, what: str = "") -> str:

@@ -47,7 +47,7 @@ def run(folder: Path = stack.FOLDER, *, on_reason: bool = False, **arguments: An
     # Before hours are spent on other models and teachers; `train` does the same.
     for profile, location in weights:
         if not addresses.is_s3(location):
-            weights_folder.require(profile, Path(location).expanduser())
+            weights_folder.require(profile, addresses.local(location))
     addresses.endpoints(os.environ)
     addresses.tracking(os.environ.get("MLFLOW_TRACKING_URI", ""))
     os.environ.update(stack.services(folder))

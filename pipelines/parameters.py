@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from kfp.dsl.base_component import BaseComponent
@@ -75,7 +74,7 @@ def training_arguments(
     if "store" in arguments and not is_local:
         _require_s3(arguments["store"])
     elif "store" in arguments and not addresses.is_s3(arguments["store"]):
-        arguments["store"] = str(Path(arguments["store"]).expanduser().absolute())
+        arguments["store"] = str(addresses.local(arguments["store"]).absolute())
     if "teachers" in arguments:
         arguments["teachers"] = [
             locate(teacher.location) if teacher.location else str(teacher)
@@ -176,7 +175,7 @@ def _check_profiles(arguments: Mapping[str, Any]) -> None:
 
 
 def _absolute(location: str) -> str:
-    path = Path(location).expanduser()
+    path = addresses.local(location)
     return location if addresses.scheme(location) or not path.exists() else str(path.absolute())
 
 

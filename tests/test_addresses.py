@@ -234,6 +234,28 @@ def test_a_command_with_an_unknown_address_makes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("ingest --source ~nobody-here/data --output out", "there is no data folder ~nobody-here/data"),
+        ("pipeline run --weights minilm=~nobody-here/w", "~nobody-here/w"),
+    ],
+)
+def test_the_home_folder_of_nobody_is_a_path_that_does_not_exist(
+    command: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from goemotions.cli import main as cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["goemotions", *command.split()])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert addresses.local("~/data") == Path.home() / "data"
+
+
 def test_images_are_not_named_by_an_address() -> None:
     finished = subprocess.run(
         ["bash", ROOT / "images" / "image.sh", "build", "trainer"],

@@ -113,7 +113,7 @@ def open_source(source: str, scratch: Path, columns: Columns = Columns()) -> Sou
     if addresses.is_s3(source):
         fetched = archives.fetch_object(source, scratch / "object") or store.fetch(source, scratch)
         return _open_path(_unpacked(fetched, source, scratch), source, "s3", columns)
-    path = Path(source).expanduser()
+    path = addresses.local(source)
     if not path.exists():
         raise DataError(
             f"there is no data folder {source}: give `sample`, `hub:<dataset>`, a folder with train, dev and test, a file, or s3://"

@@ -48,7 +48,7 @@ def resolve(profile: Profile, weights: str | EncoderFiles = "") -> Iterator[Enco
         with temporary_folder() as scratch:
             yield EncoderFiles(store.fetch(weights, scratch), is_published=False)
     elif weights:
-        yield EncoderFiles(Path(weights).expanduser(), is_published=False)
+        yield EncoderFiles(addresses.local(weights), is_published=False)
     else:
         packaged = encoder.package and importlib.util.find_spec(encoder.package)
         folder = Path(str(importlib.resources.files(encoder.package) / "model")) if packaged else _from_hub(profile)

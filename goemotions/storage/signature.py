@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from goemotions import strict_json
+from goemotions import addresses, strict_json
 from goemotions.errors import BadArgument, UntrustedBundle
 from goemotions.storage import manifest
 
@@ -173,8 +173,7 @@ def _private_key() -> Ed25519PrivateKey | None:
 
     try:
         key = load_pem_private_key(_pem(value), None)
-    except (OSError, ValueError, TypeError, RuntimeError):
-        # The last one is that of a home folder that there is not.
+    except (OSError, ValueError, TypeError):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
         # The value is not shown: it may be the key itself.
@@ -196,7 +195,7 @@ def _trusted_keys() -> dict[str, Ed25519PublicKey]:
             [_pem(value)] if value.startswith("-----") else [part for path in value.split(os.pathsep) for part in _pems(path)]
         )
         loaded = [load_pem_public_key(pem) for part in parts for pem in PUBLIC_KEY.findall(part)]
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError) as error:
         raise BadArgument(f"{TRUSTED_KEYS}: the keys cannot be read: give PEM, as text, files or a folder of .pub") from error
     trusted = [key for key in loaded if isinstance(key, Ed25519PublicKey)]
     if not trusted or len(trusted) < len(loaded):
@@ -207,11 +206,11 @@ def _trusted_keys() -> dict[str, Ed25519PublicKey]:
 
 
 def _pem(value: str) -> bytes:
-    return value.encode() if value.startswith("-----") else Path(value).expanduser().read_bytes()
+    return value.encode() if value.startswith("-----") else addresses.local(value).read_bytes()
 
 
 def _pems(path: str) -> list[bytes]:
-    place = Path(path).expanduser()
+    place = addresses.local(path)
     return [file.read_bytes() for file in sorted(place.glob("*.pub"))] if place.is_dir() else [place.read_bytes()]
 
 

@@ -70,7 +70,7 @@ def teach(dataset: Path, output: Path, location: str, options: TrainOptions, sto
 def _folder(location: str) -> Iterator[Path]:
     """The files of a trained model, verified if they come from a store."""
     if not addresses.is_s3(location):
-        yield Path(location).expanduser()
+        yield addresses.local(location)
         return
     with temporary_folder() as scratch:
         trust.fetch(location, scratch)
