@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, Generic, Protocol, TypeVar
 
 from goemotions.serving import metrics
+from goemotions.serving.admission.listening import READ_BYTES, REFUSED, REFUSED_SECONDS
 from goemotions.serving.limits import Limits
-from goemotions.serving.listening import READ_BYTES, REFUSED, REFUSED_SECONDS
 
 logger = logging.getLogger(__name__)
 SWEEP_SECONDS = 0.25

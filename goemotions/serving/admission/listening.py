@@ -16,10 +16,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from goemotions.errors import WorkflowError
-from goemotions.serving.turns import Turns
+from goemotions.serving.admission.turns import Turns
 
 if TYPE_CHECKING:
-    from goemotions.serving.connections import Connections
+    from goemotions.serving.admission.connections import Connections
 
 logger = logging.getLogger(__name__)
 # Connections that the system keeps until they are accepted; and files beside those of connections.

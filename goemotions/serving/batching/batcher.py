@@ -18,8 +18,8 @@ from goemotions.errors import RequestError
 from goemotions.models.engines import LENGTH_STEP, Engine
 from goemotions.models.tokenizer import Encoding, batch_size
 from goemotions.serving import metrics
+from goemotions.serving.batching.queue import Chunk, QueuedRequest, QueuedText, TextQueue, full
 from goemotions.serving.limits import Limits
-from goemotions.serving.queue import Chunk, QueuedRequest, QueuedText, TextQueue, full
 
 logger = logging.getLogger(__name__)
 # Called by a worker after a batch with its texts, their encodings and their logits, float32 [n, labels].

@@ -23,8 +23,8 @@ import numpy as np
 
 from goemotions.errors import RequestError
 from goemotions.serving import metrics
+from goemotions.serving.admission.shares import Shares
 from goemotions.serving.limits import Limits
-from goemotions.serving.shares import Shares
 
 # Weight of the newest batch in the throughput: of some twenty batches, so that a slow one neither hides nor decides.
 SMOOTHING = 0.05

@@ -16,9 +16,11 @@ import math
 import socket
 from typing import Any
 
-from goemotions.serving import connections, listening, metrics
-from goemotions.serving.connections import Reader
-from goemotions.serving.frames import (
+from goemotions.serving import metrics
+from goemotions.serving.admission import connections, listening
+from goemotions.serving.admission.connections import Reader
+from goemotions.serving.admission.turns import CallTurns, Turns
+from goemotions.serving.grpc.frames import (
     CALM,
     GOAWAY,
     HEAD_BYTES,
@@ -36,7 +38,6 @@ from goemotions.serving.frames import (
 )
 from goemotions.serving.limits import Limits
 from goemotions.serving.metrics import CLIENT_GONE
-from goemotions.serving.turns import CallTurns, Turns
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 ACK, FIRST_SETTINGS = (bytes([0, 0, 0, SETTINGS, flags, 0, 0, 0, 0]) for flags in (IS_ACK, 0))

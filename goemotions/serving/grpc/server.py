@@ -27,13 +27,16 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
 from goemotions.errors import RequestError
-from goemotions.serving import bodies, metrics, openinference, request_ids, schema, wire
-from goemotions.serving.frames import STREAMS
+from goemotions.serving import metrics
+from goemotions.serving.admission.shares import ByAddress, Requests, too_many_requests
+from goemotions.serving.grpc import wire
+from goemotions.serving.grpc.frames import STREAMS
+from goemotions.serving.grpc.relay import Relay, Relays
+from goemotions.serving.http import bodies
 from goemotions.serving.limits import Limits
 from goemotions.serving.metrics import CLIENT_GONE
-from goemotions.serving.relay import Relay, Relays
+from goemotions.serving.protocols import openinference, request_ids, schema
 from goemotions.serving.service import Service, handle
-from goemotions.serving.shares import ByAddress, Requests, too_many_requests
 
 logger = logging.getLogger(__name__)
 # The library's own errors are of clients that left; those of handlers are logged here.
@@ -369,7 +372,7 @@ class CallLimiter(grpc.aio.ServerInterceptor):
         context.add_done_callback(lambda _: remove())
 
 
-class Server:
+class GrpcServer:
     """The gRPC server of one process."""
 
     def __init__(self, service: Service, port: socket.socket) -> None:

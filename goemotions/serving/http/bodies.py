@@ -13,13 +13,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from goemotions.errors import RequestError
+from goemotions.serving.admission.shares import ByAddress, Requests, Shares
+from goemotions.serving.admission.turns import FairThread
+from goemotions.serving.http.openapi import JSON
 from goemotions.serving.limits import Limits
 from goemotions.serving.metrics import CLIENT_GONE
-from goemotions.serving.openapi import JSON
-from goemotions.serving.openinference import BINARY_HEADER
+from goemotions.serving.protocols.openinference import BINARY_HEADER
 from goemotions.serving.service import COUNTED
-from goemotions.serving.shares import ByAddress, Requests, Shares
-from goemotions.serving.turns import FairThread
 
 BINARY = "application/octet-stream"
 COMPRESSIONS = ("gzip", "deflate")

@@ -18,11 +18,12 @@ import orjson
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from goemotions.serving import connections, metrics
-from goemotions.serving.bodies import CLOSED_BY_SERVER, HANDLING, HAS_BODY, HAS_ENDED, IS_REFUSED
-from goemotions.serving.connections import Reader
+from goemotions.serving import metrics
+from goemotions.serving.admission import connections
+from goemotions.serving.admission.connections import Reader
+from goemotions.serving.admission.turns import Turns
+from goemotions.serving.http.bodies import CLOSED_BY_SERVER, HANDLING, HAS_BODY, HAS_ENDED, IS_REFUSED
 from goemotions.serving.limits import Limits
-from goemotions.serving.turns import Turns
 
 # Read at once of what may hold many requests or chunks, and parsed at once.
 SHORT_READ_BYTES, PIECE_BYTES = 4 * 1024, 1024

@@ -8,7 +8,7 @@ from kserve.protocol.rest import v2_datamodels as v2
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from goemotions.serving import schema
+from goemotions.serving.protocols import schema
 
 JSON = "application/json"
 ERRORS = {

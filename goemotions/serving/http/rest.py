@@ -20,10 +20,12 @@ from starlette.routing import Route
 
 from goemotions import defaults
 from goemotions.errors import RequestError
-from goemotions.serving import bodies, metrics, openapi, openinference, request_ids, schema
-from goemotions.serving.bodies import BINARY, Handler, RequestLimiter
-from goemotions.serving.openapi import JSON
-from goemotions.serving.openinference import BINARY_HEADER
+from goemotions.serving import metrics
+from goemotions.serving.http import bodies, openapi
+from goemotions.serving.http.bodies import BINARY, Handler, RequestLimiter
+from goemotions.serving.http.openapi import JSON
+from goemotions.serving.protocols import openinference, request_ids, schema
+from goemotions.serving.protocols.openinference import BINARY_HEADER
 from goemotions.serving.service import Service, handle
 
 RUN_HEADER = "model-run"

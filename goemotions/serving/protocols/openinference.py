@@ -22,7 +22,7 @@ from goemotions.defaults import MODEL_NAME
 from goemotions.errors import RequestError
 from goemotions.prediction.predictor import Options
 from goemotions.serving.limits import Limits
-from goemotions.serving.schema import (
+from goemotions.serving.protocols.schema import (
     MAX_CHARACTERS,
     MAX_FIELDS,
     InputParameters,

@@ -13,7 +13,7 @@ from goemotions import defaults
 from goemotions.errors import RequestError
 from goemotions.prediction.predictor import Options
 from goemotions.serving.limits import Limits
-from goemotions.serving.request_ids import ID
+from goemotions.serving.protocols.request_ids import ID
 
 
 def _integer(value: Any) -> Any:

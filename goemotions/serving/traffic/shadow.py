@@ -21,8 +21,10 @@ import orjson
 
 from goemotions import defaults, outages
 from goemotions.prediction.predictor import Options, Prediction
-from goemotions.serving import metrics, openapi, request_ids, schema
+from goemotions.serving import metrics
+from goemotions.serving.http import openapi
 from goemotions.serving.limits import ShadowSettings
+from goemotions.serving.protocols import request_ids, schema
 
 logger = logging.getLogger(__name__)
 # Copies that wait, texts per copy, and copies at once.

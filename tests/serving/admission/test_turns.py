@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from goemotions.serving import turns as turns_of
-from goemotions.serving.turns import WAITING, WORK, FairThread, Turns
+from goemotions.serving.admission import turns as turns_of
+from goemotions.serving.admission.turns import WAITING, WORK, FairThread, Turns
 
 
 def test_what_waits_of_one_address_does_not_delay_another() -> None:

@@ -15,7 +15,7 @@ from goemotions.errors import RequestError
 from goemotions.models import engines
 from goemotions.models.engines import Engine
 from goemotions.models.tokenizer import TextEncoder
-from goemotions.serving.batching import Batcher
+from goemotions.serving.batching.batcher import Batcher
 from goemotions.serving.limits import Limits
 
 LIMITS = Limits(queue_texts=64, queue_seconds=5.0)

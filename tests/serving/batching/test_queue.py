@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goemotions.errors import RequestError
+from goemotions.serving.batching.queue import QueuedRequest, QueuedText, TextQueue
 from goemotions.serving.limits import Limits
-from goemotions.serving.queue import QueuedRequest, QueuedText, TextQueue
 
 UNLIMITED = Limits(queue_texts=10**6, queue_tokens=10**9, queue_seconds=10**6)
 

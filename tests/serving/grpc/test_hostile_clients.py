@@ -17,7 +17,7 @@ import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
-from goemotions.serving.frames import FRAMES_BESIDE_CALLS
+from goemotions.serving.grpc.frames import FRAMES_BESIDE_CALLS
 from tests.support import http2
 from tests.support.http2 import Connection, frame, headers, message
 from tests.support.servers import Server, serving

@@ -16,11 +16,11 @@ import pytest
 import uvloop
 from prometheus_client import REGISTRY
 
-from goemotions.serving import listening
-from goemotions.serving.frames import FRAMES_BESIDE_CALLS, RESET_SECONDS, RESETS
+from goemotions.serving.admission import listening
+from goemotions.serving.admission.turns import CALLS, FEW_CALLS
+from goemotions.serving.grpc.frames import FRAMES_BESIDE_CALLS, RESET_SECONDS, RESETS
+from goemotions.serving.grpc.relay import Relay, Relays
 from goemotions.serving.limits import Limits
-from goemotions.serving.relay import Relay, Relays
-from goemotions.serving.turns import CALLS, FEW_CALLS
 from tests.support.http2 import (
     ACK,
     DATA,

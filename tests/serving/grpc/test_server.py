@@ -12,12 +12,12 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 from prometheus_client import REGISTRY
 
-from goemotions.serving import listening
-from goemotions.serving.frames import STREAMS
-from goemotions.serving.grpc import Server
+from goemotions.serving.admission import listening
+from goemotions.serving.admission.shares import Requests
+from goemotions.serving.grpc.frames import STREAMS
+from goemotions.serving.grpc.server import GrpcServer
 from goemotions.serving.limits import Limits
 from goemotions.serving.service import Result, Service
-from goemotions.serving.shares import Requests
 from pipelines import stack
 
 
@@ -34,7 +34,7 @@ def test_a_call_that_is_cut_at_the_deadline_of_the_drain_counts_against_the_serv
         service = SimpleNamespace(
             limits=Limits(), requests=Requests(1), name="goemotions", version="1", run_id="r1", predict=predict
         )
-        server = Server(cast(Service, service), listening.bind("127.0.0.1", port, ""))
+        server = GrpcServer(cast(Service, service), listening.bind("127.0.0.1", port, ""))
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             request = pb.ModelInferRequest(model_name="goemotions")
@@ -81,7 +81,7 @@ def test_a_client_with_as_many_calls_as_it_may_have_gets_an_answer_to_each() -> 
         service = SimpleNamespace(
             limits=limits, requests=Requests(limits.requests), name="goemotions", version="1", run_id="r1", predict=predict
         )
-        server = Server(cast(Service, service), listening.bind("127.0.0.1", port, ""))
+        server = GrpcServer(cast(Service, service), listening.bind("127.0.0.1", port, ""))
         await server.start()
         try:
             return await asyncio.to_thread(call, port)

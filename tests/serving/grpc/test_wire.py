@@ -4,8 +4,9 @@ import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
 from goemotions.errors import RequestError
-from goemotions.serving import schema, wire
+from goemotions.serving.grpc import wire
 from goemotions.serving.limits import Limits
+from goemotions.serving.protocols import schema
 
 
 def check(content: bytes) -> None:

@@ -18,13 +18,13 @@ from starlette.types import Message
 from uvicorn.server import ServerState
 
 from goemotions.errors import RequestError
-from goemotions.serving import connections as connections_of
-from goemotions.serving import listening
-from goemotions.serving.bodies import REFUSAL_SECONDS, SMALL_BYTES, RequestLimiter
-from goemotions.serving.http import HttpConnection, HttpConnections
+from goemotions.serving.admission import connections as connections_of
+from goemotions.serving.admission import listening
+from goemotions.serving.admission.shares import Requests
+from goemotions.serving.http.bodies import REFUSAL_SECONDS, SMALL_BYTES, RequestLimiter
+from goemotions.serving.http.connection import HttpConnection, HttpConnections
 from goemotions.serving.limits import Limits
 from goemotions.serving.service import handle
-from goemotions.serving.shares import Requests
 
 
 async def end_while_scored(end: Callable[[HttpConnections, asyncio.StreamWriter], None]) -> None:

@@ -11,7 +11,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
 from goemotions.errors import RequestError
 from goemotions.prediction.predictor import Options
-from goemotions.serving import openinference
+from goemotions.serving.protocols import openinference
 from goemotions.serving.service import Result
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), min_size=1, max_size=8)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from goemotions.errors import RequestError
 from goemotions.prediction.predictor import Options
-from goemotions.serving import schema
+from goemotions.serving.protocols import schema
 
 
 def request(**fields: Any) -> schema.V1Request:

@@ -10,7 +10,7 @@ from goemotions.data.taxonomy import Taxonomy
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models.tokenizer import Encoding
 from goemotions.registry import bundle as bundles
-from goemotions.serving.traffic import LABELS_WITH_HISTOGRAM, TrafficCounters
+from goemotions.serving.traffic.counters import LABELS_WITH_HISTOGRAM, TrafficCounters
 
 
 def sample(name: str, **labels: str) -> float | None:

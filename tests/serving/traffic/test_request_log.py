@@ -20,10 +20,10 @@ from prometheus_client import REGISTRY
 
 from goemotions.data.request_log import ANSWERS, FEEDBACK, Labels, LogReader, is_logged
 from goemotions.errors import RequestError, WorkflowError
-from goemotions.serving import request_log
 from goemotions.serving.limits import LogSettings
-from goemotions.serving.request_ids import answer_id
-from goemotions.serving.request_log import RequestLog
+from goemotions.serving.protocols.request_ids import answer_id
+from goemotions.serving.traffic import request_log
+from goemotions.serving.traffic.request_log import RequestLog
 from tests.support.object_store import KEYS, Behaviour, ObjectStore, running
 
 LABELS = Labels(("joy", "anger"), (0.5, 0.25), 2)
@@ -203,8 +203,8 @@ def test_a_full_disk_drops_and_counts_rows_and_ends_nothing(tmp_path: Path) -> N
 KILLED = """
 import os, signal, sys, time
 from pathlib import Path
-from tests.serving.test_request_log import LABELS, RESULT, settings
-from goemotions.serving.request_log import RequestLog
+from tests.serving.traffic.test_request_log import LABELS, RESULT, settings
+from goemotions.serving.traffic.request_log import RequestLog
 log = RequestLog(settings(Path(sys.argv[1])), "m", "7", LABELS)
 for number in range(50):
     log.add_answers(f"request-{number}", [f"text {number}"], RESULT)

@@ -19,9 +19,11 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
 from goemotions import defaults
 from goemotions.prediction.predictor import Options, Predictor
-from goemotions.serving import metrics, request_ids, shadow
+from goemotions.serving import metrics
 from goemotions.serving.limits import ShadowSettings
-from goemotions.serving.shadow import Shadow
+from goemotions.serving.protocols import request_ids
+from goemotions.serving.traffic import shadow
+from goemotions.serving.traffic.shadow import Shadow
 from tests.support import http_server
 from tests.support.servers import Server, serving
 
