@@ -23,7 +23,7 @@ from goemotions.data.dataset import ingest, load_dataset
 from goemotions.models.engines import Engine
 from goemotions.prediction.predictor import Predictor
 from goemotions.registry import references
-from goemotions.serving.batching import Batcher
+from goemotions.serving.batching.batcher import Batcher
 from goemotions.serving.limits import Limits
 
 SIZES, LENGTHS = (1, 2, 4, 8, 16), (8, 16, 24, 32, 48)

@@ -1,24 +1,26 @@
 """The predictor server: one bundle behind V1, V2 and gRPC. The only place that imports kserve.
 
-The way of a request, step by step:
+| modules | what they have |
+|---|---|
+| server, workers | start, drain and end; several processes |
+| service | what all protocols share: a request for predictions, or for explanations |
+| limits, metrics, logs | options; what is counted; the log |
+| lazy_kserve | the import of single modules of kserve |
 
-==========  ==============================================  ====================================================================
-listen      ``listening``                                   accepts the connections of a port, or refuses them
-connection  ``http``; ``relay`` and ``frames`` for gRPC     bounds what one connection may send, hold and wait for
-body        ``bodies``; ``grpc`` for calls                  bounds what arrives, and how many requests there are
-parse       ``rest``, ``schema``; ``wire``                  JSON; messages of gRPC
-            ``openinference``                               tensors of both to texts
-predict     ``service``                                     what all protocols share
-queue       ``queue``                                       admits requests, and gives out their texts in turn
-batch       ``batching``                                    the threads that tokenize, make batches, and run the engine
-answer      ``rest``, ``openinference``, ``grpc``           back to the protocol
-count       ``metrics``, ``traffic``                        outcomes and durations; what is predicted
-            ``request_log``, ``shadow``                     samples of the answers for the store, and of the requests for a challenger
-==========  ==============================================  ====================================================================
+The way of a request, folder by folder:
 
-What several steps share: ``limits`` (the options), ``connections`` (all that are open), ``shares`` and ``turns`` (of addresses, so
-that no client keeps others out). Around them: ``server`` (start, drain, end), ``workers`` (several processes), ``logs``, ``openapi``,
-``page``, ``request_ids`` and ``lazy_kserve``.
+=============  ===========================================================================================================
+``admission``  ``listening`` accepts the connections of a port, ``connections`` bounds how many are open; ``turns`` and
+               ``shares`` of addresses, so that no client keeps others out
+``http``       ``connection`` and ``bodies`` bound what a client may send, hold and wait for; ``rest`` has the routes
+               of V1 and V2, ``openapi`` describes them; ``page`` is the one for people
+``grpc``       ``relay`` and ``frames`` do the same for its connections, ``server`` and ``wire`` for its calls
+``protocols``  ``schema`` has the fields of the JSON; ``openinference`` makes texts of the tensors of V2, and tensors
+               of results, over both; ``request_ids``
+``batching``   ``queue`` admits requests and gives out their texts in turn, to the threads of ``batcher``, which
+               tokenize, make batches, and run the engine
+``traffic``    ``counters`` of what is predicted; ``request_log`` and ``shadow``, samples for the store and a challenger
+=============  ===========================================================================================================
 """
 
 from goemotions.serving import lazy_kserve

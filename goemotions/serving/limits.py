@@ -81,7 +81,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class ShadowSettings:
-    """Copies of requests to a challenger, whose answers are compared and never returned (``serving.shadow``)."""
+    """Copies of requests to a challenger, whose answers are compared and never returned (``traffic.shadow``)."""
 
     shadow_url: str = field(
         default="",

@@ -24,15 +24,16 @@ from starlette.applications import Starlette
 
 from goemotions import defaults
 from goemotions.models import devices
-from goemotions.serving import listening, workers
+from goemotions.serving import workers
+from goemotions.serving.admission import listening
 from goemotions.serving.limits import Limits, LogSettings, ShadowSettings
 
 if TYPE_CHECKING:
     # At run time only where it is used: a worker imports the metrics after their files exist.
     from goemotions.prediction.predictor import Predictor
-    from goemotions.serving.http import HttpConnections
-    from goemotions.serving.request_log import RequestLog
+    from goemotions.serving.http.connection import HttpConnections
     from goemotions.serving.service import Service
+    from goemotions.serving.traffic.request_log import RequestLog
 
 logger = logging.getLogger(__name__)
 # For what runs after the last request to end.
@@ -98,12 +99,13 @@ def _serve(
     pipe: multiprocessing.connection.Connection | None = None,
 ) -> None:
     """Serves in this process; ``pipe``: that of a worker process, ``started``: when the server was."""
-    from goemotions.serving.http import HttpConnections
+    from goemotions.serving.http.connection import HttpConnections
 
     connections = HttpConnections(settings.limits)
 
     def create_app() -> Starlette:
-        from goemotions.serving import logs, metrics, page, rest
+        from goemotions.serving import logs, metrics
+        from goemotions.serving.http import page, rest
 
         logs.limit_rate()
         metrics.STARTED.set(started)
@@ -157,7 +159,7 @@ def _service(settings: Settings) -> Service:
     from goemotions.models import engines
     from goemotions.prediction.predictor import Predictor
     from goemotions.serving.service import Service
-    from goemotions.serving.shadow import Shadow
+    from goemotions.serving.traffic.shadow import Shadow
 
     threads = settings.threads or max(1, engines.cpus() // settings.workers)
     predictor = Predictor.load(settings.folder, engine=settings.engine, threads=threads, is_verified=True)
@@ -184,9 +186,9 @@ async def _lifespan(
     _: Starlette,
 ) -> AsyncIterator[None]:
     """What runs beside the application: gRPC, and what shows the supervisor that this process is alive."""
-    from goemotions.serving import grpc
+    from goemotions.serving.grpc.server import GrpcServer
 
-    grpc_server = grpc.Server(service, grpc_port) if grpc_port else None
+    grpc_server = GrpcServer(service, grpc_port) if grpc_port else None
     if grpc_server:
         await grpc_server.start()
     draining = _Draining(service, connections, grpc_server)
@@ -211,7 +213,7 @@ def _request_log(settings: Settings, predictor: Predictor) -> RequestLog | None:
     if not settings.log.log_share:
         return None
     from goemotions.data.request_log import Labels
-    from goemotions.serving.request_log import RequestLog
+    from goemotions.serving.traffic.request_log import RequestLog
 
     fitted = predictor.bundle.thresholds
     labels = Labels(predictor.bundle.taxonomy.names, fitted.values, fitted.k)

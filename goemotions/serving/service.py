@@ -25,17 +25,17 @@ from goemotions.prediction import explanation
 from goemotions.prediction.explanation import Explanation
 from goemotions.prediction.predictor import Options, Prediction, Predictor
 from goemotions.serving import metrics
-from goemotions.serving.batching import LEAST_MEASURED, Batcher
+from goemotions.serving.admission.shares import Requests
+from goemotions.serving.admission.turns import FairThread
+from goemotions.serving.batching.batcher import LEAST_MEASURED, Batcher
+from goemotions.serving.batching.queue import full
 from goemotions.serving.limits import Limits
-from goemotions.serving.queue import full
-from goemotions.serving.shares import Requests
-from goemotions.serving.traffic import TrafficCounters
-from goemotions.serving.turns import FairThread
+from goemotions.serving.traffic.counters import TrafficCounters
 
 if TYPE_CHECKING:
     # The log needs pyarrow, which a server without one does not import.
-    from goemotions.serving.request_log import RequestLog
-    from goemotions.serving.shadow import Shadow
+    from goemotions.serving.traffic.request_log import RequestLog
+    from goemotions.serving.traffic.shadow import Shadow
 
 logger = logging.getLogger(__name__)
 # The status of a request whose connection refused the rest of it, and has counted it.

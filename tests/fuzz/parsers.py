@@ -20,7 +20,7 @@ with atheris.instrument_imports(include=["goemotions"]):
     from goemotions.errors import WorkflowError
     from goemotions.metrics import thresholds
     from goemotions.models import tokenizer
-    from goemotions.serving import openinference, schema
+    from goemotions.serving.protocols import openinference, schema
     from goemotions.storage import manifest
 
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-"))

@@ -21,7 +21,7 @@ from goemotions.prediction import files
 from goemotions.prediction.predictor import Predictor
 from goemotions.registry import mlflow_client, tracking
 from goemotions.serving import metrics
-from goemotions.serving.traffic import TrafficCounters
+from goemotions.serving.traffic.counters import TrafficCounters
 from goemotions.storage import layout, store
 from pipelines import parameters, training, unfinished
 from pipelines.package import pack_monitoring

@@ -11,7 +11,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from goemotions.prediction.predictor import Predictor
-from goemotions.serving import page, rest
+from goemotions.serving.http import page, rest
 from goemotions.serving.limits import Limits
 from goemotions.serving.service import Service
 

@@ -21,7 +21,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
 from goemotions.cli import prediction
 from goemotions.errors import WorkflowError
-from goemotions.serving import listening
+from goemotions.serving.admission import listening
 from goemotions.serving.limits import Limits
 from tests.support.servers import Server, serving
 
@@ -116,7 +116,7 @@ def test_grpc_calls_over_the_limit_are_rejected_and_counted_and_health_checks_ar
 
 def test_the_modules_of_the_server_do_not_import_what_kserve_itself_needs() -> None:
     needless = ["pandas", "fastapi", "kubernetes", "torch", "transformers", "mlflow"]
-    modules = "goemotions.serving.grpc, goemotions.serving.rest, goemotions.serving.page, goemotions.prediction.predictor"
+    modules = "goemotions.serving.grpc.server, goemotions.serving.http.page, goemotions.serving.http.rest"
     code = f"import sys, {modules}; loaded = set({needless}) & set(sys.modules); import kserve; print(loaded, kserve.Model.__name__)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.split() == ["set()", "Model"]

@@ -41,7 +41,7 @@ from goemotions.registry import bundle as bundles
 from goemotions.registry.bundle import Bundle
 from goemotions.report import drift as pages
 from goemotions.serving import metrics
-from goemotions.serving.traffic import TrafficCounters
+from goemotions.serving.traffic.counters import TrafficCounters
 from goemotions.storage import manifest
 from tests.conftest import CUES, FILLERS
 from tests.support import prometheus

@@ -1,0 +1,1 @@
+"""From the texts of all requests to batches of the engine."""

@@ -1,0 +1,1 @@
+"""Open Inference over gRPC: its calls, and the connections that are relayed to the library."""

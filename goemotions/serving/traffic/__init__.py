@@ -1,0 +1,1 @@
+"""What else becomes of requests and answers: counters, the request log, copies for a challenger."""
