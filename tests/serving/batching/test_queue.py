@@ -94,6 +94,19 @@ def test_a_large_request_gives_way_to_small_ones_but_not_for_ever() -> None:
     assert batches > 100
 
 
+@pytest.mark.fault("server-greedy-client")
+def test_a_text_of_megabytes_has_the_turn_of_what_the_model_reads_of_it() -> None:
+    # Its memory counts for the limit of the queue. As its tokens, it would put other large requests before all that come later.
+    queue = TextQueue(Limits())
+    for _ in range(3):
+        queue.put(request(2_000_000, *[500] * 127))
+        batch(queue, 4)
+    small = request(5)
+    queue.put(small)
+    batch(queue, 4)
+    assert not small.waiting
+
+
 @pytest.mark.fault("server-overload")
 def test_requests_of_one_size_are_complete_in_the_order_in_which_they_came_while_more_come() -> None:
     queue, requests = TextQueue(UNLIMITED), [request(*[20] * 8) for _ in range(20)]
