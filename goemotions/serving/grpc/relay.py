@@ -235,16 +235,17 @@ class Relay(Reader):
 
     def note_response(self, frame: bytes) -> None:
         """Notes a frame of the library that begins an answer, or ends a call or the connection."""
+        status, is_flood = 0, False
         if frame[3] == HEADERS:
-            self.frames.note_answer(frame)
+            status = self.frames.note_answer(frame)
         elif frame[3] == GOAWAY:
             self.frames.note_goodbye(frame)
         else:
             status, is_flood = self.frames.note_reset(frame, self._loop.time())
-            if status:
-                metrics.count("grpc", status)
-            if is_flood:
-                self._refuse(metrics.FLOOD)
+        if status:
+            metrics.count("grpc", status)
+        if is_flood:
+            self._refuse(metrics.FLOOD)
 
     def end(self) -> None:
         """Closes the connection, as the library has; if it has not said so, its client has sent what it does not accept."""
