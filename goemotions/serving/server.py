@@ -76,7 +76,7 @@ def serve(settings: Settings) -> None:
     """
     if devices.is_required():
         devices.resolve()
-    listening.allow_files(settings.limits.connections * (1 + FILES_PER_GRPC * bool(settings.grpc_port)))
+    listening.allow_files(settings.limits.connections, 1 + FILES_PER_GRPC * bool(settings.grpc_port))
     port = listening.bind(settings.host, settings.port, "--port")
     grpc_port = listening.bind(settings.host, settings.grpc_port, "--grpc-port") if settings.grpc_port else None
     started = time.time()

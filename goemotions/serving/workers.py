@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -191,8 +190,7 @@ def _allocate_metrics(number: int) -> None:
 
 
 def _warn(error: OSError) -> None:
-    folder = tempfile.gettempdir()
-    logger.warning("no space for metrics in %s (%s): /metrics has those of one worker only", folder, error.strerror)
+    logger.warning("no space for metrics in the folder for temporary files (%s): /metrics has those of one worker only", error)
 
 
 def _forget(number: int) -> None:

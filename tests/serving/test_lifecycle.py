@@ -184,14 +184,26 @@ def test_a_full_disk_ends_no_worker(bundle: Path, tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.fault("server-disk-full")
+def test_without_a_folder_for_temporary_files_workers_have_no_folder_for_metrics(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: ["/proc/1/none"])
+    with processes._metrics_folder():
+        assert processes.METRICS_FOLDER not in os.environ
+    assert "no space for metrics" in caplog.text
+
+
+@pytest.mark.fault("server-disk-full")
 def test_a_worker_reserves_the_space_of_its_metrics_before_they_are_imported() -> None:
     code = "import sys, goemotions.serving.server; print('prometheus_client' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-def test_too_few_open_files_for_the_connections_is_a_named_error(bundle: Path) -> None:
+@pytest.mark.parametrize("grpc_port", [0, 65535])
+def test_too_few_open_files_for_the_connections_is_a_named_error(bundle: Path, grpc_port: int) -> None:
     command = ["sh", "-c", 'ulimit -n 1000; exec "$@"', "sh", sys.executable, "-m", "goemotions.cli"]
-    command += ["serve", "--bundle", str(bundle), "--port", "0"]
+    command += ["serve", "--bundle", str(bundle), "--port", "0", "--grpc-port", str(grpc_port)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
     assert "--connections 1024 needs" in ended.stderr.strip().splitlines()[-1]

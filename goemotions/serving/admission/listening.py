@@ -174,8 +174,9 @@ def bind(host: str, port: int, option: str) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
-    except OSError as error:
-        raise WorkflowError(f"cannot listen on {host}:{port} ({error.strerror}): choose another {option}") from error
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WorkflowError(f"cannot listen on {host}:{port} ({reason}): choose another {option}") from error
     listening.set_inheritable(True)
     return listening
 
@@ -193,13 +194,13 @@ def listen(port: socket.socket) -> None:
         raise WorkflowError(f"cannot listen on {host}:{number} ({error.strerror}): choose another port") from error
 
 
-def allow_files(connections: int) -> None:
-    """Lets this process open as many files as it may need for so many connections.
+def allow_files(connections: int, files_each: int = 1) -> None:
+    """Lets this process open as many files as it may need for so many connections with so many files each.
 
     Raises:
         WorkflowError: it may not.
     """
-    needed = connections + BACKLOG + 4 * REFUSED + OTHER_FILES
+    needed = connections * files_each + BACKLOG + 4 * REFUSED + OTHER_FILES
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if needed > most != resource.RLIM_INFINITY:
         raise WorkflowError(
