@@ -302,7 +302,7 @@ class CallLimiter(grpc.aio.ServerInterceptor):
                 return await response
         except RequestError as error:
             if error.status == 429 and is_large:
-                await self._refusals.wait()
+                await self._refusals.wait(error)
             raise
 
     def _begin(self, context: Any, relay: Relay | None) -> None:

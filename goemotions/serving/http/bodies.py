@@ -52,8 +52,9 @@ class Refusals:
     def __init__(self) -> None:
         self._newest = 0.0
 
-    async def wait(self) -> None:
-        """Returns when it is the turn of a refusal."""
+    async def wait(self, error: RequestError) -> None:
+        """Returns when it is the turn of a refusal. Until then, it keeps no request in memory, in the frames of its traceback."""
+        error.__traceback__ = error.__cause__ = error.__context__ = None
         now = asyncio.get_running_loop().time()
         self._newest = min(max(now, self._newest) + REFUSAL_SECONDS, now + MOST_REFUSAL_SECONDS)
         await asyncio.sleep(self._newest - now)
@@ -63,7 +64,7 @@ class RequestLimiter:
     """Limits the number of inference requests at once, and the number, size, memory and duration of their bodies.
 
     Bodies that still arrive take no place from requests that are scored. If there are too many of them, or they take too much memory,
-    that of the address with most which has arrived for longest is rejected: a body that comes at the usual speed is never it.
+    that of the address with most which has arrived for longest is rejected, as by an overload: it may come at the usual speed.
     """
 
     def __init__(self, limits: Limits, requests: Requests) -> None:
@@ -89,7 +90,7 @@ class RequestLimiter:
             return await self._handle(request, handler, body)
         except RequestError as error:
             if error.status == 429 and body.held:
-                await self._refusals.wait()
+                await self._refusals.wait(error)
             raise
 
     async def parse(self, request: Request, body: bytes, parser: Callable[[bytes], Parsed]) -> Parsed:
@@ -147,6 +148,8 @@ class RequestLimiter:
         except ClientDisconnect as error:
             raise _ended(request) from error
         except TimeoutError as error:
+            if timeout not in self._arriving:
+                raise _too_many_bodies() from error
             raise RequestError(
                 f"the body arrived too slowly: send {limits.read_rate:,} bytes per second, and all within {limits.read_seconds:g} s",
                 408,
@@ -162,12 +165,12 @@ class RequestLimiter:
             return
         more = size - body.held
         if not self._bytes.has_room(body.peer, more) and not self._reject_oldest(self._bytes.of):
-            raise RequestError("the server holds too many large bodies: try again later", 429, retry_after=1)
+            raise _too_many_bodies()
         self._bytes.add(body.peer, more)
         body.held = size
 
     def _reject_oldest(self, amount: Callable[[str], int] | None = None) -> bool:
-        """Rejects a body as too slow, if one arrives: of the address that has most of them, or of an amount, the oldest."""
+        """Rejects a body that arrives, if there is one: of the address that has most of them, or of an amount, the oldest."""
         while self._arriving:
             timeout = self._arriving.oldest(self._arriving.busiest(amount))
             self._arriving.remove(timeout)
@@ -222,6 +225,10 @@ async def _while_connected(request: Request, response: Awaitable[Response]) -> R
         raise _ended(request) from None
     finally:
         state.pop(HANDLING, None)
+
+
+def _too_many_bodies() -> RequestError:
+    return RequestError("too many bodies arrive, or are held: try again later", 429, retry_after=1)
 
 
 def _ended(request: Request) -> RequestError:
