@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import re
 import socket
 import tracemalloc
 from collections.abc import Awaitable, Callable
@@ -273,6 +274,42 @@ def test_a_connection_beyond_those_of_its_address_reads_why_and_replaces_none_th
     ok = b"HTTP/1.1 200 OK"
     too_many = b"HTTP/1.1 429 Too Many Requests"
     assert asyncio.run(responses_beyond_the_limit()) == [too_many, ok, ok, ok, too_many]
+
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nContent-Length: 6\r\nHost: a\r\n%s\r\n\r\n\r\nb\r"
+CHUNKS = (
+    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n\r\n\r\n\r\n1;a=b\r\nc\r\n0\r\nTrailer: a\r\n\r\n"
+)
+UPGRADE = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
+
+
+@pytest.mark.parametrize(("size", "following"), [(1, b""), (3, b""), (50, b""), (10_000, POST % b"")])
+def test_pipelined_requests_get_their_own_responses_in_order_wherever_what_is_sent_is_cut(size: int, following: bytes) -> None:
+    # The connection is closed after the request for another protocol.
+    sent = GET + POST % b"" + b"\r\n" + CHUNKS + GET + CHUNKS + b"\r\n\r\n" + POST % b"" + POST % UPGRADE + following
+
+    async def respond(request: Request) -> Response:
+        return Response(b"<%b>" % await request.body())
+
+    async def run() -> bytes:
+        config = uvicorn.Config(
+            Starlette(routes=[Route("/", respond, methods=["GET", "POST"])]), log_config=None, lifespan="off"
+        )
+        config.load()
+        loop, state, connections = asyncio.get_running_loop(), ServerState(), HttpConnections(Limits())
+        async with await loop.create_server(lambda: connections(config, state, {}, loop), "127.0.0.1", 0) as server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            for start in range(0, len(sent), size):
+                writer.write(sent[start : start + size])
+                await asyncio.sleep(0)
+            received = await asyncio.wait_for(reader.read(), 10)
+            writer.close()
+        return received
+
+    posted, chunks = b"<\r\n\r\nb\r>", b"<\r\n\r\nc>"
+    bodies = [b"<>", posted, chunks, b"<>", chunks, posted, posted]
+    assert re.findall(rb"<[^>]*>", uvloop.run(run())) == bodies
 
 
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n"
