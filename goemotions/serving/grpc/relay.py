@@ -96,7 +96,7 @@ class Relays(connections.Connections["Relay"]):
 
 
 class Relay(Reader):
-    """One connection, with the side of the client. ``calls`` of it are in progress."""
+    """One connection, with the side of the client."""
 
     def __init__(self, relays: Relays) -> None:
         self._relays = relays
@@ -105,7 +105,8 @@ class Relay(Reader):
         self._library = _Library(self)
         self.peer = self.name = ""
         self.since, self.unread_since = self._loop.time(), math.inf
-        self.calls = 0
+        # In progress, each with the time since when the library has its response.
+        self.calls: dict[object, float] = {}
         self.frames = Frames(relays.limits.body_bytes, self.since)
         # Received and not passed on, and where the next frame begins in it.
         self._held, self._next = b"", len(PREFACE)
@@ -124,11 +125,15 @@ class Relay(Reader):
     def is_idle(self) -> bool:
         return not self.calls and not self._is_waiting
 
-    def begin_call(self) -> None:
-        self.calls += 1
+    def begin_call(self, call: object) -> None:
+        self.calls[call] = math.inf
 
-    def end_call(self) -> None:
-        self.calls -= 1
+    def note_response_of(self, call: object) -> None:
+        if call in self.calls:
+            self.calls[call] = self._loop.time()
+
+    def end_call(self, call: object) -> None:
+        del self.calls[call]
         self.since = self._loop.time()
 
     def status_of_ended(self) -> int:
@@ -178,6 +183,9 @@ class Relay(Reader):
     def check(self, now: float) -> None:
         if not self._has_acknowledged and now - self.since > self._relays.limits.read_seconds:
             self.abort("silent")
+        # The library holds the response of a client that reads the connection and not the call.
+        if now - min(self.calls.values(), default=now) > self._relays.limits.write_seconds:
+            self.abort("unread-answer")
 
     def abort(self, reason: str) -> None:
         """Closes the connection; a client that reads is told why, and that it may send again what was not passed on."""

@@ -23,7 +23,8 @@ from goemotions.errors import RequestError
 from goemotions.serving.admission import connections as connections_of
 from goemotions.serving.admission import listening
 from goemotions.serving.admission.shares import Requests
-from goemotions.serving.http.bodies import REFUSAL_SECONDS, SMALL_BYTES, RequestLimiter
+from goemotions.serving.admission.turns import REFUSAL_SECONDS, SMALL_BYTES
+from goemotions.serving.http.bodies import RequestLimiter
 from goemotions.serving.http.connection import HttpConnection, HttpConnections
 from goemotions.serving.limits import Limits
 from goemotions.serving.service import handle
