@@ -58,7 +58,6 @@ class Settings:
     grpc_port: int = 0
     workers: int = 1
     page: bool = True
-    across_requests: bool = True
     limits: Limits = field(default_factory=Limits)
     shadow: ShadowSettings = field(default_factory=ShadowSettings)
     log: LogSettings = field(default_factory=LogSettings)
@@ -230,7 +229,6 @@ def _service(settings: Settings) -> Service:
         settings.version,
         settings.limits,
         name=settings.name,
-        across_requests=settings.across_requests,
         log=_request_log(settings, predictor),
     )
     if settings.shadow.shadow_url and settings.shadow.shadow_percent:

@@ -39,7 +39,6 @@ class Batcher:
     Args:
         engine: the engine that scores them; it gets as many worker threads as it can use.
         limits: those of the queue, and the seconds for a request; a worker that needs longer for one batch counts as hanging.
-        across_requests: whether texts of several requests may share a batch.
         count: counts the traffic.
         tokens_per_second: the throughput before any batch is measured; 0: not known, and every request is admitted.
     """
@@ -49,13 +48,12 @@ class Batcher:
         engine: Engine,
         limits: Limits,
         *,
-        across_requests: bool = True,
         count: Count | None = None,
         tokens_per_second: float = 0.0,
     ) -> None:
         self._engine = engine
         self._timeout = limits.answer_seconds
-        self._across_requests = across_requests
+        self._across_requests = limits.batching
         self._count = count
         self._queue = TextQueue(limits)
         self._queue.update_throughput(tokens_per_second)
