@@ -23,13 +23,10 @@ GRACE_SECONDS = 1.0
 class Connection(Protocol):
     """One connection: the address of its client, and since when it has been in its state, and its client has read too little."""
 
+    transport: Any
     peer: str
     since: float
     unread_since: float
-
-    @property
-    def socket_transport(self) -> Any:
-        """That of its client."""
 
     @property
     def is_idle(self) -> bool:
@@ -139,7 +136,7 @@ class Connections(Generic[Kind]):
         self._busy_peers.clear()
         now = asyncio.get_running_loop().time()
         for connection in list(self.open):
-            is_unread = bool(connection.socket_transport.get_write_buffer_size())
+            is_unread = bool(connection.transport.get_write_buffer_size())
             connection.unread_since = min(connection.unread_since, now) if is_unread else math.inf
             if now - connection.unread_since > self.limits.write_seconds:
                 connection.abort("unread-answer")
@@ -160,7 +157,7 @@ def _without_unread(connections: Iterable[Kind]) -> list[Kind]:
     One system call for all of them: in each, another thread may take the interpreter for as long as it needs.
     """
     poll = select.poll()
-    files = {one.socket_transport.get_extra_info("socket").fileno(): one for one in connections}
+    files = {one.transport.get_extra_info("socket").fileno(): one for one in connections}
     for file in files:
         poll.register(file, select.POLLIN)
     for file, _ in poll.poll(0):

@@ -96,12 +96,12 @@ class Relays(connections.Connections["Relay"]):
 
 
 class Relay(Reader):
-    """One connection, with the side of the client."""
+    """One connection, with the side of the client, whose ``transport`` it has."""
 
     def __init__(self, relays: Relays) -> None:
         self._relays = relays
         self._loop = asyncio.get_running_loop()
-        self.client: Any = None
+        self.transport: Any = None
         self._library = _Library(self)
         self.peer = self.name = ""
         self.since, self.unread_since = self._loop.time(), math.inf
@@ -116,10 +116,6 @@ class Relay(Reader):
         self._may_write = False
         # Whether a frame waits for its turn, or has it; the frames that are left of the last one; whether nothing more is passed on.
         self._is_waiting, self._has_turn, self._left, self._is_stopped = False, False, TURN_FRAMES, False
-
-    @property
-    def socket_transport(self) -> Any:
-        return self.client
 
     @property
     def is_idle(self) -> bool:
@@ -138,10 +134,10 @@ class Relay(Reader):
 
     def status_of_ended(self) -> int:
         """The status of a call that the library has ended."""
-        return CLIENT_GONE if self.client.is_closing() else self.frames.status_of_ended()
+        return CLIENT_GONE if self.transport.is_closing() else self.frames.status_of_ended()
 
     def connection_made(self, transport: Any) -> None:
-        self.client = transport
+        self.transport = transport
         self.peer = transport.get_extra_info("peername")[0]
         try:
             own = _connect(self._relays.name)
@@ -189,29 +185,29 @@ class Relay(Reader):
 
     def abort(self, reason: str) -> None:
         """Closes the connection; a client that reads is told why, and that it may send again what was not passed on."""
-        if not self.client.is_closing():
+        if not self.transport.is_closing():
             metrics.CLOSED.labels(reason).inc()
-            if self._library.is_between_frames and not self.client.get_write_buffer_size():
+            if self._library.is_between_frames and not self.transport.get_write_buffer_size():
                 settings = b"" if self._library.has_settings else FIRST_SETTINGS
-                self.client.write(settings + goaway(ERRORS.get(reason, NO_ERROR), reason, self.frames.last))
-                self.client.close()
+                self.transport.write(settings + goaway(ERRORS.get(reason, NO_ERROR), reason, self.frames.last))
+                self.transport.close()
                 # Its client may not read that either.
-                self._relays.close_later(self.client.abort)
+                self._relays.close_later(self.transport.abort)
                 return
-        self.client.abort()
+        self.transport.abort()
 
     def give_way(self) -> None:
         self.abort("evicted")
 
     @property
     def _may_relay(self) -> bool:
-        return self._may_write and not self._is_waiting and not self._is_stopped and not self.client.is_closing()
+        return self._may_write and not self._is_waiting and not self._is_stopped and not self.transport.is_closing()
 
     def _relay(self) -> None:
         """Passes on what was received; reads more if it may be passed on, too."""
         if self._may_relay:
             self._pass_on()
-        _read(self.client, self._may_relay)
+        _read(self.transport, self._may_relay)
 
     def _pass_on(self) -> None:
         """Passes on frames until one has to wait for its turn; of the acknowledgements, that of this server for the client's first."""
@@ -259,7 +255,7 @@ class Relay(Reader):
         """Closes the connection, as the library has; if it has not said so, its client has sent what it does not accept."""
         if status := self.frames.closing_status:
             self._refuse(status)
-        self.client.close()
+        self.transport.close()
 
     def _refused(self, frame: bytes) -> int:
         """The status with which this connection is closed for a frame; 0 if it may be passed on."""
@@ -269,7 +265,7 @@ class Relay(Reader):
         return metrics.FLOOD if self.frames.is_flood(frame, self._loop.time()) else 0
 
     def _refuse(self, status: int) -> None:
-        if not self.client.is_closing():
+        if not self.transport.is_closing():
             metrics.count("grpc", status)
             self.abort(metrics.REASONS[status])
 
@@ -287,7 +283,7 @@ class Relay(Reader):
 
     def _resume(self) -> None:
         self._is_waiting, self._has_turn = False, True
-        if self.client.is_closing():
+        if self.transport.is_closing():
             self._loop.call_soon(self._relays.turns.release)
         else:
             self._relay()
@@ -310,7 +306,7 @@ class _Library(Reader):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        if self._relay.client.is_closing():
+        if self._relay.transport.is_closing():
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -319,7 +315,7 @@ class _Library(Reader):
         self._relay = None
 
     def data_received(self, data: memoryview) -> None:
-        client = self._relay.client
+        client = self._relay.transport
         if not client.is_closing():
             content = bytes(data)
             client.write(content)

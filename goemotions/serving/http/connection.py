@@ -153,10 +153,6 @@ class HttpConnection(HttpToolsProtocol):
         self.cycle = None  # type: ignore[assignment]
 
     @property
-    def socket_transport(self) -> Any:
-        return self.transport
-
-    @property
     def is_idle(self) -> bool:
         """Whether no request of it is in progress, or waits for its turn."""
         return self._state != REQUEST and not self._unparsed
