@@ -88,20 +88,15 @@ class QueuedRequest:
 
 @dataclass(eq=False)
 class QueuedText:
-    """One tokenized text of a request."""
+    """One text of a request, and its tokens once a worker has tokenized it."""
 
     request: QueuedRequest
     position: int
-    ids: list[int]
+    ids: list[int] = field(default_factory=list)
 
-
-@dataclass(frozen=True)
-class Chunk:
-    """Texts of a request that are to be tokenized, from a position on."""
-
-    request: QueuedRequest
-    start: int
-    texts: list[str]
+    @property
+    def text(self) -> str:
+        return self.request.texts[self.position]
 
 
 class TextQueue:
@@ -155,14 +150,14 @@ class TextQueue:
         with self._changed:
             self._drop(request)
 
-    def get(self) -> list[Chunk] | None:
+    def get(self) -> list[QueuedText] | None:
         """Blocks until something waits; returns texts to tokenize, if any. None if the queue is closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._ready or self._untokenized or (self._is_closed and not self._requests))
-            return list(self._chunks()) if self._requests else None
+            return list(self._to_tokenize()) if self._requests else None
 
     def put_tokenized(self, texts: Iterable[QueuedText]) -> None:
-        """Adds the tokenized texts of requests that ``get`` returned."""
+        """Adds the texts that ``get`` returned, when they have their tokens."""
         with self._changed:
             for text in texts:
                 if text.request in self._requests:
@@ -255,24 +250,23 @@ class TextQueue:
         room, peer = SMALL_ROOM if request.is_small else 1.0, request.peer
         return not (self._texts.has_room(peer, request.waiting, room) and self._tokens.has_room(peer, request.size, room))
 
-    def _chunks(self) -> Iterable[Chunk]:
+    def _to_tokenize(self) -> Iterable[QueuedText]:
         characters, room = CHUNK_CHARACTERS, WINDOW - self._ready
         for request in self._in_turn(self._untokenized):
-            start, texts = request.tokenized, max(room, 0 if request.ready else LEAST_TEXTS)
-            while request.tokenized < min(len(request.texts), start + texts) and characters > 0:
+            end = min(len(request.texts), request.tokenized + max(room, 0 if request.ready else LEAST_TEXTS))
+            while request.tokenized < end and characters > 0:
+                text = QueuedText(request, request.tokenized)
                 # Longer texts are cut before they are tokenized.
-                characters -= min(len(request.texts[request.tokenized]), MEMORY_PER_TOKEN * request.max_length)
-                request.tokenized += 1
-            if request.tokenized > start:
-                room -= request.tokenized - start
-                if request.tokenized == len(request.texts):
-                    del self._untokenized[request]
-                yield Chunk(request, start, request.texts[start : request.tokenized])
+                characters -= min(len(text.text), MEMORY_PER_TOKEN * request.max_length)
+                request.tokenized, room = request.tokenized + 1, room - 1
+                yield text
+            if request.tokenized == len(request.texts):
+                del self._untokenized[request]
 
     def _remove(self, batch: list[QueuedText]) -> None:
         chosen, tokens, sizes = set(map(id, batch)), Counter[QueuedRequest](), Counter[QueuedRequest]()
         for queued in batch:
-            request, text = queued.request, queued.request.texts[queued.position]
+            request, text = queued.request, queued.text
             tokens[request] += request.weight(text)
             sizes[request] += request.size_of(text)
         for is_small, begin in self._begin.items():

@@ -31,9 +31,10 @@ def request(*lengths: int, peer: str = "") -> QueuedRequest:
 
 def batch(queue: TextQueue, size: int) -> list[QueuedText]:
     """What a worker does with the queue: it tokenizes what there is to tokenize, and takes a batch, the first text and next ones."""
-    for chunk in queue.get() or []:
-        ids = [[0] * max(1, len(text)) for text in chunk.texts]
-        queue.put_tokenized(QueuedText(chunk.request, chunk.start + number, one) for number, one in enumerate(ids))
+    texts = queue.get() or []
+    for text in texts:
+        text.ids = [0] * max(1, len(text.text))
+    queue.put_tokenized(texts)
     return queue.take(lambda texts: texts[:size])
 
 
