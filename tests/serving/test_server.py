@@ -149,7 +149,8 @@ def test_each_option_has_an_environment_variable_of_its_name(monkeypatch: pytest
 def test_the_documented_limits_are_the_defaults() -> None:
     page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
     for name, value in vars(Limits()).items():
-        assert f"| `--{name.replace('_', '-')}` | {value:{',' if isinstance(value, int) else 'g'}} |" in page
+        shown = "on" if value is True else f"{value:{',' if isinstance(value, int) else 'g'}}"
+        assert f"| `--{name.replace('_', '-')}` | {shown} |" in page
 
 
 def test_without_a_request_log_answers_have_ids_and_feedback_is_refused(server: Server) -> None:

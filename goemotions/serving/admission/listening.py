@@ -37,6 +37,7 @@ REFUSED, REFUSED_SECONDS = 512, 1.0
 SILENT_SECONDS = 0.1
 # Read at once, so that a flood of one client delays the others little; and the longest probe of the health.
 READ_BYTES, PROBE_BYTES = 64 * 1024, 1024
+ATTACHING: set[asyncio.Task[object]] = set()
 
 
 class Listener:
@@ -61,7 +62,6 @@ class Listener:
         self._turns = turns
         self._most_waiting = connections.limits.peer_connections
         self._loop = asyncio.get_running_loop()
-        self._connecting: set[asyncio.Task[object]] = set()
         # Connections whose clients have not sent anything before they are refused, each with its timer.
         self._silent: dict[socket.socket, asyncio.TimerHandle] = {}
         # Since none waited.
@@ -111,9 +111,7 @@ class Listener:
             # The client has reset it.
             connection.close()
             return
-        connecting = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, connection))
-        self._connecting.add(connecting)
-        connecting.add_done_callback(self._connecting.discard)
+        attach(connection, self._protocol)
 
     def _is_answered_at_once(self, connection: socket.socket) -> bool:
         with contextlib.suppress(OSError):
@@ -128,7 +126,7 @@ class Listener:
             try:
                 sent = connection.recv(READ_BYTES)
             except BlockingIOError:
-                if may_wait and self._connections.answers_at_once and len(self._silent) < REFUSED:
+                if may_wait and len(self._silent) < REFUSED:
                     self._wait_for_probe(connection, address)
                     return
             answer = self._connections.answer_at_once(sent)
@@ -161,6 +159,15 @@ class Listener:
     def _resume(self) -> None:
         if self._listening.fileno() >= 0:
             self._loop.add_reader(self._listening, self._accept)
+
+
+def attach(connection: socket.socket, protocol: Callable[[], asyncio.BaseProtocol]) -> None:
+    """Gives a connection that is open to the event loop."""
+    loop = asyncio.get_running_loop()
+    attaching = loop.create_task(loop.connect_accepted_socket(protocol, connection))
+    # The event loop would not keep it.
+    ATTACHING.add(attaching)
+    attaching.add_done_callback(ATTACHING.discard)
 
 
 def bind(host: str, port: int, option: str) -> socket.socket:

@@ -60,7 +60,6 @@ class Relays(connections.Connections["Relay"]):
         super().__init__(limits, "grpc", FIRST_SETTINGS + goaway(CALM, "the server has too many connections"))
         self.name = name
         self.turns = CallTurns()
-        self.connecting: set[asyncio.Task[object]] = set()
         self._names: dict[str, Relay] = {}
         self._listener: listening.Listener | None = None
 
@@ -148,9 +147,7 @@ class Relay(Reader):
         self.name = "unix-abstract:" + own.getsockname()[1:].decode()
         self._relays.add(self)
         # uvloop's create_unix_connection attaches the socket after the connection may have been closed: its file would be closed twice.
-        connecting = self._loop.create_task(self._loop.connect_accepted_socket(lambda: self._library, own))
-        self._relays.connecting.add(connecting)
-        connecting.add_done_callback(self._relays.connecting.discard)
+        listening.attach(own, lambda: self._library)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._relays.remove(self)

@@ -61,8 +61,6 @@ class Refused(Exception):
 class HttpConnections(connections.Connections["HttpConnection"]):
     """The connections of one process; it makes the protocol of each new one, as uvicorn asks for it."""
 
-    answers_at_once = True
-
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits, "http", _response(429))
         self.turns = Turns()
