@@ -113,14 +113,14 @@ class CallLimiter(grpc.aio.ServerInterceptor):
         content = await self._message(context, relay, is_inference)
         if not is_inference:
             return await (handler.unary_unary or handler.unary_stream)(self._parse(content, handler), context)
-        size = len(content)
+        # A large message is freed once its texts are taken from it, or it is rejected.
+        held, size = [content], len(content)
+        del content
         try:
             with self._requests.admitted(relay.peer):
-                response = handler.unary_unary(self._parse(content, handler), context)
-                # A large message is freed once its texts are taken from it.
-                del content
-                return await response
+                return await handler.unary_unary(self._parse(held.pop(), handler), context)
         except RequestError as error:
+            held.clear()
             if error.status == 429:
                 await self._refusals.wait(error, size)
             raise
