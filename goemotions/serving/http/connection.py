@@ -8,6 +8,7 @@ what is received before waits, and nothing more is read meanwhile.
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -29,8 +30,8 @@ SHORT_READ_BYTES = 4 * 1024
 URL_BYTES = 8 * 1024
 # How a probe of the health begins, and its head ends.
 PROBE, HEAD_END = b"GET /v2/health/", b"\r\n\r\n"
-# Where a head or a chunked body may end; its first bytes may have been received before.
-END = re.compile(rb"\A(?:\r?\n)+|\r\n\r\n")
+# Where a head or a chunked body may end, and its last bytes if the first ones were received before.
+END, LAST_OF_END = re.compile(re.escape(HEAD_END)), re.compile(rb"(?:\r?\n)+")
 FIELDS = 100
 # What a client still sends is skipped for so long before its connection is closed; it would lose the response otherwise.
 LINGER_SECONDS = 2.0
@@ -133,7 +134,7 @@ class HttpConnection(HttpToolsProtocol):
         self._response: list[bytes] = []
         # Whether the head of the message that is being parsed is complete, and whether the message is.
         self._has_head, self._is_complete = False, True
-        self._hosts = self._fields = 0
+        self._fields = 0
         # What is left of a body of known length; and the bytes of a message beside its body.
         self._body_left = self._overhead = 0
 
@@ -170,8 +171,7 @@ class HttpConnection(HttpToolsProtocol):
         """Whether a request of it was received completely, and is in progress."""
         return self._is_complete and self.cycle is not None and not self.cycle.response_complete
 
-    @property
-    def is_ending(self) -> bool:
+    def is_closing(self) -> bool:
         """Whether nothing more is read or written."""
         return self._state == LINGER or self.transport.is_closing()
 
@@ -193,7 +193,7 @@ class HttpConnection(HttpToolsProtocol):
     def give_way(self) -> None:
         """Closes the connection while it is idle; a request may be on its way, so that its client reads why."""
         metrics.CLOSED.labels("evicted").inc()
-        if self._state != REST and not self.is_ending:
+        if self._state != REST and not self.is_closing():
             self.transport.write(self._connections.refusal)
         self._is_complete = False
         self.linger()
@@ -220,11 +220,8 @@ class HttpConnection(HttpToolsProtocol):
         self._flush()
         self.linger()
 
-    def is_closing(self) -> bool:
-        return self.is_ending
-
     def _flush(self) -> None:
-        if self._response and not self.is_ending:
+        if self._response and not self.is_closing():
             self.transport.writelines(self._response)
         self._response.clear()
 
@@ -245,21 +242,18 @@ class HttpConnection(HttpToolsProtocol):
 
     def _wait(self) -> None:
         """Parses what was received when it is the turn of this client, or refuses it."""
-        self._connections.turns.wait(self.peer, self._resume, self._refuse_late)
+        self._connections.turns.wait(self.peer, self._resume, functools.partial(self._refuse, 429))
 
     def _resume(self) -> None:
-        if not self.is_ending:
+        if not self.is_closing():
             self._parse(self._unparsed)
-            if not self._unparsed and not self.is_ending:
+            if not self._unparsed and not self.is_closing():
                 self.transport.resume_reading()
-
-    def _refuse_late(self) -> None:
-        self._refuse(429)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._has_head = self._is_complete = False
-        self._hosts = self._fields = self._body_left = 0
+        self._fields = self._body_left = 0
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -275,17 +269,15 @@ class HttpConnection(HttpToolsProtocol):
             return
         # The parser leaves the white space that may follow a value: https://www.rfc-editor.org/rfc/rfc9110#section-5.5
         name, value = name.lower(), value.rstrip(b" \t")
-        if name == b"host":
-            self._hosts += 1
-        elif name == b"content-length" and value.isdigit():
+        if name == b"content-length" and value.isdigit():
             self._body_left = int(value)
         elif name == b"transfer-encoding":
             _check_codings(value)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        version = self.parser.get_http_version()
-        if version not in ("1.0", "1.1") or (self._hosts != 1 and (version, self._hosts) != ("1.0", 0)):
+        version, hosts = self.parser.get_http_version(), [name for name, _ in self.headers].count(b"host")
+        if version not in ("1.0", "1.1") or (hosts != 1 and (version, hosts) != ("1.0", 0)):
             raise Refused(400)
         # https://www.rfc-editor.org/rfc/rfc9110#section-15.2
         self.expect_100_continue &= version != "1.0"
@@ -314,7 +306,7 @@ class HttpConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """As uvicorn's, without its timer for idle connections, and a count of requests."""
         self._flush()
-        if self.is_ending:
+        if self.is_closing():
             return
         self.flow.resume_reading()
         self._enter(self._next_state())
@@ -323,20 +315,20 @@ class HttpConnection(HttpToolsProtocol):
 
     def _parse(self, data: bytes | memoryview) -> None:
         """Parses what was received until a request is complete, and keeps the rest."""
-        position = 0
-        while position < len(data) and not self._is_busy and self._state != LINGER:
+        position, size = 0, len(data)
+        while position < size and not self._is_busy:
+            end = size
             if self._has_head and self._body_left > 0:
-                end = min(position + self._body_left, len(data))
-            else:
-                found = END.search(data, position)
-                end = found.end() if found else len(data)
+                end = min(position + self._body_left, size)
+            elif found := (None if position else LAST_OF_END.match(data)) or END.search(data, position):
+                end = found.end()
             self._overhead += end - position
             self._feed(data[position:end])
             position = end
             if self._overhead > self._limits.head_bytes:
                 self._refuse(431)
-        if self._state == LINGER:
-            return
+            if self._state == LINGER:
+                return
         self._unparsed = bytes(data[position:])
         if self._unparsed:
             self.transport.pause_reading()
@@ -376,7 +368,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def _refuse(self, status: int) -> None:
         """Rejects what was received, and closes the connection."""
-        if self.is_ending:
+        if self.is_closing():
             return
         is_in_body = self._has_head and not self._is_complete
         is_answered = is_in_body and not self._has_request
