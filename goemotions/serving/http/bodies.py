@@ -30,13 +30,8 @@ GRACE_SECONDS = 2.0
 # What a connection writes into the state of a request: whether the body is complete, whether the connection has ended, whether it has
 # refused the rest of the request and counted that, and whether the server ended it, through no fault of the client. And what it reads
 # there: the task to cancel when it ends.
-HAS_BODY, HAS_ENDED, IS_REFUSED, CLOSED_BY_SERVER, HANDLING = (
-    "has-body",
-    "has-ended",
-    "is-refused",
-    "closed-by-server",
-    "handling",
-)
+HAS_BODY, HAS_ENDED, IS_REFUSED = "has-body", "has-ended", "is-refused"
+CLOSED_BY_SERVER, HANDLING = "closed-by-server", "handling"
 Parsed = TypeVar("Parsed")
 # An inference request and its body, to the response.
 Handler = Callable[[Request, bytes], Awaitable[Response]]
