@@ -109,11 +109,6 @@ def _exit(number: int, frame: Any) -> None:
     sys.exit(0)
 
 
-def _exit(number: int, frame: Any) -> None:
-    workers.ignore_stops()
-    sys.exit(0)
-
-
 class _Server(uvicorn.Server):
     """Accepts connections itself, has gRPC beside HTTP, and drains."""
 
