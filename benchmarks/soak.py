@@ -33,7 +33,7 @@ from goemotions.errors import IntegrityError, StorageError
 from goemotions.registry import mlflow_client, tracking, trust
 from goemotions.storage import manifest, store
 from pipelines import stack
-from tests.serving import test_grpc_hostile
+from tests.serving.grpc import test_hostile_clients
 from tests.support.servers import Server
 from tests.test_hostile import ATTACKS
 
@@ -141,7 +141,7 @@ def serve(soak: Soak) -> None:
 def _attack(soak: Soak, server: Callable[[], Server]) -> None:
     """Sends the attacks of the tests to the server, one after the other in random order; their connections may break."""
     attacks: dict[str, Callable[[Server], Any]] = {name: attack for name, (attack, _) in ATTACKS.items()}
-    attacks |= {f"grpc-{name}": functools.partial(_grpc, attack) for name, (attack, _) in test_grpc_hostile.ATTACKS.items()}
+    attacks |= {f"grpc-{name}": functools.partial(_grpc, attack) for name, (attack, _) in test_hostile_clients.ATTACKS.items()}
     while soak.continues():
         name = soak.random.choice(sorted(attacks))
         with contextlib.suppress(OSError, HTTPException):

@@ -119,3 +119,10 @@ def test_the_map_of_a_large_room_names_each_module_once(room: str) -> None:
     table = re.findall(r"^\| ([a-z_, ]+) \|", (folder / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)[1:]
     named = ", ".join(table).split(", ")
     assert sorted(named) == sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+
+
+def test_the_map_of_the_server_names_the_modules_of_its_folders() -> None:
+    folder = ROOT / "goemotions" / "serving"
+    named = re.findall(r"``([a-z_]+)``", (folder / "__init__.py").read_text(encoding="utf-8"))
+    modules = [path.stem for path in folder.glob("*/*.py") if path.stem != "__init__"]
+    assert sorted(named) == sorted(modules + [path.parent.name for path in folder.glob("*/__init__.py")])

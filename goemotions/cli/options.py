@@ -22,11 +22,11 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Number(click.FloatRange):
-    """A number of a range. Click accepts ``nan`` in any, and no comparison with it is true: no limit would hold."""
+    """A finite number of a range. Click accepts ``nan`` in any, and no comparison with it is true: no limit would hold."""
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
-        if math.isnan(number := super().convert(value, parameter, context)):
-            self.fail(f"{value!r} is no number", parameter, context)
+        if not math.isfinite(number := super().convert(value, parameter, context)):
+            self.fail(f"{value!r} is no finite number", parameter, context)
         return number
 
 

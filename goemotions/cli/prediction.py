@@ -154,18 +154,10 @@ def _score_file(source: str, output: str, bundle: str, model_name: str, threads:
     default="",
     help="Where a folder was downloaded from, as `make deploy` sets it: another bundle there is refused. Default: not checked.",
 )
-@click.option(
-    "--batching/--no-batching",
-    default=True,
-    show_default=True,
-    help="Batch the texts of several requests together.",
-)
 @options_of(Limits)
 @options_of(ShadowSettings)
 @options_of(LogSettings)
-def serve(
-    bundle: str, bundle_source: str, model_name: str, engine: str | None, batching: bool, version_number: str, **options: Any
-) -> None:
+def serve(bundle: str, bundle_source: str, model_name: str, engine: str | None, version_number: str, **options: Any) -> None:
     """Serve a bundle by the protocols of KServe.
 
     Each option is an environment variable too, such as GOEMOTIONS_SERVE_PORT.
@@ -180,7 +172,6 @@ def serve(
             number,
             model_name,
             engine or "",
-            across_requests=batching,
             limits=limits,
             shadow=shadow,
             log=log,

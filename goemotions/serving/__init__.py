@@ -14,7 +14,8 @@ The way of a request, folder by folder:
                ``shares`` of addresses, so that no client keeps others out
 ``http``       ``connection`` and ``bodies`` bound what a client may send, hold and wait for; ``rest`` has the routes
                of V1 and V2, ``openapi`` describes them; ``page`` is the one for people
-``grpc``       ``relay`` and ``frames`` do the same for its connections, ``server`` and ``wire`` for its calls
+``grpc``       ``relay`` and ``frames`` do the same for its connections, ``calls`` and ``wire`` for its calls; ``servicer``
+               has the methods, ``server`` starts and stops
 ``protocols``  ``schema`` has the fields of the JSON; ``openinference`` makes texts of the tensors of V2, and tensors
                of results, over both; ``request_ids``
 ``batching``   ``queue`` admits requests and gives out their texts in turn, to the threads of ``batcher``, which

@@ -20,11 +20,12 @@ def _limit(default: float | str, help: str, **metadata: Any) -> Any:
 
 @dataclass(frozen=True)
 class Limits:
-    """Counts, bytes and seconds; docs/serving.md lists them."""
+    """Counts, bytes and seconds, and whether texts of several requests share a batch; docs/serving.md lists them."""
 
     body_bytes: int = _limit(2 * 2**20, "Largest body of a request.")
     texts: int = _limit(512, "Most texts per request.")
     requests: int = _limit(512, "Most concurrent requests.")
+    batching: bool = _limit(True, "Batch the texts of several requests together.", flag="--batching/--no-batching")
     queue_texts: int = _limit(4096, "Most texts in the queue.")
     queue_tokens: int = _limit(262_144, "Most tokens in the queue, estimated from the length of the texts.")
     queue_seconds: float = _limit(

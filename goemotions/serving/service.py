@@ -59,7 +59,6 @@ class Service:
         version: the model version that responses carry.
         limits: the limits of a request and of the queue.
         name: of the model, in paths, responses and metrics.
-        across_requests: whether texts of several requests may share a batch.
         log: of answers and feedback; None if none is kept.
     """
 
@@ -70,7 +69,6 @@ class Service:
         limits: Limits,
         *,
         name: str = MODEL_NAME,
-        across_requests: bool = True,
         log: RequestLog | None = None,
     ) -> None:
         self.predictor = predictor
@@ -91,7 +89,6 @@ class Service:
         self._batcher = Batcher(
             predictor.engine,
             limits,
-            across_requests=across_requests,
             count=self._traffic.add,
             tokens_per_second=tokens_per_second,
         )

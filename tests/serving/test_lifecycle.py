@@ -68,6 +68,23 @@ def test_another_sigterm_does_not_shorten_the_drain_but_sigint_does(
         assert (time.monotonic() - signalled > 2) == (number == signal.SIGTERM)
 
 
+@pytest.mark.fault("server-sigterm")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("options", [(), WORKERS], ids=["one process", "workers"])
+def test_signals_until_the_process_has_ended_change_nothing(
+    bundle: Path, tmp_path: Path, number: signal.Signals, options: tuple[str, ...]
+) -> None:
+    log = tmp_path / "serve.log"
+    with serving(bundle, log, *options) as server:
+        deadline = time.monotonic() + 30
+        while server.process.poll() is None:
+            assert time.monotonic() < deadline
+            server.process.send_signal(number)
+            time.sleep(0.002)
+        assert server.process.returncode == 0
+    assert "Traceback" not in log.read_text(), log.read_text()
+
+
 def hang(pipe: Connection) -> None:
     """A worker that never shows life."""
     time.sleep(60)
@@ -184,14 +201,26 @@ def test_a_full_disk_ends_no_worker(bundle: Path, tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.fault("server-disk-full")
+def test_without_a_folder_for_temporary_files_workers_have_no_folder_for_metrics(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: ["/proc/1/none"])
+    with processes._metrics_folder():
+        assert processes.METRICS_FOLDER not in os.environ
+    assert "no space for metrics" in caplog.text
+
+
+@pytest.mark.fault("server-disk-full")
 def test_a_worker_reserves_the_space_of_its_metrics_before_they_are_imported() -> None:
     code = "import sys, goemotions.serving.server; print('prometheus_client' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-def test_too_few_open_files_for_the_connections_is_a_named_error(bundle: Path) -> None:
+@pytest.mark.parametrize("grpc_port", [0, 65535])
+def test_too_few_open_files_for_the_connections_is_a_named_error(bundle: Path, grpc_port: int) -> None:
     command = ["sh", "-c", 'ulimit -n 1000; exec "$@"', "sh", sys.executable, "-m", "goemotions.cli"]
-    command += ["serve", "--bundle", str(bundle), "--port", "0"]
+    command += ["serve", "--bundle", str(bundle), "--port", "0", "--grpc-port", str(grpc_port)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
     assert "--connections 1024 needs" in ended.stderr.strip().splitlines()[-1]

@@ -232,7 +232,7 @@ def test_a_request_that_still_arrives_does_not_give_way_to_those_of_an_address_t
             greedy.acknowledge()
             greedy.call()
             stack.enter_context(connected(running)).sendall(sent[:-1])
-        while running.metrics()['goemotions_rejected_requests_total{reason="slow"}'] < 4:
+        while running.metrics()['goemotions_rejected_requests_total{reason="overloaded"}'] < 8:
             pass
         over_http.sendall(sent[-1:])
         assert over_http.recv(100).startswith(b"HTTP/1.1 200 ")

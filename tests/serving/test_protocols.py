@@ -570,6 +570,18 @@ def test_a_call_that_the_library_ends_does_not_count_as_a_client_that_left(
     connection.close()
 
 
+@pytest.mark.fault("server-blame", "grpc-hostile-client")
+@pytest.mark.parametrize("head", [{"te": "gzip"}, {":scheme": "ftp"}, {":method": "post"}], ids=lambda head: next(iter(head)))
+def test_calls_that_never_begin_for_their_heads_count_as_the_clients(server: Server, head: dict[str, str]) -> None:
+    before, connection = server.metrics(), http2.Connection(server.grpc_port)
+    connection.acknowledge()
+    for _ in range(3):
+        connection.call(http2.message(b""), **head)
+    assert grown(server, before, 'goemotions_rejected_requests_total{reason="malformed"}', 3)
+    assert grown(server, before, 'goemotions_requests_total{outcome="client",protocol="grpc"}', 3)
+    connection.close()
+
+
 @pytest.mark.fault("server-blame")
 def test_why_the_library_ends_a_call_does_not_depend_on_the_calls_before_it(server: Server) -> None:
     content = message(["lake"]).SerializeToString()

@@ -87,6 +87,14 @@ def test_a_grpc_port_in_use_is_an_error(bundle: Path, server: Server, workers: s
     assert "choose another --grpc-port" in ended.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.parametrize("option", ["--port", "--grpc-port"])
+def test_a_port_that_cannot_be_is_a_named_error(bundle: Path, option: str) -> None:
+    ended = run_serve("--bundle", str(bundle), "--port", "0", option, "70000")
+    assert ended.returncode == 1
+    assert ended.stderr.strip().splitlines()[-1].endswith(f"choose another {option}")
+    assert "Traceback" not in ended.stderr
+
+
 @pytest.mark.fault("port-in-use")
 def test_of_two_servers_that_bound_one_port_the_later_one_to_listen_ends_with_a_named_error() -> None:
     with socket.socket() as sooner, socket.socket() as later:
@@ -141,7 +149,8 @@ def test_each_option_has_an_environment_variable_of_its_name(monkeypatch: pytest
 def test_the_documented_limits_are_the_defaults() -> None:
     page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
     for name, value in vars(Limits()).items():
-        assert f"| `--{name.replace('_', '-')}` | {value:{',' if isinstance(value, int) else 'g'}} |" in page
+        shown = "on" if value is True else f"{value:{',' if isinstance(value, int) else 'g'}}"
+        assert f"| `--{name.replace('_', '-')}` | {shown} |" in page
 
 
 def test_without_a_request_log_answers_have_ids_and_feedback_is_refused(server: Server) -> None:

@@ -23,13 +23,10 @@ GRACE_SECONDS = 1.0
 class Connection(Protocol):
     """One connection: the address of its client, and since when it has been in its state, and its client has read too little."""
 
+    transport: Any
     peer: str
     since: float
     unread_since: float
-
-    @property
-    def socket_transport(self) -> Any:
-        """That of its client."""
 
     @property
     def is_idle(self) -> bool:
@@ -51,9 +48,6 @@ Kind = TypeVar("Kind", bound=Connection)
 class Connections(Generic[Kind]):
     """The connections of one process over one protocol; ``refusal`` is the answer to one too many, complete."""
 
-    # Whether there is anything that ``answer_at_once`` answers.
-    answers_at_once = False
-
     def __init__(self, limits: Limits, protocol: str, refusal: bytes) -> None:
         self.limits = limits
         self.refusal = refusal
@@ -72,7 +66,8 @@ class Connections(Generic[Kind]):
 
         Some more may be open than there should: a connection counts from a turn of the event loop after this.
         """
-        return self._is_below(peer) or self._evict(peer)
+        is_below = len(self.open) < self.limits.connections and self._peers[peer] < self.limits.peer_connections
+        return is_below or self._evict(peer)
 
     def answer_at_once(self, sent: bytes | memoryview) -> bytes:
         """The answer to what was sent first on a connection, if it waits for nothing; the connection is closed then."""
@@ -86,16 +81,13 @@ class Connections(Generic[Kind]):
 
     def close_later(self, close: Callable[[], object]) -> None:
         """Closes a connection once its client has had time to read why, or sooner if there are many."""
-        loop = asyncio.get_running_loop()
-        self._refused.append((loop.time() + REFUSED_SECONDS, close))
+        self._refused.append((asyncio.get_running_loop().time() + REFUSED_SECONDS, close))
         if len(self._refused) > REFUSED:
             self._close_oldest()
-        elif len(self._refused) == 1:
-            loop.call_later(REFUSED_SECONDS, self._close_due)
+        self._sweep_later()
 
     def add(self, connection: Kind) -> None:
-        if not self._is_sweeping:
-            self._sweep_later()
+        self._sweep_later()
         self.open.add(connection)
         self._peers[connection.peer] += 1
         self._gauge.set(len(self.open))
@@ -108,19 +100,9 @@ class Connections(Generic[Kind]):
                 del self._peers[connection.peer]
             self._gauge.set(len(self.open))
 
-    def _close_due(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._refused and self._refused[0][0] <= loop.time():
-            self._close_oldest()
-        if self._refused:
-            loop.call_at(self._refused[0][0], self._close_due)
-
     def _close_oldest(self) -> None:
         _, close = self._refused.popleft()
         close()
-
-    def _is_below(self, peer: str) -> bool:
-        return len(self.open) < self.limits.connections and self._peers[peer] < self.limits.peer_connections
 
     def _evict(self, peer: str) -> bool:
         if peer in self._busy_peers:
@@ -139,19 +121,22 @@ class Connections(Generic[Kind]):
         self._busy_peers.clear()
         now = asyncio.get_running_loop().time()
         for connection in list(self.open):
-            is_unread = bool(connection.socket_transport.get_write_buffer_size())
+            is_unread = bool(connection.transport.get_write_buffer_size())
             connection.unread_since = min(connection.unread_since, now) if is_unread else math.inf
             if now - connection.unread_since > self.limits.write_seconds:
                 connection.abort("unread-answer")
             else:
                 connection.check(now)
+        while self._refused and self._refused[0][0] <= now:
+            self._close_oldest()
         self._is_sweeping = False
-        if self.open:
+        if self.open or self._refused:
             self._sweep_later()
 
     def _sweep_later(self) -> None:
-        self._is_sweeping = True
-        asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+        if not self._is_sweeping:
+            self._is_sweeping = True
+            asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
 
 
 def _without_unread(connections: Iterable[Kind]) -> list[Kind]:
@@ -160,7 +145,7 @@ def _without_unread(connections: Iterable[Kind]) -> list[Kind]:
     One system call for all of them: in each, another thread may take the interpreter for as long as it needs.
     """
     poll = select.poll()
-    files = {one.socket_transport.get_extra_info("socket").fileno(): one for one in connections}
+    files = {one.transport.get_extra_info("socket").fileno(): one for one in connections}
     for file in files:
         poll.register(file, select.POLLIN)
     for file, _ in poll.poll(0):

@@ -37,6 +37,7 @@ REFUSED, REFUSED_SECONDS = 512, 1.0
 SILENT_SECONDS = 0.1
 # Read at once, so that a flood of one client delays the others little; and the longest probe of the health.
 READ_BYTES, PROBE_BYTES = 64 * 1024, 1024
+ATTACHING: set[asyncio.Task[object]] = set()
 
 
 class Listener:
@@ -61,7 +62,6 @@ class Listener:
         self._turns = turns
         self._most_waiting = connections.limits.peer_connections
         self._loop = asyncio.get_running_loop()
-        self._connecting: set[asyncio.Task[object]] = set()
         # Connections whose clients have not sent anything before they are refused, each with its timer.
         self._silent: dict[socket.socket, asyncio.TimerHandle] = {}
         # Since none waited.
@@ -111,9 +111,7 @@ class Listener:
             # The client has reset it.
             connection.close()
             return
-        connecting = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, connection))
-        self._connecting.add(connecting)
-        connecting.add_done_callback(self._connecting.discard)
+        attach(connection, self._protocol)
 
     def _is_answered_at_once(self, connection: socket.socket) -> bool:
         with contextlib.suppress(OSError):
@@ -128,7 +126,7 @@ class Listener:
             try:
                 sent = connection.recv(READ_BYTES)
             except BlockingIOError:
-                if may_wait and self._connections.answers_at_once and len(self._silent) < REFUSED:
+                if may_wait and len(self._silent) < REFUSED:
                     self._wait_for_probe(connection, address)
                     return
             answer = self._connections.answer_at_once(sent)
@@ -163,6 +161,15 @@ class Listener:
             self._loop.add_reader(self._listening, self._accept)
 
 
+def attach(connection: socket.socket, protocol: Callable[[], asyncio.BaseProtocol]) -> None:
+    """Gives a connection that is open to the event loop."""
+    loop = asyncio.get_running_loop()
+    attaching = loop.create_task(loop.connect_accepted_socket(protocol, connection))
+    # The event loop would not keep it.
+    ATTACHING.add(attaching)
+    attaching.add_done_callback(ATTACHING.discard)
+
+
 def bind(host: str, port: int, option: str) -> socket.socket:
     """A socket with an address, which worker processes may share.
 
@@ -174,8 +181,9 @@ def bind(host: str, port: int, option: str) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
-    except OSError as error:
-        raise WorkflowError(f"cannot listen on {host}:{port} ({error.strerror}): choose another {option}") from error
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WorkflowError(f"cannot listen on {host}:{port} ({reason}): choose another {option}") from error
     listening.set_inheritable(True)
     return listening
 
@@ -193,13 +201,13 @@ def listen(port: socket.socket) -> None:
         raise WorkflowError(f"cannot listen on {host}:{number} ({error.strerror}): choose another port") from error
 
 
-def allow_files(connections: int) -> None:
-    """Lets this process open as many files as it may need for so many connections.
+def allow_files(connections: int, files_each: int = 1) -> None:
+    """Lets this process open as many files as it may need for so many connections with so many files each.
 
     Raises:
         WorkflowError: it may not.
     """
-    needed = connections + BACKLOG + 4 * REFUSED + OTHER_FILES
+    needed = connections * files_each + BACKLOG + 4 * REFUSED + OTHER_FILES
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if needed > most != resource.RLIM_INFINITY:
         raise WorkflowError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -106,3 +107,27 @@ class ByAddress(Generic[Item]):
     def oldest(self, address: str) -> Item:
         """The oldest one of an address that has some."""
         return next(iter(self._of_addresses[address]))
+
+
+class Arriving(ByAddress[asyncio.Timeout]):
+    """What still arrives from clients: the timeout of each."""
+
+    def reject(self, timeout: asyncio.Timeout) -> bool:
+        """Removes one, and ends it now; returns whether it had not ended."""
+        self.remove(timeout)
+        if has_time := not timeout.expired():
+            timeout.reschedule(0)
+        return has_time
+
+    def reject_oldest(self, amount: Callable[[str], int] | None = None) -> bool:
+        """Rejects the oldest one of the address that has most of them, or of an amount; returns whether there was one."""
+        while self:
+            if self.reject(self.oldest(self.busiest(amount))):
+                return True
+        return False
+
+    def end_all(self) -> None:
+        """Ends all, as if their time were over."""
+        for timeout in self:
+            if not timeout.expired():
+                timeout.reschedule(0)

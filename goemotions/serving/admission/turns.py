@@ -11,6 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from goemotions.errors import RequestError
+
 # Pieces of work per turn of the event loop, each of which takes up to a millisecond, and those that wait.
 WORK, WAITING = 8, 1024
 # What waits longer for its turn is refused: it would be late, and to refuse it takes less time of those behind it.
@@ -22,6 +24,10 @@ CALLS, FEW_CALLS, FEW_SECONDS = 96, 16, 1.0
 QUIET_SECONDS, QUIET_TIMES = 0.001, 5
 # After it had one all the same, it has more than it should from then on. So after this time it gets none until it has none.
 DRAIN_SECONDS = 0.1
+# A request up to this size is parsed and refused at once, and does not count as memory.
+SMALL_BYTES = 32 * 1024
+# Between two refusals of larger ones, and the longest time until one.
+REFUSAL_SECONDS, MOST_REFUSAL_SECONDS = 0.04, 1.0
 Work = Callable[[], None]
 Result = TypeVar("Result")
 
@@ -168,3 +174,19 @@ class FairThread(Turns):
 
     def _schedule(self) -> None:
         self._work()
+
+
+class Refusals:
+    """Large requests that were read in vain are refused in turn: clients that send them again at once take the time of others."""
+
+    def __init__(self) -> None:
+        self._newest = 0.0
+
+    async def wait(self, error: RequestError, size: int) -> None:
+        """Returns when it is the turn to refuse so many bytes; until then, no frame of the traceback keeps them in memory."""
+        if size <= SMALL_BYTES:
+            return
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        now = asyncio.get_running_loop().time()
+        self._newest = min(max(now, self._newest) + REFUSAL_SECONDS, now + MOST_REFUSAL_SECONDS)
+        await asyncio.sleep(self._newest - now)

@@ -18,7 +18,7 @@ from goemotions.errors import RequestError
 from goemotions.models.engines import LENGTH_STEP, Engine
 from goemotions.models.tokenizer import Encoding, batch_size
 from goemotions.serving import metrics
-from goemotions.serving.batching.queue import Chunk, QueuedRequest, QueuedText, TextQueue, full
+from goemotions.serving.batching.queue import QueuedRequest, QueuedText, TextQueue, full
 from goemotions.serving.limits import Limits
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,6 @@ class Batcher:
     Args:
         engine: the engine that scores them; it gets as many worker threads as it can use.
         limits: those of the queue, and the seconds for a request; a worker that needs longer for one batch counts as hanging.
-        across_requests: whether texts of several requests may share a batch.
         count: counts the traffic.
         tokens_per_second: the throughput before any batch is measured; 0: not known, and every request is admitted.
     """
@@ -49,13 +48,12 @@ class Batcher:
         engine: Engine,
         limits: Limits,
         *,
-        across_requests: bool = True,
         count: Count | None = None,
         tokens_per_second: float = 0.0,
     ) -> None:
         self._engine = engine
         self._timeout = limits.answer_seconds
-        self._across_requests = across_requests
+        self._across_requests = limits.batching
         self._count = count
         self._queue = TextQueue(limits)
         self._queue.update_throughput(tokens_per_second)
@@ -102,29 +100,27 @@ class Batcher:
             worker.join()
 
     def _work(self) -> None:
-        while (chunks := self._queue.get()) is not None:
+        while (texts := self._queue.get()) is not None:
             started = time.perf_counter()
             try:
                 _fail(self._queue.take_late(), full())
-                if chunks:
-                    self._tokenize(chunks)
+                if texts:
+                    self._tokenize(texts)
                 if batch := self._queue.take(self._choose):
                     self._score(batch)
                     self._measure(batch, time.perf_counter() - started)
             except Exception:
                 logger.exception("a batch failed")
 
-    def _tokenize(self, chunks: list[Chunk]) -> None:
+    def _tokenize(self, texts: list[QueuedText]) -> None:
         try:
-            encoded = iter(self._engine.encoder.encode([text for chunk in chunks for text in chunk.texts]))
+            encoded = self._engine.encoder.encode([text.text for text in texts])
         except Exception as error:
-            _fail([chunk.request for chunk in chunks], error)
+            _fail([text.request for text in texts], error)
             raise
-        texts = []
-        for chunk in chunks:
-            for position, encoding in enumerate(itertools.islice(encoded, len(chunk.texts)), chunk.start):
-                chunk.request.truncated[position] = encoding.truncated
-                texts.append(QueuedText(chunk.request, position, encoding.ids))
+        for text, encoding in zip(texts, encoded, strict=True):
+            text.ids = encoding.ids
+            text.request.truncated[text.position] = encoding.truncated
         self._queue.put_tokenized(texts)
 
     def _choose(self, texts: list[QueuedText]) -> list[QueuedText]:
@@ -168,12 +164,12 @@ class Batcher:
         if self._count and (counted := [number for number, text in enumerate(batch) if text.request.is_counted]):
             texts = [batch[number] for number in counted]
             encodings = [Encoding(text.ids, bool(text.request.truncated[text.position])) for text in texts]
-            self._count([text.request.texts[text.position] for text in texts], encodings, logits[counted])
+            self._count([text.text for text in texts], encodings, logits[counted])
 
     def _measure(self, batch: list[QueuedText], seconds: float) -> None:
         """Updates the throughput by all that a worker did for a batch: under load, the engine takes a part of the time only."""
         if sum(len(text.ids) for text in batch) >= LEAST_MEASURED * self._engine.batch_tokens:
-            tokens = sum(text.request.weight(text.request.texts[text.position]) for text in batch)
+            tokens = sum(text.request.weight(text.text) for text in batch)
             self._queue.update_throughput(tokens * len(self._workers), seconds)
 
     def _deliver(self, batch: list[QueuedText], logits: np.ndarray) -> None:

@@ -55,8 +55,9 @@ class QueuedRequest:
     arrived: float = field(default_factory=time.perf_counter)
     waiting: int = field(init=False)
     missing: int = field(init=False)
-    # Of its waiting texts.
+    # Of its waiting texts: the tokens to compute, and those that the limit of the queue counts.
     tokens: int = field(init=False)
+    size: int = field(init=False)
     # The time of the queue at which it would be complete, or another portion of it; and the time when it is too late.
     due: float = 0.0
     late: float = math.inf
@@ -68,7 +69,7 @@ class QueuedRequest:
 
     def __post_init__(self) -> None:
         self.waiting = self.missing = len(self.texts)
-        self.tokens = sum(map(self.weight, self.texts))
+        self.tokens, self.size = sum(map(self.weight, self.texts)), sum(map(self.size_of, self.texts))
         self.truncated = np.zeros(len(self.texts), dtype=bool)
 
     @property
@@ -77,26 +78,25 @@ class QueuedRequest:
         return self.peer, self.is_small
 
     def weight(self, text: str) -> int:
-        """An estimate of the tokens of a text: at most what the model reads, unless the text is so long that its memory counts."""
-        return max(min(2 + len(text) // CHARACTERS_PER_TOKEN, self.max_length), len(text) // MEMORY_PER_TOKEN)
+        """An estimate of the tokens of a text that the model reads."""
+        return min(2 + len(text) // CHARACTERS_PER_TOKEN, self.max_length)
+
+    def size_of(self, text: str) -> int:
+        """As ``weight``, unless the text is so long that its memory counts."""
+        return max(self.weight(text), len(text) // MEMORY_PER_TOKEN)
 
 
 @dataclass(eq=False)
 class QueuedText:
-    """One tokenized text of a request."""
+    """One text of a request, and its tokens once a worker has tokenized it."""
 
     request: QueuedRequest
     position: int
-    ids: list[int]
+    ids: list[int] = field(default_factory=list)
 
-
-@dataclass(frozen=True)
-class Chunk:
-    """Texts of a request that are to be tokenized, from a position on."""
-
-    request: QueuedRequest
-    start: int
-    texts: list[str]
+    @property
+    def text(self) -> str:
+        return self.request.texts[self.position]
 
 
 class TextQueue:
@@ -129,7 +129,7 @@ class TextQueue:
             RequestError: 429 if too many texts or tokens wait, or if this request is expected to wait too long.
         """
         limits, portion = self._limits, SMALL_SHARE * self._limits.queue_tokens
-        request.is_small = request.tokens <= portion and request.waiting <= SMALL_SHARE * limits.queue_texts
+        request.is_small = request.size <= portion and request.waiting <= SMALL_SHARE * limits.queue_texts
         with self._changed:
             request.due = self._clock + (request.tokens if request.is_small else portion)
             if speed := self.tokens_per_second:
@@ -141,7 +141,7 @@ class TextQueue:
                 raise full(wait)
             self._requests[request] = self._untokenized[request] = None
             self._served[request.share] = max(self._served.get(request.share, 0), self._begin[request.is_small])
-            self._count(request, request.waiting, request.tokens)
+            self._count(request, request.waiting, request.size)
             self._show_size()
             self._changed.notify()
 
@@ -150,14 +150,14 @@ class TextQueue:
         with self._changed:
             self._drop(request)
 
-    def get(self) -> list[Chunk] | None:
+    def get(self) -> list[QueuedText] | None:
         """Blocks until something waits; returns texts to tokenize, if any. None if the queue is closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._ready or self._untokenized or (self._is_closed and not self._requests))
-            return list(self._chunks()) if self._requests else None
+            return list(self._to_tokenize()) if self._requests else None
 
     def put_tokenized(self, texts: Iterable[QueuedText]) -> None:
-        """Adds the tokenized texts of requests that ``get`` returned."""
+        """Adds the texts that ``get`` returned, when they have their tokens."""
         with self._changed:
             for text in texts:
                 if text.request in self._requests:
@@ -242,32 +242,33 @@ class TextQueue:
         self._untokenized.pop(request, None)
         if self._requests.pop(request, request) is None:
             self._ready -= len(request.ready)
-            self._count(request, -request.waiting, -request.tokens)
+            self._count(request, -request.waiting, -request.size)
             self._show_size()
-            request.waiting = request.tokens = 0
+            request.waiting = request.tokens = request.size = 0
 
     def _is_full(self, request: QueuedRequest) -> bool:
         room, peer = SMALL_ROOM if request.is_small else 1.0, request.peer
-        return not (self._texts.has_room(peer, request.waiting, room) and self._tokens.has_room(peer, request.tokens, room))
+        return not (self._texts.has_room(peer, request.waiting, room) and self._tokens.has_room(peer, request.size, room))
 
-    def _chunks(self) -> Iterable[Chunk]:
+    def _to_tokenize(self) -> Iterable[QueuedText]:
         characters, room = CHUNK_CHARACTERS, WINDOW - self._ready
         for request in self._in_turn(self._untokenized):
-            start, texts = request.tokenized, max(room, 0 if request.ready else LEAST_TEXTS)
-            while request.tokenized < min(len(request.texts), start + texts) and characters > 0:
+            end = min(len(request.texts), request.tokenized + max(room, 0 if request.ready else LEAST_TEXTS))
+            while request.tokenized < end and characters > 0:
+                text = QueuedText(request, request.tokenized)
                 # Longer texts are cut before they are tokenized.
-                characters -= min(len(request.texts[request.tokenized]), MEMORY_PER_TOKEN * request.max_length)
-                request.tokenized += 1
-            if request.tokenized > start:
-                room -= request.tokenized - start
-                if request.tokenized == len(request.texts):
-                    del self._untokenized[request]
-                yield Chunk(request, start, request.texts[start : request.tokenized])
+                characters -= min(len(text.text), MEMORY_PER_TOKEN * request.max_length)
+                request.tokenized, room = request.tokenized + 1, room - 1
+                yield text
+            if request.tokenized == len(request.texts):
+                del self._untokenized[request]
 
     def _remove(self, batch: list[QueuedText]) -> None:
-        chosen, tokens = set(map(id, batch)), Counter[QueuedRequest]()
-        for text in batch:
-            tokens[text.request] += text.request.weight(text.request.texts[text.position])
+        chosen, tokens, sizes = set(map(id, batch)), Counter[QueuedRequest](), Counter[QueuedRequest]()
+        for queued in batch:
+            request, text = queued.request, queued.text
+            tokens[request] += request.weight(text)
+            sizes[request] += request.size_of(text)
         for is_small, begin in self._begin.items():
             served = (self._served[one.share] for one in tokens if one.is_small == is_small)
             self._begin[is_small] = max(begin, min(served, default=0))
@@ -279,7 +280,8 @@ class TextQueue:
                 request.due += weight
             request.waiting -= count
             request.tokens -= weight
-            self._count(request, -count, -weight)
+            request.size -= sizes[request]
+            self._count(request, -count, -sizes[request])
         self._clock += tokens.total() / len(self._requests)
         for request in tokens:
             if not request.waiting:

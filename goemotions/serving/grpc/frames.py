@@ -5,6 +5,7 @@ https://www.rfc-editor.org/rfc/rfc9113#section-4.1
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from goemotions.serving.metrics import CLIENT_GONE, FLOOD
@@ -14,8 +15,10 @@ HEAD_BYTES, IS_ACK = 9, 1
 DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY = 0, 1, 3, 4, 7
 # Of a message in its first data: whether it is compressed, and its size.
 PREFIX_BYTES = 5
-# In the answer of the library to a call whose message is too large once it is decompressed: a field and its value.
+# In answers of the library, a field and its value: to a call whose message is too large once it is decompressed, and to one that never
+# begins, since its head has another method, scheme or ``te`` than calls have.
 EXPANDED = b"grpc-message\x24Decompressed message larger than max"
+UNREADABLE = re.compile(rb"grpc-message(\x1bError parsing 'te'| Error parsing ':(method|scheme)') metadata")
 # https://www.rfc-editor.org/rfc/rfc9113#section-7
 NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, REFUSED_STREAM, CALM = 0, 1, 2, 7, 11
 # Errors of streams that the library ends before a call of them begins: their heads are none of a call, or there are too many.
@@ -99,10 +102,14 @@ class Frames:
             self.closing_status = 0
         return (is_reset_at_once and not self._resets.take(now)) or not self._others.take(now)
 
-    def note_answer(self, frame: bytes) -> None:
-        """Notes the first or the last frame of an answer. One of the library precedes the question why the call has ended."""
+    def note_answer(self, frame: bytes) -> int:
+        """Notes the first or the last frame of an answer: the status of a call that never begins, otherwise 0.
+
+        One of the library precedes the question why the call has ended.
+        """
         self._calls.pop(stream_of(frame), None)
         self._too_large += EXPANDED in frame
+        return 400 if UNREADABLE.search(frame) else 0
 
     def note_reset(self, frame: bytes, now: float) -> tuple[int, bool]:
         """Notes that the library resets a call: the status of one that never begins, otherwise 0, and whether it is one too many."""

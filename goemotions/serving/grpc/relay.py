@@ -60,7 +60,6 @@ class Relays(connections.Connections["Relay"]):
         super().__init__(limits, "grpc", FIRST_SETTINGS + goaway(CALM, "the server has too many connections"))
         self.name = name
         self.turns = CallTurns()
-        self.connecting: set[asyncio.Task[object]] = set()
         self._names: dict[str, Relay] = {}
         self._listener: listening.Listener | None = None
 
@@ -96,16 +95,17 @@ class Relays(connections.Connections["Relay"]):
 
 
 class Relay(Reader):
-    """One connection, with the side of the client. ``calls`` of it are in progress."""
+    """One connection, with the side of the client, whose ``transport`` it has."""
 
     def __init__(self, relays: Relays) -> None:
         self._relays = relays
         self._loop = asyncio.get_running_loop()
-        self.client: Any = None
+        self.transport: Any = None
         self._library = _Library(self)
         self.peer = self.name = ""
         self.since, self.unread_since = self._loop.time(), math.inf
-        self.calls = 0
+        # In progress, each with the time since when the library has its response.
+        self.calls: dict[object, float] = {}
         self.frames = Frames(relays.limits.body_bytes, self.since)
         # Received and not passed on, and where the next frame begins in it.
         self._held, self._next = b"", len(PREFACE)
@@ -117,26 +117,26 @@ class Relay(Reader):
         self._is_waiting, self._has_turn, self._left, self._is_stopped = False, False, TURN_FRAMES, False
 
     @property
-    def socket_transport(self) -> Any:
-        return self.client
-
-    @property
     def is_idle(self) -> bool:
         return not self.calls and not self._is_waiting
 
-    def begin_call(self) -> None:
-        self.calls += 1
+    def begin_call(self, call: object) -> None:
+        self.calls[call] = math.inf
 
-    def end_call(self) -> None:
-        self.calls -= 1
+    def note_response_of(self, call: object) -> None:
+        if call in self.calls:
+            self.calls[call] = self._loop.time()
+
+    def end_call(self, call: object) -> None:
+        del self.calls[call]
         self.since = self._loop.time()
 
     def status_of_ended(self) -> int:
         """The status of a call that the library has ended."""
-        return CLIENT_GONE if self.client.is_closing() else self.frames.status_of_ended()
+        return CLIENT_GONE if self.transport.is_closing() else self.frames.status_of_ended()
 
     def connection_made(self, transport: Any) -> None:
-        self.client = transport
+        self.transport = transport
         self.peer = transport.get_extra_info("peername")[0]
         try:
             own = _connect(self._relays.name)
@@ -147,9 +147,7 @@ class Relay(Reader):
         self.name = "unix-abstract:" + own.getsockname()[1:].decode()
         self._relays.add(self)
         # uvloop's create_unix_connection attaches the socket after the connection may have been closed: its file would be closed twice.
-        connecting = self._loop.create_task(self._loop.connect_accepted_socket(lambda: self._library, own))
-        self._relays.connecting.add(connecting)
-        connecting.add_done_callback(self._relays.connecting.discard)
+        listening.attach(own, lambda: self._library)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._relays.remove(self)
@@ -178,32 +176,35 @@ class Relay(Reader):
     def check(self, now: float) -> None:
         if not self._has_acknowledged and now - self.since > self._relays.limits.read_seconds:
             self.abort("silent")
+        # The library holds the response of a client that reads the connection and not the call.
+        if now - min(self.calls.values(), default=now) > self._relays.limits.write_seconds:
+            self.abort("unread-answer")
 
     def abort(self, reason: str) -> None:
         """Closes the connection; a client that reads is told why, and that it may send again what was not passed on."""
-        if not self.client.is_closing():
+        if not self.transport.is_closing():
             metrics.CLOSED.labels(reason).inc()
-            if self._library.is_between_frames and not self.client.get_write_buffer_size():
+            if self._library.is_between_frames and not self.transport.get_write_buffer_size():
                 settings = b"" if self._library.has_settings else FIRST_SETTINGS
-                self.client.write(settings + goaway(ERRORS.get(reason, NO_ERROR), reason, self.frames.last))
-                self.client.close()
+                self.transport.write(settings + goaway(ERRORS.get(reason, NO_ERROR), reason, self.frames.last))
+                self.transport.close()
                 # Its client may not read that either.
-                self._relays.close_later(self.client.abort)
+                self._relays.close_later(self.transport.abort)
                 return
-        self.client.abort()
+        self.transport.abort()
 
     def give_way(self) -> None:
         self.abort("evicted")
 
     @property
     def _may_relay(self) -> bool:
-        return self._may_write and not self._is_waiting and not self._is_stopped and not self.client.is_closing()
+        return self._may_write and not self._is_waiting and not self._is_stopped and not self.transport.is_closing()
 
     def _relay(self) -> None:
         """Passes on what was received; reads more if it may be passed on, too."""
         if self._may_relay:
             self._pass_on()
-        _read(self.client, self._may_relay)
+        _read(self.transport, self._may_relay)
 
     def _pass_on(self) -> None:
         """Passes on frames until one has to wait for its turn; of the acknowledgements, that of this server for the client's first."""
@@ -235,22 +236,23 @@ class Relay(Reader):
 
     def note_response(self, frame: bytes) -> None:
         """Notes a frame of the library that begins an answer, or ends a call or the connection."""
+        status, is_flood = 0, False
         if frame[3] == HEADERS:
-            self.frames.note_answer(frame)
+            status = self.frames.note_answer(frame)
         elif frame[3] == GOAWAY:
             self.frames.note_goodbye(frame)
         else:
             status, is_flood = self.frames.note_reset(frame, self._loop.time())
-            if status:
-                metrics.count("grpc", status)
-            if is_flood:
-                self._refuse(metrics.FLOOD)
+        if status:
+            metrics.count("grpc", status)
+        if is_flood:
+            self._refuse(metrics.FLOOD)
 
     def end(self) -> None:
         """Closes the connection, as the library has; if it has not said so, its client has sent what it does not accept."""
         if status := self.frames.closing_status:
             self._refuse(status)
-        self.client.close()
+        self.transport.close()
 
     def _refused(self, frame: bytes) -> int:
         """The status with which this connection is closed for a frame; 0 if it may be passed on."""
@@ -260,7 +262,7 @@ class Relay(Reader):
         return metrics.FLOOD if self.frames.is_flood(frame, self._loop.time()) else 0
 
     def _refuse(self, status: int) -> None:
-        if not self.client.is_closing():
+        if not self.transport.is_closing():
             metrics.count("grpc", status)
             self.abort(metrics.REASONS[status])
 
@@ -278,7 +280,7 @@ class Relay(Reader):
 
     def _resume(self) -> None:
         self._is_waiting, self._has_turn = False, True
-        if self.client.is_closing():
+        if self.transport.is_closing():
             self._loop.call_soon(self._relays.turns.release)
         else:
             self._relay()
@@ -301,7 +303,7 @@ class _Library(Reader):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        if self._relay.client.is_closing():
+        if self._relay.transport.is_closing():
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -310,7 +312,7 @@ class _Library(Reader):
         self._relay = None
 
     def data_received(self, data: memoryview) -> None:
-        client = self._relay.client
+        client = self._relay.transport
         if not client.is_closing():
             content = bytes(data)
             client.write(content)

@@ -13,8 +13,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from goemotions.errors import RequestError
-from goemotions.serving.admission.shares import ByAddress, Requests, Shares
-from goemotions.serving.admission.turns import FairThread
+from goemotions.serving.admission.shares import Arriving, Requests, Shares
+from goemotions.serving.admission.turns import SMALL_BYTES, FairThread, Refusals
 from goemotions.serving.http.openapi import JSON
 from goemotions.serving.limits import Limits
 from goemotions.serving.metrics import CLIENT_GONE
@@ -25,45 +25,23 @@ BINARY = "application/octet-stream"
 COMPRESSIONS = ("gzip", "deflate")
 # https://www.rfc-editor.org/rfc/rfc9110#section-8.4.1.3
 OTHER_GZIP = "x-gzip"
-# Bodies up to this size are parsed at once, and do not count as memory.
-SMALL_BYTES = 32 * 1024
 # Before the least rate applies.
 GRACE_SECONDS = 2.0
-# Between two refusals, and the longest time until one.
-REFUSAL_SECONDS, MOST_REFUSAL_SECONDS = 0.04, 1.0
 # What a connection writes into the state of a request: whether the body is complete, whether the connection has ended, whether it has
 # refused the rest of the request and counted that, and whether the server ended it, through no fault of the client. And what it reads
 # there: the task to cancel when it ends.
-HAS_BODY, HAS_ENDED, IS_REFUSED, CLOSED_BY_SERVER, HANDLING = (
-    "has-body",
-    "has-ended",
-    "is-refused",
-    "closed-by-server",
-    "handling",
-)
+HAS_BODY, HAS_ENDED, IS_REFUSED = "has-body", "has-ended", "is-refused"
+CLOSED_BY_SERVER, HANDLING = "closed-by-server", "handling"
 Parsed = TypeVar("Parsed")
 # An inference request and its body, to the response.
 Handler = Callable[[Request, bytes], Awaitable[Response]]
-
-
-class Refusals:
-    """Large requests that were read in vain are refused in turn: clients that send them again at once take the time of others."""
-
-    def __init__(self) -> None:
-        self._newest = 0.0
-
-    async def wait(self) -> None:
-        """Returns when it is the turn of a refusal."""
-        now = asyncio.get_running_loop().time()
-        self._newest = min(max(now, self._newest) + REFUSAL_SECONDS, now + MOST_REFUSAL_SECONDS)
-        await asyncio.sleep(self._newest - now)
 
 
 class RequestLimiter:
     """Limits the number of inference requests at once, and the number, size, memory and duration of their bodies.
 
     Bodies that still arrive take no place from requests that are scored. If there are too many of them, or they take too much memory,
-    that of the address with most which has arrived for longest is rejected: a body that comes at the usual speed is never it.
+    that of the address with most which has arrived for longest is rejected, as by an overload: it may come at the usual speed.
     """
 
     def __init__(self, limits: Limits, requests: Requests) -> None:
@@ -73,7 +51,7 @@ class RequestLimiter:
         self._refusals = Refusals()
         self._parser = FairThread("parser")
         # The timeouts of the bodies that arrive.
-        self._arriving = ByAddress[asyncio.Timeout]()
+        self._arriving = Arriving()
 
     async def handle(self, request: Request, handler: Handler) -> Response:
         """The response of a handler.
@@ -88,8 +66,8 @@ class RequestLimiter:
         try:
             return await self._handle(request, handler, body)
         except RequestError as error:
-            if error.status == 429 and body.held:
-                await self._refusals.wait()
+            if error.status == 429:
+                await self._refusals.wait(error, body.held)
             raise
 
     async def parse(self, request: Request, body: bytes, parser: Callable[[bytes], Parsed]) -> Parsed:
@@ -133,7 +111,7 @@ class RequestLimiter:
         has_body = request.scope["state"].get(HAS_BODY)
         timeout = asyncio.timeout_at(None if has_body else started + min(GRACE_SECONDS, limits.read_seconds))
         if len(self._arriving) >= limits.requests:
-            self._reject_oldest()
+            self._arriving.reject_oldest()
         self._arriving.add(body.peer, timeout)
         try:
             async with timeout:
@@ -147,6 +125,8 @@ class RequestLimiter:
         except ClientDisconnect as error:
             raise _ended(request) from error
         except TimeoutError as error:
+            if timeout not in self._arriving:
+                raise _too_many_bodies() from error
             raise RequestError(
                 f"the body arrived too slowly: send {limits.read_rate:,} bytes per second, and all within {limits.read_seconds:g} s",
                 408,
@@ -161,20 +141,10 @@ class RequestLimiter:
         if size <= max(SMALL_BYTES, body.held):
             return
         more = size - body.held
-        if not self._bytes.has_room(body.peer, more) and not self._reject_oldest(self._bytes.of):
-            raise RequestError("the server holds too many large bodies: try again later", 429, retry_after=1)
+        if not self._bytes.has_room(body.peer, more) and not self._arriving.reject_oldest(self._bytes.of):
+            raise _too_many_bodies()
         self._bytes.add(body.peer, more)
         body.held = size
-
-    def _reject_oldest(self, amount: Callable[[str], int] | None = None) -> bool:
-        """Rejects a body as too slow, if one arrives: of the address that has most of them, or of an amount, the oldest."""
-        while self._arriving:
-            timeout = self._arriving.oldest(self._arriving.busiest(amount))
-            self._arriving.remove(timeout)
-            if not timeout.expired():
-                timeout.reschedule(0)
-                return True
-        return False
 
 
 def address(request: Request) -> str:
@@ -222,6 +192,10 @@ async def _while_connected(request: Request, response: Awaitable[Response]) -> R
         raise _ended(request) from None
     finally:
         state.pop(HANDLING, None)
+
+
+def _too_many_bodies() -> RequestError:
+    return RequestError("too many bodies arrive, or are held: try again later", 429, retry_after=1)
 
 
 def _ended(request: Request) -> RequestError:

@@ -1,21 +1,21 @@
 """HTTP/1.1 connections: uvicorn's protocol with limits.
 
 The one idea: a connection is always in one state, each state has a deadline, and a sweep closes the connections that are past theirs.
-What a connection may hold in memory is bounded by reading little at once, and nothing while a request of it is in progress.
+What a connection may hold in memory is bounded by reading little at once. A request is parsed when the one before it has its response:
+what is received before waits, and nothing more is read meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
-import weakref
-from collections import deque
+import re
 from collections.abc import Callable
 from typing import Any
 
 import httptools
 import orjson
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from goemotions.serving import metrics
@@ -25,11 +25,13 @@ from goemotions.serving.admission.turns import Turns
 from goemotions.serving.http.bodies import CLOSED_BY_SERVER, HANDLING, HAS_BODY, HAS_ENDED, IS_REFUSED
 from goemotions.serving.limits import Limits
 
-# Read at once of what may hold many requests or chunks, and parsed at once.
-SHORT_READ_BYTES, PIECE_BYTES = 4 * 1024, 1024
+# Read at once of what may hold many requests or chunks.
+SHORT_READ_BYTES = 4 * 1024
 URL_BYTES = 8 * 1024
 # How a probe of the health begins, and its head ends.
 PROBE, HEAD_END = b"GET /v2/health/", b"\r\n\r\n"
+# Where a head or a chunked body may end, and its last bytes if the first ones were received before.
+END, LAST_OF_END = re.compile(re.escape(HEAD_END)), re.compile(rb"(?:\r?\n)+")
 FIELDS = 100
 # What a client still sends is skipped for so long before its connection is closed; it would lose the response otherwise.
 LINGER_SECONDS = 2.0
@@ -60,11 +62,12 @@ class Refused(Exception):
 class HttpConnections(connections.Connections["HttpConnection"]):
     """The connections of one process; it makes the protocol of each new one, as uvicorn asks for it."""
 
-    answers_at_once = True
-
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits, "http", _response(429))
         self.turns = Turns()
+        request = limits.read_seconds + limits.answer_seconds + MARGIN_SECONDS
+        self.longest = dict.fromkeys((FIRST, HEAD, REST), limits.read_seconds)
+        self.longest |= {IDLE: limits.idle_seconds, REQUEST: request, LINGER: LINGER_SECONDS}
         # Whether the server is live, and ready, by the last part of the path that asks for it.
         self.health: dict[bytes, Callable[[], bool]] = {}
 
@@ -79,10 +82,8 @@ class HttpConnections(connections.Connections["HttpConnection"]):
         is_so = self.health[name]()
         return _response(200 if is_so else 503, {name.decode(): is_so})
 
-    def __call__(
-        self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None
-    ) -> asyncio.BufferedProtocol:
-        return _Reader(HttpConnection(self, config, server_state, app_state, _loop))
+    def __call__(self, *options: Any) -> asyncio.BufferedProtocol:
+        return _Reader(HttpConnection(self, *options))
 
     def end_within(self, seconds: float) -> None:
         """Closes those connections that are left after so many seconds, whatever their state."""
@@ -108,47 +109,6 @@ class _Reader(Reader):
         return self.BUFFER if self._connection.expects_bulk else self.SHORT_BUFFER
 
 
-class _Flow(FlowControl):
-    """Reads nothing for a connection that holds what it has not parsed: pipelined requests wait with their client."""
-
-    def __init__(self, connection: HttpConnection) -> None:
-        super().__init__(connection.transport)
-        self._connection = weakref.proxy(connection)
-
-    def resume_reading(self) -> None:
-        if not self._connection.has_unparsed:
-            super().resume_reading()
-
-
-class _Responses:
-    """The transport of a connection as its responses see it: it is closed when the client has read the response.
-
-    Head and body of a response are written at once: one system call, and the client wakes up once.
-    """
-
-    def __init__(self, connection: HttpConnection) -> None:
-        self._connection: HttpConnection = weakref.proxy(connection)
-        self._parts: list[bytes] = []
-
-    def write(self, data: bytes) -> None:
-        self._parts.append(data)
-        if not self._connection.has_response:
-            # Not part of the response: the client waits for a 100 before it sends the body.
-            self.flush()
-
-    def flush(self) -> None:
-        if self._parts and not self.is_closing():
-            self._connection.transport.writelines(self._parts)
-        self._parts.clear()
-
-    def close(self) -> None:
-        self.flush()
-        self._connection.linger()
-
-    def is_closing(self) -> bool:
-        return self._connection.is_ending
-
-
 class _BodyEvents:
     """What a parser calls for the body of a request that asks for another protocol, such as h2c: the parser of its head skips it."""
 
@@ -159,7 +119,7 @@ class _BodyEvents:
 
 
 class HttpConnection(HttpToolsProtocol):
-    """One connection. ``since`` is when it entered its state."""
+    """One connection, and the transport of its responses. ``since`` is when it entered its state."""
 
     def __init__(self, connections: HttpConnections, *options: Any) -> None:
         super().__init__(*options)
@@ -168,22 +128,18 @@ class HttpConnection(HttpToolsProtocol):
         self.peer = ""
         self.since, self.unread_since = self.loop.time(), math.inf
         self._state = FIRST
-        # Received and not parsed yet, because a request is in progress.
+        # Received and not parsed yet: a request is in progress, or it is the turn of others.
         self._unparsed = b""
-        # Those requests, oldest first, whose responses are not complete.
-        self._cycles: deque[Any] = deque()
-        # That of the message after them, which is no request.
-        self._status_of_next = 0
+        # Of the response in progress: head and body are written at once, so that the client wakes up once.
+        self._response: list[bytes] = []
         # Whether the head of the message that is being parsed is complete, and whether the message is.
         self._has_head, self._is_complete = False, True
-        self._hosts = self._fields = 0
+        self._fields = 0
         # What is left of a body of known length; and the bytes of a message beside its body.
         self._body_left = self._overhead = 0
-        self._responses = _Responses(self)
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.flow = _Flow(self)
         self.peer = self.client[0] if self.client else ""
         self._connections.add(self)
 
@@ -196,10 +152,6 @@ class HttpConnection(HttpToolsProtocol):
         self.cycle = None  # type: ignore[assignment]
 
     @property
-    def socket_transport(self) -> Any:
-        return self.transport
-
-    @property
     def is_idle(self) -> bool:
         """Whether no request of it is in progress, or waits for its turn."""
         return self._state != REQUEST and not self._unparsed
@@ -207,25 +159,25 @@ class HttpConnection(HttpToolsProtocol):
     @property
     def expects_bulk(self) -> bool:
         """Whether what comes next is a body of known length, or is skipped."""
-        return self._body_left > 0 or self._state == LINGER
+        return (self._has_head and self._body_left > 0) or self._state == LINGER
 
     @property
-    def has_unparsed(self) -> bool:
-        return bool(self._unparsed)
+    def _has_request(self) -> bool:
+        """Whether a request of it is in progress."""
+        return self.cycle is not None and not self.cycle.response_complete
 
     @property
-    def has_response(self) -> bool:
-        """Whether a response has begun and is not complete."""
-        return bool(self._cycles) and self._cycles[0].response_started
+    def _is_busy(self) -> bool:
+        """Whether a request of it was received completely, and is in progress."""
+        return self._is_complete and self.cycle is not None and not self.cycle.response_complete
 
-    @property
-    def is_ending(self) -> bool:
+    def is_closing(self) -> bool:
         """Whether nothing more is read or written."""
         return self._state == LINGER or self.transport.is_closing()
 
     def check(self, now: float) -> None:
         """Closes the connection if it is past the deadline of its state."""
-        if now - self.since > self._seconds(self._state) and not self.transport.is_closing():
+        if now - self.since > self._connections.longest[self._state] and not self.transport.is_closing():
             if self._state == HEAD:
                 self._refuse(408)
             else:
@@ -234,14 +186,14 @@ class HttpConnection(HttpToolsProtocol):
     def abort(self, reason: str) -> None:
         """Closes the connection at once; what was written and not read is dropped."""
         metrics.CLOSED.labels(reason).inc()
-        for cycle in self._cycles:
-            cycle.scope["state"][CLOSED_BY_SERVER] = reason in (SHUTDOWN, REQUEST)
+        if self.cycle:
+            self.cycle.scope["state"][CLOSED_BY_SERVER] = reason in (SHUTDOWN, REQUEST)
         self.transport.abort()
 
     def give_way(self) -> None:
         """Closes the connection while it is idle; a request may be on its way, so that its client reads why."""
         metrics.CLOSED.labels("evicted").inc()
-        if self._state != REST and not self.is_ending:
+        if self._state != REST and not self.is_closing():
             self.transport.write(self._connections.refusal)
         self._is_complete = False
         self.linger()
@@ -249,41 +201,59 @@ class HttpConnection(HttpToolsProtocol):
 
     def linger(self) -> None:
         """Closes the connection; if the client still sends, only once it has had time to read the response."""
-        if self._is_complete or self.transport.is_closing():
+        if (self._is_complete and not self._unparsed) or self.transport.is_closing():
             self.transport.close()
             return
         self._enter(LINGER)
         self._unparsed = b""
         self.transport.write_eof()
+        self.transport.resume_reading()
+
+    def write(self, data: bytes) -> None:
+        """Writes a part of a response when it is complete, and at once what tells the client to send the body (100)."""
+        self._response.append(data)
+        if not self.cycle.response_started:
+            self._flush()
+
+    def close(self) -> None:
+        """Closes the connection when the client has read the response."""
+        self._flush()
+        self.linger()
+
+    def _flush(self) -> None:
+        if self._response and not self.is_closing():
+            self.transport.writelines(self._response)
+        self._response.clear()
 
     def data_received(self, data: bytes | memoryview) -> None:
-        if self._state == LINGER or self._status_of_next:
+        if self._state == LINGER:
             return
-        if not self._unparsed and self._connections.turns.has_room(self.peer):
+        if self._unparsed or self._is_busy:
+            self._unparsed += data
+            self.transport.pause_reading()
+        elif self._connections.turns.has_room(self.peer):
             self._parse(data)
-            return
-        if not self._unparsed and self._state in (FIRST, IDLE) and (answer := self._connections.answer_at_once(data)):
+        elif self._state in (FIRST, IDLE) and (answer := self._connections.answer_at_once(data)):
             self.transport.write(answer)
             self.linger()
-            return
-        if self._unparsed:
-            self.flow.pause_reading()
         else:
-            self._connections.turns.wait(self.peer, self._resume, self._refuse_late)
-        self._unparsed += data
+            self._unparsed = bytes(data)
+            self._wait()
+
+    def _wait(self) -> None:
+        """Parses what was received when it is the turn of this client, or refuses it."""
+        self._connections.turns.wait(self.peer, self._resume, functools.partial(self._refuse, 429))
 
     def _resume(self) -> None:
-        """Parses what was received and is not parsed yet."""
-        self._parse(self._unparsed)
-        self.flow.resume_reading()
-
-    def _refuse_late(self) -> None:
-        self._refuse_in_turn(429)
+        if not self.is_closing():
+            self._parse(self._unparsed)
+            if not self._unparsed and not self.is_closing():
+                self.transport.resume_reading()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._has_head = self._is_complete = False
-        self._hosts = self._fields = self._body_left = self._overhead = 0
+        self._fields = self._body_left = 0
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -299,23 +269,20 @@ class HttpConnection(HttpToolsProtocol):
             return
         # The parser leaves the white space that may follow a value: https://www.rfc-editor.org/rfc/rfc9110#section-5.5
         name, value = name.lower(), value.rstrip(b" \t")
-        if name == b"host":
-            self._hosts += 1
-        elif name == b"content-length" and value.isdigit():
+        if name == b"content-length" and value.isdigit():
             self._body_left = int(value)
         elif name == b"transfer-encoding":
             _check_codings(value)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        version = self.parser.get_http_version()
-        if version not in ("1.0", "1.1") or (self._hosts != 1 and (version, self._hosts) != ("1.0", 0)):
+        version, hosts = self.parser.get_http_version(), [name for name, _ in self.headers].count(b"host")
+        if version not in ("1.0", "1.1") or (hosts != 1 and (version, hosts) != ("1.0", 0)):
             raise Refused(400)
         # https://www.rfc-editor.org/rfc/rfc9110#section-15.2
         self.expect_100_continue &= version != "1.0"
         super().on_headers_complete()
-        self.cycle.transport = self._responses  # type: ignore[assignment]
-        self._cycles.append(self.cycle)
+        self.cycle.transport = self  # type: ignore[assignment]
         self._has_head = True
         if self.parser.should_upgrade():
             # Its connection needs another parser.
@@ -330,7 +297,7 @@ class HttpConnection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
             return
-        self._is_complete = True
+        self._is_complete, self._overhead = True, 0
         self.cycle.scope["state"][HAS_BODY] = True
         super().on_message_complete()
         # uvicorn stops reading in a large body; only a connection that is read shows its end.
@@ -338,37 +305,33 @@ class HttpConnection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """As uvicorn's, without its timer for idle connections, and a count of requests."""
-        self._responses.flush()
-        self._cycles.popleft()
-        if self.is_ending:
-            self._disconnect()
+        self._flush()
+        if self.is_closing():
             return
         self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
         self._enter(self._next_state())
-        if self._status_of_next and not self._cycles:
-            self._refuse(self._status_of_next)
-        elif self._unparsed and not self._is_busy():
-            # In turn, so that pipelined requests do not keep others waiting.
-            self._connections.turns.wait(self.peer, self._resume, self._refuse_late)
+        if self._unparsed and self._is_complete:
+            self._wait()
 
     def _parse(self, data: bytes | memoryview) -> None:
-        """Parses what was received, as long as no request is in progress, and keeps the rest."""
-        position, end = 0, len(data)
-        while position < end and not (self._is_busy() or self.is_ending or self._status_of_next):
-            piece = data[position : position + max(PIECE_BYTES, min(self._body_left, end))]
-            position += len(piece)
-            self._overhead += len(piece)
-            self._feed(piece)
+        """Parses what was received until a request is complete, and keeps the rest."""
+        position, size = 0, len(data)
+        while position < size and not self._is_busy:
+            end = size
+            if self._has_head and self._body_left > 0:
+                end = min(position + self._body_left, size)
+            elif found := (None if position else LAST_OF_END.match(data)) or END.search(data, position):
+                end = found.end()
+            self._overhead += end - position
+            self._feed(data[position:end])
+            position = end
             if self._overhead > self._limits.head_bytes:
                 self._refuse(431)
-        if self.is_ending or self._status_of_next:
-            self._unparsed = b""
-            return
+            if self._state == LINGER:
+                return
         self._unparsed = bytes(data[position:])
         if self._unparsed:
-            self.flow.pause_reading()
+            self.transport.pause_reading()
         if (state := self._next_state()) != self._state:
             self._enter(state)
 
@@ -381,24 +344,20 @@ class HttpConnection(HttpToolsProtocol):
             self.parser.feed_data(b"POST / HTTP/1.1\r\n" + b"".join(framing) + b"\r\n")
             self._feed(piece[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            self._refuse_in_turn(error.__context__.status if isinstance(error.__context__, Refused) else 400)
-
-    def _is_busy(self) -> bool:
-        """Whether a request was received completely and its response is not complete."""
-        return len(self._cycles) > 1 or (self._is_complete and bool(self._cycles))
+            self._refuse(error.__context__.status if isinstance(error.__context__, Refused) else 400)
 
     def _disconnect(self) -> None:
-        """Ends the requests in progress, whose client is gone; uvicorn ends the last one only."""
-        for cycle in self._cycles:
-            cycle.disconnected = True
-            cycle.message_event.set()
-            state = cycle.scope["state"]
+        """Ends the request in progress, whose client is gone."""
+        if self._has_request:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            state = self.cycle.scope["state"]
             state[HAS_ENDED] = True
             if handling := state.pop(HANDLING, None):
                 handling.cancel()
 
     def _next_state(self) -> str:
-        if self._cycles:
+        if self._has_request:
             return REQUEST
         if not self._is_complete:
             return REST if self._has_head else HEAD
@@ -407,38 +366,19 @@ class HttpConnection(HttpToolsProtocol):
     def _enter(self, state: str) -> None:
         self._state, self.since = state, self.loop.time()
 
-    def _seconds(self, state: str) -> float:
-        """The longest time in a state."""
-        limits = self._limits
-        if state == REQUEST:
-            return limits.read_seconds + limits.answer_seconds + MARGIN_SECONDS
-        return {IDLE: limits.idle_seconds, LINGER: LINGER_SECONDS}.get(state, limits.read_seconds)
-
-    def _refuse_in_turn(self, status: int) -> None:
-        """Rejects what is being parsed, once the complete requests before it have their responses."""
-        is_request = self._has_head and not self._is_complete
-        if not self._cycles or (is_request and len(self._cycles) == 1):
-            self._refuse(status)
-            return
-        if is_request:
-            # Only the oldest has begun.
-            self._cycles.pop()
-            self.pipeline.popleft()
-            self._has_head = False
-        self._unparsed, self._status_of_next = b"", status
-
     def _refuse(self, status: int) -> None:
         """Rejects what was received, and closes the connection."""
-        if self.is_ending:
+        if self.is_closing():
             return
-        is_answered = self._has_head and not self._is_complete and not self._cycles
+        is_in_body = self._has_head and not self._is_complete
+        is_answered = is_in_body and not self._has_request
         if not is_answered:
             metrics.count("http", status)
         metrics.CLOSED.labels(metrics.REASONS[status]).inc()
-        if not is_answered and not self.has_response:
+        if self._has_request:
+            self.cycle.scope["state"][IS_REFUSED] = True
+        if not is_answered and not (self._has_request and self.cycle.response_started):
             self.transport.write(_response(status))
-        if self._has_head and not self._is_complete and self._cycles:
-            self._cycles[-1].scope["state"][IS_REFUSED] = True
         self._disconnect()
         self._is_complete = False
         self.linger()

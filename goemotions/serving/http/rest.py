@@ -34,14 +34,13 @@ CLOSE = (b"connection", b"close")
 ID = "id"
 
 
-def create_app(service: Service, lifespan: Any = None, extra: Sequence[Route] = ()) -> Starlette:
+def create_app(service: Service, extra: Sequence[Route] = ()) -> Starlette:
     """The application: the routes of the protocols, and extra ones."""
     app = Starlette(
         # The router tries one after the other.
         routes=[*_inference(service), *_health(service), *_metadata(service), _metrics(service), *extra],
         middleware=[Middleware(_Headers, service=service)],
         exception_handlers={HTTPException: _http_error, Exception: _failed},
-        lifespan=lifespan,
     )
     # The router would redirect a path with a slash too many to the host that the client names.
     app.router.redirect_slashes = False

@@ -1,6 +1,7 @@
 """Batching across requests: batches, waiting, rejection, and that each text gets its own result."""
 
 import asyncio
+import dataclasses
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,7 +113,7 @@ def test_queued_texts_share_batches_within_the_token_budget(batcher: Batcher, ob
 
 
 def test_without_batching_across_requests_each_has_its_own_batch(observed: Observed) -> None:
-    batcher = Batcher(observed, LIMITS, across_requests=False)
+    batcher = Batcher(observed, dataclasses.replace(LIMITS, batching=False))
 
     async def run() -> None:
         first = await busy(batcher, observed)

@@ -31,9 +31,10 @@ def request(*lengths: int, peer: str = "") -> QueuedRequest:
 
 def batch(queue: TextQueue, size: int) -> list[QueuedText]:
     """What a worker does with the queue: it tokenizes what there is to tokenize, and takes a batch, the first text and next ones."""
-    for chunk in queue.get() or []:
-        ids = [[0] * max(1, len(text)) for text in chunk.texts]
-        queue.put_tokenized(QueuedText(chunk.request, chunk.start + number, one) for number, one in enumerate(ids))
+    texts = queue.get() or []
+    for text in texts:
+        text.ids = [0] * max(1, len(text.text))
+    queue.put_tokenized(texts)
     return queue.take(lambda texts: texts[:size])
 
 
@@ -92,6 +93,19 @@ def test_a_large_request_gives_way_to_small_ones_but_not_for_ever() -> None:
         batches += 1
         assert batches < 2000
     assert batches > 100
+
+
+@pytest.mark.fault("server-greedy-client")
+def test_a_text_of_megabytes_has_the_turn_of_what_the_model_reads_of_it() -> None:
+    # Its memory counts for the limit of the queue. As its tokens, it would put other large requests before all that come later.
+    queue = TextQueue(Limits())
+    for _ in range(3):
+        queue.put(request(2_000_000, *[500] * 127))
+        batch(queue, 4)
+    small = request(5)
+    queue.put(small)
+    batch(queue, 4)
+    assert not small.waiting
 
 
 @pytest.mark.fault("server-overload")

@@ -385,7 +385,7 @@ def test_no_connection_is_left_whose_client_does_not_read_when_the_library_close
         await library.has(1)
         (relay,) = library.relays.open
         async with asyncio.timeout(20):
-            while not relay.client.is_closing():
+            while not relay.transport.is_closing():
                 writer.write(frame(PING, payload=bytes(8)))
                 await asyncio.sleep(0.05)
             while library.relays.open:
