@@ -19,7 +19,8 @@ import psutil
 from goemotions import defaults
 from goemotions.cli.options import MODEL_NAME, together
 from goemotions.metrics import cross_fitting
-from goemotions.metrics.thresholds import Thresholds
+from goemotions.metrics.sorted_scores import SortedScores
+from goemotions.metrics.strategies import Fit
 from goemotions.models import engines
 
 DATA = click.option("--data", "source", default="sample", show_default=True, help="The source of the texts.")
@@ -114,14 +115,14 @@ def provenance(threads: int = 0) -> str:
     return f"{machine(threads)}; commit {commit or 'unknown'}, {datetime.now(UTC):%Y-%m-%d}"
 
 
-def cross_fitted(
-    fit: Callable[[np.ndarray, np.ndarray], Thresholds], labels: np.ndarray, probabilities: np.ndarray, seed: int = 0
-) -> np.ndarray:
+def cross_fitted(fit: Fit, labels: np.ndarray, probabilities: np.ndarray, seed: int = 0) -> np.ndarray:
     """Decisions, bool [n, labels], each made with thresholds that were fitted on the other folds: an estimate for unseen rows."""
     fold = cross_fitting.fold_numbers(len(labels), seed)
     predicted = np.zeros(labels.shape, dtype=bool)
     for number in range(cross_fitting.FOLDS):
         held_out = fold == number
         if held_out.any() and not held_out.all():
-            predicted[held_out] = fit(labels[~held_out], probabilities[~held_out]).apply(probabilities[held_out])
+            predicted[held_out] = fit(SortedScores.of(labels[~held_out], probabilities[~held_out])).apply(
+                probabilities[held_out]
+            )
     return predicted

@@ -87,10 +87,6 @@ def run(folder: Path = stack.FOLDER, *, on_reason: bool = False, **arguments: An
 def monitor(folder: Path = stack.FOLDER, **arguments: Any) -> None:
     """Runs the monitoring pipeline with the registry and the store of ``stack.services``.
 
-    Args:
-        folder: folder of the local stack.
-        arguments: parameters of ``pipelines.monitoring.monitoring``.
-
     Raises:
         BadArgument: a parameter has a value that it cannot have.
         RunFailed: the step failed, or another run is in progress.

@@ -133,15 +133,7 @@ def queue_labels(queue: str = "", priority: str = "") -> dict[str, str]:
 
 
 def require_gpu_nodes(overrides: str, arguments: Mapping[str, Any]) -> None:
-    """Checks that steps which request GPUs say on which nodes.
-
-    Args:
-        overrides: changed resources, as ``resources.changed`` takes them.
-        arguments: parameters of the pipeline that are given.
-
-    Raises:
-        BadArgument: they do not.
-    """
+    """Raises a BadArgument if steps request GPUs, and the given parameters of the pipeline do not say on which nodes."""
     steps = gpu_steps({**TRAINING, **changed(overrides, TRAINING)})
     if steps and not {"node_selector", "node_affinity"} & set(arguments):
         without = " ".join(f"{step}.gpus=0" for step in steps)

@@ -66,12 +66,7 @@ class Step:
 
 
 def steps(details: Sequence[Any], models: Sequence[str]) -> list[Step]:
-    """The steps among the nodes of a run, in order of their start.
-
-    Args:
-        details: ``run.run_details.task_details``.
-        models: the run's models, in order of the loop.
-    """
+    """The steps among the nodes of a run (``run.run_details.task_details``), in order of their start."""
     parents = {child.pod_name: node for node in details for child in node.child_tasks or []}
     groups: dict[tuple[str, str], list[Any]] = {}
     for node in details:
@@ -138,12 +133,7 @@ def _error(node: Any) -> str:
 
 
 def wait_for(run: Run, show: Callable[[str], None], models: Sequence[str] = ()) -> None:
-    """Shows the progress of a run until it ends, then a table of its steps.
-
-    Args:
-        run: the run.
-        show: shows a line.
-        models: the models of the loop, in their order; without them the turns of a loop are numbered.
+    """Shows the progress of a run until it ends, then a table of its steps. Without models, the turns of their loop are numbered.
 
     Raises:
         RunNotSuccessful: it did not succeed, the wait was interrupted, or the server cannot be reached; the message says which.

@@ -58,8 +58,7 @@ def build_classifier(
     """Builds a pretrained encoder with a new head.
 
     Args:
-        profile: the encoder and its settings.
-        taxonomy: the labels of the head.
+        profile, taxonomy: the encoder with its settings, and the labels of the head.
         weights: the encoder's files, as ``encoder_files.resolve`` takes them.
         seed: seed of the head's initial weights.
 

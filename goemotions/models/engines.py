@@ -20,8 +20,7 @@ import numpy as np
 from goemotions.errors import DeviceError, ModelError
 from goemotions.metrics.probabilities import sigmoid
 from goemotions.models import devices, onnx_file
-from goemotions.models.engine_names import FILES as FILES
-from goemotions.models.engine_names import NAMES, Computation, canonical_name
+from goemotions.models.engine_names import FILES, NAMES, Computation, canonical_name
 from goemotions.models.tokenizer import TextEncoder, by_length
 
 if TYPE_CHECKING:
@@ -178,7 +177,7 @@ def cpus(root: Path = Path("/")) -> int:
     Args:
         root: root of the file system; another one in tests.
     """
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    available = len(os.sched_getaffinity(0))
     for folder, names in QUOTAS:
         with contextlib.suppress(OSError, ValueError):
             quota, period = (int(text) for name in names for text in (root / folder / name).read_text().split())
@@ -198,14 +197,15 @@ def set_torch_threads(threads: int | None = None) -> None:
     torch.set_num_threads(threads or min(torch.get_num_threads(), cpus()))
 
 
-def load(name: str, folder: Path, encoder: TextEncoder, *, threads: int | None = None) -> Engine:
+def load(name: str, folder: Path, encoder: TextEncoder, *, threads: int | None = None, precision: str = "") -> Engine:
     """Loads an engine.
 
     Args:
         name: a name of ``engine_names.NAMES``, or a former one.
         folder: a Model folder for torch, an Onnx folder for the others, or a bundle.
-        encoder: the model's tokenizer.
+        encoder: of the model.
         threads: CPU threads; by default one per core.
+        precision: of torch; by default as ``TorchEngine`` has it.
 
     Raises:
         ModelError: there is no such engine, it is not installed, its file is damaged, or the tokenizer is that of another model.
@@ -228,16 +228,11 @@ def load(name: str, folder: Path, encoder: TextEncoder, *, threads: int | None =
     device = torch.device(devices.resolve(compute=True))
     model = classifier.load_classifier(folder)
     _require_embeddings(folder, encoder, model.get_input_embeddings().num_embeddings)
-    return TorchEngine(model.to(device), encoder, device)
+    return TorchEngine(model.to(device), encoder, device, precision)
 
 
 def score(engine: Engine, texts: Sequence[str], progress: Progress = None) -> tuple[np.ndarray, np.ndarray]:
-    """Scores texts.
-
-    Args:
-        engine: the engine.
-        texts: n texts.
-        progress: called with the number of texts of each finished batch.
+    """Scores n texts; ``progress`` is called with the number of texts of each finished batch.
 
     Returns:
         Probabilities, float32 [n, labels], and whether each text was truncated, bool [n], in the order of the texts.

@@ -18,6 +18,7 @@ from goemotions.data.dataset import load_dataset
 from goemotions.errors import ModelError
 from goemotions.models import architectures, devices, engines, quantization
 from goemotions.models.classifier import load_classifier
+from goemotions.models.engine_names import FILES
 from goemotions.models.records import EXPORT_FILE, ExportRecord
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.storage import store
@@ -57,7 +58,7 @@ def export(dataset: Path, model_folder: Path, output: Path) -> dict[str, ExportR
         ModelError: the fp32 graph returns other probabilities than torch.
     """
     output.mkdir(parents=True, exist_ok=True)
-    float_path, int8_path = (output / file for file in engines.FILES.values())
+    float_path, int8_path = (output / file for file in FILES.values())
     encoder = TextEncoder.load(model_folder)
     splits, _ = load_dataset(dataset, ("train", "validation"))
     write_float(model_folder, float_path)
@@ -68,7 +69,7 @@ def export(dataset: Path, model_folder: Path, output: Path) -> dict[str, ExportR
     reference: np.ndarray | None = None
     for name, path in (
         ("torch", model_folder / "model.safetensors"),
-        *((name, output / file) for name, file in engines.FILES.items()),
+        *((name, output / file) for name, file in FILES.items()),
     ):
         engine = engines.load(name, path.parent, encoder, threads=LATENCY_THREADS)
         probabilities, _ = engines.score(engine, texts)

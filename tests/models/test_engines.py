@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from goemotions.errors import ModelError
 from goemotions.evaluation.predictions import FILE, Predictions
-from goemotions.models import engines
+from goemotions.models import engine_names, engines
 from goemotions.models.engines import Engine
 from goemotions.models.records import read_exports
 from goemotions.models.tokenizer import TextEncoder
@@ -161,13 +161,13 @@ def test_former_names_of_engines_are_read(
 @pytest.mark.parametrize(
     "change", [damage.cut, lambda path: path.write_bytes(b""), Path.unlink], ids=["cut", "empty", "missing"]
 )
-@pytest.mark.parametrize("name", engines.FILES)
+@pytest.mark.parametrize("name", engine_names.FILES)
 def test_a_damaged_graph_is_a_named_error(
     name: str, change: Callable[[Path], object], model_folder: Path, onnx_folder: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(onnx_folder, tmp_path / "onnx")
-    change(tmp_path / "onnx" / engines.FILES[name])
-    with pytest.raises(ModelError, match=rf"{engines.FILES[name]} is missing or damaged: export the model again"):
+    change(tmp_path / "onnx" / engine_names.FILES[name])
+    with pytest.raises(ModelError, match=rf"{engine_names.FILES[name]} is missing or damaged: export the model again"):
         engines.load(name, tmp_path / "onnx", TextEncoder.load(model_folder))
 
 
