@@ -1,12 +1,11 @@
 """Score validation and test once with one engine."""
 
-from kfp import dsl
 from kfp.dsl import Artifact, ClassificationMetrics, Dataset, Input, Metrics, Model, Output
 
-from components import IMAGE
+from components import component
 
 
-@dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+@component
 def evaluate(
     dataset: Input[Dataset],
     model: Input[Model],

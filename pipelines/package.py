@@ -73,7 +73,6 @@ def pack_training(
         gpu_labels: labels of the pods that request GPUs, as ``placement.queue_labels`` returns them.
         on_reason: train only if there is a reason to.
         force: package a checkout with uncommitted changes, too.
-        path: the file to write.
 
     Raises:
         BadResource: a resource is unknown or wrong.

@@ -40,20 +40,13 @@ PREDICTIONS_CSV = "predictions.csv"
 def evaluate(
     dataset: Path, model_folder: Path, onnx_folder: Path, engine_name: str, outputs: dict[str, Path]
 ) -> dict[str, float]:
-    """Scores splits with one engine and writes a folder for each (``write_split``), with its metrics at 0.5.
+    """Scores splits with one engine and writes a folder for each, ``outputs`` by split (``write_split``), with its metrics at 0.5.
 
     That of validation gets ``reference.json``, too, with which the texts that a server scores are compared.
 
     Each folder also has what needs the texts: the slice of each row and the metrics per slice at 0.5, and scores of counterfactuals.
 
     The Predictions name the engine that was used: without a GPU, ``torch`` is replaced (``engines.suited``).
-
-    Args:
-        dataset: a Dataset folder.
-        model_folder: a Model folder: the tokenizer, and the weights of the engine ``torch``.
-        onnx_folder: an Onnx folder, for the engines ``openvino-fp32`` and ``openvino-int8``.
-        engine_name: ``torch``, ``openvino-fp32`` or ``openvino-int8``.
-        outputs: the folder to write for each split, by the split's name.
 
     Returns:
         The metrics of all splits, named ``<split>/<metric>``.

@@ -45,14 +45,10 @@ class _Logits(torch.nn.Module):
 def export(dataset: Path, model_folder: Path, output: Path) -> dict[str, ExportRecord]:
     """Writes an Onnx folder: ``model.onnx``, ``model.int8.onnx`` and ``export.json``.
 
-    Args:
-        dataset: a Dataset folder; training texts set the scales of int8, validation texts are scored to compare the engines.
-        model_folder: a Model folder.
-        output: the Onnx folder to write.
+    Texts of train set the scales of int8; texts of validation are scored to compare the engines.
 
     Returns:
-        The content of ``export.json``, by engine. Latencies are those of an ONNX engine on one thread, and of
-        torch on a GPU if there is one.
+        The content of ``export.json``, by engine. Torch has a latency on a GPU only.
 
     Raises:
         ModelError: the fp32 graph returns other probabilities than torch.

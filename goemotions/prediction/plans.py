@@ -70,10 +70,7 @@ class Plan:
 
     Attributes:
         input: location of the input; ``files`` has its files by name.
-        column: the column with the texts.
-        all_scores: whether the probability of each label is added.
-        bundle: location of the bundle.
-        bundle_digest: of the bundle (``Bundle.digest``).
+        bundle, bundle_digest: its location, and its ``Bundle.digest``.
         shards: in the order of the rows.
         digest: of the whole plan; each scored shard holds it.
     """
@@ -102,16 +99,12 @@ def plan(
     all_scores: bool = True,
     shard_rows: int = defaults.SHARD_ROWS,
 ) -> Plan:
-    """The plan of an output: the stored one, or a new one if there is none.
+    """The plan of an output, a folder or S3 prefix: the stored one, or a new one if there is none.
 
     Args:
         input: a folder or S3 prefix of files in any format of `goemotions.data.tables`, or one such file.
-        output: folder or S3 prefix for the scored shards.
         reference: an alias, a version number, or a location of a bundle; an alias is resolved once.
-        model_name: name of the registered model.
         column: the column with the texts; a number for CSV or TSV files without a header.
-        all_scores: add the probability of each label.
-        shard_rows: most rows of a shard.
 
     Raises:
         DataError: the input has no rows, or its files differ in their columns; or the output is
