@@ -21,7 +21,7 @@ from goemotions.cli.options import MODEL_NAME, together
 from goemotions.metrics import cross_fitting
 from goemotions.metrics.sorted_scores import SortedScores
 from goemotions.metrics.strategies import Fit
-from goemotions.models import engines
+from goemotions.models import devices
 
 DATA = click.option("--data", "source", default="sample", show_default=True, help="The source of the texts.")
 # A bundle, by reference and model name, and texts.
@@ -105,7 +105,7 @@ def machine(threads: int = 0) -> str:
         name = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
         present = set(next(line for line in lines if line.startswith("flags")).split())
         flags = ", ".join(flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8") if flag in present)
-    return f"{threads or engines.cpus()} of {engines.cpus()} cores of {name} ({flags}), {psutil.virtual_memory().total / 2**30:.0f} GiB"
+    return f"{threads or devices.cpus()} of {devices.cpus()} cores of {name} ({flags}), {psutil.virtual_memory().total / 2**30:.0f} GiB"
 
 
 def provenance(threads: int = 0) -> str:

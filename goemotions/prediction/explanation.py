@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
 import numpy as np
 
@@ -11,9 +11,7 @@ from goemotions import defaults
 from goemotions.evaluation import occlusion
 from goemotions.evaluation.occlusion import Occlusion, Word
 from goemotions.models import engines
-
-if TYPE_CHECKING:
-    from goemotions.prediction.predictor import Options, Prediction, Predictor
+from goemotions.prediction.predictor import Options, Prediction, Predictor
 
 
 class Explanation(TypedDict):

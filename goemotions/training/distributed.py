@@ -69,7 +69,7 @@ def _member(function: Callable[..., T], *arguments: Any) -> T:
         if on_gpus:
             torch.cuda.set_device(local)
         else:
-            engines.set_torch_threads(max(1, engines.cpus() // int(os.environ["LOCAL_WORLD_SIZE"])))
+            engines.set_torch_threads(max(1, devices.cpus() // int(os.environ["LOCAL_WORLD_SIZE"])))
         # Objects and flags are exchanged between CPUs, so that no step waits for a GPU to read a flag.
         backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
         torch.distributed.init_process_group(backend, timeout=WAIT)

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import random
 import shutil
 from collections.abc import Callable
@@ -169,26 +168,3 @@ def test_a_damaged_graph_is_a_named_error(
     change(tmp_path / "onnx" / engine_names.FILES[name])
     with pytest.raises(ModelError, match=rf"{engine_names.FILES[name]} is missing or damaged: export the model again"):
         engines.load(name, tmp_path / "onnx", TextEncoder.load(model_folder))
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({}, 8),
-        ({"cpu.max": "max 100000\n"}, 8),
-        ({"cpu.max": "250000 100000\n"}, 3),
-        ({"cpu.max": "5000 100000\n"}, 1),
-        ({"cpu.max": "3200000 100000\n"}, 8),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
-        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
-    ],
-)
-def test_the_cpu_limit_of_a_container_is_respected(
-    files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    for name, content in files.items():
-        path = tmp_path / "sys/fs/cgroup" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    assert engines.cpus(tmp_path) == expected
