@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -98,14 +97,13 @@ def peak_mib(pid: int | str = "self") -> float:
 
 def machine(threads: int = 0) -> str:
     """A description of the machine with the number of cores in use; 0: all."""
-    name = platform.processor()
     flags = ""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
         present = set(next(line for line in lines if line.startswith("flags")).split())
         flags = ", ".join(flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8") if flag in present)
-    return f"{threads or devices.cpus()} of {devices.cpus()} cores of {name} ({flags}), {psutil.virtual_memory().total / 2**30:.0f} GiB"
+    cores, memory = devices.cpus(), psutil.virtual_memory().total / 2**30
+    return f"{threads or cores} of {cores} cores of {devices.cpu_name()} ({flags}), {memory:.0f} GiB"
 
 
 def provenance(threads: int = 0) -> str:

@@ -46,7 +46,6 @@ class Step:
     Attributes:
         name, model: of the step; the model is empty outside a loop, and a number in a loop over something else.
         state: PENDING, RUNNING, SUCCEEDED, FAILED, SKIPPED or CANCELED.
-        attempts: attempts so far.
         reason: why the last attempt but one ended, if there was one; otherwise the error of the step.
         seconds: from the start to the end, or None before the end.
         pods: names of its pods, the newest last.

@@ -195,22 +195,19 @@ def read(output: str, digest: str = "") -> Plan:
 
 def _read(output: str) -> dict[str, Any]:
     try:
-        content = strict_json.parse(store.read(output, PLAN, MOST_BYTES), PLAN, MOST_BYTES)
-        if not isinstance(content, dict):
-            raise TypeError
-    except (ValueError, TypeError) as error:
-        raise _unreadable(output) from error
-    if content.get("format") != FORMAT:
-        raise DataError(
-            f"{output}: {PLAN} is of another version of this package and lacks the state of the input: score into another folder"
-        )
-    if content.get("digest") != _digest({name: value for name, value in content.items() if name != "digest"}):
-        raise _unreadable(output)
-    try:
+        content: dict[str, Any] = strict_json.parse(store.read(output, PLAN, MOST_BYTES), PLAN, MOST_BYTES)
+        if content.get("format") != FORMAT:
+            raise DataError(
+                f"{output}: {PLAN} is of another version of this package and lacks the state of the input: score into another folder"
+            )
+        if content.get("digest") != _digest({name: value for name, value in content.items() if name != "digest"}):
+            raise ValueError("it was changed")
         strict_json.require(content, Content, PLAN)
         _require_within(content)
-    except (ValueError, TypeError) as error:
-        raise _unreadable(output) from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{output} has no readable {PLAN}: it is missing or damaged; plan the scoring into an empty folder before shards are scored"
+        ) from error
     return content
 
 
@@ -228,12 +225,6 @@ def _require_within(content: dict[str, Any]) -> None:
             raise ValueError("a shard is none of a file of the input")
     if len({shard.name for shard in shards}) < max(len(shards), 1) or len(names) < len(content["request"]["files"]):
         raise ValueError("there is no shard, or a name is there twice")
-
-
-def _unreadable(output: str) -> DataError:
-    return DataError(
-        f"{output} has no readable {PLAN}: it is missing or damaged; plan the scoring into an empty folder before shards are scored"
-    )
 
 
 def _digest(content: dict[str, Any]) -> str:
