@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -11,7 +11,9 @@ from goemotions import defaults
 from goemotions.evaluation import occlusion
 from goemotions.evaluation.occlusion import Occlusion, Word
 from goemotions.models import engines
-from goemotions.prediction.predictor import Options, Prediction, Predictor
+
+if TYPE_CHECKING:
+    from goemotions.prediction.predictor import Options, Prediction, Predictor
 
 
 class Explanation(TypedDict):

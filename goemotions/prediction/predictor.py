@@ -10,10 +10,13 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
+from goemotions import defaults
 from goemotions.errors import DataError, ModelError
 from goemotions.models import engines
 from goemotions.models.engine_names import WEIGHTS, canonical_name
 from goemotions.models.engines import Engine
+from goemotions.prediction import explanation
+from goemotions.prediction.explanation import Explanation
 from goemotions.prediction.texts import as_texts
 from goemotions.registry import bundle, mlflow_model
 from goemotions.registry.bundle import Bundle
@@ -69,6 +72,15 @@ class Predictor:
         """One prediction per text, in order."""
         probabilities, truncated = engines.score(self.engine, texts)
         return self.predictions(probabilities, truncated, options or Options())
+
+    def explain(
+        self, texts: Sequence[str], options: Options | None = None, removals: int = defaults.REMOVALS
+    ) -> list[Explanation]:
+        """One explanation per text, in order: what each word contributes to each chosen label.
+
+        With more ``removals`` per text, fewer words of a long text share one, and it takes longer.
+        """
+        return explanation.explain(self, texts, options or Options(), removals)[1]
 
     def choose(self, probabilities: np.ndarray, options: Options) -> np.ndarray:
         """Which labels reach their thresholds, bool [n, labels], for probabilities, float32 [n, labels]."""

@@ -23,12 +23,12 @@ def predictor(whole: Path) -> Predictor:
 
 
 def test_the_chosen_labels_are_explained_and_the_word_that_determines_a_label_has_most(predictor: Predictor) -> None:
-    _, explained = explanation.explain(predictor, TEXTS, Options())
+    explained = predictor.explain(TEXTS)
     for text, one, prediction in zip(TEXTS, explained, predictor.predict(TEXTS), strict=True):
         assert list(one["contributions"]) == prediction["labels"]
         assert [text[word["start"] : word["end"]] for word in one["words"]] == [word["text"] for word in one["words"]]
         assert all(len(values) == len(one["words"]) for values in one["contributions"].values())
-    _, (calm,) = explanation.explain(predictor, ["two small lake"], Options(threshold=0.0))
+    (calm,) = predictor.explain(["two small lake"], Options(threshold=0.0))
     assert max(zip(calm["contributions"]["calm"], ["two", "small", "lake"], strict=True))[1] == "lake"
 
 
@@ -36,8 +36,7 @@ def test_both_engines_explain_alike(predictor: Predictor, candidate: Path, tmp_p
     assemble(tmp_path / "gpu", candidate, "gpu")
     torch = Predictor.load(tmp_path / "gpu", engine="torch")
     options = Options(threshold=0.0)
-    both = (explanation.explain(one, TEXTS, options)[1] for one in (predictor, torch))
-    for one, other in zip(*both, strict=True):
+    for one, other in zip(predictor.explain(TEXTS, options), torch.explain(TEXTS, options), strict=True):
         assert one["words"] == other["words"]
         for label, values in one["contributions"].items():
             assert values == pytest.approx(other["contributions"][label], abs=4 * engines.INT8_BOUND)
