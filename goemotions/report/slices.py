@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from goemotions.evaluation import counterfactuals, limitations, slices, words
 from goemotions.report.document import Row, Section, Table
-from goemotions.report.result import Result
+from goemotions.report.result import Result, judged
 
 
 def limits_section(result: Result) -> Section:
@@ -49,9 +49,7 @@ def _slices(result: Result) -> list[Section]:
 
 
 def _verdict(row: slices.SliceRow) -> str:
-    if row["texts"] < slices.FEW_TEXTS:
-        return "too few texts"
-    return "worse" if row["difference_high"] < 0 else "better" if row["difference_low"] > 0 else "no clear difference"
+    return "too few texts" if row["texts"] < slices.FEW_TEXTS else judged(row["difference_low"], row["difference_high"])
 
 
 def _groups(result: Result) -> list[Section]:
