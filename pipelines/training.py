@@ -4,7 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 from kfp import dsl
 from kfp.dsl import Collected, If, ParallelFor
@@ -28,6 +28,7 @@ from pipelines import resources as resource_tables
 
 # The last ones of the pipeline, of which only the variant has them that trains on reason.
 RETRAINING_PARAMETERS = ("manual_reason", "max_age_days", "drift_cooldown_days")
+Function = TypeVar("Function", bound=Callable[..., None])
 
 
 def pipeline(
@@ -46,6 +47,10 @@ def pipeline(
         on_reason: whether it trains only if there is a reason to, as a schedule does.
     """
 
+    name = "retraining" if on_reason else "training"
+
+    @dsl.pipeline(name=f"goemotions-{name}", display_name=f"GoEmotions {name}")
+    @_without(*(() if on_reason else RETRAINING_PARAMETERS))
     def training(
         data: str = defaults.CLUSTER_SOURCE,
         models: list[str] = [*defaults.CLUSTER_PROFILES],  # noqa: B006 - KFP reads it, nothing changes it
@@ -157,13 +162,7 @@ def pipeline(
             with If(deploy_namespace != "", name="deploy"):
                 step(deploy, namespace=deploy_namespace, **of_run)
 
-    name = "retraining" if on_reason else "training"
-    if not on_reason:
-        # KFP takes the parameters from the signature; of those that it does not have, the function keeps the defaults.
-        signature = inspect.signature(training)
-        kept = [one for one in signature.parameters.values() if one.name not in RETRAINING_PARAMETERS]
-        training.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
-    return dsl.pipeline(name=f"goemotions-{name}", display_name=f"GoEmotions {name}")(training)
+    return training
 
 
 def _taught(step: Callable[..., dsl.PipelineTask], dataset: Any, teachers: Any) -> Any:
@@ -198,6 +197,18 @@ def _candidate(
         outputs = {"validation": validation, "test": scored["test"], "thresholds": tuned["thresholds"]}
         candidate |= {f"{variant}_{output}": value for output, value in outputs.items()}
     return candidate
+
+
+def _without(*names: str) -> Callable[[Function], Function]:
+    """A decorator that hides parameters of a function from KFP; the function keeps their defaults."""
+
+    def hide(function: Function) -> Function:
+        signature = inspect.signature(function)
+        kept = [parameter for parameter in signature.parameters.values() if parameter.name not in names]
+        function.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+        return function
+
+    return hide
 
 
 training = pipeline()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +50,10 @@ class Verdict:
         if auc.difference <= 0:
             return f"it is clearly faster, and micro AUC changed by {auc.difference:+.4f} {interval}, which is tolerated"
         return f"micro AUC rose by {auc.difference:.4f} {interval}, and nothing else fell by too much"
+
+    def describe(self) -> dict[str, Any]:
+        """The verdict as JSON types."""
+        return {**asdict(self), "reasons": list(self.reasons), "notes": list(self.notes), "losses": list(self.losses)}
 
 
 def compare(

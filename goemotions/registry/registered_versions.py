@@ -57,7 +57,7 @@ def registered_version(
         "alias": alias,
         "selection": metadata.selection,
         "latency": asdict(metadata.latency) if metadata.latency else None,
-        "gate": asdict(verdict) if verdict else None,
+        "gate": verdict.describe() if verdict else None,
     }
 
 
