@@ -31,8 +31,9 @@ from goemotions.data.taxonomy import Taxonomy
 from goemotions.evaluation import tables
 from goemotions.metrics import classification, strategies
 from goemotions.metrics.probabilities import sigmoid
+from goemotions.metrics.sorted_scores import SortedScores
 from goemotions.metrics.thresholds import Thresholds
-from goemotions.models import engines, export, profiles
+from goemotions.models import engine_names, engines, export, profiles
 from goemotions.models.classifier import build_classifier, init_bias_from_frequency, load_tokenizer, save_classifier
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.prediction.predictor import Predictor
@@ -198,7 +199,7 @@ def measure(reference: str, model_name: str, source: str, repeats: int, student_
         targets = (0.7 * engines.score_ids(engine, rows) + 0.3 * train.labels).astype(np.float32)
         bag = trained_bag(rows, targets)
         others = {engine.name: engine}
-        if (folder / engines.FILES["openvino-fp32"]).exists():
+        if (folder / engine_names.FILES["openvino-fp32"]).exists():
             others["openvino-fp32"] = engines.load("openvino-fp32", folder, engine.encoder, threads=THREADS)
         if student_epochs:
             seen = [item.ids for item in engine.encoder.encode(validation.texts)]
@@ -217,7 +218,7 @@ def _compared(validation: Split, bag: Bag, others: dict[str, Any], engine: Any, 
     encoded = [item.ids for item in engine.encoder.encode(validation.texts)]
     cheap = bag.score(encoded)
     scores = {name: engines.score_ids(other, encoded) for name, other in others.items()}
-    fitted = strategies.per_label_smoothed(validation.labels, cheap)
+    fitted = strategies.per_label_smoothed(SortedScores.of(validation.labels, cheap))
     least, kept, loss = gate(validation, cheap, scores[engine.name], fitted)
     cascade = Cascade(bag, engine, fitted, least)
     texts = validation.texts[:TEXTS]

@@ -21,6 +21,7 @@ import click
 import numpy as np
 
 from benchmarks.measuring import Row, forget_peak, machine, peak_mib, ratio, spread, table
+from goemotions.metrics.sorted_scores import SortedScores
 
 # The sources that ingest reads, by the name of its step here.
 SOURCES = {"ingest": "tsv", "ingest_csv": "csv", "ingest_json_lines": "jsonl"}
@@ -90,7 +91,7 @@ def prepare(step: str, scratch: Path) -> Callable[[], object]:
     if step == "tune_thresholds":
         return lambda: tuning.tune(scratch / "validation", scratch / "thresholds")
     predictions = Predictions.read(scratch / "validation" / FILE)
-    fixed = strategies.fixed(predictions.labels, predictions.probabilities)
+    fixed = strategies.fixed(SortedScores.of(predictions.labels, predictions.probabilities))
     if step == "evaluate":
         return lambda: evaluate.write_split(scratch / "evaluated", predictions, evaluate.compute_metrics(predictions, fixed))
     return lambda: _chapters(predictions)
@@ -106,7 +107,9 @@ def _chapters(predictions: object) -> None:
     drawn = bootstrap.weights(len(predictions.ids), 20, 0)
     bootstrap.auc_micro(predictions.labels, predictions.probabilities, drawn)
     calibration.reliability(predictions.labels, predictions.probabilities)
-    predicted = strategies.fixed(predictions.labels, predictions.probabilities).apply(predictions.probabilities)
+    predicted = strategies.fixed(SortedScores.of(predictions.labels, predictions.probabilities)).apply(
+        predictions.probabilities
+    )
     error_analysis.confused(predictions.names, predictions.labels, predicted)
     error_analysis.by_label_count(predictions.labels, predicted, predictions.probabilities)
 
@@ -162,7 +165,7 @@ def sorting(repeats: int, rows: int) -> list[Row]:
     seconds: dict[str, list[float]] = {"sort": [], "fit": [], "choose": []}
     runs: dict[str, Callable[[], object]] = {
         "sort": lambda: np.sort(scores, axis=0),
-        "fit": lambda: strategies.per_label(there, scores),
+        "fit": lambda: strategies.per_label(SortedScores.of(there, scores)),
         "choose": lambda: cross_fitting.choose(there, scores),
     }
     for _ in range(repeats):

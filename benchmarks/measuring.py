@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,8 +18,9 @@ import psutil
 from goemotions import defaults
 from goemotions.cli.options import MODEL_NAME, together
 from goemotions.metrics import cross_fitting
-from goemotions.metrics.thresholds import Thresholds
-from goemotions.models import engines
+from goemotions.metrics.sorted_scores import SortedScores
+from goemotions.metrics.strategies import Fit
+from goemotions.models import devices
 
 DATA = click.option("--data", "source", default="sample", show_default=True, help="The source of the texts.")
 # A bundle, by reference and model name, and texts.
@@ -97,14 +97,13 @@ def peak_mib(pid: int | str = "self") -> float:
 
 def machine(threads: int = 0) -> str:
     """A description of the machine with the number of cores in use; 0: all."""
-    name = platform.processor()
     flags = ""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
         present = set(next(line for line in lines if line.startswith("flags")).split())
         flags = ", ".join(flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8") if flag in present)
-    return f"{threads or engines.cpus()} of {engines.cpus()} cores of {name} ({flags}), {psutil.virtual_memory().total / 2**30:.0f} GiB"
+    cores, memory = devices.cpus(), psutil.virtual_memory().total / 2**30
+    return f"{threads or cores} of {cores} cores of {devices.cpu_name()} ({flags}), {memory:.0f} GiB"
 
 
 def provenance(threads: int = 0) -> str:
@@ -114,14 +113,14 @@ def provenance(threads: int = 0) -> str:
     return f"{machine(threads)}; commit {commit or 'unknown'}, {datetime.now(UTC):%Y-%m-%d}"
 
 
-def cross_fitted(
-    fit: Callable[[np.ndarray, np.ndarray], Thresholds], labels: np.ndarray, probabilities: np.ndarray, seed: int = 0
-) -> np.ndarray:
+def cross_fitted(fit: Fit, labels: np.ndarray, probabilities: np.ndarray, seed: int = 0) -> np.ndarray:
     """Decisions, bool [n, labels], each made with thresholds that were fitted on the other folds: an estimate for unseen rows."""
     fold = cross_fitting.fold_numbers(len(labels), seed)
     predicted = np.zeros(labels.shape, dtype=bool)
     for number in range(cross_fitting.FOLDS):
         held_out = fold == number
         if held_out.any() and not held_out.all():
-            predicted[held_out] = fit(labels[~held_out], probabilities[~held_out]).apply(probabilities[held_out])
+            predicted[held_out] = fit(SortedScores.of(labels[~held_out], probabilities[~held_out])).apply(
+                probabilities[held_out]
+            )
     return predicted

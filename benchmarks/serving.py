@@ -27,6 +27,7 @@ from benchmarks.measuring import BUNDLE_AND_DATA, Row, by_turns, provenance, rat
 from goemotions.data.dataset import ingest, load_dataset, taxonomy_of
 from goemotions.evaluation.predictions import Predictions
 from goemotions.metrics import classification, strategies
+from goemotions.metrics.sorted_scores import SortedScores
 from goemotions.models import engines
 from goemotions.prediction.predictor import Predictor
 from pipelines import server, stack
@@ -280,7 +281,7 @@ def quality(folder: Path, dataset: Path, predictor: Predictor) -> Row:
     for name in (predictor.engine.name, "openvino-fp32"):
         engine = engines.load(name, folder, predictor.bundle.encoder, threads=THREADS)
         scores = {split: engines.score(engine, splits[split]["text"][:])[0] for split in splits}
-        fitted = strategies.per_label_smoothed(labels["validation"], scores["validation"])
+        fitted = strategies.per_label_smoothed(SortedScores.of(labels["validation"], scores["validation"]))
         f1[name] = classification.decisions(labels["test"], fitted.apply(scores["test"]))["f1_macro"]
     difference = abs(f1[predictor.engine.name] - f1["openvino-fp32"])
     text = ", ".join(f"{name} {value:.4f}" for name, value in f1.items())

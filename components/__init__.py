@@ -3,5 +3,9 @@
 KFP sends only the source of the function to the pod, so each function imports what it needs from the package in the image.
 """
 
-# A placeholder: the pipeline sets the image of each task.
-IMAGE = "goemotions-trainer"
+import functools
+
+from kfp import dsl
+
+# The image is a placeholder: the pipeline sets that of each task.
+component = functools.partial(dsl.component, base_image="goemotions-trainer", packages_to_install=[], install_kfp_package=False)

@@ -1,12 +1,11 @@
 """Combine the scores of the teachers."""
 
-from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input, Output
 
-from components import IMAGE
+from components import component
 
 
-@dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+@component
 def combine_teachers(dataset: Input[Dataset], scores: Input[list[Artifact]], taught: Output[Dataset]) -> None:
     """Writes a taught Dataset: the dataset, and the mean of the teachers' scores, which every student learns from."""
     from pathlib import Path

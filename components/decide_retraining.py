@@ -1,11 +1,9 @@
 """Decide whether there is a reason to train."""
 
-from kfp import dsl
-
-from components import IMAGE
+from components import component
 
 
-@dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+@component
 def decide_retraining(
     digest: str,
     store: str,

@@ -1,12 +1,11 @@
 """Set the new versions on the InferenceServices of a namespace."""
 
-from kfp import dsl
 from kfp.dsl import Artifact, Input
 
-from components import IMAGE
+from components import component
 
 
-@dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+@component
 def deploy(registered: Input[Artifact], namespace: str, canary_percent: int, model_name: str) -> None:
     """Deploys the new champions, or the new challengers as canaries."""
     from pathlib import Path

@@ -1,12 +1,11 @@
 """Score validation and test once with one engine."""
 
-from kfp import dsl
 from kfp.dsl import Artifact, ClassificationMetrics, Dataset, Input, Metrics, Model, Output
 
-from components import IMAGE
+from components import component
 
 
-@dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+@component
 def evaluate(
     dataset: Input[Dataset],
     model: Input[Model],
@@ -28,13 +27,14 @@ def evaluate(
 
     from goemotions.evaluation import evaluate as evaluation
     from goemotions.evaluation.predictions import Predictions
+    from goemotions.metrics import classification
     from goemotions.registry import model_run
 
     outputs = {"validation": Path(validation.path), "test": Path(test.path)}
     values = evaluation.evaluate(Path(dataset.path), Path(model.path), Path(onnx.path), engine, outputs)
     for name, value in values.items():
         metrics.log_metric(name, value)
-    evaluated = Predictions.read(Path(validation.path)).computation
-    validation.metadata["evaluated"] = test.metadata["evaluated"] = str(evaluated)
-    model_run.log_evaluation(pipeline_run, profile, variant, values, str(evaluated))
-    roc.log_roc_curve(*evaluation.roc(Path(validation.path)))
+    scored = Predictions.read(Path(validation.path))
+    validation.metadata["evaluated"] = test.metadata["evaluated"] = str(scored.computation)
+    model_run.log_evaluation(pipeline_run, profile, variant, values, str(scored.computation))
+    roc.log_roc_curve(*classification.roc_curve(scored.labels, scored.probabilities))

@@ -1,12 +1,11 @@
 """Write a model as ONNX, in fp32 and int8."""
 
-from kfp import dsl
 from kfp.dsl import Dataset, Input, Metrics, Model, Output
 
-from components import IMAGE
+from components import component
 
 
-@dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+@component
 def export(
     dataset: Input[Dataset], model: Input[Model], profile: str, pipeline_run: str, onnx: Output[Model], metrics: Output[Metrics]
 ) -> None:

@@ -1,12 +1,11 @@
 """Check that every row was scored."""
 
-from kfp import dsl
 from kfp.dsl import Metrics, Output
 
-from components import IMAGE
+from components import component
 
 
-@dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+@component
 def finish_scoring(output: str, shares: list[str], metrics: Output[Metrics]) -> None:
     """Checks every shard and closes the output. ``shares`` makes this step wait for the scoring of each share."""
     from dataclasses import asdict

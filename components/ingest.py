@@ -1,12 +1,11 @@
 """Read, validate and describe the data set."""
 
-from kfp import dsl
 from kfp.dsl import Dataset, Output
 
-from components import IMAGE
+from components import component
 
 
-@dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+@component
 def ingest(
     source: str,
     text_column: str,

@@ -1,12 +1,11 @@
 """Compare the traffic of a served version with its reference."""
 
-from kfp import dsl
 from kfp.dsl import HTML, Artifact, Metrics, Output
 
-from components import IMAGE
+from components import component
 
 
-@dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+@component
 def monitor(
     server: str,
     prometheus: str,

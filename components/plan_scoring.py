@@ -1,11 +1,9 @@
 """Split the input into shards."""
 
-from kfp import dsl
-
-from components import IMAGE
+from components import component
 
 
-@dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+@component
 def plan_scoring(
     input: str, output: str, version: str, model_name: str, column: str, all_scores: bool, shard_rows: int, pods: int
 ) -> list[str]:

@@ -1,12 +1,11 @@
 """Choose the winners and register them."""
 
-from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input, Model, Output
 
-from components import IMAGE
+from components import component
 
 
-@dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+@component
 def register(
     dataset: Input[Dataset],
     models: Input[list[Model]],

@@ -1,12 +1,11 @@
 """Write the performance report."""
 
-from kfp import dsl
 from kfp.dsl import HTML, Artifact, Dataset, Input, Markdown, Model, Output
 
-from components import IMAGE
+from components import component
 
 
-@dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+@component
 def report(
     dataset: Input[Dataset],
     models: Input[list[Model]],

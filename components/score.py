@@ -1,11 +1,9 @@
 """Score one share of the shards."""
 
-from kfp import dsl
-
-from components import IMAGE
+from components import component
 
 
-@dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+@component
 def score(output: str, share: str, pods: int, threads: int) -> str:
     """Scores every ``pods``-th shard of the plan, from that of ``share`` on, that is missing; returns ``share``."""
     from goemotions.prediction import shards

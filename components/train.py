@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from kfp import dsl
 from kfp.dsl import Dataset, Input, Model, Output
 
-from components import IMAGE
+from components import component
 
 
-@dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+@component
 def train(
     dataset: Input[Dataset],
     profile: str,

@@ -1,12 +1,11 @@
 """Fit every threshold strategy on validation and choose one."""
 
-from kfp import dsl
 from kfp.dsl import Artifact, Input, Output
 
-from components import IMAGE
+from components import component
 
 
-@dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+@component
 def tune_thresholds(
     validation: Input[Artifact],
     strategy: str,

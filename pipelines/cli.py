@@ -14,38 +14,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from goemotions import defaults
-from goemotions.cli.options import (
-    FILE,
-    FOLDER,
-    LATENCY_BUDGET,
-    LOCATION,
-    MODEL_NAME,
-    QUALITY_TOLERANCE,
-    REFERENCE,
-    Number,
-    options_of,
-    record_of,
-    setting,
-)
+from goemotions.cli import options as shared
 from goemotions.deployment import node_pools
 from goemotions.errors import WorkflowError
 from goemotions.monitoring.rollout.plan import Plan
-from pipelines.options import (
-    AUTO_PROMOTE,
-    CLUSTER,
-    CRON,
-    EPOCHS,
-    FAULT,
-    ON_A_CLUSTER,
-    ON_THIS_MACHINE,
-    PLACEMENT,
-    REGISTRY,
-    RESOURCES,
-    SET,
-    TRAFFIC,
-    TRAINING,
-    WAIT,
-)
+from pipelines import options
 
 if TYPE_CHECKING:
     from pipelines.client import Connection
@@ -63,11 +36,11 @@ def pipeline() -> None:
 
 
 @pipeline.command()
-@ON_THIS_MACHINE
-@TRAINING
-@setting("--seed", default=defaults.SEED, help="Seed of the heads, the order of the rows and the dropout.")
-@MODEL_NAME
-@AUTO_PROMOTE
+@options.ON_THIS_MACHINE
+@options.TRAINING
+@shared.setting("--seed", default=defaults.SEED, help="Seed of the heads, the order of the rows and the dropout.")
+@shared.MODEL_NAME
+@options.AUTO_PROMOTE
 def run(**given: Any) -> None:
     """Run the training pipeline on this machine.
 
@@ -82,12 +55,12 @@ def run(**given: Any) -> None:
 
 
 @pipeline.command()
-@ON_THIS_MACHINE
-@TRAINING
-@MODEL_NAME
-@AUTO_PROMOTE
+@options.ON_THIS_MACHINE
+@options.TRAINING
+@shared.MODEL_NAME
+@options.AUTO_PROMOTE
 @click.option("--reason", "manual_reason", default="", help="A reason to train, in words; the same words train once.")
-@TRAFFIC
+@options.TRAFFIC
 def monitor(server: str, prometheus: str, scored: str, **given: Any) -> None:
     """Check the traffic for drift if it is given, and train if there is a reason to: new data, drift, an old champion, or --reason.
 
@@ -109,9 +82,9 @@ def monitor(server: str, prometheus: str, scored: str, **given: Any) -> None:
 
 
 @pipeline.command()
-@ON_THIS_MACHINE
-@EPOCHS
-@MODEL_NAME
+@options.ON_THIS_MACHINE
+@options.EPOCHS
+@shared.MODEL_NAME
 def demo(data: str, models: str, teachers: str, epochs: int, model_name: str) -> None:
     """Train, register and serve on this machine, and label five comments."""
     from pipelines import demo as demonstration
@@ -127,8 +100,8 @@ def demo(data: str, models: str, teachers: str, epochs: int, model_name: str) ->
 
 
 @pipeline.command()
-@click.option("--output", type=FOLDER, default=Path("docs"), show_default=True, help="Folder to write to.")
-@MODEL_NAME
+@click.option("--output", type=shared.FOLDER, default=Path("docs"), show_default=True, help="Folder to write to.")
+@shared.MODEL_NAME
 def report(output: Path, model_name: str) -> None:
     """Write the report of the newest local run again, and copy what may be published to OUTPUT.
 
@@ -142,9 +115,9 @@ def report(output: Path, model_name: str) -> None:
 
 
 @pipeline.command("compile")
-@click.option("--output", type=FILE, help="File to write; default: .local/training.yaml.")
-@RESOURCES
-@REGISTRY
+@click.option("--output", type=shared.FILE, help="File to write; default: .local/training.yaml.")
+@options.RESOURCES
+@options.REGISTRY
 def compile_command(output: Path | None, resources: str, registry: str) -> None:
     """Write the training pipeline as one file to upload in the Kubeflow UI."""
     from pipelines.package import pack_training
@@ -154,11 +127,11 @@ def compile_command(output: Path | None, resources: str, registry: str) -> None:
 
 
 @pipeline.command()
-@ON_A_CLUSTER
-@TRAINING
-@PLACEMENT
-@CLUSTER
-@WAIT
+@options.ON_A_CLUSTER
+@options.TRAINING
+@options.PLACEMENT
+@options.CLUSTER
+@options.WAIT
 def submit(wait: bool, **given: Any) -> None:
     """Upload the training pipeline as a version named after the commit, and start a run of it."""
     package = _training_package(given)
@@ -167,12 +140,15 @@ def submit(wait: bool, **given: Any) -> None:
 
 @pipeline.command()
 @click.option(
-    "--input", type=LOCATION, required=True, help="S3 prefix with files of rows, such as .csv or .parquet, or one such file."
+    "--input",
+    type=shared.LOCATION,
+    required=True,
+    help="S3 prefix with files of rows, such as .csv or .parquet, or one such file.",
 )
-@click.option("--output", type=LOCATION, required=True, help="S3 prefix for the scored shards.")
-@SET
-@CLUSTER
-@WAIT
+@click.option("--output", type=shared.LOCATION, required=True, help="S3 prefix for the scored shards.")
+@options.SET
+@options.CLUSTER
+@options.WAIT
 def score(wait: bool, input: str, output: str, others: dict[str, str], **given: Any) -> None:
     """Label files in S3 on the cluster, with a registered model, in several pods."""
     from pipelines.package import pack_scoring
@@ -185,11 +161,11 @@ def score(wait: bool, input: str, output: str, others: dict[str, str], **given: 
 
 
 @pipeline.command()
-@ON_A_CLUSTER
-@TRAINING
-@PLACEMENT
-@CLUSTER
-@CRON
+@options.ON_A_CLUSTER
+@options.TRAINING
+@options.PLACEMENT
+@options.CLUSTER
+@options.CRON
 def schedule(cron: str, **given: Any) -> None:
     """Train on a schedule if there is a reason to: new data, drift, an old champion, or --set manual_reason.
 
@@ -201,10 +177,10 @@ def schedule(cron: str, **given: Any) -> None:
 
 
 @pipeline.command("schedule-monitoring")
-@TRAFFIC
-@SET
-@CLUSTER
-@CRON
+@options.TRAFFIC
+@options.SET
+@options.CLUSTER
+@options.CRON
 def schedule_monitoring(cron: str, server: str, prometheus: str, scored: str, others: dict[str, str], **given: Any) -> None:
     """Check the traffic for drift on a schedule, which replaces an earlier one. The schedule of the training reads the report."""
     from pipelines.package import pack_monitoring
@@ -314,15 +290,15 @@ def up() -> None:
 
 
 @stack_commands.command()
-@click.argument("reference", type=REFERENCE, default="challenger-cpu")
-@MODEL_NAME
-@click.option("--rate", type=Number(min=0, min_open=True), default=40.0, show_default=True, help="Requests per second.")
-@FAULT
+@click.argument("reference", type=shared.REFERENCE, default="challenger-cpu")
+@shared.MODEL_NAME
+@click.option("--rate", type=shared.Number(min=0, min_open=True), default=40.0, show_default=True, help="Requests per second.")
+@options.FAULT
 @click.option("--restart", is_flag=True, help="Begin again, whatever was left of an unfinished rollout.")
-@LATENCY_BUDGET
-@QUALITY_TOLERANCE
-@options_of(Plan)
-def rollout(reference: str, **options: Any) -> None:
+@shared.LATENCY_BUDGET
+@shared.QUALITY_TOLERANCE
+@shared.options_of(Plan)
+def rollout(reference: str, **given: Any) -> None:
     """Roll a version out between two servers on this machine, under a load, and show it.
 
     It is promoted if it is no worse than the champion. Interrupted, the same command goes on.
@@ -332,8 +308,8 @@ def rollout(reference: str, **options: Any) -> None:
     from pipelines import stack
 
     os.environ.update(stack.services())
-    plan = record_of(Plan, options)
-    move = local_rollout.run(reference, plan, show=click.echo, fault=options.pop("fault") or "", **options)
+    plan = shared.record_of(Plan, given)
+    move = local_rollout.run(reference, plan, show=click.echo, fault=given.pop("fault") or "", **given)
     click.echo(f"{move.alias}: version {move.after}, before it {move.before or 'none'}")
 
 

@@ -21,7 +21,8 @@ from goemotions.errors import WorkflowError
 log = logging.getLogger(__name__)
 
 RESPONSE_SECONDS = 30
-WORKFLOW_CONTROLLER = "workflow-controller-configmap"
+# Of Kubeflow Pipelines itself, and the ConfigMap of Argo there.
+SERVER_NAMESPACE, WORKFLOW_CONTROLLER = "kubeflow", "workflow-controller-configmap"
 HEALTH_SECONDS = 10
 
 
@@ -44,7 +45,6 @@ class Connection:
         cookies: session cookies, as ``name=value``; never shown.
         kube_context: context of the kubeconfig; Kubeflow is then reached through its API server.
         ca_cert: file with the certificate authority of the endpoint, if the system does not have it.
-        server_namespace: namespace of Kubeflow Pipelines itself, for ``kube_context``.
     """
 
     endpoint: str = ""
@@ -53,7 +53,6 @@ class Connection:
     cookies: str = ""
     kube_context: str = ""
     ca_cert: str = ""
-    server_namespace: str = "kubeflow"
 
     def place(self) -> str:
         return self.endpoint or f"the context {self.kube_context}"
@@ -85,7 +84,7 @@ def connect(connection: Connection) -> Client:
         try:
             client = Client(
                 host=connection.endpoint or None,
-                namespace=connection.server_namespace,
+                namespace=SERVER_NAMESPACE,
                 existing_token=connection.token or None,
                 cookies=connection.cookies or None,
                 kube_context=connection.kube_context or None,
@@ -141,9 +140,7 @@ def workflow_controller(connection: Connection) -> dict[str, str] | None:
 
     try:
         api = client.CoreV1Api(config.new_client_from_config(context=connection.kube_context or None))
-        read = api.read_namespaced_config_map(
-            WORKFLOW_CONTROLLER, connection.server_namespace, _request_timeout=RESPONSE_SECONDS // 6
-        )
+        read = api.read_namespaced_config_map(WORKFLOW_CONTROLLER, SERVER_NAMESPACE, _request_timeout=RESPONSE_SECONDS // 6)
     except Exception as error:
         # Whoever submits need not have access to Kubernetes.
         log.debug("the configuration of Argo cannot be read: %s", error)

@@ -27,10 +27,6 @@ COMMENTS = (
 def run(model_name: str, arguments: Mapping[str, Any]) -> str:
     """Trains, registers and serves on this machine. Returns what to show: the labelled comments, the models compared, and the links.
 
-    Args:
-        model_name: name of the registered model.
-        arguments: parameters of the training pipeline.
-
     Raises:
         RunFailed, StackError, ServerFailed: a step or a server failed.
     """

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kfp import local
+from kfp.dsl.base_component import BaseComponent
 
 from goemotions import addresses, defaults
 from goemotions.models import profiles, weights_folder
@@ -70,12 +71,8 @@ def run(folder: Path = stack.FOLDER, *, on_reason: bool = False, **arguments: An
         pipeline_run, resumed = unfinished.begin(root, arguments)
         if resumed:
             print(f"resumes the run {pipeline_run}, which did not finish: its trainings continue from their checkpoints")
-        try:
-            with adapted_to_this_machine(pipeline, pipeline_run), stop_on_interrupt(), logged_to(log, Remaining(arguments)):
-                # The whole run is resumed, its trainings too, so the checkpoints stay until it has finished.
-                pipeline(**arguments | {"keep_checkpoints": True})
-        except RuntimeError as error:
-            raise failure(log) from error
+        # The whole run is resumed, its trainings too, so the checkpoints stay until it has finished.
+        _execute(pipeline, pipeline_run, arguments | {"keep_checkpoints": True}, log, Remaining(arguments))
         finished = RunFolder(next(path for path in root.iterdir() if path.is_dir() and path not in before))
         log.rename(finished.log)
         unfinished.end(root)
@@ -87,10 +84,6 @@ def run(folder: Path = stack.FOLDER, *, on_reason: bool = False, **arguments: An
 def monitor(folder: Path = stack.FOLDER, **arguments: Any) -> None:
     """Runs the monitoring pipeline with the registry and the store of ``stack.services``.
 
-    Args:
-        folder: folder of the local stack.
-        arguments: parameters of ``pipelines.monitoring.monitoring``.
-
     Raises:
         BadArgument: a parameter has a value that it cannot have.
         RunFailed: the step failed, or another run is in progress.
@@ -99,15 +92,16 @@ def monitor(folder: Path = stack.FOLDER, **arguments: Any) -> None:
     parameters.check(arguments, monitoring.monitoring)
     os.environ.update(stack.services(folder))
     root = _root(folder)
-    log = root / "monitoring.log"
+    with unfinished.alone(root):
+        _execute(monitoring.monitoring, unfinished.new_id(), {"commit": package.commit(), **arguments}, root / "monitoring.log")
+
+
+def _execute(
+    pipeline: BaseComponent, pipeline_run: str, arguments: dict[str, Any], log: Path, remaining: Remaining | None = None
+) -> None:
     try:
-        with (
-            unfinished.alone(root),
-            adapted_to_this_machine(monitoring.monitoring, unfinished.new_id()),
-            stop_on_interrupt(),
-            logged_to(log),
-        ):
-            monitoring.monitoring(**{"commit": package.commit(), **arguments})
+        with adapted_to_this_machine(pipeline, pipeline_run), stop_on_interrupt(), logged_to(log, remaining):
+            pipeline(**arguments)
     except RuntimeError as error:
         raise failure(log) from error
 

@@ -36,11 +36,8 @@ class Package:
 
     Attributes:
         path: the file to upload.
-        name, description: of the pipeline.
         version: the commit and a digest of the file, so that the same file is uploaded once and another file gets another name.
-        image: image of every step.
-        arguments: parameters of a run that differ from the defaults.
-        changed_resources: resources of the steps that differ from the defaults.
+        arguments, changed_resources: parameters of a run, and resources of the steps, that differ from the defaults.
         gpu_pods: per step that requests GPUs what its pod requests and where it may run.
     """
 
@@ -69,11 +66,9 @@ def pack_training(
     Args:
         registry: prefix of the image; may be empty.
         overrides: changed resources, as ``resources.changed`` takes them.
-        arguments: parameters of its runs.
         gpu_labels: labels of the pods that request GPUs, as ``placement.queue_labels`` returns them.
         on_reason: train only if there is a reason to.
         force: package a checkout with uncommitted changes, too.
-        path: the file to write.
 
     Raises:
         BadResource: a resource is unknown or wrong.

@@ -46,10 +46,8 @@ def training_arguments(
     """Parameters of the training pipeline.
 
     Args:
-        data: source of the data.
-        models: names of profiles, separated by commas.
-        weights: locations by profile.
-        epochs: 0 for those of each profile.
+        data, epochs: the source, and 0 for the epochs of each profile.
+        models, weights: names of profiles, separated by commas, and locations by profile.
         others: any parameters by name, as text; they take precedence.
         teachers: names of teachers, separated by ``+``.
         is_local: whether the steps run on this machine, where they can read its folders. Paths become absolute, because each step runs

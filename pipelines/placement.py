@@ -72,11 +72,9 @@ def step(
         parameters: of the pipeline; ``image`` and ``credentials_secret`` are those of every step, ``node_selector``,
             ``node_affinity`` and ``tolerations`` those of the GPU node pool. A config map has the name of the secret, too.
         resources: ``resources.TRAINING``, ``SCORING`` or ``MONITORING``, with changes.
-        resources_of: the step in ``resources``; empty for the component's name.
-        name: what the UI shows; empty for the step's name.
+        resources_of, name: the step in ``resources``, and what the UI shows; empty for the component's name.
         labels: of the pods that request GPUs.
         signing_secret: the secret with the variables of the step that registers; None for every other step.
-        inputs: of the component.
     """
     given = {"pipeline_run": RUN, **parameters, **inputs}
     task = component(**{input: given[input] for input in component.component_spec.inputs or () if input in given})
@@ -133,15 +131,7 @@ def queue_labels(queue: str = "", priority: str = "") -> dict[str, str]:
 
 
 def require_gpu_nodes(overrides: str, arguments: Mapping[str, Any]) -> None:
-    """Checks that steps which request GPUs say on which nodes.
-
-    Args:
-        overrides: changed resources, as ``resources.changed`` takes them.
-        arguments: parameters of the pipeline that are given.
-
-    Raises:
-        BadArgument: they do not.
-    """
+    """Raises a BadArgument if steps request GPUs, and the given parameters of the pipeline do not say on which nodes."""
     steps = gpu_steps({**TRAINING, **changed(overrides, TRAINING)})
     if steps and not {"node_selector", "node_affinity"} & set(arguments):
         without = " ".join(f"{step}.gpus=0" for step in steps)

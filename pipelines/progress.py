@@ -46,7 +46,6 @@ class Step:
     Attributes:
         name, model: of the step; the model is empty outside a loop, and a number in a loop over something else.
         state: PENDING, RUNNING, SUCCEEDED, FAILED, SKIPPED or CANCELED.
-        attempts: attempts so far.
         reason: why the last attempt but one ended, if there was one; otherwise the error of the step.
         seconds: from the start to the end, or None before the end.
         pods: names of its pods, the newest last.
@@ -66,24 +65,23 @@ class Step:
 
 
 def steps(details: Sequence[Any], models: Sequence[str]) -> list[Step]:
-    """The steps among the nodes of a run, in order of their start.
-
-    Args:
-        details: ``run.run_details.task_details``.
-        models: the run's models, in order of the loop.
-    """
+    """The steps among the nodes of a run (``run.run_details.task_details``), in order of their start."""
     parents = {child.pod_name: node for node in details for child in node.child_tasks or []}
     groups: dict[tuple[str, str], list[Any]] = {}
     for node in details:
-        name = _base(node.display_name or "")
+        name = _base(node)
         if name and not NOT_STEPS.search(name):
             groups.setdefault((name, _model(node, parents, models)), []).append(node)
-    listed = [_step(name, model, nodes, details) for (name, model), nodes in groups.items()]
-    return sorted(listed, key=lambda step: _first_start(groups[step.name, step.model]))
+    never = datetime.max.replace(tzinfo=UTC)
+    starts = {key: min((node.start_time for node in nodes if node.start_time), default=never) for key, nodes in groups.items()}
+    return [_step(*key, groups[key], details) for key in sorted(groups, key=starts.__getitem__)]
 
 
 def _step(name: str, model: str, nodes: list[Any], details: Sequence[Any]) -> Step:
-    attempts = sorted((node for node in nodes if ATTEMPT.match(node.display_name)), key=_attempt)
+    attempts = sorted(
+        (node for node in nodes if ATTEMPT.match(node.display_name)),
+        key=lambda node: int(ATTEMPT.sub(r"\2", node.display_name)),
+    )
     whole = next((node for node in nodes if node not in attempts), attempts[-1] if attempts else nodes[0])
     failed = [node for node in attempts if node.state == "FAILED"] or [whole]
     ended = whole.end_time if whole.state in FINAL else None
@@ -99,16 +97,9 @@ def _step(name: str, model: str, nodes: list[Any], details: Sequence[Any]) -> St
     )
 
 
-def _base(name: str) -> str:
-    return ATTEMPT.sub(r"\1", name)
-
-
-def _attempt(node: Any) -> int:
-    return int(ATTEMPT.sub(r"\2", node.display_name))
-
-
-def _first_start(nodes: list[Any]) -> datetime:
-    return min((node.start_time for node in nodes if node.start_time), default=datetime.max.replace(tzinfo=UTC))
+def _base(node: Any) -> str:
+    """The name of a node without the number of the attempt."""
+    return ATTEMPT.sub(r"\1", node.display_name or "")
 
 
 def _model(node: Any, parents: dict[str, Any], models: Sequence[str]) -> str:
@@ -127,7 +118,7 @@ def _model(node: Any, parents: dict[str, Any], models: Sequence[str]) -> str:
 def _pods(node: Any, by_pod: dict[str, Any]) -> list[str]:
     """The pods of the executors below a node, or the node's own."""
     children = [by_pod[child.pod_name] for child in node.child_tasks or [] if child.pod_name in by_pod]
-    executors = [child.pod_name for child in children if _base(child.display_name or "") == "executor"]
+    executors = [child.pod_name for child in children if _base(child) == "executor"]
     below = [pod for child in children for pod in _pods(child, by_pod) if child.child_tasks]
     return executors or below or ([node.pod_name] if node.pod_name else [])
 
@@ -138,12 +129,7 @@ def _error(node: Any) -> str:
 
 
 def wait_for(run: Run, show: Callable[[str], None], models: Sequence[str] = ()) -> None:
-    """Shows the progress of a run until it ends, then a table of its steps.
-
-    Args:
-        run: the run.
-        show: shows a line.
-        models: the models of the loop, in their order; without them the turns of a loop are numbered.
+    """Shows the progress of a run until it ends, then a table of its steps. Without models, the turns of their loop are numbered.
 
     Raises:
         RunNotSuccessful: it did not succeed, the wait was interrupted, or the server cannot be reached; the message says which.

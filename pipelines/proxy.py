@@ -21,11 +21,7 @@ Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Proxy:
-    """Args:
-    stable: number of the version that gets the traffic.
-    servers: address of each version's server, by the version's number.
-    seed: of the choice.
-    """
+    """The proxy of servers, by the numbers of their versions; the stable one gets the traffic until shares are changed."""
 
     def __init__(self, stable: str, servers: dict[str, str], seed: int | None = None) -> None:
         self.shares: dict[str, Any] = {"stable": stable, "canary": "", "percent": 0, "servers": servers}

@@ -19,12 +19,10 @@ RESUMED = re.compile(r"teacher \S+: its scores are found in|resuming \S+ at step
 
 
 class Remaining:
-    """Reads the lines of a run's log. A network takes as long per epoch as an earlier one of its profile; until there is one, the
-    duration follows from the number of parameters.
+    """Reads the lines of the log of a run with these parameters.
 
-    Args:
-        arguments: the parameters of the run.
-        clock: seconds.
+    A network takes as long per epoch as an earlier one of its profile; until there is one, the duration follows from the number of
+    parameters.
     """
 
     def __init__(self, arguments: Mapping[str, Any], clock: Callable[[], float] = time.monotonic) -> None:

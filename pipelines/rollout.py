@@ -48,13 +48,10 @@ def run(
     """Rolls a version out between two servers on this machine, or goes on with its rollout.
 
     Args:
-        reference: an alias or a version number.
-        plan: the steps.
-        model_name: name of the registered model.
+        reference, plan: an alias or a version number, and the steps.
         rate: requests per second, of one text of the sample each.
         fault: what is wrong with the server of the version, one of ``options.FAULTS``; empty for nothing.
         restart: begin again, whatever was left of an unfinished rollout.
-        show: gets a line per look.
         gate: other options of ``promotion.promote``.
 
     Raises:

@@ -86,7 +86,6 @@ class RunFolder:
         Args:
             whole: folder for the whole report; it is replaced.
             output: folder for the figures, the tables and the files of ``PUBLISHED``.
-            model_name: name of the registered model.
             large: a run on the same data and a profile, whose model of that run the report has in place of this run's.
 
         Returns:

@@ -129,9 +129,7 @@ def down(folder: Path = FOLDER) -> list[str]:
 def running(folder: Path, **variables: str) -> Iterator[dict[str, str]]:
     """The servers for as long as the block lasts; the environment of this process has the variables of their clients meanwhile.
 
-    Args:
-        folder: as for ``up``.
-        variables: others, which the servers get, too.
+    The servers get the other variables, too.
 
     Raises:
         StackError: a server did not start.

@@ -72,13 +72,8 @@ def upload(client: Client, package: Package, namespace: str) -> PipelineVersion:
     return PipelineVersion(pipeline_id, versions[0].pipeline_version_id)
 
 
-def set_schedule(connection: Connection, package: Package, experiment: str, cron: str, name: str = SCHEDULE) -> str:
-    """Runs a package on a schedule, which replaces an earlier one. Returns what was done.
-
-    Args:
-        connection, package, experiment: as ``start`` takes them.
-        cron: six fields, seconds first.
-        name: of the schedule.
+def set_schedule(connection: Connection, package: Package, experiment: str, cron: str, name: str) -> str:
+    """Runs a package on a schedule of this name, which replaces an earlier one; six fields, seconds first. Returns what was done.
 
     Raises:
         ServerError: the server cannot be reached or refuses; an earlier schedule is kept.
@@ -106,7 +101,7 @@ def set_schedule(connection: Connection, package: Package, experiment: str, cron
     return f"{'replaced the schedule' if former else 'scheduled'}: {cron}"
 
 
-def remove_schedules(connection: Connection, experiment: str, name: str = SCHEDULE) -> str:
+def remove_schedules(connection: Connection, experiment: str, name: str) -> str:
     """Removes the schedule of this name. Returns what was done.
 
     Raises:

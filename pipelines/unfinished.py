@@ -43,12 +43,7 @@ def alone(root: Path) -> Iterator[None]:
 
 
 def begin(root: Path, arguments: Mapping[str, Any]) -> tuple[str, bool]:
-    """The id of a run with these parameters, and whether it is that of the last one, which did not finish.
-
-    Args:
-        root: the folder of the runs, which is held.
-        arguments: the parameters; a run with others is another one.
-    """
+    """The id of a run with these parameters, and whether it is that of the last one, which had the same and did not finish."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         content = json.loads((root / RECORD).read_text(encoding="utf-8"))
         if content["arguments"] == json.loads(json.dumps(arguments)):

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from goemotions.cli.options import FOLDER, MODEL_NAME
-from goemotions.cli.options import REFERENCE as BUNDLE_REFERENCE
+from goemotions.cli.options import FOLDER, MODEL_NAME, REFERENCE
 from goemotions.errors import IntegrityError
 
 
@@ -43,7 +42,7 @@ def cluster(output: Path) -> None:
 
 
 @keys.command()
-@click.argument("reference", type=BUNDLE_REFERENCE)
+@click.argument("reference", type=REFERENCE)
 @MODEL_NAME
 def sign(reference: str, model_name: str) -> None:
     """Sign a stored bundle: an alias, a version number or a location. Its files are verified first.

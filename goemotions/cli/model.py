@@ -8,22 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from goemotions import defaults
-from goemotions.cli.options import FILE as MANIFEST
-from goemotions.cli.options import (
-    FOLDER,
-    IMAGE_PREFIX,
-    LATENCY_BUDGET,
-    LOCATION,
-    MODEL_NAME,
-    QUALITY_TOLERANCE,
-    SERVER,
-    SOURCE,
-    Number,
-    options_of,
-    record_of,
-    together,
-)
-from goemotions.cli.options import REFERENCE as BUNDLE_REFERENCE
+from goemotions.cli import options as shared
 from goemotions.cli.parameters import SERVICE
 from goemotions.deployment import node_pools
 from goemotions.errors import BadArgument
@@ -33,26 +18,26 @@ from goemotions.storage.temporary import temporary_folder
 if TYPE_CHECKING:
     from goemotions.deployment.job import ManifestChange
 
-REFERENCE = click.argument("reference", type=BUNDLE_REFERENCE, default=defaults.REFERENCE)
+REFERENCE = click.argument("reference", type=shared.REFERENCE, default=defaults.REFERENCE)
 NAMESPACE = click.option("--namespace", default="", help="Namespace of the InferenceServices; default: the current context's.")
 PRESET = click.option(
     "--preset", default="", help=f"Node pool of the predictor for GPUs: {', '.join(node_pools.PRESETS)}; default: as it is."
 )
 FILE = click.option(
-    "--file", type=MANIFEST, help="The manifest; default: manifests/isvc.yaml, or manifests/models/<model name>/isvc.yaml."
+    "--file", type=shared.FILE, help="The manifest; default: manifests/isvc.yaml, or manifests/models/<model name>/isvc.yaml."
 )
 SERVICE_OPTION = click.option("--service", default="", help="The InferenceService; default: <model name>-<variant>.")
 WAIT = click.option("--wait-seconds", default=900.0, show_default=True, help="Longest time until it is ready; 0: do not wait.")
 DATASET = click.option(
     "--dataset",
-    type=SOURCE,
+    type=shared.SOURCE,
     default="",
     help="Data of the version, if the champion was scored on other data: a Dataset folder, s3:// or a source. Default: its run's.",
 )
-TRAINED = together(
+TRAINED = shared.together(
     click.option("--run", default="", help="Id of a pipeline run, or the folder of a local one: take a model that it trained."),
     click.option("--profile", default="", help="The profile, with --run."),
-    click.option("--store", type=LOCATION, default="", help="With --run: the store to read; default: as MLflow says."),
+    click.option("--store", type=shared.LOCATION, default="", help="With --run: the store to read; default: as MLflow says."),
 )
 
 
@@ -66,7 +51,7 @@ def model() -> None:
 
 
 @model.command()
-@MODEL_NAME
+@shared.MODEL_NAME
 @NAMESPACE
 @click.option("--cluster/--no-cluster", default=True, show_default=True, help="Show what Kubernetes serves.")
 @FILE
@@ -83,10 +68,10 @@ def status(model_name: str, namespace: str, cluster: bool, file: Path | None) ->
 
 @model.command()
 @REFERENCE
-@MODEL_NAME
+@shared.MODEL_NAME
 @DATASET
-@LATENCY_BUDGET
-@QUALITY_TOLERANCE
+@shared.LATENCY_BUDGET
+@shared.QUALITY_TOLERANCE
 @FILE
 def promote(reference: str, model_name: str, file: Path | None, **options: Any) -> None:
     """Make a version the champion if it passes the gate, and write the manifest."""
@@ -97,7 +82,7 @@ def promote(reference: str, model_name: str, file: Path | None, **options: Any) 
 
 @model.command()
 @click.option("--variant", type=click.Choice(["gpu", "cpu"]), default="cpu", show_default=True, help="Whose champion.")
-@MODEL_NAME
+@shared.MODEL_NAME
 @click.option("--to", default="", help="Number of an earlier champion; default: the previous one.")
 @FILE
 def rollback(variant: Any, model_name: str, to: str, file: Path | None) -> None:
@@ -150,20 +135,20 @@ def write_manifest(change: ManifestChange) -> None:
 
 
 @model.command()
-@MODEL_NAME
+@shared.MODEL_NAME
 @click.option(
     "--keep", type=click.IntRange(min=0), default=defaults.KEPT_VERSIONS, show_default=True, help="Newest versions per variant."
 )
 @click.option(
     "--days",
-    type=Number(min=0),
+    type=shared.Number(min=0),
     default=defaults.KEPT_DAYS,
     show_default=True,
     help="Keep versions younger than this, and bundles without a version whose run is younger.",
 )
 @click.option(
     "--trained-days",
-    type=Number(min=0),
+    type=shared.Number(min=0),
     default=defaults.KEPT_TRAINED_DAYS,
     show_default=True,
     help="Keep trained models that are younger than this, and those of versions.",
@@ -201,11 +186,11 @@ def retire(
 
 
 @model.command("isvc")
-@MODEL_NAME
+@shared.MODEL_NAME
 @click.option("--bucket", default="", help="Name of the bucket in the cluster; default: the one it was registered in.")
 @click.option(
     "--registry",
-    type=IMAGE_PREFIX,
+    type=shared.IMAGE_PREFIX,
     help="Prefix of the predictor's image, such as registry.example/team; default: as in the file.",
 )
 @click.option("--image-tag", default="", help="Tag of the image without the variant; default: as in the file.")
@@ -226,7 +211,7 @@ def write_isvc(model_name: str, file: Path | None, **options: Any) -> None:
 
 @model.command()
 @REFERENCE
-@MODEL_NAME
+@shared.MODEL_NAME
 @NAMESPACE
 @SERVICE_OPTION
 @click.option("--canary-percent", type=click.IntRange(0, 99), default=0, help="Share of the traffic; 0: all of it.")
@@ -242,23 +227,25 @@ def deploy(reference: str, service: str, namespace: str, **options: Any) -> None
 
 
 @model.command()
-@click.argument("reference", type=BUNDLE_REFERENCE, default="challenger-cpu")
-@MODEL_NAME
+@click.argument("reference", type=shared.REFERENCE, default="challenger-cpu")
+@shared.MODEL_NAME
 @NAMESPACE
 @SERVICE_OPTION
-@click.option("--proxy", type=SERVER, default="", help="Address of the proxy of one machine, instead of an InferenceService.")
 @click.option(
-    "--prometheus", type=SERVER, default="", help="Address of Prometheus; default: the servers' own metrics are read."
+    "--proxy", type=shared.SERVER, default="", help="Address of the proxy of one machine, instead of an InferenceService."
 )
 @click.option(
-    "--texts", "texts_file", type=MANIFEST, help="Texts for both versions, one per line; default: those of the sample."
+    "--prometheus", type=shared.SERVER, default="", help="Address of Prometheus; default: the servers' own metrics are read."
+)
+@click.option(
+    "--texts", "texts_file", type=shared.FILE, help="Texts for both versions, one per line; default: those of the sample."
 )
 @DATASET
-@LATENCY_BUDGET
-@QUALITY_TOLERANCE
+@shared.LATENCY_BUDGET
+@shared.QUALITY_TOLERANCE
 @click.option("--wait-seconds", default=900.0, show_default=True, help="Longest time until a canary is ready.")
 @click.option("--restart", is_flag=True, help="Begin again, whatever was left of an unfinished rollout of the service.")
-@options_of(Plan)
+@shared.options_of(Plan)
 @FILE
 def rollout(
     reference: str,
@@ -292,14 +279,14 @@ def rollout(
         split = KServeSplit(service, namespace, model_name=model_name, wait_seconds=wait_seconds)
         selector = f'namespace="{split.namespace}",serving_kserve_io_inferenceservice="{service}"'
     observations = Prometheus(prometheus, selector) if prometheus else Scrape(split.targets)
-    plan, texts = record_of(Plan, options), read_texts(texts_file)
+    plan, texts = shared.record_of(Plan, options), read_texts(texts_file)
     move = rollouts.run(reference, split, observations, plan, model_name=model_name, texts=texts, show=click.echo, **options)
     _show_move(move, model_name, file)
 
 
 @model.command()
 @click.option("--variant", type=click.Choice(["gpu", "cpu"]), default="cpu", show_default=True, help="Whose pods.")
-@MODEL_NAME
+@shared.MODEL_NAME
 @NAMESPACE
 @SERVICE_OPTION
 @WAIT
@@ -313,8 +300,10 @@ def restart(service: str, namespace: str, **options: Any) -> None:
 
 @model.command()
 @REFERENCE
-@click.option("--output", type=FOLDER, help="Folder to write; default: .local/models/REFERENCE, or .local/models/RUN/PROFILE.")
-@MODEL_NAME
+@click.option(
+    "--output", type=shared.FOLDER, help="Folder to write; default: .local/models/REFERENCE, or .local/models/RUN/PROFILE."
+)
+@shared.MODEL_NAME
 @TRAINED
 def download(reference: str, output: Path | None, model_name: str, run: str, profile: str, store: str) -> None:
     """Download and verify the files of a version; another version in the folder is replaced.
@@ -345,9 +334,9 @@ def _require_both(run: str, profile: str) -> None:
 
 
 @click.command("export-hf")
-@click.argument("reference", type=BUNDLE_REFERENCE, default="champion-gpu")
-@click.option("--output", type=FOLDER, required=True, help="Folder to write, which must be empty or absent.")
-@MODEL_NAME
+@click.argument("reference", type=shared.REFERENCE, default="champion-gpu")
+@click.option("--output", type=shared.FOLDER, required=True, help="Folder to write, which must be empty or absent.")
+@shared.MODEL_NAME
 @TRAINED
 @click.option("--license", "license_name", default="", help="Licence, as the hub names it; default: that of the encoder.")
 @click.option("--language", default="en", show_default=True, help="Code of the language of the texts.")

@@ -8,40 +8,27 @@ from typing import Any
 import click
 
 from goemotions import defaults
-from goemotions.cli.options import (
-    ENGINE,
-    FOLDER,
-    LATENCY_BUDGET,
-    LOCATION,
-    MODEL_NAME,
-    QUALITY_TOLERANCE,
-    SOURCE,
-    TEXT_COLUMN,
-    WEIGHTS,
-    options_of,
-    setting,
-    together,
-)
+from goemotions.cli import options as shared
 from goemotions.cli.parameters import checked
 from goemotions.storage.temporary import temporary_folder
 from goemotions.training.options import PRECISIONS, TrainOptions
 
 # The libraries of a step take seconds to import, so each command imports its own.
 
-DATASET = click.option("--dataset", type=FOLDER, required=True, help="Dataset folder, from `goemotions ingest`.")
-OUTPUT = click.option("--output", type=FOLDER, required=True, help="Folder to write.")
-MODEL = click.option("--model", type=FOLDER, required=True, help="Model folder, from `goemotions train`.")
+DATASET = click.option("--dataset", type=shared.FOLDER, required=True, help="Dataset folder, from `goemotions ingest`.")
+OUTPUT = click.option("--output", type=shared.FOLDER, required=True, help="Folder to write.")
+MODEL = click.option("--model", type=shared.FOLDER, required=True, help="Model folder, from `goemotions train`.")
 RUN = click.option(
     "--run", "pipeline_run", default="", help="Id of the pipeline run to log to MLflow under; empty for no logging."
 )
-PRICES = together(
-    setting("--cpu-hour-price", default=defaults.CPU_HOUR_PRICE, help="Price of an hour of a core, for the costs."),
-    setting("--gpu-hour-price", default=defaults.GPU_HOUR_PRICE, help="Price of an hour of a GPU."),
+PRICES = shared.together(
+    shared.setting("--cpu-hour-price", default=defaults.CPU_HOUR_PRICE, help="Price of an hour of a core, for the costs."),
+    shared.setting("--gpu-hour-price", default=defaults.GPU_HOUR_PRICE, help="Price of an hour of a GPU."),
 )
 CANDIDATES = click.option(
     "--candidate",
     "candidates",
-    type=FOLDER,
+    type=shared.FOLDER,
     multiple=True,
     required=True,
     help="Folder of a profile with model, onnx, and per variant (gpu, cpu) validation, test, thresholds. Repeatable.",
@@ -51,23 +38,23 @@ CANDIDATES = click.option(
 @click.command()
 @click.option(
     "--source",
-    type=SOURCE,
+    type=shared.SOURCE,
     required=True,
     help="sample, hub:<dataset>[:<config>][@<revision>], a folder or file, or s3://bucket/prefix/.",
 )
 @OUTPUT
-@TEXT_COLUMN
+@shared.TEXT_COLUMN
 @click.option(
     "--labels-column",
     default=defaults.LABELS_COLUMN,
     help="Column with the labels, or one per label, separated by commas; default: labels, label, or the columns of 0 and 1.",
 )
-@setting(
+@shared.setting(
     "--split-share",
     default=defaults.SPLIT_SHARE,
     help="Share of the rows of train that each split gets that the source lacks.",
 )
-@setting("--split-seed", default=defaults.SPLIT_SEED, help="Seed of the rows that are drawn for them.")
+@shared.setting("--split-seed", default=defaults.SPLIT_SEED, help="Seed of the rows that are drawn for them.")
 @click.option("--drop-leaked", is_flag=True, help="Remove texts from train that are also in validation or test.")
 @click.option(
     "--unlabelled",
@@ -76,7 +63,7 @@ CANDIDATES = click.option(
     show_default=True,
     help="What to do with rows without a label.",
 )
-@setting(
+@shared.setting(
     "--max-quarantined", default=defaults.MAX_QUARANTINED, help="Largest share of unusable rows per split; more is an error."
 )
 def ingest(source: str, output: Path, **options: Any) -> None:
@@ -92,7 +79,7 @@ def ingest(source: str, output: Path, **options: Any) -> None:
 @DATASET
 @OUTPUT
 @click.option("--profile", required=True, help="A model profile, such as minilm.")
-@options_of(TrainOptions)
+@shared.options_of(TrainOptions)
 def train(dataset: Path, output: Path, profile: str, **values: Any) -> None:
     """Fine-tune a model profile."""
     from goemotions.training import launcher
@@ -114,9 +101,13 @@ def train(dataset: Path, output: Path, profile: str, **values: Any) -> None:
     callback=checked,
     help="Profiles and seeds, such as mpnet:2+minilm@7, or locations of trained models.",
 )
-@WEIGHTS
-@setting("--transfer-texts", default=0.0, help="Texts that the teachers label, too, made of those of train; per text of train.")
-@click.option("--store", type=LOCATION, default="", help="Keeps scores and checkpoints, and finds them again; empty for none.")
+@shared.WEIGHTS
+@shared.setting(
+    "--transfer-texts", default=0.0, help="Texts that the teachers label, too, made of those of train; per text of train."
+)
+@click.option(
+    "--store", type=shared.LOCATION, default="", help="Keeps scores and checkpoints, and finds them again; empty for none."
+)
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
@@ -164,10 +155,10 @@ def export(dataset: Path, model: Path, output: Path, pipeline_run: str) -> None:
 @click.command()
 @DATASET
 @MODEL
-@click.option("--onnx", type=FOLDER, required=True, help="Onnx folder, from `goemotions export`.")
-@click.option("--engine", type=ENGINE, required=True, help="What computes the scores.")
-@click.option("--validation", type=FOLDER, required=True, help="Folder to write the scored validation split to.")
-@click.option("--test", type=FOLDER, required=True, help="Folder to write the scored test split to.")
+@click.option("--onnx", type=shared.FOLDER, required=True, help="Onnx folder, from `goemotions export`.")
+@click.option("--engine", type=shared.ENGINE, required=True, help="What computes the scores.")
+@click.option("--validation", type=shared.FOLDER, required=True, help="Folder to write the scored validation split to.")
+@click.option("--test", type=shared.FOLDER, required=True, help="Folder to write the scored test split to.")
 @RUN
 def evaluate(dataset: Path, model: Path, onnx: Path, engine: str, pipeline_run: str, **outputs: Path) -> None:
     """Score validation and test once with an engine."""
@@ -184,20 +175,20 @@ def evaluate(dataset: Path, model: Path, onnx: Path, engine: str, pipeline_run: 
 
 
 @click.command()
-@click.option("--validation", type=FOLDER, required=True, help="Scored validation split, from `goemotions evaluate`.")
+@click.option("--validation", type=shared.FOLDER, required=True, help="Scored validation split, from `goemotions evaluate`.")
 @OUTPUT
-@setting(
+@shared.setting(
     "--strategy",
     default=defaults.THRESHOLD_STRATEGY,
     help="Name of a strategy; best: per-label-smoothed, unless another one is clearly better by cross-fitted macro F1.",
 )
-@setting(
+@shared.setting(
     "--precision",
     "target_precision",
     default=defaults.TARGET_PRECISION,
     help="Micro precision that the strategy precision meets.",
 )
-@setting(
+@shared.setting(
     "--recall", "target_recall", default=defaults.TARGET_RECALL, help="Share of a text's labels that the strategy recall keeps."
 )
 @RUN
@@ -221,11 +212,11 @@ def tune_thresholds(validation: Path, output: Path, pipeline_run: str, variant: 
 @click.command()
 @DATASET
 @CANDIDATES
-@click.option("--store", type=LOCATION, required=True, help="Where to write bundles: s3://bucket/ or a folder.")
+@click.option("--store", type=shared.LOCATION, required=True, help="Where to write bundles: s3://bucket/ or a folder.")
 @click.option("--run", "pipeline_run", required=True, help="Id of the pipeline run; the same id finds the same versions again.")
-@MODEL_NAME
-@LATENCY_BUDGET
-@QUALITY_TOLERANCE
+@shared.MODEL_NAME
+@shared.LATENCY_BUDGET
+@shared.QUALITY_TOLERANCE
 @click.option("--auto-promote", is_flag=True, help="Move the champion alias if the gate passes.")
 @click.option("--keep-checkpoints", is_flag=True, help="Keep the checkpoints of this run's trainings in the store.")
 @PRICES
@@ -244,7 +235,9 @@ def register(dataset: Path, candidates: tuple[Path, ...], cpu_hour_price: float,
 @CANDIDATES
 @OUTPUT
 @PRICES
-@click.option("--drift", type=LOCATION, default="", help="Folder or s3:// prefix of `goemotions monitor`, for a section on it.")
+@click.option(
+    "--drift", type=shared.LOCATION, default="", help="Folder or s3:// prefix of `goemotions monitor`, for a section on it."
+)
 def report(
     dataset: Path, candidates: tuple[Path, ...], output: Path, cpu_hour_price: float, gpu_hour_price: float, drift: str
 ) -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -75,38 +75,36 @@ class Pair(NamedTuple):
     after: str
 
 
-class CounterfactualRow(TypedDict):
+class Estimate(NamedTuple):
+    """A value with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class GroupChange(NamedTuple):
     """What swaps of one group change.
 
     Attributes:
         pairs: texts and neutral sentences with a swapped term.
-        decisions: share of the pairs whose chosen labels change, with ``decisions_low`` and ``decisions_high``, its 95% interval
-            (Wilson 1927).
-        difference: mean absolute change of a probability, over pairs and labels, with its interval.
-        label: the label that changes most, and ``label_difference``, its mean absolute change.
+        decisions: share of the pairs whose chosen labels change (interval: Wilson 1927).
+        difference: mean absolute change of a probability, over pairs and labels.
+        by_label: mean absolute change of each label's probability.
+        flips: pairs whose decision changes, per label.
     """
 
     group: str
     pairs: int
-    decisions: float
-    decisions_low: float
-    decisions_high: float
-    difference: float
-    difference_low: float
-    difference_high: float
-    label: str
-    label_difference: float
+    decisions: Estimate
+    difference: Estimate
+    by_label: dict[str, Estimate]
+    flips: dict[str, int]
 
-
-class LabelChange(NamedTuple):
-    """What swaps of one group change for one label: mean absolute difference, its 95% interval, and decisions that change."""
-
-    group: str
-    label: str
-    difference: float
-    low: float
-    high: float
-    changed: int
+    @property
+    def most(self) -> str:
+        """The label whose probability changes most."""
+        return max(self.by_label, key=lambda name: self.by_label[name].value)
 
 
 def swap(text: str, terms: Sequence[Sequence[str]], *, pronouns: bool = False) -> str:
@@ -174,55 +172,28 @@ def read(folder: Path, names: Sequence[str]) -> dict[str, tuple[np.ndarray, np.n
     return {group: (before[groups == group], after[groups == group]) for group in TERMS if (groups == group).any()}
 
 
-def measure(
-    scored: Mapping[str, tuple[np.ndarray, np.ndarray]], fitted: Thresholds, names: Sequence[str], seed: int = 0
-) -> list[CounterfactualRow]:
-    """What swaps change, one row per group; ``scored`` is what ``read`` returns."""
+def measure(scored: Mapping[str, tuple[np.ndarray, np.ndarray]], fitted: Thresholds, names: Sequence[str]) -> list[GroupChange]:
+    """What swaps change, per group; ``scored`` is what ``read`` returns."""
     from scipy.stats import binomtest
 
-    rows: list[CounterfactualRow] = []
-    for group, (before, after) in scored.items():
-        changed = int((fitted.apply(before) != fitted.apply(after)).any(axis=1).sum())
-        per_label = _mean_change(before, after, seed)
-        difference, most = per_label.mean(axis=1), int(per_label[0].argmax())
-        # The bootstrap would be sure that no pair of many changes if none of these does.
-        decisions_low, decisions_high = binomtest(changed, len(before)).proportion_ci(method="wilson")
-        low, high = bootstrap.interval(difference)
-        rows.append(
-            CounterfactualRow(
-                group=group,
-                pairs=len(before),
-                decisions=changed / len(before),
-                decisions_low=float(decisions_low),
-                decisions_high=float(decisions_high),
-                difference=float(difference[0]),
-                difference_low=low,
-                difference_high=high,
-                label=names[most],
-                label_difference=float(per_label[0, most]),
-            )
-        )
-    return rows
-
-
-def measure_labels(
-    scored: Mapping[str, tuple[np.ndarray, np.ndarray]], fitted: Thresholds, names: Sequence[str], seed: int = 0
-) -> list[LabelChange]:
-    """What swaps change, one row per group and label; ``scored`` is what ``read`` returns."""
     changes = []
     for group, (before, after) in scored.items():
-        flipped = (fitted.apply(before) != fitted.apply(after)).sum(axis=0).tolist()
-        for label, values, changed in zip(names, _mean_change(before, after, seed).T, flipped, strict=True):
-            low, high = bootstrap.interval(values)
-            changes.append(LabelChange(group, label, float(values[0]), low, high, changed))
+        flipped = fitted.apply(before) != fitted.apply(after)
+        changed = int(flipped.any(axis=1).sum())
+        # The bootstrap would be sure that no pair of many changes if none of these does.
+        low, high = binomtest(changed, len(before)).proportion_ci(method="wilson")
+        decisions = Estimate(changed / len(before), float(low), float(high))
+        # Of all pairs, and on each resample, float [RESAMPLES + 1, labels].
+        means = bootstrap.weights(len(before), RESAMPLES) / len(before) @ np.abs(after - before)
+        by_label = dict(zip(names, map(_estimate, means.T), strict=True))
+        flips = dict(zip(names, flipped.sum(axis=0).tolist(), strict=True))
+        changes.append(GroupChange(group, len(before), decisions, _estimate(means.mean(axis=1)), by_label, flips))
     return changes
 
 
-def _mean_change(before: np.ndarray, after: np.ndarray, seed: int) -> np.ndarray:
-    """Mean absolute change of the probability of each label, float [RESAMPLES + 1, labels], of all pairs and on each resample."""
-    drawn = bootstrap.weights(len(before), RESAMPLES, seed) / len(before)
-    changes: np.ndarray = drawn @ np.abs(after - before)
-    return changes
+def _estimate(values: np.ndarray) -> Estimate:
+    """From values [RESAMPLES + 1], the first on all rows."""
+    return Estimate(float(values[0]), *bootstrap.interval(values))
 
 
 def _sentence(form: str, term: str) -> str:

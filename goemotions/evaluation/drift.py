@@ -28,7 +28,6 @@ class DriftTest:
     Attributes:
         name: what is compared: ``predictions``, ``scores``, or a feature of the texts such as ``tokens``.
         label: the label, or empty for a feature of the texts.
-        statistic: of the test.
         p_value: the chance of a statistic at least as large without drift, not corrected for the number of tests.
         threshold: the largest p-value that is an alarm, after the correction for the number of tests.
         effect: the size of the move, for ``predictions`` the ratio of the rates, otherwise the Jensen-Shannon distance.
@@ -73,7 +72,6 @@ class DriftReport:
         model, version: of the model whose predictions are compared.
         start, end: of the window, as ISO 8601 in UTC; empty if its source has no times.
         rows: the number of texts of the window, without which nothing is compared; ``reference_rows`` that of the reference.
-        drifted: whether a test is an alarm.
         source, reference: where both come from, in words.
         missing: what could not be compared, and why.
     """

@@ -82,9 +82,9 @@ def confused(names: Sequence[str], labels: np.ndarray, predicted: np.ndarray, mo
 
 
 def likely_label_errors(
-    names: Sequence[str], ids: Sequence[str], labels: np.ndarray, probabilities: np.ndarray, most: int = 50
+    names: Sequence[str], ids: Sequence[str], labels: np.ndarray, probabilities: np.ndarray
 ) -> list[LikelyLabelError]:
-    """The text-label pairs whose annotation is most likely wrong, by confident learning with each label against the rest.
+    """The text-label pairs whose annotation is likely wrong, most likely first, by confident learning with each label against the rest.
 
     A label is confidently present if p reaches its mean over the rows that have the label, and confidently absent if 1 - p
     reaches its mean over the rows that do not; if both hold, the more probable one is taken (Northcutt et al. 2021,
@@ -107,7 +107,7 @@ def likely_label_errors(
     margin = np.where(labels, mean_present - present, mean_absent - absent)
 
     row, column = np.nonzero(superfluous | missing)
-    order = np.lexsort((column, np.asarray(ids, dtype=str)[row], -margin[row, column]))[:most]
+    order = np.lexsort((column, np.asarray(ids, dtype=str)[row], -margin[row, column]))
     return [
         {
             "id": ids[i],
@@ -138,12 +138,7 @@ def by_label_count(labels: np.ndarray, predicted: np.ndarray, probabilities: np.
 
 
 def by_length(lengths: np.ndarray, labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> list[LengthRow]:
-    """One row for the texts of 1-5, 6-10, 11-15, 16-20, and 21 or more words; none for an empty bucket.
-
-    Args:
-        lengths: words of each text, int [n].
-        labels, predicted, probabilities: [n, labels].
-    """
+    """One row for the texts of 1-5, 6-10, 11-15, 16-20, and 21 or more words, ``lengths``, int [n]; none for an empty bucket."""
     starts = (1, *LENGTHS)
     titles = [f"{start}-{following - 1}" for start, following in zip(starts, LENGTHS, strict=False)] + [f"{starts[-1]}+"]
     buckets = np.searchsorted(LENGTHS, lengths, side="right")
@@ -166,10 +161,6 @@ def by_length(lengths: np.ndarray, labels: np.ndarray, predicted: np.ndarray, pr
 
 def support_correlation(rows: Sequence[LabelMetrics], counts: Sequence[int]) -> dict[str, float | None]:
     """Spearman's rank correlation, over the labels, of their number of training rows with F1 and with ROC AUC.
-
-    Args:
-        rows: of ``classification.per_label``.
-        counts: training rows of each label, in the same order.
 
     Returns:
         f1_rho, f1_p, auc_rho and auc_p; None for fewer than three labels, or if all have the same count or the same metric.

@@ -19,9 +19,9 @@ from goemotions.evaluation.reference import Reference
 from goemotions.evaluation.traffic import features_of
 from goemotions.metrics import classification, strategies
 from goemotions.metrics.classification import METRICS_FILE, LabelMetrics
+from goemotions.metrics.sorted_scores import SortedScores
 from goemotions.metrics.thresholds import Thresholds
-from goemotions.models import engines
-from goemotions.models.engine_names import canonical_name
+from goemotions.models import engine_names, engines
 from goemotions.models.engines import Engine
 from goemotions.models.records import TrainingRecord
 from goemotions.models.tokenizer import TextEncoder
@@ -40,7 +40,7 @@ PREDICTIONS_CSV = "predictions.csv"
 def evaluate(
     dataset: Path, model_folder: Path, onnx_folder: Path, engine_name: str, outputs: dict[str, Path]
 ) -> dict[str, float]:
-    """Scores splits with one engine and writes a folder for each (``write_split``), with its metrics at 0.5.
+    """Scores splits with one engine and writes a folder for each, ``outputs`` by split (``write_split``), with its metrics at 0.5.
 
     That of validation gets ``reference.json``, too, with which the texts that a server scores are compared.
 
@@ -48,21 +48,14 @@ def evaluate(
 
     The Predictions name the engine that was used: without a GPU, ``torch`` is replaced (``engines.suited``).
 
-    Args:
-        dataset: a Dataset folder.
-        model_folder: a Model folder: the tokenizer, and the weights of the engine ``torch``.
-        onnx_folder: an Onnx folder, for the engines ``openvino-fp32`` and ``openvino-int8``.
-        engine_name: ``torch``, ``openvino-fp32`` or ``openvino-int8``.
-        outputs: the folder to write for each split, by the split's name.
-
     Returns:
         The metrics of all splits, named ``<split>/<metric>``.
     """
     splits, info = load_dataset(dataset)
     names, profile = taxonomy_of(info).names, TrainingRecord.read(model_folder).profile["name"]
     # Without a GPU, the float engine for CPUs returns the probabilities of torch, as the export step has checked, in half the time.
-    used = engines.suited(canonical_name(engine_name))
-    engine = engines.load(used, onnx_folder if used in engines.FILES else model_folder, TextEncoder.load(model_folder))
+    used = engines.suited(engine_name)
+    engine = engines.load(used, onnx_folder if used in engine_names.FILES else model_folder, TextEncoder.load(model_folder))
     metrics: dict[str, float] = {}
     for split, output in outputs.items():
         rows = splits[split]
@@ -103,15 +96,9 @@ def _write_slices(folder: Path, engine: Engine, predictions: Predictions, texts:
     counterfactuals.write(folder / counterfactuals.FILE, engine, texts, predictions.probabilities, predictions.names)
 
 
-def roc(folder: Path) -> tuple[list[float], list[float], list[float]]:
-    """The ROC curve of a scored split, as ``classification.roc_curve`` returns it."""
-    scored = Predictions.read(folder)
-    return classification.roc_curve(scored.labels, scored.probabilities)
-
-
 def at_half(predictions: Predictions) -> Thresholds:
     """A threshold of 0.5 for every label."""
-    return strategies.fixed(predictions.labels, predictions.probabilities)
+    return strategies.fixed(SortedScores.of(predictions.labels, predictions.probabilities))
 
 
 def compute_metrics(predictions: Predictions, fitted: Thresholds) -> dict[str, float]:

@@ -63,7 +63,6 @@ def compare(
     latency_budget_ms: float | None,
     quality_tolerance: float = 0.0,
     serving: Computation | None = None,
-    seed: int = 0,
 ) -> Verdict:
     """Compares two models by a paired bootstrap over the rows; macro F1 is that of ``CandidateScores.decisions``.
 
@@ -77,7 +76,6 @@ def compare(
         latency_budget_ms: limit of the candidate's latency; None if latency does not count.
         quality_tolerance: what a clearly faster candidate may lose of micro AUC and of macro F1.
         serving: what will serve the candidate; a note says if other computations made the scores.
-        seed: of the bootstrap.
 
     Raises:
         ModelError: the two have other labels, or were scored on other rows.
@@ -87,10 +85,12 @@ def compare(
         raise ModelError("candidate and champion have different labels: register under another model name")
     if list(ours.ids) != list(theirs.ids) or ours.digest != theirs.digest:
         raise ModelError("candidate and champion were scored on different rows: score the champion on this data first")
-    weights = bootstrap.weights(len(ours.ids), RESAMPLES, seed)
+    weights = bootstrap.weights(len(ours.ids), RESAMPLES)
     differences = {
         "auc_micro": _difference(*(bootstrap.auc_micro(one.labels, one.probabilities, weights) for one in (ours, theirs))),
-        "f1_macro": _difference(*(_f1_macro(scores, weights) for scores in (candidate, champion))),
+        "f1_macro": _difference(
+            *(bootstrap.f1(one.validation.labels, one.decisions, weights)[0] for one in (candidate, champion))
+        ),
         "calibration_error": _difference(
             *(bootstrap.calibration_error(one.labels, one.probabilities, weights) for one in (ours, theirs))
         ),
@@ -137,7 +137,3 @@ def _notes(
 def _difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
     """From two metrics' values [resamples + 1], the first on all rows."""
     return Difference(float(ours[0] - theirs[0]), *bootstrap.interval(ours - theirs))
-
-
-def _f1_macro(scores: CandidateScores, weights: np.ndarray) -> np.ndarray:
-    return bootstrap.f1(scores.validation.labels, scores.decisions, weights)[0]

@@ -27,12 +27,9 @@ BUSY = 1.5
 
 @dataclass(frozen=True)
 class Latency:
-    """How long an engine takes for one text of 20 tokens, without tokenization, in ms.
+    """How long an engine takes for one text of 20 tokens, without tokenization, in ms: the median, and the range.
 
-    Attributes:
-        ms: the median.
-        low_ms, high_ms: the range.
-        slowdown: median time of the reference product, over its fastest.
+    ``slowdown`` is the median time of the reference product, over its fastest.
     """
 
     ms: float

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from goemotions.evaluation import counterfactuals, slices
+from goemotions.evaluation.counterfactuals import GroupChange
 from goemotions.evaluation.predictions import Predictions
 from goemotions.metrics import classification
 from goemotions.metrics.thresholds import Thresholds
@@ -28,12 +29,9 @@ ALWAYS = "Not for decisions about a person, such as on work, credit, health or s
 
 
 def sentences(predictions: Predictions, fitted: Thresholds, folder: Path) -> list[str]:
-    """The limits of a model, each a sentence or two.
+    """The limits of a model, each a sentence or two, from its scored test split in a folder, and the thresholds that serve.
 
-    Args:
-        predictions: the scored test split.
-        fitted: the thresholds that serve.
-        folder: of the scored split, with its slices and counterfactuals; in a folder of before both may be missing.
+    In a folder of before, slices and counterfactuals may be missing.
     """
     about = ABOUT_GOEMOTIONS if set(predictions.names) >= GOEMOTIONS else ()
     of_slices = slices.read(folder)
@@ -48,7 +46,7 @@ def sentences(predictions: Predictions, fitted: Thresholds, folder: Path) -> lis
     ]
 
 
-def _language(of_slices: Mapping[str, Sequence[str]], groups: Sequence[counterfactuals.CounterfactualRow]) -> list[str]:
+def _language(of_slices: Mapping[str, Sequence[str]], groups: Sequence[GroupChange]) -> list[str]:
     scripts = [one for one in of_slices.get("script", ()) if one != "none"]
     main = max(sorted(set(scripts)), key=scripts.count, default="")
     others = len(scripts) - scripts.count(main)
@@ -103,14 +101,14 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names) if more <= 1 else f"{', '.join(names[:MOST_NAMES])} and {more} more"
 
 
-def _groups(rows: Sequence[counterfactuals.CounterfactualRow]) -> list[str]:
-    most = max(rows, key=lambda row: row["decisions"], default=None)
-    if not most or not most["decisions"]:
+def _groups(changes: Sequence[GroupChange]) -> list[str]:
+    most = max(changes, key=lambda one: one.decisions.value, default=None)
+    if not most or not most.decisions.value:
         return []
+    share, low, high = most.decisions
     return [
-        f"Which group of people an English text names changes its labels: most for {most['group']}, in {most['decisions']:.1%} "
-        f"({most['decisions_low']:.1%} to {most['decisions_high']:.1%}) of {most['pairs']:,} pairs. Do not compare groups by predicted "
-        "labels."
+        f"Which group of people an English text names changes its labels: most for {most.group}, in {share:.1%} ({low:.1%} to "
+        f"{high:.1%}) of {most.pairs:,} pairs. Do not compare groups by predicted labels."
     ]
 
 

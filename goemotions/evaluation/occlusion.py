@@ -82,9 +82,7 @@ def to_score(texts: Sequence[str], occlusions: Sequence[Occlusion]) -> list[str]
 def contributions(occlusions: Sequence[Occlusion], probabilities: np.ndarray) -> list[np.ndarray]:
     """What each word of n texts contributes to each label, float32 [words, labels] per text, from -1 to 1.
 
-    Args:
-        occlusions: of the texts.
-        probabilities: of the texts of ``to_score``, float32 [n + removals, labels].
+    ``probabilities`` are those of the texts of ``to_score``, float32 [n + removals, labels].
     """
     result = []
     start = len(occlusions)
@@ -105,9 +103,7 @@ def deletion(
     Neural Network Has Learned"): the higher, the better the order.
 
     Args:
-        engine: the engine that scores.
-        texts: n texts.
-        words: of each text.
+        engine, texts, words: the engine, n texts, and the words of each.
         orders: positions of each text's words in the order of their removal.
         labels: the column of the label of each text.
 

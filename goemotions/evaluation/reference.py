@@ -73,11 +73,7 @@ class Content(TypedDict):
 
 
 def parse(stored: bytes, what: str = FILE) -> Reference:
-    """The reference in the content of its file.
-
-    Args:
-        stored: the content.
-        what: the file, for the message.
+    """The reference in the content of its file, which an error calls ``what``.
 
     Raises:
         DataError: it is damaged.

@@ -119,17 +119,10 @@ class RobustnessRow(TypedDict):
     shift: float
 
 
-def measure(engine: Engine, texts: Sequence[str], labels: np.ndarray, fitted: Thresholds, seed: int = 0) -> list[RobustnessRow]:
-    """One row for the texts as written, and one for each perturbation of them.
+def measure(engine: Engine, texts: Sequence[str], labels: np.ndarray, fitted: Thresholds) -> list[RobustnessRow]:
+    """One row for n texts as written, and one for each perturbation of them; labels bool [n, labels].
 
     Only the texts that a perturbation changes are scored again; the others keep their probabilities.
-
-    Args:
-        engine: the engine that scores.
-        texts: n texts.
-        labels: bool [n, labels].
-        fitted: the thresholds for all decisions.
-        seed: of the typos.
 
     Returns:
         The row of the texts as written first. If an engine's scores depend on the batch, no ``flips`` or ``shift`` is exactly 0.
@@ -137,7 +130,7 @@ def measure(engine: Engine, texts: Sequence[str], labels: np.ndarray, fitted: Th
     written, _ = engines.score(engine, texts)
     rows = [_row(AS_WRITTEN, np.zeros(len(texts), dtype=bool), written, written, labels, fitted)]
     for name, perturb in PERTURBATIONS.items():
-        generator = random.Random(seed)
+        generator = random.Random(0)
         perturbed = [perturb(text, generator) for text in texts]
         changed = np.array([after != text for after, text in zip(perturbed, texts, strict=True)], dtype=bool)
         probabilities = written.copy()

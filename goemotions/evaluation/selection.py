@@ -22,11 +22,7 @@ log = logging.getLogger(__name__)
 class CandidateScores:
     """What selection and gate compare of a model as one engine runs it; nothing of the test split is here.
 
-    Attributes:
-        profile: the profile that was trained.
-        validation: its scored validation split.
-        thresholds: its fitted thresholds.
-        latency: for one text of 20 tokens; None if it was not measured.
+    The latency is that for one text of 20 tokens; None if it was not measured.
     """
 
     profile: str
@@ -96,8 +92,8 @@ def select_winner(
 
     Args:
         candidates: their scores on the same rows of validation.
-        latency_budget_ms: limit of the latency; None if latency does not count at all.
-        quality_tolerance: what a faster model may lose; 0: the best wins unless a faster one is as good.
+        latency_budget_ms: None if latency does not count at all.
+        quality_tolerance: 0: the best wins unless a faster one is as good.
     """
     best = _best(candidates, latency_budget_ms)
     winner = best

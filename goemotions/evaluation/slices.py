@@ -83,17 +83,10 @@ def read(folder: Path) -> dict[str, list[str]]:
     return {kind: [row[kind] for row in rows] for kind in SLICES if rows and kind in rows[0]}
 
 
-def measure(predictions: Predictions, fitted: Thresholds, slices: Mapping[str, Sequence[str]], seed: int = 0) -> list[SliceRow]:
-    """One row for all texts, and one for each slice of each kind that has several.
-
-    Args:
-        predictions: a scored split of n rows.
-        fitted: the thresholds.
-        slices: per kind the slice of each row.
-        seed: of the bootstrap.
-    """
+def measure(predictions: Predictions, fitted: Thresholds, slices: Mapping[str, Sequence[str]]) -> list[SliceRow]:
+    """One row for all texts, and one for each slice of each kind that has several; ``slices``: per kind that of each row."""
     labels, predicted = predictions.labels, fitted.apply(predictions.probabilities)
-    drawn = bootstrap.weights(len(labels), RESAMPLES, seed)
+    drawn = bootstrap.weights(len(labels), RESAMPLES)
     everything = bootstrap.f1(labels, predicted, drawn)[1]
     rows = []
     for kind, values in {"all": ["all texts"] * len(labels), **slices}.items():

@@ -68,7 +68,6 @@ class Traffic:
     """Counts over texts.
 
     Attributes:
-        names: the labels.
         rows: the number of texts.
         predicted: how many of them have each label at the tuned thresholds, int [labels].
         predicted_sum: the sum of the label's probabilities over these, float [labels].

@@ -41,13 +41,7 @@ class Words(NamedTuple):
 def measure(
     engine: Engine, texts: Sequence[str], labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]
 ) -> Words | None:
-    """Explains the first correct predictions of each label.
-
-    Args:
-        engine: the engine that scores.
-        texts: n texts.
-        labels, predicted: the given and the predicted labels, bool [n, labels].
-        names: of the labels.
+    """Explains the first correct predictions of each label, from the given and the predicted labels, bool [n, labels].
 
     Returns:
         The words of each label, most telling first; None if no prediction is correct.

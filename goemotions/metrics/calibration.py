@@ -89,19 +89,10 @@ def platt(labels: np.ndarray, logits: np.ndarray) -> Calibrator:
 METHODS = {"none": none, "temperature": temperature, "platt": platt}
 
 
-def choose(labels: np.ndarray, logits: np.ndarray, seed: int = 0) -> tuple[Calibrator, list[MethodScores]]:
-    """The method with the lowest log loss on held-out rows, fitted on all rows.
-
-    Args:
-        labels: bool [n, labels], of validation.
-        logits: float [n, labels], of the same rows.
-        seed: of the folds.
-
-    Returns:
-        The calibrator, and the scores of every method.
-    """
+def choose(labels: np.ndarray, logits: np.ndarray) -> tuple[Calibrator, list[MethodScores]]:
+    """The method with the lowest log loss on held-out rows, fitted on all rows of validation; and the scores of every method."""
     logits = logits.astype(float)
-    fold = np.random.default_rng(seed).permutation(len(labels)) % FOLDS
+    fold = np.random.default_rng(0).permutation(len(labels)) % FOLDS
     rows: list[MethodScores] = []
     for method, fit in METHODS.items():
         held_out_logits = np.empty(logits.shape)

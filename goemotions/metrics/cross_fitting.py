@@ -39,13 +39,7 @@ def fold_numbers(rows: int, seed: int = 0) -> np.ndarray:
 def cross_fitted(labels: np.ndarray, probabilities: np.ndarray, fit: Fit) -> np.ndarray:
     """For each text and label the share of the draws in which it is predicted, by thresholds that were fitted on the other folds.
 
-    Args:
-        labels: bool [n, labels].
-        probabilities: float32 [n, labels].
-        fit: the strategy.
-
-    Returns:
-        float [n, labels]. Its macro F1 is that of ``StrategyResult.cross_fitted``.
+    Its macro F1 is that of ``StrategyResult.cross_fitted``.
     """
     predicted = np.zeros(labels.shape)
     for fold, folds in _draw(labels, probabilities):
@@ -66,11 +60,9 @@ def choose(
     Cross-fitted metrics are those of the decisions of all draws of the folds together.
 
     Args:
-        labels: bool [n, labels].
-        probabilities: float32 [n, labels].
+        labels, probabilities: bool and float32.
         strategy: ``best``, a name of ``STRATEGIES``, ``precision`` or ``recall``.
-        target_precision: of the strategy ``precision``.
-        target_recall: of the strategy ``recall``.
+        target_precision, target_recall: of the last two.
 
     Returns:
         The chosen thresholds, and the result of every strategy.
@@ -106,7 +98,7 @@ def _draw(labels: np.ndarray, probabilities: np.ndarray) -> Iterator[tuple[np.nd
 
 def _result(fit: Fit, drawn: Sequence[Sequence[Fold]]) -> StrategyResult:
     whole = SortedScores(drawn[0])
-    fitted = fit.to(whole)
+    fitted = fit(whole)
     held_out = add([_decision_counts(_fit_without(fold, folds, fit), fold) for folds in drawn for fold in folds])
     metrics = classification.decisions_from_counts(held_out, len(drawn) * whole.positives, len(drawn) * whole.rows)
     on_all = add([_decision_counts(fitted, fold) for fold in drawn[0]])
@@ -116,7 +108,7 @@ def _result(fit: Fit, drawn: Sequence[Sequence[Fold]]) -> StrategyResult:
 def _fit_without(held_out: Fold, folds: Sequence[Fold], fit: Fit) -> Thresholds:
     """Fitted on the other folds; if there is none, nothing is predicted."""
     others = [fold for fold in folds if fold is not held_out]
-    return fit.to(SortedScores(others)) if others else Thresholds("none", (NEVER,) * held_out.labels.shape[1])
+    return fit(SortedScores(others)) if others else Thresholds("none", (NEVER,) * held_out.labels.shape[1])
 
 
 def _decision_counts(fitted: Thresholds, fold: Fold) -> Counts:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from goemotions.metrics.thresholds import Thresholds
-
 
 @dataclass(frozen=True)
 class ExpectedQuality:
@@ -39,15 +37,3 @@ def expected_quality(predicted: np.ndarray, predicted_sum: np.ndarray, total_sum
     hits = np.asarray(predicted_sum, dtype=float)
     predictions, positives = np.asarray(predicted, dtype=float), np.asarray(total_sum, dtype=float)
     return ExpectedQuality(ratio(hits, predictions), ratio(hits, positives), ratio(2 * hits, predictions + positives))
-
-
-def expected_f1(probabilities: np.ndarray, thresholds: Thresholds) -> np.ndarray:
-    """The expected F1 per label, float [labels], of the predictions at thresholds.
-
-    Args:
-        probabilities: calibrated, float [n, labels].
-        thresholds: those at which labels are predicted.
-    """
-    predicted = thresholds.apply(probabilities)
-    sums = (probabilities * predicted).sum(axis=0, dtype=float), probabilities.sum(axis=0, dtype=float)
-    return expected_quality(predicted.sum(axis=0), *sums).f1

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,22 +26,13 @@ PULL = 0.3
 RISK, MIN_PREDICTED = 0.1, 100
 
 
-@dataclass(frozen=True)
-class Fit:
-    """A function that fits thresholds: called with labels and probabilities, or by ``to`` with rows that may be sorted already."""
-
-    to: Callable[[SortedScores], Thresholds]
-
-    def __call__(self, labels: np.ndarray, probabilities: np.ndarray) -> Thresholds:
-        return self.to(SortedScores.of(labels, probabilities))
+Fit = Callable[[SortedScores], Thresholds]
 
 
-@Fit
 def fixed(scores: SortedScores) -> Thresholds:
     return Thresholds("global-0.5", (0.5,) * scores.width)
 
 
-@Fit
 def global_tuned(scores: SortedScores) -> Thresholds:
     """The one threshold, in steps of 0.01, with the best macro F1."""
     hits, predicted = scores.grid_counts
@@ -50,7 +40,6 @@ def global_tuned(scores: SortedScores) -> Thresholds:
     return Thresholds("global-tuned", (float(GRID[f1.argmax()]),) * scores.width)
 
 
-@Fit
 def global_micro(scores: SortedScores) -> Thresholds:
     """The one threshold, in steps of 0.01, with the best micro F1."""
     hits, predicted = scores.grid_counts
@@ -58,13 +47,11 @@ def global_micro(scores: SortedScores) -> Thresholds:
     return Thresholds("global-micro", (float(GRID[f1.argmax()]),) * scores.width)
 
 
-@Fit
 def per_label(scores: SortedScores) -> Thresholds:
     """For each label the threshold with the best F1, midway to the next probability; 0.5 if it has no positive."""
     return Thresholds("per-label", tuple(_best_cut(columns) for columns in scores.columns))
 
 
-@Fit
 def per_label_smoothed(scores: SortedScores) -> Thresholds:
     """Per-label thresholds that do not depend on a handful of rows.
 
@@ -72,12 +59,11 @@ def per_label_smoothed(scores: SortedScores) -> Thresholds:
     (the best threshold is then half of that F1: Lipton et al. 2014). Each threshold is then moved towards the best common one.
     """
     cuts = np.array([_best_smoothed_cut(columns) for columns in scores.columns], dtype=np.float32)
-    common = np.asarray(global_micro.to(scores).values)
+    common = np.asarray(global_micro(scores).values)
     pulled = sigmoid((1 - PULL) * logit(cuts) + PULL * logit(common))
     return Thresholds("per-label-smoothed", tuple(np.where(scores.positives > 0, pulled, 0.5).astype(np.float32).tolist()))
 
 
-@Fit
 def top_k(scores: SortedScores) -> Thresholds:
     """The k labels with the highest probability; k with the best macro F1."""
     hits, predicted = (counts[:, 0] for counts in scores.top_k_counts)
@@ -85,7 +71,6 @@ def top_k(scores: SortedScores) -> Thresholds:
     return Thresholds("top-k", (0.0,) * scores.width, int(f1.argmax()) + 1)
 
 
-@Fit
 def top_k_floor(scores: SortedScores) -> Thresholds:
     """At most k labels, each with a probability of at least a floor; both with the best macro F1."""
     hits, predicted = (counts[:, 1:] for counts in scores.top_k_counts)
@@ -101,7 +86,6 @@ def for_precision(target: float) -> Fit:
     Test", section 3), by a binomial test that assumes independent predictions. If none passes, nothing is predicted.
     """
 
-    @Fit
     def fit(scores: SortedScores) -> Thresholds:
         from scipy.stats import binom
 
@@ -126,7 +110,6 @@ def for_recall(target: float) -> Fit:
     calibrator or an epoch chosen on the same rows makes it an approximation.
     """
 
-    @Fit
     def fit(scores: SortedScores) -> Thresholds:
         probabilities, shares = scores.positive_shares
         order = np.argsort(probabilities, kind="stable")

@@ -66,11 +66,7 @@ class StrategyResult:
 class ThresholdsFile:
     """``thresholds.json``: the chosen thresholds by label, the comparison of the strategies, and what they were fitted on.
 
-    Attributes:
-        thresholds: of the chosen strategy.
-        names: the labels, in the order of the thresholds.
-        comparison: the result of every strategy.
-        split, engine, digest: the Predictions that the thresholds were fitted on, and the data's digest.
+    ``names`` are the labels, in the order of the thresholds.
     """
 
     thresholds: Thresholds

@@ -58,8 +58,7 @@ def build_classifier(
     """Builds a pretrained encoder with a new head.
 
     Args:
-        profile: the encoder and its settings.
-        taxonomy: the labels of the head.
+        profile, taxonomy: the encoder with its settings, and the labels of the head.
         weights: the encoder's files, as ``encoder_files.resolve`` takes them.
         seed: seed of the head's initial weights.
 
@@ -79,7 +78,10 @@ def build_classifier(
                 f"{files.folder} holds no usable weights for {profile.name}: they {fault}: write the encoder itself, "
                 "without what wraps it, with save_pretrained(folder)"
             )
-        if _has_head(model, report):
+        # The head of a fine-tuned classifier was trained for other labels, or another order of them.
+        if any(
+            architectures.is_in_head(model, name) and name not in report["missing_keys"] for name, _ in model.named_parameters()
+        ):
             torch.manual_seed(seed)
             architectures.renew_head(model)
     architectures.set_head_dropout(model, profile.hyperparameters.dropout)
@@ -107,12 +109,6 @@ def _fault(model: transformers.PreTrainedModel, report: dict[str, Any], *, cut: 
         if inner.split(".")[0] in parts and not inner.endswith("_ids") and not left_out:
             return f"have {name}, for which a {model.config.model_type} with this config.json has no use"
     return ""
-
-
-def _has_head(model: transformers.PreTrainedModel, report: dict[str, Any]) -> bool:
-    """Whether weights of a fine-tuned classifier had a head, which was trained for other labels or another order of them."""
-    head = {name for name, _ in model.named_parameters() if architectures.is_in_head(model, name)}
-    return bool(head - report["missing_keys"])
 
 
 def load_tokenizer(profile: Profile, weights: str | EncoderFiles = "") -> transformers.PreTrainedTokenizerBase:

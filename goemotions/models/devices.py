@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import os
 import platform
 import re
@@ -21,7 +22,10 @@ log = logging.getLogger(__name__)
 
 VARIABLE = "GOEMOTIONS_DEVICE"
 CHOICES = ("auto", "gpu", "cpu")
+# Of the file system; tests have another one.
 ROOT = Path("/")
+# Where a container's quota and its period are, by version 2 of the kernel's control groups, and by version 1.
+QUOTAS = (("sys/fs/cgroup", ("cpu.max",)), ("sys/fs/cgroup/cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")))
 # The oldest driver that runs programs of a version of CUDA, by major versions.
 OLDEST_DRIVER = {"11": 450, "12": 525, "13": 580}
 DRIVER_LIBRARY = "libcuda.so.1"
@@ -30,12 +34,10 @@ LIBRARY_FOLDERS = ("usr/lib/x86_64-linux-gnu", "usr/lib/aarch64-linux-gnu", "usr
 MOUNTED_LIBRARIES = "usr/local/nvidia/lib64"
 
 
-def resolve(root: Path = ROOT, *, compute: bool = False) -> str:
+def resolve(*, compute: bool = False) -> str:
     """Returns the type of the device in torch's words, ``cuda`` or ``cpu``.
 
-    Args:
-        root: root of the file system; another one in tests.
-        compute: also try to compute on the GPU, which takes some of its memory until the process ends.
+    With ``compute``, it tries to compute on the GPU, too, which takes some of its memory until the process ends.
 
     Raises:
         BadArgument: GOEMOTIONS_DEVICE has another value.
@@ -46,12 +48,12 @@ def resolve(root: Path = ROOT, *, compute: bool = False) -> str:
         raise BadArgument(f"{VARIABLE} is {', '.join(CHOICES[:-1])} or {CHOICES[-1]}, not {choice!r}")
     if choice == "cpu":
         return "cpu"
-    reason = _why_unusable(root, compute)
+    reason = _why_unusable(compute)
     if not reason:
         return "cuda"
     if choice == "gpu":
         raise DeviceError(f"{reason} ({VARIABLE}=auto computes on the CPU instead)")
-    if _devices(root):
+    if _devices():
         _warn_once(f"computing on the CPU, because the GPU cannot be used: {reason}")
     return "cpu"
 
@@ -78,17 +80,24 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def diagnose(root: Path, cuda: str) -> str:
-    """The first part between torch and the GPU that is missing, with what to do; empty if all are there.
+def cpus() -> int:
+    """The number of cores that this process may use, by its affinity and its container's quota."""
+    available = len(os.sched_getaffinity(0))
+    for folder, names in QUOTAS:
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = (int(text) for name in names for text in (ROOT / folder / name).read_text().split())
+            # In version 1, -1 is no quota; in version 2 that is a word.
+            if quota > 0:
+                available = min(available, math.ceil(quota / period))
+    return max(available, 1)
 
-    Args:
-        root: root of the file system.
-        cuda: version of CUDA that torch was built for; empty for a build without it.
-    """
+
+def diagnose(cuda: str) -> str:
+    """The first part between torch, built for this version of CUDA, and the GPU that is missing, with what to do; empty if none is."""
     if not cuda:
         return "torch: this build computes on the CPU only: install a build for CUDA, as the images have it"
-    driver, oldest = _driver_version(root), OLDEST_DRIVER.get(cuda.partition(".")[0], 0)
-    assigned, devices = os.environ.get("NVIDIA_VISIBLE_DEVICES", ""), _devices(root)
+    driver, oldest = _driver_version(), OLDEST_DRIVER.get(cuda.partition(".")[0], 0)
+    assigned, devices = os.environ.get("NVIDIA_VISIBLE_DEVICES", ""), _devices()
     if not (driver or devices):
         return "driver: this node has no NVIDIA driver: use a node with a GPU, or install the driver (GPU operator, node image)"
     if driver and int(driver.partition(".")[0]) < oldest:
@@ -97,16 +106,16 @@ def diagnose(root: Path, cuda: str) -> str:
         return _why_no_device(assigned)
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1", "NoDevFiles"):
         return "CUDA_VISIBLE_DEVICES hides every GPU: remove the variable"
-    return _why_no_library(root)
+    return _why_no_library()
 
 
-def _why_unusable(root: Path, compute: bool) -> str:
+def _why_unusable(compute: bool) -> str:
     try:
         import torch
     except ModuleNotFoundError:
         return "torch: it is not installed: use the predictor's image for GPUs, or install the extra [train]"
     if not torch.cuda.is_available():
-        return diagnose(root, torch.version.cuda or "") or f"driver: {_cuda_error(torch)}"
+        return diagnose(torch.version.cuda or "") or f"driver: {_cuda_error(torch)}"
     return _cuda_error(torch) if compute else ""
 
 
@@ -124,12 +133,12 @@ def _why_no_device(assigned: str) -> str:
     )
 
 
-def _why_no_library(root: Path) -> str:
+def _why_no_library() -> str:
     searched = [part for part in os.environ.get("LD_LIBRARY_PATH", "").split(":") if part]
-    folders = [root / part.lstrip("/") for part in (*searched, *LIBRARY_FOLDERS)]
+    folders = [ROOT / part.lstrip("/") for part in (*searched, *LIBRARY_FOLDERS)]
     if any((folder / DRIVER_LIBRARY).exists() for folder in folders):
         return ""
-    if (root / MOUNTED_LIBRARIES / DRIVER_LIBRARY).exists():
+    if (ROOT / MOUNTED_LIBRARIES / DRIVER_LIBRARY).exists():
         return f"runtime: {DRIVER_LIBRARY} is in /{MOUNTED_LIBRARIES}: add this folder to LD_LIBRARY_PATH, as the images do"
     return (
         f"runtime: the container has the GPU's device, but not the driver's {DRIVER_LIBRARY}: "
@@ -137,15 +146,15 @@ def _why_no_library(root: Path) -> str:
     )
 
 
-def _devices(root: Path) -> list[Path]:
+def _devices() -> list[Path]:
     """The device files of GPUs."""
-    return [path for path in (root / "dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]
+    return [path for path in (ROOT / "dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]
 
 
-def _driver_version(root: Path) -> str:
+def _driver_version() -> str:
     """The version of the kernel's driver, which containers see even without a GPU; empty if there is none."""
     with contextlib.suppress(OSError):
-        first = (root / "proc/driver/nvidia/version").read_text(encoding="utf-8").partition("\n")[0]
+        first = (ROOT / "proc/driver/nvidia/version").read_text(encoding="utf-8").partition("\n")[0]
         if match := re.search(r"\b\d+\.\d+(\.\d+)?\b", first):
             return match.group()
     return ""

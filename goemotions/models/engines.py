@@ -5,9 +5,6 @@ Evaluation, batch scoring, the server and the MLflow model all call ``score``, s
 
 from __future__ import annotations
 
-import contextlib
-import math
-import os
 import queue
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,8 +17,7 @@ import numpy as np
 from goemotions.errors import DeviceError, ModelError
 from goemotions.metrics.probabilities import sigmoid
 from goemotions.models import devices, onnx_file
-from goemotions.models.engine_names import FILES as FILES
-from goemotions.models.engine_names import NAMES, Computation, canonical_name
+from goemotions.models.engine_names import FILES, NAMES, Computation, canonical_name
 from goemotions.models.tokenizer import TextEncoder, by_length
 
 if TYPE_CHECKING:
@@ -37,8 +33,6 @@ LENGTH_STEP = 4
 # Latency is that of a text of so many tokens, of one which every vocabulary has.
 LATENCY_TOKENS, WORD_ID = 20, 5
 LATENCY_RUNS = 200
-# Where a container's quota and its period are, by version 2 of the kernel's control groups, and by version 1.
-QUOTAS = (("sys/fs/cgroup", ("cpu.max",)), ("sys/fs/cgroup/cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")))
 # Texts that are tokenized at once and then batched by length: the more, the less padding, and the rarer a change of shape.
 WINDOW = 2048
 
@@ -100,11 +94,11 @@ class OpenVinoEngine:
 
         self.name = name
         self.encoder = encoder
-        self.workers = threads or cpus()
+        self.workers = threads or devices.cpus()
         # By default, OpenVINO computes in bf16 on CPUs that support it.
         options = {"NUM_STREAMS": self.workers, "INFERENCE_NUM_THREADS": self.workers, "INFERENCE_PRECISION_HINT": "f32"}
         # OpenVINO pins threads to the first cores in every process, so two engines with fewer threads than cores would share cores.
-        options["ENABLE_CPU_PINNING"] = self.workers == cpus()
+        options["ENABLE_CPU_PINNING"] = self.workers == devices.cpus()
         onnx_file.require_own_weights(path)
         try:
             core = openvino.Core()
@@ -172,40 +166,25 @@ def _computes_in_bf16() -> bool:
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
-def cpus(root: Path = Path("/")) -> int:
-    """Returns the number of cores that this process may use, by its affinity and its container's quota.
-
-    Args:
-        root: root of the file system; another one in tests.
-    """
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for folder, names in QUOTAS:
-        with contextlib.suppress(OSError, ValueError):
-            quota, period = (int(text) for name in names for text in (root / folder / name).read_text().split())
-            # In version 1, -1 is no quota; in version 2 that is a word.
-            if quota > 0:
-                available = min(available, math.ceil(quota / period))
-    return max(available, 1)
-
-
 def set_torch_threads(threads: int | None = None) -> None:
-    """Has torch compute on so many threads; by default on no more than ``cpus``.
+    """Has torch compute on so many threads; by default on no more than ``devices.cpus``.
 
     It counts the cores of a node. In a pod with a limit of fewer, all threads wait for those that the kernel stops.
     """
     import torch
 
-    torch.set_num_threads(threads or min(torch.get_num_threads(), cpus()))
+    torch.set_num_threads(threads or min(torch.get_num_threads(), devices.cpus()))
 
 
-def load(name: str, folder: Path, encoder: TextEncoder, *, threads: int | None = None) -> Engine:
+def load(name: str, folder: Path, encoder: TextEncoder, *, threads: int | None = None, precision: str = "") -> Engine:
     """Loads an engine.
 
     Args:
         name: a name of ``engine_names.NAMES``, or a former one.
         folder: a Model folder for torch, an Onnx folder for the others, or a bundle.
-        encoder: the model's tokenizer.
+        encoder: of the model.
         threads: CPU threads; by default one per core.
+        precision: of torch; by default as ``TorchEngine`` has it.
 
     Raises:
         ModelError: there is no such engine, it is not installed, its file is damaged, or the tokenizer is that of another model.
@@ -228,16 +207,11 @@ def load(name: str, folder: Path, encoder: TextEncoder, *, threads: int | None =
     device = torch.device(devices.resolve(compute=True))
     model = classifier.load_classifier(folder)
     _require_embeddings(folder, encoder, model.get_input_embeddings().num_embeddings)
-    return TorchEngine(model.to(device), encoder, device)
+    return TorchEngine(model.to(device), encoder, device, precision)
 
 
 def score(engine: Engine, texts: Sequence[str], progress: Progress = None) -> tuple[np.ndarray, np.ndarray]:
-    """Scores texts.
-
-    Args:
-        engine: the engine.
-        texts: n texts.
-        progress: called with the number of texts of each finished batch.
+    """Scores n texts; ``progress`` is called with the number of texts of each finished batch.
 
     Returns:
         Probabilities, float32 [n, labels], and whether each text was truncated, bool [n], in the order of the texts.

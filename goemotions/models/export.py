@@ -18,6 +18,7 @@ from goemotions.data.dataset import load_dataset
 from goemotions.errors import ModelError
 from goemotions.models import architectures, devices, engines, quantization
 from goemotions.models.classifier import load_classifier
+from goemotions.models.engine_names import FILES
 from goemotions.models.records import EXPORT_FILE, ExportRecord
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.storage import store
@@ -44,20 +45,16 @@ class _Logits(torch.nn.Module):
 def export(dataset: Path, model_folder: Path, output: Path) -> dict[str, ExportRecord]:
     """Writes an Onnx folder: ``model.onnx``, ``model.int8.onnx`` and ``export.json``.
 
-    Args:
-        dataset: a Dataset folder; training texts set the scales of int8, validation texts are scored to compare the engines.
-        model_folder: a Model folder.
-        output: the Onnx folder to write.
+    Texts of train set the scales of int8; texts of validation are scored to compare the engines.
 
     Returns:
-        The content of ``export.json``, by engine. Latencies are those of an ONNX engine on one thread, and of
-        torch on a GPU if there is one.
+        The content of ``export.json``, by engine. Torch has a latency on a GPU only.
 
     Raises:
         ModelError: the fp32 graph returns other probabilities than torch.
     """
     output.mkdir(parents=True, exist_ok=True)
-    float_path, int8_path = (output / file for file in engines.FILES.values())
+    float_path, int8_path = (output / file for file in FILES.values())
     encoder = TextEncoder.load(model_folder)
     splits, _ = load_dataset(dataset, ("train", "validation"))
     write_float(model_folder, float_path)
@@ -68,7 +65,7 @@ def export(dataset: Path, model_folder: Path, output: Path) -> dict[str, ExportR
     reference: np.ndarray | None = None
     for name, path in (
         ("torch", model_folder / "model.safetensors"),
-        *((name, output / file) for name, file in engines.FILES.items()),
+        *((name, output / file) for name, file in FILES.items()),
     ):
         engine = engines.load(name, path.parent, encoder, threads=LATENCY_THREADS)
         probabilities, _ = engines.score(engine, texts)

@@ -27,10 +27,7 @@ OPTIONAL = ("pad_token", "mask_token")
 def load(folder: Path, profile: Profile, fields: dict[str, Any]) -> PreTrainedTokenizerBase:
     """Loads the tokenizer of an encoder's folder. It has a pad token, and each of its ids and positions has an embedding.
 
-    Args:
-        folder: the folder.
-        profile: the profile whose encoder it is.
-        fields: the folder's ``config.json``.
+    ``fields`` are those of the folder's ``config.json``.
 
     Raises:
         ModelError: it has no pad token or lacks another special token, or the encoder has no embedding for an id or a position.

@@ -207,13 +207,10 @@ class Teacher:
 
 
 def teachers(names: str | Iterable[str]) -> list[Teacher]:
-    """Reads the names of teachers.
+    """Reads the names of teachers: a list of them, or a text in which a ``+`` separates them.
 
     They are ``mpnet`` or ``mpnet@4`` for one (with seed 1, or 4), ``mpnet:3`` for those of seeds 1 to 3, or what has a ``/``: the
     folder or ``s3://`` prefix of a trained model.
-
-    Args:
-        names: a list of them, or a text in which a ``+`` separates them.
 
     Raises:
         BadAddress: a location has another form.

@@ -28,14 +28,7 @@ SMALLEST_WEIGHT = 1024
 
 
 def write(source: Path, path: Path, encoder: TextEncoder, texts: Sequence[str]) -> None:
-    """Quantizes an fp32 graph.
-
-    Args:
-        source: the ONNX file to read.
-        path: the ONNX file to write.
-        encoder: the model's tokenizer.
-        texts: those that set the scales of the activations.
-    """
+    """Quantizes the fp32 graph in the file ``source`` into the file ``path``; the texts set the scales of the activations."""
     # NNCF reads it when it is imported, and sends telemetry without it.
     os.environ.setdefault("NNCF_CI", "1")
     import nncf

@@ -6,7 +6,8 @@ A server reads them too, so this module needs neither torch nor SciPy.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,11 +94,9 @@ class TrainingRecord(RunRecord):
         """
         path = folder / TRAINING_FILE
         content = read_json(path)
-        try:
+        with _damage_named(path):
             strict_json.require(content, cls, str(path))
             return cls(**{**_known(cls, content), "calibration": CalibrationRecord(**content["calibration"])})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _damaged(path) from error
 
 
 def read_runs(path: Path) -> list[RunRecord]:
@@ -106,12 +105,10 @@ def read_runs(path: Path) -> list[RunRecord]:
     Raises:
         ModelError: the file is missing, damaged, or lacks a field.
     """
-    try:
+    with _damage_named(path):
         content = strict_json.read(path)
         strict_json.require(content, list[RunRecord], str(path))
         return [RunRecord.parse(entry) for entry in content]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path) from error
 
 
 def all_runs(teachers: Iterable[RunRecord]) -> dict[str, RunRecord]:
@@ -146,11 +143,9 @@ def read_exports(folder: Path) -> dict[str, ExportRecord]:
     """
     path = folder / EXPORT_FILE
     content = read_json(path)
-    try:
+    with _damage_named(path):
         strict_json.require(content, dict[str, ExportRecord], str(path))
         return {canonical_name(engine): ExportRecord(**entry) for engine, entry in content.items()}
-    except (ValueError, TypeError) as error:
-        raise _damaged(path) from error
 
 
 def read_json(path: Path, *required: str) -> dict[str, Any]:
@@ -159,17 +154,19 @@ def read_json(path: Path, *required: str) -> dict[str, Any]:
     Raises:
         ModelError: the file is missing or damaged, or lacks a required key.
     """
-    try:
+    with _damage_named(path):
         content = strict_json.read(path)
         if not isinstance(content, dict) or not content.keys() >= set(required):
             raise ValueError(f"no object with {required}")
         return content
-    except ValueError as error:
-        raise _damaged(path) from error
 
 
-def _damaged(path: Path) -> ModelError:
-    return ModelError(f"{path} is missing or damaged: give a folder that `goemotions train` or `register` made")
+@contextmanager
+def _damage_named(path: Path) -> Generator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path} is missing or damaged: give a folder that `goemotions train` or `register` made") from error
 
 
 def _known(record: type[RunRecord], content: dict[str, Any]) -> dict[str, Any]:

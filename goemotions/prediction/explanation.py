@@ -29,14 +29,7 @@ class Explanation(TypedDict):
 def explain(
     predictor: Predictor, texts: Sequence[str], options: Options, removals: int = defaults.REMOVALS
 ) -> tuple[list[Prediction], list[Explanation]]:
-    """Predictions for n texts, and the explanation of each; both in order.
-
-    Args:
-        predictor: the bundle and its engine.
-        texts: the texts.
-        options: how labels are chosen; each chosen label is explained.
-        removals: most removals per text; with more, fewer words share one.
-    """
+    """Predictions for n texts, and the explanation of each; both in order. With more ``removals`` per text, fewer words share one."""
     occlusions = [occlusion.occlude(predictor.engine.encoder, text, removals) for text in texts]
     probabilities, truncated = engines.score(predictor.engine, occlusion.to_score(texts, occlusions))
     return describe(predictor, occlusions, probabilities, truncated, options)
@@ -47,12 +40,7 @@ def describe(
 ) -> tuple[list[Prediction], list[Explanation]]:
     """Predictions and explanations of n texts.
 
-    Args:
-        predictor: the bundle and its engine.
-        occlusions: of the texts.
-        probabilities: of the texts of ``occlusion.to_score``, float32 [n + removals, labels].
-        truncated: whether each of those was truncated, bool [n + removals].
-        options: how labels are chosen.
+    ``probabilities``, float32 [n + removals, labels], and ``truncated``, bool, are those of the texts of ``occlusion.to_score``.
     """
     count = len(occlusions)
     predictions = predictor.predictions(probabilities[:count], truncated[:count], options)

@@ -71,15 +71,13 @@ def score_file(
     """Labels the rows of a file, in constant memory.
 
     The output holds every column and row of the input, in order, and the columns ``labels`` (best first; joined by ``|`` in CSV and
-    TSV, otherwise a list), ``truncated`` and ``p/<label>``. A row without a text gets no labels and no probabilities. A column of the
-    input that is called like one of these is kept as ``input/labels`` and so on.
+    TSV, otherwise a list), ``truncated`` and, with ``all_scores``, ``p/<label>``. A row without a text gets no labels and no
+    probabilities. A column of the input that is called like one of these is kept as ``input/labels`` and so on.
 
     Args:
-        predictor: a loaded predictor.
         input: a file in any format of `goemotions.data.tables`.
         output: the file to write, in the format of its extension; it replaces a file of this name when it is complete.
         column: the column with the texts; a number for a CSV or TSV file without a header.
-        all_scores: add the probability of each label.
         for_spreadsheet: in CSV and TSV, texts that begin like a formula get an apostrophe.
 
     Raises:

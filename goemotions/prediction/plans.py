@@ -70,10 +70,7 @@ class Plan:
 
     Attributes:
         input: location of the input; ``files`` has its files by name.
-        column: the column with the texts.
-        all_scores: whether the probability of each label is added.
-        bundle: location of the bundle.
-        bundle_digest: of the bundle (``Bundle.digest``).
+        bundle, bundle_digest: its location, and its ``Bundle.digest``.
         shards: in the order of the rows.
         digest: of the whole plan; each scored shard holds it.
     """
@@ -102,16 +99,12 @@ def plan(
     all_scores: bool = True,
     shard_rows: int = defaults.SHARD_ROWS,
 ) -> Plan:
-    """The plan of an output: the stored one, or a new one if there is none.
+    """The plan of an output, a folder or S3 prefix: the stored one, or a new one if there is none.
 
     Args:
         input: a folder or S3 prefix of files in any format of `goemotions.data.tables`, or one such file.
-        output: folder or S3 prefix for the scored shards.
         reference: an alias, a version number, or a location of a bundle; an alias is resolved once.
-        model_name: name of the registered model.
         column: the column with the texts; a number for CSV or TSV files without a header.
-        all_scores: add the probability of each label.
-        shard_rows: most rows of a shard.
 
     Raises:
         DataError: the input has no rows, or its files differ in their columns; or the output is
@@ -202,22 +195,19 @@ def read(output: str, digest: str = "") -> Plan:
 
 def _read(output: str) -> dict[str, Any]:
     try:
-        content = strict_json.parse(store.read(output, PLAN, MOST_BYTES), PLAN, MOST_BYTES)
-        if not isinstance(content, dict):
-            raise TypeError
-    except (ValueError, TypeError) as error:
-        raise _unreadable(output) from error
-    if content.get("format") != FORMAT:
-        raise DataError(
-            f"{output}: {PLAN} is of another version of this package and lacks the state of the input: score into another folder"
-        )
-    if content.get("digest") != _digest({name: value for name, value in content.items() if name != "digest"}):
-        raise _unreadable(output)
-    try:
+        content: dict[str, Any] = strict_json.parse(store.read(output, PLAN, MOST_BYTES), PLAN, MOST_BYTES)
+        if content.get("format") != FORMAT:
+            raise DataError(
+                f"{output}: {PLAN} is of another version of this package and lacks the state of the input: score into another folder"
+            )
+        if content.get("digest") != _digest({name: value for name, value in content.items() if name != "digest"}):
+            raise ValueError("it was changed")
         strict_json.require(content, Content, PLAN)
         _require_within(content)
-    except (ValueError, TypeError) as error:
-        raise _unreadable(output) from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{output} has no readable {PLAN}: it is missing or damaged; plan the scoring into an empty folder before shards are scored"
+        ) from error
     return content
 
 
@@ -235,12 +225,6 @@ def _require_within(content: dict[str, Any]) -> None:
             raise ValueError("a shard is none of a file of the input")
     if len({shard.name for shard in shards}) < max(len(shards), 1) or len(names) < len(content["request"]["files"]):
         raise ValueError("there is no shard, or a name is there twice")
-
-
-def _unreadable(output: str) -> DataError:
-    return DataError(
-        f"{output} has no readable {PLAN}: it is missing or damaged; plan the scoring into an empty folder before shards are scored"
-    )
 
 
 def _digest(content: dict[str, Any]) -> str:

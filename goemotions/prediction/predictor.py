@@ -57,8 +57,7 @@ class Predictor:
         """Verifies the bundle in a folder and loads an engine: ``engine``, or the one that suits bundle and hardware if it is empty.
 
         Args:
-            folder: the bundle.
-            engine: the name of an engine whose weights the bundle holds.
+            folder, engine: the bundle, and the name of an engine whose weights it holds.
             threads: CPU threads of the engine; by default one per core.
             is_verified: every file has been compared with the manifest already, as by ``references.as_folder``.
 

@@ -45,12 +45,7 @@ class Rows:
 
 
 def open_rows(name: str, opener: Opener, text_column: str) -> Rows:
-    """Opens a file.
-
-    Args:
-        name: its name; the ending says its format.
-        opener: opens it for reading and seeking.
-        text_column: the column with the texts; a number for a CSV or TSV file without a header.
+    """Opens a file, whose ending says its format; the text column is a number for a CSV or TSV file without a header.
 
     Raises:
         DataError: the file cannot be read, is damaged or has no columns. Also raised while rows are read.

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from goemotions import strict_json
 from goemotions.data import columnar
 from goemotions.errors import DataError, FileChanged, StorageError, WorkflowError
-from goemotions.models import engines
+from goemotions.models import devices
 from goemotions.prediction import files, plans
 from goemotions.prediction.files import ScoringSummary
 from goemotions.prediction.plans import PLAN, Plan, Shard, open_input
@@ -92,7 +92,7 @@ def score(
             loaded = predictor or Predictor.load(folder, threads=threads, is_verified=True)
             scored = (_score_shard(loaded, planned, output, shard) for shard in shards)
         else:
-            scored = _in_processes(planned, output, shards, folder, workers, threads or max(1, engines.cpus() // workers))
+            scored = _in_processes(planned, output, shards, folder, workers, threads or max(1, devices.cpus() // workers))
         for rows in scored:
             progress.update(rows)
 

@@ -64,7 +64,7 @@ class CandidateArtifacts:
             for row in rows
             if row["texts"] >= slices.FEW_TEXTS
         }
-        return of_slices | {f"test/swapped_names/{row['group']}/changed_decisions": row["decisions"] for row in groups}
+        return of_slices | {f"test/swapped_names/{one.group}/changed_decisions": one.decisions.value for one in groups}
 
     def load_engine(self, variant: Variant, threads: int | None = None) -> Engine:
         """The engine that serves the variant; on one thread to measure its latency."""

@@ -7,7 +7,7 @@ from goemotions.models import profiles
 from goemotions.models.records import RunRecord, all_runs
 from goemotions.report import use_cases
 from goemotions.report.document import Cell, Section, Table
-from goemotions.report.published import HALF, OFFICIAL_DIGEST, PREVIOUS, PUBLISHED, PublishedMetrics
+from goemotions.report.published import HALF, OFFICIAL_DIGEST, PREVIOUS, PUBLISHED, Published
 from goemotions.report.result import HEADLINE, Result, best, duration, milliseconds, signed, teacher_title, title_of
 
 HEADLINE_TITLES = tuple(map(title_of, HEADLINE))
@@ -123,7 +123,7 @@ def _figures(result: Result) -> dict[str, Cell]:
     }
 
 
-def _previous_figures(reference: PublishedMetrics) -> dict[str, Cell]:
+def _previous_figures(reference: Published) -> dict[str, Cell]:
     metrics = {title_of(name): getattr(reference, name, None) for name in PREVIOUS_METRICS}
     rest = {
         "parameters": profiles.PROFILES[reference.model].encoder.parameters,

@@ -61,10 +61,7 @@ class Section:
     """A heading, followed by text, highlights, code, figures, tables and private tables, in this order.
 
     Attributes:
-        title: the heading.
-        text: paragraphs of plain text.
-        highlights: the few numbers that matter most.
-        code: command lines.
+        text, code: paragraphs of plain text, and command lines.
         private: tables with users' texts. They appear on the HTML page only, since the Markdown and the CSV files are published.
         level: level of the heading: 2, or 3 for a subsection.
     """

@@ -78,7 +78,7 @@ def summary(report: DriftReport) -> str:
     time = f" from {_time(report.start) or 'the start of the server'} to {_time(report.end)}" if report.end else ""
     if not report.rows:
         return f"Nothing to compare: no text of {report.model} version {report.version}{time} ({report.source})."
-    count = sum(test.alarm for test in report.tests)
+    count = len(report.alarms)
     few = f" (of {report.rows:,} texts, only the largest shifts are detected)" if report.rows < FEW_TEXTS else ""
     outcome = f"Drift: {count} of {len(report.tests)} tests are alarms." if report.drifted else f"No drift{few}."
     return (
@@ -89,8 +89,7 @@ def summary(report: DriftReport) -> str:
 
 def lines(report: DriftReport) -> list[str]:
     """The report for a terminal: its summary, what is missing, and the alarms, largest first."""
-    alarms = [test for test in report.tests if test.alarm]
-    table = [f"{_words(one.name):<15} {one.label:<15} effect {_effect(one):<14} p {one.p_value:.1e}" for one in alarms]
+    table = [f"{_words(one.name):<15} {one.label:<15} effect {_effect(one):<14} p {one.p_value:.1e}" for one in report.alarms]
     return [summary(report), *(f"not compared: {one}" for one in report.missing), *table]
 
 

@@ -38,7 +38,7 @@ def error_section(result: Result, texts: dict[str, str]) -> Section:
     names, ids, labels = result.validation.names, result.validation.ids, result.validation.labels
     probabilities = result.validation.probabilities
     confused = error_analysis.confused(names, labels, result.thresholds.apply(probabilities))
-    likely = error_analysis.likely_label_errors(names, ids, labels, probabilities, most=labels.size)
+    likely = error_analysis.likely_label_errors(names, ids, labels, probabilities)
     listed = [
         row for kind in ("missing", "superfluous") for row in [row for row in likely if row["kind"] == kind][:LABEL_ERRORS]
     ]

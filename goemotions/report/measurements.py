@@ -83,14 +83,8 @@ def seeds(rows: list[dict[str, str]]) -> Section | None:
 
 def _mean(rows: list[dict[str, str]], name: str) -> str:
     values = np.array([float(row[name]) for row in rows])
-    low, high = mean_interval(values)
-    return f"{values.mean():.4f} ({low:.4f} to {high:.4f})"
-
-
-def mean_interval(values: np.ndarray) -> tuple[float, float]:
-    """The 95% interval of the mean of a normal distribution, from float [n] with n > 1."""
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-    return float(values.mean() - half), float(values.mean() + half)
+    mean, half = values.mean(), stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return f"{mean:.4f} ({mean - half:.4f} to {mean + half:.4f})"
 
 
 def ablations(rows: list[dict[str, str]]) -> Section:

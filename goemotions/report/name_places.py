@@ -40,13 +40,10 @@ def with_places(rows: Sequence[Mapping[str, Any]], x: np.ndarray, y: np.ndarray,
     placed = list(rows)
     for i in np.argsort(across, kind="stable"):
         half = HALF_LETTER * len(rows[i][key])
-
-        def box(place: Mapping[str, Any], i: int = i, half: float = half) -> tuple[float, float, float]:
-            return across[i] + place["dx"] + half * np.sign(place["dx"]), down[i] + place["dy"], half
-
-        free = [place for place in NAME_PLACES if _is_free(*box(place), occupied)]
-        placed[i] = {**rows[i], **(free or NAME_PLACES)[0]}
-        occupied.append(box(placed[i]))
+        boxes = [(across[i] + place["dx"] + half * np.sign(place["dx"]), down[i] + place["dy"], half) for place in NAME_PLACES]
+        chosen = next((number for number, box in enumerate(boxes) if _is_free(*box, occupied)), 0)
+        placed[i] = {**rows[i], **NAME_PLACES[chosen]}
+        occupied.append(boxes[chosen])
     return [dict(row) for row in placed]
 
 

@@ -63,14 +63,12 @@ def write(
     table without texts as CSV.
 
     Args:
-        dataset_folder: the Dataset folder.
-        candidates: for each variant the folders of every profile.
+        dataset_folder, candidates: the Dataset, and for each variant the folders of every profile.
         output: the folder to write.
         registered: what ``registration.register`` returned, for the sections on versions and artifacts.
         model_name: name of the registered model, for the commands that download it.
         latency_budget_ms, quality_tolerance: the rule of the recommendation for CPUs, as ``registration.register`` takes them.
-        used: what the steps of the run used; None for those that wrote the artifacts.
-        prices: of that.
+        used, prices: what the steps of the run used (None for those that wrote the artifacts), and the prices of that.
         drift_report: of the model that is served, for a section on it.
         commit: that of the code which writes the report.
     """

@@ -192,6 +192,11 @@ def signed(value: float) -> str:
     return f"{value:+.4f}"
 
 
+def judged(low: float, high: float) -> str:
+    """What the 95% interval of a difference says."""
+    return "worse" if high < 0 else "better" if low > 0 else "no clear difference"
+
+
 def with_interval(values: np.ndarray) -> str:
     """A metric with its 95% interval; ``values`` are float [resamples + 1], the metric on all rows first."""
     low, high = bootstrap.interval(values)

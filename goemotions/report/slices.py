@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from goemotions.evaluation import counterfactuals, limitations, slices, words
 from goemotions.report.document import Row, Section, Table
-from goemotions.report.result import Result
+from goemotions.report.result import Result, judged
 
 
 def limits_section(result: Result) -> Section:
@@ -49,9 +49,7 @@ def _slices(result: Result) -> list[Section]:
 
 
 def _verdict(row: slices.SliceRow) -> str:
-    if row["texts"] < slices.FEW_TEXTS:
-        return "too few texts"
-    return "worse" if row["difference_high"] < 0 else "better" if row["difference_low"] > 0 else "no clear difference"
+    return "too few texts" if row["texts"] < slices.FEW_TEXTS else judged(row["difference_low"], row["difference_high"])
 
 
 def _groups(result: Result) -> list[Section]:
@@ -59,28 +57,20 @@ def _groups(result: Result) -> list[Section]:
     scored = counterfactuals.read(result.artifacts.test, names)
     if not scored:
         return []
-    rows = counterfactuals.measure(scored, result.thresholds, names)
-    changes = counterfactuals.measure_labels(scored, result.thresholds, names)
+    changes = counterfactuals.measure(scored, result.thresholds, names)
     summary: list[Row] = [
         [
-            row["group"],
-            row["pairs"],
-            f"{row['decisions']:.1%} ({row['decisions_low']:.1%} to {row['decisions_high']:.1%})",
-            _points(row["difference"], row["difference_low"], row["difference_high"]),
-            f"{row['label']}: {100 * row['label_difference']:.2f}",
+            one.group,
+            one.pairs,
+            "{:.1%} ({:.1%} to {:.1%})".format(*one.decisions),
+            _points(one.difference),
+            f"{one.most}: {100 * one.by_label[one.most].value:.2f}",
         ]
-        for row in rows
+        for one in changes
     ]
     by_label: list[Row] = [
-        [
-            label,
-            *(
-                _points(change.difference, change.low, change.high) + (f", {change.changed}" if change.changed else "")
-                for change in changes
-                if change.label == label
-            ),
-        ]
-        for label in names
+        [name, *(_points(one.by_label[name]) + (f", {one.flips[name]}" if one.flips[name] else "") for one in changes)]
+        for name in names
     ]
     return [
         Section(
@@ -95,14 +85,14 @@ def _groups(result: Result) -> list[Section]:
             ),
             (
                 Table(("group", "pairs", "other labels", "mean change", "changes most"), summary),
-                Table(("label", *(row["group"] for row in rows)), by_label),
+                Table(("label", *(one.group for one in changes)), by_label),
             ),
         )
     ]
 
 
-def _points(value: float, low: float, high: float) -> str:
-    return f"{100 * value:.2f} ({100 * low:.2f} to {100 * high:.2f})"
+def _points(change: counterfactuals.Estimate) -> str:
+    return "{:.2f} ({:.2f} to {:.2f})".format(*(100 * value for value in change))
 
 
 def _words(result: Result, texts: Sequence[str]) -> list[Section]:

@@ -11,7 +11,7 @@ from goemotions.registry.bundle import Variant
 from goemotions.registry.registered_versions import RegisteredVersion
 from goemotions.report import figures
 from goemotions.report.document import Figure, Highlight, Section
-from goemotions.report.result import Result, best, duration, milliseconds, signed, title_of
+from goemotions.report.result import Result, best, duration, judged, milliseconds, signed, title_of
 
 # Of two models whose size, latency or duration differ by less, neither is called smaller or faster.
 NOTABLE_RATIO = 1.1
@@ -141,8 +141,7 @@ def section(results: list[Result], winner: Result) -> Section:
 def verdict(one: Result, other: Result, metric: str) -> tuple[float, str]:
     """The difference of a metric on test, and whether its paired 95% interval makes it better, worse, or neither."""
     differences = one.bootstrapped[metric] - other.bootstrapped[metric]
-    low, high = bootstrap.interval(differences)
-    return float(differences[0]), "no clear difference" if low <= 0 <= high else "worse" if high < 0 else "better"
+    return float(differences[0]), judged(*bootstrap.interval(differences))
 
 
 def _latency(result: Result) -> float | None:

@@ -212,12 +212,11 @@ class _Server(uvicorn.Server):
 
 
 def _service(settings: Settings) -> Service:
-    from goemotions.models import engines
     from goemotions.prediction.predictor import Predictor
     from goemotions.serving.service import Service
     from goemotions.serving.traffic.shadow import Shadow
 
-    threads = settings.threads or max(1, engines.cpus() // settings.workers)
+    threads = settings.threads or max(1, devices.cpus() // settings.workers)
     predictor = Predictor.load(settings.folder, engine=settings.engine, threads=threads, is_verified=True)
     service = Service(
         predictor,

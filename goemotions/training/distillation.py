@@ -31,10 +31,9 @@ def train_teachers(
 
     Args:
         fit: trains one network.
-        profile: the student's.
+        profile, seed: the student's; teachers have the following seeds.
         train: the train split, which each teacher is trained on.
         transfer: token ids of the m texts of the transfer set.
-        seed: the student's; teachers have the following ones.
         location: folder or S3 prefix of the student's checkpoints, below which those of the teachers go; empty for none.
 
     Returns:
@@ -56,16 +55,9 @@ def score(teacher: TrainingLoop, rows: Rows) -> np.ndarray:
 
 
 def blend(profile: Profile, train: TokenizedSplit, transfer: Rows, probabilities: np.ndarray) -> TokenizedSplit:
-    """Returns what a student is trained on.
+    """Returns what a student is trained on, from the teachers' mean probabilities, float32 [n + m, labels].
 
-    Args:
-        profile: the student's.
-        train: the train split, n rows.
-        transfer: token ids of the m texts of the transfer set.
-        probabilities: the teachers' mean, float32 [n + m, labels].
-
-    Returns:
-        The n rows with targets of which a share is that mean, and the m texts, whose target it is.
+    It is the n rows of train with targets of which a share is that mean, and the m texts of the transfer set, whose target it is.
     """
     weight = profile.hyperparameters.distillation_weight
     of_train, of_transfer = np.split(probabilities, [len(train.rows)])

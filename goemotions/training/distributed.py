@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 
 from goemotions.errors import Interrupted, TrainingError
 from goemotions.models import devices, engines
@@ -26,19 +27,13 @@ SHUTDOWN_SECONDS = 30
 
 
 def launch(processes: int, function: Callable[..., T], *arguments: Any) -> T:
-    """Calls a function in several connected processes, and returns what the first one returned.
-
-    Args:
-        processes: number of processes: one per GPU, or any number on a CPU.
-        function: a function of a module, so that it can be pickled.
-        arguments: its arguments, which must be picklable too.
+    """Calls a function in several connected processes, and returns what the first one returned; all that is passed is pickled.
 
     Raises:
         TrainingError: a process failed, and the others were ended.
         Interrupted: SIGTERM or SIGINT, which was passed on to all processes.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     config = LaunchConfig(
@@ -65,21 +60,16 @@ def launch(processes: int, function: Callable[..., T], *arguments: Any) -> T:
     return result
 
 
-def _member(function: Callable[..., Any], *arguments: Any) -> Any:
-    from torch.distributed.elastic.multiprocessing.errors import record
-
-    # ``record`` passes exceptions to the launcher through a file.
-    return record(_joined)(function, *arguments)
-
-
-def _joined(function: Callable[..., T], *arguments: Any) -> T:
+# Passes exceptions to the launcher through a file.
+@record
+def _member(function: Callable[..., T], *arguments: Any) -> T:
     local = int(os.environ["LOCAL_RANK"])
     try:
         on_gpus = devices.resolve() == "cuda"
         if on_gpus:
             torch.cuda.set_device(local)
         else:
-            engines.set_torch_threads(max(1, engines.cpus() // int(os.environ["LOCAL_WORLD_SIZE"])))
+            engines.set_torch_threads(max(1, devices.cpus() // int(os.environ["LOCAL_WORLD_SIZE"])))
         # Objects and flags are exchanged between CPUs, so that no step waits for a GPU to read a flag.
         backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
         torch.distributed.init_process_group(backend, timeout=WAIT)

@@ -6,7 +6,7 @@ import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -14,7 +14,6 @@ from goemotions import addresses
 from goemotions.data.dataset import load_dataset
 from goemotions.errors import BadArgument
 from goemotions.models import devices, profiles
-from goemotions.models.profiles import Teacher
 from goemotions.models.records import RunRecord, TrainingRecord
 from goemotions.registry import tracking
 from goemotions.training import distributed, hardware, trained_teachers, trainer
@@ -27,12 +26,6 @@ Record = TypeVar("Record", bound=RunRecord)
 def run(dataset: Path, output: Path, profile: str, options: TrainOptions) -> TrainingRecord:
     """Trains with ``trainer.train``, in one process per GPU, and logs to MLflow if the options name a pipeline run.
 
-    Args:
-        dataset, output, profile, options: as ``trainer.train`` takes them.
-
-    Returns:
-        The content of ``training.json``.
-
     Raises:
         BadAddress: the weights or the checkpoints have an unknown form.
         DeviceError: this process was given a GPU and cannot use it.
@@ -40,20 +33,15 @@ def run(dataset: Path, output: Path, profile: str, options: TrainOptions) -> Tra
     """
     addresses.location(options.weights, "the weights")
     addresses.location(options.checkpoint_location, "the checkpoints")
-    return _launch(trainer.train, dataset, output, profile, options)
+    train = functools.partial(trainer.train, dataset, output, profile, options)
+    return _launch(train, profile, dataset, options)
 
 
 def teach(dataset: Path, output: Path, teacher: str, options: TrainOptions, store: str = "") -> RunRecord:
     """Trains one teacher with ``trainer.teach``, in one process per GPU, and logs to MLflow if the options name a pipeline run.
 
-    A model that is trained only scores (``trained_teachers.teach``).
-
-    Args:
-        dataset, output, options, store: as ``trainer.teach`` takes them.
-        teacher: its name, such as ``mpnet@1``, or location.
-
-    Returns:
-        The record of its run.
+    ``teacher`` is its name, such as ``mpnet@1``, or the location of a model that is trained, which only scores
+    (``trained_teachers.teach``).
 
     Raises:
         BadArgument: the name is that of several teachers.
@@ -65,31 +53,26 @@ def teach(dataset: Path, output: Path, teacher: str, options: TrainOptions, stor
         raise BadArgument(f"{teacher} names {len(named)} teachers: a step trains one, such as {named[0]}")
     if named[0].location:
         return trained_teachers.teach(dataset, output, named[0].location, options, store)
-    return _launch(trainer.teach, dataset, output, named[0], options, store)
+    train = functools.partial(trainer.teach, dataset, output, named[0], options, store)
+    return _launch(train, str(named[0]), dataset, options)
 
 
-def _launch(
-    train: Callable[..., Record], dataset: Path, output: Path, network: str | Teacher, options: TrainOptions, *others: Any
-) -> Record:
-    """Calls ``trainer.train`` or ``trainer.teach`` in as many processes as the options or the GPUs say."""
+def _launch(train: Callable[..., Record], network: str, dataset: Path, options: TrainOptions) -> Record:
+    """Trains in as many processes as the options or the GPUs say."""
     count = options.processes or (torch.cuda.device_count() if devices.resolve() == "cuda" else 1)
     log.info("training on %s", hardware.describe())
-    start = functools.partial(_logged, train, dataset, output, network, options, *others)
+    start = functools.partial(_logged, train, network, dataset, options)
     return start() if count == 1 else distributed.launch(count, start)
 
 
-def _logged(
-    train: Callable[..., Record], dataset: Path, output: Path, network: str | Teacher, options: TrainOptions, *others: Any
-) -> Record:
+def _logged(train: Callable[..., Record], network: str, dataset: Path, options: TrainOptions) -> Record:
     """Trains in this process. The first one logs recipe, metrics and duration to the run of the network, if there is a pipeline run."""
     if not (options.pipeline_run and distributed.is_first()):
-        return train(dataset, output, network, options, *others)
+        return train()
     info = load_dataset(dataset, splits=())[1]
-    with tracking.step(options.pipeline_run, str(network)) as run:
+    with tracking.step(options.pipeline_run, network) as run:
         run.log_dataset(info)
-        record = train(
-            dataset, output, network, options, *others, on_epoch=lambda epoch, metrics: run.log_metrics(metrics, epoch)
-        )
+        record = train(on_epoch=lambda epoch, metrics: run.log_metrics(metrics, epoch))
         run.log_missing(record.history)
         measured = {key: getattr(record, key) for key in ("seed", "precision", "processes")}
         run.log_parameters({**record.profile, **measured, "dataset_digest": info["digest"]})

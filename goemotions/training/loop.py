@@ -53,16 +53,7 @@ class CheckpointPlan:
 
 
 class TrainingLoop:
-    """Trains one classifier.
-
-    Args:
-        profile: its hyperparameters.
-        classifier: the network.
-        encoder: the tokenizer, which pads the batches.
-        seed: seed of the order of the rows and of the dropout.
-        precision: ``fp32`` or ``bf16``.
-        plan: checkpoints.
-    """
+    """Trains one classifier, in ``fp32`` or ``bf16``; the seed is that of the order of the rows and of the dropout."""
 
     def __init__(
         self,
@@ -108,10 +99,7 @@ class TrainingLoop:
 
         The last epoch is the profile's, or the first one after which ``patience`` epochs have brought no better validation.
 
-        Args:
-            train, validation: the splits.
-            on_epoch: called in the first process after each epoch.
-            stopped: if it gets set, training stops after the current step.
+        Once ``stopped`` is set, training stops after the current step. ``on_epoch`` is called in the first process.
 
         Raises:
             TrainingError: the loss is not finite, or one text needs more memory than the GPU has.

@@ -39,8 +39,7 @@ def asymmetric(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def class_balanced(counts: torch.Tensor) -> Loss:
     """Weights positives by the inverse of their label's effective number, on average 1 (Cui et al. 2019, equation 2).
 
-    Args:
-        counts: positives per label, at least 1 each, float32 [labels].
+    ``counts`` are the positives per label, at least 1 each, float32 [labels].
     """
     effective = (1 - CLASS_BALANCE**counts) / (1 - CLASS_BALANCE)
     weights = 1 / effective
@@ -53,11 +52,7 @@ def class_balanced(counts: torch.Tensor) -> Loss:
 
 
 def build(name: str, counts: torch.Tensor) -> Loss:
-    """Returns the loss of that name.
-
-    Args:
-        name: ``bce``, ``focal``, ``asymmetric`` or ``class-balanced``: the hyperparameter ``loss``.
-        counts: positives per label in train, float32 [labels].
+    """Returns the loss of that name, for the positives per label in train, float32 [labels].
 
     Raises:
         ModelError: there is no such loss.

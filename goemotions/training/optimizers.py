@@ -17,12 +17,9 @@ CLIP_NORM = 1.0
 
 
 class Optimizer:
-    """AdamW for a classifier. Create it before the classifier is wrapped for distributed training.
+    """AdamW for a classifier; with ``is_lazy``, only the word embeddings of a batch are updated.
 
-    Args:
-        classifier: the network.
-        hyperparameters: learning rates, decay and warm-up.
-        is_lazy: whether only the word embeddings of a batch are updated.
+    Create it before the classifier is wrapped for distributed training.
     """
 
     def __init__(self, classifier: Any, hyperparameters: Hyperparameters, *, is_lazy: bool) -> None:

@@ -20,11 +20,9 @@ class TrainingState:
     """What changes while a model is trained.
 
     Attributes:
-        step: optimizer steps done.
         epoch_loss: sum over the rows that were trained on in this epoch, of this process.
         seconds: duration up to the last checkpoint or epoch.
-        history: metrics per finished epoch.
-        best: weights of the best epoch.
+        history, best: metrics per finished epoch, and weights of the best one.
         machines: those that trained it, each once, in their order; the largest memory and GPU memory of any of them, in bytes.
     """
 

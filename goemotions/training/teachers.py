@@ -55,15 +55,7 @@ def key_of(folder: Path, content: Mapping[str, Any]) -> str:
 
 
 def write(folder: Path, dataset: Path, name: str, probabilities: np.ndarray, records: Sequence[RunRecord]) -> None:
-    """Writes the scores of the n rows of train, and then of the transfer set, by one teacher or the mean of several.
-
-    Args:
-        folder: the folder to write.
-        dataset: the Dataset folder.
-        name: of the teachers.
-        probabilities: float32 [n + m, labels].
-        records: those of their runs.
-    """
+    """Writes scores, float32 [n + m, labels]: of the n rows of train, and then of the transfer set, by one teacher or several."""
     splits, info = load_dataset(dataset, ("train",))
     taxonomy = taxonomy_of(info)
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,12 +72,7 @@ def write(folder: Path, dataset: Path, name: str, probabilities: np.ndarray, rec
 
 @store.raise_on_full_disk
 def combine(dataset: Path, scores: Sequence[Path], output: Path) -> list[RunRecord]:
-    """Writes a taught Dataset: a copy of the dataset, and the mean of the teachers' scores.
-
-    Args:
-        dataset: a Dataset folder.
-        scores: the folders of the teachers' scores.
-        output: the Dataset folder to write; may be that of the dataset.
+    """Writes a taught Dataset: a copy of the dataset, unless it is written in place, and the mean of the teachers' scores.
 
     Raises:
         DataError: scores of other data, other labels or other rows.
@@ -110,9 +97,7 @@ def combine(dataset: Path, scores: Sequence[Path], output: Path) -> list[RunReco
 def scores_of(dataset: Path, expected: str = "") -> tuple[np.ndarray, list[RunRecord]] | None:
     """Returns the mean scores in a taught Dataset, float32 [n + m, labels], and the teachers' records; None if it has none.
 
-    Args:
-        dataset: a Dataset folder.
-        expected: names of teachers, as ``profiles.teachers`` reads them; if there are any, their scores and no others must be there.
+    If teachers are ``expected``, named as ``profiles.teachers`` reads them, their scores and no others must be there.
 
     Raises:
         DataError: scores of other data, labels, rows or teachers.

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from goemotions import addresses, usage
-from goemotions.data.dataset import DatasetInfo, load_dataset, taxonomy_of
+from goemotions.data.dataset import load_dataset, taxonomy_of
 from goemotions.errors import DataError
-from goemotions.models import classifier, devices, engines
+from goemotions.models import engines
 from goemotions.models.records import RunRecord, TrainingRecord
 from goemotions.models.tokenizer import TextEncoder
+from goemotions.models.weights_folder import read_config
 from goemotions.registry import trust
 from goemotions.storage import layout, manifest, store
 from goemotions.storage.temporary import temporary_folder
@@ -31,8 +31,7 @@ def teach(dataset: Path, output: Path, location: str, options: TrainOptions, sto
     """Writes the folder of a trained model's scores of train and the transfer set, or copies it from the store.
 
     Args:
-        dataset: a Dataset folder; its test split is not opened.
-        output: the folder to write.
+        dataset, output: the Dataset folder, whose test split is not opened, and the folder to write.
         location: a Model folder, or ``s3://`` prefix of a trained model.
         options: precision, and size of the transfer set.
         store_location: the store that keeps scores; empty for none.
@@ -46,14 +45,23 @@ def teach(dataset: Path, output: Path, location: str, options: TrainOptions, sto
     count, precision = round(options.transfer_texts * len(texts)), hardware.resolve_precision(options.precision)
     with _folder(location) as folder, hardware.memory_errors():
         record = TrainingRecord.read(folder)
-        _require_same_data(record, location, info)
+        if record.dataset_digest != info["digest"]:
+            raise DataError(
+                f"the teacher {location} was trained on the data {record.dataset_digest[:12]}, not {info['digest'][:12]}: it may have "
+                "seen texts of validation and test; train it on this dataset"
+            )
         determining = {"digest": info["digest"], "location": location, "precision": precision, "transfer_texts": count}
         key = teachers.key_of(folder, determining)
         kept = store_location and layout.teacher(store_location, key)
         if kept and store.has(kept, manifest.NAME) and (copied := teachers.from_store(kept, dataset, output)):
             usage.end_step(output, f"teach {location}")
             return copied
-        engine = _engine(folder, location, taxonomy_of(info).names, precision)
+        if tuple(read_config(folder).get("id2label", {}).values()) != taxonomy_of(info).names:
+            raise DataError(
+                f"the teacher {location} has other labels than the data, or in another order: train it on this dataset"
+            )
+        # In the precision of training, as other teachers score.
+        engine = engines.load("torch", folder, TextEncoder.load(folder), precision=precision)
         texts += transfer.texts(texts, count)
         with tqdm(total=len(texts), desc=f"teacher {location}", unit="text", mininterval=10) as bar:
             scores, _ = engines.score(engine, texts, bar.update)
@@ -75,21 +83,3 @@ def _folder(location: str) -> Iterator[Path]:
     with temporary_folder() as scratch:
         trust.fetch(location, scratch)
         yield scratch
-
-
-def _require_same_data(record: TrainingRecord, location: str, info: DatasetInfo) -> None:
-    if record.dataset_digest != info["digest"]:
-        raise DataError(
-            f"the teacher {location} was trained on the data {record.dataset_digest[:12]}, not {info['digest'][:12]}: it may have seen "
-            "texts of validation and test; train it on this dataset"
-        )
-
-
-def _engine(folder: Path, location: str, names: Sequence[str], precision: str) -> engines.TorchEngine:
-    """In the precision of training, as other teachers score."""
-    model = classifier.load_classifier(folder)
-    if list(model.config.id2label.values()) != list(names):
-        raise DataError(f"the teacher {location} has other labels than the data, or in another order: train it on this dataset")
-    engines.set_torch_threads()
-    device = torch.device(devices.resolve(compute=True))
-    return engines.TorchEngine(model.to(device), TextEncoder.load(folder), device, precision)

@@ -69,15 +69,7 @@ def train(
 ) -> TrainingRecord:
     """Fine-tunes a profile in this process (or each of several) and writes a Model folder; see ``launcher.run`` for the whole step.
 
-    Args:
-        dataset: a Dataset folder; its test split is not opened.
-        output: the Model folder to write.
-        profile_name: a name of ``profiles.PROFILES``.
-        options: how it is trained.
-        on_epoch: called with the epoch (from 1) and its metrics.
-
-    Returns:
-        The content of ``training.json``.
+    The test split of the Dataset is not opened. ``on_epoch`` is called with the epoch (from 1) and its metrics.
 
     Raises:
         ModelError: there is no such profile or hyperparameter, or the weights do not fit.
@@ -131,13 +123,7 @@ def teach(
 ) -> RunRecord:
     """Trains one teacher and writes the folder of its scores of train and the transfer set, or copies it from the store.
 
-    Args:
-        dataset: a Dataset folder; its test split is not opened.
-        output: the folder to write.
-        teacher: the profile and its seed.
-        options: how it is trained.
-        store_location: the store that keeps scores and checkpoints, by what determines them; empty for none.
-        on_epoch: called with the epoch (from 1) and its metrics.
+    The store, if one is given, keeps scores and checkpoints by what determines them.
 
     Raises:
         ModelError, TrainingError, Interrupted: as ``train`` does.

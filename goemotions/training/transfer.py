@@ -11,12 +11,7 @@ from collections.abc import Sequence
 
 
 def texts(train: Sequence[str], count: int) -> list[str]:
-    """Makes texts, the same ones for the same texts of train: scores that are kept belong to them.
-
-    Args:
-        train: the texts of train.
-        count: how many to make.
-    """
+    """Makes so many texts, the same ones for the same texts of train: scores that are kept belong to them."""
     if not train:
         return []
     generator, last = random.Random(0), len(train) - 1

@@ -22,7 +22,7 @@ from goemotions.evaluation import evaluate, tuning
 from goemotions.evaluation.predictions import FILE, Predictions
 from goemotions.metrics import cross_fitting, thresholds
 from goemotions.metrics.classification import METRICS_FILE
-from goemotions.models import engines
+from goemotions.models import engine_names, engines
 from goemotions.models.engine_names import Computation
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.registry.bundle import ENGINES
@@ -167,7 +167,7 @@ def test_a_scored_split_names_the_engine_that_was_used(candidate: Path, variant:
 @pytest.mark.parametrize("variant", sorted(ENGINES))
 def test_the_scores_are_those_of_the_engine(candidate: Path, dataset: Path, variant: str) -> None:
     engine_name = ENGINES[variant]
-    folder = candidate / ("onnx" if engine_name in engines.FILES else "model")
+    folder = candidate / ("onnx" if engine_name in engine_names.FILES else "model")
     engine = engines.load(engine_name, folder, TextEncoder.load(candidate / "model"))
     expected, _ = engines.score(engine, load_dataset(dataset)[0]["test"]["text"][:])
     scored_split = Predictions.read(candidate / variant / "test" / FILE)

@@ -13,6 +13,7 @@ from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.selection import CandidateScores
 from goemotions.metrics import strategies
 from goemotions.metrics.classification import macro_f1
+from goemotions.metrics.sorted_scores import SortedScores
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models.engine_names import Computation
 
@@ -121,7 +122,7 @@ def test_thresholds_that_follow_noise_are_no_advantage(ours: str, theirs: str) -
         compared, true = [], []
         for model, strategy in ((1, ours), (2, theirs)):
             validation, fresh = rare_labels(1000, seed, model), rare_labels(10_000, 100 + seed, model)
-            fitted = strategies.STRATEGIES[strategy](validation.labels, validation.probabilities)
+            fitted = strategies.STRATEGIES[strategy](SortedScores.of(validation.labels, validation.probabilities))
             compared.append(CandidateScores(strategy, validation, fitted))
             true.append(macro_f1(fresh.labels, fitted.apply(fresh.probabilities)))
         difference = gate.compare(*compared, latency_budget_ms=None).differences["f1_macro"]

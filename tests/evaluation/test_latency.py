@@ -12,8 +12,8 @@ import pytest
 from goemotions.evaluation import latency
 from goemotions.evaluation.latency import Latency
 from goemotions.models import engines
+from goemotions.models.devices import cpus
 from goemotions.models.engine_names import Computation
-from goemotions.models.engines import cpus
 from goemotions.models.tokenizer import TextEncoder
 
 # Between one product and forty: far from both, on any machine.

@@ -14,6 +14,7 @@ from goemotions.data.dataset import load_dataset, taxonomy_of
 from goemotions.evaluation import robustness
 from goemotions.evaluation.robustness import PERTURBATIONS
 from goemotions.metrics import classification, cross_fitting, strategies
+from goemotions.metrics.sorted_scores import SortedScores
 from goemotions.models import engines
 from goemotions.models.engines import Engine
 from goemotions.models.tokenizer import TextEncoder
@@ -152,7 +153,7 @@ def test_only_changed_texts_are_scored_again(engine: Engine, split: tuple[list[s
 def test_only_changes_that_the_tokenizer_sees_change_decisions(engine: Engine, split: tuple[list[str], np.ndarray]) -> None:
     """The tiny tokenizer converts to lower case; an emoji and a full stop are unknown words for it."""
     texts, labels = split
-    rows = robustness.measure(engine, texts, labels, strategies.fixed(labels, labels))
+    rows = robustness.measure(engine, texts, labels, strategies.fixed(SortedScores.of(labels, labels)))
     by_name = {row["perturbation"]: row for row in rows}
     assert by_name["upper case"]["changed"] == len(texts)
     assert by_name["upper case"]["flips"] == 0
@@ -169,7 +170,7 @@ def test_only_changes_that_the_tokenizer_sees_change_decisions(engine: Engine, s
 
 def test_misspelled_texts_are_ranked_worse(engine: Engine, split: tuple[list[str], np.ndarray]) -> None:
     texts, labels = split
-    rows = robustness.measure(engine, texts, labels, strategies.fixed(labels, labels))
+    rows = robustness.measure(engine, texts, labels, strategies.fixed(SortedScores.of(labels, labels)))
     by_name = {row["perturbation"]: row for row in rows}
     assert 0 < by_name["typos"]["changed"] < len(texts)
     assert by_name["typos"]["auc_micro"] < by_name[robustness.AS_WRITTEN]["auc_micro"]

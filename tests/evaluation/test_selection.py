@@ -11,6 +11,7 @@ from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.selection import CandidateScores, describe_winner, latency_limit, select_winner
 from goemotions.metrics import cross_fitting, strategies
 from goemotions.metrics.classification import macro_f1
+from goemotions.metrics.sorted_scores import SortedScores
 from goemotions.metrics.thresholds import Thresholds
 
 
@@ -154,7 +155,7 @@ def test_thresholds_that_follow_noise_do_not_keep_a_faster_model_from_winning() 
     """Fitted on validation itself, they look better there than on other rows."""
     large, small = (replace(scores(1.0, latency), profile=name) for name, latency in (("large", 20.0), ("small", 2.0)))
     labels, probabilities = large.validation.labels, large.validation.probabilities
-    large = replace(large, thresholds=strategies.per_label(labels, probabilities))
+    large = replace(large, thresholds=strategies.per_label(SortedScores.of(labels, probabilities)))
     on_own_rows = macro_f1(labels, large.thresholds.apply(probabilities))
     assert on_own_rows - small.rank[1] > 0.005
     assert select_winner([large, small], 25.0, 0.005) == 1

@@ -15,6 +15,7 @@ from goemotions.data.dataset import load_dataset
 from goemotions.evaluation import counterfactuals, limitations, slices, words
 from goemotions.evaluation.predictions import Predictions
 from goemotions.metrics import strategies, thresholds
+from goemotions.metrics.sorted_scores import SortedScores
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
 from goemotions.models.tokenizer import TextEncoder
@@ -114,17 +115,17 @@ def test_a_model_that_ignores_the_terms_is_unchanged_and_one_that_reads_them_is_
     before = np.tile(np.array([[0.9, 0.1]], dtype=np.float32), (40, 1))
     after = before.copy()
     after[:10, 1] = 0.6
-    at_half = strategies.fixed(before > 0.5, before)
+    at_half = strategies.fixed(SortedScores.of(before > 0.5, before))
     scored = {"age": (before, before), "gender": (before, after)}
     same, other = counterfactuals.measure(scored, at_half, names)
-    assert (same["decisions"], same["difference"], same["difference_high"]) == (0, 0, 0)
+    assert (same.decisions.value, same.difference) == (0, (0, 0, 0))
     # None of 40 changed: up to a twelfth may do so (Wilson).
-    assert (same["decisions_low"], same["decisions_high"]) == pytest.approx((0, 0.0876), abs=1e-4)
-    assert other["decisions"] == pytest.approx(0.25)
-    assert other["decisions_low"] < 0.25 < other["decisions_high"]
-    assert other["label"] == "label 1"
-    assert other["label_difference"] == pytest.approx(0.125)
-    assert [change.changed for change in counterfactuals.measure_labels(scored, at_half, names)] == [0, 0, 0, 10]
+    assert same.decisions[1:] == pytest.approx((0, 0.0876), abs=1e-4)
+    assert other.decisions.value == pytest.approx(0.25)
+    assert other.decisions.low < 0.25 < other.decisions.high
+    assert other.most == "label 1"
+    assert other.by_label["label 1"].value == pytest.approx(0.125)
+    assert [list(change.flips.values()) for change in (same, other)] == [[0, 0], [0, 10]]
 
 
 def test_the_word_that_determines_a_label_speaks_for_it(dataset: Path, candidate: Path, fitted: Thresholds) -> None:
@@ -155,7 +156,7 @@ def test_limits_name_weak_labels_and_weak_slices(folder: Path, predictions: Pred
         np.hstack([predictions.probabilities, predictions.probabilities[:, :1]]),
         *("test", "openvino-int8", "d"),
     )
-    about = limitations.sentences(named, strategies.fixed(named.labels, named.probabilities), Path("none"))
+    about = limitations.sentences(named, strategies.fixed(SortedScores.of(named.labels, named.probabilities)), Path("none"))
     assert set(limitations.ABOUT_GOEMOTIONS) <= set(about)
 
 
@@ -182,7 +183,7 @@ def test_a_limit_of_many_labels_names_the_worst_of_them(folder: Path) -> None:
     labels[:, 7] = labels[:, 41] = False
     labels[:2, 41] = True
     many = Predictions(names, scored.ids, labels, probabilities, "test", "openvino-int8", "d")
-    sentences = limitations.sentences(many, strategies.fixed(labels, probabilities), Path("none"))
+    sentences = limitations.sentences(many, strategies.fixed(SortedScores.of(labels, probabilities)), Path("none"))
     rare = next(line for line in sentences if "Fewer than 30" in line)
     assert "subject 07 (0), a long label about subject 41 (2), " in rare
     assert "and 50 more" in rare

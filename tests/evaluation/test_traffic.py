@@ -14,7 +14,8 @@ from goemotions.evaluation.predictions import Predictions
 from goemotions.evaluation.reference import Reference
 from goemotions.evaluation.traffic import FEATURES, SCORE_BINS, Traffic, features_of
 from goemotions.metrics import cross_fitting, strategies, thresholds
-from goemotions.metrics.expected import expected_f1, expected_quality
+from goemotions.metrics.expected import expected_quality
+from goemotions.metrics.sorted_scores import SortedScores
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models.tokenizer import TextEncoder
 from goemotions.registry import bundle
@@ -89,12 +90,12 @@ def test_counts_of_batches_add_up_to_those_of_all_texts() -> None:
     assert whole.scores.sum(axis=1).tolist() == [90, 90]
     assert added.predicted.tolist() == fitted.apply(probabilities).sum(axis=0).tolist()
     expected = expected_quality(added.predicted, added.predicted_sum, added.total_sum).f1
-    assert expected == pytest.approx(expected_f1(probabilities, fitted))
+    assert expected == pytest.approx(expected_quality(whole.predicted, whole.predicted_sum, whole.total_sum).f1)
 
 
 def test_a_score_at_an_upper_bound_is_in_its_bin() -> None:
     scores = np.array([[0.002, 0.0], [0.7, 0.70001]], dtype=np.float32)
-    counted = Traffic.of(NAMES, scores, strategies.fixed(np.zeros((2, 2), dtype=bool), scores)).scores
+    counted = Traffic.of(NAMES, scores, strategies.fixed(SortedScores.of(np.zeros((2, 2), dtype=bool), scores))).scores
     bins = {name: [SCORE_BINS[number] for number in np.flatnonzero(row)] for name, row in zip(NAMES, counted, strict=True)}
     assert bins == {"calm": ["0.002", "0.7"], "dread": ["0.002", "inf"]}
 

@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score
 from benchmarks.measuring import cross_fitted
 from goemotions.errors import ModelError
 from goemotions.metrics import classification, cross_fitting, sorted_scores, strategies, thresholds
+from goemotions.metrics.sorted_scores import SortedScores
 from goemotions.metrics.thresholds import StrategyResult, Thresholds, ThresholdsFile
 
 bounded = settings(max_examples=30, deadline=None)
@@ -64,7 +65,7 @@ def test_macro_f1_is_that_of_scikit_learn(case: tuple[np.ndarray, np.ndarray]) -
 @given(scored())
 def test_no_cut_beats_the_threshold_of_a_label(case: tuple[np.ndarray, np.ndarray]) -> None:
     labels, probabilities = case
-    predicted = strategies.per_label(labels, probabilities).apply(probabilities)
+    predicted = strategies.per_label(SortedScores.of(labels, probabilities)).apply(probabilities)
     for i in range(labels.shape[1]):
         cuts = [f1(labels[:, i], probabilities[:, i] >= cut) for cut in np.unique(probabilities[:, i])]
         assert f1(labels[:, i], predicted[:, i]) == pytest.approx(max(cuts))
@@ -73,26 +74,30 @@ def test_no_cut_beats_the_threshold_of_a_label(case: tuple[np.ndarray, np.ndarra
 def test_a_threshold_between_neighbouring_floats_still_separates_them() -> None:
     labels = np.array([[True], [False]])
     probabilities = np.array([[UPPER], [LOWER]])
-    assert strategies.per_label(labels, probabilities).apply(probabilities).tolist() == labels.tolist()
+    assert strategies.per_label(SortedScores.of(labels, probabilities)).apply(probabilities).tolist() == labels.tolist()
 
 
 def test_rows_with_the_same_probability_are_decided_alike() -> None:
     labels = np.array([[True], [False], [False]])
     probabilities = np.array([[0.7], [0.7], [0.2]], dtype=np.float32)
-    assert strategies.per_label(labels, probabilities).apply(probabilities).ravel().tolist() == [True, True, False]
+    assert strategies.per_label(SortedScores.of(labels, probabilities)).apply(probabilities).ravel().tolist() == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_a_threshold_lies_midway_to_the_next_probability() -> None:
     labels = np.array([[True], [True], [False]])
     probabilities = np.array([[0.75], [0.5], [0.25]], dtype=np.float32)
-    assert strategies.per_label(labels, probabilities).values == (0.375,)
+    assert strategies.per_label(SortedScores.of(labels, probabilities)).values == (0.375,)
 
 
 def test_of_thresholds_with_the_same_f1_the_highest_is_taken() -> None:
     labels = np.array([[True], [False], [False], [True]])
     probabilities = np.array([[1.0], [0.75], [0.5], [0.25]], dtype=np.float32)
     assert f1(labels.ravel(), probabilities.ravel() >= 1) == f1(labels.ravel(), probabilities.ravel() >= 0.25)
-    assert strategies.per_label(labels, probabilities).values == (0.875,)
+    assert strategies.per_label(SortedScores.of(labels, probabilities)).values == (0.875,)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -111,23 +116,25 @@ def test_a_smoothed_threshold_is_the_best_of_all_cuts_moved_to_the_common_one(se
         scores[float(cut)] = 2 * target / (reached.sum() + whole)
     best = max(scores, key=lambda cut: scores[cut])
     middle = (best + max((cut for cut in scores if cut < best), default=0.0)) / 2
-    (common,) = strategies.global_micro(labels, probabilities).values
+    (common,) = strategies.global_micro(SortedScores.of(labels, probabilities)).values
     logit = np.log(middle / (1 - middle)) * (1 - strategies.PULL) + np.log(common / (1 - common)) * strategies.PULL
-    assert strategies.per_label_smoothed(labels, probabilities).values == pytest.approx((1 / (1 + np.exp(-logit)),), abs=1e-4)
+    assert strategies.per_label_smoothed(SortedScores.of(labels, probabilities)).values == pytest.approx(
+        (1 / (1 + np.exp(-logit)),), abs=1e-4
+    )
 
 
 @pytest.mark.fault("data-unseen-label")
 def test_a_label_without_positives_keeps_one_half() -> None:
     labels = np.array([[True, False], [False, False]])
     probabilities = np.array([[0.9, 0.9], [0.1, 0.8]], dtype=np.float32)
-    assert strategies.per_label(labels, probabilities).values[1] == 0.5
+    assert strategies.per_label(SortedScores.of(labels, probabilities)).values[1] == 0.5
 
 
 @bounded
 @given(scored())
 def test_no_threshold_of_the_grid_beats_the_global_one(case: tuple[np.ndarray, np.ndarray]) -> None:
     labels, probabilities = case
-    fitted = strategies.global_tuned(labels, probabilities)
+    fitted = strategies.global_tuned(SortedScores.of(labels, probabilities))
     grid = [macro(labels, probabilities >= np.float32(step / 100)) for step in range(1, 100)]
     assert macro(labels, fitted.apply(probabilities)) == pytest.approx(max(grid))
     assert len(set(fitted.values)) == 1
@@ -138,7 +145,7 @@ def test_no_threshold_of_the_grid_beats_the_global_one(case: tuple[np.ndarray, n
 @given(scored())
 def test_top_k_gives_every_row_exactly_k_labels_and_no_k_is_better(case: tuple[np.ndarray, np.ndarray]) -> None:
     labels, probabilities = case
-    fitted = strategies.top_k(labels, probabilities)
+    fitted = strategies.top_k(SortedScores.of(labels, probabilities))
     predicted = fitted.apply(probabilities)
     assert fitted.k is not None
     assert set(predicted.sum(axis=1)) == {fitted.k}
@@ -150,14 +157,14 @@ def test_top_k_gives_every_row_exactly_k_labels_and_no_k_is_better(case: tuple[n
 @given(scored())
 def test_top_k_takes_the_highest(case: tuple[np.ndarray, np.ndarray]) -> None:
     labels, probabilities = case
-    predicted = strategies.top_k(labels, probabilities).apply(probabilities)
+    predicted = strategies.top_k(SortedScores.of(labels, probabilities)).apply(probabilities)
     for row, chosen in zip(probabilities, predicted, strict=True):
         assert row[chosen].min() >= row[~chosen].max(initial=0)
 
 
 def test_the_fixed_strategy_decides_at_one_half() -> None:
     probabilities = np.array([[0.5, 0.49999997, 0.0, 1.0]], dtype=np.float32)
-    fitted = strategies.fixed(np.ones((1, 4), dtype=bool), probabilities)
+    fitted = strategies.fixed(SortedScores.of(np.ones((1, 4), dtype=bool), probabilities))
     assert fitted.apply(probabilities).tolist() == [[True, False, False, True]]
 
 
@@ -168,7 +175,7 @@ def test_thresholds_read_from_json_decide_as_before(
 ) -> None:
     labels, probabilities = case
     names = ["id", "labels", "k", 'joy|"grief"', "жаль"][: labels.shape[1]]
-    fitted = strategies.STRATEGIES[strategy](labels, probabilities)
+    fitted = strategies.STRATEGIES[strategy](SortedScores.of(labels, probabilities))
     path = tmp_path_factory.mktemp("json") / "thresholds.json"
     written = ThresholdsFile(fitted, tuple(names), [StrategyResult(fitted, {"f1_macro": 0.5}, 0.25)], split="validation")
     written.write(path)
@@ -231,8 +238,8 @@ class Memorised:
 def test_a_row_is_never_decided_by_what_was_fitted_on_it(rows: int) -> None:
     fits: list[frozenset[float]] = []
 
-    def memorise(labels: np.ndarray, probabilities: np.ndarray) -> Memorised:
-        fits.append(frozenset(probabilities.ravel().tolist()))
+    def memorise(scores: SortedScores) -> Memorised:
+        fits.append(frozenset(scores.folds[0].probabilities.ravel().tolist()))
         return Memorised(fits[-1])
 
     probabilities = np.linspace(0, 1, rows, dtype=np.float32)[:, None]
@@ -245,7 +252,7 @@ def test_a_single_positive_helps_only_the_score_that_may_see_it() -> None:
     labels = np.zeros((50, 1), dtype=bool)
     labels[7] = True
     probabilities = np.where(labels, 0.3, 0.1).astype(np.float32)
-    fitted = strategies.per_label(labels, probabilities)
+    fitted = strategies.per_label(SortedScores.of(labels, probabilities))
     assert classification.macro_f1(labels, fitted.apply(probabilities)) == 1
     assert classification.macro_f1(labels, cross_fitted(strategies.per_label, labels, probabilities)) == 0
 
@@ -268,7 +275,7 @@ def test_the_smoothed_fit_is_chosen_unless_another_has_a_clearly_better_cross_fi
         assert scores[chosen.strategy] == pytest.approx(max(scores.values()))
     else:
         assert chosen.strategy == "per-label-smoothed"
-    assert chosen == strategies.STRATEGIES[chosen.strategy](labels, probabilities)
+    assert chosen == strategies.STRATEGIES[chosen.strategy](SortedScores.of(labels, probabilities))
     for row in rows:
         assert row.f1_macro_fitted == pytest.approx(macro(labels, row.thresholds.apply(probabilities)))
 
@@ -311,7 +318,7 @@ def test_smoothed_thresholds_score_lower_in_sample_and_higher_on_new_rows() -> N
     for seed in range(5):
         labels, probabilities = sparse(2000, seed)
         unseen_labels, unseen = sparse(20_000, seed + 100)
-        fits = [fit(labels, probabilities) for fit in (strategies.per_label, strategies.per_label_smoothed)]
+        fits = [fit(SortedScores.of(labels, probabilities)) for fit in (strategies.per_label, strategies.per_label_smoothed)]
         in_sample.append([macro(labels, fitted.apply(probabilities)) for fitted in fits])
         on_new_rows.append([macro(unseen_labels, fitted.apply(unseen)) for fitted in fits])
     plain, smoothed = np.mean(on_new_rows, axis=0)
@@ -347,14 +354,14 @@ def test_another_strategy_that_is_clearly_better_is_chosen() -> None:
 def test_smoothed_thresholds_of_a_label_without_positives_are_one_half() -> None:
     labels, probabilities = sparse(50, 0)
     labels[:, 3] = False
-    assert strategies.per_label_smoothed(labels, probabilities).values[3] == 0.5
+    assert strategies.per_label_smoothed(SortedScores.of(labels, probabilities)).values[3] == 0.5
 
 
 @bounded
 @given(scored())
 def test_no_threshold_of_the_grid_has_a_better_micro_f1(case: tuple[np.ndarray, np.ndarray]) -> None:
     labels, probabilities = case
-    fitted = strategies.global_micro(labels, probabilities)
+    fitted = strategies.global_micro(SortedScores.of(labels, probabilities))
     grid = [f1(labels.ravel(), (probabilities >= np.float32(step / 100)).ravel()) for step in range(1, 100)]
     assert f1(labels.ravel(), fitted.apply(probabilities).ravel()) == pytest.approx(max(grid))
 
@@ -363,7 +370,7 @@ def test_no_threshold_of_the_grid_has_a_better_micro_f1(case: tuple[np.ndarray, 
 @given(scored())
 def test_top_k_with_a_floor_keeps_to_both_and_is_no_worse_than_the_lowest_floor(case: tuple[np.ndarray, np.ndarray]) -> None:
     labels, probabilities = case
-    fitted = strategies.top_k_floor(labels, probabilities)
+    fitted = strategies.top_k_floor(SortedScores.of(labels, probabilities))
     predicted = fitted.apply(probabilities)
     assert fitted.k is not None
     assert predicted.sum(axis=1).max() <= fitted.k
@@ -378,7 +385,7 @@ def test_a_target_recall_is_met_on_rows_like_those_it_was_fitted_on(target: floa
     for seed in range(60):
         labels, probabilities = sparse(200, seed)
         unseen_labels, unseen = sparse(500, seed + 1000)
-        predicted = strategies.for_recall(target)(labels, probabilities).apply(unseen)
+        predicted = strategies.for_recall(target)(SortedScores.of(labels, probabilities)).apply(unseen)
         recall = (unseen_labels & predicted).sum(axis=1) / np.maximum(unseen_labels.sum(axis=1), 1)
         recalls.append(np.where(unseen_labels.any(axis=1), recall, 1.0).mean())
     assert target - 0.01 < np.mean(recalls) < target + 0.05
@@ -393,7 +400,7 @@ def test_no_higher_threshold_keeps_the_target_recall(case: tuple[np.ndarray, np.
         missed = (labels & (probabilities < np.float32(threshold))).sum(axis=1) / np.maximum(labels.sum(axis=1), 1)
         return float((missed.sum() + 1) / (len(labels) + 1))
 
-    threshold = strategies.for_recall(target)(labels, probabilities).values[0]
+    threshold = strategies.for_recall(target)(SortedScores.of(labels, probabilities)).values[0]
     assert threshold == 0 or risk(threshold) <= 1 - target + 1e-9
     higher = [float(value) for value in probabilities[labels] if value > threshold]
     assert all(risk(value) > 1 - target - 1e-9 for value in higher)
@@ -404,7 +411,7 @@ def test_a_target_precision_is_missed_about_as_seldom_as_documented() -> None:
     for seed in range(60):
         labels, probabilities = sparse(800, seed)
         unseen_labels, unseen = sparse(4000, seed + 1000)
-        predicted = strategies.for_precision(0.6)(labels, probabilities).apply(unseen)
+        predicted = strategies.for_precision(0.6)(SortedScores.of(labels, probabilities)).apply(unseen)
         held.append((unseen_labels & predicted).sum() / predicted.sum() >= 0.6)
     assert np.mean(held) >= 0.85
 
@@ -413,13 +420,13 @@ def test_a_target_precision_is_missed_about_as_seldom_as_documented() -> None:
 def test_a_precision_is_met_if_as_many_hits_would_be_rare_below_it(hits: int, is_met: bool) -> None:
     """Of 100 predictions with a precision of 0.6, at least 67 are right with a chance of 0.09, and at least 66 with 0.13."""
     labels, probabilities = (np.arange(100) < hits)[:, None], np.full((100, 1), 0.9, dtype=np.float32)
-    assert strategies.for_precision(0.6)(labels, probabilities).apply(probabilities).all() == is_met
+    assert strategies.for_precision(0.6)(SortedScores.of(labels, probabilities)).apply(probabilities).all() == is_met
 
 
 def test_a_precision_that_cannot_be_met_predicts_nothing() -> None:
     labels, probabilities = sparse(400, 0)
     probabilities[0] = 1
-    fitted = strategies.for_precision(0.7)(np.zeros_like(labels), probabilities)
+    fitted = strategies.for_precision(0.7)(SortedScores.of(np.zeros_like(labels), probabilities))
     assert not fitted.apply(probabilities).any()
 
 

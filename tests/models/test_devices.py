@@ -7,6 +7,7 @@ kernel's driver shows its version in /proc in every container of the node.
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -94,8 +95,9 @@ def test_the_missing_part_is_named(
 ) -> None:
     for name, value in {devices.VARIABLE: "gpu", **variables}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(devices, "ROOT", container(tmp_path, **node))  # type: ignore[arg-type]
     with pytest.raises(DeviceError) as error:
-        devices.resolve(container(tmp_path, **node))  # type: ignore[arg-type]
+        devices.resolve()
     assert message in str(error.value)
     assert "GOEMOTIONS_DEVICE=auto computes on the CPU instead" in str(error.value)
     assert "\n" not in str(error.value)
@@ -104,24 +106,28 @@ def test_the_missing_part_is_named(
 def test_a_build_of_torch_without_cuda_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(devices.VARIABLE, "gpu")
     monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(devices, "ROOT", container(tmp_path, NEW, device=True, libraries=LIBRARIES))
     with pytest.raises(DeviceError, match=r"^torch: this build computes on the CPU only"):
-        devices.resolve(container(tmp_path, NEW, device=True, libraries=LIBRARIES))
+        devices.resolve()
 
 
 @pytest.mark.parametrize(("cuda", "oldest"), [("12.8", 525), ("13.0", 580)])
-def test_the_oldest_driver_depends_on_the_cuda_of_torch(tmp_path: Path, cuda: str, oldest: int) -> None:
-    root = container(tmp_path, OLD, device=True, libraries=LIBRARIES)
-    assert (f"it needs {oldest}" in devices.diagnose(root, cuda)) == (oldest > int(OLD.split(".")[0]))
+def test_the_oldest_driver_depends_on_the_cuda_of_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda: str, oldest: int
+) -> None:
+    monkeypatch.setattr(devices, "ROOT", container(tmp_path, OLD, device=True, libraries=LIBRARIES))
+    assert (f"it needs {oldest}" in devices.diagnose(cuda)) == (oldest > int(OLD.split(".")[0]))
 
 
 def test_without_a_requirement_the_cpu_computes_and_an_unusable_gpu_is_reported_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(devices, "ROOT", container(tmp_path))
     with caplog.at_level(logging.WARNING):
-        assert devices.resolve(container(tmp_path)) == "cpu"
+        assert devices.resolve() == "cpu"
         assert caplog.messages == []
         (tmp_path / "dev/nvidia0").touch()
-        assert devices.resolve(tmp_path) == devices.resolve(tmp_path) == "cpu"
+        assert devices.resolve() == devices.resolve() == "cpu"
     (message,) = caplog.messages
     assert message.startswith("computing on the CPU, because the GPU cannot be used: ")
 
@@ -184,3 +190,27 @@ def test_on_a_gpu_the_engine_names_the_precision_that_it_computes_in(monkeypatch
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, answer=has_bf16: answer)
         engine = engines.TorchEngine(None, None, torch.device("cuda"))  # type: ignore[arg-type]
         assert engine.computation == Computation("torch", "cuda", precision)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu.max": "250000 100000\n"}, 3),
+        ({"cpu.max": "5000 100000\n"}, 1),
+        ({"cpu.max": "3200000 100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+    ],
+)
+def test_the_cpu_limit_of_a_container_is_respected(
+    files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "ROOT", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    for name, content in files.items():
+        path = tmp_path / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    assert devices.cpus() == expected

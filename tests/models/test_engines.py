@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import random
 import shutil
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 
 from goemotions.errors import ModelError
 from goemotions.evaluation.predictions import FILE, Predictions
-from goemotions.models import engines
+from goemotions.models import engine_names, engines
 from goemotions.models.engines import Engine
 from goemotions.models.records import read_exports
 from goemotions.models.tokenizer import TextEncoder
@@ -161,34 +160,11 @@ def test_former_names_of_engines_are_read(
 @pytest.mark.parametrize(
     "change", [damage.cut, lambda path: path.write_bytes(b""), Path.unlink], ids=["cut", "empty", "missing"]
 )
-@pytest.mark.parametrize("name", engines.FILES)
+@pytest.mark.parametrize("name", engine_names.FILES)
 def test_a_damaged_graph_is_a_named_error(
     name: str, change: Callable[[Path], object], model_folder: Path, onnx_folder: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(onnx_folder, tmp_path / "onnx")
-    change(tmp_path / "onnx" / engines.FILES[name])
-    with pytest.raises(ModelError, match=rf"{engines.FILES[name]} is missing or damaged: export the model again"):
+    change(tmp_path / "onnx" / engine_names.FILES[name])
+    with pytest.raises(ModelError, match=rf"{engine_names.FILES[name]} is missing or damaged: export the model again"):
         engines.load(name, tmp_path / "onnx", TextEncoder.load(model_folder))
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({}, 8),
-        ({"cpu.max": "max 100000\n"}, 8),
-        ({"cpu.max": "250000 100000\n"}, 3),
-        ({"cpu.max": "5000 100000\n"}, 1),
-        ({"cpu.max": "3200000 100000\n"}, 8),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
-        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
-    ],
-)
-def test_the_cpu_limit_of_a_container_is_respected(
-    files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    for name, content in files.items():
-        path = tmp_path / "sys/fs/cgroup" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    assert engines.cpus(tmp_path) == expected

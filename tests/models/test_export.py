@@ -13,7 +13,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from goemotions.data.dataset import load_dataset
 from goemotions.errors import ModelError
-from goemotions.models import engines, export
+from goemotions.models import engine_names, engines, export
 from goemotions.models.architectures import CLASSES
 from goemotions.models.tokenizer import TextEncoder
 
@@ -38,7 +38,7 @@ def test_the_folder_has_two_graphs_and_the_records_of_export_and_usage(onnx_fold
 def test_the_export_records_match_the_files(onnx_folder: Path) -> None:
     records = json.loads((onnx_folder / "export.json").read_text())
     assert records.keys() == {"torch", "openvino-fp32", "openvino-int8"}
-    for name, file in engines.FILES.items():
+    for name, file in engine_names.FILES.items():
         assert records[name]["bytes"] == (onnx_folder / file).stat().st_size
         assert 0 <= records[name]["difference_mean"] <= records[name]["difference_max"] < 1
         assert 0 < records[name]["latency_ms_p50"] <= records[name]["latency_ms_p95"]
@@ -56,13 +56,13 @@ def test_the_int8_graph_scores_almost_like_the_model(probabilities: dict[str, np
 
 def test_the_int8_graph_computes_in_int8(onnx_folder: Path) -> None:
     operators = {
-        name: {node.op_type for node in onnx.load(onnx_folder / file).graph.node} for name, file in engines.FILES.items()
+        name: {node.op_type for node in onnx.load(onnx_folder / file).graph.node} for name, file in engine_names.FILES.items()
     }
     assert "QuantizeLinear" in operators["openvino-int8"]
     assert "QuantizeLinear" not in operators["openvino-fp32"]
 
 
-@pytest.mark.parametrize("file", engines.FILES.values())
+@pytest.mark.parametrize("file", engine_names.FILES.values())
 def test_a_graph_takes_any_number_of_texts_and_tokens(file: str, onnx_folder: Path) -> None:
     graph = onnx.load(onnx_folder / file).graph
     shapes = {value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim] for value in graph.input}
@@ -106,7 +106,7 @@ def test_the_same_model_exports_to_the_same_bytes_and_keeps_the_log_level(
     level = logging.getLogger().level
     export.export(dataset, model_folder, tmp_path)
     assert logging.getLogger().level == level
-    for file in engines.FILES.values():
+    for file in engine_names.FILES.values():
         assert (tmp_path / file).read_bytes() == (onnx_folder / file).read_bytes()
 
 

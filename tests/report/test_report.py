@@ -162,13 +162,6 @@ def test_the_score_of_the_chosen_strategy_is_that_of_scikit_learn(tables: Any, c
     assert tables["strategy"][chosen[0]]["cross-fitted"] == shown(best)
 
 
-def test_the_half_strategy_is_scored_as_by_scikit_learn(tables: Any, candidate: Path) -> None:
-    row = next(row for name, row in tables["strategy"].items() if name.startswith("minilm (torch): global-0.5"))
-    validation = Stored(candidate / "gpu", "validation")
-    expected = shown(f1_score(validation.labels, validation.scores >= 0.5, average="macro", zero_division=0))
-    assert row == {"cross-fitted": expected, "fitted on all": expected}
-
-
 def test_the_epochs_are_those_of_the_training_record(markdown: str, tables: Any, candidate: Path, markdown_tables: Any) -> None:
     training = json.loads((candidate / "model" / "training.json").read_text(encoding="utf-8"))
     epochs = next(table for table in markdown_tables(markdown) if table[0][0] == "epoch")

@@ -27,7 +27,7 @@ from goemotions.data.dataset import ingest, load_dataset, taxonomy_of
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.errors import DataError, Interrupted, ModelError, StorageError, TrainingError
 from goemotions.metrics import calibration, classification
-from goemotions.models import engines, profiles
+from goemotions.models import devices, engines, profiles
 from goemotions.models.architectures import MeanPooledClassifier
 from goemotions.models.classifier import build_classifier, load_classifier
 from goemotions.models.records import TrainingRecord
@@ -381,7 +381,7 @@ def test_training_uses_as_many_threads_as_the_container_has_cores(
     dataset: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = torch.get_num_threads()
-    monkeypatch.setattr(engines, "cpus", lambda: 1)
+    monkeypatch.setattr(devices, "cpus", lambda: 1)
     try:
         torch.set_num_threads(4)
         record = train(dataset, tmp_path, weights=tiny, epochs=1)
