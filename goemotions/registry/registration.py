@@ -75,7 +75,8 @@ def register(
     """
     models = layout.models(addresses.location(store, "the store"), model_name)
     log.info(probe.run(models))
-    storage.sweep(models)
+    for prefix in (models, storage.join(store, "trained")):
+        storage.sweep(prefix)
     scores = {variant: [folders.validation_scores() for folders in listed] for variant, listed in candidates.items()}
     for variant, compared in scores.items():
         _refuse_other_labels(model_name, variant, compared)
