@@ -80,10 +80,11 @@ def remove(orphans: list[Orphan]) -> list[Orphan]:
     """
     removed = []
     for orphan in orphans:
-        with lock.hold(orphan.locked) as held, held.writing():
+        with lock.hold(orphan.locked) as held:
             is_untouched = _modified(store.files(orphan.location)) == orphan.modified
             if is_untouched and not (bundle_of(orphan.location) and model_registry.versions_of_source(orphan.location)):
-                store.remove(orphan.location)
+                with held.writing():
+                    store.remove(orphan.location)
                 removed.append(orphan)
     return removed
 
