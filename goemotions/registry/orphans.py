@@ -125,7 +125,8 @@ def _orphan(location: str, files: Sequence[File], locked: str) -> Orphan:
 
 
 def _is_complete(files: Sequence[File]) -> bool:
-    return any(file.name == manifest.NAME for file in files)
+    """Whether a folder, or one within it, has a manifest: the id of a pipeline run may have slashes."""
+    return any(file.name.rpartition("/")[2] == manifest.NAME for file in files)
 
 
 def _modified(files: Sequence[File]) -> float:

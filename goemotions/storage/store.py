@@ -98,13 +98,16 @@ def put(folder: Path, location: str) -> None:
     """Copies every file of a folder to a location, the manifest last: until then no reader takes the copy for complete.
 
     Raises:
-        StorageError: files of the copy were removed meanwhile.
+        StorageError: files of the copy are not there when all were written.
     """
     backend = _backend(location)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     for name in sorted(names, key=lambda name: name == manifest.NAME):
         if name == manifest.NAME and (lost := {*names} - {name, *(file.name for file in backend.files())}):
-            raise StorageError(f"{location}: {min(lost)} was removed while the folder was written: run the step again")
+            raise StorageError(
+                f"{location}: {min(lost)!r} is not there after it was written: it was removed meanwhile, or the store changes such "
+                "names; run the step again"
+            )
         backend.upload(folder / name, name)
 
 

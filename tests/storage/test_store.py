@@ -447,7 +447,7 @@ def test_a_folder_whose_files_are_removed_while_it_is_uploaded_gets_no_manifest(
             backend.delete(["a"])
 
     monkeypatch.setattr(s3.S3Backend, "upload", removing)
-    with pytest.raises(StorageError, match=r"/: a was removed while the folder was written: run the step again$"):
+    with pytest.raises(StorageError, match=r"/: 'a' is not there after it was written: it was removed meanwhile"):
         store.put(tmp_path, bucket)
     assert [file.name for file in store.files(bucket)] == ["b"]
 
