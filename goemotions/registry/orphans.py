@@ -112,7 +112,8 @@ def _unfinished(location: str, days: float) -> Iterator[Orphan]:
         prefix = store.join(location, root)
         for folder, files in store.folders(prefix, depth).items():
             # A pipeline run and a profile, or the key of a teacher, alone or after another name.
-            run, name = (folder.removeprefix(prefix).split("/")[index] for index in (0, min(depth, 2) - 1))
+            names = folder.removeprefix(prefix).split("/")
+            run, name = names[0], names[min(depth, 2) - 1]
             if _is_complete(files) or not _is_written_before(files, days):
                 continue
             if KEY.fullmatch(name) or any(_is_older(files, run_id, days) for run_id in _runs(run, name)):
