@@ -144,7 +144,7 @@ def write_manifest(change: ManifestChange) -> None:
     type=shared.Number(min=0),
     default=defaults.KEPT_DAYS,
     show_default=True,
-    help="Keep versions younger than this, and bundles without a version whose run is younger.",
+    help="Keep versions younger than this, and bundles without a version and unfinished uploads whose run is younger.",
 )
 @click.option(
     "--trained-days",
@@ -160,7 +160,7 @@ def write_manifest(change: ManifestChange) -> None:
 def retire(
     model_name: str, keep: int, days: float, trained_days: float, namespace: str, cluster: bool, file: Path | None, yes: bool
 ) -> None:
-    """Remove the bundles of old versions that nothing refers to, bundles without a version and old trained models.
+    """Remove the bundles of old versions that nothing refers to, bundles without a version, old trained models and unfinished uploads.
 
     Kept are versions with an alias, what a rollback goes back to, both versions of an unfinished rollout, what is deployed or in the
     manifest, the newest of each variant, and young ones. Retired versions keep their metrics in MLflow. Interrupted, the same
@@ -181,7 +181,7 @@ def retire(
     total = f"{len(retired)} of {len(decisions)} versions, {sum(one.size for one in retired) / 1e6:,.1f} MB"
     left = orphans.plan(model_name, days, trained_days, served)
     for orphan in orphans.remove(left) if yes else left:
-        click.echo(f"{orphan.location}: {done}, {orphan.size / 1e6:,.1f} MB: no version has it")
+        click.echo(f"{orphan.location}: {done}, {orphan.size / 1e6:,.1f} MB: {orphan.reason}")
     click.echo(f"{total} {done}" + ("" if yes else ": nothing was, --yes (YES=1) does it"))
 
 

@@ -101,6 +101,9 @@ def _head(folder: Path) -> dict[str, Any]:
 def _yaml(path: Path, pattern: re.Pattern[str]) -> dict[str, Any]:
     import yaml
 
+    # A pipe would be waited for.
+    if not path.is_file():
+        return {}
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             match = pattern.match(file.read(MOST_BYTES))

@@ -18,11 +18,18 @@ from goemotions.storage import signature
 
 ENDPOINT = "http://seaweedfs.goemotions:8333"
 TRACKING = "http://mlflow.goemotions:5000"
-# What each role may do, as SeaweedFS writes it. Only `register` writes bundles; MLflow sees its own prefix alone.
+
+
+def _writes(*prefixes: str) -> tuple[str, ...]:
+    return tuple(f"Write:{{bucket}}/{prefix}/*" for prefix in prefixes)
+
+
+# What each role may do, as SeaweedFS writes it. Only `register` writes bundles, and removes what other steps left; MLflow sees its own
+# prefix alone.
 READ_ALL = ("Read:{bucket}/*", "List:{bucket}/*")
 ROLES: Mapping[str, tuple[str, ...]] = {
-    "register": (*READ_ALL, *(f"Write:{{bucket}}/{prefix}/*" for prefix in ("models", "rollouts", "trained"))),
-    "pipeline": (*READ_ALL, *(f"Write:{{bucket}}/{prefix}/*" for prefix in ("checkpoints", "data", "labelled"))),
+    "register": (*READ_ALL, *_writes("models", "rollouts", "trained", "checkpoints", "teachers")),
+    "pipeline": (*READ_ALL, *_writes("checkpoints", "data", "labelled", "monitoring", "teachers")),
     "predictor": ("Read:{bucket}/models/*", "List:{bucket}/models/*"),
     # A predictor that logs requests.
     "requests": ("Write:{bucket}/requests/*",),

@@ -55,6 +55,9 @@ def export(dataset: Path, model_folder: Path, output: Path) -> dict[str, ExportR
     """
     output.mkdir(parents=True, exist_ok=True)
     float_path, int8_path = (output / file for file in FILES.values())
+    # Otherwise a process that is killed would leave a graph of this model beside one of another that was exported before.
+    for path in (output / EXPORT_FILE, float_path, int8_path):
+        path.unlink(missing_ok=True)
     encoder = TextEncoder.load(model_folder)
     splits, _ = load_dataset(dataset, ("train", "validation"))
     write_float(model_folder, float_path)

@@ -42,6 +42,10 @@ class Change:
     percent: int | None = None
     sequence: int = 0
 
+    @property
+    def tag(self) -> str:
+        return f"{HISTORY_TAG}{self.sequence:08d}.{self.at}"
+
     def to_json(self) -> str:
         content = {NAMES.get(name, name): value for name, value in vars(self).items() if value is not None}
         return json.dumps(content)
@@ -54,7 +58,7 @@ class Change:
         return cls(**values)
 
 
-def record(model: str, version: Version, action: Action, target: str, before: str, *, percent: int | None = None) -> None:
+def record(model: str, version: Version, action: Action, target: str, before: str, *, percent: int | None = None) -> Change:
     """Records in a version's tags who made an alias or InferenceService refer to it, and when.
 
     The registry numbers the changes: the clocks of the machines that make them may differ. If the newest change is the same one, its
@@ -72,11 +76,22 @@ def record(model: str, version: Version, action: Action, target: str, before: st
     current = model_registry.get_version(model, version.number)
     for one in history(current, target)[-1:]:
         if (one.sequence, one.action, one.before, one.percent) == (last, action, before, percent):
-            return
-    sequence = last + 1
-    retrying.set_registered_model_tag(model, CHANGES_TAG, str(sequence))
-    change = Change(action, target, before, version.number, _user_and_host(), now, percent, sequence)
-    model_registry.set_tag(model, version, f"{HISTORY_TAG}{sequence:08d}.{now}", change.to_json())
+            return one
+    change = Change(action, target, before, version.number, _user_and_host(), now, percent, last + 1)
+    retrying.set_registered_model_tag(model, CHANGES_TAG, str(change.sequence))
+    model_registry.set_tag(model, version, change.tag, change.to_json())
+    return change
+
+
+def take_back(model: str, own: Change) -> Change | None:
+    """Removes a record if the same target was changed since or at the same time; returns that change, or None."""
+    others = [one for version in model_registry.versions(model) for one in history(version) if one != own]
+    since = [one for one in others if one.target == own.target and one.sequence >= own.sequence]
+    if not since:
+        return None
+    retrying.delete_model_version_tag(model, own.after, own.tag)
+    retrying.set_registered_model_tag(model, CHANGES_TAG, str(max(one.sequence for one in others)))
+    return max(since, key=lambda one: (one.sequence, one.at))
 
 
 def history(version: Version, target: str = "") -> list[Change]:

@@ -67,8 +67,9 @@ def get_or_create_version(model: str, run_id: str, source: str, tags: dict[str, 
 
 
 def version_of_bundle(model: str, run_id: str, source: str) -> Version | None:
-    """The version of a registered model that has this source, if there is one."""
-    return next((one for one in _search(f"name='{model}' and run_id='{run_id}'") if one.source == source), None)
+    """The version of a registered model that has this source, the first if a process that was suspended has created another one."""
+    versions = (one for one in _search(f"name='{model}' and run_id='{run_id}'") if one.source == source)
+    return min(versions, key=lambda one: int(one.number), default=None)
 
 
 def find_version(model: str, reference: str) -> Version | None:

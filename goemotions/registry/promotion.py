@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from goemotions import defaults
-from goemotions.errors import PromotionRefused
+from goemotions.errors import LockLost, PromotionRefused
 from goemotions.evaluation.gate import Verdict
 from goemotions.registry import challenger as challengers
 from goemotions.registry import changes, model_registry, trust
@@ -52,12 +52,21 @@ def set_champion(model_name: str, version: Version, variant: str, before: str, h
 
     Raises:
         ModelError: the version was retired meanwhile.
+        LockLost: another process has taken over the lock; if it moved the alias, the alias is as that process left it.
     """
     model_registry.get_version(model_name, version.number)
-    with held.writing():
-        changes.record(model_name, version, action, champion_alias(variant), before)
-    with held.writing():
-        model_registry.set_alias(model_name, champion_alias(variant), version.number)
+    alias, recorded = champion_alias(variant), None
+    try:
+        with held.writing():
+            recorded = changes.record(model_name, version, action, alias, before)
+        with held.writing():
+            model_registry.set_alias(model_name, alias, version.number)
+    except LockLost:
+        if recorded:
+            with lock.hold(BundleLocation.parse(version.source).model_prefix) as again, again.writing():
+                if since := changes.take_back(model_name, recorded):
+                    model_registry.set_alias(model_name, alias, since.after)
+        raise
 
 
 def was_rolled_back(version: Version, current: Version, variant: str) -> bool:

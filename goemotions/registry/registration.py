@@ -75,7 +75,8 @@ def register(
     """
     models = layout.models(addresses.location(store, "the store"), model_name)
     log.info(probe.run(models))
-    storage.sweep(models)
+    for prefix in (models, storage.join(store, "trained")):
+        storage.sweep(prefix)
     scores = {variant: [folders.validation_scores() for folders in listed] for variant, listed in candidates.items()}
     for variant, compared in scores.items():
         _refuse_other_labels(model_name, variant, compared)
@@ -171,6 +172,16 @@ def _refuse_other_labels(model_name: str, variant: Variant, candidates: list[Can
         raise ModelError(f"the champion of {model_name} has other labels than this data: register under another model name")
 
 
+def create_version(model_name: str, run_id: str, source: str, tags: dict[str, str], held: Lock) -> Version:
+    """The version of a stored bundle, whose number is signed; created if there is none."""
+    with held.writing():
+        version = model_registry.get_or_create_version(model_name, run_id, source, tags)
+    # In a write of its own: a process that was suspended while it created a version may have created a second one.
+    with held.writing():
+        trust.sign_number(version)
+    return version
+
+
 def _version_tags(metadata: BundleMetadata) -> dict[str, str]:
     tags = {name: getattr(metadata, name) for name in ("variant", "profile", "run_id", "dataset_digest")}
     return tags | {"evaluated": str(metadata.evaluated or metadata.engine)}
@@ -241,9 +252,7 @@ class _Registration:
             with lock.hold(self.location.model_prefix) as held:
                 if not storage.has(source, manifest.NAME):
                     raise ModelError(f"{source} was removed while it was registered: register it again")
-                with held.writing():
-                    version = model_registry.get_or_create_version(model_name, self.location.run_id, source, self.tags)
-                    trust.sign_number(version)
+                version = create_version(model_name, self.location.run_id, source, self.tags, held)
                 # The comparison takes long and is not locked: if the champion changed meanwhile, it is repeated with the new one.
                 if promotion.is_champion(model_name, variant, champion):
                     return version, self._set_aliases(version, champion, verdict, held, auto_promote=auto_promote), verdict

@@ -75,19 +75,24 @@ def retire(model_name: str, policy: Policy, served: Collection[str] = ()) -> lis
         return [version for version in versions if version.number not in kept]
 
     for prefix, versions in by_prefix.items():
-        with lock.hold(prefix) as held:
-            # An alias may have moved since the plan was made.
-            marked = still(versions)
-            for version in marked:
-                if not version.is_retired:
-                    with held.writing():
-                        changes.mark_retired(model_name, version)
-            # A deployment holds no lock: it records itself, then looks whether the version is marked.
-            removed = still(marked)
-            for version in marked:
-                if version not in removed and not version.is_retired:
-                    with held.writing():
-                        changes.unmark_retired(model_name, version)
+        marked: list[Version] = []
+        try:
+            with lock.hold(prefix) as held:
+                # An alias may have moved since the plan was made.
+                for version in still(versions):
+                    marked.append(version)
+                    if not version.is_retired:
+                        with held.writing():
+                            changes.mark_retired(model_name, version)
+        finally:
+            # A deployment holds no lock: it records itself, then looks whether the version is marked. And a process that is suspended
+            # while it marks a version may do so when another one holds the lock.
+            with lock.hold(prefix) as held:
+                removed = still(marked)
+                for version in marked:
+                    if version not in removed and not version.is_retired:
+                        with held.writing():
+                            changes.unmark_retired(model_name, version)
         for version in removed:
             store.remove(version.source)
             model_registry.set_tag(model_name, version, model_registry.REMOVED_TAG, "true")

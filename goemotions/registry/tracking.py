@@ -177,12 +177,12 @@ def get_or_create_run(pipeline_run: str, profile: str = "") -> Run:
     return create_once(find, create)
 
 
-def tags_of_runs(pipeline_run: str) -> list[dict[str, str]]:
-    """The tags of a pipeline run's runs, parent and children; none if MLflow has no such pipeline run."""
+def tags_of_runs(pipeline_run: str) -> dict[str, dict[str, str]]:
+    """The tags of a pipeline run's runs, parent and children, by their ids; none if MLflow has no such pipeline run."""
     connect()
     experiments = [experiment.experiment_id for experiment in retrying.search_experiments()]
     runs = retrying.search_runs(experiments, f"tags.`{RUN_TAG}` = '{pipeline_run}'")
-    return [dict(run.data.tags) for run in runs]
+    return {run.info.run_id: dict(run.data.tags) for run in runs}
 
 
 def run_tags(run_id: str) -> dict[str, str]:

@@ -135,7 +135,7 @@ def _of_folder(folder: Path, profile: str) -> dict[Variant, CandidateArtifacts]:
 
 
 def _of_run(run: str, profile: str) -> str:
-    tags = {one.get(tracking.PROFILE_TAG, ""): one.get(LOCATION_TAG, "") for one in tracking.tags_of_runs(run)}
+    tags = {one.get(tracking.PROFILE_TAG, ""): one.get(LOCATION_TAG, "") for one in tracking.tags_of_runs(run).values()}
     tags.pop("-", None)
     if not tags:
         raise ModelError(

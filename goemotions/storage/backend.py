@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -13,11 +13,16 @@ from goemotions.strict_json import MOST_BYTES
 
 @dataclass(frozen=True, order=True)
 class File:
-    """A file below a location; ``tag`` changes when the file does."""
+    """A file below a location; ``tag`` changes when the file does.
+
+    ``modified`` is when it was written, in seconds since the epoch by the clock of the store; in S3 only listings have it. It does not
+    count when two are compared: the same file may be written again.
+    """
 
     name: str
     size: int
     tag: str
+    modified: float = field(default=0.0, compare=False)
 
     def changed(self, location: str) -> FileChanged:
         return FileChanged(

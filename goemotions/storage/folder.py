@@ -64,7 +64,7 @@ def sweep(folder: Path, age_seconds: float = 0.0) -> None:
 
 
 def _file(name: str, stat: os.stat_result) -> File:
-    return File(name, stat.st_size, str(stat.st_mtime_ns))
+    return File(name, stat.st_size, str(stat.st_mtime_ns), stat.st_mtime)
 
 
 class FolderBackend(Backend):

@@ -53,15 +53,19 @@ class Lock(ABC):
     @abstractmethod
     def confirm(self) -> None:
         """Raises:
-        StorageError: the lease has ended since ``require``.
+        LockLost: the lease has ended since ``require``.
         """
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """For one write that counts: it, and each repetition of it, begins with a new lease, or not at all.
 
+        No write to a registry can have the lock as a condition: a process that is suspended within it writes when it goes on. Who makes
+        such a write undoes it after LockLost, if another one has written meanwhile.
+
         Raises:
-            StorageError: another process has taken over the lock, or may have while the write took too long.
+            LockLost: another process has taken over the lock, or may have while the write took too long.
+            StorageError: the store fails, refuses, or is too slow.
         """
         self.require()
         with outages.guarded(self.require):
@@ -145,7 +149,7 @@ class _ObjectLock(Lock):
 
     def confirm(self) -> None:
         if self._spent() > LEASE_SECONDS:
-            raise StorageError(
+            raise LockLost(
                 f"{self._backend.location}: a write took longer than {LEASE_SECONDS:g} s, and another process may have written "
                 "meanwhile: see `make status`, then run the command again"
             )

@@ -44,7 +44,8 @@ def read(folder: Path) -> dict[str, Any]:
         IntegrityError: there is no readable manifest, or it names a file outside the folder.
     """
     try:
-        content = strict_json.read_bytes(folder / NAME)
+        # A pipe would be waited for.
+        content = strict_json.read_bytes(folder / NAME) if (folder / NAME).is_file() else None
     except BadJson as error:
         raise _unreadable(str(folder)) from error
     return parse(content, str(folder))

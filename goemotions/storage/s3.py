@@ -66,7 +66,12 @@ class S3Backend(Backend):
         with translate_errors(self.location):
             pages = client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
             return [
-                File(entry["Key"].removeprefix(self.prefix), entry["Size"], entry["ETag"].strip('"'))
+                File(
+                    entry["Key"].removeprefix(self.prefix),
+                    entry["Size"],
+                    entry["ETag"].strip('"'),
+                    entry["LastModified"].timestamp(),
+                )
                 for page in pages
                 for entry in page.get("Contents", [])
                 if not entry["Key"].endswith("/")

@@ -10,6 +10,7 @@ import errno
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, ParamSpec, TypeVar
 
@@ -94,11 +95,20 @@ def connect(location: str) -> None:
 
 
 def put(folder: Path, location: str) -> None:
-    """Copies every file of a folder to a location, the manifest last: until then no reader takes the copy for complete."""
+    """Copies every file of a folder to a location, the manifest last: until then no reader takes the copy for complete.
+
+    Raises:
+        StorageError: files of the copy are not there when all were written.
+    """
     backend = _backend(location)
-    files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: (path.name == manifest.NAME, path))
-    for path in files:
-        backend.upload(path, path.relative_to(folder).as_posix())
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    for name in sorted(names, key=lambda name: name == manifest.NAME):
+        if name == manifest.NAME and (lost := {*names} - {name, *(file.name for file in backend.files())}):
+            raise StorageError(
+                f"{location}: {min(lost)!r} is not there after it was written: it was removed meanwhile, or the store changes such "
+                "names; run the step again"
+            )
+        backend.upload(folder / name, name)
 
 
 def fetch(location: str, folder: Path) -> Path:
@@ -183,6 +193,16 @@ def files(location: str) -> list[File]:
 def size(location: str) -> int:
     """The bytes of the files below a location."""
     return sum(file.size for file in files(location))
+
+
+def folders(location: str, depth: int) -> dict[str, list[File]]:
+    """The locations of the folders that are so many levels below a location, each with the files in it, by one listing."""
+    listed: dict[str, list[File]] = {}
+    for file in files(location):
+        *parents, name = file.name.split("/", depth)
+        if len(parents) == depth:
+            listed.setdefault(join(location, *parents), []).append(replace(file, name=name))
+    return listed
 
 
 def children(location: str) -> list[str]:

@@ -53,6 +53,8 @@ def teach(dataset: Path, output: Path, location: str, options: TrainOptions, sto
         determining = {"digest": info["digest"], "location": location, "precision": precision, "transfer_texts": count}
         key = teachers.key_of(folder, determining)
         kept = store_location and layout.teacher(store_location, key)
+        if kept:
+            store.sweep(store.join(store_location, "teachers"))
         if kept and store.has(kept, manifest.NAME) and (copied := teachers.from_store(kept, dataset, output)):
             usage.end_step(output, f"teach {location}")
             return copied

@@ -134,6 +134,8 @@ def teach(
         count = round(options.transfer_texts * len(material.texts))
         key = teachers.key(material.digest, material.files, profile, teacher.seed, options.precision, count)
         kept = store_location and layout.teacher(store_location, key)
+        if kept and distributed.is_first():
+            store.sweep(store.join(store_location, "teachers"))
         is_kept = bool(kept) and distributed.on_first(lambda: store.has(kept, manifest.NAME))
         if is_kept and (copied := distributed.on_first(lambda: teachers.from_store(kept, dataset, output))):
             _write_usage(output, f"teach {teacher}")

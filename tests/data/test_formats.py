@@ -952,6 +952,13 @@ def test_a_pipe_is_named(tmp_path: Path) -> None:
         ingest(str(folder), tmp_path / "dataset")
 
 
+@pytest.mark.parametrize("name", ["README.md", ".huggingface.yaml"])
+def test_a_pipe_in_place_of_a_card_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    folder = source(tmp_path / "source", {"train.csv": BY_NAME})
+    os.mkfifo(folder / name)
+    ingest(str(folder), tmp_path / "dataset")
+
+
 def rated(opinions: list[tuple[str, str, int, list[str]]]) -> bytes:
     """Rows as in the raw GoEmotions files: id, text, rater, labels."""
     return csv_of(

@@ -65,11 +65,12 @@ def may(request: Callable[[], Any]) -> bool:
     return True
 
 
-PREFIXES = ("models", "trained", "checkpoints", "data", "labelled", "requests", "mlflow", "modelsx")
+OF_STEPS = ("models", "trained", "rollouts", "checkpoints", "teachers", "monitoring", "data", "labelled")
+PREFIXES = (*OF_STEPS, "requests", "mlflow", "modelsx")
 READS = {"register": {*PREFIXES}, "pipeline": {*PREFIXES}, "predictor": {"models"}, "requests": set(), "mlflow": {"mlflow"}}
 WRITES = {
-    "register": {"models", "trained"},
-    "pipeline": {"checkpoints", "data", "labelled"},
+    "register": {"models", "trained", "rollouts", "checkpoints", "teachers"},
+    "pipeline": {"checkpoints", "teachers", "monitoring", "data", "labelled"},
     "predictor": set(),
     "requests": {"requests"},
     "mlflow": {"mlflow"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import celpy
@@ -111,7 +112,20 @@ def test_a_service_without_annotations_or_variables_gets_a_version_and_keeps_wha
     assert not refused(canary, inference_service.without_canary(canary))
     forbidden = copy.deepcopy(bare)
     forbidden["metadata"]["annotations"] = {"serving.kserve.io/deploymentMode": "Knative"}
-    assert refused(bare, forbidden) == "only annotations of this project may change"
+    assert refused(bare, forbidden).startswith("of the annotations only those of the versions may change")
+
+
+@pytest.mark.parametrize("mode", inference_service.KNATIVE)
+def test_the_deploy_step_may_split_traffic_with_knative(mode: str) -> None:
+    before = service()
+    before["metadata"]["annotations"][inference_service.MODE] = mode
+    before = inference_service.with_version(
+        before, replace(version(), number="6", source=f"{STORE}goemotions/{'b' * 32}/cpu/"), 0
+    )
+    canary = inference_service.with_version(before, version(), 10)
+    assert not refused(before, canary)
+    assert not refused(canary, inference_service.with_version(canary, version(), 0))
+    assert not refused(canary, before)
 
 
 def at(source: str) -> Change:
@@ -160,6 +174,14 @@ REFUSED: dict[str, Change] = {
     "no replicas": predictor(minReplicas=0, maxReplicas=0),
     "many replicas": predictor(minReplicas=10_000, maxReplicas=10_000),
     "annotations of the pods": predictor(annotations={"sidecar.istio.io/inject": "true"}),
+    "a restart that is no time": predictor(annotations={inference_service.RESTARTED: "x" * 1000}),
+    "another annotation of this project": lambda one: one["metadata"]["annotations"].update({"goemotions-another": "7"}),
+    "the number of another version": lambda one: one["metadata"]["annotations"].update({inference_service.VERSION: "8"}),
+    "a canary's version that is none": lambda one: one["metadata"]["annotations"].update(
+        {inference_service.CANARY_VERSION: "x"}
+    ),
+    "no version": lambda one: one["metadata"]["annotations"].pop(inference_service.VERSION),
+    "a version without its annotation": at(f"{STORE}goemotions/{RUN}/cpu/"),
     "transformer": lambda one: one["spec"].update(transformer={"containers": [{"name": "another", "image": "another"}]}),
     "mode": lambda one: one["metadata"]["annotations"].update({inference_service.MODE: "Knative"}),
     "removed mode": lambda one: one["metadata"]["annotations"].pop(inference_service.MODE),

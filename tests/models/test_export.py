@@ -13,7 +13,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from goemotions.data.dataset import load_dataset
 from goemotions.errors import ModelError
-from goemotions.models import engine_names, engines, export
+from goemotions.models import engine_names, engines, export, quantization
 from goemotions.models.architectures import CLASSES
 from goemotions.models.tokenizer import TextEncoder
 
@@ -126,6 +126,24 @@ def test_a_graph_whose_scores_differ_from_the_model_is_refused(
     with pytest.raises(ModelError, match="the exported graph differs from the model by up to"):
         export.export(dataset, model_folder, tmp_path)
     assert not (tmp_path / "export.json").exists()
+
+
+@pytest.mark.fault("export-killed")
+def test_of_an_export_over_another_one_that_is_killed_nothing_of_the_other_is_left(
+    dataset: Path, model_folder: Path, onnx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the steps that follow would take the graphs of two models for those of one."""
+    output = Path(shutil.copytree(onnx_folder, tmp_path / "onnx"))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quantization, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export.export(dataset, model_folder, output)
+    assert {path.name for path in output.iterdir()} == {"model.onnx", "usage.json"}
+    with pytest.raises(ModelError, match=r"model.int8.onnx is missing or damaged"):
+        engines.load("openvino-int8", output, TextEncoder.load(model_folder))
 
 
 @pytest.mark.parametrize("missing", ["model.safetensors", "tokenizer.json"])

@@ -206,6 +206,26 @@ def test_the_checkpoints_of_a_run_are_removed_when_it_is_registered(
     assert [len(store.files(location)) for location in (kept, finished, other)] == [1, 0, 1]
 
 
+@pytest.mark.fault("leftovers")
+def test_parts_of_the_uploads_of_killed_registrations_are_removed_by_a_later_one(
+    registry: Registry, candidate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = s3.S3Backend(registry.store)
+
+    def begun() -> list[str]:
+        uploads = s3.client().list_multipart_uploads(Bucket=backend.bucket, Prefix=backend.prefix)
+        return [upload["Key"].removeprefix(backend.prefix) for upload in uploads.get("Uploads", [])]
+
+    killed = [f"models/{registry.name}/run/cpu/weights", "teachers/other/scores", "trained/run/minilm/weights"]
+    for name in killed:
+        s3.client().create_multipart_upload(Bucket=backend.bucket, Key=f"{backend.prefix}{name}")
+    registry.register("1", candidate)
+    assert sorted(begun()) == killed, "a process that runs may have begun them"
+    monkeypatch.setattr(s3, "ABANDONED_SECONDS", 0.0)
+    registry.register("1", candidate)
+    assert begun() == ["teachers/other/scores"]
+
+
 def test_a_new_run_becomes_the_challenger(registry: Registry, candidate: Path) -> None:
     registry.register("1", candidate)
     version = registry.register("2", candidate, auto_promote=True)["cpu"]

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis
@@ -66,6 +71,12 @@ class Model:
 
     def retire(self, policy: Policy = EVERYTHING, served: tuple[str, ...] = ()) -> list[str]:
         return [one.version.number for one in retirement.retire(self.name, policy, served) if not one.kept]
+
+
+@pytest.fixture
+def two_days_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what looks for orphans."""
+    monkeypatch.setattr(orphans, "time", SimpleNamespace(time=lambda: time.time() + 2 * DAY_SECONDS))
 
 
 @pytest.fixture
@@ -359,14 +370,14 @@ def test_no_reference_ever_reaches_a_retired_bundle(
 
 
 @pytest.mark.fault("registration-interrupted")
-def test_what_no_version_refers_to_is_removed_when_it_is_old(model: Model) -> None:
+def test_what_no_version_refers_to_is_removed_when_it_is_old(model: Model, two_days_later: None) -> None:
     """Bundles of registrations that crashed, and trained models of runs without a version."""
     version = model.add()
     orphan = model.orphan("crashed")
     trained = {name: layout.trained(model.store, name, "minilm") for name in ("kept", "lost")}
     for name, run_id in (("kept", version.run_id), ("lost", orphan.split("/")[-3])):
         store.write(trained[name], manifest.NAME, json.dumps({"run_id": run_id, "files": {}}).encode())
-    assert orphans.plan(model.name, days=1, trained_days=1) == []
+    assert orphans.plan(model.name, days=3, trained_days=3) == []
     planned = orphans.plan(model.name, days=0, trained_days=0)
     assert {one.location for one in planned} == {orphan, trained["lost"]}
     assert run("--model-name", model.name, "--days", "0").output.count("no version has it") == 1
@@ -378,8 +389,73 @@ def test_what_no_version_refers_to_is_removed_when_it_is_old(model: Model) -> No
     assert model.stored() == {version.number}
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from goemotions.storage import s3, store
+upload = s3.S3Backend.upload
+def killed(backend, path, name):
+    if name == "weights":
+        os.kill(os.getpid(), signal.SIGKILL)
+    upload(backend, path, name)
+s3.S3Backend.upload = killed
+store.put(Path(sys.argv[1]), sys.argv[2])
+"""
+
+
+@pytest.fixture
+def unfinished(model: Model, tmp_path: Path) -> dict[str, str]:
+    """Folders whose upload was killed, of a run and of a teacher, and such as others might have."""
+    tracking.get_or_create_run(model.name, "minilm")
+    teacher = layout.checkpoints(model.store, "teachers", "b" * 32)
+    folders = {
+        "trained": layout.trained(model.store, model.name, "minilm"),
+        "checkpoint": store.join(layout.checkpoints(model.store, model.name, "minilm"), "step-000000001"),
+        "teacher": layout.teacher(model.store, "a" * 32),
+        "teacher's checkpoint": store.join(teacher, "step-000000001"),
+        "of another run": layout.trained(model.store, "llama", "7b"),
+        "of others": f"{model.store}checkpoints/it's/7b/step-000000001/",
+        "of others, too": f"{model.store}teachers/mine/",
+    }
+    folder = tmp_path / "folder"
+    (folder / "gpu").mkdir(parents=True)
+    for name in ("config.json", "gpu/metrics.json", "weights"):
+        (folder / name).write_bytes(b"x" * 500)
+    manifest.write(folder)
+    for location in folders.values():
+        killed = subprocess.run([sys.executable, "-c", KILLED, str(folder), location], check=False)
+        assert killed.returncode == -signal.SIGKILL
+        assert {file.name for file in store.files(location)} == {"config.json", "gpu/metrics.json"}
+    model.add()
+    return folders
+
+
+@pytest.mark.slow
+@pytest.mark.fault("leftovers")
+def test_a_folder_whose_upload_was_killed_is_removed_when_it_is_old(
+    model: Model, unfinished: dict[str, str], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    ours = {location for name, location in unfinished.items() if "other" not in name}
+    assert orphans.plan(model.name, days=0, trained_days=0) == [], "a step that runs may have written them"
+    request.getfixturevalue("two_days_later")
+    assert orphans.plan(model.name, days=3) == []
+    planned = orphans.plan(model.name, days=0)
+    assert {(one.location, one.reason, one.size) for one in planned} == {
+        (location, "its upload was never finished", 1000) for location in ours
+    }
+    # The step runs again after the plan was made.
+    time.sleep(1.1)
+    store.write(unfinished["trained"], "config.json", b"x" * 500)
+    assert {one.location for one in orphans.remove(planned)} == ours - {unfinished["trained"]}
+    assert {location for location in unfinished.values() if store.files(location)} == {*unfinished.values()} - ours | {
+        unfinished["trained"]
+    }
+    output = run("--model-name", model.name, "--days", "0").output
+    assert f"{unfinished['trained']}: would be removed, 0.0 MB: its upload was never finished\n" in output
+
+
 @pytest.mark.fault("version-forged")
-def test_a_bundle_that_is_served_is_kept_if_its_version_was_deleted(model: Model, tmp_path: Path) -> None:
+def test_a_bundle_that_is_served_is_kept_if_its_version_was_deleted(model: Model, tmp_path: Path, two_days_later: None) -> None:
     """Whoever can write to MLflow can delete versions there."""
     served, lost, _ = (model.add() for _ in range(3))
     for version in (served, lost):
@@ -394,7 +470,7 @@ def test_a_bundle_that_is_served_is_kept_if_its_version_was_deleted(model: Model
 
 
 @pytest.mark.fault("version-forged")
-def test_a_version_with_quotes_in_its_source_does_not_stop_retirements(model: Model) -> None:
+def test_a_version_with_quotes_in_its_source_does_not_stop_retirements(model: Model, two_days_later: None) -> None:
     """MLflow's filters cannot hold them."""
     first, _ = model.add(), model.add()
     model_registry.get_or_create_version(
@@ -406,23 +482,24 @@ def test_a_version_with_quotes_in_its_source_does_not_stop_retirements(model: Mo
     assert orphans.plan(model.name, days=0) == []
 
 
-def test_an_orphan_that_becomes_a_version_meanwhile_is_kept(model: Model) -> None:
+def test_an_orphan_that_becomes_a_version_meanwhile_is_kept(model: Model, two_days_later: None) -> None:
     model.add()
     orphan = model.orphan("late")
     planned = orphans.plan(model.name, days=0)
+    assert [one.location for one in planned] == [orphan]
     model_registry.get_or_create_version(model.name, orphan.split("/")[-3], orphan, {"variant": "cpu"})
     assert orphans.remove(planned) == []
     assert store.files(orphan)
 
 
-def test_a_bundle_of_an_unknown_run_has_no_age_and_is_kept(model: Model) -> None:
+def test_a_bundle_of_an_unknown_run_has_no_age_and_is_kept(model: Model, two_days_later: None) -> None:
     model.add()
     store.write(str(BundleLocation(model.store, model.name, "0" * 32, "cpu")), manifest.NAME, b"{}")
     assert orphans.plan(model.name, days=0, trained_days=0) == []
 
 
 def test_a_trained_model_with_a_damaged_manifest_is_kept_and_the_others_are_cleaned(
-    model: Model, caplog: pytest.LogCaptureFixture
+    model: Model, caplog: pytest.LogCaptureFixture, two_days_later: None
 ) -> None:
     model.add()
     orphan = model.orphan("lost")

@@ -308,7 +308,7 @@ def test_a_trained_model_is_not_fetched_from_where_mlflow_alone_says_that_it_is(
     """The location is a tag of the run, which whoever can write to MLflow can change."""
     if not has_keys:
         monkeypatch.delenv(signature.TRUSTED_KEYS)
-    run = next(run for run in tracking.tags_of_runs("trust-2") if trained.LOCATION_TAG in run)
+    run = next(run for run in tracking.tags_of_runs("trust-2").values() if trained.LOCATION_TAG in run)
     child, profile = trusting.locations[1].split("/")[-3], run[tracking.PROFILE_TAG]
     download = ["model", "download", "--run", "trust-2", "--profile", profile, "--output", str(tmp_path / "out")]
     location = {

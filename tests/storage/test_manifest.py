@@ -1,6 +1,7 @@
 """The manifest: a folder with any changed byte does not verify."""
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -83,6 +84,14 @@ def refuse(files: dict[str, bytes], name: str, changed: bytes) -> None:
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(IntegrityError, match=f"lacks {name}: fetch it again"):
+        manifest.verify(folder)
+
+
+@pytest.mark.parametrize("name", ["weights", manifest.NAME])
+def test_a_pipe_is_not_waited_for(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(IntegrityError, match=r"lacks weights|has no readable MANIFEST.json"):
         manifest.verify(folder)
 
 

@@ -431,12 +431,35 @@ def test_names_that_no_folder_can_hold_are_named_errors(
             store.fetch("s3://b/p/", tmp_path)
 
 
+@pytest.mark.fault("upload-interrupted")
+def test_a_folder_whose_files_are_removed_while_it_is_uploaded_gets_no_manifest(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a cleaning that began before the step did."""
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"x")
+    manifest.write(tmp_path)
+    upload = s3.S3Backend.upload
+
+    def removing(backend: s3.S3Backend, path: Path, name: str) -> None:
+        upload(backend, path, name)
+        if name == "b":
+            backend.delete(["a"])
+
+    monkeypatch.setattr(s3.S3Backend, "upload", removing)
+    with pytest.raises(StorageError, match=r"/: 'a' is not there after it was written: it was removed meanwhile"):
+        store.put(tmp_path, bucket)
+    assert [file.name for file in store.files(bucket)] == ["b"]
+
+
 @pytest.mark.parametrize("name", ["../outside", "sub/../../outside", "/outside"])
 def test_an_object_named_to_leave_its_folder_is_refused(
     bucket: str, tmp_path: Path, through: Callable[..., Gateway], name: str
 ) -> None:
     prefix = s3.S3Backend(bucket).prefix
-    entry = f"<Key>{prefix}{name}</Key><Size>1</Size><ETag>&quot;1&quot;</ETag>"
+    entry = (
+        f"<Key>{prefix}{name}</Key><LastModified>2026-01-01T00:00:00Z</LastModified><Size>1</Size><ETag>&quot;1&quot;</ETag>"
+    )
     listing = f"<ListBucketResult><Contents>{entry}</Contents></ListBucketResult>".encode()
     through(lambda method, path, number: listing)
     with pytest.raises(StorageError, match=r"holds a file named .*outside', which would leave its folder: remove it"):

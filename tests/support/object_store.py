@@ -112,7 +112,8 @@ class Handler(http_server.Handler):
     def listing(self, bucket: str, prefix: str) -> tuple[int, dict[str, str], bytes]:
         keys = sorted(key.removeprefix(f"{bucket}/") for key in self.server.objects if key.startswith(f"{bucket}/{prefix}"))
         entries = "".join(
-            f"<Contents><Key>{escape(key)}</Key><Size>{len(content)}</Size><ETag>{escape(tag_of(content))}</ETag></Contents>"
+            f"<Contents><Key>{escape(key)}</Key><Size>{len(content)}</Size><ETag>{escape(tag_of(content))}</ETag>"
+            "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
             for key in filter(self.server.behaviour.listed, keys)
             for content in [self.server.objects[f"{bucket}/{key}"]]
         )

@@ -188,6 +188,7 @@ class ListsButRefuses(http_server.Handler):
     def do_GET(self) -> None:
         if "list-type" in self.path:
             entry = b'<Key>run/step-000000010/MANIFEST.json</Key><Size>1</Size><ETag>"1"</ETag>'
+            entry += b"<LastModified>2026-01-01T00:00:00Z</LastModified>"
             self.send(200, b"<ListBucketResult><Contents>" + entry + b"</Contents></ListBucketResult>")
         else:
             self.send(403, b"<Error><Code>AccessDenied</Code></Error>")
