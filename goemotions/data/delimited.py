@@ -176,7 +176,8 @@ def records(lines: Iterator[str], name: str, dialect: Dialect) -> Iterator[tuple
     """The first line and the cells of each record, without the header.
 
     Raises:
-        DataError: the quotes of a record do not match, or it has another number of cells than the file has columns.
+        DataError: the quotes of a record do not match, it has another number of cells than the file has columns, or is their names
+            again.
     """
     skipped = dialect.skipped_lines
     lines = islice(lines, skipped, None)
@@ -185,7 +186,7 @@ def records(lines: Iterator[str], name: str, dialect: Dialect) -> Iterator[tuple
     )
     width = len(dialect.columns)
     only_blank, blank_line = not dialect.has_header, 0
-    is_header = dialect.has_header
+    is_header, header = dialect.has_header, [""]
     for line, cells in read:
         is_blank = not any(cell.strip() for cell in cells) and len(cells) <= 1
         # A file of only blank lines has no rows; a blank line before a row is an error like any other.
@@ -196,12 +197,14 @@ def records(lines: Iterator[str], name: str, dialect: Dialect) -> Iterator[tuple
             raise _wrong_width(name, blank_line, 1, dialect)
         only_blank = False
         if is_header and not is_blank:
-            is_header = False
+            is_header, header = False, cells
         elif not is_header and not (is_blank and dialect.has_header and width > 1):
             # In a file with one column, an empty line is a row with an empty cell.
             cells = cells or [""]
             if len(cells) != width:
                 raise _wrong_width(name, line, len(cells), dialect)
+            if width > 1 and cells[1:] == header[1:] and cells[0].lstrip("\ufeff") == header[0]:
+                raise DataError(f"{name}, line {line}: names the columns again, as where files were joined: remove the line")
             yield line, cells
 
 

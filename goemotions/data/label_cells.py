@@ -88,9 +88,13 @@ class Parser:
             if any(isinstance(item, dict | list | tuple) for item in items):
                 raise ValueError("holds objects, or lists of lists: write lists of label names, or one column per label")
             return items
-        if is_list(cell):
-            return _items(cell.strip()[1:-1])
-        return self._separated(cell)
+        items = _items(cell.strip()[1:-1]) if is_list(cell) else self._separated(cell)
+        # pandas writes label numbers as 1.0 if one is missing; ICD-9 has both 401 and 401.0.
+        return [self._whole(item) for item in items]
+
+    def _whole(self, item: str) -> str:
+        is_number = self.index and item not in self.index and re.fullmatch(r"\d{1,9}\.0", item)
+        return item.removesuffix(".0") if is_number else item
 
     def _separated(self, cell: str) -> list[str]:
         whole = cell.strip()
@@ -116,8 +120,7 @@ def plain(item: Any) -> Any:
 
 
 def _stripped(parts: Iterable[str]) -> list[str]:
-    stripped = (part.strip() for part in parts)
-    return [part.removesuffix(".0") if re.fullmatch(r"\d{1,9}\.0", part) else part for part in stripped if part]
+    return [stripped for part in parts if (stripped := part.strip())]
 
 
 def _items(inner: str) -> list[str]:

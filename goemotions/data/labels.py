@@ -40,7 +40,7 @@ NAMES = ("labels", "label")
 SOFT_LABELS = "soft_labels"
 LONGEST_NAME = 200
 # Columns that tell the raters of a text apart.
-RATERS = ("rater_id", "rater", "annotator_id", "annotator", "worker_id")
+RATERS = ("rater_id", "rater", "annotator_id", "annotator", "_annotator_id", "worker_id")
 # Columns that are no labels even if they hold 0 and 1 only; the first is one of the raw GoEmotions files.
 NO_LABELS = ("example_very_unclear", "id", "index", "unnamed: 0", *RATERS)
 # Columns that often say something else of a row than a label of it, even if they hold 0 and 1.
@@ -53,10 +53,12 @@ DOUBTFUL = re.compile(
 # They may be labels if all of them are called so.
 DOUBTFUL_AMONG_OTHERS = re.compile("(is|has)_.+|.+_(weight|confidence|score|agreement)")
 # What programs write for a missing value.
-MISSING = ("None", "nan", "NaN", "null", "NULL", "NA", "N/A", "<NA>")
+MISSING = ("None", "nan", "NaN", "null", "NULL", "NA", "N/A", "<NA>", "#N/A", "\\N")
 NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
+# Marks of no width, soft hyphens, and how an emoji is drawn.
+INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufe00-\ufe0f\ufeff]")
 # A tuple, a set or an object of Python, JSON or PostgreSQL.
-BRACKETED = re.compile(r"\(.*[,'\"].*\)|\{.*[,'\":].*\}", re.DOTALL)
+BRACKETED = re.compile(r"\(.*[,'\"].*\)|\{.*\}", re.DOTALL)
 SAMPLED, LOOKED_AT = 1000, 100
 
 
@@ -335,11 +337,11 @@ def _refuse_doubtful(name: str, labels: Iterable[str]) -> None:
     """Names that are found in rows and may be a slip: two that look the same, and what programs write for a missing value."""
     seen: dict[str, str] = {}
     for label in sorted(labels):
-        form = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
+        form = " ".join(INVISIBLE.sub("", unicodedata.normalize("NFKC", label)).casefold().split())
         if form in seen:
             raise DataError(
-                f"{name}: labels {seen[form]!a} and {label!a} differ only in case, spaces or Unicode form, which are one label or two: "
-                "write them alike, or list both in emotions.txt"
+                f"{name}: labels {seen[form]!a} and {label!a} differ only in case, spaces, Unicode form or what is not visible, "
+                "which are one label or two: write them alike, or list both in emotions.txt"
             )
         seen[form] = label
         if label in MISSING:
@@ -352,10 +354,11 @@ def _refuse_joined(name: str, labels: Set[str], from_cells: Iterable[str]) -> No
     """Cells with several labels that are separated by something else than ``MARKS``, such as the # of doccano."""
     for cell in sorted(from_cells):
         for mark in sorted(set(re.findall(r"\W+", cell))):
-            if len(parts := cell.split(mark)) > 1 and all(part.strip() in labels for part in parts):
+            parts = [part.strip() for part in cell.split(mark)]
+            if len(parts) > 1 and all(part in labels or (part and mark == "#") for part in parts):
                 raise DataError(
-                    f"{name}: {cell!r:.200} is one label, or {len(parts)} that other rows have: separate labels by a comma, or list "
-                    "the names in emotions.txt if it is one"
+                    f"{name}: {cell!r:.200} is one label, or {len(parts)} that are joined by {mark!r}: separate labels by a comma, or "
+                    "list the names in emotions.txt if it is one"
                 )
 
 

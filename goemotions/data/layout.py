@@ -37,6 +37,14 @@ HELD_OUT = re.compile(
     r"(?:.*[-_. ])?(?:eval|evaluation|held[-_ ]?out|hold[-_ ]?out)(?:[-_. ]?(?:set|data|split))?(?:[-_.]?\d+(?:[-_]of[-_]\d+)?)?",
     re.IGNORECASE,
 )
+# ``test-gold``, ``validation_set`` and ``public_test``: what is no name of a split, and may be one that is missing.
+MAYBE = {
+    split: re.compile(rf"(?:.*[-_. ])?(?:{'|'.join(words)})(?:[-_. ]?(?:set|data|split))?(?:[-_. \d].*)?", re.IGNORECASE)
+    for split, words in {
+        "validation": (*NAMES["validation"], "validate", "devel", "development"),
+        "test": (*NAMES["test"], "tests"),
+    }.items()
+}
 REFUSED_ENDINGS = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".npy", ".py"}
 # Files that are not read, by ending, and what to do with them.
 UNREAD = {
@@ -147,13 +155,18 @@ def _name_unread(name: str, files: Mapping[str, Sequence[Path]], unread: Sequenc
     Raises:
         DataError: one of them may be a split that would be drawn from train.
     """
-    if not (files.get("validation") and files.get("test")):
-        for path in map(PurePath, unread):
-            if any(HELD_OUT.fullmatch(split_name(part)[0]) for part in path.parts):
-                raise DataError(
-                    f"{name}: {path} may be the validation or the test split: rename it to one of the two, in a copy of "
-                    "the data if it is not yours"
-                )
+    missing = [split for split in MAYBE if not files.get(split)]
+    for path in map(PurePath, unread if missing else ()):
+        stems = [split_name(part)[0] for part in path.parts]
+        if any(map(HELD_OUT.fullmatch, stems)):
+            maybe, new = "validation or the test", "one of the two"
+        else:
+            maybe = new = next((split for split in missing if any(map(MAYBE[split].fullmatch, stems))), "")
+        if maybe:
+            raise DataError(
+                f"{name}: {path} may be the {maybe} split: rename it to {new}, or leave it out, in a copy of the data "
+                "if it is not yours"
+            )
     if unread:
         more = f" and {len(unread) - 10} more" if len(unread) > 10 else ""
         log.info("%s: not read, since their names are no splits: %s%s", name, ", ".join(unread[:10]), more)
@@ -283,7 +296,8 @@ def _unsplit(folder: Path, name: str, paths: Sequence[Path]) -> list[Path]:
     if len(stems) > 1:
         shown = ", ".join(str(path.relative_to(folder)) for path in paths[:5])
         raise DataError(
-            f"{name} has no train split, and several files that could be it ({shown}): add train.tsv, or give one file as the source"
+            f"{name} has no train split, and several files that could be it ({shown}): add train.tsv, give one file as the source, or "
+            "put the files of train into a folder train/"
         )
     return sorted(paths, key=_natural)
 
