@@ -91,7 +91,7 @@ def find_labelling(tables: Sequence[Table], names: Sequence[str] | None, labels_
     Raises:
         DataError: there is no such column, the labels have no names, or the rows have two readings.
     """
-    column = _single_column(tables, labels_column)
+    column = _single_column(tables, labels_column, names)
     if column is None:
         return _one_per_label(tables, names, [part.strip() for part in labels_column.split(",") if part.strip()])
     known = _known_names(tables, names, column)
@@ -152,11 +152,12 @@ def _ways_out(table: Table, first: Table) -> str:
     return way_out if table is first else f"{way_out}; or leave the file out if it has none, and its split is drawn from train"
 
 
-def _single_column(tables: Sequence[Table], labels_column: str) -> str | None:
+def _single_column(tables: Sequence[Table], labels_column: str, names: Sequence[str] | None) -> str | None:
     """The column with all labels of a row, or None if there is one column per label."""
     first = tables[0]
     if labels_column:
-        return labels_column if first.column(labels_column) or "," not in labels_column else None
+        is_flag = names is not None and [*names] == [first.column(labels_column)]
+        return labels_column if not is_flag and (first.column(labels_column) or "," not in labels_column) else None
     present = [name for name in NAMES if first.column(name)]
     if len(present) > 1:
         raise DataError(f"{first.name} has the columns {present[0]!r} and {present[1]!r}: choose one (labels_column)")
@@ -318,10 +319,12 @@ def _names_in(tables: Sequence[Table], column: str) -> tuple[tuple[str, ...], st
     if not names and not has_numbers:
         raise DataError(f"{first.name} has no rows with a label in column {column!r}: it needs at least one")
     if has_numbers or all(NUMBER.fullmatch(name) for name in names):
-        if first.form == "Parquet":
-            raise DataError(f"{first.name} does not name its labels: put their names into emotions.txt beside it")
+        flag = (
+            "" if column.lower() in NAMES else f" (only {first.column(column)}, if 0 and 1 say whether a text has this label)"
+        )
         raise DataError(
-            f"{first.name} has no emotions.txt: list the label names there, one per line, in index order, or {_ways_out(first, first)}"
+            f"{first.name} has no emotions.txt: list the label names there, one per line, in index order{flag}, or "
+            f"{_ways_out(first, first)}"
         )
     if len(marks) > 1 or (marks and column.lower() == "label"):
         raise DataError(

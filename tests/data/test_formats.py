@@ -430,6 +430,16 @@ def test_the_columns_of_the_labels_can_be_listed(tmp_path: Path) -> None:
     assert named(tmp_path / "dataset") == ROWS
 
 
+def test_a_single_column_of_0_and_1_is_a_label_if_emotions_txt_says_so(tmp_path: Path) -> None:
+    files = {"train.csv": b"text,author,toxic\na,0,1\nb,1,0\n"}
+    with pytest.raises(
+        DataError, match=r"list the label names there, .*\(only toxic, if 0 and 1 say whether a text has this label"
+    ):
+        ingested(tmp_path, files, labels_column="toxic")
+    ingested(tmp_path, {**files, "emotions.txt": b"toxic\n"}, labels_column="toxic", unlabelled="keep", max_quarantined=1)
+    assert named(tmp_path / "dataset") == [("a", ["toxic"]), ("b", [])]
+
+
 @pytest.mark.fault("data-ambiguous")
 @pytest.mark.parametrize(
     "column", ["is_train", "Is Train", "fold", "kfold2", "weight", "sample_weight", "is_duplicate", "has_url", "label_score"]
