@@ -89,12 +89,12 @@ class Parser:
                 raise ValueError("holds objects, or lists of lists: write lists of label names, or one column per label")
             return items
         items = _items(cell.strip()[1:-1]) if is_list(cell) else self._separated(cell)
-        # pandas writes label numbers as 1.0 if one is missing; ICD-9 has both 401 and 401.0.
+        # pandas writes label numbers as 1.0 if one is missing, NumPy as 1.; ICD-9 has both 401 and 401.0.
         return [self._whole(item) for item in items]
 
     def _whole(self, item: str) -> str:
-        is_number = self.index and item not in self.index and re.fullmatch(r"\d{1,9}\.0", item)
-        return item.removesuffix(".0") if is_number else item
+        number = re.fullmatch(r"(\d{1,9})\.0?", item) if self.index and item not in self.index else None
+        return number[1] if number else item
 
     def _separated(self, cell: str) -> list[str]:
         whole = cell.strip()

@@ -57,8 +57,8 @@ MISSING = ("None", "nan", "NaN", "null", "NULL", "NA", "N/A", "<NA>", "#N/A", "\
 NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 # Marks of no width, soft hyphens, and how an emoji is drawn.
 INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufe00-\ufe0f\ufeff]")
-# A tuple, a set or an object of Python, JSON or PostgreSQL.
-BRACKETED = re.compile(r"\(.*[,'\"].*\)|\{.*\}", re.DOTALL)
+# A tuple, a set or an object of Python, JSON or PostgreSQL, or a call as their classes, NumPy and Spark show themselves.
+BRACKETED = re.compile(r"\w*\(.*[,'\"].*\)|\{.*\}", re.DOTALL)
 SAMPLED, LOOKED_AT = 1000, 100
 
 
@@ -356,7 +356,7 @@ def _refuse_doubtful(name: str, labels: Iterable[str]) -> None:
 def _refuse_joined(name: str, labels: Set[str], from_cells: Iterable[str]) -> None:
     """Cells with several labels that are separated by something else than ``MARKS``, such as the # of doccano."""
     for cell in sorted(from_cells):
-        for mark in sorted(set(re.findall(r"\W+", cell))):
+        for mark in sorted({*re.findall(r"\W+", cell), *re.findall(r"\s+", cell)}):
             parts = [part.strip() for part in cell.split(mark)]
             if len(parts) > 1 and all(part in labels or (part and mark == "#") for part in parts):
                 raise DataError(

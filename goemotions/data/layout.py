@@ -117,6 +117,7 @@ def find(folder: Path, name: str = "") -> Layout:
     files = {split: _one_form(name, split, [file for file in chosen if file.split == split]) for split in SPLITS}
     if not files["train"]:
         raise _nothing(folder, name, [file.path for file in tables])
+    _refuse_unread_split(name, folder / within, files)
     _name_unread(name, files, [str(file.path.relative_to(folder)) for file in tables if not file.split])
     return Layout({split: paths for split, paths in files.items() if paths}, _label_names(folder / within, folder))
 
@@ -147,6 +148,19 @@ def by_split(named: Mapping[str, Sequence[Path]], name: str, folders: Sequence[P
         raise DataError(f"{name}: {twice[0].name} is in two splits: give each split files of its own")
     _name_unread(name, files, [given for given in named if given not in splits.values()])
     return Layout(files, _label_names(*folders))
+
+
+def _refuse_unread_split(name: str, folder: Path, files: Mapping[str, Sequence[Path]]) -> None:
+    """Raises DataError if a split that would be drawn from train is there in a format that is not read."""
+    for path in sorted(folder.iterdir()):
+        match, remedy = SPLIT_NAME.fullmatch(path.name.split(".")[0]), _remedy(path.name)
+        if match and remedy and not files[split := SPLIT_OF[match[1].lower()]]:
+            raise DataError(f"{name}: {path.name} may be the {split} split, and is not of a format that is read: {remedy}")
+
+
+def _remedy(file: str) -> str:
+    """What to do with a file that is not read, by its ending; empty if it holds no rows."""
+    return next((remedy for endings, remedy in UNREAD.items() if file.lower().endswith(endings)), "")
 
 
 def _name_unread(name: str, files: Mapping[str, Sequence[Path]], unread: Sequence[str]) -> None:
@@ -310,10 +324,8 @@ def _nothing(folder: Path, name: str, paths: Sequence[Path]) -> DataError:
         return DataError(
             f"{name}: {refused[0]} is refused, since reading pickles and scripts runs code: convert it to .tsv or .parquet"
         )
-    for endings, remedy in UNREAD.items():
-        unread = [path.name for path in [*paths, *there] if path.name.lower().endswith(endings) and path.name != LABEL_NAMES]
-        if unread:
-            return DataError(f"{name} has no train split, and {unread[0]} is not of a format that is read: {remedy}")
+    if unread := [path.name for path in [*paths, *there] if _remedy(path.name) and path.name != LABEL_NAMES]:
+        return DataError(f"{name} has no train split, and {unread[0]} is not of a format that is read: {_remedy(unread[0])}")
     shown = ", ".join(path.name + "/" * path.is_dir() for path in there[:5] if not path.name.startswith("."))
     instead = f"; there are {shown}" + (" and others" if len(there) > 5 else "") if shown else "; it is empty"
     return DataError(f"{name} has no train split: add train.tsv, train.csv, train.jsonl or train.parquet{instead}")

@@ -147,7 +147,7 @@ def _batch(chunk: Sequence[Sequence[object]], schema: pa.Schema) -> pa.RecordBat
 def _with_text(schema: pa.Schema, text_column: str) -> pa.Schema:
     """The schema with texts as strings, which some writers of Parquet, such as Impala, store as bytes."""
     position = schema.get_field_index(find(schema.names, text_column))
-    if position < 0 or "binary" not in str(schema.types[position]):
+    if position < 0 or pa.types.is_nested(kind := schema.types[position]) or "binary" not in str(kind):
         return schema
     return schema.set(position, schema.field(position).with_type(pa.string()))
 

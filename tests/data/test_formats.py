@@ -134,6 +134,13 @@ FORMATS: dict[str, Written] = {
         "train.csv": csv_of(frame(ROWS, labels=["[0]", "[0 1]", "[2]"])),
         "emotions.txt": LISTED,
     },
+    "CSV of Excel with a line break in the name of a column": {
+        "train.csv": b'"who\r\n(name)",text,labels\r\nann,' + BY_NAME.partition(b"\n")[2].replace(b"\n", b"\r\nann,", 2)
+    },
+    "flags of float as NumPy writes them": {
+        "train.csv": csv_of(frame(ROWS, labels=["[1. 0. 0.]", "[1. 1. 0.]", "[0. 0. 1.]"])),
+        "emotions.txt": LISTED,
+    },
     "numbers, comma": {"train.csv": csv_of(frame(ROWS, labels=["0", "0,1", "2"])), "emotions.txt": LISTED},
     "names that are listed": {"train.csv": BY_NAME, "emotions.txt": LISTED},
     "TSV of pandas with quoted cells": {"train.tsv": csv_of(frame(ROWS, labels=joined(ROWS, ",")), "\t")},
@@ -541,6 +548,16 @@ def test_a_file_whose_name_has_that_of_a_missing_split_is_asked_about(tmp_path: 
 
 
 @pytest.mark.fault("data-ambiguous")
+@pytest.mark.parametrize("file", ["test.xlsx", "TEST.txt", "dev.csv.bz2", "test.zip", "valid.tar.gz"])
+def test_a_missing_split_in_a_format_that_is_not_read_is_named(tmp_path: Path, file: str) -> None:
+    (tmp_path / "train.csv").write_bytes(BY_NAME)
+    (tmp_path / "requirements-dev.txt").write_bytes(b"pytest\n")
+    (tmp_path / file).write_bytes(b"text\tlabels\n")
+    with pytest.raises(DataError, match=f"{file} may be the (test|validation) split, and is not of a format that is read: "):
+        ingest(str(tmp_path), tmp_path / "dataset")
+
+
+@pytest.mark.fault("data-ambiguous")
 @pytest.mark.parametrize(
     ("column", "values"),
     [
@@ -737,6 +754,12 @@ AMBIGUOUS: dict[str, tuple[Written, str]] = {
     "a missing value of MySQL as a name": (
         {"train.csv": b"text,labels\na,calm\nb,\\N\n"},
         r"train.csv: '\\\\N' is the name of a label or a missing value",
+    ),
+    "a set as Python shows it": ({"train.csv": b"text,labels\na,\"frozenset({'calm', 'dread'})\"\n"}, r"is not a list"),
+    "an array as Spark shows it": ({"train.csv": b'text,labels\na,"WrappedArray(calm, dread)"\n'}, r"is not a list"),
+    "names with a mark of their own, separated by spaces": (
+        {"train.csv": b"text,labels\na,#calm\nb,#calm #glee\nc,#glee\n"},
+        r"'#calm #glee' is one label, or 2 that are joined by ' '",
     ),
     "an array of PostgreSQL of one label": (
         {"train.csv": b"text,labels\na,{calm}\nb,{glee}\n"},
