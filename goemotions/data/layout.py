@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path, PurePath
 
 from goemotions.data import partitions
@@ -32,18 +32,14 @@ SPLIT_NAME = re.compile(rf"(?:split=)?({'|'.join(SPLIT_OF)})([-_.]?\d+(?:[-_]of[
 AFFIXED_TRAIN = re.compile(
     rf"(.*[-_. ])?(?:{'|'.join(NAMES['train'])})(?:[-_.]?\d+(?:[-_]of[-_]\d+)?)?([-_. ]\D.*)?", re.IGNORECASE
 )
-# ``eval`` and ``my_holdout_set``: what people call the validation split or the test split.
-HELD_OUT = re.compile(
-    r"(?:.*[-_. ])?(?:eval|evaluation|held[-_ ]?out|hold[-_ ]?out)(?:[-_. ]?(?:set|data|split))?(?:[-_.]?\d+(?:[-_]of[-_]\d+)?)?",
-    re.IGNORECASE,
-)
-# ``test-gold``, ``validation_set`` and ``public_test``: what is no name of a split, and may be one that is missing.
+# ``eval_set``, ``validation_set`` and ``test-gold``: what is no name of a split, and may be one that is missing.
 MAYBE = {
-    split: re.compile(rf"(?:.*[-_. ])?(?:{'|'.join(words)})(?:[-_. ]?(?:set|data|split))?(?:[-_. \d].*)?", re.IGNORECASE)
-    for split, words in {
-        "validation": (*NAMES["validation"], "validate", "devel", "development"),
-        "test": (*NAMES["test"], "tests"),
-    }.items()
+    split: re.compile(rf"(?:.*[-_. ])?(?:{words})(?:[-_. ]?(?:set|data|split))?(?:[-_. ]?{rest})?", re.IGNORECASE)
+    for split, words, rest in (
+        ("validation or the test", "eval|evaluation|held[-_ ]?out|hold[-_ ]?out", r"\d+(?:[-_]of[-_]\d+)?"),
+        ("validation", "|".join((*NAMES["validation"], "validate", "devel", "development")), r"(?:(?<=[-_. ])|\d).*"),
+        ("test", "|".join((*NAMES["test"], "tests")), r"(?:(?<=[-_. ])|\d).*"),
+    )
 }
 REFUSED_ENDINGS = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".npy", ".py"}
 # Files that are not read, by ending, and what to do with them.
@@ -169,17 +165,11 @@ def _name_unread(name: str, files: Mapping[str, Sequence[Path]], unread: Sequenc
     Raises:
         DataError: one of them may be a split that would be drawn from train.
     """
-    missing = [split for split in MAYBE if not files.get(split)]
-    for path in map(PurePath, unread if missing else ()):
-        stems = [split_name(part)[0] for part in path.parts]
-        if any(map(HELD_OUT.fullmatch, stems)):
-            maybe, new = "validation or the test", "one of the two"
-        else:
-            maybe = new = next((split for split in missing if any(map(MAYBE[split].fullmatch, stems))), "")
-        if maybe:
+    missing = [split for split in SPLITS if not files.get(split)]
+    for path, (maybe, form) in product(map(PurePath, unread), MAYBE.items()):
+        if any(split in maybe for split in missing) and any(form.fullmatch(split_name(part)[0]) for part in path.parts):
             raise DataError(
-                f"{name}: {path} may be the {maybe} split: rename it to {new}, or leave it out, in a copy of the data "
-                "if it is not yours"
+                f"{name}: {path} may be the {maybe} split: rename it to the split's name, or leave it out, in a copy of the data if it is not yours"
             )
     if unread:
         more = f" and {len(unread) - 10} more" if len(unread) > 10 else ""
