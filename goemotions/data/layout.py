@@ -169,7 +169,8 @@ def _name_unread(name: str, files: Mapping[str, Sequence[Path]], unread: Sequenc
     for path, (maybe, form) in product(map(PurePath, unread), MAYBE.items()):
         if any(split in maybe for split in missing) and any(form.fullmatch(split_name(part)[0]) for part in path.parts):
             raise DataError(
-                f"{name}: {path} may be the {maybe} split: rename it to the split's name, or leave it out, in a copy of the data if it is not yours"
+                f"{name}: {path} may be the {maybe} split: rename it to the split's name, or leave it out, in a copy of the data if it "
+                "is not yours"
             )
     if unread:
         more = f" and {len(unread) - 10} more" if len(unread) > 10 else ""
