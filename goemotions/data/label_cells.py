@@ -16,6 +16,7 @@ from goemotions.errors import DataError
 MARKS = ",;|"
 # A string within a list.
 QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+CHOICES = re.compile(r'\{"choices": ?(\[.*\])\}', re.DOTALL)
 # What is between them in lists of Python 2, of NumPy and of others.
 BETWEEN = re.compile(r"(?:[\s,)u]|np\.str_\()*")
 FLAGS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "0.0": 0.0, "1.0": 1.0}
@@ -109,11 +110,16 @@ class Parser:
 
 
 def plain(item: Any) -> Any:
-    """A number or string that a writer of Parquet stored as another type: Snowflake's whole numbers are decimals, Impala's texts bytes.
+    """What a writer stored as another type: Snowflake's whole numbers are decimals, Impala's texts bytes, and several choices of Label
+    Studio are an object, in CSV its JSON.
 
     Raises:
         ValueError: the bytes are not UTF-8.
     """
+    if isinstance(item, dict) and [*item] == ["choices"]:
+        return item["choices"]
+    if isinstance(item, str) and (choices := CHOICES.fullmatch(item)):
+        return choices[1]
     if isinstance(item, bytes):
         return item.decode()
     return float(item) if isinstance(item, Decimal) else item

@@ -265,6 +265,12 @@ FORMATS: dict[str, Written] = {
     "numbered files": {f"train_{n}.jsonl": json_lines([row]) for n, row in zip((1, 2, 10), OBJECTS, strict=True)},
     "a folder per split": {"split=train/a.jsonl": json_lines(OBJECTS)},
     "a JSON array, as pandas, doccano and Label Studio write it": {"train.json": json.dumps(OBJECTS).encode()},
+    "JSON-MIN of Label Studio": {
+        "train.json": json.dumps([{"text": t, "labels": {"choices": ls} if len(ls) > 1 else ls[0]} for t, ls in ROWS]).encode()
+    },
+    "CSV of Label Studio": {
+        "train.csv": csv_of(frame(ROWS, labels=[json.dumps({"choices": ls}) if len(ls) > 1 else ls[0] for _, ls in ROWS]))
+    },
     "a JSON array of a line per object": {"train.json.gz": gzip.compress(json.dumps(OBJECTS, indent=1).encode())},
     "a JSON array with a byte order mark": {
         "train.json": b"\xef\xbb\xbf \n" + json.dumps(OBJECTS, indent=None).encode() + b"\n"
