@@ -84,7 +84,7 @@ def detect(lines: Lines, name: str, ending: str, text_column: str, *, official: 
         return Dialect(DELIMITERS[ending], ending == ".csv", False, ())
     delimiter = separator[1] if separator else _delimiter(content, first, name, ending, text_column, is_alone=not official)
     # Before they are split, which takes seconds if there are millions.
-    require_few_columns(name, 1 + first[0].count(delimiter))
+    require_few_columns(name, 1 + _most(first, delimiter))
     cells = [cell.strip() for cell in _cells(first, delimiter)]
     if find(cells, text_column) and not _is_official_row(cells, ending):
         columns, has_header = tuple(cells), True
@@ -110,12 +110,17 @@ def _first_lines(lines: Iterator[str]) -> list[str]:
     return first
 
 
+def _most(lines: Sequence[str], mark: str) -> int:
+    """How often a line has a mark at most."""
+    return max(line.count(mark) for line in lines)
+
+
 def _delimiter(lines: Lines, first: Sequence[str], name: str, ending: str, text_column: str, *, is_alone: bool) -> str:
     """What separates cells; ``is_alone``: whether the file may have no other column than that of the texts."""
     usual = DELIMITERS[ending]
     if ending == ".tsv":
         return usual
-    marks = [mark for mark in ",;\t|" if 0 < first[0].count(mark) < MOST_COLUMNS]
+    marks = [mark for mark in ",;\t|" if 0 < _most(first, mark) < MOST_COLUMNS]
     counts = {mark: len(cells) for mark in marks if find(cells := _cells(first, mark), text_column)}
     if counts or not text_column.isdecimal() or (is_alone and not int(text_column)):
         return max(counts, key=lambda mark: (counts[mark], mark == usual), default=usual)
