@@ -14,19 +14,16 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from goemotions import strict_json
-from goemotions.data import memory, tables
+from goemotions.data import tables, text_files
 from goemotions.data.layout import LABEL_NAMES
 from goemotions.data.ranking import Candidate
-from goemotions.errors import BadJson, DataError
+from goemotions.errors import DataError
 
 ARGILLA, LABEL_STUDIO = "argilla", "label-studio"
 TASKS, CONFIG, RECORDS = "tasks.json", "labels.xml", "records.json"
 FIELD, QUESTION = "text", "labels"
 # The status of a record in Argilla that lacks submitted responses.
 PENDING = "pending"
-# Of an export, which is a single JSON list.
-MOST_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -128,8 +125,6 @@ def read_export(path: Path) -> Iterator[Labelled]:
     try:
         for number, row in enumerate(_rows(file)):
             yield from map(_checked, _read(row, number, file.stat().st_mtime))
-    except BadJson:
-        raise
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise DataError(f"{file} is no export of Label Studio or Argilla: export JSON there, or use Dataset.to_disk") from error
 
@@ -146,10 +141,8 @@ def _checked(one: Labelled) -> Labelled:
 
 
 def _rows(path: Path) -> Iterable[Any]:
-    if path.suffix == ".json":
-        with memory.bounded(path.name, path.stat().st_size if path.is_file() else 0):
-            rows = strict_json.read(path, MOST_BYTES)
-        return rows if isinstance(rows, list) else [rows]
+    if text_files.split_name(path.name)[1] in tables.JSON:
+        return (row for _, row in tables.json_objects(path.name, lambda: path.open("rb")))
     table = tables.open_path(path)
     return (dict(zip(table.columns, cells, strict=True)) for _, cells in table.rows(table.columns))
 

@@ -6,7 +6,7 @@ import csv
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import dropwhile, islice
 
 from goemotions.data.text_files import LONGEST_LINE
 from goemotions.errors import DataError
@@ -16,6 +16,7 @@ LONGEST_CELL = 2**24
 MOST_COLUMNS = 10_000
 # Rows by which a delimiter is chosen.
 LOOKED_AT = 1000
+LONGEST_HEADER = 2**20
 OFFICIAL = ("text", "labels", "id")
 # The line with which Excel's CSV files name their delimiter.
 SEPARATOR_LINE = re.compile(r'"?sep=([,;|\t])"?', re.IGNORECASE)
@@ -78,12 +79,12 @@ def detect(lines: Lines, name: str, ending: str, text_column: str, *, official: 
     def content() -> Iterator[str]:
         return islice(lines(), skipped, None)
 
-    first = next((line for line in content() if line.strip()), "").rstrip("\r\n")
+    first = _first_lines(content())
     if not first:
         return Dialect(DELIMITERS[ending], ending == ".csv", False, ())
     delimiter = separator[1] if separator else _delimiter(content, first, name, ending, text_column, is_alone=not official)
     # Before they are split, which takes seconds if there are millions.
-    require_few_columns(name, 1 + first.count(delimiter))
+    require_few_columns(name, 1 + _most(first, delimiter))
     cells = [cell.strip() for cell in _cells(first, delimiter)]
     if find(cells, text_column) and not _is_official_row(cells, ending):
         columns, has_header = tuple(cells), True
@@ -98,12 +99,28 @@ def detect(lines: Lines, name: str, ending: str, text_column: str, *, official: 
     return Dialect(delimiter, is_quoted, has_header, columns, skipped)
 
 
-def _delimiter(lines: Lines, first: str, name: str, ending: str, text_column: str, *, is_alone: bool) -> str:
+def _first_lines(lines: Iterator[str]) -> list[str]:
+    """The first line that is not blank, with the next ones if a quoted name of a column has line breaks."""
+    first, quotes, size = [], 0, 0
+    for line in dropwhile(lambda line: not line.strip(), lines):
+        first.append(line)
+        quotes, size = quotes + line.count('"'), size + len(line)
+        if quotes % 2 == 0 or size > LONGEST_HEADER:
+            break
+    return first
+
+
+def _most(lines: Sequence[str], mark: str) -> int:
+    """How often a line has a mark at most."""
+    return max(line.count(mark) for line in lines)
+
+
+def _delimiter(lines: Lines, first: Sequence[str], name: str, ending: str, text_column: str, *, is_alone: bool) -> str:
     """What separates cells; ``is_alone``: whether the file may have no other column than that of the texts."""
     usual = DELIMITERS[ending]
     if ending == ".tsv":
         return usual
-    marks = [mark for mark in ",;\t|" if 0 < first.count(mark) < MOST_COLUMNS]
+    marks = [mark for mark in ",;\t|" if 0 < _most(first, mark) < MOST_COLUMNS]
     counts = {mark: len(cells) for mark in marks if find(cells := _cells(first, mark), text_column)}
     if counts or not text_column.isdecimal() or (is_alone and not int(text_column)):
         return max(counts, key=lambda mark: (counts[mark], mark == usual), default=usual)
@@ -125,13 +142,15 @@ def _has_equal_rows(lines: Lines, name: str, delimiter: str, most: int | None = 
         return False
 
 
-def _cells(line: str, delimiter: str) -> list[str]:
-    if delimiter == "\t" and not all(QUOTED.fullmatch(cell) for cell in line.split("\t")):
-        return line.split("\t")
+def _cells(lines: Sequence[str], delimiter: str) -> list[str]:
+    """The cells of the first record of some lines."""
+    cells = lines[0].rstrip("\r\n").split(delimiter)
+    if delimiter == "\t" and not all(map(QUOTED.fullmatch, cells)):
+        return cells
     try:
-        return next(csv.reader([line], delimiter=delimiter), [])
+        return next(csv.reader(lines, delimiter=delimiter), [])
     except csv.Error:
-        return line.split(delimiter)
+        return cells
 
 
 def _is_official_row(cells: Sequence[str], ending: str) -> bool:
@@ -176,7 +195,8 @@ def records(lines: Iterator[str], name: str, dialect: Dialect) -> Iterator[tuple
     """The first line and the cells of each record, without the header.
 
     Raises:
-        DataError: the quotes of a record do not match, or it has another number of cells than the file has columns.
+        DataError: the quotes of a record do not match, it has another number of cells than the file has columns, or is their names
+            again.
     """
     skipped = dialect.skipped_lines
     lines = islice(lines, skipped, None)
@@ -185,7 +205,7 @@ def records(lines: Iterator[str], name: str, dialect: Dialect) -> Iterator[tuple
     )
     width = len(dialect.columns)
     only_blank, blank_line = not dialect.has_header, 0
-    is_header = dialect.has_header
+    is_header, header = dialect.has_header, [""]
     for line, cells in read:
         is_blank = not any(cell.strip() for cell in cells) and len(cells) <= 1
         # A file of only blank lines has no rows; a blank line before a row is an error like any other.
@@ -196,12 +216,14 @@ def records(lines: Iterator[str], name: str, dialect: Dialect) -> Iterator[tuple
             raise _wrong_width(name, blank_line, 1, dialect)
         only_blank = False
         if is_header and not is_blank:
-            is_header = False
+            is_header, header = False, cells
         elif not is_header and not (is_blank and dialect.has_header and width > 1):
             # In a file with one column, an empty line is a row with an empty cell.
             cells = cells or [""]
             if len(cells) != width:
                 raise _wrong_width(name, line, len(cells), dialect)
+            if width > 1 and cells[1:] == header[1:] and cells[0].lstrip("\ufeff") == header[0]:
+                raise DataError(f"{name}, line {line}: names the columns again, as where files were joined: remove the line")
             yield line, cells
 
 

@@ -16,6 +16,7 @@ from goemotions.errors import DataError
 MARKS = ",;|"
 # A string within a list.
 QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+CHOICES = re.compile(r'\{"choices": ?(\[.*\])\}', re.DOTALL)
 # What is between them in lists of Python 2, of NumPy and of others.
 BETWEEN = re.compile(r"(?:[\s,)u]|np\.str_\()*")
 FLAGS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "0.0": 0.0, "1.0": 1.0}
@@ -88,9 +89,13 @@ class Parser:
             if any(isinstance(item, dict | list | tuple) for item in items):
                 raise ValueError("holds objects, or lists of lists: write lists of label names, or one column per label")
             return items
-        if is_list(cell):
-            return _items(cell.strip()[1:-1])
-        return self._separated(cell)
+        items = _items(cell.strip()[1:-1]) if is_list(cell) else self._separated(cell)
+        # pandas writes label numbers as 1.0 if one is missing, NumPy as 1.; ICD-9 has both 401 and 401.0.
+        return [self._whole(item) for item in items]
+
+    def _whole(self, item: str) -> str:
+        number = re.fullmatch(r"(\d{1,9})\.0?", item) if self.index and item not in self.index else None
+        return number[1] if number else item
 
     def _separated(self, cell: str) -> list[str]:
         whole = cell.strip()
@@ -105,19 +110,23 @@ class Parser:
 
 
 def plain(item: Any) -> Any:
-    """A number or string that a writer of Parquet stored as another type: Snowflake's whole numbers are decimals, Impala's texts bytes.
+    """What a writer stored as another type: Snowflake's whole numbers are decimals, Impala's texts bytes, and several choices of Label
+    Studio are an object, in CSV its JSON.
 
     Raises:
         ValueError: the bytes are not UTF-8.
     """
+    if isinstance(item, dict) and [*item] == ["choices"]:
+        return item["choices"]
+    if isinstance(item, str) and (choices := CHOICES.fullmatch(item)):
+        return choices[1]
     if isinstance(item, bytes):
         return item.decode()
     return float(item) if isinstance(item, Decimal) else item
 
 
 def _stripped(parts: Iterable[str]) -> list[str]:
-    stripped = (part.strip() for part in parts)
-    return [part.removesuffix(".0") if re.fullmatch(r"\d{1,9}\.0", part) else part for part in stripped if part]
+    return [stripped for part in parts if (stripped := part.strip())]
 
 
 def _items(inner: str) -> list[str]:

@@ -40,7 +40,7 @@ NAMES = ("labels", "label")
 SOFT_LABELS = "soft_labels"
 LONGEST_NAME = 200
 # Columns that tell the raters of a text apart.
-RATERS = ("rater_id", "rater", "annotator_id", "annotator", "worker_id")
+RATERS = ("rater_id", "rater", "annotator_id", "annotator", "_annotator_id", "worker_id")
 # Columns that are no labels even if they hold 0 and 1 only; the first is one of the raw GoEmotions files.
 NO_LABELS = ("example_very_unclear", "id", "index", "unnamed: 0", *RATERS)
 # Columns that often say something else of a row than a label of it, even if they hold 0 and 1.
@@ -53,10 +53,12 @@ DOUBTFUL = re.compile(
 # They may be labels if all of them are called so.
 DOUBTFUL_AMONG_OTHERS = re.compile("(is|has)_.+|.+_(weight|confidence|score|agreement)")
 # What programs write for a missing value.
-MISSING = ("None", "nan", "NaN", "null", "NULL", "NA", "N/A", "<NA>")
+MISSING = ("None", "nan", "NaN", "null", "NULL", "NA", "N/A", "<NA>", "#N/A", "\\N")
 NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
-# A tuple, a set or an object of Python, JSON or PostgreSQL.
-BRACKETED = re.compile(r"\(.*[,'\"].*\)|\{.*[,'\":].*\}", re.DOTALL)
+# Marks of no width, soft hyphens, and how an emoji is drawn.
+INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufe00-\ufe0f\ufeff]")
+# A tuple, a set or an object of Python, JSON or PostgreSQL, or a call as their classes, NumPy and Spark show themselves.
+BRACKETED = re.compile(r"\w*\(.*[,'\"].*\)|\{.*\}", re.DOTALL)
 SAMPLED, LOOKED_AT = 1000, 100
 
 
@@ -89,7 +91,7 @@ def find_labelling(tables: Sequence[Table], names: Sequence[str] | None, labels_
     Raises:
         DataError: there is no such column, the labels have no names, or the rows have two readings.
     """
-    column = _single_column(tables, labels_column)
+    column = _single_column(tables, labels_column, names)
     if column is None:
         return _one_per_label(tables, names, [part.strip() for part in labels_column.split(",") if part.strip()])
     known = _known_names(tables, names, column)
@@ -150,11 +152,12 @@ def _ways_out(table: Table, first: Table) -> str:
     return way_out if table is first else f"{way_out}; or leave the file out if it has none, and its split is drawn from train"
 
 
-def _single_column(tables: Sequence[Table], labels_column: str) -> str | None:
+def _single_column(tables: Sequence[Table], labels_column: str, names: Sequence[str] | None) -> str | None:
     """The column with all labels of a row, or None if there is one column per label."""
     first = tables[0]
     if labels_column:
-        return labels_column if first.column(labels_column) or "," not in labels_column else None
+        is_flag = names is not None and [*names] == [first.column(labels_column)]
+        return labels_column if not is_flag and (first.column(labels_column) or "," not in labels_column) else None
     present = [name for name in NAMES if first.column(name)]
     if len(present) > 1:
         raise DataError(f"{first.name} has the columns {present[0]!r} and {present[1]!r}: choose one (labels_column)")
@@ -316,10 +319,12 @@ def _names_in(tables: Sequence[Table], column: str) -> tuple[tuple[str, ...], st
     if not names and not has_numbers:
         raise DataError(f"{first.name} has no rows with a label in column {column!r}: it needs at least one")
     if has_numbers or all(NUMBER.fullmatch(name) for name in names):
-        if first.form == "Parquet":
-            raise DataError(f"{first.name} does not name its labels: put their names into emotions.txt beside it")
+        flag = (
+            "" if column.lower() in NAMES else f" (only {first.column(column)}, if 0 and 1 say whether a text has this label)"
+        )
         raise DataError(
-            f"{first.name} has no emotions.txt: list the label names there, one per line, in index order, or {_ways_out(first, first)}"
+            f"{first.name} has no emotions.txt: list the label names there, one per line, in index order{flag}, or "
+            f"{_ways_out(first, first)}"
         )
     if len(marks) > 1 or (marks and column.lower() == "label"):
         raise DataError(
@@ -335,11 +340,11 @@ def _refuse_doubtful(name: str, labels: Iterable[str]) -> None:
     """Names that are found in rows and may be a slip: two that look the same, and what programs write for a missing value."""
     seen: dict[str, str] = {}
     for label in sorted(labels):
-        form = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
+        form = " ".join(INVISIBLE.sub("", unicodedata.normalize("NFKC", label)).casefold().split())
         if form in seen:
             raise DataError(
-                f"{name}: labels {seen[form]!a} and {label!a} differ only in case, spaces or Unicode form, which are one label or two: "
-                "write them alike, or list both in emotions.txt"
+                f"{name}: labels {seen[form]!a} and {label!a} differ only in case, spaces, Unicode form or what is not visible, "
+                "which are one label or two: write them alike, or list both in emotions.txt"
             )
         seen[form] = label
         if label in MISSING:
@@ -351,11 +356,12 @@ def _refuse_doubtful(name: str, labels: Iterable[str]) -> None:
 def _refuse_joined(name: str, labels: Set[str], from_cells: Iterable[str]) -> None:
     """Cells with several labels that are separated by something else than ``MARKS``, such as the # of doccano."""
     for cell in sorted(from_cells):
-        for mark in sorted(set(re.findall(r"\W+", cell))):
-            if len(parts := cell.split(mark)) > 1 and all(part.strip() in labels for part in parts):
+        for mark in sorted({*re.findall(r"\W+", cell), *re.findall(r"\s+", cell)}):
+            parts = [part.strip() for part in cell.split(mark)]
+            if len(parts) > 1 and all(part in labels or (part and mark == "#") for part in parts):
                 raise DataError(
-                    f"{name}: {cell!r:.200} is one label, or {len(parts)} that other rows have: separate labels by a comma, or list "
-                    "the names in emotions.txt if it is one"
+                    f"{name}: {cell!r:.200} is one label, or {len(parts)} that are joined by {mark!r}: separate labels by a comma, or "
+                    "list the names in emotions.txt if it is one"
                 )
 
 

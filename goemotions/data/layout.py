@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path, PurePath
 
 from goemotions.data import partitions
@@ -32,11 +32,15 @@ SPLIT_NAME = re.compile(rf"(?:split=)?({'|'.join(SPLIT_OF)})([-_.]?\d+(?:[-_]of[
 AFFIXED_TRAIN = re.compile(
     rf"(.*[-_. ])?(?:{'|'.join(NAMES['train'])})(?:[-_.]?\d+(?:[-_]of[-_]\d+)?)?([-_. ]\D.*)?", re.IGNORECASE
 )
-# ``eval`` and ``my_holdout_set``: what people call the validation split or the test split.
-HELD_OUT = re.compile(
-    r"(?:.*[-_. ])?(?:eval|evaluation|held[-_ ]?out|hold[-_ ]?out)(?:[-_. ]?(?:set|data|split))?(?:[-_.]?\d+(?:[-_]of[-_]\d+)?)?",
-    re.IGNORECASE,
-)
+# ``eval_set``, ``validation_set`` and ``test-gold``: what is no name of a split, and may be one that is missing.
+MAYBE = {
+    split: re.compile(rf"(?:.*[-_. ])?(?:{words})(?:[-_. ]?(?:set|data|split))?(?:[-_. ]?{rest})?", re.IGNORECASE)
+    for split, words, rest in (
+        ("validation or the test", "eval|evaluation|held[-_ ]?out|hold[-_ ]?out", r"\d+(?:[-_]of[-_]\d+)?"),
+        ("validation", "|".join((*NAMES["validation"], "validate", "devel", "development")), r"(?:(?<=[-_. ])|\d).*"),
+        ("test", "|".join((*NAMES["test"], "tests")), r"(?:(?<=[-_. ])|\d).*"),
+    )
+}
 REFUSED_ENDINGS = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".npy", ".py"}
 # Files that are not read, by ending, and what to do with them.
 UNREAD = {
@@ -109,6 +113,7 @@ def find(folder: Path, name: str = "") -> Layout:
     files = {split: _one_form(name, split, [file for file in chosen if file.split == split]) for split in SPLITS}
     if not files["train"]:
         raise _nothing(folder, name, [file.path for file in tables])
+    _refuse_unread_split(name, folder / within, files)
     _name_unread(name, files, [str(file.path.relative_to(folder)) for file in tables if not file.split])
     return Layout({split: paths for split, paths in files.items() if paths}, _label_names(folder / within, folder))
 
@@ -141,19 +146,32 @@ def by_split(named: Mapping[str, Sequence[Path]], name: str, folders: Sequence[P
     return Layout(files, _label_names(*folders))
 
 
+def _refuse_unread_split(name: str, folder: Path, files: Mapping[str, Sequence[Path]]) -> None:
+    """Raises DataError if a split that would be drawn from train is there in a format that is not read."""
+    for path in sorted(folder.iterdir()):
+        match, remedy = SPLIT_NAME.fullmatch(path.name.split(".")[0]), _remedy(path.name)
+        if match and remedy and not files[split := SPLIT_OF[match[1].lower()]]:
+            raise DataError(f"{name}: {path.name} may be the {split} split, and is not of a format that is read: {remedy}")
+
+
+def _remedy(file: str) -> str:
+    """What to do with a file that is not read, by its ending; empty if it holds no rows."""
+    return next((remedy for endings, remedy in UNREAD.items() if file.lower().endswith(endings)), "")
+
+
 def _name_unread(name: str, files: Mapping[str, Sequence[Path]], unread: Sequence[str]) -> None:
     """Logs files or splits that are not read.
 
     Raises:
         DataError: one of them may be a split that would be drawn from train.
     """
-    if not (files.get("validation") and files.get("test")):
-        for path in map(PurePath, unread):
-            if any(HELD_OUT.fullmatch(split_name(part)[0]) for part in path.parts):
-                raise DataError(
-                    f"{name}: {path} may be the validation or the test split: rename it to one of the two, in a copy of "
-                    "the data if it is not yours"
-                )
+    missing = [split for split in SPLITS if not files.get(split)]
+    for path, (maybe, form) in product(map(PurePath, unread), MAYBE.items()):
+        if any(split in maybe for split in missing) and any(form.fullmatch(split_name(part)[0]) for part in path.parts):
+            raise DataError(
+                f"{name}: {path} may be the {maybe} split: rename it to the split's name, or leave it out, in a copy of the data if it "
+                "is not yours"
+            )
     if unread:
         more = f" and {len(unread) - 10} more" if len(unread) > 10 else ""
         log.info("%s: not read, since their names are no splits: %s%s", name, ", ".join(unread[:10]), more)
@@ -283,7 +301,8 @@ def _unsplit(folder: Path, name: str, paths: Sequence[Path]) -> list[Path]:
     if len(stems) > 1:
         shown = ", ".join(str(path.relative_to(folder)) for path in paths[:5])
         raise DataError(
-            f"{name} has no train split, and several files that could be it ({shown}): add train.tsv, or give one file as the source"
+            f"{name} has no train split, and several files that could be it ({shown}): add train.tsv, give one file as the source, or "
+            "put the files of train into a folder train/"
         )
     return sorted(paths, key=_natural)
 
@@ -296,10 +315,8 @@ def _nothing(folder: Path, name: str, paths: Sequence[Path]) -> DataError:
         return DataError(
             f"{name}: {refused[0]} is refused, since reading pickles and scripts runs code: convert it to .tsv or .parquet"
         )
-    for endings, remedy in UNREAD.items():
-        unread = [path.name for path in [*paths, *there] if path.name.lower().endswith(endings) and path.name != LABEL_NAMES]
-        if unread:
-            return DataError(f"{name} has no train split, and {unread[0]} is not of a format that is read: {remedy}")
+    if unread := [path.name for path in [*paths, *there] if _remedy(path.name) and path.name != LABEL_NAMES]:
+        return DataError(f"{name} has no train split, and {unread[0]} is not of a format that is read: {_remedy(unread[0])}")
     shown = ", ".join(path.name + "/" * path.is_dir() for path in there[:5] if not path.name.startswith("."))
     instead = f"; there are {shown}" + (" and others" if len(there) > 5 else "") if shown else "; it is empty"
     return DataError(f"{name} has no train split: add train.tsv, train.csv, train.jsonl or train.parquet{instead}")

@@ -269,7 +269,7 @@ def _rows(parts: Sequence[Table], labelling: Labelling, columns: Columns, prefix
             except ValueError as error:
                 raise DataError(f"{table.name}, line {line}: {error}: fix the row") from error
             # The raters of a text share its id.
-            row_id = _id(cells[1]) if has_ids else _made_id("text" if has_raters else f"{prefix}-{number}", text)
+            row_id = _id(cells[1]) if has_ids else _made_id(prefix if has_raters else f"{prefix}-{number}", text)
             yield RawRow(table.name, line, row_id, text, labels, shares)
 
 

@@ -1,4 +1,4 @@
-"""Files of rows, in every format that is read: CSV, TSV, JSON Lines (each plain or compressed), Parquet and Arrow.
+"""Files of rows, in every format that is read: CSV, TSV, JSON Lines and arrays (each plain or compressed), Parquet and Arrow.
 
 A ``Table`` has its columns at once and reads its rows one at a time, as often as needed.
 """
@@ -25,7 +25,9 @@ from goemotions.errors import DataError
 
 ARROW = (".arrow", ".feather")
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", *ARROW)
-JSON_LINES = (".jsonl", ".ndjson", ".json")
+JSON = (".jsonl", ".ndjson", ".json")
+# An item of a JSON array that is an object, with the mark before it.
+ITEM = re.compile(r"\s*([\[,])\s*(?=\{)")
 # Files that describe data and hold none.
 DESCRIPTIONS = {
     "dataset.json",
@@ -59,7 +61,7 @@ class Table:
         rows: called with columns, returns an iterator over the number of each row's line (from 1) and its cells.
         class_names: for columns of Hugging Face ClassLabel, the names that their numbers stand for.
         schema: the types of the columns, if the file has them.
-        is_json: whether the file is JSON Lines, where a line may have other columns.
+        is_json: whether the file is JSON, where a row may have other columns.
     """
 
     name: str
@@ -124,8 +126,8 @@ def open_table(name: str, opener: Opener, text_column: str = defaults.TEXT_COLUM
         table = _parquet(name, opener)
     elif ending in ARROW:
         table = _arrow(name, opener)
-    elif ending in JSON_LINES:
-        table = _json_lines(name, opener)
+    elif ending in JSON:
+        table = _json(name, opener)
     else:
         table = _delimited(name, opener, ending, text_column, official=official)
     delimited.require_few_columns(name, len(table.columns))
@@ -166,16 +168,48 @@ def _form(dialect: delimited.Dialect, ending: str) -> str:
     return f"{form} without a header" if dialect.columns != delimited.OFFICIAL else "TSV of the official layout"
 
 
+def _is_array(name: str, opener: Opener) -> bool:
+    with text_files.open_binary(name, opener) as file:
+        return text_files.begins_with(file, name, b"[")
+
+
 def json_objects(name: str, opener: Opener) -> Generator[tuple[int, dict[str, Any]], None, None]:
-    """The line and the object of each line of a JSON Lines file that is not blank."""
+    """The objects of a JSON array with their numbers, from 1; or of the lines of a JSON Lines file, but for blank ones."""
+    if _is_array(name, opener):
+        with text_files.open_binary(name, opener) as file:
+            yield from enumerate(_items(name, text_files.pieces(file, name)), start=1)
+        return
     for line, content in enumerate(_lines(name, opener), start=1):
         if content.strip():
             yield line, _json_object(name, line, content)
 
 
-def _json_lines(name: str, opener: Opener) -> Table:
+def _items(name: str, pieces: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON array, of which no more than one is in memory, and no more than a line may have."""
+    decode = json.JSONDecoder().raw_decode
+    text, place, count = "", 0, 0
+    for piece in pieces:
+        text, place = text[place:] + piece, 0
+        while (found := ITEM.match(text, place)) and found[1] == ("," if count else "["):
+            try:
+                value, place = decode(text, found.end())
+            except (ValueError, RecursionError):
+                # Its end may be in the next piece.
+                break
+            count += 1
+            yield value
+        if len(text) - place > text_files.LONGEST_LINE:
+            break
+    if not re.compile(r"\s*\]\s*" if count else r"\s*\[\s*\]\s*").fullmatch(text, place):
+        raise DataError(
+            f"{name}, item {count + 1}: not an object with named values that ends within {text_files.LONGEST_LINE >> 20} MiB: fix "
+            "it, or write one object per line"
+        )
+
+
+def _json(name: str, opener: Opener) -> Table:
     with closing(json_objects(name, opener)) as read:
-        # A key may be missing from a line; the first thousand name the columns.
+        # A key may be missing from a row; the first thousand name the columns.
         names: dict[str, None] = {}
         for _, row in islice(read, 1000):
             names |= dict.fromkeys(row)
@@ -186,20 +220,18 @@ def _json_lines(name: str, opener: Opener) -> Table:
         for line, row in json_objects(name, opener):
             yield line, [row.get(column) for column in columns]
 
-    return Table(name, "JSON Lines", columns, rows, is_json=True)
+    return Table(name, "JSON array" if _is_array(name, opener) else "JSON Lines", columns, rows, is_json=True)
 
 
 def _json_object(name: str, line: int, content: str) -> dict[str, Any]:
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        if line == 1 and content.lstrip().startswith(("[", "{")):
-            raise DataError(
-                f"{name} is not JSON Lines: write one object per line, without a list around them, as `jq -c .[]` does"
-            ) from error
-        raise DataError(f"{name}, line {line}: not JSON: write one object per line") from error
+        raise DataError(
+            f"{name}, line {line}: not JSON: write one object per line, as `jq -c` does, or a list of them"
+        ) from error
     if not isinstance(value, dict):
-        raise DataError(f"{name}, line {line}: not an object with named values: write one object per line, as `jq -c .[]` does")
+        raise DataError(f"{name}, line {line}: not an object with named values: write one object per line")
     return value
 
 

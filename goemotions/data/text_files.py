@@ -5,14 +5,16 @@ Every reader of lines in this package uses this module: the sources of a data se
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import lzma
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import PurePath
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, Literal, cast
 
 import pyarrow as pa
 
@@ -20,6 +22,7 @@ from goemotions.errors import DataError
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstandard", ".zip": "zip"}
 LONGEST_LINE = 2**25
+PIECE = 2**20
 # A file that expands to more than both was made to fill memory or disk: text expands 3 to 20 times.
 EXPANSION, EXPANDED_BYTES = 200, 2**26
 BINARY_MAGIC = (b"PAR1\x15", b"PK\x03\x04", b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
@@ -60,11 +63,7 @@ def lines(file: BinaryIO, name: str) -> Iterator[str]:
     Raises:
         DataError: the file is damaged, binary or not UTF-8, has a line that is too long, or expands to too much.
     """
-    for line, content in enumerate(_raw_lines(file, name), start=1):
-        if line == 1 and content.startswith(BINARY_MAGIC):
-            raise DataError(f"{name} is not a text file, as its ending says: unpack it, or rename it by what it is")
-        if line == 1 and _is_utf16(content):
-            raise DataError(f"{name} is UTF-16, not UTF-8: save it as UTF-8")
+    for line, content in enumerate(_raw(file, name, "readline", LONGEST_LINE + 1), start=1):
         if len(content) > LONGEST_LINE:
             raise DataError(f"{name}, line {line}: longer than {LONGEST_LINE >> 20} MiB: check that the file has line feeds")
         try:
@@ -74,18 +73,41 @@ def lines(file: BinaryIO, name: str) -> Iterator[str]:
             raise DataError(f"{name}, line {line}: not UTF-8 (byte {byte:#04x}): re-encode it") from error
 
 
+def pieces(file: BinaryIO, name: str) -> Iterator[str]:
+    """The text of a file in pieces, for a format whose lines may have any length; it raises what ``lines`` does."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    try:
+        for content in chain(_raw(file, name, "read", PIECE), [b""]):
+            yield decoder.decode(content, final=not content)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: not UTF-8 (byte {error.object[error.start]:#04x}): re-encode it") from error
+
+
+def begins_with(file: BinaryIO, name: str, mark: bytes) -> bool:
+    """Whether a text file begins with a character, but for a byte order mark and blanks."""
+    return next(_raw(file, name, "read", 4096), b"").removeprefix(codecs.BOM_UTF8).lstrip().startswith(mark)
+
+
 def _is_utf16(start: bytes) -> bool:
     """Whether a file begins with the byte order mark of UTF-16, or with letters of which every other byte is 0."""
     return start.startswith(UTF16) or (len(start) >= 8 and any(set(start[first:16:2]) == {0} for first in (0, 1)))
 
 
-def _raw_lines(file: BinaryIO, name: str) -> Iterator[bytes]:
+def _raw(file: BinaryIO, name: str, method: Literal["read", "readline"], size: int) -> Iterator[bytes]:
     *_, compression = split_name(name)
+    is_first = True
     try:
-        stream = _decompressed(file, name, compression)
-        while content := stream.readline(LONGEST_LINE + 1):
+        read = getattr(_decompressed(file, name, compression), method)
+        while content := read(size):
+            if is_first and content.startswith(BINARY_MAGIC):
+                raise DataError(f"{name} is not a text file, as its ending says: unpack it, or rename it by what it is")
+            if is_first and _is_utf16(content):
+                raise DataError(f"{name} is UTF-16, not UTF-8: save it as UTF-8")
+            is_first = False
             yield content
     except DAMAGES as error:
+        if "too much memory" in str(error):
+            raise DataError(f"{name} was compressed with a window of more than 128 MiB: compress it without --long") from error
         if not compression:
             raise DataError(f"{name} cannot be read ({error}): check the file and its permissions") from error
         raise DataError(f"{name} is not a complete {COMPRESSIONS[compression]} file: copy it again") from error

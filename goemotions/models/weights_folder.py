@@ -80,8 +80,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         ModelError: the folder has no config, no safetensors, quantized or damaged ones, or no tokenizer.json, a pointer of Git LFS in
-            place of one, or names code or weights from elsewhere.
+            place of one, a link to nothing, or names code or weights from elsewhere.
     """
+    if links := sorted(path for path in folder.glob("*") if path.is_symlink() and not path.exists()):
+        # A cache of the hub has the files themselves in another folder.
+        raise ModelError(f"{links[0]} is a link to a file that is not there: copy the files themselves, as `cp -rL` does")
     if (folder / "adapter_config.json").is_file():
         raise ModelError(
             f"{folder} holds an adapter, not a whole model: load it with peft, and write what `merge_and_unload()` returns and the "

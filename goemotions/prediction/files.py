@@ -11,7 +11,7 @@ import math
 import operator
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -178,11 +178,10 @@ def label_rows(predictor: Predictor, rows: pa.RecordBatch, column: str, schema: 
     if present := [text for text, is_blank in zip(texts, blank, strict=True) if not is_blank]:
         probabilities[~blank], cut[~blank] = engines.score(predictor.engine, present)
         chosen[~blank] = predictor.choose(probabilities[~blank], Options())
-    scores = [
-        pa.array(probabilities[:, position], mask=blank) for position, name in enumerate(names) if f"p/{name}" in schema.names
-    ]
-    columns = [_best_first(names, probabilities, chosen), pa.array(cut, mask=blank), *scores]
-    return pa.RecordBatch.from_arrays([*rows.columns, *columns], schema=schema)
+    added = [_best_first(names, probabilities, chosen), pa.array(cut, mask=blank)]
+    if len(schema) > rows.num_columns + len(added):
+        added += [pa.array(scores, mask=blank) for scores in probabilities.T]
+    return pa.RecordBatch.from_arrays([*rows.columns, *added], schema=schema)
 
 
 def count(labelled: pa.RecordBatch) -> ScoringSummary:
@@ -225,17 +224,16 @@ def _writer(path: Path, ending: str, schema: pa.Schema, for_spreadsheet: bool) -
         lines = csv.writer(file, **DIALECTS[ending])
         escaped = as_cell if for_spreadsheet else lambda cell: cell
 
-        def write(batch: pa.RecordBatch) -> None:
-            columns = [map(escaped, _cells(name, batch[name])) for name in schema.names]
+        def write_rows(rows: Iterable[Iterable[Any]]) -> None:
             try:
-                lines.writerows(zip(*columns, strict=True))
+                lines.writerows(map(escaped, row) for row in rows)
             except csv.Error as error:
                 raise DataError(
                     f"a cell has a tab or a line break, which a {ending} file cannot have: write a .csv or .parquet"
                 ) from error
 
-        lines.writerow(map(escaped, schema.names))
-        yield write
+        write_rows([schema.names])
+        yield lambda batch: write_rows(zip(*(_cells(name, batch[name]) for name in schema.names), strict=True))
 
 
 def _json_lines(batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[str]:
@@ -259,6 +257,9 @@ def _cells(name: str, column: pa.Array) -> list[str]:
     try:
         if pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type):
             return ["|".join(item or "" for item in cell or ()) for cell in column.to_pylist()]
+        if isinstance(column.type, pa.BaseExtensionType):
+            # Those of UUIDs are bytes, which may happen to be text.
+            column = pa.array([None if cell is None else str(cell) for cell in column.to_pylist()], pa.string())
         cells: list[str] = pc.fill_null(column.cast(pa.string()), "").to_pylist()
         return cells
     except pa.ArrowException as error:

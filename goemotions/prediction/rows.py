@@ -1,6 +1,6 @@
 """The rows of a file that is scored, in any format that `goemotions.data.tables` reads, as Arrow batches with every column.
 
-Columns of a text file are strings. So are those of JSON Lines; one that has other values than strings holds each as JSON.
+Columns of a text file are strings. So are those of JSON; one that has other values than strings holds each as JSON.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from goemotions.data import columnar, tables, text_files
-from goemotions.data.delimited import require_few_columns
+from goemotions.data.delimited import find, require_few_columns
 from goemotions.data.tables import Table
 from goemotions.data.text_files import Opener, split_name
 from goemotions.errors import DataError
@@ -51,11 +51,12 @@ def open_rows(name: str, opener: Opener, text_column: str) -> Rows:
         DataError: the file cannot be read, is damaged or has no columns. Also raised while rows are read.
     """
     if split_name(name)[1] == ".parquet":
-        return _parquet(name, opener)
+        return _parquet(name, opener, text_column)
     table = tables.open_table(name, opener, text_column)
     if not table.columns:
         raise DataError(f"{name} is empty: its first line must name the columns")
-    schema = table.schema or _json_schema(name, opener, table) or pa.schema([(column, pa.string()) for column in table.columns])
+    schema = _json_schema(name, opener, table) or pa.schema([(column, pa.string()) for column in table.columns])
+    schema = _with_text(table.schema, text_column) if table.schema else schema
 
     def batches(first: int, count: int | None) -> Iterator[pa.RecordBatch]:
         return _window(_chunks(table, schema), first, count)
@@ -91,7 +92,7 @@ def _window(batches: Iterator[pa.RecordBatch], first: int, count: int | None) ->
 
 
 def _json_schema(name: str, opener: Opener, table: Table) -> pa.Schema | None:
-    """The columns of all lines of a JSON Lines file, in the order in which they appear; None for another format."""
+    """The columns of all rows of a JSON file, in the order in which they appear; None for another format."""
     if not table.is_json:
         return None
     are_strings: dict[str, bool] = {}
@@ -133,13 +134,23 @@ def _batch(chunk: Sequence[Sequence[object]], schema: pa.Schema) -> pa.RecordBat
     except UnicodeEncodeError as error:
         # JSON may escape half of a surrogate pair, which no other format can hold.
         raise DataError(f"a text has a lone surrogate ({error.object[error.start : error.end]!r}): remove it") from error
+    except pa.ArrowInvalid as error:
+        raise DataError(f"one of {len(chunk)} texts is not UTF-8: re-encode it") from error
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _parquet(name: str, opener: Opener) -> Rows:
+def _with_text(schema: pa.Schema, text_column: str) -> pa.Schema:
+    """The schema with texts as strings, which some writers of Parquet, such as Impala, store as bytes."""
+    position = schema.get_field_index(find(schema.names, text_column))
+    if position < 0 or pa.types.is_nested(kind := schema.types[position]) or "binary" not in str(kind):
+        return schema
+    return schema.set(position, schema.field(position).with_type(pa.string()))
+
+
+def _parquet(name: str, opener: Opener, text_column: str) -> Rows:
     with text_files.open_binary(name, opener) as file:
         parquet = columnar.open_parquet(file, name)
-        schema, groups = parquet.schema_arrow, len(parquet.groups)
+        schema, groups = _with_text(parquet.schema_arrow, text_column), len(parquet.groups)
         strings = [path for path in columnar.string_columns(parquet) if _is_castable(schema, path)]
         starts = [0]
         for group in parquet.groups:

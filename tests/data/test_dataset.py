@@ -142,7 +142,7 @@ BAD_SOURCES: dict[str, tuple[dict[str, bytes | None], str]] = {
     "data-incomplete: parquet without names": (
         {"emotions.txt": None, "train.parquet": GOOD, "dev.tsv": None, "dev.parquet": GOOD, "test.tsv": None}
         | {"test.parquet": GOOD},
-        r"^train\.parquet does not name its labels: put their names into emotions\.txt",
+        r"^train\.parquet has no emotions\.txt: list the label names there",
     ),
     "data-columns: two columns": ({"train.tsv": b"lake\t0\tt1\nlake\t0\n"}, r"^train\.tsv, line 2: 2 columns where 3"),
     "data-columns: four columns": ({"train.tsv": b"lake\t0\tt1\t\n"}, r"^train\.tsv, line 1: 4 columns where 3"),

@@ -134,6 +134,13 @@ FORMATS: dict[str, Written] = {
         "train.csv": csv_of(frame(ROWS, labels=["[0]", "[0 1]", "[2]"])),
         "emotions.txt": LISTED,
     },
+    "CSV of Excel with a line break in the name of a column": {
+        "train.csv": csv_of(pd.DataFrame({"who\r\n(name)": "ann", **frame(ROWS, labels=joined(ROWS, ","))}), ";")
+    },
+    "flags of float as NumPy writes them": {
+        "train.csv": csv_of(frame(ROWS, labels=["[1. 0. 0.]", "[1. 1. 0.]", "[0. 0. 1.]"])),
+        "emotions.txt": LISTED,
+    },
     "numbers, comma": {"train.csv": csv_of(frame(ROWS, labels=["0", "0,1", "2"])), "emotions.txt": LISTED},
     "names that are listed": {"train.csv": BY_NAME, "emotions.txt": LISTED},
     "TSV of pandas with quoted cells": {"train.tsv": csv_of(frame(ROWS, labels=joined(ROWS, ",")), "\t")},
@@ -257,6 +264,17 @@ FORMATS: dict[str, Written] = {
     },
     "numbered files": {f"train_{n}.jsonl": json_lines([row]) for n, row in zip((1, 2, 10), OBJECTS, strict=True)},
     "a folder per split": {"split=train/a.jsonl": json_lines(OBJECTS)},
+    "a JSON array, as pandas, doccano and Label Studio write it": {"train.json": json.dumps(OBJECTS).encode()},
+    "JSON-MIN of Label Studio": {
+        "train.json": json.dumps([{"text": t, "labels": {"choices": ls} if len(ls) > 1 else ls[0]} for t, ls in ROWS]).encode()
+    },
+    "CSV of Label Studio": {
+        "train.csv": csv_of(frame(ROWS, labels=[json.dumps({"choices": ls}) if len(ls) > 1 else ls[0] for _, ls in ROWS]))
+    },
+    "a JSON array of a line per object": {"train.json.gz": gzip.compress(json.dumps(OBJECTS, indent=1).encode())},
+    "a JSON array with a byte order mark": {
+        "train.json": b"\xef\xbb\xbf \n" + json.dumps(OBJECTS, indent=None).encode() + b"\n"
+    },
     "below one folder": {"simplified/train.csv": BY_NAME, "simplified/validation.csv": BY_NAME, "simplified/test.csv": BY_NAME},
 }
 
@@ -425,6 +443,16 @@ def test_the_columns_of_the_labels_can_be_listed(tmp_path: Path) -> None:
     assert named(tmp_path / "dataset") == ROWS
 
 
+def test_a_single_column_of_0_and_1_is_a_label_if_emotions_txt_says_so(tmp_path: Path) -> None:
+    files = {"train.csv": b"text,author,toxic\na,0,1\nb,1,0\n"}
+    with pytest.raises(
+        DataError, match=r"list the label names there, .*\(only toxic, if 0 and 1 say whether a text has this label"
+    ):
+        ingested(tmp_path, files, labels_column="toxic")
+    ingested(tmp_path, {**files, "emotions.txt": b"toxic\n"}, labels_column="toxic", unlabelled="keep", max_quarantined=1)
+    assert named(tmp_path / "dataset") == [("a", ["toxic"]), ("b", [])]
+
+
 @pytest.mark.fault("data-ambiguous")
 @pytest.mark.parametrize(
     "column", ["is_train", "Is Train", "fold", "kfold2", "weight", "sample_weight", "is_duplicate", "has_url", "label_score"]
@@ -497,10 +525,42 @@ def test_a_file_that_may_be_a_missing_split_is_asked_about(tmp_path: Path, file:
     files = {"train.csv": BY_NAME, "test.csv": BY_NAME, file: BY_NAME, "eval_results.csv": b"model,f1\na,0.5\n"}
     folder = source(tmp_path / "source", files)
     (folder / "dev.csv").unlink()
-    with pytest.raises(DataError, match=f"{file} may be the validation or the test split: rename it to one of the two"):
+    with pytest.raises(DataError, match=f"{file} may be the validation or the test split: rename it to the split's name"):
         ingest(str(folder), tmp_path / "dataset")
     (folder / "dev.csv").write_bytes(BY_NAME)
     assert ingest(str(folder), tmp_path / "dataset")["rows"] == {"train": 3, "validation": 3, "test": 3}
+
+
+@pytest.mark.fault("data-ambiguous")
+@pytest.mark.parametrize(
+    ("files", "asked"),
+    [
+        (
+            ["2018-E-c-En-train.csv", "2018-E-c-En-dev.csv", "2018-E-c-En-test-gold.csv"],
+            "2018-E-c-En-test-gold.csv may be the test",
+        ),
+        (["train.csv", "validation_set.csv", "test.csv"], "validation_set.csv may be the validation"),
+        (["train.csv", "development.csv", "test.csv"], "development.csv may be the validation"),
+        (["train.csv", "val.csv", "public_test.csv"], "public_test.csv may be the test"),
+    ],
+)
+def test_a_file_whose_name_has_that_of_a_missing_split_is_asked_about(tmp_path: Path, files: list[str], asked: str) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for file in [*files, "latest_news.csv", "values.csv"]:
+        (folder / file).write_bytes(BY_NAME)
+    with pytest.raises(DataError, match=f"{asked} split: rename it to the split's name, or leave it out"):
+        ingest(str(folder), tmp_path / "dataset")
+
+
+@pytest.mark.fault("data-ambiguous")
+@pytest.mark.parametrize("file", ["test.xlsx", "TEST.txt", "dev.csv.bz2", "test.zip", "valid.tar.gz"])
+def test_a_missing_split_in_a_format_that_is_not_read_is_named(tmp_path: Path, file: str) -> None:
+    (tmp_path / "train.csv").write_bytes(BY_NAME)
+    (tmp_path / "requirements-dev.txt").write_bytes(b"pytest\n")
+    (tmp_path / file).write_bytes(b"text\tlabels\n")
+    with pytest.raises(DataError, match=f"{file} may be the (test|validation) split, and is not of a format that is read: "):
+        ingest(str(tmp_path), tmp_path / "dataset")
 
 
 @pytest.mark.fault("data-ambiguous")
@@ -663,15 +723,19 @@ AMBIGUOUS: dict[str, tuple[Written, str]] = {
     ),
     "two names joined as doccano does": (
         {"train.csv": b"text,label\na,calm\nb,calm#glee\nc,glee\n"},
-        r"train.csv: 'calm#glee' is one label, or 2 that other rows have: separate labels by a comma, or list the names",
+        r"train.csv: 'calm#glee' is one label, or 2 that are joined by '#': separate labels by a comma, or list the names",
+    ),
+    "a name joined as doccano does that is never alone": (
+        {"train.csv": b"text,label\na,calm\nb,calm#glee\nc,calm\n"},
+        r"train.csv: 'calm#glee' is one label, or 2 that are joined by '#'",
     ),
     "names separated by spaces": (
         {"train.jsonl": json_lines([{"text": t, "labels": " ".join(ls)} for t, ls in [*ROWS, ("a chair", ["dread"])]])},
-        r"train.jsonl: 'calm dread' is one label, or 2 that other rows have",
+        r"train.jsonl: 'calm dread' is one label, or 2 that are joined by ' '",
     ),
     "names of a line each": (
         {"train.csv": b'text,labels\na,calm\nb,"calm\ndread\nglee"\nc,glee\nd,dread\n'},
-        r"train.csv: 'calm\\ndread\\nglee' is one label, or 3 that other rows have",
+        r"train.csv: 'calm\\ndread\\nglee' is one label, or 3 that are joined by '\\n'",
     ),
     "a name that is two names": (
         {"train.csv": b'text,labels\na,"calm,glee"\n', "emotions.txt": b"calm\nglee\ncalm,glee"},
@@ -683,7 +747,29 @@ AMBIGUOUS: dict[str, tuple[Written, str]] = {
     ),
     "two names that look the same": (
         {"train.csv": "text,labels\na,caf\u00e9\nb,cafe\u0301\n".encode()},
-        r"train.csv: labels 'cafe\\u0301' and 'caf\\xe9' differ only in case, spaces or Unicode form",
+        r"train.csv: labels 'cafe\\u0301' and 'caf\\xe9' differ only in case, spaces, Unicode form or what is not",
+    ),
+    "two names but for what is not visible": (
+        {"train.csv": "text,labels\na,calm\nb,calm\u200b\n".encode()},
+        r"labels 'calm' and 'calm\\u200b' differ only in",
+    ),
+    "two emoji but for their form": (
+        {"train.jsonl": json_lines([{"text": t, "labels": [name]} for t, name in (("a", "\u2764"), ("b", "\u2764\ufe0f"))])},
+        r"labels '\\u2764' and '\\u2764\\ufe0f' differ only in",
+    ),
+    "a missing value of MySQL as a name": (
+        {"train.csv": b"text,labels\na,calm\nb,\\N\n"},
+        r"train.csv: '\\\\N' is the name of a label or a missing value",
+    ),
+    "a set as Python shows it": ({"train.csv": b"text,labels\na,\"frozenset({'calm', 'dread'})\"\n"}, r"is not a list"),
+    "an array as Spark shows it": ({"train.csv": b'text,labels\na,"WrappedArray(calm, dread)"\n'}, r"is not a list"),
+    "names with a mark of their own, separated by spaces": (
+        {"train.csv": b"text,labels\na,#calm\nb,#calm #glee\nc,#glee\n"},
+        r"'#calm #glee' is one label, or 2 that are joined by ' '",
+    ),
+    "an array of PostgreSQL of one label": (
+        {"train.csv": b"text,labels\na,{calm}\nb,{glee}\n"},
+        r"has '\{calm\}', which is not a list",
     ),
     "two names but for case": (
         {"train.csv": b"text,labels\na,Calm\nb,calm\n"},
@@ -770,6 +856,14 @@ WITHOUT_DOUBT: dict[str, tuple[Written, list[list[str]]]] = {
     "names in lists with a slash": (
         {"train.jsonl": json_lines([{"text": t, "labels": ls} for t, ls in (("a", ["sea", "sky/sea"]), ("b", ["sky"]))])},
         [["sea", "sky/sea"], ["sky"]],
+    ),
+    "names that end like numbers of pandas": (
+        {"train.csv": b'text,labels\na,401.0\nb,"401,401.9"\nc,V30.0\n'},
+        [["401.0"], ["401", "401.9"], ["V30.0"]],
+    ),
+    "label numbers as pandas writes them if one is missing": (
+        {"emotions.txt": b"1\n2\n3", "train.csv": b"text,label\na,3.0\nb,1.0\n"},
+        [["3"], ["1"]],
     ),
     "names of two words": ({"train.csv": b"text,label\na,deep sea\nb,sea\n"}, [["deep sea"], ["sea"]]),
     "a listed name that is two names": (
@@ -899,13 +993,31 @@ FOUND: dict[str, tuple[Written, str]] = {
         {"train.csv": b"text,labels,,\na,calm,,\n"},
         r"train.csv has two columns without a name: remove one",
     ),
-    "a list of objects in a file": (
-        {"train.json": b'[{"text": "a", "labels": ["calm"]}]'},
-        r"not an object with named values: write one object per line, as `jq -c .\[\]` does",
+    "an array of lists": (
+        {"train.json": b'[["a", "calm"]]'},
+        r"train.json, item 1: not an object with named values that ends within 32 MiB: fix it, or write one object per line",
     ),
-    "a list around the objects": (
-        {"train.json": b'[{"text": "a"},\n {"text": "b"}]\n'},
-        r"train.json is not JSON Lines: write one object",
+    "an array that is cut": ({"train.json": json.dumps(OBJECTS).encode()[:-9]}, r"train.json, item 3: not an object"),
+    "two arrays": ({"train.json": json.dumps(OBJECTS).encode() * 2}, r"train.json, item 4: not an object"),
+    "an array that is not UTF-8": (
+        {"train.json": b'[{"text": "caf\xe9", "labels": ["calm"]}]'},
+        r"train.json: not UTF-8 \(byte 0xe9",
+    ),
+    "lines with commas after them": (
+        {"train.jsonl": json_lines(OBJECTS).replace(b"}\n", b"},\n")},
+        r"train.jsonl, line 1: not JSON: write one object per line, as `jq -c` does, or a list of them",
+    ),
+    "files that were joined": (
+        {"train.csv": BY_NAME * 2},
+        r"train.csv, line 5: names the columns again, as where files were joined: remove the line",
+    ),
+    "files that were joined with their byte order marks": (
+        {"train.tsv": b"\xef\xbb\xbftext\tlabels\na\tcalm\n" * 2},
+        r"train.tsv, line 3: names the columns again",
+    ),
+    "a long window of zstd, as in dumps of Reddit": (
+        {"train.jsonl.zst": b"\x28\xb5\x2f\xfd\x00" + bytes([(31 - 10) << 3]) + b"\x11\x00\x00{}"},
+        r"train.jsonl.zst was compressed with a window of more than 128 MiB: compress it without --long",
     ),
     "several files in a zip": (
         {"train.csv.zip": zipped({"a.csv": BY_NAME, "b.csv": BY_NAME}), "dev.csv": BY_NAME, "test.csv": BY_NAME},
@@ -1003,6 +1115,12 @@ def test_one_row_per_rater_becomes_the_labels_of_the_majority_and_soft_labels(tm
         "texts": {"calm": 1, "dread": 1, "glee": 1},
         "share": {"calm": 0.6667, "dread": 1.0, "glee": 0.3333},
     }
+
+
+def test_annotators_of_prodigy_are_raters(tmp_path: Path) -> None:
+    rows = [{"text": t, "accept": ls, "answer": "accept", "_annotator_id": f"ann-{n}"} for n, (t, ls) in enumerate(ROWS * 2)]
+    ingested(tmp_path, {"train.jsonl": json_lines(rows)}, labels_column="accept")
+    assert named(tmp_path / "dataset") == ROWS
 
 
 def test_raters_that_agree_give_plain_labels(tmp_path: Path) -> None:

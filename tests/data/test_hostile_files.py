@@ -102,6 +102,21 @@ def nested(folder: Path) -> Path:
     return path
 
 
+def nested_array(folder: Path) -> Path:
+    path = folder / "nested.json"
+    path.write_bytes(b'[{"text": "a", "labels": ' + b"[" * MEBIBYTE)
+    return path
+
+
+def object_without_end(folder: Path) -> Path:
+    """An array whose second object has 60 MiB of names."""
+    path = folder / "object.json.gz"
+    path.write_bytes(
+        gzip.compress(b'[{"text": "a", "labels": ["calm"]}, {"text": "b"') + gzip.compress(b',\n"a": 1' * MEBIBYTE) * 7
+    )
+    return path
+
+
 def open_quote(folder: Path) -> Path:
     path = folder / "quote.csv.gz"
     path.write_bytes(gzip.compress(b'text,labels\n"a,b\n') + gzip.compress(b"a,b\n" * MEBIBYTE) * 64)
@@ -198,7 +213,9 @@ BOMBS = {
     many_values: "values.parquet expands to more than",
     long_page: "page.parquet expands to more than",
     many_lines: "lines.jsonl.zst expands to more than",
-    nested: "nested.jsonl is not JSON Lines",
+    nested: "nested.jsonl, line 1: not JSON",
+    nested_array: "nested.json, item 1: not an object",
+    object_without_end: "object.json.gz, item 2: not an object with named values that ends within 32 MiB",
     open_quote: "quote.csv.gz, line 2: the row there is no .csv",
 }
 

@@ -341,6 +341,14 @@ def hub_cache(folder: Path) -> Path:
     return cache
 
 
+def links_to_nothing(folder: Path) -> Path:
+    """A snapshot of that cache that was copied with its links, without what they name."""
+    for path in [path for path in folder.iterdir() if path.is_file()]:
+        path.unlink()
+        path.symlink_to(f"../../blobs/{path.name}")
+    return folder
+
+
 @pytest.mark.fault("weights-unusable")
 @pytest.mark.parametrize(
     ("change", "message"),
@@ -362,8 +370,9 @@ def hub_cache(folder: Path) -> Path:
             hub_cache,
             "/config.json is missing: .*for an encoder one with config.json, .*, such as {folder}/snapshots/0123abcd$",
         ),
+        (links_to_nothing, "/.* is a link to a file that is not there: copy the files themselves, as `cp -rL` does"),
     ],
-    ids=["weights in Git LFS", "tokenizer in Git LFS", "adapter", "folder around it", "cache of the hub"],
+    ids=["weights in Git LFS", "tokenizer in Git LFS", "adapter", "folder around it", "cache of the hub", "links to nothing"],
 )
 def test_a_folder_that_is_no_encoder_says_what_to_give(
     change: Callable[[Path], Path], message: str, repository: Callable[[ModelType], Path], taxonomy: Taxonomy

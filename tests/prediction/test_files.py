@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,7 @@ INPUTS = {
     "semicolons.csv": CSV_ROWS.replace(b",", b";"),
     "quoted.tsv": b'"text"\t"n"\n"a lake"\t"1"\n"gravel"\t"2"\n',
     "in.jsonl": b'{"text": "a lake", "n": "1"}\n{"n": "2", "text": "gravel"}\n',
+    "in.json": b'[{"text": "a lake", "n": "1"},\n {"n": "2", "text": "gravel"}]',
     "capitals.csv": CSV_ROWS.replace(b"text", b"Text"),
 }
 
@@ -197,6 +200,9 @@ def test_json_lines_keep_every_value_even_of_keys_that_come_late(predictor: Pred
 def test_without_all_scores_only_labels_are_written(predictor: Predictor, tmp_path: Path) -> None:
     score_file(predictor, write_csv(tmp_path / "in.csv", TEXTS), tmp_path / "out.csv", all_scores=False)
     assert list(read(tmp_path / "out.csv")[0]) == ["id", "text", "note", "labels", "truncated"]
+    (tmp_path / "in.csv").write_text("text,p/calm\na lake,0.5\n")
+    score_file(predictor, tmp_path / "in.csv", tmp_path / "out.csv", all_scores=False)
+    assert list(read(tmp_path / "out.csv")[0]) == ["text", "p/calm", "labels", "truncated"]
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
@@ -308,6 +314,38 @@ def test_a_parquet_column_of_invalid_utf8_is_a_named_error(predictor: Predictor,
         score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.csv")
 
 
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(6), pa.binary_view()])
+@pytest.mark.parametrize("ending", [".parquet", ".arrow"])
+def test_texts_as_bytes_are_scored_as_texts(predictor: Predictor, tmp_path: Path, kind: pa.DataType, ending: str) -> None:
+    """As Impala and fastparquet write them; `ingest` reads them, too."""
+    for texts, error in ([b"a lake", b"gravel"], ""), ([b"caf\xe9!!"], "not UTF-8: re-encode it"):
+        table = pa.table({"text": pa.array(texts, kind)})
+        if ending == ".parquet":
+            pq.write_table(table, tmp_path / f"in{ending}")
+        else:
+            with pa.ipc.new_file(str(tmp_path / f"in{ending}"), table.schema) as file:
+                file.write_table(table)
+        for output in ("out.jsonl", "out.parquet", "out.csv"):
+            with pytest.raises(DataError, match=error) if error else nullcontext():
+                score_file(predictor, tmp_path / f"in{ending}", tmp_path / output)
+        if not error:
+            rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+            assert (
+                [row["text"] for row in rows]
+                == ["a lake", "gravel"]
+                == pq.read_table(tmp_path / "out.parquet")["text"].to_pylist()
+            )
+            assert [row["labels"] for row in rows] == [one["labels"] for one in predictor.predict(["a lake", "gravel"])]
+
+
+def test_a_uuid_is_written_as_people_write_it(predictor: Predictor, tmp_path: Path) -> None:
+    ids = [uuid.UUID(int=7), None]
+    column = pa.array([one and one.bytes for one in ids], pa.uuid())
+    pq.write_table(pa.table({"text": ["a lake", "gravel"], "key": column}), tmp_path / "in.parquet")
+    score_file(predictor, tmp_path / "in.parquet", tmp_path / "out.csv")
+    assert [row["key"] for row in read(tmp_path / "out.csv")] == [str(ids[0]), ""]
+
+
 def test_values_that_a_text_file_cannot_hold_are_named_errors(predictor: Predictor, tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a"], "place": [{"x": 1}]}), tmp_path / "in.parquet")
     with pytest.raises(
@@ -320,6 +358,9 @@ def test_values_that_a_text_file_cannot_hold_are_named_errors(predictor: Predict
             score_file(predictor, tmp_path / "in.parquet", tmp_path / f"out{ending}")
     with pytest.raises(DataError, match=r"a tab or a line break, which a .tsv file cannot have"):
         score_file(predictor, write_csv(tmp_path / "in.csv", ["two\nlines"]), tmp_path / "out.tsv")
+    (tmp_path / "in.csv").write_bytes(b'text,"two\nlines"\na,1\n')
+    with pytest.raises(DataError, match=r"a tab or a line break, which a .tsv file cannot have"):
+        score_file(predictor, tmp_path / "in.csv", tmp_path / "out.tsv")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "in.parquet"]
 
 
