@@ -121,7 +121,7 @@ class Increases:
 
         What a server did while it was missing would be compared with what another one did in this window.
         """
-        samples = list(samples)
+        samples = counters.not_older(self._before, list(samples))
         versions = {one.instance: dict(one.labels)["version"] for one in samples if one.name == INFO and one.value == 1}
         traffic: dict[str, VersionTraffic] = defaultdict(VersionTraffic)
         for one in counters.increases(self._before, samples):

@@ -152,7 +152,7 @@ def test_a_window_of_prometheus_is_the_increase_of_all_servers_of_a_service(
     report = drift.read_report(str(tmp_path))
     assert (report.rows, report.version) == (len(SHOUTED), "r1")
     assert [row.rate for row in report.quality] == pytest.approx((expected.predicted / expected.rows).tolist())
-    assert len(server.queries) == len(METRICS)
+    assert len(server.queries) == len(METRICS) + 1
     assert all(f"[{'6h'}]" in query and 'inferenceservice="goemotions-cpu"' in query for query in server.queries)
 
 
@@ -189,6 +189,33 @@ def test_a_server_that_two_jobs_of_prometheus_scrape_counts_once(predictor: Pred
     assert traffic.rows == 2 * expected.rows
     assert traffic.predicted.tolist() == (2 * expected.predicted).tolist()
     assert traffic.total_sum.tolist() == pytest.approx((2 * expected.total_sum).tolist())
+
+
+def test_services_of_one_name_in_several_namespaces_are_not_mixed(predictor: Predictor) -> None:
+    """Production and a namespace for tests, in one cluster with one Prometheus."""
+    tried, served = counted(predictor, SHOUTED), counted(predictor, USUAL)
+    places = {
+        "staging": ("10.0.0.9:8080", prometheus.of_traffic(tried, "7")),
+        "serving": ("10.0.0.3:8080", prometheus.of_traffic(served, "7")),
+    }
+    increases = {
+        name: [
+            ({**labels, "namespace": namespace, "instance": instance}, value)
+            for namespace, (instance, counters) in places.items()
+            for labels, value in counters[name]
+        ]
+        for name in METRICS
+    }
+    names = predictor.bundle.taxonomy.names
+    with prometheus.serving(increases) as server:
+        with pytest.raises(
+            DataError, match=r"several namespaces scored texts \(serving, staging\): .*such as serving/goemotions-cpu"
+        ):
+            prometheus_series.window(server.url, "1d", "goemotions-cpu")
+        window = prometheus_series.window(server.url, "1d", "serving/goemotions-cpu")
+        assert window.traffic(names, "7").predicted.tolist() == served.predicted.tolist()
+        # All that are scraped.
+        assert prometheus_series.window(server.url, "1d").traffic(names, "7").rows == tried.rows + served.rows
 
 
 def test_batch_outputs_give_the_traffic_of_their_texts(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
