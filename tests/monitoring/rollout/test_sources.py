@@ -60,7 +60,7 @@ def since_start(samples: list[Sample]) -> dict[str, VersionTraffic]:
 
 def check(traffic: VersionTraffic) -> None:
     assert (traffic.requests, traffic.failures) == ({"v1": 3, "v2": 1}, {"v1": 1, "v2": 0})
-    assert (traffic.texts, traffic.labels) == (4, {ODD: 3})
+    assert (traffic.texts, traffic.labels) == (4, {"joy": 0, ODD: 3, "other": 0})
     assert traffic.seconds["v1"][math.inf] == 2
     assert 0.002 < traffic.quantile(0.5) <= 0.005
 
