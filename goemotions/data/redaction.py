@@ -89,13 +89,14 @@ PATTERNS = tuple(
 CASED = [chr(code) for code in (*range(0x41, 0x530), *range(0x1E00, 0x2000)) if chr(code).isalpha()]
 UPPER = "".join(letter for letter in CASED if letter.isupper())
 LOWER = "".join(letter for letter in CASED if letter.islower()) + "\u0300-\u036f"
-NAME = rf"(?:[{UPPER}]['’])?[{UPPER}][{LOWER}]+(?:[-'’]?[{UPPER}][{LOWER}]+)*"
+# An apostrophe within a name, as in Ukrainian ones, is followed by more letters than one in 'll or 've.
+NAME = rf"(?:[{UPPER}dl]['’])?[{UPPER}][{LOWER}]+(?:[-'’ʼ]?[{UPPER}][{LOWER}]+|['’ʼ][{LOWER}]{{3,}})*"
 NAMES = re.compile(rf"(?<![\w\['’]){NAME}(?:[ \t](?:(?:van|von|de|der|del|da|di|bin|al) )?{NAME}|[ \t][{UPPER}]\.)*")
 OWN_NAME = re.compile(r"\b(my name(?:['’]?s| is)) (?!\[)[^\W\d_]+", re.IGNORECASE)
 WITHIN_SENTENCE = re.compile(rf"[{LOWER}\d,;][ \t]$")
 RELATIVES = "brother|sister|mother|father|son|daughter|wife|husband|friend|boyfriend|girlfriend|cousin|boss|coworker|neighbou?r"
 CUE = re.compile(
-    rf"(?<!\w)(?:name(?:['’]?s| is| was)|call(?:ed)? me|called|named|mrs?\.?|ms\.?|miss|dr\.?|prof\.?|sir|madam|uncle|aunt(?:ie)?|"
+    rf"(?<!\w)(?:name(?:['’]?s| is| was)|(?:name|contact|from|to|cc|signed|sender|author|client|customer|patient):|call(?:ed)? me|called|named|mrs?\.?|ms\.?|miss|dr\.?|prof\.?|sir|madam|uncle|aunt(?:ie)?|"
     rf"grandma|grandpa|(?:{RELATIVES}),?|dear|hi|hey|hello|thanks,?|thank you,?|cheers,?|regards,?|sincerely,?|love,|signed,?|"
     r"i['’]?m|i am|this is)(?:[ \t]|(?P<line>[ \t]*[\r\n]\s*))$",
     re.IGNORECASE,
