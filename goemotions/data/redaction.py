@@ -96,7 +96,8 @@ OWN_NAME = re.compile(r"\b(my name(?:['’]?s| is)) (?!\[)[^\W\d_]+", re.IGNOREC
 WITHIN_SENTENCE = re.compile(rf"[{LOWER}\d,;][ \t]$")
 RELATIVES = "brother|sister|mother|father|son|daughter|wife|husband|friend|boyfriend|girlfriend|cousin|boss|coworker|neighbou?r"
 CUE = re.compile(
-    rf"(?<!\w)(?:name(?:['’]?s| is| was)|(?:name|contact|from|to|cc|signed|sender|author|client|customer|patient):|call(?:ed)? me|called|named|mrs?\.?|ms\.?|miss|dr\.?|prof\.?|sir|madam|uncle|aunt(?:ie)?|"
+    rf"(?<!\w)(?:name(?:['’]?s| is| was)|(?:name|contact|from|to|cc|signed|sender|author|client|customer|patient):|"
+    rf"call(?:ed)? me|called|named|mrs?\.?|ms\.?|miss|dr\.?|prof\.?|sir|madam|uncle|aunt(?:ie)?|"
     rf"grandma|grandpa|(?:{RELATIVES}),?|dear|hi|hey|hello|thanks,?|thank you,?|cheers,?|regards,?|sincerely,?|love,|signed,?|"
     r"i['’]?m|i am|this is)(?:[ \t]|(?P<line>[ \t]*[\r\n]\s*))$",
     re.IGNORECASE,
