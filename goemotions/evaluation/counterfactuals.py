@@ -65,7 +65,7 @@ _HIS = re.compile(r"\b(him|his|hers?)\b(?=\s+([a-z]+))?", re.IGNORECASE)
 _NO_NOUN = re.compile("a|about|and|as|at|because|but|by|for|from|if|in|is|of|on|or|so|that|the|to|was|when|with", re.IGNORECASE)
 
 
-# Words that most English texts have one of, and hardly any text of another language. If fewer than this share have, they are not English.
+# Most English texts have one of these words, and hardly any text of another language. Of fewer than this share, no term is swapped.
 _ENGLISH = re.compile(r"\b(?:the|and|you|that|this|it|to|are|my|with|your|what|for|not|but|they|there)\b", re.IGNORECASE)
 LEAST_ENGLISH = 0.25
 

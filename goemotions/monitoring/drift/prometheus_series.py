@@ -68,7 +68,8 @@ def _require_idle(address: str, duration: str, service: str, end: float, source:
     services = prometheus_api.query(address, known, lambda result: [one["metric"].get(SERVICE, "") for one in result], end)
     if name not in ("", *services) or not services:
         names = [name or f"some without the label {SERVICE}" for name in sorted(services)]
-        others = f"it has {', '.join(names)}" if names else "it has none at all"
+        place = f"the namespace {namespace}" if namespace else "it"
+        others = f"{place} has {', '.join(names) or 'none at all'}"
         raise MonitoringUnavailable(
             f"{source}: no metrics of such a predictor in {KNOWN}, {others}: check the name of the service, the address, and that "
             "its servers are scraped (manifests/components/monitoring)"

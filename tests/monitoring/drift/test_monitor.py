@@ -529,12 +529,22 @@ def test_what_is_no_prometheus_is_a_named_error(whole: Path) -> None:
         ),
         ({}, "goemotions-cpu", {}, "it has none at all: check the name of the service, the address"),
         ({"": 1.0}, "goemotions-cpu", {}, "it has some without the label serving_kserve_io_inferenceservice: check the name"),
+        ({}, "serving/goemotions-cpu", {}, "the namespace serving has none at all: check the name of the service"),
         ({}, "", {}, "all services in Prometheus: no metrics of such a predictor in 30d, it has none at all"),
         ({"goemotions-cpu": 0.0}, "goemotions-cpu", {}, "did not respond to Prometheus in the window.*: look at the targets"),
         ({"goemotions-cpu": 0.0}, "", {}, "did not respond to Prometheus"),
         ({"goemotions-cpu": None}, "goemotions-cpu", {"isPartial": True}, "a part of the storage is missing: try again later"),
     ],
-    ids=["wrong name", "no service", "no label", "no predictor", "not scraped", "none scraped", "partial"],
+    ids=[
+        "wrong name",
+        "no service",
+        "no label",
+        "not in the namespace",
+        "no predictor",
+        "not scraped",
+        "none scraped",
+        "partial",
+    ],
 )
 def test_a_window_without_series_of_a_service_that_may_have_texts_is_a_named_error(
     services: dict[str, float | None], service: str, beside: dict[str, Any], message: str
