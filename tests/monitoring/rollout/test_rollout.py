@@ -329,6 +329,15 @@ def test_a_canary_that_stops_serving_is_rolled_back(service: Service, monkeypatc
 
 
 @pytest.mark.fault("rollout-traffic-changed")
+def test_a_canary_that_does_not_serve_at_the_end_of_a_step_is_rolled_back(service: Service) -> None:
+    """Held, it would keep its share of the traffic."""
+    service.begun()
+    service.after_a_look(lambda: setattr(service.canary, "is_ready", False))
+    with pytest.raises(RolledBack, match=r"it does not serve its share for \d+ s: .* is not ready"):
+        service.roll_out(step_requests=10_000, hold_seconds=1)
+    assert service.shares == ("1", "", 0)
+
+
 def test_traffic_that_somebody_else_changes_stops_the_rollout_and_stays_as_it_is(service: Service) -> None:
     service.begun()
     service.servers.proxy.shares.update(canary="2", percent=70)
