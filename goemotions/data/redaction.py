@@ -23,9 +23,9 @@ DOMAINS = (
     "in|jp|cn|kr|tw|hk|sg|za|br|mx"
 )
 LOCAL, DOTTED = r"(?<![\w.%+-])[\w.%+-]{1,64}", r"[\w-]{1,63}(?:[.．][\w-]{1,63}){1,8}"
-# Written so that no program finds an address: the words, or either sign in brackets.
-AT_IN_BRACKETS = r" ?[(\[{<] ?(?:at?|@) ?[)\]}>] ?"
-AT, DOT = rf"(?: ?\bat\b ?|{AT_IN_BRACKETS}|@)", r"(?: ?\bdot\b ?| ?[(\[{<] ?(?:dot|\.) ?[)\]}>] ?)"
+# Written so that no program finds an address: the words, or either sign in brackets or dashes.
+AT_IN_BRACKETS = r" ?(?:[(\[{<] ?(?:ät|at?|@) ?[)\]}>]|[*-](?:at|@)[*-]) ?"
+AT, DOT = rf"(?: ?\bat\b ?|{AT_IN_BRACKETS}|@)", r"(?: ?[(\[{<*-] ?(?:dot|\.) ?[)\]}>*-] ?| ?\bdot\b ?)"
 IPV6 = r"(?:(?:[0-9a-f]{1,4}:){3,7}|(?:[0-9a-f]{1,4}:){1,6}:)(?:[0-9a-f]{1,4}:?){0,6}"
 # A ratio or a time of day is none.
 BETWEEN_DIGITS = r"[ ().,/:\u2010-\u2013\uff08\uff09\uff0d\uff0e\ufe0f\u20e3-]{0,3}"
@@ -63,7 +63,7 @@ PATTERNS = tuple(
             rf"{LOCAL}\u200b?(?:(?:[@＠]|%40|&#64;){DOTTED}| ?[@＠] (?:[\w-]{{1,63}}[.．]){{1,8}}[a-z]{{2,24}}(?!\w))",
             "[EMAIL]",
         ),
-        (r"[(\[{<] ?(?:at?|@) ?[)\]}>]", rf"{LOCAL}{AT_IN_BRACKETS}{DOTTED}", "[EMAIL]"),
+        (AT_IN_BRACKETS, rf"{LOCAL}{AT_IN_BRACKETS}{DOTTED}", "[EMAIL]"),
         (r"dot|[(\[{<] ?\.", rf"{LOCAL}{AT}(?:[\w-]{{1,63}}(?:{DOT}|\.)){{0,4}}[\w-]{{1,63}}{DOT}(?:{DOMAINS})\b", "[EMAIL]"),
         (
             r"\.[a-z]",

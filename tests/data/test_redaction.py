@@ -35,6 +35,8 @@ PLANTED: dict[str, tuple[list[str], list[str]]] = {
             "jo(at)mail.example.org",
             "jo [at] mail [dot] example [dot] org",
             "jo%40example.org",
+            "jo -at- example -dot- org",
+            "jo(ät)example.org",
         ],
         ["write to {} please", "{}", "My address is {}."],
     ),
