@@ -32,7 +32,7 @@ def pipeline(resources: Mapping[str, str] = resource_tables.MONITORING) -> dsl.b
         Args:
             server: Address of a predictor server, whose traffic since its start is compared.
             prometheus: Address of a Prometheus that has the metrics of the predictors.
-            service: With a Prometheus the InferenceService, such as goemotions-cpu; empty for all.
+            service: With a Prometheus the InferenceService, such as goemotions-cpu or serving/goemotions-cpu; empty for all.
             scored: S3 prefix with Parquet files that a batch run scored.
             window: With a Prometheus the time until now that is compared, such as 1d.
             version: Alias, version number or location of the bundle.

@@ -12,6 +12,7 @@ from goemotions import defaults, outages
 from goemotions.deployment.node_pools import PRESETS
 from goemotions.errors import BadArgument
 from goemotions.models import devices
+from goemotions.monitoring import prometheus_api
 from goemotions.registry import trust
 from goemotions.storage import signature
 from pipelines.resources import TRAINING, changed, gpu_steps
@@ -45,7 +46,7 @@ VARIABLES = (
         "https_proxy",
         "no_proxy",
     ],
-    *["SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"],
+    *["SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", prometheus_api.HEADERS],
 )
 # Those that only the step has that registers: the key that signs, and keys of the store that may write bundles, in place of the others.
 REGISTER_VARIABLES = (signature.SIGNING_KEY, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")

@@ -36,7 +36,11 @@ SCRAPE = "metrics.txt"
     show_envvar=True,
     help="A Prometheus, such as http://host:9090.",
 )
-@click.option("--service", default="", help="With --prometheus: the InferenceService, such as goemotions-cpu; default: all.")
+@click.option(
+    "--service",
+    default="",
+    help="With --prometheus: the InferenceService, such as goemotions-cpu or NAMESPACE/goemotions-cpu; default: all.",
+)
 @click.option("--scored", type=LOCATION, default="", help="A .parquet, folder or s3:// prefix that `goemotions score` wrote.")
 @click.option("--text-column", default="", help="With --scored: the column with the texts; default: the one that was scored.")
 @click.option(

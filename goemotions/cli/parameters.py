@@ -110,7 +110,9 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "signing_secret": (SECRET,),
     "node_selector": (TEXT_BY_NAME,),
     "tolerations": (DICTIONARIES,),
-    "service": (Rule(lambda value: not value or SERVICE.accepts(value), "the name of an InferenceService, or empty"),),
+    "service": (
+        matching(rf"(({LABEL}/)?[a-z]([-a-z0-9]{{0,48}}[a-z0-9])?)?", "an InferenceService, or its namespace/name, or empty"),
+    ),
     "window": (matching(r"[1-9][0-9]*[smhdw]", "a number with s, m, h, d or w, such as 1d"),),
     "column": (NOT_EMPTY,),
     "shard_rows": (at_least(1),),

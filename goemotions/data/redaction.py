@@ -23,9 +23,9 @@ DOMAINS = (
     "in|jp|cn|kr|tw|hk|sg|za|br|mx"
 )
 LOCAL, DOTTED = r"(?<![\w.%+-])[\w.%+-]{1,64}", r"[\w-]{1,63}(?:[.．][\w-]{1,63}){1,8}"
-# Written so that no program finds an address: the words, or either sign in brackets.
-AT_IN_BRACKETS = r" ?[(\[{<] ?(?:at?|@) ?[)\]}>] ?"
-AT, DOT = rf"(?: ?\bat\b ?|{AT_IN_BRACKETS}|@)", r"(?: ?\bdot\b ?| ?[(\[{<] ?(?:dot|\.) ?[)\]}>] ?)"
+# Written so that no program finds an address: the words, or either sign in brackets or dashes.
+AT_IN_BRACKETS = r" ?(?:[(\[{<] ?(?:ät|at?|@) ?[)\]}>]|[*-](?:at|@)[*-]) ?"
+AT, DOT = rf"(?: ?\bat\b ?|{AT_IN_BRACKETS}|@)", r"(?: ?[(\[{<*-] ?(?:dot|\.) ?[)\]}>*-] ?| ?\bdot\b ?)"
 IPV6 = r"(?:(?:[0-9a-f]{1,4}:){3,7}|(?:[0-9a-f]{1,4}:){1,6}:)(?:[0-9a-f]{1,4}:?){0,6}"
 # A ratio or a time of day is none.
 BETWEEN_DIGITS = r"[ ().,/:\u2010-\u2013\uff08\uff09\uff0d\uff0e\ufe0f\u20e3-]{0,3}"
@@ -63,7 +63,7 @@ PATTERNS = tuple(
             rf"{LOCAL}\u200b?(?:(?:[@＠]|%40|&#64;){DOTTED}| ?[@＠] (?:[\w-]{{1,63}}[.．]){{1,8}}[a-z]{{2,24}}(?!\w))",
             "[EMAIL]",
         ),
-        (r"[(\[{<] ?(?:at?|@) ?[)\]}>]", rf"{LOCAL}{AT_IN_BRACKETS}{DOTTED}", "[EMAIL]"),
+        (AT_IN_BRACKETS, rf"{LOCAL}{AT_IN_BRACKETS}{DOTTED}", "[EMAIL]"),
         (r"dot|[(\[{<] ?\.", rf"{LOCAL}{AT}(?:[\w-]{{1,63}}(?:{DOT}|\.)){{0,4}}[\w-]{{1,63}}{DOT}(?:{DOMAINS})\b", "[EMAIL]"),
         (
             r"\.[a-z]",
@@ -89,13 +89,15 @@ PATTERNS = tuple(
 CASED = [chr(code) for code in (*range(0x41, 0x530), *range(0x1E00, 0x2000)) if chr(code).isalpha()]
 UPPER = "".join(letter for letter in CASED if letter.isupper())
 LOWER = "".join(letter for letter in CASED if letter.islower()) + "\u0300-\u036f"
-NAME = rf"(?:[{UPPER}]['’])?[{UPPER}][{LOWER}]+(?:[-'’]?[{UPPER}][{LOWER}]+)*"
+# An apostrophe within a name, as in Ukrainian ones, is followed by more letters than one in 'll or 've.
+NAME = rf"(?:[{UPPER}dl]['’])?[{UPPER}][{LOWER}]+(?:[-'’ʼ]?[{UPPER}][{LOWER}]+|['’ʼ][{LOWER}]{{3,}})*"
 NAMES = re.compile(rf"(?<![\w\['’]){NAME}(?:[ \t](?:(?:van|von|de|der|del|da|di|bin|al) )?{NAME}|[ \t][{UPPER}]\.)*")
 OWN_NAME = re.compile(r"\b(my name(?:['’]?s| is)) (?!\[)[^\W\d_]+", re.IGNORECASE)
 WITHIN_SENTENCE = re.compile(rf"[{LOWER}\d,;][ \t]$")
 RELATIVES = "brother|sister|mother|father|son|daughter|wife|husband|friend|boyfriend|girlfriend|cousin|boss|coworker|neighbou?r"
 CUE = re.compile(
-    rf"(?<!\w)(?:name(?:['’]?s| is| was)|call(?:ed)? me|called|named|mrs?\.?|ms\.?|miss|dr\.?|prof\.?|sir|madam|uncle|aunt(?:ie)?|"
+    rf"(?<!\w)(?:name(?:['’]?s| is| was)|(?:name|contact|from|to|cc|signed|sender|author|client|customer|patient):|"
+    rf"call(?:ed)? me|called|named|mrs?\.?|ms\.?|miss|dr\.?|prof\.?|sir|madam|uncle|aunt(?:ie)?|"
     rf"grandma|grandpa|(?:{RELATIVES}),?|dear|hi|hey|hello|thanks,?|thank you,?|cheers,?|regards,?|sincerely,?|love,|signed,?|"
     r"i['’]?m|i am|this is)(?:[ \t]|(?P<line>[ \t]*[\r\n]\s*))$",
     re.IGNORECASE,

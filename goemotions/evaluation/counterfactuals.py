@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from goemotions.data import columnar
-from goemotions.data.text import script
 from goemotions.metrics import bootstrap
 from goemotions.metrics.thresholds import Thresholds
 from goemotions.models import engines
@@ -64,6 +63,11 @@ ADJECTIVES = {
 _HIS = re.compile(r"\b(him|his|hers?)\b(?=\s+([a-z]+))?", re.IGNORECASE)
 # After them, ``her`` stands for ``him``.
 _NO_NOUN = re.compile("a|about|and|as|at|because|but|by|for|from|if|in|is|of|on|or|so|that|the|to|was|when|with", re.IGNORECASE)
+
+
+# Most English texts have one of these words, and hardly any text of another language. Of fewer than this share, no term is swapped.
+_ENGLISH = re.compile(r"\b(?:the|and|you|that|this|it|to|are|my|with|your|what|for|not|but|they|there)\b", re.IGNORECASE)
+LEAST_ENGLISH = 0.25
 
 
 class Pair(NamedTuple):
@@ -141,10 +145,10 @@ def pairs(texts: Sequence[str]) -> Iterator[Pair]:
 def write(path: Path, engine: Engine, texts: Sequence[str], probabilities: np.ndarray, names: Sequence[str]) -> None:
     """Scores the pairs of n texts and writes both probabilities of each; ``probabilities`` are those of the texts.
 
-    Nothing is written for texts that are not mostly in Latin letters: the neutral sentences would say nothing about them.
+    Nothing is written for texts that are not English: the neutral sentences would say nothing about them, and their own words are no
+    terms, such as the Spanish ``he`` and the French ``son``.
     """
-    scripts = [script(text) for text in texts]
-    if 2 * scripts.count("latin") < len(texts) - scripts.count("none"):
+    if sum(bool(_ENGLISH.search(text)) for text in texts) < LEAST_ENGLISH * len(texts):
         return
     swapped = list(pairs(texts))
     sentences = [pair.before for pair in swapped if pair.row < 0]

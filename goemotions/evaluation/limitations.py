@@ -56,7 +56,7 @@ def _language(of_slices: Mapping[str, Sequence[str]], groups: Sequence[GroupChan
             f"Not for other scripts than {NAMES.get(main, main.title())}: {others:,} of {len(of_slices['script']):,} test texts have "
             "one. Use it for the language of the training data only: languages of one script were not separated."
         )
-    if main and not groups and main != "latin":
+    if main and not groups:
         lines.append(
             "Whether its labels depend on the group of people that a text names was not measured: the terms to swap are English."
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from goemotions.monitoring.exposition import Sample
@@ -24,6 +24,24 @@ def increases(before: Iterable[Sample], now: Iterable[Sample]) -> list[Sample]:
         for one in now
         if one.name != STARTED
     ]
+
+
+def newest(samples: Iterable[Sample]) -> list[Sample]:
+    """Each series of a server once: of a counter the largest value is the newest, as long as the server is not started again."""
+    by_series: dict[Series, Sample] = {}
+    for one in sorted(samples, key=lambda sample: sample.value):
+        by_series[series(one)] = one
+    return list(by_series.values())
+
+
+def not_older(before: Sequence[Sample], now: Sequence[Sample]) -> list[Sample]:
+    """What was read now, or before where that is newer: of several replicas of a Prometheus, one may be behind the other.
+
+    Only for servers that name the same start in both: of another one, a counter that fell has begun again.
+    """
+    starts = {(one.instance, one.value) for one in before if one.name == STARTED}
+    same = {one.instance for one in now if one.name == STARTED and (one.instance, one.value) in starts}
+    return newest([*now, *(one for one in before if one.instance in same)])
 
 
 def series(sample: Sample) -> Series:

@@ -21,16 +21,19 @@ ACCEPT = {"Accept": "text/plain, application/json"}
 def get(url: str, body: bytes | None = None, headers: Mapping[str, str] = ACCEPT, seconds: float = TIMEOUT_SECONDS) -> bytes:
     """What a server answers to a GET, or with a body to a POST. User and password in the address are sent as basic authentication.
 
+    Neither they nor the headers are sent again to where a redirect leads.
+
     Raises:
         MonitoringUnavailable: it does not respond, refuses, takes longer, or answers more than ``MOST_BYTES``.
     """
     parts, deadline, content = urllib.parse.urlsplit(url), time.monotonic() + seconds, bytearray()
     credentials, _, place = parts.netloc.rpartition("@")
-    request = urllib.request.Request(parts._replace(netloc=place).geturl(), body, dict(headers))
+    request = urllib.request.Request(parts._replace(netloc=place).geturl(), body)
     if credentials:
         encoded = base64.b64encode(urllib.parse.unquote(credentials).encode()).decode()
-        # Not sent again to where a redirect leads.
-        request.add_unredirected_header("Authorization", f"Basic {encoded}")
+        headers = {**headers, "Authorization": f"Basic {encoded}"}
+    for name, value in headers.items():
+        request.add_unredirected_header(name, value)
     try:
         with urllib.request.urlopen(request, timeout=seconds) as response:  # nosec B310 # the scheme is checked
             while part := response.read1(2**16):

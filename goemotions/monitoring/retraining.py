@@ -49,10 +49,14 @@ class Reason:
 
 @dataclass(frozen=True)
 class Decision:
-    """The reasons to train, none if the run ends here, and what was looked at and is no reason."""
+    """The reasons to train, none if the run ends here, and what was looked at and is no reason.
+
+    ``at`` is when it was decided, in seconds since the epoch; 0 in decisions from before that was recorded.
+    """
 
     reasons: Sequence[Reason]
     dismissed: Sequence[str] = ()
+    at: float = 0.0
 
     @property
     def train(self) -> bool:
@@ -76,7 +80,7 @@ class Decision:
         content = strict_json.parse(text, "the decision")
         strict_json.require(content, cls, "the decision")
         reasons = [Reason(one["kind"], one["detail"], one.get("key", "")) for one in content["reasons"]]
-        return cls(reasons, content.get("dismissed", ()))
+        return cls(reasons, content.get("dismissed", ()), content.get("at", 0.0))
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,12 @@ class _History:
         return cls([champion for champion in champions if champion], versions, now)
 
     def days(self, version: Version) -> float:
-        return (self.now - version.created) / DAY
+        """Its age since the decision to train it, which the clock of this decision has made, too; otherwise by that of MLflow.
+
+        If this clock is years ahead of MLflow's, each new version is as old, and would be a reason to train the next one.
+        """
+        decided = _decision(version).at
+        return (self.now - (decided if 0 < decided <= self.now else version.created)) / DAY
 
     def trained_for(self, kind: Kind, key: str) -> Version | None:
         """The newest version that was trained for a reason."""
@@ -157,18 +166,18 @@ def decide(
     Raises:
         TrackingError: MLflow does not respond.
     """
-    history = _History.read(model_name, time.time() if now is None else now)
+    now = time.time() if now is None else now
+    history = _History.read(model_name, now)
     if not history.champions:
-        return Decision([Reason("first", f"{model_name} has no champion")])
+        return Decision([Reason("first", f"{model_name} has no champion")], at=now)
     considered = (
         _data(history, digest),
         _drift(history, digest, report, policy.drift_cooldown_days),
         _age(history, policy.max_age_days),
         *([_manual(history, manual)] if manual else []),
     )
-    return Decision(
-        [one for one in considered if isinstance(one, Reason)], [one for one in considered if not isinstance(one, Reason)]
-    )
+    reasons = [one for one in considered if isinstance(one, Reason)]
+    return Decision(reasons, [one for one in considered if not isinstance(one, Reason)], now)
 
 
 def decide_run(pipeline_run: str, digest: str, drift_location: str, manual: str, model_name: str, policy: Policy) -> Decision:
@@ -235,6 +244,10 @@ def _drift(history: _History, digest: str, report: DriftReport | None, cooldown_
 def _age(history: _History, max_age_days: float) -> Reason | str:
     oldest, newest = min(history.champions, key=lambda champion: champion.created), history.newest(history.versions)
     days = history.days(oldest)
+    if days < 0:
+        return (
+            f"version {oldest.number} was registered {-days:.0f} days after this run by the clock of MLflow: the clocks differ"
+        )
     if not max_age_days or days < max_age_days:
         return f"version {oldest.number} is {days:.0f} days old"
     if newest and history.days(newest) < max_age_days:
@@ -258,7 +271,12 @@ def _digest(version: Version) -> str:
 
 
 def _recorded(version: Version) -> set[tuple[str, str]]:
-    """Kind and key of the reasons for which a version was trained; none of versions that nobody decided on."""
+    """Kind and key of the reasons for which a version was trained."""
+    return {(reason.kind, reason.key) for reason in _decision(version).reasons}
+
+
+def _decision(version: Version) -> Decision:
+    """The decision to train a version; one without reasons for versions that nobody decided on."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        return {(reason.kind, reason.key) for reason in Decision.from_json(version.tags[tracking.DECISION_TAG]).reasons}
-    return set()
+        return Decision.from_json(version.tags[tracking.DECISION_TAG])
+    return Decision(())

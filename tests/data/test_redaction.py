@@ -35,6 +35,8 @@ PLANTED: dict[str, tuple[list[str], list[str]]] = {
             "jo(at)mail.example.org",
             "jo [at] mail [dot] example [dot] org",
             "jo%40example.org",
+            "jo -at- example -dot- org",
+            "jo(ät)example.org",
         ],
         ["write to {} please", "{}", "My address is {}."],
     ),
@@ -106,6 +108,8 @@ PLANTED: dict[str, tuple[list[str], list[str]]] = {
             "my brother {}",
             "Hey {}, stop",
             "Love, {}",
+            "Name: {}",
+            "from: {}\nto: me",
             "I'm\u00a0{}",
             "so long,\nregards,\n{}\n",
         ],
@@ -185,7 +189,18 @@ def test_values_beside_letters_of_scripts_without_spaces_are_masked(text: str, m
 
 
 @pytest.mark.parametrize(
-    "name", ["Γιάννης Παπαδόπουλος", "Їжак Ґанна", "Ђорђе Јовановић", "Nguyễn Văn", "Ju\u0308rgen Mu\u0308ller"]
+    "name",
+    [
+        "Γιάννης Παπαδόπουλος",
+        "Їжак Ґанна",
+        "Ђорђе Јовановић",
+        "Nguyễn Văn",
+        "Ju\u0308rgen Mu\u0308ller",
+        "Мар'яна Дем’янюк",
+        "Мар\u02bcяна",
+        "Anna Solov'yova",
+        "d'Artagnan",
+    ],
 )
 def test_names_with_any_letters_of_latin_greek_and_cyrillic_are_masked_whole(name: str) -> None:
     assert redact(f"we saw {name} today") == "we saw [NAME] today"

@@ -160,18 +160,27 @@ def test_limits_name_weak_labels_and_weak_slices(folder: Path, predictions: Pred
     assert set(limitations.ABOUT_GOEMOTIONS) <= set(about)
 
 
-def test_english_terms_are_not_swapped_for_texts_in_another_script(
-    candidate: Path, folder: Path, predictions: Predictions, fitted: Thresholds, tmp_path: Path
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [
+        ("\u4eca\u5929\u5929\u6c14\u5f88\u597d", "that of Chinese"),
+        ("man kann das nicht so sagen", "Latin"),
+        ("C'est son temple, il est mexican", "Latin"),
+        ("He dicho que no, y he visto al king", "Latin"),
+    ],
+)
+def test_english_terms_are_not_swapped_in_texts_of_another_language(
+    candidate: Path, folder: Path, predictions: Predictions, fitted: Thresholds, tmp_path: Path, text: str, script: str
 ) -> None:
-    """What neutral English sentences show says nothing about a model of other texts."""
+    """What neutral English sentences show says nothing about a model of other texts, and their own words are no terms."""
     engine = engines.load("openvino-int8", candidate / "onnx", TextEncoder.load(candidate / "model"), threads=1)
-    texts = ["\u4eca\u5929\u5929\u6c14\u5f88\u597d"] * len(predictions.ids)
+    texts = [text] * len(predictions.ids)
     path = tmp_path / counterfactuals.FILE
     counterfactuals.write(path, engine, texts, predictions.probabilities, predictions.names)
     slices.write(tmp_path / slices.FILE, predictions.ids, texts)
     assert not path.exists()
     listed = limitations.sentences(predictions, fitted, tmp_path)
-    assert any(one.startswith("Not for other scripts than that of Chinese: 0 of 80 test texts have one.") for one in listed)
+    assert any(one.startswith(f"Not for other scripts than {script}: 0 of 80 test texts have one.") for one in listed)
     assert any("the group of people that a text names was not measured" in one for one in listed)
     assert not any("was not measured" in one for one in limitations.sentences(predictions, fitted, folder))
 

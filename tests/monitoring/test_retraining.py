@@ -81,6 +81,25 @@ def test_drift_that_lasts_trains_again_after_the_cool_down_and_age_after_the_lim
     assert [day for day in range(90, 181, 10) if decided(registry, days=day).train] == [170, 180]
 
 
+def test_a_clock_that_is_years_ahead_of_mlflow_s_trains_by_age_once_per_limit(registry: Registry) -> None:
+    """MLflow's clock names each new version as of today, which by the other clock is ten years old."""
+    trained = []
+    for day in range(0, 181, 10):
+        decision = decided(registry, days=3650 + day)
+        if decision.train:
+            trained.append((day, decision.kinds))
+            registry.add(NOW + day * DAY, "old", decision)
+    assert trained == [(0, "age"), (90, "age"), (180, "age")]
+    # The clock is right again.
+    assert "is 10 days old" in str(decided(registry, days=190))
+
+
+def test_a_champion_of_the_future_is_no_reason_and_is_named(registry: Registry) -> None:
+    decision = decided(registry, days=-40)
+    assert not decision.train
+    assert "version 1 was registered 30 days after this run by the clock of MLflow: the clocks differ" in str(decision)
+
+
 def test_one_drift_report_trains_once_however_long_it_stays_the_newest(registry: Registry) -> None:
     report = drift_report("1", NOW, drifted=True)
     decision = decide("old", report, model_name=registry.model_name, policy=POLICY, now=NOW)

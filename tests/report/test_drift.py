@@ -1,5 +1,7 @@
 """The sections on drift: on a page of their own, and in the performance report."""
 
+import html
+import re
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,40 @@ def test_the_performance_report_has_the_page_as_a_section() -> None:
     for text in (drift.summary(REPORT), "0.400", "0.50 times", "10.0%", "0.7500"):
         assert text in page
         assert text in part
+
+
+def test_the_option_of_report_adds_the_figures_of_the_file_to_both_forms_of_the_report(
+    tmp_path: Path, candidate: Path, dataset: Path
+) -> None:
+    REPORT.write(str(tmp_path / "drift"))
+    arguments = [
+        "report",
+        "--dataset",
+        dataset,
+        "--candidate",
+        candidate,
+        "--output",
+        tmp_path / "out",
+        "--drift",
+        tmp_path / "drift",
+    ]
+    ended = CliRunner().invoke(commands, list(map(str, arguments)), catch_exceptions=False)
+    assert ended.exit_code == 0, ended.output
+    for name in ("report.md", "report.html"):
+        content = html.unescape((tmp_path / "out" / name).read_text(encoding="utf-8"))
+        _, _, part = content.rpartition("Drift since the deployment")
+        assert drift.summary(REPORT) in part
+        cells = [re.sub(r"\s*<[^>]+>\s*|\s*\|\s*", "|", line).strip("|") for line in part.splitlines()]
+        rows = re.sub(r"\|+", "|", "|".join(cells))
+        for figures in (
+            "tokens|–|0.400|1e-09|0.0100|yes",
+            "predictions|calm|0.50 times|0.2000|0.0100|no",
+            "calm|10.0%|20.0%|0.7500|0.7600|0.7400",
+        ):
+            assert figures in rows, rows[:3000]
+    without = CliRunner().invoke(commands, list(map(str, arguments[:-2])), catch_exceptions=False)
+    assert without.exit_code == 0
+    assert "Drift since the deployment" not in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 
 def test_a_report_on_drift_that_is_not_there_is_a_named_error(tmp_path: Path, candidate: Path, dataset: Path) -> None:

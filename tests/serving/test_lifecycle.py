@@ -16,10 +16,13 @@ import grpc
 import psutil
 import pytest
 
+from goemotions.data.request_log import ANSWERS, LogReader
 from goemotions.errors import WorkflowError
 from goemotions.serving import workers as processes
 from goemotions.storage import temporary
+from pipelines import stack
 from tests.support import attacks, http2, tools
+from tests.support.object_store import KEYS, Behaviour, running
 from tests.support.servers import PREDICT, Server, serving
 
 WORKERS = ("--workers", "2", "--threads", "1")
@@ -170,12 +173,8 @@ def test_workers_end_with_their_supervisor_and_the_next_start_removes_their_file
     assert not list(files.rglob("*.db"))
 
 
-@pytest.mark.slow
-@pytest.mark.fault("server-disk-full")
-@pytest.mark.parametrize("megabytes", [16, 1])
-def test_a_full_disk_ends_no_worker(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, megabytes: int) -> None:
-    """The disk fills up while the server runs, or is too small from the start, which is a warning."""
-    disk = tmp_path / "disk"
+def on_small_disk(disk: Path, megabytes: int, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """What executes a command whose temporary files are on a disk of this size."""
     disk.mkdir()
     monkeypatch.setenv("TMPDIR", str(disk))
     unshare = tools.program("unshare", why="it mounts a small disk")
@@ -183,13 +182,27 @@ def test_a_full_disk_ends_no_worker(bundle: Path, tmp_path: Path, monkeypatch: p
     rights = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     if subprocess.run([unshare, *rights, "--mount", "sh", "-c", mount, "sh", "true"], check=False).returncode:
         tools.missing("no permission to make a namespace or to mount in it: a full disk is not tested")
-    within = (unshare, *rights, "--mount", "sh", "-c", mount, "sh")
-    with serving(bundle, tmp_path / "serve.log", *WORKERS, within=within) as server:
+    return (unshare, *rights, "--mount", "sh", "-c", mount, "sh")
+
+
+def fill(server: Server, disk: Path) -> Path:
+    """Fills the small disk of a server with a file, which is returned."""
+    rest = Path("/proc", str(server.process.pid), "root", disk.relative_to("/"), "rest")
+    with contextlib.suppress(OSError), rest.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 65536)
+    return rest
+
+
+@pytest.mark.slow
+@pytest.mark.fault("server-disk-full")
+@pytest.mark.parametrize("megabytes", [16, 1])
+def test_a_full_disk_ends_no_worker(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, megabytes: int) -> None:
+    """The disk fills up while the server runs, or is too small from the start, which is a warning."""
+    disk = tmp_path / "disk"
+    with serving(bundle, tmp_path / "serve.log", *WORKERS, within=on_small_disk(disk, megabytes, monkeypatch)) as server:
         before = {worker.pid for worker in workers(server)}
-        inside = Path("/proc", str(server.process.pid), "root", disk.relative_to("/"))
-        with contextlib.suppress(OSError), (inside / "rest").open("wb") as file:
-            while True:
-                file.write(b"x" * 65536)
+        fill(server, disk)
         for path in ("/v9", "/metrics", "/v2/health/live", "/openapi.json"):
             assert server.request("GET", path)[0] in (200, 404)
         for fields in ({"instances": ["lake"]}, {"instances": []}, {"instances": ["a"] * 600}, {"instance": 1}):
@@ -198,6 +211,35 @@ def test_a_full_disk_ends_no_worker(bundle: Path, tmp_path: Path, monkeypatch: p
         assert any(name.startswith("goemotions_requests_total") for name in server.metrics())
         assert {worker.pid for worker in workers(server)} == before
     assert ("no space for metrics" in (tmp_path / "serve.log").read_text()) == (megabytes == 1)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("request-log-disk-full")
+@pytest.mark.fault("request-log-store-away")
+def test_a_full_disk_and_a_stopped_store_cost_rows_of_the_request_log_and_no_request(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configure_s3: Callable[..., None]
+) -> None:
+    disk, port = tmp_path / "disk", stack.free_ports(1)[0]
+    configure_s3(AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}", AWS_MAX_ATTEMPTS="1", **KEYS)
+    options = ("--log-share", "1", "--log-store", "s3://b/", "--log-folder", str(disk / "log"), "--log-seconds", "0.5")
+    name = "goemotions_request_log_{}_total"
+    with serving(bundle, tmp_path / "serve.log", *options, within=on_small_disk(disk, 8, monkeypatch)) as server:
+
+        def logged(text: str) -> None:
+            assert server.predict(instances=[text])[0] == 200
+
+        logged("before")
+        wait(10, lambda: server.metrics().get(name.format("rows") + f'{{kind="{ANSWERS}"}}', 0) >= 1)
+        rest = fill(server, disk)
+        dropped = name.format("dropped_rows") + '{reason="disk"}'
+        for _ in range(50):
+            logged("lake " * 190)
+        wait(10, lambda: server.metrics()[dropped] >= 1)
+        rest.unlink()
+        with running(Behaviour(), port):
+            logged("after")
+            wait(60, lambda: any(row["text"] == "after" for row in LogReader("s3://b/", "goemotions").rows(ANSWERS)))
+    assert "Traceback" not in (tmp_path / "serve.log").read_text()
 
 
 @pytest.mark.fault("server-disk-full")

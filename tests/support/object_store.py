@@ -46,8 +46,8 @@ class Behaviour:
 class ObjectStore(http_server.Server):
     """``objects`` holds the content by bucket and key; ``requests`` the methods and paths so far."""
 
-    def __init__(self, behaviour: Behaviour) -> None:
-        super().__init__(Handler)
+    def __init__(self, behaviour: Behaviour, port: int = 0) -> None:
+        super().__init__(Handler, port)
         self.behaviour = behaviour
         self.objects: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
@@ -134,5 +134,5 @@ def error(status: int, code: str) -> tuple[int, dict[str, str], bytes]:
     )
 
 
-def running(behaviour: Behaviour) -> contextlib.AbstractContextManager[ObjectStore]:
-    return http_server.running(ObjectStore(behaviour))
+def running(behaviour: Behaviour, port: int = 0) -> contextlib.AbstractContextManager[ObjectStore]:
+    return http_server.running(ObjectStore(behaviour, port))

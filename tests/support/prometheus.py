@@ -22,8 +22,9 @@ from tests.support import http_server
 INCREASE = re.compile(
     r"sum by \((?P<sum>[\w, ]+)\) \(max by \((?P<max>[\w, ]+)\) \(increase\((?P<name>\w+)(?P<selector>\{.*\})?\[(?P<window>\w+)\]\)\)\)"
 )
-KNOWN = re.compile(rf"count by \({SERVICE}\) \(last_over_time\({MODEL}\[\w+\]\)\)")
-SCRAPED = re.compile(rf'max\(max_over_time\(up\{{{SERVICE}(?:="(?P<service>[^"]+)"|!="")\}}\[\w+\]\)\)')
+KNOWN = re.compile(rf'count by \({SERVICE}\) \(last_over_time\({MODEL}(\{{namespace="[^"]+"\}})?\[\w+\]\)\)')
+SCRAPED = re.compile(rf'max\(max_over_time\(up\{{(namespace="[^"]+",)?{SERVICE}(?:="(?P<service>[^"]+)"|!="")\}}\[\w+\]\)\)')
+SCORED = re.compile(rf"count by \(namespace\) \(increase\({window.ROWS}(?P<selector>\{{.*\}})\[(?P<window>\w+)\]\) > 0\)")
 # The increases of one metric: the labels of each series, and how much it grew.
 Increases = Mapping[str, Sequence[tuple[Mapping[str, str], float]]]
 
@@ -102,13 +103,23 @@ class Handler(http_server.Handler):
             values = [value for value in map(self.server.services.get, wanted) if value is not None]
             self._succeed([{"metric": {}, "value": [at, repr(max(values))]}] if values else [])
             return
+        if match := SCORED.fullmatch(query):
+            rows = [one for one in self._increases(window.ROWS, match, at) if one[1] > 0]
+            self._succeed([{"metric": labels, "value": [at, "1"]} for labels, _ in _grouped(rows, "namespace", len)])
+            return
         match = INCREASE.fullmatch(query)
         assert match, query
-        is_past = at - seconds_of(match["window"]) < now
-        series = self.server.increases.get(match["name"], ()) if is_past else ()
+        series = self._increases(match["name"], match, at)
         each = _grouped(series, match["max"], max)
         result = [{"metric": labels, "value": [at, repr(value)]} for labels, value in _grouped(each, match["sum"], math.fsum)]
         self._succeed(result)
+
+    def _increases(self, name: str, match: re.Match[str], at: float) -> list[tuple[Mapping[str, str], float]]:
+        """The increases of a counter in the services that a query selects; a series without a namespace is of any."""
+        is_past = at - seconds_of(match["window"]) < time.time() - self.server.behind
+        wanted = re.search(r'namespace="([^"]+)"', match["selector"] or "")
+        series = self.server.increases.get(name, ()) if is_past else ()
+        return [one for one in series if not wanted or one[0].get("namespace", wanted[1]) == wanted[1]]
 
     def _succeed(self, result: list[dict[str, Any]]) -> None:
         content = {"status": "success", **self.server.beside, "data": {"resultType": "vector", "result": result}}

@@ -40,6 +40,8 @@ class Version(http_server.Server):
         self.seconds = Histogram("goemotions_request_seconds", "", ["protocol", "code"], buckets=SECONDS, registry=registry)
         self.texts = Histogram("goemotions_request_texts", "", buckets=(1, 10), registry=registry)
         self.predictions = Counter("goemotions_predictions_total", "", ["label"], registry=registry)
+        for label in labels:
+            self.predictions.labels(label)
         Gauge("goemotions_model_info", "", ["version", "run"], registry=registry).labels(number, "r").set(1)
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 

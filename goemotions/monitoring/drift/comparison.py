@@ -12,7 +12,7 @@ ratio of two rates and the Jensen-Shannon distance of two histograms, with Nanny
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from operator import attrgetter
 
 import numpy as np
@@ -30,18 +30,6 @@ LARGEST_ALPHA = 0.05
 LEAST_EXPECTED = 10
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The outcome of one test before the correction; ``matters`` says whether the effect is large enough for an alarm."""
-
-    name: str
-    label: str
-    statistic: float
-    p_value: float
-    effect: float
-    matters: bool
-
-
 def alpha_of(window_seconds: float = WINDOW_SECONDS, false_alarms_per_month: float = defaults.FALSE_ALARMS_PER_MONTH) -> float:
     """The accepted chance of a false alarm of one window, if windows of this length follow each other."""
     return min(false_alarms_per_month * window_seconds / MONTH_SECONDS, LARGEST_ALPHA)
@@ -56,18 +44,12 @@ def compare(reference: Traffic, window: Traffic, alpha: float) -> list[DriftTest
     """
     if not window.rows:
         return []
-    outcomes = sorted(
-        (*_rates(reference, window), *_scores(reference, window), *_features(reference, window)), key=attrgetter("p_value")
-    )
-    tests = []
-    is_rejected = True
-    for rank, outcome in enumerate(outcomes):
-        threshold = alpha / (len(outcomes) - rank)
-        is_rejected = is_rejected and outcome.p_value <= threshold
-        alarm = is_rejected and outcome.matters
-        tests.append(
-            DriftTest(outcome.name, outcome.label, outcome.statistic, outcome.p_value, threshold, outcome.effect, alarm)
-        )
+    each = (*_rates(reference, window), *_scores(reference, window), *_features(reference, window))
+    tests, is_rejected = sorted(each, key=attrgetter("p_value")), True
+    for rank, test in enumerate(tests):
+        threshold = alpha / (len(tests) - rank)
+        is_rejected = is_rejected and test.p_value <= threshold
+        tests[rank] = replace(test, threshold=threshold, alarm=is_rejected and test.alarm)
     return tests
 
 
@@ -91,7 +73,10 @@ def quality(reference: Traffic, window: Traffic, measured_f1: tuple[float, ...] 
     ]
 
 
-def _rates(reference: Traffic, window: Traffic) -> Iterator[Outcome]:
+# The tests before the correction: an alarm is a move that matters.
+
+
+def _rates(reference: Traffic, window: Traffic) -> Iterator[DriftTest]:
     from scipy.stats import hypergeom
 
     both = window.predicted + reference.predicted
@@ -108,34 +93,35 @@ def _rates(reference: Traffic, window: Traffic) -> Iterator[Outcome]:
     spread = np.sqrt(np.maximum(share * (1 - share), 1e-12) * (1 / window.rows + 1 / reference.rows))
     statistics = (window.predicted / window.rows - reference.predicted / reference.rows) / spread
     for name, statistic, p_value, ratio in zip(window.names, statistics, p_values, ratios, strict=True):
-        matters = max(ratio, 1 / ratio) >= LEAST_RATIO
-        yield Outcome("predictions", name, float(statistic), float(p_value), float(ratio), bool(matters))
+        matters = bool(max(ratio, 1 / ratio) >= LEAST_RATIO)
+        yield DriftTest("predictions", name, float(statistic), float(p_value), 1.0, float(ratio), matters)
 
 
-def _scores(reference: Traffic, window: Traffic) -> Iterator[Outcome]:
+def _scores(reference: Traffic, window: Traffic) -> Iterator[DriftTest]:
     for name, before, now in zip(window.names, reference.scores, window.scores, strict=True):
         if before.sum() and now.sum():
             yield _histograms("scores", name, before, now)
 
 
-def _features(reference: Traffic, window: Traffic) -> Iterator[Outcome]:
+def _features(reference: Traffic, window: Traffic) -> Iterator[DriftTest]:
     for name in FEATURES:
         before, now = reference.features.get(name), window.features.get(name)
         if before is not None and now is not None and before.sum() and now.sum():
             yield _histograms(name, "", before, now)
 
 
-def _histograms(name: str, label: str, before: np.ndarray, now: np.ndarray) -> Outcome:
+def _histograms(name: str, label: str, before: np.ndarray, now: np.ndarray) -> DriftTest:
     from scipy.spatial.distance import jensenshannon
     from scipy.special import chdtrc
 
     effect = float(jensenshannon(before, now, base=2))
     table = _merged(np.stack([before, now]))
     if table.shape[1] == 1:
-        return Outcome(name, label, 0.0, 1.0, effect, False)
+        return DriftTest(name, label, 0.0, 1.0, 1.0, effect, False)
     expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
     statistic = float(((table - expected) ** 2 / expected).sum())
-    return Outcome(name, label, statistic, float(chdtrc(table.shape[1] - 1, statistic)), effect, effect >= LEAST_DISTANCE)
+    p_value = float(chdtrc(table.shape[1] - 1, statistic))
+    return DriftTest(name, label, statistic, p_value, 1.0, effect, effect >= LEAST_DISTANCE)
 
 
 def _merged(table: np.ndarray) -> np.ndarray:

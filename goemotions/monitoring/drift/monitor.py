@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from goemotions import defaults
@@ -44,6 +43,7 @@ def report(
     start: str = "",
     end: str = "",
     alpha: float | None = None,
+    missing: Iterable[str] = (),
 ) -> DriftReport:
     """Compares traffic with the reference of a bundle.
 
@@ -52,8 +52,9 @@ def report(
         traffic: without a text, nothing is compared: the report has no tests.
         model, version, source, start, end: as in ``DriftReport``.
         alpha: the accepted chance of a false alarm; None for that of the default window (``comparison.alpha_of``).
+        missing: what the traffic lacks, in words.
     """
-    reference, missing = reference_of(bundle)
+    reference, without = reference_of(bundle)
     tests = comparison.compare(reference.traffic, traffic, comparison.alpha_of() if alpha is None else alpha)
     return DriftReport(
         model,
@@ -67,7 +68,7 @@ def report(
         reference.traffic.rows,
         source,
         f"validation of the run {bundle.metadata.run_id}",
-        [*missing, *_not_compared(bundle, traffic.names, tests)] if traffic.rows else [],
+        [*((*without, *_not_compared(bundle, traffic.names, tests)) if traffic.rows else ()), *missing],
     )
 
 
@@ -85,7 +86,7 @@ def of_window(
 ) -> DriftReport:
     """Compares what a server or Prometheus counted in a window; ``false_alarms`` are those that are accepted per month."""
     seconds = window.end - window.start if window.start else comparison.WINDOW_SECONDS
-    compared = report(
+    return report(
         bundle,
         window.traffic(bundle.taxonomy.names, version),
         model=model,
@@ -94,8 +95,8 @@ def of_window(
         start=utc(window.start),
         end=utc(window.end),
         alpha=comparison.alpha_of(seconds, false_alarms),
+        missing=map(INCOMPLETE.format, window.warnings),
     )
-    return dataclasses.replace(compared, missing=[*compared.missing, *map(INCOMPLETE.format, window.warnings)])
 
 
 def of_scored(
@@ -110,9 +111,8 @@ def of_scored(
     """Compares what `goemotions score` wrote to a location, as one default window."""
     traffic, unnamed = scored.traffic_of(location, bundle, text_column)
     alpha = comparison.alpha_of(comparison.WINDOW_SECONDS, false_alarms)
-    compared = report(bundle, traffic, model=model, version=version, source=location, alpha=alpha)
     missing = [NO_SCORER.format(len(unnamed), unnamed[0])] if unnamed else []
-    return dataclasses.replace(compared, missing=[*compared.missing, *missing])
+    return report(bundle, traffic, model=model, version=version, source=location, alpha=alpha, missing=missing)
 
 
 def write(report: DriftReport, location: str) -> None:

@@ -162,7 +162,9 @@ class Analysis:
         if not (champion.texts and canary.texts):
             return
         weight = min(1.0, (sum(champion.requests.values()) + sum(canary.requests.values())) / texts)
-        ours, theirs = (np.array([one.labels[label] for label in self.expected.labels]) * weight for one in (canary, champion))
+        ours, theirs = (
+            np.array([one.labels.get(label, 0.0) for label in self.expected.labels]) * weight for one in (canary, champion)
+        )
         (odds, margin), share = self.expected.odds(), canary.texts / texts
         tolerated = LABEL_ODDS * margin
         # The canary's share of the texts with a label lies between its share of all texts and what the odds make of that, whatever
@@ -201,6 +203,8 @@ class Analysis:
             lacks.append(f"{LEAST_WINDOWS - self.windows} of {LEAST_WINDOWS} looks at requests to both versions")
         if lacks:
             return ", ".join(lacks) + " missing"
+        if uncounted := self.canary.uncounted(self.expected.labels) or self.champion.uncounted(self.expected.labels):
+            return f"{uncounted} is missing, so that a fault would not be seen: check whether Prometheus drops or renames it"
         suspect = [name for name, one in self.evidence.items() if one.value > SUSPECT * one.limit]
         return f"it is not decided whether {TESTS[suspect[0]]} ({self._measured(suspect[0])})" if suspect else ""
 
@@ -221,7 +225,7 @@ class Analysis:
             return f"on {self.off_thresholds} texts"
         if name == "labels":
             label = self.expected.labels[self._largest_move()]
-            return f"{label}: " + " against ".join(f"{one.labels[label]:.0f} of {one.texts:.0f} texts" for one in both)
+            return f"{label}: " + " against ".join(f"{one.labels.get(label, 0.0):.0f} of {one.texts:.0f} texts" for one in both)
         return f"macro {self.canary_quality.f1_macro:.3f} against {self.champion_quality.f1_macro:.3f}"
 
     def _largest_move(self) -> int:

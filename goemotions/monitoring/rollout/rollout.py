@@ -230,7 +230,7 @@ class _Runner:
             if fault := step.fault:
                 self._decide(ROLLING_BACK, fault)
                 return
-            waits_for, is_over = step.waits_for, time.monotonic() - step.began > plan.hold_seconds
+            waits_for, is_over = step.waits_for, step.is_over
             if is_over or not waits_for:
                 entry["decision"] = f"held: {waits_for}" if waits_for else "passed"
             try:

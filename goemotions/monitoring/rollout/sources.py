@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from goemotions.errors import MonitoringUnavailable
-from goemotions.monitoring import http, prometheus_api
-from goemotions.monitoring.counters import STARTED, Series, series
+from goemotions.monitoring import counters, http, prometheus_api
+from goemotions.monitoring.counters import STARTED
 from goemotions.monitoring.exposition import Sample, finite, parse
 
 INFO = "goemotions_model_info"
@@ -69,20 +69,13 @@ class Prometheus:
         samples = prometheus_api.query(self._address, self.query, lambda result: [_of_prometheus(one) for one in result])
         if not samples:
             raise MonitoringUnavailable(f"Prometheus has no series for {self.query}: check its targets")
-        return _once(samples)
+        # Several jobs may scrape the same server.
+        return counters.newest(samples)
 
 
 def server_of_version(samples: Iterable[Sample]) -> dict[str, str]:
     """One server of each version, by the version's number; of samples that ``Scrape`` read."""
     return {dict(one.labels)["version"]: one.instance for one in samples if one.name == INFO and one.value == 1}
-
-
-def _once(samples: Iterable[Sample]) -> list[Sample]:
-    """Each series of a server once, although several jobs of a Prometheus may scrape it. Of a counter the larger value is the newer."""
-    newest: dict[Series, Sample] = {}
-    for one in sorted(samples, key=lambda sample: sample.value):
-        newest[series(one)] = one
-    return list(newest.values())
 
 
 def _of_prometheus(series: Any) -> Sample:

@@ -16,7 +16,7 @@ from goemotions.monitoring.rollout.state import ANEW, FILE, State
 from goemotions.monitoring.rollout.version_traffic import Increases
 from goemotions.registry.model_registry import Version
 
-# A canary that serves less than its share for so long is rolled back.
+# A canary that serves less than its share for so long, or at the end of its step, is rolled back.
 PROBLEM_SECONDS = 120.0
 
 
@@ -48,7 +48,6 @@ class Step:
 
     Attributes:
         analysis: what it has shown.
-        began: when, by the monotonic clock.
         obstacle: what kept the last look from showing more.
     """
 
@@ -61,7 +60,7 @@ class Step:
             except (LookupError, TypeError, ValueError, AttributeError) as error:
                 raise StorageError(f"{rollout.location}{FILE}: the analysis is damaged: {ANEW}") from error
         self._increases, self.obstacle, self._problem = Increases(), "", ""
-        self.began = self._looked = self._problem_since = time.monotonic()
+        self._began = self._looked = self._problem_since = time.monotonic()
 
     def look(self) -> None:
         """Adds what was served since the last look, and answers to the next texts, to the analysis. The first look has only texts.
@@ -124,10 +123,15 @@ class Step:
         return address
 
     @property
+    def is_over(self) -> bool:
+        """Whether it has lasted for as long as a step may."""
+        return time.monotonic() - self._began > self._rollout.plan.hold_seconds
+
+    @property
     def fault(self) -> str:
         """Why the canary is rolled back; empty if nothing shows a fault."""
         lasts = time.monotonic() - self._problem_since
-        is_lasting = self._problem and lasts > PROBLEM_SECONDS
+        is_lasting = self._problem and (lasts > PROBLEM_SECONDS or self.is_over)
         return self.analysis.fault or (f"it does not serve its share for {lasts:.0f} s: {self._problem}" if is_lasting else "")
 
     @property

@@ -92,6 +92,15 @@ class VersionTraffic:
         traffic.add(cls(**values))
         return traffic
 
+    def uncounted(self, labels: Iterable[str]) -> str:
+        """The metric that is not there although there were requests; empty if durations, texts and the labels were counted."""
+        counted = {
+            "goemotions_request_seconds_bucket": bool(self.seconds),
+            "goemotions_request_texts_sum": self.texts > 0,
+            "goemotions_predictions_total": self.labels.keys() >= set(labels),
+        }
+        return next((name for name, is_counted in counted.items() if not is_counted), "")
+
     def quantile(self, share: float) -> float:
         """The duration, in seconds, that this share of the successful requests did not exceed; NaN without requests.
 
@@ -121,7 +130,7 @@ class Increases:
 
         What a server did while it was missing would be compared with what another one did in this window.
         """
-        samples = list(samples)
+        samples = counters.not_older(self._before, list(samples))
         versions = {one.instance: dict(one.labels)["version"] for one in samples if one.name == INFO and one.value == 1}
         traffic: dict[str, VersionTraffic] = defaultdict(VersionTraffic)
         for one in counters.increases(self._before, samples):

@@ -152,7 +152,7 @@ def test_a_window_of_prometheus_is_the_increase_of_all_servers_of_a_service(
     report = drift.read_report(str(tmp_path))
     assert (report.rows, report.version) == (len(SHOUTED), "r1")
     assert [row.rate for row in report.quality] == pytest.approx((expected.predicted / expected.rows).tolist())
-    assert len(server.queries) == len(METRICS)
+    assert len(server.queries) == len(METRICS) + 1
     assert all(f"[{'6h'}]" in query and 'inferenceservice="goemotions-cpu"' in query for query in server.queries)
 
 
@@ -189,6 +189,33 @@ def test_a_server_that_two_jobs_of_prometheus_scrape_counts_once(predictor: Pred
     assert traffic.rows == 2 * expected.rows
     assert traffic.predicted.tolist() == (2 * expected.predicted).tolist()
     assert traffic.total_sum.tolist() == pytest.approx((2 * expected.total_sum).tolist())
+
+
+def test_services_of_one_name_in_several_namespaces_are_not_mixed(predictor: Predictor) -> None:
+    """Production and a namespace for tests, in one cluster with one Prometheus."""
+    tried, served = counted(predictor, SHOUTED), counted(predictor, USUAL)
+    places = {
+        "staging": ("10.0.0.9:8080", prometheus.of_traffic(tried, "7")),
+        "serving": ("10.0.0.3:8080", prometheus.of_traffic(served, "7")),
+    }
+    increases = {
+        name: [
+            ({**labels, "namespace": namespace, "instance": instance}, value)
+            for namespace, (instance, counters) in places.items()
+            for labels, value in counters[name]
+        ]
+        for name in METRICS
+    }
+    names = predictor.bundle.taxonomy.names
+    with prometheus.serving(increases) as server:
+        with pytest.raises(
+            DataError, match=r"several namespaces scored texts \(serving, staging\): .*such as serving/goemotions-cpu"
+        ):
+            prometheus_series.window(server.url, "1d", "goemotions-cpu")
+        window = prometheus_series.window(server.url, "1d", "serving/goemotions-cpu")
+        assert window.traffic(names, "7").predicted.tolist() == served.predicted.tolist()
+        # All that are scraped.
+        assert prometheus_series.window(server.url, "1d").traffic(names, "7").rows == tried.rows + served.rows
 
 
 def test_batch_outputs_give_the_traffic_of_their_texts(predictor: Predictor, whole: Path, tmp_path: Path) -> None:
@@ -502,12 +529,22 @@ def test_what_is_no_prometheus_is_a_named_error(whole: Path) -> None:
         ),
         ({}, "goemotions-cpu", {}, "it has none at all: check the name of the service, the address"),
         ({"": 1.0}, "goemotions-cpu", {}, "it has some without the label serving_kserve_io_inferenceservice: check the name"),
+        ({}, "serving/goemotions-cpu", {}, "the namespace serving has none at all: check the name of the service"),
         ({}, "", {}, "all services in Prometheus: no metrics of such a predictor in 30d, it has none at all"),
         ({"goemotions-cpu": 0.0}, "goemotions-cpu", {}, "did not respond to Prometheus in the window.*: look at the targets"),
         ({"goemotions-cpu": 0.0}, "", {}, "did not respond to Prometheus"),
         ({"goemotions-cpu": None}, "goemotions-cpu", {"isPartial": True}, "a part of the storage is missing: try again later"),
     ],
-    ids=["wrong name", "no service", "no label", "no predictor", "not scraped", "none scraped", "partial"],
+    ids=[
+        "wrong name",
+        "no service",
+        "no label",
+        "not in the namespace",
+        "no predictor",
+        "not scraped",
+        "none scraped",
+        "partial",
+    ],
 )
 def test_a_window_without_series_of_a_service_that_may_have_texts_is_a_named_error(
     services: dict[str, float | None], service: str, beside: dict[str, Any], message: str

@@ -33,6 +33,7 @@ from goemotions.errors import (
     WorkflowError,
 )
 from goemotions.metrics.thresholds import Thresholds
+from goemotions.monitoring.exposition import Sample
 from goemotions.monitoring.rollout import rollout, step
 from goemotions.monitoring.rollout import state as rollout_state
 from goemotions.monitoring.rollout.analysis import Analysis
@@ -328,6 +329,15 @@ def test_a_canary_that_stops_serving_is_rolled_back(service: Service, monkeypatc
 
 
 @pytest.mark.fault("rollout-traffic-changed")
+def test_a_canary_that_does_not_serve_at_the_end_of_a_step_is_rolled_back(service: Service) -> None:
+    """Held, it would keep its share of the traffic."""
+    service.begun()
+    service.after_a_look(lambda: setattr(service.canary, "is_ready", False))
+    with pytest.raises(RolledBack, match=r"it does not serve its share for \d+ s: .* is not ready"):
+        service.roll_out(step_requests=10_000, hold_seconds=1)
+    assert service.shares == ("1", "", 0)
+
+
 def test_traffic_that_somebody_else_changes_stops_the_rollout_and_stays_as_it_is(service: Service) -> None:
     service.begun()
     service.servers.proxy.shares.update(canary="2", percent=70)
@@ -350,6 +360,24 @@ def test_traffic_of_one_version_alone_shows_nothing() -> None:
         analysis.add_traffic(champion, canary, 1.0)
     assert not analysis.fault
     assert analysis.missing.startswith("60 of 60 requests to each version, 4 of 4 looks")
+
+
+@pytest.mark.fault("rollout-undecided")
+@pytest.mark.parametrize(
+    "dropped", ["goemotions_request_seconds_bucket", "goemotions_request_texts_sum", "goemotions_predictions_total"]
+)
+def test_a_step_is_not_passed_without_a_metric_that_would_show_a_fault(service: Service, dropped: str) -> None:
+    """Prometheus may drop the buckets of histograms, or store native histograms in their place."""
+
+    class Dropping(Scrape):
+        def read(self) -> list[Sample]:
+            return [one for one in super().read() if one.name != dropped]
+
+    service.begun(step=1)
+    service.servers.proxy.shares.update(canary="2", percent=50)
+    split = service.split()
+    with pytest.raises(RolloutHeld, match=f"held at 50%.*: {dropped} is missing, so that a fault would not be seen"):
+        service.roll_out(split=split, source=Dropping(split.targets), step_requests=10, step_texts=0, hold_seconds=3)
 
 
 @pytest.mark.parametrize(("champion", "challenger"), [(0.9, 0.7), (0.7, 0.9), (0.3, 0.3)])

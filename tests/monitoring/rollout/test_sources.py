@@ -16,8 +16,8 @@ from dataclasses import replace
 import promql_parser
 import pytest
 
-from goemotions.errors import MonitoringUnavailable
-from goemotions.monitoring import http
+from goemotions.errors import BadArgument, MonitoringUnavailable
+from goemotions.monitoring import http, prometheus_api
 from goemotions.monitoring.counters import STARTED
 from goemotions.monitoring.exposition import Sample, parse
 from goemotions.monitoring.rollout.analysis import Analysis
@@ -60,7 +60,7 @@ def since_start(samples: list[Sample]) -> dict[str, VersionTraffic]:
 
 def check(traffic: VersionTraffic) -> None:
     assert (traffic.requests, traffic.failures) == ({"v1": 3, "v2": 1}, {"v1": 1, "v2": 0})
-    assert (traffic.texts, traffic.labels) == (4, {ODD: 3})
+    assert (traffic.texts, traffic.labels) == (4, {"joy": 0, ODD: 3, "other": 0})
     assert traffic.seconds["v1"][math.inf] == 2
     assert 0.002 < traffic.quantile(0.5) <= 0.005
 
@@ -156,6 +156,20 @@ def test_a_password_in_the_address_is_sent_to_its_server_alone_and_never_shown()
         assert "geheim" not in str(raised.value)
 
 
+def test_headers_of_the_environment_are_sent_to_prometheus_alone_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    given.clear()
+    monkeypatch.setenv(prometheus_api.HEADERS, "X-Scope-OrgID: goemotions\n  Authorization: Bearer geheim \n")
+    with http_server.running(http_server.Server(Guarded)) as running:
+        for path in ("", "moved"):
+            with pytest.raises(MonitoringUnavailable):
+                Prometheus(f"{running.url}/{path}").read()
+    assert given == ["Bearer geheim", "Bearer geheim", ""]
+    monkeypatch.setenv(prometheus_api.HEADERS, "X-Scope-OrgID: goemotions\ngeheim")
+    with pytest.raises(BadArgument, match=r"^PROMETHEUS_HEADERS: line 2 is no header: write Name: value") as raised:
+        Prometheus("http://127.0.0.1:9").read()
+    assert "geheim" not in str(raised.value)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_counter_that_is_no_number_is_no_evidence(server: Version, value: float) -> None:
     """It would make the evidence NaN, which never decides: a step would be passed whatever the version does."""
@@ -230,6 +244,24 @@ def test_a_server_that_starts_again_counts_from_zero_and_a_new_one_from_its_firs
     assert increases.update([*seen("a", "1", 6), *seen("b", "1", 900)])["1"].requests["v1"] == 1
     assert "2" not in increases.update(seen("a", "2", 50))
     assert increases.update(seen("a", "2", 51))["2"].requests["v1"] == 1
+
+
+def test_what_a_replica_of_prometheus_has_not_scraped_yet_is_no_start_of_a_server() -> None:
+    """Two replicas behind one address, of which one is behind: a counter that falls would count from 0, with all of its past."""
+    increases = Increases()
+
+    def seen(requests: float, **outcomes: float) -> VersionTraffic:
+        counts = {"ok": requests, **outcomes}
+        samples = [Sample("a", "goemotions_model_info", (("version", "1"),), 1), Sample("a", STARTED, (), 5)]
+        for outcome, count in counts.items():
+            samples.append(Sample("a", "goemotions_requests_total", (("outcome", outcome), ("protocol", "v1")), count))
+        return increases.update(samples)["1"]
+
+    seen(1000)
+    assert seen(1010, server=3).requests["v1"] == 13
+    assert seen(1005).requests["v1"] == 0
+    again = seen(1020, server=4)
+    assert (again.requests["v1"], again.failures["v1"]) == (11, 1)
 
 
 @pytest.mark.fault("rollout-undecided")
