@@ -89,6 +89,7 @@ def serve(settings: Settings) -> None:
         functools.partial(_serve, settings, port, grpc_port, started),
         limits.drain_seconds + limits.answer_seconds + 2 * END_SECONDS,
     )
+    workers.ignore_stops()
 
 
 def _serve(
@@ -132,9 +133,14 @@ def _serve(
     )
     # After its shutdown uvicorn raises the signal again; this handler makes that a clean exit. Not earlier: an exception that is raised
     # while modules are imported may be lost, and the signal with it.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: sys.exit(0))
+    for number in workers.STOPS:
+        signal.signal(number, _exit)
     _Server(config, grpc_port).run([port])
+
+
+def _exit(number: int, frame: Any) -> None:
+    workers.ignore_stops()
+    sys.exit(0)
 
 
 class _Server(uvicorn.Server):
@@ -235,7 +241,7 @@ class _Draining:
         self._loop = asyncio.get_running_loop()
         # uvicorn's.
         self._stop: Any = signal.getsignal(signal.SIGTERM)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in workers.STOPS:
             signal.signal(number, self._drain)
 
     async def stop_grpc(self) -> None:
@@ -250,13 +256,14 @@ class _Draining:
         seconds = 0.0 if number == signal.SIGINT else self._service.limits.drain_seconds
         self._service.is_draining = True
         logger.info("draining for %g seconds", seconds)
-        self._loop.call_soon_threadsafe(self._loop.call_later, seconds, self._close, number, frame)
+        self._loop.call_soon_threadsafe(self._loop.call_later, seconds, self._close, frame)
 
-    def _close(self, number: int, frame: Any) -> None:
+    def _close(self, frame: Any) -> None:
         self._connections.end_within(self._service.limits.answer_seconds)
         if self._grpc_server:
             self._loop.create_task(self.stop_grpc())
-        self._stop(number, frame)
+        # Of a second SIGINT, it would close all connections at once.
+        self._stop(signal.SIGTERM, frame)
 
 
 async def _beat(service: Service, pipe: multiprocessing.connection.Connection) -> None:

@@ -32,6 +32,7 @@ METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 METRICS_KINDS = ("counter", "histogram", "summary", "gauge_livesum", "gauge_livemostrecent")
 METRICS_BYTES = 1024 * 1024
 PR_SET_PDEATHSIG = 1
+STOPS = (signal.SIGTERM, signal.SIGINT)
 # Serves in a worker process, which sends its beats to the pipe and gets whether all workers beat.
 Serve = Callable[[Connection], None]
 
@@ -87,7 +88,7 @@ class Supervisor:
         self._is_stopping = False
         self._have_served = False
         self._are_all_well = True
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOPS:
             signal.signal(number, self._stop)
         self._workers = [Worker(serve, number) for number in range(count)]
 
@@ -139,6 +140,12 @@ def run(count: int, serve: Serve, seconds: float) -> None:
     """
     with _metrics_folder():
         Supervisor(count, serve, seconds).run()
+
+
+def ignore_stops() -> None:
+    """Ignores signals from now on: Python restores their defaults while it ends, so that another one would decide the exit code."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _work(serve: Serve, pipe: Connection, supervisor: int, number: int) -> None:

@@ -68,6 +68,21 @@ def test_another_sigterm_does_not_shorten_the_drain_but_sigint_does(
         assert (time.monotonic() - signalled > 2) == (number == signal.SIGTERM)
 
 
+@pytest.mark.fault("server-sigterm")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("options", [(), WORKERS], ids=["one process", "workers"])
+def test_signals_until_the_process_has_ended_change_nothing(
+    bundle: Path, tmp_path: Path, number: signal.Signals, options: tuple[str, ...]
+) -> None:
+    with serving(bundle, tmp_path / "serve.log", *options) as server:
+        deadline = time.monotonic() + 30
+        while server.process.poll() is None:
+            assert time.monotonic() < deadline
+            server.process.send_signal(number)
+            time.sleep(0.002)
+        assert server.process.returncode == 0
+
+
 def hang(pipe: Connection) -> None:
     """A worker that never shows life."""
     time.sleep(60)
