@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
@@ -559,27 +560,41 @@ def test_a_command_killed_while_writing_a_checkpoint_resumes_from_the_one_before
     assert resumed == result_of(tmp_path / "undisturbed")
 
 
+ABOUT = '<LastModified>2026-01-01T00:00:00Z</LastModified><ETag>"0"</ETag><Size>1</Size>'
+
+
 class SlowStore(http_server.Handler):
     """An S3 store that holds every upload until it is released, then keeps or denies it."""
 
     released: threading.Event
     status: int
-    stored: dict[str, bytes]
+    stored: set[str]
+    written: list[str]
 
     def do_PUT(self) -> None:
-        content = self.body()
+        self.body()
         assert self.released.wait(60)
-        self.stored[self.path] = content
+        self.stored.add(self.path)
+        self.written.append(self.path)
         body = b"" if self.status != 403 else b"<Error><Code>AccessDenied</Code></Error>"
         self.send(self.status, body, {"ETag": '"0"'})
 
+    def do_DELETE(self) -> None:
+        self.stored.discard(self.path)
+        self.send(204)
+
     def do_GET(self) -> None:
-        self.send(200, b"<ListBucketResult></ListBucketResult>")
+        prefix = parse_qs(urlsplit(self.path).query)["prefix"][0]
+        keys = [path.removeprefix("/bucket/") for path in self.stored]
+        entries = "".join(f"<Contents><Key>{key}</Key>{ABOUT}</Contents>" for key in keys if key.startswith(prefix))
+        self.send(200, f"<ListBucketResult>{entries}</ListBucketResult>".encode())
 
 
 @pytest.fixture(params=[200])
 def slow_store(request: pytest.FixtureRequest, configure_s3: Callable[..., None]) -> Iterator[type[SlowStore]]:
-    handler = type("Store", (SlowStore,), {"released": threading.Event(), "status": request.param, "stored": {}})
+    handler = type(
+        "Store", (SlowStore,), {"released": threading.Event(), "status": request.param, "stored": set(), "written": []}
+    )
     with http_server.running(http_server.Server(handler)) as server:
         configure_s3(AWS_ENDPOINT_URL=server.url, **KEYS)
         yield handler
@@ -596,7 +611,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     options = {"weights": tiny, "epochs": 3, "checkpoint_location": "s3://bucket/run/", "checkpoint_minutes": 0.0}
     train(dataset, tmp_path / "model", release_after_the_third, **options)
     # The first one, which was held, and the last one, for which the end of the training waits.
-    written = [path for path in slow_store.stored if path.endswith(manifest.NAME)]
+    written = [path for path in slow_store.written if path.endswith(manifest.NAME)]
     assert written == [f"/bucket/run/step-{step:09d}/{manifest.NAME}" for step in (1, 3 * STEPS_PER_EPOCH)]
 
 
