@@ -21,7 +21,7 @@ from goemotions.registry.bundle import BundleLocation
 from goemotions.storage import lock
 from goemotions.storage import store as storage
 from goemotions.storage.s3 import S3Backend
-from tests.support.champions import add, certain, stored
+from tests.support.champions import add, certain, make_champion, stored
 
 ALIAS = "champion-cpu"
 MANIFEST = Path(__file__).parents[2] / "manifests" / "isvc.yaml"
@@ -47,13 +47,6 @@ def model(bundles: list[str], request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
     return Path(shutil.copyfile(MANIFEST, tmp_path / "isvc.yaml"))
-
-
-def move_champion(model: str, number: str) -> None:
-    """Makes a version the champion without the gate."""
-    version = model_registry.get_version(model, number)
-    with lock.hold(BundleLocation.parse(version.source).model_prefix) as held:
-        promotion.set_champion(model, version, "cpu", champion(model), held)
 
 
 def champion(model: str) -> str:
@@ -115,9 +108,9 @@ def test_the_order_of_changes_does_not_come_from_clocks(model: str, monkeypatch:
             return cls(2026, 1, 1, next(hours), tzinfo=tz)
 
     monkeypatch.setattr(changes, "datetime", Clock)
-    move_champion(model, "2")
+    make_champion(model, "2")
     promotion.rollback("cpu", model_name=model)
-    move_champion(model, "2")
+    make_champion(model, "2")
     move = promotion.rollback("cpu", model_name=model)
     assert (move.before, move.after, champion(model)) == ("2", "1", "1")
     recorded = changes.history(model_registry.get_version(model, "1"), ALIAS)
@@ -146,7 +139,7 @@ def test_a_process_that_lost_the_lock_moves_no_alias(model: str, monkeypatch: py
 
     monkeypatch.setattr(changes, "record", recorded)
     with pytest.raises(StorageError, match=r"another process has taken over lock\.json"):
-        move_champion(model, "2")
+        make_champion(model, "2")
     assert champion(model) == "1"
 
 
@@ -157,7 +150,7 @@ def test_a_champion_of_another_process_is_the_one_to_compare_with(model: str, mo
     def meanwhile(*arguments: Any) -> challenger.Comparison | None:
         compared = compare(*arguments)
         for number in others:
-            move_champion(model, number)
+            make_champion(model, number)
         return compared
 
     monkeypatch.setattr(challenger, "compare", meanwhile)
@@ -170,7 +163,7 @@ def test_a_rollback_does_not_undo_a_move_of_another_process(model: str, monkeypa
     check = trust.check
 
     def meanwhile(*arguments: Any) -> str:
-        move_champion(model, "3")
+        make_champion(model, "3")
         return check(*arguments)
 
     monkeypatch.setattr(trust, "check", meanwhile)

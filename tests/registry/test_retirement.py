@@ -28,6 +28,7 @@ from goemotions.registry.model_registry import Version
 from goemotions.registry.retirement import DAY_SECONDS, Policy
 from goemotions.registry.rollouts import Record
 from goemotions.storage import layout, lock, manifest, store
+from tests.support.champions import make_champion
 
 EVERYTHING = Policy(newest=0, days=0)
 
@@ -60,11 +61,6 @@ class Model:
         store.write(location, manifest.NAME, b"{}")
         return location
 
-    def make_champion(self, version: Version) -> None:
-        before = promotion.champion(self.name, "cpu")
-        with lock.hold(BundleLocation.parse(version.source).model_prefix) as held:
-            promotion.set_champion(self.name, version, "cpu", before.number if before else "", held)
-
     def stored(self) -> set[str]:
         """Numbers of the versions whose bundle is in the store with all its files."""
         return {one.number for one in model_registry.versions(self.name) if len(store.files(one.source)) == 2}
@@ -93,7 +89,7 @@ def run(*arguments: str) -> Result:
 def test_what_is_referred_to_is_kept_and_the_rest_is_removed(model: Model) -> None:
     first, second, third, fourth, fifth = (model.add() for _ in range(5))
     for champion in (first, second):
-        model.make_champion(champion)
+        make_champion(model.name, champion.number)
     model_registry.set_alias(model.name, "challenger-cpu", third.number)
     changes.record(model.name, fourth, "deploy", "ns/goemotions-cpu", "")
     kept = {one.version.number: one.kept for one in retirement.plan(model.name, EVERYTHING)}
@@ -140,7 +136,7 @@ def test_a_damaged_record_of_a_rollout_retires_nothing(model: Model, value: str)
 
 def test_references_to_a_retired_version_are_named_errors(model: Model, tmp_path: Path) -> None:
     first, _, third = (model.add() for _ in range(3))
-    model.make_champion(third)
+    make_champion(model.name, third.number)
     model.retire(Policy(newest=1, days=0))
     gone = rf"^version {first.number} is retired \(.* by .*@.*\), its bundle is removed: take another version$"
     for refer in (
@@ -148,7 +144,7 @@ def test_references_to_a_retired_version_are_named_errors(model: Model, tmp_path
         lambda: promotion.rollback("cpu", model_name=model.name, to=first.number),
         lambda: references.download(first.number, tmp_path / "out", model.name),
         lambda: model_registry.get_or_create_version(model.name, first.run_id, first.source, {}),
-        lambda: model.make_champion(first),
+        lambda: make_champion(model.name, first.number),
     ):
         with pytest.raises((ModelError, PromotionRefused), match=gone):
             refer()
@@ -194,7 +190,7 @@ def test_what_is_not_where_register_writes_is_never_removed(model: Model, monkey
     # Whoever can write to MLflow can create a version of any location, and who retires may be able to remove files there.
     theirs = Model(model.name, f"{model.store}theirs/", model.scratch)
     foreign, orphan = theirs.add(), theirs.orphan("theirs")
-    model.make_champion(model.add())
+    make_champion(model.name, model.add().number)
     monkeypatch.setenv(trust.STORE, model.store)
     assert {one.kept for one in retirement.plan(model.name, EVERYTHING)} == {
         "champion-cpu",
@@ -225,7 +221,7 @@ def test_a_forged_number_of_changes_moves_nothing(model: Model, number: str) -> 
     version = model.add()
     retrying.set_registered_model_tag(model.name, changes.CHANGES_TAG, number)
     with pytest.raises(TrackingError, match=r"its tag goemotions.changes is damaged: set it in MLflow to the highest number"):
-        model.make_champion(version)
+        make_champion(model.name, version.number)
     assert promotion.champion(model.name, "cpu") is None
 
 

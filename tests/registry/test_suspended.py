@@ -17,6 +17,7 @@ from goemotions.registry import changes, model_registry, promotion, registration
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.retirement import Policy
 from goemotions.storage import lock, manifest, signature, store
+from tests.support.champions import make_champion
 
 ROOT = Path(__file__).parents[2]
 LEASE_SECONDS = 4.0
@@ -59,14 +60,8 @@ def model(bucket: str, request: pytest.FixtureRequest, monkeypatch: pytest.Monke
         location = str(BundleLocation(bucket, name, run_id, "cpu"))
         store.write(location, manifest.NAME, b'{"files": {}}')
         model_registry.get_or_create_version(name, run_id, location, {"variant": "cpu"})
-    promote(name, "1", "")
+    make_champion(name, "1")
     return name
-
-
-def promote(model: str, number: str, before: str) -> None:
-    version = model_registry.get_version(model, number)
-    with lock.hold(BundleLocation.parse(version.source).model_prefix) as held:
-        promotion.set_champion(model, version, "cpu", before, held)
 
 
 def suspend(model: str, request: tuple[str, str], action: str, meanwhile: Callable[[], object]) -> str:
@@ -93,14 +88,14 @@ ALIAS, RECORD = ("POST", "/registered-models/alias"), ("POST", "/model-versions/
 @pytest.mark.fault("lock-lost")
 @pytest.mark.parametrize("request_", [RECORD, ALIAS, ("POST", "/registered-models/set-tag")], ids=["record", "alias", "number"])
 def test_the_champion_of_the_process_that_took_over_stays(model: str, request_: tuple[str, str]) -> None:
-    error = suspend(model, request_, PROMOTE, lambda: promote(model, "3", "1"))
+    error = suspend(model, request_, PROMOTE, lambda: make_champion(model, "3"))
     assert "LockLost" in error
     champion = promotion.champion(model, "cpu")
     assert champion is not None
     assert champion.number == "3"
     history = [one for version in model_registry.versions(model) for one in changes.history(version)]
     assert sorted((one.sequence, one.before, one.after) for one in history) == [(1, "", "1"), (history[0].sequence, "1", "3")]
-    promote(model, "2", "3")
+    make_champion(model, "2")
     assert changes.history(model_registry.get_version(model, "2"))[-1].sequence > history[0].sequence
 
 
@@ -115,7 +110,7 @@ def test_a_suspended_process_that_nobody_overtook_moves_the_champion(model: str)
 @pytest.mark.slow
 @pytest.mark.fault("lock-lost", "retired-while-deployed")
 def test_a_version_that_is_promoted_while_it_is_retired_keeps_its_bundle(model: str) -> None:
-    assert "LockLost" in suspend(model, RECORD, RETIRE, lambda: promote(model, "2", "1"))
+    assert "LockLost" in suspend(model, RECORD, RETIRE, lambda: make_champion(model, "2"))
     version = model_registry.get_version(model, "2")
     assert promotion.champion(model, "cpu") == version
     assert store.has(version.source, manifest.NAME)

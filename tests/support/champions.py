@@ -12,9 +12,10 @@ import numpy as np
 
 from goemotions.evaluation import tuning
 from goemotions.evaluation.predictions import FILE, Predictions
-from goemotions.registry import model_registry, registration
+from goemotions.registry import model_registry, promotion, registration
 from goemotions.registry.bundle import BundleLocation
 from goemotions.registry.candidates import CandidateArtifacts
+from goemotions.storage import lock
 from goemotions.storage import store as storage
 
 
@@ -35,6 +36,13 @@ def stored(name: str, folder: Path, dataset: Path) -> str:
     store = "s3://goemotions/tests/promotion/"
     parts = {"cpu": [CandidateArtifacts.below(folder, "cpu")]}
     return str(registration.register(dataset, parts, store=store, pipeline_run=name, model_name=name)["cpu"]["source"])
+
+
+def make_champion(model: str, number: str) -> None:
+    """Makes a version the champion for cpu, without the gate."""
+    before, version = promotion.champion(model, "cpu"), model_registry.get_version(model, number)
+    with lock.hold(BundleLocation.parse(version.source).model_prefix) as held:
+        promotion.set_champion(model, version, "cpu", before.number if before else "", held)
 
 
 def add(model: str, location: str) -> str:

@@ -48,7 +48,7 @@ from goemotions.registry.promotion import Move
 from goemotions.storage import layout, lease, lock, s3, signature, store
 from pipelines import rollout as local
 from pipelines import stack as services
-from tests.support.champions import add, certain, stored
+from tests.support.champions import add, certain, make_champion, stored
 from tests.support.object_store import Behaviour, ObjectStore, running
 from tests.support.versions import Machine, Version, machine
 
@@ -85,14 +85,8 @@ def registered_without_bundles(name: str) -> str:
     for number in (1, 2, 3, 4):
         place = f"s3://goemotions/models/{name}/{number:032x}/cpu/"
         model_registry.get_or_create_version(name, run, place, {"variant": "cpu", "profile": "minilm"})
-    make_champion(name, "1", "")
+    make_champion(name, "1")
     return name
-
-
-def make_champion(name: str, number: str, before: str) -> None:
-    version = model_registry.get_version(name, number)
-    with lock.hold(BundleLocation.parse(version.source).model_prefix) as held:
-        promotion.set_champion(name, version, "cpu", before, held)
 
 
 @dataclass
@@ -639,12 +633,12 @@ def test_the_shipped_texts_and_a_file_of_texts(tmp_path: Path) -> None:
 def test_a_rollout_against_a_champion_of_before_is_rolled_back(service: Service) -> None:
     service.begun(step=1, history=[{"percent": 20, "from": "", "to": "", "decision": "passed"}])
     service.servers.proxy.shares.update(canary="2", percent=20)
-    make_champion(service.model, "4", "1")
+    make_champion(service.model, "4")
     try:
         with pytest.raises(RolledBack, match="the champion is version 4 now, not version 1"):
             service.roll_out()
     finally:
-        make_champion(service.model, "1", "4")
+        make_champion(service.model, "1")
     assert service.shares == ("1", "", 0)
     assert [(entry["percent"], entry["decision"]) for entry in service.state.history] == [
         (20, "passed"),
