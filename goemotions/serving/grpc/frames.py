@@ -91,7 +91,7 @@ class Frames:
             return False
         if kind == DATA:
             self.count_bytes(length_of(frame))
-            if call and not call.has_message:
+            if call and not call.has_message and length_of(frame):
                 self._note_message(call, frame[HEAD_BYTES:])
         elif kind == RST_STREAM and call:
             del self._calls[stream]
@@ -103,10 +103,7 @@ class Frames:
         return (is_reset_at_once and not self._resets.take(now)) or not self._others.take(now)
 
     def note_answer(self, frame: bytes) -> int:
-        """Notes the first or the last frame of an answer: the status of a call that never begins, otherwise 0.
-
-        One of the library precedes the question why the call has ended.
-        """
+        """Notes the first or the last frame of an answer: the status of a call that never begins, otherwise 0."""
         self._calls.pop(stream_of(frame), None)
         self._too_large += EXPANDED in frame
         return 400 if UNREADABLE.search(frame) else 0
@@ -123,6 +120,11 @@ class Frames:
         self.closing_status = (
             0 if error == NO_ERROR else 408 if reason.endswith(b"timeout") else FLOOD if error == CALM else 400
         )
+
+    @property
+    def has_reason(self) -> bool:
+        """Whether it is known why the library has ended a call."""
+        return bool(self._left or self._too_large)
 
     def status_of_ended(self) -> int:
         """The status of a call that the library has ended: the client left it, or what it sent was too large or no message."""

@@ -37,7 +37,7 @@ from goemotions.serving.grpc.frames import (
     length_of,
 )
 from goemotions.serving.limits import Limits
-from goemotions.serving.metrics import CLIENT_GONE
+from goemotions.serving.metrics import CLIENT_GONE, COUNTED
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 ACK, FIRST_SETTINGS = (bytes([0, 0, 0, SETTINGS, flags, 0, 0, 0, 0]) for flags in (IS_ACK, 0))
@@ -77,7 +77,7 @@ class Relays(connections.Connections["Relay"]):
             relay.abort("shutdown")
 
     def of(self, peer: str) -> Relay | None:
-        """The connection of a call, by the peer that the library names; None if it is closed."""
+        """The connection of a call, by the peer that the library names; None if it was closed a while ago."""
         return self._names.get(peer)
 
     def address(self, peer: str) -> str:
@@ -91,7 +91,13 @@ class Relays(connections.Connections["Relay"]):
 
     def remove(self, connection: Relay) -> None:
         super().remove(connection)
-        self._names.pop(connection.name, None)
+
+        def forget() -> None:
+            if self._names.get(connection.name) is connection:
+                del self._names[connection.name]
+
+        # Calls of it that the library had already may begin after it.
+        asyncio.get_running_loop().call_later(LAST_SECONDS, forget)
 
 
 class Relay(Reader):
@@ -113,12 +119,18 @@ class Relay(Reader):
         self._has_settings = self._has_acknowledged = False
         # Whether the library has sent its settings and reads.
         self._may_write = False
+        # Whether it was closed for what its client sent, and that was counted.
+        self._is_refused = False
         # Whether a frame waits for its turn, or has it; the frames that are left of the last one; whether nothing more is passed on.
         self._is_waiting, self._has_turn, self._left, self._is_stopped = False, False, TURN_FRAMES, False
 
     @property
     def is_idle(self) -> bool:
         return not self.calls and not self._is_waiting
+
+    @property
+    def is_closed(self) -> bool:
+        return bool(self.transport.is_closing())
 
     def begin_call(self, call: object) -> None:
         self.calls[call] = math.inf
@@ -131,9 +143,14 @@ class Relay(Reader):
         del self.calls[call]
         self.since = self._loop.time()
 
-    def status_of_ended(self) -> int:
+    async def status_of_ended(self) -> int:
         """The status of a call that the library has ended."""
-        return CLIENT_GONE if self.transport.is_closing() else self.frames.status_of_ended()
+        if not (self.is_closed or self.frames.has_reason):
+            # The call may end before the frames with the reason are read: of its answer, or of the end of the connection.
+            await asyncio.sleep(LAST_SECONDS)
+        if self._is_refused:
+            return COUNTED
+        return CLIENT_GONE if self.is_closed else self.frames.status_of_ended()
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -264,6 +281,7 @@ class Relay(Reader):
     def _refuse(self, status: int) -> None:
         if not self.transport.is_closing():
             metrics.count("grpc", status)
+            self._is_refused = True
             self.abort(metrics.REASONS[status])
 
     def _takes_turn(self, is_call: bool) -> bool:
