@@ -57,6 +57,7 @@ class CallLimiter(grpc.aio.ServerInterceptor):
         self._relays = relays
         # The timeouts of the messages.
         self._arriving = Arriving()
+        relays.make_room = lambda: self._arriving.reject_oldest(relays.bytes.of)
         self._refusals = Refusals()
         self._is_closing = self._has_closed = False
 
@@ -146,6 +147,8 @@ class CallLimiter(grpc.aio.ServerInterceptor):
         try:
             async with asyncio.timeout(self._limits.read_seconds) as timeout:
                 self._arriving.add(relay.peer, timeout)
+                # What arrived before the call began could not end it.
+                self._relays.check_room(relay.peer)
                 message = await context.read()
         except TimeoutError as error:
             if timeout not in self._arriving:

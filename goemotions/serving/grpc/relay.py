@@ -14,11 +14,13 @@ import asyncio
 import errno
 import math
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from goemotions.serving import metrics
 from goemotions.serving.admission import connections, listening
 from goemotions.serving.admission.connections import Reader
+from goemotions.serving.admission.shares import Shares
 from goemotions.serving.admission.turns import CallTurns, Turns
 from goemotions.serving.grpc.frames import (
     CALM,
@@ -60,11 +62,19 @@ class Relays(connections.Connections["Relay"]):
         super().__init__(limits, "grpc", FIRST_SETTINGS + goaway(CALM, "the server has too many connections"))
         self.name = name
         self.turns = CallTurns()
+        # Of calls without an answer, as they were sent; and what is done if an address has no room for more.
+        self.bytes = Shares(limits.total_bytes)
+        self.make_room: Callable[[], object] = lambda: None
         self._names: dict[str, Relay] = {}
         self._listener: listening.Listener | None = None
 
     def listen(self, port: socket.socket) -> None:
         self._listener = listening.Listener(port, lambda: Relay(self), self, Turns())
+
+    def check_room(self, peer: str) -> None:
+        """Makes room if the calls of an address have too many bytes."""
+        if not self.bytes.has_room(peer, 0):
+            self.make_room()
 
     async def close(self) -> None:
         """Closes the port, relays nothing more of any client, and closes the connections once their clients have the responses."""
@@ -113,6 +123,7 @@ class Relay(Reader):
         # In progress, each with the time since when the library has its response.
         self.calls: dict[object, float] = {}
         self.frames = Frames(relays.limits.body_bytes, self.since)
+        self._counted_bytes = 0
         # Received and not passed on, and where the next frame begins in it.
         self._held, self._next = b"", len(PREFACE)
         # Whether the client has sent its settings, and acknowledged those of the server.
@@ -168,6 +179,7 @@ class Relay(Reader):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._relays.remove(self)
+        self._count_bytes(0)
         self._library.abort()
 
     def data_received(self, data: memoryview) -> None:
@@ -250,6 +262,7 @@ class Relay(Reader):
         passed = min(position, len(data)) if self._has_settings else 0
         write(data[start:passed])
         self._held, self._next = data[passed:], position - passed
+        self._count_bytes(self.frames.held)
 
     def note_response(self, frame: bytes) -> None:
         """Notes a frame of the library that begins an answer, or ends a call or the connection."""
@@ -260,10 +273,17 @@ class Relay(Reader):
             self.frames.note_goodbye(frame)
         else:
             status, is_flood = self.frames.note_reset(frame, self._loop.time())
+        self._count_bytes(self.frames.held)
         if status:
             metrics.count("grpc", status)
         if is_flood:
             self._refuse(metrics.FLOOD)
+
+    def _count_bytes(self, held: int) -> None:
+        more, self._counted_bytes = held - self._counted_bytes, held
+        self._relays.bytes.add(self.peer, more)
+        if more > 0:
+            self._relays.check_room(self.peer)
 
     def end(self) -> None:
         """Closes the connection, as the library has; if it has not said so, its client has sent what it does not accept."""
