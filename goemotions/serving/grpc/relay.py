@@ -21,7 +21,7 @@ from goemotions.serving import metrics
 from goemotions.serving.admission import connections, listening
 from goemotions.serving.admission.connections import Reader
 from goemotions.serving.admission.shares import Shares
-from goemotions.serving.admission.turns import CallTurns, Turns
+from goemotions.serving.admission.turns import SMALL_BYTES, CallTurns, Turns
 from goemotions.serving.grpc.frames import (
     CALM,
     GOAWAY,
@@ -73,7 +73,7 @@ class Relays(connections.Connections["Relay"]):
 
     def check_room(self, peer: str) -> None:
         """Makes room if the calls of an address have too many bytes."""
-        if not self.bytes.has_room(peer, 0):
+        if self.bytes.of(peer) > SMALL_BYTES and not self.bytes.has_room(peer, 0):
             self.make_room()
 
     async def close(self) -> None:
