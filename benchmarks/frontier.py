@@ -25,11 +25,11 @@ import scipy.special
 import torch
 
 from benchmarks import all_engines
-from benchmarks.measuring import BUNDLE_AND_DATA, Row, by_turns, cross_fitted, machine, ratio, spread, table, timed
+from benchmarks.measuring import BUNDLE_AND_DATA, Row, by_turns, machine, ratio, spread, table, timed
 from goemotions.data.dataset import ingest, load_dataset, taxonomy_of
 from goemotions.data.taxonomy import Taxonomy
 from goemotions.evaluation import tables
-from goemotions.metrics import classification, strategies
+from goemotions.metrics import cross_fitting, strategies
 from goemotions.metrics.probabilities import sigmoid
 from goemotions.metrics.sorted_scores import SortedScores
 from goemotions.metrics.thresholds import Thresholds
@@ -141,8 +141,7 @@ def student(
 
 def f1(split: Split, scores: np.ndarray) -> float:
     """Macro F1 on rows that the thresholds were not fitted on."""
-    decided = cross_fitted(strategies.per_label_smoothed, split.labels, scores)
-    return classification.decisions(split.labels, decided)["f1_macro"]
+    return cross_fitting.metrics(split.labels, scores, strategies.per_label_smoothed)["f1_macro"]
 
 
 def margin(scores: np.ndarray, fitted: Thresholds) -> np.ndarray:

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.measuring import BUNDLE_AND_DATA, Row, by_turns, machine, ratio, spread, table
+from benchmarks.measuring import BUNDLE_AND_DATA, Row, by_turns, compared, machine, spread, table
 from goemotions.data.dataset import ingest, load_dataset
 from goemotions.models import engines
 from goemotions.prediction import plans, shards
@@ -100,16 +100,14 @@ def rates(folder: Path, source: Path, scratch: Path, repeats: int) -> list[Row]:
         },
         warm=False,
     )
-    lines = [
+    return [
         Row(f"the engine in-process, {rows:,} comments, {THREADS} threads", spread(measured["engine"])),
         Row("`goemotions score`, Parquet to Parquet, the same threads", spread(measured["here"])),
+        compared("relative to the engine", measured["here"], measured["engine"], least=0.9),
+        Row("one worker of one thread", spread(measured["one"])),
+        Row("two workers of one thread", spread(measured["two"])),
+        compared("relative to one", measured["two"], measured["one"], least=1.8),
     ]
-    value, text = ratio(measured["here"], measured["engine"])
-    lines.append(Row("- relative to the engine", text, "at least 0.9", value >= 0.9))
-    lines.append(Row("one worker of one thread", spread(measured["one"])))
-    lines.append(Row("two workers of one thread", spread(measured["two"])))
-    value, text = ratio(measured["two"], measured["one"])
-    return [*lines, Row("- relative to one", text, "at least 1.8", value >= 1.8)]
 
 
 def memory(folder: Path, source: Path, few: Path, scratch: Path) -> Row:

@@ -25,7 +25,7 @@ import transformers
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.loops import OurLoop, operations, trainer, trainer_rate
-from benchmarks.measuring import Row, by_turns, machine, ratio, spread, table
+from benchmarks.measuring import Row, by_turns, compared, machine, spread, table
 from goemotions.data.dataset import ingest, load_dataset
 from goemotions.metrics import classification
 from goemotions.models import engines, profiles
@@ -129,8 +129,7 @@ def rates(material: Material, repeats: int) -> list[Row]:
         Row(f"ours, {precision}, {material.profile.hyperparameters.batch_size} texts per step", spread(measured["ours"])),
     ]
     for name, target in (("old", 12.0), ("tuned", 1.5)):
-        value, text = ratio(measured["ours"], measured[name])
-        rows.append(Row(f"- relative to {name}", text, f"at least {target:g}", value >= target))
+        rows.append(compared(f"relative to {name}", measured["ours"], measured[name], least=target))
     network = material.network()
     tokens, width = int(lengths.mean() * material.profile.hyperparameters.batch_size), network.config.hidden_size
     inner = network.config.intermediate_size
