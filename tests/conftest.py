@@ -37,28 +37,8 @@ CUES = {
     "scorn": "gravel",
     "plain": "table",
 }
-FILLERS = [
-    "the",
-    "a",
-    "old",
-    "green",
-    "near",
-    "under",
-    "we",
-    "they",
-    "saw",
-    "found",
-    "left",
-    "kept",
-    "one",
-    "two",
-    "quiet",
-    "loud",
-    "small",
-    "again",
-    "today",
-    "there",
-]
+SENTENCE = "the a old green near under we they saw found left kept one two quiet loud small again today there"
+FILLERS = SENTENCE.split()
 WORDS = [*CUES.values(), *FILLERS]
 
 
