@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tests.support.environment  # noqa: F401
 
@@ -26,6 +26,9 @@ from goemotions.storage import s3
 from pipelines.run_folder import RunFolder
 from tests.support import repositories
 from tests.support.bundles import assemble
+
+if TYPE_CHECKING:
+    from goemotions.prediction.predictor import Predictor
 
 # One word determines each label, so that even a tiny model learns within seconds.
 CUES = {
@@ -251,6 +254,14 @@ def markdown_tables() -> Callable[[str], list[list[list[str]]]]:
 def whole(candidate: Path, made_once: MadeOnce) -> Path:
     """A bundle in a folder, never registered."""
     return made_once("bundle", lambda folder: assemble(folder, candidate))
+
+
+@pytest.fixture(scope="session")
+def predictor(whole: Path) -> Predictor:
+    """That bundle with its int8 engine on one thread."""
+    from goemotions.prediction.predictor import Predictor
+
+    return Predictor.load(whole, threads=1)
 
 
 @pytest.fixture(scope="session")

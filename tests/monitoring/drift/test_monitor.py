@@ -47,11 +47,6 @@ from tests.conftest import CUES, FILLERS
 from tests.support import prometheus
 
 
-@pytest.fixture(scope="module")
-def predictor(whole: Path) -> Predictor:
-    return Predictor.load(whole, threads=1)
-
-
 @pytest.fixture(autouse=True)
 def no_traffic() -> None:
     """Other tests of the process count texts of a bundle with the same run id."""
